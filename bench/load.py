@@ -1,0 +1,188 @@
+"""The load: a process that produces events and one that reads recommendations.
+
+Both are an app's own clients (stream/client.py). Each is told what to do through a pipe, so that
+reading the log and starting up are over before anything is measured.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
+from multiprocessing.sharedctypes import Synchronized
+from threading import Event
+from typing import Any
+
+from bench.traffic import Action, Order, traffic
+from deploy.replay import Clock, Pace, at_once, at_rate, in_time, replay
+from features.settings import KafkaSettings
+from stream.client import EventProducer, RecommendationConsumer
+from trainer.data import DataSource, load_log
+
+_context = multiprocessing.get_context("spawn")
+_POLL_S = 0.02
+_READ_BETWEEN_COMMANDS = 256
+
+
+@dataclass(frozen=True)
+class Sent:
+    """An event that was produced; `time_s` is `time.monotonic` of just before."""
+
+    event_id: str
+    user_id: str
+    time_s: float
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A recommendation that was read; `time_s` is `time.monotonic` of just after."""
+
+    event_id: str
+    time_s: float
+    fallback: bool
+
+
+@dataclass(frozen=True)
+class Sending:
+    """Produce so many events.
+
+    Attributes:
+        rate: events a second; None: as fast as Kafka takes them.
+        ahead: how many may be produced that are not committed yet; None: any number.
+    """
+
+    events: int
+    rate: float | None = None
+    ahead: int | None = None
+
+
+class Load:
+    """The two processes, started; `handled` tells the producer how many events are committed."""
+
+    def __init__(
+        self, kafka: KafkaSettings, source: DataSource, order: Order, limit: int | None
+    ) -> None:
+        self.handled: Synchronized[int] = _context.Value("q", 0)
+        self._producer, producer = _context.Pipe()
+        self._reader, reader = _context.Pipe()
+        self._processes = [
+            _context.Process(
+                target=_produce, args=(producer, self.handled, kafka, source, order, limit)
+            ),
+            _context.Process(target=_read, args=(reader, kafka)),
+        ]
+        for process in self._processes:
+            process.start()
+        for pipe in (self._producer, self._reader):
+            pipe.recv()
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """The processes by name."""
+        names = ("producer", "reader")
+        return dict(zip(names, (_pid(process) for process in self._processes), strict=True))
+
+    def send_catalogue(self) -> int:
+        """Produce the log's items; how many there are."""
+        self._producer.send(None)
+        items: int = self._producer.recv()
+        return items
+
+    def start(self, sending: Sending) -> None:
+        """Begin to produce; `sent` waits for its end."""
+        self._producer.send(sending)
+        self._producer.recv()
+
+    def sent(self) -> list[Sent]:
+        """Wait until all is produced."""
+        done: list[Sent] = self._producer.recv()
+        return done
+
+    def answers(self) -> list[Answered]:
+        """What the reader has read since the last call."""
+        self._reader.send(None)
+        read: list[Answered] = self._reader.recv()
+        return read
+
+    def end(self) -> None:
+        """End both processes."""
+        for process in self._processes:
+            process.terminate()
+            process.join()
+
+
+@contextmanager
+def running_load(
+    kafka: KafkaSettings, source: DataSource, order: Order, limit: int | None
+) -> Iterator[Load]:
+    """The two processes, until the end of the block."""
+    load = Load(kafka, source, order, limit)
+    try:
+        yield load
+    finally:
+        load.end()
+
+
+def _pid(process: SpawnProcess) -> int:
+    assert process.pid is not None
+    return process.pid
+
+
+def _produce(
+    pipe: Connection[Any, Any],
+    handled: Synchronized[int],
+    kafka: KafkaSettings,
+    source: DataSource,
+    order: Order,
+    limit: int | None,
+) -> None:
+    log = load_log(source)
+    log = log.head(limit) if limit else log
+    events = traffic(log.events, order)
+    pipe.send("ready")
+    with EventProducer(kafka) as producer:
+        while True:
+            sending: Sending | None = pipe.recv()
+            if sending is None:
+                pipe.send(replay(log.head(0), producer).items)
+                continue
+            chosen = list(islice(events, sending.events))
+            pipe.send("started")
+            pipe.send(_send(chosen, sending, producer, handled))
+
+
+def _send(
+    events: Sequence[Action], sending: Sending, producer: EventProducer, handled: Synchronized[int]
+) -> list[Sent]:
+    pace: Pace = at_once if sending.rate is None else at_rate(sending.rate)
+    ahead = sending.ahead or len(events)
+    sent = []
+    for number, event in enumerate(in_time(events, pace, Event(), Clock())):
+        while number - handled.value >= ahead:
+            time.sleep(_POLL_S)
+        sent.append(Sent(event.event_id, event.user_id, time.monotonic()))
+        producer.send(event)
+    producer.flush()
+    return sent
+
+
+def _read(pipe: Connection[Any, Any], kafka: KafkaSettings) -> None:
+    read: list[Answered] = []
+    with RecommendationConsumer(kafka) as consumer:
+        pipe.send("ready")
+        while True:
+            for _ in range(_READ_BETWEEN_COMMANDS):
+                recommendation = consumer.receive(_POLL_S)
+                if recommendation is None:
+                    break
+                now = time.monotonic()
+                read.append(Answered(recommendation.event_id, now, recommendation.fallback))
+            if pipe.poll():
+                pipe.recv()
+                pipe.send(read)
+                read = []

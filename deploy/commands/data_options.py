@@ -1,0 +1,50 @@
+"""Options of every command that reads a log of events."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from deploy.settings import Settings
+    from trainer.data import DataSource
+
+Data = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        help="file or folder: MovieLens in any of its layouts, CSV or Parquet; "
+        "MovieLens-100K if none is given",
+    ),
+]
+Map = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--map",
+        metavar="FIELD=COLUMN",
+        help="the column of a table that holds a field (user, item, time, price, title, ...); "
+        "again for each",
+    ),
+]
+Type = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--type",
+        metavar="TYPE|VALUE=TYPE",
+        help="what each row of a table is (click or purchase), or what a value of its type "
+        "column stands for (click, purchase or skip); again for each",
+    ),
+]
+
+
+def data_source(
+    settings: Settings, data: Path | None, maps: list[str] | None, types: list[str] | None
+) -> DataSource:
+    """Where the options say that the log is."""
+    from trainer.data import DataSource
+    from trainer.mapping import mapping_from_options
+
+    mapping = mapping_from_options(maps or [], types or [])
+    return DataSource(settings.local.cache_dir, data, mapping)

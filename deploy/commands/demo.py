@@ -1,0 +1,36 @@
+"""`headwater demo`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from deploy.commands.data_options import Data, Map, Type, data_source
+
+Events = Annotated[int | None, typer.Option(help="replay only so many events", min=1)]
+Rate = Annotated[float, typer.Option(help="events a second; 0: as fast as they go", min=0)]
+Report = Annotated[Path | None, typer.Option(help="write the figures to this file, as JSON")]
+
+
+def demo(
+    data: Data = None,
+    maps: Map = None,
+    types: Type = None,
+    events: Events = None,
+    rate: Rate = 400,
+    report: Report = None,
+) -> None:
+    """Play the whole loop: servers, data, a first model, a worker, live recommendations."""
+    from deploy.demo import DemoOptions, run_demo
+    from deploy.logs import configure_logs
+    from deploy.report import write_report
+    from deploy.settings import load_settings
+
+    configure_logs()
+    settings = load_settings()
+    source = data_source(settings, data, maps, types)
+    figures = run_demo(settings, DemoOptions(source, events, rate or None))
+    if report:
+        write_report(report, "demo", "headwater demo", figures)

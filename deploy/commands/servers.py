@@ -1,0 +1,95 @@
+"""`headwater up`, `down`, `status` and `logs`: the local servers."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from features.errors import ServerError
+
+if TYPE_CHECKING:
+    from deploy.local import ServerStatus
+
+FOLLOW_S = 0.2
+
+Only = Annotated[
+    list[str] | None, typer.Argument(help="kafka, store, triton; all of them if none is named")
+]
+
+
+def say(name: str, text: str) -> None:
+    """Progress of a server as a line for people."""
+    print(f"{name or 'headwater':>9}  {text}", file=sys.stderr, flush=True)
+
+
+def up(only: Only = None) -> None:
+    """Start Kafka, the feature store and Triton on this machine, where no address is set."""
+    from deploy import local
+    from deploy.settings import load_settings
+
+    settings = local.up(load_settings(), only=only or local.NAMES, progress=say)
+    for name, address in local.addresses(settings).items():
+        if address:
+            print(f"{name} {address}")
+
+
+def down(only: Only = None) -> None:
+    """Stop the servers that `up` started here."""
+    from deploy import local
+    from deploy.settings import load_settings
+
+    stopped = local.down(load_settings(), only=only or local.NAMES, progress=say)
+    print(f"stopped: {', '.join(stopped)}" if stopped else "nothing was running")
+
+
+def status(
+    as_json: Annotated[bool, typer.Option("--json", help="as JSON, for programs")] = False,
+) -> None:
+    """Show where each server is and whether it answers; exit code 3 if one does not."""
+    import msgspec
+
+    from deploy import local
+    from deploy.settings import load_settings
+
+    found = local.status(load_settings())
+    if as_json:
+        print(msgspec.json.encode(found).decode())
+    else:
+        _print_table(found)
+    if not all(one.healthy for one in found):
+        raise typer.Exit(ServerError.exit_code)
+
+
+def _print_table(servers: list[ServerStatus]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("server", "address", "pid", "state", box=None, header_style="bold")
+    for one in servers:
+        state = "[green]healthy[/]" if one.healthy else f"[red]{one.detail}[/]"
+        pid = "external" if one.external else str(one.pid or "-")
+        table.add_row(one.name, one.address or "-", pid, state)
+    Console().print(table)
+
+
+def logs(
+    name: Annotated[str, typer.Argument(help="kafka, store or triton")],
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="go on as it grows")] = False,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=0)] = 50,
+) -> None:
+    """Print the end of a server's log."""
+    from deploy import local
+    from deploy.settings import load_settings
+
+    path = local.log_path(load_settings(), name)
+    if not path.exists():
+        raise ServerError(f"{path}: no such log: {name} was never started here")
+    with path.open(errors="replace") as log:
+        sys.stdout.writelines(deque(log, maxlen=lines))
+        while follow:
+            print(log.read(), end="", flush=True)
+            time.sleep(FOLLOW_S)

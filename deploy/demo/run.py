@@ -1,0 +1,280 @@
+"""The demo's story: servers, data, a first model, a worker, and the rest of the log replayed."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+from deploy import local
+from deploy.demo.expectations import expectations
+from deploy.demo.screen import Screen
+from deploy.demo.tally import Tally
+from deploy.demo.watch import Watch
+from deploy.feature_repo import feature_repo
+from deploy.loading import load, past_rows
+from deploy.replay import Replayed, at_once, at_rate, replay
+from deploy.settings import Settings
+from deploy.supervision import supervised_worker
+from features.errors import DataError, HeadwaterError, SettingsError
+from features.events import Action, Click, Item, Purchase
+from features.kafka import ensure_topics
+from features.rows import Layout
+from features.settings import KafkaSettings
+from features.store import RowStore, popularity_table
+from stream.client import EventProducer, RecommendationConsumer
+from trainer.data import DataSource, Log, load_log
+
+POLL_S = 0.1
+
+
+@dataclass(frozen=True)
+class DemoOptions:
+    """What the demo plays.
+
+    Args:
+        data: the log.
+        events: how many events to replay; default: all that the model has not seen.
+        rate: events a second; None: as fast as they go.
+        train_share: the first part of the log: what the model learns from.
+    """
+
+    data: DataSource
+    events: int | None = None
+    rate: float | None = 400.0
+    train_share: float = 0.8
+
+
+def run_demo(settings: Settings, options: DemoOptions) -> dict[str, Any]:
+    """Play the demo on servers of its own, stop them, and return the figures.
+
+    Raises:
+        HeadwaterError: something is missing or wrong; what was started is stopped.
+    """
+    settings = _own_settings(settings)
+    seconds: dict[str, float] = {}
+    screen = Screen({})
+    with screen.stage("data", seconds):
+        past, live = _parts(load_log(options.data), options)
+        screen.titles = {item.item_id: item.title for item in past.items}
+        screen.say(f"  {len(past.events)} events to learn from, {len(live.events)} to replay")
+    with _servers(settings, screen, seconds) as settings:
+        with screen.stage("train", seconds):
+            _train(settings, past, screen)
+        with screen.stage("load", seconds):
+            _load(settings, past, screen)
+        with screen.stage("replay", seconds):
+            tally, sent = _replay(settings, past, live, options, screen)
+    figures = _figures(tally, sent, seconds)
+    _summarise(screen, figures)
+    return figures
+
+
+def _own_settings(settings: Settings) -> Settings:
+    """The settings with a state folder of the demo's own, empty, and no server of anyone else."""
+    for name, address in local.addresses(settings).items():
+        if address:
+            raise SettingsError(
+                f"the demo plays on servers of its own, but the settings name {name} at {address}: "
+                "unset it for the demo"
+            )
+    state_dir = settings.local.state_dir / "demo"
+    own = settings.local.model_copy(update={"state_dir": state_dir})
+    settings = settings.model_copy(
+        update={"local": own, "model_repository": state_dir / "model_repo"}
+    )
+    local.down(settings)
+    shutil.rmtree(state_dir, ignore_errors=True)
+    return settings
+
+
+def _parts(log: Log, options: DemoOptions) -> tuple[Log, Log]:
+    past, live = log.split(options.train_share)
+    if not past.events or not live.events:
+        raise DataError(f"the log has {len(log.events)} events: too few for the demo")
+    return past, live.head(options.events) if options.events else live
+
+
+@contextmanager
+def _servers(settings: Settings, screen: Screen, seconds: dict[str, float]) -> Iterator[Settings]:
+    try:
+        with screen.stage("servers", seconds):
+            running = local.up(settings, progress=lambda name, text: screen.say(f"  {name} {text}"))
+            ensure_topics(running.kafka)
+            feature_repo(running)
+        yield running
+    finally:
+        local.down(settings)
+
+
+def _train(settings: Settings, past: Log, screen: Screen) -> None:
+    # torch takes seconds to import: not before it is needed.
+    from trainer.first_model import Progress, train_first_model  # noqa: PLC0415
+    from trainer.model_server import ModelServer  # noqa: PLC0415
+    from trainer.publish import publish  # noqa: PLC0415
+
+    layout = Layout(settings.features)
+    with screen.training() as show:
+
+        def report(progress: Progress) -> None:
+            quality = (
+                "" if progress.held_out is None else f", held-out NDCG {progress.held_out:.3f}"
+            )
+            show(progress.done, f"epoch {progress.epoch}{quality}")
+
+        trained = train_first_model(past, layout, settings.trainer, report)
+    server = ModelServer(
+        settings.triton.url or "", settings.triton.tls, settings.triton.tls_ca_file
+    )
+    version = publish(
+        trained, settings.model_repository, server, settings.kafka, layout, settings.trainer
+    )
+    screen.say(
+        f"  version {version.number} is live: {len(trained.vocabulary) - 2} items, "
+        f"held-out NDCG@10 {trained.outcome.held_out:.3f}"
+    )
+
+
+def _load(settings: Settings, past: Log, screen: Screen) -> None:
+    """What happened before the replay becomes rows at once, by the stream's own functions."""
+    layout = Layout(settings.features)
+    rows = past_rows(past.events, past.items, layout)
+    popularity = popularity_table(settings.kafka.partitions)
+
+    async def write() -> int:
+        store = RowStore(settings.store)
+        try:
+            return await load(rows, store, popularity, settings.worker.trending_items, layout)
+        finally:
+            await store.close()
+
+    screen.say(f"  {asyncio.run(write())} rows of people and items")
+
+
+def _replay(
+    settings: Settings, past: Log, live: Log, options: DemoOptions, screen: Screen
+) -> tuple[Tally, Replayed]:
+    expected = expectations(past.events, live.events, Layout(settings.features))
+    watched, _ = Counter(event.user_id for event in live.events).most_common(1)[0]
+    tally = Tally(expected, watched)
+    log = settings.local.state_dir / "logs" / "worker.log"
+    with (
+        RecommendationConsumer(settings.kafka) as answers,
+        TimedProducer(settings.kafka, tally) as producer,
+        supervised_worker(settings, log, screen.say) as check_worker,
+        Watch(settings, check_worker) as watch,
+    ):
+        # The catalogue first; once it is absorbed the worker is up, and latency means something.
+        replay(replace(live, events=(), refused=()), producer)
+        watch.wait()
+        sender = _Sender(replace(live, items=()), producer, options.rate)
+        sender.start()
+        try:
+            with screen.replaying(tally, len(live.events)) as show:
+                while sender.is_alive():
+                    _receive(answers, tally)
+                    show(sender.sent.events)
+                    tally.dead_letters = watch.dead_letters
+                    watch.check()
+                watch.wait(lambda: _receive(answers, tally))
+        except KeyboardInterrupt:
+            screen.say("stopped")
+        finally:
+            sender.end()
+        _receive(answers, tally)
+        tally.dead_letters = watch.dead_letters
+    return tally, sender.sent
+
+
+class TimedProducer(EventProducer):
+    """A producer that tells the tally when each event left."""
+
+    def __init__(self, settings: KafkaSettings, tally: Tally) -> None:
+        super().__init__(settings)
+        self._tally = tally
+
+    def send(self, event: Click | Purchase | Item) -> None:
+        """Send an event."""
+        if isinstance(event, Action):
+            self._tally.sent(event.event_id)
+        super().send(event)
+
+
+class _Sender(threading.Thread):
+    """Replays in a thread of its own, so that its pace does not hang on the screen's."""
+
+    def __init__(self, log: Log, producer: EventProducer, rate: float | None) -> None:
+        super().__init__(daemon=True)
+        self._log = log
+        self._producer = producer
+        self._pace = at_rate(rate) if rate else at_once
+        self._stop_early = threading.Event()
+        self._failure: HeadwaterError | None = None
+        self.sent = Replayed()
+
+    def run(self) -> None:
+        try:
+            self.sent = replay(
+                self._log, self._producer, self._pace, self._progress, self._stop_early
+            )
+        except HeadwaterError as error:
+            self._failure = error
+
+    def _progress(self, sent: Replayed) -> None:
+        self.sent = sent
+
+    def end(self) -> None:
+        """Stop, wait, and raise what went wrong."""
+        self._stop_early.set()
+        self.join()
+        if self._failure is not None:
+            raise self._failure
+
+
+def _receive(answers: RecommendationConsumer, tally: Tally) -> None:
+    """Read what has arrived; wait a moment where nothing has."""
+    until = time.monotonic() + POLL_S
+    while time.monotonic() < until and (answer := answers.receive(POLL_S)) is not None:
+        tally.received(answer)
+
+
+def _figures(tally: Tally, sent: Replayed, seconds: dict[str, float]) -> dict[str, Any]:
+    elapsed = max(tally.last_answer_s - min(tally.sent_s.values(), default=0.0), 1e-9)
+    return {
+        "events": sent.events,
+        "events_per_second": round(sent.events / elapsed, 1),
+        "recommendations": tally.recommendations,
+        "latency_ms": {
+            "p50": round(tally.latency_ms(50), 1),
+            "p99": round(tally.latency_ms(99), 1),
+        },
+        "hit_rate_at_10": {
+            "recommended": round(tally.hit_rate, 4),
+            "popularity": round(tally.popular_hit_rate, 4),
+            "asked": tally.asked,
+        },
+        "dead_letters": tally.dead_letters,
+        "fallbacks": tally.fallbacks,
+        "seconds": seconds,
+    }
+
+
+def _summarise(screen: Screen, figures: dict[str, Any]) -> None:
+    latency, hits = figures["latency_ms"], figures["hit_rate_at_10"]
+    screen.say(
+        f"\n{figures['events']} events, {figures['recommendations']} recommendations, "
+        f"{figures['events_per_second']:,.0f} events/s; event to recommendation: "
+        f"p50 {latency['p50']} ms, p99 {latency['p99']} ms\n"
+        f"hit rate at 10 against what each person took next ({hits['asked']} times): "
+        f"[bold]{hits['recommended']}[/] recommended, {hits['popularity']} by decayed popularity\n"
+        f"dead letters {figures['dead_letters']}, fallbacks {figures['fallbacks']}\n"
+        "\nNext: [bold]uv run headwater demo --data DIR[/] plays it with your own events; "
+        "[bold]headwater up[/], [bold]headwater worker[/] and [bold]headwater replay[/] run the "
+        "parts one by one."
+    )

@@ -1,0 +1,109 @@
+"""Shows the demo: live tables in a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.panel import Panel
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from rich.table import Table
+
+from deploy.demo.tally import Tally
+from features.events import Reason, Recommendation
+
+_LINE_EVERY_S = 5.0
+_SHOWN_ITEMS = 5
+
+
+class Screen:
+    """What the demo says, in a terminal or without one.
+
+    Args:
+        titles: title by item_id.
+    """
+
+    def __init__(self, titles: Mapping[str, str], console: Console | None = None) -> None:
+        self.console = console or Console(stderr=True)
+        self.titles = titles
+
+    def say(self, text: str) -> None:
+        """A line of its own."""
+        self.console.print(text, highlight=False)
+
+    @contextmanager
+    def stage(self, name: str, seconds: dict[str, float]) -> Iterator[None]:
+        """Announce a stage, and keep how long it took."""
+        started = time.monotonic()
+        self.say(f"[bold]{name}[/]")
+        yield
+        seconds[name] = round(time.monotonic() - started, 2)
+
+    @contextmanager
+    def training(self) -> Iterator[Callable[[float, str], None]]:
+        """A bar to be told (share done, text)."""
+        columns = (TextColumn("  {task.description}"), BarColumn())
+        with Progress(*columns, console=self.console, transient=True) as progress:
+            task: TaskID = progress.add_task("preparing", total=1.0)
+            yield lambda done, text: progress.update(task, completed=done, description=text)
+
+    @contextmanager
+    def replaying(self, tally: Tally, total: int) -> Iterator[Callable[[int], None]]:
+        """To be told, often, how many events were sent."""
+        if self.console.is_terminal:
+            with Live(console=self.console, refresh_per_second=4, transient=False) as live:
+                yield lambda sent: live.update(self._picture(tally, sent, total))
+        else:
+            yield self._lines(tally, total)
+
+    def _lines(self, tally: Tally, total: int) -> Callable[[int], None]:
+        last = [time.monotonic()]
+
+        def show(sent: int) -> None:
+            if time.monotonic() - last[0] >= _LINE_EVERY_S:
+                last[0] = time.monotonic()
+                self.say(
+                    f"  {sent}/{total} events, {tally.answers_per_second:.0f} answers/s, "
+                    f"p50 {tally.latency_ms(50):.0f} ms, p99 {tally.latency_ms(99):.0f} ms, "
+                    f"hit rate {tally.hit_rate:.3f}, by popularity {tally.popular_hit_rate:.3f}"
+                )
+
+        return show
+
+    def _picture(self, tally: Tally, sent: int, total: int) -> Group:
+        bar = Progress(BarColumn(bar_width=40), MofNCompleteColumn(), TextColumn("events sent"))
+        bar.add_task("", total=total, completed=sent)
+        table = Table.grid(padding=(0, 3))
+        table.add_row("answers a second", f"{tally.answers_per_second:,.0f}")
+        table.add_row(
+            "event → recommendation",
+            f"p50 {tally.latency_ms(50):.0f} ms   p99 {tally.latency_ms(99):.0f} ms",
+        )
+        table.add_row(
+            "hit rate at 10",
+            f"[bold]{tally.hit_rate:.3f}[/] recommended   "
+            f"{tally.popular_hit_rate:.3f} decayed popularity",
+        )
+        table.add_row("dead letters, fallbacks", f"{tally.dead_letters}, {tally.fallbacks}")
+        return Group(bar, table, self._person(tally.latest))
+
+    def _person(self, answer: Recommendation | None) -> Panel:
+        if answer is None:
+            return Panel("no event yet", title="one person")
+        table = Table("score", "recommended", "because of", box=None, header_style="dim")
+        for item in answer.items[:_SHOWN_ITEMS]:
+            table.add_row(f"{item.score:.2f}", self._title(item.item_id), self._why(item.reason))
+        return Panel(table, title=f"person {answer.user_id}, after event {answer.event_id}")
+
+    def _why(self, reason: Reason) -> str:
+        if reason.kind == "history" and reason.item_id:
+            return self._title(reason.item_id)
+        return {"history": "past events", "trending": "trending", "popular": "popular now"}[
+            reason.kind
+        ]
+
+    def _title(self, item_id: str) -> str:
+        return self.titles.get(item_id) or item_id

@@ -1,0 +1,91 @@
+"""What the demo has seen so far: throughput, latency, hits, dead letters, fallbacks."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from deploy.demo.expectations import PLACES, Expected
+from features.events import Recommendation
+
+_RECENT = 2_000
+
+
+@dataclass
+class Tally:
+    """Filled by the sender and the reader of recommendations, each in its thread.
+
+    Args:
+        expected: by event_id.
+        watched: the person whose recommendations are shown.
+    """
+
+    expected: Mapping[str, Expected]
+    watched: str
+    sent_s: dict[str, float] = field(default_factory=dict)
+    latencies_s: list[float] = field(default_factory=list)
+    asked: int = 0
+    hits: int = 0
+    popular_hits: int = 0
+    fallbacks: int = 0
+    dead_letters: int = 0
+    recommendations: int = 0
+    answered: set[str] = field(default_factory=set)
+    latest: Recommendation | None = None
+    started_s: float = field(default_factory=time.monotonic)
+    last_answer_s: float = 0.0
+    _recent: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT))
+
+    def sent(self, event_id: str) -> None:
+        """An event is about to be handed to Kafka."""
+        self.sent_s[event_id] = time.monotonic()
+
+    def received(self, answer: Recommendation) -> None:
+        """A recommendation was read; one that is delivered again counts once."""
+        sent_s = self.sent_s.get(answer.event_id)
+        if sent_s is None or answer.event_id in self.answered:
+            return
+        self.answered.add(answer.event_id)
+        self.last_answer_s = time.monotonic()
+        self.recommendations += 1
+        self.latencies_s.append(self.last_answer_s - sent_s)
+        self._recent.append(self.last_answer_s)
+        self.fallbacks += answer.fallback
+        self._judge(answer)
+        if answer.user_id == self.watched:
+            self.latest = answer
+
+    def _judge(self, answer: Recommendation) -> None:
+        expected = self.expected[answer.event_id]
+        if expected.next_item is None:
+            return
+        self.asked += 1
+        self.hits += any(i.item_id == expected.next_item for i in answer.items[:PLACES])
+        self.popular_hits += expected.popular_hit
+
+    @property
+    def hit_rate(self) -> float:
+        """Share of recommendations whose first ten held what the person took next."""
+        return self.hits / self.asked if self.asked else 0.0
+
+    @property
+    def popular_hit_rate(self) -> float:
+        """The same for decayed popularity, at the same moments."""
+        return self.popular_hits / self.asked if self.asked else 0.0
+
+    def latency_ms(self, percentile: float) -> float:
+        """A percentile of produce to recommendation read; 0 before the first."""
+        found = self.latencies_s
+        return float(np.percentile(found, percentile)) * 1000 if found else 0.0
+
+    @property
+    def answers_per_second(self) -> float:
+        """Of the last seconds."""
+        recent = self._recent
+        if len(recent) < 2 or recent[-1] == recent[0]:
+            return 0.0
+        return (len(recent) - 1) / (recent[-1] - recent[0])

@@ -1,0 +1,88 @@
+"""Watches what the demo started: servers that die, a worker that gives up, events still open."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from deploy import local
+from deploy.lag import Lag
+from deploy.settings import Settings
+from features.errors import HeadwaterError, ServerError
+from features.topics import ACTION_TOPICS, DEAD_LETTERS, ITEMS
+
+_EVERY_S = 0.5
+
+
+class Watch:
+    """Looks every half second, in a thread of its own.
+
+    Args:
+        check_worker: raises once the worker is given up.
+    """
+
+    def __init__(self, settings: Settings, check_worker: Callable[[], None]) -> None:
+        self._settings = settings
+        self._check_worker = check_worker
+        self._lag = Lag(settings.kafka, settings.worker.group, [*ACTION_TOPICS, ITEMS])
+        self._letters = Lag(settings.kafka, "headwater-demo", [DEAD_LETTERS], partitions=1)
+        self._ending = threading.Event()
+        self._behind: int | None = None
+        self._looks = 0
+        self._failure: HeadwaterError | None = None
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self.dead_letters = 0
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        self._ending.set()
+        self._thread.join()
+        self._lag.close()
+        self._letters.close()
+
+    def check(self) -> None:
+        """Raise what was found wrong.
+
+        Raises:
+            ServerError: a server died, or the worker was given up.
+        """
+        if self._failure is not None:
+            raise self._failure
+
+    def wait(self, meanwhile: Callable[[], object] = lambda: time.sleep(_EVERY_S)) -> None:
+        """Wait until all that was sent before this call is committed.
+
+        Raises:
+            ServerError: as `check`.
+        """
+        looks = self._looks
+        # A look that was under way at the call does not count: so two more.
+        while self._looks < looks + 2 or self._behind != 0:
+            meanwhile()
+            self.check()
+
+    def _watch(self) -> None:
+        while not self._ending.wait(_EVERY_S):
+            try:
+                self._look()
+            except HeadwaterError as error:
+                self._failure = error
+                return
+
+    def _look(self) -> None:
+        self._check_worker()
+        for server in local.status(self._settings):
+            if not server.healthy:
+                log = local.log_path(self._settings, server.name)
+                raise ServerError(f"{server.name} died: see {log}")
+        self._behind = self._lag.behind()
+        self.dead_letters = self._letters.behind() or 0
+        self._looks += 1

@@ -1,0 +1,159 @@
+"""The settings of the whole product: a file, overridden by the environment, checked at start.
+
+`kafka.partitions` in `headwater.toml` is `HEADWATER_KAFKA__PARTITIONS` in the environment.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import pydantic_settings
+from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from deploy import settings_text
+from deploy.settings_text import DELIMITER, PREFIX
+from features.errors import SettingsError
+from features.settings import (
+    FeatureSettings,
+    KafkaSettings,
+    Section,
+    SecurityProtocol,
+    StoreSettings,
+)
+from stream.settings import TritonSettings, WorkerSettings
+from trainer.settings import TrainerSettings
+
+CONFIG_VARIABLE = "HEADWATER_CONFIG"
+CONFIG_FILE = "headwater.toml"
+
+
+def absolute(path: Path) -> Path:
+    """The path from the root: servers and workers run in other folders than the command."""
+    return path.expanduser().absolute()
+
+
+def default_cache_dir() -> Path:
+    """`$XDG_CACHE_HOME/headwater`, or `~/.cache/headwater`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "headwater"
+
+
+Folder = Annotated[Path, AfterValidator(absolute), Field(validate_default=True)]
+Port = Annotated[int, Field(ge=1, le=65_535)]
+
+
+class LocalSettings(Section):
+    """Where local servers keep their data, and the ports they take if these are free."""
+
+    state_dir: Folder = Path(".headwater")
+    cache_dir: Folder = Field(default_factory=default_cache_dir, validate_default=True)
+    kafka_port: Port = 9092
+    kafka_controller_port: Port = 9093
+    store_port: Port = 6379
+    triton_http_port: Port = 8000
+    triton_grpc_port: Port = 8001
+    triton_metrics_port: Port = 8002
+    kafka_heap_mb: Annotated[int, Field(ge=128)] = 512
+    maven_url: str = Field(
+        "https://repo.maven.apache.org/maven2", description="where Kafka's jars come from"
+    )
+    start_timeout_s: Annotated[float, Field(gt=0)] = 60
+    stop_timeout_s: Annotated[float, Field(gt=0)] = 20
+
+
+def _default_model_repository(validated: dict[str, Any]) -> Path:
+    local: LocalSettings = validated["local"]
+    return local.state_dir / "model_repo"
+
+
+class Settings(BaseSettings):
+    """Every setting of Headwater. Frozen: what `up` finds out comes back as a new object."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_nested_delimiter=DELIMITER,
+        env_ignore_empty=True,
+        extra="forbid",
+        frozen=True,
+        protected_namespaces=(),
+    )
+
+    kafka: KafkaSettings = KafkaSettings()
+    store: StoreSettings = StoreSettings()
+    features: FeatureSettings = FeatureSettings()
+    triton: TritonSettings = TritonSettings()
+    worker: WorkerSettings = WorkerSettings()
+    trainer: TrainerSettings = TrainerSettings()
+    local: LocalSettings = Field(default_factory=LocalSettings)
+    model_repository: Folder = Field(
+        default_factory=_default_model_repository, validate_default=True
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments win over the environment, and that over the file."""
+        file = TomlConfigSettingsSource(settings_cls, config_file())
+        return init_settings, env_settings, file
+
+    @model_validator(mode="after")
+    def _local_servers_speak_plainly(self) -> Settings:
+        for address, stray in _stray_security(self):
+            raise ValueError(
+                f"{stray} is set, but {address} is not, and the local server does without: "
+                f"set {address}, or unset {stray}"
+            )
+        return self
+
+
+def _stray_security(settings: Settings) -> Iterator[tuple[str, str]]:
+    """Pairs (address that is missing, security setting that makes no sense without it)."""
+    kafka, store, triton = settings.kafka, settings.store, settings.triton
+    if not kafka.bootstrap_servers and kafka.security_protocol != SecurityProtocol.PLAINTEXT:
+        yield "kafka.bootstrap_servers", "kafka.security_protocol"
+    if not store.address:
+        names = [name for name in ("password", "tls", "cluster") if getattr(store, name)]
+        yield from (("store.address", f"store.{name}") for name in names)
+    if not triton.url and triton.tls:
+        yield "triton.url", "triton.tls"
+
+
+def config_file() -> Path | None:
+    """The settings file: `$HEADWATER_CONFIG`, else `headwater.toml` here, else none."""
+    named = os.environ.get(CONFIG_VARIABLE)
+    if named and not Path(named).is_file():
+        raise SettingsError(f"{CONFIG_VARIABLE}={named}: no such file: correct or unset it")
+    path = Path(named or CONFIG_FILE)
+    return path if path.is_file() else None
+
+
+def load_settings() -> Settings:
+    """The effective settings; SettingsError holds one line per problem."""
+    variables = {name: v for name, v in os.environ.items() if name != CONFIG_VARIABLE}
+    problems = list(settings_text.unknown_variables(Settings, variables))
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        problems += settings_text.problems(Settings, error)
+    except tomllib.TOMLDecodeError as error:
+        problems.append(f"{config_file()}: not TOML: {error}")
+    except pydantic_settings.SettingsError as error:
+        problems.append(f"{error}: lists and tables in a variable are written as JSON")
+    if problems:
+        raise SettingsError("\n".join(problems))
+    return settings

@@ -1,0 +1,121 @@
+"""Settings as people read them: what is wrong with each, and the whole as TOML, secrets masked."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping
+
+from pydantic import BaseModel, SecretStr, ValidationError
+from pydantic.fields import FieldInfo
+
+PREFIX = "HEADWATER_"
+DELIMITER = "__"
+MASK = "**********"
+
+Model = type[BaseModel]
+Location = tuple[int | str, ...]
+
+
+def variable(key: str) -> str:
+    """The environment variable of a key.
+
+    >>> variable("kafka.partitions")
+    'HEADWATER_KAFKA__PARTITIONS'
+    """
+    return PREFIX + key.replace(".", DELIMITER).upper()
+
+
+def unknown_variables(model: Model, environment: Mapping[str, str]) -> Iterator[str]:
+    """A line per misspelt section, which pydantic-settings would pass over in silence."""
+    for name in sorted(environment):
+        section = name.removeprefix(PREFIX).split(DELIMITER)[0].lower()
+        if name.startswith(PREFIX) and section not in model.model_fields:
+            yield f"{name}: unknown setting{_suggestion(section, model)}"
+
+
+def problems(model: Model, error: ValidationError) -> Iterator[str]:
+    """A line per problem: the setting as key and variable, its value, what is wrong with it."""
+    for detail in error.errors(include_url=False):
+        if detail["type"] == "default_factory_not_called":
+            continue  # what it derives from is wrong, and has a line of its own
+        location, message = detail["loc"], detail["msg"].removeprefix("Value error, ")
+        if detail["type"] == "extra_forbidden":
+            message = "unknown setting" + _suggestion(
+                str(location[-1]), _section(model, location[:-1])
+            )
+        if location:
+            message = f"{_name(location)}{_value(model, location, detail['input'])}: {message}"
+        yield message
+
+
+def _name(location: Location) -> str:
+    key = ".".join(str(part) for part in location)
+    return f"{key} ({variable(key)})"
+
+
+def _value(model: Model, location: Location, value: object) -> str:
+    """The refused value, unless it is a whole section or may be a secret."""
+    if isinstance(value, dict | BaseModel):
+        return ""
+    field = _field(model, location)
+    secret = field is None or "Secret" in str(field.annotation)
+    return f" = {MASK if secret else repr(value)}"
+
+
+def _field(model: Model, location: Location) -> FieldInfo | None:
+    """The field at this place, or the one that holds it: an item of a list has none itself."""
+    section: Model | None = model
+    field = None
+    for part in location:
+        if section is None:
+            break
+        field = section.model_fields.get(str(part))
+        section = _as_model(field.annotation) if field else None
+    return field
+
+
+def _section(model: Model, location: Location) -> Model | None:
+    field = _field(model, location)
+    return _as_model(field.annotation) if field else model
+
+
+def _as_model(annotation: object) -> Model | None:
+    is_model = isinstance(annotation, type) and issubclass(annotation, BaseModel)
+    return annotation if is_model else None  # type: ignore[return-value]
+
+
+def _suggestion(name: str, section: Model | None) -> str:
+    known = list(section.model_fields) if section else []
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]}?" if close else f"; known are {', '.join(known)}"
+
+
+def toml(settings: BaseModel) -> str:
+    """The settings as a TOML file would hold them; what is not set stands in a comment."""
+    fields = list(settings)
+    head = [_line(name, value) for name, value in fields if not isinstance(value, BaseModel)]
+    blocks = [head]
+    for name, value in fields:
+        if isinstance(value, BaseModel):
+            blocks.append([f"[{name}]", *(_line(*item) for item in value)])
+    return "\n\n".join("\n".join(block) for block in blocks) + "\n"
+
+
+def _line(name: str, value: object) -> str:
+    return f"# {name} is not set" if value is None else f"{name} = {_literal(value)}"
+
+
+def _literal(value: object) -> str:
+    match value:
+        case SecretStr():
+            return f'"{MASK}"'
+        case bool():
+            return str(value).lower()
+        case int() | float():
+            return str(value)
+        case frozenset():
+            return _literal(sorted(value))
+        case tuple() | list():
+            return f"[{', '.join(_literal(item) for item in value)}]"
+        case _:
+            return '"' + str(value).replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -1,0 +1,103 @@
+"""Keeps a worker process running, as a service manager does in production."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from deploy.settings import Settings
+from deploy.settings_text import DELIMITER, PREFIX
+from features.errors import ServerError
+
+_STOP_S = 20.0
+_MOST_STARTS = 10
+Warn = Callable[[str], None]
+
+
+def worker_environment(settings: Settings) -> dict[str, str]:
+    """This process's environment, with the addresses that these settings have found out."""
+    addresses = {
+        "kafka": ("bootstrap_servers", settings.kafka.bootstrap_servers),
+        "store": ("address", settings.store.address),
+        "triton": ("url", settings.triton.url),
+    }
+    found = {
+        f"{PREFIX}{section}{DELIMITER}{name}".upper(): value or ""
+        for section, (name, value) in addresses.items()
+    }
+    return {**os.environ, **found}
+
+
+@contextmanager
+def supervised_worker(settings: Settings, log: Path, warn: Warn) -> Iterator[Callable[[], None]]:
+    """Run `headwater worker` for as long as the block; one that ends is started again.
+
+    Args:
+        log: where its output goes.
+        warn: told when it had to be started again.
+
+    Yields:
+        A check to call now and then.
+
+    Raises:
+        ServerError: from the check, when it has ended too often.
+    """
+    supervisor = _Supervisor(settings, log, warn)
+    watching = threading.Thread(target=supervisor.watch, daemon=True)
+    watching.start()
+    try:
+        yield supervisor.check
+    finally:
+        supervisor.end()
+        watching.join()
+
+
+class _Supervisor:
+    def __init__(self, settings: Settings, log: Path, warn: Warn) -> None:
+        self._environment = worker_environment(settings)
+        self._log = log
+        self._warn = warn
+        self._ending = threading.Event()
+        self._starts = 0
+        self._process = self._start()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        self._starts += 1
+        self._log.parent.mkdir(parents=True, exist_ok=True)
+        with self._log.open("ab") as log:
+            return subprocess.Popen(
+                (sys.executable, "-m", "deploy.cli", "worker"),
+                env=self._environment,
+                stdout=log,
+                stderr=log,
+                # Ctrl-C is for this process, which then ends the worker in good order.
+                start_new_session=True,
+            )
+
+    def watch(self) -> None:
+        while True:
+            code = self._process.wait()
+            if self._ending.is_set() or self._starts >= _MOST_STARTS:
+                return
+            self._warn(f"the worker ended with exit code {code}, started again: see {self._log}")
+            self._ending.wait(1.0)
+            if self._ending.is_set():
+                return
+            self._process = self._start()
+
+    def check(self) -> None:
+        if self._starts >= _MOST_STARTS and self._process.poll() is not None:
+            raise ServerError(f"the worker ended {self._starts} times: see {self._log}")
+
+    def end(self) -> None:
+        self._ending.set()
+        self._process.terminate()
+        try:
+            self._process.wait(_STOP_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()

@@ -1,0 +1,1 @@
+"""What the local Triton is made of: its environment's lock, our backend, the start-up check."""

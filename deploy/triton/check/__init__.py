@@ -1,0 +1,1 @@
+"""A tiny model repository: the one request whose answer is known."""

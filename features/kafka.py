@@ -1,0 +1,162 @@
+"""Kafka itself: how a client connects, and the topics as they must be there."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterable, Mapping
+from concurrent.futures import Future
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPartition
+from confluent_kafka.admin import (  # type: ignore[attr-defined]  # public, but not to its types
+    AdminClient,
+    NewTopic,
+    OffsetSpec,
+    TopicDescription,
+)
+
+from features.errors import ServerError, SettingsError
+from features.settings import KafkaSettings
+from features.topics import ACTION_TOPICS, TOPICS, Topic
+
+TIMEOUT_S = 15.0
+POLL_S = 0.05
+NOT_THERE = (KafkaError.UNKNOWN_TOPIC_OR_PART,)
+NO_LEADER_YET = (
+    *NOT_THERE,
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+)
+
+Descriptions = dict[str, TopicDescription]
+
+
+def client_config(settings: KafkaSettings) -> dict[str, str]:
+    """Librdkafka's configuration of any client: where Kafka is, and how to log in there.
+
+    Raises:
+        SettingsError: no address is set.
+    """
+    if not settings.bootstrap_servers:
+        raise SettingsError("kafka.bootstrap_servers: is not set, and no local Kafka was started")
+    config = {
+        "bootstrap.servers": settings.bootstrap_servers,
+        "security.protocol": str(settings.security_protocol),
+    }
+    if settings.security_protocol.startswith("SASL") and settings.sasl_password:
+        config["sasl.mechanism"] = str(settings.sasl_mechanism)
+        config["sasl.username"] = settings.sasl_username or ""
+        config["sasl.password"] = settings.sasl_password.get_secret_value()
+    if settings.ssl_ca_file:
+        config["ssl.ca.location"] = settings.ssl_ca_file
+    return config
+
+
+def ensure_topics(settings: KafkaSettings, topics: Collection[Topic] = TOPICS) -> dict[str, str]:
+    """Create the topics that are missing, and wait until all can be used.
+
+    A topic that exists keeps its configuration.
+
+    Returns:
+        Kafka's own id of each topic.
+
+    Raises:
+        SettingsError: a topic of people's actions has another number of partitions than the
+            settings say: a person would then change partition, and rows would be counted anew.
+        ServerError: Kafka does not answer, or refuses to create one.
+    """
+    admin = _admin(settings)
+    names = [topic.name for topic in topics]
+    there = _describe(admin, names)
+    missing = [topic for topic in topics if topic.name not in there]
+    if missing:
+        _create(admin, missing, settings)
+        there = _wait_for(admin, names)
+    for topic in topics:
+        _check_partitions(topic, there[topic.name], settings)
+    return _ids(there)
+
+
+def topic_ids(settings: KafkaSettings, names: Iterable[str]) -> dict[str, str]:
+    """The id that Kafka gave each topic when it was created; topics that are missing are left out.
+
+    A topic that is deleted and made anew has another id: `features.topics.source_hash`.
+    """
+    return _ids(_describe(_admin(settings), list(names)))
+
+
+def _ids(described: Descriptions) -> dict[str, str]:
+    return {name: str(description.topic_id) for name, description in described.items()}
+
+
+def _admin(settings: KafkaSettings) -> AdminClient:
+    # What goes wrong is raised; librdkafka's own lines on the terminal say it again and again.
+    return AdminClient({**client_config(settings), "log_level": "0"})
+
+
+def _describe(admin: AdminClient, names: list[str]) -> Descriptions:
+    futures = admin.describe_topics(TopicCollection(names), request_timeout=TIMEOUT_S)
+    answers = ((name, _answer(future, NOT_THERE)) for name, future in futures.items())
+    return {name: answer for name, answer in answers if answer is not None}
+
+
+def _create(admin: AdminClient, topics: list[Topic], settings: KafkaSettings) -> None:
+    new = [
+        NewTopic(
+            topic.name,
+            num_partitions=settings.partitions if topic.partitioned else 1,
+            replication_factor=settings.replication_factor,
+            config=topic.config,
+        )
+        for topic in topics
+    ]
+    futures: Mapping[str, Future[Any]] = admin.create_topics(new, request_timeout=TIMEOUT_S)
+    for future in futures.values():
+        # Another process may be creating the same topics at the same moment.
+        _answer(future, (KafkaError.TOPIC_ALREADY_EXISTS,))
+
+
+def _wait_for(admin: AdminClient, names: list[str]) -> Descriptions:
+    """What was just created takes a moment to be known, and to have leaders that answer."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while time.monotonic() < deadline:
+        there = _describe(admin, names)
+        if len(there) == len(names) and _leaders_answer(admin, there):
+            return there
+        time.sleep(POLL_S)
+    raise ServerError(f"Kafka created the topics, but they have no leader after {TIMEOUT_S:.0f} s")
+
+
+def _leaders_answer(admin: AdminClient, topics: Descriptions) -> bool:
+    latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
+    asked = {
+        TopicPartition(name, partition.id): latest
+        for name, topic in topics.items()
+        for partition in topic.partitions
+    }
+    futures = admin.list_offsets(asked, request_timeout=TIMEOUT_S)
+    return all(_answer(future, NO_LEADER_YET) is not None for future in futures.values())
+
+
+def _check_partitions(topic: Topic, there: TopicDescription, settings: KafkaSettings) -> None:
+    found = len(there.partitions)
+    if topic.name in ACTION_TOPICS and found != settings.partitions:
+        raise SettingsError(
+            f"kafka.partitions: {settings.partitions}: topic {topic.name} has {found}: "
+            f"set kafka.partitions to {found}, or use another cluster"
+        )
+
+
+def _answer(future: Future[Any], expected: Collection[int]) -> Any:
+    """A future's result; None for an expected error.
+
+    Raises:
+        ServerError: any other.
+    """
+    try:
+        return future.result()
+    except KafkaException as error:
+        reason: KafkaError = error.args[0]
+        if reason.code() in expected:
+            return None
+        raise ServerError(f"Kafka: {reason.str()}: check kafka.bootstrap_servers") from error

@@ -1,0 +1,220 @@
+"""User and item rows: how one event changes a row, and which events a row has absorbed.
+
+Pure: neither Kafka nor Feast is known here. The stream and the trainer both call these functions,
+so that a feature has one definition.
+
+Exactly once: a row carries the offset up to which it has absorbed each source (a partition of a
+topic). Kafka delivers a partition in order, so a row at offset X holds all of its key's events up
+to X, and an event at or below X is a replay. Bounded sets keep their lowest hashes: an arbitrary
+choice, but one that no order of arrival changes.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_left, insort
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from features import decay
+from features.events import Click, EventType, Purchase
+from features.settings import FeatureSettings
+from features.topics import Hash, hash64
+
+SIGNALS = (EventType.CLICK, EventType.PURCHASE)
+FOREVER = float("inf")
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """What one event says to the rows.
+
+    `categories` are those that the catalogue gave the item when the event was read.
+    """
+
+    type: EventType
+    user_id: str
+    item_id: str
+    item: Hash
+    time_ms: int
+    event: Hash
+    source: Hash
+    offset: int
+    categories: tuple[Hash, ...] = ()
+
+
+def observed(
+    event: Click | Purchase, source: Hash, offset: int, categories: tuple[Hash, ...] = ()
+) -> Observed:
+    """An event of the topics as the rows see it."""
+    kind = EventType.PURCHASE if isinstance(event, Purchase) else EventType.CLICK
+    return Observed(
+        kind,
+        event.user_id,
+        event.item_id,
+        hash64(event.item_id),
+        event.timestamp,
+        hash64(event.event_id),
+        source,
+        offset,
+        categories,
+    )
+
+
+class Layout:
+    """How many counters a row has and what they mean; derived from the settings once.
+
+    Every set of half-lives ends with an infinite one: the plain count, exact as long as counts
+    stay below 2**53.
+    """
+
+    def __init__(self, settings: FeatureSettings) -> None:
+        self.settings = settings
+        self.user_half_lives = (*map(float, settings.user_half_lives_ms), FOREVER)
+        self.category_half_lives = tuple(map(float, settings.category_half_lives_ms))
+        self.item_half_lives = (*map(float, settings.item_half_lives_ms), FOREVER)
+        self.weight = {
+            EventType.CLICK: settings.click_weight,
+            EventType.PURCHASE: settings.purchase_weight,
+        }
+        self.takes = frozenset(EventType[name.upper()] for name in settings.taken_by)
+
+    @property
+    def user_counters(self) -> int:
+        """Length of a user row's counters: signals x half-lives."""
+        return len(SIGNALS) * len(self.user_half_lives)
+
+
+@dataclass(slots=True)
+class UserRow:
+    """What is known of one person.
+
+    `counters`: float[signals * half_lives] and each of `categories`: float[category_half_lives],
+    both as of `reference_ms`, the time of the newest event. `history`: (time_ms, type, item),
+    ascending, the newest `history_length`. `taken`: int64, ascending. `remembered`: int64 event
+    hashes in order of arrival. `offsets`: the last absorbed offset by source.
+    """
+
+    counters: list[float]
+    history: list[tuple[int, int, int]] = field(default_factory=list)
+    categories: dict[int, list[float]] = field(default_factory=dict)
+    taken: array[int] = field(default_factory=lambda: array("q"))
+    remembered: array[int] = field(default_factory=lambda: array("q"))
+    offsets: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def reference_ms(self) -> int:
+        """The time that the counters are kept at; 0 for a person without events."""
+        return self.history[-1][0] if self.history else 0
+
+
+@dataclass(slots=True)
+class ItemGroup:
+    """What one source has said of one item: a column of the item's row, with a single writer.
+
+    `values`: float[item_half_lives] as of `reference_ms`.
+    """
+
+    values: list[float]
+    source: int = 0
+    offset: int = -1
+    reference_ms: int = 0
+
+
+def empty_user(layout: Layout) -> UserRow:
+    """The row of a person without events."""
+    return UserRow([0.0] * layout.user_counters)
+
+
+def empty_group(layout: Layout) -> ItemGroup:
+    """The column of an item that a source has not mentioned yet."""
+    return ItemGroup([0.0] * len(layout.item_half_lives))
+
+
+def absorb(row: UserRow, event: Observed, layout: Layout) -> bool:
+    """Let one event change its person's row, in place.
+
+    Returns:
+        Whether the event counts: False for a replay (its offset is absorbed already) and for an
+        event that an app sent twice. An event that counts for the person counts for the item.
+    """
+    if event.offset <= row.offsets.get(event.source, -1):
+        return False
+    row.offsets[event.source] = event.offset
+    if event.event in row.remembered:
+        return False
+    _remember(row, event.event, layout.settings.remembered_events)
+    _count(row, event, layout)
+    insort(row.history, (event.time_ms, int(event.type), event.item))
+    if len(row.history) > layout.settings.history_length:
+        del row.history[0]
+    if event.type in layout.takes:
+        _insert_lowest(row.taken, event.item, layout.settings.taken_limit)
+    return True
+
+
+def absorb_item(group: ItemGroup, event: Observed, layout: Layout) -> None:
+    """Let one event that counts change its item's group, in place; a replay changes nothing."""
+    if group.source != event.source:
+        # The topic was made anew: its offsets start again, what was counted stays.
+        group.source, group.offset = event.source, -1
+    if event.offset <= group.offset:
+        return
+    group.offset = event.offset
+    group.reference_ms = decay.add(
+        group.values, group.reference_ms, event.time_ms, (1.0,), layout.item_half_lives
+    )
+
+
+def popularity(
+    groups: Iterable[tuple[EventType, ItemGroup]], time_ms: int, layout: Layout
+) -> list[float]:
+    """The decayed popularity of an item at a time: its groups' sum, purchases weighing more.
+
+    Returns:
+        float[item_half_lives]; the last is the weighted count of all events.
+    """
+    total = [0.0] * len(layout.item_half_lives)
+    for kind, group in groups:
+        values = decay.read(group.values, group.reference_ms, time_ms, layout.item_half_lives)
+        weight = layout.weight[kind]
+        total = [have + weight * value for have, value in zip(total, values, strict=True)]
+    return total
+
+
+def _count(row: UserRow, event: Observed, layout: Layout) -> None:
+    weights = [float(event.type is signal) for signal in SIGNALS]
+    reference = row.reference_ms
+    decay.add(row.counters, reference, event.time_ms, weights, layout.user_half_lives)
+    if row.categories or event.categories:
+        _count_categories(row.categories, reference, event, layout)
+
+
+def _count_categories(
+    categories: dict[int, list[float]], reference_ms: int, event: Observed, layout: Layout
+) -> None:
+    half_lives = layout.category_half_lives
+    if event.time_ms > reference_ms:
+        left = decay.factors(event.time_ms - reference_ms, half_lives)
+        for values in categories.values():
+            values[:] = [value * kept for value, kept in zip(values, left, strict=True)]
+    added = decay.factors(max(0, reference_ms - event.time_ms), half_lives)
+    weight = layout.weight[event.type]
+    for category in event.categories:
+        values = categories.setdefault(category, [0.0] * len(half_lives))
+        values[:] = [value + weight * part for value, part in zip(values, added, strict=True)]
+    while len(categories) > layout.settings.category_limit:
+        del categories[max(categories)]
+
+
+def _remember(row: UserRow, event: int, limit: int) -> None:
+    row.remembered.append(event)
+    if len(row.remembered) > limit:
+        del row.remembered[0]
+
+
+def _insert_lowest(items: array[int], item: int, limit: int) -> None:
+    place = bisect_left(items, item)
+    if place == len(items) or items[place] != item:
+        items.insert(place, item)
+        del items[limit:]

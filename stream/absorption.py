@@ -1,0 +1,199 @@
+"""Lets a batch of events change user and item rows, each event once.
+
+Item rows are written before user rows. So an event that a person's row has absorbed has been
+counted for its item too, and whether it is a duplicate is always decided from a row that has not
+absorbed it yet: docs/exactly-once.md says why this is exact under replay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
+from typing import Generic, NamedTuple, TypeVar
+
+import structlog
+from cachetools import LRUCache
+
+from features import columns
+from features.columns import VERSION
+from features.events import Click, Purchase
+from features.rows import ItemGroup, Layout, UserRow, absorb, absorb_item, observed
+from features.store import USERS, Read, RowStore, Table, Write
+from features.topics import Hash
+from stream import metrics
+from stream.catalogue import Catalogue, Shelf, reading
+
+log = structlog.get_logger()
+RowT = TypeVar("RowT")
+KeyT = TypeVar("KeyT")
+ValueT = TypeVar("ValueT")
+
+
+class Arrived(NamedTuple):
+    """A valid event and where it stood. `column` is its source's column in item rows."""
+
+    event: Click | Purchase
+    column: str
+    source: Hash
+    offset: int
+
+
+class Cell(NamedTuple):
+    """Names an item group: an item's row, and the column of one source in it."""
+
+    item_id: str
+    column: str
+
+
+@dataclass(slots=True)
+class Kept(Generic[RowT]):
+    """A row at hand, and its version column as the store holds it."""
+
+    row: RowT
+    version: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """What a batch works on."""
+
+    users: dict[str, Kept[UserRow]]
+    groups: dict[Cell, Kept[ItemGroup]]
+    shelves: dict[str, Shelf]
+
+
+@dataclass(frozen=True, slots=True)
+class Absorbed:
+    """What a batch has changed: the rows of all its people, and the groups of its items."""
+
+    users: dict[str, UserRow]
+    groups: dict[Cell, ItemGroup]
+
+
+class Absorber:
+    """Reads the rows of a batch, lets its events change them, and writes them.
+
+    Rows stay at hand between batches. That is safe without any care for rebalances: a write is
+    refused unless the store still holds the version that was read.
+
+    Args:
+        popularity: the table of item rows.
+        keep: how many rows of each kind to keep at hand.
+    """
+
+    def __init__(
+        self, store: RowStore, layout: Layout, catalogue: Catalogue, popularity: Table, keep: int
+    ) -> None:
+        self._store = store
+        self._layout = layout
+        self._catalogue = catalogue
+        self._popularity = popularity
+        self._users: LRUCache[str, Kept[UserRow]] = LRUCache(keep)
+        self._groups: LRUCache[Cell, Kept[ItemGroup]] = LRUCache(keep)
+
+    async def absorb(self, batch: Sequence[Arrived]) -> Absorbed:
+        """Absorb a batch, whose events of each source are in order, and write all that changed.
+
+        Raises:
+            ServerError: the store does not answer. Nothing is lost by absorbing the batch again.
+        """
+        while True:
+            rows = await self._rows(batch)
+            changed_users, changed_groups = self._apply(batch, rows)
+            if await self._written(changed_users, changed_groups):
+                self._users.update(rows.users)
+                self._groups.update(rows.groups)
+                return Absorbed(
+                    {name: kept.row for name, kept in rows.users.items()},
+                    {cell: kept.row for cell, kept in changed_groups.items()},
+                )
+            metrics.CONFLICTS.inc()
+            log.warning("row_changed_by_another_worker", events=len(batch))
+
+    async def _rows(self, batch: Sequence[Arrived]) -> Rows:
+        """The rows of the batch, taken out of those at hand until they are written."""
+        users = _taken(self._users, (arrived.event.user_id for arrived in batch))
+        groups = _taken(self._groups, (Cell(a.event.item_id, a.column) for a in batch))
+        shelves = self._catalogue.at_hand({arrived.event.item_id for arrived in batch})
+        new_users = [Read(USERS, name, USERS.columns) for name in _absent(users)]
+        new_groups = [
+            Read(self._popularity, cell.item_id, (cell.column,)) for cell in _absent(groups)
+        ]
+        new_shelves = [reading(name) for name in _absent(shelves)]
+        replies = iter(await self._store.read([*new_users, *new_groups, *new_shelves]))
+        for read, stored in zip(new_users, replies, strict=False):
+            row = columns.decode_user(stored, self._layout)
+            users[read.entity_id] = Kept(row, stored[VERSION])
+        for read, stored in zip(new_groups, replies, strict=False):
+            (name,) = read.columns
+            group = columns.decode_group(stored[name], self._layout)
+            groups[Cell(read.entity_id, name)] = Kept(group, stored[name])
+        for read, stored in zip(new_shelves, replies, strict=True):
+            shelves[read.entity_id] = self._catalogue.learn(read, stored)
+        return Rows(_present(users), _present(groups), _present(shelves))
+
+    def _apply(
+        self, batch: Sequence[Arrived], rows: Rows
+    ) -> tuple[dict[str, Kept[UserRow]], dict[Cell, Kept[ItemGroup]]]:
+        """Let the events change the rows; the rows that have changed."""
+        changed_users: dict[str, Kept[UserRow]] = {}
+        changed_groups: dict[Cell, Kept[ItemGroup]] = {}
+        for event, column, source, offset in batch:
+            user = rows.users[event.user_id]
+            if offset <= user.row.offsets.get(source, -1):
+                continue
+            seen = observed(event, source, offset, rows.shelves[event.item_id].categories)
+            changed_users[event.user_id] = user
+            if absorb(user.row, seen, self._layout):
+                cell = Cell(event.item_id, column)
+                absorb_item(rows.groups[cell].row, seen, self._layout)
+                changed_groups[cell] = rows.groups[cell]
+        return changed_users, changed_groups
+
+    async def _written(
+        self, users: Mapping[str, Kept[UserRow]], groups: Mapping[Cell, Kept[ItemGroup]]
+    ) -> bool:
+        """Write the groups, then the users; False as soon as a row was not as it was read."""
+        written_groups = {cell: columns.encode_group(kept.row) for cell, kept in groups.items()}
+        accepted = await self._store.write(
+            [
+                Write(
+                    self._popularity,
+                    cell.item_id,
+                    {cell.column: written_groups[cell]},
+                    kept.row.reference_ms,
+                    cell.column,
+                    kept.version,
+                )
+                for cell, kept in groups.items()
+            ]
+        )
+        if not all(accepted):
+            return False
+        written_users = {name: columns.encode_user(kept.row) for name, kept in users.items()}
+        accepted = await self._store.write(
+            [
+                Write(USERS, name, written_users[name], k.row.reference_ms, VERSION, k.version)
+                for name, k in users.items()
+            ]
+        )
+        for cell, kept in groups.items():
+            kept.version = written_groups[cell]
+        for name, user in users.items():
+            user.version = written_users[name][VERSION]
+        return all(accepted)
+
+
+def _taken(
+    cache: MutableMapping[KeyT, Kept[RowT]], keys: Iterable[KeyT]
+) -> dict[KeyT, Kept[RowT] | None]:
+    """What is at hand of each key, removed: rows that change and are not written are forgotten."""
+    return {key: cache.pop(key, None) for key in dict.fromkeys(keys)}
+
+
+def _absent(found: Mapping[KeyT, object | None]) -> list[KeyT]:
+    return [key for key, value in found.items() if value is None]
+
+
+def _present(found: Mapping[KeyT, ValueT | None]) -> dict[KeyT, ValueT]:
+    return {key: value for key, value in found.items() if value is not None}

@@ -1,0 +1,113 @@
+"""The Faust app of a worker, put together from its parts."""
+
+from __future__ import annotations
+
+import ssl
+from dataclasses import dataclass
+
+import faust
+from faust.types.auth import CredentialsT
+
+from features.inputs import model_inputs, model_outputs
+from features.kafka import ensure_topics
+from features.rows import Layout
+from features.settings import FeatureSettings, KafkaSettings, SecurityProtocol, StoreSettings
+from features.store import RowStore, popularity_table
+from features.topics import source_hash
+from stream.absorption import Absorber
+from stream.agents import add_agents
+from stream.answering import Answerer
+from stream.catalogue import Catalogue
+from stream.commits import Commits
+from stream.delivery import Delivery
+from stream.ending import forever
+from stream.loop import FastLoop
+from stream.routing import RolloutFollower, Routes
+from stream.scoring import Scorer
+from stream.settings import TritonSettings, WorkerSettings
+from stream.shelving import Shelver
+from stream.trend_lists import TrendLists
+
+
+@dataclass(frozen=True)
+class WorkerConfig:
+    """The settings that a worker needs, all addresses known."""
+
+    kafka: KafkaSettings
+    store: StoreSettings
+    features: FeatureSettings
+    triton: TritonSettings
+    worker: WorkerSettings
+
+
+def make_app(config: WorkerConfig) -> faust.App:
+    """The worker's Faust app.
+
+    Raises:
+        ServerError: Kafka does not answer.
+        SettingsError: a topic is missing, or has another number of partitions.
+    """
+    app = _faust_app(config)
+    settings, partitions = config.worker, config.kafka.partitions
+    layout = Layout(config.features)
+    sources = {
+        (topic, partition): source_hash(topic_id, partition)
+        for topic, topic_id in ensure_topics(config.kafka).items()
+        for partition in range(partitions)
+    }
+    store = RowStore(config.store)
+    catalogue = Catalogue(settings.catalogue_refresh_s)
+    delivery = Delivery(config.kafka)
+    commits = Commits(app, store, delivery, settings.commit_interval_s)
+    trends = TrendLists(
+        store, layout, partitions, settings.trending_items, settings.trends_refresh_s
+    )
+    routes = Routes(config.triton.model)
+    follower = RolloutFollower(config.kafka, routes)
+    scorer = Scorer(config.triton, model_inputs(layout), model_outputs(layout))
+    absorber = Absorber(store, layout, catalogue, popularity_table(partitions), settings.row_cache)
+    answerer = Answerer(settings, layout, store, catalogue, trends, routes, scorer)
+    loop = FastLoop(absorber, answerer, trends, follower, delivery, commits, sources)
+    shelver = Shelver(store, delivery, commits, sources)
+    add_agents(app, settings.batch_size, loop.handle, shelver.handle)
+    for service in (follower.run, trends.run, commits.run):
+        app.task(forever(service))
+    return app
+
+
+def _faust_app(config: WorkerConfig) -> faust.App:
+    worker = config.worker
+    brokers = (config.kafka.bootstrap_servers or "").split(",")
+    return faust.App(
+        worker.group,
+        broker=[f"aiokafka://{broker}" for broker in brokers],
+        broker_credentials=_credentials(config.kafka),
+        # Static membership: a restarted worker gets its partitions back without a rebalance.
+        consumer_group_instance_id=worker.name,
+        broker_session_timeout=worker.session_timeout_s,
+        broker_heartbeat_interval=worker.session_timeout_s / 6,
+        consumer_auto_offset_reset="earliest",
+        stream_buffer_maxsize=4 * worker.batch_size,
+        stream_wait_empty=False,
+        topic_allow_declare=False,
+        topic_disable_leader=True,
+        store="memory://",
+        web_enabled=False,
+    )
+
+
+def _credentials(settings: KafkaSettings) -> CredentialsT | None:
+    protocol = settings.security_protocol
+    if protocol is SecurityProtocol.PLAINTEXT:
+        return None
+    encrypted = protocol in (SecurityProtocol.SSL, SecurityProtocol.SASL_SSL)
+    context = ssl.create_default_context(cafile=settings.ssl_ca_file) if encrypted else None
+    if protocol is SecurityProtocol.SSL:
+        return faust.SSLCredentials(context)
+    password = settings.sasl_password
+    return faust.SASLCredentials(
+        username=settings.sasl_username,
+        password=password.get_secret_value() if password else None,
+        ssl_context=context,
+        mechanism=settings.sasl_mechanism.value,
+    )

@@ -1,0 +1,54 @@
+"""The catalogue as a worker sees it: item rows, read when needed and kept for a moment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from time import monotonic
+
+from features.columns import decode_shelf
+from features.store import CATALOGUE, Read
+from features.topics import Hash, hash64
+
+_MOST_ITEMS = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Shelf:
+    """What serving needs of an item: its categories' hashes, and whether it can be had."""
+
+    categories: tuple[Hash, ...] = ()
+    available: bool = True
+
+
+class Catalogue:
+    """Shelves by item id. An item that the catalogue does not know is taken for available.
+
+    Args:
+        keep_s: how long a shelf may be out of date.
+    """
+
+    def __init__(self, keep_s: float, clock: Callable[[], float] = monotonic) -> None:
+        self._keep_s = keep_s
+        self._clock = clock
+        self._shelves: dict[str, tuple[float, Shelf]] = {}
+
+    def at_hand(self, item_ids: Iterable[str]) -> dict[str, Shelf | None]:
+        """The shelf of each item; None where it has to be read."""
+        now = self._clock()
+        found = ((name, self._shelves.get(name)) for name in item_ids)
+        return {name: kept[1] if kept and kept[0] > now else None for name, kept in found}
+
+    def learn(self, read: Read, stored: Mapping[str, bytes | None]) -> Shelf:
+        """The shelf that `reading` has brought, kept at hand."""
+        category, available = decode_shelf(stored)
+        shelf = Shelf(tuple(map(hash64, category)), available)
+        if len(self._shelves) >= _MOST_ITEMS:
+            self._shelves.clear()
+        self._shelves[read.entity_id] = (self._clock() + self._keep_s, shelf)
+        return shelf
+
+
+def reading(item_id: str) -> Read:
+    """The read that brings an item's shelf."""
+    return Read(CATALOGUE, item_id, ("category", "available"))

@@ -1,0 +1,43 @@
+"""Prometheus metrics of a worker."""
+
+from __future__ import annotations
+
+from collections import Counter as Tally
+from collections.abc import Iterable
+
+from faust.types import EventT
+from prometheus_client import Counter, Gauge, Histogram
+
+from features.events import Recommendation
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+
+EVENTS = Counter("headwater_events_total", "Events read, counted or not", ["topic"])
+DEAD_LETTERS = Counter("headwater_dead_letters_total", "Events refused", ["topic"])
+RECOMMENDATIONS = Counter(
+    "headwater_recommendations_total", "Recommendations produced", ["variant", "fallback"]
+)
+CONFLICTS = Counter(
+    "headwater_write_conflicts_total", "Rows that another worker had written since they were read"
+)
+RETRIES = Counter("headwater_retries_total", "Batches tried again in place", ["reason"])
+BATCH_EVENTS = Histogram(
+    "headwater_batch_events", "Events in a batch", buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+)
+STAGE_SECONDS = Histogram(
+    "headwater_stage_seconds", "Wall time of a batch in a stage", ["stage"], buckets=_SECONDS
+)
+COMMITTED_OFFSET = Gauge("headwater_committed_offset", "Offset committed", ["topic", "partition"])
+
+
+def count_events(events: Iterable[EventT[bytes]]) -> None:
+    """Count a batch of events by topic."""
+    for topic, number in Tally(event.message.topic for event in events).items():
+        EVENTS.labels(topic).inc(number)
+
+
+def count_recommendations(recommendations: Iterable[Recommendation]) -> None:
+    """Count recommendations by variant, and whether they are fallbacks."""
+    tally = Tally((each.variant, each.fallback) for each in recommendations)
+    for (variant, fallback), number in tally.items():
+        RECOMMENDATIONS.labels(variant, fallback).inc(number)

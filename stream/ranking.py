@@ -1,0 +1,137 @@
+"""The best items for each person: the model's top joined with what trends, filtered and cut.
+
+Shapes: B people, P places.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from features.events import Reason, RecommendedItem
+from features.rows import UserRow
+from features.topics import hash64
+from features.vocabulary import FIRST_ITEM, PADDING, Vocabulary
+from stream.trending import Trends, TrendTable
+
+Arrays = Mapping[str, npt.NDArray[Any]]
+# Below this a score stands for "never": padding, unknown and excluded items.
+NEVER = -1e8
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The places of B people, best first; an item can stand twice, once as a candidate.
+
+    `items`, `causes`: int64[B, P], indices of items and of the past items that explain them.
+    `scores`: float[B, P]. `from_model`: bool[B, P], False for a trending candidate.
+    """
+
+    items: npt.NDArray[np.int64]
+    causes: npt.NDArray[np.int64]
+    scores: npt.NDArray[np.float64]
+    from_model: npt.NDArray[np.bool_]
+    vocabulary: Vocabulary
+
+    def item_ids(self) -> list[str]:
+        """Every item that has a place."""
+        names = self.vocabulary.item_ids
+        return [names[item] for item in np.unique(self.items[self.scores > NEVER]).tolist()]
+
+    def person(self, at: int) -> Iterator[RecommendedItem]:
+        """The items of one person, best first, each once, made as far as asked for."""
+        seen: set[int] = set()
+        places = zip(
+            self.items[at].tolist(),
+            self.scores[at].tolist(),
+            self.causes[at].tolist(),
+            self.from_model[at].tolist(),
+            strict=True,
+        )
+        for item, score, cause, from_model in places:
+            if score > NEVER and item not in seen:
+                seen.add(item)
+                reason = self._reason(cause, from_model)
+                yield RecommendedItem(self.vocabulary.item_ids[item], score, reason)
+
+    def _reason(self, cause: int, from_model: bool) -> Reason:
+        if not from_model or cause == PADDING:
+            return _TRENDING
+        return Reason("history", self.vocabulary.item_ids[cause] if cause >= FIRST_ITEM else None)
+
+
+_TRENDING = Reason("trending")
+_POPULAR = Reason("popular")
+
+
+def ranked(
+    outputs: Arrays,
+    tensors: Arrays,
+    table: TrendTable,
+    vocabulary: Vocabulary,
+    times_ms: Sequence[int],
+    places: int,
+) -> Ranking:
+    """Join the model's top with the trending candidates and add weight times trend.
+
+    Args:
+        outputs: the model's answer for B people.
+        tensors: the model's inputs for them; `candidate_items` are from `table.indices`.
+    """
+    top = outputs["top_items"].shape[1]
+    items = np.concatenate([outputs["top_items"], tensors["candidate_items"]], axis=1)
+    scores = np.concatenate([outputs["top_scores"], outputs["candidate_scores"]], axis=1)
+    because = np.concatenate(
+        [outputs["top_explained_by"], outputs["candidate_explained_by"]], axis=1
+    )
+    trend = np.einsum("bt,bnt->bn", outputs["trend_weights"], table.values(items, times_ms))
+    total = np.where(scores > NEVER, scores + trend, 10 * NEVER)
+    order = np.argsort(-total, axis=1, kind="stable")[:, :places]
+    past = np.take_along_axis(because, order, axis=1)
+    causes = np.take_along_axis(tensors["item_indices"], np.maximum(past, 0), axis=1)
+    return Ranking(
+        np.take_along_axis(items, order, axis=1),
+        np.where(past < 0, PADDING, causes),
+        np.take_along_axis(total, order, axis=1),
+        order < top,
+        vocabulary,
+    )
+
+
+def popular(trends: Trends, time_ms: int, places: int) -> list[RecommendedItem]:
+    """What trends, most popular first: the answer when the model has none."""
+    left = trends.decayed([time_ms])[0, trends.middle]
+    counts = (trends.counts[:places, trends.middle] * left).tolist()
+    return [
+        RecommendedItem(name, count, _POPULAR)
+        for name, count in zip(trends.item_ids[:places], counts, strict=True)
+    ]
+
+
+def allowed(
+    items: Iterable[RecommendedItem],
+    row: UserRow,
+    available: Mapping[str, bool],
+    exclude_taken: bool,
+    places: int,
+) -> list[RecommendedItem]:
+    """The first `places` items that can be had and that this person has not taken."""
+    kept: list[RecommendedItem] = []
+    for item in items:
+        if available[item.item_id] and not (exclude_taken and has_taken(row, item.item_id)):
+            kept.append(item)
+            if len(kept) == places:
+                break
+    return kept
+
+
+def has_taken(row: UserRow, item_id: str) -> bool:
+    """Whether the person has taken the item, as far as the row remembers."""
+    item = hash64(item_id)
+    place = bisect_left(row.taken, item)
+    return place < len(row.taken) and row.taken[place] == item

@@ -1,0 +1,103 @@
+"""What trends now: each source keeps a short list of its most popular items; readers add them up.
+
+The lists are made from item rows and need no recovery: an item comes back to its list with its next
+event. A source's list holds that source's exact counters, so the sum over the sources is an item's
+exact popularity, but for sources in which it is not among the most popular.
+
+Shapes: B requests, M items, T half-lives (without the plain count).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from features.columns import TrendList
+from features.events import EventType
+from features.rows import ItemGroup, Layout
+from features.vocabulary import Vocabulary
+
+FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Trends:
+    """Popularity of the items that trend, most popular first.
+
+    `counts`: float64[M, T] as of `reference_ms`. `half_lives`: float64[T].
+    """
+
+    item_ids: Sequence[str]
+    counts: FloatArray
+    reference_ms: int
+    half_lives: FloatArray
+
+    @property
+    def middle(self) -> int:
+        """The half-life by which items are ranked, where one must be chosen: the middle one."""
+        return len(self.half_lives) // 2
+
+    def decayed(self, times_ms: Sequence[int]) -> FloatArray:
+        """What is left of the counts at each time, float64[B, T]."""
+        elapsed = np.maximum(0, np.asarray(times_ms) - self.reference_ms)
+        left: FloatArray = 2.0 ** -(elapsed[:, None] / self.half_lives)
+        return left
+
+
+def updated(
+    stored: TrendList, touched: Mapping[str, ItemGroup], limit: int, layout: Layout
+) -> TrendList:
+    """A source's list with the groups that have changed: the `limit` most popular items of both."""
+    kept = [at for at, name in enumerate(stored.item_ids) if name not in touched]
+    names = [*(stored.item_ids[at] for at in kept), *touched]
+    changed = [(group.reference_ms, *group.values) for group in touched.values()]
+    width = stored.counts.shape[1]
+    counts = np.concatenate([stored.counts[kept], np.reshape(changed, (-1, width))])
+    newest = counts[:, 0].max(initial=0)
+    middle = (len(layout.item_half_lives) - 1) // 2
+    left = 2.0 ** -((newest - counts[:, 0]) / layout.item_half_lives[middle])
+    best = np.argsort(-counts[:, 1 + middle] * left, kind="stable")[:limit]
+    return TrendList([names[at] for at in best], counts[best])
+
+
+def sum_of_lists(lists: Sequence[tuple[EventType, TrendList]], layout: Layout) -> Trends:
+    """Add up the sources' lists, each counter brought to the newest reference time."""
+    half_lives = np.asarray(layout.item_half_lives[:-1])
+    newest = max((listed.counts[:, 0].max(initial=0) for _, listed in lists), default=0)
+    place: dict[str, int] = {}
+    for _, listed in lists:
+        for name in listed.item_ids:
+            place.setdefault(name, len(place))
+    total = np.zeros((len(place), len(half_lives)))
+    for kind, listed in lists:
+        left = 2.0 ** -((newest - listed.counts[:, :1]) / half_lives)
+        rows = [place[name] for name in listed.item_ids]
+        total[rows] += layout.weight[kind] * listed.counts[:, 1:-1] * left
+    order = np.argsort(-total[:, len(half_lives) // 2], kind="stable")
+    names = list(place)
+    return Trends([names[at] for at in order], total[order], int(newest), half_lives)
+
+
+class TrendTable:
+    """Trends by a version's item indices: a dense table, zero where nothing trends.
+
+    Args:
+        trends: what trends.
+        vocabulary: the version's.
+    """
+
+    def __init__(self, trends: Trends, vocabulary: Vocabulary) -> None:
+        self.trends = trends
+        indices = vocabulary.indices_of(trends.item_ids)
+        known = indices != vocabulary.unknown
+        self.indices = indices[known]
+        self._counts = np.zeros((len(vocabulary), len(trends.half_lives)))
+        self._counts[self.indices] = trends.counts[known]
+
+    def values(self, items: npt.NDArray[np.int64], times_ms: Sequence[int]) -> FloatArray:
+        """What the model's trend weights weigh: float64[B, n, T] of int64[B, n] item indices."""
+        counts: FloatArray = self._counts[items] * self.trends.decayed(times_ms)[:, None]
+        return np.log1p(counts)

@@ -1,0 +1,37 @@
+"""A worker that stops itself (SIGSTOP) while it holds a batch, once: run by test_zombie.py.
+
+The rows are read and changed, not yet written, when it stops. `unconditional` takes the condition
+out of the store's write, to show that the test then fails.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from features import store
+
+
+def hold_once(marker: Path) -> None:
+    """Stop this process before its next write of user rows once the marker exists."""
+    write = store.RowStore.write
+
+    async def held(self: store.RowStore, writes: Sequence[store.Write]) -> list[bool]:
+        if marker.exists() and writes and writes[0].table is store.USERS:
+            marker.unlink()
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return await write(self, writes)
+
+    store.RowStore.write = held  # type: ignore[method-assign]
+
+
+if __name__ == "__main__":
+    hold_once(Path(sys.argv[1]))
+    if "unconditional" in sys.argv:
+        store._WRITE_IF_UNCHANGED = "redis.call('HSET', KEYS[1], unpack(ARGV, 3)) return 1"
+    from deploy.commands.worker import worker
+
+    worker()

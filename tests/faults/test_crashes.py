@@ -1,0 +1,49 @@
+"""All of MovieLens-100K on the real servers, with a worker killed at random moments."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from deploy import local
+from deploy.replay import replay
+from deploy.settings import Settings
+from features.kafka import ensure_topics
+from stream.client import EventProducer
+from tests.stand.oracle import read_log
+from tests.stand.rows import check_items, check_users
+from tests.stand.workers import Progress, WorkerProcess, running
+from trainer.data import DataSource, load_log
+
+KILLS = 3
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(900)
+def test_rows_equal_the_log_after_kills(own: Settings, tmp_path: Path) -> None:
+    settings = local.up(own)
+    ensure_topics(settings.kafka)
+    log = load_log(DataSource(cache_dir=settings.local.cache_dir))
+    seed = random.randrange(2**32)
+    chance = random.Random(seed)
+    print(f"seed {seed}")
+    worker = WorkerProcess(settings, "crashing", tmp_path / "worker.log")
+    progress = Progress(settings)
+    with running(worker), EventProducer(settings.kafka) as producer:
+        # The catalogue first: an event counts under the categories known when it is absorbed.
+        replay(log.head(0), producer)
+        progress.wait_for_all(120, [worker])
+        replay(log, producer)
+        produced = progress.produced()
+        moments = sorted(chance.randrange(progress.committed(), produced) for _ in range(KILLS))
+        for moment in moments:
+            progress.wait_for(moment, 300)
+            worker.kill()
+            worker.start()
+        progress.wait_for_all(300, [worker])
+    logged = read_log(settings)
+    assert len(logged) == len(log.events)
+    check_users(settings, logged, {item.item_id: item.category for item in log.items})
+    check_items(settings, logged)

@@ -1,0 +1,303 @@
+"""What apps send arrives in Kafka as meant, what cannot arrive is told, and answers come back."""
+
+from __future__ import annotations
+
+import _thread
+import threading
+import time
+from collections.abc import Iterator
+from uuid import uuid4
+
+import pytest
+from confluent_kafka import Consumer, Message, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
+
+from deploy.replay import Replayed, at_rate, at_speed, replay
+from deploy.settings import Settings
+from features.errors import ServerError, SettingsError
+from features.events import Click, EventError, Item, Purchase, Recommendation, decode, encode
+from features.kafka import client_config, ensure_topics, topic_ids
+from features.settings import KafkaSettings
+from features.topics import CLICKS, ITEMS, PARTITIONER, PURCHASES, RECOMMENDATIONS, Topic
+from stream.client import DeliveryError, EventProducer, RecommendationConsumer
+from trainer.data import Log
+from trainer.rows import Refused
+
+pytestmark = pytest.mark.integration
+
+NOWHERE = KafkaSettings(bootstrap_servers="127.0.0.1:1")
+QUICKLY: dict[str, str | int | bool] = {"message.timeout.ms": 300, "log_level": "0"}
+
+
+@pytest.fixture(scope="module")
+def kafka(servers: Settings) -> KafkaSettings:
+    ensure_topics(servers.kafka)
+    return servers.kafka
+
+
+class Reader:
+    """What arrives in topics from now on."""
+
+    def __init__(self, kafka: KafkaSettings, *topics: str) -> None:
+        self._consumer = Consumer(client_config(kafka) | {"group.id": f"test-{uuid4()}"})
+        known = self._consumer.list_topics(timeout=10).topics
+        self._start = [
+            TopicPartition(name, number, self._end(name, number))
+            for name in topics
+            for number in known[name].partitions
+        ]
+        self._consumer.assign(self._start)
+
+    def _end(self, topic: str, partition: int) -> int:
+        return self._consumer.get_watermark_offsets(TopicPartition(topic, partition), 10)[1]
+
+    def read(self, count: int, timeout_s: float = 20) -> list[Message]:
+        deadline = time.monotonic() + timeout_s
+        messages: list[Message] = []
+        while len(messages) < count and time.monotonic() < deadline:
+            messages += self._consumer.consume(count - len(messages), 0.2)
+        assert len(messages) == count
+        assert not self._consumer.consume(1, 0.2)
+        return messages
+
+    def close(self) -> None:
+        self._consumer.close()
+
+
+@pytest.fixture
+def reader(kafka: KafkaSettings) -> Iterator[Reader]:
+    reader = Reader(kafka, CLICKS, PURCHASES, ITEMS)
+    yield reader
+    reader.close()
+
+
+def recommendation(user: str, number: int = 0) -> Recommendation:
+    return Recommendation(
+        recommendation_id=f"{user}-{number}",
+        user_id=user,
+        event_id=f"e{number}",
+        items=[],
+        model_version="1",
+        variant="stable",
+        event_time=1,
+        produced_time=2,
+    )
+
+
+def answer(kafka: KafkaSettings, *recommendations: Recommendation) -> None:
+    producer = Producer(client_config(kafka) | {"partitioner": PARTITIONER})
+    for one in recommendations:
+        producer.produce(RECOMMENDATIONS, encode(one), one.user_id)
+    producer.flush(10)
+
+
+def log_of(count: int, *, every_s: int = 60) -> Log:
+    start = 1_714_564_800_000
+    events = [
+        (Purchase if n % 4 == 3 else Click)(
+            event_id=f"e{n}", user_id=f"u{n % 5}", item_id="1", timestamp=start + n * every_s * 1000
+        )
+        for n in range(count)
+    ]
+    bad = Refused("log.csv", 7, "no JSON", CLICKS, b"not JSON")
+    return Log(events, [Item(item_id="1"), Item(item_id="2")], [bad])
+
+
+def test_what_is_sent_arrives_on_its_topic_with_its_key(
+    kafka: KafkaSettings, reader: Reader
+) -> None:
+    with EventProducer(kafka) as events:
+        click = events.click(user_id="ann", item_id="7", price=2, session_id="s")
+        bought = events.purchase(user_id="ann", item_id="7", quantity=3)
+        item = events.item("7", title="Lamp", category=["light"])
+        events.remove_item("8")
+    found = {(m.topic(), (m.key() or b"").decode()): m for m in reader.read(4)}
+    assert decode(Click, found[CLICKS, "ann"].value()) == click
+    assert decode(Purchase, found[PURCHASES, "ann"].value()) == bought
+    assert decode(Item, found[ITEMS, "7"].value()) == item
+    assert found[ITEMS, "8"].value() is None
+    assert found[CLICKS, "ann"].partition() == found[PURCHASES, "ann"].partition()
+
+
+def test_what_breaks_the_contract_does_not_leave(kafka: KafkaSettings, reader: Reader) -> None:
+    with EventProducer(kafka) as events:
+        for field, wrong in (("price", float("inf")), ("timestamp", 5), ("position", -1)):
+            with pytest.raises(EventError, match=field):
+                events.click(user_id="ann", item_id="7", **{field: wrong})
+        with pytest.raises(EventError, match=r"context\.size: nan"):
+            events.purchase(user_id="ann", item_id="7", context={"size": float("nan")})
+        with pytest.raises(EventError, match="item_id"):
+            events.remove_item("")
+        with pytest.raises(EventError, match="JSON"):
+            events.item("\ud800")
+        events.click(user_id="ann", item_id="7", event_id="good")
+    [only] = reader.read(1)
+    assert decode(Click, only.value()).event_id == "good"
+
+
+def test_a_full_local_queue_is_waited_for_and_nothing_is_lost(
+    kafka: KafkaSettings, reader: Reader
+) -> None:
+    log = log_of(3000, every_s=1)
+    with EventProducer(kafka, {"queue.buffering.max.messages": 100}) as events:
+        for event in log.events:
+            events.send(event)
+    found = reader.read(3000)
+    assert len({m.value() for m in found}) == 3000
+    by_person = [m.value() for m in found if (m.key(), m.topic()) == (b"u1", CLICKS)]
+    sent = [encode(e) for e in log.events if e.user_id == "u1" and isinstance(e, Click)]
+    assert by_person == sent
+
+
+def test_what_kafka_does_not_take_is_raised_with_the_message() -> None:
+    events = EventProducer(NOWHERE, QUICKLY)
+    click = events.click(user_id="ann", item_id="7")
+    with pytest.raises(DeliveryError, match="did not take a message for clicks") as error:
+        events.flush(10)
+    [undelivered] = error.value.undelivered
+    assert (undelivered.key, undelivered.value) == ("ann", encode(click))
+    events.close()
+
+
+def test_an_earlier_failure_is_raised_by_the_next_call() -> None:
+    events = EventProducer(NOWHERE, QUICKLY)
+    events.click(user_id="ann", item_id="7")
+
+    def go_on() -> None:
+        for _ in range(100):
+            time.sleep(0.1)
+            events.click(user_id="bob", item_id="7")
+
+    with pytest.raises(DeliveryError):
+        go_on()
+    with pytest.raises(DeliveryError):
+        events.close()
+
+
+def test_what_is_still_on_its_way_at_the_end_is_raised() -> None:
+    events = EventProducer(NOWHERE, {"log_level": "0"})
+    events.click(user_id="ann", item_id="7")
+    with pytest.raises(DeliveryError, match="1 messages not delivered"):
+        events.flush(0.1)
+    with pytest.raises(DeliveryError) as error:
+        events.close(0.1)
+    assert len(error.value.undelivered) == 1
+
+
+def test_a_failure_does_not_hide_the_error_that_came_first() -> None:
+    def fail() -> None:
+        with EventProducer(NOWHERE, QUICKLY) as events:
+            events.click(user_id="ann", item_id="7")
+            raise KeyError("first")
+
+    with pytest.raises(KeyError) as error:
+        fail()
+    assert "did not take" in error.value.__notes__[0]
+
+
+def test_without_a_group_all_from_now_on(kafka: KafkaSettings) -> None:
+    answer(kafka, recommendation("before"))
+    with RecommendationConsumer(kafka, timeout_s=2) as first:
+        with RecommendationConsumer(kafka, timeout_s=2) as second:
+            answer(kafka, *(recommendation(f"u{n}") for n in range(20)))
+            for consumer in (first, second):
+                assert {one.user_id for one in consumer} == {f"u{n}" for n in range(20)}
+        assert first.receive(0.1) is None
+
+
+def test_a_group_goes_on_with_what_was_not_done(kafka: KafkaSettings) -> None:
+    group = f"app-{uuid4()}"
+    earliest = {"auto.offset.reset": "earliest"}
+    user = str(uuid4())
+    answer(kafka, *(recommendation(user, n) for n in range(5)))
+
+    def of_user(consumer: RecommendationConsumer) -> Iterator[str]:
+        return (one.event_id for one in consumer if one.user_id == user)
+
+    with RecommendationConsumer(kafka, group, timeout_s=10, options=earliest) as consumer:
+        mine = of_user(consumer)
+        assert [next(mine) for _ in range(3)] == ["e0", "e1", "e2"]
+    with RecommendationConsumer(kafka, group, timeout_s=3, options=earliest) as consumer:
+        # The third was received, but never done.
+        assert list(of_user(consumer)) == ["e2", "e3", "e4"]
+
+
+def test_a_message_that_is_no_recommendation_is_told_and_passed(kafka: KafkaSettings) -> None:
+    with RecommendationConsumer(kafka) as consumer:
+        producer = Producer(client_config(kafka) | {"partitioner": PARTITIONER})
+        producer.produce(RECOMMENDATIONS, b"{}", "ann")
+        producer.flush(10)
+        answer(kafka, recommendation("ann"))
+        with pytest.raises(EventError, match="recommendation_id"):
+            consumer.receive(10)
+        received = consumer.receive(10)
+    assert received == recommendation("ann")
+
+
+def test_a_consumer_without_kafka_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stream.client.ANSWER_S", 0.5)
+    with pytest.raises(ServerError, match=r"check kafka\.bootstrap_servers"):
+        RecommendationConsumer(NOWHERE, options={"log_level": "0"})
+
+
+def test_topics_are_made_once_and_keep_their_ids(kafka: KafkaSettings) -> None:
+    ids = ensure_topics(kafka)
+    assert ensure_topics(kafka) == ids
+    assert topic_ids(kafka, [CLICKS, "nowhere"]) == {CLICKS: ids[CLICKS]}
+    assert len(set(ids.values())) == len(ids)
+
+
+def test_a_topic_made_anew_has_another_id(kafka: KafkaSettings) -> None:
+    topic = Topic(f"test-{uuid4()}", True, {})
+    before = ensure_topics(kafka, [topic])
+    admin = AdminClient({**client_config(kafka)})
+    admin.delete_topics([topic.name])[topic.name].result()
+    after = ensure_topics(kafka, [topic])
+    assert before.keys() == after.keys()
+    assert before != after
+
+
+def test_another_number_of_partitions_is_refused(kafka: KafkaSettings) -> None:
+    other = kafka.model_copy(update={"partitions": kafka.partitions + 1})
+    with pytest.raises(SettingsError, match=rf"partitions to {kafka.partitions}") as error:
+        ensure_topics(other)
+    assert "\n" not in str(error.value)
+
+
+def test_a_replay_sends_all_and_counts(kafka: KafkaSettings, reader: Reader) -> None:
+    log = log_of(100)
+    with EventProducer(kafka) as producer:
+        sent = replay(log, producer)
+    assert (sent.items, sent.refused, sent.clicks, sent.purchases) == (2, 1, 75, 25)
+    assert not sent.interrupted
+    found = reader.read(103)
+    assert [m.value() for m in found].count(b"not JSON") == 1
+    ids = {
+        decode(Click, m.value()).event_id
+        for m in found
+        if m.topic() == CLICKS and m.value() != b"not JSON"
+    }
+    assert ids == {f"e{n}" for n in range(100) if n % 4 != 3}
+
+
+def test_a_replay_keeps_its_pace(kafka: KafkaSettings) -> None:
+    told: list[Replayed] = []
+    with EventProducer(kafka) as producer:
+        # A producer's first message takes half a second.
+        replay(log_of(1), producer)
+        by_time = replay(log_of(11, every_s=60), producer, at_speed(600, 1_714_564_800_000))
+        by_rate = replay(log_of(200), producer, at_rate(200), told.append)
+    assert by_time.seconds == pytest.approx(1.0, abs=0.3)
+    assert by_rate.seconds == pytest.approx(1.0, abs=0.3)
+    assert 5 <= len(told) <= 12
+
+
+def test_ctrl_c_ends_a_replay_cleanly(kafka: KafkaSettings, reader: Reader) -> None:
+    timer = threading.Timer(1.0, _thread.interrupt_main)
+    with EventProducer(kafka) as producer:
+        timer.start()
+        sent = replay(log_of(1000), producer, at_rate(100))
+    timer.join()
+    assert sent.interrupted
+    assert 10 < sent.events < 200
+    reader.read(sent.events + sent.items + sent.refused)

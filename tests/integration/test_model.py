@@ -1,0 +1,125 @@
+"""A trained model on a real Triton: published, announced, swapped, with lists of any length."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
+
+from deploy.settings import Settings
+from features import inputs
+from features.errors import ServerError
+from features.events import Rollout
+from features.kafka import client_config, ensure_topics
+from features.rows import Layout, UserRow
+from features.topics import ROLLOUTS
+from features.vocabulary import Vocabulary
+from trainer.comparison import Arrays, differences
+from trainer.export import answers, open_session, sample_inputs
+from trainer.first_model import Trained, architecture
+from trainer.model import TemporalModel
+from trainer.model_server import ModelServer
+from trainer.publish import Version, publish, write_version
+from trainer.settings import TrainerSettings
+from trainer.train import Outcome
+
+pytestmark = pytest.mark.integration
+
+SETTINGS = TrainerSettings(width=16)
+ITEMS = 200
+
+
+def untrained(layout: Layout, seed: int) -> Trained:
+    torch.manual_seed(seed)
+    vocabulary = Vocabulary([f"i{at}" for at in range(ITEMS)])
+    model = TemporalModel(architecture(vocabulary, layout, SETTINGS))
+    return Trained(model.eval(), vocabulary, Outcome(epoch=0, held_out=0.0, seconds=0.0))
+
+
+@pytest.fixture(scope="module")
+def layout(servers: Settings) -> Layout:
+    return Layout(servers.features)
+
+
+@pytest.fixture(scope="module")
+def server(servers: Settings) -> ModelServer:
+    assert servers.triton.url
+    return ModelServer(servers.triton.url)
+
+
+@pytest.fixture(scope="module")
+def published(servers: Settings, server: ModelServer, layout: Layout) -> list[Version]:
+    ensure_topics(servers.kafka)
+    return [
+        publish(
+            untrained(layout, seed),
+            servers.model_repository,
+            server,
+            servers.kafka,
+            layout,
+            SETTINGS,
+        )
+        for seed in (1, 2, 3)
+    ]
+
+
+def ask(server: ModelServer, version: int, feeds: Arrays, layout: Layout) -> Arrays:
+    with server.connected() as triton:
+        return triton.ask(version, feeds, layout)
+
+
+def test_the_newest_two_versions_are_up(published: list[Version], server: ModelServer) -> None:
+    numbers = [version.number for version in published]
+    assert numbers == list(range(numbers[0], numbers[0] + 3))
+    with server.connected() as triton:
+        assert [triton.is_ready(number) for number in numbers] == [False, True, True]
+
+
+def test_each_version_answers_for_itself(
+    published: list[Version], server: ModelServer, layout: Layout
+) -> None:
+    feeds = sample_inputs(ITEMS + 2, layout, 128)
+    for version in published[1:]:
+        expected = answers(open_session(version.folder / "model.onnx"), feeds)
+        assert not list(differences(expected, ask(server, version.number, feeds, layout)))
+
+
+def test_rows_of_the_store_are_answered_with_empty_lists(
+    published: list[Version], server: ModelServer, layout: Layout
+) -> None:
+    """A person without events, nothing taken, no candidates: every list has length 0."""
+    rows = [UserRow([0.0] * layout.user_counters)] * 3
+    feeds = inputs.model_tensors(rows, [1_700_000_000_000] * 3, Vocabulary([]), layout)
+    assert feeds["candidate_items"].shape == feeds["excluded_items"].shape == (3, 0)
+    found = ask(server, published[-1].number, feeds, layout)
+    assert found["candidate_scores"].shape == (3, 0)
+    assert np.isfinite(found["top_scores"]).all()
+    assert (found["top_items"] > 1).all()
+
+
+def test_the_announcement_names_the_newest_version(
+    published: list[Version], servers: Settings
+) -> None:
+    partition = TopicPartition(ROLLOUTS, 0, OFFSET_BEGINNING)
+    consumer = Consumer({**client_config(servers.kafka), "group.id": "test_model"})
+    consumer.assign([partition])
+    _, end = consumer.get_watermark_offsets(partition, timeout=15)
+    messages = consumer.consume(end, timeout=15)
+    consumer.close()
+    assert messages[-1].key() == inputs.MODEL_NAME.encode()
+    (routed,) = msgspec.json.decode(messages[-1].value(), type=Rollout).versions
+    assert (routed.version, routed.share) == (published[-1].number, 1.0)
+    assert routed.address == published[-1].folder.as_uri()
+
+
+def test_a_server_that_is_not_there_is_one_clear_line(
+    layout: Layout, servers: Settings, tmp_path: Path
+) -> None:
+    version = write_version(untrained(layout, 4), tmp_path, layout, SETTINGS)
+    nowhere = ModelServer("127.0.0.1:1")
+    with pytest.raises(ServerError, match=r"127\.0\.0\.1:1"), nowhere.connected() as triton:
+        triton.load((version.folder.parent / "config.pbtxt").read_text(), [version.number])

@@ -1,0 +1,45 @@
+"""Real servers for the tests, started once a session in a state folder of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from deploy import local
+from deploy.settings import LocalSettings, Settings
+from features.settings import KafkaSettings, StoreSettings
+from stream.settings import TritonSettings
+
+
+def local_settings(state_dir: Path) -> Settings:
+    """Settings under which every server is local, whatever the developer's environment says."""
+    inherited = LocalSettings.model_validate(Settings().local.model_dump())
+    return Settings(
+        kafka=KafkaSettings(),
+        store=StoreSettings(),
+        triton=TritonSettings(),
+        local=inherited.model_copy(update={"state_dir": state_dir}),
+        model_repository=state_dir / "model_repo",
+    )
+
+
+@pytest.fixture(scope="session")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    """Kafka, the store and Triton, running; the settings have their addresses."""
+    settings = local_settings(tmp_path_factory.mktemp("servers"))
+    try:
+        yield local.up(settings)
+    finally:
+        local.down(settings)
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[Settings]:
+    """Settings with a state folder for one test, which may do to its servers what it likes."""
+    settings = local_settings(tmp_path / "state")
+    try:
+        yield settings
+    finally:
+        local.down(settings)

@@ -1,0 +1,145 @@
+"""A wrong setting ends in one line that names it; a secret never shows."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from deploy import settings_text
+from deploy.settings import Settings, load_settings
+from features.errors import SettingsError
+
+
+@pytest.fixture(autouse=True)
+def nothing_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in os.environ:
+        if name.startswith("HEADWATER_"):
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+
+
+def problem() -> str:
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    assert caught.value.exit_code == 2
+    return str(caught.value)
+
+
+def test_defaults_need_nothing(tmp_path: Path) -> None:
+    settings = load_settings()
+    assert settings.kafka.bootstrap_servers is None
+    assert settings.local.state_dir == tmp_path / ".headwater"
+    assert settings.model_repository == tmp_path / ".headwater" / "model_repo"
+
+
+def test_the_environment_wins_over_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("headwater.toml").write_text("[kafka]\npartitions = 7\nreplication_factor = 2\n")
+    monkeypatch.setenv("HEADWATER_KAFKA__PARTITIONS", "9")
+    settings = load_settings()
+    assert (settings.kafka.partitions, settings.kafka.replication_factor) == (9, 2)
+
+
+def test_a_named_file_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "other.toml").write_text("[worker]\ntop_k = 3\n")
+    monkeypatch.setenv("HEADWATER_CONFIG", str(tmp_path / "other.toml"))
+    assert load_settings().worker.top_k == 3
+
+
+def test_a_named_file_must_exist(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADWATER_CONFIG", "nowhere.toml")
+    assert problem() == "HEADWATER_CONFIG=nowhere.toml: no such file: correct or unset it"
+
+
+def test_a_broken_file_is_named_with_its_line() -> None:
+    Path("headwater.toml").write_text("[kafka]\npartitions = = 7\n")
+    assert "headwater.toml: not TOML: " in problem()
+    assert "line 2" in problem()
+
+
+def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADWATER_STORE__ADDRESS", "")
+    assert load_settings().store.address is None
+
+
+def test_a_wrong_value_is_named_as_key_and_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADWATER_KAFKA__PARTITIONS", "many")
+    assert problem().startswith(
+        "kafka.partitions (HEADWATER_KAFKA__PARTITIONS) = 'many': Input should be a valid integer"
+    )
+
+
+def test_every_problem_has_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADWATER_KAFKA__PARTITIONS", "0")
+    monkeypatch.setenv("HEADWATER_TRITON__TIMEOUT_MS", "soon")
+    monkeypatch.setenv("HEADWATER_LOCAL__STORE_PORT", "70000")
+    assert len(problem().splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "suggestion"),
+    [
+        ("HEADWATER_KAFAK__PARTITIONS", "did you mean kafka?"),
+        ("HEADWATER_STORE__ADRESS", "did you mean address?"),
+        ("HEADWATER_QUX", "known are kafka, store,"),
+    ],
+)
+def test_a_misspelt_name_is_refused(
+    monkeypatch: pytest.MonkeyPatch, name: str, suggestion: str
+) -> None:
+    monkeypatch.setenv(name, "1")
+    assert name in problem()
+    assert f"unknown setting; {suggestion}" in problem()
+
+
+def test_a_list_that_is_not_json_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADWATER_FEATURES__USER_HALF_LIVES_MS", "[1,")
+    assert '"features"' in problem()
+    assert "written as JSON" in problem()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "missing"),
+    [
+        ("HEADWATER_KAFKA__SECURITY_PROTOCOL", "SSL", "kafka.bootstrap_servers"),
+        ("HEADWATER_STORE__PASSWORD", "hunter2", "store.address"),
+        ("HEADWATER_TRITON__TLS", "true", "triton.url"),
+    ],
+)
+def test_security_without_an_address_is_refused(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, missing: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    assert f"set {missing}, or unset" in problem()
+    assert "hunter2" not in problem()
+
+
+def test_no_problem_shows_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADWATER_STORE__PASSWORT", "hunter2")
+    monkeypatch.setenv("HEADWATER_KAFKA__SASL_PASSWORD", "hunter2")
+    monkeypatch.setenv("HEADWATER_KAFKA__SECURITY_PROTOCOL", "SASL_SSL")
+    monkeypatch.setenv("HEADWATER_KAFKA__PARTITIONS", "x")
+    assert len(problem().splitlines()) == 2
+    assert "hunter2" not in problem()
+
+
+def test_the_printed_settings_mask_secrets_and_read_back(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HEADWATER_STORE__ADDRESS", 'host"\\:6379')
+    monkeypatch.setenv("HEADWATER_STORE__PASSWORD", "hunter2")
+    settings = load_settings()
+    text = settings_text.toml(settings)
+    assert "hunter2" not in text
+    assert tomllib.loads(text)["store"]["password"] == settings_text.MASK
+    monkeypatch.delenv("HEADWATER_STORE__ADDRESS")
+    (tmp_path / "headwater.toml").write_text(text)
+    assert load_settings() == settings
+
+
+def test_every_section_is_frozen_and_closed() -> None:
+    for name, field in Settings.model_fields.items():
+        config = getattr(field.annotation, "model_config", None)
+        assert config is None or (config["extra"], config["frozen"]) == ("forbid", True), name

@@ -1,0 +1,67 @@
+"""Rows survive the way through Feast's columns."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from features import columns
+from features.columns import TrendList
+from features.events import EventType, Item
+from features.rows import ItemGroup, Layout, Observed, absorb, empty_group, empty_user
+from features.settings import FeatureSettings
+from features.store import CATALOGUE, TRENDING, USERS
+from features.topics import hash64, source_hash
+
+LAYOUT = Layout(FeatureSettings())
+
+
+def test_a_user_row_comes_back_as_it_was() -> None:
+    row = empty_user(LAYOUT)
+    for n in range(200):
+        kind = EventType.PURCHASE if n % 5 == 0 else EventType.CLICK
+        event = Observed(
+            kind,
+            "u",
+            f"i{n}",
+            hash64(f"i{n}"),
+            1_700_000_000_000 + n * 60_000,
+            hash64(f"e{n}"),
+            source_hash(str(kind), n % 3),
+            n,
+            (hash64(f"c{n % 7}"),),
+        )
+        absorb(row, event, LAYOUT)
+    stored = columns.encode_user(row)
+    assert set(stored) == set(USERS.columns)
+    assert columns.decode_user(stored, LAYOUT) == row
+
+
+def test_nothing_stored_is_an_empty_row() -> None:
+    assert columns.decode_user(dict.fromkeys(USERS.columns), LAYOUT) == empty_user(LAYOUT)
+    assert columns.decode_group(None, LAYOUT) == empty_group(LAYOUT)
+
+
+def test_a_group_keeps_its_source_and_offset_exactly() -> None:
+    group = ItemGroup([1.0, 0.5, 0.25, 3.0], source_hash("t", 1), 2**52 - 1, 1_700_000_000_000)
+    assert columns.decode_group(columns.encode_group(group), LAYOUT) == group
+
+
+def test_a_tombstone_leaves_an_item_that_cannot_be_had() -> None:
+    shelved = columns.encode_item(Item(item_id="i", category=["a", "b"]), 1, 2)
+    assert set(shelved) == set(CATALOGUE.columns)
+    assert columns.decode_shelf(shelved) == (["a", "b"], True)
+    assert columns.decode_shelf(columns.encode_item(None, 1, 3)) == ([], False)
+    assert columns.decode_pair(shelved["offsets"]) == (1, 2)
+
+
+def test_an_item_without_a_row_is_taken_for_available() -> None:
+    assert columns.decode_shelf({"category": None, "available": None}) == ([], True)
+
+
+def test_a_trend_list_comes_back_as_it_was() -> None:
+    counts = np.arange(10, dtype=np.float64).reshape(2, 5)
+    stored = columns.encode_trending(TrendList(["a", "b"], counts), 3, 4)
+    assert set(stored) == set(TRENDING.columns)
+    back = columns.decode_trending(stored, LAYOUT)
+    assert back.item_ids == ["a", "b"]
+    assert (back.counts == counts).all()

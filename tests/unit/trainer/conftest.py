@@ -1,0 +1,69 @@
+"""A small log and a small model of it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from features import inputs
+from features.events import Click, Item, Purchase
+from features.rows import Layout
+from features.settings import DAY_MS, HOUR_MS, FeatureSettings
+from features.vocabulary import Vocabulary
+from trainer.data import Log
+from trainer.model import Architecture, TemporalModel
+
+START_MS = 1_700_000_000_000
+ITEMS = 130
+HISTORY = 8
+
+
+@pytest.fixture(scope="session")
+def layout() -> Layout:
+    return Layout(FeatureSettings(history_length=HISTORY))
+
+
+@pytest.fixture(scope="session")
+def small_log() -> Log:
+    """Eight people; bursts within a second and pauses of days; items bought after a click."""
+    random = np.random.default_rng(5)
+    events: list[Click | Purchase] = []
+    time_ms = START_MS
+    for number in range(300):
+        time_ms += int(random.choice([0, 1000, HOUR_MS, DAY_MS // 3], p=[0.5, 0.2, 0.2, 0.1]))
+        user, item = f"u{random.integers(8)}", f"i{random.integers(40)}"
+        click = Click(event_id=f"c{number}", user_id=user, item_id=item, timestamp=time_ms)
+        events.append(click)
+        if number % 5 == 0:
+            events.append(
+                Purchase(event_id=f"p{number}", user_id=user, item_id=item, timestamp=time_ms)
+            )
+    items = [Item(item_id=f"i{at}", category=[f"kind {at % 3}"]) for at in range(40)]
+    return Log(events, items)
+
+
+@pytest.fixture(scope="session")
+def model(layout: Layout) -> TemporalModel:
+    """A model that has not learned, but whose every part has a say."""
+    torch.manual_seed(3)
+    shape = Architecture(
+        items=ITEMS,
+        user_features=inputs.user_feature_count(layout),
+        trends=inputs.trend_count(layout),
+        history=HISTORY,
+        width=16,
+        layers=3,
+        heads=2,
+        dropout=0.3,
+    )
+    model = TemporalModel(shape)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(0.3 * torch.randn_like(weight))
+    return model.eval()
+
+
+@pytest.fixture(scope="session")
+def vocabulary() -> Vocabulary:
+    return Vocabulary([f"i{at}" for at in range(ITEMS - 2)])

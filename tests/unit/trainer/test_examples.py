@@ -1,0 +1,118 @@
+"""A training row is what the stream would have had before the event, and nothing later."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import defaultdict
+
+import numpy as np
+import pytest
+from msgspec.structs import replace
+
+from features import inputs, rows
+from features.events import Click, Purchase
+from features.rows import Layout, Observed
+from features.settings import FeatureSettings
+from features.topics import hash64
+from features.vocabulary import Vocabulary
+from trainer.data import Log
+from trainer.examples import Examples, examples, observed_log, replay, shuffled_instants
+
+
+def columns(log: Log, vocabulary: Vocabulary, layout: Layout) -> Examples:
+    return examples(list(replay(observed_log(log.events, log.items), layout)), vocabulary, layout)
+
+
+def of_person(log: Log, user_id: str) -> list[Click | Purchase]:
+    return [event for event in log.events if event.user_id == user_id]
+
+
+def test_a_row_equals_the_stream_s_row_built_from_the_events_before(
+    small_log: Log, vocabulary: Vocabulary, layout: Layout
+) -> None:
+    found = columns(small_log, vocabulary, layout)
+    kinds = {item.item_id: item.category for item in small_log.items}
+    people = list(dict.fromkeys(event.user_id for event in small_log.events))
+    at = 0
+    for user in people:
+        row = rows.empty_user(layout)
+        for number, event in enumerate(of_person(small_log, user)):
+            expected = inputs.user_features(row, event.timestamp, layout)
+            assert found.features[at] == pytest.approx(expected, rel=1e-6)
+            after_last = row.reference_ms or event.timestamp
+            expected = inputs.user_features(row, after_last, layout)
+            assert found.features_after_last[at] == pytest.approx(expected, rel=1e-6)
+            categories = tuple(map(hash64, kinds[event.item_id]))
+            rows.absorb(row, rows.observed(event, hash64("any"), number, categories), layout)
+            at += 1
+    assert at == len(found)
+
+
+def test_a_person_s_events_stand_together_in_their_order(
+    small_log: Log, vocabulary: Vocabulary, layout: Layout
+) -> None:
+    found = columns(small_log, vocabulary, layout)
+    by_person = defaultdict(list)
+    for event in small_log.events:
+        by_person[event.user_id].append(event)
+    expected = [event for mine in by_person.values() for event in mine]
+    assert found.items.tolist() == vocabulary.indices_of([e.item_id for e in expected]).tolist()
+    assert found.times_ms.tolist() == [event.timestamp for event in expected]
+    assert found.types.tolist() == [2 if isinstance(e, Purchase) else 1 for e in expected]
+    lengths = [len(mine) for mine in by_person.values()]
+    assert found.starts.tolist() == np.repeat(np.cumsum([0, *lengths[:-1]]), lengths).tolist()
+
+
+def test_what_comes_later_changes_no_earlier_row(
+    small_log: Log, vocabulary: Vocabulary, layout: Layout
+) -> None:
+    before = columns(small_log, vocabulary, layout)
+    cut_ms = small_log.events[200].timestamp
+    later = [
+        replace(event, item_id="i3") if event.timestamp >= cut_ms else event
+        for event in small_log.events
+    ]
+    after = columns(dataclasses.replace(small_log, events=later), vocabulary, layout)
+    same = before.times_ms < cut_ms
+    assert 100 < same.sum() < len(before)
+    for column in dataclasses.fields(Examples):
+        one, other = getattr(before, column.name), getattr(after, column.name)
+        np.testing.assert_array_equal(one[same], other[same])
+    assert (before.features != after.features).any()
+
+
+def test_an_item_is_wanted_until_it_is_taken(vocabulary: Vocabulary) -> None:
+    bought = Layout(FeatureSettings(taken_by=frozenset({"purchase"})))
+    events = [
+        kind(event_id=f"e{at}", user_id="u", item_id=item, timestamp=10**12 + at)
+        for at, (kind, item) in enumerate(
+            [(Click, "i1"), (Click, "i1"), (Purchase, "i1"), (Click, "i1"), (Click, "i2")]
+        )
+    ]
+    found = columns(Log(events, []), vocabulary, bought)
+    assert found.wanted.tolist() == [True, True, True, False, True]
+    assert found.takes.tolist() == [False, False, True, False, False]
+
+
+def test_an_event_sent_twice_is_one_example(vocabulary: Vocabulary, layout: Layout) -> None:
+    click = Click(event_id="same", user_id="u", item_id="i1", timestamp=10**12)
+    assert len(columns(Log([click, click], []), vocabulary, layout)) == 1
+
+
+def test_only_events_of_one_instant_change_places(small_log: Log, layout: Layout) -> None:
+    log = observed_log(small_log.events, small_log.items)
+    shuffled = shuffled_instants(log, np.random.default_rng(1))
+    assert [event.time_ms for event in shuffled] == [event.time_ms for event in log]
+    assert [event.event for event in shuffled] != [event.event for event in log]
+    assert sorted(event.event for event in shuffled) == sorted(event.event for event in log)
+    assert [event.offset for event in shuffled] == list(range(len(log)))
+    assert len(list(replay(shuffled, layout))) == len(log)
+
+
+def test_a_shuffled_event_keeps_all_but_its_offset(small_log: Log) -> None:
+    log = observed_log(small_log.events, small_log.items)
+    by_event = {event.event: event for event in log}
+    for event in shuffled_instants(log, np.random.default_rng(1)):
+        original = dataclasses.replace(by_event[event.event], offset=event.offset)
+        assert isinstance(event, Observed)
+        assert event == original

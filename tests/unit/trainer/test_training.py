@@ -1,0 +1,189 @@
+"""Training learns, keeps what it learned, and evaluation counts as it says."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+
+from features.errors import DataError
+from features.events import Click
+from features.inputs import MODEL_NAME
+from features.rows import Layout
+from features.vocabulary import read_vocabulary
+from trainer import checkpoint
+from trainer.data import Log
+from trainer.evaluate import evaluate
+from trainer.export import answers, open_session, sample_inputs
+from trainer.first_model import Progress, Trained, train_first_model
+from trainer.publish import write_version
+from trainer.settings import TrainerSettings
+from trainer.train import ndcg, target_ranks
+from trainer.triton_config import render_config
+
+SETTINGS = TrainerSettings(
+    width=16, epochs=40, batch_windows=4, learning_rate=0.01, dropout=0.0, threads=1, patience=40
+)
+STEP_MS = 60_000
+
+
+def in_a_row(people: int, length: int = 8) -> Log:
+    """Everyone takes the 30 items in one order, from a random place on."""
+    random = np.random.default_rng(2)
+    events = []
+    for person in range(people):
+        first = int(random.integers(30))
+        for step in range(length):
+            at = f"{person}-{step}"
+            item = f"i{(first + step) % 30}"
+            time_ms = 1_700_000_000_000 + (person * length + step) * STEP_MS
+            events.append(Click(event_id=at, user_id=f"u{person}", item_id=item, timestamp=time_ms))
+    return Log(events, [])
+
+
+@pytest.fixture(scope="module")
+def log() -> Log:
+    return in_a_row(80)
+
+
+@pytest.fixture(scope="module")
+def steps() -> list[Progress]:
+    return []
+
+
+@pytest.fixture(scope="module")
+def trained(log: Log, layout: Layout, steps: list[Progress]) -> Trained:
+    return train_first_model(log.split(0.8)[0], layout, SETTINGS, steps.append)
+
+
+def test_what_follows_what_is_learned_where_popularity_cannot(
+    trained: Trained, log: Log, layout: Layout
+) -> None:
+    for right_after in (False, True):
+        found = evaluate(trained, *log.split(0.8), layout, SETTINGS, right_after)
+        # Two of eight requests are hard: before the first event there is nothing to go by.
+        assert found.model.hit_rate > 0.8
+        assert found.popularity.hit_rate < 0.6
+        assert found.model.events == found.popularity.events == (112 if right_after else 128)
+        assert 0 < found.model.ndcg <= found.model.hit_rate
+
+
+def test_progress_is_reported_after_every_step(trained: Trained, steps: list[Progress]) -> None:
+    done = [step.done for step in steps]
+    assert done == sorted(done)
+    assert done[-1] <= 1
+    assert steps[0].held_out is None
+    assert steps[-1].loss < steps[0].loss
+    assert 1 <= trained.outcome.epoch <= 40
+
+
+def test_the_same_seed_gives_the_same_model(log: Log, layout: Layout) -> None:
+    few = SETTINGS.model_copy(update={"epochs": 1, "dropout": 0.2, "max_seconds": 1000})
+    one, same = (train_first_model(log, layout, few) for _ in range(2))
+    other = train_first_model(log, layout, few.model_copy(update={"seed": 8}))
+    weights = [trained.model.items.weight for trained in (one, same, other)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_training_ends_in_time(log: Log, layout: Layout) -> None:
+    hurried = SETTINGS.model_copy(update={"epochs": 10_000, "max_seconds": 0.5})
+    assert train_first_model(log, layout, hurried).outcome.seconds < 5
+
+
+def test_training_ends_when_nothing_gets_better(log: Log, layout: Layout) -> None:
+    patient = SETTINGS.model_copy(update={"patience": 1, "learning_rate": 1e-12})
+    seen: list[Progress] = []
+    train_first_model(log, layout, patient, seen.append)
+    assert seen[-1].epoch == 2
+
+
+def test_a_log_without_anything_to_learn_is_refused(log: Log, layout: Layout) -> None:
+    with pytest.raises(DataError, match="nothing to learn"):
+        train_first_model(dataclasses.replace(log, events=[]), layout, SETTINGS)
+    demanding = SETTINGS.model_copy(update={"min_item_events": 1000})
+    with pytest.raises(DataError, match="nothing to learn"):
+        train_first_model(log, layout, demanding)
+
+
+def test_a_log_of_one_event_is_enough(log: Log, layout: Layout) -> None:
+    trained = train_first_model(dataclasses.replace(log, events=log.events[:1]), layout, SETTINGS)
+    assert len(trained.vocabulary) == 3
+
+
+def test_rare_items_stay_unknown(log: Log, layout: Layout) -> None:
+    rare = Click(event_id="rare", user_id="u1", item_id="rare", timestamp=1_700_000_000_000)
+    more = dataclasses.replace(log, events=[rare, *log.events])
+    few = SETTINGS.model_copy(update={"epochs": 1, "min_item_events": 2})
+    vocabulary = train_first_model(more, layout, few).vocabulary
+    assert len(vocabulary) == 32
+    assert vocabulary.indices_of(["rare"]).tolist() == [1]
+
+
+def test_a_checkpoint_is_the_model_again(trained: Trained, tmp_path: Path, layout: Layout) -> None:
+    checkpoint.save(trained, tmp_path, {"seed": 7})
+    again = checkpoint.load(tmp_path)
+    assert again.vocabulary.item_ids == trained.vocabulary.item_ids
+    assert again.outcome == trained.outcome
+    assert again.model.architecture == trained.model.architecture
+    for name, weight in trained.model.state_dict().items():
+        assert torch.equal(weight, again.model.state_dict()[name])
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="not a trained model"):
+        checkpoint.load(tmp_path)
+    (tmp_path / checkpoint.MANIFEST).write_text("{}")
+    with pytest.raises(DataError, match="not a trained model"):
+        checkpoint.load(tmp_path)
+
+
+def test_versions_count_up_and_appear_whole(
+    trained: Trained, tmp_path: Path, layout: Layout
+) -> None:
+    first, second = (write_version(trained, tmp_path, layout, SETTINGS) for _ in range(2))
+    assert (first.number, second.number) == (1, 2)
+    model = tmp_path / MODEL_NAME
+    assert sorted(one.name for one in model.iterdir()) == ["1", "2", "config.pbtxt"]
+    assert (model / "config.pbtxt").read_text() == render_config(layout)
+    assert second.address == f"file://{model}/2"
+    vocabulary = read_vocabulary(f"{second.address}/vocabulary.parquet")
+    assert vocabulary.item_ids == trained.vocabulary.item_ids
+    feeds = sample_inputs(len(vocabulary), layout, 2)
+    assert len(answers(open_session(second.folder / "model.onnx"), feeds)) == 6
+    manifest = msgspec.json.decode((second.folder / checkpoint.MANIFEST).read_bytes())
+    assert manifest["settings"]["trainer"]["width"] == 16
+    assert manifest["settings"]["features"]["history_length"] == 8
+
+
+def test_a_version_that_cannot_be_written_leaves_nothing(
+    trained: Trained, tmp_path: Path, layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr("trainer.publish.export", broken)
+    with pytest.raises(OSError, match="no space"):
+        write_version(trained, tmp_path, layout, SETTINGS)
+    assert [one.name for one in (tmp_path / MODEL_NAME).iterdir()] == ["config.pbtxt"]
+
+
+def test_a_config_that_is_there_is_kept(trained: Trained, tmp_path: Path, layout: Layout) -> None:
+    config = tmp_path / MODEL_NAME / "config.pbtxt"
+    config.parent.mkdir()
+    config.write_text("# the operator's own")
+    write_version(trained, tmp_path, layout, SETTINGS)
+    assert config.read_text() == "# the operator's own"
+
+
+def test_ranks_count_ties_as_half() -> None:
+    scores = torch.tensor([[5.0, 1.0, 5.0, 5.0], [1.0, 2.0, 3.0, 4.0]])
+    ranks = target_ranks(scores, torch.tensor([2, 1]))
+    assert ranks.tolist() == [1.0, 2.0]
+    assert ndcg(torch.tensor([0.0, 1.0, 9.0, 10.0])).tolist() == pytest.approx(
+        [1, 1 / np.log2(3), 1 / np.log2(11), 0]
+    )

@@ -1,0 +1,53 @@
+"""Trend snapshots are the item rows' popularity just before their time."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from features import inputs, rows
+from features.events import EventType
+from features.rows import ItemGroup, Layout
+from features.settings import HOUR_MS
+from features.vocabulary import Vocabulary
+from trainer.data import Log
+from trainer.examples import observed_log
+from trainer.trends import Trends, trends
+
+
+def test_a_snapshot_is_the_popularity_of_the_events_before_it(
+    small_log: Log, vocabulary: Vocabulary, layout: Layout
+) -> None:
+    log = observed_log(small_log.events, small_log.items)
+    found = trends(log, vocabulary, layout, HOUR_MS)
+    assert len(found.times_ms) > 20
+    for at in (1, 7, len(found.times_ms) - 1):
+        time_ms = int(found.times_ms[at])
+        groups: dict[str, dict[EventType, ItemGroup]] = {}
+        for event in log:
+            if event.time_ms < time_ms:
+                mine = groups.setdefault(event.item_id, {})
+                group = mine.setdefault(event.type, rows.empty_group(layout))
+                rows.absorb_item(group, event, layout)
+        for item in ("i0", "i1", "i17"):
+            popularity = rows.popularity(groups.get(item, {}).items(), time_ms, layout)
+            (index,) = vocabulary.indices_of([item])
+            expected = pytest.approx(inputs.trend_values(popularity), rel=2e-3, abs=1e-3)
+            assert found.values[at, :, index] == expected
+        assert not found.values[at, :, :2].any()
+
+
+def test_a_request_sees_no_snapshot_of_later(small_log: Log, layout: Layout) -> None:
+    at = Trends(np.array([100, 200, 300]), np.zeros((3, 1, 1), np.float16)).at
+    assert at(np.array([100, 199, 200, 10_000])).tolist() == [0, 0, 1, 2]
+
+
+def test_snapshots_are_made_only_from_where_they_are_needed(
+    small_log: Log, vocabulary: Vocabulary, layout: Layout
+) -> None:
+    log = observed_log(small_log.events, small_log.items)
+    whole = trends(log, vocabulary, layout, HOUR_MS)
+    since_ms = int(whole.times_ms[10])
+    part = trends(log, vocabulary, layout, HOUR_MS, since_ms)
+    np.testing.assert_array_equal(part.times_ms, whole.times_ms[10:])
+    np.testing.assert_array_equal(part.values, whole.values[10:])

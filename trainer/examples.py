@@ -1,0 +1,158 @@
+"""Training rows from a log: the stream's own functions, replayed up to each event.
+
+E events, F user features. Nothing of an event or of what follows it is in its own row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from features import inputs, rows
+from features.events import Click, Item, Purchase
+from features.inputs import FloatArray, IntArray
+from features.rows import Layout, Observed, UserRow
+from features.topics import Hash, hash64
+from features.vocabulary import Vocabulary
+
+BoolArray = npt.NDArray[np.bool_]
+SOURCE = Hash(0)
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Events that counted, a person's together and ascending in time, with what was known before.
+
+    Attributes:
+        items: int64[E], vocabulary indices.
+        types: int64[E].
+        times_ms: int64[E].
+        starts: int64[E], where the events of the same person begin.
+        wanted: bool[E], a recommendation could have been right: the item was not taken before.
+        takes: bool[E], this event takes its item for the first time.
+        features: float32[E, F], of the person as of the event's time, before it.
+        features_after_last: float32[E, F], the same as of the event before it.
+    """
+
+    items: IntArray
+    types: IntArray
+    times_ms: IntArray
+    starts: IntArray
+    wanted: BoolArray
+    takes: BoolArray
+    features: FloatArray
+    features_after_last: FloatArray
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One event that counted and what was known before it; fields as in `Examples`."""
+
+    event: Observed
+    wanted: bool
+    takes: bool
+    features: list[float]
+    features_after_last: list[float]
+
+
+def observed_log(events: Sequence[Click | Purchase], items: Iterable[Item]) -> list[Observed]:
+    """A log as the rows see it when its events arrive in this order."""
+    categories = {item.item_id: tuple(map(hash64, item.category)) for item in items}
+    return [
+        rows.observed(event, SOURCE, offset, categories.get(event.item_id, ()))
+        for offset, event in enumerate(events)
+    ]
+
+
+def shuffled_instants(log: Sequence[Observed], generator: np.random.Generator) -> list[Observed]:
+    """The log with events of the same instant in a random order: their true one is not known."""
+    times = np.fromiter((event.time_ms for event in log), np.int64, len(log))
+    order = np.lexsort((generator.random(len(log)), times))
+    # Offsets follow the new order: a row skips what it takes for absorbed.
+    return [_at_offset(log[index], offset) for offset, index in enumerate(order)]
+
+
+def _at_offset(event: Observed, offset: int) -> Observed:
+    return Observed(
+        event.type,
+        event.user_id,
+        event.item_id,
+        event.item,
+        event.time_ms,
+        event.event,
+        event.source,
+        offset,
+        event.categories,
+    )
+
+
+def examples(replayed: Sequence[Example], vocabulary: Vocabulary, layout: Layout) -> Examples:
+    """Replayed events as columns, by person."""
+    people: dict[str, int] = {}
+    numbers = [people.setdefault(one.event.user_id, len(people)) for one in replayed]
+    times_ms = np.fromiter((one.event.time_ms for one in replayed), np.int64, len(replayed))
+    order = np.lexsort((times_ms, np.asarray(numbers, np.int64)))
+    return _columns([replayed[index] for index in order], vocabulary, layout)
+
+
+def replay(log: Sequence[Observed], layout: Layout) -> Iterator[Example]:
+    """Each event that counts, with what was known before it.
+
+    Args:
+        log: the events of many people in the order in which they arrive.
+    """
+    known: dict[str, UserRow] = {}
+    taken: dict[str, set[int]] = {}
+    for event in log:
+        row = known.setdefault(event.user_id, rows.empty_user(layout))
+        before = _features_before(row, event, layout)
+        if not rows.absorb(row, event, layout):
+            continue
+        mine = taken.setdefault(event.user_id, set())
+        wanted = event.item not in mine
+        takes = wanted and event.type in layout.takes
+        if takes:
+            mine.add(event.item)
+        yield Example(event, wanted, takes, *before)
+
+
+def _features_before(
+    row: UserRow, event: Observed, layout: Layout
+) -> tuple[list[float], list[float]]:
+    at_event = inputs.user_features(row, event.time_ms, layout)
+    if not row.history or row.reference_ms == event.time_ms:
+        return at_event, at_event
+    return at_event, inputs.user_features(row, row.reference_ms, layout)
+
+
+def _columns(ordered: Sequence[Example], vocabulary: Vocabulary, layout: Layout) -> Examples:
+    size = len(ordered)
+    hashes = np.fromiter((one.event.item for one in ordered), np.int64, size)
+    width = inputs.user_feature_count(layout)
+    return Examples(
+        items=vocabulary.indices(hashes),
+        types=np.fromiter((one.event.type for one in ordered), np.int64, size),
+        times_ms=np.fromiter((one.event.time_ms for one in ordered), np.int64, size),
+        starts=_starts([one.event.user_id for one in ordered]),
+        wanted=np.fromiter((one.wanted for one in ordered), np.bool_, size),
+        takes=np.fromiter((one.takes for one in ordered), np.bool_, size),
+        features=_matrix((one.features for one in ordered), size, width),
+        features_after_last=_matrix((one.features_after_last for one in ordered), size, width),
+    )
+
+
+def _starts(user_ids: Sequence[str]) -> IntArray:
+    first: dict[str, int] = {}
+    found = (first.setdefault(name, at) for at, name in enumerate(user_ids))
+    return np.fromiter(found, np.int64, len(user_ids))
+
+
+def _matrix(values: Iterable[list[float]], size: int, width: int) -> FloatArray:
+    flat = np.fromiter((one for row in values for one in row), np.float32, size * width)
+    return flat.reshape(size, width)

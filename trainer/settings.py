@@ -1,0 +1,61 @@
+"""Settings of training: the size of the model and how it learns."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from features.settings import HOUR_MS, Section
+
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+class TrainerSettings(Section):
+    """How `temporal_llm` is built and trained."""
+
+    width: Annotated[int, Field(ge=8, le=1024, multiple_of=4)] = 64
+    layers: Annotated[int, Field(ge=2, le=12)] = Field(
+        2, description="the last one reads the history for one request only"
+    )
+    heads: Annotated[int, Field(ge=1, le=16)] = 2
+    dropout: Share = 0.2
+
+    epochs: Annotated[int, Field(ge=1)] = 16
+    max_seconds: Annotated[float, Field(gt=0)] = Field(
+        90.0, description="wall-clock limit of the epochs; the learning rate falls to 0 by then"
+    )
+    patience: Annotated[int, Field(ge=1)] = Field(
+        4, description="epochs without a better held-out score before training ends"
+    )
+    batch_windows: Annotated[int, Field(ge=1)] = Field(
+        16, description="stretches of people's histories in one step"
+    )
+    window: Annotated[int, Field(ge=2, le=1024)] = Field(
+        64, description="most events that one stretch predicts"
+    )
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    warm_up: Share = Field(0.05, description="share of the training before the full learning rate")
+    gradient_clip: Annotated[float, Field(gt=0)] = 1.0
+
+    validation_share: Share = Field(
+        0.05, description="newest part of the log that only tells when to stop"
+    )
+    min_item_events: Annotated[int, Field(ge=1)] = Field(
+        1, description="items with fewer events stay unknown to this version"
+    )
+    unknown_share: Share = Field(
+        0.015, description="history items read as unknown, so that the unknown item has a meaning"
+    )
+    immediate_share: Share = Field(
+        0.3, description="requests trained as asked right after the last event, not at the next"
+    )
+    orders: Annotated[int, Field(ge=1, le=16)] = Field(
+        2, description="random orders of a person's events of the same instant to learn from"
+    )
+    trend_snapshot_ms: Annotated[int, Field(ge=1)] = Field(
+        HOUR_MS, description="item trends are taken at the start of every such stretch of time"
+    )
+    seed: int = 7
+    threads: Annotated[int, Field(ge=1, le=256)] = 2

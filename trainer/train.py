@@ -1,0 +1,201 @@
+"""Training of `temporal_llm`: full softmax over the items that a person could still take.
+
+B stretches, P requests, M targets, N items, T trends, D width.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from trainer.batches import Batch, Batches
+from trainer.model import LOWEST, TemporalModel
+from trainer.settings import TrainerSettings
+
+TOP = 10
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where training stands after a step.
+
+    `held_out` is the newest NDCG@10 on held-out events, None before the first.
+    """
+
+    epoch: int
+    epochs: int
+    done: float
+    loss: float
+    held_out: float | None
+
+
+Report = Callable[[Progress], None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How training went: the epoch kept and its NDCG@10 on held-out events."""
+
+    epoch: int
+    held_out: float
+    seconds: float
+
+
+def batch_scores(model: TemporalModel, batch: Batch) -> Tensor:
+    """Every item's score for each target, with trends, forbidden items lowest: float[M, N]."""
+    asked = batch.asked
+    biases = model.biases(asked.items.shape[1], asked.request_times_ms.shape[1])
+    states, _ = model.states(asked, biases)
+    states = states.flatten(0, 1)[batch.places]
+    weights = model.trend_weights(states)[:, None, :]
+    scores = torch.baddbmm(model.scores(states)[:, None, :], weights, batch.trends)[:, 0]
+    return scores.masked_fill(batch.forbidden, LOWEST)
+
+
+def fit(
+    model: TemporalModel,
+    orders: Sequence[Batches],
+    held_out: Batches,
+    settings: TrainerSettings,
+    report: Report | None = None,
+) -> Outcome:
+    """Train in place; the weights of the best epoch on the held-out targets are kept.
+
+    Args:
+        orders: the same events, those of one instant in another order in each.
+        held_out: the newest targets, which no batch of `orders` has.
+    """
+    return _Training(model, orders, held_out, settings, report).run()
+
+
+class _Training:
+    def __init__(
+        self,
+        model: TemporalModel,
+        orders: Sequence[Batches],
+        held_out: Batches,
+        settings: TrainerSettings,
+        report: Report | None,
+    ) -> None:
+        self.model = model
+        self.orders = orders
+        self.held_out = held_out
+        self.settings = settings
+        self.report = report or (lambda _: None)
+        self.generator = np.random.default_rng(settings.seed)
+        self.optimizer = torch.optim.AdamW(
+            _decayed_apart(model, settings.weight_decay), lr=settings.learning_rate
+        )
+        per_epoch = max(1, -(-orders[0].stretch_count() // settings.batch_windows))
+        self.planned_steps = self.total_steps = per_epoch * settings.epochs
+        self.step = 0
+        self.loss = 0.0
+        self.score: float | None = None
+
+    def run(self) -> Outcome:
+        self.started = time.monotonic()
+        best, best_epoch, kept = -1.0, 0, copy.deepcopy(self.model.state_dict())
+        for epoch in range(1, self.settings.epochs + 1):
+            self._epoch(epoch)
+            self.score = held_out_ndcg(self.model, self.held_out, self.settings.batch_windows)
+            if self.score > best:
+                best, best_epoch, kept = self.score, epoch, copy.deepcopy(self.model.state_dict())
+            self._fit_in_time()
+            if self._done() >= 1 or epoch - best_epoch >= self.settings.patience:
+                break
+        self.model.load_state_dict(kept)
+        self.model.eval()
+        return Outcome(best_epoch, best, time.monotonic() - self.started)
+
+    def _epoch(self, epoch: int) -> None:
+        self.model.train()
+        batches = self.orders[epoch % len(self.orders)].epoch(
+            self.settings.batch_windows,
+            self.generator,
+            self.settings.immediate_share,
+            self.settings.unknown_share,
+        )
+        for batch in batches:
+            self._step(batch)
+            done = self._done()
+            self.report(Progress(epoch, self.settings.epochs, done, self.loss, self.score))
+            if done >= 1:
+                break
+
+    def _step(self, batch: Batch) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.settings.learning_rate * rate(self._done(), self.settings.warm_up)
+        loss = nn.functional.cross_entropy(batch_scores(self.model, batch), batch.targets)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.gradient_clip)
+        self.optimizer.step()
+        self.step += 1
+        self.loss = 0.98 * (self.loss or loss.item()) + 0.02 * loss.item()
+
+    def _fit_in_time(self) -> None:
+        """Fewer steps where the time will not do for all, so that the learning rate still falls."""
+        elapsed = time.monotonic() - self.started
+        affordable = int(self.step * self.settings.max_seconds / max(elapsed, 1e-9))
+        self.total_steps = min(self.planned_steps, affordable)
+
+    def _done(self) -> float:
+        """How much of the steps is done; all of them when the time is over."""
+        over = time.monotonic() - self.started > self.settings.max_seconds
+        return 1.0 if over else min(1.0, self.step / self.total_steps)
+
+
+def rate(done: float, warm_up: float) -> float:
+    """The share of the full learning rate: a linear rise, then half a cosine down to 0.
+
+    >>> rate(0.05, warm_up=0.1), rate(0.1, warm_up=0.1)
+    (0.5, 1.0)
+    """
+    if done < warm_up:
+        return done / warm_up
+    return 0.5 * (1 + math.cos(math.pi * (done - warm_up) / (1 - warm_up)))
+
+
+@torch.no_grad()
+def held_out_ndcg(model: TemporalModel, batches: Batches, size: int) -> float:
+    """NDCG@10 of the held-out targets, each asked for at its own time; 0 where there are none."""
+    model.eval()
+    gains, count = 0.0, 0
+    for batch in batches.epoch(size, np.random.default_rng(0)):
+        ranks = target_ranks(batch_scores(model, batch), batch.targets)
+        gains += ndcg(ranks).sum().item()
+        count += len(ranks)
+    return gains / count if count else 0.0
+
+
+def target_ranks(scores: Tensor, targets: Tensor) -> Tensor:
+    """How many items stand before each target, an equal score counting half: float[M].
+
+    >>> target_ranks(torch.tensor([[0.0, 3.0, 1.0, 1.0]]), torch.tensor([2]))
+    tensor([1.5000])
+    """
+    own = scores.gather(1, targets[:, None])
+    higher, equal = (scores > own).sum(1), (scores == own).sum(1) - 1
+    return higher + equal / 2
+
+
+def ndcg(ranks: Tensor) -> Tensor:
+    """The gain of a single right item at each rank, 0 from place 11 on: float[M]."""
+    return torch.where(ranks < TOP, 1 / torch.log2(ranks + 2), 0.0)
+
+
+def _decayed_apart(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
+    """Weights decay, biases and norms do not."""
+    matrices = [weight for weight in model.parameters() if weight.dim() > 1]
+    others = [weight for weight in model.parameters() if weight.dim() <= 1]
+    return [
+        {"params": matrices, "weight_decay": weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
