@@ -3,35 +3,50 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 
 import psutil
 
 
-@contextmanager
-def pinned(cores: int) -> Iterator[None]:
-    """What is started in this block runs on the last so many cores; the caller itself returns.
+@dataclass(frozen=True)
+class Cores:
+    """The cores that everything measured shares, and those left to whoever measures."""
 
-    Pinned before its start, because later only one thread of a process would move.
-    """
-    allowed = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, sorted(allowed)[-cores:])
+    shared: frozenset[int]
+    left: frozenset[int]
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """What is started in this block runs on the shared cores.
+
+        Pinned before its start, because later only one thread of a process would move.
+        """
+        with _on(self.shared):
+            yield
+
+    @contextmanager
+    def measuring(self) -> Iterator[None]:
+        """The caller keeps away from the shared cores, where there are others."""
+        with _on(self.left or self.shared):
+            yield
+
+
+def split(number: int) -> Cores:
+    """The cores that this process may use: the last so many of them are shared."""
+    allowed = sorted(os.sched_getaffinity(0))
+    return Cores(frozenset(allowed[-number:]), frozenset(allowed[:-number]))
+
+
+@contextmanager
+def _on(cores: Collection[int]) -> Iterator[None]:
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
     try:
         yield
     finally:
-        os.sched_setaffinity(0, allowed)
-
-
-@contextmanager
-def out_of_the_way(cores: int) -> Iterator[None]:
-    """The caller measures from the cores that `pinned` leaves free, where there are any."""
-    allowed = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, sorted(allowed)[:-cores] or allowed)
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, allowed)
+        os.sched_setaffinity(0, before)
 
 
 class CpuMeter:

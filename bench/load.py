@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from multiprocessing.connection import Connection
@@ -109,23 +108,11 @@ class Load:
         read: list[Answered] = self._reader.recv()
         return read
 
-    def end(self) -> None:
+    def close(self) -> None:
         """End both processes."""
         for process in self._processes:
             process.terminate()
             process.join()
-
-
-@contextmanager
-def running_load(
-    kafka: KafkaSettings, source: DataSource, order: Order, limit: int | None
-) -> Iterator[Load]:
-    """The two processes, until the end of the block."""
-    load = Load(kafka, source, order, limit)
-    try:
-        yield load
-    finally:
-        load.end()
 
 
 def _pid(process: SpawnProcess) -> int:

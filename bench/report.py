@@ -6,15 +6,17 @@ import os
 import platform
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import psutil
+import typer
 
 from deploy.local.jars import KAFKA_VERSION
+from features.errors import HeadwaterError
 
 PACKAGES = (
     "headwater",
@@ -30,6 +32,15 @@ PACKAGES = (
     "numpy",
     "torch",
 )
+
+
+def run_benchmark(main: Callable[..., None]) -> None:
+    """Run a benchmark's command; what goes wrong ends in a line."""
+    try:
+        typer.run(main)
+    except HeadwaterError as error:
+        print(f"bench: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
 
 
 def write_report(path: Path, benchmark: str, figures: Mapping[str, Any]) -> None:

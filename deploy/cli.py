@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from deploy.commands import config, demo, replay, servers, worker
+from deploy.commands import config, demo, replay, schema, servers, train, worker
 from features.errors import HeadwaterError
 
 app = typer.Typer(
@@ -25,6 +25,8 @@ app.command("logs")(servers.logs)
 app.command("config")(config.config)
 app.command("demo")(demo.demo)
 app.command("worker")(worker.worker)
+app.command("train")(train.train)
+app.command("schema")(schema.schema)
 app.command("replay")(replay.replay)
 
 

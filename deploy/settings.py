@@ -44,7 +44,7 @@ def absolute(path: Path) -> Path:
 
 def default_cache_dir() -> Path:
     """`$XDG_CACHE_HOME/headwater`, or `~/.cache/headwater`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "headwater"
+    return absolute(Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "headwater")
 
 
 Folder = Annotated[Path, AfterValidator(absolute), Field(validate_default=True)]
@@ -63,8 +63,8 @@ class LocalSettings(Section):
     triton_grpc_port: Port = 8001
     triton_metrics_port: Port = 8002
     kafka_heap_mb: Annotated[int, Field(ge=128)] = 512
-    maven_url: str = Field(
-        "https://repo.maven.apache.org/maven2", description="where Kafka's jars come from"
+    maven_url: str | None = Field(
+        None, description="a Maven repository to fetch Kafka's jars from; empty: the public one"
     )
     start_timeout_s: Annotated[float, Field(gt=0)] = 60
     stop_timeout_s: Annotated[float, Field(gt=0)] = 20
@@ -104,8 +104,8 @@ class Settings(BaseSettings):
         settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
         env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 (pydantic's signature)
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Arguments win over the environment, and that over the file."""
         file = TomlConfigSettingsSource(settings_cls, config_file())

@@ -20,7 +20,7 @@ Warn = Callable[[str], None]
 
 
 def worker_environment(settings: Settings) -> dict[str, str]:
-    """This process's environment, with the addresses that these settings have found out."""
+    """The environment of this process, with the addresses that these settings have found out."""
     addresses = {
         "kafka": ("bootstrap_servers", settings.kafka.bootstrap_servers),
         "store": ("address", settings.store.address),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ssl
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import gettempdir
 
 import faust
 from faust.types.auth import CredentialsT
@@ -93,6 +95,8 @@ def _faust_app(config: WorkerConfig) -> faust.App:
         topic_disable_leader=True,
         store="memory://",
         web_enabled=False,
+        # Faust makes a folder for tables, which this worker has none of.
+        datadir=str(Path(gettempdir()) / "headwater-faust"),
     )
 
 

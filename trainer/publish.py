@@ -123,7 +123,7 @@ def announce(version: Version, kafka: KafkaSettings) -> None:
     )
     rollout = Rollout(model=MODEL_NAME, versions=[routed], time=int(time.time() * 1000))
     failures: list[str] = []
-    producer = Producer({**client_config(kafka), "enable.idempotence": "true"})
+    producer = Producer({**client_config(kafka), "enable.idempotence": "true", "log_level": "0"})
     producer.produce(
         ROLLOUTS,
         key=MODEL_NAME,

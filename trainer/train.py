@@ -35,6 +35,10 @@ class Progress:
     loss: float
     held_out: float | None
 
+    def __str__(self) -> str:
+        quality = "" if self.held_out is None else f", held-out NDCG {self.held_out:.3f}"
+        return f"epoch {self.epoch} of {self.epochs}{quality}"
+
 
 Report = Callable[[Progress], None]
 

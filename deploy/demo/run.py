@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from deploy import local
-from deploy.demo.expectations import expectations
+from deploy.demo.baseline import popularity_hits
 from deploy.demo.screen import Screen
 from deploy.demo.tally import Tally
 from deploy.demo.watch import Watch
@@ -115,29 +115,13 @@ def _servers(settings: Settings, screen: Screen, seconds: dict[str, float]) -> I
 
 def _train(settings: Settings, past: Log, screen: Screen) -> None:
     # torch takes seconds to import: not before it is needed.
-    from trainer.first_model import Progress, train_first_model  # noqa: PLC0415
-    from trainer.model_server import ModelServer  # noqa: PLC0415
-    from trainer.publish import publish  # noqa: PLC0415
+    from deploy.training import train_and_publish  # noqa: PLC0415
 
-    layout = Layout(settings.features)
     with screen.training() as show:
-
-        def report(progress: Progress) -> None:
-            quality = (
-                "" if progress.held_out is None else f", held-out NDCG {progress.held_out:.3f}"
-            )
-            show(progress.done, f"epoch {progress.epoch}{quality}")
-
-        trained = train_first_model(past, layout, settings.trainer, report)
-    server = ModelServer(
-        settings.triton.url or "", settings.triton.tls, settings.triton.tls_ca_file
-    )
-    version = publish(
-        trained, settings.model_repository, server, settings.kafka, layout, settings.trainer
-    )
+        published = train_and_publish(settings, past, lambda step: show(step.done, str(step)))
     screen.say(
-        f"  version {version.number} is live: {len(trained.vocabulary) - 2} items, "
-        f"held-out NDCG@10 {trained.outcome.held_out:.3f}"
+        f"  version {published.version.number} is live: {published.items} items, "
+        f"held-out NDCG@10 {published.held_out:.3f}"
     )
 
 
@@ -160,9 +144,9 @@ def _load(settings: Settings, past: Log, screen: Screen) -> None:
 def _replay(
     settings: Settings, past: Log, live: Log, options: DemoOptions, screen: Screen
 ) -> tuple[Tally, Replayed]:
-    expected = expectations(past.events, live.events, Layout(settings.features))
+    popularity = popularity_hits(past.events, live.events, Layout(settings.features))
     watched, _ = Counter(event.user_id for event in live.events).most_common(1)[0]
-    tally = Tally(expected, watched)
+    tally = Tally(popularity, watched)
     log = settings.local.state_dir / "logs" / "worker.log"
     with (
         RecommendationConsumer(settings.kafka) as answers,
@@ -196,13 +180,14 @@ class TimedProducer(EventProducer):
     """A producer that tells the tally when each event left."""
 
     def __init__(self, settings: KafkaSettings, tally: Tally) -> None:
-        super().__init__(settings)
+        # Its servers are stopped right after it: librdkafka need not tell.
+        super().__init__(settings, {"log_level": 0})
         self._tally = tally
 
     def send(self, event: Click | Purchase | Item) -> None:
         """Send an event."""
         if isinstance(event, Action):
-            self._tally.sent(event.event_id)
+            self._tally.sent(event)
         super().send(event)
 
 
@@ -271,7 +256,7 @@ def _summarise(screen: Screen, figures: dict[str, Any]) -> None:
         f"\n{figures['events']} events, {figures['recommendations']} recommendations, "
         f"{figures['events_per_second']:,.0f} events/s; event to recommendation: "
         f"p50 {latency['p50']} ms, p99 {latency['p99']} ms\n"
-        f"hit rate at 10 against what each person took next ({hits['asked']} times): "
+        f"hit rate at 10 against what the person did next ({hits['asked']} times): "
         f"[bold]{hits['recommended']}[/] recommended, {hits['popularity']} by decayed popularity\n"
         f"dead letters {figures['dead_letters']}, fallbacks {figures['fallbacks']}\n"
         "\nNext: [bold]uv run headwater demo --data DIR[/] plays it with your own events; "

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from deploy.demo.expectations import PLACES, Expected
-from features.events import Recommendation
+from deploy.demo.baseline import PLACES
+from features.events import Action, Recommendation
 
 _RECENT = 2_000
 
@@ -19,12 +19,16 @@ _RECENT = 2_000
 class Tally:
     """Filled by the sender and the reader of recommendations, each in its thread.
 
+    A recommendation is judged by what the person did with it on the screen: each event whose item
+    is new to its person is held against the newest recommendation that had arrived for that person
+    when the event was sent, and against popularity at the same moment.
+
     Args:
-        expected: by event_id.
+        popularity: by event_id of the events that can be foreseen: did popularity have the item?
         watched: the person whose recommendations are shown.
     """
 
-    expected: Mapping[str, Expected]
+    popularity: Mapping[str, bool]
     watched: str
     sent_s: dict[str, float] = field(default_factory=dict)
     latencies_s: list[float] = field(default_factory=list)
@@ -38,11 +42,17 @@ class Tally:
     latest: Recommendation | None = None
     started_s: float = field(default_factory=time.monotonic)
     last_answer_s: float = 0.0
+    _shown: dict[str, Recommendation] = field(default_factory=dict)
     _recent: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT))
 
-    def sent(self, event_id: str) -> None:
+    def sent(self, event: Action) -> None:
         """An event is about to be handed to Kafka."""
-        self.sent_s[event_id] = time.monotonic()
+        self.sent_s[event.event_id] = time.monotonic()
+        shown = self._shown.get(event.user_id)
+        if shown is not None and event.event_id in self.popularity:
+            self.asked += 1
+            self.hits += any(item.item_id == event.item_id for item in shown.items[:PLACES])
+            self.popular_hits += self.popularity[event.event_id]
 
     def received(self, answer: Recommendation) -> None:
         """A recommendation was read; one that is delivered again counts once."""
@@ -55,21 +65,13 @@ class Tally:
         self.latencies_s.append(self.last_answer_s - sent_s)
         self._recent.append(self.last_answer_s)
         self.fallbacks += answer.fallback
-        self._judge(answer)
+        self._shown[answer.user_id] = answer
         if answer.user_id == self.watched:
             self.latest = answer
 
-    def _judge(self, answer: Recommendation) -> None:
-        expected = self.expected[answer.event_id]
-        if expected.next_item is None:
-            return
-        self.asked += 1
-        self.hits += any(i.item_id == expected.next_item for i in answer.items[:PLACES])
-        self.popular_hits += expected.popular_hit
-
     @property
     def hit_rate(self) -> float:
-        """Share of recommendations whose first ten held what the person took next."""
+        """Share of what people did next that stood among the ten items on the screen."""
         return self.hits / self.asked if self.asked else 0.0
 
     @property

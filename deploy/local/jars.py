@@ -48,7 +48,7 @@ def locked_jars() -> list[Jar]:
     return [Jar(*line.split()) for line in lines if line and not line.startswith("#")]
 
 
-def fetch(repository: Path, maven_url: str) -> list[Path]:
+def fetch(repository: Path, maven_url: str | None) -> list[Path]:
     """The jars of Kafka in a local Maven repository; what is not there whole is downloaded."""
     jars = locked_jars()
     missing = [jar for jar in jars if not jar.is_whole(repository)]
@@ -57,7 +57,7 @@ def fetch(repository: Path, maven_url: str) -> list[Path]:
     return [jar.path(repository) for jar in jars]
 
 
-def _download(jars: list[Jar], repository: Path, maven_url: str) -> None:
+def _download(jars: list[Jar], repository: Path, maven_url: str | None) -> None:
     try:
         import requests
         from jgo.maven import MavenContext
@@ -66,7 +66,9 @@ def _download(jars: list[Jar], repository: Path, maven_url: str) -> None:
             "jgo, which fetches Kafka's jars, is missing: install headwater[local], "
             "or set HEADWATER_KAFKA__BOOTSTRAP_SERVERS"
         ) from error
-    context = MavenContext(repo_cache=repository, remote_repos={"central": maven_url})
+    context = MavenContext(
+        repo_cache=repository, remote_repos={"central": maven_url} if maven_url else None
+    )
 
     def one(jar: Jar) -> None:
         jar.path(repository).unlink(missing_ok=True)
@@ -80,7 +82,7 @@ def _download(jars: list[Jar], repository: Path, maven_url: str) -> None:
         raise ServerError(f"Kafka's jars cannot be fetched: {error}: {_REMEDY}") from error
     for jar in jars:
         if not jar.is_whole(repository):
-            raise ServerError(f"{jar.artifact} from {maven_url} is not what is pinned: {_REMEDY}")
+            raise ServerError(f"{jar.artifact}: what was fetched is not what is pinned: {_REMEDY}")
 
 
 _REMEDY = (

@@ -15,11 +15,9 @@ from deploy.local.ports import LOOPBACK
 from deploy.local.server import Launch, NotReadyError, Progress
 from deploy.settings import Settings
 from features.errors import ServerError
-from features.settings import KafkaSettings
+from features.kafka import client_config
 
 CHECK_TIMEOUT_S = 2.0
-
-ClientOptions = dict[str, str | int | float | bool]
 
 JVM_FLAGS = (
     # Two cores and a small heap: the serial collector's pauses are short, and it needs no
@@ -76,8 +74,8 @@ class Kafka:
         from confluent_kafka.admin import AdminClient
 
         # librdkafka would log each refused connection while the broker is starting.
-        quiet: ClientOptions = {"log_level": 0, "socket.timeout.ms": int(CHECK_TIMEOUT_S * 1000)}
-        admin = AdminClient(client_options(settings.kafka) | quiet)
+        quiet = {"log_level": "0", "socket.timeout.ms": str(int(CHECK_TIMEOUT_S * 1000))}
+        admin = AdminClient({**client_config(settings.kafka), **quiet})
         try:
             admin.list_topics(timeout=CHECK_TIMEOUT_S)
         except KafkaException as error:
@@ -85,22 +83,6 @@ class Kafka:
 
     def prove(self, settings: Settings) -> None:
         """Nothing: the metadata that `check` asks for comes from a broker that is up."""
-
-
-def client_options(kafka: KafkaSettings) -> ClientOptions:
-    """The settings in librdkafka's words."""
-    options: dict[str, str | None] = {
-        "bootstrap.servers": kafka.bootstrap_servers,
-        "security.protocol": kafka.security_protocol.value,
-        "ssl.ca.location": kafka.ssl_ca_file,
-    }
-    if kafka.sasl_password is not None and kafka.security_protocol.startswith("SASL"):
-        options |= {
-            "sasl.mechanism": kafka.sasl_mechanism.value,
-            "sasl.username": kafka.sasl_username,
-            "sasl.password": kafka.sasl_password.get_secret_value(),
-        }
-    return {name: value for name, value in options.items() if value is not None}
 
 
 def server_properties(data: Path, ports: Mapping[str, int]) -> str:

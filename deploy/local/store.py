@@ -35,7 +35,12 @@ class Store:
     def ports(self, settings: Settings) -> dict[str, int]:
         return {"redis": settings.local.store_port}
 
-    def launch(self, settings: Settings, ports: Mapping[str, int], progress: Progress) -> Launch:
+    def launch(
+        self,
+        settings: Settings,
+        ports: Mapping[str, int],
+        progress: Progress,  # noqa: ARG002 (nothing to fetch)
+    ) -> Launch:
         folder = settings.local.state_dir / "store"
         folder.mkdir(parents=True, exist_ok=True)
         options = {

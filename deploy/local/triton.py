@@ -80,6 +80,9 @@ class Triton:
             client.load_model(PROOF_MODEL, client_timeout=PROOF_TIMEOUT_S)
             _ask(client)
             client.unload_model(PROOF_MODEL, client_timeout=PROOF_TIMEOUT_S)
+            if _has_versions(settings):
+                # A server that was started again has forgotten which model was live.
+                client.load_model(settings.triton.model, client_timeout=PROOF_TIMEOUT_S)
         except InferenceServerException as error:
             raise ServerError(f"triton: the start-up check failed: {_one_line(error)}") from error
         finally:
@@ -92,6 +95,11 @@ def _refuse_foreign_machine() -> None:
             "the wheel of Triton runs on Linux x86_64 only: set HEADWATER_TRITON__URL "
             "to a Triton elsewhere, such as NVIDIA's container"
         )
+
+
+def _has_versions(settings: Settings) -> bool:
+    model = settings.model_repository / settings.triton.model
+    return model.is_dir() and any(folder.name.isdecimal() for folder in model.iterdir())
 
 
 def _packaged(name: str) -> Path:

@@ -7,7 +7,6 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-import torch
 from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 
 from deploy.settings import Settings
@@ -18,26 +17,13 @@ from features.kafka import client_config, ensure_topics
 from features.rows import Layout, UserRow
 from features.topics import ROLLOUTS
 from features.vocabulary import Vocabulary
+from tests.stand.models import ITEMS, SETTINGS, untrained
 from trainer.comparison import Arrays, differences
 from trainer.export import answers, open_session, sample_inputs
-from trainer.first_model import Trained, architecture
-from trainer.model import TemporalModel
 from trainer.model_server import ModelServer
 from trainer.publish import Version, publish, write_version
-from trainer.settings import TrainerSettings
-from trainer.train import Outcome
 
 pytestmark = pytest.mark.integration
-
-SETTINGS = TrainerSettings(width=16)
-ITEMS = 200
-
-
-def untrained(layout: Layout, seed: int) -> Trained:
-    torch.manual_seed(seed)
-    vocabulary = Vocabulary([f"i{at}" for at in range(ITEMS)])
-    model = TemporalModel(architecture(vocabulary, layout, SETTINGS))
-    return Trained(model.eval(), vocabulary, Outcome(epoch=0, held_out=0.0, seconds=0.0))
 
 
 @pytest.fixture(scope="module")

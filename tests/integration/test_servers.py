@@ -23,10 +23,10 @@ from tritonclient.grpc import InferenceServerClient, InferInput
 
 from deploy import local
 from deploy.local import jars, process
-from deploy.local.kafka import client_options
 from deploy.local.state import StateFolder
 from deploy.settings import Settings
 from features.errors import ServerError
+from features.kafka import client_config
 
 pytestmark = pytest.mark.integration
 
@@ -86,7 +86,7 @@ def test_every_server_listens_on_loopback_only(servers: Settings) -> None:
 
 
 def test_kafka_carries_a_message(servers: Settings) -> None:
-    options = client_options(servers.kafka)
+    options = client_config(servers.kafka)
     admin = AdminClient(options)  # kept: its futures fail when it is collected
     admin.create_topics([NewTopic("servers-test", 2)])["servers-test"].result(10)
     producer = Producer(options | {"enable.idempotence": True})
@@ -104,7 +104,7 @@ def test_kafka_carries_a_message(servers: Settings) -> None:
 
 
 def test_kafka_makes_no_topic_by_itself(servers: Settings) -> None:
-    options = client_options(servers.kafka)
+    options = client_config(servers.kafka)
     undelivered = Producer(options | {"message.timeout.ms": 1500})
     undelivered.produce("never-created", b"value")
     undelivered.flush(5)
@@ -176,7 +176,7 @@ def test_a_killed_store_starts_again_over_its_data(own: Settings) -> None:
 
 
 def test_a_killed_kafka_starts_again_over_its_log(own: Settings) -> None:
-    options = client_options(local.up(own, only=["kafka"]).kafka)
+    options = client_config(local.up(own, only=["kafka"]).kafka)
     admin = AdminClient(options)
     admin.create_topics([NewTopic("kept", 1)])["kept"].result(10)
     producer = Producer(options)
@@ -184,7 +184,7 @@ def test_a_killed_kafka_starts_again_over_its_log(own: Settings) -> None:
     assert producer.flush(10) == 0
     os.kill(pid_of(own, "kafka"), signal.SIGKILL)
     wait_until(lambda: _status(own, "kafka").detail == "died")
-    again = client_options(local.up(own, only=["kafka"]).kafka)
+    again = client_config(local.up(own, only=["kafka"]).kafka)
     assert again == options
     consumer = Consumer(again | {"group.id": "after", "auto.offset.reset": "earliest"})
     consumer.assign([TopicPartition("kept", 0, 0)])

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from features.decay import read
 from features.events import EventType
 from features.rows import (
     SIGNALS,
@@ -143,8 +144,6 @@ def test_an_items_groups_add_up_whatever_the_number_of_sources(
     one = empty_group(LAYOUT)
     for event in whole:
         absorb_item(one, event, LAYOUT)
-    from features.decay import read
-
     totals = [
         sum(parts)
         for parts in zip(

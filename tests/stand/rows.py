@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pytest
+from feast import FeatureStore
 
 from deploy.feature_repo import feature_repo
 from deploy.settings import Settings
@@ -23,8 +24,6 @@ def read_rows(
     settings: Settings, key: str, ids: Sequence[str], features: Sequence[str]
 ) -> list[dict[str, Any]]:
     """`get_online_features` of an SDK that knows nothing but the feature repository's folder."""
-    from feast import FeatureStore
-
     store = FeatureStore(repo_path=str(feature_repo(settings)))
     rows: list[dict[str, Any]] = []
     for start in range(0, len(ids), CHUNK):

@@ -1,3 +1,4 @@
+# ruff: noqa: INP001 (Triton imports this file by itself, under the name `model`)
 """Triton's backend "onnxruntime", in Python: runs `<model>/<version>/model.onnx`.
 
 The same repository is served by NVIDIA's container with its native backend of that name; so the

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 
 from features.events import (
@@ -75,7 +76,7 @@ def test_a_missing_required_field_is_named(field: str) -> None:
     "junk", [None, b"", b"{", b"[]", b"null", b"\xff\xfe", b"not json", b"[" * 100_000, b'"a"']
 )
 def test_what_is_no_object_is_refused(junk: bytes | None) -> None:
-    with pytest.raises(EventError, match="^<message>"):
+    with pytest.raises(EventError, match=r"^<message>"):
         decode(Click, junk, NOW_MS)
 
 
@@ -88,8 +89,6 @@ def test_an_item_has_no_time_to_check() -> None:
 
 
 def test_a_dead_letter_keeps_raw_bytes_that_are_no_text() -> None:
-    import msgspec
-
     letter = DeadLetter(
         raw=b"\xff\x00", topic="clicks", partition=1, offset=2, reason="x", refused_time=3
     )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 
-from trainer.model import GAPS, Requests, TemporalModel, gap_buckets
+from trainer.model import GAPS, LOWEST, Requests, TemporalModel, gap_buckets
 
 DAY_MS = 86_400_000
 NOW_MS = 1_700_000_000_000
@@ -69,6 +71,25 @@ def test_a_request_before_the_newest_event_is_as_at_it(model: TemporalModel) -> 
     after = state(model, one_request(model, 1, newest_ms + 5 * DAY_MS))
     torch.testing.assert_close(before, at_event)
     assert (after - at_event).abs().max() > 1e-3
+
+
+def test_what_a_request_looks_for_depends_on_how_long_ago_the_newest_event_was(
+    model: TemporalModel,
+) -> None:
+    """Also where attention itself does not see time."""
+    blind = copy.deepcopy(model)
+    torch.nn.init.zeros_(blind.attention_gaps.weight)
+    soon = state(blind, one_request(blind, 3, NOW_MS + 4 * DAY_MS))
+    late = state(blind, one_request(blind, 3, NOW_MS + 40 * DAY_MS))
+    assert (late - soon).abs().max() > 1e-3
+
+
+def test_no_layer_looks_further_back_than_the_history(model: TemporalModel) -> None:
+    biases = model.biases(length=10, requests=2)
+    seen = [bias[0, -1] > LOWEST for bias in biases.events] + [biases.request[-1, 0] > LOWEST]
+    assert len(seen) == 3
+    assert all(one.tolist() == [False] * 2 + [True] * 8 for one in seen)
+    assert (biases.request[0, 0] > LOWEST).tolist() == [False] + [True] * 8 + [False]
 
 
 def test_an_empty_history_has_a_state_of_its_own(model: TemporalModel) -> None:

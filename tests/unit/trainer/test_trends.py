@@ -15,11 +15,13 @@ from trainer.examples import observed_log
 from trainer.trends import Trends, trends
 
 
+@pytest.mark.parametrize("snapshot_ms", [HOUR_MS, 1000])
 def test_a_snapshot_is_the_popularity_of_the_events_before_it(
-    small_log: Log, vocabulary: Vocabulary, layout: Layout
+    small_log: Log, vocabulary: Vocabulary, layout: Layout, snapshot_ms: int
 ) -> None:
+    """Every event lies on a whole second: with the finer snapshots, at one's very time."""
     log = observed_log(small_log.events, small_log.items)
-    found = trends(log, vocabulary, layout, HOUR_MS)
+    found = trends(log, vocabulary, layout, snapshot_ms)
     assert len(found.times_ms) > 20
     for at in (1, 7, len(found.times_ms) - 1):
         time_ms = int(found.times_ms[at])

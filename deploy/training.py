@@ -1,0 +1,42 @@
+"""Trains a first model and brings it live: for `headwater train` and for the demo."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from deploy.settings import Settings
+from features.rows import Layout
+from features.vocabulary import FIRST_ITEM
+from trainer.data import Log
+from trainer.first_model import train_first_model
+from trainer.model_server import ModelServer
+from trainer.publish import Version, publish
+from trainer.train import Report
+
+
+@dataclass(frozen=True)
+class Published:
+    """A version that has all traffic; `held_out` is its NDCG@10 on the log's newest part."""
+
+    version: Version
+    items: int
+    held_out: float
+    seconds: float
+
+
+def train_and_publish(settings: Settings, log: Log, report: Report) -> Published:
+    """Train on the log, load the version into Triton, and announce it.
+
+    Raises:
+        DataError: nothing can be learned from the log.
+        ServerError: Triton or Kafka does not answer.
+    """
+    layout = Layout(settings.features)
+    trained = train_first_model(log, layout, settings.trainer, report)
+    triton = settings.triton
+    server = ModelServer(triton.url or "", triton.tls, triton.tls_ca_file)
+    repository = settings.model_repository
+    version = publish(trained, repository, server, settings.kafka, layout, settings.trainer)
+    outcome = trained.outcome
+    items = len(trained.vocabulary) - FIRST_ITEM
+    return Published(version, items, outcome.held_out, outcome.seconds)

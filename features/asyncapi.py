@@ -1,0 +1,93 @@
+"""The public interface as an AsyncAPI document, made from the event contract."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from features.events import Click, DeadLetter, Item, Purchase, Recommendation, Rollout
+from features.topics import (
+    CLICKS,
+    DEAD_LETTERS,
+    ITEMS,
+    PURCHASES,
+    RECOMMENDATIONS,
+    ROLLOUTS,
+    TOPICS,
+    Topic,
+)
+
+VERSION = "1.0.0"
+# Topic: message, its key, and whether apps send it to Headwater or receive it.
+CHANNELS: dict[str, tuple[type[msgspec.Struct], str, str]] = {
+    CLICKS: (Click, "user_id", "receive"),
+    PURCHASES: (Purchase, "user_id", "receive"),
+    ITEMS: (Item, "item_id; a tombstone (no value) removes the item", "receive"),
+    RECOMMENDATIONS: (Recommendation, "user_id", "send"),
+    DEAD_LETTERS: (DeadLetter, "as it came", "send"),
+    ROLLOUTS: (Rollout, "model name", "send"),
+}
+
+
+def document() -> dict[str, Any]:
+    """The AsyncAPI 3.0 document of every topic; operations are named from Headwater's side."""
+    kinds = [kind for kind, _, _ in CHANNELS.values()]
+    _, schemas = msgspec.json.schema_components(kinds, ref_template="#/components/schemas/{name}")
+    return {
+        "asyncapi": "3.0.0",
+        "info": {
+            "title": "Headwater",
+            "version": VERSION,
+            "description": "Events in, recommendations out. Values are JSON in UTF-8, times are "
+            "integer milliseconds UTC. The contract grows by optional fields only: ignore the "
+            "ones that you do not know.",
+            "license": {"name": "Apache-2.0"},
+        },
+        "defaultContentType": "application/json",
+        "channels": {topic.name: _channel(topic) for topic in TOPICS},
+        "operations": {_operation_name(name): _operation(name) for name in CHANNELS},
+        "components": {
+            "messages": {kind.__name__: _message(kind, key) for kind, key, _ in CHANNELS.values()},
+            "schemas": schemas,
+        },
+    }
+
+
+def _channel(topic: Topic) -> dict[str, Any]:
+    kind, _, _ = CHANNELS[topic.name]
+    return {
+        "address": topic.name,
+        "messages": {kind.__name__: {"$ref": f"#/components/messages/{kind.__name__}"}},
+        "bindings": {"kafka": {"topicConfiguration": _kafka(topic.config)}},
+    }
+
+
+def _kafka(config: dict[str, str]) -> dict[str, Any]:
+    """The topic's configuration in the words of AsyncAPI's Kafka binding."""
+    typed: dict[str, Any] = {}
+    if "cleanup.policy" in config:
+        typed["cleanup.policy"] = [config["cleanup.policy"]]
+    for name in ("retention.ms", "max.message.bytes"):
+        if name in config:
+            typed[name] = int(config[name])
+    return typed
+
+
+def _message(kind: type[msgspec.Struct], key: str) -> dict[str, Any]:
+    return {
+        "name": kind.__name__,
+        "summary": (kind.__doc__ or "").partition("\n")[0],
+        "payload": {"$ref": f"#/components/schemas/{kind.__name__}"},
+        "bindings": {"kafka": {"key": {"type": "string", "description": key}}},
+    }
+
+
+def _operation_name(topic: str) -> str:
+    _, _, action = CHANNELS[topic]
+    return action + "".join(part.capitalize() for part in topic.split("-"))
+
+
+def _operation(topic: str) -> dict[str, Any]:
+    _, _, action = CHANNELS[topic]
+    return {"action": action, "channel": {"$ref": f"#/channels/{topic}"}}

@@ -1,0 +1,102 @@
+"""Joining the model's top with trends, filtering, cutting."""
+
+from __future__ import annotations
+
+from array import array
+
+import numpy as np
+
+from features.columns import TrendList
+from features.events import EventType, Reason, RecommendedItem
+from features.rows import Layout, empty_user
+from features.settings import DAY_MS, FeatureSettings
+from features.topics import hash64
+from features.vocabulary import Vocabulary
+from stream.ranking import allowed, popular, ranked
+from stream.trending import TrendTable, sum_of_lists
+
+LAYOUT = Layout(FeatureSettings())
+NOW_MS = 1_700_000_000_000
+VOCABULARY = Vocabulary(["a", "b", "c", "d"])
+A, B, C, D = range(2, 6)
+
+
+def trending(**counts: float) -> TrendTable:
+    rows = [[NOW_MS, count, count, count, count] for count in counts.values()]
+    listed = TrendList(list(counts), np.array(rows, np.float64).reshape(-1, 5))
+    return TrendTable(sum_of_lists([(EventType.CLICK, listed)], LAYOUT), VOCABULARY)
+
+
+def answer(top: list[int], scores: list[float], weight: float) -> dict[str, np.ndarray]:
+    return {
+        "top_items": np.array([top]),
+        "top_scores": np.array([scores], np.float32),
+        "top_explained_by": np.array([[1] * len(top)]),
+        "candidate_scores": np.array([[0.5, -1e9]], np.float32),
+        "candidate_explained_by": np.array([[0, -1]]),
+        "trend_weights": np.array([[0.0, weight, 0.0]], np.float32),
+    }
+
+
+TENSORS = {"item_indices": np.array([[0, A]]), "candidate_items": np.array([[D, C]])}
+
+
+def test_trends_lift_an_item_by_the_persons_weight() -> None:
+    outputs = answer([B, C], [1.0, 0.9], weight=2.0)
+    plain = ranked(
+        answer([B, C], [1.0, 0.9], 0.0), TENSORS, trending(c=9.0), VOCABULARY, [NOW_MS], 9
+    )
+    lifted = ranked(outputs, TENSORS, trending(c=9.0), VOCABULARY, [NOW_MS], 9)
+    assert [item.item_id for item in plain.person(0)] == ["b", "c", "d"]
+    first = next(iter(lifted.person(0)))
+    assert first.item_id == "c"
+    assert abs(first.score - (0.9 + 2.0 * np.log1p(9.0))) < 1e-5
+
+
+def test_a_trend_is_worth_less_later() -> None:
+    table = trending(c=9.0)
+    now, later = (table.values(np.array([[C]]), [at])[0, 0, 0] for at in (NOW_MS, NOW_MS + DAY_MS))
+    assert abs(now - np.log1p(9.0)) < 1e-9
+    assert abs(later - np.log1p(4.5)) < 1e-9
+
+
+def test_reasons_name_the_past_item_or_the_trend() -> None:
+    items = ranked(answer([B, C], [1.0, 0.9], 0.0), TENSORS, trending(), VOCABULARY, [NOW_MS], 9)
+    reasons = {item.item_id: item.reason for item in items.person(0)}
+    assert reasons["b"] == Reason("history", "a")
+    assert reasons["d"] == Reason("trending")
+
+
+def test_padding_and_excluded_items_never_appear() -> None:
+    outputs = answer([B, 0], [1.0, -1e9], 5.0)
+    items = ranked(outputs, TENSORS, trending(a=100.0), VOCABULARY, [NOW_MS], 9)
+    assert [item.item_id for item in items.person(0)] == ["b", "d"]
+    assert set(items.item_ids()) == {"b", "d"}
+
+
+def test_an_item_stands_once_though_it_is_also_a_candidate() -> None:
+    tensors = TENSORS | {"candidate_items": np.array([[B, C]])}
+    items = ranked(answer([B, C], [1.0, 0.9], 0.0), tensors, trending(), VOCABULARY, [NOW_MS], 9)
+    assert sorted(item.item_id for item in items.person(0)) == ["b", "c"]
+
+
+def test_taken_and_missing_items_are_left_out_and_the_list_is_cut() -> None:
+    row = empty_user(LAYOUT)
+    row.taken = array("q", [hash64("a")])
+    items = [RecommendedItem(name, 1.0, Reason("popular")) for name in "abcd"]
+    available = {"a": True, "b": False, "c": True, "d": True}
+    assert [i.item_id for i in allowed(items, row, available, True, 10)] == ["c", "d"]
+    assert [i.item_id for i in allowed(items, row, available, False, 1)] == ["a"]
+
+
+def test_the_fallback_is_popularity_over_all_sources() -> None:
+    lists = [
+        (
+            EventType.CLICK,
+            TrendList(["a", "b"], np.array([[NOW_MS, 3, 3, 3, 3.0], [NOW_MS, 4, 4, 4, 4]])),
+        ),
+        (EventType.CLICK, TrendList(["a"], np.array([[NOW_MS, 2, 2, 2, 2.0]]))),
+        (EventType.PURCHASE, TrendList(["c"], np.array([[NOW_MS, 2, 2, 2, 2.0]]))),
+    ]
+    found = popular(sum_of_lists(lists, LAYOUT), NOW_MS, 2)
+    assert [(item.item_id, item.score) for item in found] == [("c", 6.0), ("a", 5.0)]
