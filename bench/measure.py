@@ -15,6 +15,7 @@ from features.errors import ServerError
 
 # Of the events of a sustained run these come before the window that is measured.
 WARM_UP = 0.2
+SETTLE_S = 5.0
 _POLL_S = 0.1
 _LATE_S = 5.0
 _MICROSECONDS = 1e6
@@ -115,16 +116,18 @@ def latency(
 
     `p50`, `p90`, `p99` are of the events that have a recommendation of their own; `answered` is
     their share. The others were handled in one batch with a later event of the same person, whose
-    recommendation knows them: `every_event_p99` counts them too, up to that one.
+    recommendation knows them: `every_event_p99` counts them too, up to that one. The first
+    `SETTLE_S` are left out: before them the load was another.
     """
-    sending = Sending(round(rate * seconds), rate)
+    sending = Sending(round(rate * (SETTLE_S + seconds)), rate)
     base = subject.progress.committed()
     load.answers()
     load.start(sending)
     sent = load.sent()
     _watch(subject, base, sending.events - slack, timeout_s, lambda _: None)
     answers = _answers(load, sent[-1:])
-    return summary(sent, answers) | {"events_per_second": _rate(sent)}
+    settled = [one for one in sent if one.time_s >= sent[0].time_s + SETTLE_S]
+    return summary(settled, answers) | {"events_per_second": _rate(settled)}
 
 
 def summary(sent: Sequence[Sent], answers: Iterable[Answered]) -> Latencies:

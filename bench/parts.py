@@ -196,7 +196,7 @@ class Parts:
             answers = [
                 _recommendation(
                     last[name],
-                    allowed(ranking.person(at), row, available, exclude_taken, worker.top_k),
+                    allowed(ranking.person(at, row), available, worker.top_k),
                 )
                 for at, (name, row) in enumerate(users.items())
             ]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from features import light_feast  # noqa: F401  (before anything of Feast)
+
+# isort: split
+
 import os
-import shutil
 from importlib.resources import files
 from pathlib import Path
 
@@ -11,7 +14,6 @@ import yaml
 from feast import FeatureStore
 
 from deploy.settings import Settings
-from features import light_feast  # noqa: F401  (before anything of Feast)
 from features.repo import definitions
 from features.store import connection_string
 
@@ -33,7 +35,12 @@ def feature_repo(settings: Settings) -> Path:
     for name, value in variables.items():
         rendered = rendered.replace(f"${{{name}}}", value)
     _write_private(folder / "feature_store.yaml", rendered)
-    shutil.copyfile(str(source / "definitions.py"), folder / "definitions.py")
+    # `feast apply` in this folder must mean the same, whatever the environment says there.
+    definitions_text = (source / "definitions.py").read_text()
+    default = f'"HEADWATER_KAFKA__PARTITIONS", "{settings.kafka.partitions}"'
+    (folder / "definitions.py").write_text(
+        definitions_text.replace('"HEADWATER_KAFKA__PARTITIONS", "4"', default)
+    )
     _apply(folder, settings.kafka.partitions)
     return folder
 

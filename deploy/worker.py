@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 
 import faust
 from prometheus_client import start_http_server
 
 from deploy.settings import Settings
+from features.rows import Layout
+from features.store import RowStore
 from stream.app import WorkerConfig, make_app
 
 
@@ -20,9 +23,21 @@ def run_worker(settings: Settings) -> None:
     config = WorkerConfig(
         settings.kafka, settings.store, settings.features, settings.triton, settings.worker
     )
+    asyncio.run(_claim(settings))
     app = make_app(config)
     if settings.worker.metrics_port:
-        start_http_server(settings.worker.metrics_port, addr="127.0.0.1")
+        start_http_server(settings.worker.metrics_port, settings.worker.metrics_address)
     # What is imported by now stays: without this a full collection stops the loop for 100 ms.
     gc.freeze()
-    faust.Worker(app, loglevel="WARN", redirect_stdouts=False).execute_from_commandline()
+    faust.Worker(
+        app, loglevel="WARN", redirect_stdouts=False, quiet=True
+    ).execute_from_commandline()
+
+
+async def _claim(settings: Settings) -> None:
+    """Rows of other settings stop the worker at its start, before it reads one."""
+    store = RowStore(settings.store)
+    try:
+        await store.claim(Layout(settings.features).fingerprint)
+    finally:
+        await store.close()

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from features import light_feast  # noqa: F401  (before anything of Feast)
+
+# isort: split
+
 from array import array
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import chain
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 from feast.protos.feast.types.Value_pb2 import DoubleList, Int64List, StringList, Value
 
-from features import light_feast  # noqa: F401  (before anything of Feast)
 from features.events import Item
 from features.rows import ItemGroup, Layout, UserRow, empty_group, empty_user
 
@@ -40,13 +44,13 @@ def encode_user(row: UserRow) -> Columns:
     return {
         "counters": _doubles(row.counters),
         "category_hashes": _int64s(categories),
-        "category_counters": _doubles(v for name in categories for v in row.categories[name]),
-        "history_items": _int64s(item for _, _, item in row.history),
-        "history_types": _int64s(kind for _, kind, _ in row.history),
-        "history_times_ms": _int64s(time_ms for time_ms, _, _ in row.history),
+        "category_counters": _doubles([v for name in categories for v in row.categories[name]]),
+        "history_items": _int64s(row.events[2::3]),
+        "history_types": _int64s(row.events[1::3]),
+        "history_times_ms": _int64s(row.events[::3]),
         "taken": _encoded(Value(bytes_val=row.taken.tobytes())),
         "remembered": _encoded(Value(bytes_val=row.remembered.tobytes())),
-        "offsets": _int64s(number for pair in sorted(row.offsets.items()) for number in pair),
+        "offsets": _int64s([number for pair in sorted(row.offsets.items()) for number in pair]),
     }
 
 
@@ -64,7 +68,7 @@ def decode_user(stored: Stored, layout: Layout) -> UserRow:
     )
     return UserRow(
         counters=list(read(stored["counters"] or b"").double_list_val.val),
-        history=list(history),
+        events=array("q", chain.from_iterable(history)),
         categories=_categories(stored, len(layout.category_half_lives)),
         taken=array("q", read(stored["taken"] or b"").bytes_val),
         remembered=array("q", read(stored["remembered"] or b"").bytes_val),

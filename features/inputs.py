@@ -114,12 +114,13 @@ def model_tensors(
         candidates: int64[C], indices of items to score for everyone besides the top K.
         exclude_taken: leave what a person has taken out of the top K.
     """
-    length = max(1, max((len(row.history) for row in rows), default=1))
-    events = np.zeros((len(rows), length, 3), np.int64)
+    length = max(1, max((len(row.events) // 3 for row in rows), default=1))
+    flat = np.zeros((len(rows), 3 * length), np.int64)
     for at, row in enumerate(rows):
-        if row.history:
+        if row.events:
             # Right-aligned: the newest event stands at the same place whatever the length.
-            events[at, length - len(row.history) :] = row.history
+            flat[at, -len(row.events) :] = row.events
+    events = flat.reshape(len(rows), length, 3)
     items = vocabulary.indices(events[:, :, 2])
     items[events[:, :, 1] == 0] = PADDING
     features = [user_features(row, time, layout) for row, time in zip(rows, times_ms, strict=True)]

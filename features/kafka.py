@@ -17,10 +17,12 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # public, but
 
 from features.errors import ServerError, SettingsError
 from features.settings import KafkaSettings
-from features.topics import ACTION_TOPICS, TOPICS, Topic
+from features.topics import ACTION_TOPICS, ITEMS, TOPICS, Topic
 
 TIMEOUT_S = 15.0
 POLL_S = 0.05
+# What workers consume: they name the source of each partition at start.
+CONSUMED = (*ACTION_TOPICS, ITEMS)
 NOT_THERE = (KafkaError.UNKNOWN_TOPIC_OR_PART,)
 NO_LEADER_YET = (
     *NOT_THERE,
@@ -140,7 +142,7 @@ def _leaders_answer(admin: AdminClient, topics: Descriptions) -> bool:
 
 def _check_partitions(topic: Topic, there: TopicDescription, settings: KafkaSettings) -> None:
     found = len(there.partitions)
-    if topic.name in ACTION_TOPICS and found != settings.partitions:
+    if topic.name in CONSUMED and found != settings.partitions:
         raise SettingsError(
             f"kafka.partitions: {settings.partitions}: topic {topic.name} has {found}: "
             f"set kafka.partitions to {found}, or use another cluster"

@@ -11,10 +11,12 @@ choice, but one that no order of arrival changes.
 
 from __future__ import annotations
 
+import json
 from array import array
-from bisect import bisect_left, insort
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from features import decay
 from features.events import Click, EventType, Purchase
@@ -25,8 +27,7 @@ SIGNALS = (EventType.CLICK, EventType.PURCHASE)
 FOREVER = float("inf")
 
 
-@dataclass(frozen=True, slots=True)
-class Observed:
+class Observed(NamedTuple):
     """What one event says to the rows.
 
     `categories` are those that the catalogue gave the item when the event was read.
@@ -54,7 +55,7 @@ def observed(
         event.item_id,
         hash64(event.item_id),
         event.timestamp,
-        hash64(event.event_id),
+        hash64(f"{kind.name}/{event.event_id}"),
         source,
         offset,
         categories,
@@ -80,6 +81,13 @@ class Layout:
         self.takes = frozenset(EventType[name.upper()] for name in settings.taken_by)
 
     @property
+    def fingerprint(self) -> str:
+        """The settings as text, the same for the same settings."""
+        described = self.settings.model_dump(mode="json")
+        described["taken_by"] = sorted(described["taken_by"])
+        return json.dumps(described, sort_keys=True)
+
+    @property
     def user_counters(self) -> int:
         """Length of a user row's counters: signals x half-lives."""
         return len(SIGNALS) * len(self.user_half_lives)
@@ -90,13 +98,14 @@ class UserRow:
     """What is known of one person.
 
     `counters`: float[signals * half_lives] and each of `categories`: float[category_half_lives],
-    both as of `reference_ms`, the time of the newest event. `history`: (time_ms, type, item),
-    ascending, the newest `history_length`. `taken`: int64, ascending. `remembered`: int64 event
-    hashes in order of arrival. `offsets`: the last absorbed offset by source.
+    both as of `reference_ms`, the time of the newest event. `events`: int64[3 * n]: time_ms, type
+    and item of each of the newest `history_length` events, ascending, one after another: in this
+    form they become a tensor without a copy in Python. `taken`: int64, ascending. `remembered`:
+    int64, hashes of events in order of arrival. `offsets`: the last absorbed offset by source.
     """
 
     counters: list[float]
-    history: list[tuple[int, int, int]] = field(default_factory=list)
+    events: array[int] = field(default_factory=lambda: array("q"))
     categories: dict[int, list[float]] = field(default_factory=dict)
     taken: array[int] = field(default_factory=lambda: array("q"))
     remembered: array[int] = field(default_factory=lambda: array("q"))
@@ -105,7 +114,13 @@ class UserRow:
     @property
     def reference_ms(self) -> int:
         """The time that the counters are kept at; 0 for a person without events."""
-        return self.history[-1][0] if self.history else 0
+        return self.events[-3] if self.events else 0
+
+    @property
+    def history(self) -> list[tuple[int, int, int]]:
+        """The events as (time_ms, type, item), ascending."""
+        flat = self.events
+        return list(zip(flat[::3], flat[1::3], flat[2::3], strict=True))
 
 
 @dataclass(slots=True)
@@ -145,9 +160,8 @@ def absorb(row: UserRow, event: Observed, layout: Layout) -> bool:
         return False
     _remember(row, event.event, layout.settings.remembered_events)
     _count(row, event, layout)
-    insort(row.history, (event.time_ms, int(event.type), event.item))
-    if len(row.history) > layout.settings.history_length:
-        del row.history[0]
+    happened = (event.time_ms, int(event.type), event.item)
+    _insert_newest(row.events, happened, layout.settings.history_length)
     if event.type in layout.takes:
         _insert_lowest(row.taken, event.item, layout.settings.taken_limit)
     return True
@@ -211,6 +225,22 @@ def _remember(row: UserRow, event: int, limit: int) -> None:
     row.remembered.append(event)
     if len(row.remembered) > limit:
         del row.remembered[0]
+
+
+def _insert_newest(events: array[int], event: tuple[int, ...], limit: int) -> None:
+    """Insert an event where it belongs by time, type, item: no order of arrival shows."""
+    number = len(events) // 3
+
+    def at(place: int) -> tuple[int, ...]:
+        return tuple(events[3 * place : 3 * place + 3])
+
+    if number and at(number - 1) > event:
+        place = 3 * bisect_right(range(number), event, key=at)
+        events[place:place] = array("q", event)
+    else:
+        events.extend(event)
+    if number == limit:
+        del events[:3]
 
 
 def _insert_lowest(items: array[int], item: int, limit: int) -> None:

@@ -81,6 +81,15 @@ class StoreSettings(Section):
         "acknowledged: once the server has answered",
     )
 
+    @model_validator(mode="after")
+    def _a_cluster_cannot_say(self) -> StoreSettings:
+        if self.cluster and self.durability is Durability.AOF:
+            raise ValueError(
+                "durability aof asks one server whether rows are on disk, and a cluster has many: "
+                "set durability to acknowledged"
+            )
+        return self
+
 
 class FeatureSettings(Section):
     """What a row holds. Changing these changes the rows: start from an empty store."""

@@ -8,10 +8,13 @@ is written here.
 
 from __future__ import annotations
 
+from features import light_feast  # noqa: F401  (before anything of Feast)
+
+# isort: split
+
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from feast import Entity, FeatureView, RepoConfig
 from feast.infra.online_stores.helpers import _mmh3, _redis_key
@@ -22,14 +25,15 @@ from feast.repo_config import RegistryConfig
 from google.protobuf.timestamp_pb2 import Timestamp
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
-from features import light_feast  # noqa: F401  (before anything of Feast)
-from features.errors import ServerError
+from features.errors import ServerError, SettingsError
+from features.redis_packing import packed
 from features.repo import definitions
 from features.settings import Durability, StoreSettings
 
 PROJECT = "headwater"
 ENTITY_KEY_VERSION = 3
 _DURABLE_MARK = "headwater:durable"
+_LAYOUT_MARK = "headwater:layout"
 
 # KEYS: the row. ARGV: version field, version that was read ("" for none), then field, value, ...
 _WRITE_IF_UNCHANGED = """
@@ -70,8 +74,7 @@ def popularity_table(partitions: int) -> Table:
     return Table(definitions.item_popularity_view(partitions), definitions.item)
 
 
-@dataclass(frozen=True, slots=True)
-class Read:
+class Read(NamedTuple):
     """Columns of one row to read."""
 
     table: Table
@@ -79,8 +82,7 @@ class Read:
     columns: Sequence[str]
 
 
-@dataclass(frozen=True, slots=True)
-class Write:
+class Write(NamedTuple):
     """Columns of one row to write if column `version` still holds `expected` (None: nothing)."""
 
     table: Table
@@ -200,8 +202,35 @@ class RowStore(RedisOnlineStore):
             await self._client_async.aclose()
             self._client_async = None
 
+    async def claim(self, layout: str) -> None:
+        """Check that the rows in the store are laid out so; whoever comes first decides.
+
+        Args:
+            layout: describes the layout, the same for the same settings.
+
+        Raises:
+            SettingsError: rows of another layout are there.
+            ServerError: the store does not answer.
+        """
+        try:
+            found = await (await self._redis()).set(_LAYOUT_MARK, layout, nx=True, get=True)
+        except (RedisError, OSError) as error:
+            raise self._unreachable(error) from error
+        if found is not None and found.decode() != layout:
+            raise SettingsError(
+                f"features: the store at {self._settings.address} holds rows of other settings, "
+                f"{found.decode()}: set these, or use an empty store"
+            )
+
     async def _redis(self) -> Any:
-        return await self._get_client_async(self._config)
+        client = await self._get_client_async(self._config)
+        if not self._settings.cluster:
+            pool = client.connection_pool
+            pool.connection_class = packed(pool.connection_class)
+        if self._run_id is None and self._settings.durability is Durability.AOF:
+            # Before the first row is read: a restart from here on is noticed.
+            self._run_id = (await client.info("server"))["run_id"]
+        return client
 
     def _unreachable(self, error: Exception) -> ServerError:
         return ServerError(f"the store at {self._settings.address} does not answer: {error}")

@@ -21,11 +21,11 @@ def add_agents(app: faust.App, batch_size: int, people: Handle, shelves: Handle)
 
     @app.agent(_topic(app, *ACTION_TOPICS), name="people")
     async def on_actions(stream: StreamT[bytes]) -> None:
-        await _or_end(stream, batch_size, people)
+        await _or_end(app, stream, batch_size, people)
 
     @app.agent(_topic(app, ITEMS), name="shelves")
     async def on_items(stream: StreamT[bytes]) -> None:
-        await _or_end(stream, batch_size, shelves)
+        await _or_end(app, stream, batch_size, shelves)
 
 
 def _topic(app: faust.App, *names: str) -> Any:
@@ -40,9 +40,9 @@ def _topic(app: faust.App, *names: str) -> Any:
     )
 
 
-async def _or_end(stream: StreamT[bytes], batch_size: int, handle: Handle) -> None:
+async def _or_end(app: faust.App, stream: StreamT[bytes], batch_size: int, handle: Handle) -> None:
     try:
-        async for batch in batches(cast("faust.Stream[bytes]", stream), batch_size):
+        async for batch in batches(app, cast("faust.Stream[bytes]", stream), batch_size):
             await handle(batch)
     except asyncio.CancelledError:
         raise

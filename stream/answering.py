@@ -5,8 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import repeat
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy.typing as npt
 import xxhash
@@ -16,7 +15,7 @@ from features.inputs import model_tensors
 from features.rows import Layout, UserRow
 from features.store import RowStore
 from stream.catalogue import Catalogue, reading
-from stream.ranking import allowed, popular, ranked
+from stream.ranking import allowed, has_taken, popular, ranked
 from stream.routing import Route, Routes
 from stream.scoring import Scorer, ScoringError
 from stream.settings import WorkerSettings
@@ -29,8 +28,7 @@ POPULAR_ITEMS = "popular-items"
 _SPARE = 4
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """A person to answer: after which event, and the row as that batch left it."""
 
     event: Click | Purchase
@@ -85,7 +83,11 @@ class Answerer:
         self._tables: dict[str, TrendTable] = {}
 
     def batch(self, requests: Iterable[Request]) -> Batch:
-        """What to ask for these people. Reads the rows now: the next batch may change them."""
+        """What to ask for these people, from their rows as they are now.
+
+        The next batch may change a row while the model thinks; of that only what was taken shows:
+        it is left out of the answer too.
+        """
         routed: dict[str, tuple[Route, list[Request]]] = {}
         unrouted: list[Request] = []
         for request in requests:
@@ -143,9 +145,10 @@ class Answerer:
             question.route.vocabulary,
             question.times_ms,
             _SPARE * self._settings.top_k,
+            self._exclude_taken,
         )
         available = await self._available(ranking.item_ids())
-        people = map(ranking.person, range(len(question.requests)))
+        people = (ranking.person(at, r.row) for at, r in enumerate(question.requests))
         return self._recommend(
             question.requests, people, available, str(version.version), version.variant
         )
@@ -157,7 +160,7 @@ class Answerer:
         newest = max(request.time_ms for request in requests)
         items = popular(self._trends.trends, newest, self._settings.fallback_items)
         available = await self._available(item.item_id for item in items)
-        people = repeat(items, len(requests))
+        people = (self._not_taken(items, request.row) for request in requests)
         return self._recommend(requests, people, available, POPULAR_ITEMS, FALLBACK)
 
     def _recommend(
@@ -174,9 +177,7 @@ class Answerer:
                 recommendation_id=recommendation_id(request.event),
                 user_id=request.event.user_id,
                 event_id=request.event.event_id,
-                items=allowed(
-                    items, request.row, available, self._exclude_taken, self._settings.top_k
-                ),
+                items=allowed(items, available, self._settings.top_k),
                 model_version=version,
                 variant=variant,
                 event_time=request.event.timestamp,
@@ -185,6 +186,13 @@ class Answerer:
             )
             for request, items in zip(requests, people, strict=True)
         ]
+
+    def _not_taken(
+        self, items: Iterable[RecommendedItem], row: UserRow
+    ) -> Iterable[RecommendedItem]:
+        if not self._exclude_taken:
+            return items
+        return (item for item in items if not has_taken(row, item.item_id))
 
     async def _available(self, item_ids: Iterable[str]) -> Mapping[str, bool]:
         """Whether each item can be had; shelves not at hand are read in one call."""

@@ -28,6 +28,7 @@ from stream.routing import RolloutFollower, Routes
 from stream.scoring import Scorer
 from stream.settings import TritonSettings, WorkerSettings
 from stream.shelving import Shelver
+from stream.transport import Transport
 from stream.trend_lists import TrendLists
 
 
@@ -80,7 +81,7 @@ def make_app(config: WorkerConfig) -> faust.App:
 def _faust_app(config: WorkerConfig) -> faust.App:
     worker = config.worker
     brokers = (config.kafka.bootstrap_servers or "").split(",")
-    return faust.App(
+    app = faust.App(
         worker.group,
         broker=[f"aiokafka://{broker}" for broker in brokers],
         broker_credentials=_credentials(config.kafka),
@@ -89,7 +90,8 @@ def _faust_app(config: WorkerConfig) -> faust.App:
         broker_session_timeout=worker.session_timeout_s,
         broker_heartbeat_interval=worker.session_timeout_s / 6,
         consumer_auto_offset_reset="earliest",
-        stream_buffer_maxsize=4 * worker.batch_size,
+        # A full buffer pauses its partitions, and to resume one costs a fetch: room for more.
+        stream_buffer_maxsize=32 * worker.batch_size,
         stream_wait_empty=False,
         topic_allow_declare=False,
         topic_disable_leader=True,
@@ -98,6 +100,8 @@ def _faust_app(config: WorkerConfig) -> faust.App:
         # Faust makes a folder for tables, which this worker has none of.
         datadir=str(Path(gettempdir()) / "headwater-faust"),
     )
+    app.transport = Transport(app.conf.broker_consumer, app)
+    return app
 
 
 def _credentials(settings: KafkaSettings) -> CredentialsT | None:

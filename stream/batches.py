@@ -7,55 +7,37 @@ Faust's own `take` waits, and acknowledges a batch even when the code that handl
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any, cast
 
-from faust import Stream
+from faust import App, Stream
 from faust.types import ChannelT, EventT
 
-Arrivals = asyncio.Queue[EventT[Any] | None]
 
+async def batches(app: App, stream: Stream[Any], limit: int) -> AsyncIterator[list[EventT[Any]]]:
+    """Yield the events that have arrived, at most `limit` at once, until the worker stops.
 
-async def batches(stream: Stream[Any], limit: int) -> AsyncIterator[list[EventT[Any]]]:
-    """Yield the events that have arrived, at most `limit` at once, until the stream ends.
-
-    The next batch gathers while the caller handles this one; no more than `limit` events wait.
+    They are taken from the queue that Faust fills: its way from there to an agent costs as much an
+    event as all else that Faust does, and has one duty here, which is to leave out what was fetched
+    before a rebalance and will be fetched again.
     """
-    arrivals: Arrivals = asyncio.Queue(limit)
-    gathering = asyncio.create_task(_gather(stream, arrivals))
-    try:
-        while batch := await _arrived(
-            arrivals, limit, cast("ChannelT[Any]", stream.channel).queue.empty
-        ):
-            yield batch
-        await gathering
-    finally:
-        gathering.cancel()
+    arrived = cast("ChannelT[Any]", stream.channel).queue
+    while True:
+        try:
+            batch = [await arrived.get()]
+        except StopAsyncIteration:
+            # The worker was told to stop.
+            return
+        while len(batch) < limit and not arrived.empty():
+            batch.append(arrived.get_nowait())
+        current = [event for event in batch if _is_current(app, event)]
+        if current:
+            yield current
+        else:
+            await asyncio.sleep(0)
 
 
-async def _arrived(
-    arrivals: Arrivals, limit: int, all_gathered: Callable[[], bool]
-) -> list[EventT[Any]]:
-    """Wait for one event and take what has come with it; nothing where the stream has ended.
-
-    Args:
-        all_gathered: whether Faust has handed over all that it has fetched.
-    """
-    batch: list[EventT[Any]] = []
-    while len(batch) < limit and (not batch or not arrivals.empty() or not all_gathered()):
-        event = await arrivals.get()
-        if event is None:
-            # Kept for the next call: first what came before the end.
-            arrivals.put_nowait(None)
-            break
-        batch.append(event)
-    return batch
-
-
-async def _gather(stream: Stream[Any], arrivals: Arrivals) -> None:
-    """Queue the stream's events, then None, also when the stream fails."""
-    try:
-        async for event in stream.noack().events():
-            await arrivals.put(event)
-    finally:
-        await arrivals.put(None)
+def _is_current(app: App, event: EventT[Any]) -> bool:
+    """Whether the event was fetched since the last rebalance, and none is under way."""
+    of_now: bool = event.message.generation_id == app.consumer_generation_id
+    return of_now and app.flow_control.is_active()

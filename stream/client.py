@@ -42,6 +42,7 @@ CLOSE_TIMEOUT_S = 30.0
 FULL_QUEUE_POLL_S = 0.05
 WAIT_S = 0.5
 ANSWER_S = 15.0
+FETCH_WAIT_MS = 20
 
 Options = Mapping[str, str | int | bool]
 
@@ -234,6 +235,9 @@ class RecommendationConsumer:
                 **client_config(settings),
                 "group.id": group or f"headwater-client-{uuid4()}",
                 "auto.offset.reset": "latest",
+                # A fetch that is parked at the broker holds up what arrives meanwhile for
+                # partitions that it left out: by default for half a second.
+                "fetch.wait.max.ms": FETCH_WAIT_MS,
                 "enable.auto.commit": group is not None,
                 "enable.auto.offset.store": False,
                 **(options or {}),

@@ -18,6 +18,7 @@ from faust.types import TP, EventT
 from features.store import RowStore
 from stream import metrics
 from stream.delivery import Delivery
+from stream.retrying import patiently
 
 log = structlog.get_logger()
 _DURABLE_MS = 5_000
@@ -55,8 +56,10 @@ class Commits:
         if not done:
             return
         await self._delivery.delivered()
-        while not await self._store.durable(_DURABLE_MS):
-            log.warning("store_slow_to_disk", waited_ms=_DURABLE_MS)
+        async for attempt in patiently():
+            with attempt:
+                while not await self._store.durable(_DURABLE_MS):
+                    log.warning("store_slow_to_disk", waited_ms=_DURABLE_MS)
         await cast("Consumer", self._app.consumer)._commit(done)  # noqa: SLF001  (of the pinned Faust)
         for partition, offset in done.items():
             metrics.COMMITTED_OFFSET.labels(partition.topic, partition.partition).set(offset)

@@ -16,7 +16,7 @@ from features.settings import KafkaSettings
 from features.topics import MAX_MESSAGE_BYTES, PARTITIONER
 
 _POLL_S = 0.01
-_LINGER_MS = 2
+_LINGER_MS = 5
 
 
 class Delivery:

@@ -88,9 +88,9 @@ class FastLoop:
 
     async def _prepare(self) -> None:
         """Before the first answer: which version to ask, and what trends."""
-        await self._follower.start()
         async for attempt in patiently():
             with attempt:
+                await self._follower.start()
                 await self._trends.refresh()
         self._ready = True
 

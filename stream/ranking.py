@@ -8,6 +8,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -37,14 +38,19 @@ class Ranking:
     scores: npt.NDArray[np.float64]
     from_model: npt.NDArray[np.bool_]
     vocabulary: Vocabulary
+    exclude_taken: bool
 
     def item_ids(self) -> list[str]:
         """Every item that has a place."""
         names = self.vocabulary.item_ids
         return [names[item] for item in np.unique(self.items[self.scores > NEVER]).tolist()]
 
-    def person(self, at: int) -> Iterator[RecommendedItem]:
-        """The items of one person, best first, each once, made as far as asked for."""
+    def person(self, at: int, row: UserRow) -> Iterator[RecommendedItem]:
+        """The items of one person, best first, each once, made as far as asked for.
+
+        The model has left out what the person has taken; of the candidates it is left out here.
+        """
+        names = self.vocabulary.item_ids
         seen: set[int] = set()
         places = zip(
             self.items[at].tolist(),
@@ -54,10 +60,11 @@ class Ranking:
             strict=True,
         )
         for item, score, cause, from_model in places:
-            if score > NEVER and item not in seen:
-                seen.add(item)
-                reason = self._reason(cause, from_model)
-                yield RecommendedItem(self.vocabulary.item_ids[item], score, reason)
+            if score <= NEVER or item in seen:
+                continue
+            seen.add(item)
+            if from_model or not (self.exclude_taken and has_taken(row, names[item])):
+                yield RecommendedItem(names[item], score, self._reason(cause, from_model))
 
     def _reason(self, cause: int, from_model: bool) -> Reason:
         if not from_model or cause == PADDING:
@@ -76,6 +83,7 @@ def ranked(
     vocabulary: Vocabulary,
     times_ms: Sequence[int],
     places: int,
+    exclude_taken: bool = True,
 ) -> Ranking:
     """Join the model's top with the trending candidates and add weight times trend.
 
@@ -91,7 +99,7 @@ def ranked(
     )
     trend = np.einsum("bt,bnt->bn", outputs["trend_weights"], table.values(items, times_ms))
     total = np.where(scores > NEVER, scores + trend, 10 * NEVER)
-    order = np.argsort(-total, axis=1, kind="stable")[:, :places]
+    order = _best(total, places)
     past = np.take_along_axis(because, order, axis=1)
     causes = np.take_along_axis(tensors["item_indices"], np.maximum(past, 0), axis=1)
     return Ranking(
@@ -100,7 +108,18 @@ def ranked(
         np.take_along_axis(total, order, axis=1),
         order < top,
         vocabulary,
+        exclude_taken,
     )
+
+
+def _best(scores: npt.NDArray[Any], places: int) -> npt.NDArray[np.int64]:
+    """int64[B, places], the columns of the highest scores, best first."""
+    columns = scores.shape[1]
+    if places >= columns:
+        return np.argsort(-scores, axis=1)
+    some = np.argpartition(scores, columns - places, axis=1)[:, columns - places :]
+    order = np.argsort(-np.take_along_axis(scores, some, axis=1), axis=1)
+    return np.take_along_axis(some, order, axis=1)
 
 
 def popular(trends: Trends, time_ms: int, places: int) -> list[RecommendedItem]:
@@ -114,20 +133,10 @@ def popular(trends: Trends, time_ms: int, places: int) -> list[RecommendedItem]:
 
 
 def allowed(
-    items: Iterable[RecommendedItem],
-    row: UserRow,
-    available: Mapping[str, bool],
-    exclude_taken: bool,
-    places: int,
+    items: Iterable[RecommendedItem], available: Mapping[str, bool], places: int
 ) -> list[RecommendedItem]:
-    """The first `places` items that can be had and that this person has not taken."""
-    kept: list[RecommendedItem] = []
-    for item in items:
-        if available[item.item_id] and not (exclude_taken and has_taken(row, item.item_id)):
-            kept.append(item)
-            if len(kept) == places:
-                break
-    return kept
+    """The first `places` items that can be had."""
+    return list(islice((item for item in items if available[item.item_id]), places))
 
 
 def has_taken(row: UserRow, item_id: str) -> bool:

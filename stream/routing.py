@@ -10,7 +10,13 @@ from uuid import uuid4
 import msgspec
 import structlog
 import xxhash
-from confluent_kafka import OFFSET_BEGINNING, Consumer, Message, TopicPartition
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    Consumer,
+    KafkaException,
+    Message,
+    TopicPartition,
+)
 
 from features.errors import HeadwaterError, ServerError
 from features.events import Rollout, RoutedVersion
@@ -96,7 +102,10 @@ class RolloutFollower:
         Raises:
             ServerError: the topic cannot be read.
         """
-        await asyncio.to_thread(self._catch_up)
+        try:
+            await asyncio.to_thread(self._catch_up)
+        except KafkaException as error:
+            raise ServerError(f"Kafka: topic {ROLLOUTS}: {error.args[0].str()}") from error
         self._started.set()
 
     def _catch_up(self) -> None:

@@ -38,7 +38,7 @@ class WorkerSettings(Section):
     )
     trending_candidates: Annotated[int, Field(ge=1, le=1000)] = 50
     trends_refresh_s: Annotated[float, Field(gt=0)] = Field(
-        1.0, description="how old a worker's view of the trends may be"
+        2.0, description="how old a worker's view of the trends may be"
     )
     catalogue_refresh_s: Annotated[float, Field(gt=0)] = Field(
         5.0, description="how old a worker's view of an item's availability may be"
@@ -55,5 +55,8 @@ class WorkerSettings(Section):
         6, description="after so long its partitions go to others; brokers refuse less than 6"
     )
     metrics_port: Annotated[int, Field(ge=0, le=65_535)] = Field(
-        0, description="Prometheus metrics on loopback; 0: none"
+        0, description="where Prometheus reads metrics; 0: nowhere"
+    )
+    metrics_address: str = Field(
+        "127.0.0.1", description="the interface of metrics_port; 0.0.0.0: all of them"
     )

@@ -59,7 +59,8 @@ class Shelver:
         for (name, (event, item)), row in zip(newest.items(), stored, strict=True):
             message = event.message
             source = self._sources[message.topic, message.partition]
-            if decode_pair(row[VERSION]) >= (source, message.offset):
+            known_source, known_offset = decode_pair(row[VERSION])
+            if known_source == source and known_offset >= message.offset:
                 continue
             columns = encode_item(item, source, message.offset)
             time_ms = int(message.timestamp * 1000)

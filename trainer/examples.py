@@ -126,7 +126,7 @@ def _features_before(
     row: UserRow, event: Observed, layout: Layout
 ) -> tuple[list[float], list[float]]:
     at_event = inputs.user_features(row, event.time_ms, layout)
-    if not row.history or row.reference_ms == event.time_ms:
+    if not row.events or row.reference_ms == event.time_ms:
         return at_event, at_event
     return at_event, inputs.user_features(row, row.reference_ms, layout)
 

@@ -13,6 +13,7 @@ from features.errors import ServerError
 
 if TYPE_CHECKING:
     from deploy.local import ServerStatus
+    from deploy.settings import Settings
 
 FOLLOW_S = 0.2
 
@@ -32,9 +33,21 @@ def up(only: Only = None) -> None:
     from deploy.settings import load_settings
 
     settings = local.up(load_settings(), only=only or local.NAMES, progress=say)
+    if not only:
+        _prepare(settings)
     for name, address in local.addresses(settings).items():
         if address:
             print(f"{name} {address}")
+
+
+def _prepare(settings: Settings) -> None:
+    """Topics and feature repository: after this a worker can start, and Feast can read."""
+    from deploy.feature_repo import feature_repo
+    from features.kafka import ensure_topics
+
+    ensure_topics(settings.kafka)
+    say("kafka", "topics are there")
+    say("store", f"feature repository applied: {feature_repo(settings)}")
 
 
 def down(only: Only = None) -> None:

@@ -32,7 +32,7 @@ class Screen:
 
     def say(self, text: str) -> None:
         """A line of its own."""
-        self.console.print(text, highlight=False)
+        self.console.print(text, highlight=False, soft_wrap=True)
 
     @contextmanager
     def stage(self, name: str, seconds: dict[str, float]) -> Iterator[None]:

@@ -59,10 +59,7 @@ def log(drawn: Sequence[tuple[EventType, int, int, int]]) -> list[Observed]:
 
 def in_order(events: Sequence[Observed]) -> list[Observed]:
     """The events as a partition would hold them in this order."""
-    return [
-        Observed(**{name: getattr(event, name) for name in event.__slots__} | {"offset": offset})
-        for offset, event in enumerate(events)
-    ]
+    return [event._replace(offset=offset) for offset, event in enumerate(events)]
 
 
 def absorbed(events: Sequence[Observed]) -> UserRow:

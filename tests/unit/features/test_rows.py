@@ -46,7 +46,7 @@ def test_a_replayed_offset_changes_nothing() -> None:
 def test_an_event_sent_twice_counts_once_but_its_offset_is_absorbed() -> None:
     row = empty_user(LAYOUT)
     first = seen(1)
-    again = Observed(**{f: getattr(first, f) for f in first.__slots__} | {"offset": 9})
+    again = first._replace(offset=9)
     assert absorb(row, first, LAYOUT)
     counters = list(row.counters)
     assert not absorb(row, again, LAYOUT)

@@ -21,6 +21,9 @@ VOCABULARY = Vocabulary(["a", "b", "c", "d"])
 A, B, C, D = range(2, 6)
 
 
+NOBODY = empty_user(LAYOUT)
+
+
 def trending(**counts: float) -> TrendTable:
     rows = [[NOW_MS, count, count, count, count] for count in counts.values()]
     listed = TrendList(list(counts), np.array(rows, np.float64).reshape(-1, 5))
@@ -47,8 +50,8 @@ def test_trends_lift_an_item_by_the_persons_weight() -> None:
         answer([B, C], [1.0, 0.9], 0.0), TENSORS, trending(c=9.0), VOCABULARY, [NOW_MS], 9
     )
     lifted = ranked(outputs, TENSORS, trending(c=9.0), VOCABULARY, [NOW_MS], 9)
-    assert [item.item_id for item in plain.person(0)] == ["b", "c", "d"]
-    first = next(iter(lifted.person(0)))
+    assert [item.item_id for item in plain.person(0, NOBODY)] == ["b", "c", "d"]
+    first = next(iter(lifted.person(0, NOBODY)))
     assert first.item_id == "c"
     assert abs(first.score - (0.9 + 2.0 * np.log1p(9.0))) < 1e-5
 
@@ -62,7 +65,7 @@ def test_a_trend_is_worth_less_later() -> None:
 
 def test_reasons_name_the_past_item_or_the_trend() -> None:
     items = ranked(answer([B, C], [1.0, 0.9], 0.0), TENSORS, trending(), VOCABULARY, [NOW_MS], 9)
-    reasons = {item.item_id: item.reason for item in items.person(0)}
+    reasons = {item.item_id: item.reason for item in items.person(0, NOBODY)}
     assert reasons["b"] == Reason("history", "a")
     assert reasons["d"] == Reason("trending")
 
@@ -70,23 +73,36 @@ def test_reasons_name_the_past_item_or_the_trend() -> None:
 def test_padding_and_excluded_items_never_appear() -> None:
     outputs = answer([B, 0], [1.0, -1e9], 5.0)
     items = ranked(outputs, TENSORS, trending(a=100.0), VOCABULARY, [NOW_MS], 9)
-    assert [item.item_id for item in items.person(0)] == ["b", "d"]
+    assert [item.item_id for item in items.person(0, NOBODY)] == ["b", "d"]
     assert set(items.item_ids()) == {"b", "d"}
 
 
 def test_an_item_stands_once_though_it_is_also_a_candidate() -> None:
     tensors = TENSORS | {"candidate_items": np.array([[B, C]])}
     items = ranked(answer([B, C], [1.0, 0.9], 0.0), tensors, trending(), VOCABULARY, [NOW_MS], 9)
-    assert sorted(item.item_id for item in items.person(0)) == ["b", "c"]
+    assert sorted(item.item_id for item in items.person(0, NOBODY)) == ["b", "c"]
 
 
-def test_taken_and_missing_items_are_left_out_and_the_list_is_cut() -> None:
+def test_a_candidate_that_the_person_has_taken_is_left_out() -> None:
     row = empty_user(LAYOUT)
-    row.taken = array("q", [hash64("a")])
+    row.taken = array("q", [hash64("d")])
+    outputs = answer([B, C], [1.0, 0.9], 0.0)
+    kept = ranked(outputs, TENSORS, trending(), VOCABULARY, [NOW_MS], 9, exclude_taken=True)
+    again = ranked(outputs, TENSORS, trending(), VOCABULARY, [NOW_MS], 9, exclude_taken=False)
+    assert [item.item_id for item in kept.person(0, row)] == ["b", "c"]
+    assert [item.item_id for item in again.person(0, row)] == ["b", "c", "d"]
+
+
+def test_only_the_best_places_are_kept_and_in_order() -> None:
+    outputs = answer([B, C], [0.1, 0.9], 0.0)
+    items = ranked(outputs, TENSORS, trending(), VOCABULARY, [NOW_MS], 2)
+    assert [item.item_id for item in items.person(0, NOBODY)] == ["c", "d"]
+
+
+def test_what_cannot_be_had_is_left_out_and_the_list_is_cut() -> None:
     items = [RecommendedItem(name, 1.0, Reason("popular")) for name in "abcd"]
     available = {"a": True, "b": False, "c": True, "d": True}
-    assert [i.item_id for i in allowed(items, row, available, True, 10)] == ["c", "d"]
-    assert [i.item_id for i in allowed(items, row, available, False, 1)] == ["a"]
+    assert [item.item_id for item in allowed(items, available, 2)] == ["a", "c"]
 
 
 def test_the_fallback_is_popularity_over_all_sources() -> None:
