@@ -113,6 +113,6 @@ def test_a_shuffled_event_keeps_all_but_its_offset(small_log: Log) -> None:
     log = observed_log(small_log.events, small_log.items)
     by_event = {event.event: event for event in log}
     for event in shuffled_instants(log, np.random.default_rng(1)):
-        original = dataclasses.replace(by_event[event.event], offset=event.offset)
+        original = by_event[event.event]._replace(offset=event.offset)
         assert isinstance(event, Observed)
         assert event == original
