@@ -49,6 +49,9 @@ class Store:
             "dir": str(folder),
             "appendonly": "yes",
             "appendfsync": "everysec",
+            # Each rewrite of the file is a burst of work that every request waits for where cores
+            # are few: half a second with rows of 10 MB. At 64 MB, the default, one came every 20 s.
+            "auto-aof-rewrite-min-size": "1gb",
             # The append-only file is the whole truth: a snapshot beside it would only cost.
             "save": "",
             "maxmemory-policy": "noeviction",
