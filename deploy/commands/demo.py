@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -33,4 +34,4 @@ def demo(
     source = data_source(settings, data, maps, types)
     figures = run_demo(settings, DemoOptions(source, events, rate or None))
     if report:
-        write_report(report, "demo", "headwater demo", figures)
+        write_report(report, "demo", ["headwater", *sys.argv[1:]], figures)
