@@ -131,7 +131,8 @@ background.threads=2
 def _format(base: list[str], properties: Path) -> None:
     """Prepare an empty data folder; a broker refuses one that is not."""
     cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-    tool = ["kafka.tools.StorageTool", "format", "--cluster-id", cluster]
+    # One argument: one id in 64 begins with a dash, and would be taken for an option.
+    tool = ["kafka.tools.StorageTool", "format", f"--cluster-id={cluster}"]
     # For this second of work the fast first compiler does.
     command = [base[0], "-XX:TieredStopAtLevel=1", *base[1:], *tool, "--config", str(properties)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
