@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -293,11 +294,14 @@ def test_a_replay_keeps_its_pace(kafka: KafkaSettings) -> None:
 
 
 def test_ctrl_c_ends_a_replay_cleanly(kafka: KafkaSettings, reader: Reader) -> None:
+    # A shell's background job ignores SIGINT, and so would Python.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     timer = threading.Timer(1.0, _thread.interrupt_main)
     with EventProducer(kafka) as producer:
         timer.start()
         sent = replay(log_of(1000), producer, at_rate(100))
     timer.join()
+    signal.signal(signal.SIGINT, before)
     assert sent.interrupted
     assert 10 < sent.events < 200
     reader.read(sent.events + sent.items + sent.refused)
