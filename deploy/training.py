@@ -9,6 +9,7 @@ from features.rows import Layout
 from features.vocabulary import FIRST_ITEM
 from trainer.data import Log
 from trainer.first_model import train_first_model
+from trainer.language import language_model
 from trainer.model_server import ModelServer
 from trainer.publish import Version, publish
 from trainer.train import Report
@@ -28,11 +29,13 @@ def train_and_publish(settings: Settings, log: Log, report: Report) -> Published
     """Train on the log, load the version into Triton, and announce it.
 
     Raises:
-        DataError: nothing can be learned from the log.
+        DataError: nothing can be learned from the log, or the language model cannot be fetched.
+        SettingsError: the language model cannot be read.
         ServerError: Triton or Kafka does not answer.
     """
     layout = Layout(settings.features)
-    trained = train_first_model(log, layout, settings.trainer, report)
+    reader = language_model(settings.trainer.language_model, settings.local.cache_dir)
+    trained = train_first_model(log, layout, settings.trainer, report, reader)
     triton = settings.triton
     server = ModelServer(triton.url or "", triton.tls, triton.tls_ca_file)
     repository = settings.model_repository

@@ -11,12 +11,15 @@ import torch
 
 from features import inputs
 from features.errors import DataError
+from features.events import Item
+from features.inputs import IntArray
 from features.rows import Layout, Observed
-from features.vocabulary import FIRST_ITEM, Vocabulary
+from features.vocabulary import FIRST_ITEM, UNKNOWN, Vocabulary
 from trainer.batches import Batches
 from trainer.data import Log
-from trainer.examples import Example, examples, observed_log, replay, shuffled_instants
-from trainer.model import Architecture, TemporalModel
+from trainer.examples import BoolArray, Example, examples, observed_log, replay, shuffled_instants
+from trainer.language import LanguageModel, item_text
+from trainer.model import LOWEST, Architecture, TemporalModel
 from trainer.settings import TrainerSettings
 from trainer.train import Outcome, Progress, Report, fit
 from trainer.trends import trends
@@ -38,11 +41,14 @@ def train_first_model(
     layout: Layout,
     settings: TrainerSettings,
     report: Report | None = None,
+    reader: LanguageModel | None = None,
 ) -> Trained:
     """Train on a log; its newest `validation_share` only tells when to stop.
 
     Args:
         report: called after every step.
+        reader: reads the items' text; items of the catalogue that have a text are then in the
+            vocabulary before their first event.
 
     Raises:
         DataError: nothing can be learned from the log.
@@ -54,26 +60,52 @@ def train_first_model(
     orders = [
         list(replay(shuffled_instants(events, generator), layout)) for _ in range(settings.orders)
     ]
-    vocabulary = seen_items(orders[0], settings.min_item_events)
-    if len(vocabulary) == FIRST_ITEM:
+    seen = seen_items(orders[0], settings.min_item_events)
+    if not seen:
         raise DataError(
             f"nothing to learn from: no item has {settings.min_item_events} of the log's "
             f"{len(events)} events"
         )
-    learned, held_out = _batches(orders, vocabulary, layout, settings)
-    model = TemporalModel(architecture(vocabulary, layout, settings))
-    return Trained(model, vocabulary, fit(model, learned, held_out, settings, report))
+    texts = item_texts(log.items) if reader else {}
+    vocabulary = Vocabulary([*seen, *sorted(texts.keys() - set(seen))])
+    prepared = _prepared(orders, vocabulary, FIRST_ITEM + len(seen), layout, settings)
+    model = TemporalModel(architecture(vocabulary, layout, settings, reader.width if reader else 0))
+    known = [texts.get(item_id, "") for item_id in vocabulary.item_ids]
+    _tell(model, prepared.with_events, known, reader)
+    outcome = fit(model, prepared.orders, prepared.held_out, settings, report)
+    return Trained(model, vocabulary, outcome)
 
 
-def seen_items(replayed: Sequence[Example], min_events: int) -> Vocabulary:
+def _tell(
+    model: TemporalModel, with_events: BoolArray, texts: Sequence[str], reader: LanguageModel | None
+) -> None:
+    """Tell an untrained model which items have events, and what the texts say."""
+    learned, described = torch.from_numpy(with_events), torch.tensor([bool(text) for text in texts])
+    model.learned.copy_(learned)
+    if reader:
+        model.texts.copy_(torch.from_numpy(reader.vectors(texts)))
+    with torch.no_grad():
+        # Nothing is known of these but that they are there; training leaves this as it is.
+        model.item_bias[~learned & ~described] = LOWEST
+
+
+def item_texts(items: Sequence[Item]) -> dict[str, str]:
+    """The text of each item that has one, by item id."""
+    texts = {item.item_id: item_text(item) for item in items}
+    return {item_id: text for item_id, text in texts.items() if text}
+
+
+def seen_items(replayed: Sequence[Example], min_events: int) -> list[str]:
     """The items that the log tells something of, most frequent first."""
     counts = Counter(one.event.item_id for one in replayed)
     seen = sorted(item for item, count in counts.items() if count >= min_events)
-    return Vocabulary(sorted(seen, key=lambda item: -counts[item]))
+    return sorted(seen, key=lambda item: -counts[item])
 
 
-def architecture(vocabulary: Vocabulary, layout: Layout, settings: TrainerSettings) -> Architecture:
-    """The shape of a model for these items and rows."""
+def architecture(
+    vocabulary: Vocabulary, layout: Layout, settings: TrainerSettings, text: int = 0
+) -> Architecture:
+    """The shape of a model for these items and rows, and texts of this width."""
     return Architecture(
         items=len(vocabulary),
         user_features=inputs.user_feature_count(layout),
@@ -83,26 +115,54 @@ def architecture(vocabulary: Vocabulary, layout: Layout, settings: TrainerSettin
         layers=settings.layers,
         heads=settings.heads,
         dropout=settings.dropout,
+        text=text,
     )
 
 
-def _batches(
+@dataclass(frozen=True)
+class _Prepared:
+    """What is learned from, in each order, and the newest targets, held out.
+
+    Attributes:
+        with_events: bool[N], items that can have an identity.
+    """
+
+    orders: list[Batches]
+    held_out: Batches
+    with_events: BoolArray
+
+
+def _prepared(
     orders: Sequence[Sequence[Example]],
     vocabulary: Vocabulary,
+    end: int,
     layout: Layout,
     settings: TrainerSettings,
-) -> tuple[list[Batches], Batches]:
-    """The targets to learn from, in each order, and the newest ones, held out."""
+) -> _Prepared:
+    """Args: end: items from this index on have too few events to have an identity."""
     counted: list[Observed] = [one.event for one in orders[0]]
     trended = trends(counted, vocabulary, layout, settings.trend_snapshot_ms)
     columns = [examples(one, vocabulary, layout) for one in orders]
     cut_ms = _newest(counted, settings.validation_share)
+    with_events = _with_events(columns[0].items[columns[0].times_ms < cut_ms], vocabulary, end)
     history = layout.settings.history_length
-    learned = [
-        Batches(one, trended, one.times_ms < cut_ms, history, settings.window) for one in columns
-    ]
+    learned = [(one.times_ms < cut_ms) & with_events[one.items] for one in columns]
     newest = columns[0].times_ms >= cut_ms
-    return learned, Batches(columns[0], trended, newest, history, settings.window)
+    return _Prepared(
+        [
+            Batches(one, trended, chosen, history, settings.window)
+            for one, chosen in zip(columns, learned, strict=True)
+        ],
+        Batches(columns[0], trended, newest, history, settings.window),
+        with_events,
+    )
+
+
+def _with_events(items: IntArray, vocabulary: Vocabulary, end: int) -> BoolArray:
+    """Which items are among these, bool[N]; the unknown item is, padding is not."""
+    found: BoolArray = np.bincount(items, minlength=len(vocabulary)) > 0
+    found[UNKNOWN], found[end:] = True, False
+    return found
 
 
 def _newest(events: Sequence[Observed], share: float) -> int:

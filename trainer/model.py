@@ -1,7 +1,7 @@
 """The network of `temporal_llm`: a causal transformer over a person's events and real time.
 
-B batch, P requests of one history, L history, D width, H heads, N items, F user features,
-T trends, G gap buckets. Item 0 and type 0 are padding, time 0 is "never".
+B batch, P requests of one history, L history, D width, H heads, N items, X width of the language
+model, F user features, T trends, G gap buckets. Item 0 and type 0 are padding, time 0 is "never".
 
 All layers but the last read every event; the last one reads the events for one request: its
 query knows the gap from the newest event to the request and the person's decayed features.
@@ -43,6 +43,7 @@ class Architecture:
     layers: int
     heads: int
     dropout: float
+    text: int = 0
 
 
 @dataclass(frozen=True)
@@ -176,11 +177,21 @@ class RequestLayer(nn.Module):
 
 
 class TemporalModel(nn.Module):
-    """States of people at requests, and what a state says of every item."""
+    """States of people at requests, and what a state says of every item.
+
+    An item is what its text says (a projection of the language model's vector, frozen) plus an
+    identity, which only items with events in training have: `learned` says which.
+    """
+
+    texts: Tensor
+    learned: Tensor
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
         self.architecture = size = architecture
+        self.register_buffer("texts", torch.zeros(size.items, size.text))
+        self.register_buffer("learned", torch.ones(size.items, dtype=torch.bool))
+        self.text = nn.Linear(size.text, size.width, bias=False) if size.text else None
         self.items = nn.Embedding(size.items, size.width)
         self.item_bias = nn.Parameter(torch.zeros(size.items))
         self.events = nn.Embedding((len(EventType) + 1) * GAPS, size.width)
@@ -204,15 +215,30 @@ class TemporalModel(nn.Module):
     def _initialise(self) -> None:
         for embedding in (self.items, self.events, self.request_gaps):
             nn.init.normal_(embedding.weight, std=0.05)
+        if self.text is not None:
+            nn.init.normal_(self.text.weight, std=0.02)
         nn.init.zeros_(self.attention_gaps.weight)
         nn.init.zeros_(self.trend_weights.weight)
         nn.init.constant_(self.trend_weights.bias, 0.3)
 
-    def embed(self, items: Tensor, types: Tensor, times_ms: Tensor) -> Tensor:
+    def item_table(self, identity_dropout: float = 0.0) -> Tensor:
+        """Every item as histories and scores see it, float[N, D].
+
+        Args:
+            identity_dropout: the share of items that must do with their text, so that it is learned
+                what an item without events is worth.
+        """
+        known = self.learned[:, None]
+        if identity_dropout:
+            known = known & (torch.rand(known.shape, device=known.device) >= identity_dropout)
+        table = self.items.weight * known
+        return table if self.text is None else table + cast(Tensor, self.text(self.texts))
+
+    def embed(self, table: Tensor, items: Tensor, types: Tensor, times_ms: Tensor) -> Tensor:
         """What happened, and how long after the event before it: float[B, L, D]."""
         before = torch.cat([torch.zeros_like(times_ms[:, :1]), times_ms[:, :-1]], 1)
         events = self.events(types * GAPS + gap_buckets(times_ms - before))
-        return cast(Tensor, self.dropout(self.items(items) + events))
+        return cast(Tensor, self.dropout(nn.functional.embedding(items, table) + events))
 
     def biases(self, length: int, requests: int) -> Biases:
         """The biases of histories of one length with so many requests."""
@@ -228,10 +254,14 @@ class TemporalModel(nn.Module):
         bias: Tensor = self.distances[layer][:, distance.clamp(0, furthest)]
         return bias.masked_fill((distance < 0) | (distance > furthest), LOWEST)
 
-    def states(self, asked: Requests, biases: Biases) -> tuple[Tensor, Tensor]:
-        """The person at each request, float[B, P, D]; the attention float[B, P, H, L]."""
+    def states(self, asked: Requests, biases: Biases, table: Tensor) -> tuple[Tensor, Tensor]:
+        """The person at each request, float[B, P, D]; the attention float[B, P, H, L].
+
+        Args:
+            table: of `item_table`.
+        """
         padding = (asked.items == PADDING).float()[:, None, None, :] * LOWEST
-        x = self.embed(asked.items, asked.types, asked.times_ms)
+        x = self.embed(table, asked.items, asked.types, asked.times_ms)
         for layer, bias in zip(self.layers, biases.events, strict=True):
             x = layer(x, bias + padding)
         query = self._query(asked, x)
@@ -248,6 +278,6 @@ class TemporalModel(nn.Module):
         gap = gap_buckets(asked.request_times_ms - asked.times_ms[:, first:])
         return cast(Tensor, newest + self.request_gaps(gap) + self.user(asked.user_features))
 
-    def scores(self, states: Tensor) -> Tensor:
+    def scores(self, states: Tensor, table: Tensor) -> Tensor:
         """Every item's score without trends, float[..., D] to float[..., N]."""
-        return states @ self.items.weight.T + self.item_bias
+        return states @ table.T + self.item_bias

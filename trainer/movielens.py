@@ -6,11 +6,6 @@ real ones, with their times; genres are the categories of a film, its year an at
 
 from __future__ import annotations
 
-import hashlib
-import shutil
-import subprocess
-import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import compress
@@ -22,11 +17,10 @@ import pyarrow.compute as pc
 
 from features.errors import DataError
 from trainer.mapping import ColumnMapping
+from trainer.packages import Packaged, fetch
 from trainer.tables import Table, Tables, read_csv
 
 # RecBole's wheel carries MovieLens-100K, links to a knowledge graph included.
-PACKAGE = "recbole==1.2.1"
-FOLDER_IN_PACKAGE = Path("recbole/dataset_example/ml-100k")
 SHA256 = {
     "ml-100k.inter": "4edb74e2a81178c2ba9ff381495f754f996c4aea351b1272ca36b43da0935eff",
     "ml-100k.item": "51d7cdf777ce5c0f5b32c1d947a4a81fe07d75e78abbe761e0cd4d0756064532",
@@ -34,7 +28,13 @@ SHA256 = {
     "ml-100k.link": "524dca2c3d62619688ab99b3ec53ea2acb9b64d38eafec3e02bdd0dc6bb7d948",
     "ml-100k.user": "4f670007d9cfbeb9807e757209af1555b9bcc186bde25e767f67cb67c6dd5972",
 }
-DOWNLOAD_TIMEOUT_S = 600
+MOVIELENS_100K = Packaged(
+    what="MovieLens-100K",
+    package="recbole==1.2.1",
+    folder=Path("recbole/dataset_example/ml-100k"),
+    sha256=SHA256,
+    remedy="give a folder of events with --data DIR",
+)
 
 RATINGS = ("user_id", "item_id", "rating", "timestamp")
 GENRES = (
@@ -53,69 +53,7 @@ def movielens_100k(cache_dir: Path) -> Path:
     Raises:
         DataError: it is not there and cannot be fetched.
     """
-    folder = cache_dir / "ml-100k"
-    if not _is_whole(folder):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".ml-100k-") as temporary:
-            _fetch(Path(temporary), folder)
-    return folder
-
-
-def _fetch(temporary: Path, folder: Path) -> None:
-    _install(temporary / "package")
-    found = temporary / "package" / FOLDER_IN_PACKAGE
-    if not _is_whole(found):
-        raise DataError(f"{PACKAGE} does not hold MovieLens-100K as pinned: {_REMEDY}")
-    if folder.exists():
-        folder.replace(temporary / "damaged")
-    try:
-        found.replace(folder)
-    except OSError:
-        # Another process was faster; what it put there is as good.
-        if not _is_whole(folder):
-            raise
-
-
-def _is_whole(folder: Path) -> bool:
-    return all(
-        (folder / name).is_file()
-        and hashlib.sha256((folder / name).read_bytes()).hexdigest() == sha
-        for name, sha in SHA256.items()
-    )
-
-
-def _install(target: Path) -> None:
-    """Unpack the package, without what it depends on, by the ordinary client."""
-    command = [_uv(), "pip", "install", "--quiet", "--python", sys.executable]
-    command += ["--no-deps", "--only-binary", ":all:", "--link-mode", "copy"]
-    try:
-        subprocess.run(
-            [*command, "--target", str(target), PACKAGE],
-            check=True,
-            capture_output=True,
-            text=True,
-            timeout=DOWNLOAD_TIMEOUT_S,
-        )
-    except (OSError, subprocess.SubprocessError) as error:
-        why = " ".join((getattr(error, "stderr", None) or str(error)).split())
-        raise DataError(f"MovieLens-100K cannot be fetched: {why}: {_REMEDY}") from error
-
-
-def _uv() -> str:
-    try:
-        # Part of the extra that runs local servers; a trainer elsewhere may have its own.
-        from uv import find_uv_bin  # noqa: PLC0415
-
-        return find_uv_bin()
-    except (ImportError, FileNotFoundError) as error:
-        if found := shutil.which("uv"):
-            return found
-        raise DataError(
-            f"MovieLens-100K needs uv to be fetched: install it, or {_REMEDY}"
-        ) from error
-
-
-_REMEDY = "give a folder of events with --data DIR"
+    return fetch(MOVIELENS_100K, cache_dir / "ml-100k")
 
 
 def read_movielens(folder: Path) -> Tables | None:

@@ -29,6 +29,7 @@ class Recommender(nn.Module):
     event_biases: Tensor
     request_bias: Tensor
     item_bias: Tensor
+    table: Tensor
     similarity: Tensor
     wanted_similarity: Tensor
 
@@ -39,7 +40,9 @@ class Recommender(nn.Module):
         self.register_buffer("event_biases", torch.stack(biases.events).detach())
         self.register_buffer("request_bias", biases.request.detach())
         self.register_buffer("item_bias", _recommendable(model.item_bias.detach()))
-        near = similarity(model.items.weight.detach())
+        # The language model has had its say: the graph holds what came of it.
+        self.register_buffer("table", model.item_table().detach())
+        near = similarity(self.table)
         self.register_buffer("similarity", near)
         self.register_buffer("wanted_similarity", nn.functional.pad(near, (0, 1), value=1.0))
 
@@ -64,9 +67,9 @@ class Recommender(nn.Module):
             request_time_ms,
             user_features[:, None, :],
         )
-        states, attention = self.model.states(asked, self._biases(items.shape[1]))
+        states, attention = self.model.states(asked, self._biases(items.shape[1]), self.table)
         state = states[:, 0]
-        scores = state @ self.model.items.weight.T + self.item_bias
+        scores = state @ self.table.T + self.item_bias
         top_scores, top_items = self._top(scores, excluded_items)
         wanted = torch.cat([top_items, candidate_items], 1)
         explained_by = self._explained_by(wanted, items, attention[:, 0].mean(1))

