@@ -14,6 +14,7 @@ test-fast:
 
 bench:
 	uv run python -m bench.loop
+	uv run python -m bench.quality
 
 demo:
 	uv run headwater demo

@@ -1,0 +1,305 @@
+"""Runs the peers of the quality benchmark, each tuned over the same stated grid.
+
+`bench/peers/peers.py` trains and asks them in an environment of its own; here is what is around
+it: the Parquet files it reads, the environment, the process, what it has answered.
+
+    write_input(folder, train, validation, test)
+    best = tune(folder, "sasrec", Budget())
+    best.top("test")    # int64[R, 200]: the best items of each request, in its order
+
+By hand: python -m bench.peer_runs FOLDER --model sasrec --width 128 --dropout 0.2
+"""
+
+# N interactions, R requests, H earlier events and T true items of one request, K = 200
+
+from __future__ import annotations
+
+import subprocess
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from importlib import resources
+from itertools import product
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import typer
+
+from bench.report import run_benchmark
+from deploy.local.python_env import PythonEnvironment, clean_variables
+from deploy.settings import default_cache_dir
+from features.errors import DataError, HeadwaterError
+
+Ints = npt.NDArray[np.int64]
+Progress = Callable[[str], None]
+
+WIDTHS = (64, 128)
+DROPOUTS = (0.2, 0.4)
+# A request's history is cut to its newest events; the models themselves look at 100.
+HISTORY = 200
+TOP = 200
+# Lines of a failed run that are shown.
+_LAST_LINES = 5
+
+
+class Peer(StrEnum):
+    """The models there are."""
+
+    SASREC = "sasrec"
+    BERT4REC = "bert4rec"
+    HSTU = "hstu"
+
+
+@dataclass(frozen=True)
+class Interactions:
+    """What is learned from: `users`, `items`, `times_s` are int64[N].
+
+    Events of one user and second are learned from in this order.
+    """
+
+    users: Ints
+    items: Ints
+    times_s: Ints
+
+
+@dataclass(frozen=True)
+class Request:
+    """One question: what comes at `time_s`, after `items` (int64[H], oldest first)?
+
+    `times_s` are the times of `items`, int64[H]; `targets` (int64[T]) is what is true.
+    """
+
+    time_s: int
+    items: Ints
+    times_s: Ints
+    targets: Ints
+
+
+class Point(msgspec.Struct, frozen=True):
+    """One choice of parameters."""
+
+    width: int = 128
+    dropout: float = 0.2
+
+    @property
+    def name(self) -> str:
+        """`width-128-dropout-0.2`."""
+        return f"width-{self.width}-dropout-{self.dropout:g}"
+
+
+GRID = tuple(Point(width, dropout) for width, dropout in product(WIDTHS, DROPOUTS))
+
+
+class Budget(msgspec.Struct, frozen=True):
+    """How long a run may train, and with what.
+
+    Args:
+        max_epochs: at most.
+        patience: epochs without a better validation after which it ends.
+        every: epochs between two validations.
+        seed: of weights, order and dropout.
+        threads: of torch.
+        repeats: whether an item of the history may be recommended again.
+    """
+
+    max_epochs: int = 200
+    patience: int = 20
+    every: int = 2
+    seed: int = 0
+    threads: int = 1
+    repeats: bool = False
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What a run says of itself in `run.json`."""
+
+    epoch: int
+    epochs: int
+    seconds: float
+    validation_ndcg_10: float
+    validation_ndcg_10_by_epoch: dict[int, float]
+    weights: int
+    known_items: int
+    versions: dict[str, str]
+
+
+class PeerRun(msgspec.Struct, frozen=True):
+    """A finished run: its parameters, its outcome, and where its answers are."""
+
+    model: Peer
+    point: Point
+    budget: Budget
+    outcome: Outcome
+    folder: str
+
+    def top(self, split: str) -> Ints:
+        """Its answers to `validation` or `test`: int64[R, K], best first, -1 where it has fewer."""
+        return read_top(Path(self.folder) / f"{split}.npz")
+
+
+class Tuning(msgspec.Struct, frozen=True):
+    """All runs of a grid; `best` is the name of the point that validation chose."""
+
+    model: Peer
+    best: str
+    runs: list[PeerRun]
+
+
+def write_input(
+    folder: Path, train: Interactions, validation: Sequence[Request], test: Sequence[Request]
+) -> None:
+    """Write what a run reads. A request is known by its place in its sequence."""
+    folder.mkdir(parents=True, exist_ok=True)
+    columns = {"user": train.users, "item": train.items, "time_s": train.times_s}
+    pq.write_table(pa.table(columns), folder / "train.parquet")
+    for split, requests in (("validation", validation), ("test", test)):
+        pq.write_table(_history_table(requests), folder / f"{split}.parquet")
+        pq.write_table(_request_table(requests), folder / f"{split}_requests.parquet")
+
+
+def _request_table(requests: Sequence[Request]) -> pa.Table:
+    return pa.table(
+        {
+            "request": pa.array(range(len(requests)), pa.int64()),
+            "time_s": pa.array([each.time_s for each in requests], pa.int64()),
+            "targets": pa.array([each.targets for each in requests], pa.list_(pa.int64())),
+        }
+    )
+
+
+def _history_table(requests: Sequence[Request]) -> pa.Table:
+    items = [each.items[-HISTORY:] for each in requests]
+    lengths = [len(each) for each in items]
+    return pa.table(
+        {
+            "request": np.repeat(np.arange(len(requests)), lengths),
+            "position": _joined([np.arange(length) for length in lengths]),
+            "item": _joined(items),
+            "time_s": _joined([each.times_s[-HISTORY:] for each in requests]),
+        }
+    )
+
+
+def _joined(parts: Sequence[Ints]) -> Ints:
+    return np.concatenate([np.empty(0, np.int64), *parts])
+
+
+def read_top(path: Path) -> Ints:
+    """The answers of a run to one split, int64[R, K], in the order of the requests.
+
+    Raises:
+        DataError: the file is missing, or does not answer requests 0 to R - 1.
+    """
+    try:
+        with np.load(path) as found:
+            requests, top = found["request"], found["top"]
+    except (OSError, KeyError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read: {error}: run the peer again") from error
+    if top.shape != (len(requests), TOP) or not np.array_equal(requests, np.arange(len(requests))):
+        raise DataError(f"{path}: not one answer of {TOP} items a request: run the peer again")
+    return np.asarray(top, np.int64)
+
+
+def tune(folder: Path, model: Peer | str, budget: Budget, progress: Progress = print) -> PeerRun:
+    """Run the whole grid and return the best run by validation, never by test.
+
+    All runs are recorded in `FOLDER/runs/MODEL-SEED.json`.
+    """
+    runs = [run(folder, Peer(model), point, budget, progress) for point in GRID]
+    best = max(runs, key=lambda each: each.outcome.validation_ndcg_10)
+    record = folder / "runs" / f"{model}-seed-{budget.seed}.json"
+    tuning = Tuning(Peer(model), best.point.name, runs)
+    record.write_bytes(msgspec.json.format(msgspec.json.encode(tuning)))
+    return best
+
+
+def run(
+    folder: Path, model: Peer, point: Point, budget: Budget, progress: Progress = print
+) -> PeerRun:
+    """Train one peer with one choice of parameters, on the input in `folder`, and ask it.
+
+    `progress` gets a line at a time. Its environment is made at first use.
+
+    Raises:
+        ServerError: the environment cannot be made.
+        HeadwaterError: the run fails.
+    """
+    output = folder / "runs" / f"{model}-{point.name}-seed-{budget.seed}"
+    # Written last by a run: a former one's would stand for one that fails.
+    (output / "run.json").unlink(missing_ok=True)
+    root = _environment().prepare(default_cache_dir(), lambda text: progress(f"peers: {text}"))
+    command = [str(root / "bin" / "python"), str(_sources() / "peers.py")]
+    command += ["--input", str(folder), "--output", str(output), "--model", model.value]
+    command += _options(point, budget)
+    _follow(command, budget.threads, lambda line: progress(f"{model} {point.name}: {line}"))
+    return PeerRun(model, point, budget, read_outcome(output / "run.json"), str(output))
+
+
+def read_outcome(path: Path) -> Outcome:
+    """What a run has written of itself. DataError if it has not."""
+    try:
+        # JSON's keys are strings; the epochs are numbers.
+        return msgspec.json.decode(path.read_bytes(), type=Outcome, strict=False)
+    except (OSError, msgspec.DecodeError) as error:
+        raise DataError(f"{path}: cannot be read: {error}: run the peer again") from error
+
+
+def _sources() -> Path:
+    return Path(str(resources.files("bench") / "peers"))
+
+
+def _environment() -> PythonEnvironment:
+    return PythonEnvironment(
+        "peers-env", _sources(), "the peers'", "3 GB", "or run the benchmark without peers"
+    )
+
+
+def _options(point: Point, budget: Budget) -> list[str]:
+    numbers = msgspec.to_builtins(point) | msgspec.to_builtins(budget)
+    flags = ["--repeats"] if numbers.pop("repeats") else []
+    named = {f"--{name.replace('_', '-')}": str(value) for name, value in numbers.items()}
+    return [word for pair in named.items() for word in pair] + flags
+
+
+def _follow(command: Sequence[str], threads: int, progress: Progress) -> None:
+    """Run to the end, each line as it comes."""
+    limits = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    last: deque[str] = deque(maxlen=_LAST_LINES)
+    with subprocess.Popen(
+        command,
+        env=clean_variables() | limits,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        for line in map(str.rstrip, process.stdout):
+            last.append(line)
+            progress(line)
+    if process.returncode:
+        said = " | ".join(last)
+        raise HeadwaterError(f"a peer ended with {process.returncode}: {said}: see its lines above")
+
+
+def main(
+    folder: Annotated[Path, typer.Argument(help="as write_input has written it")],
+    model: Annotated[Peer, typer.Option(help="which peer")] = Peer.SASREC,
+    width: Annotated[int, typer.Option(help="of its vectors")] = 128,
+    dropout: Annotated[float, typer.Option(help="share of what is dropped")] = 0.2,
+    max_epochs: Annotated[int, typer.Option(help="at most")] = Budget().max_epochs,
+    seed: Annotated[int, typer.Option(help="of everything random")] = 0,
+) -> None:
+    """Run one peer once."""
+    budget = Budget(max_epochs=max_epochs, seed=seed)
+    found = run(folder, model, Point(width, dropout), budget)
+    print(f"epoch {found.outcome.epoch}: NDCG@10 {found.outcome.validation_ndcg_10:.4f}")
+
+
+if __name__ == "__main__":
+    run_benchmark(main)

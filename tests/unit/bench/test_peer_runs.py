@@ -1,0 +1,120 @@
+"""What a peer reads and what it has answered, without its environment."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from bench import peer_runs
+from bench.peer_runs import GRID, Budget, Interactions, Peer, Point, Request
+from features.errors import DataError, HeadwaterError
+
+TRAIN = Interactions(np.array([1, 1, 2]), np.array([7, 8, 7]), np.array([10, 20, 30]))
+OUTCOME = {
+    "epoch": 4,
+    "epochs": 6,
+    "seconds": 1.5,
+    "validation_ndcg_10": 0.1,
+    "validation_ndcg_10_by_epoch": {"2": 0.05, "4": 0.1, "6": 0.09},
+    "weights": 1000,
+    "known_items": 2,
+    "versions": {"rectools": "0.19.0"},
+}
+
+
+def request(length: int, targets: list[int]) -> Request:
+    events = np.arange(length)
+    return Request(5_000, events, 1_000 + events, np.array(targets, np.int64))
+
+
+def test_a_request_has_its_newest_history_in_order(tmp_path: Path) -> None:
+    peer_runs.write_input(tmp_path, TRAIN, [request(0, [7]), request(250, [8, 7])], [])
+    history = pq.read_table(tmp_path / "validation.parquet").to_pydict()
+    assert set(history["request"]) == {1}
+    assert history["position"] == list(range(200))
+    assert history["item"] == list(range(50, 250))
+    assert history["time_s"] == [1_000 + item for item in range(50, 250)]
+    asked = pq.read_table(tmp_path / "validation_requests.parquet").to_pydict()
+    assert asked == {"request": [0, 1], "time_s": [5_000] * 2, "targets": [[7], [8, 7]]}
+
+
+def test_files_without_requests_keep_their_types(tmp_path: Path) -> None:
+    peer_runs.write_input(tmp_path, TRAIN, [], [])
+    assert pq.read_table(tmp_path / "train.parquet").to_pydict()["user"] == [1, 1, 2]
+    for name in ("test", "test_requests"):
+        schema = pq.read_schema(tmp_path / f"{name}.parquet")
+        assert {str(each.type) for each in schema} <= {"int64", "list<element: int64>"}
+
+
+def test_answers_are_read_in_the_order_of_the_requests(tmp_path: Path) -> None:
+    top = np.arange(400).reshape(2, 200)
+    np.savez(tmp_path / "test.npz", request=np.arange(2), top=top)
+    assert np.array_equal(peer_runs.read_top(tmp_path / "test.npz"), top)
+
+
+@pytest.mark.parametrize(("requests", "items"), [([1, 0], 200), ([0, 2], 200), ([0, 1], 10)])
+def test_answers_to_other_requests_are_refused(
+    tmp_path: Path, requests: list[int], items: int
+) -> None:
+    np.savez(tmp_path / "test.npz", request=np.array(requests), top=np.zeros((2, items), int))
+    with pytest.raises(DataError, match="run the peer again"):
+        peer_runs.read_top(tmp_path / "test.npz")
+
+
+def test_an_outcome_has_numbers_for_epochs(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(json.dumps(OUTCOME | {"later": "unknown"}))
+    outcome = peer_runs.read_outcome(tmp_path / "run.json")
+    assert outcome.validation_ndcg_10_by_epoch == {2: 0.05, 4: 0.1, 6: 0.09}
+    with pytest.raises(DataError, match="cannot be read"):
+        peer_runs.read_outcome(tmp_path / "none.json")
+
+
+def test_the_best_by_validation_is_kept_and_all_are_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands = []
+
+    def follow(command: list[str], threads: int, progress: object) -> None:
+        commands.append(command)
+        options = dict(zip(command[2::2], command[3::2], strict=True))
+        folder = Path(options["--output"])
+        folder.mkdir(parents=True)
+        best = (options["--width"], options["--dropout"]) == ("64", "0.4")
+        value = 0.2 if best else 0.1
+        (folder / "run.json").write_text(json.dumps(OUTCOME | {"validation_ndcg_10": value}))
+
+    monkeypatch.setattr(peer_runs, "_follow", follow)
+    monkeypatch.setattr(peer_runs.PythonEnvironment, "prepare", lambda *_: tmp_path / "env")
+    best = peer_runs.tune(tmp_path, "sasrec", Budget(max_epochs=3, seed=5))
+    assert best.point == Point(64, 0.4)
+    assert len(commands) == len(GRID) == 4
+    assert all("--max-epochs 3" in " ".join(command) for command in commands)
+    record = json.loads((tmp_path / "runs" / "sasrec-seed-5.json").read_text())
+    assert record["best"] == "width-64-dropout-0.4"
+    assert {run["point"]["dropout"] for run in record["runs"]} == {0.2, 0.4}
+
+
+def test_a_failed_run_says_why_and_leaves_no_outcome(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    env, output = tmp_path / "env" / "bin", tmp_path / "runs" / f"hstu-{Point().name}-seed-0"
+    env.mkdir(parents=True)
+    (env / "python").symlink_to("/bin/false")
+    output.mkdir(parents=True)
+    (output / "run.json").write_text(json.dumps(OUTCOME))
+    monkeypatch.setattr(peer_runs.PythonEnvironment, "prepare", lambda *_: tmp_path / "env")
+    with pytest.raises(HeadwaterError, match="a peer ended with 1"):
+        peer_runs.run(tmp_path, Peer.HSTU, Point(), Budget())
+    assert not (output / "run.json").exists()
+
+
+def test_lines_of_a_run_come_through_with_its_threads() -> None:
+    lines: list[str] = []
+    code = "import os; print('epoch 1'); print(os.environ['OMP_NUM_THREADS'])"
+    peer_runs._follow([sys.executable, "-c", code], 3, lines.append)
+    assert lines == ["epoch 1", "3"]
