@@ -82,10 +82,11 @@ class Run:
         layout = Layout(FeatureSettings())
         rows = {}
         for name, change in ABLATIONS.items():
+            changed = settings.model_copy(update=change)
+            reader = language_model(changed.language_model, default_cache_dir())
             found = []
             for seed in range(seeds):
-                wanted = settings.model_copy(update={**change, "seed": settings.seed + seed})
-                reader = language_model(wanted.language_model, default_cache_dir())
+                wanted = changed.model_copy(update={"seed": settings.seed + seed})
                 ours = train_ours(self.log, self.takes, self.protocol, layout, wanted, reader)
                 found.append(figures(self.test, _ranked(scores(ours, self.test), self.test)))
                 self.say(f"{name}, seed {seed + 1}: {found[-1]['ndcg_at_10']:.4f}")

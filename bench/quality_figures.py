@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
 from rich.table import Table
 
 from bench.questions import TRAINING, Bools, Floats, Questions
+from trainer.train import TOP, ndcg
 
-CUT, DEEP_CUT = 10, 50
+DEEP_CUT = 50
 RETURN_S = 3600
 RARE = 5
 _SAMPLES = 1000
@@ -54,14 +56,15 @@ def figures(asked: Questions, ranks: Floats) -> Row:
 
 def gains(ranks: Floats) -> Floats:
     """NDCG@10 of each target, float[M]."""
-    return np.where(ranks < CUT, 1 / np.log2(np.minimum(ranks, CUT) + 2), 0.0)
+    found: Floats = ndcg(torch.from_numpy(ranks)).numpy()
+    return found
 
 
 def _plain(ranks: Floats) -> Row:
     if not len(ranks):
         return {}
     return {
-        "hr_at_10": float((ranks < CUT).mean()),
+        "hr_at_10": float((ranks < TOP).mean()),
         "ndcg_at_10": float(gains(ranks).mean()),
         "hr_at_50": float((ranks < DEEP_CUT).mean()),
     }

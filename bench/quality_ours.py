@@ -15,6 +15,7 @@ from bench.questions import TRAINING, Floats, Ints, Protocol, Questions, Takes
 from features.rows import Layout
 from features.vocabulary import FIRST_ITEM, PADDING
 from trainer.data import Log
+from trainer.evaluate import SNAPSHOT_MS
 from trainer.examples import Examples, examples, observed_log, replay
 from trainer.first_model import Trained, train_first_model
 from trainer.language import LanguageModel
@@ -23,7 +24,6 @@ from trainer.settings import TrainerSettings
 from trainer.trends import Trends, trends
 
 _CHUNK = 256
-_SNAPSHOT_MS = 60_000
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def train_ours(
         layout,
         examples(replayed, trained.vocabulary, layout),
         trends(
-            observed_log(counted.events, counted.items), trained.vocabulary, layout, _SNAPSHOT_MS
+            observed_log(counted.events, counted.items), trained.vocabulary, layout, SNAPSHOT_MS
         ),
         first_of,
         trained.vocabulary.indices_of(takes.item_ids),

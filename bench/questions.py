@@ -172,11 +172,9 @@ def ranks_in_lists(asked: Questions, top: Ints) -> Floats:
     question, rows = asked.targets()
     wanted = asked.takes.items[rows]
     ranks = np.full(len(rows), MISSED)
-    for at in range(len(asked)):
-        second = asked.takes.items[asked.firsts[at] : asked.ends[at]]
-        wrong_before = np.cumsum(~np.isin(top[at], second))
-        for target in np.flatnonzero(question == at):
-            place = np.flatnonzero(top[at] == wanted[target])
-            if len(place):
-                ranks[target] = wrong_before[place[0]]
+    for target, (at, item) in enumerate(zip(question, wanted, strict=True)):
+        place = np.flatnonzero(top[at] == item)
+        if len(place):
+            second = asked.takes.items[asked.firsts[at] : asked.ends[at]]
+            ranks[target] = (~np.isin(top[at, : place[0]], second)).sum()
     return ranks
