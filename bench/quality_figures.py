@@ -10,13 +10,12 @@ import torch
 from rich.table import Table
 
 from bench.questions import TRAINING, Bools, Floats, Questions
+from trainer.figures import interval
 from trainer.train import TOP, ndcg
 
 DEEP_CUT = 50
 RETURN_S = 3600
 RARE = 5
-_SAMPLES = 1000
-_SEED = 0
 
 Row = dict[str, Any]
 
@@ -68,15 +67,6 @@ def _plain(ranks: Floats) -> Row:
         "ndcg_at_10": float(gains(ranks).mean()),
         "hr_at_50": float((ranks < DEEP_CUT).mean()),
     }
-
-
-def interval(values: Floats, people: Any) -> list[float]:
-    """95 % bootstrap interval of the mean: people are drawn, with all their targets."""
-    _, who = np.unique(people, return_inverse=True)
-    sums, counts = np.bincount(who, values), np.bincount(who)
-    draws = np.random.default_rng(_SEED).integers(0, len(sums), (_SAMPLES, len(sums)))
-    means = sums[draws].sum(1) / counts[draws].sum(1)
-    return [float(edge) for edge in np.percentile(means, (2.5, 97.5))]
 
 
 def mean(rows: list[Row]) -> Row:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import textwrap
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from safetensors import SafetensorError
@@ -20,15 +24,19 @@ MANIFEST = "manifest.json"
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """What a version is: its shape, how training went, and the settings behind it."""
+    """What a version is: its shape, how training went, and the settings behind it.
+
+    `trained_until_ms` is the time of the newest event that it was trained on.
+    """
 
     architecture: Architecture
     outcome: Outcome
-    settings: dict[str, object] = {}
+    settings: dict[str, dict[str, Any]] = {}
     created_ms: int
+    trained_until_ms: int | None = None
 
 
-def save(trained: Trained, folder: Path, settings: dict[str, object]) -> None:
+def save(trained: Trained, folder: Path, settings: dict[str, dict[str, Any]]) -> None:
     """Write a model to an existing folder."""
     save_file(trained.model.state_dict(), folder / WEIGHTS)
     trained.vocabulary.write(str(folder / FILE_NAME))
@@ -37,6 +45,7 @@ def save(trained: Trained, folder: Path, settings: dict[str, object]) -> None:
         outcome=trained.outcome,
         settings=settings,
         created_ms=int(time.time() * 1000),
+        trained_until_ms=trained.until_ms,
     )
     text = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
     (folder / MANIFEST).write_bytes(text)
@@ -48,11 +57,29 @@ def load(folder: Path) -> Trained:
     Raises:
         DataError: the folder does not hold one.
     """
-    try:
-        manifest = msgspec.json.decode((folder / MANIFEST).read_bytes(), type=Manifest)
+    manifest = read_manifest(folder)
+    with _named_in_errors(folder):
         model = TemporalModel(manifest.architecture)
         model.load_state_dict(load_file(folder / WEIGHTS))
         vocabulary = read_vocabulary(str(folder / FILE_NAME))
+    return Trained(model.eval(), vocabulary, manifest.outcome, manifest.trained_until_ms)
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """What the model of a folder is.
+
+    Raises:
+        DataError: the folder does not hold one.
+    """
+    with _named_in_errors(folder):
+        return msgspec.json.decode((folder / MANIFEST).read_bytes(), type=Manifest)
+
+
+@contextmanager
+def _named_in_errors(folder: Path) -> Iterator[None]:
+    try:
+        yield
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise DataError(f"{folder}: not a trained model: {error}") from error
-    return Trained(model.eval(), vocabulary, manifest.outcome)
+        # Torch writes a page where weights do not fit.
+        why = textwrap.shorten(str(error), 200, placeholder=" ...")
+        raise DataError(f"{folder}: not a trained model: {why}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from operator import attrgetter
@@ -57,6 +58,12 @@ class Log:
         cut = round(len(self.events) * share)
         while 0 < cut < len(self.events) and self._is_tie(cut):
             cut += 1
+        first = replace(self, events=self.events[:cut], refused=())
+        return first, replace(self, events=self.events[cut:])
+
+    def split_after(self, time_ms: int) -> tuple[Log, Log]:
+        """The events up to a time, and those after it with the refused rows; as `split`."""
+        cut = bisect_right(self.events, time_ms, key=attrgetter("timestamp"))
         first = replace(self, events=self.events[:cut], refused=())
         return first, replace(self, events=self.events[cut:])
 

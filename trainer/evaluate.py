@@ -1,49 +1,65 @@
 """One step ahead on later events: what would have been recommended, and what people then took.
 
-M targets, N items, T trends.
+E events, M targets, N items, T trends.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from features.inputs import IntArray
 from features.rows import Layout
-from features.settings import DAY_MS
+from features.settings import DAY_MS, HOUR_MS
+from features.vocabulary import FIRST_ITEM
 from trainer.batches import Batch, Batches
 from trainer.data import Log
-from trainer.examples import examples, observed_log, replay
+from trainer.examples import BoolArray, Example, Examples, examples, observed_log, replay
+from trainer.figures import Figures, Floats, figures, gains, interval
 from trainer.first_model import Trained
 from trainer.model import LOWEST
 from trainer.settings import TrainerSettings
-from trainer.train import TOP, batch_scores, ndcg, target_ranks
-from trainer.trends import trends
+from trainer.train import TOP, batch_scores, target_ranks
+from trainer.trends import Trends, trends
 
 POPULARITY_HALF_LIFE_MS = 7 * DAY_MS
 SNAPSHOT_MS = 60_000
+RETURN_MS = HOUR_MS
+RARE = 5
+_BATCH = 16
+# An event's number in two numbers that float32 holds exactly.
+_DIGIT = 1 << 20
 
 Scorer = Callable[[Batch], Tensor]
 
 
 @dataclass(frozen=True)
-class Figures:
-    """Of so many events of an item new to its person: the share among the best 10, the gain."""
+class Judged:
+    """How one method did.
 
-    events: int
-    hit_rate: float
-    ndcg: float
+    Attributes:
+        ndcg_at_10_interval: 95 %, of `overall`, by bootstrap over people.
+        coverage: the share of the model's items that stood among the best 10 of a request.
+        groups: of the events that matter apart; an event may be in several.
+    """
+
+    overall: Figures
+    ndcg_at_10_interval: list[float]
+    coverage: float
+    groups: Mapping[str, Figures]
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """The model and decayed popularity (7 days) on the same events, taken items left out."""
 
-    model: Figures
-    popularity: Figures
+    model: Judged
+    popularity: Judged
 
 
 def evaluate(
@@ -63,42 +79,129 @@ def evaluate(
         right_after: ask right after the person's event before, as the stream does, and so not
             before a first event; else at the time of the event itself.
     """
-    events = observed_log([*earlier.events, *later.events], later.items)
-    since_ms = later.events[0].timestamp
-    replayed = list(replay(events, layout))
-    columns = examples(replayed, trained.vocabulary, layout)
-    chosen = columns.times_ms >= since_ms
-    if right_after:
-        chosen &= columns.starts != np.arange(len(columns))
-    counted = [one.event for one in replayed]
-    # A request right after an earlier event needs the trends of that time.
-    first_ms = 0 if right_after else since_ms
-    trended = trends(counted, trained.vocabulary, layout, SNAPSHOT_MS, first_ms)
-    batches = Batches(columns, trended, chosen, layout.settings.history_length, settings.window)
-    wanted = int((columns.wanted & chosen).sum())
+    asked = _asked(trained, [earlier, later], layout, settings, right_after)
     scorers: tuple[Scorer, Scorer] = (
         lambda batch: batch_scores(trained.model, batch),
         lambda batch: _popularity_scores(batch, layout),
     )
-    model, popularity = _figures(batches, scorers, wanted, float(right_after))
-    return Evaluation(model, popularity)
+    return Evaluation(*asked.judged(scorers))
 
 
-@torch.no_grad()
-def _figures(
-    batches: Batches, scorers: tuple[Scorer, ...], wanted: int, right_after: float
-) -> list[Figures]:
-    ranks: list[list[Tensor]] = [[] for _ in scorers]
-    for batch in batches.epoch(16, np.random.default_rng(0), immediate_share=right_after):
-        for found, scorer in zip(ranks, scorers, strict=True):
-            found.append(target_ranks(scorer(batch), batch.targets))
-    return [_summary(torch.cat(found or [torch.empty(0)]), wanted) for found in ranks]
+@dataclass(frozen=True)
+class _Tally:
+    """What one method made of the events so far.
+
+    Attributes:
+        ranks: float64[E], of the right item; infinite where it was missed.
+        shown: bool[N], items that were among the best 10 of a request.
+    """
+
+    ranks: Floats
+    shown: BoolArray
+
+    @staticmethod
+    def empty(events: int, items: int) -> _Tally:
+        return _Tally(np.full(events, np.inf), np.zeros(items, np.bool_))
+
+    def add(self, scores: Tensor, targets: Tensor, events: IntArray) -> None:
+        """Args: scores float[M, N]; targets int64[M]; events int64[M], whose they are."""
+        self.ranks[events] = target_ranks(scores, targets).cpu().numpy()
+        best = scores.topk(min(TOP, scores.shape[1]), dim=1)
+        self.shown[best.indices[best.values > LOWEST / 2].cpu().numpy()] = True
 
 
-def _summary(ranks: Tensor, wanted: int) -> Figures:
-    count = max(1, wanted)
-    hits = (ranks < TOP).sum().item()
-    return Figures(wanted, hits / count, ndcg(ranks).sum().item() / count)
+@dataclass(frozen=True)
+class _Asked:
+    """Events to predict: those of `columns` that are `chosen`.
+
+    Attributes:
+        groups: bool[E] each.
+        immediate_share: of the requests made right after the event before.
+    """
+
+    columns: Examples
+    chosen: BoolArray
+    groups: Mapping[str, BoolArray]
+    trended: Trends
+    history: int
+    window: int
+    immediate_share: float
+
+    @torch.no_grad()
+    def judged(self, scorers: Sequence[Scorer]) -> list[Judged]:
+        """How each method did, which gives every item a score for each target: float[M, N]."""
+        tallies = [_Tally.empty(len(self.columns), self.trended.values.shape[2]) for _ in scorers]
+        for batch, events in self._batches():
+            for tally, scorer in zip(tallies, scorers, strict=True):
+                tally.add(scorer(batch), batch.targets, events)
+        return [self._judged(tally) for tally in tallies]
+
+    def _judged(self, tally: _Tally) -> Judged:
+        ranks, people = tally.ranks[self.chosen], self.columns.starts[self.chosen]
+        return Judged(
+            figures(ranks),
+            interval(gains(ranks), people) if len(ranks) else [0.0, 0.0],
+            float(tally.shown[FIRST_ITEM:].mean()),
+            {name: figures(ranks[group[self.chosen]]) for name, group in self.groups.items()},
+        )
+
+    def _batches(self) -> Iterator[tuple[Batch, IntArray]]:
+        """Batches, and which event each of their targets is: int64[M]."""
+        numbers = np.stack(np.divmod(np.arange(len(self.columns)), _DIGIT), 1).astype(np.float32)
+        # The same batches again, with the events' numbers in place of the features.
+        numbered = replace(self.columns, features=numbers, features_after_last=numbers)
+        for batch, twin in zip(self._epoch(self.columns), self._epoch(numbered), strict=True):
+            digits = twin.asked.user_features.flatten(0, 1)[twin.places].long()
+            yield batch, (digits[:, 0] * _DIGIT + digits[:, 1]).numpy()
+
+    def _epoch(self, columns: Examples) -> Iterator[Batch]:
+        batches = Batches(columns, self.trended, self.chosen, self.history, self.window)
+        return batches.epoch(_BATCH, np.random.default_rng(0), self.immediate_share)
+
+
+def _asked(
+    trained: Trained,
+    parts: Sequence[Log],
+    layout: Layout,
+    settings: TrainerSettings,
+    right_after: bool,
+) -> _Asked:
+    """Args: parts: of one log; the events of the last one are asked for."""
+    since_ms = parts[-1].events[0].timestamp
+    events = observed_log([event for part in parts for event in part.events], parts[-1].items)
+    replayed = list(replay(events, layout))
+    # A request right after an earlier event needs the trends of that time.
+    trended = trends(
+        [one.event for one in replayed],
+        trained.vocabulary,
+        layout,
+        SNAPSHOT_MS,
+        0 if right_after else since_ms,
+    )
+    # In the order of the columns, for what the columns do not say.
+    replayed.sort(key=lambda one: (one.event.user_id, one.event.time_ms))
+    columns = examples(replayed, trained.vocabulary, layout)
+    groups = _groups(replayed, columns, since_ms)
+    chosen = columns.wanted & (columns.times_ms >= since_ms)
+    if right_after:
+        chosen &= ~groups["first_requests"]
+    history = layout.settings.history_length
+    return _Asked(columns, chosen, groups, trended, history, settings.window, float(right_after))
+
+
+def _groups(replayed: Sequence[Example], columns: Examples, since_ms: int) -> dict[str, BoolArray]:
+    """Which events are of each group, bool[E]; "before" is before `since_ms`."""
+    times_ms = columns.times_ms
+    first = columns.starts == np.arange(len(columns))
+    before = Counter(one.event.item for one in replayed if one.event.time_ms < since_ms)
+    counts = np.fromiter((before[one.event.item] for one in replayed), np.int64, len(replayed))
+    return {
+        "return_visits": ~first & (times_ms - np.roll(times_ms, 1) > RETURN_MS),
+        "first_requests": first,
+        "new_people": times_ms[columns.starts] >= since_ms,
+        "new_items": counts == 0,
+        "rare_items": counts < RARE,
+    }
 
 
 def _popularity_scores(batch: Batch, layout: Layout) -> Tensor:

@@ -29,11 +29,15 @@ __all__ = ["Progress", "Report", "Trained", "train_first_model"]
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained model and what it takes to use it: item i of the model is i of the vocabulary."""
+    """A trained model and what it takes to use it: item i of the model is i of the vocabulary.
+
+    `until_ms` is the time of the newest event that it was trained on, None where nobody knows.
+    """
 
     model: TemporalModel
     vocabulary: Vocabulary
     outcome: Outcome
+    until_ms: int | None = None
 
 
 def train_first_model(
@@ -73,7 +77,7 @@ def train_first_model(
     known = [texts.get(item_id, "") for item_id in vocabulary.item_ids]
     _tell(model, prepared.with_events, known, reader)
     outcome = fit(model, prepared.orders, prepared.held_out, settings, report)
-    return Trained(model, vocabulary, outcome)
+    return Trained(model, vocabulary, outcome, log.events[-1].timestamp)
 
 
 def _tell(

@@ -78,7 +78,7 @@ def write_version(
     if not (model / CONFIG).exists():
         _write_whole(model / CONFIG, lambda path: path.write_text(render_config(layout)))
     number = max(version_numbers(model), default=0) + 1
-    described: dict[str, object] = {
+    described = {
         "trainer": settings.model_dump(mode="json"),
         "features": layout.settings.model_dump(mode="json"),
     }

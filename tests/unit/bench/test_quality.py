@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bench.counting import ease, methods
-from bench.quality_figures import figures, gains, groups, interval
+from bench.quality_figures import figures, gains, groups
 from bench.quality_ours import scores, train_ours
 from bench.questions import (
     MISSED,
@@ -23,6 +23,7 @@ from features.events import Click, Purchase
 from features.rows import Layout
 from features.settings import FeatureSettings
 from trainer.data import Log
+from trainer.figures import interval
 from trainer.settings import TrainerSettings
 
 START_S = 1_700_000_000

@@ -1,0 +1,126 @@
+"""`headwater evaluate`."""
+
+from __future__ import annotations
+
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from deploy.commands.data_options import Data, Map, Type, data_source
+from features.errors import SettingsError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from deploy.evaluation import Evaluated
+    from trainer.evaluate import Judged
+    from trainer.figures import Figures
+
+GROUPS = {
+    "return_visits": "return visits",
+    "first_requests": "first requests",
+    "new_people": "new people",
+    "new_items": "items without events before",
+    "rare_items": "items with fewer than 5",
+}
+
+Folder = Annotated[
+    Path | None,
+    typer.Argument(
+        help="a version's folder; the newest version of the repository if none is given"
+    ),
+]
+Version = Annotated[int | None, typer.Option(help="this version of the model repository", min=1)]
+Share = Annotated[
+    float | None,
+    typer.Option(
+        help="the first part of the log is only history, what follows is judged; default: what "
+        "the version was trained on, or 0.8 where its manifest does not say",
+        min=0,
+        max=1,
+    ),
+]
+RightAfter = Annotated[
+    bool,
+    typer.Option(
+        "--right-after",
+        help="ask right after a person's event, as the stream does, not at the time of the next",
+    ),
+]
+Report = Annotated[Path | None, typer.Option(help="write the figures to this file, as JSON")]
+
+
+def evaluate(
+    folder: Folder = None,
+    version: Version = None,
+    data: Data = None,
+    maps: Map = None,
+    types: Type = None,
+    share: Share = None,
+    right_after: RightAfter = False,
+    report: Report = None,
+) -> None:
+    """Judge a version on the newest part of a log, beside decayed popularity; needs no server."""
+    import msgspec
+    from rich.console import Console
+
+    from deploy.evaluation import evaluate_version, version_folder
+    from deploy.report import write_report
+    from deploy.settings import load_settings
+    from trainer.data import load_log
+
+    if folder and version:
+        raise SettingsError("a folder and --version exclude one another")
+    settings = load_settings()
+    chosen = folder or version_folder(settings.model_repository, version)
+    with Console(stderr=True).status("reading the log, then asking the model"):
+        log = load_log(data_source(settings, data, maps, types))
+        found = evaluate_version(settings, chosen, log, share, right_after)
+    _print(found)
+    if report:
+        figures = msgspec.to_builtins(found, enc_hook=str)
+        write_report(report, "evaluate", ["headwater", *sys.argv[1:]], figures)
+
+
+def _print(found: Evaluated) -> None:
+    from rich.console import Console
+
+    since = datetime.fromtimestamp(found.since_ms / 1000, UTC)
+    model, popularity = found.evaluation.model, found.evaluation.popularity
+    low, high = model.ndcg_at_10_interval
+    print(
+        f"{found.version}: {found.judged_events} events from {since:%Y-%m-%d %H:%M} on, "
+        f"after {found.history_events} of history"
+    )
+    if found.trained_on:
+        print(f"{found.trained_on} of these events were trained on: the figures flatter the model")
+    Console().print(_table(model, popularity))
+    print(
+        f"NDCG@10 within {low:.4f} and {high:.4f} (95 %); "
+        f"coverage {model.coverage:.3f}, popularity {popularity.coverage:.3f}"
+    )
+
+
+def _table(model: Judged, popularity: Judged) -> Table:
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("popularity: decayed, 7 days")
+    table.add_column("events", justify="right")
+    for method in ("model", "popularity"):
+        for figure in ("HR@10", "NDCG@10", "HR@50"):
+            table.add_column(f"{method}\n{figure}", justify="right")
+    rows = {"events with an item new to the person": (model.overall, popularity.overall)}
+    rows |= {title: (model.groups[name], popularity.groups[name]) for name, title in GROUPS.items()}
+    for title, (ours, theirs) in rows.items():
+        table.add_row(title, str(ours.events), *_cells(ours), *_cells(theirs))
+    return table
+
+
+def _cells(found: Figures) -> list[str]:
+    if not found.events:
+        return ["-"] * 3
+    return [f"{found.hr_at_10:.3f}", f"{found.ndcg_at_10:.4f}", f"{found.hr_at_50:.3f}"]
