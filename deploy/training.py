@@ -12,6 +12,7 @@ from trainer.first_model import train_first_model
 from trainer.language import language_model
 from trainer.model_server import ModelServer
 from trainer.publish import Version, publish
+from trainer.tracking import tracked
 from trainer.train import Report
 
 
@@ -30,12 +31,13 @@ def train_and_publish(settings: Settings, log: Log, report: Report) -> Published
 
     Raises:
         DataError: nothing can be learned from the log, or the language model cannot be fetched.
-        SettingsError: the language model cannot be read.
+        SettingsError: the language model cannot be read, or the curves cannot be written.
         ServerError: Triton or Kafka does not answer.
     """
     layout = Layout(settings.features)
     reader = language_model(settings.trainer.language_model, settings.local.cache_dir)
-    trained = train_first_model(log, layout, settings.trainer, report, reader)
+    with tracked(settings.trainer, report) as followed:
+        trained = train_first_model(log, layout, settings.trainer, followed, reader)
     triton = settings.triton
     server = ModelServer(triton.url or "", triton.tls, triton.tls_ca_file)
     repository = settings.model_repository

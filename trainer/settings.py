@@ -64,5 +64,8 @@ class TrainerSettings(Section):
     trend_snapshot_ms: Annotated[int, Field(ge=1)] = Field(
         HOUR_MS, description="item trends are taken at the start of every such stretch of time"
     )
+    tensorboard_dir: str = Field(
+        "", description="folder for TensorBoard's curves, one in it for each run; empty for none"
+    )
     seed: int = 7
     threads: Annotated[int, Field(ge=1, le=256)] = 2

@@ -24,9 +24,10 @@ TOP = 10
 
 @dataclass(frozen=True)
 class Progress:
-    """Where training stands after a step.
+    """Where training stands after a step, and after an epoch once the held-out events are judged.
 
-    `held_out` is the newest NDCG@10 on held-out events, None before the first.
+    `held_out` is the newest NDCG@10 on held-out events, None before the first; `loss` is a moving
+    mean, `gradient_norm` that of the step before clipping.
     """
 
     epoch: int
@@ -34,6 +35,10 @@ class Progress:
     done: float
     loss: float
     held_out: float | None
+    step: int = 0
+    learning_rate: float = 0.0
+    gradient_norm: float = 0.0
+    epoch_ends: bool = False
 
     def __str__(self) -> str:
         quality = "" if self.held_out is None else f", held-out NDCG {self.held_out:.3f}"
@@ -101,7 +106,7 @@ class _Training:
         per_epoch = max(1, -(-orders[0].stretch_count() // settings.batch_windows))
         self.planned_steps = self.total_steps = per_epoch * settings.epochs
         self.step = 0
-        self.loss = 0.0
+        self.loss = self.learning_rate = self.gradient_norm = 0.0
         self.score: float | None = None
 
     def run(self) -> Outcome:
@@ -113,6 +118,7 @@ class _Training:
             if self.score > best:
                 best, best_epoch, kept = self.score, epoch, copy.deepcopy(self.model.state_dict())
             self._fit_in_time()
+            self.report(self._progress(epoch, self._done(), epoch_ends=True))
             if self._done() >= 1 or epoch - best_epoch >= self.settings.patience:
                 break
         self.model.load_state_dict(kept)
@@ -130,20 +136,35 @@ class _Training:
         for batch in batches:
             self._step(batch)
             done = self._done()
-            self.report(Progress(epoch, self.settings.epochs, done, self.loss, self.score))
+            self.report(self._progress(epoch, done))
             if done >= 1:
                 break
 
+    def _progress(self, epoch: int, done: float, *, epoch_ends: bool = False) -> Progress:
+        return Progress(
+            epoch,
+            self.settings.epochs,
+            done,
+            self.loss,
+            self.score,
+            self.step,
+            self.learning_rate,
+            self.gradient_norm,
+            epoch_ends,
+        )
+
     def _step(self, batch: Batch) -> None:
+        self.learning_rate = self.settings.learning_rate * rate(self._done(), self.settings.warm_up)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.learning_rate * rate(self._done(), self.settings.warm_up)
+            group["lr"] = self.learning_rate
         scores = batch_scores(self.model, batch, self.settings.identity_dropout)
         # An item without events is no negative: nobody has turned it down.
         scores = scores.masked_fill(~self.model.learned, LOWEST)
         loss = nn.functional.cross_entropy(scores, batch.targets)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.gradient_clip)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.gradient_clip)
+        self.gradient_norm = norm.item()
         self.optimizer.step()
         self.step += 1
         self.loss = 0.98 * (self.loss or loss.item()) + 0.02 * loss.item()
