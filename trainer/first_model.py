@@ -17,6 +17,7 @@ from features.rows import Layout, Observed
 from features.vocabulary import FIRST_ITEM, UNKNOWN, Vocabulary
 from trainer.batches import Batches
 from trainer.data import Log
+from trainer.devices import device_of
 from trainer.examples import BoolArray, Example, examples, observed_log, replay, shuffled_instants
 from trainer.language import LanguageModel, item_text
 from trainer.model import LOWEST, Architecture, TemporalModel
@@ -56,7 +57,9 @@ def train_first_model(
 
     Raises:
         DataError: nothing can be learned from the log.
+        SettingsError: the device or precision of the settings is not to be had.
     """
+    device = device_of(settings)
     torch.set_num_threads(settings.threads)
     torch.manual_seed(settings.seed)
     generator = np.random.default_rng(settings.seed)
@@ -76,8 +79,9 @@ def train_first_model(
     model = TemporalModel(architecture(vocabulary, layout, settings, reader.width if reader else 0))
     known = [texts.get(item_id, "") for item_id in vocabulary.item_ids]
     _tell(model, prepared.with_events, known, reader)
-    outcome = fit(model, prepared.orders, prepared.held_out, settings, report)
-    return Trained(model, vocabulary, outcome, log.events[-1].timestamp)
+    outcome = fit(model.to(device), prepared.orders, prepared.held_out, settings, report)
+    # What comes after, export and checkpoint, is the CPU's.
+    return Trained(model.cpu(), vocabulary, outcome, log.events[-1].timestamp)
 
 
 def _tell(

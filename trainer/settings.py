@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated
 
 from pydantic import Field
@@ -9,6 +10,22 @@ from pydantic import Field
 from features.settings import HOUR_MS, Section
 
 Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Device(StrEnum):
+    """Where training computes; auto: on CUDA where there is some."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+class Precision(StrEnum):
+    """What training multiplies in; auto: bfloat16 on a CUDA device that knows it."""
+
+    AUTO = "auto"
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
 
 
 class TrainerSettings(Section):
@@ -37,6 +54,9 @@ class TrainerSettings(Section):
     )
     batch_windows: Annotated[int, Field(ge=1)] = Field(
         16, description="stretches of people's histories in one step"
+    )
+    accumulate_steps: Annotated[int, Field(ge=1)] = Field(
+        1, description="batches whose gradients are joined before the weights change"
     )
     window: Annotated[int, Field(ge=2, le=1024)] = Field(
         64, description="most events that one stretch predicts"
@@ -67,5 +87,7 @@ class TrainerSettings(Section):
     tensorboard_dir: str = Field(
         "", description="folder for TensorBoard's curves, one in it for each run; empty for none"
     )
+    device: Device = Field(Device.AUTO, description="auto, cpu or cuda")
+    precision: Precision = Field(Precision.AUTO, description="auto, float32 or bfloat16")
     seed: int = 7
     threads: Annotated[int, Field(ge=1, le=256)] = 2

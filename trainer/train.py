@@ -8,14 +8,18 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from trainer.batches import Batch, Batches
+from trainer.devices import autocast, moved
 from trainer.model import LOWEST, TemporalModel
 from trainer.settings import TrainerSettings
 
@@ -103,7 +107,10 @@ class _Training:
         self.optimizer = torch.optim.AdamW(
             _decayed_apart(model, settings.weight_decay), lr=settings.learning_rate
         )
-        per_epoch = max(1, -(-orders[0].stretch_count() // settings.batch_windows))
+        self.device = next(model.parameters()).device
+        self.precision = autocast(settings, self.device)
+        a_step = settings.batch_windows * settings.accumulate_steps
+        per_epoch = max(1, -(-orders[0].stretch_count() // a_step))
         self.planned_steps = self.total_steps = per_epoch * settings.epochs
         self.step = 0
         self.loss = self.learning_rate = self.gradient_norm = 0.0
@@ -133,8 +140,8 @@ class _Training:
             self.settings.immediate_share,
             self.settings.unknown_share,
         )
-        for batch in batches:
-            self._step(batch)
+        for group in groups_of(batches, self.settings.accumulate_steps):
+            self._step([moved(batch, self.device) for batch in group])
             done = self._done()
             self.report(self._progress(epoch, done))
             if done >= 1:
@@ -153,21 +160,17 @@ class _Training:
             epoch_ends,
         )
 
-    def _step(self, batch: Batch) -> None:
+    def _step(self, batches: Sequence[Batch]) -> None:
         self.learning_rate = self.settings.learning_rate * rate(self._done(), self.settings.warm_up)
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate
-        scores = batch_scores(self.model, batch, self.settings.identity_dropout)
-        # An item without events is no negative: nobody has turned it down.
-        scores = scores.masked_fill(~self.model.learned, LOWEST)
-        loss = nn.functional.cross_entropy(scores, batch.targets)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss = add_gradients(self.model, batches, self.settings, self.precision)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.gradient_clip)
         self.gradient_norm = norm.item()
         self.optimizer.step()
         self.step += 1
-        self.loss = 0.98 * (self.loss or loss.item()) + 0.02 * loss.item()
+        self.loss = 0.98 * (self.loss or loss) + 0.02 * loss
 
     def _fit_in_time(self) -> None:
         """Fewer steps where the time will not do for all, so that the learning rate still falls."""
@@ -179,6 +182,34 @@ class _Training:
         """How much of the steps is done; all of them when the time is over."""
         over = time.monotonic() - self.started > self.settings.max_seconds
         return 1.0 if over else min(1.0, self.step / self.total_steps)
+
+
+def add_gradients(
+    model: TemporalModel,
+    batches: Sequence[Batch],
+    settings: TrainerSettings,
+    precision: AbstractContextManager[Any],
+) -> float:
+    """Add the gradient of the mean loss over the targets of all batches; that loss."""
+    targets = sum(len(batch.targets) for batch in batches)
+    total = 0.0
+    for batch in batches:
+        with precision:
+            scores = batch_scores(model, batch, settings.identity_dropout)
+        # An item without events is no negative: nobody has turned it down.
+        scores = scores.float().masked_fill(~model.learned, LOWEST)
+        # A batch's mean counts for as much as it has targets.
+        loss = nn.functional.cross_entropy(scores, batch.targets) * (len(batch.targets) / targets)
+        loss.backward()  # type: ignore[no-untyped-call]
+        total += loss.item()
+    return total
+
+
+def groups_of(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
+    """So many batches at a time; the last group may be smaller."""
+    left = iter(batches)
+    while group := list(islice(left, size)):
+        yield group
 
 
 def rate(done: float, warm_up: float) -> float:
@@ -197,7 +228,8 @@ def held_out_ndcg(model: TemporalModel, batches: Batches, size: int) -> float:
     """NDCG@10 of the held-out targets, each asked for at its own time; 0 where there are none."""
     model.eval()
     gains, count = 0.0, 0
-    for batch in batches.epoch(size, np.random.default_rng(0)):
+    device = next(model.parameters()).device
+    for batch in (moved(one, device) for one in batches.epoch(size, np.random.default_rng(0))):
         ranks = target_ranks(batch_scores(model, batch), batch.targets)
         gains += ndcg(ranks).sum().item()
         count += len(ranks)

@@ -1,0 +1,136 @@
+"""Gradients add up over batches, whatever the precision; a device that is not there is named."""
+
+from __future__ import annotations
+
+import copy
+from contextlib import nullcontext
+
+import numpy as np
+import pytest
+import torch
+
+from features.errors import SettingsError
+from features.rows import Layout
+from features.settings import HOUR_MS
+from features.vocabulary import Vocabulary
+from trainer.batches import Batch, Batches
+from trainer.data import Log
+from trainer.devices import autocast, device_of, moved
+from trainer.examples import examples, observed_log, replay
+from trainer.first_model import train_first_model
+from trainer.model import TemporalModel
+from trainer.settings import Device, Precision, TrainerSettings
+from trainer.train import Progress, add_gradients, groups_of
+from trainer.trends import trends
+
+SETTINGS = TrainerSettings(
+    width=8, epochs=1, batch_windows=2, threads=1, orders=1, dropout=0.0, identity_dropout=0.0
+)
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def batches(small_log: Log, vocabulary: Vocabulary, layout: Layout) -> Batches:
+    log = observed_log(small_log.events, small_log.items)
+    columns = examples(list(replay(log, layout)), vocabulary, layout)
+    trended = trends(log, vocabulary, layout, HOUR_MS)
+    return Batches(columns, trended, np.ones(len(columns), bool), 8, 16)
+
+
+def gradients(model: TemporalModel, parts: list[Batch]) -> tuple[float, dict[str, torch.Tensor]]:
+    """Of a model in evaluation mode: without dropout."""
+    model = copy.deepcopy(model)
+    loss = add_gradients(model, parts, SETTINGS, nullcontext())
+    return loss, {
+        name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None
+    }
+
+
+def test_small_batches_have_together_the_gradient_of_a_large_one(
+    batches: Batches, model: TemporalModel
+) -> None:
+    # The same random numbers cut the same stretches.
+    (large,) = batches.epoch(1000, np.random.default_rng(4))
+    small = list(batches.epoch(3, np.random.default_rng(4)))
+    assert len(small) > 3
+    sizes = {len(batch.targets) for batch in small}
+    assert len(sizes) > 1, "equal sizes would not show a wrong weight"
+    assert sum(len(batch.targets) for batch in small) == len(large.targets)
+    loss, found = gradients(model, small)
+    expected_loss, expected = gradients(model, [large])
+    assert loss == pytest.approx(expected_loss, rel=1e-5)
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-3, atol=1e-6)
+
+
+def test_weights_change_once_for_so_many_batches(small_log: Log, layout: Layout) -> None:
+    steps = {}
+    for joined in (1, 3):
+        seen: list[Progress] = []
+        settings = SETTINGS.model_copy(update={"accumulate_steps": joined})
+        train_first_model(small_log, layout, settings, seen.append)
+        steps[joined] = seen[-1].step
+        assert 0.5 < seen[-1].done <= 1
+    assert steps[3] == -(-steps[1] // 3)
+
+
+def test_groups_hold_every_batch_once() -> None:
+    assert list(groups_of(iter([1, 2, 3, 4, 5]), 2)) == [[1, 2], [3, 4], [5]]  # type: ignore[arg-type, list-item]
+
+
+def test_half_precision_trains_what_is_kept_whole(small_log: Log, layout: Layout) -> None:
+    losses = {}
+    for precision in (Precision.FLOAT32, Precision.BFLOAT16):
+        seen: list[Progress] = []
+        settings = SETTINGS.model_copy(update={"precision": precision})
+        trained = train_first_model(small_log, layout, settings, seen.append)
+        losses[precision] = seen[-1].loss
+        assert {weight.dtype for weight in trained.model.parameters()} == {torch.float32}
+    assert losses[Precision.BFLOAT16] != losses[Precision.FLOAT32]
+    assert losses[Precision.BFLOAT16] == pytest.approx(losses[Precision.FLOAT32], rel=0.02)
+
+
+def test_automatic_precision_is_whole_on_a_cpu() -> None:
+    assert not autocast(SETTINGS, CPU)._enabled
+
+
+def test_automatic_precision_is_half_on_a_gpu_that_knows_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cuda = torch.device("cuda")
+    made: list[bool] = []
+    monkeypatch.setattr(torch, "autocast", lambda *_, enabled: made.append(enabled))
+    for able in (True, False):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda able=able: able)
+        autocast(SETTINGS, cuda)
+    assert made == [True, False]
+    asked = SETTINGS.model_copy(update={"precision": Precision.BFLOAT16})
+    with pytest.raises(SettingsError, match=r"trainer.precision = 'bfloat16'"):
+        autocast(asked, cuda)
+
+
+def test_a_gpu_that_is_not_there_is_one_line(
+    small_log: Log, layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    settings = SETTINGS.model_copy(update={"device": Device.CUDA})
+    with pytest.raises(SettingsError, match=r"trainer.device = 'cuda': torch finds no CUDA"):
+        train_first_model(small_log, layout, settings)
+    assert device_of(SETTINGS) == CPU
+
+
+def test_a_gpu_is_taken_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for wanted in (Device.AUTO, Device.CUDA):
+        settings = SETTINGS.model_copy(update={"device": wanted})
+        assert device_of(settings) == torch.device("cuda")
+    assert device_of(SETTINGS.model_copy(update={"device": Device.CPU})) == CPU
+
+
+def test_all_of_a_batch_moves(batches: Batches) -> None:
+    batch = next(batches.epoch(3, np.random.default_rng(4)))
+    # `meta` has no memory, but is another device wherever this runs.
+    elsewhere = moved(batch, torch.device("meta"))
+    assert elsewhere.targets.device.type == elsewhere.asked.items.device.type == "meta"
+    assert elsewhere.asked.items.shape == batch.asked.items.shape
