@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from deploy.commands import config, demo, evaluate, replay, schema, servers, train, worker
+from deploy.commands import config, demo, evaluate, replay, schema, servers, train, tune, worker
 from features.errors import HeadwaterError
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app.command("demo")(demo.demo)
 app.command("worker")(worker.worker)
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
+app.command("tune")(tune.tune)
 app.command("schema")(schema.schema)
 app.command("replay")(replay.replay)
 

@@ -239,12 +239,14 @@ def held_out_ndcg(model: TemporalModel, batches: Batches, size: int) -> float:
 def target_ranks(scores: Tensor, targets: Tensor) -> Tensor:
     """How many items stand before each target, an equal score counting half: float[M].
 
+    A score that is no number is missed: a training that diverged is never the best one.
+
     >>> target_ranks(torch.tensor([[0.0, 3.0, 1.0, 1.0]]), torch.tensor([2]))
     tensor([1.5000])
     """
     own = scores.gather(1, targets[:, None])
     higher, equal = (scores > own).sum(1), (scores == own).sum(1) - 1
-    return higher + equal / 2
+    return (higher + equal / 2).masked_fill(own[:, 0].isnan(), torch.inf)
 
 
 def ndcg(ranks: Tensor) -> Tensor:

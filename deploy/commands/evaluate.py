@@ -23,8 +23,8 @@ GROUPS = {
     "return_visits": "return visits",
     "first_requests": "first requests",
     "new_people": "new people",
-    "new_items": "items without events before",
-    "rare_items": "items with fewer than 5",
+    "new_items": "new items",
+    "rare_items": "rare items",
 }
 
 Folder = Annotated[
@@ -99,8 +99,10 @@ def _print(found: Evaluated) -> None:
         print(f"{found.trained_on} of these events were trained on: the figures flatter the model")
     Console().print(_table(model, popularity))
     print(
-        f"NDCG@10 within {low:.4f} and {high:.4f} (95 %); "
-        f"coverage {model.coverage:.3f}, popularity {popularity.coverage:.3f}"
+        f"NDCG@10 between {low:.4f} and {high:.4f} (95 %); "
+        f"coverage {model.coverage:.3f}, of popularity {popularity.coverage:.3f}\n"
+        "pop.: popularity of the last days, half as much after 7; new items have no event in the "
+        "history, rare ones fewer than 5"
     )
 
 
@@ -108,12 +110,12 @@ def _table(model: Judged, popularity: Judged) -> Table:
     from rich.table import Table
 
     table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("popularity: decayed, 7 days")
+    table.add_column("")
     table.add_column("events", justify="right")
-    for method in ("model", "popularity"):
+    for method in ("model", "pop."):
         for figure in ("HR@10", "NDCG@10", "HR@50"):
             table.add_column(f"{method}\n{figure}", justify="right")
-    rows = {"events with an item new to the person": (model.overall, popularity.overall)}
+    rows = {"all": (model.overall, popularity.overall)}
     rows |= {title: (model.groups[name], popularity.groups[name]) for name, title in GROUPS.items()}
     for title, (ours, theirs) in rows.items():
         table.add_row(title, str(ours.events), *_cells(ours), *_cells(theirs))

@@ -186,6 +186,7 @@ def test_ranks_count_ties_as_half() -> None:
     scores = torch.tensor([[5.0, 1.0, 5.0, 5.0], [1.0, 2.0, 3.0, 4.0]])
     ranks = target_ranks(scores, torch.tensor([2, 1]))
     assert ranks.tolist() == [1.0, 2.0]
+    assert target_ranks(torch.full((1, 4), torch.nan), torch.tensor([2])).tolist() == [torch.inf]
     assert ndcg(torch.tensor([0.0, 1.0, 9.0, 10.0])).tolist() == pytest.approx(
         [1, 1 / np.log2(3), 1 / np.log2(11), 0]
     )

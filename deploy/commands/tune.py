@@ -1,0 +1,120 @@
+"""`headwater tune`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from deploy.commands.data_options import Data, Map, Type, data_source
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from trainer.search import SearchProgress, Tried
+
+Trials = Annotated[
+    int, typer.Option(help="trainings in all, those of an earlier run in --study included", min=1)
+]
+Share = Annotated[
+    float, typer.Option(help="search on this first part of the log only", min=0.01, max=1)
+]
+Timeout = Annotated[float | None, typer.Option(help="seconds after which none begins", min=0)]
+Study = Annotated[
+    Path | None, typer.Option(help="keep the trials in this file, and go on from there next time")
+]
+Report = Annotated[Path | None, typer.Option(help="write the trials to this file, as JSON")]
+
+
+def tune(
+    data: Data = None,
+    maps: Map = None,
+    types: Type = None,
+    trials: Trials = 20,
+    share: Share = 1.0,
+    timeout: Timeout = None,
+    study: Study = None,
+    report: Report = None,
+) -> None:
+    """Search for better settings of training, judged on the newest part of a log."""
+    import msgspec
+    from rich.console import Console
+
+    from deploy.report import write_report
+    from deploy.settings import load_settings
+    from features.errors import DataError
+    from features.rows import Layout
+    from trainer.data import load_log
+    from trainer.language import language_model
+    from trainer.search import Search, search
+
+    settings = load_settings()
+    log, _ = load_log(data_source(settings, data, maps, types)).split(share)
+    reader = language_model(settings.trainer.language_model, settings.local.cache_dir)
+    options = Search(trials, timeout, study)
+    layout = Layout(settings.features)
+    with _bar(trials) as progress:
+        found = search(log, layout, settings.trainer, options, progress, reader)
+    if not found:
+        raise DataError("no trial ended: give it more time with --timeout")
+    Console().print(_table(found))
+    print(_toml(found[0]), end="")
+    if report:
+        figures = {"best": found[0], "trials": found, "events": len(log.events)}
+        program = ["headwater", *sys.argv[1:]]
+        write_report(report, "tune", program, msgspec.to_builtins(figures))
+
+
+def _table(found: Sequence[Tried]) -> Table:
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in ("trial", "NDCG@10", "epoch", "seconds", *found[0].settings, ""):
+        table.add_column(name, justify="right")
+    for one in found:
+        table.add_row(
+            str(one.number),
+            f"{one.ndcg_at_10:.4f}",
+            str(one.epoch),
+            f"{one.seconds:.0f}",
+            *(f"{value:g}" for value in one.settings.values()),
+            "ended early" if one.pruned else "",
+        )
+    return table
+
+
+def _toml(best: Tried) -> str:
+    """The best settings, as `headwater.toml` has them."""
+    lines = [f"{name} = {value}" for name, value in best.settings.items()]
+    kept = f"# trial {best.number}: held-out NDCG@10 {best.ndcg_at_10:.4f} at epoch {best.epoch}"
+    return "\n".join([kept, "[trainer]", *lines, ""])
+
+
+@contextmanager
+def _bar(trials: int) -> Iterator[Callable[[SearchProgress], None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("preparing", total=trials)
+
+        def show(found: SearchProgress) -> None:
+            best = "" if found.best is None else f", best {found.best:.4f}"
+            done = found.ended + min(found.training.done, 1.0)
+            bar.update(
+                task,
+                completed=done,
+                description=f"trial {found.ended + 1}: {found.training}{best}",
+            )
+
+        yield show
