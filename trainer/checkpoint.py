@@ -62,6 +62,8 @@ def load(folder: Path) -> Trained:
         model = TemporalModel(manifest.architecture)
         model.load_state_dict(load_file(folder / WEIGHTS))
         vocabulary = read_vocabulary(str(folder / FILE_NAME))
+        if len(vocabulary) != manifest.architecture.items:
+            raise ValueError(f"{FILE_NAME} is that of another model")
     return Trained(model.eval(), vocabulary, manifest.outcome, manifest.trained_until_ms)
 
 

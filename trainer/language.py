@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 
 from features.errors import SettingsError
 from features.events import Item
@@ -54,7 +55,7 @@ class LanguageModel:
         try:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(name)
             self._model: Any = AutoModel.from_pretrained(name).eval()
-        except (OSError, ValueError, ImportError) as error:
+        except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
             why = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise SettingsError(
                 f"trainer.language_model = {name!r}: cannot be loaded: {why}"

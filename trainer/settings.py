@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from features.settings import HOUR_MS, Section
 
@@ -91,3 +91,12 @@ class TrainerSettings(Section):
     precision: Precision = Field(Precision.AUTO, description="auto, float32 or bfloat16")
     seed: int = 7
     threads: Annotated[int, Field(ge=1, le=256)] = 2
+
+    @model_validator(mode="after")
+    def _heads_share_the_width(self) -> TrainerSettings:
+        if self.width % self.heads:
+            raise ValueError(
+                f"heads {self.heads} do not share width {self.width}: choose a width that is a "
+                "multiple of heads"
+            )
+        return self

@@ -101,8 +101,8 @@ def _print(found: Evaluated) -> None:
     print(
         f"NDCG@10 between {low:.4f} and {high:.4f} (95 %); "
         f"coverage {model.coverage:.3f}, of popularity {popularity.coverage:.3f}\n"
-        "pop.: popularity of the last days, half as much after 7; new items have no event in the "
-        "history, rare ones fewer than 5"
+        "pop.: popularity that fades by half in 7 days; new items have no event in the history,\n"
+        "rare ones fewer than 5"
     )
 
 

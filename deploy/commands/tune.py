@@ -74,7 +74,7 @@ def _table(found: Sequence[Tried]) -> Table:
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in ("trial", "NDCG@10", "epoch", "seconds", *found[0].settings, ""):
-        table.add_column(name, justify="right")
+        table.add_column(name.replace("_", "\n"), justify="right")
     for one in found:
         table.add_row(
             str(one.number),

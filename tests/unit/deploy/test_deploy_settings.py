@@ -116,6 +116,11 @@ def test_security_without_an_address_is_refused(
     assert "hunter2" not in problem()
 
 
+def test_heads_that_do_not_share_the_width_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADWATER_TRAINER__HEADS", "3")
+    assert "heads 3 do not share width 64: choose a width that is a multiple" in problem()
+
+
 def test_no_problem_shows_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HEADWATER_STORE__PASSWORT", "hunter2")
     monkeypatch.setenv("HEADWATER_KAFKA__SASL_PASSWORD", "hunter2")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
@@ -155,6 +156,17 @@ def test_weights_that_are_not_there_are_named(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(SettingsError, match="cannot be loaded"):
         language_model(str(tmp_path / "empty"), tmp_path)
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.5])
+def test_damaged_weights_are_one_line(weights: Path, tmp_path: Path, kept: float) -> None:
+    damaged = tmp_path / "damaged"
+    shutil.copytree(weights, damaged)
+    whole = (damaged / "model.safetensors").read_bytes()
+    (damaged / "model.safetensors").write_bytes(whole[: int(kept * len(whole))] or b"garbage")
+    with pytest.raises(SettingsError, match=r"'.*damaged': cannot be loaded: ") as caught:
+        language_model(str(damaged), tmp_path)
+    assert "\n" not in str(caught.value)
 
 
 def test_no_language_model_is_a_choice(tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def test_a_trial_behind_the_others_ends_early(
 def test_settings_outside_of_what_is_searched_are_no_error(
     small_log: Log, layout: Layout, quick: list[TrainerSettings]
 ) -> None:
-    odd = SETTINGS.model_copy(update={"width": 8, "heads": 3, "learning_rate": 1.0})
+    odd = SETTINGS.model_copy(update={"width": 12, "heads": 3, "learning_rate": 1.0})
     search(small_log, layout, odd, Search(trials=2))
     assert quick[0].dropout == odd.dropout
     assert quick[0].learning_rate < 1

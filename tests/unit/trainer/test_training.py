@@ -9,12 +9,13 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save
 
 from features.errors import DataError
 from features.events import Click
 from features.inputs import MODEL_NAME
 from features.rows import Layout
-from features.vocabulary import read_vocabulary
+from features.vocabulary import FILE_NAME, Vocabulary, read_vocabulary
 from trainer import checkpoint
 from trainer.data import Log
 from trainer.evaluate import evaluate
@@ -26,7 +27,15 @@ from trainer.train import ndcg, target_ranks
 from trainer.triton_config import render_config
 
 SETTINGS = TrainerSettings(
-    width=16, epochs=40, batch_windows=4, learning_rate=0.01, dropout=0.0, threads=1, patience=40
+    width=16,
+    epochs=40,
+    batch_windows=4,
+    learning_rate=0.01,
+    dropout=0.0,
+    threads=1,
+    patience=40,
+    # A busy machine must not end it early.
+    max_seconds=1000,
 )
 STEP_MS = 60_000
 
@@ -141,6 +150,37 @@ def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
         checkpoint.load(tmp_path)
     (tmp_path / checkpoint.MANIFEST).write_text("{}")
     with pytest.raises(DataError, match="not a trained model"):
+        checkpoint.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        (checkpoint.WEIGHTS, None),
+        (checkpoint.WEIGHTS, b"garbage" * 9),
+        (checkpoint.WEIGHTS, save({"other": torch.zeros(1)})),
+        (checkpoint.MANIFEST, b"{"),
+        (FILE_NAME, b"garbage"),
+        (FILE_NAME, None),
+    ],
+)
+def test_a_damaged_checkpoint_is_one_line(
+    trained: Trained, tmp_path: Path, file: str, content: bytes | None
+) -> None:
+    checkpoint.save(trained, tmp_path, {})
+    (tmp_path / file).unlink()
+    if content is not None:
+        (tmp_path / file).write_bytes(content)
+    with pytest.raises(DataError, match="not a trained model: ") as caught:
+        checkpoint.load(tmp_path)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 300 + len(str(tmp_path))
+
+
+def test_another_model_s_vocabulary_is_refused(trained: Trained, tmp_path: Path) -> None:
+    checkpoint.save(trained, tmp_path, {})
+    Vocabulary(["i1"]).write(str(tmp_path / FILE_NAME))
+    with pytest.raises(DataError, match=r"vocabulary\.parquet is that of another"):
         checkpoint.load(tmp_path)
 
 
