@@ -11,7 +11,7 @@ from rich.table import Table
 
 from bench.questions import TRAINING, Bools, Floats, Questions
 from trainer.figures import interval
-from trainer.train import TOP, ndcg
+from trainer.scoring import TOP, ndcg
 
 DEEP_CUT = 50
 RETURN_S = 3600

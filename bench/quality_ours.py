@@ -11,15 +11,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from bench.questions import TRAINING, Floats, Ints, Protocol, Questions, Takes
+from bench.questions import TRAINING, VALIDATION, Floats, Ints, Protocol, Questions, Takes
 from features.rows import Layout
 from features.vocabulary import FIRST_ITEM, PADDING
 from trainer.data import Log
 from trainer.evaluate import SNAPSHOT_MS
 from trainer.examples import Examples, examples, observed_log, replay
-from trainer.first_model import Trained, train_first_model
+from trainer.first_model import HeldOut, Trained, train_first_model
 from trainer.language import LanguageModel
-from trainer.model import LOWEST, Requests
+from trainer.model import Requests
+from trainer.scoring import scores_at
 from trainer.settings import TrainerSettings
 from trainer.trends import Trends, trends
 
@@ -56,8 +57,14 @@ def train_ours(
     Live counters see what happened before a question; where people's last takes are the test
     they see the training part only.
     """
-    training = training_log(log, takes)
-    trained = train_first_model(training, layout, settings, reader=reader)
+    training = parts_of(log, takes, TRAINING)
+    trained = train_first_model(
+        parts_of(log, takes, TRAINING, VALIDATION),
+        layout,
+        settings,
+        reader=reader,
+        held_out=_asked_in_validation(takes),
+    )
     replayed = list(replay(observed_log(log.events, log.items), layout))
     replayed.sort(key=lambda one: (one.event.user_id, one.event.time_ms))
     counted = training if protocol is Protocol.LEAVE_ONE_OUT else log
@@ -76,14 +83,24 @@ def train_ours(
     )
 
 
-def training_log(log: Log, takes: Takes) -> Log:
-    """The events of what was taken in training, purchases included."""
-    learned = {
+def parts_of(log: Log, takes: Takes, *parts: int) -> Log:
+    """The events of what was taken in some parts, purchases included."""
+    wanted = np.isin(takes.part, parts)
+    known = {
         (takes.user_ids[user], takes.item_ids[item])
-        for user, item, part in zip(takes.users, takes.items, takes.part, strict=True)
-        if part == TRAINING
+        for user, item in zip(takes.users[wanted], takes.items[wanted], strict=True)
     }
-    return replace(log, events=[e for e in log.events if (e.user_id, e.item_id) in learned])
+    return replace(log, events=[e for e in log.events if (e.user_id, e.item_id) in known])
+
+
+def _asked_in_validation(takes: Takes) -> HeldOut:
+    """Validation tells when to stop, as it does for the peers."""
+    asked = takes.part == VALIDATION
+    held = {
+        (takes.user_ids[user], takes.item_ids[item])
+        for user, item in zip(takes.users[asked], takes.items[asked], strict=True)
+    }
+    return lambda event: (event.user_id, event.item_id) in held
 
 
 def scores(ours: Ours, asked: Questions) -> Sequence[Floats]:
@@ -95,13 +112,10 @@ def scores(ours: Ours, asked: Questions) -> Sequence[Floats]:
 def _scores(ours: Ours, asked: Questions, at: int) -> Floats:
     model = ours.trained.model.eval()
     requests = _requests(ours, asked, range(at, min(at + _CHUNK, len(asked))))
-    table = model.item_table()
-    states, _ = model.states(requests, model.biases(requests.items.shape[1], 1), table)
-    state = states[:, 0]
     live = ours.trends.values[ours.trends.at(requests.request_times_ms[:, 0].numpy())]
-    weighted = torch.bmm(model.trend_weights(state)[:, None], torch.from_numpy(live).float())
-    found = (model.scores(state, table) + weighted[:, 0]).double().numpy()
-    known = (ours.columns >= FIRST_ITEM) & (model.item_bias.numpy()[ours.columns] > LOWEST / 2)
+    places = torch.arange(len(requests.items))
+    found = scores_at(model, requests, places, torch.from_numpy(live).float()).double().numpy()
+    known = (ours.columns >= FIRST_ITEM) & model.recommendable.numpy()[ours.columns]
     return np.where(known, found[:, ours.columns], -np.inf)
 
 
@@ -121,6 +135,7 @@ def _requests(ours: Ours, asked: Questions, chosen: Sequence[int]) -> Requests:
         items=torch.from_numpy(np.where(there, known.items[columns], PADDING)),
         types=torch.from_numpy(np.where(there, known.types[columns], 0)),
         times_ms=torch.from_numpy(np.where(there, known.times_ms[columns], 0)),
+        newest=torch.full((len(firsts), 1), length - 1),
         request_times_ms=torch.from_numpy(known.times_ms[firsts])[:, None],
         user_features=torch.from_numpy(known.features[firsts])[:, None],
     )

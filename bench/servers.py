@@ -41,7 +41,7 @@ def running_servers(log: Log, train_s: float, cores: Cores, console: Console) ->
     with tempfile.TemporaryDirectory(prefix="headwater-bench-") as folder:
         wanted = own_settings(Path(folder))
         layout = Layout(wanted.features)
-        training = TrainerSettings(max_seconds=train_s, orders=1)
+        training = TrainerSettings(max_seconds=train_s)
         console.print(f"training a model for {train_s:.0f} s ...")
         trained = train_first_model(log, layout, training)
         try:

@@ -56,7 +56,8 @@ def model_outputs(layout: Layout) -> tuple[Tensor, ...]:
     """What the model answers, in the graph's order.
 
     `*_explained_by` is the position in `item_indices` of the past event that explains an item
-    best, -1 without history. `trend_weights` weigh `trend_values`.
+    best, -1 without history. `trend_weights` weigh `trend_values`: the first half those of items
+    that the version has learned from events, the second half those of others.
     """
     return (
         Tensor("top_items", np.int64, (TOP_ITEMS,)),
@@ -64,7 +65,7 @@ def model_outputs(layout: Layout) -> tuple[Tensor, ...]:
         Tensor("top_explained_by", np.int64, (TOP_ITEMS,)),
         Tensor("candidate_scores", np.float32, (-1,)),
         Tensor("candidate_explained_by", np.int64, (-1,)),
-        Tensor("trend_weights", np.float32, (trend_count(layout),)),
+        Tensor("trend_weights", np.float32, (2 * trend_count(layout),)),
     )
 
 

@@ -27,12 +27,19 @@ class Vocabulary:
 
     Args:
         item_ids: the items at index 2 and on (0 is padding, 1 an unknown item).
+        learned: which of them the version has learned from events; default: all.
+
+    Attributes:
+        learned: bool[N], by index; the others are known by what the catalogue says of them.
     """
 
     unknown = UNKNOWN
 
-    def __init__(self, item_ids: Sequence[str]) -> None:
+    def __init__(self, item_ids: Sequence[str], learned: Sequence[bool] | None = None) -> None:
         self.item_ids = ["", "", *item_ids]
+        self.learned = np.ones(len(self.item_ids), np.bool_)
+        if learned is not None:
+            self.learned[FIRST_ITEM:] = learned
         hashes = np.fromiter((hash64(name) for name in item_ids), np.int64, len(item_ids))
         order = np.argsort(hashes)
         self._hashes: npt.NDArray[np.int64] = hashes[order]
@@ -62,6 +69,7 @@ class Vocabulary:
                 "item_id": pa.array(names, pa.string()),
                 "hash": pa.array([hash64(name) for name in names], pa.int64()),
                 "index": pa.array(range(FIRST_ITEM, len(self)), pa.int64()),
+                "learned": pa.array(self.learned[FIRST_ITEM:], pa.bool_()),
             }
         )
         with fsspec.open(address, "wb") as file:
@@ -76,7 +84,7 @@ def read_vocabulary(address: str) -> Vocabulary:
         ValueError: its indices do not count up from 2.
     """
     with fsspec.open(address, "rb") as file:
-        table = pq.read_table(file, columns=["item_id", "index"])
+        table = pq.read_table(file, columns=["item_id", "index", "learned"])
     if table["index"].to_pylist() != list(range(FIRST_ITEM, FIRST_ITEM + len(table))):
         raise ValueError(f"{address}: indices do not count up from {FIRST_ITEM}")
-    return Vocabulary(table["item_id"].to_pylist())
+    return Vocabulary(table["item_id"].to_pylist(), table["learned"].to_pylist())

@@ -97,7 +97,8 @@ def ranked(
     because = np.concatenate(
         [outputs["top_explained_by"], outputs["candidate_explained_by"]], axis=1
     )
-    trend = np.einsum("bt,bnt->bn", outputs["trend_weights"], table.values(items, times_ms))
+    weights = trend_weights(outputs["trend_weights"], vocabulary.learned[items])
+    trend = (weights * table.values(items, times_ms)).sum(2)
     total = np.where(scores > NEVER, scores + trend, 10 * NEVER)
     order = _best(total, places)
     past = np.take_along_axis(because, order, axis=1)
@@ -110,6 +111,19 @@ def ranked(
         vocabulary,
         exclude_taken,
     )
+
+
+def trend_weights(
+    weights: npt.NDArray[np.float32], learned: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.float32]:
+    """What each person gives to the trends of each place, float32[B, P, T].
+
+    Args:
+        weights: float32[B, 2 * T], for items that the version has learned, then for others.
+        learned: bool[B, P], which of the two each place's item is.
+    """
+    of_learned, of_others = np.split(weights[:, None], 2, axis=2)
+    return np.where(learned[:, :, None], of_learned, of_others)
 
 
 def _best(scores: npt.NDArray[Any], places: int) -> npt.NDArray[np.int64]:

@@ -1,19 +1,18 @@
 """One step ahead on later events: what would have been recommended, and what people then took.
 
-E events, M targets, N items, T trends.
+E events, M requests, N items, T trends.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from features.inputs import IntArray
 from features.rows import Layout
 from features.settings import DAY_MS, HOUR_MS
 from features.vocabulary import FIRST_ITEM
@@ -23,8 +22,8 @@ from trainer.examples import BoolArray, Example, Examples, examples, observed_lo
 from trainer.figures import Figures, Floats, figures, gains, interval
 from trainer.first_model import Trained
 from trainer.model import LOWEST
+from trainer.scoring import TOP, batch_scores, target_ranks
 from trainer.settings import TrainerSettings
-from trainer.train import TOP, batch_scores, target_ranks
 from trainer.trends import Trends, trends
 
 POPULARITY_HALF_LIFE_MS = 7 * DAY_MS
@@ -32,8 +31,6 @@ SNAPSHOT_MS = 60_000
 RETURN_MS = HOUR_MS
 RARE = 5
 _BATCH = 16
-# An event's number in two numbers that float32 holds exactly.
-_DIGIT = 1 << 20
 
 Scorer = Callable[[Batch], Tensor]
 
@@ -103,11 +100,11 @@ class _Tally:
     def empty(events: int, items: int) -> _Tally:
         return _Tally(np.full(events, np.inf), np.zeros(items, np.bool_))
 
-    def add(self, scores: Tensor, targets: Tensor, events: IntArray) -> None:
-        """Args: scores float[M, N]; targets int64[M]; events int64[M], whose they are."""
-        self.ranks[events] = target_ranks(scores, targets).cpu().numpy()
+    def add(self, scores: Tensor, batch: Batch) -> None:
+        """Args: scores: float[M, N]."""
+        self.ranks[batch.events.numpy()] = target_ranks(scores, batch).numpy()
         best = scores.topk(min(TOP, scores.shape[1]), dim=1)
-        self.shown[best.indices[best.values > LOWEST / 2].cpu().numpy()] = True
+        self.shown[best.indices[best.values > LOWEST / 2].numpy()] = True
 
 
 @dataclass(frozen=True)
@@ -129,11 +126,11 @@ class _Asked:
 
     @torch.no_grad()
     def judged(self, scorers: Sequence[Scorer]) -> list[Judged]:
-        """How each method did, which gives every item a score for each target: float[M, N]."""
+        """How each method did, which gives every item a score for each request: float[M, N]."""
         tallies = [_Tally.empty(len(self.columns), self.trended.values.shape[2]) for _ in scorers]
-        for batch, events in self._batches():
+        for batch in self._epoch():
             for tally, scorer in zip(tallies, scorers, strict=True):
-                tally.add(scorer(batch), batch.targets, events)
+                tally.add(scorer(batch), batch)
         return [self._judged(tally) for tally in tallies]
 
     def _judged(self, tally: _Tally) -> Judged:
@@ -145,17 +142,8 @@ class _Asked:
             {name: figures(ranks[group[self.chosen]]) for name, group in self.groups.items()},
         )
 
-    def _batches(self) -> Iterator[tuple[Batch, IntArray]]:
-        """Batches, and which event each of their targets is: int64[M]."""
-        numbers = np.stack(np.divmod(np.arange(len(self.columns)), _DIGIT), 1).astype(np.float32)
-        # The same batches again, with the events' numbers in place of the features.
-        numbered = replace(self.columns, features=numbers, features_after_last=numbers)
-        for batch, twin in zip(self._epoch(self.columns), self._epoch(numbered), strict=True):
-            digits = twin.asked.user_features.flatten(0, 1)[twin.places].long()
-            yield batch, (digits[:, 0] * _DIGIT + digits[:, 1]).numpy()
-
-    def _epoch(self, columns: Examples) -> Iterator[Batch]:
-        batches = Batches(columns, self.trended, self.chosen, self.history, self.window)
+    def _epoch(self) -> Iterator[Batch]:
+        batches = Batches(self.columns, self.trended, self.chosen, self.history, self.window)
         return batches.epoch(_BATCH, np.random.default_rng(0), self.immediate_share)
 
 
@@ -192,16 +180,24 @@ def _asked(
 def _groups(replayed: Sequence[Example], columns: Examples, since_ms: int) -> dict[str, BoolArray]:
     """Which events are of each group, bool[E]; "before" is before `since_ms`."""
     times_ms = columns.times_ms
-    first = columns.starts == np.arange(len(columns))
+    first = times_ms == times_ms[columns.starts]
     before = Counter(one.event.item for one in replayed if one.event.time_ms < since_ms)
     counts = np.fromiter((before[one.event.item] for one in replayed), np.int64, len(replayed))
     return {
-        "return_visits": ~first & (times_ms - np.roll(times_ms, 1) > RETURN_MS),
+        "return_visits": ~first & (times_ms - _instant_before(columns) > RETURN_MS),
         "first_requests": first,
         "new_people": times_ms[columns.starts] >= since_ms,
         "new_items": counts == 0,
         "rare_items": counts < RARE,
     }
+
+
+def _instant_before(columns: Examples) -> IntArray:
+    """The time of whatever the person did last before each event's instant, int64[E]."""
+    change = (np.diff(columns.starts) != 0) | (np.diff(columns.times_ms) != 0)
+    begins = np.concatenate([[True], change])
+    first = np.maximum.accumulate(np.where(begins, np.arange(len(columns)), 0))
+    return columns.times_ms[np.maximum(first - 1, 0)]
 
 
 def _popularity_scores(batch: Batch, layout: Layout) -> Tensor:

@@ -70,35 +70,18 @@ def observed_log(events: Sequence[Click | Purchase], items: Iterable[Item]) -> l
     ]
 
 
-def shuffled_instants(log: Sequence[Observed], generator: np.random.Generator) -> list[Observed]:
-    """The log with events of the same instant in a random order: their true one is not known."""
-    times = np.fromiter((event.time_ms for event in log), np.int64, len(log))
-    order = np.lexsort((generator.random(len(log)), times))
-    # Offsets follow the new order: a row skips what it takes for absorbed.
-    return [_at_offset(log[index], offset) for offset, index in enumerate(order)]
-
-
-def _at_offset(event: Observed, offset: int) -> Observed:
-    return Observed(
-        event.type,
-        event.user_id,
-        event.item_id,
-        event.item,
-        event.time_ms,
-        event.event,
-        event.source,
-        offset,
-        event.categories,
-    )
-
-
 def examples(replayed: Sequence[Example], vocabulary: Vocabulary, layout: Layout) -> Examples:
-    """Replayed events as columns, by person."""
+    """Replayed events as columns, in the order of `by_person`."""
+    return _columns(by_person(replayed), vocabulary, layout)
+
+
+def by_person(replayed: Sequence[Example]) -> list[Example]:
+    """A person's events together and ascending in time."""
     people: dict[str, int] = {}
     numbers = [people.setdefault(one.event.user_id, len(people)) for one in replayed]
     times_ms = np.fromiter((one.event.time_ms for one in replayed), np.int64, len(replayed))
     order = np.lexsort((times_ms, np.asarray(numbers, np.int64)))
-    return _columns([replayed[index] for index in order], vocabulary, layout)
+    return [replayed[index] for index in order]
 
 
 def replay(log: Sequence[Observed], layout: Layout) -> Iterator[Example]:

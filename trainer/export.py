@@ -19,7 +19,7 @@ from trainer.model import TemporalModel
 from trainer.recommender import Recommender
 
 OPSET = 17
-CHECKED_BATCHES = (1, 7, 64)
+CHECKED_BATCHES = (1, 7, 256)
 EXAMPLE_TIME_MS = 1_700_000_000_000
 
 # Axes that vary beside the batch; equal names mean equal lengths.

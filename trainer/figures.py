@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from trainer.train import TOP, ndcg
+from trainer.scoring import TOP, ndcg
 
 DEEP = 50
 _SAMPLES = 1000

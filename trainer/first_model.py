@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 import numpy as np
 import torch
@@ -16,12 +17,14 @@ from features.inputs import IntArray
 from features.rows import Layout, Observed
 from features.vocabulary import FIRST_ITEM, UNKNOWN, Vocabulary
 from trainer.batches import Batches
+from trainer.cooccurrence import Cooccurrence, Taken
 from trainer.data import Log
+from trainer.descriptions import BUCKETS, alike_width, describe
 from trainer.devices import device_of
-from trainer.examples import BoolArray, Example, examples, observed_log, replay, shuffled_instants
+from trainer.examples import BoolArray, Example, by_person, examples, observed_log, replay
 from trainer.language import LanguageModel, item_text
-from trainer.model import LOWEST, Architecture, TemporalModel
-from trainer.settings import TrainerSettings
+from trainer.model import NEIGHBOURS, Architecture, TemporalModel
+from trainer.settings import Part, TrainerSettings
 from trainer.train import Outcome, Progress, Report, fit
 from trainer.trends import trends
 
@@ -41,19 +44,24 @@ class Trained:
     until_ms: int | None = None
 
 
+HeldOut = Callable[[Observed], bool]
+
+
 def train_first_model(
     log: Log,
     layout: Layout,
     settings: TrainerSettings,
     report: Report | None = None,
     reader: LanguageModel | None = None,
+    held_out: HeldOut | None = None,
 ) -> Trained:
-    """Train on a log; its newest `validation_share` only tells when to stop.
+    """Train on a log.
 
     Args:
         report: called after every step.
         reader: reads the items' text; items of the catalogue that have a text are then in the
             vocabulary before their first event.
+        held_out: events that only tell when to stop; default: the newest `validation_share`.
 
     Raises:
         DataError: nothing can be learned from the log.
@@ -62,45 +70,50 @@ def train_first_model(
     device = device_of(settings)
     torch.set_num_threads(settings.threads)
     torch.manual_seed(settings.seed)
-    generator = np.random.default_rng(settings.seed)
-    events = observed_log(log.events, log.items)
-    orders = [
-        list(replay(shuffled_instants(events, generator), layout)) for _ in range(settings.orders)
-    ]
-    seen = seen_items(orders[0], settings.min_item_events)
+    reader = None if Part.TEXT in settings.without else reader
+    replayed = by_person(list(replay(observed_log(log.events, log.items), layout)))
+    seen = seen_items(replayed, settings.min_item_events)
     if not seen:
         raise DataError(
             f"nothing to learn from: no item has {settings.min_item_events} of the log's "
-            f"{len(events)} events"
+            f"{len(log.events)} events"
         )
-    texts = item_texts(log.items) if reader else {}
-    vocabulary = Vocabulary([*seen, *sorted(texts.keys() - set(seen))])
-    prepared = _prepared(orders, vocabulary, FIRST_ITEM + len(seen), layout, settings)
-    model = TemporalModel(architecture(vocabulary, layout, settings, reader.width if reader else 0))
-    known = [texts.get(item_id, "") for item_id in vocabulary.item_ids]
-    _tell(model, prepared.with_events, known, reader)
-    outcome = fit(model.to(device), prepared.orders, prepared.held_out, settings, report)
+    catalogue = {item.item_id: item for item in log.items if reader and item_text(item)}
+    vocabulary = Vocabulary([*seen, *sorted(catalogue.keys() - set(seen))])
+    prepared = _prepared(replayed, vocabulary, len(seen), held_out, layout, settings)
+    model = TemporalModel(architecture(vocabulary, layout, settings, reader))
+    _tell(model, prepared, vocabulary, catalogue, reader)
+    outcome = fit(
+        model.to(device), prepared.learned, prepared.held_out, settings, prepared.counts, report
+    )
+    names = vocabulary.item_ids[FIRST_ITEM:]
+    known = Vocabulary(names, prepared.with_events[FIRST_ITEM:].tolist())
     # What comes after, export and checkpoint, is the CPU's.
-    return Trained(model.cpu(), vocabulary, outcome, log.events[-1].timestamp)
+    return Trained(model.cpu(), known, outcome, log.events[-1].timestamp)
 
 
 def _tell(
-    model: TemporalModel, with_events: BoolArray, texts: Sequence[str], reader: LanguageModel | None
+    model: TemporalModel,
+    prepared: _Prepared,
+    vocabulary: Vocabulary,
+    catalogue: Mapping[str, Item],
+    reader: LanguageModel | None,
 ) -> None:
-    """Tell an untrained model which items have events, and what the texts say."""
-    learned, described = torch.from_numpy(with_events), torch.tensor([bool(text) for text in texts])
-    model.learned.copy_(learned)
+    """Tell an untrained model which items have events, what the catalogue says, what is counted."""
+    model.learned.copy_(torch.from_numpy(prepared.with_events))
+    told = np.zeros(len(vocabulary), np.bool_)
     if reader:
-        model.texts.copy_(torch.from_numpy(reader.vectors(texts)))
-    with torch.no_grad():
-        # Nothing is known of these but that they are there; training leaves this as it is.
-        model.item_bias[~learned & ~described] = LOWEST
-
-
-def item_texts(items: Sequence[Item]) -> dict[str, str]:
-    """The text of each item that has one, by item id."""
-    texts = {item.item_id: item_text(item) for item in items}
-    return {item_id: text for item_id, text in texts.items() if text}
+        found = describe(vocabulary.item_ids, catalogue, reader)
+        told = found.told
+        model.texts.copy_(torch.from_numpy(found.texts))
+        model.described.copy_(torch.from_numpy(found.alike))
+    # Of the others nothing is known but that they are there.
+    model.recommendable.copy_(torch.from_numpy(prepared.with_events | told))
+    if prepared.counts:
+        known = prepared.counts.of_all()
+        model.neighbours.copy_(known.neighbours)
+        model.neighbour_weights.copy_(known.weights)
+        model.factors.copy_(known.factors)
 
 
 def seen_items(replayed: Sequence[Example], min_events: int) -> list[str]:
@@ -111,9 +124,13 @@ def seen_items(replayed: Sequence[Example], min_events: int) -> list[str]:
 
 
 def architecture(
-    vocabulary: Vocabulary, layout: Layout, settings: TrainerSettings, text: int = 0
+    vocabulary: Vocabulary,
+    layout: Layout,
+    settings: TrainerSettings,
+    reader: LanguageModel | None = None,
 ) -> Architecture:
-    """The shape of a model for these items and rows, and texts of this width."""
+    """The shape of a model for these items and rows, and texts read by this language model."""
+    counts = Part.COOCCURRENCE not in settings.without
     return Architecture(
         items=len(vocabulary),
         user_features=inputs.user_feature_count(layout),
@@ -123,47 +140,64 @@ def architecture(
         layers=settings.layers,
         heads=settings.heads,
         dropout=settings.dropout,
-        text=text,
+        text=reader.width + BUCKETS if reader else 0,
+        alike=alike_width(reader) if reader else 0,
+        related=settings.factors if counts else 0,
+        neighbours=min(NEIGHBOURS, len(vocabulary)) if counts else 0,
+        identity=Part.IDENTITY not in settings.without,
+        time=Part.TIME not in settings.without,
+        decay=Part.DECAY not in settings.without,
     )
 
 
 @dataclass(frozen=True)
 class _Prepared:
-    """What is learned from, in each order, and the newest targets, held out.
+    """What is learned from, and what is held out.
 
     Attributes:
+        counts: of what is learned from; None for a model without.
         with_events: bool[N], items that can have an identity.
     """
 
-    orders: list[Batches]
+    learned: Batches
     held_out: Batches
+    counts: Cooccurrence | None
     with_events: BoolArray
 
 
 def _prepared(
-    orders: Sequence[Sequence[Example]],
+    replayed: Sequence[Example],
     vocabulary: Vocabulary,
-    end: int,
+    seen: int,
+    held_out: HeldOut | None,
     layout: Layout,
     settings: TrainerSettings,
 ) -> _Prepared:
-    """Args: end: items from this index on have too few events to have an identity."""
-    counted: list[Observed] = [one.event for one in orders[0]]
-    trended = trends(counted, vocabulary, layout, settings.trend_snapshot_ms)
-    columns = [examples(one, vocabulary, layout) for one in orders]
-    cut_ms = _newest(counted, settings.validation_share)
-    with_events = _with_events(columns[0].items[columns[0].times_ms < cut_ms], vocabulary, end)
-    history = layout.settings.history_length
-    learned = [(one.times_ms < cut_ms) & with_events[one.items] for one in columns]
-    newest = columns[0].times_ms >= cut_ms
+    """Args: seen: items of the vocabulary from this place on have too few events to be learned."""
+    counted = [one.event for one in replayed]
+    # In the order of the log: an item's row skips what it takes for absorbed.
+    arrived = sorted(counted, key=attrgetter("offset"))
+    trended = trends(arrived, vocabulary, layout, settings.trend_snapshot_ms)
+    columns = examples(replayed, vocabulary, layout)
+    held = np.fromiter(map(held_out or _newest(counted, settings), counted), np.bool_, len(counted))
+    if held.all():
+        held[:] = False
+    with_events = _with_events(columns.items[~held], vocabulary, FIRST_ITEM + seen)
+    learned = ~held & with_events[columns.items]
+    history, window = layout.settings.history_length, settings.window
+    batches = Batches(columns, trended, learned, history, window)
     return _Prepared(
-        [
-            Batches(one, trended, chosen, history, settings.window)
-            for one, chosen in zip(columns, learned, strict=True)
-        ],
-        Batches(columns[0], trended, newest, history, settings.window),
+        batches,
+        Batches(columns, trended, held, history, window),
+        None if Part.COOCCURRENCE in settings.without else _counts(batches, vocabulary, settings),
         with_events,
     )
+
+
+def _counts(learned: Batches, vocabulary: Vocabulary, settings: TrainerSettings) -> Cooccurrence:
+    known, chosen = learned.examples, learned.targets
+    taken = Taken(known.starts[chosen], known.items[chosen], known.times_ms[chosen])
+    return Cooccurrence(taken, len(vocabulary), NEIGHBOURS, settings.factors)
 
 
 def _with_events(items: IntArray, vocabulary: Vocabulary, end: int) -> BoolArray:
@@ -173,8 +207,9 @@ def _with_events(items: IntArray, vocabulary: Vocabulary, end: int) -> BoolArray
     return found
 
 
-def _newest(events: Sequence[Observed], share: float) -> int:
-    """The time from which on events are held out; a time after all where there are too few."""
-    held_out = round(len(events) * share)
-    cut_ms = events[-held_out].time_ms if held_out else events[-1].time_ms + 1
-    return cut_ms if cut_ms > events[0].time_ms else events[-1].time_ms + 1
+def _newest(events: Sequence[Observed], settings: TrainerSettings) -> HeldOut:
+    """Whether an event is among the newest share of these."""
+    times_ms = sorted(event.time_ms for event in events)
+    held_out = round(len(times_ms) * settings.validation_share)
+    cut_ms = times_ms[-held_out] if held_out else times_ms[-1] + 1
+    return lambda event: event.time_ms >= cut_ms

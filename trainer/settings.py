@@ -20,6 +20,16 @@ class Device(StrEnum):
     CUDA = "cuda"
 
 
+class Part(StrEnum):
+    """A part of the model that it can do without."""
+
+    TIME = "time"
+    TEXT = "text"
+    IDENTITY = "identity"
+    COOCCURRENCE = "cooccurrence"
+    DECAY = "decay"
+
+
 class Precision(StrEnum):
     """What training multiplies in; auto: bfloat16 on a CUDA device that knows it."""
 
@@ -41,13 +51,19 @@ class TrainerSettings(Section):
         "all-MiniLM-L6-v2",
         description="reads the items' text: the default, a folder of weights, or empty for none",
     )
+    factors: Annotated[int, Field(ge=1, le=1024)] = Field(
+        64, description="width of what is counted of who takes what"
+    )
+    without: frozenset[Part] = Field(
+        frozenset(), description="parts of the model left out, to see what they are worth"
+    )
     identity_dropout: Share = Field(
-        0.2, description="items that must do with their text, drawn anew at every step"
+        0.1, description="items that must do with their text, drawn anew at every step"
     )
 
-    epochs: Annotated[int, Field(ge=1)] = 16
+    epochs: Annotated[int, Field(ge=1)] = 9
     max_seconds: Annotated[float, Field(gt=0)] = Field(
-        90.0, description="wall-clock limit of the epochs; the learning rate falls to 0 by then"
+        300.0, description="wall-clock limit of the epochs; the learning rate falls to 0 by then"
     )
     patience: Annotated[int, Field(ge=1)] = Field(
         4, description="epochs without a better held-out score before training ends"
@@ -64,6 +80,9 @@ class TrainerSettings(Section):
     learning_rate: Annotated[float, Field(gt=0)] = 2e-3
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     warm_up: Share = Field(0.05, description="share of the training before the full learning rate")
+    average_decay: Share = Field(
+        0.998, description="the model is a moving average of the weights; 0: the newest weights"
+    )
     gradient_clip: Annotated[float, Field(gt=0)] = 1.0
 
     validation_share: Share = Field(
@@ -77,9 +96,6 @@ class TrainerSettings(Section):
     )
     immediate_share: Share = Field(
         0.3, description="requests trained as asked right after the last event, not at the next"
-    )
-    orders: Annotated[int, Field(ge=1, le=16)] = Field(
-        2, description="random orders of a person's events of the same instant to learn from"
     )
     trend_snapshot_ms: Annotated[int, Field(ge=1)] = Field(
         HOUR_MS, description="item trends are taken at the start of every such stretch of time"

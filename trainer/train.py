@@ -16,14 +16,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from trainer.batches import Batch, Batches
+from trainer.cooccurrence import Cooccurrence
 from trainer.devices import autocast, moved
 from trainer.model import LOWEST, TemporalModel
+from trainer.scoring import Shown, batch_scores, ndcg, softmax_loss, target_ranks
 from trainer.settings import TrainerSettings
-
-TOP = 10
 
 
 @dataclass(frozen=True)
@@ -61,45 +61,45 @@ class Outcome:
     seconds: float
 
 
-def batch_scores(model: TemporalModel, batch: Batch, identity_dropout: float = 0.0) -> Tensor:
-    """Every item's score for each target, with trends, forbidden items lowest: float[M, N]."""
-    table = model.item_table(identity_dropout)
-    asked = batch.asked
-    biases = model.biases(asked.items.shape[1], asked.request_times_ms.shape[1])
-    states, _ = model.states(asked, biases, table)
-    states = states.flatten(0, 1)[batch.places]
-    weights = model.trend_weights(states)[:, None, :]
-    scores = torch.baddbmm(model.scores(states, table)[:, None, :], weights, batch.trends)[:, 0]
-    return scores.masked_fill(batch.forbidden, LOWEST)
-
-
 def fit(
     model: TemporalModel,
-    orders: Sequence[Batches],
+    learned: Batches,
     held_out: Batches,
     settings: TrainerSettings,
+    counts: Cooccurrence | None = None,
     report: Report | None = None,
 ) -> Outcome:
     """Train in place; the weights of the best epoch on the held-out targets are kept.
 
     Args:
-        orders: the same events, those of one instant in another order in each.
-        held_out: the newest targets, which no batch of `orders` has.
+        held_out: targets that `learned` does not have.
+        counts: what is taken together in what is learned from; None for a model without.
     """
-    return _Training(model, orders, held_out, settings, report).run()
+    return _Training(model, learned, held_out, settings, counts, report).run()
+
+
+@dataclass(frozen=True)
+class Step:
+    """A batch and what its people are shown of the counts; None: what the model has."""
+
+    batch: Batch
+    shown: Shown | None
 
 
 class _Training:
     def __init__(
         self,
         model: TemporalModel,
-        orders: Sequence[Batches],
+        learned: Batches,
         held_out: Batches,
         settings: TrainerSettings,
+        counts: Cooccurrence | None,
         report: Report | None,
     ) -> None:
         self.model = model
-        self.orders = orders
+        self.average = copy.deepcopy(model)
+        self.learned = learned
+        self.counts = counts
         self.held_out = held_out
         self.settings = settings
         self.report = report or (lambda _: None)
@@ -110,7 +110,7 @@ class _Training:
         self.device = next(model.parameters()).device
         self.precision = autocast(settings, self.device)
         a_step = settings.batch_windows * settings.accumulate_steps
-        per_epoch = max(1, -(-orders[0].stretch_count() // a_step))
+        per_epoch = max(1, -(-learned.stretch_count() // a_step))
         self.planned_steps = self.total_steps = per_epoch * settings.epochs
         self.step = 0
         self.loss = self.learning_rate = self.gradient_norm = 0.0
@@ -118,12 +118,13 @@ class _Training:
 
     def run(self) -> Outcome:
         self.started = time.monotonic()
-        best, best_epoch, kept = -1.0, 0, copy.deepcopy(self.model.state_dict())
+        best, best_epoch, kept = -1.0, 0, copy.deepcopy(self.average.state_dict())
         for epoch in range(1, self.settings.epochs + 1):
             self._epoch(epoch)
-            self.score = held_out_ndcg(self.model, self.held_out, self.settings.batch_windows)
+            self.score = held_out_ndcg(self.average, self.held_out, self.settings.batch_windows)
             if self.score > best:
-                best, best_epoch, kept = self.score, epoch, copy.deepcopy(self.model.state_dict())
+                best, best_epoch = self.score, epoch
+                kept = copy.deepcopy(self.average.state_dict())
             self._fit_in_time()
             self.report(self._progress(epoch, self._done(), epoch_ends=True))
             if self._done() >= 1 or epoch - best_epoch >= self.settings.patience:
@@ -134,18 +135,31 @@ class _Training:
 
     def _epoch(self, epoch: int) -> None:
         self.model.train()
-        batches = self.orders[epoch % len(self.orders)].epoch(
+        shown = self._dealt()
+        batches = self.learned.epoch(
             self.settings.batch_windows,
             self.generator,
             self.settings.immediate_share,
             self.settings.unknown_share,
         )
         for group in groups_of(batches, self.settings.accumulate_steps):
-            self._step([moved(batch, self.device) for batch in group])
+            self._step([moved(Step(batch, shown(batch)), self.device) for batch in group])
             done = self._done()
             self.report(self._progress(epoch, done))
             if done >= 1:
                 break
+
+    def _dealt(self) -> Callable[[Batch], Shown | None]:
+        """What each batch is shown in this epoch."""
+        if self.counts is None:
+            return lambda _: None
+        dealt, found = self.counts.shares(self.generator)
+        known = moved(found, self.device)
+        # Batches know people by their first event, the counts by their numbers in that order.
+        numbers = np.unique(self.counts.taken.people)
+        return lambda batch: Shown(
+            known, torch.from_numpy(dealt[np.searchsorted(numbers, batch.people.numpy())])
+        )
 
     def _progress(self, epoch: int, done: float, *, epoch_ends: bool = False) -> Progress:
         return Progress(
@@ -160,7 +174,7 @@ class _Training:
             epoch_ends,
         )
 
-    def _step(self, batches: Sequence[Batch]) -> None:
+    def _step(self, batches: Sequence[Step]) -> None:
         self.learning_rate = self.settings.learning_rate * rate(self._done(), self.settings.warm_up)
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate
@@ -170,7 +184,17 @@ class _Training:
         self.gradient_norm = norm.item()
         self.optimizer.step()
         self.step += 1
+        self._join_average()
         self.loss = 0.98 * (self.loss or loss) + 0.02 * loss
+
+    @torch.no_grad()
+    def _join_average(self) -> None:
+        """The average is of fewer steps at first: else it would remember the untrained weights."""
+        decay = min(self.settings.average_decay, self.step / (self.step + 9))
+        for averaged, weight in zip(
+            self.average.parameters(), self.model.parameters(), strict=True
+        ):
+            averaged.lerp_(weight, 1 - decay)
 
     def _fit_in_time(self) -> None:
         """Fewer steps where the time will not do for all, so that the learning rate still falls."""
@@ -186,20 +210,20 @@ class _Training:
 
 def add_gradients(
     model: TemporalModel,
-    batches: Sequence[Batch],
+    batches: Sequence[Step],
     settings: TrainerSettings,
     precision: AbstractContextManager[Any],
 ) -> float:
     """Add the gradient of the mean loss over the targets of all batches; that loss."""
-    targets = sum(len(batch.targets) for batch in batches)
+    targets = sum(len(one.batch.targets) for one in batches)
     total = 0.0
-    for batch in batches:
+    for one in batches:
         with precision:
-            scores = batch_scores(model, batch, settings.identity_dropout)
+            scores = batch_scores(model, one.batch, one.shown, settings.identity_dropout)
         # An item without events is no negative: nobody has turned it down.
         scores = scores.float().masked_fill(~model.learned, LOWEST)
         # A batch's mean counts for as much as it has targets.
-        loss = nn.functional.cross_entropy(scores, batch.targets) * (len(batch.targets) / targets)
+        loss = softmax_loss(scores, one.batch).mean() * (len(one.batch.targets) / targets)
         loss.backward()  # type: ignore[no-untyped-call]
         total += loss.item()
     return total
@@ -230,28 +254,10 @@ def held_out_ndcg(model: TemporalModel, batches: Batches, size: int) -> float:
     gains, count = 0.0, 0
     device = next(model.parameters()).device
     for batch in (moved(one, device) for one in batches.epoch(size, np.random.default_rng(0))):
-        ranks = target_ranks(batch_scores(model, batch), batch.targets)
+        ranks = target_ranks(batch_scores(model, batch), batch)
         gains += ndcg(ranks).sum().item()
         count += len(ranks)
     return gains / count if count else 0.0
-
-
-def target_ranks(scores: Tensor, targets: Tensor) -> Tensor:
-    """How many items stand before each target, an equal score counting half: float[M].
-
-    A score that is no number is missed: a training that diverged is never the best one.
-
-    >>> target_ranks(torch.tensor([[0.0, 3.0, 1.0, 1.0]]), torch.tensor([2]))
-    tensor([1.5000])
-    """
-    own = scores.gather(1, targets[:, None])
-    higher, equal = (scores > own).sum(1), (scores == own).sum(1) - 1
-    return (higher + equal / 2).masked_fill(own[:, 0].isnan(), torch.inf)
-
-
-def ndcg(ranks: Tensor) -> Tensor:
-    """The gain of a single right item at each rank, 0 from place 11 on: float[M]."""
-    return torch.where(ranks < TOP, 1 / torch.log2(ranks + 2), 0.0)
 
 
 def _decayed_apart(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:

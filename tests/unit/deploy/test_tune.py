@@ -19,7 +19,7 @@ START_S = 1_700_000_000
 @pytest.fixture
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    for name, value in {"epochs": "1", "language_model": "", "orders": "1", "threads": "1"}.items():
+    for name, value in {"epochs": "1", "language_model": "", "threads": "1"}.items():
         monkeypatch.setenv(f"HEADWATER_TRAINER__{name.upper()}", value)
     (tmp_path / "headwater.toml").write_text('[trainer]\nlanguage_model = ""\n')
     with (tmp_path / "log.csv").open("w") as file:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 
 import numpy as np
+import pytest
 
 from features.columns import TrendList
 from features.events import EventType, Reason, RecommendedItem
@@ -12,7 +13,7 @@ from features.rows import Layout, empty_user
 from features.settings import DAY_MS, FeatureSettings
 from features.topics import hash64
 from features.vocabulary import Vocabulary
-from stream.ranking import allowed, popular, ranked
+from stream.ranking import allowed, popular, ranked, trend_weights
 from stream.trending import TrendTable, sum_of_lists
 
 LAYOUT = Layout(FeatureSettings())
@@ -37,7 +38,8 @@ def answer(top: list[int], scores: list[float], weight: float) -> dict[str, np.n
         "top_explained_by": np.array([[1] * len(top)]),
         "candidate_scores": np.array([[0.5, -1e9]], np.float32),
         "candidate_explained_by": np.array([[0, -1]]),
-        "trend_weights": np.array([[0.0, weight, 0.0]], np.float32),
+        # The first half is for items that were learned, as all of these are.
+        "trend_weights": np.array([[0.0, weight, 0.0, *[99.0] * 3]], np.float32),
     }
 
 
@@ -54,6 +56,26 @@ def test_trends_lift_an_item_by_the_persons_weight() -> None:
     first = next(iter(lifted.person(0, NOBODY)))
     assert first.item_id == "c"
     assert abs(first.score - (0.9 + 2.0 * np.log1p(9.0))) < 1e-5
+
+
+def test_an_item_that_was_not_learned_has_the_weights_of_the_others() -> None:
+    some = Vocabulary(["a", "b", "c", "d"], [True, True, False, True])
+    table = trending(b=9.0, c=9.0)
+    outputs = answer([B, C], [1.0, 1.0], 0.0)
+    outputs["trend_weights"] = np.array([[0.0, 2.0, 0.0, 0.0, 5.0, 0.0]], np.float32)
+    items = ranked(outputs, TENSORS, table, some, [NOW_MS], 9)
+    scores = {item.item_id: item.score for item in items.person(0, NOBODY)}
+    assert scores["b"] == pytest.approx(1 + 2 * np.log1p(9.0), rel=1e-5)
+    assert scores["c"] == pytest.approx(1 + 5 * np.log1p(9.0), rel=1e-5)
+
+
+def test_every_place_has_weights_of_its_own() -> None:
+    weights = np.array([[1.0, 2.0, 10.0, 20.0], [3.0, 4.0, 30.0, 40.0]], np.float32)
+    learned = np.array([[True, False, True], [False, False, True]])
+    assert trend_weights(weights, learned).tolist() == [
+        [[1, 2], [10, 20], [1, 2]],
+        [[30, 40], [30, 40], [3, 4]],
+    ]
 
 
 def test_a_trend_is_worth_less_later() -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 
 from features import inputs
 from features.events import Click, Item, Purchase
 from features.rows import Layout
 from features.settings import DAY_MS, HOUR_MS, FeatureSettings
 from features.vocabulary import Vocabulary
+from tests.stand.models import every_part
 from trainer.data import Log
 from trainer.model import Architecture, TemporalModel
 
@@ -44,10 +44,9 @@ def small_log() -> Log:
 
 
 @pytest.fixture(scope="session")
-def model(layout: Layout) -> TemporalModel:
-    """A model that has not learned, but whose every part has a say."""
-    torch.manual_seed(3)
-    shape = Architecture(
+def shape(layout: Layout) -> Architecture:
+    """Of a model with every part."""
+    return Architecture(
         items=ITEMS,
         user_features=inputs.user_feature_count(layout),
         trends=inputs.trend_count(layout),
@@ -56,12 +55,17 @@ def model(layout: Layout) -> TemporalModel:
         layers=3,
         heads=2,
         dropout=0.3,
+        text=6,
+        alike=5,
+        related=4,
+        neighbours=12,
     )
-    model = TemporalModel(shape)
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight.add_(0.3 * torch.randn_like(weight))
-    return model.eval()
+
+
+@pytest.fixture(scope="session")
+def model(shape: Architecture) -> TemporalModel:
+    """A model that has not learned, but whose every part has a say."""
+    return every_part(shape)
 
 
 @pytest.fixture(scope="session")

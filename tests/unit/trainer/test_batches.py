@@ -1,14 +1,19 @@
-"""Batches hold each target once, with its own history, and forbid what its person had taken."""
+"""Batches ask once an instant, from what lies strictly before, for every target exactly once."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import NamedTuple
+
 import numpy as np
 import pytest
+import torch
 
-from features.inputs import FloatArray
+from features.events import Click, Purchase
+from features.inputs import IntArray
 from features.rows import Layout
-from features.settings import HOUR_MS
-from features.vocabulary import FIRST_ITEM, UNKNOWN, Vocabulary
+from features.settings import HOUR_MS, FeatureSettings
+from features.vocabulary import FIRST_ITEM, PADDING, UNKNOWN, Vocabulary
 from trainer.batches import Batch, Batches
 from trainer.data import Log
 from trainer.examples import Examples, examples, observed_log, replay
@@ -20,8 +25,7 @@ WINDOW = 5
 
 @pytest.fixture
 def columns(small_log: Log, vocabulary: Vocabulary, layout: Layout) -> Examples:
-    log = observed_log(small_log.events, small_log.items)
-    return examples(list(replay(log, layout)), vocabulary, layout)
+    return columns_of(small_log, vocabulary, layout)
 
 
 @pytest.fixture
@@ -30,94 +34,265 @@ def trended(small_log: Log, vocabulary: Vocabulary, layout: Layout) -> Trends:
     return trends(log, vocabulary, layout, HOUR_MS)
 
 
-def batches(columns: Examples, trended: Trends) -> Batches:
-    return Batches(columns, trended, np.ones(len(columns), bool), HISTORY, WINDOW)
+def columns_of(log: Log, vocabulary: Vocabulary, layout: Layout) -> Examples:
+    return examples(list(replay(observed_log(log.events, log.items), layout)), vocabulary, layout)
 
 
-def histories(batch: Batch) -> list[tuple[int, list[int], int, FloatArray]]:
-    """Target, items before it, request time and features, of each target."""
-    asked = batch.asked
-    length, requests = asked.items.shape[1], asked.request_times_ms.shape[1]
-    found = []
-    for target, place in zip(batch.targets, batch.places, strict=True):
-        row, request = divmod(int(place), requests)
-        newest = length - requests + request
-        before = asked.items[row, max(0, newest + 1 - HISTORY) : newest + 1]
-        found.append(
-            (
-                int(target),
-                [int(item) for item in before if item],
-                int(asked.request_times_ms[row, request]),
-                asked.user_features[row, request].numpy(),
-            )
+def batches(columns: Examples, trended: Trends, window: int = WINDOW) -> Batches:
+    return Batches(columns, trended, np.ones(len(columns), bool), HISTORY, window)
+
+
+def epoch(
+    columns: Examples, trended: Trends, seed: int = 0, right_after: float = 0.0
+) -> list[Batch]:
+    return list(batches(columns, trended).epoch(3, np.random.default_rng(seed), right_after))
+
+
+class Asked(NamedTuple):
+    """A request and its place in a batch."""
+
+    batch: Batch
+    at: int
+    row: int
+    column: int
+
+    @property
+    def events(self) -> list[int]:
+        return self.batch.events[self.batch.rows == self.at].tolist()
+
+    @property
+    def targets(self) -> list[int]:
+        return self.batch.targets[self.batch.rows == self.at].tolist()
+
+    @property
+    def newest(self) -> int:
+        return int(self.batch.asked.newest[self.row, self.column])
+
+    @property
+    def history(self) -> slice:
+        """The columns that a model of `HISTORY` events reads, padding left out."""
+        items = self.batch.asked.items[self.row]
+        there = int((items[: self.newest + 1] != PADDING).sum())
+        return slice(self.newest + 1 - min(HISTORY, there), self.newest + 1)
+
+    @property
+    def time_ms(self) -> int:
+        return int(self.batch.asked.request_times_ms[self.row, self.column])
+
+
+def requests(found: list[Batch]) -> Iterator[Asked]:
+    for batch in found:
+        width = batch.asked.request_times_ms.shape[1]
+        for at, place in enumerate(batch.places.tolist()):
+            yield Asked(batch, at, *divmod(place, width))
+
+
+def instant(columns: Examples, event: int) -> IntArray:
+    """All events of the person at the time of one."""
+    same = (columns.starts == columns.starts[event]) & (columns.times_ms == columns.times_ms[event])
+    return np.flatnonzero(same)
+
+
+def before(columns: Examples, event: int) -> IntArray:
+    """The person's events strictly before the time of one."""
+    mine = columns.starts == columns.starts[event]
+    return np.flatnonzero(mine & (columns.times_ms < columns.times_ms[event]))
+
+
+def test_the_log_has_instants_of_several_events(columns: Examples) -> None:
+    """What these tests are about."""
+    sizes = [len(instant(columns, at)) for at in range(len(columns))]
+    assert sum(size > 1 for size in sizes) > 50
+
+
+def test_an_epoch_has_every_wanted_target_once(columns: Examples, trended: Trends) -> None:
+    for seed in range(5):
+        found = epoch(columns, trended, seed)
+        events = torch.cat([batch.events for batch in found]).tolist()
+        assert sorted(events) == np.flatnonzero(columns.wanted).tolist()
+        for batch in found:
+            assert batch.targets.tolist() == columns.items[batch.events.numpy()].tolist()
+
+
+def test_only_chosen_events_are_targets_but_all_are_read(
+    columns: Examples, trended: Trends
+) -> None:
+    chosen = np.arange(len(columns)) % 3 == 0
+    some = Batches(columns, trended, chosen, HISTORY, WINDOW)
+    found = list(some.epoch(3, np.random.default_rng(0)))
+    events = [event for one in requests(found) for event in one.events]
+    assert sorted(events) == np.flatnonzero(columns.wanted & chosen).tolist()
+    for one in requests(found):
+        newest = before(columns, one.events[0])[-HISTORY:]
+        read = one.batch.asked.times_ms[one.row, one.history]
+        assert read.tolist() == columns.times_ms[newest].tolist()
+
+
+def test_an_instant_is_one_request_with_all_its_targets(columns: Examples, trended: Trends) -> None:
+    """So no stretch cuts an instant, wherever it was cut."""
+    for seed in range(5):
+        for one in requests(epoch(columns, trended, seed)):
+            (first, *_) = one.events
+            together = instant(columns, first)
+            assert sorted(one.events) == together[columns.wanted[together]].tolist()
+
+
+def test_an_instant_longer_than_a_stretch_stays_whole(vocabulary: Vocabulary) -> None:
+    layout = Layout(FeatureSettings(history_length=HISTORY))
+    times = [0, 1] + [2] * 7 + [3, 4]
+    log = clicks([f"i{at}" for at in range(len(times))], times)
+    columns = columns_of(log, vocabulary, layout)
+    trended = trends(observed_log(log.events, []), vocabulary, layout, HOUR_MS)
+    for seed in range(5):
+        found = list(batches(columns, trended, window=2).epoch(3, np.random.default_rng(seed)))
+        sizes = sorted(len(one.events) for one in requests(found))
+        assert sizes == [1, 1, 1, 1, 7]
+
+
+def clicks(items: list[str], times: list[int]) -> Log:
+    """Of one person."""
+    events: list[Click | Purchase] = [
+        Click(event_id=f"e{at}", user_id="u", item_id=item, timestamp=10**12 + time)
+        for at, (item, time) in enumerate(zip(items, times, strict=True))
+    ]
+    return Log(events, [])
+
+
+def test_a_request_reads_exactly_the_newest_events_strictly_before_its_instant(
+    columns: Examples, trended: Trends
+) -> None:
+    lengths = set()
+    for one in requests(epoch(columns, trended)):
+        asked, mine = one.batch.asked, before(columns, one.events[0])
+        newest = mine[-HISTORY:]
+        assert (one.newest < 0) == (len(mine) == 0)
+        lengths.add(len(newest))
+        times = asked.times_ms[one.row, one.history]
+        assert times.tolist() == columns.times_ms[newest].tolist()
+        # Events of one instant stand in any order: the oldest instant may be cut within it.
+        whole = newest[columns.times_ms[newest] > columns.times_ms[newest[:1]].sum()]
+        read = slice(one.newest + 1 - len(whole), one.newest + 1)
+        for found, known in ((asked.items, columns.items), (asked.types, columns.types)):
+            assert sorted(found[one.row, read].tolist()) == sorted(known[whole].tolist())
+        oldest = instant(columns, newest[0]) if len(newest) else newest
+        assert set(asked.items[one.row, one.history].tolist()) <= set(
+            columns.items[[*oldest, *whole]].tolist()
         )
-    return found
+    assert lengths == set(range(HISTORY + 1))
 
 
-def expected_histories(columns: Examples) -> list[tuple[int, list[int], int]]:
-    return [
-        (
-            int(columns.items[at]),
-            columns.items[max(columns.starts[at], at - HISTORY) : at].tolist(),
-            int(columns.times_ms[at]),
-        )
-        for at in np.flatnonzero(columns.wanted)
-    ]
+def test_the_order_within_an_instant_is_drawn_anew_and_nothing_else_moves(
+    vocabulary: Vocabulary, layout: Layout
+) -> None:
+    times = [0, 1, 1, 1, 2]
+    log = clicks([f"i{at}" for at in range(5)], times)
+    columns = columns_of(log, vocabulary, layout)
+    trended = trends(observed_log(log.events, []), vocabulary, layout, HOUR_MS)
+    once = batches(columns, trended, window=1000)
+    orders = set()
+    generator = np.random.default_rng(0)
+    for _ in range(50):
+        for batch in once.epoch(3, generator):
+            if batch.asked.items.shape[1] == 4:
+                (row,) = batch.asked.items.tolist()
+                orders.add(tuple(row))
+    first, *instant_items = vocabulary.indices_of([f"i{at}" for at in range(4)]).tolist()
+    assert {order[0] for order in orders} == {first}
+    assert {tuple(sorted(order[1:])) for order in orders} == {tuple(instant_items)}
+    assert len(orders) == 6
 
 
-def test_an_epoch_has_every_target_once_with_the_history_before_it(
+def test_an_item_s_type_moves_with_it(columns: Examples, trended: Trends) -> None:
+    pairs = set(zip(columns.items.tolist(), columns.types.tolist(), strict=True))
+    assert len(pairs) > len({item for item, _ in pairs})
+    for batch in epoch(columns, trended):
+        found = torch.stack([batch.asked.items, batch.asked.types], 2).flatten(0, 1).tolist()
+        assert {(item, kind) for item, kind in found if item} <= pairs
+
+
+def test_together_are_the_items_of_the_instant_and_no_others(
     columns: Examples, trended: Trends
 ) -> None:
-    epoch = list(batches(columns, trended).epoch(3, np.random.default_rng(0)))
-    found = [one[:3] for batch in epoch for one in histories(batch)]
-    assert sorted(found) == sorted(expected_histories(columns))
+    several = 0
+    for one in requests(epoch(columns, trended)):
+        expected = set(columns.items[instant(columns, one.events[0])].tolist())
+        assert set(np.flatnonzero(one.batch.together[one.at]).tolist()) == expected
+        assert set(one.targets) <= expected
+        several += len(expected) > 1
+    assert several > 20
 
 
-def test_a_request_has_the_features_of_its_own_time(columns: Examples, trended: Trends) -> None:
-    for right_after in (0.0, 1.0):
-        known = columns.features_after_last if right_after else columns.features
-        rows = {tuple(row) for row in known[columns.wanted]}
-        (epoch,) = [list(batches(columns, trended).epoch(3, np.random.default_rng(0), right_after))]
-        assert {tuple(one[3]) for batch in epoch for one in histories(batch)} == rows
-
-
-def test_a_request_right_after_an_event_has_that_event_s_time(
+def test_what_was_taken_before_the_instant_is_forbidden_and_nothing_else(
     columns: Examples, trended: Trends
 ) -> None:
-    for batch in batches(columns, trended).epoch(3, np.random.default_rng(0), 1.0):
-        asked = batch.asked
-        first = asked.items.shape[1] - asked.request_times_ms.shape[1]
-        times = asked.times_ms[:, first:].reshape(-1)[batch.places]
-        requests = asked.request_times_ms.reshape(-1)[batch.places]
-        assert (requests[times > 0] == times[times > 0]).all()
+    for one in requests(epoch(columns, trended)):
+        mine = before(columns, one.events[0])
+        taken = columns.items[mine[columns.takes[mine]]].tolist()
+        expected = {*range(FIRST_ITEM), *taken}
+        assert set(np.flatnonzero(one.batch.forbidden[one.at]).tolist()) == expected
+        assert not set(one.targets) & expected
 
 
-def test_what_was_taken_before_is_forbidden_and_nothing_else(
+def test_what_was_looked_at_is_not_forbidden_where_only_purchases_take(
+    small_log: Log, vocabulary: Vocabulary, trended: Trends
+) -> None:
+    bought = Layout(FeatureSettings(history_length=HISTORY, taken_by=frozenset({"purchase"})))
+    columns = columns_of(small_log, vocabulary, bought)
+    found = 0
+    for one in requests(epoch(columns, trended)):
+        mine = before(columns, one.events[0])
+        taken = set(columns.items[mine[columns.types[mine] == 2]].tolist())
+        assert set(np.flatnonzero(one.batch.forbidden[one.at]).tolist()) == {0, 1, *taken}
+        found += len(taken) < len(set(columns.items[mine].tolist()))
+    assert found > 100
+
+
+def test_a_request_has_the_time_and_features_of_its_own_instant(
     columns: Examples, trended: Trends
 ) -> None:
-    expected = [
-        (int(columns.items[at]), sorted({0, 1, *columns.items[columns.starts[at] : at].tolist()}))
-        for at in np.flatnonzero(columns.wanted)
-    ]
-    found = [
-        (int(target), np.flatnonzero(row).tolist())
-        for batch in batches(columns, trended).epoch(3, np.random.default_rng(0))
-        for target, row in zip(batch.targets, batch.forbidden, strict=True)
-    ]
-    assert sorted(found) == sorted(expected)
-    assert len(found) > 100
+    """Those before the first event of the instant: nothing of the instant is in them."""
+    for one in requests(epoch(columns, trended)):
+        first = instant(columns, one.events[0])[0]
+        assert one.time_ms == columns.times_ms[first]
+        features = one.batch.asked.user_features[one.row, one.column].numpy()
+        np.testing.assert_array_equal(features, columns.features[first])
+
+
+def test_a_request_right_after_an_event_has_that_event_s_time_and_features(
+    columns: Examples, trended: Trends
+) -> None:
+    for one in requests(epoch(columns, trended, right_after=1.0)):
+        first, mine = instant(columns, one.events[0])[0], before(columns, one.events[0])
+        expected = columns.times_ms[mine[-1] if len(mine) else first]
+        assert one.time_ms == expected
+        if len(mine):
+            assert one.time_ms == int(one.batch.asked.times_ms[one.row, one.newest])
+        features = one.batch.asked.user_features[one.row, one.column].numpy()
+        np.testing.assert_array_equal(features, columns.features_after_last[first])
+
+
+def test_a_stretch_names_its_person(columns: Examples, trended: Trends) -> None:
+    for one in requests(epoch(columns, trended)):
+        assert int(one.batch.people[one.row]) == int(columns.starts[one.events[0]])
 
 
 def test_trends_are_those_of_the_request(columns: Examples, trended: Trends) -> None:
-    for batch in batches(columns, trended).epoch(3, np.random.default_rng(0)):
-        times = batch.asked.request_times_ms.reshape(-1)[batch.places].numpy()
-        expected = trended.values[trended.at(times)]
-        np.testing.assert_array_equal(batch.trends.numpy(), expected.astype(np.float32))
+    for right_after in (0.0, 1.0):
+        for batch in epoch(columns, trended, right_after=right_after):
+            times = batch.asked.request_times_ms.reshape(-1)[batch.places].numpy()
+            expected = trended.values[trended.at(times)]
+            np.testing.assert_array_equal(batch.trends.numpy(), expected.astype(np.float32))
 
 
 def test_unknown_items_are_read_but_never_targets(columns: Examples, trended: Trends) -> None:
-    epoch = batches(columns, trended).epoch(3, np.random.default_rng(0), unknown_share=0.5)
-    read, targets = zip(*[(batch.asked.items, batch.targets) for batch in epoch], strict=True)
+    found = batches(columns, trended).epoch(3, np.random.default_rng(0), unknown_share=0.5)
+    read, targets = zip(*[(batch.asked.items, batch.targets) for batch in found], strict=True)
     shares = [float((items == UNKNOWN).sum() / (items > 0).sum()) for items in read]
     assert np.mean(shares) == pytest.approx(0.5, abs=0.1)
     assert all((target >= FIRST_ITEM).all() for target in targets)
+
+
+def test_what_nobody_wants_makes_no_batch(columns: Examples, trended: Trends) -> None:
+    none = Batches(columns, trended, np.zeros(len(columns), bool), HISTORY, WINDOW)
+    assert list(none.epoch(3, np.random.default_rng(0))) == []
+    assert none.stretch_count() == 0

@@ -20,11 +20,11 @@ from trainer.examples import examples, observed_log, replay
 from trainer.first_model import train_first_model
 from trainer.model import TemporalModel
 from trainer.settings import Device, Precision, TrainerSettings
-from trainer.train import Progress, add_gradients, groups_of
+from trainer.train import Progress, Step, add_gradients, groups_of
 from trainer.trends import trends
 
 SETTINGS = TrainerSettings(
-    width=8, epochs=1, batch_windows=2, threads=1, orders=1, dropout=0.0, identity_dropout=0.0
+    width=8, epochs=1, batch_windows=2, threads=1, dropout=0.0, identity_dropout=0.0
 )
 CPU = torch.device("cpu")
 
@@ -40,7 +40,7 @@ def batches(small_log: Log, vocabulary: Vocabulary, layout: Layout) -> Batches:
 def gradients(model: TemporalModel, parts: list[Batch]) -> tuple[float, dict[str, torch.Tensor]]:
     """Of a model in evaluation mode: without dropout."""
     model = copy.deepcopy(model)
-    loss = add_gradients(model, parts, SETTINGS, nullcontext())
+    loss = add_gradients(model, [Step(one, None) for one in parts], SETTINGS, nullcontext())
     return loss, {
         name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None
     }

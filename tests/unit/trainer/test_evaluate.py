@@ -86,9 +86,9 @@ def test_a_rank_belongs_to_its_event(
     for right_after in (False, True):
         asked = _asked(trained, list(small_log.split(0.5)), layout, SETTINGS, right_after)
         events = []
-        for batch, rows in asked._batches():
-            assert batch.targets.tolist() == asked.columns.items[rows].tolist()
-            events += rows.tolist()
+        for batch in asked._epoch():
+            assert batch.targets.tolist() == asked.columns.items[batch.events.numpy()].tolist()
+            events += batch.events.tolist()
         assert sorted(events) == np.flatnonzero(asked.chosen).tolist()
 
 
@@ -101,11 +101,43 @@ def test_an_item_that_the_model_does_not_know_is_missed(trained: Trained, layout
 
 
 def knows_all(batch: Batch) -> Tensor:
-    return nn_one_hot(batch.targets, batch.trends.shape[2])
+    scores = torch.zeros(batch.forbidden.shape)
+    scores[batch.rows, batch.targets] = 1.0
+    return scores
 
 
-def nn_one_hot(targets: Tensor, items: int) -> Tensor:
-    return torch.nn.functional.one_hot(targets, items).float()
+def test_a_rank_is_that_of_the_event_s_own_scores(trained: Trained, layout: Layout) -> None:
+    """However the events were put into batches."""
+
+    def misses_one(batch: Batch) -> Tensor:
+        (unlucky,) = trained.vocabulary.indices_of(["i6"])
+        scores = knows_all(batch)
+        scores[:, unlucky] = -1.0
+        return scores
+
+    asked = _asked(trained, list(LOG.split_after(SPLIT_MS - 1)), layout, SETTINGS, False)
+    (judged,) = asked.judged([misses_one])
+    assert judged.overall.hr_at_10 == pytest.approx(2 / 4)
+    assert judged.groups["new_items"].hr_at_10 == 0
+    assert judged.groups["rare_items"].hr_at_10 == pytest.approx(1 / 3)
+
+
+def test_a_single_event_is_judged(trained: Trained, layout: Layout) -> None:
+    log = log_of(("ann", "i20", 0.0), ("ann", "i21", 1.0))
+    asked = _asked(trained, list(log.split_after(START_MS)), layout, SETTINGS, False)
+    (judged,) = asked.judged([knows_all])
+    assert (judged.overall.events, judged.overall.hr_at_10) == (1, 1)
+
+
+def test_items_of_one_instant_are_no_wrong_answers_for_each_other(
+    trained: Trained, layout: Layout
+) -> None:
+    twelve = [("ann", f"i{at}", 1.0) for at in range(12)]
+    log = log_of(("ann", "i20", 0.0), *twelve)
+    asked = _asked(trained, list(log.split_after(START_MS)), layout, SETTINGS, False)
+    (judged,) = asked.judged([knows_all])
+    assert judged.overall.events == 12
+    assert judged.overall.ndcg_at_10 == pytest.approx(1)
 
 
 def test_coverage_counts_what_stands_among_the_best_ten(trained: Trained, layout: Layout) -> None:

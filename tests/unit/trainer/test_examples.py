@@ -11,12 +11,12 @@ from msgspec.structs import replace
 
 from features import inputs, rows
 from features.events import Click, Purchase
-from features.rows import Layout, Observed
+from features.rows import Layout
 from features.settings import FeatureSettings
 from features.topics import hash64
 from features.vocabulary import Vocabulary
 from trainer.data import Log
-from trainer.examples import Examples, examples, observed_log, replay, shuffled_instants
+from trainer.examples import Examples, examples, observed_log, replay
 
 
 def columns(log: Log, vocabulary: Vocabulary, layout: Layout) -> Examples:
@@ -97,22 +97,3 @@ def test_an_item_is_wanted_until_it_is_taken(vocabulary: Vocabulary) -> None:
 def test_an_event_sent_twice_is_one_example(vocabulary: Vocabulary, layout: Layout) -> None:
     click = Click(event_id="same", user_id="u", item_id="i1", timestamp=10**12)
     assert len(columns(Log([click, click], []), vocabulary, layout)) == 1
-
-
-def test_only_events_of_one_instant_change_places(small_log: Log, layout: Layout) -> None:
-    log = observed_log(small_log.events, small_log.items)
-    shuffled = shuffled_instants(log, np.random.default_rng(1))
-    assert [event.time_ms for event in shuffled] == [event.time_ms for event in log]
-    assert [event.event for event in shuffled] != [event.event for event in log]
-    assert sorted(event.event for event in shuffled) == sorted(event.event for event in log)
-    assert [event.offset for event in shuffled] == list(range(len(log)))
-    assert len(list(replay(shuffled, layout))) == len(log)
-
-
-def test_a_shuffled_event_keeps_all_but_its_offset(small_log: Log) -> None:
-    log = observed_log(small_log.events, small_log.items)
-    by_event = {event.event: event for event in log}
-    for event in shuffled_instants(log, np.random.default_rng(1)):
-        original = by_event[event.event]._replace(offset=event.offset)
-        assert isinstance(event, Observed)
-        assert event == original

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +14,24 @@ import torch
 
 from features.inputs import TOP_ITEMS, model_inputs, model_outputs
 from features.rows import Layout
+from features.vocabulary import PADDING, UNKNOWN
+from tests.stand.models import every_part
 from trainer.comparison import Arrays, differences
-from trainer.export import ExportError, answers, check, export, open_session, sample_inputs
+from trainer.export import (
+    ExportError,
+    answers,
+    check,
+    export,
+    open_session,
+    sample_inputs,
+    torch_answers,
+)
 from trainer.model import LOWEST, Architecture, TemporalModel
 from trainer.recommender import Recommender
 
 ITEMS = 130
+HISTORY = 8
+OF_EVENTS = ("item_indices", "event_types", "event_times_ms")
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +74,102 @@ def test_a_graph_with_other_weights_is_refused(
     other = TemporalModel(model.architecture).eval()
     with pytest.raises(ExportError, match="not as trained"):
         check(Recommender(other), layout, path)
+
+
+@pytest.mark.parametrize("batch", [1, 7, 256])
+def test_the_graph_answers_as_torch_does(
+    session: onnxruntime.InferenceSession, model: TemporalModel, layout: Layout, batch: int
+) -> None:
+    feeds = sample_inputs(ITEMS, layout, batch, excluded=5)
+    found, expected = answers(session, feeds), torch_answers(Recommender(model), layout, feeds)
+    for name in ("top_scores", "candidate_scores", "trend_weights"):
+        np.testing.assert_allclose(found[name], expected[name], rtol=0, atol=1e-3)
+    # Two items may be as good as each other; no other item is among the best.
+    assert not list(differences(expected, found))
+    best, last = expected["top_items"], expected["top_scores"][:, -1:]
+    for row in range(batch):
+        other = set(best[row]) ^ set(found["top_items"][row])
+        assert len(other) <= 2
+        at = np.isin(best[row], list(other))
+        assert (expected["top_scores"][row][at] - last[row] < 1e-3).all()
+
+
+@pytest.mark.parametrize("part", ["neighbours", "factors", "described", "texts"])
+def test_every_part_of_the_model_is_in_the_graph(
+    session: onnxruntime.InferenceSession, model: TemporalModel, layout: Layout, part: str
+) -> None:
+    feeds = sample_inputs(ITEMS, layout, 7)
+    other = copy.deepcopy(model)
+    held = getattr(other, part)
+    held.copy_(held.flip(0))
+    found = answers(session, feeds)["candidate_scores"]
+    changed = torch_answers(Recommender(other), layout, feeds)["candidate_scores"]
+    assert np.abs(found - changed)[1:].max() > 0.05
+
+
+@pytest.mark.parametrize("length", [1, 3, HISTORY - 1])
+def test_a_short_history_is_a_padded_long_one(
+    session: onnxruntime.InferenceSession, layout: Layout, length: int
+) -> None:
+    feeds = sample_inputs(ITEMS, layout, 7)
+    short = dict(feeds)
+    for name in OF_EVENTS:
+        feeds[name] = feeds[name].copy()
+        feeds[name][:, :-length] = 0
+        short[name] = feeds[name][:, -length:]
+    found, expected = answers(session, short), answers(session, feeds)
+    np.testing.assert_allclose(found["top_scores"], expected["top_scores"], atol=1e-3)
+    np.testing.assert_allclose(found["candidate_scores"], expected["candidate_scores"], atol=1e-3)
+    some = expected["candidate_explained_by"] >= 0
+    np.testing.assert_array_equal(
+        found["candidate_explained_by"][some] + HISTORY - length,
+        expected["candidate_explained_by"][some],
+    )
+
+
+def test_a_history_of_unknown_items_gets_defined_answers(
+    session: onnxruntime.InferenceSession, feeds: Arrays
+) -> None:
+    feeds["item_indices"] = np.where(feeds["item_indices"] > 0, UNKNOWN, PADDING)
+    found = answers(session, feeds)
+    for name in ("top_scores", "candidate_scores", "trend_weights"):
+        assert np.isfinite(found[name]).all()
+    assert (found["top_items"] != UNKNOWN).all()
+
+
+@pytest.mark.parametrize("clock", ["request before all", "descending", "all equal", "at zero"])
+def test_clocks_that_run_backwards_get_defined_answers(
+    session: onnxruntime.InferenceSession,
+    model: TemporalModel,
+    layout: Layout,
+    feeds: Arrays,
+    clock: str,
+) -> None:
+    times = feeds["event_times_ms"]
+    there = feeds["item_indices"] > 0
+    if clock == "request before all":
+        feeds["request_time_ms"] = np.full((5, 1), 1000)
+    elif clock == "descending":
+        feeds["event_times_ms"] = times[:, ::-1].max(1, keepdims=True) - times * there
+    elif clock == "all equal":
+        feeds["event_times_ms"] = there * feeds["request_time_ms"]
+    else:
+        feeds["event_times_ms"] = np.zeros_like(times)
+    found, expected = answers(session, feeds), torch_answers(Recommender(model), layout, feeds)
+    assert not list(differences(expected, found))
+    for name in ("top_scores", "candidate_scores", "trend_weights"):
+        assert np.isfinite(found[name]).all()
+    assert (found["top_scores"][:, 0] > LOWEST / 2).all()
+
+
+@pytest.mark.parametrize("part", ["alike", "related", "neighbours", "text", "time", "decay"])
+def test_a_model_without_a_part_is_exported(
+    shape: Architecture, layout: Layout, tmp_path: Path, part: str
+) -> None:
+    """The graph has the same inputs and outputs, and answers as torch does."""
+    export(every_part(Architecture(**{**vars(shape), part: 0})), layout, tmp_path / "without.onnx")
+    nodes = open_session(tmp_path / "without.onnx").get_inputs()
+    assert [node.name for node in nodes] == [tensor.name for tensor in model_inputs(layout)]
 
 
 def test_no_scatter_adds_up(path: Path) -> None:
@@ -141,16 +251,18 @@ def test_an_explanation_is_a_real_event(
 
 
 def test_an_item_is_explained_by_an_equal_one_in_the_history(
-    model: TemporalModel, layout: Layout
+    shape: Architecture, layout: Layout
 ) -> None:
-    feeds = sample_inputs(ITEMS, layout, 1)
+    """Where items are alike to none but themselves, and nothing else is known of them."""
+    model = every_part(replace(shape, alike=8, text=0, identity=False, related=0, neighbours=0))
     items = np.array([[10, 20, 30, 40, 50, 60, 70, 80]])
-    recommender = Recommender(model)
-    even = torch.full((1, 8), 1 / 8)
-    with torch.no_grad():
-        found = recommender._explained_by(torch.from_numpy(items), torch.from_numpy(items), even)
-    assert found.tolist() == [[0, 1, 2, 3, 4, 5, 6, 7]]
-    assert feeds["item_indices"].shape == items.shape
+    model.described.zero_()
+    model.described[items[0], range(8)] = 3.0
+    torch.nn.init.ones_(model.alike_scales)
+    feeds = sample_inputs(ITEMS, layout, 1, excluded=0)
+    feeds |= {"item_indices": items, "candidate_items": items}
+    found = torch_answers(Recommender(model), layout, feeds)
+    assert found["candidate_explained_by"].tolist() == [[0, 1, 2, 3, 4, 5, 6, 7]]
 
 
 def test_only_the_newest_events_of_a_longer_history_are_read(

@@ -16,6 +16,7 @@ from features.errors import SettingsError
 from features.events import Click, Item
 from features.inputs import FloatArray
 from features.rows import Layout
+from features.vocabulary import FIRST_ITEM
 from trainer.data import Log
 from trainer.export import answers, export, open_session, sample_inputs
 from trainer.first_model import train_first_model
@@ -111,10 +112,50 @@ def test_what_was_only_held_out_and_has_no_text_is_not_recommended(
 def test_identities_are_dropped_at_random(log: Log, layout: Layout) -> None:
     few = SETTINGS.model_copy(update={"epochs": 1})
     model = train_first_model(log, layout, few, reader=READER).model
-    text_only = model.item_table(identity_dropout=0.999_999)
+    text_only = model.all_items(identity_dropout=0.999_999)
     assert model.text is not None
-    torch.testing.assert_close(text_only, model.text(model.texts))
-    assert not torch.equal(model.item_table(), text_only)
+    torch.testing.assert_close(text_only.vectors, model.text(model.texts))
+    assert not text_only.known.any()
+    assert not torch.equal(model.all_items().vectors, text_only.vectors)
+    assert torch.equal(model.all_items().known, model.learned)
+    some = model.all_items(identity_dropout=0.5).known
+    assert 0 < int(some.sum()) < int(model.learned.sum())
+
+
+def test_a_version_says_which_items_it_has_learned(log: Log, layout: Layout) -> None:
+    few = SETTINGS.model_copy(update={"epochs": 1})
+    trained = train_first_model(log, layout, few, reader=READER)
+    vocabulary = trained.vocabulary
+    others = {
+        name
+        for name, known in zip(vocabulary.item_ids, vocabulary.learned, strict=True)
+        if not known
+    }
+    assert others == {f"{kind}-{at}" for kind in KINDS for at in (12, 13)}
+    assert vocabulary.learned[2:].tolist() == trained.model.learned[2:].tolist()
+
+
+def test_of_an_item_without_events_nothing_is_counted(log: Log, layout: Layout) -> None:
+    few = SETTINGS.model_copy(update={"epochs": 1})
+    model = train_first_model(log, layout, few, reader=READER).model
+    new = FIRST_ITEM + (~model.learned[FIRST_ITEM:]).nonzero()[:, 0]
+    assert len(new) == 4
+    # A product of matrices leaves a rounding.
+    assert model.factors[new].abs().max() < 1e-5
+    assert not model.neighbour_weights[new].any()
+    assert not model.neighbour_weights[torch.isin(model.neighbours, new)].any()
+    assert model.described[new].any(1).all()
+    assert model.neighbour_weights[FIRST_ITEM:].any()
+    assert model.factors[FIRST_ITEM:].any()
+
+
+def test_a_log_without_a_catalogue_is_learned_though_texts_can_be_read(
+    log: Log, layout: Layout
+) -> None:
+    few = SETTINGS.model_copy(update={"epochs": 1})
+    model = train_first_model(Log(log.events, []), layout, few, reader=READER).model
+    for name, value in model.state_dict().items():
+        assert value.isfinite().all(), name
 
 
 @pytest.fixture(scope="module")

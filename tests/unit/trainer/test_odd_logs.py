@@ -22,7 +22,7 @@ from trainer.model import LOWEST
 from trainer.publish import write_version
 from trainer.settings import TrainerSettings
 
-SETTINGS = TrainerSettings(width=8, epochs=2, batch_windows=4, threads=1, orders=1)
+SETTINGS = TrainerSettings(width=8, epochs=2, batch_windows=4, threads=1)
 START_MS = 1_700_000_000_000
 
 

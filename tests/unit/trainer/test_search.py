@@ -22,9 +22,7 @@ from trainer.search import Search, SearchProgress, search, searched
 from trainer.settings import TrainerSettings
 from trainer.train import Outcome, Progress, Report
 
-SETTINGS = TrainerSettings(
-    width=64, learning_rate=0.002, epochs=3, batch_windows=4, threads=1, orders=1
-)
+SETTINGS = TrainerSettings(width=64, learning_rate=0.002, epochs=3, batch_windows=4, threads=1)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from trainer.settings import TrainerSettings
 from trainer.tracking import tracked
 from trainer.train import Progress, rate
 
-SETTINGS = TrainerSettings(width=8, epochs=2, batch_windows=4, threads=1, patience=9, orders=1)
+SETTINGS = TrainerSettings(width=8, epochs=2, batch_windows=4, threads=1, patience=9)
 
 
 class Notes:

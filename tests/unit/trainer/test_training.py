@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import msgspec
 import numpy as np
@@ -13,17 +15,19 @@ from safetensors.torch import save
 
 from features.errors import DataError
 from features.events import Click
-from features.inputs import MODEL_NAME
-from features.rows import Layout
+from features.inputs import MODEL_NAME, FloatArray
+from features.rows import Layout, Observed
 from features.vocabulary import FILE_NAME, Vocabulary, read_vocabulary
 from trainer import checkpoint
+from trainer.comparison import Arrays
 from trainer.data import Log
 from trainer.evaluate import evaluate
-from trainer.export import answers, open_session, sample_inputs
+from trainer.export import answers, export, open_session, sample_inputs, torch_answers
 from trainer.first_model import Progress, Trained, train_first_model
+from trainer.language import LanguageModel
 from trainer.publish import write_version
-from trainer.settings import TrainerSettings
-from trainer.train import ndcg, target_ranks
+from trainer.recommender import Recommender
+from trainer.settings import Part, TrainerSettings
 from trainer.triton_config import render_config
 
 SETTINGS = TrainerSettings(
@@ -38,6 +42,18 @@ SETTINGS = TrainerSettings(
     max_seconds=1000,
 )
 STEP_MS = 60_000
+
+
+class LengthReader:
+    """A language model that only counts letters."""
+
+    width = 1
+
+    def vectors(self, texts: Sequence[str]) -> FloatArray:
+        return np.asarray([[float(len(text))] for text in texts], np.float32)
+
+
+READER = cast("LanguageModel", LengthReader())
 
 
 def in_a_row(people: int, length: int = 8) -> Log:
@@ -80,6 +96,103 @@ def test_what_follows_what_is_learned_where_popularity_cannot(
         assert popularity.hr_at_10 < 0.6
         assert model.events == popularity.events == (112 if right_after else 128)
         assert 0 < model.ndcg_at_10 <= model.hr_at_10
+
+
+def test_what_was_counted_is_told_and_is_that_of_what_was_learned(
+    trained: Trained, log: Log, layout: Layout
+) -> None:
+    """In this log an item is taken with those next to it, and with no others."""
+    model, vocabulary = trained.model, trained.vocabulary
+    (item,) = vocabulary.indices_of(["i7"])
+    found = model.neighbours[item][model.neighbour_weights[item] > 0].tolist()
+    names = {vocabulary.item_ids[at] for at in found}
+    assert names <= {f"i{(7 + step) % 30}" for step in range(-7, 8) if step}
+    assert names >= {f"i{(7 + step) % 30}" for step in range(-4, 5) if step}
+    cosines = model.factors @ model.factors[item]
+    next_one, far = vocabulary.indices_of(["i8", "i22"])
+    assert cosines[next_one] > 2 * cosines[far].abs()
+
+
+@pytest.mark.parametrize("held", [0.25, 0.5])
+def test_what_is_held_out_is_chosen_by_the_event(log: Log, layout: Layout, held: float) -> None:
+    """Here by person: what only they took is not learned, and is all that is judged."""
+    one = SETTINGS.model_copy(update={"epochs": 1})
+    people = {f"u{at}" for at in range(round(80 * held))}
+    renamed = [
+        msgspec.structs.replace(event, item_id=f"{event.item_id} of u0")
+        if event.user_id == "u0"
+        else event
+        for event in log.events
+    ]
+    asked: list[str] = []
+
+    def of_them(event: Observed) -> bool:
+        asked.append(event.user_id)
+        return event.user_id in people
+
+    own = dataclasses.replace(log, events=renamed)
+    trained = train_first_model(own, layout, one, held_out=of_them)
+    learned = trained.vocabulary.learned
+    names = np.array(trained.vocabulary.item_ids)
+    assert set(names[~learned]) == {event.item_id for event in renamed[:8]}
+    assert len(asked) == len(log.events)
+    assert trained.outcome.held_out > 0
+
+
+def test_all_held_out_is_nothing_held_out(log: Log, layout: Layout) -> None:
+    one = SETTINGS.model_copy(update={"epochs": 1})
+    assert train_first_model(log, layout, one, held_out=lambda _: True).vocabulary.learned.all()
+    nothing = train_first_model(log, layout, one, held_out=lambda _: False)
+    assert nothing.outcome.held_out == 0
+
+
+@pytest.mark.parametrize("part", Part)
+def test_a_model_without_a_part_trains_and_the_part_has_no_effect(
+    small_log: Log, layout: Layout, tmp_path: Path, part: Part
+) -> None:
+    few = SETTINGS.model_copy(update={"epochs": 1})
+    without = few.model_copy(update={"without": frozenset({part})})
+    whole = train_first_model(small_log, layout, few, reader=READER)
+    trained = train_first_model(small_log, layout, without, reader=READER)
+    feeds = sample_inputs(len(trained.vocabulary), layout, 6, excluded=0)
+    export(trained.model, layout, tmp_path / "without.onnx")
+    session = open_session(tmp_path / "without.onnx")
+    found = answers(session, feeds)
+    assert np.isfinite(found["top_scores"]).all()
+    other = answers(session, feeds | unseen_by_a_model_without(part, feeds))
+    np.testing.assert_array_equal(found["candidate_scores"], other["candidate_scores"])
+    shape, size = whole.model.architecture, trained.model.architecture
+    changed = {name for name in vars(shape) if getattr(shape, name) != getattr(size, name)}
+    assert changed == MISSING[part]
+    if part is Part.DECAY:
+        assert not found["trend_weights"].any()
+    if part is Part.IDENTITY:
+        with torch.no_grad():
+            trained.model.items.weight.add_(1)
+            trained.model.item_bias.add_(1)
+        again = torch_answers(Recommender(trained.model), layout, feeds)
+        np.testing.assert_allclose(again["top_scores"], found["top_scores"], atol=1e-4)
+
+
+MISSING = {
+    Part.TIME: {"time"},
+    Part.TEXT: {"text", "alike"},
+    Part.IDENTITY: {"identity"},
+    Part.COOCCURRENCE: {"neighbours", "related"},
+    Part.DECAY: {"decay"},
+}
+
+
+def unseen_by_a_model_without(part: Part, feeds: Arrays) -> Arrays:
+    """Inputs that such a model cannot tell from these."""
+    if part is Part.TIME:
+        return {
+            "event_times_ms": feeds["event_times_ms"] // 2,
+            "request_time_ms": feeds["request_time_ms"] + 10**9,
+        }
+    if part is Part.DECAY:
+        return {"user_features": feeds["user_features"] + 1}
+    return {}
 
 
 def test_progress_is_reported_after_every_step(trained: Trained, steps: list[Progress]) -> None:
@@ -138,6 +251,7 @@ def test_a_checkpoint_is_the_model_again(trained: Trained, tmp_path: Path, log: 
     checkpoint.save(trained, tmp_path, {"trainer": {"seed": 7}})
     again = checkpoint.load(tmp_path)
     assert again.vocabulary.item_ids == trained.vocabulary.item_ids
+    assert again.vocabulary.learned.tolist() == trained.vocabulary.learned.tolist()
     assert again.outcome == trained.outcome
     assert again.until_ms == log.split(0.8)[0].events[-1].timestamp
     assert again.model.architecture == trained.model.architecture
@@ -220,13 +334,3 @@ def test_a_config_that_is_there_is_kept(trained: Trained, tmp_path: Path, layout
     config.write_text("# the operator's own")
     write_version(trained, tmp_path, layout, SETTINGS)
     assert config.read_text() == "# the operator's own"
-
-
-def test_ranks_count_ties_as_half() -> None:
-    scores = torch.tensor([[5.0, 1.0, 5.0, 5.0], [1.0, 2.0, 3.0, 4.0]])
-    ranks = target_ranks(scores, torch.tensor([2, 1]))
-    assert ranks.tolist() == [1.0, 2.0]
-    assert target_ranks(torch.full((1, 4), torch.nan), torch.tensor([2])).tolist() == [torch.inf]
-    assert ndcg(torch.tensor([0.0, 1.0, 9.0, 10.0])).tolist() == pytest.approx(
-        [1, 1 / np.log2(3), 1 / np.log2(11), 0]
-    )

@@ -1,0 +1,133 @@
+"""Serving equals training: what is exported scores a history as a batch of training does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from features import inputs
+from features.events import Click, Purchase
+from features.rows import Layout, UserRow, absorb, empty_user
+from features.settings import HOUR_MS, FeatureSettings
+from features.vocabulary import FIRST_ITEM, Vocabulary
+from tests.stand.models import every_part
+from trainer.batches import Batches
+from trainer.data import Log
+from trainer.examples import SOURCE, examples, observed_log, replay
+from trainer.export import sample_inputs, torch_answers
+from trainer.model import LOWEST, NEWEST, Architecture, Requests, TemporalModel
+from trainer.recommender import Recommender
+from trainer.scoring import scores_at, trend_scores
+from trainer.trends import trends
+
+ITEMS = 130
+
+
+def served(
+    model: TemporalModel, layout: Layout, feeds: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Scores of all items, by asking for them as candidates."""
+    batch = len(feeds["item_indices"])
+    every = np.tile(np.arange(ITEMS), (batch, 1))
+    return torch_answers(Recommender(model), layout, {**feeds, "candidate_items": every})
+
+
+def trained_scores(
+    model: TemporalModel, feeds: Mapping[str, np.ndarray], live: torch.Tensor
+) -> torch.Tensor:
+    """The same requests as training asks them."""
+    of = {name: torch.from_numpy(array) for name, array in feeds.items()}
+    batch, length = of["item_indices"].shape
+    asked = Requests(
+        of["item_indices"],
+        of["event_types"],
+        of["event_times_ms"],
+        torch.full((batch, 1), length - 1),
+        of["request_time_ms"],
+        of["user_features"][:, None],
+    )
+    with torch.no_grad():
+        return scores_at(model, asked, torch.arange(batch), live)
+
+
+@pytest.mark.parametrize("history", [8, NEWEST + 5])
+def test_a_version_scores_as_its_training_does(shape: Architecture, history: int) -> None:
+    layout = Layout(FeatureSettings(history_length=history))
+    model = every_part(replace(shape, history=history))
+    feeds = sample_inputs(ITEMS, layout, 9)
+    live = torch.rand(9, shape.trends, ITEMS, generator=torch.Generator().manual_seed(0))
+    expected = trained_scores(model, feeds, live)
+    found = served(model, layout, feeds)
+    weights = torch.from_numpy(found["trend_weights"])
+    scores = torch.from_numpy(found["candidate_scores"])
+    scores = scores + trend_scores(weights, live, model.learned)
+    assert expected[:, FIRST_ITEM:].std() > 0.5
+    torch.testing.assert_close(
+        scores[:, FIRST_ITEM:], expected[:, FIRST_ITEM:], rtol=1e-4, atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("part", ["alike", "related", "neighbours", "text", "decay", "time"])
+def test_so_does_a_model_without_a_part(shape: Architecture, layout: Layout, part: str) -> None:
+    model = every_part(Architecture(**{**vars(shape), part: 0}))
+    feeds = sample_inputs(ITEMS, layout, 9)
+    live = torch.zeros(9, shape.trends, ITEMS)
+    expected = trained_scores(model, feeds, live)[:, FIRST_ITEM:]
+    found = served(model, layout, feeds)
+    scores = torch.from_numpy(found["candidate_scores"])[:, FIRST_ITEM:]
+    torch.testing.assert_close(scores, expected, rtol=1e-4, atol=1e-4)
+    assert found["trend_weights"].any() == (part != "decay")
+
+
+def test_a_stream_s_row_scores_as_the_training_batch_before_that_event(
+    model: TemporalModel, vocabulary: Vocabulary, small_log: Log, layout: Layout
+) -> None:
+    """From the log both ways: the row that the stream keeps, and the batch that learns from it."""
+    # Without instants of several events, whose order training draws at random.
+    spread: list[Click | Purchase] = [
+        Click(
+            event_id=event.event_id,
+            user_id=event.user_id,
+            item_id=event.item_id,
+            timestamp=event.timestamp + at * HOUR_MS // 9,
+        )
+        for at, event in enumerate(small_log.events[:120])
+    ]
+    log = observed_log(spread, small_log.items)
+    columns = examples(list(replay(log, layout)), vocabulary, layout)
+    trended = trends(log, vocabulary, layout, HOUR_MS)
+    batches = Batches(columns, trended, np.ones(len(columns), bool), 8, 2)
+    expected: dict[tuple[int, int], torch.Tensor] = {}
+    for batch in batches.epoch(4, np.random.default_rng(0)):
+        with torch.no_grad():
+            scores = scores_at(model, batch.asked, batch.places, 0 * batch.trends)
+        for row, event in zip(batch.rows.tolist(), batch.events.tolist(), strict=True):
+            expected[int(columns.times_ms[event]), int(columns.items[event])] = scores[row]
+    rows: dict[str, UserRow] = {}
+    compared = 0
+    for event in log:
+        row = rows.setdefault(event.user_id, empty_user(layout))
+        (item,) = vocabulary.indices_of([event.item_id])
+        if (event.time_ms, int(item)) in expected and len(row.events) <= 3 * 7:
+            feeds = inputs.model_tensors([row], [event.time_ms], vocabulary, layout)
+            found = torch.from_numpy(served(model, layout, feeds)["candidate_scores"])[0]
+            known = expected[event.time_ms, int(item)]
+            torch.testing.assert_close(found[FIRST_ITEM:], known[FIRST_ITEM:], rtol=1e-3, atol=1e-3)
+            compared += 1
+        absorb(row, event, layout)
+    assert event.source == SOURCE
+    assert compared > 40
+
+
+def test_what_is_not_recommendable_is_never_in_the_top(shape: Architecture, layout: Layout) -> None:
+    model = every_part(shape)
+    model.recommendable[50:] = False
+    feeds = sample_inputs(ITEMS, layout, 4, excluded=0)
+    found = torch_answers(Recommender(model), layout, feeds)
+    assert set(found["top_items"].flatten().tolist()) == {0, *range(FIRST_ITEM, 50)}
+    never = found["top_scores"] <= LOWEST / 2
+    assert (found["top_items"][never] == 0).all()

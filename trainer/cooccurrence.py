@@ -1,0 +1,162 @@
+"""What people take together: companions of items within sessions, and factors of who takes what.
+
+E events learned from, N items, K neighbours, C factors, U pairs of events, S shares of the people.
+
+Both are counted from the same events that the network learns from. A network that saw counts with
+its own targets in them would learn to trust what it cannot have when it serves. So people are dealt
+into shares, anew for each epoch, and a share is shown the counts of all the others
+(cross-fitting; V. Chernozhukov et al., "Double/debiased machine learning", 2018, section 3).
+The version takes the counts of all with it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from features.inputs import FloatArray, IntArray
+from features.settings import DAY_MS, HOUR_MS
+from trainer.examples import BoolArray
+
+# Two events of a person belong together when few others and little time lie between them.
+NEARBY_EVENTS, NEARBY_MS = 10, HOUR_MS
+# Added to each item's count: what is taken twice, both times together, is no sure thing.
+SMOOTHING = 3.0
+# What was taken together this long ago counts half.
+HALF_LIFE_MS = 365 * DAY_MS
+# The most frequent items have companions: a table of all pairs is counted in memory.
+MAX_ITEMS = 8192
+SHARES = 8
+_ITERATIONS = 2
+
+
+@dataclass(frozen=True)
+class Taken:
+    """The events learned from, a person's together and ascending in time: int64[E] each.
+
+    `people` are any numbers; `items` are indices of a vocabulary that has the most frequent first.
+    """
+
+    people: IntArray
+    items: IntArray
+    times_ms: IntArray
+
+
+@dataclass(frozen=True)
+class Companions:
+    """What is known of N items, of all people or, with S first, of all but each share of them.
+
+    Attributes:
+        neighbours: int32[..., N, K], the items most often taken in the same sessions.
+        weights: float32[..., N, K], their cosines.
+        factors: float32[..., N, C]; products are about the cosines of who took the items.
+    """
+
+    neighbours: Tensor
+    weights: Tensor
+    factors: Tensor
+
+    def of(self, share: int) -> Companions:
+        """Those of all but one share."""
+        return Companions(self.neighbours[share], self.weights[share], self.factors[share])
+
+
+class Cooccurrence:
+    """Counts what is taken together.
+
+    Args:
+        items: N.
+        neighbours: K.
+        factors: C.
+    """
+
+    def __init__(self, taken: Taken, items: int, neighbours: int, factors: int) -> None:
+        self.taken = taken
+        self.items = items
+        self.counted = min(items, MAX_ITEMS)
+        self.neighbours = min(neighbours, self.counted)
+        self.factors = factors
+        self.people = np.unique(taken.people, return_inverse=True)[1].astype(np.int64)
+        left_ms = taken.times_ms.max(initial=0) - taken.times_ms
+        self.worth = np.exp2(-left_ms / HALF_LIFE_MS)
+        self.earlier, self.later = _nearby(taken, self.counted)
+
+    def of_all(self) -> Companions:
+        """The companions that a version takes with it."""
+        return self._without(np.zeros(len(self.people), np.bool_))
+
+    def shares(self, generator: np.random.Generator) -> tuple[IntArray, Companions]:
+        """People dealt into shares, and what is known without each.
+
+        Returns:
+            int64[people], the share of each, in the order of their numbers; the companions.
+        """
+        dealt = generator.integers(0, SHARES, int(self.people.max(initial=-1)) + 1)
+        known = [self._without(dealt[self.people] == share) for share in range(SHARES)]
+        return dealt, Companions(
+            torch.stack([one.neighbours for one in known]),
+            torch.stack([one.weights for one in known]),
+            torch.stack([one.factors for one in known]),
+        )
+
+    def _without(self, hidden: BoolArray) -> Companions:
+        """Args: hidden: bool[E], events that do not count."""
+        worth = self.worth * ~hidden
+        counts = np.bincount(self.taken.items, worth, self.items).astype(np.float32)
+        scale = torch.from_numpy(1 / np.sqrt(counts + SMOOTHING)).float()
+        neighbours, weights = self._neighbours(~hidden, scale)
+        return Companions(neighbours, weights, self._factors(worth, scale))
+
+    def _neighbours(self, counts: BoolArray, scale: Tensor) -> tuple[Tensor, Tensor]:
+        """Args: counts: bool[E], the events that do. Both of a pair are one person's."""
+        size = self.counted
+        chosen = counts[self.later]
+        first = self.taken.items[self.earlier[chosen]]
+        second = self.taken.items[self.later[chosen]]
+        worth = self.worth[self.later[chosen]]
+        pairs = np.bincount(first * size + second, worth, size * size).reshape(size, size)
+        cosines = torch.from_numpy(pairs + pairs.T).float() * scale[:size, None] * scale[:size]
+        best = cosines.topk(self.neighbours, dim=1)
+        neighbours = torch.zeros((self.items, self.neighbours), dtype=torch.int32)
+        weights = torch.zeros((self.items, self.neighbours))
+        neighbours[:size], weights[:size] = best.indices.int(), best.values
+        return neighbours, weights
+
+    def _factors(self, worth: FloatArray, scale: Tensor) -> Tensor:
+        """The largest factors of who took what, each item scaled to its length: float[N, C].
+
+        N. Halko, P. Martinsson, J. Tropp: "Finding structure with randomness", SIAM Review 2011,
+        algorithm 4.4, of a sparse matrix.
+        """
+        width = min(self.factors, self.items)
+        items = torch.from_numpy(self.taken.items)
+        values = torch.from_numpy(np.sqrt(worth)).float() * scale[items]
+        places = torch.stack([torch.from_numpy(self.people), items])
+        shape = (int(self.people.max(initial=-1)) + 1, self.items)
+        matrix = torch.sparse_coo_tensor(places, values, shape, check_invariants=False).coalesce()
+        basis = torch.randn(self.items, width)
+        for _ in range(_ITERATIONS + 1):
+            basis = torch.linalg.qr(matrix.T @ (matrix @ basis)).Q
+        _, values, directions = torch.linalg.svd(matrix @ basis, full_matrices=False)
+        found = torch.zeros(self.items, self.factors)
+        found[:, : len(values)] = basis @ (directions.T * values)
+        return found
+
+
+def _nearby(taken: Taken, counted: int) -> tuple[IntArray, IntArray]:
+    """Pairs of events of a person, close in order and time: int64[U] each, earlier first."""
+    earlier, later = [], []
+    places = np.arange(len(taken.items))
+    for distance in range(1, NEARBY_EVENTS + 1):
+        first, second = places[:-distance], places[distance:]
+        near = (taken.people[first] == taken.people[second]) & (
+            taken.times_ms[second] - taken.times_ms[first] < NEARBY_MS
+        )
+        near &= (taken.items[first] < counted) & (taken.items[second] < counted)
+        near &= taken.items[first] != taken.items[second]
+        earlier.append(first[near])
+        later.append(second[near])
+    return np.concatenate(earlier), np.concatenate(later)

@@ -1,0 +1,153 @@
+"""The layers of the network. B batch, P requests of one history, L history, D width, H heads.
+
+Normalised first, as in R. Xiong et al., "On Layer Normalization in the Transformer Architecture"
+(ICML 2020).
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+# What hides a place, or an item, from a softmax.
+LOWEST = -1e9
+
+
+class FeedForward(nn.Module):
+    """x + W2 relu(W1 norm(x)), no wider inside: twice as wide was no better, and slower."""
+
+    def __init__(self, width: int, dropout: float) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.inner = nn.Linear(width, width)
+        self.outer = nn.Linear(width, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """float[..., D] to the same shape."""
+        inner = torch.relu(self.inner(self.norm(x)))
+        return x + cast(Tensor, self.dropout(self.outer(inner)))
+
+
+class EventLayer(nn.Module):
+    """Self-attention of the events, then a feed-forward.
+
+    What a bias of the three projections would add, the norm's own bias adds.
+    """
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.LayerNorm(width)
+        self.query = nn.Linear(width, width, bias=False)
+        self.key = nn.Linear(width, width, bias=False)
+        self.value = nn.Linear(width, width, bias=False)
+        self.out = nn.Linear(width, width)
+        self.dropout = nn.Dropout(dropout)
+        self.feed_forward = FeedForward(width, dropout)
+        # Instead of dividing the logits at every use.
+        with torch.no_grad():
+            self.query.weight *= (heads / width) ** 0.5
+
+    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+        """Args: x float[B, L, D]; bias float[B, H, L, L], added to the attention's logits."""
+        batch, length, width = x.shape
+        # One long matrix, not a batch of small ones: so biases are part of the products.
+        flat = x.reshape(batch * length, width)
+        normed = self.norm(flat)
+        query, key, value = (
+            project(normed).view(batch, length, self.heads, width // self.heads).transpose(1, 2)
+            for project in (self.query, self.key, self.value)
+        )
+        read = torch.softmax(query @ key.transpose(2, 3) + bias, -1) @ value
+        merged = self.out(read.transpose(1, 2).reshape(batch * length, width))
+        return cast(Tensor, self.feed_forward(flat + self.dropout(merged)).view(x.shape))
+
+
+class RequestLayer(nn.Module):
+    """The events as one request reads them: each head has a query of full width.
+
+    Keys and values are the events themselves, without projections (each would cost L times what
+    the query costs). A head may also look at nothing, as it must where there is no history.
+    """
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Linear(width, heads * width)
+        self.nothing = nn.Parameter(torch.zeros(heads, 1))
+        self.norm = nn.LayerNorm(width)
+        self.out = nn.Linear(heads * width, width)
+        self.dropout = nn.Dropout(dropout)
+        self.feed_forward = FeedForward(width, dropout)
+
+    def forward(self, x: Tensor, events: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """Read the events for each request.
+
+        Args:
+            x: float[B, P, D], what is known of the request.
+            events: float[B, L, D], normalised.
+            bias: float[B, P, H, L], added to the attention's logits.
+
+        Returns:
+            float[B, P, D], and the attention float[B, P, H, L].
+        """
+        batch, requests, width = x.shape
+        logits = looked_for(self.query(self.norm(x)), events, self.heads) + bias
+        nothing = self.nothing.expand(batch, requests, self.heads, 1)
+        attention = torch.softmax(torch.cat([nothing, logits], -1), -1)[..., 1:]
+        read = attention.reshape(batch, requests * self.heads, -1) @ events
+        merged = self.out(read.view(batch, requests, self.heads * width))
+        return self.feed_forward(x + self.dropout(merged)), attention
+
+
+class EventWeights(nn.Module):
+    """How much each past event counts for what resembles it: a share and a size for each purpose.
+
+    The shares of the heads are softmaxes over the events; each purpose adds them up with sizes that
+    hang on the person's state.
+    """
+
+    def __init__(self, width: int, heads: int, purposes: int) -> None:
+        super().__init__()
+        self.heads, self.purposes = heads, purposes
+        self.query = nn.Linear(width, heads * width)
+        self.size = nn.Linear(width, purposes * heads)
+        nn.init.normal_(self.query.weight, std=0.01)
+        nn.init.zeros_(self.query.bias)
+        nn.init.zeros_(self.size.weight)
+
+    def forward(self, asked: Tensor, state: Tensor, events: Tensor, bias: Tensor) -> Tensor:
+        """The weight of each event for each purpose, float[B, P, purposes, L]; none is below 0.
+
+        Args:
+            asked: float[B, P, D], normalised.
+            state: float[B, P, D], normalised.
+            events: float[B, L, D], normalised.
+            bias: float[B, P, H, L], added to the logits of the shares.
+        """
+        logits = looked_for(self.query(asked), events, self.heads) + bias
+        # Where there is nothing to look at, a softmax would look at what is hidden.
+        shares = torch.softmax(logits, -1) * (bias > LOWEST / 2)
+        size = torch.exp(self.size(state))
+        sizes: Tensor = size.view(*size.shape[:2], self.purposes, self.heads)
+        return sizes @ shares
+
+
+def looked_for(query: Tensor, events: Tensor, heads: int) -> Tensor:
+    """Logits of attention to the events.
+
+    Args:
+        query: float[B, P, H * D], a query of full width for each head.
+        events: float[B, L, D].
+
+    Returns:
+        float[B, P, H, L].
+    """
+    batch, requests, _ = query.shape
+    width = events.shape[2]
+    rows = query.view(batch, requests * heads, width)
+    logits: Tensor = (rows @ events.transpose(1, 2)) * width**-0.5
+    return logits.view(batch, requests, heads, events.shape[1])
