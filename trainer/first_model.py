@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,8 +19,10 @@ from trainer.batches import Batches
 from trainer.data import Log
 from trainer.examples import BoolArray, Example, examples, observed_log, replay, shuffled_instants
 from trainer.language import LanguageModel, item_text
+from trainer.language_pairs import pairs_of
+from trainer.language_tuning import Tuned, tune_language_model
 from trainer.model import LOWEST, Architecture, TemporalModel
-from trainer.settings import TrainerSettings
+from trainer.settings import TrainerSettings, Tuning
 from trainer.train import Outcome, Progress, Report, fit
 from trainer.trends import trends
 
@@ -29,11 +31,16 @@ __all__ = ["Progress", "Report", "Trained", "train_first_model"]
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained model and what it takes to use it: item i of the model is i of the vocabulary."""
+    """A trained model and what it takes to use it: item i of the model is i of the vocabulary.
+
+    Attributes:
+        language: the language model that read its items, where that was tuned.
+    """
 
     model: TemporalModel
     vocabulary: Vocabulary
     outcome: Outcome
+    language: Tuned | None = None
 
 
 def train_first_model(
@@ -67,13 +74,31 @@ def train_first_model(
             f"{len(events)} events"
         )
     texts = item_texts(log.items) if reader else {}
+    language = tuned_to(log, texts, reader, settings) if reader else None
+    reader = language.reader if language else reader
     vocabulary = Vocabulary([*seen, *sorted(texts.keys() - set(seen))])
     prepared = _prepared(orders, vocabulary, FIRST_ITEM + len(seen), layout, settings)
     model = TemporalModel(architecture(vocabulary, layout, settings, reader.width if reader else 0))
     known = [texts.get(item_id, "") for item_id in vocabulary.item_ids]
     _tell(model, prepared.with_events, known, reader)
     outcome = fit(model, prepared.orders, prepared.held_out, settings, report)
-    return Trained(model, vocabulary, outcome)
+    return Trained(model, vocabulary, outcome, language)
+
+
+def tuned_to(
+    log: Log, texts: Mapping[str, str], reader: LanguageModel, settings: TrainerSettings
+) -> Tuned | None:
+    """The language model tuned to a log but for its newest part; None where it stays as it is.
+
+    Raises:
+        DataError: there is nothing to tune it on.
+    """
+    if settings.language_tuning is Tuning.FROZEN:
+        return None
+    learned = log.split(1 - settings.validation_share)[0]
+    numbers = {item_id: number for number, item_id in enumerate(texts)}
+    pairs = pairs_of(learned.events, numbers)
+    return tune_language_model(reader, list(texts.values()), pairs, settings)
 
 
 def _tell(
