@@ -65,13 +65,18 @@ def matched_links(folder: Path, items: Iterable[Item], names: Path) -> dict[str,
     numbers = {key: number for number, key in _named(names)}
     found = {}
     for item in items:
-        year = item.attributes.get("year")
-        if item.title and year:
-            keys = [(_plain(item.title), int(year) + late) for late in (0, -1, 1)]
-            number = next((numbers[key] for key in keys if key in numbers), None)
-            if number in theirs:
-                found[item.item_id] = theirs[number]
+        number = next((numbers[key] for key in _keys(item) if key in numbers), None)
+        if number in theirs:
+            found[item.item_id] = theirs[number]
     return found
+
+
+def _keys(item: Item) -> list[tuple[str, int]]:
+    """Title and year, and the years beside it: releases date a film differently."""
+    year = str(item.attributes.get("year"))
+    if not item.title or not year.isdecimal():
+        return []
+    return [(_plain(item.title), int(year) + late) for late in (0, -1, 1)]
 
 
 def _neighbours(path: Path) -> dict[str, set[str]]:

@@ -80,6 +80,7 @@ def test_links_are_matched_by_title_and_year(tmp_path: Path) -> None:
         Item(item_id="2", title="A", attributes={"year": 1999}),
         Item(item_id="3", title="Lamp, The", attributes={"year": 1980}),
         Item(item_id="4", title="Without a year"),
+        Item(item_id="5", title="Lamp, The", attributes={"year": "V"}),
     ]
     assert matched_links(folder, items, folder / "movies.csv") == {"1": "film1"}
     assert matched_links(folder, items, folder / "movies.dat") == {"3": "film3"}
