@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.knowledge_graph import graph_factors, matched_links, wheel_links
+from bench.language import table
 from bench.neighbours import UNSEEN, neighbour_figures, normalised, without
 from bench.questions import TRAINING, VALIDATION, Protocol, Takes, questions, takes_of
 from features.events import Click, Item
@@ -92,3 +93,18 @@ def test_films_that_share_a_fact_are_near(tmp_path: Path) -> None:
     factors = graph_factors(graph_folder(tmp_path), ["1", "2", "3", "unlinked"], links)
     np.testing.assert_allclose(factors[0], factors[1], atol=1e-9)
     assert not factors[2:].any()
+
+
+def test_the_table_has_a_row_for_each_way_to_read() -> None:
+    takes = without(takes_by_kind(), np.arange(20) % 10 == 3)
+    neighbours = neighbour_figures(np.eye(20), questions(takes, VALIDATION))
+    costs = {"trainable": 1000, "memory_mib": 5.0, "cpu_seconds": 2.0, "misplaced": [0.4, 0.3]}
+    rows = {
+        "top": {**costs, "neighbours": neighbours, "recommender": neighbours},
+        "graph": {"neighbours": neighbours},
+    }
+    drawn = table(rows)
+    assert drawn.row_count == len(rows)
+    cells = [list(column.cells) for column in drawn.columns]
+    assert [column[0] for column in cells][:6] == ["top", "1,000", "5", "2", "0.400", "0.300"]
+    assert cells[-1][1] == ""
