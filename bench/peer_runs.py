@@ -14,6 +14,7 @@ By hand: python -m bench.peer_runs FOLDER --model sasrec --width 128 --dropout 0
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -44,6 +45,9 @@ DROPOUTS = (0.2, 0.4)
 # A request's history is cut to its newest events; the models themselves look at 100.
 HISTORY = 200
 TOP = 200
+INPUTS = ("train", "validation", "validation_requests", "test", "test_requests")
+# Without it glibc gives large tensors back to the system after each use: a fifth of the time.
+_KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "8589934592"}
 # Lines of a failed run that are shown.
 _LAST_LINES = 5
 
@@ -109,11 +113,24 @@ class Budget(msgspec.Struct, frozen=True):
     """
 
     max_epochs: int = 200
-    patience: int = 20
+    patience: int = 10
     every: int = 2
     seed: int = 0
     threads: int = 1
     repeats: bool = False
+
+
+class Recipe(msgspec.Struct, frozen=True):
+    """All that decides what a run comes to; the same recipe need not be run twice.
+
+    `sources` is a digest of `peers.py` and its lock, `input` of what the Parquet files hold.
+    """
+
+    model: Peer
+    point: Point
+    budget: Budget
+    sources: str
+    input: str
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -224,21 +241,72 @@ def run(
 ) -> PeerRun:
     """Train one peer with one choice of parameters, on the input in `folder`, and ask it.
 
-    `progress` gets a line at a time. Its environment is made at first use.
+    `progress` gets a line at a time. A finished run of the same recipe is taken up instead.
 
     Raises:
         ServerError: the environment cannot be made.
         HeadwaterError: the run fails.
     """
     output = folder / "runs" / f"{model}-{point.name}-seed-{budget.seed}"
+    recipe = Recipe(model, point, budget, _sources_digest(), input_digest(folder))
+
+    def say(line: str) -> None:
+        progress(f"{model} {point.name}: {line}")
+
+    if is_finished(output, recipe):
+        say("taken up")
+    else:
+        _start_over(output, recipe)
+        _follow(_command(folder, output, recipe, progress), budget.threads, say)
+    return PeerRun(model, point, budget, read_outcome(output / "run.json"), str(output))
+
+
+def is_finished(output: Path, recipe: Recipe) -> bool:
+    """Whether a run of this very recipe has come to its end here."""
+    written = output / "recipe.json"
+    if not ((output / "run.json").exists() and written.exists()):
+        return False
+    return written.read_bytes() == msgspec.json.encode(recipe)
+
+
+def _start_over(output: Path, recipe: Recipe) -> None:
+    output.mkdir(parents=True, exist_ok=True)
     # Written last by a run: a former one's would stand for one that fails.
     (output / "run.json").unlink(missing_ok=True)
+    (output / "recipe.json").write_bytes(msgspec.json.encode(recipe))
+
+
+def _command(folder: Path, output: Path, recipe: Recipe, progress: Progress) -> list[str]:
+    """What runs it. The environment is made at first use."""
     root = _environment().prepare(default_cache_dir(), lambda text: progress(f"peers: {text}"))
     command = [str(root / "bin" / "python"), str(_sources() / "peers.py")]
-    command += ["--input", str(folder), "--output", str(output), "--model", model.value]
-    command += _options(point, budget)
-    _follow(command, budget.threads, lambda line: progress(f"{model} {point.name}: {line}"))
-    return PeerRun(model, point, budget, read_outcome(output / "run.json"), str(output))
+    command += ["--input", str(folder), "--output", str(output), "--model", recipe.model.value]
+    return command + _options(recipe.point, recipe.budget)
+
+
+def input_digest(folder: Path) -> str:
+    """What the Parquet files hold, whoever wrote them, wherever they lie."""
+    digest = hashlib.sha256()
+    for name in INPUTS:
+        table = pq.read_table(folder / f"{name}.parquet")
+        for column in table.column_names:
+            digest.update(f"{name}.{column} {len(table)}\n".encode())
+            for part in _integers(table[column].combine_chunks()):
+                digest.update(part.astype("<i8").tobytes())
+    return digest.hexdigest()
+
+
+def _integers(column: pa.Array) -> list[Ints]:
+    """A column's numbers; of a column of lists, the lengths too."""
+    if pa.types.is_list(column.type):
+        lengths = np.asarray(column.value_lengths(), np.int64)
+        return [lengths, np.asarray(column.flatten(), np.int64)]
+    return [np.asarray(column, np.int64)]
+
+
+def _sources_digest() -> str:
+    files = [_sources() / name for name in ("peers.py", "uv.lock")]
+    return hashlib.sha256(b"".join(each.read_bytes() for each in files)).hexdigest()
 
 
 def read_outcome(path: Path) -> Outcome:
@@ -273,7 +341,7 @@ def _follow(command: Sequence[str], threads: int, progress: Progress) -> None:
     last: deque[str] = deque(maxlen=_LAST_LINES)
     with subprocess.Popen(
         command,
-        env=clean_variables() | limits,
+        env=clean_variables() | limits | _KEEP_MEMORY,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -6,7 +6,8 @@ uv run python -m bench.quality
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -93,26 +94,27 @@ class Run:
             rows[name] = mean(found)
         return rows
 
-    def peers(self, chosen: Sequence[Peer], budget: Budget) -> dict[str, Row]:
-        """Peers from RecTools, each tuned over the same grid."""
-        with tempfile.TemporaryDirectory(prefix="headwater-peers-") as folder:
-            learned = self.takes.part == TRAINING
-            takes = (self.takes.users, self.takes.items, self.takes.times_s)
-            write_input(
-                Path(folder),
-                Interactions(*(column[learned] for column in takes)),
-                _requests(self.validation),
-                _requests(self.test),
-            )
-            return {
-                f"{peer} (RecTools)": figures(
-                    self.test,
-                    ranks_in_lists(
-                        self.test, tune(Path(folder), peer, budget, self.say).top("test")
-                    ),
-                )
-                for peer in chosen
-            }
+    def peers(self, chosen: Sequence[Peer], budget: Budget, work: Path) -> dict[str, Row]:
+        """Peers from RecTools, each tuned over the same grid.
+
+        Args:
+            work: where input and runs are kept; finished runs of the same recipe are taken up.
+        """
+        if not chosen:
+            return {}
+        folder = work / self.protocol
+        self._write_input(folder)
+        found = {peer: tune(folder, peer, budget, self.say) for peer in chosen}
+        return {
+            f"{peer} (RecTools)": figures(self.test, ranks_in_lists(self.test, best.top("test")))
+            for peer, best in found.items()
+        }
+
+    def _write_input(self, folder: Path) -> None:
+        learned = self.takes.part == TRAINING
+        columns = (self.takes.users, self.takes.items, self.takes.times_s)
+        train = Interactions(*(column[learned] for column in columns))
+        write_input(folder, train, _requests(self.validation), _requests(self.test))
 
     def say(self, text: str) -> None:
         """Tell what is going on."""
@@ -148,6 +150,16 @@ def start(log: Log, protocol: Protocol, console: Console) -> Run:
     return Run(log, protocol, takes, validation, test, console)
 
 
+@contextmanager
+def folder_for(work: Path | None) -> Iterator[Path]:
+    """Where peers work: what is asked for, or a folder that is gone afterwards."""
+    if work:
+        yield work
+    else:
+        with tempfile.TemporaryDirectory(prefix="headwater-peers-") as folder:
+            yield Path(folder)
+
+
 def main(
     data: Annotated[
         Path | None, typer.Option(help="a log; MovieLens-100K if none is given")
@@ -162,6 +174,9 @@ def main(
     peers: Annotated[bool, typer.Option(help="tune peers of RecTools: hours")] = True,
     seeds: Annotated[int, typer.Option(help="of our model; figures are their mean", min=1)] = 3,
     max_epochs: Annotated[int, typer.Option(help="of a peer", min=1)] = Budget().max_epochs,
+    work: Annotated[
+        Path | None, typer.Option(help="keep the peers' runs here, and take up finished ones")
+    ] = None,
     quick: Annotated[bool, typer.Option(help="a small part: whether it works")] = False,
 ) -> None:
     """Rank all items for each question, by our model and by others."""
@@ -171,14 +186,15 @@ def main(
     if quick:
         log, settings = log.head(8_000), settings.model_copy(update={"epochs": 1})
     chosen = (peer or list(Peer)) if peers else []
-    budget = Budget(max_epochs=max_epochs, patience=min(20, max_epochs))
+    budget = Budget(max_epochs=max_epochs)
     rows: dict[str, dict[str, Row]] = {}
-    for each in protocol or list(Protocol):
-        run = start(log, each, console)
-        theirs = run.counting() | run.peers(chosen, budget)
-        rows[each.value] = theirs | run.ours(seeds, settings)
-        title = f"{each}, {len(run.test.targets()[0])} targets"
-        printer.print(table(title, rows[each.value]))
+    with folder_for(work) as kept:
+        for each in protocol or list(Protocol):
+            run = start(log, each, console)
+            theirs = run.counting() | run.peers(chosen, budget, kept)
+            rows[each.value] = theirs | run.ours(seeds, settings)
+            title = f"{each}, {len(run.test.targets()[0])} targets"
+            printer.print(table(title, rows[each.value]))
     found = summary(rows, len(chosen)) | {"seeds": seeds}
     for name, ratio in found["ratio_to_best_peer"].items():
         printer.print(f"{name}: NDCG@10 {ratio:.2f} times the best peer's", highlight=False)

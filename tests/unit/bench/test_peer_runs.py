@@ -74,22 +74,27 @@ def test_an_outcome_has_numbers_for_epochs(tmp_path: Path) -> None:
         peer_runs.read_outcome(tmp_path / "none.json")
 
 
-def test_the_best_by_validation_is_kept_and_all_are_recorded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    commands = []
+@pytest.fixture
+def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """An input; runs that end at once, the better one with width 64 and dropout .4."""
+    found = []
 
     def follow(command: list[str], threads: int, progress: object) -> None:
-        commands.append(command)
+        found.append(command)
         options = dict(zip(command[2::2], command[3::2], strict=True))
-        folder = Path(options["--output"])
-        folder.mkdir(parents=True)
         best = (options["--width"], options["--dropout"]) == ("64", "0.4")
-        value = 0.2 if best else 0.1
-        (folder / "run.json").write_text(json.dumps(OUTCOME | {"validation_ndcg_10": value}))
+        outcome = OUTCOME | {"validation_ndcg_10": 0.2 if best else 0.1}
+        (Path(options["--output"]) / "run.json").write_text(json.dumps(outcome))
 
+    peer_runs.write_input(tmp_path, TRAIN, [request(2, [7])], [])
     monkeypatch.setattr(peer_runs, "_follow", follow)
     monkeypatch.setattr(peer_runs.PythonEnvironment, "prepare", lambda *_: tmp_path / "env")
+    return found
+
+
+def test_the_best_by_validation_is_kept_and_all_are_recorded(
+    tmp_path: Path, commands: list[list[str]]
+) -> None:
     best = peer_runs.tune(tmp_path, "sasrec", Budget(max_epochs=3, seed=5))
     assert best.point == Point(64, 0.4)
     assert len(commands) == len(GRID) == 4
@@ -97,6 +102,52 @@ def test_the_best_by_validation_is_kept_and_all_are_recorded(
     record = json.loads((tmp_path / "runs" / "sasrec-seed-5.json").read_text())
     assert record["best"] == "width-64-dropout-0.4"
     assert {run["point"]["dropout"] for run in record["runs"]} == {0.2, 0.4}
+
+
+def test_a_finished_run_of_the_same_recipe_is_taken_up(
+    tmp_path: Path, commands: list[list[str]]
+) -> None:
+    def run(point: Point = GRID[0], budget: Budget | None = None) -> float:
+        found = peer_runs.run(tmp_path, Peer.SASREC, point, budget or Budget(max_epochs=3))
+        return found.outcome.validation_ndcg_10
+
+    assert run() == run() == 0.1
+    # Written anew, the input is the same.
+    peer_runs.write_input(tmp_path, TRAIN, [request(2, [7])], [])
+    run()
+    assert len(commands) == 1
+    run(point=GRID[1])
+    run(budget=Budget(max_epochs=4))
+    assert len(commands) == 3
+    run()
+    assert len(commands) == 4
+
+
+def test_a_run_on_other_input_by_another_program_or_unfinished_runs_again(
+    tmp_path: Path, commands: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def again() -> int:
+        before = len(commands)
+        peer_runs.run(tmp_path, Peer.SASREC, GRID[0], Budget())
+        return len(commands) - before
+
+    assert [again(), again()] == [1, 0]
+    peer_runs.write_input(tmp_path, TRAIN, [request(2, [8])], [])
+    assert [again(), again()] == [1, 0]
+    monkeypatch.setattr(peer_runs, "_sources_digest", lambda: "changed")
+    assert [again(), again()] == [1, 0]
+    (tmp_path / "runs" / f"sasrec-{GRID[0].name}-seed-0" / "run.json").unlink()
+    assert again() == 1
+
+
+def test_a_digest_is_of_what_files_hold_and_how_it_is_grouped(tmp_path: Path) -> None:
+    def digest(folder: str, targets: list[list[int]]) -> str:
+        asked = [request(2, each) for each in targets]
+        peer_runs.write_input(tmp_path / folder, TRAIN, asked, [])
+        return peer_runs.input_digest(tmp_path / folder)
+
+    assert digest("a", [[7, 8], [9]]) == digest("b", [[7, 8], [9]])
+    assert digest("a", [[7, 8], [9]]) != digest("a", [[7], [8, 9]])
 
 
 def test_a_failed_run_says_why_and_leaves_no_outcome(
@@ -107,6 +158,7 @@ def test_a_failed_run_says_why_and_leaves_no_outcome(
     (env / "python").symlink_to("/bin/false")
     output.mkdir(parents=True)
     (output / "run.json").write_text(json.dumps(OUTCOME))
+    peer_runs.write_input(tmp_path, TRAIN, [], [])
     monkeypatch.setattr(peer_runs.PythonEnvironment, "prepare", lambda *_: tmp_path / "env")
     with pytest.raises(HeadwaterError, match="a peer ended with 1"):
         peer_runs.run(tmp_path, Peer.HSTU, Point(), Budget())
