@@ -4,7 +4,7 @@
 it: the Parquet files it reads, the environment, the process, what it has answered.
 
     write_input(folder, train, validation, test)
-    best = tune(folder, "sasrec", Budget())
+    best = tune(folder, "sasrec", Budget(), judge)
     best.top("test")    # int64[R, 200]: the best items of each request, in its order
 
 By hand: python -m bench.peer_runs FOLDER --model sasrec --width 128 --dropout 0.2
@@ -58,6 +58,11 @@ class Peer(StrEnum):
     SASREC = "sasrec"
     BERT4REC = "bert4rec"
     HSTU = "hstu"
+
+    @property
+    def label(self) -> str:
+        """As its authors write it."""
+        return {Peer.SASREC: "SASRec", Peer.BERT4REC: "BERT4Rec", Peer.HSTU: "HSTU"}[self]
 
 
 @dataclass(frozen=True)
@@ -160,11 +165,15 @@ class PeerRun(msgspec.Struct, frozen=True):
         return read_top(Path(self.folder) / f"{split}.npz")
 
 
+Judge = Callable[[PeerRun], float]
+
+
 class Tuning(msgspec.Struct, frozen=True):
-    """All runs of a grid; `best` is the name of the point that validation chose."""
+    """All runs of a grid with what each is worth on validation; `best` is the name of a point."""
 
     model: Peer
     best: str
+    validation: dict[str, float]
     runs: list[PeerRun]
 
 
@@ -223,15 +232,22 @@ def read_top(path: Path) -> Ints:
     return np.asarray(top, np.int64)
 
 
-def tune(folder: Path, model: Peer | str, budget: Budget, progress: Progress = print) -> PeerRun:
-    """Run the whole grid and return the best run by validation, never by test.
+def tune(
+    folder: Path, model: Peer | str, budget: Budget, judge: Judge, progress: Progress = print
+) -> PeerRun:
+    """Run the whole grid and return the best run.
 
     All runs are recorded in `FOLDER/runs/MODEL-SEED.json`.
+
+    Args:
+        judge: what a run is worth, by its answers to validation. Its own figure, by which training
+            stops, is of a sample.
     """
     runs = [run(folder, Peer(model), point, budget, progress) for point in GRID]
-    best = max(runs, key=lambda each: each.outcome.validation_ndcg_10)
+    worth = {each.point.name: judge(each) for each in runs}
+    best = max(runs, key=lambda each: worth[each.point.name])
     record = folder / "runs" / f"{model}-seed-{budget.seed}.json"
-    tuning = Tuning(Peer(model), best.point.name, runs)
+    tuning = Tuning(Peer(model), best.point.name, worth, runs)
     record.write_bytes(msgspec.json.format(msgspec.json.encode(tuning)))
     return best
 

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from bench import peer_runs
-from bench.peer_runs import GRID, Budget, Interactions, Peer, Point, Request
+from bench.peer_runs import GRID, Budget, Interactions, Peer, PeerRun, Point, Request
 from features.errors import DataError, HeadwaterError
 
 TRAIN = Interactions(np.array([1, 1, 2]), np.array([7, 8, 7]), np.array([10, 20, 30]))
@@ -95,12 +95,16 @@ def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]
 def test_the_best_by_validation_is_kept_and_all_are_recorded(
     tmp_path: Path, commands: list[list[str]]
 ) -> None:
-    best = peer_runs.tune(tmp_path, "sasrec", Budget(max_epochs=3, seed=5))
+    def judge(run: PeerRun) -> float:
+        return run.outcome.validation_ndcg_10
+
+    best = peer_runs.tune(tmp_path, "sasrec", Budget(max_epochs=3, seed=5), judge)
     assert best.point == Point(64, 0.4)
     assert len(commands) == len(GRID) == 4
     assert all("--max-epochs 3" in " ".join(command) for command in commands)
     record = json.loads((tmp_path / "runs" / "sasrec-seed-5.json").read_text())
     assert record["best"] == "width-64-dropout-0.4"
+    assert record["validation"][record["best"]] == 0.2
     assert {run["point"]["dropout"] for run in record["runs"]} == {0.2, 0.4}
 
 
