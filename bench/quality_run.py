@@ -135,7 +135,7 @@ class Run:
 
     def say(self, text: str) -> None:
         """Tell what is going on."""
-        self.console.print(f"{self.name}: {text}", highlight=False)
+        self.console.print(f"{self.name}: {text}", highlight=False, soft_wrap=True)
 
 
 def _ask(method: Method, asked: Questions) -> Answers:

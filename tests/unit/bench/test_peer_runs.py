@@ -33,12 +33,12 @@ def request(length: int, targets: list[int]) -> Request:
 
 
 def test_a_request_has_its_newest_history_in_order(tmp_path: Path) -> None:
-    peer_runs.write_input(tmp_path, TRAIN, [request(0, [7]), request(250, [8, 7])], [])
+    peer_runs.write_input(tmp_path, TRAIN, [request(0, [7]), request(1050, [8, 7])], [])
     history = pq.read_table(tmp_path / "validation.parquet").to_pydict()
     assert set(history["request"]) == {1}
-    assert history["position"] == list(range(200))
-    assert history["item"] == list(range(50, 250))
-    assert history["time_s"] == [1_000 + item for item in range(50, 250)]
+    assert history["position"] == list(range(1000))
+    assert history["item"] == list(range(50, 1050))
+    assert history["time_s"] == [1_000 + item for item in range(50, 1050)]
     asked = pq.read_table(tmp_path / "validation_requests.parquet").to_pydict()
     assert asked == {"request": [0, 1], "time_s": [5_000] * 2, "targets": [[7], [8, 7]]}
 
