@@ -83,13 +83,15 @@ class Interactions:
 class Request:
     """One question: what comes at `time_s`, after `items` (int64[H], oldest first)?
 
-    `times_s` are the times of `items`, int64[H]; `targets` (int64[T]) is what is true.
+    `times_s` are the times of `items`, int64[H]; `targets` (int64[T]) is what is true; `second` are
+    the items that are no wrong answers, targets included.
     """
 
     time_s: int
     items: Ints
     times_s: Ints
     targets: Ints
+    second: Ints
 
 
 class Point(msgspec.Struct, frozen=True):
@@ -197,6 +199,7 @@ def _request_table(requests: Sequence[Request]) -> pa.Table:
             "request": pa.array(range(len(requests)), pa.int64()),
             "time_s": pa.array([each.time_s for each in requests], pa.int64()),
             "targets": pa.array([each.targets for each in requests], pa.list_(pa.int64())),
+            "second": pa.array([each.second for each in requests], pa.list_(pa.int64())),
         }
     )
 

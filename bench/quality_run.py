@@ -150,9 +150,10 @@ def _requests(asked: Questions) -> list[Request]:
     takes, (question, rows) = asked.takes, asked.targets()
     targets = np.split(takes.items[rows], np.flatnonzero(np.diff(question)) + 1)
     spans = [slice(a, b) for a, b in zip(asked.starts, asked.firsts, strict=True)]
+    seconds = [takes.items[a:b] for a, b in zip(asked.firsts, asked.ends, strict=True)]
     return [
-        Request(int(time_s), takes.items[span], takes.times_s[span], wanted)
-        for time_s, span, wanted in zip(asked.times_s, spans, targets, strict=True)
+        Request(int(time_s), takes.items[span], takes.times_s[span], wanted, second)
+        for time_s, span, wanted, second in zip(asked.times_s, spans, targets, seconds, strict=True)
     ]
 
 

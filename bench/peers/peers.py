@@ -8,7 +8,8 @@ Input, Parquet files in one folder; ids are integers, times seconds:
 
     train.parquet                 user, item, time_s: one row an interaction to learn from
     S.parquet                     request, position, item, time_s: what came before each request
-    S_requests.parquet            request, time_s, targets (a list of items)
+    S_requests.parquet            request, time_s, targets and second (lists of items): what is
+                                  true, and what else is no wrong answer, targets included
 
 for S in `validation` and `test`. Output, in another:
 
@@ -71,8 +72,8 @@ VERSIONS = ("rectools", "torch", "pytorch-lightning", "numpy", "pandas")
 class Requests:
     """Questions, and what is true.
 
-    `requests` has a row a request (request, time_s, targets), `history` one an earlier event
-    (request, position, item, time_s), both ordered.
+    `requests` has a row a request (request, time_s, targets, second), `history` one an earlier
+    event (request, position, item, time_s), both ordered.
     """
 
     requests: pd.DataFrame
@@ -241,32 +242,35 @@ def context(requests: Requests, ids: Ints) -> pd.DataFrame:
     return pd.DataFrame(columns | {Columns.Datetime: nanoseconds(of["time_s"])})
 
 
-def ndcg(top: Ints, targets: list[Ints]) -> float:
-    """NDCG@10 over all targets, each ranked with the other targets of its request left out.
+def ndcg(top: Ints, targets: list[Ints], seconds: list[Ints]) -> float:
+    """NDCG@10 over all targets, each ranked without what is no wrong answer to its request.
 
     >>> top = np.array([[7, 5, 8, 9], [-1, -1, -1, -1]])
-    >>> round(ndcg(top, [np.array([8, 5]), np.array([7])]), 4)  # ranks 1, 1 and none
+    >>> targets = [np.array([8, 5]), np.array([7])]
+    >>> round(ndcg(top, targets, targets), 4)  # ranks 1, 1 and none
     0.4206
+    >>> round(ndcg(top, targets, [np.array([8, 5, 7]), np.array([7])]), 4)  # ranks 0, 0 and none
+    0.6667
     """
     rows = np.repeat(np.arange(len(targets)), [len(each) for each in targets])
     if not len(rows):
         return 0.0
     found = top[rows] == np.concatenate(targets)[:, None]
-    is_target = np.zeros(top.shape, bool)
-    np.logical_or.at(is_target, rows, found)
-    ranks = np.cumsum(~is_target, axis=1)[rows]
+    wrong = np.stack([~np.isin(*pair) for pair in zip(top, seconds, strict=True)])
+    ranks = np.cumsum(wrong, axis=1)[rows]
     gains = np.where(found & (ranks < CUTOFF), 1 / np.log2(ranks + 2), 0)
     return float(gains.sum() / len(rows))
 
 
 def train(model: Any, dataset: Dataset, sample: Requests, options: argparse.Namespace) -> Progress:
     """Train until validation has not become better for `patience` epochs; keep the best weights."""
-    state, start, targets = Progress(), time.monotonic(), list(sample.requests["targets"])
+    state, start = Progress(), time.monotonic()
+    right = [list(sample.requests[name]) for name in ("targets", "second")]
     while state.last < options.max_epochs and state.last - state.epoch < options.patience:
         step = min(options.every, options.max_epochs - state.last)
         model.fit_partial(dataset, min_epochs=step, max_epochs=step)
         state.last += step
-        score = ndcg(answers(model, sample, repeats=options.repeats), targets)
+        score = ndcg(answers(model, sample, repeats=options.repeats), *right)
         state.scores[state.last] = score
         if score > state.best:
             state.best, state.epoch = score, state.last

@@ -29,7 +29,8 @@ OUTCOME = {
 
 def request(length: int, targets: list[int]) -> Request:
     events = np.arange(length)
-    return Request(5_000, events, 1_000 + events, np.array(targets, np.int64))
+    right = np.array(targets, np.int64)
+    return Request(5_000, events, 1_000 + events, right, np.append(right, 9))
 
 
 def test_a_request_has_its_newest_history_in_order(tmp_path: Path) -> None:
@@ -40,7 +41,13 @@ def test_a_request_has_its_newest_history_in_order(tmp_path: Path) -> None:
     assert history["item"] == list(range(50, 1050))
     assert history["time_s"] == [1_000 + item for item in range(50, 1050)]
     asked = pq.read_table(tmp_path / "validation_requests.parquet").to_pydict()
-    assert asked == {"request": [0, 1], "time_s": [5_000] * 2, "targets": [[7], [8, 7]]}
+    targets, second = [[7], [8, 7]], [[7, 9], [8, 7, 9]]
+    assert asked == {
+        "request": [0, 1],
+        "time_s": [5_000] * 2,
+        "targets": targets,
+        "second": second,
+    }
 
 
 def test_files_without_requests_keep_their_types(tmp_path: Path) -> None:
