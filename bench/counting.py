@@ -17,6 +17,8 @@ DAY_S = 86_400
 NEARBY_EVENTS, NEARBY_S = 10, 3600
 HISTORY = 64
 _CHUNK = 512
+# Of the most popular item, beside 1 for what the person has just taken.
+_BEHIND = 1e-6
 
 
 def methods(takes: Takes, live: bool) -> dict[str, list[Method]]:
@@ -30,7 +32,7 @@ def methods(takes: Takes, live: bool) -> dict[str, list[Method]]:
     people = _people(takes)
     nearby, cosine = _cosine(_nearby(takes), counts), _cosine(people.T @ people, counts)
     fades = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
-    return {
+    found: dict[str, list[Method]] = {
         "popularity": [partial(_constant, counts)],
         "decayed popularity": [
             partial(_decayed, takes, live, days * DAY_S) for days in (1.0, 7.0, 30.0)
@@ -39,6 +41,10 @@ def methods(takes: Takes, live: bool) -> dict[str, list[Method]]:
         "item-kNN": [partial(_by_items, cosine, fade) for fade in fades],
         "EASE": [partial(_by_items, ease(people, ridge), 1.0) for ridge in (100.0, 300.0, 1000.0)],
     }
+    if takes.repeats:
+        half_lives = (1.0, 7.0, 30.0, 365.0)
+        found["own items"] = [partial(_own, counts, days * DAY_S) for days in half_lives]
+    return found
 
 
 def ease(people: Floats, ridge: float) -> Floats:
@@ -91,8 +97,20 @@ def _by_items(weights: Floats, fade: float, asked: Questions) -> Chunks:
         read = np.zeros((size, len(weights)))
         for row in range(size):
             newest = asked.history(at + row)[::-1][:HISTORY]
-            read[row, newest] = fade ** np.arange(len(newest))
+            np.add.at(read[row], newest, fade ** np.arange(len(newest)))
         yield read @ weights
+
+
+def _own(counts: Floats, half_life_s: float, asked: Questions) -> Chunks:
+    """What the person took, fading; behind it the rest by popularity."""
+    takes, rest = asked.takes, _BEHIND * counts / counts.max()
+    for at in range(0, len(asked), _CHUNK):
+        scores = np.tile(rest, (len(asked.firsts[at : at + _CHUNK]), 1))
+        for row, scored in enumerate(scores, start=at):
+            history = slice(asked.starts[row], asked.firsts[row])
+            left = 2.0 ** ((takes.times_s[history] - asked.times_s[row]) / half_life_s)
+            np.add.at(scored, takes.items[history], left)
+        yield scores
 
 
 def _decayed(takes: Takes, live: bool, half_life_s: float, asked: Questions) -> Chunks:

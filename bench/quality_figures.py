@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.table import Table
 
-from bench.questions import TRAINING, Bools, Floats, Questions
+from bench.answers import Answers
+from bench.questions import TRAINING, Bools, Floats, Ints, Questions
 from trainer.figures import interval
 from trainer.scoring import TOP, ndcg
 
@@ -38,12 +38,14 @@ def groups(asked: Questions) -> dict[str, Bools]:
     }
 
 
-def figures(asked: Questions, ranks: Floats) -> Row:
-    """Hit rates, NDCG with its 95 % interval, and the groups.
+def figures(asked: Questions, answers: Answers) -> Row:
+    """Hit rates, NDCG with its 95 % interval, coverage, and the groups.
 
-    One right item a target: its NDCG@10 is 1 / log2(rank + 2), 0 from rank 10 on.
+    One right item a target: its NDCG@10 is 1 / log2(rank + 2), 0 from rank 10 on. Coverage is the
+    share of the log's items in anyone's best 10.
     """
-    found = _plain(ranks)
+    ranks = answers.ranks
+    found = _plain(ranks) | {"coverage": float(answers.shown.mean())}
     people = asked.takes.users[asked.targets()[1]]
     found["ndcg_at_10_interval"] = interval(gains(ranks), people)
     found["groups"] = {
@@ -69,6 +71,28 @@ def _plain(ranks: Floats) -> Row:
     }
 
 
+def with_differences(asked: Questions, row: Row, lost: Floats) -> Row:
+    """An ablation's row with the whole model's NDCG@10 minus its own, of all targets and of groups.
+
+    Where the 95 % interval of the difference is above 0, the part earns its place.
+
+    Args:
+        lost: the difference at each target, float[M].
+    """
+    people = asked.takes.users[asked.targets()[1]]
+    of_groups = {
+        name: row["groups"][name] | _difference(lost[chosen], people[chosen])
+        for name, chosen in groups(asked).items()
+    }
+    return row | _difference(lost, people) | {"groups": of_groups}
+
+
+def _difference(lost: Floats, people: Ints) -> Row:
+    if not len(lost):
+        return {}
+    return {"difference": float(lost.mean()), "difference_interval": interval(lost, people)}
+
+
 def mean(rows: list[Row]) -> Row:
     """The mean of several seeds' figures."""
     first = rows[0]
@@ -79,32 +103,3 @@ def _mean(values: list[Any]) -> Any:
     if isinstance(values[0], Mapping):
         return {name: _mean([value[name] for value in values]) for name in values[0]}
     return np.mean(values, axis=0).tolist()
-
-
-def table(title: str, rows: Mapping[str, Row]) -> Table:
-    """One protocol's rows."""
-    columns = ("NDCG@10", "95 %", "HR@10", "HR@50")
-    by_group = ("returns", "first", "new people", "HR@50 new items", "rare items")
-    drawn = Table(title=title, title_justify="left")
-    drawn.add_column("method")
-    for column in (*columns, *by_group):
-        drawn.add_column(column, justify="right")
-    for name, row in rows.items():
-        low, high = row["ndcg_at_10_interval"]
-        of = row["groups"]
-        drawn.add_row(
-            name,
-            f"{row['ndcg_at_10']:.4f}",
-            f"{low:.3f}-{high:.3f}",
-            f"{row['hr_at_10']:.4f}",
-            f"{row['hr_at_50']:.3f}",
-            *(_figure(of[g], "ndcg_at_10") for g in ("return_visits", "first_requests")),
-            _figure(of["new_people"], "ndcg_at_10"),
-            _figure(of["new_items"], "hr_at_50"),
-            _figure(of["rare_items"], "ndcg_at_10"),
-        )
-    return drawn
-
-
-def _figure(group: Row, name: str) -> str:
-    return f"{group[name]:.3f}" if name in group else "-"

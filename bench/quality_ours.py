@@ -11,7 +11,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from bench.questions import TRAINING, VALIDATION, Floats, Ints, Protocol, Questions, Takes
+from bench.questions import (
+    TRAINING,
+    VALIDATION,
+    Floats,
+    Ints,
+    Protocol,
+    Questions,
+    Takes,
+    Ties,
+)
+from features.events import Click, Purchase
 from features.rows import Layout
 from features.vocabulary import FIRST_ITEM, PADDING
 from trainer.data import Log
@@ -33,6 +43,7 @@ class Ours:
 
     Attributes:
         first_of: the first event of each (person, second).
+        event_of: the first event of each (person, second, item).
         columns: the vocabulary's index of each item of the log, int64[N].
     """
 
@@ -41,6 +52,7 @@ class Ours:
     examples: Examples
     trends: Trends
     first_of: dict[tuple[str, int], int]
+    event_of: dict[tuple[str, int, str], int]
     columns: Ints
 
 
@@ -57,9 +69,9 @@ def train_ours(
     Live counters see what happened before a question; where people's last takes are the test
     they see the training part only.
     """
-    training = parts_of(log, takes, TRAINING)
+    training = learned_log(log, takes)
     trained = train_first_model(
-        parts_of(log, takes, TRAINING, VALIDATION),
+        learned_log(log, takes, VALIDATION),
         layout,
         settings,
         reader=reader,
@@ -69,8 +81,11 @@ def train_ours(
     replayed.sort(key=lambda one: (one.event.user_id, one.event.time_ms))
     counted = training if protocol is Protocol.LEAVE_ONE_OUT else log
     first_of: dict[tuple[str, int], int] = {}
+    event_of: dict[tuple[str, int, str], int] = {}
     for at, one in enumerate(replayed):
-        first_of.setdefault((one.event.user_id, one.event.time_ms // 1000), at)
+        second = (one.event.user_id, one.event.time_ms // 1000)
+        first_of.setdefault(second, at)
+        event_of.setdefault((*second, one.event.item_id), at)
     return Ours(
         trained,
         layout,
@@ -79,28 +94,44 @@ def train_ours(
             observed_log(counted.events, counted.items), trained.vocabulary, layout, SNAPSHOT_MS
         ),
         first_of,
+        event_of,
         trained.vocabulary.indices_of(takes.item_ids),
     )
 
 
-def parts_of(log: Log, takes: Takes, *parts: int) -> Log:
-    """The events of what was taken in some parts, purchases included."""
-    wanted = np.isin(takes.part, parts)
-    known = {
-        (takes.user_ids[user], takes.item_ids[item])
-        for user, item in zip(takes.users[wanted], takes.items[wanted], strict=True)
-    }
-    return replace(log, events=[e for e in log.events if (e.user_id, e.item_id) in known])
+def learned_log(log: Log, takes: Takes, part: int = TRAINING) -> Log:
+    """The events up to each person's last take in this part, without what is asked for later.
+
+    A purchase counts with its click, and an item that was taken before may come again.
+    """
+    last_s: dict[str, int] = {}
+    left_out = set()
+    for user, item, time_s, of in zip(
+        takes.users, takes.items, takes.times_s.tolist(), takes.part, strict=True
+    ):
+        if of <= part:
+            last_s[takes.user_ids[user]] = time_s
+        else:
+            left_out.add((takes.user_ids[user], takes.item_ids[item], time_s))
+
+    def is_learned(event: Click | Purchase) -> bool:
+        user, time_s = event.user_id, event.timestamp // 1000
+        known = user in last_s and time_s <= last_s[user]
+        return known and (user, event.item_id, time_s) not in left_out
+
+    return replace(log, events=[event for event in log.events if is_learned(event)])
 
 
 def _asked_in_validation(takes: Takes) -> HeldOut:
     """Validation tells when to stop, as it does for the peers."""
     asked = takes.part == VALIDATION
     held = {
-        (takes.user_ids[user], takes.item_ids[item])
-        for user, item in zip(takes.users[asked], takes.items[asked], strict=True)
+        (takes.user_ids[user], takes.item_ids[item], time_s)
+        for user, item, time_s in zip(
+            takes.users[asked], takes.items[asked], takes.times_s[asked].tolist(), strict=True
+        )
     }
-    return lambda event: (event.user_id, event.item_id) in held
+    return lambda event: (event.user_id, event.item_id, event.time_ms // 1000) in held
 
 
 def scores(ours: Ours, asked: Questions) -> Sequence[Floats]:
@@ -120,12 +151,9 @@ def _scores(ours: Ours, asked: Questions, at: int) -> Floats:
 
 
 def _requests(ours: Ours, asked: Questions, chosen: Sequence[int]) -> Requests:
-    """Each question's events strictly before it, right-aligned."""
-    takes, known = asked.takes, ours.examples
-    rows = [asked.firsts[question] for question in chosen]
-    firsts = np.array(
-        [ours.first_of[takes.user_ids[takes.users[row]], int(takes.times_s[row])] for row in rows]
-    )
+    """Each question's events before it, right-aligned."""
+    known = ours.examples
+    firsts = np.array([_event(ours, asked, question) for question in chosen])
     starts = known.starts[firsts]
     length = int(np.clip(firsts - starts, 1, ours.layout.settings.history_length).max())
     columns = firsts[:, None] + np.arange(-length, 0)
@@ -139,3 +167,12 @@ def _requests(ours: Ours, asked: Questions, chosen: Sequence[int]) -> Requests:
         request_times_ms=torch.from_numpy(known.times_ms[firsts])[:, None],
         user_features=torch.from_numpy(known.features[firsts])[:, None],
     )
+
+
+def _event(ours: Ours, asked: Questions, question: int) -> int:
+    """The event that a question stands before."""
+    takes, row = asked.takes, asked.firsts[question]
+    second = (takes.user_ids[takes.users[row]], int(takes.times_s[row]))
+    if asked.ties is Ties.STRICT:
+        return ours.first_of[second]
+    return ours.event_of[*second, takes.item_ids[takes.items[row]]]

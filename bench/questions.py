@@ -1,7 +1,6 @@
-"""What the quality benchmark asks, under strict ties.
+"""What the quality benchmark asks, and how a right answer's rank is counted.
 
-A question is one second of one person: history is what lies strictly before it, and what else the
-person took in that second is no wrong answer. E takes (the first event of a person with an item),
+E takes (the first event of a person with an item; where items may be taken again, every one),
 Q questions, M targets (takes that are asked for), N items.
 """
 
@@ -35,12 +34,35 @@ class Protocol(StrEnum):
     GLOBAL_TIME = "global_time"
 
 
+class Ties(StrEnum):
+    """What order takes of one person in the same second have.
+
+    strict: none. A question is such a second; history is what lies strictly before it, and what
+        else the person took in it is no wrong answer.
+    file: that of the log's file, as published tables have it. Each take is a question of its own;
+        history is what stands before it.
+    """
+
+    STRICT = "strict"
+    FILE = "file"
+
+
+def rules(ties: Ties, repeats: bool) -> str:
+    """What decides a figure beside the model, in a line: every table has it."""
+    order = {
+        Ties.STRICT: "history lies strictly before; the same second holds no wrong answers",
+        Ties.FILE: "inside a second the order of the log's file",
+    }[ties]
+    again = "items return" if repeats else "taken items left out"
+    return f"ties {ties}: {order}; {again}"
+
+
 @dataclass(frozen=True)
 class Takes:
-    """A person's takes together and ascending in time: int64[E] each.
+    """A person's takes together, ascending in time, inside a second as in the file: int64[E] each.
 
     `users` and `items` count from 0; `user_ids` and `item_ids` are their names; `part` is 0 for
-    training, 1 for validation, 2 for the test.
+    training, 1 for validation, 2 for the test. With `repeats` an item may be taken again.
     """
 
     users: Ints
@@ -49,6 +71,7 @@ class Takes:
     part: Ints
     user_ids: list[str]
     item_ids: list[str]
+    repeats: bool = False
 
     @property
     def starts(self) -> Ints:
@@ -63,9 +86,9 @@ class Takes:
 
 @dataclass(frozen=True)
 class Questions:
-    """Seconds with something to guess, int64[Q] each: rows of `takes`.
+    """Seconds, or single takes, with something to guess, int64[Q] each: rows of `takes`.
 
-    The person's takes begin at `starts`; the second's are `firsts` up to before `ends`.
+    The person's takes begin at `starts`; those of the question are `firsts` up to before `ends`.
     """
 
     takes: Takes
@@ -73,6 +96,7 @@ class Questions:
     starts: Ints
     firsts: Ints
     ends: Ints
+    ties: Ties = Ties.STRICT
 
     def __len__(self) -> int:
         return len(self.firsts)
@@ -86,6 +110,17 @@ class Questions:
         """The items taken before, oldest first."""
         return self.takes.items[self.starts[question] : self.firsts[question]]
 
+    def closed(self, question: int) -> Ints:
+        """The items that cannot be recommended any more: what was taken, unless items return."""
+        first = self.firsts[question]
+        start = first if self.takes.repeats else self.starts[question]
+        return self.takes.items[start:first]
+
+    def not_wrong(self, question: int) -> Ints:
+        """The items that are no wrong answers: those, and what is taken in the question itself."""
+        own = self.takes.items[self.firsts[question] : self.ends[question]]
+        return np.concatenate([self.closed(question), own])
+
     def targets(self) -> tuple[Ints, Ints]:
         """The question of each target, and its row of `takes`: int64[M] each."""
         sizes = self.ends - self.firsts
@@ -96,12 +131,18 @@ class Questions:
         return question[asked], rows[asked]
 
 
-def takes_of(log: Log, protocol: Protocol) -> Takes:
-    """The first event of each person with each item, split by the protocol."""
-    seen: dict[tuple[str, str], int] = {}
+def takes_of(log: Log, protocol: Protocol, repeats: bool = False) -> Takes:
+    """The first event of each person with each item, split by the protocol.
+
+    Args:
+        repeats: every event is a take, but an item counts once a second: a purchase is often
+            logged beside its click.
+    """
+    seen: dict[tuple[str, str, int], int] = {}
     for event in log.events:
-        seen.setdefault((event.user_id, event.item_id), event.timestamp // 1000)
-    names = [np.array(part) for part in zip(*seen, strict=True)]
+        time_s = event.timestamp // 1000
+        seen.setdefault((event.user_id, event.item_id, time_s if repeats else 0), time_s)
+    names = [np.array(part) for part in zip(*((user, item) for user, item, _ in seen), strict=True)]
     user_ids, users = np.unique(names[0], return_inverse=True)
     item_ids, items = np.unique(names[1], return_inverse=True)
     times = np.fromiter(seen.values(), np.int64, len(seen))
@@ -114,6 +155,7 @@ def takes_of(log: Log, protocol: Protocol) -> Takes:
         part=_by_person(users) if protocol is Protocol.LEAVE_ONE_OUT else _by_time(times),
         user_ids=user_ids.tolist(),
         item_ids=item_ids.tolist(),
+        repeats=repeats,
     )
 
 
@@ -131,15 +173,15 @@ def _by_person(users: Ints) -> Ints:
     return part
 
 
-def questions(takes: Takes, part: int) -> Questions:
-    """The seconds in which something of this part was taken."""
-    change = (np.diff(takes.users) != 0) | (np.diff(takes.times_s) != 0)
+def questions(takes: Takes, part: int, ties: Ties = Ties.STRICT) -> Questions:
+    """The seconds in which something of this part was taken; by `Ties.FILE`, the takes."""
+    change = (np.diff(takes.users) != 0) | (np.diff(takes.times_s) != 0) | (ties is Ties.FILE)
     firsts = np.flatnonzero(np.concatenate([[True], change]))
     ends = np.append(firsts[1:], len(takes.users))
     before = np.concatenate([[0], np.cumsum(takes.part == part)])
     asked = before[ends] > before[firsts]
     starts = takes.starts[firsts[asked]]
-    return Questions(takes, part, starts, firsts[asked], ends[asked])
+    return Questions(takes, part, starts, firsts[asked], ends[asked], ties)
 
 
 def ranks_by_score(asked: Questions, at: int, scores: Floats) -> Floats:
@@ -150,13 +192,11 @@ def ranks_by_score(asked: Questions, at: int, scores: Floats) -> Floats:
         scores: float[q, N], for this and the following; -inf where the method has no say.
     """
     open_to = scores.copy()
-    items = asked.takes.items
     for row in range(len(scores)):
-        # Taken before, or in the same second: neither is a wrong answer.
-        open_to[row, items[asked.starts[at + row] : asked.ends[at + row]]] = -np.inf
+        open_to[row, asked.not_wrong(at + row)] = -np.inf
     question, rows = asked.targets()
     chosen = (question >= at) & (question < at + len(scores))
-    question, wanted = question[chosen] - at, items[rows[chosen]]
+    question, wanted = question[chosen] - at, asked.takes.items[rows[chosen]]
     own = scores[question, wanted][:, None]
     others = open_to[question]
     ranks = (others > own).sum(1) + (others == own).sum(1) / 2
@@ -167,7 +207,7 @@ def ranks_in_lists(asked: Questions, top: Ints) -> Floats:
     """The same from each question's best items, best first, -1 where there are no more.
 
     Args:
-        top: int64[Q, K], without what was taken before; what is not in it is missed.
+        top: int64[Q, K]; what is not in it is missed.
     """
     question, rows = asked.targets()
     wanted = asked.takes.items[rows]
@@ -175,6 +215,6 @@ def ranks_in_lists(asked: Questions, top: Ints) -> Floats:
     for target, (at, item) in enumerate(zip(question, wanted, strict=True)):
         place = np.flatnonzero(top[at] == item)
         if len(place):
-            second = asked.takes.items[asked.firsts[at] : asked.ends[at]]
-            ranks[target] = (~np.isin(top[at, : place[0]], second)).sum()
+            # A peer is told of the newest history only: it may name what was taken long ago.
+            ranks[target] = (~np.isin(top[at, : place[0]], asked.not_wrong(at))).sum()
     return ranks

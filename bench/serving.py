@@ -50,7 +50,7 @@ def architectures(items: int, layout: Layout) -> dict[str, Architecture]:
         "heads": settings.heads,
         "dropout": 0.0,
     }
-    more = {
+    more: dict[str, Any] = {
         "text": TEXT + BUCKETS,
         "alike": DIRECTIONS + BUCKETS,
         "related": settings.factors,

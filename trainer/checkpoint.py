@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from features.errors import DataError
 from features.vocabulary import FILE_NAME, read_vocabulary
 from trainer.first_model import Trained
+from trainer.language_weights import save_weights
 from trainer.model import Architecture, TemporalModel
 from trainer.train import Outcome
 
@@ -39,6 +40,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 def save(trained: Trained, folder: Path, settings: dict[str, dict[str, Any]]) -> None:
     """Write a model to an existing folder."""
     save_file(trained.model.state_dict(), folder / WEIGHTS)
+    if tuned := trained.language:
+        save_weights(tuned.weights, tuned.tuning, tuned.rank, folder)
     trained.vocabulary.write(str(folder / FILE_NAME))
     manifest = Manifest(
         architecture=trained.model.architecture,
@@ -52,7 +55,7 @@ def save(trained: Trained, folder: Path, settings: dict[str, dict[str, Any]]) ->
 
 
 def load(folder: Path) -> Trained:
-    """The model that `save` wrote.
+    """The model that `save` wrote; `language_weights.with_weights` gives the reader of its items.
 
     Raises:
         DataError: the folder does not hold one.

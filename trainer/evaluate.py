@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from features.inputs import IntArray
 from features.rows import Layout
 from features.settings import DAY_MS, HOUR_MS
 from features.vocabulary import FIRST_ITEM

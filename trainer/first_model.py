@@ -22,9 +22,11 @@ from trainer.data import Log
 from trainer.descriptions import BUCKETS, alike_width, describe
 from trainer.devices import device_of
 from trainer.examples import BoolArray, Example, by_person, examples, observed_log, replay
-from trainer.language import LanguageModel, item_text
+from trainer.language import LanguageModel, item_texts
+from trainer.language_pairs import pairs_of
+from trainer.language_tuning import Tuned, tune_language_model
 from trainer.model import NEIGHBOURS, Architecture, TemporalModel
-from trainer.settings import Part, TrainerSettings
+from trainer.settings import Part, TrainerSettings, Tuning
 from trainer.train import Outcome, Progress, Report, fit
 from trainer.trends import trends
 
@@ -35,13 +37,16 @@ __all__ = ["Progress", "Report", "Trained", "train_first_model"]
 class Trained:
     """A trained model and what it takes to use it: item i of the model is i of the vocabulary.
 
-    `until_ms` is the time of the newest event that it was trained on, None where nobody knows.
+    Attributes:
+        until_ms: the time of the newest event that it was trained on, None where nobody knows.
+        language: the language model that read its items, where that was tuned.
     """
 
     model: TemporalModel
     vocabulary: Vocabulary
     outcome: Outcome
     until_ms: int | None = None
+    language: Tuned | None = None
 
 
 HeldOut = Callable[[Observed], bool]
@@ -78,7 +83,10 @@ def train_first_model(
             f"nothing to learn from: no item has {settings.min_item_events} of the log's "
             f"{len(log.events)} events"
         )
-    catalogue = {item.item_id: item for item in log.items if reader and item_text(item)}
+    texts = item_texts(log.items) if reader else {}
+    catalogue = {item.item_id: item for item in log.items if item.item_id in texts}
+    language = tuned_to(log, catalogue, reader, held_out, settings) if reader else None
+    reader = language.reader if language else reader
     vocabulary = Vocabulary([*seen, *sorted(catalogue.keys() - set(seen))])
     prepared = _prepared(replayed, vocabulary, len(seen), held_out, layout, settings)
     model = TemporalModel(architecture(vocabulary, layout, settings, reader))
@@ -89,7 +97,29 @@ def train_first_model(
     names = vocabulary.item_ids[FIRST_ITEM:]
     known = Vocabulary(names, prepared.with_events[FIRST_ITEM:].tolist())
     # What comes after, export and checkpoint, is the CPU's.
-    return Trained(model.cpu(), known, outcome, log.events[-1].timestamp)
+    return Trained(model.cpu(), known, outcome, log.events[-1].timestamp, language)
+
+
+def tuned_to(
+    log: Log,
+    catalogue: Mapping[str, Item],
+    reader: LanguageModel,
+    held_out: HeldOut | None,
+    settings: TrainerSettings,
+) -> Tuned | None:
+    """The language model tuned to what is learned from; None where it stays as it is.
+
+    Raises:
+        DataError: there is nothing to tune it on.
+    """
+    if settings.language_tuning is Tuning.FROZEN:
+        return None
+    observed = observed_log(log.events, log.items)
+    held = held_out or _newest(observed, settings)
+    learned = [event for event, seen in zip(log.events, observed, strict=True) if not held(seen)]
+    texts = item_texts(catalogue.values())
+    numbers = {item_id: number for number, item_id in enumerate(texts)}
+    return tune_language_model(reader, list(texts.values()), pairs_of(learned, numbers), settings)
 
 
 def _tell(

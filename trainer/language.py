@@ -5,13 +5,15 @@ N items, D width of the language model.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import copy
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
+from torch import Tensor
 
 from features.errors import SettingsError
 from features.events import Item
@@ -37,10 +39,13 @@ _BATCH = 64
 
 
 class LanguageModel:
-    """A frozen encoder or decoder of `transformers`, and how its tokens become one vector.
+    """An encoder or decoder of `transformers`, and how its tokens become one vector.
 
     Args:
         name: a folder, or a name that `transformers` finds.
+
+    Attributes:
+        network: its weights; `trainer/language_tuning.py` tunes them.
 
     Raises:
         SettingsError: there is no such model, or it cannot be read.
@@ -54,7 +59,7 @@ class LanguageModel:
         logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         try:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(name)
-            self._model: Any = AutoModel.from_pretrained(name).eval()
+            self.network: Any = AutoModel.from_pretrained(name).eval()
         except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
             why = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise SettingsError(
@@ -65,26 +70,37 @@ class LanguageModel:
 
     def vectors(self, texts: Sequence[str]) -> FloatArray:
         """The mean of each text's last hidden states, float32[n, D]; 0 for an empty text."""
-        found = [batch for at in range(0, len(texts), _BATCH) for batch in self._batch(texts, at)]
-        return np.stack(found) if found else np.zeros((0, self.width), np.float32)
+        found = np.zeros((len(texts), self.width), np.float32)
+        # Texts of like length together: padding costs as much as words.
+        order = sorted(range(len(texts)), key=lambda at: len(texts[at]))
+        for at in range(0, len(order), _BATCH):
+            chosen = order[at : at + _BATCH]
+            with torch.no_grad():
+                found[chosen] = self.read([texts[one] for one in chosen]).numpy()
+        return found
 
     @property
     def width(self) -> int:
         """D."""
-        width: int = self._model.config.hidden_size
+        width: int = self.network.config.hidden_size
         return width
 
-    @torch.no_grad()
-    def _batch(self, texts: Sequence[str], at: int) -> Iterator[FloatArray]:
-        part = list(texts[at : at + _BATCH])
+    def read(self, texts: Sequence[str]) -> Tensor:
+        """The same for one batch, float32[n, D], with a gradient."""
         tokens = self._tokenizer(
-            part, padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt"
+            list(texts), padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt"
         )
-        states = self._model(**tokens).last_hidden_state
+        states = self.network(**tokens).last_hidden_state.float()
         there = tokens["attention_mask"][:, :, None].to(states.dtype)
         means = (states * there).sum(1) / there.sum(1).clamp(min=1)
-        for text, mean in zip(part, means, strict=True):
-            yield (mean * bool(text)).numpy()
+        said = torch.tensor([bool(text) for text in texts])
+        return cast(Tensor, means * said[:, None])
+
+    def copy(self) -> LanguageModel:
+        """Another one with weights of its own."""
+        other = copy.copy(self)
+        other.network = copy.deepcopy(self.network)
+        return other
 
 
 def language_model(name: str, cache_dir: Path) -> LanguageModel | None:
@@ -97,6 +113,12 @@ def language_model(name: str, cache_dir: Path) -> LanguageModel | None:
     if not name:
         return None
     return LanguageModel(str(fetch(MINILM, cache_dir / DEFAULT)) if name == DEFAULT else name)
+
+
+def item_texts(items: Iterable[Item]) -> dict[str, str]:
+    """The text of each item that has one, by item id."""
+    texts = {item.item_id: item_text(item) for item in items}
+    return {item_id: text for item_id, text in texts.items() if text}
 
 
 def item_text(item: Item) -> str:

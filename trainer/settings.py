@@ -38,6 +38,15 @@ class Precision(StrEnum):
     BFLOAT16 = "bfloat16"
 
 
+class Tuning(StrEnum):
+    """What of the language model is tuned to the log before training."""
+
+    FROZEN = "frozen"
+    LORA = "lora"
+    TOP = "top"
+    WHOLE = "whole"
+
+
 class TrainerSettings(Section):
     """How `temporal_llm` is built and trained."""
 
@@ -56,6 +65,23 @@ class TrainerSettings(Section):
     )
     without: frozenset[Part] = Field(
         frozenset(), description="parts of the model left out, to see what they are worth"
+    )
+    language_tuning: Tuning = Field(
+        Tuning.FROZEN,
+        description="what of it is tuned, so that items that people take together read alike: "
+        "nothing, low-rank adapters of all its layers, its top layers, or everything",
+    )
+    language_steps: Annotated[int, Field(ge=1)] = Field(100, description="steps of tuning, at most")
+    language_seconds: Annotated[float, Field(gt=0)] = Field(
+        300.0, description="wall-clock limit of tuning"
+    )
+    language_learning_rate: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="of tuning; if not given: lora 5e-4, top 1e-4, whole 2e-5"
+    )
+    language_rank: Annotated[int, Field(ge=1, le=256)] = Field(8, description="of lora's adapters")
+    language_layers: Annotated[int, Field(ge=1)] = Field(2, description="how many are the top")
+    language_anchor: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="how much tuned vectors are held to the untuned ones"
     )
     identity_dropout: Share = Field(
         0.1, description="items that must do with their text, drawn anew at every step"

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from bench import peer_runs
-from bench.peer_runs import GRID, Budget, Interactions, Peer, Point, Request
+from bench.peer_runs import GRID, Budget, Interactions, Peer, PeerRun, Point, Request
 from features.errors import DataError, HeadwaterError
 
 TRAIN = Interactions(np.array([1, 1, 2]), np.array([7, 8, 7]), np.array([10, 20, 30]))
@@ -29,18 +29,25 @@ OUTCOME = {
 
 def request(length: int, targets: list[int]) -> Request:
     events = np.arange(length)
-    return Request(5_000, events, 1_000 + events, np.array(targets, np.int64))
+    right = np.array(targets, np.int64)
+    return Request(5_000, events, 1_000 + events, right, np.append(right, 9))
 
 
 def test_a_request_has_its_newest_history_in_order(tmp_path: Path) -> None:
-    peer_runs.write_input(tmp_path, TRAIN, [request(0, [7]), request(250, [8, 7])], [])
+    peer_runs.write_input(tmp_path, TRAIN, [request(0, [7]), request(1050, [8, 7])], [])
     history = pq.read_table(tmp_path / "validation.parquet").to_pydict()
     assert set(history["request"]) == {1}
-    assert history["position"] == list(range(200))
-    assert history["item"] == list(range(50, 250))
-    assert history["time_s"] == [1_000 + item for item in range(50, 250)]
+    assert history["position"] == list(range(1000))
+    assert history["item"] == list(range(50, 1050))
+    assert history["time_s"] == [1_000 + item for item in range(50, 1050)]
     asked = pq.read_table(tmp_path / "validation_requests.parquet").to_pydict()
-    assert asked == {"request": [0, 1], "time_s": [5_000] * 2, "targets": [[7], [8, 7]]}
+    targets, second = [[7], [8, 7]], [[7, 9], [8, 7, 9]]
+    assert asked == {
+        "request": [0, 1],
+        "time_s": [5_000] * 2,
+        "targets": targets,
+        "second": second,
+    }
 
 
 def test_files_without_requests_keep_their_types(tmp_path: Path) -> None:
@@ -74,29 +81,84 @@ def test_an_outcome_has_numbers_for_epochs(tmp_path: Path) -> None:
         peer_runs.read_outcome(tmp_path / "none.json")
 
 
-def test_the_best_by_validation_is_kept_and_all_are_recorded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    commands = []
+@pytest.fixture
+def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """An input; runs that end at once, the better one with width 64 and dropout .4."""
+    found = []
 
     def follow(command: list[str], threads: int, progress: object) -> None:
-        commands.append(command)
+        found.append(command)
         options = dict(zip(command[2::2], command[3::2], strict=True))
-        folder = Path(options["--output"])
-        folder.mkdir(parents=True)
         best = (options["--width"], options["--dropout"]) == ("64", "0.4")
-        value = 0.2 if best else 0.1
-        (folder / "run.json").write_text(json.dumps(OUTCOME | {"validation_ndcg_10": value}))
+        outcome = OUTCOME | {"validation_ndcg_10": 0.2 if best else 0.1}
+        (Path(options["--output"]) / "run.json").write_text(json.dumps(outcome))
 
+    peer_runs.write_input(tmp_path, TRAIN, [request(2, [7])], [])
     monkeypatch.setattr(peer_runs, "_follow", follow)
     monkeypatch.setattr(peer_runs.PythonEnvironment, "prepare", lambda *_: tmp_path / "env")
-    best = peer_runs.tune(tmp_path, "sasrec", Budget(max_epochs=3, seed=5))
+    return found
+
+
+def test_the_best_by_validation_is_kept_and_all_are_recorded(
+    tmp_path: Path, commands: list[list[str]]
+) -> None:
+    def judge(run: PeerRun) -> float:
+        return run.outcome.validation_ndcg_10
+
+    best = peer_runs.tune(tmp_path, "sasrec", Budget(max_epochs=3, seed=5), judge)
     assert best.point == Point(64, 0.4)
     assert len(commands) == len(GRID) == 4
     assert all("--max-epochs 3" in " ".join(command) for command in commands)
     record = json.loads((tmp_path / "runs" / "sasrec-seed-5.json").read_text())
     assert record["best"] == "width-64-dropout-0.4"
+    assert record["validation"][record["best"]] == 0.2
     assert {run["point"]["dropout"] for run in record["runs"]} == {0.2, 0.4}
+
+
+def test_a_finished_run_of_the_same_recipe_is_taken_up(
+    tmp_path: Path, commands: list[list[str]]
+) -> None:
+    def run(point: Point = GRID[0], budget: Budget | None = None) -> float:
+        found = peer_runs.run(tmp_path, Peer.SASREC, point, budget or Budget(max_epochs=3))
+        return found.outcome.validation_ndcg_10
+
+    assert run() == run() == 0.1
+    # Written anew, the input is the same.
+    peer_runs.write_input(tmp_path, TRAIN, [request(2, [7])], [])
+    run()
+    assert len(commands) == 1
+    run(point=GRID[1])
+    run(budget=Budget(max_epochs=4))
+    assert len(commands) == 3
+    run()
+    assert len(commands) == 4
+
+
+def test_a_run_on_other_input_by_another_program_or_unfinished_runs_again(
+    tmp_path: Path, commands: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def again() -> int:
+        before = len(commands)
+        peer_runs.run(tmp_path, Peer.SASREC, GRID[0], Budget())
+        return len(commands) - before
+
+    assert [again(), again()] == [1, 0]
+    peer_runs.write_input(tmp_path, TRAIN, [request(2, [8])], [])
+    assert [again(), again()] == [1, 0]
+    monkeypatch.setattr(peer_runs, "_sources_digest", lambda: "changed")
+    assert [again(), again()] == [1, 0]
+    (tmp_path / "runs" / f"sasrec-{GRID[0].name}-seed-0" / "run.json").unlink()
+    assert again() == 1
+
+
+def test_a_digest_is_of_what_files_hold_and_how_it_is_grouped(tmp_path: Path) -> None:
+    def digest(folder: str, targets: list[list[int]]) -> str:
+        asked = [request(2, each) for each in targets]
+        peer_runs.write_input(tmp_path / folder, TRAIN, asked, [])
+        return peer_runs.input_digest(tmp_path / folder)
+
+    assert digest("a", [[7, 8], [9]]) == digest("b", [[7, 8], [9]])
+    assert digest("a", [[7, 8], [9]]) != digest("a", [[7], [8, 9]])
 
 
 def test_a_failed_run_says_why_and_leaves_no_outcome(
@@ -107,6 +169,7 @@ def test_a_failed_run_says_why_and_leaves_no_outcome(
     (env / "python").symlink_to("/bin/false")
     output.mkdir(parents=True)
     (output / "run.json").write_text(json.dumps(OUTCOME))
+    peer_runs.write_input(tmp_path, TRAIN, [], [])
     monkeypatch.setattr(peer_runs.PythonEnvironment, "prepare", lambda *_: tmp_path / "env")
     with pytest.raises(HeadwaterError, match="a peer ended with 1"):
         peer_runs.run(tmp_path, Peer.HSTU, Point(), Budget())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from bench.answers import answers_by_score
 from bench.counting import ease, methods
 from bench.quality_figures import figures, gains, groups
 from bench.quality_ours import scores, train_ours
@@ -185,5 +186,5 @@ def test_our_model_is_asked_before_the_second(log: Log) -> None:
     (again,) = scores(ours, asked)
     np.testing.assert_array_equal(found, again)
     assert (
-        figures(asked, ranks_by_score(asked, 0, found))["groups"]["return_visits"]["targets"] == 1
+        figures(asked, answers_by_score(asked, [found]))["groups"]["return_visits"]["targets"] == 1
     )

@@ -1,0 +1,164 @@
+"""One protocol of the quality benchmark: each method asked the same questions."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from bench.answers import Answers, answers_by_score, answers_in_lists
+from bench.counting import Method, methods
+from bench.peer_runs import Budget, Interactions, Peer, PeerRun, Request, tune, write_input
+from bench.quality_figures import Row, figures, gains, mean, with_differences
+from bench.quality_ours import scores, train_ours
+from bench.quality_tables import OURS
+from bench.questions import (
+    TEST,
+    TRAINING,
+    VALIDATION,
+    Protocol,
+    Questions,
+    Takes,
+    Ties,
+    questions,
+    takes_of,
+)
+from deploy.settings import default_cache_dir
+from features.rows import Layout
+from features.settings import FeatureSettings
+from trainer.data import Log
+from trainer.language import LanguageModel, language_model
+from trainer.settings import TrainerSettings
+
+# By name, what is changed of our settings.
+Ablations = Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One protocol on one log."""
+
+    log: Log
+    protocol: Protocol
+    takes: Takes
+    validation: Questions
+    test: Questions
+    console: Console
+
+    @property
+    def name(self) -> str:
+        """`leave_one_out`; of other rules than the default ones `leave_one_out-file-repeats`."""
+        ties = [self.test.ties.value] if self.test.ties is not Ties.STRICT else []
+        return "-".join([self.protocol, *ties, *(["repeats"] if self.takes.repeats else [])])
+
+    def counting(self) -> dict[str, Row]:
+        """The methods that count, each with the variant that validation chose."""
+        live = self.protocol is Protocol.GLOBAL_TIME
+        return {
+            name: figures(self.test, _ask(self._chosen(name, variants), self.test))
+            for name, variants in methods(self.takes, live).items()
+        }
+
+    def _chosen(self, name: str, variants: Sequence[Method]) -> Method:
+        if len(variants) == 1:
+            return variants[0]
+        found = [_worth(_ask(one, self.validation)) for one in variants]
+        best = int(np.argmax(found))
+        self.say(f"{name}: variant {best + 1} of {len(variants)}, validation {found[best]:.4f}")
+        return variants[best]
+
+    def ours(self, seeds: int, settings: TrainerSettings, ablations: Ablations) -> dict[str, Row]:
+        """Our model, and its ablations with what each loses: the mean of the seeds."""
+        rows, gained = {}, {}
+        for name, change in ablations.items():
+            changed = settings.model_copy(update=change)
+            reader = language_model(changed.language_model, default_cache_dir())
+            found = [self._ours(name, changed, reader, seed) for seed in range(seeds)]
+            rows[name] = mean([figures(self.test, one) for one in found])
+            gained[name] = np.mean([gains(one.ranks) for one in found], axis=0)
+        return {
+            name: row
+            if name == OURS
+            else with_differences(self.test, row, gained[OURS] - gained[name])
+            for name, row in rows.items()
+        }
+
+    def _ours(
+        self, name: str, settings: TrainerSettings, reader: LanguageModel | None, seed: int
+    ) -> Answers:
+        start = time.monotonic()
+        wanted = settings.model_copy(update={"seed": settings.seed + seed})
+        ours = train_ours(self.log, self.takes, self.protocol, self._layout(), wanted, reader)
+        answers = answers_by_score(self.test, scores(ours, self.test))
+        spent = time.monotonic() - start
+        self.say(f"{name}, seed {seed + 1}: {_worth(answers):.4f}, {spent:.0f} s")
+        return answers
+
+    def _layout(self) -> Layout:
+        """What may be recommended again is one rule, for training and for all methods."""
+        if self.takes.repeats:
+            return Layout(FeatureSettings(taken_by=frozenset()))
+        return Layout(FeatureSettings())
+
+    def peers(self, chosen: Sequence[Peer], budget: Budget, work: Path) -> dict[str, Row]:
+        """Peers from RecTools, each tuned over the same grid.
+
+        Args:
+            work: where input and runs are kept; finished runs of the same recipe are taken up.
+        """
+        if not chosen:
+            return {}
+        folder = work / self.name
+        self.write_input(folder)
+        found = {peer: tune(folder, peer, budget, self._judge, self.say) for peer in chosen}
+        return {
+            f"{peer.label} (RecTools)": figures(
+                self.test, answers_in_lists(self.test, best.top("test"))
+            )
+            for peer, best in found.items()
+        }
+
+    def _judge(self, run: PeerRun) -> float:
+        return _worth(answers_in_lists(self.validation, run.top("validation")))
+
+    def write_input(self, folder: Path) -> None:
+        """Write what the peers read."""
+        learned = self.takes.part == TRAINING
+        columns = (self.takes.users, self.takes.items, self.takes.times_s)
+        train = Interactions(*(column[learned] for column in columns))
+        write_input(folder, train, _requests(self.validation), _requests(self.test))
+
+    def say(self, text: str) -> None:
+        """Tell what is going on."""
+        self.console.print(f"{self.name}: {text}", highlight=False, soft_wrap=True)
+
+
+def _ask(method: Method, asked: Questions) -> Answers:
+    return answers_by_score(asked, method(asked))
+
+
+def _worth(answers: Answers) -> float:
+    return float(gains(answers.ranks).mean())
+
+
+def _requests(asked: Questions) -> list[Request]:
+    takes, (question, rows) = asked.takes, asked.targets()
+    targets = np.split(takes.items[rows], np.flatnonzero(np.diff(question)) + 1)
+    spans = [slice(a, b) for a, b in zip(asked.starts, asked.firsts, strict=True)]
+    seconds = [takes.items[a:b] for a, b in zip(asked.firsts, asked.ends, strict=True)]
+    return [
+        Request(int(time_s), takes.items[span], takes.times_s[span], wanted, second)
+        for time_s, span, wanted, second in zip(asked.times_s, spans, targets, seconds, strict=True)
+    ]
+
+
+def start(log: Log, protocol: Protocol, ties: Ties, repeats: bool, console: Console) -> Run:
+    """Split a log."""
+    takes = takes_of(log, protocol, repeats)
+    validation, test = (questions(takes, part, ties) for part in (VALIDATION, TEST))
+    return Run(log, protocol, takes, validation, test, console)

@@ -1,0 +1,102 @@
+"""The quality benchmark's tables and the sums of its report, from rows of figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rich.table import Table
+
+from bench.quality_figures import Row
+
+OURS = "Headwater"
+Rows = Mapping[str, Row]
+
+_GROUPS = {
+    "returns": ("return_visits", "ndcg_at_10"),
+    "first": ("first_requests", "ndcg_at_10"),
+    "new people": ("new_people", "ndcg_at_10"),
+    "HR@50 new items": ("new_items", "hr_at_50"),
+    "rare items": ("rare_items", "ndcg_at_10"),
+}
+
+
+def table(title: str, rows: Rows) -> Table:
+    """One protocol's rows."""
+    drawn = Table(title=title, title_justify="left")
+    drawn.add_column("method")
+    for column in ("NDCG@10", "95 %", "HR@10", "HR@50", "coverage", *_GROUPS):
+        drawn.add_column(column, justify="right")
+    for name, row in rows.items():
+        low, high = row["ndcg_at_10_interval"]
+        drawn.add_row(
+            name,
+            f"{row['ndcg_at_10']:.4f}",
+            f"{low:.3f}-{high:.3f}",
+            f"{row['hr_at_10']:.4f}",
+            f"{row['hr_at_50']:.3f}",
+            f"{row['coverage']:.2f}",
+            *(_figure(row["groups"][group], figure) for group, figure in _GROUPS.values()),
+        )
+    return drawn
+
+
+def _figure(group: Row, name: str) -> str:
+    return f"{group[name]:.3f}" if name in group else "-"
+
+
+def difference_table(rows: Rows) -> Table | None:
+    """The whole model minus each ablation; None without one."""
+    parts = {name: row for name, row in rows.items() if "difference" in row}
+    if not parts:
+        return None
+    groups = next(iter(parts.values()))["groups"]
+    title = f"{OURS} minus, NDCG@10 [95 %]; * above 0"
+    drawn = Table(title=title, title_justify="left")
+    drawn.add_column("method")
+    for column in ("all", *groups):
+        drawn.add_column(column.replace("_", " "), justify="right")
+    for name, row in parts.items():
+        drawn.add_row(name, *map(_difference, (row, *(row["groups"][one] for one in groups))))
+    return drawn
+
+
+def _difference(found: Row) -> str:
+    if "difference" not in found:
+        return "-"
+    low, high = found["difference_interval"]
+    return f"{found['difference']:+.4f} [{low:+.3f} {high:+.3f}]{'*' if low > 0 else ' '}"
+
+
+def ratios(rows: Mapping[str, Rows]) -> dict[str, dict[str, float]]:
+    """Ours over the best of all others, by protocol: of all targets, and of return visits.
+
+    On return visits the best is whoever is best at them. A protocol without any has no ratio.
+    """
+
+    def returns(row: Row) -> float:
+        return float(row["groups"]["return_visits"].get("ndcg_at_10", 0))
+
+    return {
+        "ratio_to_best_peer": _ratios(rows, lambda row: float(row["ndcg_at_10"])),
+        "ratio_on_return_visits": _ratios(rows, returns),
+    }
+
+
+def _ratios(rows: Mapping[str, Rows], figure: Callable[[Row], float]) -> dict[str, float]:
+    found = {}
+    for protocol, of in rows.items():
+        best = max(figure(row) for name, row in of.items() if not name.startswith(OURS))
+        if best:
+            found[protocol] = figure(of[OURS]) / best
+    return found
+
+
+def summary(rules: str, rows: Mapping[str, Rows], learned_peers: int) -> dict[str, Any]:
+    """What the report holds. `learned_peers` is 0 where only methods that count were run."""
+    return {
+        "ties": rules,
+        "learned_peers": learned_peers,
+        **ratios(rows),
+        "rows": {name: dict(found) for name, found in rows.items()},
+    }

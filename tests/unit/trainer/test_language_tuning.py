@@ -1,0 +1,364 @@
+"""The language model is tuned to what people take together: what changes, and what must not."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import BertConfig, BertModel, BertTokenizerFast, LlamaConfig, LlamaModel
+
+from features.errors import DataError
+from features.events import Click, Item
+from features.rows import Layout
+from features.settings import HOUR_MS
+from trainer import checkpoint
+from trainer.data import Log
+from trainer.first_model import train_first_model
+from trainer.language import LanguageModel
+from trainer.language_pairs import Pairs, drawn, pairs_of, shares
+from trainer.language_tuning import (
+    Tuned,
+    TuningProgress,
+    contrastive_loss,
+    misplaced,
+    tune_language_model,
+)
+from trainer.language_weights import with_weights
+from trainer.settings import TrainerSettings, Tuning
+
+COLOURS = ("red", "blue", "green", "white")
+THINGS = tuple(f"t{at}" for at in range(12))
+TEXTS = [f"{colour} {thing}" for colour in COLOURS for thing in THINGS]
+WIDTH, LAYERS = 16, 3
+TUNED = (Tuning.LORA, Tuning.TOP, Tuning.WHOLE)
+SETTINGS = TrainerSettings(
+    language_steps=60,
+    language_learning_rate=3e-3,
+    language_layers=1,
+    language_rank=8,
+    seed=1,
+    threads=1,
+    width=16,
+    epochs=1,
+)
+
+
+def saved_words(folder: Path) -> int:
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *COLOURS, *THINGS]
+    (folder / "vocab.txt").write_text("\n".join(words))
+    BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
+    torch.manual_seed(0)
+    return len(words)
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("encoder")
+    shape = BertConfig(
+        vocab_size=saved_words(folder),
+        hidden_size=WIDTH,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=2,
+        intermediate_size=WIDTH,
+        max_position_embeddings=32,
+    )
+    BertModel(shape).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("decoder")
+    shape = LlamaConfig(
+        vocab_size=saved_words(folder),
+        hidden_size=WIDTH,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=2,
+        intermediate_size=WIDTH,
+    )
+    LlamaModel(shape).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def reader(encoder: Path) -> LanguageModel:
+    return LanguageModel(str(encoder))
+
+
+def log_of_colours() -> Log:
+    """Everyone keeps to one colour."""
+    random = np.random.default_rng(3)
+    events = []
+    for person in range(40):
+        colour = person % len(COLOURS)
+        for step, thing in enumerate(random.permutation(len(THINGS))[:6]):
+            at = colour * len(THINGS) + int(thing)
+            time_ms = 1_700_000_000_000 + (person * 10 + step) * 60_000
+            events.append(click(f"u{person}", f"i{at}", time_ms))
+    return Log(events, [Item(item_id=f"i{at}", title=text) for at, text in enumerate(TEXTS)])
+
+
+def click(user_id: str, item_id: str, time_ms: int) -> Click:
+    return Click(
+        event_id=f"{user_id}/{item_id}/{time_ms}",
+        user_id=user_id,
+        item_id=item_id,
+        timestamp=time_ms,
+    )
+
+
+NUMBERS = {f"i{at}": at for at in range(len(TEXTS))}
+PAIRS = pairs_of(log_of_colours().events, NUMBERS)
+
+
+def tune(reader: LanguageModel, tuning: Tuning, **changes: object) -> Tuned:
+    settings = SETTINGS.model_copy(update={"language_tuning": tuning, **changes})
+    return tune_language_model(reader, TEXTS, PAIRS, settings)
+
+
+@pytest.fixture(scope="module")
+def tuned(reader: LanguageModel) -> dict[Tuning, Tuned]:
+    return {tuning: tune(reader, tuning) for tuning in TUNED}
+
+
+def apart(reader: LanguageModel) -> float:
+    """How much nearer texts of one colour are than texts of two."""
+    vectors = reader.vectors(TEXTS)
+    unit = vectors - vectors.mean(0)
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    cosines = unit @ unit.T
+    colour = np.arange(len(TEXTS)) // len(THINGS)
+    same = colour[:, None] == colour
+    return float(cosines[same].mean() - cosines[~same].mean())
+
+
+@pytest.mark.parametrize("tuning", TUNED)
+def test_what_is_taken_together_reads_alike_new_items_too(
+    tuned: dict[Tuning, Tuned], reader: LanguageModel, tuning: Tuning
+) -> None:
+    found = tuned[tuning]
+    before, after = found.held_out
+    assert found.step > 0
+    assert after < before
+    assert after < 0.25
+    assert apart(found.reader) > apart(reader) + 0.1
+
+
+def changed_names(one: LanguageModel, other: LanguageModel) -> set[str]:
+    weights = dict(other.network.named_parameters())
+    return {
+        name
+        for name, weight in one.network.named_parameters()
+        if not torch.equal(weight, weights[name])
+    }
+
+
+def test_only_what_was_asked_for_changes(
+    tuned: dict[Tuning, Tuned], reader: LanguageModel, encoder: Path
+) -> None:
+    changed = {tuning: changed_names(reader, found.reader) for tuning, found in tuned.items()}
+    last = f"encoder.layer.{LAYERS - 1}."
+    assert changed[Tuning.TOP]
+    assert all(name.startswith(last) for name in changed[Tuning.TOP])
+    assert changed[Tuning.LORA]
+    assert all(name.endswith(".weight") and "layer." in name for name in changed[Tuning.LORA])
+    assert not any("LayerNorm" in name for name in changed[Tuning.LORA])
+    assert "embeddings.word_embeddings.weight" in changed[Tuning.WHOLE]
+    # The reader that was given stays as it was.
+    assert not changed_names(reader, LanguageModel(str(encoder)))
+
+
+def test_how_many_weights_can_change(tuned: dict[Tuning, Tuned], reader: LanguageModel) -> None:
+    layer = reader.network.encoder.layer[-1]
+    assert tuned[Tuning.TOP].trainable == sum(weight.numel() for weight in layer.parameters())
+    assert tuned[Tuning.WHOLE].trainable == sum(w.numel() for w in reader.network.parameters())
+    # Query, key, value, output and the two of the feed-forward, each with two thin matrices;
+    # and the pooler, which nothing reads.
+    linear_layers = 6 * LAYERS + 1
+    assert tuned[Tuning.LORA].trainable == linear_layers * 2 * WIDTH * SETTINGS.language_rank
+    assert all(set(one.weights) for one in tuned.values())
+    assert all("lora" in name for name in tuned[Tuning.LORA].weights)
+
+
+@pytest.mark.parametrize("tuning", TUNED)
+def test_a_decoder_is_tuned_as_well(decoder: Path, tuning: Tuning) -> None:
+    reader = LanguageModel(str(decoder))
+    found = tune(reader, tuning)
+    assert found.held_out[1] < found.held_out[0]
+    assert apart(found.reader) > apart(reader)
+
+
+def test_frozen_leaves_everything_as_it_is(reader: LanguageModel) -> None:
+    found = tune(reader, Tuning.FROZEN)
+    assert found.trainable == 0
+    assert not found.weights
+    np.testing.assert_array_equal(found.reader.vectors(TEXTS), reader.vectors(TEXTS))
+
+
+def test_a_tuned_reader_is_not_open_to_training(tuned: dict[Tuning, Tuned]) -> None:
+    for found in tuned.values():
+        assert not any(weight.requires_grad for weight in found.reader.network.parameters())
+        assert not found.reader.network.training
+
+
+def test_the_same_seed_gives_the_same_vectors(
+    tuned: dict[Tuning, Tuned], reader: LanguageModel
+) -> None:
+    expected = tuned[Tuning.LORA].reader.vectors(TEXTS)
+    again = tune(reader, Tuning.LORA).reader.vectors(TEXTS)
+    # Products of half precision differ in their last digits from run to run.
+    np.testing.assert_allclose(again, expected, atol=0.01)
+    assert np.abs(tune(reader, Tuning.LORA, seed=2).reader.vectors(TEXTS) - expected).max() > 0.1
+
+
+def test_an_anchor_keeps_vectors_where_they_were(
+    tuned: dict[Tuning, Tuned], reader: LanguageModel
+) -> None:
+    held = tune(reader, Tuning.WHOLE, language_anchor=100.0).reader.vectors(TEXTS)
+    free, untuned = tuned[Tuning.WHOLE].reader.vectors(TEXTS), reader.vectors(TEXTS)
+    assert np.abs(held - untuned).mean() < 0.7 * np.abs(free - untuned).mean()
+
+
+def test_what_makes_held_out_items_worse_is_not_kept(reader: LanguageModel) -> None:
+    found = tune(reader, Tuning.WHOLE, language_learning_rate=50.0)
+    assert found.step == 0
+    np.testing.assert_array_equal(found.reader.vectors(TEXTS), reader.vectors(TEXTS))
+
+
+def test_tuning_ends_in_time_and_says_where_it_stands(reader: LanguageModel) -> None:
+    told: list[TuningProgress] = []
+    settings = SETTINGS.model_copy(
+        update={
+            "language_tuning": Tuning.TOP,
+            "language_steps": 100_000,
+            "language_seconds": 0.5,
+            "language_learning_rate": 1e-6,
+        }
+    )
+    found = tune_language_model(reader, TEXTS, PAIRS, settings, told.append)
+    assert found.seconds < 5
+    assert told
+    assert told[-1].step < 100_000
+
+
+def test_a_log_with_no_pairs_is_refused_in_a_line(reader: LanguageModel) -> None:
+    alone = [click(f"u{at}", f"i{at}", at) for at in range(5)]
+    settings = SETTINGS.model_copy(update={"language_tuning": Tuning.TOP})
+    with pytest.raises(DataError, match="no items were taken together") as refused:
+        tune_language_model(reader, TEXTS, pairs_of(alone, NUMBERS), settings)
+    assert "\n" not in str(refused.value)
+
+
+def test_an_unknown_mode_is_refused() -> None:
+    with pytest.raises(ValueError, match="language_tuning"):
+        TrainerSettings(language_tuning="all")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("tuning", TUNED)
+def test_a_version_holds_what_reads_its_items(
+    reader: LanguageModel, encoder: Path, layout: Layout, tmp_path: Path, tuning: Tuning
+) -> None:
+    settings = SETTINGS.model_copy(update={"language_tuning": tuning})
+    trained = train_first_model(log_of_colours(), layout, settings, reader=reader)
+    checkpoint.save(trained, tmp_path, {})
+    again = with_weights(LanguageModel(str(encoder)), tmp_path)
+    new = ["red", "green t3 t4", *TEXTS]
+    assert trained.language is not None
+    expected = trained.language.reader.vectors(new)
+    np.testing.assert_allclose(again.vectors(new), expected, atol=1e-5)
+    assert np.abs(expected - reader.vectors(new)).max() > 1e-3
+    # The model was told what the tuned one reads, not the untuned.
+    row = int(trained.vocabulary.indices_of(["i5"])[0])
+    np.testing.assert_allclose(
+        trained.model.texts[row, : again.width], again.vectors([TEXTS[5]])[0], atol=1e-5
+    )
+
+
+def test_nothing_is_kept_of_a_frozen_one(
+    reader: LanguageModel, layout: Layout, tmp_path: Path
+) -> None:
+    trained = train_first_model(log_of_colours(), layout, SETTINGS, reader=reader)
+    checkpoint.save(trained, tmp_path, {})
+    assert trained.language is None
+    assert with_weights(reader, tmp_path) is reader
+    assert not list(tmp_path.glob("language*"))
+
+
+def test_weights_of_another_language_model_are_refused(
+    tuned: dict[Tuning, Tuned], decoder: Path, layout: Layout, tmp_path: Path, reader: LanguageModel
+) -> None:
+    trained = train_first_model(log_of_colours(), layout, SETTINGS, reader=reader)
+    with_language = dataclasses.replace(trained, language=tuned[Tuning.TOP])
+    checkpoint.save(with_language, tmp_path, {})
+    with pytest.raises(DataError, match="not of this language model"):
+        with_weights(LanguageModel(str(decoder)), tmp_path)
+    (tmp_path / "language.safetensors").write_bytes(b"broken")
+    with pytest.raises(DataError, match="not of this language model"):
+        with_weights(reader, tmp_path)
+
+
+def test_pairs_are_what_one_person_takes_close_together() -> None:
+    minute = 60_000
+    events = [
+        *(click("a", f"i{at}", at * minute) for at in (0, 1, 2)),
+        click("a", "i0", 3 * minute),  # again: counts once
+        click("a", "i3", 2 * minute + HOUR_MS),  # an hour after i2, more after the others
+        click("b", "i1", 0),
+        click("b", "i0", 0),
+        click("b", "unknown", 0),
+        click("c", "i4", 0),
+    ]
+    pairs = pairs_of(events, NUMBERS)
+    found = dict(zip(zip(pairs.first, pairs.second, strict=True), pairs.counts, strict=True))
+    assert found == {(0, 1): 2, (0, 2): 1, (1, 2): 1, (2, 3): 1}
+    assert pairs.known(np.array([1, 3, 3, 4]), np.array([0, 2, 0, 4])).tolist() == [
+        True,
+        True,
+        False,
+        True,
+    ]
+
+
+def test_pairs_further_than_ten_events_apart_are_none() -> None:
+    pairs = pairs_of([click("a", f"i{at}", at) for at in range(13)], NUMBERS)
+    assert not pairs.known(np.array([0]), np.array([11]))[0]
+    assert pairs.known(np.array([0]), np.array([10]))[0]
+
+
+def test_pairs_are_drawn_by_their_weights() -> None:
+    pairs = Pairs(np.array([0, 0]), np.array([1, 2]), np.array([9, 1]))
+    np.testing.assert_allclose(pairs.weights(), [9 / np.sqrt(90), 1 / np.sqrt(10)])
+    np.testing.assert_allclose(shares(pairs, 4), [0.5, 0.375, 0.125, 0], atol=1e-9)
+    one, other = drawn(pairs, np.cumsum(pairs.weights()), 8000, np.random.default_rng(0))
+    assert abs((np.maximum(one, other) == 1).mean() - 0.75) < 0.02
+    assert abs((one == 0).mean() - 0.5) < 0.02
+
+
+def test_the_loss_knows_its_wrong_answers() -> None:
+    vectors = torch.eye(3)
+    even, nothing = torch.zeros(2, 3), torch.zeros(3, 3, dtype=torch.bool)
+    right = contrastive_loss(vectors, vectors, even, nothing, 0.5)
+    expected = -torch.log(torch.exp(torch.tensor(2.0)) / (torch.exp(torch.tensor(2.0)) + 2))
+    torch.testing.assert_close(right, expected)
+    # Others that are pairs themselves are left out: nothing is left to be wrong.
+    assert contrastive_loss(vectors, vectors, even, ~nothing, 0.5).item() == 0
+    # An answer that is drawn often counts less against the right one.
+    often = torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.0, 5.0]])
+    first = contrastive_loss(vectors[:1], vectors[:1], often[:, :1], nothing[:1, :1], 0.5)
+    assert first.item() == 0
+    assert contrastive_loss(vectors, vectors, often, nothing, 0.5) != right
+
+
+def test_what_is_misplaced_does_not_depend_on_the_scale() -> None:
+    nothing = torch.zeros(3, 3, dtype=torch.bool)
+    one = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]])
+    other = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.1, 0.9]])
+    # Of the first's two wrong answers none is nearer than its partner, of the second's both are.
+    assert misplaced(one, other, nothing) == misplaced(7 * one, 0.1 * other, nothing)
+    assert 0 < misplaced(one, other, nothing) < 0.5
+    assert misplaced(one, one, nothing) == 0
+    assert misplaced(torch.ones(3, 2), torch.ones(3, 2), nothing) == 0.5
+    assert misplaced(one, other, ~nothing) == 0
