@@ -198,7 +198,8 @@ def _instant_before(columns: Examples) -> IntArray:
     change = (np.diff(columns.starts) != 0) | (np.diff(columns.times_ms) != 0)
     begins = np.concatenate([[True], change])
     first = np.maximum.accumulate(np.where(begins, np.arange(len(columns)), 0))
-    return columns.times_ms[np.maximum(first - 1, 0)]
+    before: IntArray = columns.times_ms[np.maximum(first - 1, 0)]
+    return before
 
 
 def _popularity_scores(batch: Batch, layout: Layout) -> Tensor:
