@@ -20,6 +20,7 @@ PADDING = 0
 UNKNOWN = 1
 FIRST_ITEM = 2
 FILE_NAME = "vocabulary.parquet"
+COLUMNS = ("item_id", "index", "learned")
 
 
 class Vocabulary:
@@ -81,10 +82,13 @@ def read_vocabulary(address: str) -> Vocabulary:
 
     Raises:
         OSError: it cannot be read.
-        ValueError: its indices do not count up from 2.
+        ValueError: a column is missing, or its indices do not count up from 2.
     """
     with fsspec.open(address, "rb") as file:
-        table = pq.read_table(file, columns=["item_id", "index", "learned"])
+        parquet = pq.ParquetFile(file)
+        if missing := set(COLUMNS) - set(parquet.schema_arrow.names):
+            raise ValueError(f"{address}: no column {min(missing)}: publish a new version")
+        table = parquet.read(columns=list(COLUMNS))
     if table["index"].to_pylist() != list(range(FIRST_ITEM, FIRST_ITEM + len(table))):
         raise ValueError(f"{address}: indices do not count up from {FIRST_ITEM}")
     return Vocabulary(table["item_id"].to_pylist(), table["learned"].to_pylist())

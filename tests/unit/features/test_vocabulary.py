@@ -41,3 +41,10 @@ def test_indices_that_do_not_count_up_are_refused(tmp_path: Path) -> None:
     pq.write_table(table, tmp_path / "odd.parquet")
     with pytest.raises(ValueError, match="do not count up from 2"):
         read_vocabulary(str(tmp_path / "odd.parquet"))
+
+
+def test_one_of_an_earlier_release_is_refused(tmp_path: Path) -> None:
+    table = pa.table({"item_id": ["a"], "hash": [hash64("a")], "index": [FIRST_ITEM]})
+    pq.write_table(table, tmp_path / "old.parquet")
+    with pytest.raises(ValueError, match=r"no column learned: publish a new version"):
+        read_vocabulary(str(tmp_path / "old.parquet"))
