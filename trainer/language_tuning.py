@@ -130,18 +130,20 @@ def contrastive_loss(
 def misplaced(one: Tensor, other: Tensor, forbidden: Tensor) -> float:
     """The share of wrong answers that are nearer than the partner, equally near ones half.
 
-    Chance is 0.5, whatever the scale of the vectors, and so is a collapse to a single one.
+    Chance is 0.5, whatever the scale of the vectors, and so is a collapse to a single one. Where
+    vectors are no numbers everything is misplaced: a tuning that diverged is never the best.
 
     >>> misplaced(torch.eye(2), torch.eye(2), torch.zeros(2, 2, dtype=torch.bool))
     0.0
     """
     cosines = functional.normalize(one, dim=1) @ functional.normalize(other, dim=1).T
     wrong = ~forbidden & ~torch.eye(len(one), dtype=torch.bool)
-    before = torch.zeros(())
+    behind = torch.zeros(())
     for way, counted in ((cosines, wrong), (cosines.T, wrong.T)):
         own = way.diagonal()[:, None]
-        before += ((way > own).float() + (way == own).float() / 2)[counted].sum()
-    return (before / (2 * wrong.sum()).clamp(min=1)).item()
+        behind += ((way < own).float() + (way == own).float() / 2)[counted].sum()
+    count = 2 * int(wrong.sum())
+    return 1 - behind.item() / count if count else 0.0
 
 
 @dataclass(frozen=True)

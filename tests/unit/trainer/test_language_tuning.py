@@ -222,8 +222,8 @@ def test_an_anchor_keeps_vectors_where_they_were(
     assert np.abs(held - untuned).mean() < 0.7 * np.abs(free - untuned).mean()
 
 
-def test_what_makes_held_out_items_worse_is_not_kept(reader: LanguageModel) -> None:
-    found = tune(reader, Tuning.WHOLE, language_learning_rate=50.0)
+def test_a_tuning_that_diverges_is_not_kept(reader: LanguageModel) -> None:
+    found = tune(reader, Tuning.WHOLE, language_learning_rate=1e30)
     assert found.step == 0
     np.testing.assert_array_equal(found.reader.vectors(TEXTS), reader.vectors(TEXTS))
 
