@@ -18,7 +18,8 @@ _OURS, _PART, _LEARNED, _COUNTS = "#0072B2", "#56B4E9", "#D55E00", "#7A7A7A"
 _LEGEND = {"ours": _OURS, "a part left out": _PART, "RecTools, tuned": _LEARNED, "counts": _COUNTS}
 _PANEL_INCHES, _ROW_INCHES, _FRAME_INCHES = 5.0, 0.27, 1.6
 _DPI = 150
-_CAPTION = 110
+# Letters of the caption that an inch holds.
+_LETTERS = 12
 
 
 def draw(rows: Mapping[str, Rows], rules: str, path: Path) -> None:
@@ -32,7 +33,8 @@ def draw(rows: Mapping[str, Rows], rules: str, path: Path) -> None:
         _panel(panel, protocol.replace("_", " "), of)
     figure.legend(handles=_handles(panels[0]), loc="outside upper left", ncols=4, frameon=False)
     caption = f"NDCG@10, all items ranked; bars: 95 % by bootstrap over people; {rules}"
-    figure.supxlabel("\n".join(textwrap.wrap(caption, _CAPTION)), fontsize="small", color=_COUNTS)
+    lines = textwrap.wrap(caption, int(_LETTERS * size[0]))
+    figure.supxlabel("\n".join(lines), fontsize="small", color=_COUNTS)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=_DPI)
 
