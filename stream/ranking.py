@@ -97,8 +97,8 @@ def ranked(
     because = np.concatenate(
         [outputs["top_explained_by"], outputs["candidate_explained_by"]], axis=1
     )
-    weights = trend_weights(outputs["trend_weights"], vocabulary.learned[items])
-    trend = (weights * table.values(items, times_ms)).sum(2)
+    values = table.values(items, times_ms)
+    trend = weighed(outputs["trend_weights"], values, vocabulary.learned[items])
     total = np.where(scores > NEVER, scores + trend, 10 * NEVER)
     order = _best(total, places)
     past = np.take_along_axis(because, order, axis=1)
@@ -113,17 +113,20 @@ def ranked(
     )
 
 
-def trend_weights(
-    weights: npt.NDArray[np.float32], learned: npt.NDArray[np.bool_]
-) -> npt.NDArray[np.float32]:
-    """What each person gives to the trends of each place, float32[B, P, T].
+def weighed(
+    weights: npt.NDArray[np.float32],
+    values: npt.NDArray[np.float64],
+    learned: npt.NDArray[np.bool_],
+) -> npt.NDArray[np.float64]:
+    """What live trends add to each place, float64[B, P].
 
     Args:
         weights: float32[B, 2 * T], for items that the version has learned, then for others.
+        values: float64[B, P, T].
         learned: bool[B, P], which of the two each place's item is.
     """
-    of_learned, of_others = np.split(weights[:, None], 2, axis=2)
-    return np.where(learned[:, :, None], of_learned, of_others)
+    both = weights.reshape(len(weights), 2, -1) @ values.transpose(0, 2, 1)
+    return np.where(learned, both[:, 0], both[:, 1])
 
 
 def _best(scores: npt.NDArray[Any], places: int) -> npt.NDArray[np.int64]:

@@ -13,7 +13,7 @@ from features.rows import Layout, empty_user
 from features.settings import DAY_MS, FeatureSettings
 from features.topics import hash64
 from features.vocabulary import Vocabulary
-from stream.ranking import allowed, popular, ranked, trend_weights
+from stream.ranking import allowed, popular, ranked, weighed
 from stream.trending import TrendTable, sum_of_lists
 
 LAYOUT = Layout(FeatureSettings())
@@ -72,10 +72,8 @@ def test_an_item_that_was_not_learned_has_the_weights_of_the_others() -> None:
 def test_every_place_has_weights_of_its_own() -> None:
     weights = np.array([[1.0, 2.0, 10.0, 20.0], [3.0, 4.0, 30.0, 40.0]], np.float32)
     learned = np.array([[True, False, True], [False, False, True]])
-    assert trend_weights(weights, learned).tolist() == [
-        [[1, 2], [10, 20], [1, 2]],
-        [[30, 40], [30, 40], [3, 4]],
-    ]
+    values = np.array([[[1.0, 0], [1, 0], [0, 1]], [[0, 1], [1, 1], [0, 1]]])
+    assert weighed(weights, values, learned).tolist() == [[1, 10, 2], [40, 70, 4]]
 
 
 def test_a_trend_is_worth_less_later() -> None:
