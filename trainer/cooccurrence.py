@@ -65,7 +65,7 @@ class Companions:
 
 
 class Cooccurrence:
-    """Counts what is taken together.
+    """Counts what is taken together; `numbers` are those of the people, each once, ascending.
 
     Args:
         items: N.
@@ -79,7 +79,8 @@ class Cooccurrence:
         self.counted = min(items, MAX_ITEMS)
         self.neighbours = min(neighbours, self.counted)
         self.factors = factors
-        self.people = np.unique(taken.people, return_inverse=True)[1].astype(np.int64)
+        self.numbers, people = np.unique(taken.people, return_inverse=True)
+        self.people = people.astype(np.int64)
         left_ms = taken.times_ms.max(initial=0) - taken.times_ms
         self.worth = np.exp2(-left_ms / HALF_LIFE_MS)
         self.earlier, self.later = _nearby(taken, self.counted)
@@ -92,7 +93,7 @@ class Cooccurrence:
         """People dealt into shares, and what is known without each.
 
         Returns:
-            int64[people], the share of each, in the order of their numbers; the companions.
+            int64[people], the share of each of `numbers`; the companions.
         """
         dealt = generator.integers(0, SHARES, int(self.people.max(initial=-1)) + 1)
         known = [self._without(dealt[self.people] == share) for share in range(SHARES)]

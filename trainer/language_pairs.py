@@ -13,11 +13,9 @@ import numpy.typing as npt
 
 from features.events import Click, Purchase
 from features.inputs import IntArray
-from features.settings import HOUR_MS
+from trainer.cooccurrence import NEARBY_EVENTS, NEARBY_MS
 from trainer.examples import BoolArray
 
-WINDOW = 10
-HORIZON_MS = HOUR_MS
 # A pair as one number: half for each item.
 _BITS = 31
 
@@ -79,7 +77,7 @@ def pairs_of(events: Iterable[Click | Purchase], numbers: Mapping[str, int]) -> 
         number = numbers.get(event.item_id)
         if number is not None:
             people.setdefault(event.user_id, {}).setdefault(number, event.timestamp)
-    steps = range(1, WINDOW + 1)
+    steps = range(1, NEARBY_EVENTS + 1)
     taken = [_arrays(one) for one in people.values()]
     found = [_apart(items, times_ms, step) for items, times_ms in taken for step in steps]
     keys, counts = np.unique(np.concatenate([*found, np.zeros(0, np.int64)]), return_counts=True)
@@ -100,7 +98,7 @@ def _arrays(taken: Mapping[int, int]) -> tuple[IntArray, IntArray]:
 def _apart(items: IntArray, times_ms: IntArray, step: int) -> IntArray:
     """The keys of the pairs that are so many events apart."""
     one, other = items[:-step], items[step:]
-    close = times_ms[step:] - times_ms[:-step] <= HORIZON_MS
+    close = times_ms[step:] - times_ms[:-step] <= NEARBY_MS
     return _keys(np.minimum(one, other), np.maximum(one, other))[close]
 
 

@@ -155,8 +155,7 @@ class _Training:
             return lambda _: None
         dealt, found = self.counts.shares(self.generator)
         known = moved(found, self.device)
-        # Batches know people by their first event, the counts by their numbers in that order.
-        numbers = np.unique(self.counts.taken.people)
+        numbers = self.counts.numbers
         return lambda batch: Shown(
             known, torch.from_numpy(dealt[np.searchsorted(numbers, batch.people.numpy())])
         )

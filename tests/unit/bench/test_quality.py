@@ -23,20 +23,10 @@ from bench.questions import (
 from features.events import Click, Purchase
 from features.rows import Layout
 from features.settings import FeatureSettings
+from tests.stand.clicks import START_S, click
 from trainer.data import Log
 from trainer.figures import interval
 from trainer.settings import TrainerSettings
-
-START_S = 1_700_000_000
-
-
-def click(user: str, item: str, second: int) -> Click:
-    return Click(
-        event_id=f"{user}{item}{second}",
-        user_id=user,
-        item_id=item,
-        timestamp=1000 * (START_S + second),
-    )
 
 
 @pytest.fixture

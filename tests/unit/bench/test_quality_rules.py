@@ -19,22 +19,12 @@ from bench.questions import (
     ranks_in_lists,
     takes_of,
 )
-from features.events import Click, Purchase
+from features.events import Purchase
 from features.rows import Layout
 from features.settings import FeatureSettings
+from tests.stand.clicks import START_S, click
 from trainer.data import Log
 from trainer.settings import TrainerSettings
-
-START_S = 1_700_000_000
-
-
-def click(user: str, item: str, second: int) -> Click:
-    return Click(
-        event_id=f"{user}{item}{second}",
-        user_id=user,
-        item_id=item,
-        timestamp=1000 * (START_S + second),
-    )
 
 
 def log_of(*events: tuple[str, str, int]) -> Log:
