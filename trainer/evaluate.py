@@ -17,7 +17,7 @@ from features.inputs import IntArray
 from features.rows import Layout
 from features.settings import DAY_MS, HOUR_MS
 from features.vocabulary import FIRST_ITEM
-from trainer.batches import Batch, Batches
+from trainer.batches import Batch, Batches, Drawing
 from trainer.data import Log
 from trainer.examples import BoolArray, Example, Examples, examples, observed_log, replay
 from trainer.figures import Figures, Floats, figures, gains, interval
@@ -145,7 +145,7 @@ class _Asked:
 
     def _epoch(self) -> Iterator[Batch]:
         batches = Batches(self.columns, self.trended, self.chosen, self.history, self.window)
-        return batches.epoch(_BATCH, np.random.default_rng(0), self.immediate_share)
+        return batches.epoch(_BATCH, np.random.default_rng(0), Drawing(self.immediate_share))
 
 
 def _asked(

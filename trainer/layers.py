@@ -6,6 +6,7 @@ Normalised first, as in R. Xiong et al., "On Layer Normalization in the Transfor
 
 from __future__ import annotations
 
+import math
 from typing import cast
 
 import torch
@@ -13,6 +14,9 @@ from torch import Tensor, nn
 
 # What hides a place, or an item, from a softmax.
 LOWEST = -1e9
+_LN_2 = math.log(2)
+# Before training, from the first head to the last: 2 to the power of these, days.
+_HALF_LIVES = (-5.0, 3.0)
 
 
 class FeedForward(nn.Module):
@@ -32,9 +36,11 @@ class FeedForward(nn.Module):
 
 
 class EventLayer(nn.Module):
-    """Self-attention of the events, then a feed-forward.
+    """Self-attention of the events, which fades with the time between them, then a feed-forward.
 
-    What a bias of the three projections would add, the norm's own bias adds.
+    Each head has a half-life of its own, learned: the logits fall in proportion to the time, so the
+    weights fall exponentially, as counters do (`features.decay`). What a bias of the three
+    projections would add, the norm's own bias adds.
     """
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
@@ -45,14 +51,21 @@ class EventLayer(nn.Module):
         self.key = nn.Linear(width, width, bias=False)
         self.value = nn.Linear(width, width, bias=False)
         self.out = nn.Linear(width, width)
+        self.half_lives = nn.Parameter(torch.linspace(*_HALF_LIVES, heads))
         self.dropout = nn.Dropout(dropout)
         self.feed_forward = FeedForward(width, dropout)
         # Instead of dividing the logits at every use.
         with torch.no_grad():
             self.query.weight *= (heads / width) ** 0.5
 
-    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
-        """Args: x float[B, L, D]; bias float[B, H, L, L], added to the attention's logits."""
+    def forward(self, x: Tensor, bias: Tensor, days: Tensor) -> Tensor:
+        """Read the events that lie before each.
+
+        Args:
+            x: float[B, L, D].
+            bias: float[B, H, L, L], added to the attention's logits.
+            days: float[B, L, L], how long after the second event the first one came.
+        """
         batch, length, width = x.shape
         # One long matrix, not a batch of small ones: so biases are part of the products.
         flat = x.reshape(batch * length, width)
@@ -61,7 +74,10 @@ class EventLayer(nn.Module):
             project(normed).view(batch, length, self.heads, width // self.heads).transpose(1, 2)
             for project in (self.query, self.key, self.value)
         )
-        read = torch.softmax(query @ key.transpose(2, 3) + bias, -1) @ value
+        # In octaves of days: a head that forgets within the hour and one that does not in weeks.
+        rates = (_LN_2 * torch.exp(-_LN_2 * self.half_lives))[:, None, None]
+        logits = query @ key.transpose(2, 3) + bias - rates * days[:, None]
+        read = torch.softmax(logits, -1) @ value
         merged = self.out(read.transpose(1, 2).reshape(batch * length, width))
         return cast(Tensor, self.feed_forward(flat + self.dropout(merged)).view(x.shape))
 

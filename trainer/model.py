@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from features.events import EventType
+from features.settings import DAY_MS
 from features.vocabulary import PADDING
 from trainer.layers import LOWEST, EventLayer, EventWeights, RequestLayer
 
@@ -265,8 +266,10 @@ class TemporalModel(nn.Module):
             asked = _timeless(asked)
         padding = (asked.items == PADDING).float()[:, None, None, :] * LOWEST
         x = self.embed(table, asked.items, asked.types, asked.times_ms)
+        apart = asked.times_ms[:, :, None] - asked.times_ms[:, None, :]
+        days = apart.clamp(min=0).float() / DAY_MS
         for layer, bias in zip(self.layers, biases.events, strict=True):
-            x = layer(x, bias + padding)
+            x = layer(x, bias + padding, days)
         elapsed = asked.request_times_ms[:, :, None] - asked.times_ms[:, None, :]
         gaps = self.attention_gaps(gap_buckets(elapsed)).transpose(2, 3) + padding
         of_request, of_near, of_alike = gaps.split(self.architecture.heads, 2)

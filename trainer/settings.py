@@ -123,6 +123,14 @@ class TrainerSettings(Section):
     immediate_share: Share = Field(
         0.3, description="requests trained as asked right after the last event, not at the next"
     )
+    cut_share: Share = Field(
+        0.5,
+        description="instants of several events asked for in two parts, the second after "
+        "the first, as a stream asks",
+    )
+    purchase_weight: Annotated[float, Field(gt=0)] = Field(
+        1.0, description="how much what is bought counts in training, beside 1 for the rest"
+    )
     trend_snapshot_ms: Annotated[int, Field(ge=1)] = Field(
         HOUR_MS, description="item trends are taken at the start of every such stretch of time"
     )

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from trainer.batches import Batch, Batches
+from trainer.batches import Batch, Batches, Drawing
 from trainer.cooccurrence import Cooccurrence
 from trainer.devices import autocast, moved
 from trainer.model import LOWEST, TemporalModel
@@ -139,8 +139,11 @@ class _Training:
         batches = self.learned.epoch(
             self.settings.batch_windows,
             self.generator,
-            self.settings.immediate_share,
-            self.settings.unknown_share,
+            Drawing(
+                self.settings.immediate_share,
+                self.settings.unknown_share,
+                self.settings.cut_share,
+            ),
         )
         for group in groups_of(batches, self.settings.accumulate_steps):
             self._step([moved(Step(batch, shown(batch)), self.device) for batch in group])
@@ -213,16 +216,16 @@ def add_gradients(
     settings: TrainerSettings,
     precision: AbstractContextManager[Any],
 ) -> float:
-    """Add the gradient of the mean loss over the targets of all batches; that loss."""
-    targets = sum(len(one.batch.targets) for one in batches)
+    """Add the gradient of the weighted mean loss over the targets of all batches; that loss."""
+    weights = [torch.where(one.batch.bought, settings.purchase_weight, 1.0) for one in batches]
+    whole = sum(weight.sum() for weight in weights)
     total = 0.0
-    for one in batches:
+    for one, weight in zip(batches, weights, strict=True):
         with precision:
             scores = batch_scores(model, one.batch, one.shown, settings.identity_dropout)
         # An item without events is no negative: nobody has turned it down.
         scores = scores.float().masked_fill(~model.learned, LOWEST)
-        # A batch's mean counts for as much as it has targets.
-        loss = softmax_loss(scores, one.batch).mean() * (len(one.batch.targets) / targets)
+        loss = (softmax_loss(scores, one.batch) * weight).sum() / whole
         loss.backward()  # type: ignore[no-untyped-call]
         total += loss.item()
     return total

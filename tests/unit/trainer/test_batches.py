@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from features.events import Click, Purchase
+from features.events import Click, EventType, Purchase
 from features.inputs import IntArray
 from features.rows import Layout
 from features.settings import HOUR_MS, FeatureSettings
 from features.vocabulary import FIRST_ITEM, PADDING, UNKNOWN, Vocabulary
-from trainer.batches import Batch, Batches
+from trainer.batches import Batch, Batches, Drawing
 from trainer.data import Log
 from trainer.examples import Examples, examples, observed_log, replay
 from trainer.trends import Trends, trends
@@ -45,7 +45,9 @@ def batches(columns: Examples, trended: Trends, window: int = WINDOW) -> Batches
 def epoch(
     columns: Examples, trended: Trends, seed: int = 0, right_after: float = 0.0
 ) -> list[Batch]:
-    return list(batches(columns, trended).epoch(3, np.random.default_rng(seed), right_after))
+    return list(
+        batches(columns, trended).epoch(3, np.random.default_rng(seed), Drawing(right_after))
+    )
 
 
 class Asked(NamedTuple):
@@ -285,7 +287,7 @@ def test_trends_are_those_of_the_request(columns: Examples, trended: Trends) -> 
 
 
 def test_unknown_items_are_read_but_never_targets(columns: Examples, trended: Trends) -> None:
-    found = batches(columns, trended).epoch(3, np.random.default_rng(0), unknown_share=0.5)
+    found = batches(columns, trended).epoch(3, np.random.default_rng(0), Drawing(unknown_share=0.5))
     read, targets = zip(*[(batch.asked.items, batch.targets) for batch in found], strict=True)
     shares = [float((items == UNKNOWN).sum() / (items > 0).sum()) for items in read]
     assert np.mean(shares) == pytest.approx(0.5, abs=0.1)
@@ -296,3 +298,61 @@ def test_what_nobody_wants_makes_no_batch(columns: Examples, trended: Trends) ->
     none = Batches(columns, trended, np.zeros(len(columns), bool), HISTORY, WINDOW)
     assert list(none.epoch(3, np.random.default_rng(0))) == []
     assert none.stretch_count() == 0
+
+
+def cut_epoch(columns: Examples, trended: Trends, seed: int) -> list[Batch]:
+    generator = np.random.default_rng(seed)
+    return list(batches(columns, trended).epoch(3, generator, Drawing(cut_share=1.0)))
+
+
+def test_a_cut_instant_still_has_every_target_once(columns: Examples, trended: Trends) -> None:
+    for seed in range(5):
+        events = torch.cat([batch.events for batch in cut_epoch(columns, trended, seed)]).tolist()
+        assert sorted(events) == np.flatnonzero(columns.wanted).tolist()
+
+
+def test_the_second_part_of_an_instant_has_read_the_first(
+    columns: Examples, trended: Trends
+) -> None:
+    seconds = 0
+    for one in requests(
+        [batch for seed in range(3) for batch in cut_epoch(columns, trended, seed)]
+    ):
+        together = instant(columns, one.events[0])
+        read = one.batch.asked.times_ms[one.row, one.history].numpy()
+        items = one.batch.asked.items[one.row, one.history].numpy()
+        same = read == columns.times_ms[together[0]]
+        strictly = before(columns, one.events[0])
+        assert (~same).sum() == min(len(strictly), HISTORY - same.sum())
+        first = items[same].tolist()
+        assert set(first) <= set(columns.items[together].tolist())
+        assert not set(first) & set(one.targets)
+        seconds += bool(first)
+    assert seconds > 20
+
+
+def test_what_the_first_part_took_is_forbidden_and_no_wrong_answer(
+    columns: Examples, trended: Trends
+) -> None:
+    for one in requests(cut_epoch(columns, trended, 0)):
+        mine, together = before(columns, one.events[0]), instant(columns, one.events[0])
+        taken = set(columns.items[mine[columns.takes[mine]]].tolist())
+        forbidden = set(np.flatnonzero(one.batch.forbidden[one.at]).tolist())
+        assert {*range(FIRST_ITEM), *taken} <= forbidden
+        assert forbidden - {*range(FIRST_ITEM), *taken} <= set(columns.items[together].tolist())
+        assert not set(one.targets) & forbidden
+        expected = set(columns.items[together].tolist())
+        assert set(np.flatnonzero(one.batch.together[one.at]).tolist()) == expected
+
+
+def test_a_target_is_bought_where_a_purchase_of_it_is_at_its_instant(
+    columns: Examples, trended: Trends
+) -> None:
+    found = 0
+    for batch in epoch(columns, trended):
+        for event, bought in zip(batch.events.tolist(), batch.bought.tolist(), strict=True):
+            same = instant(columns, event)
+            same = same[columns.items[same] == columns.items[event]]
+            assert bought == (columns.types[same] == EventType.PURCHASE).any()
+            found += bought
+    assert 20 < found < columns.wanted.sum()

@@ -18,7 +18,8 @@ from trainer.data import Log
 from trainer.devices import autocast, device_of, moved
 from trainer.examples import examples, observed_log, replay
 from trainer.first_model import train_first_model
-from trainer.model import TemporalModel
+from trainer.model import LOWEST, TemporalModel
+from trainer.scoring import batch_scores, softmax_loss
 from trainer.settings import Device, Precision, TrainerSettings
 from trainer.train import Progress, Step, add_gradients, groups_of
 from trainer.trends import trends
@@ -37,10 +38,12 @@ def batches(small_log: Log, vocabulary: Vocabulary, layout: Layout) -> Batches:
     return Batches(columns, trended, np.ones(len(columns), bool), 8, 16)
 
 
-def gradients(model: TemporalModel, parts: list[Batch]) -> tuple[float, dict[str, torch.Tensor]]:
+def gradients(
+    model: TemporalModel, parts: list[Batch], settings: TrainerSettings = SETTINGS
+) -> tuple[float, dict[str, torch.Tensor]]:
     """Of a model in evaluation mode: without dropout."""
     model = copy.deepcopy(model)
-    loss = add_gradients(model, [Step(one, None) for one in parts], SETTINGS, nullcontext())
+    loss = add_gradients(model, [Step(one, None) for one in parts], settings, nullcontext())
     return loss, {
         name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None
     }
@@ -62,6 +65,19 @@ def test_small_batches_have_together_the_gradient_of_a_large_one(
     assert found.keys() == expected.keys()
     for name, gradient in expected.items():
         torch.testing.assert_close(found[name], gradient, rtol=1e-3, atol=1e-6)
+
+
+def test_what_is_bought_weighs_more(batches: Batches, model: TemporalModel) -> None:
+    (batch,) = batches.epoch(1000, np.random.default_rng(4))
+    assert 0 < batch.bought.sum() < len(batch.bought)
+    with torch.no_grad():
+        scores = batch_scores(model, batch).masked_fill(~model.learned, LOWEST)
+        losses = softmax_loss(scores, batch)
+    bought, rest = losses[batch.bought], losses[~batch.bought]
+    expected = (3 * bought.sum() + rest.sum()) / (3 * len(bought) + len(rest))
+    loss, _ = gradients(model, [batch], SETTINGS.model_copy(update={"purchase_weight": 3.0}))
+    assert loss == pytest.approx(float(expected), rel=1e-5)
+    assert loss != pytest.approx(float(losses.mean()), rel=1e-3)
 
 
 def test_weights_change_once_for_so_many_batches(small_log: Log, layout: Layout) -> None:

@@ -52,6 +52,7 @@ def judged(rows: list[int], targets: list[int], together: list[list[int]], items
         rows=torch.tensor(rows),
         targets=torch.tensor(targets),
         events=torch.arange(len(rows)),
+        bought=torch.zeros(len(rows), dtype=torch.bool),
         forbidden=torch.zeros(len(together), items, dtype=torch.bool),
         together=same,
         trends=torch.zeros(len(together), 1, items),
