@@ -6,7 +6,18 @@ import sys
 
 import typer
 
-from deploy.commands import config, demo, evaluate, replay, schema, servers, train, tune, worker
+from deploy.commands import (
+    config,
+    demo,
+    evaluate,
+    replay,
+    schema,
+    servers,
+    train,
+    tune,
+    windows,
+    worker,
+)
 from features.errors import HeadwaterError
 
 app = typer.Typer(
@@ -30,6 +41,7 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("tune")(tune.tune)
 app.command("schema")(schema.schema)
 app.command("replay")(replay.replay)
+app.add_typer(windows.app, name="windows")
 
 
 def main() -> None:

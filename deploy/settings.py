@@ -32,6 +32,7 @@ from features.settings import (
 )
 from stream.settings import TritonSettings, WorkerSettings
 from trainer.settings import TrainerSettings
+from trainer.windows.settings import WindowSettings
 
 CONFIG_VARIABLE = "HEADWATER_CONFIG"
 CONFIG_FILE = "headwater.toml"
@@ -93,10 +94,16 @@ class Settings(BaseSettings):
     triton: TritonSettings = TritonSettings()
     worker: WorkerSettings = WorkerSettings()
     trainer: TrainerSettings = TrainerSettings()
+    windows: WindowSettings = WindowSettings()
     local: LocalSettings = Field(default_factory=LocalSettings)
     model_repository: Folder = Field(
         default_factory=_default_model_repository, validate_default=True
     )
+
+    @property
+    def windows_address(self) -> str:
+        """Where windows of events are: by default in the folder of what is local."""
+        return self.windows.address or str(self.local.state_dir / "windows")
 
     @classmethod
     def settings_customise_sources(

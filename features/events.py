@@ -33,7 +33,10 @@ Context = dict[str, str | int | float | bool | None]
 
 
 class EventError(HeadwaterError):
-    """One message breaks the event contract: names the field, the value and what was expected."""
+    """One message breaks the event contract: names the field, the value and what was expected.
+
+    Logs have `field` and `expected` only: a value may name a person.
+    """
 
     exit_code = 5
 
@@ -41,6 +44,7 @@ class EventError(HeadwaterError):
         shown = value if isinstance(value, str) and value.startswith("<") else repr(value)
         super().__init__(f"{field}: {shown[:MAX_VALUE_CHARS]}: {expected}")
         self.field = field
+        self.expected = expected
 
 
 class EventType(IntEnum):

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.stand.servers import own, servers
+from tests.stand.servers import own, own_kafka, servers
 
-__all__ = ["own", "servers"]
+__all__ = ["own", "own_kafka", "servers"]

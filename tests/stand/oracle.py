@@ -42,7 +42,8 @@ def read_topic(settings: Settings, topic: str, partitions: int) -> list[tuple[in
     consumer.assign(places)
     found: list[tuple[int, int, bytes]] = []
     while len(found) < wanted:
-        messages = consumer.consume(10_000, timeout=20)
+        # As many as there are: it would wait for more.
+        messages = consumer.consume(min(10_000, wanted - len(found)), timeout=20)
         assert messages, f"{topic}: {len(found)} of {wanted} messages could be read"
         found += [(m.partition(), m.offset(), m.value()) for m in messages]
     consumer.close()

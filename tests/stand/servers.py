@@ -9,6 +9,7 @@ import pytest
 
 from deploy import local
 from deploy.settings import LocalSettings, Settings
+from features.kafka import ensure_topics
 from features.settings import KafkaSettings, StoreSettings
 from stream.settings import TritonSettings
 
@@ -43,3 +44,11 @@ def own(tmp_path: Path) -> Iterator[Settings]:
         yield settings
     finally:
         local.down(settings)
+
+
+@pytest.fixture
+def own_kafka(own: Settings) -> Settings:
+    """A Kafka for one test, with empty topics; the settings have its address."""
+    settings = local.up(own, only=["kafka"])
+    ensure_topics(settings.kafka)
+    return settings

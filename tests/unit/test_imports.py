@@ -9,7 +9,8 @@ import pytest
 
 
 @pytest.mark.parametrize(
-    "module", ["features.store", "stream.app", "stream.client", "deploy.worker"]
+    "module",
+    ["features.store", "stream.app", "stream.client", "deploy.worker", "trainer.windows.writer"],
 )
 def test_importing_the_stream_does_not_load_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"

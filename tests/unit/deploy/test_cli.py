@@ -38,6 +38,14 @@ def test_config_prints_toml(tmp_path: Path) -> None:
         (["config"], {"HEADWATER_KAFKA__PARTITIONS": "x"}, 2, "kafka.partitions"),
         (["up", "nothing"], {}, 2, "no server is named nothing"),
         (["logs", "kafka"], {}, 3, "kafka was never started here"),
+        (["windows", "show", "7"], {}, 4, "00000007.json: no such window: see `headwater windows"),
+        (
+            ["windows", "ls"],
+            {"HEADWATER_WINDOWS__ADDRESS": "nowhere://y"},
+            2,
+            "windows.address: nowhere://y",
+        ),
+        (["windows", "write"], {}, 3, "kafka is not running: run `headwater up`"),
     ],
 )
 def test_a_mistake_is_one_line(

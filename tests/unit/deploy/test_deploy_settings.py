@@ -33,6 +33,12 @@ def test_defaults_need_nothing(tmp_path: Path) -> None:
     assert settings.kafka.bootstrap_servers is None
     assert settings.local.state_dir == tmp_path / ".headwater"
     assert settings.model_repository == tmp_path / ".headwater" / "model_repo"
+    assert settings.windows_address == str(tmp_path / ".headwater" / "windows")
+
+
+def test_windows_can_be_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADWATER_WINDOWS__ADDRESS", "s3://bucket/windows")
+    assert load_settings().windows_address == "s3://bucket/windows"
 
 
 def test_the_environment_wins_over_the_file(monkeypatch: pytest.MonkeyPatch) -> None:

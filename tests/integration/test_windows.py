@@ -1,0 +1,250 @@
+"""Windows from a real Kafka: what is in them, what Kafka is told, and what ends a writer."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from itertools import islice
+from pathlib import Path
+from threading import Event
+
+import pytest
+from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka.admin import AdminClient
+from structlog.testing import capture_logs
+
+from deploy import local
+from features.kafka import client_config, ensure_topics, topic_ids
+from features.settings import KafkaSettings
+from features.topics import CLICKS, PURCHASES
+from stream.client import EventProducer
+from tests.stand.servers import local_settings
+from trainer.windows.gathering import Closed
+from trainer.windows.log import read_log
+from trainer.windows.manifest import Manifest
+from trainer.windows.settings import WindowSettings
+from trainer.windows.store import AnotherWriterError, Draft, WindowStore
+from trainer.windows.writer import WindowWriter
+
+pytestmark = pytest.mark.integration
+
+START_MS = 1_700_000_000_000 // 3_600_000 * 3_600_000
+MINUTE_MS = 60_000
+SETTINGS = WindowSettings(idle_s=0.5)
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaSettings]:
+    """A Kafka whose topics these tests may delete."""
+    settings = local_settings(tmp_path_factory.mktemp("windows"))
+    try:
+        yield local.up(settings, only=["kafka"]).kafka
+    finally:
+        local.down(settings)
+
+
+@pytest.fixture
+def kafka(broker: KafkaSettings) -> KafkaSettings:
+    """With empty topics."""
+    make_anew(broker)
+    return broker
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> WindowStore:
+    return WindowStore(str(tmp_path / "windows"))
+
+
+def make_anew(kafka: KafkaSettings) -> None:
+    admin = AdminClient(client_config(kafka))
+    if there := list(topic_ids(kafka, [CLICKS, PURCHASES])):
+        for future in admin.delete_topics(there).values():
+            future.result()
+    deadline = time.monotonic() + 20
+    while topic_ids(kafka, [CLICKS, PURCHASES]):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    ensure_topics(kafka)
+
+
+def send(kafka: KafkaSettings, *minutes: float, user: str = "ann") -> None:
+    """One click at each of these minutes, in this order; all on one partition."""
+    with EventProducer(kafka) as producer:
+        for minute in minutes:
+            time_ms = START_MS + int(minute * MINUTE_MS)
+            producer.click(user_id=user, item_id="lamp", timestamp=time_ms)
+
+
+def write(
+    kafka: KafkaSettings, store: WindowStore, windows: int, settings: WindowSettings = SETTINGS
+) -> list[Manifest]:
+    """What a writer writes before it is stopped after so many windows."""
+    with closing(WindowWriter(kafka, store, settings).run(Event())) as written:
+        return list(islice(written, windows))
+
+
+def minutes(store: WindowStore, number: int) -> list[float]:
+    rows = store.read(number).rows
+    return [(row.event.timestamp - START_MS) / MINUTE_MS for row in rows]
+
+
+def committed(kafka: KafkaSettings) -> int:
+    """Messages that Kafka thinks are in windows."""
+    consumer = Consumer(client_config(kafka) | {"group.id": SETTINGS.group})
+    places = [
+        TopicPartition(topic, partition)
+        for topic in (CLICKS, PURCHASES)
+        for partition in range(kafka.partitions)
+    ]
+    found = sum(max(0, each.offset) for each in consumer.committed(places, timeout=20))
+    consumer.close()
+    return found
+
+
+def test_windows_follow_event_time_and_a_later_writer_goes_on(
+    kafka: KafkaSettings, store: WindowStore
+) -> None:
+    send(kafka, 61, 5, 30, 62, 70)
+    [first] = write(kafka, store, 1)
+    assert minutes(store, 1) == [5, 30]
+    assert (first.reason, first.late) == ("watermark", 0)
+    # The report is of what lies before the first open event.
+    assert committed(kafka) == 0
+    send(kafka, 10, 140)
+    write(kafka, store, 2)
+    assert minutes(store, 2) == [10, 61, 62, 70]
+    assert [row.late for row in store.read(2).rows] == [True, False, False, False]
+    assert minutes(store, 3) == [140]
+    assert committed(kafka) == 7
+    log = read_log(store, store.numbers())
+    assert [(event.timestamp - START_MS) / MINUTE_MS for event in log.events] == [
+        *(5, 10, 30, 61, 62, 70, 140),
+    ]
+
+
+def test_what_is_no_event_is_passed_over_counted_and_logged_once(
+    kafka: KafkaSettings, store: WindowStore
+) -> None:
+    with EventProducer(kafka) as producer:
+        producer.send_raw(CLICKS, "ann", b'{"user_id": "ann"')
+        producer.send_raw(PURCHASES, "ann", None)
+        producer.send_raw(CLICKS, "ann", b'{"user_id": "ann", "timestamp": 1}')
+    send(kafka, 5)
+    with capture_logs() as logs:
+        [window] = write(kafka, store, 1)
+    assert (window.events, window.refused) == (1, 3)
+    refused = [each for each in logs if each["event"] == "event_refused"]
+    assert sorted((each["topic"], each["offset"]) for each in refused) == [
+        *((CLICKS, 0), (CLICKS, 1), (PURCHASES, 0)),
+    ]
+    assert all(each["reason"] and "ann" not in each["reason"] for each in refused)
+    send(kafka, 6)
+    with capture_logs() as logs:
+        [window] = write(kafka, store, 1)
+    assert (window.events, window.refused) == (1, 0)
+    assert [each["event"] for each in logs] == ["window_written"]
+
+
+def test_an_event_sent_again_is_marked_by_a_later_writer_too(
+    kafka: KafkaSettings, store: WindowStore
+) -> None:
+    known = {"user_id": "ann", "item_id": "lamp", "event_id": "e", "timestamp": START_MS}
+    for _ in range(2):
+        with EventProducer(kafka) as producer:
+            producer.click(**known)
+        write(kafka, store, 1)
+    assert [store.read(number).rows[0].repeated for number in (1, 2)] == [False, True]
+    assert len(read_log(store, [1, 2]).events) == 1
+
+
+def test_of_two_writers_the_one_that_comes_second_stops(
+    kafka: KafkaSettings, store: WindowStore
+) -> None:
+    send(kafka, 5, 140)
+    first = WindowWriter(kafka, store, SETTINGS).run(Event())
+    assert next(first).number == 1
+    [other] = write(kafka, store, 1)
+    assert other.number == 2
+    with pytest.raises(AnotherWriterError, match="written by another writer"):
+        next(first)
+    assert (minutes(store, 1), minutes(store, 2)) == ([5], [140])
+
+
+class FullAtFirst(WindowStore):
+    """The file of its first window is on a device that is full."""
+
+    def prepare(self, number: int, closed: Closed) -> Draft:
+        draft = super().prepare(number, closed)
+        aside = Path(self._files._at(draft.manifest.aside))
+        aside.parent.mkdir(parents=True)
+        aside.symlink_to("/dev/full")
+        return draft
+
+
+def test_a_full_disk_is_tried_again(kafka: KafkaSettings, tmp_path: Path) -> None:
+    store = FullAtFirst(str(tmp_path))
+    send(kafka, 5)
+    with capture_logs() as logs:
+        [window] = write(kafka, store, 1)
+    assert [each["event"] for each in logs] == ["window_not_written", "window_written"]
+    assert "No space left on device" in logs[0]["reason"]
+    assert minutes(store, window.number) == [5]
+
+
+def test_a_topic_made_anew_is_read_from_its_beginning(
+    kafka: KafkaSettings, store: WindowStore
+) -> None:
+    send(kafka, 5, 6, 7)
+    write(kafka, store, 1)
+    make_anew(kafka)
+    send(kafka, 65)
+    write(kafka, store, 1)
+    assert (minutes(store, 1), minutes(store, 2)) == ([5, 6, 7], [65])
+
+
+def headwater(
+    kafka: KafkaSettings, folder: Path, *arguments: str
+) -> tuple[list[str], dict[str, str]]:
+    variables = {
+        "HEADWATER_KAFKA__BOOTSTRAP_SERVERS": kafka.bootstrap_servers or "",
+        "HEADWATER_WINDOWS__ADDRESS": str(folder / "windows"),
+        "HEADWATER_WINDOWS__IDLE_S": "0.5",
+    }
+    return [sys.executable, "-m", "deploy.cli", "windows", *arguments], os.environ | variables
+
+
+def run(kafka: KafkaSettings, folder: Path, *arguments: str) -> str:
+    command, environment = headwater(kafka, folder, *arguments)
+    return subprocess.run(
+        command, env=environment, check=True, capture_output=True, text=True
+    ).stdout
+
+
+def test_the_commands(kafka: KafkaSettings, store: WindowStore, tmp_path: Path) -> None:
+    send(kafka, 5, 6)
+    command, environment = headwater(kafka, tmp_path, "write")
+    writer = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
+    try:
+        deadline = time.monotonic() + 60
+        while not store.numbers():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        writer.send_signal(signal.SIGTERM)
+        _, errors = writer.communicate(timeout=60)
+    finally:
+        writer.kill()
+    assert writer.returncode == 0
+    [line] = [json.loads(each) for each in errors.splitlines()]
+    assert (line["event"], line["window"], line["events"]) == ("window_written", 1, 2)
+    [listed] = json.loads(run(kafka, tmp_path, "ls", "--json"))
+    assert (listed["number"], listed["events"]) == (1, 2)
+    assert "2023-11-14 22:05 2023-11-14 22:06 idle" in run(kafka, tmp_path, "ls")
+    shown = json.loads(run(kafka, tmp_path, "show", "1", "--json", "--head", "1"))
+    assert [each["event"]["item_id"] for each in shown["rows"]] == ["lamp"]
+    assert "... 1 more: --head 2" in run(kafka, tmp_path, "show", "1", "--head", "1")

@@ -1,0 +1,201 @@
+"""Which event is in which window, and when a window closes."""
+
+from __future__ import annotations
+
+import pytest
+
+from features.topics import CLICKS, PURCHASES
+from tests.stand.windows import MINUTE_MS, NOW_MS, SETTINGS, START_MS, gathering, idled, row
+from trainer.windows.gathering import Closed, Gathering, Reason
+
+
+def take(gathered: Gathering, now_s: float = 0.0) -> list[Closed]:
+    found = []
+    while closed := gathered.close(now_s):
+        found.append(closed)
+    return found
+
+
+def minutes(closed: Closed) -> list[float]:
+    return [(each.event.timestamp - START_MS) / MINUTE_MS for each in closed.rows]
+
+
+def test_a_window_closes_when_the_watermark_passes_its_end_and_the_lateness() -> None:
+    gathered = gathering()
+    for offset, minute in enumerate([5, 59, 20, 61, 69.9]):
+        gathered.add(row(offset, minute), NOW_MS)
+    assert take(gathered) == []
+    gathered.add(row(5, 70), NOW_MS)
+    [closed] = take(gathered)
+    assert closed.reason is Reason.WATERMARK
+    assert minutes(closed) == [5, 20, 59]
+
+
+def test_each_window_that_the_watermark_passes_is_one() -> None:
+    gathered = gathering()
+    for offset, minute in enumerate([5, 65, 240]):
+        gathered.add(row(offset, minute), NOW_MS)
+    assert [minutes(each) for each in take(gathered)] == [[5], [65]]
+
+
+def test_what_is_late_is_in_the_next_window_and_marked() -> None:
+    gathered = gathering()
+    for offset, minute in enumerate([5, 130, 10, 135, 200]):
+        gathered.add(row(offset, minute), NOW_MS)
+        windows = take(gathered)
+    [closed] = windows
+    assert minutes(closed) == [10, 130, 135]
+    assert [each.late for each in closed.rows] == [True, False, False]
+
+
+def test_within_the_lateness_nothing_is_late() -> None:
+    gathered = gathering()
+    for offset, minute in enumerate([5, 69, 10, 70]):
+        gathered.add(row(offset, minute), NOW_MS)
+        windows = take(gathered)
+    assert minutes(windows[0]) == [5, 10]
+    assert not any(each.late for each in windows[0].rows)
+
+
+def test_so_many_events_close_whatever_is_open() -> None:
+    gathered = gathering(settings=SETTINGS.model_copy(update={"max_events": 3}))
+    for offset, minute in enumerate([5, 65, 10]):
+        assert not gathered.full
+        gathered.add(row(offset, minute), NOW_MS)
+    [closed] = take(gathered)
+    assert (closed.reason, minutes(closed)) == (Reason.COUNT, [5, 10, 65])
+    gathered.add(row(3, 12), NOW_MS)
+    last = idled(gathered)
+    assert last is not None
+    assert not last.rows[0].late
+
+
+def test_event_time_that_stands_still_closes_what_is_open() -> None:
+    gathered = gathering()
+    gathered.add(row(0, 5), NOW_MS)
+    assert take(gathered, 100.0) == []
+    gathered.add(row(1, 4), NOW_MS)
+    assert take(gathered, 1000.0) == []
+    gathered.reached_end((CLICKS, 0))
+    assert take(gathered, 159.0) == []
+    [closed] = take(gathered, 160.0)
+    assert (closed.reason, minutes(closed)) == (Reason.IDLE, [4, 5])
+    assert take(gathered, 1000.0) == []
+
+
+def test_catching_up_one_partition_after_the_other_makes_nothing_late() -> None:
+    sources = {(CLICKS, 0): "id", (PURCHASES, 0): "id"}
+    gathered = gathering(sources=sources)
+    for offset, minute in enumerate([5, 65, 200]):
+        gathered.add(row(offset, minute), NOW_MS)
+    gathered.reached_end((CLICKS, 0))
+    assert take(gathered) == []
+    for offset, minute in enumerate([6, 66, 201]):
+        gathered.add(row(offset, minute, topic=PURCHASES), NOW_MS)
+    windows = take(gathered)
+    assert [minutes(each) for each in windows] == [[5, 6], [65, 66]]
+    assert not any(each.late for window in windows for each in window.rows)
+
+
+def test_a_partition_at_its_end_holds_nobody_up() -> None:
+    gathered = gathering(sources={(CLICKS, 0): "id", (CLICKS, 1): "id"})
+    gathered.add(row(0, 5), NOW_MS)
+    gathered.add(row(1, 200), NOW_MS)
+    assert take(gathered) == []
+    gathered.reached_end((CLICKS, 1))
+    assert [minutes(each) for each in take(gathered)] == [[5]]
+
+
+def test_an_event_from_the_future_makes_nobody_late() -> None:
+    gathered = gathering()
+    gathered.add(row(0, 110), START_MS + 50 * MINUTE_MS)
+    assert take(gathered) == []
+    gathered.add(row(1, 51), START_MS + 51 * MINUTE_MS)
+    gathered.add(row(2, 129), NOW_MS)
+    assert [minutes(each) for each in take(gathered)] == [[51]]
+
+
+def test_a_later_writer_gathers_exactly_what_no_window_has() -> None:
+    first = gathering()
+    for offset, minute in enumerate([65, 5, 66, 6, 75]):
+        first.add(row(offset, minute), NOW_MS)
+    [closed] = take(first)
+    assert minutes(closed) == [5, 6]
+    second = gathering(closed.progress)
+    assert second.resume() == {(CLICKS, 0): 0}
+    for offset, minute in enumerate([65, 5, 66, 6, 75, 140]):
+        second.add(row(offset, minute), NOW_MS)
+    assert [minutes(each) for each in take(second)] == [[65, 66, 75]]
+
+
+def test_what_was_due_when_a_writer_died_is_not_late() -> None:
+    first = gathering()
+    for offset, minute in enumerate([5, 65, 125, 10, 200]):
+        first.add(row(offset, minute), NOW_MS)
+    closed = first.close(0)
+    assert closed is not None
+    second = gathering(closed.progress)
+    assert second.close(0) is None
+    for offset, minute in enumerate([5, 65, 125, 10, 200, 15]):
+        second.add(row(offset, minute), NOW_MS)
+    windows = take(second)
+    assert [minutes(each) for each in windows] == [[15, 65], [125]]
+    assert [each.late for each in windows[0].rows] == [True, False]
+
+
+def test_a_topic_made_anew_is_read_from_its_beginning() -> None:
+    first = gathering()
+    first.add(row(0, 5), NOW_MS)
+    first.add(row(1, 200), NOW_MS)
+    [closed] = take(first)
+    again = gathering(closed.progress, sources={(CLICKS, 0): "another id"})
+    again.add(row(0, 205), NOW_MS)
+    closed_again = idled(again)
+    assert closed_again is not None
+    assert minutes(closed_again) == [205]
+
+
+def test_a_refused_message_is_counted_once() -> None:
+    gathered = gathering()
+    assert gathered.refuse((CLICKS, 0), 0)
+    assert not gathered.refuse((CLICKS, 0), 0)
+    gathered.add(row(1, 5), NOW_MS)
+    closed = idled(gathered)
+    assert closed is not None
+    assert closed.refused == 1
+    assert closed.progress.positions[0].next == 2
+    assert closed.progress.positions[0].open == []
+
+
+@pytest.mark.parametrize("across_windows", [False, True])
+def test_an_event_sent_again_is_marked(across_windows: bool) -> None:
+    gathered = gathering()
+    gathered.add(row(0, 5, event_id="once"), NOW_MS)
+    gathered.add(row(1, 75 if across_windows else 6, event_id="other"), NOW_MS)
+    windows = take(gathered)
+    gathered.add(row(2, 5, event_id="once"), NOW_MS)
+    last = idled(gathered)
+    rows = [each for window in [*windows, last] if window for each in window.rows]
+    assert [(each.offset, each.repeated) for each in rows if each.offset != 1] == [
+        (0, False),
+        (2, True),
+    ]
+
+
+def test_the_same_id_of_another_person_or_type_is_no_repeat() -> None:
+    gathered = gathering(sources={(CLICKS, 0): "id", (PURCHASES, 0): "id"})
+    gathered.add(row(0, 5, event_id="e"), NOW_MS)
+    gathered.add(row(1, 5, event_id="e", user_id="bob"), NOW_MS)
+    gathered.add(row(0, 5, event_id="e", topic=PURCHASES), NOW_MS)
+    closed = idled(gathered)
+    assert closed is not None
+    assert not any(each.repeated for each in closed.rows)
+
+
+def test_repeats_are_forgotten_beyond_the_remembered_events() -> None:
+    gathered = gathering(settings=SETTINGS.model_copy(update={"remembered_events": 1}))
+    for offset, event_id in enumerate(["a", "b", "a"]):
+        gathered.add(row(offset, offset, event_id=event_id), NOW_MS)
+    closed = idled(gathered)
+    assert closed is not None
+    assert not any(each.repeated for each in closed.rows)

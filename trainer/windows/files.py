@@ -1,0 +1,143 @@
+"""Files that are whole or absent, on a local disk or any other file system that fsspec knows.
+
+Locally a file is written aside, synced, and linked or renamed to its name. On an object store one
+put makes an object, and it appears whole.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from uuid import uuid4
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from features.errors import DataError, SettingsError
+
+ASIDE = ".aside"
+
+
+class Files:
+    """Files below an address; paths are relative to it, with `/`.
+
+    Raises:
+        SettingsError: fsspec does not know the address, or lacks a package for it.
+    """
+
+    def __init__(self, address: str) -> None:
+        try:
+            self._fs, root = fsspec.core.url_to_fs(address)
+        except (ValueError, ImportError) as error:
+            raise SettingsError(f"windows.address: {address}: {error}") from error
+        self._root = root.rstrip("/")
+        self._local = isinstance(self._fs, LocalFileSystem)
+
+    def address(self, path: str) -> str:
+        """The whole address of a file, for messages and other programs."""
+        return str(self._fs.unstrip_protocol(self._at(path)))
+
+    def read(self, path: str) -> bytes:
+        """A file's content.
+
+        Raises:
+            FileNotFoundError: there is none.
+            DataError: it cannot be read.
+        """
+        with self._readable(path):
+            return bytes(self._fs.cat_file(self._at(path)))
+
+    def exists(self, path: str) -> bool:
+        """Whether there is such a file."""
+        self._fs.invalidate_cache()
+        return bool(self._fs.exists(self._at(path)))
+
+    def names(self, folder: str) -> list[str]:
+        """The names in a folder, none where it does not exist."""
+        self._fs.invalidate_cache()
+        with suppress(FileNotFoundError), self._readable(folder):
+            return [str(each).rsplit("/", 1)[-1] for each in self._fs.ls(self._at(folder), False)]
+        return []
+
+    def remove(self, path: str) -> None:
+        """Remove a file, if it is there."""
+        with suppress(FileNotFoundError):
+            self._fs.rm_file(self._at(path))
+
+    def put(self, path: str, content: bytes) -> None:
+        """Write a file that nobody looks for yet."""
+        self._make_folder_of(path)
+        if self._local:
+            _write_synced(Path(self._at(path)), content)
+        else:
+            self._fs.pipe_file(self._at(path), content)
+
+    def create(self, path: str, content: bytes) -> None:
+        """Write a file that must not exist; of several writers at once, one succeeds.
+
+        Raises:
+            FileExistsError: it does.
+        """
+        self._make_folder_of(path)
+        if self._local:
+            self._link(path, content)
+        else:
+            self._fs.pipe_file(self._at(path), content, mode="create")
+
+    def move(self, path: str, target: str) -> None:
+        """Give a file another name; locally at once, else as a copy that appears whole."""
+        self._make_folder_of(target)
+        if self._local:
+            Path(self._at(path)).rename(self._at(target))
+            _sync_folder(Path(self._at(target)).parent)
+        else:
+            self._fs.cp_file(self._at(path), self._at(target))
+            self.remove(path)
+
+    @contextmanager
+    def _readable(self, path: str) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise DataError(f"{self.address(path)}: cannot be read: {error}") from error
+
+    def _link(self, path: str, content: bytes) -> None:
+        """A rename would replace what is there; a link to a whole file does not."""
+        target, aside = Path(self._at(path)), f"{ASIDE}/{uuid4()}"
+        self.put(aside, content)
+        try:
+            target.hardlink_to(self._at(aside))
+        finally:
+            self.remove(aside)
+        _sync_folder(target.parent)
+
+    def _make_folder_of(self, path: str) -> None:
+        self._fs.makedirs(self._at(path).rsplit("/", 1)[0], exist_ok=True)
+
+    def _at(self, path: str) -> str:
+        return f"{self._root}/{path}"
+
+
+def _write_synced(path: Path, content: bytes) -> None:
+    try:
+        with path.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        # A full disk: leave no part that fills it.
+        path.unlink(missing_ok=True)
+        raise
+
+
+def _sync_folder(folder: Path) -> None:
+    """A new name survives a power cut only once its folder is on disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,193 @@
+"""Gathers events into windows: which event is in which, and when one closes. Pure.
+
+A ruler of event time, with windows of an hour and ten minutes of allowed lateness:
+
+    10:00            11:00            12:00            13:00
+      ├── window A ────┼── window B ────┼── window C ────┤
+                                            ▲
+                                            watermark 12:15: A was closed when it passed 11:10, B
+                                            when it passed 12:10. An event of 10:50 that comes now
+                                            is late: it is in whatever closes next, and marked.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from operator import attrgetter
+
+import msgspec
+
+from trainer.windows.offsets import Position, Settled, Source
+from trainer.windows.repeats import Repeats
+from trainer.windows.rows import Row
+from trainer.windows.settings import WindowSettings
+from trainer.windows.watermark import Watermark
+
+
+class Reason(StrEnum):
+    """Why a window was closed."""
+
+    WATERMARK = "watermark"
+    COUNT = "count"
+    IDLE = "idle"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far gathering has come: all that a later writer has to know besides the windows.
+
+    Attributes:
+        finished_ms: windows up to this event time are closed: an earlier event is late. Where the
+            watermark was is not kept: of the windows that it had passed, some may not be written.
+        positions: of every partition.
+    """
+
+    finished_ms: int = 0
+    positions: tuple[Position, ...] = ()
+
+
+@dataclass(frozen=True)
+class Closed:
+    """A window that is complete, and how far gathering has come once it is written.
+
+    Attributes:
+        rows: in event-time order.
+        refused: messages refused since the window before.
+    """
+
+    reason: Reason
+    rows: list[Row]
+    refused: int
+    progress: Progress
+
+
+class Gathering:
+    """Events that are in no window yet.
+
+    Args:
+        sources: Kafka's own id of each topic, and its partitions, as they are now.
+        settings: when a window is closed.
+        progress: that of the newest window.
+        repeats: knows the rows of the newest windows.
+        now_s: a clock that never goes back, in seconds.
+    """
+
+    def __init__(
+        self,
+        sources: Mapping[Source, str],
+        settings: WindowSettings,
+        progress: Progress,
+        repeats: Repeats,
+        now_s: float,
+    ) -> None:
+        self._settings = settings
+        self._duration_ms = 1000 * settings.duration_s
+        self._topic_ids = dict(sources)
+        known = {each.source: each for each in progress.positions}
+        self.settled = {
+            source: _settled(known.get(source), topic_id) for source, topic_id in sources.items()
+        }
+        self._watermark = Watermark(sources)
+        self._finished_ms = progress.finished_ms
+        self._repeats = repeats
+        self._slots: defaultdict[int, list[Row]] = defaultdict(list)
+        self._late: list[Row] = []
+        self._count = self._refused = 0
+        self._moved_s = now_s
+
+    def resume(self) -> dict[Source, int]:
+        """Where each partition has to be read from."""
+        return {each.source: each.resume for each in self.progress().positions}
+
+    def add(self, row: Row, arrived_ms: int) -> None:
+        """Gather an event, unless a window has it already.
+
+        Args:
+            row: the event and its place.
+            arrived_ms: the broker's time. An event from the future does not move event time
+                beyond it: a wrong clock would make everybody else late.
+        """
+        source = row.topic, row.partition
+        self._watermark.saw(source, min(row.event.timestamp, arrived_ms))
+        if self.settled[source].has(row.offset):
+            return
+        self.settled[source].read(row.offset)
+        self._count += 1
+        if row.event.timestamp < self._finished_ms:
+            self._late.append(msgspec.structs.replace(row, late=True))
+        else:
+            self._slots[self._start(row.event.timestamp)].append(row)
+
+    def refuse(self, source: Source, offset: int) -> bool:
+        """Pass over a message that is no event; False if that was done before."""
+        if self.settled[source].has(offset):
+            return False
+        self.settled[source].settle(offset)
+        self._refused += 1
+        return True
+
+    def reached_end(self, source: Source) -> None:
+        """A partition has nothing more for now."""
+        self._watermark.reached_end(source)
+
+    @property
+    def full(self) -> bool:
+        """Whether as many events are open as may be."""
+        return self._count >= self._settings.max_events
+
+    def close(self, now_s: float) -> Closed | None:
+        """The next window that is due; ask again until there is none."""
+        if self._watermark.advance():
+            self._moved_s = now_s
+        passed_ms = self._passed_ms()
+        oldest = min(self._slots, default=passed_ms)
+        if oldest < passed_ms:
+            # Not further: a writer after this one must not take what is due next for late.
+            self._finished_ms = max(self._finished_ms, oldest + self._duration_ms)
+            return self._closed(Reason.WATERMARK, [oldest])
+        self._finished_ms = max(self._finished_ms, passed_ms)
+        if self.full:
+            return self._closed(Reason.COUNT, list(self._slots))
+        if self._count and self._idle(now_s):
+            return self._closed(Reason.IDLE, list(self._slots))
+        return None
+
+    def progress(self) -> Progress:
+        """How far it has come."""
+        positions = (
+            settled.position(source, self._topic_ids[source])
+            for source, settled in self.settled.items()
+        )
+        return Progress(self._finished_ms, tuple(positions))
+
+    def _idle(self, now_s: float) -> bool:
+        """Whether event time stands still for good, not because there is more to be read."""
+        return self._watermark.at_end and now_s - self._moved_s >= self._settings.idle_s
+
+    def _closed(self, reason: Reason, starts: Iterable[int]) -> Closed:
+        rows = self._late + [row for start in starts for row in self._slots.pop(start)]
+        rows.sort(key=attrgetter("order"))
+        for row in rows:
+            self.settled[row.topic, row.partition].settle(row.offset)
+        refused, self._refused, self._late = self._refused, 0, []
+        self._count -= len(rows)
+        return Closed(reason, self._repeats.mark(rows), refused, self.progress())
+
+    def _passed_ms(self) -> int:
+        """Up to where the watermark has passed windows, and their lateness."""
+        lateness_ms = 1000 * self._settings.allowed_lateness_s
+        return self._start(max(0, self._watermark.ms - lateness_ms))
+
+    def _start(self, time_ms: int) -> int:
+        """Where the window of a time begins."""
+        return time_ms - time_ms % self._duration_ms
+
+
+def _settled(position: Position | None, topic_id: str) -> Settled:
+    """That of the newest window, unless the topic has been made anew since."""
+    if position is None or position.topic_id != topic_id:
+        return Settled()
+    return Settled.at(position)

@@ -1,0 +1,138 @@
+"""Reads clicks and purchases from given offsets on, all partitions in one process."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+
+import structlog
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from features.errors import ServerError
+from features.kafka import client_config
+from features.settings import KafkaSettings
+from trainer.windows.offsets import Position, Settled, Source
+
+BATCH = 500
+WAIT_S = 0.2
+ANSWER_S = 15.0
+log = structlog.get_logger()
+
+
+class MessageReader:
+    """A consumer that is told where to begin: it takes part in no group, and only reports to one.
+
+    Args:
+        kafka: where Kafka is.
+        group: the consumer group that offsets are reported to.
+        topics: what to read, all partitions of it.
+
+    Raises:
+        ServerError: Kafka does not answer, or a topic is missing.
+    """
+
+    def __init__(self, kafka: KafkaSettings, group: str, topics: Collection[str]) -> None:
+        self._group = group
+        self._consumer = Consumer(
+            {
+                **client_config(kafka),
+                "group.id": group,
+                "enable.auto.commit": False,
+                "auto.offset.reset": "earliest",
+                # The end of a partition is told: it then holds event time up no longer.
+                "enable.partition.eof": True,
+                "error_cb": _log_error,
+                "log_level": "0",
+            }
+        )
+        try:
+            self.sources = [source for topic in topics for source in self._partitions(topic)]
+        except BaseException:
+            self._consumer.close()
+            raise
+
+    def check(self, source: Source, settled: Settled) -> None:
+        """Compare what is settled with what Kafka has, and take out what it has no longer.
+
+        Raises:
+            ServerError: Kafka has less than was read from it: new messages would be taken for
+                settled ones.
+        """
+        first, end = self._bounds(source)
+        topic, partition = source
+        if end < settled.next:
+            raise ServerError(
+                f"Kafka: {topic}/{partition} ends at offset {end}, but windows have it up to "
+                f"{settled.next}: Kafka has lost messages: set another windows.address"
+            )
+        is_new = settled.next == 0
+        gone = settled.gone_before(first)
+        if gone and not is_new:
+            log.warning("events_gone", topic=topic, partition=partition, events=gone)
+
+    def start(self, offsets: Mapping[Source, int]) -> None:
+        """Begin to read."""
+        self._consumer.assign(
+            [TopicPartition(*source, offset) for source, offset in offsets.items()]
+        )
+
+    def read(self) -> Iterable[Message]:
+        """What has arrived, and the ends of partitions (`is_end`); nothing after a short wait.
+
+        Raises:
+            ServerError: a partition cannot be read.
+        """
+        messages = self._consumer.consume(BATCH, WAIT_S)
+        for message in messages:
+            error = message.error()
+            if error is not None and not is_end(message):
+                raise ServerError(f"Kafka: {message.topic()}: {error.str()}")
+        return messages
+
+    def report(self, positions: Iterable[Position]) -> None:
+        """Tell Kafka how far windows have come, for those who watch the lag."""
+        offsets = [TopicPartition(*each.source, each.resume) for each in positions]
+        try:
+            self._consumer.commit(offsets=offsets, asynchronous=False)
+        except KafkaException as error:
+            log.warning("offsets_not_reported", group=self._group, reason=error.args[0].str())
+
+    def close(self) -> None:
+        """End reading."""
+        self._consumer.close()
+
+    def _partitions(self, topic: str) -> list[Source]:
+        try:
+            known = self._consumer.list_topics(topic, ANSWER_S).topics[topic]
+        except KafkaException as error:
+            raise _away(error) from error
+        if known.error is not None:
+            raise ServerError(f"Kafka: {topic}: {known.error.str()}")
+        return [(topic, partition) for partition in sorted(known.partitions)]
+
+    def _bounds(self, source: Source) -> tuple[int, int]:
+        """The first offset that Kafka has, and the one after the last."""
+        try:
+            first, end = self._consumer.get_watermark_offsets(TopicPartition(*source), ANSWER_S)
+        except KafkaException as error:
+            raise _away(error) from error
+        return first, end
+
+
+def source_of(message: Message) -> Source:
+    """Where a message comes from."""
+    return message.topic() or "", message.partition() or 0
+
+
+def is_end(message: Message) -> bool:
+    """Whether it says that a partition was read to its end."""
+    error = message.error()
+    return error is not None and error.code() == KafkaError._PARTITION_EOF  # noqa: SLF001 (public)
+
+
+def _away(error: KafkaException) -> ServerError:
+    return ServerError(f"Kafka: {error.args[0].str()}: check kafka.bootstrap_servers")
+
+
+def _log_error(error: KafkaError) -> None:
+    """What librdkafka heals by itself: a broker that is away."""
+    log.warning("kafka_away", reason=error.str())

@@ -1,0 +1,109 @@
+"""A row of a window: an event, where it stood in Kafka, and what is to be known of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pyarrow as pa
+from msgspec import Struct
+
+from features.events import Click, Purchase, encode
+from features.topics import CLICKS, PURCHASES
+
+KINDS: dict[str, type[Click | Purchase]] = {CLICKS: Click, PURCHASES: Purchase}
+"""What a topic holds."""
+
+COLUMNS: Any = pa.schema(
+    [
+        pa.field("type", pa.string(), nullable=False),
+        pa.field("event_id", pa.string(), nullable=False),
+        pa.field("user_id", pa.string(), nullable=False),
+        pa.field("item_id", pa.string(), nullable=False),
+        pa.field("timestamp", pa.int64(), nullable=False),
+        pa.field("session_id", pa.string()),
+        pa.field("recommendation_id", pa.string()),
+        pa.field("position", pa.int32()),
+        pa.field("price", pa.float64()),
+        pa.field("quantity", pa.int32()),
+        pa.field("context", pa.string()),
+        pa.field("topic", pa.string(), nullable=False),
+        pa.field("partition", pa.int32(), nullable=False),
+        pa.field("offset", pa.int64(), nullable=False),
+        pa.field("late", pa.bool_(), nullable=False),
+        pa.field("repeated", pa.bool_(), nullable=False),
+    ]
+)
+_OF_AN_EVENT = (
+    "event_id",
+    "user_id",
+    "item_id",
+    "timestamp",
+    "session_id",
+    "recommendation_id",
+    "position",
+    "price",
+    "quantity",
+)
+
+
+class Row(Struct, frozen=True):
+    """One event of a window.
+
+    Attributes:
+        topic, partition, offset: where it stood in Kafka; no two rows share all three.
+        late: it came after its window was closed, and is in the next one.
+        repeated: an event of the same person, type and event_id stands before it, within
+            `windows.remembered_events`.
+    """
+
+    topic: str
+    partition: int
+    offset: int
+    event: Click | Purchase
+    late: bool = False
+    repeated: bool = False
+
+    @property
+    def order(self) -> tuple[int, str, int, int]:
+        """Event time, and within an instant the place in Kafka: the order in a window."""
+        return self.event.timestamp, self.topic, self.partition, self.offset
+
+
+def to_table(rows: list[Row]) -> Any:
+    """The rows as a pyarrow.Table of `COLUMNS`."""
+    events = [row.event for row in rows]
+    columns: dict[str, list[Any]] = {
+        "type": [type(row.event).__name__.lower() for row in rows],
+        "context": [_context_text(event) for event in events],
+    }
+    columns |= {name: [getattr(event, name) for event in events] for name in _OF_AN_EVENT}
+    for name in ("topic", "partition", "offset", "late", "repeated"):
+        columns[name] = [getattr(row, name) for row in rows]
+    return pa.table(columns, schema=COLUMNS)
+
+
+def from_table(table: Any) -> list[Row]:
+    """The rows of a pyarrow.Table of `COLUMNS`."""
+    return [
+        Row(
+            topic=row["topic"],
+            partition=row["partition"],
+            offset=row["offset"],
+            event=_event(row),
+            late=row["late"],
+            repeated=row["repeated"],
+        )
+        for row in table.to_pylist()
+    ]
+
+
+def _context_text(event: Click | Purchase) -> str | None:
+    return None if event.context is None else encode(event.context).decode()
+
+
+def _event(row: dict[str, Any]) -> Click | Purchase:
+    known = {name: row[name] for name in _OF_AN_EVENT if row[name] is not None}
+    if row["context"] is not None:
+        known["context"] = msgspec.json.decode(row["context"])
+    return KINDS[row["topic"]](**known)

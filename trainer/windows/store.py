@@ -1,0 +1,204 @@
+"""The windows at an address: each is whole, or is not.
+
+    _manifests/00000042.json                       the window exists: created only if absent
+    date=2026-11-24/window-00000042.parquet        its rows, by the date of its first event
+    .aside/window-00000042-<unique>.parquet        rows before their manifest; of no meaning without
+
+Of two writers of one number, one creates the manifest. What it names cannot be anybody else's file,
+because names aside are unique. Whatever dies in between leaves a file aside that nothing names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from uuid import uuid4
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from features.errors import HeadwaterError
+from trainer.windows.files import ASIDE, Files
+from trainer.windows.gathering import Closed
+from trainer.windows.manifest import SCHEMA, DamagedError, Manifest, seal, unseal
+from trainer.windows.rows import Row, from_table, to_table
+
+MANIFESTS = "_manifests"
+SCHEMA_KEY = b"headwater_schema"
+_MANIFEST = re.compile(r"(\d+)\.json")
+_ASIDE = re.compile(r"window-(\d+)-.*")
+
+
+class AnotherWriterError(HeadwaterError):
+    """Another process writes windows at the same address."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """A window's manifest and rows."""
+
+    manifest: Manifest
+    rows: list[Row]
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A window that is not written yet: its manifest, and its file's content."""
+
+    manifest: Manifest
+    content: bytes
+
+
+class WindowStore:
+    """The windows at an address, numbered from 1 without gaps.
+
+    Args:
+        address: a folder, or what fsspec knows. What is not a local disk has to keep a put "only
+            if absent", as S3, Google's and Azure's stores do.
+
+    Raises:
+        SettingsError: the address cannot be used.
+    """
+
+    def __init__(self, address: str) -> None:
+        self._files = Files(address)
+
+    def numbers(self) -> list[int]:
+        """The windows that there are, ascending."""
+        found = map(_MANIFEST.fullmatch, self._files.names(MANIFESTS))
+        return sorted(int(each[1]) for each in found if each)
+
+    def newest(self) -> Manifest | None:
+        """The newest window; None where there is none."""
+        numbers = self.numbers()
+        return self.manifest(numbers[-1]) if numbers else None
+
+    def manifest(self, number: int) -> Manifest:
+        """What a window is.
+
+        Raises:
+            DamagedError: it cannot be read.
+        """
+        path = _manifest_path(number)
+        try:
+            return unseal(self._files.read(path), self._files.address(path))
+        except FileNotFoundError as error:
+            raise DamagedError(
+                self._files.address(path), "no such window", "see `headwater windows ls`"
+            ) from error
+
+    def read(self, number: int) -> Window:
+        """A window with its rows.
+
+        Raises:
+            DamagedError: it cannot be read, or is not as it was written.
+        """
+        manifest = self.manifest(number)
+        address = self._files.address(manifest.file)
+        content = self._content(manifest, address)
+        if hashlib.sha256(content).hexdigest() != manifest.sha256:
+            raise DamagedError(
+                address, "is damaged: its checksum differs", "put it back from a copy"
+            )
+        return Window(manifest, from_table(pq.read_table(pa.BufferReader(content))))
+
+    def address(self, manifest: Manifest) -> str:
+        """Where a window's rows are."""
+        return self._files.address(manifest.file)
+
+    def prepare(self, number: int, closed: Closed) -> Draft:
+        """A window as it will be written, under a name that nobody else uses."""
+        content = _parquet(closed.rows)
+        return Draft(_described(number, closed, content), content)
+
+    def write(self, draft: Draft) -> None:
+        """Write the next window, whole; may be called again with the same draft after an OSError.
+
+        Raises:
+            AnotherWriterError: there is one of this number.
+            OSError: it cannot be written, now; nothing of it is to be seen.
+        """
+        # Never removed after a failure: the manifest may be there though the store did not say so.
+        self._files.put(draft.manifest.aside, draft.content)
+        self._create(draft.manifest)
+        self.place(draft.manifest)
+
+    def place(self, manifest: Manifest) -> None:
+        """Give the newest window's file its name, if a writer died before it could.
+
+        Raises:
+            DamagedError: the file is gone.
+        """
+        try:
+            self._files.move(manifest.aside, manifest.file)
+        except FileNotFoundError:
+            if not self._files.exists(manifest.file):
+                address = self._files.address(manifest.file)
+                raise DamagedError(address, "is gone", "put it back from a copy") from None
+        self._sweep(manifest.number)
+
+    def _create(self, manifest: Manifest) -> None:
+        path = _manifest_path(manifest.number)
+        try:
+            self._files.create(path, seal(manifest))
+        except FileExistsError:
+            # An object store may have done what it then failed to confirm.
+            if self.manifest(manifest.number) != manifest:
+                raise AnotherWriterError(
+                    f"{self._files.address(path)}: written by another writer: run one for an "
+                    "address; nothing is lost, the other one has gone on from the same place"
+                ) from None
+
+    def _sweep(self, number: int) -> None:
+        """Remove what dead writers left aside. A higher number may be of one that lives."""
+        for name in self._files.names(ASIDE):
+            found = _ASIDE.fullmatch(name)
+            if found and int(found[1]) <= number:
+                self._files.remove(f"{ASIDE}/{name}")
+
+    def _content(self, manifest: Manifest, address: str) -> bytes:
+        for path in (manifest.file, manifest.aside, manifest.file):
+            # Looked for twice: it may be moved in between.
+            try:
+                return self._files.read(path)
+            except FileNotFoundError:
+                continue
+        raise DamagedError(address, "is gone", "put it back from a copy")
+
+
+def _described(number: int, closed: Closed, content: bytes) -> Manifest:
+    first_ms = closed.rows[0].event.timestamp
+    date = datetime.fromtimestamp(first_ms / 1000, UTC).date()
+    name = f"window-{number:08}"
+    return Manifest(
+        number=number,
+        file=f"date={date}/{name}.parquet",
+        aside=f"{ASIDE}/{name}-{uuid4()}.parquet",
+        sha256=hashlib.sha256(content).hexdigest(),
+        size_bytes=len(content),
+        events=len(closed.rows),
+        late=sum(row.late for row in closed.rows),
+        repeated=sum(row.repeated for row in closed.rows),
+        refused=closed.refused,
+        first_ms=first_ms,
+        last_ms=closed.rows[-1].event.timestamp,
+        closed_ms=int(time.time() * 1000),
+        reason=closed.reason,
+        progress=closed.progress,
+    )
+
+
+def _parquet(rows: list[Row]) -> bytes:
+    table = to_table(rows).replace_schema_metadata({SCHEMA_KEY: str(SCHEMA).encode()})
+    sink: Any = pa.BufferOutputStream()
+    # Ours is the manifest's checksum; those of pages are for other readers.
+    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
+    return bytes(sink.getvalue().to_pybytes())
+
+
+def _manifest_path(number: int) -> str:
+    return f"{MANIFESTS}/{number:08}.json"
