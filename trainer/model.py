@@ -18,6 +18,7 @@ text and attributes, and by who else took them. The state says how much each par
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -308,6 +309,23 @@ class TemporalModel(nn.Module):
         """
         liked = (weights @ self.described[items]) * self.alike_scales
         return liked @ self.described.T
+
+    @torch.no_grad()
+    def rescale(self, scales: Mapping[str, float]) -> None:
+        """Multiply the parts of every score (`trainer.scoring.PARTS`), each by a number above 0."""
+        for layer, part in (
+            (self.state, "taste"),
+            (self.text_bias, "prior"),
+            (self.trend_weights, "trends"),
+        ):
+            if layer is not None:
+                layer.weight.mul_(scales[part])
+                layer.bias.mul_(scales[part])
+        self.item_bias.mul_(scales["prior"])
+        self.near.size.bias.add_(math.log(scales["companions"]))
+        both = torch.tensor([scales["alike"], scales["related"]])
+        sizes = self.alike.size.bias
+        sizes.add_(torch.log(both).repeat_interleave(self.architecture.heads).to(sizes))
 
 
 def _timeless(asked: Requests) -> Requests:

@@ -6,7 +6,6 @@ S shares of the people.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +23,8 @@ from trainer.model import (
 )
 
 TOP = 10
+# What a score is the sum of.
+PARTS = ("taste", "prior", "alike", "companions", "related", "trends")
 
 
 def batch_scores(
@@ -56,19 +57,36 @@ def scores_at(
         places: int64[M], where in the flattened requests [B * P] they are.
         trends: float32[M, T, N], as of each.
     """
+    found = parts_at(model, asked, places, trends, shown, identity_dropout)
+    return torch.stack(tuple(found.values())).sum(0)
+
+
+def parts_at(
+    model: TemporalModel,
+    asked: Requests,
+    places: Tensor,
+    trends: Tensor,
+    shown: Shown | None = None,
+    identity_dropout: float = 0.0,
+) -> dict[str, Tensor]:
+    """What every item's score is the sum of, float[M, N] each, of the `PARTS` that the model has.
+
+    Args: as `scores_at`.
+    """
     items = model.all_items(identity_dropout)
     reading = model.read(asked, model.biases(asked.items.shape[1], asked.newest), items.vectors)
-    scores = reading.states.flatten(0, 1)[places] @ items.vectors.T + items.bias
+    taste = reading.states.flatten(0, 1)[places] @ items.vectors.T
+    found = {"taste": taste, "prior": items.bias.expand_as(taste)}
     if model.architecture.alike:
-        alike = model.alike_scores(reading.alike, asked.items)
-        scores = scores + alike.flatten(0, 1)[places]
-    for part in _counted(model, reading, asked.items, shown or own_counts(model, asked)):
+        found["alike"] = model.alike_scores(reading.alike, asked.items).flatten(0, 1)[places]
+    counted = _counted(model, reading, asked.items, shown or own_counts(model, asked))
+    for name, part in counted.items():
         # An item that must do with its text has not been counted either.
-        scores = scores + part.flatten(0, 1)[places] * items.known
+        found[name] = part.flatten(0, 1)[places] * items.known
     if model.architecture.decay:
         weights = reading.trend_weights.flatten(0, 1)[places]
-        scores = scores + trend_scores(weights, trends, items.known)
-    return scores
+        found["trends"] = trend_scores(weights, trends, items.known)
+    return found
 
 
 def trend_scores(weights: Tensor, trends: Tensor, known: Tensor) -> Tensor:
@@ -85,13 +103,14 @@ def trend_scores(weights: Tensor, trends: Tensor, known: Tensor) -> Tensor:
 
 def _counted(
     model: TemporalModel, reading: Reading, items: Tensor, shown: Shown
-) -> Iterator[Tensor]:
+) -> dict[str, Tensor]:
     """What every item gains by what was taken with the past ones, part by part: float[B, P, N]."""
-    size = model.architecture
+    size, found = model.architecture, {}
     if size.neighbours:
-        yield reading.near @ shown.companions(items, size.items)
+        found["companions"] = reading.near @ shown.companions(items, size.items)
     if size.related:
-        yield related_scores(reading.related, items, shown.factors())
+        found["related"] = related_scores(reading.related, items, shown.factors())
+    return found
 
 
 @dataclass(frozen=True)

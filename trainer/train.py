@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from trainer.balance import balance
 from trainer.batches import Batch, Batches, Drawing
 from trainer.cooccurrence import Cooccurrence
 from trainer.devices import autocast, moved
@@ -130,8 +131,9 @@ class _Training:
             if self._done() >= 1 or epoch - best_epoch >= self.settings.patience:
                 break
         self.model.load_state_dict(kept)
-        self.model.eval()
-        return Outcome(best_epoch, best, time.monotonic() - self.started)
+        balance(self.model, self.held_out, self.settings.batch_windows)
+        score = held_out_ndcg(self.model, self.held_out, self.settings.batch_windows)
+        return Outcome(best_epoch, score, time.monotonic() - self.started)
 
     def _epoch(self, epoch: int) -> None:
         self.model.train()

@@ -1,0 +1,121 @@
+"""The parts of a score are brought into balance on held-out events; nothing else of the model moves."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from features.rows import Layout
+from features.settings import HOUR_MS
+from features.vocabulary import Vocabulary
+from trainer import balance as balancing
+from trainer.balance import PRIOR_TARGETS, balance
+from trainer.batches import Batches
+from trainer.data import Log
+from trainer.examples import examples, observed_log, replay
+from trainer.model import LOWEST, TemporalModel
+from trainer.scoring import PARTS, batch_scores, parts_at, softmax_loss
+from trainer.trends import trends
+
+SIZE = 4
+
+
+@pytest.fixture
+def held_out(small_log: Log, vocabulary: Vocabulary, layout: Layout) -> Batches:
+    return batches(small_log, vocabulary, layout, share=1.0)
+
+
+def batches(log: Log, vocabulary: Vocabulary, layout: Layout, share: float) -> Batches:
+    observed = observed_log(log.events, log.items)
+    columns = examples(list(replay(observed, layout)), vocabulary, layout)
+    trended = trends(observed, vocabulary, layout, HOUR_MS)
+    return Batches(columns, trended, np.arange(len(columns)) < share * len(columns), 8, 16)
+
+
+def loss(model: TemporalModel, held_out: Batches, scales: Tensor | None = None) -> Tensor:
+    """Summed over the targets, with the prior of the scales."""
+    scales = torch.ones(len(PARTS)).double() if scales is None else scales
+    total = PRIOR_TARGETS / 2 * ((scales - 1) ** 2).sum()
+    for batch in held_out.epoch(SIZE, np.random.default_rng(0)):
+        parts = parts_at(model, batch.asked, batch.places, batch.trends)
+        scores = sum(parts[name].double() * scales[at] for at, name in enumerate(PARTS))
+        assert isinstance(scores, Tensor)
+        closed = batch.forbidden | ~model.recommendable
+        total = total + softmax_loss(scores.masked_fill(closed, LOWEST), batch).sum()
+    return total
+
+
+def test_each_part_is_multiplied_by_its_number(model: TemporalModel, held_out: Batches) -> None:
+    batch = next(held_out.epoch(SIZE, np.random.default_rng(0)))
+    other = copy.deepcopy(model)
+    scales = {name: 0.5 + 0.3 * at for at, name in enumerate(PARTS)}
+    other.rescale(scales)
+    with torch.no_grad():
+        before = parts_at(model.eval(), batch.asked, batch.places, batch.trends)
+        after = parts_at(other.eval(), batch.asked, batch.places, batch.trends)
+    assert set(before) == set(PARTS)
+    for name in PARTS:
+        open_to = before[name] > LOWEST / 2
+        assert before[name][open_to].abs().max() > 0.01
+        expected = before[name][open_to] * scales[name]
+        torch.testing.assert_close(after[name][open_to], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_slope_is_that_of_the_loss(
+    model: TemporalModel, held_out: Batches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Some requests at a time.
+    monkeypatch.setattr(balancing, "_AT_ONCE", 3 * len(PARTS) * model.architecture.items)
+    model = model.eval()
+    scales = torch.tensor([1.2, 0.8, 0.7, 1.5, 0.9, 1.1]).double()
+
+    def of(value: Tensor) -> Tensor:
+        return loss(model, held_out, value)
+
+    with torch.no_grad():
+        found = balancing._slope(model, held_out, SIZE, scales)
+    gradient = torch.autograd.functional.jacobian(of, scales)
+    curvature = torch.autograd.functional.hessian(of, scales)
+    torch.testing.assert_close(found.gradient, gradient, rtol=1e-3, atol=1e-2)
+    torch.testing.assert_close(found.curvature, curvature, rtol=1e-3, atol=1e-2)
+
+
+def test_a_part_that_weighs_too_little_gets_its_weight_back(
+    model: TemporalModel, held_out: Batches
+) -> None:
+    balanced = copy.deepcopy(model)
+    balance(balanced, held_out, SIZE)
+    spoiled = copy.deepcopy(balanced)
+    spoiled.rescale(dict.fromkeys(PARTS, 1.0) | {"trends": 0.5, "prior": 2.0})
+    mended = copy.deepcopy(spoiled)
+    found = balance(mended, held_out, SIZE)
+    assert found["trends"] > 1
+    assert found["prior"] < 1
+    with torch.no_grad():
+        values = [loss(one.eval(), held_out) for one in (balanced, mended, spoiled)]
+    assert values[1] < values[2]
+    assert values[1] - values[0] < (values[2] - values[0]) / 2
+
+
+def test_without_held_out_events_all_stays_as_it_is(
+    model: TemporalModel, small_log: Log, vocabulary: Vocabulary, layout: Layout
+) -> None:
+    other = copy.deepcopy(model)
+    found = balance(other, batches(small_log, vocabulary, layout, share=0.0), SIZE)
+    assert found == dict.fromkeys(PARTS, 1.0)
+    for name, weight in model.state_dict().items():
+        torch.testing.assert_close(other.state_dict()[name], weight)
+
+
+def test_scores_are_the_sum_of_their_parts(model: TemporalModel, held_out: Batches) -> None:
+    batch = next(held_out.epoch(SIZE, np.random.default_rng(0)))
+    with torch.no_grad():
+        parts = parts_at(model.eval(), batch.asked, batch.places, batch.trends)
+        found = batch_scores(model, batch)
+    open_to = ~batch.forbidden
+    expected = torch.stack(list(parts.values())).sum(0)
+    torch.testing.assert_close(found[open_to], expected[open_to])
