@@ -66,7 +66,8 @@ def train_first_model(
         report: called after every step.
         reader: reads the items' text; items of the catalogue that have a text are then in the
             vocabulary before their first event.
-        held_out: events that only tell when to stop; default: the newest `validation_share`.
+        held_out: events that only tell when to stop, and what parts of a score weigh; default: the
+            newest `validation_share`.
 
     Raises:
         DataError: nothing can be learned from the log.

@@ -112,7 +112,8 @@ class TrainerSettings(Section):
     gradient_clip: Annotated[float, Field(gt=0)] = 1.0
 
     validation_share: Share = Field(
-        0.05, description="newest part of the log that only tells when to stop"
+        0.05,
+        description="newest part of the log: it tells when to stop and what parts of a score weigh",
     )
     min_item_events: Annotated[int, Field(ge=1)] = Field(
         1, description="items with fewer events are known by their text alone, or not at all"

@@ -1,4 +1,4 @@
-"""The parts of a score are brought into balance on held-out events; nothing else of the model moves."""
+"""Parts of a score are brought into balance on held-out events; nothing else of the model moves."""
 
 from __future__ import annotations
 
