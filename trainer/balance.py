@@ -19,7 +19,7 @@ from torch import Tensor
 
 from trainer.batches import Batch, Batches
 from trainer.devices import moved
-from trainer.model import TemporalModel
+from trainer.model import LOWEST, TemporalModel
 from trainer.scoring import PARTS, parts_at
 
 ITERATIONS = 4
@@ -97,7 +97,8 @@ def _of_requests(
     closed = batch.forbidden[rows] | ~model.recommendable
     parts = parts.masked_fill(closed[:, None], 0.0)
     scores = torch.einsum("kpn,p->kn", parts, scales.to(parts))
-    wrong = scores.masked_fill(closed | batch.together[rows], -torch.inf)
+    # Where nothing is left to be wrong, nothing is missed.
+    wrong = scores.masked_fill(closed | batch.together[rows], LOWEST)
     of_wrong = torch.logsumexp(wrong, 1)
     shares = torch.softmax(wrong, 1)
     mean = torch.einsum("kpn,kn->kp", parts, shares)
