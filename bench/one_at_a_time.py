@@ -32,7 +32,7 @@ from faust.types import StreamT
 
 from deploy.settings import Settings, load_settings
 from features import inputs
-from features.events import Click, EventType, Purchase, Recommendation, decode, encode
+from features.events import ACTIONS, Click, Purchase, Recommendation, decode, encode
 from features.kafka import ensure_topics
 from features.repo.definitions import item_sources
 from features.rows import (
@@ -54,10 +54,6 @@ from stream.scoring import Scorer
 from stream.trend_lists import TrendLists
 from stream.trending import TrendTable
 
-_KINDS: dict[EventType, type[Click | Purchase]] = {
-    EventType.CLICK: Click,
-    EventType.PURCHASE: Purchase,
-}
 _USER = (
     "counters",
     "category_hashes",
@@ -262,7 +258,7 @@ def make_app(settings: Settings, handler: OneAtATime) -> faust.App:
         async for each in stream.events():
             message = each.message
             topic, partition = message.topic, message.partition
-            event = decode(_KINDS[ACTION_TOPICS[topic]], message.value)
+            event = decode(ACTIONS[ACTION_TOPICS[topic]], message.value)
             source = source_hash(ids[topic], partition)
             column = f"{topic}_{partition}"
             recommendation = await handler.handle(event, column, source, message.offset)

@@ -80,6 +80,13 @@ class Purchase(Action, frozen=True, kw_only=True, omit_defaults=True):
     quantity: Annotated[int, Meta(ge=1, le=1_000_000)] = 1
 
 
+ACTIONS: dict[EventType, type[Click | Purchase]] = {
+    EventType.CLICK: Click,
+    EventType.PURCHASE: Purchase,
+}
+"""What each type of event is on its topic."""
+
+
 class Item(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """An item of the catalogue; the newest message of an item_id counts, a tombstone removes it."""
 

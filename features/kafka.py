@@ -161,4 +161,9 @@ def _answer(future: Future[Any], expected: Collection[int]) -> Any:
         reason: KafkaError = error.args[0]
         if reason.code() in expected:
             return None
-        raise ServerError(f"Kafka: {reason.str()}: check kafka.bootstrap_servers") from error
+        raise unreachable(error) from error
+
+
+def unreachable(error: KafkaException) -> ServerError:
+    """What to raise where Kafka does not answer a client."""
+    return ServerError(f"Kafka: {error.args[0].str()}: check kafka.bootstrap_servers")

@@ -34,7 +34,7 @@ from confluent_kafka import (
 
 from features.errors import ServerError
 from features.events import Click, EventError, Item, Purchase, Recommendation, decode, encode
-from features.kafka import client_config
+from features.kafka import client_config, unreachable
 from features.settings import KafkaSettings
 from features.topics import CLICKS, ITEMS, PARTITIONER, PURCHASES, RECOMMENDATIONS
 
@@ -309,9 +309,7 @@ class RecommendationConsumer:
                 partition.offset = self._consumer.get_watermark_offsets(partition, ANSWER_S)[1]
         except KafkaException as error:
             self._consumer.close()
-            raise ServerError(
-                f"Kafka: {error.args[0].str()}: check kafka.bootstrap_servers"
-            ) from error
+            raise unreachable(error) from error
         return partitions
 
 

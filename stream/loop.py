@@ -12,7 +12,7 @@ from functools import partial
 
 from faust.types import EventT
 
-from features.events import Click, EventError, EventType, Purchase, decode, encode
+from features.events import ACTIONS, EventError, decode, encode
 from features.topics import ACTION_TOPICS, RECOMMENDATIONS, Hash
 from stream import metrics
 from stream.absorption import Absorbed, Absorber, Arrived
@@ -24,11 +24,6 @@ from stream.refusing import refuse
 from stream.retrying import patiently
 from stream.routing import RolloutFollower
 from stream.trend_lists import TrendLists
-
-_KINDS: dict[EventType, type[Click | Purchase]] = {
-    EventType.CLICK: Click,
-    EventType.PURCHASE: Purchase,
-}
 
 
 @contextmanager
@@ -119,7 +114,7 @@ class FastLoop:
     def _decoded(self, event: EventT[bytes]) -> Arrived:
         message = event.message
         topic, partition = message.topic, message.partition
-        kind = _KINDS[ACTION_TOPICS[topic]]
+        kind = ACTIONS[ACTION_TOPICS[topic]]
         decoded = decode(kind, message.value, int(message.timestamp * 1000))
         source = self._sources[topic, partition]
         return Arrived(decoded, f"{topic}_{partition}", source, message.offset)

@@ -77,15 +77,10 @@ def _of_batch(model: TemporalModel, batch: Batch, scales: Tensor) -> _Slope:
     total = _Slope(torch.zeros(count).double(), torch.zeros(count, count).double())
     at_once = max(1, _AT_ONCE // (count * batch.forbidden.shape[1]))
     found = parts_at(model, batch.asked, batch.places, batch.trends)
+    nothing = torch.zeros_like(found["taste"])
     for at in range(0, len(batch.places), at_once):
         rows = torch.arange(at, min(at + at_once, len(batch.places)), device=batch.rows.device)
-        parts = torch.stack(
-            [
-                found[name][rows] if name in found else torch.zeros_like(batch.trends[rows, 0])
-                for name in PARTS
-            ],
-            1,
-        )
+        parts = torch.stack([found.get(name, nothing)[rows] for name in PARTS], 1)
         total = total + _of_requests(model, batch, rows, parts, scales)
     return total
 

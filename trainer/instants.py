@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -39,24 +39,25 @@ class Instants:
         parts = np.repeat(np.arange(len(self)), 1 + chosen)
         second = np.concatenate([[False], parts[1:] == parts[:-1]])
         first = np.concatenate([second[1:], [False]])
-        return Instants(
-            self.starts[parts],
-            np.where(second, places[parts], self.firsts[parts]),
-            np.where(first, places[parts], self.ends[parts]),
-            self.whole_firsts[parts],
-            self.whole_ends[parts],
+        twice = self._at(parts)
+        return replace(
+            twice,
+            firsts=np.where(second, places[parts], twice.firsts),
+            ends=np.where(first, places[parts], twice.ends),
         )
 
     def with_any(self, wanted: BoolArray) -> Instants:
         """Those with an event of bool[E]."""
         before = np.concatenate([[0], np.cumsum(wanted)])
-        kept = before[self.ends] > before[self.firsts]
+        return self._at(np.flatnonzero(before[self.ends] > before[self.firsts]))
+
+    def _at(self, places: IntArray) -> Instants:
         return Instants(
-            self.starts[kept],
-            self.firsts[kept],
-            self.ends[kept],
-            self.whole_firsts[kept],
-            self.whole_ends[kept],
+            self.starts[places],
+            self.firsts[places],
+            self.ends[places],
+            self.whole_firsts[places],
+            self.whole_ends[places],
         )
 
 

@@ -13,16 +13,21 @@ import msgspec
 import pyarrow as pa
 
 from features.errors import DataError
-from features.events import MAX_FUTURE_MS, Click, EventError, EventType, Item, Purchase, decode
+from features.events import (
+    ACTIONS,
+    MAX_FUTURE_MS,
+    Click,
+    EventError,
+    EventType,
+    Item,
+    Purchase,
+    decode,
+)
 from features.topics import CLICKS, ITEMS, PURCHASES
 from trainer import column_values
 from trainer.mapping import RowType
 from trainer.tables import Malformed, Table
 
-KINDS: dict[EventType, type[Click | Purchase]] = {
-    EventType.CLICK: Click,
-    EventType.PURCHASE: Purchase,
-}
 TOPIC_OF: dict[type[Any], str] = {Click: CLICKS, Purchase: PURCHASES, Item: ITEMS}
 
 Checked = TypeVar("Checked", Click, Purchase, Item)
@@ -68,7 +73,7 @@ def read_events(table: Table) -> Read:
         for kind in kinds:
             event_id = row.get("event_id") or f"{table.name}/{number}"
             suffix = "" if kind is kinds[0] else f"/{kind.name.lower()}"
-            read.add(KINDS[kind], row | {"event_id": event_id + suffix}, number)
+            read.add(ACTIONS[kind], row | {"event_id": event_id + suffix}, number)
     constant = table.mapping.constant_type
     return read.result(PURCHASES if constant is RowType.PURCHASE else CLICKS)
 

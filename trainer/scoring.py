@@ -7,6 +7,7 @@ S shares of the people.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from torch import Tensor, nn
@@ -58,7 +59,7 @@ def scores_at(
         trends: float32[M, T, N], as of each.
     """
     found = parts_at(model, asked, places, trends, shown, identity_dropout)
-    return torch.stack(tuple(found.values())).sum(0)
+    return reduce(torch.add, found.values())
 
 
 def parts_at(

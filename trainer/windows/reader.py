@@ -8,7 +8,7 @@ import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from features.errors import ServerError
-from features.kafka import client_config
+from features.kafka import client_config, unreachable
 from features.settings import KafkaSettings
 from trainer.windows.offsets import Position, Settled, Source
 
@@ -104,7 +104,7 @@ class MessageReader:
         try:
             known = self._consumer.list_topics(topic, ANSWER_S).topics[topic]
         except KafkaException as error:
-            raise _away(error) from error
+            raise unreachable(error) from error
         if known.error is not None:
             raise ServerError(f"Kafka: {topic}: {known.error.str()}")
         return [(topic, partition) for partition in sorted(known.partitions)]
@@ -114,7 +114,7 @@ class MessageReader:
         try:
             first, end = self._consumer.get_watermark_offsets(TopicPartition(*source), ANSWER_S)
         except KafkaException as error:
-            raise _away(error) from error
+            raise unreachable(error) from error
         return first, end
 
 
@@ -127,10 +127,6 @@ def is_end(message: Message) -> bool:
     """Whether it says that a partition was read to its end."""
     error = message.error()
     return error is not None and error.code() == KafkaError._PARTITION_EOF  # noqa: SLF001 (public)
-
-
-def _away(error: KafkaException) -> ServerError:
-    return ServerError(f"Kafka: {error.args[0].str()}: check kafka.bootstrap_servers")
 
 
 def _log_error(error: KafkaError) -> None:

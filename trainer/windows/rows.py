@@ -8,11 +8,8 @@ import msgspec
 import pyarrow as pa
 from msgspec import Struct
 
-from features.events import Click, Purchase, encode
-from features.topics import CLICKS, PURCHASES
-
-KINDS: dict[str, type[Click | Purchase]] = {CLICKS: Click, PURCHASES: Purchase}
-"""What a topic holds."""
+from features.events import ACTIONS, Click, Purchase, encode
+from features.topics import ACTION_TOPICS
 
 COLUMNS: Any = pa.schema(
     [
@@ -106,4 +103,4 @@ def _event(row: dict[str, Any]) -> Click | Purchase:
     known = {name: row[name] for name in _OF_AN_EVENT if row[name] is not None}
     if row["context"] is not None:
         known["context"] = msgspec.json.decode(row["context"])
-    return KINDS[row["topic"]](**known)
+    return ACTIONS[ACTION_TOPICS[row["topic"]]](**known)

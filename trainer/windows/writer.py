@@ -24,14 +24,15 @@ from tenacity import (
 )
 
 from features.errors import DataError
-from features.events import EventError, decode
+from features.events import ACTIONS, EventError, decode
 from features.kafka import ensure_topics
 from features.settings import KafkaSettings
+from features.topics import ACTION_TOPICS
 from trainer.windows.gathering import Closed, Gathering, Progress
 from trainer.windows.manifest import Manifest
 from trainer.windows.reader import MessageReader, is_end, source_of
 from trainer.windows.repeats import Repeats
-from trainer.windows.rows import KINDS, Row
+from trainer.windows.rows import Row
 from trainer.windows.settings import WindowSettings
 from trainer.windows.store import Draft, WindowStore
 
@@ -76,7 +77,7 @@ class WindowWriter:
             self._store.place(newest)
         number = newest.number if newest else 0
         topic_ids = ensure_topics(self._kafka)
-        with closing(MessageReader(self._kafka, self._settings.group, KINDS)) as reader:
+        with closing(MessageReader(self._kafka, self._settings.group, ACTION_TOPICS)) as reader:
             gathering = self._gathering(newest, reader, topic_ids)
             reader.start(gathering.resume())
             for closed in self._closed(reader, gathering, stop):
@@ -168,7 +169,7 @@ def _take(message: Message, gathering: Gathering) -> None:
     topic, partition = source
     offset, arrived_ms = message.offset() or 0, message.timestamp()[1]
     try:
-        event = decode(KINDS[topic], message.value(), arrived_ms)
+        event = decode(ACTIONS[ACTION_TOPICS[topic]], message.value(), arrived_ms)
     except EventError as error:
         if gathering.refuse(source, offset):
             log.warning(

@@ -12,7 +12,9 @@ from features.settings import DAY_MS, HOUR_MS, FeatureSettings
 from features.vocabulary import Vocabulary
 from tests.stand.models import every_part
 from trainer.data import Log
+from trainer.examples import Examples, examples, observed_log, replay
 from trainer.model import Architecture, TemporalModel
+from trainer.trends import Trends, trends
 
 START_MS = 1_700_000_000_000
 ITEMS = 130
@@ -41,6 +43,18 @@ def small_log() -> Log:
             )
     items = [Item(item_id=f"i{at}", category=[f"kind {at % 3}"]) for at in range(40)]
     return Log(events, items)
+
+
+@pytest.fixture(scope="session")
+def columns(small_log: Log, vocabulary: Vocabulary, layout: Layout) -> Examples:
+    replayed = list(replay(observed_log(small_log.events, small_log.items), layout))
+    return examples(replayed, vocabulary, layout)
+
+
+@pytest.fixture(scope="session")
+def trended(small_log: Log, vocabulary: Vocabulary, layout: Layout) -> Trends:
+    log = observed_log(small_log.events, small_log.items)
+    return trends(log, vocabulary, layout, HOUR_MS)
 
 
 @pytest.fixture(scope="session")

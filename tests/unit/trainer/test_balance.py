@@ -9,31 +9,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from features.rows import Layout
-from features.settings import HOUR_MS
-from features.vocabulary import Vocabulary
 from trainer import balance as balancing
 from trainer.balance import PRIOR_TARGETS, balance
 from trainer.batches import Batches
-from trainer.data import Log
-from trainer.examples import examples, observed_log, replay
+from trainer.examples import Examples
 from trainer.model import LOWEST, TemporalModel
 from trainer.scoring import PARTS, batch_scores, parts_at, softmax_loss
-from trainer.trends import trends
+from trainer.trends import Trends
 
 SIZE = 4
 
 
 @pytest.fixture
-def held_out(small_log: Log, vocabulary: Vocabulary, layout: Layout) -> Batches:
-    return batches(small_log, vocabulary, layout, share=1.0)
-
-
-def batches(log: Log, vocabulary: Vocabulary, layout: Layout, share: float) -> Batches:
-    observed = observed_log(log.events, log.items)
-    columns = examples(list(replay(observed, layout)), vocabulary, layout)
-    trended = trends(observed, vocabulary, layout, HOUR_MS)
-    return Batches(columns, trended, np.arange(len(columns)) < share * len(columns), 8, 16)
+def held_out(columns: Examples, trended: Trends) -> Batches:
+    return Batches(columns, trended, np.ones(len(columns), bool), 8, 16)
 
 
 def loss(model: TemporalModel, held_out: Batches, scales: Tensor | None = None) -> Tensor:
@@ -102,10 +91,11 @@ def test_a_part_that_weighs_too_little_gets_its_weight_back(
 
 
 def test_without_held_out_events_all_stays_as_it_is(
-    model: TemporalModel, small_log: Log, vocabulary: Vocabulary, layout: Layout
+    model: TemporalModel, columns: Examples, trended: Trends
 ) -> None:
     other = copy.deepcopy(model)
-    found = balance(other, batches(small_log, vocabulary, layout, share=0.0), SIZE)
+    nobody = Batches(columns, trended, np.zeros(len(columns), bool), 8, 16)
+    found = balance(other, nobody, SIZE)
     assert found == dict.fromkeys(PARTS, 1.0)
     for name, weight in model.state_dict().items():
         torch.testing.assert_close(other.state_dict()[name], weight)

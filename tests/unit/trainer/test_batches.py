@@ -23,17 +23,6 @@ HISTORY = 8
 WINDOW = 5
 
 
-@pytest.fixture
-def columns(small_log: Log, vocabulary: Vocabulary, layout: Layout) -> Examples:
-    return columns_of(small_log, vocabulary, layout)
-
-
-@pytest.fixture
-def trended(small_log: Log, vocabulary: Vocabulary, layout: Layout) -> Trends:
-    log = observed_log(small_log.events, small_log.items)
-    return trends(log, vocabulary, layout, HOUR_MS)
-
-
 def columns_of(log: Log, vocabulary: Vocabulary, layout: Layout) -> Examples:
     return examples(list(replay(observed_log(log.events, log.items), layout)), vocabulary, layout)
 

@@ -11,18 +11,16 @@ import torch
 
 from features.errors import SettingsError
 from features.rows import Layout
-from features.settings import HOUR_MS
-from features.vocabulary import Vocabulary
 from trainer.batches import Batch, Batches
 from trainer.data import Log
 from trainer.devices import autocast, device_of, moved
-from trainer.examples import examples, observed_log, replay
+from trainer.examples import Examples
 from trainer.first_model import train_first_model
 from trainer.model import LOWEST, TemporalModel
 from trainer.scoring import batch_scores, softmax_loss
 from trainer.settings import Device, Precision, TrainerSettings
 from trainer.train import Progress, Step, add_gradients, groups_of
-from trainer.trends import trends
+from trainer.trends import Trends
 
 SETTINGS = TrainerSettings(
     width=8, epochs=1, batch_windows=2, threads=1, dropout=0.0, identity_dropout=0.0
@@ -31,10 +29,7 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def batches(small_log: Log, vocabulary: Vocabulary, layout: Layout) -> Batches:
-    log = observed_log(small_log.events, small_log.items)
-    columns = examples(list(replay(log, layout)), vocabulary, layout)
-    trended = trends(log, vocabulary, layout, HOUR_MS)
+def batches(columns: Examples, trended: Trends) -> Batches:
     return Batches(columns, trended, np.ones(len(columns), bool), 8, 16)
 
 

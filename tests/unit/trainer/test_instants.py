@@ -3,19 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 
-from features.rows import Layout
-from features.vocabulary import Vocabulary
-from trainer.data import Log
-from trainer.examples import Examples, examples, observed_log, replay
+from trainer.examples import Examples
 from trainer.instants import instants_of, shuffled, things_of
-
-
-@pytest.fixture
-def columns(small_log: Log, vocabulary: Vocabulary, layout: Layout) -> Examples:
-    replayed = list(replay(observed_log(small_log.events, small_log.items), layout))
-    return examples(replayed, vocabulary, layout)
 
 
 def test_instants_cover_all_events_and_keep_a_person_s_moment_together(columns: Examples) -> None:

@@ -9,13 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from features.rows import Layout
-from features.settings import HOUR_MS
-from features.vocabulary import FIRST_ITEM, Vocabulary
+from features.vocabulary import FIRST_ITEM
 from trainer.batches import Batch, Batches
 from trainer.cooccurrence import Companions
-from trainer.data import Log
-from trainer.examples import examples, observed_log, replay
+from trainer.examples import Examples
 from trainer.model import LOWEST, Requests, TemporalModel
 from trainer.scoring import (
     Shown,
@@ -27,14 +24,11 @@ from trainer.scoring import (
     target_ranks,
     trend_scores,
 )
-from trainer.trends import trends
+from trainer.trends import Trends
 
 
 @pytest.fixture
-def batch(small_log: Log, vocabulary: Vocabulary, layout: Layout) -> Batch:
-    log = observed_log(small_log.events, small_log.items)
-    columns = examples(list(replay(log, layout)), vocabulary, layout)
-    trended = trends(log, vocabulary, layout, HOUR_MS)
+def batch(columns: Examples, trended: Trends) -> Batch:
     batches = Batches(columns, trended, np.ones(len(columns), bool), 8, 16)
     return next(batches.epoch(4, np.random.default_rng(0)))
 
