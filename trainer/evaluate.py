@@ -158,7 +158,7 @@ def _asked(
     """Args: parts: of one log; the events of the last one are asked for."""
     since_ms = parts[-1].events[0].timestamp
     events = observed_log([event for part in parts for event in part.events], parts[-1].items)
-    replayed = list(replay(events, layout))
+    replayed = replay(events, layout)
     # A request right after an earlier event needs the trends of that time.
     trended = trends(
         [one.event for one in replayed],

@@ -5,7 +5,7 @@ E events, F user features. Nothing of an event or of what follows it is in its o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -84,25 +84,49 @@ def by_person(replayed: Sequence[Example]) -> list[Example]:
     return [replayed[index] for index in order]
 
 
-def replay(log: Sequence[Observed], layout: Layout) -> Iterator[Example]:
-    """Each event that counts, with what was known before it.
+def replay(log: Iterable[Observed], layout: Layout) -> list[Example]:
+    """Each event of a log that counts, with what was known before it.
 
     Args:
         log: the events of many people in the order in which they arrive.
     """
-    known: dict[str, UserRow] = {}
-    taken: dict[str, set[int]] = {}
-    for event in log:
-        row = known.setdefault(event.user_id, rows.empty_user(layout))
-        before = _features_before(row, event, layout)
-        if not rows.absorb(row, event, layout):
-            continue
-        mine = taken.setdefault(event.user_id, set())
+    return Replayer(layout).rows(log)
+
+
+class Replayer:
+    """People as far as their events were replayed; it goes on where the last log ended.
+
+    So the training rows of a window cost no replay of those before it.
+    """
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._arrived = 0
+        self._known: dict[str, UserRow] = {}
+        self._taken: dict[str, set[int]] = {}
+
+    def rows(self, log: Iterable[Observed]) -> list[Example]:
+        """Each event that counts, with what was known before it, all earlier logs included.
+
+        Args:
+            log: what arrived next, in this order. Its offsets are numbered anew: those of several
+                logs, or of a window, do not ascend.
+        """
+        return [made for event in log if (made := self._absorbed(event))]
+
+    def _absorbed(self, event: Observed) -> Example | None:
+        event = event._replace(source=SOURCE, offset=self._arrived)
+        self._arrived += 1
+        row = self._known.setdefault(event.user_id, rows.empty_user(self._layout))
+        before = _features_before(row, event, self._layout)
+        if not rows.absorb(row, event, self._layout):
+            return None
+        mine = self._taken.setdefault(event.user_id, set())
         wanted = event.item not in mine
-        takes = wanted and event.type in layout.takes
+        takes = wanted and event.type in self._layout.takes
         if takes:
             mine.add(event.item)
-        yield Example(event, wanted, takes, *before)
+        return Example(event, wanted, takes, *before)
 
 
 def _features_before(

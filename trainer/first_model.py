@@ -77,7 +77,7 @@ def train_first_model(
     torch.set_num_threads(settings.threads)
     torch.manual_seed(settings.seed)
     reader = None if Part.TEXT in settings.without else reader
-    replayed = by_person(list(replay(observed_log(log.events, log.items), layout)))
+    replayed = by_person(replay(observed_log(log.events, log.items), layout))
     seen = seen_items(replayed, settings.min_item_events)
     if not seen:
         raise DataError(

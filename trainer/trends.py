@@ -55,7 +55,9 @@ def trends(
     times = np.fromiter((event.time_ms for event in log), np.int64, len(log))
     size = len(vocabulary) * inputs.trend_count(layout)
     starts = _snapshot_times(times[times >= since_ms], snapshot_ms, size)
-    ordered = [log[index] for index in np.argsort(times, kind="stable")]
+    # Numbered by time: what arrived late has a higher offset than what is absorbed after it.
+    order = np.argsort(times, kind="stable")
+    ordered = [log[index]._replace(offset=at) for at, index in enumerate(order)]
     ends = np.searchsorted(np.sort(times), starts, side="left")
     popularity = _Popularity(vocabulary, layout)
     values = np.empty((len(starts), inputs.trend_count(layout), len(vocabulary)), np.float16)

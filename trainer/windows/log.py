@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from operator import attrgetter
 
+from features.events import Item
+from features.rows import Layout
 from trainer.data import Log
+from trainer.examples import Example, Replayer, observed_log
 from trainer.windows.store import WindowStore
 
 
@@ -21,3 +24,26 @@ def read_log(store: WindowStore, numbers: Iterable[int]) -> Log:
     events = [row.event for row in rows if not row.repeated]
     events.sort(key=attrgetter("timestamp"))
     return Log(events, items=())
+
+
+def window_examples(
+    store: WindowStore, numbers: Collection[int], items: Sequence[Item], layout: Layout
+) -> Iterator[list[Example]]:
+    """The training rows of each of some windows, as of each event's time, ascending.
+
+    All earlier windows are replayed before. Who has done that keeps a `Replayer`, and gives it one
+    window after another.
+
+    Args:
+        items: the catalogue; people's categories are counted by it.
+
+    Raises:
+        DataError: a window is missing or damaged.
+    """
+    replayer = Replayer(layout)
+    last = max(numbers, default=0)
+    earlier = (number for number in store.numbers() if number <= last)
+    for number in sorted({*earlier, *numbers}):
+        made = replayer.rows(observed_log(read_log(store, [number]).events, items))
+        if number in numbers:
+            yield made

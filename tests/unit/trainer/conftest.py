@@ -47,7 +47,7 @@ def small_log() -> Log:
 
 @pytest.fixture(scope="session")
 def columns(small_log: Log, vocabulary: Vocabulary, layout: Layout) -> Examples:
-    replayed = list(replay(observed_log(small_log.events, small_log.items), layout))
+    replayed = replay(observed_log(small_log.events, small_log.items), layout)
     return examples(replayed, vocabulary, layout)
 
 

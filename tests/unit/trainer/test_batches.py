@@ -24,7 +24,7 @@ WINDOW = 5
 
 
 def columns_of(log: Log, vocabulary: Vocabulary, layout: Layout) -> Examples:
-    return examples(list(replay(observed_log(log.events, log.items), layout)), vocabulary, layout)
+    return examples(replay(observed_log(log.events, log.items), layout), vocabulary, layout)
 
 
 def batches(columns: Examples, trended: Trends, window: int = WINDOW) -> Batches:

@@ -16,11 +16,11 @@ from features.settings import FeatureSettings
 from features.topics import hash64
 from features.vocabulary import Vocabulary
 from trainer.data import Log
-from trainer.examples import Examples, examples, observed_log, replay
+from trainer.examples import Examples, Replayer, examples, observed_log, replay
 
 
 def columns(log: Log, vocabulary: Vocabulary, layout: Layout) -> Examples:
-    return examples(list(replay(observed_log(log.events, log.items), layout)), vocabulary, layout)
+    return examples(replay(observed_log(log.events, log.items), layout), vocabulary, layout)
 
 
 def of_person(log: Log, user_id: str) -> list[Click | Purchase]:
@@ -97,3 +97,25 @@ def test_an_item_is_wanted_until_it_is_taken(vocabulary: Vocabulary) -> None:
 def test_an_event_sent_twice_is_one_example(vocabulary: Vocabulary, layout: Layout) -> None:
     click = Click(event_id="same", user_id="u", item_id="i1", timestamp=10**12)
     assert len(columns(Log([click, click], []), vocabulary, layout)) == 1
+
+
+def test_rows_of_one_part_after_another_are_those_of_the_whole(
+    small_log: Log, layout: Layout
+) -> None:
+    whole = replay(observed_log(small_log.events, small_log.items), layout)
+    replayer = Replayer(layout)
+    parts = [
+        replayer.rows(observed_log(part.events, part.items))
+        for first in small_log.split(0.4)
+        for part in first.split(0.5)
+    ]
+    assert len(parts) == 4
+    assert all(parts)
+    assert [one for part in parts for one in part] == whole
+
+
+def test_an_event_sent_again_in_a_later_part_is_no_example(layout: Layout) -> None:
+    click = Click(event_id="same", user_id="u", item_id="i1", timestamp=10**12)
+    replayer = Replayer(layout)
+    assert len(replayer.rows(observed_log([click], []))) == 1
+    assert replayer.rows(observed_log([click], [])) == []

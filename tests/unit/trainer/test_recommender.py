@@ -98,7 +98,7 @@ def test_a_stream_s_row_scores_as_the_training_batch_before_that_event(
         for at, event in enumerate(small_log.events[:120])
     ]
     log = observed_log(spread, small_log.items)
-    columns = examples(list(replay(log, layout)), vocabulary, layout)
+    columns = examples(replay(log, layout), vocabulary, layout)
     trended = trends(log, vocabulary, layout, HOUR_MS)
     batches = Batches(columns, trended, np.ones(len(columns), bool), 8, 2)
     expected: dict[tuple[int, int], torch.Tensor] = {}

@@ -53,3 +53,14 @@ def test_snapshots_are_made_only_from_where_they_are_needed(
     part = trends(log, vocabulary, layout, HOUR_MS, since_ms)
     np.testing.assert_array_equal(part.times_ms, whole.times_ms[10:])
     np.testing.assert_array_equal(part.values, whole.values[10:])
+
+
+def test_what_arrived_late_counts_when_it_happened(
+    small_log: Log, vocabulary: Vocabulary, layout: Layout
+) -> None:
+    in_time = observed_log(small_log.events, small_log.items)
+    late = observed_log([*small_log.events[1:], small_log.events[0]], small_log.items)
+    np.testing.assert_array_equal(
+        trends(late, vocabulary, layout, HOUR_MS).values,
+        trends(in_time, vocabulary, layout, HOUR_MS).values,
+    )
