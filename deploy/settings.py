@@ -31,7 +31,7 @@ from features.settings import (
     StoreSettings,
 )
 from stream.settings import TritonSettings, WorkerSettings
-from trainer.settings import TrainerSettings
+from trainer.settings import GateSettings, TrainerSettings
 from trainer.windows.settings import WindowSettings
 
 CONFIG_VARIABLE = "HEADWATER_CONFIG"
@@ -95,6 +95,7 @@ class Settings(BaseSettings):
     worker: WorkerSettings = WorkerSettings()
     trainer: TrainerSettings = TrainerSettings()
     windows: WindowSettings = WindowSettings()
+    gate: GateSettings = GateSettings()
     local: LocalSettings = Field(default_factory=LocalSettings)
     model_repository: Folder = Field(
         default_factory=_default_model_repository, validate_default=True

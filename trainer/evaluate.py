@@ -6,7 +6,7 @@ E events, M requests, N items, T trends.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -80,17 +80,17 @@ def evaluate(
     asked = _asked(trained, [earlier, later], layout, settings, right_after)
     scorers: tuple[Scorer, Scorer] = (
         lambda batch: batch_scores(trained.model, batch),
-        lambda batch: _popularity_scores(batch, layout),
+        lambda batch: popularity_scores(batch, layout),
     )
     return Evaluation(*asked.judged(scorers))
 
 
 @dataclass(frozen=True)
-class _Tally:
+class Tally:
     """What one method made of the events so far.
 
     Attributes:
-        ranks: float64[E], of the right item; infinite where it was missed.
+        ranks: float64[E], of the right item; infinite where it was missed or not asked for.
         shown: bool[N], items that were among the best 10 of a request.
     """
 
@@ -98,14 +98,33 @@ class _Tally:
     shown: BoolArray
 
     @staticmethod
-    def empty(events: int, items: int) -> _Tally:
-        return _Tally(np.full(events, np.inf), np.zeros(items, np.bool_))
+    def empty(events: int, items: int) -> Tally:
+        """Nothing yet, of so many events and items."""
+        return Tally(np.full(events, np.inf), np.zeros(items, np.bool_))
 
     def add(self, scores: Tensor, batch: Batch) -> None:
-        """Args: scores: float[M, N]."""
+        """What a batch's scores, float[M, N], say of its targets."""
         self.ranks[batch.events.numpy()] = target_ranks(scores, batch).numpy()
         best = scores.topk(min(TOP, scores.shape[1]), dim=1)
         self.shown[best.indices[best.values > LOWEST / 2].numpy()] = True
+
+
+@torch.no_grad()
+def tallies(
+    batches: Batches, scorers: Sequence[Scorer], immediate_share: float = 0.0
+) -> list[Tally]:
+    """What each method makes of the targets; it gives every item a score for each request.
+
+    Args:
+        immediate_share: of the requests made right after the event before.
+    """
+    columns, items = batches.examples, batches.trends.values.shape[2]
+    found = [Tally.empty(len(columns), items) for _ in scorers]
+    drawing = Drawing(immediate_share)
+    for batch in batches.epoch(_BATCH, np.random.default_rng(0), drawing):
+        for tally, scorer in zip(found, scorers, strict=True):
+            tally.add(scorer(batch), batch)
+    return found
 
 
 @dataclass(frozen=True)
@@ -125,16 +144,12 @@ class _Asked:
     window: int
     immediate_share: float
 
-    @torch.no_grad()
     def judged(self, scorers: Sequence[Scorer]) -> list[Judged]:
         """How each method did, which gives every item a score for each request: float[M, N]."""
-        tallies = [_Tally.empty(len(self.columns), self.trended.values.shape[2]) for _ in scorers]
-        for batch in self._epoch():
-            for tally, scorer in zip(tallies, scorers, strict=True):
-                tally.add(scorer(batch), batch)
-        return [self._judged(tally) for tally in tallies]
+        found = tallies(self._batches(), scorers, self.immediate_share)
+        return [self._judged(tally) for tally in found]
 
-    def _judged(self, tally: _Tally) -> Judged:
+    def _judged(self, tally: Tally) -> Judged:
         ranks, people = tally.ranks[self.chosen], self.columns.starts[self.chosen]
         return Judged(
             figures(ranks),
@@ -143,9 +158,8 @@ class _Asked:
             {name: figures(ranks[group[self.chosen]]) for name, group in self.groups.items()},
         )
 
-    def _epoch(self) -> Iterator[Batch]:
-        batches = Batches(self.columns, self.trended, self.chosen, self.history, self.window)
-        return batches.epoch(_BATCH, np.random.default_rng(0), Drawing(self.immediate_share))
+    def _batches(self) -> Batches:
+        return Batches(self.columns, self.trended, self.chosen, self.history, self.window)
 
 
 def _asked(
@@ -202,7 +216,7 @@ def _instant_before(columns: Examples) -> IntArray:
     return before
 
 
-def _popularity_scores(batch: Batch, layout: Layout) -> Tensor:
+def popularity_scores(batch: Batch, layout: Layout) -> Tensor:
     """Decayed popularity, forbidden items lowest: float[M, N]."""
     half_lives = np.asarray(layout.item_half_lives[:-1])
     nearest = int(np.abs(np.log(half_lives / POPULARITY_HALF_LIFE_MS)).argmin())

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnxruntime
 import torch
+from onnxruntime.capi import onnxruntime_pybind11_state as runtime
 
 from features.errors import HeadwaterError
 from features.inputs import Tensor, model_inputs, model_outputs, user_feature_count
@@ -21,6 +24,16 @@ from trainer.recommender import Recommender
 OPSET = 17
 CHECKED_BATCHES = (1, 7, 256)
 EXAMPLE_TIME_MS = 1_700_000_000_000
+# What ONNX Runtime says of a graph that it cannot read or run.
+_RUNTIME_ERRORS = (
+    runtime.Fail,
+    runtime.InvalidArgument,
+    runtime.InvalidGraph,
+    runtime.InvalidProtobuf,
+    runtime.NoSuchFile,
+    runtime.NotImplemented,
+    runtime.RuntimeException,
+)
 
 # Axes that vary beside the batch; equal names mean equal lengths.
 LENGTHS = {
@@ -35,18 +48,26 @@ LENGTHS = {
 
 
 class ExportError(HeadwaterError):
-    """The exported graph does not answer as the trained model does."""
+    """There is no graph of the trained model, or it does not answer as the model does."""
 
 
 def export(model: TemporalModel, layout: Layout, path: Path) -> None:
     """Write the model's ONNX graph and check it.
 
     Raises:
-        ExportError: ONNX Runtime's answers differ from torch's.
+        ExportError: ONNX Runtime's answers differ from torch's, or weights are no numbers.
     """
+    if broken := not_finite(model):
+        raise ExportError(f"{path}: not exported: {broken} weights are no finite numbers")
     recommender = Recommender(model).eval()
     write_graph(recommender, layout, path)
     check(recommender, layout, path)
+
+
+def not_finite(model: TemporalModel) -> int:
+    """How many of the model's numbers are none, or infinite."""
+    numbers = model.state_dict().values()
+    return sum(int((~torch.isfinite(one)).sum()) for one in numbers)
 
 
 def write_graph(recommender: Recommender, layout: Layout, path: Path) -> None:
@@ -75,22 +96,37 @@ def check(recommender: Recommender, layout: Layout, path: Path) -> None:
     """Compare ONNX Runtime with torch at batches of several sizes.
 
     Raises:
-        ExportError: naming what differs.
+        ExportError: naming what differs, or why there is no answer.
     """
     session = open_session(path)
-    for batch in CHECKED_BATCHES:
-        feeds = sample_inputs(recommender.model.architecture.items, layout, batch)
-        expected = torch_answers(recommender, layout, feeds)
-        for difference in differences(expected, answers(session, feeds)):
-            raise ExportError(f"{path}: batch of {batch}: not as trained: {difference}")
+    with _named_in_errors(path):
+        for batch in CHECKED_BATCHES:
+            feeds = sample_inputs(recommender.model.architecture.items, layout, batch)
+            expected = torch_answers(recommender, layout, feeds)
+            for difference in differences(expected, answers(session, feeds)):
+                raise ExportError(f"{path}: batch of {batch}: not as trained: {difference}")
 
 
 def open_session(path: Path, threads: int = 1) -> onnxruntime.InferenceSession:
-    """ONNX Runtime on the CPU, as the server runs it."""
+    """ONNX Runtime on the CPU, as the server runs it.
+
+    Raises:
+        ExportError: there is no graph that it can read.
+    """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    with _named_in_errors(path):
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+@contextmanager
+def _named_in_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except _RUNTIME_ERRORS as error:
+        reason = " ".join(str(error).split())
+        raise ExportError(f"{path}: ONNX Runtime does not run it: {reason}") from error
 
 
 def answers(session: onnxruntime.InferenceSession, feeds: Arrays) -> Arrays:

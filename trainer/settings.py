@@ -1,4 +1,4 @@
-"""Settings of training: the size of the model and how it learns."""
+"""Settings of training: the size of the model, how it learns, and what stops a version."""
 
 from __future__ import annotations
 
@@ -151,3 +151,30 @@ class TrainerSettings(Section):
                 "multiple of heads"
             )
         return self
+
+
+class GateSettings(Section):
+    """What stops a version before it may leave the trainer."""
+
+    margin: Share = Field(
+        0.05, description="a version may be worse than the live one by this share of its NDCG@10"
+    )
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = Field(
+        0.9,
+        description="it is stopped where it is worse than that in so many of the draws of people",
+    )
+    min_events: Annotated[int, Field(ge=1)] = Field(
+        50, description="of fewer held-out events nothing is concluded: the version is stopped"
+    )
+    min_coverage: Share = Field(
+        0.5, description="items that it shows to anyone, at least, as a share of the live one's"
+    )
+    max_growth: Annotated[float, Field(gt=1)] = Field(
+        3.0, description="of any weight matrix beside the live version's, by root mean square"
+    )
+    max_latency_ms: Annotated[float, Field(gt=0)] = Field(
+        100.0, description="median time of its graph for a batch of 32 people on one thread"
+    )
+    max_slowdown: Annotated[float, Field(gt=0)] = Field(
+        1.5, description="the same, beside the live version's graph, in turns"
+    )

@@ -86,7 +86,7 @@ def test_a_rank_belongs_to_its_event(
     for right_after in (False, True):
         asked = _asked(trained, list(small_log.split(0.5)), layout, SETTINGS, right_after)
         events = []
-        for batch in asked._epoch():
+        for batch in asked._batches().epoch(16, np.random.default_rng(0)):
             assert batch.targets.tolist() == asked.columns.items[batch.events.numpy()].tolist()
             events += batch.events.tolist()
         assert sorted(events) == np.flatnonzero(asked.chosen).tolist()

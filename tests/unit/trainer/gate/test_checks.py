@@ -1,0 +1,122 @@
+"""The verdict, from numbers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from trainer.gate.checks import Check, Verdict, verdict
+from trainer.gate.measured import Growth, Measured, Shown
+from trainer.settings import GateSettings
+
+SETTINGS = GateSettings()
+HALF = np.tile([0.0, np.inf], 100)
+FAIR = Measured(
+    version=8,
+    live=7,
+    time_ms=1_700_000_000_000,
+    people=np.arange(200) // 4,
+    candidate=Shown(HALF, 300),
+    reference=Shown(HALF, 320),
+    catalogue=1000,
+    broken_weights=0,
+    broken_scores=0,
+    growth=Growth("items.weight", 1.1),
+    mismatch=None,
+    latency_ms=4.0,
+    live_latency_ms=3.9,
+)
+
+
+def failed(found: Verdict) -> list[str]:
+    return [check.name for check in found.checks if not check.passed]
+
+
+def named(found: Verdict, name: str) -> Check:
+    (check,) = [check for check in found.checks if check.name == name]
+    return check
+
+
+def test_a_fair_candidate_passes_with_every_check_said() -> None:
+    found = verdict(FAIR, SETTINGS)
+    assert found.passed
+    assert not found.refusals
+    assert (found.version, found.live, found.events, found.people) == (8, 7, 200, 50)
+    assert found.candidate.ndcg_at_10 == found.reference.ndcg_at_10 == 0.5
+    names = [check.name for check in found.checks]
+    assert names == ["quality", "finite", "norms", "coverage", "latency", "parity"]
+    assert all(check.reason and "\n" not in check.reason for check in found.checks)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "says"),
+    [
+        ("quality", {"candidate": Shown(np.full(200, 50.0), 300)}, "live version 7 0.5000: below"),
+        ("finite", {"broken_weights": 3}, "3 weights and 0 scores"),
+        ("finite", {"broken_scores": 9}, "0 weights and 9 scores"),
+        ("norms", {"growth": Growth("items.weight", 3.1)}, "items.weight has 3.1 times"),
+        ("norms", {"growth": Growth("items.weight", float("inf"))}, "inf times"),
+        ("coverage", {"candidate": Shown(HALF, 159)}, "15.90% of the catalogue"),
+        ("latency", {"latency_ms": 100.1, "live_latency_ms": None}, "100.10 ms a batch"),
+        ("latency", {"latency_ms": 5.9}, "5.90 ms a batch, the live version 3.90 ms"),
+        ("latency", {"latency_ms": None}, "not run"),
+        ("parity", {"mismatch": "model.onnx: not as trained"}, "model.onnx: not as trained"),
+    ],
+)
+def test_each_check_stops_what_it_is_for(name: str, changes: dict[str, Any], says: str) -> None:
+    found = verdict(replace(FAIR, **changes), SETTINGS)
+    assert not found.passed
+    assert failed(found) == [name]
+    assert says in named(found, name).reason
+    assert found.refusals == [f"{name}: {named(found, name).reason}"]
+
+
+def test_just_within_the_limits_passes() -> None:
+    edge = replace(
+        FAIR,
+        candidate=Shown(HALF, 160),
+        growth=Growth("items.weight", SETTINGS.max_growth),
+        latency_ms=SETTINGS.max_slowdown * 3.9,
+    )
+    assert verdict(edge, SETTINGS).passed
+
+
+def test_the_limits_are_those_of_the_settings() -> None:
+    lenient = GateSettings(
+        margin=0.99, min_coverage=0.01, max_growth=1e9, max_latency_ms=1e9, max_slowdown=1e9
+    )
+    ranks = HALF.copy()
+    ranks[10:] = np.inf
+    bad = replace(
+        FAIR, candidate=Shown(ranks, 4), growth=Growth("items.weight", 1e6), latency_ms=9e4
+    )
+    assert failed(verdict(bad, SETTINGS)) == ["quality", "norms", "coverage", "latency"]
+    assert verdict(bad, lenient).passed
+
+
+@pytest.mark.parametrize("events", [0, 1, SETTINGS.min_events - 1])
+def test_of_too_few_events_nothing_is_concluded(events: int) -> None:
+    few = replace(
+        FAIR,
+        people=FAIR.people[:events],
+        candidate=Shown(HALF[:events], 10),
+        reference=Shown(HALF[:events], 10),
+    )
+    found = verdict(few, SETTINGS)
+    assert failed(found) == ["quality"]
+    assert f"{events} held-out events, fewer than 50" in named(found, "quality").reason
+    assert verdict(few, GateSettings(min_events=max(1, events))).passed == (events > 0)
+
+
+def test_without_a_live_version_it_is_set_beside_popularity() -> None:
+    first = replace(FAIR, live=None, growth=None, live_latency_ms=None)
+    found = verdict(first, SETTINGS)
+    assert found.passed
+    assert "decayed popularity" in named(found, "quality").reason
+    assert "decayed popularity" in named(found, "coverage").reason
+    assert named(found, "norms").reason == "no live version to compare with"
+    worse = replace(first, candidate=Shown(np.full(200, np.inf), 300))
+    assert failed(verdict(worse, SETTINGS)) == ["quality"]

@@ -1,0 +1,49 @@
+"""The same held-out events, as versions with other vocabularies see them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from features.vocabulary import FIRST_ITEM, UNKNOWN, Vocabulary
+from trainer.examples import Examples
+from trainer.gate.held import Held, together
+from trainer.trends import Trends
+
+
+def test_each_version_sees_its_own_indices(
+    columns: Examples, trended: Trends, vocabulary: Vocabulary
+) -> None:
+    held = Held(columns, columns.wanted, trended, vocabulary)
+    names = vocabulary.item_ids[FIRST_ITEM:]
+    other = Vocabulary(["new", *reversed(names[3:])])
+    seen = held.known_to(other)
+    for mine, theirs in zip(columns.items, seen.columns.items, strict=True):
+        name = vocabulary.item_ids[mine]
+        assert other.item_ids[theirs] == (name if name in other.item_ids else "")
+    (gone,) = vocabulary.indices_of([names[0]])
+    assert (columns.items == gone).any()
+    assert (seen.columns.items[columns.items == gone] == UNKNOWN).all()
+    (before,), (after,) = vocabulary.indices_of([names[9]]), other.indices_of([names[9]])
+    np.testing.assert_array_equal(seen.trended.values[:, :, after], trended.values[:, :, before])
+    assert not seen.trended.values[:, :, [UNKNOWN, *other.indices_of(["new"])]].any()
+    np.testing.assert_array_equal(seen.asked, held.asked)
+
+
+def test_the_same_vocabulary_changes_nothing(
+    columns: Examples, trended: Trends, vocabulary: Vocabulary
+) -> None:
+    held = Held(columns, columns.wanted, trended, vocabulary)
+    assert held.known_to(vocabulary) is held
+
+
+def test_what_was_taken_before_is_not_asked_for(
+    columns: Examples, trended: Trends, vocabulary: Vocabulary
+) -> None:
+    held = Held(columns, np.ones(len(columns), np.bool_), trended, vocabulary)
+    assert 0 < held.asked.sum() < len(columns)
+
+
+def test_joined_vocabularies_keep_the_first_one_s_indices() -> None:
+    first, second = Vocabulary(["a", "b"]), Vocabulary(["b", "c"])
+    joined = together([first, second])
+    assert joined.item_ids == ["", "", "a", "b", "c"]

@@ -1,0 +1,63 @@
+"""What is kept of verdicts."""
+
+from __future__ import annotations
+
+import resource
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import pytest
+from structlog.testing import capture_logs
+
+from features.errors import DataError
+from tests.unit.trainer.gate.test_checks import FAIR, SETTINGS
+from trainer.gate.checks import Verdict, verdict
+from trainer.gate.measured import Growth
+from trainer.gate.record import encode, record
+
+PASSED = verdict(FAIR, SETTINGS)
+REFUSED = verdict(replace(FAIR, version=9, growth=Growth("items.weight", float("inf"))), SETTINGS)
+
+
+def test_the_evaluation_says_all_of_it() -> None:
+    assert msgspec.json.decode(encode(PASSED), type=Verdict) == PASSED
+    assert encode(PASSED).count(b"\n") > 20
+
+
+def test_a_number_that_is_none_is_null() -> None:
+    norms = msgspec.json.decode(encode(REFUSED), type=Verdict).checks[2]
+    assert (norms.name, norms.passed, norms.value) == ("norms", False, None)
+
+
+def test_every_verdict_is_a_line_refused_ones_too(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "verdicts.jsonl"
+    with capture_logs() as logs:
+        record(PASSED, path)
+        record(REFUSED, path)
+    lines = [msgspec.json.decode(line, type=Verdict) for line in path.read_bytes().splitlines()]
+    assert [(one.version, one.passed) for one in lines] == [(8, True), (9, False)]
+    assert [one["event"] for one in logs] == ["version_passed", "version_refused"]
+    assert logs[1]["why"] == ["norms: items.weight has inf times the live version's norm"]
+
+
+def test_a_full_disk_leaves_the_log_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "verdicts.jsonl"
+    record(PASSED, path)
+    before = path.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 20, limits[1]))
+    try:
+        with pytest.raises(DataError, match="version 9 cannot be written"):
+            record(REFUSED, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert path.read_bytes() == before
+
+
+def test_a_log_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="the verdict on version 8 cannot be written: Is a dir"):
+        record(PASSED, tmp_path)

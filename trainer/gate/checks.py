@@ -1,0 +1,127 @@
+"""The verdict on a version: a check for each way in which it can be bad. Pure."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from msgspec import Struct
+
+from trainer.figures import Figures, figures, gains
+from trainer.gate.measured import Measured
+from trainer.gate.quality import worse
+from trainer.settings import GateSettings
+
+
+class Check(Struct, frozen=True):
+    """One check; `value` and `limit` are None where there is nothing to measure or compare with."""
+
+    name: str
+    passed: bool
+    reason: str
+    value: float | None = None
+    limit: float | None = None
+
+
+class Verdict(Struct, frozen=True, kw_only=True):
+    """Whether a version may leave the trainer, and why.
+
+    Attributes:
+        live: the version that it was set beside; None: decayed popularity was.
+        time_ms: when it was measured.
+        events: held out, of so many people.
+        candidate, reference: figures on those.
+    """
+
+    version: int
+    live: int | None
+    time_ms: int
+    passed: bool
+    events: int
+    people: int
+    candidate: Figures
+    reference: Figures
+    checks: list[Check]
+
+    @property
+    def refusals(self) -> list[str]:
+        """Why it is stopped, a line a check."""
+        return [f"{check.name}: {check.reason}" for check in self.checks if not check.passed]
+
+
+def verdict(measured: Measured, settings: GateSettings) -> Verdict:
+    """What the numbers say under these limits; all checks are made, whichever fails."""
+    checks = [
+        _quality(measured, settings),
+        _finite(measured),
+        _norms(measured, settings),
+        _coverage(measured, settings),
+        _latency(measured, settings),
+        _parity(measured),
+    ]
+    return Verdict(
+        version=measured.version,
+        live=measured.live,
+        time_ms=measured.time_ms,
+        passed=all(check.passed for check in checks),
+        events=len(measured.people),
+        people=len(np.unique(measured.people)),
+        candidate=figures(measured.candidate.ranks),
+        reference=figures(measured.reference.ranks),
+        checks=checks,
+    )
+
+
+def _quality(measured: Measured, settings: GateSettings) -> Check:
+    events = len(measured.people)
+    if events < settings.min_events:
+        why = f"{events} held-out events, fewer than {settings.min_events}: nothing is concluded"
+        return Check("quality", False, why)
+    ours, theirs = gains(measured.candidate.ranks), gains(measured.reference.ranks)
+    sure = worse(ours, theirs, measured.people, settings.margin)
+    why = (
+        f"NDCG@10 {ours.mean():.4f}, {_reference(measured)} {theirs.mean():.4f}: below "
+        f"{1 - settings.margin:.0%} of that in {sure:.1%} of draws"
+    )
+    return Check("quality", sure < settings.confidence, why, sure, settings.confidence)
+
+
+def _finite(measured: Measured) -> Check:
+    weights, scores = measured.broken_weights, measured.broken_scores
+    why = f"{weights} weights and {scores} scores are no finite numbers"
+    return Check("finite", not weights + scores, why, weights + scores, 0)
+
+
+def _norms(measured: Measured, settings: GateSettings) -> Check:
+    if measured.growth is None:
+        return Check("norms", True, "no live version to compare with")
+    factor, limit = measured.growth.factor, settings.max_growth
+    why = f"{measured.growth.matrix} has {factor:.3g} times the live version's norm"
+    return Check("norms", factor <= limit, why, factor, limit)
+
+
+def _coverage(measured: Measured, settings: GateSettings) -> Check:
+    ours = measured.candidate.items / measured.catalogue
+    theirs = measured.reference.items / measured.catalogue
+    limit = settings.min_coverage * theirs
+    why = f"{ours:.2%} of the catalogue in the best 10, {_reference(measured)} {theirs:.2%}"
+    return Check("coverage", ours >= limit, why, ours, limit)
+
+
+def _latency(measured: Measured, settings: GateSettings) -> Check:
+    ours, theirs = measured.latency_ms, measured.live_latency_ms
+    slowest = math.inf if theirs is None else settings.max_slowdown * theirs
+    limit = min(settings.max_latency_ms, slowest)
+    if ours is None:
+        return Check("latency", False, "not run: see parity", None, limit)
+    beside = "" if theirs is None else f", the live version {theirs:.2f} ms"
+    return Check("latency", ours <= limit, f"{ours:.2f} ms a batch{beside}", ours, limit)
+
+
+def _parity(measured: Measured) -> Check:
+    why = measured.mismatch or "the graph answers as the model does"
+    return Check("parity", measured.mismatch is None, why)
+
+
+def _reference(measured: Measured) -> str:
+    return "decayed popularity" if measured.live is None else f"live version {measured.live}"

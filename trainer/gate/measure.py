@@ -1,0 +1,152 @@
+"""Measures a candidate beside the live version, on events that neither has learned from.
+
+B people of a batch, N items, T trends, M requests.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from features.rows import Layout
+from features.vocabulary import FIRST_ITEM
+from trainer.batches import Batch
+from trainer.evaluate import Scorer, popularity_scores, tallies
+from trainer.export import ExportError, answers, check, not_finite, open_session, sample_inputs
+from trainer.first_model import Trained
+from trainer.gate.held import Held
+from trainer.gate.measured import Growth, Measured, Shown
+from trainer.model import TemporalModel
+from trainer.recommender import Recommender
+from trainer.scoring import batch_scores
+
+# The batch whose latency is measured, and how often.
+LATENCY_BATCH = 32
+_TURNS, _WARM_UP = 15, 3
+# A matrix that began at 0 has no size to grow from: below this, growth is no matter.
+_SMALL = 0.01
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A version to judge.
+
+    Attributes:
+        graph: its ONNX graph; None where it could not be exported.
+    """
+
+    version: int
+    trained: Trained
+    graph: Path | None
+
+
+def measure(candidate: Exported, live: Exported | None, held: Held, layout: Layout) -> Measured:
+    """All that the verdict hangs on.
+
+    Raises:
+        ExportError: the live version's graph does not run.
+    """
+    model = candidate.trained.model
+    own = held.known_to(candidate.trained.vocabulary)
+    scorer = _Counting(model)
+    shown = _shown(own, scorer, layout)
+    mismatch = _mismatch(candidate, layout)
+    graphs = [one for one in (candidate, live) if one and not mismatch]
+    medians = medians_ms([_batch_of(one, layout) for one in graphs]) if graphs else []
+    return Measured(
+        version=candidate.version,
+        live=live.version if live else None,
+        time_ms=int(time.time() * 1000),
+        people=held.columns.starts[held.asked],
+        candidate=shown,
+        reference=_reference(live, held, own, layout),
+        catalogue=len(held.vocabulary) - FIRST_ITEM,
+        broken_weights=not_finite(model),
+        broken_scores=scorer.broken,
+        growth=growth(model, live.trained.model) if live else None,
+        mismatch=mismatch,
+        latency_ms=medians[0] if medians else None,
+        live_latency_ms=medians[1] if live and medians else None,
+    )
+
+
+class _Counting:
+    """Scores of a model; `broken` of those so far are no finite numbers."""
+
+    def __init__(self, model: TemporalModel) -> None:
+        self._model = model.eval()
+        self.broken = 0
+
+    def __call__(self, batch: Batch) -> Tensor:
+        scores = batch_scores(self._model, batch)
+        self.broken += int((~torch.isfinite(scores)).sum())
+        return scores
+
+
+def _reference(live: Exported | None, held: Held, own: Held, layout: Layout) -> Shown:
+    if live is None:
+        return _shown(own, partial(popularity_scores, layout=layout), layout)
+    theirs = held.known_to(live.trained.vocabulary)
+    return _shown(theirs, partial(batch_scores, live.trained.model.eval()), layout)
+
+
+def _shown(held: Held, scorer: Scorer, layout: Layout) -> Shown:
+    (found,) = tallies(held.batches(layout.settings.history_length), [scorer])
+    return Shown(found.ranks[held.asked], int(found.shown[FIRST_ITEM:].sum()))
+
+
+def growth(candidate: TemporalModel, live: TemporalModel) -> Growth:
+    """The weight matrix that grew most, by root mean square: new rows do not count as growth."""
+    before = dict(live.named_parameters())
+    found = [
+        Growth(name, (_size(weight) + _SMALL) / (_size(before[name]) + _SMALL))
+        for name, weight in candidate.named_parameters()
+        if weight.dim() > 1 and name in before
+    ]
+    return max(found, key=lambda one: one.factor)
+
+
+def _size(weight: Tensor) -> float:
+    """Root mean square, infinite where something in it is no number."""
+    size = weight.detach().double().square().mean().sqrt()
+    return float(size.nan_to_num(nan=torch.inf))
+
+
+def _mismatch(candidate: Exported, layout: Layout) -> str | None:
+    """How the graph differs from the model, in a line."""
+    if candidate.graph is None:
+        return "there is no graph: it could not be exported"
+    if not_finite(candidate.trained.model):
+        return "not compared: weights are no finite numbers"
+    try:
+        check(Recommender(candidate.trained.model), layout, candidate.graph)
+    except ExportError as error:
+        return str(error)
+    return None
+
+
+def medians_ms(runs: Sequence[Callable[[], object]]) -> list[float]:
+    """The median wall time of each, run in turns, so that a busy moment meets all alike."""
+    turns = [[_ms(run) for run in runs] for _ in range(_WARM_UP + _TURNS)]
+    return [float(median) for median in np.median(turns[_WARM_UP:], axis=0)]
+
+
+def _ms(run: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    run()
+    return 1000 * (time.perf_counter() - started)
+
+
+def _batch_of(version: Exported, layout: Layout) -> Callable[[], object]:
+    """Runs a version's graph on one thread, for a batch of people."""
+    assert version.graph
+    items = version.trained.model.architecture.items
+    session, feeds = open_session(version.graph), sample_inputs(items, layout, LATENCY_BATCH)
+    return lambda: answers(session, feeds)

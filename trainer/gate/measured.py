@@ -1,0 +1,58 @@
+"""What is measured of a version before it may leave the trainer: plain numbers. M events."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from features.inputs import IntArray
+from trainer.figures import Floats
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What one method made of the held-out events.
+
+    Attributes:
+        ranks: float64[M], of the right items; infinite for a missed one.
+        items: how many different items were among the best 10 of a request.
+    """
+
+    ranks: Floats
+    items: int
+
+
+@dataclass(frozen=True)
+class Growth:
+    """The weight matrix that grew most beside the live version's, and by which factor."""
+
+    matrix: str
+    factor: float
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A candidate beside the live version, or beside decayed popularity where none is live.
+
+    Attributes:
+        live: the number of the live version, None where there is none.
+        people: int64[M], whose each held-out event is, in any numbering.
+        catalogue: how many items there are.
+        growth: None without a live version.
+        mismatch: how the graph differs from the model; None where it does not.
+        latency_ms: of the graph for a batch; None where it differs, and was not run.
+        live_latency_ms: in turns with that; None also without a live version.
+    """
+
+    version: int
+    live: int | None
+    time_ms: int
+    people: IntArray
+    candidate: Shown
+    reference: Shown
+    catalogue: int
+    broken_weights: int
+    broken_scores: int
+    growth: Growth | None
+    mismatch: str | None
+    latency_ms: float | None
+    live_latency_ms: float | None

@@ -1,0 +1,36 @@
+"""Whether a version is worse than another on the same events. M events."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from features.inputs import IntArray
+from trainer.figures import Floats
+
+_DRAWS = 1000
+_SEED = 0
+
+
+def worse(candidate: Floats, reference: Floats, people: IntArray, margin: float) -> float:
+    """How sure it is that the candidate is worse by more than a margin: a share of draws.
+
+    People are drawn with all their events, as often as there are people: a paired bootstrap (P.
+    Koehn, "Statistical Significance Tests for Machine Translation Evaluation", 2004).
+
+    Args:
+        candidate, reference: float64[M], the gain of each event.
+        people: int64[M], whose each is.
+        margin: a share of the reference's mean gain.
+
+    >>> ours, theirs = np.array([0.0, 0.5, 0.5, 0.5]), np.array([0.5, 0.5, 0.5, 0.5])
+    >>> worse(ours, theirs, np.arange(4), margin=0.0) > 0.6
+    True
+    >>> worse(theirs, ours, np.arange(4), margin=0.0)
+    0.0
+    """
+    if not len(people):
+        return 0.0
+    _, who = np.unique(people, return_inverse=True)
+    ahead = np.bincount(who, candidate - (1 - margin) * reference)
+    draws = np.random.default_rng(_SEED).integers(0, len(ahead), (_DRAWS, len(ahead)))
+    return float((ahead[draws].sum(1) < 0).mean())
