@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from features.inputs import IntArray
 from trainer.scoring import TOP, ndcg
 
 DEEP = 50
@@ -57,8 +58,21 @@ def interval(values: Floats, people: Any) -> list[float]:
         values: float[M].
         people: [M], whose each is, in any numbering.
     """
-    _, who = np.unique(people, return_inverse=True)
+    who, draws = drawn_people(people)
     sums, counts = np.bincount(who, values), np.bincount(who)
-    draws = np.random.default_rng(_SEED).integers(0, len(sums), (_SAMPLES, len(sums)))
     means = sums[draws].sum(1) / counts[draws].sum(1)
     return [float(edge) for edge in np.percentile(means, (2.5, 97.5))]
+
+
+def drawn_people(people: Any) -> tuple[IntArray, IntArray]:
+    """People drawn as often as there are people, the same draws every time.
+
+    Args:
+        people: [M], whose each event is, in any numbering; at least one.
+
+    Returns:
+        int64[M], the same numbered from 0; int64[draws, number of people].
+    """
+    _, who = np.unique(people, return_inverse=True)
+    count = int(who.max()) + 1
+    return who, np.random.default_rng(_SEED).integers(0, count, (_SAMPLES, count))

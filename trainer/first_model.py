@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from operator import attrgetter
 
 import numpy as np
 import torch
@@ -206,9 +205,7 @@ def _prepared(
 ) -> _Prepared:
     """Args: seen: items of the vocabulary from this place on have too few events to be learned."""
     counted = [one.event for one in replayed]
-    # In the order of the log: an item's row skips what it takes for absorbed.
-    arrived = sorted(counted, key=attrgetter("offset"))
-    trended = trends(arrived, vocabulary, layout, settings.trend_snapshot_ms)
+    trended = trends(counted, vocabulary, layout, settings.trend_snapshot_ms)
     columns = examples(replayed, vocabulary, layout)
     held = np.fromiter(map(held_out or _newest(counted, settings), counted), np.bool_, len(counted))
     if held.all():

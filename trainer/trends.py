@@ -49,13 +49,13 @@ def trends(
     Where they would take more than `MAX_BYTES` the stretches become longer.
 
     Args:
-        log: the events that counted.
+        log: the events that counted, in any order.
         since_ms: no snapshot is needed for what happened before.
     """
     times = np.fromiter((event.time_ms for event in log), np.int64, len(log))
     size = len(vocabulary) * inputs.trend_count(layout)
     starts = _snapshot_times(times[times >= since_ms], snapshot_ms, size)
-    # Numbered by time: what arrived late has a higher offset than what is absorbed after it.
+    # Numbered by time: an item's row skips what it takes for absorbed.
     order = np.argsort(times, kind="stable")
     ordered = [log[index]._replace(offset=at) for at, index in enumerate(order)]
     ends = np.searchsorted(np.sort(times), starts, side="left")

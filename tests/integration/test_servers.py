@@ -7,8 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -27,6 +25,7 @@ from deploy.local.state import StateFolder
 from deploy.settings import Settings
 from features.errors import ServerError
 from features.kafka import client_config
+from tests.stand.waiting import wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -42,13 +41,6 @@ def store_of(settings: Settings) -> redis.Redis:
 
 def is_on_disk(client: redis.Redis) -> bool:
     return bool(client.waitaof(1, 0, 5000) == [1, 0])
-
-
-def wait_until(true: Callable[[], bool], timeout_s: float = 10) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not true():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)
 
 
 def test_all_servers_are_healthy_and_ours(servers: Settings) -> None:

@@ -13,11 +13,11 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
 from tritonclient.grpc import InferenceServerClient, InferInput, InferRequestedOutput
 from tritonclient.utils import InferenceServerException
 
 from deploy.settings import Settings
+from tests.stand.waiting import wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -121,14 +121,8 @@ def batches(client: InferenceServerClient) -> int:
 
 def batches_after(client: InferenceServerClient, before: int) -> int:
     """The same once it ran again: Triton counts a run a moment after it has answered."""
-    retrying = Retrying(
-        retry=retry_if_result(lambda found: found == before),
-        wait=wait_fixed(0.05),
-        stop=stop_after_delay(10),
-        retry_error_callback=lambda _: before,
-    )
-    found: int = retrying(batches, client)
-    return found
+    wait_until(lambda: batches(client) > before)
+    return batches(client)
 
 
 def test_requests_of_a_batch_keep_their_own_rows(client: InferenceServerClient) -> None:

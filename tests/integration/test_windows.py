@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import closing
 from itertools import islice
@@ -25,6 +24,7 @@ from features.settings import KafkaSettings
 from features.topics import CLICKS, PURCHASES
 from stream.client import EventProducer
 from tests.stand.servers import local_settings
+from tests.stand.waiting import wait_until
 from trainer.windows.gathering import Closed
 from trainer.windows.log import read_log
 from trainer.windows.manifest import Manifest
@@ -66,10 +66,7 @@ def make_anew(kafka: KafkaSettings) -> None:
     if there := list(topic_ids(kafka, [CLICKS, PURCHASES])):
         for future in admin.delete_topics(there).values():
             future.result()
-    deadline = time.monotonic() + 20
-    while topic_ids(kafka, [CLICKS, PURCHASES]):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until(lambda: not topic_ids(kafka, [CLICKS, PURCHASES]), 20)
     ensure_topics(kafka)
 
 
@@ -231,10 +228,7 @@ def test_the_commands(kafka: KafkaSettings, store: WindowStore, tmp_path: Path) 
     command, environment = headwater(kafka, tmp_path, "write")
     writer = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
     try:
-        deadline = time.monotonic() + 60
-        while not store.numbers():
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_until(lambda: bool(store.numbers()), 60)
         writer.send_signal(signal.SIGTERM)
         _, errors = writer.communicate(timeout=60)
     finally:

@@ -36,19 +36,19 @@ def slices(
         worth: the candidate's true NDCG@10 as a share of the live version's.
     """
     random = np.random.default_rng(seed)
-    places = 1 / np.log2(np.arange(10) + 2)
     for _ in range(count):
         busy = random.pareto(1.5, world.people) + 0.2
         whose = random.choice(world.people, world.events, p=busy / busy.sum())
         easy = random.gamma(2.0, 0.5, world.people)[whose]
-        live = (random.random(world.events) < easy * world.hit_rate) * random.choice(
-            places, world.events
-        )
-        other = (random.random(world.events) < easy * world.hit_rate) * random.choice(
-            places, world.events
-        )
+        live, other = (_gains(easy * world.hit_rate, random) for _ in range(2))
         mine = np.where(random.random(world.events) < world.alike, live, other)
         yield mine * _kept(worth, world.events, random), live, whose
+
+
+def _gains(hit_rates: Floats, random: np.random.Generator) -> Floats:
+    """Of events with these chances of a hit, each place of the ten being as likely."""
+    hits = random.random(len(hit_rates)) < hit_rates
+    return hits * random.choice(1 / np.log2(np.arange(10) + 2), len(hit_rates))
 
 
 def _kept(worth: float, events: int, random: np.random.Generator) -> Floats:

@@ -57,7 +57,8 @@ def measure(candidate: Exported, live: Exported | None, held: Held, layout: Layo
     own = held.known_to(candidate.trained.vocabulary)
     scorer = _Counting(model)
     shown = _shown(own, scorer, layout)
-    mismatch = _mismatch(candidate, layout)
+    broken_weights = not_finite(model)
+    mismatch = _mismatch(candidate, broken_weights, layout)
     graphs = [one for one in (candidate, live) if one and not mismatch]
     medians = medians_ms([_batch_of(one, layout) for one in graphs]) if graphs else []
     return Measured(
@@ -68,7 +69,7 @@ def measure(candidate: Exported, live: Exported | None, held: Held, layout: Layo
         candidate=shown,
         reference=_reference(live, held, own, layout),
         catalogue=len(held.vocabulary) - FIRST_ITEM,
-        broken_weights=not_finite(model),
+        broken_weights=broken_weights,
         broken_scores=scorer.broken,
         growth=growth(model, live.trained.model) if live else None,
         mismatch=mismatch,
@@ -119,11 +120,11 @@ def _size(weight: Tensor) -> float:
     return float(size.nan_to_num(nan=torch.inf))
 
 
-def _mismatch(candidate: Exported, layout: Layout) -> str | None:
+def _mismatch(candidate: Exported, broken_weights: int, layout: Layout) -> str | None:
     """How the graph differs from the model, in a line."""
     if candidate.graph is None:
         return "there is no graph: it could not be exported"
-    if not_finite(candidate.trained.model):
+    if broken_weights:
         return "not compared: weights are no finite numbers"
     try:
         check(Recommender(candidate.trained.model), layout, candidate.graph)

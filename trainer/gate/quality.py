@@ -5,10 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from features.inputs import IntArray
-from trainer.figures import Floats
-
-_DRAWS = 1000
-_SEED = 0
+from trainer.figures import Floats, drawn_people
 
 
 def worse(candidate: Floats, reference: Floats, people: IntArray, margin: float) -> float:
@@ -30,7 +27,6 @@ def worse(candidate: Floats, reference: Floats, people: IntArray, margin: float)
     """
     if not len(people):
         return 0.0
-    _, who = np.unique(people, return_inverse=True)
+    who, draws = drawn_people(people)
     ahead = np.bincount(who, candidate - (1 - margin) * reference)
-    draws = np.random.default_rng(_SEED).integers(0, len(ahead), (_DRAWS, len(ahead)))
     return float((ahead[draws].sum(1) < 0).mean())

@@ -10,9 +10,10 @@ from features.events import Click, Item, Purchase
 from features.rows import Layout
 from features.settings import DAY_MS, HOUR_MS, FeatureSettings
 from features.vocabulary import Vocabulary
+from tests.stand.columns import columns_of
 from tests.stand.models import every_part
 from trainer.data import Log
-from trainer.examples import Examples, examples, observed_log, replay
+from trainer.examples import Examples, observed_log
 from trainer.model import Architecture, TemporalModel
 from trainer.trends import Trends, trends
 
@@ -47,8 +48,7 @@ def small_log() -> Log:
 
 @pytest.fixture(scope="session")
 def columns(small_log: Log, vocabulary: Vocabulary, layout: Layout) -> Examples:
-    replayed = replay(observed_log(small_log.events, small_log.items), layout)
-    return examples(replayed, vocabulary, layout)
+    return columns_of(small_log, vocabulary, layout)
 
 
 @pytest.fixture(scope="session")

@@ -14,17 +14,14 @@ from features.inputs import IntArray
 from features.rows import Layout
 from features.settings import HOUR_MS, FeatureSettings
 from features.vocabulary import FIRST_ITEM, PADDING, UNKNOWN, Vocabulary
+from tests.stand.columns import columns_of
 from trainer.batches import Batch, Batches, Drawing
 from trainer.data import Log
-from trainer.examples import Examples, examples, observed_log, replay
+from trainer.examples import Examples, observed_log
 from trainer.trends import Trends, trends
 
 HISTORY = 8
 WINDOW = 5
-
-
-def columns_of(log: Log, vocabulary: Vocabulary, layout: Layout) -> Examples:
-    return examples(replay(observed_log(log.events, log.items), layout), vocabulary, layout)
 
 
 def batches(columns: Examples, trended: Trends, window: int = WINDOW) -> Batches:

@@ -15,12 +15,9 @@ from features.rows import Layout
 from features.settings import FeatureSettings
 from features.topics import hash64
 from features.vocabulary import Vocabulary
+from tests.stand.columns import columns_of
 from trainer.data import Log
-from trainer.examples import Examples, Replayer, examples, observed_log, replay
-
-
-def columns(log: Log, vocabulary: Vocabulary, layout: Layout) -> Examples:
-    return examples(replay(observed_log(log.events, log.items), layout), vocabulary, layout)
+from trainer.examples import Examples, Replayer, observed_log, replay
 
 
 def of_person(log: Log, user_id: str) -> list[Click | Purchase]:
@@ -30,7 +27,7 @@ def of_person(log: Log, user_id: str) -> list[Click | Purchase]:
 def test_a_row_equals_the_stream_s_row_built_from_the_events_before(
     small_log: Log, vocabulary: Vocabulary, layout: Layout
 ) -> None:
-    found = columns(small_log, vocabulary, layout)
+    found = columns_of(small_log, vocabulary, layout)
     kinds = {item.item_id: item.category for item in small_log.items}
     people = list(dict.fromkeys(event.user_id for event in small_log.events))
     at = 0
@@ -51,7 +48,7 @@ def test_a_row_equals_the_stream_s_row_built_from_the_events_before(
 def test_a_person_s_events_stand_together_in_their_order(
     small_log: Log, vocabulary: Vocabulary, layout: Layout
 ) -> None:
-    found = columns(small_log, vocabulary, layout)
+    found = columns_of(small_log, vocabulary, layout)
     by_person = defaultdict(list)
     for event in small_log.events:
         by_person[event.user_id].append(event)
@@ -66,13 +63,13 @@ def test_a_person_s_events_stand_together_in_their_order(
 def test_what_comes_later_changes_no_earlier_row(
     small_log: Log, vocabulary: Vocabulary, layout: Layout
 ) -> None:
-    before = columns(small_log, vocabulary, layout)
+    before = columns_of(small_log, vocabulary, layout)
     cut_ms = small_log.events[200].timestamp
     later = [
         replace(event, item_id="i3") if event.timestamp >= cut_ms else event
         for event in small_log.events
     ]
-    after = columns(dataclasses.replace(small_log, events=later), vocabulary, layout)
+    after = columns_of(dataclasses.replace(small_log, events=later), vocabulary, layout)
     same = before.times_ms < cut_ms
     assert 100 < same.sum() < len(before)
     for column in dataclasses.fields(Examples):
@@ -89,14 +86,14 @@ def test_an_item_is_wanted_until_it_is_taken(vocabulary: Vocabulary) -> None:
             [(Click, "i1"), (Click, "i1"), (Purchase, "i1"), (Click, "i1"), (Click, "i2")]
         )
     ]
-    found = columns(Log(events, []), vocabulary, bought)
+    found = columns_of(Log(events, []), vocabulary, bought)
     assert found.wanted.tolist() == [True, True, True, False, True]
     assert found.takes.tolist() == [False, False, True, False, False]
 
 
 def test_an_event_sent_twice_is_one_example(vocabulary: Vocabulary, layout: Layout) -> None:
     click = Click(event_id="same", user_id="u", item_id="i1", timestamp=10**12)
-    assert len(columns(Log([click, click], []), vocabulary, layout)) == 1
+    assert len(columns_of(Log([click, click], []), vocabulary, layout)) == 1
 
 
 def test_rows_of_one_part_after_another_are_those_of_the_whole(

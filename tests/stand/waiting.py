@@ -1,0 +1,14 @@
+"""Waiting for what a server does in its own time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+
+def wait_until(true: Callable[[], bool], timeout_s: float = 10) -> None:
+    """Look again and again until it is true; fails where it is not in time."""
+    deadline = time.monotonic() + timeout_s
+    while not true():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
