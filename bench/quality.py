@@ -17,7 +17,7 @@ from rich.console import Console
 from bench.peer_runs import Budget, Peer
 from bench.quality_chart import draw
 from bench.quality_run import Ablations, start
-from bench.quality_tables import OURS, Rows, difference_table, summary, table
+from bench.quality_tables import LARGE, MEMBERS, OURS, Rows, difference_table, summary, table
 from bench.questions import Protocol, Ties, rules
 from bench.report import run_benchmark, write_report
 from deploy.commands.data_options import Data, Map, Type
@@ -28,9 +28,9 @@ from trainer.settings import Part, TrainerSettings
 
 WIDTH = 150
 QUICK_EVENTS = 8_000
+SIZES: Ablations = {OURS: {}, LARGE: {"members": MEMBERS}}
 # Without one part of the model each.
 ABLATIONS: Ablations = {
-    OURS: {},
     **{f"{OURS} without {part}": {"without": frozenset({part})} for part in Part},
     f"{OURS}, plain": {"without": frozenset(Part) - {Part.IDENTITY}},
 }
@@ -66,6 +66,7 @@ def main(
     ] = None,
     peers: Annotated[bool, typer.Option(help="tune peers of RecTools: hours")] = True,
     seeds: Annotated[int, typer.Option(help="of our model; figures are their mean", min=1)] = 3,
+    ablations: Annotated[bool, typer.Option(help="ours without one part each, too")] = True,
     max_epochs: Annotated[int, typer.Option(help="of a peer", min=1)] = Budget().max_epochs,
     work: Annotated[
         Path | None, typer.Option(help="keep the peers' runs here, and take up finished ones")
@@ -81,17 +82,19 @@ def main(
         log, settings = log.head(QUICK_EVENTS), settings.model_copy(update={"epochs": 1})
     chosen = (peer or list(Peer)) if peers else []
     budget, rule = Budget(max_epochs=max_epochs, repeats=repeats), rules(ties, repeats)
+    models = {**SIZES, **(ABLATIONS if ablations else {})}
     rows: dict[str, Rows] = {}
     with folder_for(work) as kept:
         for each in protocol or list(Protocol):
             run = start(log, each, ties, repeats, console)
             theirs = run.counting() | run.peers(chosen, budget, kept)
-            rows[each.value] = theirs | run.ours(seeds, settings, ABLATIONS)
+            rows[each.value] = theirs | run.ours(seeds, settings, models)
             show(printer, f"{each}, {len(run.test.targets()[0])} targets; {rule}", rows[each.value])
     found = summary(rule, rows, len(chosen)) | {"seeds": seeds}
     for name, ratio in found["ratio_to_best_peer"].items():
         back = found["ratio_on_return_visits"].get(name, float("nan"))
-        line = f"{name}: NDCG@10 {ratio:.2f} times the best peer's, on return visits {back:.2f}"
+        size = found["size"][name]
+        line = f"{name}, {size}: NDCG@10 {ratio:.3f} times the best peer's, returns {back:.2f}"
         printer.print(line, highlight=False)
     if report:
         write_report(report, "quality", found)

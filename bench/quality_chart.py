@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from bench.quality_figures import Row
-from bench.quality_tables import OURS, Rows
+from bench.quality_tables import LARGE, OURS, Rows
 
 # Colours that people with any colour vision tell apart: M. Okabe, K. Ito, "Color Universal Design".
 _OURS, _PART, _LEARNED, _COUNTS = "#0072B2", "#56B4E9", "#D55E00", "#7A7A7A"
@@ -73,7 +73,7 @@ def _method(axes: Axes, place: int, name: str, row: Row) -> None:
 
 def _color(name: str) -> str:
     if name.startswith(OURS):
-        return _OURS if name == OURS else _PART
+        return _OURS if name in (OURS, LARGE) else _PART
     return _LEARNED if "RecTools" in name else _COUNTS
 
 

@@ -79,8 +79,10 @@ class Run:
             changed = settings.model_copy(update=change)
             reader = language_model(changed.language_model, default_cache_dir())
             found = [self._ours(name, changed, reader, seed) for seed in range(seeds)]
-            rows[name] = mean([figures(self.test, one) for one in found])
-            gained[name] = np.mean([gains(one.ranks) for one in found], axis=0)
+            rows[name] = mean(
+                [figures(self.test, one) | {"held_out": held_out} for one, held_out in found]
+            )
+            gained[name] = np.mean([gains(one.ranks) for one, _ in found], axis=0)
         return {
             name: row
             if name == OURS
@@ -90,14 +92,15 @@ class Run:
 
     def _ours(
         self, name: str, settings: TrainerSettings, reader: LanguageModel | None, seed: int
-    ) -> Answers:
+    ) -> tuple[Answers, float]:
+        """The answers, and NDCG@10 on what training held out: validation."""
         start = time.monotonic()
         wanted = settings.model_copy(update={"seed": settings.seed + seed})
         ours = train_ours(self.log, self.takes, self.protocol, self._layout(), wanted, reader)
         answers = answers_by_score(self.test, scores(ours, self.test))
         spent = time.monotonic() - start
         self.say(f"{name}, seed {seed + 1}: {_worth(answers):.4f}, {spent:.0f} s")
-        return answers
+        return answers, ours.trained.outcome.held_out
 
     def _layout(self) -> Layout:
         """What may be recommended again is one rule, for training and for all methods."""

@@ -10,6 +10,9 @@ from rich.table import Table
 from bench.quality_figures import Row
 
 OURS = "Headwater"
+# The larger size: so many models whose scores are averaged.
+MEMBERS = 4
+LARGE = f"{OURS}, {MEMBERS} members"
 Rows = Mapping[str, Row]
 
 _GROUPS = {
@@ -71,24 +74,40 @@ def _difference(found: Row) -> str:
 def ratios(rows: Mapping[str, Rows]) -> dict[str, dict[str, float]]:
     """Ours over the best of all others, by protocol: of all targets, and of return visits.
 
-    On return visits the best is whoever is best at them. A protocol without any has no ratio.
+    Of our two sizes the one that was better on held-out events; the default size apart. On return
+    visits the best is whoever is best at them. A protocol without any has no ratio.
     """
 
     def returns(row: Row) -> float:
         return float(row["groups"]["return_visits"].get("ndcg_at_10", 0))
 
+    def every(row: Row) -> float:
+        return float(row["ndcg_at_10"])
+
+    chosen = {protocol: chosen_size(of) for protocol, of in rows.items()}
+    default = dict.fromkeys(rows, OURS)
     return {
-        "ratio_to_best_peer": _ratios(rows, lambda row: float(row["ndcg_at_10"])),
-        "ratio_on_return_visits": _ratios(rows, returns),
+        "ratio_to_best_peer": _ratios(rows, chosen, every),
+        "ratio_on_return_visits": _ratios(rows, chosen, returns),
+        "default_ratio_to_best_peer": _ratios(rows, default, every),
+        "default_ratio_on_return_visits": _ratios(rows, default, returns),
     }
 
 
-def _ratios(rows: Mapping[str, Rows], figure: Callable[[Row], float]) -> dict[str, float]:
+def chosen_size(rows: Rows) -> str:
+    """Which of our sizes was better on the events that training held out."""
+    sizes = [name for name in (OURS, LARGE) if name in rows]
+    return max(sizes, key=lambda name: rows[name]["held_out"])
+
+
+def _ratios(
+    rows: Mapping[str, Rows], ours: Mapping[str, str], figure: Callable[[Row], float]
+) -> dict[str, float]:
     found = {}
     for protocol, of in rows.items():
         best = max(figure(row) for name, row in of.items() if not name.startswith(OURS))
         if best:
-            found[protocol] = figure(of[OURS]) / best
+            found[protocol] = figure(of[ours[protocol]]) / best
     return found
 
 
@@ -98,5 +117,6 @@ def summary(rules: str, rows: Mapping[str, Rows], learned_peers: int) -> dict[st
         "ties": rules,
         "learned_peers": learned_peers,
         **ratios(rows),
+        "size": {protocol: chosen_size(of) for protocol, of in rows.items()},
         "rows": {name: dict(found) for name, found in rows.items()},
     }

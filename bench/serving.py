@@ -1,10 +1,10 @@
-"""What a person costs in ONNX Runtime on one core: the model beside one without its later parts.
+"""What a person costs in ONNX Runtime on one core: both sizes beside a model without later parts.
 
 uv run python -m bench.serving
 
 The plain model is the first one of this project: a state times the items, a bias, live trends. The
-default one has what people do together and what items are alike by besides. Weights are random:
-they do not change the cost.
+default one has what people do together and what items are alike by besides; the larger size is
+several of those, averaged. Weights are random: they do not change the cost.
 """
 
 from __future__ import annotations
@@ -21,12 +21,14 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from bench.quality_tables import MEMBERS
 from bench.report import run_benchmark, write_report
 from features import inputs
 from features.rows import Layout
 from features.settings import FeatureSettings
 from trainer.comparison import Arrays
 from trainer.descriptions import BUCKETS, DIRECTIONS
+from trainer.ensemble import joined
 from trainer.export import open_session, sample_inputs, write_graph
 from trainer.model import NEIGHBOURS, Architecture, TemporalModel
 from trainer.recommender import Recommender
@@ -38,7 +40,7 @@ TEXT = 384
 
 
 def architectures(items: int, layout: Layout) -> dict[str, Architecture]:
-    """The two models that are compared, by name."""
+    """The two shapes that are compared, by name."""
     settings = TrainerSettings()
     size: dict[str, Any] = {
         "items": items,
@@ -60,19 +62,31 @@ def architectures(items: int, layout: Layout) -> dict[str, Architecture]:
 
 
 def session_of(
-    architecture: Architecture, layout: Layout, folder: Path
+    architecture: Architecture, members: int, layout: Layout, path: Path
 ) -> onnxruntime.InferenceSession:
-    """An untrained model of this shape, exported and opened on one thread."""
+    """Untrained models of this shape, averaged, exported and opened on one thread."""
     torch.manual_seed(0)
-    model = TemporalModel(architecture)
+    models = [TemporalModel(architecture) for _ in range(members)]
     if architecture.neighbours:
-        shape = model.neighbours.shape
+        shape = models[0].neighbours.shape
         # An item's neighbours differ.
         best = torch.rand(architecture.items, architecture.items).topk(shape[1], dim=1)
-        model.neighbours.copy_(best.indices)
-    path = folder / f"{architecture.neighbours}.onnx"
-    write_graph(Recommender(model), layout, path)
+        models[0].neighbours.copy_(best.indices)
+    write_graph(Recommender(joined(models)), layout, path)
     return open_session(path)
+
+
+def sessions_of(
+    items: int, layout: Layout, folder: Path
+) -> dict[str, onnxruntime.InferenceSession]:
+    """Every model that is compared, by name."""
+    shapes = architectures(items, layout)
+    compared = {name: (shape, 1) for name, shape in shapes.items()}
+    compared[f"{MEMBERS}_members"] = (shapes["default"], MEMBERS)
+    return {
+        name: session_of(shape, members, layout, folder / f"{name}.onnx")
+        for name, (shape, members) in compared.items()
+    }
 
 
 def seconds(session: onnxruntime.InferenceSession, feeds: Arrays) -> float:
@@ -85,7 +99,7 @@ def seconds(session: onnxruntime.InferenceSession, feeds: Arrays) -> float:
 def users_per_second(
     sessions: dict[str, onnxruntime.InferenceSession], feeds: Arrays, rounds: int
 ) -> dict[str, float]:
-    """Of the median call; the models take turns, so that whatever else happens strikes both."""
+    """Of the median call; the models take turns, so that whatever else happens strikes all."""
     taken: dict[str, list[float]] = {name: [] for name in sessions}
     for _ in range(rounds):
         for name, session in sessions.items():
@@ -99,26 +113,23 @@ def main(
     items: Annotated[int, typer.Option(help="of the catalogue", min=200)] = 1682,
     rounds: Annotated[int, typer.Option(help="calls of each model", min=3)] = 60,
 ) -> None:
-    """People a second, by batch, of both models in turns."""
+    """People a second, by batch, of all models in turns."""
     layout = Layout(FeatureSettings())
     table = Table(title=f"users/s, one thread, {items} items", title_justify="left")
-    for column in ("batch", "plain", "default", "default over plain"):
-        table.add_column(column, justify="right")
+    table.add_column("batch", justify="right")
     figures: dict[str, Any] = {"items": items, "users_per_second": {}}
     with tempfile.TemporaryDirectory(prefix="headwater-bench-") as folder:
-        sessions = {
-            name: session_of(one, layout, Path(folder))
-            for name, one in architectures(items + 2, layout).items()
-        }
+        sessions = sessions_of(items + 2, layout, Path(folder))
+        for name in sessions:
+            table.add_column(f"{name}, over plain".replace("_", " "), justify="right")
         for batch in BATCHES:
             feeds = sample_inputs(items + 2, layout, batch, excluded=EXCLUDED)
             found = users_per_second(sessions, feeds, rounds)
             figures["users_per_second"][batch] = found
-            ratio = found["default"] / found["plain"]
-            row = (f"{found['plain']:.0f}", f"{found['default']:.0f}", f"{ratio:.2f}")
-            table.add_row(str(batch), *row)
+            over = {name: rate / found["plain"] for name, rate in found.items()}
+            table.add_row(str(batch), *(f"{found[name]:.0f}, {over[name]:.2f}" for name in found))
             if batch == 64:
-                figures["default_over_plain"] = ratio
+                figures |= {f"{name}_over_plain": over[name] for name in found if name != "plain"}
     Console().print(table)
     if report:
         write_report(report, "serving", figures)

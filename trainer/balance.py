@@ -5,8 +5,10 @@ K parts, k requests of a batch, N items, t targets.
 In training, taste is judged on what it has learned by heart, while counts are those of other people
 (`trainer.cooccurrence`). So taste seems surer than it is, and the rest weighs too little. What each
 part is worth where nothing was learned is a number a part: stacking (D. Wolpert, "Stacked
-generalization", Neural Networks 1992), here softmax regression on the parts' scores, which is
-convex. The numbers go into the weights of the model: the graph stays as it is.
+generalization", Neural Networks 1992), here softmax regression on the parts' scores. Each target
+weighs its probability to the power q, which makes the loss (1 - p^q) / q (Z. Zhang, M. Sabuncu,
+"Generalized cross entropy loss", NeurIPS 2018): what is far out of reach decides less, as it does
+in a top 10. The numbers go into the weights of the model: the graph stays as it is.
 """
 
 from __future__ import annotations
@@ -22,7 +24,9 @@ from trainer.devices import moved
 from trainer.model import LOWEST, TemporalModel
 from trainer.scoring import PARTS, parts_at
 
-ITERATIONS = 4
+ITERATIONS = 8
+# q: 0 would be the softmax's own loss, 1 the share of targets that are hit.
+REACH = 0.5
 # A part is worth 1 until so many targets say otherwise, and never next to nothing or less.
 PRIOR_TARGETS = 20.0
 LEAST = 0.05
@@ -107,6 +111,9 @@ def _of_requests(
     own = parts[place, :, item]
     missed = torch.sigmoid(of_wrong[place] - scores[place, item])
     ahead = mean[place] - own
-    curvature = torch.einsum("t,tpq->pq", missed, spread[place])
-    curvature = curvature + torch.einsum("t,tp,tq->pq", missed * (1 - missed), ahead, ahead)
-    return _Slope((missed[:, None] * ahead).sum(0).double().cpu(), curvature.double().cpu())
+    found = 1 - missed
+    heeded = found**REACH * missed
+    # As if a target's weight did not change with the scales: so it is never below 0.
+    curvature = torch.einsum("t,tpq->pq", heeded, spread[place])
+    curvature = curvature + torch.einsum("t,tp,tq->pq", heeded * found, ahead, ahead)
+    return _Slope((heeded[:, None] * ahead).sum(0).double().cpu(), curvature.double().cpu())

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from features.errors import DataError
 from features.vocabulary import FILE_NAME, read_vocabulary
+from trainer.ensemble import joined
 from trainer.first_model import Trained
 from trainer.language_weights import save_weights
 from trainer.model import Architecture, TemporalModel
@@ -27,10 +28,12 @@ MANIFEST = "manifest.json"
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """What a version is: its shape, how training went, and the settings behind it.
 
-    `trained_until_ms` is the time of the newest event that it was trained on.
+    `members` models of this shape are averaged (`trainer.ensemble`). `trained_until_ms` is the time
+    of the newest event that it was trained on.
     """
 
     architecture: Architecture
+    members: int = 1
     outcome: Outcome
     settings: dict[str, dict[str, Any]] = {}
     created_ms: int
@@ -45,6 +48,7 @@ def save(trained: Trained, folder: Path, settings: dict[str, dict[str, Any]]) ->
     trained.vocabulary.write(str(folder / FILE_NAME))
     manifest = Manifest(
         architecture=trained.model.architecture,
+        members=len(trained.model.members),
         outcome=trained.outcome,
         settings=settings,
         created_ms=int(time.time() * 1000),
@@ -62,7 +66,8 @@ def load(folder: Path) -> Trained:
     """
     manifest = read_manifest(folder)
     with _named_in_errors(folder):
-        model = TemporalModel(manifest.architecture)
+        shape = manifest.architecture
+        model = joined([TemporalModel(shape) for _ in range(manifest.members)])
         model.load_state_dict(load_file(folder / WEIGHTS))
         vocabulary = read_vocabulary(str(folder / FILE_NAME))
         if len(vocabulary) != manifest.architecture.items:

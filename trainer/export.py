@@ -18,7 +18,7 @@ from features.inputs import Tensor, model_inputs, model_outputs, user_feature_co
 from features.rows import Layout
 from features.settings import DAY_MS
 from trainer.comparison import Arrays, differences
-from trainer.model import TemporalModel
+from trainer.ensemble import Model
 from trainer.recommender import Recommender
 
 OPSET = 17
@@ -51,7 +51,7 @@ class ExportError(HeadwaterError):
     """There is no graph of the trained model, or it does not answer as the model does."""
 
 
-def export(model: TemporalModel, layout: Layout, path: Path) -> None:
+def export(model: Model, layout: Layout, path: Path) -> None:
     """Write the model's ONNX graph and check it.
 
     Raises:
@@ -64,7 +64,7 @@ def export(model: TemporalModel, layout: Layout, path: Path) -> None:
     check(recommender, layout, path)
 
 
-def not_finite(model: TemporalModel) -> int:
+def not_finite(model: Model) -> int:
     """How many of the model's numbers are none, or infinite."""
     numbers = model.state_dict().values()
     return sum(int((~torch.isfinite(one)).sum()) for one in numbers)
@@ -78,7 +78,7 @@ def write_graph(recommender: Recommender, layout: Layout, path: Path) -> None:
         warnings.simplefilter("ignore")
         torch.onnx.export(
             recommender,
-            _arguments(sample_inputs(recommender.model.architecture.items, layout, 3), layout),
+            _arguments(sample_inputs(recommender.architecture.items, layout, 3), layout),
             path,
             dynamo=False,
             opset_version=OPSET,
@@ -101,7 +101,7 @@ def check(recommender: Recommender, layout: Layout, path: Path) -> None:
     session = open_session(path)
     with _named_in_errors(path):
         for batch in CHECKED_BATCHES:
-            feeds = sample_inputs(recommender.model.architecture.items, layout, batch)
+            feeds = sample_inputs(recommender.architecture.items, layout, batch)
             expected = torch_answers(recommender, layout, feeds)
             for difference in differences(expected, answers(session, feeds)):
                 raise ExportError(f"{path}: batch of {batch}: not as trained: {difference}")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -16,17 +17,18 @@ from features.inputs import IntArray
 from features.rows import Layout, Observed
 from features.vocabulary import FIRST_ITEM, UNKNOWN, Vocabulary
 from trainer.batches import Batches
-from trainer.cooccurrence import Cooccurrence, Taken
+from trainer.cooccurrence import Companions, Cooccurrence, Taken
 from trainer.data import Log
-from trainer.descriptions import BUCKETS, alike_width, describe
+from trainer.descriptions import BUCKETS, Descriptions, alike_width, describe
 from trainer.devices import device_of
+from trainer.ensemble import Model, joined
 from trainer.examples import BoolArray, Example, by_person, examples, observed_log, replay
 from trainer.language import LanguageModel, item_texts
 from trainer.language_pairs import pairs_of
 from trainer.language_tuning import Tuned, tune_language_model
 from trainer.model import NEIGHBOURS, Architecture, TemporalModel
 from trainer.settings import Part, TrainerSettings, Tuning
-from trainer.train import Outcome, Progress, Report, fit
+from trainer.train import Outcome, Progress, Report, fit, held_out_ndcg
 from trainer.trends import trends
 
 __all__ = ["Progress", "Report", "Trained", "train_first_model"]
@@ -41,7 +43,7 @@ class Trained:
         language: the language model that read its items, where that was tuned.
     """
 
-    model: TemporalModel
+    model: Model
     vocabulary: Vocabulary
     outcome: Outcome
     until_ms: int | None = None
@@ -49,6 +51,9 @@ class Trained:
 
 
 HeldOut = Callable[[Observed], bool]
+
+# The seeds of an ensemble's members lie so far apart.
+_SEEDS_APART = 1000
 
 
 def train_first_model(
@@ -72,7 +77,7 @@ def train_first_model(
         DataError: nothing can be learned from the log.
         SettingsError: the device or precision of the settings is not to be had.
     """
-    device = device_of(settings)
+    device_of(settings)  # What cannot be had is told before anything is read.
     torch.set_num_threads(settings.threads)
     torch.manual_seed(settings.seed)
     reader = None if Part.TEXT in settings.without else reader
@@ -89,15 +94,68 @@ def train_first_model(
     reader = language.reader if language else reader
     vocabulary = Vocabulary([*seen, *sorted(catalogue.keys() - set(seen))])
     prepared = _prepared(replayed, vocabulary, len(seen), held_out, layout, settings)
-    model = TemporalModel(architecture(vocabulary, layout, settings, reader))
-    _tell(model, prepared, vocabulary, catalogue, reader)
-    outcome = fit(
-        model.to(device), prepared.learned, prepared.held_out, settings, prepared.counts, report
-    )
+    shape = architecture(vocabulary, layout, settings, reader)
+    told = describe(vocabulary.item_ids, catalogue, reader) if reader else None
+    # Once: factors are found by random draws, and an ensemble has one table of them.
+    counted = prepared.counts.of_all() if prepared.counts else None
+    untrained = partial(_untrained, shape, prepared.with_events, told, counted)
+    model, outcome = _trained(untrained, prepared, settings, report)
     names = vocabulary.item_ids[FIRST_ITEM:]
     known = Vocabulary(names, prepared.with_events[FIRST_ITEM:].tolist())
-    # What comes after, export and checkpoint, is the CPU's.
-    return Trained(model.cpu(), known, outcome, log.events[-1].timestamp, language)
+    return Trained(model, known, outcome, log.events[-1].timestamp, language)
+
+
+def _trained(
+    untrained: Callable[[], TemporalModel],
+    prepared: _Prepared,
+    settings: TrainerSettings,
+    report: Report | None,
+) -> tuple[Model, Outcome]:
+    """All members, one after another, and how they do together."""
+    members, outcomes = [], []
+    told = _Told(report, settings.members) if report else None
+    for number in range(settings.members):
+        of_member = settings.model_copy(update={"seed": settings.seed + _SEEDS_APART * number})
+        torch.manual_seed(of_member.seed)
+        model = untrained().to(device_of(settings))
+        of_this = told.of(number) if told else None
+        outcomes.append(
+            fit(model, prepared.learned, prepared.held_out, of_member, prepared.counts, of_this)
+        )
+        # What comes after, export and checkpoint, is the CPU's.
+        members.append(model.cpu())
+    if len(members) == 1:
+        return members[0], outcomes[0]
+    together = joined(members)
+    score = held_out_ndcg(together, prepared.held_out, settings.batch_windows)
+    epoch, seconds = max(one.epoch for one in outcomes), sum(one.seconds for one in outcomes)
+    return together, Outcome(epoch, score, seconds)
+
+
+class _Told:
+    """The progress of one member after another, told as that of one training."""
+
+    def __init__(self, report: Report, members: int) -> None:
+        self._report, self._members = report, members
+        self._step = 0
+
+    def of(self, number: int) -> Report:
+        """What this member reports to."""
+        steps_before = self._step
+
+        def tell(progress: Progress) -> None:
+            self._step = steps_before + progress.step
+            self._report(
+                replace(
+                    progress,
+                    epoch=number * progress.epochs + progress.epoch,
+                    epochs=self._members * progress.epochs,
+                    done=(number + progress.done) / self._members,
+                    step=self._step,
+                )
+            )
+
+        return tell
 
 
 def tuned_to(
@@ -122,28 +180,27 @@ def tuned_to(
     return tune_language_model(reader, list(texts.values()), pairs_of(learned, numbers), settings)
 
 
-def _tell(
-    model: TemporalModel,
-    prepared: _Prepared,
-    vocabulary: Vocabulary,
-    catalogue: Mapping[str, Item],
-    reader: LanguageModel | None,
-) -> None:
-    """Tell an untrained model which items have events, what the catalogue says, what is counted."""
-    model.learned.copy_(torch.from_numpy(prepared.with_events))
-    told = np.zeros(len(vocabulary), np.bool_)
-    if reader:
-        found = describe(vocabulary.item_ids, catalogue, reader)
-        told = found.told
-        model.texts.copy_(torch.from_numpy(found.texts))
-        model.described.copy_(torch.from_numpy(found.alike))
+def _untrained(
+    shape: Architecture,
+    with_events: BoolArray,
+    described: Descriptions | None,
+    counted: Companions | None,
+) -> TemporalModel:
+    """A model told which items have events, what the catalogue says, and what is counted."""
+    model = TemporalModel(shape)
+    model.learned.copy_(torch.from_numpy(with_events))
+    known = with_events
+    if described:
+        known = known | described.told
+        model.texts.copy_(torch.from_numpy(described.texts))
+        model.described.copy_(torch.from_numpy(described.alike))
     # Of the others nothing is known but that they are there.
-    model.recommendable.copy_(torch.from_numpy(prepared.with_events | told))
-    if prepared.counts:
-        known = prepared.counts.of_all()
-        model.neighbours.copy_(known.neighbours)
-        model.neighbour_weights.copy_(known.weights)
-        model.factors.copy_(known.factors)
+    model.recommendable.copy_(torch.from_numpy(known))
+    if counted:
+        model.neighbours.copy_(counted.neighbours)
+        model.neighbour_weights.copy_(counted.weights)
+        model.factors.copy_(counted.factors)
+    return model
 
 
 def seen_items(replayed: Sequence[Example], min_events: int) -> list[str]:

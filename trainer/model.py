@@ -310,6 +310,11 @@ class TemporalModel(nn.Module):
         liked = (weights @ self.described[items]) * self.alike_scales
         return liked @ self.described.T
 
+    @property
+    def members(self) -> tuple[TemporalModel, ...]:
+        """The models whose scores are averaged: this one (others: `trainer.ensemble`)."""
+        return (self,)
+
     @torch.no_grad()
     def rescale(self, scales: Mapping[str, float]) -> None:
         """Multiply the parts of every score (`trainer.scoring.PARTS`), each by a number above 0."""

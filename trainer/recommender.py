@@ -1,25 +1,21 @@
 """What is exported: `temporal_llm` with the inputs and outputs of `features.inputs`.
 
-B batch, L history, R newest events, X excluded items, C candidates, K top items, N items, T trends,
-D width, A width of what items are alike by, W wanted items, S directions that explain.
+J members, B batch, L history, R newest events, X excluded items, C candidates, K top items,
+N items, T trends, D width, A width of what items are alike by, W wanted items, S directions that
+explain.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from features.inputs import TOP_ITEMS
 from features.vocabulary import FIRST_ITEM, PADDING
-from trainer.model import (
-    LOWEST,
-    NEWEST,
-    Biases,
-    Reading,
-    Requests,
-    TemporalModel,
-    companions,
-)
+from trainer.ensemble import Model
+from trainer.model import LOWEST, NEWEST, Biases, Reading, Requests, companions
 
 Outputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
@@ -39,33 +35,38 @@ class Recommender(nn.Module):
     near_bias: Tensor
     alike_bias: Tensor
     item_bias: Tensor
-    table: Tensor
+    tables: Tensor
     kinds: Tensor
-    liked: Tensor
+    alike_scales: Tensor
     explaining: Tensor
     explained: Tensor
     weighed_by: Tensor
     newer: Tensor
 
-    def __init__(self, model: TemporalModel) -> None:
+    def __init__(self, model: Model) -> None:
         super().__init__()
         self.model = model.eval()
-        history = model.architecture.history
+        self.architecture = model.architecture
+        history, first = model.architecture.history, model.members[0]
+        newest = torch.full((1,), history - 1)
         with torch.no_grad():
-            biases = model.biases(history, torch.full((1,), history - 1))
+            biases = [member.biases(history, newest) for member in model.members]
             # The language model has had its say: the graph holds what came of it.
-            items = model.all_items()
-            self.register_buffer("event_biases", torch.stack(biases.events))
-            self.register_buffer("request_bias", biases.request)
-            self.register_buffer("near_bias", biases.near)
-            self.register_buffer("alike_bias", biases.alike)
-            self.register_buffer("item_bias", _recommendable(items.bias))
-            self.register_buffer("table", items.vectors)
+            items = [member.all_items() for member in model.members]
+            scales = torch.stack([member.alike_scales for member in model.members])
+            self.register_buffer(
+                "event_biases", torch.stack([torch.stack(one.events) for one in biases])
+            )
+            self.register_buffer("request_bias", torch.stack([one.request for one in biases]))
+            self.register_buffer("near_bias", torch.stack([one.near for one in biases]))
+            self.register_buffer("alike_bias", torch.stack([one.alike for one in biases]))
+            bias = torch.stack([one.bias for one in items]).mean(0)
+            self.register_buffer("item_bias", _recommendable(bias))
+            self.register_buffer("tables", torch.stack([one.vectors for one in items]))
             # One product for what an item is, what it is like, and who takes it.
-            self.register_buffer("kinds", torch.cat([model.described, model.factors], 1))
-            scales = [model.alike_scales, torch.ones(model.architecture.related)]
-            self.register_buffer("liked", self.kinds * torch.cat(scales))
-            explaining, explained, weighed_by = explanations(model, items.vectors)
+            self.register_buffer("kinds", torch.cat([first.described, first.factors], 1))
+            self.register_buffer("alike_scales", scales / len(items))
+            explaining, explained, weighed_by = explanations(model)
             self.register_buffer("explaining", explaining)
             self.register_buffer("explained", explained)
             self.register_buffer("weighed_by", weighed_by)
@@ -83,7 +84,7 @@ class Recommender(nn.Module):
     ) -> Outputs:
         """Outputs in the order of `features.inputs.model_outputs`."""
         # What is older than the model's history is not read.
-        newest = self.model.architecture.history
+        newest = self.architecture.history
         items = item_indices[:, -newest:]
         asked = Requests(
             items,
@@ -93,9 +94,10 @@ class Recommender(nn.Module):
             request_time_ms,
             user_features[:, None, :],
         )
-        reading = self.model.read(asked, self._biases(items.shape[1]), self.table)
+        readings = self._readings(asked)
+        reading = mean_reading(readings)
         followers = self._followers(items)
-        scores = self._scores(reading, items, followers)
+        scores = self._scores(readings, reading, items, followers)
         top_scores, top_items = self._top(scores, excluded_items)
         wanted = torch.cat([top_items, candidate_items], 1)
         explained_by = self._explained_by(wanted, items, reading, followers)
@@ -108,33 +110,48 @@ class Recommender(nn.Module):
             explained_by[:, :TOP_ITEMS],
             scores.gather(1, candidate_items),
             explained_by[:, TOP_ITEMS:],
-            reading.trend_weights[:, 0] * float(self.model.architecture.decay),
+            reading.trend_weights[:, 0] * float(self.architecture.decay),
         )
 
-    def _biases(self, length: int) -> Biases:
-        events = self.event_biases[:, :, :length, :length]
+    def _readings(self, asked: Requests) -> list[Reading]:
+        """What each member makes of the people."""
+        tables, length = self.tables.unbind(0), asked.items.shape[1]
+        return [
+            member.read(asked, self._biases(at, length), tables[at])
+            for at, member in enumerate(self.model.members)
+        ]
+
+    def _biases(self, member: int, length: int) -> Biases:
+        events = self.event_biases[member, :, :, :length, :length]
         return Biases(
             list(events.unbind(0)),
-            self.request_bias[:, :, -length:],
-            self.near_bias[:, :, -length:],
-            self.alike_bias[:, :, -length:],
+            self.request_bias[member, :, :, -length:],
+            self.near_bias[member, :, :, -length:],
+            self.alike_bias[member, :, :, -length:],
         )
 
     def _followers(self, items: Tensor) -> Tensor | None:
         """What is taken with each of the newest events, float[B, R, N]; None where not counted."""
-        size, known = self.model.architecture, self.model
+        size, known = self.architecture, self.model.members[0]
         if not size.neighbours:
             return None
         newest = items[:, -NEWEST:]
         return companions(newest, known.neighbours, known.neighbour_weights, size.items)
 
-    def _scores(self, reading: Reading, items: Tensor, followers: Tensor | None) -> Tensor:
-        """Every item's score without trends, float[B, N]."""
-        scores = reading.states[:, 0] @ self.table.T + self.item_bias
-        size = self.model.architecture
+    def _scores(
+        self, readings: Sequence[Reading], reading: Reading, items: Tensor, followers: Tensor | None
+    ) -> Tensor:
+        """Every item's score without trends, float[B, N]; `reading` is the mean of the readings."""
+        pairs = zip(readings, self.tables.unbind(0), strict=True)
+        tastes = [one.states[:, 0] @ table.T for one, table in pairs]
+        scores = _mean(tastes) + self.item_bias
+        size = self.architecture
         if size.alike or size.related:
-            alike = reading.alike @ self.liked[items, : size.alike]
-            related = reading.related @ self.liked[items, size.alike :]
+            kinds = self.kinds[items]
+            # Each member weighs likeness by scales of its own.
+            weights = torch.cat([one.alike for one in readings], 1)
+            alike = (weights @ kinds[:, :, : size.alike] * self.alike_scales).sum(1, keepdim=True)
+            related = reading.related @ kinds[:, :, size.alike :]
             scores = scores + torch.cat([alike, related], 2)[:, 0] @ self.kinds.T
         if followers is not None:
             scores = scores + (reading.near[:, :, -NEWEST:] @ followers)[:, 0]
@@ -144,7 +161,7 @@ class Recommender(nn.Module):
         """The K best scores and items of each row; padding where there are no more."""
         lowest = torch.full_like(excluded, LOWEST, dtype=scores.dtype)
         scores = scores.scatter(1, excluded, lowest)
-        missing = TOP_ITEMS - self.model.architecture.items
+        missing = TOP_ITEMS - self.architecture.items
         if missing > 0:
             scores = nn.functional.pad(scores, (0, missing), value=LOWEST)
         top_scores, top_items = scores.topk(TOP_ITEMS, dim=1)
@@ -171,6 +188,24 @@ class Recommender(nn.Module):
         return added.argmax(2)
 
 
+def mean_reading(readings: Sequence[Reading]) -> Reading:
+    """What several members make of a person, on average. Their states have nothing in common."""
+    if len(readings) == 1:
+        return readings[0]
+    return Reading(
+        torch.cat([one.states for one in readings], 2),
+        torch.cat([one.attention for one in readings], 2),
+        _mean([one.near for one in readings]),
+        _mean([one.alike for one in readings]),
+        _mean([one.related for one in readings]),
+        _mean([one.trend_weights for one in readings]),
+    )
+
+
+def _mean(values: Sequence[Tensor]) -> Tensor:
+    return values[0] if len(values) == 1 else torch.stack(list(values)).mean(0)
+
+
 def followed(wanted: Tensor, reading: Reading, followers: Tensor) -> Tensor:
     """What the newest events add by what is taken with them, float[B, W, R]."""
     columns = wanted[:, None, :].expand(-1, followers.shape[1], -1)
@@ -194,19 +229,19 @@ def beside_the_mean(values: Tensor, weights: Tensor) -> Tensor:
     return weights * (values - mean)
 
 
-def explanations(model: TemporalModel, vectors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def explanations(model: Model) -> tuple[Tensor, Tensor, Tensor]:
     """What stands for the parts of a score that explain it.
 
     Returns:
         Two tables, float[N, S], whose products are about what a past item adds to a wanted one;
         float[3, S], 1 where a direction is weighed by attention, likeness, or who else took it.
     """
-    size = model.architecture
-    even = torch.ones(max(size.width, size.related))
+    members, first = model.members, model.members[0]
+    vectors = torch.cat([one.all_items().vectors for one in members], 1)
     parts = [
-        principal(vectors, even[: size.width], ATTENDED),
-        principal(model.described, model.alike_scales, ALIKE),
-        principal(model.factors, even[: size.related], RELATED),
+        principal(vectors, torch.full_like(vectors[0], 1 / len(members)), ATTENDED),
+        principal(first.described, _mean([one.alike_scales for one in members]), ALIKE),
+        principal(first.factors, torch.ones_like(first.factors[0]), RELATED),
     ]
     widths = torch.tensor([past.shape[1] for past, _ in parts])
     weighed_by = torch.eye(len(parts)).repeat_interleave(widths, 1)

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import reduce
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
 
 from trainer.batches import Batch
 from trainer.cooccurrence import Companions
+from trainer.ensemble import Model
 from trainer.model import (
     LOWEST,
     Reading,
@@ -29,7 +31,7 @@ PARTS = ("taste", "prior", "alike", "companions", "related", "trends")
 
 
 def batch_scores(
-    model: TemporalModel,
+    model: Model,
     batch: Batch,
     shown: Shown | None = None,
     identity_dropout: float = 0.0,
@@ -45,21 +47,24 @@ def batch_scores(
 
 
 def scores_at(
-    model: TemporalModel,
+    model: Model,
     asked: Requests,
     places: Tensor,
     trends: Tensor,
     shown: Shown | None = None,
     identity_dropout: float = 0.0,
 ) -> Tensor:
-    """Every item's score for some of the requests, float[M, N].
+    """Every item's score for some of the requests, float[M, N]: the mean of the members'.
 
     Args:
         places: int64[M], where in the flattened requests [B * P] they are.
         trends: float32[M, T, N], as of each.
     """
-    found = parts_at(model, asked, places, trends, shown, identity_dropout)
-    return reduce(torch.add, found.values())
+    parts = (
+        parts_at(member, asked, places, trends, shown, identity_dropout).values()
+        for member in model.members
+    )
+    return reduce(torch.add, chain.from_iterable(parts)) / len(model.members)
 
 
 def parts_at(

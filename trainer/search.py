@@ -106,7 +106,7 @@ def search(
     until = math.inf if options.timeout_s is None else time.monotonic() + options.timeout_s
     while len(ended := _ended(study)) < options.trials and time.monotonic() < until:
         trial = study.ask(dict(searched(settings)))
-        tried = settings.model_copy(update=_rounded(trial.params))
+        tried = settings.model_copy(update=_rounded(trial.params) | {"members": 1})
         watch = _watched(trial, report, options.trials, ended)
         try:
             with tracked(tried, watch) as followed:

@@ -56,6 +56,11 @@ class TrainerSettings(Section):
     )
     heads: Annotated[int, Field(ge=1, le=16)] = 2
     dropout: Share = 0.2
+    members: Annotated[int, Field(ge=1, le=16)] = Field(
+        1,
+        description="models trained alike whose scores are averaged: better, and so many times the "
+        "time of training, max_seconds each; a request costs more too",
+    )
     language_model: str = Field(
         "all-MiniLM-L6-v2",
         description="reads the items' text: the default, a folder of weights, or empty for none",

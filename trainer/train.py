@@ -22,6 +22,7 @@ from trainer.balance import balance
 from trainer.batches import Batch, Batches, Drawing
 from trainer.cooccurrence import Cooccurrence
 from trainer.devices import autocast, moved
+from trainer.ensemble import Model
 from trainer.model import LOWEST, TemporalModel
 from trainer.scoring import Shown, batch_scores, ndcg, softmax_loss, target_ranks
 from trainer.settings import TrainerSettings
@@ -252,7 +253,7 @@ def rate(done: float, warm_up: float) -> float:
 
 
 @torch.no_grad()
-def held_out_ndcg(model: TemporalModel, batches: Batches, size: int) -> float:
+def held_out_ndcg(model: Model, batches: Batches, size: int) -> float:
     """NDCG@10 of the held-out targets, each asked for at its own time; 0 where there are none."""
     model.eval()
     gains, count = 0.0, 0

@@ -18,12 +18,12 @@ from torch import Tensor
 from features.rows import Layout
 from features.vocabulary import FIRST_ITEM
 from trainer.batches import Batch
+from trainer.ensemble import Model
 from trainer.evaluate import Scorer, popularity_scores, tallies
 from trainer.export import ExportError, answers, check, not_finite, open_session, sample_inputs
 from trainer.first_model import Trained
 from trainer.gate.held import Held
 from trainer.gate.measured import Growth, Measured, Shown
-from trainer.model import TemporalModel
 from trainer.recommender import Recommender
 from trainer.scoring import batch_scores
 
@@ -81,7 +81,7 @@ def measure(candidate: Exported, live: Exported | None, held: Held, layout: Layo
 class _Counting:
     """Scores of a model; `broken` of those so far are no finite numbers."""
 
-    def __init__(self, model: TemporalModel) -> None:
+    def __init__(self, model: Model) -> None:
         self._model = model.eval()
         self.broken = 0
 
@@ -103,15 +103,18 @@ def _shown(held: Held, scorer: Scorer, layout: Layout) -> Shown:
     return Shown(found.ranks[held.asked], int(found.shown[FIRST_ITEM:].sum()))
 
 
-def growth(candidate: TemporalModel, live: TemporalModel) -> Growth:
-    """The weight matrix that grew most, by root mean square: new rows do not count as growth."""
+def growth(candidate: Model, live: Model) -> Growth | None:
+    """The weight matrix that grew most, by root mean square: new rows do not count as growth.
+
+    None beside a version of another shape, which has no matrix of the same name.
+    """
     before = dict(live.named_parameters())
     found = [
         Growth(name, (_size(weight) + _SMALL) / (_size(before[name]) + _SMALL))
         for name, weight in candidate.named_parameters()
         if weight.dim() > 1 and name in before
     ]
-    return max(found, key=lambda one: one.factor)
+    return max(found, key=lambda one: one.factor, default=None)
 
 
 def _size(weight: Tensor) -> float:

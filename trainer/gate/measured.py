@@ -37,7 +37,7 @@ class Measured:
         live: the number of the live version, None where there is none.
         people: int64[M], whose each held-out event is, in any numbering.
         catalogue: how many items there are.
-        growth: None without a live version.
+        growth: None without a live version of the same shape.
         mismatch: how the graph differs from the model; None where it does not.
         latency_ms: of the graph for a batch; None where it differs, and was not run.
         live_latency_ms: in turns with that; None also without a live version.

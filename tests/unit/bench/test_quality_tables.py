@@ -13,7 +13,7 @@ from rich.console import Console
 from bench.answers import Answers
 from bench.quality_chart import draw
 from bench.quality_figures import figures, gains, with_differences
-from bench.quality_tables import OURS, difference_table, ratios, summary, table
+from bench.quality_tables import LARGE, OURS, difference_table, ratios, summary, table
 from bench.questions import TEST, Protocol, Questions, Ties, questions, rules, takes_of
 from features.events import Click
 from trainer.data import Log
@@ -56,13 +56,21 @@ def test_ours_is_held_against_the_best_of_all_others() -> None:
         "leave_one_out": {
             "popularity": row(0.04, 0.05),
             "SASRec (RecTools)": row(0.08, 0.02),
-            OURS: row(0.1, 0.1),
+            OURS: row(0.1, 0.1) | {"held_out": 0.11},
+            LARGE: row(0.12, 0.08) | {"held_out": 0.1},
             PART: row(0.2, 0.3),
         },
-        "global_time": {"popularity": row(0.05), OURS: row(0.1)},
+        "global_time": {
+            "popularity": row(0.05),
+            OURS: row(0.1) | {"held_out": 0.1},
+            LARGE: row(0.09) | {"held_out": 0.11},
+        },
     }
     found = ratios(rows)
-    assert found["ratio_to_best_peer"] == pytest.approx({"leave_one_out": 1.25, "global_time": 2})
+    # Held-out events choose the size, not the test.
+    assert found["ratio_to_best_peer"] == pytest.approx({"leave_one_out": 1.25, "global_time": 1.8})
+    of_default = {"leave_one_out": 1.25, "global_time": 2}
+    assert found["default_ratio_to_best_peer"] == pytest.approx(of_default)
     # Best at return visits is another than the best of all; without any there is no ratio.
     assert found["ratio_on_return_visits"] == pytest.approx({"leave_one_out": 2})
     report = summary(rules(Ties.FILE, repeats=True), rows, 1)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ import torch
 from torch import Tensor
 
 from trainer import balance as balancing
-from trainer.balance import PRIOR_TARGETS, balance
+from trainer.balance import PRIOR_TARGETS, REACH, balance
 from trainer.batches import Batches
 from trainer.examples import Examples
 from trainer.model import LOWEST, TemporalModel
@@ -25,7 +27,22 @@ def held_out(columns: Examples, trended: Trends) -> Batches:
     return Batches(columns, trended, np.ones(len(columns), bool), 8, 16)
 
 
-def loss(model: TemporalModel, held_out: Batches, scales: Tensor | None = None) -> Tensor:
+def generalised(lost: Tensor) -> Tensor:
+    """(1 - p^q) / q of softmax losses, which are -log p."""
+    return (1 - torch.exp(-REACH * lost)) / REACH
+
+
+def weighed(lost: Tensor) -> Tensor:
+    """The softmax losses, each with a weight p^q that stays as it is."""
+    return torch.exp(-REACH * lost).detach() * lost
+
+
+def loss(
+    model: TemporalModel,
+    held_out: Batches,
+    scales: Tensor | None = None,
+    of: Callable[[Tensor], Tensor] = generalised,
+) -> Tensor:
     """Summed over the targets, with the prior of the scales."""
     scales = torch.ones(len(PARTS)).double() if scales is None else scales
     total = PRIOR_TARGETS / 2 * ((scales - 1) ** 2).sum()
@@ -34,7 +51,7 @@ def loss(model: TemporalModel, held_out: Batches, scales: Tensor | None = None) 
         scores = sum(parts[name].double() * scales[at] for at, name in enumerate(PARTS))
         assert isinstance(scores, Tensor)
         closed = batch.forbidden | ~model.recommendable
-        total = total + softmax_loss(scores.masked_fill(closed, LOWEST), batch).sum()
+        total = total + of(softmax_loss(scores.masked_fill(closed, LOWEST), batch)).sum()
     return total
 
 
@@ -62,13 +79,12 @@ def test_the_slope_is_that_of_the_loss(
     model = model.eval()
     scales = torch.tensor([1.2, 0.8, 0.7, 1.5, 0.9, 1.1]).double()
 
-    def of(value: Tensor) -> Tensor:
-        return loss(model, held_out, value)
-
     with torch.no_grad():
         found = balancing._slope(model, held_out, SIZE, scales)
-    gradient = torch.autograd.functional.jacobian(of, scales)
-    curvature = torch.autograd.functional.hessian(of, scales)
+    gradient = torch.autograd.functional.jacobian(partial(loss, model, held_out), scales)
+    curvature = torch.autograd.functional.hessian(
+        partial(loss, model, held_out, of=weighed), scales
+    )
     torch.testing.assert_close(found.gradient, gradient, rtol=1e-3, atol=1e-2)
     torch.testing.assert_close(found.curvature, curvature, rtol=1e-3, atol=1e-2)
 

@@ -242,9 +242,12 @@ def test_the_first_version_is_set_beside_popularity(
 def test_new_rows_are_no_growth_but_larger_ones_are(model: TemporalModel) -> None:
     wider = TemporalModel(replace(model.architecture, items=260))
     before = TemporalModel(model.architecture)
-    assert growth(wider, before).factor < 1.5
+    found = growth(wider, before)
+    assert found
+    assert found.factor < 1.5
     with torch.no_grad():
         wider.items.weight[200] *= 1000
     found = growth(wider, before)
+    assert found
     assert found.matrix == "items.weight"
     assert found.factor > 3
