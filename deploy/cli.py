@@ -7,6 +7,7 @@ import sys
 import typer
 
 from deploy.commands import (
+    backfill,
     config,
     demo,
     evaluate,
@@ -41,6 +42,7 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("tune")(tune.tune)
 app.command("schema")(schema.schema)
 app.command("replay")(replay.replay)
+app.command("backfill")(backfill.backfill)
 app.add_typer(windows.app, name="windows")
 
 

@@ -24,7 +24,7 @@ def feature_repo(settings: Settings) -> Path:
     Returns:
         The folder: `cd` there, and `feast` works.
     """
-    folder = settings.local.state_dir / "feature_repo"
+    folder = _folder(settings)
     folder.mkdir(parents=True, exist_ok=True)
     source = files("features.repo")
     variables = {
@@ -43,6 +43,15 @@ def feature_repo(settings: Settings) -> Path:
     )
     _apply(folder, settings.kafka.partitions)
     return folder
+
+
+def history_path(settings: Settings) -> Path:
+    """Where this repository's people have their history: what Feast's offline store reads."""
+    return _folder(settings) / "data" / f"{definitions.user_activity.name}.parquet"
+
+
+def _folder(settings: Settings) -> Path:
+    return settings.local.state_dir / "feature_repo"
 
 
 def _write_private(path: Path, text: str) -> None:

@@ -136,6 +136,15 @@ def decode_pair(column: bytes | None) -> tuple[int, int]:
     return source, offset
 
 
+def decoded(column: bytes) -> object:
+    """What a column holds, as plain Python: a list, text, bytes, a number; None for nothing."""
+    value = Value.FromString(column)
+    if (kind := value.WhichOneof("val")) is None:
+        return None
+    held = getattr(value, kind)
+    return list(held.val) if kind.endswith("_list_val") else held
+
+
 def _categories(stored: Stored, size: int) -> dict[int, list[float]]:
     names = Value.FromString(stored["category_hashes"] or b"").int64_list_val.val
     flat = Value.FromString(stored["category_counters"] or b"").double_list_val.val

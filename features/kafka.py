@@ -17,7 +17,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # public, but
 
 from features.errors import ServerError, SettingsError
 from features.settings import KafkaSettings
-from features.topics import ACTION_TOPICS, ITEMS, TOPICS, Topic
+from features.topics import ACTION_TOPICS, ITEMS, TOPICS, Hash, Topic, source_hash
 
 TIMEOUT_S = 15.0
 POLL_S = 0.05
@@ -79,12 +79,38 @@ def ensure_topics(settings: KafkaSettings, topics: Collection[Topic] = TOPICS) -
     return _ids(there)
 
 
+def ensure_sources(settings: KafkaSettings) -> dict[tuple[str, int], Hash]:
+    """Create the topics that are missing; what rows call each partition, by topic and number.
+
+    Raises:
+        SettingsError, ServerError: as `ensure_topics`.
+    """
+    return {
+        (topic, partition): source_hash(topic_id, partition)
+        for topic, topic_id in ensure_topics(settings).items()
+        for partition in range(settings.partitions)
+    }
+
+
 def topic_ids(settings: KafkaSettings, names: Iterable[str]) -> dict[str, str]:
     """The id that Kafka gave each topic when it was created; topics that are missing are left out.
 
     A topic that is deleted and made anew has another id: `features.topics.source_hash`.
     """
     return _ids(_describe(_admin(settings), list(names)))
+
+
+def group_members(settings: KafkaSettings, group: str) -> list[str]:
+    """The members that a consumer group has, by the stable name that each gave itself.
+
+    Raises:
+        ServerError: Kafka does not answer.
+    """
+    admin = _admin(settings)
+    asked = admin.describe_consumer_groups([group], request_timeout=TIMEOUT_S)
+    described = _answer(asked[group], (KafkaError.GROUP_ID_NOT_FOUND,))
+    members = described.members if described else []
+    return sorted(each.group_instance_id or each.client_id for each in members)
 
 
 def _ids(described: Descriptions) -> dict[str, str]:

@@ -34,6 +34,7 @@ PROJECT = "headwater"
 ENTITY_KEY_VERSION = 3
 _DURABLE_MARK = "headwater:durable"
 _LAYOUT_MARK = "headwater:layout"
+_LOADED_MARK = "headwater:loaded"
 
 # KEYS: the row. ARGV: version field, version that was read ("" for none), then field, value, ...
 _WRITE_IF_UNCHANGED = """
@@ -212,15 +213,35 @@ class RowStore(RedisOnlineStore):
             SettingsError: rows of another layout are there.
             ServerError: the store does not answer.
         """
-        try:
-            found = await (await self._redis()).set(_LAYOUT_MARK, layout, nx=True, get=True)
-        except (RedisError, OSError) as error:
-            raise self._unreachable(error) from error
-        if found is not None and found.decode() != layout:
+        found = await self._marked(_LAYOUT_MARK, layout)
+        if found != layout:
             raise SettingsError(
                 f"features: the store at {self._settings.address} holds rows of other settings, "
-                f"{found.decode()}: set these, or use an empty store"
+                f"{found}: set these, or use an empty store"
             )
+
+    async def claim_log(self, fingerprint: str) -> None:
+        """Check that this is the log that was loaded from files; whoever comes first decides.
+
+        Rows know what they have absorbed of it by its place alone.
+
+        Raises:
+            SettingsError: another log was loaded.
+            ServerError: the store does not answer.
+        """
+        if await self._marked(_LOADED_MARK, fingerprint) != fingerprint:
+            raise SettingsError(
+                f"--data: another log was loaded into the store at {self._settings.address}: "
+                "load that one again, or use an empty store"
+            )
+
+    async def _marked(self, mark: str, text: str) -> str:
+        """What the store is marked with: `text` where it was not marked yet."""
+        try:
+            found = await (await self._redis()).set(mark, text, nx=True, get=True)
+        except (RedisError, OSError) as error:
+            raise self._unreachable(error) from error
+        return text if found is None else str(found.decode())
 
     async def _redis(self) -> Any:
         client = await self._get_client_async(self._config)

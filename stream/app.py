@@ -11,11 +11,10 @@ import faust
 from faust.types.auth import CredentialsT
 
 from features.inputs import model_inputs, model_outputs
-from features.kafka import ensure_topics
+from features.kafka import ensure_sources
 from features.rows import Layout
 from features.settings import FeatureSettings, KafkaSettings, SecurityProtocol, StoreSettings
 from features.store import RowStore, popularity_table
-from features.topics import source_hash
 from stream.absorption import Absorber
 from stream.agents import add_agents
 from stream.answering import Answerer
@@ -53,11 +52,7 @@ def make_app(config: WorkerConfig) -> faust.App:
     app = _faust_app(config)
     settings, partitions = config.worker, config.kafka.partitions
     layout = Layout(config.features)
-    sources = {
-        (topic, partition): source_hash(topic_id, partition)
-        for topic, topic_id in ensure_topics(config.kafka).items()
-        for partition in range(partitions)
-    }
+    sources = ensure_sources(config.kafka)
     store = RowStore(config.store)
     catalogue = Catalogue(settings.catalogue_refresh_s)
     delivery = Delivery(config.kafka)

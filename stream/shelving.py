@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from faust.types import EventT
 
 from features.columns import VERSION, decode_pair, encode_item
 from features.errors import ServerError
 from features.events import EventError, Item, decode
+from features.repo.definitions import LOADED
 from features.store import CATALOGUE, Read, RowStore, Write
-from features.topics import Hash
+from features.topics import ITEMS, Hash, source_hash
 from stream import metrics
 from stream.commits import Commits
 from stream.delivery import Delivery
 from stream.refusing import refuse
 from stream.retrying import patiently
+
+# What was loaded from a file is older than any message.
+LOADED_ITEMS = source_hash(f"{ITEMS}_{LOADED}", 0)
+
+
+class Told(NamedTuple):
+    """What the catalogue says of an item (None: it is gone), and where that stood."""
+
+    item: Item | None
+    source: Hash
+    offset: int
+    time_ms: int
 
 
 class Shelver:
@@ -39,48 +53,59 @@ class Shelver:
 
     async def handle(self, events: Sequence[EventT[bytes]]) -> None:
         """Write the rows of a batch of item messages."""
-        newest: dict[str, tuple[EventT[bytes], Item | None]] = {}
+        newest: dict[str, Told] = {}
         for event in events:
+            message = event.message
             try:
-                item_id, item = _decoded(event)
+                item_id, item = item_of(message.key, message.value)
             except EventError as error:
                 await refuse(event, error, self._delivery)
             else:
-                newest[item_id] = (event, item)
+                source = self._sources[message.topic, message.partition]
+                time_ms = int(message.timestamp * 1000)
+                newest[item_id] = Told(item, source, message.offset, time_ms)
         metrics.count_events(events)
         async for attempt in patiently():
             with attempt:
-                await self._write(newest)
+                await write_items(self._store, newest)
         self._commits.done(events)
 
-    async def _write(self, newest: Mapping[str, tuple[EventT[bytes], Item | None]]) -> None:
-        stored = await self._store.read([Read(CATALOGUE, name, (VERSION,)) for name in newest])
-        writes = []
-        for (name, (event, item)), row in zip(newest.items(), stored, strict=True):
-            message = event.message
-            source = self._sources[message.topic, message.partition]
-            known_source, known_offset = decode_pair(row[VERSION])
-            if known_source == source and known_offset >= message.offset:
-                continue
-            columns = encode_item(item, source, message.offset)
-            time_ms = int(message.timestamp * 1000)
-            writes.append(Write(CATALOGUE, name, columns, time_ms, VERSION, row[VERSION]))
-        if not all(await self._store.write(writes)):
-            raise ServerError("an item row was written by another worker: reading it again")
+
+async def write_items(store: RowStore, newest: Mapping[str, Told]) -> None:
+    """Write what the catalogue says by item_id, where the store has nothing newer.
+
+    Raises:
+        ServerError: the store does not answer, or another process wrote one of the rows.
+    """
+    stored = await store.read([Read(CATALOGUE, name, (VERSION,)) for name in newest])
+    writes = []
+    for (name, told), row in zip(newest.items(), stored, strict=True):
+        if _is_known(told, row[VERSION]):
+            continue
+        columns = encode_item(told.item, told.source, told.offset)
+        writes.append(Write(CATALOGUE, name, columns, told.time_ms, VERSION, row[VERSION]))
+    if not all(await store.write(writes)):
+        raise ServerError("an item row was written by another worker: reading it again")
 
 
-def _decoded(event: EventT[bytes]) -> tuple[str, Item | None]:
+def item_of(key: bytes | None, value: bytes | None) -> tuple[str, Item | None]:
     """(item_id, item) of a message; no item for a tombstone.
 
     Raises:
         EventError: it breaks the contract, or its key names another item than its value.
     """
-    key = (event.message.key or b"").decode(errors="replace")
-    if event.message.value is None:
-        if not key:
+    name = (key or b"").decode(errors="replace")
+    if value is None:
+        if not name:
             raise EventError("<key>", "<empty>", "a tombstone needs an item_id as its key")
-        return key, None
-    item = decode(Item, event.message.value)
-    if key != item.item_id:
-        raise EventError("<key>", key or "<empty>", f"expected the item_id, {item.item_id!r}")
-    return key, item
+        return name, None
+    item = decode(Item, value)
+    if name != item.item_id:
+        raise EventError("<key>", name or "<empty>", f"expected the item_id, {item.item_id!r}")
+    return name, item
+
+
+def _is_known(told: Told, version: bytes | None) -> bool:
+    source, offset = decode_pair(version)
+    is_loaded = version is not None and told.source == LOADED_ITEMS
+    return is_loaded or (source == told.source and offset >= told.offset)

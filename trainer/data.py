@@ -8,8 +8,10 @@ from dataclasses import dataclass, replace
 from operator import attrgetter
 from pathlib import Path
 
+import xxhash
+
 from features.errors import DataError
-from features.events import Click, Item, Purchase
+from features.events import Click, Item, Purchase, encode
 from trainer.mapping import ColumnMapping
 from trainer.movielens import LAYOUTS, movielens_100k, read_movielens
 from trainer.rows import Read, Refused, read_events, read_items
@@ -44,6 +46,15 @@ class Log:
     events: Sequence[Click | Purchase]
     items: Sequence[Item]
     refused: Sequence[Refused] = ()
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the events: the same for the same ones in the same order, hexadecimal."""
+        digest = xxhash.xxh3_128()
+        for event in self.events:
+            digest.update(type(event).__name__)
+            digest.update(encode(event))
+        return digest.hexdigest()
 
     def head(self, count: int) -> Log:
         """The first `count` events."""

@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from deploy import local
+from deploy.backfill import rows_from_log
 from deploy.demo.baseline import popularity_hits
 from deploy.demo.screen import Screen
 from deploy.demo.tally import Tally
 from deploy.demo.watch import Watch
 from deploy.feature_repo import feature_repo
-from deploy.loading import load, past_rows
 from deploy.replay import Replayed, at_once, at_rate, replay
 from deploy.settings import Settings
 from deploy.supervision import supervised_worker
@@ -27,7 +27,6 @@ from features.events import Action, Click, Item, Purchase
 from features.kafka import ensure_topics
 from features.rows import Layout
 from features.settings import KafkaSettings
-from features.store import RowStore, popularity_table
 from stream.client import EventProducer, RecommendationConsumer
 from trainer.data import DataSource, Log, load_log
 
@@ -127,18 +126,8 @@ def _train(settings: Settings, past: Log, screen: Screen) -> None:
 
 def _load(settings: Settings, past: Log, screen: Screen) -> None:
     """What happened before the replay becomes rows at once, by the stream's own functions."""
-    layout = Layout(settings.features)
-    rows = past_rows(past.events, past.items, layout)
-    popularity = popularity_table(settings.kafka.partitions)
-
-    async def write() -> int:
-        store = RowStore(settings.store)
-        try:
-            return await load(rows, store, popularity, settings.worker.trending_items, layout)
-        finally:
-            await store.close()
-
-    screen.say(f"  {asyncio.run(write())} rows of people and items")
+    filled = asyncio.run(rows_from_log(settings, past, lambda _done, _total: None))
+    screen.say(f"  {filled.events} events in the rows of people and items")
 
 
 def _replay(

@@ -12,7 +12,7 @@ from feast import FeatureStore
 from deploy.feature_repo import feature_repo
 from deploy.settings import Settings
 from features.repo.definitions import item_sources
-from features.rows import Layout
+from features.rows import Layout, UserRow, empty_user
 from features.topics import hash64
 from tests.stand import oracle
 from tests.stand.oracle import Logged
@@ -24,7 +24,13 @@ def read_rows(
     settings: Settings, key: str, ids: Sequence[str], features: Sequence[str]
 ) -> list[dict[str, Any]]:
     """`get_online_features` of an SDK that knows nothing but the feature repository's folder."""
-    store = FeatureStore(repo_path=str(feature_repo(settings)))
+    return rows_of(FeatureStore(repo_path=str(feature_repo(settings))), key, ids, features)
+
+
+def rows_of(
+    store: FeatureStore, key: str, ids: Sequence[str], features: Sequence[str]
+) -> list[dict[str, Any]]:
+    """`read_rows` of a store that is open."""
     rows: list[dict[str, Any]] = []
     for start in range(0, len(ids), CHUNK):
         part = ids[start : start + CHUNK]
@@ -33,6 +39,25 @@ def read_rows(
         ).to_dict()
         rows += [{name: values[at] for name, values in answer.items()} for at in range(len(part))]
     return rows
+
+
+def user_row(row: Mapping[str, Any], layout: Layout) -> UserRow:
+    """A row as Feast reads it, for the functions that the stream has for it; without sets."""
+    if row["counters"] is None:
+        return empty_user(layout)
+    history = zip(*(row[f"history_{name}"] for name in ("times_ms", "types", "items")), strict=True)
+    size = len(layout.category_half_lives)
+    hashes, flat = (_listed(row[f"category_{name}"]) for name in ("hashes", "counters"))
+    return UserRow(
+        list(row["counters"]),
+        array("q", [number for event in history for number in event]),
+        {name: flat[at * size : (at + 1) * size] for at, name in enumerate(hashes)},
+    )
+
+
+def _listed(values: Any) -> list[Any]:
+    """Feast has None for an empty list."""
+    return [] if values is None else list(values)
 
 
 def close(values: Sequence[float]) -> object:

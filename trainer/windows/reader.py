@@ -50,6 +50,18 @@ class MessageReader:
             self._consumer.close()
             raise
 
+    def bounds(self, source: Source) -> tuple[int, int]:
+        """The first offset that Kafka has, and the one after the last.
+
+        Raises:
+            ServerError: Kafka does not answer.
+        """
+        try:
+            first, end = self._consumer.get_watermark_offsets(TopicPartition(*source), ANSWER_S)
+        except KafkaException as error:
+            raise unreachable(error) from error
+        return first, end
+
     def check(self, source: Source, settled: Settled) -> None:
         """Compare what is settled with what Kafka has, and take out what it has no longer.
 
@@ -57,7 +69,7 @@ class MessageReader:
             ServerError: Kafka has less than was read from it: new messages would be taken for
                 settled ones.
         """
-        first, end = self._bounds(source)
+        first, end = self.bounds(source)
         topic, partition = source
         if end < settled.next:
             raise ServerError(
@@ -96,6 +108,10 @@ class MessageReader:
         except KafkaException as error:
             log.warning("offsets_not_reported", group=self._group, reason=error.args[0].str())
 
+    def backlog(self) -> Backlog:
+        """What Kafka has by now, to be told of each message that is read."""
+        return Backlog({source: self.bounds(source) for source in self.sources})
+
     def close(self) -> None:
         """End reading."""
         self._consumer.close()
@@ -109,13 +125,30 @@ class MessageReader:
             raise ServerError(f"Kafka: {topic}: {known.error.str()}")
         return [(topic, partition) for partition in sorted(known.partitions)]
 
-    def _bounds(self, source: Source) -> tuple[int, int]:
-        """The first offset that Kafka has, and the one after the last."""
-        try:
-            first, end = self._consumer.get_watermark_offsets(TopicPartition(*source), ANSWER_S)
-        except KafkaException as error:
-            raise unreachable(error) from error
-        return first, end
+
+class Backlog:
+    """What Kafka had at a moment: where reading ends though more arrives.
+
+    Args:
+        bounds: of each partition, as of `MessageReader.bounds`.
+    """
+
+    def __init__(self, bounds: Mapping[Source, tuple[int, int]]) -> None:
+        self.starts = {source: first for source, (first, _) in bounds.items()}
+        self.total = sum(end - first for first, end in bounds.values())
+        self._ends = {source: end for source, (_, end) in bounds.items()}
+
+    def saw(self, message: Message) -> None:
+        """A message, or the end of a partition, was read."""
+        source = source_of(message)
+        # The end is told where no message is: of what was compacted away, and of nothing at all.
+        if is_end(message) or (message.offset() or 0) + 1 >= self._ends.get(source, 0):
+            self._ends.pop(source, None)
+
+    @property
+    def is_read(self) -> bool:
+        """Whether all of it was read."""
+        return not self._ends
 
 
 def source_of(message: Message) -> Source:

@@ -13,30 +13,19 @@ from threading import Event
 
 import structlog
 from confluent_kafka import Message
-from tenacity import (
-    RetryCallState,
-    Retrying,
-    retry_if_exception_type,
-    sleep_using_event,
-    stop_after_delay,
-    stop_when_event_set,
-    wait_exponential,
-)
 
-from features.errors import DataError
 from features.events import ACTIONS, EventError, decode
 from features.kafka import ensure_topics
 from features.settings import KafkaSettings
 from features.topics import ACTION_TOPICS
-from trainer.windows.gathering import Closed, Gathering, Progress
+from trainer.windows.appending import WindowAppender
+from trainer.windows.gathering import Closed, Gathering
 from trainer.windows.manifest import Manifest
 from trainer.windows.reader import MessageReader, is_end, source_of
-from trainer.windows.repeats import Repeats
 from trainer.windows.rows import Row
 from trainer.windows.settings import WindowSettings
-from trainer.windows.store import Draft, WindowStore
+from trainer.windows.store import WindowStore
 
-LONGEST_PAUSE_S = 30.0
 log = structlog.get_logger()
 
 
@@ -62,65 +51,40 @@ class WindowWriter:
         self._settings = settings
         self._now_s = now_s
 
-    def run(self, stop: Event) -> Iterator[Manifest]:
+    def run(self, stop: Event, *, to_end: bool = False) -> Iterator[Manifest]:
         """Each window, once it is whole and Kafka knows of it.
 
         What is open when `stop` is set stays in Kafka, for the next run.
+
+        Args:
+            stop: set it, from another thread, to end.
+            to_end: end by itself once all is read that Kafka has by now.
 
         Raises:
             ServerError: Kafka cannot be read.
             DataError: the newest window is damaged, or a file could not be written.
             AnotherWriterError: another writer has written the next window.
         """
-        newest = self._store.newest()
-        if newest:
-            self._store.place(newest)
-        number = newest.number if newest else 0
+        appender = WindowAppender(self._store, self._settings)
         topic_ids = ensure_topics(self._kafka)
         with closing(MessageReader(self._kafka, self._settings.group, ACTION_TOPICS)) as reader:
-            gathering = self._gathering(newest, reader, topic_ids)
+            sources = {source: topic_ids[source[0]] for source in reader.sources}
+            gathering = appender.gathering(sources, self._now_s())
+            for source, settled in gathering.settled.items():
+                reader.check(source, settled)
             reader.start(gathering.resume())
-            for closed in self._closed(reader, gathering, stop):
-                number += 1
-                draft = self._store.prepare(number, closed)
-                self._write(draft, stop)
+            for closed in self._closed(reader, gathering, stop, to_end):
+                manifest = appender.append(closed, stop)
                 reader.report(closed.progress.positions)
-                yield draft.manifest
+                yield manifest
 
-    def _gathering(
-        self, newest: Manifest | None, reader: MessageReader, topic_ids: dict[str, str]
-    ) -> Gathering:
-        sources = {source: topic_ids[source[0]] for source in reader.sources}
-        repeats = Repeats(self._settings.remembered_events, self._newest_rows())
-        progress = newest.progress if newest else Progress()
-        gathering = Gathering(sources, self._settings, progress, repeats, self._now_s())
-        for source, settled in gathering.settled.items():
-            reader.check(source, settled)
-        return gathering
-
-    def _newest_rows(self) -> Iterator[Row]:
-        """At least the last rows that are remembered, oldest first."""
-        wanted = self._settings.remembered_events
-        windows: list[list[Row]] = []
-        for number in reversed(self._store.numbers()):
-            if wanted <= 0:
-                break
-            windows.append(self._rows_if_readable(number))
-            wanted -= sum(not row.repeated for row in windows[-1])
-        for rows in reversed(windows):
-            yield from rows
-
-    def _rows_if_readable(self, number: int) -> list[Row]:
-        """A damaged window costs marks of repeats; it is no reason to write no more of them."""
-        try:
-            return self._store.read(number).rows
-        except DataError as error:
-            log.warning("window_unreadable", window=number, reason=str(error))
-            return []
-
-    def _closed(self, reader: MessageReader, gathering: Gathering, stop: Event) -> Iterator[Closed]:
-        while not stop.is_set():
+    def _closed(
+        self, reader: MessageReader, gathering: Gathering, stop: Event, to_end: bool
+    ) -> Iterator[Closed]:
+        backlog = reader.backlog()
+        while not (stop.is_set() or (to_end and backlog.is_read)):
             for message in reader.read():
+                backlog.saw(message)
                 _take(message, gathering)
                 if gathering.full:
                     yield from self._due(gathering)
@@ -129,35 +93,6 @@ class WindowWriter:
     def _due(self, gathering: Gathering) -> Iterator[Closed]:
         while closed := gathering.close(self._now_s()):
             yield closed
-
-    def _write(self, draft: Draft, stop: Event) -> None:
-        """Write a window; a disk that is full now may have room in a minute."""
-        retrying = Retrying(
-            retry=retry_if_exception_type(OSError),
-            wait=wait_exponential(max=LONGEST_PAUSE_S),
-            stop=stop_after_delay(self._settings.retry_s) | stop_when_event_set(stop),
-            sleep=sleep_using_event(stop),
-            before_sleep=_log_attempt,
-            reraise=True,
-        )
-        try:
-            retrying(self._store.write, draft)
-        except OSError as error:
-            raise DataError(
-                f"{self._store.address(draft.manifest)}: cannot be written: {error}: make room or "
-                "correct windows.address, and start again: its events are still in Kafka"
-            ) from error
-        told = draft.manifest
-        log.info(
-            "window_written",
-            window=told.number,
-            events=told.events,
-            late=told.late,
-            repeated=told.repeated,
-            refused=told.refused,
-            reason=told.reason,
-            bytes=told.size_bytes,
-        )
 
 
 def _take(message: Message, gathering: Gathering) -> None:
@@ -181,8 +116,3 @@ def _take(message: Message, gathering: Gathering) -> None:
             )
         return
     gathering.add(Row(topic, partition, offset, event), arrived_ms)
-
-
-def _log_attempt(state: RetryCallState) -> None:
-    error = state.outcome.exception() if state.outcome else None
-    log.warning("window_not_written", attempt=state.attempt_number, reason=str(error))

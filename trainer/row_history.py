@@ -1,0 +1,75 @@
+"""Rows of people as they were after each of their events: Parquet for Feast's offline store.
+
+Feast's `get_historical_features` joins, for a person and a time, the newest row that is not after
+it. A training row knows nothing of its own event: ask for a millisecond before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import groupby, islice
+from operator import attrgetter
+from pathlib import Path
+from uuid import uuid4
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from features.columns import decoded, encode_user
+from features.rows import Layout, Observed, UserRow, absorb, empty_user
+
+ROWS_AT_ONCE = 2048
+SCHEMA = pa.schema(
+    {
+        "user_id": pa.string(),
+        "event_timestamp": pa.timestamp("ms", tz="UTC"),
+        "counters": pa.list_(pa.float64()),
+        "category_hashes": pa.list_(pa.int64()),
+        "category_counters": pa.list_(pa.float64()),
+        "history_items": pa.list_(pa.int64()),
+        "history_types": pa.list_(pa.int64()),
+        "history_times_ms": pa.list_(pa.int64()),
+        "taken": pa.binary(),
+        "remembered": pa.binary(),
+        "offsets": pa.list_(pa.int64()),
+    }
+)
+
+
+def write_history(log: Iterable[Observed], path: Path, layout: Layout) -> int:
+    """Write the rows of a log's people, one for each moment at which a row changed.
+
+    Each has a person's whole history: so many rows are much larger than the log.
+
+    Args:
+        log: in event-time order.
+        path: of the file; it appears whole, in place of what was there.
+
+    Returns:
+        How many rows it has.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}-{uuid4()}")
+    rows, count = _rows(log, layout), 0
+    try:
+        with pq.ParquetWriter(aside, SCHEMA, compression="zstd") as writer:
+            while part := list(islice(rows, ROWS_AT_ONCE)):
+                writer.write_table(pa.Table.from_pylist(part, SCHEMA))
+                count += len(part)
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+    return count
+
+
+def _rows(log: Iterable[Observed], layout: Layout) -> Iterator[dict[str, object]]:
+    people: dict[str, UserRow] = {}
+    for time_ms, moment in groupby(log, attrgetter("time_ms")):
+        changed: dict[str, UserRow] = {}
+        for event in moment:
+            row = people.setdefault(event.user_id, empty_user(layout))
+            if absorb(row, event, layout):
+                changed[event.user_id] = row
+        for user_id, row in changed.items():
+            columns = {name: decoded(value) for name, value in encode_user(row).items()}
+            yield {"user_id": user_id, "event_timestamp": time_ms, **columns}
