@@ -10,24 +10,17 @@ from uuid import uuid4
 import msgspec
 import structlog
 import xxhash
-from confluent_kafka import (
-    OFFSET_BEGINNING,
-    Consumer,
-    KafkaException,
-    Message,
-    TopicPartition,
-)
+from confluent_kafka import Consumer, Message
 
-from features.errors import HeadwaterError, ServerError
+from features.errors import HeadwaterError
 from features.events import Rollout, RoutedVersion
 from features.kafka import client_config
+from features.rollouts import read_all, rollout_in
 from features.settings import KafkaSettings
-from features.topics import ROLLOUTS
 from features.vocabulary import FILE_NAME, Vocabulary, read_vocabulary
 
 log = structlog.get_logger()
 _POLL_S = 0.2
-_START_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -89,7 +82,6 @@ class RolloutFollower:
     def __init__(self, settings: KafkaSettings, routes: Routes) -> None:
         self._routes = routes
         self._started = asyncio.Event()
-        self._decoder = msgspec.json.Decoder(Rollout)
         self._consumer = Consumer(
             client_config(settings)
             # Assigned, never subscribed: each worker reads the whole topic, and commits nothing.
@@ -102,25 +94,12 @@ class RolloutFollower:
         Raises:
             ServerError: the topic cannot be read.
         """
-        try:
-            await asyncio.to_thread(self._catch_up)
-        except KafkaException as error:
-            raise ServerError(f"Kafka: topic {ROLLOUTS}: {error.args[0].str()}") from error
+        await asyncio.to_thread(self._catch_up)
         self._started.set()
 
     def _catch_up(self) -> None:
-        partition = TopicPartition(ROLLOUTS, 0, OFFSET_BEGINNING)
-        self._consumer.assign([partition])
-        first, end = self._consumer.get_watermark_offsets(partition, timeout=_START_S)
-        read = first
-        while read < end:
-            message = self._consumer.poll(_START_S)
-            if message is None:
-                raise ServerError(f"topic {ROLLOUTS} cannot be read: no answer in {_START_S:.0f} s")
+        for message in read_all(self._consumer):
             self._take(message)
-            # The position, not the offset: compaction leaves gaps at the end too.
-            (position,) = self._consumer.position([partition])
-            read = position.offset
 
     async def run(self) -> None:
         """Follow for ever, once started."""
@@ -134,11 +113,10 @@ class RolloutFollower:
         if (failure := message.error()) is not None:
             log.warning("rollouts_unreadable", error=failure.str())
             return
-        value = message.value()
-        if message.key() != self._routes.model.encode() or value is None:
-            return
         try:
-            rollout = self._decoder.decode(value)
+            rollout = rollout_in(message, self._routes.model)
+            if rollout is None:
+                return
             self._routes.follow(rollout)
         except (msgspec.DecodeError, OSError, ValueError, HeadwaterError) as error:
             log.warning("rollout_ignored", offset=message.offset(), error=str(error))
