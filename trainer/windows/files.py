@@ -6,7 +6,6 @@ put makes an object, and it appears whole.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,6 +15,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from features.errors import DataError, SettingsError
+from trainer.disk import sync, write_synced
 
 ASIDE = ".aside"
 
@@ -70,7 +70,7 @@ class Files:
         """Write a file that nobody looks for yet."""
         self._make_folder_of(path)
         if self._local:
-            _write_synced(Path(self._at(path)), content)
+            write_synced(Path(self._at(path)), content)
         else:
             self._fs.pipe_file(self._at(path), content)
 
@@ -91,7 +91,7 @@ class Files:
         self._make_folder_of(target)
         if self._local:
             Path(self._at(path)).rename(self._at(target))
-            _sync_folder(Path(self._at(target)).parent)
+            sync(Path(self._at(target)).parent)
         else:
             self._fs.cp_file(self._at(path), self._at(target))
             self.remove(path)
@@ -113,31 +113,10 @@ class Files:
             target.hardlink_to(self._at(aside))
         finally:
             self.remove(aside)
-        _sync_folder(target.parent)
+        sync(target.parent)
 
     def _make_folder_of(self, path: str) -> None:
         self._fs.makedirs(self._at(path).rsplit("/", 1)[0], exist_ok=True)
 
     def _at(self, path: str) -> str:
         return f"{self._root}/{path}"
-
-
-def _write_synced(path: Path, content: bytes) -> None:
-    try:
-        with path.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError:
-        # A full disk: leave no part that fills it.
-        path.unlink(missing_ok=True)
-        raise
-
-
-def _sync_folder(folder: Path) -> None:
-    """A new name survives a power cut only once its folder is on disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,0 +1,26 @@
+"""Files that survive a power cut: what is written, and the name it is found by."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def write_synced(path: Path, content: bytes) -> None:
+    """Write a file that nobody looks for yet."""
+    try:
+        path.write_bytes(content)
+        sync(path)
+    except OSError:
+        # A full disk: leave no part that fills it.
+        path.unlink(missing_ok=True)
+        raise
+
+
+def sync(path: Path) -> None:
+    """Put a file, or the names in a folder, on disk: a new name is not there before its folder."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
