@@ -11,7 +11,7 @@ from trainer.data import Log
 from trainer.first_model import train_first_model
 from trainer.language import language_model
 from trainer.model_server import ModelServer
-from trainer.publish import Version, publish
+from trainer.publish import Version, publish, publishing, recover
 from trainer.tracking import tracked
 from trainer.train import Report
 
@@ -29,19 +29,24 @@ class Published:
 def train_and_publish(settings: Settings, log: Log, report: Report) -> Published:
     """Train on the log, load the version into Triton, and announce it.
 
+    First goes on with what a training that was killed left.
+
     Raises:
+        AnotherPublisherError: another process publishes to the model repository.
         DataError: nothing can be learned from the log, or the language model cannot be fetched.
         SettingsError: the language model cannot be read, or the curves cannot be written.
         ServerError: Triton or Kafka does not answer.
     """
     layout = Layout(settings.features)
-    reader = language_model(settings.trainer.language_model, settings.local.cache_dir)
-    with tracked(settings.trainer, report) as followed:
-        trained = train_first_model(log, layout, settings.trainer, followed, reader)
-    triton = settings.triton
+    triton, repository = settings.triton, settings.model_repository
     server = ModelServer(triton.url or "", triton.tls, triton.tls_ca_file)
-    repository = settings.model_repository
-    version = publish(trained, repository, server, settings.kafka, layout, settings.trainer)
+    reader = language_model(settings.trainer.language_model, settings.local.cache_dir)
+    # Held from the start: who may not publish should not train for minutes first.
+    with publishing(repository):
+        recover(repository, server, settings.kafka, layout, settings.trainer)
+        with tracked(settings.trainer, report) as followed:
+            trained = train_first_model(log, layout, settings.trainer, followed, reader)
+        version = publish(trained, repository, server, settings.kafka, layout, settings.trainer)
     outcome = trained.outcome
     items = len(trained.vocabulary) - FIRST_ITEM
     return Published(version, items, outcome.held_out, outcome.seconds)

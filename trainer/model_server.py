@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,11 @@ LOAD_TIMEOUT_S = 120.0
 ASK_TIMEOUT_S = 20.0
 POLL_S = 0.05
 CHECKED_BATCH = 7
+AWAY = ("StatusCode.UNAVAILABLE", "StatusCode.DEADLINE_EXCEEDED")
+
+
+class AwayError(ServerError):
+    """Triton does not answer: it may in a moment."""
 
 
 @dataclass(frozen=True)
@@ -37,14 +42,16 @@ class ModelServer:
         """A connection, closed at the end.
 
         Raises:
-            ServerError: in the block, when Triton does not answer or refuses.
+            AwayError: in the block, when Triton does not answer.
+            ServerError: in the block, when Triton refuses what it is asked.
         """
         client = InferenceServerClient(self.url, ssl=self.tls, root_certificates=self.tls_ca_file)
         try:
             yield Triton(client)
         except InferenceServerException as error:
             reason = " ".join(str(error).split())
-            raise ServerError(f"Triton at {self.url}: {reason}") from error
+            kind = AwayError if error.status() in AWAY else ServerError
+            raise kind(f"Triton at {self.url}: {reason}") from error
         finally:
             client.close()
 
@@ -62,6 +69,10 @@ class Triton:
         )
         return ready
 
+    def ready(self, versions: Iterable[int]) -> list[int]:
+        """Those of these versions that can be asked."""
+        return [version for version in versions if self.is_ready(version)]
+
     def load(self, config: str, versions: Sequence[int]) -> None:
         """Serve exactly these versions, and wait until they are ready.
 
@@ -69,15 +80,18 @@ class Triton:
             config: the text of `config.pbtxt`.
 
         Raises:
-            ServerError: one is not ready in time.
+            AwayError: one is not ready in time.
         """
+        if not versions:
+            self._client.unload_model(MODEL_NAME, client_timeout=LOAD_TIMEOUT_S)
+            return
         self._client.load_model(
             MODEL_NAME, config=with_versions(config, versions), client_timeout=LOAD_TIMEOUT_S
         )
         deadline = time.monotonic() + LOAD_TIMEOUT_S
         while missing := [version for version in versions if not self.is_ready(version)]:
             if time.monotonic() > deadline:
-                raise ServerError(f"Triton: versions {missing} of {MODEL_NAME} are not ready")
+                raise AwayError(f"Triton: versions {missing} of {MODEL_NAME} are not ready")
             time.sleep(POLL_S)
 
     def check_answer(self, version: int, graph: Path, items: int, layout: Layout) -> None:

@@ -1,51 +1,56 @@
 """From a trained model to one that answers: version folder, Triton, announcement.
 
-A version appears whole or not at all: it is written and checked in a temporary folder, renamed,
-loaded, asked once, and only then announced.
+A version appears whole or not at all: it is written and checked aside, renamed, loaded, asked once,
+and only then announced. What a dead trainer left is finished or removed: docs/decisions/0013.
 """
 
 from __future__ import annotations
 
-import contextlib
-import shutil
-import tempfile
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from confluent_kafka import Producer
+import structlog
 
-from features.errors import ServerError
-from features.events import Rollout, RoutedVersion, encode
+from features.errors import DataError, ServerError
+from features.events import Rollout
 from features.inputs import MODEL_NAME
-from features.kafka import client_config
+from features.rollouts import newest_rollout
 from features.rows import Layout
 from features.settings import KafkaSettings
-from features.topics import ROLLOUTS
 from trainer import checkpoint
-from trainer.export import export
+from trainer.drafts import CONFIG, GRAPH, Draft, drafted, write_version
 from trainer.first_model import Trained
-from trainer.model_server import ModelServer
+from trainer.live import announce, live_version, stable_of
+from trainer.model_server import AwayError, ModelServer, Triton
+from trainer.repository import (
+    Version,
+    announced,
+    publishing,
+    remove,
+    unannounced,
+    version_numbers,
+    version_of,
+)
+from trainer.retrying import retrying
 from trainer.settings import TrainerSettings
-from trainer.triton_config import render_config
 
-CONFIG = "config.pbtxt"
-GRAPH = "model.onnx"
-STABLE = "stable"
-ANNOUNCE_TIMEOUT_S = 15.0
-
-
-@dataclass(frozen=True)
-class Version:
-    """A version folder; `address` names it for any fsspec file system."""
-
-    number: int
-    folder: Path
-
-    @property
-    def address(self) -> str:
-        return self.folder.resolve().as_uri()
+__all__ = [
+    "Draft",
+    "Version",
+    "announce",
+    "bring_up",
+    "drafted",
+    "go_live",
+    "live_version",
+    "publish",
+    "publishing",
+    "recover",
+    "retire",
+    "version_numbers",
+    "version_of",
+    "write_version",
+]
+log = structlog.get_logger()
 
 
 def publish(
@@ -59,93 +64,193 @@ def publish(
     """Bring a model live for everyone; the version before it stays loaded.
 
     Raises:
+        AnotherPublisherError: another process publishes to the repository.
+        DataError: the version cannot be written.
         ExportError: the graph does not answer as the model does.
         ServerError: Triton or Kafka does not answer, or Triton answers otherwise.
     """
-    version = write_version(trained, repository, layout, settings)
-    bring_up(version, server, len(trained.vocabulary), layout)
-    announce(version, kafka)
+    with publishing(repository):
+        version = write_version(trained, repository, layout, settings)
+        go_live(version, server, kafka, layout, settings)
     return version
 
 
-def write_version(
-    trained: Trained, repository: Path, layout: Layout, settings: TrainerSettings
-) -> Version:
-    """Write the next version's folder, and `config.pbtxt` where there is none."""
-    model = repository / MODEL_NAME
-    model.mkdir(parents=True, exist_ok=True)
-    # What all versions share is never written over: that would reload every one of them.
-    if not (model / CONFIG).exists():
-        _write_whole(model / CONFIG, lambda path: path.write_text(render_config(layout)))
-    number = max(version_numbers(model), default=0) + 1
-    described = {
-        "trainer": settings.model_dump(mode="json"),
-        "features": layout.settings.model_dump(mode="json"),
-    }
+def go_live(
+    version: Version,
+    server: ModelServer,
+    kafka: KafkaSettings,
+    layout: Layout,
+    settings: TrainerSettings,
+) -> None:
+    """Load a version, announce it to everyone, and remove what is no longer needed.
 
-    def fill(folder: Path) -> None:
-        folder.mkdir()
-        checkpoint.save(trained, folder, described)
-        export(trained.model, layout, folder / GRAPH)
-
-    _write_whole(model / str(number), fill)
-    return Version(number, model / str(number))
-
-
-def version_numbers(model: Path) -> list[int]:
-    """The versions of a model in its repository, ascending."""
-    return sorted(int(one.name) for one in model.iterdir() if one.name.isdecimal())
+    Raises:
+        AwayError: Triton does not answer for so long; `recover` goes on from there.
+        ServerError: Kafka does not, likewise; or Triton cannot load the version, or answers
+            otherwise than the graph: then it is removed.
+    """
+    items = checkpoint.read_manifest(version.folder).architecture.items
+    with publishing(version.repository):
+        load = retrying(settings.publish_retry_s, AwayError)
+        try:
+            load(bring_up, version, server, items, layout)
+        except AwayError:
+            raise
+        except ServerError:
+            _discard(version, server, settings)
+            raise
+        retrying(settings.publish_retry_s, ServerError)(announce, version, kafka)
+        log.info("version_live", version=version.number)
+        try:
+            retire(version.repository, server, kafka, settings)
+        except (ServerError, DataError, OSError) as error:
+            # It is live; the next one that goes live tidies up.
+            log.warning("versions_not_retired", reason=str(error))
 
 
 def bring_up(version: Version, server: ModelServer, items: int, layout: Layout) -> None:
-    """Load a version of so many items beside the newest one that is up, and ask it once.
+    """Load a version of so many items beside those that are up, and ask it once.
 
     Raises:
-        ServerError: Triton does not answer, or not as ONNX Runtime does here.
+        AwayError: Triton does not answer.
+        ServerError: Triton cannot load it, or it answers otherwise than ONNX Runtime does here.
     """
     model = version.folder.parent
-    earlier = [number for number in version_numbers(model) if number < version.number]
-    config = (model / CONFIG).read_text()
-    with server.connected() as triton:
-        up = [number for number in earlier if triton.is_ready(number)]
-        triton.load(config, [*up[-1:], version.number])
+    with publishing(version.repository), server.connected() as triton:
+        up = triton.ready(version_numbers(model))
+        _load(triton, model, {*up, version.number})
         triton.check_answer(version.number, version.folder / GRAPH, items, layout)
 
 
-def announce(version: Version, kafka: KafkaSettings) -> None:
-    """Say on `rollouts` that everyone gets this version.
+def recover(
+    repository: Path,
+    server: ModelServer,
+    kafka: KafkaSettings,
+    layout: Layout,
+    settings: TrainerSettings,
+) -> Version | None:
+    """Go on from wherever the last trainer ended, and give the version that is live then.
+
+    The newest version that was kept, but neither announced nor overtaken by another rollout, goes
+    live if it is whole. Others that were not announced are removed. The live version is up.
 
     Raises:
-        ServerError: Kafka does not take it.
+        AnotherPublisherError: another process publishes to the repository.
+        ServerError: Triton or Kafka does not answer.
     """
-    routed = RoutedVersion(
-        version=version.number, variant=STABLE, share=1.0, address=version.address
-    )
-    rollout = Rollout(model=MODEL_NAME, versions=[routed], time=int(time.time() * 1000))
-    failures: list[str] = []
-    producer = Producer({**client_config(kafka), "enable.idempotence": "true", "log_level": "0"})
-    producer.produce(
-        ROLLOUTS,
-        key=MODEL_NAME,
-        value=encode(rollout),
-        on_delivery=lambda error, _: failures.append(str(error)) if error else None,
-    )
-    if producer.flush(ANNOUNCE_TIMEOUT_S) or failures:
-        reason = failures[0] if failures else f"no answer in {ANNOUNCE_TIMEOUT_S:.0f} s"
-        raise ServerError(f"Kafka: topic {ROLLOUTS}: version {version.number}: {reason}")
+    with publishing(repository):
+        rollout = retrying(settings.publish_retry_s, ServerError)(newest_rollout, kafka, MODEL_NAME)
+        left = [version_of(repository, number) for number in unannounced(repository)]
+        due = next((each for each in reversed(left) if _is_due(each, rollout)), None)
+        for version in left:
+            if version != due:
+                _settle(version, rollout, server, settings)
+        if due:
+            log.info("publishing_goes_on", version=due.number)
+            go_live(due, server, kafka, layout, settings)
+            return due
+        live = version_of(repository, stable_of(rollout)) if rollout else None
+        if live is None or not live.folder.is_dir():
+            return None
+        _ensure_up(live, server, layout, settings)
+        return live
 
 
-def _write_whole(target: Path, fill: Callable[[Path], object]) -> None:
-    """Write beside the target and rename, so that nobody reads a part."""
-    with _beside(target) as temporary:
-        fill(temporary)
-        temporary.rename(target)
+def retire(
+    repository: Path, server: ModelServer, kafka: KafkaSettings, settings: TrainerSettings
+) -> None:
+    """Leave up the live version, the one before it, and what else takes traffic; remove old ones.
+
+    Never removed: what takes traffic, what is up, and what the live version was trained from.
+
+    Raises:
+        ServerError: Triton or Kafka does not answer.
+        DataError: the live version cannot be read.
+    """
+    with publishing(repository):
+        rollout = newest_rollout(kafka, MODEL_NAME)
+        if rollout is None:
+            return
+        model, live = repository / MODEL_NAME, stable_of(rollout)
+        routed = {each.version for each in rollout.versions}
+        numbers = version_numbers(model)
+        parent = checkpoint.read_manifest(model / str(live)).parent
+        with server.connected() as triton:
+            up = triton.ready(numbers)
+            served = _served(up, live, routed)
+            if served != up:
+                _load(triton, model, served)
+        kept = {*served, *routed, parent, *unannounced(repository)}
+        old = [number for number in numbers if number not in kept]
+        for number in old[: max(0, len(numbers) - settings.keep_versions)]:
+            remove(version_of(repository, number))
+            log.info("version_removed", version=number)
 
 
-@contextlib.contextmanager
-def _beside(target: Path) -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+def _served(up: Sequence[int], live: int, routed: Collection[int]) -> list[int]:
+    """Of the versions that are up those that stay so.
+
+    >>> _served([1, 2, 3, 4], live=3, routed={3})
+    [2, 3, 4]
+    """
+    before = max((number for number in up if number < live), default=live)
+    return [number for number in up if number >= before or number in routed]
+
+
+def _is_due(version: Version, rollout: Rollout | None) -> bool:
+    """Whether a version that was kept still is to go live."""
     try:
-        yield folder / target.name
-    finally:
-        shutil.rmtree(folder)
+        manifest = checkpoint.verify(version.folder)
+    except DataError as error:
+        log.warning("version_damaged", version=version.number, reason=str(error))
+        return False
+    # A rollout of after it was made, be it a return to an older one, is not to be undone.
+    return rollout is None or rollout.time < manifest.created_ms
+
+
+def _settle(
+    version: Version, rollout: Rollout | None, server: ModelServer, settings: TrainerSettings
+) -> None:
+    """See to a version that is not to go live: it already has, or is removed."""
+    if rollout and version.number in {each.version for each in rollout.versions}:
+        announced(version)
+    else:
+        _discard(version, server, settings)
+
+
+def _ensure_up(
+    version: Version, server: ModelServer, layout: Layout, settings: TrainerSettings
+) -> None:
+    """Load the live version where Triton has forgotten it."""
+
+    def ensure() -> None:
+        with server.connected() as triton:
+            if triton.is_ready(version.number):
+                return
+        items = checkpoint.verify(version.folder).architecture.items
+        bring_up(version, server, items, layout)
+
+    try:
+        retrying(settings.publish_retry_s, AwayError)(ensure)
+    except DataError as error:
+        # Who goes on from it is told then; a new version is a way out of this.
+        log.warning("version_damaged", version=version.number, reason=str(error))
+
+
+def _discard(version: Version, server: ModelServer, settings: TrainerSettings) -> None:
+    """Remove a version that takes no traffic: first from Triton, then from the disk."""
+    retrying(settings.publish_retry_s, AwayError)(_take_down, version, server)
+    remove(version)
+    log.warning("version_removed", version=version.number)
+
+
+def _take_down(version: Version, server: ModelServer) -> None:
+    model = version.folder.parent
+    with server.connected() as triton:
+        up = triton.ready(version_numbers(model))
+        if version.number in up:
+            _load(triton, model, set(up) - {version.number})
+
+
+def _load(triton: Triton, model: Path, versions: Collection[int]) -> None:
+    triton.load((model / CONFIG).read_text(), sorted(versions))

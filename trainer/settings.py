@@ -143,6 +143,12 @@ class TrainerSettings(Section):
     tensorboard_dir: str = Field(
         "", description="folder for TensorBoard's curves, one in it for each run; empty for none"
     )
+    keep_versions: Annotated[int, Field(ge=2)] = Field(
+        5, description="so many versions are kept; older ones are removed once a new one is live"
+    )
+    publish_retry_s: Annotated[float, Field(ge=0)] = Field(
+        60.0, description="how long a full disk, a Triton or a Kafka that is away is tried again"
+    )
     device: Device = Field(Device.AUTO, description="auto, cpu or cuda")
     precision: Precision = Field(Precision.AUTO, description="auto, float32 or bfloat16")
     seed: int = 7

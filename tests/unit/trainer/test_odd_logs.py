@@ -14,12 +14,12 @@ from features.inputs import FloatArray
 from features.rows import Layout
 from trainer import checkpoint
 from trainer.data import Log
+from trainer.drafts import write_version
 from trainer.evaluate import evaluate
 from trainer.export import answers, open_session, sample_inputs
 from trainer.first_model import Trained, train_first_model
 from trainer.language import LanguageModel
 from trainer.model import LOWEST
-from trainer.publish import write_version
 from trainer.settings import TrainerSettings
 
 SETTINGS = TrainerSettings(width=8, epochs=2, batch_windows=4, threads=1)

@@ -15,9 +15,9 @@ from safetensors.torch import save
 
 from features.errors import DataError
 from features.events import Click
-from features.inputs import MODEL_NAME, FloatArray
+from features.inputs import FloatArray
 from features.rows import Layout, Observed
-from features.vocabulary import FILE_NAME, Vocabulary, read_vocabulary
+from features.vocabulary import FILE_NAME, Vocabulary
 from trainer import checkpoint
 from trainer.comparison import Arrays
 from trainer.data import Log
@@ -25,10 +25,8 @@ from trainer.evaluate import evaluate
 from trainer.export import answers, export, open_session, sample_inputs, torch_answers
 from trainer.first_model import Progress, Trained, train_first_model
 from trainer.language import LanguageModel
-from trainer.publish import write_version
 from trainer.recommender import Recommender
 from trainer.settings import Part, TrainerSettings
-from trainer.triton_config import render_config
 
 SETTINGS = TrainerSettings(
     width=16,
@@ -285,6 +283,19 @@ def test_a_damaged_checkpoint_is_one_line(
     (tmp_path / file).unlink()
     if content is not None:
         (tmp_path / file).write_bytes(content)
+    with pytest.raises(DataError, match=r": (damaged|not a trained model)") as caught:
+        checkpoint.load(tmp_path)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 300 + len(str(tmp_path))
+
+
+@pytest.mark.parametrize("content", [b"garbage" * 9, save({"other": torch.zeros(1)})])
+def test_other_weights_are_refused_whatever_their_checksum(
+    trained: Trained, tmp_path: Path, content: bytes
+) -> None:
+    checkpoint.save(trained, tmp_path, {})
+    (tmp_path / checkpoint.WEIGHTS).write_bytes(content)
+    checkpoint.seal(tmp_path, {})
     with pytest.raises(DataError, match="not a trained model: ") as caught:
         checkpoint.load(tmp_path)
     assert "\n" not in str(caught.value)
@@ -294,43 +305,6 @@ def test_a_damaged_checkpoint_is_one_line(
 def test_another_model_s_vocabulary_is_refused(trained: Trained, tmp_path: Path) -> None:
     checkpoint.save(trained, tmp_path, {})
     Vocabulary(["i1"]).write(str(tmp_path / FILE_NAME))
+    checkpoint.seal(tmp_path, {})
     with pytest.raises(DataError, match=r"vocabulary\.parquet is that of another"):
         checkpoint.load(tmp_path)
-
-
-def test_versions_count_up_and_appear_whole(
-    trained: Trained, tmp_path: Path, layout: Layout
-) -> None:
-    first, second = (write_version(trained, tmp_path, layout, SETTINGS) for _ in range(2))
-    assert (first.number, second.number) == (1, 2)
-    model = tmp_path / MODEL_NAME
-    assert sorted(one.name for one in model.iterdir()) == ["1", "2", "config.pbtxt"]
-    assert (model / "config.pbtxt").read_text() == render_config(layout)
-    assert second.address == f"file://{model}/2"
-    vocabulary = read_vocabulary(f"{second.address}/vocabulary.parquet")
-    assert vocabulary.item_ids == trained.vocabulary.item_ids
-    feeds = sample_inputs(len(vocabulary), layout, 2)
-    assert len(answers(open_session(second.folder / "model.onnx"), feeds)) == 6
-    manifest = msgspec.json.decode((second.folder / checkpoint.MANIFEST).read_bytes())
-    assert manifest["settings"]["trainer"]["width"] == 16
-    assert manifest["settings"]["features"]["history_length"] == 8
-
-
-def test_a_version_that_cannot_be_written_leaves_nothing(
-    trained: Trained, tmp_path: Path, layout: Layout, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def broken(*_: object) -> None:
-        raise OSError("no space left")
-
-    monkeypatch.setattr("trainer.publish.export", broken)
-    with pytest.raises(OSError, match="no space"):
-        write_version(trained, tmp_path, layout, SETTINGS)
-    assert [one.name for one in (tmp_path / MODEL_NAME).iterdir()] == ["config.pbtxt"]
-
-
-def test_a_config_that_is_there_is_kept(trained: Trained, tmp_path: Path, layout: Layout) -> None:
-    config = tmp_path / MODEL_NAME / "config.pbtxt"
-    config.parent.mkdir()
-    config.write_text("# the operator's own")
-    write_version(trained, tmp_path, layout, SETTINGS)
-    assert config.read_text() == "# the operator's own"

@@ -1,0 +1,274 @@
+"""A version is whole or not there, and one process at a time publishes."""
+
+from __future__ import annotations
+
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from features.errors import DataError, SettingsError
+from features.inputs import MODEL_NAME
+from features.rows import Layout
+from features.vocabulary import read_vocabulary
+from tests.stand.models import SETTINGS as PATIENT
+from tests.stand.models import untrained
+from trainer import checkpoint, drafts
+from trainer.checkpoint import Lineage
+from trainer.drafts import drafted, write_version
+from trainer.export import answers, export, open_session, sample_inputs
+from trainer.first_model import Trained
+from trainer.model import TemporalModel
+from trainer.repository import (
+    ASIDE,
+    LOCK,
+    AnotherPublisherError,
+    Version,
+    place,
+    publishing,
+    unannounced,
+    version_numbers,
+    version_of,
+)
+from trainer.triton_config import render_config
+
+SETTINGS = PATIENT.model_copy(update={"publish_retry_s": 0.0})
+HOLDER = """
+import sys, time
+from pathlib import Path
+from trainer.repository import ASIDE, publishing
+repository = Path(sys.argv[1])
+with publishing(repository):
+    (repository / ASIDE / "draft-1").mkdir()
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.fixture(scope="module")
+def trained(layout: Layout) -> Trained:
+    return untrained(layout, 1)
+
+
+def visible(repository: Path) -> list[str]:
+    return sorted(one.name for one in (repository / MODEL_NAME).iterdir())
+
+
+def aside(repository: Path) -> list[str]:
+    return sorted(one.name for one in (repository / ASIDE).iterdir())
+
+
+def test_versions_count_up_and_appear_whole(
+    trained: Trained, tmp_path: Path, layout: Layout
+) -> None:
+    first, second = (write_version(trained, tmp_path, layout, SETTINGS) for _ in range(2))
+    assert (first.number, second.number) == (1, 2)
+    assert visible(tmp_path) == ["1", "2", "config.pbtxt"]
+    assert aside(tmp_path) == [LOCK, "unannounced-1", "unannounced-2"]
+    assert (tmp_path / MODEL_NAME / "config.pbtxt").read_text() == render_config(layout)
+    assert second.address == f"file://{tmp_path}/{MODEL_NAME}/2"
+    vocabulary = read_vocabulary(f"{second.address}/vocabulary.parquet")
+    assert vocabulary.item_ids == trained.vocabulary.item_ids
+    feeds = sample_inputs(len(vocabulary), layout, 2)
+    assert len(answers(open_session(second.folder / "model.onnx"), feeds)) == 6
+
+
+def test_a_config_that_is_there_is_kept(trained: Trained, tmp_path: Path, layout: Layout) -> None:
+    config = tmp_path / MODEL_NAME / "config.pbtxt"
+    config.parent.mkdir()
+    config.write_text("# the operator's own")
+    write_version(trained, tmp_path, layout, SETTINGS)
+    assert config.read_text() == "# the operator's own"
+
+
+def test_the_manifest_says_what_a_version_is_made_of(
+    trained: Trained, tmp_path: Path, layout: Layout
+) -> None:
+    lineage = Lineage(parent=4, windows=(7, 8))
+    with drafted(trained, tmp_path, layout, SETTINGS, lineage) as draft:
+        assert checkpoint.load(draft.folder).vocabulary.item_ids == trained.vocabulary.item_ids
+        version = draft.keep(b'{"passed": true}', {"ndcg_at_10": 0.25})
+    manifest = checkpoint.verify(version.folder)
+    assert (manifest.parent, manifest.windows) == (4, (7, 8))
+    assert manifest.metrics == {"ndcg_at_10": 0.25}
+    assert manifest.settings["trainer"]["width"] == 16
+    assert manifest.settings["features"]["history_length"] == layout.settings.history_length
+    assert manifest.files.keys() | {checkpoint.MANIFEST} == {
+        path.name for path in version.folder.iterdir()
+    }
+    assert (version.folder / "evaluation.json").read_bytes() == b'{"passed": true}'
+
+
+@pytest.mark.parametrize("file", ["model.onnx", "vocabulary.parquet", "weights.safetensors"])
+def test_a_file_that_is_damaged_or_gone_is_named(
+    trained: Trained, tmp_path: Path, layout: Layout, file: str
+) -> None:
+    version = write_version(trained, tmp_path, layout, SETTINGS)
+    path = version.folder / file
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=f"{MODEL_NAME}/1/{file}: damaged"):
+        checkpoint.load(version.folder)
+    path.unlink()
+    with pytest.raises(DataError, match=f"{MODEL_NAME}/1/{file}: .*No such file"):
+        checkpoint.load(version.folder)
+
+
+def test_what_is_not_kept_is_never_seen(trained: Trained, tmp_path: Path, layout: Layout) -> None:
+    with drafted(trained, tmp_path, layout, SETTINGS) as draft:
+        assert sorted(path.name for path in draft.folder.iterdir()) == [
+            "manifest.json",
+            "model.onnx",
+            "vocabulary.parquet",
+            "weights.safetensors",
+        ]
+        assert visible(tmp_path) == ["config.pbtxt"]
+    with pytest.raises(KeyError), drafted(trained, tmp_path, layout, SETTINGS):
+        raise KeyError("the judge's own")
+    assert visible(tmp_path) == ["config.pbtxt"]
+    assert aside(tmp_path) == [LOCK]
+
+
+def test_a_number_that_was_taken_meanwhile_is_one_line(
+    trained: Trained, tmp_path: Path, layout: Layout
+) -> None:
+    with drafted(trained, tmp_path, layout, SETTINGS) as draft:
+        taken = tmp_path / MODEL_NAME / str(draft.number)
+        taken.mkdir()
+        (taken / "model.onnx").write_text("another's")
+        with pytest.raises(AnotherPublisherError, match="1: written by another process"):
+            draft.keep()
+    assert (taken / "model.onnx").read_text() == "another's"
+    assert aside(tmp_path) == [LOCK]
+
+
+@contextmanager
+def files_up_to(size_bytes: int) -> Iterator[None]:
+    """The kernel refuses to write more into one file."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("file", ["config.pbtxt", "weights.safetensors", "model.onnx"])
+def test_a_file_that_does_not_fit_leaves_nothing(
+    trained: Trained, tmp_path: Path, layout: Layout, file: str
+) -> None:
+    """The largest files: whatever fails is one of these, or comes after the others."""
+    whole = write_version(trained, tmp_path / "whole", layout, SETTINGS).folder
+    path = whole.parent / file if file == "config.pbtxt" else whole / file
+    with (
+        files_up_to(path.stat().st_size - 1),
+        pytest.raises(DataError, match=r"cannot be written: .*make room") as caught,
+    ):
+        write_version(trained, tmp_path / "small", layout, SETTINGS)
+    assert "\n" not in str(caught.value)
+    assert version_numbers(tmp_path / "small" / MODEL_NAME) == []
+    assert aside(tmp_path / "small") == [LOCK]
+    assert write_version(trained, tmp_path / "small", layout, SETTINGS).number == 1
+
+
+@pytest.mark.parametrize("file", ["evaluation.json", ".manifest.json"])
+def test_a_disk_that_is_full_at_the_end_leaves_nothing(
+    trained: Trained, tmp_path: Path, layout: Layout, file: str
+) -> None:
+    with drafted(trained, tmp_path, layout, SETTINGS) as draft:
+        (draft.folder / file).symlink_to("/dev/full")
+        with pytest.raises(DataError, match=r"\[Errno 28\] No space left"):
+            draft.keep(b"{}")
+    assert visible(tmp_path) == ["config.pbtxt"]
+    assert aside(tmp_path) == [LOCK]
+
+
+@pytest.mark.parametrize("file", ["evaluation.json", ".manifest.json"])
+def test_a_full_disk_is_tried_again(
+    trained: Trained, tmp_path: Path, layout: Layout, file: str
+) -> None:
+    with drafted(trained, tmp_path, layout, PATIENT) as draft:
+        # Removed by the attempt that fails, as every part that fills a disk.
+        (draft.folder / file).symlink_to("/dev/full")
+        version = draft.keep(b"{}")
+    assert checkpoint.verify(version.folder).files.keys() >= {"evaluation.json", "model.onnx"}
+
+
+def test_a_graph_that_did_not_fit_is_written_again(
+    trained: Trained, tmp_path: Path, layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempts = []
+
+    def full_at_first(model: TemporalModel, layout: Layout, path: Path) -> None:
+        attempts.append(path)
+        if len(attempts) == 1:
+            path.symlink_to("/dev/full")
+        export(model, layout, path)
+
+    monkeypatch.setattr(drafts, "export", full_at_first)
+    version = write_version(trained, tmp_path, layout, PATIENT)
+    assert len(attempts) == 2
+    assert checkpoint.verify(version.folder).files["model.onnx"].size_bytes > 0
+
+
+@pytest.fixture
+def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process, in the middle of publishing."""
+    command = [sys.executable, "-c", HOLDER, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "held\n"
+        yield process
+        process.kill()
+
+
+def test_a_second_trainer_is_refused_in_one_line(
+    holder: subprocess.Popen[str], trained: Trained, tmp_path: Path, layout: Layout
+) -> None:
+    with pytest.raises(AnotherPublisherError, match="another process publishes") as caught:
+        write_version(trained, tmp_path, layout, SETTINGS)
+    assert "\n" not in str(caught.value)
+    assert aside(tmp_path) == ["draft-1", LOCK]
+
+
+def test_what_a_killed_one_left_is_swept(
+    holder: subprocess.Popen[str], trained: Trained, tmp_path: Path, layout: Layout
+) -> None:
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    removed = tmp_path / ASIDE / "removed-3"
+    removed.mkdir()
+    (removed / "model.onnx").write_text("half removed")
+    (tmp_path / ASIDE / "unannounced-9").touch()
+    with publishing(tmp_path), publishing(tmp_path):
+        assert aside(tmp_path) == [LOCK]
+        assert unannounced(tmp_path) == []
+    assert write_version(trained, tmp_path, layout, SETTINGS).number == 1
+
+
+def test_a_repository_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(SettingsError, match=r"model_repository: .*cannot be written: Not a dir"),
+        publishing(tmp_path / "file"),
+    ):
+        pass
+
+
+def test_a_version_is_marked_before_it_is_seen(tmp_path: Path) -> None:
+    """A rename that fails leaves no mark; one that succeeds had it."""
+    with publishing(tmp_path):
+        draft = tmp_path / ASIDE / "draft-1"
+        draft.mkdir()
+        with pytest.raises(FileNotFoundError):
+            place(draft, Version(1, tmp_path / "nowhere" / "model" / "1"))
+        (tmp_path / MODEL_NAME / "1").write_text("a file")
+        with pytest.raises(NotADirectoryError):
+            place(draft, version_of(tmp_path, 1))
+        assert unannounced(tmp_path) == []
