@@ -1,0 +1,159 @@
+"""What a trainer that died left is finished or removed, on a real Triton and Kafka."""
+
+from __future__ import annotations
+
+import pytest
+
+from deploy.settings import Settings
+from features.errors import ServerError
+from features.inputs import MODEL_NAME
+from features.kafka import ensure_topics
+from features.rows import Layout
+from features.topics import ROLLOUTS
+from tests.stand.models import ITEMS, SETTINGS, untrained
+from tests.stand.oracle import read_topic
+from trainer.checkpoint import Lineage
+from trainer.model_server import AwayError, ModelServer
+from trainer.publish import (
+    Version,
+    announce,
+    drafted,
+    go_live,
+    live_version,
+    publish,
+    recover,
+    version_numbers,
+    write_version,
+)
+from trainer.repository import ASIDE, LOCK
+from trainer.settings import TrainerSettings
+
+pytestmark = pytest.mark.integration
+ONCE = SETTINGS.model_copy(update={"publish_retry_s": 0.0})
+
+
+class Trainer:
+    """Publishes models that have learned nothing to the servers of the session."""
+
+    def __init__(self, settings: Settings) -> None:
+        assert settings.triton.url
+        self.layout = Layout(settings.features)
+        self.kafka = settings.kafka
+        self.repository = settings.model_repository
+        self.server = ModelServer(settings.triton.url)
+        self._seed = 100
+        ensure_topics(self.kafka)
+
+    def write(self) -> Version:
+        """A version that nothing was done with yet: so a killed trainer may leave it."""
+        self._seed += 1
+        return write_version(untrained(self.layout, self._seed), self.repository, self.layout, ONCE)
+
+    def publish(self, settings: TrainerSettings = ONCE, lineage: Lineage | None = None) -> Version:
+        self._seed += 1
+        trained, origin = untrained(self.layout, self._seed), lineage or Lineage()
+        with drafted(trained, self.repository, self.layout, settings, origin) as draft:
+            version = draft.keep()
+        go_live(version, self.server, self.kafka, self.layout, settings)
+        return version
+
+    def recover(self) -> Version | None:
+        return recover(self.repository, self.server, self.kafka, self.layout, ONCE)
+
+    def numbers(self) -> list[int]:
+        return version_numbers(self.repository / MODEL_NAME)
+
+    def up(self, numbers: list[int]) -> list[int]:
+        with self.server.connected() as triton:
+            return triton.ready(numbers)
+
+    def nothing_is_left(self) -> bool:
+        return [path.name for path in (self.repository / ASIDE).iterdir()] == [LOCK]
+
+
+@pytest.fixture(scope="module")
+def trainer(servers: Settings) -> Trainer:
+    return Trainer(servers)
+
+
+def test_a_version_that_was_left_whole_goes_live(trainer: Trainer) -> None:
+    version = trainer.write()
+    assert live_version(trainer.kafka) != version.number
+    assert trainer.recover() == version
+    assert live_version(trainer.kafka) == version.number
+    assert trainer.up([version.number]) == [version.number]
+    assert trainer.nothing_is_left()
+
+
+def test_of_two_that_were_left_the_newer_goes_live(trainer: Trainer) -> None:
+    older, newer = trainer.write(), trainer.write()
+    assert trainer.recover() == newer
+    assert older.number not in trainer.numbers()
+
+
+def test_a_damaged_one_is_removed_and_the_live_one_goes_on(trainer: Trainer) -> None:
+    live, damaged = trainer.publish(), trainer.write()
+    (damaged.folder / "model.onnx").write_bytes(b"half a graph")
+    assert trainer.recover() == live
+    assert trainer.numbers()[-1] == live.number
+    assert trainer.nothing_is_left()
+
+
+def test_a_return_to_an_older_version_is_not_undone(trainer: Trainer) -> None:
+    live, left = trainer.publish(), trainer.write()
+    announce(live, trainer.kafka)
+    assert trainer.recover() == live
+    assert left.number not in trainer.numbers()
+
+
+def test_what_was_announced_is_not_announced_again(trainer: Trainer, servers: Settings) -> None:
+    live = trainer.publish()
+    (trainer.repository / ASIDE / f"unannounced-{live.number}").touch()
+    before = read_topic(servers, ROLLOUTS, 1)
+    assert trainer.recover() == live
+    assert read_topic(servers, ROLLOUTS, 1) == before
+    assert trainer.nothing_is_left()
+
+
+def test_a_live_version_that_triton_forgot_is_loaded(trainer: Trainer) -> None:
+    live = trainer.publish()
+    with trainer.server.connected() as triton:
+        triton.load("", [])
+        assert triton.ready(trainer.numbers()) == []
+    assert trainer.recover() == live
+    with trainer.server.connected() as triton:
+        triton.check_answer(live.number, live.folder / "model.onnx", ITEMS + 2, trainer.layout)
+
+
+def test_a_version_that_triton_refuses_is_removed(trainer: Trainer) -> None:
+    live, refused = trainer.publish(), trainer.write()
+    (refused.folder / "model.onnx").write_bytes(b"no graph")
+    with pytest.raises(ServerError, match="Triton at ") as caught:
+        go_live(refused, trainer.server, trainer.kafka, trainer.layout, ONCE)
+    assert "\n" not in str(caught.value)
+    assert trainer.numbers()[-1] == live.number
+    assert trainer.up([live.number]) == [live.number]
+    assert live_version(trainer.kafka) == live.number
+    assert trainer.nothing_is_left()
+
+
+def test_old_versions_are_removed_but_for_what_the_live_one_comes_from(trainer: Trainer) -> None:
+    few = ONCE.model_copy(update={"keep_versions": 2})
+    first = trainer.publish(few)
+    second, third = trainer.publish(few), trainer.publish(few, Lineage(parent=first.number))
+    assert trainer.numbers() == [first.number, second.number, third.number]
+    assert trainer.up(trainer.numbers()) == [second.number, third.number]
+    fourth = trainer.publish(few)
+    assert trainer.numbers() == trainer.up(trainer.numbers()) == [third.number, fourth.number]
+
+
+def test_triton_away_is_one_line_and_the_next_run_goes_on(trainer: Trainer) -> None:
+    live = live_version(trainer.kafka)
+    layout, nowhere = trainer.layout, ModelServer("127.0.0.1:1")
+    with pytest.raises(AwayError, match=r"Triton at 127\.0\.0\.1:1: ") as caught:
+        publish(untrained(layout, 9), trainer.repository, nowhere, trainer.kafka, layout, ONCE)
+    assert "\n" not in str(caught.value)
+    assert live_version(trainer.kafka) == live
+    left = trainer.numbers()[-1]
+    assert trainer.recover()
+    assert live_version(trainer.kafka) == left
