@@ -1,0 +1,125 @@
+"""Trainers that publish, one after another, each killed at a moment: run by test_publishing.py.
+
+    python -m tests.faults.killed_publishers [forgetful]
+
+For each line `SEED MOMENT PAUSE_S` on standard input a trainer lives: a process of its own, forked
+where everything is imported. It is killed so long after a moment: a call that the code of
+publishing makes, or the return of one. MOMENT is the end of its name, such as
+`place>Path.rename:return`, or how many different ones there were by then. The answer is its name;
+for a MOMENT that is never reached, `lived` and how many there were. Of `forgetful` trainers none
+looks for what the one before it left, to show that the test then fails.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
+from types import FrameType
+
+import torch
+
+from deploy.settings import Settings, load_settings
+from features.rows import Layout
+from tests.stand.models import SETTINGS, untrained
+from trainer import checkpoint, disk, drafts, live, model_server, publish, repository
+from trainer.model_server import ModelServer
+
+KEPT = 3
+VERSIONS_OF_A_LIFE = 2
+MODULES = (checkpoint, disk, drafts, live, model_server, publish, repository)
+FILES = {module.__file__ for module in MODULES}
+TRAINER = SETTINGS.model_copy(update={"keep_versions": KEPT, "publish_retry_s": 5.0})
+
+
+class Moments:
+    """Counts the moments that have not been before, and tells of the awaited one."""
+
+    def __init__(self, awaited: str, pipe: int, *, dies: bool) -> None:
+        self._awaited = awaited
+        self._pipe = pipe
+        self._dies = dies
+        self._seen: set[tuple[str, int]] = set()
+
+    def __len__(self) -> int:
+        return len(self._seen)
+
+    def __call__(self, frame: FrameType, event: str, called: object) -> None:
+        native = event.startswith("c_")
+        caller = frame if native else frame.f_back
+        if caller is None or not {frame.f_code.co_filename, caller.f_code.co_filename} & FILES:
+            return
+        callee = getattr(called, "__qualname__", "") if native else frame.f_code.co_qualname
+        name = f"{caller.f_code.co_qualname}>{callee}:{event.removeprefix('c_')}"
+        moment = (name, caller.f_lineno)
+        if moment in self._seen:
+            return
+        self._seen.add(moment)
+        if self._awaited == str(len(self)) or name.endswith(self._awaited):
+            os.write(self._pipe, f"{name}\n".encode())
+            # Once is enough, where it lives on for a moment.
+            sys.setprofile(None)
+            if self._dies:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+
+def publish_versions(settings: Settings, seed: int) -> None:
+    """As a trainer does: go on with what was left, then one version after another."""
+    layout, server = Layout(settings.features), ModelServer(settings.triton.url or "")
+    folder, kafka = settings.model_repository, settings.kafka
+    with publish.publishing(folder):
+        publish.recover(folder, server, kafka, layout, TRAINER)
+        for number in range(VERSIONS_OF_A_LIFE):
+            trained = untrained(layout, seed + number)
+            with publish.drafted(trained, folder, layout, TRAINER) as draft:
+                version = draft.keep(b'{"passed": true}')
+            publish.go_live(version, server, kafka, layout, TRAINER)
+
+
+def live_and_die(settings: Settings, seed: int, awaited: str, pause_s: float) -> str:
+    """One trainer; what to say of it."""
+    told, pipe = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        # Its log: standard output is for answers.
+        os.dup2(2, 1)
+        moments = Moments(awaited, pipe, dies=pause_s == 0)
+        try:
+            sys.setprofile(moments)
+            publish_versions(settings, seed)
+            sys.setprofile(None)
+            os.write(pipe, f"lived {len(moments)}\n".encode())
+        except Exception:
+            traceback.print_exc()
+            raise
+        finally:
+            os._exit(0)
+    os.close(pipe)
+    with os.fdopen(told) as reader:
+        moment = reader.readline().strip()
+        time.sleep(pause_s)
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    return moment or "failed"
+
+
+def warm_up(layout: Layout) -> None:
+    """What only the first version of a process takes long for."""
+    with tempfile.TemporaryDirectory() as folder:
+        drafts.write_version(untrained(layout, 0), Path(folder), layout, TRAINER)
+
+
+if __name__ == "__main__":
+    if "forgetful" in sys.argv:
+        publish.unannounced = lambda _: []
+    # No thread of torch's may be lost by a fork.
+    torch.set_num_threads(1)
+    settings = load_settings()
+    warm_up(Layout(settings.features))
+    for line in sys.stdin:
+        seed, awaited, pause_s = line.split()
+        print(live_and_die(settings, int(seed), awaited, float(pause_s)), flush=True)

@@ -1,0 +1,204 @@
+"""A trainer killed at random moments of publishing: each version is whole, and goes live once."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from deploy import local
+from deploy.settings import Settings
+from features.events import Rollout
+from features.inputs import MODEL_NAME
+from features.kafka import ensure_topics
+from features.rows import Layout
+from features.topics import ROLLOUTS
+from tests.faults.killed_publishers import KEPT
+from tests.stand.models import ITEMS, SETTINGS, untrained
+from tests.stand.oracle import read_topic
+from tests.stand.waiting import wait_until
+from tests.stand.workers import environment
+from trainer import checkpoint
+from trainer.model_server import ModelServer
+from trainer.publish import live_version, publish, version_numbers
+from trainer.repository import ASIDE, LOCK
+
+KILLS = 30
+STEPS = (
+    "drafted>Path.mkdir:return",
+    ">save:return",
+    ">_fill:return",
+    ">seal:return",
+    "place>Path.touch:return",
+    "place>Path.rename:return",
+    ">Triton.load:return",
+    ">Triton.check_answer:return",
+    "announce>Producer.produce:return",
+    "announce>announced:call",
+    "announce>announced:return",
+    "retire>_load:return",
+    "remove>Path.rename:return",
+    "remove>rmtree:return",
+)
+NEVER = "never"
+LONGEST_PAUSE_S = 0.3
+SCRIPT = "tests.faults.killed_publishers"
+
+
+class Trainers:
+    """The process that makes trainers and kills them."""
+
+    def __init__(self, process: subprocess.Popen[str], seed: int) -> None:
+        self._process = process
+        self._seed = seed
+
+    def live(self, moment: str = NEVER, pause_s: float = 0.0) -> str:
+        """Let one live until so long after this moment; which one that was."""
+        self._seed += 1
+        assert self._process.stdin
+        assert self._process.stdout
+        print(self._seed, moment, pause_s, file=self._process.stdin, flush=True)
+        return self._process.stdout.readline().strip()
+
+
+@contextmanager
+def trainers(settings: Settings, log: Path, *options: str) -> Iterator[Trainers]:
+    variables = environment(settings, "trainers")
+    variables["HEADWATER_MODEL_REPOSITORY"] = str(settings.model_repository)
+    with (
+        log.open("a") as errors,
+        subprocess.Popen(
+            (sys.executable, "-m", SCRIPT, *options),
+            env=variables,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        ) as process,
+    ):
+        yield Trainers(process, random.randrange(2**20))
+
+
+@pytest.fixture
+def own_servers(own: Settings) -> Settings:
+    """Kafka and Triton for one test, with an empty model repository."""
+    settings = local.up(own, only=["kafka", "triton"])
+    ensure_topics(settings.kafka)
+    return settings
+
+
+def check(settings: Settings, layout: Layout) -> int | None:
+    """What Triton can see is whole, and it answers for what is live; which is that."""
+    model = settings.model_repository / MODEL_NAME
+    visible = {path.name for path in model.iterdir()} if model.exists() else set()
+    assert all(name.isdecimal() or name == "config.pbtxt" for name in visible)
+    for number in version_numbers(model) if model.exists() else []:
+        checkpoint.verify(model / str(number))
+    live = live_version(settings.kafka)
+    if live is not None:
+        with ModelServer(settings.triton.url or "").connected() as triton:
+            assert triton.is_ready(live)
+            triton.check_answer(live, model / str(live) / "model.onnx", ITEMS + 2, layout)
+    return live
+
+
+def announced(settings: Settings) -> list[int]:
+    """The versions that went live, in order; one announced twice in a row is there once."""
+    rollouts = [
+        msgspec.json.decode(value, type=Rollout)
+        for _, _, value in read_topic(settings, ROLLOUTS, 1)
+    ]
+    numbers = [rollout.versions[0].version for rollout in rollouts]
+    return numbers[:1] + [new for old, new in pairwise(numbers) if new != old]
+
+
+def check_end(settings: Settings, layout: Layout) -> None:
+    """After a trainer that nobody killed: nothing is left to do, and nothing was left out."""
+    live = check(settings, layout)
+    assert live is not None
+    assert announced(settings) == list(range(1, live + 1))
+    assert [path.name for path in (settings.model_repository / ASIDE).iterdir()] == [LOCK]
+    numbers = version_numbers(settings.model_repository / MODEL_NAME)
+    assert numbers == list(range(live - KEPT + 1, live + 1))
+    with ModelServer(settings.triton.url or "").connected() as triton:
+        assert triton.ready(numbers) == [live - 1, live]
+
+
+def moments_of(moments: int, chance: random.Random) -> list[str]:
+    """After each step, and in each part of a life, in any order.
+
+    Lives differ a little, so the last of `moments` may not come in each.
+    """
+    parts = KILLS - len(STEPS)
+    places = (1 + int((part + chance.random()) * 0.9 * moments / parts) for part in range(parts))
+    chosen = [*STEPS, *map(str, places)]
+    chance.shuffle(chosen)
+    return chosen
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(600)
+def test_each_version_goes_live_whole_and_once_after_kills(
+    own_servers: Settings, tmp_path: Path
+) -> None:
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    chance, layout = random.Random(seed), Layout(own_servers.features)
+    log = tmp_path / "trainers.log"
+    with trainers(own_servers, log) as publishing:
+        # Of the second, which does what all that follow do.
+        _, (word, moments) = (publishing.live().split() for _ in range(2))
+        assert word == "lived"
+        newest = 0
+        for moment in moments_of(int(moments), chance):
+            pause_s = chance.choice([0.0, chance.uniform(0, LONGEST_PAUSE_S)])
+            found = publishing.live(moment, pause_s)
+            print(f"{moment} + {pause_s:.3f} s: {found}")
+            assert ">" in found
+            live = check(own_servers, layout)
+            assert live is not None
+            assert live >= newest
+            newest = live
+        assert publishing.live().startswith("lived")
+    check_end(own_servers, layout)
+    assert "Traceback" not in log.read_text()
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(300)
+def test_without_recovery_a_version_would_never_go_live(
+    own_servers: Settings, tmp_path: Path
+) -> None:
+    """The test above can fail: the same, with trainers that do not look for what was left."""
+    with trainers(own_servers, tmp_path / "trainers.log", "forgetful") as publishing:
+        assert publishing.live("place>Path.rename:return") == "place>Path.rename:return"
+        assert publishing.live().startswith("lived")
+    with pytest.raises(AssertionError, match=r"assert \[2, 3\] == \[1, 2, 3\]"):
+        check_end(own_servers, Layout(own_servers.features))
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("name", ["triton", "kafka"])
+def test_a_server_that_is_away_is_waited_for(
+    own: Settings, own_servers: Settings, name: str
+) -> None:
+    layout, repository = Layout(own_servers.features), own_servers.model_repository
+    patient = SETTINGS.model_copy(update={"publish_retry_s": 200.0})
+    server, kafka = ModelServer(own_servers.triton.url or ""), own_servers.kafka
+    local.down(own, only=[name])
+    with ThreadPoolExecutor(1) as pool:
+        published = pool.submit(
+            publish, untrained(layout, 1), repository, server, kafka, layout, patient
+        )
+        wait_until((repository / MODEL_NAME / "1").is_dir, 60)
+        local.up(own, only=[name])
+        assert published.result().number == 1
+    assert check(own_servers, layout) == 1
