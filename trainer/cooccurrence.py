@@ -37,7 +37,7 @@ _ITERATIONS = 2
 class Taken:
     """The events learned from, a person's together and ascending in time: int64[E] each.
 
-    `people` are any numbers; `items` are indices of a vocabulary that has the most frequent first.
+    `people` are any numbers; `items` are indices of a vocabulary.
     """
 
     people: IntArray
@@ -76,14 +76,17 @@ class Cooccurrence:
     def __init__(self, taken: Taken, items: int, neighbours: int, factors: int) -> None:
         self.taken = taken
         self.items = items
-        self.counted = min(items, MAX_ITEMS)
-        self.neighbours = min(neighbours, self.counted)
+        self.frequent = _most_frequent(taken.items, items)
+        self.neighbours = min(neighbours, len(self.frequent))
         self.factors = factors
         self.numbers, people = np.unique(taken.people, return_inverse=True)
         self.people = people.astype(np.int64)
         left_ms = taken.times_ms.max(initial=0) - taken.times_ms
         self.worth = np.exp2(-left_ms / HALF_LIFE_MS)
-        self.earlier, self.later = _nearby(taken, self.counted)
+        # Where each item is in the table of pairs.
+        self.places = np.full(items, -1, np.int64)
+        self.places[self.frequent] = np.arange(len(self.frequent))
+        self.earlier, self.later = _nearby(taken, self.places[taken.items] >= 0)
 
     def of_all(self) -> Companions:
         """The companions that a version takes with it."""
@@ -113,17 +116,18 @@ class Cooccurrence:
 
     def _neighbours(self, counts: BoolArray, scale: Tensor) -> tuple[Tensor, Tensor]:
         """Args: counts: bool[E], the events that do. Both of a pair are one person's."""
-        size = self.counted
+        size, frequent = len(self.frequent), torch.from_numpy(self.frequent)
         chosen = counts[self.later]
-        first = self.taken.items[self.earlier[chosen]]
-        second = self.taken.items[self.later[chosen]]
+        first = self.places[self.taken.items[self.earlier[chosen]]]
+        second = self.places[self.taken.items[self.later[chosen]]]
         worth = self.worth[self.later[chosen]]
         pairs = np.bincount(first * size + second, worth, size * size).reshape(size, size)
-        cosines = torch.from_numpy(pairs + pairs.T).float() * scale[:size, None] * scale[:size]
+        scale = scale[frequent]
+        cosines = torch.from_numpy(pairs + pairs.T).float() * scale[:, None] * scale
         best = cosines.topk(self.neighbours, dim=1)
         neighbours = torch.zeros((self.items, self.neighbours), dtype=torch.int32)
         weights = torch.zeros((self.items, self.neighbours))
-        neighbours[:size], weights[:size] = best.indices.int(), best.values
+        neighbours[frequent], weights[frequent] = frequent[best.indices].int(), best.values
         return neighbours, weights
 
     def _factors(self, worth: FloatArray, scale: Tensor) -> Tensor:
@@ -147,8 +151,18 @@ class Cooccurrence:
         return found
 
 
-def _nearby(taken: Taken, counted: int) -> tuple[IntArray, IntArray]:
-    """Pairs of events of a person, close in order and time: int64[U] each, earlier first."""
+def _most_frequent(taken: IntArray, items: int) -> IntArray:
+    """The items that can have companions, ascending: int64[at most `MAX_ITEMS`]."""
+    counts = np.bincount(taken, minlength=items)
+    return np.sort(np.argsort(-counts, kind="stable")[:MAX_ITEMS])
+
+
+def _nearby(taken: Taken, counted: BoolArray) -> tuple[IntArray, IntArray]:
+    """Pairs of events of a person, close in order and time: int64[U] each, earlier first.
+
+    Args:
+        counted: bool[E], events whose items are frequent.
+    """
     earlier, later = [], []
     places = np.arange(len(taken.items))
     for distance in range(1, NEARBY_EVENTS + 1):
@@ -156,7 +170,7 @@ def _nearby(taken: Taken, counted: int) -> tuple[IntArray, IntArray]:
         near = (taken.people[first] == taken.people[second]) & (
             taken.times_ms[second] - taken.times_ms[first] < NEARBY_MS
         )
-        near &= (taken.items[first] < counted) & (taken.items[second] < counted)
+        near &= counted[first] & counted[second]
         near &= taken.items[first] != taken.items[second]
         earlier.append(first[near])
         later.append(second[near])

@@ -1,0 +1,100 @@
+"""A history extended window by window says what one replay of the whole log says."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from features.events import Click, Item
+from features.rows import Layout
+from features.settings import HOUR_MS
+from features.vocabulary import Vocabulary
+from tests.stand.windows import closed
+from tests.unit.trainer.conftest import START_MS
+from trainer.data import Log
+from trainer.examples import Examples, examples, observed_log, replay
+from trainer.history import History
+from trainer.trends import trends
+from trainer.windows.log import read_log
+from trainer.windows.store import WindowStore
+
+
+@pytest.mark.parametrize("size", [1, 37, 1000])
+def test_rows_and_trends_are_those_of_the_whole(
+    small_log: Log, vocabulary: Vocabulary, layout: Layout, size: int
+) -> None:
+    history = History(layout, small_log.items)
+    for at in range(0, len(small_log.events), size):
+        history.extend(small_log.events[at : at + size])
+    replayed = replay(observed_log(small_log.events, small_log.items), layout)
+    found, expected = history.examples(vocabulary), examples(replayed, vocabulary, layout)
+    for field in fields(Examples):
+        np.testing.assert_array_equal(getattr(found, field.name), getattr(expected, field.name))
+    trended = history.trends(vocabulary, found.times_ms, HOUR_MS)
+    whole = trends([one.event for one in replayed], vocabulary, layout, HOUR_MS)
+    np.testing.assert_array_equal(trended.times_ms, whole.times_ms)
+    np.testing.assert_array_equal(trended.values, whole.values)
+
+
+def test_trends_of_some_times_are_those_of_all(
+    small_log: Log, vocabulary: Vocabulary, layout: Layout
+) -> None:
+    history = History(layout, small_log.items)
+    history.extend(small_log.events)
+    whole = history.trends(vocabulary, history.times_ms, HOUR_MS)
+    some_ms = history.times_ms[[200, 17, 90]]
+    some = history.trends(vocabulary, some_ms, HOUR_MS)
+    np.testing.assert_array_equal(some.values[some.at(some_ms)], whole.values[whole.at(some_ms)])
+
+
+def click(name: str, item_id: str, hours: int) -> Click:
+    return Click(event_id=name, user_id="u", item_id=item_id, timestamp=START_MS + hours * HOUR_MS)
+
+
+def test_what_comes_late_has_its_place_in_a_history_and_trends_once_it_is_there(
+    vocabulary: Vocabulary, layout: Layout
+) -> None:
+    history = History(layout)
+    history.extend([click("a", "i1", 0), click("b", "i2", 5)])
+    history.extend([click("late", "i3", 1), click("c", "i4", 9)])
+    columns = history.examples(vocabulary)
+    assert columns.items.tolist() == vocabulary.indices_of(["i1", "i3", "i2", "i4"]).tolist()
+    asked_ms = START_MS + np.array([3, 7]) * HOUR_MS
+    trended = history.trends(vocabulary, asked_ms, 1)
+    (late,) = vocabulary.indices_of(["i3"])
+    before, after = trended.values[:, :, late]
+    assert not before.any()
+    assert after.all()
+
+
+def test_an_event_sent_again_in_a_later_window_counts_once(layout: Layout) -> None:
+    history = History(layout)
+    for _ in range(2):
+        history.extend([click("a", "i1", 0)])
+    assert history.events_of == {"i1": 1}
+
+
+def test_it_is_rebuilt_from_window_files(
+    layout: Layout, vocabulary: Vocabulary, tmp_path: Path
+) -> None:
+    store = WindowStore(str(tmp_path))
+    kept, rebuilt = History(layout), History(layout)
+    # All of the last window is late.
+    for number, minutes in enumerate([(65, 67), (121, 125), (20, 30)], start=1):
+        store.write(store.prepare(number, closed(*minutes, first_offset=10 * number)))
+        kept.extend(read_log(store, [number]).events)
+    for number in WindowStore(str(tmp_path)).numbers():
+        rebuilt.extend(read_log(store, [number]).events)
+    found, expected = rebuilt.examples(vocabulary), kept.examples(vocabulary)
+    assert len(found) == 6
+    for field in fields(Examples):
+        np.testing.assert_array_equal(getattr(found, field.name), getattr(expected, field.name))
+
+
+def test_the_newest_word_of_the_catalogue_stays(layout: Layout) -> None:
+    history = History(layout, [Item(item_id="a", title="old"), Item(item_id="b")])
+    history.extend([], [Item(item_id="a", title="new")])
+    assert history.catalogue == {"a": Item(item_id="a", title="new"), "b": Item(item_id="b")}
