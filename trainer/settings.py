@@ -177,6 +177,11 @@ class GateSettings(Section):
     min_events: Annotated[int, Field(ge=1)] = Field(
         50, description="of fewer held-out events nothing is concluded: the version is stopped"
     )
+    max_doubt: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.1,
+        description="a window teaches nothing where the live version foresaw it worse than decayed "
+        "popularity in more than this share of draws; 1: whatever comes is learned",
+    )
     min_coverage: Share = Field(
         0.5, description="items that it shows to anyone, at least, as a share of the live one's"
     )

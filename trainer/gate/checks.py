@@ -58,6 +58,7 @@ def verdict(measured: Measured, settings: GateSettings) -> Verdict:
         _coverage(measured, settings),
         _latency(measured, settings),
         _parity(measured),
+        _window(measured, settings),
     ]
     return Verdict(
         version=measured.version,
@@ -121,6 +122,20 @@ def _latency(measured: Measured, settings: GateSettings) -> Check:
 def _parity(measured: Measured) -> Check:
     why = measured.mismatch or "the graph answers as the model does"
     return Check("parity", measured.mismatch is None, why)
+
+
+def _window(measured: Measured, settings: GateSettings) -> Check:
+    """Learning from garbage cannot be seen on garbage: nothing is right there."""
+    found = measured.foresight
+    if found is None or len(found.people) < settings.min_events:
+        return Check("window", True, "no live version, or too few new events to ask it about")
+    ours, theirs = gains(found.live), gains(found.popularity)
+    doubt = worse(ours, theirs, found.people, 0.0)
+    why = (
+        f"live version {measured.live} foresaw it with NDCG@10 {ours.mean():.4f}, decayed "
+        f"popularity {theirs.mean():.4f}: below that in {doubt:.1%} of draws"
+    )
+    return Check("window", doubt <= settings.max_doubt, why, doubt, settings.max_doubt)
 
 
 def _reference(measured: Measured) -> str:

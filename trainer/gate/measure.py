@@ -23,7 +23,7 @@ from trainer.evaluate import Scorer, popularity_scores, tallies
 from trainer.export import ExportError, answers, check, not_finite, open_session, sample_inputs
 from trainer.first_model import Trained
 from trainer.gate.held import Held
-from trainer.gate.measured import Growth, Measured, Shown
+from trainer.gate.measured import Foresight, Growth, Measured, Shown
 from trainer.recommender import Recommender
 from trainer.scoring import batch_scores
 
@@ -47,8 +47,18 @@ class Exported:
     graph: Path | None
 
 
-def measure(candidate: Exported, live: Exported | None, held: Held, layout: Layout) -> Measured:
+def measure(
+    candidate: Exported,
+    live: Exported | None,
+    held: Held,
+    layout: Layout,
+    window: Held | None = None,
+) -> Measured:
     """All that the verdict hangs on.
+
+    Args:
+        held: what neither has learned from.
+        window: all that is new to the live version, also what the candidate has learned.
 
     Raises:
         ExportError: the live version's graph does not run.
@@ -69,6 +79,7 @@ def measure(candidate: Exported, live: Exported | None, held: Held, layout: Layo
         candidate=shown,
         reference=_reference(live, held, own, layout),
         catalogue=len(held.vocabulary) - FIRST_ITEM,
+        foresight=_foresight(live, window, layout) if live and window else None,
         broken_weights=broken_weights,
         broken_scores=scorer.broken,
         growth=growth(model, live.trained.model) if live else None,
@@ -96,6 +107,17 @@ def _reference(live: Exported | None, held: Held, own: Held, layout: Layout) -> 
         return _shown(own, partial(popularity_scores, layout=layout), layout)
     theirs = held.known_to(live.trained.vocabulary)
     return _shown(theirs, partial(batch_scores, live.trained.model.eval()), layout)
+
+
+def _foresight(live: Exported, window: Held, layout: Layout) -> Foresight:
+    own = window.known_to(live.trained.vocabulary)
+    scorers = [
+        partial(batch_scores, live.trained.model.eval()),
+        partial(popularity_scores, layout=layout),
+    ]
+    found = tallies(own.batches(layout.settings.history_length), scorers)
+    ours, theirs = (tally.ranks[own.asked] for tally in found)
+    return Foresight(own.columns.starts[own.asked], ours, theirs)
 
 
 def _shown(held: Held, scorer: Scorer, layout: Layout) -> Shown:

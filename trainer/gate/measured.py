@@ -30,6 +30,20 @@ class Growth:
 
 
 @dataclass(frozen=True)
+class Foresight:
+    """What the live version made of the whole new window, before anyone learned from it.
+
+    Attributes:
+        people: int64[M], whose each of its events is, in any numbering.
+        live, popularity: float64[M], ranks of the right items; of popularity that fades.
+    """
+
+    people: IntArray
+    live: Floats
+    popularity: Floats
+
+
+@dataclass(frozen=True)
 class Measured:
     """A candidate beside the live version, or beside decayed popularity where none is live.
 
@@ -37,6 +51,7 @@ class Measured:
         live: the number of the live version, None where there is none.
         people: int64[M], whose each held-out event is, in any numbering.
         catalogue: how many items there are.
+        foresight: None without a live version or a window.
         growth: None without a live version of the same shape.
         mismatch: how the graph differs from the model; None where it does not.
         latency_ms: of the graph for a batch; None where it differs, and was not run.
@@ -50,6 +65,7 @@ class Measured:
     candidate: Shown
     reference: Shown
     catalogue: int
+    foresight: Foresight | None
     broken_weights: int
     broken_scores: int
     growth: Growth | None

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from trainer.gate.checks import Check, Verdict, verdict
-from trainer.gate.measured import Growth, Measured, Shown
+from trainer.gate.measured import Foresight, Growth, Measured, Shown
 from trainer.settings import GateSettings
 
 SETTINGS = GateSettings()
@@ -22,6 +22,7 @@ FAIR = Measured(
     candidate=Shown(HALF, 300),
     reference=Shown(HALF, 320),
     catalogue=1000,
+    foresight=Foresight(np.arange(200) // 4, HALF, np.full(200, np.inf)),
     broken_weights=0,
     broken_scores=0,
     growth=Growth("items.weight", 1.1),
@@ -29,6 +30,8 @@ FAIR = Measured(
     latency_ms=4.0,
     live_latency_ms=3.9,
 )
+# A hit less than popularity has.
+BLIND = Foresight(FAIR.people, np.where(np.arange(200) == 0, np.inf, HALF), HALF)
 
 
 def failed(found: Verdict) -> list[str]:
@@ -47,7 +50,7 @@ def test_a_fair_candidate_passes_with_every_check_said() -> None:
     assert (found.version, found.live, found.events, found.people) == (8, 7, 200, 50)
     assert found.candidate.ndcg_at_10 == found.reference.ndcg_at_10 == 0.5
     names = [check.name for check in found.checks]
-    assert names == ["quality", "finite", "norms", "coverage", "latency", "parity"]
+    assert names == ["quality", "finite", "norms", "coverage", "latency", "parity", "window"]
     assert all(check.reason and "\n" not in check.reason for check in found.checks)
 
 
@@ -64,6 +67,11 @@ def test_a_fair_candidate_passes_with_every_check_said() -> None:
         ("latency", {"latency_ms": 5.9}, "5.90 ms a batch, the live version 3.90 ms"),
         ("latency", {"latency_ms": None}, "not run"),
         ("parity", {"mismatch": "model.onnx: not as trained"}, "model.onnx: not as trained"),
+        (
+            "window",
+            {"foresight": BLIND},
+            "0.4950, decayed popularity 0.5000: below",
+        ),
     ],
 )
 def test_each_check_stops_what_it_is_for(name: str, changes: dict[str, Any], says: str) -> None:
@@ -95,6 +103,14 @@ def test_the_limits_are_those_of_the_settings() -> None:
     )
     assert failed(verdict(bad, SETTINGS)) == ["quality", "norms", "coverage", "latency"]
     assert verdict(bad, lenient).passed
+
+
+def test_a_window_is_not_judged_where_there_is_nothing_to_judge_it_by() -> None:
+    blind = replace(FAIR, foresight=BLIND)
+    assert verdict(blind, GateSettings(max_doubt=1.0)).passed
+    few = Foresight(BLIND.people[:49], BLIND.live[:49], BLIND.popularity[:49])
+    assert verdict(replace(FAIR, foresight=few), SETTINGS).passed
+    assert verdict(replace(FAIR, live=None, foresight=None), SETTINGS).passed
 
 
 @pytest.mark.parametrize("events", [0, 1, SETTINGS.min_events - 1])

@@ -239,6 +239,18 @@ def test_the_first_version_is_set_beside_popularity(
     assert found.passed
 
 
+def test_the_live_version_is_asked_about_the_whole_window(
+    live: Exported, held: Held, layout: Layout
+) -> None:
+    found = measure(replace(live, version=8), live, held, layout, held).foresight
+    assert found
+    first = measure(live, None, held, layout, held)
+    assert first.foresight is None
+    np.testing.assert_array_equal(found.live, first.candidate.ranks)
+    np.testing.assert_array_equal(found.popularity, first.reference.ranks)
+    np.testing.assert_array_equal(found.people, first.people)
+
+
 def test_new_rows_are_no_growth_but_larger_ones_are(model: TemporalModel) -> None:
     wider = TemporalModel(replace(model.architecture, items=260))
     before = TemporalModel(model.architecture)
