@@ -31,7 +31,7 @@ from features.settings import (
     StoreSettings,
 )
 from stream.settings import TritonSettings, WorkerSettings
-from trainer.settings import GateSettings, TrainerSettings
+from trainer.settings import FineTuneSettings, GateSettings, TrainerSettings
 from trainer.windows.settings import WindowSettings
 
 CONFIG_VARIABLE = "HEADWATER_CONFIG"
@@ -94,6 +94,7 @@ class Settings(BaseSettings):
     triton: TritonSettings = TritonSettings()
     worker: WorkerSettings = WorkerSettings()
     trainer: TrainerSettings = TrainerSettings()
+    fine_tune: FineTuneSettings = FineTuneSettings()
     windows: WindowSettings = WindowSettings()
     gate: GateSettings = GateSettings()
     local: LocalSettings = Field(default_factory=LocalSettings)

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from features.inputs import IntArray
 from features.rows import Layout
 from features.settings import DAY_MS, HOUR_MS
 from features.vocabulary import FIRST_ITEM
@@ -22,6 +21,7 @@ from trainer.data import Log
 from trainer.examples import BoolArray, Example, Examples, examples, observed_log, replay
 from trainer.figures import Figures, Floats, figures, gains, interval
 from trainer.first_model import Trained
+from trainer.instants import instant_before
 from trainer.model import LOWEST
 from trainer.scoring import TOP, batch_scores, target_ranks
 from trainer.settings import TrainerSettings
@@ -199,21 +199,12 @@ def _groups(replayed: Sequence[Example], columns: Examples, since_ms: int) -> di
     before = Counter(one.event.item for one in replayed if one.event.time_ms < since_ms)
     counts = np.fromiter((before[one.event.item] for one in replayed), np.int64, len(replayed))
     return {
-        "return_visits": ~first & (times_ms - _instant_before(columns) > RETURN_MS),
+        "return_visits": ~first & (times_ms - instant_before(columns) > RETURN_MS),
         "first_requests": first,
         "new_people": times_ms[columns.starts] >= since_ms,
         "new_items": counts == 0,
         "rare_items": counts < RARE,
     }
-
-
-def _instant_before(columns: Examples) -> IntArray:
-    """The time of whatever the person did last before each event's instant, int64[E]."""
-    change = (np.diff(columns.starts) != 0) | (np.diff(columns.times_ms) != 0)
-    begins = np.concatenate([[True], change])
-    first = np.maximum.accumulate(np.where(begins, np.arange(len(columns)), 0))
-    before: IntArray = columns.times_ms[np.maximum(first - 1, 0)]
-    return before
 
 
 def popularity_scores(batch: Batch, layout: Layout) -> Tensor:

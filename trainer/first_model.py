@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -21,14 +20,16 @@ from trainer.cooccurrence import Companions, Cooccurrence, Taken
 from trainer.data import Log
 from trainer.descriptions import BUCKETS, Descriptions, alike_width, describe
 from trainer.devices import device_of
-from trainer.ensemble import Model, joined
+from trainer.ensemble import Model
 from trainer.examples import BoolArray, Example, by_person, examples, observed_log, replay
 from trainer.language import LanguageModel, item_texts
 from trainer.language_pairs import pairs_of
 from trainer.language_tuning import Tuned, tune_language_model
+from trainer.language_weights import TunedReader
+from trainer.members import fit_members
 from trainer.model import NEIGHBOURS, Architecture, TemporalModel
 from trainer.settings import Part, TrainerSettings, Tuning
-from trainer.train import Outcome, Progress, Report, fit, held_out_ndcg
+from trainer.train import Outcome, Progress, Report
 from trainer.trends import trends
 
 __all__ = ["Progress", "Report", "Trained", "train_first_model"]
@@ -47,13 +48,10 @@ class Trained:
     vocabulary: Vocabulary
     outcome: Outcome
     until_ms: int | None = None
-    language: Tuned | None = None
+    language: TunedReader | None = None
 
 
 HeldOut = Callable[[Observed], bool]
-
-# The seeds of an ensemble's members lie so far apart.
-_SEEDS_APART = 1000
 
 
 def train_first_model(
@@ -98,64 +96,17 @@ def train_first_model(
     told = describe(vocabulary.item_ids, catalogue, reader) if reader else None
     # Once: factors are found by random draws, and an ensemble has one table of them.
     counted = prepared.counts.of_all() if prepared.counts else None
-    untrained = partial(_untrained, shape, prepared.with_events, told, counted)
-    model, outcome = _trained(untrained, prepared, settings, report)
+    model, outcome = fit_members(
+        lambda _: _untrained(shape, prepared.with_events, told, counted),
+        prepared.learned,
+        prepared.held_out,
+        settings,
+        prepared.counts,
+        report,
+    )
     names = vocabulary.item_ids[FIRST_ITEM:]
     known = Vocabulary(names, prepared.with_events[FIRST_ITEM:].tolist())
     return Trained(model, known, outcome, log.events[-1].timestamp, language)
-
-
-def _trained(
-    untrained: Callable[[], TemporalModel],
-    prepared: _Prepared,
-    settings: TrainerSettings,
-    report: Report | None,
-) -> tuple[Model, Outcome]:
-    """All members, one after another, and how they do together."""
-    members, outcomes = [], []
-    told = _Told(report, settings.members) if report else None
-    for number in range(settings.members):
-        of_member = settings.model_copy(update={"seed": settings.seed + _SEEDS_APART * number})
-        torch.manual_seed(of_member.seed)
-        model = untrained().to(device_of(settings))
-        of_this = told.of(number) if told else None
-        outcomes.append(
-            fit(model, prepared.learned, prepared.held_out, of_member, prepared.counts, of_this)
-        )
-        # What comes after, export and checkpoint, is the CPU's.
-        members.append(model.cpu())
-    if len(members) == 1:
-        return members[0], outcomes[0]
-    together = joined(members)
-    score = held_out_ndcg(together, prepared.held_out, settings.batch_windows)
-    epoch, seconds = max(one.epoch for one in outcomes), sum(one.seconds for one in outcomes)
-    return together, Outcome(epoch, score, seconds)
-
-
-class _Told:
-    """The progress of one member after another, told as that of one training."""
-
-    def __init__(self, report: Report, members: int) -> None:
-        self._report, self._members = report, members
-        self._step = 0
-
-    def of(self, number: int) -> Report:
-        """What this member reports to."""
-        steps_before = self._step
-
-        def tell(progress: Progress) -> None:
-            self._step = steps_before + progress.step
-            self._report(
-                replace(
-                    progress,
-                    epoch=number * progress.epochs + progress.epoch,
-                    epochs=self._members * progress.epochs,
-                    done=(number + progress.done) / self._members,
-                    step=self._step,
-                )
-            )
-
-        return tell
 
 
 def tuned_to(
@@ -197,10 +148,15 @@ def _untrained(
     # Of the others nothing is known but that they are there.
     model.recommendable.copy_(torch.from_numpy(known))
     if counted:
-        model.neighbours.copy_(counted.neighbours)
-        model.neighbour_weights.copy_(counted.weights)
-        model.factors.copy_(counted.factors)
+        tell_counted(model, counted)
     return model
+
+
+def tell_counted(model: TemporalModel, counted: Companions) -> None:
+    """Give a model what is known of what people take together."""
+    model.neighbours.copy_(counted.neighbours)
+    model.neighbour_weights.copy_(counted.weights)
+    model.factors.copy_(counted.factors)
 
 
 def seen_items(replayed: Sequence[Example], min_events: int) -> list[str]:

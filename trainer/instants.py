@@ -89,3 +89,15 @@ def shuffled(examples: Examples, things: IntArray, generator: np.random.Generato
     """
     drawn = generator.random(len(examples))[things]
     return np.lexsort((drawn, examples.times_ms, examples.starts))
+
+
+def instant_before(columns: Examples) -> IntArray:
+    """When the person did something last before each event's instant, int64[E].
+
+    Of a person's first instant it says nothing.
+    """
+    change = (np.diff(columns.starts) != 0) | (np.diff(columns.times_ms) != 0)
+    begins = np.concatenate([[True], change])
+    first = np.maximum.accumulate(np.where(begins, np.arange(len(columns)), 0))
+    before: IntArray = columns.times_ms[np.maximum(first - 1, 0)]
+    return before

@@ -24,7 +24,7 @@ from features.inputs import IntArray
 from trainer.examples import BoolArray
 from trainer.language import LanguageModel
 from trainer.language_pairs import Pairs, drawn, shares
-from trainer.language_weights import changed, merge, open_up
+from trainer.language_weights import TunedReader, changed, merge, open_up
 from trainer.settings import TrainerSettings, Tuning
 from trainer.train import rate
 
@@ -52,22 +52,15 @@ Report = Callable[[TuningProgress], None]
 
 
 @dataclass(frozen=True)
-class Tuned:
+class Tuned(TunedReader):
     """A tuned language model and how that went.
 
     Attributes:
-        reader: reads as it did, with the tuned weights.
-        rank: of lora's adapters.
-        weights: those that tuning changed, by name; of lora the adapters.
         trainable: how many numbers could change.
         step: the one that was kept; 0 if none read items that were left out of it any better.
         held_out: what is `misplaced` among pairs with such items, before and of the kept step.
     """
 
-    reader: LanguageModel
-    tuning: Tuning
-    rank: int
-    weights: Mapping[str, Tensor]
     trainable: int
     step: int
     seconds: float

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -14,6 +15,22 @@ from trainer.language import LanguageModel
 from trainer.settings import TrainerSettings, Tuning
 
 FILE = "language.safetensors"
+
+
+@dataclass(frozen=True)
+class TunedReader:
+    """A tuned language model.
+
+    Attributes:
+        reader: reads as it did, with the tuned weights.
+        rank: of lora's adapters.
+        weights: those that tuning changed, by name; of lora the adapters.
+    """
+
+    reader: LanguageModel
+    tuning: Tuning
+    rank: int
+    weights: Mapping[str, Tensor]
 
 
 def open_up(reader: LanguageModel, settings: TrainerSettings) -> None:
@@ -75,31 +92,31 @@ def save_weights(weights: Mapping[str, Tensor], tuning: Tuning, rank: int, folde
     save_file(dict(weights), folder / FILE, metadata=described)
 
 
-def with_weights(reader: LanguageModel, folder: Path) -> LanguageModel:
-    """A reader as it was when a model was saved in this folder; itself where nothing was tuned.
+def with_weights(reader: LanguageModel, folder: Path) -> TunedReader | None:
+    """What read the items of the model saved in this folder; None where nothing was tuned.
 
     Args:
-        reader: the untuned language model of that model's settings.
+        reader: the untuned language model of the settings of the model in this folder.
 
     Raises:
         DataError: the weights cannot be read, or are another language model's.
     """
     if not (folder / FILE).exists():
-        return reader
+        return None
     copied = reader.copy()
     try:
         with safe_open(folder / FILE, "pt") as file:
             described = file.metadata()
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        tuning = Tuning(described["tuning"])
+        tuning, rank = Tuning(described["tuning"]), int(described["rank"])
         if tuning is Tuning.LORA:
-            _adapt(copied, int(described["rank"]))
+            _adapt(copied, rank)
         _put(copied.network, weights)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         why = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"{folder / FILE}: not of this language model: {why}") from error
     merge(copied, tuning)
-    return copied
+    return TunedReader(copied, tuning, rank, weights)
 
 
 def _put(network: nn.Module, weights: Mapping[str, Tensor]) -> None:

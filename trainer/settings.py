@@ -47,6 +47,44 @@ class Tuning(StrEnum):
     WHOLE = "whole"
 
 
+class FineTuned(StrEnum):
+    """What of a live version learns from a window; what is counted is renewed in any case."""
+
+    NOTHING = "nothing"
+    ITEMS = "items"
+    HEADS = "heads"
+    ALL = "all"
+
+
+class FineTuneSettings(Section):
+    """How a live version learns from a window of events."""
+
+    part: FineTuned = Field(
+        FineTuned.ALL,
+        description="nothing, identities of items, those and what reads a person's state "
+        "(heads), or all weights",
+    )
+    replay: Annotated[float, Field(ge=0)] = Field(
+        12.0,
+        description="earlier events learned again for each new one, drawn anew from all so far",
+    )
+    epochs: Annotated[int, Field(ge=1)] = 1
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    batch_windows: Annotated[int, Field(ge=1)] = Field(
+        8, description="stretches of people's histories in one step"
+    )
+    warm_up: Share = Field(0.1, description="share of the steps before the full learning rate")
+    anchor: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="how strongly weights are drawn back to the live version's"
+    )
+    stop_share: Share = Field(
+        0.1, description="of a window's new events: tells when to stop, learned with the next one"
+    )
+    judge_share: Share = Field(
+        0.1, description="of a window's new events, the newest: kept for the gate's verdict"
+    )
+
+
 class TrainerSettings(Section):
     """How `temporal_llm` is built and trained."""
 

@@ -56,11 +56,15 @@ Report = Callable[[Progress], None]
 
 @dataclass(frozen=True)
 class Outcome:
-    """How training went: the epoch kept and its NDCG@10 on held-out events."""
+    """How training went: the epoch kept and its NDCG@10 on held-out events.
+
+    `gradients` is its cost without the machine: events learned, each as often as it was.
+    """
 
     epoch: int
     held_out: float
     seconds: float
+    gradients: int = 0
 
 
 def fit(
@@ -70,14 +74,18 @@ def fit(
     settings: TrainerSettings,
     counts: Cooccurrence | None = None,
     report: Report | None = None,
+    anchor: float = 0.0,
 ) -> Outcome:
     """Train in place; the weights of the best epoch on the held-out targets are kept.
+
+    What of the model needs no gradient stays as it is.
 
     Args:
         held_out: targets that `learned` does not have.
         counts: what is taken together in what is learned from; None for a model without.
+        anchor: how strongly a model that goes on learning is drawn back to the weights that it has.
     """
-    return _Training(model, learned, held_out, settings, counts, report).run()
+    return _Training(model, learned, held_out, settings, counts, report, anchor).run()
 
 
 @dataclass(frozen=True)
@@ -97,9 +105,12 @@ class _Training:
         settings: TrainerSettings,
         counts: Cooccurrence | None,
         report: Report | None,
+        anchor: float,
     ) -> None:
         self.model = model
         self.average = copy.deepcopy(model)
+        self.anchor = anchor
+        self.anchored = [weight.detach().clone() for weight in model.parameters()] if anchor else []
         self.learned = learned
         self.counts = counts
         self.held_out = held_out
@@ -114,7 +125,7 @@ class _Training:
         a_step = settings.batch_windows * settings.accumulate_steps
         per_epoch = max(1, -(-learned.stretch_count() // a_step))
         self.planned_steps = self.total_steps = per_epoch * settings.epochs
-        self.step = 0
+        self.step = self.gradients = 0
         self.loss = self.learning_rate = self.gradient_norm = 0.0
         self.score: float | None = None
 
@@ -124,7 +135,8 @@ class _Training:
         for epoch in range(1, self.settings.epochs + 1):
             self._epoch(epoch)
             self.score = held_out_ndcg(self.average, self.held_out, self.settings.batch_windows)
-            if self.score > best:
+            # Where nothing is held out, the last one is kept.
+            if self.score > best or not self.held_out.targets.any():
                 best, best_epoch = self.score, epoch
                 kept = copy.deepcopy(self.average.state_dict())
             self._fit_in_time()
@@ -134,7 +146,7 @@ class _Training:
         self.model.load_state_dict(kept)
         balance(self.model, self.held_out, self.settings.batch_windows)
         score = held_out_ndcg(self.model, self.held_out, self.settings.batch_windows)
-        return Outcome(best_epoch, score, time.monotonic() - self.started)
+        return Outcome(best_epoch, score, time.monotonic() - self.started, self.gradients)
 
     def _epoch(self, epoch: int) -> None:
         self.model.train()
@@ -188,9 +200,23 @@ class _Training:
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.gradient_clip)
         self.gradient_norm = norm.item()
         self.optimizer.step()
+        self._draw_back()
         self.step += 1
+        self.gradients += sum(len(one.batch.targets) for one in batches)
         self._join_average()
         self.loss = 0.98 * (self.loss or loss) + 0.02 * loss
+
+    @torch.no_grad()
+    def _draw_back(self) -> None:
+        """L2-SP, apart from the gradient as AdamW's decay is.
+
+        X. Li, Y. Grandvalet, F. Davoine: "Explicit inductive bias for transfer learning with
+        convolutional networks", ICML 2018.
+        """
+        if self.anchor:
+            by = min(1.0, self.learning_rate * self.anchor)
+            for weight, live in zip(self.model.parameters(), self.anchored, strict=True):
+                weight.lerp_(live, by)
 
     @torch.no_grad()
     def _join_average(self) -> None:
@@ -266,9 +292,10 @@ def held_out_ndcg(model: Model, batches: Batches, size: int) -> float:
 
 
 def _decayed_apart(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Weights decay, biases and norms do not."""
-    matrices = [weight for weight in model.parameters() if weight.dim() > 1]
-    others = [weight for weight in model.parameters() if weight.dim() <= 1]
+    """Weights decay, biases and norms do not; what needs no gradient is neither."""
+    learning = [weight for weight in model.parameters() if weight.requires_grad]
+    matrices = [weight for weight in learning if weight.dim() > 1]
+    others = [weight for weight in learning if weight.dim() <= 1]
     return [
         {"params": matrices, "weight_decay": weight_decay},
         {"params": others, "weight_decay": 0.0},

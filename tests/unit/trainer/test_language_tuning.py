@@ -17,6 +17,8 @@ from features.settings import HOUR_MS
 from trainer import checkpoint
 from trainer.data import Log
 from trainer.first_model import train_first_model
+from trainer.history import History
+from trainer.incremental import fine_tune, parent
 from trainer.language import LanguageModel
 from trainer.language_pairs import Pairs, drawn, pairs_of, shares
 from trainer.language_tuning import (
@@ -27,7 +29,8 @@ from trainer.language_tuning import (
     tune_language_model,
 )
 from trainer.language_weights import with_weights
-from trainer.settings import TrainerSettings, Tuning
+from trainer.settings import FineTuneSettings, TrainerSettings, Tuning
+from trainer.slices import slices_of
 
 COLOURS = ("red", "blue", "green", "white")
 THINGS = tuple(f"t{at}" for at in range(12))
@@ -264,7 +267,9 @@ def test_a_version_holds_what_reads_its_items(
     settings = SETTINGS.model_copy(update={"language_tuning": tuning})
     trained = train_first_model(log_of_colours(), layout, settings, reader=reader)
     checkpoint.save(trained, tmp_path, {})
-    again = with_weights(LanguageModel(str(encoder)), tmp_path)
+    kept = with_weights(LanguageModel(str(encoder)), tmp_path)
+    assert kept is not None
+    again = kept.reader
     new = ["red", "green t3 t4", *TEXTS]
     assert trained.language is not None
     expected = trained.language.reader.vectors(new)
@@ -277,13 +282,42 @@ def test_a_version_holds_what_reads_its_items(
     )
 
 
+def test_what_read_the_items_goes_on_to_the_next_version(
+    reader: LanguageModel, layout: Layout, tmp_path: Path
+) -> None:
+    settings = SETTINGS.model_copy(update={"language_tuning": Tuning.TOP})
+    log = log_of_colours()
+    first = train_first_model(log, layout, settings, reader=reader)
+    checkpoint.save(first, tmp_path, {})
+    live = parent(tmp_path, reader)
+    history = History(layout, log.items)
+    history.extend(log.events)
+    history.extend(
+        [click("u0", "i0", log.events[-1].timestamp + 1)], [Item(item_id="new", title="red")]
+    )
+    tuning = FineTuneSettings()
+    slices = slices_of(history.times_ms, live.until_ms, tuning)
+    found = fine_tune(live, history, slices, settings, tuning, reader)
+    assert first.language is not None
+    assert found.language is not None
+    row = int(found.vocabulary.indices_of(["new"])[0])
+    read = found.model.members[0].texts[row, : reader.width]
+    np.testing.assert_allclose(read, first.language.reader.vectors(["red"])[0], atol=1e-5)
+    again = tmp_path / "again"
+    again.mkdir()
+    checkpoint.save(found, again, {})
+    kept = with_weights(reader, again)
+    assert kept is not None
+    np.testing.assert_allclose(kept.reader.vectors(["red"]), read[None], atol=1e-5)
+
+
 def test_nothing_is_kept_of_a_frozen_one(
     reader: LanguageModel, layout: Layout, tmp_path: Path
 ) -> None:
     trained = train_first_model(log_of_colours(), layout, SETTINGS, reader=reader)
     checkpoint.save(trained, tmp_path, {})
     assert trained.language is None
-    assert with_weights(reader, tmp_path) is reader
+    assert with_weights(reader, tmp_path) is None
     assert not list(tmp_path.glob("language*"))
 
 

@@ -1,0 +1,85 @@
+"""A window that is not what it should be makes no version that goes live."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from features.rows import Layout
+from tests.stand.walks import Events, shuffled, walks
+from tests.unit.trainer.test_incremental import BEFORE, FILMS, READER, SETTINGS, TUNING
+from trainer.data import Log
+from trainer.export import ExportError, export
+from trainer.first_model import Trained, train_first_model
+from trainer.gate.checks import Verdict, verdict
+from trainer.gate.measure import Exported, measure
+from trainer.history import History
+from trainer.incremental import fine_tune, held_of
+from trainer.settings import FineTuneSettings, GateSettings
+from trainer.slices import slices_of
+
+# Whoever else works on the machine: a test fails by no time.
+LIMITS = GateSettings(max_latency_ms=60_000, max_slowdown=1000)
+LEARNING = TUNING.model_copy(update={"judge_share": 0.3})
+WINDOW = walks(range(50, 90), 1)
+
+
+@pytest.fixture(scope="module")
+def live(layout: Layout, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    trained = train_first_model(Log(BEFORE, FILMS), layout, SETTINGS, reader=READER)
+    return exported(7, trained, layout, tmp_path_factory.mktemp("live"))
+
+
+def exported(version: int, trained: Trained, layout: Layout, folder: Path) -> Exported:
+    graph = folder / "model.onnx"
+    try:
+        export(trained.model, layout, graph)
+    except ExportError:
+        return Exported(version, trained, None)
+    return Exported(version, trained, graph)
+
+
+def judged(
+    live: Exported, window: Events, tuning: FineTuneSettings, layout: Layout, folder: Path
+) -> Verdict:
+    """The verdict on what the live version becomes by a window."""
+    history = History(layout, FILMS)
+    history.extend(BEFORE)
+    history.extend(window)
+    slices = slices_of(history.times_ms, live.trained.until_ms, tuning)
+    found = fine_tune(live.trained, history, slices, SETTINGS, tuning, READER)
+    versions = [live.trained.vocabulary, found.vocabulary]
+    held = held_of(history, slices.judge_ms, versions)
+    new = held_of(history, slices.since_ms + 1, versions)
+    candidate = exported(8, found, layout, folder)
+    return verdict(measure(candidate, live, held, layout, new), LIMITS)
+
+
+def test_a_window_like_those_before_passes(live: Exported, layout: Layout, tmp_path: Path) -> None:
+    found = judged(live, WINDOW, LEARNING, layout, tmp_path)
+    assert found.refusals == []
+    assert found.events > LIMITS.min_events
+
+
+def test_a_learning_rate_far_too_high_is_stopped(
+    live: Exported, layout: Layout, tmp_path: Path
+) -> None:
+    wild = LEARNING.model_copy(update={"learning_rate": 1000 * LEARNING.learning_rate})
+    found = judged(live, WINDOW, wild, layout, tmp_path)
+    whys = dict(line.split(": ", 1) for line in found.refusals)
+    assert "times the live version's norm" in whys["norms"]
+    assert "live version 7" in whys["quality"]
+
+
+def test_a_window_of_shuffled_items_is_stopped(
+    live: Exported, layout: Layout, tmp_path: Path
+) -> None:
+    found = judged(live, shuffled(WINDOW), LEARNING, layout, tmp_path)
+    (why,) = found.refusals
+    assert why.startswith("window: live version 7 foresaw it with NDCG@10 ")
+
+
+def test_a_window_of_one_event_is_stopped(live: Exported, layout: Layout, tmp_path: Path) -> None:
+    found = judged(live, WINDOW[:1], LEARNING, layout, tmp_path)
+    assert found.refusals == ["quality: 0 held-out events, fewer than 50: nothing is concluded"]

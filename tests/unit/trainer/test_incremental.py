@@ -1,0 +1,300 @@
+"""A live version learns from a window, keeps what it was, and survives whatever a window holds."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+
+from features.errors import DataError
+from features.events import Item
+from features.rows import Layout
+from features.vocabulary import FIRST_ITEM, Vocabulary
+from tests.stand.walks import ITEMS, START_MS, STEP_MS, Events, catalogue, walks
+from tests.unit.trainer.test_training import READER
+from trainer.batches import Batches
+from trainer.checkpoint import save
+from trainer.data import Log
+from trainer.ensemble import joined
+from trainer.first_model import Trained, train_first_model
+from trainer.growth import grown, vocabulary_of
+from trainer.history import History
+from trainer.incremental import batches_of, fine_tune, parent
+from trainer.model import TemporalModel
+from trainer.scoring import batch_scores
+from trainer.settings import FineTuned, FineTuneSettings, TrainerSettings
+from trainer.slices import slices_of
+from trainer.train import Progress, held_out_ndcg
+
+SETTINGS = TrainerSettings(
+    width=16,
+    epochs=8,
+    batch_windows=4,
+    learning_rate=0.01,
+    dropout=0.0,
+    threads=1,
+    # A busy machine must not end it early.
+    max_seconds=1000,
+)
+TUNING = FineTuneSettings(
+    epochs=20, learning_rate=0.01, replay=0.5, batch_windows=4, stop_share=0.2
+)
+BEFORE = walks(range(50), 1)
+WINDOW = walks(range(50, 90), 3)
+FILMS = catalogue([f"i{at}" for at in range(ITEMS)])
+
+
+@pytest.fixture(scope="module")
+def live(layout: Layout) -> Trained:
+    return train_first_model(Log(BEFORE, FILMS), layout, SETTINGS, reader=READER)
+
+
+def history_of(layout: Layout, window: Events, items: Sequence[Item] = ()) -> History:
+    history = History(layout, FILMS)
+    history.extend(BEFORE)
+    history.extend(window, items)
+    return history
+
+
+def tuned(live: Trained, history: History, tuning: FineTuneSettings = TUNING) -> Trained:
+    cut = slices_of(history.times_ms, live.until_ms, tuning)
+    return fine_tune(live, history, cut, SETTINGS, tuning, READER)
+
+
+def part(changes: FineTuned) -> FineTuneSettings:
+    return TUNING.model_copy(update={"part": changes, "epochs": 1})
+
+
+def judged(trained: Trained, history: History) -> Batches:
+    """The slice of the window that is left to the gate."""
+    columns = history.examples(trained.vocabulary)
+    cut = slices_of(history.times_ms, BEFORE[-1].timestamp, TUNING)
+    chosen = cut.judged(columns.times_ms)
+    trended = history.trends(trained.vocabulary, columns.times_ms, STEP_MS)
+    return Batches(columns, trended, chosen, 8, SETTINGS.window)
+
+
+def weights(model: TemporalModel) -> dict[str, torch.Tensor]:
+    return {name: weight.detach().clone() for name, weight in model.named_parameters()}
+
+
+def test_a_window_is_learned(live: Trained, layout: Layout) -> None:
+    """Everyone has begun to go by threes."""
+    history = history_of(layout, WINDOW)
+    before = held_out_ndcg(live.model, judged(live, history), 4)
+    found = tuned(live, history)
+    assert held_out_ndcg(found.model, judged(found, history), 4) > before + 0.1
+    assert found.outcome.held_out > 0
+    cut = slices_of(history.times_ms, live.until_ms, TUNING)
+    assert found.until_ms == history.times_ms[history.times_ms < cut.stop_ms].max()
+
+
+def test_the_live_version_stays_as_it_is(live: Trained, layout: Layout) -> None:
+    before = copy.deepcopy(live.model.state_dict())
+    names = list(live.vocabulary.item_ids)
+    tuned(live, history_of(layout, WINDOW, catalogue(["new"])))
+    assert live.vocabulary.item_ids == names
+    for name, values in live.model.state_dict().items():
+        assert torch.equal(values, before[name]), name
+
+
+def test_items_keep_their_places_and_new_ones_come_after(live: Trained, layout: Layout) -> None:
+    window = walks(range(50, 60), 1, names="other ")
+    found = tuned(live, history_of(layout, window, catalogue(["new"])), part(FineTuned.NOTHING))
+    known = len(live.vocabulary)
+    names = found.vocabulary.item_ids
+    assert names[:known] == live.vocabulary.item_ids
+    assert {*names[known:]} == {"new"} | {event.item_id for event in window}
+    assert found.model.architecture.items == len(names)
+    assert found.vocabulary.learned[:known].all()
+    learned = {name for name, yes in zip(names, found.vocabulary.learned, strict=True) if yes}
+    assert "new" not in learned
+    assert window[0].item_id in learned, "it has events that are not held out"
+    assert window[-1].item_id in learned
+    np.testing.assert_array_equal(
+        found.vocabulary.learned[FIRST_ITEM:], found.model.learned[FIRST_ITEM:]
+    )
+
+
+def test_a_new_item_scores_from_its_text_at_once(live: Trained, layout: Layout) -> None:
+    """No event has it. It reads as the live item that says the same of itself."""
+    twin = msgspec.structs.replace(FILMS[4], item_id="twin")
+    history = history_of(layout, WINDOW, [twin, Item(item_id="says nothing")])
+    found = tuned(live, history, part(FineTuned.NOTHING))
+    model = found.model
+    own, like = found.vocabulary.indices_of(["twin", FILMS[4].item_id])
+    assert model.recommendable[own]
+    assert not model.learned[own]
+    torch.testing.assert_close(model.texts[own], model.texts[like])
+    directions = READER.width
+    torch.testing.assert_close(
+        model.described[own, :directions], model.described[like, :directions]
+    )
+    assert "says nothing" not in found.vocabulary.item_ids
+    assert not model.items.weight[own].any(), "nothing but the text"
+    batch = next(judged(found, history).epoch(4, np.random.default_rng(0)))
+    scores = batch_scores(model, batch)
+    assert (scores[:, own] > -100).all()
+
+
+def test_an_item_that_comes_to_have_a_text_is_read(live: Trained, layout: Layout) -> None:
+    others = walks(range(50, 55), 1, names="other ")
+    name = others[0].item_id
+    history = history_of(layout, others)
+    silent = tuned(live, history, part(FineTuned.NOTHING))
+    (item,) = silent.vocabulary.indices_of([name])
+    assert not silent.model.texts[item].any()
+    history.extend(walks(range(92, 100), 1), catalogue([name]))
+    found = tuned(silent, history, part(FineTuned.NOTHING))
+    assert found.vocabulary.indices_of([name]) == item
+    assert found.model.texts[item].any()
+
+
+def test_where_nothing_learns_only_what_is_counted_is_new(live: Trained, layout: Layout) -> None:
+    found = tuned(live, history_of(layout, WINDOW), part(FineTuned.NOTHING))
+    for name, weight in live.model.named_parameters():
+        assert torch.equal(found.model.get_parameter(name), weight), name
+    (item,) = found.vocabulary.indices_of(["i7"])
+    companions = found.model.neighbours[item][found.model.neighbour_weights[item] > 0]
+    names = {found.vocabulary.item_ids[at] for at in companions.tolist()}
+    assert {"i8", "i6", "i10", "i4"} <= names, "those before, and those of the window"
+
+
+@pytest.mark.parametrize("changes", [FineTuned.ITEMS, FineTuned.HEADS, FineTuned.ALL])
+def test_only_the_chosen_part_learns(live: Trained, layout: Layout, changes: FineTuned) -> None:
+    found = tuned(live, history_of(layout, WINDOW), part(changes))
+    before = weights(live.model)
+    changed = {
+        name
+        for name, weight in found.model.named_parameters()
+        if not torch.equal(weight, before[name])
+    }
+    # The balance of the parts is found anew in any case.
+    scaled = {name for name in before if name.startswith(("state", "text_bias", "trend", "near"))}
+    scaled |= {"item_bias", "alike.size.bias"}
+    assert "items.weight" in changed
+    assert ("user.weight" in changed) is (changes is not FineTuned.ITEMS)
+    assert ("events.weight" in changed) is (changes is FineTuned.ALL)
+    if changes is FineTuned.ITEMS:
+        assert changed <= scaled | {"items.weight"}
+
+
+def test_an_anchor_holds_weights_back(live: Trained, layout: Layout) -> None:
+    history = history_of(layout, WINDOW)
+
+    def moved(anchor: float) -> float:
+        found = tuned(live, history, TUNING.model_copy(update={"anchor": anchor}))
+        before, after = live.model.items.weight, found.model.items.weight
+        return float((after - before).detach().norm())
+
+    assert moved(50.0) < 0.5 * moved(0.0)
+
+
+def test_it_is_drawn_by_the_seed(live: Trained, layout: Layout) -> None:
+    history = history_of(layout, WINDOW)
+    one, same = (tuned(live, history, part(FineTuned.ALL)) for _ in range(2))
+    for name, weight in one.model.named_parameters():
+        assert torch.equal(same.model.get_parameter(name), weight), name
+
+
+def test_a_window_of_one_event_is_learned_whole(live: Trained, layout: Layout) -> None:
+    found = tuned(live, history_of(layout, WINDOW[:1]), part(FineTuned.ALL))
+    assert found.until_ms == WINDOW[0].timestamp
+    assert found.outcome.held_out == 0
+
+
+def test_a_version_from_its_folder_is_learned_on_from(
+    live: Trained, layout: Layout, tmp_path: Path
+) -> None:
+    save(live, tmp_path, {})
+    history = history_of(layout, WINDOW)
+    found = tuned(parent(tmp_path, READER), history, part(FineTuned.ALL))
+    for name, weight in tuned(live, history, part(FineTuned.ALL)).model.named_parameters():
+        assert torch.equal(found.model.get_parameter(name), weight), name
+
+
+def test_a_missing_parent_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"7: not a trained model: .*No such file"):
+        parent(tmp_path / "7", READER)
+
+
+def test_every_member_of_an_ensemble_learns(live: Trained, layout: Layout) -> None:
+    twice = replace(live, model=joined([copy.deepcopy(live.model.members[0]) for _ in range(2)]))
+    history = history_of(layout, WINDOW, catalogue(["new"]))
+    cut = slices_of(history.times_ms, live.until_ms, TUNING)
+    settings = SETTINGS.model_copy(update={"members": 2})
+    tuning = part(FineTuned.ALL)
+    told: list[Progress] = []
+    found = fine_tune(twice, history, cut, settings, tuning, READER, told.append)
+    one, other = found.model.members
+    before = live.model.members[0].request.query.weight
+    for member in (one, other):
+        assert member.architecture.items == len(found.vocabulary)
+        assert member.recommendable[-1], "the new item"
+        assert not torch.equal(member.request.query.weight, before)
+    assert not torch.equal(one.items.weight, other.items.weight), "each by its own draws"
+    assert found.outcome.gradients == 2 * tuned(live, history, tuning).outcome.gradients
+    assert [told[-1].epochs, told[-1].epoch] == [2, 2]
+
+
+def test_nothing_new_is_an_error(live: Trained, layout: Layout) -> None:
+    with pytest.raises(DataError, match="nothing to learn"):
+        tuned(live, history_of(layout, []))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"width": 32}, "width 16, the settings ask for 32"),
+        ({"factors": 8}, "related 64.* 8"),
+        ({"members": 4}, "members 1, the settings ask for 4"),
+    ],
+)
+def test_a_live_version_of_another_shape_is_an_error(
+    live: Trained, layout: Layout, change: dict[str, int], message: str
+) -> None:
+    history = history_of(layout, WINDOW)
+    cut = slices_of(history.times_ms, live.until_ms, TUNING)
+    with pytest.raises(DataError, match=message):
+        fine_tune(live, history, cut, SETTINGS.model_copy(update=change), TUNING, READER)
+
+
+def test_more_items_change_no_score_of_the_others(live: Trained, layout: Layout) -> None:
+    history = history_of(layout, WINDOW, catalogue([f"new {at}" for at in range(200)]))
+    vocabulary = vocabulary_of(live, history, 1)
+    model = grown(live, vocabulary, history, SETTINGS, READER).eval()
+    more = replace(live, model=model, vocabulary=vocabulary)
+    batch = next(judged(live, history).epoch(4, np.random.default_rng(0)))
+    grew = next(judged(more, history).epoch(4, np.random.default_rng(0)))
+    known = len(live.vocabulary)
+    torch.testing.assert_close(
+        batch_scores(more.model, grew)[:, :known], batch_scores(live.model, batch)
+    )
+
+
+def test_every_request_finds_the_trends_of_its_time(layout: Layout) -> None:
+    """Those right after an earlier instant too, whatever of that is learned."""
+    history = History(layout, FILMS)
+    times = [0, 100, 100, 100, 300]
+    history.extend(
+        [
+            msgspec.structs.replace(
+                event, user_id="u", event_id=str(at), timestamp=START_MS + times[at] * STEP_MS
+            )
+            for at, event in enumerate(WINDOW[:5])
+        ]
+    )
+    vocabulary = Vocabulary([item.item_id for item in FILMS])
+    columns = history.examples(vocabulary)
+    chosen = np.arange(5) == 3
+    batches = batches_of(chosen, columns, history, vocabulary, SETTINGS)
+    found = batches.trends.times_ms
+    snapshot_ms = SETTINGS.trend_snapshot_ms
+    for time_ms in (batches.at_last_ms[1], columns.times_ms[3]):
+        assert time_ms // snapshot_ms * snapshot_ms in found
