@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from deploy.evaluation import Evaluated
+    from deploy.prequential import Prequential
     from trainer.evaluate import Judged
     from trainer.figures import Figures
 
@@ -50,6 +51,15 @@ RightAfter = Annotated[
         help="ask right after a person's event, as the stream does, not at the time of the next",
     ),
 ]
+Prequentially = Annotated[
+    bool,
+    typer.Option(
+        "--prequential",
+        help="judge no version but the slow loop: train on the first 30 % of the log, then "
+        "judge each window before learning from it",
+    ),
+]
+WindowEvents = Annotated[int, typer.Option(help="with --prequential: of a window", min=1)]
 Report = Annotated[Path | None, typer.Option(help="write the figures to this file, as JSON")]
 
 
@@ -61,9 +71,19 @@ def evaluate(
     types: Type = None,
     share: Share = None,
     right_after: RightAfter = False,
+    prequential: Prequentially = False,
+    window_events: WindowEvents = 2000,
     report: Report = None,
 ) -> None:
     """Judge a version on the newest part of a log, beside decayed popularity; needs no server."""
+    if prequential:
+        if folder or version or share is not None or right_after:
+            raise SettingsError(
+                "--prequential judges no version: leave out the folder, --version, --share and "
+                "--right-after"
+            )
+        _evaluate_prequential(data, maps, types, window_events, report)
+        return
     import msgspec
     from rich.console import Console
 
@@ -83,6 +103,48 @@ def evaluate(
     if report:
         figures = msgspec.to_builtins(found, enc_hook=str)
         write_report(report, "evaluate", ["headwater", *sys.argv[1:]], figures)
+
+
+def _evaluate_prequential(
+    data: Path | None,
+    maps: list[str] | None,
+    types: list[str] | None,
+    window_events: int,
+    report: Path | None,
+) -> None:
+    import msgspec
+    from rich.console import Console
+
+    from deploy.prequential import evaluate_prequential
+    from deploy.report import write_report
+    from deploy.settings import load_settings
+    from trainer.data import load_log
+
+    settings = load_settings()
+    with Console(stderr=True).status("reading the log, then training the first model") as status:
+        log = load_log(data_source(settings, data, maps, types))
+        found = evaluate_prequential(settings, log, window_events, status.update)
+    Console().print(_windows_table(found))
+    print(
+        f"last third: {found.over_frozen:.3f} times the first model's NDCG@10; "
+        f"forgotten of the windows before: {found.forgetting:.1%}"
+    )
+    if report:
+        write_report(
+            report, "prequential", ["headwater", *sys.argv[1:]], msgspec.to_builtins(found)
+        )
+
+
+def _windows_table(found: Prequential) -> Table:
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for title in ("window", "events", "NDCG@10\nfrozen", "NDCG@10\nlearning", "CPU s"):
+        table.add_column(title, justify="right")
+    for number, row in enumerate(found.windows, 1):
+        scores = f"{row.frozen:.4f}", f"{row.incremental:.4f}"
+        table.add_row(str(number), str(row.events), *scores, f"{row.seconds:.1f}")
+    return table
 
 
 def _print(found: Evaluated) -> None:

@@ -123,6 +123,23 @@ def test_nothing_needs_to_be_trained_as_the_settings_say_today(
     assert "30 events" in run()
 
 
+def test_the_slow_loop_is_judged_window_by_window(
+    run: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HEADWATER_TRAINER__LANGUAGE_MODEL", "")
+    monkeypatch.setenv("HEADWATER_TRAINER__EPOCHS", "1")
+    out = run(prequential=True, window_events=20)
+    assert "last third" in out
+    found = figures(tmp_path)
+    windows = found["windows"]
+    assert isinstance(windows, list)
+    assert len(windows) == 4
+    # Of 20 items all are taken by everyone some day, and then no more asked for.
+    assert all(0 <= window["events"] <= 20 for window in windows)
+    assert sum(window["events"] for window in windows) > 40
+    assert windows[0]["frozen"] == windows[0]["incremental"]
+
+
 @pytest.mark.parametrize(
     ("options", "error", "words"),
     [
@@ -131,6 +148,8 @@ def test_nothing_needs_to_be_trained_as_the_settings_say_today(
         ({"version": 2}, DataError, "nothing of the log is left to judge: .*2 was trained on all"),
         ({"share": 1.0}, DataError, "nothing of the log is left to judge: choose a smaller"),
         ({"folder": Path("1"), "version": 1}, SettingsError, "exclude one another"),
+        ({"prequential": True, "version": 1}, SettingsError, "--prequential judges no version"),
+        ({"prequential": True, "share": 0.5}, SettingsError, "--prequential judges no version"),
     ],
 )
 def test_what_cannot_be_judged_is_one_line(
