@@ -1,4 +1,4 @@
-"""Which cores processes run on, and how much of their time they have used."""
+"""Which cores processes run on, how much of their time they have used, how much memory."""
 
 from __future__ import annotations
 
@@ -6,8 +6,12 @@ import os
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
+
+# Of Linux's proportional set size what is no file's, in memory and swapped out.
+_OWN = {"Pss_Anon", "Pss_Shmem", "SwapPss"}
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,15 @@ class CpuMeter:
         }
 
 
+def memory_bytes(pid: int) -> int:
+    """The memory of a process and of all that it has started; what they share counts once.
+
+    Without pages of files, programs' and libraries' among them: how many of those are there, and
+    who shares them, depends on whoever else is at work on the machine.
+    """
+    return sum(_own_bytes(process.pid) for process in _family(pid))
+
+
 def _family(pid: int) -> list[psutil.Process]:
     process = psutil.Process(pid)
     return [process, *process.children(recursive=True)]
@@ -77,3 +90,13 @@ def _seconds(process: psutil.Process) -> float:
         times = process.cpu_times()
         return times.user + times.system
     return 0.0
+
+
+def _own_bytes(pid: int) -> int:
+    found = 0
+    with suppress(FileNotFoundError, ProcessLookupError):
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            name, _, size = line.partition(":")
+            if name in _OWN:
+                found += int(size.removesuffix("kB")) * 1024
+    return found

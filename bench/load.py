@@ -8,25 +8,30 @@ from __future__ import annotations
 
 import gc
 import multiprocessing
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from multiprocessing.sharedctypes import Synchronized
-from threading import Event
+from multiprocessing.synchronize import Event
 from typing import Any
 
 from bench.traffic import Action, Order, traffic
 from deploy.replay import Clock, Pace, at_once, at_rate, in_time, replay
+from features.events import Purchase
 from features.settings import KafkaSettings
+from features.topics import CLICKS, PURCHASES
 from stream.client import EventProducer, RecommendationConsumer
 from trainer.data import DataSource, load_log
 
 _context = multiprocessing.get_context("spawn")
 _POLL_S = 0.02
 _READ_BETWEEN_COMMANDS = 256
+ENDLESS = sys.maxsize
+"""So many events that only `Load.stop` ends them; each is made when it is due."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,7 @@ class Sent:
     event_id: str
     user_id: str
     time_s: float
+    topic: str = CLICKS
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,7 @@ class Answered:
     event_id: str
     time_s: float
     fallback: bool
+    version: str = ""
 
 
 @dataclass(frozen=True)
@@ -68,11 +75,13 @@ class Load:
         self, kafka: KafkaSettings, source: DataSource, order: Order, limit: int | None
     ) -> None:
         self.handled: Synchronized[int] = _context.Value("q", 0)
+        self._enough = _context.Event()
         self._producer, producer = _context.Pipe()
         self._reader, reader = _context.Pipe()
         self._processes = [
             _context.Process(
-                target=_produce, args=(producer, self.handled, kafka, source, order, limit)
+                target=_produce,
+                args=(producer, self.handled, self._enough, kafka, source, order, limit),
             ),
             _context.Process(target=_read, args=(reader, kafka)),
         ]
@@ -95,8 +104,13 @@ class Load:
 
     def start(self, sending: Sending) -> None:
         """Begin to produce; `sent` waits for its end."""
+        self._enough.clear()
         self._producer.send(sending)
         self._producer.recv()
+
+    def stop(self) -> None:
+        """Produce no more of what was started."""
+        self._enough.set()
 
     def sent(self) -> list[Sent]:
         """Wait until all is produced."""
@@ -124,6 +138,7 @@ def _pid(process: SpawnProcess) -> int:
 def _produce(
     pipe: Connection[Any, Any],
     handled: Synchronized[int],
+    enough: Event,
     kafka: KafkaSettings,
     source: DataSource,
     order: Order,
@@ -140,9 +155,11 @@ def _produce(
             if sending is None:
                 pipe.send(replay(log.head(0), producer).items)
                 continue
-            chosen = list(islice(events, sending.events))
+            # Made beforehand where they end, so that it costs nothing while it is measured.
+            endless = sending.events == ENDLESS
+            chosen = events if endless else list(islice(events, sending.events))
             pipe.send("started")
-            pipe.send(_send(chosen, sending, producer, handled))
+            pipe.send(_send(chosen, sending, producer, handled, enough))
 
 
 def _no_collections() -> None:
@@ -154,15 +171,20 @@ def _no_collections() -> None:
 
 
 def _send(
-    events: Sequence[Action], sending: Sending, producer: EventProducer, handled: Synchronized[int]
+    events: Iterable[Action],
+    sending: Sending,
+    producer: EventProducer,
+    handled: Synchronized[int],
+    enough: Event,
 ) -> list[Sent]:
     pace: Pace = at_once if sending.rate is None else at_rate(sending.rate)
-    ahead = sending.ahead or len(events)
+    ahead = sending.ahead or sending.events
     sent = []
-    for number, event in enumerate(in_time(events, pace, Event(), Clock())):
+    for number, event in enumerate(in_time(events, pace, enough, Clock())):
         while number - handled.value >= ahead:
             time.sleep(_POLL_S)
-        sent.append(Sent(event.event_id, event.user_id, time.monotonic()))
+        topic = PURCHASES if isinstance(event, Purchase) else CLICKS
+        sent.append(Sent(event.event_id, event.user_id, time.monotonic(), topic))
         producer.send(event)
     producer.flush()
     return sent
@@ -179,7 +201,14 @@ def _read(pipe: Connection[Any, Any], kafka: KafkaSettings) -> None:
                 if recommendation is None:
                     break
                 now = time.monotonic()
-                read.append(Answered(recommendation.event_id, now, recommendation.fallback))
+                read.append(
+                    Answered(
+                        recommendation.event_id,
+                        now,
+                        recommendation.fallback,
+                        recommendation.model_version,
+                    )
+                )
             if pipe.poll():
                 pipe.recv()
                 pipe.send(read)

@@ -19,13 +19,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from confluent_kafka import Consumer, TopicPartition
 from rich.console import Console
 
 from bench import loop_tables
 from bench.cores import Cores, CpuMeter, split
 from bench.load import Load, Sending
-from bench.measure import Latencies, Sustained, latency, sustained
+from bench.measure import Latencies, Sustained, dead_letters, latency, prepare, sustained
 from bench.report import run_benchmark, write_report
 from bench.scrape import Worked, scrape, worked
 from bench.servers import Servers, running_servers
@@ -34,8 +33,6 @@ from bench.traffic import Order
 from deploy.local.ports import choose
 from deploy.settings import default_cache_dir
 from features.errors import ServerError
-from features.kafka import client_config
-from features.topics import DEAD_LETTERS
 from features.vocabulary import FILE_NAME
 from trainer.data import DataSource, Log, load_log
 
@@ -112,7 +109,7 @@ class Run:
         variables = {"HEADWATER_WORKER__METRICS_PORT": str(port)}
         with self._running(HEADWATER, "headwater", variables) as worker:
             self._say(f"headwater: {history:,} events of history")
-            self._prepare(worker, history)
+            prepare(worker, self._load, history, _TIMEOUT_S)
             self._say(f"headwater: sustained load, {self._plan.events:,} events")
             before = scrape(port)
             sending = Sending(self._plan.events, ahead=self._plan.ahead)
@@ -158,20 +155,6 @@ class Run:
             *(str(batch), str(events), str(data or ""), order),
         )
         return self._output("bench.bare_stream", "bare-stream", str(events)) | found
-
-    def dead_letters(self) -> int:
-        """How many messages were refused."""
-        consumer = Consumer(client_config(self._settings.kafka) | {"group.id": "bench"})
-        end: int = consumer.get_watermark_offsets(TopicPartition(DEAD_LETTERS, 0), timeout=15)[1]
-        consumer.close()
-        return end
-
-    def _prepare(self, worker: Subject, history: int) -> None:
-        wanted = worker.progress.committed() + self._load.send_catalogue()
-        worker.progress.wait_for(wanted, worker, _TIMEOUT_S)
-        self._load.start(Sending(history))
-        self._load.sent()
-        worker.progress.wait_for(wanted + history, worker, _TIMEOUT_S)
 
     def _running(
         self, arguments: Sequence[str], group: str, variables: Mapping[str, str] | None = None
@@ -267,12 +250,12 @@ def _measure(
     with closing(load), cores.measuring():
         run = Run(servers, load, plan, cores, console)
         headwater = run.headwater(len(log.events) // 2)
-        dead_letters = run.dead_letters()
+        refused = dead_letters(kafka)
         baseline = run.one_at_a_time()
     assert headwater.worked
     batch = max(1, round(headwater.worked.batch_events))
     parts = run.parts(batch, source.path, order)
-    about = {"cores": len(cores.shared), "order": order, "dead_letters": dead_letters}
+    about = {"cores": len(cores.shared), "order": order, "dead_letters": refused}
     return figures(headwater, baseline, parts, about)
 
 

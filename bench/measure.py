@@ -7,11 +7,15 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from confluent_kafka import Consumer, TopicPartition
 
 from bench.cores import CpuMeter
 from bench.load import Answered, Load, Sending, Sent
 from bench.subjects import Subject
 from features.errors import ServerError
+from features.kafka import client_config
+from features.settings import KafkaSettings
+from features.topics import DEAD_LETTERS
 
 # Of the events of a sustained run these come before the window that is measured.
 WARM_UP = 0.2
@@ -55,6 +59,23 @@ class Sustained:
         return {n: _MICROSECONDS * used / self.events for n, used in self.cpu_s.items()}
 
 
+def prepare(subject: Subject, load: Load, history: int, timeout_s: float) -> None:
+    """Give people their histories: the catalogue and so many events, all handled."""
+    wanted = subject.progress.committed() + load.send_catalogue()
+    subject.progress.wait_for(wanted, subject, timeout_s)
+    load.start(Sending(history))
+    load.sent()
+    subject.progress.wait_for(wanted + history, subject, timeout_s)
+
+
+def dead_letters(kafka: KafkaSettings) -> int:
+    """How many messages were refused."""
+    consumer = Consumer(client_config(kafka) | {"group.id": "bench"})
+    end: int = consumer.get_watermark_offsets(TopicPartition(DEAD_LETTERS, 0), timeout=15)[1]
+    consumer.close()
+    return end
+
+
 def sustained(
     subject: Subject,
     load: Load,
@@ -86,7 +107,7 @@ def sustained(
     _watch(subject, base, sending.events - slack, timeout_s, note)
     sent = load.sent()
     first, last = window(moments, sending.events, sending.ahead)
-    answers = _answers(load, sent[-1:])
+    answers = late_answers(load, sent[-1:])
     return Sustained(
         events=last.done - first.done,
         seconds=last.time_s - first.time_s,
@@ -125,7 +146,7 @@ def latency(
     load.start(sending)
     sent = load.sent()
     _watch(subject, base, sending.events - slack, timeout_s, lambda _: None)
-    answers = _answers(load, sent[-1:])
+    answers = late_answers(load, sent[-1:])
     settled = [one for one in sent if one.time_s >= sent[0].time_s + SETTLE_S]
     return summary(settled, answers) | {"events_per_second": _rate(settled)}
 
@@ -182,7 +203,7 @@ def _watch(
         time.sleep(_POLL_S)
 
 
-def _answers(load: Load, last: Sequence[Sent]) -> list[Answered]:
+def late_answers(load: Load, last: Sequence[Sent]) -> list[Answered]:
     """All answers read by now; waits for the last one, which its commit may have overtaken."""
     wanted = {sent.event_id for sent in last}
     deadline = time.monotonic() + _LATE_S

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from threading import Event
+from typing import Protocol
 
 from features.events import Click, Purchase
 from stream.client import EventProducer
@@ -35,6 +36,13 @@ def at_rate(events_per_second: float) -> Pace:
 def at_speed(speed: float, first_ms: int) -> Pace:
     """By the events' own times, of which `speed` seconds pass in one."""
     return lambda _index, event: (event.timestamp - first_ms) / 1000 / speed
+
+
+class Stop(Protocol):
+    """Says when to end early: an event of `threading` or of `multiprocessing`."""
+
+    def is_set(self) -> bool:
+        """Whether it is time."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +108,7 @@ def replay(
     return sent
 
 
-def in_time(events: Sequence[Action], pace: Pace, stop: Event, clock: Clock) -> Iterator[Action]:
+def in_time(events: Iterable[Action], pace: Pace, stop: Stop, clock: Clock) -> Iterator[Action]:
     """The events, each when it is due; ends early once `stop` is set."""
     start = now = clock.now_s()
     for index, event in enumerate(events):
