@@ -49,8 +49,9 @@ def read_all(consumer: Consumer) -> Iterator[Message]:
     """
     partition = TopicPartition(ROLLOUTS, 0, OFFSET_BEGINNING)
     try:
-        consumer.assign([partition])
+        # Asked before it reads: between fetches a broker answers half a second later.
         read, end = consumer.get_watermark_offsets(partition, timeout=ANSWER_S)
+        consumer.assign([partition])
         while read < end:
             message = consumer.poll(ANSWER_S)
             if message is None:

@@ -21,7 +21,7 @@ from features.topics import ACTION_TOPICS
 from trainer.windows.appending import WindowAppender
 from trainer.windows.gathering import Closed, Gathering
 from trainer.windows.manifest import Manifest
-from trainer.windows.reader import MessageReader, is_end, source_of
+from trainer.windows.reader import Backlog, MessageReader, is_end, source_of
 from trainer.windows.rows import Row
 from trainer.windows.settings import WindowSettings
 from trainer.windows.store import WindowStore
@@ -72,19 +72,22 @@ class WindowWriter:
             gathering = appender.gathering(sources, self._now_s())
             for source, settled in gathering.settled.items():
                 reader.check(source, settled)
+            # Asked before it reads: between fetches a broker answers half a second later.
+            backlog = reader.backlog()
             reader.start(gathering.resume())
-            for closed in self._closed(reader, gathering, stop, to_end):
+            for closed in self._closed(reader, gathering, stop, backlog if to_end else None):
                 manifest = appender.append(closed, stop)
                 reader.report(closed.progress.positions)
                 yield manifest
 
     def _closed(
-        self, reader: MessageReader, gathering: Gathering, stop: Event, to_end: bool
+        self, reader: MessageReader, gathering: Gathering, stop: Event, backlog: Backlog | None
     ) -> Iterator[Closed]:
-        backlog = reader.backlog()
-        while not (stop.is_set() or (to_end and backlog.is_read)):
+        """Args: backlog: where to end; None: goes on until it is stopped."""
+        while not (stop.is_set() or (backlog and backlog.is_read)):
             for message in reader.read():
-                backlog.saw(message)
+                if backlog:
+                    backlog.saw(message)
                 _take(message, gathering)
                 if gathering.full:
                     yield from self._due(gathering)
