@@ -15,6 +15,7 @@ from deploy.commands import (
     schema,
     servers,
     train,
+    trainer,
     tune,
     windows,
     worker,
@@ -37,6 +38,7 @@ app.command("logs")(servers.logs)
 app.command("config")(config.config)
 app.command("demo")(demo.demo)
 app.command("worker")(worker.worker)
+app.command("trainer")(trainer.trainer)
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("tune")(tune.tune)

@@ -1,4 +1,4 @@
-"""Keeps a worker process running, as a service manager does in production."""
+"""Keeps a command running, as a service manager does in production."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from deploy.settings import Settings
-from deploy.settings_text import DELIMITER, PREFIX
+from deploy.settings_text import variable
 from features.errors import ServerError
 
 _STOP_S = 20.0
@@ -19,25 +19,28 @@ _MOST_STARTS = 10
 Warn = Callable[[str], None]
 
 
-def worker_environment(settings: Settings) -> dict[str, str]:
-    """The environment of this process, with the addresses that these settings have found out."""
-    addresses = {
-        "kafka": ("bootstrap_servers", settings.kafka.bootstrap_servers),
-        "store": ("address", settings.store.address),
-        "triton": ("url", settings.triton.url),
-    }
+def environment(settings: Settings) -> dict[str, str]:
+    """The environment of this process, with what these settings have found out or been given."""
+    windows = settings.windows.model_dump(mode="json", exclude_none=True)
     found = {
-        f"{PREFIX}{section}{DELIMITER}{name}".upper(): value or ""
-        for section, (name, value) in addresses.items()
+        "kafka.bootstrap_servers": settings.kafka.bootstrap_servers,
+        "store.address": settings.store.address,
+        "triton.url": settings.triton.url,
+        "local.state_dir": settings.local.state_dir,
+        "model_repository": settings.model_repository,
+        **{f"windows.{name}": value for name, value in windows.items()},
     }
-    return {**os.environ, **found}
+    return {**os.environ, **{variable(key): str(value or "") for key, value in found.items()}}
 
 
 @contextmanager
-def supervised_worker(settings: Settings, log: Path, warn: Warn) -> Iterator[Callable[[], None]]:
-    """Run `headwater worker` for as long as the block; one that ends is started again.
+def supervised(
+    command: str, settings: Settings, log: Path, warn: Warn
+) -> Iterator[Callable[[], None]]:
+    """Run a `headwater` command for as long as the block; one that ends is started again.
 
     Args:
+        command: `worker` or `trainer`.
         log: where its output goes.
         warn: told when it had to be started again.
 
@@ -47,7 +50,7 @@ def supervised_worker(settings: Settings, log: Path, warn: Warn) -> Iterator[Cal
     Raises:
         ServerError: from the check, when it has ended too often.
     """
-    supervisor = _Supervisor(settings, log, warn)
+    supervisor = _Supervisor(command, settings, log, warn)
     watching = threading.Thread(target=supervisor.watch, daemon=True)
     watching.start()
     try:
@@ -58,8 +61,9 @@ def supervised_worker(settings: Settings, log: Path, warn: Warn) -> Iterator[Cal
 
 
 class _Supervisor:
-    def __init__(self, settings: Settings, log: Path, warn: Warn) -> None:
-        self._environment = worker_environment(settings)
+    def __init__(self, command: str, settings: Settings, log: Path, warn: Warn) -> None:
+        self._command = command
+        self._environment = environment(settings)
         self._log = log
         self._warn = warn
         self._ending = threading.Event()
@@ -71,7 +75,7 @@ class _Supervisor:
         self._log.parent.mkdir(parents=True, exist_ok=True)
         with self._log.open("ab") as log:
             return subprocess.Popen(
-                (sys.executable, "-m", "deploy.cli", "worker"),
+                (sys.executable, "-m", "deploy.cli", self._command),
                 env=self._environment,
                 stdout=log,
                 stderr=log,
@@ -84,7 +88,9 @@ class _Supervisor:
             code = self._process.wait()
             if self._ending.is_set() or self._starts >= _MOST_STARTS:
                 return
-            self._warn(f"the worker ended with exit code {code}, started again: see {self._log}")
+            self._warn(
+                f"the {self._command} ended with exit code {code}, started again: see {self._log}"
+            )
             self._ending.wait(1.0)
             if self._ending.is_set():
                 return
@@ -92,7 +98,7 @@ class _Supervisor:
 
     def check(self) -> None:
         if self._starts >= _MOST_STARTS and self._process.poll() is not None:
-            raise ServerError(f"the worker ended {self._starts} times: see {self._log}")
+            raise ServerError(f"the {self._command} ended {self._starts} times: see {self._log}")
 
     def end(self) -> None:
         self._ending.set()

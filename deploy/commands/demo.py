@@ -12,6 +12,12 @@ from deploy.commands.data_options import Data, Map, Type, data_source
 
 Events = Annotated[int | None, typer.Option(help="replay only so many events", min=1)]
 Rate = Annotated[float, typer.Option(help="events a second; 0: as fast as they go", min=0)]
+LearnEvery = Annotated[
+    int | None,
+    typer.Option(
+        help="run a trainer, too: each so many events become a version; best at --rate 100", min=500
+    ),
+]
 Report = Annotated[Path | None, typer.Option(help="write the figures to this file, as JSON")]
 
 
@@ -21,6 +27,7 @@ def demo(
     types: Type = None,
     events: Events = None,
     rate: Rate = 400,
+    learn_every: LearnEvery = None,
     report: Report = None,
 ) -> None:
     """Play the whole loop: servers, data, a first model, a worker, live recommendations."""
@@ -32,6 +39,6 @@ def demo(
     configure_logs()
     settings = load_settings()
     source = data_source(settings, data, maps, types)
-    figures = run_demo(settings, DemoOptions(source, events, rate or None))
+    figures = run_demo(settings, DemoOptions(source, events, rate or None, learn_every))
     if report:
         write_report(report, "demo", ["headwater", *sys.argv[1:]], figures)

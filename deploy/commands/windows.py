@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
-    from threading import Event
-
     from rich.table import Table
 
     from trainer.windows.manifest import Manifest
@@ -30,13 +26,14 @@ def write() -> None:
     from deploy import local
     from deploy.logs import configure_logs
     from deploy.settings import load_settings
+    from deploy.signals import stopped_by_signals
     from trainer.windows.store import WindowStore
     from trainer.windows.writer import WindowWriter
 
     configure_logs()
     settings = local.connect(load_settings(), only=["kafka"])
     store = WindowStore(settings.windows_address)
-    with _stopped_by_signals() as stop:
+    with stopped_by_signals() as stop:
         for _ in WindowWriter(settings.kafka, store, settings.windows).run(stop):
             pass
 
@@ -78,22 +75,6 @@ def show(number: Number, as_json: AsJson = False, head: Head = 20) -> None:
     Console().print(_rows_table(rows))
     if len(rows) < len(window.rows):
         print(f"... {len(window.rows) - len(rows)} more: --head {len(window.rows)}")
-
-
-@contextmanager
-def _stopped_by_signals() -> Iterator[Event]:
-    """An event that Ctrl-C and SIGTERM set, so that what is being written is written whole."""
-    import signal
-    from threading import Event
-
-    stop = Event()
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(each, lambda *_: stop.set()) for each in numbers]
-    try:
-        yield stop
-    finally:
-        for each, handler in zip(numbers, before, strict=True):
-            signal.signal(each, handler)
 
 
 def _windows_table(manifests: list[Manifest]) -> Table:

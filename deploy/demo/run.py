@@ -8,20 +8,22 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
 from deploy import local
 from deploy.backfill import rows_from_log
 from deploy.demo.baseline import popularity_hits
-from deploy.demo.screen import Screen
+from deploy.demo.learning import Line, Trainer, told, trainer, windowed, write_windows
+from deploy.demo.learning import figures as learning_figures
+from deploy.demo.screen import Screen, versions_table
 from deploy.demo.tally import Tally
 from deploy.demo.watch import Watch
 from deploy.feature_repo import feature_repo
 from deploy.replay import Replayed, at_once, at_rate, replay
 from deploy.settings import Settings
-from deploy.supervision import supervised_worker
+from deploy.supervision import supervised
 from features.errors import DataError, HeadwaterError, SettingsError
 from features.events import Action, Click, Item, Purchase
 from features.kafka import ensure_topics
@@ -41,12 +43,15 @@ class DemoOptions:
         data: the log.
         events: how many events to replay; default: all that the model has not seen.
         rate: events a second; None: as fast as they go.
+        learn_every: events of a window, which becomes a new version while the log is replayed;
+            None: no trainer runs.
         train_share: the first part of the log: what the model learns from.
     """
 
     data: DataSource
     events: int | None = None
     rate: float | None = 400.0
+    learn_every: int | None = None
     train_share: float = 0.8
 
 
@@ -57,6 +62,8 @@ def run_demo(settings: Settings, options: DemoOptions) -> dict[str, Any]:
         HeadwaterError: something is missing or wrong; what was started is stopped.
     """
     settings = _own_settings(settings)
+    if options.learn_every:
+        settings = windowed(settings, options.learn_every)
     seconds: dict[str, float] = {}
     screen = Screen({})
     with screen.stage("data", seconds):
@@ -68,9 +75,15 @@ def run_demo(settings: Settings, options: DemoOptions) -> dict[str, Any]:
             _train(settings, past, screen)
         with screen.stage("load", seconds):
             _load(settings, past, screen)
+            if options.learn_every:
+                screen.say(f"  {write_windows(settings, past)} windows of events")
         with screen.stage("replay", seconds):
-            tally, sent = _replay(settings, past, live, options, screen)
+            tally, sent, steps = _replay(settings, past, live, options, screen)
     figures = _figures(tally, sent, seconds)
+    if options.learn_every:
+        figures["slow_loop"] = slow_loop = learning_figures(settings, steps, tally.versions)
+        screen.say("")
+        screen.console.print(versions_table(slow_loop))
     _summarise(screen, figures)
     return figures
 
@@ -132,7 +145,7 @@ def _load(settings: Settings, past: Log, screen: Screen) -> None:
 
 def _replay(
     settings: Settings, past: Log, live: Log, options: DemoOptions, screen: Screen
-) -> tuple[Tally, Replayed]:
+) -> tuple[Tally, Replayed, list[Line]]:
     popularity = popularity_hits(past.events, live.events, Layout(settings.features))
     watched, _ = Counter(event.user_id for event in live.events).most_common(1)[0]
     tally = Tally(popularity, watched)
@@ -140,12 +153,15 @@ def _replay(
     with (
         RecommendationConsumer(settings.kafka) as answers,
         TimedProducer(settings.kafka, tally) as producer,
-        supervised_worker(settings, log, screen.say) as check_worker,
+        supervised("worker", settings, log, screen.say) as check_worker,
         Watch(settings, check_worker) as watch,
+        _learning(settings, options, screen) as learning,
     ):
         # The catalogue first; once it is absorbed the worker is up, and latency means something.
         replay(replace(live, events=(), refused=()), producer)
         watch.wait()
+        if learning:
+            learning.wait()
         sender = _Sender(replace(live, items=()), producer, options.rate)
         sender.start()
         try:
@@ -155,6 +171,7 @@ def _replay(
                     show(sender.sent.events)
                     tally.dead_letters = watch.dead_letters
                     watch.check()
+                    _tell(learning, screen)
                 watch.wait(lambda: _receive(answers, tally))
         except KeyboardInterrupt:
             screen.say("stopped")
@@ -162,7 +179,19 @@ def _replay(
             sender.end()
         _receive(answers, tally)
         tally.dead_letters = watch.dead_letters
-    return tally, sender.sent
+        _tell(learning, screen)
+        return tally, sender.sent, learning.steps if learning else []
+
+
+def _learning(
+    settings: Settings, options: DemoOptions, screen: Screen
+) -> AbstractContextManager[Trainer | None]:
+    return trainer(settings, screen.say) if options.learn_every else nullcontext()
+
+
+def _tell(learning: Trainer | None, screen: Screen) -> None:
+    for step in learning.news() if learning else []:
+        screen.say(told(step))
 
 
 class TimedProducer(EventProducer):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -107,3 +108,23 @@ class Screen:
 
     def _title(self, item_id: str) -> str:
         return self.titles.get(item_id) or item_id
+
+
+def versions_table(slow_loop: Mapping[str, Any]) -> Table:
+    """What each version showed, and how soon after its windows closed."""
+    table = Table(title="versions", title_justify="left", box=None, header_style="dim")
+    for name in ("version", "windows", "events", "judged", "hit rate at 10", "popularity"):
+        table.add_column(name, justify="right")
+    table.add_column("close to traffic", justify="right")
+    for row in slow_loop["versions"]:
+        learned = row.get("windows")
+        table.add_row(
+            str(row["version"]),
+            ", ".join(map(str, learned)) if learned else "-",
+            str(row.get("events", "-")),
+            str(row["asked"]),
+            f"{row['hit_rate_at_10']:.3f}",
+            f"{row['popularity']:.3f}",
+            f"{row['to_traffic_s']:.1f} s" if learned else "-",
+        )
+    return table

@@ -16,6 +16,21 @@ _RECENT = 2_000
 
 
 @dataclass
+class Showing:
+    """What one version showed.
+
+    Attributes:
+        since_ms: when its first recommendation was produced.
+        asked, hits, popular_hits: as `Tally` counts them, of what it showed.
+    """
+
+    since_ms: int
+    asked: int = 0
+    hits: int = 0
+    popular_hits: int = 0
+
+
+@dataclass
 class Tally:
     """Filled by the sender and the reader of recommendations, each in its thread.
 
@@ -38,6 +53,7 @@ class Tally:
     fallbacks: int = 0
     dead_letters: int = 0
     recommendations: int = 0
+    versions: dict[str, Showing] = field(default_factory=dict)
     answered: set[str] = field(default_factory=set)
     latest: Recommendation | None = None
     started_s: float = field(default_factory=time.monotonic)
@@ -50,9 +66,12 @@ class Tally:
         self.sent_s[event.event_id] = time.monotonic()
         shown = self._shown.get(event.user_id)
         if shown is not None and event.event_id in self.popularity:
-            self.asked += 1
-            self.hits += any(item.item_id == event.item_id for item in shown.items[:PLACES])
-            self.popular_hits += self.popularity[event.event_id]
+            hit = any(item.item_id == event.item_id for item in shown.items[:PLACES])
+            popular = self.popularity[event.event_id]
+            for counts in (self, self.versions[shown.model_version]):
+                counts.asked += 1
+                counts.hits += hit
+                counts.popular_hits += popular
 
     def received(self, answer: Recommendation) -> None:
         """A recommendation was read; one that is delivered again counts once."""
@@ -65,6 +84,7 @@ class Tally:
         self.latencies_s.append(self.last_answer_s - sent_s)
         self._recent.append(self.last_answer_s)
         self.fallbacks += answer.fallback
+        self.versions.setdefault(answer.model_version, Showing(answer.produced_time))
         self._shown[answer.user_id] = answer
         if answer.user_id == self.watched:
             self.latest = answer

@@ -95,8 +95,12 @@ def own_servers(own: Settings) -> Settings:
     return settings
 
 
-def check(settings: Settings, layout: Layout) -> int | None:
-    """What Triton can see is whole, and it answers for what is live; which is that."""
+def check(settings: Settings, layout: Layout, items: int = ITEMS + 2) -> int | None:
+    """What Triton can see is whole, and it answers for what is live; which is that.
+
+    Args:
+        items: of the versions.
+    """
     model = settings.model_repository / MODEL_NAME
     visible = {path.name for path in model.iterdir()} if model.exists() else set()
     assert all(name.isdecimal() or name == "config.pbtxt" for name in visible)
@@ -106,7 +110,7 @@ def check(settings: Settings, layout: Layout) -> int | None:
     if live is not None:
         with ModelServer(settings.triton.url or "").connected() as triton:
             assert triton.is_ready(live)
-            triton.check_answer(live, model / str(live) / "model.onnx", ITEMS + 2, layout)
+            triton.check_answer(live, model / str(live) / "model.onnx", items, layout)
     return live
 
 

@@ -12,6 +12,8 @@ from trainer.gate.measured import Measured
 from trainer.gate.quality import worse
 from trainer.settings import GateSettings
 
+WINDOW = "window"
+
 
 class Check(Struct, frozen=True):
     """One check; `value` and `limit` are None where there is nothing to measure or compare with."""
@@ -42,6 +44,11 @@ class Verdict(Struct, frozen=True, kw_only=True):
     candidate: Figures
     reference: Figures
     checks: list[Check]
+
+    @property
+    def doubts_window(self) -> bool:
+        """Whether the events themselves are what stops it."""
+        return any(check.name == WINDOW and not check.passed for check in self.checks)
 
     @property
     def refusals(self) -> list[str]:
@@ -128,14 +135,14 @@ def _window(measured: Measured, settings: GateSettings) -> Check:
     """Learning from garbage cannot be seen on garbage: nothing is right there."""
     found = measured.foresight
     if found is None or len(found.people) < settings.min_events:
-        return Check("window", True, "no live version, or too few new events to ask it about")
+        return Check(WINDOW, True, "no live version, or too few new events to ask it about")
     ours, theirs = gains(found.live), gains(found.popularity)
     doubt = worse(ours, theirs, found.people, 0.0)
     why = (
         f"live version {measured.live} foresaw it with NDCG@10 {ours.mean():.4f}, decayed "
         f"popularity {theirs.mean():.4f}: below that in {doubt:.1%} of draws"
     )
-    return Check("window", doubt <= settings.max_doubt, why, doubt, settings.max_doubt)
+    return Check(WINDOW, doubt <= settings.max_doubt, why, doubt, settings.max_doubt)
 
 
 def _reference(measured: Measured) -> str:

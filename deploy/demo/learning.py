@@ -1,0 +1,149 @@
+"""The demo's slow loop: a trainer beside the worker, and what became of each window."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import msgspec
+
+from deploy.demo.tally import Showing
+from deploy.settings import Settings
+from deploy.supervision import Warn, supervised
+from features.errors import ServerError
+from trainer.data import Log
+from trainer.windows.loading import WindowLoader
+from trainer.windows.store import WindowStore
+
+START_S = 120.0
+_POLL_S = 0.2
+# Windows are closed by their number of events: event time goes by a thousand times too fast here.
+_YEARS_S = 10 * 365 * 86_400
+
+Line = Mapping[str, Any]
+"""A line of the trainer's log."""
+
+
+def windowed(settings: Settings, events: int) -> Settings:
+    """The settings with a window for so many events, in the demo's own folder."""
+    changed = {"address": None, "duration_s": _YEARS_S, "max_events": events, "idle_s": 5.0}
+    return settings.model_copy(update={"windows": settings.windows.model_copy(update=changed)})
+
+
+def write_windows(settings: Settings, past: Log) -> int:
+    """What happened before the replay as windows, which versions learn from; how many there are."""
+    store = WindowStore(settings.windows_address)
+    return sum(
+        1 for _ in WindowLoader(past.fingerprint, store, settings.windows).write(past.events)
+    )
+
+
+class Trainer:
+    """A trainer at work, and its log."""
+
+    def __init__(self, check: Callable[[], None], log: Path) -> None:
+        self._check = check
+        self._log = log
+        self._told = 0
+        self.steps: list[Line] = []
+
+    def wait(self) -> None:
+        """Wait until it has read all windows so far.
+
+        Raises:
+            ServerError: it does not get there.
+        """
+        deadline = time.monotonic() + START_S
+        while not any(line["event"] == "trainer_started" for line in self._lines()):
+            self._check()
+            if time.monotonic() > deadline:
+                raise ServerError(f"the trainer is not ready after {START_S:.0f} s: {self._log}")
+            time.sleep(_POLL_S)
+
+    def news(self) -> list[Line]:
+        """What became of windows since the last call.
+
+        Raises:
+            ServerError: the trainer has ended too often.
+        """
+        self._check()
+        made = ("version_made", "no_new_version")
+        self.steps = [line for line in self._lines() if line["event"] in made]
+        fresh, self._told = self.steps[self._told :], len(self.steps)
+        return fresh
+
+    def _lines(self) -> list[Line]:
+        # What a library warns of is no JSON.
+        found = self._log.read_text().splitlines() if self._log.exists() else []
+        return [msgspec.json.decode(line) for line in found if line.startswith("{")]
+
+
+@contextmanager
+def trainer(settings: Settings, warn: Warn) -> Iterator[Trainer]:
+    """Run a trainer for as long as the block."""
+    log = settings.local.state_dir / "logs" / "trainer.log"
+    with supervised("trainer", settings, log, warn) as check:
+        yield Trainer(check, log)
+
+
+def told(step: Line) -> str:
+    """A step in a line for people."""
+    windows = ", ".join(map(str, step["windows"]))
+    if step["event"] == "no_new_version":
+        return f"  windows {windows}: no new version: {step['reason']}"
+    return (
+        f"  version {step['version']} takes traffic: windows {windows}, NDCG@10 "
+        f"{step['ndcg_at_10']:.3f} on what it had not learned (before {step['before']:.3f})"
+    )
+
+
+def figures(
+    settings: Settings, steps: list[Line], showings: Mapping[str, Showing]
+) -> dict[str, Any]:
+    """Each version with what it showed, and how long the stages of making one took.
+
+    `to_traffic_s` is the time from a window's close to the first recommendation of the version that
+    learned from it.
+    """
+    store = WindowStore(settings.windows_address)
+    made = {str(step["version"]): step for step in steps if step["event"] == "version_made"}
+    rows = [
+        _row(int(number), showing, made.get(number), store)
+        for number, showing in sorted(showings.items(), key=lambda one: int(one[0]))
+    ]
+    waits = [row["to_traffic_s"] for row in rows if "to_traffic_s" in row]
+    stages = [row["stages_s"] for row in rows if "stages_s" in row]
+    return {
+        "versions": rows,
+        "refused": [step["reason"] for step in steps if step["event"] == "no_new_version"],
+        "to_traffic_s": {"median": median(waits), "worst": max(waits)} if waits else {},
+        "stages_s": {name: median(one[name] for one in stages) for name in stages[0]}
+        if stages
+        else {},
+    }
+
+
+def _row(number: int, showing: Showing, step: Line | None, store: WindowStore) -> dict[str, Any]:
+    asked = max(showing.asked, 1)
+    found: dict[str, Any] = {
+        "version": number,
+        "asked": showing.asked,
+        "hit_rate_at_10": round(showing.hits / asked, 4),
+        "popularity": round(showing.popular_hits / asked, 4),
+    }
+    if step is None:
+        return found
+    closed = [store.manifest(window) for window in step["windows"]]
+    stages = {name[:-2]: value for name, value in step.items() if name.endswith("_s")}
+    since_close_s = (showing.since_ms - closed[-1].closed_ms) / 1000
+    stages["first answer"] = round(max(since_close_s - sum(stages.values()), 0.0), 3)
+    return found | {
+        "windows": list(step["windows"]),
+        "events": sum(one.events for one in closed),
+        "to_traffic_s": round(since_close_s, 3),
+        "stages_s": stages,
+    }

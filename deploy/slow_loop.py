@@ -1,0 +1,121 @@
+"""Runs the slow loop: windows are written in a thread of their own, versions made of them here."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+
+import structlog
+
+from deploy.settings import Settings
+from features.rows import Layout
+from trainer.catalogue import Catalogue
+from trainer.language import language_model
+from trainer.model_server import ModelServer
+from trainer.slow_loop import Rules, Serving, SlowLoop, Step
+from trainer.windows.manifest import Manifest
+from trainer.windows.store import WindowStore
+from trainer.windows.writer import WindowWriter
+
+WAIT_S = 0.2
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Made:
+    """A step, and how long after its newest window closed it ended; None where none closed now."""
+
+    step: Step
+    since_close_s: float | None
+
+
+def slow_loop(settings: Settings, stop: threading.Event) -> Iterator[Made]:
+    """Turn windows into versions until it is stopped; a step for all that closed meanwhile.
+
+    Raises:
+        DataError: no version is live, or what is there is damaged.
+        ServerError: Triton or Kafka does not answer for longer than it is waited for.
+        AnotherWriterError, AnotherPublisherError: another trainer is at work here.
+    """
+    store = WindowStore(settings.windows_address)
+    loop = _loop(settings, store)
+    with closing(Catalogue(settings.kafka)) as catalogue:
+        waiting = loop.start(catalogue.news())
+        log.info("trainer_started", windows_waiting=waiting)
+        if waiting:
+            yield _made(loop.step([]), [])
+        with _windows(settings, store) as closed_windows:
+            while not stop.is_set():
+                if closed := closed_windows():
+                    numbers = [one.number for one in closed]
+                    yield _made(loop.step(numbers, catalogue.news()), closed)
+
+
+def _loop(settings: Settings, store: WindowStore) -> SlowLoop:
+    triton = settings.triton
+    server = ModelServer(triton.url or "", triton.tls, triton.tls_ca_file)
+    return SlowLoop(
+        store,
+        Serving(settings.model_repository, server, settings.kafka),
+        Rules(settings.trainer, settings.fine_tune, settings.gate),
+        Layout(settings.features),
+        language_model(settings.trainer.language_model, settings.local.cache_dir),
+    )
+
+
+def _made(step: Step, closed: list[Manifest]) -> Made:
+    since = time.time() - closed[-1].closed_ms / 1000 if closed else None
+    told = {name.replace(" ", "_") + "_s": round(value, 3) for name, value in step.seconds.items()}
+    if step.version and step.verdict:
+        log.info(
+            "version_made",
+            version=step.version.number,
+            windows=step.windows,
+            ndcg_at_10=step.verdict.candidate.ndcg_at_10,
+            before=step.verdict.reference.ndcg_at_10,
+            **told,
+        )
+    else:
+        log.warning("no_new_version", windows=step.windows, reason=step.reason, **told)
+    return Made(step, since)
+
+
+@contextmanager
+def _windows(settings: Settings, store: WindowStore) -> Iterator[Callable[[], list[Manifest]]]:
+    """Writes windows meanwhile; gives those that closed since it was asked last, after a wait."""
+    writer = WindowWriter(settings.kafka, store, settings.windows)
+    written: queue.SimpleQueue[Manifest] = queue.SimpleQueue()
+    ended = threading.Event()
+
+    def write() -> None:
+        for manifest in writer.run(ended):
+            written.put(manifest)
+
+    with ThreadPoolExecutor(1, thread_name_prefix="windows") as pool:
+        writing = pool.submit(write)
+
+        def arrived() -> list[Manifest]:
+            if writing.done():
+                writing.result()
+            return _all_of(written)
+
+        try:
+            yield arrived
+        finally:
+            ended.set()
+        writing.result()
+
+
+def _all_of(written: queue.SimpleQueue[Manifest]) -> list[Manifest]:
+    """All that is there, after a short wait for the first."""
+    found: list[Manifest] = []
+    with suppress(queue.Empty):
+        found.append(written.get(timeout=WAIT_S))
+        while True:
+            found.append(written.get_nowait())
+    return found

@@ -1,0 +1,173 @@
+"""A whole trainer killed at random moments: no event lost or in two windows, no half version."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from deploy import local
+from deploy.settings import Settings
+from features.kafka import ensure_topics
+from features.rows import Layout
+from features.settings import FeatureSettings
+from features.topics import CLICKS, PURCHASES
+from stream.client import EventProducer
+from tests.faults.test_publishing import check
+from tests.stand.oracle import read_topic
+from tests.stand.walks import ITEMS, Events, catalogue, walks
+from tests.stand.workers import environment
+from tests.unit.trainer.test_incremental import SETTINGS, TUNING
+from trainer.data import Log
+from trainer.first_model import train_first_model
+from trainer.model_server import ModelServer
+from trainer.publish import publish
+
+KILLS = 12
+LONGEST_S = 8.0
+PEOPLE = 20
+BEFORE = walks(range(50), 1)
+SCRIPT = "tests.faults.killed_trainers"
+FEATURES = FeatureSettings(history_length=8)
+TRAINER = SETTINGS.model_copy(update={"language_model": ""})
+# Windows of `PEOPLE`; a gate that a busy machine does not close.
+CONFIG = f"""
+[features]
+history_length = 8
+[trainer]
+language_model = ""
+width = {TRAINER.width}
+dropout = {TRAINER.dropout}
+threads = 1
+[windows]
+max_events = {8 * PEOPLE}
+duration_s = {400 * 86_400}
+idle_s = 5
+[fine_tune]
+epochs = 1
+replay = 1.0
+learning_rate = {TUNING.learning_rate}
+batch_windows = 4
+judge_share = 0.3
+[gate]
+min_events = 20
+max_latency_ms = 60000
+max_slowdown = 1000
+"""
+
+
+class Trainers:
+    """The process that makes trainers and kills them."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+        self.learned: list[list[int]] = []
+
+    def live(self, pause_s: float) -> str:
+        """Let one live for so long; how it ended."""
+        self._say(pause_s)
+        for line in self._lines():
+            if line in ("killed", "ended"):
+                return line
+            self.learned.append([int(number) for number in line.split()])
+        return "gone"
+
+    def live_until(self, window: int) -> None:
+        """Let one live until it has seen to this window."""
+        self._say(-1)
+        for line in self._lines():
+            assert line != "ended"
+            if str(window) in line.split():
+                return
+
+    def _say(self, pause_s: float) -> None:
+        assert self._process.stdin
+        print(pause_s, file=self._process.stdin, flush=True)
+
+    def _lines(self) -> Iterator[str]:
+        assert self._process.stdout
+        return (line.strip() for line in self._process.stdout)
+
+
+@contextmanager
+def trainers(settings: Settings, log: Path) -> Iterator[Trainers]:
+    config = log.with_suffix(".toml")
+    config.write_text(CONFIG)
+    variables = environment(settings, "trainers") | {"HEADWATER_CONFIG": str(config)}
+    variables["HEADWATER_MODEL_REPOSITORY"] = str(settings.model_repository)
+    variables["HEADWATER_LOCAL__STATE_DIR"] = str(settings.local.state_dir)
+    with (
+        log.open("a") as errors,
+        subprocess.Popen(
+            (sys.executable, "-m", SCRIPT),
+            env=variables,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            start_new_session=True,
+        ) as process,
+    ):
+        try:
+            yield Trainers(process)
+        finally:
+            # Whoever lives in there, too.
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def send(settings: Settings, events: Events) -> None:
+    with EventProducer(settings.kafka) as producer:
+        for event in events:
+            producer.send(event)
+
+
+def check_windows(settings: Settings) -> None:
+    """The files, as any program reads them, against the log itself."""
+    columns = ["topic", "partition", "offset"]
+    table = pq.read_table(settings.windows_address, columns=columns).to_pylist()
+    found = Counter((each["topic"], each["partition"], each["offset"]) for each in table)
+    expected = {
+        (topic, partition, offset)
+        for topic in (CLICKS, PURCHASES)
+        for partition, offset, _ in read_topic(settings, topic, settings.kafka.partitions)
+    }
+    assert set(found) == expected
+    assert max(found.values()) == 1
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(600)
+def test_a_trainer_killed_again_and_again_loses_nothing(own: Settings, tmp_path: Path) -> None:
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    chance, layout = random.Random(seed), Layout(FEATURES)
+    settings = local.up(own, only=["kafka", "triton"])
+    ensure_topics(settings.kafka)
+    films = catalogue([f"i{at}" for at in range(ITEMS)])
+    first = train_first_model(Log(BEFORE, films), layout, TRAINER)
+    server = ModelServer(settings.triton.url or "")
+    publish(first, settings.model_repository, server, settings.kafka, layout, TRAINER)
+    send(settings, BEFORE)
+    newest, log = 1, tmp_path / "trainers.log"
+    with trainers(settings, log) as trained:
+        for kill in range(KILLS):
+            begin = len(BEFORE) // 8 + kill * PEOPLE
+            send(settings, walks(range(begin, begin + PEOPLE), 1))
+            assert trained.live(chance.uniform(0, LONGEST_S)) == "killed"
+            live = check(settings, layout, first.model.architecture.items)
+            assert live is not None
+            assert live >= newest
+            newest = live
+        trained.live_until(-(-(len(BEFORE) + KILLS * PEOPLE * 8) // (8 * PEOPLE)))
+        check_windows(settings)
+    assert newest > 1
+    assert "Traceback" not in log.read_text()

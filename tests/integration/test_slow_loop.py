@@ -1,0 +1,199 @@
+"""Windows become versions on a real Triton and Kafka; what is wrong with one makes no version."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from deploy import local
+from deploy.settings import Settings
+from features.errors import DataError
+from features.events import Item
+from features.kafka import ensure_topics
+from features.rows import Layout
+from features.settings import FeatureSettings
+from tests.stand.walks import ITEMS, Events, catalogue, shuffled, walks
+from tests.unit.trainer.test_incremental import SETTINGS, TUNING
+from trainer import checkpoint
+from trainer.data import Log
+from trainer.first_model import Trained, train_first_model
+from trainer.gate.checks import Verdict
+from trainer.gate.record import EVALUATION, VERDICTS
+from trainer.live import live_version
+from trainer.model_server import ModelServer
+from trainer.publish import publish
+from trainer.settings import FineTuneSettings, GateSettings
+from trainer.slow_loop import Rules, Serving, SlowLoop
+from trainer.windows.loading import WindowLoader
+from trainer.windows.settings import WindowSettings
+from trainer.windows.store import WindowStore
+
+pytestmark = pytest.mark.integration
+
+# People come one after another: each stretch of time has some of its own.
+BEFORE, WINDOW, NEXT = walks(range(50), 1), walks(range(50, 90), 1), walks(range(90, 130), 1)
+FILMS = catalogue([f"i{at}" for at in range(ITEMS)])
+WINDOWS = WindowSettings(duration_s=400 * 86_400, allowed_lateness_s=0)
+TRAINER = SETTINGS.model_copy(update={"language_model": "", "publish_retry_s": 30.0})
+LEARNING = TUNING.model_copy(update={"judge_share": 0.3})
+# Whoever else works on the machine: a test fails by no time.
+LIMITS = GateSettings(max_latency_ms=60_000, max_slowdown=1000)
+
+
+class Stand:
+    """A first version that takes traffic, and windows in a folder."""
+
+    def __init__(self, settings: Settings, first: Trained, layout: Layout, folder: Path) -> None:
+        self.server = ModelServer(settings.triton.url or "")
+        self.repository, self.kafka = settings.model_repository, settings.kafka
+        self.layout = layout
+        self.folder = folder
+        self.windows = WindowStore(str(folder))
+        self._events: Events = []
+        version = publish(first, self.repository, self.server, self.kafka, layout, TRAINER)
+        self.first = version.number
+        self.write(BEFORE)
+
+    def write(self, events: Events) -> list[int]:
+        """One more window; its number."""
+        self._events = [*self._events, *events]
+        loader = WindowLoader("walks", self.windows, WINDOWS)
+        return [manifest.number for manifest in loader.write(self._events)]
+
+    def loop(self, tuning: FineTuneSettings = LEARNING, items: list[Item] = FILMS) -> SlowLoop:
+        """A trainer that has just started."""
+        serving = Serving(self.repository, self.server, self.kafka)
+        found = SlowLoop(
+            self.windows, serving, Rules(TRAINER, tuning, LIMITS), self.layout, reader=None
+        )
+        assert not found.start(items)
+        return found
+
+    def live(self) -> int:
+        """What takes traffic; it is up."""
+        live = live_version(self.kafka)
+        assert live is not None
+        with self.server.connected() as triton:
+            assert triton.is_ready(live)
+        return live - self.first
+
+    def verdict(self) -> Verdict:
+        """The newest in the log of all."""
+        line = (self.repository / VERDICTS).read_bytes().splitlines()[-1]
+        return msgspec.json.decode(line, type=Verdict)
+
+
+@pytest.fixture(scope="module")
+def layout() -> Layout:
+    return Layout(FeatureSettings(history_length=8))
+
+
+@pytest.fixture(scope="module")
+def first(layout: Layout) -> Trained:
+    return train_first_model(Log(BEFORE, FILMS), layout, TRAINER)
+
+
+@pytest.fixture
+def stand(servers: Settings, first: Trained, layout: Layout, tmp_path: Path) -> Stand:
+    ensure_topics(servers.kafka)
+    return Stand(servers, first, layout, tmp_path / "windows")
+
+
+def test_each_window_becomes_the_version_that_takes_traffic(stand: Stand) -> None:
+    loop = stand.loop()
+    for number, window in ((1, WINDOW), (2, NEXT)):
+        new = stand.write(window)
+        step = loop.step(new)
+        assert step.reason == ""
+        assert step.version
+        assert stand.live() == number
+        assert list(step.seconds) == ["read", "learn", "export", "judge", "keep", "go live"]
+        manifest = checkpoint.verify(step.version.folder)
+        assert (manifest.parent, manifest.windows) == (stand.first + number - 1, tuple(new))
+        kept = (step.version.folder / EVALUATION).read_bytes()
+        assert msgspec.json.decode(kept, type=Verdict) == step.verdict == stand.verdict()
+
+
+def test_a_trainer_that_starts_again_goes_on_where_the_last_one_ended(stand: Stand) -> None:
+    stand.loop().step(stand.write(WINDOW))
+    # What the last one has learned does not wait for this one.
+    again = stand.loop()
+    step = again.step(stand.write(NEXT))
+    assert step.version
+    assert checkpoint.read_manifest(step.version.folder).windows == (3,)
+
+
+def test_windows_that_came_while_no_trainer_ran_are_learned_together(stand: Stand) -> None:
+    numbers = [*stand.write(WINDOW), *stand.write(NEXT)]
+    serving = Serving(stand.repository, stand.server, stand.kafka)
+    loop = SlowLoop(
+        stand.windows, serving, Rules(TRAINER, LEARNING, LIMITS), stand.layout, reader=None
+    )
+    assert loop.start(FILMS)
+    assert loop.step([]).windows == tuple(numbers)
+    assert stand.live() == 1
+
+
+def test_a_corrupted_window_is_left_out_and_the_next_one_learned(
+    stand: Stand, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loop = stand.loop()
+    (bad,) = stand.write(WINDOW)
+    path = stand.folder / stand.windows.manifest(bad).file
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(content)
+    step = loop.step([bad])
+    assert step.version is None
+    assert "nothing to learn" in step.reason
+    said = capsys.readouterr().out
+    assert "window_left_out" in said
+    assert "checksum" in said
+    assert stand.live() == 0
+    assert loop.step(stand.write(NEXT)).version
+    assert stand.live() == 1
+
+
+def test_a_window_of_garbage_is_stopped_and_a_good_one_after_it_is_not(stand: Stand) -> None:
+    loop = stand.loop()
+    step = loop.step(stand.write(shuffled(WINDOW)))
+    assert step.version is None
+    assert "foresaw it" in step.reason
+    assert stand.live() == 0
+    assert stand.verdict().refusals == step.reason.split("; ")
+    assert loop.step(stand.write(NEXT)).version
+    assert stand.live() == 1
+
+
+def test_a_learning_rate_far_too_high_is_stopped(stand: Stand) -> None:
+    wild = LEARNING.model_copy(update={"learning_rate": 1000 * LEARNING.learning_rate})
+    step = stand.loop(wild).step(stand.write(WINDOW))
+    assert step.version is None
+    assert "norms: " in step.reason
+    assert not stand.verdict().passed
+    assert stand.live() == 0
+
+
+def test_a_window_too_small_to_judge_by_waits_for_the_next(stand: Stand) -> None:
+    loop = stand.loop()
+    few = stand.write(WINDOW[:1])
+    step = loop.step(few)
+    assert (step.version, step.verdict) == (None, None)
+    assert "waiting for more" in step.reason
+    more = stand.write(WINDOW[1:])
+    assert loop.step(more).windows == (*few, *more)
+    assert stand.live() == 1
+
+
+def test_without_a_live_version_there_is_nothing_to_learn_on(own: Settings, layout: Layout) -> None:
+    settings = local.up(own, only=["kafka", "triton"])
+    ensure_topics(settings.kafka)
+    serving = Serving(
+        settings.model_repository, ModelServer(settings.triton.url or ""), settings.kafka
+    )
+    windows = WindowStore(settings.windows_address)
+    loop = SlowLoop(windows, serving, Rules(TRAINER, LEARNING, LIMITS), layout, reader=None)
+    with pytest.raises(DataError, match="no version is live"):
+        loop.start([])

@@ -1,0 +1,305 @@
+"""The slow loop: what windows bring becomes a version that passes the gate and takes traffic.
+
+Read, learn, export, judge, keep, go live: a `Step` says how far the newest windows came. Whatever
+stops one, the live version goes on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from operator import attrgetter
+from pathlib import Path
+
+import structlog
+
+from features.errors import DataError
+from features.events import Item
+from features.inputs import MODEL_NAME
+from features.rows import Layout
+from features.settings import KafkaSettings
+from trainer import checkpoint
+from trainer.checkpoint import Lineage
+from trainer.drafts import GRAPH, drafted
+from trainer.export import ExportError
+from trainer.first_model import Trained
+from trainer.gate.checks import Verdict, verdict
+from trainer.gate.measure import Exported, measure
+from trainer.gate.record import VERDICTS, encode, record
+from trainer.history import History
+from trainer.incremental import fine_tune, held_of, parent
+from trainer.language import LanguageModel
+from trainer.model_server import ModelServer
+from trainer.publish import go_live, recover
+from trainer.repository import Version, version_numbers
+from trainer.settings import FineTuneSettings, GateSettings, TrainerSettings
+from trainer.slices import Slices, slices_of
+from trainer.windows.store import WindowStore
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Serving:
+    """Where versions go: their folder, Triton, and Kafka's `rollouts`."""
+
+    repository: Path
+    server: ModelServer
+    kafka: KafkaSettings
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How versions are made and judged."""
+
+    trainer: TrainerSettings
+    fine_tune: FineTuneSettings
+    gate: GateSettings
+
+
+@dataclass(frozen=True)
+class Step:
+    """What became of some windows.
+
+    Attributes:
+        version: the one that takes traffic now; None where the one before goes on.
+        verdict: None where there was nothing to judge.
+        reason: why there is no new version, "" where there is one.
+        seconds: that each stage took, in their order.
+    """
+
+    windows: tuple[int, ...]
+    version: Version | None
+    verdict: Verdict | None
+    reason: str
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True)
+class _Live:
+    version: Version
+    trained: Trained
+
+    @property
+    def exported(self) -> Exported:
+        return Exported(self.version.number, self.trained, self.version.folder / GRAPH)
+
+
+class SlowLoop:
+    """Holds the history and the live version in memory; one for a model repository.
+
+    Args:
+        windows: all events that versions learn from, from the first one on.
+        reader: reads the items' texts; None for a model without.
+    """
+
+    def __init__(
+        self,
+        windows: WindowStore,
+        serving: Serving,
+        rules: Rules,
+        layout: Layout,
+        reader: LanguageModel | None,
+    ) -> None:
+        self._windows = windows
+        self._serving = serving
+        self._rules = rules
+        self._layout = layout
+        self._reader = reader
+        self._history = History(layout)
+        self._known: list[int] = []
+        self._unlearned: list[int] = []
+        self._passed_over_ms = 0
+
+    def start(self, items: Sequence[Item]) -> bool:
+        """Go on from wherever the last trainer ended; whether windows wait to be learned.
+
+        Args:
+            items: the catalogue.
+
+        Raises:
+            DataError: no version is live, or it is damaged.
+            ServerError: Triton or Kafka does not answer.
+        """
+        self._live = self._loaded(self._recovered())
+        self._history.extend([], items)
+        learned = max(checkpoint.read_manifest(self._live.version.folder).windows, default=0)
+        for number in self._windows.numbers():
+            if self._read(number) and number > learned:
+                self._unlearned.append(number)
+        return bool(self._unlearned)
+
+    def step(self, numbers: Sequence[int], items: Sequence[Item] = ()) -> Step:
+        """Make a version of these windows, and of those that still wait.
+
+        Args:
+            numbers: windows that were not given before, ascending.
+            items: what was said of the catalogue since.
+
+        Raises:
+            DataError: the live version is damaged, or a disk stays full.
+            ServerError: Triton or Kafka does not answer for longer than it is waited for.
+        """
+        clock = Stopwatch()
+        with clock.stage("read"):
+            self._follow(self._recovered())
+            self._history.extend([], items)
+            self._unlearned += [number for number in numbers if self._read(number)]
+        windows = tuple(self._unlearned)
+        try:
+            slices = self._slices()
+        except DataError as error:
+            return Step(windows, None, None, str(error), clock.seconds)
+        with clock.stage("learn"):
+            candidate = self._fine_tuned(slices)
+        found, version = self._judged(candidate, slices, clock)
+        self._unlearned = []
+        if version is None:
+            self._pass_over(windows, found)
+            return Step(windows, None, found, "; ".join(found.refusals), clock.seconds)
+        with clock.stage("go live"):
+            self._go_live(version)
+        self._live = _Live(version, candidate)
+        return Step(windows, version, found, "", clock.seconds)
+
+    def _pass_over(self, windows: Sequence[int], found: Verdict) -> None:
+        """The next version learns nothing of these as new; what is doubted is in no history."""
+        if found.doubts_window:
+            log.warning("windows_left_out", windows=windows)
+            known = [number for number in self._known if number not in windows]
+            self._history = History(self._layout, self._history.catalogue.values())
+            self._known = []
+            for number in known:
+                self._read(number)
+        else:
+            self._passed_over_ms = int(self._history.times_ms.max())
+
+    def _recovered(self) -> Version:
+        serving, trainer = self._serving, self._rules.trainer
+        version = recover(serving.repository, serving.server, serving.kafka, self._layout, trainer)
+        if version is None:
+            raise DataError(
+                f"{serving.repository}: no version is live that could learn from windows: train a "
+                "first one: headwater train"
+            )
+        return version
+
+    def _follow(self, version: Version) -> None:
+        """Go on from what is live: somebody may have gone back to an older version."""
+        if version != self._live.version:
+            log.info("live_version_changed", version=version.number)
+            self._live = self._loaded(version)
+
+    def _loaded(self, version: Version) -> _Live:
+        return _Live(version, parent(version.folder, self._reader))
+
+    def _read(self, number: int) -> bool:
+        """Add a window to the history; whether it could be read and has anything to be learned."""
+        try:
+            window = self._windows.read(number)
+        except DataError as error:
+            log.warning("window_left_out", window=number, reason=str(error))
+            return False
+        self._known.append(number)
+        events = [row.event for row in window.rows if not row.repeated]
+        self._history.extend(sorted(events, key=attrgetter("timestamp")))
+        return window.manifest.last_ms > self._since_ms
+
+    @property
+    def _since_ms(self) -> int:
+        """Up to here events were learned, or passed over with a version that was refused."""
+        return max(self._live.trained.until_ms or 0, self._passed_over_ms)
+
+    def _slices(self) -> Slices:
+        """What of the new events is learned, and what judges.
+
+        Raises:
+            DataError: there are too few of them, so far.
+        """
+        times_ms, least = self._history.times_ms, self._rules.gate.min_events
+        slices = slices_of(times_ms, self._since_ms, self._rules.fine_tune)
+        judging = int(slices.judged(times_ms).sum())
+        if judging < least:
+            raise DataError(
+                f"{judging} new events would judge a version, fewer than {least}: waiting for more"
+            )
+        return slices
+
+    def _fine_tuned(self, slices: Slices) -> Trained:
+        rules = self._rules
+        return fine_tune(
+            self._live.trained, self._history, slices, rules.trainer, rules.fine_tune, self._reader
+        )
+
+    def _judged(
+        self, candidate: Trained, slices: Slices, clock: Stopwatch
+    ) -> tuple[Verdict, Version | None]:
+        """The verdict, and the version that was kept, where it passed."""
+        lineage = Lineage(self._live.version.number, tuple(self._unlearned))
+        try:
+            with ExitStack() as stack:
+                with clock.stage("export"):
+                    draft = stack.enter_context(
+                        drafted(
+                            candidate,
+                            self._serving.repository,
+                            self._layout,
+                            self._rules.trainer,
+                            lineage,
+                        )
+                    )
+                graph = draft.folder / GRAPH
+                with clock.stage("judge"):
+                    found = self._verdict(Exported(draft.number, candidate, graph), slices)
+                if not found.passed:
+                    return found, None
+                with clock.stage("keep"):
+                    return found, draft.keep(encode(found), _metrics(found))
+        except ExportError as error:
+            log.warning("version_not_exported", reason=str(error))
+            with clock.stage("judge"):
+                return self._verdict(Exported(self._next(), candidate, None), slices), None
+
+    def _next(self) -> int:
+        return max(version_numbers(self._serving.repository / MODEL_NAME)) + 1
+
+    def _verdict(self, candidate: Exported, slices: Slices) -> Verdict:
+        live = self._live.exported
+        vocabularies = [one.trained.vocabulary for one in (live, candidate)]
+        held = held_of(self._history, slices.judge_ms, vocabularies)
+        window = held_of(self._history, slices.since_ms + 1, vocabularies)
+        measured = measure(candidate, live, held, self._layout, window)
+        found = verdict(measured, self._rules.gate)
+        record(found, self._serving.repository / VERDICTS)
+        return found
+
+    def _go_live(self, version: Version) -> None:
+        serving = self._serving
+        go_live(version, serving.server, serving.kafka, self._layout, self._rules.trainer)
+
+
+class Stopwatch:
+    """How long each stage took, in their order."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Measure the block."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[name] = time.monotonic() - began
+
+
+def _metrics(found: Verdict) -> dict[str, float]:
+    """What the manifest says of a version: NDCG@10 and hit rates on what judged it."""
+    return {
+        "ndcg_at_10": found.candidate.ndcg_at_10,
+        "hr_at_10": found.candidate.hr_at_10,
+        "live_ndcg_at_10": found.reference.ndcg_at_10,
+    }
