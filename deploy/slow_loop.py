@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
 
 import structlog
 
@@ -18,6 +17,7 @@ from trainer.catalogue import Catalogue
 from trainer.language import language_model
 from trainer.model_server import ModelServer
 from trainer.slow_loop import Rules, Serving, SlowLoop, Step
+from trainer.stopwatch import Stopwatch
 from trainer.windows.manifest import Manifest
 from trainer.windows.store import WindowStore
 from trainer.windows.writer import WindowWriter
@@ -26,15 +26,7 @@ WAIT_S = 0.2
 log = structlog.get_logger()
 
 
-@dataclass(frozen=True)
-class Made:
-    """A step, and how long after its newest window closed it ended; None where none closed now."""
-
-    step: Step
-    since_close_s: float | None
-
-
-def slow_loop(settings: Settings, stop: threading.Event) -> Iterator[Made]:
+def slow_loop(settings: Settings, stop: threading.Event) -> Iterator[Step]:
     """Turn windows into versions until it is stopped; a step for all that closed meanwhile.
 
     Raises:
@@ -48,12 +40,16 @@ def slow_loop(settings: Settings, stop: threading.Event) -> Iterator[Made]:
         waiting = loop.start(catalogue.news())
         log.info("trainer_started", windows_waiting=waiting)
         if waiting:
-            yield _made(loop.step([]), [])
+            yield _told(loop.step([]), {})
         with _windows(settings, store) as closed_windows:
             while not stop.is_set():
                 if closed := closed_windows():
-                    numbers = [one.number for one in closed]
-                    yield _made(loop.step(numbers, catalogue.news()), closed)
+                    waited_s = time.time() - closed[0].closed_ms / 1000
+                    clock = Stopwatch()
+                    with clock.stage("catalogue"):
+                        items = catalogue.news()
+                    step = loop.step([one.number for one in closed], items)
+                    yield _told(step, {"waited": waited_s, **clock.seconds})
 
 
 def _loop(settings: Settings, store: WindowStore) -> SlowLoop:
@@ -68,9 +64,10 @@ def _loop(settings: Settings, store: WindowStore) -> SlowLoop:
     )
 
 
-def _made(step: Step, closed: list[Manifest]) -> Made:
-    since = time.time() - closed[-1].closed_ms / 1000 if closed else None
-    told = {name.replace(" ", "_") + "_s": round(value, 3) for name, value in step.seconds.items()}
+def _told(step: Step, before: dict[str, float]) -> Step:
+    """Log a step, and the seconds of all stages since its first window closed."""
+    seconds = before | step.seconds
+    stages = {f"{name.replace(' ', '_')}_s": round(value, 3) for name, value in seconds.items()}
     if step.version and step.verdict:
         log.info(
             "version_made",
@@ -78,11 +75,11 @@ def _made(step: Step, closed: list[Manifest]) -> Made:
             windows=step.windows,
             ndcg_at_10=step.verdict.candidate.ndcg_at_10,
             before=step.verdict.reference.ndcg_at_10,
-            **told,
+            **stages,
         )
     else:
-        log.warning("no_new_version", windows=step.windows, reason=step.reason, **told)
-    return Made(step, since)
+        log.warning("no_new_version", windows=step.windows, reason=step.reason, **stages)
+    return step
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,7 +21,7 @@ Warn = Callable[[str], None]
 
 def environment(settings: Settings) -> dict[str, str]:
     """The environment of this process, with what these settings have found out or been given."""
-    windows = settings.windows.model_dump(mode="json", exclude_none=True)
+    windows = settings.windows.model_dump(mode="json") | {"address": settings.windows_address}
     found = {
         "kafka.bootstrap_servers": settings.kafka.bootstrap_servers,
         "store.address": settings.store.address,
@@ -30,7 +30,11 @@ def environment(settings: Settings) -> dict[str, str]:
         "model_repository": settings.model_repository,
         **{f"windows.{name}": value for name, value in windows.items()},
     }
-    return {**os.environ, **{variable(key): str(value or "") for key, value in found.items()}}
+    return {**os.environ, **_variables(found)}
+
+
+def _variables(found: Mapping[str, object]) -> dict[str, str]:
+    return {variable(key): "" if value is None else str(value) for key, value in found.items()}
 
 
 @contextmanager
@@ -67,6 +71,8 @@ class _Supervisor:
         self._log = log
         self._warn = warn
         self._ending = threading.Event()
+        # None is started once the end has begun.
+        self._starting = threading.Lock()
         self._starts = 0
         self._process = self._start()
 
@@ -92,16 +98,18 @@ class _Supervisor:
                 f"the {self._command} ended with exit code {code}, started again: see {self._log}"
             )
             self._ending.wait(1.0)
-            if self._ending.is_set():
-                return
-            self._process = self._start()
+            with self._starting:
+                if self._ending.is_set():
+                    return
+                self._process = self._start()
 
     def check(self) -> None:
         if self._starts >= _MOST_STARTS and self._process.poll() is not None:
             raise ServerError(f"the {self._command} ended {self._starts} times: see {self._log}")
 
     def end(self) -> None:
-        self._ending.set()
+        with self._starting:
+            self._ending.set()
         self._process.terminate()
         try:
             self._process.wait(_STOP_S)

@@ -86,6 +86,11 @@ class History:
         """When each event happened, int64[E], in the order of arrival."""
         return self._rows.times_ms
 
+    @property
+    def wanted(self) -> BoolArray:
+        """Which of them could have been recommended, bool[E], in the order of arrival."""
+        return self._rows.wanted
+
     def examples(self, vocabulary: Vocabulary) -> Examples:
         """All events so far as a vocabulary sees them."""
         rows = self._rows

@@ -7,22 +7,22 @@ stops one, the live version goes on.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
 
 import structlog
 
-from features.errors import DataError
+from features.errors import DataError, ServerError
 from features.events import Item
 from features.inputs import MODEL_NAME
 from features.rows import Layout
 from features.settings import KafkaSettings
 from trainer import checkpoint
 from trainer.checkpoint import Lineage
-from trainer.drafts import GRAPH, drafted
+from trainer.drafts import GRAPH, Draft, drafted
 from trainer.export import ExportError
 from trainer.first_model import Trained
 from trainer.gate.checks import Verdict, verdict
@@ -31,13 +31,18 @@ from trainer.gate.record import VERDICTS, encode, record
 from trainer.history import History
 from trainer.incremental import fine_tune, held_of, parent
 from trainer.language import LanguageModel
+from trainer.left_out import LeftOut
+from trainer.live import live_version
 from trainer.model_server import ModelServer
 from trainer.publish import go_live, recover
 from trainer.repository import Version, version_numbers
+from trainer.retrying import retrying
 from trainer.settings import FineTuneSettings, GateSettings, TrainerSettings
 from trainer.slices import Slices, slices_of
+from trainer.stopwatch import Stopwatch
 from trainer.windows.store import WindowStore
 
+_CHANGED = "another version has become live meanwhile: made again from that one"
 log = structlog.get_logger()
 
 
@@ -109,6 +114,7 @@ class SlowLoop:
         self._layout = layout
         self._reader = reader
         self._history = History(layout)
+        self._left_out = LeftOut(serving.repository)
         self._known: list[int] = []
         self._unlearned: list[int] = []
         self._passed_over_ms = 0
@@ -125,10 +131,9 @@ class SlowLoop:
         """
         self._live = self._loaded(self._recovered())
         self._history.extend([], items)
-        learned = max(checkpoint.read_manifest(self._live.version.folder).windows, default=0)
         for number in self._windows.numbers():
-            if self._read(number) and number > learned:
-                self._unlearned.append(number)
+            self._read(number)
+        self._unlearned = self._not_learned()
         return bool(self._unlearned)
 
     def step(self, numbers: Sequence[int], items: Sequence[Item] = ()) -> Step:
@@ -146,7 +151,9 @@ class SlowLoop:
         with clock.stage("read"):
             self._follow(self._recovered())
             self._history.extend([], items)
-            self._unlearned += [number for number in numbers if self._read(number)]
+            for number in numbers:
+                self._read(number)
+            self._unlearned = self._not_learned()
         windows = tuple(self._unlearned)
         try:
             slices = self._slices()
@@ -155,26 +162,38 @@ class SlowLoop:
         with clock.stage("learn"):
             candidate = self._fine_tuned(slices)
         found, version = self._judged(candidate, slices, clock)
-        self._unlearned = []
-        if version is None:
+        if not found.passed:
             self._pass_over(windows, found)
             return Step(windows, None, found, "; ".join(found.refusals), clock.seconds)
-        with clock.stage("go live"):
-            self._go_live(version)
+        if version is None:
+            return Step(windows, None, found, _CHANGED, clock.seconds)
+        try:
+            with clock.stage("go live"):
+                self._go_live(version)
+        except ServerError as error:
+            if version.folder.is_dir():
+                # It is whole: who starts next goes on with it.
+                raise
+            return Step(windows, None, found, str(error), clock.seconds)
         self._live = _Live(version, candidate)
         return Step(windows, version, found, "", clock.seconds)
 
     def _pass_over(self, windows: Sequence[int], found: Verdict) -> None:
-        """The next version learns nothing of these as new; what is doubted is in no history."""
+        """The next version learns nothing of these as new; what is doubted is in no history.
+
+        What says nothing of events, such as a slow graph, is no reason to pass them over.
+        """
         if found.doubts_window:
             log.warning("windows_left_out", windows=windows)
-            known = [number for number in self._known if number not in windows]
+            self._left_out.add(map(self._windows.manifest, windows))
             self._history = History(self._layout, self._history.catalogue.values())
-            self._known = []
+            known, self._known = self._known, []
             for number in known:
                 self._read(number)
-        else:
-            self._passed_over_ms = int(self._history.times_ms.max())
+        elif found.doubts_model:
+            newest_ms = int(self._history.times_ms.max())
+            # A clock may run ahead; what is really of that time is still to come.
+            self._passed_over_ms = min(newest_ms, int(time.time() * 1000))
 
     def _recovered(self) -> Version:
         serving, trainer = self._serving, self._rules.trainer
@@ -195,22 +214,31 @@ class SlowLoop:
     def _loaded(self, version: Version) -> _Live:
         return _Live(version, parent(version.folder, self._reader))
 
-    def _read(self, number: int) -> bool:
-        """Add a window to the history; whether it could be read and has anything to be learned."""
+    def _read(self, number: int) -> None:
+        """Add a window to the history, where it can be read and was not left out before."""
         try:
             window = self._windows.read(number)
         except DataError as error:
             log.warning("window_left_out", window=number, reason=str(error))
-            return False
+            return
+        if window.manifest in self._left_out:
+            return
         self._known.append(number)
         events = [row.event for row in window.rows if not row.repeated]
         self._history.extend(sorted(events, key=attrgetter("timestamp")))
-        return window.manifest.last_ms > self._since_ms
+
+    def _not_learned(self) -> list[int]:
+        """The windows with events that the live version and those before it have not learned."""
+        learned = max(checkpoint.read_manifest(self._live.version.folder).windows, default=0)
+        since_ms = self._since_ms or 0
+        later = [number for number in self._known if number > learned]
+        return [one for one in later if self._windows.manifest(one).last_ms > since_ms]
 
     @property
-    def _since_ms(self) -> int:
+    def _since_ms(self) -> int | None:
         """Up to here events were learned, or passed over with a version that was refused."""
-        return max(self._live.trained.until_ms or 0, self._passed_over_ms)
+        until_ms = self._live.trained.until_ms
+        return None if until_ms is None else max(until_ms, self._passed_over_ms)
 
     def _slices(self) -> Slices:
         """What of the new events is learned, and what judges.
@@ -220,7 +248,7 @@ class SlowLoop:
         """
         times_ms, least = self._history.times_ms, self._rules.gate.min_events
         slices = slices_of(times_ms, self._since_ms, self._rules.fine_tune)
-        judging = int(slices.judged(times_ms).sum())
+        judging = int((slices.judged(times_ms) & self._history.wanted).sum())
         if judging < least:
             raise DataError(
                 f"{judging} new events would judge a version, fewer than {least}: waiting for more"
@@ -236,31 +264,27 @@ class SlowLoop:
     def _judged(
         self, candidate: Trained, slices: Slices, clock: Stopwatch
     ) -> tuple[Verdict, Version | None]:
-        """The verdict, and the version that was kept, where it passed."""
-        lineage = Lineage(self._live.version.number, tuple(self._unlearned))
-        try:
-            with ExitStack() as stack:
+        """The verdict, and the version that was kept: it passed, and what is live is so still."""
+        with ExitStack() as stack:
+            try:
                 with clock.stage("export"):
-                    draft = stack.enter_context(
-                        drafted(
-                            candidate,
-                            self._serving.repository,
-                            self._layout,
-                            self._rules.trainer,
-                            lineage,
-                        )
-                    )
-                graph = draft.folder / GRAPH
+                    draft = stack.enter_context(self._drafted(candidate))
+            except ExportError as error:
+                log.warning("version_not_exported", reason=str(error))
                 with clock.stage("judge"):
-                    found = self._verdict(Exported(draft.number, candidate, graph), slices)
-                if not found.passed:
-                    return found, None
-                with clock.stage("keep"):
-                    return found, draft.keep(encode(found), _metrics(found))
-        except ExportError as error:
-            log.warning("version_not_exported", reason=str(error))
+                    return self._verdict(Exported(self._next(), candidate, None), slices), None
             with clock.stage("judge"):
-                return self._verdict(Exported(self._next(), candidate, None), slices), None
+                graph = draft.folder / GRAPH
+                found = self._verdict(Exported(draft.number, candidate, graph), slices)
+            if not found.passed or live_version(self._serving.kafka) != self._live.version.number:
+                return found, None
+            with clock.stage("keep"):
+                return found, draft.keep(encode(found), _metrics(found))
+
+    def _drafted(self, candidate: Trained) -> AbstractContextManager[Draft]:
+        lineage = Lineage(self._live.version.number, tuple(self._unlearned))
+        repository, trainer = self._serving.repository, self._rules.trainer
+        return drafted(candidate, repository, self._layout, trainer, lineage)
 
     def _next(self) -> int:
         return max(version_numbers(self._serving.repository / MODEL_NAME)) + 1
@@ -272,28 +296,13 @@ class SlowLoop:
         window = held_of(self._history, slices.since_ms + 1, vocabularies)
         measured = measure(candidate, live, held, self._layout, window)
         found = verdict(measured, self._rules.gate)
-        record(found, self._serving.repository / VERDICTS)
+        keep = retrying(self._rules.trainer.publish_retry_s, DataError)
+        keep(record, found, self._serving.repository / VERDICTS)
         return found
 
     def _go_live(self, version: Version) -> None:
         serving = self._serving
         go_live(version, serving.server, serving.kafka, self._layout, self._rules.trainer)
-
-
-class Stopwatch:
-    """How long each stage took, in their order."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Measure the block."""
-        began = time.monotonic()
-        try:
-            yield
-        finally:
-            self.seconds[name] = time.monotonic() - began
 
 
 def _metrics(found: Verdict) -> dict[str, float]:

@@ -107,7 +107,7 @@ def figures(
     """Each version with what it showed, and how long the stages of making one took.
 
     `to_traffic_s` is the time from a window's close to the first recommendation of the version that
-    learned from it.
+    learned from it, for each window.
     """
     store = WindowStore(settings.windows_address)
     made = {str(step["version"]): step for step in steps if step["event"] == "version_made"}
@@ -115,7 +115,7 @@ def figures(
         _row(int(number), showing, made.get(number), store)
         for number, showing in sorted(showings.items(), key=lambda one: int(one[0]))
     ]
-    waits = [row["to_traffic_s"] for row in rows if "to_traffic_s" in row]
+    waits = [wait for row in rows for wait in row.get("to_traffic_s", [])]
     stages = [row["stages_s"] for row in rows if "stages_s" in row]
     return {
         "versions": rows,
@@ -139,11 +139,11 @@ def _row(number: int, showing: Showing, step: Line | None, store: WindowStore) -
         return found
     closed = [store.manifest(window) for window in step["windows"]]
     stages = {name[:-2]: value for name, value in step.items() if name.endswith("_s")}
-    since_close_s = (showing.since_ms - closed[-1].closed_ms) / 1000
-    stages["first answer"] = round(max(since_close_s - sum(stages.values()), 0.0), 3)
+    waits = [round((showing.since_ms - one.closed_ms) / 1000, 3) for one in closed]
+    stages["first_answer"] = round(max(waits[0] - sum(stages.values()), 0.0), 3)
     return found | {
         "windows": list(step["windows"]),
         "events": sum(one.events for one in closed),
-        "to_traffic_s": round(since_close_s, 3),
+        "to_traffic_s": waits,
         "stages_s": stages,
     }

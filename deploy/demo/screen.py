@@ -125,6 +125,6 @@ def versions_table(slow_loop: Mapping[str, Any]) -> Table:
             str(row["asked"]),
             f"{row['hit_rate_at_10']:.3f}",
             f"{row['popularity']:.3f}",
-            f"{row['to_traffic_s']:.1f} s" if learned else "-",
+            ", ".join(f"{wait:.1f} s" for wait in row["to_traffic_s"]) if learned else "-",
         )
     return table

@@ -68,7 +68,8 @@ class Tally:
         if shown is not None and event.event_id in self.popularity:
             hit = any(item.item_id == event.item_id for item in shown.items[:PLACES])
             popular = self.popularity[event.event_id]
-            for counts in (self, self.versions[shown.model_version]):
+            showing = self.versions.get(shown.model_version)
+            for counts in (self, showing) if showing else (self,):
                 counts.asked += 1
                 counts.hits += hit
                 counts.popular_hits += popular
@@ -84,7 +85,8 @@ class Tally:
         self.latencies_s.append(self.last_answer_s - sent_s)
         self._recent.append(self.last_answer_s)
         self.fallbacks += answer.fallback
-        self.versions.setdefault(answer.model_version, Showing(answer.produced_time))
+        if not answer.fallback:
+            self.versions.setdefault(answer.model_version, Showing(answer.produced_time))
         self._shown[answer.user_id] = answer
         if answer.user_id == self.watched:
             self.latest = answer

@@ -32,8 +32,8 @@ def live(settings: Settings) -> None:
     answers = os.dup(1)
     # Its log: standard output is for answers.
     os.dup2(2, 1)
-    for made in slow_loop(settings, threading.Event()):
-        os.write(answers, f"{' '.join(map(str, made.step.windows))}\n".encode())
+    for step in slow_loop(settings, threading.Event()):
+        os.write(answers, f"{' '.join(map(str, step.windows))}\n".encode())
 
 
 def live_and_die(settings: Settings, pause_s: float) -> None:

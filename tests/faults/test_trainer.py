@@ -17,6 +17,7 @@ import pytest
 
 from deploy import local
 from deploy.settings import Settings
+from features.inputs import MODEL_NAME
 from features.kafka import ensure_topics
 from features.rows import Layout
 from features.settings import FeatureSettings
@@ -27,10 +28,13 @@ from tests.stand.oracle import read_topic
 from tests.stand.walks import ITEMS, Events, catalogue, walks
 from tests.stand.workers import environment
 from tests.unit.trainer.test_incremental import SETTINGS, TUNING
+from trainer import checkpoint
 from trainer.data import Log
 from trainer.first_model import train_first_model
 from trainer.model_server import ModelServer
 from trainer.publish import publish
+from trainer.repository import version_numbers
+from trainer.windows.store import WindowStore
 
 KILLS = 12
 LONGEST_S = 8.0
@@ -39,12 +43,13 @@ BEFORE = walks(range(50), 1)
 SCRIPT = "tests.faults.killed_trainers"
 FEATURES = FeatureSettings(history_length=8)
 TRAINER = SETTINGS.model_copy(update={"language_model": ""})
-# Windows of `PEOPLE`; a gate that a busy machine does not close.
+# Windows of `PEOPLE`; a gate that neither chance nor a busy machine closes.
 CONFIG = f"""
 [features]
 history_length = 8
 [trainer]
 language_model = ""
+keep_versions = 1000
 width = {TRAINER.width}
 dropout = {TRAINER.dropout}
 threads = 1
@@ -60,6 +65,8 @@ batch_windows = 4
 judge_share = 0.3
 [gate]
 min_events = 20
+margin = 0.9
+max_doubt = 1
 max_latency_ms = 60000
 max_slowdown = 1000
 """
@@ -70,7 +77,6 @@ class Trainers:
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
-        self.learned: list[list[int]] = []
 
     def live(self, pause_s: float) -> str:
         """Let one live for so long; how it ended."""
@@ -78,7 +84,6 @@ class Trainers:
         for line in self._lines():
             if line in ("killed", "ended"):
                 return line
-            self.learned.append([int(number) for number in line.split()])
         return "gone"
 
     def live_until(self, window: int) -> None:
@@ -144,6 +149,16 @@ def check_windows(settings: Settings) -> None:
     assert max(found.values()) == 1
 
 
+def check_lineage(settings: Settings) -> None:
+    """Each version learned what came after its parent's windows, and all of that."""
+    folder = settings.model_repository / MODEL_NAME
+    versions = [checkpoint.verify(folder / str(number)) for number in version_numbers(folder)]
+    assert [one.parent for one in versions] == [None, *range(1, len(versions))]
+    learned = [window for one in versions for window in one.windows]
+    newest = WindowStore(settings.windows_address).numbers()[-1]
+    assert learned == list(range(learned[0], newest + 1))
+
+
 @pytest.mark.faults
 @pytest.mark.timeout(600)
 def test_a_trainer_killed_again_and_again_loses_nothing(own: Settings, tmp_path: Path) -> None:
@@ -167,7 +182,10 @@ def test_a_trainer_killed_again_and_again_loses_nothing(own: Settings, tmp_path:
             assert live is not None
             assert live >= newest
             newest = live
-        trained.live_until(-(-(len(BEFORE) + KILLS * PEOPLE * 8) // (8 * PEOPLE)))
+        begin += PEOPLE
+        send(settings, walks(range(begin, begin + PEOPLE), 1))
+        trained.live_until(-(-8 * (begin + PEOPLE) // (8 * PEOPLE)))
         check_windows(settings)
+    check_lineage(settings)
     assert newest > 1
     assert "Traceback" not in log.read_text()

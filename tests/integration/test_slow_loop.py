@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -16,14 +17,17 @@ from features.rows import Layout
 from features.settings import FeatureSettings
 from tests.stand.walks import ITEMS, Events, catalogue, shuffled, walks
 from tests.unit.trainer.test_incremental import SETTINGS, TUNING
-from trainer import checkpoint
+from trainer import checkpoint, slow_loop
 from trainer.data import Log
 from trainer.first_model import Trained, train_first_model
 from trainer.gate.checks import Verdict
 from trainer.gate.record import EVALUATION, VERDICTS
-from trainer.live import live_version
+from trainer.incremental import fine_tune
+from trainer.left_out import LeftOut
+from trainer.live import announce, live_version
 from trainer.model_server import ModelServer
 from trainer.publish import publish
+from trainer.repository import version_of
 from trainer.settings import FineTuneSettings, GateSettings
 from trainer.slow_loop import Rules, Serving, SlowLoop
 from trainer.windows.loading import WindowLoader
@@ -136,6 +140,36 @@ def test_windows_that_came_while_no_trainer_ran_are_learned_together(stand: Stan
     assert stand.live() == 1
 
 
+def test_a_return_to_an_older_version_is_gone_on_from(stand: Stand) -> None:
+    loop = stand.loop()
+    loop.step(stand.write(WINDOW))
+    announce(version_of(stand.repository, stand.first), stand.kafka)
+    step = loop.step(stand.write(NEXT))
+    assert step.version
+    manifest = checkpoint.read_manifest(step.version.folder)
+    assert (manifest.parent, manifest.windows) == (stand.first, (2, 3))
+
+
+def test_a_version_is_dropped_that_another_one_has_overtaken(
+    stand: Stand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = stand.loop()
+    loop.step(stand.write(WINDOW))
+
+    def meanwhile(*args: Any) -> Trained:
+        found = fine_tune(*args)
+        announce(version_of(stand.repository, stand.first), stand.kafka)
+        return found
+
+    monkeypatch.setattr(slow_loop, "fine_tune", meanwhile)
+    step = loop.step(stand.write(NEXT))
+    assert (step.version, stand.live()) == (None, 0)
+    assert "become live meanwhile" in step.reason
+    monkeypatch.undo()
+    assert loop.step([]).windows == (2, 3)
+    assert stand.live() == 2
+
+
 def test_a_corrupted_window_is_left_out_and_the_next_one_learned(
     stand: Stand, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -165,6 +199,10 @@ def test_a_window_of_garbage_is_stopped_and_a_good_one_after_it_is_not(stand: St
     assert stand.verdict().refusals == step.reason.split("; ")
     assert loop.step(stand.write(NEXT)).version
     assert stand.live() == 1
+    # Nor does a trainer that reads all windows anew take it for what people did.
+    after = stand.loop().step(stand.write(walks(range(130, 170), 1)))
+    assert (after.windows, after.reason) == ((4,), "")
+    assert stand.windows.manifest(2) in LeftOut(stand.repository)
 
 
 def test_a_learning_rate_far_too_high_is_stopped(stand: Stand) -> None:

@@ -13,6 +13,8 @@ from trainer.gate.quality import worse
 from trainer.settings import GateSettings
 
 WINDOW = "window"
+# What a version has from its events.
+OF_MODEL = ("quality", "finite", "norms", "coverage")
 
 
 class Check(Struct, frozen=True):
@@ -49,6 +51,11 @@ class Verdict(Struct, frozen=True, kw_only=True):
     def doubts_window(self) -> bool:
         """Whether the events themselves are what stops it."""
         return any(check.name == WINDOW and not check.passed for check in self.checks)
+
+    @property
+    def doubts_model(self) -> bool:
+        """Whether what it learned is worse, and not only what runs it."""
+        return any(check.name in OF_MODEL and not check.passed for check in self.checks)
 
     @property
     def refusals(self) -> list[str]:

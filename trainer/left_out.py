@@ -1,0 +1,36 @@
+"""Windows that no version learns, because one was refused for their events."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+
+from trainer.disk import write_synced
+from trainer.windows.manifest import Manifest
+
+FILE = "windows-left-out.json"
+
+
+class LeftOut:
+    """Their checksums, in a file of the model repository: the next trainer must not learn them."""
+
+    def __init__(self, repository: Path) -> None:
+        self._path = repository / FILE
+        text = self._path.read_bytes() if self._path.exists() else b"[]"
+        self._digests = msgspec.json.decode(text, type=set[str])
+
+    def __contains__(self, window: Manifest) -> bool:
+        return window.sha256 in self._digests
+
+    def add(self, windows: Iterable[Manifest]) -> None:
+        """Add some.
+
+        Raises:
+            OSError: the file cannot be written; it is as it was.
+        """
+        self._digests |= {window.sha256 for window in windows}
+        aside = self._path.with_suffix(".aside")
+        write_synced(aside, msgspec.json.encode(sorted(self._digests)))
+        aside.replace(self._path)
