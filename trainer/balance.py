@@ -21,13 +21,13 @@ from torch import Tensor
 
 from trainer.batches import Batch, Batches
 from trainer.devices import moved
-from trainer.model import LOWEST, TemporalModel
-from trainer.scoring import PARTS, parts_at
+from trainer.model import LOWEST, PARTS, TemporalModel
+from trainer.scoring import parts_at
 
 ITERATIONS = 8
 # q: 0 would be the softmax's own loss, 1 the share of targets that are hit.
 REACH = 0.5
-# A part is worth 1 until so many targets say otherwise, and never next to nothing or less.
+# A part is worth what was expected until so many targets say otherwise, and never next to nothing.
 PRIOR_TARGETS = 20.0
 LEAST = 0.05
 # Numbers of all parts and items that are worked on at once.
@@ -46,17 +46,21 @@ class _Slope:
 
 
 @torch.no_grad()
-def balance(model: TemporalModel, held_out: Batches, size: int) -> dict[str, float]:
+def balance(
+    model: TemporalModel, held_out: Batches, size: int, expected: Tensor | None = None
+) -> dict[str, float]:
     """Bring a trained model into balance, in place; what each part was multiplied by.
 
     Args:
-        held_out: events that were not learned from; where there are none, all stays as it is.
+        held_out: events that were not learned from; where there are none, all is as expected.
         size: stretches of a batch.
+        expected: float[K], what the parts are likely to be worth; default: 1.
     """
     model.eval()
-    scales = torch.ones(len(PARTS), dtype=torch.float64)
+    prior = torch.ones(len(PARTS)) if expected is None else expected
+    prior = scales = prior.double().cpu()
     for _ in range(ITERATIONS):
-        slope = _slope(model, held_out, size, scales)
+        slope = _slope(model, held_out, size, scales, prior)
         step = torch.linalg.solve(slope.curvature, slope.gradient)
         scales = (scales - step).clamp(min=LEAST)
     found = dict(zip(PARTS, scales.tolist(), strict=True))
@@ -64,11 +68,24 @@ def balance(model: TemporalModel, held_out: Batches, size: int) -> dict[str, flo
     return found
 
 
-def _slope(model: TemporalModel, held_out: Batches, size: int, scales: Tensor) -> _Slope:
-    """At these scales, the prior included."""
+def unbalance(model: TemporalModel) -> Tensor:
+    """Take the balance out of a model that is to learn on, in place; what it was, float[K].
+
+    A balanced model is surer than training would have it: learning on from there would first undo
+    that, and more.
+    """
+    found = model.scales.clone()
+    model.rescale({name: 1 / scale for name, scale in zip(PARTS, found.tolist(), strict=True)})
+    return found
+
+
+def _slope(
+    model: TemporalModel, held_out: Batches, size: int, scales: Tensor, prior: Tensor
+) -> _Slope:
+    """At these scales, with what is expected of them."""
     count = len(scales)
     total = _Slope(
-        PRIOR_TARGETS * (scales - 1), PRIOR_TARGETS * torch.eye(count, dtype=torch.float64)
+        PRIOR_TARGETS * (scales - prior), PRIOR_TARGETS * torch.eye(count, dtype=torch.float64)
     )
     device = next(model.parameters()).device
     for batch in held_out.epoch(size, np.random.default_rng(0)):

@@ -42,6 +42,8 @@ GAP_ROUNDING = 0.01
 # The newest events whose companions are looked up, and how many companions each.
 NEWEST = 16
 NEIGHBOURS = 128
+# What a score is the sum of.
+PARTS = ("taste", "prior", "alike", "companions", "related", "trends")
 # What the weights are before training: enough to be felt beside an untrained state.
 _NEAR_SIZE, _ALIKE_SIZE, _RELATED_SIZE = 10.0, 1.0, 7.0
 _NEAR_FADE, _ALIKE_FADE = (0.05, 0.3), (0.02, 0.2)
@@ -150,10 +152,12 @@ class TemporalModel(nn.Module):
     An item is what its text says (a projection of `texts`, which do not change) plus an identity,
     which only items with events in training have: `learned` says which. `described` is what
     items are alike by; `neighbours`, `neighbour_weights` and `factors` are what people do together,
-    of all that was learned from (`trainer.cooccurrence`).
+    of all that was learned from (`trainer.cooccurrence`). `scales` are what the parts of a score
+    were multiplied by after training (`trainer.balance`).
     """
 
     texts: Tensor
+    scales: Tensor
     learned: Tensor
     recommendable: Tensor
     described: Tensor
@@ -195,6 +199,7 @@ class TemporalModel(nn.Module):
 
     def _make_buffers(self) -> None:
         size = self.architecture
+        self.register_buffer("scales", torch.ones(len(PARTS)))
         self.register_buffer("texts", torch.zeros(size.items, size.text))
         self.register_buffer("learned", torch.ones(size.items, dtype=torch.bool))
         self.register_buffer("recommendable", torch.ones(size.items, dtype=torch.bool))
@@ -317,7 +322,7 @@ class TemporalModel(nn.Module):
 
     @torch.no_grad()
     def rescale(self, scales: Mapping[str, float]) -> None:
-        """Multiply the parts of every score (`trainer.scoring.PARTS`), each by a number above 0."""
+        """Multiply each part of every score (`PARTS`) by a number above 0, which `scales` keeps."""
         for layer, part in (
             (self.state, "taste"),
             (self.text_bias, "prior"),
@@ -327,6 +332,7 @@ class TemporalModel(nn.Module):
                 layer.weight.mul_(scales[part])
                 layer.bias.mul_(scales[part])
         self.item_bias.mul_(scales["prior"])
+        self.scales.mul_(torch.tensor([scales[name] for name in PARTS]).to(self.scales))
         self.near.size.bias.add_(math.log(scales["companions"]))
         both = torch.tensor([scales["alike"], scales["related"]])
         sizes = self.alike.size.bias

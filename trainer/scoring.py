@@ -26,8 +26,6 @@ from trainer.model import (
 )
 
 TOP = 10
-# What a score is the sum of.
-PARTS = ("taste", "prior", "alike", "companions", "related", "trends")
 
 
 def batch_scores(

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from trainer.balance import balance
+from trainer.balance import balance, unbalance
 from trainer.batches import Batch, Batches, Drawing
 from trainer.cooccurrence import Cooccurrence
 from trainer.devices import autocast, moved
@@ -108,6 +108,7 @@ class _Training:
         anchor: float,
     ) -> None:
         self.model = model
+        self.balanced = unbalance(model)
         self.average = copy.deepcopy(model)
         self.anchor = anchor
         self.anchored = [weight.detach().clone() for weight in model.parameters()] if anchor else []
@@ -144,7 +145,7 @@ class _Training:
             if self._done() >= 1 or epoch - best_epoch >= self.settings.patience:
                 break
         self.model.load_state_dict(kept)
-        balance(self.model, self.held_out, self.settings.batch_windows)
+        balance(self.model, self.held_out, self.settings.batch_windows, self.balanced)
         score = held_out_ndcg(self.model, self.held_out, self.settings.batch_windows)
         return Outcome(best_epoch, score, time.monotonic() - self.started, self.gradients)
 

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from trainer import balance as balancing
-from trainer.balance import PRIOR_TARGETS, REACH, balance
+from trainer.balance import PRIOR_TARGETS, REACH, balance, unbalance
 from trainer.batches import Batches
 from trainer.examples import Examples
-from trainer.model import LOWEST, TemporalModel
-from trainer.scoring import PARTS, batch_scores, parts_at, softmax_loss
+from trainer.model import LOWEST, PARTS, TemporalModel
+from trainer.scoring import batch_scores, parts_at, softmax_loss
 from trainer.trends import Trends
 
 SIZE = 4
@@ -80,7 +80,7 @@ def test_the_slope_is_that_of_the_loss(
     scales = torch.tensor([1.2, 0.8, 0.7, 1.5, 0.9, 1.1]).double()
 
     with torch.no_grad():
-        found = balancing._slope(model, held_out, SIZE, scales)
+        found = balancing._slope(model, held_out, SIZE, scales, torch.ones(len(PARTS)))
     gradient = torch.autograd.functional.jacobian(partial(loss, model, held_out), scales)
     curvature = torch.autograd.functional.hessian(
         partial(loss, model, held_out, of=weighed), scales
@@ -115,6 +115,24 @@ def test_without_held_out_events_all_stays_as_it_is(
     assert found == dict.fromkeys(PARTS, 1.0)
     for name, weight in model.state_dict().items():
         torch.testing.assert_close(other.state_dict()[name], weight)
+
+
+def test_what_was_balanced_can_learn_on_from_where_it_was(
+    model: TemporalModel, held_out: Batches, columns: Examples, trended: Trends
+) -> None:
+    other = copy.deepcopy(model)
+    found = balance(other, held_out, SIZE)
+    assert max(abs(scale - 1) for scale in found.values()) > 0.1
+    torch.testing.assert_close(other.scales, torch.tensor([found[name] for name in PARTS]))
+    before = copy.deepcopy(other.state_dict())
+    expected = unbalance(other)
+    for name, weight in model.state_dict().items():
+        torch.testing.assert_close(other.state_dict()[name], weight, rtol=1e-4, atol=1e-5)
+    # Where nothing says otherwise it is balanced as it was.
+    nobody = Batches(columns, trended, np.zeros(len(columns), bool), 8, 16)
+    balance(other, nobody, SIZE, expected)
+    for name, weight in before.items():
+        torch.testing.assert_close(other.state_dict()[name], weight, rtol=1e-4, atol=1e-5)
 
 
 def test_scores_are_the_sum_of_their_parts(model: TemporalModel, held_out: Batches) -> None:

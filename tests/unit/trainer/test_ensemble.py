@@ -101,7 +101,8 @@ def test_members_are_trained_from_other_beginnings(
     model, seen = trained[0].model, trained[1]
     first, second = model.members
     assert not torch.equal(first.state.weight, second.state.weight)
-    for name, buffer in first.named_buffers():
+    # All but what balances each.
+    for name, buffer in [*first.named_buffers()][1:]:
         assert torch.equal(buffer, second.get_buffer(name))
     alone = train_first_model(small_log, layout, SETTINGS.model_copy(update={"members": 1}))
     assert isinstance(alone.model, TemporalModel)
