@@ -5,9 +5,7 @@ uv run python -m bench.prequential
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -25,6 +23,7 @@ from bench.prequential_figures import (
 )
 from bench.prequential_work import kept_first, retrained
 from bench.report import run_benchmark, write_report
+from bench.work import kept_or_temporary
 from deploy.commands.data_options import Data, Map, Type
 from deploy.settings import default_cache_dir
 from features.errors import SettingsError
@@ -82,7 +81,7 @@ def main(
             ),
         )
 
-    with folder_for(work) as kept:
+    with kept_or_temporary(work) as kept:
         first = kept_first(stream, learning, kept)
         forgetful = learning.tuning.model_copy(update={"replay": 0})
         courses = {
@@ -117,16 +116,6 @@ def check_retrained(windows: int, every: int) -> None:
             f"--retrain-every {every}: no full training in the last third of {windows} windows: "
             f"choose at most {max(1, windows // 3)}"
         )
-
-
-@contextmanager
-def folder_for(work: Path | None) -> Iterator[Path]:
-    """Where full trainings are kept: what is asked for, or a folder that is gone afterwards."""
-    if work:
-        yield work
-    else:
-        with tempfile.TemporaryDirectory(prefix="headwater-prequential-") as folder:
-            yield Path(folder)
 
 
 if __name__ == "__main__":

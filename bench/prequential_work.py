@@ -41,7 +41,5 @@ def _name(stream: Stream, window: int, learning: Learning) -> str:
     """The same only for the same events and settings; threads change no result worth a training."""
     log = stream.learned_log(window)
     chosen = learning.settings.model_dump_json(exclude={"threads"})
-    digest = hashlib.sha256(chosen.encode())
-    for event in log.events:
-        digest.update(f"{event.user_id}/{event.item_id}/{event.timestamp}\n".encode())
+    digest = hashlib.sha256(f"{chosen} {log.fingerprint}".encode())
     return f"{len(log.events)}-{digest.hexdigest()[:16]}"

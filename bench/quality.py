@@ -5,9 +5,6 @@ uv run python -m bench.quality
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +17,7 @@ from bench.quality_run import Ablations, start
 from bench.quality_tables import LARGE, MEMBERS, OURS, Rows, difference_table, summary, table
 from bench.questions import Protocol, Ties, rules
 from bench.report import run_benchmark, write_report
+from bench.work import kept_or_temporary
 from deploy.commands.data_options import Data, Map, Type
 from deploy.settings import default_cache_dir
 from trainer.data import DataSource, load_log
@@ -34,16 +32,6 @@ ABLATIONS: Ablations = {
     **{f"{OURS} without {part}": {"without": frozenset({part})} for part in Part},
     f"{OURS}, plain": {"without": frozenset(Part) - {Part.IDENTITY}},
 }
-
-
-@contextmanager
-def folder_for(work: Path | None) -> Iterator[Path]:
-    """Where peers work: what is asked for, or a folder that is gone afterwards."""
-    if work:
-        yield work
-    else:
-        with tempfile.TemporaryDirectory(prefix="headwater-peers-") as folder:
-            yield Path(folder)
 
 
 def main(
@@ -84,7 +72,7 @@ def main(
     budget, rule = Budget(max_epochs=max_epochs, repeats=repeats), rules(ties, repeats)
     models = {**SIZES, **(ABLATIONS if ablations else {})}
     rows: dict[str, Rows] = {}
-    with folder_for(work) as kept:
+    with kept_or_temporary(work) as kept:
         for each in protocol or list(Protocol):
             run = start(log, each, ties, repeats, console)
             theirs = run.counting() | run.peers(chosen, budget, kept)

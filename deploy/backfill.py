@@ -28,7 +28,7 @@ from deploy.backlog import BATCH, KafkaBacklog
 from deploy.settings import Settings
 from features import columns
 from features.errors import HeadwaterError
-from features.events import ACTIONS, Click, EventError, Item, Purchase, decode
+from features.events import Click, EventError, Item, Purchase
 from features.kafka import ensure_sources, group_members
 from features.repo.definitions import LOADED
 from features.rows import ItemGroup, Layout
@@ -40,7 +40,7 @@ from stream.retrying import is_passing
 from stream.shelving import LOADED_ITEMS, Told, item_of, write_items
 from stream.trend_lists import TrendLists
 from trainer.data import Log
-from trainer.windows.reader import source_of
+from trainer.windows.reader import action_of, log_refused, source_of
 
 ATTEMPTS = 8
 DURABLE_MS = 5_000
@@ -271,13 +271,12 @@ def _told(batch: Iterable[Message], sources: Sources, filled: Filled) -> dict[st
 
 def _arrived(message: Message, sources: Sources, filled: Filled) -> Arrived | None:
     """An event; None for what breaks the contract."""
-    topic, partition = source_of(message)
     try:
-        kind = ACTIONS[ACTION_TOPICS[topic]]
-        event = decode(kind, message.value(), message.timestamp()[1])
+        event = action_of(message)
     except EventError as error:
         _refuse(message, error, filled)
         return None
+    topic, partition = source_of(message)
     source = sources[topic, partition]
     return Arrived(event, f"{topic}_{partition}", source, message.offset() or 0)
 
@@ -288,12 +287,5 @@ def _loaded(event: Click | Purchase, offset: int) -> Arrived:
 
 
 def _refuse(message: Message, error: EventError, filled: Filled) -> None:
-    """The worker keeps it among the dead letters, when it comes by."""
     filled.refused += 1
-    log.warning(
-        "event_refused",
-        topic=message.topic(),
-        partition=message.partition(),
-        offset=message.offset(),
-        reason=f"{error.field}: {error.expected}",
-    )
+    log_refused(message, error)

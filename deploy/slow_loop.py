@@ -12,10 +12,10 @@ from contextlib import closing, contextmanager, suppress
 import structlog
 
 from deploy.settings import Settings
+from deploy.training import model_server
 from features.rows import Layout
 from trainer.catalogue import Catalogue
 from trainer.language import language_model
-from trainer.model_server import ModelServer
 from trainer.slow_loop import Rules, Serving, SlowLoop, Step
 from trainer.stopwatch import Stopwatch
 from trainer.windows.manifest import Manifest
@@ -53,11 +53,9 @@ def slow_loop(settings: Settings, stop: threading.Event) -> Iterator[Step]:
 
 
 def _loop(settings: Settings, store: WindowStore) -> SlowLoop:
-    triton = settings.triton
-    server = ModelServer(triton.url or "", triton.tls, triton.tls_ca_file)
     return SlowLoop(
         store,
-        Serving(settings.model_repository, server, settings.kafka),
+        Serving(settings.model_repository, model_server(settings), settings.kafka),
         Rules(settings.trainer, settings.fine_tune, settings.gate),
         Layout(settings.features),
         language_model(settings.trainer.language_model, settings.local.cache_dir),

@@ -26,6 +26,12 @@ class Published:
     seconds: float
 
 
+def model_server(settings: Settings) -> ModelServer:
+    """The Triton that versions are loaded into."""
+    triton = settings.triton
+    return ModelServer(triton.url or "", triton.tls, triton.tls_ca_file)
+
+
 def train_and_publish(settings: Settings, log: Log, report: Report) -> Published:
     """Train on the log, load the version into Triton, and announce it.
 
@@ -38,8 +44,7 @@ def train_and_publish(settings: Settings, log: Log, report: Report) -> Published
         ServerError: Triton or Kafka does not answer.
     """
     layout = Layout(settings.features)
-    triton, repository = settings.triton, settings.model_repository
-    server = ModelServer(triton.url or "", triton.tls, triton.tls_ca_file)
+    server, repository = model_server(settings), settings.model_repository
     reader = language_model(settings.trainer.language_model, settings.local.cache_dir)
     # Held from the start: who may not publish should not train for minutes first.
     with publishing(repository):

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from features.errors import DataError
 from features.vocabulary import FILE_NAME, read_vocabulary
-from trainer.disk import write_synced
+from trainer.disk import hidden, replace_synced
 from trainer.ensemble import joined
 from trainer.first_model import Trained
 from trainer.language_weights import save_weights
@@ -30,7 +30,6 @@ from trainer.train import Outcome
 
 WEIGHTS = "weights.safetensors"
 MANIFEST = "manifest.json"
-_UNFINISHED = f".{MANIFEST}"
 
 
 @dataclass(frozen=True)
@@ -166,14 +165,13 @@ def read_manifest(folder: Path) -> Manifest:
 
 def _write(manifest: Manifest, folder: Path) -> None:
     text = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
-    aside = folder / _UNFINISHED
-    write_synced(aside, text)
-    aside.replace(folder / MANIFEST)
+    replace_synced(folder / MANIFEST, text)
 
 
 def _digests(folder: Path) -> dict[str, FileDigest]:
-    others = (path for path in sorted(folder.iterdir()) if path.name not in (MANIFEST, _UNFINISHED))
-    return {path.name: _digest(path) for path in others}
+    manifest = folder / MANIFEST
+    others = set(folder.iterdir()) - {manifest, hidden(manifest)}
+    return {path.name: _digest(path) for path in sorted(others)}
 
 
 def _digest(path: Path) -> FileDigest:

@@ -17,6 +17,18 @@ def write_synced(path: Path, content: bytes) -> None:
         raise
 
 
+def replace_synced(path: Path, content: bytes) -> None:
+    """Write a file under a name that hides it, then give it its own: whole, or as it was."""
+    aside = hidden(path)
+    write_synced(aside, content)
+    aside.replace(path)
+
+
+def hidden(path: Path) -> Path:
+    """Where a file is while it is not whole."""
+    return path.with_name(f".{path.name}")
+
+
 def sync(path: Path) -> None:
     """Put a file, or the names in a folder, on disk: a new name is not there before its folder."""
     descriptor = os.open(path, os.O_RDONLY)

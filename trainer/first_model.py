@@ -21,7 +21,7 @@ from trainer.data import Log
 from trainer.descriptions import BUCKETS, Descriptions, alike_width, describe
 from trainer.devices import device_of
 from trainer.ensemble import Model
-from trainer.examples import BoolArray, Example, by_person, examples, observed_log, replay
+from trainer.examples import BoolArray, Example, Examples, by_person, examples, observed_log, replay
 from trainer.language import LanguageModel, item_texts
 from trainer.language_pairs import pairs_of
 from trainer.language_tuning import Tuned, tune_language_model
@@ -226,19 +226,28 @@ def _prepared(
     with_events = _with_events(columns.items[~held], vocabulary, FIRST_ITEM + seen)
     learned = ~held & with_events[columns.items]
     history, window = layout.settings.history_length, settings.window
-    batches = Batches(columns, trended, learned, history, window)
     return _Prepared(
-        batches,
+        Batches(columns, trended, learned, history, window),
         Batches(columns, trended, held, history, window),
-        None if Part.COOCCURRENCE in settings.without else _counts(batches, vocabulary, settings),
+        counts_of(columns, learned, len(vocabulary), settings),
         with_events,
     )
 
 
-def _counts(learned: Batches, vocabulary: Vocabulary, settings: TrainerSettings) -> Cooccurrence:
-    known, chosen = learned.examples, learned.targets
-    taken = Taken(known.starts[chosen], known.items[chosen], known.times_ms[chosen])
-    return Cooccurrence(taken, len(vocabulary), NEIGHBOURS, settings.factors)
+def counts_of(
+    columns: Examples, chosen: BoolArray, items: int, settings: TrainerSettings
+) -> Cooccurrence | None:
+    """What people took together; None for a model that does not count.
+
+    Args:
+        chosen: bool[E], events that count where a recommendation could have been right.
+        items: of the vocabulary.
+    """
+    if Part.COOCCURRENCE in settings.without:
+        return None
+    chosen = chosen & columns.wanted & (columns.items >= FIRST_ITEM)
+    taken = Taken(columns.starts[chosen], columns.items[chosen], columns.times_ms[chosen])
+    return Cooccurrence(taken, items, NEIGHBOURS, settings.factors)
 
 
 def _with_events(items: IntArray, vocabulary: Vocabulary, end: int) -> BoolArray:

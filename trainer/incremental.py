@@ -17,12 +17,12 @@ from features.inputs import IntArray
 from features.vocabulary import FIRST_ITEM, Vocabulary
 from trainer.batches import Batches
 from trainer.checkpoint import load
-from trainer.cooccurrence import Cooccurrence, Taken
+from trainer.cooccurrence import Cooccurrence
 from trainer.devices import device_of
 from trainer.ensemble import Model
 from trainer.evaluate import SNAPSHOT_MS
 from trainer.examples import BoolArray, Examples
-from trainer.first_model import Trained, tell_counted
+from trainer.first_model import Trained, counts_of, tell_counted
 from trainer.gate.held import Held, together
 from trainer.growth import grown, vocabulary_of
 from trainer.history import History
@@ -30,7 +30,7 @@ from trainer.instants import instant_before
 from trainer.language import LanguageModel
 from trainer.language_weights import with_weights
 from trainer.members import fit_members
-from trainer.model import NEIGHBOURS, Architecture, TemporalModel
+from trainer.model import TemporalModel
 from trainer.settings import FineTuned, FineTuneSettings, TrainerSettings
 from trainer.slices import Slices, sample
 from trainer.train import Outcome, Report, held_out_ndcg
@@ -103,7 +103,7 @@ def fine_tune(
     )
     columns = history.examples(vocabulary)
     known = columns.times_ms < slices.stop_ms
-    counts = counts_of(model.architecture, columns, known, settings)
+    counts = counts_of(columns, known, len(vocabulary), settings)
     counted = counts.of_all() if counts else None
     for member in model.members:
         tell_learned(member, columns.items[known], settings.min_item_events)
@@ -139,21 +139,6 @@ def tell_learned(model: TemporalModel, items: IntArray, min_events: int) -> None
     found[:FIRST_ITEM] = False
     model.learned |= found
     model.recommendable |= found
-
-
-def counts_of(
-    shape: Architecture, columns: Examples, chosen: BoolArray, settings: TrainerSettings
-) -> Cooccurrence | None:
-    """What people took together; None for a model that does not count.
-
-    Args:
-        chosen: bool[E], events that count where a recommendation could have been right.
-    """
-    if not shape.neighbours:
-        return None
-    chosen = chosen & columns.wanted & (columns.items >= FIRST_ITEM)
-    taken = Taken(columns.starts[chosen], columns.items[chosen], columns.times_ms[chosen])
-    return Cooccurrence(taken, shape.items, NEIGHBOURS, settings.factors)
 
 
 def _chosen(

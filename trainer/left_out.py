@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from trainer.disk import write_synced
+from trainer.disk import replace_synced
 from trainer.windows.manifest import Manifest
 
 FILE = "windows-left-out.json"
@@ -31,6 +31,4 @@ class LeftOut:
             OSError: the file cannot be written; it is as it was.
         """
         self._digests |= {window.sha256 for window in windows}
-        aside = self._path.with_suffix(".aside")
-        write_synced(aside, msgspec.json.encode(sorted(self._digests)))
-        aside.replace(self._path)
+        replace_synced(self._path, msgspec.json.encode(sorted(self._digests)))

@@ -20,12 +20,12 @@ from features.events import Click, Purchase
 from features.rows import Layout
 from features.topics import hash64
 from features.vocabulary import Vocabulary
-from trainer.batches import Batches
 from trainer.data import Log
 from trainer.evaluate import SNAPSHOT_MS, tallies
 from trainer.examples import BoolArray
 from trainer.figures import Floats, gains
 from trainer.first_model import Trained, train_first_model
+from trainer.gate.held import Held
 from trainer.history import History
 from trainer.incremental import fine_tune
 from trainer.language import LanguageModel
@@ -36,8 +36,6 @@ from trainer.slices import slices_of
 FIRST_SHARE = 0.3
 # One person in so many is never learned from: on their events it shows what is forgotten.
 LEFT_OUT = 10
-# Most events that one stretch of a batch predicts: it changes no rank.
-_STRETCH = 64
 
 Events = Sequence[Click | Purchase]
 
@@ -111,8 +109,8 @@ class Stream:
         columns = self._whole.examples(trained.vocabulary)
         asked_ms = columns.times_ms[chosen]
         trended = self._whole.trends(trained.vocabulary, asked_ms, SNAPSHOT_MS)
-        history = self.layout.settings.history_length
-        batches = Batches(columns, trended, chosen, history, _STRETCH)
+        held = Held(columns, chosen, trended, trained.vocabulary)
+        batches = held.batches(self.layout.settings.history_length)
         (found,) = tallies(batches, [partial(batch_scores, trained.model)])
         return gains(found.ranks)
 

@@ -89,11 +89,10 @@ def go_live(
         ServerError: Kafka does not, likewise; or Triton cannot load the version, or answers
             otherwise than the graph: then it is removed.
     """
-    items = checkpoint.read_manifest(version.folder).architecture.items
     with publishing(version.repository):
         load = retrying(settings.publish_retry_s, AwayError)
         try:
-            load(bring_up, version, server, items, layout)
+            load(bring_up, version, server, layout)
         except AwayError:
             raise
         except ServerError:
@@ -108,14 +107,15 @@ def go_live(
             log.warning("versions_not_retired", reason=str(error))
 
 
-def bring_up(version: Version, server: ModelServer, items: int, layout: Layout) -> None:
-    """Load a version of so many items beside those that are up, and ask it once.
+def bring_up(version: Version, server: ModelServer, layout: Layout) -> None:
+    """Load a version beside those that are up, and ask it once.
 
     Raises:
         AwayError: Triton does not answer.
         ServerError: Triton cannot load it, or it answers otherwise than ONNX Runtime does here.
     """
     model = version.folder.parent
+    items = checkpoint.read_manifest(version.folder).architecture.items
     with publishing(version.repository), server.connected() as triton:
         up = triton.ready(version_numbers(model))
         _load(triton, model, {*up, version.number})
@@ -227,8 +227,8 @@ def _ensure_up(
         with server.connected() as triton:
             if triton.is_ready(version.number):
                 return
-        items = checkpoint.verify(version.folder).architecture.items
-        bring_up(version, server, items, layout)
+        checkpoint.verify(version.folder)
+        bring_up(version, server, layout)
 
     try:
         retrying(settings.publish_retry_s, AwayError)(ensure)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from threading import Event
+
 import structlog
 from tenacity import (
     RetryCallState,
     Retrying,
     retry_if_exception_type,
+    sleep_using_event,
     stop_after_delay,
+    stop_when_event_set,
     wait_exponential,
 )
 
@@ -15,20 +19,32 @@ LONGEST_PAUSE_S = 10.0
 log = structlog.get_logger()
 
 
-def retrying(within_s: float, *errors: type[Exception]) -> Retrying:
+def retrying(
+    within_s: float,
+    *errors: type[Exception],
+    longest_pause_s: float = LONGEST_PAUSE_S,
+    told: str = "tried_again",
+    stop: Event | None = None,
+) -> Retrying:
     """Calls again what raises one of these, with growing pauses and a line in the log.
 
     After so long the error is raised.
+
+    Args:
+        told: the name of the line.
+        stop: set it, from another thread, to end trying again.
     """
+    ended = stop or Event()
+
+    def log_attempt(state: RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        log.warning(told, attempt=state.attempt_number, reason=str(error))
+
     return Retrying(
         retry=retry_if_exception_type(errors),
-        wait=wait_exponential(max=LONGEST_PAUSE_S),
-        stop=stop_after_delay(within_s),
-        before_sleep=_log_attempt,
+        wait=wait_exponential(max=longest_pause_s),
+        stop=stop_after_delay(within_s) | stop_when_event_set(ended),
+        sleep=sleep_using_event(ended),
+        before_sleep=log_attempt,
         reraise=True,
     )
-
-
-def _log_attempt(state: RetryCallState) -> None:
-    error = state.outcome.exception() if state.outcome else None
-    log.warning("tried_again", attempt=state.attempt_number, reason=str(error))

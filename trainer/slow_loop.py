@@ -10,7 +10,6 @@ import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
-from operator import attrgetter
 from pathlib import Path
 
 import structlog
@@ -40,6 +39,7 @@ from trainer.retrying import retrying
 from trainer.settings import FineTuneSettings, GateSettings, TrainerSettings
 from trainer.slices import Slices, slices_of
 from trainer.stopwatch import Stopwatch
+from trainer.windows.log import read_log
 from trainer.windows.store import WindowStore
 
 _CHANGED = "another version has become live meanwhile: made again from that one"
@@ -116,7 +116,6 @@ class SlowLoop:
         self._history = History(layout)
         self._left_out = LeftOut(serving.repository)
         self._known: list[int] = []
-        self._unlearned: list[int] = []
         self._passed_over_ms = 0
 
     def start(self, items: Sequence[Item]) -> bool:
@@ -133,8 +132,7 @@ class SlowLoop:
         self._history.extend([], items)
         for number in self._windows.numbers():
             self._read(number)
-        self._unlearned = self._not_learned()
-        return bool(self._unlearned)
+        return bool(self._not_learned())
 
     def step(self, numbers: Sequence[int], items: Sequence[Item] = ()) -> Step:
         """Make a version of these windows, and of those that still wait.
@@ -153,15 +151,14 @@ class SlowLoop:
             self._history.extend([], items)
             for number in numbers:
                 self._read(number)
-            self._unlearned = self._not_learned()
-        windows = tuple(self._unlearned)
+            windows = self._not_learned()
         try:
             slices = self._slices()
         except DataError as error:
             return Step(windows, None, None, str(error), clock.seconds)
         with clock.stage("learn"):
             candidate = self._fine_tuned(slices)
-        found, version = self._judged(candidate, slices, clock)
+        found, version = self._judged(candidate, windows, slices, clock)
         if not found.passed:
             self._pass_over(windows, found)
             return Step(windows, None, found, "; ".join(found.refusals), clock.seconds)
@@ -217,22 +214,21 @@ class SlowLoop:
     def _read(self, number: int) -> None:
         """Add a window to the history, where it can be read and was not left out before."""
         try:
-            window = self._windows.read(number)
+            if self._windows.manifest(number) in self._left_out:
+                return
+            events = read_log(self._windows, [number]).events
         except DataError as error:
             log.warning("window_left_out", window=number, reason=str(error))
             return
-        if window.manifest in self._left_out:
-            return
         self._known.append(number)
-        events = [row.event for row in window.rows if not row.repeated]
-        self._history.extend(sorted(events, key=attrgetter("timestamp")))
+        self._history.extend(events)
 
-    def _not_learned(self) -> list[int]:
+    def _not_learned(self) -> tuple[int, ...]:
         """The windows with events that the live version and those before it have not learned."""
         learned = max(checkpoint.read_manifest(self._live.version.folder).windows, default=0)
         since_ms = self._since_ms or 0
-        later = [number for number in self._known if number > learned]
-        return [one for one in later if self._windows.manifest(one).last_ms > since_ms]
+        later = (number for number in self._known if number > learned)
+        return tuple(one for one in later if self._windows.manifest(one).last_ms > since_ms)
 
     @property
     def _since_ms(self) -> int | None:
@@ -262,13 +258,13 @@ class SlowLoop:
         )
 
     def _judged(
-        self, candidate: Trained, slices: Slices, clock: Stopwatch
+        self, candidate: Trained, windows: tuple[int, ...], slices: Slices, clock: Stopwatch
     ) -> tuple[Verdict, Version | None]:
         """The verdict, and the version that was kept: it passed, and what is live is so still."""
         with ExitStack() as stack:
             try:
                 with clock.stage("export"):
-                    draft = stack.enter_context(self._drafted(candidate))
+                    draft = stack.enter_context(self._drafted(candidate, windows))
             except ExportError as error:
                 log.warning("version_not_exported", reason=str(error))
                 with clock.stage("judge"):
@@ -281,8 +277,10 @@ class SlowLoop:
             with clock.stage("keep"):
                 return found, draft.keep(encode(found), _metrics(found))
 
-    def _drafted(self, candidate: Trained) -> AbstractContextManager[Draft]:
-        lineage = Lineage(self._live.version.number, tuple(self._unlearned))
+    def _drafted(
+        self, candidate: Trained, windows: tuple[int, ...]
+    ) -> AbstractContextManager[Draft]:
+        lineage = Lineage(self._live.version.number, windows)
         repository, trainer = self._serving.repository, self._rules.trainer
         return drafted(candidate, repository, self._layout, trainer, lineage)
 

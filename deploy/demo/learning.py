@@ -48,8 +48,9 @@ class Trainer:
     def __init__(self, check: Callable[[], None], log: Path) -> None:
         self._check = check
         self._log = log
+        self._read_bytes = 0
         self._told = 0
-        self.steps: list[Line] = []
+        self._lines: list[Line] = []
 
     def wait(self) -> None:
         """Wait until it has read all windows so far.
@@ -58,8 +59,9 @@ class Trainer:
             ServerError: it does not get there.
         """
         deadline = time.monotonic() + START_S
-        while not any(line["event"] == "trainer_started" for line in self._lines()):
+        while not any(line["event"] == "trainer_started" for line in self._lines):
             self._check()
+            self._read_on()
             if time.monotonic() > deadline:
                 raise ServerError(f"the trainer is not ready after {START_S:.0f} s: {self._log}")
             time.sleep(_POLL_S)
@@ -71,15 +73,27 @@ class Trainer:
             ServerError: the trainer has ended too often.
         """
         self._check()
-        made = ("version_made", "no_new_version")
-        self.steps = [line for line in self._lines() if line["event"] in made]
+        self._read_on()
         fresh, self._told = self.steps[self._told :], len(self.steps)
         return fresh
 
-    def _lines(self) -> list[Line]:
+    @property
+    def steps(self) -> list[Line]:
+        """What became of windows so far."""
+        made = ("version_made", "no_new_version")
+        return [line for line in self._lines if line["event"] in made]
+
+    def _read_on(self) -> None:
+        if not self._log.exists():
+            return
+        with self._log.open("rb") as file:
+            file.seek(self._read_bytes)
+            # The last line may be half there.
+            whole, newline, _ = file.read().rpartition(b"\n")
+        self._read_bytes += len(whole) + len(newline)
         # What a library warns of is no JSON.
-        found = self._log.read_text().splitlines() if self._log.exists() else []
-        return [msgspec.json.decode(line) for line in found if line.startswith("{")]
+        found = (line for line in whole.splitlines() if line.startswith(b"{"))
+        self._lines += map(msgspec.json.decode, found)
 
 
 @contextmanager
@@ -128,12 +142,11 @@ def figures(
 
 
 def _row(number: int, showing: Showing, step: Line | None, store: WindowStore) -> dict[str, Any]:
-    asked = max(showing.asked, 1)
     found: dict[str, Any] = {
         "version": number,
         "asked": showing.asked,
-        "hit_rate_at_10": round(showing.hits / asked, 4),
-        "popularity": round(showing.popular_hits / asked, 4),
+        "hit_rate_at_10": round(showing.hit_rate, 4),
+        "popularity": round(showing.popular_hit_rate, 4),
     }
     if step is None:
         return found

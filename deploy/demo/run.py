@@ -148,7 +148,7 @@ def _replay(
 ) -> tuple[Tally, Replayed, list[Line]]:
     popularity = popularity_hits(past.events, live.events, Layout(settings.features))
     watched, _ = Counter(event.user_id for event in live.events).most_common(1)[0]
-    tally = Tally(popularity, watched)
+    tally = Tally(popularity=popularity, watched=watched)
     log = settings.local.state_dir / "logs" / "worker.log"
     with (
         RecommendationConsumer(settings.kafka) as answers,

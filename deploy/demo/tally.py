@@ -15,23 +15,40 @@ from features.events import Action, Recommendation
 _RECENT = 2_000
 
 
-@dataclass
-class Showing:
-    """What one version showed.
+@dataclass(kw_only=True)
+class Hits:
+    """What people did next, beside what was on the screen and what is popular."""
 
-    Attributes:
-        since_ms: when its first recommendation was produced.
-        asked, hits, popular_hits: as `Tally` counts them, of what it showed.
-    """
-
-    since_ms: int
     asked: int = 0
     hits: int = 0
     popular_hits: int = 0
 
+    def judge(self, hit: bool, popular: bool) -> None:
+        """Count one event; `popular`: decayed popularity had its item at the same moment."""
+        self.asked += 1
+        self.hits += hit
+        self.popular_hits += popular
 
-@dataclass
-class Tally:
+    @property
+    def hit_rate(self) -> float:
+        """Share of what people did next that stood among the ten items on the screen."""
+        return self.hits / self.asked if self.asked else 0.0
+
+    @property
+    def popular_hit_rate(self) -> float:
+        """The same for decayed popularity, at the same moments."""
+        return self.popular_hits / self.asked if self.asked else 0.0
+
+
+@dataclass(kw_only=True)
+class Showing(Hits):
+    """What one version showed; `since_ms` is when its first recommendation was produced."""
+
+    since_ms: int
+
+
+@dataclass(kw_only=True)
+class Tally(Hits):
     """Filled by the sender and the reader of recommendations, each in its thread.
 
     A recommendation is judged by what the person did with it on the screen: each event whose item
@@ -47,9 +64,6 @@ class Tally:
     watched: str
     sent_s: dict[str, float] = field(default_factory=dict)
     latencies_s: list[float] = field(default_factory=list)
-    asked: int = 0
-    hits: int = 0
-    popular_hits: int = 0
     fallbacks: int = 0
     dead_letters: int = 0
     recommendations: int = 0
@@ -68,11 +82,9 @@ class Tally:
         if shown is not None and event.event_id in self.popularity:
             hit = any(item.item_id == event.item_id for item in shown.items[:PLACES])
             popular = self.popularity[event.event_id]
-            showing = self.versions.get(shown.model_version)
-            for counts in (self, showing) if showing else (self,):
-                counts.asked += 1
-                counts.hits += hit
-                counts.popular_hits += popular
+            self.judge(hit, popular)
+            if showing := self.versions.get(shown.model_version):
+                showing.judge(hit, popular)
 
     def received(self, answer: Recommendation) -> None:
         """A recommendation was read; one that is delivered again counts once."""
@@ -86,20 +98,10 @@ class Tally:
         self._recent.append(self.last_answer_s)
         self.fallbacks += answer.fallback
         if not answer.fallback:
-            self.versions.setdefault(answer.model_version, Showing(answer.produced_time))
+            self.versions.setdefault(answer.model_version, Showing(since_ms=answer.produced_time))
         self._shown[answer.user_id] = answer
         if answer.user_id == self.watched:
             self.latest = answer
-
-    @property
-    def hit_rate(self) -> float:
-        """Share of what people did next that stood among the ten items on the screen."""
-        return self.hits / self.asked if self.asked else 0.0
-
-    @property
-    def popular_hit_rate(self) -> float:
-        """The same for decayed popularity, at the same moments."""
-        return self.popular_hits / self.asked if self.asked else 0.0
 
     def latency_ms(self, percentile: float) -> float:
         """A percentile of produce to recommendation read; 0 before the first."""

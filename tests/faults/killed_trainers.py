@@ -12,19 +12,16 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import tempfile
 import threading
 import time
 import traceback
-from pathlib import Path
 
 import torch
 
 from deploy.settings import Settings, load_settings
 from deploy.slow_loop import slow_loop
 from features.rows import Layout
-from tests.stand.models import SETTINGS, untrained
-from trainer import drafts
+from tests.faults.killed_publishers import warm_up
 
 
 def live(settings: Settings) -> None:
@@ -54,18 +51,12 @@ def live_and_die(settings: Settings, pause_s: float) -> None:
     print("killed" if os.WIFSIGNALED(status) else "ended", flush=True)
 
 
-def warm_up(layout: Layout) -> None:
-    """What only the first version of a process takes long for, but for what makes threads."""
-    with tempfile.TemporaryDirectory() as folder:
-        trained = untrained(layout, 0)
-        drafts.write_version(trained, Path(folder), layout, SETTINGS)
-        torch.optim.AdamW(trained.model.parameters()).step()
-
-
 if __name__ == "__main__":
     # No thread of torch's may be lost by a fork.
     torch.set_num_threads(1)
     found = load_settings()
     warm_up(Layout(found.features))
+    # That too, but for learning itself, which makes threads.
+    torch.optim.AdamW([torch.zeros(1)]).step()
     for line in sys.stdin:
         live_and_die(found, float(line))

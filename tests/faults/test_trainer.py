@@ -7,12 +7,10 @@ import random
 import signal
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
 
 from deploy import local
@@ -21,10 +19,9 @@ from features.inputs import MODEL_NAME
 from features.kafka import ensure_topics
 from features.rows import Layout
 from features.settings import FeatureSettings
-from features.topics import CLICKS, PURCHASES
 from stream.client import EventProducer
 from tests.faults.test_publishing import check
-from tests.stand.oracle import read_topic
+from tests.faults.test_windows import check_each_once
 from tests.stand.walks import ITEMS, Events, catalogue, walks
 from tests.stand.workers import environment
 from tests.unit.trainer.test_incremental import SETTINGS, TUNING
@@ -135,20 +132,6 @@ def send(settings: Settings, events: Events) -> None:
             producer.send(event)
 
 
-def check_windows(settings: Settings) -> None:
-    """The files, as any program reads them, against the log itself."""
-    columns = ["topic", "partition", "offset"]
-    table = pq.read_table(settings.windows_address, columns=columns).to_pylist()
-    found = Counter((each["topic"], each["partition"], each["offset"]) for each in table)
-    expected = {
-        (topic, partition, offset)
-        for topic in (CLICKS, PURCHASES)
-        for partition, offset, _ in read_topic(settings, topic, settings.kafka.partitions)
-    }
-    assert set(found) == expected
-    assert max(found.values()) == 1
-
-
 def check_lineage(settings: Settings) -> None:
     """Each version learned what came after its parent's windows, and all of that."""
     folder = settings.model_repository / MODEL_NAME
@@ -185,7 +168,7 @@ def test_a_trainer_killed_again_and_again_loses_nothing(own: Settings, tmp_path:
         begin += PEOPLE
         send(settings, walks(range(begin, begin + PEOPLE), 1))
         trained.live_until(-(-8 * (begin + PEOPLE) // (8 * PEOPLE)))
-        check_windows(settings)
+        check_each_once(settings, Path(settings.windows_address))
     check_lineage(settings)
     assert newest > 1
     assert "Traceback" not in log.read_text()

@@ -36,7 +36,7 @@ from stream.client import EventProducer
 from tests.stand.rows import rows_of, user_row
 from tests.stand.servers import local_settings
 from tests.stand.waiting import wait_until
-from tests.stand.workers import WorkerProcess, running
+from tests.stand.workers import WorkerProcess, running, without_model
 from trainer.data import DataSource, Log, load_log
 from trainer.examples import Example, by_person
 from trainer.trends import trends
@@ -129,11 +129,7 @@ def some_people(log: Log) -> Log:
 
 def play(settings: Settings, folder: Path, log: Log, windows: WindowStore) -> Played:
     sample = set(random.Random(SEED).sample([e.event_id for e in log.events], COMPARED))
-    # No version is announced: nobody asks the model server.
-    away = settings.triton.model_copy(update={"url": "127.0.0.1:9"})
-    worker = WorkerProcess(
-        settings.model_copy(update={"triton": away}), "worker", folder / "worker.log"
-    )
+    worker = WorkerProcess(without_model(settings), "worker", folder / "worker.log")
     store = FeatureStore(repo_path=str(feature_repo(settings)))
     with running(worker), EventProducer(settings.kafka) as producer:
         replay(log.head(0), producer)

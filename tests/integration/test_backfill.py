@@ -35,7 +35,7 @@ from tests.stand import oracle
 from tests.stand.rows import check_items, check_users, close, read_rows, total_counted, user_row
 from tests.stand.servers import local_settings
 from tests.stand.waiting import wait_until
-from tests.stand.workers import Progress, WorkerProcess, running
+from tests.stand.workers import Progress, WorkerProcess, running, without_model
 from trainer.data import DataSource, Log, load_log
 from trainer.examples import Example
 from trainer.windows.log import read_log, window_examples
@@ -97,8 +97,7 @@ class Stand:
 
     def worker(self, name: str, **known: str) -> WorkerProcess:
         """One that asks no model server: no version is announced."""
-        away = self.settings.triton.model_copy(update={"url": "127.0.0.1:9"})
-        settings = self.settings.model_copy(update={"triton": away})
+        settings = without_model(self.settings)
         return WorkerProcess(settings, name, self.folder / f"{name}.log", **known)
 
 

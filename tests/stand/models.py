@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import numpy as np
 import torch
 
 from features.rows import Layout
 from features.vocabulary import FIRST_ITEM, PADDING, UNKNOWN, Vocabulary
 from trainer.first_model import Trained, architecture
-from trainer.model import Architecture, TemporalModel
+from trainer.model import Architecture, Requests, TemporalModel
 from trainer.settings import TrainerSettings
 from trainer.train import Outcome
 
@@ -21,6 +24,20 @@ def untrained(layout: Layout, seed: int) -> Trained:
     model = TemporalModel(architecture(vocabulary, layout, SETTINGS))
     tell(model)
     return Trained(model.eval(), vocabulary, Outcome(epoch=0, held_out=0.0, seconds=0.0))
+
+
+def requests_of(feeds: Mapping[str, np.ndarray]) -> Requests:
+    """A graph's inputs as training asks them: one request a person, after all events."""
+    of = {name: torch.from_numpy(array) for name, array in feeds.items()}
+    batch, length = of["item_indices"].shape
+    return Requests(
+        of["item_indices"],
+        of["event_types"],
+        of["event_times_ms"],
+        torch.full((batch, 1), length - 1),
+        of["request_time_ms"],
+        of["user_features"][:, None],
+    )
 
 
 def every_part(shape: Architecture, seed: int = 3) -> TemporalModel:

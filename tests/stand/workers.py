@@ -36,6 +36,12 @@ def environment(settings: Settings, name: str, **worker: object) -> dict[str, st
     }
 
 
+def without_model(settings: Settings) -> Settings:
+    """Without a model server: where no version is announced, nobody asks it."""
+    away = settings.triton.model_copy(update={"url": "127.0.0.1:9"})
+    return settings.model_copy(update={"triton": away})
+
+
 class WorkerProcess:
     """One worker, started again and again under the same name."""
 

@@ -6,17 +6,9 @@ from collections.abc import Iterator, Mapping
 from threading import Event
 
 import structlog
-from tenacity import (
-    RetryCallState,
-    Retrying,
-    retry_if_exception_type,
-    sleep_using_event,
-    stop_after_delay,
-    stop_when_event_set,
-    wait_exponential,
-)
 
 from features.errors import DataError
+from trainer.retrying import retrying
 from trainer.windows.gathering import Closed, Gathering, Progress
 from trainer.windows.manifest import Manifest
 from trainer.windows.offsets import Source
@@ -91,16 +83,15 @@ class WindowAppender:
 
     def _write(self, draft: Draft, stop: Event) -> None:
         """Write a window; a disk that is full now may have room in a minute."""
-        retrying = Retrying(
-            retry=retry_if_exception_type(OSError),
-            wait=wait_exponential(max=LONGEST_PAUSE_S),
-            stop=stop_after_delay(self._settings.retry_s) | stop_when_event_set(stop),
-            sleep=sleep_using_event(stop),
-            before_sleep=_log_attempt,
-            reraise=True,
+        write = retrying(
+            self._settings.retry_s,
+            OSError,
+            longest_pause_s=LONGEST_PAUSE_S,
+            told="window_not_written",
+            stop=stop,
         )
         try:
-            retrying(self._store.write, draft)
+            write(self._store.write, draft)
         except OSError as error:
             raise DataError(
                 f"{self._store.address(draft.manifest)}: cannot be written: {error}: make room or "
@@ -117,8 +108,3 @@ class WindowAppender:
             reason=told.reason,
             bytes=told.size_bytes,
         )
-
-
-def _log_attempt(state: RetryCallState) -> None:
-    error = state.outcome.exception() if state.outcome else None
-    log.warning("window_not_written", attempt=state.attempt_number, reason=str(error))

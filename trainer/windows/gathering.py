@@ -13,7 +13,7 @@ A ruler of event time, with windows of an hour and ten minutes of allowed latene
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from operator import attrgetter
@@ -154,6 +154,11 @@ class Gathering:
         if self._count and self._idle(now_s):
             return self._closed(Reason.IDLE, list(self._slots))
         return None
+
+    def due(self, now_s: float) -> Iterator[Closed]:
+        """All windows that are due."""
+        while closed := self.close(now_s):
+            yield closed
 
     def progress(self) -> Progress:
         """How far it has come."""

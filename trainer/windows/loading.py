@@ -68,11 +68,6 @@ def _closed(events: Sequence[Click | Purchase], gathering: Gathering) -> Iterato
         for source in SOURCES:
             # The log is in the order of time: no partition waits for another.
             gathering.reached_end(source)
-        yield from _due(gathering, 0.0)
+        yield from gathering.due(0.0)
     # Nothing comes after: what is open is closed.
-    yield from _due(gathering, math.inf)
-
-
-def _due(gathering: Gathering, now_s: float) -> Iterator[Closed]:
-    while closed := gathering.close(now_s):
-        yield closed
+    yield from gathering.due(math.inf)

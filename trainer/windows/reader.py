@@ -1,4 +1,4 @@
-"""Reads clicks and purchases from given offsets on, all partitions in one process."""
+"""Reads topics from given offsets on, all partitions in one process."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from features.errors import ServerError
+from features.events import ACTIONS, Click, EventError, Purchase, decode
 from features.kafka import client_config, unreachable
 from features.settings import KafkaSettings
+from features.topics import ACTION_TOPICS
 from trainer.windows.offsets import Position, Settled, Source
 
 BATCH = 500
@@ -154,6 +156,27 @@ class Backlog:
 def source_of(message: Message) -> Source:
     """Where a message comes from."""
     return message.topic() or "", message.partition() or 0
+
+
+def action_of(message: Message) -> Click | Purchase:
+    """The event of a message of clicks or purchases.
+
+    Raises:
+        EventError: it breaks the contract.
+    """
+    kind = ACTIONS[ACTION_TOPICS[message.topic() or ""]]
+    return decode(kind, message.value(), message.timestamp()[1])
+
+
+def log_refused(message: Message, error: EventError) -> None:
+    """Say which message breaks the contract, and how; the worker keeps it as a dead letter."""
+    log.warning(
+        "event_refused",
+        topic=message.topic(),
+        partition=message.partition(),
+        offset=message.offset(),
+        reason=f"{error.field}: {error.expected}",
+    )
 
 
 def is_end(message: Message) -> bool:

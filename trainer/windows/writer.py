@@ -11,22 +11,26 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from threading import Event
 
-import structlog
 from confluent_kafka import Message
 
-from features.events import ACTIONS, EventError, decode
+from features.events import EventError
 from features.kafka import ensure_topics
 from features.settings import KafkaSettings
 from features.topics import ACTION_TOPICS
 from trainer.windows.appending import WindowAppender
 from trainer.windows.gathering import Closed, Gathering
 from trainer.windows.manifest import Manifest
-from trainer.windows.reader import Backlog, MessageReader, is_end, source_of
+from trainer.windows.reader import (
+    Backlog,
+    MessageReader,
+    action_of,
+    is_end,
+    log_refused,
+    source_of,
+)
 from trainer.windows.rows import Row
 from trainer.windows.settings import WindowSettings
 from trainer.windows.store import WindowStore
-
-log = structlog.get_logger()
 
 
 class WindowWriter:
@@ -73,9 +77,9 @@ class WindowWriter:
             for source, settled in gathering.settled.items():
                 reader.check(source, settled)
             # Asked before it reads: between fetches a broker answers half a second later.
-            backlog = reader.backlog()
+            backlog = reader.backlog() if to_end else None
             reader.start(gathering.resume())
-            for closed in self._closed(reader, gathering, stop, backlog if to_end else None):
+            for closed in self._closed(reader, gathering, stop, backlog):
                 manifest = appender.append(closed, stop)
                 reader.report(closed.progress.positions)
                 yield manifest
@@ -90,12 +94,8 @@ class WindowWriter:
                     backlog.saw(message)
                 _take(message, gathering)
                 if gathering.full:
-                    yield from self._due(gathering)
-            yield from self._due(gathering)
-
-    def _due(self, gathering: Gathering) -> Iterator[Closed]:
-        while closed := gathering.close(self._now_s()):
-            yield closed
+                    yield from gathering.due(self._now_s())
+            yield from gathering.due(self._now_s())
 
 
 def _take(message: Message, gathering: Gathering) -> None:
@@ -107,15 +107,9 @@ def _take(message: Message, gathering: Gathering) -> None:
     topic, partition = source
     offset, arrived_ms = message.offset() or 0, message.timestamp()[1]
     try:
-        event = decode(ACTIONS[ACTION_TOPICS[topic]], message.value(), arrived_ms)
+        event = action_of(message)
     except EventError as error:
         if gathering.refuse(source, offset):
-            log.warning(
-                "event_refused",
-                topic=topic,
-                partition=partition,
-                offset=offset,
-                reason=f"{error.field}: {error.expected}",
-            )
+            log_refused(message, error)
         return
     gathering.add(Row(topic, partition, offset, event), arrived_ms)

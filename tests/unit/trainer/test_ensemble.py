@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +10,14 @@ import torch
 
 from features.rows import Layout
 from features.vocabulary import FIRST_ITEM
-from tests.stand.models import every_part
+from tests.stand.models import every_part, requests_of
 from trainer import checkpoint
 from trainer.data import Log
 from trainer.ensemble import Ensemble, joined
 from trainer.export import check, export, sample_inputs, torch_answers
 from trainer.first_model import Trained, train_first_model
 from trainer.gate.measure import growth
-from trainer.model import Architecture, Requests, TemporalModel
+from trainer.model import Architecture, TemporalModel
 from trainer.recommender import Recommender
 from trainer.scoring import scores_at
 from trainer.settings import TrainerSettings
@@ -42,19 +41,6 @@ def trained(small_log: Log, layout: Layout) -> tuple[Trained, list[Progress]]:
     return train_first_model(small_log, layout, SETTINGS, seen.append), seen
 
 
-def requests(feeds: Mapping[str, np.ndarray]) -> Requests:
-    of = {name: torch.from_numpy(array) for name, array in feeds.items()}
-    batch, length = of["item_indices"].shape
-    return Requests(
-        of["item_indices"],
-        of["event_types"],
-        of["event_times_ms"],
-        torch.full((batch, 1), length - 1),
-        of["request_time_ms"],
-        of["user_features"][:, None],
-    )
-
-
 def test_a_score_is_the_mean_of_the_members_and_the_graph_gives_the_same(
     members: list[TemporalModel], layout: Layout, tmp_path: Path
 ) -> None:
@@ -62,7 +48,7 @@ def test_a_score_is_the_mean_of_the_members_and_the_graph_gives_the_same(
     feeds = sample_inputs(items, layout, 9)
     every = np.tile(np.arange(items), (9, 1))
     live = torch.zeros(9, members[0].architecture.trends, items)
-    asked, places = requests(feeds), torch.arange(9)
+    asked, places = requests_of(feeds), torch.arange(9)
     with torch.no_grad():
         found = scores_at(together, asked, places, live)
         each = [scores_at(member, asked, places, live) for member in members]

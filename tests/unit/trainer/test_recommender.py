@@ -14,12 +14,12 @@ from features.events import Click, Purchase
 from features.rows import Layout, UserRow, absorb, empty_user
 from features.settings import HOUR_MS, FeatureSettings
 from features.vocabulary import FIRST_ITEM, Vocabulary
-from tests.stand.models import every_part
+from tests.stand.models import every_part, requests_of
 from trainer.batches import Batches
 from trainer.data import Log
 from trainer.examples import SOURCE, examples, observed_log, replay
 from trainer.export import sample_inputs, torch_answers
-from trainer.model import LOWEST, NEWEST, Architecture, Requests, TemporalModel
+from trainer.model import LOWEST, NEWEST, Architecture, TemporalModel
 from trainer.recommender import Recommender
 from trainer.scoring import scores_at, trend_scores
 from trainer.trends import trends
@@ -40,18 +40,9 @@ def trained_scores(
     model: TemporalModel, feeds: Mapping[str, np.ndarray], live: torch.Tensor
 ) -> torch.Tensor:
     """The same requests as training asks them."""
-    of = {name: torch.from_numpy(array) for name, array in feeds.items()}
-    batch, length = of["item_indices"].shape
-    asked = Requests(
-        of["item_indices"],
-        of["event_types"],
-        of["event_times_ms"],
-        torch.full((batch, 1), length - 1),
-        of["request_time_ms"],
-        of["user_features"][:, None],
-    )
+    asked = requests_of(feeds)
     with torch.no_grad():
-        return scores_at(model, asked, torch.arange(batch), live)
+        return scores_at(model, asked, torch.arange(len(asked.items)), live)
 
 
 @pytest.mark.parametrize("history", [8, NEWEST + 5])
