@@ -38,7 +38,7 @@ from trainer.data import DataSource, load_log
 from trainer.ensemble import Model
 from trainer.model_server import ModelServer
 from trainer.publish import Version, go_live, write_version
-from trainer.settings import TrainerSettings
+from trainer.settings import FineTuneSettings, TrainerSettings
 
 _TIMEOUT_S = 600.0
 _ANSWER_S = 60.0
@@ -180,6 +180,7 @@ class Publisher:
         self._layout = Layout(servers.settings.features)
         self._settings = TrainerSettings()
         self._first = checkpoint.load(servers.version.folder)
+        torch.set_num_threads(FineTuneSettings().threads)
 
     def write(self) -> Version:
         """The next version: the first one's weights, a little changed."""
@@ -215,7 +216,7 @@ def main(
     rate: Annotated[
         float | None, typer.Option(help="events/s; default: a quarter of what is sustained", min=20)
     ] = None,
-    cores: Annotated[int, typer.Option(help="how many cores everything shares", min=1)] = 1,
+    cores: Annotated[int, typer.Option(help="how many cores everything shares", min=1)] = 2,
     quick: Annotated[bool, typer.Option(help="a few seconds each: whether it works")] = False,
 ) -> None:
     """Swap versions under constant load; count what is lost, measure latency and memory."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import chain
@@ -78,8 +78,15 @@ class Loaded:
 
     def during(self, swaps: Sequence[Swap]) -> Latencies:
         """Latency of what was sent while one of these swaps was under way."""
-        under_way = [self._between(swap.started_s, swap.ended_s) for swap in swaps]
-        return summary(list(chain.from_iterable(under_way)), self.answers)
+        return self._of_all((swap.started_s, swap.ended_s) for swap in swaps)
+
+    def while_written(self) -> Latencies:
+        """Latency of what was sent while a version was being written."""
+        return self._of_all((swap.begun_s, swap.started_s) for swap in self.swaps)
+
+    def _of_all(self, spans: Iterable[tuple[float, float]]) -> Latencies:
+        sent = chain.from_iterable(self._between(*span) for span in spans)
+        return summary(list(sent), self.answers)
 
     def since_first_swap(self) -> int:
         """How many events were sent from the first swap on."""
@@ -189,7 +196,7 @@ def figures(found: Loaded) -> dict[str, Any]:
         "failed": sum(failures.values()),
         "failures": failures,
         "p99_over_quiet": swapping["p99"] / quiet["p99"],
-        "latency_ms": {"quiet": quiet, "swapping": swapping},
+        "latency_ms": {"quiet": quiet, "writing": found.while_written(), "swapping": swapping},
         "memory_growth": memory[-1] / memory[settled - 1] - 1,
         "memory_growth_since_swap": settled,
         "seconds_per_swap": median(swap.seconds for swap in found.swaps),
@@ -214,13 +221,14 @@ def table(found: Mapping[str, Any]) -> Table:
     drawn = Table(title=f"{found['versions']} swaps at {found['events_per_second']:,.0f} events/s")
     drawn.add_column()
     drawn.add_column(justify="right")
-    quiet, swapping = found["latency_ms"]["quiet"], found["latency_ms"]["swapping"]
+    quiet, writing, swapping = (found["latency_ms"][of] for of in ("quiet", "writing", "swapping"))
     memory_mb, since = found["swaps"][-1]["memory_mb"], found["memory_growth_since_swap"]
     rows = {
         "events from the first swap on": f"{found['requests']:,}",
         "failed": f"{found['failed']:,}",
         **{f"  {name.replace('_', ' ')}": f"{n:,}" for name, n in found["failures"].items()},
         "p99 in quiet, ms": f"{quiet['p99']:.0f}",
+        "p99 while a version is written, ms": f"{writing['p99']:.0f}",
         "p99 during swaps, ms": f"{swapping['p99']:.0f}  ({found['p99_over_quiet']:.2f} times)",
         "Triton's memory, MB": f"{memory_mb:.0f}",
         f"  since swap {since}": f"{found['memory_growth']:+.1%}",

@@ -95,7 +95,7 @@ def fine_tune(
     """
     started = time.monotonic()
     device_of(settings)  # What cannot be had is told before anything is read.
-    torch.set_num_threads(settings.threads)
+    torch.set_num_threads(tuning.threads)
     torch.manual_seed(settings.seed)
     vocabulary = vocabulary_of(live, history, settings.min_item_events)
     model = grown(

@@ -83,6 +83,9 @@ class FineTuneSettings(Section):
     judge_share: Share = Field(
         0.1, description="of a window's new events, the newest: kept for the gate's verdict"
     )
+    threads: Annotated[int, Field(ge=1, le=256)] = Field(
+        1, description="a second one saves little time and takes a core from the stream"
+    )
 
 
 class TrainerSettings(Section):

@@ -33,7 +33,7 @@ from trainer.publish import publish
 from trainer.repository import version_numbers
 from trainer.windows.store import WindowStore
 
-KILLS = 12
+KILLS = 30
 LONGEST_S = 8.0
 PEOPLE = 20
 BEFORE = walks(range(50), 1)
@@ -143,7 +143,7 @@ def check_lineage(settings: Settings) -> None:
 
 
 @pytest.mark.faults
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_a_trainer_killed_again_and_again_loses_nothing(own: Settings, tmp_path: Path) -> None:
     seed = random.randrange(2**32)
     print(f"seed {seed}")
