@@ -11,7 +11,7 @@ from features.errors import ServerError
 from features.events import EventError, Item, decode
 from features.settings import KafkaSettings
 from features.topics import ITEMS
-from trainer.windows.reader import ANSWER_S, MessageReader, is_end, source_of
+from trainer.windows.reader import ANSWER_S, WAIT_S, MessageReader, is_end, source_of
 
 GROUP = "headwater-trainer"
 log = structlog.get_logger()
@@ -40,7 +40,8 @@ class Catalogue:
         found: list[Item] = []
         until = time.monotonic() + ANSWER_S
         while True:
-            messages = list(self._reader.read())
+            # Once all is read, what comes later is fetched before anyone asks for it.
+            messages = list(self._reader.read(WAIT_S if self._unread else 0.0))
             for message in messages:
                 self._take(message, found)
             # Not until nothing comes: in a busy catalogue something always does.

@@ -84,9 +84,12 @@ class Cooccurrence:
         left_ms = taken.times_ms.max(initial=0) - taken.times_ms
         self.worth = np.exp2(-left_ms / HALF_LIFE_MS)
         # Where each item is in the table of pairs.
-        self.places = np.full(items, -1, np.int64)
-        self.places[self.frequent] = np.arange(len(self.frequent))
-        self.earlier, self.later = _nearby(taken, self.places[taken.items] >= 0)
+        rows = np.full(items, -1, np.int64)
+        rows[self.frequent] = np.arange(len(self.frequent))
+        places = rows[taken.items]
+        earlier, self.later = _nearby(taken, places >= 0)
+        # Where each pair is counted.
+        self.cells = places[earlier] * len(self.frequent) + places[self.later]
 
     def of_all(self) -> Companions:
         """The companions that a version takes with it."""
@@ -118,12 +121,10 @@ class Cooccurrence:
         """Args: counts: bool[E], the events that do. Both of a pair are one person's."""
         size, frequent = len(self.frequent), torch.from_numpy(self.frequent)
         chosen = counts[self.later]
-        first = self.places[self.taken.items[self.earlier[chosen]]]
-        second = self.places[self.taken.items[self.later[chosen]]]
-        worth = self.worth[self.later[chosen]]
-        pairs = np.bincount(first * size + second, worth, size * size).reshape(size, size)
+        pairs = np.bincount(self.cells[chosen], self.worth[self.later[chosen]], size * size)
+        ordered = torch.from_numpy(pairs).float().view(size, size)
         scale = scale[frequent]
-        cosines = torch.from_numpy(pairs + pairs.T).float() * scale[:, None] * scale
+        cosines = (ordered + ordered.T).mul_(scale[:, None]).mul_(scale)
         best = cosines.topk(self.neighbours, dim=1)
         neighbours = torch.zeros((self.items, self.neighbours), dtype=torch.int32)
         weights = torch.zeros((self.items, self.neighbours))

@@ -1,4 +1,4 @@
-"""A version before it is one: written aside, checked, judged, and then kept or not."""
+"""A version before it is one: written aside, judged, and then kept or not."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from features.rows import Layout
 from trainer import checkpoint
 from trainer.checkpoint import Lineage
 from trainer.disk import write_synced
-from trainer.export import export
+from trainer.export import check, exported
 from trainer.first_model import Trained
 from trainer.gate.record import EVALUATION
+from trainer.recommender import Recommender
 from trainer.repository import (
     ASIDE,
     DRAFT,
@@ -79,14 +80,16 @@ def drafted(
     settings: TrainerSettings,
     lineage: Lineage = checkpoint.FIRST,
 ) -> Iterator[Draft]:
-    """The next version, written aside and checked; what is not kept in the block is removed.
+    """The next version, written aside; what is not kept in the block is removed.
+
+    Whether its graph answers as the model does is for whoever keeps it to see (`trainer.gate`).
 
     Nobody else publishes to the repository meanwhile. One draft at a time.
 
     Raises:
         AnotherPublisherError: another process publishes to it.
         DataError: it cannot be written; nothing of it is to be seen.
-        ExportError: the graph does not answer as the model does.
+        ExportError: weights are no numbers.
     """
     with publishing(repository):
         model = repository / MODEL_NAME
@@ -111,8 +114,13 @@ def drafted(
 def write_version(
     trained: Trained, repository: Path, layout: Layout, settings: TrainerSettings
 ) -> Version:
-    """The next version, without a verdict: see `drafted`."""
+    """The next version, its graph checked, without a verdict: see `drafted`.
+
+    Raises:
+        ExportError: the graph does not answer as the model does, too.
+    """
     with drafted(trained, repository, layout, settings) as draft:
+        check(Recommender(trained.model).eval(), layout, draft.folder / GRAPH)
         return draft.keep()
 
 
@@ -136,7 +144,7 @@ def _fill(
         # Of an attempt before, when the disk was full: it takes room.
         part.unlink()
     checkpoint.save(trained, folder, described, lineage)
-    export(trained.model, layout, folder / GRAPH)
+    exported(trained.model, layout, folder / GRAPH)
 
 
 @contextmanager

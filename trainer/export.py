@@ -57,11 +57,20 @@ def export(model: Model, layout: Layout, path: Path) -> None:
     Raises:
         ExportError: ONNX Runtime's answers differ from torch's, or weights are no numbers.
     """
+    check(exported(model, layout, path), layout, path)
+
+
+def exported(model: Model, layout: Layout, path: Path) -> Recommender:
+    """Write the model's ONNX graph, to be checked before it answers anyone; what it was made from.
+
+    Raises:
+        ExportError: weights are no numbers.
+    """
     if broken := not_finite(model):
         raise ExportError(f"{path}: not exported: {broken} weights are no finite numbers")
     recommender = Recommender(model).eval()
     write_graph(recommender, layout, path)
-    check(recommender, layout, path)
+    return recommender
 
 
 def not_finite(model: Model) -> int:

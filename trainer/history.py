@@ -57,6 +57,8 @@ class History:
         self._popularity = Popularity(layout)
         self._people: dict[str, int] = {}
         self._rows = self._columns([])
+        # The order of `examples`, once somebody has asked for it.
+        self._by_person: IntArray | None = None
         self._popularities = self._popularity.absorb([])
         self.extend([], items)
 
@@ -73,6 +75,7 @@ class History:
         replayed = self._replayer.rows(observed_log(events, known))
         self.events_of.update(one.event.item_id for one in replayed)
         self._rows = _joined(self._rows, self._columns(replayed))
+        self._by_person = None
         found = self._popularity.absorb([one.event for one in replayed])
         self._popularities = _joined(self._popularities, found)
 
@@ -94,7 +97,9 @@ class History:
     def examples(self, vocabulary: Vocabulary) -> Examples:
         """All events so far as a vocabulary sees them."""
         rows = self._rows
-        order = np.lexsort((rows.times_ms, rows.people))
+        if self._by_person is None:
+            self._by_person = np.lexsort((rows.times_ms, rows.people))
+        order = self._by_person
         people = rows.people[order]
         return Examples(
             items=vocabulary.indices(rows.hashes[order]),

@@ -185,7 +185,7 @@ def _learn(
     of_window = {"epochs", "learning_rate", "batch_windows", "warm_up"}
     settings = settings.model_copy(update=tuning.model_dump(include=of_window))
     begin = model.members.__getitem__
-    return fit_members(begin, learned, stopping, settings, counts, report, tuning.anchor)
+    return fit_members(begin, learned, stopping, settings, counts, report, tuning.live_share)
 
 
 def _open(model: TemporalModel, part: FineTuned) -> bool:

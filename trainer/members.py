@@ -26,7 +26,7 @@ def fit_members(
     settings: TrainerSettings,
     counts: Cooccurrence | None = None,
     report: Report | None = None,
-    anchor: float = 0.0,
+    live_share: float = 0.0,
 ) -> tuple[Model, Outcome]:
     """All members, trained one after another, and how they do together. The rest as `fit`.
 
@@ -40,7 +40,7 @@ def fit_members(
         torch.manual_seed(of_member.seed)
         model = begin(number).to(device_of(settings))
         of_this = told.of(number) if told else None
-        outcomes.append(fit(model, learned, held_out, of_member, counts, of_this, anchor))
+        outcomes.append(fit(model, learned, held_out, of_member, counts, of_this, live_share))
         # What comes after, export and checkpoint, is the CPU's.
         members.append(model.cpu())
     if len(members) == 1:

@@ -305,15 +305,14 @@ class TemporalModel(nn.Module):
         features = asked.user_features * float(self.architecture.decay)
         return cast(Tensor, newest + self.request_gaps(gap) + self.user(features))
 
-    def alike_scores(self, weights: Tensor, items: Tensor) -> Tensor:
-        """What every item gains by being like the past ones, float[B, P, N].
+    def liked(self, weights: Tensor, items: Tensor) -> Tensor:
+        """What the past ones are like, float[B, P, A]: an item gains its product with `described`.
 
         Args:
             weights: float[B, P, L].
             items: int64[B, L].
         """
-        liked = (weights @ self.described[items]) * self.alike_scales
-        return liked @ self.described.T
+        return (weights @ self.described[items]) * self.alike_scales
 
     @property
     def members(self) -> tuple[TemporalModel, ...]:

@@ -82,7 +82,8 @@ def parts_at(
     taste = reading.states.flatten(0, 1)[places] @ items.vectors.T
     found = {"taste": taste, "prior": items.bias.expand_as(taste)}
     if model.architecture.alike:
-        found["alike"] = model.alike_scores(reading.alike, asked.items).flatten(0, 1)[places]
+        liked = model.liked(reading.alike, asked.items).flatten(0, 1)[places]
+        found["alike"] = liked @ model.described.T
     counted = _counted(model, reading, asked.items, shown or own_counts(model, asked))
     for name, part in counted.items():
         # An item that must do with its text has not been counted either.

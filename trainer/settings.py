@@ -69,13 +69,13 @@ class FineTuneSettings(Section):
         description="earlier events learned again for each new one, drawn anew from all so far",
     )
     epochs: Annotated[int, Field(ge=1)] = 1
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-3
     batch_windows: Annotated[int, Field(ge=1)] = Field(
         8, description="stretches of people's histories in one step"
     )
     warm_up: Share = Field(0.1, description="share of the steps before the full learning rate")
-    anchor: Annotated[float, Field(ge=0)] = Field(
-        0.0, description="how strongly weights are drawn back to the live version's"
+    live_share: Share = Field(
+        0.5, description="of the live version's weights, in the mean of those and what was learned"
     )
     stop_share: Share = Field(
         0.1, description="of a window's new events: tells when to stop, learned with the next one"

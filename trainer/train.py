@@ -74,7 +74,7 @@ def fit(
     settings: TrainerSettings,
     counts: Cooccurrence | None = None,
     report: Report | None = None,
-    anchor: float = 0.0,
+    live_share: float = 0.0,
 ) -> Outcome:
     """Train in place; the weights of the best epoch on the held-out targets are kept.
 
@@ -83,9 +83,10 @@ def fit(
     Args:
         held_out: targets that `learned` does not have.
         counts: what is taken together in what is learned from; None for a model without.
-        anchor: how strongly a model that goes on learning is drawn back to the weights that it has.
+        live_share: of the weights that a model which goes on learning has, in those that it ends
+            with.
     """
-    return _Training(model, learned, held_out, settings, counts, report, anchor).run()
+    return _Training(model, learned, held_out, settings, counts, report, live_share).run()
 
 
 @dataclass(frozen=True)
@@ -105,13 +106,13 @@ class _Training:
         settings: TrainerSettings,
         counts: Cooccurrence | None,
         report: Report | None,
-        anchor: float,
+        live_share: float,
     ) -> None:
         self.model = model
         self.balanced = unbalance(model)
         self.average = copy.deepcopy(model)
-        self.anchor = anchor
-        self.anchored = [weight.detach().clone() for weight in model.parameters()] if anchor else []
+        self.live_share = live_share
+        self.live = [weight.detach().clone() for weight in model.parameters()] if live_share else []
         self.learned = learned
         self.counts = counts
         self.held_out = held_out
@@ -119,7 +120,7 @@ class _Training:
         self.report = report or (lambda _: None)
         self.generator = np.random.default_rng(settings.seed)
         self.optimizer = torch.optim.AdamW(
-            _decayed_apart(model, settings.weight_decay), lr=settings.learning_rate
+            _decayed_apart(model, settings.weight_decay), lr=settings.learning_rate, fused=True
         )
         self.device = next(model.parameters()).device
         self.precision = autocast(settings, self.device)
@@ -145,6 +146,7 @@ class _Training:
             if self._done() >= 1 or epoch - best_epoch >= self.settings.patience:
                 break
         self.model.load_state_dict(kept)
+        self._join_live()
         balance(self.model, self.held_out, self.settings.batch_windows, self.balanced)
         score = held_out_ndcg(self.model, self.held_out, self.settings.batch_windows)
         return Outcome(best_epoch, score, time.monotonic() - self.started, self.gradients)
@@ -201,23 +203,21 @@ class _Training:
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.gradient_clip)
         self.gradient_norm = norm.item()
         self.optimizer.step()
-        self._draw_back()
         self.step += 1
         self.gradients += sum(len(one.batch.targets) for one in batches)
         self._join_average()
         self.loss = 0.98 * (self.loss or loss) + 0.02 * loss
 
     @torch.no_grad()
-    def _draw_back(self) -> None:
-        """L2-SP, apart from the gradient as AdamW's decay is.
+    def _join_live(self) -> None:
+        """Average with the weights before: what single steps got wrong is halved, window by window.
 
-        X. Li, Y. Grandvalet, F. Davoine: "Explicit inductive bias for transfer learning with
-        convolutional networks", ICML 2018.
+        M. Zhang, J. Lucas, G. Hinton, J. Ba: "Lookahead optimizer: k steps forward, 1 step back",
+        NeurIPS 2019.
         """
-        if self.anchor:
-            by = min(1.0, self.learning_rate * self.anchor)
-            for weight, live in zip(self.model.parameters(), self.anchored, strict=True):
-                weight.lerp_(live, by)
+        if self.live_share:
+            for weight, live in zip(self.model.parameters(), self.live, strict=True):
+                weight.lerp_(live, self.live_share)
 
     @torch.no_grad()
     def _join_average(self) -> None:

@@ -29,7 +29,7 @@ from trainer.scoring import batch_scores
 
 # The batch whose latency is measured, and how often.
 LATENCY_BATCH = 32
-_TURNS, _WARM_UP = 15, 3
+_TURNS, _WARM_UP = 9, 2
 # A matrix that began at 0 has no size to grow from: below this, growth is no matter.
 _SMALL = 0.01
 

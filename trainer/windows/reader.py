@@ -89,13 +89,13 @@ class MessageReader:
             [TopicPartition(*source, offset) for source, offset in offsets.items()]
         )
 
-    def read(self) -> Iterable[Message]:
+    def read(self, wait_s: float = WAIT_S) -> Iterable[Message]:
         """What has arrived, and the ends of partitions (`is_end`); nothing after a short wait.
 
         Raises:
             ServerError: a partition cannot be read.
         """
-        messages = self._consumer.consume(BATCH, WAIT_S)
+        messages = self._consumer.consume(BATCH, wait_s)
         for message in messages:
             error = message.error()
             if error is not None and not is_end(message):

@@ -21,7 +21,7 @@ from tests.stand.models import untrained
 from trainer import checkpoint, drafts
 from trainer.checkpoint import Lineage
 from trainer.drafts import drafted, write_version
-from trainer.export import answers, export, open_session, sample_inputs
+from trainer.export import answers, exported, open_session, sample_inputs
 from trainer.first_model import Trained
 from trainer.model import TemporalModel
 from trainer.repository import (
@@ -209,9 +209,9 @@ def test_a_graph_that_did_not_fit_is_written_again(
         attempts.append(path)
         if len(attempts) == 1:
             path.symlink_to("/dev/full")
-        export(model, layout, path)
+        exported(model, layout, path)
 
-    monkeypatch.setattr(drafts, "export", full_at_first)
+    monkeypatch.setattr(drafts, "exported", full_at_first)
     version = write_version(trained, tmp_path, layout, PATIENT)
     assert len(attempts) == 2
     assert checkpoint.verify(version.folder).files["model.onnx"].size_bytes > 0

@@ -185,15 +185,20 @@ def test_only_the_chosen_part_learns(live: Trained, layout: Layout, changes: Fin
         assert changed <= scaled | {"items.weight"}
 
 
-def test_an_anchor_holds_weights_back(live: Trained, layout: Layout) -> None:
+def test_the_next_version_is_a_mean_of_the_live_one_and_what_was_learned(
+    live: Trained, layout: Layout
+) -> None:
     history = history_of(layout, WINDOW)
 
-    def moved(anchor: float) -> float:
-        found = tuned(live, history, TUNING.model_copy(update={"anchor": anchor}))
-        before, after = live.model.items.weight, found.model.items.weight
-        return float((after - before).detach().norm())
+    def learned(live_share: float) -> torch.Tensor:
+        settings = TUNING.model_copy(update={"live_share": live_share})
+        return tuned(live, history, settings).model.items.weight
 
-    assert moved(50.0) < 0.5 * moved(0.0)
+    known = len(live.vocabulary)
+    whole, quarter = learned(0.0)[:known], learned(0.75)[:known]
+    before = live.model.items.weight
+    assert torch.allclose(quarter - before, (whole - before) / 4, atol=1e-6)
+    assert not torch.allclose(whole, before)
 
 
 def test_it_is_drawn_by_the_seed(live: Trained, layout: Layout) -> None:

@@ -280,7 +280,7 @@ def test_an_item_is_lifted_by_what_it_is_like(model: TemporalModel) -> None:
     """The product of descriptions, scaled, times the weight of the past item."""
     weights, items = torch.tensor([[[0.5, 2.0]]]), torch.tensor([[5, 9]])
     with torch.no_grad():
-        found = model.alike_scores(weights, items)[0, 0]
+        found = model.liked(weights, items)[0, 0] @ model.described.T
     scaled = model.described * model.alike_scales
     expected = 0.5 * scaled[5] @ model.described.T + 2 * scaled[9] @ model.described.T
     torch.testing.assert_close(found, expected)
