@@ -37,6 +37,7 @@ from trainer import checkpoint
 from trainer.data import DataSource, load_log
 from trainer.ensemble import Model
 from trainer.model_server import ModelServer
+from trainer.priority import give_way
 from trainer.publish import Version, go_live, write_version
 from trainer.settings import FineTuneSettings, TrainerSettings
 
@@ -88,7 +89,7 @@ class Run:
         self._answers: list[Answered] = []
 
     def loaded(self, versions: int, rate: float | None) -> Loaded:
-        """Quiet, then so many swaps. Without a rate: a quarter of what is sustained.
+        """Quiet, then so many swaps. Without a rate: a tenth of what is sustained.
 
         Raises:
             ServerError: the worker has ended, a version does not come up, or it takes too long.
@@ -97,7 +98,7 @@ class Run:
         with running(self._settings, HEADWATER, "headwater", self._cores) as worker:
             self._say(f"{self._plan.history:,} events of history ...")
             prepare(worker, load, self._plan.history, _TIMEOUT_S)
-            rate = rate or self._quarter(worker)
+            rate = rate or self._tenth(worker)
             base = worker.progress.committed()
             load.answers()
             self._say(f"{rate:,.0f} events/s: {quiet_s:.0f} s quiet, then {versions} swaps ...")
@@ -112,11 +113,11 @@ class Run:
             refused = dead_letters(kafka)
             return Loaded(rate, sent, self._answers, swaps, refused, kafka.partitions)
 
-    def _quarter(self, worker: Subject) -> float:
+    def _tenth(self, worker: Subject) -> float:
         self._say(f"sustained load, {self._plan.events:,} events ...")
         meter = CpuMeter({"worker": worker.process.pid})
         sending = Sending(self._plan.events, ahead=self._plan.ahead)
-        return sustained(worker, self._load, meter, sending, _TIMEOUT_S).events_per_second / 4
+        return sustained(worker, self._load, meter, sending, _TIMEOUT_S).events_per_second / 10
 
     def _swap(self, worker: Subject) -> Swap:
         begun_s = time.monotonic()
@@ -181,6 +182,7 @@ class Publisher:
         self._settings = TrainerSettings()
         self._first = checkpoint.load(servers.version.folder)
         torch.set_num_threads(FineTuneSettings().threads)
+        give_way(self._settings.nice)
 
     def write(self) -> Version:
         """The next version: the first one's weights, a little changed."""
@@ -214,7 +216,7 @@ def main(
     ] = None,
     versions: Annotated[int, typer.Option(help="to be swapped in", min=1)] = 100,
     rate: Annotated[
-        float | None, typer.Option(help="events/s; default: a quarter of what is sustained", min=20)
+        float | None, typer.Option(help="events/s; default: a tenth of what is sustained", min=20)
     ] = None,
     cores: Annotated[int, typer.Option(help="how many cores everything shares", min=1)] = 2,
     quick: Annotated[bool, typer.Option(help="a few seconds each: whether it works")] = False,

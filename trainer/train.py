@@ -213,11 +213,11 @@ class _Training:
         """Average with the weights before: what single steps got wrong is halved, window by window.
 
         M. Zhang, J. Lucas, G. Hinton, J. Ba: "Lookahead optimizer: k steps forward, 1 step back",
-        NeurIPS 2019.
+        NeurIPS 2019. A weight of 0 has learned nothing before, such as those of a new item.
         """
         if self.live_share:
             for weight, live in zip(self.model.parameters(), self.live, strict=True):
-                weight.lerp_(live, self.live_share)
+                weight.copy_(torch.where(live == 0, weight, weight.lerp(live, self.live_share)))
 
     @torch.no_grad()
     def _join_average(self) -> None:

@@ -188,17 +188,19 @@ def test_only_the_chosen_part_learns(live: Trained, layout: Layout, changes: Fin
 def test_the_next_version_is_a_mean_of_the_live_one_and_what_was_learned(
     live: Trained, layout: Layout
 ) -> None:
-    history = history_of(layout, WINDOW)
+    history = history_of(layout, [*WINDOW, *walks(range(90, 110), 1, names="other ")])
 
     def learned(live_share: float) -> torch.Tensor:
         settings = TUNING.model_copy(update={"live_share": live_share})
         return tuned(live, history, settings).model.items.weight
 
     known = len(live.vocabulary)
-    whole, quarter = learned(0.0)[:known], learned(0.75)[:known]
-    before = live.model.items.weight
-    assert torch.allclose(quarter - before, (whole - before) / 4, atol=1e-6)
-    assert not torch.allclose(whole, before)
+    whole, quarter, before = learned(0.0), learned(0.75), live.model.items.weight
+    assert not torch.allclose(whole[:known], before)
+    assert torch.allclose(quarter[:known] - before, (whole[:known] - before) / 4, atol=1e-6)
+    # What is new has nothing to be averaged with.
+    assert whole[known:].any()
+    assert torch.equal(quarter[known:], whole[known:])
 
 
 def test_it_is_drawn_by_the_seed(live: Trained, layout: Layout) -> None:

@@ -1,0 +1,22 @@
+"""How much of a machine training takes while others want it, too."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+_AUTOGROUP = Path("/proc/self/autogroup")
+
+
+def give_way(nice: int) -> None:
+    """Let this process, and all that it starts from now on, wait for others on its machine.
+
+    Args:
+        nice: Unix's: 0 is like everyone else, 19 takes what nobody wants.
+    """
+    os.setpriority(os.PRIO_PROCESS, 0, nice)
+    # Linux may share the processor among sessions first, and among their processes then. Where
+    # it does not, or does not let us, there is nothing to set.
+    with suppress(OSError):
+        _AUTOGROUP.write_text(str(nice))
