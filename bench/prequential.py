@@ -23,7 +23,7 @@ from bench.prequential_figures import (
 )
 from bench.prequential_work import kept_first, retrained
 from bench.report import run_benchmark, write_report
-from bench.work import kept_or_temporary
+from bench.work import UNHURRIED_S, kept_or_temporary
 from deploy.commands.data_options import Data, Map, Type
 from deploy.settings import default_cache_dir
 from features.errors import SettingsError
@@ -36,8 +36,6 @@ from trainer.prequential import Course, Learning, Step, Stream, course, frozen, 
 from trainer.settings import FineTuneSettings, TrainerSettings
 
 QUICK_EVENTS, QUICK_WINDOW = 6_000, 700
-# Nothing is cut short because a machine is slow.
-UNHURRIED_S = 86_400.0
 
 
 def main(

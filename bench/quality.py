@@ -17,7 +17,7 @@ from bench.quality_run import Ablations, start
 from bench.quality_tables import LARGE, MEMBERS, OURS, Rows, difference_table, summary, table
 from bench.questions import Protocol, Ties, rules
 from bench.report import run_benchmark, write_report
-from bench.work import kept_or_temporary
+from bench.work import UNHURRIED_S, kept_or_temporary
 from deploy.commands.data_options import Data, Map, Type
 from deploy.settings import default_cache_dir
 from trainer.data import DataSource, load_log
@@ -55,6 +55,7 @@ def main(
     peers: Annotated[bool, typer.Option(help="tune peers of RecTools: hours")] = True,
     seeds: Annotated[int, typer.Option(help="of our model; figures are their mean", min=1)] = 3,
     ablations: Annotated[bool, typer.Option(help="ours without one part each, too")] = True,
+    threads: Annotated[int, typer.Option(help="of our training", min=1)] = 2,
     max_epochs: Annotated[int, typer.Option(help="of a peer", min=1)] = Budget().max_epochs,
     work: Annotated[
         Path | None, typer.Option(help="keep the peers' runs here, and take up finished ones")
@@ -65,7 +66,7 @@ def main(
     console, printer = Console(stderr=True), Console(width=WIDTH)
     mapping = mapping_from_options(maps or [], types or [])
     log = load_log(DataSource(default_cache_dir(), data, mapping))
-    settings = TrainerSettings()
+    settings = TrainerSettings(threads=threads, max_seconds=UNHURRIED_S)
     if quick:
         log, settings = log.head(QUICK_EVENTS), settings.model_copy(update={"epochs": 1})
     chosen = (peer or list(Peer)) if peers else []

@@ -43,7 +43,8 @@ from trainer.settings import FineTuneSettings, TrainerSettings
 
 _TIMEOUT_S = 600.0
 _ANSWER_S = 60.0
-_POLL_S = 0.02
+# Each look interrupts the reader, which notes itself when an answer came.
+_POLL_S = 0.1
 _MEGABYTE = 1e6
 # Of a weight's size: enough for answers that tell versions apart, too little to spoil them.
 _NOISE = 0.01

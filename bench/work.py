@@ -1,4 +1,4 @@
-"""Where a benchmark keeps what takes long to make."""
+"""What takes long to make: how long it may take, and where a benchmark keeps it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+# No training is cut short because a machine is slow.
+UNHURRIED_S = 86_400.0
 
 
 @contextmanager

@@ -1,0 +1,130 @@
+"""Simulated rollouts, decided by the product's own rules and by tests that others use.
+
+B buckets of people, T ticks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import mannwhitneyu, norm
+
+from bench.rollout_world import TICK_S, Floats, People, Population, Rates, feedback
+from deploy.rollout.decision import Figures, Health, Status, begun, decide
+from deploy.rollout.evidence import Effect, Tally, effect
+from deploy.rollout.settings import RolloutSettings
+
+WELL = Health(requests=0, errors=0, fallbacks=0, p99_ms=50.0, coverage=1000)
+# Of the tests that are compared with, two-sided.
+ALPHA, POWER = 0.05, 0.8
+MANN_WHITNEY, Z_TEST = "mann_whitney", "z_test"
+_CRITICAL = float(norm.ppf(1 - ALPHA / 2))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one rollout ended.
+
+    Attributes:
+        ticks: until the end.
+        shown: recommendations of the canary until then.
+        share: of everyone's recommendations in the whole time that a rollout may take, those of
+            the canary; all that come after a promotion included.
+    """
+
+    status: Status
+    reason: str
+    ticks: int
+    shown: float
+    share: float
+
+
+def simulated(
+    population: Population, change: float, rules: RolloutSettings, generator: np.random.Generator
+) -> Outcome:
+    """One rollout of a version that earns so much more (.05 is 5 %)."""
+    people = People(population, generator)
+    canary = Rates.of(people, rules.steps, at_top=False)
+    baseline = Rates.of(people, rules.steps, at_top=True)
+    ours, theirs = _nothing(population), _nothing(population)
+    state, ticks, reason = begun(0.0), 0, ""
+    while not state.ended:
+        ours = _more(ours, feedback(canary, state.step, ticks, change, generator))
+        theirs = _more(theirs, feedback(baseline, state.step, ticks, 0.0, generator))
+        ticks += 1
+        decided = decide(state, _figures(ticks * TICK_S, ours, theirs), rules)
+        state, reason = decided.state, decided.reason
+    shown = float(ours.shown.sum())
+    everyone = people.requests.sum() * rules.give_up_s / TICK_S
+    after = people.requests.sum() * (rules.give_up_s / TICK_S - ticks)
+    seen = shown + (after if state.status is Status.PROMOTED else 0.0)
+    return Outcome(state.status, reason, ticks, shown, float(seen / everyone))
+
+
+def _nothing(population: Population) -> Tally:
+    return Tally(np.zeros(population.buckets), np.zeros(population.buckets))
+
+
+def _more(tally: Tally, fresh: tuple[Floats, Floats]) -> Tally:
+    return Tally(tally.shown + fresh[0], tally.reward + fresh[1])
+
+
+def _figures(now_s: float, ours: Tally, theirs: Tally) -> Figures:
+    return Figures(now_s, ours, theirs, WELL, WELL, 0.0)
+
+
+@dataclass(frozen=True)
+class Looked:
+    """Tests for a single look at half of everyone, looked at every hour.
+
+    Attributes:
+        found: by test, whether it sees a difference at each hour: bool[T].
+        shown: recommendations of one variant so far, float[T].
+        errors: standard error of the effect, float[T].
+    """
+
+    found: dict[str, npt.NDArray[np.bool_]]
+    shown: Floats
+    errors: Floats
+
+
+def looked_at(
+    population: Population, change: float, hours: int, generator: np.random.Generator
+) -> Looked:
+    """What they find of a version that earns so much more."""
+    people = People(population, generator)
+    rates = [Rates.of(people, [0.5], at_top=top) for top in (False, True)]
+    tallies = [_nothing(population), _nothing(population)]
+    rows = []
+    for hour in range(hours):
+        for at, by in enumerate((change, 0.0)):
+            tallies[at] = _more(tallies[at], feedback(rates[at], 0, hour, by, generator))
+        ours, theirs = (tally.reward / np.maximum(tally.shown, 1) for tally in tallies)
+        differ = effect(*tallies) or Effect(0.0, np.inf)
+        rows.append(
+            (
+                mannwhitneyu(ours, theirs).pvalue < ALPHA,
+                abs(differ.estimate) > _CRITICAL * differ.error,
+                tallies[0].shown.sum(),
+                differ.error,
+            )
+        )
+    ranked, normal, shown, errors = map(np.array, zip(*rows, strict=True))
+    return Looked({MANN_WHITNEY: ranked, Z_TEST: normal}, shown, errors)
+
+
+def fixed_sample(looked: Sequence[Looked], change: float) -> float:
+    """Recommendations of each variant that a single look needs to see a change with `POWER`.
+
+    As many as there were when the standard error was small enough, on the mean; NaN where it never
+    was.
+    """
+    wanted = abs(math.log1p(change)) / (_CRITICAL + float(norm.ppf(POWER)))
+    errors = np.mean([one.errors for one in looked], axis=0)
+    shown = np.mean([one.shown for one in looked], axis=0)
+    enough = np.flatnonzero(errors <= wanted)
+    return float(shown[enough[0]]) if len(enough) else math.nan

@@ -1,0 +1,1 @@
+"""A canary's rollout: what feedback says of it, and what follows from that."""

@@ -1,0 +1,93 @@
+"""What feedback says of a canary beside its baseline, at any time that somebody looks.
+
+B buckets of people. A person's clicks hang together, so people, not clicks, are counted as
+independent: each belongs to one of B buckets by a hash, and what buckets differ by is the error of
+the whole (N. Chamandy et al., "Estimating uncertainty for massive data streams", Google 2012).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+
+# The error at which intervals are tightest: where most rollouts are decided.
+_TIGHTEST_ERROR = 0.015
+
+
+@dataclass(frozen=True)
+class Tally:
+    """One variant so far.
+
+    Attributes:
+        shown: float[B], recommendations by bucket.
+        reward: float[B], what people did with them, discounted by position.
+    """
+
+    shown: Floats
+    reward: Floats
+
+
+@dataclass(frozen=True)
+class Effect:
+    """The logarithm of a canary's reward per recommendation over the baseline's.
+
+    Attributes:
+        estimate: .1 is 10 % more, about.
+        error: its standard error.
+    """
+
+    estimate: float
+    error: float
+
+    def lower(self, alpha: float) -> float:
+        """What the effect is below, with probability alpha at most, over all looks together."""
+        return self.estimate - radius(self.error, alpha)
+
+    def upper(self, alpha: float) -> float:
+        """What it is above, likewise."""
+        return self.estimate + radius(self.error, alpha)
+
+
+def effect(canary: Tally, baseline: Tally) -> Effect | None:
+    """How two variants differ; None while one of them earned nothing."""
+    if not (canary.reward.any() and baseline.reward.any()):
+        return None
+    (ours, our_variance), (theirs, their_variance) = map(_log_rate, (canary, baseline))
+    return Effect(ours - theirs, math.sqrt(our_variance + their_variance))
+
+
+def _log_rate(one: Tally) -> tuple[float, float]:
+    """The logarithm of reward per recommendation, and its variance by the delta method."""
+    buckets, shown, reward = len(one.shown), one.shown.sum(), one.reward.sum()
+    rate = reward / shown
+    apart = one.reward - rate * one.shown
+    variance = buckets / (buckets - 1) * np.square(apart).sum() / reward**2
+    return math.log(rate), float(variance)
+
+
+def radius(error: float, alpha: float) -> float:
+    """How far an estimate is from the truth on one side, at most, with probability 1 - alpha.
+
+    It holds at all looks together, where the estimate's information (1 / error^2) is the clock: a
+    one-sided normal mixture (S. Howard, A. Ramdas, J. McAuliffe, J. Sekhon, "Time-uniform,
+    nonparametric, nonasymptotic confidence sequences", Annals of Statistics 2021), for estimates
+    that are nearly normal (I. Waudby-Smith et al., "Time-uniform central limit theory and
+    asymptotic confidence sequences", Annals of Statistics 2024).
+    """
+    if error == 0:
+        return 0.0
+    information, mixture = error**-2, _mixture(alpha)
+    spread = information + mixture
+    sides = math.log(math.sqrt(spread / mixture) / (2 * alpha) + 1)
+    return math.sqrt(2 * spread * sides) / information
+
+
+def _mixture(alpha: float) -> float:
+    """The mixture's precision for which the bound is tightest at `_TIGHTEST_ERROR`, about."""
+    log = -2 * math.log(2 * alpha)
+    return _TIGHTEST_ERROR**-2 / (log + math.log(1 + log))

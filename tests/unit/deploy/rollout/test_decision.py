@@ -1,0 +1,124 @@
+"""A canary's share grows while figures allow it; a bad one is taken back, a good one promoted."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from deploy.rollout.decision import Figures, Health, State, Status, begun, decide
+from deploy.rollout.evidence import Tally
+from deploy.rollout.settings import RolloutSettings
+
+RULES = RolloutSettings()
+WELL = Health(requests=5000, errors=0, fallbacks=0, p99_ms=40.0, coverage=800)
+BUCKETS = 64
+HOUR_S = 3600.0
+
+
+def earned(rate: float, shown: float = 100_000.0) -> Tally:
+    """Half of the buckets a little more than the other half."""
+    per_bucket = shown / BUCKETS
+    apart = 1 + 0.03 * np.where(np.arange(BUCKETS) % 2, 1.0, -1.0)
+    return Tally(np.full(BUCKETS, per_bucket), per_bucket * rate * apart)
+
+
+def seen(ratio: float, now_s: float = 2 * HOUR_S, shown: float = 100_000.0) -> Figures:
+    return Figures(now_s, earned(0.1 * ratio, shown), earned(0.1, shown), WELL, WELL, 0.02)
+
+
+def test_the_share_grows_step_by_step_until_it_is_promoted() -> None:
+    state, steps = begun(0.0), []
+    for hour in range(1, 10):
+        decided = decide(state, seen(1.05, hour * HOUR_S), RULES)
+        state = decided.state
+        steps.append(state.step)
+        if state.ended:
+            break
+    assert steps == [1, 2, 3, 3]
+    assert state.status is Status.PROMOTED
+    assert "no worse: reward +" in decided.reason
+    assert decided.effect
+    assert decided.effect.estimate == pytest.approx(np.log(1.05))
+
+
+def test_one_as_good_is_promoted_and_one_that_is_worse_taken_back() -> None:
+    last = State(len(RULES.steps) - 1, 0.0, 0.0)
+    assert decide(last, seen(1.0), RULES).state.status is Status.PROMOTED
+    worse = decide(last, seen(0.9), RULES)
+    assert worse.state.status is Status.ROLLED_BACK
+    assert worse.reason.startswith("worse: reward -")
+
+
+def test_a_worse_one_is_taken_back_before_the_step_is_over() -> None:
+    assert decide(begun(0.0), seen(0.7, now_s=60.0), RULES).state.status is Status.ROLLED_BACK
+
+
+def test_a_step_takes_its_time_and_a_minimum_of_data() -> None:
+    state = begun(0.0)
+    assert decide(state, seen(1.2, now_s=RULES.min_step_s / 2), RULES).state == state
+    assert decide(state, seen(1.2, shown=RULES.min_shown / 2), RULES).state == state
+
+
+def test_a_share_does_not_grow_while_the_worst_is_too_bad() -> None:
+    """Few figures allow a step to 5 %, not yet one to 25 %."""
+    first = decide(begun(0.0), seen(1.0, shown=10_000.0), RULES).state
+    assert first.step == 1
+    careful = RULES.model_copy(update={"max_harm": 0.0005})
+    assert decide(begun(0.0), seen(1.0), careful).state.step == 0
+
+
+@pytest.mark.parametrize(
+    ("bad", "drift", "why"),
+    [
+        ({"errors": 200}, 0.0, "errors: +4.00%"),
+        ({"fallbacks": 200}, 0.0, "fallbacks: +4.00%"),
+        ({"p99_ms": 90.0}, 0.0, "slow: p99 90 ms, the baseline's 40"),
+        ({"coverage": 100}, 0.0, "coverage: 100 items shown, by the baseline 800"),
+        ({}, 0.9, "scores drift: 0.90"),
+    ],
+)
+def test_a_guard_takes_back_at_once_whatever_is_earned(
+    bad: dict[str, float], drift: float, why: str
+) -> None:
+    figures = replace(seen(1.3, now_s=1.0), canary_health=replace(WELL, **bad), drift=drift)
+    found = decide(begun(0.0), figures, RULES)
+    assert found.state.status is Status.ROLLED_BACK
+    assert found.reason.startswith(why)
+
+
+def test_what_is_wrong_with_the_baseline_too_is_not_the_canarys_fault() -> None:
+    ill = replace(WELL, errors=200, fallbacks=300)
+    figures = replace(seen(1.0), canary_health=ill, baseline_health=ill)
+    assert decide(begun(0.0), figures, RULES).state.status is Status.RUNNING
+
+
+def test_a_guard_does_not_judge_by_a_handful() -> None:
+    few = Health(requests=3, errors=1, fallbacks=0, p99_ms=400.0, coverage=2)
+    figures = replace(seen(1.0), canary_health=few)
+    assert decide(begun(0.0), figures, RULES).state.status is Status.RUNNING
+
+
+def test_without_a_verdict_it_holds_and_then_goes_back() -> None:
+    unsure = State(len(RULES.steps) - 1, 0.0, 0.0)
+    nothing = Tally(np.zeros(BUCKETS), np.zeros(BUCKETS))
+    figures = replace(seen(1.0), canary=nothing)
+    held = decide(unsure, replace(figures, now_s=RULES.hold_s), RULES)
+    assert held.state.status is Status.HOLDING
+    assert not held.state.ended
+    late = decide(held.state, replace(figures, now_s=RULES.give_up_s), RULES)
+    assert (late.state.status, late.reason) == (Status.ROLLED_BACK, "no verdict in time")
+
+
+def test_what_has_ended_stays_and_the_same_figures_decide_alike() -> None:
+    ended = decide(begun(0.0), seen(0.5), RULES)
+    assert decide(ended.state, seen(1.5), RULES).state == ended.state
+    assert decide(begun(0.0), seen(0.5), RULES) == ended
+
+
+@pytest.mark.parametrize("steps", [(0.05, 0.05), (0.5, 0.1), (0.6,), (0.0,), ()])
+def test_steps_must_grow_up_to_half(steps: tuple[float, ...]) -> None:
+    with pytest.raises(ValidationError):
+        RolloutSettings(steps=steps)
