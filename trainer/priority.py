@@ -13,9 +13,11 @@ def give_way(nice: int) -> None:
     """Let this process, and all that it starts from now on, wait for others on its machine.
 
     Args:
-        nice: Unix's: 0 is like everyone else, 19 takes what nobody wants.
+        nice: Unix's, on top of what it has: 0 changes nothing, 19 takes what nobody wants.
     """
-    os.setpriority(os.PRIO_PROCESS, 0, nice)
+    if not nice:
+        return
+    os.nice(nice)
     # Linux may share the processor among sessions first, and among their processes then. Where
     # it does not, or does not let us, there is nothing to set.
     with suppress(OSError):

@@ -188,7 +188,7 @@ class TrainerSettings(Section):
         5, description="so many versions are kept; older ones are removed once a new one is live"
     )
     nice: Annotated[int, Field(ge=0, le=19)] = Field(
-        10, description="of `headwater trainer`: what answers people on its machine goes first"
+        0, description="of `headwater trainer`, as Unix has it: above 0, others go first"
     )
     publish_retry_s: Annotated[float, Field(ge=0)] = Field(
         60.0, description="how long a full disk, a Triton or a Kafka that is away is tried again"

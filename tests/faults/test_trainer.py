@@ -34,7 +34,7 @@ from trainer.repository import version_numbers
 from trainer.windows.store import WindowStore
 
 KILLS = 30
-LONGEST_S = 8.0
+LONGEST_S = 6.5
 PEOPLE = 20
 BEFORE = walks(range(50), 1)
 SCRIPT = "tests.faults.killed_trainers"
