@@ -55,6 +55,8 @@ def _ends(axes: Axes, outcomes: Mapping[str, Sequence[Outcome]]) -> None:
             )
     axes.set_xticks(range(len(outcomes)), [f"{float(name):+.0%}" for name in outcomes])
     axes.set_yscale("log")
+    for write_ticks in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+        write_ticks("{x:g}")
     axes.set_xlabel("reward of the candidate beside the baseline")
     axes.set_ylabel("hours until the end")
 
