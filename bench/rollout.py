@@ -5,11 +5,12 @@ uv run python -m bench.rollout
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import numpy.typing as npt
 import typer
 from rich.console import Console
 from rich.progress import track
@@ -78,43 +79,31 @@ def figures(outcomes: Mapping[str, Sequence[Outcome]], looked: Sequence[Looked])
     of a candidate as good as the baseline: what they see are false alarms.
     """
 
-    def of(status: Status) -> dict[str, float]:
+    def each(measure: Callable[[Sequence[Outcome]], Any]) -> dict[str, Any]:
+        return {name: measure(ended) for name, ended in outcomes.items()}
+
+    def alarms(raised: Callable[[npt.NDArray[np.bool_]], Any]) -> dict[str, float]:
         return {
-            name: float(np.mean([one.status is status for one in ended]))
-            for name, ended in outcomes.items()
+            name: float(np.mean([raised(one.found[name]) for one in looked]))
+            for name in looked[0].found
         }
 
-    def median(field: str) -> dict[str, float]:
-        return {
-            name: float(np.median([getattr(one, field) for one in ended]))
-            for name, ended in outcomes.items()
-        }
-
+    repeated = alarms(np.any)
     return {
-        "promoted": of(Status.PROMOTED),
-        "rolled_back": of(Status.ROLLED_BACK),
-        "samples": median("shown"),
-        "hours": median("ticks"),
-        "exposure": {
-            name: float(np.mean([one.share for one in ended])) for name, ended in outcomes.items()
-        },
-        "false_alarms_repeated_test": _ever(looked)[MANN_WHITNEY],
-        "false_alarms": {"repeated": _ever(looked), "single_look": _at_end(looked)},
+        "promoted": each(lambda ended: _share(ended, Status.PROMOTED)),
+        "rolled_back": each(lambda ended: _share(ended, Status.ROLLED_BACK)),
+        "samples": each(lambda ended: float(np.median([one.shown for one in ended]))),
+        "hours": each(lambda ended: float(np.median([one.ticks for one in ended]))),
+        "exposure": each(lambda ended: float(np.mean([one.share for one in ended]))),
+        "false_alarms_repeated_test": repeated[MANN_WHITNEY],
+        "false_alarms": {"repeated": repeated, "single_look": alarms(lambda found: found[-1])},
         "fixed_sample": fixed_sample(looked, _SOUGHT),
-        "reasons": {name: _reasons(ended) for name, ended in outcomes.items()},
+        "reasons": each(_reasons),
     }
 
 
-def _ever(looked: Sequence[Looked]) -> dict[str, float]:
-    return {
-        name: float(np.mean([one.found[name].any() for one in looked])) for name in looked[0].found
-    }
-
-
-def _at_end(looked: Sequence[Looked]) -> dict[str, float]:
-    return {
-        name: float(np.mean([one.found[name][-1] for one in looked])) for name in looked[0].found
-    }
+def _share(ended: Sequence[Outcome], status: Status) -> float:
+    return float(np.mean([one.status is status for one in ended]))
 
 
 def _reasons(ended: Sequence[Outcome]) -> dict[str, int]:

@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import mannwhitneyu, norm
 
-from bench.rollout_world import TICK_S, Floats, People, Population, Rates, feedback
+from bench.rollout_world import TICK_S, Population, Variants
 from deploy.rollout.decision import Figures, Health, Status, begun, decide
-from deploy.rollout.evidence import Effect, Tally, effect
+from deploy.rollout.evidence import Effect, Floats, effect
 from deploy.rollout.settings import RolloutSettings
 
 WELL = Health(requests=0, errors=0, fallbacks=0, p99_ms=50.0, coverage=1000)
@@ -47,34 +47,18 @@ def simulated(
     population: Population, change: float, rules: RolloutSettings, generator: np.random.Generator
 ) -> Outcome:
     """One rollout of a version that earns so much more (.05 is 5 %)."""
-    people = People(population, generator)
-    canary = Rates.of(people, rules.steps, at_top=False)
-    baseline = Rates.of(people, rules.steps, at_top=True)
-    ours, theirs = _nothing(population), _nothing(population)
-    state, ticks, reason = begun(0.0), 0, ""
+    variants = Variants(population, change, rules.steps, generator)
+    state, ticks, reason, shown = begun(0.0), 0, "", 0.0
     while not state.ended:
-        ours = _more(ours, feedback(canary, state.step, ticks, change, generator))
-        theirs = _more(theirs, feedback(baseline, state.step, ticks, 0.0, generator))
+        canary, baseline = variants.after(state.step, ticks)
         ticks += 1
-        decided = decide(state, _figures(ticks * TICK_S, ours, theirs), rules)
-        state, reason = decided.state, decided.reason
-    shown = float(ours.shown.sum())
-    everyone = people.requests.sum() * rules.give_up_s / TICK_S
-    after = people.requests.sum() * (rules.give_up_s / TICK_S - ticks)
+        figures = Figures(ticks * TICK_S, canary, baseline, WELL, WELL, 0.0)
+        decided = decide(state, figures, rules)
+        state, reason, shown = decided.state, decided.reason, float(canary.shown.sum())
+    ticks_at_most = rules.give_up_s / TICK_S
+    after = variants.requests * (ticks_at_most - ticks)
     seen = shown + (after if state.status is Status.PROMOTED else 0.0)
-    return Outcome(state.status, reason, ticks, shown, float(seen / everyone))
-
-
-def _nothing(population: Population) -> Tally:
-    return Tally(np.zeros(population.buckets), np.zeros(population.buckets))
-
-
-def _more(tally: Tally, fresh: tuple[Floats, Floats]) -> Tally:
-    return Tally(tally.shown + fresh[0], tally.reward + fresh[1])
-
-
-def _figures(now_s: float, ours: Tally, theirs: Tally) -> Figures:
-    return Figures(now_s, ours, theirs, WELL, WELL, 0.0)
+    return Outcome(state.status, reason, ticks, shown, seen / (variants.requests * ticks_at_most))
 
 
 @dataclass(frozen=True)
@@ -96,13 +80,10 @@ def looked_at(
     population: Population, change: float, hours: int, generator: np.random.Generator
 ) -> Looked:
     """What they find of a version that earns so much more."""
-    people = People(population, generator)
-    rates = [Rates.of(people, [0.5], at_top=top) for top in (False, True)]
-    tallies = [_nothing(population), _nothing(population)]
+    variants = Variants(population, change, [0.5], generator)
     rows = []
     for hour in range(hours):
-        for at, by in enumerate((change, 0.0)):
-            tallies[at] = _more(tallies[at], feedback(rates[at], 0, hour, by, generator))
+        tallies = variants.after(0, hour)
         ours, theirs = (tally.reward / np.maximum(tally.shown, 1) for tally in tallies)
         differ = effect(*tallies) or Effect(0.0, np.inf)
         rows.append(

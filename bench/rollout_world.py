@@ -13,9 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
+from deploy.rollout.evidence import Floats, Tally
 
 TICK_S = 3600.0
 POSITIONS = 10
@@ -87,6 +86,34 @@ class People:
     def sums(self, values: Floats) -> Floats:
         """By bucket, float[B]."""
         return np.bincount(self.buckets, values, self._count).astype(np.float64)
+
+
+class Variants:
+    """A canary that earns so much more than its baseline (.05 is 5 %), and what both have shown."""
+
+    def __init__(
+        self,
+        population: Population,
+        change: float,
+        steps: Sequence[float],
+        generator: np.random.Generator,
+    ) -> None:
+        people = People(population, generator)
+        self.requests = float(people.requests.sum())
+        self._rates = [Rates.of(people, steps, at_top=top) for top in (False, True)]
+        self._changes = (change, 0.0)
+        self._generator = generator
+        nothing = np.zeros(population.buckets)
+        self._tallies = [Tally(nothing, nothing)] * 2
+
+    def after(self, step: int, tick: int) -> tuple[Tally, Tally]:
+        """The canary so far, this tick included, and the baseline."""
+        for at, (rates, change) in enumerate(zip(self._rates, self._changes, strict=True)):
+            shown, reward = feedback(rates, step, tick, change, self._generator)
+            before = self._tallies[at]
+            self._tallies[at] = Tally(before.shown + shown, before.reward + reward)
+        canary, baseline = self._tallies
+        return canary, baseline
 
 
 def feedback(

@@ -37,7 +37,6 @@ from trainer import checkpoint
 from trainer.data import DataSource, load_log
 from trainer.ensemble import Model
 from trainer.model_server import ModelServer
-from trainer.priority import give_way
 from trainer.publish import Version, go_live, write_version
 from trainer.settings import FineTuneSettings, TrainerSettings
 
@@ -183,7 +182,6 @@ class Publisher:
         self._settings = TrainerSettings()
         self._first = checkpoint.load(servers.version.folder)
         torch.set_num_threads(FineTuneSettings().threads)
-        give_way(self._settings.nice)
 
     def write(self) -> Version:
         """The next version: the first one's weights, a little changed."""

@@ -6,11 +6,11 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from features.settings import Section
+from features.settings import DAY_MS, Section
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 Step = Annotated[float, Field(gt=0, le=0.5)]
-DAY_S = 86_400.0
+DAY_S = DAY_MS / 1000
 
 
 class RolloutSettings(Section):
