@@ -159,6 +159,7 @@ class OneAtATime:
             variant="one-at-a-time",
             event_time=event.timestamp,
             produced_time=int(time.time() * 1000),
+            fallback=False,
         )
 
     async def _trend_table(self) -> TrendTable:

@@ -298,6 +298,7 @@ def _recommendation(event: Action, items: list[RecommendedItem]) -> Recommendati
         variant="stable",
         event_time=event.timestamp,
         produced_time=int(time.time() * 1000),
+        fallback=False,
     )
 
 

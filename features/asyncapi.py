@@ -6,7 +6,8 @@ from typing import Any
 
 import msgspec
 
-from features.events import Click, DeadLetter, Item, Purchase, Recommendation, Rollout
+from features.events import Click, DeadLetter, Item, Purchase, Recommendation
+from features.rollout_messages import Rollout, RolloutAnswer, RolloutCommand, RolloutStep
 from features.topics import (
     CLICKS,
     DEAD_LETTERS,
@@ -19,21 +20,29 @@ from features.topics import (
 )
 
 VERSION = "1.0.0"
-# Topic: message, its key, and whether apps send it to Headwater or receive it.
-CHANNELS: dict[str, tuple[type[msgspec.Struct], str, str]] = {
-    CLICKS: (Click, "user_id", "receive"),
-    PURCHASES: (Purchase, "user_id", "receive"),
-    ITEMS: (Item, "item_id; a tombstone (no value) removes the item", "receive"),
-    RECOMMENDATIONS: (Recommendation, "user_id", "send"),
-    DEAD_LETTERS: (DeadLetter, "as it came", "send"),
-    ROLLOUTS: (Rollout, "model name", "send"),
+# Topic: whether apps send to Headwater or receive, and its messages with their keys.
+CHANNELS: dict[str, tuple[str, dict[type[msgspec.Struct], str]]] = {
+    CLICKS: ("receive", {Click: "user_id"}),
+    PURCHASES: ("receive", {Purchase: "user_id"}),
+    ITEMS: ("receive", {Item: "item_id; a tombstone (no value) removes the item"}),
+    RECOMMENDATIONS: ("send", {Recommendation: "user_id"}),
+    DEAD_LETTERS: ("send", {DeadLetter: "as it came"}),
+    ROLLOUTS: (
+        "send",
+        {
+            Rollout: "model name",
+            RolloutStep: "MODEL/history/ROLLOUT_ID/SEQUENCE",
+            RolloutCommand: "MODEL/command/COMMAND_ID; sent by operators and trainers",
+            RolloutAnswer: "MODEL/answer/COMMAND_ID",
+        },
+    ),
 }
 
 
 def document() -> dict[str, Any]:
     """The AsyncAPI 3.0 document of every topic; operations are named from Headwater's side."""
-    kinds = [kind for kind, _, _ in CHANNELS.values()]
-    _, schemas = msgspec.json.schema_components(kinds, ref_template="#/components/schemas/{name}")
+    keys = {kind: key for _, messages in CHANNELS.values() for kind, key in messages.items()}
+    _, schemas = msgspec.json.schema_components(keys, ref_template="#/components/schemas/{name}")
     return {
         "asyncapi": "3.0.0",
         "info": {
@@ -48,17 +57,18 @@ def document() -> dict[str, Any]:
         "channels": {topic.name: _channel(topic) for topic in TOPICS},
         "operations": {_operation_name(name): _operation(name) for name in CHANNELS},
         "components": {
-            "messages": {kind.__name__: _message(kind, key) for kind, key, _ in CHANNELS.values()},
+            "messages": {kind.__name__: _message(kind, key) for kind, key in keys.items()},
             "schemas": schemas,
         },
     }
 
 
 def _channel(topic: Topic) -> dict[str, Any]:
-    kind, _, _ = CHANNELS[topic.name]
+    _, messages = CHANNELS[topic.name]
+    names = [kind.__name__ for kind in messages]
     return {
         "address": topic.name,
-        "messages": {kind.__name__: {"$ref": f"#/components/messages/{kind.__name__}"}},
+        "messages": {name: {"$ref": f"#/components/messages/{name}"} for name in names},
         "bindings": {"kafka": {"topicConfiguration": _kafka(topic.config)}},
     }
 
@@ -84,10 +94,10 @@ def _message(kind: type[msgspec.Struct], key: str) -> dict[str, Any]:
 
 
 def _operation_name(topic: str) -> str:
-    _, _, action = CHANNELS[topic]
+    action, _ = CHANNELS[topic]
     return action + "".join(part.capitalize() for part in topic.split("-"))
 
 
 def _operation(topic: str) -> dict[str, Any]:
-    _, _, action = CHANNELS[topic]
+    action, _ = CHANNELS[topic]
     return {"action": action, "channel": {"$ref": f"#/channels/{topic}"}}

@@ -115,8 +115,26 @@ class RecommendedItem(Struct, frozen=True):
     reason: Reason
 
 
-class Recommendation(Struct, frozen=True, kw_only=True):
-    """The best items for a person after an event; sent again, it has the same recommendation_id."""
+class Shadow(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a version that is only tried out would have recommended; nobody is shown it.
+
+    `items` are item_ids, best first; `failed` says why there are none.
+    """
+
+    model_version: str
+    items: list[str] = []
+    score: float | None = None
+    latency_ms: float | None = None
+    failed: str = ""
+
+
+class Recommendation(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The best items for a person after an event; sent again, it has the same recommendation_id.
+
+    `variant` is the person's; `failed` says why another version than the variant's own answered,
+    and `fallback` that none did: these are popular items. `latency_ms` is how long the variant's
+    version took, or was waited for. `shadow` is of a version that is only tried out.
+    """
 
     recommendation_id: str
     user_id: str
@@ -126,7 +144,11 @@ class Recommendation(Struct, frozen=True, kw_only=True):
     variant: str
     event_time: int
     produced_time: int
-    fallback: bool = False
+    fallback: bool
+    rollout_id: str = ""
+    failed: str = ""
+    latency_ms: float | None = None
+    shadow: Shadow | None = None
 
 
 class DeadLetter(Struct, frozen=True, kw_only=True):
@@ -138,27 +160,6 @@ class DeadLetter(Struct, frozen=True, kw_only=True):
     offset: int
     reason: str
     refused_time: int
-
-
-class RoutedVersion(Struct, frozen=True, kw_only=True):
-    """One version of a model and the share of people who get it.
-
-    `address` names its folder (with its vocabulary) for any fsspec file system.
-    """
-
-    version: Annotated[int, Meta(ge=1)]
-    variant: Annotated[str, Meta(min_length=1, max_length=64)]
-    share: Annotated[float, Meta(ge=0, le=1)]
-    address: Annotated[str, Meta(min_length=1)]
-
-
-class Rollout(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Which versions of a model take traffic; the newest message of a model counts."""
-
-    model: Id
-    versions: Annotated[list[RoutedVersion], Meta(min_length=1)]
-    state: Literal["stable"] = "stable"
-    time: TimestampMs
 
 
 AnyEvent = TypeVar("AnyEvent", bound=Action | Item)

@@ -8,17 +8,35 @@ from uuid import uuid4
 
 import msgspec
 import structlog
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, Message, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Message, TopicPartition
 
 from features.errors import ServerError
-from features.events import Rollout
 from features.kafka import client_config
+from features.rollout_messages import Rollout, RolloutMessage, decode_rollout_message
 from features.settings import KafkaSettings
 from features.topics import ROLLOUTS
 
 ANSWER_S = 10.0
-_decoder = msgspec.json.Decoder(Rollout)
+PARTITION = TopicPartition(ROLLOUTS, 0, OFFSET_BEGINNING)
 log = structlog.get_logger()
+
+
+def rollouts_consumer(settings: KafkaSettings) -> Consumer:
+    """A consumer of its own for the whole topic; it commits nothing, and tells where it ends.
+
+    What a controller wrote in one transaction is seen whole, or not at all.
+    """
+    return Consumer(
+        client_config(settings)
+        | {
+            # Assigned, never subscribed: the group has one member, which reads everything.
+            "group.id": f"rollouts-{uuid4()}",
+            "enable.auto.commit": "false",
+            "enable.partition.eof": "true",
+            "isolation.level": "read_committed",
+            "log_level": "0",
+        }
+    )
 
 
 def newest_rollout(settings: KafkaSettings, model: str) -> Rollout | None:
@@ -28,16 +46,10 @@ def newest_rollout(settings: KafkaSettings, model: str) -> Rollout | None:
         ServerError: the topic cannot be read.
     """
     newest = None
-    consumer = Consumer(
-        client_config(settings)
-        | {"group.id": f"rollouts-{uuid4()}", "enable.auto.commit": "false", "log_level": "0"}
-    )
-    with closing(consumer):
+    with closing(rollouts_consumer(settings)) as consumer:
         for message in read_all(consumer):
-            try:
-                newest = rollout_in(message, model) or newest
-            except msgspec.DecodeError as error:
-                log.warning("rollout_ignored", offset=message.offset(), error=str(error))
+            found = rollout_message_in(message, model)
+            newest = found if isinstance(found, Rollout) else newest
     return newest
 
 
@@ -47,30 +59,34 @@ def read_all(consumer: Consumer) -> Iterator[Message]:
     Raises:
         ServerError: the topic cannot be read.
     """
-    partition = TopicPartition(ROLLOUTS, 0, OFFSET_BEGINNING)
-    try:
-        # Asked before it reads: between fetches a broker answers half a second later.
-        read, end = consumer.get_watermark_offsets(partition, timeout=ANSWER_S)
-        consumer.assign([partition])
-        while read < end:
-            message = consumer.poll(ANSWER_S)
-            if message is None:
-                raise ServerError(f"topic {ROLLOUTS} cannot be read: no answer in {ANSWER_S:.0f} s")
-            yield message
-            # The position, not the offset: compaction leaves gaps at the end too.
-            (position,) = consumer.position([partition])
-            read = position.offset
-    except KafkaException as error:
-        raise ServerError(f"Kafka: topic {ROLLOUTS}: {error.args[0].str()}") from error
+    consumer.assign([PARTITION])
+    while True:
+        message = consumer.poll(ANSWER_S)
+        if message is None:
+            raise ServerError(f"topic {ROLLOUTS} cannot be read: no answer in {ANSWER_S:.0f} s")
+        if is_end(message):
+            return
+        if (error := message.error()) is not None:
+            raise ServerError(f"Kafka: topic {ROLLOUTS}: {error.str()}")
+        yield message
 
 
-def rollout_in(message: Message, model: str) -> Rollout | None:
-    """What a message says of a model; None if it is of another one, or a tombstone.
+def is_end(message: Message) -> bool:
+    """Whether this says that there is no more for now."""
+    error = message.error()
+    return error is not None and error.code() == KafkaError._PARTITION_EOF  # noqa: SLF001
 
-    Raises:
-        DecodeError: msgspec's, the value is not a rollout.
+
+def rollout_message_in(message: Message, model: str) -> RolloutMessage | None:
+    """What a message says of a model; None if it is of another one, a tombstone, or unreadable.
+
+    What is unreadable is logged, and changes nothing.
     """
-    value = message.value()
-    if message.error() is not None or message.key() != model.encode() or value is None:
+    key, value = message.key(), message.value()
+    if message.error() is not None or key is None or value is None:
         return None
-    return _decoder.decode(value)
+    try:
+        return decode_rollout_message(key.decode(), value, model)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        log.warning("rollout_ignored", offset=message.offset(), error=str(error))
+        return None

@@ -91,11 +91,12 @@ class Answerer:
         routed: dict[str, tuple[Route, list[Request]]] = {}
         unrouted: list[Request] = []
         for request in requests:
-            route = self._routes.route(request.event.user_id)
-            if route is None:
+            routing = self._routes.routing(request.event.user_id)
+            if routing is None:
                 unrouted.append(request)
             else:
-                routed.setdefault(route.version.address, (route, []))[1].append(request)
+                route = routing.shown
+                routed.setdefault(route.version.variant, (route, []))[1].append(request)
         return Batch([self._question(*each) for each in routed.values()], unrouted)
 
     async def answer(self, batch: Batch) -> list[Recommendation]:

@@ -5,17 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from uuid import uuid4
 
-import msgspec
 import structlog
 import xxhash
-from confluent_kafka import Consumer, Message
+from confluent_kafka import Message
 
 from features.errors import HeadwaterError
-from features.events import Rollout, RoutedVersion
-from features.kafka import client_config
-from features.rollouts import read_all, rollout_in
+from features.rollout_messages import LARGEST_SHARE, Rollout, RoutedVersion, Variant
+from features.rollouts import is_end, read_all, rollout_message_in, rollouts_consumer
 from features.settings import KafkaSettings
 from features.vocabulary import FILE_NAME, Vocabulary, read_vocabulary
 
@@ -25,14 +22,31 @@ _POLL_S = 0.2
 
 @dataclass(frozen=True)
 class Route:
-    """A version that takes traffic, with its own vocabulary."""
+    """A version that takes traffic, with its own vocabulary.
+
+    Attributes:
+        rollout_id: of the trial that this is part of; "" for none.
+    """
 
     version: RoutedVersion
     vocabulary: Vocabulary
+    rollout_id: str = ""
+
+
+@dataclass(frozen=True)
+class Routing:
+    """How one person is answered: by whom, and who is asked besides, unseen."""
+
+    shown: Route
+    shadow: Route | None = None
 
 
 class Routes:
     """The routes of one model as the newest rollout says.
+
+    A person's place between 0 and 1 is a hash of person, model and rollout. The canary has the
+    places from 0 on, its baseline those from the middle on: as shares grow people join them, and
+    nobody leaves.
 
     Args:
         model: name of the model.
@@ -42,33 +56,64 @@ class Routes:
     def __init__(self, model: str, load: Callable[[str], Vocabulary] = read_vocabulary) -> None:
         self.model = model
         self._load = load
-        self._routes: tuple[Route, ...] = ()
+        self._routes: dict[str, Route] = {}
+        self._rollout_id = ""
 
-    def route(self, user_id: str) -> Route | None:
-        """The person's route: the same as long as the shares stay; None without any version."""
-        if not self._routes:
+    @property
+    def stable(self) -> Route | None:
+        """The version that a rollout relies on; None without any version."""
+        return self._routes.get(Variant.STABLE)
+
+    def routing(self, user_id: str) -> Routing | None:
+        """How a person is answered: the same as long as the shares stay; None without a version."""
+        stable = self.stable
+        if stable is None:
             return None
-        share = xxhash.xxh3_64_intdigest(f"{self.model}/{user_id}") / 2**64
-        for route in self._routes:
-            share -= route.version.share
-            if share < 0:
-                return route
-        return self._routes[0]
+        if len(self._routes) == 1:
+            return Routing(stable)
+        place = place_of(self.model, self._rollout_id, user_id)
+        if (canary := self._holds(Variant.CANARY, place)) is not None:
+            return Routing(canary)
+        if (baseline := self._holds(Variant.BASELINE, place - LARGEST_SHARE)) is not None:
+            return Routing(baseline)
+        return Routing(stable, self._holds(Variant.SHADOW, place))
+
+    def _holds(self, variant: Variant, place: float) -> Route | None:
+        """The route of a variant, if a place counted from its first one is among its own."""
+        route = self._routes.get(variant)
+        return route if route is not None and 0 <= place < route.version.share else None
 
     def follow(self, rollout: Rollout) -> None:
         """Take over a rollout; vocabularies at hand are kept.
 
         Raises:
-            OSError, ValueError: a vocabulary cannot be read; the routes stay as they are.
+            OSError, ValueError: a vocabulary cannot be read, or no version is stable; the routes
+                stay as they are.
         """
-        known = {route.version.address: route.vocabulary for route in self._routes}
-        self._routes = tuple(
-            Route(version, known.get(version.address) or self._vocabulary(version))
+        if rollout.of(Variant.STABLE) is None:
+            raise ValueError("versions: none is stable: one has to be")
+        known = {route.version.address: route.vocabulary for route in self._routes.values()}
+        routes = {
+            version.variant: Route(
+                version,
+                known.get(version.address) or self._vocabulary(version),
+                rollout.rollout_id,
+            )
             for version in rollout.versions
-        )
+        }
+        self._routes, self._rollout_id = routes, rollout.rollout_id
 
     def _vocabulary(self, version: RoutedVersion) -> Vocabulary:
         return self._load(f"{version.address.rstrip('/')}/{FILE_NAME}")
+
+
+def place_of(model: str, rollout_id: str, user_id: str) -> float:
+    """Where a person stands in a rollout: from 0 up to 1, the same for whoever asks.
+
+    >>> 0 <= place_of("temporal_llm", "r1", "ann") < 1
+    True
+    """
+    return xxhash.xxh3_64_intdigest(f"{model}/{rollout_id}/{user_id}") / 2**64
 
 
 class RolloutFollower:
@@ -82,11 +127,7 @@ class RolloutFollower:
     def __init__(self, settings: KafkaSettings, routes: Routes) -> None:
         self._routes = routes
         self._started = asyncio.Event()
-        self._consumer = Consumer(
-            client_config(settings)
-            # Assigned, never subscribed: each worker reads the whole topic, and commits nothing.
-            | {"group.id": f"headwater-rollouts-{uuid4()}", "enable.auto.commit": "false"}
-        )
+        self._consumer = rollouts_consumer(settings)
 
     async def start(self) -> None:
         """Read what is there, so that the first recommendation has its model.
@@ -106,19 +147,24 @@ class RolloutFollower:
         await self._started.wait()
         while True:
             message = await asyncio.to_thread(self._consumer.poll, _POLL_S)
-            if message is not None:
+            if message is not None and not is_end(message):
                 await asyncio.to_thread(self._take, message)
 
     def _take(self, message: Message) -> None:
         if (failure := message.error()) is not None:
             log.warning("rollouts_unreadable", error=failure.str())
             return
+        rollout = rollout_message_in(message, self._routes.model)
+        if not isinstance(rollout, Rollout):
+            return
         try:
-            rollout = rollout_in(message, self._routes.model)
-            if rollout is None:
-                return
             self._routes.follow(rollout)
-        except (msgspec.DecodeError, OSError, ValueError, HeadwaterError) as error:
+        except (OSError, ValueError, HeadwaterError) as error:
             log.warning("rollout_ignored", offset=message.offset(), error=str(error))
             return
-        log.info("rollout", versions={v.variant: (v.version, v.share) for v in rollout.versions})
+        log.info(
+            "rollout",
+            rollout_id=rollout.rollout_id,
+            state=rollout.state,
+            versions={v.variant: (v.version, v.share) for v in rollout.versions},
+        )

@@ -7,9 +7,10 @@ import time
 from confluent_kafka import Producer
 
 from features.errors import ServerError
-from features.events import Rollout, RoutedVersion, encode
+from features.events import encode
 from features.inputs import MODEL_NAME
 from features.kafka import client_config
+from features.rollout_messages import Rollout, RoutedVersion
 from features.rollouts import newest_rollout
 from features.settings import KafkaSettings
 from features.topics import ROLLOUTS

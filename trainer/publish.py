@@ -12,8 +12,8 @@ from pathlib import Path
 import structlog
 
 from features.errors import DataError, ServerError
-from features.events import Rollout
 from features.inputs import MODEL_NAME
+from features.rollout_messages import Rollout
 from features.rollouts import newest_rollout
 from features.rows import Layout
 from features.settings import KafkaSettings

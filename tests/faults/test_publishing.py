@@ -16,9 +16,9 @@ import pytest
 
 from deploy import local
 from deploy.settings import Settings
-from features.events import Rollout
 from features.inputs import MODEL_NAME
 from features.kafka import ensure_topics
+from features.rollout_messages import Rollout
 from features.rows import Layout
 from features.topics import ROLLOUTS
 from tests.faults.killed_publishers import KEPT

@@ -80,6 +80,7 @@ def recommendation(user: str, number: int = 0) -> Recommendation:
         items=[],
         model_version="1",
         variant="stable",
+        fallback=False,
         event_time=1,
         produced_time=2,
     )

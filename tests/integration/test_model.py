@@ -12,8 +12,8 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 from deploy.settings import Settings
 from features import inputs
 from features.errors import ServerError
-from features.events import Rollout
 from features.kafka import client_config, ensure_topics
+from features.rollout_messages import Rollout
 from features.rows import Layout, UserRow
 from features.topics import ROLLOUTS
 from features.vocabulary import Vocabulary

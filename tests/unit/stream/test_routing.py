@@ -4,60 +4,94 @@ from __future__ import annotations
 
 import pytest
 
-from features.events import Rollout, RoutedVersion
+from features.rollout_messages import Rollout, RoutedVersion
 from features.vocabulary import Vocabulary
-from stream.routing import Routes
+from stream.routing import Routes, Routing
+
+PEOPLE = [f"u{n}" for n in range(4000)]
 
 
-def rollout(**shares: float) -> Rollout:
+def rollout(rollout_id: str = "r1", **shares: float) -> Rollout:
     versions = [
         RoutedVersion(version=at, variant=name, share=share, address=f"memory://{name}")
         for at, (name, share) in enumerate(shares.items(), 1)
     ]
-    return Rollout(model="m", versions=versions, time=1_700_000_000_000)
+    return Rollout(model="m", versions=versions, time=1_700_000_000_000, rollout_id=rollout_id)
 
 
 def routes() -> Routes:
     return Routes("m", load=lambda address: Vocabulary([address]))
 
 
-def variant(found: Routes, user_id: str) -> str:
-    route = found.route(user_id)
+def routing(found: Routes, user_id: str) -> Routing:
+    route = found.routing(user_id)
     assert route
-    return route.version.variant
+    return route
+
+
+def variants(found: Routes) -> dict[str, str]:
+    return {user: routing(found, user).shown.version.variant for user in PEOPLE}
 
 
 def test_without_a_rollout_there_is_no_route() -> None:
-    assert routes().route("u") is None
+    assert routes().routing("u") is None
 
 
-def test_a_person_keeps_the_variant_and_shares_hold() -> None:
+def test_shares_hold_and_a_restarted_worker_deals_alike() -> None:
+    dealt = []
+    for worker in (routes(), routes()):
+        worker.follow(rollout(stable=0.5, canary=0.25, baseline=0.25))
+        dealt.append(variants(worker))
+    assert dealt[0] == dealt[1]
+    named = list(dealt[0].values())
+    assert all(0.22 < named.count(name) / len(named) < 0.28 for name in ("canary", "baseline"))
+
+
+def test_nobody_leaves_a_variant_while_shares_grow() -> None:
     found = routes()
-    found.follow(rollout(canary=0.25, stable=0.75))
-    people = [f"u{n}" for n in range(4000)]
-    first = [variant(found, user) for user in people]
-    assert first == [variant(found, user) for user in people]
-    assert 0.22 < first.count("canary") / len(people) < 0.28
+    before: dict[str, str] = {}
+    for share in (0.01, 0.05, 0.25, 0.5):
+        found.follow(rollout(stable=1 - 2 * share, canary=share, baseline=share))
+        now = variants(found)
+        assert all(now[u] == v for u, v in before.items() if v != "stable")
+        before = now
+    assert set(before.values()) == {"canary", "baseline"}
 
 
-def test_nobody_leaves_the_canary_when_its_share_grows() -> None:
+def test_another_rollout_deals_anew() -> None:
     found = routes()
-    people = [f"u{n}" for n in range(1000)]
-    found.follow(rollout(canary=0.1, stable=0.9))
-    early = {user for user in people if variant(found, user) == "canary"}
-    found.follow(rollout(canary=0.5, stable=0.5))
-    late = {user for user in people if variant(found, user) == "canary"}
-    assert early < late
+    people = []
+    for name in ("r1", "r2"):
+        found.follow(rollout(name, stable=0, canary=0.5, baseline=0.5))
+        people.append({u for u, v in variants(found).items() if v == "canary"})
+    both = len(people[0] & people[1]) / len(PEOPLE)
+    assert 0.2 < both < 0.3
+
+
+def test_a_shadow_is_asked_of_its_share_and_never_shown() -> None:
+    found = routes()
+    found.follow(rollout(stable=1, shadow=0.2))
+    asked = [user for user in PEOPLE if routing(found, user).shadow]
+    assert set(variants(found).values()) == {"stable"}
+    assert 0.17 < len(asked) / len(PEOPLE) < 0.23
 
 
 def test_a_version_whose_vocabulary_cannot_be_read_changes_nothing() -> None:
     def load(address: str) -> Vocabulary:
-        if "broken" in address:
+        if "canary" in address:
             raise OSError(address)
         return Vocabulary(["a"])
 
     found = Routes("m", load)
     found.follow(rollout(stable=1.0))
-    with pytest.raises(OSError, match="broken"):
-        found.follow(rollout(broken=1.0))
-    assert variant(found, "u") == "stable"
+    with pytest.raises(OSError, match="canary"):
+        found.follow(rollout(stable=0.5, canary=0.5))
+    assert set(variants(found).values()) == {"stable"}
+
+
+def test_a_rollout_without_a_stable_version_changes_nothing() -> None:
+    found = routes()
+    found.follow(rollout(stable=1.0))
+    with pytest.raises(ValueError, match="stable"):
+        found.follow(rollout(canary=0.5))
+    assert set(variants(found).values()) == {"stable"}

@@ -1,0 +1,178 @@
+"""What travels on the compacted topic `rollouts`: who gets which version, and how it came to that.
+
+A message of each kind has a key of its own kind, so that compaction keeps what it should:
+
+    MODEL                             `Rollout`: which versions take traffic; the newest counts
+    MODEL/history/ROLLOUT/SEQUENCE    `RolloutStep`: one step of a rollout and what it was taken on
+    MODEL/command/COMMAND             `RolloutCommand`: what somebody asks of the controller
+    MODEL/answer/COMMAND              `RolloutAnswer`: what became of it
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, Struct
+
+from features.events import Id, TimestampMs
+
+# Of everyone, at most: as many people see the baseline.
+LARGEST_SHARE = 0.5
+_ROUNDING = 1e-6
+
+
+class Variant(StrEnum):
+    """What a person's version is to a rollout."""
+
+    STABLE = "stable"
+    CANARY = "canary"
+    BASELINE = "baseline"
+    SHADOW = "shadow"
+
+
+class RolloutState(StrEnum):
+    """Where a rollout stands; `stable` is said of a version that nobody tries out."""
+
+    STABLE = "stable"
+    SHADOW = "shadow"
+    RUNNING = "running"
+    HOLDING = "holding"
+    PAUSED = "paused"
+    PROMOTED = "promoted"
+    ROLLED_BACK = "rolled_back"
+
+
+class Action(StrEnum):
+    """What can be asked of a rollout."""
+
+    START = "start"
+    PROMOTE = "promote"
+    ROLLBACK = "rollback"
+    PAUSE = "pause"
+    RESUME = "resume"
+
+
+class RoutedVersion(Struct, frozen=True, kw_only=True):
+    """One version of a model and the share of people who get it.
+
+    `address` names its folder (with its vocabulary) for any fsspec file system. The version of
+    variant `shadow` is asked for that share of people, and its answer is not shown.
+    """
+
+    version: Annotated[int, Meta(ge=1)]
+    variant: Annotated[str, Meta(min_length=1, max_length=64)]
+    share: Annotated[float, Meta(ge=0, le=1)]
+    address: Annotated[str, Meta(min_length=1)]
+
+
+class Rollout(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Which versions of a model take traffic; the newest message of a model counts.
+
+    `rollout_id` names the trial of a version: whoever follows deals people into variants by it.
+    """
+
+    model: Id
+    versions: Annotated[list[RoutedVersion], Meta(min_length=1)]
+    state: RolloutState = RolloutState.STABLE
+    time: TimestampMs
+    rollout_id: Annotated[str, Meta(max_length=256)] = ""
+    sequence: Annotated[int, Meta(ge=0)] = 0
+
+    def __post_init__(self) -> None:
+        names = [each.variant for each in self.versions]
+        if len(set(names)) < len(names):
+            raise ValueError(f"versions: variants {names}: each may stand once")
+        shown = sum(each.share for each in self.versions if each.variant != Variant.SHADOW)
+        if shown > 1 + _ROUNDING:
+            raise ValueError(f"versions: shares add up to {shown:.0%}: at most 100 %")
+        for each in self.versions:
+            if each.variant in (Variant.CANARY, Variant.BASELINE) and each.share > LARGEST_SHARE:
+                raise ValueError(
+                    f"versions: share {each.share:.0%} of {each.variant}: at most "
+                    f"{LARGEST_SHARE:.0%}"
+                )
+
+    def of(self, variant: str) -> RoutedVersion | None:
+        """The version of a variant."""
+        return next((each for each in self.versions if each.variant == variant), None)
+
+
+class RolloutStep(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One step of a rollout: what it led to, who took it and why, and what it was taken on.
+
+    Attributes:
+        rollout: as it stands after the step.
+        actor: `controller`, or the name of who asked for it.
+        state: of the decision, after the step.
+        inputs: the state before, the figures and the rules; deciding again gives the same.
+    """
+
+    rollout: Rollout
+    actor: Annotated[str, Meta(min_length=1, max_length=256)]
+    reason: str
+    command_id: str = ""
+    state: dict[str, Any] = {}
+    inputs: dict[str, Any] = {}
+
+
+class RolloutCommand(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What somebody asks of the controller; `signature` shows that they have the admin token."""
+
+    command_id: Id
+    model: Id
+    action: Action
+    actor: Annotated[str, Meta(min_length=1, max_length=256)]
+    reason: Annotated[str, Meta(min_length=1, max_length=1024)]
+    time: TimestampMs
+    version: Annotated[int, Meta(ge=1)] | None = None
+    address: Annotated[str, Meta(min_length=1)] | None = None
+    signature: str = ""
+
+
+class RolloutAnswer(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What became of a command; one that is refused changes nothing."""
+
+    command_id: Id
+    accepted: bool
+    reason: str
+    time: TimestampMs
+
+
+def history_key(rollout: Rollout) -> str:
+    """The key of the step that led to this."""
+    return f"{rollout.model}/history/{rollout.rollout_id}/{rollout.sequence:06}"
+
+
+def command_key(model: str, command_id: str) -> str:
+    """The key of a command."""
+    return f"{model}/command/{command_id}"
+
+
+def answer_key(model: str, command_id: str) -> str:
+    """The key of its answer."""
+    return f"{model}/answer/{command_id}"
+
+
+_KINDS: dict[str, msgspec.json.Decoder[Any]] = {
+    "": msgspec.json.Decoder(Rollout),
+    "history": msgspec.json.Decoder(RolloutStep),
+    "command": msgspec.json.Decoder(RolloutCommand),
+    "answer": msgspec.json.Decoder(RolloutAnswer),
+}
+RolloutMessage = Rollout | RolloutStep | RolloutCommand | RolloutAnswer
+
+
+def decode_rollout_message(key: str, value: bytes, model: str) -> RolloutMessage | None:
+    """A message of the topic; None if it is of another model, or of a kind not known here.
+
+    Raises:
+        msgspec.DecodeError: the value breaks the contract; names the field.
+    """
+    if key != model and not key.startswith(f"{model}/"):
+        return None
+    kind = key[len(model) + 1 :].split("/", 1)[0]
+    decoder = _KINDS.get(kind)
+    message: RolloutMessage | None = decoder.decode(value) if decoder else None
+    return message
