@@ -67,6 +67,7 @@ class Table:
 USERS = Table(definitions.user_activity, definitions.user)
 CATALOGUE = Table(definitions.item_catalogue, definitions.item)
 TRENDING = Table(definitions.trending, definitions.source)
+FEEDBACK = Table(definitions.rollout_feedback, definitions.trial)
 
 
 @lru_cache

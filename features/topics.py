@@ -34,8 +34,8 @@ Hash = NewType("Hash", int)
 class Topic:
     """A topic as it is created.
 
-    `LogAppendTime` where a message's time is checked: the broker's clock decides what lies in the
-    future, so that a replay decides alike.
+    `LogAppendTime` where a message's time decides something, so that a replay decides alike: what
+    lies in the future, and what was recommended before a click.
     """
 
     name: str
@@ -50,7 +50,7 @@ TOPICS = (
     Topic(CLICKS, True, _ARRIVAL | {"retention.ms": str(30 * _DAY_MS)}),
     Topic(PURCHASES, True, _ARRIVAL | {"retention.ms": str(30 * _DAY_MS)}),
     Topic(ITEMS, True, {"cleanup.policy": "compact"}),
-    Topic(RECOMMENDATIONS, True, {"retention.ms": str(_DAY_MS)}),
+    Topic(RECOMMENDATIONS, True, _ARRIVAL | {"retention.ms": str(_DAY_MS)}),
     Topic(
         DEAD_LETTERS,
         False,

@@ -29,6 +29,13 @@ source = Entity(
     description="One partition of a topic of clicks or purchases.",
 )
 
+trial = Entity(
+    name="trial",
+    join_keys=["trial"],
+    value_type=ValueType.STRING,
+    description="A rollout and one partition of the topics: rollout_id/partition.",
+)
+
 
 def item_sources(partitions: int) -> list[str]:
     """Names of the columns of `item_popularity`: one a topic and partition."""
@@ -111,4 +118,22 @@ trending = _view(
         Field(name="offsets", dtype=Array(Int64)),
     ],
     "The items that one source made most popular: a short list per writer, made from item rows.",
+)
+
+rollout_feedback = _view(
+    "rollout_feedback",
+    trial,
+    [
+        Field(name="variants", dtype=Array(String)),
+        Field(name="shown", dtype=Array(Float64)),
+        Field(name="reward", dtype=Array(Float64)),
+        Field(name="counts", dtype=Array(Int64)),
+        Field(name="latencies", dtype=Array(Int64)),
+        Field(name="scores", dtype=Array(Int64)),
+        Field(name="items", dtype=Bytes),
+        Field(name="until_ms", dtype=Int64),
+        Field(name="offsets", dtype=Array(Int64)),
+    ],
+    "What feedback says of a rollout's variants, one after another: by bucket of people "
+    "recommendations and reward, then counts, and what is counted in bins.",
 )
