@@ -28,8 +28,8 @@ from bench.rollout_runs import (
     simulated,
 )
 from bench.rollout_world import TICK_S, Population
-from deploy.rollout.decision import Status
 from deploy.rollout.settings import RolloutSettings
+from features.rollout_messages import RolloutState
 
 CHANGES = (-0.20, -0.05, 0.0, 0.05, 0.20)
 # What a fixed sample is made for.
@@ -90,8 +90,8 @@ def figures(outcomes: Mapping[str, Sequence[Outcome]], looked: Sequence[Looked])
 
     repeated = alarms(np.any)
     return {
-        "promoted": each(lambda ended: _share(ended, Status.PROMOTED)),
-        "rolled_back": each(lambda ended: _share(ended, Status.ROLLED_BACK)),
+        "promoted": each(lambda ended: _share(ended, RolloutState.PROMOTED)),
+        "rolled_back": each(lambda ended: _share(ended, RolloutState.ROLLED_BACK)),
         "samples": each(lambda ended: float(np.median([one.shown for one in ended]))),
         "hours": each(lambda ended: float(np.median([one.ticks for one in ended]))),
         "exposure": each(lambda ended: float(np.mean([one.share for one in ended]))),
@@ -102,7 +102,7 @@ def figures(outcomes: Mapping[str, Sequence[Outcome]], looked: Sequence[Looked])
     }
 
 
-def _share(ended: Sequence[Outcome], status: Status) -> float:
+def _share(ended: Sequence[Outcome], status: RolloutState) -> float:
     return float(np.mean([one.status is status for one in ended]))
 
 

@@ -11,12 +11,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from bench.rollout_runs import ALPHA, MANN_WHITNEY, Z_TEST, Looked, Outcome
-from deploy.rollout.decision import Status
+from features.rollout_messages import RolloutState
 
 # Colours that people with any colour vision tell apart: M. Okabe, K. Ito, "Color Universal Design".
 _COLORS = {
-    Status.PROMOTED: "#009E73",
-    Status.ROLLED_BACK: "#D55E00",
+    RolloutState.PROMOTED: "#009E73",
+    RolloutState.ROLLED_BACK: "#D55E00",
     MANN_WHITNEY: "#CC79A7",
     Z_TEST: "#0072B2",
 }
@@ -46,7 +46,7 @@ def _ends(axes: Axes, outcomes: Mapping[str, Sequence[Outcome]]) -> None:
     for at, ended in enumerate(outcomes.values()):
         hours = np.array([one.ticks for one in ended])
         beside = at + np.linspace(-0.3, 0.3, len(ended))
-        for status in (Status.PROMOTED, Status.ROLLED_BACK):
+        for status in (RolloutState.PROMOTED, RolloutState.ROLLED_BACK):
             mine = np.array([one.status is status for one in ended])
             label = None if status in drawn or not mine.any() else status.replace("_", " ")
             drawn |= {status} if label else set()

@@ -14,9 +14,10 @@ import numpy.typing as npt
 from scipy.stats import mannwhitneyu, norm
 
 from bench.rollout_world import TICK_S, Population, Variants
-from deploy.rollout.decision import Figures, Health, Status, begun, decide
+from deploy.rollout.decision import Figures, Health, begun, decide
 from deploy.rollout.evidence import Effect, Floats, effect
 from deploy.rollout.settings import RolloutSettings
+from features.rollout_messages import RolloutState
 
 WELL = Health(requests=0, errors=0, fallbacks=0, p99_ms=50.0, coverage=1000)
 # Of the tests that are compared with, two-sided.
@@ -36,7 +37,7 @@ class Outcome:
             the canary; all that come after a promotion included.
     """
 
-    status: Status
+    status: RolloutState
     reason: str
     ticks: int
     shown: float
@@ -57,7 +58,7 @@ def simulated(
         state, reason, shown = decided.state, decided.reason, float(canary.shown.sum())
     ticks_at_most = rules.give_up_s / TICK_S
     after = variants.requests * (ticks_at_most - ticks)
-    seen = shown + (after if state.status is Status.PROMOTED else 0.0)
+    seen = shown + (after if state.status is RolloutState.PROMOTED else 0.0)
     return Outcome(state.status, reason, ticks, shown, seen / (variants.requests * ticks_at_most))
 
 

@@ -9,9 +9,11 @@ import typer
 from deploy.commands import (
     backfill,
     config,
+    controller,
     demo,
     evaluate,
     replay,
+    rollout,
     schema,
     servers,
     train,
@@ -39,12 +41,14 @@ app.command("config")(config.config)
 app.command("demo")(demo.demo)
 app.command("worker")(worker.worker)
 app.command("trainer")(trainer.trainer)
+app.command("controller")(controller.controller)
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("tune")(tune.tune)
 app.command("schema")(schema.schema)
 app.command("replay")(replay.replay)
 app.command("backfill")(backfill.backfill)
+app.add_typer(rollout.app, name="rollout")
 app.add_typer(windows.app, name="windows")
 
 

@@ -21,6 +21,7 @@ from pydantic_settings import (
 )
 
 from deploy import settings_text
+from deploy.rollout.settings import RolloutSettings
 from deploy.settings_text import DELIMITER, PREFIX
 from features.errors import SettingsError
 from features.settings import (
@@ -97,6 +98,7 @@ class Settings(BaseSettings):
     fine_tune: FineTuneSettings = FineTuneSettings()
     windows: WindowSettings = WindowSettings()
     gate: GateSettings = GateSettings()
+    rollout: RolloutSettings = RolloutSettings()
     local: LocalSettings = Field(default_factory=LocalSettings)
     model_repository: Folder = Field(
         default_factory=_default_model_repository, validate_default=True

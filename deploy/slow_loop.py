@@ -8,14 +8,26 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
+from functools import partial
 
 import structlog
 
+from deploy.rollout.decision import RefusedError
+from deploy.rollout.requests import ask
+from deploy.rollout.settings import RolloutSettings
 from deploy.settings import Settings
 from deploy.training import model_server
+from features.errors import SettingsError
+from features.inputs import MODEL_NAME
+from features.rollout_messages import Action
 from features.rows import Layout
+from features.settings import KafkaSettings
 from trainer.catalogue import Catalogue
 from trainer.language import language_model
+from trainer.live import NotTakenError, announce
+from trainer.publish import Released, Version
+from trainer.repository import announced
+from trainer.settings import Release
 from trainer.slow_loop import Rules, Serving, SlowLoop, Step
 from trainer.stopwatch import Stopwatch
 from trainer.windows.manifest import Manifest
@@ -23,6 +35,7 @@ from trainer.windows.store import WindowStore
 from trainer.windows.writer import WindowWriter
 
 WAIT_S = 0.2
+TRAINER = "trainer"
 log = structlog.get_logger()
 
 
@@ -55,11 +68,45 @@ def slow_loop(settings: Settings, stop: threading.Event) -> Iterator[Step]:
 def _loop(settings: Settings, store: WindowStore) -> SlowLoop:
     return SlowLoop(
         store,
-        Serving(settings.model_repository, model_server(settings), settings.kafka),
+        Serving(
+            settings.model_repository, model_server(settings), settings.kafka, release(settings)
+        ),
         Rules(settings.trainer, settings.fine_tune, settings.gate),
         Layout(settings.features),
         language_model(settings.trainer.language_model, settings.local.cache_dir),
     )
+
+
+def release(settings: Settings) -> Released:
+    """How versions come to people, as the settings say.
+
+    Raises:
+        SettingsError: a rollout would have to be started without the admin token.
+    """
+    if settings.trainer.release is Release.EVERYONE:
+        return announce
+    if settings.rollout.admin_token is None:
+        raise SettingsError(
+            "trainer.release = 'canary': starts rollouts, which needs the admin token: set "
+            "rollout.admin_token"
+        )
+    return partial(_try_out, settings.rollout)
+
+
+def _try_out(rules: RolloutSettings, version: Version, kafka: KafkaSettings) -> None:
+    """Ask the controller to try a version out.
+
+    Raises:
+        NotTakenError: it refuses.
+        ServerError: Kafka does not answer, or no controller does.
+    """
+    reason = f"version {version.number} has passed the gate"
+    number, address = version.number, version.address
+    try:
+        ask(kafka, rules, MODEL_NAME, Action.START, TRAINER, reason, number, address)
+    except RefusedError as error:
+        raise NotTakenError(str(error)) from error
+    announced(version)
 
 
 def _told(step: Step, before: dict[str, float]) -> Step:

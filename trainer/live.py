@@ -6,11 +6,11 @@ import time
 
 from confluent_kafka import Producer
 
-from features.errors import ServerError
+from features.errors import HeadwaterError, ServerError
 from features.events import encode
 from features.inputs import MODEL_NAME
 from features.kafka import client_config
-from features.rollout_messages import Rollout, RoutedVersion
+from features.rollout_messages import Rollout, RolloutState, RoutedVersion
 from features.rollouts import newest_rollout
 from features.settings import KafkaSettings
 from features.topics import ROLLOUTS
@@ -18,6 +18,16 @@ from trainer.repository import Version, announced
 
 STABLE = "stable"
 ANNOUNCE_TIMEOUT_S = 15.0
+_UNDECIDED = (
+    RolloutState.SHADOW,
+    RolloutState.RUNNING,
+    RolloutState.HOLDING,
+    RolloutState.PAUSED,
+)
+
+
+class NotTakenError(HeadwaterError):
+    """Nobody gets a version to see: it is refused."""
 
 
 def live_version(kafka: KafkaSettings) -> int | None:
@@ -34,6 +44,16 @@ def stable_of(rollout: Rollout) -> int:
     """The version that a rollout relies on; others have a share to be tried."""
     chosen = max(rollout.versions, key=lambda each: (each.variant == STABLE, each.share))
     return chosen.version
+
+
+def undecided(kafka: KafkaSettings) -> str:
+    """The rollout that has no verdict yet; "" where none is under way.
+
+    Raises:
+        ServerError: Kafka does not answer.
+    """
+    rollout = newest_rollout(kafka, MODEL_NAME)
+    return rollout.rollout_id if rollout and rollout.state in _UNDECIDED else ""
 
 
 def announce(version: Version, kafka: KafkaSettings) -> None:

@@ -6,7 +6,7 @@ and only then announced. What a dead trainer left is finished or removed: docs/d
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import structlog
@@ -20,7 +20,7 @@ from features.settings import KafkaSettings
 from trainer import checkpoint
 from trainer.drafts import CONFIG, GRAPH, Draft, drafted, write_version
 from trainer.first_model import Trained
-from trainer.live import announce, live_version, stable_of
+from trainer.live import NotTakenError, announce, live_version, stable_of
 from trainer.model_server import AwayError, ModelServer, Triton
 from trainer.repository import (
     Version,
@@ -52,6 +52,9 @@ __all__ = [
 ]
 log = structlog.get_logger()
 
+# Brings a version that is up to people.
+Released = Callable[[Version, KafkaSettings], None]
+
 
 def publish(
     trained: Trained,
@@ -81,10 +84,15 @@ def go_live(
     kafka: KafkaSettings,
     layout: Layout,
     settings: TrainerSettings,
+    release: Released = announce,
 ) -> None:
     """Load a version, announce it to everyone, and remove what is no longer needed.
 
+    Args:
+        release: what brings it to people, if not to everyone.
+
     Raises:
+        NotTakenError: nobody is to get it; it is removed.
         AwayError: Triton does not answer for so long; `recover` goes on from there.
         ServerError: Kafka does not, likewise; or Triton cannot load the version, or answers
             otherwise than the graph: then it is removed.
@@ -98,8 +106,12 @@ def go_live(
         except ServerError:
             _discard(version, server, settings)
             raise
-        retrying(settings.publish_retry_s, ServerError)(announce, version, kafka)
-        log.info("version_live", version=version.number)
+        try:
+            retrying(settings.publish_retry_s, ServerError)(release, version, kafka)
+        except NotTakenError:
+            _discard(version, server, settings)
+            raise
+        log.info("version_released", version=version.number)
         try:
             retire(version.repository, server, kafka, settings)
         except (ServerError, DataError, OSError) as error:
@@ -128,6 +140,7 @@ def recover(
     kafka: KafkaSettings,
     layout: Layout,
     settings: TrainerSettings,
+    release: Released = announce,
 ) -> Version | None:
     """Go on from wherever the last trainer ended, and give the version that is live then.
 
@@ -147,8 +160,11 @@ def recover(
                 _settle(version, rollout, server, settings)
         if due:
             log.info("publishing_goes_on", version=due.number)
-            go_live(due, server, kafka, layout, settings)
-            return due
+            try:
+                go_live(due, server, kafka, layout, settings, release)
+            except NotTakenError as error:
+                log.warning("version_not_taken", version=due.number, reason=str(error))
+            rollout = newest_rollout(kafka, MODEL_NAME)
         live = version_of(repository, stable_of(rollout)) if rollout else None
         if live is None or not live.folder.is_dir():
             return None

@@ -47,6 +47,13 @@ class Tuning(StrEnum):
     WHOLE = "whole"
 
 
+class Release(StrEnum):
+    """How a version that passed the gate comes to people."""
+
+    EVERYONE = "everyone"
+    CANARY = "canary"
+
+
 class FineTuned(StrEnum):
     """What of a live version learns from a window; what is counted is renewed in any case."""
 
@@ -183,6 +190,11 @@ class TrainerSettings(Section):
     )
     tensorboard_dir: str = Field(
         "", description="folder for TensorBoard's curves, one in it for each run; empty for none"
+    )
+    release: Release = Field(
+        Release.EVERYONE,
+        description="everyone gets a version that passed the gate, or (canary) a rollout tries it "
+        "out first: then windows wait for its end, and a controller has to run",
     )
     keep_versions: Annotated[int, Field(ge=2)] = Field(
         5, description="so many versions are kept; older ones are removed once a new one is live"

@@ -31,9 +31,9 @@ from trainer.history import History
 from trainer.incremental import fine_tune, held_of, parent
 from trainer.language import LanguageModel
 from trainer.left_out import LeftOut
-from trainer.live import live_version
+from trainer.live import NotTakenError, announce, live_version, undecided
 from trainer.model_server import ModelServer
-from trainer.publish import go_live, recover
+from trainer.publish import Released, go_live, recover
 from trainer.repository import Version, version_numbers
 from trainer.retrying import retrying
 from trainer.settings import FineTuneSettings, GateSettings, TrainerSettings
@@ -48,11 +48,16 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True)
 class Serving:
-    """Where versions go: their folder, Triton, and Kafka's `rollouts`."""
+    """Where versions go: their folder, Triton, and Kafka's `rollouts`.
+
+    Attributes:
+        release: what brings a version that is up to people.
+    """
 
     repository: Path
     server: ModelServer
     kafka: KafkaSettings
+    release: Released = announce
 
 
 @dataclass(frozen=True)
@@ -69,7 +74,7 @@ class Step:
     """What became of some windows.
 
     Attributes:
-        version: the one that takes traffic now; None where the one before goes on.
+        version: the one that takes traffic now, or is tried out; None where the one before goes on.
         verdict: None where there was nothing to judge.
         reason: why there is no new version, "" where there is one.
         seconds: that each stage took, in their order.
@@ -152,6 +157,9 @@ class SlowLoop:
             for number in numbers:
                 self._read(number)
             windows = self._not_learned()
+            if name := undecided(self._serving.kafka):
+                reason = f"rollout {name} has no verdict yet: windows wait for it"
+                return Step(windows, None, None, reason, clock.seconds)
         try:
             slices = self._slices()
         except DataError as error:
@@ -167,12 +175,13 @@ class SlowLoop:
         try:
             with clock.stage("go live"):
                 self._go_live(version)
-        except ServerError as error:
+        except (ServerError, NotTakenError) as error:
             if version.folder.is_dir():
                 # It is whole: who starts next goes on with it.
                 raise
             return Step(windows, None, found, str(error), clock.seconds)
-        self._live = _Live(version, candidate)
+        if self._serving.release is announce:
+            self._live = _Live(version, candidate)
         return Step(windows, version, found, "", clock.seconds)
 
     def _pass_over(self, windows: Sequence[int], found: Verdict) -> None:
@@ -194,7 +203,14 @@ class SlowLoop:
 
     def _recovered(self) -> Version:
         serving, trainer = self._serving, self._rules.trainer
-        version = recover(serving.repository, serving.server, serving.kafka, self._layout, trainer)
+        version = recover(
+            serving.repository,
+            serving.server,
+            serving.kafka,
+            self._layout,
+            trainer,
+            serving.release,
+        )
         if version is None:
             raise DataError(
                 f"{serving.repository}: no version is live that could learn from windows: train a "
@@ -300,7 +316,14 @@ class SlowLoop:
 
     def _go_live(self, version: Version) -> None:
         serving = self._serving
-        go_live(version, serving.server, serving.kafka, self._layout, self._rules.trainer)
+        go_live(
+            version,
+            serving.server,
+            serving.kafka,
+            self._layout,
+            self._rules.trainer,
+            serving.release,
+        )
 
 
 def _metrics(found: Verdict) -> dict[str, float]:

@@ -6,19 +6,15 @@ Kafka and Triton are elsewhere. The same state, figures and rules always give th
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from enum import StrEnum
 
 from deploy.rollout.evidence import Effect, Tally, effect
 from deploy.rollout.settings import RolloutSettings
+from features.errors import HeadwaterError
+from features.rollout_messages import Action, RolloutState
 
 
-class Status(StrEnum):
-    """Where a rollout stands."""
-
-    RUNNING = "running"
-    HOLDING = "holding"
-    PROMOTED = "promoted"
-    ROLLED_BACK = "rolled_back"
+class RefusedError(HeadwaterError):
+    """What was asked for cannot be done to this rollout."""
 
 
 @dataclass(frozen=True)
@@ -29,22 +25,54 @@ class State:
         step: which of the steps it is at.
         started_s: when it began.
         step_since_s: when its share grew last.
+        resumes: what it goes on with after a pause.
     """
 
     step: int
     started_s: float
     step_since_s: float
-    status: Status = Status.RUNNING
+    status: RolloutState = RolloutState.RUNNING
+    resumes: RolloutState = RolloutState.RUNNING
 
     @property
     def ended(self) -> bool:
         """Whether there is nothing more to decide."""
-        return self.status in (Status.PROMOTED, Status.ROLLED_BACK)
+        return self.status in (RolloutState.PROMOTED, RolloutState.ROLLED_BACK)
 
 
-def begun(now_s: float) -> State:
-    """At the first step."""
-    return State(0, now_s, now_s)
+def begun(now_s: float, *, shadow: bool = False) -> State:
+    """At the first step, or before it, in the shadow."""
+    return State(0, now_s, now_s, RolloutState.SHADOW if shadow else RolloutState.RUNNING)
+
+
+def steered(state: State, action: Action, now_s: float) -> State:
+    """The next state as somebody asks for it.
+
+    Raises:
+        RefusedError: it cannot be asked for now.
+    """
+    possible = {
+        Action.PROMOTE: True,
+        Action.ROLLBACK: True,
+        Action.PAUSE: state.status is not RolloutState.PAUSED,
+        Action.RESUME: state.status is RolloutState.PAUSED,
+    }
+    if state.ended or not possible.get(action):
+        raise RefusedError(f"{action}: the rollout is {state.status}")
+    match action:
+        case Action.PAUSE:
+            shadow = state.status is RolloutState.SHADOW
+            return replace(
+                state,
+                status=RolloutState.PAUSED,
+                resumes=RolloutState.SHADOW if shadow else RolloutState.RUNNING,
+            )
+        case Action.RESUME:
+            return replace(state, status=state.resumes, step_since_s=now_s)
+        case Action.PROMOTE:
+            return replace(state, status=RolloutState.PROMOTED)
+        case _:
+            return replace(state, status=RolloutState.ROLLED_BACK)
 
 
 @dataclass(frozen=True)
@@ -86,7 +114,7 @@ class Decision:
     """What was decided, and why, for the history.
 
     Attributes:
-        effect: None while one of the variants has earned nothing.
+        effect: None while the baseline has earned nothing.
     """
 
     state: State
@@ -97,14 +125,19 @@ class Decision:
 def decide(state: State, seen: Figures, rules: RolloutSettings) -> Decision:
     """The next state. One that has ended stays as it is.
 
-    A guard takes back at once. Then the sequential test: worse than the baseline is taken back, not
-    worse than the margin at the last step is promoted; in between the share grows as far as the
-    worst that is still possible is bearable.
+    A guard takes back at once, be it paused. In the shadow that is all: what nobody sees earns
+    nothing. Then the sequential test: worse than the baseline is taken back, not worse than the
+    margin at the last step is promoted; in between the share grows as far as the worst that is
+    still possible is bearable.
     """
     if state.ended:
         return Decision(state, f"has ended: {state.status}", None)
     if broken := broken_guard(seen, rules):
-        return _ended(state, Status.ROLLED_BACK, broken, None)
+        return _ended(state, RolloutState.ROLLED_BACK, broken, None)
+    if state.status is RolloutState.PAUSED:
+        return Decision(state, "paused", None)
+    if state.status is RolloutState.SHADOW:
+        return _in_the_shadow(state, seen, rules)
     found = effect(seen.canary, seen.baseline)
     shown = min(seen.canary.shown.sum(), seen.baseline.shown.sum())
     if found and shown >= rules.min_shown:
@@ -139,19 +172,28 @@ def _rate(count: int, of: Health) -> float:
     return count / of.requests if of.requests else 0.0
 
 
+def _in_the_shadow(state: State, seen: Figures, rules: RolloutSettings) -> Decision:
+    asked, lasted_s = seen.canary_health.requests, seen.now_s - state.started_s
+    if asked >= rules.min_requests and lasted_s >= rules.shadow_s:
+        shown = replace(state, step_since_s=seen.now_s, status=RolloutState.RUNNING)
+        reason = f"shown to {rules.steps[0]:.0%}: answered {asked} requests unseen"
+        return Decision(shown, reason, None)
+    return _waiting(state, seen.now_s, None, rules)
+
+
 def _on_evidence(state: State, now_s: float, found: Effect, rules: RolloutSettings) -> Decision:
     best, worst = found.upper(rules.false_rollback), found.lower(rules.false_promotion)
     if best < 0:
-        return _ended(state, Status.ROLLED_BACK, f"worse: {_range(worst, best)}", found)
+        return _ended(state, RolloutState.ROLLED_BACK, f"worse: {_range(worst, best)}", found)
     if now_s - state.step_since_s < rules.min_step_s:
         return _waiting(state, now_s, found, rules)
     if state.step == len(rules.steps) - 1:
         if worst > -rules.margin:
-            return _ended(state, Status.PROMOTED, f"no worse: {_range(worst, best)}", found)
+            return _ended(state, RolloutState.PROMOTED, f"no worse: {_range(worst, best)}", found)
         return _waiting(state, now_s, found, rules)
     share = rules.steps[state.step + 1]
     if worst * share > -rules.max_harm:
-        grown = replace(state, step=state.step + 1, step_since_s=now_s, status=Status.RUNNING)
+        grown = replace(state, step=state.step + 1, step_since_s=now_s, status=RolloutState.RUNNING)
         return Decision(grown, f"grows to {share:.0%}: {_range(worst, best)}", found)
     return _waiting(state, now_s, found, rules)
 
@@ -159,13 +201,13 @@ def _on_evidence(state: State, now_s: float, found: Effect, rules: RolloutSettin
 def _waiting(state: State, now_s: float, found: Effect | None, rules: RolloutSettings) -> Decision:
     """There is no verdict yet: how long there has been none."""
     if now_s - state.started_s >= rules.give_up_s:
-        return _ended(state, Status.ROLLED_BACK, "no verdict in time", found)
-    if now_s - state.step_since_s >= rules.hold_s:
-        return Decision(replace(state, status=Status.HOLDING), "holds: no verdict yet", found)
+        return _ended(state, RolloutState.ROLLED_BACK, "no verdict in time", found)
+    if state.status is RolloutState.RUNNING and now_s - state.step_since_s >= rules.hold_s:
+        return Decision(replace(state, status=RolloutState.HOLDING), "holds: no verdict yet", found)
     return Decision(state, "goes on", found)
 
 
-def _ended(state: State, status: Status, reason: str, found: Effect | None) -> Decision:
+def _ended(state: State, status: RolloutState, reason: str, found: Effect | None) -> Decision:
     return Decision(replace(state, status=status), reason, found)
 
 

@@ -15,8 +15,9 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 
-# The error at which intervals are tightest: where most rollouts are decided.
-_TIGHTEST_ERROR = 0.015
+# Errors at which intervals are tightest, each with its part of alpha: most rollouts are decided at
+# the first; the others see early what is far off.
+_TIGHTEST = ((0.015, 0.8), (0.06, 0.1), (0.25, 0.1))
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,8 @@ class Effect:
 
 
 def effect(canary: Tally, baseline: Tally) -> Effect | None:
-    """How two variants differ; None while one of them earned nothing."""
-    if not (canary.reward.any() and baseline.reward.any()):
+    """How two variants differ; None while the baseline earned nothing."""
+    if not baseline.reward.any() or not canary.shown.any():
         return None
     (ours, our_variance), (theirs, their_variance) = map(_log_rate, (canary, baseline))
     return Effect(ours - theirs, math.sqrt(our_variance + their_variance))
@@ -64,6 +65,9 @@ def effect(canary: Tally, baseline: Tally) -> Effect | None:
 def _log_rate(one: Tally) -> tuple[float, float]:
     """The logarithm of reward per recommendation, and its variance by the delta method."""
     buckets, shown, reward = len(one.shown), one.shown.sum(), one.reward.sum()
+    if not reward:
+        # Nothing has no logarithm: as good as a single click, a Poisson count of variance 1.
+        return math.log(1 / shown), 1.0
     rate = reward / shown
     apart = one.reward - rate * one.shown
     variance = buckets / (buckets - 1) * np.square(apart).sum() / reward**2
@@ -77,17 +81,19 @@ def radius(error: float, alpha: float) -> float:
     one-sided normal mixture (S. Howard, A. Ramdas, J. McAuliffe, J. Sekhon, "Time-uniform,
     nonparametric, nonasymptotic confidence sequences", Annals of Statistics 2021), for estimates
     that are nearly normal (I. Waudby-Smith et al., "Time-uniform central limit theory and
-    asymptotic confidence sequences", Annals of Statistics 2024).
+    asymptotic confidence sequences", Annals of Statistics 2024). The smallest of several, among
+    which alpha is shared out.
     """
     if error == 0:
         return 0.0
-    information, mixture = error**-2, _mixture(alpha)
+    return min(_radius(error, alpha * part, tightest) for tightest, part in _TIGHTEST)
+
+
+def _radius(error: float, alpha: float, tightest: float) -> float:
+    """Args: tightest: the error at which it is tightest, about."""
+    log = -2 * math.log(2 * alpha)
+    mixture = tightest**-2 / (log + math.log(1 + log))
+    information = error**-2
     spread = information + mixture
     sides = math.log(math.sqrt(spread / mixture) / (2 * alpha) + 1)
     return math.sqrt(2 * spread * sides) / information
-
-
-def _mixture(alpha: float) -> float:
-    """The mixture's precision for which the bound is tightest at `_TIGHTEST_ERROR`, about."""
-    log = -2 * math.log(2 * alpha)
-    return _TIGHTEST_ERROR**-2 / (log + math.log(1 + log))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import Field, SecretStr, model_validator
 
 from features.settings import DAY_MS, Section
 
@@ -19,6 +19,12 @@ class RolloutSettings(Section):
     steps: Annotated[tuple[Step, ...], Field(min_length=1)] = Field(
         (0.01, 0.05, 0.25, 0.5),
         description="shares of people that see the canary; as many see the baseline, so at most .5",
+    )
+    shadow_share: Step = Field(
+        0.05, description="people for whom a candidate is asked before anyone sees it"
+    )
+    shadow_s: Annotated[float, Field(ge=0)] = Field(
+        600.0, description="how long it is, at least; 0: not at all"
     )
     margin: Share = Field(
         0.04, description="a canary may earn so much less than the baseline, of its reward"
@@ -43,6 +49,18 @@ class RolloutSettings(Section):
     )
     give_up_s: Annotated[float, Field(gt=0)] = Field(
         14 * DAY_S, description="a rollout without a verdict for so long is taken back"
+    )
+    credit_window_s: Annotated[float, Field(gt=0)] = Field(
+        1800.0, description="so long after it was shown a recommendation can earn"
+    )
+    purchase_weight: Annotated[float, Field(ge=0)] = Field(
+        1.0, description="what a purchase earns, beside 1 for a click"
+    )
+    interval_s: Annotated[float, Field(gt=0, le=60)] = Field(
+        1.0, description="from one look at the figures to the next"
+    )
+    admin_token: SecretStr | None = Field(
+        None, description="who gives commands to a rollout has to have it; empty: nobody can"
     )
     min_requests: Annotated[int, Field(ge=1)] = Field(
         100, description="of the canary before a guard can take it back"

@@ -8,9 +8,18 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from deploy.rollout.decision import Figures, Health, State, Status, begun, decide
+from deploy.rollout.decision import (
+    Figures,
+    Health,
+    RefusedError,
+    State,
+    begun,
+    decide,
+    steered,
+)
 from deploy.rollout.evidence import Tally
 from deploy.rollout.settings import RolloutSettings
+from features.rollout_messages import Action, RolloutState
 
 RULES = RolloutSettings()
 WELL = Health(requests=5000, errors=0, fallbacks=0, p99_ms=40.0, coverage=800)
@@ -38,7 +47,7 @@ def test_the_share_grows_step_by_step_until_it_is_promoted() -> None:
         if state.ended:
             break
     assert steps == [1, 2, 3, 3]
-    assert state.status is Status.PROMOTED
+    assert state.status is RolloutState.PROMOTED
     assert "no worse: reward +" in decided.reason
     assert decided.effect
     assert decided.effect.estimate == pytest.approx(np.log(1.05))
@@ -46,14 +55,14 @@ def test_the_share_grows_step_by_step_until_it_is_promoted() -> None:
 
 def test_one_as_good_is_promoted_and_one_that_is_worse_taken_back() -> None:
     last = State(len(RULES.steps) - 1, 0.0, 0.0)
-    assert decide(last, seen(1.0), RULES).state.status is Status.PROMOTED
+    assert decide(last, seen(1.0), RULES).state.status is RolloutState.PROMOTED
     worse = decide(last, seen(0.9), RULES)
-    assert worse.state.status is Status.ROLLED_BACK
+    assert worse.state.status is RolloutState.ROLLED_BACK
     assert worse.reason.startswith("worse: reward -")
 
 
 def test_a_worse_one_is_taken_back_before_the_step_is_over() -> None:
-    assert decide(begun(0.0), seen(0.7, now_s=60.0), RULES).state.status is Status.ROLLED_BACK
+    assert decide(begun(0.0), seen(0.7, now_s=60.0), RULES).state.status is RolloutState.ROLLED_BACK
 
 
 def test_a_step_takes_its_time_and_a_minimum_of_data() -> None:
@@ -85,20 +94,20 @@ def test_a_guard_takes_back_at_once_whatever_is_earned(
 ) -> None:
     figures = replace(seen(1.3, now_s=1.0), canary_health=replace(WELL, **bad), drift=drift)
     found = decide(begun(0.0), figures, RULES)
-    assert found.state.status is Status.ROLLED_BACK
+    assert found.state.status is RolloutState.ROLLED_BACK
     assert found.reason.startswith(why)
 
 
 def test_what_is_wrong_with_the_baseline_too_is_not_the_canarys_fault() -> None:
     ill = replace(WELL, errors=200, fallbacks=300)
     figures = replace(seen(1.0), canary_health=ill, baseline_health=ill)
-    assert decide(begun(0.0), figures, RULES).state.status is Status.RUNNING
+    assert decide(begun(0.0), figures, RULES).state.status is RolloutState.RUNNING
 
 
 def test_a_guard_does_not_judge_by_a_handful() -> None:
     few = Health(requests=3, errors=1, fallbacks=0, p99_ms=400.0, coverage=2)
     figures = replace(seen(1.0), canary_health=few)
-    assert decide(begun(0.0), figures, RULES).state.status is Status.RUNNING
+    assert decide(begun(0.0), figures, RULES).state.status is RolloutState.RUNNING
 
 
 def test_without_a_verdict_it_holds_and_then_goes_back() -> None:
@@ -106,10 +115,10 @@ def test_without_a_verdict_it_holds_and_then_goes_back() -> None:
     nothing = Tally(np.zeros(BUCKETS), np.zeros(BUCKETS))
     figures = replace(seen(1.0), canary=nothing)
     held = decide(unsure, replace(figures, now_s=RULES.hold_s), RULES)
-    assert held.state.status is Status.HOLDING
+    assert held.state.status is RolloutState.HOLDING
     assert not held.state.ended
     late = decide(held.state, replace(figures, now_s=RULES.give_up_s), RULES)
-    assert (late.state.status, late.reason) == (Status.ROLLED_BACK, "no verdict in time")
+    assert (late.state.status, late.reason) == (RolloutState.ROLLED_BACK, "no verdict in time")
 
 
 def test_what_has_ended_stays_and_the_same_figures_decide_alike() -> None:
@@ -122,3 +131,45 @@ def test_what_has_ended_stays_and_the_same_figures_decide_alike() -> None:
 def test_steps_must_grow_up_to_half(steps: tuple[float, ...]) -> None:
     with pytest.raises(ValidationError):
         RolloutSettings(steps=steps)
+
+
+def test_in_the_shadow_only_guards_decide_and_then_it_is_shown() -> None:
+    shadow = begun(0.0, shadow=True)
+    early = decide(shadow, seen(1.0, now_s=RULES.shadow_s - 1), RULES)
+    assert early.state == shadow
+    shown = decide(shadow, seen(0.5, now_s=RULES.shadow_s), RULES).state
+    assert (shown.status, shown.step, shown.step_since_s) == (
+        RolloutState.RUNNING,
+        0,
+        RULES.shadow_s,
+    )
+    slow = replace(seen(1.0, now_s=5.0), canary_health=replace(WELL, p99_ms=500.0))
+    assert decide(shadow, slow, RULES).state.status is RolloutState.ROLLED_BACK
+    nobody = replace(seen(1.0, now_s=RULES.give_up_s), canary_health=replace(WELL, requests=0))
+    assert decide(shadow, nobody, RULES).state.status is RolloutState.ROLLED_BACK
+
+
+def test_a_pause_keeps_the_share_and_goes_on_where_it_was() -> None:
+    paused = steered(State(2, 0.0, 100.0), Action.PAUSE, 200.0)
+    assert decide(paused, seen(1.3, now_s=9 * HOUR_S), RULES).state == paused
+    ill = replace(seen(1.3), canary_health=replace(WELL, errors=500))
+    assert decide(paused, ill, RULES).state.status is RolloutState.ROLLED_BACK
+    again = steered(paused, Action.RESUME, 900.0)
+    assert (again.status, again.step, again.step_since_s) == (RolloutState.RUNNING, 2, 900.0)
+    unseen = steered(begun(0.0, shadow=True), Action.PAUSE, 1.0)
+    assert steered(unseen, Action.RESUME, 2.0).status is RolloutState.SHADOW
+
+
+@pytest.mark.parametrize("action", [Action.PROMOTE, Action.ROLLBACK])
+def test_somebody_may_decide_at_any_time(action: Action) -> None:
+    for state in (begun(0.0, shadow=True), begun(0.0), steered(begun(0.0), Action.PAUSE, 1.0)):
+        ended = steered(state, action, 5.0)
+        assert ended.ended
+        with pytest.raises(RefusedError, match=f"{action}: the rollout is {ended.status}"):
+            steered(ended, action, 6.0)
+
+
+@pytest.mark.parametrize("action", [Action.RESUME, Action.START])
+def test_what_makes_no_sense_is_refused(action: Action) -> None:
+    with pytest.raises(RefusedError, match="the rollout is running"):
+        steered(begun(0.0), action, 1.0)

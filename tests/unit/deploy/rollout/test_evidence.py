@@ -43,7 +43,17 @@ def test_nothing_is_said_where_nothing_was_earned() -> None:
     some = tally(np.random.default_rng(0), 0.1, 0.0, 100)
     none = Tally(np.full(BUCKETS, 100.0), np.zeros(BUCKETS))
     assert effect(some, none) is None
-    assert effect(none, some) is None
+    assert effect(Tally(none.reward, none.reward), some) is None
+
+
+def test_a_canary_that_earns_nothing_at_all_is_worse() -> None:
+    """It has no logarithm; the more the baseline has earned the surer that is."""
+    none = Tally(np.full(BUCKETS, 100.0), np.zeros(BUCKETS))
+    sure = effect(none, tally(np.random.default_rng(0), 0.1, 0.0, 100))
+    unsure = effect(none, tally(np.random.default_rng(0), 0.001, 0.0, 100))
+    assert sure
+    assert unsure
+    assert sure.upper(0.05) < 0 < unsure.upper(0.05)
 
 
 @pytest.mark.parametrize("alpha", [0.01, 0.05, 0.2])

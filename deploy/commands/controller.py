@@ -1,0 +1,17 @@
+"""`headwater controller`."""
+
+from __future__ import annotations
+
+
+def controller() -> None:
+    """Run the rollout controller until it is stopped; of several, one leads."""
+    from deploy import local
+    from deploy.logs import configure_logs
+    from deploy.rollout.service import run_controller
+    from deploy.settings import load_settings
+    from deploy.signals import stopped_by_signals
+
+    configure_logs()
+    settings = local.connect(load_settings())
+    with stopped_by_signals() as stop:
+        run_controller(settings, stop)

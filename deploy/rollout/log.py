@@ -1,0 +1,164 @@
+"""The topic `rollouts` as the controller that leads reads and writes it.
+
+Controllers are a consumer group over the topic's only partition: Kafka gives it to one of them, and
+to another once that one is gone. What is decided is written in transactions of one transactional
+id: a controller that was taken for dead, and is not, is refused by Kafka. So two never decide
+at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+import structlog
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Producer,
+    TopicPartition,
+)
+
+from features.errors import HeadwaterError, ServerError
+from features.events import encode
+from features.kafka import client_config
+from features.rollout_messages import (
+    Rollout,
+    RolloutAnswer,
+    RolloutMessage,
+    RolloutStep,
+    answer_key,
+    history_key,
+)
+from features.rollouts import is_end, rollout_message_in
+from features.settings import KafkaSettings
+from features.topics import ROLLOUTS
+
+GROUP = "headwater-controller"
+# Brokers refuse less: so long after its death another controller takes over.
+SESSION_TIMEOUT_MS = 6000
+ANSWER_S = 15.0
+log = structlog.get_logger()
+
+
+class DeposedError(HeadwaterError):
+    """Another controller leads now."""
+
+
+class RolloutLog:
+    """Reads the whole topic once it leads, and writes steps and answers, whole or not at all.
+
+    Attributes:
+        leads: whether the partition is this controller's.
+        caught_up: whether all of what was there has been read.
+    """
+
+    def __init__(self, settings: KafkaSettings, model: str) -> None:
+        self._settings = settings
+        self._model = model
+        self._producer: Producer | None = None
+        self.leads = self.caught_up = False
+        self._consumer = Consumer(
+            client_config(settings)
+            | {
+                "group.id": f"{GROUP}-{model}",
+                "enable.auto.commit": "false",
+                "enable.partition.eof": "true",
+                "isolation.level": "read_committed",
+                "session.timeout.ms": str(SESSION_TIMEOUT_MS),
+                "heartbeat.interval.ms": str(SESSION_TIMEOUT_MS // 6),
+                "log_level": "0",
+            }
+        )
+        self._consumer.subscribe(
+            [ROLLOUTS], on_assign=self._take_over, on_revoke=self._give_up, on_lost=self._give_up
+        )
+
+    def poll(self, timeout_s: float) -> RolloutMessage | None:
+        """The next message of the model; None where there is none, or it cannot be read.
+
+        Raises:
+            ServerError: Kafka does not answer who wants to lead.
+        """
+        try:
+            message = self._consumer.poll(timeout_s)
+        except KafkaException as error:
+            raise self._failed(error) from error
+        if message is None:
+            return None
+        if is_end(message):
+            self.caught_up = True
+            return None
+        if (problem := message.error()) is not None:
+            log.warning("rollouts_unreadable", error=problem.str())
+            return None
+        return rollout_message_in(message, self._model)
+
+    def write(self, messages: Sequence[Rollout | RolloutStep | RolloutAnswer]) -> None:
+        """Write messages in one transaction.
+
+        Raises:
+            DeposedError: another controller leads now; nothing was written.
+            ServerError: Kafka does not answer; nothing was written.
+        """
+        if self._producer is None:
+            raise DeposedError("another controller leads")
+        try:
+            self._producer.begin_transaction()
+            for message in messages:
+                self._producer.produce(ROLLOUTS, encode(message), self._key(message))
+            self._producer.commit_transaction(ANSWER_S)
+        except KafkaException as error:
+            raise self._failed(error) from error
+
+    def _key(self, message: Rollout | RolloutStep | RolloutAnswer) -> str:
+        match message:
+            case Rollout():
+                return self._model
+            case RolloutStep(rollout=rollout):
+                return history_key(rollout)
+            case RolloutAnswer(command_id=command_id):
+                return answer_key(self._model, command_id)
+
+    def _failed(self, error: KafkaException) -> HeadwaterError:
+        reason: KafkaError = error.args[0]
+        fenced = (KafkaError._FENCED, KafkaError.PRODUCER_FENCED)  # noqa: SLF001
+        self._resign()
+        if reason.code() in fenced or reason.fatal():
+            return DeposedError("another controller leads")
+        return ServerError(f"Kafka: topic {ROLLOUTS}: {reason.str()}")
+
+    def _take_over(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        if not partitions:
+            return
+        consumer.assign([TopicPartition(ROLLOUTS, 0, OFFSET_BEGINNING)])
+        producer = Producer(
+            client_config(self._settings)
+            | {"transactional.id": f"{GROUP}-{self._model}", "log_level": "0"}
+        )
+        producer.init_transactions(ANSWER_S)
+        self._producer = producer
+        self.leads, self.caught_up = True, False
+
+    def _give_up(self, _: Consumer, __: list[TopicPartition]) -> None:
+        self._resign()
+
+    def _resign(self) -> None:
+        self.leads = self.caught_up = False
+        self._producer = None
+
+    def close(self) -> None:
+        """Leave the group, so that another controller takes over at once."""
+        self._resign()
+        self._consumer.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,192 @@
+"""The rollout controller on the real servers; what people click is made up."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+from confluent_kafka import Producer
+
+from deploy import local
+from deploy.rollout import requests
+from deploy.rollout.decision import RefusedError
+from deploy.rollout.record import agrees
+from deploy.rollout.requests import ask
+from deploy.settings import Settings
+from features.errors import ServerError
+from features.inputs import MODEL_NAME
+from features.kafka import client_config, ensure_topics
+from features.rollout_messages import Action, RolloutState, RolloutStep, command_key
+from features.rows import Layout
+from features.topics import ROLLOUTS
+from tests.stand.models import SETTINGS, untrained
+from tests.stand.rollouts import (
+    People,
+    asked,
+    command,
+    controlling,
+    ended,
+    rules,
+    steps,
+    told,
+    until,
+)
+from tests.stand.servers import local_settings
+from trainer.model_server import ModelServer
+from trainer.publish import announce, publish, version_of, write_version
+
+pytestmark = pytest.mark.integration
+ALIKE = {"canary": 0.3, "baseline": 0.3}
+WORSE = {"canary": 0.02, "baseline": 0.3}
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    """Servers with two versions, of which the first is live."""
+    own = local_settings(tmp_path_factory.mktemp("rollout"))
+    try:
+        settings = local.up(own)
+        ensure_topics(settings.kafka)
+        layout = Layout(settings.features)
+        server = ModelServer(settings.triton.url or "")
+        repository = settings.model_repository
+        publish(untrained(layout, 1), repository, server, settings.kafka, layout, SETTINGS)
+        write_version(untrained(layout, 2), repository, layout, SETTINGS)
+        yield settings
+    finally:
+        local.down(own)
+
+
+@pytest.fixture
+def fresh(servers: Settings) -> Settings:
+    """The first version is what everyone gets."""
+    announce(version_of(servers.model_repository, 1), servers.kafka)
+    return servers
+
+
+def test_without_a_controller_a_command_says_so(
+    fresh: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(requests, "ANSWER_S", 2.0)
+    with pytest.raises(ServerError, match="run one: headwater controller"):
+        asked(fresh, Action.ROLLBACK)
+
+
+@pytest.fixture(scope="module")
+def controller(servers: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with controlling(servers, tmp_path_factory.mktemp("controller") / "log"):
+        yield
+
+
+@pytest.fixture
+def shop(fresh: Settings, controller: None) -> Settings:
+    return fresh
+
+
+def begun(settings: Settings) -> str:
+    """Start a rollout of the second version; its id."""
+    return asked(settings, Action.START, 2).split()[1]
+
+
+def verdict(settings: Settings, name: str, people: People) -> list[RolloutStep]:
+    """The steps of a rollout, once people have acted until it ended."""
+    found = until(settings, lambda now: ended(now, name) is not None, people.act)
+    return [one for one in found.steps if one.rollout.rollout_id == name]
+
+
+def test_one_as_good_is_promoted_step_by_step(shop: Settings) -> None:
+    name = begun(shop)
+    mine = verdict(shop, name, People(shop, ALIKE))
+    states = [one.rollout.state for one in mine]
+    assert (states[0], states[-1]) == ("shadow", "promoted"), [one.reason for one in mine]
+    assert RolloutState.RUNNING in states
+    current = told(shop).current
+    assert current
+    assert [each.version for each in current.versions] == [2]
+    # Each decision is there with what it was taken on, and is taken alike again.
+    assert all("figures" in one.inputs and agrees(one) for one in mine[1:])
+    assert (mine[0].actor, mine[0].reason) == ("ann", "a test")
+
+
+def test_history_shows_each_decision_with_its_figures(shop: Settings) -> None:
+    rows = steps(shop)
+    last = next(row for row in reversed(rows) if row["state"] == "promoted")
+    figures = last["inputs"]["figures"]
+    assert sum(figures["canary"]["shown"]) >= 200
+    assert last["effect"]["error"] > 0
+    assert all(row["replayed_alike"] for row in rows)
+    shown = command(shop, "history")
+    assert "promoted" in shown.stdout
+
+
+def test_a_worse_one_is_rolled_back(shop: Settings) -> None:
+    last = verdict(shop, begun(shop), People(shop, WORSE))[-1]
+    assert last.rollout.state is RolloutState.ROLLED_BACK
+    assert last.reason.startswith("worse: reward -")
+    assert [each.version for each in last.rollout.versions] == [1]
+
+
+@pytest.mark.parametrize(
+    ("failing", "latency_ms", "why"),
+    [({"shadow": 0.5}, {}, "errors"), ({}, {"shadow": 150.0}, "slow")],
+)
+def test_what_fails_unseen_is_shown_to_nobody(
+    shop: Settings, failing: dict[str, float], latency_ms: dict[str, float], why: str
+) -> None:
+    mine = verdict(shop, begun(shop), People(shop, {}, failing, latency_ms))
+    assert [one.rollout.state for one in mine] == ["shadow", "rolled_back"]
+    assert mine[-1].reason.startswith(why)
+
+
+def test_people_steer_it_and_leave_their_name(shop: Settings) -> None:
+    begun(shop)
+    assert "is paused" in asked(shop, Action.PAUSE)
+    assert "is shadow" in asked(shop, Action.RESUME)
+    with pytest.raises(RefusedError, match="resume: the rollout is shadow"):
+        asked(shop, Action.RESUME)
+    done = command(shop, "promote", "--by", "bob", "--reason", "it is Friday")
+    assert "is promoted" in done.stdout, done.stderr
+    last = told(shop).steps[-1]
+    assert (last.actor, last.reason) == ("bob", "it is Friday")
+    status = json.loads(command(shop, "status", "--json").stdout)
+    assert [each["version"] for each in status["versions"]] == [2]
+
+
+def test_what_makes_no_sense_is_refused_and_changes_nothing(shop: Settings) -> None:
+    begun(shop)
+    before = told(shop).current
+    _write(shop, command_key(MODEL_NAME, "x1"), b'{"command_id": "x1", "action": "explode"}')
+    _write(shop, MODEL_NAME, b'{"model": "temporal_llm", "versions": []}')
+    with pytest.raises(RefusedError, match="promote it or roll it back first"):
+        asked(shop, Action.START, 2)
+    with pytest.raises(RefusedError, match=r"version 9: is not in .*: there: 1, 2"):
+        asked(shop, Action.START, 9)
+    for token, line in ((None, "set rollout.admin_token"), ("wrong", "another admin token")):
+        with pytest.raises(RefusedError, match=line):
+            ask(shop.kafka, rules(admin_token=token), MODEL_NAME, Action.PROMOTE, "ann", "a test")
+    with pytest.raises(RefusedError, match="a name and a reason"):
+        ask(shop.kafka, rules(), MODEL_NAME, Action.PROMOTE, " ", "a test")
+    done = command(shop, "start", "9", "--by", "ann", "--reason", "a test")
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert done.stderr.startswith("headwater: start: version 9: is not in")
+    assert told(shop).current == before
+    asked(shop, Action.ROLLBACK)
+    assert any("another admin token" in answer.reason for answer in told(shop).refused)
+
+
+def test_an_announcement_to_everyone_ends_a_trial(shop: Settings) -> None:
+    name = begun(shop)
+    announce(version_of(shop.model_repository, 1), shop.kafka)
+    found = until(shop, lambda now: ended(now, name) is not None, lambda: None)
+    last = ended(found, name)
+    assert last
+    assert last.reason.startswith("overtaken")
+    assert found.current
+    assert found.current.rollout_id == ""
+
+
+def _write(settings: Settings, key: str, value: bytes) -> None:
+    producer = Producer(client_config(settings.kafka))
+    producer.produce(ROLLOUTS, value, key)
+    assert producer.flush(10) == 0
