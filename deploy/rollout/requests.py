@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from confluent_kafka import Producer
 
-from deploy.rollout.commands import command
+from deploy.rollout.commands import OLDEST_S, command
 from deploy.rollout.decision import RefusedError
 from deploy.rollout.settings import RolloutSettings
 from features.errors import ServerError
@@ -26,8 +26,7 @@ from features.rollouts import read_all, rollout_message_in, rollouts_consumer
 from features.settings import KafkaSettings
 from features.topics import ROLLOUTS
 
-# A controller that has just started waits until another one's session has ended.
-ANSWER_S = 30.0
+ANSWER_S = 15.0
 POLL_S = 0.2
 
 
@@ -52,7 +51,7 @@ def ask(
         for _ in read_all(consumer):
             pass
         _send(kafka, asked)
-        deadline = time.monotonic() + ANSWER_S
+        deadline = time.monotonic() + OLDEST_S
         while time.monotonic() < deadline:
             message = consumer.poll(POLL_S)
             answer = rollout_message_in(message, model) if message is not None else None
@@ -61,7 +60,7 @@ def ask(
                     raise RefusedError(answer.reason)
                 return answer
     raise ServerError(
-        f"{action}: no controller has answered in {ANSWER_S:.0f} s: run one: headwater controller"
+        f"{action}: no controller has answered in {OLDEST_S:.0f} s: run one: headwater controller"
     )
 
 

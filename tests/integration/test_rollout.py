@@ -68,7 +68,7 @@ def fresh(servers: Settings) -> Settings:
 def test_without_a_controller_a_command_says_so(
     fresh: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(requests, "ANSWER_S", 2.0)
+    monkeypatch.setattr(requests, "OLDEST_S", 2.0)
     with pytest.raises(ServerError, match="run one: headwater controller"):
         asked(fresh, Action.ROLLBACK)
 
