@@ -153,6 +153,7 @@ async def nobody_to_answer(world: World) -> None:
 )
 def test_who_waits_for_whom(what_happens: Callable[[World], Awaitable[None]]) -> None:
     async def run() -> None:
-        await what_happens(World())
+        async with asyncio.timeout(5):
+            await what_happens(World())
 
     asyncio.run(run())
