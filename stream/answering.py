@@ -5,58 +5,41 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
 
-import numpy.typing as npt
 import xxhash
 
-from features.events import Click, Purchase, Recommendation, RecommendedItem
-from features.inputs import model_tensors
+from features.events import Click, Purchase, Recommendation, RecommendedItem, Shadow
 from features.rows import Layout, UserRow
 from features.store import RowStore
+from stream.asking import Asked, Asker, Question, Request
 from stream.catalogue import Catalogue, reading
-from stream.ranking import allowed, has_taken, popular, ranked
+from stream.ranking import allowed, has_taken, popular
 from stream.routing import Route, Routes
-from stream.scoring import Scorer, ScoringError
 from stream.settings import WorkerSettings
 from stream.trend_lists import TrendLists
-from stream.trending import TrendTable
 
+# The variant of people for whom there is no version.
 FALLBACK = "fallback"
 POPULAR_ITEMS = "popular-items"
-# Places looked at for each one shown: a candidate stands twice, and some items cannot be had.
-_SPARE = 4
 
 
-class Request(NamedTuple):
-    """A person to answer: after which event, and the row as that batch left it."""
+@dataclass(frozen=True, slots=True)
+class Group:
+    """People of a batch who are answered alike.
 
-    event: Click | Purchase
-    row: UserRow
+    Attributes:
+        own: what their version is asked; None where there is none.
+        shadow: what a version is asked besides, unseen.
+    """
+
+    requests: Sequence[Request]
+    own: Question | None
+    shadow: Question | None = None
 
     @property
-    def time_ms(self) -> int:
-        """When the person asks: at the newest event, which a late one is not."""
-        return max(self.event.timestamp, self.row.reference_ms)
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """What one version is asked for the people whose route it is."""
-
-    route: Route
-    requests: Sequence[Request]
-    times_ms: Sequence[int]
-    tensors: Mapping[str, npt.NDArray[Any]]
-    table: TrendTable
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """The people of a batch: by version, and those for whom there is none."""
-
-    questions: Sequence[Question]
-    unrouted: Sequence[Request]
+    def on_trial(self) -> bool:
+        """Whether these people's version is one that nobody relies on yet."""
+        return self.own is not None and self.own.on_trial
 
 
 class Answerer:
@@ -70,107 +53,100 @@ class Answerer:
         catalogue: Catalogue,
         trends: TrendLists,
         routes: Routes,
-        scorer: Scorer,
+        asker: Asker,
     ) -> None:
         self._settings = settings
-        self._layout = layout
         self._store = store
         self._catalogue = catalogue
         self._trends = trends
         self._routes = routes
-        self._scorer = scorer
+        self._asker = asker
         self._exclude_taken = bool(layout.takes)
-        self._tables: dict[str, TrendTable] = {}
 
-    def batch(self, requests: Iterable[Request]) -> Batch:
+    def groups(self, requests: Iterable[Request]) -> list[Group]:
         """What to ask for these people, from their rows as they are now.
 
         The next batch may change a row while the model thinks; of that only what was taken shows:
         it is left out of the answer too.
         """
-        routed: dict[str, tuple[Route, list[Request]]] = {}
-        unrouted: list[Request] = []
+        alike: dict[tuple[Route | None, Route | None], list[Request]] = {}
         for request in requests:
             routing = self._routes.routing(request.event.user_id)
-            if routing is None:
-                unrouted.append(request)
-            else:
-                route = routing.shown
-                routed.setdefault(route.version.variant, (route, []))[1].append(request)
-        return Batch([self._question(*each) for each in routed.values()], unrouted)
+            routes = (routing.shown, routing.shadow) if routing else (None, None)
+            alike.setdefault(routes, []).append(request)
+        return [
+            Group(people, self._question(shown, people), self._question(shadow, people))
+            for (shown, shadow), people in alike.items()
+        ]
 
-    async def answer(self, batch: Batch) -> list[Recommendation]:
-        """The recommendations for a batch.
+    def _question(self, route: Route | None, requests: Sequence[Request]) -> Question | None:
+        if route is None:
+            return None
+        stable = self._routes.stable
+        on_trial = stable is None or route.version.version != stable.version.version
+        return self._asker.question(route, requests, on_trial=on_trial)
+
+    async def answer(self, group: Group) -> list[Recommendation]:
+        """The recommendations for a group, by its version, else the stable one, else popularity.
 
         Raises:
             ServerError: the store does not answer.
         """
-        answers = [rec for question in batch.questions for rec in await self._ask(question)]
-        return answers + await self._fallback(batch.unrouted)
-
-    def _question(self, route: Route, requests: Sequence[Request]) -> Question:
-        table = self._table(route)
-        times_ms = [request.time_ms for request in requests]
-        tensors = model_tensors(
-            [request.row for request in requests],
-            times_ms,
-            route.vocabulary,
-            self._layout,
-            candidates=table.indices[: self._settings.trending_candidates],
-            exclude_taken=self._exclude_taken,
-        )
-        return Question(route, requests, times_ms, tensors, table)
-
-    def _table(self, route: Route) -> TrendTable:
-        """The trends by this version's indices, made anew when the trends are."""
-        table = self._tables.get(route.version.address)
-        if table is None or table.trends is not self._trends.trends:
-            self._tables = {
-                a: t for a, t in self._tables.items() if t.trends is self._trends.trends
-            }
-            table = self._tables[route.version.address] = TrendTable(
-                self._trends.trends, route.vocabulary
-            )
-        return table
-
-    async def _ask(self, question: Question) -> list[Recommendation]:
-        version = question.route.version
-        try:
-            outputs = await self._scorer.score(version.version, question.tensors)
-        except ScoringError:
-            return await self._fallback(question.requests)
-        ranking = ranked(
-            outputs,
-            question.tensors,
-            question.table,
-            question.route.vocabulary,
-            question.times_ms,
-            _SPARE * self._settings.top_k,
-            self._exclude_taken,
-        )
+        if group.own is None:
+            return await self._fallback(group.requests, None)
+        own = await self._asker.ask(group.own)
+        shown = own if own.ranking else await self._instead(group.requests, own)
+        if shown is None or (ranking := shown.ranking) is None:
+            return await self._fallback(group.requests, own)
         available = await self._available(ranking.item_ids())
-        people = (ranking.person(at, r.row) for at, r in enumerate(question.requests))
-        return self._recommend(
-            question.requests, people, available, str(version.version), version.variant
-        )
+        people = (ranking.person(at, r.row) for at, r in enumerate(group.requests))
+        return self._recommend(group.requests, people, available, own, shown.version)
 
-    async def _fallback(self, requests: Sequence[Request]) -> list[Recommendation]:
+    async def _instead(self, requests: Sequence[Request], own: Asked) -> Asked | None:
+        """What the stable version answers for another one; None if that is the one that failed."""
+        stable = self._routes.stable
+        if stable is None or stable.version.version == own.route.version.version:
+            return None
+        return await self._asker.ask(self._asker.question(stable, requests, on_trial=False))
+
+    async def shadows(self, question: Question) -> list[Shadow]:
+        """What the version that is asked unseen would have recommended, for each person.
+
+        Raises:
+            ServerError: the store does not answer.
+        """
+        asked = await self._asker.ask(question)
+        if (ranking := asked.ranking) is None:
+            none = Shadow(
+                model_version=asked.version, latency_ms=asked.latency_ms, failed=asked.failed
+            )
+            return [none] * len(question.requests)
+        available = await self._available(ranking.item_ids())
+        return [
+            _shadow(
+                allowed(ranking.person(at, r.row), available, self._settings.top_k),
+                asked,
+            )
+            for at, r in enumerate(question.requests)
+        ]
+
+    async def _fallback(
+        self, requests: Sequence[Request], own: Asked | None
+    ) -> list[Recommendation]:
         """What trends, marked as such: the model is away, or there is none yet."""
-        if not requests:
-            return []
         newest = max(request.time_ms for request in requests)
         items = popular(self._trends.trends, newest, self._settings.fallback_items)
         available = await self._available(item.item_id for item in items)
         people = (self._not_taken(items, request.row) for request in requests)
-        return self._recommend(requests, people, available, POPULAR_ITEMS, FALLBACK)
+        return self._recommend(requests, people, available, own, POPULAR_ITEMS)
 
     def _recommend(
         self,
         requests: Sequence[Request],
         people: Iterable[Iterable[RecommendedItem]],
         available: Mapping[str, bool],
+        own: Asked | None,
         version: str,
-        variant: str,
     ) -> list[Recommendation]:
         now_ms = int(time.time() * 1000)
         return [
@@ -180,10 +156,13 @@ class Answerer:
                 event_id=request.event.event_id,
                 items=allowed(items, available, self._settings.top_k),
                 model_version=version,
-                variant=variant,
+                variant=own.route.version.variant if own else FALLBACK,
                 event_time=request.event.timestamp,
                 produced_time=now_ms,
-                fallback=variant == FALLBACK,
+                fallback=version == POPULAR_ITEMS,
+                rollout_id=own.route.rollout_id if own else "",
+                failed=own.failed if own else "",
+                latency_ms=own.latency_ms if own else None,
             )
             for request, items in zip(requests, people, strict=True)
         ]
@@ -202,6 +181,15 @@ class Answerer:
         for read, stored in zip(reads, await self._store.read(reads), strict=True):
             shelves[read.entity_id] = self._catalogue.learn(read, stored)
         return {name: shelf is None or shelf.available for name, shelf in shelves.items()}
+
+
+def _shadow(items: Sequence[RecommendedItem], asked: Asked) -> Shadow:
+    return Shadow(
+        model_version=asked.version,
+        items=[item.item_id for item in items],
+        score=items[0].score if items else None,
+        latency_ms=asked.latency_ms,
+    )
 
 
 def recommendation_id(event: Click | Purchase) -> str:

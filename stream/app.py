@@ -18,11 +18,13 @@ from features.store import RowStore, popularity_table
 from stream.absorption import Absorber
 from stream.agents import add_agents
 from stream.answering import Answerer
+from stream.asking import Asker
 from stream.catalogue import Catalogue
 from stream.commits import Commits
 from stream.delivery import Delivery
 from stream.ending import forever
 from stream.loop import FastLoop
+from stream.pipeline import Pipeline
 from stream.routing import RolloutFollower, Routes
 from stream.scoring import Scorer
 from stream.settings import TritonSettings, WorkerSettings
@@ -64,8 +66,10 @@ def make_app(config: WorkerConfig) -> faust.App:
     follower = RolloutFollower(config.kafka, routes)
     scorer = Scorer(config.triton, model_inputs(layout), model_outputs(layout))
     absorber = Absorber(store, layout, catalogue, popularity_table(partitions), settings.row_cache)
-    answerer = Answerer(settings, layout, store, catalogue, trends, routes, scorer)
-    loop = FastLoop(absorber, answerer, trends, follower, delivery, commits, sources)
+    asker = Asker(settings, layout, trends, scorer)
+    answerer = Answerer(settings, layout, store, catalogue, trends, routes, asker)
+    pipeline = Pipeline(answerer, delivery, commits)
+    loop = FastLoop(absorber, answerer, trends, follower, delivery, pipeline, sources)
     shelver = Shelver(store, delivery, commits, sources)
     add_agents(app, settings.batch_size, loop.handle, shelver.handle)
     for service in (follower.run, trends.run, commits.run):

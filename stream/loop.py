@@ -1,36 +1,26 @@
 """The fast loop: a batch of events becomes features, and features become recommendations.
 
-While the model thinks about one batch, the next one is absorbed.
+While the model thinks about one batch (`stream.pipeline`), the next one is absorbed.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Mapping, Sequence
 
 from faust.types import EventT
 
-from features.events import ACTIONS, EventError, decode, encode
-from features.topics import ACTION_TOPICS, RECOMMENDATIONS, Hash
+from features.events import ACTIONS, EventError, decode
+from features.topics import ACTION_TOPICS, Hash
 from stream import metrics
 from stream.absorption import Absorbed, Absorber, Arrived
-from stream.answering import Answerer, Batch, Request
-from stream.commits import Commits
+from stream.answering import Answerer
+from stream.asking import Request
 from stream.delivery import Delivery
-from stream.ending import forever
+from stream.pipeline import Pipeline, stage
 from stream.refusing import refuse
 from stream.retrying import patiently
 from stream.routing import RolloutFollower
 from stream.trend_lists import TrendLists
-
-
-@contextmanager
-def stage(name: str) -> Iterator[None]:
-    """Measures the wall time of a stage."""
-    with metrics.STAGE_SECONDS.labels(name).time():
-        yield
 
 
 class FastLoop:
@@ -47,7 +37,7 @@ class FastLoop:
         trends: TrendLists,
         follower: RolloutFollower,
         delivery: Delivery,
-        commits: Commits,
+        pipeline: Pipeline,
         sources: Mapping[tuple[str, int], Hash],
     ) -> None:
         self._absorber = absorber
@@ -56,9 +46,8 @@ class FastLoop:
         self._follower = follower
         self._ready = False
         self._delivery = delivery
-        self._commits = commits
+        self._pipeline = pipeline
         self._sources = sources
-        self._answering: asyncio.Task[None] | None = None
 
     async def handle(self, events: Sequence[EventT[bytes]]) -> None:
         """Absorb a batch, and answer it while the next one is absorbed.
@@ -76,10 +65,8 @@ class FastLoop:
                 with attempt:
                     absorbed = await self._absorber.absorb(arrived)
         self._trends.touch(absorbed.groups)
-        batch = self._answerer.batch(_requests(arrived, absorbed))
-        if self._answering is not None:
-            await self._answering
-        self._answering = asyncio.create_task(forever(partial(self._answer, batch, events))())
+        groups = self._answerer.groups(_requests(arrived, absorbed))
+        await self._pipeline.start(groups, events)
 
     async def _prepare(self) -> None:
         """Before the first answer: which version to ask, and what trends."""
@@ -88,17 +75,6 @@ class FastLoop:
                 await self._follower.start()
                 await self._trends.refresh()
         self._ready = True
-
-    async def _answer(self, batch: Batch, events: Sequence[EventT[bytes]]) -> None:
-        with stage("answer"):
-            async for attempt in patiently():
-                with attempt:
-                    answers = await self._answerer.answer(batch)
-        with stage("deliver"):
-            for answer in answers:
-                await self._delivery.send(RECOMMENDATIONS, answer.user_id.encode(), encode(answer))
-            metrics.count_recommendations(answers)
-        self._commits.done(events)
 
     async def _arrived(self, events: Sequence[EventT[bytes]]) -> list[Arrived]:
         """The events decoded; those that break the contract become dead letters."""

@@ -17,6 +17,15 @@ DEAD_LETTERS = Counter("headwater_dead_letters_total", "Events refused", ["topic
 RECOMMENDATIONS = Counter(
     "headwater_recommendations_total", "Recommendations produced", ["variant", "fallback"]
 )
+MODEL_REQUEST_SECONDS = Histogram(
+    "headwater_model_request_seconds",
+    "Wall time of a call of a variant's version",
+    ["variant"],
+    buckets=_SECONDS,
+)
+MODEL_FAILURES = Counter(
+    "headwater_model_failures_total", "People whom a variant's version did not answer", ["variant"]
+)
 CONFLICTS = Counter(
     "headwater_write_conflicts_total", "Rows that another worker had written since they were read"
 )
@@ -25,7 +34,10 @@ BATCH_EVENTS = Histogram(
     "headwater_batch_events", "Events in a batch", buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 )
 STAGE_SECONDS = Histogram(
-    "headwater_stage_seconds", "Wall time of a batch in a stage", ["stage"], buckets=_SECONDS
+    "headwater_stage_seconds",
+    "Wall time of a batch, or of a variant's part of it, in a stage",
+    ["stage"],
+    buckets=_SECONDS,
 )
 COMMITTED_OFFSET = Gauge("headwater_committed_offset", "Offset committed", ["topic", "partition"])
 

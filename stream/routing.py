@@ -20,9 +20,9 @@ log = structlog.get_logger()
 _POLL_S = 0.2
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Route:
-    """A version that takes traffic, with its own vocabulary.
+    """A version that takes traffic, with its own vocabulary; one object a version and rollout.
 
     Attributes:
         rollout_id: of the trial that this is part of; "" for none.
@@ -56,8 +56,8 @@ class Routes:
     def __init__(self, model: str, load: Callable[[str], Vocabulary] = read_vocabulary) -> None:
         self.model = model
         self._load = load
+        # Replaced whole, by another thread.
         self._routes: dict[str, Route] = {}
-        self._rollout_id = ""
 
     @property
     def stable(self) -> Route | None:
@@ -66,22 +66,19 @@ class Routes:
 
     def routing(self, user_id: str) -> Routing | None:
         """How a person is answered: the same as long as the shares stay; None without a version."""
-        stable = self.stable
+        routes = self._routes
+        stable = routes.get(Variant.STABLE)
         if stable is None:
             return None
-        if len(self._routes) == 1:
+        if len(routes) == 1:
             return Routing(stable)
-        place = place_of(self.model, self._rollout_id, user_id)
-        if (canary := self._holds(Variant.CANARY, place)) is not None:
+        place = place_of(self.model, stable.rollout_id, user_id)
+        if (canary := _held(routes.get(Variant.CANARY), place)) is not None:
             return Routing(canary)
-        if (baseline := self._holds(Variant.BASELINE, place - LARGEST_SHARE)) is not None:
+        baseline = _held(routes.get(Variant.BASELINE), place - LARGEST_SHARE)
+        if baseline is not None:
             return Routing(baseline)
-        return Routing(stable, self._holds(Variant.SHADOW, place))
-
-    def _holds(self, variant: Variant, place: float) -> Route | None:
-        """The route of a variant, if a place counted from its first one is among its own."""
-        route = self._routes.get(variant)
-        return route if route is not None and 0 <= place < route.version.share else None
+        return Routing(stable, _held(routes.get(Variant.SHADOW), place))
 
     def follow(self, rollout: Rollout) -> None:
         """Take over a rollout; vocabularies at hand are kept.
@@ -93,7 +90,7 @@ class Routes:
         if rollout.of(Variant.STABLE) is None:
             raise ValueError("versions: none is stable: one has to be")
         known = {route.version.address: route.vocabulary for route in self._routes.values()}
-        routes = {
+        self._routes = {
             version.variant: Route(
                 version,
                 known.get(version.address) or self._vocabulary(version),
@@ -101,10 +98,14 @@ class Routes:
             )
             for version in rollout.versions
         }
-        self._routes, self._rollout_id = routes, rollout.rollout_id
 
     def _vocabulary(self, version: RoutedVersion) -> Vocabulary:
         return self._load(f"{version.address.rstrip('/')}/{FILE_NAME}")
+
+
+def _held(route: Route | None, place: float) -> Route | None:
+    """The route, if a place counted from its first one is among its own."""
+    return route if route is not None and 0 <= place < route.version.share else None
 
 
 def place_of(model: str, rollout_id: str, user_id: str) -> float:

@@ -1,10 +1,11 @@
-"""Asks Triton: one call for a batch of people, or none while it does not answer."""
+"""Asks Triton: one call for a batch of people, or none while a version does not answer."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from time import monotonic
+import asyncio
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,36 +17,36 @@ from tritonclient.utils import InferenceServerException
 
 from features.errors import HeadwaterError
 from features.inputs import Tensor
+from stream.breaker import LONGEST_REST_S, REST_S, Breaker
 from stream.settings import TritonSettings
 
 Arrays = dict[str, npt.NDArray[Any]]
 log = structlog.get_logger()
+_AWAY = "StatusCode.UNAVAILABLE"
+_LATE = "StatusCode.DEADLINE_EXCEEDED"
+_MAX_REASON_CHARS = 200
 
 
 class ScoringError(HeadwaterError):
-    """Triton did not answer in time, or its answer cannot be used."""
+    """A version did not answer in time, or its answer cannot be used."""
+
+
+class NotAskedError(ScoringError):
+    """A version failed a moment ago, and was not asked again yet."""
 
 
 @dataclass
-class Breaker:
-    """After a failure, calls are left out for a while: each would cost its whole time-out."""
+class _Calls:
+    """The calls of one version; of a version on trial one at a time, in `turn`."""
 
-    rest_s: float = 1.0
-    clock: Callable[[], float] = monotonic
-    _until: float = float("-inf")
-
-    @property
-    def open(self) -> bool:
-        """Whether calls are left out now."""
-        return self.clock() < self._until
-
-    def trip(self) -> None:
-        """A call has failed."""
-        self._until = self.clock() + self.rest_s
+    breaker: Breaker = field(default_factory=Breaker)
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 class Scorer:
     """A client of the model, by names and types of `features.inputs`.
+
+    Each version fails and rests by itself.
 
     Args:
         settings: `url` must be set.
@@ -59,25 +60,58 @@ class Scorer:
         self._settings = settings
         self._types = {tensor.name: tensor.triton_type for tensor in inputs}
         self._outputs = [InferRequestedOutput(tensor.name) for tensor in outputs]
+        self._numbers = [tensor.name for tensor in outputs if tensor.dtype is np.float32]
         self._client: InferenceServerClient | None = None
-        self._breaker = Breaker()
+        # By version and whether it is on trial: one that is promoted begins anew.
+        self._calls: defaultdict[tuple[int, bool], _Calls] = defaultdict(_Calls)
 
-    async def score(self, version: int, tensors: Mapping[str, npt.NDArray[Any]]) -> Arrays:
+    async def score(
+        self, version: int, tensors: Mapping[str, npt.NDArray[Any]], *, on_trial: bool = False
+    ) -> Arrays:
         """The outputs of one version for a batch, by name.
 
+        Args:
+            on_trial: another version answers where this one does not: it has less time, is asked
+                one call at a time, and rests longer while it keeps failing.
+
         Raises:
+            NotAskedError: it failed a moment ago.
             ScoringError: no answer in time, an error, or scores that are not numbers.
         """
-        if self._breaker.open:
-            raise ScoringError("Triton failed a moment ago: not asked")
+        calls = self._calls[version, on_trial]
         try:
-            return await self._infer(version, tensors)
-        except (InferenceServerException, TimeoutError, OSError) as error:
-            self._breaker.trip()
-            log.warning("triton_failed", url=self._settings.url, version=version, error=str(error))
-            raise ScoringError(f"Triton at {self._settings.url}: {error}") from error
+            outputs = await (self._in_turn if on_trial else self._asked)(version, calls, tensors)
+        except NotAskedError:
+            raise
+        except (InferenceServerException, TimeoutError, OSError, ScoringError) as error:
+            # Triton away is nobody's fault: once it is back, all versions answer at once.
+            own_fault = on_trial and _status(error) != _AWAY
+            calls.breaker.trip(LONGEST_REST_S if own_fault else REST_S)
+            reason = _reason(error)
+            log.warning(
+                "triton_failed",
+                url=self._settings.url,
+                version=version,
+                reason=reason,
+                error=str(error),
+            )
+            raise ScoringError(f"version {version}: {reason}") from error
+        calls.breaker.reset()
+        return outputs
 
-    async def _infer(self, version: int, tensors: Mapping[str, npt.NDArray[Any]]) -> Arrays:
+    async def _in_turn(
+        self, version: int, calls: _Calls, tensors: Mapping[str, npt.NDArray[Any]]
+    ) -> Arrays:
+        """Ask once it is this call's turn; waiting for it counts too."""
+        limit_ms = min(self._settings.canary_timeout_ms, self._settings.timeout_ms)
+        async with asyncio.timeout(limit_ms / 1000), calls.turn:
+            return await self._asked(version, calls, tensors)
+
+    async def _asked(
+        self, version: int, calls: _Calls, tensors: Mapping[str, npt.NDArray[Any]]
+    ) -> Arrays:
+        if calls.breaker.open:
+            raise NotAskedError(f"version {version}: not asked, it failed a moment ago")
         result = await self._connected().infer(
             self._settings.model,
             [self._input(name, array) for name, array in tensors.items()],
@@ -86,8 +120,8 @@ class Scorer:
             client_timeout=self._settings.timeout_ms / 1000,
         )
         outputs = {output.name(): result.as_numpy(output.name()) for output in self._outputs}
-        if not np.isfinite(outputs["top_scores"]).all():
-            raise ScoringError(f"version {version} answers with scores that are not numbers")
+        if not all(np.isfinite(outputs[name]).all() for name in self._numbers):
+            raise ScoringError("scores that are not numbers")
         return outputs
 
     def _input(self, name: str, array: npt.NDArray[Any]) -> InferInput:
@@ -109,3 +143,17 @@ class Scorer:
         if self._client is not None:
             await self._client.close()
             self._client = None
+
+
+def _status(error: Exception) -> str | None:
+    return error.status() if isinstance(error, InferenceServerException) else None
+
+
+def _reason(error: Exception) -> str:
+    """Why a call failed, in one line, without addresses: apps read it."""
+    if isinstance(error, TimeoutError) or _status(error) == _LATE:
+        return "no answer in time"
+    if isinstance(error, OSError) or _status(error) == _AWAY:
+        return "Triton is away, or does not have it"
+    said = error.message() if isinstance(error, InferenceServerException) else str(error)
+    return " ".join(said.split())[:_MAX_REASON_CHARS]

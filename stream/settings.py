@@ -18,6 +18,9 @@ class TritonSettings(Section):
     tls_ca_file: str | None = Field(None, description="PEM file of the authority to trust")
     model: str = "temporal_llm"
     timeout_ms: Annotated[int, Field(ge=1, le=60_000)] = 500
+    canary_timeout_ms: Annotated[int, Field(ge=1, le=60_000)] = Field(
+        150, description="of a version on trial; never more than timeout_ms"
+    )
 
 
 class WorkerSettings(Section):

@@ -16,7 +16,7 @@ from deploy.settings import Settings
 from features.events import Recommendation
 from features.kafka import ensure_topics
 from features.rows import Layout
-from stream.answering import FALLBACK, recommendation_id
+from stream.answering import POPULAR_ITEMS, recommendation_id
 from stream.client import EventProducer, RecommendationConsumer
 from tests.stand.models import SETTINGS, untrained
 from tests.stand.oracle import read_log
@@ -148,7 +148,8 @@ def test_without_triton_popular_items_come_marked_and_the_model_returns(shop: Sh
     time.sleep(1.5)
     os.kill(pid_of(shop, "triton"), signal.SIGKILL)
     answer = shop.until("eve", lambda answer: answer.fallback)
-    assert answer.variant == FALLBACK
+    assert (answer.variant, answer.model_version) == ("stable", POPULAR_ITEMS)
+    assert answer.failed
     assert {f"i{number}" for number in range(5, 12)} <= set(listed(answer))
     assert all(item.reason.kind == "popular" for item in answer.items)
     local.up(shop.local, only=["triton"])

@@ -3,36 +3,79 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import numpy as np
 import pytest
 
 from features.inputs import Tensor
-from stream.scoring import Breaker, Scorer, ScoringError
+from stream.scoring import NotAskedError, Scorer, ScoringError
 from stream.settings import TritonSettings
 
-
-def test_a_tripped_breaker_rests_and_closes_by_itself() -> None:
-    now = [0.0]
-    breaker = Breaker(rest_s=1.0, clock=lambda: now[0])
-    assert not breaker.open
-    breaker.trip()
-    assert breaker.open
-    now[0] = 1.0
-    assert not breaker.open
+TIMEOUT_S = 0.8
+CANARY_TIMEOUT_S = 0.2
 
 
-async def ask_nobody() -> None:
-    settings = TritonSettings(url="127.0.0.1:9", timeout_ms=200)
-    tensor = Tensor("item_indices", np.int64, (-1,))
-    scorer = Scorer(settings, (tensor,), ())
+async def ask(scorer: Scorer, version: int, *, on_trial: bool) -> None:
+    await scorer.score(version, {"item_indices": np.zeros((1, 1), np.int64)}, on_trial=on_trial)
+
+
+@asynccontextmanager
+async def scorer_of(url: str) -> AsyncIterator[Scorer]:
+    settings = TritonSettings(
+        url=url, timeout_ms=int(1000 * TIMEOUT_S), canary_timeout_ms=int(1000 * CANARY_TIMEOUT_S)
+    )
+    scorer = Scorer(settings, (Tensor("item_indices", np.int64, (-1,)),), ())
     try:
-        for reason in ("Triton at 127.0.0.1:9", "not asked"):
-            with pytest.raises(ScoringError, match=reason):
-                await scorer.score(1, {"item_indices": np.zeros((1, 1), np.int64)})
+        yield scorer
     finally:
         await scorer.close()
 
 
-def test_nobody_there_is_a_scoring_error_and_then_not_asked() -> None:
+async def ask_nobody() -> None:
+    async with scorer_of("127.0.0.1:9") as scorer:
+        with pytest.raises(ScoringError, match="version 1: Triton is away") as failed:
+            await ask(scorer, 1, on_trial=False)
+        assert "127.0.0.1" not in str(failed.value)
+        with pytest.raises(NotAskedError, match="version 1: not asked"):
+            await ask(scorer, 1, on_trial=False)
+        with pytest.raises(ScoringError, match="version 2: Triton is away"):
+            await ask(scorer, 2, on_trial=True)
+
+
+def test_nobody_there_is_a_scoring_error_and_then_that_version_is_not_asked() -> None:
     asyncio.run(ask_nobody())
+
+
+async def ask_one_who_never_answers(port: int) -> list[tuple[str, float]]:
+    """Why each call failed and after how many seconds: two of a version on trial, one of another.
+
+    The second of the two begins later, and would be late later.
+    """
+    async with scorer_of(f"127.0.0.1:{port}") as scorer:
+
+        async def failed(version: int, after_s: float, *, on_trial: bool) -> tuple[str, float]:
+            await asyncio.sleep(after_s)
+            start = time.monotonic()
+            with pytest.raises(ScoringError) as caught:
+                await ask(scorer, version, on_trial=on_trial)
+            return str(caught.value), time.monotonic() - start
+
+        return await asyncio.gather(
+            failed(2, 0, on_trial=True),
+            failed(2, CANARY_TIMEOUT_S / 2, on_trial=True),
+            failed(1, 0, on_trial=False),
+        )
+
+
+def test_a_version_on_trial_has_less_time_and_is_asked_once_at_a_time() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        first, second, stable = asyncio.run(ask_one_who_never_answers(silent.getsockname()[1]))
+    assert first[0] == "version 2: no answer in time"
+    assert second[0] == "version 2: not asked, it failed a moment ago"
+    assert stable[0] == "version 1: no answer in time"
+    assert 0.9 * CANARY_TIMEOUT_S < first[1] < TIMEOUT_S
+    assert stable[1] > 0.9 * TIMEOUT_S

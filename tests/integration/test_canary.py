@@ -1,0 +1,307 @@
+"""Versions side by side on the real servers: who gets which, and what a bad one does to others."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+from confluent_kafka import Message, Producer
+
+from deploy import local
+from deploy.settings import Settings
+from features.events import Recommendation, encode
+from features.inputs import MODEL_NAME
+from features.kafka import client_config, ensure_topics
+from features.rollout_messages import Rollout, RolloutState, RoutedVersion
+from features.rows import Layout
+from features.topics import ROLLOUTS
+from features.vocabulary import Vocabulary
+from stream.client import EventProducer, RecommendationConsumer
+from stream.routing import Routes
+from tests.stand.bad_graphs import answers_late, answers_nan
+from tests.stand.models import SETTINGS, untrained
+from tests.stand.servers import local_settings
+from tests.stand.workers import Progress, WorkerProcess, running
+from trainer.model_server import ModelServer
+from trainer.publish import publish, version_of, write_version
+
+pytestmark = pytest.mark.integration
+ANSWER_S = 60.0
+STABLE, CANDIDATE, NAN, LATE = 1, 2, 3, 4
+# Enough for a busy machine; the late version takes some seconds.
+CANARY_TIMEOUT_MS = 400
+LATE_PRODUCTS = 100
+PEOPLE = [f"u{n}" for n in range(200)]
+Answers = dict[str, Recommendation]
+
+
+class Trial:
+    """Servers with four versions up, two workers, and an app that sends and reads."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        workers: Sequence[WorkerProcess],
+        events: EventProducer,
+        answers: RecommendationConsumer,
+    ) -> None:
+        self.settings = settings
+        self.workers = workers
+        self._events = events
+        self._answers = answers
+        self._producer = Producer(client_config(settings.kafka) | {"log_level": "0"})
+        self._item = 0
+
+    def act(self, people: Iterable[str]) -> Answers:
+        """A click of each person, and what each is recommended then, in order of arrival."""
+        self._item += 1
+        item_id = f"i{self._item % 100}"
+        sent = {self._events.click(user_id=user, item_id=item_id).event_id for user in people}
+        found: Answers = {}
+        deadline = time.monotonic() + ANSWER_S
+        while len(found) < len(sent):
+            assert time.monotonic() < deadline, f"{len(found)} answers of {len(sent)}"
+            answer = self._answers.receive(1.0)
+            if answer is not None and answer.event_id in sent:
+                found[answer.user_id] = answer
+        return found
+
+    def announce(self, rollout: Rollout) -> int:
+        """Say who gets which version; when the broker has it, in milliseconds."""
+        taken: list[Message] = []
+        self._producer.produce(
+            ROLLOUTS,
+            encode(rollout),
+            MODEL_NAME,
+            on_delivery=lambda _, message: taken.append(message),
+        )
+        assert not self._producer.flush(10)
+        return int(taken[0].timestamp()[1])
+
+    def begin(self, rollout: Rollout) -> None:
+        """Announce a rollout, and wait until all people are answered by it."""
+        self.announce(rollout)
+        expected = variants(rollout)
+        deadline = time.monotonic() + ANSWER_S
+        while time.monotonic() < deadline:
+            found = self.act(PEOPLE)
+            if all(
+                (each.rollout_id, each.variant) == (rollout.rollout_id, expected[user])
+                for user, each in found.items()
+            ):
+                return
+        raise AssertionError(f"{rollout} did not take effect")
+
+    def rollout(
+        self,
+        rollout_id: str,
+        state: RolloutState = RolloutState.RUNNING,
+        **versions: tuple[int, float],
+    ) -> Rollout:
+        return Rollout(
+            model=MODEL_NAME,
+            versions=[
+                RoutedVersion(
+                    version=number,
+                    variant=variant,
+                    share=share,
+                    address=version_of(self.settings.model_repository, number).address,
+                )
+                for variant, (number, share) in versions.items()
+            ],
+            state=state,
+            time=int(time.time() * 1000),
+            rollout_id=rollout_id,
+        )
+
+    def canary(self, rollout_id: str, version: int, share: float) -> Rollout:
+        return self.rollout(
+            rollout_id,
+            stable=(STABLE, 1 - 2 * share),
+            canary=(version, share),
+            baseline=(STABLE, share),
+        )
+
+
+def variants(rollout: Rollout) -> dict[str, str]:
+    """Each person's variant."""
+    routes = Routes(MODEL_NAME, load=lambda _: Vocabulary([]))
+    routes.follow(rollout)
+    routed = {user: routes.routing(user) for user in PEOPLE}
+    return {user: each.shown.version.variant for user, each in routed.items() if each}
+
+
+def of(variant: str, answers: Answers) -> Answers:
+    found = {user: answer for user, answer in answers.items() if answer.variant == variant}
+    assert found, f"nobody has {variant}"
+    return found
+
+
+def well(answers: Answers, version: int) -> bool:
+    """Whether this version has made all of these answers, for whom it was meant."""
+    return all(
+        (each.model_version, each.failed, each.fallback) == (str(version), "", False)
+        and each.latency_ms
+        for each in answers.values()
+    )
+
+
+def copied(repository: Path, version: int, change: Callable[[Path], None]) -> None:
+    """A version that is the candidate with another graph."""
+    folder = version_of(repository, version).folder
+    shutil.copytree(version_of(repository, CANDIDATE).folder, folder)
+    change(folder / "model.onnx")
+
+
+def load_versions(settings: Settings) -> None:
+    layout, repository = Layout(settings.features), settings.model_repository
+    server = ModelServer(settings.triton.url or "")
+    publish(untrained(layout, 1), repository, server, settings.kafka, layout, SETTINGS)
+    write_version(untrained(layout, 2), repository, layout, SETTINGS)
+    copied(repository, NAN, answers_nan)
+    copied(repository, LATE, lambda graph: answers_late(graph, LATE_PRODUCTS))
+    config = (repository / MODEL_NAME / "config.pbtxt").read_text()
+    with server.connected() as triton:
+        triton.load(config, [STABLE, CANDIDATE, NAN, LATE])
+
+
+@contextmanager
+def open_trial(own: Settings, folder: Path) -> Iterator[Trial]:
+    settings = local.up(own)
+    ensure_topics(settings.kafka)
+    load_versions(settings)
+    workers = [
+        WorkerProcess(settings, name, folder / f"{name}.log") for name in ("first", "second")
+    ]
+    with ExitStack() as stack:
+        events = stack.enter_context(EventProducer(settings.kafka, {"log_level": 0}))
+        answers = stack.enter_context(
+            RecommendationConsumer(settings.kafka, options={"log_level": 0})
+        )
+        stack.enter_context(running(*workers))
+        for user in PEOPLE:
+            events.click(user_id=user, item_id="i0")
+        events.flush()
+        Progress(settings).wait_for_all(60, workers)
+        yield Trial(settings, workers, events, answers)
+
+
+@pytest.fixture(scope="module")
+def trial(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trial]:
+    folder = tmp_path_factory.mktemp("trial")
+    own = local_settings(folder / "state")
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("HEADWATER_TRITON__CANARY_TIMEOUT_MS", str(CANARY_TIMEOUT_MS))
+        try:
+            with open_trial(own, folder) as trial:
+                yield trial
+        finally:
+            local.down(own)
+
+
+def test_a_person_keeps_a_variant_while_shares_grow_and_a_worker_restarts(trial: Trial) -> None:
+    trial.begin(trial.canary("grows", CANDIDATE, 0.1))
+    small = trial.act(PEOPLE)
+    trial.begin(trial.canary("grows", CANDIDATE, 0.3))
+    large = trial.act(PEOPLE)
+    trial.workers[0].kill()
+    trial.workers[0].start()
+    restarted = trial.act(PEOPLE)
+    for answers, share in ((small, 0.1), (large, 0.3), (restarted, 0.3)):
+        assert well(of("canary", answers), CANDIDATE)
+        assert well(of("baseline", answers) | of("stable", answers), STABLE)
+        assert abs(len(of("canary", answers)) / len(PEOPLE) - share) < 0.1
+    assert of("canary", small).keys() < of("canary", large).keys()
+    assert of("baseline", small).keys() < of("baseline", large).keys()
+    assert {u: a.variant for u, a in large.items()} == {u: a.variant for u, a in restarted.items()}
+
+
+def test_who_has_a_version_that_answers_nan_is_answered_by_stable(trial: Trial) -> None:
+    trial.begin(trial.canary("nan", NAN, 0.3))
+    reasons = set()
+    deadline = time.monotonic() + 5
+    while not any("not numbers" in reason for reason in reasons) and time.monotonic() < deadline:
+        answers = trial.act(PEOPLE)
+        assert well(of("stable", answers) | of("baseline", answers), STABLE)
+        reasons |= {answer.failed for answer in of("canary", answers).values()}
+        assert all(
+            answer.failed and answer.model_version == str(STABLE) and not answer.fallback
+            for answer in of("canary", answers).values()
+        )
+    assert reasons == {
+        f"version {NAN}: scores that are not numbers",
+        f"version {NAN}: not asked, it failed a moment ago",
+    }
+
+
+def test_nobody_else_waits_for_a_version_that_answers_late(trial: Trial) -> None:
+    rollout = trial.canary("late", LATE, 0.3)
+    trial.begin(rollout)
+    late: list[Recommendation] = []
+    deadline = time.monotonic() + 15
+    while not late and time.monotonic() < deadline:
+        answers = trial.act(PEOPLE)
+        assert well(of("stable", answers) | of("baseline", answers), STABLE)
+        canary = of("canary", answers).values()
+        assert all(each.failed and each.model_version == str(STABLE) for each in canary)
+        late = [each for each in canary if "no answer in time" in each.failed]
+    assert late
+    waited_ms = [each.latency_ms or 0 for each in late]
+    assert all(CANARY_TIMEOUT_MS - 5 <= waited < 1000 for waited in waited_ms)
+    order = list(answers)
+    last_of_stable = max(order.index(user) for user in of("stable", answers))
+    assert last_of_stable < min(order.index(each.user_id) for each in late)
+
+
+def test_all_workers_leave_a_version_within_a_second_and_triton_loads_nothing(trial: Trial) -> None:
+    trial.begin(trial.canary("leaves", CANDIDATE, 0.5))
+    before = loads(trial.settings)
+    stable = trial.rollout("leaves", RolloutState.ROLLED_BACK, stable=(STABLE, 1.0))
+    rolled_back_ms = trial.announce(stable)
+    answers: list[Recommendation] = []
+    deadline = time.monotonic() + 3
+    while time.monotonic() < deadline:
+        answers += trial.act(PEOPLE).values()
+    after = [each for each in answers if each.produced_time > rolled_back_ms + 1000]
+    assert {each.user_id for each in after} == set(PEOPLE)
+    assert {each.variant for each in after} == {"stable"}
+    assert not any(each.failed or each.fallback for each in answers)
+    assert loads(trial.settings) == before
+
+
+def loads(settings: Settings) -> int:
+    """How often Triton has begun to load a version."""
+    found = local.log_path(settings, "triton").read_text().count(f"loading: {MODEL_NAME}:")
+    assert found
+    return found
+
+
+def test_a_shadow_is_told_beside_what_stable_shows(trial: Trial) -> None:
+    shadow = RolloutState.SHADOW
+    trial.begin(trial.rollout("unseen", shadow, stable=(STABLE, 1.0), shadow=(CANDIDATE, 0.5)))
+    answers = trial.act(PEOPLE)
+    assert well(of("stable", answers), STABLE)
+    shadows = {user: each.shadow for user, each in answers.items() if each.shadow}
+    assert abs(len(shadows) / len(PEOPLE) - 0.5) < 0.1
+    for user, told in shadows.items():
+        shown = [item.item_id for item in answers[user].items]
+        assert (told.model_version, told.failed) == (str(CANDIDATE), "")
+        assert len(told.items) == len(shown)
+        assert told.items != shown
+        assert told.score is not None
+        assert told.latency_ms
+
+
+def test_a_shadow_that_answers_late_changes_nothing_that_is_shown(trial: Trial) -> None:
+    trial.begin(
+        trial.rollout("hidden", RolloutState.SHADOW, stable=(STABLE, 1.0), shadow=(LATE, 0.5))
+    )
+    answers = trial.act(PEOPLE)
+    assert well(of("stable", answers), STABLE)
+    shadows = [each.shadow for each in answers.values() if each.shadow]
+    assert shadows
+    assert all(each.failed and not each.items for each in shadows)

@@ -1,0 +1,159 @@
+"""Nobody waits for a version on trial, and still answers and batches keep their order."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+import pytest
+
+from features.events import Click, Recommendation, Shadow
+from features.rows import Layout, empty_user
+from features.settings import FeatureSettings
+from stream.answering import Group
+from stream.asking import Question, Request
+from stream.pipeline import Pipeline
+
+LAYOUT = Layout(FeatureSettings())
+
+
+@dataclass(frozen=True)
+class FakeQuestion:
+    """Of a question a pipeline only asks whether its version is on trial."""
+
+    on_trial: bool
+    requests: Sequence[Request]
+
+
+@dataclass
+class Versions:
+    """Answers when it is told to, by event_id and whether a shadow is meant."""
+
+    told: dict[str, asyncio.Event] = field(default_factory=dict)
+
+    def tell(self, name: str) -> asyncio.Event:
+        return self.told.setdefault(name, asyncio.Event())
+
+    async def answer(self, group: Group) -> list[Recommendation]:
+        await self.tell(group.requests[0].event.event_id).wait()
+        return [
+            Recommendation(
+                recommendation_id=event.event_id,
+                user_id=event.user_id,
+                event_id=event.event_id,
+                items=[],
+                model_version="1",
+                variant="stable",
+                event_time=event.timestamp,
+                produced_time=event.timestamp,
+                fallback=False,
+            )
+            for event, _ in group.requests
+        ]
+
+    async def shadows(self, question: Question) -> list[Shadow]:
+        await self.tell(f"shadow of {question.requests[0].event.event_id}").wait()
+        return [Shadow(model_version="2") for _ in question.requests]
+
+
+class World:
+    """A pipeline, what it has delivered and which batches are done."""
+
+    def __init__(self) -> None:
+        self.versions = Versions()
+        self.delivered: list[str] = []
+        self.shadowed: list[str] = []
+        self.done_batches: list[str] = []
+        self.pipeline = Pipeline(self.versions, self, self)  # type: ignore[arg-type]
+
+    async def send(self, topic: str, key: bytes, value: bytes) -> None:
+        answer = msgspec.json.decode(value, type=Recommendation)
+        self.delivered.append(answer.event_id)
+        if answer.shadow:
+            self.shadowed.append(answer.event_id)
+
+    def done(self, events: Sequence[str]) -> None:
+        self.done_batches += events
+
+    async def start(self, name: str, *groups: Group) -> None:
+        await self.pipeline.start(groups, [name])  # type: ignore[list-item]
+
+    async def answered(self, *names: str) -> None:
+        for name in names:
+            self.versions.tell(name).set()
+        for _ in range(20):
+            await asyncio.sleep(0)
+
+
+def group(event_id: str, user_id: str, *, on_trial: bool = False, shadow: bool = False) -> Group:
+    event = Click(event_id=event_id, user_id=user_id, item_id="i", timestamp=1_700_000_000_000)
+    requests = [Request(event, empty_user(LAYOUT))]
+    own = FakeQuestion(on_trial, requests)
+    return Group(requests, own, FakeQuestion(True, requests) if shadow else None)  # type: ignore[arg-type]
+
+
+async def slow_canary(world: World) -> None:
+    await world.start("b1", group("c1", "cara", on_trial=True), group("s1", "stan"))
+    await world.answered("s1")
+    await world.start("b2", group("c2", "carl", on_trial=True), group("s2", "stan"))
+    await world.answered("s2")
+    await world.answered("c2")
+    assert world.delivered == ["s1", "s2", "c2"]
+    assert world.done_batches == []
+    await world.answered("c1")
+    assert world.delivered[-1] == "c1"
+    assert world.done_batches == ["b1", "b2"]
+
+
+async def same_person(world: World) -> None:
+    await world.start("b1", group("c1", "ann", on_trial=True))
+    await world.start("b2", group("s2", "ann"))
+    await world.answered("s2")
+    assert world.delivered == []
+    await world.answered("c1")
+    assert world.delivered == ["c1", "s2"]
+    assert world.done_batches == ["b1", "b2"]
+
+
+async def stable_paces(world: World) -> None:
+    await world.start("b1", group("s1", "ann"))
+    second = asyncio.create_task(world.start("b2", group("s2", "bob")))
+    await world.answered()
+    assert not second.done()
+    await world.answered("s1")
+    assert second.done()
+    await world.answered("s2")
+    assert world.delivered == ["s1", "s2"]
+
+
+async def slow_shadow(world: World) -> None:
+    await world.start("b1", group("s1", "ann", shadow=True), group("s2", "bob"))
+    await world.answered("s1", "s2")
+    await world.start("b2", group("s3", "bob"))
+    await world.answered("s3")
+    assert world.delivered == ["s2", "s3"]
+    await world.answered("shadow of s1")
+    assert world.delivered[-1] == "s1"
+    assert world.shadowed == ["s1"]
+    assert world.done_batches == ["b1", "b2"]
+
+
+async def nobody_to_answer(world: World) -> None:
+    await world.start("b1", group("c1", "ann", on_trial=True))
+    await world.start("b2")
+    assert world.done_batches == []
+    await world.answered("c1")
+    assert world.done_batches == ["b1", "b2"]
+
+
+@pytest.mark.parametrize(
+    "what_happens", [slow_canary, same_person, stable_paces, slow_shadow, nobody_to_answer]
+)
+def test_who_waits_for_whom(what_happens: Callable[[World], Awaitable[None]]) -> None:
+    async def run() -> None:
+        async with asyncio.timeout(5):
+            await what_happens(World())
+
+    asyncio.run(run())
