@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from confluent_kafka import Message, Producer
 
+from bench.bad_graphs import answers_late, answers_nan
 from deploy import local
 from deploy.settings import Settings
 from features.events import Recommendation, encode
@@ -22,7 +23,6 @@ from features.topics import ROLLOUTS
 from features.vocabulary import Vocabulary
 from stream.client import EventProducer, RecommendationConsumer
 from stream.routing import Routes
-from tests.stand.bad_graphs import answers_late, answers_nan
 from tests.stand.models import SETTINGS, untrained
 from tests.stand.servers import local_settings
 from tests.stand.workers import Progress, WorkerProcess, running
