@@ -73,7 +73,7 @@ def main(
     maps: Map = None,
     types: Type = None,
     report: Annotated[Path | None, typer.Option(help="write the figures here, as JSON")] = None,
-    rate: Annotated[float, typer.Option(help="events/s", min=10)] = 300.0,
+    rate: Annotated[float, typer.Option(help="events/s", min=10)] = 200.0,
     train_s: Annotated[float, typer.Option(help="of the first model, at most", min=1)] = 120.0,
 ) -> None:
     """Roll out a good version and bad ones; count who noticed."""

@@ -19,7 +19,7 @@ class TritonSettings(Section):
     model: str = "temporal_llm"
     timeout_ms: Annotated[int, Field(ge=1, le=60_000)] = 500
     canary_timeout_ms: Annotated[int, Field(ge=1, le=60_000)] = Field(
-        150, description="of a version on trial; never more than timeout_ms"
+        500, description="of a version on trial; never more than timeout_ms"
     )
 
 

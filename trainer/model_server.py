@@ -49,7 +49,8 @@ class ModelServer:
         try:
             yield Triton(client)
         except InferenceServerException as error:
-            reason = " ".join(str(error).split())
+            # What a Python backend adds, where in it, helps nobody.
+            reason = " ".join(str(error).split()).partition(" At: /")[0]
             kind = AwayError if error.status() in AWAY else ServerError
             raise kind(f"Triton at {self.url}: {reason}") from error
         finally:

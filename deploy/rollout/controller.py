@@ -13,6 +13,7 @@ from typing import Any
 
 import structlog
 
+from deploy.rollout import metrics
 from deploy.rollout.commands import check
 from deploy.rollout.decision import RefusedError, State, begun, decide, steered
 from deploy.rollout.feedback import Feedback
@@ -82,6 +83,7 @@ class Controller:
             ServerError: Kafka or the store does not answer: begin anew, nothing is lost.
         """
         message = self._log.poll(POLL_S)
+        metrics.LEADS.set(self._log.leads)
         if not self._log.leads:
             self.close()
             return
@@ -175,6 +177,7 @@ class Controller:
         await self._feedback.flush()
         seen = figures(trial, self._feedback.counters(), now_s)
         decided = decide(trial.state, seen, self._rules)
+        metrics.show(decided, self._rules)
         if decided.state != trial.state:
             inputs = inputs_of(trial.state, seen, self._rules)
             self._go_on(self._next(trial, decided.state), CONTROLLER, decided.reason, inputs)
@@ -192,6 +195,7 @@ class Controller:
         rollout = trial.routed(self._rules, self._now_ms())
         taken = step(trial, rollout, actor, reason, inputs, command_id)
         self._write([taken, rollout, *([answer] if answer else [])])
+        metrics.count_step(rollout)
         log.info(
             "rollout_step",
             rollout_id=trial.rollout_id,

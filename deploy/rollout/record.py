@@ -38,7 +38,9 @@ def inputs_of(state: State, seen: Figures, rules: RolloutSettings) -> dict[str, 
     return {
         "state": msgspec.to_builtins(state),
         "figures": msgspec.to_builtins(seen, enc_hook=lambda array: array.tolist()),
-        "rules": rules.model_dump(mode="json", exclude={"admin_token"}),
+        "rules": rules.model_dump(
+            mode="json", exclude={"admin_token", "metrics_port", "metrics_address"}
+        ),
     }
 
 

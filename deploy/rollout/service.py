@@ -6,6 +6,7 @@ import asyncio
 import threading
 
 import structlog
+from prometheus_client import start_http_server
 
 from deploy.rollout.controller import Controller, Surroundings
 from deploy.rollout.feedback import AnotherCounterError, Feedback
@@ -29,6 +30,8 @@ def run_controller(settings: Settings, stop: threading.Event) -> None:
         ServerError: Kafka does not answer at the start.
         SettingsError: a topic has another number of partitions.
     """
+    if settings.rollout.metrics_port:
+        start_http_server(settings.rollout.metrics_port, settings.rollout.metrics_address)
     asyncio.run(_run(settings, stop))
 
 

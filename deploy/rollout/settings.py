@@ -62,6 +62,12 @@ class RolloutSettings(Section):
     admin_token: SecretStr | None = Field(
         None, description="who gives commands to a rollout has to have it; empty: nobody can"
     )
+    metrics_port: Annotated[int, Field(ge=0, le=65_535)] = Field(
+        0, description="where Prometheus reads the controller's metrics; 0: nowhere"
+    )
+    metrics_address: str = Field(
+        "127.0.0.1", description="the interface of metrics_port; 0.0.0.0: all of them"
+    )
     min_requests: Annotated[int, Field(ge=1)] = Field(
         100, description="of the canary before a guard can take it back"
     )
@@ -72,7 +78,9 @@ class RolloutSettings(Section):
     )
     min_coverage: Share = Field(0.5, description="items it shows, as a share of the baseline's")
     max_drift: Annotated[float, Field(gt=0)] = Field(
-        0.5, description="between the distributions of scores: population stability index"
+        1.0,
+        description="between the distributions of scores, once min_shown are there: population "
+        "stability index",
     )
 
     @model_validator(mode="after")

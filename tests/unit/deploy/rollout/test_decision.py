@@ -86,7 +86,7 @@ def test_a_share_does_not_grow_while_the_worst_is_too_bad() -> None:
         ({"fallbacks": 200}, 0.0, "fallbacks: +4.00%"),
         ({"p99_ms": 90.0}, 0.0, "slow: p99 90 ms, the baseline's 40"),
         ({"coverage": 100}, 0.0, "coverage: 100 items shown, by the baseline 800"),
-        ({}, 0.9, "scores drift: 0.90"),
+        ({}, 1.9, "scores drift: 1.90"),
     ],
 )
 def test_a_guard_takes_back_at_once_whatever_is_earned(
@@ -96,6 +96,12 @@ def test_a_guard_takes_back_at_once_whatever_is_earned(
     found = decide(begun(0.0), figures, RULES)
     assert found.state.status is RolloutState.ROLLED_BACK
     assert found.reason.startswith(why)
+
+
+def test_scores_of_a_few_people_drift_by_chance() -> None:
+    few = replace(WELL, requests=RULES.min_shown - 1)
+    figures = replace(seen(1.0, now_s=1.0), canary_health=few, drift=9.0)
+    assert not decide(begun(0.0), figures, RULES).state.ended
 
 
 def test_what_is_wrong_with_the_baseline_too_is_not_the_canarys_fault() -> None:
