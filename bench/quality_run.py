@@ -16,7 +16,7 @@ from bench.counting import Method, methods
 from bench.peer_runs import Budget, Interactions, Peer, PeerRun, Request, tune, write_input
 from bench.quality_figures import Row, figures, gains, mean, with_differences
 from bench.quality_ours import scores, train_ours
-from bench.quality_tables import OURS
+from bench.quality_tables import LEARNED_PEER, OURS
 from bench.questions import (
     TEST,
     TRAINING,
@@ -120,7 +120,7 @@ class Run:
         self.write_input(folder)
         found = {peer: tune(folder, peer, budget, self._judge, self.say) for peer in chosen}
         return {
-            f"{peer.label} (RecTools)": figures(
+            f"{peer.label} {LEARNED_PEER}": figures(
                 self.test, answers_in_lists(self.test, best.top("test"))
             )
             for peer, best in found.items()

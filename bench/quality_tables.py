@@ -13,6 +13,8 @@ OURS = "Headwater"
 # The larger size: so many models whose scores are averaged.
 MEMBERS = 6
 LARGE = f"{OURS}, {MEMBERS} members"
+# How the rows of models from RecTools end.
+LEARNED_PEER = "(RecTools)"
 Rows = Mapping[str, Row]
 
 _GROUPS = {
@@ -75,7 +77,8 @@ def ratios(rows: Mapping[str, Rows]) -> dict[str, dict[str, float]]:
     """Ours over the best of all others, by protocol: of all targets, and of return visits.
 
     Of our two sizes the one that was better on held-out events; the default size apart. On return
-    visits the best is whoever is best at them. A protocol without any has no ratio.
+    visits the best is whoever is best at them. Apart too: beside the models alone that were tuned
+    on a grid. A protocol without any has no ratio.
     """
 
     def returns(row: Row) -> float:
@@ -86,11 +89,23 @@ def ratios(rows: Mapping[str, Rows]) -> dict[str, dict[str, float]]:
 
     chosen = {protocol: chosen_size(of) for protocol, of in rows.items()}
     default = dict.fromkeys(rows, OURS)
+    learned = {protocol: _learned(of) for protocol, of in rows.items()}
     return {
+        "ratio_to_best_learned_peer": _ratios(learned, chosen, every),
+        "learned_ratio_on_return_visits": _ratios(learned, chosen, returns),
         "ratio_to_best_peer": _ratios(rows, chosen, every),
         "ratio_on_return_visits": _ratios(rows, chosen, returns),
         "default_ratio_to_best_peer": _ratios(rows, default, every),
         "default_ratio_on_return_visits": _ratios(rows, default, returns),
+    }
+
+
+def _learned(rows: Rows) -> Rows:
+    """Ours, and of the others those that learn, not those that count."""
+    return {
+        name: row
+        for name, row in rows.items()
+        if name.startswith(OURS) or name.endswith(LEARNED_PEER)
     }
 
 
@@ -105,8 +120,8 @@ def _ratios(
 ) -> dict[str, float]:
     found = {}
     for protocol, of in rows.items():
-        best = max(figure(row) for name, row in of.items() if not name.startswith(OURS))
-        if best:
+        others = (figure(row) for name, row in of.items() if not name.startswith(OURS))
+        if best := max(others, default=0.0):
             found[protocol] = figure(of[ours[protocol]]) / best
     return found
 

@@ -73,6 +73,9 @@ def test_ours_is_held_against_the_best_of_all_others() -> None:
     assert found["default_ratio_to_best_peer"] == pytest.approx(of_default)
     # Best at return visits is another than the best of all; without any there is no ratio.
     assert found["ratio_on_return_visits"] == pytest.approx({"leave_one_out": 2})
+    # Beside those alone that learn: a protocol without any has none.
+    assert found["ratio_to_best_learned_peer"] == pytest.approx({"leave_one_out": 1.25})
+    assert found["learned_ratio_on_return_visits"] == pytest.approx({"leave_one_out": 5})
     report = summary(rules(Ties.FILE, repeats=True), rows, 1)
     assert report["ratio_to_best_peer"] == found["ratio_to_best_peer"]
     assert report["ties"] == "ties file: inside a second the order of the log's file; items return"
