@@ -147,7 +147,7 @@ class OneAtATime:
             candidates=table.indices[: worker.trending_candidates],
             exclude_taken=exclude_taken,
         )
-        outputs = await self._scorer.score(self._version, tensors)
+        outputs, _ = await self._scorer.score(self._version, tensors)
         ranking = ranked(outputs, tensors, table, self._vocabulary, times_ms, 4 * worker.top_k)
         available = dict.fromkeys(ranking.item_ids(), True)
         return Recommendation(

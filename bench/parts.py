@@ -189,7 +189,7 @@ class Parts:
                 exclude_taken=exclude_taken,
             )
         with self._watch.part("model"):
-            outputs = await self._scorer.score(self._version, tensors)
+            outputs, _ = await self._scorer.score(self._version, tensors)
         with self._watch.part("ranking"):
             ranking = ranked(outputs, tensors, table, self._vocabulary, times_ms, 4 * worker.top_k)
             available = dict.fromkeys(ranking.item_ids(), True)

@@ -19,7 +19,7 @@ from deploy.rollout.evidence import Effect, Floats, effect
 from deploy.rollout.settings import RolloutSettings
 from features.rollout_messages import RolloutState
 
-WELL = Health(requests=0, errors=0, fallbacks=0, p99_ms=50.0, coverage=1000)
+WELL = Health(requests=0, errors=0, fallbacks=0, p99_ms=50.0, p99_at_least_ms=50.0, coverage=1000)
 # Of the tests that are compared with, two-sided.
 ALPHA, POWER = 0.05, 0.8
 MANN_WHITNEY, Z_TEST = "mann_whitney", "z_test"

@@ -94,10 +94,6 @@ class Counters:
         else:
             self.clicked += 1
 
-    def p99_ms(self) -> float:
-        """The latency that 99 % stay below: the upper edge of its bin; 0 without any."""
-        return quantile_ms(self.latencies, 0.99)
-
     def coverage(self) -> int:
         """Different items shown, about: linear counting.
 

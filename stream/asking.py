@@ -15,7 +15,7 @@ from features.rows import Layout, UserRow
 from stream import metrics
 from stream.ranking import Ranking, ranked
 from stream.routing import Route
-from stream.scoring import NotAskedError, Scorer, ScoringError
+from stream.scoring import NotAskedError, Scored, Scorer, ScoringError
 from stream.settings import WorkerSettings
 from stream.trend_lists import TrendLists
 from stream.trending import TrendTable
@@ -118,12 +118,13 @@ class Asker:
         route, variant = question.route, question.route.version.variant
         start = perf_counter()
         try:
-            outputs = await self._outputs(question)
+            outputs, seconds = await self._scored(question)
         except ScoringError as error:
             metrics.MODEL_FAILURES.labels(variant).inc(len(question.requests))
-            waited_s = None if isinstance(error, NotAskedError) else _observed(start, variant)
-            return Asked(route, None, waited_s, str(error))
-        latency_ms = _observed(start, variant)
+            asked = not isinstance(error, NotAskedError)
+            waited_ms = _observed(perf_counter() - start, variant) if asked else None
+            return Asked(route, None, waited_ms, str(error))
+        latency_ms = _observed(seconds, variant)
         ranking = ranked(
             outputs,
             question.tensors,
@@ -135,12 +136,12 @@ class Asker:
         )
         return Asked(route, ranking, latency_ms)
 
-    async def _outputs(self, question: Question) -> Arrays:
+    async def _scored(self, question: Question) -> Scored:
         version = question.route.version.version
-        outputs = await self._scorer.score(version, question.tensors, on_trial=question.on_trial)
+        scored = await self._scorer.score(version, question.tensors, on_trial=question.on_trial)
         if question.on_trial:
-            _check_indices(outputs, question)
-        return outputs
+            _check_indices(scored.outputs, question)
+        return scored
 
 
 def _check_indices(outputs: Arrays, question: Question) -> None:
@@ -161,8 +162,7 @@ def _check_indices(outputs: Arrays, question: Question) -> None:
             raise ScoringError(f"version {version}: {name} names what there is not")
 
 
-def _observed(start: float, variant: str) -> float:
-    """Milliseconds since the start, counted."""
-    seconds = perf_counter() - start
+def _observed(seconds: float, variant: str) -> float:
+    """Milliseconds, counted."""
     metrics.MODEL_REQUEST_SECONDS.labels(variant).observe(seconds)
     return round(1000 * seconds, 3)

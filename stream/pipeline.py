@@ -1,7 +1,9 @@
 """Batches whose answers are under way: none waits longer for another than it must.
 
 The next batch waits for what the stable version answers, because a batch is what arrived meanwhile.
-It does not wait for a version on trial, nor for a shadow: so several batches can be open at once.
+A version on trial may be a batch behind; if it is further behind it is waited for, but not long:
+one that is as fast as the stable one keeps up, and one that is not holds nobody up. Nobody waits
+for a shadow. So several batches can be open at once.
 A person's answers keep their order, and batches are done in theirs.
 """
 
@@ -10,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -27,6 +29,8 @@ from stream.delivery import Delivery
 from stream.ending import forever
 from stream.retrying import patiently
 
+# How long a batch waits for a version on trial that lags behind.
+_PATIENCE_S = 0.05
 # Where Kafka takes nothing, batches wait here and not in memory without end.
 _MOST_OPEN = 64
 
@@ -75,6 +79,7 @@ class Pipeline:
         """Begin to answer a batch, once the stable version has answered the one before."""
         for part in self._relied_on:
             await part.answered.wait()
+        await self._let_catch_up()
         while len(self._open) >= _MOST_OPEN:
             await _ended(self._open[0].parts[:1])
         before = [part for batch in self._open for part in batch.parts]
@@ -86,6 +91,16 @@ class Pipeline:
             work = partial(self._answer, batch, part, earlier)
             part.task = asyncio.create_task(forever(work)())
         self._end_batches()
+
+    async def _let_catch_up(self) -> None:
+        """Wait a little for a version on trial that is more than a batch behind."""
+        earlier = list(self._open)[:-1]
+        behind = [one for each in earlier for one in each.parts if not one.answered.is_set()]
+        if behind:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_PATIENCE_S):
+                    for part in behind:
+                        await part.answered.wait()
 
     async def _answer(self, batch: _Batch, part: _Part, earlier: Sequence[_Part]) -> None:
         group = part.group

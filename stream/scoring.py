@@ -6,7 +6,8 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from time import perf_counter
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +34,13 @@ class ScoringError(HeadwaterError):
 
 class NotAskedError(ScoringError):
     """A version failed a moment ago, and was not asked again yet."""
+
+
+class Scored(NamedTuple):
+    """A version's outputs, and how long the call took that brought them."""
+
+    outputs: Arrays
+    seconds: float
 
 
 @dataclass
@@ -67,7 +75,7 @@ class Scorer:
 
     async def score(
         self, version: int, tensors: Mapping[str, npt.NDArray[Any]], *, on_trial: bool = False
-    ) -> Arrays:
+    ) -> Scored:
         """The outputs of one version for a batch, by name.
 
         Args:
@@ -80,7 +88,7 @@ class Scorer:
         """
         calls = self._calls[version, on_trial]
         try:
-            outputs = await (self._in_turn if on_trial else self._asked)(version, calls, tensors)
+            scored = await (self._in_turn if on_trial else self._asked)(version, calls, tensors)
         except NotAskedError:
             raise
         except (InferenceServerException, TimeoutError, OSError, ScoringError) as error:
@@ -97,19 +105,20 @@ class Scorer:
             )
             raise ScoringError(f"version {version}: {reason}") from error
         calls.breaker.reset()
-        return outputs
+        return scored
 
     async def _in_turn(
         self, version: int, calls: _Calls, tensors: Mapping[str, npt.NDArray[Any]]
-    ) -> Arrays:
-        """Ask once it is this call's turn; waiting for it counts too."""
+    ) -> Scored:
+        """Ask once it is this call's turn; waiting for that counts against its time."""
         limit_ms = min(self._settings.canary_timeout_ms, self._settings.timeout_ms)
         async with asyncio.timeout(limit_ms / 1000), calls.turn:
             return await self._asked(version, calls, tensors)
 
     async def _asked(
         self, version: int, calls: _Calls, tensors: Mapping[str, npt.NDArray[Any]]
-    ) -> Arrays:
+    ) -> Scored:
+        start = perf_counter()
         if calls.breaker.open:
             raise NotAskedError(f"version {version}: not asked, it failed a moment ago")
         result = await self._connected().infer(
@@ -122,7 +131,7 @@ class Scorer:
         outputs = {output.name(): result.as_numpy(output.name()) for output in self._outputs}
         if not all(np.isfinite(outputs[name]).all() for name in self._numbers):
             raise ScoringError("scores that are not numbers")
-        return outputs
+        return Scored(outputs, perf_counter() - start)
 
     def _input(self, name: str, array: npt.NDArray[Any]) -> InferInput:
         tensor = InferInput(name, array.shape, self._types[name])

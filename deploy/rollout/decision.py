@@ -5,12 +5,16 @@ Kafka and Triton are elsewhere. The same state, figures and rules always give th
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 from deploy.rollout.evidence import Effect, Tally, effect
 from deploy.rollout.settings import RolloutSettings
 from features.errors import HeadwaterError
 from features.rollout_messages import Action, RolloutState
+
+# Standard errors between chance and a broken guard: guards are looked at thousands of times.
+SURE = 4.0
 
 
 class RefusedError(HeadwaterError):
@@ -82,7 +86,8 @@ class Health:
     Attributes:
         requests: recommendations asked for, with those that failed.
         errors, fallbacks: of those, what the version refused and what popularity answered.
-        p99_ms: from event to recommendation.
+        p99_ms: of the version's answers.
+        p99_at_least_ms: what that is at least, from so many answers.
         coverage: different items that it showed.
     """
 
@@ -90,6 +95,7 @@ class Health:
     errors: int
     fallbacks: int
     p99_ms: float
+    p99_at_least_ms: float
     coverage: int
 
 
@@ -150,15 +156,17 @@ def broken_guard(seen: Figures, rules: RolloutSettings) -> str:
     ours, theirs = seen.canary_health, seen.baseline_health
     if ours.requests < rules.min_requests:
         return ""
-    errors = _rate(ours.errors, ours) - _rate(theirs.errors, theirs)
-    fallbacks = _rate(ours.fallbacks, ours) - _rate(theirs.fallbacks, theirs)
+    errors = _beyond(ours.errors, ours, theirs.errors, theirs)
+    fallbacks = _beyond(ours.fallbacks, ours, theirs.fallbacks, theirs)
     broken = {
-        f"errors: {errors:+.2%} of requests beside the baseline": errors > rules.max_error_rate,
-        f"fallbacks: {fallbacks:+.2%} of requests beside the baseline": (
+        f"errors: {_rates(ours.errors, ours, theirs.errors, theirs)}": (
+            errors > rules.max_error_rate
+        ),
+        f"fallbacks: {_rates(ours.fallbacks, ours, theirs.fallbacks, theirs)}": (
             fallbacks > rules.max_fallback_rate
         ),
         f"slow: p99 {ours.p99_ms:.0f} ms, the baseline's {theirs.p99_ms:.0f}": (
-            ours.p99_ms > rules.max_slowdown * theirs.p99_ms
+            ours.p99_at_least_ms > rules.max_slowdown * theirs.p99_ms > 0
         ),
         f"coverage: {ours.coverage} items shown, by the baseline {theirs.coverage}": (
             ours.coverage < rules.min_coverage * theirs.coverage
@@ -171,8 +179,28 @@ def broken_guard(seen: Figures, rules: RolloutSettings) -> str:
     return "; ".join(line for line, yes in broken.items() if yes)
 
 
-def _rate(count: int, of: Health) -> float:
-    return count / of.requests if of.requests else 0.0
+def _rates(our_count: int, ours: Health, their_count: int, theirs: Health) -> str:
+    ratios = (
+        count / max(1, of.requests) for count, of in ((our_count, ours), (their_count, theirs))
+    )
+    return "{:.2%} of requests, of the baseline's {:.2%}".format(*ratios)
+
+
+def _beyond(our_count: int, ours: Health, their_count: int, theirs: Health) -> float:
+    """How far one rate lies above the other, at least: their difference less `SURE` errors.
+
+    Rates of A. Agresti and B. Caffo, "Simple and effective confidence intervals for proportions",
+    The American Statistician 54, 2000: one of each kind more.
+    """
+    (our_rate, our_variance), (their_rate, their_variance) = (
+        _smoothed(count, of.requests) for count, of in ((our_count, ours), (their_count, theirs))
+    )
+    return our_rate - their_rate - SURE * math.sqrt(our_variance + their_variance)
+
+
+def _smoothed(count: int, of: int) -> tuple[float, float]:
+    rate = (count + 1) / (of + 2)
+    return rate, rate * (1 - rate) / (of + 2)
 
 
 def _in_the_shadow(state: State, seen: Figures, rules: RolloutSettings) -> Decision:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from deploy.rollout.decision import Figures, Health, State
+from deploy.rollout.decision import SURE, Figures, Health, State
 from deploy.rollout.evidence import Tally
 from deploy.rollout.settings import RolloutSettings
-from features.feedback import Counters, Ints
+from features.feedback import Counters, Ints, quantile_ms
 from features.rollout_messages import Rollout, RolloutState, RoutedVersion, Variant
 
 # Population stability index: bins of the baseline with a tenth of its scores each.
 _SHARES = 10
 _LEAST = 1e-4
+_P99 = 0.99
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,16 @@ def figures(trial: Trial, counters: dict[str, Counters], now_s: float) -> Figure
 
 
 def _health(one: Counters) -> Health:
-    return Health(one.requests, one.failed, one.fallbacks, one.p99_ms(), one.coverage())
+    answers = int(one.latencies.sum())
+    error = math.sqrt(_P99 * (1 - _P99) / max(1, answers))
+    return Health(
+        requests=one.requests,
+        errors=one.failed,
+        fallbacks=one.fallbacks,
+        p99_ms=quantile_ms(one.latencies, _P99),
+        p99_at_least_ms=quantile_ms(one.latencies, max(0.0, _P99 - SURE * error)),
+        coverage=one.coverage(),
+    )
 
 
 def drift(ours: Ints, theirs: Ints) -> float:

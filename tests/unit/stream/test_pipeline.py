@@ -140,6 +140,23 @@ async def slow_shadow(world: World) -> None:
     assert world.done_batches == ["b1", "b2"]
 
 
+async def canary_keeps_up(world: World) -> None:
+    """Two batches behind it is waited for a little; one batch behind not at all."""
+    await world.start("b1", group("c1", "ann", on_trial=True))
+    await world.start("b2", group("c2", "bob", on_trial=True))
+    third = asyncio.create_task(world.start("b3", group("s3", "stan")))
+    await world.answered()
+    assert not third.done()
+    await world.answered("c1")
+    assert third.done()
+    fourth = asyncio.create_task(world.start("b4", group("s4", "stan")))
+    await world.answered("s3")
+    assert not fourth.done()
+    await asyncio.wait_for(fourth, 1.0)
+    await world.answered("c2", "s4")
+    assert world.done_batches == ["b1", "b2", "b3", "b4"]
+
+
 async def nobody_to_answer(world: World) -> None:
     await world.start("b1", group("c1", "ann", on_trial=True))
     await world.start("b2")
@@ -149,7 +166,8 @@ async def nobody_to_answer(world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    "what_happens", [slow_canary, same_person, stable_paces, slow_shadow, nobody_to_answer]
+    "what_happens",
+    [slow_canary, same_person, stable_paces, slow_shadow, canary_keeps_up, nobody_to_answer],
 )
 def test_who_waits_for_whom(what_happens: Callable[[World], Awaitable[None]]) -> None:
     async def run() -> None:

@@ -22,7 +22,7 @@ from deploy.rollout.settings import RolloutSettings
 from features.rollout_messages import Action, RolloutState
 
 RULES = RolloutSettings()
-WELL = Health(requests=5000, errors=0, fallbacks=0, p99_ms=40.0, coverage=800)
+WELL = Health(requests=5000, errors=0, fallbacks=0, p99_ms=40.0, p99_at_least_ms=35.0, coverage=800)
 BUCKETS = 64
 HOUR_S = 3600.0
 
@@ -82,9 +82,9 @@ def test_a_share_does_not_grow_while_the_worst_is_too_bad() -> None:
 @pytest.mark.parametrize(
     ("bad", "drift", "why"),
     [
-        ({"errors": 200}, 0.0, "errors: +4.00%"),
-        ({"fallbacks": 200}, 0.0, "fallbacks: +4.00%"),
-        ({"p99_ms": 90.0}, 0.0, "slow: p99 90 ms, the baseline's 40"),
+        ({"errors": 200}, 0.0, "errors: 4.00% of requests, of the baseline's 0.00%"),
+        ({"fallbacks": 200}, 0.0, "fallbacks: 4.00%"),
+        ({"p99_ms": 90.0, "p99_at_least_ms": 85.0}, 0.0, "slow: p99 90 ms, the baseline's 40"),
         ({"coverage": 100}, 0.0, "coverage: 100 items shown, by the baseline 800"),
         ({}, 1.9, "scores drift: 1.90"),
     ],
@@ -96,6 +96,17 @@ def test_a_guard_takes_back_at_once_whatever_is_earned(
     found = decide(begun(0.0), figures, RULES)
     assert found.state.status is RolloutState.ROLLED_BACK
     assert found.reason.startswith(why)
+
+
+def test_a_guard_waits_until_chance_is_out_of_the_question() -> None:
+    """Two of a hundred fail now and then; two hundred and fifty of ten thousand do not."""
+    for requests, errors, ended in ((100, 2, False), (100, 30, True), (10_000, 250, True)):
+        ours = replace(WELL, requests=requests, errors=errors)
+        figures = replace(seen(1.0, now_s=1.0), canary_health=ours)
+        assert decide(begun(0.0), figures, RULES).state.ended is ended
+    unsure = replace(WELL, p99_ms=400.0, p99_at_least_ms=70.0)
+    figures = replace(seen(1.0, now_s=1.0), canary_health=unsure)
+    assert not decide(begun(0.0), figures, RULES).state.ended
 
 
 def test_scores_of_a_few_people_drift_by_chance() -> None:
@@ -111,7 +122,7 @@ def test_what_is_wrong_with_the_baseline_too_is_not_the_canarys_fault() -> None:
 
 
 def test_a_guard_does_not_judge_by_a_handful() -> None:
-    few = Health(requests=3, errors=1, fallbacks=0, p99_ms=400.0, coverage=2)
+    few = Health(3, errors=1, fallbacks=0, p99_ms=400.0, p99_at_least_ms=300.0, coverage=2)
     figures = replace(seen(1.0), canary_health=few)
     assert decide(begun(0.0), figures, RULES).state.status is RolloutState.RUNNING
 
@@ -149,7 +160,7 @@ def test_in_the_shadow_only_guards_decide_and_then_it_is_shown() -> None:
         0,
         RULES.shadow_s,
     )
-    slow = replace(seen(1.0, now_s=5.0), canary_health=replace(WELL, p99_ms=500.0))
+    slow = replace(seen(1.0, now_s=5.0), canary_health=replace(WELL, p99_at_least_ms=500.0))
     assert decide(shadow, slow, RULES).state.status is RolloutState.ROLLED_BACK
     nobody = replace(seen(1.0, now_s=RULES.give_up_s), canary_health=replace(WELL, requests=0))
     assert decide(shadow, nobody, RULES).state.status is RolloutState.ROLLED_BACK
