@@ -82,7 +82,7 @@ class Audience:
         self._consumer.close()
 
     def _send(self) -> None:
-        with EventProducer(self._kafka) as producer:
+        with EventProducer(self._kafka, {"log_level": 0}) as producer:
             begun_s, sent = time.monotonic(), 0
             while not self._stop.is_set():
                 due = int((time.monotonic() - begun_s) * self._rate) - sent
