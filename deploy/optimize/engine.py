@@ -6,7 +6,6 @@ Built on the machine that serves it, from the ONNX in the version folder.
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,11 +47,8 @@ class _Build:
         network = self.builder.create_network(typed)
         parser = self.module.OnnxParser(network, self.logger)
         if not parser.parse(in_precision(graph, settings).SerializeToString()):
-            errors = [parser.get_error(at) for at in range(parser.num_errors)]
-            told = "; ".join(
-                f"{one.node_operator()} {one.node_name()}: {one.desc()}" for one in errors
-            )
-            raise BuildError(f"{graph}: {self.kind} does not support it: {' '.join(told.split())}")
+            told = "; ".join(_told(parser.get_error(at)) for at in range(parser.num_errors))
+            raise BuildError(f"{graph}: {self.kind} does not support {told}")
         return network
 
     def config(self, shapes: Mapping[str, Profile], settings: OptimizeSettings) -> Any:
@@ -69,10 +65,7 @@ class _Build:
     def timed(self, config: Any, cache: Path) -> None:
         """Give the builder what earlier builds have measured."""
         known = cache.read_bytes() if cache.exists() else b""
-        with warnings.catch_warnings():
-            # TensorRT-RTX measures at run time: it takes the call, warns, and does nothing.
-            warnings.simplefilter("ignore", DeprecationWarning)
-            config.set_timing_cache(config.create_timing_cache(known), ignore_mismatch=False)
+        config.set_timing_cache(config.create_timing_cache(known), ignore_mismatch=False)
 
     def serialized(self, network: Any, config: Any) -> Any:
         engine = self.builder.build_serialized_network(network, config)
@@ -103,11 +96,13 @@ def build_engine(
     started = time.perf_counter()
     build, shapes = _Build.of(kind), profiles(layout, settings)
     network, config = build.network(graph, settings), build.config(shapes, settings)
+    # TensorRT-RTX measures at run time instead.
+    timing_cache = timing_cache if kind is Kind.TENSORRT else None
     if timing_cache:
         build.timed(config, timing_cache)
     engine.write_bytes(build.serialized(network, config))
     if timing_cache:
-        _keep(config, timing_cache)
+        timing_cache.write_bytes(config.get_timing_cache().serialize())
     record = EngineRecord(
         kind=kind.value,
         version=build.module.__version__,
@@ -131,17 +126,15 @@ def in_precision(graph: Path, settings: OptimizeSettings) -> onnx.ModelProto:
     return with_products_in(onnx.load(graph), settings.products)
 
 
+def _told(error: Any) -> str:
+    """What an error of the parser is about, in a line; it does not always say which node it is."""
+    about = " ".join(filter(None, (error.node_operator(), error.node_name()))) or error.func()
+    return " ".join(f"{about}: {error.desc()}".split())
+
+
 def _gpu() -> dict[str, str | None]:
     """The GPU that engines built here are for."""
     if not torch.cuda.is_available():
         return {"gpu": None, "compute_capability": None}
     major, minor = torch.cuda.get_device_capability()
     return {"gpu": torch.cuda.get_device_name(), "compute_capability": f"{major}.{minor}"}
-
-
-def _keep(config: Any, timing_cache: Path) -> None:
-    measured = config.get_timing_cache()
-    if measured is not None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
-            timing_cache.write_bytes(measured.serialize())
