@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -19,9 +20,14 @@ from bench.model_progress import Progress
 from bench.model_rates import Floors, floors_of, measure
 from bench.model_shapes import Sizes
 from bench.model_version import Version
+from deploy.optimize.cpu import write_exact, write_int8
+from features.rows import Layout
+from trainer.ensemble import Model
 from trainer.export import write_graph
 from trainer.recommender import Recommender
 
+PLAIN, EXACT, INT8 = "ONNX Runtime, CPU", "exact for CPUs", "INT8 for CPUs"
+BATCH = 64
 CATALOGUES = (2_000, 100_000, 1_000_000)
 
 
@@ -114,8 +120,22 @@ class Run:
 
     def _cpu(self) -> None:
         model = self._model if self.device == "cpu" else self.sizes.model("cpu")
-        session = session_form("ONNX Runtime, CPU", self._graph, self.threads)
-        self._timed([session, on_cpu(model, self.sizes.layout)])
+        plain = session_form(PLAIN, self._graph, self.threads)
+        self._timed([plain, *self._of_onnx(model.model, self.sizes.layout)])
+        self._timed([on_cpu(model, self.sizes.layout)])
+        trained = self._trained.recommender.model
+        self._compared(self._of_onnx(trained, self._trained.layout))
+        self.progress.figures |= over_plain(self.progress.figures)
+
+    def _of_onnx(self, model: Model, layout: Layout) -> list[Form]:
+        """Graphs for CPUs."""
+        exact, int8 = self.folder / "exact.onnx", self.folder / "int8.onnx"
+        write_exact(model, layout, exact)
+        write_int8(exact, model.architecture.items, int8)
+        return [
+            session_form(EXACT, exact, self.threads),
+            session_form(INT8, int8, self.threads),
+        ]
 
     def _compile(self) -> None:
         self._timed(compiled(self._model, self.sizes.layout))
@@ -127,3 +147,26 @@ class Run:
     def _compared(self, forms: Iterable[Form]) -> None:
         for form in forms:
             compare(self.progress, form, self._trained.graph, self._trained.asked)
+
+
+def over_plain(figures: Mapping[str, Any]) -> dict[str, float]:
+    """What the best form for CPUs gains over the graph as it is published, and what it keeps.
+
+    At the first history, in batches of 64.
+    """
+    forms, kept = figures.get("forms", {}), figures.get("agreement", {})
+    rates = {name: _rate(forms[name]) for name in (PLAIN, EXACT, INT8) if name in forms}
+    others = [name for name in (EXACT, INT8) if rates.get(name) and name in kept]
+    if not others or not rates.get(PLAIN):
+        return {}
+    best = max(others, key=lambda name: rates[name])
+    return {
+        "cpu_optimised_over_fp32": rates[best] / rates[PLAIN],
+        "ndcg_kept": kept[best]["ndcg_kept"],
+    }
+
+
+def _rate(histories: Mapping[str, Any]) -> float:
+    """Users a second, 0 where that was not measured."""
+    first: Mapping[str, Any] = next(iter(histories.values()), {})
+    return float(first.get(str(BATCH), {}).get("users_per_second", 0.0))

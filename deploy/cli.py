@@ -11,6 +11,7 @@ from deploy.commands import (
     config,
     demo,
     evaluate,
+    optimize,
     replay,
     schema,
     servers,
@@ -41,6 +42,7 @@ app.command("worker")(worker.worker)
 app.command("trainer")(trainer.trainer)
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
+app.command("optimize")(optimize.optimize)
 app.command("tune")(tune.tune)
 app.command("schema")(schema.schema)
 app.command("replay")(replay.replay)

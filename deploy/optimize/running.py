@@ -91,7 +91,7 @@ def _checked(record: EngineRecord, engine: Path) -> Kind:
             f"{engine}: built by {kind} {record.version}, here is {here}: build it again"
         )
     if not torch.cuda.is_available():
-        raise NotHereError(f"{engine}: needs a GPU, and there is none: stay on ONNX Runtime")
+        raise NotHereError(f"{engine.name}: runs on a GPU, and there is no GPU here")
     name = torch.cuda.get_device_name()
     if record.gpu not in (None, name):
         raise NotHereError(f"{engine}: built for {record.gpu}, here is {name}: build it again")
