@@ -12,6 +12,7 @@ from deploy.commands import (
     controller,
     demo,
     evaluate,
+    optimize,
     replay,
     rollout,
     schema,
@@ -44,6 +45,7 @@ app.command("trainer")(trainer.trainer)
 app.command("controller")(controller.controller)
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
+app.command("optimize")(optimize.optimize)
 app.command("tune")(tune.tune)
 app.command("schema")(schema.schema)
 app.command("replay")(replay.replay)

@@ -21,6 +21,7 @@ from pydantic_settings import (
 )
 
 from deploy import settings_text
+from deploy.optimize.settings import OptimizeSettings
 from deploy.rollout.settings import RolloutSettings
 from deploy.settings_text import DELIMITER, PREFIX
 from features.errors import SettingsError
@@ -99,10 +100,16 @@ class Settings(BaseSettings):
     windows: WindowSettings = WindowSettings()
     gate: GateSettings = GateSettings()
     rollout: RolloutSettings = RolloutSettings()
+    optimize: OptimizeSettings = OptimizeSettings()
     local: LocalSettings = Field(default_factory=LocalSettings)
     model_repository: Folder = Field(
         default_factory=_default_model_repository, validate_default=True
     )
+
+    @property
+    def optimised_repository(self) -> Path:
+        """Where other forms of versions are, a model repository each: beside the versions' own."""
+        return self.model_repository.with_name(f"{self.model_repository.name}-optimised")
 
     @property
     def windows_address(self) -> str:

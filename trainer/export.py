@@ -162,7 +162,7 @@ def sample_inputs(
     """
     random = np.random.default_rng(batch)
     length = layout.settings.history_length
-    times = np.sort(random.integers(0, 30 * DAY_MS, (batch, length))) + EXAMPLE_TIME_MS
+    times = np.sort(random.integers(0, 400 * DAY_MS, (batch, length))) + EXAMPLE_TIME_MS
     lengths = np.linspace(0, length, batch).round() if batch > 1 else np.array([length])
     there = np.arange(length) >= length - lengths[:, None]
     return {

@@ -273,7 +273,8 @@ class TemporalModel(nn.Module):
         padding = (asked.items == PADDING).float()[:, None, None, :] * LOWEST
         x = self.embed(table, asked.items, asked.types, asked.times_ms)
         apart = asked.times_ms[:, :, None] - asked.times_ms[:, None, :]
-        days = apart.clamp(min=0).float() / DAY_MS
+        # Float first: ONNX Runtime 1.30 clips int64 wrongly beyond the 25 days that 32 bits hold.
+        days = apart.float().clamp(min=0) / DAY_MS
         for layer, bias in zip(self.layers, biases.events, strict=True):
             x = layer(x, bias + padding, days)
         elapsed = asked.request_times_ms[:, :, None] - asked.times_ms[:, None, :]

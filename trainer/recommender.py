@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from features.inputs import TOP_ITEMS
 from features.vocabulary import FIRST_ITEM, PADDING
 from trainer.ensemble import Model
-from trainer.model import LOWEST, NEWEST, Biases, Reading, Requests, companions
+from trainer.followers import Followers, Lists, Rows
+from trainer.model import LOWEST, NEWEST, Biases, Reading, Requests
 
 Outputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
@@ -43,9 +44,9 @@ class Recommender(nn.Module):
     weighed_by: Tensor
     newer: Tensor
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, followers: type[Rows | Lists] = Rows) -> None:
         super().__init__()
-        self.model = model.eval()
+        self.model, self.followers = model.eval(), followers
         self.architecture = model.architecture
         history, first = model.architecture.history, model.members[0]
         newest = torch.full((1,), history - 1)
@@ -130,16 +131,20 @@ class Recommender(nn.Module):
             self.alike_bias[member, :, :, -length:],
         )
 
-    def _followers(self, items: Tensor) -> Tensor | None:
-        """What is taken with each of the newest events, float[B, R, N]; None where not counted."""
+    def _followers(self, items: Tensor) -> Followers | None:
+        """What is taken with each of the newest events; None where not counted."""
         size, known = self.architecture, self.model.members[0]
         if not size.neighbours:
             return None
         newest = items[:, -NEWEST:]
-        return companions(newest, known.neighbours, known.neighbour_weights, size.items)
+        return self.followers(newest, known.neighbours, known.neighbour_weights, size.items)
 
     def _scores(
-        self, readings: Sequence[Reading], reading: Reading, items: Tensor, followers: Tensor | None
+        self,
+        readings: Sequence[Reading],
+        reading: Reading,
+        items: Tensor,
+        followers: Followers | None,
     ) -> Tensor:
         """Every item's score without trends, float[B, N]; `reading` is the mean of the readings."""
         pairs = zip(readings, self.tables.unbind(0), strict=True)
@@ -147,14 +152,15 @@ class Recommender(nn.Module):
         scores = _mean(tastes) + self.item_bias
         size = self.architecture
         if size.alike or size.related:
-            kinds = self.kinds[items]
-            # Each member weighs likeness by scales of its own.
-            weights = torch.cat([one.alike for one in readings], 1)
-            alike = (weights @ kinds[:, :, : size.alike] * self.alike_scales).sum(1, keepdim=True)
-            related = reading.related @ kinds[:, :, size.alike :]
-            scores = scores + torch.cat([alike, related], 2)[:, 0] @ self.kinds.T
+            # Each member weighs likeness by scales of its own. All of a row is summed with all
+            # weights, and half of that left out: copying the halves apart would take longer.
+            weights = torch.cat([*(one.alike for one in readings), reading.related], 1)
+            sums = weights @ self.kinds[items]
+            alike = (sums[:, :-1, : size.alike] * self.alike_scales).sum(1)
+            related = sums[:, -1, size.alike :]
+            scores = scores + torch.cat([alike, related], 1) @ self.kinds.T
         if followers is not None:
-            scores = scores + (reading.near[:, :, -NEWEST:] @ followers)[:, 0]
+            scores = followers.added_to(scores, reading.near[:, 0, -NEWEST:])
         return scores
 
     def _top(self, scores: Tensor, excluded: Tensor) -> tuple[Tensor, Tensor]:
@@ -168,7 +174,7 @@ class Recommender(nn.Module):
         return top_scores, torch.where(top_scores > LOWEST / 2, top_items, PADDING)
 
     def _explained_by(
-        self, wanted: Tensor, items: Tensor, reading: Reading, followers: Tensor | None
+        self, wanted: Tensor, items: Tensor, reading: Reading, followers: Followers | None
     ) -> Tensor:
         """The column of the event that explains each wanted item best, int64[B, W].
 
@@ -206,11 +212,10 @@ def _mean(values: Sequence[Tensor]) -> Tensor:
     return values[0] if len(values) == 1 else torch.stack(list(values)).mean(0)
 
 
-def followed(wanted: Tensor, reading: Reading, followers: Tensor) -> Tensor:
+def followed(wanted: Tensor, reading: Reading, followers: Followers) -> Tensor:
     """What the newest events add by what is taken with them, float[B, W, R]."""
-    columns = wanted[:, None, :].expand(-1, followers.shape[1], -1)
     weights = reading.near[:, 0, -NEWEST:, None]
-    return beside_the_mean(followers.gather(2, columns), weights).transpose(1, 2)
+    return beside_the_mean(followers.of(wanted), weights).transpose(1, 2)
 
 
 def _with_newest(added: Tensor, newest: Tensor) -> Tensor:

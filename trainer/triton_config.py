@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import StrEnum
 
 from google.protobuf import json_format, text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
@@ -16,8 +17,8 @@ _TEXT = """\
 # Rendered from features/inputs.py by trainer/triton_config.py; a test compares the two.
 # Requests are batched only with others of equal lengths: histories stand at the right end.
 name: "{name}"
-backend: "onnxruntime"
-default_model_filename: "model.onnx"
+backend: "{backend}"
+default_model_filename: "{file}"
 max_batch_size: {max_batch}
 input [
 {inputs}
@@ -25,22 +26,36 @@ input [
 output [
 {outputs}
 ]
-instance_group [{{ count: 1, kind: KIND_CPU }}]
+instance_group [{{ count: 1, kind: {device} }}]
 dynamic_batching {{ max_queue_delay_microseconds: 0 }}
 version_policy {{ latest {{ num_versions: 1 }} }}
-parameters {{ key: "intra_op_thread_count", value: {{ string_value: "1" }} }}
-parameters {{ key: "inter_op_thread_count", value: {{ string_value: "1" }} }}
+"""
+_THREADS = """\
+parameters { key: "intra_op_thread_count", value: { string_value: "1" } }
+parameters { key: "inter_op_thread_count", value: { string_value: "1" } }
 """
 
 
-def render_config(layout: Layout) -> str:
+class Backend(StrEnum):
+    """What Triton runs a version with."""
+
+    ONNX_RUNTIME = "onnxruntime"
+    TENSORRT = "tensorrt"
+
+
+def render_config(layout: Layout, backend: Backend = Backend.ONNX_RUNTIME) -> str:
     """The whole `config.pbtxt` for rows of this layout."""
-    return _TEXT.format(
+    on_cpu = backend is Backend.ONNX_RUNTIME
+    text = _TEXT.format(
         name=MODEL_NAME,
+        backend=backend.value,
+        file="model.onnx" if on_cpu else "model.plan",
+        device="KIND_CPU" if on_cpu else "KIND_GPU",
         max_batch=MAX_BATCH,
         inputs=_tensors(model_inputs(layout)),
         outputs=_tensors(model_outputs(layout)),
     )
+    return text + _THREADS if on_cpu else text
 
 
 def with_versions(config: str, versions: Sequence[int]) -> str:

@@ -25,7 +25,9 @@ from trainer.export import (
     open_session,
     sample_inputs,
     torch_answers,
+    write_graph,
 )
+from trainer.followers import Lists
 from trainer.model import LOWEST, Architecture, TemporalModel
 from trainer.recommender import Recommender
 
@@ -310,3 +312,18 @@ def test_a_swap_of_equals_is_no_difference_but_another_item_is() -> None:
         ("candidate_scores", np.zeros((1, 1), np.float32)),
     ):
         assert [name in line for line in differences(answer, answer | {name: other})] == [True]
+
+
+def test_lists_of_companions_answer_as_rows_do(
+    model: TemporalModel, layout: Layout, tmp_path: Path
+) -> None:
+    """Also where candidates repeat each other, and what is on top."""
+    recommender = Recommender(model, Lists).eval()
+    write_graph(recommender, layout, tmp_path / "lists.onnx")
+    check(recommender, layout, tmp_path / "lists.onnx")
+    feeds = sample_inputs(ITEMS, layout, 7)
+    feeds["candidate_items"][:, :4] = feeds["candidate_items"][:, 4:5]
+    feeds["candidate_items"][:, 5:7] = torch_answers(recommender, layout, feeds)["top_items"][:, :2]
+    expected = torch_answers(Recommender(model), layout, feeds)
+    assert not list(differences(expected, torch_answers(recommender, layout, feeds)))
+    assert not list(differences(expected, answers(open_session(tmp_path / "lists.onnx"), feeds)))

@@ -1,0 +1,87 @@
+"""How fast each form of the model is, how like the graph it answers, and how near the floor it is.
+
+uv run python -m bench.model
+
+Forms: torch, torch.compile, CUDA graphs, ONNX Runtime, and TensorRT where it is installed and runs.
+What needs a GPU is left out where there is none, and the report says so.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+
+from bench.model_progress import Progress
+from bench.model_run import Part, Run
+from bench.model_shapes import Sizes
+from bench.model_table import tables
+from bench.model_version import Version, train_version, version_of
+from bench.report import run_benchmark, write_report
+from deploy.commands.data_options import Data, Map, Type
+from deploy.settings import default_cache_dir
+from trainer.data import DataSource, Log, load_log
+from trainer.mapping import mapping_from_options
+from trainer.settings import TrainerSettings
+
+WIDTH = 150
+
+
+def main(
+    data: Data = None,
+    maps: Map = None,
+    types: Type = None,
+    report: Annotated[Path | None, typer.Option(help="write the figures here, as JSON")] = None,
+    version: Annotated[
+        Path | None,
+        typer.Option(help="a version's folder, whose answers are compared; default: train one"),
+    ] = None,
+    history: Annotated[list[int] | None, typer.Option(help="lengths; default: 50, 100")] = None,
+    batch: Annotated[
+        list[int] | None, typer.Option(help="people of a call; default: 1, 16, 64, 256")
+    ] = None,
+    items: Annotated[int, typer.Option(help="of the catalogue", min=200)] = 1682,
+    threads: Annotated[int, typer.Option(help="of forms on the CPU", min=1)] = 1,
+    questions: Annotated[int, typer.Option(help="held-out events, at most", min=1)] = 1000,
+    part: Annotated[list[Part] | None, typer.Option(help="only this one; may be repeated")] = None,
+    seconds: Annotated[float, typer.Option(help="begin nothing after so long")] = 3600.0,
+) -> None:
+    """Time all forms, then compare their answers."""
+    torch.set_num_threads(threads)
+    sizes = Sizes(tuple(history or (50, 100)), tuple(batch or (1, 16, 64, 256)), items)
+
+    def keep(figures: Mapping[str, Any]) -> None:
+        if report:
+            write_report(report, "model", figures)
+
+    progress = Progress(Console(stderr=True), keep, time.monotonic() + seconds)
+    source = DataSource(default_cache_dir(), data, mapping_from_options(maps or [], types or []))
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    with tempfile.TemporaryDirectory(prefix="headwater-bench-") as name:
+
+        def subject() -> Version:
+            log = load_log(source)
+            return version_of(version or _trained(log, threads, Path(name)), log, questions)
+
+        run = Run(progress, sizes, subject, device, threads, Path(name))
+        for each in part or list(Part):
+            run.measure(each)
+    for table in tables(progress.figures):
+        Console(width=WIDTH).print(table)
+
+
+def _trained(log: Log, threads: int, kept: Path) -> Path:
+    folder = kept / "version"
+    folder.mkdir()
+    train_version(log, TrainerSettings(threads=threads), default_cache_dir(), folder)
+    return folder
+
+
+if __name__ == "__main__":
+    run_benchmark(main)

@@ -1,0 +1,172 @@
+"""The parts of `bench.model`, each able to do without the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.model_answers import compare
+from bench.model_catalogue import grow
+from bench.model_engines import build_all
+from bench.model_floor import Ceilings, ceilings
+from bench.model_forms import Form, compiled, engine_forms, on_cpu, on_gpu, session_form
+from bench.model_progress import Progress
+from bench.model_rates import Floors, floors_of, measure
+from bench.model_shapes import Sizes
+from bench.model_version import Version
+from deploy.optimize.cpu import write_exact, write_int8
+from features.rows import Layout
+from trainer.ensemble import Model
+from trainer.export import write_graph
+from trainer.recommender import Recommender
+
+PLAIN, EXACT, INT8 = "ONNX Runtime, CPU", "exact for CPUs", "INT8 for CPUs"
+BATCH = 64
+CATALOGUES = (2_000, 100_000, 1_000_000)
+
+
+class Part(StrEnum):
+    """What is measured, in this order."""
+
+    TORCH = "torch"
+    ENGINES = "engines"
+    CATALOGUE = "catalogue"
+    CPU = "cpu"
+    COMPILE = "compile"
+
+
+@dataclass
+class Run:
+    """A run of the benchmark.
+
+    Attributes:
+        version: makes the version whose answers are compared, if a part needs it.
+        device: where torch runs: cuda or cpu. Some parts need the former.
+        folder: for graphs and engines.
+    """
+
+    progress: Progress
+    sizes: Sizes
+    version: Callable[[], Version]
+    device: str
+    threads: int
+    folder: Path
+
+    def measure(self, part: Part) -> None:
+        """Measure one part, unless it cannot be."""
+        measured = {
+            Part.TORCH: self._torch,
+            Part.ENGINES: self._engines,
+            Part.CATALOGUE: self._catalogue,
+            Part.CPU: self._cpu,
+            Part.COMPILE: self._compile,
+        }
+        with self.progress.part(part.value):
+            measured[part]()
+
+    @property
+    def _gpu(self) -> bool:
+        return self.device == "cuda"
+
+    @cached_property
+    def _trained(self) -> Version:
+        return self.version()
+
+    @cached_property
+    def _model(self) -> Recommender:
+        return self.sizes.model(self.device)
+
+    @cached_property
+    def _graph(self) -> Path:
+        path = self.folder / "timed.onnx"
+        write_graph(self.sizes.model("cpu"), self.sizes.layout, path)
+        return path
+
+    @cached_property
+    def _ceilings(self) -> Ceilings:
+        found = ceilings()
+        self.progress.figures |= {"gpu": torch.cuda.get_device_name(), "ceilings": asdict(found)}
+        return found
+
+    @cached_property
+    def _floors(self) -> Floors:
+        return floors_of(self._model, self.sizes, self._ceilings) if self._gpu else {}
+
+    def _torch(self) -> None:
+        if self._gpu:
+            self._timed(on_gpu(self._model, self.sizes.layout))
+            self._compared(on_gpu(self._trained.recommender.to("cuda"), self._trained.layout))
+            self._trained.recommender.to("cpu")
+
+    def _engines(self) -> None:
+        for engine in build_all(
+            self.progress, self._trained.graph, self._trained.layout, self.folder
+        ):
+            if self._gpu:
+                self._compared(engine_forms(engine))
+        if self._gpu:
+            for engine in build_all(self.progress, self._graph, self.sizes.layout, self.folder):
+                self._timed(engine_forms(engine))
+
+    def _catalogue(self) -> None:
+        if self._gpu:
+            grow(self.progress, CATALOGUES, self.sizes.layout, self._ceilings)
+
+    def _cpu(self) -> None:
+        model = self._model if self.device == "cpu" else self.sizes.model("cpu")
+        plain = session_form(PLAIN, self._graph, self.threads)
+        self._timed([plain, *self._of_onnx(model.model, self.sizes.layout)])
+        self._timed([on_cpu(model, self.sizes.layout)])
+        trained = self._trained.recommender.model
+        self._compared(self._of_onnx(trained, self._trained.layout))
+        self.progress.figures |= over_plain(self.progress.figures)
+
+    def _of_onnx(self, model: Model, layout: Layout) -> list[Form]:
+        """Graphs for CPUs."""
+        exact, int8 = self.folder / "exact.onnx", self.folder / "int8.onnx"
+        write_exact(model, layout, exact)
+        write_int8(exact, model.architecture.items, int8)
+        return [
+            session_form(EXACT, exact, self.threads),
+            session_form(INT8, int8, self.threads),
+        ]
+
+    def _compile(self) -> None:
+        self._timed(compiled(self._model, self.sizes.layout))
+
+    def _timed(self, forms: Iterable[Form]) -> None:
+        for form in forms:
+            measure(self.progress, form, self.sizes, self._floors)
+
+    def _compared(self, forms: Iterable[Form]) -> None:
+        for form in forms:
+            compare(self.progress, form, self._trained.graph, self._trained.asked)
+
+
+def over_plain(figures: Mapping[str, Any]) -> dict[str, float]:
+    """What the best form for CPUs gains over the graph as it is published, and what it keeps.
+
+    At the first history, in batches of 64.
+    """
+    forms, kept = figures.get("forms", {}), figures.get("agreement", {})
+    rates = {name: _rate(forms[name]) for name in (PLAIN, EXACT, INT8) if name in forms}
+    others = [name for name in (EXACT, INT8) if rates.get(name) and name in kept]
+    if not others or not rates.get(PLAIN):
+        return {}
+    best = max(others, key=lambda name: rates[name])
+    return {
+        "cpu_optimised_over_fp32": rates[best] / rates[PLAIN],
+        "ndcg_kept": kept[best]["ndcg_kept"],
+    }
+
+
+def _rate(histories: Mapping[str, Any]) -> float:
+    """Users a second, 0 where that was not measured."""
+    first: Mapping[str, Any] = next(iter(histories.values()), {})
+    return float(first.get(str(BATCH), {}).get("users_per_second", 0.0))

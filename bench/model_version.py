@@ -1,0 +1,49 @@
+"""The trained version whose answers are compared, and what it is asked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from deploy.optimize.questions import Questions, questions
+from features.rows import Layout
+from features.settings import FeatureSettings
+from trainer.checkpoint import load, read_manifest, save
+from trainer.data import Log
+from trainer.drafts import GRAPH
+from trainer.export import export
+from trainer.first_model import train_first_model
+from trainer.language import language_model
+from trainer.recommender import Recommender
+from trainer.settings import TrainerSettings
+
+LEARNED = 0.9
+
+
+@dataclass(frozen=True)
+class Version:
+    """A trained model, its graph, and held-out events."""
+
+    recommender: Recommender
+    graph: Path
+    layout: Layout
+    asked: Questions
+
+
+def version_of(folder: Path, log: Log, most: int) -> Version:
+    """A version's folder, asked about what it was not trained on."""
+    trained, described = load(folder), read_manifest(folder).settings["features"]
+    layout = Layout(FeatureSettings(**described))
+    earlier, later = log.split_after(trained.until_ms) if trained.until_ms else log.split(LEARNED)
+    asked = questions(earlier, later, trained.vocabulary, layout, most)
+    return Version(Recommender(trained.model), folder / GRAPH, layout, asked)
+
+
+def train_version(log: Log, settings: TrainerSettings, cache_dir: Path, folder: Path) -> None:
+    """Train on the first part of a log, as `headwater train` does, into a folder."""
+    earlier, _ = log.split(LEARNED)
+    layout = Layout(FeatureSettings())
+    reader = language_model(settings.language_model, cache_dir)
+    trained = train_first_model(earlier, layout, settings, reader=reader)
+    export(trained.model, layout, folder / GRAPH)
+    save(trained, folder, {"features": layout.settings.model_dump(mode="json")})

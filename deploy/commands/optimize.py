@@ -1,0 +1,43 @@
+"""`headwater optimize`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from deploy.commands.data_options import Data, Map, Type, data_source
+
+if TYPE_CHECKING:
+    from deploy.optimize.forms import Outcome
+
+Number = Annotated[
+    int | None, typer.Option("--version", help="of the model repository; default: newest", min=1)
+]
+
+
+def optimize(
+    number: Number = None, data: Data = None, maps: Map = None, types: Type = None
+) -> None:
+    """Make faster forms of a version: INT8 for CPUs, and TensorRT engines where there is a GPU.
+
+    Each form is kept only if it answers held-out events of the log as the version does.
+    """
+    from deploy.optimization import optimize_version
+    from deploy.settings import load_settings
+    from trainer.data import load_log
+
+    settings = load_settings()
+    log = load_log(data_source(settings, data, maps, types))
+    for outcome in optimize_version(settings, number, log):
+        print(_line(outcome))
+
+
+def _line(outcome: Outcome) -> str:
+    found = outcome.agreement
+    if outcome.folder is None or found is None:
+        return f"{outcome.form}: not used, the version stays on ONNX Runtime: {outcome.refusal}"
+    return (
+        f"{outcome.form}: {outcome.folder}: {found.overlap:.1%} of the best 10 are the graph's, "
+        f"NDCG@10 {found.kept:.2%} of its"
+    )

@@ -1,0 +1,98 @@
+"""Held-out events as requests to a graph: what was known before each, and what was taken then.
+
+E events, Q questions, L history, X excluded items. Live trends are not asked about: they are added
+to what the graph answers, whatever form it has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from features.inputs import IntArray
+from features.rows import Layout
+from features.vocabulary import FIRST_ITEM, PADDING, Vocabulary
+from trainer.comparison import Arrays
+from trainer.data import Log
+from trainer.examples import Examples, examples, observed_log, replay
+
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class Questions:
+    """Requests, and the right item of each.
+
+    Attributes:
+        feeds: the graph's inputs, for all questions at once.
+        targets: int64[Q].
+    """
+
+    feeds: Arrays
+    targets: IntArray
+
+    def batches(self, size: int = BATCH) -> Iterator[tuple[Arrays, IntArray]]:
+        """The questions, some at a time."""
+        for start in range(0, len(self.targets), size):
+            some = slice(start, start + size)
+            yield {name: one[some] for name, one in self.feeds.items()}, self.targets[some]
+
+
+def questions(
+    earlier: Log, later: Log, vocabulary: Vocabulary, layout: Layout, most: int
+) -> Questions:
+    """Events of a log that the vocabulary knows, evenly spread, asked for one step ahead.
+
+    Args:
+        earlier: what happened before `later`; histories only.
+        most: so many questions, at most.
+    """
+    events = observed_log([*earlier.events, *later.events], later.items)
+    columns = examples(replay(events, layout), vocabulary, layout)
+    since_ms = later.events[0].timestamp
+    asked = columns.wanted & (columns.items >= FIRST_ITEM) & (columns.times_ms >= since_ms)
+    chosen = np.flatnonzero(asked)
+    chosen = chosen[
+        np.linspace(0, len(chosen) - 1, min(most, len(chosen))).round().astype(np.int64)
+    ]
+    return Questions(_feeds(columns, chosen, layout), columns.items[chosen])
+
+
+def _feeds(columns: Examples, chosen: IntArray, layout: Layout) -> Arrays:
+    """The graph's inputs for these events, each asked for at its own time."""
+    firsts = _instants(columns)[chosen]
+    at = firsts[:, None] + np.arange(-layout.settings.history_length, 0)
+    there = at >= columns.starts[firsts][:, None]
+    at = np.where(there, at, 0)
+    return {
+        "item_indices": np.where(there, columns.items[at], PADDING),
+        "event_types": np.where(there, columns.types[at], 0),
+        "event_times_ms": np.where(there, columns.times_ms[at], 0),
+        "request_time_ms": columns.times_ms[firsts][:, None],
+        "user_features": columns.features[firsts],
+        "candidate_items": np.zeros((len(chosen), 0), np.int64),
+        "excluded_items": _taken(columns, firsts),
+    }
+
+
+def _instants(columns: Examples) -> IntArray:
+    """The first event of each event's instant, int64[E]: none foretells the others."""
+    places = np.arange(len(columns))
+    begins = np.ones(len(columns), np.bool_)
+    begins[1:] = (np.diff(columns.times_ms) != 0) | (np.diff(columns.starts) != 0)
+    found: IntArray = np.maximum.accumulate(np.where(begins, places, 0))
+    return found
+
+
+def _taken(columns: Examples, firsts: IntArray) -> IntArray:
+    """What each person had taken before, int64[Q, X], filled up with padding."""
+    lists = [
+        columns.items[start:first][columns.takes[start:first]]
+        for start, first in zip(columns.starts[firsts].tolist(), firsts.tolist(), strict=True)
+    ]
+    taken = np.full((len(lists), max(map(len, lists), default=0)), PADDING, np.int64)
+    for row, items in zip(taken, lists, strict=True):
+        row[: len(items)] = items
+    return taken

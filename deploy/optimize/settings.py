@@ -1,0 +1,46 @@
+"""What optimised forms are built for, and how like the graph they must answer."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import Field
+
+from features.settings import Section
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Products(StrEnum):
+    """What an engine multiplies matrices in; all else stays float32."""
+
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+    BFLOAT16 = "bfloat16"
+
+
+class OptimizeSettings(Section):
+    """Sizes that an engine is built for, and the limits of the parity gate."""
+
+    products: Products = Field(
+        Products.FLOAT16, description="engines multiply in float32, float16 or bfloat16"
+    )
+    batch: Annotated[int, Field(ge=1, le=256)] = Field(
+        64, description="people of a call that engines are fastest for; 1 to 256 are answered"
+    )
+    max_candidates: Annotated[int, Field(ge=1)] = Field(
+        512, description="candidates of a request that engines take, at most"
+    )
+    max_excluded: Annotated[int, Field(ge=1)] = Field(
+        4096, description="excluded items of a request that engines take, at most"
+    )
+    workspace_mb: Annotated[int, Field(ge=16)] = Field(
+        4096, description="GPU memory that building and running an engine may take for scratch"
+    )
+    min_overlap: Share = Field(
+        0.95, description="of the best 10 that a form must share with the graph, on average"
+    )
+    max_loss: Share = Field(
+        0.01, description="of the graph's NDCG@10 on held-out events that a form may lose"
+    )

@@ -1,0 +1,64 @@
+"""Figures of `bench.model` that do not hang on a GPU."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from bench.model_calls import halved, torch_run
+from bench.model_floor import Ceilings, Work, work
+from bench.model_run import EXACT, INT8, PLAIN, over_plain
+from bench.model_shapes import Sizes, requests_of
+from trainer.recommender import Recommender
+
+SIZES = Sizes(histories=(8, 16), batches=(1, 4), items=250)
+
+
+@pytest.fixture(scope="module")
+def recommender() -> Recommender:
+    return SIZES.model("cpu")
+
+
+def test_the_floor_is_the_larger_of_two_times() -> None:
+    found = Ceilings(1e12, 1e13, 1e14)
+    products = Work(operations=10**10, table_bytes=10**6, request_bytes=0)
+    assert products.floor_ms(found, half=False) == pytest.approx(1.0)
+    assert products.floor_ms(found, half=True) == pytest.approx(0.1)
+    moved = Work(operations=0, table_bytes=10**9, request_bytes=10**8)
+    assert moved.floor_ms(found, half=False) == pytest.approx(1.1)
+    assert moved.floor_ms(found, half=True) == pytest.approx(0.6)
+
+
+def test_work_grows_with_the_batch_and_tables_are_read_once(recommender: Recommender) -> None:
+    few, many = (work(recommender, SIZES.layout, requests_of(250, SIZES.layout, n)) for n in (2, 4))
+    assert many.operations == pytest.approx(2 * few.operations, rel=0.01)
+    assert many.table_bytes < 2 * few.table_bytes
+    tables = recommender.tables.nbytes + recommender.kinds.nbytes
+    assert few.table_bytes > tables
+
+
+def test_a_model_reads_all_histories_that_are_asked(recommender: Recommender) -> None:
+    run = torch_run(recommender, SIZES.layout)
+    for history, batch, feeds in SIZES.cells():
+        found = run({name: torch.from_numpy(array) for name, array in feeds.items()})
+        assert feeds["item_indices"].shape == (batch, history)
+        assert found["top_items"].shape == (batch, 100)
+
+
+def test_only_what_is_multiplied_is_halved(recommender: Recommender) -> None:
+    copied = halved(recommender, torch.float16)
+    assert copied.kinds.dtype == torch.float16
+    assert copied.item_bias.dtype == torch.float32
+    assert recommender.kinds.dtype == torch.float32
+
+
+def test_the_best_form_is_set_beside_the_published_graph() -> None:
+    def rates(users: float) -> dict[str, dict[str, dict[str, float]]]:
+        return {"50": {"64": {"users_per_second": users}}}
+
+    figures = {
+        "forms": {PLAIN: rates(1000), EXACT: rates(1500), INT8: rates(1250)},
+        "agreement": {EXACT: {"ndcg_kept": 1.0}, INT8: {"ndcg_kept": 0.99}},
+    }
+    assert over_plain(figures) == {"cpu_optimised_over_fp32": 1.5, "ndcg_kept": 1.0}
+    assert over_plain({}) == {}

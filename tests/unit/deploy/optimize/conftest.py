@@ -1,0 +1,49 @@
+"""A trained version's graph, with random weights and all its parts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from features import inputs
+from features.rows import Layout
+from features.settings import FeatureSettings
+from tests.stand.models import every_part
+from trainer.export import export
+from trainer.model import Architecture, TemporalModel
+
+HISTORY, ITEMS = 16, 300
+
+
+@pytest.fixture(scope="session")
+def layout() -> Layout:
+    return Layout(FeatureSettings(history_length=HISTORY))
+
+
+@pytest.fixture(scope="session")
+def model(layout: Layout) -> TemporalModel:
+    return every_part(
+        Architecture(
+            items=ITEMS,
+            user_features=inputs.user_feature_count(layout),
+            trends=inputs.trend_count(layout),
+            history=HISTORY,
+            width=16,
+            layers=3,
+            heads=2,
+            dropout=0.0,
+            text=6,
+            alike=20,
+            related=12,
+            neighbours=24,
+        )
+    )
+
+
+@pytest.fixture(scope="session")
+def graph(model: TemporalModel, layout: Layout, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As the trainer publishes it."""
+    path = tmp_path_factory.mktemp("version") / "model.onnx"
+    export(model, layout, path)
+    return path

@@ -1,0 +1,129 @@
+"""Engines are built for real, by TensorRT-RTX, which needs no GPU for that."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from deploy.optimize import BuildError, NotHereError
+from deploy.optimize.bindings import Kind, bindings
+from deploy.optimize.cpu import write_exact
+from deploy.optimize.engine import ENGINE, build_engine
+from deploy.optimize.products import PRODUCTS, with_products_in
+from deploy.optimize.profile import profiles
+from deploy.optimize.record import EngineRecord, read_record, record_path, sha256
+from deploy.optimize.running import RunningEngine
+from deploy.optimize.settings import OptimizeSettings, Products
+from features.errors import DataError
+from features.inputs import model_inputs, model_outputs
+from features.rows import Layout
+from tests.unit.deploy.optimize.conftest import HISTORY, ITEMS
+from trainer.export import answers, open_session, sample_inputs
+from trainer.model import TemporalModel
+from trainer.triton_config import MAX_BATCH
+
+KIND = Kind.TENSORRT_RTX
+SETTINGS = OptimizeSettings()
+
+
+@pytest.fixture(scope="module")
+def built(
+    graph: Path, layout: Layout, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, EngineRecord]:
+    engine = tmp_path_factory.mktemp("engine") / ENGINE
+    return engine, build_engine(graph, engine, KIND, layout, SETTINGS)
+
+
+def test_an_engine_has_the_inputs_and_outputs_of_the_contract(
+    built: tuple[Path, EngineRecord], layout: Layout
+) -> None:
+    _, record = built
+    assert list(record.inputs) == [tensor.name for tensor in model_inputs(layout)]
+    assert record.outputs == {one.name: (-1, *one.shape) for one in model_outputs(layout)}
+
+
+def test_an_engine_is_built_for_every_batch_and_history(
+    built: tuple[Path, EngineRecord], layout: Layout
+) -> None:
+    _, record = built
+    for name, (smallest, _, largest) in record.inputs.items():
+        assert smallest[0] == 1, name
+        assert largest[0] == MAX_BATCH, name
+    assert record.inputs["item_indices"][0][1] == 1
+    assert record.inputs["item_indices"][2][1] == HISTORY
+    shapes = profiles(layout, SETTINGS)
+    for batch in (1, 7, 256):
+        for name, array in sample_inputs(ITEMS, layout, batch).items():
+            assert shapes[name].takes(array.shape), name
+    assert not shapes["item_indices"].takes((257, HISTORY))
+    assert not shapes["item_indices"].takes((256, HISTORY + 1))
+
+
+def test_a_record_says_what_an_engine_is_of(built: tuple[Path, EngineRecord], graph: Path) -> None:
+    engine, record = built
+    assert engine.stat().st_size > 10_000
+    assert read_record(engine) == record
+    assert record.graph_sha256 == sha256(graph)
+    assert (record.kind, record.version) == (KIND, bindings(KIND).__version__)
+    assert record.products == Products.FLOAT16
+
+
+@pytest.mark.parametrize("products", list(Products))
+def test_each_precision_is_built(
+    graph: Path, layout: Layout, tmp_path: Path, products: Products
+) -> None:
+    settings = OptimizeSettings(products=products)
+    record = build_engine(graph, tmp_path / ENGINE, KIND, layout, settings, tmp_path / "cache")
+    assert record.products == products
+
+
+def test_an_operator_that_is_not_supported_is_named(
+    model: TemporalModel, layout: Layout, tmp_path: Path
+) -> None:
+    """The graph for CPUs has a scatter with a sum."""
+    write_exact(model, layout, tmp_path / "cpu.onnx")
+    with pytest.raises(BuildError, match="ScatterElements") as raised:
+        build_engine(tmp_path / "cpu.onnx", tmp_path / ENGINE, KIND, layout, SETTINGS)
+    assert "\n" not in str(raised.value)
+    assert not (tmp_path / ENGINE).exists()
+
+
+def test_a_tensorrt_that_is_not_installed_is_named(
+    graph: Path, layout: Layout, tmp_path: Path
+) -> None:
+    with pytest.raises(NotHereError, match="tensorrt is not installed"):
+        build_engine(graph, tmp_path / ENGINE, Kind.TENSORRT, layout, SETTINGS)
+
+
+def test_an_engine_of_another_version_is_refused(built: tuple[Path, EngineRecord]) -> None:
+    engine, _ = built
+    text = record_path(engine).read_text()
+    try:
+        record_path(engine).write_text(text.replace(bindings(KIND).__version__, "0.9"))
+        with pytest.raises(NotHereError, match=r"built by tensorrt_rtx 0\.9"):
+            RunningEngine(engine)
+        record_path(engine).write_text("{}")
+        with pytest.raises(DataError, match="no record of an engine"):
+            RunningEngine(engine)
+    finally:
+        record_path(engine).write_text(text)
+
+
+def test_products_in_half_precision_leave_everything_else(graph: Path, layout: Layout) -> None:
+    whole = onnx.load(graph)
+    half = with_products_in(whole, Products.FLOAT16)
+    onnx.checker.check_model(half)
+    kinds = [node.op_type for node in half.graph.node if node.op_type != "Cast"]
+    assert kinds == [node.op_type for node in whole.graph.node if node.op_type != "Cast"]
+    assert sum(kind in PRODUCTS for kind in kinds) > 20
+    session = onnxruntime.InferenceSession(
+        half.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    feeds = sample_inputs(ITEMS, layout, 7)
+    expected, found = answers(open_session(graph), feeds), answers(session, feeds)
+    furthest = np.abs(expected["candidate_scores"] - found["candidate_scores"]).max()
+    assert 0 < furthest < 0.1
