@@ -166,6 +166,8 @@ class Controller:
         if trial is None:
             self.close()
             return
+        if self._feedback is not None and self._feedback.rollout_id != trial.rollout_id:
+            self.close()
         if self._feedback is None:
             self._feedback = self._surroundings.feedback(trial.rollout_id, trial.started_ms)
             await self._feedback.start()

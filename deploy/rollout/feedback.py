@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 import structlog
-from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from deploy.rollout.ledger import Ledger, Read
 from deploy.rollout.merging import Merge
@@ -21,7 +21,7 @@ from features.columns import VERSION, decode_feedback, encode_feedback
 from features.errors import HeadwaterError, ServerError
 from features.events import Click, Purchase, Recommendation
 from features.feedback import Counters, FeedbackRow, summed
-from features.kafka import client_config
+from features.kafka import client_config, unreachable
 from features.settings import KafkaSettings
 from features.store import FEEDBACK, RowStore, Write
 from features.store import Read as RowRead
@@ -63,6 +63,9 @@ class Feedback:
         sources: the source hash of each topic and partition.
         started_ms: when the rollout began.
         window_s: how long after it was shown a recommendation can earn.
+
+    Attributes:
+        rollout_id: which one.
     """
 
     def __init__(
@@ -77,7 +80,7 @@ class Feedback:
     ) -> None:
         self._store = store
         self._sources = sources
-        self._rollout_id = rollout_id
+        self.rollout_id = rollout_id
         self._started_ms = started_ms
         self._window_ms = int(1000 * window_s)
         self._purchase_weight = purchase_weight
@@ -107,7 +110,7 @@ class Feedback:
         stored = await self._store.read([RowRead(FEEDBACK, n, FEEDBACK.columns) for n in names])
         for number, columns in zip(numbers, stored, strict=True):
             row = decode_feedback(columns)
-            ledger = Ledger(self._rollout_id, row, self._window_ms, self._purchase_weight)
+            ledger = Ledger(self.rollout_id, row, self._window_ms, self._purchase_weight)
             self._partitions[number] = _Partition(ledger, Merge(TOPICS), columns[VERSION])
         self._consumer.assign(self._beginnings(numbers))
 
@@ -124,7 +127,10 @@ class Feedback:
             for number in numbers
         }
         wanted = [TopicPartition(topic, n, since_ms[n]) for topic in TOPICS for n in numbers]
-        found: list[TopicPartition] = self._consumer.offsets_for_times(wanted, ANSWER_S)
+        try:
+            found: list[TopicPartition] = self._consumer.offsets_for_times(wanted, ANSWER_S)
+        except KafkaException as error:
+            raise unreachable(error) from error
         for each in found:
             if each.error is not None:
                 raise ServerError(f"Kafka: topic {each.topic}: {each.error.str()}")
@@ -184,7 +190,7 @@ class Feedback:
         )
         if not all(accepted):
             raise AnotherCounterError(
-                f"rollout {self._rollout_id}: another controller has written its counters"
+                f"rollout {self.rollout_id}: another controller has written its counters"
             )
         for number, one in changed.items():
             one.version, one.changed = encoded[number][VERSION], False
@@ -203,7 +209,7 @@ class Feedback:
         self._consumer.close()
 
     def _row_name(self, number: int) -> str:
-        return f"{self._rollout_id}/{number}"
+        return f"{self.rollout_id}/{number}"
 
 
 def _decoded(topic: str, message: Message) -> Click | Purchase | Recommendation | None:

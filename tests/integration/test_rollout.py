@@ -153,6 +153,24 @@ def test_people_steer_it_and_leave_their_name(shop: Settings) -> None:
     assert [each["version"] for each in status["versions"]] == [2]
 
 
+def test_a_rollout_right_after_another_counts_anew(shop: Settings) -> None:
+    name = begun(shop)
+    people = People(shop, {})
+    until(shop, lambda now: _shown(now.steps, name) > 0, people.act)
+    asked(shop, Action.PROMOTE)
+    second = asked(shop, Action.START, 1).split()[1]
+    people.act(60)
+    found = until(shop, lambda now: _shown(now.steps, second) > 0, lambda: people.act(10))
+    assert _shown(found.steps, second) < 200
+    asked(shop, Action.ROLLBACK)
+
+
+def _shown(steps_: list[RolloutStep], name: str) -> int:
+    """Requests that the newest decision of a rollout was taken on."""
+    mine = [one for one in steps_ if one.rollout.rollout_id == name and "figures" in one.inputs]
+    return int(mine[-1].inputs["figures"]["canary_health"]["requests"]) if mine else 0
+
+
 def test_what_makes_no_sense_is_refused_and_changes_nothing(shop: Settings) -> None:
     begun(shop)
     before = told(shop).current

@@ -10,11 +10,15 @@ import pytest
 
 from deploy import local
 from deploy.settings import Settings
-from features.errors import DataError
+from deploy.slow_loop import release
+from features.errors import DataError, SettingsError
 from features.events import Item
+from features.inputs import MODEL_NAME
 from features.kafka import ensure_topics
+from features.rollout_messages import Action
 from features.rows import Layout
 from features.settings import FeatureSettings
+from tests.stand.rollouts import asked, controlling, rules, told
 from tests.stand.walks import ITEMS, Events, catalogue, shuffled, walks
 from tests.unit.trainer.test_incremental import SETTINGS, TUNING
 from trainer import checkpoint, slow_loop
@@ -26,9 +30,9 @@ from trainer.incremental import fine_tune
 from trainer.left_out import LeftOut
 from trainer.live import announce, live_version
 from trainer.model_server import ModelServer
-from trainer.publish import publish
-from trainer.repository import version_of
-from trainer.settings import FineTuneSettings, GateSettings
+from trainer.publish import Released, publish
+from trainer.repository import version_numbers, version_of
+from trainer.settings import FineTuneSettings, GateSettings, Release
 from trainer.slow_loop import Rules, Serving, SlowLoop
 from trainer.windows.loading import WindowLoader
 from trainer.windows.settings import WindowSettings
@@ -66,9 +70,14 @@ class Stand:
         loader = WindowLoader("walks", self.windows, WINDOWS)
         return [manifest.number for manifest in loader.write(self._events)]
 
-    def loop(self, tuning: FineTuneSettings = LEARNING, items: list[Item] = FILMS) -> SlowLoop:
+    def loop(
+        self,
+        tuning: FineTuneSettings = LEARNING,
+        items: list[Item] = FILMS,
+        release: Released = announce,
+    ) -> SlowLoop:
         """A trainer that has just started."""
-        serving = Serving(self.repository, self.server, self.kafka)
+        serving = Serving(self.repository, self.server, self.kafka, release)
         found = SlowLoop(
             self.windows, serving, Rules(TRAINER, tuning, LIMITS), self.layout, reader=None
         )
@@ -118,6 +127,47 @@ def test_each_window_becomes_the_version_that_takes_traffic(stand: Stand) -> Non
         assert (manifest.parent, manifest.windows) == (stand.first + number - 1, tuple(new))
         kept = (step.version.folder / EVALUATION).read_bytes()
         assert msgspec.json.decode(kept, type=Verdict) == step.verdict == stand.verdict()
+
+
+def test_a_version_is_tried_out_and_windows_wait_for_its_end(
+    servers: Settings, stand: Stand, tmp_path: Path
+) -> None:
+    loop = stand.loop(release=release(canary(servers)))
+    with controlling(servers, tmp_path / "log"):
+        tried = loop.step(stand.write(WINDOW))
+        assert tried.version, tried.reason
+        assert (stand.live(), told(servers).steps[-1].actor) == (0, "trainer")
+        waiting = loop.step(stand.write(NEXT))
+        assert waiting.version is None
+        assert "has no verdict yet" in waiting.reason
+        asked(servers, Action.PROMOTE)
+        assert stand.live() == 1
+        after = loop.step([])
+    assert after.version, after.reason
+    assert checkpoint.read_manifest(after.version.folder).parent == tried.version.number
+
+
+def test_a_version_that_the_controller_refuses_is_removed(
+    servers: Settings, stand: Stand, tmp_path: Path
+) -> None:
+    loop = stand.loop(release=release(canary(servers, admin_token="another")))
+    with controlling(servers, tmp_path / "log"):
+        step = loop.step(stand.write(WINDOW))
+    assert step.version is None
+    assert "another admin token" in step.reason
+    assert version_numbers(stand.repository / MODEL_NAME)[-1] == stand.first
+    assert stand.live() == 0
+
+
+def canary(settings: Settings, **changed: object) -> Settings:
+    """Versions are tried out before everyone gets them."""
+    trainer = TRAINER.model_copy(update={"release": Release.CANARY})
+    return settings.model_copy(update={"trainer": trainer, "rollout": rules(**changed)})
+
+
+def test_a_canary_needs_the_admin_token(servers: Settings) -> None:
+    with pytest.raises(SettingsError, match=r"set rollout\.admin_token"):
+        release(canary(servers, admin_token=None))
 
 
 def test_a_trainer_that_starts_again_goes_on_where_the_last_one_ended(stand: Stand) -> None:
