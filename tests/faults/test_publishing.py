@@ -31,7 +31,7 @@ from trainer.model_server import ModelServer
 from trainer.publish import live_version, publish, version_numbers
 from trainer.repository import ASIDE, LOCK
 
-KILLS = 20
+KILLS = 12
 STEPS = (
     "drafted>Path.mkdir:return",
     ">save:return",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,16 +21,9 @@ def local_settings(state_dir: Path) -> Settings:
         kafka=KafkaSettings(),
         store=StoreSettings(),
         triton=TritonSettings(),
-        local=inherited.model_copy(update={"state_dir": state_dir} | _ports()),
+        local=inherited.model_copy(update={"state_dir": state_dir}),
         model_repository=state_dir / "model_repo",
     )
-
-
-def _ports() -> dict[str, int]:
-    """Preferred ports of this process of pytest's: two that look for free ones find the same."""
-    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-    names = [name for name in LocalSettings.model_fields if name.endswith("_port")]
-    return {name: 20_000 + 100 * number + at for at, name in enumerate(names)}
 
 
 @pytest.fixture(scope="session")
