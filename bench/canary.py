@@ -28,11 +28,13 @@ from bench.servers import own_settings
 from bench.subjects import HEADWATER, running
 from deploy import local
 from deploy.commands.data_options import Data, Map, Type
+from deploy.rollout.commands import command
 from deploy.rollout.decision import RefusedError
 from deploy.rollout.requests import ask, history
 from deploy.rollout.settings import RolloutSettings
 from deploy.rollout.starting import loaded
 from deploy.settings import Settings, default_cache_dir
+from deploy.settings_text import variable
 from features.errors import ServerError
 from features.inputs import MODEL_NAME
 from features.kafka import ensure_topics
@@ -121,9 +123,9 @@ def audience(settings: Settings, log: Log, rate: float) -> Audience:
 def services(settings: Settings) -> Iterator[None]:
     """Two workers and the controller."""
     everywhere, rules = split(2), RULES.model_dump(mode="json")
-    chosen = {f"HEADWATER_ROLLOUT__{name.upper()}": _text(value) for name, value in rules.items()}
-    chosen["HEADWATER_ROLLOUT__ADMIN_TOKEN"] = _token()
-    chosen["HEADWATER_MODEL_REPOSITORY"] = str(settings.model_repository)
+    chosen = {variable(f"rollout.{name}"): _text(value) for name, value in rules.items()}
+    chosen[variable("rollout.admin_token")] = _token()
+    chosen[variable("model_repository")] = str(settings.model_repository)
     with ExitStack() as stack:
         for name in ("one", "two"):
             named = {"HEADWATER_WORKER__NAME": name}
@@ -163,8 +165,8 @@ def _started(one: Candidate, settings: Settings) -> str:
     else:
         loaded(settings, one.version.number)
     number, address = one.version.number, one.version.address
-    asked = ask(settings.kafka, RULES, MODEL_NAME, Action.START, "bench", one.name, number, address)
-    return asked.reason.split()[1]
+    asked = command(RULES, MODEL_NAME, Action.START, "bench", one.name, number, address)
+    return ask(settings.kafka, asked).reason.split()[1]
 
 
 def _verdict(
@@ -172,7 +174,7 @@ def _verdict(
 ) -> Case:
     deadline = time.monotonic() + RULES.give_up_s
     steps: list[RolloutStep] = []
-    while not steps or steps[-1].rollout.state not in ("promoted", "rolled_back"):
+    while not steps or not steps[-1].rollout.state.ended:
         if time.monotonic() > deadline:
             raise ServerError(f"{one.name}: no verdict in {RULES.give_up_s:.0f} s")
         time.sleep(_POLL_S)

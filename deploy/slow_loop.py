@@ -12,6 +12,7 @@ from functools import partial
 
 import structlog
 
+from deploy.rollout.commands import command
 from deploy.rollout.decision import RefusedError
 from deploy.rollout.requests import ask
 from deploy.rollout.settings import RolloutSettings
@@ -103,7 +104,7 @@ def _try_out(rules: RolloutSettings, version: Version, kafka: KafkaSettings) -> 
     reason = f"version {version.number} has passed the gate"
     number, address = version.number, version.address
     try:
-        ask(kafka, rules, MODEL_NAME, Action.START, TRAINER, reason, number, address)
+        ask(kafka, command(rules, MODEL_NAME, Action.START, TRAINER, reason, number, address))
     except RefusedError as error:
         raise NotTakenError(str(error)) from error
     announced(version)

@@ -43,6 +43,16 @@ class RolloutState(StrEnum):
     PROMOTED = "promoted"
     ROLLED_BACK = "rolled_back"
 
+    @property
+    def ended(self) -> bool:
+        """Whether a trial has its verdict."""
+        return self in (RolloutState.PROMOTED, RolloutState.ROLLED_BACK)
+
+    @property
+    def undecided(self) -> bool:
+        """Whether a version is being tried out."""
+        return not self.ended and self is not RolloutState.STABLE
+
 
 class Action(StrEnum):
     """What can be asked of a rollout."""

@@ -2,40 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
+from typing import Any
 from uuid import uuid4
 
 import msgspec
 import structlog
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Message, TopicPartition
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    Producer,
+    TopicPartition,
+)
 
 from features.errors import ServerError
+from features.events import encode
 from features.kafka import client_config
 from features.rollout_messages import Rollout, RolloutMessage, decode_rollout_message
 from features.settings import KafkaSettings
 from features.topics import ROLLOUTS
 
 ANSWER_S = 10.0
+WRITE_TIMEOUT_S = 15.0
+FETCH_WAIT_MS = 50
 PARTITION = TopicPartition(ROLLOUTS, 0, OFFSET_BEGINNING)
 log = structlog.get_logger()
 
 
-def rollouts_consumer(settings: KafkaSettings) -> Consumer:
-    """A consumer of its own for the whole topic; it commits nothing, and tells where it ends.
+def rollouts_consumer(
+    settings: KafkaSettings, options: Mapping[str, Any] | None = None
+) -> Consumer:
+    """A consumer for the whole topic; it commits nothing, and tells where the topic ends.
 
     What a controller wrote in one transaction is seen whole, or not at all.
+
+    Args:
+        options: more of librdkafka's configuration; by default the consumer is alone in its group,
+            to be assigned and never subscribed.
     """
     return Consumer(
         client_config(settings)
         | {
-            # Assigned, never subscribed: the group has one member, which reads everything.
             "group.id": f"rollouts-{uuid4()}",
             "enable.auto.commit": "false",
             "enable.partition.eof": "true",
             "isolation.level": "read_committed",
+            # The end is told once a fetch comes back empty: by default after half a second.
+            "fetch.wait.max.ms": str(FETCH_WAIT_MS),
             "log_level": "0",
         }
+        | dict(options or {})
     )
 
 
@@ -59,15 +79,20 @@ def read_all(consumer: Consumer) -> Iterator[Message]:
     Raises:
         ServerError: the topic cannot be read.
     """
-    consumer.assign([PARTITION])
+    try:
+        # Asked before it reads: between fetches a broker answers half a second later.
+        consumer.get_watermark_offsets(PARTITION, timeout=ANSWER_S)
+        consumer.assign([PARTITION])
+    except KafkaException as error:
+        raise ServerError(f"Kafka: topic {ROLLOUTS}: {error.args[0].str()}") from error
     while True:
         message = consumer.poll(ANSWER_S)
         if message is None:
             raise ServerError(f"topic {ROLLOUTS} cannot be read: no answer in {ANSWER_S:.0f} s")
         if is_end(message):
             return
-        if (error := message.error()) is not None:
-            raise ServerError(f"Kafka: topic {ROLLOUTS}: {error.str()}")
+        if (problem := message.error()) is not None:
+            raise ServerError(f"Kafka: topic {ROLLOUTS}: {problem.str()}")
         yield message
 
 
@@ -75,6 +100,30 @@ def is_end(message: Message) -> bool:
     """Whether this says that there is no more for now."""
     error = message.error()
     return error is not None and error.code() == KafkaError._PARTITION_EOF  # noqa: SLF001
+
+
+def write_rollout_message(
+    settings: KafkaSettings, key: str, message: RolloutMessage, what: str
+) -> None:
+    """Write one message, and wait until Kafka has it.
+
+    Args:
+        what: it is, for the error.
+
+    Raises:
+        ServerError: Kafka does not take it.
+    """
+    failures: list[str] = []
+    producer = Producer({**client_config(settings), "enable.idempotence": "true", "log_level": "0"})
+    producer.produce(
+        ROLLOUTS,
+        key=key,
+        value=encode(message),
+        on_delivery=lambda error, _: failures.append(str(error)) if error else None,
+    )
+    if producer.flush(WRITE_TIMEOUT_S) or failures:
+        reason = failures[0] if failures else f"no answer in {WRITE_TIMEOUT_S:.0f} s"
+        raise ServerError(f"Kafka: topic {ROLLOUTS}: {what}: {reason}")
 
 
 def rollout_message_in(message: Message, model: str) -> RolloutMessage | None:

@@ -127,8 +127,10 @@ def _ask(
 ) -> None:
     import msgspec
 
+    from deploy.rollout.commands import command
     from deploy.rollout.requests import ask
     from features.inputs import MODEL_NAME
 
-    answer = ask(settings.kafka, settings.rollout, MODEL_NAME, action, by, reason, version, address)
+    asked = command(settings.rollout, MODEL_NAME, action, by, reason, version, address)
+    answer = ask(settings.kafka, asked)
     print(msgspec.json.encode(answer).decode() if as_json else answer.reason)

@@ -41,7 +41,7 @@ class State:
     @property
     def ended(self) -> bool:
         """Whether there is nothing more to decide."""
-        return self.status in (RolloutState.PROMOTED, RolloutState.ROLLED_BACK)
+        return self.status.ended
 
 
 def begun(now_s: float, *, shadow: bool = False) -> State:

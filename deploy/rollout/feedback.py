@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 import structlog
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
 from deploy.rollout.ledger import Ledger, Read
 from deploy.rollout.merging import Merge
@@ -22,6 +22,7 @@ from features.errors import HeadwaterError, ServerError
 from features.events import Click, Purchase, Recommendation
 from features.feedback import Counters, FeedbackRow, summed
 from features.kafka import client_config, unreachable
+from features.rollouts import is_end
 from features.settings import KafkaSettings
 from features.store import FEEDBACK, RowStore, Write
 from features.store import Read as RowRead
@@ -136,28 +137,26 @@ class Feedback:
                 raise ServerError(f"Kafka: topic {each.topic}: {each.error.str()}")
         return found
 
-    def absorb(self, timeout_s: float) -> int:
-        """Take what has come meanwhile; how many messages.
+    def absorb(self, timeout_s: float) -> None:
+        """Take what has come meanwhile.
 
         Raises:
             ServerError: Kafka cannot be read.
         """
-        messages = self._consumer.consume(AT_ONCE, timeout_s)
-        for message in messages:
+        for message in self._consumer.consume(AT_ONCE, timeout_s):
             self._add(message)
         self._settle()
         for partition in self._partitions.values():
             for read in partition.merge.ready():
                 partition.ledger.take(read)
                 partition.changed = True
-        return len(messages)
 
     def _add(self, message: Message) -> None:
         topic, number = message.topic() or "", message.partition() or 0
+        if is_end(message):
+            self._at_end.add((topic, number))
+            return
         if (error := message.error()) is not None:
-            if error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001
-                self._at_end.add((topic, number))
-                return
             raise ServerError(f"Kafka: {topic}: {error.str()}")
         self._at_end.discard((topic, number))
         time_ms = message.timestamp()[1]

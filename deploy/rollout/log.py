@@ -14,7 +14,6 @@ from typing import Self
 
 import structlog
 from confluent_kafka import (
-    OFFSET_BEGINNING,
     Consumer,
     KafkaError,
     KafkaException,
@@ -33,7 +32,7 @@ from features.rollout_messages import (
     answer_key,
     history_key,
 )
-from features.rollouts import is_end, rollout_message_in
+from features.rollouts import PARTITION, is_end, rollout_message_in, rollouts_consumer
 from features.settings import KafkaSettings
 from features.topics import ROLLOUTS
 
@@ -61,17 +60,13 @@ class RolloutLog:
         self._model = model
         self._producer: Producer | None = None
         self.leads = self.caught_up = False
-        self._consumer = Consumer(
-            client_config(settings)
-            | {
+        self._consumer = rollouts_consumer(
+            settings,
+            {
                 "group.id": f"{GROUP}-{model}",
-                "enable.auto.commit": "false",
-                "enable.partition.eof": "true",
-                "isolation.level": "read_committed",
                 "session.timeout.ms": str(SESSION_TIMEOUT_MS),
                 "heartbeat.interval.ms": str(SESSION_TIMEOUT_MS // 6),
-                "log_level": "0",
-            }
+            },
         )
         self._consumer.subscribe(
             [ROLLOUTS], on_assign=self._take_over, on_revoke=self._give_up, on_lost=self._give_up
@@ -134,7 +129,7 @@ class RolloutLog:
     def _take_over(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         if not partitions:
             return
-        consumer.assign([TopicPartition(ROLLOUTS, 0, OFFSET_BEGINNING)])
+        consumer.assign([PARTITION])
         producer = Producer(
             client_config(self._settings)
             | {"transactional.id": f"{GROUP}-{self._model}", "log_level": "0"}

@@ -14,7 +14,7 @@ from features.rollout_messages import (
 
 
 class Standing:
-    """The newest rollout, its newest step, and the commands that nobody has answered.
+    """The newest rollout, what it tries out, and the commands that nobody has answered.
 
     Attributes:
         current: what workers follow; None where no version was announced.
@@ -22,7 +22,7 @@ class Standing:
 
     def __init__(self) -> None:
         self.current: Rollout | None = None
-        self._step: RolloutStep | None = None
+        self._undecided: Trial | None = None
         self._commands: dict[str, RolloutCommand] = {}
 
     def note(self, message: RolloutMessage) -> None:
@@ -31,7 +31,8 @@ class Standing:
             case Rollout():
                 self.current = message
             case RolloutStep():
-                self._step = message
+                trial = trial_of(message)
+                self._undecided = None if trial.state.ended else trial
             case RolloutCommand():
                 self._commands[message.command_id] = message
             case RolloutAnswer():
@@ -40,22 +41,16 @@ class Standing:
     @property
     def trial(self) -> Trial | None:
         """What is being tried out; None where nothing is, or somebody has ended it."""
-        trial = self._newest()
-        if trial is None or self.current is None:
-            return None
-        return trial if trial.rollout_id == self.current.rollout_id else None
+        return self._undecided if self._is_followed() else None
 
     def overtaken(self) -> Trial | None:
         """A trial that has not ended, in whose place another version was announced."""
-        trial = self._newest()
-        if trial is None or self.current is None:
-            return None
-        return trial if trial.rollout_id != self.current.rollout_id else None
+        return None if self.current is None or self._is_followed() else self._undecided
 
-    def _newest(self) -> Trial | None:
-        """The newest trial, unless it has ended."""
-        trial = trial_of(self._step) if self._step else None
-        return trial if trial is not None and not trial.state.ended else None
+    def _is_followed(self) -> bool:
+        """Whether workers follow the newest trial."""
+        trial, current = self._undecided, self.current
+        return bool(trial and current and trial.rollout_id == current.rollout_id)
 
     def open_commands(self) -> list[RolloutCommand]:
         """The commands without an answer, oldest first."""

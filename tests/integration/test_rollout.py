@@ -10,6 +10,7 @@ from confluent_kafka import Producer
 
 from deploy import local
 from deploy.rollout import requests
+from deploy.rollout.commands import command as signed
 from deploy.rollout.decision import RefusedError
 from deploy.rollout.record import agrees
 from deploy.rollout.requests import ask
@@ -182,9 +183,11 @@ def test_what_makes_no_sense_is_refused_and_changes_nothing(shop: Settings) -> N
         asked(shop, Action.START, 9)
     for token, line in ((None, "set rollout.admin_token"), ("wrong", "another admin token")):
         with pytest.raises(RefusedError, match=line):
-            ask(shop.kafka, rules(admin_token=token), MODEL_NAME, Action.PROMOTE, "ann", "a test")
+            ask(
+                shop.kafka, signed(rules(admin_token=token), MODEL_NAME, Action.PROMOTE, "ann", "x")
+            )
     with pytest.raises(RefusedError, match="a name and a reason"):
-        ask(shop.kafka, rules(), MODEL_NAME, Action.PROMOTE, " ", "a test")
+        signed(rules(), MODEL_NAME, Action.PROMOTE, " ", "a test")
     done = command(shop, "start", "9", "--by", "ann", "--reason", "a test")
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert done.stderr.startswith("headwater: start: version 9: is not in")

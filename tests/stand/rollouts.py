@@ -14,6 +14,7 @@ from typing import Any
 
 from confluent_kafka import Producer
 
+from deploy.rollout.commands import command as signed
 from deploy.rollout.requests import History, ask, history
 from deploy.rollout.settings import RolloutSettings
 from deploy.rollout.starting import loaded
@@ -76,7 +77,8 @@ def asked(settings: Settings, action: Action, version: int | None = None) -> str
     """What the controller answers to a command, which has to go well."""
     if version is not None:
         loaded(settings, version)
-    return ask(settings.kafka, rules(), MODEL_NAME, action, "ann", "a test", version).reason
+    given = signed(rules(), MODEL_NAME, action, "ann", "a test", version)
+    return ask(settings.kafka, given).reason
 
 
 def steps(settings: Settings) -> list[dict[str, Any]]:
@@ -225,4 +227,4 @@ def ended(found: History, rollout_id: str) -> RolloutStep | None:
     last = next(
         (one for one in reversed(found.steps) if one.rollout.rollout_id == rollout_id), None
     )
-    return last if last and last.rollout.state in ("promoted", "rolled_back") else None
+    return last if last and last.rollout.state.ended else None
