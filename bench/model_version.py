@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from deploy.optimize.questions import Questions, questions
+from deploy.optimization import asked_version
+from deploy.optimize.questions import Questions
 from features.rows import Layout
 from features.settings import FeatureSettings
-from trainer.checkpoint import load, read_manifest, save
+from trainer.checkpoint import save
 from trainer.data import Log
 from trainer.drafts import GRAPH
 from trainer.export import export
@@ -32,11 +33,8 @@ class Version:
 
 def version_of(folder: Path, log: Log, most: int) -> Version:
     """A version's folder, asked about what it was not trained on."""
-    trained, described = load(folder), read_manifest(folder).settings["features"]
-    layout = Layout(FeatureSettings(**described))
-    earlier, later = log.split_after(trained.until_ms) if trained.until_ms else log.split(LEARNED)
-    asked = questions(earlier, later, trained.vocabulary, layout, most)
-    return Version(Recommender(trained.model), folder / GRAPH, layout, asked)
+    found = asked_version(folder, 1, log, most, FeatureSettings())
+    return Version(Recommender(found.model), found.graph, found.layout, found.asked)
 
 
 def train_version(log: Log, settings: TrainerSettings, cache_dir: Path, folder: Path) -> None:

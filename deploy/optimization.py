@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from deploy.evaluation import version_folder
 from deploy.optimize.forms import Outcome, Version, optimize
@@ -29,15 +30,30 @@ def optimize_version(settings: Settings, number: int | None, log: Log) -> Iterat
         DataError: there is no such version, or nothing of the log is later than what it learned.
     """
     folder = version_folder(settings.model_repository, number)
+    version = asked_version(folder, int(folder.name), log, QUESTIONS, settings.features)
+    return optimize(version, settings.optimised_repository, settings.optimize)
+
+
+def asked_version(
+    folder: Path, number: int, log: Log, most: int, features: FeatureSettings
+) -> Version:
+    """A version's folder, and events of a log to ask its forms about: what it has not learned.
+
+    Args:
+        most: so many events, at most.
+        features: of a version whose manifest does not say.
+
+    Raises:
+        DataError: it knows no item of the log's newest events.
+    """
     trained, described = load(folder), read_manifest(folder).settings.get("features")
-    layout = Layout(FeatureSettings(**described) if described else settings.features)
+    layout = Layout(FeatureSettings(**described) if described else features)
     until_ms = trained.until_ms
     earlier, later = log.split(_UNTOLD_SHARE) if until_ms is None else log.split_after(until_ms)
     if not later.events:
         # What was learned tells as well whether two forms of one model answer alike.
         earlier, later = log.split(_UNTOLD_SHARE)
-    asked = questions(earlier, later, trained.vocabulary, layout, QUESTIONS)
+    asked = questions(earlier, later, trained.vocabulary, layout, most)
     if not len(asked.targets):
         raise DataError(f"{folder}: knows no item of the log's newest events: name another --data")
-    version = Version(int(folder.name), folder, trained.model, layout, asked)
-    return optimize(version, settings.optimised_repository, settings.optimize)
+    return Version(number, folder, trained.model, layout, asked)

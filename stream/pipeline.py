@@ -49,12 +49,10 @@ class _Part:
     group: Group
     answered: asyncio.Event = field(default_factory=asyncio.Event)
     task: asyncio.Task[None] | None = None
+    people: set[str] = field(init=False)
 
-    def shares_people(self, other: _Part) -> bool:
-        return not self._people().isdisjoint(other._people())
-
-    def _people(self) -> set[str]:
-        return {request.event.user_id for request in self.group.requests}
+    def __post_init__(self) -> None:
+        self.people = {request.event.user_id for request in self.group.requests}
 
 
 @dataclass(eq=False, slots=True)
@@ -87,7 +85,7 @@ class Pipeline:
         self._open.append(batch)
         self._relied_on = [part for part in batch.parts if not part.group.on_trial]
         for part in batch.parts:
-            earlier = [each for each in before if part.shares_people(each)]
+            earlier = [each for each in before if not part.people.isdisjoint(each.people)]
             work = partial(self._answer, batch, part, earlier)
             part.task = asyncio.create_task(forever(work)())
         self._end_batches()

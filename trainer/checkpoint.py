@@ -5,7 +5,6 @@ The manifest has the checksum of every other file, and is written last.
 
 from __future__ import annotations
 
-import hashlib
 import textwrap
 import time
 from collections.abc import Iterator, Mapping
@@ -20,7 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from features.errors import DataError
 from features.vocabulary import FILE_NAME, read_vocabulary
-from trainer.disk import hidden, replace_synced
+from trainer.disk import hidden, replace_synced, sha256
 from trainer.ensemble import joined
 from trainer.first_model import Trained
 from trainer.language_weights import save_weights
@@ -175,9 +174,7 @@ def _digests(folder: Path) -> dict[str, FileDigest]:
 
 
 def _digest(path: Path) -> FileDigest:
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    return FileDigest(found, path.stat().st_size)
+    return FileDigest(sha256(path), path.stat().st_size)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -22,6 +23,12 @@ def replace_synced(path: Path, content: bytes) -> None:
     aside = hidden(path)
     write_synced(aside, content)
     aside.replace(path)
+
+
+def sha256(path: Path) -> str:
+    """The checksum of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def hidden(path: Path) -> Path:

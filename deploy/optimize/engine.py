@@ -19,9 +19,10 @@ from deploy.optimize import BuildError
 from deploy.optimize.bindings import Kind, bindings, forgotten
 from deploy.optimize.products import with_products_in
 from deploy.optimize.profile import Profile, profiles
-from deploy.optimize.record import EngineRecord, sha256, write_record
+from deploy.optimize.record import EngineRecord, write_record
 from deploy.optimize.settings import OptimizeSettings
 from features.rows import Layout
+from trainer.disk import sha256
 
 ENGINE = "model.plan"
 _BYTES_OF_MB = 1 << 20

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import msgspec
@@ -39,12 +38,6 @@ class EngineRecord(msgspec.Struct, frozen=True, kw_only=True):
     inputs: dict[str, tuple[Shape, Shape, Shape]]
     outputs: dict[str, Shape]
     seconds: float
-
-
-def sha256(path: Path) -> str:
-    """The checksum of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_record(record: EngineRecord, engine: Path) -> None:

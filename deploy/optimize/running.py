@@ -9,8 +9,9 @@ import torch
 
 from deploy.optimize import NotHereError
 from deploy.optimize.bindings import Kind, bindings, forgotten
-from deploy.optimize.record import EngineRecord, read_record, sha256
+from deploy.optimize.record import EngineRecord, read_record
 from trainer.comparison import Arrays
+from trainer.disk import sha256
 
 Tensors = dict[str, torch.Tensor]
 

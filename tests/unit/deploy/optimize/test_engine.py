@@ -15,13 +15,14 @@ from deploy.optimize.cpu import write_exact
 from deploy.optimize.engine import ENGINE, build_engine
 from deploy.optimize.products import PRODUCTS, with_products_in
 from deploy.optimize.profile import profiles
-from deploy.optimize.record import EngineRecord, read_record, record_path, sha256
+from deploy.optimize.record import EngineRecord, read_record, record_path
 from deploy.optimize.running import RunningEngine
 from deploy.optimize.settings import OptimizeSettings, Products
 from features.errors import DataError
 from features.inputs import model_inputs, model_outputs
 from features.rows import Layout
 from tests.unit.deploy.optimize.conftest import HISTORY, ITEMS
+from trainer.disk import sha256
 from trainer.export import answers, open_session, sample_inputs
 from trainer.model import TemporalModel
 from trainer.triton_config import MAX_BATCH
