@@ -24,6 +24,7 @@ from types import FrameType
 import torch
 
 from deploy.settings import Settings, load_settings
+from features import rollouts
 from features.rows import Layout
 from tests.stand.models import SETTINGS, untrained
 from trainer import checkpoint, disk, drafts, live, model_server, publish, repository
@@ -31,7 +32,7 @@ from trainer.model_server import ModelServer
 
 KEPT = 3
 VERSIONS_OF_A_LIFE = 2
-MODULES = (checkpoint, disk, drafts, live, model_server, publish, repository)
+MODULES = (checkpoint, disk, drafts, live, model_server, publish, repository, rollouts)
 FILES = {module.__file__ for module in MODULES}
 TRAINER = SETTINGS.model_copy(update={"keep_versions": KEPT, "publish_retry_s": 5.0})
 

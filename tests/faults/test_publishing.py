@@ -41,7 +41,7 @@ STEPS = (
     "place>Path.rename:return",
     ">Triton.load:return",
     ">Triton.check_answer:return",
-    "announce>Producer.produce:return",
+    "write_rollout_message>Producer.produce:return",
     "announce>announced:call",
     "announce>announced:return",
     "retire>_load:return",
