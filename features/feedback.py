@@ -49,7 +49,7 @@ class Counters:
         failed: that the variant's own version did not answer.
         fallbacks: that no version answered.
         latencies: int[L], of the version's answers.
-        scores: int[S], of first places.
+        scores: int[S], of first places, one a person and visit.
         items: bool[ITEM_BITS], a bitmap of the items shown.
     """
 

@@ -18,6 +18,7 @@ from features.vocabulary import FILE_NAME, Vocabulary, read_vocabulary
 
 log = structlog.get_logger()
 _POLL_S = 0.2
+_FETCH_WAIT_MS = 500
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,7 +129,8 @@ class RolloutFollower:
     def __init__(self, settings: KafkaSettings, routes: Routes) -> None:
         self._routes = routes
         self._started = asyncio.Event()
-        self._consumer = rollouts_consumer(settings)
+        # A message comes at once in any case: only the topic's end, at the start, is told later.
+        self._consumer = rollouts_consumer(settings, {"fetch.wait.max.ms": str(_FETCH_WAIT_MS)})
 
     async def start(self) -> None:
         """Read what is there, so that the first recommendation has its model.

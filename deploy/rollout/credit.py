@@ -82,6 +82,15 @@ class Memory:
             person.shown.popitem(last=False)
         return True
 
+    def lately(self, user_id: str, time_ms: int) -> set[str]:
+        """The variants that somebody was shown in the window before a moment."""
+        person = self._people.get(user_id)
+        if person is None:
+            return set()
+        since_ms = time_ms - self._window_ms
+        recent = (shown for shown in person.shown.values() if shown.time_ms >= since_ms)
+        return {name for shown in recent for name in shown.lists}
+
     def credit(self, event: Click | Purchase, time_ms: int) -> list[Earned]:
         """What an event that the broker took then earns; nothing where no one recommended it."""
         if event.user_id not in self._people:

@@ -64,25 +64,37 @@ class Ledger:
         bucket = bucket_of(self._rollout_id, answer.user_id)
         hashed = {name: [hash64(item) for item in items] for name, items in lists.items()}
         shown = Shown(answer.recommendation_id, time_ms, bucket, hashed)
+        known = self._memory.lately(answer.user_id, time_ms)
         if self._memory.show(answer.user_id, shown) and counts:
-            self._count(answer, bucket, lists)
+            self._count(answer, bucket, lists, known)
 
     def _count(
-        self, answer: Recommendation, bucket: int, lists: Mapping[str, Sequence[str]]
+        self,
+        answer: Recommendation,
+        bucket: int,
+        lists: Mapping[str, Sequence[str]],
+        known: set[str],
     ) -> None:
+        """Count what was shown.
+
+        Args:
+            known: variants that the person was shown just before. A person's scores are alike, so
+                each counts once: what many of one person would tell is who it is.
+        """
         if (shadow := answer.shadow) is not None:
             self.row.of(Variant.SHADOW).show(
                 bucket,
                 shadow.items,
-                score=shadow.score,
+                score=None if Variant.SHADOW in known else shadow.score,
                 latency_ms=shadow.latency_ms,
                 failed=bool(shadow.failed),
                 fallback=False,
             )
+        unscored = answer.fallback or not answer.items or answer.variant in known
         self.row.of(answer.variant).show(
             bucket,
             lists[answer.variant],
-            score=None if answer.fallback or not answer.items else answer.items[0].score,
+            score=None if unscored else answer.items[0].score,
             latency_ms=answer.latency_ms,
             failed=bool(answer.failed),
             fallback=answer.fallback,

@@ -79,7 +79,7 @@ class RolloutSettings(Section):
     min_coverage: Share = Field(0.5, description="items it shows, as a share of the baseline's")
     max_drift: Annotated[float, Field(gt=0)] = Field(
         1.0,
-        description="between the distributions of scores, once min_shown are there: population "
+        description="between the distributions of people's best scores, beyond chance: population "
         "stability index",
     )
 

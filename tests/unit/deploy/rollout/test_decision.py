@@ -109,12 +109,6 @@ def test_a_guard_waits_until_chance_is_out_of_the_question() -> None:
     assert not decide(begun(0.0), figures, RULES).state.ended
 
 
-def test_scores_of_a_few_people_drift_by_chance() -> None:
-    few = replace(WELL, requests=RULES.min_shown - 1)
-    figures = replace(seen(1.0, now_s=1.0), canary_health=few, drift=9.0)
-    assert not decide(begun(0.0), figures, RULES).state.ended
-
-
 def test_what_is_wrong_with_the_baseline_too_is_not_the_canarys_fault() -> None:
     ill = replace(WELL, errors=200, fallbacks=300)
     figures = replace(seen(1.0), canary_health=ill, baseline_health=ill)

@@ -13,6 +13,7 @@ from features.feedback import FeedbackRow
 from features.topics import Hash
 
 SHOWN, CLICKED = Hash(1), Hash(2)
+WINDOW_MS = 100_000
 
 
 def answer(number: int, variant: str = "canary", **known: object) -> Recommendation:
@@ -46,7 +47,7 @@ def click(number: int) -> Click:
 
 
 def ledger(row: FeedbackRow | None = None) -> Ledger:
-    return Ledger("r", row or FeedbackRow({}, {}), 100_000, purchase_weight=1.0)
+    return Ledger("r", row or FeedbackRow({}, {}), WINDOW_MS, purchase_weight=1.0)
 
 
 def log(people: int = 40) -> list[Read]:
@@ -65,7 +66,17 @@ def test_what_is_shown_and_clicked_is_counted_by_variant() -> None:
     canary, baseline = found.row.of("canary"), found.row.of("baseline")
     assert (canary.requests, canary.shown.sum(), canary.clicked) == (20, 20, 20)
     assert baseline.reward.sum() == pytest.approx(20 * 0.6309, rel=1e-3)
-    assert canary.latencies.sum() == canary.scores.sum() == 20
+    assert canary.latencies.sum() == 20
+
+
+def test_a_persons_scores_count_once_a_visit_and_variant() -> None:
+    found = ledger()
+    for n, variant in enumerate(["canary", "canary", "baseline", "canary"]):
+        found.take(Read(SHOWN, n, 10 * n, answer(n, variant, user_id="ann")))
+    assert found.row.of("canary").scores.sum() == found.row.of("baseline").scores.sum() == 1
+    found.take(Read(SHOWN, 4, WINDOW_MS + 31, answer(4, user_id="ann")))
+    assert found.row.of("canary").scores.sum() == 2
+    assert found.row.of("canary").requests == 4
 
 
 @pytest.mark.parametrize("seed", range(5))

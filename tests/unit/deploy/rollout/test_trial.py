@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from deploy.rollout.decision import State, begun, decide, steered
@@ -87,8 +88,19 @@ def test_scores_that_move_drift(moved: int) -> None:
         for by in (moved, 0)
     )
     found = drift(ours, theirs)
-    assert {0: found < 0.02, 2: 0.1 < found < 0.4, 20: found > 2}[moved]
+    assert {0: found == 0, 2: 0.1 < found < 0.4, 20: found > 2}[moved]
     assert drift(ours, np.zeros(SCORE_BINS, np.int64)) == 0
+
+
+def test_scores_of_a_few_people_lie_apart_by_chance() -> None:
+    """None of a thousand pairs of like groups drifts, and a group of fifty from elsewhere does."""
+    chance = np.random.default_rng(0)
+
+    def group(mean: float, size: int) -> npt.NDArray[np.int64]:
+        return np.bincount(chance.normal(mean, 4, size).astype(int), minlength=SCORE_BINS)
+
+    assert max(drift(group(40, 25), group(40, 25)) for _ in range(1000)) < RULES.max_drift
+    assert drift(group(55, 50), group(40, 50)) > RULES.max_drift
 
 
 def test_the_topic_says_what_is_tried_out_and_what_was_overtaken() -> None:
