@@ -21,16 +21,21 @@ from rich.console import Console
 from bench.model_progress import Progress
 from bench.model_run import Part, Run
 from bench.model_shapes import Sizes
+from bench.model_sizes import DEFAULT, SIZES
 from bench.model_table import tables
 from bench.model_version import Version, train_version, version_of
 from bench.report import run_benchmark, write_report
 from deploy.commands.data_options import Data, Map, Type
 from deploy.settings import default_cache_dir
+from trainer.checkpoint import load
 from trainer.data import DataSource, Log, load_log
+from trainer.ensemble import Model
 from trainer.mapping import mapping_from_options
 from trainer.settings import TrainerSettings
 
 WIDTH = 150
+# Sizes are compared, not how far each comes in so many seconds.
+UNHURRIED_S = 3600.0
 
 
 def main(
@@ -69,17 +74,32 @@ def main(
             log = load_log(source)
             return version_of(version or _trained(log, threads, Path(name)), log, questions)
 
-        run = Run(progress, sizes, subject, device, threads, Path(name))
+        def students(teacher: Path) -> Mapping[str, Model]:
+            log = load_log(source)
+            return {
+                size: load(_trained(log, threads, Path(name), size, change, teacher)).model
+                for size, change in SIZES.items()
+            }
+
+        run = Run(progress, sizes, subject, students, device, threads, Path(name))
         for each in part or list(Part):
             run.measure(each)
     for table in tables(progress.figures):
         Console(width=WIDTH).print(table)
 
 
-def _trained(log: Log, threads: int, kept: Path) -> Path:
-    folder = kept / "version"
+def _trained(
+    log: Log,
+    threads: int,
+    kept: Path,
+    size: str = DEFAULT,
+    change: Mapping[str, Any] | None = None,
+    teacher: Path | None = None,
+) -> Path:
+    folder = kept / size
     folder.mkdir()
-    train_version(log, TrainerSettings(threads=threads), default_cache_dir(), folder)
+    settings = TrainerSettings(threads=threads, max_seconds=UNHURRIED_S, **(change or {}))
+    train_version(log, settings, default_cache_dir(), folder, teacher)
     return folder
 
 

@@ -111,7 +111,8 @@ def halved(recommender: Recommender, half: torch.dtype) -> Recommender:
     for module in copied.modules():
         if isinstance(module, nn.Linear):
             module.to(half)
-    copied.tables, copied.kinds = copied.tables.to(half), copied.kinds.to(half)
+    copied.tables = copied.tables.to(half)
+    copied.likeness.kinds = copied.likeness.kinds.to(half)
     for member in copied.model.members:
         member.neighbour_weights = member.neighbour_weights.to(half)
     return copied

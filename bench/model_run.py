@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -19,15 +18,15 @@ from bench.model_forms import Form, compiled, engine_forms, on_cpu, on_gpu, sess
 from bench.model_progress import Progress
 from bench.model_rates import Floors, floors_of, measure
 from bench.model_shapes import Sizes
+from bench.model_sizes import compare_sizes
 from bench.model_version import Version
-from deploy.optimize.cpu import write_exact, write_int8
+from deploy.optimize.cpu import write_exact, write_int8, write_narrow
 from features.rows import Layout
 from trainer.ensemble import Model
 from trainer.export import write_graph
 from trainer.recommender import Recommender
 
-PLAIN, EXACT, INT8 = "ONNX Runtime, CPU", "exact for CPUs", "INT8 for CPUs"
-BATCH = 64
+PLAIN, EXACT, NARROW, INT8 = "ONNX Runtime, CPU", "exact for CPUs", "narrow", "INT8 for CPUs"
 CATALOGUES = (2_000, 100_000, 1_000_000)
 
 
@@ -38,6 +37,7 @@ class Part(StrEnum):
     ENGINES = "engines"
     CATALOGUE = "catalogue"
     CPU = "cpu"
+    SIZES = "sizes"
     COMPILE = "compile"
 
 
@@ -47,6 +47,7 @@ class Run:
 
     Attributes:
         version: makes the version whose answers are compared, if a part needs it.
+        students: makes smaller sizes that learned from it.
         device: where torch runs: cuda or cpu. Some parts need the former.
         folder: for graphs and engines.
     """
@@ -54,6 +55,7 @@ class Run:
     progress: Progress
     sizes: Sizes
     version: Callable[[], Version]
+    students: Callable[[Path], Mapping[str, Model]]
     device: str
     threads: int
     folder: Path
@@ -65,6 +67,7 @@ class Run:
             Part.ENGINES: self._engines,
             Part.CATALOGUE: self._catalogue,
             Part.CPU: self._cpu,
+            Part.SIZES: self._sizes,
             Part.COMPILE: self._compile,
         }
         with self.progress.part(part.value):
@@ -125,15 +128,20 @@ class Run:
         self._timed([on_cpu(model, self.sizes.layout)])
         trained = self._trained.recommender.model
         self._compared(self._of_onnx(trained, self._trained.layout))
-        self.progress.figures |= over_plain(self.progress.figures)
+
+    def _sizes(self) -> None:
+        students = self.students(self._trained.graph.parent)
+        compare_sizes(self.progress, self._trained, students, self.threads, self.folder)
 
     def _of_onnx(self, model: Model, layout: Layout) -> list[Form]:
         """Graphs for CPUs."""
-        exact, int8 = self.folder / "exact.onnx", self.folder / "int8.onnx"
+        exact, narrow, int8 = (self.folder / f"{name}.onnx" for name in ("exact", "narrow", "int8"))
         write_exact(model, layout, exact)
-        write_int8(exact, model.architecture.items, int8)
+        write_narrow(model, layout, narrow)
+        write_int8(narrow, model.architecture.items, int8)
         return [
             session_form(EXACT, exact, self.threads),
+            session_form(NARROW, narrow, self.threads),
             session_form(INT8, int8, self.threads),
         ]
 
@@ -147,26 +155,3 @@ class Run:
     def _compared(self, forms: Iterable[Form]) -> None:
         for form in forms:
             compare(self.progress, form, self._trained.graph, self._trained.asked)
-
-
-def over_plain(figures: Mapping[str, Any]) -> dict[str, float]:
-    """What the best form for CPUs gains over the graph as it is published, and what it keeps.
-
-    At the first history, in batches of 64.
-    """
-    forms, kept = figures.get("forms", {}), figures.get("agreement", {})
-    rates = {name: _rate(forms[name]) for name in (PLAIN, EXACT, INT8) if name in forms}
-    others = [name for name in (EXACT, INT8) if rates.get(name) and name in kept]
-    if not others or not rates.get(PLAIN):
-        return {}
-    best = max(others, key=lambda name: rates[name])
-    return {
-        "cpu_optimised_over_fp32": rates[best] / rates[PLAIN],
-        "ndcg_kept": kept[best]["ndcg_kept"],
-    }
-
-
-def _rate(histories: Mapping[str, Any]) -> float:
-    """Users a second, 0 where that was not measured."""
-    first: Mapping[str, Any] = next(iter(histories.values()), {})
-    return float(first.get(str(BATCH), {}).get("users_per_second", 0.0))

@@ -18,6 +18,8 @@ def tables(figures: Mapping[str, Any]) -> Iterator[Table]:
         )
     if agreement := figures.get("agreement"):
         yield _agreement(agreement)
+    if sizes := figures.get("sizes"):
+        yield _sizes(sizes)
     if catalogue := figures.get("catalogue"):
         yield _catalogue(catalogue)
 
@@ -63,4 +65,20 @@ def _catalogue(sizes: Mapping[str, Mapping[str, Any]]) -> Table:
         shown.add_column(name, justify="right")
     for items, found in sizes.items():
         shown.add_row(items, *(_rate(found.get(name)) for name in names))
+    return shown
+
+
+def _sizes(forms: Mapping[str, Mapping[str, float]]) -> Table:
+    shown = Table(title="sizes, held-out events in batches of 64", title_justify="left")
+    for title in ("", "users/s", "over the published", "NDCG@10", "kept", "same of the best 10"):
+        shown.add_column(title, justify="right" if title else "left")
+    for name, found in forms.items():
+        shown.add_row(
+            name,
+            f"{found['users_per_second']:,.0f}",
+            f"{found['over_fp32']:.2f}",
+            f"{found['ndcg']:.4f}",
+            f"{found['ndcg_kept']:.4f}",
+            f"{found['overlap']:.4f}",
+        )
     return shown

@@ -9,7 +9,7 @@ from deploy.optimization import asked_version
 from deploy.optimize.questions import Questions
 from features.rows import Layout
 from features.settings import FeatureSettings
-from trainer.checkpoint import save
+from trainer.checkpoint import load, save
 from trainer.data import Log
 from trainer.drafts import GRAPH
 from trainer.export import export
@@ -37,11 +37,18 @@ def version_of(folder: Path, log: Log, most: int) -> Version:
     return Version(Recommender(found.model), found.graph, found.layout, found.asked)
 
 
-def train_version(log: Log, settings: TrainerSettings, cache_dir: Path, folder: Path) -> None:
+def train_version(
+    log: Log,
+    settings: TrainerSettings,
+    cache_dir: Path,
+    folder: Path,
+    teacher: Path | None = None,
+) -> None:
     """Train on the first part of a log, as `headwater train` does, into a folder."""
     earlier, _ = log.split(LEARNED)
     layout = Layout(FeatureSettings())
     reader = language_model(settings.language_model, cache_dir)
-    trained = train_first_model(earlier, layout, settings, reader=reader)
+    taught_by = load(teacher) if teacher else None
+    trained = train_first_model(earlier, layout, settings, reader=reader, teacher=taught_by)
     export(trained.model, layout, folder / GRAPH)
     save(trained, folder, {"features": layout.settings.model_dump(mode="json")})

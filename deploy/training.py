@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from deploy.settings import Settings
 from features.rows import Layout
 from features.vocabulary import FIRST_ITEM
+from trainer.checkpoint import load
 from trainer.data import Log
 from trainer.first_model import train_first_model
 from trainer.language import language_model
@@ -39,18 +41,22 @@ def train_and_publish(settings: Settings, log: Log, report: Report) -> Published
 
     Raises:
         AnotherPublisherError: another process publishes to the model repository.
-        DataError: nothing can be learned from the log, or the language model cannot be fetched.
+        DataError: nothing can be learned from the log, the language model cannot be fetched, or
+            the teacher is no version or knows other items.
         SettingsError: the language model cannot be read, or the curves cannot be written.
         ServerError: Triton or Kafka does not answer.
     """
     layout = Layout(settings.features)
     server, repository = model_server(settings), settings.model_repository
     reader = language_model(settings.trainer.language_model, settings.local.cache_dir)
+    teacher = load(Path(settings.trainer.teacher)) if settings.trainer.teacher else None
     # Held from the start: who may not publish should not train for minutes first.
     with publishing(repository):
         recover(repository, server, settings.kafka, layout, settings.trainer)
         with tracked(settings.trainer, report) as followed:
-            trained = train_first_model(log, layout, settings.trainer, followed, reader)
+            trained = train_first_model(
+                log, layout, settings.trainer, followed, reader, teacher=teacher
+            )
         version = publish(trained, repository, server, settings.kafka, layout, settings.trainer)
     outcome = trained.outcome
     items = len(trained.vocabulary) - FIRST_ITEM

@@ -61,6 +61,7 @@ def train_first_model(
     report: Report | None = None,
     reader: LanguageModel | None = None,
     held_out: HeldOut | None = None,
+    teacher: Trained | None = None,
 ) -> Trained:
     """Train on a log.
 
@@ -70,9 +71,10 @@ def train_first_model(
             vocabulary before their first event.
         held_out: events that only tell when to stop, and what parts of a score weigh; default: the
             newest `validation_share`.
+        teacher: what it answers is learned, too.
 
     Raises:
-        DataError: nothing can be learned from the log.
+        DataError: nothing can be learned from the log, or the teacher knows other items.
         SettingsError: the device or precision of the settings is not to be had.
     """
     device_of(settings)  # What cannot be had is told before anything is read.
@@ -91,6 +93,7 @@ def train_first_model(
     language = tuned_to(log, catalogue, reader, held_out, settings) if reader else None
     reader = language.reader if language else reader
     vocabulary = Vocabulary([*seen, *sorted(catalogue.keys() - set(seen))])
+    _check_teacher(teacher, vocabulary)
     prepared = _prepared(replayed, vocabulary, len(seen), held_out, layout, settings)
     shape = architecture(vocabulary, layout, settings, reader)
     told = describe(vocabulary.item_ids, catalogue, reader) if reader else None
@@ -103,10 +106,19 @@ def train_first_model(
         settings,
         prepared.counts,
         report,
+        teacher=teacher.model if teacher else None,
     )
     names = vocabulary.item_ids[FIRST_ITEM:]
     known = Vocabulary(names, prepared.with_events[FIRST_ITEM:].tolist())
     return Trained(model, known, outcome, log.events[-1].timestamp, language)
+
+
+def _check_teacher(teacher: Trained | None, vocabulary: Vocabulary) -> None:
+    if teacher and list(teacher.vocabulary.item_ids) != list(vocabulary.item_ids):
+        raise DataError(
+            f"trainer.teacher: knows {len(teacher.vocabulary)} items, here are {len(vocabulary)}, "
+            "or in another order: name a version that was trained on the same log"
+        )
 
 
 def tuned_to(
@@ -178,7 +190,9 @@ def architecture(
         items=len(vocabulary),
         user_features=inputs.user_feature_count(layout),
         trends=inputs.trend_count(layout),
-        history=layout.settings.history_length,
+        history=min(
+            settings.history or layout.settings.history_length, layout.settings.history_length
+        ),
         width=settings.width,
         layers=settings.layers,
         heads=settings.heads,

@@ -183,7 +183,8 @@ def _learn(
     if not (all(opened) and learned.targets.any()):
         return model, Outcome(0, held_out_ndcg(model, stopping, settings.batch_windows), 0.0)
     of_window = {"epochs", "learning_rate", "batch_windows", "warm_up"}
-    settings = settings.model_copy(update=tuning.model_dump(include=of_window))
+    once = {"generations": 1} | tuning.model_dump(include=of_window)
+    settings = settings.model_copy(update=once)
     begin = model.members.__getitem__
     return fit_members(begin, learned, stopping, settings, counts, report, tuning.live_share)
 

@@ -58,25 +58,28 @@ class EventLayer(nn.Module):
         with torch.no_grad():
             self.query.weight *= (heads / width) ** 0.5
 
-    def forward(self, x: Tensor, bias: Tensor, days: Tensor) -> Tensor:
+    def forward(self, x: Tensor, bias: Tensor, padding: Tensor, days: Tensor) -> Tensor:
         """Read the events that lie before each.
 
         Args:
             x: float[B, L, D].
-            bias: float[B, H, L, L], added to the attention's logits.
-            days: float[B, L, L], how long after the second event the first one came.
+            bias: float[H, L, L], added to the attention's logits.
+            padding: float[B, 1, L], added likewise, for the event that is read.
+            days: float[B, 1, L], the age of each event at one time, the same for all that read:
+                a softmax does not see what is added to a whole row, so that it is not the time
+                from one event to the other is no difference.
         """
         batch, length, width = x.shape
         # One long matrix, not a batch of small ones: so biases are part of the products.
         flat = x.reshape(batch * length, width)
         normed = self.norm(flat)
-        query, key, value = (
-            project(normed).view(batch, length, self.heads, width // self.heads).transpose(1, 2)
-            for project in (self.query, self.key, self.value)
-        )
+        three = torch.cat([self.query.weight, self.key.weight, self.value.weight])
+        split = (normed @ three.T).view(batch, length, 3, self.heads, width // self.heads)
+        query, key, value = split.permute(2, 0, 3, 1, 4).unbind(0)
         # In octaves of days: a head that forgets within the hour and one that does not in weeks.
         rates = (_LN_2 * torch.exp(-_LN_2 * self.half_lives))[:, None, None]
-        logits = query @ key.transpose(2, 3) + bias - rates * days[:, None]
+        of_event = padding[:, None] - rates * days[:, None]
+        logits = query @ key.transpose(2, 3) + bias + of_event
         read = torch.softmax(logits, -1) @ value
         merged = self.out(read.transpose(1, 2).reshape(batch * length, width))
         return cast(Tensor, self.feed_forward(flat + self.dropout(merged)).view(x.shape))

@@ -270,15 +270,15 @@ class TemporalModel(nn.Module):
         """
         if not self.architecture.time:
             asked = _timeless(asked)
-        padding = (asked.items == PADDING).float()[:, None, None, :] * LOWEST
+        padding = (asked.items == PADDING).float()[:, None, :] * LOWEST
         x = self.embed(table, asked.items, asked.types, asked.times_ms)
-        apart = asked.times_ms[:, :, None] - asked.times_ms[:, None, :]
+        ages_ms = asked.times_ms[:, -1:] - asked.times_ms
         # Float first: ONNX Runtime 1.30 clips int64 wrongly beyond the 25 days that 32 bits hold.
-        days = apart.float().clamp(min=0) / DAY_MS
+        days = ages_ms.float().clamp(min=0)[:, None, :] / DAY_MS
         for layer, bias in zip(self.layers, biases.events, strict=True):
-            x = layer(x, bias + padding, days)
+            x = layer(x, bias, padding, days)
         elapsed = asked.request_times_ms[:, :, None] - asked.times_ms[:, None, :]
-        gaps = self.attention_gaps(gap_buckets(elapsed)).transpose(2, 3) + padding
+        gaps = self.attention_gaps(gap_buckets(elapsed)).transpose(2, 3) + padding[:, None]
         of_request, of_near, of_alike = gaps.split(self.architecture.heads, 2)
         events, query = self.norm_events(x), self._query(asked, x)
         read, attention = self.request(query, events, biases.request + of_request)

@@ -16,6 +16,7 @@ from features.inputs import TOP_ITEMS
 from features.vocabulary import FIRST_ITEM, PADDING
 from trainer.ensemble import Model
 from trainer.followers import Followers, Lists, Rows
+from trainer.likeness import Likeness, Widths, directions
 from trainer.model import LOWEST, NEWEST, Biases, Reading, Requests
 
 Outputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
@@ -37,24 +38,26 @@ class Recommender(nn.Module):
     alike_bias: Tensor
     item_bias: Tensor
     tables: Tensor
-    kinds: Tensor
-    alike_scales: Tensor
     explaining: Tensor
     explained: Tensor
     weighed_by: Tensor
     newer: Tensor
 
-    def __init__(self, model: Model, followers: type[Rows | Lists] = Rows) -> None:
+    def __init__(
+        self,
+        model: Model,
+        followers: type[Rows | Lists] = Rows,
+        widths: Widths | None = None,
+    ) -> None:
         super().__init__()
         self.model, self.followers = model.eval(), followers
         self.architecture = model.architecture
-        history, first = model.architecture.history, model.members[0]
+        history = model.architecture.history
         newest = torch.full((1,), history - 1)
         with torch.no_grad():
             biases = [member.biases(history, newest) for member in model.members]
             # The language model has had its say: the graph holds what came of it.
             items = [member.all_items() for member in model.members]
-            scales = torch.stack([member.alike_scales for member in model.members])
             self.register_buffer(
                 "event_biases", torch.stack([torch.stack(one.events) for one in biases])
             )
@@ -64,9 +67,7 @@ class Recommender(nn.Module):
             bias = torch.stack([one.bias for one in items]).mean(0)
             self.register_buffer("item_bias", _recommendable(bias))
             self.register_buffer("tables", torch.stack([one.vectors for one in items]))
-            # One product for what an item is, what it is like, and who takes it.
-            self.register_buffer("kinds", torch.cat([first.described, first.factors], 1))
-            self.register_buffer("alike_scales", scales / len(items))
+            self.likeness = Likeness(model, widths)
             explaining, explained, weighed_by = explanations(model)
             self.register_buffer("explaining", explaining)
             self.register_buffer("explained", explained)
@@ -150,15 +151,8 @@ class Recommender(nn.Module):
         pairs = zip(readings, self.tables.unbind(0), strict=True)
         tastes = [one.states[:, 0] @ table.T for one, table in pairs]
         scores = _mean(tastes) + self.item_bias
-        size = self.architecture
-        if size.alike or size.related:
-            # Each member weighs likeness by scales of its own. All of a row is summed with all
-            # weights, and half of that left out: copying the halves apart would take longer.
-            weights = torch.cat([*(one.alike for one in readings), reading.related], 1)
-            sums = weights @ self.kinds[items]
-            alike = (sums[:, :-1, : size.alike] * self.alike_scales).sum(1)
-            related = sums[:, -1, size.alike :]
-            scores = scores + torch.cat([alike, related], 1) @ self.kinds.T
+        if self.architecture.alike or self.architecture.related:
+            scores = self.likeness.added_to(scores, readings, reading.related, items)
         if followers is not None:
             scores = followers.added_to(scores, reading.near[:, 0, -NEWEST:])
         return scores
@@ -260,8 +254,6 @@ def explanations(model: Model) -> tuple[Tensor, Tensor, Tensor]:
 def principal(vectors: Tensor, scales: Tensor, width: int) -> tuple[Tensor, Tensor]:
     """Two narrow tables whose products are about those of `vectors * scales` and `vectors`.
 
-    The directions of the largest eigenvalues, above or below 0 (Eckart, Young, 1936).
-
     Args:
         vectors: float[N, A].
         scales: float[A].
@@ -269,13 +261,8 @@ def principal(vectors: Tensor, scales: Tensor, width: int) -> tuple[Tensor, Tens
     Returns:
         float[N, width] each, less wide where there are fewer directions.
     """
-    if not vectors.shape[1]:
-        return vectors, vectors
-    basis, inner = torch.linalg.qr(vectors)
-    values, directions = torch.linalg.eigh((inner * scales) @ inner.T)
-    largest = values.abs().argsort(descending=True)[:width]
-    reduced = basis @ directions[:, largest]
-    return reduced * values[largest], reduced
+    onto, values = directions(vectors, scales, width)
+    return onto * values, onto
 
 
 def _recommendable(item_bias: Tensor) -> Tensor:

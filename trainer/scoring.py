@@ -157,6 +157,20 @@ def softmax_loss(scores: Tensor, batch: Batch) -> Tensor:
     return nn.functional.softplus(wrong - scores[batch.rows, batch.targets])
 
 
+def taught_loss(scores: Tensor, answers: Tensor) -> Tensor:
+    """Cross-entropy of the scores of each request with a teacher's answers, float[M].
+
+    G. Hinton, O. Vinyals, J. Dean, "Distilling the knowledge in a neural network", 2015, at
+    temperature 1: as likely as the teacher finds an item, its pupil is to find it.
+
+    Args:
+        scores: float[M, N]; what is hidden in them is hidden from the teacher.
+        answers: float[M, N].
+    """
+    likely = torch.softmax(answers.masked_fill(scores <= LOWEST / 2, LOWEST), 1)
+    return -(likely * torch.log_softmax(scores, 1)).sum(1)
+
+
 def target_ranks(scores: Tensor, batch: Batch) -> Tensor:
     """How many items stand before each target, an equal score counting half: float[K].
 

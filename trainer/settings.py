@@ -109,6 +109,20 @@ class TrainerSettings(Section):
         description="models trained alike whose scores are averaged: better, and so many times the "
         "time of training, max_seconds each; a request costs more too",
     )
+    history: Annotated[int, Field(ge=1, le=1024)] | None = Field(
+        None, description="events that the model reads, the newest; default: all that a row has"
+    )
+    teacher: str = Field(
+        "",
+        description="folder of a larger version, trained on the same log: what it answers is "
+        "learned as well as what people did; empty for none",
+    )
+    teacher_share: Share = Field(0.5, description="of the loss, what the teacher answers")
+    generations: Annotated[int, Field(ge=1, le=5)] = Field(
+        1,
+        description="trainings one after another, each of which learns what the model before it "
+        "answers, too: better, and so many times the time of training, max_seconds each",
+    )
     language_model: str = Field(
         "all-MiniLM-L6-v2",
         description="reads the items' text: the default, a folder of weights, or empty for none",

@@ -24,7 +24,7 @@ from trainer.cooccurrence import Cooccurrence
 from trainer.devices import autocast, moved
 from trainer.ensemble import Model
 from trainer.model import LOWEST, TemporalModel
-from trainer.scoring import Shown, batch_scores, ndcg, softmax_loss, target_ranks
+from trainer.scoring import Shown, batch_scores, ndcg, softmax_loss, target_ranks, taught_loss
 from trainer.settings import TrainerSettings
 
 
@@ -75,6 +75,7 @@ def fit(
     counts: Cooccurrence | None = None,
     report: Report | None = None,
     live_share: float = 0.0,
+    teacher: Model | None = None,
 ) -> Outcome:
     """Train in place; the weights of the best epoch on the held-out targets are kept.
 
@@ -85,8 +86,9 @@ def fit(
         counts: what is taken together in what is learned from; None for a model without.
         live_share: of the weights that a model which goes on learning has, in those that it ends
             with.
+        teacher: a model of the same items, whose answers are learned, too.
     """
-    return _Training(model, learned, held_out, settings, counts, report, live_share).run()
+    return _Training(model, learned, held_out, settings, counts, report, live_share, teacher).run()
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,7 @@ class _Training:
         counts: Cooccurrence | None,
         report: Report | None,
         live_share: float,
+        teacher: Model | None,
     ) -> None:
         self.model = model
         self.balanced = unbalance(model)
@@ -123,6 +126,7 @@ class _Training:
             _decayed_apart(model, settings.weight_decay), lr=settings.learning_rate, fused=True
         )
         self.device = next(model.parameters()).device
+        self.teacher = teacher.to(self.device).eval() if teacher else None
         self.precision = autocast(settings, self.device)
         a_step = settings.batch_windows * settings.accumulate_steps
         per_epoch = max(1, -(-learned.stretch_count() // a_step))
@@ -199,7 +203,7 @@ class _Training:
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate
         self.optimizer.zero_grad(set_to_none=True)
-        loss = add_gradients(self.model, batches, self.settings, self.precision)
+        loss = add_gradients(self.model, batches, self.settings, self.precision, self.teacher)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.gradient_clip)
         self.gradient_norm = norm.item()
         self.optimizer.step()
@@ -245,6 +249,7 @@ def add_gradients(
     batches: Sequence[Step],
     settings: TrainerSettings,
     precision: AbstractContextManager[Any],
+    teacher: Model | None = None,
 ) -> float:
     """Add the gradient of the weighted mean loss over the targets of all batches; that loss."""
     weights = [torch.where(one.batch.bought, settings.purchase_weight, 1.0) for one in batches]
@@ -255,7 +260,13 @@ def add_gradients(
             scores = batch_scores(model, one.batch, one.shown, settings.identity_dropout)
         # An item without events is no negative: nobody has turned it down.
         scores = scores.float().masked_fill(~model.learned, LOWEST)
-        loss = (softmax_loss(scores, one.batch) * weight).sum() / whole
+        losses = softmax_loss(scores, one.batch)
+        if teacher is not None:
+            with torch.no_grad():
+                answers = batch_scores(teacher, one.batch, one.shown).float()
+            taught = taught_loss(scores, answers)[one.batch.rows]
+            losses = losses.lerp(taught, settings.teacher_share)
+        loss = (losses * weight).sum() / whole
         loss.backward()  # type: ignore[no-untyped-call]
         total += loss.item()
     return total

@@ -1,4 +1,4 @@
-"""The graph as a CPU answers it fastest: lists of companions, and products of weights in INT8."""
+"""The graph as a CPU answers it fastest: lists of companions, narrow likeness, weights in INT8."""
 
 from __future__ import annotations
 
@@ -14,12 +14,15 @@ from features.rows import Layout
 from trainer.ensemble import Model
 from trainer.export import check, write_graph
 from trainer.followers import Lists
+from trainer.likeness import Widths
 from trainer.recommender import Recommender
 
 # What dynamic quantisation knows: it leaves products with a bias (Gemm) as they are.
 QUANTISED = "MatMul"
 # In the name of every node of them: as the model calls them.
 EVENT_LAYERS = "/layers."
+# Of MovieLens-100K's 320 and 64: 99.98 % of the best 10 are the same. With 96 and 32 96.7 % are.
+WIDTHS = Widths(alike=128, related=64)
 
 
 def write_exact(model: Model, layout: Layout, path: Path) -> None:
@@ -28,12 +31,24 @@ def write_exact(model: Model, layout: Layout, path: Path) -> None:
     Raises:
         ExportError: ONNX Runtime's answers differ from torch's.
     """
-    recommender = Recommender(model, Lists).eval()
-    write_graph(recommender, layout, path)
+    _write(Recommender(model, Lists), layout, path)
+
+
+def write_narrow(model: Model, layout: Layout, path: Path) -> None:
+    """Write such a graph whose items are alike in fewer numbers, which is nearly the same.
+
+    Raises:
+        ExportError: ONNX Runtime's answers differ from those of torch with as few.
+    """
+    _write(Recommender(model, Lists, WIDTHS), layout, path)
+
+
+def _write(recommender: Recommender, layout: Layout, path: Path) -> None:
+    write_graph(recommender.eval(), layout, path)
     check(recommender, layout, path)
 
 
-def write_int8(exact: Path, items: int, path: Path) -> None:
+def write_int8(graph: Path, items: int, path: Path) -> None:
     """Write a graph with weights in INT8, a scale for each column, where that saves time.
 
     What meets them is quantised as it comes (dynamic quantisation). Products of a request's own few
@@ -44,10 +59,10 @@ def write_int8(exact: Path, items: int, path: Path) -> None:
     """
     with _quiet():
         quantize_dynamic(
-            exact,
+            graph,
             path,
             op_types_to_quantize=[QUANTISED],
-            nodes_to_quantize=list(_heavy(onnx.load(exact).graph, items)),
+            nodes_to_quantize=list(_heavy(onnx.load(graph).graph, items)),
             per_channel=True,
             weight_type=QuantType.QInt8,
             extra_options={"MatMulConstBOnly": True},

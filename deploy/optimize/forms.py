@@ -20,7 +20,7 @@ import msgspec
 from deploy.optimize import OptimizeError
 from deploy.optimize.agreement import Agreement, Answering, agreement
 from deploy.optimize.bindings import Kind, kinds
-from deploy.optimize.cpu import write_exact, write_int8
+from deploy.optimize.cpu import write_int8, write_narrow
 from deploy.optimize.engine import ENGINE, build_engine
 from deploy.optimize.questions import Questions
 from deploy.optimize.running import RunningEngine
@@ -127,10 +127,10 @@ def _placed(draft: Path, model: Path, form: Form, version: Version) -> Path:
 
 
 def _int8(version: Version, folder: Path) -> Answering:
-    exact = folder / "exact.onnx"
-    write_exact(version.model, version.layout, exact)
-    write_int8(exact, version.model.architecture.items, folder / GRAPH)
-    exact.unlink()
+    narrow = folder / "narrow.onnx"
+    write_narrow(version.model, version.layout, narrow)
+    write_int8(narrow, version.model.architecture.items, folder / GRAPH)
+    narrow.unlink()
     session = open_session(folder / GRAPH)
     return lambda feeds: answers(session, feeds)
 

@@ -7,8 +7,8 @@ import torch
 
 from bench.model_calls import halved, torch_run
 from bench.model_floor import Ceilings, Work, work
-from bench.model_run import EXACT, INT8, PLAIN, over_plain
 from bench.model_shapes import Sizes, requests_of
+from bench.model_sizes import best
 from trainer.recommender import Recommender
 
 SIZES = Sizes(histories=(8, 16), batches=(1, 4), items=250)
@@ -33,7 +33,7 @@ def test_work_grows_with_the_batch_and_tables_are_read_once(recommender: Recomme
     few, many = (work(recommender, SIZES.layout, requests_of(250, SIZES.layout, n)) for n in (2, 4))
     assert many.operations == pytest.approx(2 * few.operations, rel=0.01)
     assert many.table_bytes < 2 * few.table_bytes
-    tables = recommender.tables.nbytes + recommender.kinds.nbytes
+    tables = recommender.tables.nbytes + recommender.likeness.kinds.nbytes
     assert few.table_bytes > tables
 
 
@@ -47,18 +47,18 @@ def test_a_model_reads_all_histories_that_are_asked(recommender: Recommender) ->
 
 def test_only_what_is_multiplied_is_halved(recommender: Recommender) -> None:
     copied = halved(recommender, torch.float16)
-    assert copied.kinds.dtype == torch.float16
+    assert copied.likeness.kinds.dtype == torch.float16
     assert copied.item_bias.dtype == torch.float32
-    assert recommender.kinds.dtype == torch.float32
+    assert recommender.likeness.kinds.dtype == torch.float32
 
 
-def test_the_best_form_is_set_beside_the_published_graph() -> None:
-    def rates(users: float) -> dict[str, dict[str, dict[str, float]]]:
-        return {"50": {"64": {"users_per_second": users}}}
+def test_the_fastest_size_that_keeps_quality_is_the_best() -> None:
+    def form(over: float, kept: float) -> dict[str, float]:
+        return {"over_fp32": over, "ndcg_kept": kept}
 
-    figures = {
-        "forms": {PLAIN: rates(1000), EXACT: rates(1500), INT8: rates(1250)},
-        "agreement": {EXACT: {"ndcg_kept": 1.0}, INT8: {"ndcg_kept": 0.99}},
+    found = best({"default": form(1.0, 1.0), "small": form(1.6, 0.995), "tiny": form(2.1, 0.98)})
+    assert found == {
+        "cpu_optimised": "small",
+        "cpu_optimised_over_fp32": 1.6,
+        "ndcg_kept": 0.995,
     }
-    assert over_plain(figures) == {"cpu_optimised_over_fp32": 1.5, "ndcg_kept": 1.0}
-    assert over_plain({}) == {}

@@ -22,6 +22,7 @@ from trainer.scoring import (
     scores_at,
     softmax_loss,
     target_ranks,
+    taught_loss,
     trend_scores,
 )
 from trainer.trends import Trends
@@ -62,6 +63,20 @@ def test_the_loss_is_cross_entropy_without_the_other_right_ones() -> None:
         for row, target, items in zip([0, 0, 1], [2, 4, 3], open_to, strict=True)
     ]
     assert softmax_loss(scores, asked).tolist() == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_pupil_loses_least_where_it_answers_as_its_teacher_does() -> None:
+    answers = torch.tensor([[5.0, 0.5, 2.0, -1.0, 3.0], [0.0, 1.0, 7.0, 4.0, -2.0]])
+    hidden = torch.tensor([[True, False, False, False, False], [False, False, True, False, False]])
+    alike = (answers + 3).masked_fill(hidden, LOWEST).requires_grad_()
+    loss = taught_loss(alike, answers)
+    for row, found in enumerate(loss.tolist()):
+        likely = torch.softmax(answers[row][~hidden[row]], 0)
+        assert found == pytest.approx(-float((likely * likely.log()).sum()), rel=1e-5)
+    loss.sum().backward()
+    assert alike.grad is not None
+    assert alike.grad.abs().max() < 1e-6
+    assert (taught_loss((answers * 0.5).masked_fill(hidden, LOWEST), answers) > loss).all()
 
 
 def test_the_loss_of_a_model_is_cross_entropy_over_the_allowed_items(

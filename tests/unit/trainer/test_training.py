@@ -17,16 +17,22 @@ from features.errors import DataError
 from features.events import Click
 from features.inputs import FloatArray
 from features.rows import Layout, Observed
+from features.settings import HOUR_MS
 from features.vocabulary import FILE_NAME, Vocabulary
+from tests.stand.columns import columns_of
 from trainer import checkpoint
+from trainer.batches import Batches
 from trainer.comparison import Arrays
 from trainer.data import Log
 from trainer.evaluate import evaluate
+from trainer.examples import observed_log
 from trainer.export import answers, export, open_session, sample_inputs, torch_answers
 from trainer.first_model import Progress, Trained, train_first_model
 from trainer.language import LanguageModel
 from trainer.recommender import Recommender
+from trainer.scoring import batch_scores, taught_loss
 from trainer.settings import Part, TrainerSettings
+from trainer.trends import trends
 
 SETTINGS = TrainerSettings(
     width=16,
@@ -221,6 +227,30 @@ def test_training_ends_when_nothing_gets_better(log: Log, layout: Layout) -> Non
     seen: list[Progress] = []
     train_first_model(log, layout, patient, seen.append)
     assert seen[-1].epoch == 2
+
+
+def test_what_a_teacher_answers_is_learned(trained: Trained, log: Log, layout: Layout) -> None:
+    """A pupil that reads less is nearer to its teacher than one that nobody taught."""
+    earlier = log.split(0.8)[0]
+    short = SETTINGS.model_copy(update={"width": 8, "history": 4, "teacher_share": 0.9})
+    columns = columns_of(earlier, trained.vocabulary, layout)
+    observed = observed_log(earlier.events, earlier.items)
+    trended = trends(observed, trained.vocabulary, layout, HOUR_MS)
+    asked = Batches(columns, trended, np.ones(len(columns), bool), 8, 16)
+    batch = next(asked.epoch(64, np.random.default_rng(0)))
+    lost = []
+    for teacher in (trained, None):
+        pupil = train_first_model(earlier, layout, short, teacher=teacher).model
+        assert pupil.architecture.history == 4
+        with torch.no_grad():
+            scores, answers = batch_scores(pupil, batch), batch_scores(trained.model, batch)
+        lost.append(float(taught_loss(scores, answers).mean()))
+    assert lost[0] < lost[1]
+
+
+def test_a_teacher_of_other_items_is_refused(trained: Trained, layout: Layout) -> None:
+    with pytest.raises(DataError, match=r"trainer\.teacher: knows 32 items, here are "):
+        train_first_model(in_a_row(2), layout, SETTINGS, teacher=trained)
 
 
 def test_a_log_without_anything_to_learn_is_refused(log: Log, layout: Layout) -> None:

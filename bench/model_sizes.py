@@ -1,0 +1,105 @@
+"""Smaller sizes that learned from the default one: what they answer, and how fast, beside it.
+
+All forms are asked the same held-out events, batches in turns, in ONNX Runtime on the CPU.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bench.model_progress import Progress
+from bench.model_version import Version
+from deploy.optimize.agreement import agreement
+from deploy.optimize.cpu import write_exact, write_int8, write_narrow
+from trainer.comparison import Arrays
+from trainer.ensemble import Model
+from trainer.export import answers, open_session
+
+# By name, what is changed of the settings; the default is their teacher.
+SIZES: Mapping[str, Mapping[str, Any]] = {
+    "small": {"width": 48, "history": 48},
+    "tiny": {"width": 32, "history": 40},
+}
+DEFAULT = "default"
+PUBLISHED, EXACT, NARROW, INT8 = "as published", "exact for CPUs", "narrow", "INT8"
+_WARM_UP, _ROUNDS, _BATCHES = 2, 7, 4
+KEPT = 0.99
+
+
+class Form(NamedTuple):
+    """A size in a form, and its graph."""
+
+    size: str
+    form: str
+    graph: Path
+
+
+def compare_sizes(
+    progress: Progress, version: Version, students: Mapping[str, Model], threads: int, folder: Path
+) -> None:
+    """Note users/s and NDCG@10 of each size and form, over the default one as it is published."""
+    forms = [Form(DEFAULT, PUBLISHED, version.graph)]
+    for size, model in {DEFAULT: version.recommender.model, **students}.items():
+        forms += _forms(size, model, version, folder)
+    rates = _rates([form.graph for form in forms], version, threads)
+    plain = open_session(version.graph, threads)
+    found: dict[str, Any] = {}
+    for form, seconds in zip(forms, rates, strict=True):
+        session = open_session(form.graph, threads)
+        like = agreement(
+            lambda feeds: answers(plain, feeds),
+            lambda feeds, asked=session: answers(asked, feeds),  # type: ignore[misc]
+            version.asked,
+        )
+        found[f"{form.size}, {form.form}"] = {
+            "users_per_second": 1 / statistics.median(seconds),
+            "over_fp32": statistics.median(
+                one / own for one, own in zip(rates[0], seconds, strict=True)
+            ),
+            "ndcg": like.ndcg,
+            "ndcg_kept": like.kept,
+            "overlap": like.overlap,
+        }
+    progress.figures |= {"sizes": found, **best(found)}
+
+
+def best(sizes: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+    """The fastest that keeps 99 % of NDCG@10."""
+    kept = {name: one for name, one in sizes.items() if one["ndcg_kept"] >= KEPT}
+    name = max(kept, key=lambda each: kept[each]["over_fp32"])
+    return {
+        "cpu_optimised": name,
+        "cpu_optimised_over_fp32": kept[name]["over_fp32"],
+        "ndcg_kept": kept[name]["ndcg_kept"],
+    }
+
+
+def _forms(size: str, model: Model, version: Version, folder: Path) -> list[Form]:
+    exact, narrow, int8 = (folder / f"{size}-{name}.onnx" for name in ("exact", "narrow", "int8"))
+    write_exact(model, version.layout, exact)
+    write_narrow(model, version.layout, narrow)
+    write_int8(narrow, model.architecture.items, int8)
+    return [Form(size, EXACT, exact), Form(size, NARROW, narrow), Form(size, INT8, int8)]
+
+
+def _rates(graphs: Sequence[Path], version: Version, threads: int) -> list[list[float]]:
+    """Seconds a person of each graph, batch by batch: all take turns, so that a ratio is one."""
+    batches = [feeds for feeds, _ in version.asked.batches()][:_BATCHES]
+    sessions = [open_session(graph, threads) for graph in graphs]
+    found: list[list[float]] = [[] for _ in graphs]
+    for turn in range(_WARM_UP + _ROUNDS):
+        for feeds in batches:
+            for session, times in zip(sessions, found, strict=True):
+                started = time.perf_counter()
+                answers(session, feeds)
+                if turn >= _WARM_UP:
+                    times.append((time.perf_counter() - started) / _people(feeds))
+    return found
+
+
+def _people(feeds: Arrays) -> int:
+    return len(feeds["request_time_ms"])
