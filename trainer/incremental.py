@@ -183,8 +183,7 @@ def _learn(
     if not (all(opened) and learned.targets.any()):
         return model, Outcome(0, held_out_ndcg(model, stopping, settings.batch_windows), 0.0)
     of_window = {"epochs", "learning_rate", "batch_windows", "warm_up"}
-    once = {"generations": 1} | tuning.model_dump(include=of_window)
-    settings = settings.model_copy(update=once)
+    settings = settings.model_copy(update=tuning.model_dump(include=of_window))
     begin = model.members.__getitem__
     return fit_members(begin, learned, stopping, settings, counts, report, tuning.live_share)
 

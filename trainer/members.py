@@ -1,4 +1,4 @@
-"""Training of one model, or of several alike whose scores are averaged; generations of them."""
+"""Training of one model, or of several alike whose scores are averaged (`trainer.ensemble`)."""
 
 from __future__ import annotations
 
@@ -31,55 +31,41 @@ def fit_members(
 ) -> tuple[Model, Outcome]:
     """All members, trained one after another, and how they do together. The rest as `fit`.
 
-    Each generation learns what the one before answers (T. Furlanello et al., "Born-again neural
-    networks", ICML 2018); the newest is what is given.
-
     Args:
         begin: the model that a member begins from, by its number.
     """
-    told = _Told(report, settings.generations * settings.members) if report else None
-    outcomes: list[Outcome] = []
-
-    def trained(number: int, teacher: Model | None) -> TemporalModel:
+    members, outcomes = [], []
+    told = _Told(report, settings.members) if report else None
+    for number in range(settings.members):
         of_member = settings.model_copy(update={"seed": settings.seed + _SEEDS_APART * number})
         torch.manual_seed(of_member.seed)
-        model = begin(number % settings.members).to(device_of(settings))
+        model = begin(number).to(device_of(settings))
         of_this = told.of(number) if told else None
         outcomes.append(
             fit(model, learned, held_out, of_member, counts, of_this, live_share, teacher)
         )
         # What comes after, export and checkpoint, is the CPU's.
-        return model.cpu()
-
-    def generation(first: int, teacher: Model | None) -> Model:
-        numbers = range(first, first + settings.members)
-        return joined([trained(number, teacher) for number in numbers])
-
-    model = generation(0, teacher)
-    for later in range(1, settings.generations):
-        model = generation(later * settings.members, model)
-    newest = outcomes[-settings.members :]
-    if len(newest) == 1:
-        score = newest[0].held_out
-    else:
-        score = held_out_ndcg(model, held_out, settings.batch_windows)
-    return model, Outcome(
-        epoch=max(one.epoch for one in newest),
-        held_out=score,
+        members.append(model.cpu())
+    if len(members) == 1:
+        return members[0], outcomes[0]
+    together = joined(members)
+    return together, Outcome(
+        epoch=max(one.epoch for one in outcomes),
+        held_out=held_out_ndcg(together, held_out, settings.batch_windows),
         seconds=sum(one.seconds for one in outcomes),
         gradients=sum(one.gradients for one in outcomes),
     )
 
 
 class _Told:
-    """The progress of one training after another, told as that of one."""
+    """The progress of one member after another, told as that of one training."""
 
-    def __init__(self, report: Report, trainings: int) -> None:
-        self._report, self._trainings = report, trainings
+    def __init__(self, report: Report, members: int) -> None:
+        self._report, self._members = report, members
         self._step = 0
 
     def of(self, number: int) -> Report:
-        """What this training reports to."""
+        """What this member reports to."""
         steps_before = self._step
 
         def tell(progress: Progress) -> None:
@@ -88,8 +74,8 @@ class _Told:
                 replace(
                     progress,
                     epoch=number * progress.epochs + progress.epoch,
-                    epochs=self._trainings * progress.epochs,
-                    done=(number + progress.done) / self._trainings,
+                    epochs=self._members * progress.epochs,
+                    done=(number + progress.done) / self._members,
                     step=self._step,
                 )
             )

@@ -118,11 +118,6 @@ class TrainerSettings(Section):
         "learned as well as what people did; empty for none",
     )
     teacher_share: Share = Field(0.5, description="of the loss, what the teacher answers")
-    generations: Annotated[int, Field(ge=1, le=5)] = Field(
-        1,
-        description="trainings one after another, each of which learns what the model before it "
-        "answers, too: better, and so many times the time of training, max_seconds each",
-    )
     language_model: str = Field(
         "all-MiniLM-L6-v2",
         description="reads the items' text: the default, a folder of weights, or empty for none",
