@@ -17,6 +17,7 @@ from bench.model_floor import Ceilings, ceilings
 from bench.model_forms import Form, compiled, engine_forms, on_cpu, on_gpu, session_form
 from bench.model_progress import Progress
 from bench.model_rates import Floors, floors_of, measure
+from bench.model_scale import scale
 from bench.model_shapes import Sizes
 from bench.model_sizes import compare_sizes
 from bench.model_version import Version
@@ -120,6 +121,8 @@ class Run:
     def _catalogue(self) -> None:
         if self._gpu:
             grow(self.progress, CATALOGUES, self.sizes.layout, self._ceilings)
+        else:
+            scale(self.progress, CATALOGUES, self._trained, self.threads, self.folder)
 
     def _cpu(self) -> None:
         model = self._model if self.device == "cpu" else self.sizes.model("cpu")

@@ -39,7 +39,8 @@ def _rate(found: Mapping[str, float] | None) -> str:
     if found is None:
         return "-"
     over = f" {found['over_floor']:.0f}x" if "over_floor" in found else ""
-    return f"{found['users_per_second']:,.0f}{over}"
+    recall = f", recall {found['recall_at_10']:.3f}" if "recall_at_10" in found else ""
+    return f"{found['users_per_second']:,.0f}{over}{recall}"
 
 
 def _agreement(forms: Mapping[str, Mapping[str, float]]) -> Table:
@@ -59,7 +60,10 @@ def _agreement(forms: Mapping[str, Mapping[str, float]]) -> Table:
 
 def _catalogue(sizes: Mapping[str, Mapping[str, Any]]) -> Table:
     names = list(dict.fromkeys(name for found in sizes.values() for name in found))
-    shown = Table(title="users/s by items, batches of 64; times the floor", title_justify="left")
+    shown = Table(
+        title="users/s by items, batches of 64; times the floor, or recall of the best 10",
+        title_justify="left",
+    )
     shown.add_column("items", justify="right")
     for name in names:
         shown.add_column(name, justify="right")

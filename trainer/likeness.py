@@ -51,10 +51,8 @@ class Likeness(nn.Module):
         self.register_buffer("kinds", torch.cat([described, factors], 1))
         self.register_buffer("scales", scales)
 
-    def added_to(
-        self, scores: Tensor, readings: Sequence[Reading], related: Tensor, items: Tensor
-    ) -> Tensor:
-        """The scores, float[B, N], with what each item gains.
+    def of(self, readings: Sequence[Reading], related: Tensor, items: Tensor) -> Tensor:
+        """What the past adds up to, float[B, a + c]: an item gains its product with `kinds`.
 
         Args:
             related: float[B, 1, L], the weights that the members give on average.
@@ -65,7 +63,7 @@ class Likeness(nn.Module):
         weights = torch.cat([*(one.alike for one in readings), related], 1)
         sums = weights @ self.kinds[items]
         alike, counted = sums[:, :-1, : self.width], sums[:, -1, self.width :]
-        return scores + torch.cat([self._weighed(alike), counted], 1) @ self.kinds.T
+        return torch.cat([self._weighed(alike), counted], 1)
 
     def _weighed(self, alike: Tensor) -> Tensor:
         """The members' sums, float[B, J, a], by their scales and together: float[B, a]."""

@@ -152,7 +152,9 @@ class Recommender(nn.Module):
         tastes = [one.states[:, 0] @ table.T for one, table in pairs]
         scores = _mean(tastes) + self.item_bias
         if self.architecture.alike or self.architecture.related:
-            scores = self.likeness.added_to(scores, readings, reading.related, items)
+            scores = (
+                scores + self.likeness.of(readings, reading.related, items) @ self.likeness.kinds.T
+            )
         if followers is not None:
             scores = followers.added_to(scores, reading.near[:, 0, -NEWEST:])
         return scores

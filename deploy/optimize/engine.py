@@ -24,7 +24,6 @@ from deploy.optimize.settings import OptimizeSettings
 from features.rows import Layout
 from trainer.disk import sha256
 
-ENGINE = "model.plan"
 _BYTES_OF_MB = 1 << 20
 
 

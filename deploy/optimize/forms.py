@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -21,15 +21,18 @@ from deploy.optimize import OptimizeError
 from deploy.optimize.agreement import Agreement, Answering, agreement
 from deploy.optimize.bindings import Kind, kinds
 from deploy.optimize.cpu import write_int8, write_narrow
-from deploy.optimize.engine import ENGINE, build_engine
+from deploy.optimize.engine import build_engine
 from deploy.optimize.questions import Questions
+from deploy.optimize.record import ENGINE, read_record
 from deploy.optimize.running import RunningEngine
+from deploy.optimize.served import engine_file, profile_refusals
 from deploy.optimize.settings import OptimizeSettings
 from features.inputs import MODEL_NAME
 from features.rows import Layout
 from trainer.drafts import CONFIG, GRAPH
 from trainer.ensemble import Model
 from trainer.export import answers, open_session
+from trainer.triton_checks import config_refusals, graph_file
 from trainer.triton_config import Backend, render_config
 
 AGREEMENT = "agreement.json"
@@ -106,12 +109,24 @@ def _outcome(form: Form, version: Version, into: Path, settings: OptimizeSetting
         found = agreement(lambda feeds: answers(session, feeds), answering, version.asked)
         if refusals := list(found.refusals(settings)):
             return Outcome(form.name, None, "; ".join(refusals), found)
+        if refusals := list(_unserved(version, form, draft, model)):
+            return Outcome(form.name, None, f"Triton would refuse it: {'; '.join(refusals)}", found)
         (draft / AGREEMENT).write_bytes(msgspec.json.format(msgspec.json.encode(found)) + b"\n")
         return Outcome(form.name, _placed(draft, model, form, version), None, found)
     except OptimizeError as error:
         return Outcome(form.name, None, str(error), found)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def _unserved(version: Version, form: Form, draft: Path, model: Path) -> Iterator[str]:
+    """Why Triton would not serve a form with the configuration that is written for it."""
+    held = graph_file(version.graph if form.backend is Backend.TENSORRT else draft / GRAPH)
+    if form.backend is Backend.TENSORRT:
+        held = engine_file(read_record(draft / ENGINE), held)
+        yield from profile_refusals(read_record(draft / ENGINE))
+    placed = replace(held, path=model / str(version.number) / held.path.name)
+    yield from config_refusals(render_config(version.layout, form.backend), placed)
 
 
 def _placed(draft: Path, model: Path, form: Form, version: Version) -> Path:

@@ -9,6 +9,7 @@ import msgspec
 from deploy.optimize.profile import Shape
 from features.errors import DataError
 
+ENGINE = "model.plan"
 SUFFIX = ".json"
 
 

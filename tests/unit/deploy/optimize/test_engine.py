@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnx
 import onnxruntime
@@ -12,11 +14,12 @@ import pytest
 from deploy.optimize import BuildError, NotHereError
 from deploy.optimize.bindings import Kind, bindings
 from deploy.optimize.cpu import write_exact
-from deploy.optimize.engine import ENGINE, build_engine
+from deploy.optimize.engine import build_engine
 from deploy.optimize.products import PRODUCTS, with_products_in
 from deploy.optimize.profile import profiles
-from deploy.optimize.record import EngineRecord, read_record, record_path
+from deploy.optimize.record import ENGINE, EngineRecord, read_record, record_path
 from deploy.optimize.running import RunningEngine
+from deploy.optimize.served import engine_file, profile_refusals
 from deploy.optimize.settings import OptimizeSettings, Products
 from features.errors import DataError
 from features.inputs import model_inputs, model_outputs
@@ -25,7 +28,8 @@ from tests.unit.deploy.optimize.conftest import HISTORY, ITEMS
 from trainer.disk import sha256
 from trainer.export import answers, open_session, sample_inputs
 from trainer.model import TemporalModel
-from trainer.triton_config import MAX_BATCH
+from trainer.triton_checks import config_refusals, graph_file
+from trainer.triton_config import MAX_BATCH, Backend, render_config
 
 KIND = Kind.TENSORRT_RTX
 SETTINGS = OptimizeSettings()
@@ -62,6 +66,21 @@ def test_an_engine_is_built_for_every_batch_and_history(
             assert shapes[name].takes(array.shape), name
     assert not shapes["item_indices"].takes((257, HISTORY))
     assert not shapes["item_indices"].takes((256, HISTORY + 1))
+
+
+def test_an_engine_is_what_triton_is_told_of_it(
+    built: tuple[Path, EngineRecord], graph: Path, layout: Layout
+) -> None:
+    _, record = built
+    engine = engine_file(record, graph_file(graph))
+    placed = replace(engine, path=Path("temporal_llm/7") / ENGINE)
+    assert list(config_refusals(render_config(layout, Backend.TENSORRT), placed)) == []
+    assert list(profile_refusals(record)) == []
+    few = {
+        name: (low, usual, (64, *high[1:])) for name, (low, usual, high) in record.inputs.items()
+    }
+    refused = list(profile_refusals(msgspec.structs.replace(record, inputs=few)))
+    assert refused[0] == "input item_indices: built for batches of 1 to 64, max_batch_size is 256"
 
 
 def test_a_record_says_what_an_engine_is_of(built: tuple[Path, EngineRecord], graph: Path) -> None:
