@@ -17,6 +17,7 @@ from bench.model_shortlist import (
     Shortlist,
     answered,
     grown,
+    index_of,
     recalls,
     write,
     write_int8,
@@ -27,12 +28,12 @@ from deploy.optimize.cpu import WIDTHS
 from features.inputs import IntArray
 from trainer.export import open_session
 from trainer.likeness import Likeness
-from trainer.model import Requests
+from trainer.model import LOWEST, Requests
 
 BATCH = 64
 PEOPLE = 1024
-# Of the items, at most, in the blocks that a shortlist looks at.
-LOOKED_AT = {"shortlist of 32 blocks": 32, "shortlist of 128 blocks": 128}
+# Blocks of 128 items that a shortlist looks at.
+LOOKED_AT = (32, 64, 128)
 
 
 def scale(
@@ -63,10 +64,11 @@ class _Ways:
         self._written("exact", Exact(self._catalogue), exact)
         write_int8(exact, int8)
         self._note("INT8", int8)
-        for name, blocks in LOOKED_AT.items():
-            shortlist = Shortlist(self._catalogue, blocks)
-            if blocks < len(shortlist.members):
-                self._written(name, shortlist, self._folder / "shortlist.onnx")
+        index = index_of(self._catalogue)
+        for blocks in LOOKED_AT:
+            if blocks < len(index.members):
+                shortlist = Shortlist(self._catalogue, index, blocks)
+                self._written(f"{blocks} blocks", shortlist, self._folder / "shortlist.onnx")
 
     def _written(self, name: str, module: nn.Module, path: Path) -> None:
         write(module.eval(), self._catalogue.people, path)
@@ -104,4 +106,7 @@ def catalogue_of(version: Version) -> Catalogue:
         reading = model.read(asked, model.biases(asked.items.shape[1], last), items.vectors)
         past = likeness.of([reading], reading.related, asked.items)
         people.append(torch.cat([reading.states[:, 0], past], 1))
-    return Catalogue(torch.cat([items.vectors, likeness.kinds], 1), items.bias, torch.cat(people))
+    # What nobody can be recommended has a bias that no item has.
+    shown = items.bias > LOWEST / 2
+    rows = torch.cat([items.vectors, likeness.kinds], 1)
+    return Catalogue(rows[shown], items.bias[shown], torch.cat(people))

@@ -13,6 +13,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import onnxruntime
@@ -75,6 +76,20 @@ class Exact(nn.Module):
         return scores.topk(TOP_ITEMS, 1).indices
 
 
+class Index(NamedTuple):
+    """What makes people short, float[W, R]; items so, float[N, R + 1]; and which lie together."""
+
+    short: Tensor
+    forms: Tensor
+    members: Tensor
+
+
+def index_of(catalogue: Catalogue) -> Index:
+    """Lay the items of a catalogue together."""
+    short, forms = short_forms(catalogue)
+    return Index(short, forms, blocks_of(forms))
+
+
 class Shortlist(nn.Module):
     """The best of the items in the likeliest blocks: short forms first, then the items themselves.
 
@@ -83,6 +98,7 @@ class Shortlist(nn.Module):
     2011.
 
     Args:
+        index: of the catalogue.
         blocks: that are looked at.
     """
 
@@ -93,11 +109,10 @@ class Shortlist(nn.Module):
     rows: Tensor
     biases: Tensor
 
-    def __init__(self, catalogue: Catalogue, blocks: int) -> None:
+    def __init__(self, catalogue: Catalogue, index: Index, blocks: int) -> None:
         super().__init__()
         self.blocks = blocks
-        short, forms = short_forms(catalogue)
-        members = blocks_of(forms)
+        short, forms, members = index
         # An empty place is the first item's: it is scored twice, and shown once at most.
         there = members >= 0
         self.register_buffer("short", short)

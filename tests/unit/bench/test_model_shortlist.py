@@ -16,6 +16,7 @@ from bench.model_shortlist import (
     answered,
     blocks_of,
     grown,
+    index_of,
     recalls,
     short_forms,
     write,
@@ -61,9 +62,10 @@ def test_more_blocks_find_more_of_the_best(catalogue: Catalogue, tmp_path: Path)
         return answered(open_session(path), people, 50)
 
     expected = found(Exact(catalogue))
-    counts = len(blocks_of(short_forms(catalogue)[1]))
+    index = index_of(catalogue)
+    counts = len(index.members)
     few, many, all_of_them = (
-        recalls(expected, found(Shortlist(catalogue, blocks)))["recall_at_10"]
+        recalls(expected, found(Shortlist(catalogue, index, blocks)))["recall_at_10"]
         for blocks in (8, 40, counts)
     )
     assert few < many <= all_of_them
