@@ -18,6 +18,7 @@ import torch
 import typer
 from rich.console import Console
 
+from bench.model_chart import draw
 from bench.model_progress import Progress
 from bench.model_run import Part, Run
 from bench.model_shapes import Sizes
@@ -43,6 +44,9 @@ def main(
     maps: Map = None,
     types: Type = None,
     report: Annotated[Path | None, typer.Option(help="write the figures here, as JSON")] = None,
+    chart: Annotated[
+        Path | None, typer.Option(help="draw sizes and catalogues: an SVG, PNG or PDF")
+    ] = None,
     version: Annotated[
         Path | None,
         typer.Option(help="a version's folder, whose answers are compared; default: train one"),
@@ -86,6 +90,8 @@ def main(
             run.measure(each)
     for table in tables(progress.figures):
         Console(width=WIDTH).print(table)
+    if chart:
+        draw(progress.figures, chart)
 
 
 def _trained(

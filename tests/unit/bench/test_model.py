@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from bench.model_calls import halved, torch_run
+from bench.model_chart import draw
 from bench.model_floor import Ceilings, Work, work
 from bench.model_shapes import Sizes, requests_of
 from bench.model_sizes import best
@@ -62,3 +65,17 @@ def test_the_fastest_size_that_keeps_quality_is_the_best() -> None:
         "cpu_optimised_over_fp32": 1.6,
         "ndcg_kept": 0.995,
     }
+
+
+def test_the_chart_is_drawn_of_what_was_measured(tmp_path: Path) -> None:
+    def form(users: float, ndcg: float) -> dict[str, float]:
+        return {"users_per_second": users, "ndcg": ndcg}
+
+    sizes = {"default, as published": form(4000, 0.11), "small, INT8": form(8000, 0.112)}
+    ways = {"exact": {"users_per_second": 100.0}, "INT8": {"users_per_second": 300.0}}
+    catalogue = {"2000": ways, "100000": {"exact": {"users_per_second": 5.0, "recall_at_10": 0.9}}}
+    drawn = []
+    for figures in ({"sizes": sizes, "catalogue": catalogue}, {"sizes": sizes}):
+        draw(figures, tmp_path / "chart.svg")
+        drawn.append((tmp_path / "chart.svg").read_text().count('<g id="axes_'))
+    assert drawn == [2, 1]
