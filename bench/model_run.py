@@ -18,16 +18,19 @@ from bench.model_forms import Form, compiled, engine_forms, on_cpu, on_gpu, sess
 from bench.model_progress import Progress
 from bench.model_rates import Floors, floors_of, measure
 from bench.model_scale import scale
-from bench.model_shapes import Sizes
+from bench.model_shapes import Sizes, requests_of
 from bench.model_sizes import compare_sizes
 from bench.model_version import Version
 from deploy.optimize.cpu import write_exact, write_int8, write_narrow
+from deploy.optimize.quantised import Calibration
 from features.rows import Layout
+from features.vocabulary import FIRST_ITEM
 from trainer.ensemble import Model
 from trainer.export import write_graph
 from trainer.recommender import Recommender
 
 PLAIN, EXACT, NARROW, INT8 = "ONNX Runtime, CPU", "exact for CPUs", "narrow", "INT8 for CPUs"
+BATCH = 64
 CATALOGUES = (2_000, 100_000, 1_000_000)
 
 
@@ -109,13 +112,16 @@ class Run:
             self._trained.recommender.to("cpu")
 
     def _engines(self) -> None:
-        for engine in build_all(
-            self.progress, self._trained.graph, self._trained.layout, self.folder
-        ):
+        trained, size = self._trained, self._trained.recommender.architecture
+        feeds, _ = next(trained.asked.batches())
+        asked = Calibration(size.items, feeds)
+        for engine in build_all(self.progress, trained.graph, trained.layout, asked, self.folder):
             if self._gpu:
                 self._compared(engine_forms(engine))
         if self._gpu:
-            for engine in build_all(self.progress, self._graph, self.sizes.layout, self.folder):
+            layout, items = self.sizes.layout, self.sizes.items
+            asked = Calibration(items + FIRST_ITEM, requests_of(items, layout, BATCH))
+            for engine in build_all(self.progress, self._graph, layout, asked, self.folder):
                 self._timed(engine_forms(engine))
 
     def _catalogue(self) -> None:

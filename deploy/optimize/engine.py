@@ -19,8 +19,9 @@ from deploy.optimize import BuildError
 from deploy.optimize.bindings import Kind, bindings, forgotten
 from deploy.optimize.products import with_products_in
 from deploy.optimize.profile import Profile, profiles
+from deploy.optimize.quantised import Calibration, with_explicit_int8
 from deploy.optimize.record import EngineRecord, write_record
-from deploy.optimize.settings import OptimizeSettings
+from deploy.optimize.settings import OptimizeSettings, Products
 from features.rows import Layout
 from trainer.disk import sha256
 
@@ -41,12 +42,12 @@ class _Build:
         module, logger = bindings(kind), forgotten(kind)
         return cls(kind, module, logger, module.Builder(logger))
 
-    def network(self, graph: Path, settings: OptimizeSettings) -> Any:
+    def network(self, graph: Path, settings: OptimizeSettings, calibration: Calibration) -> Any:
         """The graph as TensorRT reads it, every tensor of the type that the graph gives it."""
         typed = 1 << int(self.module.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
         network = self.builder.create_network(typed)
         parser = self.module.OnnxParser(network, self.logger)
-        if not parser.parse(in_precision(graph, settings).SerializeToString()):
+        if not parser.parse(in_precision(graph, settings, calibration).SerializeToString()):
             told = "; ".join(_told(parser.get_error(at)) for at in range(parser.num_errors))
             raise BuildError(f"{graph}: {self.kind} does not support {told}")
         return network
@@ -81,11 +82,13 @@ def build_engine(
     kind: Kind,
     layout: Layout,
     settings: OptimizeSettings,
+    calibration: Calibration,
     timing_cache: Path | None = None,
 ) -> EngineRecord:
     """Build an engine of a graph, and write it with its record.
 
     Args:
+        calibration: for products in INT8.
         timing_cache: what was measured at an earlier build is read from here, and what is measured
             now is added, so that the next build of a like graph takes less time.
 
@@ -95,7 +98,7 @@ def build_engine(
     """
     started = time.perf_counter()
     build, shapes = _Build.of(kind), profiles(layout, settings)
-    network, config = build.network(graph, settings), build.config(shapes, settings)
+    network, config = build.network(graph, settings, calibration), build.config(shapes, settings)
     # TensorRT-RTX measures at run time instead.
     timing_cache = timing_cache if kind is Kind.TENSORRT else None
     if timing_cache:
@@ -121,9 +124,13 @@ def build_engine(
     return record
 
 
-def in_precision(graph: Path, settings: OptimizeSettings) -> onnx.ModelProto:
+def in_precision(
+    graph: Path, settings: OptimizeSettings, calibration: Calibration
+) -> onnx.ModelProto:
     """The graph that an engine is made of."""
-    return with_products_in(onnx.load(graph), settings.products)
+    int8 = settings.products is Products.INT8
+    whole = with_explicit_int8(graph, calibration) if int8 else onnx.load(graph)
+    return with_products_in(whole, settings.products)
 
 
 def _told(error: Any) -> str:

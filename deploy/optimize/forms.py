@@ -4,6 +4,7 @@
     OPTIMISED/int8/temporal_llm/7/model.onnx        the form of version 7
     OPTIMISED/int8/temporal_llm/7/agreement.json    how like the graph it answers
     OPTIMISED/tensorrt/temporal_llm/7/model.plan    an engine, with model.plan.json beside it
+    OPTIMISED/7.json                                what became of each form of version 7
 
 Where a form is missing or refused, the version's own folder serves it on ONNX Runtime.
 """
@@ -22,6 +23,7 @@ from deploy.optimize.agreement import Agreement, Answering, agreement
 from deploy.optimize.bindings import Kind, kinds
 from deploy.optimize.cpu import write_int8, write_narrow
 from deploy.optimize.engine import build_engine
+from deploy.optimize.quantised import Calibration
 from deploy.optimize.questions import Questions
 from deploy.optimize.record import ENGINE, read_record
 from deploy.optimize.running import RunningEngine
@@ -92,9 +94,19 @@ def forms(settings: OptimizeSettings, into: Path) -> list[Form]:
 
 
 def optimize(version: Version, into: Path, settings: OptimizeSettings) -> Iterator[Outcome]:
-    """Make each form of a version that this machine can."""
+    """Make each form of a version that this machine can; what became of all is kept beside them."""
+    found: list[Outcome] = []
     for form in forms(settings, into):
-        yield _outcome(form, version, into, settings)
+        found.append(_outcome(form, version, into, settings))
+        _keep(found, into / f"{version.number}.json")
+        yield found[-1]
+
+
+def _keep(outcomes: list[Outcome], path: Path) -> None:
+    """Write which forms a version has, and why it has no others and stays on ONNX Runtime."""
+    encoded = msgspec.json.encode(outcomes, enc_hook=str)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(msgspec.json.format(encoded, indent=2) + b"\n")
 
 
 def _outcome(form: Form, version: Version, into: Path, settings: OptimizeSettings) -> Outcome:
@@ -155,7 +167,11 @@ def _engine(
 ) -> Callable[[Version, Path], Answering]:
     def make(version: Version, folder: Path) -> Answering:
         cache = into / TIMING_CACHE
-        build_engine(version.graph, folder / ENGINE, kind, version.layout, settings, cache)
+        feeds, _ = next(version.asked.batches())
+        calibration = Calibration(version.model.architecture.items, feeds)
+        build_engine(
+            version.graph, folder / ENGINE, kind, version.layout, settings, calibration, cache
+        )
         return RunningEngine(folder / ENGINE).answers
 
     return make

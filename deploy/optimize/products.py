@@ -15,7 +15,12 @@ from onnx import NodeProto, TensorProto, helper
 from deploy.optimize.settings import Products
 
 PRODUCTS = ("MatMul", "Gemm")
-_TYPES = {Products.FLOAT16: TensorProto.FLOAT16, Products.BFLOAT16: TensorProto.BFLOAT16}
+_TYPES = {
+    Products.FLOAT16: TensorProto.FLOAT16,
+    Products.BFLOAT16: TensorProto.BFLOAT16,
+    # Of what is not in INT8 already.
+    Products.INT8: TensorProto.FLOAT16,
+}
 
 
 def with_products_in(graph: onnx.ModelProto, products: Products) -> onnx.ModelProto:
@@ -23,10 +28,17 @@ def with_products_in(graph: onnx.ModelProto, products: Products) -> onnx.ModelPr
     changed = onnx.ModelProto()
     changed.CopyFrom(graph)
     if products is not Products.FLOAT32:
+        quantised = {
+            node.output[0] for node in graph.graph.node if node.op_type == "DequantizeLinear"
+        }
         nodes = [
             each
             for node in graph.graph.node
-            for each in (_around(node, _TYPES[products]) if node.op_type in PRODUCTS else [node])
+            for each in (
+                _around(node, _TYPES[products])
+                if node.op_type in PRODUCTS and quantised.isdisjoint(node.input)
+                else [node]
+            )
         ]
         del changed.graph.node[:]
         changed.graph.node.extend(nodes)

@@ -18,13 +18,16 @@ class Products(StrEnum):
     FLOAT32 = "float32"
     FLOAT16 = "float16"
     BFLOAT16 = "bfloat16"
+    INT8 = "int8"
 
 
 class OptimizeSettings(Section):
     """Sizes that an engine is built for, and the limits of the parity gate."""
 
     products: Products = Field(
-        Products.FLOAT16, description="engines multiply in float32, float16 or bfloat16"
+        Products.FLOAT16,
+        description="engines multiply in float32, float16, bfloat16, or int8 where that saves time "
+        "and float16 elsewhere",
     )
     batch: Annotated[int, Field(ge=1, le=256)] = Field(
         64, description="people of a call that engines are fastest for; 1 to 256 are answered"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from deploy import local
@@ -61,3 +62,5 @@ def test_a_form_that_answers_otherwise_is_not_kept(tmp_path: Path) -> None:
     assert outcome.refusal is not None
     assert outcome.refusal.startswith("best 10: ")
     assert not list((tmp_path / "optimised").rglob(GRAPH))
+    (kept,) = msgspec.json.decode((tmp_path / "optimised" / "1.json").read_bytes())
+    assert (kept["form"], kept["folder"], kept["refusal"]) == ("int8", None, outcome.refusal)

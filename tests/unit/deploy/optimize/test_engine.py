@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from onnx import numpy_helper
 
 from deploy.optimize import BuildError, NotHereError
 from deploy.optimize.bindings import Kind, bindings
@@ -17,6 +18,7 @@ from deploy.optimize.cpu import write_exact
 from deploy.optimize.engine import build_engine
 from deploy.optimize.products import PRODUCTS, with_products_in
 from deploy.optimize.profile import profiles
+from deploy.optimize.quantised import Calibration, with_explicit_int8
 from deploy.optimize.record import ENGINE, EngineRecord, read_record, record_path
 from deploy.optimize.running import RunningEngine
 from deploy.optimize.served import engine_file, profile_refusals
@@ -36,11 +38,16 @@ SETTINGS = OptimizeSettings()
 
 
 @pytest.fixture(scope="module")
+def calibration(layout: Layout) -> Calibration:
+    return Calibration(ITEMS, sample_inputs(ITEMS, layout, 40))
+
+
+@pytest.fixture(scope="module")
 def built(
-    graph: Path, layout: Layout, tmp_path_factory: pytest.TempPathFactory
+    graph: Path, layout: Layout, calibration: Calibration, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, EngineRecord]:
     engine = tmp_path_factory.mktemp("engine") / ENGINE
-    return engine, build_engine(graph, engine, KIND, layout, SETTINGS)
+    return engine, build_engine(graph, engine, KIND, layout, SETTINGS, calibration)
 
 
 def test_an_engine_has_the_inputs_and_outputs_of_the_contract(
@@ -94,29 +101,31 @@ def test_a_record_says_what_an_engine_is_of(built: tuple[Path, EngineRecord], gr
 
 @pytest.mark.parametrize("products", list(Products))
 def test_each_precision_is_built(
-    graph: Path, layout: Layout, tmp_path: Path, products: Products
+    graph: Path, layout: Layout, calibration: Calibration, tmp_path: Path, products: Products
 ) -> None:
     settings = OptimizeSettings(products=products)
-    record = build_engine(graph, tmp_path / ENGINE, KIND, layout, settings, tmp_path / "cache")
+    record = build_engine(
+        graph, tmp_path / ENGINE, KIND, layout, settings, calibration, tmp_path / "cache"
+    )
     assert record.products == products
 
 
 def test_an_operator_that_is_not_supported_is_named(
-    model: TemporalModel, layout: Layout, tmp_path: Path
+    model: TemporalModel, layout: Layout, calibration: Calibration, tmp_path: Path
 ) -> None:
     """The graph for CPUs has a scatter with a sum."""
     write_exact(model, layout, tmp_path / "cpu.onnx")
     with pytest.raises(BuildError, match="ScatterElements") as raised:
-        build_engine(tmp_path / "cpu.onnx", tmp_path / ENGINE, KIND, layout, SETTINGS)
+        build_engine(tmp_path / "cpu.onnx", tmp_path / ENGINE, KIND, layout, SETTINGS, calibration)
     assert "\n" not in str(raised.value)
     assert not (tmp_path / ENGINE).exists()
 
 
 def test_a_tensorrt_that_is_not_installed_is_named(
-    graph: Path, layout: Layout, tmp_path: Path
+    graph: Path, layout: Layout, calibration: Calibration, tmp_path: Path
 ) -> None:
     with pytest.raises(NotHereError, match="tensorrt is not installed"):
-        build_engine(graph, tmp_path / ENGINE, Kind.TENSORRT, layout, SETTINGS)
+        build_engine(graph, tmp_path / ENGINE, Kind.TENSORRT, layout, SETTINGS, calibration)
 
 
 def test_an_engine_of_another_version_is_refused(built: tuple[Path, EngineRecord]) -> None:
@@ -147,3 +156,25 @@ def test_products_in_half_precision_leave_everything_else(graph: Path, layout: L
     expected, found = answers(open_session(graph), feeds), answers(session, feeds)
     furthest = np.abs(expected["candidate_scores"] - found["candidate_scores"]).max()
     assert 0 < furthest < 0.1
+
+
+def test_int8_has_explicit_nodes_and_the_rest_is_in_half_precision(
+    graph: Path, layout: Layout, calibration: Calibration
+) -> None:
+    """Around the products of two event layers, of what items are alike by, and of nothing else."""
+    whole = with_products_in(with_explicit_int8(graph, calibration), Products.INT8)
+    onnx.checker.check_model(whole)
+    kinds = [node.op_type for node in whole.graph.node]
+    assert kinds.count("QuantizeLinear") == 2 * 3
+    assert kinds.count("DequantizeLinear") == 2 * 3
+    zero_points = {node.input[2] for node in whole.graph.node if node.op_type == "QuantizeLinear"}
+    values = {one.name: numpy_helper.to_array(one) for one in whole.graph.initializer}
+    assert not any(values[name].any() for name in zero_points)
+    session = onnxruntime.InferenceSession(
+        whole.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    feeds = sample_inputs(ITEMS, layout, 64)
+    expected, found = answers(open_session(graph), feeds), answers(session, feeds)
+    apart = np.abs(expected["candidate_scores"] - found["candidate_scores"])
+    scale = expected["top_scores"][:, 0] - expected["top_scores"][:, -1]
+    assert 0 < np.median(apart) < 0.1 * np.median(scale)
