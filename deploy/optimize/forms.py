@@ -133,10 +133,12 @@ def _outcome(form: Form, version: Version, into: Path, settings: OptimizeSetting
 
 def _unserved(version: Version, form: Form, draft: Path, model: Path) -> Iterator[str]:
     """Why Triton would not serve a form with the configuration that is written for it."""
-    held = graph_file(version.graph if form.backend is Backend.TENSORRT else draft / GRAPH)
     if form.backend is Backend.TENSORRT:
-        held = engine_file(read_record(draft / ENGINE), held)
-        yield from profile_refusals(read_record(draft / ENGINE))
+        record = read_record(draft / ENGINE)
+        yield from profile_refusals(record)
+        held = engine_file(record, graph_file(version.graph))
+    else:
+        held = graph_file(draft / GRAPH)
     placed = replace(held, path=model / str(version.number) / held.path.name)
     yield from config_refusals(render_config(version.layout, form.backend), placed)
 
