@@ -11,6 +11,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -73,15 +74,16 @@ def main(
     source = DataSource(default_cache_dir(), data, mapping_from_options(maps or [], types or []))
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with tempfile.TemporaryDirectory(prefix="headwater-bench-") as name:
+        # Read when a part needs it, and once.
+        log = cache(lambda: load_log(source))
 
         def subject() -> Version:
-            log = load_log(source)
-            return version_of(version or _trained(log, threads, Path(name)), log, questions)
+            folder = version or _trained(log(), threads, Path(name))
+            return version_of(folder, log(), questions)
 
         def students(teacher: Path) -> Mapping[str, Model]:
-            log = load_log(source)
             return {
-                size: load(_trained(log, threads, Path(name), size, change, teacher)).model
+                size: load(_trained(log(), threads, Path(name), size, change, teacher)).model
                 for size, change in SIZES.items()
             }
 

@@ -16,13 +16,14 @@ from trainer.export import answers, open_session
 def compare(progress: Progress, form: Form, graph: Path, asked: Questions) -> None:
     """Note how like the graph a form answers."""
     with progress.part(f"answers of {form.name}"):
-        found = agreement(_of_graph(graph), _of_form(form), asked)
+        found = agreement(of_graph(graph), _of_form(form), asked)
         kept = progress.figures.setdefault("agreement", {})
         kept[form.name] = asdict(found) | {"ndcg_kept": found.kept}
 
 
-def _of_graph(graph: Path) -> Answering:
-    session = open_session(graph)
+def of_graph(graph: Path, threads: int = 1) -> Answering:
+    """A graph in ONNX Runtime, on the CPU."""
+    session = open_session(graph, threads)
     return lambda feeds: answers(session, feeds)
 
 

@@ -11,9 +11,8 @@ from bench.model_floor import Ceilings, work
 from bench.model_progress import Progress
 from bench.model_shapes import recommender_of, requests_of
 from bench.model_timing import timed
+from deploy.optimize.questions import BATCH
 from features.rows import Layout
-
-BATCH = 64
 
 
 def grow(progress: Progress, counts: Sequence[int], layout: Layout, found: Ceilings) -> None:

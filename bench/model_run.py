@@ -19,18 +19,17 @@ from bench.model_progress import Progress
 from bench.model_rates import Floors, floors_of, measure
 from bench.model_scale import scale
 from bench.model_shapes import Sizes, requests_of
-from bench.model_sizes import compare_sizes
+from bench.model_sizes import compare_sizes, cpu_graphs
 from bench.model_version import Version
-from deploy.optimize.cpu import write_exact, write_int8, write_narrow
 from deploy.optimize.quantised import Calibration
+from deploy.optimize.questions import BATCH
 from features.rows import Layout
 from features.vocabulary import FIRST_ITEM
 from trainer.ensemble import Model
 from trainer.export import write_graph
 from trainer.recommender import Recommender
 
-PLAIN, EXACT, NARROW, INT8 = "ONNX Runtime, CPU", "exact for CPUs", "narrow", "INT8 for CPUs"
-BATCH = 64
+PLAIN = "ONNX Runtime, CPU"
 CATALOGUES = (2_000, 100_000, 1_000_000)
 
 
@@ -144,15 +143,8 @@ class Run:
 
     def _of_onnx(self, model: Model, layout: Layout) -> list[Form]:
         """Graphs for CPUs."""
-        exact, narrow, int8 = (self.folder / f"{name}.onnx" for name in ("exact", "narrow", "int8"))
-        write_exact(model, layout, exact)
-        write_narrow(model, layout, narrow)
-        write_int8(narrow, model.architecture.items, int8)
-        return [
-            session_form(EXACT, exact, self.threads),
-            session_form(NARROW, narrow, self.threads),
-            session_form(INT8, int8, self.threads),
-        ]
+        graphs = cpu_graphs(model, layout, self.folder)
+        return [session_form(name, graph, self.threads) for name, graph in graphs.items()]
 
     def _compile(self) -> None:
         self._timed(compiled(self._model, self.sizes.layout))

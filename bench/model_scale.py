@@ -25,12 +25,12 @@ from bench.model_shortlist import (
 from bench.model_timing import timed
 from bench.model_version import Version
 from deploy.optimize.cpu import WIDTHS
+from deploy.optimize.questions import BATCH
 from features.inputs import IntArray
 from trainer.export import open_session
 from trainer.likeness import Likeness
 from trainer.model import LOWEST, Requests
 
-BATCH = 64
 PEOPLE = 1024
 # Blocks of 128 items that a shortlist looks at.
 LOOKED_AT = (32, 64, 128)
@@ -94,16 +94,15 @@ def catalogue_of(version: Version) -> Catalogue:
     people = []
     for feeds, _ in version.asked.batches():
         held = {name: torch.from_numpy(array) for name, array in feeds.items()}
-        last = torch.full_like(held["request_time_ms"], held["item_indices"].shape[1] - 1)
-        asked = Requests(
+        asked = Requests.after_all(
             held["item_indices"],
             held["event_types"],
             held["event_times_ms"],
-            last,
             held["request_time_ms"],
-            held["user_features"][:, None, :],
+            held["user_features"],
         )
-        reading = model.read(asked, model.biases(asked.items.shape[1], last), items.vectors)
+        biases = model.biases(asked.items.shape[1], asked.newest)
+        reading = model.read(asked, biases, items.vectors)
         past = likeness.of([reading], reading.related, asked.items)
         people.append(torch.cat([reading.states[:, 0], past], 1))
     # What nobody can be recommended has a bias that no item has.

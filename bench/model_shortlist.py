@@ -21,6 +21,7 @@ import torch
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from torch import Tensor, nn
 
+from deploy.optimize.quantised import quiet
 from features.inputs import TOP_ITEMS, FloatArray, IntArray
 
 BLOCK = 128
@@ -200,14 +201,15 @@ def write(module: nn.Module, people: Tensor, path: Path) -> None:
 
 def write_int8(exact: Path, path: Path) -> None:
     """The same with the items in INT8, a scale for each."""
-    quantize_dynamic(
-        exact,
-        path,
-        per_channel=True,
-        weight_type=QuantType.QInt8,
-        use_external_data_format=exact.stat().st_size > 1 << 30,
-        extra_options={"MatMulConstBOnly": True},
-    )
+    with quiet():
+        quantize_dynamic(
+            exact,
+            path,
+            per_channel=True,
+            weight_type=QuantType.QInt8,
+            use_external_data_format=exact.stat().st_size > 1 << 30,
+            extra_options={"MatMulConstBOnly": True},
+        )
 
 
 def recalls(expected: IntArray, found: IntArray) -> dict[str, float]:

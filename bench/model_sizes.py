@@ -11,13 +11,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from bench.model_answers import of_graph
 from bench.model_progress import Progress
 from bench.model_version import Version
-from deploy.optimize.agreement import agreement
+from deploy.optimize.agreement import Answering, agreement
 from deploy.optimize.cpu import write_exact, write_int8, write_narrow
+from features.rows import Layout
 from trainer.comparison import Arrays
 from trainer.ensemble import Model
-from trainer.export import answers, open_session
 
 # By name, what is changed of the settings; the default is their teacher.
 SIZES: Mapping[str, Mapping[str, Any]] = {
@@ -44,17 +45,15 @@ def compare_sizes(
     """Note users/s and NDCG@10 of each size and form, over the default one as it is published."""
     forms = [Form(DEFAULT, PUBLISHED, version.graph)]
     for size, model in {DEFAULT: version.recommender.model, **students}.items():
-        forms += _forms(size, model, version, folder)
-    rates = _rates([form.graph for form in forms], version, threads)
-    plain = open_session(version.graph, threads)
+        into = folder / f"{size}-graphs"
+        into.mkdir()
+        graphs = cpu_graphs(model, version.layout, into)
+        forms += [Form(size, name, graph) for name, graph in graphs.items()]
+    asking = [of_graph(form.graph, threads) for form in forms]
+    rates = _rates(asking, version)
     found: dict[str, Any] = {}
-    for form, seconds in zip(forms, rates, strict=True):
-        session = open_session(form.graph, threads)
-        like = agreement(
-            lambda feeds: answers(plain, feeds),
-            lambda feeds, asked=session: answers(asked, feeds),  # type: ignore[misc]
-            version.asked,
-        )
+    for form, form_asked, seconds in zip(forms, asking, rates, strict=True):
+        like = agreement(asking[0], form_asked, version.asked)
         found[f"{form.size}, {form.form}"] = {
             "users_per_second": 1 / statistics.median(seconds),
             "over_fp32": statistics.median(
@@ -78,24 +77,24 @@ def best(sizes: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
     }
 
 
-def _forms(size: str, model: Model, version: Version, folder: Path) -> list[Form]:
-    exact, narrow, int8 = (folder / f"{size}-{name}.onnx" for name in ("exact", "narrow", "int8"))
-    write_exact(model, version.layout, exact)
-    write_narrow(model, version.layout, narrow)
+def cpu_graphs(model: Model, layout: Layout, folder: Path) -> dict[str, Path]:
+    """Write a model's graphs for CPUs into a folder; by the form's name."""
+    exact, narrow, int8 = (folder / f"{name}.onnx" for name in ("exact", "narrow", "int8"))
+    write_exact(model, layout, exact)
+    write_narrow(model, layout, narrow)
     write_int8(narrow, model.architecture.items, int8)
-    return [Form(size, EXACT, exact), Form(size, NARROW, narrow), Form(size, INT8, int8)]
+    return {EXACT: exact, NARROW: narrow, INT8: int8}
 
 
-def _rates(graphs: Sequence[Path], version: Version, threads: int) -> list[list[float]]:
-    """Seconds a person of each graph, batch by batch: all take turns, so that a ratio is one."""
+def _rates(asking: Sequence[Answering], version: Version) -> list[list[float]]:
+    """Seconds a person of each form, batch by batch: all take turns, so that a ratio is one."""
     batches = [feeds for feeds, _ in version.asked.batches()][:_BATCHES]
-    sessions = [open_session(graph, threads) for graph in graphs]
-    found: list[list[float]] = [[] for _ in graphs]
+    found: list[list[float]] = [[] for _ in asking]
     for turn in range(_WARM_UP + _ROUNDS):
         for feeds in batches:
-            for session, times in zip(sessions, found, strict=True):
+            for ask, times in zip(asking, found, strict=True):
                 started = time.perf_counter()
-                answers(session, feeds)
+                ask(feeds)
                 if turn >= _WARM_UP:
                     times.append((time.perf_counter() - started) / _people(feeds))
     return found

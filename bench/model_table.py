@@ -44,17 +44,42 @@ def _rate(found: Mapping[str, float] | None) -> str:
 
 
 def _agreement(forms: Mapping[str, Mapping[str, float]]) -> Table:
-    shown = Table(title="beside the graph in ONNX Runtime", title_justify="left")
-    for title in ("", "same of the best 10", "furthest score", "NDCG@10", "kept"):
-        shown.add_column(title, justify="right" if title else "left")
+    columns = {
+        "same of the best 10": ("overlap", ".4f"),
+        "furthest score": ("furthest", ".2g"),
+        "NDCG@10": ("ndcg", ".4f"),
+        "kept": ("ndcg_kept", ".4f"),
+    }
+    return _by_form("beside the graph in ONNX Runtime", columns, forms)
+
+
+def _sizes(forms: Mapping[str, Mapping[str, float]]) -> Table:
+    columns = {
+        "users/s": ("users_per_second", ",.0f"),
+        "over the published": ("over_fp32", ".2f"),
+        "NDCG@10": ("ndcg", ".4f"),
+        "kept": ("ndcg_kept", ".4f"),
+        "same of the best 10": ("overlap", ".4f"),
+    }
+    return _by_form("sizes, held-out events in batches of 64", columns, forms)
+
+
+def _by_form(
+    title: str,
+    columns: Mapping[str, tuple[str, str]],
+    forms: Mapping[str, Mapping[str, float]],
+) -> Table:
+    """A row for each form.
+
+    Args:
+        columns: by their title, the figure and how it is written.
+    """
+    shown = Table(title=title, title_justify="left")
+    shown.add_column("")
+    for name in columns:
+        shown.add_column(name, justify="right")
     for name, found in forms.items():
-        shown.add_row(
-            name,
-            f"{found['overlap']:.4f}",
-            f"{found['furthest']:.2g}",
-            f"{found['ndcg']:.4f}",
-            f"{found['ndcg_kept']:.4f}",
-        )
+        shown.add_row(name, *(format(found[one], how) for one, how in columns.values()))
     return shown
 
 
@@ -69,20 +94,4 @@ def _catalogue(sizes: Mapping[str, Mapping[str, Any]]) -> Table:
         shown.add_column(name, justify="right")
     for items, found in sizes.items():
         shown.add_row(items, *(_rate(found.get(name)) for name in names))
-    return shown
-
-
-def _sizes(forms: Mapping[str, Mapping[str, float]]) -> Table:
-    shown = Table(title="sizes, held-out events in batches of 64", title_justify="left")
-    for title in ("", "users/s", "over the published", "NDCG@10", "kept", "same of the best 10"):
-        shown.add_column(title, justify="right" if title else "left")
-    for name, found in forms.items():
-        shown.add_row(
-            name,
-            f"{found['users_per_second']:,.0f}",
-            f"{found['over_fp32']:.2f}",
-            f"{found['ndcg']:.4f}",
-            f"{found['ndcg_kept']:.4f}",
-            f"{found['overlap']:.4f}",
-        )
     return shown

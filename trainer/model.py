@@ -88,6 +88,25 @@ class Requests:
     request_times_ms: Tensor
     user_features: Tensor
 
+    @classmethod
+    def after_all(
+        cls,
+        items: Tensor,
+        types: Tensor,
+        times_ms: Tensor,
+        request_time_ms: Tensor,
+        user_features: Tensor,
+    ) -> Requests:
+        """One request of each history, after its last column, as a graph is asked.
+
+        Args:
+            items, types, times_ms: int64[B, L].
+            request_time_ms: int64[B, 1].
+            user_features: float32[B, F].
+        """
+        newest = torch.full_like(request_time_ms, items.shape[1] - 1)
+        return cls(items, types, times_ms, newest, request_time_ms, user_features[:, None, :])
+
 
 @dataclass(frozen=True)
 class Biases:

@@ -88,13 +88,12 @@ class Recommender(nn.Module):
         # What is older than the model's history is not read.
         newest = self.architecture.history
         items = item_indices[:, -newest:]
-        asked = Requests(
+        asked = Requests.after_all(
             items,
             event_types[:, -newest:],
             event_times_ms[:, -newest:],
-            torch.full_like(request_time_ms, items.shape[1] - 1),
             request_time_ms,
-            user_features[:, None, :],
+            user_features,
         )
         readings = self._readings(asked)
         reading = mean_reading(readings)

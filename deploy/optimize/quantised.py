@@ -17,6 +17,7 @@ from onnxruntime.quantization import (
     quantize_static,
 )
 
+from deploy.optimize.questions import portions
 from trainer.comparison import Arrays
 
 # What the quantisers know: they leave products with a bias (Gemm) as they are.
@@ -94,11 +95,7 @@ class _Requests(CalibrationDataReader):  # type: ignore[misc]
     """Requests, some at a time."""
 
     def __init__(self, feeds: Arrays) -> None:
-        count = len(next(iter(feeds.values())))
-        self._parts = iter(
-            {name: one[at : at + _CALIBRATED_AT_ONCE] for name, one in feeds.items()}
-            for at in range(0, count, _CALIBRATED_AT_ONCE)
-        )
+        self._parts = portions(feeds, _CALIBRATED_AT_ONCE)
 
     def get_next(self) -> Arrays | None:
         return next(self._parts, None)

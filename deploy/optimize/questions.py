@@ -35,9 +35,15 @@ class Questions:
 
     def batches(self, size: int = BATCH) -> Iterator[tuple[Arrays, IntArray]]:
         """The questions, some at a time."""
-        for start in range(0, len(self.targets), size):
-            some = slice(start, start + size)
-            yield {name: one[some] for name, one in self.feeds.items()}, self.targets[some]
+        parts = portions(self.feeds, size)
+        for start, feeds in zip(range(0, len(self.targets), size), parts, strict=True):
+            yield feeds, self.targets[start : start + size]
+
+
+def portions(feeds: Arrays, size: int) -> Iterator[Arrays]:
+    """Requests, some at a time."""
+    for start in range(0, len(next(iter(feeds.values()))), size):
+        yield {name: one[start : start + size] for name, one in feeds.items()}
 
 
 def questions(

@@ -29,14 +29,12 @@ def untrained(layout: Layout, seed: int) -> Trained:
 def requests_of(feeds: Mapping[str, np.ndarray]) -> Requests:
     """A graph's inputs as training asks them: one request a person, after all events."""
     of = {name: torch.from_numpy(array) for name, array in feeds.items()}
-    batch, length = of["item_indices"].shape
-    return Requests(
+    return Requests.after_all(
         of["item_indices"],
         of["event_types"],
         of["event_times_ms"],
-        torch.full((batch, 1), length - 1),
         of["request_time_ms"],
-        of["user_features"][:, None],
+        of["user_features"],
     )
 
 

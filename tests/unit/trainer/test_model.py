@@ -123,7 +123,7 @@ def test_no_request_sees_an_event_at_or_after_its_instant(model: TemporalModel) 
         other = scores(model, replace(asked, items=items, types=types, times_ms=times))
         # Request r has seen r events. Ages count from the newest event of all, so they are rounded
         # otherwise.
-        torch.testing.assert_close(other[: cut + 1], found[: cut + 1], rtol=0, atol=1e-4)
+        torch.testing.assert_close(other[: cut + 1], found[: cut + 1], rtol=0, atol=2e-5)
         for later in range(cut + 1, length + 1):
             assert (other[later] - found[later]).abs().max() > 1e-3
 
