@@ -154,7 +154,7 @@ class OneAtATime:
             recommendation_id=recommendation_id(event),
             user_id=event.user_id,
             event_id=event.event_id,
-            items=allowed(ranking.person(0, row), available, worker.top_k),
+            items=allowed(ranking.person(0), available, worker.top_k),
             model_version=str(self._version),
             variant="one-at-a-time",
             event_time=event.timestamp,

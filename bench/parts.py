@@ -194,11 +194,8 @@ class Parts:
             ranking = ranked(outputs, tensors, table, self._vocabulary, times_ms, 4 * worker.top_k)
             available = dict.fromkeys(ranking.item_ids(), True)
             answers = [
-                _recommendation(
-                    last[name],
-                    allowed(ranking.person(at, row), available, worker.top_k),
-                )
-                for at, (name, row) in enumerate(users.items())
+                _recommendation(last[name], allowed(ranking.person(at), available, worker.top_k))
+                for at, name in enumerate(users)
             ]
         with self._watch.part("encoding answers"):
             raws = [(answer.user_id, encode(answer)) for answer in answers]

@@ -66,8 +66,8 @@ class Answerer:
     def groups(self, requests: Iterable[Request]) -> list[Group]:
         """What to ask for these people, from their rows as they are now.
 
-        The next batch may change a row while the model thinks; of that only what was taken shows:
-        it is left out of the answer too.
+        The next batch may change a row while the model thinks: what a person takes then is left out
+        of the answer to that event.
         """
         alike: dict[tuple[Route | None, Route | None], list[Request]] = {}
         for request in requests:
@@ -99,7 +99,7 @@ class Answerer:
         if shown is None or (ranking := shown.ranking) is None:
             return await self._fallback(group.requests, own)
         available = await self._available(ranking.item_ids())
-        people = (ranking.person(at, r.row) for at, r in enumerate(group.requests))
+        people = map(ranking.person, range(len(group.requests)))
         return self._recommend(group.requests, people, available, own, shown.version)
 
     async def _instead(self, requests: Sequence[Request], own: Asked) -> Asked | None:
@@ -123,11 +123,8 @@ class Answerer:
             return [none] * len(question.requests)
         available = await self._available(ranking.item_ids())
         return [
-            _shadow(
-                allowed(ranking.person(at, r.row), available, self._settings.top_k),
-                asked,
-            )
-            for at, r in enumerate(question.requests)
+            _shadow(allowed(ranking.person(at), available, self._settings.top_k), asked)
+            for at in range(len(question.requests))
         ]
 
     async def _fallback(

@@ -132,7 +132,6 @@ class Asker:
             route.vocabulary,
             question.times_ms,
             _SPARE * self._settings.top_k,
-            self._exclude_taken,
         )
         return Asked(route, ranking, latency_ms)
 

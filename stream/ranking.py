@@ -30,7 +30,8 @@ class Ranking:
     """The places of B people, best first; an item can stand twice, once as a candidate.
 
     `items`, `causes`: int64[B, P], indices of items and of the past items that explain them.
-    `scores`: float[B, P]. `from_model`: bool[B, P], False for a trending candidate.
+    `scores`: float[B, P]; below `NEVER` where a place is empty. `from_model`: bool[B, P], False for
+    a trending candidate.
     """
 
     items: npt.NDArray[np.int64]
@@ -38,18 +39,14 @@ class Ranking:
     scores: npt.NDArray[np.float64]
     from_model: npt.NDArray[np.bool_]
     vocabulary: Vocabulary
-    exclude_taken: bool
 
     def item_ids(self) -> list[str]:
         """Every item that has a place."""
         names = self.vocabulary.item_ids
         return [names[item] for item in np.unique(self.items[self.scores > NEVER]).tolist()]
 
-    def person(self, at: int, row: UserRow) -> Iterator[RecommendedItem]:
-        """The items of one person, best first, each once, made as far as asked for.
-
-        The model has left out what the person has taken; of the candidates it is left out here.
-        """
+    def person(self, at: int) -> Iterator[RecommendedItem]:
+        """The items of one person, best first, each once, made as far as asked for."""
         names = self.vocabulary.item_ids
         seen: set[int] = set()
         places = zip(
@@ -63,8 +60,7 @@ class Ranking:
             if score <= NEVER or item in seen:
                 continue
             seen.add(item)
-            if from_model or not (self.exclude_taken and has_taken(row, names[item])):
-                yield RecommendedItem(names[item], score, self._reason(cause, from_model))
+            yield RecommendedItem(names[item], score, self._reason(cause, from_model))
 
     def _reason(self, cause: int, from_model: bool) -> Reason:
         if not from_model or cause == PADDING:
@@ -83,13 +79,12 @@ def ranked(
     vocabulary: Vocabulary,
     times_ms: Sequence[int],
     places: int,
-    exclude_taken: bool = True,
 ) -> Ranking:
     """Join the model's top with the trending candidates and add weight times trend.
 
     Args:
         outputs: the model's answer for B people.
-        tensors: the model's inputs for them; `candidate_items` are from `table.indices`.
+        tensors: the model's inputs for them; `candidate_items` are the first of `table.indices`.
     """
     top = outputs["top_items"].shape[1]
     items = np.concatenate([outputs["top_items"], tensors["candidate_items"]], axis=1)
@@ -100,6 +95,8 @@ def ranked(
     values = table.values(items, times_ms)
     trend = weighed(outputs["trend_weights"], values, vocabulary.learned[items])
     total = np.where(scores > NEVER, scores + trend, 10 * NEVER)
+    # Before the cut: busy people have taken most of what trends, and it would fill all places.
+    total[:, top:][_taken(tensors, table)] = 10 * NEVER
     order = _best(total, places)
     past = np.take_along_axis(because, order, axis=1)
     causes = np.take_along_axis(tensors["item_indices"], np.maximum(past, 0), axis=1)
@@ -109,8 +106,17 @@ def ranked(
         np.take_along_axis(total, order, axis=1),
         order < top,
         vocabulary,
-        exclude_taken,
     )
+
+
+def _taken(tensors: Arrays, table: TrendTable) -> npt.NDArray[np.bool_]:
+    """Candidates that are excluded, bool[B, C]; the model itself leaves them out of its top."""
+    batch, candidates = tensors["candidate_items"].shape
+    taken = np.zeros((batch, candidates), np.bool_)
+    places = table.places[tensors["excluded_items"]]
+    rows, columns = np.nonzero((places >= 0) & (places < candidates))
+    taken[rows, places[rows, columns]] = True
+    return taken
 
 
 def weighed(

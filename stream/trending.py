@@ -82,11 +82,15 @@ def sum_of_lists(lists: Sequence[tuple[EventType, TrendList]], layout: Layout) -
 
 
 class TrendTable:
-    """Trends by a version's item indices: a dense table, zero where nothing trends.
+    """Trends by a version's item indices: dense tables, for nothing is searched then.
 
     Args:
         trends: what trends.
         vocabulary: the version's.
+
+    Attributes:
+        indices: int64[M], of what trends and the version knows, most popular first.
+        places: int32[N], where in `indices` each item stands; -1 where it does not.
     """
 
     def __init__(self, trends: Trends, vocabulary: Vocabulary) -> None:
@@ -94,6 +98,8 @@ class TrendTable:
         indices = vocabulary.indices_of(trends.item_ids)
         known = indices != vocabulary.unknown
         self.indices = indices[known]
+        self.places = np.full(len(vocabulary), -1, np.int32)
+        self.places[self.indices] = np.arange(len(self.indices))
         self._counts = np.zeros((len(vocabulary), len(trends.half_lives)))
         self._counts[self.indices] = trends.counts[known]
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from array import array
-
 import numpy as np
 import pytest
 
 from features.columns import TrendList
 from features.events import EventType, Reason, RecommendedItem
-from features.rows import Layout, empty_user
+from features.rows import Layout
 from features.settings import DAY_MS, FeatureSettings
-from features.topics import hash64
 from features.vocabulary import Vocabulary
 from stream.ranking import allowed, popular, ranked, weighed
 from stream.trending import TrendTable, sum_of_lists
@@ -20,9 +17,6 @@ LAYOUT = Layout(FeatureSettings())
 NOW_MS = 1_700_000_000_000
 VOCABULARY = Vocabulary(["a", "b", "c", "d"])
 A, B, C, D = range(2, 6)
-
-
-NOBODY = empty_user(LAYOUT)
 
 
 def trending(**counts: float) -> TrendTable:
@@ -43,7 +37,11 @@ def answer(top: list[int], scores: list[float], weight: float) -> dict[str, np.n
     }
 
 
-TENSORS = {"item_indices": np.array([[0, A]]), "candidate_items": np.array([[D, C]])}
+TENSORS = {
+    "item_indices": np.array([[0, A]]),
+    "candidate_items": np.array([[D, C]]),
+    "excluded_items": np.zeros((1, 0), np.int64),
+}
 
 
 def test_trends_lift_an_item_by_the_persons_weight() -> None:
@@ -52,8 +50,8 @@ def test_trends_lift_an_item_by_the_persons_weight() -> None:
         answer([B, C], [1.0, 0.9], 0.0), TENSORS, trending(c=9.0), VOCABULARY, [NOW_MS], 9
     )
     lifted = ranked(outputs, TENSORS, trending(c=9.0), VOCABULARY, [NOW_MS], 9)
-    assert [item.item_id for item in plain.person(0, NOBODY)] == ["b", "c", "d"]
-    first = next(iter(lifted.person(0, NOBODY)))
+    assert [item.item_id for item in plain.person(0)] == ["b", "c", "d"]
+    first = next(iter(lifted.person(0)))
     assert first.item_id == "c"
     assert abs(first.score - (0.9 + 2.0 * np.log1p(9.0))) < 1e-5
 
@@ -64,7 +62,7 @@ def test_an_item_that_was_not_learned_has_the_weights_of_the_others() -> None:
     outputs = answer([B, C], [1.0, 1.0], 0.0)
     outputs["trend_weights"] = np.array([[0.0, 2.0, 0.0, 0.0, 5.0, 0.0]], np.float32)
     items = ranked(outputs, TENSORS, table, some, [NOW_MS], 9)
-    scores = {item.item_id: item.score for item in items.person(0, NOBODY)}
+    scores = {item.item_id: item.score for item in items.person(0)}
     assert scores["b"] == pytest.approx(1 + 2 * np.log1p(9.0), rel=1e-5)
     assert scores["c"] == pytest.approx(1 + 5 * np.log1p(9.0), rel=1e-5)
 
@@ -85,7 +83,7 @@ def test_a_trend_is_worth_less_later() -> None:
 
 def test_reasons_name_the_past_item_or_the_trend() -> None:
     items = ranked(answer([B, C], [1.0, 0.9], 0.0), TENSORS, trending(), VOCABULARY, [NOW_MS], 9)
-    reasons = {item.item_id: item.reason for item in items.person(0, NOBODY)}
+    reasons = {item.item_id: item.reason for item in items.person(0)}
     assert reasons["b"] == Reason("history", "a")
     assert reasons["d"] == Reason("trending")
 
@@ -93,30 +91,43 @@ def test_reasons_name_the_past_item_or_the_trend() -> None:
 def test_padding_and_excluded_items_never_appear() -> None:
     outputs = answer([B, 0], [1.0, -1e9], 5.0)
     items = ranked(outputs, TENSORS, trending(a=100.0), VOCABULARY, [NOW_MS], 9)
-    assert [item.item_id for item in items.person(0, NOBODY)] == ["b", "d"]
+    assert [item.item_id for item in items.person(0)] == ["b", "d"]
     assert set(items.item_ids()) == {"b", "d"}
 
 
 def test_an_item_stands_once_though_it_is_also_a_candidate() -> None:
     tensors = TENSORS | {"candidate_items": np.array([[B, C]])}
     items = ranked(answer([B, C], [1.0, 0.9], 0.0), tensors, trending(), VOCABULARY, [NOW_MS], 9)
-    assert sorted(item.item_id for item in items.person(0, NOBODY)) == ["b", "c"]
+    assert sorted(item.item_id for item in items.person(0)) == ["b", "c"]
 
 
 def test_a_candidate_that_the_person_has_taken_is_left_out() -> None:
-    row = empty_user(LAYOUT)
-    row.taken = array("q", [hash64("d")])
+    tensors = TENSORS | {"excluded_items": np.array([[0, D]])}
+    table = trending(d=9.0, c=8.0)
     outputs = answer([B, C], [1.0, 0.9], 0.0)
-    kept = ranked(outputs, TENSORS, trending(), VOCABULARY, [NOW_MS], 9, exclude_taken=True)
-    again = ranked(outputs, TENSORS, trending(), VOCABULARY, [NOW_MS], 9, exclude_taken=False)
-    assert [item.item_id for item in kept.person(0, row)] == ["b", "c"]
-    assert [item.item_id for item in again.person(0, row)] == ["b", "c", "d"]
+    kept = ranked(outputs, tensors, table, VOCABULARY, [NOW_MS], 9)
+    again = ranked(outputs, TENSORS, table, VOCABULARY, [NOW_MS], 9)
+    assert [item.item_id for item in kept.person(0)] == ["b", "c"]
+    assert [item.item_id for item in again.person(0)] == ["b", "c", "d"]
+
+
+def test_taken_candidates_leave_their_places_to_others_however_much_they_trend() -> None:
+    tensors = TENSORS | {
+        "candidate_items": np.array([[D, C], [D, C]]),
+        "excluded_items": np.array([[C, D], [C, 0]]),
+    }
+    outputs = {name: np.repeat(one, 2, 0) for name, one in answer([B], [1.0], 5.0).items()}
+    outputs["candidate_scores"] = np.array([[2.0, 2.0], [2.0, 2.0]], np.float32)
+    table = trending(d=100.0, c=50.0)
+    items = ranked(outputs, tensors, table, VOCABULARY, [NOW_MS, NOW_MS], 1)
+    people = [[item.item_id for item in items.person(at)] for at in range(2)]
+    assert people == [["b"], ["d"]]
 
 
 def test_only_the_best_places_are_kept_and_in_order() -> None:
     outputs = answer([B, C], [0.1, 0.9], 0.0)
     items = ranked(outputs, TENSORS, trending(), VOCABULARY, [NOW_MS], 2)
-    assert [item.item_id for item in items.person(0, NOBODY)] == ["c", "d"]
+    assert [item.item_id for item in items.person(0)] == ["c", "d"]
 
 
 def test_what_cannot_be_had_is_left_out_and_the_list_is_cut() -> None:
