@@ -16,6 +16,7 @@ from deploy.rollout.commands import command
 from deploy.rollout.decision import RefusedError
 from deploy.rollout.requests import ask
 from deploy.rollout.settings import RolloutSettings
+from deploy.serving_form import finish_windows
 from deploy.settings import Settings
 from deploy.training import model_server
 from features.errors import SettingsError
@@ -70,7 +71,11 @@ def _loop(settings: Settings, store: WindowStore) -> SlowLoop:
     return SlowLoop(
         store,
         Serving(
-            settings.model_repository, model_server(settings), settings.kafka, release(settings)
+            settings.model_repository,
+            model_server(settings),
+            settings.kafka,
+            release(settings),
+            finish_windows(settings),
         ),
         Rules(settings.trainer, settings.fine_tune, settings.gate),
         Layout(settings.features),

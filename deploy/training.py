@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from deploy.serving_form import finish_first
 from deploy.settings import Settings
 from features.rows import Layout
 from features.vocabulary import FIRST_ITEM
@@ -57,7 +58,10 @@ def train_and_publish(settings: Settings, log: Log, report: Report) -> Published
             trained = train_first_model(
                 log, layout, settings.trainer, followed, reader, teacher=teacher
             )
-        version = publish(trained, repository, server, settings.kafka, layout, settings.trainer)
+        finish = finish_first(settings, trained, log)
+        version = publish(
+            trained, repository, server, settings.kafka, layout, settings.trainer, finish
+        )
     outcome = trained.outcome
     items = len(trained.vocabulary) - FIRST_ITEM
     return Published(version, items, outcome.held_out, outcome.seconds)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,7 +34,9 @@ from trainer.settings import TrainerSettings
 from trainer.triton_config import render_config
 
 CONFIG = "config.pbtxt"
+# What Triton serves; and the graph as it was exported, where another form of it is served.
 GRAPH = "model.onnx"
+EXACT = "float32.onnx"
 NOTHING_MEASURED: Mapping[str, float] = MappingProxyType({})
 
 
@@ -63,6 +65,15 @@ class Draft:
         with _written(self.folder):
             return retrying(self._retry_s, OSError)(self._keep, evaluation, metrics)
 
+    def finish(self, finish: Finish) -> None:
+        """Let something else be written into it.
+
+        Raises:
+            DataError: the disk stays full.
+        """
+        with _written(self.folder):
+            retrying(self._retry_s, OSError)(finish, self)
+
     def _keep(self, evaluation: bytes | None, metrics: Mapping[str, float]) -> Version:
         if evaluation is not None:
             write_synced(self.folder / EVALUATION, evaluation)
@@ -70,6 +81,16 @@ class Draft:
         version = version_of(self._repository, self.number)
         place(self.folder, version)
         return version
+
+
+# Writes something else into a draft's folder before it is kept; called again if a disk was full.
+Finish = Callable[[Draft], None]
+
+
+def exact_graph(folder: Path) -> Path:
+    """A version's graph that answers as its model does, whatever form of it is served."""
+    exact = folder / EXACT
+    return exact if exact.exists() else folder / GRAPH
 
 
 @contextmanager
@@ -112,15 +133,24 @@ def drafted(
 
 
 def write_version(
-    trained: Trained, repository: Path, layout: Layout, settings: TrainerSettings
+    trained: Trained,
+    repository: Path,
+    layout: Layout,
+    settings: TrainerSettings,
+    finish: Finish | None = None,
 ) -> Version:
     """The next version, its graph checked, without a verdict: see `drafted`.
+
+    Args:
+        finish: writes what the version has besides, once its graph was checked.
 
     Raises:
         ExportError: the graph does not answer as the model does, too.
     """
     with drafted(trained, repository, layout, settings) as draft:
         check(Recommender(trained.model).eval(), layout, draft.folder / GRAPH)
+        if finish:
+            draft.finish(finish)
         return draft.keep()
 
 

@@ -18,7 +18,7 @@ from features.rollouts import newest_rollout
 from features.rows import Layout
 from features.settings import KafkaSettings
 from trainer import checkpoint
-from trainer.drafts import CONFIG, GRAPH, Draft, drafted, write_version
+from trainer.drafts import CONFIG, GRAPH, Draft, Finish, drafted, write_version
 from trainer.first_model import Trained
 from trainer.live import NotTakenError, announce, live_version, stable_of
 from trainer.model_server import AwayError, ModelServer, Triton
@@ -63,8 +63,12 @@ def publish(
     kafka: KafkaSettings,
     layout: Layout,
     settings: TrainerSettings,
+    finish: Finish | None = None,
 ) -> Version:
     """Bring a model live for everyone; the version before it stays loaded.
+
+    Args:
+        finish: see `write_version`.
 
     Raises:
         AnotherPublisherError: another process publishes to the repository.
@@ -73,7 +77,7 @@ def publish(
         ServerError: Triton or Kafka does not answer, or Triton answers otherwise.
     """
     with publishing(repository):
-        version = write_version(trained, repository, layout, settings)
+        version = write_version(trained, repository, layout, settings, finish)
         go_live(version, server, kafka, layout, settings)
     return version
 

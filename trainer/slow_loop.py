@@ -7,7 +7,7 @@ stops one, the live version goes on.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,8 @@ from features.rows import Layout
 from features.settings import KafkaSettings
 from trainer import checkpoint
 from trainer.checkpoint import Lineage
-from trainer.drafts import GRAPH, Draft, drafted
+from trainer.drafts import GRAPH, Draft, drafted, exact_graph
+from trainer.examples import Examples
 from trainer.export import ExportError
 from trainer.first_model import Trained
 from trainer.gate.checks import Verdict, verdict
@@ -46,18 +47,24 @@ _CHANGED = "another version has become live meanwhile: made again from that one"
 log = structlog.get_logger()
 
 
+# Given a draft, its model, and all events so far as that model sees them.
+Finished = Callable[[Draft, Trained, Examples], None]
+
+
 @dataclass(frozen=True)
 class Serving:
     """Where versions go: their folder, Triton, and Kafka's `rollouts`.
 
     Attributes:
         release: what brings a version that is up to people.
+        finish: writes what a version that passed has besides; None for nothing.
     """
 
     repository: Path
     server: ModelServer
     kafka: KafkaSettings
     release: Released = announce
+    finish: Finished | None = None
 
 
 @dataclass(frozen=True)
@@ -94,7 +101,7 @@ class _Live:
 
     @property
     def exported(self) -> Exported:
-        return Exported(self.version.number, self.trained, self.version.folder / GRAPH)
+        return Exported(self.version.number, self.trained, exact_graph(self.version.folder))
 
 
 class SlowLoop:
@@ -290,6 +297,9 @@ class SlowLoop:
                 found = self._verdict(Exported(draft.number, candidate, graph), slices)
             if not found.passed or live_version(self._serving.kafka) != self._live.version.number:
                 return found, None
+            if self._serving.finish:
+                with clock.stage("finish"):
+                    self._finish(self._serving.finish, draft, candidate)
             with clock.stage("keep"):
                 return found, draft.keep(encode(found), _metrics(found))
 
@@ -299,6 +309,10 @@ class SlowLoop:
         lineage = Lineage(self._live.version.number, windows)
         repository, trainer = self._serving.repository, self._rules.trainer
         return drafted(candidate, repository, self._layout, trainer, lineage)
+
+    def _finish(self, finish: Finished, draft: Draft, candidate: Trained) -> None:
+        events = self._history.examples(candidate.vocabulary)
+        draft.finish(lambda one: finish(one, candidate, events))
 
     def _next(self) -> int:
         return max(version_numbers(self._serving.repository / MODEL_NAME)) + 1

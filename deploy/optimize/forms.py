@@ -31,9 +31,9 @@ from deploy.optimize.served import engine_file, profile_refusals
 from deploy.optimize.settings import OptimizeSettings
 from features.inputs import MODEL_NAME
 from features.rows import Layout
-from trainer.drafts import CONFIG, GRAPH
+from trainer.drafts import CONFIG, GRAPH, exact_graph
 from trainer.ensemble import Model
-from trainer.export import answers, open_session
+from trainer.export import ExportError, answers, open_session
 from trainer.triton_checks import config_refusals, graph_file
 from trainer.triton_config import Backend, render_config
 
@@ -54,7 +54,7 @@ class Version:
     @property
     def graph(self) -> Path:
         """Its ONNX graph, which every form has to answer like."""
-        return self.folder / GRAPH
+        return exact_graph(self.folder)
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def forms(settings: OptimizeSettings, into: Path) -> list[Form]:
     engines = [
         Form(kind.value, Backend.TENSORRT, _engine(kind, settings, into)) for kind in kinds()
     ]
-    return [Form("int8", Backend.ONNX_RUNTIME, _int8), *engines]
+    return [INT8, *engines]
 
 
 def optimize(version: Version, into: Path, settings: OptimizeSettings) -> Iterator[Outcome]:
@@ -104,9 +104,13 @@ def optimize(version: Version, into: Path, settings: OptimizeSettings) -> Iterat
 
 def _keep(outcomes: list[Outcome], path: Path) -> None:
     """Write which forms a version has, and why it has no others and stays on ONNX Runtime."""
-    encoded = msgspec.json.encode(outcomes, enc_hook=str)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(msgspec.json.format(encoded, indent=2) + b"\n")
+    path.write_bytes(encoded(outcomes))
+
+
+def encoded(told: object) -> bytes:
+    """As JSON that people can read."""
+    return msgspec.json.format(msgspec.json.encode(told, enc_hook=str), indent=2) + b"\n"
 
 
 def _outcome(form: Form, version: Version, into: Path, settings: OptimizeSettings) -> Outcome:
@@ -114,21 +118,52 @@ def _outcome(form: Form, version: Version, into: Path, settings: OptimizeSetting
     draft = into / f".{form.name}-{version.number}"
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
-    found = None
     try:
-        session = open_session(version.graph)
-        answering = form.make(version, draft)
-        found = agreement(lambda feeds: answers(session, feeds), answering, version.asked)
-        if refusals := list(found.refusals(settings)):
-            return Outcome(form.name, None, "; ".join(refusals), found)
-        if refusals := list(_unserved(version, form, draft, model)):
-            return Outcome(form.name, None, f"Triton would refuse it: {'; '.join(refusals)}", found)
-        (draft / AGREEMENT).write_bytes(msgspec.json.format(msgspec.json.encode(found)) + b"\n")
-        return Outcome(form.name, _placed(draft, model, form, version), None, found)
+        outcome = made(form, version, draft, model, settings)
+        if outcome.folder is None:
+            return outcome
+        found = msgspec.json.encode(outcome.agreement)
+        (draft / AGREEMENT).write_bytes(msgspec.json.format(found) + b"\n")
+        return replace(outcome, folder=_placed(draft, model, form, version))
     except OptimizeError as error:
-        return Outcome(form.name, None, str(error), found)
+        return Outcome(form.name, None, str(error), None)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def made(
+    form: Form, version: Version, folder: Path, model: Path, settings: OptimizeSettings
+) -> Outcome:
+    """Make a form in a folder, and ask it what the graph is; whether it may answer anyone.
+
+    Args:
+        folder: empty; that of the outcome, if it may.
+        model: of the repository that Triton is to serve it from.
+    """
+    found = None
+    try:
+        found = _beside_graph(form, version, folder)
+        refusals = list(found.refusals(settings))
+        if not refusals and (unserved := list(_unserved(version, form, folder, model))):
+            refusals = [f"Triton would refuse it: {'; '.join(unserved)}"]
+    except (OptimizeError, ExportError) as error:
+        refusals = [str(error)]
+    if refusals:
+        return Outcome(form.name, None, "; ".join(refusals), found)
+    return Outcome(form.name, folder, None, found)
+
+
+def _beside_graph(form: Form, version: Version, folder: Path) -> Agreement:
+    """Make a form, and set it beside the graph.
+
+    Raises:
+        OptimizeError, ExportError: it cannot be made, or not be asked.
+    """
+    if not len(version.asked.targets):
+        raise OptimizeError("there is no event that it could be asked about")
+    session = open_session(version.graph)
+    answering = form.make(version, folder)
+    return agreement(lambda feeds: answers(session, feeds), answering, version.asked)
 
 
 def _unserved(version: Version, form: Form, draft: Path, model: Path) -> Iterator[str]:
@@ -162,6 +197,9 @@ def _int8(version: Version, folder: Path) -> Answering:
     narrow.unlink()
     session = open_session(folder / GRAPH)
     return lambda feeds: answers(session, feeds)
+
+
+INT8 = Form("int8", Backend.ONNX_RUNTIME, _int8)
 
 
 def _engine(

@@ -16,7 +16,7 @@ from features.rows import Layout
 from features.vocabulary import FIRST_ITEM, PADDING, Vocabulary
 from trainer.comparison import Arrays
 from trainer.data import Log
-from trainer.examples import Examples, examples, observed_log, replay
+from trainer.examples import BoolArray, Examples, examples, observed_log, replay
 
 BATCH = 64
 
@@ -57,12 +57,27 @@ def questions(
     """
     events = observed_log([*earlier.events, *later.events], later.items)
     columns = examples(replay(events, layout), vocabulary, layout)
-    since_ms = later.events[0].timestamp
-    asked = columns.wanted & (columns.items >= FIRST_ITEM) & (columns.times_ms >= since_ms)
-    chosen = np.flatnonzero(asked)
+    chosen = np.flatnonzero(_askable(columns) & (columns.times_ms >= later.events[0].timestamp))
     chosen = chosen[
         np.linspace(0, len(chosen) - 1, min(most, len(chosen))).round().astype(np.int64)
     ]
+    return _asked(columns, chosen, layout)
+
+
+def newest_questions(columns: Examples, layout: Layout, most: int) -> Questions:
+    """The newest events that the vocabulary of `columns` knows, at most so many."""
+    askable = np.flatnonzero(_askable(columns))
+    newest = np.argsort(columns.times_ms[askable], kind="stable")[-most:]
+    return _asked(columns, askable[newest], layout)
+
+
+def _askable(columns: Examples) -> BoolArray:
+    """Events that could have been recommended, bool[E]."""
+    found: BoolArray = columns.wanted & (columns.items >= FIRST_ITEM)
+    return found
+
+
+def _asked(columns: Examples, chosen: IntArray, layout: Layout) -> Questions:
     return Questions(_feeds(columns, chosen, layout), columns.items[chosen])
 
 

@@ -21,9 +21,21 @@ class Products(StrEnum):
     INT8 = "int8"
 
 
-class OptimizeSettings(Section):
-    """Sizes that an engine is built for, and the limits of the parity gate."""
+class Served(StrEnum):
+    """The forms in which a new version can be served on a CPU."""
 
+    FLOAT32 = "float32"
+    INT8 = "int8"
+
+
+class OptimizeSettings(Section):
+    """What new versions are served in, what engines are built for, and the parity gate's limits."""
+
+    serve: Served = Field(
+        Served.FLOAT32,
+        description="new versions are served in float32, or in int8, which a CPU answers sooner; "
+        "one whose int8 form does not answer as it does is served in float32",
+    )
     products: Products = Field(
         Products.FLOAT16,
         description="engines multiply in float32, float16, bfloat16, or int8 where that saves time "

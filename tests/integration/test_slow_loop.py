@@ -6,9 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import onnx
 import pytest
 
 from deploy import local
+from deploy.optimize.publishing import FORM
+from deploy.optimize.settings import OptimizeSettings, Served
+from deploy.serving_form import finish_windows
 from deploy.settings import Settings
 from deploy.slow_loop import release
 from features.errors import DataError, SettingsError
@@ -23,6 +27,7 @@ from tests.stand.walks import ITEMS, Events, catalogue, shuffled, walks
 from tests.unit.trainer.test_incremental import SETTINGS, TUNING
 from trainer import checkpoint, slow_loop
 from trainer.data import Log
+from trainer.drafts import EXACT, GRAPH
 from trainer.first_model import Trained, train_first_model
 from trainer.gate.checks import Verdict
 from trainer.gate.record import EVALUATION, VERDICTS
@@ -33,7 +38,7 @@ from trainer.model_server import ModelServer
 from trainer.publish import Released, publish
 from trainer.repository import version_numbers, version_of
 from trainer.settings import FineTuneSettings, GateSettings, Release
-from trainer.slow_loop import Rules, Serving, SlowLoop
+from trainer.slow_loop import Finished, Rules, Serving, SlowLoop
 from trainer.windows.loading import WindowLoader
 from trainer.windows.settings import WindowSettings
 from trainer.windows.store import WindowStore
@@ -75,9 +80,10 @@ class Stand:
         tuning: FineTuneSettings = LEARNING,
         items: list[Item] = FILMS,
         release: Released = announce,
+        finish: Finished | None = None,
     ) -> SlowLoop:
         """A trainer that has just started."""
-        serving = Serving(self.repository, self.server, self.kafka, release)
+        serving = Serving(self.repository, self.server, self.kafka, release, finish)
         found = SlowLoop(
             self.windows, serving, Rules(TRAINER, tuning, LIMITS), self.layout, reader=None
         )
@@ -127,6 +133,31 @@ def test_each_window_becomes_the_version_that_takes_traffic(stand: Stand) -> Non
         assert (manifest.parent, manifest.windows) == (stand.first + number - 1, tuple(new))
         kept = (step.version.folder / EVALUATION).read_bytes()
         assert msgspec.json.decode(kept, type=Verdict) == step.verdict == stand.verdict()
+
+
+def test_versions_are_served_in_int8_and_learn_on(servers: Settings, stand: Stand) -> None:
+    settings = servers.model_copy(
+        update={
+            "optimize": OptimizeSettings(serve=Served.INT8),
+            "features": stand.layout.settings,
+        }
+    )
+    loop = stand.loop(finish=finish_windows(settings))
+    for number, window in ((1, WINDOW), (2, NEXT)):
+        step = loop.step(stand.write(window))
+        assert step.version, step.reason
+        assert stand.live() == number
+        folder = step.version.folder
+        assert {GRAPH, EXACT, FORM} <= checkpoint.verify(folder).files.keys()
+        form = msgspec.json.decode((folder / FORM).read_bytes())
+        assert (form["served"], form["refusal"]) == ("int8", None)
+        assert form["agreement"]["requests"] > 100
+        assert "DynamicQuantizeLinear" in operators(folder / GRAPH)
+        assert "DynamicQuantizeLinear" not in operators(folder / EXACT)
+
+
+def operators(graph: Path) -> set[str]:
+    return {node.op_type for node in onnx.load(graph).graph.node}
 
 
 def test_a_version_is_tried_out_and_windows_wait_for_its_end(

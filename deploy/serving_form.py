@@ -1,0 +1,44 @@
+"""The form in which new versions are served, as the settings say: for what publishes them."""
+
+from __future__ import annotations
+
+from deploy.optimization import QUESTIONS
+from deploy.optimize.forms import Version
+from deploy.optimize.publishing import serve_int8
+from deploy.optimize.questions import newest_questions
+from deploy.optimize.settings import Served
+from deploy.settings import Settings
+from features.rows import Layout
+from trainer.data import Log
+from trainer.drafts import Draft, Finish
+from trainer.examples import Examples, examples, observed_log, replay
+from trainer.first_model import Trained
+from trainer.slow_loop import Finished
+
+
+def finish_windows(settings: Settings) -> Finished | None:
+    """What the slow loop has to do to a version before it is whole; None: nothing.
+
+    Whether two forms of a version answer alike, events that it has learned tell as well as others.
+    """
+    if settings.optimize.serve is Served.FLOAT32:
+        return None
+    layout = Layout(settings.features)
+
+    def finish(draft: Draft, trained: Trained, events: Examples) -> None:
+        asked = newest_questions(events, layout, QUESTIONS)
+        version = Version(draft.number, draft.folder, trained.model, layout, asked)
+        serve_int8(version, settings.model_repository, settings.optimize)
+
+    return finish
+
+
+def finish_first(settings: Settings, trained: Trained, log: Log) -> Finish | None:
+    """The same for a first model; `log` is what it has learned from."""
+    finish = finish_windows(settings)
+    if finish is None:
+        return None
+    layout = Layout(settings.features)
+    replayed = replay(observed_log(log.events, log.items), layout)
+    events = examples(replayed, trained.vocabulary, layout)
+    return lambda draft: finish(draft, trained, events)

@@ -1,0 +1,125 @@
+"""What a version is served in: another form if that agrees, else the graph, and it says so."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from deploy.optimize import publishing
+from deploy.optimize.forms import Version
+from deploy.optimize.publishing import FORM, serve_int8
+from deploy.optimize.questions import Questions, newest_questions
+from deploy.optimize.settings import OptimizeSettings, Served
+from features.events import Click
+from features.rows import Layout
+from features.vocabulary import FIRST_ITEM, Vocabulary
+from tests.unit.deploy.optimize.conftest import ITEMS
+from trainer.drafts import EXACT, GRAPH, exact_graph
+from trainer.examples import examples, observed_log, replay
+from trainer.export import answers, open_session, sample_inputs
+from trainer.model import TemporalModel
+
+# Of random weights, as these are, INT8 loses more.
+LENIENT = OptimizeSettings(min_overlap=0.5, max_loss=1.0)
+STRICT = OptimizeSettings(min_overlap=1.0, max_loss=0.0)
+
+
+@pytest.fixture
+def draft(model: TemporalModel, graph: Path, layout: Layout, tmp_path: Path) -> Version:
+    folder = tmp_path / "draft-3"
+    folder.mkdir()
+    shutil.copy(graph, folder / GRAPH)
+    targets = np.random.default_rng(1).integers(FIRST_ITEM, ITEMS, 60)
+    asked = Questions(sample_inputs(ITEMS, layout, 60), targets)
+    return Version(3, folder, model, layout, asked)
+
+
+def told(draft: Version) -> dict[str, Any]:
+    found: dict[str, Any] = msgspec.json.decode((draft.folder / FORM).read_bytes())
+    return found
+
+
+def names(draft: Version) -> set[str]:
+    return {path.name for path in draft.folder.iterdir()}
+
+
+def test_a_form_that_agrees_is_served_and_the_graph_kept_beside_it(
+    draft: Version, graph: Path, layout: Layout, tmp_path: Path
+) -> None:
+    assert serve_int8(draft, tmp_path, LENIENT).served is Served.INT8
+    assert names(draft) == {GRAPH, EXACT, FORM}
+    assert draft.graph.read_bytes() == graph.read_bytes()
+    assert (draft.folder / GRAPH).read_bytes() != graph.read_bytes()
+    feeds = sample_inputs(ITEMS, layout, 7)
+    assert answers(open_session(draft.folder / GRAPH), feeds)["top_items"].shape[0] == 7
+    assert (told(draft)["served"], told(draft)["refusal"]) == ("int8", None)
+
+
+def test_a_form_that_does_not_agree_leaves_the_graph_and_says_why(
+    draft: Version, graph: Path, tmp_path: Path
+) -> None:
+    assert serve_int8(draft, tmp_path, STRICT).served is Served.FLOAT32
+    assert names(draft) == {GRAPH, FORM}
+    assert exact_graph(draft.folder).read_bytes() == graph.read_bytes()
+    assert told(draft)["served"] == "float32"
+    assert told(draft)["refusal"].startswith("best 10: ")
+
+
+def test_a_version_without_events_to_ask_about_keeps_its_graph(
+    draft: Version, layout: Layout, tmp_path: Path
+) -> None:
+    nothing = Questions(sample_inputs(ITEMS, layout, 0), np.zeros(0, np.int64))
+    unasked = Version(3, draft.folder, draft.model, layout, nothing)
+    assert "no event" in str(serve_int8(unasked, tmp_path, LENIENT).refusal)
+    assert names(draft) == {GRAPH, FORM}
+
+
+@pytest.mark.parametrize("step", ["made", "encoded"])
+def test_a_full_disk_in_between_is_made_good_by_another_try(
+    draft: Version, graph: Path, tmp_path: Path, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(publishing, step, _full(getattr(publishing, step)))
+        with pytest.raises(OSError, match="No space left"):
+            serve_int8(draft, tmp_path, LENIENT)
+    assert names(draft) == {GRAPH}
+    for _ in range(2):
+        serve_int8(draft, tmp_path, LENIENT)
+        assert names(draft) == {GRAPH, EXACT, FORM}
+        assert draft.graph.read_bytes() == graph.read_bytes()
+
+
+def _full(do: Callable[..., Any]) -> Callable[..., Any]:
+    def fail(*values: Any) -> Any:
+        do(*values)
+        raise OSError(28, "No space left on device")
+
+    return fail
+
+
+def test_the_newest_events_are_asked_about(layout: Layout) -> None:
+    events = [
+        Click(
+            event_id=f"e{at}",
+            user_id="ann" if at % 2 else "bob",
+            item_id=item,
+            timestamp=1_700_000_000_000 + 1000 * at,
+        )
+        # "a" comes back to bob, who has taken it then; "x" is unknown.
+        for at, item in enumerate(["a", "b", "c", "a", "a", "x", "d", "d"])
+    ]
+    vocabulary = Vocabulary(["a", "b", "c", "d"])
+    columns = examples(replay(observed_log(events, []), layout), vocabulary, layout)
+    found = newest_questions(columns, layout, 3)
+    assert [vocabulary.item_ids[item] for item in found.targets] == ["a", "d", "d"]
+    assert found.feeds["request_time_ms"][:, 0].tolist() == [
+        1_700_000_003_000,
+        1_700_000_006_000,
+        1_700_000_007_000,
+    ]
