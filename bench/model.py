@@ -29,6 +29,7 @@ from bench.model_version import Version, train_version, version_of
 from bench.report import run_benchmark, write_report
 from deploy.commands.data_options import Data, Map, Type
 from deploy.settings import default_cache_dir
+from features.errors import SettingsError
 from trainer.checkpoint import load
 from trainer.data import DataSource, Log, load_log
 from trainer.ensemble import Model
@@ -36,6 +37,7 @@ from trainer.mapping import mapping_from_options
 from trainer.settings import TrainerSettings
 
 WIDTH = 150
+DRAWN = {Part.CATALOGUE, Part.SIZES}
 # Sizes are compared, not how far each comes in so many seconds.
 UNHURRIED_S = 3600.0
 
@@ -63,6 +65,9 @@ def main(
     seconds: Annotated[float, typer.Option(help="begin nothing after so long")] = 3600.0,
 ) -> None:
     """Time all forms, then compare their answers."""
+    parts = part or list(Part)
+    if chart and not DRAWN & set(parts):
+        raise SettingsError(f"--chart: draws {' and '.join(sorted(DRAWN))}: measure one of these")
     torch.set_num_threads(threads)
     sizes = Sizes(tuple(history or (50, 100)), tuple(batch or (1, 16, 64, 256)), items)
 
@@ -88,7 +93,7 @@ def main(
             }
 
         run = Run(progress, sizes, subject, students, device, threads, Path(name))
-        for each in part or list(Part):
+        for each in parts:
             run.measure(each)
     for table in tables(progress.figures):
         Console(width=WIDTH).print(table)

@@ -18,6 +18,7 @@ from bench.model_forms import Form, compiled, engine_forms, on_cpu, on_gpu, sess
 from bench.model_progress import Progress
 from bench.model_rates import Floors, floors_of, measure
 from bench.model_scale import scale
+from bench.model_settings import compare_settings
 from bench.model_shapes import Sizes, requests_of
 from bench.model_sizes import compare_sizes, cpu_graphs
 from bench.model_version import Version
@@ -40,6 +41,7 @@ class Part(StrEnum):
     ENGINES = "engines"
     CATALOGUE = "catalogue"
     CPU = "cpu"
+    SETTINGS = "settings"
     SIZES = "sizes"
     COMPILE = "compile"
 
@@ -70,6 +72,7 @@ class Run:
             Part.ENGINES: self._engines,
             Part.CATALOGUE: self._catalogue,
             Part.CPU: self._cpu,
+            Part.SETTINGS: self._settings,
             Part.SIZES: self._sizes,
             Part.COMPILE: self._compile,
         }
@@ -136,6 +139,9 @@ class Run:
         self._timed([on_cpu(model, self.sizes.layout)])
         trained = self._trained.recommender.model
         self._compared(self._of_onnx(trained, self._trained.layout))
+
+    def _settings(self) -> None:
+        compare_settings(self.progress, self._graph, self.sizes)
 
     def _sizes(self) -> None:
         students = self.students(self._trained.graph.parent)

@@ -18,6 +18,8 @@ def tables(figures: Mapping[str, Any]) -> Iterator[Table]:
         )
     if agreement := figures.get("agreement"):
         yield _agreement(agreement)
+    if settings := figures.get("settings"):
+        yield _settings(settings)
     if sizes := figures.get("sizes"):
         yield _sizes(sizes)
     if catalogue := figures.get("catalogue"):
@@ -32,6 +34,21 @@ def _rates(history: str, forms: Mapping[str, Any]) -> Table:
         shown.add_column(batch, justify="right")
     for name, found in forms.items():
         shown.add_row(name, *(_rate(found.get(batch)) for batch in batches))
+    return shown
+
+
+def _settings(settings: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Table:
+    title = "users/s of ONNX Runtime's settings, by batch; times what is served"
+    batches = list(dict.fromkeys(batch for found in settings.values() for batch in found))
+    shown = Table(title=title, title_justify="left")
+    shown.add_column("batch")
+    for batch in batches:
+        shown.add_column(batch, justify="right")
+    for name, found in settings.items():
+        cells = (found[batch] for batch in batches)
+        shown.add_row(
+            name, *(f"{one['users_per_second']:,.0f} {one['over_served']:.2f}x" for one in cells)
+        )
     return shown
 
 

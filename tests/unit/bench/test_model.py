@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 
 from bench.model_calls import halved, torch_run
 from bench.model_chart import draw
 from bench.model_floor import Ceilings, Work, work
+from bench.model_progress import Progress
+from bench.model_settings import AS_SERVED, compare_settings, settings_of
 from bench.model_shapes import Sizes, requests_of
 from bench.model_sizes import best
+from trainer.export import write_graph
 from trainer.recommender import Recommender
 
 SIZES = Sizes(histories=(8, 16), batches=(1, 4), items=250)
@@ -65,6 +70,20 @@ def test_the_fastest_size_that_keeps_quality_is_the_best() -> None:
         "cpu_optimised_over_fp32": 1.6,
         "ndcg_kept": 0.995,
     }
+
+
+def test_settings_are_compared_with_what_is_served(
+    recommender: Recommender, tmp_path: Path
+) -> None:
+    graph = tmp_path / "model.onnx"
+    write_graph(recommender, SIZES.layout, graph)
+    progress = Progress(Console(quiet=True), lambda _: None, float("inf"))
+    compare_settings(progress, graph, SIZES, seconds=0.001)
+    found = progress.figures["settings"]
+    assert list(found) == list(settings_of(len(os.sched_getaffinity(0))))
+    assert {batch for one in found.values() for batch in one} == {"1", "4"}
+    assert found[AS_SERVED]["4"]["over_served"] == 1.0
+    assert all(one["4"]["users_per_second"] > 0 for one in found.values())
 
 
 def test_the_chart_is_drawn_of_what_was_measured(tmp_path: Path) -> None:
