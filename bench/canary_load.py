@@ -39,13 +39,15 @@ class Seen:
 class Audience:
     """Sends a log's events, people mixed, at a steady rate; keeps what comes back.
 
+    When the log has ended, other people do the same: so that clicks go on to say something.
+
     Args:
         rate: events a second.
     """
 
     def __init__(self, kafka: KafkaSettings, log: Sequence[Action], rate: float) -> None:
         self._kafka = kafka
-        self._events: Iterator[Action] = traffic(log, Order.MIXED)
+        self._events: Iterator[Action] = traffic(log, Order.MIXED, newcomers=True)
         self._rate = rate
         self._stop = threading.Event()
         self._seen: list[Seen] = []

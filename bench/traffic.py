@@ -31,8 +31,13 @@ class Order(StrEnum):
     LOGGED = "logged"
 
 
-def traffic(log: Sequence[Action], order: Order) -> Iterator[Action]:
-    """The log's events again and again; each pass is later than the last, with ids of its own."""
+def traffic(log: Sequence[Action], order: Order, *, newcomers: bool = False) -> Iterator[Action]:
+    """The log's events again and again; each pass is later than the last, with ids of its own.
+
+    Args:
+        newcomers: each pass is other people's. The same people are recommended nothing any more
+            that they take: they have taken it.
+    """
     events = mixed(log) if order is Order.MIXED else log
     step_ms = pass_ms(log, int(time.time() * 1000))
     for number in count():
@@ -43,6 +48,7 @@ def traffic(log: Sequence[Action], order: Order) -> Iterator[Action]:
             yield replace(
                 event,
                 event_id=f"{event.event_id}~{number}",
+                user_id=f"{event.user_id}~{number}" if newcomers else event.user_id,
                 timestamp=event.timestamp + min(number, PASSES) * step_ms,
             )
 

@@ -38,6 +38,13 @@ def test_each_pass_has_new_ids_and_later_times() -> None:
     assert min(e.timestamp for e in second) > max(e.timestamp for e in first)
 
 
+def test_newcomers_do_what_others_did_before_them() -> None:
+    events = list(islice(traffic(LOG, Order.LOGGED, newcomers=True), 2 * len(LOG)))
+    first, second = events[: len(LOG)], events[len(LOG) :]
+    assert {e.user_id for e in first}.isdisjoint(e.user_id for e in second)
+    assert [e.item_id for e in first] == [e.item_id for e in second]
+
+
 def test_no_pass_lies_in_the_future() -> None:
     last = max(e.timestamp for e in LOG)
     now_ms = last + 5 * HOUR_MS
