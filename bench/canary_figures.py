@@ -11,6 +11,7 @@ import numpy as np
 from rich.table import Table
 
 from bench.canary_load import Seen
+from bench.tables import figures_table
 from features.rollout_messages import RolloutState, RolloutStep, Variant
 
 _OUR_OWN = (Variant.STABLE, Variant.BASELINE)
@@ -96,10 +97,8 @@ def _last_answer_s(steps: Sequence[RolloutStep], canary: Sequence[Seen]) -> floa
 
 def table(found: Mapping[str, Any]) -> Table:
     """All cases."""
-    drawn = Table(title="Rollouts on the real servers", title_justify="left")
-    drawn.add_column("version")
-    for column in ("outcome", "s", "canary shown", "of everyone's", "stable ill", "stable p99 ms"):
-        drawn.add_column(column, justify="right")
+    columns = ("outcome", "s", "canary shown", "of everyone's", "stable ill", "stable p99 ms")
+    drawn = figures_table("Rollouts on the real servers", "version", columns)
     drawn.add_column("why")
     for name, row in found["cases"].items():
         drawn.add_row(

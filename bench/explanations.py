@@ -29,6 +29,7 @@ from torch import Tensor
 from bench.questions import Bools, Floats, Ints
 from bench.report import run_benchmark, write_report
 from bench.robustness import Asked, asked_of, last_tenth, quick_or_whole, rows_of, trained_on
+from bench.tables import figures_table
 from deploy.settings import default_cache_dir
 from features import inputs
 from features.inputs import TOP_ITEMS
@@ -181,10 +182,8 @@ def summary(found: Falls, people: Ints) -> dict[str, Any]:
 
 def table(figures: Mapping[str, Any], title: str) -> Table:
     """Falls by the event that is removed."""
-    drawn = Table(title=title, title_justify="left")
-    drawn.add_column("removed")
-    for column in ("fall beside the other nine", "95 %", "fall of the score", "95 %"):
-        drawn.add_column(column, justify="right")
+    columns = ("fall beside the other nine", "95 %", "fall of the score", "95 %")
+    drawn = figures_table(title, "removed", columns)
     for name in figures["margin"]:
         row = [name.replace("_", " ")]
         for measure in ("margin", "score"):

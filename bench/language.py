@@ -18,6 +18,7 @@ from rich.table import Table
 from bench.language_modes import Asked, measure_graph, measure_tuning
 from bench.quality_figures import Row
 from bench.report import run_benchmark, write_report
+from bench.tables import figures_table
 from trainer.settings import TrainerSettings, Tuning
 
 WIDTH = 132
@@ -80,12 +81,10 @@ def in_a_process(measure: Callable[[Asked], Found], asked: Asked) -> Found:
 
 def table(rows: Mapping[str, Row]) -> Table:
     """A row for each way to read the items."""
-    drawn = Table(title="items by text", title_justify="left")
-    drawn.add_column("")
     columns = ("trainable", "MiB", "CPU s", "misplaced", "after")
     by_neighbours = ("NDCG@10", "HR@50", "new NDCG@10", "new HR@50", "new mean rank")
-    for column in (*columns, *by_neighbours, "model NDCG@10", "new HR@50"):
-        drawn.add_column(column, justify="right")
+    by_model = ("model NDCG@10", "new HR@50")
+    drawn = figures_table("items by text", "", (*columns, *by_neighbours, *by_model))
     for name, row in rows.items():
         drawn.add_row(name, *_costs(row), *_neighbours(row["neighbours"]), *_model(row))
     return drawn

@@ -8,6 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from bench.tables import figures_table
+
 _WAYS = ("Headwater", "one at a time")
 
 
@@ -20,7 +22,8 @@ def show(figures: Mapping[str, Any], console: Console) -> None:
 
 def _speed(figures: Mapping[str, Any]) -> Table:
     cores = figures["cores"]
-    table = _table(f"The whole loop, all processes on {cores} core{'s' * (cores > 1)}", *_WAYS)
+    title = f"The whole loop, all processes on {cores} core{'s' * (cores > 1)}"
+    table = figures_table(title, "", _WAYS)
     table.add_row(
         "events/s, sustained",
         f"{figures['events_per_second']:,.0f}  ({figures['speedup']:.1f} times)",
@@ -37,7 +40,7 @@ def _latency(found: Mapping[str, float] | None) -> str:
 
 
 def _cpu(figures: Mapping[str, Any]) -> Table:
-    table = _table("Microseconds of CPU an event", *_WAYS)
+    table = figures_table("Microseconds of CPU an event", "", _WAYS)
     mine, theirs = figures["stages"], figures["baseline_stages"]
     for name in mine:
         table.add_row(name, f"{mine[name]:,.0f}", f"{theirs[name]:,.0f}")
@@ -50,7 +53,8 @@ def _cpu(figures: Mapping[str, Any]) -> Table:
 
 def _parts(figures: Mapping[str, Any]) -> Table:
     batch = figures["worker"]["batch_events"]
-    table = _table(f"Each part alone, in batches of {batch:.0f}", "microseconds an event")
+    title = f"Each part alone, in batches of {batch:.0f}"
+    table = figures_table(title, "", ["microseconds an event"])
     for name, value in figures["parts_us"].items():
         table.add_row(name, f"{value:,.1f}")
     table.add_section()
@@ -69,10 +73,3 @@ def _checks(figures: Mapping[str, Any]) -> str:
         f"retries {worker['retries']:.0f}, write conflicts {worker['conflicts']:.0f}; "
         "all events committed"
     )
-
-
-def _table(title: str, *columns: str) -> Table:
-    table = Table("", title=title, title_justify="left")
-    for column in columns:
-        table.add_column(column, justify="right")
-    return table

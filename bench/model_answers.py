@@ -7,10 +7,9 @@ from pathlib import Path
 
 from bench.model_forms import Form
 from bench.model_progress import Progress
-from deploy.optimize.agreement import Answering, agreement
+from deploy.optimize.agreement import Answering, agreement, of_graph
 from deploy.optimize.questions import Questions
 from trainer.comparison import Arrays
-from trainer.export import answers, open_session
 
 
 def compare(progress: Progress, form: Form, graph: Path, asked: Questions) -> None:
@@ -19,12 +18,6 @@ def compare(progress: Progress, form: Form, graph: Path, asked: Questions) -> No
         found = agreement(of_graph(graph), _of_form(form), asked)
         kept = progress.figures.setdefault("agreement", {})
         kept[form.name] = asdict(found) | {"ndcg_kept": found.kept}
-
-
-def of_graph(graph: Path, threads: int = 1) -> Answering:
-    """A graph in ONNX Runtime, on the CPU."""
-    session = open_session(graph, threads)
-    return lambda feeds: answers(session, feeds)
 
 
 def _of_form(form: Form) -> Answering:

@@ -11,7 +11,7 @@ import statistics
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Barrier
 from typing import Any
@@ -82,20 +82,19 @@ def compare_settings(
         name: [one.session(graph) for _ in range(one.calls)] for name, one in settings.items()
     }
     found: dict[str, dict[str, Any]] = {name: {} for name in settings}
-    longest = max(sizes.histories)
-    for history, batch, feeds in sizes.cells():
-        if history == longest:
-            rounds = [
-                {name: _rate(own, feeds, batch, seconds) for name, own in sessions.items()}
-                for _ in range(_ROUNDS)
-            ]
-            for name in settings:
-                rates = [one[name] for one in rounds]
-                over = [one[name] / one[AS_SERVED] for one in rounds]
-                found[name][str(batch)] = {
-                    "users_per_second": statistics.median(rates),
-                    "over_served": statistics.median(over),
-                }
+    longest = replace(sizes, histories=(max(sizes.histories),))
+    for _, batch, feeds in longest.cells():
+        rounds = [
+            {name: _rate(own, feeds, batch, seconds) for name, own in sessions.items()}
+            for _ in range(_ROUNDS)
+        ]
+        for name in settings:
+            rates = [one[name] for one in rounds]
+            over = [one[name] / one[AS_SERVED] for one in rounds]
+            found[name][str(batch)] = {
+                "users_per_second": statistics.median(rates),
+                "over_served": statistics.median(over),
+            }
     progress.figures["settings"] = found
 
 

@@ -11,10 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bench.model_answers import of_graph
 from bench.model_progress import Progress
 from bench.model_version import Version
-from deploy.optimize.agreement import Answering, agreement
+from deploy.optimize.agreement import Answering, agreement, of_graph
 from deploy.optimize.cpu import write_exact, write_int8, write_narrow
 from features.rows import Layout
 from trainer.comparison import Arrays

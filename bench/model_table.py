@@ -7,6 +7,8 @@ from typing import Any
 
 from rich.table import Table
 
+from bench.tables import figures_table
+
 
 def tables(figures: Mapping[str, Any]) -> Iterator[Table]:
     """Users a second by history and batch; how like the graph each form answers."""
@@ -28,10 +30,7 @@ def tables(figures: Mapping[str, Any]) -> Iterator[Table]:
 
 def _rates(history: str, forms: Mapping[str, Any]) -> Table:
     batches = list(dict.fromkeys(batch for found in forms.values() for batch in found))
-    shown = Table(title=f"users/s, history {history}; times the floor", title_justify="left")
-    shown.add_column("batch")
-    for batch in batches:
-        shown.add_column(batch, justify="right")
+    shown = figures_table(f"users/s, history {history}; times the floor", "batch", batches)
     for name, found in forms.items():
         shown.add_row(name, *(_rate(found.get(batch)) for batch in batches))
     return shown
@@ -40,10 +39,7 @@ def _rates(history: str, forms: Mapping[str, Any]) -> Table:
 def _settings(settings: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Table:
     title = "users/s of ONNX Runtime's settings, by batch; times what is served"
     batches = list(dict.fromkeys(batch for found in settings.values() for batch in found))
-    shown = Table(title=title, title_justify="left")
-    shown.add_column("batch")
-    for batch in batches:
-        shown.add_column(batch, justify="right")
+    shown = figures_table(title, "batch", batches)
     for name, found in settings.items():
         cells = (found[batch] for batch in batches)
         shown.add_row(
@@ -91,10 +87,7 @@ def _by_form(
     Args:
         columns: by their title, the figure and how it is written.
     """
-    shown = Table(title=title, title_justify="left")
-    shown.add_column("")
-    for name in columns:
-        shown.add_column(name, justify="right")
+    shown = figures_table(title, "", columns)
     for name, found in forms.items():
         shown.add_row(name, *(format(found[one], how) for one, how in columns.values()))
     return shown
@@ -102,13 +95,9 @@ def _by_form(
 
 def _catalogue(sizes: Mapping[str, Mapping[str, Any]]) -> Table:
     names = list(dict.fromkeys(name for found in sizes.values() for name in found))
-    shown = Table(
-        title="users/s by items, batches of 64; times the floor, or recall of the best 10",
-        title_justify="left",
-    )
-    shown.add_column("items", justify="right")
-    for name in names:
-        shown.add_column(name, justify="right")
+    title = "users/s by items, batches of 64; times the floor, or recall of the best 10"
+    shown = figures_table(title, "items", names)
+    shown.columns[0].justify = "right"
     for items, found in sizes.items():
         shown.add_row(items, *(_rate(found.get(name)) for name in names))
     return shown

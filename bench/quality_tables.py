@@ -8,6 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from bench.quality_figures import Row
+from bench.tables import figures_table
 
 OURS = "Headwater"
 # The larger size: so many models whose scores are averaged.
@@ -28,10 +29,8 @@ _GROUPS = {
 
 def table(title: str, rows: Rows) -> Table:
     """One protocol's rows."""
-    drawn = Table(title=title, title_justify="left")
-    drawn.add_column("method")
-    for column in ("NDCG@10", "95 %", "HR@10", "HR@50", "coverage", *_GROUPS):
-        drawn.add_column(column, justify="right")
+    columns = ("NDCG@10", "95 %", "HR@10", "HR@50", "coverage", *_GROUPS)
+    drawn = figures_table(title, "method", columns)
     for name, row in rows.items():
         low, high = row["ndcg_at_10_interval"]
         drawn.add_row(
@@ -57,10 +56,7 @@ def difference_table(rows: Rows) -> Table | None:
         return None
     groups = next(iter(parts.values()))["groups"]
     title = f"{OURS} minus, NDCG@10 [95 %]; * above 0"
-    drawn = Table(title=title, title_justify="left")
-    drawn.add_column("method")
-    for column in ("all", *groups):
-        drawn.add_column(column.replace("_", " "), justify="right")
+    drawn = figures_table(title, "method", (one.replace("_", " ") for one in ("all", *groups)))
     for name, row in parts.items():
         drawn.add_row(name, *map(_difference, (row, *(row["groups"][one] for one in groups))))
     return drawn

@@ -40,6 +40,7 @@ from bench.questions import (
     takes_of,
 )
 from bench.report import run_benchmark, write_report
+from bench.tables import figures_table
 from deploy.settings import default_cache_dir
 from features import inputs, rows
 from features.rows import Layout, Observed, UserRow
@@ -319,10 +320,8 @@ def summary(clean: Floats, found: Gains, people: Ints) -> dict[str, Any]:
 def table(figures: Mapping[str, Any], rates: Sequence[float]) -> Table:
     """The curves, a damage a row."""
     clean = figures["undamaged"]["ndcg_at_10"]
-    drawn = Table(title=f"NDCG@10, undamaged {clean:.4f}; by rate", title_justify="left")
-    drawn.add_column("damage")
-    for rate in rates:
-        drawn.add_column(f"{rate:g}", justify="right")
+    title = f"NDCG@10, undamaged {clean:.4f}; by rate"
+    drawn = figures_table(title, "damage", (f"{rate:g}" for rate in rates))
     for name, points in figures["damaged"].items():
         drawn.add_row(name, *(f"{one['ndcg_at_10']:.4f} {one['share']:4.0%}" for one in points))
     return drawn

@@ -82,7 +82,7 @@ def sum_of_lists(lists: Sequence[tuple[EventType, TrendList]], layout: Layout) -
 
 
 class TrendTable:
-    """Trends by a version's item indices: dense tables, for nothing is searched then.
+    """Trends by a version's item indices: a dense table of places, so that nothing is searched.
 
     Args:
         trends: what trends.
@@ -100,10 +100,12 @@ class TrendTable:
         self.indices = indices[known]
         self.places = np.full(len(vocabulary), -1, np.int32)
         self.places[self.indices] = np.arange(len(self.indices))
-        self._counts = np.zeros((len(vocabulary), len(trends.half_lives)))
-        self._counts[self.indices] = trends.counts[known]
+        # What does not trend stands at the last place: its counts are 0.
+        self._counts = np.pad(trends.counts[known], ((0, 1), (0, 0)))
 
     def values(self, items: npt.NDArray[np.int64], times_ms: Sequence[int]) -> FloatArray:
         """What the model's trend weights weigh: float64[B, n, T] of int64[B, n] item indices."""
-        counts: FloatArray = self._counts[items] * self.trends.decayed(times_ms)[:, None]
+        counts: FloatArray = (
+            self._counts[self.places[items]] * self.trends.decayed(times_ms)[:, None]
+        )
         return np.log1p(counts)

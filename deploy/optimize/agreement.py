@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from deploy.optimize.questions import Questions
 from deploy.optimize.settings import OptimizeSettings
 from features.inputs import IntArray
 from trainer.comparison import Array, Arrays
+from trainer.export import answers, open_session
 from trainer.figures import Floats
 
 BEST = 10
@@ -49,6 +51,16 @@ class Agreement:
                 f"NDCG@10: {self.ndcg:.4f} instead of {self.graph_ndcg:.4f}, a loss above "
                 f"{settings.max_loss:.1%}"
             )
+
+
+def of_graph(graph: Path, threads: int = 1) -> Answering:
+    """A graph in ONNX Runtime, on the CPU.
+
+    Raises:
+        ExportError: it cannot be read.
+    """
+    session = open_session(graph, threads)
+    return lambda feeds: answers(session, feeds)
 
 
 def agreement(graph: Answering, form: Answering, asked: Questions) -> Agreement:

@@ -19,7 +19,7 @@ from pathlib import Path
 import msgspec
 
 from deploy.optimize import OptimizeError
-from deploy.optimize.agreement import Agreement, Answering, agreement
+from deploy.optimize.agreement import Agreement, Answering, agreement, of_graph
 from deploy.optimize.bindings import Kind, kinds
 from deploy.optimize.cpu import write_int8, write_narrow
 from deploy.optimize.engine import build_engine
@@ -33,7 +33,7 @@ from features.inputs import MODEL_NAME
 from features.rows import Layout
 from trainer.drafts import CONFIG, GRAPH, exact_graph
 from trainer.ensemble import Model
-from trainer.export import ExportError, answers, open_session
+from trainer.export import ExportError
 from trainer.triton_checks import config_refusals, graph_file
 from trainer.triton_config import Backend, render_config
 
@@ -122,8 +122,7 @@ def _outcome(form: Form, version: Version, into: Path, settings: OptimizeSetting
         outcome = made(form, version, draft, model, settings)
         if outcome.folder is None:
             return outcome
-        found = msgspec.json.encode(outcome.agreement)
-        (draft / AGREEMENT).write_bytes(msgspec.json.format(found) + b"\n")
+        (draft / AGREEMENT).write_bytes(encoded(outcome.agreement))
         return replace(outcome, folder=_placed(draft, model, form, version))
     except OptimizeError as error:
         return Outcome(form.name, None, str(error), None)
@@ -161,9 +160,7 @@ def _beside_graph(form: Form, version: Version, folder: Path) -> Agreement:
     """
     if not len(version.asked.targets):
         raise OptimizeError("there is no event that it could be asked about")
-    session = open_session(version.graph)
-    answering = form.make(version, folder)
-    return agreement(lambda feeds: answers(session, feeds), answering, version.asked)
+    return agreement(of_graph(version.graph), form.make(version, folder), version.asked)
 
 
 def _unserved(version: Version, form: Form, draft: Path, model: Path) -> Iterator[str]:
@@ -195,8 +192,7 @@ def _int8(version: Version, folder: Path) -> Answering:
     write_narrow(version.model, version.layout, narrow)
     write_int8(narrow, version.model.architecture.items, folder / GRAPH)
     narrow.unlink()
-    session = open_session(folder / GRAPH)
-    return lambda feeds: answers(session, feeds)
+    return of_graph(folder / GRAPH)
 
 
 INT8 = Form("int8", Backend.ONNX_RUNTIME, _int8)

@@ -10,9 +10,9 @@ never seen by anyone.
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import structlog
 
@@ -23,7 +23,6 @@ from features.inputs import MODEL_NAME
 from trainer.drafts import EXACT, GRAPH
 
 FORM = "form.json"
-_MAKING = "making"
 log = structlog.get_logger()
 
 
@@ -51,10 +50,9 @@ def serve_int8(version: Version, repository: Path, settings: OptimizeSettings) -
     Raises:
         OSError: a file cannot be written; it can be called again.
     """
-    folder, aside = version.folder, version.folder / _MAKING
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir()
-    try:
+    folder = version.folder
+    with TemporaryDirectory(dir=folder) as name:
+        aside = Path(name)
         outcome = made(INT8, version, aside, repository / MODEL_NAME, settings)
         served = Served.INT8 if outcome.folder else Served.FLOAT32
         form = ServedForm(served, outcome.refusal, outcome.agreement)
@@ -63,8 +61,6 @@ def serve_int8(version: Version, repository: Path, settings: OptimizeSettings) -
             if version.graph.name == GRAPH:
                 version.graph.rename(folder / EXACT)
             (aside / GRAPH).rename(folder / GRAPH)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
     _tell(version, form)
     return form
 
