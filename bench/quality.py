@@ -14,7 +14,7 @@ from rich.console import Console
 from bench.peer_runs import Budget, Peer
 from bench.quality_chart import draw
 from bench.quality_run import Ablations, start
-from bench.quality_tables import LARGE, MEMBERS, OURS, Rows, difference_table, summary, table
+from bench.quality_tables import OURS, Rows, difference_table, summary, table
 from bench.questions import Protocol, Ties, rules
 from bench.report import run_benchmark, write_report
 from bench.work import UNHURRIED_S, kept_or_temporary
@@ -26,7 +26,6 @@ from trainer.settings import Part, TrainerSettings
 
 WIDTH = 150
 QUICK_EVENTS = 8_000
-SIZES: Ablations = {OURS: {}, LARGE: {"members": MEMBERS}}
 # Without one part of the model each.
 ABLATIONS: Ablations = {
     **{f"{OURS} without {part}": {"without": frozenset({part})} for part in Part},
@@ -71,7 +70,7 @@ def main(
         log, settings = log.head(QUICK_EVENTS), settings.model_copy(update={"epochs": 1})
     chosen = (peer or list(Peer)) if peers else []
     budget, rule = Budget(max_epochs=max_epochs, repeats=repeats), rules(ties, repeats)
-    models = {**SIZES, **(ABLATIONS if ablations else {})}
+    models = ABLATIONS if ablations else {}
     rows: dict[str, Rows] = {}
     with kept_or_temporary(work) as kept:
         for each in protocol or list(Protocol):

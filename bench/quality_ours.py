@@ -99,6 +99,12 @@ def train_ours(
     )
 
 
+def first_member(ours: Ours) -> Ours:
+    """The first of the models whose scores are averaged, alone."""
+    alone = ours.trained.model.members[0]
+    return replace(ours, trained=replace(ours.trained, model=alone))
+
+
 def learned_log(log: Log, takes: Takes, part: int = TRAINING) -> Log:
     """The events up to each person's last take in this part, without what is asked for later.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +14,13 @@ from bench.answers import Answers, answers_by_score, answers_in_lists
 from bench.counting import Method, methods
 from bench.peer_runs import Budget, Interactions, Peer, PeerRun, Request, tune, write_input
 from bench.quality_figures import Row, figures, gains, mean, with_differences
-from bench.quality_ours import scores, train_ours
-from bench.quality_tables import LEARNED_PEER, OURS
+from bench.quality_ours import Ours, first_member, scores, train_ours
+from bench.quality_tables import LARGE, LEARNED_PEER, MEMBERS, OURS
 from bench.questions import (
     TEST,
     TRAINING,
     VALIDATION,
+    Floats,
     Protocol,
     Questions,
     Takes,
@@ -32,11 +32,19 @@ from deploy.settings import default_cache_dir
 from features.rows import Layout
 from features.settings import FeatureSettings
 from trainer.data import Log
-from trainer.language import LanguageModel, language_model
+from trainer.language import language_model
 from trainer.settings import TrainerSettings
 
 # By name, what is changed of our settings.
 Ablations = Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a trained model of ours answered in the test, and its NDCG@10 on validation."""
+
+    answers: Answers
+    held_out: float
 
 
 @dataclass(frozen=True)
@@ -73,34 +81,42 @@ class Run:
         return variants[best]
 
     def ours(self, seeds: int, settings: TrainerSettings, ablations: Ablations) -> dict[str, Row]:
-        """Our model, and its ablations with what each loses: the mean of the seeds."""
-        rows, gained = {}, {}
+        """Our sizes, and the default one's ablations with what each loses: means of seeds."""
+        sizes = self._sizes(seeds, settings)
+        whole = _mean_gains(sizes[OURS])
+        rows = {name: self._row(found) for name, found in sizes.items()}
         for name, change in ablations.items():
             changed = settings.model_copy(update=change)
-            reader = language_model(changed.language_model, default_cache_dir())
-            found = [self._ours(name, changed, reader, seed) for seed in range(seeds)]
-            rows[name] = mean(
-                [figures(self.test, one) | {"held_out": held_out} for one, held_out in found]
-            )
-            gained[name] = np.mean([gains(one.ranks) for one, _ in found], axis=0)
-        return {
-            name: row
-            if name == OURS
-            else with_differences(self.test, row, gained[OURS] - gained[name])
-            for name, row in rows.items()
-        }
+            found = [
+                self._judged(name, seed, self._trained(changed, seed)) for seed in range(seeds)
+            ]
+            lost = whole - _mean_gains(found)
+            rows[name] = with_differences(self.test, self._row(found), lost)
+        return rows
 
-    def _ours(
-        self, name: str, settings: TrainerSettings, reader: LanguageModel | None, seed: int
-    ) -> tuple[Answers, float]:
-        """The answers, and NDCG@10 on what training held out: validation."""
-        start = time.monotonic()
+    def _sizes(self, seeds: int, settings: TrainerSettings) -> dict[str, list[Judged]]:
+        """The default model and the larger one, whose first member it is."""
+        large = settings.model_copy(update={"members": MEMBERS})
+        found: dict[str, list[Judged]] = {OURS: [], LARGE: []}
+        for seed in range(seeds):
+            together = self._trained(large, seed)
+            found[OURS].append(self._judged(OURS, seed, first_member(together)))
+            found[LARGE].append(self._judged(LARGE, seed, together))
+        return found
+
+    def _trained(self, settings: TrainerSettings, seed: int) -> Ours:
+        reader = language_model(settings.language_model, default_cache_dir())
         wanted = settings.model_copy(update={"seed": settings.seed + seed})
-        ours = train_ours(self.log, self.takes, self.protocol, self._layout(), wanted, reader)
+        return train_ours(self.log, self.takes, self.protocol, self._layout(), wanted, reader)
+
+    def _judged(self, name: str, seed: int, ours: Ours) -> Judged:
+        held_out = _worth(answers_by_score(self.validation, scores(ours, self.validation)))
         answers = answers_by_score(self.test, scores(ours, self.test))
-        spent = time.monotonic() - start
-        self.say(f"{name}, seed {seed + 1}: {_worth(answers):.4f}, {spent:.0f} s")
-        return answers, ours.trained.outcome.held_out
+        self.say(f"{name}, seed {seed + 1}: {_worth(answers):.4f}, validation {held_out:.4f}")
+        return Judged(answers, held_out)
+
+    def _row(self, found: Sequence[Judged]) -> Row:
+        return mean([figures(self.test, one.answers) | {"held_out": one.held_out} for one in found])
 
     def _layout(self) -> Layout:
         """What may be recommended again is one rule, for training and for all methods."""
@@ -139,6 +155,11 @@ class Run:
     def say(self, text: str) -> None:
         """Tell what is going on."""
         self.console.print(f"{self.name}: {text}", highlight=False, soft_wrap=True)
+
+
+def _mean_gains(found: Sequence[Judged]) -> Floats:
+    means: Floats = np.mean([gains(one.answers.ranks) for one in found], axis=0)
+    return means
 
 
 def _ask(method: Method, asked: Questions) -> Answers:

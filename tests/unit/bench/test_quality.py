@@ -8,7 +8,7 @@ import pytest
 from bench.answers import answers_by_score
 from bench.counting import ease, methods
 from bench.quality_figures import figures, gains, groups
-from bench.quality_ours import scores, train_ours
+from bench.quality_ours import first_member, scores, train_ours
 from bench.questions import (
     MISSED,
     TEST,
@@ -154,6 +154,26 @@ def test_ease_has_no_say_of_an_item_about_itself() -> None:
     others = np.delete(people, 2, axis=1)
     ridge = np.linalg.solve(others.T @ others + 10 * np.eye(5), others.T @ people[:, 2])
     np.testing.assert_allclose(np.delete(weights[:, 2], 2), ridge)
+
+
+def test_the_first_member_is_the_model_of_its_own_training(log: Log) -> None:
+    layout, settings = Layout(FeatureSettings()), TrainerSettings(width=8, epochs=1, threads=1)
+    takes = takes_of(log, Protocol.LEAVE_ONE_OUT)
+    asked = questions(takes, TEST)
+    alone, together = (
+        train_ours(
+            log,
+            takes,
+            Protocol.LEAVE_ONE_OUT,
+            layout,
+            settings.model_copy(update={"members": members}),
+            None,
+        )
+        for members in (1, 2)
+    )
+    (of_both,), (of_first,) = scores(together, asked), scores(first_member(together), asked)
+    np.testing.assert_array_equal(of_first, scores(alone, asked)[0])
+    assert (of_both != of_first).any()
 
 
 def test_our_model_is_asked_before_the_second(log: Log) -> None:
