@@ -14,7 +14,7 @@ from rich.console import Console
 from bench.peer_runs import Budget, Peer
 from bench.quality_chart import draw
 from bench.quality_run import Ablations, start
-from bench.quality_tables import OURS, Rows, difference_table, summary, table
+from bench.quality_tables import OURS, Rows, difference_table, summary, table, verdicts
 from bench.questions import Protocol, Ties, rules
 from bench.report import run_benchmark, write_report
 from bench.work import UNHURRIED_S, kept_or_temporary
@@ -79,10 +79,7 @@ def main(
             rows[each.value] = theirs | run.ours(seeds, settings, models)
             show(printer, f"{each}, {len(run.test.targets()[0])} targets; {rule}", rows[each.value])
     found = summary(rule, rows, len(chosen)) | {"seeds": seeds}
-    for name, ratio in found["ratio_to_best_peer"].items():
-        back = found["ratio_on_return_visits"].get(name, float("nan"))
-        size = found["size"][name]
-        line = f"{name}, {size}: NDCG@10 {ratio:.3f} times the best peer's, returns {back:.2f}"
+    for line in verdicts(found):
         printer.print(line, highlight=False)
     if report:
         write_report(report, "quality", found)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from rich.table import Table
@@ -131,3 +131,19 @@ def summary(rules: str, rows: Mapping[str, Rows], learned_peers: int) -> dict[st
         "size": {protocol: chosen_size(of) for protocol, of in rows.items()},
         "rows": {name: dict(found) for name, found in rows.items()},
     }
+
+
+def verdicts(found: Mapping[str, Any]) -> Iterator[str]:
+    """A summary's ratios in a line each: beside all others, and beside the learned peers alone."""
+    for than, ratio, on_returns in (
+        ("the best of all others", "ratio_to_best_peer", "ratio_on_return_visits"),
+        (
+            "the best learned peer",
+            "ratio_to_best_learned_peer",
+            "learned_ratio_on_return_visits",
+        ),
+    ):
+        for protocol, times in found[ratio].items():
+            back = found[on_returns].get(protocol, float("nan"))
+            size = found["size"][protocol]
+            yield f"{protocol}, {size}: NDCG@10 {times:.3f} times {than}, returns {back:.2f}"

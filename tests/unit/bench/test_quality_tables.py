@@ -13,7 +13,7 @@ from rich.console import Console
 from bench.answers import Answers
 from bench.quality_chart import draw
 from bench.quality_figures import figures, gains, with_differences
-from bench.quality_tables import LARGE, OURS, difference_table, ratios, summary, table
+from bench.quality_tables import LARGE, OURS, difference_table, ratios, summary, table, verdicts
 from bench.questions import TEST, Protocol, Questions, Ties, questions, rules, takes_of
 from features.events import Click
 from trainer.data import Log
@@ -79,6 +79,10 @@ def test_ours_is_held_against_the_best_of_all_others() -> None:
     report = summary(rules(Ties.FILE, repeats=True), rows, 1)
     assert report["ratio_to_best_peer"] == found["ratio_to_best_peer"]
     assert report["ties"] == "ties file: inside a second the order of the log's file; items return"
+    said = list(verdicts(report))
+    assert len(said) == 3
+    assert said[-1].startswith("leave_one_out")
+    assert said[-1].endswith("NDCG@10 1.250 times the best learned peer, returns 5.00")
 
 
 def test_a_difference_is_paired_by_target_and_told_by_group(asked: Questions) -> None:
