@@ -32,7 +32,7 @@ from deploy.settings import default_cache_dir
 from features.rows import Layout
 from features.settings import FeatureSettings
 from trainer.data import Log
-from trainer.language import language_model
+from trainer.language import LanguageModel, language_model
 from trainer.settings import TrainerSettings
 
 # By name, what is changed of our settings.
@@ -82,30 +82,34 @@ class Run:
 
     def ours(self, seeds: int, settings: TrainerSettings, ablations: Ablations) -> dict[str, Row]:
         """Our sizes, and the default one's ablations with what each loses: means of seeds."""
-        sizes = self._sizes(seeds, settings)
+        # A part left out leaves the language model as it is: read once for all.
+        reader = language_model(settings.language_model, default_cache_dir())
+        sizes = self._sizes(seeds, settings, reader)
         whole = _mean_gains(sizes[OURS])
         rows = {name: self._row(found) for name, found in sizes.items()}
         for name, change in ablations.items():
             changed = settings.model_copy(update=change)
             found = [
-                self._judged(name, seed, self._trained(changed, seed)) for seed in range(seeds)
+                self._judged(name, seed, self._trained(changed, reader, seed))
+                for seed in range(seeds)
             ]
             lost = whole - _mean_gains(found)
             rows[name] = with_differences(self.test, self._row(found), lost)
         return rows
 
-    def _sizes(self, seeds: int, settings: TrainerSettings) -> dict[str, list[Judged]]:
+    def _sizes(
+        self, seeds: int, settings: TrainerSettings, reader: LanguageModel | None
+    ) -> dict[str, list[Judged]]:
         """The default model and the larger one, whose first member it is."""
         large = settings.model_copy(update={"members": MEMBERS})
         found: dict[str, list[Judged]] = {OURS: [], LARGE: []}
         for seed in range(seeds):
-            together = self._trained(large, seed)
+            together = self._trained(large, reader, seed)
             found[OURS].append(self._judged(OURS, seed, first_member(together)))
             found[LARGE].append(self._judged(LARGE, seed, together))
         return found
 
-    def _trained(self, settings: TrainerSettings, seed: int) -> Ours:
-        reader = language_model(settings.language_model, default_cache_dir())
+    def _trained(self, settings: TrainerSettings, reader: LanguageModel | None, seed: int) -> Ours:
         wanted = settings.model_copy(update={"seed": settings.seed + seed})
         return train_ours(self.log, self.takes, self.protocol, self._layout(), wanted, reader)
 
