@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 import typer
+from headwater_client.errors import HeadwaterError
 
 from deploy.commands import (
     backfill,
@@ -23,7 +24,6 @@ from deploy.commands import (
     windows,
     worker,
 )
-from features.errors import HeadwaterError
 
 app = typer.Typer(
     name="headwater",

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import pydantic_settings
+from headwater_client.errors import SettingsError
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
@@ -24,7 +25,6 @@ from deploy import settings_text
 from deploy.optimize.settings import OptimizeSettings
 from deploy.rollout.settings import RolloutSettings
 from deploy.settings_text import DELIMITER, PREFIX
-from features.errors import SettingsError
 from features.settings import (
     FeatureSettings,
     KafkaSettings,

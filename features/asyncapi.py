@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+from headwater_client.events import Click, DeadLetter, Item, Purchase, Recommendation
 
-from features.events import Click, DeadLetter, Item, Purchase, Recommendation
 from features.rollout_messages import Rollout, RolloutAnswer, RolloutCommand, RolloutStep
 from features.topics import (
     CLICKS,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from features import light_feast  # noqa: F401  (before anything of Feast)
+from features import feast_import  # noqa: F401  (before anything of Feast)
 
 # isort: split
 
@@ -16,8 +16,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 from feast.protos.feast.types.Value_pb2 import DoubleList, Int64List, StringList, Value
+from headwater_client.events import Item
 
-from features.events import Item
 from features.feedback import Counters, FeedbackRow
 from features.rows import ItemGroup, Layout, UserRow, empty_group, empty_user
 from features.topics import Hash

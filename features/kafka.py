@@ -14,8 +14,8 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # public, but
     OffsetSpec,
     TopicDescription,
 )
+from headwater_client.errors import ServerError, SettingsError
 
-from features.errors import ServerError, SettingsError
 from features.settings import KafkaSettings
 from features.topics import ACTION_TOPICS, ITEMS, TOPICS, Hash, Topic, source_hash
 

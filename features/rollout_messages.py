@@ -14,9 +14,8 @@ from enum import StrEnum
 from typing import Annotated, Any
 
 import msgspec
+from headwater_client.events import Id, TimestampMs
 from msgspec import Meta, Struct
-
-from features.events import Id, TimestampMs
 
 # Of everyone, at most: as many people see the baseline.
 LARGEST_SHARE = 0.5

@@ -18,9 +18,9 @@ from confluent_kafka import (
     Producer,
     TopicPartition,
 )
+from headwater_client.errors import ServerError
+from headwater_client.events import encode
 
-from features.errors import ServerError
-from features.events import encode
 from features.kafka import client_config
 from features.rollout_messages import Rollout, RolloutMessage, decode_rollout_message
 from features.settings import KafkaSettings

@@ -18,8 +18,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from headwater_client.events import Click, EventType, Purchase
+
 from features import decay
-from features.events import Click, EventType, Purchase
 from features.settings import FeatureSettings
 from features.topics import Hash, hash64
 

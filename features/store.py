@@ -8,7 +8,7 @@ is written here.
 
 from __future__ import annotations
 
-from features import light_feast  # noqa: F401  (before anything of Feast)
+from features import feast_import  # noqa: F401  (before anything of Feast)
 
 # isort: split
 
@@ -23,9 +23,9 @@ from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.repo_config import RegistryConfig
 from google.protobuf.timestamp_pb2 import Timestamp
+from headwater_client.errors import ServerError, SettingsError
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
-from features.errors import ServerError, SettingsError
 from features.redis_packing import packed
 from features.repo import definitions
 from features.settings import Durability, StoreSettings

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from typing import NewType
 
 import xxhash
-
-from features.events import EventType
+from headwater_client.events import EventType
 
 CLICKS = "clicks"
 PURCHASES = "purchases"

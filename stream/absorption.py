@@ -13,10 +13,10 @@ from typing import Generic, NamedTuple, TypeVar
 
 import structlog
 from cachetools import LRUCache
+from headwater_client.events import Click, Purchase
 
 from features import columns
 from features.columns import VERSION
-from features.events import Click, Purchase
 from features.rows import ItemGroup, Layout, UserRow, absorb, absorb_item, observed
 from features.store import USERS, Read, RowStore, Table, Write
 from features.topics import Hash

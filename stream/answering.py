@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import xxhash
+from headwater_client.events import Click, Purchase, Recommendation, RecommendedItem, Shadow
 
-from features.events import Click, Purchase, Recommendation, RecommendedItem, Shadow
 from features.rows import Layout, UserRow
 from features.store import RowStore
 from stream.asking import Asked, Asker, Question, Request

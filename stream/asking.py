@@ -8,8 +8,8 @@ from time import perf_counter
 from typing import Any, NamedTuple
 
 import numpy.typing as npt
+from headwater_client.events import Click, Purchase
 
-from features.events import Click, Purchase
 from features.inputs import model_tensors
 from features.rows import Layout, UserRow
 from stream import metrics

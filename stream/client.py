@@ -31,9 +31,17 @@ from confluent_kafka import (
     Producer,
     TopicPartition,
 )
+from headwater_client.errors import ServerError
+from headwater_client.events import (
+    Click,
+    EventError,
+    Item,
+    Purchase,
+    Recommendation,
+    decode,
+    encode,
+)
 
-from features.errors import ServerError
-from features.events import Click, EventError, Item, Purchase, Recommendation, decode, encode
 from features.kafka import client_config, unreachable
 from features.settings import KafkaSettings
 from features.topics import CLICKS, ITEMS, PARTITIONER, PURCHASES, RECOMMENDATIONS

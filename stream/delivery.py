@@ -9,8 +9,8 @@ import asyncio
 from collections import deque
 
 from confluent_kafka import KafkaError, Message, Producer
+from headwater_client.errors import ServerError
 
-from features.errors import ServerError
 from features.kafka import client_config
 from features.settings import KafkaSettings
 from features.topics import MAX_MESSAGE_BYTES, PARTITIONER

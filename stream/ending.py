@@ -8,8 +8,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, NoReturn
 
 import structlog
-
-from features.errors import HeadwaterError
+from headwater_client.errors import HeadwaterError
 
 log = structlog.get_logger()
 EXIT_FAILED = 70

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from faust.types import EventT
+from headwater_client.events import ACTIONS, EventError, decode
 
-from features.events import ACTIONS, EventError, decode
 from features.topics import ACTION_TOPICS, Hash
 from stream import metrics
 from stream.absorption import Absorbed, Absorber, Arrived

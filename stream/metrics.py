@@ -6,9 +6,8 @@ from collections import Counter as Tally
 from collections.abc import Iterable
 
 from faust.types import EventT
+from headwater_client.events import Recommendation
 from prometheus_client import Counter, Gauge, Histogram
-
-from features.events import Recommendation
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 

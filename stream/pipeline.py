@@ -18,8 +18,8 @@ from functools import partial
 
 import msgspec
 from faust.types import EventT
+from headwater_client.events import Recommendation, Shadow, encode
 
-from features.events import Recommendation, Shadow, encode
 from features.topics import RECOMMENDATIONS
 from stream import metrics
 from stream.answering import Answerer, Group

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from headwater_client.events import Reason, RecommendedItem
 
-from features.events import Reason, RecommendedItem
 from features.rows import UserRow
 from features.topics import hash64
 from features.vocabulary import FIRST_ITEM, PADDING, Vocabulary

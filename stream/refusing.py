@@ -6,8 +6,8 @@ import time
 
 import structlog
 from faust.types import EventT
+from headwater_client.events import DeadLetter, EventError, encode
 
-from features.events import DeadLetter, EventError, encode
 from features.topics import DEAD_LETTERS
 from stream import metrics
 from stream.delivery import Delivery

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import structlog
+from headwater_client.errors import ServerError
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_exponential_jitter
 
-from features.errors import ServerError
 from features.store import StoreRestartedError
 from stream import metrics
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import structlog
 import xxhash
 from confluent_kafka import Message
+from headwater_client.errors import HeadwaterError
 
-from features.errors import HeadwaterError
 from features.rollout_messages import LARGEST_SHARE, Rollout, RoutedVersion, Variant
 from features.rollouts import is_end, read_all, rollout_message_in, rollouts_consumer
 from features.settings import KafkaSettings

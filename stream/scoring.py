@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import structlog
+from headwater_client.errors import HeadwaterError
 from tritonclient.grpc import InferInput, InferRequestedOutput
 from tritonclient.grpc.aio import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
-from features.errors import HeadwaterError
 from features.inputs import Tensor
 from stream.breaker import LONGEST_REST_S, REST_S, Breaker
 from stream.settings import TritonSettings

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from faust.types import EventT
+from headwater_client.errors import ServerError
+from headwater_client.events import EventError, Item, decode
 
 from features.columns import VERSION, decode_pair, encode_item
-from features.errors import ServerError
-from features.events import EventError, Item, decode
 from features.repo.definitions import LOADED
 from features.store import CATALOGUE, Read, RowStore, Write
 from features.topics import ITEMS, Hash, source_hash

@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import Mapping
 
 import structlog
+from headwater_client.errors import ServerError
+from headwater_client.events import EventType
 
 from features.columns import VERSION, TrendList, decode_trending, encode_trending
-from features.errors import ServerError
-from features.events import EventType
 from features.repo.definitions import item_sources
 from features.rows import ItemGroup, Layout
 from features.store import TRENDING, Read, RowStore, Write

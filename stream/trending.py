@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from headwater_client.events import EventType
 
 from features.columns import TrendList
-from features.events import EventType
 from features.rows import ItemGroup, Layout
 from features.vocabulary import Vocabulary
 

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.stand.servers import own, own_kafka, servers
+from tests.harness.servers import own, own_kafka, servers
 
 __all__ = ["own", "own_kafka", "servers"]

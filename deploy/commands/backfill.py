@@ -8,9 +8,9 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from headwater_client.errors import SettingsError
 
 from deploy.commands.data_options import Data, Map, Type, data_source
-from features.errors import SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from deploy.settings import Settings
-    from trainer.data import Log
+    from trainer.datasets.log import Log
     from trainer.windows.manifest import Manifest
 
 
@@ -42,10 +42,10 @@ Parts = Annotated[
 def backfill(parts: Parts = None, data: Data = None, maps: Map = None, types: Type = None) -> None:
     """Rebuild the online store and the windows, from all that Kafka has, or from --data."""
     from deploy import local
-    from deploy.backfill import wait_for_workers
-    from deploy.logs import configure_logs
+    from deploy.jobs.backfill import wait_for_workers
+    from deploy.services.logging import configure_logs
     from deploy.settings import load_settings
-    from trainer.data import load_log
+    from trainer.datasets.log import load_log
 
     configure_logs()
     if data is None and (maps or types):
@@ -70,7 +70,7 @@ def backfill(parts: Parts = None, data: Data = None, maps: Map = None, types: Ty
 def _rows(settings: Settings, log: Log | None, progress: Progress) -> None:
     import asyncio
 
-    from deploy.backfill import rows_from_kafka, rows_from_log
+    from deploy.jobs.backfill import rows_from_kafka, rows_from_log
 
     task = progress.add_task("rows", total=None)
 
@@ -93,12 +93,12 @@ def _windows(settings: Settings, log: Log | None, progress: Progress) -> None:
 
 
 def _history(settings: Settings, log: Log | None, progress: Progress) -> None:
-    from deploy.backfill import items_from_kafka
-    from deploy.feature_repo import history_path
+    from deploy.jobs.backfill import items_from_kafka
+    from deploy.local.feature_repo import history_path
     from features.rows import Layout
-    from trainer.data import Log
-    from trainer.examples import observed_log
-    from trainer.row_history import write_history
+    from trainer.datasets.log import Log
+    from trainer.examples.feast_history import write_history
+    from trainer.examples.replay import observed_log
     from trainer.windows.log import read_log
     from trainer.windows.store import WindowStore
 

@@ -6,10 +6,10 @@ from __future__ import annotations
 def controller() -> None:
     """Run the rollout controller until it is stopped; of several, one leads."""
     from deploy import local
-    from deploy.logs import configure_logs
-    from deploy.rollout.service import run_controller
+    from deploy.services.controller import run_controller
+    from deploy.services.logging import configure_logs
+    from deploy.services.signals import stopped_by_signals
     from deploy.settings import load_settings
-    from deploy.signals import stopped_by_signals
 
     configure_logs()
     settings = local.connect(load_settings())

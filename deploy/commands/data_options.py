@@ -9,7 +9,7 @@ import typer
 
 if TYPE_CHECKING:
     from deploy.settings import Settings
-    from trainer.data import DataSource
+    from trainer.datasets.log import DataSource
 
 Data = Annotated[
     Path | None,
@@ -43,8 +43,8 @@ def data_source(
     settings: Settings, data: Path | None, maps: list[str] | None, types: list[str] | None
 ) -> DataSource:
     """Where the options say that the log is."""
-    from trainer.data import DataSource
-    from trainer.mapping import mapping_from_options
+    from trainer.datasets.log import DataSource
+    from trainer.datasets.mapping import mapping_from_options
 
     mapping = mapping_from_options(maps or [], types or [])
     return DataSource(settings.local.cache_dir, data, mapping)

@@ -32,8 +32,8 @@ def demo(
 ) -> None:
     """Play the whole loop: servers, data, a first model, a worker, live recommendations."""
     from deploy.demo import DemoOptions, run_demo
-    from deploy.logs import configure_logs
     from deploy.report import write_report
+    from deploy.services.logging import configure_logs
     from deploy.settings import load_settings
 
     configure_logs()

@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from headwater_client.errors import SettingsError
 
 from deploy.commands.data_options import Data, Map, Type, data_source
-from features.errors import SettingsError
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from deploy.evaluation import Evaluated
-    from deploy.prequential import Prequential
-    from trainer.evaluate import Judged
-    from trainer.figures import Figures
+    from deploy.jobs.evaluate import Evaluated
+    from deploy.jobs.prequential import Prequential
+    from trainer.evaluation.evaluate import Judged
+    from trainer.metrics import Figures
 
 GROUPS = {
     "return_visits": "return visits",
@@ -87,10 +87,10 @@ def evaluate(
     import msgspec
     from rich.console import Console
 
-    from deploy.evaluation import evaluate_version, version_folder
+    from deploy.jobs.evaluate import evaluate_version, version_folder
     from deploy.report import write_report
     from deploy.settings import load_settings
-    from trainer.data import load_log
+    from trainer.datasets.log import load_log
 
     if folder and version:
         raise SettingsError("a folder and --version exclude one another")
@@ -115,10 +115,10 @@ def _evaluate_prequential(
     import msgspec
     from rich.console import Console
 
-    from deploy.prequential import evaluate_prequential
+    from deploy.jobs.prequential import evaluate_prequential
     from deploy.report import write_report
     from deploy.settings import load_settings
-    from trainer.data import load_log
+    from trainer.datasets.log import load_log
 
     settings = load_settings()
     with Console(stderr=True).status("reading the log, then training the first model") as status:

@@ -23,9 +23,9 @@ def optimize(
 
     Each form is kept only if it answers held-out events of the log as the version does.
     """
-    from deploy.optimization import optimize_version
+    from deploy.jobs.optimize import optimize_version
     from deploy.settings import load_settings
-    from trainer.data import load_log
+    from trainer.datasets.log import load_log
 
     settings = load_settings()
     log = load_log(data_source(settings, data, maps, types))

@@ -10,13 +10,13 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from headwater_client.errors import SettingsError
 
 from deploy.commands.data_options import Data, Map, Type, data_source
-from features.errors import SettingsError
 
 if TYPE_CHECKING:
-    from deploy.replay import Pace, Replayed
-    from trainer.data import Log
+    from deploy.jobs.replay import Pace, Replayed
+    from trainer.datasets.log import Log
 
 FASTEST = "max"
 SHOWN_REFUSALS = 3
@@ -44,11 +44,11 @@ def replay(
 ) -> None:
     """Stream a log of events into Kafka, in event-time order."""
     from deploy import local
-    from deploy.replay import replay as replay_log
+    from deploy.jobs.replay import replay as replay_log
     from deploy.settings import load_settings
     from features.kafka import ensure_topics
     from stream.client import EventProducer
-    from trainer.data import load_log
+    from trainer.datasets.log import load_log
 
     settings = load_settings()
     kafka = local.connect(settings, only=["kafka"]).kafka
@@ -66,7 +66,7 @@ def replay(
 
 
 def _pace(log: Log, speed: str | None, rate: float | None) -> Pace:
-    from deploy.replay import at_once, at_rate, at_speed
+    from deploy.jobs.replay import at_once, at_rate, at_speed
 
     if speed and rate:
         raise SettingsError("--speed and --rate exclude one another")

@@ -25,7 +25,7 @@ def start(
     as_json: AsJson = False,
 ) -> None:
     """Try a version out: load it, and give it a growing share of people while figures allow."""
-    from deploy.rollout.starting import loaded
+    from deploy.jobs.start_rollout import loaded
     from features.rollout_messages import Action
 
     settings = _settings(triton=True)
@@ -69,11 +69,11 @@ def resume(by: Actor, reason: Reason, as_json: AsJson = False) -> None:
 def status(as_json: AsJson = False) -> None:
     """Who gets which version now."""
     import msgspec
+    from headwater_client.errors import DataError
     from rich.console import Console
 
     from deploy.rollout.requests import history
     from deploy.rollout.tables import status_table
-    from features.errors import DataError
     from features.inputs import MODEL_NAME
 
     current = history(_settings().kafka, MODEL_NAME).current

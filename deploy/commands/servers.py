@@ -8,8 +8,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-
-from features.errors import ServerError
+from headwater_client.errors import ServerError
 
 if TYPE_CHECKING:
     from deploy.local import ServerStatus
@@ -42,7 +41,7 @@ def up(only: Only = None) -> None:
 
 def _prepare(settings: Settings) -> None:
     """Topics and feature repository: after this a worker can start, and Feast can read."""
-    from deploy.feature_repo import feature_repo
+    from deploy.local.feature_repo import feature_repo
     from features.kafka import ensure_topics
 
     ensure_topics(settings.kafka)

@@ -11,7 +11,7 @@ import typer
 from deploy.commands.data_options import Data, Map, Type, data_source
 
 if TYPE_CHECKING:
-    from trainer.first_model import Progress
+    from trainer.training.from_scratch import Progress
 
 Share = Annotated[
     float, typer.Option(help="learn from this first part of the log only", min=0.01, max=1)
@@ -21,10 +21,10 @@ Share = Annotated[
 def train(data: Data = None, maps: Map = None, types: Type = None, share: Share = 1.0) -> None:
     """Train a model on a log of events, load it into Triton, and give it all traffic."""
     from deploy import local
+    from deploy.jobs.train import train_and_publish
     from deploy.settings import load_settings
-    from deploy.training import train_and_publish
     from features.kafka import ensure_topics
-    from trainer.data import load_log
+    from trainer.datasets.log import load_log
 
     settings = local.connect(load_settings())
     ensure_topics(settings.kafka)

@@ -6,10 +6,10 @@ from __future__ import annotations
 def trainer() -> None:
     """Run the slow loop until it is stopped: windows of events become versions, once they pass."""
     from deploy import local
-    from deploy.logs import configure_logs
+    from deploy.services.logging import configure_logs
+    from deploy.services.signals import stopped_by_signals
+    from deploy.services.trainer import slow_loop
     from deploy.settings import load_settings
-    from deploy.signals import stopped_by_signals
-    from deploy.slow_loop import slow_loop
     from trainer.priority import give_way
 
     configure_logs()

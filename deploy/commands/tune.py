@@ -15,7 +15,7 @@ from deploy.commands.data_options import Data, Map, Type, data_source
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from trainer.search import SearchProgress, Tried
+    from trainer.training.search import SearchProgress, Tried
 
 Trials = Annotated[
     int, typer.Option(help="trainings in all, those of an earlier run in --study included", min=1)
@@ -42,15 +42,15 @@ def tune(
 ) -> None:
     """Search for better settings of training, judged on the newest part of a log."""
     import msgspec
+    from headwater_client.errors import DataError
     from rich.console import Console
 
     from deploy.report import write_report
     from deploy.settings import load_settings
-    from features.errors import DataError
     from features.rows import Layout
-    from trainer.data import load_log
-    from trainer.language import language_model
-    from trainer.search import Search, search
+    from trainer.datasets.log import load_log
+    from trainer.text.encoder import language_model
+    from trainer.training.search import Search, search
 
     settings = load_settings()
     log, _ = load_log(data_source(settings, data, maps, types)).split(share)

@@ -24,9 +24,9 @@ Head = Annotated[int, typer.Option(help="only the first so many events", min=0)]
 def write() -> None:
     """Gather events from Kafka into windows until Ctrl-C or SIGTERM; run one of it."""
     from deploy import local
-    from deploy.logs import configure_logs
+    from deploy.services.logging import configure_logs
+    from deploy.services.signals import stopped_by_signals
     from deploy.settings import load_settings
-    from deploy.signals import stopped_by_signals
     from trainer.windows.store import WindowStore
     from trainer.windows.writer import WindowWriter
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from headwater_client.events import Click, EventType, Purchase
 
-from features.events import Click, EventType, Purchase
 from features.rows import Layout
 
 PLACES = 10

@@ -10,12 +10,12 @@ from statistics import median
 from typing import Any
 
 import msgspec
+from headwater_client.errors import ServerError
 
 from deploy.demo.tally import Showing
+from deploy.services.supervisor import Warn, supervised
 from deploy.settings import Settings
-from deploy.supervision import Warn, supervised
-from features.errors import ServerError
-from trainer.data import Log
+from trainer.datasets.log import Log
 from trainer.windows.loading import WindowLoader
 from trainer.windows.store import WindowStore
 

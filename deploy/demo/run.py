@@ -12,25 +12,26 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
+from headwater_client.errors import DataError, HeadwaterError, SettingsError
+from headwater_client.events import Action, Click, Item, Purchase
+
 from deploy import local
-from deploy.backfill import rows_from_log
 from deploy.demo.baseline import popularity_hits
 from deploy.demo.learning import Line, Trainer, told, trainer, windowed, write_windows
 from deploy.demo.learning import figures as learning_figures
 from deploy.demo.screen import Screen, versions_table
 from deploy.demo.tally import Tally
 from deploy.demo.watch import Watch
-from deploy.feature_repo import feature_repo
-from deploy.replay import Replayed, at_once, at_rate, replay
+from deploy.jobs.backfill import rows_from_log
+from deploy.jobs.replay import Replayed, at_once, at_rate, replay
+from deploy.local.feature_repo import feature_repo
+from deploy.services.supervisor import supervised
 from deploy.settings import Settings
-from deploy.supervision import supervised
-from features.errors import DataError, HeadwaterError, SettingsError
-from features.events import Action, Click, Item, Purchase
 from features.kafka import ensure_topics
 from features.rows import Layout
 from features.settings import KafkaSettings
 from stream.client import EventProducer, RecommendationConsumer
-from trainer.data import DataSource, Log, load_log
+from trainer.datasets.log import DataSource, Log, load_log
 
 POLL_S = 0.1
 
@@ -127,7 +128,7 @@ def _servers(settings: Settings, screen: Screen, seconds: dict[str, float]) -> I
 
 def _train(settings: Settings, past: Log, screen: Screen) -> None:
     # torch takes seconds to import: not before it is needed.
-    from deploy.training import train_and_publish  # noqa: PLC0415
+    from deploy.jobs.train import train_and_publish  # noqa: PLC0415
 
     with screen.training() as show:
         published = train_and_publish(settings, past, lambda step: show(step.done, str(step)))

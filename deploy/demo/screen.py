@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from headwater_client.events import Reason, Recommendation
 from rich.console import Console, Group
 from rich.live import Live
 from rich.panel import Panel
@@ -14,7 +15,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from deploy.demo.tally import Tally
-from features.events import Reason, Recommendation
 
 _LINE_EVERY_S = 5.0
 _SHOWN_ITEMS = 5

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+from headwater_client.events import Action, Recommendation
 
 from deploy.demo.baseline import PLACES
-from features.events import Action, Recommendation
 
 _RECENT = 2_000
 

@@ -8,10 +8,11 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
+from headwater_client.errors import HeadwaterError, ServerError
+
 from deploy import local
-from deploy.lag import Lag
+from deploy.services.lag import Lag
 from deploy.settings import Settings
-from features.errors import HeadwaterError, ServerError
 from features.topics import ACTION_TOPICS, DEAD_LETTERS, ITEMS
 
 _EVERY_S = 0.5

@@ -12,8 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
-
-from features.errors import ServerError
+from headwater_client.errors import ServerError
 
 KAFKA_VERSION = "4.3.0"
 # slf4j-simple 1.7, never log4j-slf4j2-impl: that brings versions of its own, which put an older

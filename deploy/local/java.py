@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from features.errors import ServerError
+from headwater_client.errors import ServerError
 
 OLDEST_JAVA = 17
 

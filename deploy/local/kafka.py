@@ -9,12 +9,13 @@ from base64 import urlsafe_b64encode
 from collections.abc import Mapping
 from pathlib import Path
 
+from headwater_client.errors import ServerError
+
 from deploy.local import jars
 from deploy.local.java import find_java
 from deploy.local.ports import LOOPBACK
 from deploy.local.server import Launch, NotReadyError, Progress
 from deploy.settings import Settings
-from features.errors import ServerError
 from features.kafka import client_config
 
 CHECK_TIMEOUT_S = 2.0

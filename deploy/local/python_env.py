@@ -10,8 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from headwater_client.errors import ServerError
+
 from deploy.local.state import locked
-from features.errors import ServerError
 
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
+from headwater_client.errors import ServerError, SettingsError
 
 from deploy.local import ports as free_ports
 from deploy.local import process
@@ -18,7 +19,6 @@ from deploy.local.store import Store
 from deploy.local.triton import Triton
 from deploy.settings import Settings
 from deploy.settings_text import variable
-from features.errors import ServerError, SettingsError
 
 SERVERS: tuple[Server, ...] = (Kafka(), Store(), Triton())
 NAMES = tuple(server.name for server in SERVERS)

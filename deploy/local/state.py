@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
+from headwater_client.errors import ServerError
 
 from deploy.local.process import ProcessId
-from features.errors import ServerError
 
 
 class Record(msgspec.Struct, frozen=True):

@@ -9,10 +9,11 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
+from headwater_client.errors import ServerError, SettingsError
+
 from deploy.local.ports import LOOPBACK
 from deploy.local.server import Launch, NotReadyError, Progress
 from deploy.settings import Settings
-from features.errors import ServerError, SettingsError
 
 # The first with WAITAOF, by which a worker knows that rows are on disk.
 OLDEST_REDIS = (7, 2)

@@ -10,12 +10,13 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from headwater_client.errors import ServerError
+
 from deploy.local import triton_env
 from deploy.local.ports import LOOPBACK
 from deploy.local.server import Launch, NotReadyError, Progress
 from deploy.local.triton_env import TritonEnvironment
 from deploy.settings import Settings
-from features.errors import ServerError
 
 if TYPE_CHECKING:
     from tritonclient.grpc import InferenceServerClient

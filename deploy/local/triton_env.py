@@ -10,9 +10,9 @@ from importlib import resources
 from pathlib import Path
 
 import msgspec
+from headwater_client.errors import ServerError
 
 from deploy.local.python_env import PYTHON, PythonEnvironment
-from features.errors import ServerError
 
 REMEDY = "or set HEADWATER_TRITON__URL"
 

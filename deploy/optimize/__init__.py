@@ -7,7 +7,7 @@ OptimizeError (1)
 
 from __future__ import annotations
 
-from features.errors import HeadwaterError
+from headwater_client.errors import HeadwaterError
 
 
 class OptimizeError(HeadwaterError):

@@ -11,9 +11,9 @@ import numpy as np
 from deploy.optimize.questions import Questions
 from deploy.optimize.settings import OptimizeSettings
 from features.inputs import IntArray
-from trainer.comparison import Array, Arrays
-from trainer.export import answers, open_session
-from trainer.figures import Floats
+from trainer.export.onnx import answers, open_session
+from trainer.export.parity import Array, Arrays
+from trainer.metrics import Floats
 
 BEST = 10
 Answering = Callable[[Arrays], Arrays]

@@ -9,11 +9,11 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from deploy.optimize.quantised import QUANTISED, heavy, quiet
 from features.rows import Layout
-from trainer.ensemble import Model
-from trainer.export import check, write_graph
-from trainer.followers import Lists
-from trainer.likeness import Widths
-from trainer.recommender import Recommender
+from trainer.export.followers import Lists
+from trainer.export.likeness import Widths
+from trainer.export.onnx import check, write_graph
+from trainer.export.recommender import Recommender
+from trainer.network.ensemble import Model
 
 # Of MovieLens-100K's 320 and 64: 99.98 % of the best 10 are the same. With 96 and 32 96.7 % are.
 WIDTHS = Widths(alike=128, related=64)

@@ -31,11 +31,11 @@ from deploy.optimize.served import engine_file, profile_refusals
 from deploy.optimize.settings import OptimizeSettings
 from features.inputs import MODEL_NAME
 from features.rows import Layout
-from trainer.drafts import CONFIG, GRAPH, exact_graph
-from trainer.ensemble import Model
-from trainer.export import ExportError
-from trainer.triton_checks import config_refusals, graph_file
-from trainer.triton_config import Backend, render_config
+from trainer.export.onnx import ExportError
+from trainer.export.triton_checks import config_refusals, graph_file
+from trainer.export.triton_config import Backend, render_config
+from trainer.network.ensemble import Model
+from trainer.registry.drafts import CONFIG, GRAPH, exact_graph
 
 AGREEMENT = "agreement.json"
 TIMING_CACHE = "timing.cache"

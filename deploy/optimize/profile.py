@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from deploy.optimize.settings import OptimizeSettings
 from features.inputs import Tensor, model_inputs
 from features.rows import Layout
-from trainer.export import LENGTHS
-from trainer.triton_config import MAX_BATCH
+from trainer.export.onnx import LENGTHS
+from trainer.export.triton_config import MAX_BATCH
 
 Shape = tuple[int, ...]
 # Few people are asked about more.

@@ -20,7 +20,7 @@ from deploy.optimize.agreement import Agreement
 from deploy.optimize.forms import INT8, Version, encoded, made
 from deploy.optimize.settings import OptimizeSettings, Served
 from features.inputs import MODEL_NAME
-from trainer.drafts import EXACT, GRAPH
+from trainer.registry.drafts import EXACT, GRAPH
 
 FORM = "form.json"
 log = structlog.get_logger()

@@ -18,7 +18,7 @@ from onnxruntime.quantization import (
 )
 
 from deploy.optimize.questions import portions
-from trainer.comparison import Arrays
+from trainer.export.parity import Arrays
 
 # What the quantisers know: they leave products with a bias (Gemm) as they are.
 QUANTISED = "MatMul"

@@ -14,9 +14,9 @@ import numpy as np
 from features.inputs import IntArray
 from features.rows import Layout
 from features.vocabulary import FIRST_ITEM, PADDING, Vocabulary
-from trainer.comparison import Arrays
-from trainer.data import Log
-from trainer.examples import BoolArray, Examples, examples, observed_log, replay
+from trainer.datasets.log import Log
+from trainer.examples.replay import BoolArray, Examples, examples, observed_log, replay
+from trainer.export.parity import Arrays
 
 BATCH = 64
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import msgspec
+from headwater_client.errors import DataError
 
 from deploy.optimize.profile import Shape
-from features.errors import DataError
 
 ENGINE = "model.plan"
 SUFFIX = ".json"

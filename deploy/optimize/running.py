@@ -10,8 +10,8 @@ import torch
 from deploy.optimize import NotHereError
 from deploy.optimize.bindings import Kind, bindings, forgotten
 from deploy.optimize.record import EngineRecord, read_record
-from trainer.comparison import Arrays
 from trainer.disk import sha256
+from trainer.export.parity import Arrays
 
 Tensors = dict[str, torch.Tensor]
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from deploy.optimize.profile import Shape
 from deploy.optimize.record import ENGINE, EngineRecord
-from trainer.triton_checks import VARIES, Held, ModelFile
-from trainer.triton_config import MAX_BATCH
+from trainer.export.triton_checks import VARIES, Held, ModelFile
+from trainer.export.triton_config import MAX_BATCH
 
 
 def engine_file(record: EngineRecord, graph: ModelFile) -> ModelFile:

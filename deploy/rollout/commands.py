@@ -8,10 +8,10 @@ import time
 from uuid import uuid4
 
 import msgspec
+from headwater_client.events import encode
 
 from deploy.rollout.decision import RefusedError
 from deploy.rollout.settings import RolloutSettings
-from features.events import encode
 from features.rollout_messages import Action, RolloutCommand
 
 # Whoever gave an older command has been told that no controller answers, and it must not be

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import structlog
+from headwater_client.errors import ServerError
 
 from deploy.rollout import metrics
 from deploy.rollout.commands import check
@@ -22,7 +23,6 @@ from deploy.rollout.record import inputs_of, share_of, step
 from deploy.rollout.settings import RolloutSettings
 from deploy.rollout.standing import Standing
 from deploy.rollout.trial import Trial, figures
-from features.errors import ServerError
 from features.rollout_messages import (
     Action,
     Rollout,

@@ -13,7 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
-from features.events import Click, Purchase
+from headwater_client.events import Click, Purchase
+
 from features.topics import Hash, hash64
 
 # Of one person, the newest; who gets more within the window is a machine.

@@ -8,9 +8,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+from headwater_client.errors import HeadwaterError
+
 from deploy.rollout.evidence import Effect, Tally, effect
 from deploy.rollout.settings import RolloutSettings
-from features.errors import HeadwaterError
 from features.rollout_messages import Action, RolloutState
 
 # Standard errors between chance and a broken guard: guards are looked at thousands of times.

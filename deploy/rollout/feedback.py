@@ -14,12 +14,12 @@ from typing import Any
 import msgspec
 import structlog
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
+from headwater_client.errors import HeadwaterError, ServerError
+from headwater_client.events import Click, Purchase, Recommendation
 
 from deploy.rollout.ledger import Ledger, Read
 from deploy.rollout.merging import Merge
 from features.columns import VERSION, decode_feedback, encode_feedback
-from features.errors import HeadwaterError, ServerError
-from features.events import Click, Purchase, Recommendation
 from features.feedback import Counters, FeedbackRow, summed
 from features.kafka import client_config, unreachable
 from features.rollouts import is_end

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from headwater_client.events import Click, Purchase, Recommendation
+
 from deploy.rollout.credit import Memory, Shown
-from features.events import Click, Purchase, Recommendation
 from features.feedback import FeedbackRow, bucket_of
 from features.rollout_messages import Variant
 from features.topics import Hash, hash64

@@ -20,9 +20,9 @@ from confluent_kafka import (
     Producer,
     TopicPartition,
 )
+from headwater_client.errors import HeadwaterError, ServerError
+from headwater_client.events import encode
 
-from features.errors import HeadwaterError, ServerError
-from features.events import encode
 from features.kafka import client_config
 from features.rollout_messages import (
     Rollout,

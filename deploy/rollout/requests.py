@@ -6,9 +6,10 @@ import time
 from contextlib import closing
 from dataclasses import dataclass
 
+from headwater_client.errors import ServerError
+
 from deploy.rollout.commands import OLDEST_S
 from deploy.rollout.decision import RefusedError
-from features.errors import ServerError
 from features.rollout_messages import (
     Rollout,
     RolloutAnswer,

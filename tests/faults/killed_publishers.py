@@ -26,9 +26,11 @@ import torch
 from deploy.settings import Settings, load_settings
 from features import rollouts
 from features.rows import Layout
-from tests.stand.models import SETTINGS, untrained
-from trainer import checkpoint, disk, drafts, live, model_server, publish, repository
-from trainer.model_server import ModelServer
+from tests.harness.models import SETTINGS, untrained
+from trainer import disk
+from trainer.registry import checkpoint, drafts, live, publish, repository
+from trainer.registry import triton as model_server
+from trainer.registry.triton import ModelServer
 
 KEPT = 3
 VERSIONS_OF_A_LIFE = 2

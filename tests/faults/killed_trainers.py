@@ -18,8 +18,8 @@ import traceback
 
 import torch
 
+from deploy.services.trainer import slow_loop
 from deploy.settings import Settings, load_settings
-from deploy.slow_loop import slow_loop
 from features.rows import Layout
 from tests.faults.killed_publishers import warm_up
 

@@ -16,9 +16,9 @@ from deploy.settings import Settings
 from features.kafka import ensure_topics
 from features.topics import CLICKS, DEAD_LETTERS, ITEMS, PURCHASES
 from stream.client import EventProducer
-from tests.stand.oracle import read_log, read_topic
-from tests.stand.rows import check_items, check_users
-from tests.stand.workers import Progress, WorkerProcess, running
+from tests.harness.oracle import read_log, read_topic
+from tests.harness.rows import check_items, check_users
+from tests.harness.workers import Progress, WorkerProcess, running
 
 MALFORMED = 10_000
 GOOD = 5_000

@@ -14,6 +14,8 @@ from pathlib import Path
 import msgspec
 import pytest
 from confluent_kafka import Consumer, KafkaError, TopicPartition
+from headwater_client.errors import ServerError
+from headwater_client.events import Click, Recommendation
 
 from deploy import local
 from deploy.rollout.decision import RefusedError
@@ -22,8 +24,6 @@ from deploy.rollout.record import agrees
 from deploy.rollout.settings import RolloutSettings
 from deploy.settings import Settings
 from features.columns import decode_feedback, encode_feedback
-from features.errors import ServerError
-from features.events import Click, Recommendation
 from features.feedback import FeedbackRow
 from features.kafka import client_config, ensure_sources
 from features.rollout_messages import Action, RolloutStep
@@ -31,10 +31,10 @@ from features.rows import Layout
 from features.store import FEEDBACK, RowStore
 from features.store import Read as RowRead
 from features.topics import CLICKS, RECOMMENDATIONS, Hash
-from tests.stand.models import SETTINGS, untrained
-from tests.stand.rollouts import People, asked, controlling, told
-from trainer.model_server import ModelServer
-from trainer.publish import publish, write_version
+from tests.harness.models import SETTINGS, untrained
+from tests.harness.rollouts import People, asked, controlling, told
+from trainer.registry.publish import publish, write_version
+from trainer.registry.triton import ModelServer
 
 pytestmark = pytest.mark.faults
 FAULTS, LONGEST_S, STOPPED_S = 5, 8.0, 9.0

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from deploy import local
-from deploy.replay import replay
+from deploy.jobs.replay import replay
 from deploy.settings import Settings
 from features.kafka import ensure_topics
 from stream.client import EventProducer
-from tests.stand.oracle import read_log
-from tests.stand.rows import check_items, check_users
-from tests.stand.workers import Progress, WorkerProcess, running
-from trainer.data import DataSource, load_log
+from tests.harness.oracle import read_log
+from tests.harness.rows import check_items, check_users
+from tests.harness.workers import Progress, WorkerProcess, running
+from trainer.datasets.log import DataSource, load_log
 
 KILLS = 3
 

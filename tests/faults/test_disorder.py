@@ -6,16 +6,16 @@ import random
 from pathlib import Path
 
 import pytest
+from headwater_client.events import Click, Purchase
 
 from deploy import local
 from deploy.settings import Settings
-from features.events import Click, Purchase
 from features.kafka import ensure_topics
 from features.settings import DAY_MS
 from stream.client import EventProducer
-from tests.stand.oracle import read_log
-from tests.stand.rows import check_items, check_users
-from tests.stand.workers import Progress, WorkerProcess, running
+from tests.harness.oracle import read_log
+from tests.harness.rows import check_items, check_users
+from tests.harness.workers import Progress, WorkerProcess, running
 
 EVENTS = 6_000
 PEOPLE = 60

@@ -22,14 +22,14 @@ from features.rollout_messages import Rollout
 from features.rows import Layout
 from features.topics import ROLLOUTS
 from tests.faults.killed_publishers import KEPT
-from tests.stand.models import ITEMS, SETTINGS, untrained
-from tests.stand.oracle import read_topic
-from tests.stand.waiting import wait_until
-from tests.stand.workers import environment
-from trainer import checkpoint
-from trainer.model_server import ModelServer
-from trainer.publish import live_version, publish, version_numbers
-from trainer.repository import ASIDE, LOCK
+from tests.harness.models import ITEMS, SETTINGS, untrained
+from tests.harness.oracle import read_topic
+from tests.harness.waiting import wait_until
+from tests.harness.workers import environment
+from trainer.registry import checkpoint
+from trainer.registry.publish import live_version, publish, version_numbers
+from trainer.registry.repository import ASIDE, LOCK
+from trainer.registry.triton import ModelServer
 
 KILLS = 12
 STEPS = (

@@ -22,15 +22,15 @@ from features.settings import FeatureSettings
 from stream.client import EventProducer
 from tests.faults.test_publishing import check
 from tests.faults.test_windows import check_each_once
-from tests.stand.walks import ITEMS, Events, catalogue, walks
-from tests.stand.workers import environment
+from tests.harness.walks import ITEMS, Events, catalogue, walks
+from tests.harness.workers import environment
 from tests.unit.trainer.test_incremental import SETTINGS, TUNING
-from trainer import checkpoint
-from trainer.data import Log
-from trainer.first_model import train_first_model
-from trainer.model_server import ModelServer
-from trainer.publish import publish
-from trainer.repository import version_numbers
+from trainer.datasets.log import Log
+from trainer.registry import checkpoint
+from trainer.registry.publish import publish
+from trainer.registry.repository import version_numbers
+from trainer.registry.triton import ModelServer
+from trainer.training.from_scratch import train_first_model
 from trainer.windows.store import WindowStore
 
 KILLS = 30

@@ -14,8 +14,8 @@ import pytest
 from deploy.settings import Settings
 from features.topics import CLICKS, PURCHASES
 from stream.client import EventProducer
-from tests.stand.oracle import read_topic
-from tests.stand.workers import Progress, WorkerProcess, running
+from tests.harness.oracle import read_topic
+from tests.harness.workers import Progress, WorkerProcess, running
 from trainer.windows.store import WindowStore
 
 EVENTS = 2_000

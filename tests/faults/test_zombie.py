@@ -13,9 +13,9 @@ from deploy import local
 from deploy.settings import Settings
 from features.kafka import ensure_topics
 from stream.client import EventProducer
-from tests.stand.oracle import read_log
-from tests.stand.rows import check_items, check_users
-from tests.stand.workers import Progress, WorkerProcess, running
+from tests.harness.oracle import read_log
+from tests.harness.rows import check_items, check_users
+from tests.harness.workers import Progress, WorkerProcess, running
 
 SCRIPT = "tests.faults.held_worker"
 PEOPLE = 40

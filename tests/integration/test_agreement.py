@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 import pytest
 from feast import FeatureStore
+from headwater_client.events import Click, Item, Purchase
 
 from deploy import local
-from deploy.feature_repo import feature_repo
-from deploy.replay import replay
+from deploy.jobs.replay import replay
+from deploy.local.feature_repo import feature_repo
 from deploy.settings import Settings
 from features import rows
-from features.events import Click, Item, Purchase
 from features.inputs import trend_values, user_features
 from features.kafka import ensure_topics
 from features.repo.definitions import item_sources
@@ -33,13 +33,13 @@ from features.store import USERS
 from features.topics import ACTION_TOPICS
 from features.vocabulary import Vocabulary
 from stream.client import EventProducer
-from tests.stand.rows import rows_of, user_row
-from tests.stand.servers import local_settings
-from tests.stand.waiting import wait_until
-from tests.stand.workers import WorkerProcess, running, without_model
-from trainer.data import DataSource, Log, load_log
-from trainer.examples import Example, by_person
-from trainer.trends import trends
+from tests.harness.rows import rows_of, user_row
+from tests.harness.servers import local_settings
+from tests.harness.waiting import wait_until
+from tests.harness.workers import WorkerProcess, running, without_model
+from trainer.datasets.log import DataSource, Log, load_log
+from trainer.examples.replay import Example, by_person
+from trainer.examples.trends import trends
 from trainer.windows.loading import WindowLoader
 from trainer.windows.log import read_log, window_examples
 from trainer.windows.settings import WindowSettings

@@ -20,8 +20,8 @@ from feast import FeatureStore
 from redis import Redis
 
 from deploy import local
-from deploy.feature_repo import feature_repo, history_path
-from deploy.replay import replay
+from deploy.jobs.replay import replay
+from deploy.local.feature_repo import feature_repo, history_path
 from deploy.settings import Settings
 from features.inputs import user_features
 from features.kafka import ensure_topics, group_members
@@ -31,13 +31,13 @@ from features.store import CATALOGUE, TRENDING, USERS, popularity_table
 from features.topics import CLICKS, ITEMS
 from stream.client import EventProducer
 from stream.settings import WorkerSettings
-from tests.stand import oracle
-from tests.stand.rows import check_items, check_users, close, read_rows, total_counted, user_row
-from tests.stand.servers import local_settings
-from tests.stand.waiting import wait_until
-from tests.stand.workers import Progress, WorkerProcess, running, without_model
-from trainer.data import DataSource, Log, load_log
-from trainer.examples import Example
+from tests.harness import oracle
+from tests.harness.rows import check_items, check_users, close, read_rows, total_counted, user_row
+from tests.harness.servers import local_settings
+from tests.harness.waiting import wait_until
+from tests.harness.workers import Progress, WorkerProcess, running, without_model
+from trainer.datasets.log import DataSource, Log, load_log
+from trainer.examples.replay import Example
 from trainer.windows.log import read_log, window_examples
 from trainer.windows.store import WindowStore
 

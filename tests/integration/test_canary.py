@@ -11,11 +11,11 @@ from statistics import median
 
 import pytest
 from confluent_kafka import Message, Producer
+from headwater_client.events import Recommendation, encode
 
-from bench.bad_graphs import answers_late, answers_nan
+from bench.canary.bad_graphs import answers_late, answers_nan
 from deploy import local
 from deploy.settings import Settings
-from features.events import Recommendation, encode
 from features.inputs import MODEL_NAME
 from features.kafka import client_config, ensure_topics
 from features.rollout_messages import Rollout, RolloutState, RoutedVersion
@@ -24,11 +24,11 @@ from features.topics import ROLLOUTS
 from features.vocabulary import Vocabulary
 from stream.client import EventProducer, RecommendationConsumer
 from stream.routing import Routes
-from tests.stand.models import SETTINGS, untrained
-from tests.stand.servers import local_settings
-from tests.stand.workers import Progress, WorkerProcess, running
-from trainer.model_server import ModelServer
-from trainer.publish import publish, version_of, write_version
+from tests.harness.models import SETTINGS, untrained
+from tests.harness.servers import local_settings
+from tests.harness.workers import Progress, WorkerProcess, running
+from trainer.registry.publish import publish, version_of, write_version
+from trainer.registry.triton import ModelServer
 
 pytestmark = pytest.mark.integration
 ANSWER_S = 60.0

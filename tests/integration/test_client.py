@@ -12,17 +12,25 @@ from uuid import uuid4
 import pytest
 from confluent_kafka import Consumer, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
+from headwater_client.errors import ServerError, SettingsError
+from headwater_client.events import (
+    Click,
+    EventError,
+    Item,
+    Purchase,
+    Recommendation,
+    decode,
+    encode,
+)
 
-from deploy.replay import Replayed, at_rate, at_speed, replay
+from deploy.jobs.replay import Replayed, at_rate, at_speed, replay
 from deploy.settings import Settings
-from features.errors import ServerError, SettingsError
-from features.events import Click, EventError, Item, Purchase, Recommendation, decode, encode
 from features.kafka import client_config, ensure_topics, topic_ids
 from features.settings import KafkaSettings
 from features.topics import CLICKS, ITEMS, PARTITIONER, PURCHASES, RECOMMENDATIONS, Topic
 from stream.client import DeliveryError, EventProducer, RecommendationConsumer
-from trainer.data import Log
-from trainer.rows import Refused
+from trainer.datasets.log import Log
+from trainer.datasets.records import Refused
 
 pytestmark = pytest.mark.integration
 

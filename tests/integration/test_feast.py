@@ -9,11 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from headwater_client.events import EventType
 
-from deploy.feature_repo import feature_repo
+from deploy.local.feature_repo import feature_repo
 from deploy.settings import Settings
 from features.columns import VERSION, encode_user
-from features.events import EventType
 from features.rows import Layout, Observed, absorb, empty_user
 from features.store import USERS, RowStore, Write
 from features.topics import hash64, source_hash

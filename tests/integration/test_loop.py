@@ -10,21 +10,21 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from headwater_client.events import Recommendation
 
 from deploy import local
 from deploy.settings import Settings
-from features.events import Recommendation
 from features.kafka import ensure_topics
 from features.rows import Layout
 from stream.answering import POPULAR_ITEMS, recommendation_id
 from stream.client import EventProducer, RecommendationConsumer
-from tests.stand.models import SETTINGS, untrained
-from tests.stand.oracle import read_log
-from tests.stand.rows import check_items, check_users
-from tests.stand.servers import local_settings
-from tests.stand.workers import Progress, WorkerProcess, running
-from trainer.model_server import ModelServer
-from trainer.publish import publish
+from tests.harness.models import SETTINGS, untrained
+from tests.harness.oracle import read_log
+from tests.harness.rows import check_items, check_users
+from tests.harness.servers import local_settings
+from tests.harness.workers import Progress, WorkerProcess, running
+from trainer.registry.publish import publish
+from trainer.registry.triton import ModelServer
 
 pytestmark = pytest.mark.integration
 ANSWER_S = 30.0

@@ -8,20 +8,20 @@ import msgspec
 import numpy as np
 import pytest
 from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
+from headwater_client.errors import ServerError
 
 from deploy.settings import Settings
 from features import inputs
-from features.errors import ServerError
 from features.kafka import client_config, ensure_topics
 from features.rollout_messages import Rollout
 from features.rows import Layout, UserRow
 from features.topics import ROLLOUTS
 from features.vocabulary import Vocabulary
-from tests.stand.models import ITEMS, SETTINGS, untrained
-from trainer.comparison import Arrays, differences
-from trainer.export import answers, open_session, sample_inputs
-from trainer.model_server import ModelServer
-from trainer.publish import Version, publish, write_version
+from tests.harness.models import ITEMS, SETTINGS, untrained
+from trainer.export.onnx import answers, open_session, sample_inputs
+from trainer.export.parity import Arrays, differences
+from trainer.registry.publish import Version, publish, write_version
+from trainer.registry.triton import ModelServer
 
 pytestmark = pytest.mark.integration
 

@@ -15,11 +15,11 @@ from deploy.optimize.settings import OptimizeSettings
 from deploy.settings import Settings
 from features.inputs import MODEL_NAME
 from features.rows import Layout
-from tests.stand.models import ITEMS, untrained
-from trainer.comparison import differences
-from trainer.drafts import CONFIG, GRAPH
-from trainer.export import answers, export, open_session, sample_inputs
-from trainer.model_server import ModelServer
+from tests.harness.models import ITEMS, untrained
+from trainer.export.onnx import answers, export, open_session, sample_inputs
+from trainer.export.parity import differences
+from trainer.registry.drafts import CONFIG, GRAPH
+from trainer.registry.triton import ModelServer
 
 pytestmark = pytest.mark.integration
 

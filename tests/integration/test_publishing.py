@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import pytest
+from headwater_client.errors import ServerError
 
 from deploy.settings import Settings
-from features.errors import ServerError
 from features.inputs import MODEL_NAME
 from features.kafka import ensure_topics
 from features.rows import Layout
 from features.topics import ROLLOUTS
-from tests.stand.models import ITEMS, SETTINGS, untrained
-from tests.stand.oracle import read_topic
-from trainer.checkpoint import Lineage
-from trainer.model_server import AwayError, ModelServer
-from trainer.publish import (
+from tests.harness.models import ITEMS, SETTINGS, untrained
+from tests.harness.oracle import read_topic
+from trainer.registry.checkpoint import Lineage
+from trainer.registry.publish import (
     Version,
     announce,
     drafted,
@@ -25,7 +24,8 @@ from trainer.publish import (
     version_numbers,
     write_version,
 )
-from trainer.repository import ASIDE, LOCK
+from trainer.registry.repository import ASIDE, LOCK
+from trainer.registry.triton import AwayError, ModelServer
 from trainer.settings import TrainerSettings
 
 pytestmark = pytest.mark.integration

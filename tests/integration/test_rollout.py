@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from confluent_kafka import Producer
+from headwater_client.errors import ServerError
 
 from deploy import local
 from deploy.rollout import requests
@@ -15,14 +16,13 @@ from deploy.rollout.decision import RefusedError
 from deploy.rollout.record import agrees
 from deploy.rollout.requests import ask
 from deploy.settings import Settings
-from features.errors import ServerError
 from features.inputs import MODEL_NAME
 from features.kafka import client_config, ensure_topics
 from features.rollout_messages import Action, RolloutState, RolloutStep, command_key
 from features.rows import Layout
 from features.topics import ROLLOUTS
-from tests.stand.models import SETTINGS, untrained
-from tests.stand.rollouts import (
+from tests.harness.models import SETTINGS, untrained
+from tests.harness.rollouts import (
     People,
     asked,
     command,
@@ -33,9 +33,9 @@ from tests.stand.rollouts import (
     told,
     until,
 )
-from tests.stand.servers import local_settings
-from trainer.model_server import ModelServer
-from trainer.publish import announce, publish, version_of, write_version
+from tests.harness.servers import local_settings
+from trainer.registry.publish import announce, publish, version_of, write_version
+from trainer.registry.triton import ModelServer
 
 pytestmark = pytest.mark.integration
 ALIKE = {"canary": 0.3, "baseline": 0.3}

@@ -17,15 +17,15 @@ import redis
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
+from headwater_client.errors import ServerError
 from tritonclient.grpc import InferenceServerClient, InferInput
 
 from deploy import local
 from deploy.local import jars, process
 from deploy.local.state import StateFolder
 from deploy.settings import Settings
-from features.errors import ServerError
 from features.kafka import client_config
-from tests.stand.waiting import wait_until
+from tests.harness.waiting import wait_until
 
 pytestmark = pytest.mark.integration
 

@@ -8,38 +8,39 @@ from typing import Any
 import msgspec
 import onnx
 import pytest
+from headwater_client.errors import DataError, SettingsError
+from headwater_client.events import Item
 
 from deploy import local
+from deploy.jobs.serving_form import finish_windows
 from deploy.optimize.publishing import FORM
 from deploy.optimize.settings import OptimizeSettings, Served
-from deploy.serving_form import finish_windows
+from deploy.services.trainer import release
 from deploy.settings import Settings
-from deploy.slow_loop import release
-from features.errors import DataError, SettingsError
-from features.events import Item
 from features.inputs import MODEL_NAME
 from features.kafka import ensure_topics
 from features.rollout_messages import Action
 from features.rows import Layout
 from features.settings import FeatureSettings
-from tests.stand.rollouts import asked, controlling, rules, told
-from tests.stand.walks import ITEMS, Events, catalogue, shuffled, walks
+from tests.harness.rollouts import asked, controlling, rules, told
+from tests.harness.walks import ITEMS, Events, catalogue, shuffled, walks
 from tests.unit.trainer.test_incremental import SETTINGS, TUNING
-from trainer import checkpoint, slow_loop
-from trainer.data import Log
-from trainer.drafts import EXACT, GRAPH
-from trainer.first_model import Trained, train_first_model
+from trainer import loop as slow_loop
+from trainer.datasets.log import Log
 from trainer.gate.checks import Verdict
 from trainer.gate.record import EVALUATION, VERDICTS
-from trainer.incremental import fine_tune
-from trainer.left_out import LeftOut
-from trainer.live import announce, live_version
-from trainer.model_server import ModelServer
-from trainer.publish import Released, publish
-from trainer.repository import version_numbers, version_of
+from trainer.loop import Finished, Rules, Serving, SlowLoop
+from trainer.registry import checkpoint
+from trainer.registry.drafts import EXACT, GRAPH
+from trainer.registry.live import announce, live_version
+from trainer.registry.publish import Released, publish
+from trainer.registry.repository import version_numbers, version_of
+from trainer.registry.triton import ModelServer
 from trainer.settings import FineTuneSettings, GateSettings, Release
-from trainer.slow_loop import Finished, Rules, Serving, SlowLoop
+from trainer.training.fine_tune import fine_tune
+from trainer.training.from_scratch import Trained, train_first_model
 from trainer.windows.loading import WindowLoader
+from trainer.windows.quarantine import LeftOut
 from trainer.windows.settings import WindowSettings
 from trainer.windows.store import WindowStore
 

@@ -17,7 +17,7 @@ from tritonclient.grpc import InferenceServerClient, InferInput, InferRequestedO
 from tritonclient.utils import InferenceServerException
 
 from deploy.settings import Settings
-from tests.stand.waiting import wait_until
+from tests.harness.waiting import wait_until
 
 pytestmark = pytest.mark.integration
 

@@ -23,8 +23,8 @@ from features.kafka import client_config, ensure_topics, topic_ids
 from features.settings import KafkaSettings
 from features.topics import CLICKS, PURCHASES
 from stream.client import EventProducer
-from tests.stand.servers import local_settings
-from tests.stand.waiting import wait_until
+from tests.harness.servers import local_settings
+from tests.harness.waiting import wait_until
 from trainer.windows.gathering import Closed
 from trainer.windows.log import read_log
 from trainer.windows.manifest import Manifest

@@ -6,11 +6,11 @@ import random
 from collections.abc import Sequence
 
 import pytest
+from headwater_client.events import EventType
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from features.decay import read
-from features.events import EventType
 from features.rows import (
     SIGNALS,
     Layout,

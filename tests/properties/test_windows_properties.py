@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from features.topics import CLICKS, PURCHASES
-from tests.stand.windows import NOW_MS, row
+from tests.harness.windows import NOW_MS, row
 from trainer.windows.gathering import Closed, Gathering, Progress
 from trainer.windows.offsets import Source
 from trainer.windows.repeats import Repeats

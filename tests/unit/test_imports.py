@@ -10,7 +10,13 @@ import pytest
 
 @pytest.mark.parametrize(
     "module",
-    ["features.store", "stream.app", "stream.client", "deploy.worker", "trainer.windows.writer"],
+    [
+        "features.store",
+        "stream.app",
+        "stream.client",
+        "deploy.services.worker",
+        "trainer.windows.writer",
+    ],
 )
 def test_importing_the_stream_does_not_load_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"

@@ -7,9 +7,9 @@ import math
 import numpy as np
 from msgspec import Struct
 
-from trainer.figures import Figures, figures, gains
 from trainer.gate.measured import Measured
 from trainer.gate.quality import worse
+from trainer.metrics import Figures, figures, gains
 from trainer.settings import GateSettings
 
 WINDOW = "window"

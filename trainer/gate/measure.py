@@ -17,15 +17,15 @@ from torch import Tensor
 
 from features.rows import Layout
 from features.vocabulary import FIRST_ITEM
-from trainer.batches import Batch
-from trainer.ensemble import Model
-from trainer.evaluate import Scorer, popularity_scores, tallies
-from trainer.export import ExportError, answers, check, not_finite, open_session, sample_inputs
-from trainer.first_model import Trained
-from trainer.gate.held import Held
+from trainer.evaluation.evaluate import Scorer, popularity_scores, tallies
+from trainer.evaluation.held import Held
+from trainer.examples.batches import Batch
+from trainer.export.onnx import ExportError, answers, check, not_finite, open_session, sample_inputs
+from trainer.export.recommender import Recommender
 from trainer.gate.measured import Foresight, Growth, Measured, Shown
-from trainer.recommender import Recommender
-from trainer.scoring import batch_scores
+from trainer.network.ensemble import Model
+from trainer.network.scoring import batch_scores
+from trainer.training.from_scratch import Trained
 
 # The batch whose latency is measured, and how often.
 LATENCY_BATCH = 32

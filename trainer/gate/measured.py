@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from features.inputs import IntArray
-from trainer.figures import Floats
+from trainer.metrics import Floats
 
 
 @dataclass(frozen=True)

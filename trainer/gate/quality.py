@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from features.inputs import IntArray
-from trainer.figures import Floats, drawn_people
+from trainer.metrics import Floats, drawn_people
 
 
 def worse(candidate: Floats, reference: Floats, people: IntArray, margin: float) -> float:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import msgspec
 import structlog
+from headwater_client.errors import DataError
 
-from features.errors import DataError
 from trainer.gate.checks import Verdict
 
 EVALUATION = "evaluation.json"

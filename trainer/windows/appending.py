@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from threading import Event
 
 import structlog
+from headwater_client.errors import DataError
 
-from features.errors import DataError
 from trainer.retrying import retrying
 from trainer.windows.gathering import Closed, Gathering, Progress
 from trainer.windows.manifest import Manifest

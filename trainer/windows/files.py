@@ -13,8 +13,8 @@ from uuid import uuid4
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
+from headwater_client.errors import DataError, SettingsError
 
-from features.errors import DataError, SettingsError
 from trainer.disk import sync, write_synced
 
 ASIDE = ".aside"

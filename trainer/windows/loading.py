@@ -6,8 +6,9 @@ import math
 from collections.abc import Iterator, Sequence
 from threading import Event
 
-from features.errors import SettingsError
-from features.events import Click, Purchase
+from headwater_client.errors import SettingsError
+from headwater_client.events import Click, Purchase
+
 from features.topics import CLICKS, PURCHASES
 from trainer.windows.appending import WindowAppender
 from trainer.windows.gathering import Closed, Gathering

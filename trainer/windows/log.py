@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from operator import attrgetter
 
-from features.events import Item
+from headwater_client.events import Item
+
 from features.rows import Layout
-from trainer.data import Log
-from trainer.examples import Example, Replayer, observed_log
+from trainer.datasets.log import Log
+from trainer.examples.replay import Example, Replayer, observed_log
 from trainer.windows.store import WindowStore
 
 

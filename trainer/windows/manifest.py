@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import msgspec
 import xxhash
+from headwater_client.errors import DataError
 from msgspec import Struct
 
-from features.errors import DataError
 from trainer.windows.gathering import Progress, Reason
 
 SCHEMA = 1

@@ -6,9 +6,9 @@ from collections.abc import Collection, Iterable, Mapping
 
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from headwater_client.errors import ServerError
+from headwater_client.events import ACTIONS, Click, EventError, Purchase, decode
 
-from features.errors import ServerError
-from features.events import ACTIONS, Click, EventError, Purchase, decode
 from features.kafka import client_config, unreachable
 from features.settings import KafkaSettings
 from features.topics import ACTION_TOPICS

@@ -6,9 +6,9 @@ from typing import Any
 
 import msgspec
 import pyarrow as pa
+from headwater_client.events import ACTIONS, Click, Purchase, encode
 from msgspec import Struct
 
-from features.events import ACTIONS, Click, Purchase, encode
 from features.topics import ACTION_TOPICS
 
 COLUMNS: Any = pa.schema(

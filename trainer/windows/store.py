@@ -20,8 +20,8 @@ from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from headwater_client.errors import HeadwaterError
 
-from features.errors import HeadwaterError
 from trainer.windows.files import ASIDE, Files
 from trainer.windows.gathering import Closed
 from trainer.windows.manifest import SCHEMA, DamagedError, Manifest, seal, unseal

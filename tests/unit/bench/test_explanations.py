@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench.explanations import (
+from bench.quality.explanations import (
     above_the_others,
     cases,
     falls,
@@ -15,9 +15,9 @@ from bench.explanations import (
     with_history,
     without_each,
 )
-from bench.robustness import Asked
-from trainer.model import Architecture, TemporalModel
-from trainer.recommender import Recommender, beside_the_mean, principal
+from bench.quality.robustness import Asked
+from trainer.export.recommender import Recommender, beside_the_mean, principal
+from trainer.network.model import Architecture, TemporalModel
 
 ITEMS, HISTORY, WIDTH = 140, 8, 12
 START_MS, MINUTE_MS = 1_700_000_000_000, 60_000

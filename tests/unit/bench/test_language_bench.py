@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from headwater_client.events import Click, Item
 
-from bench.knowledge_graph import graph_factors, matched_links, wheel_links
-from bench.language import table
-from bench.neighbours import UNSEEN, neighbour_figures, normalised, without
-from bench.questions import TRAINING, VALIDATION, Protocol, Takes, questions, takes_of
-from features.events import Click, Item
-from trainer.data import Log
+from bench.language.__main__ import table
+from bench.language.knowledge_graph import graph_factors, matched_links, wheel_links
+from bench.language.neighbours import UNSEEN, neighbour_figures, normalised, without
+from bench.quality.questions import TRAINING, VALIDATION, Protocol, Takes, questions, takes_of
+from trainer.datasets.log import Log
 
 KINDS = 2
 

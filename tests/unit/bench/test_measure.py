@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from headwater_client.errors import ServerError
 
-from bench.load import Answered, Sent
-from bench.measure import Moment, Sustained, first_aware, summary, window
-from features.errors import ServerError
+from bench.harness.load import Answered, Sent
+from bench.harness.measure import Moment, Sustained, first_aware, summary, window
 
 
 def moment(done: int) -> Moment:

@@ -9,15 +9,15 @@ import pytest
 import torch
 from rich.console import Console
 
-from bench.model_calls import halved, torch_run
-from bench.model_chart import draw
-from bench.model_floor import Ceilings, Work, work
-from bench.model_progress import Progress
-from bench.model_settings import AS_SERVED, compare_settings, settings_of
-from bench.model_shapes import Sizes, requests_of
-from bench.model_sizes import best
-from trainer.export import write_graph
-from trainer.recommender import Recommender
+from bench.model.calls import halved, torch_run
+from bench.model.chart import draw
+from bench.model.floor import Ceilings, Work, work
+from bench.model.progress import Progress
+from bench.model.settings import AS_SERVED, compare_settings, settings_of
+from bench.model.shapes import Sizes, requests_of
+from bench.model.sizes import best
+from trainer.export.onnx import write_graph
+from trainer.export.recommender import Recommender
 
 SIZES = Sizes(histories=(8, 16), batches=(1, 4), items=250)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.model_shortlist import (
+from bench.model.shortlist import (
     BLOCK,
     SHORT,
     Catalogue,
@@ -22,7 +22,7 @@ from bench.model_shortlist import (
     write,
 )
 from features.inputs import IntArray
-from trainer.export import open_session
+from trainer.export.onnx import open_session
 
 
 @pytest.fixture(scope="module")

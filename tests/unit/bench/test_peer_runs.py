@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from headwater_client.errors import DataError, HeadwaterError
 
-from bench import peer_runs
-from bench.peer_runs import GRID, Budget, Interactions, Peer, PeerRun, Point, Request
-from features.errors import DataError, HeadwaterError
+from bench.quality import peer_runs
+from bench.quality.peer_runs import GRID, Budget, Interactions, Peer, PeerRun, Point, Request
 
 TRAIN = Interactions(np.array([1, 1, 2]), np.array([7, 8, 7]), np.array([10, 20, 30]))
 OUTCOME = {

@@ -9,12 +9,13 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+from headwater_client.errors import SettingsError
 
-from bench import prequential, prequential_work
-from bench.prequential_figures import FROZEN, INCREMENTAL, RETRAIN, WITHOUT_REPLAY, figures
-from features.errors import SettingsError
+from bench.prequential import __main__ as prequential
+from bench.prequential import work as prequential_work
+from bench.prequential.figures import FROZEN, INCREMENTAL, RETRAIN, WITHOUT_REPLAY, figures
 from tests.unit.bench.test_quality_command import movielens_1m
-from trainer.prequential import Course, Stream
+from trainer.evaluation.prequential import Course, Stream
 
 NAN = float("nan")
 # Six windows of two events: one of a person that is left out.

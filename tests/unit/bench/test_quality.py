@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from headwater_client.events import Click, Purchase
 
-from bench.answers import answers_by_score
-from bench.counting import ease, methods
-from bench.quality_figures import figures, gains, groups
-from bench.quality_ours import first_member, scores, train_ours
-from bench.questions import (
+from bench.quality.answers import answers_by_score
+from bench.quality.counting import ease, methods
+from bench.quality.figures import figures, gains, groups
+from bench.quality.ours import first_member, scores, train_ours
+from bench.quality.questions import (
     MISSED,
     TEST,
     VALIDATION,
@@ -20,12 +21,11 @@ from bench.questions import (
     ranks_in_lists,
     takes_of,
 )
-from features.events import Click, Purchase
 from features.rows import Layout
 from features.settings import FeatureSettings
-from tests.stand.clicks import START_S, click
-from trainer.data import Log
-from trainer.figures import interval
+from tests.harness.clicks import START_S, click
+from trainer.datasets.log import Log
+from trainer.metrics import interval
 from trainer.settings import TrainerSettings
 
 

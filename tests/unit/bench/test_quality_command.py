@@ -11,10 +11,11 @@ import msgspec
 import numpy as np
 import pytest
 
-from bench import quality, quality_run
-from bench.peer_runs import TOP, Budget, Outcome, Peer, PeerRun, Point
-from bench.quality_tables import OURS
-from bench.questions import Protocol, Ties
+from bench.quality import __main__ as quality
+from bench.quality import run as quality_run
+from bench.quality.peer_runs import TOP, Budget, Outcome, Peer, PeerRun, Point
+from bench.quality.questions import Protocol, Ties
+from bench.quality.tables import OURS
 from tests.unit.bench.test_peer_runs import OUTCOME
 
 START_S = 1_000_000_000

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from headwater_client.events import Purchase
 
-from bench.answers import answers_by_score, answers_in_lists
-from bench.counting import methods
-from bench.quality_ours import learned_log, scores, train_ours
-from bench.questions import (
+from bench.quality.answers import answers_by_score, answers_in_lists
+from bench.quality.counting import methods
+from bench.quality.ours import learned_log, scores, train_ours
+from bench.quality.questions import (
     TEST,
     TRAINING,
     Protocol,
@@ -19,11 +20,10 @@ from bench.questions import (
     ranks_in_lists,
     takes_of,
 )
-from features.events import Purchase
 from features.rows import Layout
 from features.settings import FeatureSettings
-from tests.stand.clicks import START_S, click
-from trainer.data import Log
+from tests.harness.clicks import START_S, click
+from trainer.datasets.log import Log
 from trainer.settings import TrainerSettings
 
 

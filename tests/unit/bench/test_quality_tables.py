@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from headwater_client.events import Click
 from rich.console import Console
 
-from bench.answers import Answers
-from bench.quality_chart import draw
-from bench.quality_figures import figures, gains, with_differences
-from bench.quality_tables import LARGE, OURS, difference_table, ratios, summary, table, verdicts
-from bench.questions import TEST, Protocol, Questions, Ties, questions, rules, takes_of
-from features.events import Click
-from trainer.data import Log
+from bench.quality.answers import Answers
+from bench.quality.chart import draw
+from bench.quality.figures import figures, gains, with_differences
+from bench.quality.questions import TEST, Protocol, Questions, Ties, questions, rules, takes_of
+from bench.quality.tables import LARGE, OURS, difference_table, ratios, summary, table, verdicts
+from trainer.datasets.log import Log
 
 PART = f"{OURS} without text"
 PEOPLE = 60

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.report import write_report
+from bench.harness.report import write_report
 
 
 def test_a_report_has_all_its_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,12 +6,13 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from headwater_client.events import Click, Purchase
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench import robustness
-from bench.questions import TEST, Protocol, questions, takes_of
-from bench.robustness import (
+from bench.quality import robustness
+from bench.quality.questions import TEST, Protocol, questions, takes_of
+from bench.quality.robustness import (
     DAMAGES,
     NOBODYS_ITEM,
     Asked,
@@ -23,10 +24,9 @@ from bench.robustness import (
     rows_of,
     summary,
 )
-from features.events import Click, Purchase
 from features.rows import Layout, absorb, empty_user
 from features.settings import DAY_MS, FeatureSettings
-from trainer.data import Log
+from trainer.datasets.log import Log
 
 START_MS = 1_700_000_000_000
 # A busy machine is no failure.

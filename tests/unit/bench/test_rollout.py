@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bench.rollout import figures, table
-from bench.rollout_runs import MANN_WHITNEY, fixed_sample, looked_at, simulated
-from bench.rollout_world import GAINS, People, Population, Rates, feedback
+from bench.rollout.__main__ import figures, table
+from bench.rollout.runs import MANN_WHITNEY, fixed_sample, looked_at, simulated
+from bench.rollout.world import GAINS, People, Population, Rates, feedback
 from deploy.rollout.settings import RolloutSettings
 from features.rollout_messages import RolloutState
 

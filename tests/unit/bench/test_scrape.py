@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bench.scrape import worked
+from bench.loop.scrape import worked
 
 
 def test_batches_and_stages_are_averages_over_the_stretch() -> None:

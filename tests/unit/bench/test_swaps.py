@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from bench.load import Answered, Sent
-from bench.swaps_chart import draw
-from bench.swaps_figures import Loaded, Swap, figures, not_live, partition_of, table, unanswered
+from bench.harness.load import Answered, Sent
+from bench.swaps.chart import draw
+from bench.swaps.figures import Loaded, Swap, figures, not_live, partition_of, table, unanswered
 from features.topics import PURCHASES
 
 MEGABYTE = 1_000_000

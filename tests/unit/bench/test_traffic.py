@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from itertools import islice
 
-from bench.traffic import PASSES, Order, mixed, pass_ms, people_per_batch, traffic
-from features.events import Click
+from headwater_client.events import Click
+
+from bench.harness.traffic import PASSES, Order, mixed, pass_ms, people_per_batch, traffic
 
 HOUR_MS = 3_600_000
 START_MS = 1_000_000_000_000

@@ -7,10 +7,10 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from headwater_client.errors import SettingsError
 
 from deploy import settings_text
 from deploy.settings import Settings, load_settings
-from features.errors import SettingsError
 
 
 @pytest.fixture(autouse=True)

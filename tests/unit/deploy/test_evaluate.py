@@ -10,20 +10,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from headwater_client.errors import DataError, HeadwaterError, SettingsError
 
 from deploy.commands.evaluate import evaluate
 from deploy.settings import Settings
 from features import inputs
-from features.errors import DataError, HeadwaterError, SettingsError
 from features.inputs import MODEL_NAME
 from features.rows import Layout
 from features.settings import FeatureSettings
 from features.vocabulary import Vocabulary
-from trainer import checkpoint
-from trainer.first_model import Trained, architecture
-from trainer.model import TemporalModel
+from trainer.network.model import TemporalModel
+from trainer.registry import checkpoint
 from trainer.settings import TrainerSettings
-from trainer.train import Outcome
+from trainer.training.fit import Outcome
+from trainer.training.from_scratch import Trained, architecture
 
 START_S = 1_700_000_000
 EVENTS = 100

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import psutil
 import pytest
+from headwater_client.errors import ServerError, SettingsError
 
 from deploy import local
 from deploy.local import java, ports, process, store
 from deploy.local.process import ProcessId
 from deploy.local.state import Record, StateFolder
 from deploy.settings import LocalSettings, Settings
-from features.errors import ServerError, SettingsError
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from threading import Event
 
 import pytest
+from headwater_client.events import Click
 
-from deploy.replay import TICK_S, Clock, Pace, at_once, at_rate, at_speed, in_time
-from features.events import Click
+from deploy.jobs.replay import TICK_S, Clock, Pace, at_once, at_rate, at_speed, in_time
 
 START_MS = 1_714_564_800_000
 

@@ -8,10 +8,10 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from headwater_client.errors import DataError
 
 from deploy.commands.tune import tune
 from deploy.settings import load_settings
-from features.errors import DataError
 
 START_S = 1_700_000_000
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+from headwater_client.events import EventType, Item
 
 from features import columns
 from features.columns import TrendList
-from features.events import EventType, Item
 from features.rows import ItemGroup, Layout, Observed, absorb, empty_group, empty_user
 from features.settings import FeatureSettings
 from features.store import CATALOGUE, TRENDING, USERS

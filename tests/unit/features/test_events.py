@@ -7,8 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
-
-from features.events import (
+from headwater_client.events import (
     MAX_FUTURE_MS,
     Click,
     DeadLetter,

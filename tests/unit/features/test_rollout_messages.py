@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import msgspec
 import pytest
+from headwater_client.events import encode
 
-from features.events import encode
 from features.rollout_messages import (
     Rollout,
     RolloutStep,

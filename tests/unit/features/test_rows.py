@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from features.events import EventType
+from headwater_client.events import EventType
+
 from features.rows import (
     Layout,
     Observed,

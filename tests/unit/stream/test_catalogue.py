@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from headwater_client.events import Item
+
 from features.columns import encode_item
-from features.events import Item
 from features.topics import hash64
 from stream.catalogue import Catalogue, Shelf, reading
 

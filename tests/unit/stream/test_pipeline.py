@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 import msgspec
 import pytest
+from headwater_client.events import Click, Recommendation, Shadow
 
-from features.events import Click, Recommendation, Shadow
 from features.rows import Layout, empty_user
 from features.settings import FeatureSettings
 from stream.answering import Group

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from headwater_client.events import EventType, Reason, RecommendedItem
 
 from features.columns import TrendList
-from features.events import EventType, Reason, RecommendedItem
 from features.rows import Layout
 from features.settings import DAY_MS, FeatureSettings
 from features.vocabulary import Vocabulary

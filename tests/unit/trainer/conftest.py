@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from headwater_client.events import Click, Item, Purchase
 
 from features import inputs
-from features.events import Click, Item, Purchase
 from features.rows import Layout
 from features.settings import DAY_MS, HOUR_MS, FeatureSettings
 from features.vocabulary import Vocabulary
-from tests.stand.columns import columns_of
-from tests.stand.models import every_part
-from trainer.data import Log
-from trainer.examples import Examples, observed_log
-from trainer.model import Architecture, TemporalModel
-from trainer.trends import Trends, trends
+from tests.harness.columns import columns_of
+from tests.harness.models import every_part
+from trainer.datasets.log import Log
+from trainer.examples.replay import Examples, observed_log
+from trainer.examples.trends import Trends, trends
+from trainer.network.model import Architecture, TemporalModel
 
 START_MS = 1_700_000_000_000
 ITEMS = 130

@@ -11,13 +11,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainer import balance as balancing
-from trainer.balance import PRIOR_TARGETS, REACH, balance, unbalance
-from trainer.batches import Batches
-from trainer.examples import Examples
-from trainer.model import LOWEST, PARTS, TemporalModel
-from trainer.scoring import batch_scores, parts_at, softmax_loss
-from trainer.trends import Trends
+from trainer.examples.batches import Batches
+from trainer.examples.replay import Examples
+from trainer.examples.trends import Trends
+from trainer.network.model import LOWEST, PARTS, TemporalModel
+from trainer.network.scoring import batch_scores, parts_at, softmax_loss
+from trainer.training import calibration as balancing
+from trainer.training.calibration import PRIOR_TARGETS, REACH, balance, unbalance
 
 SIZE = 4
 

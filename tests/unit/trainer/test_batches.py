@@ -8,17 +8,17 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
+from headwater_client.events import Click, EventType, Purchase
 
-from features.events import Click, EventType, Purchase
 from features.inputs import IntArray
 from features.rows import Layout
 from features.settings import HOUR_MS, FeatureSettings
 from features.vocabulary import FIRST_ITEM, PADDING, UNKNOWN, Vocabulary
-from tests.stand.columns import columns_of
-from trainer.batches import Batch, Batches, Drawing
-from trainer.data import Log
-from trainer.examples import Examples, observed_log
-from trainer.trends import Trends, trends
+from tests.harness.columns import columns_of
+from trainer.datasets.log import Log
+from trainer.examples.batches import Batch, Batches, Drawing
+from trainer.examples.replay import Examples, observed_log
+from trainer.examples.trends import Trends, trends
 
 HISTORY = 8
 WINDOW = 5

@@ -10,8 +10,8 @@ import torch
 
 from features.settings import HOUR_MS
 from features.vocabulary import UNKNOWN
-from trainer import cooccurrence
-from trainer.cooccurrence import (
+from trainer.examples import cooccurrence
+from trainer.examples.cooccurrence import (
     HALF_LIFE_MS,
     NEARBY_EVENTS,
     SHARES,

@@ -8,11 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from headwater_client.errors import DataError
+from headwater_client.events import Click, Item, Purchase
 
-from features.errors import DataError
-from features.events import Click, Item, Purchase
-from trainer.data import DataSource, Log, load_log
-from trainer.movielens import GENRES, SHA256
+from trainer.datasets.log import DataSource, Log, load_log
+from trainer.datasets.movielens import GENRES, SHA256
 
 # Ratings (user, item, rating, second): a good one, a tie in file order, an earlier one last.
 RATINGS = [
@@ -128,7 +128,7 @@ def test_a_folder_without_tables_is_one_line(tmp_path: Path) -> None:
 
 
 def test_reading_needs_no_torch() -> None:
-    program = "import sys, trainer.data; sys.exit('torch' in sys.modules)"
+    program = "import sys, trainer.datasets.log; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 

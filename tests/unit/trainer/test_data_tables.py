@@ -10,11 +10,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from headwater_client.errors import DataError, SettingsError
+from headwater_client.events import Click, EventError, Item, Purchase, decode
 
-from features.errors import DataError, SettingsError
-from features.events import Click, EventError, Item, Purchase, decode
-from trainer.data import DataSource, Log, load_log
-from trainer.mapping import ColumnMapping, RowType, mapping_from_options
+from trainer.datasets.log import DataSource, Log, load_log
+from trainer.datasets.mapping import ColumnMapping, RowType, mapping_from_options
 
 NOON_MS = 1_714_564_800_000  # 2024-05-01 12:00 UTC
 PURCHASES = ColumnMapping(constant_type=RowType.PURCHASE)

@@ -10,10 +10,11 @@ from typing import cast
 
 import numpy as np
 import pytest
+from headwater_client.events import Item
 
-from features.events import Item
 from features.inputs import FloatArray
-from trainer.descriptions import (
+from trainer.text.encoder import LanguageModel
+from trainer.text.item_features import (
     BUCKETS,
     DIRECTIONS,
     Descriptions,
@@ -22,7 +23,6 @@ from trainer.descriptions import (
     describe,
     tokens,
 )
-from trainer.language import LanguageModel
 
 
 class KindReader:
@@ -161,7 +161,7 @@ def test_fields_with_the_same_value_are_told_apart() -> None:
 
 
 def test_hashing_is_the_same_in_every_process() -> None:
-    code = "from trainer.descriptions import _bucket; print(_bucket(('category', 'horror')))"
+    code = "from trainer.text.item_features import _bucket; print(_bucket(('category', 'horror')))"
     for seed in ("1", "2"):
         found = subprocess.run(
             [sys.executable, "-c", code],

@@ -8,19 +8,19 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 import torch
+from headwater_client.errors import SettingsError
 
-from features.errors import SettingsError
 from features.rows import Layout
-from trainer.batches import Batch, Batches
-from trainer.data import Log
-from trainer.devices import autocast, device_of, moved
-from trainer.examples import Examples
-from trainer.first_model import train_first_model
-from trainer.model import LOWEST, TemporalModel
-from trainer.scoring import batch_scores, softmax_loss
+from trainer.datasets.log import Log
+from trainer.examples.batches import Batch, Batches
+from trainer.examples.replay import Examples
+from trainer.examples.trends import Trends
+from trainer.network.devices import autocast, device_of, moved
+from trainer.network.model import LOWEST, TemporalModel
+from trainer.network.scoring import batch_scores, softmax_loss
 from trainer.settings import Device, Precision, TrainerSettings
-from trainer.train import Progress, Step, add_gradients, groups_of
-from trainer.trends import Trends
+from trainer.training.fit import Progress, Step, add_gradients, groups_of
+from trainer.training.from_scratch import train_first_model
 
 SETTINGS = TrainerSettings(
     width=8, epochs=1, batch_windows=2, threads=1, dropout=0.0, identity_dropout=0.0

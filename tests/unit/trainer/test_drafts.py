@@ -11,20 +11,20 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from headwater_client.errors import DataError, SettingsError
 
-from features.errors import DataError, SettingsError
 from features.inputs import MODEL_NAME
 from features.rows import Layout
 from features.vocabulary import read_vocabulary
-from tests.stand.models import SETTINGS as PATIENT
-from tests.stand.models import untrained
-from trainer import checkpoint, drafts
-from trainer.checkpoint import Lineage
-from trainer.drafts import drafted, write_version
-from trainer.export import answers, exported, open_session, sample_inputs
-from trainer.first_model import Trained
-from trainer.model import TemporalModel
-from trainer.repository import (
+from tests.harness.models import SETTINGS as PATIENT
+from tests.harness.models import untrained
+from trainer.export.onnx import answers, exported, open_session, sample_inputs
+from trainer.export.triton_config import render_config
+from trainer.network.model import TemporalModel
+from trainer.registry import checkpoint, drafts
+from trainer.registry.checkpoint import Lineage
+from trainer.registry.drafts import drafted, write_version
+from trainer.registry.repository import (
     ASIDE,
     LOCK,
     AnotherPublisherError,
@@ -35,13 +35,13 @@ from trainer.repository import (
     version_numbers,
     version_of,
 )
-from trainer.triton_config import render_config
+from trainer.training.from_scratch import Trained
 
 SETTINGS = PATIENT.model_copy(update={"publish_retry_s": 0.0})
 HOLDER = """
 import sys, time
 from pathlib import Path
-from trainer.repository import ASIDE, publishing
+from trainer.registry.repository import ASIDE, publishing
 repository = Path(sys.argv[1])
 with publishing(repository):
     (repository / ASIDE / "draft-1").mkdir()

@@ -10,18 +10,18 @@ import torch
 
 from features.rows import Layout
 from features.vocabulary import FIRST_ITEM
-from tests.stand.models import every_part, requests_of
-from trainer import checkpoint
-from trainer.data import Log
-from trainer.ensemble import Ensemble, joined
-from trainer.export import check, export, sample_inputs, torch_answers
-from trainer.first_model import Trained, train_first_model
+from tests.harness.models import every_part, requests_of
+from trainer.datasets.log import Log
+from trainer.export.onnx import check, export, sample_inputs, torch_answers
+from trainer.export.recommender import Recommender
 from trainer.gate.measure import growth
-from trainer.model import Architecture, TemporalModel
-from trainer.recommender import Recommender
-from trainer.scoring import scores_at
+from trainer.network.ensemble import Ensemble, joined
+from trainer.network.model import Architecture, TemporalModel
+from trainer.network.scoring import scores_at
+from trainer.registry import checkpoint
 from trainer.settings import TrainerSettings
-from trainer.train import Progress
+from trainer.training.fit import Progress
+from trainer.training.from_scratch import Trained, train_first_model
 
 SETTINGS = TrainerSettings(width=8, epochs=2, batch_windows=4, threads=1, patience=9, members=2)
 

@@ -7,20 +7,20 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
+from headwater_client.events import Click
 from torch import Tensor
 
-from features.events import Click
 from features.rows import Layout
 from features.settings import HOUR_MS
 from features.vocabulary import FIRST_ITEM, Vocabulary
-from trainer.batches import Batch
-from trainer.data import Log
-from trainer.evaluate import _asked, evaluate
-from trainer.figures import figures, interval
-from trainer.first_model import Trained
-from trainer.model import LOWEST, TemporalModel
+from trainer.datasets.log import Log
+from trainer.evaluation.evaluate import _asked, evaluate
+from trainer.examples.batches import Batch
+from trainer.metrics import figures, interval
+from trainer.network.model import LOWEST, TemporalModel
 from trainer.settings import TrainerSettings
-from trainer.train import Outcome
+from trainer.training.fit import Outcome
+from trainer.training.from_scratch import Trained
 
 SETTINGS = TrainerSettings(threads=1)
 START_MS = 1_700_000_000_000

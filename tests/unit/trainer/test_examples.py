@@ -7,17 +7,17 @@ from collections import defaultdict
 
 import numpy as np
 import pytest
+from headwater_client.events import Click, Purchase
 from msgspec.structs import replace
 
 from features import inputs, rows
-from features.events import Click, Purchase
 from features.rows import Layout
 from features.settings import FeatureSettings
 from features.topics import hash64
 from features.vocabulary import Vocabulary
-from tests.stand.columns import columns_of
-from trainer.data import Log
-from trainer.examples import Examples, Replayer, observed_log, replay
+from tests.harness.columns import columns_of
+from trainer.datasets.log import Log
+from trainer.examples.replay import Examples, Replayer, observed_log, replay
 
 
 def of_person(log: Log, user_id: str) -> list[Click | Purchase]:

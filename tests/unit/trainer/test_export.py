@@ -15,9 +15,9 @@ import torch
 from features.inputs import TOP_ITEMS, model_inputs, model_outputs
 from features.rows import Layout
 from features.vocabulary import PADDING, UNKNOWN
-from tests.stand.models import every_part
-from trainer.comparison import Arrays, differences
-from trainer.export import (
+from tests.harness.models import every_part
+from trainer.export.followers import Lists
+from trainer.export.onnx import (
     ExportError,
     answers,
     check,
@@ -27,9 +27,9 @@ from trainer.export import (
     torch_answers,
     write_graph,
 )
-from trainer.followers import Lists
-from trainer.model import LOWEST, Architecture, TemporalModel
-from trainer.recommender import Recommender
+from trainer.export.parity import Arrays, differences
+from trainer.export.recommender import Recommender
+from trainer.network.model import LOWEST, Architecture, TemporalModel
 
 ITEMS = 130
 HISTORY = 8

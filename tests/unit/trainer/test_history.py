@@ -7,17 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from headwater_client.events import Click, Item
 
-from features.events import Click, Item
 from features.rows import Layout
 from features.settings import HOUR_MS
 from features.vocabulary import Vocabulary
-from tests.stand.windows import closed
+from tests.harness.windows import closed
 from tests.unit.trainer.conftest import START_MS
-from trainer.data import Log
-from trainer.examples import Examples, examples, observed_log, replay
-from trainer.history import History
-from trainer.trends import trends
+from trainer.datasets.log import Log
+from trainer.examples.history import History
+from trainer.examples.replay import Examples, examples, observed_log, replay
+from trainer.examples.trends import trends
 from trainer.windows.log import read_log
 from trainer.windows.store import WindowStore
 

@@ -11,26 +11,26 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from headwater_client.errors import DataError
+from headwater_client.events import Item
 
-from features.errors import DataError
-from features.events import Item
 from features.rows import Layout
 from features.vocabulary import FIRST_ITEM, Vocabulary
-from tests.stand.walks import ITEMS, START_MS, STEP_MS, Events, catalogue, walks
+from tests.harness.walks import ITEMS, START_MS, STEP_MS, Events, catalogue, walks
 from tests.unit.trainer.test_training import READER
-from trainer.batches import Batches
-from trainer.checkpoint import save
-from trainer.data import Log
-from trainer.ensemble import joined
-from trainer.first_model import Trained, train_first_model
-from trainer.growth import grown, vocabulary_of
-from trainer.history import History
-from trainer.incremental import batches_of, fine_tune, parent
-from trainer.model import TemporalModel
-from trainer.scoring import batch_scores
+from trainer.datasets.log import Log
+from trainer.examples.batches import Batches
+from trainer.examples.history import History
+from trainer.examples.splits import slices_of
+from trainer.network.ensemble import joined
+from trainer.network.model import TemporalModel
+from trainer.network.scoring import batch_scores
+from trainer.registry.checkpoint import save
 from trainer.settings import FineTuned, FineTuneSettings, TrainerSettings
-from trainer.slices import slices_of
-from trainer.train import Progress, held_out_ndcg
+from trainer.training.expand import grown, vocabulary_of
+from trainer.training.fine_tune import batches_of, fine_tune, parent
+from trainer.training.fit import Progress, held_out_ndcg
+from trainer.training.from_scratch import Trained, train_first_model
 
 SETTINGS = TrainerSettings(
     width=16,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from trainer.examples import Examples
-from trainer.instants import instants_of, shuffled, things_of
+from trainer.examples.instants import instants_of, shuffled, things_of
+from trainer.examples.replay import Examples
 
 
 def test_instants_cover_all_events_and_keep_a_person_s_moment_together(columns: Examples) -> None:

@@ -10,19 +10,19 @@ from typing import cast
 import numpy as np
 import pytest
 import torch
+from headwater_client.errors import SettingsError
+from headwater_client.events import Click, Item
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
-from features.errors import SettingsError
-from features.events import Click, Item
 from features.inputs import FloatArray
 from features.rows import Layout
 from features.vocabulary import FIRST_ITEM
-from trainer.data import Log
-from trainer.export import answers, export, open_session, sample_inputs
-from trainer.first_model import train_first_model
-from trainer.language import LanguageModel, item_text, language_model
-from trainer.recommender import Recommender
+from trainer.datasets.log import Log
+from trainer.export.onnx import answers, export, open_session, sample_inputs
+from trainer.export.recommender import Recommender
 from trainer.settings import TrainerSettings
+from trainer.text.encoder import LanguageModel, item_text, language_model
+from trainer.training.from_scratch import train_first_model
 
 KINDS = ("red", "blue")
 PER_KIND = 12

@@ -8,29 +8,29 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from headwater_client.errors import DataError
+from headwater_client.events import Click, Item
 from transformers import BertConfig, BertModel, BertTokenizerFast, LlamaConfig, LlamaModel
 
-from features.errors import DataError
-from features.events import Click, Item
 from features.rows import Layout
 from features.settings import HOUR_MS
-from trainer import checkpoint
-from trainer.data import Log
-from trainer.first_model import train_first_model
-from trainer.history import History
-from trainer.incremental import fine_tune, parent
-from trainer.language import LanguageModel
-from trainer.language_pairs import Pairs, drawn, pairs_of, shares
-from trainer.language_tuning import (
+from trainer.datasets.log import Log
+from trainer.examples.history import History
+from trainer.examples.splits import slices_of
+from trainer.registry import checkpoint
+from trainer.settings import FineTuneSettings, TrainerSettings, Tuning
+from trainer.text.adapters import with_weights
+from trainer.text.encoder import LanguageModel
+from trainer.text.pairs import Pairs, drawn, pairs_of, shares
+from trainer.text.tuning import (
     Tuned,
     TuningProgress,
     contrastive_loss,
     misplaced,
     tune_language_model,
 )
-from trainer.language_weights import with_weights
-from trainer.settings import FineTuneSettings, TrainerSettings, Tuning
-from trainer.slices import slices_of
+from trainer.training.fine_tune import fine_tune, parent
+from trainer.training.from_scratch import train_first_model
 
 COLOURS = ("red", "blue", "green", "white")
 THINGS = tuple(f"t{at}" for at in range(12))

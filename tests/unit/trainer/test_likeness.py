@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from features.rows import Layout
-from tests.stand.models import every_part
-from trainer.ensemble import Ensemble
-from trainer.export import sample_inputs, torch_answers
-from trainer.followers import Rows
-from trainer.likeness import Widths, directions
-from trainer.model import Architecture, TemporalModel
-from trainer.recommender import Recommender
+from tests.harness.models import every_part
+from trainer.export.followers import Rows
+from trainer.export.likeness import Widths, directions
+from trainer.export.onnx import sample_inputs, torch_answers
+from trainer.export.recommender import Recommender
+from trainer.network.ensemble import Ensemble
+from trainer.network.model import Architecture, TemporalModel
 
 
 def test_the_largest_directions_have_most_of_the_products() -> None:

@@ -8,8 +8,8 @@ from dataclasses import fields, replace
 import pytest
 import torch
 
-from tests.stand.models import every_part
-from trainer.model import (
+from tests.harness.models import every_part
+from trainer.network.model import (
     GAPS,
     LOWEST,
     NEWEST,
@@ -21,7 +21,7 @@ from trainer.model import (
     gap_buckets,
     related_scores,
 )
-from trainer.scoring import scores_at
+from trainer.network.scoring import scores_at
 
 DAY_MS = 86_400_000
 NOW_MS = 1_700_000_000_000

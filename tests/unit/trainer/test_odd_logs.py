@@ -8,19 +8,19 @@ from typing import cast
 
 import numpy as np
 import pytest
+from headwater_client.events import Click, Item
 
-from features.events import Click, Item
 from features.inputs import FloatArray
 from features.rows import Layout
-from trainer import checkpoint
-from trainer.data import Log
-from trainer.drafts import write_version
-from trainer.evaluate import evaluate
-from trainer.export import answers, open_session, sample_inputs
-from trainer.first_model import Trained, train_first_model
-from trainer.language import LanguageModel
-from trainer.model import LOWEST
+from trainer.datasets.log import Log
+from trainer.evaluation.evaluate import evaluate
+from trainer.export.onnx import answers, open_session, sample_inputs
+from trainer.network.model import LOWEST
+from trainer.registry import checkpoint
+from trainer.registry.drafts import write_version
 from trainer.settings import TrainerSettings
+from trainer.text.encoder import LanguageModel
+from trainer.training.from_scratch import Trained, train_first_model
 
 SETTINGS = TrainerSettings(width=8, epochs=2, batch_windows=4, threads=1)
 START_MS = 1_700_000_000_000

@@ -7,14 +7,14 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from headwater_client.errors import DataError
 
-from features.errors import DataError
 from features.rows import Layout
-from tests.stand.walks import LENGTH, walks
+from tests.harness.walks import LENGTH, walks
 from tests.unit.trainer.test_incremental import BEFORE, FILMS, READER, SETTINGS, TUNING
-from trainer.data import Log
-from trainer.evaluate import evaluate
-from trainer.prequential import (
+from trainer.datasets.log import Log
+from trainer.evaluation.evaluate import evaluate
+from trainer.evaluation.prequential import (
     Course,
     Learning,
     Step,

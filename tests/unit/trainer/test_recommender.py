@@ -8,21 +8,21 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from headwater_client.events import Click, Purchase
 
 from features import inputs
-from features.events import Click, Purchase
 from features.rows import Layout, UserRow, absorb, empty_user
 from features.settings import HOUR_MS, FeatureSettings
 from features.vocabulary import FIRST_ITEM, Vocabulary
-from tests.stand.models import every_part, requests_of
-from trainer.batches import Batches
-from trainer.data import Log
-from trainer.examples import SOURCE, examples, observed_log, replay
-from trainer.export import sample_inputs, torch_answers
-from trainer.model import LOWEST, NEWEST, Architecture, TemporalModel
-from trainer.recommender import Recommender
-from trainer.scoring import scores_at, trend_scores
-from trainer.trends import trends
+from tests.harness.models import every_part, requests_of
+from trainer.datasets.log import Log
+from trainer.examples.batches import Batches
+from trainer.examples.replay import SOURCE, examples, observed_log, replay
+from trainer.examples.trends import trends
+from trainer.export.onnx import sample_inputs, torch_answers
+from trainer.export.recommender import Recommender
+from trainer.network.model import LOWEST, NEWEST, Architecture, TemporalModel
+from trainer.network.scoring import scores_at, trend_scores
 
 ITEMS = 130
 

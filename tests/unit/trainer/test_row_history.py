@@ -9,9 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from features.rows import Layout, Observed, absorb, empty_user
-from trainer.data import Log
-from trainer.examples import observed_log
-from trainer.row_history import SCHEMA, write_history
+from trainer.datasets.log import Log
+from trainer.examples.feast_history import SCHEMA, write_history
+from trainer.examples.replay import observed_log
 
 
 @pytest.fixture

@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from features.vocabulary import FIRST_ITEM
-from trainer.batches import Batch, Batches
-from trainer.cooccurrence import Companions
-from trainer.examples import Examples
-from trainer.model import LOWEST, Requests, TemporalModel
-from trainer.scoring import (
+from trainer.examples.batches import Batch, Batches
+from trainer.examples.cooccurrence import Companions
+from trainer.examples.replay import Examples
+from trainer.examples.trends import Trends
+from trainer.network.model import LOWEST, Requests, TemporalModel
+from trainer.network.scoring import (
     Shown,
     batch_scores,
     ndcg,
@@ -25,7 +26,6 @@ from trainer.scoring import (
     taught_loss,
     trend_scores,
 )
-from trainer.trends import Trends
 
 
 @pytest.fixture

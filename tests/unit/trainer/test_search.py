@@ -9,18 +9,18 @@ from typing import cast
 
 import numpy as np
 import pytest
+from headwater_client.errors import DataError, SettingsError
+from headwater_client.events import Item
 
-from features.errors import DataError, SettingsError
-from features.events import Item
 from features.inputs import FloatArray
 from features.rows import Layout
-from trainer import search as searching
-from trainer.data import Log
-from trainer.first_model import Trained
-from trainer.language import LanguageModel
-from trainer.search import Search, SearchProgress, search, searched
+from trainer.datasets.log import Log
 from trainer.settings import TrainerSettings
-from trainer.train import Outcome, Progress, Report
+from trainer.text.encoder import LanguageModel
+from trainer.training import search as searching
+from trainer.training.fit import Outcome, Progress, Report
+from trainer.training.from_scratch import Trained
+from trainer.training.search import Search, SearchProgress, search, searched
 
 SETTINGS = TrainerSettings(width=64, learning_rate=0.002, epochs=3, batch_windows=4, threads=1)
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from headwater_client.errors import DataError
 
-from features.errors import DataError
-from trainer.examples import Examples
+from trainer.examples.replay import Examples
+from trainer.examples.splits import RUN, sample, slices_of
 from trainer.settings import FineTuneSettings
-from trainer.slices import RUN, sample, slices_of
 
 SETTINGS = FineTuneSettings(stop_share=0.2, judge_share=0.1)
 

@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from headwater_client.errors import SettingsError
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from features.errors import SettingsError
 from features.rows import Layout
-from trainer.data import Log
-from trainer.first_model import train_first_model
+from trainer.datasets.log import Log
 from trainer.settings import TrainerSettings
-from trainer.tracking import tracked
-from trainer.train import Progress, rate
+from trainer.training.fit import Progress, rate
+from trainer.training.from_scratch import train_first_model
+from trainer.training.tracking import tracked
 
 SETTINGS = TrainerSettings(width=8, epochs=2, batch_windows=4, threads=1, patience=9)
 

@@ -11,28 +11,28 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from headwater_client.errors import DataError
+from headwater_client.events import Click
 from safetensors.torch import save
 
-from features.errors import DataError
-from features.events import Click
 from features.inputs import FloatArray
 from features.rows import Layout, Observed
 from features.settings import HOUR_MS
 from features.vocabulary import FILE_NAME, Vocabulary
-from tests.stand.columns import columns_of
-from trainer import checkpoint
-from trainer.batches import Batches
-from trainer.comparison import Arrays
-from trainer.data import Log
-from trainer.evaluate import evaluate
-from trainer.examples import observed_log
-from trainer.export import answers, export, open_session, sample_inputs, torch_answers
-from trainer.first_model import Progress, Trained, train_first_model
-from trainer.language import LanguageModel
-from trainer.recommender import Recommender
-from trainer.scoring import batch_scores, taught_loss
+from tests.harness.columns import columns_of
+from trainer.datasets.log import Log
+from trainer.evaluation.evaluate import evaluate
+from trainer.examples.batches import Batches
+from trainer.examples.replay import observed_log
+from trainer.examples.trends import trends
+from trainer.export.onnx import answers, export, open_session, sample_inputs, torch_answers
+from trainer.export.parity import Arrays
+from trainer.export.recommender import Recommender
+from trainer.network.scoring import batch_scores, taught_loss
+from trainer.registry import checkpoint
 from trainer.settings import Part, TrainerSettings
-from trainer.trends import trends
+from trainer.text.encoder import LanguageModel
+from trainer.training.from_scratch import Progress, Trained, train_first_model
 
 SETTINGS = TrainerSettings(
     width=16,

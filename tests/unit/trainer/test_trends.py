@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from headwater_client.events import EventType
 
 from features import inputs, rows
-from features.events import EventType
 from features.rows import ItemGroup, Layout
 from features.settings import HOUR_MS
 from features.vocabulary import Vocabulary
-from trainer.data import Log
-from trainer.examples import observed_log
-from trainer.trends import Trends, trends
+from trainer.datasets.log import Log
+from trainer.examples.replay import observed_log
+from trainer.examples.trends import Trends, trends
 
 
 @pytest.mark.parametrize("snapshot_ms", [HOUR_MS, 1000])

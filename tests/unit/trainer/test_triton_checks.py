@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from features.rows import Layout
-from trainer.export import export
-from trainer.model import TemporalModel
-from trainer.triton_checks import ModelFile, config_refusals, graph_file
-from trainer.triton_config import Backend, render_config
+from trainer.export.onnx import export
+from trainer.export.triton_checks import ModelFile, config_refusals, graph_file
+from trainer.export.triton_config import Backend, render_config
+from trainer.network.model import TemporalModel
 
 
 @pytest.fixture(scope="module")

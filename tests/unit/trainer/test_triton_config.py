@@ -7,7 +7,7 @@ from pathlib import Path
 
 from features.rows import Layout
 from features.settings import FeatureSettings
-from trainer.triton_config import render_config, with_versions
+from trainer.export.triton_config import render_config, with_versions
 
 CHECKED_IN = Path(__file__).parents[3] / "model_repo" / "temporal_llm" / "config.pbtxt"
 

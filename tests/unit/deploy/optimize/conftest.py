@@ -9,9 +9,9 @@ import pytest
 from features import inputs
 from features.rows import Layout
 from features.settings import FeatureSettings
-from tests.stand.models import every_part
-from trainer.export import export
-from trainer.model import Architecture, TemporalModel
+from tests.harness.models import every_part
+from trainer.export.onnx import export
+from trainer.network.model import Architecture, TemporalModel
 
 HISTORY, ITEMS = 16, 300
 

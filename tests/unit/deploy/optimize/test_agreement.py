@@ -6,20 +6,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from headwater_client.events import Click
 
 from deploy.optimize.agreement import agreement
 from deploy.optimize.forms import Version, optimize
 from deploy.optimize.questions import Questions, questions
 from deploy.optimize.settings import OptimizeSettings
-from features.events import Click
 from features.inputs import model_inputs
 from features.rows import Layout
 from features.vocabulary import FIRST_ITEM, Vocabulary
 from tests.unit.deploy.optimize.conftest import HISTORY, ITEMS
-from trainer.comparison import Arrays
-from trainer.data import Log
-from trainer.export import answers, open_session, sample_inputs
-from trainer.model import TemporalModel
+from trainer.datasets.log import Log
+from trainer.export.onnx import answers, open_session, sample_inputs
+from trainer.export.parity import Arrays
+from trainer.network.model import TemporalModel
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ import pytest
 from deploy.optimize.cpu import write_int8, write_narrow
 from features.rows import Layout
 from tests.unit.deploy.optimize.conftest import ITEMS
-from trainer.export import answers, open_session, sample_inputs
-from trainer.model import TemporalModel
+from trainer.export.onnx import answers, open_session, sample_inputs
+from trainer.network.model import TemporalModel
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from headwater_client.errors import DataError
 from onnx import numpy_helper
 
 from deploy.optimize import BuildError, NotHereError
@@ -23,15 +24,14 @@ from deploy.optimize.record import ENGINE, EngineRecord, read_record, record_pat
 from deploy.optimize.running import RunningEngine
 from deploy.optimize.served import engine_file, profile_refusals
 from deploy.optimize.settings import OptimizeSettings, Products
-from features.errors import DataError
 from features.inputs import model_inputs, model_outputs
 from features.rows import Layout
 from tests.unit.deploy.optimize.conftest import HISTORY, ITEMS
 from trainer.disk import sha256
-from trainer.export import answers, open_session, sample_inputs
-from trainer.model import TemporalModel
-from trainer.triton_checks import config_refusals, graph_file
-from trainer.triton_config import MAX_BATCH, Backend, render_config
+from trainer.export.onnx import answers, open_session, sample_inputs
+from trainer.export.triton_checks import config_refusals, graph_file
+from trainer.export.triton_config import MAX_BATCH, Backend, render_config
+from trainer.network.model import TemporalModel
 
 KIND = Kind.TENSORRT_RTX
 SETTINGS = OptimizeSettings()

@@ -10,20 +10,20 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from headwater_client.events import Click
 
 from deploy.optimize import publishing
 from deploy.optimize.forms import Version
 from deploy.optimize.publishing import FORM, serve_int8
 from deploy.optimize.questions import Questions, newest_questions
 from deploy.optimize.settings import OptimizeSettings, Served
-from features.events import Click
 from features.rows import Layout
 from features.vocabulary import FIRST_ITEM, Vocabulary
 from tests.unit.deploy.optimize.conftest import ITEMS
-from trainer.drafts import EXACT, GRAPH, exact_graph
-from trainer.examples import examples, observed_log, replay
-from trainer.export import answers, open_session, sample_inputs
-from trainer.model import TemporalModel
+from trainer.examples.replay import examples, observed_log, replay
+from trainer.export.onnx import answers, open_session, sample_inputs
+from trainer.network.model import TemporalModel
+from trainer.registry.drafts import EXACT, GRAPH, exact_graph
 
 # Of random weights, as these are, INT8 loses more.
 LENIENT = OptimizeSettings(min_overlap=0.5, max_loss=1.0)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import msgspec
 import pytest
+from headwater_client.events import encode
 
 from deploy.rollout.commands import OLDEST_S, check, command
 from deploy.rollout.decision import RefusedError
 from deploy.rollout.settings import RolloutSettings
-from features.events import encode
 from features.rollout_messages import Action, RolloutCommand
 
 RULES = RolloutSettings.model_validate({"admin_token": "secret"})

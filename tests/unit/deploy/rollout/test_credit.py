@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 
 import pytest
+from headwater_client.events import Click, Purchase
 
 from deploy.rollout.credit import MOST_SHOWN, Earned, Memory, Shown
 from deploy.rollout.merging import Merge
-from features.events import Click, Purchase
 from features.topics import hash64
 
 WINDOW_MS = 1000

@@ -5,10 +5,10 @@ from __future__ import annotations
 import random
 
 import pytest
+from headwater_client.events import Click, Reason, Recommendation, RecommendedItem, Shadow
 
 from deploy.rollout.ledger import Ledger, Read
 from features.columns import decode_feedback, encode_feedback
-from features.events import Click, Reason, Recommendation, RecommendedItem, Shadow
 from features.feedback import FeedbackRow
 from features.topics import Hash
 

@@ -8,13 +8,13 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 import pytest
+from headwater_client.events import encode
 
 from deploy.rollout.decision import State, begun, decide, steered
 from deploy.rollout.record import agrees, inputs_of, step, trial_of
 from deploy.rollout.settings import RolloutSettings
 from deploy.rollout.standing import Standing
 from deploy.rollout.trial import Trial, drift, figures
-from features.events import encode
 from features.feedback import SCORE_BINS, Counters
 from features.rollout_messages import (
     Action,

@@ -7,17 +7,17 @@ from pathlib import Path
 import pytest
 
 from features.rows import Layout
-from tests.stand.walks import Events, shuffled, walks
+from tests.harness.walks import Events, shuffled, walks
 from tests.unit.trainer.test_incremental import BEFORE, FILMS, READER, SETTINGS, TUNING
-from trainer.data import Log
-from trainer.export import ExportError, export
-from trainer.first_model import Trained, train_first_model
+from trainer.datasets.log import Log
+from trainer.examples.history import History
+from trainer.examples.splits import slices_of
+from trainer.export.onnx import ExportError, export
 from trainer.gate.checks import Verdict, verdict
 from trainer.gate.measure import Exported, measure
-from trainer.history import History
-from trainer.incremental import fine_tune, held_of
 from trainer.settings import FineTuneSettings, GateSettings
-from trainer.slices import slices_of
+from trainer.training.fine_tune import fine_tune, held_of
+from trainer.training.from_scratch import Trained, train_first_model
 
 # Whoever else works on the machine: a test fails by no time.
 LIMITS = GateSettings(max_latency_ms=60_000, max_slowdown=1000)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from features.vocabulary import FIRST_ITEM, UNKNOWN, Vocabulary
-from trainer.examples import Examples
-from trainer.gate.held import Held, together
-from trainer.trends import Trends
+from trainer.evaluation.held import Held, together
+from trainer.examples.replay import Examples
+from trainer.examples.trends import Trends
 
 
 def test_each_version_sees_its_own_indices(

@@ -13,17 +13,17 @@ import torch
 
 from features.rows import Layout
 from features.vocabulary import FIRST_ITEM, Vocabulary
-from trainer.examples import Examples
-from trainer.export import ExportError, export, write_graph
-from trainer.first_model import Trained
+from trainer.evaluation.held import Held, together
+from trainer.examples.replay import Examples
+from trainer.examples.trends import Trends
+from trainer.export.onnx import ExportError, export, write_graph
+from trainer.export.recommender import Recommender
 from trainer.gate.checks import Verdict, verdict
-from trainer.gate.held import Held, together
 from trainer.gate.measure import Exported, growth, measure
-from trainer.model import TemporalModel
-from trainer.recommender import Recommender
+from trainer.network.model import TemporalModel
 from trainer.settings import GateSettings
-from trainer.train import Outcome
-from trainer.trends import Trends
+from trainer.training.fit import Outcome
+from trainer.training.from_scratch import Trained
 
 # Whoever else works on the machine: a test fails by no time but the one that it is about.
 SETTINGS = GateSettings(max_latency_ms=60_000, max_slowdown=1000)

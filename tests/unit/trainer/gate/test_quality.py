@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.stand.gains import World, slices
+from tests.harness.gains import World, slices
 from trainer.gate.quality import worse
 from trainer.settings import GateSettings
 

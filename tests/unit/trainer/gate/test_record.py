@@ -9,9 +9,9 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from headwater_client.errors import DataError
 from structlog.testing import capture_logs
 
-from features.errors import DataError
 from tests.unit.trainer.gate.test_checks import FAIR, SETTINGS
 from trainer.gate.checks import Verdict, verdict
 from trainer.gate.measured import Growth

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from features.topics import CLICKS, PURCHASES
-from tests.stand.windows import MINUTE_MS, NOW_MS, SETTINGS, START_MS, gathering, idled, row
+from tests.harness.windows import MINUTE_MS, NOW_MS, SETTINGS, START_MS, gathering, idled, row
 from trainer.windows.gathering import Closed, Gathering, Reason
 
 

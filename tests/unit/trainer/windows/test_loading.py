@@ -6,11 +6,11 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
+from headwater_client.errors import SettingsError
 
-from features.errors import SettingsError
 from features.topics import CLICKS
-from tests.stand.windows import NOW_MS, SETTINGS, row
-from trainer.data import Log
+from tests.harness.windows import NOW_MS, SETTINGS, row
+from trainer.datasets.log import Log
 from trainer.windows.appending import WindowAppender
 from trainer.windows.gathering import Reason
 from trainer.windows.loading import WindowLoader

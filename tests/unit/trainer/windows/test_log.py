@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from headwater_client.errors import DataError
+from headwater_client.events import Item
 
-from features.errors import DataError
-from features.events import Item
 from features.rows import Layout
-from tests.stand.windows import closed
-from trainer.examples import Replayer, observed_log, replay
+from tests.harness.windows import closed
+from trainer.examples.replay import Replayer, observed_log, replay
 from trainer.windows.log import read_log, window_examples
 from trainer.windows.store import WindowStore
 

@@ -10,10 +10,10 @@ from uuid import uuid4
 import fsspec
 import pyarrow.parquet as pq
 import pytest
+from headwater_client.errors import DataError, SettingsError
 
-from features.errors import DataError, SettingsError
 from features.topics import PURCHASES
-from tests.stand.windows import ONE_SOURCE, START_MS, closed, gathering, idled, row, written
+from tests.harness.windows import ONE_SOURCE, START_MS, closed, gathering, idled, row, written
 from trainer.windows.log import read_log
 from trainer.windows.rows import COLUMNS, Row, from_table, to_table
 from trainer.windows.store import AnotherWriterError, Window, WindowStore

@@ -1,0 +1,227 @@
+"""The load: a process that produces events and one that reads recommendations.
+
+Both are an app's own clients (stream/client.py). Each is told what to do through a pipe, so that
+reading the log and starting up are over before anything is measured.
+"""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import islice
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
+from multiprocessing.sharedctypes import Synchronized
+from multiprocessing.synchronize import Event
+from typing import Any
+
+from headwater_client.events import Purchase
+
+from bench.harness.traffic import Action, Order, traffic
+from deploy.jobs.replay import Clock, Pace, at_once, at_rate, in_time, replay
+from features.settings import KafkaSettings
+from features.topics import CLICKS, PURCHASES
+from stream.client import EventProducer, RecommendationConsumer
+from trainer.datasets.log import DataSource, load_log
+
+_context = multiprocessing.get_context("spawn")
+_POLL_S = 0.02
+_READ_BETWEEN_COMMANDS = 256
+ENDLESS = sys.maxsize
+"""So many events that only `Load.stop` ends them; each is made when it is due."""
+
+
+@dataclass(frozen=True)
+class Sent:
+    """An event that was produced; `time_s` is `time.monotonic` of just before."""
+
+    event_id: str
+    user_id: str
+    time_s: float
+    topic: str = CLICKS
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A recommendation that was read; `time_s` is `time.monotonic` of just after."""
+
+    event_id: str
+    time_s: float
+    fallback: bool
+    version: str = ""
+
+
+@dataclass(frozen=True)
+class Sending:
+    """Produce so many events.
+
+    Attributes:
+        rate: events a second; None: as fast as Kafka takes them.
+        ahead: how many may be produced that are not committed yet; None: any number.
+    """
+
+    events: int
+    rate: float | None = None
+    ahead: int | None = None
+
+
+class Load:
+    """The two processes, started; `handled` tells the producer how many events are committed."""
+
+    def __init__(
+        self, kafka: KafkaSettings, source: DataSource, order: Order, limit: int | None
+    ) -> None:
+        self.handled: Synchronized[int] = _context.Value("q", 0)
+        self._enough = _context.Event()
+        self._producer, producer = _context.Pipe()
+        self._reader, reader = _context.Pipe()
+        self._processes = [
+            _context.Process(
+                target=_produce,
+                args=(producer, self.handled, self._enough, kafka, source, order, limit),
+            ),
+            _context.Process(target=_read, args=(reader, kafka)),
+        ]
+        for process in self._processes:
+            process.start()
+        for pipe in (self._producer, self._reader):
+            pipe.recv()
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """The processes by name."""
+        names = ("producer", "reader")
+        return dict(zip(names, (_pid(process) for process in self._processes), strict=True))
+
+    def send_catalogue(self) -> int:
+        """Produce the log's items; how many there are."""
+        self._producer.send(None)
+        items: int = self._producer.recv()
+        return items
+
+    def start(self, sending: Sending) -> None:
+        """Begin to produce; `sent` waits for its end."""
+        self._enough.clear()
+        self._producer.send(sending)
+        self._producer.recv()
+
+    def stop(self) -> None:
+        """Produce no more of what was started."""
+        self._enough.set()
+
+    def sent(self) -> list[Sent]:
+        """Wait until all is produced."""
+        done: list[Sent] = self._producer.recv()
+        return done
+
+    def answers(self) -> list[Answered]:
+        """What the reader has read since the last call."""
+        self._reader.send(None)
+        read: list[Answered] = self._reader.recv()
+        return read
+
+    def close(self) -> None:
+        """End both processes."""
+        for process in self._processes:
+            process.terminate()
+            process.join()
+
+
+def _pid(process: SpawnProcess) -> int:
+    assert process.pid is not None
+    return process.pid
+
+
+def _produce(
+    pipe: Connection[Any, Any],
+    handled: Synchronized[int],
+    enough: Event,
+    kafka: KafkaSettings,
+    source: DataSource,
+    order: Order,
+    limit: int | None,
+) -> None:
+    _on_its_own()
+    log = load_log(source)
+    log = log.head(limit) if limit else log
+    events = traffic(log.events, order)
+    _no_collections()
+    pipe.send("ready")
+    with EventProducer(kafka) as producer:
+        while True:
+            sending: Sending | None = pipe.recv()
+            if sending is None:
+                pipe.send(replay(log.head(0), producer).items)
+                continue
+            # Made beforehand where they end, so that it costs nothing while it is measured.
+            endless = sending.events == ENDLESS
+            chosen = events if endless else list(islice(events, sending.events))
+            pipe.send("started")
+            pipe.send(_send(chosen, sending, producer, handled, enough))
+
+
+def _on_its_own() -> None:
+    """In a session of its own: Linux shares the processor among sessions first.
+
+    So an app's clients are not held up by what the benchmark itself computes.
+    """
+    os.setsid()
+
+
+def _no_collections() -> None:
+    """Python's collector, going over all that is remembered, would stop the core for 0.4 s.
+
+    It would be measured as the subject's latency. There are no cycles to be collected.
+    """
+    gc.disable()
+
+
+def _send(
+    events: Iterable[Action],
+    sending: Sending,
+    producer: EventProducer,
+    handled: Synchronized[int],
+    enough: Event,
+) -> list[Sent]:
+    pace: Pace = at_once if sending.rate is None else at_rate(sending.rate)
+    ahead = sending.ahead or sending.events
+    sent = []
+    for number, event in enumerate(in_time(events, pace, enough, Clock())):
+        while number - handled.value >= ahead:
+            time.sleep(_POLL_S)
+        topic = PURCHASES if isinstance(event, Purchase) else CLICKS
+        sent.append(Sent(event.event_id, event.user_id, time.monotonic(), topic))
+        producer.send(event)
+    producer.flush()
+    return sent
+
+
+def _read(pipe: Connection[Any, Any], kafka: KafkaSettings) -> None:
+    _on_its_own()
+    read: list[Answered] = []
+    _no_collections()
+    with RecommendationConsumer(kafka) as consumer:
+        pipe.send("ready")
+        while True:
+            for _ in range(_READ_BETWEEN_COMMANDS):
+                recommendation = consumer.receive(_POLL_S)
+                if recommendation is None:
+                    break
+                now = time.monotonic()
+                read.append(
+                    Answered(
+                        recommendation.event_id,
+                        now,
+                        recommendation.fallback,
+                        recommendation.model_version,
+                    )
+                )
+            if pipe.poll():
+                pipe.recv()
+                pipe.send(read)
+                read = []

@@ -1,0 +1,60 @@
+"""Faust alone: consumes as Headwater's worker does, with nothing done per event.
+
+Run by `bench.loop`: python -m bench.loop.bare_stream EVENTS. Prints JSON:
+microseconds an event.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from faust import Worker
+from faust.types import EventT
+
+from deploy.settings import load_settings
+from stream.agents import add_agents
+from stream.app import WorkerConfig, _faust_app
+
+_WARM_UP = 0.2
+
+
+@dataclass
+class Counter:
+    """Counts events; after so many it prints what each of them has cost, and ends."""
+
+    events: int
+    _seen: int = 0
+    _since: tuple[int, float] | None = None
+
+    async def count(self, batch: Sequence[EventT[bytes]]) -> None:
+        """Count a batch."""
+        self._seen += len(batch)
+        if self._since is None and self._seen >= _WARM_UP * self.events:
+            self._since = self._seen, time.perf_counter()
+        if self._since is not None and self._seen >= self.events:
+            seen, since = self._since
+            microseconds = 1e6 * (time.perf_counter() - since) / (self._seen - seen)
+            print(json.dumps({"faust": microseconds}), flush=True)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def main(events: str) -> None:
+    """Consume so many events."""
+    settings = load_settings()
+    config = WorkerConfig(
+        settings.kafka, settings.store, settings.features, settings.triton, settings.worker
+    )
+    app = _faust_app(config)
+    counter = Counter(int(events))
+    add_agents(app, settings.worker.batch_size, counter.count, counter.count)
+    Worker(app, loglevel="WARN", redirect_stdouts=False).execute_from_commandline()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

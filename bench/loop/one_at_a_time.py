@@ -1,0 +1,280 @@
+"""The documented way: a Faust agent that handles one event after another.
+
+For each event it asks Feast for the features (`get_online_features`), lets the event change the
+rows by the same functions as Headwater's worker, pushes both rows to Feast (`push`), asks Triton
+for this one person, and awaits the `send` of the recommendation, as Feast's and Faust's own
+documentation show it. Everything it could be spared is spared: the model, its trends and the
+vocabulary are read once, events are decoded by msgspec, the catalogue is kept at hand.
+
+Run by `bench.loop`: python -m bench.loop.one_at_a_time FEATURE_REPO VERSION VOCABULARY
+"""
+
+from __future__ import annotations
+
+# As a user of Feast does: before Headwater's own lighter import of it, which also makes its calls
+# quicker, since nothing of it is checked by typeguard then.
+import feast
+
+# isort: split
+
+import sys
+import time
+from array import array
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import chain
+from typing import Any
+
+import faust
+import pandas as pd  # type: ignore[import-untyped]
+from faust.types import StreamT
+from headwater_client.events import ACTIONS, Click, Purchase, Recommendation, decode, encode
+
+from deploy.settings import Settings, load_settings
+from features import inputs
+from features.kafka import ensure_topics
+from features.repo.definitions import item_sources
+from features.rows import (
+    ItemGroup,
+    Layout,
+    UserRow,
+    absorb,
+    absorb_item,
+    empty_group,
+    empty_user,
+    observed,
+)
+from features.store import RowStore
+from features.topics import ACTION_TOPICS, RECOMMENDATIONS, hash64, source_hash
+from features.vocabulary import read_vocabulary
+from stream.answering import recommendation_id
+from stream.ranking import allowed, ranked
+from stream.scoring import Scorer
+from stream.trend_lists import TrendLists
+from stream.trending import TrendTable
+
+_USER = (
+    "counters",
+    "category_hashes",
+    "category_counters",
+    "history_items",
+    "history_types",
+    "history_times_ms",
+    "taken",
+    "remembered",
+    "offsets",
+)
+
+
+@dataclass
+class Known:
+    """What Feast has answered about a person and an item."""
+
+    row: UserRow
+    groups: dict[str, list[float] | None]
+    categories: tuple[int, ...]
+
+
+class OneAtATime:
+    """Handles one event whole before the next.
+
+    Args:
+        repository: Feast's folder.
+        version: of the model, with its vocabulary's address.
+    """
+
+    def __init__(self, settings: Settings, repository: str, version: int, vocabulary: str) -> None:
+        self._settings = settings
+        self._layout = Layout(settings.features)
+        self._feast = feast.FeatureStore(repo_path=repository)
+        self._version = version
+        self._vocabulary = read_vocabulary(vocabulary)
+        self._scorer = Scorer(
+            settings.triton, inputs.model_inputs(self._layout), inputs.model_outputs(self._layout)
+        )
+        self._columns = item_sources(settings.kafka.partitions)
+        self._features = [
+            *(f"user_activity:{name}" for name in _USER),
+            *(f"item_popularity:{name}" for name in self._columns),
+            "item_catalogue:category",
+        ]
+        self._trends: TrendTable | None = None
+
+    async def handle(
+        self, event: Click | Purchase, column: str, source: int, offset: int
+    ) -> Recommendation:
+        """Let an event change its person's and its item's row, and answer it."""
+        known = self._ask_feast(event)
+        seen = observed(event, source, offset, known.categories)  # type: ignore[arg-type]
+        if absorb(known.row, seen, self._layout):
+            group = _group(known.groups[column], self._layout)
+            absorb_item(group, seen, self._layout)
+            known.groups[column] = _listed(group)
+            self._push("item_popularity_push", {"item_id": event.item_id, **known.groups})
+        self._push("user_activity_push", {"user_id": event.user_id, **_columns(known.row)})
+        return await self._recommend(event, known.row)
+
+    def _ask_feast(self, event: Click | Purchase) -> Known:
+        answer = self._feast.get_online_features(
+            features=self._features,
+            entity_rows=[{"user_id": event.user_id, "item_id": event.item_id}],
+        ).to_dict()
+        found = {name: values[0] for name, values in answer.items()}
+        return Known(
+            _user(found, self._layout),
+            {name: found[name] for name in self._columns},
+            tuple(map(hash64, found["category"] or ())),
+        )
+
+    def _push(self, source: str, row: Mapping[str, Any]) -> None:
+        # Feast drops what is not newer than it has; an event's own time may well be older.
+        frame = pd.DataFrame(
+            {name: [value] for name, value in row.items()}
+            | {"event_timestamp": [datetime.now(UTC)]}
+        )
+        self._feast.push(source, frame, to=feast.data_source.PushMode.ONLINE)
+
+    async def _recommend(self, event: Click | Purchase, row: UserRow) -> Recommendation:
+        table = self._trends or await self._trend_table()
+        worker, times_ms = self._settings.worker, [max(event.timestamp, row.reference_ms)]
+        exclude_taken = bool(self._layout.takes)
+        tensors = inputs.model_tensors(
+            [row],
+            times_ms,
+            self._vocabulary,
+            self._layout,
+            candidates=table.indices[: worker.trending_candidates],
+            exclude_taken=exclude_taken,
+        )
+        outputs, _ = await self._scorer.score(self._version, tensors)
+        ranking = ranked(outputs, tensors, table, self._vocabulary, times_ms, 4 * worker.top_k)
+        available = dict.fromkeys(ranking.item_ids(), True)
+        return Recommendation(
+            recommendation_id=recommendation_id(event),
+            user_id=event.user_id,
+            event_id=event.event_id,
+            items=allowed(ranking.person(0), available, worker.top_k),
+            model_version=str(self._version),
+            variant="one-at-a-time",
+            event_time=event.timestamp,
+            produced_time=int(time.time() * 1000),
+            fallback=False,
+        )
+
+    async def _trend_table(self) -> TrendTable:
+        """What trends, read once."""
+        settings, worker = self._settings, self._settings.worker
+        store = RowStore(settings.store)
+        lists = TrendLists(
+            store,
+            self._layout,
+            settings.kafka.partitions,
+            worker.trending_items,
+            worker.trends_refresh_s,
+        )
+        await lists.refresh()
+        await store.close()
+        self._trends = TrendTable(lists.trends, self._vocabulary)
+        return self._trends
+
+
+def _user(found: Mapping[str, Any], layout: Layout) -> UserRow:
+    """The row of Feast's answer; an empty row where nothing is stored."""
+    if found["offsets"] is None:
+        return empty_user(layout)
+    size = len(layout.category_half_lives)
+    flat, pairs = found["category_counters"] or [], found["offsets"]
+    times, types, items = (
+        found[f"history_{name}"] or [] for name in ("times_ms", "types", "items")
+    )
+    return UserRow(
+        counters=found["counters"],
+        events=array("q", chain.from_iterable(zip(times, types, items, strict=True))),
+        categories={
+            name: flat[at * size : (at + 1) * size]
+            for at, name in enumerate(found["category_hashes"] or [])
+        },
+        taken=array("q", found["taken"] or b""),
+        remembered=array("q", found["remembered"] or b""),
+        offsets=dict(zip(pairs[::2], pairs[1::2], strict=True)),
+    )
+
+
+def _columns(row: UserRow) -> dict[str, Any]:
+    categories = sorted(row.categories)
+    return {
+        "counters": row.counters,
+        "category_hashes": categories,
+        "category_counters": [v for name in categories for v in row.categories[name]],
+        "history_items": [item for _, _, item in row.history],
+        "history_types": [kind for _, kind, _ in row.history],
+        "history_times_ms": [time_ms for time_ms, _, _ in row.history],
+        "taken": row.taken.tobytes(),
+        "remembered": row.remembered.tobytes(),
+        "offsets": [number for pair in sorted(row.offsets.items()) for number in pair],
+    }
+
+
+def _group(column: list[float] | None, layout: Layout) -> ItemGroup:
+    if column is None:
+        return empty_group(layout)
+    source, offset, reference_ms, *values = column
+    return ItemGroup(values, int(source), int(offset), int(reference_ms))
+
+
+def _listed(group: ItemGroup) -> list[float]:
+    return list(map(float, (group.source, group.offset, group.reference_ms))) + group.values  # noqa: PD011
+
+
+def make_app(settings: Settings, handler: OneAtATime) -> faust.App:
+    """The Faust app as Faust's documentation has it: an agent, an event at a time."""
+    app = faust.App(
+        settings.worker.group,
+        broker=f"aiokafka://{settings.kafka.bootstrap_servers}",
+        store="memory://",
+        broker_commit_interval=settings.worker.commit_interval_s,
+        topic_allow_declare=False,
+        topic_disable_leader=True,
+        web_enabled=False,
+    )
+    actions = app.topic(
+        *ACTION_TOPICS,
+        key_type=bytes,
+        value_type=bytes,
+        key_serializer="raw",
+        value_serializer="raw",
+    )
+    answers = app.topic(
+        RECOMMENDATIONS,
+        key_type=bytes,
+        value_type=bytes,
+        key_serializer="raw",
+        value_serializer="raw",
+    )
+    ids = ensure_topics(settings.kafka)
+
+    @app.agent(actions)
+    async def answer(stream: StreamT[bytes]) -> None:
+        async for each in stream.events():
+            message = each.message
+            topic, partition = message.topic, message.partition
+            event = decode(ACTIONS[ACTION_TOPICS[topic]], message.value)
+            source = source_hash(ids[topic], partition)
+            column = f"{topic}_{partition}"
+            recommendation = await handler.handle(event, column, source, message.offset)
+            await answers.send(key=event.user_id.encode(), value=encode(recommendation))
+
+    return app
+
+
+def main(repository: str, version: str, vocabulary: str) -> None:
+    """Run until told to stop."""
+    settings = load_settings()
+    handler = OneAtATime(settings, repository, int(version), vocabulary)
+    app = make_app(settings, handler)
+    faust.Worker(app, loglevel="WARN", redirect_stdouts=False).execute_from_commandline()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

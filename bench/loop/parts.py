@@ -1,0 +1,315 @@
+"""The parts of the loop, each measured alone: the work itself, without what joins it.
+
+One process does a batch's steps one after the other, on the real servers and rows, with nothing
+else at work. Where all share one core, the time that passes is the CPU time of whoever works:
+of this process, of the store, of Triton, of Kafka.
+
+Run by `bench.loop`: python -m bench.loop.parts VERSION VOCABULARY BATCH EVENTS DATA ORDER.
+Prints JSON.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import statistics
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+from headwater_client.events import Purchase, Recommendation, RecommendedItem, decode, encode
+from msgspec.structs import replace
+
+from bench.harness.traffic import Action, Order, traffic
+from deploy.settings import Settings, load_settings
+from features import columns, inputs
+from features.columns import VERSION
+from features.kafka import ensure_topics
+from features.rows import ItemGroup, Layout, UserRow, absorb, absorb_item, observed
+from features.store import USERS, Read, RowStore, Write, popularity_table
+from features.topics import CLICKS, PURCHASES, RECOMMENDATIONS, hash64, source_hash
+from features.vocabulary import Vocabulary, read_vocabulary
+from stream.absorption import Cell
+from stream.answering import recommendation_id
+from stream.catalogue import reading
+from stream.client import EventProducer, RecommendationConsumer
+from stream.delivery import Delivery
+from stream.ranking import allowed, ranked
+from stream.scoring import Scorer
+from stream.trend_lists import TrendLists
+from stream.trending import TrendTable
+from trainer.datasets.log import DataSource, load_log
+
+_MICROSECONDS = 1e6
+# Offsets beyond any that the topics have: the rows take the events for new.
+_BEYOND = 1 << 40
+_WARM_UP_BATCHES = 3
+_READ_S = 5.0
+
+
+@dataclass
+class Stopwatch:
+    """Seconds by part, one number a batch."""
+
+    seconds: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Measure a part of a batch."""
+        start = time.perf_counter()
+        yield
+        self.seconds[name].append(time.perf_counter() - start)
+
+    def microseconds(self, batch: int) -> dict[str, float]:
+        """Microseconds an event, by part: of the median batch, the first ones left out."""
+        return {
+            name: _MICROSECONDS * statistics.median(taken[_WARM_UP_BATCHES:]) / batch
+            for name, taken in self.seconds.items()
+        }
+
+
+@dataclass
+class Rows:
+    """Rows at hand, and the bytes of their version columns as the store holds them."""
+
+    users: dict[str, UserRow]
+    groups: dict[Cell, ItemGroup]
+    categories: dict[str, tuple[int, ...]]
+    versions: dict[str | Cell, bytes | None]
+
+
+@dataclass(frozen=True)
+class Placed:
+    """An event and where it stands."""
+
+    event: Action
+    column: str
+    source: int
+    offset: int
+
+
+class Parts:
+    """Measures the parts on running servers that nothing else uses."""
+
+    def __init__(self, settings: Settings, version: int, vocabulary: Vocabulary) -> None:
+        self._settings = settings
+        self._version = version
+        self._vocabulary = vocabulary
+        self._layout = Layout(settings.features)
+        self._store = RowStore(settings.store)
+        self._popularity = popularity_table(settings.kafka.partitions)
+        self._scorer = Scorer(
+            settings.triton, inputs.model_inputs(self._layout), inputs.model_outputs(self._layout)
+        )
+        self._watch = Stopwatch()
+        self._answers: list[tuple[str, bytes]] = []
+
+    async def measure(self, events: Sequence[Action], batch: int) -> dict[str, float]:
+        """Microseconds an event, by part."""
+        placed = _placed(self._settings, events)
+        table = await self._trend_table()
+        rows = await self._rows(placed)
+        for at in range(0, len(placed) - batch + 1, batch):
+            await self._batch(placed[at : at + batch], rows, table)
+        found = self._watch.microseconds(batch)
+        found |= await self._kafka(events)
+        await self._store.close()
+        await self._scorer.close()
+        return found
+
+    async def _batch(self, placed: Sequence[Placed], rows: Rows, table: TrendTable) -> None:
+        self._decode(placed)
+        users, groups = self._absorb(placed, rows)
+        writes = self._encode(users, groups, rows)
+        with self._watch.part("store"):
+            for each in writes:
+                assert all(await self._store.write(each)), "another process writes rows"
+        await self._answer(placed, {name: rows.users[name] for name in users}, table)
+
+    def _decode(self, placed: Sequence[Placed]) -> None:
+        raws = [(type(each.event), encode(each.event)) for each in placed]
+        with self._watch.part("decode"):
+            for kind, raw in raws:
+                decode(kind, raw)
+
+    def _absorb(self, placed: Sequence[Placed], rows: Rows) -> tuple[list[str], list[Cell]]:
+        users, groups = [], []
+        with self._watch.part("rows"):
+            for each in placed:
+                event = each.event
+                cell = Cell(event.item_id, each.column)
+                seen = observed(
+                    event,
+                    each.source,  # type: ignore[arg-type]
+                    each.offset,
+                    rows.categories[event.item_id],  # type: ignore[arg-type]
+                )
+                if absorb(rows.users[event.user_id], seen, self._layout):
+                    absorb_item(rows.groups[cell], seen, self._layout)
+                    groups.append(cell)
+                users.append(event.user_id)
+            users, groups = list(dict.fromkeys(users)), list(dict.fromkeys(groups))
+        return users, groups
+
+    def _encode(
+        self, users: Sequence[str], groups: Sequence[Cell], rows: Rows
+    ) -> tuple[list[Write], list[Write]]:
+        with self._watch.part("columns"):
+            encoded_groups = [(cell, columns.encode_group(rows.groups[cell])) for cell in groups]
+            encoded_users = [(name, columns.encode_user(rows.users[name])) for name in users]
+        group_writes = [
+            Write(self._popularity, c.item_id, {c.column: raw}, 0, c.column, rows.versions[c])
+            for c, raw in encoded_groups
+        ]
+        user_writes = [
+            Write(USERS, n, cols, rows.users[n].reference_ms, VERSION, rows.versions[n])
+            for n, cols in encoded_users
+        ]
+        rows.versions.update(encoded_groups)
+        rows.versions.update((name, cols[VERSION]) for name, cols in encoded_users)
+        return group_writes, user_writes
+
+    async def _answer(
+        self, placed: Sequence[Placed], users: Mapping[str, UserRow], table: TrendTable
+    ) -> None:
+        last = {each.event.user_id: each.event for each in placed}
+        times_ms = [max(last[name].timestamp, row.reference_ms) for name, row in users.items()]
+        worker, exclude_taken = self._settings.worker, bool(self._layout.takes)
+        with self._watch.part("tensors"):
+            tensors = inputs.model_tensors(
+                list(users.values()),
+                times_ms,
+                self._vocabulary,
+                self._layout,
+                candidates=table.indices[: worker.trending_candidates],
+                exclude_taken=exclude_taken,
+            )
+        with self._watch.part("model"):
+            outputs, _ = await self._scorer.score(self._version, tensors)
+        with self._watch.part("ranking"):
+            ranking = ranked(outputs, tensors, table, self._vocabulary, times_ms, 4 * worker.top_k)
+            available = dict.fromkeys(ranking.item_ids(), True)
+            answers = [
+                _recommendation(last[name], allowed(ranking.person(at), available, worker.top_k))
+                for at, name in enumerate(users)
+            ]
+        with self._watch.part("encoding answers"):
+            raws = [(answer.user_id, encode(answer)) for answer in answers]
+        self._answers += raws
+
+    async def _rows(self, placed: Sequence[Placed]) -> Rows:
+        users = list(dict.fromkeys(each.event.user_id for each in placed))
+        cells = list(dict.fromkeys(Cell(each.event.item_id, each.column) for each in placed))
+        items = list(dict.fromkeys(each.event.item_id for each in placed))
+        found = await self._store.read([Read(USERS, name, USERS.columns) for name in users])
+        groups = await self._store.read(
+            [Read(self._popularity, cell.item_id, (cell.column,)) for cell in cells]
+        )
+        shelves = await self._store.read([reading(name) for name in items])
+        versions: dict[str | Cell, bytes | None] = {
+            name: stored[VERSION] for name, stored in zip(users, found, strict=True)
+        }
+        versions |= {cell: s[cell.column] for cell, s in zip(cells, groups, strict=True)}
+        # Feast's own push, measured before, leaves empty bytes where a column has no value.
+        return Rows(
+            {n: columns.decode_user(s, self._layout) for n, s in zip(users, found, strict=True)},
+            {
+                cell: columns.decode_group(stored[cell.column] or None, self._layout)
+                for cell, stored in zip(cells, groups, strict=True)
+            },
+            {
+                name: tuple(map(hash64, columns.decode_shelf(stored)[0]))
+                for name, stored in zip(items, shelves, strict=True)
+            },
+            versions,
+        )
+
+    async def _trend_table(self) -> TrendTable:
+        worker = self._settings.worker
+        lists = TrendLists(
+            self._store,
+            self._layout,
+            self._settings.kafka.partitions,
+            worker.trending_items,
+            worker.trends_refresh_s,
+        )
+        await lists.refresh()
+        return TrendTable(lists.trends, self._vocabulary)
+
+    async def _kafka(self, events: Sequence[Action]) -> dict[str, float]:
+        """Producing events, sending answers and reading them: the clients and the broker."""
+        kafka, number = self._settings.kafka, len(events)
+        found: dict[str, float] = {}
+        with RecommendationConsumer(kafka) as consumer:
+            delivery = Delivery(kafka)
+            for part in ("warm-up", "sending answers"):
+                with timed(found, part):
+                    for user_id, raw in self._answers:
+                        await delivery.send(RECOMMENDATIONS, user_id.encode(), raw)
+                    await delivery.delivered()
+            for part in ("warm-up", "reader"):
+                with timed(found, part):
+                    for _ in self._answers:
+                        assert consumer.receive(_READ_S) is not None
+        with EventProducer(kafka) as producer:
+            for part in ("warm-up", "producer"):
+                with timed(found, part):
+                    for event in events:
+                        producer.send(event)
+                    producer.flush()
+        del found["warm-up"]
+        return {name: _MICROSECONDS * seconds / number for name, seconds in found.items()}
+
+
+@contextmanager
+def timed(seconds: dict[str, float], part: str) -> Iterator[None]:
+    """Note how long the block takes."""
+    start = time.perf_counter()
+    yield
+    seconds[part] = time.perf_counter() - start
+
+
+def _placed(settings: Settings, events: Sequence[Action]) -> list[Placed]:
+    """The events as if they stood in their topics, after all that is there."""
+    ids, partitions = ensure_topics(settings.kafka), settings.kafka.partitions
+    placed = []
+    for number, event in enumerate(events):
+        topic = PURCHASES if isinstance(event, Purchase) else CLICKS
+        partition = hash64(event.user_id) % partitions
+        source = source_hash(ids[topic], partition)
+        placed.append(Placed(event, f"{topic}_{partition}", source, _BEYOND + number))
+    return placed
+
+
+def _recommendation(event: Action, items: list[RecommendedItem]) -> Recommendation:
+    return Recommendation(
+        recommendation_id=recommendation_id(event),
+        user_id=event.user_id,
+        event_id=event.event_id,
+        items=items,
+        model_version="1",
+        variant="stable",
+        event_time=event.timestamp,
+        produced_time=int(time.time() * 1000),
+        fallback=False,
+    )
+
+
+def main(version: str, vocabulary: str, batch: str, events: str, data: str, order: str) -> None:
+    """Measure, and print microseconds an event by part."""
+    settings = load_settings()
+    source = DataSource(settings.local.cache_dir, Path(data) if data else None)
+    chosen = islice(traffic(load_log(source).events, Order(order)), int(events))
+    # Ids that no row remembers.
+    fresh = [replace(event, event_id=f"part/{event.event_id}") for event in chosen]
+    parts = Parts(settings, int(version), read_vocabulary(vocabulary))
+    print(json.dumps(asyncio.run(parts.measure(fresh, int(batch)))))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,54 @@
+"""The trained version whose answers are compared, and what it is asked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from deploy.jobs.optimize import asked_version
+from deploy.optimize.questions import Questions
+from features.rows import Layout
+from features.settings import FeatureSettings
+from trainer.datasets.log import Log
+from trainer.export.onnx import export
+from trainer.export.recommender import Recommender
+from trainer.registry.checkpoint import load, save
+from trainer.registry.drafts import GRAPH
+from trainer.settings import TrainerSettings
+from trainer.text.encoder import language_model
+from trainer.training.from_scratch import train_first_model
+
+LEARNED = 0.9
+
+
+@dataclass(frozen=True)
+class Version:
+    """A trained model, its graph, and held-out events."""
+
+    recommender: Recommender
+    graph: Path
+    layout: Layout
+    asked: Questions
+
+
+def version_of(folder: Path, log: Log, most: int) -> Version:
+    """A version's folder, asked about what it was not trained on."""
+    found = asked_version(folder, 1, log, most, FeatureSettings())
+    return Version(Recommender(found.model), found.graph, found.layout, found.asked)
+
+
+def train_version(
+    log: Log,
+    settings: TrainerSettings,
+    cache_dir: Path,
+    folder: Path,
+    teacher: Path | None = None,
+) -> None:
+    """Train on the first part of a log, as `headwater train` does, into a folder."""
+    earlier, _ = log.split(LEARNED)
+    layout = Layout(FeatureSettings())
+    reader = language_model(settings.language_model, cache_dir)
+    taught_by = load(teacher) if teacher else None
+    trained = train_first_model(earlier, layout, settings, reader=reader, teacher=taught_by)
+    export(trained.model, layout, folder / GRAPH)
+    save(trained, folder, {"features": layout.settings.model_dump(mode="json")})

@@ -1,0 +1,243 @@
+"""Do explanations name what mattered? The past event is removed, and the item scored again.
+
+uv run python -m bench.quality.explanations
+
+For the ten best of each question: by how much an item falls beside the mean of the other nine when
+the event that explains it is removed, against another event of the same history, the newest one,
+and the one whose removal makes it fall most (found by trying all). The decayed features stay as
+they were: they say what a person does much of, not which event said so.
+
+Scores are those of the exported `trainer.export.recommender.Recommender`, without live trends.
+
+Q questions, K best items, L history, N items.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from bench.harness.report import run_benchmark, write_report
+from bench.harness.tables import figures_table
+from bench.quality.questions import Bools, Floats, Ints
+from bench.quality.robustness import (
+    Asked,
+    asked_of,
+    last_tenth,
+    quick_or_whole,
+    rows_of,
+    trained_on,
+)
+from deploy.settings import default_cache_dir
+from features import inputs
+from features.inputs import TOP_ITEMS
+from features.rows import Layout, UserRow
+from features.vocabulary import PADDING, Vocabulary
+from trainer.datasets.log import DataSource, load_log
+from trainer.export.recommender import Recommender
+from trainer.metrics import interval
+from trainer.network.scoring import TOP
+from trainer.settings import TrainerSettings
+
+LEAST_EVENTS = 5
+_CHUNK = 8
+_HISTORY = ("item_indices", "event_types", "event_times_ms")
+
+Tensors = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Falls:
+    """What each removal did to the best items.
+
+    Attributes:
+        margin: float64[Q, K, L], how much less the item stands above the mean of the other K - 1
+            when the event of this column is removed.
+        score: float64[Q, K, L], how much lower its own score is.
+        there: bool[Q, L], columns with an event.
+        named: int64[Q, K], the column that explains the item.
+    """
+
+    margin: Floats
+    score: Floats
+    there: Bools
+    named: Ints
+
+    @staticmethod
+    def joined(parts: Sequence[Falls]) -> Falls:
+        """Of several lots of questions, whose histories are as long."""
+        return Falls(
+            np.concatenate([one.margin for one in parts]),
+            np.concatenate([one.score for one in parts]),
+            np.concatenate([one.there for one in parts]),
+            np.concatenate([one.named for one in parts]),
+        )
+
+
+@torch.no_grad()
+def falls(recommender: Recommender, tensors: Tensors) -> Falls:
+    """Remove each event of each history in turn.
+
+    Args:
+        tensors: what the model reads, by name; of people with at least two events, and a catalogue
+            that fills the best K.
+    """
+    people, length = tensors["item_indices"].shape
+    answers = recommender(*tensors.values())
+    best, named = answers[0][:, :TOP], answers[2][:, :TOP]
+    before = answers[1][:, :TOP]
+    asked = without_each(tensors) | {
+        "candidate_items": best.repeat_interleave(length, 0),
+        "excluded_items": torch.zeros((people * length, 0), dtype=torch.int64),
+    }
+    after = recommender(*asked.values())[3].view(people, length, TOP).transpose(1, 2)
+    return Falls(
+        (above_the_others(before)[:, :, None] - above_the_others(after)).double().numpy(),
+        (before[:, :, None] - after).double().numpy(),
+        (tensors["item_indices"] != PADDING).numpy(),
+        named.numpy(),
+    )
+
+
+def without_each(tensors: Tensors) -> Tensors:
+    """Every history without each of its columns in turn: Q * L of them, L - 1 long."""
+    length = tensors["item_indices"].shape[1]
+    kept = torch.arange(length - 1).expand(length, -1)
+    # Past the removed column, each comes from one further on.
+    kept = kept + (kept >= torch.arange(length)[:, None])
+    return {
+        name: one[:, kept].flatten(0, 1) if name in _HISTORY else one.repeat_interleave(length, 0)
+        for name, one in tensors.items()
+    }
+
+
+def above_the_others(scores: Tensor) -> Tensor:
+    """How far each of K scores stands above the mean of the others, float[Q, K, ...]."""
+    count = scores.shape[1]
+    return (scores - scores.mean(1, keepdim=True)) * (count / (count - 1))
+
+
+def falls_of(
+    recommender: Recommender,
+    people: Sequence[UserRow],
+    times_ms: Sequence[int],
+    vocabulary: Vocabulary,
+    layout: Layout,
+) -> Falls:
+    """The same for many people, some at a time."""
+    found = inputs.model_tensors(people, times_ms, vocabulary, layout)
+    whole = {name: torch.from_numpy(array) for name, array in found.items()}
+    lots = range(0, len(people), _CHUNK)
+    parts = [{name: one[at : at + _CHUNK] for name, one in whole.items()} for at in lots]
+    return Falls.joined([falls(recommender, part) for part in parts])
+
+
+def cases(found: Floats, there: Bools, named: Ints) -> dict[str, Floats]:
+    """What each way of choosing an event made of each item, float64[Q * K] each.
+
+    Args:
+        found: float64[Q, K, L], the falls.
+        there, named: as in `Falls`.
+
+    Returns:
+        The fall by `explained`, `random` (the mean over the events that do not explain it),
+        `newest` and `best`; `beats_random`, the share of the other events whose removal lowers the
+        item less, an equal fall counting half; `is_best`, whether none lowers it more.
+    """
+    hidden = ~there[:, None, :]
+    explained = np.take_along_axis(found, named[:, :, None], 2)
+    others = np.repeat(~hidden, found.shape[1], 1)
+    np.put_along_axis(others, named[:, :, None], np.zeros((1, 1, 1), np.bool_), 2)
+    count = others.sum(2)
+    less = ((explained > found) + (explained == found) / 2) * others
+    best = np.where(hidden, -np.inf, found).max(2)
+    by_name = {
+        "explained": explained[:, :, 0],
+        "random": (found * others).sum(2) / count,
+        "newest": found[:, :, -1],
+        "best": best,
+        "beats_random": less.sum(2) / count,
+        "is_best": (explained[:, :, 0] >= best).astype(np.float64),
+    }
+    return {name: values.reshape(-1) for name, values in by_name.items()}
+
+
+def summary(found: Falls, people: Ints) -> dict[str, Any]:
+    """Means over all cases, with 95 % intervals drawn by person, of both measures.
+
+    Args:
+        people: [Q], whose each question is.
+    """
+    whose = np.repeat(people, found.named.shape[1])
+    return {
+        measure: {
+            name: {"mean": float(values.mean()), "interval": interval(values, whose)}
+            for name, values in cases(falls_, found.there, found.named).items()
+        }
+        for measure, falls_ in (("margin", found.margin), ("score", found.score))
+    }
+
+
+def table(figures: Mapping[str, Any], title: str) -> Table:
+    """Falls by the event that is removed."""
+    columns = ("fall beside the other nine", "95 %", "fall of the score", "95 %")
+    drawn = figures_table(title, "removed", columns)
+    for name in figures["margin"]:
+        row = [name.replace("_", " ")]
+        for measure in ("margin", "score"):
+            one = figures[measure][name]
+            low, high = one["interval"]
+            row += [f"{one['mean']:.4f}", f"{low:.4f} to {high:.4f}"]
+        drawn.add_row(*row)
+    return drawn
+
+
+def with_history(asked: Asked, least: int, most: int, seed: int) -> Asked:
+    """At most so many of the questions of people with enough events."""
+    enough = [number for number, past in enumerate(asked.pasts) if len(past) >= least]
+    return asked.at(np.asarray(enough, np.int64)).sample(most, seed)
+
+
+def main(
+    data: Annotated[
+        Path | None, typer.Option(help="a log; MovieLens-100K if none is given")
+    ] = None,
+    report: Annotated[Path | None, typer.Option(help="write the figures here, as JSON")] = None,
+    sample: Annotated[int, typer.Option(help="so many questions of the test", min=1)] = 500,
+    threads: Annotated[int, typer.Option(help="of training", min=1)] = TrainerSettings().threads,
+    quick: Annotated[bool, typer.Option(help="a small part: whether it works")] = False,
+) -> None:
+    """What removing the explaining event does to an item."""
+    log, settings = quick_or_whole(
+        load_log(DataSource(default_cache_dir(), data)), TrainerSettings(threads=threads), quick
+    )
+    wanted = last_tenth(log)
+    ours = trained_on(log, wanted, settings)
+    asked = with_history(asked_of(log, wanted), LEAST_EVENTS, sample, 0)
+    people = rows_of(asked, ours.layout)
+    found = falls_of(
+        Recommender(ours.trained.model),
+        people,
+        asked.times_ms,
+        ours.trained.vocabulary,
+        ours.layout,
+    )
+    users = asked.questions.takes.users[asked.questions.firsts]
+    figures = summary(found, users)
+    counts = {"questions": len(people), "items_each": TOP, "ranked": TOP_ITEMS}
+    Console().print(table(figures, f"deletion test, {len(people)} questions"))
+    if report:
+        write_report(report, "explanations", counts | figures)
+
+
+if __name__ == "__main__":
+    run_benchmark(main)

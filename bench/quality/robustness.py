@@ -1,0 +1,390 @@
+"""How NDCG@10 falls as histories get worse: events lost, swapped, doubled, unknown, badly timed.
+
+uv run python -m bench.quality.robustness
+
+The model is trained as `bench.quality` does under global-time, on an undamaged log. Then only the
+histories of the test's questions are damaged, in the order in which their events arrived, and pass
+through the stream's own rows: sorted by their clocks, cut to the newest, with the decayed features
+of what arrived. Questions, targets, item trends and what counts as taken stay as they were.
+
+E events of a history, Q questions, M targets, N items of the log.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from operator import attrgetter
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from bench.harness.report import run_benchmark, write_report
+from bench.harness.tables import figures_table
+from bench.quality.figures import gains
+from bench.quality.ours import Ours, train_ours
+from bench.quality.questions import (
+    TEST,
+    Bools,
+    Floats,
+    Ints,
+    Protocol,
+    Questions,
+    questions,
+    ranks_by_score,
+    takes_of,
+)
+from deploy.settings import default_cache_dir
+from features import inputs, rows
+from features.rows import Layout, Observed, UserRow
+from features.settings import DAY_MS, HOUR_MS, FeatureSettings
+from features.topics import Hash
+from features.vocabulary import FIRST_ITEM
+from trainer.datasets.log import DataSource, Log, load_log
+from trainer.examples.replay import observed_log
+from trainer.metrics import interval
+from trainer.network.model import Requests
+from trainer.network.scoring import scores_at
+from trainer.settings import TrainerSettings
+from trainer.text.encoder import language_model
+
+RATES = (0.05, 0.1, 0.2, 0.4, 0.8)
+# An item of no catalogue: no version has it in its vocabulary.
+NOBODYS_ITEM = Hash(-1)
+WIDTH = 120
+_CHUNK = 256
+_QUICK_EVENTS = 6000
+
+
+@dataclass(frozen=True)
+class History:
+    """What arrived of one person's events, in order of arrival.
+
+    Attributes:
+        events: int64[E], which of the person's events each is.
+        times_ms: int64[E], when it happened, by its own clock.
+        known: bool[E], whether its item is what it was; else one that nobody knows.
+    """
+
+    events: Ints
+    times_ms: Ints
+    known: Bools
+
+    @staticmethod
+    def of(times_ms: Sequence[int]) -> History:
+        """What happened at these times, undamaged."""
+        return History(
+            np.arange(len(times_ms)),
+            np.asarray(times_ms, np.int64),
+            np.ones(len(times_ms), np.bool_),
+        )
+
+    def __len__(self) -> int:
+        return len(self.events)
+
+    def at(self, places: Ints) -> History:
+        """The events at these places of the order of arrival."""
+        return History(self.events[places], self.times_ms[places], self.known[places])
+
+
+Damage = Callable[[History, float, np.random.Generator], History]
+
+
+def dropped(history: History, rate: float, random: np.random.Generator) -> History:
+    """A share of the events never arrives."""
+    return history.at(np.flatnonzero(random.random(len(history)) >= rate))
+
+
+def swapped(history: History, rate: float, random: np.random.Generator) -> History:
+    """A share of pairs of neighbours change places: each has the other's time.
+
+    An event is in one pair at most, with the event before it or the one after it.
+    """
+    first = np.arange(random.integers(2), len(history) - 1, 2)
+    first = first[random.random(len(first)) < rate]
+    events, known = history.events.copy(), history.known.copy()
+    for column in (events, known):
+        column[first], column[first + 1] = column[first + 1], column[first]
+    return replace(history, events=events, known=known)
+
+
+def doubled(history: History, rate: float, random: np.random.Generator) -> History:
+    """A share of the events arrives twice under different ids, so that both count."""
+    times = 1 + (random.random(len(history)) < rate)
+    return history.at(np.repeat(np.arange(len(history)), times))
+
+
+def unknown(history: History, rate: float, random: np.random.Generator) -> History:
+    """A share of the events is about items that nobody knows."""
+    return replace(history, known=history.known & (random.random(len(history)) >= rate))
+
+
+def jittered(spread_ms: int, history: History, rate: float, random: np.random.Generator) -> History:
+    """The clocks of a share of the events are wrong, by up to `spread_ms` either way."""
+    wrong = random.random(len(history)) < rate
+    shift_ms = random.integers(-spread_ms, spread_ms, len(history), endpoint=True)
+    return replace(history, times_ms=history.times_ms + wrong * shift_ms)
+
+
+def shifted(offset_ms: int, history: History, rate: float, random: np.random.Generator) -> History:
+    """A share of the people has a clock that is wrong by `offset_ms`, always."""
+    wrong = random.random() < rate
+    return replace(history, times_ms=history.times_ms + wrong * offset_ms)
+
+
+def backwards(history: History, rate: float, random: np.random.Generator) -> History:
+    """A share of the people has a clock that runs backwards, from their newest event's time."""
+    if random.random() >= rate or not len(history):
+        return history
+    times_ms = history.times_ms
+    return replace(history, times_ms=times_ms.max() + times_ms.min() - times_ms)
+
+
+DAMAGES: Mapping[str, Damage] = {
+    "events lost": dropped,
+    "neighbours swapped": swapped,
+    "events doubled": doubled,
+    "items unknown": unknown,
+    "clocks +-10 s": partial(jittered, 10_000),
+    "clocks +-10 min": partial(jittered, 600_000),
+    "clocks +-6 h": partial(jittered, 6 * HOUR_MS),
+    "clocks +-3 d": partial(jittered, 3 * DAY_MS),
+    "people a day ahead": partial(shifted, DAY_MS),
+    "people 30 d behind": partial(shifted, -30 * DAY_MS),
+    "people backwards": backwards,
+}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Questions, and what had happened strictly before each.
+
+    Attributes:
+        pasts: a question each, the person's events in order of arrival.
+        times_ms: a question each, when it is asked.
+    """
+
+    questions: Questions
+    pasts: list[list[Observed]]
+    times_ms: list[int]
+
+    @property
+    def people(self) -> Ints:
+        """Whose each target is, int64[M]."""
+        return self.questions.takes.users[self.questions.targets()[1]]
+
+    def at(self, chosen: Ints) -> Asked:
+        """Some of the questions."""
+        mine = self.questions
+        columns = {name: getattr(mine, name)[chosen] for name in ("starts", "firsts", "ends")}
+        return Asked(
+            replace(mine, **columns),
+            [self.pasts[question] for question in chosen],
+            [self.times_ms[question] for question in chosen],
+        )
+
+    def sample(self, count: int, seed: int) -> Asked:
+        """At most so many of the questions, at random."""
+        order = np.random.default_rng(seed).permutation(len(self.pasts))
+        return self.at(np.sort(order[:count]))
+
+
+def asked_of(log: Log, wanted: Questions) -> Asked:
+    """What is known when each question is asked."""
+    mine: dict[str, list[Observed]] = {}
+    for event in observed_log(log.events, log.items):
+        mine.setdefault(event.user_id, []).append(event)
+    for events in mine.values():
+        events.sort(key=attrgetter("time_ms"))
+    pasts, times_ms = [], []
+    for row in wanted.firsts:
+        events = mine[wanted.takes.user_ids[wanted.takes.users[row]]]
+        since_ms = 1000 * int(wanted.takes.times_s[row])
+        first = bisect_left(events, since_ms, key=attrgetter("time_ms"))
+        pasts.append(events[:first])
+        times_ms.append(events[first].time_ms)
+    return Asked(wanted, pasts, times_ms)
+
+
+def row_of(past: Sequence[Observed], history: History, layout: Layout) -> UserRow:
+    """The row of a person of whom this has arrived."""
+    row = rows.empty_user(layout)
+    columns = (history.events, history.times_ms, history.known)
+    arrived = zip(*(column.tolist() for column in columns), strict=True)
+    for place, (event, time_ms, known) in enumerate(arrived):
+        # Each is an event of its own, whatever it is a copy of.
+        one = past[event]._replace(time_ms=time_ms, event=Hash(place), offset=place)
+        if not known:
+            one = one._replace(item=NOBODYS_ITEM, categories=())
+        rows.absorb(row, one, layout)
+    return row
+
+
+def rows_of(
+    asked: Asked, layout: Layout, damage: Damage = dropped, rate: float = 0.0, seed: int = 0
+) -> list[UserRow]:
+    """The row of each question's person, damaged at a rate.
+
+    A question draws the same numbers at every rate: points of a curve differ by the rate alone.
+    """
+    found = []
+    for number, past in enumerate(asked.pasts):
+        history = History.of([event.time_ms for event in past])
+        random = np.random.default_rng((seed, number))
+        found.append(row_of(past, damage(history, rate, random), layout))
+    return found
+
+
+def requests_of(ours: Ours, people: Sequence[UserRow], times_ms: Sequence[int]) -> Requests:
+    """Requests of these rows as a worker would make them."""
+    vocabulary, layout = ours.trained.vocabulary, ours.layout
+    found = inputs.model_tensors(people, times_ms, vocabulary, layout, exclude_taken=False)
+    tensors = {name: torch.from_numpy(array) for name, array in found.items()}
+    items = tensors["item_indices"]
+    return Requests(
+        items,
+        tensors["event_types"],
+        tensors["event_times_ms"],
+        torch.full((len(items), 1), items.shape[1] - 1),
+        tensors["request_time_ms"],
+        tensors["user_features"][:, None],
+    )
+
+
+def gains_of(ours: Ours, asked: Asked, people: Sequence[UserRow]) -> Floats:
+    """NDCG@10 of each target, with these histories, float[M]."""
+    found = []
+    for at in range(0, len(people), _CHUNK):
+        part = slice(at, at + _CHUNK)
+        scores = _scores(ours, people[part], asked.times_ms[part])
+        found.append(ranks_by_score(asked.questions, at, scores))
+    return gains(np.concatenate(found))
+
+
+@torch.no_grad()
+def _scores(ours: Ours, people: Sequence[UserRow], times_ms: Sequence[int]) -> Floats:
+    """Every item's score, float[Q, N], -inf for items that the model cannot recommend."""
+    model, columns = ours.trained.model.eval(), ours.columns
+    requests = requests_of(ours, people, times_ms)
+    live = ours.trends.values[ours.trends.at(np.asarray(times_ms))]
+    places = torch.arange(len(people))
+    found = scores_at(model, requests, places, torch.from_numpy(live).float()).double().numpy()
+    there = (columns >= FIRST_ITEM) & model.recommendable.numpy()[columns]
+    return np.where(there, found[:, columns], -np.inf)
+
+
+Gains = dict[str, dict[float, Floats]]
+
+
+def curves(
+    ours: Ours, asked: Asked, rates: Sequence[float], seed: int, damages: Mapping[str, Damage]
+) -> tuple[Floats, Gains]:
+    """NDCG@10 of each target, float[M]: undamaged, and by damage and rate."""
+    clean = gains_of(ours, asked, rows_of(asked, ours.layout))
+    found = {
+        name: {
+            rate: gains_of(ours, asked, rows_of(asked, ours.layout, damage, rate, seed))
+            for rate in rates
+        }
+        for name, damage in damages.items()
+    }
+    return clean, found
+
+
+def summary(clean: Floats, found: Gains, people: Ints) -> dict[str, Any]:
+    """NDCG@10, its share of the undamaged one, and what was lost with its interval (95 %)."""
+    return {
+        "undamaged": {"ndcg_at_10": float(clean.mean()), "interval": interval(clean, people)},
+        "damaged": {
+            name: [
+                {
+                    "rate": rate,
+                    "ndcg_at_10": float(damaged.mean()),
+                    "share": float(damaged.mean() / max(clean.mean(), 1e-12)),
+                    "change_interval": interval(damaged - clean, people),
+                }
+                for rate, damaged in by_rate.items()
+            ]
+            for name, by_rate in found.items()
+        },
+    }
+
+
+def table(figures: Mapping[str, Any], rates: Sequence[float]) -> Table:
+    """The curves, a damage a row."""
+    clean = figures["undamaged"]["ndcg_at_10"]
+    title = f"NDCG@10, undamaged {clean:.4f}; by rate"
+    drawn = figures_table(title, "damage", (f"{rate:g}" for rate in rates))
+    for name, points in figures["damaged"].items():
+        drawn.add_row(name, *(f"{one['ndcg_at_10']:.4f} {one['share']:4.0%}" for one in points))
+    return drawn
+
+
+def mean_gains(runs: Sequence[tuple[Floats, Gains]]) -> tuple[Floats, Gains]:
+    """The mean of the gains of several seeds."""
+    clean = np.mean([run[0] for run in runs], axis=0)
+    by_name = {
+        name: {rate: np.mean([run[1][name][rate] for run in runs], axis=0) for rate in by_rate}
+        for name, by_rate in runs[0][1].items()
+    }
+    return clean, by_name
+
+
+def trained_on(log: Log, asked: Questions, settings: TrainerSettings) -> Ours:
+    """The default model, trained on what lies before the test."""
+    reader = language_model(settings.language_model, default_cache_dir())
+    layout = Layout(FeatureSettings())
+    return train_ours(log, asked.takes, Protocol.GLOBAL_TIME, layout, settings, reader)
+
+
+def last_tenth(log: Log) -> Questions:
+    """The seconds of the last tenth of the log."""
+    return questions(takes_of(log, Protocol.GLOBAL_TIME), TEST)
+
+
+def quick_or_whole(log: Log, settings: TrainerSettings, quick: bool) -> tuple[Log, TrainerSettings]:
+    """A small part and little training where that is wanted."""
+    if not quick:
+        return log, settings
+    return log.head(_QUICK_EVENTS), settings.model_copy(update={"epochs": 1})
+
+
+def main(
+    data: Annotated[
+        Path | None, typer.Option(help="a log; MovieLens-100K if none is given")
+    ] = None,
+    report: Annotated[Path | None, typer.Option(help="write the figures here, as JSON")] = None,
+    sample: Annotated[int, typer.Option(help="so many questions of the test", min=1)] = 1000,
+    rate: Annotated[
+        list[float] | None, typer.Option(help="of damage, 0 to 1; may be repeated")
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="models trained; figures are means", min=1)] = 1,
+    threads: Annotated[int, typer.Option(help="of training", min=1)] = TrainerSettings().threads,
+    quick: Annotated[bool, typer.Option(help="a small part: whether it works")] = False,
+) -> None:
+    """NDCG@10 by kind and rate of damage to the histories."""
+    log, settings = quick_or_whole(
+        load_log(DataSource(default_cache_dir(), data)), TrainerSettings(threads=threads), quick
+    )
+    wanted, rates = last_tenth(log), rate or RATES
+    asked = asked_of(log, wanted).sample(sample, 0)
+    runs = []
+    for seed in range(seeds):
+        mine = settings.model_copy(update={"seed": settings.seed + seed})
+        runs.append(curves(trained_on(log, wanted, mine), asked, rates, seed, DAMAGES))
+    found = summary(*mean_gains(runs), asked.people)
+    Console(width=WIDTH).print(table(found, rates))
+    counts = {"questions": len(asked.pasts), "targets": len(asked.people), "seeds": seeds}
+    if report:
+        write_report(report, "robustness", counts | found)
+
+
+if __name__ == "__main__":
+    run_benchmark(main)

@@ -1,0 +1,192 @@
+"""One protocol of the quality benchmark: each method asked the same questions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from bench.quality.answers import Answers, answers_by_score, answers_in_lists
+from bench.quality.counting import Method, methods
+from bench.quality.figures import Row, figures, gains, mean, with_differences
+from bench.quality.ours import Ours, first_member, scores, train_ours
+from bench.quality.peer_runs import Budget, Interactions, Peer, PeerRun, Request, tune, write_input
+from bench.quality.questions import (
+    TEST,
+    TRAINING,
+    VALIDATION,
+    Floats,
+    Protocol,
+    Questions,
+    Takes,
+    Ties,
+    questions,
+    takes_of,
+)
+from bench.quality.tables import LARGE, LEARNED_PEER, MEMBERS, OURS
+from deploy.settings import default_cache_dir
+from features.rows import Layout
+from features.settings import FeatureSettings
+from trainer.datasets.log import Log
+from trainer.settings import TrainerSettings
+from trainer.text.encoder import LanguageModel, language_model
+
+# By name, what is changed of our settings.
+Ablations = Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a trained model of ours answered in the test, and its NDCG@10 on validation."""
+
+    answers: Answers
+    held_out: float
+
+
+@dataclass(frozen=True)
+class Run:
+    """One protocol on one log."""
+
+    log: Log
+    protocol: Protocol
+    takes: Takes
+    validation: Questions
+    test: Questions
+    console: Console
+
+    @property
+    def name(self) -> str:
+        """`leave_one_out`; of other rules than the default ones `leave_one_out-file-repeats`."""
+        ties = [self.test.ties.value] if self.test.ties is not Ties.STRICT else []
+        return "-".join([self.protocol, *ties, *(["repeats"] if self.takes.repeats else [])])
+
+    def counting(self) -> dict[str, Row]:
+        """The methods that count, each with the variant that validation chose."""
+        live = self.protocol is Protocol.GLOBAL_TIME
+        return {
+            name: figures(self.test, _ask(self._chosen(name, variants), self.test))
+            for name, variants in methods(self.takes, live).items()
+        }
+
+    def _chosen(self, name: str, variants: Sequence[Method]) -> Method:
+        if len(variants) == 1:
+            return variants[0]
+        found = [_worth(_ask(one, self.validation)) for one in variants]
+        best = int(np.argmax(found))
+        self.say(f"{name}: variant {best + 1} of {len(variants)}, validation {found[best]:.4f}")
+        return variants[best]
+
+    def ours(self, seeds: int, settings: TrainerSettings, ablations: Ablations) -> dict[str, Row]:
+        """Our sizes, and the default one's ablations with what each loses: means of seeds."""
+        # A part left out leaves the language model as it is: read once for all.
+        reader = language_model(settings.language_model, default_cache_dir())
+        sizes = self._sizes(seeds, settings, reader)
+        whole = _mean_gains(sizes[OURS])
+        rows = {name: self._row(found) for name, found in sizes.items()}
+        for name, change in ablations.items():
+            changed = settings.model_copy(update=change)
+            found = [
+                self._judged(name, seed, self._trained(changed, reader, seed))
+                for seed in range(seeds)
+            ]
+            lost = whole - _mean_gains(found)
+            rows[name] = with_differences(self.test, self._row(found), lost)
+        return rows
+
+    def _sizes(
+        self, seeds: int, settings: TrainerSettings, reader: LanguageModel | None
+    ) -> dict[str, list[Judged]]:
+        """The default model and the larger one, whose first member it is."""
+        large = settings.model_copy(update={"members": MEMBERS})
+        found: dict[str, list[Judged]] = {OURS: [], LARGE: []}
+        for seed in range(seeds):
+            together = self._trained(large, reader, seed)
+            found[OURS].append(self._judged(OURS, seed, first_member(together)))
+            found[LARGE].append(self._judged(LARGE, seed, together))
+        return found
+
+    def _trained(self, settings: TrainerSettings, reader: LanguageModel | None, seed: int) -> Ours:
+        wanted = settings.model_copy(update={"seed": settings.seed + seed})
+        return train_ours(self.log, self.takes, self.protocol, self._layout(), wanted, reader)
+
+    def _judged(self, name: str, seed: int, ours: Ours) -> Judged:
+        held_out = _worth(answers_by_score(self.validation, scores(ours, self.validation)))
+        answers = answers_by_score(self.test, scores(ours, self.test))
+        self.say(f"{name}, seed {seed + 1}: {_worth(answers):.4f}, validation {held_out:.4f}")
+        return Judged(answers, held_out)
+
+    def _row(self, found: Sequence[Judged]) -> Row:
+        return mean([figures(self.test, one.answers) | {"held_out": one.held_out} for one in found])
+
+    def _layout(self) -> Layout:
+        """What may be recommended again is one rule, for training and for all methods."""
+        if self.takes.repeats:
+            return Layout(FeatureSettings(taken_by=frozenset()))
+        return Layout(FeatureSettings())
+
+    def peers(self, chosen: Sequence[Peer], budget: Budget, work: Path) -> dict[str, Row]:
+        """Peers from RecTools, each tuned over the same grid.
+
+        Args:
+            work: where input and runs are kept; finished runs of the same recipe are taken up.
+        """
+        if not chosen:
+            return {}
+        folder = work / self.name
+        self.write_input(folder)
+        found = {peer: tune(folder, peer, budget, self._judge, self.say) for peer in chosen}
+        return {
+            f"{peer.label} {LEARNED_PEER}": figures(
+                self.test, answers_in_lists(self.test, best.top("test"))
+            )
+            for peer, best in found.items()
+        }
+
+    def _judge(self, run: PeerRun) -> float:
+        return _worth(answers_in_lists(self.validation, run.top("validation")))
+
+    def write_input(self, folder: Path) -> None:
+        """Write what the peers read."""
+        learned = self.takes.part == TRAINING
+        columns = (self.takes.users, self.takes.items, self.takes.times_s)
+        train = Interactions(*(column[learned] for column in columns))
+        write_input(folder, train, _requests(self.validation), _requests(self.test))
+
+    def say(self, text: str) -> None:
+        """Tell what is going on."""
+        self.console.print(f"{self.name}: {text}", highlight=False, soft_wrap=True)
+
+
+def _mean_gains(found: Sequence[Judged]) -> Floats:
+    means: Floats = np.mean([gains(one.answers.ranks) for one in found], axis=0)
+    return means
+
+
+def _ask(method: Method, asked: Questions) -> Answers:
+    return answers_by_score(asked, method(asked))
+
+
+def _worth(answers: Answers) -> float:
+    return float(gains(answers.ranks).mean())
+
+
+def _requests(asked: Questions) -> list[Request]:
+    takes, (question, rows) = asked.takes, asked.targets()
+    targets = np.split(takes.items[rows], np.flatnonzero(np.diff(question)) + 1)
+    spans = [slice(a, b) for a, b in zip(asked.starts, asked.firsts, strict=True)]
+    seconds = [takes.items[a:b] for a, b in zip(asked.firsts, asked.ends, strict=True)]
+    return [
+        Request(int(time_s), takes.items[span], takes.times_s[span], wanted, second)
+        for time_s, span, wanted, second in zip(asked.times_s, spans, targets, seconds, strict=True)
+    ]
+
+
+def start(log: Log, protocol: Protocol, ties: Ties, repeats: bool, console: Console) -> Run:
+    """Split a log."""
+    takes = takes_of(log, protocol, repeats)
+    validation, test = (questions(takes, part, ties) for part in (VALIDATION, TEST))
+    return Run(log, protocol, takes, validation, test, console)

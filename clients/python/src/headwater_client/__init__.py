@@ -1,0 +1,1 @@
+"""What apps need to talk to Headwater."""

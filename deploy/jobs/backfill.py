@@ -1,0 +1,291 @@
+"""Rebuilds rows of the online store: events change them as a worker lets them, nobody is answered.
+
+A row knows what it has absorbed. So a backfill may be killed and done again, and a worker that
+starts afterwards goes on from its rows: docs/decisions/0014-backfill.md argues it.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager, closing
+from dataclasses import dataclass
+
+import structlog
+from confluent_kafka import Message
+from headwater_client.errors import HeadwaterError
+from headwater_client.events import Click, EventError, Item, Purchase
+from tenacity import (
+    AsyncRetrying,
+    Retrying,
+    retry_if_exception,
+    retry_if_exception_type,
+    stop_after_attempt,
+    stop_after_delay,
+    wait_exponential_jitter,
+    wait_fixed,
+)
+
+from deploy.jobs.backlog import BATCH, KafkaBacklog
+from deploy.settings import Settings
+from features import columns
+from features.kafka import ensure_sources, group_members
+from features.repo.definitions import LOADED
+from features.rows import ItemGroup, Layout
+from features.store import Read, RowStore, popularity_table
+from features.topics import ACTION_TOPICS, CLICKS, ITEMS, PURCHASES, Hash, source_hash
+from stream.absorption import Absorber, Arrived, Cell
+from stream.catalogue import Catalogue
+from stream.retrying import is_passing
+from stream.shelving import LOADED_ITEMS, Told, item_of, write_items
+from stream.trend_lists import TrendLists
+from trainer.datasets.log import Log
+from trainer.windows.reader import action_of, log_refused, source_of
+
+ATTEMPTS = 8
+DURABLE_MS = 5_000
+Progress = Callable[[int, int], None]
+"""Told how many messages are done, of how many."""
+Sources = Mapping[tuple[str, int], Hash]
+log = structlog.get_logger()
+
+
+class WorkersRunError(HeadwaterError):
+    """Workers would change rows that are not complete yet."""
+
+
+@dataclass
+class Filled:
+    """What was read: of it, what rows had absorbed before has changed nothing."""
+
+    items: int = 0
+    events: int = 0
+    refused: int = 0
+
+
+class RowFiller:
+    """Lets batches change the rows of people, items and trends.
+
+    Args:
+        store: where the rows are.
+        settings: of the workers.
+    """
+
+    def __init__(self, store: RowStore, settings: Settings) -> None:
+        worker, partitions = settings.worker, settings.kafka.partitions
+        self._store = store
+        self._layout = Layout(settings.features)
+        self._popularity = popularity_table(partitions)
+        catalogue = Catalogue(worker.catalogue_refresh_s)
+        self._absorber = Absorber(
+            store, self._layout, catalogue, self._popularity, worker.row_cache
+        )
+        self._trends = TrendLists(
+            store, self._layout, partitions, worker.trending_items, worker.trends_refresh_s
+        )
+        self._touched: defaultdict[str, set[str]] = defaultdict(set)
+
+    async def items(self, newest: Mapping[str, Told]) -> None:
+        """What the catalogue says, by item_id.
+
+        Raises:
+            ServerError: the store does not answer.
+        """
+        async for attempt in _again():
+            with attempt:
+                await write_items(self._store, newest)
+
+    async def events(self, batch: Sequence[Arrived]) -> None:
+        """What people did, each source's in its order.
+
+        Raises:
+            ServerError: the store does not answer.
+        """
+        async for attempt in _again():
+            with attempt:
+                await self._absorber.absorb(batch)
+        for arrived in batch:
+            self._touched[arrived.event.item_id].add(arrived.column)
+
+    async def finish(self) -> None:
+        """Make the lists of what trends from the item rows, and wait until all is on disk.
+
+        From all of them: those that an earlier run was killed over have changed nothing now.
+
+        Raises:
+            ServerError: the store does not answer.
+        """
+        # In one order: items that are as popular as one another stand as they did.
+        names = sorted(self._touched)
+        for start in range(0, len(names), BATCH):
+            self._trends.touch(await self._groups(names[start : start + BATCH]))
+            await self._trends.refresh()
+        while not await self._store.durable(DURABLE_MS):
+            log.warning("store_slow_to_disk", waited_ms=DURABLE_MS)
+
+    async def _groups(self, item_ids: Sequence[str]) -> dict[Cell, ItemGroup]:
+        reads = [Read(self._popularity, name, sorted(self._touched[name])) for name in item_ids]
+        return {
+            Cell(read.entity_id, column): columns.decode_group(value, self._layout)
+            for read, stored in zip(reads, await self._store.read(reads), strict=True)
+            for column, value in stored.items()
+            if value is not None
+        }
+
+
+@asynccontextmanager
+async def filling(settings: Settings, fingerprint: str | None = None) -> AsyncIterator[RowFiller]:
+    """A filler of the store; what it was given is on disk when the block ends without an error.
+
+    Args:
+        settings: with the store's address.
+        fingerprint: of the log that is loaded, if it is from files.
+
+    Raises:
+        SettingsError: the store has rows of other settings, or of another log.
+        ServerError: the store does not answer.
+    """
+    store = RowStore(settings.store)
+    try:
+        await store.claim(Layout(settings.features).fingerprint)
+        if fingerprint is not None:
+            await store.claim_log(fingerprint)
+        filler = RowFiller(store, settings)
+        yield filler
+        await filler.finish()
+    finally:
+        await store.close()
+
+
+def wait_for_workers(settings: Settings) -> None:
+    """Wait until no worker runs: one that was stopped stays in its group until its session ends.
+
+    A row that has absorbed what is newest would take all that is older for absorbed.
+
+    Raises:
+        WorkersRunError: some go on.
+    """
+    group = settings.worker.group
+    retrying = Retrying(
+        retry=retry_if_exception_type(WorkersRunError),
+        wait=wait_fixed(0.5),
+        stop=stop_after_delay(settings.worker.session_timeout_s + 2),
+        reraise=True,
+    )
+    for attempt in retrying:
+        with attempt:
+            if members := group_members(settings.kafka, group):
+                raise WorkersRunError(
+                    f"workers run in group {group} ({', '.join(members)}): stop them, and start "
+                    "them again after the backfill"
+                )
+
+
+async def rows_from_kafka(settings: Settings, progress: Progress) -> Filled:
+    """Give the store all that Kafka has of the catalogue, and then of what people did.
+
+    No worker may run meanwhile: `wait_for_workers`.
+
+    Raises:
+        SettingsError: the store has rows of other settings.
+        ServerError: Kafka or the store does not answer.
+    """
+    sources, filled = ensure_sources(settings.kafka), Filled()
+    with (
+        closing(KafkaBacklog(settings.kafka, [ITEMS])) as catalogue,
+        closing(KafkaBacklog(settings.kafka, ACTION_TOPICS)) as actions,
+    ):
+        total = catalogue.total + actions.total
+        async with filling(settings) as filler:
+            for batch in catalogue.batches():
+                await filler.items(_told(batch, sources, filled))
+                progress(filled.items + filled.refused, total)
+            for batch in actions.batches():
+                arrived = [each for one in batch if (each := _arrived(one, sources, filled))]
+                await filler.events(arrived)
+                filled.events += len(arrived)
+                progress(filled.items + filled.events + filled.refused, total)
+    return filled
+
+
+def items_from_kafka(settings: Settings) -> list[Item]:
+    """The catalogue as Kafka has it now.
+
+    Raises:
+        SettingsError, ServerError: Kafka cannot be read.
+    """
+    sources = ensure_sources(settings.kafka)
+    newest: dict[str, Told] = {}
+    with closing(KafkaBacklog(settings.kafka, [ITEMS])) as catalogue:
+        for batch in catalogue.batches():
+            newest |= _told(batch, sources, Filled())
+    return [told.item for told in newest.values() if told.item]
+
+
+async def rows_from_log(settings: Settings, past: Log, progress: Progress) -> Filled:
+    """Give the store a log from files, as what was before the first event of the stream.
+
+    Raises:
+        SettingsError: the store has rows of other settings, or of another log.
+        ServerError: the store does not answer.
+    """
+    total = len(past.items) + len(past.events)
+    first_ms = past.events[0].timestamp if past.events else 0
+    async with filling(settings, past.fingerprint) as filler:
+        for start in range(0, len(past.items), BATCH):
+            part = enumerate(past.items[start : start + BATCH], start)
+            told = {each.item_id: Told(each, LOADED_ITEMS, at, first_ms) for at, each in part}
+            await filler.items(told)
+            progress(start + len(told), total)
+        for start in range(0, len(past.events), BATCH):
+            events = past.events[start : start + BATCH]
+            await filler.events([_loaded(event, at) for at, event in enumerate(events, start)])
+            progress(len(past.items) + start + len(events), total)
+    return Filled(len(past.items), len(past.events), len(past.refused))
+
+
+def _again() -> AsyncRetrying:
+    """Another process may be writing the same rows; a store that stays away is an error."""
+    return AsyncRetrying(
+        retry=retry_if_exception(is_passing),
+        wait=wait_exponential_jitter(initial=0.1, max=2),
+        stop=stop_after_attempt(ATTEMPTS),
+        reraise=True,
+    )
+
+
+def _told(batch: Iterable[Message], sources: Sources, filled: Filled) -> dict[str, Told]:
+    """The newest message of each item; what breaks the contract is passed over."""
+    newest: dict[str, Told] = {}
+    for message in batch:
+        try:
+            item_id, item = item_of(message.key(), message.value())
+        except EventError as error:
+            _refuse(message, error, filled)
+            continue
+        filled.items += 1
+        source, offset = sources[source_of(message)], message.offset() or 0
+        newest[item_id] = Told(item, source, offset, message.timestamp()[1])
+    return newest
+
+
+def _arrived(message: Message, sources: Sources, filled: Filled) -> Arrived | None:
+    """An event; None for what breaks the contract."""
+    try:
+        event = action_of(message)
+    except EventError as error:
+        _refuse(message, error, filled)
+        return None
+    topic, partition = source_of(message)
+    source = sources[topic, partition]
+    return Arrived(event, f"{topic}_{partition}", source, message.offset() or 0)
+
+
+def _loaded(event: Click | Purchase, offset: int) -> Arrived:
+    column = f"{PURCHASES if isinstance(event, Purchase) else CLICKS}_{LOADED}"
+    return Arrived(event, column, source_hash(column, 0), offset)
+
+
+def _refuse(message: Message, error: EventError, filled: Filled) -> None:
+    filled.refused += 1
+    log_refused(message, error)

@@ -1,0 +1,44 @@
+"""The form in which new versions are served, as the settings say: for what publishes them."""
+
+from __future__ import annotations
+
+from deploy.jobs.optimize import QUESTIONS
+from deploy.optimize.forms import Version
+from deploy.optimize.publishing import serve_int8
+from deploy.optimize.questions import newest_questions
+from deploy.optimize.settings import Served
+from deploy.settings import Settings
+from features.rows import Layout
+from trainer.datasets.log import Log
+from trainer.examples.replay import Examples, examples, observed_log, replay
+from trainer.loop import Finished
+from trainer.registry.drafts import Draft, Finish
+from trainer.training.from_scratch import Trained
+
+
+def finish_windows(settings: Settings) -> Finished | None:
+    """What the slow loop has to do to a version before it is whole; None: nothing.
+
+    Whether two forms of a version answer alike, events that it has learned tell as well as others.
+    """
+    if settings.optimize.serve is Served.FLOAT32:
+        return None
+    layout = Layout(settings.features)
+
+    def finish(draft: Draft, trained: Trained, events: Examples) -> None:
+        asked = newest_questions(events, layout, QUESTIONS)
+        version = Version(draft.number, draft.folder, trained.model, layout, asked)
+        serve_int8(version, settings.model_repository, settings.optimize)
+
+    return finish
+
+
+def finish_first(settings: Settings, trained: Trained, log: Log) -> Finish | None:
+    """The same for a first model; `log` is what it has learned from."""
+    finish = finish_windows(settings)
+    if finish is None:
+        return None
+    layout = Layout(settings.features)
+    replayed = replay(observed_log(log.events, log.items), layout)
+    events = examples(replayed, trained.vocabulary, layout)
+    return lambda draft: finish(draft, trained, events)

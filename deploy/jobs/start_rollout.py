@@ -1,0 +1,43 @@
+"""Brings a version of the local repository up beside the stable one, to be tried out."""
+
+from __future__ import annotations
+
+from headwater_client.errors import DataError, ServerError
+
+from deploy.jobs.train import model_server
+from deploy.rollout.decision import RefusedError
+from deploy.settings import Settings
+from features.inputs import MODEL_NAME
+from features.rows import Layout
+from trainer.registry import checkpoint
+from trainer.registry.publish import bring_up
+from trainer.registry.repository import AnotherPublisherError, Version, version_numbers, version_of
+from trainer.retrying import retrying
+
+# A trainer holds the repository while it makes a version.
+BUSY_S = 30.0
+
+
+def loaded(settings: Settings, number: int) -> Version:
+    """A version that Triton answers with, as ONNX Runtime does here.
+
+    Raises:
+        RefusedError: there is no such version, it is damaged, or it cannot be loaded.
+        AnotherPublisherError: somebody else publishes, and does not end.
+    """
+    version = version_of(settings.model_repository, number)
+    if not version.folder.is_dir():
+        model = settings.model_repository / MODEL_NAME
+        there = ", ".join(map(str, version_numbers(model))) if model.is_dir() else "none"
+        raise RefusedError(f"start: version {number}: is not in {model}: there: {there}")
+    server = model_server(settings)
+    try:
+        checkpoint.verify(version.folder)
+        with server.connected() as triton:
+            if triton.is_ready(number):
+                return version
+        load = retrying(BUSY_S, AnotherPublisherError)
+        load(bring_up, version, server, Layout(settings.features))
+    except (ServerError, DataError) as error:
+        raise RefusedError(f"start: version {number}: {error}") from error
+    return version

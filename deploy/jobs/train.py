@@ -1,0 +1,67 @@
+"""Trains a first model and brings it live: for `headwater train` and for the demo."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from deploy.jobs.serving_form import finish_first
+from deploy.settings import Settings
+from features.rows import Layout
+from features.vocabulary import FIRST_ITEM
+from trainer.datasets.log import Log
+from trainer.registry.checkpoint import load
+from trainer.registry.publish import Version, publish, publishing, recover
+from trainer.registry.triton import ModelServer
+from trainer.text.encoder import language_model
+from trainer.training.fit import Report
+from trainer.training.from_scratch import train_first_model
+from trainer.training.tracking import tracked
+
+
+@dataclass(frozen=True)
+class Published:
+    """A version that has all traffic; `held_out` is its NDCG@10 on the log's newest part."""
+
+    version: Version
+    items: int
+    held_out: float
+    seconds: float
+
+
+def model_server(settings: Settings) -> ModelServer:
+    """The Triton that versions are loaded into."""
+    triton = settings.triton
+    return ModelServer(triton.url or "", triton.tls, triton.tls_ca_file)
+
+
+def train_and_publish(settings: Settings, log: Log, report: Report) -> Published:
+    """Train on the log, load the version into Triton, and announce it.
+
+    First goes on with what a training that was killed left.
+
+    Raises:
+        AnotherPublisherError: another process publishes to the model repository.
+        DataError: nothing can be learned from the log, the language model cannot be fetched, or
+            the teacher is no version or knows other items.
+        SettingsError: the language model cannot be read, or the curves cannot be written.
+        ServerError: Triton or Kafka does not answer.
+    """
+    layout = Layout(settings.features)
+    server, repository = model_server(settings), settings.model_repository
+    reader = language_model(settings.trainer.language_model, settings.local.cache_dir)
+    teacher = load(Path(settings.trainer.teacher)) if settings.trainer.teacher else None
+    # Held from the start: who may not publish should not train for minutes first.
+    with publishing(repository):
+        recover(repository, server, settings.kafka, layout, settings.trainer)
+        with tracked(settings.trainer, report) as followed:
+            trained = train_first_model(
+                log, layout, settings.trainer, followed, reader, teacher=teacher
+            )
+        finish = finish_first(settings, trained, log)
+        version = publish(
+            trained, repository, server, settings.kafka, layout, settings.trainer, finish
+        )
+    outcome = trained.outcome
+    items = len(trained.vocabulary) - FIRST_ITEM
+    return Published(version, items, outcome.held_out, outcome.seconds)

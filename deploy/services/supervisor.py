@@ -1,0 +1,118 @@
+"""Keeps a command running, as a service manager does in production."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from headwater_client.errors import ServerError
+
+from deploy.settings import Settings
+from deploy.settings_text import variable
+
+_STOP_S = 20.0
+_MOST_STARTS = 10
+Warn = Callable[[str], None]
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """The environment of this process, with what these settings have found out or been given."""
+    windows = settings.windows.model_dump(mode="json") | {"address": settings.windows_address}
+    found = {
+        "kafka.bootstrap_servers": settings.kafka.bootstrap_servers,
+        "store.address": settings.store.address,
+        "triton.url": settings.triton.url,
+        "local.state_dir": settings.local.state_dir,
+        "model_repository": settings.model_repository,
+        **{f"windows.{name}": value for name, value in windows.items()},
+    }
+    return {**os.environ, **_variables(found)}
+
+
+def _variables(found: Mapping[str, object]) -> dict[str, str]:
+    return {variable(key): "" if value is None else str(value) for key, value in found.items()}
+
+
+@contextmanager
+def supervised(
+    command: str, settings: Settings, log: Path, warn: Warn
+) -> Iterator[Callable[[], None]]:
+    """Run a `headwater` command for as long as the block; one that ends is started again.
+
+    Args:
+        command: `worker` or `trainer`.
+        log: where its output goes.
+        warn: told when it had to be started again.
+
+    Yields:
+        A check to call now and then.
+
+    Raises:
+        ServerError: from the check, when it has ended too often.
+    """
+    supervisor = _Supervisor(command, settings, log, warn)
+    watching = threading.Thread(target=supervisor.watch, daemon=True)
+    watching.start()
+    try:
+        yield supervisor.check
+    finally:
+        supervisor.end()
+        watching.join()
+
+
+class _Supervisor:
+    def __init__(self, command: str, settings: Settings, log: Path, warn: Warn) -> None:
+        self._command = command
+        self._environment = environment(settings)
+        self._log = log
+        self._warn = warn
+        self._ending = threading.Event()
+        # None is started once the end has begun.
+        self._starting = threading.Lock()
+        self._starts = 0
+        self._process = self._start()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        self._starts += 1
+        self._log.parent.mkdir(parents=True, exist_ok=True)
+        with self._log.open("ab") as log:
+            return subprocess.Popen(
+                (sys.executable, "-m", "deploy.cli", self._command),
+                env=self._environment,
+                stdout=log,
+                stderr=log,
+                # Ctrl-C is for this process, which then ends the worker in good order.
+                start_new_session=True,
+            )
+
+    def watch(self) -> None:
+        while True:
+            code = self._process.wait()
+            if self._ending.is_set() or self._starts >= _MOST_STARTS:
+                return
+            self._warn(
+                f"the {self._command} ended with exit code {code}, started again: see {self._log}"
+            )
+            self._ending.wait(1.0)
+            with self._starting:
+                if self._ending.is_set():
+                    return
+                self._process = self._start()
+
+    def check(self) -> None:
+        if self._starts >= _MOST_STARTS and self._process.poll() is not None:
+            raise ServerError(f"the {self._command} ended {self._starts} times: see {self._log}")
+
+    def end(self) -> None:
+        with self._starting:
+            self._ending.set()
+        self._process.terminate()
+        try:
+            self._process.wait(_STOP_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()

@@ -1,0 +1,169 @@
+"""Runs the slow loop: windows are written in a thread of their own, versions made of them here."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager, suppress
+from functools import partial
+
+import structlog
+from headwater_client.errors import SettingsError
+
+from deploy.jobs.serving_form import finish_windows
+from deploy.jobs.train import model_server
+from deploy.rollout.commands import command
+from deploy.rollout.decision import RefusedError
+from deploy.rollout.requests import ask
+from deploy.rollout.settings import RolloutSettings
+from deploy.settings import Settings
+from features.inputs import MODEL_NAME
+from features.rollout_messages import Action
+from features.rows import Layout
+from features.settings import KafkaSettings
+from trainer.loop import Rules, Serving, SlowLoop, Step
+from trainer.registry.live import NotTakenError, announce
+from trainer.registry.publish import Released, Version
+from trainer.registry.repository import announced
+from trainer.settings import Release
+from trainer.stopwatch import Stopwatch
+from trainer.text.encoder import language_model
+from trainer.windows.catalogue import Catalogue
+from trainer.windows.manifest import Manifest
+from trainer.windows.store import WindowStore
+from trainer.windows.writer import WindowWriter
+
+WAIT_S = 0.2
+TRAINER = "trainer"
+log = structlog.get_logger()
+
+
+def slow_loop(settings: Settings, stop: threading.Event) -> Iterator[Step]:
+    """Turn windows into versions until it is stopped; a step for all that closed meanwhile.
+
+    Raises:
+        DataError: no version is live, or what is there is damaged.
+        ServerError: Triton or Kafka does not answer for longer than it is waited for.
+        AnotherWriterError, AnotherPublisherError: another trainer is at work here.
+    """
+    store = WindowStore(settings.windows_address)
+    loop = _loop(settings, store)
+    with closing(Catalogue(settings.kafka)) as catalogue:
+        waiting = loop.start(catalogue.news())
+        log.info("trainer_started", windows_waiting=waiting)
+        if waiting:
+            yield _told(loop.step([]), {})
+        with _windows(settings, store) as closed_windows:
+            while not stop.is_set():
+                if closed := closed_windows():
+                    waited_s = time.time() - closed[0].closed_ms / 1000
+                    clock = Stopwatch()
+                    with clock.stage("catalogue"):
+                        items = catalogue.news()
+                    step = loop.step([one.number for one in closed], items)
+                    yield _told(step, {"waited": waited_s, **clock.seconds})
+
+
+def _loop(settings: Settings, store: WindowStore) -> SlowLoop:
+    return SlowLoop(
+        store,
+        Serving(
+            settings.model_repository,
+            model_server(settings),
+            settings.kafka,
+            release(settings),
+            finish_windows(settings),
+        ),
+        Rules(settings.trainer, settings.fine_tune, settings.gate),
+        Layout(settings.features),
+        language_model(settings.trainer.language_model, settings.local.cache_dir),
+    )
+
+
+def release(settings: Settings) -> Released:
+    """How versions come to people, as the settings say.
+
+    Raises:
+        SettingsError: a rollout would have to be started without the admin token.
+    """
+    if settings.trainer.release is Release.EVERYONE:
+        return announce
+    if settings.rollout.admin_token is None:
+        raise SettingsError(
+            "trainer.release = 'canary': starts rollouts, which needs the admin token: set "
+            "rollout.admin_token"
+        )
+    return partial(_try_out, settings.rollout)
+
+
+def _try_out(rules: RolloutSettings, version: Version, kafka: KafkaSettings) -> None:
+    """Ask the controller to try a version out.
+
+    Raises:
+        NotTakenError: it refuses.
+        ServerError: Kafka does not answer, or no controller does.
+    """
+    reason = f"version {version.number} has passed the gate"
+    number, address = version.number, version.address
+    try:
+        ask(kafka, command(rules, MODEL_NAME, Action.START, TRAINER, reason, number, address))
+    except RefusedError as error:
+        raise NotTakenError(str(error)) from error
+    announced(version)
+
+
+def _told(step: Step, before: dict[str, float]) -> Step:
+    """Log a step, and the seconds of all stages since its first window closed."""
+    seconds = before | step.seconds
+    stages = {f"{name.replace(' ', '_')}_s": round(value, 3) for name, value in seconds.items()}
+    if step.version and step.verdict:
+        log.info(
+            "version_made",
+            version=step.version.number,
+            windows=step.windows,
+            ndcg_at_10=step.verdict.candidate.ndcg_at_10,
+            before=step.verdict.reference.ndcg_at_10,
+            **stages,
+        )
+    else:
+        log.warning("no_new_version", windows=step.windows, reason=step.reason, **stages)
+    return step
+
+
+@contextmanager
+def _windows(settings: Settings, store: WindowStore) -> Iterator[Callable[[], list[Manifest]]]:
+    """Writes windows meanwhile; gives those that closed since it was asked last, after a wait."""
+    writer = WindowWriter(settings.kafka, store, settings.windows)
+    written: queue.SimpleQueue[Manifest] = queue.SimpleQueue()
+    ended = threading.Event()
+
+    def write() -> None:
+        for manifest in writer.run(ended):
+            written.put(manifest)
+
+    with ThreadPoolExecutor(1, thread_name_prefix="windows") as pool:
+        writing = pool.submit(write)
+
+        def arrived() -> list[Manifest]:
+            if writing.done():
+                writing.result()
+            return _all_of(written)
+
+        try:
+            yield arrived
+        finally:
+            ended.set()
+        writing.result()
+
+
+def _all_of(written: queue.SimpleQueue[Manifest]) -> list[Manifest]:
+    """All that is there, after a short wait for the first."""
+    found: list[Manifest] = []
+    with suppress(queue.Empty):
+        found.append(written.get(timeout=WAIT_S))
+        while True:
+            found.append(written.get_nowait())
+    return found

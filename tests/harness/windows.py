@@ -1,0 +1,64 @@
+"""Rows of windows, gathered without Kafka."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from headwater_client.events import Click, Purchase
+
+from features.topics import CLICKS, PURCHASES
+from trainer.windows.gathering import Closed, Gathering, Progress
+from trainer.windows.offsets import Source
+from trainer.windows.repeats import Repeats
+from trainer.windows.rows import Row
+from trainer.windows.settings import WindowSettings
+from trainer.windows.store import WindowStore
+
+START_MS = 1_700_000_000_000 // 3_600_000 * 3_600_000
+MINUTE_MS = 60_000
+NOW_MS = START_MS + 10**10
+SETTINGS = WindowSettings(duration_s=3600, allowed_lateness_s=600, idle_s=60)
+ONE_SOURCE = {(CLICKS, 0): "id"}
+
+
+def row(offset: int, minute: float, partition: int = 0, topic: str = CLICKS, **known: Any) -> Row:
+    """An event of so many minutes after the full hour."""
+    kind = Purchase if topic == PURCHASES else Click
+    fields = {"event_id": f"{topic}/{partition}/{offset}", "user_id": "ann", "item_id": "lamp"}
+    time_ms = START_MS + int(minute * MINUTE_MS)
+    return Row(topic, partition, offset, kind(timestamp=time_ms, **(fields | known)))
+
+
+def gathering(
+    progress: Progress | None = None,
+    settings: WindowSettings = SETTINGS,
+    sources: Mapping[Source, str] = ONE_SOURCE,
+    now_s: float = 0.0,
+) -> Gathering:
+    repeats = Repeats(settings.remembered_events)
+    return Gathering(sources, settings, progress or Progress(), repeats, now_s)
+
+
+def closed(*minutes: float, first_offset: int = 0) -> Closed:
+    """A window of events at these minutes, closed because nothing moved."""
+    gathered = gathering(Progress())
+    for at, minute in enumerate(minutes):
+        gathered.add(row(first_offset + at, minute), NOW_MS)
+    found = idled(gathered)
+    assert found is not None
+    return found
+
+
+def idled(gathered: Gathering) -> Closed | None:
+    """What closes when no partition has more and event time stands still."""
+    for source in gathered.settled:
+        gathered.reached_end(source)
+    # The first look takes event time in, the second finds it standing still.
+    return gathered.close(0.0) or gathered.close(SETTINGS.idle_s)
+
+
+def written(store: WindowStore, number: int, *minutes: float) -> Closed:
+    window = closed(*minutes)
+    store.write(store.prepare(number, window))
+    return window

@@ -1,0 +1,125 @@
+"""Logs of events: MovieLens, or a shop's own tables, in event-time order."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from operator import attrgetter
+from pathlib import Path
+
+import xxhash
+from headwater_client.errors import DataError
+from headwater_client.events import Click, Item, Purchase, encode
+
+from trainer.datasets.mapping import ColumnMapping
+from trainer.datasets.movielens import LAYOUTS, movielens_100k, read_movielens
+from trainer.datasets.records import Read, Refused, read_events, read_items
+from trainer.datasets.tables import Tables, read_tables
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """Where a log is.
+
+    Args:
+        cache_dir: where what is fetched stays.
+        path: a file or a folder: MovieLens in any of its layouts, or tables; default:
+            MovieLens-100K.
+        mapping: which column of a table holds what; what it leaves open, `mapping.toml` beside
+            the files may say.
+    """
+
+    cache_dir: Path
+    path: Path | None = None
+    mapping: ColumnMapping | None = None
+
+
+@dataclass(frozen=True)
+class Log:
+    """What people did, and with what.
+
+    `events` are in event-time order, within a tie in the order of their file. `refused` are rows
+    that break the event contract.
+    """
+
+    events: Sequence[Click | Purchase]
+    items: Sequence[Item]
+    refused: Sequence[Refused] = ()
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the events: the same for the same ones in the same order, hexadecimal."""
+        digest = xxhash.xxh3_128()
+        for event in self.events:
+            digest.update(type(event).__name__)
+            digest.update(encode(event))
+        return digest.hexdigest()
+
+    def head(self, count: int) -> Log:
+        """The first `count` events."""
+        return replace(self, events=self.events[:count])
+
+    def split(self, share: float) -> tuple[Log, Log]:
+        """The first `share` of the events, and the rest with the refused rows.
+
+        Events of one instant stay together, so the first part can be a little longer. Both parts
+        have all items.
+        """
+        cut = round(len(self.events) * share)
+        while 0 < cut < len(self.events) and self._is_tie(cut):
+            cut += 1
+        first = replace(self, events=self.events[:cut], refused=())
+        return first, replace(self, events=self.events[cut:])
+
+    def split_after(self, time_ms: int) -> tuple[Log, Log]:
+        """The events up to a time, and those after it with the refused rows; as `split`."""
+        cut = bisect_right(self.events, time_ms, key=attrgetter("timestamp"))
+        first = replace(self, events=self.events[:cut], refused=())
+        return first, replace(self, events=self.events[cut:])
+
+    def _is_tie(self, index: int) -> bool:
+        return self.events[index].timestamp == self.events[index - 1].timestamp
+
+
+def load_log(source: DataSource) -> Log:
+    """Read a log.
+
+    The same files give the same events with the same ids. A row that breaks the event contract is
+    in `Log.refused`; a file that cannot be used as a whole is an error.
+
+    Raises:
+        DataError: no such file, a missing column, not a readable row, nothing to fetch it from.
+        SettingsError: the mapping is not understood.
+    """
+    path = source.path or movielens_100k(source.cache_dir)
+    if not path.exists():
+        raise DataError(f"{path}: no such file or folder")
+    log = _log(_tables(path, source.mapping))
+    if not log.events:
+        raise DataError(f"{path}: no events in it")
+    return log
+
+
+def _tables(path: Path, mapping: ColumnMapping | None) -> Tables:
+    folder = path.parent if path.name in LAYOUTS else path
+    found = read_movielens(folder) if mapping is None and folder.is_dir() else None
+    return found or read_tables(path, mapping)
+
+
+def _log(tables: Tables) -> Log:
+    read = [read_events(table) for table in tables.events]
+    events = [event for part in read for event in part.values]
+    events.sort(key=attrgetter("timestamp"))
+    items = [read_items(table) for table in tables.items]
+    newest = {item.item_id: item for part in items for item in part.values}
+    return Log(events, list(newest.values()), _refused([*read, *items]))
+
+
+def _refused(parts: Sequence[Read]) -> list[Refused]:
+    """Each row once, though it may have been read as an event and as an item."""
+    first: dict[tuple[str, int], Refused] = {}
+    for part in parts:
+        for row in part.refused:
+            first.setdefault((row.table, row.row), row)
+    return list(first.values())

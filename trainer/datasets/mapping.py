@@ -1,0 +1,151 @@
+"""Which column of a table holds what: from options, or from `mapping.toml` beside the files."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+from zoneinfo import ZoneInfo
+
+from headwater_client.errors import SettingsError
+from headwater_client.events import EventType
+from pydantic import BeforeValidator, Field, ValidationError, field_validator
+
+from features.settings import Section
+
+MAPPING_FILE = "mapping.toml"
+
+
+class RowType(StrEnum):
+    """What a row of a table says that a person did; rows of `skip` are left out on purpose."""
+
+    CLICK = "click"
+    PURCHASE = "purchase"
+    SKIP = "skip"
+
+    @property
+    def events(self) -> tuple[EventType, ...]:
+        """The events that such a row becomes."""
+        return () if self is RowType.SKIP else (EventType[self.name],)
+
+
+class TimeUnit(StrEnum):
+    """The unit of times given as numbers; `auto` goes by their size."""
+
+    AUTO = "auto"
+    SECONDS = "s"
+    MILLISECONDS = "ms"
+    MICROSECONDS = "us"
+    NANOSECONDS = "ns"
+
+
+def _as_list(value: object) -> object:
+    return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
+
+
+class ColumnMapping(Section):
+    """Names of a table's columns, and how to read them.
+
+    A column that is named here must exist; one that keeps its default name is read if it does. Only
+    `user`, `item`, `time` and a type (of one kind or another) must be there.
+    """
+
+    user: str = "user_id"
+    item: str = "item_id"
+    time: str = "timestamp"
+    event: str = Field("event_id", description="an id that the source gave; else made from the row")
+    session: str = "session_id"
+    price: str = "price"
+    quantity: str = "quantity"
+
+    type: str = Field("type", description="column whose values are named in `types`")
+    types: Mapping[str, RowType] = {name.value: name for name in RowType}
+    constant_type: RowType | None = Field(None, description="every row is one of these")
+    rating: str = Field("rating", description="a rating is a click; a good one a purchase too")
+    purchase_rating: float = Field(5, description="the lowest rating that is a purchase too")
+
+    time_unit: TimeUnit = TimeUnit.AUTO
+    time_zone: str = Field("UTC", description="of dates that name none")
+    time_format: str | None = Field(None, description="strptime's; empty: ISO 8601")
+
+    items_file: str | None = Field(None, description="table of items beside the events' files")
+    title: str = "title"
+    description: str = "description"
+    brand: str = "brand"
+    category: str = "category"
+    category_separator: str = "|"
+    item_price: str | None = Field(None, description="column of the item's own price")
+    attributes: Annotated[tuple[str, ...], BeforeValidator(_as_list)] = ()
+
+    delimiter: Annotated[str, Field(min_length=1, max_length=1)] | None = Field(
+        None, description="of CSV; empty: a comma, a tab in .tsv"
+    )
+    encoding: str = Field("utf-8", description="of CSV")
+
+    @field_validator("time_zone")
+    @classmethod
+    def _known_zone(cls, name: str) -> str:
+        try:
+            return ZoneInfo(name).key
+        except (OSError, ValueError, KeyError) as error:
+            raise ValueError("no such time zone: expected a name such as Europe/Paris") from error
+
+    def is_given(self, field: str) -> bool:
+        """Whether a person named this field's column, which then must exist."""
+        return field in self.model_fields_set
+
+
+def mapping_from_options(maps: Sequence[str], types: Sequence[str]) -> ColumnMapping | None:
+    """The mapping of `--map user=customer_id ...` and `--type purchase` or `--type view=click ...`.
+
+    Returns:
+        None where no option was given.
+
+    Raises:
+        SettingsError: an option is not understood.
+
+    >>> mapping_from_options(["user=customer"], ["purchase"]).user
+    'customer'
+    """
+    given: dict[str, Any] = dict(_pair("--map", option) for option in maps)
+    named = dict(_pair("--type", option) for option in types if "=" in option)
+    constants = [option for option in types if "=" not in option]
+    if named:
+        given["types"] = named
+    if constants:
+        given["constant_type"] = constants[-1]
+    return _validated(given, "--map and --type") if given else None
+
+
+def with_mapping_file(folder: Path, given: ColumnMapping | None) -> ColumnMapping:
+    """What `mapping.toml` in a folder says, overridden by what was given."""
+    path = folder / MAPPING_FILE
+    if not path.is_file():
+        return given or ColumnMapping()
+    try:
+        in_file = tomllib.loads(path.read_text("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: not TOML: {error}") from error
+    over = given.model_dump(exclude_unset=True) if given else {}
+    return _validated(in_file | over, str(path))
+
+
+def _pair(option: str, text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not (name and equals and value):
+        raise SettingsError(f"{option} {text}: expected NAME=VALUE")
+    return name, value
+
+
+def _validated(given: Mapping[str, Any], where: str) -> ColumnMapping:
+    try:
+        return ColumnMapping.model_validate(given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(map(str, first["loc"]))
+        if first["type"] == "extra_forbidden":
+            known = ", ".join(ColumnMapping.model_fields)
+            raise SettingsError(f"{where}: {name}: not known: one of {known}") from error
+        raise SettingsError(f"{where}: {name}: {first['input']!r}: {first['msg']}") from error

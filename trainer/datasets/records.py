@@ -1,0 +1,265 @@
+"""Rows of tables as events and items, each checked by the event contract."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import msgspec
+import pyarrow as pa
+from headwater_client.errors import DataError
+from headwater_client.events import (
+    ACTIONS,
+    MAX_FUTURE_MS,
+    Click,
+    EventError,
+    EventType,
+    Item,
+    Purchase,
+    decode,
+)
+
+from features.topics import CLICKS, ITEMS, PURCHASES
+from trainer.datasets import columns as column_values
+from trainer.datasets.mapping import RowType
+from trainer.datasets.tables import Malformed, Table
+
+TOPIC_OF: dict[type[Any], str] = {Click: CLICKS, Purchase: PURCHASES, Item: ITEMS}
+
+Checked = TypeVar("Checked", Click, Purchase, Item)
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A row that breaks the event contract: where it stands, why, and what it would have been.
+
+    `raw` sent to `topic` ends among the dead letters, so that no row is lost without a trace.
+    """
+
+    table: str
+    row: int
+    reason: str
+    topic: str
+    raw: bytes
+
+    def __str__(self) -> str:
+        return f"{self.table}: row {self.row}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class Read:
+    """What the rows of one table became."""
+
+    values: Sequence[Any]
+    refused: Sequence[Refused]
+
+
+def read_events(table: Table) -> Read:
+    """The clicks and purchases of a table, in the order of its rows.
+
+    Raises:
+        DataError: a column is missing, or no row can be read.
+    """
+    with _named_in_errors(table):
+        columns = _event_columns(table)
+        types = _types(table)
+    read = _Reader(table)
+    for number, row, kinds in zip(table.row_numbers(), _rows(columns), types, strict=True):
+        for kind in kinds:
+            event_id = row.get("event_id") or f"{table.name}/{number}"
+            suffix = "" if kind is kinds[0] else f"/{kind.name.lower()}"
+            read.add(ACTIONS[kind], row | {"event_id": event_id + suffix}, number)
+    constant = table.mapping.constant_type
+    return read.result(PURCHASES if constant is RowType.PURCHASE else CLICKS)
+
+
+def read_items(table: Table) -> Read:
+    """The items of a table, each once, as its last row says; none if it says nothing of items.
+
+    Raises:
+        DataError: as `read_events`.
+    """
+    with _named_in_errors(table):
+        columns = _item_columns(table)
+    if not columns:
+        return Read((), ())
+    read = _Reader(table)
+    last = {
+        row.get("item_id"): (number, row)
+        for number, row in zip(table.row_numbers(), _rows(columns), strict=True)
+    }
+    for number, row in last.values():
+        read.add(Item, row, number)
+    return read.result(ITEMS)
+
+
+@contextmanager
+def _named_in_errors(table: Table) -> Iterator[None]:
+    """What pyarrow cannot read at all (bytes for text, a wrong `time_format`) names its table."""
+    try:
+        yield
+    except (pa.ArrowException, UnicodeDecodeError) as error:
+        raise DataError(f"{table.name}: cannot be read: {error}".replace("\n", " ")) from error
+
+
+class _Reader:
+    """Collects what the contract accepts and what it refuses."""
+
+    def __init__(self, table: Table) -> None:
+        self.table = table
+        self.now_ms = int(time.time() * 1000)
+        self.values: list[Click | Purchase | Item] = []
+        self.refused: list[Refused] = []
+
+    def add(self, kind: type[Any], row: Row, number: int) -> None:
+        try:
+            self.values.append(_checked(kind, row, self.now_ms))
+        except EventError as error:
+            self.refused.append(
+                Refused(self.table.name, number, str(error), TOPIC_OF[kind], _raw(row))
+            )
+
+    def result(self, topic: str) -> Read:
+        refused = [
+            *self.refused,
+            *(_malformed(self.table, line, topic) for line in self.table.malformed),
+        ]
+        if refused and not self.values:
+            raise DataError(f"{refused[0]} (and so are all of its {len(refused)} rows): see --map")
+        return Read(self.values, refused)
+
+
+def _checked(kind: type[Checked], row: Row, now_ms: int) -> Checked:
+    """The row as an event; the slow way that names what is wrong only after a failure."""
+    try:
+        event = msgspec.convert(row, kind)
+    except msgspec.ValidationError:
+        return decode(kind, _raw(row), now_ms)
+    if not isinstance(event, Item) and event.timestamp > now_ms + MAX_FUTURE_MS:
+        return decode(kind, _raw(row), now_ms)
+    return event
+
+
+def _raw(row: Row) -> bytes:
+    return json.dumps(row, ensure_ascii=False).encode()
+
+
+def _malformed(table: Table, line: Malformed, topic: str) -> Refused:
+    return Refused(table.name, line.row, line.reason, topic, line.text.encode())
+
+
+def _rows(columns: Mapping[str, Sequence[Any]]) -> Iterator[Row]:
+    """One dictionary a row, without what is empty in it."""
+    names = tuple(columns)
+    for values in zip(*columns.values(), strict=True):
+        yield {name: value for name, value in zip(names, values, strict=True) if value is not None}
+
+
+def _event_columns(table: Table) -> dict[str, Sequence[Any]]:
+    mapping = table.mapping
+    needed = {"user_id": "user", "item_id": "item", "timestamp": "time"}
+    optional = {
+        "event_id": "event",
+        "session_id": "session",
+        "price": "price",
+        "quantity": "quantity",
+    }
+    readers: dict[str, Callable[[Any], Sequence[Any]]] = {
+        "timestamp": lambda column: column_values.times_ms(column, mapping),
+        "price": column_values.numbers,
+        "quantity": column_values.integers,
+    }
+    columns = {field: _column(table, by, required=True) for field, by in needed.items()}
+    columns |= {field: _column(table, by) for field, by in optional.items()}
+    return {
+        field: readers.get(field, column_values.texts)(column)
+        for field, column in columns.items()
+        if column is not None
+    }
+
+
+def _item_columns(table: Table) -> dict[str, Sequence[Any]]:
+    mapping = table.mapping
+    texts = {name: _column(table, name) for name in ("title", "description", "brand")}
+    columns: dict[str, Sequence[Any]] = {
+        name: column_values.texts(column) for name, column in texts.items() if column is not None
+    }
+    if (category := _column(table, "category")) is not None:
+        columns["category"] = column_values.lists(category, mapping.category_separator)
+    if mapping.item_price and (price := _column(table, "item_price")) is not None:
+        columns["price"] = column_values.numbers(price)
+    if mapping.attributes:
+        columns["attributes"] = _attributes(table)
+    if columns or mapping.items_file:
+        columns["item_id"] = column_values.texts(_column(table, "item", required=True))
+    return columns
+
+
+def _attributes(table: Table) -> Sequence[Any]:
+    columns = {
+        name: column_values.numbers(_named(table, "attributes", name))
+        for name in table.mapping.attributes
+    }
+    return list(_rows(columns))
+
+
+def _types(table: Table) -> Sequence[tuple[EventType, ...]]:
+    """What each row says that the person did."""
+    mapping = table.mapping
+    if mapping.constant_type:
+        return [mapping.constant_type.events] * len(table.columns)
+    for field in ("rating", "type") if mapping.is_given("rating") else ("type", "rating"):
+        if (column := _column(table, field)) is not None:
+            return _by_type(table, column) if field == "type" else _by_rating(table, column)
+    raise DataError(
+        f"{table.name}: no column {mapping.type!r} that says what a row is: say --type click or "
+        f"--type purchase, or name the column: --map type=NAME; it has {_names(table)}"
+    )
+
+
+def _by_rating(table: Table, column: Any) -> Sequence[tuple[EventType, ...]]:
+    both, click = (EventType.CLICK, EventType.PURCHASE), (EventType.CLICK,)
+    lowest = table.mapping.purchase_rating
+    return [
+        both if isinstance(value, int | float) and value >= lowest else click
+        for value in column_values.numbers(column)
+    ]
+
+
+def _by_type(table: Table, column: Any) -> Sequence[tuple[EventType, ...]]:
+    return [_row_type(table, value).events for value in column_values.texts(column)]
+
+
+def _row_type(table: Table, value: str | None) -> RowType:
+    try:
+        return table.mapping.types[value or ""]
+    except KeyError:
+        raise DataError(
+            f"{table.name}: {table.mapping.type}: {value!r} is no known type: "
+            f"say --type {value}=click, purchase or skip"
+        ) from None
+
+
+def _column(table: Table, field: str, *, required: bool = False) -> Any:
+    """The column of a field of the mapping; None where it is not there and need not be."""
+    name = getattr(table.mapping, field)
+    if not table.has(name) and not required and not table.mapping.is_given(field):
+        return None
+    return _named(table, field, name)
+
+
+def _named(table: Table, field: str, name: str) -> Any:
+    if not table.has(name):
+        raise DataError(
+            f"{table.name}: no column {name!r}: it has {_names(table)}: say --map {field}=NAME"
+        )
+    return table.columns[name]
+
+
+def _names(table: Table) -> str:
+    return ", ".join(table.columns.column_names)

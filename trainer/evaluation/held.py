@@ -1,0 +1,78 @@
+"""Events that are kept from training, to judge versions by.
+
+E events, N items, S snapshots, T trends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from features.inputs import IntArray
+from features.vocabulary import FIRST_ITEM, PADDING, UNKNOWN, Vocabulary
+from trainer.examples.batches import Batches
+from trainer.examples.replay import BoolArray, Examples
+from trainer.examples.trends import Trends
+
+# Most events that one stretch of a batch predicts: it changes no rank.
+_WINDOW = 64
+
+
+@dataclass(frozen=True)
+class Held:
+    """Held-out events, and all that happened before them.
+
+    Attributes:
+        columns: also of the events before, which are the histories; items by `vocabulary`.
+        chosen: bool[E], which events are held out.
+        trended: by `vocabulary`.
+        vocabulary: an item that it does not have counts as missed, so give it those of both
+            versions (`together`).
+    """
+
+    columns: Examples
+    chosen: BoolArray
+    trended: Trends
+    vocabulary: Vocabulary
+
+    @property
+    def asked(self) -> BoolArray:
+        """The events to predict, bool[E]: what was taken before is not recommended again."""
+        return self.columns.wanted & self.chosen
+
+    def known_to(self, vocabulary: Vocabulary) -> Held:
+        """The same events as a version with this vocabulary sees them."""
+        if vocabulary is self.vocabulary:
+            return self
+        places = _places(self.vocabulary, vocabulary)
+        known = places >= FIRST_ITEM
+        values = np.zeros((*self.trended.values.shape[:2], len(vocabulary)), np.float16)
+        values[:, :, places[known]] = self.trended.values[:, :, known]
+        return Held(
+            replace(self.columns, items=places[self.columns.items]),
+            self.chosen,
+            replace(self.trended, values=values),
+            vocabulary,
+        )
+
+    def batches(self, history: int) -> Batches:
+        """The held-out events as requests of histories up to this length."""
+        return Batches(self.columns, self.trended, self.chosen, history, _WINDOW)
+
+
+def together(vocabularies: Sequence[Vocabulary]) -> Vocabulary:
+    """One vocabulary with the items of all; those of the first keep their indices.
+
+    >>> together([Vocabulary(["a", "b"]), Vocabulary(["c", "b"])]).item_ids[FIRST_ITEM:]
+    ['a', 'b', 'c']
+    """
+    names = (name for one in vocabularies for name in one.item_ids[FIRST_ITEM:])
+    return Vocabulary(list(dict.fromkeys(names)))
+
+
+def _places(of: Vocabulary, within: Vocabulary) -> IntArray:
+    """Where the items of one vocabulary are in another, int64[N]."""
+    own = within.indices_of(of.item_ids[FIRST_ITEM:])
+    return np.concatenate([np.array([PADDING, UNKNOWN], np.int64), own])

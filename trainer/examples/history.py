@@ -1,0 +1,149 @@
+"""All that the trainer knows so far, extended window by window without redoing the past.
+
+E events that counted, F user features, T trends, N items of a vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from typing import TypeVar
+
+import numpy as np
+from headwater_client.events import Click, Item, Purchase
+
+from features import inputs
+from features.inputs import FloatArray, IntArray
+from features.rows import Layout
+from features.vocabulary import Vocabulary
+from trainer.examples.replay import BoolArray, Example, Examples, Replayer, observed_log
+from trainer.examples.trends import Popularities, Popularity, Trends, snapshots
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Events as they arrived: fields as in `Examples`, whatever the vocabulary.
+
+    Attributes:
+        people: int64[E], numbers of people in order of their first events.
+        hashes: int64[E], of the items.
+    """
+
+    people: IntArray
+    hashes: IntArray
+    types: IntArray
+    times_ms: IntArray
+    wanted: BoolArray
+    takes: BoolArray
+    features: FloatArray
+    features_after_last: FloatArray
+
+
+class History:
+    """Events of one window after another, and the catalogue, in memory.
+
+    Attributes:
+        layout: the rows that it replays.
+        catalogue: the newest word on each item, by item id.
+        events_of: how often each item id has an event, in order of the first.
+    """
+
+    def __init__(self, layout: Layout, items: Iterable[Item] = ()) -> None:
+        self.layout = layout
+        self.catalogue: dict[str, Item] = {}
+        self.events_of: Counter[str] = Counter()
+        self._replayer = Replayer(layout)
+        self._popularity = Popularity(layout)
+        self._people: dict[str, int] = {}
+        self._rows = self._columns([])
+        # The order of `examples`, once somebody has asked for it.
+        self._by_person: IntArray | None = None
+        self._popularities = self._popularity.absorb([])
+        self.extend([], items)
+
+    def extend(self, events: Sequence[Click | Purchase], items: Iterable[Item] = ()) -> None:
+        """Add what arrived next.
+
+        Args:
+            events: in the order of arrival; one that was sent before does not count again.
+            items: new words on the catalogue.
+        """
+        self.catalogue |= {item.item_id: item for item in items}
+        named = {event.item_id for event in events}
+        known = [self.catalogue[name] for name in named if name in self.catalogue]
+        replayed = self._replayer.rows(observed_log(events, known))
+        self.events_of.update(one.event.item_id for one in replayed)
+        self._rows = _joined(self._rows, self._columns(replayed))
+        self._by_person = None
+        found = self._popularity.absorb([one.event for one in replayed])
+        self._popularities = _joined(self._popularities, found)
+
+    @property
+    def people(self) -> list[str]:
+        """Everyone, in the order in which `examples` has them."""
+        return list(self._people)
+
+    @property
+    def times_ms(self) -> IntArray:
+        """When each event happened, int64[E], in the order of arrival."""
+        return self._rows.times_ms
+
+    @property
+    def wanted(self) -> BoolArray:
+        """Which of them could have been recommended, bool[E], in the order of arrival."""
+        return self._rows.wanted
+
+    def examples(self, vocabulary: Vocabulary) -> Examples:
+        """All events so far as a vocabulary sees them."""
+        rows = self._rows
+        if self._by_person is None:
+            self._by_person = np.lexsort((rows.times_ms, rows.people))
+        order = self._by_person
+        people = rows.people[order]
+        return Examples(
+            items=vocabulary.indices(rows.hashes[order]),
+            types=rows.types[order],
+            times_ms=rows.times_ms[order],
+            starts=np.searchsorted(people, people),
+            wanted=rows.wanted[order],
+            takes=rows.takes[order],
+            features=rows.features[order],
+            features_after_last=rows.features_after_last[order],
+        )
+
+    def trends(self, vocabulary: Vocabulary, asked_ms: IntArray, snapshot_ms: int) -> Trends:
+        """What trended at the starts of the stretches of `snapshot_ms` that these times are in."""
+        return snapshots(self._popularities, asked_ms, vocabulary, self.layout, snapshot_ms)
+
+    def _columns(self, replayed: Sequence[Example]) -> _Rows:
+        size, width = len(replayed), inputs.user_feature_count(self.layout)
+        numbers = self._people
+        people = [numbers.setdefault(one.event.user_id, len(numbers)) for one in replayed]
+        return _Rows(
+            people=np.array(people, np.int64),
+            hashes=np.array([one.event.item for one in replayed], np.int64),
+            types=np.array([one.event.type for one in replayed], np.int64),
+            times_ms=np.array([one.event.time_ms for one in replayed], np.int64),
+            wanted=np.array([one.wanted for one in replayed], np.bool_),
+            takes=np.array([one.takes for one in replayed], np.bool_),
+            features=_matrix([one.features for one in replayed], size, width),
+            features_after_last=_matrix([one.features_after_last for one in replayed], size, width),
+        )
+
+
+def _matrix(values: list[list[float]], size: int, width: int) -> FloatArray:
+    return np.array(values, np.float32).reshape(size, width)
+
+
+Arrays = TypeVar("Arrays", _Rows, Popularities)
+
+
+def _joined(first: Arrays, second: Arrays) -> Arrays:
+    """Each array of the first, then that of the second."""
+    return type(first)(
+        *(
+            np.concatenate([getattr(first, field.name), getattr(second, field.name)])
+            for field in fields(first)
+        )
+    )

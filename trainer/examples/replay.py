@@ -1,0 +1,165 @@
+"""Training rows from a log: the stream's own functions, replayed up to each event.
+
+E events, F user features. Nothing of an event or of what follows it is in its own row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from headwater_client.events import Click, Item, Purchase
+
+from features import inputs, rows
+from features.inputs import FloatArray, IntArray
+from features.rows import Layout, Observed, UserRow
+from features.topics import Hash, hash64
+from features.vocabulary import Vocabulary
+
+BoolArray = npt.NDArray[np.bool_]
+SOURCE = Hash(0)
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Events that counted, a person's together and ascending in time, with what was known before.
+
+    Attributes:
+        items: int64[E], vocabulary indices.
+        types: int64[E].
+        times_ms: int64[E].
+        starts: int64[E], where the events of the same person begin.
+        wanted: bool[E], a recommendation could have been right: the item was not taken before.
+        takes: bool[E], this event takes its item for the first time.
+        features: float32[E, F], of the person as of the event's time, before it.
+        features_after_last: float32[E, F], the same as of the event before it.
+    """
+
+    items: IntArray
+    types: IntArray
+    times_ms: IntArray
+    starts: IntArray
+    wanted: BoolArray
+    takes: BoolArray
+    features: FloatArray
+    features_after_last: FloatArray
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One event that counted and what was known before it; fields as in `Examples`."""
+
+    event: Observed
+    wanted: bool
+    takes: bool
+    features: list[float]
+    features_after_last: list[float]
+
+
+def observed_log(events: Sequence[Click | Purchase], items: Iterable[Item]) -> list[Observed]:
+    """A log as the rows see it when its events arrive in this order."""
+    categories = {item.item_id: tuple(map(hash64, item.category)) for item in items}
+    return [
+        rows.observed(event, SOURCE, offset, categories.get(event.item_id, ()))
+        for offset, event in enumerate(events)
+    ]
+
+
+def examples(replayed: Sequence[Example], vocabulary: Vocabulary, layout: Layout) -> Examples:
+    """Replayed events as columns, in the order of `by_person`."""
+    return _columns(by_person(replayed), vocabulary, layout)
+
+
+def by_person(replayed: Sequence[Example]) -> list[Example]:
+    """A person's events together and ascending in time."""
+    people: dict[str, int] = {}
+    numbers = [people.setdefault(one.event.user_id, len(people)) for one in replayed]
+    times_ms = np.fromiter((one.event.time_ms for one in replayed), np.int64, len(replayed))
+    order = np.lexsort((times_ms, np.asarray(numbers, np.int64)))
+    return [replayed[index] for index in order]
+
+
+def replay(log: Iterable[Observed], layout: Layout) -> list[Example]:
+    """Each event of a log that counts, with what was known before it.
+
+    Args:
+        log: the events of many people in the order in which they arrive.
+    """
+    return Replayer(layout).rows(log)
+
+
+class Replayer:
+    """People as far as their events were replayed; it goes on where the last log ended.
+
+    So the training rows of a window cost no replay of those before it.
+    """
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._arrived = 0
+        self._known: dict[str, UserRow] = {}
+        self._taken: dict[str, set[int]] = {}
+
+    def rows(self, log: Iterable[Observed]) -> list[Example]:
+        """Each event that counts, with what was known before it, all earlier logs included.
+
+        Args:
+            log: what arrived next, in this order. Its offsets are numbered anew: those of several
+                logs, or of a window, do not ascend.
+        """
+        return [made for event in log if (made := self._absorbed(event))]
+
+    def _absorbed(self, event: Observed) -> Example | None:
+        event = event._replace(source=SOURCE, offset=self._arrived)
+        self._arrived += 1
+        row = self._known.setdefault(event.user_id, rows.empty_user(self._layout))
+        before = _features_before(row, event, self._layout)
+        if not rows.absorb(row, event, self._layout):
+            return None
+        mine = self._taken.setdefault(event.user_id, set())
+        wanted = event.item not in mine
+        takes = wanted and event.type in self._layout.takes
+        if takes:
+            mine.add(event.item)
+        return Example(event, wanted, takes, *before)
+
+
+def _features_before(
+    row: UserRow, event: Observed, layout: Layout
+) -> tuple[list[float], list[float]]:
+    at_event = inputs.user_features(row, event.time_ms, layout)
+    if not row.events or row.reference_ms == event.time_ms:
+        return at_event, at_event
+    return at_event, inputs.user_features(row, row.reference_ms, layout)
+
+
+def _columns(ordered: Sequence[Example], vocabulary: Vocabulary, layout: Layout) -> Examples:
+    size = len(ordered)
+    hashes = np.fromiter((one.event.item for one in ordered), np.int64, size)
+    width = inputs.user_feature_count(layout)
+    return Examples(
+        items=vocabulary.indices(hashes),
+        types=np.fromiter((one.event.type for one in ordered), np.int64, size),
+        times_ms=np.fromiter((one.event.time_ms for one in ordered), np.int64, size),
+        starts=_starts([one.event.user_id for one in ordered]),
+        wanted=np.fromiter((one.wanted for one in ordered), np.bool_, size),
+        takes=np.fromiter((one.takes for one in ordered), np.bool_, size),
+        features=_matrix((one.features for one in ordered), size, width),
+        features_after_last=_matrix((one.features_after_last for one in ordered), size, width),
+    )
+
+
+def _starts(user_ids: Sequence[str]) -> IntArray:
+    first: dict[str, int] = {}
+    found = (first.setdefault(name, at) for at, name in enumerate(user_ids))
+    return np.fromiter(found, np.int64, len(user_ids))
+
+
+def _matrix(values: Iterable[list[float]], size: int, width: int) -> FloatArray:
+    flat = np.fromiter((one for row in values for one in row), np.float32, size * width)
+    return flat.reshape(size, width)

@@ -1,0 +1,191 @@
+"""Export to ONNX, and the check that ONNX Runtime answers as torch does."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from headwater_client.errors import HeadwaterError
+from onnxruntime.capi import onnxruntime_pybind11_state as runtime
+
+from features.inputs import Tensor, model_inputs, model_outputs, user_feature_count
+from features.rows import Layout
+from features.settings import DAY_MS
+from trainer.export.parity import Arrays, differences
+from trainer.export.recommender import Recommender
+from trainer.network.ensemble import Model
+
+OPSET = 17
+CHECKED_BATCHES = (1, 7, 256)
+EXAMPLE_TIME_MS = 1_700_000_000_000
+# What ONNX Runtime says of a graph that it cannot read or run.
+_RUNTIME_ERRORS = (
+    runtime.Fail,
+    runtime.InvalidArgument,
+    runtime.InvalidGraph,
+    runtime.InvalidProtobuf,
+    runtime.NoSuchFile,
+    runtime.NotImplemented,
+    runtime.RuntimeException,
+)
+
+# Axes that vary beside the batch; equal names mean equal lengths.
+LENGTHS = {
+    "item_indices": "history",
+    "event_types": "history",
+    "event_times_ms": "history",
+    "candidate_items": "candidates",
+    "candidate_scores": "candidates",
+    "candidate_explained_by": "candidates",
+    "excluded_items": "excluded",
+}
+
+
+class ExportError(HeadwaterError):
+    """There is no graph of the trained model, or it does not answer as the model does."""
+
+
+def export(model: Model, layout: Layout, path: Path) -> None:
+    """Write the model's ONNX graph and check it.
+
+    Raises:
+        ExportError: ONNX Runtime's answers differ from torch's, or weights are no numbers.
+    """
+    check(exported(model, layout, path), layout, path)
+
+
+def exported(model: Model, layout: Layout, path: Path) -> Recommender:
+    """Write the model's ONNX graph, to be checked before it answers anyone; what it was made from.
+
+    Raises:
+        ExportError: weights are no numbers.
+    """
+    if broken := not_finite(model):
+        raise ExportError(f"{path}: not exported: {broken} weights are no finite numbers")
+    recommender = Recommender(model).eval()
+    write_graph(recommender, layout, path)
+    return recommender
+
+
+def not_finite(model: Model) -> int:
+    """How many of the model's numbers are none, or infinite."""
+    numbers = model.state_dict().values()
+    return sum(int((~torch.isfinite(one)).sum()) for one in numbers)
+
+
+def write_graph(recommender: Recommender, layout: Layout, path: Path) -> None:
+    """Write the ONNX graph, with names and types of `features.inputs`."""
+    inputs, outputs = model_inputs(layout), model_outputs(layout)
+    with warnings.catch_warnings():
+        # The newer exporter needs one more package, and takes lengths 0 and 1 for constants.
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            recommender,
+            _arguments(sample_inputs(recommender.architecture.items, layout, 3), layout),
+            path,
+            dynamo=False,
+            opset_version=OPSET,
+            input_names=[one.name for one in inputs],
+            output_names=[one.name for one in outputs],
+            dynamic_axes={one.name: _dynamic_axes(one) for one in (*inputs, *outputs)},
+        )
+    graph = onnx.load(path)
+    _name_shapes(graph, outputs)
+    onnx.checker.check_model(graph)
+    onnx.save(graph, path)
+
+
+def check(recommender: Recommender, layout: Layout, path: Path) -> None:
+    """Compare ONNX Runtime with torch at batches of several sizes.
+
+    Raises:
+        ExportError: naming what differs, or why there is no answer.
+    """
+    session = open_session(path)
+    with _named_in_errors(path):
+        for batch in CHECKED_BATCHES:
+            feeds = sample_inputs(recommender.architecture.items, layout, batch)
+            expected = torch_answers(recommender, layout, feeds)
+            for difference in differences(expected, answers(session, feeds)):
+                raise ExportError(f"{path}: batch of {batch}: not as trained: {difference}")
+
+
+def open_session(path: Path, threads: int = 1) -> onnxruntime.InferenceSession:
+    """ONNX Runtime on the CPU, as the server runs it.
+
+    Raises:
+        ExportError: there is no graph that it can read.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    with _named_in_errors(path):
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+@contextmanager
+def _named_in_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except _RUNTIME_ERRORS as error:
+        reason = " ".join(str(error).split())
+        raise ExportError(f"{path}: ONNX Runtime does not run it: {reason}") from error
+
+
+def answers(session: onnxruntime.InferenceSession, feeds: Arrays) -> Arrays:
+    """ONNX Runtime's outputs by name."""
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, feeds), strict=True))
+
+
+def torch_answers(recommender: Recommender, layout: Layout, feeds: Arrays) -> Arrays:
+    """Torch's outputs by name."""
+    with torch.no_grad():
+        outputs = recommender(*_arguments(feeds, layout))
+    names = [one.name for one in model_outputs(layout)]
+    return {name: output.numpy() for name, output in zip(names, outputs, strict=True)}
+
+
+def sample_inputs(
+    items: int, layout: Layout, batch: int, candidates: int = 9, excluded: int = 40
+) -> Arrays:
+    """Random but plausible inputs for a model of so many items.
+
+    Histories are of all lengths, in a larger batch one is empty; some requests lie before the
+    newest event.
+    """
+    random = np.random.default_rng(batch)
+    length = layout.settings.history_length
+    times = np.sort(random.integers(0, 400 * DAY_MS, (batch, length))) + EXAMPLE_TIME_MS
+    lengths = np.linspace(0, length, batch).round() if batch > 1 else np.array([length])
+    there = np.arange(length) >= length - lengths[:, None]
+    return {
+        "item_indices": random.integers(1, items, (batch, length)) * there,
+        "event_types": random.integers(1, 3, (batch, length)) * there,
+        "event_times_ms": times * there,
+        "request_time_ms": times[:, -1:] + random.integers(-DAY_MS, 10 * DAY_MS, (batch, 1)),
+        "user_features": random.random((batch, user_feature_count(layout)), np.float32),
+        "candidate_items": random.integers(0, items, (batch, candidates)),
+        "excluded_items": random.integers(0, items, (batch, excluded)),
+    }
+
+
+def _name_shapes(graph: onnx.ModelProto, outputs: tuple[Tensor, ...]) -> None:
+    """Write the known lengths into the outputs: the exporter follows them no further than top K."""
+    for node, tensor in zip(graph.graph.output, outputs, strict=True):
+        if tensor.shape[0] > 0:
+            node.type.tensor_type.shape.dim[1].dim_value = tensor.shape[0]
+
+
+def _arguments(feeds: Arrays, layout: Layout) -> tuple[torch.Tensor, ...]:
+    return tuple(torch.from_numpy(feeds[one.name]) for one in model_inputs(layout))
+
+
+def _dynamic_axes(tensor: Tensor) -> dict[int, str]:
+    return {0: "batch"} | ({1: LENGTHS[tensor.name]} if -1 in tensor.shape else {})

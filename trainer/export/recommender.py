@@ -1,0 +1,271 @@
+"""What is exported: `temporal_llm` with the inputs and outputs of `features.inputs`.
+
+J members, B batch, L history, R newest events, X excluded items, C candidates, K top items,
+N items, T trends, D width, A width of what items are alike by, W wanted items, S directions that
+explain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from features.inputs import TOP_ITEMS
+from features.vocabulary import FIRST_ITEM, PADDING
+from trainer.export.followers import Followers, Lists, Rows
+from trainer.export.likeness import Likeness, Widths, directions
+from trainer.network.ensemble import Model
+from trainer.network.model import LOWEST, NEWEST, Biases, Reading, Requests
+
+Outputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+
+# So many principal directions stand for what an event adds to an item's score by the attention to
+# it, by likeness and by who else took it: enough to tell which event adds most, at a tenth of the
+# cost of all. What follows it in sessions is exact.
+ATTENDED, ALIKE, RELATED = 8, 16, 8
+# Of events that add the same the newest is named, whatever rounding says.
+NEWER = 1e-5
+
+
+class Recommender(nn.Module):
+    """One request a person: the top items, candidates, explanations and trend weights."""
+
+    event_biases: Tensor
+    request_bias: Tensor
+    near_bias: Tensor
+    alike_bias: Tensor
+    item_bias: Tensor
+    tables: Tensor
+    explaining: Tensor
+    explained: Tensor
+    weighed_by: Tensor
+    newer: Tensor
+
+    def __init__(
+        self,
+        model: Model,
+        followers: type[Rows | Lists] = Rows,
+        widths: Widths | None = None,
+    ) -> None:
+        super().__init__()
+        self.model, self.followers = model.eval(), followers
+        self.architecture = model.architecture
+        history = model.architecture.history
+        newest = torch.full((1,), history - 1)
+        with torch.no_grad():
+            biases = [member.biases(history, newest) for member in model.members]
+            # The language model has had its say: the graph holds what came of it.
+            items = [member.all_items() for member in model.members]
+            self.register_buffer(
+                "event_biases", torch.stack([torch.stack(one.events) for one in biases])
+            )
+            self.register_buffer("request_bias", torch.stack([one.request for one in biases]))
+            self.register_buffer("near_bias", torch.stack([one.near for one in biases]))
+            self.register_buffer("alike_bias", torch.stack([one.alike for one in biases]))
+            bias = torch.stack([one.bias for one in items]).mean(0)
+            self.register_buffer("item_bias", _recommendable(bias))
+            self.register_buffer("tables", torch.stack([one.vectors for one in items]))
+            self.likeness = Likeness(model, widths)
+            explaining, explained, weighed_by = explanations(model)
+            self.register_buffer("explaining", explaining)
+            self.register_buffer("explained", explained)
+            self.register_buffer("weighed_by", weighed_by)
+            self.register_buffer("newer", NEWER * torch.arange(history))
+
+    def forward(
+        self,
+        item_indices: Tensor,
+        event_types: Tensor,
+        event_times_ms: Tensor,
+        request_time_ms: Tensor,
+        user_features: Tensor,
+        candidate_items: Tensor,
+        excluded_items: Tensor,
+    ) -> Outputs:
+        """Outputs in the order of `features.inputs.model_outputs`."""
+        # What is older than the model's history is not read.
+        newest = self.architecture.history
+        items = item_indices[:, -newest:]
+        asked = Requests.after_all(
+            items,
+            event_types[:, -newest:],
+            event_times_ms[:, -newest:],
+            request_time_ms,
+            user_features,
+        )
+        readings = self._readings(asked)
+        reading = mean_reading(readings)
+        followers = self._followers(items)
+        scores = self._scores(readings, reading, items, followers)
+        top_scores, top_items = self._top(scores, excluded_items)
+        wanted = torch.cat([top_items, candidate_items], 1)
+        explained_by = self._explained_by(wanted, items, reading, followers)
+        # Padding stands on the left: a history without a last event has none.
+        unread = item_indices.shape[1] - items.shape[1]
+        explained_by = torch.where(items[:, -1:] == PADDING, -1, explained_by + unread)
+        return (
+            top_items,
+            top_scores,
+            explained_by[:, :TOP_ITEMS],
+            scores.gather(1, candidate_items),
+            explained_by[:, TOP_ITEMS:],
+            reading.trend_weights[:, 0] * float(self.architecture.decay),
+        )
+
+    def _readings(self, asked: Requests) -> list[Reading]:
+        """What each member makes of the people."""
+        tables, length = self.tables.unbind(0), asked.items.shape[1]
+        return [
+            member.read(asked, self._biases(at, length), tables[at])
+            for at, member in enumerate(self.model.members)
+        ]
+
+    def _biases(self, member: int, length: int) -> Biases:
+        events = self.event_biases[member, :, :, :length, :length]
+        return Biases(
+            list(events.unbind(0)),
+            self.request_bias[member, :, :, -length:],
+            self.near_bias[member, :, :, -length:],
+            self.alike_bias[member, :, :, -length:],
+        )
+
+    def _followers(self, items: Tensor) -> Followers | None:
+        """What is taken with each of the newest events; None where not counted."""
+        size, known = self.architecture, self.model.members[0]
+        if not size.neighbours:
+            return None
+        newest = items[:, -NEWEST:]
+        return self.followers(newest, known.neighbours, known.neighbour_weights, size.items)
+
+    def _scores(
+        self,
+        readings: Sequence[Reading],
+        reading: Reading,
+        items: Tensor,
+        followers: Followers | None,
+    ) -> Tensor:
+        """Every item's score without trends, float[B, N]; `reading` is the mean of the readings."""
+        pairs = zip(readings, self.tables.unbind(0), strict=True)
+        tastes = [one.states[:, 0] @ table.T for one, table in pairs]
+        scores = _mean(tastes) + self.item_bias
+        if self.architecture.alike or self.architecture.related:
+            scores = (
+                scores + self.likeness.of(readings, reading.related, items) @ self.likeness.kinds.T
+            )
+        if followers is not None:
+            scores = followers.added_to(scores, reading.near[:, 0, -NEWEST:])
+        return scores
+
+    def _top(self, scores: Tensor, excluded: Tensor) -> tuple[Tensor, Tensor]:
+        """The K best scores and items of each row; padding where there are no more."""
+        lowest = torch.full_like(excluded, LOWEST, dtype=scores.dtype)
+        scores = scores.scatter(1, excluded, lowest)
+        missing = TOP_ITEMS - self.architecture.items
+        if missing > 0:
+            scores = nn.functional.pad(scores, (0, missing), value=LOWEST)
+        top_scores, top_items = scores.topk(TOP_ITEMS, dim=1)
+        return top_scores, torch.where(top_scores > LOWEST / 2, top_items, PADDING)
+
+    def _explained_by(
+        self, wanted: Tensor, items: Tensor, reading: Reading, followers: Followers | None
+    ) -> Tensor:
+        """The column of the event that explains each wanted item best, int64[B, W].
+
+        It is the event without which the item would fall most beside the best K: what the event
+        adds to the item, less what it adds to them on average, and less what the other events would
+        add in its place, since weights are shares of a whole.
+        """
+        attention = reading.attention.mean(2)
+        weights = torch.cat([attention, reading.alike, reading.related], 1).transpose(1, 2)
+        past = beside_the_mean(self.explaining[items], weights @ self.weighed_by)
+        added = self.explained[wanted] @ past.transpose(1, 2)
+        if followers is not None:
+            added = _with_newest(added, followed(wanted, reading, followers))
+        newer = self.newer[-items.shape[1] :]
+        beside = added[:, :TOP_ITEMS].mean(1)
+        added = added + torch.where(items == PADDING, LOWEST, newer - beside)[:, None, :]
+        return added.argmax(2)
+
+
+def mean_reading(readings: Sequence[Reading]) -> Reading:
+    """What several members make of a person, on average. Their states have nothing in common."""
+    if len(readings) == 1:
+        return readings[0]
+    return Reading(
+        torch.cat([one.states for one in readings], 2),
+        torch.cat([one.attention for one in readings], 2),
+        _mean([one.near for one in readings]),
+        _mean([one.alike for one in readings]),
+        _mean([one.related for one in readings]),
+        _mean([one.trend_weights for one in readings]),
+    )
+
+
+def _mean(values: Sequence[Tensor]) -> Tensor:
+    return values[0] if len(values) == 1 else torch.stack(list(values)).mean(0)
+
+
+def followed(wanted: Tensor, reading: Reading, followers: Followers) -> Tensor:
+    """What the newest events add by what is taken with them, float[B, W, R]."""
+    weights = reading.near[:, 0, -NEWEST:, None]
+    return beside_the_mean(followers.of(wanted), weights).transpose(1, 2)
+
+
+def _with_newest(added: Tensor, newest: Tensor) -> Tensor:
+    """The sum, of float[B, W, L] and float[B, W, R] for the last R columns."""
+    return torch.cat([added[:, :, :-NEWEST], added[:, :, -NEWEST:] + newest], 2)
+
+
+def beside_the_mean(values: Tensor, weights: Tensor) -> Tensor:
+    """What each event adds, less what the others would in its place: float[B, L, S].
+
+    Args:
+        values: float[B, L, S], of each event.
+        weights: float[B, L, S] or float[B, L, 1]; not below 0.
+    """
+    mean = (weights * values).sum(1, keepdim=True) / (weights.sum(1, keepdim=True) + 1e-9)
+    return weights * (values - mean)
+
+
+def explanations(model: Model) -> tuple[Tensor, Tensor, Tensor]:
+    """What stands for the parts of a score that explain it.
+
+    Returns:
+        Two tables, float[N, S], whose products are about what a past item adds to a wanted one;
+        float[3, S], 1 where a direction is weighed by attention, likeness, or who else took it.
+    """
+    members, first = model.members, model.members[0]
+    vectors = torch.cat([one.all_items().vectors for one in members], 1)
+    parts = [
+        principal(vectors, torch.full_like(vectors[0], 1 / len(members)), ATTENDED),
+        principal(first.described, _mean([one.alike_scales for one in members]), ALIKE),
+        principal(first.factors, torch.ones_like(first.factors[0]), RELATED),
+    ]
+    widths = torch.tensor([past.shape[1] for past, _ in parts])
+    weighed_by = torch.eye(len(parts)).repeat_interleave(widths, 1)
+    return (
+        torch.cat([one[0] for one in parts], 1),
+        torch.cat([one[1] for one in parts], 1),
+        weighed_by,
+    )
+
+
+def principal(vectors: Tensor, scales: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """Two narrow tables whose products are about those of `vectors * scales` and `vectors`.
+
+    Args:
+        vectors: float[N, A].
+        scales: float[A].
+
+    Returns:
+        float[N, width] each, less wide where there are fewer directions.
+    """
+    onto, values = directions(vectors, scales, width)
+    return onto * values, onto
+
+
+def _recommendable(item_bias: Tensor) -> Tensor:
+    """The biases with padding and the unknown item at the lowest."""
+    return torch.cat([torch.full((FIRST_ITEM,), LOWEST), item_bias[FIRST_ITEM:]])

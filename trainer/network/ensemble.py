@@ -1,0 +1,51 @@
+"""Several models as one: their scores averaged.
+
+Networks that start from other random weights err in other places, so their mean errs less
+(L. Hansen, P. Salamon, "Neural network ensembles", IEEE PAMI 12, 1990). Averaged scores are
+logarithms of probabilities averaged, up to a number a request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+from torch import Tensor, nn
+
+from trainer.network.model import Architecture, TemporalModel
+
+
+class Ensemble(nn.Module):
+    """Models of one shape, one vocabulary and one log."""
+
+    def __init__(self, members: Sequence[TemporalModel]) -> None:
+        super().__init__()
+        self._members = nn.ModuleList(members)
+
+    @property
+    def members(self) -> tuple[TemporalModel, ...]:
+        """The models whose scores are averaged; at least one."""
+        return cast("tuple[TemporalModel, ...]", tuple(self._members))
+
+    @property
+    def architecture(self) -> Architecture:
+        """The shape of each."""
+        return self.members[0].architecture
+
+    @property
+    def learned(self) -> Tensor:
+        """bool[N], items that have an identity."""
+        return self.members[0].learned
+
+    @property
+    def recommendable(self) -> Tensor:
+        """bool[N], items of which something is known."""
+        return self.members[0].recommendable
+
+
+Model = TemporalModel | Ensemble
+
+
+def joined(members: Sequence[TemporalModel]) -> Model:
+    """The model itself where there is but one."""
+    return members[0] if len(members) == 1 else Ensemble(members)

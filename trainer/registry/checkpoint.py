@@ -1,0 +1,196 @@
+"""A trained model in a folder: weights (safetensors), vocabulary, and a manifest in JSON.
+
+The manifest has the checksum of every other file, and is written last.
+"""
+
+from __future__ import annotations
+
+import textwrap
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from headwater_client.errors import DataError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from features.vocabulary import FILE_NAME, read_vocabulary
+from trainer.disk import hidden, replace_synced, sha256
+from trainer.network.ensemble import joined
+from trainer.network.model import Architecture, TemporalModel
+from trainer.registry.provenance import code_revision
+from trainer.text.adapters import save_weights
+from trainer.training.fit import Outcome
+from trainer.training.from_scratch import Trained
+
+WEIGHTS = "weights.safetensors"
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """What a model was made from: by default nothing, as a first model is.
+
+    Attributes:
+        parent: the number of the version that it goes on from.
+        windows: the numbers of the windows that it learned from, beside what its parent had.
+    """
+
+    parent: int | None = None
+    windows: tuple[int, ...] = ()
+
+
+FIRST = Lineage()
+
+
+class FileDigest(msgspec.Struct, frozen=True):
+    """What a file was when it was written."""
+
+    sha256: str
+    size_bytes: int
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """What a version is: its shape, what it comes from, how training went, and its files.
+
+    Attributes:
+        members: so many models of this shape are averaged (`trainer.network.ensemble`).
+        settings: those of `trainer` and of `features`.
+        trained_until_ms: the time of the newest event that it was trained on.
+        parent, windows: see `Lineage`.
+        metrics: what was measured before it was published, by name.
+        code_revision: see `provenance.code_revision`.
+        files: every other file, by its name in the folder.
+    """
+
+    architecture: Architecture
+    members: int = 1
+    outcome: Outcome
+    settings: dict[str, dict[str, Any]] = {}
+    created_ms: int
+    trained_until_ms: int | None = None
+    parent: int | None = None
+    windows: tuple[int, ...] = ()
+    metrics: dict[str, float] = {}
+    code_revision: str
+    files: dict[str, FileDigest]
+
+
+def save(
+    trained: Trained, folder: Path, settings: dict[str, dict[str, Any]], lineage: Lineage = FIRST
+) -> None:
+    """Write a model to an existing folder.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    with _as_os_error():
+        save_file(trained.model.state_dict(), folder / WEIGHTS)
+        if tuned := trained.language:
+            save_weights(tuned.weights, tuned.tuning, tuned.rank, folder)
+    trained.vocabulary.write(str(folder / FILE_NAME))
+    manifest = Manifest(
+        architecture=trained.model.architecture,
+        members=len(trained.model.members),
+        outcome=trained.outcome,
+        settings=settings,
+        created_ms=int(time.time() * 1000),
+        trained_until_ms=trained.until_ms,
+        parent=lineage.parent,
+        windows=lineage.windows,
+        code_revision=code_revision(),
+        files=_digests(folder),
+    )
+    _write(manifest, folder)
+
+
+def seal(folder: Path, metrics: Mapping[str, float]) -> None:
+    """Write the manifest again, with the checksums of what is there now, and what was measured.
+
+    Raises:
+        DataError: the folder holds no model.
+        OSError: the manifest cannot be written.
+    """
+    manifest = read_manifest(folder)
+    _write(msgspec.structs.replace(manifest, metrics=dict(metrics), files=_digests(folder)), folder)
+
+
+def verify(folder: Path) -> Manifest:
+    """The manifest of a folder whose every file is as it was written.
+
+    Raises:
+        DataError: naming the file that is gone or damaged.
+    """
+    manifest = read_manifest(folder)
+    for name, digest in manifest.files.items():
+        path = folder / name
+        with _named_in_errors(path):
+            found = _digest(path)
+        if found != digest:
+            raise DataError(f"{path}: damaged, its checksum differs: put it back from a copy")
+    return manifest
+
+
+def load(folder: Path) -> Trained:
+    """The model that `save` wrote; `language_weights.with_weights` gives the reader of its items.
+
+    Raises:
+        DataError: the folder does not hold one, or a file of it is damaged.
+    """
+    manifest = verify(folder)
+    with _named_in_errors(folder):
+        shape = manifest.architecture
+        model = joined([TemporalModel(shape) for _ in range(manifest.members)])
+        model.load_state_dict(load_file(folder / WEIGHTS))
+        vocabulary = read_vocabulary(str(folder / FILE_NAME))
+        if len(vocabulary) != manifest.architecture.items:
+            raise ValueError(f"{FILE_NAME} is that of another model")
+    return Trained(model.eval(), vocabulary, manifest.outcome, manifest.trained_until_ms)
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """What the model of a folder is.
+
+    Raises:
+        DataError: the folder does not hold one.
+    """
+    with _named_in_errors(folder):
+        return msgspec.json.decode((folder / MANIFEST).read_bytes(), type=Manifest)
+
+
+def _write(manifest: Manifest, folder: Path) -> None:
+    text = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
+    replace_synced(folder / MANIFEST, text)
+
+
+def _digests(folder: Path) -> dict[str, FileDigest]:
+    manifest = folder / MANIFEST
+    others = set(folder.iterdir()) - {manifest, hidden(manifest)}
+    return {path.name: _digest(path) for path in sorted(others)}
+
+
+def _digest(path: Path) -> FileDigest:
+    return FileDigest(sha256(path), path.stat().st_size)
+
+
+@contextmanager
+def _as_os_error() -> Iterator[None]:
+    """A full disk is one error, whichever library meets it."""
+    try:
+        yield
+    except SafetensorError as error:
+        raise OSError(str(error)) from error
+
+
+@contextmanager
+def _named_in_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        # Torch writes a page where weights do not fit.
+        why = textwrap.shorten(str(error), 200, placeholder=" ...")
+        raise DataError(f"{path}: not a trained model: {why}") from error

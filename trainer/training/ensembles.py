@@ -1,0 +1,83 @@
+"""Training of one model, or of an ensemble of them (`trainer.network.ensemble`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+
+from trainer.examples.batches import Batches
+from trainer.examples.cooccurrence import Cooccurrence
+from trainer.network.devices import device_of
+from trainer.network.ensemble import Model, joined
+from trainer.network.model import TemporalModel
+from trainer.settings import TrainerSettings
+from trainer.training.fit import Outcome, Progress, Report, fit, held_out_ndcg
+
+# The seeds of members lie so far apart.
+_SEEDS_APART = 1000
+
+
+def fit_members(
+    begin: Callable[[int], TemporalModel],
+    learned: Batches,
+    held_out: Batches,
+    settings: TrainerSettings,
+    counts: Cooccurrence | None = None,
+    report: Report | None = None,
+    live_share: float = 0.0,
+    teacher: Model | None = None,
+) -> tuple[Model, Outcome]:
+    """All members, trained one after another, and how they do together. The rest as `fit`.
+
+    Args:
+        begin: the model that a member begins from, by its number.
+    """
+    members, outcomes = [], []
+    told = _Told(report, settings.members) if report else None
+    for number in range(settings.members):
+        of_member = settings.model_copy(update={"seed": settings.seed + _SEEDS_APART * number})
+        torch.manual_seed(of_member.seed)
+        model = begin(number).to(device_of(settings))
+        of_this = told.of(number) if told else None
+        outcomes.append(
+            fit(model, learned, held_out, of_member, counts, of_this, live_share, teacher)
+        )
+        # What comes after, export and checkpoint, is the CPU's.
+        members.append(model.cpu())
+    if len(members) == 1:
+        return members[0], outcomes[0]
+    together = joined(members)
+    return together, Outcome(
+        epoch=max(one.epoch for one in outcomes),
+        held_out=held_out_ndcg(together, held_out, settings.batch_windows),
+        seconds=sum(one.seconds for one in outcomes),
+        gradients=sum(one.gradients for one in outcomes),
+    )
+
+
+class _Told:
+    """The progress of one member after another, told as that of one training."""
+
+    def __init__(self, report: Report, members: int) -> None:
+        self._report, self._members = report, members
+        self._step = 0
+
+    def of(self, number: int) -> Report:
+        """What this member reports to."""
+        steps_before = self._step
+
+        def tell(progress: Progress) -> None:
+            self._step = steps_before + progress.step
+            self._report(
+                replace(
+                    progress,
+                    epoch=number * progress.epochs + progress.epoch,
+                    epochs=self._members * progress.epochs,
+                    done=(number + progress.done) / self._members,
+                    step=self._step,
+                )
+            )
+
+        return tell

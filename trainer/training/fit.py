@@ -1,0 +1,321 @@
+"""Training of `temporal_llm`: full softmax over the items that a person could still take.
+
+B stretches, P requests, M targets, N items, T trends, D width.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from trainer.examples.batches import Batch, Batches, Drawing
+from trainer.examples.cooccurrence import Cooccurrence
+from trainer.network.devices import autocast, moved
+from trainer.network.ensemble import Model
+from trainer.network.model import LOWEST, TemporalModel
+from trainer.network.scoring import (
+    Shown,
+    batch_scores,
+    ndcg,
+    softmax_loss,
+    target_ranks,
+    taught_loss,
+)
+from trainer.settings import TrainerSettings
+from trainer.training.calibration import balance, unbalance
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where training stands after a step, and after an epoch once the held-out events are judged.
+
+    `held_out` is the newest NDCG@10 on held-out events, None before the first; `loss` is a moving
+    mean, `gradient_norm` that of the step before clipping.
+    """
+
+    epoch: int
+    epochs: int
+    done: float
+    loss: float
+    held_out: float | None
+    step: int = 0
+    learning_rate: float = 0.0
+    gradient_norm: float = 0.0
+    epoch_ends: bool = False
+
+    def __str__(self) -> str:
+        quality = "" if self.held_out is None else f", held-out NDCG {self.held_out:.3f}"
+        return f"epoch {self.epoch} of {self.epochs}{quality}"
+
+
+Report = Callable[[Progress], None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How training went: the epoch kept and its NDCG@10 on held-out events.
+
+    `gradients` is its cost without the machine: events learned, each as often as it was.
+    """
+
+    epoch: int
+    held_out: float
+    seconds: float
+    gradients: int = 0
+
+
+def fit(
+    model: TemporalModel,
+    learned: Batches,
+    held_out: Batches,
+    settings: TrainerSettings,
+    counts: Cooccurrence | None = None,
+    report: Report | None = None,
+    live_share: float = 0.0,
+    teacher: Model | None = None,
+) -> Outcome:
+    """Train in place; the weights of the best epoch on the held-out targets are kept.
+
+    What of the model needs no gradient stays as it is.
+
+    Args:
+        held_out: targets that `learned` does not have.
+        counts: what is taken together in what is learned from; None for a model without.
+        live_share: of the weights that a model which goes on learning has, in those that it ends
+            with.
+        teacher: a model of the same items, whose answers are learned, too.
+    """
+    return _Training(model, learned, held_out, settings, counts, report, live_share, teacher).run()
+
+
+@dataclass(frozen=True)
+class Step:
+    """A batch and what its people are shown of the counts; None: what the model has."""
+
+    batch: Batch
+    shown: Shown | None
+
+
+class _Training:
+    def __init__(
+        self,
+        model: TemporalModel,
+        learned: Batches,
+        held_out: Batches,
+        settings: TrainerSettings,
+        counts: Cooccurrence | None,
+        report: Report | None,
+        live_share: float,
+        teacher: Model | None,
+    ) -> None:
+        self.model = model
+        self.balanced = unbalance(model)
+        self.average = copy.deepcopy(model)
+        self.live_share = live_share
+        self.live = [weight.detach().clone() for weight in model.parameters()] if live_share else []
+        self.learned = learned
+        self.counts = counts
+        self.held_out = held_out
+        self.settings = settings
+        self.report = report or (lambda _: None)
+        self.generator = np.random.default_rng(settings.seed)
+        self.optimizer = torch.optim.AdamW(
+            _decayed_apart(model, settings.weight_decay), lr=settings.learning_rate, fused=True
+        )
+        self.device = next(model.parameters()).device
+        self.teacher = teacher.to(self.device).eval() if teacher else None
+        self.precision = autocast(settings, self.device)
+        a_step = settings.batch_windows * settings.accumulate_steps
+        per_epoch = max(1, -(-learned.stretch_count() // a_step))
+        self.planned_steps = self.total_steps = per_epoch * settings.epochs
+        self.step = self.gradients = 0
+        self.loss = self.learning_rate = self.gradient_norm = 0.0
+        self.score: float | None = None
+
+    def run(self) -> Outcome:
+        self.started = time.monotonic()
+        best, best_epoch, kept = -1.0, 0, copy.deepcopy(self.average.state_dict())
+        for epoch in range(1, self.settings.epochs + 1):
+            self._epoch(epoch)
+            self.score = held_out_ndcg(self.average, self.held_out, self.settings.batch_windows)
+            # Where nothing is held out, the last one is kept.
+            if self.score > best or not self.held_out.targets.any():
+                best, best_epoch = self.score, epoch
+                kept = copy.deepcopy(self.average.state_dict())
+            self._fit_in_time()
+            self.report(self._progress(epoch, self._done(), epoch_ends=True))
+            if self._done() >= 1 or epoch - best_epoch >= self.settings.patience:
+                break
+        self.model.load_state_dict(kept)
+        self._join_live()
+        balance(self.model, self.held_out, self.settings.batch_windows, self.balanced)
+        score = held_out_ndcg(self.model, self.held_out, self.settings.batch_windows)
+        return Outcome(best_epoch, score, time.monotonic() - self.started, self.gradients)
+
+    def _epoch(self, epoch: int) -> None:
+        self.model.train()
+        shown = self._dealt()
+        batches = self.learned.epoch(
+            self.settings.batch_windows,
+            self.generator,
+            Drawing(
+                self.settings.immediate_share,
+                self.settings.unknown_share,
+                self.settings.cut_share,
+            ),
+        )
+        for group in groups_of(batches, self.settings.accumulate_steps):
+            self._step([moved(Step(batch, shown(batch)), self.device) for batch in group])
+            done = self._done()
+            self.report(self._progress(epoch, done))
+            if done >= 1:
+                break
+
+    def _dealt(self) -> Callable[[Batch], Shown | None]:
+        """What each batch is shown in this epoch."""
+        if self.counts is None:
+            return lambda _: None
+        dealt, found = self.counts.shares(self.generator)
+        known = moved(found, self.device)
+        numbers = self.counts.numbers
+        return lambda batch: Shown(
+            known, torch.from_numpy(dealt[np.searchsorted(numbers, batch.people.numpy())])
+        )
+
+    def _progress(self, epoch: int, done: float, *, epoch_ends: bool = False) -> Progress:
+        return Progress(
+            epoch,
+            self.settings.epochs,
+            done,
+            self.loss,
+            self.score,
+            self.step,
+            self.learning_rate,
+            self.gradient_norm,
+            epoch_ends,
+        )
+
+    def _step(self, batches: Sequence[Step]) -> None:
+        self.learning_rate = self.settings.learning_rate * rate(self._done(), self.settings.warm_up)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = add_gradients(self.model, batches, self.settings, self.precision, self.teacher)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.gradient_clip)
+        self.gradient_norm = norm.item()
+        self.optimizer.step()
+        self.step += 1
+        self.gradients += sum(len(one.batch.targets) for one in batches)
+        self._join_average()
+        self.loss = 0.98 * (self.loss or loss) + 0.02 * loss
+
+    @torch.no_grad()
+    def _join_live(self) -> None:
+        """Average with the weights before: what single steps got wrong is halved, window by window.
+
+        M. Zhang, J. Lucas, G. Hinton, J. Ba: "Lookahead optimizer: k steps forward, 1 step back",
+        NeurIPS 2019. A weight of 0 has learned nothing before, such as those of a new item.
+        """
+        if self.live_share:
+            for weight, live in zip(self.model.parameters(), self.live, strict=True):
+                weight.copy_(torch.where(live == 0, weight, weight.lerp(live, self.live_share)))
+
+    @torch.no_grad()
+    def _join_average(self) -> None:
+        """The average is of fewer steps at first: else it would remember the untrained weights."""
+        decay = min(self.settings.average_decay, self.step / (self.step + 9))
+        for averaged, weight in zip(
+            self.average.parameters(), self.model.parameters(), strict=True
+        ):
+            averaged.lerp_(weight, 1 - decay)
+
+    def _fit_in_time(self) -> None:
+        """Fewer steps where the time will not do for all, so that the learning rate still falls."""
+        elapsed = time.monotonic() - self.started
+        affordable = int(self.step * self.settings.max_seconds / max(elapsed, 1e-9))
+        self.total_steps = min(self.planned_steps, affordable)
+
+    def _done(self) -> float:
+        """How much of the steps is done; all of them when the time is over."""
+        over = time.monotonic() - self.started > self.settings.max_seconds
+        return 1.0 if over else min(1.0, self.step / self.total_steps)
+
+
+def add_gradients(
+    model: TemporalModel,
+    batches: Sequence[Step],
+    settings: TrainerSettings,
+    precision: AbstractContextManager[Any],
+    teacher: Model | None = None,
+) -> float:
+    """Add the gradient of the weighted mean loss over the targets of all batches; that loss."""
+    weights = [torch.where(one.batch.bought, settings.purchase_weight, 1.0) for one in batches]
+    whole = sum(weight.sum() for weight in weights)
+    total = 0.0
+    for one, weight in zip(batches, weights, strict=True):
+        with precision:
+            scores = batch_scores(model, one.batch, one.shown, settings.identity_dropout)
+        # An item without events is no negative: nobody has turned it down.
+        scores = scores.float().masked_fill(~model.learned, LOWEST)
+        losses = softmax_loss(scores, one.batch)
+        if teacher is not None:
+            with torch.no_grad():
+                answers = batch_scores(teacher, one.batch, one.shown).float()
+            taught = taught_loss(scores, answers)[one.batch.rows]
+            losses = losses.lerp(taught, settings.teacher_share)
+        loss = (losses * weight).sum() / whole
+        loss.backward()  # type: ignore[no-untyped-call]
+        total += loss.item()
+    return total
+
+
+def groups_of(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
+    """So many batches at a time; the last group may be smaller."""
+    left = iter(batches)
+    while group := list(islice(left, size)):
+        yield group
+
+
+def rate(done: float, warm_up: float) -> float:
+    """The share of the full learning rate: a linear rise, then half a cosine down to 0.
+
+    >>> rate(0.05, warm_up=0.1), rate(0.1, warm_up=0.1)
+    (0.5, 1.0)
+    """
+    if done < warm_up:
+        return done / warm_up
+    return 0.5 * (1 + math.cos(math.pi * (done - warm_up) / (1 - warm_up)))
+
+
+@torch.no_grad()
+def held_out_ndcg(model: Model, batches: Batches, size: int) -> float:
+    """NDCG@10 of the held-out targets, each asked for at its own time; 0 where there are none."""
+    model.eval()
+    gains, count = 0.0, 0
+    device = next(model.parameters()).device
+    for batch in (moved(one, device) for one in batches.epoch(size, np.random.default_rng(0))):
+        ranks = target_ranks(batch_scores(model, batch), batch)
+        gains += ndcg(ranks).sum().item()
+        count += len(ranks)
+    return gains / count if count else 0.0
+
+
+def _decayed_apart(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
+    """Weights decay, biases and norms do not; what needs no gradient is neither."""
+    learning = [weight for weight in model.parameters() if weight.requires_grad]
+    matrices = [weight for weight in learning if weight.dim() > 1]
+    others = [weight for weight in learning if weight.dim() <= 1]
+    return [
+        {"params": matrices, "weight_decay": weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]

@@ -1,0 +1,244 @@
+"""A small search for better settings: Optuna proposes, a training on the log answers.
+
+Akiba et al., "Optuna: A Next-generation Hyperparameter Optimization Framework", KDD 2019.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import optuna
+from headwater_client.errors import DataError, SettingsError
+from optuna.distributions import FloatDistribution, IntDistribution
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+
+from features.inputs import FloatArray
+from features.rows import Layout
+from trainer.datasets.log import Log
+from trainer.settings import TrainerSettings
+from trainer.text.encoder import LanguageModel
+from trainer.training.fit import Progress, Report
+from trainer.training.from_scratch import train_first_model
+from trainer.training.tracking import tracked
+
+STUDY = "headwater"
+# Trials that are never cut short, and epochs that each has before it may be.
+FULL_TRIALS = 4
+FULL_EPOCHS = 1
+ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
+_LOG = "log"
+_EPOCH = "epoch"
+_DIGITS = 3
+
+Space = FloatDistribution | IntDistribution
+
+
+@dataclass(frozen=True)
+class Tried:
+    """One trial: its settings, its best held-out NDCG@10 and the epoch that had it.
+
+    A trial that was `pruned` was below the median of those before it, and ended early.
+    """
+
+    number: int
+    settings: dict[str, float]
+    ndcg_at_10: float
+    epoch: int
+    pruned: bool
+    seconds: float
+
+
+@dataclass(frozen=True)
+class SearchProgress:
+    """Where a search stands: trials ended, the best so far, and the training that runs."""
+
+    ended: int
+    trials: int
+    best: float | None
+    training: Progress
+
+
+@dataclass(frozen=True)
+class Search:
+    """How long to search, and where to keep what was found.
+
+    Attributes:
+        trials: those of earlier runs with the same file included.
+        timeout_s: no trial begins after that.
+        study: a journal, from which a search goes on.
+    """
+
+    trials: int
+    timeout_s: float | None = None
+    study: Path | None = None
+
+
+def search(
+    log: Log,
+    layout: Layout,
+    settings: TrainerSettings,
+    options: Search,
+    report: Callable[[SearchProgress], None] = lambda _: None,
+    reader: LanguageModel | None = None,
+) -> list[Tried]:
+    """Try settings, the present ones first; all trials that ended, best first.
+
+    Each is judged by the held-out NDCG@10 of its best epoch, the log's newest part. It ends when
+    its epochs bring nothing more, or as soon as it is below the median of the trials before it.
+
+    Raises:
+        DataError: nothing can be learned from the log, or the study cannot be read or is another
+            log's.
+        SettingsError: nothing is held out.
+    """
+    if not settings.validation_share:
+        raise SettingsError("trainer.validation_share = 0: a search needs held-out events")
+    study = _study(settings, options, log)
+    reader = cast("LanguageModel", _ReadOnce(reader)) if reader else None
+    until = math.inf if options.timeout_s is None else time.monotonic() + options.timeout_s
+    while len(ended := _ended(study)) < options.trials and time.monotonic() < until:
+        trial = study.ask(dict(searched(settings)))
+        tried = settings.model_copy(update=_rounded(trial.params) | {"members": 1})
+        watch = _watched(trial, report, options.trials, ended)
+        try:
+            with tracked(tried, watch) as followed:
+                outcome = train_first_model(log, layout, tried, followed, reader).outcome
+        except optuna.TrialPruned:
+            study.tell(trial, state=TrialState.PRUNED)
+        else:
+            trial.set_user_attr(_EPOCH, outcome.epoch)
+            study.tell(trial, outcome.held_out)
+    return ended
+
+
+def searched(settings: TrainerSettings) -> Mapping[str, Space]:
+    """The settings that are searched, and between what."""
+    step = math.lcm(32, settings.heads)
+    return {
+        "learning_rate": FloatDistribution(3e-4, 1e-2, log=True),
+        "dropout": FloatDistribution(0.0, 0.5),
+        "width": IntDistribution(step, max(128 // step, 1) * step, step=step),
+        "weight_decay": FloatDistribution(1e-4, 0.3, log=True),
+        "identity_dropout": FloatDistribution(0.0, 0.5),
+    }
+
+
+def _watched(
+    trial: optuna.Trial,
+    report: Callable[[SearchProgress], None],
+    trials: int,
+    ended: Sequence[Tried],
+) -> Report:
+    """The report of a trial's training, which ends one that is behind the others."""
+    best = ended[0].ndcg_at_10 if ended else None
+
+    def watch(progress: Progress) -> None:
+        report(SearchProgress(len(ended), trials, best, progress))
+        if progress.epoch_ends and progress.held_out is not None:
+            trial.report(progress.held_out, progress.epoch)
+            if trial.should_prune():
+                raise optuna.TrialPruned
+
+    return watch
+
+
+def _study(settings: TrainerSettings, options: Search, log: Log) -> optuna.Study:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    described = [len(log.events), log.events[0].timestamp, log.events[-1].timestamp]
+    try:
+        study = optuna.create_study(
+            storage=_storage(options.study),
+            study_name=STUDY,
+            direction="maximize",
+            load_if_exists=True,
+            pruner=optuna.pruners.MedianPruner(FULL_TRIALS, FULL_EPOCHS + 1),
+        )
+        known = study.user_attrs.get(_LOG)
+    except (OSError, ValueError, KeyError) as error:
+        why = " ".join(str(error).split())
+        raise DataError(f"{options.study}: not a study that can be gone on with: {why}") from error
+    if known not in (None, described):
+        raise DataError(
+            f"{options.study}: is the study of another log, of {known[0]} events: name another file"
+        )
+    # Another seed for what is gone on with: the same one would propose the same again.
+    study.sampler = optuna.samplers.TPESampler(seed=settings.seed + len(study.trials))
+    if known is None:
+        study.set_user_attr(_LOG, described)
+        study.enqueue_trial(_within(settings))
+    return study
+
+
+def _storage(file: Path | None) -> JournalStorage | None:
+    if file is None:
+        return None
+    file.parent.mkdir(parents=True, exist_ok=True)
+    return JournalStorage(JournalFileBackend(str(file)))
+
+
+def _within(settings: TrainerSettings) -> dict[str, float]:
+    """The present settings, as far as they lie in what is searched."""
+    present = settings.model_dump(include=set(searched(settings)))
+    return {
+        name: present[name]
+        for name, space in searched(settings).items()
+        if _has(space, present[name])
+    }
+
+
+def _has(space: Space, value: float) -> bool:
+    on_step = not space.step or (value - space.low) % space.step == 0
+    return space.low <= value <= space.high and on_step
+
+
+def _ended(study: optuna.Study) -> list[Tried]:
+    """Trials that ended, best first."""
+    trials = study.get_trials(deepcopy=False, states=ENDED)
+    return sorted(map(_tried, trials), key=lambda one: -one.ndcg_at_10)
+
+
+def _tried(trial: FrozenTrial) -> Tried:
+    pruned = trial.state is TrialState.PRUNED
+    epochs = trial.intermediate_values
+    best = max(epochs, key=lambda epoch: epochs[epoch], default=0)
+    duration = trial.duration
+    return Tried(
+        number=trial.number,
+        settings=_rounded(trial.params),
+        ndcg_at_10=epochs[best] if pruned else float(trial.value or 0.0),
+        epoch=best if pruned else trial.user_attrs[_EPOCH],
+        pruned=pruned,
+        seconds=duration.total_seconds() if duration else 0.0,
+    )
+
+
+def _rounded(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Floats with a few digits, so that what is printed is what was tried."""
+    return {
+        name: float(f"{value:.{_DIGITS}g}") if isinstance(value, float) else value
+        for name, value in values.items()
+    }
+
+
+class _ReadOnce:
+    """A language model that is asked once for the same texts: every trial has the same items."""
+
+    def __init__(self, reader: LanguageModel) -> None:
+        self._reader = reader
+        self._texts: list[str] | None = None
+        self._vectors: FloatArray = np.zeros((0, 0), np.float32)
+        self.width = reader.width
+
+    def vectors(self, texts: Sequence[str]) -> FloatArray:
+        """See `LanguageModel`."""
+        if self._texts != list(texts):
+            self._texts, self._vectors = list(texts), self._reader.vectors(texts)
+        return self._vectors

@@ -1,0 +1,119 @@
+"""The curves of a training run, for whatever draws them: TensorBoard here.
+
+MLflow and Weights & Biases fit behind `Tracker` too: what they log is a configuration, and named
+numbers at a step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+from headwater_client.errors import SettingsError
+
+from trainer.settings import TrainerSettings
+from trainer.training.fit import Progress, Report
+
+
+class Tracker(Protocol):
+    """One run, as it goes."""
+
+    def configured(self, settings: Mapping[str, Any]) -> None:
+        """Say with which settings the run is made."""
+
+    def measured(self, step: int, values: Mapping[str, float]) -> None:
+        """Say what was measured after a step."""
+
+    def close(self) -> None:
+        """End the run."""
+
+
+class TensorBoard:
+    """Event files in a folder of their own within `folder`, named for the time of the start.
+
+    Raises:
+        SettingsError: the folder cannot be written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        # A second of imports, for those who want curves.
+        from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415
+
+        try:
+            self.run = _new_folder(folder)
+        except OSError as error:
+            raise SettingsError(
+                f"trainer.tensorboard_dir = {str(folder)!r}: {error.strerror}: name a folder that "
+                "can be written, or leave it empty"
+            ) from error
+        self._writer: Any = SummaryWriter(str(self.run))
+
+    def configured(self, settings: Mapping[str, Any]) -> None:
+        """See `Tracker`."""
+        text = msgspec.json.format(msgspec.json.encode(settings)).decode()
+        self._writer.add_text("settings", f"```\n{text}\n```")
+
+    def measured(self, step: int, values: Mapping[str, float]) -> None:
+        """See `Tracker`."""
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """See `Tracker`."""
+        self._writer.close()
+
+
+@contextmanager
+def tracked(
+    settings: TrainerSettings, report: Report | None = None, tracker: Tracker | None = None
+) -> Iterator[Report | None]:
+    """The report of a run that `tracker` follows too.
+
+    Args:
+        tracker: the one that the settings ask for, if none is given.
+    """
+    if tracker is None and settings.tensorboard_dir:
+        tracker = TensorBoard(Path(settings.tensorboard_dir).expanduser())
+    if tracker is None:
+        yield report
+        return
+    tracker.configured(settings.model_dump(mode="json"))
+    try:
+        yield _with(tracker, report)
+    finally:
+        tracker.close()
+
+
+def _with(tracker: Tracker, report: Report | None) -> Report:
+    def both(progress: Progress) -> None:
+        tracker.measured(progress.step, _values(progress))
+        if report:
+            report(progress)
+
+    return both
+
+
+def _values(progress: Progress) -> dict[str, float]:
+    if progress.epoch_ends and progress.held_out is not None:
+        return {"held_out/ndcg_at_10": progress.held_out, "epoch": float(progress.epoch)}
+    return {
+        "train/loss": progress.loss,
+        "train/learning_rate": progress.learning_rate,
+        "train/gradient_norm": progress.gradient_norm,
+    }
+
+
+def _new_folder(folder: Path) -> Path:
+    """A new folder within another, though several runs start in the same second."""
+    name, number = f"{datetime.now(UTC):%Y-%m-%d_%H-%M-%S}", 1
+    while True:
+        run = folder / (name if number == 1 else f"{name}_{number}")
+        try:
+            run.mkdir(parents=True)
+            return run
+        except FileExistsError:
+            number += 1
