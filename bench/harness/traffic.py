@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from itertools import count
@@ -69,10 +69,3 @@ def pass_ms(log: Sequence[Action], now_ms: int) -> int:
     first = min(event.timestamp for event in log)
     last = max(event.timestamp for event in log)
     return max(0, min(last - first + 1, (now_ms - last) // PASSES))
-
-
-def people_per_batch(events: Sequence[Action], size: int) -> float:
-    """How many people have events in a batch, on average."""
-    starts = range(0, max(1, len(events) - size + 1), size)
-    sizes = [len(Counter(e.user_id for e in events[at : at + size])) for at in starts]
-    return sum(sizes) / len(sizes)

@@ -17,7 +17,6 @@ from bench.model.floor import Ceilings, ceilings
 from bench.model.forms import Form, compiled, engine_forms, on_cpu, on_gpu, session_form
 from bench.model.progress import Progress
 from bench.model.rates import Floors, floors_of, measure
-from bench.model.scale import scale
 from bench.model.settings import compare_settings
 from bench.model.shapes import Sizes, requests_of
 from bench.model.sizes import compare_sizes, cpu_graphs
@@ -129,8 +128,6 @@ class Run:
     def _catalogue(self) -> None:
         if self._gpu:
             grow(self.progress, CATALOGUES, self.sizes.layout, self._ceilings)
-        else:
-            scale(self.progress, CATALOGUES, self._trained, self.threads, self.folder)
 
     def _cpu(self) -> None:
         model = self._model if self.device == "cpu" else self.sizes.model("cpu")
