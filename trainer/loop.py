@@ -1,7 +1,7 @@
 """The slow loop: what windows bring becomes a version that passes the gate and takes traffic.
 
-Read, learn, export, judge, keep, go live: a `Step` says how far the newest windows came. Whatever
-stops one, the live version goes on.
+Read, learn, export, judge, commit, go live: a `SlowLoopStep` says how far the newest windows came.
+Whatever stops one, the live version goes on.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from trainer.examples.replay import Examples
 from trainer.examples.splits import Slices, slices_of
 from trainer.export.onnx import ExportError
 from trainer.gate.checks import Verdict, verdict
-from trainer.gate.measure import Exported, measure
+from trainer.gate.measure import JudgedVersion, measure
 from trainer.gate.record import VERDICTS, encode, record
 from trainer.registry import checkpoint
 from trainer.registry.checkpoint import Lineage
-from trainer.registry.drafts import GRAPH, Draft, drafted, exact_graph
-from trainer.registry.live import NotTakenError, announce, live_version, undecided
-from trainer.registry.publish import Released, go_live, recover
-from trainer.registry.repository import Version, version_numbers
+from trainer.registry.drafts import GRAPH, StagedVersion, drafted, exact_graph
+from trainer.registry.live import RolloutRejectedError, announce, live_version, undecided
+from trainer.registry.publish import ReleaseVersion, go_live, recover
+from trainer.registry.repository import ModelVersion, version_numbers
 from trainer.registry.triton import ModelServer
 from trainer.retrying import retrying
 from trainer.settings import FineTuneSettings, GateSettings, TrainerSettings
@@ -40,7 +40,7 @@ from trainer.text.encoder import LanguageModel
 from trainer.training.fine_tune import fine_tune, held_of, parent
 from trainer.training.from_scratch import Trained
 from trainer.windows.log import read_log
-from trainer.windows.quarantine import LeftOut
+from trainer.windows.quarantine import QuarantinedWindows
 from trainer.windows.store import WindowStore
 
 _CHANGED = "another version has become live meanwhile: made again from that one"
@@ -48,7 +48,7 @@ log = structlog.get_logger()
 
 
 # Given a draft, its model, and all events so far as that model sees them.
-Finished = Callable[[Draft, Trained, Examples], None]
+OnGatePassed = Callable[[StagedVersion, Trained, Examples], None]
 
 
 @dataclass(frozen=True)
@@ -63,12 +63,12 @@ class Serving:
     repository: Path
     server: ModelServer
     kafka: KafkaSettings
-    release: Released = announce
-    finish: Finished | None = None
+    release: ReleaseVersion = announce
+    finish: OnGatePassed | None = None
 
 
 @dataclass(frozen=True)
-class Rules:
+class SlowLoopSettings:
     """How versions are made and judged."""
 
     trainer: TrainerSettings
@@ -77,7 +77,7 @@ class Rules:
 
 
 @dataclass(frozen=True)
-class Step:
+class SlowLoopStep:
     """What became of some windows.
 
     Attributes:
@@ -88,7 +88,7 @@ class Step:
     """
 
     windows: tuple[int, ...]
-    version: Version | None
+    version: ModelVersion | None
     verdict: Verdict | None
     reason: str
     seconds: dict[str, float]
@@ -96,12 +96,12 @@ class Step:
 
 @dataclass(frozen=True)
 class _Live:
-    version: Version
+    version: ModelVersion
     trained: Trained
 
     @property
-    def exported(self) -> Exported:
-        return Exported(self.version.number, self.trained, exact_graph(self.version.folder))
+    def exported(self) -> JudgedVersion:
+        return JudgedVersion(self.version.number, self.trained, exact_graph(self.version.folder))
 
 
 class SlowLoop:
@@ -116,7 +116,7 @@ class SlowLoop:
         self,
         windows: WindowStore,
         serving: Serving,
-        rules: Rules,
+        rules: SlowLoopSettings,
         layout: Layout,
         reader: LanguageModel | None,
     ) -> None:
@@ -126,7 +126,7 @@ class SlowLoop:
         self._layout = layout
         self._reader = reader
         self._history = History(layout)
-        self._left_out = LeftOut(serving.repository)
+        self._left_out = QuarantinedWindows(serving.repository)
         self._known: list[int] = []
         self._passed_over_ms = 0
 
@@ -146,7 +146,7 @@ class SlowLoop:
             self._read(number)
         return bool(self._not_learned())
 
-    def step(self, numbers: Sequence[int], items: Sequence[Item] = ()) -> Step:
+    def step(self, numbers: Sequence[int], items: Sequence[Item] = ()) -> SlowLoopStep:
         """Make a version of these windows, and of those that still wait.
 
         Args:
@@ -166,30 +166,30 @@ class SlowLoop:
             windows = self._not_learned()
             if name := undecided(self._serving.kafka):
                 reason = f"rollout {name} has no verdict yet: windows wait for it"
-                return Step(windows, None, None, reason, clock.seconds)
+                return SlowLoopStep(windows, None, None, reason, clock.seconds)
         try:
             slices = self._slices()
         except DataError as error:
-            return Step(windows, None, None, str(error), clock.seconds)
+            return SlowLoopStep(windows, None, None, str(error), clock.seconds)
         with clock.stage("learn"):
             candidate = self._fine_tuned(slices)
         found, version = self._judged(candidate, windows, slices, clock)
         if not found.passed:
             self._pass_over(windows, found)
-            return Step(windows, None, found, "; ".join(found.refusals), clock.seconds)
+            return SlowLoopStep(windows, None, found, "; ".join(found.refusals), clock.seconds)
         if version is None:
-            return Step(windows, None, found, _CHANGED, clock.seconds)
+            return SlowLoopStep(windows, None, found, _CHANGED, clock.seconds)
         try:
             with clock.stage("go live"):
                 self._go_live(version)
-        except (ServerError, NotTakenError) as error:
+        except (ServerError, RolloutRejectedError) as error:
             if version.folder.is_dir():
                 # It is whole: who starts next goes on with it.
                 raise
-            return Step(windows, None, found, str(error), clock.seconds)
+            return SlowLoopStep(windows, None, found, str(error), clock.seconds)
         if self._serving.release is announce:
             self._live = _Live(version, candidate)
-        return Step(windows, version, found, "", clock.seconds)
+        return SlowLoopStep(windows, version, found, "", clock.seconds)
 
     def _pass_over(self, windows: Sequence[int], found: Verdict) -> None:
         """The next version learns nothing of these as new; what is doubted is in no history.
@@ -208,7 +208,7 @@ class SlowLoop:
             # A clock may run ahead; what is really of that time is still to come.
             self._passed_over_ms = min(newest_ms, int(time.time() * 1000))
 
-    def _recovered(self) -> Version:
+    def _recovered(self) -> ModelVersion:
         serving, trainer = self._serving, self._rules.trainer
         version = recover(
             serving.repository,
@@ -225,13 +225,13 @@ class SlowLoop:
             )
         return version
 
-    def _follow(self, version: Version) -> None:
+    def _follow(self, version: ModelVersion) -> None:
         """Go on from what is live: somebody may have gone back to an older version."""
         if version != self._live.version:
             log.info("live_version_changed", version=version.number)
             self._live = self._loaded(version)
 
-    def _loaded(self, version: Version) -> _Live:
+    def _loaded(self, version: ModelVersion) -> _Live:
         return _Live(version, parent(version.folder, self._reader))
 
     def _read(self, number: int) -> None:
@@ -282,7 +282,7 @@ class SlowLoop:
 
     def _judged(
         self, candidate: Trained, windows: tuple[int, ...], slices: Slices, clock: Stopwatch
-    ) -> tuple[Verdict, Version | None]:
+    ) -> tuple[Verdict, ModelVersion | None]:
         """The verdict, and the version that was kept: it passed, and what is live is so still."""
         with ExitStack() as stack:
             try:
@@ -291,10 +291,10 @@ class SlowLoop:
             except ExportError as error:
                 log.warning("version_not_exported", reason=str(error))
                 with clock.stage("judge"):
-                    return self._verdict(Exported(self._next(), candidate, None), slices), None
+                    return self._verdict(JudgedVersion(self._next(), candidate, None), slices), None
             with clock.stage("judge"):
                 graph = draft.folder / GRAPH
-                found = self._verdict(Exported(draft.number, candidate, graph), slices)
+                found = self._verdict(JudgedVersion(draft.number, candidate, graph), slices)
             if not found.passed or live_version(self._serving.kafka) != self._live.version.number:
                 return found, None
             if self._serving.finish:
@@ -305,19 +305,19 @@ class SlowLoop:
 
     def _drafted(
         self, candidate: Trained, windows: tuple[int, ...]
-    ) -> AbstractContextManager[Draft]:
+    ) -> AbstractContextManager[StagedVersion]:
         lineage = Lineage(self._live.version.number, windows)
         repository, trainer = self._serving.repository, self._rules.trainer
         return drafted(candidate, repository, self._layout, trainer, lineage)
 
-    def _finish(self, finish: Finished, draft: Draft, candidate: Trained) -> None:
+    def _finish(self, finish: OnGatePassed, draft: StagedVersion, candidate: Trained) -> None:
         events = self._history.examples(candidate.vocabulary)
         draft.finish(lambda one: finish(one, candidate, events))
 
     def _next(self) -> int:
         return max(version_numbers(self._serving.repository / MODEL_NAME)) + 1
 
-    def _verdict(self, candidate: Exported, slices: Slices) -> Verdict:
+    def _verdict(self, candidate: JudgedVersion, slices: Slices) -> Verdict:
         live = self._live.exported
         vocabularies = [one.trained.vocabulary for one in (live, candidate)]
         held = held_of(self._history, slices.judge_ms, vocabularies)
@@ -328,7 +328,7 @@ class SlowLoop:
         keep(record, found, self._serving.repository / VERDICTS)
         return found
 
-    def _go_live(self, version: Version) -> None:
+    def _go_live(self, version: ModelVersion) -> None:
         serving = self._serving
         go_live(
             version,

@@ -20,7 +20,7 @@ Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Figures:
+class RankingMetrics:
     """Of so many events: how often the right item was among the best 10 and 50, and the gain."""
 
     events: int
@@ -29,15 +29,15 @@ class Figures:
     hr_at_50: float = 0.0
 
 
-def figures(ranks: Floats) -> Figures:
+def figures(ranks: Floats) -> RankingMetrics:
     """Figures of the ranks of the right items, float[M], infinite for a missed one.
 
     >>> figures(np.array([0.0, 30.0]))
     Figures(events=2, hr_at_10=0.5, ndcg_at_10=0.5, hr_at_50=1.0)
     """
     if not len(ranks):
-        return Figures(0)
-    return Figures(
+        return RankingMetrics(0)
+    return RankingMetrics(
         events=len(ranks),
         hr_at_10=float((ranks < TOP).mean()),
         ndcg_at_10=float(gains(ranks).mean()),

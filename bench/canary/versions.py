@@ -17,7 +17,7 @@ from trainer.datasets.log import Log
 from trainer.examples.history import History
 from trainer.examples.splits import slices_of
 from trainer.registry.drafts import CONFIG, GRAPH, drafted, write_version
-from trainer.registry.repository import Version, version_numbers
+from trainer.registry.repository import ModelVersion, version_numbers
 from trainer.registry.triton import ModelServer
 from trainer.settings import FineTuneSettings, TrainerSettings
 from trainer.text.encoder import LanguageModel
@@ -38,7 +38,7 @@ class Candidate:
     """
 
     name: str
-    version: Version
+    version: ModelVersion
     expected: str
     by_hand: bool = False
 
@@ -64,7 +64,7 @@ def candidates(
 ) -> list[Candidate]:
     """The good one last: what comes before it must not change what it is compared with."""
 
-    def patched(patch: Callable[[Path], None]) -> Version:
+    def patched(patch: Callable[[Path], None]) -> ModelVersion:
         with drafted(good, repository, layout, settings) as draft:
             patch(draft.folder / GRAPH)
             return draft.keep()
@@ -87,7 +87,7 @@ def candidates(
     ]
 
 
-def load_by_hand(version: Version, server: ModelServer) -> None:
+def load_by_hand(version: ModelVersion, server: ModelServer) -> None:
     """Load a version beside those that are up, unchecked."""
     model = version.folder.parent
     with server.connected() as triton:

@@ -19,7 +19,7 @@ from features.rows import Layout
 from features.settings import KafkaSettings, StoreSettings
 from stream.settings import TritonSettings
 from trainer.datasets.log import Log
-from trainer.registry.publish import Version, publish
+from trainer.registry.publish import ModelVersion, publish
 from trainer.registry.triton import ModelServer
 from trainer.settings import TrainerSettings
 from trainer.training.from_scratch import Trained, train_first_model
@@ -31,7 +31,7 @@ class Servers:
 
     settings: Settings
     pids: dict[str, int]
-    version: Version
+    version: ModelVersion
     repository: Path
 
 
@@ -68,7 +68,7 @@ def own_settings(folder: Path) -> Settings:
     )
 
 
-def _publish(trained: Trained, settings: Settings, training: TrainerSettings) -> Version:
+def _publish(trained: Trained, settings: Settings, training: TrainerSettings) -> ModelVersion:
     ensure_topics(settings.kafka)
     return publish(
         trained,

@@ -14,7 +14,7 @@ from features.inputs import model_inputs, model_outputs
 from features.rows import Layout
 from trainer.export.onnx import answers
 from trainer.export.parity import Arrays
-from trainer.export.recommender import Outputs, Recommender
+from trainer.export.recommender import Outputs, ScoringGraph
 
 Tensors = dict[str, torch.Tensor]
 Run = Callable[[Tensors], Tensors]
@@ -93,19 +93,19 @@ class GraphCall(TorchCall):
         self._graph.replay()
 
 
-def torch_run(recommender: Recommender, layout: Layout, half: torch.dtype | None = None) -> Run:
+def torch_run(recommender: ScoringGraph, layout: Layout, half: torch.dtype | None = None) -> Run:
     """The model in torch; its products in half precision if asked for."""
     recommender = halved(recommender, half) if half else recommender
     return _run_of(recommender, recommender, layout, half)
 
 
-def compiled_run(recommender: Recommender, layout: Layout, half: torch.dtype | None = None) -> Run:
+def compiled_run(recommender: ScoringGraph, layout: Layout, half: torch.dtype | None = None) -> Run:
     """The same through torch.compile, once for all sizes."""
     recommender = halved(recommender, half) if half else recommender
     return _run_of(torch.compile(recommender, dynamic=True), recommender, layout, half)
 
 
-def halved(recommender: Recommender, half: torch.dtype) -> Recommender:
+def halved(recommender: ScoringGraph, half: torch.dtype) -> ScoringGraph:
     """A copy whose weights and tables of products are in half precision; the rest stays."""
     copied = copy.deepcopy(recommender)
     for module in copied.modules():
@@ -120,7 +120,7 @@ def halved(recommender: Recommender, half: torch.dtype) -> Recommender:
 
 def _run_of(
     called: Callable[..., Outputs],
-    recommender: Recommender,
+    recommender: ScoringGraph,
     layout: Layout,
     half: torch.dtype | None,
 ) -> Run:

@@ -16,7 +16,7 @@ from bench.model.calls import Tensors, torch_run
 from bench.model.timing import events
 from features.rows import Layout
 from trainer.export.parity import Arrays
-from trainer.export.recommender import Recommender
+from trainer.export.recommender import ScoringGraph
 from trainer.network.model import NEWEST
 
 # What a request reads some rows of, not all.
@@ -75,7 +75,7 @@ def ceilings() -> Ceilings:
     return Ceilings(copied, _products(torch.float32), _products(torch.float16))
 
 
-def work(recommender: Recommender, layout: Layout, feeds: Arrays) -> Work:
+def work(recommender: ScoringGraph, layout: Layout, feeds: Arrays) -> Work:
     """What this batch takes at least, on the device of the model."""
     device = recommender.item_bias.device
     here = {name: torch.from_numpy(array).to(device) for name, array in feeds.items()}
@@ -90,7 +90,7 @@ def work(recommender: Recommender, layout: Layout, feeds: Arrays) -> Work:
     )
 
 
-def _read_whole(recommender: Recommender) -> Iterator[Tensor]:
+def _read_whole(recommender: ScoringGraph) -> Iterator[Tensor]:
     """Weights and tables that every batch needs all of."""
     for name, table in recommender.named_buffers(recurse=False):
         if name not in _LOOKED_UP:
@@ -101,7 +101,7 @@ def _read_whole(recommender: Recommender) -> Iterator[Tensor]:
                 yield weight
 
 
-def _looked_up_bytes(recommender: Recommender, feeds: Tensors, outputs: Tensors) -> int:
+def _looked_up_bytes(recommender: ScoringGraph, feeds: Tensors, outputs: Tensors) -> int:
     """Rows of tables, one a request and item."""
     people, history = feeds["item_indices"].shape
     wanted = feeds["candidate_items"].shape[1] + outputs["top_items"].shape[1]

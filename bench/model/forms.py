@@ -23,7 +23,7 @@ from deploy.optimize.settings import Products
 from features.rows import Layout
 from trainer.export.onnx import open_session
 from trainer.export.parity import Arrays
-from trainer.export.recommender import Recommender
+from trainer.export.recommender import ScoringGraph
 
 Calls = Callable[[Arrays], Call]
 
@@ -53,19 +53,19 @@ def session_form(name: str, graph: Path, threads: int) -> Form:
     return Form(name, False, False, calls)
 
 
-def on_cpu(recommender: Recommender, layout: Layout) -> Form:
+def on_cpu(recommender: ScoringGraph, layout: Layout) -> Form:
     """Torch as it is."""
     return _of_torch("torch eager, CPU", "cpu", lambda: torch_run(recommender, layout))
 
 
-def on_gpu(recommender: Recommender, layout: Layout) -> Iterator[Form]:
+def on_gpu(recommender: ScoringGraph, layout: Layout) -> Iterator[Form]:
     """Torch as it is, and as CUDA graphs."""
     for half in (None, torch.float16):
         run = torch_run(recommender, layout, half)
         yield from _plain_and_graphed("torch eager", run, half)
 
 
-def compiled(recommender: Recommender, layout: Layout) -> Iterator[Form]:
+def compiled(recommender: ScoringGraph, layout: Layout) -> Iterator[Form]:
     """Torch compiled, where the model is: a minute of work before the first answer."""
     if not recommender.item_bias.is_cuda:
         run = compiled_run(recommender, layout)

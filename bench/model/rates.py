@@ -10,12 +10,12 @@ from bench.model.forms import Form
 from bench.model.progress import Progress
 from bench.model.shapes import Sizes
 from bench.model.timing import timed
-from trainer.export.recommender import Recommender
+from trainer.export.recommender import ScoringGraph
 
 Floors = dict[tuple[int, int, bool], float]
 
 
-def floors_of(recommender: Recommender, sizes: Sizes, found: Ceilings) -> Floors:
+def floors_of(recommender: ScoringGraph, sizes: Sizes, found: Ceilings) -> Floors:
     """Milliseconds by history, batch, and whether products are in half precision."""
     return {
         (history, batch, half): needed.floor_ms(found, half)

@@ -26,7 +26,7 @@ from deploy.optimize.questions import BATCH
 from features.rows import Layout
 from features.vocabulary import FIRST_ITEM
 from trainer.export.onnx import write_graph
-from trainer.export.recommender import Recommender
+from trainer.export.recommender import ScoringGraph
 from trainer.network.ensemble import Model
 
 PLAIN = "ONNX Runtime, CPU"
@@ -87,7 +87,7 @@ class Run:
         return self.version()
 
     @cached_property
-    def _model(self) -> Recommender:
+    def _model(self) -> ScoringGraph:
         return self.sizes.model(self.device)
 
     @cached_property

@@ -28,7 +28,7 @@ from features.rows import Layout
 from features.settings import FeatureSettings
 from trainer.export.onnx import open_session, sample_inputs, write_graph
 from trainer.export.parity import Arrays
-from trainer.export.recommender import Recommender
+from trainer.export.recommender import ScoringGraph
 from trainer.network.ensemble import joined
 from trainer.network.model import NEIGHBOURS, Architecture, TemporalModel
 from trainer.settings import TrainerSettings
@@ -72,7 +72,7 @@ def session_of(
         # An item's neighbours differ.
         best = torch.rand(architecture.items, architecture.items).topk(shape[1], dim=1)
         models[0].neighbours.copy_(best.indices)
-    write_graph(Recommender(joined(models)), layout, path)
+    write_graph(ScoringGraph(joined(models)), layout, path)
     return open_session(path)
 
 

@@ -13,7 +13,7 @@ from features.settings import FeatureSettings
 from features.vocabulary import FIRST_ITEM
 from trainer.export.onnx import sample_inputs
 from trainer.export.parity import Arrays
-from trainer.export.recommender import Recommender
+from trainer.export.recommender import ScoringGraph
 from trainer.network.model import TemporalModel
 
 CANDIDATES, EXCLUDED = 50, 100
@@ -32,7 +32,7 @@ class Sizes:
         """Of the rows that the model is made for; it reads shorter histories, too."""
         return layout_of(max(self.histories))
 
-    def model(self, device: str) -> Recommender:
+    def model(self, device: str) -> ScoringGraph:
         """The model that all forms are of."""
         return recommender_of(self.items, self.layout, device)
 
@@ -48,7 +48,7 @@ def layout_of(history: int) -> Layout:
     return Layout(FeatureSettings(history_length=history))
 
 
-def recommender_of(items: int, layout: Layout, device: str) -> Recommender:
+def recommender_of(items: int, layout: Layout, device: str) -> ScoringGraph:
     """The default shape with all its parts, made on the device that will run it."""
     torch.manual_seed(0)
     rows = items + FIRST_ITEM
@@ -61,7 +61,7 @@ def recommender_of(items: int, layout: Layout, device: str) -> Recommender:
         model.neighbour_weights.uniform_()
         for told in (model.described, model.factors):
             told.normal_(std=0.1)
-        return Recommender(model).eval()
+        return ScoringGraph(model).eval()
 
 
 def requests_of(items: int, layout: Layout, batch: int) -> Arrays:

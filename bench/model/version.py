@@ -11,7 +11,7 @@ from features.rows import Layout
 from features.settings import FeatureSettings
 from trainer.datasets.log import Log
 from trainer.export.onnx import export
-from trainer.export.recommender import Recommender
+from trainer.export.recommender import ScoringGraph
 from trainer.registry.checkpoint import load, save
 from trainer.registry.drafts import GRAPH
 from trainer.settings import TrainerSettings
@@ -25,7 +25,7 @@ LEARNED = 0.9
 class Version:
     """A trained model, its graph, and held-out events."""
 
-    recommender: Recommender
+    recommender: ScoringGraph
     graph: Path
     layout: Layout
     asked: Questions
@@ -34,7 +34,7 @@ class Version:
 def version_of(folder: Path, log: Log, most: int) -> Version:
     """A version's folder, asked about what it was not trained on."""
     found = asked_version(folder, 1, log, most, FeatureSettings())
-    return Version(Recommender(found.model), found.graph, found.layout, found.asked)
+    return Version(ScoringGraph(found.model), found.graph, found.layout, found.asked)
 
 
 def train_version(

@@ -32,10 +32,10 @@ from features.settings import FeatureSettings
 from trainer.datasets.log import DataSource, load_log
 from trainer.datasets.mapping import mapping_from_options
 from trainer.evaluation.prequential import (
-    Course,
-    Learning,
-    Step,
-    Stream,
+    LearningSetup,
+    PrequentialRun,
+    PrequentialStep,
+    WindowedLog,
     course,
     frozen,
     incremental,
@@ -73,11 +73,11 @@ def main(
         log, window_events = log.head(QUICK_EVENTS), QUICK_WINDOW
         settings = settings.model_copy(update={"epochs": 1})
     reader = language_model(settings.language_model, default_cache_dir())
-    learning = Learning(settings, FineTuneSettings(), reader)
-    stream = Stream(log, Layout(FeatureSettings()), window_events)
+    learning = LearningSetup(settings, FineTuneSettings(), reader)
+    stream = WindowedLog(log, Layout(FeatureSettings()), window_events)
     check_retrained(len(stream.windows), retrain_every)
 
-    def follow(name: str, steps: Iterator[Step]) -> Course:
+    def follow(name: str, steps: Iterator[PrequentialStep]) -> PrequentialRun:
         return course(
             steps,
             stream,
@@ -96,7 +96,7 @@ def main(
             INCREMENTAL: follow(INCREMENTAL, incremental(first.trained, stream, learning)),
             WITHOUT_REPLAY: follow(
                 WITHOUT_REPLAY,
-                incremental(first.trained, stream, Learning(settings, forgetful, reader)),
+                incremental(first.trained, stream, LearningSetup(settings, forgetful, reader)),
             ),
             RETRAIN: follow(RETRAIN, retrained(stream, learning, retrain_every, kept)),
         }

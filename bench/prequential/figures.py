@@ -8,17 +8,17 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from trainer.evaluation.prequential import Course, Stream, forgotten, late
+from trainer.evaluation.prequential import PrequentialRun, WindowedLog, forgotten, late
 from trainer.metrics import Floats, drawn_people
 
 FROZEN, INCREMENTAL = "frozen", "incremental"
 WITHOUT_REPLAY, RETRAIN = "incremental without replay", "full retrain"
 _LEARNING = (INCREMENTAL, WITHOUT_REPLAY)
 
-Courses = Mapping[str, Course]
+Courses = Mapping[str, PrequentialRun]
 
 
-def figures(courses: Courses, stream: Stream) -> dict[str, Any]:
+def figures(courses: Courses, stream: WindowedLog) -> dict[str, Any]:
     """The report: ratios of the last third of the windows, forgetting, and the series.
 
     `over_retrain` and `cost_over_retrain` are of the windows that a full training was made for.
@@ -53,7 +53,9 @@ def _ratio(courses: Courses, name: str, other: str, chosen: Any) -> float:
     return _mean(courses[name].gains, chosen) / below if below else 0.0
 
 
-def _interval(courses: Courses, name: str, other: str, chosen: Any, stream: Stream) -> list[float]:
+def _interval(
+    courses: Courses, name: str, other: str, chosen: Any, stream: WindowedLog
+) -> list[float]:
     """95 % of the ratio, by bootstrap over people."""
     ours, theirs = courses[name].gains[chosen], courses[other].gains[chosen]
     there = ~(np.isnan(ours) | np.isnan(theirs))
@@ -65,7 +67,7 @@ def _interval(courses: Courses, name: str, other: str, chosen: Any, stream: Stre
     return [float(edge) for edge in np.percentile(ratios, (2.5, 97.5))]
 
 
-def _cost_ratio(courses: Courses, stream: Stream, of: str) -> float:
+def _cost_ratio(courses: Courses, stream: WindowedLog, of: str) -> float:
     """What an incremental version costs over a full training, both of the last third."""
     since = late(len(stream.windows))
     ours, theirs = (
@@ -75,7 +77,7 @@ def _cost_ratio(courses: Courses, stream: Stream, of: str) -> float:
     return float(np.mean(ours) / np.mean(theirs)) if theirs else 0.0
 
 
-def _series(one: Course, stream: Stream) -> list[float | None]:
+def _series(one: PrequentialRun, stream: WindowedLog) -> list[float | None]:
     """NDCG@10 by window, None where no version was asked."""
     found = [one.gains[stream.window_of == number] for number in range(len(stream.windows))]
     return [float(np.nanmean(gains)) if (~np.isnan(gains)).any() else None for gains in found]

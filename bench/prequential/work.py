@@ -7,24 +7,26 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from trainer.evaluation.prequential import Learning, Step, Stream, trained_on
+from trainer.evaluation.prequential import LearningSetup, PrequentialStep, WindowedLog, trained_on
 from trainer.registry.checkpoint import load, save
 
 _COST = "cost.json"
 
 
-def kept_first(stream: Stream, learning: Learning, work: Path) -> Step:
+def kept_first(stream: WindowedLog, learning: LearningSetup, work: Path) -> PrequentialStep:
     """The version that all ways begin with."""
     return _kept(stream, 0, learning, work)
 
 
-def retrained(stream: Stream, learning: Learning, every: int, work: Path) -> Iterator[Step]:
+def retrained(
+    stream: WindowedLog, learning: LearningSetup, every: int, work: Path
+) -> Iterator[PrequentialStep]:
     """A version trained from nothing before each so many windows, asked about that window only."""
     for window in range(0, len(stream.windows), every):
         yield _kept(stream, window, learning, work)
 
 
-def _kept(stream: Stream, window: int, learning: Learning, work: Path) -> Step:
+def _kept(stream: WindowedLog, window: int, learning: LearningSetup, work: Path) -> PrequentialStep:
     folder = work / _name(stream, window, learning)
     if not (folder / _COST).exists():
         made = trained_on(stream, window, learning)
@@ -34,10 +36,10 @@ def _kept(stream: Stream, window: int, learning: Learning, work: Path) -> Step:
         # Last: a folder that has it is whole.
         (folder / _COST).write_text(json.dumps(cost))
     cost = json.loads((folder / _COST).read_text())
-    return Step(window, load(folder), cost["seconds"], cost["gradients"])
+    return PrequentialStep(window, load(folder), cost["seconds"], cost["gradients"])
 
 
-def _name(stream: Stream, window: int, learning: Learning) -> str:
+def _name(stream: WindowedLog, window: int, learning: LearningSetup) -> str:
     """The same only for the same events and settings; threads change no result worth a training."""
     log = stream.learned_log(window)
     chosen = learning.settings.model_dump_json(exclude={"threads"})

@@ -43,7 +43,7 @@ from features.inputs import TOP_ITEMS
 from features.rows import Layout, UserRow
 from features.vocabulary import PADDING, Vocabulary
 from trainer.datasets.log import DataSource, load_log
-from trainer.export.recommender import Recommender
+from trainer.export.recommender import ScoringGraph
 from trainer.metrics import interval
 from trainer.network.scoring import TOP
 from trainer.settings import TrainerSettings
@@ -84,7 +84,7 @@ class Falls:
 
 
 @torch.no_grad()
-def falls(recommender: Recommender, tensors: Tensors) -> Falls:
+def falls(recommender: ScoringGraph, tensors: Tensors) -> Falls:
     """Remove each event of each history in turn.
 
     Args:
@@ -127,7 +127,7 @@ def above_the_others(scores: Tensor) -> Tensor:
 
 
 def falls_of(
-    recommender: Recommender,
+    recommender: ScoringGraph,
     people: Sequence[UserRow],
     times_ms: Sequence[int],
     vocabulary: Vocabulary,
@@ -225,7 +225,7 @@ def main(
     asked = with_history(asked_of(log, wanted), LEAST_EVENTS, sample, 0)
     people = rows_of(asked, ours.layout)
     found = falls_of(
-        Recommender(ours.trained.model),
+        ScoringGraph(ours.trained.model),
         people,
         asked.times_ms,
         ours.trained.vocabulary,

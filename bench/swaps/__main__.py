@@ -36,7 +36,7 @@ from features.rows import Layout
 from trainer.datasets.log import DataSource, load_log
 from trainer.network.ensemble import Model
 from trainer.registry import checkpoint
-from trainer.registry.publish import Version, go_live, write_version
+from trainer.registry.publish import ModelVersion, go_live, write_version
 from trainer.registry.triton import ModelServer
 from trainer.settings import FineTuneSettings, TrainerSettings
 
@@ -147,7 +147,7 @@ class Run:
         self._say(f"version {swap.version}: {swap.seconds:.1f} s, {megabytes:.0f} MB")
         return swap
 
-    def _first_answer(self, version: Version, worker: Subject) -> float:
+    def _first_answer(self, version: ModelVersion, worker: Subject) -> float:
         """When the first recommendation of a version was read, by `time.monotonic`."""
         deadline = time.monotonic() + _ANSWER_S
         while time.monotonic() < deadline:
@@ -160,7 +160,7 @@ class Run:
             time.sleep(_POLL_S)
         raise ServerError(f"version {version.number}: no recommendation in {_ANSWER_S:.0f} s")
 
-    def _announced_s(self, version: Version) -> float:
+    def _announced_s(self, version: ModelVersion) -> float:
         """When a version, the newest, was announced, by `time.monotonic`."""
         rollout = newest_rollout(self._settings.kafka, MODEL_NAME)
         if rollout is None or [each.version for each in rollout.versions] != [version.number]:
@@ -183,12 +183,12 @@ class Publisher:
         self._first = checkpoint.load(servers.version.folder)
         torch.set_num_threads(FineTuneSettings().threads)
 
-    def write(self) -> Version:
+    def write(self) -> ModelVersion:
         """The next version: the first one's weights, a little changed."""
         changed = replace(self._first, model=_changed(self._first.model))
         return write_version(changed, self._repository, self._layout, self._settings)
 
-    def go_live(self, version: Version) -> None:
+    def go_live(self, version: ModelVersion) -> None:
         """Load it, announce it, retire what is no longer needed."""
         go_live(version, self._server, self._kafka, self._layout, self._settings)
 

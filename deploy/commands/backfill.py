@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from deploy.settings import Settings
     from trainer.datasets.log import Log
-    from trainer.windows.manifest import Manifest
+    from trainer.windows.manifest import WindowManifest
 
 
 class Part(StrEnum):
@@ -110,7 +110,7 @@ def _history(settings: Settings, log: Log | None, progress: Progress) -> None:
     print(f"history: {write_history(seen, path, Layout(settings.features))} rows in {path}")
 
 
-def _written(settings: Settings, log: Log | None) -> Iterable[Manifest]:
+def _written(settings: Settings, log: Log | None) -> Iterable[WindowManifest]:
     from threading import Event
 
     from trainer.windows.loading import WindowLoader

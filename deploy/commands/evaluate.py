@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from deploy.jobs.evaluate import Evaluated
     from deploy.jobs.prequential import Prequential
     from trainer.evaluation.evaluate import Judged
-    from trainer.metrics import Figures
+    from trainer.metrics import RankingMetrics
 
 GROUPS = {
     "return_visits": "return visits",
@@ -184,7 +184,7 @@ def _table(model: Judged, popularity: Judged) -> Table:
     return table
 
 
-def _cells(found: Figures) -> list[str]:
+def _cells(found: RankingMetrics) -> list[str]:
     if not found.events:
         return ["-"] * 3
     return [f"{found.hr_at_10:.3f}", f"{found.ndcg_at_10:.4f}", f"{found.hr_at_50:.3f}"]

@@ -10,8 +10,8 @@ import typer
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from trainer.windows.manifest import Manifest
-    from trainer.windows.rows import Row
+    from trainer.windows.manifest import WindowManifest
+    from trainer.windows.rows import WindowEvent
 
 app = typer.Typer(help="Windows of events, which training reads.", no_args_is_help=True)
 
@@ -77,7 +77,7 @@ def show(number: Number, as_json: AsJson = False, head: Head = 20) -> None:
         print(f"... {len(window.rows) - len(rows)} more: --head {len(window.rows)}")
 
 
-def _windows_table(manifests: list[Manifest]) -> Table:
+def _windows_table(manifests: list[WindowManifest]) -> Table:
     from rich.table import Table
 
     # 80 columns hold it.
@@ -93,7 +93,7 @@ def _windows_table(manifests: list[Manifest]) -> Table:
     return table
 
 
-def _rows_table(rows: list[Row]) -> Table:
+def _rows_table(rows: list[WindowEvent]) -> Table:
     from rich.table import Table
 
     table = Table(box=None, header_style="bold", pad_edge=False)

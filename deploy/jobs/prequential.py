@@ -9,10 +9,10 @@ from deploy.settings import Settings
 from features.rows import Layout
 from trainer.datasets.log import Log
 from trainer.evaluation.prequential import (
-    Course,
-    Learning,
-    Step,
-    Stream,
+    LearningSetup,
+    PrequentialRun,
+    PrequentialStep,
+    WindowedLog,
     course,
     forgotten,
     frozen,
@@ -62,12 +62,12 @@ def evaluate_prequential(settings: Settings, log: Log, size: int, say: Say) -> P
         DataError: the log is too short, or nothing can be learned from its first part.
     """
     reader = language_model(settings.trainer.language_model, settings.local.cache_dir)
-    learning = Learning(settings.trainer, settings.fine_tune, reader)
-    stream = Stream(log, Layout(settings.features), size)
+    learning = LearningSetup(settings.trainer, settings.fine_tune, reader)
+    stream = WindowedLog(log, Layout(settings.features), size)
     first = trained_on(stream, 0, learning)
     say(f"first model: {first.seconds:.0f} s of CPU")
 
-    def told(step: Step, score: float) -> None:
+    def told(step: PrequentialStep, score: float) -> None:
         say(f"window {step.window + 1} of {len(stream.windows)}: NDCG@10 {score:.4f}")
 
     stays = course(frozen(first.trained, stream), stream, lambda *_: None)
@@ -75,7 +75,7 @@ def evaluate_prequential(settings: Settings, log: Log, size: int, say: Say) -> P
     return _found(stays, learns, stream)
 
 
-def _found(stays: Course, learns: Course, stream: Stream) -> Prequential:
+def _found(stays: PrequentialRun, learns: PrequentialRun, stream: WindowedLog) -> Prequential:
     def window(number: int) -> Window:
         mine = stream.wanted & (stream.window_of == number)
         before, now = (

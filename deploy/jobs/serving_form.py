@@ -11,12 +11,12 @@ from deploy.settings import Settings
 from features.rows import Layout
 from trainer.datasets.log import Log
 from trainer.examples.replay import Examples, examples, observed_log, replay
-from trainer.loop import Finished
-from trainer.registry.drafts import Draft, Finish
+from trainer.loop import OnGatePassed
+from trainer.registry.drafts import StagedVersion, WriteExtras
 from trainer.training.from_scratch import Trained
 
 
-def finish_windows(settings: Settings) -> Finished | None:
+def finish_windows(settings: Settings) -> OnGatePassed | None:
     """What the slow loop has to do to a version before it is whole; None: nothing.
 
     Whether two forms of a version answer alike, events that it has learned tell as well as others.
@@ -25,7 +25,7 @@ def finish_windows(settings: Settings) -> Finished | None:
         return None
     layout = Layout(settings.features)
 
-    def finish(draft: Draft, trained: Trained, events: Examples) -> None:
+    def finish(draft: StagedVersion, trained: Trained, events: Examples) -> None:
         asked = newest_questions(events, layout, QUESTIONS)
         version = Version(draft.number, draft.folder, trained.model, layout, asked)
         serve_int8(version, settings.model_repository, settings.optimize)
@@ -33,7 +33,7 @@ def finish_windows(settings: Settings) -> Finished | None:
     return finish
 
 
-def finish_first(settings: Settings, trained: Trained, log: Log) -> Finish | None:
+def finish_first(settings: Settings, trained: Trained, log: Log) -> WriteExtras | None:
     """The same for a first model; `log` is what it has learned from."""
     finish = finish_windows(settings)
     if finish is None:

@@ -11,14 +11,19 @@ from features.inputs import MODEL_NAME
 from features.rows import Layout
 from trainer.registry import checkpoint
 from trainer.registry.publish import bring_up
-from trainer.registry.repository import AnotherPublisherError, Version, version_numbers, version_of
+from trainer.registry.repository import (
+    ModelVersion,
+    RepositoryLockedError,
+    version_numbers,
+    version_of,
+)
 from trainer.retrying import retrying
 
 # A trainer holds the repository while it makes a version.
 BUSY_S = 30.0
 
 
-def loaded(settings: Settings, number: int) -> Version:
+def loaded(settings: Settings, number: int) -> ModelVersion:
     """A version that Triton answers with, as ONNX Runtime does here.
 
     Raises:
@@ -36,7 +41,7 @@ def loaded(settings: Settings, number: int) -> Version:
         with server.connected() as triton:
             if triton.is_ready(number):
                 return version
-        load = retrying(BUSY_S, AnotherPublisherError)
+        load = retrying(BUSY_S, RepositoryLockedError)
         load(bring_up, version, server, Layout(settings.features))
     except (ServerError, DataError) as error:
         raise RefusedError(f"start: version {number}: {error}") from error

@@ -11,7 +11,7 @@ from features.rows import Layout
 from features.vocabulary import FIRST_ITEM
 from trainer.datasets.log import Log
 from trainer.registry.checkpoint import load
-from trainer.registry.publish import Version, publish, publishing, recover
+from trainer.registry.publish import ModelVersion, publish, publishing, recover
 from trainer.registry.triton import ModelServer
 from trainer.text.encoder import language_model
 from trainer.training.fit import Report
@@ -23,7 +23,7 @@ from trainer.training.tracking import tracked
 class Published:
     """A version that has all traffic; `held_out` is its NDCG@10 on the log's newest part."""
 
-    version: Version
+    version: ModelVersion
     items: int
     held_out: float
     seconds: float

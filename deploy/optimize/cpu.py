@@ -9,10 +9,10 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from deploy.optimize.quantised import QUANTISED, heavy, quiet
 from features.rows import Layout
-from trainer.export.followers import Lists
+from trainer.export.followers import SparseCooccurrence
 from trainer.export.likeness import Widths
 from trainer.export.onnx import check, write_graph
-from trainer.export.recommender import Recommender
+from trainer.export.recommender import ScoringGraph
 from trainer.network.ensemble import Model
 
 # Of MovieLens-100K's 320 and 64: 99.98 % of the best 10 are the same. With 96 and 32 96.7 % are.
@@ -25,7 +25,7 @@ def write_exact(model: Model, layout: Layout, path: Path) -> None:
     Raises:
         ExportError: ONNX Runtime's answers differ from torch's.
     """
-    _write(Recommender(model, Lists), layout, path)
+    _write(ScoringGraph(model, SparseCooccurrence), layout, path)
 
 
 def write_narrow(model: Model, layout: Layout, path: Path) -> None:
@@ -34,10 +34,10 @@ def write_narrow(model: Model, layout: Layout, path: Path) -> None:
     Raises:
         ExportError: ONNX Runtime's answers differ from those of torch with as few.
     """
-    _write(Recommender(model, Lists, WIDTHS), layout, path)
+    _write(ScoringGraph(model, SparseCooccurrence, WIDTHS), layout, path)
 
 
-def _write(recommender: Recommender, layout: Layout, path: Path) -> None:
+def _write(recommender: ScoringGraph, layout: Layout, path: Path) -> None:
     write_graph(recommender.eval(), layout, path)
     check(recommender, layout, path)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from deploy.optimize.profile import Shape
 from deploy.optimize.record import ENGINE, EngineRecord
-from trainer.export.triton_checks import VARIES, Held, ModelFile
+from trainer.export.triton_checks import VARIES, ModelFile, ModelTensor
 from trainer.export.triton_config import MAX_BATCH
 
 
@@ -40,6 +40,8 @@ def _range(smallest: Shape, _: Shape, largest: Shape) -> Shape:
     )
 
 
-def _held(tensors: Mapping[str, Held], shapes: Mapping[str, Shape]) -> dict[str, Held]:
+def _held(
+    tensors: Mapping[str, ModelTensor], shapes: Mapping[str, Shape]
+) -> dict[str, ModelTensor]:
     """The tensors in these shapes; one without a type is none of the graph's."""
     return {name: replace(tensors[name], dims=tuple(dims)) for name, dims in shapes.items()}

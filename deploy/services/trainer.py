@@ -24,15 +24,15 @@ from features.inputs import MODEL_NAME
 from features.rollout_messages import Action
 from features.rows import Layout
 from features.settings import KafkaSettings
-from trainer.loop import Rules, Serving, SlowLoop, Step
-from trainer.registry.live import NotTakenError, announce
-from trainer.registry.publish import Released, Version
+from trainer.loop import Serving, SlowLoop, SlowLoopSettings, SlowLoopStep
+from trainer.registry.live import RolloutRejectedError, announce
+from trainer.registry.publish import ModelVersion, ReleaseVersion
 from trainer.registry.repository import announced
 from trainer.settings import Release
 from trainer.stopwatch import Stopwatch
 from trainer.text.encoder import language_model
-from trainer.windows.catalogue import Catalogue
-from trainer.windows.manifest import Manifest
+from trainer.windows.catalogue import CatalogueReader
+from trainer.windows.manifest import WindowManifest
 from trainer.windows.store import WindowStore
 from trainer.windows.writer import WindowWriter
 
@@ -41,7 +41,7 @@ TRAINER = "trainer"
 log = structlog.get_logger()
 
 
-def slow_loop(settings: Settings, stop: threading.Event) -> Iterator[Step]:
+def slow_loop(settings: Settings, stop: threading.Event) -> Iterator[SlowLoopStep]:
     """Turn windows into versions until it is stopped; a step for all that closed meanwhile.
 
     Raises:
@@ -51,7 +51,7 @@ def slow_loop(settings: Settings, stop: threading.Event) -> Iterator[Step]:
     """
     store = WindowStore(settings.windows_address)
     loop = _loop(settings, store)
-    with closing(Catalogue(settings.kafka)) as catalogue:
+    with closing(CatalogueReader(settings.kafka)) as catalogue:
         waiting = loop.start(catalogue.news())
         log.info("trainer_started", windows_waiting=waiting)
         if waiting:
@@ -77,13 +77,13 @@ def _loop(settings: Settings, store: WindowStore) -> SlowLoop:
             release(settings),
             finish_windows(settings),
         ),
-        Rules(settings.trainer, settings.fine_tune, settings.gate),
+        SlowLoopSettings(settings.trainer, settings.fine_tune, settings.gate),
         Layout(settings.features),
         language_model(settings.trainer.language_model, settings.local.cache_dir),
     )
 
 
-def release(settings: Settings) -> Released:
+def release(settings: Settings) -> ReleaseVersion:
     """How versions come to people, as the settings say.
 
     Raises:
@@ -99,7 +99,7 @@ def release(settings: Settings) -> Released:
     return partial(_try_out, settings.rollout)
 
 
-def _try_out(rules: RolloutSettings, version: Version, kafka: KafkaSettings) -> None:
+def _try_out(rules: RolloutSettings, version: ModelVersion, kafka: KafkaSettings) -> None:
     """Ask the controller to try a version out.
 
     Raises:
@@ -111,11 +111,11 @@ def _try_out(rules: RolloutSettings, version: Version, kafka: KafkaSettings) -> 
     try:
         ask(kafka, command(rules, MODEL_NAME, Action.START, TRAINER, reason, number, address))
     except RefusedError as error:
-        raise NotTakenError(str(error)) from error
+        raise RolloutRejectedError(str(error)) from error
     announced(version)
 
 
-def _told(step: Step, before: dict[str, float]) -> Step:
+def _told(step: SlowLoopStep, before: dict[str, float]) -> SlowLoopStep:
     """Log a step, and the seconds of all stages since its first window closed."""
     seconds = before | step.seconds
     stages = {f"{name.replace(' ', '_')}_s": round(value, 3) for name, value in seconds.items()}
@@ -134,10 +134,12 @@ def _told(step: Step, before: dict[str, float]) -> Step:
 
 
 @contextmanager
-def _windows(settings: Settings, store: WindowStore) -> Iterator[Callable[[], list[Manifest]]]:
+def _windows(
+    settings: Settings, store: WindowStore
+) -> Iterator[Callable[[], list[WindowManifest]]]:
     """Writes windows meanwhile; gives those that closed since it was asked last, after a wait."""
     writer = WindowWriter(settings.kafka, store, settings.windows)
-    written: queue.SimpleQueue[Manifest] = queue.SimpleQueue()
+    written: queue.SimpleQueue[WindowManifest] = queue.SimpleQueue()
     ended = threading.Event()
 
     def write() -> None:
@@ -147,7 +149,7 @@ def _windows(settings: Settings, store: WindowStore) -> Iterator[Callable[[], li
     with ThreadPoolExecutor(1, thread_name_prefix="windows") as pool:
         writing = pool.submit(write)
 
-        def arrived() -> list[Manifest]:
+        def arrived() -> list[WindowManifest]:
             if writing.done():
                 writing.result()
             return _all_of(written)
@@ -159,9 +161,9 @@ def _windows(settings: Settings, store: WindowStore) -> Iterator[Callable[[], li
         writing.result()
 
 
-def _all_of(written: queue.SimpleQueue[Manifest]) -> list[Manifest]:
+def _all_of(written: queue.SimpleQueue[WindowManifest]) -> list[WindowManifest]:
     """All that is there, after a short wait for the first."""
-    found: list[Manifest] = []
+    found: list[WindowManifest] = []
     with suppress(queue.Empty):
         found.append(written.get(timeout=WAIT_S))
         while True:

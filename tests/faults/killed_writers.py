@@ -19,7 +19,7 @@ from deploy import local
 from deploy.commands.windows import write
 from deploy.settings import load_settings
 from trainer.windows import writer
-from trainer.windows.offsets import Settled
+from trainer.windows.offsets import OffsetTracker
 from trainer.windows.store import WindowStore
 
 IMPORTED = (local, writer)
@@ -53,7 +53,7 @@ def live_and_die(store: WindowStore, chance: random.Random) -> None:
 
 if __name__ == "__main__":
     if "forgetful" in sys.argv:
-        Settled.has = lambda self, offset: False  # type: ignore[method-assign]
+        OffsetTracker.has = lambda self, offset: False  # type: ignore[method-assign]
     # No writer outlives this process when it is told to stop.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     chance = random.Random(int(sys.argv[2]))

@@ -8,10 +8,10 @@ from typing import Any
 from headwater_client.events import Click, Purchase
 
 from features.topics import CLICKS, PURCHASES
-from trainer.windows.gathering import Closed, Gathering, Progress
+from trainer.windows.gathering import AssemblyState, ClosedWindow, WindowAssembler
 from trainer.windows.offsets import Source
-from trainer.windows.repeats import Repeats
-from trainer.windows.rows import Row
+from trainer.windows.repeats import Deduplicator
+from trainer.windows.rows import WindowEvent
 from trainer.windows.settings import WindowSettings
 from trainer.windows.store import WindowStore
 
@@ -22,27 +22,29 @@ SETTINGS = WindowSettings(duration_s=3600, allowed_lateness_s=600, idle_s=60)
 ONE_SOURCE = {(CLICKS, 0): "id"}
 
 
-def row(offset: int, minute: float, partition: int = 0, topic: str = CLICKS, **known: Any) -> Row:
+def row(
+    offset: int, minute: float, partition: int = 0, topic: str = CLICKS, **known: Any
+) -> WindowEvent:
     """An event of so many minutes after the full hour."""
     kind = Purchase if topic == PURCHASES else Click
     fields = {"event_id": f"{topic}/{partition}/{offset}", "user_id": "ann", "item_id": "lamp"}
     time_ms = START_MS + int(minute * MINUTE_MS)
-    return Row(topic, partition, offset, kind(timestamp=time_ms, **(fields | known)))
+    return WindowEvent(topic, partition, offset, kind(timestamp=time_ms, **(fields | known)))
 
 
 def gathering(
-    progress: Progress | None = None,
+    progress: AssemblyState | None = None,
     settings: WindowSettings = SETTINGS,
     sources: Mapping[Source, str] = ONE_SOURCE,
     now_s: float = 0.0,
-) -> Gathering:
-    repeats = Repeats(settings.remembered_events)
-    return Gathering(sources, settings, progress or Progress(), repeats, now_s)
+) -> WindowAssembler:
+    repeats = Deduplicator(settings.remembered_events)
+    return WindowAssembler(sources, settings, progress or AssemblyState(), repeats, now_s)
 
 
-def closed(*minutes: float, first_offset: int = 0) -> Closed:
+def closed(*minutes: float, first_offset: int = 0) -> ClosedWindow:
     """A window of events at these minutes, closed because nothing moved."""
-    gathered = gathering(Progress())
+    gathered = gathering(AssemblyState())
     for at, minute in enumerate(minutes):
         gathered.add(row(first_offset + at, minute), NOW_MS)
     found = idled(gathered)
@@ -50,7 +52,7 @@ def closed(*minutes: float, first_offset: int = 0) -> Closed:
     return found
 
 
-def idled(gathered: Gathering) -> Closed | None:
+def idled(gathered: WindowAssembler) -> ClosedWindow | None:
     """What closes when no partition has more and event time stands still."""
     for source in gathered.settled:
         gathered.reached_end(source)
@@ -58,7 +60,7 @@ def idled(gathered: Gathering) -> Closed | None:
     return gathered.close(0.0) or gathered.close(SETTINGS.idle_s)
 
 
-def written(store: WindowStore, number: int, *minutes: float) -> Closed:
+def written(store: WindowStore, number: int, *minutes: float) -> ClosedWindow:
     window = closed(*minutes)
     store.write(store.prepare(number, window))
     return window

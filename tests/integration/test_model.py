@@ -20,7 +20,7 @@ from features.vocabulary import Vocabulary
 from tests.harness.models import ITEMS, SETTINGS, untrained
 from trainer.export.onnx import answers, open_session, sample_inputs
 from trainer.export.parity import Arrays, differences
-from trainer.registry.publish import Version, publish, write_version
+from trainer.registry.publish import ModelVersion, publish, write_version
 from trainer.registry.triton import ModelServer
 
 pytestmark = pytest.mark.integration
@@ -38,7 +38,7 @@ def server(servers: Settings) -> ModelServer:
 
 
 @pytest.fixture(scope="module")
-def published(servers: Settings, server: ModelServer, layout: Layout) -> list[Version]:
+def published(servers: Settings, server: ModelServer, layout: Layout) -> list[ModelVersion]:
     ensure_topics(servers.kafka)
     return [
         publish(
@@ -58,7 +58,7 @@ def ask(server: ModelServer, version: int, feeds: Arrays, layout: Layout) -> Arr
         return triton.ask(version, feeds, layout)
 
 
-def test_the_newest_two_versions_are_up(published: list[Version], server: ModelServer) -> None:
+def test_the_newest_two_versions_are_up(published: list[ModelVersion], server: ModelServer) -> None:
     numbers = [version.number for version in published]
     assert numbers == list(range(numbers[0], numbers[0] + 3))
     with server.connected() as triton:
@@ -66,7 +66,7 @@ def test_the_newest_two_versions_are_up(published: list[Version], server: ModelS
 
 
 def test_each_version_answers_for_itself(
-    published: list[Version], server: ModelServer, layout: Layout
+    published: list[ModelVersion], server: ModelServer, layout: Layout
 ) -> None:
     feeds = sample_inputs(ITEMS + 2, layout, 128)
     for version in published[1:]:
@@ -75,7 +75,7 @@ def test_each_version_answers_for_itself(
 
 
 def test_rows_of_the_store_are_answered_with_empty_lists(
-    published: list[Version], server: ModelServer, layout: Layout
+    published: list[ModelVersion], server: ModelServer, layout: Layout
 ) -> None:
     """A person without events, nothing taken, no candidates: every list has length 0."""
     rows = [UserRow([0.0] * layout.user_counters)] * 3
@@ -88,7 +88,7 @@ def test_rows_of_the_store_are_answered_with_empty_lists(
 
 
 def test_the_announcement_names_the_newest_version(
-    published: list[Version], servers: Settings
+    published: list[ModelVersion], servers: Settings
 ) -> None:
     partition = TopicPartition(ROLLOUTS, 0, OFFSET_BEGINNING)
     consumer = Consumer({**client_config(servers.kafka), "group.id": "test_model"})

@@ -14,7 +14,7 @@ from tests.harness.models import ITEMS, SETTINGS, untrained
 from tests.harness.oracle import read_topic
 from trainer.registry.checkpoint import Lineage
 from trainer.registry.publish import (
-    Version,
+    ModelVersion,
     announce,
     drafted,
     go_live,
@@ -25,7 +25,7 @@ from trainer.registry.publish import (
     write_version,
 )
 from trainer.registry.repository import ASIDE, LOCK
-from trainer.registry.triton import AwayError, ModelServer
+from trainer.registry.triton import ModelServer, ServerUnavailableError
 from trainer.settings import TrainerSettings
 
 pytestmark = pytest.mark.integration
@@ -44,12 +44,14 @@ class Trainer:
         self._seed = 100
         ensure_topics(self.kafka)
 
-    def write(self) -> Version:
+    def write(self) -> ModelVersion:
         """A version that nothing was done with yet: so a killed trainer may leave it."""
         self._seed += 1
         return write_version(untrained(self.layout, self._seed), self.repository, self.layout, ONCE)
 
-    def publish(self, settings: TrainerSettings = ONCE, lineage: Lineage | None = None) -> Version:
+    def publish(
+        self, settings: TrainerSettings = ONCE, lineage: Lineage | None = None
+    ) -> ModelVersion:
         self._seed += 1
         trained, origin = untrained(self.layout, self._seed), lineage or Lineage()
         with drafted(trained, self.repository, self.layout, settings, origin) as draft:
@@ -57,7 +59,7 @@ class Trainer:
         go_live(version, self.server, self.kafka, self.layout, settings)
         return version
 
-    def recover(self) -> Version | None:
+    def recover(self) -> ModelVersion | None:
         return recover(self.repository, self.server, self.kafka, self.layout, ONCE)
 
     def numbers(self) -> list[int]:
@@ -150,7 +152,7 @@ def test_old_versions_are_removed_but_for_what_the_live_one_comes_from(trainer: 
 def test_triton_away_is_one_line_and_the_next_run_goes_on(trainer: Trainer) -> None:
     live = live_version(trainer.kafka)
     layout, nowhere = trainer.layout, ModelServer("127.0.0.1:1")
-    with pytest.raises(AwayError, match=r"Triton at 127\.0\.0\.1:1: ") as caught:
+    with pytest.raises(ServerUnavailableError, match=r"Triton at 127\.0\.0\.1:1: ") as caught:
         publish(untrained(layout, 9), trainer.repository, nowhere, trainer.kafka, layout, ONCE)
     assert "\n" not in str(caught.value)
     assert live_version(trainer.kafka) == live

@@ -29,18 +29,18 @@ from trainer import loop as slow_loop
 from trainer.datasets.log import Log
 from trainer.gate.checks import Verdict
 from trainer.gate.record import EVALUATION, VERDICTS
-from trainer.loop import Finished, Rules, Serving, SlowLoop
+from trainer.loop import OnGatePassed, Serving, SlowLoop, SlowLoopSettings
 from trainer.registry import checkpoint
 from trainer.registry.drafts import EXACT, GRAPH
 from trainer.registry.live import announce, live_version
-from trainer.registry.publish import Released, publish
+from trainer.registry.publish import ReleaseVersion, publish
 from trainer.registry.repository import version_numbers, version_of
 from trainer.registry.triton import ModelServer
 from trainer.settings import FineTuneSettings, GateSettings, Release
 from trainer.training.fine_tune import fine_tune
 from trainer.training.from_scratch import Trained, train_first_model
 from trainer.windows.loading import WindowLoader
-from trainer.windows.quarantine import LeftOut
+from trainer.windows.quarantine import QuarantinedWindows
 from trainer.windows.settings import WindowSettings
 from trainer.windows.store import WindowStore
 
@@ -80,13 +80,17 @@ class Stand:
         self,
         tuning: FineTuneSettings = LEARNING,
         items: list[Item] = FILMS,
-        release: Released = announce,
-        finish: Finished | None = None,
+        release: ReleaseVersion = announce,
+        finish: OnGatePassed | None = None,
     ) -> SlowLoop:
         """A trainer that has just started."""
         serving = Serving(self.repository, self.server, self.kafka, release, finish)
         found = SlowLoop(
-            self.windows, serving, Rules(TRAINER, tuning, LIMITS), self.layout, reader=None
+            self.windows,
+            serving,
+            SlowLoopSettings(TRAINER, tuning, LIMITS),
+            self.layout,
+            reader=None,
         )
         assert not found.start(items)
         return found
@@ -215,7 +219,11 @@ def test_windows_that_came_while_no_trainer_ran_are_learned_together(stand: Stan
     numbers = [*stand.write(WINDOW), *stand.write(NEXT)]
     serving = Serving(stand.repository, stand.server, stand.kafka)
     loop = SlowLoop(
-        stand.windows, serving, Rules(TRAINER, LEARNING, LIMITS), stand.layout, reader=None
+        stand.windows,
+        serving,
+        SlowLoopSettings(TRAINER, LEARNING, LIMITS),
+        stand.layout,
+        reader=None,
     )
     assert loop.start(FILMS)
     assert loop.step([]).windows == tuple(numbers)
@@ -284,7 +292,7 @@ def test_a_window_of_garbage_is_stopped_and_a_good_one_after_it_is_not(stand: St
     # Nor does a trainer that reads all windows anew take it for what people did.
     after = stand.loop().step(stand.write(walks(range(130, 170), 1)))
     assert (after.windows, after.reason) == ((4,), "")
-    assert stand.windows.manifest(2) in LeftOut(stand.repository)
+    assert stand.windows.manifest(2) in QuarantinedWindows(stand.repository)
 
 
 def test_a_learning_rate_far_too_high_is_stopped(stand: Stand) -> None:
@@ -314,6 +322,8 @@ def test_without_a_live_version_there_is_nothing_to_learn_on(own: Settings, layo
         settings.model_repository, ModelServer(settings.triton.url or ""), settings.kafka
     )
     windows = WindowStore(settings.windows_address)
-    loop = SlowLoop(windows, serving, Rules(TRAINER, LEARNING, LIMITS), layout, reader=None)
+    loop = SlowLoop(
+        windows, serving, SlowLoopSettings(TRAINER, LEARNING, LIMITS), layout, reader=None
+    )
     with pytest.raises(DataError, match="no version is live"):
         loop.start([])

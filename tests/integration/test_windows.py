@@ -25,11 +25,11 @@ from features.topics import CLICKS, PURCHASES
 from stream.client import EventProducer
 from tests.harness.servers import local_settings
 from tests.harness.waiting import wait_until
-from trainer.windows.gathering import Closed
+from trainer.windows.gathering import ClosedWindow
 from trainer.windows.log import read_log
-from trainer.windows.manifest import Manifest
+from trainer.windows.manifest import WindowManifest
 from trainer.windows.settings import WindowSettings
-from trainer.windows.store import AnotherWriterError, Draft, WindowStore
+from trainer.windows.store import ConcurrentWriterError, StagedWindow, WindowStore
 from trainer.windows.writer import WindowWriter
 
 pytestmark = pytest.mark.integration
@@ -80,7 +80,7 @@ def send(kafka: KafkaSettings, *minutes: float, user: str = "ann") -> None:
 
 def write(
     kafka: KafkaSettings, store: WindowStore, windows: int, settings: WindowSettings = SETTINGS
-) -> list[Manifest]:
+) -> list[WindowManifest]:
     """What a writer writes before it is stopped after so many windows."""
     with closing(WindowWriter(kafka, store, settings).run(Event())) as written:
         return list(islice(written, windows))
@@ -168,7 +168,7 @@ def test_of_two_writers_the_one_that_comes_second_stops(
     assert next(first).number == 1
     [other] = write(kafka, store, 1)
     assert other.number == 2
-    with pytest.raises(AnotherWriterError, match="written by another writer"):
+    with pytest.raises(ConcurrentWriterError, match="written by another writer"):
         next(first)
     assert (minutes(store, 1), minutes(store, 2)) == ([5], [140])
 
@@ -176,7 +176,7 @@ def test_of_two_writers_the_one_that_comes_second_stops(
 class FullAtFirst(WindowStore):
     """The file of its first window is on a device that is full."""
 
-    def prepare(self, number: int, closed: Closed) -> Draft:
+    def prepare(self, number: int, closed: ClosedWindow) -> StagedWindow:
         draft = super().prepare(number, closed)
         aside = Path(self._files._at(draft.manifest.aside))
         aside.parent.mkdir(parents=True)

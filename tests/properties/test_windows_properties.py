@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from features.topics import CLICKS, PURCHASES
 from tests.harness.windows import NOW_MS, row
-from trainer.windows.gathering import Closed, Gathering, Progress
+from trainer.windows.gathering import AssemblyState, ClosedWindow, WindowAssembler
 from trainer.windows.offsets import Source
-from trainer.windows.repeats import Repeats
-from trainer.windows.rows import Row
+from trainer.windows.repeats import Deduplicator
+from trainer.windows.rows import WindowEvent
 from trainer.windows.settings import WindowSettings
 
 SOURCES: dict[Source, str] = {(CLICKS, 0): "a", (CLICKS, 1): "a", (PURCHASES, 0): "b"}
@@ -45,7 +45,7 @@ class Writers:
 
     log: dict[Source, list[tuple[int | None, int]]]
     settings: WindowSettings
-    windows: list[Closed] = field(default_factory=list)
+    windows: list[ClosedWindow] = field(default_factory=list)
 
     def live(self, steps: int, turn: list[int]) -> None:
         """One writer, killed after so many messages and windows."""
@@ -58,14 +58,14 @@ class Writers:
             source = sources[turn[step % len(turn)] % len(sources)] if turn else sources[0]
             places[source] = self.read(gathered, source, places[source])
 
-    def start(self) -> tuple[Gathering, dict[Source, int]]:
-        progress = self.windows[-1].progress if self.windows else Progress()
+    def start(self) -> tuple[WindowAssembler, dict[Source, int]]:
+        progress = self.windows[-1].progress if self.windows else AssemblyState()
         rows = [each for window in self.windows for each in window.rows]
-        repeats = Repeats(self.settings.remembered_events, rows)
-        gathered = Gathering(SOURCES, self.settings, progress, repeats, 0.0)
+        repeats = Deduplicator(self.settings.remembered_events, rows)
+        gathered = WindowAssembler(SOURCES, self.settings, progress, repeats, 0.0)
         return gathered, gathered.resume()
 
-    def read(self, gathered: Gathering, source: Source, offset: int) -> int:
+    def read(self, gathered: WindowAssembler, source: Source, offset: int) -> int:
         if offset >= len(self.log[source]):
             gathered.reached_end(source)
             return offset
@@ -92,7 +92,7 @@ class Writers:
             self.windows.append(closed)
 
 
-def place(row: Row) -> tuple[Source, int]:
+def place(row: WindowEvent) -> tuple[Source, int]:
     return (row.topic, row.partition), row.offset
 
 
@@ -141,7 +141,7 @@ def written(
     return writers
 
 
-def _check_repeats(rows: list[Row]) -> None:
+def _check_repeats(rows: list[WindowEvent]) -> None:
     """Of each event_id of a type, all but one are marked."""
     known = {(each.topic, each.event.event_id) for each in rows}
     first = [(each.topic, each.event.event_id) for each in rows if not each.repeated]

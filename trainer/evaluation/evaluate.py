@@ -21,7 +21,7 @@ from trainer.examples.batches import Batch, Batches, Drawing
 from trainer.examples.instants import instant_before
 from trainer.examples.replay import BoolArray, Example, Examples, examples, observed_log, replay
 from trainer.examples.trends import Trends, trends
-from trainer.metrics import Figures, Floats, figures, gains, interval
+from trainer.metrics import Floats, RankingMetrics, figures, gains, interval
 from trainer.network.model import LOWEST
 from trainer.network.scoring import TOP, batch_scores, target_ranks
 from trainer.settings import TrainerSettings
@@ -46,10 +46,10 @@ class Judged:
         groups: of the events that matter apart; an event may be in several.
     """
 
-    overall: Figures
+    overall: RankingMetrics
     ndcg_at_10_interval: list[float]
     coverage: float
-    groups: Mapping[str, Figures]
+    groups: Mapping[str, RankingMetrics]
 
 
 @dataclass(frozen=True)

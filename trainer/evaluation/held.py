@@ -21,7 +21,7 @@ _WINDOW = 64
 
 
 @dataclass(frozen=True)
-class Held:
+class HoldoutSet:
     """Held-out events, and all that happened before them.
 
     Attributes:
@@ -42,7 +42,7 @@ class Held:
         """The events to predict, bool[E]: what was taken before is not recommended again."""
         return self.columns.wanted & self.chosen
 
-    def known_to(self, vocabulary: Vocabulary) -> Held:
+    def known_to(self, vocabulary: Vocabulary) -> HoldoutSet:
         """The same events as a version with this vocabulary sees them."""
         if vocabulary is self.vocabulary:
             return self
@@ -50,7 +50,7 @@ class Held:
         known = places >= FIRST_ITEM
         values = np.zeros((*self.trended.values.shape[:2], len(vocabulary)), np.float16)
         values[:, :, places[known]] = self.trended.values[:, :, known]
-        return Held(
+        return HoldoutSet(
             replace(self.columns, items=places[self.columns.items]),
             self.chosen,
             replace(self.trended, values=values),

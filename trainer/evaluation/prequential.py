@@ -22,7 +22,7 @@ from features.topics import hash64
 from features.vocabulary import Vocabulary
 from trainer.datasets.log import Log
 from trainer.evaluation.evaluate import SNAPSHOT_MS, tallies
-from trainer.evaluation.held import Held
+from trainer.evaluation.held import HoldoutSet
 from trainer.examples.history import History
 from trainer.examples.replay import BoolArray
 from trainer.examples.splits import slices_of
@@ -41,7 +41,7 @@ Events = Sequence[Click | Purchase]
 
 
 @dataclass(frozen=True)
-class Step:
+class PrequentialStep:
     """The version that is live when a window begins, and what making it cost.
 
     Attributes:
@@ -56,7 +56,7 @@ class Step:
     gradients: int
 
 
-class Stream:
+class WindowedLog:
     """A log as its first part and windows of about `size` events; an instant is in one window.
 
     Attributes:
@@ -109,7 +109,7 @@ class Stream:
         columns = self._whole.examples(trained.vocabulary)
         asked_ms = columns.times_ms[chosen]
         trended = self._whole.trends(trained.vocabulary, asked_ms, SNAPSHOT_MS)
-        held = Held(columns, chosen, trended, trained.vocabulary)
+        held = HoldoutSet(columns, chosen, trended, trained.vocabulary)
         batches = held.batches(self.layout.settings.history_length)
         (found,) = tallies(batches, [partial(batch_scores, trained.model)])
         return gains(found.ranks)
@@ -121,7 +121,7 @@ def is_left_out(user_id: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Learning:
+class LearningSetup:
     """How versions are made: settings of training and of fine-tuning, and what reads items."""
 
     settings: TrainerSettings
@@ -129,21 +129,23 @@ class Learning:
     reader: LanguageModel | None
 
 
-def trained_on(stream: Stream, window: int, learning: Learning) -> Step:
+def trained_on(stream: WindowedLog, window: int, learning: LearningSetup) -> PrequentialStep:
     """A version trained from nothing on all that was before a window."""
     began = time.process_time()
     log = stream.learned_log(window)
     trained = train_first_model(log, stream.layout, learning.settings, reader=learning.reader)
-    return Step(window, trained, time.process_time() - began, trained.outcome.gradients)
+    return PrequentialStep(window, trained, time.process_time() - began, trained.outcome.gradients)
 
 
-def frozen(first: Trained, stream: Stream) -> Iterator[Step]:
+def frozen(first: Trained, stream: WindowedLog) -> Iterator[PrequentialStep]:
     """The first version for all windows."""
     for number in range(len(stream.windows)):
-        yield Step(number, first, 0.0, 0)
+        yield PrequentialStep(number, first, 0.0, 0)
 
 
-def incremental(first: Trained, stream: Stream, learning: Learning) -> Iterator[Step]:
+def incremental(
+    first: Trained, stream: WindowedLog, learning: LearningSetup
+) -> Iterator[PrequentialStep]:
     """Each window's version and the one after all, each fine-tuned from the one before.
 
     Where a window has nothing to learn from, the one before goes on.
@@ -151,23 +153,23 @@ def incremental(first: Trained, stream: Stream, learning: Learning) -> Iterator[
     history = History(stream.layout, stream.log.items)
     history.extend(stream.learned(stream.first.events))
     live = first
-    yield Step(0, live, 0.0, 0)
+    yield PrequentialStep(0, live, 0.0, 0)
     for number, events in enumerate(stream.windows, 1):
         began, gradients = time.process_time(), 0
         if new := stream.learned(events):
             history.extend(new)
             live = _next(live, history, learning)
             gradients = live.outcome.gradients
-        yield Step(number, live, time.process_time() - began, gradients)
+        yield PrequentialStep(number, live, time.process_time() - began, gradients)
 
 
-def _next(live: Trained, history: History, learning: Learning) -> Trained:
+def _next(live: Trained, history: History, learning: LearningSetup) -> Trained:
     cut = slices_of(history.times_ms, live.until_ms, learning.tuning)
     return fine_tune(live, history, cut, learning.settings, learning.tuning, learning.reader)
 
 
 @dataclass(frozen=True)
-class Course:
+class PrequentialRun:
     """How the versions of one way did, window by window.
 
     Attributes:
@@ -185,7 +187,11 @@ class Course:
     gradients: dict[int, int]
 
 
-def course(steps: Iterable[Step], stream: Stream, report: Callable[[Step, float], None]) -> Course:
+def course(
+    steps: Iterable[PrequentialStep],
+    stream: WindowedLog,
+    report: Callable[[PrequentialStep, float], None],
+) -> PrequentialRun:
     """Ask each version about its window, and what it just learned of people left out.
 
     Args:
@@ -206,7 +212,7 @@ def course(steps: Iterable[Step], stream: Stream, report: Callable[[Step, float]
     kept = None
     if last and last.window == len(stream.windows):
         kept = after, stream.gains(last.trained, stream.left_out & (stream.window_of >= 0))
-    return Course(found, kept, seconds, gradients)
+    return PrequentialRun(found, kept, seconds, gradients)
 
 
 def late(windows: int) -> int:
@@ -218,7 +224,7 @@ def late(windows: int) -> int:
     return windows - max(1, windows // 3)
 
 
-def forgotten(one: Course, stream: Stream, until: int) -> float:
+def forgotten(one: PrequentialRun, stream: WindowedLog, until: int) -> float:
     """The share of NDCG@10 lost by the end, on what was known right after each window.
 
     Only events of people who are never learned from count: asked of the version that had just

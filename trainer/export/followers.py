@@ -13,7 +13,7 @@ from torch import Tensor
 from trainer.network.model import companions
 
 
-class Followers(Protocol):
+class CooccurrenceTerm(Protocol):
     """What the newest events of a batch of people are taken with."""
 
     def added_to(self, scores: Tensor, near: Tensor) -> Tensor:
@@ -23,7 +23,7 @@ class Followers(Protocol):
         """What each event gives each wanted item, float[B, R, W]; `wanted` is int64[B, W]."""
 
 
-class Rows:
+class DenseCooccurrence:
     """A row over all items for each event: nothing is summed where it is put.
 
     TensorRT can build it. It costs R times N numbers a person.
@@ -39,7 +39,7 @@ class Rows:
         return self._rows.gather(2, wanted[:, None, :].expand(-1, self._rows.shape[1], -1))
 
 
-class Lists:
+class SparseCooccurrence:
     """The neighbours themselves, added where they belong: a scatter with a sum.
 
     ONNX Runtime runs it in a fraction of the time; TensorRT builds none.

@@ -18,7 +18,7 @@ from features.inputs import Tensor, model_inputs, model_outputs, user_feature_co
 from features.rows import Layout
 from features.settings import DAY_MS
 from trainer.export.parity import Arrays, differences
-from trainer.export.recommender import Recommender
+from trainer.export.recommender import ScoringGraph
 from trainer.network.ensemble import Model
 
 OPSET = 17
@@ -60,7 +60,7 @@ def export(model: Model, layout: Layout, path: Path) -> None:
     check(exported(model, layout, path), layout, path)
 
 
-def exported(model: Model, layout: Layout, path: Path) -> Recommender:
+def exported(model: Model, layout: Layout, path: Path) -> ScoringGraph:
     """Write the model's ONNX graph, to be checked before it answers anyone; what it was made from.
 
     Raises:
@@ -68,7 +68,7 @@ def exported(model: Model, layout: Layout, path: Path) -> Recommender:
     """
     if broken := not_finite(model):
         raise ExportError(f"{path}: not exported: {broken} weights are no finite numbers")
-    recommender = Recommender(model).eval()
+    recommender = ScoringGraph(model).eval()
     write_graph(recommender, layout, path)
     return recommender
 
@@ -79,7 +79,7 @@ def not_finite(model: Model) -> int:
     return sum(int((~torch.isfinite(one)).sum()) for one in numbers)
 
 
-def write_graph(recommender: Recommender, layout: Layout, path: Path) -> None:
+def write_graph(recommender: ScoringGraph, layout: Layout, path: Path) -> None:
     """Write the ONNX graph, with names and types of `features.inputs`."""
     inputs, outputs = model_inputs(layout), model_outputs(layout)
     with warnings.catch_warnings():
@@ -101,7 +101,7 @@ def write_graph(recommender: Recommender, layout: Layout, path: Path) -> None:
     onnx.save(graph, path)
 
 
-def check(recommender: Recommender, layout: Layout, path: Path) -> None:
+def check(recommender: ScoringGraph, layout: Layout, path: Path) -> None:
     """Compare ONNX Runtime with torch at batches of several sizes.
 
     Raises:
@@ -144,7 +144,7 @@ def answers(session: onnxruntime.InferenceSession, feeds: Arrays) -> Arrays:
     return dict(zip(names, session.run(names, feeds), strict=True))
 
 
-def torch_answers(recommender: Recommender, layout: Layout, feeds: Arrays) -> Arrays:
+def torch_answers(recommender: ScoringGraph, layout: Layout, feeds: Arrays) -> Arrays:
     """Torch's outputs by name."""
     with torch.no_grad():
         outputs = recommender(*_arguments(feeds, layout))

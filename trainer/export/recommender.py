@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from features.inputs import TOP_ITEMS
 from features.vocabulary import FIRST_ITEM, PADDING
-from trainer.export.followers import Followers, Lists, Rows
+from trainer.export.followers import CooccurrenceTerm, DenseCooccurrence, SparseCooccurrence
 from trainer.export.likeness import Likeness, Widths, directions
 from trainer.network.ensemble import Model
 from trainer.network.model import LOWEST, NEWEST, Biases, Reading, Requests
@@ -29,7 +29,7 @@ ATTENDED, ALIKE, RELATED = 8, 16, 8
 NEWER = 1e-5
 
 
-class Recommender(nn.Module):
+class ScoringGraph(nn.Module):
     """One request a person: the top items, candidates, explanations and trend weights."""
 
     event_biases: Tensor
@@ -46,7 +46,7 @@ class Recommender(nn.Module):
     def __init__(
         self,
         model: Model,
-        followers: type[Rows | Lists] = Rows,
+        followers: type[DenseCooccurrence | SparseCooccurrence] = DenseCooccurrence,
         widths: Widths | None = None,
     ) -> None:
         super().__init__()
@@ -131,7 +131,7 @@ class Recommender(nn.Module):
             self.alike_bias[member, :, :, -length:],
         )
 
-    def _followers(self, items: Tensor) -> Followers | None:
+    def _followers(self, items: Tensor) -> CooccurrenceTerm | None:
         """What is taken with each of the newest events; None where not counted."""
         size, known = self.architecture, self.model.members[0]
         if not size.neighbours:
@@ -144,7 +144,7 @@ class Recommender(nn.Module):
         readings: Sequence[Reading],
         reading: Reading,
         items: Tensor,
-        followers: Followers | None,
+        followers: CooccurrenceTerm | None,
     ) -> Tensor:
         """Every item's score without trends, float[B, N]; `reading` is the mean of the readings."""
         pairs = zip(readings, self.tables.unbind(0), strict=True)
@@ -169,7 +169,7 @@ class Recommender(nn.Module):
         return top_scores, torch.where(top_scores > LOWEST / 2, top_items, PADDING)
 
     def _explained_by(
-        self, wanted: Tensor, items: Tensor, reading: Reading, followers: Followers | None
+        self, wanted: Tensor, items: Tensor, reading: Reading, followers: CooccurrenceTerm | None
     ) -> Tensor:
         """The column of the event that explains each wanted item best, int64[B, W].
 
@@ -207,7 +207,7 @@ def _mean(values: Sequence[Tensor]) -> Tensor:
     return values[0] if len(values) == 1 else torch.stack(list(values)).mean(0)
 
 
-def followed(wanted: Tensor, reading: Reading, followers: Followers) -> Tensor:
+def followed(wanted: Tensor, reading: Reading, followers: CooccurrenceTerm) -> Tensor:
     """What the newest events add by what is taken with them, float[B, W, R]."""
     weights = reading.near[:, 0, -NEWEST:, None]
     return beside_the_mean(followers.of(wanted), weights).transpose(1, 2)

@@ -27,7 +27,7 @@ VARIES = -1
 
 
 @dataclass(frozen=True)
-class Held:
+class ModelTensor:
     """A tensor of a model file.
 
     Attributes:
@@ -44,8 +44,8 @@ class ModelFile:
     """A model file, and what goes in and comes out."""
 
     path: Path
-    inputs: Mapping[str, Held]
-    outputs: Mapping[str, Held]
+    inputs: Mapping[str, ModelTensor]
+    outputs: Mapping[str, ModelTensor]
 
 
 def graph_file(path: Path) -> ModelFile:
@@ -92,7 +92,7 @@ def _of_backend(config: ModelConfig) -> Iterator[str]:
 
 
 def _of_tensors(
-    kind: str, configured: Sequence[Any], held: Mapping[str, Held], max_batch: int
+    kind: str, configured: Sequence[Any], held: Mapping[str, ModelTensor], max_batch: int
 ) -> Iterator[str]:
     known = {one.name: one for one in configured}
     for name in sorted(known.keys() ^ held.keys()):
@@ -108,12 +108,12 @@ def _of_tensors(
             yield f"{kind} {name}: dims {list(dims)} with the batch, in the model {list(own.dims)}"
 
 
-def _held(tensors: Sequence[onnx.ValueInfoProto]) -> dict[str, Held]:
+def _held(tensors: Sequence[onnx.ValueInfoProto]) -> dict[str, ModelTensor]:
     found = {}
     for one in tensors:
         kind = one.type.tensor_type
         dims = tuple(
             dim.dim_value if dim.HasField("dim_value") else VARIES for dim in kind.shape.dim
         )
-        found[one.name] = Held(_TYPES.get(kind.elem_type, DataType.TYPE_INVALID), dims)
+        found[one.name] = ModelTensor(_TYPES.get(kind.elem_type, DataType.TYPE_INVALID), dims)
     return found

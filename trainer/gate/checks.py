@@ -7,9 +7,9 @@ import math
 import numpy as np
 from msgspec import Struct
 
-from trainer.gate.measured import Measured
+from trainer.gate.measured import GateMeasurements
 from trainer.gate.quality import worse
-from trainer.metrics import Figures, figures, gains
+from trainer.metrics import RankingMetrics, figures, gains
 from trainer.settings import GateSettings
 
 WINDOW = "window"
@@ -17,7 +17,7 @@ WINDOW = "window"
 OF_MODEL = ("quality", "finite", "norms", "coverage")
 
 
-class Check(Struct, frozen=True):
+class GateCheck(Struct, frozen=True):
     """One check; `value` and `limit` are None where there is nothing to measure or compare with."""
 
     name: str
@@ -43,9 +43,9 @@ class Verdict(Struct, frozen=True, kw_only=True):
     passed: bool
     events: int
     people: int
-    candidate: Figures
-    reference: Figures
-    checks: list[Check]
+    candidate: RankingMetrics
+    reference: RankingMetrics
+    checks: list[GateCheck]
 
     @property
     def doubts_window(self) -> bool:
@@ -63,7 +63,7 @@ class Verdict(Struct, frozen=True, kw_only=True):
         return [f"{check.name}: {check.reason}" for check in self.checks if not check.passed]
 
 
-def verdict(measured: Measured, settings: GateSettings) -> Verdict:
+def verdict(measured: GateMeasurements, settings: GateSettings) -> Verdict:
     """What the numbers say under these limits; all checks are made, whichever fails."""
     checks = [
         _quality(measured, settings),
@@ -87,70 +87,70 @@ def verdict(measured: Measured, settings: GateSettings) -> Verdict:
     )
 
 
-def _quality(measured: Measured, settings: GateSettings) -> Check:
+def _quality(measured: GateMeasurements, settings: GateSettings) -> GateCheck:
     events = len(measured.people)
     if events < settings.min_events:
         why = f"{events} held-out events, fewer than {settings.min_events}: nothing is concluded"
-        return Check("quality", False, why)
+        return GateCheck("quality", False, why)
     ours, theirs = gains(measured.candidate.ranks), gains(measured.reference.ranks)
     sure = worse(ours, theirs, measured.people, settings.margin)
     why = (
         f"NDCG@10 {ours.mean():.4f}, {_reference(measured)} {theirs.mean():.4f}: below "
         f"{1 - settings.margin:.0%} of that in {sure:.1%} of draws"
     )
-    return Check("quality", sure < settings.confidence, why, sure, settings.confidence)
+    return GateCheck("quality", sure < settings.confidence, why, sure, settings.confidence)
 
 
-def _finite(measured: Measured) -> Check:
+def _finite(measured: GateMeasurements) -> GateCheck:
     weights, scores = measured.broken_weights, measured.broken_scores
     why = f"{weights} weights and {scores} scores are no finite numbers"
-    return Check("finite", not weights + scores, why, weights + scores, 0)
+    return GateCheck("finite", not weights + scores, why, weights + scores, 0)
 
 
-def _norms(measured: Measured, settings: GateSettings) -> Check:
+def _norms(measured: GateMeasurements, settings: GateSettings) -> GateCheck:
     if measured.growth is None:
-        return Check("norms", True, "no live version to compare with")
+        return GateCheck("norms", True, "no live version to compare with")
     factor, limit = measured.growth.factor, settings.max_growth
     why = f"{measured.growth.matrix} has {factor:.3g} times the live version's norm"
-    return Check("norms", factor <= limit, why, factor, limit)
+    return GateCheck("norms", factor <= limit, why, factor, limit)
 
 
-def _coverage(measured: Measured, settings: GateSettings) -> Check:
+def _coverage(measured: GateMeasurements, settings: GateSettings) -> GateCheck:
     ours = measured.candidate.items / measured.catalogue
     theirs = measured.reference.items / measured.catalogue
     limit = settings.min_coverage * theirs
     why = f"{ours:.2%} of the catalogue in the best 10, {_reference(measured)} {theirs:.2%}"
-    return Check("coverage", ours >= limit, why, ours, limit)
+    return GateCheck("coverage", ours >= limit, why, ours, limit)
 
 
-def _latency(measured: Measured, settings: GateSettings) -> Check:
+def _latency(measured: GateMeasurements, settings: GateSettings) -> GateCheck:
     ours, theirs = measured.latency_ms, measured.live_latency_ms
     slowest = math.inf if theirs is None else settings.max_slowdown * theirs
     limit = min(settings.max_latency_ms, slowest)
     if ours is None:
-        return Check("latency", False, "not run: see parity", None, limit)
+        return GateCheck("latency", False, "not run: see parity", None, limit)
     beside = "" if theirs is None else f", the live version {theirs:.2f} ms"
-    return Check("latency", ours <= limit, f"{ours:.2f} ms a batch{beside}", ours, limit)
+    return GateCheck("latency", ours <= limit, f"{ours:.2f} ms a batch{beside}", ours, limit)
 
 
-def _parity(measured: Measured) -> Check:
+def _parity(measured: GateMeasurements) -> GateCheck:
     why = measured.mismatch or "the graph answers as the model does"
-    return Check("parity", measured.mismatch is None, why)
+    return GateCheck("parity", measured.mismatch is None, why)
 
 
-def _window(measured: Measured, settings: GateSettings) -> Check:
+def _window(measured: GateMeasurements, settings: GateSettings) -> GateCheck:
     """Learning from garbage cannot be seen on garbage: nothing is right there."""
     found = measured.foresight
     if found is None or len(found.people) < settings.min_events:
-        return Check(WINDOW, True, "no live version, or too few new events to ask it about")
+        return GateCheck(WINDOW, True, "no live version, or too few new events to ask it about")
     ours, theirs = gains(found.live), gains(found.popularity)
     doubt = worse(ours, theirs, found.people, 0.0)
     why = (
         f"live version {measured.live} foresaw it with NDCG@10 {ours.mean():.4f}, decayed "
         f"popularity {theirs.mean():.4f}: below that in {doubt:.1%} of draws"
     )
-    return Check(WINDOW, doubt <= settings.max_doubt, why, doubt, settings.max_doubt)
+    return GateCheck(WINDOW, doubt <= settings.max_doubt, why, doubt, settings.max_doubt)
 
 
-def _reference(measured: Measured) -> str:
+def _reference(measured: GateMeasurements) -> str:
     return "decayed popularity" if measured.live is None else f"live version {measured.live}"

@@ -18,11 +18,11 @@ from torch import Tensor
 from features.rows import Layout
 from features.vocabulary import FIRST_ITEM
 from trainer.evaluation.evaluate import Scorer, popularity_scores, tallies
-from trainer.evaluation.held import Held
+from trainer.evaluation.held import HoldoutSet
 from trainer.examples.batches import Batch
 from trainer.export.onnx import ExportError, answers, check, not_finite, open_session, sample_inputs
-from trainer.export.recommender import Recommender
-from trainer.gate.measured import Foresight, Growth, Measured, Shown
+from trainer.export.recommender import ScoringGraph
+from trainer.gate.measured import Foresight, GateMeasurements, MethodRanking, WeightGrowth
 from trainer.network.ensemble import Model
 from trainer.network.scoring import batch_scores
 from trainer.training.from_scratch import Trained
@@ -35,7 +35,7 @@ _SMALL = 0.01
 
 
 @dataclass(frozen=True)
-class Exported:
+class JudgedVersion:
     """A version to judge.
 
     Attributes:
@@ -48,12 +48,12 @@ class Exported:
 
 
 def measure(
-    candidate: Exported,
-    live: Exported | None,
-    held: Held,
+    candidate: JudgedVersion,
+    live: JudgedVersion | None,
+    held: HoldoutSet,
     layout: Layout,
-    window: Held | None = None,
-) -> Measured:
+    window: HoldoutSet | None = None,
+) -> GateMeasurements:
     """All that the verdict hangs on.
 
     Args:
@@ -71,7 +71,7 @@ def measure(
     mismatch = _mismatch(candidate, broken_weights, layout)
     graphs = [one for one in (candidate, live) if one and not mismatch]
     medians = medians_ms([_batch_of(one, layout) for one in graphs]) if graphs else []
-    return Measured(
+    return GateMeasurements(
         version=candidate.version,
         live=live.version if live else None,
         time_ms=int(time.time() * 1000),
@@ -102,14 +102,16 @@ class _Counting:
         return scores
 
 
-def _reference(live: Exported | None, held: Held, own: Held, layout: Layout) -> Shown:
+def _reference(
+    live: JudgedVersion | None, held: HoldoutSet, own: HoldoutSet, layout: Layout
+) -> MethodRanking:
     if live is None:
         return _shown(own, partial(popularity_scores, layout=layout), layout)
     theirs = held.known_to(live.trained.vocabulary)
     return _shown(theirs, partial(batch_scores, live.trained.model.eval()), layout)
 
 
-def _foresight(live: Exported, window: Held, layout: Layout) -> Foresight:
+def _foresight(live: JudgedVersion, window: HoldoutSet, layout: Layout) -> Foresight:
     own = window.known_to(live.trained.vocabulary)
     scorers = [
         partial(batch_scores, live.trained.model.eval()),
@@ -120,19 +122,19 @@ def _foresight(live: Exported, window: Held, layout: Layout) -> Foresight:
     return Foresight(own.columns.starts[own.asked], ours, theirs)
 
 
-def _shown(held: Held, scorer: Scorer, layout: Layout) -> Shown:
+def _shown(held: HoldoutSet, scorer: Scorer, layout: Layout) -> MethodRanking:
     (found,) = tallies(held.batches(layout.settings.history_length), [scorer])
-    return Shown(found.ranks[held.asked], int(found.shown[FIRST_ITEM:].sum()))
+    return MethodRanking(found.ranks[held.asked], int(found.shown[FIRST_ITEM:].sum()))
 
 
-def growth(candidate: Model, live: Model) -> Growth | None:
+def growth(candidate: Model, live: Model) -> WeightGrowth | None:
     """The weight matrix that grew most, by root mean square: new rows do not count as growth.
 
     None beside a version of another shape, which has no matrix of the same name.
     """
     before = dict(live.named_parameters())
     found = [
-        Growth(name, (_size(weight) + _SMALL) / (_size(before[name]) + _SMALL))
+        WeightGrowth(name, (_size(weight) + _SMALL) / (_size(before[name]) + _SMALL))
         for name, weight in candidate.named_parameters()
         if weight.dim() > 1 and name in before
     ]
@@ -145,14 +147,14 @@ def _size(weight: Tensor) -> float:
     return float(size.nan_to_num(nan=torch.inf))
 
 
-def _mismatch(candidate: Exported, broken_weights: int, layout: Layout) -> str | None:
+def _mismatch(candidate: JudgedVersion, broken_weights: int, layout: Layout) -> str | None:
     """How the graph differs from the model, in a line."""
     if candidate.graph is None:
         return "there is no graph: it could not be exported"
     if broken_weights:
         return "not compared: weights are no finite numbers"
     try:
-        check(Recommender(candidate.trained.model), layout, candidate.graph)
+        check(ScoringGraph(candidate.trained.model), layout, candidate.graph)
     except ExportError as error:
         return str(error)
     return None
@@ -170,7 +172,7 @@ def _ms(run: Callable[[], object]) -> float:
     return 1000 * (time.perf_counter() - started)
 
 
-def _batch_of(version: Exported, layout: Layout) -> Callable[[], object]:
+def _batch_of(version: JudgedVersion, layout: Layout) -> Callable[[], object]:
     """Runs a version's graph on one thread, for a batch of people."""
     assert version.graph
     items = version.trained.model.architecture.items

@@ -9,7 +9,7 @@ from trainer.metrics import Floats
 
 
 @dataclass(frozen=True)
-class Shown:
+class MethodRanking:
     """What one method made of the held-out events.
 
     Attributes:
@@ -22,7 +22,7 @@ class Shown:
 
 
 @dataclass(frozen=True)
-class Growth:
+class WeightGrowth:
     """The weight matrix that grew most beside the live version's, and by which factor."""
 
     matrix: str
@@ -44,7 +44,7 @@ class Foresight:
 
 
 @dataclass(frozen=True)
-class Measured:
+class GateMeasurements:
     """A candidate beside the live version, or beside decayed popularity where none is live.
 
     Attributes:
@@ -62,13 +62,13 @@ class Measured:
     live: int | None
     time_ms: int
     people: IntArray
-    candidate: Shown
-    reference: Shown
+    candidate: MethodRanking
+    reference: MethodRanking
     catalogue: int
     foresight: Foresight | None
     broken_weights: int
     broken_scores: int
-    growth: Growth | None
+    growth: WeightGrowth | None
     mismatch: str | None
     latency_ms: float | None
     live_latency_ms: float | None

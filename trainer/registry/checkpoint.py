@@ -54,7 +54,7 @@ class FileDigest(msgspec.Struct, frozen=True):
     size_bytes: int
 
 
-class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+class ModelManifest(msgspec.Struct, frozen=True, kw_only=True):
     """What a version is: its shape, what it comes from, how training went, and its files.
 
     Attributes:
@@ -93,7 +93,7 @@ def save(
         if tuned := trained.language:
             save_weights(tuned.weights, tuned.tuning, tuned.rank, folder)
     trained.vocabulary.write(str(folder / FILE_NAME))
-    manifest = Manifest(
+    manifest = ModelManifest(
         architecture=trained.model.architecture,
         members=len(trained.model.members),
         outcome=trained.outcome,
@@ -119,7 +119,7 @@ def seal(folder: Path, metrics: Mapping[str, float]) -> None:
     _write(msgspec.structs.replace(manifest, metrics=dict(metrics), files=_digests(folder)), folder)
 
 
-def verify(folder: Path) -> Manifest:
+def verify(folder: Path) -> ModelManifest:
     """The manifest of a folder whose every file is as it was written.
 
     Raises:
@@ -152,17 +152,17 @@ def load(folder: Path) -> Trained:
     return Trained(model.eval(), vocabulary, manifest.outcome, manifest.trained_until_ms)
 
 
-def read_manifest(folder: Path) -> Manifest:
+def read_manifest(folder: Path) -> ModelManifest:
     """What the model of a folder is.
 
     Raises:
         DataError: the folder does not hold one.
     """
     with _named_in_errors(folder):
-        return msgspec.json.decode((folder / MANIFEST).read_bytes(), type=Manifest)
+        return msgspec.json.decode((folder / MANIFEST).read_bytes(), type=ModelManifest)
 
 
-def _write(manifest: Manifest, folder: Path) -> None:
+def _write(manifest: ModelManifest, folder: Path) -> None:
     text = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
     replace_synced(folder / MANIFEST, text)
 

@@ -16,7 +16,7 @@ from features.inputs import MODEL_NAME
 from features.rows import Layout
 from trainer.disk import write_synced
 from trainer.export.onnx import check, exported
-from trainer.export.recommender import Recommender
+from trainer.export.recommender import ScoringGraph
 from trainer.export.triton_config import render_config
 from trainer.gate.record import EVALUATION
 from trainer.registry import checkpoint
@@ -24,7 +24,7 @@ from trainer.registry.checkpoint import Lineage
 from trainer.registry.repository import (
     ASIDE,
     DRAFT,
-    Version,
+    ModelVersion,
     place,
     publishing,
     version_numbers,
@@ -42,7 +42,7 @@ NOTHING_MEASURED: Mapping[str, float] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
-class Draft:
+class StagedVersion:
     """What becomes version `number` if it is kept; `folder` holds the checkpoint and the graph."""
 
     number: int
@@ -52,7 +52,7 @@ class Draft:
 
     def keep(
         self, evaluation: bytes | None = None, metrics: Mapping[str, float] = NOTHING_MEASURED
-    ) -> Version:
+    ) -> ModelVersion:
         """Make it a version, whole: to be called once, within the block of `drafted`.
 
         Args:
@@ -66,7 +66,7 @@ class Draft:
         with _written(self.folder):
             return retrying(self._retry_s, OSError)(self._keep, evaluation, metrics)
 
-    def finish(self, finish: Finish) -> None:
+    def finish(self, finish: WriteExtras) -> None:
         """Let something else be written into it.
 
         Raises:
@@ -75,7 +75,7 @@ class Draft:
         with _written(self.folder):
             retrying(self._retry_s, OSError)(finish, self)
 
-    def _keep(self, evaluation: bytes | None, metrics: Mapping[str, float]) -> Version:
+    def _keep(self, evaluation: bytes | None, metrics: Mapping[str, float]) -> ModelVersion:
         if evaluation is not None:
             write_synced(self.folder / EVALUATION, evaluation)
         checkpoint.seal(self.folder, metrics)
@@ -85,7 +85,7 @@ class Draft:
 
 
 # Writes something else into a draft's folder before it is kept; called again if a disk was full.
-Finish = Callable[[Draft], None]
+WriteExtras = Callable[[StagedVersion], None]
 
 
 def exact_graph(folder: Path) -> Path:
@@ -101,7 +101,7 @@ def drafted(
     layout: Layout,
     settings: TrainerSettings,
     lineage: Lineage = checkpoint.FIRST,
-) -> Iterator[Draft]:
+) -> Iterator[StagedVersion]:
     """The next version, written aside; what is not kept in the block is removed.
 
     Whether its graph answers as the model does is for whoever keeps it to see (`trainer.gate`).
@@ -128,7 +128,7 @@ def drafted(
                 write = retrying(settings.publish_retry_s, OSError)
                 write(_ensure_config, model, layout)
                 write(_fill, folder, trained, layout, described, lineage)
-            yield Draft(number, folder, repository, settings.publish_retry_s)
+            yield StagedVersion(number, folder, repository, settings.publish_retry_s)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -138,8 +138,8 @@ def write_version(
     repository: Path,
     layout: Layout,
     settings: TrainerSettings,
-    finish: Finish | None = None,
-) -> Version:
+    finish: WriteExtras | None = None,
+) -> ModelVersion:
     """The next version, its graph checked, without a verdict: see `drafted`.
 
     Args:
@@ -149,7 +149,7 @@ def write_version(
         ExportError: the graph does not answer as the model does, too.
     """
     with drafted(trained, repository, layout, settings) as draft:
-        check(Recommender(trained.model).eval(), layout, draft.folder / GRAPH)
+        check(ScoringGraph(trained.model).eval(), layout, draft.folder / GRAPH)
         if finish:
             draft.finish(finish)
         return draft.keep()

@@ -10,10 +10,10 @@ from features.inputs import MODEL_NAME
 from features.rollout_messages import Rollout, RoutedVersion, Variant
 from features.rollouts import newest_rollout, write_rollout_message
 from features.settings import KafkaSettings
-from trainer.registry.repository import Version, announced
+from trainer.registry.repository import ModelVersion, announced
 
 
-class NotTakenError(HeadwaterError):
+class RolloutRejectedError(HeadwaterError):
     """Nobody gets a version to see: it is refused."""
 
 
@@ -43,7 +43,7 @@ def undecided(kafka: KafkaSettings) -> str:
     return rollout.rollout_id if rollout and rollout.state.undecided else ""
 
 
-def announce(version: Version, kafka: KafkaSettings) -> None:
+def announce(version: ModelVersion, kafka: KafkaSettings) -> None:
     """Say on `rollouts` that everyone gets this version.
 
     Raises:

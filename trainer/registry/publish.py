@@ -18,10 +18,10 @@ from features.rollouts import newest_rollout
 from features.rows import Layout
 from features.settings import KafkaSettings
 from trainer.registry import checkpoint
-from trainer.registry.drafts import CONFIG, GRAPH, Draft, Finish, drafted, write_version
-from trainer.registry.live import NotTakenError, announce, live_version, stable_of
+from trainer.registry.drafts import CONFIG, GRAPH, WriteExtras, drafted, write_version
+from trainer.registry.live import RolloutRejectedError, announce, live_version, stable_of
 from trainer.registry.repository import (
-    Version,
+    ModelVersion,
     announced,
     publishing,
     remove,
@@ -29,14 +29,13 @@ from trainer.registry.repository import (
     version_numbers,
     version_of,
 )
-from trainer.registry.triton import AwayError, ModelServer, Triton
+from trainer.registry.triton import ModelServer, ModelServerClient, ServerUnavailableError
 from trainer.retrying import retrying
 from trainer.settings import TrainerSettings
 from trainer.training.from_scratch import Trained
 
 __all__ = [
-    "Draft",
-    "Version",
+    "ModelVersion",
     "announce",
     "bring_up",
     "drafted",
@@ -53,7 +52,7 @@ __all__ = [
 log = structlog.get_logger()
 
 # Brings a version that is up to people.
-Released = Callable[[Version, KafkaSettings], None]
+ReleaseVersion = Callable[[ModelVersion, KafkaSettings], None]
 
 
 def publish(
@@ -63,8 +62,8 @@ def publish(
     kafka: KafkaSettings,
     layout: Layout,
     settings: TrainerSettings,
-    finish: Finish | None = None,
-) -> Version:
+    finish: WriteExtras | None = None,
+) -> ModelVersion:
     """Bring a model live for everyone; the version before it stays loaded.
 
     Args:
@@ -83,12 +82,12 @@ def publish(
 
 
 def go_live(
-    version: Version,
+    version: ModelVersion,
     server: ModelServer,
     kafka: KafkaSettings,
     layout: Layout,
     settings: TrainerSettings,
-    release: Released = announce,
+    release: ReleaseVersion = announce,
 ) -> None:
     """Load a version, announce it to everyone, and remove what is no longer needed.
 
@@ -102,17 +101,17 @@ def go_live(
             otherwise than the graph: then it is removed.
     """
     with publishing(version.repository):
-        load = retrying(settings.publish_retry_s, AwayError)
+        load = retrying(settings.publish_retry_s, ServerUnavailableError)
         try:
             load(bring_up, version, server, layout)
-        except AwayError:
+        except ServerUnavailableError:
             raise
         except ServerError:
             _discard(version, server, settings)
             raise
         try:
             retrying(settings.publish_retry_s, ServerError)(release, version, kafka)
-        except NotTakenError:
+        except RolloutRejectedError:
             _discard(version, server, settings)
             raise
         log.info("version_released", version=version.number)
@@ -123,7 +122,7 @@ def go_live(
             log.warning("versions_not_retired", reason=str(error))
 
 
-def bring_up(version: Version, server: ModelServer, layout: Layout) -> None:
+def bring_up(version: ModelVersion, server: ModelServer, layout: Layout) -> None:
     """Load a version beside those that are up, and ask it once.
 
     Raises:
@@ -144,8 +143,8 @@ def recover(
     kafka: KafkaSettings,
     layout: Layout,
     settings: TrainerSettings,
-    release: Released = announce,
-) -> Version | None:
+    release: ReleaseVersion = announce,
+) -> ModelVersion | None:
     """Go on from wherever the last trainer ended, and give the version that is live then.
 
     The newest version that was kept, but neither announced nor overtaken by another rollout, goes
@@ -166,7 +165,7 @@ def recover(
             log.info("publishing_goes_on", version=due.number)
             try:
                 go_live(due, server, kafka, layout, settings, release)
-            except NotTakenError as error:
+            except RolloutRejectedError as error:
                 log.warning("version_not_taken", version=due.number, reason=str(error))
             rollout = newest_rollout(kafka, MODEL_NAME)
         live = version_of(repository, stable_of(rollout)) if rollout else None
@@ -217,7 +216,7 @@ def _served(up: Sequence[int], live: int, routed: Collection[int]) -> list[int]:
     return [number for number in up if number >= before or number in routed]
 
 
-def _is_due(version: Version, rollout: Rollout | None) -> bool:
+def _is_due(version: ModelVersion, rollout: Rollout | None) -> bool:
     """Whether a version that was kept still is to go live."""
     try:
         manifest = checkpoint.verify(version.folder)
@@ -229,7 +228,7 @@ def _is_due(version: Version, rollout: Rollout | None) -> bool:
 
 
 def _settle(
-    version: Version, rollout: Rollout | None, server: ModelServer, settings: TrainerSettings
+    version: ModelVersion, rollout: Rollout | None, server: ModelServer, settings: TrainerSettings
 ) -> None:
     """See to a version that is not to go live: it already has, or is removed."""
     if rollout and version.number in {each.version for each in rollout.versions}:
@@ -239,7 +238,7 @@ def _settle(
 
 
 def _ensure_up(
-    version: Version, server: ModelServer, layout: Layout, settings: TrainerSettings
+    version: ModelVersion, server: ModelServer, layout: Layout, settings: TrainerSettings
 ) -> None:
     """Load the live version where Triton has forgotten it."""
 
@@ -251,20 +250,20 @@ def _ensure_up(
         bring_up(version, server, layout)
 
     try:
-        retrying(settings.publish_retry_s, AwayError)(ensure)
+        retrying(settings.publish_retry_s, ServerUnavailableError)(ensure)
     except DataError as error:
         # Who goes on from it is told then; a new version is a way out of this.
         log.warning("version_damaged", version=version.number, reason=str(error))
 
 
-def _discard(version: Version, server: ModelServer, settings: TrainerSettings) -> None:
+def _discard(version: ModelVersion, server: ModelServer, settings: TrainerSettings) -> None:
     """Remove a version that takes no traffic: first from Triton, then from the disk."""
-    retrying(settings.publish_retry_s, AwayError)(_take_down, version, server)
+    retrying(settings.publish_retry_s, ServerUnavailableError)(_take_down, version, server)
     remove(version)
     log.warning("version_removed", version=version.number)
 
 
-def _take_down(version: Version, server: ModelServer) -> None:
+def _take_down(version: ModelVersion, server: ModelServer) -> None:
     model = version.folder.parent
     with server.connected() as triton:
         up = triton.ready(version_numbers(model))
@@ -272,5 +271,5 @@ def _take_down(version: Version, server: ModelServer) -> None:
             _load(triton, model, set(up) - {version.number})
 
 
-def _load(triton: Triton, model: Path, versions: Collection[int]) -> None:
+def _load(triton: ModelServerClient, model: Path, versions: Collection[int]) -> None:
     triton.load((model / CONFIG).read_text(), sorted(versions))

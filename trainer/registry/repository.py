@@ -33,12 +33,12 @@ UNANNOUNCED = "unannounced-"
 _locked: set[Path] = set()
 
 
-class AnotherPublisherError(HeadwaterError):
+class RepositoryLockedError(HeadwaterError):
     """Another process publishes to the same repository."""
 
 
 @dataclass(frozen=True)
-class Version:
+class ModelVersion:
     """A version folder; `address` names it for any fsspec file system."""
 
     number: int
@@ -53,9 +53,9 @@ class Version:
         return self.folder.parent.parent
 
 
-def version_of(repository: Path, number: int) -> Version:
+def version_of(repository: Path, number: int) -> ModelVersion:
     """A version by its number, whether it is there or not."""
-    return Version(number, repository / MODEL_NAME / str(number))
+    return ModelVersion(number, repository / MODEL_NAME / str(number))
 
 
 def version_numbers(model: Path) -> list[int]:
@@ -94,7 +94,7 @@ def publishing(repository: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise AnotherPublisherError(
+            raise RepositoryLockedError(
                 f"{repository}: another process publishes versions to it: wait until it has ended, "
                 "or stop it; one trainer for a model repository"
             ) from error
@@ -106,7 +106,7 @@ def publishing(repository: Path) -> Iterator[None]:
             _locked.remove(aside)
 
 
-def place(draft: Path, version: Version) -> None:
+def place(draft: Path, version: ModelVersion) -> None:
     """Give a draft its place, whole; until it is announced, `unannounced` has its number.
 
     Raises:
@@ -123,7 +123,7 @@ def place(draft: Path, version: Version) -> None:
     except OSError as error:
         mark.unlink()
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
-            raise AnotherPublisherError(
+            raise RepositoryLockedError(
                 f"{version.folder}: written by another process meanwhile: run one trainer for a "
                 "model repository, and train again"
             ) from error
@@ -137,12 +137,12 @@ def unannounced(repository: Path) -> list[int]:
     return sorted(int(name[len(UNANNOUNCED) :]) for name in names if name.startswith(UNANNOUNCED))
 
 
-def announced(version: Version) -> None:
+def announced(version: ModelVersion) -> None:
     """Remember that a version was announced, or is no more to be."""
     _mark(version).unlink(missing_ok=True)
 
 
-def remove(version: Version) -> None:
+def remove(version: ModelVersion) -> None:
     """Remove a version that nobody uses: it is gone in one step, whatever dies."""
     aside = version.repository / ASIDE / f"{REMOVED}{version.number}"
     version.folder.rename(aside)
@@ -151,7 +151,7 @@ def remove(version: Version) -> None:
     shutil.rmtree(aside)
 
 
-def _mark(version: Version) -> Path:
+def _mark(version: ModelVersion) -> Path:
     return version.repository / ASIDE / f"{UNANNOUNCED}{version.number}"
 
 

@@ -25,7 +25,7 @@ CHECKED_BATCH = 7
 AWAY = ("StatusCode.UNAVAILABLE", "StatusCode.DEADLINE_EXCEEDED")
 
 
-class AwayError(ServerError):
+class ServerUnavailableError(ServerError):
     """Triton does not answer: it may in a moment."""
 
 
@@ -38,7 +38,7 @@ class ModelServer:
     tls_ca_file: str | None = None
 
     @contextmanager
-    def connected(self) -> Iterator[Triton]:
+    def connected(self) -> Iterator[ModelServerClient]:
         """A connection, closed at the end.
 
         Raises:
@@ -47,17 +47,17 @@ class ModelServer:
         """
         client = InferenceServerClient(self.url, ssl=self.tls, root_certificates=self.tls_ca_file)
         try:
-            yield Triton(client)
+            yield ModelServerClient(client)
         except InferenceServerException as error:
             # What a Python backend adds, where in it, helps nobody.
             reason = " ".join(str(error).split()).partition(" At: /")[0]
-            kind = AwayError if error.status() in AWAY else ServerError
+            kind = ServerUnavailableError if error.status() in AWAY else ServerError
             raise kind(f"Triton at {self.url}: {reason}") from error
         finally:
             client.close()
 
 
-class Triton:
+class ModelServerClient:
     """A connected Triton."""
 
     def __init__(self, client: InferenceServerClient) -> None:
@@ -92,7 +92,9 @@ class Triton:
         deadline = time.monotonic() + LOAD_TIMEOUT_S
         while missing := [version for version in versions if not self.is_ready(version)]:
             if time.monotonic() > deadline:
-                raise AwayError(f"Triton: versions {missing} of {MODEL_NAME} are not ready")
+                raise ServerUnavailableError(
+                    f"Triton: versions {missing} of {MODEL_NAME} are not ready"
+                )
             time.sleep(POLL_S)
 
     def check_answer(self, version: int, graph: Path, items: int, layout: Layout) -> None:

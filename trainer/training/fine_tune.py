@@ -16,7 +16,7 @@ import torch
 from features.inputs import IntArray
 from features.vocabulary import FIRST_ITEM, Vocabulary
 from trainer.evaluation.evaluate import SNAPSHOT_MS
-from trainer.evaluation.held import Held, together
+from trainer.evaluation.held import HoldoutSet, together
 from trainer.examples.batches import Batches
 from trainer.examples.cooccurrence import Cooccurrence
 from trainer.examples.history import History
@@ -123,13 +123,13 @@ def fine_tune(
     )
 
 
-def held_of(history: History, since_ms: int, vocabularies: Sequence[Vocabulary]) -> Held:
+def held_of(history: History, since_ms: int, vocabularies: Sequence[Vocabulary]) -> HoldoutSet:
     """Events from a time on for the gate to ask versions with these vocabularies about."""
     vocabulary = together(vocabularies)
     columns = history.examples(vocabulary)
     chosen = columns.times_ms >= since_ms
     trended = history.trends(vocabulary, columns.times_ms[chosen], SNAPSHOT_MS)
-    return Held(columns, chosen, trended, vocabulary)
+    return HoldoutSet(columns, chosen, trended, vocabulary)
 
 
 def tell_learned(model: TemporalModel, items: IntArray, min_events: int) -> None:

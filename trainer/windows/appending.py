@@ -9,13 +9,13 @@ import structlog
 from headwater_client.errors import DataError
 
 from trainer.retrying import retrying
-from trainer.windows.gathering import Closed, Gathering, Progress
-from trainer.windows.manifest import Manifest
+from trainer.windows.gathering import AssemblyState, ClosedWindow, WindowAssembler
+from trainer.windows.manifest import WindowManifest
 from trainer.windows.offsets import Source
-from trainer.windows.repeats import Repeats
-from trainer.windows.rows import Row
+from trainer.windows.repeats import Deduplicator
+from trainer.windows.rows import WindowEvent
 from trainer.windows.settings import WindowSettings
-from trainer.windows.store import Draft, WindowStore
+from trainer.windows.store import StagedWindow, WindowStore
 
 LONGEST_PAUSE_S = 30.0
 log = structlog.get_logger()
@@ -40,13 +40,13 @@ class WindowAppender:
             store.place(self.newest)
         self._number = self.newest.number if self.newest else 0
 
-    def gathering(self, sources: Mapping[Source, str], now_s: float) -> Gathering:
-        """What gathers the events that no window has; arguments as of `Gathering`."""
-        repeats = Repeats(self._settings.remembered_events, self._newest_rows())
-        progress = self.newest.progress if self.newest else Progress()
-        return Gathering(sources, self._settings, progress, repeats, now_s)
+    def gathering(self, sources: Mapping[Source, str], now_s: float) -> WindowAssembler:
+        """What gathers the events that no window has; arguments as of `WindowAssembler`."""
+        repeats = Deduplicator(self._settings.remembered_events, self._newest_rows())
+        progress = self.newest.progress if self.newest else AssemblyState()
+        return WindowAssembler(sources, self._settings, progress, repeats, now_s)
 
-    def append(self, closed: Closed, stop: Event) -> Manifest:
+    def append(self, closed: ClosedWindow, stop: Event) -> WindowManifest:
         """Write the next window.
 
         Args:
@@ -61,10 +61,10 @@ class WindowAppender:
         self._write(draft, stop)
         return draft.manifest
 
-    def _newest_rows(self) -> Iterator[Row]:
+    def _newest_rows(self) -> Iterator[WindowEvent]:
         """At least the last rows that are remembered, oldest first."""
         wanted = self._settings.remembered_events
-        windows: list[list[Row]] = []
+        windows: list[list[WindowEvent]] = []
         for number in reversed(self._store.numbers()):
             if wanted <= 0:
                 break
@@ -73,7 +73,7 @@ class WindowAppender:
         for rows in reversed(windows):
             yield from rows
 
-    def _rows_if_readable(self, number: int) -> list[Row]:
+    def _rows_if_readable(self, number: int) -> list[WindowEvent]:
         """A damaged window costs marks of repeats; it is no reason to write no more of them."""
         try:
             return self._store.read(number).rows
@@ -81,7 +81,7 @@ class WindowAppender:
             log.warning("window_unreadable", window=number, reason=str(error))
             return []
 
-    def _write(self, draft: Draft, stop: Event) -> None:
+    def _write(self, draft: StagedWindow, stop: Event) -> None:
         """Write a window; a disk that is full now may have room in a minute."""
         write = retrying(
             self._settings.retry_s,

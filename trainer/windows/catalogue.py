@@ -17,7 +17,7 @@ GROUP = "headwater-trainer"
 log = structlog.get_logger()
 
 
-class Catalogue:
+class CatalogueReader:
     """Reads `items` from its beginning on; to be closed.
 
     Raises:

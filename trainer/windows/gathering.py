@@ -20,14 +20,14 @@ from operator import attrgetter
 
 import msgspec
 
-from trainer.windows.offsets import Position, Settled, Source
-from trainer.windows.repeats import Repeats
-from trainer.windows.rows import Row
+from trainer.windows.offsets import OffsetTracker, Position, Source
+from trainer.windows.repeats import Deduplicator
+from trainer.windows.rows import WindowEvent
 from trainer.windows.settings import WindowSettings
 from trainer.windows.watermark import Watermark
 
 
-class Reason(StrEnum):
+class CloseReason(StrEnum):
     """Why a window was closed."""
 
     WATERMARK = "watermark"
@@ -36,7 +36,7 @@ class Reason(StrEnum):
 
 
 @dataclass(frozen=True)
-class Progress:
+class AssemblyState:
     """How far gathering has come: all that a later writer has to know besides the windows.
 
     Attributes:
@@ -50,7 +50,7 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Closed:
+class ClosedWindow:
     """A window that is complete, and how far gathering has come once it is written.
 
     Attributes:
@@ -58,13 +58,13 @@ class Closed:
         refused: messages refused since the window before.
     """
 
-    reason: Reason
-    rows: list[Row]
+    reason: CloseReason
+    rows: list[WindowEvent]
     refused: int
-    progress: Progress
+    progress: AssemblyState
 
 
-class Gathering:
+class WindowAssembler:
     """Events that are in no window yet.
 
     Args:
@@ -79,8 +79,8 @@ class Gathering:
         self,
         sources: Mapping[Source, str],
         settings: WindowSettings,
-        progress: Progress,
-        repeats: Repeats,
+        progress: AssemblyState,
+        repeats: Deduplicator,
         now_s: float,
     ) -> None:
         self._settings = settings
@@ -93,8 +93,8 @@ class Gathering:
         self._watermark = Watermark(sources)
         self._finished_ms = progress.finished_ms
         self._repeats = repeats
-        self._slots: defaultdict[int, list[Row]] = defaultdict(list)
-        self._late: list[Row] = []
+        self._slots: defaultdict[int, list[WindowEvent]] = defaultdict(list)
+        self._late: list[WindowEvent] = []
         self._count = self._refused = 0
         self._moved_s = now_s
 
@@ -102,7 +102,7 @@ class Gathering:
         """Where each partition has to be read from."""
         return {each.source: each.resume for each in self.progress().positions}
 
-    def add(self, row: Row, arrived_ms: int) -> None:
+    def add(self, row: WindowEvent, arrived_ms: int) -> None:
         """Gather an event, unless a window has it already.
 
         Args:
@@ -138,7 +138,7 @@ class Gathering:
         """Whether as many events are open as may be."""
         return self._count >= self._settings.max_events
 
-    def close(self, now_s: float) -> Closed | None:
+    def close(self, now_s: float) -> ClosedWindow | None:
         """The next window that is due; ask again until there is none."""
         if self._watermark.advance():
             self._moved_s = now_s
@@ -147,39 +147,39 @@ class Gathering:
         if oldest < passed_ms:
             # Not further: a writer after this one must not take what is due next for late.
             self._finished_ms = max(self._finished_ms, oldest + self._duration_ms)
-            return self._closed(Reason.WATERMARK, [oldest])
+            return self._closed(CloseReason.WATERMARK, [oldest])
         self._finished_ms = max(self._finished_ms, passed_ms)
         if self.full:
-            return self._closed(Reason.COUNT, list(self._slots))
+            return self._closed(CloseReason.COUNT, list(self._slots))
         if self._count and self._idle(now_s):
-            return self._closed(Reason.IDLE, list(self._slots))
+            return self._closed(CloseReason.IDLE, list(self._slots))
         return None
 
-    def due(self, now_s: float) -> Iterator[Closed]:
+    def due(self, now_s: float) -> Iterator[ClosedWindow]:
         """All windows that are due."""
         while closed := self.close(now_s):
             yield closed
 
-    def progress(self) -> Progress:
+    def progress(self) -> AssemblyState:
         """How far it has come."""
         positions = (
             settled.position(source, self._topic_ids[source])
             for source, settled in self.settled.items()
         )
-        return Progress(self._finished_ms, tuple(positions))
+        return AssemblyState(self._finished_ms, tuple(positions))
 
     def _idle(self, now_s: float) -> bool:
         """Whether event time stands still for good, not because there is more to be read."""
         return self._watermark.at_end and now_s - self._moved_s >= self._settings.idle_s
 
-    def _closed(self, reason: Reason, starts: Iterable[int]) -> Closed:
+    def _closed(self, reason: CloseReason, starts: Iterable[int]) -> ClosedWindow:
         rows = self._late + [row for start in starts for row in self._slots.pop(start)]
         rows.sort(key=attrgetter("order"))
         for row in rows:
             self.settled[row.topic, row.partition].settle(row.offset)
         refused, self._refused, self._late = self._refused, 0, []
         self._count -= len(rows)
-        return Closed(reason, self._repeats.mark(rows), refused, self.progress())
+        return ClosedWindow(reason, self._repeats.mark(rows), refused, self.progress())
 
     def _passed_ms(self) -> int:
         """Up to where the watermark has passed windows, and their lateness."""
@@ -191,8 +191,8 @@ class Gathering:
         return time_ms - time_ms % self._duration_ms
 
 
-def _settled(position: Position | None, topic_id: str) -> Settled:
+def _settled(position: Position | None, topic_id: str) -> OffsetTracker:
     """That of the newest window, unless the topic has been made anew since."""
     if position is None or position.topic_id != topic_id:
-        return Settled()
-    return Settled.at(position)
+        return OffsetTracker()
+    return OffsetTracker.at(position)

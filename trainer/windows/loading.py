@@ -11,9 +11,9 @@ from headwater_client.events import Click, Purchase
 
 from features.topics import CLICKS, PURCHASES
 from trainer.windows.appending import WindowAppender
-from trainer.windows.gathering import Closed, Gathering
-from trainer.windows.manifest import Manifest
-from trainer.windows.rows import Row
+from trainer.windows.gathering import ClosedWindow, WindowAssembler
+from trainer.windows.manifest import WindowManifest
+from trainer.windows.rows import WindowEvent
 from trainer.windows.settings import WindowSettings
 from trainer.windows.store import WindowStore
 
@@ -47,7 +47,7 @@ class WindowLoader:
             )
         self._gathering = self._appender.gathering(dict.fromkeys(SOURCES, fingerprint), 0.0)
 
-    def write(self, events: Sequence[Click | Purchase]) -> Iterator[Manifest]:
+    def write(self, events: Sequence[Click | Purchase]) -> Iterator[WindowManifest]:
         """Each window, once it is whole.
 
         Args:
@@ -62,10 +62,12 @@ class WindowLoader:
             yield self._appender.append(closed, never)
 
 
-def _closed(events: Sequence[Click | Purchase], gathering: Gathering) -> Iterator[Closed]:
+def _closed(
+    events: Sequence[Click | Purchase], gathering: WindowAssembler
+) -> Iterator[ClosedWindow]:
     for offset, event in enumerate(events):
         topic = PURCHASES if isinstance(event, Purchase) else CLICKS
-        gathering.add(Row(topic, LOADED_PARTITION, offset, event), event.timestamp)
+        gathering.add(WindowEvent(topic, LOADED_PARTITION, offset, event), event.timestamp)
         for source in SOURCES:
             # The log is in the order of time: no partition waits for another.
             gathering.reached_end(source)

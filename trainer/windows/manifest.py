@@ -10,12 +10,12 @@ import xxhash
 from headwater_client.errors import DataError
 from msgspec import Struct
 
-from trainer.windows.gathering import Progress, Reason
+from trainer.windows.gathering import AssemblyState, CloseReason
 
 SCHEMA = 1
 
 
-class Manifest(Struct, frozen=True, kw_only=True):
+class WindowManifest(Struct, frozen=True, kw_only=True):
     """A window. It exists once its manifest does.
 
     Attributes:
@@ -39,8 +39,8 @@ class Manifest(Struct, frozen=True, kw_only=True):
     first_ms: int
     last_ms: int
     closed_ms: int
-    reason: Reason
-    progress: Progress
+    reason: CloseReason
+    progress: AssemblyState
 
 
 class _Sealed(Struct, frozen=True):
@@ -49,21 +49,21 @@ class _Sealed(Struct, frozen=True):
     manifest: msgspec.Raw
 
 
-class DamagedError(DataError):
+class CorruptWindowError(DataError):
     """A window cannot be read; it names the file and what to do."""
 
     def __init__(self, address: str, why: str, remedy: str) -> None:
         super().__init__(f"{address}: {why}: {remedy}".replace("\n", " "))
 
 
-def seal(manifest: Manifest) -> bytes:
+def seal(manifest: WindowManifest) -> bytes:
     """The manifest as its file has it."""
     body = msgspec.json.encode(manifest)
     digest = xxhash.xxh3_64_hexdigest(body)
     return msgspec.json.encode(_Sealed(SCHEMA, digest, msgspec.Raw(body)))
 
 
-def unseal(content: bytes, address: str) -> Manifest:
+def unseal(content: bytes, address: str) -> WindowManifest:
     """The manifest in a file.
 
     Raises:
@@ -74,9 +74,13 @@ def unseal(content: bytes, address: str) -> Manifest:
         sealed = msgspec.json.decode(content, type=_Sealed)
         if sealed.headwater_schema != SCHEMA:
             why = f"has schema {sealed.headwater_schema}, and this Headwater reads {SCHEMA}"
-            raise DamagedError(address, why, "use the Headwater that wrote it, or a newer one")
+            raise CorruptWindowError(
+                address, why, "use the Headwater that wrote it, or a newer one"
+            )
         if xxhash.xxh3_64_hexdigest(bytes(sealed.manifest)) != sealed.xxh3:
-            raise DamagedError(address, "is damaged: its checksum differs", remedy)
-        return msgspec.json.decode(sealed.manifest, type=Manifest)
+            raise CorruptWindowError(address, "is damaged: its checksum differs", remedy)
+        return msgspec.json.decode(sealed.manifest, type=WindowManifest)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise DamagedError(address, f"is not a manifest of a window: {error}", remedy) from error
+        raise CorruptWindowError(
+            address, f"is not a manifest of a window: {error}", remedy
+        ) from error

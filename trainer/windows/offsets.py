@@ -44,7 +44,7 @@ class Position(Struct, frozen=True):
         return self.open[0][0] if self.open else self.next
 
 
-class Settled:
+class OffsetTracker:
     """Which messages of one partition are settled, kept up to date."""
 
     def __init__(self, next_offset: int = 0, still_open: Iterable[int] = ()) -> None:
@@ -52,7 +52,7 @@ class Settled:
         self._open = set(still_open)
 
     @classmethod
-    def at(cls, position: Position) -> Settled:
+    def at(cls, position: Position) -> OffsetTracker:
         """As a manifest has it."""
         ranges = (range(first, end) for first, end in position.open)
         return cls(position.next, (offset for each in ranges for offset in each))

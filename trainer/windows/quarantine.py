@@ -8,12 +8,12 @@ from pathlib import Path
 import msgspec
 
 from trainer.disk import replace_synced
-from trainer.windows.manifest import Manifest
+from trainer.windows.manifest import WindowManifest
 
 FILE = "windows-left-out.json"
 
 
-class LeftOut:
+class QuarantinedWindows:
     """Their checksums, in a file of the model repository: the next trainer must not learn them."""
 
     def __init__(self, repository: Path) -> None:
@@ -21,10 +21,10 @@ class LeftOut:
         text = self._path.read_bytes() if self._path.exists() else b"[]"
         self._digests = msgspec.json.decode(text, type=set[str])
 
-    def __contains__(self, window: Manifest) -> bool:
+    def __contains__(self, window: WindowManifest) -> bool:
         return window.sha256 in self._digests
 
-    def add(self, windows: Iterable[Manifest]) -> None:
+    def add(self, windows: Iterable[WindowManifest]) -> None:
         """Add some.
 
         Raises:

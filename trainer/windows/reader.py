@@ -12,7 +12,7 @@ from headwater_client.events import ACTIONS, Click, EventError, Purchase, decode
 from features.kafka import client_config, unreachable
 from features.settings import KafkaSettings
 from features.topics import ACTION_TOPICS
-from trainer.windows.offsets import Position, Settled, Source
+from trainer.windows.offsets import OffsetTracker, Position, Source
 
 BATCH = 500
 WAIT_S = 0.2
@@ -64,7 +64,7 @@ class MessageReader:
             raise unreachable(error) from error
         return first, end
 
-    def check(self, source: Source, settled: Settled) -> None:
+    def check(self, source: Source, settled: OffsetTracker) -> None:
         """Compare what is settled with what Kafka has, and take out what it has no longer.
 
         Raises:

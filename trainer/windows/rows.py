@@ -44,7 +44,7 @@ _OF_AN_EVENT = (
 )
 
 
-class Row(Struct, frozen=True):
+class WindowEvent(Struct, frozen=True):
     """One event of a window.
 
     Attributes:
@@ -67,7 +67,7 @@ class Row(Struct, frozen=True):
         return self.event.timestamp, self.topic, self.partition, self.offset
 
 
-def to_table(rows: list[Row]) -> Any:
+def to_table(rows: list[WindowEvent]) -> Any:
     """The rows as a pyarrow.Table of `COLUMNS`."""
     events = [row.event for row in rows]
     columns: dict[str, list[Any]] = {
@@ -80,10 +80,10 @@ def to_table(rows: list[Row]) -> Any:
     return pa.table(columns, schema=COLUMNS)
 
 
-def from_table(table: Any) -> list[Row]:
+def from_table(table: Any) -> list[WindowEvent]:
     """The rows of a pyarrow.Table of `COLUMNS`."""
     return [
-        Row(
+        WindowEvent(
             topic=row["topic"],
             partition=row["partition"],
             offset=row["offset"],

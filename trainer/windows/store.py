@@ -23,9 +23,9 @@ import pyarrow.parquet as pq
 from headwater_client.errors import HeadwaterError
 
 from trainer.windows.files import ASIDE, Files
-from trainer.windows.gathering import Closed
-from trainer.windows.manifest import SCHEMA, DamagedError, Manifest, seal, unseal
-from trainer.windows.rows import Row, from_table, to_table
+from trainer.windows.gathering import ClosedWindow
+from trainer.windows.manifest import SCHEMA, CorruptWindowError, WindowManifest, seal, unseal
+from trainer.windows.rows import WindowEvent, from_table, to_table
 
 MANIFESTS = "_manifests"
 SCHEMA_KEY = b"headwater_schema"
@@ -33,7 +33,7 @@ _MANIFEST = re.compile(r"(\d+)\.json")
 _ASIDE = re.compile(r"window-(\d+)-.*")
 
 
-class AnotherWriterError(HeadwaterError):
+class ConcurrentWriterError(HeadwaterError):
     """Another process writes windows at the same address."""
 
 
@@ -41,15 +41,15 @@ class AnotherWriterError(HeadwaterError):
 class Window:
     """A window's manifest and rows."""
 
-    manifest: Manifest
-    rows: list[Row]
+    manifest: WindowManifest
+    rows: list[WindowEvent]
 
 
 @dataclass(frozen=True)
-class Draft:
+class StagedWindow:
     """A window that is not written yet: its manifest, and its file's content."""
 
-    manifest: Manifest
+    manifest: WindowManifest
     content: bytes
 
 
@@ -72,12 +72,12 @@ class WindowStore:
         found = map(_MANIFEST.fullmatch, self._files.names(MANIFESTS))
         return sorted(int(each[1]) for each in found if each)
 
-    def newest(self) -> Manifest | None:
+    def newest(self) -> WindowManifest | None:
         """The newest window; None where there is none."""
         numbers = self.numbers()
         return self.manifest(numbers[-1]) if numbers else None
 
-    def manifest(self, number: int) -> Manifest:
+    def manifest(self, number: int) -> WindowManifest:
         """What a window is.
 
         Raises:
@@ -87,7 +87,7 @@ class WindowStore:
         try:
             return unseal(self._files.read(path), self._files.address(path))
         except FileNotFoundError as error:
-            raise DamagedError(
+            raise CorruptWindowError(
                 self._files.address(path), "no such window", "see `headwater windows ls`"
             ) from error
 
@@ -101,23 +101,23 @@ class WindowStore:
         address = self._files.address(manifest.file)
         content = self._content(manifest, address)
         if hashlib.sha256(content).hexdigest() != manifest.sha256:
-            raise DamagedError(
+            raise CorruptWindowError(
                 address, "is damaged: its checksum differs", "put it back from a copy"
             )
         # In this thread: a command that ends at once would abort while Arrow starts its own.
         table = pq.ParquetFile(pa.BufferReader(content), pre_buffer=False).read(use_threads=False)
         return Window(manifest, from_table(table))
 
-    def address(self, manifest: Manifest) -> str:
+    def address(self, manifest: WindowManifest) -> str:
         """Where a window's rows are."""
         return self._files.address(manifest.file)
 
-    def prepare(self, number: int, closed: Closed) -> Draft:
+    def prepare(self, number: int, closed: ClosedWindow) -> StagedWindow:
         """A window as it will be written, under a name that nobody else uses."""
         content = _parquet(closed.rows)
-        return Draft(_described(number, closed, content), content)
+        return StagedWindow(_described(number, closed, content), content)
 
-    def write(self, draft: Draft) -> None:
+    def write(self, draft: StagedWindow) -> None:
         """Write the next window, whole; may be called again with the same draft after an OSError.
 
         Raises:
@@ -129,7 +129,7 @@ class WindowStore:
         self._create(draft.manifest)
         self.place(draft.manifest)
 
-    def place(self, manifest: Manifest) -> None:
+    def place(self, manifest: WindowManifest) -> None:
         """Give the newest window's file its name, if a writer died before it could.
 
         Raises:
@@ -140,17 +140,17 @@ class WindowStore:
         except FileNotFoundError:
             if not self._files.exists(manifest.file):
                 address = self._files.address(manifest.file)
-                raise DamagedError(address, "is gone", "put it back from a copy") from None
+                raise CorruptWindowError(address, "is gone", "put it back from a copy") from None
         self._sweep(manifest.number)
 
-    def _create(self, manifest: Manifest) -> None:
+    def _create(self, manifest: WindowManifest) -> None:
         path = _manifest_path(manifest.number)
         try:
             self._files.create(path, seal(manifest))
         except FileExistsError:
             # An object store may have done what it then failed to confirm.
             if self.manifest(manifest.number) != manifest:
-                raise AnotherWriterError(
+                raise ConcurrentWriterError(
                     f"{self._files.address(path)}: written by another writer: run one for an "
                     "address; nothing is lost, the other one has gone on from the same place"
                 ) from None
@@ -162,21 +162,21 @@ class WindowStore:
             if found and int(found[1]) <= number:
                 self._files.remove(f"{ASIDE}/{name}")
 
-    def _content(self, manifest: Manifest, address: str) -> bytes:
+    def _content(self, manifest: WindowManifest, address: str) -> bytes:
         for path in (manifest.file, manifest.aside, manifest.file):
             # Looked for twice: it may be moved in between.
             try:
                 return self._files.read(path)
             except FileNotFoundError:
                 continue
-        raise DamagedError(address, "is gone", "put it back from a copy")
+        raise CorruptWindowError(address, "is gone", "put it back from a copy")
 
 
-def _described(number: int, closed: Closed, content: bytes) -> Manifest:
+def _described(number: int, closed: ClosedWindow, content: bytes) -> WindowManifest:
     first_ms = closed.rows[0].event.timestamp
     date = datetime.fromtimestamp(first_ms / 1000, UTC).date()
     name = f"window-{number:08}"
-    return Manifest(
+    return WindowManifest(
         number=number,
         file=f"date={date}/{name}.parquet",
         aside=f"{ASIDE}/{name}-{uuid4()}.parquet",
@@ -194,7 +194,7 @@ def _described(number: int, closed: Closed, content: bytes) -> Manifest:
     )
 
 
-def _parquet(rows: list[Row]) -> bytes:
+def _parquet(rows: list[WindowEvent]) -> bytes:
     table = to_table(rows).replace_schema_metadata({SCHEMA_KEY: str(SCHEMA).encode()})
     sink: Any = pa.BufferOutputStream()
     # Ours is the manifest's checksum; those of pages are for other readers.

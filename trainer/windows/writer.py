@@ -18,8 +18,8 @@ from features.kafka import ensure_topics
 from features.settings import KafkaSettings
 from features.topics import ACTION_TOPICS
 from trainer.windows.appending import WindowAppender
-from trainer.windows.gathering import Closed, Gathering
-from trainer.windows.manifest import Manifest
+from trainer.windows.gathering import ClosedWindow, WindowAssembler
+from trainer.windows.manifest import WindowManifest
 from trainer.windows.reader import (
     Backlog,
     MessageReader,
@@ -28,7 +28,7 @@ from trainer.windows.reader import (
     log_refused,
     source_of,
 )
-from trainer.windows.rows import Row
+from trainer.windows.rows import WindowEvent
 from trainer.windows.settings import WindowSettings
 from trainer.windows.store import WindowStore
 
@@ -55,7 +55,7 @@ class WindowWriter:
         self._settings = settings
         self._now_s = now_s
 
-    def run(self, stop: Event, *, to_end: bool = False) -> Iterator[Manifest]:
+    def run(self, stop: Event, *, to_end: bool = False) -> Iterator[WindowManifest]:
         """Each window, once it is whole and Kafka knows of it.
 
         What is open when `stop` is set stays in Kafka, for the next run.
@@ -85,8 +85,12 @@ class WindowWriter:
                 yield manifest
 
     def _closed(
-        self, reader: MessageReader, gathering: Gathering, stop: Event, backlog: Backlog | None
-    ) -> Iterator[Closed]:
+        self,
+        reader: MessageReader,
+        gathering: WindowAssembler,
+        stop: Event,
+        backlog: Backlog | None,
+    ) -> Iterator[ClosedWindow]:
         """Args: backlog: where to end; None: goes on until it is stopped."""
         while not (stop.is_set() or (backlog and backlog.is_read)):
             for message in reader.read():
@@ -98,7 +102,7 @@ class WindowWriter:
             yield from gathering.due(self._now_s())
 
 
-def _take(message: Message, gathering: Gathering) -> None:
+def _take(message: Message, gathering: WindowAssembler) -> None:
     """One message into its window; what breaks the contract the stream has as a dead letter."""
     source = source_of(message)
     if is_end(message):
@@ -112,4 +116,4 @@ def _take(message: Message, gathering: Gathering) -> None:
         if gathering.refuse(source, offset):
             log_refused(message, error)
         return
-    gathering.add(Row(topic, partition, offset, event), arrived_ms)
+    gathering.add(WindowEvent(topic, partition, offset, event), arrived_ms)

@@ -16,7 +16,7 @@ from bench.quality.explanations import (
     without_each,
 )
 from bench.quality.robustness import Asked
-from trainer.export.recommender import Recommender, beside_the_mean, principal
+from trainer.export.recommender import ScoringGraph, beside_the_mean, principal
 from trainer.network.model import Architecture, TemporalModel
 
 ITEMS, HISTORY, WIDTH = 140, 8, 12
@@ -29,7 +29,7 @@ PARTS = ("near", "alike", "related")
 Tensors = dict[str, torch.Tensor]
 
 
-def driven_by(part: str, item: int) -> Recommender:
+def driven_by(part: str, item: int) -> ScoringGraph:
     """A model in which WANTED gains by one past item alone, and every other item by none."""
     torch.manual_seed(0)
     size = Architecture(
@@ -53,7 +53,7 @@ def driven_by(part: str, item: int) -> Recommender:
         else:
             same = model.described if part == "alike" else model.factors
             same[[item, WANTED], 5] = 1.0
-    return Recommender(model)
+    return ScoringGraph(model)
 
 
 def asked_by(past: list[int], columns: int = HISTORY) -> Tensors:

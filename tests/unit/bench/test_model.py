@@ -17,13 +17,13 @@ from bench.model.settings import AS_SERVED, compare_settings, settings_of
 from bench.model.shapes import Sizes, requests_of
 from bench.model.sizes import best
 from trainer.export.onnx import write_graph
-from trainer.export.recommender import Recommender
+from trainer.export.recommender import ScoringGraph
 
 SIZES = Sizes(histories=(8, 16), batches=(1, 4), items=250)
 
 
 @pytest.fixture(scope="module")
-def recommender() -> Recommender:
+def recommender() -> ScoringGraph:
     return SIZES.model("cpu")
 
 
@@ -37,7 +37,7 @@ def test_the_floor_is_the_larger_of_two_times() -> None:
     assert moved.floor_ms(found, half=True) == pytest.approx(0.6)
 
 
-def test_work_grows_with_the_batch_and_tables_are_read_once(recommender: Recommender) -> None:
+def test_work_grows_with_the_batch_and_tables_are_read_once(recommender: ScoringGraph) -> None:
     few, many = (work(recommender, SIZES.layout, requests_of(250, SIZES.layout, n)) for n in (2, 4))
     assert many.operations == pytest.approx(2 * few.operations, rel=0.01)
     assert many.table_bytes < 2 * few.table_bytes
@@ -45,7 +45,7 @@ def test_work_grows_with_the_batch_and_tables_are_read_once(recommender: Recomme
     assert few.table_bytes > tables
 
 
-def test_a_model_reads_all_histories_that_are_asked(recommender: Recommender) -> None:
+def test_a_model_reads_all_histories_that_are_asked(recommender: ScoringGraph) -> None:
     run = torch_run(recommender, SIZES.layout)
     for history, batch, feeds in SIZES.cells():
         found = run({name: torch.from_numpy(array) for name, array in feeds.items()})
@@ -53,7 +53,7 @@ def test_a_model_reads_all_histories_that_are_asked(recommender: Recommender) ->
         assert found["top_items"].shape == (batch, 100)
 
 
-def test_only_what_is_multiplied_is_halved(recommender: Recommender) -> None:
+def test_only_what_is_multiplied_is_halved(recommender: ScoringGraph) -> None:
     copied = halved(recommender, torch.float16)
     assert copied.likeness.kinds.dtype == torch.float16
     assert copied.item_bias.dtype == torch.float32
@@ -73,7 +73,7 @@ def test_the_fastest_size_that_keeps_quality_is_the_best() -> None:
 
 
 def test_settings_are_compared_with_what_is_served(
-    recommender: Recommender, tmp_path: Path
+    recommender: ScoringGraph, tmp_path: Path
 ) -> None:
     graph = tmp_path / "model.onnx"
     write_graph(recommender, SIZES.layout, graph)

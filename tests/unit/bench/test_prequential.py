@@ -15,7 +15,7 @@ from bench.prequential import __main__ as prequential
 from bench.prequential import work as prequential_work
 from bench.prequential.figures import FROZEN, INCREMENTAL, RETRAIN, WITHOUT_REPLAY, figures
 from tests.unit.bench.test_quality_command import movielens_1m
-from trainer.evaluation.prequential import Course, Stream
+from trainer.evaluation.prequential import PrequentialRun
 
 NAN = float("nan")
 # Six windows of two events: one of a person that is left out.
@@ -31,9 +31,11 @@ STREAM = cast(
 )
 
 
-def way(gains: list[float], kept: Any = None, cost: float = 0.0) -> Course:
+def way(gains: list[float], kept: Any = None, cost: float = 0.0) -> PrequentialRun:
     seconds = {at: cost for at in range(6) if not np.isnan(gains[at])}
-    return Course(np.repeat(gains, 2), kept, seconds, dict.fromkeys(seconds, round(100 * cost)))
+    return PrequentialRun(
+        np.repeat(gains, 2), kept, seconds, dict.fromkeys(seconds, round(100 * cost))
+    )
 
 
 def test_ratios_are_of_the_last_third_and_of_windows_that_both_were_asked_about() -> None:

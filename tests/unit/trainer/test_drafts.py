@@ -27,8 +27,8 @@ from trainer.registry.drafts import drafted, write_version
 from trainer.registry.repository import (
     ASIDE,
     LOCK,
-    AnotherPublisherError,
-    Version,
+    ModelVersion,
+    RepositoryLockedError,
     place,
     publishing,
     unannounced,
@@ -142,7 +142,7 @@ def test_a_number_that_was_taken_meanwhile_is_one_line(
         taken = tmp_path / MODEL_NAME / str(draft.number)
         taken.mkdir()
         (taken / "model.onnx").write_text("another's")
-        with pytest.raises(AnotherPublisherError, match="1: written by another process"):
+        with pytest.raises(RepositoryLockedError, match="1: written by another process"):
             draft.keep()
     assert (taken / "model.onnx").read_text() == "another's"
     assert aside(tmp_path) == [LOCK]
@@ -231,7 +231,7 @@ def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
 def test_a_second_trainer_is_refused_in_one_line(
     holder: subprocess.Popen[str], trained: Trained, tmp_path: Path, layout: Layout
 ) -> None:
-    with pytest.raises(AnotherPublisherError, match="another process publishes") as caught:
+    with pytest.raises(RepositoryLockedError, match="another process publishes") as caught:
         write_version(trained, tmp_path, layout, SETTINGS)
     assert "\n" not in str(caught.value)
     assert aside(tmp_path) == ["draft-1", LOCK]
@@ -267,7 +267,7 @@ def test_a_version_is_marked_before_it_is_seen(tmp_path: Path) -> None:
         draft = tmp_path / ASIDE / "draft-1"
         draft.mkdir()
         with pytest.raises(FileNotFoundError):
-            place(draft, Version(1, tmp_path / "nowhere" / "model" / "1"))
+            place(draft, ModelVersion(1, tmp_path / "nowhere" / "model" / "1"))
         (tmp_path / MODEL_NAME / "1").write_text("a file")
         with pytest.raises(NotADirectoryError):
             place(draft, version_of(tmp_path, 1))

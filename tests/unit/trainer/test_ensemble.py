@@ -13,7 +13,7 @@ from features.vocabulary import FIRST_ITEM
 from tests.harness.models import every_part, requests_of
 from trainer.datasets.log import Log
 from trainer.export.onnx import check, export, sample_inputs, torch_answers
-from trainer.export.recommender import Recommender
+from trainer.export.recommender import ScoringGraph
 from trainer.gate.measure import growth
 from trainer.network.ensemble import Ensemble, joined
 from trainer.network.model import Architecture, TemporalModel
@@ -54,25 +54,25 @@ def test_a_score_is_the_mean_of_the_members_and_the_graph_gives_the_same(
         each = [scores_at(member, asked, places, live) for member in members]
     assert (each[0] - each[1])[:, FIRST_ITEM:].abs().max() > 0.5
     torch.testing.assert_close(found, (each[0] + each[1]) / 2)
-    answers = torch_answers(Recommender(together), layout, {**feeds, "candidate_items": every})
+    answers = torch_answers(ScoringGraph(together), layout, {**feeds, "candidate_items": every})
     torch.testing.assert_close(
         torch.from_numpy(answers["candidate_scores"])[:, FIRST_ITEM:],
         found[:, FIRST_ITEM:],
         rtol=1e-4,
         atol=1e-4,
     )
-    alone = [torch_answers(Recommender(member), layout, feeds) for member in members]
+    alone = [torch_answers(ScoringGraph(member), layout, feeds) for member in members]
     mean = (alone[0]["trend_weights"] + alone[1]["trend_weights"]) / 2
     np.testing.assert_allclose(answers["trend_weights"], mean, rtol=1e-4, atol=1e-5)
     export(together, layout, tmp_path / "model.onnx")
-    check(Recommender(together), layout, tmp_path / "model.onnx")
+    check(ScoringGraph(together), layout, tmp_path / "model.onnx")
 
 
 def test_the_same_model_twice_is_that_model(members: list[TemporalModel], layout: Layout) -> None:
     """Its explanations, too."""
     feeds = sample_inputs(members[0].architecture.items, layout, 9)
     alone, twice = (
-        torch_answers(Recommender(one), layout, feeds)
+        torch_answers(ScoringGraph(one), layout, feeds)
         for one in (members[0], Ensemble([members[0], members[0]]))
     )
     np.testing.assert_array_equal(twice["top_items"], alone["top_items"])

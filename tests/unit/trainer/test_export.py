@@ -16,7 +16,7 @@ from features.inputs import TOP_ITEMS, model_inputs, model_outputs
 from features.rows import Layout
 from features.vocabulary import PADDING, UNKNOWN
 from tests.harness.models import every_part
-from trainer.export.followers import Lists
+from trainer.export.followers import SparseCooccurrence
 from trainer.export.onnx import (
     ExportError,
     answers,
@@ -28,7 +28,7 @@ from trainer.export.onnx import (
     write_graph,
 )
 from trainer.export.parity import Arrays, differences
-from trainer.export.recommender import Recommender
+from trainer.export.recommender import ScoringGraph
 from trainer.network.model import LOWEST, Architecture, TemporalModel
 
 ITEMS = 130
@@ -75,7 +75,7 @@ def test_a_graph_with_other_weights_is_refused(
 ) -> None:
     other = TemporalModel(model.architecture).eval()
     with pytest.raises(ExportError, match="not as trained"):
-        check(Recommender(other), layout, path)
+        check(ScoringGraph(other), layout, path)
 
 
 @pytest.mark.parametrize("batch", [1, 7, 256])
@@ -83,7 +83,7 @@ def test_the_graph_answers_as_torch_does(
     session: onnxruntime.InferenceSession, model: TemporalModel, layout: Layout, batch: int
 ) -> None:
     feeds = sample_inputs(ITEMS, layout, batch, excluded=5)
-    found, expected = answers(session, feeds), torch_answers(Recommender(model), layout, feeds)
+    found, expected = answers(session, feeds), torch_answers(ScoringGraph(model), layout, feeds)
     for name in ("top_scores", "candidate_scores", "trend_weights"):
         np.testing.assert_allclose(found[name], expected[name], rtol=0, atol=1e-3)
     # Two items may be as good as each other; no other item is among the best.
@@ -105,7 +105,7 @@ def test_every_part_of_the_model_is_in_the_graph(
     held = getattr(other, part)
     held.copy_(held.flip(0))
     found = answers(session, feeds)["candidate_scores"]
-    changed = torch_answers(Recommender(other), layout, feeds)["candidate_scores"]
+    changed = torch_answers(ScoringGraph(other), layout, feeds)["candidate_scores"]
     assert np.abs(found - changed)[1:].max() > 0.05
 
 
@@ -157,7 +157,7 @@ def test_clocks_that_run_backwards_get_defined_answers(
         feeds["event_times_ms"] = there * feeds["request_time_ms"]
     else:
         feeds["event_times_ms"] = np.zeros_like(times)
-    found, expected = answers(session, feeds), torch_answers(Recommender(model), layout, feeds)
+    found, expected = answers(session, feeds), torch_answers(ScoringGraph(model), layout, feeds)
     assert not list(differences(expected, found))
     for name in ("top_scores", "candidate_scores", "trend_weights"):
         assert np.isfinite(found[name]).all()
@@ -263,7 +263,7 @@ def test_an_item_is_explained_by_an_equal_one_in_the_history(
     torch.nn.init.ones_(model.alike_scales)
     feeds = sample_inputs(ITEMS, layout, 1, excluded=0)
     feeds |= {"item_indices": items, "candidate_items": items}
-    found = torch_answers(Recommender(model), layout, feeds)
+    found = torch_answers(ScoringGraph(model), layout, feeds)
     assert found["candidate_explained_by"].tolist() == [[0, 1, 2, 3, 4, 5, 6, 7]]
 
 
@@ -318,12 +318,12 @@ def test_lists_of_companions_answer_as_rows_do(
     model: TemporalModel, layout: Layout, tmp_path: Path
 ) -> None:
     """Also where candidates repeat each other, and what is on top."""
-    recommender = Recommender(model, Lists).eval()
+    recommender = ScoringGraph(model, SparseCooccurrence).eval()
     write_graph(recommender, layout, tmp_path / "lists.onnx")
     check(recommender, layout, tmp_path / "lists.onnx")
     feeds = sample_inputs(ITEMS, layout, 7)
     feeds["candidate_items"][:, :4] = feeds["candidate_items"][:, 4:5]
     feeds["candidate_items"][:, 5:7] = torch_answers(recommender, layout, feeds)["top_items"][:, :2]
-    expected = torch_answers(Recommender(model), layout, feeds)
+    expected = torch_answers(ScoringGraph(model), layout, feeds)
     assert not list(differences(expected, torch_answers(recommender, layout, feeds)))
     assert not list(differences(expected, answers(open_session(tmp_path / "lists.onnx"), feeds)))

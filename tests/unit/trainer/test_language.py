@@ -19,7 +19,7 @@ from features.rows import Layout
 from features.vocabulary import FIRST_ITEM
 from trainer.datasets.log import Log
 from trainer.export.onnx import answers, export, open_session, sample_inputs
-from trainer.export.recommender import Recommender
+from trainer.export.recommender import ScoringGraph
 from trainer.settings import TrainerSettings
 from trainer.text.encoder import LanguageModel, item_text, language_model
 from trainer.training.from_scratch import train_first_model
@@ -105,7 +105,7 @@ def test_what_was_only_held_out_and_has_no_text_is_not_recommended(
     feeds = sample_inputs(len(trained.vocabulary), layout, 4, excluded=0)
     names = ("item_indices", "event_types", "event_times_ms", "request_time_ms", "user_features")
     tensors = [torch.from_numpy(feeds[name]) for name in (*names, "candidate_items")]
-    top = Recommender(trained.model)(*tensors, torch.from_numpy(feeds["excluded_items"]))[0]
+    top = ScoringGraph(trained.model)(*tensors, torch.from_numpy(feeds["excluded_items"]))[0]
     assert int(trained.vocabulary.indices_of(["late"])[0]) not in top.flatten().tolist()
 
 

@@ -7,10 +7,10 @@ import torch
 
 from features.rows import Layout
 from tests.harness.models import every_part
-from trainer.export.followers import Rows
+from trainer.export.followers import DenseCooccurrence
 from trainer.export.likeness import Widths, directions
 from trainer.export.onnx import sample_inputs, torch_answers
-from trainer.export.recommender import Recommender
+from trainer.export.recommender import ScoringGraph
 from trainer.network.ensemble import Ensemble
 from trainer.network.model import Architecture, TemporalModel
 
@@ -37,10 +37,10 @@ def test_all_directions_answer_as_the_whole_does_and_fewer_nearly(
         torch.nn.init.normal_(one.alike_scales, 1, 0.5 * (number + 1))
     model: TemporalModel | Ensemble = made[0] if members == 1 else Ensemble(made)
     feeds = sample_inputs(shape.items, layout, 9)
-    expected = torch_answers(Recommender(model).eval(), layout, feeds)["candidate_scores"]
+    expected = torch_answers(ScoringGraph(model).eval(), layout, feeds)["candidate_scores"]
     apart = []
     for widths in (Widths(shape.alike, shape.related), Widths(2, 1)):
-        narrow = Recommender(model, Rows, widths).eval()
+        narrow = ScoringGraph(model, DenseCooccurrence, widths).eval()
         assert narrow.likeness.kinds.shape == (shape.items, sum(widths))
         found = torch_answers(narrow, layout, feeds)["candidate_scores"]
         apart.append(abs(found - expected).max())

@@ -15,10 +15,10 @@ from tests.unit.trainer.test_incremental import BEFORE, FILMS, READER, SETTINGS,
 from trainer.datasets.log import Log
 from trainer.evaluation.evaluate import evaluate
 from trainer.evaluation.prequential import (
-    Course,
-    Learning,
-    Step,
-    Stream,
+    LearningSetup,
+    PrequentialRun,
+    PrequentialStep,
+    WindowedLog,
     course,
     incremental,
     is_left_out,
@@ -27,31 +27,31 @@ from trainer.evaluation.prequential import (
 from trainer.settings import FineTuned
 
 LOG = Log([*BEFORE, *walks(range(50, 130), 3)], FILMS)
-LEARNING = Learning(SETTINGS, TUNING.model_copy(update={"epochs": 4}), READER)
+LEARNING = LearningSetup(SETTINGS, TUNING.model_copy(update={"epochs": 4}), READER)
 SIZE = 150
 
 
 @pytest.fixture(scope="module")
-def stream(layout: Layout) -> Stream:
-    return Stream(LOG, layout, SIZE)
+def stream(layout: Layout) -> WindowedLog:
+    return WindowedLog(LOG, layout, SIZE)
 
 
 @pytest.fixture(scope="module")
-def first(stream: Stream) -> Step:
+def first(stream: WindowedLog) -> PrequentialStep:
     return trained_on(stream, 0, LEARNING)
 
 
 @pytest.fixture(scope="module")
-def steps(stream: Stream, first: Step) -> list[Step]:
+def steps(stream: WindowedLog, first: PrequentialStep) -> list[PrequentialStep]:
     return list(incremental(first.trained, stream, LEARNING))
 
 
 @pytest.fixture(scope="module")
-def learned(stream: Stream, steps: list[Step]) -> Course:
+def learned(stream: WindowedLog, steps: list[PrequentialStep]) -> PrequentialRun:
     return course(steps, stream, lambda *_: None)
 
 
-def test_windows_follow_the_first_part_and_share_no_instant(stream: Stream) -> None:
+def test_windows_follow_the_first_part_and_share_no_instant(stream: WindowedLog) -> None:
     events = [*stream.first.events, *(event for window in stream.windows for event in window)]
     assert events == list(LOG.events)
     assert all(len(window) >= SIZE for window in stream.windows[:-1])
@@ -64,14 +64,16 @@ def test_windows_follow_the_first_part_and_share_no_instant(stream: Stream) -> N
     ]
 
 
-def test_a_version_has_learned_nothing_of_its_window(stream: Stream, steps: list[Step]) -> None:
+def test_a_version_has_learned_nothing_of_its_window(
+    stream: WindowedLog, steps: list[PrequentialStep]
+) -> None:
     assert [step.window for step in steps] == list(range(len(stream.windows) + 1))
     for step, events in zip(steps[:-1], stream.windows, strict=True):
         assert step.trained.until_ms is not None
         assert step.trained.until_ms < events[0].timestamp
 
 
-def test_some_people_are_never_learned_from(stream: Stream) -> None:
+def test_some_people_are_never_learned_from(stream: WindowedLog) -> None:
     log = stream.learned_log(len(stream.windows))
     names = {event.user_id for event in LOG.events}
     out = {name for name in names if is_left_out(name)}
@@ -80,7 +82,9 @@ def test_some_people_are_never_learned_from(stream: Stream) -> None:
     assert stream.left_out.sum() == sum(event.user_id in out for event in LOG.events)
 
 
-def test_it_judges_as_evaluate_does(stream: Stream, first: Step, layout: Layout) -> None:
+def test_it_judges_as_evaluate_does(
+    stream: WindowedLog, first: PrequentialStep, layout: Layout
+) -> None:
     chosen = stream.window_of >= 0
     later = Log([event for window in stream.windows for event in window], FILMS)
     found = evaluate(first.trained, stream.first, later, layout, SETTINGS).model.overall
@@ -90,11 +94,11 @@ def test_it_judges_as_evaluate_does(stream: Stream, first: Step, layout: Layout)
 
 
 def test_learning_from_windows_beats_what_is_frozen(
-    stream: Stream, first: Step, learned: Course
+    stream: WindowedLog, first: PrequentialStep, learned: PrequentialRun
 ) -> None:
     """After the first windows everyone goes by threes."""
     frozen = course(
-        (Step(at, first.trained, 0.0, 0) for at in range(len(stream.windows))),
+        (PrequentialStep(at, first.trained, 0.0, 0) for at in range(len(stream.windows))),
         stream,
         lambda *_: None,
     )
@@ -107,7 +111,7 @@ def test_learning_from_windows_beats_what_is_frozen(
 
 
 def test_what_is_kept_is_asked_right_after_a_window_and_at_the_end(
-    stream: Stream, steps: list[Step], learned: Course
+    stream: WindowedLog, steps: list[PrequentialStep], learned: PrequentialRun
 ) -> None:
     assert learned.kept is not None
     after, last = learned.kept
@@ -117,17 +121,19 @@ def test_what_is_kept_is_asked_right_after_a_window_and_at_the_end(
     assert not after[~stream.left_out].any()
 
 
-def test_costs_are_those_of_each_version(steps: list[Step], learned: Course) -> None:
+def test_costs_are_those_of_each_version(
+    steps: list[PrequentialStep], learned: PrequentialRun
+) -> None:
     assert learned.gradients == {step.window: step.gradients for step in steps}
     assert learned.gradients[0] == 0
     assert all(learned.gradients[at] > 0 for at in range(1, len(steps)))
 
 
 def test_a_window_of_nothing_but_people_left_out_teaches_nothing(
-    first: Step, layout: Layout
+    first: PrequentialStep, layout: Layout
 ) -> None:
     """Each window is one person's walk."""
-    small = Stream(LOG, layout, LENGTH)
+    small = WindowedLog(LOG, layout, LENGTH)
     teaches = [not is_left_out(window[0].user_id) for window in small.windows]
     assert not all(teaches)
     counting = replace(LEARNING, tuning=TUNING.model_copy(update={"part": FineTuned.NOTHING}))
@@ -138,4 +144,4 @@ def test_a_window_of_nothing_but_people_left_out_teaches_nothing(
 
 def test_a_log_without_a_window_is_an_error(layout: Layout) -> None:
     with pytest.raises(DataError, match="1 events are too few"):
-        Stream(LOG.head(1), layout, SIZE)
+        WindowedLog(LOG.head(1), layout, SIZE)

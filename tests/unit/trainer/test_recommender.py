@@ -20,7 +20,7 @@ from trainer.examples.batches import Batches
 from trainer.examples.replay import SOURCE, examples, observed_log, replay
 from trainer.examples.trends import trends
 from trainer.export.onnx import sample_inputs, torch_answers
-from trainer.export.recommender import Recommender
+from trainer.export.recommender import ScoringGraph
 from trainer.network.model import LOWEST, NEWEST, Architecture, TemporalModel
 from trainer.network.scoring import scores_at, trend_scores
 
@@ -33,7 +33,7 @@ def served(
     """Scores of all items, by asking for them as candidates."""
     batch = len(feeds["item_indices"])
     every = np.tile(np.arange(ITEMS), (batch, 1))
-    return torch_answers(Recommender(model), layout, {**feeds, "candidate_items": every})
+    return torch_answers(ScoringGraph(model), layout, {**feeds, "candidate_items": every})
 
 
 def trained_scores(
@@ -118,7 +118,7 @@ def test_what_is_not_recommendable_is_never_in_the_top(shape: Architecture, layo
     model = every_part(shape)
     model.recommendable[50:] = False
     feeds = sample_inputs(ITEMS, layout, 4, excluded=0)
-    found = torch_answers(Recommender(model), layout, feeds)
+    found = torch_answers(ScoringGraph(model), layout, feeds)
     assert set(found["top_items"].flatten().tolist()) == {0, *range(FIRST_ITEM, 50)}
     never = found["top_scores"] <= LOWEST / 2
     assert (found["top_items"][never] == 0).all()

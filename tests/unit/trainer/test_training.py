@@ -27,7 +27,7 @@ from trainer.examples.replay import observed_log
 from trainer.examples.trends import trends
 from trainer.export.onnx import answers, export, open_session, sample_inputs, torch_answers
 from trainer.export.parity import Arrays
-from trainer.export.recommender import Recommender
+from trainer.export.recommender import ScoringGraph
 from trainer.network.scoring import batch_scores, taught_loss
 from trainer.registry import checkpoint
 from trainer.settings import Part, TrainerSettings
@@ -174,7 +174,7 @@ def test_a_model_without_a_part_trains_and_the_part_has_no_effect(
         with torch.no_grad():
             trained.model.items.weight.add_(1)
             trained.model.item_bias.add_(1)
-        again = torch_answers(Recommender(trained.model), layout, feeds)
+        again = torch_answers(ScoringGraph(trained.model), layout, feeds)
         np.testing.assert_allclose(again["top_scores"], found["top_scores"], atol=1e-4)
 
 

@@ -8,24 +8,24 @@ from typing import Any
 import numpy as np
 import pytest
 
-from trainer.gate.checks import Check, Verdict, verdict
-from trainer.gate.measured import Foresight, Growth, Measured, Shown
+from trainer.gate.checks import GateCheck, Verdict, verdict
+from trainer.gate.measured import Foresight, GateMeasurements, MethodRanking, WeightGrowth
 from trainer.settings import GateSettings
 
 SETTINGS = GateSettings()
 HALF = np.tile([0.0, np.inf], 100)
-FAIR = Measured(
+FAIR = GateMeasurements(
     version=8,
     live=7,
     time_ms=1_700_000_000_000,
     people=np.arange(200) // 4,
-    candidate=Shown(HALF, 300),
-    reference=Shown(HALF, 320),
+    candidate=MethodRanking(HALF, 300),
+    reference=MethodRanking(HALF, 320),
     catalogue=1000,
     foresight=Foresight(np.arange(200) // 4, HALF, np.full(200, np.inf)),
     broken_weights=0,
     broken_scores=0,
-    growth=Growth("items.weight", 1.1),
+    growth=WeightGrowth("items.weight", 1.1),
     mismatch=None,
     latency_ms=4.0,
     live_latency_ms=3.9,
@@ -38,7 +38,7 @@ def failed(found: Verdict) -> list[str]:
     return [check.name for check in found.checks if not check.passed]
 
 
-def named(found: Verdict, name: str) -> Check:
+def named(found: Verdict, name: str) -> GateCheck:
     (check,) = [check for check in found.checks if check.name == name]
     return check
 
@@ -57,12 +57,16 @@ def test_a_fair_candidate_passes_with_every_check_said() -> None:
 @pytest.mark.parametrize(
     ("name", "changes", "says"),
     [
-        ("quality", {"candidate": Shown(np.full(200, 50.0), 300)}, "live version 7 0.5000: below"),
+        (
+            "quality",
+            {"candidate": MethodRanking(np.full(200, 50.0), 300)},
+            "live version 7 0.5000: below",
+        ),
         ("finite", {"broken_weights": 3}, "3 weights and 0 scores"),
         ("finite", {"broken_scores": 9}, "0 weights and 9 scores"),
-        ("norms", {"growth": Growth("items.weight", 3.1)}, "items.weight has 3.1 times"),
-        ("norms", {"growth": Growth("items.weight", float("inf"))}, "inf times"),
-        ("coverage", {"candidate": Shown(HALF, 159)}, "15.90% of the catalogue"),
+        ("norms", {"growth": WeightGrowth("items.weight", 3.1)}, "items.weight has 3.1 times"),
+        ("norms", {"growth": WeightGrowth("items.weight", float("inf"))}, "inf times"),
+        ("coverage", {"candidate": MethodRanking(HALF, 159)}, "15.90% of the catalogue"),
         ("latency", {"latency_ms": 100.1, "live_latency_ms": None}, "100.10 ms a batch"),
         ("latency", {"latency_ms": 5.9}, "5.90 ms a batch, the live version 3.90 ms"),
         ("latency", {"latency_ms": None}, "not run"),
@@ -85,8 +89,8 @@ def test_each_check_stops_what_it_is_for(name: str, changes: dict[str, Any], say
 def test_just_within_the_limits_passes() -> None:
     edge = replace(
         FAIR,
-        candidate=Shown(HALF, 160),
-        growth=Growth("items.weight", SETTINGS.max_growth),
+        candidate=MethodRanking(HALF, 160),
+        growth=WeightGrowth("items.weight", SETTINGS.max_growth),
         latency_ms=SETTINGS.max_slowdown * 3.9,
     )
     assert verdict(edge, SETTINGS).passed
@@ -99,7 +103,10 @@ def test_the_limits_are_those_of_the_settings() -> None:
     ranks = HALF.copy()
     ranks[10:] = np.inf
     bad = replace(
-        FAIR, candidate=Shown(ranks, 4), growth=Growth("items.weight", 1e6), latency_ms=9e4
+        FAIR,
+        candidate=MethodRanking(ranks, 4),
+        growth=WeightGrowth("items.weight", 1e6),
+        latency_ms=9e4,
     )
     assert failed(verdict(bad, SETTINGS)) == ["quality", "norms", "coverage", "latency"]
     assert verdict(bad, lenient).passed
@@ -118,8 +125,8 @@ def test_of_too_few_events_nothing_is_concluded(events: int) -> None:
     few = replace(
         FAIR,
         people=FAIR.people[:events],
-        candidate=Shown(HALF[:events], 10),
-        reference=Shown(HALF[:events], 10),
+        candidate=MethodRanking(HALF[:events], 10),
+        reference=MethodRanking(HALF[:events], 10),
     )
     found = verdict(few, SETTINGS)
     assert failed(found) == ["quality"]
@@ -134,5 +141,5 @@ def test_without_a_live_version_it_is_set_beside_popularity() -> None:
     assert "decayed popularity" in named(found, "quality").reason
     assert "decayed popularity" in named(found, "coverage").reason
     assert named(found, "norms").reason == "no live version to compare with"
-    worse = replace(first, candidate=Shown(np.full(200, np.inf), 300))
+    worse = replace(first, candidate=MethodRanking(np.full(200, np.inf), 300))
     assert failed(verdict(worse, SETTINGS)) == ["quality"]

@@ -14,7 +14,7 @@ from trainer.examples.history import History
 from trainer.examples.splits import slices_of
 from trainer.export.onnx import ExportError, export
 from trainer.gate.checks import Verdict, verdict
-from trainer.gate.measure import Exported, measure
+from trainer.gate.measure import JudgedVersion, measure
 from trainer.settings import FineTuneSettings, GateSettings
 from trainer.training.fine_tune import fine_tune, held_of
 from trainer.training.from_scratch import Trained, train_first_model
@@ -26,22 +26,22 @@ WINDOW = walks(range(50, 90), 1)
 
 
 @pytest.fixture(scope="module")
-def live(layout: Layout, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+def live(layout: Layout, tmp_path_factory: pytest.TempPathFactory) -> JudgedVersion:
     trained = train_first_model(Log(BEFORE, FILMS), layout, SETTINGS, reader=READER)
     return exported(7, trained, layout, tmp_path_factory.mktemp("live"))
 
 
-def exported(version: int, trained: Trained, layout: Layout, folder: Path) -> Exported:
+def exported(version: int, trained: Trained, layout: Layout, folder: Path) -> JudgedVersion:
     graph = folder / "model.onnx"
     try:
         export(trained.model, layout, graph)
     except ExportError:
-        return Exported(version, trained, None)
-    return Exported(version, trained, graph)
+        return JudgedVersion(version, trained, None)
+    return JudgedVersion(version, trained, graph)
 
 
 def judged(
-    live: Exported, window: Events, tuning: FineTuneSettings, layout: Layout, folder: Path
+    live: JudgedVersion, window: Events, tuning: FineTuneSettings, layout: Layout, folder: Path
 ) -> Verdict:
     """The verdict on what the live version becomes by a window."""
     history = History(layout, FILMS)
@@ -56,14 +56,16 @@ def judged(
     return verdict(measure(candidate, live, held, layout, new), LIMITS)
 
 
-def test_a_window_like_those_before_passes(live: Exported, layout: Layout, tmp_path: Path) -> None:
+def test_a_window_like_those_before_passes(
+    live: JudgedVersion, layout: Layout, tmp_path: Path
+) -> None:
     found = judged(live, WINDOW, LEARNING, layout, tmp_path)
     assert found.refusals == []
     assert found.events > LIMITS.min_events
 
 
 def test_a_learning_rate_far_too_high_is_stopped(
-    live: Exported, layout: Layout, tmp_path: Path
+    live: JudgedVersion, layout: Layout, tmp_path: Path
 ) -> None:
     wild = LEARNING.model_copy(update={"learning_rate": 1000 * LEARNING.learning_rate})
     found = judged(live, WINDOW, wild, layout, tmp_path)
@@ -73,13 +75,15 @@ def test_a_learning_rate_far_too_high_is_stopped(
 
 
 def test_a_window_of_shuffled_items_is_stopped(
-    live: Exported, layout: Layout, tmp_path: Path
+    live: JudgedVersion, layout: Layout, tmp_path: Path
 ) -> None:
     found = judged(live, shuffled(WINDOW), LEARNING, layout, tmp_path)
     (why,) = found.refusals
     assert why.startswith("window: live version 7 foresaw it with NDCG@10 ")
 
 
-def test_a_window_of_one_event_is_stopped(live: Exported, layout: Layout, tmp_path: Path) -> None:
+def test_a_window_of_one_event_is_stopped(
+    live: JudgedVersion, layout: Layout, tmp_path: Path
+) -> None:
     found = judged(live, WINDOW[:1], LEARNING, layout, tmp_path)
     assert found.refusals == ["quality: 0 held-out events, fewer than 50: nothing is concluded"]

@@ -13,13 +13,13 @@ import torch
 
 from features.rows import Layout
 from features.vocabulary import FIRST_ITEM, Vocabulary
-from trainer.evaluation.held import Held, together
+from trainer.evaluation.held import HoldoutSet, together
 from trainer.examples.replay import Examples
 from trainer.examples.trends import Trends
 from trainer.export.onnx import ExportError, export, write_graph
-from trainer.export.recommender import Recommender
+from trainer.export.recommender import ScoringGraph
 from trainer.gate.checks import Verdict, verdict
-from trainer.gate.measure import Exported, growth, measure
+from trainer.gate.measure import JudgedVersion, growth, measure
 from trainer.network.model import TemporalModel
 from trainer.settings import GateSettings
 from trainer.training.fit import Outcome
@@ -42,7 +42,7 @@ def live(
     vocabulary: Vocabulary,
     layout: Layout,
     tmp_path_factory: pytest.TempPathFactory,
-) -> Exported:
+) -> JudgedVersion:
     """A version that knows which items people take."""
     knowing = copy.deepcopy(model)
     with torch.no_grad():
@@ -50,19 +50,19 @@ def live(
         knowing.item_bias[OF_THE_LOG] += 8
     graph = tmp_path_factory.mktemp("live") / "model.onnx"
     export(knowing, layout, graph)
-    return Exported(7, trained(knowing, vocabulary), graph)
+    return JudgedVersion(7, trained(knowing, vocabulary), graph)
 
 
 @pytest.fixture(scope="module")
-def held(columns: Examples, trended: Trends, vocabulary: Vocabulary) -> Held:
+def held(columns: Examples, trended: Trends, vocabulary: Vocabulary) -> HoldoutSet:
     """The second half of the log."""
     later = columns.times_ms >= np.median(columns.times_ms)
-    return Held(columns, later, trended, vocabulary)
+    return HoldoutSet(columns, later, trended, vocabulary)
 
 
 @pytest.fixture
 def judge(
-    live: Exported, held: Held, layout: Layout, tmp_path: Path
+    live: JudgedVersion, held: HoldoutSet, layout: Layout, tmp_path: Path
 ) -> Callable[[Change], Verdict]:
     """The verdict on the live version, changed."""
 
@@ -78,13 +78,13 @@ def judge(
 
 def exported(
     model: TemporalModel, vocabulary: Vocabulary, layout: Layout, folder: Path
-) -> Exported:
+) -> JudgedVersion:
     graph = folder / "model.onnx"
     try:
         export(model, layout, graph)
     except ExportError:
-        return Exported(8, trained(model, vocabulary), None)
-    return Exported(8, trained(model, vocabulary), graph)
+        return JudgedVersion(8, trained(model, vocabulary), None)
+    return JudgedVersion(8, trained(model, vocabulary), graph)
 
 
 def failed(found: Verdict) -> set[str]:
@@ -165,7 +165,7 @@ def test_collapsed_diversity_is_stopped(judge: Callable[[Change], Verdict]) -> N
     assert "norms" not in failed(found)
 
 
-def test_a_slow_graph_is_stopped(live: Exported, held: Held, layout: Layout) -> None:
+def test_a_slow_graph_is_stopped(live: JudgedVersion, held: HoldoutSet, layout: Layout) -> None:
     measured = measure(replace(live, version=8), live, held, layout)
     tiny = SETTINGS.model_copy(update={"max_latency_ms": 1e-6})
     assert failed(verdict(measured, tiny)) == {"latency"}
@@ -174,7 +174,7 @@ def test_a_slow_graph_is_stopped(live: Exported, held: Held, layout: Layout) -> 
 
 @pytest.mark.parametrize("damage", ["cut", "of another model", "missing"])
 def test_a_damaged_graph_is_stopped(
-    live: Exported, held: Held, layout: Layout, tmp_path: Path, damage: str
+    live: JudgedVersion, held: HoldoutSet, layout: Layout, tmp_path: Path, damage: str
 ) -> None:
     assert live.graph
     graph = tmp_path / "model.onnx"
@@ -184,8 +184,8 @@ def test_a_damaged_graph_is_stopped(
         other = copy.deepcopy(live.trained.model)
         with torch.no_grad():
             a_step(other)
-        write_graph(Recommender(other), layout, graph)
-    measured = measure(Exported(8, live.trained, graph), live, held, layout)
+        write_graph(ScoringGraph(other), layout, graph)
+    measured = measure(JudgedVersion(8, live.trained, graph), live, held, layout)
     found = verdict(measured, SETTINGS)
     assert failed(found) == {"parity", "latency"}
     assert str(graph) in found.checks[5].reason
@@ -193,7 +193,7 @@ def test_a_damaged_graph_is_stopped(
 
 
 def test_an_item_unknown_to_one_version_is_missed_by_that_one(
-    live: Exported, held: Held, layout: Layout, tmp_path: Path
+    live: JudgedVersion, held: HoldoutSet, layout: Layout, tmp_path: Path
 ) -> None:
     names = live.trained.vocabulary.item_ids[FIRST_ITEM:]
     few = Vocabulary(names[:30] + names[40:])
@@ -219,7 +219,7 @@ def test_an_item_unknown_to_one_version_is_missed_by_that_one(
 
 @pytest.mark.parametrize("events", [0, 1])
 def test_a_window_of_one_event_has_a_verdict(
-    live: Exported, held: Held, layout: Layout, events: int
+    live: JudgedVersion, held: HoldoutSet, layout: Layout, events: int
 ) -> None:
     chosen = np.zeros(len(held.columns), np.bool_)
     chosen[np.flatnonzero(held.asked)[:events]] = True
@@ -230,7 +230,7 @@ def test_a_window_of_one_event_has_a_verdict(
 
 
 def test_the_first_version_is_set_beside_popularity(
-    live: Exported, held: Held, layout: Layout
+    live: JudgedVersion, held: HoldoutSet, layout: Layout
 ) -> None:
     measured = measure(live, None, held, layout)
     found = verdict(measured, SETTINGS)
@@ -240,7 +240,7 @@ def test_the_first_version_is_set_beside_popularity(
 
 
 def test_the_live_version_is_asked_about_the_whole_window(
-    live: Exported, held: Held, layout: Layout
+    live: JudgedVersion, held: HoldoutSet, layout: Layout
 ) -> None:
     found = measure(replace(live, version=8), live, held, layout, held).foresight
     assert found

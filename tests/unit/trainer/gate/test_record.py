@@ -14,11 +14,13 @@ from structlog.testing import capture_logs
 
 from tests.unit.trainer.gate.test_checks import FAIR, SETTINGS
 from trainer.gate.checks import Verdict, verdict
-from trainer.gate.measured import Growth
+from trainer.gate.measured import WeightGrowth
 from trainer.gate.record import encode, record
 
 PASSED = verdict(FAIR, SETTINGS)
-REFUSED = verdict(replace(FAIR, version=9, growth=Growth("items.weight", float("inf"))), SETTINGS)
+REFUSED = verdict(
+    replace(FAIR, version=9, growth=WeightGrowth("items.weight", float("inf"))), SETTINGS
+)
 
 
 def test_the_evaluation_says_all_of_it() -> None:

@@ -6,17 +6,17 @@ import pytest
 
 from features.topics import CLICKS, PURCHASES
 from tests.harness.windows import MINUTE_MS, NOW_MS, SETTINGS, START_MS, gathering, idled, row
-from trainer.windows.gathering import Closed, Gathering, Reason
+from trainer.windows.gathering import ClosedWindow, CloseReason, WindowAssembler
 
 
-def take(gathered: Gathering, now_s: float = 0.0) -> list[Closed]:
+def take(gathered: WindowAssembler, now_s: float = 0.0) -> list[ClosedWindow]:
     found = []
     while closed := gathered.close(now_s):
         found.append(closed)
     return found
 
 
-def minutes(closed: Closed) -> list[float]:
+def minutes(closed: ClosedWindow) -> list[float]:
     return [(each.event.timestamp - START_MS) / MINUTE_MS for each in closed.rows]
 
 
@@ -27,7 +27,7 @@ def test_a_window_closes_when_the_watermark_passes_its_end_and_the_lateness() ->
     assert take(gathered) == []
     gathered.add(row(5, 70), NOW_MS)
     [closed] = take(gathered)
-    assert closed.reason is Reason.WATERMARK
+    assert closed.reason is CloseReason.WATERMARK
     assert minutes(closed) == [5, 20, 59]
 
 
@@ -63,7 +63,7 @@ def test_so_many_events_close_whatever_is_open() -> None:
         assert not gathered.full
         gathered.add(row(offset, minute), NOW_MS)
     [closed] = take(gathered)
-    assert (closed.reason, minutes(closed)) == (Reason.COUNT, [5, 10, 65])
+    assert (closed.reason, minutes(closed)) == (CloseReason.COUNT, [5, 10, 65])
     gathered.add(row(3, 12), NOW_MS)
     last = idled(gathered)
     assert last is not None
@@ -79,7 +79,7 @@ def test_event_time_that_stands_still_closes_what_is_open() -> None:
     gathered.reached_end((CLICKS, 0))
     assert take(gathered, 159.0) == []
     [closed] = take(gathered, 160.0)
-    assert (closed.reason, minutes(closed)) == (Reason.IDLE, [4, 5])
+    assert (closed.reason, minutes(closed)) == (CloseReason.IDLE, [4, 5])
     assert take(gathered, 1000.0) == []
 
 

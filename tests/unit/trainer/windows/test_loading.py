@@ -12,7 +12,7 @@ from features.topics import CLICKS
 from tests.harness.windows import NOW_MS, SETTINGS, row
 from trainer.datasets.log import Log
 from trainer.windows.appending import WindowAppender
-from trainer.windows.gathering import Reason
+from trainer.windows.gathering import CloseReason
 from trainer.windows.loading import WindowLoader
 from trainer.windows.log import read_log
 from trainer.windows.store import WindowStore
@@ -37,7 +37,7 @@ def test_all_of_a_log_is_in_windows_and_a_second_time_nothing_is_missing(
 ) -> None:
     written = list(loader(small_log, store).write(small_log.events))
     assert sum(each.events for each in written) == len(small_log.events)
-    assert {each.reason for each in written[:-1]} == {Reason.WATERMARK}
+    assert {each.reason for each in written[:-1]} == {CloseReason.WATERMARK}
     assert sum(each.late + each.repeated for each in written) == 0
     # Within an instant clicks stand before purchases.
     expected = sorted(small_log.events, key=lambda e: (e.timestamp, type(e).__name__))

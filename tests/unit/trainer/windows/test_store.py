@@ -15,8 +15,8 @@ from headwater_client.errors import DataError, SettingsError
 from features.topics import PURCHASES
 from tests.harness.windows import ONE_SOURCE, START_MS, closed, gathering, idled, row, written
 from trainer.windows.log import read_log
-from trainer.windows.rows import COLUMNS, Row, from_table, to_table
-from trainer.windows.store import AnotherWriterError, Window, WindowStore
+from trainer.windows.rows import COLUMNS, WindowEvent, from_table, to_table
+from trainer.windows.store import ConcurrentWriterError, Window, WindowStore
 
 DATE = "date=2023-11-14"
 
@@ -80,7 +80,7 @@ def test_every_field_is_kept() -> None:
     rows = [
         row(0, 5),
         row(1, 6, topic=PURCHASES, quantity=2, context=context, **known),
-        Row("clicks", 3, 2**40, row(2, 7, context={}).event, late=True, repeated=True),
+        WindowEvent("clicks", 3, 2**40, row(2, 7, context={}).event, late=True, repeated=True),
     ]
     table = to_table(rows)
     assert table.schema.equals(COLUMNS)
@@ -136,7 +136,7 @@ def test_writing_again_after_a_failure_changes_nothing(store: WindowStore) -> No
 def test_of_two_writers_of_a_number_one_succeeds(store: WindowStore, address: str) -> None:
     first, second = store.prepare(1, closed(5)), store.prepare(1, closed(6, 7))
     store.write(first)
-    with pytest.raises(AnotherWriterError, match=r"00000001.json: written by another writer"):
+    with pytest.raises(ConcurrentWriterError, match=r"00000001.json: written by another writer"):
         store.write(second)
     assert store.read(1) == Window(first.manifest, store.read(1).rows)
     written(store, 2, 8)
