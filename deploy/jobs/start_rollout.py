@@ -28,7 +28,7 @@ def loaded(settings: Settings, number: int) -> ModelVersion:
 
     Raises:
         RefusedError: there is no such version, it is damaged, or it cannot be loaded.
-        AnotherPublisherError: somebody else publishes, and does not end.
+        RepositoryLockedError: somebody else publishes, and does not end.
     """
     version = version_of(settings.model_repository, number)
     if not version.folder.is_dir():

@@ -41,7 +41,7 @@ def train_and_publish(settings: Settings, log: Log, report: Report) -> Published
     First goes on with what a training that was killed left.
 
     Raises:
-        AnotherPublisherError: another process publishes to the model repository.
+        RepositoryLockedError: another process publishes to the model repository.
         DataError: nothing can be learned from the log, the language model cannot be fetched, or
             the teacher is no version or knows other items.
         SettingsError: the language model cannot be read, or the curves cannot be written.

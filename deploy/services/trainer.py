@@ -47,7 +47,7 @@ def slow_loop(settings: Settings, stop: threading.Event) -> Iterator[SlowLoopSte
     Raises:
         DataError: no version is live, or what is there is damaged.
         ServerError: Triton or Kafka does not answer for longer than it is waited for.
-        AnotherWriterError, AnotherPublisherError: another trainer is at work here.
+        ConcurrentWriterError, RepositoryLockedError: another trainer is at work here.
     """
     store = WindowStore(settings.windows_address)
     loop = _loop(settings, store)
@@ -103,7 +103,7 @@ def _try_out(rules: RolloutSettings, version: ModelVersion, kafka: KafkaSettings
     """Ask the controller to try a version out.
 
     Raises:
-        NotTakenError: it refuses.
+        RolloutRejectedError: it refuses.
         ServerError: Kafka does not answer, or no controller does.
     """
     reason = f"version {version.number} has passed the gate"

@@ -60,7 +60,7 @@ class StagedVersion:
             metrics: what was measured, for the manifest.
 
         Raises:
-            AnotherPublisherError: another process has written this version meanwhile.
+            RepositoryLockedError: another process has written this version meanwhile.
             DataError: the disk stays full; nothing of it is to be seen.
         """
         with _written(self.folder):
@@ -109,7 +109,7 @@ def drafted(
     Nobody else publishes to the repository meanwhile. One draft at a time.
 
     Raises:
-        AnotherPublisherError: another process publishes to it.
+        RepositoryLockedError: another process publishes to it.
         DataError: it cannot be written; nothing of it is to be seen.
         ExportError: weights are no numbers.
     """

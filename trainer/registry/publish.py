@@ -70,7 +70,7 @@ def publish(
         finish: see `write_version`.
 
     Raises:
-        AnotherPublisherError: another process publishes to the repository.
+        RepositoryLockedError: another process publishes to the repository.
         DataError: the version cannot be written.
         ExportError: the graph does not answer as the model does.
         ServerError: Triton or Kafka does not answer, or Triton answers otherwise.
@@ -95,8 +95,8 @@ def go_live(
         release: what brings it to people, if not to everyone.
 
     Raises:
-        NotTakenError: nobody is to get it; it is removed.
-        AwayError: Triton does not answer for so long; `recover` goes on from there.
+        RolloutRejectedError: nobody is to get it; it is removed.
+        ServerUnavailableError: Triton does not answer for so long; `recover` goes on from there.
         ServerError: Kafka does not, likewise; or Triton cannot load the version, or answers
             otherwise than the graph: then it is removed.
     """
@@ -126,7 +126,7 @@ def bring_up(version: ModelVersion, server: ModelServer, layout: Layout) -> None
     """Load a version beside those that are up, and ask it once.
 
     Raises:
-        AwayError: Triton does not answer.
+        ServerUnavailableError: Triton does not answer.
         ServerError: Triton cannot load it, or it answers otherwise than ONNX Runtime does here.
     """
     model = version.folder.parent
@@ -151,7 +151,7 @@ def recover(
     live if it is whole. Others that were not announced are removed. The live version is up.
 
     Raises:
-        AnotherPublisherError: another process publishes to the repository.
+        RepositoryLockedError: another process publishes to the repository.
         ServerError: Triton or Kafka does not answer.
     """
     with publishing(repository):

@@ -73,7 +73,7 @@ def publishing(repository: Path) -> Iterator[None]:
     taken is of dead processes, and is removed.
 
     Raises:
-        AnotherPublisherError: another process holds it.
+        RepositoryLockedError: another process holds it.
         SettingsError: the repository cannot be written.
     """
     model, aside = (repository / MODEL_NAME).resolve(), (repository / ASIDE).resolve()
@@ -110,7 +110,7 @@ def place(draft: Path, version: ModelVersion) -> None:
     """Give a draft its place, whole; until it is announced, `unannounced` has its number.
 
     Raises:
-        AnotherPublisherError: there is such a version.
+        RepositoryLockedError: there is such a version.
         OSError: it cannot be done; nothing of it is to be seen.
     """
     for path in (*draft.iterdir(), draft):

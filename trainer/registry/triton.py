@@ -42,7 +42,7 @@ class ModelServer:
         """A connection, closed at the end.
 
         Raises:
-            AwayError: in the block, when Triton does not answer.
+            ServerUnavailableError: in the block, when Triton does not answer.
             ServerError: in the block, when Triton refuses what it is asked.
         """
         client = InferenceServerClient(self.url, ssl=self.tls, root_certificates=self.tls_ca_file)
@@ -81,7 +81,7 @@ class ModelServerClient:
             config: the text of `config.pbtxt`.
 
         Raises:
-            AwayError: one is not ready in time.
+            ServerUnavailableError: one is not ready in time.
         """
         if not versions:
             self._client.unload_model(MODEL_NAME, client_timeout=LOAD_TIMEOUT_S)

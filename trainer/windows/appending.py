@@ -54,7 +54,7 @@ class WindowAppender:
 
         Raises:
             DataError: a file could not be written.
-            AnotherWriterError: another process has written this window.
+            ConcurrentWriterError: another process has written this window.
         """
         self._number += 1
         draft = self._store.prepare(self._number, closed)

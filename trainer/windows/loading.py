@@ -55,7 +55,7 @@ class WindowLoader:
 
         Raises:
             DataError: a file could not be written.
-            AnotherWriterError: another process has written the next window.
+            ConcurrentWriterError: another process has written the next window.
         """
         never = Event()
         for closed in _closed(events, self._gathering):

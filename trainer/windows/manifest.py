@@ -67,7 +67,7 @@ def unseal(content: bytes, address: str) -> WindowManifest:
     """The manifest in a file.
 
     Raises:
-        DamagedError: it is not as it was written, or a newer Headwater wrote it.
+        CorruptWindowError: it is not as it was written, or a newer Headwater wrote it.
     """
     remedy = "put it back from a copy; without it no window can follow"
     try:

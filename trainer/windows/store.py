@@ -81,7 +81,7 @@ class WindowStore:
         """What a window is.
 
         Raises:
-            DamagedError: it cannot be read.
+            CorruptWindowError: it cannot be read.
         """
         path = _manifest_path(number)
         try:
@@ -95,7 +95,7 @@ class WindowStore:
         """A window with its rows.
 
         Raises:
-            DamagedError: it cannot be read, or is not as it was written.
+            CorruptWindowError: it cannot be read, or is not as it was written.
         """
         manifest = self.manifest(number)
         address = self._files.address(manifest.file)
@@ -121,7 +121,7 @@ class WindowStore:
         """Write the next window, whole; may be called again with the same draft after an OSError.
 
         Raises:
-            AnotherWriterError: there is one of this number.
+            ConcurrentWriterError: there is one of this number.
             OSError: it cannot be written, now; nothing of it is to be seen.
         """
         # Never removed after a failure: the manifest may be there though the store did not say so.
@@ -133,7 +133,7 @@ class WindowStore:
         """Give the newest window's file its name, if a writer died before it could.
 
         Raises:
-            DamagedError: the file is gone.
+            CorruptWindowError: the file is gone.
         """
         try:
             self._files.move(manifest.aside, manifest.file)

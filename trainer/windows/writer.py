@@ -67,7 +67,7 @@ class WindowWriter:
         Raises:
             ServerError: Kafka cannot be read.
             DataError: the newest window is damaged, or a file could not be written.
-            AnotherWriterError: another writer has written the next window.
+            ConcurrentWriterError: another writer has written the next window.
         """
         appender = WindowAppender(self._store, self._settings)
         topic_ids = ensure_topics(self._kafka)

@@ -15,12 +15,12 @@ from bench.prequential import __main__ as prequential
 from bench.prequential import work as prequential_work
 from bench.prequential.figures import FROZEN, INCREMENTAL, RETRAIN, WITHOUT_REPLAY, figures
 from tests.unit.bench.test_quality_command import movielens_1m
-from trainer.evaluation.prequential import PrequentialRun
+from trainer.evaluation.prequential import PrequentialRun, WindowedLog
 
 NAN = float("nan")
 # Six windows of two events: one of a person that is left out.
 STREAM = cast(
-    "Stream",
+    "WindowedLog",
     SimpleNamespace(
         windows=[None] * 6,
         window_of=np.repeat(np.arange(6), 2),
