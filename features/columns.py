@@ -19,7 +19,8 @@ from feast.protos.feast.types.Value_pb2 import DoubleList, Int64List, StringList
 from headwater_client.events import Item
 
 from features.feedback import Counters, FeedbackRow
-from features.rows import ItemGroup, Layout, UserRow, empty_group, empty_user
+from features.rows import ItemGroup, UserRow, empty_group, empty_user
+from features.schema import FeatureSchema
 from features.topics import Hash
 
 Columns = dict[str, bytes]
@@ -51,17 +52,17 @@ def encode_user(row: UserRow) -> Columns:
         "history_items": _int64s(row.events[2::3]),
         "history_types": _int64s(row.events[1::3]),
         "history_times_ms": _int64s(row.events[::3]),
-        "taken": _encoded(Value(bytes_val=row.taken.tobytes())),
-        "remembered": _encoded(Value(bytes_val=row.remembered.tobytes())),
+        "taken": _encoded(Value(bytes_val=row.seen.tobytes())),
+        "remembered": _encoded(Value(bytes_val=row.dedup_ids.tobytes())),
         "offsets": _int64s([number for pair in sorted(row.offsets.items()) for number in pair]),
     }
 
 
-def decode_user(stored: Stored, layout: Layout) -> UserRow:
+def decode_user(stored: Stored, schema: FeatureSchema) -> UserRow:
     """The row of what `encode_user` wrote; an empty row where nothing is stored."""
     read = Value.FromString
     if (offsets := stored["offsets"]) is None:
-        return empty_user(layout)
+        return empty_user(schema)
     pairs = read(offsets).int64_list_val.val
     history = zip(
         read(stored["history_times_ms"] or b"").int64_list_val.val,
@@ -72,9 +73,9 @@ def decode_user(stored: Stored, layout: Layout) -> UserRow:
     return UserRow(
         counters=list(read(stored["counters"] or b"").double_list_val.val),
         events=array("q", chain.from_iterable(history)),
-        categories=_categories(stored, len(layout.category_half_lives)),
-        taken=array("q", read(stored["taken"] or b"").bytes_val),
-        remembered=array("q", read(stored["remembered"] or b"").bytes_val),
+        categories=_categories(stored, len(schema.category_half_lives)),
+        seen=array("q", read(stored["taken"] or b"").bytes_val),
+        dedup_ids=array("q", read(stored["remembered"] or b"").bytes_val),
         offsets=dict(zip(pairs[::2], pairs[1::2], strict=True)),
     )
 
@@ -84,10 +85,10 @@ def encode_group(group: ItemGroup) -> bytes:
     return _doubles([group.source, group.offset, group.reference_ms, *group.values])
 
 
-def decode_group(column: bytes | None, layout: Layout) -> ItemGroup:
+def decode_group(column: bytes | None, schema: FeatureSchema) -> ItemGroup:
     """The group of what `encode_group` wrote; an empty one where nothing is stored."""
     if column is None:
-        return empty_group(layout)
+        return empty_group(schema)
     source, offset, reference_ms, *values = Value.FromString(column).double_list_val.val
     return ItemGroup(values, int(source), int(offset), int(reference_ms))
 
@@ -123,11 +124,11 @@ def encode_trending(listed: TrendList, source: int, offset: int) -> Columns:
     }
 
 
-def decode_trending(stored: Stored, layout: Layout) -> TrendList:
+def decode_trending(stored: Stored, schema: FeatureSchema) -> TrendList:
     """The list of what `encode_trending` wrote; an empty one where nothing is stored."""
     names = Value.FromString(stored["item_ids"] or b"").string_list_val.val
     flat = Value.FromString(stored["counts"] or b"").double_list_val.val
-    counts = np.array(flat, np.float64).reshape(-1, 1 + len(layout.item_half_lives))
+    counts = np.array(flat, np.float64).reshape(-1, 1 + len(schema.item_half_lives))
     return TrendList(list(names), counts)
 
 

@@ -14,15 +14,14 @@ import numpy as np
 import numpy.typing as npt
 
 from features import decay
-from features.rows import Layout, UserRow
+from features.arrays import Int64Array
+from features.rows import UserRow
+from features.schema import FeatureSchema
 from features.vocabulary import PADDING, Vocabulary
 
 TOP_ITEMS = 100
 CATEGORY_BUCKETS = 32
 MODEL_NAME = "temporal_llm"
-
-IntArray = npt.NDArray[np.int64]
-FloatArray = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -39,20 +38,20 @@ class Tensor:
         return {np.int64: "INT64", np.int32: "INT32", np.float32: "FP32"}[self.dtype]
 
 
-def model_inputs(layout: Layout) -> tuple[Tensor, ...]:
+def model_inputs(schema: FeatureSchema) -> tuple[Tensor, ...]:
     """What the model reads, in the graph's order."""
     return (
         Tensor("item_indices", np.int64, (-1,)),
         Tensor("event_types", np.int64, (-1,)),
         Tensor("event_times_ms", np.int64, (-1,)),
         Tensor("request_time_ms", np.int64, (1,)),
-        Tensor("user_features", np.float32, (user_feature_count(layout),)),
+        Tensor("user_features", np.float32, (user_feature_count(schema),)),
         Tensor("candidate_items", np.int64, (-1,)),
         Tensor("excluded_items", np.int64, (-1,)),
     )
 
 
-def model_outputs(layout: Layout) -> tuple[Tensor, ...]:
+def model_outputs(schema: FeatureSchema) -> tuple[Tensor, ...]:
     """What the model answers, in the graph's order.
 
     `*_explained_by` is the position in `item_indices` of the past event that explains an item
@@ -65,30 +64,30 @@ def model_outputs(layout: Layout) -> tuple[Tensor, ...]:
         Tensor("top_explained_by", np.int64, (TOP_ITEMS,)),
         Tensor("candidate_scores", np.float32, (-1,)),
         Tensor("candidate_explained_by", np.int64, (-1,)),
-        Tensor("trend_weights", np.float32, (2 * trend_count(layout),)),
+        Tensor("trend_weights", np.float32, (2 * trend_count(schema),)),
     )
 
 
-def user_feature_count(layout: Layout) -> int:
+def user_feature_count(schema: FeatureSchema) -> int:
     """F: one a counter, and one a category bucket."""
-    return layout.user_counters + CATEGORY_BUCKETS
+    return schema.user_counters + CATEGORY_BUCKETS
 
 
-def trend_count(layout: Layout) -> int:
+def trend_count(schema: FeatureSchema) -> int:
     """T: one a half-life of the items, the plain count left out."""
-    return len(layout.item_half_lives) - 1
+    return len(schema.item_half_lives) - 1
 
 
-def user_features(row: UserRow, time_ms: int, layout: Layout) -> list[float]:
+def user_features(row: UserRow, time_ms: int, schema: FeatureSchema) -> list[float]:
     """The time-decay features of one person at a time, float[F].
 
     log(1 + counter) of each decayed counter, then of the categories' slowest counter, hashed into
     buckets (Weinberger et al., "Feature Hashing for Large Scale Multitask Learning", ICML 2009).
     """
     reference = row.reference_ms
-    counters = decay.read(row.counters, reference, time_ms, layout.user_half_lives)
+    counters = decay.read(row.counters, reference, time_ms, schema.user_half_lives)
     buckets = [0.0] * CATEGORY_BUCKETS
-    left = decay.factor(max(0, time_ms - reference), layout.category_half_lives[-1])
+    left = decay.factor(max(0, time_ms - reference), schema.category_half_lives[-1])
     for category, values in row.categories.items():
         buckets[category % CATEGORY_BUCKETS] += values[-1] * left
     return [math.log1p(value) for value in counters + buckets]
@@ -103,9 +102,9 @@ def model_tensors(
     rows: Sequence[UserRow],
     times_ms: Sequence[int],
     vocabulary: Vocabulary,
-    layout: Layout,
-    candidates: IntArray | None = None,
-    exclude_taken: bool = True,
+    schema: FeatureSchema,
+    candidates: Int64Array | None = None,
+    exclude_seen: bool = True,
 ) -> dict[str, npt.NDArray[np.generic]]:
     """The model's inputs for a batch of people, by tensor name.
 
@@ -124,7 +123,7 @@ def model_tensors(
     events = flat.reshape(len(rows), length, 3)
     items = vocabulary.indices(events[:, :, 2])
     items[events[:, :, 1] == 0] = PADDING
-    features = [user_features(row, time, layout) for row, time in zip(rows, times_ms, strict=True)]
+    features = [user_features(row, time, schema) for row, time in zip(rows, times_ms, strict=True)]
     wanted = np.zeros(0, np.int64) if candidates is None else candidates
     return {
         "item_indices": items,
@@ -133,16 +132,16 @@ def model_tensors(
         "request_time_ms": np.asarray(times_ms, np.int64)[:, None],
         "user_features": np.asarray(features, np.float32),
         "candidate_items": np.tile(wanted, (len(rows), 1)),
-        "excluded_items": _excluded(rows if exclude_taken else [], len(rows), vocabulary),
+        "excluded_items": _excluded(rows if exclude_seen else [], len(rows), vocabulary),
     }
 
 
-def _excluded(rows: Sequence[UserRow], batch: int, vocabulary: Vocabulary) -> IntArray:
-    lengths = [len(row.taken) for row in rows]
+def _excluded(rows: Sequence[UserRow], batch: int, vocabulary: Vocabulary) -> Int64Array:
+    lengths = [len(row.seen) for row in rows]
     excluded = np.zeros((batch, max(lengths, default=0)), np.int64)
     if not excluded.size:
         return excluded
-    known = vocabulary.indices(np.concatenate([np.asarray(row.taken, np.int64) for row in rows]))
+    known = vocabulary.indices(np.concatenate([np.asarray(row.seen, np.int64) for row in rows]))
     # What this version does not know it cannot recommend either: padding, not "unknown".
     known[known == vocabulary.unknown] = PADDING
     excluded[np.arange(excluded.shape[1]) < np.asarray(lengths)[:, None]] = known

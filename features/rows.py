@@ -11,7 +11,6 @@ choice, but one that no order of arrival changes.
 
 from __future__ import annotations
 
-import json
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
@@ -21,14 +20,11 @@ from typing import NamedTuple
 from headwater_client.events import Click, EventType, Purchase
 
 from features import decay
-from features.settings import FeatureSettings
+from features.schema import SIGNALS, FeatureSchema
 from features.topics import Hash, hash64
 
-SIGNALS = (EventType.CLICK, EventType.PURCHASE)
-FOREVER = float("inf")
 
-
-class Observed(NamedTuple):
+class Observation(NamedTuple):
     """What one event says to the rows.
 
     `categories` are those that the catalogue gave the item when the event was read.
@@ -45,12 +41,12 @@ class Observed(NamedTuple):
     categories: tuple[Hash, ...] = ()
 
 
-def observed(
+def observation(
     event: Click | Purchase, source: Hash, offset: int, categories: tuple[Hash, ...] = ()
-) -> Observed:
+) -> Observation:
     """An event of the topics as the rows see it."""
     kind = EventType.PURCHASE if isinstance(event, Purchase) else EventType.CLICK
-    return Observed(
+    return Observation(
         kind,
         event.user_id,
         event.item_id,
@@ -63,37 +59,6 @@ def observed(
     )
 
 
-class Layout:
-    """How many counters a row has and what they mean; derived from the settings once.
-
-    Every set of half-lives ends with an infinite one: the plain count, exact as long as counts
-    stay below 2**53.
-    """
-
-    def __init__(self, settings: FeatureSettings) -> None:
-        self.settings = settings
-        self.user_half_lives = (*map(float, settings.user_half_lives_ms), FOREVER)
-        self.category_half_lives = tuple(map(float, settings.category_half_lives_ms))
-        self.item_half_lives = (*map(float, settings.item_half_lives_ms), FOREVER)
-        self.weight = {
-            EventType.CLICK: settings.click_weight,
-            EventType.PURCHASE: settings.purchase_weight,
-        }
-        self.takes = frozenset(EventType[name.upper()] for name in settings.taken_by)
-
-    @property
-    def fingerprint(self) -> str:
-        """The settings as text, the same for the same settings."""
-        described = self.settings.model_dump(mode="json")
-        described["taken_by"] = sorted(described["taken_by"])
-        return json.dumps(described, sort_keys=True)
-
-    @property
-    def user_counters(self) -> int:
-        """Length of a user row's counters: signals x half-lives."""
-        return len(SIGNALS) * len(self.user_half_lives)
-
-
 @dataclass(slots=True)
 class UserRow:
     """What is known of one person.
@@ -101,15 +66,16 @@ class UserRow:
     `counters`: float[signals * half_lives] and each of `categories`: float[category_half_lives],
     both as of `reference_ms`, the time of the newest event. `events`: int64[3 * n]: time_ms, type
     and item of each of the newest `history_length` events, ascending, one after another: in this
-    form they become a tensor without a copy in Python. `taken`: int64, ascending. `remembered`:
-    int64, hashes of events in order of arrival. `offsets`: the last absorbed offset by source.
+    form they become a tensor without a copy in Python. `seen`: int64, hashes of items that are not
+    recommended again, ascending. `dedup_ids`: int64, hashes of the newest event ids, in order of
+    arrival. `offsets`: the last absorbed offset by source.
     """
 
     counters: list[float]
     events: array[int] = field(default_factory=lambda: array("q"))
     categories: dict[int, list[float]] = field(default_factory=dict)
-    taken: array[int] = field(default_factory=lambda: array("q"))
-    remembered: array[int] = field(default_factory=lambda: array("q"))
+    seen: array[int] = field(default_factory=lambda: array("q"))
+    dedup_ids: array[int] = field(default_factory=lambda: array("q"))
     offsets: dict[int, int] = field(default_factory=dict)
 
     @property
@@ -137,17 +103,17 @@ class ItemGroup:
     reference_ms: int = 0
 
 
-def empty_user(layout: Layout) -> UserRow:
+def empty_user(schema: FeatureSchema) -> UserRow:
     """The row of a person without events."""
-    return UserRow([0.0] * layout.user_counters)
+    return UserRow([0.0] * schema.user_counters)
 
 
-def empty_group(layout: Layout) -> ItemGroup:
+def empty_group(schema: FeatureSchema) -> ItemGroup:
     """The column of an item that a source has not mentioned yet."""
-    return ItemGroup([0.0] * len(layout.item_half_lives))
+    return ItemGroup([0.0] * len(schema.item_half_lives))
 
 
-def absorb(row: UserRow, event: Observed, layout: Layout) -> bool:
+def apply_event(row: UserRow, event: Observation, schema: FeatureSchema) -> bool:
     """Let one event change its person's row, in place.
 
     Returns:
@@ -157,18 +123,18 @@ def absorb(row: UserRow, event: Observed, layout: Layout) -> bool:
     if event.offset <= row.offsets.get(event.source, -1):
         return False
     row.offsets[event.source] = event.offset
-    if event.event in row.remembered:
+    if event.event in row.dedup_ids:
         return False
-    _remember(row, event.event, layout.settings.remembered_events)
-    _count(row, event, layout)
+    _remember(row, event.event, schema.settings.remembered_events)
+    _count(row, event, schema)
     happened = (event.time_ms, int(event.type), event.item)
-    _insert_newest(row.events, happened, layout.settings.history_length)
-    if event.type in layout.takes:
-        _insert_lowest(row.taken, event.item, layout.settings.taken_limit)
+    _insert_newest(row.events, happened, schema.settings.history_length)
+    if event.type in schema.seen_by:
+        _insert_lowest(row.seen, event.item, schema.settings.taken_limit)
     return True
 
 
-def absorb_item(group: ItemGroup, event: Observed, layout: Layout) -> None:
+def apply_item_event(group: ItemGroup, event: Observation, schema: FeatureSchema) -> None:
     """Let one event that counts change its item's group, in place; a replay changes nothing."""
     if group.source != event.source:
         # The topic was made anew: its offsets start again, what was counted stays.
@@ -177,55 +143,55 @@ def absorb_item(group: ItemGroup, event: Observed, layout: Layout) -> None:
         return
     group.offset = event.offset
     group.reference_ms = decay.add(
-        group.values, group.reference_ms, event.time_ms, (1.0,), layout.item_half_lives
+        group.values, group.reference_ms, event.time_ms, (1.0,), schema.item_half_lives
     )
 
 
 def popularity(
-    groups: Iterable[tuple[EventType, ItemGroup]], time_ms: int, layout: Layout
+    groups: Iterable[tuple[EventType, ItemGroup]], time_ms: int, schema: FeatureSchema
 ) -> list[float]:
     """The decayed popularity of an item at a time: its groups' sum, purchases weighing more.
 
     Returns:
         float[item_half_lives]; the last is the weighted count of all events.
     """
-    total = [0.0] * len(layout.item_half_lives)
+    total = [0.0] * len(schema.item_half_lives)
     for kind, group in groups:
-        values = decay.read(group.values, group.reference_ms, time_ms, layout.item_half_lives)
-        weight = layout.weight[kind]
+        values = decay.read(group.values, group.reference_ms, time_ms, schema.item_half_lives)
+        weight = schema.weight[kind]
         total = [have + weight * value for have, value in zip(total, values, strict=True)]
     return total
 
 
-def _count(row: UserRow, event: Observed, layout: Layout) -> None:
+def _count(row: UserRow, event: Observation, schema: FeatureSchema) -> None:
     weights = [float(event.type is signal) for signal in SIGNALS]
     reference = row.reference_ms
-    decay.add(row.counters, reference, event.time_ms, weights, layout.user_half_lives)
+    decay.add(row.counters, reference, event.time_ms, weights, schema.user_half_lives)
     if row.categories or event.categories:
-        _count_categories(row.categories, reference, event, layout)
+        _count_categories(row.categories, reference, event, schema)
 
 
 def _count_categories(
-    categories: dict[int, list[float]], reference_ms: int, event: Observed, layout: Layout
+    categories: dict[int, list[float]], reference_ms: int, event: Observation, schema: FeatureSchema
 ) -> None:
-    half_lives = layout.category_half_lives
+    half_lives = schema.category_half_lives
     if event.time_ms > reference_ms:
         left = decay.factors(event.time_ms - reference_ms, half_lives)
         for values in categories.values():
             values[:] = [value * kept for value, kept in zip(values, left, strict=True)]
     added = decay.factors(max(0, reference_ms - event.time_ms), half_lives)
-    weight = layout.weight[event.type]
+    weight = schema.weight[event.type]
     for category in event.categories:
         values = categories.setdefault(category, [0.0] * len(half_lives))
         values[:] = [value + weight * part for value, part in zip(values, added, strict=True)]
-    while len(categories) > layout.settings.category_limit:
+    while len(categories) > schema.settings.category_limit:
         del categories[max(categories)]
 
 
 def _remember(row: UserRow, event: int, limit: int) -> None:
-    row.remembered.append(event)
-    if len(row.remembered) > limit:
-        del row.remembered[0]
+    row.dedup_ids.append(event)
+    if len(row.dedup_ids) > limit:
+        del row.dedup_ids[0]
 
 
 def _insert_newest(events: array[int], event: tuple[int, ...], limit: int) -> None:

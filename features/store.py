@@ -33,7 +33,7 @@ from features.settings import Durability, StoreSettings
 PROJECT = "headwater"
 ENTITY_KEY_VERSION = 3
 _DURABLE_MARK = "headwater:durable"
-_LAYOUT_MARK = "headwater:layout"
+_SCHEMA_MARK = "headwater:layout"
 _LOADED_MARK = "headwater:loaded"
 
 # KEYS: the row. ARGV: version field, version that was read ("" for none), then field, value, ...
@@ -48,7 +48,7 @@ class StoreRestartedError(ServerError):
     """The store was restarted: rows acknowledged but not yet on disk may be gone."""
 
 
-class Table:
+class StoreTable:
     """A feature view as the store holds it: the Redis field of each column.
 
     Args:
@@ -64,30 +64,30 @@ class Table:
         self.time_field = f"_ts:{view.name}".encode()
 
 
-USERS = Table(definitions.user_activity, definitions.user)
-CATALOGUE = Table(definitions.item_catalogue, definitions.item)
-TRENDING = Table(definitions.trending, definitions.source)
-FEEDBACK = Table(definitions.rollout_feedback, definitions.trial)
+USERS = StoreTable(definitions.user_activity, definitions.user)
+CATALOGUE = StoreTable(definitions.item_catalogue, definitions.item)
+TRENDING = StoreTable(definitions.trending, definitions.source)
+FEEDBACK = StoreTable(definitions.rollout_feedback, definitions.trial)
 
 
 @lru_cache
-def popularity_table(partitions: int) -> Table:
+def popularity_table(partitions: int) -> StoreTable:
     """The table of item rows for topics of so many partitions."""
-    return Table(definitions.item_popularity_view(partitions), definitions.item)
+    return StoreTable(definitions.item_popularity_view(partitions), definitions.item)
 
 
-class Read(NamedTuple):
+class RowRead(NamedTuple):
     """Columns of one row to read."""
 
-    table: Table
+    table: StoreTable
     entity_id: str
     columns: Sequence[str]
 
 
-class Write(NamedTuple):
+class RowWrite(NamedTuple):
     """Columns of one row to write if column `version` still holds `expected` (None: nothing)."""
 
-    table: Table
+    table: StoreTable
     entity_id: str
     columns: Mapping[str, bytes]
     time_ms: int
@@ -112,7 +112,7 @@ class RowStore(RedisOnlineStore):
         self._script: str | None = None
         self._run_id: str | None = None
 
-    async def read(self, reads: Sequence[Read]) -> list[dict[str, bytes | None]]:
+    async def read(self, reads: Sequence[RowRead]) -> list[dict[str, bytes | None]]:
         """The raw columns of each row, in one round trip; None for a column without a value.
 
         Raises:
@@ -133,7 +133,7 @@ class RowStore(RedisOnlineStore):
             for read, reply in zip(reads, replies, strict=True)
         ]
 
-    async def write(self, writes: Sequence[Write]) -> list[bool]:
+    async def write(self, writes: Sequence[RowWrite]) -> list[bool]:
         """Write each row that is still as it was read; False where another has written since.
 
         A row is written whole or not at all; the batch is not atomic, and its order is kept.
@@ -151,7 +151,7 @@ class RowStore(RedisOnlineStore):
         except (RedisError, OSError) as error:
             raise self._unreachable(error) from error
 
-    async def _write(self, writes: Sequence[Write]) -> list[bool]:
+    async def _write(self, writes: Sequence[RowWrite]) -> list[bool]:
         client = await self._redis()
         if self._script is None:
             self._script = await client.script_load(_WRITE_IF_UNCHANGED)
@@ -204,18 +204,18 @@ class RowStore(RedisOnlineStore):
             await self._client_async.aclose()
             self._client_async = None
 
-    async def claim(self, layout: str) -> None:
+    async def claim(self, schema: str) -> None:
         """Check that the rows in the store are laid out so; whoever comes first decides.
 
         Args:
-            layout: describes the layout, the same for the same settings.
+            schema: describes the schema, the same for the same settings.
 
         Raises:
-            SettingsError: rows of another layout are there.
+            SettingsError: rows of another schema are there.
             ServerError: the store does not answer.
         """
-        found = await self._marked(_LAYOUT_MARK, layout)
-        if found != layout:
+        found = await self._marked(_SCHEMA_MARK, schema)
+        if found != schema:
             raise SettingsError(
                 f"features: the store at {self._settings.address} holds rows of other settings, "
                 f"{found}: set these, or use an empty store"
@@ -296,7 +296,7 @@ def _key(join_key: str, entity_id: str) -> bytes:
     return _redis_key(PROJECT, entity, ENTITY_KEY_VERSION)
 
 
-def _arguments(write: Write) -> list[bytes]:
+def _arguments(write: RowWrite) -> list[bytes]:
     field = write.table.field
     seconds, rest = divmod(write.time_ms, 1000)
     time = Timestamp(seconds=seconds, nanos=rest * 1_000_000).SerializeToString()

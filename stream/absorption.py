@@ -17,8 +17,9 @@ from headwater_client.events import Click, Purchase
 
 from features import columns
 from features.columns import VERSION
-from features.rows import ItemGroup, Layout, UserRow, absorb, absorb_item, observed
-from features.store import USERS, Read, RowStore, Table, Write
+from features.rows import ItemGroup, UserRow, apply_event, apply_item_event, observation
+from features.schema import FeatureSchema
+from features.store import USERS, RowRead, RowStore, RowWrite, StoreTable
 from features.topics import Hash
 from stream import metrics
 from stream.catalogue import Catalogue, Shelf, reading
@@ -82,10 +83,15 @@ class Absorber:
     """
 
     def __init__(
-        self, store: RowStore, layout: Layout, catalogue: Catalogue, popularity: Table, keep: int
+        self,
+        store: RowStore,
+        schema: FeatureSchema,
+        catalogue: Catalogue,
+        popularity: StoreTable,
+        keep: int,
     ) -> None:
         self._store = store
-        self._layout = layout
+        self._schema = schema
         self._catalogue = catalogue
         self._popularity = popularity
         self._users: LRUCache[str, Kept[UserRow]] = LRUCache(keep)
@@ -115,18 +121,18 @@ class Absorber:
         users = _taken(self._users, (arrived.event.user_id for arrived in batch))
         groups = _taken(self._groups, (Cell(a.event.item_id, a.column) for a in batch))
         shelves = self._catalogue.at_hand({arrived.event.item_id for arrived in batch})
-        new_users = [Read(USERS, name, USERS.columns) for name in _absent(users)]
+        new_users = [RowRead(USERS, name, USERS.columns) for name in _absent(users)]
         new_groups = [
-            Read(self._popularity, cell.item_id, (cell.column,)) for cell in _absent(groups)
+            RowRead(self._popularity, cell.item_id, (cell.column,)) for cell in _absent(groups)
         ]
         new_shelves = [reading(name) for name in _absent(shelves)]
         replies = iter(await self._store.read([*new_users, *new_groups, *new_shelves]))
         for read, stored in zip(new_users, replies, strict=False):
-            row = columns.decode_user(stored, self._layout)
+            row = columns.decode_user(stored, self._schema)
             users[read.entity_id] = Kept(row, stored[VERSION])
         for read, stored in zip(new_groups, replies, strict=False):
             (name,) = read.columns
-            group = columns.decode_group(stored[name], self._layout)
+            group = columns.decode_group(stored[name], self._schema)
             groups[Cell(read.entity_id, name)] = Kept(group, stored[name])
         for read, stored in zip(new_shelves, replies, strict=True):
             shelves[read.entity_id] = self._catalogue.learn(read, stored)
@@ -142,11 +148,11 @@ class Absorber:
             user = rows.users[event.user_id]
             if offset <= user.row.offsets.get(source, -1):
                 continue
-            seen = observed(event, source, offset, rows.shelves[event.item_id].categories)
+            seen = observation(event, source, offset, rows.shelves[event.item_id].categories)
             changed_users[event.user_id] = user
-            if absorb(user.row, seen, self._layout):
+            if apply_event(user.row, seen, self._schema):
                 cell = Cell(event.item_id, column)
-                absorb_item(rows.groups[cell].row, seen, self._layout)
+                apply_item_event(rows.groups[cell].row, seen, self._schema)
                 changed_groups[cell] = rows.groups[cell]
         return changed_users, changed_groups
 
@@ -157,7 +163,7 @@ class Absorber:
         written_groups = {cell: columns.encode_group(kept.row) for cell, kept in groups.items()}
         accepted = await self._store.write(
             [
-                Write(
+                RowWrite(
                     self._popularity,
                     cell.item_id,
                     {cell.column: written_groups[cell]},
@@ -173,7 +179,7 @@ class Absorber:
         written_users = {name: columns.encode_user(kept.row) for name, kept in users.items()}
         accepted = await self._store.write(
             [
-                Write(USERS, name, written_users[name], k.row.reference_ms, VERSION, k.version)
+                RowWrite(USERS, name, written_users[name], k.row.reference_ms, VERSION, k.version)
                 for name, k in users.items()
             ]
         )

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import xxhash
 from headwater_client.events import Click, Purchase, Recommendation, RecommendedItem, Shadow
 
-from features.rows import Layout, UserRow
+from features.rows import UserRow
+from features.schema import FeatureSchema
 from features.store import RowStore
 from stream.asking import Asked, Asker, Question, Request
 from stream.catalogue import Catalogue, reading
@@ -48,7 +49,7 @@ class Answerer:
     def __init__(
         self,
         settings: WorkerSettings,
-        layout: Layout,
+        schema: FeatureSchema,
         store: RowStore,
         catalogue: Catalogue,
         trends: TrendLists,
@@ -61,7 +62,7 @@ class Answerer:
         self._trends = trends
         self._routes = routes
         self._asker = asker
-        self._exclude_taken = bool(layout.takes)
+        self._exclude_seen = bool(schema.seen_by)
 
     def groups(self, requests: Iterable[Request]) -> list[Group]:
         """What to ask for these people, from their rows as they are now.
@@ -167,7 +168,7 @@ class Answerer:
     def _not_taken(
         self, items: Iterable[RecommendedItem], row: UserRow
     ) -> Iterable[RecommendedItem]:
-        if not self._exclude_taken:
+        if not self._exclude_seen:
             return items
         return (item for item in items if not has_taken(row, item.item_id))
 

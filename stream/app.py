@@ -12,7 +12,7 @@ from faust.types.auth import CredentialsT
 
 from features.inputs import model_inputs, model_outputs
 from features.kafka import ensure_sources
-from features.rows import Layout
+from features.schema import FeatureSchema
 from features.settings import FeatureSettings, KafkaSettings, SecurityProtocol, StoreSettings
 from features.store import RowStore, popularity_table
 from stream.absorption import Absorber
@@ -53,21 +53,21 @@ def make_app(config: WorkerConfig) -> faust.App:
     """
     app = _faust_app(config)
     settings, partitions = config.worker, config.kafka.partitions
-    layout = Layout(config.features)
+    schema = FeatureSchema(config.features)
     sources = ensure_sources(config.kafka)
     store = RowStore(config.store)
     catalogue = Catalogue(settings.catalogue_refresh_s)
     delivery = Delivery(config.kafka)
     commits = Commits(app, store, delivery, settings.commit_interval_s)
     trends = TrendLists(
-        store, layout, partitions, settings.trending_items, settings.trends_refresh_s
+        store, schema, partitions, settings.trending_items, settings.trends_refresh_s
     )
     routes = Routes(config.triton.model)
     follower = RolloutFollower(config.kafka, routes)
-    scorer = Scorer(config.triton, model_inputs(layout), model_outputs(layout))
-    absorber = Absorber(store, layout, catalogue, popularity_table(partitions), settings.row_cache)
-    asker = Asker(settings, layout, trends, scorer)
-    answerer = Answerer(settings, layout, store, catalogue, trends, routes, asker)
+    scorer = Scorer(config.triton, model_inputs(schema), model_outputs(schema))
+    absorber = Absorber(store, schema, catalogue, popularity_table(partitions), settings.row_cache)
+    asker = Asker(settings, schema, trends, scorer)
+    answerer = Answerer(settings, schema, store, catalogue, trends, routes, asker)
     pipeline = Pipeline(answerer, delivery, commits)
     loop = FastLoop(absorber, answerer, trends, follower, delivery, pipeline, sources)
     shelver = Shelver(store, delivery, commits, sources)

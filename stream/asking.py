@@ -11,7 +11,8 @@ import numpy.typing as npt
 from headwater_client.events import Click, Purchase
 
 from features.inputs import model_tensors
-from features.rows import Layout, UserRow
+from features.rows import UserRow
+from features.schema import FeatureSchema
 from stream import metrics
 from stream.ranking import Ranking, ranked
 from stream.routing import Route
@@ -78,13 +79,13 @@ class Asker:
     """Makes the question to a version, and asks it."""
 
     def __init__(
-        self, settings: WorkerSettings, layout: Layout, trends: TrendLists, scorer: Scorer
+        self, settings: WorkerSettings, schema: FeatureSchema, trends: TrendLists, scorer: Scorer
     ) -> None:
         self._settings = settings
-        self._layout = layout
+        self._schema = schema
         self._trends = trends
         self._scorer = scorer
-        self._exclude_taken = bool(layout.takes)
+        self._exclude_seen = bool(schema.seen_by)
         self._tables: dict[str, TrendTable] = {}
 
     def question(self, route: Route, requests: Sequence[Request], *, on_trial: bool) -> Question:
@@ -95,9 +96,9 @@ class Asker:
             [request.row for request in requests],
             times_ms,
             route.vocabulary,
-            self._layout,
+            self._schema,
             candidates=table.indices[: self._settings.trending_candidates],
-            exclude_taken=self._exclude_taken,
+            exclude_seen=self._exclude_seen,
         )
         return Question(route, on_trial, requests, times_ms, tensors, table)
 

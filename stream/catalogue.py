@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from time import monotonic
 
 from features.columns import decode_shelf
-from features.store import CATALOGUE, Read
+from features.store import CATALOGUE, RowRead
 from features.topics import Hash, hash64
 
 _MOST_ITEMS = 1_000_000
@@ -39,7 +39,7 @@ class Catalogue:
         found = ((name, self._shelves.get(name)) for name in item_ids)
         return {name: kept[1] if kept and kept[0] > now else None for name, kept in found}
 
-    def learn(self, read: Read, stored: Mapping[str, bytes | None]) -> Shelf:
+    def learn(self, read: RowRead, stored: Mapping[str, bytes | None]) -> Shelf:
         """The shelf that `reading` has brought, kept at hand."""
         category, available = decode_shelf(stored)
         shelf = Shelf(tuple(map(hash64, category)), available)
@@ -49,6 +49,6 @@ class Catalogue:
         return shelf
 
 
-def reading(item_id: str) -> Read:
+def reading(item_id: str) -> RowRead:
     """The read that brings an item's shelf."""
-    return Read(CATALOGUE, item_id, ("category", "available"))
+    return RowRead(CATALOGUE, item_id, ("category", "available"))

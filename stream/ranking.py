@@ -165,5 +165,5 @@ def allowed(
 def has_taken(row: UserRow, item_id: str) -> bool:
     """Whether the person has taken the item, as far as the row remembers."""
     item = hash64(item_id)
-    place = bisect_left(row.taken, item)
-    return place < len(row.taken) and row.taken[place] == item
+    place = bisect_left(row.seen, item)
+    return place < len(row.seen) and row.seen[place] == item

@@ -11,7 +11,7 @@ from headwater_client.events import EventError, Item, decode
 
 from features.columns import VERSION, decode_pair, encode_item
 from features.repo.definitions import LOADED
-from features.store import CATALOGUE, Read, RowStore, Write
+from features.store import CATALOGUE, RowRead, RowStore, RowWrite
 from features.topics import ITEMS, Hash, source_hash
 from stream import metrics
 from stream.commits import Commits
@@ -77,13 +77,13 @@ async def write_items(store: RowStore, newest: Mapping[str, Told]) -> None:
     Raises:
         ServerError: the store does not answer, or another process wrote one of the rows.
     """
-    stored = await store.read([Read(CATALOGUE, name, (VERSION,)) for name in newest])
+    stored = await store.read([RowRead(CATALOGUE, name, (VERSION,)) for name in newest])
     writes = []
     for (name, told), row in zip(newest.items(), stored, strict=True):
         if _is_known(told, row[VERSION]):
             continue
         columns = encode_item(told.item, told.source, told.offset)
-        writes.append(Write(CATALOGUE, name, columns, told.time_ms, VERSION, row[VERSION]))
+        writes.append(RowWrite(CATALOGUE, name, columns, told.time_ms, VERSION, row[VERSION]))
     if not all(await store.write(writes)):
         raise ServerError("an item row was written by another worker: reading it again")
 

@@ -11,8 +11,9 @@ from headwater_client.events import EventType
 
 from features.columns import VERSION, TrendList, decode_trending, encode_trending
 from features.repo.definitions import item_sources
-from features.rows import ItemGroup, Layout
-from features.store import TRENDING, Read, RowStore, Write
+from features.rows import ItemGroup
+from features.schema import FeatureSchema
+from features.store import TRENDING, RowRead, RowStore, RowWrite
 from features.topics import ACTION_TOPICS
 from stream.absorption import Cell
 from stream.trending import Trends, sum_of_lists, updated
@@ -29,15 +30,15 @@ class TrendLists:
     """
 
     def __init__(
-        self, store: RowStore, layout: Layout, partitions: int, limit: int, every_s: float
+        self, store: RowStore, schema: FeatureSchema, partitions: int, limit: int, every_s: float
     ) -> None:
         self._store = store
-        self._layout = layout
+        self._schema = schema
         self._limit = limit
         self._every_s = every_s
-        self._reads = [Read(TRENDING, n, TRENDING.columns) for n in item_sources(partitions)]
+        self._reads = [RowRead(TRENDING, n, TRENDING.columns) for n in item_sources(partitions)]
         self._touched: dict[str, dict[str, ItemGroup]] = {}
-        self.trends: Trends = sum_of_lists([], layout)
+        self.trends: Trends = sum_of_lists([], schema)
 
     def touch(self, groups: Mapping[Cell, ItemGroup]) -> None:
         """Groups that a batch has changed."""
@@ -61,27 +62,27 @@ class TrendLists:
         """
         stored = await self._store.read(self._reads)
         lists = {
-            r.entity_id: decode_trending(s, self._layout)
+            r.entity_id: decode_trending(s, self._schema)
             for r, s in zip(self._reads, stored, strict=True)
         }
         versions = {r.entity_id: s[VERSION] for r, s in zip(self._reads, stored, strict=True)}
         touched, self._touched = self._touched, {}
         for name, groups in touched.items():
-            lists[name] = updated(lists[name], groups, self._limit, self._layout)
+            lists[name] = updated(lists[name], groups, self._limit, self._schema)
         # A list that another worker wrote meanwhile stays: that worker has the partition now.
         await self._store.write(
             [self._write(n, lists[n], g, versions[n]) for n, g in touched.items()]
         )
         self.trends = sum_of_lists(
-            [(_signal(n), listed) for n, listed in lists.items()], self._layout
+            [(_signal(n), listed) for n, listed in lists.items()], self._schema
         )
 
     def _write(
         self, name: str, listed: TrendList, groups: Mapping[str, ItemGroup], version: bytes | None
-    ) -> Write:
+    ) -> RowWrite:
         newest = max(groups.values(), key=lambda group: group.offset)
         columns = encode_trending(listed, newest.source, newest.offset)
-        return Write(TRENDING, name, columns, newest.reference_ms, VERSION, version)
+        return RowWrite(TRENDING, name, columns, newest.reference_ms, VERSION, version)
 
 
 def _signal(source: str) -> EventType:

@@ -16,11 +16,11 @@ import numpy as np
 import numpy.typing as npt
 from headwater_client.events import EventType
 
+from features.arrays import Float64Array
 from features.columns import TrendList
-from features.rows import ItemGroup, Layout
+from features.rows import ItemGroup
+from features.schema import FeatureSchema
 from features.vocabulary import Vocabulary
-
-FloatArray = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -31,24 +31,24 @@ class Trends:
     """
 
     item_ids: Sequence[str]
-    counts: FloatArray
+    counts: Float64Array
     reference_ms: int
-    half_lives: FloatArray
+    half_lives: Float64Array
 
     @property
     def middle(self) -> int:
         """The half-life by which items are ranked, where one must be chosen: the middle one."""
         return len(self.half_lives) // 2
 
-    def decayed(self, times_ms: Sequence[int]) -> FloatArray:
+    def decayed(self, times_ms: Sequence[int]) -> Float64Array:
         """What is left of the counts at each time, float64[B, T]."""
         elapsed = np.maximum(0, np.asarray(times_ms) - self.reference_ms)
-        left: FloatArray = 2.0 ** -(elapsed[:, None] / self.half_lives)
+        left: Float64Array = 2.0 ** -(elapsed[:, None] / self.half_lives)
         return left
 
 
 def updated(
-    stored: TrendList, touched: Mapping[str, ItemGroup], limit: int, layout: Layout
+    stored: TrendList, touched: Mapping[str, ItemGroup], limit: int, schema: FeatureSchema
 ) -> TrendList:
     """A source's list with the groups that have changed: the `limit` most popular items of both."""
     kept = [at for at, name in enumerate(stored.item_ids) if name not in touched]
@@ -57,15 +57,15 @@ def updated(
     width = stored.counts.shape[1]
     counts = np.concatenate([stored.counts[kept], np.reshape(changed, (-1, width))])
     newest = counts[:, 0].max(initial=0)
-    middle = (len(layout.item_half_lives) - 1) // 2
-    left = 2.0 ** -((newest - counts[:, 0]) / layout.item_half_lives[middle])
+    middle = (len(schema.item_half_lives) - 1) // 2
+    left = 2.0 ** -((newest - counts[:, 0]) / schema.item_half_lives[middle])
     best = np.argsort(-counts[:, 1 + middle] * left, kind="stable")[:limit]
     return TrendList([names[at] for at in best], counts[best])
 
 
-def sum_of_lists(lists: Sequence[tuple[EventType, TrendList]], layout: Layout) -> Trends:
+def sum_of_lists(lists: Sequence[tuple[EventType, TrendList]], schema: FeatureSchema) -> Trends:
     """Add up the sources' lists, each counter brought to the newest reference time."""
-    half_lives = np.asarray(layout.item_half_lives[:-1])
+    half_lives = np.asarray(schema.item_half_lives[:-1])
     newest = max((listed.counts[:, 0].max(initial=0) for _, listed in lists), default=0)
     place: dict[str, int] = {}
     for _, listed in lists:
@@ -75,7 +75,7 @@ def sum_of_lists(lists: Sequence[tuple[EventType, TrendList]], layout: Layout) -
     for kind, listed in lists:
         left = 2.0 ** -((newest - listed.counts[:, :1]) / half_lives)
         rows = [place[name] for name in listed.item_ids]
-        total[rows] += layout.weight[kind] * listed.counts[:, 1:-1] * left
+        total[rows] += schema.weight[kind] * listed.counts[:, 1:-1] * left
     order = np.argsort(-total[:, len(half_lives) // 2], kind="stable")
     names = list(place)
     return Trends([names[at] for at in order], total[order], int(newest), half_lives)
@@ -103,9 +103,9 @@ class TrendTable:
         # What does not trend stands at the last place: its counts are 0.
         self._counts = np.pad(trends.counts[known], ((0, 1), (0, 0)))
 
-    def values(self, items: npt.NDArray[np.int64], times_ms: Sequence[int]) -> FloatArray:
+    def values(self, items: npt.NDArray[np.int64], times_ms: Sequence[int]) -> Float64Array:
         """What the model's trend weights weigh: float64[B, n, T] of int64[B, n] item indices."""
-        counts: FloatArray = (
+        counts: Float64Array = (
             self._counts[self.places[items]] * self.trends.decayed(times_ms)[:, None]
         )
         return np.log1p(counts)

@@ -17,7 +17,7 @@ from headwater_client.errors import DataError, ServerError
 from headwater_client.events import Item
 
 from features.inputs import MODEL_NAME
-from features.rows import Layout
+from features.schema import FeatureSchema
 from features.settings import KafkaSettings
 from trainer.examples.history import History
 from trainer.examples.replay import Examples
@@ -117,15 +117,15 @@ class SlowLoop:
         windows: WindowStore,
         serving: Serving,
         rules: SlowLoopSettings,
-        layout: Layout,
+        schema: FeatureSchema,
         reader: LanguageModel | None,
     ) -> None:
         self._windows = windows
         self._serving = serving
         self._rules = rules
-        self._layout = layout
+        self._schema = schema
         self._reader = reader
-        self._history = History(layout)
+        self._history = History(schema)
         self._left_out = QuarantinedWindows(serving.repository)
         self._known: list[int] = []
         self._passed_over_ms = 0
@@ -199,7 +199,7 @@ class SlowLoop:
         if found.doubts_window:
             log.warning("windows_left_out", windows=windows)
             self._left_out.add(map(self._windows.manifest, windows))
-            self._history = History(self._layout, self._history.catalogue.values())
+            self._history = History(self._schema, self._history.catalogue.values())
             known, self._known = self._known, []
             for number in known:
                 self._read(number)
@@ -214,7 +214,7 @@ class SlowLoop:
             serving.repository,
             serving.server,
             serving.kafka,
-            self._layout,
+            self._schema,
             trainer,
             serving.release,
         )
@@ -308,7 +308,7 @@ class SlowLoop:
     ) -> AbstractContextManager[StagedVersion]:
         lineage = Lineage(self._live.version.number, windows)
         repository, trainer = self._serving.repository, self._rules.trainer
-        return drafted(candidate, repository, self._layout, trainer, lineage)
+        return drafted(candidate, repository, self._schema, trainer, lineage)
 
     def _finish(self, finish: OnGatePassed, draft: StagedVersion, candidate: Trained) -> None:
         events = self._history.examples(candidate.vocabulary)
@@ -322,7 +322,7 @@ class SlowLoop:
         vocabularies = [one.trained.vocabulary for one in (live, candidate)]
         held = held_of(self._history, slices.judge_ms, vocabularies)
         window = held_of(self._history, slices.since_ms + 1, vocabularies)
-        measured = measure(candidate, live, held, self._layout, window)
+        measured = measure(candidate, live, held, self._schema, window)
         found = verdict(measured, self._rules.gate)
         keep = retrying(self._rules.trainer.publish_retry_s, DataError)
         keep(record, found, self._serving.repository / VERDICTS)
@@ -334,7 +334,7 @@ class SlowLoop:
             version,
             serving.server,
             serving.kafka,
-            self._layout,
+            self._schema,
             self._rules.trainer,
             serving.release,
         )

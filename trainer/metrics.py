@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from features.inputs import IntArray
+from features.arrays import Int64Array
 from trainer.network.scoring import TOP, ndcg
 
 DEEP = 50
@@ -64,7 +64,7 @@ def interval(values: Floats, people: Any) -> list[float]:
     return [float(edge) for edge in np.percentile(means, (2.5, 97.5))]
 
 
-def drawn_people(people: Any) -> tuple[IntArray, IntArray]:
+def drawn_people(people: Any) -> tuple[Int64Array, Int64Array]:
     """People drawn as often as there are people, the same draws every time.
 
     Args:

@@ -39,7 +39,7 @@ from deploy.settings_text import variable
 from features.inputs import MODEL_NAME
 from features.kafka import ensure_topics
 from features.rollout_messages import Action, RolloutStep
-from features.rows import Layout
+from features.schema import FeatureSchema
 from trainer.datasets.log import DataSource, Log, load_log
 from trainer.datasets.mapping import mapping_from_options
 from trainer.registry.publish import publish
@@ -101,17 +101,17 @@ def main(
 def prepared(settings: Settings, log: Log, train_s: float, console: Console) -> list[Candidate]:
     """What is tried out beside a version of the first half of the log."""
     ensure_topics(settings.kafka)
-    layout, server = Layout(settings.features), ModelServer(settings.triton.url or "")
+    schema, server = FeatureSchema(settings.features), ModelServer(settings.triton.url or "")
     training = TrainerSettings(max_seconds=train_s)
     reader = language_model(training.language_model, default_cache_dir())
     before, after = log.split(0.5)
     console.print("training the live version ...")
-    first = train_first_model(before, layout, training, reader=reader)
-    publish(first, settings.model_repository, server, settings.kafka, layout, training)
+    first = train_first_model(before, schema, training, reader=reader)
+    publish(first, settings.model_repository, server, settings.kafka, schema, training)
     console.print("learning from a window, and breaking what it gave ...")
     window = after.events[: len(log.events) // 10]
-    good = learned_more(first, before, window, layout, training, reader)
-    return candidates(good, settings.model_repository, layout, training)
+    good = learned_more(first, before, window, schema, training, reader)
+    return candidates(good, settings.model_repository, schema, training)
 
 
 def audience(settings: Settings, log: Log, rate: float) -> Audience:

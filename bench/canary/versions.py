@@ -11,7 +11,7 @@ from headwater_client.events import Click, Purchase
 
 from bench.canary.bad_graphs import answers_late, answers_nan
 from features.rollout_messages import RolloutState
-from features.rows import Layout
+from features.schema import FeatureSchema
 from features.vocabulary import FIRST_ITEM, Vocabulary
 from trainer.datasets.log import Log
 from trainer.examples.history import History
@@ -47,12 +47,12 @@ def learned_more(
     first: Trained,
     before: Log,
     window: Sequence[Click | Purchase],
-    layout: Layout,
+    schema: FeatureSchema,
     settings: TrainerSettings,
     reader: LanguageModel | None,
 ) -> Trained:
     """The first model after a window, as the slow loop makes it."""
-    history = History(layout, before.items)
+    history = History(schema, before.items)
     history.extend([*before.events, *window])
     tuning = FineTuneSettings()
     cut = slices_of(history.times_ms, first.until_ms, tuning)
@@ -60,17 +60,17 @@ def learned_more(
 
 
 def candidates(
-    good: Trained, repository: Path, layout: Layout, settings: TrainerSettings
+    good: Trained, repository: Path, schema: FeatureSchema, settings: TrainerSettings
 ) -> list[Candidate]:
     """The good one last: what comes before it must not change what it is compared with."""
 
     def patched(patch: Callable[[Path], None]) -> ModelVersion:
-        with drafted(good, repository, layout, settings) as draft:
+        with drafted(good, repository, schema, settings) as draft:
             patch(draft.folder / GRAPH)
             return draft.keep()
 
     back = RolloutState.ROLLED_BACK.value
-    shuffled = write_version(_shuffled(good), repository, layout, settings)
+    shuffled = write_version(_shuffled(good), repository, schema, settings)
     return [
         Candidate("cannot be loaded", patched(_cut_in_half), REFUSED),
         Candidate("answers NaN", patched(answers_nan), REFUSED),
@@ -81,7 +81,7 @@ def candidates(
         Candidate("items shuffled", shuffled, back),
         Candidate(
             "learned from a window",
-            write_version(good, repository, layout, settings),
+            write_version(good, repository, schema, settings),
             RolloutState.PROMOTED.value,
         ),
     ]

@@ -15,7 +15,7 @@ from deploy import local
 from deploy.local.feature_repo import feature_repo
 from deploy.settings import LocalSettings, Settings
 from features.kafka import ensure_topics
-from features.rows import Layout
+from features.schema import FeatureSchema
 from features.settings import KafkaSettings, StoreSettings
 from stream.settings import TritonSettings
 from trainer.datasets.log import Log
@@ -40,10 +40,10 @@ def running_servers(log: Log, train_s: float, cores: Cores, console: Console) ->
     """Kafka, the store and Triton, pinned, with a model trained on the log for so long."""
     with tempfile.TemporaryDirectory(prefix="headwater-bench-") as folder:
         wanted = own_settings(Path(folder))
-        layout = Layout(wanted.features)
+        schema = FeatureSchema(wanted.features)
         training = TrainerSettings(max_seconds=train_s)
         console.print(f"training a model for {train_s:.0f} s ...")
-        trained = train_first_model(log, layout, training)
+        trained = train_first_model(log, schema, training)
         try:
             console.print("starting the servers ...")
             with cores.working():
@@ -75,6 +75,6 @@ def _publish(trained: Trained, settings: Settings, training: TrainerSettings) ->
         settings.model_repository,
         ModelServer(settings.triton.url or ""),
         settings.kafka,
-        Layout(settings.features),
+        FeatureSchema(settings.features),
         training,
     )

@@ -37,14 +37,14 @@ from features.kafka import ensure_topics
 from features.repo.definitions import item_sources
 from features.rows import (
     ItemGroup,
-    Layout,
     UserRow,
-    absorb,
-    absorb_item,
+    apply_event,
+    apply_item_event,
     empty_group,
     empty_user,
-    observed,
+    observation,
 )
+from features.schema import FeatureSchema
 from features.store import RowStore
 from features.topics import ACTION_TOPICS, RECOMMENDATIONS, hash64, source_hash
 from features.vocabulary import read_vocabulary
@@ -86,12 +86,12 @@ class OneAtATime:
 
     def __init__(self, settings: Settings, repository: str, version: int, vocabulary: str) -> None:
         self._settings = settings
-        self._layout = Layout(settings.features)
+        self._schema = FeatureSchema(settings.features)
         self._feast = feast.FeatureStore(repo_path=repository)
         self._version = version
         self._vocabulary = read_vocabulary(vocabulary)
         self._scorer = Scorer(
-            settings.triton, inputs.model_inputs(self._layout), inputs.model_outputs(self._layout)
+            settings.triton, inputs.model_inputs(self._schema), inputs.model_outputs(self._schema)
         )
         self._columns = item_sources(settings.kafka.partitions)
         self._features = [
@@ -106,10 +106,10 @@ class OneAtATime:
     ) -> Recommendation:
         """Let an event change its person's and its item's row, and answer it."""
         known = self._ask_feast(event)
-        seen = observed(event, source, offset, known.categories)  # type: ignore[arg-type]
-        if absorb(known.row, seen, self._layout):
-            group = _group(known.groups[column], self._layout)
-            absorb_item(group, seen, self._layout)
+        seen = observation(event, source, offset, known.categories)  # type: ignore[arg-type]
+        if apply_event(known.row, seen, self._schema):
+            group = _group(known.groups[column], self._schema)
+            apply_item_event(group, seen, self._schema)
             known.groups[column] = _listed(group)
             self._push("item_popularity_push", {"item_id": event.item_id, **known.groups})
         self._push("user_activity_push", {"user_id": event.user_id, **_columns(known.row)})
@@ -122,7 +122,7 @@ class OneAtATime:
         ).to_dict()
         found = {name: values[0] for name, values in answer.items()}
         return Known(
-            _user(found, self._layout),
+            _user(found, self._schema),
             {name: found[name] for name in self._columns},
             tuple(map(hash64, found["category"] or ())),
         )
@@ -138,14 +138,14 @@ class OneAtATime:
     async def _recommend(self, event: Click | Purchase, row: UserRow) -> Recommendation:
         table = self._trends or await self._trend_table()
         worker, times_ms = self._settings.worker, [max(event.timestamp, row.reference_ms)]
-        exclude_taken = bool(self._layout.takes)
+        exclude_seen = bool(self._schema.seen_by)
         tensors = inputs.model_tensors(
             [row],
             times_ms,
             self._vocabulary,
-            self._layout,
+            self._schema,
             candidates=table.indices[: worker.trending_candidates],
-            exclude_taken=exclude_taken,
+            exclude_seen=exclude_seen,
         )
         outputs, _ = await self._scorer.score(self._version, tensors)
         ranking = ranked(outputs, tensors, table, self._vocabulary, times_ms, 4 * worker.top_k)
@@ -168,7 +168,7 @@ class OneAtATime:
         store = RowStore(settings.store)
         lists = TrendLists(
             store,
-            self._layout,
+            self._schema,
             settings.kafka.partitions,
             worker.trending_items,
             worker.trends_refresh_s,
@@ -179,11 +179,11 @@ class OneAtATime:
         return self._trends
 
 
-def _user(found: Mapping[str, Any], layout: Layout) -> UserRow:
+def _user(found: Mapping[str, Any], schema: FeatureSchema) -> UserRow:
     """The row of Feast's answer; an empty row where nothing is stored."""
     if found["offsets"] is None:
-        return empty_user(layout)
-    size = len(layout.category_half_lives)
+        return empty_user(schema)
+    size = len(schema.category_half_lives)
     flat, pairs = found["category_counters"] or [], found["offsets"]
     times, types, items = (
         found[f"history_{name}"] or [] for name in ("times_ms", "types", "items")
@@ -195,8 +195,8 @@ def _user(found: Mapping[str, Any], layout: Layout) -> UserRow:
             name: flat[at * size : (at + 1) * size]
             for at, name in enumerate(found["category_hashes"] or [])
         },
-        taken=array("q", found["taken"] or b""),
-        remembered=array("q", found["remembered"] or b""),
+        seen=array("q", found["taken"] or b""),
+        dedup_ids=array("q", found["remembered"] or b""),
         offsets=dict(zip(pairs[::2], pairs[1::2], strict=True)),
     )
 
@@ -210,15 +210,15 @@ def _columns(row: UserRow) -> dict[str, Any]:
         "history_items": [item for _, _, item in row.history],
         "history_types": [kind for _, kind, _ in row.history],
         "history_times_ms": [time_ms for time_ms, _, _ in row.history],
-        "taken": row.taken.tobytes(),
-        "remembered": row.remembered.tobytes(),
+        "taken": row.seen.tobytes(),
+        "remembered": row.dedup_ids.tobytes(),
         "offsets": [number for pair in sorted(row.offsets.items()) for number in pair],
     }
 
 
-def _group(column: list[float] | None, layout: Layout) -> ItemGroup:
+def _group(column: list[float] | None, schema: FeatureSchema) -> ItemGroup:
     if column is None:
-        return empty_group(layout)
+        return empty_group(schema)
     source, offset, reference_ms, *values = column
     return ItemGroup(values, int(source), int(offset), int(reference_ms))
 

@@ -30,8 +30,9 @@ from deploy.settings import Settings, load_settings
 from features import columns, inputs
 from features.columns import VERSION
 from features.kafka import ensure_topics
-from features.rows import ItemGroup, Layout, UserRow, absorb, absorb_item, observed
-from features.store import USERS, Read, RowStore, Write, popularity_table
+from features.rows import ItemGroup, UserRow, apply_event, apply_item_event, observation
+from features.schema import FeatureSchema
+from features.store import USERS, RowRead, RowStore, RowWrite, popularity_table
 from features.topics import CLICKS, PURCHASES, RECOMMENDATIONS, hash64, source_hash
 from features.vocabulary import Vocabulary, read_vocabulary
 from stream.absorption import Cell
@@ -100,11 +101,11 @@ class Parts:
         self._settings = settings
         self._version = version
         self._vocabulary = vocabulary
-        self._layout = Layout(settings.features)
+        self._schema = FeatureSchema(settings.features)
         self._store = RowStore(settings.store)
         self._popularity = popularity_table(settings.kafka.partitions)
         self._scorer = Scorer(
-            settings.triton, inputs.model_inputs(self._layout), inputs.model_outputs(self._layout)
+            settings.triton, inputs.model_inputs(self._schema), inputs.model_outputs(self._schema)
         )
         self._watch = Stopwatch()
         self._answers: list[tuple[str, bytes]] = []
@@ -143,14 +144,14 @@ class Parts:
             for each in placed:
                 event = each.event
                 cell = Cell(event.item_id, each.column)
-                seen = observed(
+                seen = observation(
                     event,
                     each.source,  # type: ignore[arg-type]
                     each.offset,
                     rows.categories[event.item_id],  # type: ignore[arg-type]
                 )
-                if absorb(rows.users[event.user_id], seen, self._layout):
-                    absorb_item(rows.groups[cell], seen, self._layout)
+                if apply_event(rows.users[event.user_id], seen, self._schema):
+                    apply_item_event(rows.groups[cell], seen, self._schema)
                     groups.append(cell)
                 users.append(event.user_id)
             users, groups = list(dict.fromkeys(users)), list(dict.fromkeys(groups))
@@ -158,16 +159,16 @@ class Parts:
 
     def _encode(
         self, users: Sequence[str], groups: Sequence[Cell], rows: Rows
-    ) -> tuple[list[Write], list[Write]]:
+    ) -> tuple[list[RowWrite], list[RowWrite]]:
         with self._watch.part("columns"):
             encoded_groups = [(cell, columns.encode_group(rows.groups[cell])) for cell in groups]
             encoded_users = [(name, columns.encode_user(rows.users[name])) for name in users]
         group_writes = [
-            Write(self._popularity, c.item_id, {c.column: raw}, 0, c.column, rows.versions[c])
+            RowWrite(self._popularity, c.item_id, {c.column: raw}, 0, c.column, rows.versions[c])
             for c, raw in encoded_groups
         ]
         user_writes = [
-            Write(USERS, n, cols, rows.users[n].reference_ms, VERSION, rows.versions[n])
+            RowWrite(USERS, n, cols, rows.users[n].reference_ms, VERSION, rows.versions[n])
             for n, cols in encoded_users
         ]
         rows.versions.update(encoded_groups)
@@ -179,15 +180,15 @@ class Parts:
     ) -> None:
         last = {each.event.user_id: each.event for each in placed}
         times_ms = [max(last[name].timestamp, row.reference_ms) for name, row in users.items()]
-        worker, exclude_taken = self._settings.worker, bool(self._layout.takes)
+        worker, exclude_seen = self._settings.worker, bool(self._schema.seen_by)
         with self._watch.part("tensors"):
             tensors = inputs.model_tensors(
                 list(users.values()),
                 times_ms,
                 self._vocabulary,
-                self._layout,
+                self._schema,
                 candidates=table.indices[: worker.trending_candidates],
-                exclude_taken=exclude_taken,
+                exclude_seen=exclude_seen,
             )
         with self._watch.part("model"):
             outputs, _ = await self._scorer.score(self._version, tensors)
@@ -206,9 +207,9 @@ class Parts:
         users = list(dict.fromkeys(each.event.user_id for each in placed))
         cells = list(dict.fromkeys(Cell(each.event.item_id, each.column) for each in placed))
         items = list(dict.fromkeys(each.event.item_id for each in placed))
-        found = await self._store.read([Read(USERS, name, USERS.columns) for name in users])
+        found = await self._store.read([RowRead(USERS, name, USERS.columns) for name in users])
         groups = await self._store.read(
-            [Read(self._popularity, cell.item_id, (cell.column,)) for cell in cells]
+            [RowRead(self._popularity, cell.item_id, (cell.column,)) for cell in cells]
         )
         shelves = await self._store.read([reading(name) for name in items])
         versions: dict[str | Cell, bytes | None] = {
@@ -217,9 +218,9 @@ class Parts:
         versions |= {cell: s[cell.column] for cell, s in zip(cells, groups, strict=True)}
         # Feast's own push, measured before, leaves empty bytes where a column has no value.
         return Rows(
-            {n: columns.decode_user(s, self._layout) for n, s in zip(users, found, strict=True)},
+            {n: columns.decode_user(s, self._schema) for n, s in zip(users, found, strict=True)},
             {
-                cell: columns.decode_group(stored[cell.column] or None, self._layout)
+                cell: columns.decode_group(stored[cell.column] or None, self._schema)
                 for cell, stored in zip(cells, groups, strict=True)
             },
             {
@@ -233,7 +234,7 @@ class Parts:
         worker = self._settings.worker
         lists = TrendLists(
             self._store,
-            self._layout,
+            self._schema,
             self._settings.kafka.partitions,
             worker.trending_items,
             worker.trends_refresh_s,

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from features.inputs import model_inputs, model_outputs
-from features.rows import Layout
+from features.schema import FeatureSchema
 from trainer.export.onnx import answers
 from trainer.export.parity import Arrays
 from trainer.export.recommender import Outputs, ScoringGraph
@@ -93,16 +93,20 @@ class GraphCall(TorchCall):
         self._graph.replay()
 
 
-def torch_run(recommender: ScoringGraph, layout: Layout, half: torch.dtype | None = None) -> Run:
+def torch_run(
+    recommender: ScoringGraph, schema: FeatureSchema, half: torch.dtype | None = None
+) -> Run:
     """The model in torch; its products in half precision if asked for."""
     recommender = halved(recommender, half) if half else recommender
-    return _run_of(recommender, recommender, layout, half)
+    return _run_of(recommender, recommender, schema, half)
 
 
-def compiled_run(recommender: ScoringGraph, layout: Layout, half: torch.dtype | None = None) -> Run:
+def compiled_run(
+    recommender: ScoringGraph, schema: FeatureSchema, half: torch.dtype | None = None
+) -> Run:
     """The same through torch.compile, once for all sizes."""
     recommender = halved(recommender, half) if half else recommender
-    return _run_of(torch.compile(recommender, dynamic=True), recommender, layout, half)
+    return _run_of(torch.compile(recommender, dynamic=True), recommender, schema, half)
 
 
 def halved(recommender: ScoringGraph, half: torch.dtype) -> ScoringGraph:
@@ -121,11 +125,11 @@ def halved(recommender: ScoringGraph, half: torch.dtype) -> ScoringGraph:
 def _run_of(
     called: Callable[..., Outputs],
     recommender: ScoringGraph,
-    layout: Layout,
+    schema: FeatureSchema,
     half: torch.dtype | None,
 ) -> Run:
-    names = [one.name for one in model_inputs(layout)]
-    outputs = [one.name for one in model_outputs(layout)]
+    names = [one.name for one in model_inputs(schema)]
+    outputs = [one.name for one in model_outputs(schema)]
     device = recommender.item_bias.device.type
 
     def run(feeds: Tensors) -> Tensors:

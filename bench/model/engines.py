@@ -12,11 +12,11 @@ from deploy.optimize.bindings import kinds
 from deploy.optimize.engine import build_engine
 from deploy.optimize.quantised import Calibration
 from deploy.optimize.settings import OptimizeSettings, Products
-from features.rows import Layout
+from features.schema import FeatureSchema
 
 
 def build_all(
-    progress: Progress, graph: Path, layout: Layout, calibration: Calibration, folder: Path
+    progress: Progress, graph: Path, schema: FeatureSchema, calibration: Calibration, folder: Path
 ) -> Iterator[Path]:
     """An engine of the graph by each TensorRT in each precision, where one can be built."""
     found = progress.figures.setdefault("tensorrt", {"built": False, "engines": {}})
@@ -26,7 +26,7 @@ def build_all(
             engine = folder / f"{graph.stem}-{kind}-{products}.plan"
             with progress.part(f"build {name}"):
                 settings = OptimizeSettings(products=products)
-                record = build_engine(graph, engine, kind, layout, settings, calibration)
+                record = build_engine(graph, engine, kind, schema, settings, calibration)
                 size = {"bytes": engine.stat().st_size}
                 found["engines"][name] = msgspec.to_builtins(record) | size
                 found["built"] = True

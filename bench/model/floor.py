@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bench.model.calls import Tensors, torch_run
 from bench.model.timing import events
-from features.rows import Layout
+from features.schema import FeatureSchema
 from trainer.export.parity import Arrays
 from trainer.export.recommender import ScoringGraph
 from trainer.network.model import NEWEST
@@ -75,11 +75,11 @@ def ceilings() -> Ceilings:
     return Ceilings(copied, _products(torch.float32), _products(torch.float16))
 
 
-def work(recommender: ScoringGraph, layout: Layout, feeds: Arrays) -> Work:
+def work(recommender: ScoringGraph, schema: FeatureSchema, feeds: Arrays) -> Work:
     """What this batch takes at least, on the device of the model."""
     device = recommender.item_bias.device
     here = {name: torch.from_numpy(array).to(device) for name, array in feeds.items()}
-    run = torch_run(recommender, layout)
+    run = torch_run(recommender, schema)
     with FlopCounterMode(display=False) as counter:
         outputs = run(here)
     whole = sum(map(_bytes, _read_whole(recommender)))

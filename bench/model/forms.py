@@ -20,7 +20,7 @@ from bench.model.calls import (
 from deploy.optimize.record import read_record
 from deploy.optimize.running import RunningEngine
 from deploy.optimize.settings import Products
-from features.rows import Layout
+from features.schema import FeatureSchema
 from trainer.export.onnx import open_session
 from trainer.export.parity import Arrays
 from trainer.export.recommender import ScoringGraph
@@ -53,26 +53,26 @@ def session_form(name: str, graph: Path, threads: int) -> Form:
     return Form(name, False, False, calls)
 
 
-def on_cpu(recommender: ScoringGraph, layout: Layout) -> Form:
+def on_cpu(recommender: ScoringGraph, schema: FeatureSchema) -> Form:
     """Torch as it is."""
-    return _of_torch("torch eager, CPU", "cpu", lambda: torch_run(recommender, layout))
+    return _of_torch("torch eager, CPU", "cpu", lambda: torch_run(recommender, schema))
 
 
-def on_gpu(recommender: ScoringGraph, layout: Layout) -> Iterator[Form]:
+def on_gpu(recommender: ScoringGraph, schema: FeatureSchema) -> Iterator[Form]:
     """Torch as it is, and as CUDA graphs."""
     for half in (None, torch.float16):
-        run = torch_run(recommender, layout, half)
+        run = torch_run(recommender, schema, half)
         yield from _plain_and_graphed("torch eager", run, half)
 
 
-def compiled(recommender: ScoringGraph, layout: Layout) -> Iterator[Form]:
+def compiled(recommender: ScoringGraph, schema: FeatureSchema) -> Iterator[Form]:
     """Torch compiled, where the model is: a minute of work before the first answer."""
     if not recommender.item_bias.is_cuda:
-        run = compiled_run(recommender, layout)
+        run = compiled_run(recommender, schema)
         yield _of_torch("torch.compile, CPU", "cpu", lambda: run)
         return
     for half in (None, torch.float16):
-        run = compiled_run(recommender, layout, half)
+        run = compiled_run(recommender, schema, half)
         yield from _plain_and_graphed("torch.compile", run, half)
 
 

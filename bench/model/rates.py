@@ -20,7 +20,7 @@ def floors_of(recommender: ScoringGraph, sizes: Sizes, found: Ceilings) -> Floor
     return {
         (history, batch, half): needed.floor_ms(found, half)
         for history, batch, feeds in sizes.cells()
-        for needed in (work(recommender, sizes.layout, feeds),)
+        for needed in (work(recommender, sizes.schema, feeds),)
         for half in (False, True)
     }
 

@@ -23,7 +23,7 @@ from bench.model.sizes import compare_sizes, cpu_graphs
 from bench.model.version import Version
 from deploy.optimize.quantised import Calibration
 from deploy.optimize.questions import BATCH
-from features.rows import Layout
+from features.schema import FeatureSchema
 from features.vocabulary import FIRST_ITEM
 from trainer.export.onnx import write_graph
 from trainer.export.recommender import ScoringGraph
@@ -93,7 +93,7 @@ class Run:
     @cached_property
     def _graph(self) -> Path:
         path = self.folder / "timed.onnx"
-        write_graph(self.sizes.model("cpu"), self.sizes.layout, path)
+        write_graph(self.sizes.model("cpu"), self.sizes.schema, path)
         return path
 
     @cached_property
@@ -108,34 +108,34 @@ class Run:
 
     def _torch(self) -> None:
         if self._gpu:
-            self._timed(on_gpu(self._model, self.sizes.layout))
-            self._compared(on_gpu(self._trained.recommender.to("cuda"), self._trained.layout))
+            self._timed(on_gpu(self._model, self.sizes.schema))
+            self._compared(on_gpu(self._trained.recommender.to("cuda"), self._trained.schema))
             self._trained.recommender.to("cpu")
 
     def _engines(self) -> None:
         trained, size = self._trained, self._trained.recommender.architecture
         feeds, _ = next(trained.asked.batches())
         asked = Calibration(size.items, feeds)
-        for engine in build_all(self.progress, trained.graph, trained.layout, asked, self.folder):
+        for engine in build_all(self.progress, trained.graph, trained.schema, asked, self.folder):
             if self._gpu:
                 self._compared(engine_forms(engine))
         if self._gpu:
-            layout, items = self.sizes.layout, self.sizes.items
-            asked = Calibration(items + FIRST_ITEM, requests_of(items, layout, BATCH))
-            for engine in build_all(self.progress, self._graph, layout, asked, self.folder):
+            schema, items = self.sizes.schema, self.sizes.items
+            asked = Calibration(items + FIRST_ITEM, requests_of(items, schema, BATCH))
+            for engine in build_all(self.progress, self._graph, schema, asked, self.folder):
                 self._timed(engine_forms(engine))
 
     def _catalogue(self) -> None:
         if self._gpu:
-            grow(self.progress, CATALOGUES, self.sizes.layout, self._ceilings)
+            grow(self.progress, CATALOGUES, self.sizes.schema, self._ceilings)
 
     def _cpu(self) -> None:
         model = self._model if self.device == "cpu" else self.sizes.model("cpu")
         plain = session_form(PLAIN, self._graph, self.threads)
-        self._timed([plain, *self._of_onnx(model.model, self.sizes.layout)])
-        self._timed([on_cpu(model, self.sizes.layout)])
+        self._timed([plain, *self._of_onnx(model.model, self.sizes.schema)])
+        self._timed([on_cpu(model, self.sizes.schema)])
         trained = self._trained.recommender.model
-        self._compared(self._of_onnx(trained, self._trained.layout))
+        self._compared(self._of_onnx(trained, self._trained.schema))
 
     def _settings(self) -> None:
         compare_settings(self.progress, self._graph, self.sizes)
@@ -144,13 +144,13 @@ class Run:
         students = self.students(self._trained.graph.parent)
         compare_sizes(self.progress, self._trained, students, self.threads, self.folder)
 
-    def _of_onnx(self, model: Model, layout: Layout) -> list[Form]:
+    def _of_onnx(self, model: Model, schema: FeatureSchema) -> list[Form]:
         """Graphs for CPUs."""
-        graphs = cpu_graphs(model, layout, self.folder)
+        graphs = cpu_graphs(model, schema, self.folder)
         return [session_form(name, graph, self.threads) for name, graph in graphs.items()]
 
     def _compile(self) -> None:
-        self._timed(compiled(self._model, self.sizes.layout))
+        self._timed(compiled(self._model, self.sizes.schema))
 
     def _timed(self, forms: Iterable[Form]) -> None:
         for form in forms:

@@ -24,7 +24,7 @@ from rich.table import Table
 from bench.harness.report import run_benchmark, write_report
 from bench.quality.tables import MEMBERS
 from features import inputs
-from features.rows import Layout
+from features.schema import FeatureSchema
 from features.settings import FeatureSettings
 from trainer.export.onnx import open_session, sample_inputs, write_graph
 from trainer.export.parity import Arrays
@@ -39,14 +39,14 @@ EXCLUDED = 100
 TEXT = 384
 
 
-def architectures(items: int, layout: Layout) -> dict[str, Architecture]:
+def architectures(items: int, schema: FeatureSchema) -> dict[str, Architecture]:
     """The two shapes that are compared, by name."""
     settings = TrainerSettings()
     size: dict[str, Any] = {
         "items": items,
-        "user_features": inputs.user_feature_count(layout),
-        "trends": inputs.trend_count(layout),
-        "history": layout.settings.history_length,
+        "user_features": inputs.user_feature_count(schema),
+        "trends": inputs.trend_count(schema),
+        "history": schema.settings.history_length,
         "width": settings.width,
         "layers": settings.layers,
         "heads": settings.heads,
@@ -62,7 +62,7 @@ def architectures(items: int, layout: Layout) -> dict[str, Architecture]:
 
 
 def session_of(
-    architecture: Architecture, members: int, layout: Layout, path: Path
+    architecture: Architecture, members: int, schema: FeatureSchema, path: Path
 ) -> onnxruntime.InferenceSession:
     """Untrained models of this shape, averaged, exported and opened on one thread."""
     torch.manual_seed(0)
@@ -72,19 +72,19 @@ def session_of(
         # An item's neighbours differ.
         best = torch.rand(architecture.items, architecture.items).topk(shape[1], dim=1)
         models[0].neighbours.copy_(best.indices)
-    write_graph(ScoringGraph(joined(models)), layout, path)
+    write_graph(ScoringGraph(joined(models)), schema, path)
     return open_session(path)
 
 
 def sessions_of(
-    items: int, layout: Layout, folder: Path
+    items: int, schema: FeatureSchema, folder: Path
 ) -> dict[str, onnxruntime.InferenceSession]:
     """Every model that is compared, by name."""
-    shapes = architectures(items, layout)
+    shapes = architectures(items, schema)
     compared = {name: (shape, 1) for name, shape in shapes.items()}
     compared[f"{MEMBERS}_members"] = (shapes["default"], MEMBERS)
     return {
-        name: session_of(shape, members, layout, folder / f"{name}.onnx")
+        name: session_of(shape, members, schema, folder / f"{name}.onnx")
         for name, (shape, members) in compared.items()
     }
 
@@ -114,16 +114,16 @@ def main(
     rounds: Annotated[int, typer.Option(help="calls of each model", min=3)] = 60,
 ) -> None:
     """People a second, by batch, of all models in turns."""
-    layout = Layout(FeatureSettings())
+    schema = FeatureSchema(FeatureSettings())
     table = Table(title=f"users/s, one thread, {items} items", title_justify="left")
     table.add_column("batch", justify="right")
     figures: dict[str, Any] = {"items": items, "users_per_second": {}}
     with tempfile.TemporaryDirectory(prefix="headwater-bench-") as folder:
-        sessions = sessions_of(items + 2, layout, Path(folder))
+        sessions = sessions_of(items + 2, schema, Path(folder))
         for name in sessions:
             table.add_column(f"{name}, over plain".replace("_", " "), justify="right")
         for batch in BATCHES:
-            feeds = sample_inputs(items + 2, layout, batch, excluded=EXCLUDED)
+            feeds = sample_inputs(items + 2, schema, batch, excluded=EXCLUDED)
             found = users_per_second(sessions, feeds, rounds)
             figures["users_per_second"][batch] = found
             over = {name: rate / found["plain"] for name, rate in found.items()}

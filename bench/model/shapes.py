@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from bench.model.serving import architectures
-from features.rows import Layout
+from features.schema import FeatureSchema
 from features.settings import FeatureSettings
 from features.vocabulary import FIRST_ITEM
 from trainer.export.onnx import sample_inputs
@@ -28,31 +28,31 @@ class Sizes:
     items: int
 
     @property
-    def layout(self) -> Layout:
+    def schema(self) -> FeatureSchema:
         """Of the rows that the model is made for; it reads shorter histories, too."""
-        return layout_of(max(self.histories))
+        return schema_of(max(self.histories))
 
     def model(self, device: str) -> ScoringGraph:
         """The model that all forms are of."""
-        return recommender_of(self.items, self.layout, device)
+        return recommender_of(self.items, self.schema, device)
 
     def cells(self) -> Iterator[tuple[int, int, Arrays]]:
         """History, batch, and such requests."""
         for history in self.histories:
             for batch in self.batches:
-                yield history, batch, requests_of(self.items, layout_of(history), batch)
+                yield history, batch, requests_of(self.items, schema_of(history), batch)
 
 
-def layout_of(history: int) -> Layout:
+def schema_of(history: int) -> FeatureSchema:
     """Rows whose histories are so long."""
-    return Layout(FeatureSettings(history_length=history))
+    return FeatureSchema(FeatureSettings(history_length=history))
 
 
-def recommender_of(items: int, layout: Layout, device: str) -> ScoringGraph:
+def recommender_of(items: int, schema: FeatureSchema, device: str) -> ScoringGraph:
     """The default shape with all its parts, made on the device that will run it."""
     torch.manual_seed(0)
     rows = items + FIRST_ITEM
-    shape = replace(architectures(rows, layout)["default"], text=0)
+    shape = replace(architectures(rows, schema)["default"], text=0)
     with torch.device(device):
         model = TemporalModel(shape)
         # An item's companions differ, as the graph expects.
@@ -64,6 +64,6 @@ def recommender_of(items: int, layout: Layout, device: str) -> ScoringGraph:
         return ScoringGraph(model).eval()
 
 
-def requests_of(items: int, layout: Layout, batch: int) -> Arrays:
+def requests_of(items: int, schema: FeatureSchema, batch: int) -> Arrays:
     """A batch of requests with histories of all lengths."""
-    return sample_inputs(items + FIRST_ITEM, layout, batch, CANDIDATES, EXCLUDED)
+    return sample_inputs(items + FIRST_ITEM, schema, batch, CANDIDATES, EXCLUDED)

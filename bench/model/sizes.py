@@ -15,7 +15,7 @@ from bench.model.progress import Progress
 from bench.model.version import Version
 from deploy.optimize.agreement import Answering, agreement, of_graph
 from deploy.optimize.cpu import write_exact, write_int8, write_narrow
-from features.rows import Layout
+from features.schema import FeatureSchema
 from trainer.export.parity import Arrays
 from trainer.network.ensemble import Model
 
@@ -46,7 +46,7 @@ def compare_sizes(
     for size, model in {DEFAULT: version.recommender.model, **students}.items():
         into = folder / f"{size}-graphs"
         into.mkdir()
-        graphs = cpu_graphs(model, version.layout, into)
+        graphs = cpu_graphs(model, version.schema, into)
         forms += [Form(size, name, graph) for name, graph in graphs.items()]
     asking = [of_graph(form.graph, threads) for form in forms]
     rates = _rates(asking, version)
@@ -76,11 +76,11 @@ def best(sizes: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
     }
 
 
-def cpu_graphs(model: Model, layout: Layout, folder: Path) -> dict[str, Path]:
+def cpu_graphs(model: Model, schema: FeatureSchema, folder: Path) -> dict[str, Path]:
     """Write a model's graphs for CPUs into a folder; by the form's name."""
     exact, narrow, int8 = (folder / f"{name}.onnx" for name in ("exact", "narrow", "int8"))
-    write_exact(model, layout, exact)
-    write_narrow(model, layout, narrow)
+    write_exact(model, schema, exact)
+    write_narrow(model, schema, narrow)
     write_int8(narrow, model.architecture.items, int8)
     return {EXACT: exact, NARROW: narrow, INT8: int8}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from deploy.jobs.optimize import asked_version
 from deploy.optimize.questions import Questions
-from features.rows import Layout
+from features.schema import FeatureSchema
 from features.settings import FeatureSettings
 from trainer.datasets.log import Log
 from trainer.export.onnx import export
@@ -27,14 +27,14 @@ class Version:
 
     recommender: ScoringGraph
     graph: Path
-    layout: Layout
+    schema: FeatureSchema
     asked: Questions
 
 
 def version_of(folder: Path, log: Log, most: int) -> Version:
     """A version's folder, asked about what it was not trained on."""
     found = asked_version(folder, 1, log, most, FeatureSettings())
-    return Version(ScoringGraph(found.model), found.graph, found.layout, found.asked)
+    return Version(ScoringGraph(found.model), found.graph, found.schema, found.asked)
 
 
 def train_version(
@@ -46,9 +46,9 @@ def train_version(
 ) -> None:
     """Train on the first part of a log, as `headwater train` does, into a folder."""
     earlier, _ = log.split(LEARNED)
-    layout = Layout(FeatureSettings())
+    schema = FeatureSchema(FeatureSettings())
     reader = language_model(settings.language_model, cache_dir)
     taught_by = load(teacher) if teacher else None
-    trained = train_first_model(earlier, layout, settings, reader=reader, teacher=taught_by)
-    export(trained.model, layout, folder / GRAPH)
-    save(trained, folder, {"features": layout.settings.model_dump(mode="json")})
+    trained = train_first_model(earlier, schema, settings, reader=reader, teacher=taught_by)
+    export(trained.model, schema, folder / GRAPH)
+    save(trained, folder, {"features": schema.settings.model_dump(mode="json")})

@@ -27,7 +27,7 @@ from bench.prequential.figures import (
 from bench.prequential.work import kept_first, retrained
 from deploy.commands.data_options import Data, Map, Type
 from deploy.settings import default_cache_dir
-from features.rows import Layout
+from features.schema import FeatureSchema
 from features.settings import FeatureSettings
 from trainer.datasets.log import DataSource, load_log
 from trainer.datasets.mapping import mapping_from_options
@@ -74,7 +74,7 @@ def main(
         settings = settings.model_copy(update={"epochs": 1})
     reader = language_model(settings.language_model, default_cache_dir())
     learning = LearningSetup(settings, FineTuneSettings(), reader)
-    stream = WindowedLog(log, Layout(FeatureSettings()), window_events)
+    stream = WindowedLog(log, FeatureSchema(FeatureSettings()), window_events)
     check_retrained(len(stream.windows), retrain_every)
 
     def follow(name: str, steps: Iterator[PrequentialStep]) -> PrequentialRun:

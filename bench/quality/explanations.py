@@ -40,7 +40,8 @@ from bench.quality.robustness import (
 from deploy.settings import default_cache_dir
 from features import inputs
 from features.inputs import TOP_ITEMS
-from features.rows import Layout, UserRow
+from features.rows import UserRow
+from features.schema import FeatureSchema
 from features.vocabulary import PADDING, Vocabulary
 from trainer.datasets.log import DataSource, load_log
 from trainer.export.recommender import ScoringGraph
@@ -131,10 +132,10 @@ def falls_of(
     people: Sequence[UserRow],
     times_ms: Sequence[int],
     vocabulary: Vocabulary,
-    layout: Layout,
+    schema: FeatureSchema,
 ) -> Falls:
     """The same for many people, some at a time."""
-    found = inputs.model_tensors(people, times_ms, vocabulary, layout)
+    found = inputs.model_tensors(people, times_ms, vocabulary, schema)
     whole = {name: torch.from_numpy(array) for name, array in found.items()}
     lots = range(0, len(people), _CHUNK)
     parts = [{name: one[at : at + _CHUNK] for name, one in whole.items()} for at in lots]
@@ -223,13 +224,13 @@ def main(
     wanted = last_tenth(log)
     ours = trained_on(log, wanted, settings)
     asked = with_history(asked_of(log, wanted), LEAST_EVENTS, sample, 0)
-    people = rows_of(asked, ours.layout)
+    people = rows_of(asked, ours.schema)
     found = falls_of(
         ScoringGraph(ours.trained.model),
         people,
         asked.times_ms,
         ours.trained.vocabulary,
-        ours.layout,
+        ours.schema,
     )
     users = asked.questions.takes.users[asked.questions.firsts]
     figures = summary(found, users)

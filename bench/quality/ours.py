@@ -22,7 +22,7 @@ from bench.quality.questions import (
     Takes,
     Ties,
 )
-from features.rows import Layout
+from features.schema import FeatureSchema
 from features.vocabulary import FIRST_ITEM, PADDING
 from trainer.datasets.log import Log
 from trainer.evaluation.evaluate import SNAPSHOT_MS
@@ -48,7 +48,7 @@ class Ours:
     """
 
     trained: Trained
-    layout: Layout
+    schema: FeatureSchema
     examples: Examples
     trends: Trends
     first_of: dict[tuple[str, int], int]
@@ -60,7 +60,7 @@ def train_ours(
     log: Log,
     takes: Takes,
     protocol: Protocol,
-    layout: Layout,
+    schema: FeatureSchema,
     settings: TrainerSettings,
     reader: LanguageModel | None,
 ) -> Ours:
@@ -72,12 +72,12 @@ def train_ours(
     training = learned_log(log, takes)
     trained = train_first_model(
         learned_log(log, takes, VALIDATION),
-        layout,
+        schema,
         settings,
         reader=reader,
         held_out=_asked_in_validation(takes),
     )
-    replayed = list(replay(observed_log(log.events, log.items), layout))
+    replayed = list(replay(observed_log(log.events, log.items), schema))
     replayed.sort(key=lambda one: (one.event.user_id, one.event.time_ms))
     counted = training if protocol is Protocol.LEAVE_ONE_OUT else log
     first_of: dict[tuple[str, int], int] = {}
@@ -88,10 +88,10 @@ def train_ours(
         event_of.setdefault((*second, one.event.item_id), at)
     return Ours(
         trained,
-        layout,
-        examples(replayed, trained.vocabulary, layout),
+        schema,
+        examples(replayed, trained.vocabulary, schema),
         trends(
-            observed_log(counted.events, counted.items), trained.vocabulary, layout, SNAPSHOT_MS
+            observed_log(counted.events, counted.items), trained.vocabulary, schema, SNAPSHOT_MS
         ),
         first_of,
         event_of,
@@ -161,7 +161,7 @@ def _requests(ours: Ours, asked: Questions, chosen: Sequence[int]) -> Requests:
     known = ours.examples
     firsts = np.array([_event(ours, asked, question) for question in chosen])
     starts = known.starts[firsts]
-    length = int(np.clip(firsts - starts, 1, ours.layout.settings.history_length).max())
+    length = int(np.clip(firsts - starts, 1, ours.schema.settings.history_length).max())
     columns = firsts[:, None] + np.arange(-length, 0)
     there = columns >= starts[:, None]
     columns = np.where(there, columns, 0)

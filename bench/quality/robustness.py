@@ -43,7 +43,8 @@ from bench.quality.questions import (
 )
 from deploy.settings import default_cache_dir
 from features import inputs, rows
-from features.rows import Layout, Observed, UserRow
+from features.rows import Observation, UserRow
+from features.schema import FeatureSchema
 from features.settings import DAY_MS, HOUR_MS, FeatureSettings
 from features.topics import Hash
 from features.vocabulary import FIRST_ITEM
@@ -172,7 +173,7 @@ class Asked:
     """
 
     questions: Questions
-    pasts: list[list[Observed]]
+    pasts: list[list[Observation]]
     times_ms: list[int]
 
     @property
@@ -198,7 +199,7 @@ class Asked:
 
 def asked_of(log: Log, wanted: Questions) -> Asked:
     """What is known when each question is asked."""
-    mine: dict[str, list[Observed]] = {}
+    mine: dict[str, list[Observation]] = {}
     for event in observed_log(log.events, log.items):
         mine.setdefault(event.user_id, []).append(event)
     for events in mine.values():
@@ -213,9 +214,9 @@ def asked_of(log: Log, wanted: Questions) -> Asked:
     return Asked(wanted, pasts, times_ms)
 
 
-def row_of(past: Sequence[Observed], history: History, layout: Layout) -> UserRow:
+def row_of(past: Sequence[Observation], history: History, schema: FeatureSchema) -> UserRow:
     """The row of a person of whom this has arrived."""
-    row = rows.empty_user(layout)
+    row = rows.empty_user(schema)
     columns = (history.events, history.times_ms, history.known)
     arrived = zip(*(column.tolist() for column in columns), strict=True)
     for place, (event, time_ms, known) in enumerate(arrived):
@@ -223,12 +224,12 @@ def row_of(past: Sequence[Observed], history: History, layout: Layout) -> UserRo
         one = past[event]._replace(time_ms=time_ms, event=Hash(place), offset=place)
         if not known:
             one = one._replace(item=NOBODYS_ITEM, categories=())
-        rows.absorb(row, one, layout)
+        rows.apply_event(row, one, schema)
     return row
 
 
 def rows_of(
-    asked: Asked, layout: Layout, damage: Damage = dropped, rate: float = 0.0, seed: int = 0
+    asked: Asked, schema: FeatureSchema, damage: Damage = dropped, rate: float = 0.0, seed: int = 0
 ) -> list[UserRow]:
     """The row of each question's person, damaged at a rate.
 
@@ -238,14 +239,14 @@ def rows_of(
     for number, past in enumerate(asked.pasts):
         history = History.of([event.time_ms for event in past])
         random = np.random.default_rng((seed, number))
-        found.append(row_of(past, damage(history, rate, random), layout))
+        found.append(row_of(past, damage(history, rate, random), schema))
     return found
 
 
 def requests_of(ours: Ours, people: Sequence[UserRow], times_ms: Sequence[int]) -> Requests:
     """Requests of these rows as a worker would make them."""
-    vocabulary, layout = ours.trained.vocabulary, ours.layout
-    found = inputs.model_tensors(people, times_ms, vocabulary, layout, exclude_taken=False)
+    vocabulary, schema = ours.trained.vocabulary, ours.schema
+    found = inputs.model_tensors(people, times_ms, vocabulary, schema, exclude_seen=False)
     tensors = {name: torch.from_numpy(array) for name, array in found.items()}
     items = tensors["item_indices"]
     return Requests(
@@ -287,10 +288,10 @@ def curves(
     ours: Ours, asked: Asked, rates: Sequence[float], seed: int, damages: Mapping[str, Damage]
 ) -> tuple[Floats, Gains]:
     """NDCG@10 of each target, float[M]: undamaged, and by damage and rate."""
-    clean = gains_of(ours, asked, rows_of(asked, ours.layout))
+    clean = gains_of(ours, asked, rows_of(asked, ours.schema))
     found = {
         name: {
-            rate: gains_of(ours, asked, rows_of(asked, ours.layout, damage, rate, seed))
+            rate: gains_of(ours, asked, rows_of(asked, ours.schema, damage, rate, seed))
             for rate in rates
         }
         for name, damage in damages.items()
@@ -340,8 +341,8 @@ def mean_gains(runs: Sequence[tuple[Floats, Gains]]) -> tuple[Floats, Gains]:
 def trained_on(log: Log, asked: Questions, settings: TrainerSettings) -> Ours:
     """The default model, trained on what lies before the test."""
     reader = language_model(settings.language_model, default_cache_dir())
-    layout = Layout(FeatureSettings())
-    return train_ours(log, asked.takes, Protocol.GLOBAL_TIME, layout, settings, reader)
+    schema = FeatureSchema(FeatureSettings())
+    return train_ours(log, asked.takes, Protocol.GLOBAL_TIME, schema, settings, reader)
 
 
 def last_tenth(log: Log) -> Questions:

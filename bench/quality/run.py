@@ -29,7 +29,7 @@ from bench.quality.questions import (
 )
 from bench.quality.tables import LARGE, LEARNED_PEER, MEMBERS, OURS
 from deploy.settings import default_cache_dir
-from features.rows import Layout
+from features.schema import FeatureSchema
 from features.settings import FeatureSettings
 from trainer.datasets.log import Log
 from trainer.settings import TrainerSettings
@@ -111,7 +111,7 @@ class Run:
 
     def _trained(self, settings: TrainerSettings, reader: LanguageModel | None, seed: int) -> Ours:
         wanted = settings.model_copy(update={"seed": settings.seed + seed})
-        return train_ours(self.log, self.takes, self.protocol, self._layout(), wanted, reader)
+        return train_ours(self.log, self.takes, self.protocol, self._schema(), wanted, reader)
 
     def _judged(self, name: str, seed: int, ours: Ours) -> Judged:
         held_out = _worth(answers_by_score(self.validation, scores(ours, self.validation)))
@@ -122,11 +122,11 @@ class Run:
     def _row(self, found: Sequence[Judged]) -> Row:
         return mean([figures(self.test, one.answers) | {"held_out": one.held_out} for one in found])
 
-    def _layout(self) -> Layout:
+    def _schema(self) -> FeatureSchema:
         """What may be recommended again is one rule, for training and for all methods."""
         if self.takes.repeats:
-            return Layout(FeatureSettings(taken_by=frozenset()))
-        return Layout(FeatureSettings())
+            return FeatureSchema(FeatureSettings(taken_by=frozenset()))
+        return FeatureSchema(FeatureSettings())
 
     def peers(self, chosen: Sequence[Peer], budget: Budget, work: Path) -> dict[str, Row]:
         """Peers from RecTools, each tuned over the same grid.

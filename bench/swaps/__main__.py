@@ -32,7 +32,7 @@ from bench.swaps.figures import Loaded, Swap, figures, table
 from deploy.settings import default_cache_dir
 from features.inputs import MODEL_NAME
 from features.rollouts import newest_rollout
-from features.rows import Layout
+from features.schema import FeatureSchema
 from trainer.datasets.log import DataSource, load_log
 from trainer.network.ensemble import Model
 from trainer.registry import checkpoint
@@ -178,7 +178,7 @@ class Publisher:
         self._kafka = servers.settings.kafka
         self._repository = servers.settings.model_repository
         self._server = ModelServer(servers.settings.triton.url or "")
-        self._layout = Layout(servers.settings.features)
+        self._schema = FeatureSchema(servers.settings.features)
         self._settings = TrainerSettings()
         self._first = checkpoint.load(servers.version.folder)
         torch.set_num_threads(FineTuneSettings().threads)
@@ -186,11 +186,11 @@ class Publisher:
     def write(self) -> ModelVersion:
         """The next version: the first one's weights, a little changed."""
         changed = replace(self._first, model=_changed(self._first.model))
-        return write_version(changed, self._repository, self._layout, self._settings)
+        return write_version(changed, self._repository, self._schema, self._settings)
 
     def go_live(self, version: ModelVersion) -> None:
         """Load it, announce it, retire what is no longer needed."""
-        go_live(version, self._server, self._kafka, self._layout, self._settings)
+        go_live(version, self._server, self._kafka, self._schema, self._settings)
 
 
 def _changed(model: Model) -> Model:

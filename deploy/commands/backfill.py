@@ -95,7 +95,7 @@ def _windows(settings: Settings, log: Log | None, progress: Progress) -> None:
 def _history(settings: Settings, log: Log | None, progress: Progress) -> None:
     from deploy.jobs.backfill import items_from_kafka
     from deploy.local.feature_repo import history_path
-    from features.rows import Layout
+    from features.schema import FeatureSchema
     from trainer.datasets.log import Log
     from trainer.examples.feast_history import write_history
     from trainer.examples.replay import observed_log
@@ -107,7 +107,7 @@ def _history(settings: Settings, log: Log | None, progress: Progress) -> None:
         log = Log(read_log(store, store.numbers()).events, items_from_kafka(settings))
     path = history_path(settings)
     seen = progress.track(observed_log(log.events, log.items), description="history")
-    print(f"history: {write_history(seen, path, Layout(settings.features))} rows in {path}")
+    print(f"history: {write_history(seen, path, FeatureSchema(settings.features))} rows in {path}")
 
 
 def _written(settings: Settings, log: Log | None) -> Iterable[WindowManifest]:

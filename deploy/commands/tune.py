@@ -47,7 +47,7 @@ def tune(
 
     from deploy.report import write_report
     from deploy.settings import load_settings
-    from features.rows import Layout
+    from features.schema import FeatureSchema
     from trainer.datasets.log import load_log
     from trainer.text.encoder import language_model
     from trainer.training.search import Search, search
@@ -56,9 +56,9 @@ def tune(
     log, _ = load_log(data_source(settings, data, maps, types)).split(share)
     reader = language_model(settings.trainer.language_model, settings.local.cache_dir)
     options = Search(trials, timeout, study)
-    layout = Layout(settings.features)
+    schema = FeatureSchema(settings.features)
     with _bar(trials) as progress:
-        found = search(log, layout, settings.trainer, options, progress, reader)
+        found = search(log, schema, settings.trainer, options, progress, reader)
     if not found:
         raise DataError("no trial ended: give it more time with --timeout")
     Console().print(_table(found))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from headwater_client.events import Click, EventType, Purchase
 
-from features.rows import Layout
+from features.schema import FeatureSchema
 
 PLACES = 10
 
@@ -19,10 +19,10 @@ class Popularity:
         item_ids: every item of the log.
     """
 
-    def __init__(self, item_ids: Sequence[str], layout: Layout) -> None:
+    def __init__(self, item_ids: Sequence[str], schema: FeatureSchema) -> None:
         self._place = {name: at for at, name in enumerate(item_ids)}
-        self._half_life = layout.item_half_lives[(len(layout.item_half_lives) - 1) // 2]
-        self._weight = layout.weight
+        self._half_life = schema.item_half_lives[(len(schema.item_half_lives) - 1) // 2]
+        self._weight = schema.weight
         self._counts = np.zeros(len(item_ids))
         self._times = np.zeros(len(item_ids))
 
@@ -44,7 +44,7 @@ class Popularity:
 
 
 def popularity_hits(
-    past: Sequence[Click | Purchase], live: Sequence[Click | Purchase], layout: Layout
+    past: Sequence[Click | Purchase], live: Sequence[Click | Purchase], schema: FeatureSchema
 ) -> dict[str, bool]:
     """By event_id of each live event with an item new to its person: did popularity have it?
 
@@ -52,7 +52,7 @@ def popularity_hits(
     is left out.
     """
     names = sorted({event.item_id for part in (past, live) for event in part})
-    popularity = Popularity(names, layout)
+    popularity = Popularity(names, schema)
     taken: dict[str, set[str]] = {}
     hits: dict[str, bool] = {}
     for number, event in enumerate([*past, *live]):
@@ -60,7 +60,7 @@ def popularity_hits(
         if number >= len(past) and event.item_id not in own:
             hits[event.event_id] = popularity.has_in_top(event.item_id, own, event.timestamp)
         popularity.add(event)
-        if _kind(event) in layout.takes:
+        if _kind(event) in schema.seen_by:
             own.add(event.item_id)
     return hits
 

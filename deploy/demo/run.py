@@ -28,7 +28,7 @@ from deploy.local.feature_repo import feature_repo
 from deploy.services.supervisor import supervised
 from deploy.settings import Settings
 from features.kafka import ensure_topics
-from features.rows import Layout
+from features.schema import FeatureSchema
 from features.settings import KafkaSettings
 from stream.client import EventProducer, RecommendationConsumer
 from trainer.datasets.log import DataSource, Log, load_log
@@ -147,7 +147,7 @@ def _load(settings: Settings, past: Log, screen: Screen) -> None:
 def _replay(
     settings: Settings, past: Log, live: Log, options: DemoOptions, screen: Screen
 ) -> tuple[Tally, Replayed, list[Line]]:
-    popularity = popularity_hits(past.events, live.events, Layout(settings.features))
+    popularity = popularity_hits(past.events, live.events, FeatureSchema(settings.features))
     watched, _ = Counter(event.user_id for event in live.events).most_common(1)[0]
     tally = Tally(popularity=popularity, watched=watched)
     log = settings.local.state_dir / "logs" / "worker.log"

@@ -31,8 +31,9 @@ from deploy.settings import Settings
 from features import columns
 from features.kafka import ensure_sources, group_members
 from features.repo.definitions import LOADED
-from features.rows import ItemGroup, Layout
-from features.store import Read, RowStore, popularity_table
+from features.rows import ItemGroup
+from features.schema import FeatureSchema
+from features.store import RowRead, RowStore, popularity_table
 from features.topics import ACTION_TOPICS, CLICKS, ITEMS, PURCHASES, Hash, source_hash
 from stream.absorption import Absorber, Arrived, Cell
 from stream.catalogue import Catalogue
@@ -74,14 +75,14 @@ class RowFiller:
     def __init__(self, store: RowStore, settings: Settings) -> None:
         worker, partitions = settings.worker, settings.kafka.partitions
         self._store = store
-        self._layout = Layout(settings.features)
+        self._schema = FeatureSchema(settings.features)
         self._popularity = popularity_table(partitions)
         catalogue = Catalogue(worker.catalogue_refresh_s)
         self._absorber = Absorber(
-            store, self._layout, catalogue, self._popularity, worker.row_cache
+            store, self._schema, catalogue, self._popularity, worker.row_cache
         )
         self._trends = TrendLists(
-            store, self._layout, partitions, worker.trending_items, worker.trends_refresh_s
+            store, self._schema, partitions, worker.trending_items, worker.trends_refresh_s
         )
         self._touched: defaultdict[str, set[str]] = defaultdict(set)
 
@@ -124,9 +125,9 @@ class RowFiller:
             log.warning("store_slow_to_disk", waited_ms=DURABLE_MS)
 
     async def _groups(self, item_ids: Sequence[str]) -> dict[Cell, ItemGroup]:
-        reads = [Read(self._popularity, name, sorted(self._touched[name])) for name in item_ids]
+        reads = [RowRead(self._popularity, name, sorted(self._touched[name])) for name in item_ids]
         return {
-            Cell(read.entity_id, column): columns.decode_group(value, self._layout)
+            Cell(read.entity_id, column): columns.decode_group(value, self._schema)
             for read, stored in zip(reads, await self._store.read(reads), strict=True)
             for column, value in stored.items()
             if value is not None
@@ -147,7 +148,7 @@ async def filling(settings: Settings, fingerprint: str | None = None) -> AsyncIt
     """
     store = RowStore(settings.store)
     try:
-        await store.claim(Layout(settings.features).fingerprint)
+        await store.claim(FeatureSchema(settings.features).fingerprint)
         if fingerprint is not None:
             await store.claim_log(fingerprint)
         filler = RowFiller(store, settings)

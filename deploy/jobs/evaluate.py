@@ -10,7 +10,7 @@ from headwater_client.errors import DataError
 
 from deploy.settings import Settings
 from features.inputs import MODEL_NAME
-from features.rows import Layout
+from features.schema import FeatureSchema
 from features.settings import FeatureSettings
 from features.vocabulary import UNKNOWN, Vocabulary
 from trainer.datasets.log import Log
@@ -69,8 +69,8 @@ def evaluate_version(
     trained = load(folder)
     _check_items(folder, trained.vocabulary, log)
     history, judged = _split(folder, log, share, trained.until_ms)
-    layout = _layout(settings, folder)
-    found = evaluate(trained, history, judged, layout, settings.trainer, right_after)
+    schema = _schema(settings, folder)
+    found = evaluate(trained, history, judged, schema, settings.trainer, right_after)
     seen = None
     if trained.until_ms is not None:
         seen = len(judged.split_after(trained.until_ms)[0].events)
@@ -99,7 +99,7 @@ def _split(folder: Path, log: Log, share: float | None, until_ms: int | None) ->
     return history, judged
 
 
-def _layout(settings: Settings, folder: Path) -> Layout:
+def _schema(settings: Settings, folder: Path) -> FeatureSchema:
     """The rows that the version was trained on, whatever the settings say today."""
     described = read_manifest(folder).settings.get("features")
-    return Layout(FeatureSettings(**described) if described else settings.features)
+    return FeatureSchema(FeatureSettings(**described) if described else settings.features)

@@ -11,7 +11,7 @@ from deploy.jobs.evaluate import version_folder
 from deploy.optimize.forms import Outcome, Version, optimize
 from deploy.optimize.questions import questions
 from deploy.settings import Settings
-from features.rows import Layout
+from features.schema import FeatureSchema
 from features.settings import FeatureSettings
 from trainer.datasets.log import Log
 from trainer.registry.checkpoint import load, read_manifest
@@ -49,13 +49,13 @@ def asked_version(
         DataError: it knows no item of the log's newest events.
     """
     trained, described = load(folder), read_manifest(folder).settings.get("features")
-    layout = Layout(FeatureSettings(**described) if described else features)
+    schema = FeatureSchema(FeatureSettings(**described) if described else features)
     until_ms = trained.until_ms
     earlier, later = log.split(_UNTOLD_SHARE) if until_ms is None else log.split_after(until_ms)
     if not later.events:
         # What was learned tells as well whether two forms of one model answer alike.
         earlier, later = log.split(_UNTOLD_SHARE)
-    asked = questions(earlier, later, trained.vocabulary, layout, most)
+    asked = questions(earlier, later, trained.vocabulary, schema, most)
     if not len(asked.targets):
         raise DataError(f"{folder}: knows no item of the log's newest events: name another --data")
-    return Version(number, folder, trained.model, layout, asked)
+    return Version(number, folder, trained.model, schema, asked)

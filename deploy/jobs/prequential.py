@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from deploy.settings import Settings
-from features.rows import Layout
+from features.schema import FeatureSchema
 from trainer.datasets.log import Log
 from trainer.evaluation.prequential import (
     LearningSetup,
@@ -63,7 +63,7 @@ def evaluate_prequential(settings: Settings, log: Log, size: int, say: Say) -> P
     """
     reader = language_model(settings.trainer.language_model, settings.local.cache_dir)
     learning = LearningSetup(settings.trainer, settings.fine_tune, reader)
-    stream = WindowedLog(log, Layout(settings.features), size)
+    stream = WindowedLog(log, FeatureSchema(settings.features), size)
     first = trained_on(stream, 0, learning)
     say(f"first model: {first.seconds:.0f} s of CPU")
 

@@ -8,7 +8,7 @@ from deploy.optimize.publishing import serve_int8
 from deploy.optimize.questions import newest_questions
 from deploy.optimize.settings import Served
 from deploy.settings import Settings
-from features.rows import Layout
+from features.schema import FeatureSchema
 from trainer.datasets.log import Log
 from trainer.examples.replay import Examples, examples, observed_log, replay
 from trainer.loop import OnGatePassed
@@ -23,11 +23,11 @@ def finish_windows(settings: Settings) -> OnGatePassed | None:
     """
     if settings.optimize.serve is Served.FLOAT32:
         return None
-    layout = Layout(settings.features)
+    schema = FeatureSchema(settings.features)
 
     def finish(draft: StagedVersion, trained: Trained, events: Examples) -> None:
-        asked = newest_questions(events, layout, QUESTIONS)
-        version = Version(draft.number, draft.folder, trained.model, layout, asked)
+        asked = newest_questions(events, schema, QUESTIONS)
+        version = Version(draft.number, draft.folder, trained.model, schema, asked)
         serve_int8(version, settings.model_repository, settings.optimize)
 
     return finish
@@ -38,7 +38,7 @@ def finish_first(settings: Settings, trained: Trained, log: Log) -> WriteExtras 
     finish = finish_windows(settings)
     if finish is None:
         return None
-    layout = Layout(settings.features)
-    replayed = replay(observed_log(log.events, log.items), layout)
-    events = examples(replayed, trained.vocabulary, layout)
+    schema = FeatureSchema(settings.features)
+    replayed = replay(observed_log(log.events, log.items), schema)
+    events = examples(replayed, trained.vocabulary, schema)
     return lambda draft: finish(draft, trained, events)

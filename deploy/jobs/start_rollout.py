@@ -8,7 +8,7 @@ from deploy.jobs.train import model_server
 from deploy.rollout.decision import RefusedError
 from deploy.settings import Settings
 from features.inputs import MODEL_NAME
-from features.rows import Layout
+from features.schema import FeatureSchema
 from trainer.registry import checkpoint
 from trainer.registry.publish import bring_up
 from trainer.registry.repository import (
@@ -42,7 +42,7 @@ def loaded(settings: Settings, number: int) -> ModelVersion:
             if triton.is_ready(number):
                 return version
         load = retrying(BUSY_S, RepositoryLockedError)
-        load(bring_up, version, server, Layout(settings.features))
+        load(bring_up, version, server, FeatureSchema(settings.features))
     except (ServerError, DataError) as error:
         raise RefusedError(f"start: version {number}: {error}") from error
     return version

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from deploy.jobs.serving_form import finish_first
 from deploy.settings import Settings
-from features.rows import Layout
+from features.schema import FeatureSchema
 from features.vocabulary import FIRST_ITEM
 from trainer.datasets.log import Log
 from trainer.registry.checkpoint import load
@@ -47,20 +47,20 @@ def train_and_publish(settings: Settings, log: Log, report: Report) -> Published
         SettingsError: the language model cannot be read, or the curves cannot be written.
         ServerError: Triton or Kafka does not answer.
     """
-    layout = Layout(settings.features)
+    schema = FeatureSchema(settings.features)
     server, repository = model_server(settings), settings.model_repository
     reader = language_model(settings.trainer.language_model, settings.local.cache_dir)
     teacher = load(Path(settings.trainer.teacher)) if settings.trainer.teacher else None
     # Held from the start: who may not publish should not train for minutes first.
     with publishing(repository):
-        recover(repository, server, settings.kafka, layout, settings.trainer)
+        recover(repository, server, settings.kafka, schema, settings.trainer)
         with tracked(settings.trainer, report) as followed:
             trained = train_first_model(
-                log, layout, settings.trainer, followed, reader, teacher=teacher
+                log, schema, settings.trainer, followed, reader, teacher=teacher
             )
         finish = finish_first(settings, trained, log)
         version = publish(
-            trained, repository, server, settings.kafka, layout, settings.trainer, finish
+            trained, repository, server, settings.kafka, schema, settings.trainer, finish
         )
     outcome = trained.outcome
     items = len(trained.vocabulary) - FIRST_ITEM

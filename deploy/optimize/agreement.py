@@ -10,7 +10,7 @@ import numpy as np
 
 from deploy.optimize.questions import Questions
 from deploy.optimize.settings import OptimizeSettings
-from features.inputs import IntArray
+from features.arrays import Int64Array
 from trainer.export.onnx import answers, open_session
 from trainer.export.parity import Array, Arrays
 from trainer.metrics import Floats
@@ -81,7 +81,7 @@ def agreement(graph: Answering, form: Answering, asked: Questions) -> Agreement:
     )
 
 
-def overlap(expected: IntArray, found: IntArray) -> Floats:
+def overlap(expected: Int64Array, found: Int64Array) -> Floats:
     """The share of the best 10 that two lists have in common, float64[B].
 
     >>> overlap(np.arange(20)[None], np.arange(2, 22)[None])
@@ -92,7 +92,7 @@ def overlap(expected: IntArray, found: IntArray) -> Floats:
     return shared
 
 
-def gains(top_items: IntArray, targets: IntArray) -> Floats:
+def gains(top_items: Int64Array, targets: Int64Array) -> Floats:
     """NDCG@10 of the one right item of each request, float64[B].
 
     >>> gains(np.array([[5, 6, 7], [5, 6, 7]]), np.array([6, 9])).round(3)

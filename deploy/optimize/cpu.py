@@ -8,7 +8,7 @@ import onnx
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from deploy.optimize.quantised import QUANTISED, heavy, quiet
-from features.rows import Layout
+from features.schema import FeatureSchema
 from trainer.export.followers import SparseCooccurrence
 from trainer.export.likeness import Widths
 from trainer.export.onnx import check, write_graph
@@ -19,27 +19,27 @@ from trainer.network.ensemble import Model
 WIDTHS = Widths(alike=128, related=64)
 
 
-def write_exact(model: Model, layout: Layout, path: Path) -> None:
+def write_exact(model: Model, schema: FeatureSchema, path: Path) -> None:
     """Write a graph that answers as the model does, without what TensorRT asks of a graph.
 
     Raises:
         ExportError: ONNX Runtime's answers differ from torch's.
     """
-    _write(ScoringGraph(model, SparseCooccurrence), layout, path)
+    _write(ScoringGraph(model, SparseCooccurrence), schema, path)
 
 
-def write_narrow(model: Model, layout: Layout, path: Path) -> None:
+def write_narrow(model: Model, schema: FeatureSchema, path: Path) -> None:
     """Write such a graph whose items are alike in fewer numbers, which is nearly the same.
 
     Raises:
         ExportError: ONNX Runtime's answers differ from those of torch with as few.
     """
-    _write(ScoringGraph(model, SparseCooccurrence, WIDTHS), layout, path)
+    _write(ScoringGraph(model, SparseCooccurrence, WIDTHS), schema, path)
 
 
-def _write(recommender: ScoringGraph, layout: Layout, path: Path) -> None:
-    write_graph(recommender.eval(), layout, path)
-    check(recommender, layout, path)
+def _write(recommender: ScoringGraph, schema: FeatureSchema, path: Path) -> None:
+    write_graph(recommender.eval(), schema, path)
+    check(recommender, schema, path)
 
 
 def write_int8(graph: Path, items: int, path: Path) -> None:

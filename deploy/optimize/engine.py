@@ -22,7 +22,7 @@ from deploy.optimize.profile import Profile, profiles
 from deploy.optimize.quantised import Calibration, with_explicit_int8
 from deploy.optimize.record import EngineRecord, write_record
 from deploy.optimize.settings import OptimizeSettings, Products
-from features.rows import Layout
+from features.schema import FeatureSchema
 from trainer.disk import sha256
 
 _BYTES_OF_MB = 1 << 20
@@ -80,7 +80,7 @@ def build_engine(
     graph: Path,
     engine: Path,
     kind: Kind,
-    layout: Layout,
+    schema: FeatureSchema,
     settings: OptimizeSettings,
     calibration: Calibration,
     timing_cache: Path | None = None,
@@ -97,7 +97,7 @@ def build_engine(
         BuildError: naming what of the graph it does not support, or why there is no engine.
     """
     started = time.perf_counter()
-    build, shapes = _Build.of(kind), profiles(layout, settings)
+    build, shapes = _Build.of(kind), profiles(schema, settings)
     network, config = build.network(graph, settings, calibration), build.config(shapes, settings)
     # TensorRT-RTX measures at run time instead.
     timing_cache = timing_cache if kind is Kind.TENSORRT else None

@@ -30,7 +30,7 @@ from deploy.optimize.running import RunningEngine
 from deploy.optimize.served import engine_file, profile_refusals
 from deploy.optimize.settings import OptimizeSettings
 from features.inputs import MODEL_NAME
-from features.rows import Layout
+from features.schema import FeatureSchema
 from trainer.export.onnx import ExportError
 from trainer.export.triton_checks import config_refusals, graph_file
 from trainer.export.triton_config import Backend, render_config
@@ -48,7 +48,7 @@ class Version:
     number: int
     folder: Path
     model: Model
-    layout: Layout
+    schema: FeatureSchema
     asked: Questions
 
     @property
@@ -172,7 +172,7 @@ def _unserved(version: Version, form: Form, draft: Path, model: Path) -> Iterato
     else:
         held = graph_file(draft / GRAPH)
     placed = replace(held, path=model / str(version.number) / held.path.name)
-    yield from config_refusals(render_config(version.layout, form.backend), placed)
+    yield from config_refusals(render_config(version.schema, form.backend), placed)
 
 
 def _placed(draft: Path, model: Path, form: Form, version: Version) -> Path:
@@ -180,7 +180,7 @@ def _placed(draft: Path, model: Path, form: Form, version: Version) -> Path:
     folder = model / str(version.number)
     model.mkdir(parents=True, exist_ok=True)
     if not (model / CONFIG).exists():
-        (model / CONFIG).write_text(render_config(version.layout, form.backend))
+        (model / CONFIG).write_text(render_config(version.schema, form.backend))
     if folder.exists():
         raise OptimizeError(f"{folder}: there already: remove it to make it again")
     draft.rename(folder)
@@ -189,7 +189,7 @@ def _placed(draft: Path, model: Path, form: Form, version: Version) -> Path:
 
 def _int8(version: Version, folder: Path) -> Answering:
     narrow = folder / "narrow.onnx"
-    write_narrow(version.model, version.layout, narrow)
+    write_narrow(version.model, version.schema, narrow)
     write_int8(narrow, version.model.architecture.items, folder / GRAPH)
     narrow.unlink()
     return of_graph(folder / GRAPH)
@@ -206,7 +206,7 @@ def _engine(
         feeds, _ = next(version.asked.batches())
         calibration = Calibration(version.model.architecture.items, feeds)
         build_engine(
-            version.graph, folder / ENGINE, kind, version.layout, settings, calibration, cache
+            version.graph, folder / ENGINE, kind, version.schema, settings, calibration, cache
         )
         return RunningEngine(folder / ENGINE).answers
 

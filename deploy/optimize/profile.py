@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from deploy.optimize.settings import OptimizeSettings
 from features.inputs import Tensor, model_inputs
-from features.rows import Layout
+from features.schema import FeatureSchema
 from trainer.export.onnx import LENGTHS
 from trainer.export.triton_config import MAX_BATCH
 
@@ -29,15 +29,15 @@ class Profile:
         return all(low <= length <= high for low, length, high in bounds)
 
 
-def profiles(layout: Layout, settings: OptimizeSettings) -> dict[str, Profile]:
+def profiles(schema: FeatureSchema, settings: OptimizeSettings) -> dict[str, Profile]:
     """The profile of each input by its name, for every batch from 1 to `MAX_BATCH`."""
-    history = layout.settings.history_length
+    history = schema.settings.history_length
     lengths = {
         "history": (1, history, history),
         "candidates": (0, min(_USUAL_CANDIDATES, settings.max_candidates), settings.max_candidates),
         "excluded": (0, min(_USUAL_EXCLUDED, settings.max_excluded), settings.max_excluded),
     }
-    return {one.name: _profile(one, lengths, settings) for one in model_inputs(layout)}
+    return {one.name: _profile(one, lengths, settings) for one in model_inputs(schema)}
 
 
 def _profile(

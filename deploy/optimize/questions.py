@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from features.inputs import IntArray
-from features.rows import Layout
+from features.arrays import Int64Array
+from features.schema import FeatureSchema
 from features.vocabulary import FIRST_ITEM, PADDING, Vocabulary
 from trainer.datasets.log import Log
 from trainer.examples.replay import BoolArray, Examples, examples, observed_log, replay
@@ -31,9 +31,9 @@ class Questions:
     """
 
     feeds: Arrays
-    targets: IntArray
+    targets: Int64Array
 
-    def batches(self, size: int = BATCH) -> Iterator[tuple[Arrays, IntArray]]:
+    def batches(self, size: int = BATCH) -> Iterator[tuple[Arrays, Int64Array]]:
         """The questions, some at a time."""
         parts = portions(self.feeds, size)
         for start, feeds in zip(range(0, len(self.targets), size), parts, strict=True):
@@ -47,7 +47,7 @@ def portions(feeds: Arrays, size: int) -> Iterator[Arrays]:
 
 
 def questions(
-    earlier: Log, later: Log, vocabulary: Vocabulary, layout: Layout, most: int
+    earlier: Log, later: Log, vocabulary: Vocabulary, schema: FeatureSchema, most: int
 ) -> Questions:
     """Events of a log that the vocabulary knows, evenly spread, asked for one step ahead.
 
@@ -56,19 +56,19 @@ def questions(
         most: so many questions, at most.
     """
     events = observed_log([*earlier.events, *later.events], later.items)
-    columns = examples(replay(events, layout), vocabulary, layout)
+    columns = examples(replay(events, schema), vocabulary, schema)
     chosen = np.flatnonzero(_askable(columns) & (columns.times_ms >= later.events[0].timestamp))
     chosen = chosen[
         np.linspace(0, len(chosen) - 1, min(most, len(chosen))).round().astype(np.int64)
     ]
-    return _asked(columns, chosen, layout)
+    return _asked(columns, chosen, schema)
 
 
-def newest_questions(columns: Examples, layout: Layout, most: int) -> Questions:
+def newest_questions(columns: Examples, schema: FeatureSchema, most: int) -> Questions:
     """The newest events that the vocabulary of `columns` knows, at most so many."""
     askable = np.flatnonzero(_askable(columns))
     newest = np.argsort(columns.times_ms[askable], kind="stable")[-most:]
-    return _asked(columns, askable[newest], layout)
+    return _asked(columns, askable[newest], schema)
 
 
 def _askable(columns: Examples) -> BoolArray:
@@ -77,14 +77,14 @@ def _askable(columns: Examples) -> BoolArray:
     return found
 
 
-def _asked(columns: Examples, chosen: IntArray, layout: Layout) -> Questions:
-    return Questions(_feeds(columns, chosen, layout), columns.items[chosen])
+def _asked(columns: Examples, chosen: Int64Array, schema: FeatureSchema) -> Questions:
+    return Questions(_feeds(columns, chosen, schema), columns.items[chosen])
 
 
-def _feeds(columns: Examples, chosen: IntArray, layout: Layout) -> Arrays:
+def _feeds(columns: Examples, chosen: Int64Array, schema: FeatureSchema) -> Arrays:
     """The graph's inputs for these events, each asked for at its own time."""
     firsts = _instants(columns)[chosen]
-    at = firsts[:, None] + np.arange(-layout.settings.history_length, 0)
+    at = firsts[:, None] + np.arange(-schema.settings.history_length, 0)
     there = at >= columns.starts[firsts][:, None]
     at = np.where(there, at, 0)
     return {
@@ -98,16 +98,16 @@ def _feeds(columns: Examples, chosen: IntArray, layout: Layout) -> Arrays:
     }
 
 
-def _instants(columns: Examples) -> IntArray:
+def _instants(columns: Examples) -> Int64Array:
     """The first event of each event's instant, int64[E]: none foretells the others."""
     places = np.arange(len(columns))
     begins = np.ones(len(columns), np.bool_)
     begins[1:] = (np.diff(columns.times_ms) != 0) | (np.diff(columns.starts) != 0)
-    found: IntArray = np.maximum.accumulate(np.where(begins, places, 0))
+    found: Int64Array = np.maximum.accumulate(np.where(begins, places, 0))
     return found
 
 
-def _taken(columns: Examples, firsts: IntArray) -> IntArray:
+def _taken(columns: Examples, firsts: Int64Array) -> Int64Array:
     """What each person had taken before, int64[Q, X], filled up with padding."""
     lists = [
         columns.items[start:first][columns.takes[start:first]]

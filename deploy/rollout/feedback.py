@@ -24,8 +24,7 @@ from features.feedback import Counters, FeedbackRow, summed
 from features.kafka import client_config, unreachable
 from features.rollouts import is_end
 from features.settings import KafkaSettings
-from features.store import FEEDBACK, RowStore, Write
-from features.store import Read as RowRead
+from features.store import FEEDBACK, RowRead, RowStore, RowWrite
 from features.topics import CLICKS, PURCHASES, RECOMMENDATIONS, Hash
 
 # The first goes first where the broker took two at the same time.
@@ -183,7 +182,9 @@ class Feedback:
         encoded = {n: encode_feedback(one.ledger.row) for n, one in changed.items()}
         accepted = await self._store.write(
             [
-                Write(FEEDBACK, self._row_name(n), encoded[n], now_ms, VERSION, changed[n].version)
+                RowWrite(
+                    FEEDBACK, self._row_name(n), encoded[n], now_ms, VERSION, changed[n].version
+                )
                 for n in changed
             ]
         )

@@ -22,7 +22,7 @@ from deploy.rollout.settings import RolloutSettings
 from deploy.settings import Settings
 from features.inputs import MODEL_NAME
 from features.rollout_messages import Action
-from features.rows import Layout
+from features.schema import FeatureSchema
 from features.settings import KafkaSettings
 from trainer.loop import Serving, SlowLoop, SlowLoopSettings, SlowLoopStep
 from trainer.registry.live import RolloutRejectedError, announce
@@ -78,7 +78,7 @@ def _loop(settings: Settings, store: WindowStore) -> SlowLoop:
             finish_windows(settings),
         ),
         SlowLoopSettings(settings.trainer, settings.fine_tune, settings.gate),
-        Layout(settings.features),
+        FeatureSchema(settings.features),
         language_model(settings.trainer.language_model, settings.local.cache_dir),
     )
 

@@ -9,7 +9,7 @@ import faust
 from prometheus_client import start_http_server
 
 from deploy.settings import Settings
-from features.rows import Layout
+from features.schema import FeatureSchema
 from features.store import RowStore
 from stream.app import WorkerConfig, make_app
 
@@ -38,6 +38,6 @@ async def _claim(settings: Settings) -> None:
     """Rows of other settings stop the worker at its start, before it reads one."""
     store = RowStore(settings.store)
     try:
-        await store.claim(Layout(settings.features).fingerprint)
+        await store.claim(FeatureSchema(settings.features).fingerprint)
     finally:
         await store.close()

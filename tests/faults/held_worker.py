@@ -19,7 +19,7 @@ def hold_once(marker: Path) -> None:
     """Stop this process before its next write of user rows once the marker exists."""
     write = store.RowStore.write
 
-    async def held(self: store.RowStore, writes: Sequence[store.Write]) -> list[bool]:
+    async def held(self: store.RowStore, writes: Sequence[store.RowWrite]) -> list[bool]:
         if marker.exists() and writes and writes[0].table is store.USERS:
             marker.unlink()
             os.kill(os.getpid(), signal.SIGSTOP)

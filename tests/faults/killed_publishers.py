@@ -25,7 +25,7 @@ import torch
 
 from deploy.settings import Settings, load_settings
 from features import rollouts
-from features.rows import Layout
+from features.schema import FeatureSchema
 from tests.harness.models import SETTINGS, untrained
 from trainer import disk
 from trainer.registry import checkpoint, drafts, live, publish, repository
@@ -72,15 +72,15 @@ class Moments:
 
 def publish_versions(settings: Settings, seed: int) -> None:
     """As a trainer does: go on with what was left, then one version after another."""
-    layout, server = Layout(settings.features), ModelServer(settings.triton.url or "")
+    schema, server = FeatureSchema(settings.features), ModelServer(settings.triton.url or "")
     folder, kafka = settings.model_repository, settings.kafka
     with publish.publishing(folder):
-        publish.recover(folder, server, kafka, layout, TRAINER)
+        publish.recover(folder, server, kafka, schema, TRAINER)
         for number in range(VERSIONS_OF_A_LIFE):
-            trained = untrained(layout, seed + number)
-            with publish.drafted(trained, folder, layout, TRAINER) as draft:
+            trained = untrained(schema, seed + number)
+            with publish.drafted(trained, folder, schema, TRAINER) as draft:
                 version = draft.keep(b'{"passed": true}')
-            publish.go_live(version, server, kafka, layout, TRAINER)
+            publish.go_live(version, server, kafka, schema, TRAINER)
 
 
 def live_and_die(settings: Settings, seed: int, awaited: str, pause_s: float) -> str:
@@ -110,10 +110,10 @@ def live_and_die(settings: Settings, seed: int, awaited: str, pause_s: float) ->
     return moment or "failed"
 
 
-def warm_up(layout: Layout) -> None:
+def warm_up(schema: FeatureSchema) -> None:
     """What only the first version of a process takes long for."""
     with tempfile.TemporaryDirectory() as folder:
-        drafts.write_version(untrained(layout, 0), Path(folder), layout, TRAINER)
+        drafts.write_version(untrained(schema, 0), Path(folder), schema, TRAINER)
 
 
 if __name__ == "__main__":
@@ -122,7 +122,7 @@ if __name__ == "__main__":
     # No thread of torch's may be lost by a fork.
     torch.set_num_threads(1)
     settings = load_settings()
-    warm_up(Layout(settings.features))
+    warm_up(FeatureSchema(settings.features))
     for line in sys.stdin:
         seed, awaited, pause_s = line.split()
         print(live_and_die(settings, int(seed), awaited, float(pause_s)), flush=True)

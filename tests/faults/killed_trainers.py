@@ -20,7 +20,7 @@ import torch
 
 from deploy.services.trainer import slow_loop
 from deploy.settings import Settings, load_settings
-from features.rows import Layout
+from features.schema import FeatureSchema
 from tests.faults.killed_publishers import warm_up
 
 
@@ -55,7 +55,7 @@ if __name__ == "__main__":
     # No thread of torch's may be lost by a fork.
     torch.set_num_threads(1)
     found = load_settings()
-    warm_up(Layout(found.features))
+    warm_up(FeatureSchema(found.features))
     # That too, but for learning itself, which makes threads.
     torch.optim.AdamW([torch.zeros(1)]).step()
     for line in sys.stdin:

@@ -27,9 +27,8 @@ from features.columns import decode_feedback, encode_feedback
 from features.feedback import FeedbackRow
 from features.kafka import client_config, ensure_sources
 from features.rollout_messages import Action, RolloutStep
-from features.rows import Layout
-from features.store import FEEDBACK, RowStore
-from features.store import Read as RowRead
+from features.schema import FeatureSchema
+from features.store import FEEDBACK, RowRead, RowStore
 from features.topics import CLICKS, RECOMMENDATIONS, Hash
 from tests.harness.models import SETTINGS, untrained
 from tests.harness.rollouts import People, asked, controlling, told
@@ -55,10 +54,10 @@ def servers(own: Settings) -> Settings:
     """Servers with two versions that can be tried out."""
     settings = local.up(own)
     ensure_sources(settings.kafka)
-    layout, server = Layout(settings.features), ModelServer(settings.triton.url or "")
+    schema, server = FeatureSchema(settings.features), ModelServer(settings.triton.url or "")
     repository = settings.model_repository
-    publish(untrained(layout, 1), repository, server, settings.kafka, layout, SETTINGS)
-    write_version(untrained(layout, 2), repository, layout, SETTINGS)
+    publish(untrained(schema, 1), repository, server, settings.kafka, schema, SETTINGS)
+    write_version(untrained(schema, 2), repository, schema, SETTINGS)
     return settings
 
 

@@ -19,7 +19,7 @@ from deploy.settings import Settings
 from features.inputs import MODEL_NAME
 from features.kafka import ensure_topics
 from features.rollout_messages import Rollout
-from features.rows import Layout
+from features.schema import FeatureSchema
 from features.topics import ROLLOUTS
 from tests.faults.killed_publishers import KEPT
 from tests.harness.models import ITEMS, SETTINGS, untrained
@@ -95,7 +95,7 @@ def own_servers(own: Settings) -> Settings:
     return settings
 
 
-def check(settings: Settings, layout: Layout, items: int = ITEMS + 2) -> int | None:
+def check(settings: Settings, schema: FeatureSchema, items: int = ITEMS + 2) -> int | None:
     """What Triton can see is whole, and it answers for what is live; which is that.
 
     Args:
@@ -110,7 +110,7 @@ def check(settings: Settings, layout: Layout, items: int = ITEMS + 2) -> int | N
     if live is not None:
         with ModelServer(settings.triton.url or "").connected() as triton:
             assert triton.is_ready(live)
-            triton.check_answer(live, model / str(live) / "model.onnx", items, layout)
+            triton.check_answer(live, model / str(live) / "model.onnx", items, schema)
     return live
 
 
@@ -124,9 +124,9 @@ def announced(settings: Settings) -> list[int]:
     return numbers[:1] + [new for old, new in pairwise(numbers) if new != old]
 
 
-def check_end(settings: Settings, layout: Layout) -> None:
+def check_end(settings: Settings, schema: FeatureSchema) -> None:
     """After a trainer that nobody killed: nothing is left to do, and nothing was left out."""
-    live = check(settings, layout)
+    live = check(settings, schema)
     assert live is not None
     assert announced(settings) == list(range(1, live + 1))
     assert [path.name for path in (settings.model_repository / ASIDE).iterdir()] == [LOCK]
@@ -155,7 +155,7 @@ def test_each_version_goes_live_whole_and_once_after_kills(
 ) -> None:
     seed = random.randrange(2**32)
     print(f"seed {seed}")
-    chance, layout = random.Random(seed), Layout(own_servers.features)
+    chance, schema = random.Random(seed), FeatureSchema(own_servers.features)
     log = tmp_path / "trainers.log"
     with trainers(own_servers, log) as publishing:
         # Of the second, which does what all that follow do.
@@ -167,12 +167,12 @@ def test_each_version_goes_live_whole_and_once_after_kills(
             found = publishing.live(moment, pause_s)
             print(f"{moment} + {pause_s:.3f} s: {found}")
             assert ">" in found
-            live = check(own_servers, layout)
+            live = check(own_servers, schema)
             assert live is not None
             assert live >= newest
             newest = live
         assert publishing.live().startswith("lived")
-    check_end(own_servers, layout)
+    check_end(own_servers, schema)
     assert "Traceback" not in log.read_text()
 
 
@@ -186,7 +186,7 @@ def test_without_recovery_a_version_would_never_go_live(
         assert publishing.live("place>Path.rename:return") == "place>Path.rename:return"
         assert publishing.live().startswith("lived")
     with pytest.raises(AssertionError, match=r"assert \[2, 3\] == \[1, 2, 3\]"):
-        check_end(own_servers, Layout(own_servers.features))
+        check_end(own_servers, FeatureSchema(own_servers.features))
 
 
 @pytest.mark.faults
@@ -194,15 +194,15 @@ def test_without_recovery_a_version_would_never_go_live(
 def test_a_server_that_is_away_is_waited_for(
     own: Settings, own_servers: Settings, name: str
 ) -> None:
-    layout, repository = Layout(own_servers.features), own_servers.model_repository
+    schema, repository = FeatureSchema(own_servers.features), own_servers.model_repository
     patient = SETTINGS.model_copy(update={"publish_retry_s": 200.0})
     server, kafka = ModelServer(own_servers.triton.url or ""), own_servers.kafka
     local.down(own, only=[name])
     with ThreadPoolExecutor(1) as pool:
         published = pool.submit(
-            publish, untrained(layout, 1), repository, server, kafka, layout, patient
+            publish, untrained(schema, 1), repository, server, kafka, schema, patient
         )
         wait_until((repository / MODEL_NAME / "1").is_dir, 60)
         local.up(own, only=[name])
         assert published.result().number == 1
-    assert check(own_servers, layout) == 1
+    assert check(own_servers, schema) == 1

@@ -17,7 +17,7 @@ from deploy import local
 from deploy.settings import Settings
 from features.inputs import MODEL_NAME
 from features.kafka import ensure_topics
-from features.rows import Layout
+from features.schema import FeatureSchema
 from features.settings import FeatureSettings
 from stream.client import EventProducer
 from tests.faults.test_publishing import check
@@ -147,13 +147,13 @@ def check_lineage(settings: Settings) -> None:
 def test_a_trainer_killed_again_and_again_loses_nothing(own: Settings, tmp_path: Path) -> None:
     seed = random.randrange(2**32)
     print(f"seed {seed}")
-    chance, layout = random.Random(seed), Layout(FEATURES)
+    chance, schema = random.Random(seed), FeatureSchema(FEATURES)
     settings = local.up(own, only=["kafka", "triton"])
     ensure_topics(settings.kafka)
     films = catalogue([f"i{at}" for at in range(ITEMS)])
-    first = train_first_model(Log(BEFORE, films), layout, TRAINER)
+    first = train_first_model(Log(BEFORE, films), schema, TRAINER)
     server = ModelServer(settings.triton.url or "")
-    publish(first, settings.model_repository, server, settings.kafka, layout, TRAINER)
+    publish(first, settings.model_repository, server, settings.kafka, schema, TRAINER)
     send(settings, BEFORE)
     newest, log = 1, tmp_path / "trainers.log"
     with trainers(settings, log) as trained:
@@ -161,7 +161,7 @@ def test_a_trainer_killed_again_and_again_loses_nothing(own: Settings, tmp_path:
             begin = len(BEFORE) // 8 + kill * PEOPLE
             send(settings, walks(range(begin, begin + PEOPLE), 1))
             assert trained.live(chance.uniform(0, LONGEST_S)) == "killed"
-            live = check(settings, layout, first.model.architecture.items)
+            live = check(settings, schema, first.model.architecture.items)
             assert live is not None
             assert live >= newest
             newest = live

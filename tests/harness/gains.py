@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from features.inputs import IntArray
+from features.arrays import Int64Array
 from trainer.metrics import Floats
 
 
@@ -29,7 +29,7 @@ class World:
 
 def slices(
     world: World, worth: float, count: int, seed: int
-) -> Iterator[tuple[Floats, Floats, IntArray]]:
+) -> Iterator[tuple[Floats, Floats, Int64Array]]:
     """Gains of a candidate and of the live version, float64[M] each, and whose each event is.
 
     Args:

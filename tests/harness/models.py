@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from features.rows import Layout
+from features.schema import FeatureSchema
 from features.vocabulary import FIRST_ITEM, PADDING, UNKNOWN, Vocabulary
 from trainer.network.model import Architecture, Requests, TemporalModel
 from trainer.settings import TrainerSettings
@@ -18,10 +18,10 @@ SETTINGS = TrainerSettings(width=16)
 ITEMS = 200
 
 
-def untrained(layout: Layout, seed: int) -> Trained:
+def untrained(schema: FeatureSchema, seed: int) -> Trained:
     torch.manual_seed(seed)
     vocabulary = Vocabulary([f"i{at}" for at in range(ITEMS)])
-    model = TemporalModel(architecture(vocabulary, layout, SETTINGS))
+    model = TemporalModel(architecture(vocabulary, schema, SETTINGS))
     tell(model)
     return Trained(model.eval(), vocabulary, Outcome(epoch=0, held_out=0.0, seconds=0.0))
 

@@ -12,7 +12,8 @@ from feast import FeatureStore
 from deploy.local.feature_repo import feature_repo
 from deploy.settings import Settings
 from features.repo.definitions import item_sources
-from features.rows import Layout, UserRow, empty_user
+from features.rows import UserRow, empty_user
+from features.schema import FeatureSchema
 from features.topics import hash64
 from tests.harness import oracle
 from tests.harness.oracle import Logged
@@ -41,12 +42,12 @@ def rows_of(
     return rows
 
 
-def user_row(row: Mapping[str, Any], layout: Layout) -> UserRow:
+def user_row(row: Mapping[str, Any], schema: FeatureSchema) -> UserRow:
     """A row as Feast reads it, for the functions that the stream has for it; without sets."""
     if row["counters"] is None:
-        return empty_user(layout)
+        return empty_user(schema)
     history = zip(*(row[f"history_{name}"] for name in ("times_ms", "types", "items")), strict=True)
-    size = len(layout.category_half_lives)
+    size = len(schema.category_half_lives)
     hashes, flat = (_listed(row[f"category_{name}"]) for name in ("hashes", "counters"))
     return UserRow(
         list(row["counters"]),
@@ -68,7 +69,7 @@ def check_users(
     settings: Settings, log: Sequence[Logged], categories: Mapping[str, Sequence[str]]
 ) -> None:
     """Every person's row equals the recomputation from the log."""
-    layout = Layout(settings.features)
+    schema = FeatureSchema(settings.features)
     people = oracle.by(log, "user_id")
     ids = [str(user_id) for (user_id,) in people]
     names = (
@@ -83,15 +84,15 @@ def check_users(
     rows = read_rows(settings, "user_id", ids, [f"user_activity:{name}" for name in names])
     for user_id, row in zip(ids, rows, strict=True):
         events = people[user_id,]
-        reference, counters = oracle.expected_counters(events, layout.user_half_lives)
+        reference, counters = oracle.expected_counters(events, schema.user_half_lives)
         assert row["counters"] == close(counters), user_id
         history = zip(
             row["history_times_ms"], row["history_types"], row["history_items"], strict=True
         )
-        expected = oracle.expected_history(events, layout.settings.history_length)
+        expected = oracle.expected_history(events, schema.settings.history_length)
         assert list(history) == expected, user_id
         assert list(array("q", row["taken"])) == sorted({hash64(e.item_id) for e in events})
-        _check_categories(row, events, categories, reference, layout)
+        _check_categories(row, events, categories, reference, schema)
 
 
 def _check_categories(
@@ -99,14 +100,14 @@ def _check_categories(
     events: Sequence[Logged],
     categories: Mapping[str, Sequence[str]],
     reference: int,
-    layout: Layout,
+    schema: FeatureSchema,
 ) -> None:
     found = row["category_counters"] or []
-    size = len(layout.category_half_lives)
+    size = len(schema.category_half_lives)
     expected: dict[int, list[float]] = {}
     for topic, weight in (
-        ("clicks", layout.settings.click_weight),
-        ("purchases", layout.settings.purchase_weight),
+        ("clicks", schema.settings.click_weight),
+        ("purchases", schema.settings.purchase_weight),
     ):
         for name in {c for e in events for c in categories.get(e.item_id, ())}:
             times = [
@@ -114,7 +115,7 @@ def _check_categories(
                 for e in events
                 if e.topic == topic and name in categories.get(e.item_id, ())
             ]
-            values = oracle.decayed(times, reference, layout.category_half_lives)
+            values = oracle.decayed(times, reference, schema.category_half_lives)
             have = expected.setdefault(hash64(name), [0.0] * size)
             expected[hash64(name)] = [h + weight * v for h, v in zip(have, values, strict=True)]
     assert list(row["category_hashes"] or []) == sorted(expected)
@@ -124,7 +125,7 @@ def _check_categories(
 
 def check_items(settings: Settings, log: Sequence[Logged]) -> None:
     """Every item's row equals the recomputation from the log, source by source."""
-    layout = Layout(settings.features)
+    schema = FeatureSchema(settings.features)
     columns = item_sources(settings.kafka.partitions)
     groups = oracle.by(log, "item_id", "topic", "partition")
     ids = sorted({event.item_id for event in log})
@@ -142,7 +143,7 @@ def check_items(settings: Settings, log: Sequence[Logged]) -> None:
             assert reference == newest, (item_id, column)
             assert offset >= max(event.offset for event in events)
             assert values == close(
-                oracle.decayed([e.time_ms for e in events], newest, layout.item_half_lives)
+                oracle.decayed([e.time_ms for e in events], newest, schema.item_half_lives)
             ), (item_id, column)
             counted += round(values[-1])
     assert counted == len(log)
@@ -150,7 +151,7 @@ def check_items(settings: Settings, log: Sequence[Logged]) -> None:
 
 def total_counted(settings: Settings, user_ids: Iterable[str]) -> int:
     """Events counted over all people, undecayed."""
-    layout = Layout(settings.features)
-    size = len(layout.user_half_lives)
+    schema = FeatureSchema(settings.features)
+    size = len(schema.user_half_lives)
     rows = read_rows(settings, "user_id", list(user_ids), ["user_activity:counters"])
     return sum(round(sum((row["counters"] or [0] * size)[size - 1 :: size])) for row in rows)

@@ -28,7 +28,8 @@ from features import rows
 from features.inputs import trend_values, user_features
 from features.kafka import ensure_topics
 from features.repo.definitions import item_sources
-from features.rows import ItemGroup, Layout, UserRow
+from features.rows import ItemGroup, UserRow
+from features.schema import FeatureSchema
 from features.store import USERS
 from features.topics import ACTION_TOPICS
 from features.vocabulary import Vocabulary
@@ -80,17 +81,17 @@ class Played:
     popularity: Mapping[str, dict[str, Any]]
 
     @property
-    def layout(self) -> Layout:
-        return Layout(self.settings.features)
+    def schema(self) -> FeatureSchema:
+        return FeatureSchema(self.settings.features)
 
     @cached_property
     def trained(self) -> list[Example]:
         """The training rows of all events, in the order of the log."""
-        return self.training(self.layout)
+        return self.training(self.schema)
 
-    def training(self, layout: Layout) -> list[Example]:
+    def training(self, schema: FeatureSchema) -> list[Example]:
         numbers = self.windows.numbers()
-        windows = window_examples(self.windows, numbers, self.log.items, layout)
+        windows = window_examples(self.windows, numbers, self.log.items, schema)
         return [example for window in windows for example in window]
 
 
@@ -183,7 +184,7 @@ def rows_once(
     store: FeatureStore, people: Sequence[Feed], settings: Settings
 ) -> dict[str, UserRow]:
     """The rows of these people by plain Feast, once the worker has absorbed all that was sent."""
-    layout = Layout(settings.features)
+    schema = FeatureSchema(settings.features)
     sent = {feed.user_id: feed.sent for feed in people}
     found: dict[str, UserRow] = {}
 
@@ -191,8 +192,8 @@ def rows_once(
         missing = [name for name in sent if name not in found]
         features = [f"user_activity:{name}" for name in USERS.columns]
         for row in rows_of(store, "user_id", missing, features):
-            user = user_row(row, layout)
-            if counted(user, layout) == sent[row["user_id"]]:
+            user = user_row(row, schema)
+            if counted(user, schema) == sent[row["user_id"]]:
                 found[row["user_id"]] = user
         return len(found) == len(sent)
 
@@ -200,8 +201,8 @@ def rows_once(
     return found
 
 
-def counted(row: UserRow, layout: Layout) -> int:
-    size = len(layout.user_half_lives)
+def counted(row: UserRow, schema: FeatureSchema) -> int:
+    size = len(schema.user_half_lives)
     return round(sum(row.counters[size - 1 :: size]))
 
 
@@ -215,15 +216,15 @@ def item_rows(
 
 def greatest_difference(played: Played, training: Sequence[Example]) -> float:
     """Relative, over all features of the sampled events, to what the stream reads."""
-    layout, pairs = played.layout, []
+    schema, pairs = played.schema, []
     for event, example in zip(played.log.events, training, strict=True):
         if known := played.known.get(event.event_id):
             row = known.row
             pairs += [
-                (example.features, user_features(row, event.timestamp, layout)),
+                (example.features, user_features(row, event.timestamp, schema)),
                 (
                     example.features_after_last,
-                    user_features(row, row.reference_ms or event.timestamp, layout),
+                    user_features(row, row.reference_ms or event.timestamp, schema),
                 ),
             ]
     assert len(pairs) == 2 * COMPARED
@@ -241,7 +242,7 @@ def test_features_as_of_each_event_agree(played: Played) -> None:
 def test_a_half_life_that_differs_by_a_thousandth_shows(played: Played, name: str) -> None:
     *faster, slowest = getattr(played.settings.features, name)
     changed = (*faster, round(slowest * 1.001))
-    training = Layout(played.settings.features.model_copy(update={name: changed}))
+    training = FeatureSchema(played.settings.features.model_copy(update={name: changed}))
     assert greatest_difference(played, played.training(training)) > RELATIVE
 
 
@@ -263,17 +264,17 @@ def test_histories_as_of_each_event_agree(played: Played) -> None:
 
 
 def test_what_trends_agrees(played: Played) -> None:
-    layout, log = played.layout, [example.event for example in played.trained]
+    schema, log = played.schema, [example.event for example in played.trained]
     # A moment after the log: its snapshot holds all of it.
     after_ms = log[-1].time_ms // 1000 * 1000 + 1000
     vocabulary = Vocabulary(sorted(played.popularity))
-    made = trends([*log, log[-1]._replace(time_ms=after_ms)], vocabulary, layout, 1000, after_ms)
+    made = trends([*log, log[-1]._replace(time_ms=after_ms)], vocabulary, schema, 1000, after_ms)
     assert made.times_ms.tolist() == [after_ms]
     names = [name for name, row in played.popularity.items() if any(groups(row))]
     trained = made.values[0][:, vocabulary.indices_of(names)].T.astype(np.float64)
     online = np.asarray(
         [
-            trend_values(rows.popularity(groups(played.popularity[name]), after_ms, layout))
+            trend_values(rows.popularity(groups(played.popularity[name]), after_ms, schema))
             for name in names
         ]
     )

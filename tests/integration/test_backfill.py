@@ -26,7 +26,7 @@ from deploy.settings import Settings
 from features.inputs import user_features
 from features.kafka import ensure_topics, group_members
 from features.repo.definitions import item_sources
-from features.rows import Layout
+from features.schema import FeatureSchema
 from features.store import CATALOGUE, TRENDING, USERS, popularity_table
 from features.topics import CLICKS, ITEMS
 from stream.client import EventProducer
@@ -179,7 +179,7 @@ def check_trending(source: str, found: Rows) -> None:
         for (table, _), row in found.items()
         if table.startswith("item_popularity") and row[source]
     }
-    half_lives = Layout(Settings().features).item_half_lives
+    half_lives = FeatureSchema(Settings().features).item_half_lives
     middle = (len(half_lives) - 1) // 2
     newest = max((reference for reference, *_ in cells.values()), default=0)
     popular = {
@@ -311,9 +311,9 @@ def test_feast_gives_the_training_rows_of_a_history(stand: Stand) -> None:
     stand.done("windows")
     said = stand.done("history")
     windows = WindowStore(str(stand.folder / "windows"))
-    layout = Layout(stand.settings.features)
+    schema = FeatureSchema(stand.settings.features)
     numbers = windows.numbers()
-    made = window_examples(windows, numbers, stand.log.items, layout)
+    made = window_examples(windows, numbers, stand.log.items, schema)
     training = first_of_their_moment([example for window in made for example in window])
     assert f"history: {len(training)} rows in {history_path(stand.settings)}" in said
     # Who has done nothing before has no row.
@@ -333,7 +333,7 @@ def test_feast_gives_the_training_rows_of_a_history(stand: Stand) -> None:
     assert sorted(found["place"]) == list(range(COMPARED))
     for row in found.to_dict("records"):
         example = sample[row["place"]]
-        given = user_features(user_row(row, layout), example.event.time_ms, layout)
+        given = user_features(user_row(row, schema), example.event.time_ms, schema)
         assert given == close(example.features)
 
 

@@ -19,7 +19,7 @@ from deploy.settings import Settings
 from features.inputs import MODEL_NAME
 from features.kafka import client_config, ensure_topics
 from features.rollout_messages import Rollout, RolloutState, RoutedVersion
-from features.rows import Layout
+from features.schema import FeatureSchema
 from features.topics import ROLLOUTS
 from features.vocabulary import Vocabulary
 from stream.client import EventProducer, RecommendationConsumer
@@ -166,10 +166,10 @@ def copied(repository: Path, version: int, change: Callable[[Path], None]) -> No
 
 
 def load_versions(settings: Settings) -> None:
-    layout, repository = Layout(settings.features), settings.model_repository
+    schema, repository = FeatureSchema(settings.features), settings.model_repository
     server = ModelServer(settings.triton.url or "")
-    publish(untrained(layout, 1), repository, server, settings.kafka, layout, SETTINGS)
-    write_version(untrained(layout, 2), repository, layout, SETTINGS)
+    publish(untrained(schema, 1), repository, server, settings.kafka, schema, SETTINGS)
+    write_version(untrained(schema, 2), repository, schema, SETTINGS)
     copied(repository, NAN, answers_nan)
     copied(repository, LATE, lambda graph: answers_late(graph, LATE_PRODUCTS))
     config = (repository / MODEL_NAME / "config.pbtxt").read_text()

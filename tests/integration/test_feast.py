@@ -14,8 +14,9 @@ from headwater_client.events import EventType
 from deploy.local.feature_repo import feature_repo
 from deploy.settings import Settings
 from features.columns import VERSION, encode_user
-from features.rows import Layout, Observed, absorb, empty_user
-from features.store import USERS, RowStore, Write
+from features.rows import Observation, apply_event, empty_user
+from features.schema import FeatureSchema
+from features.store import USERS, RowStore, RowWrite
 from features.topics import hash64, source_hash
 
 pytestmark = pytest.mark.integration
@@ -23,14 +24,14 @@ NOW_MS = 1_700_000_000_000
 
 
 async def write_ann(settings: Settings) -> None:
-    layout = Layout(settings.features)
-    row = empty_user(layout)
-    seen = Observed(
+    schema = FeatureSchema(settings.features)
+    row = empty_user(schema)
+    seen = Observation(
         EventType.CLICK, "ann", "lamp", hash64("lamp"), NOW_MS, hash64("e"), source_hash("t", 0), 0
     )
-    absorb(row, seen, layout)
+    apply_event(row, seen, schema)
     store = RowStore(settings.store)
-    write = Write(USERS, "ann-of-feast", encode_user(row), NOW_MS, VERSION, None)
+    write = RowWrite(USERS, "ann-of-feast", encode_user(row), NOW_MS, VERSION, None)
     assert await store.write([write]) == [True]
     assert await store.write([write]) == [False], "a row that is there is not written over"
     await store.close()

@@ -15,7 +15,7 @@ from headwater_client.events import Recommendation
 from deploy import local
 from deploy.settings import Settings
 from features.kafka import ensure_topics
-from features.rows import Layout
+from features.schema import FeatureSchema
 from stream.answering import POPULAR_ITEMS, recommendation_id
 from stream.client import EventProducer, RecommendationConsumer
 from tests.harness.models import SETTINGS, untrained
@@ -73,10 +73,10 @@ class Shop:
 def open_shop(own: Settings, folder: Path) -> Iterator[Shop]:
     settings = local.up(own)
     ensure_topics(settings.kafka)
-    layout = Layout(settings.features)
+    schema = FeatureSchema(settings.features)
     server = ModelServer(settings.triton.url or "")
     publish(
-        untrained(layout, 1), settings.model_repository, server, settings.kafka, layout, SETTINGS
+        untrained(schema, 1), settings.model_repository, server, settings.kafka, schema, SETTINGS
     )
     worker = WorkerProcess(settings, "shop", folder / "worker.log", catalogue_refresh_s=0.5)
     with (

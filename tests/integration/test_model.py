@@ -14,7 +14,8 @@ from deploy.settings import Settings
 from features import inputs
 from features.kafka import client_config, ensure_topics
 from features.rollout_messages import Rollout
-from features.rows import Layout, UserRow
+from features.rows import UserRow
+from features.schema import FeatureSchema
 from features.topics import ROLLOUTS
 from features.vocabulary import Vocabulary
 from tests.harness.models import ITEMS, SETTINGS, untrained
@@ -27,8 +28,8 @@ pytestmark = pytest.mark.integration
 
 
 @pytest.fixture(scope="module")
-def layout(servers: Settings) -> Layout:
-    return Layout(servers.features)
+def schema(servers: Settings) -> FeatureSchema:
+    return FeatureSchema(servers.features)
 
 
 @pytest.fixture(scope="module")
@@ -38,24 +39,24 @@ def server(servers: Settings) -> ModelServer:
 
 
 @pytest.fixture(scope="module")
-def published(servers: Settings, server: ModelServer, layout: Layout) -> list[ModelVersion]:
+def published(servers: Settings, server: ModelServer, schema: FeatureSchema) -> list[ModelVersion]:
     ensure_topics(servers.kafka)
     return [
         publish(
-            untrained(layout, seed),
+            untrained(schema, seed),
             servers.model_repository,
             server,
             servers.kafka,
-            layout,
+            schema,
             SETTINGS,
         )
         for seed in (1, 2, 3)
     ]
 
 
-def ask(server: ModelServer, version: int, feeds: Arrays, layout: Layout) -> Arrays:
+def ask(server: ModelServer, version: int, feeds: Arrays, schema: FeatureSchema) -> Arrays:
     with server.connected() as triton:
-        return triton.ask(version, feeds, layout)
+        return triton.ask(version, feeds, schema)
 
 
 def test_the_newest_two_versions_are_up(published: list[ModelVersion], server: ModelServer) -> None:
@@ -66,22 +67,22 @@ def test_the_newest_two_versions_are_up(published: list[ModelVersion], server: M
 
 
 def test_each_version_answers_for_itself(
-    published: list[ModelVersion], server: ModelServer, layout: Layout
+    published: list[ModelVersion], server: ModelServer, schema: FeatureSchema
 ) -> None:
-    feeds = sample_inputs(ITEMS + 2, layout, 128)
+    feeds = sample_inputs(ITEMS + 2, schema, 128)
     for version in published[1:]:
         expected = answers(open_session(version.folder / "model.onnx"), feeds)
-        assert not list(differences(expected, ask(server, version.number, feeds, layout)))
+        assert not list(differences(expected, ask(server, version.number, feeds, schema)))
 
 
 def test_rows_of_the_store_are_answered_with_empty_lists(
-    published: list[ModelVersion], server: ModelServer, layout: Layout
+    published: list[ModelVersion], server: ModelServer, schema: FeatureSchema
 ) -> None:
     """A person without events, nothing taken, no candidates: every list has length 0."""
-    rows = [UserRow([0.0] * layout.user_counters)] * 3
-    feeds = inputs.model_tensors(rows, [1_700_000_000_000] * 3, Vocabulary([]), layout)
+    rows = [UserRow([0.0] * schema.user_counters)] * 3
+    feeds = inputs.model_tensors(rows, [1_700_000_000_000] * 3, Vocabulary([]), schema)
     assert feeds["candidate_items"].shape == feeds["excluded_items"].shape == (3, 0)
-    found = ask(server, published[-1].number, feeds, layout)
+    found = ask(server, published[-1].number, feeds, schema)
     assert found["candidate_scores"].shape == (3, 0)
     assert np.isfinite(found["top_scores"]).all()
     assert (found["top_items"] > 1).all()
@@ -103,9 +104,9 @@ def test_the_announcement_names_the_newest_version(
 
 
 def test_a_server_that_is_not_there_is_one_clear_line(
-    layout: Layout, servers: Settings, tmp_path: Path
+    schema: FeatureSchema, servers: Settings, tmp_path: Path
 ) -> None:
-    version = write_version(untrained(layout, 4), tmp_path, layout, SETTINGS)
+    version = write_version(untrained(schema, 4), tmp_path, schema, SETTINGS)
     nowhere = ModelServer("127.0.0.1:1")
     with pytest.raises(ServerError, match=r"127\.0\.0\.1:1"), nowhere.connected() as triton:
         triton.load((version.folder.parent / "config.pbtxt").read_text(), [version.number])

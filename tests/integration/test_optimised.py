@@ -14,7 +14,7 @@ from deploy.optimize.questions import Questions
 from deploy.optimize.settings import OptimizeSettings
 from deploy.settings import Settings
 from features.inputs import MODEL_NAME
-from features.rows import Layout
+from features.schema import FeatureSchema
 from tests.harness.models import ITEMS, untrained
 from trainer.export.onnx import answers, export, open_session, sample_inputs
 from trainer.export.parity import differences
@@ -27,37 +27,37 @@ pytestmark = pytest.mark.integration
 LENIENT = OptimizeSettings(min_overlap=0.5, max_loss=0.9)
 
 
-def int8_of(folder: Path, layout: Layout, into: Path, settings: OptimizeSettings) -> Outcome:
+def int8_of(folder: Path, schema: FeatureSchema, into: Path, settings: OptimizeSettings) -> Outcome:
     """The first form, of a version with random weights that is asked random requests."""
     folder.mkdir()
-    model = untrained(layout, 1).model
-    export(model, layout, folder / GRAPH)
-    feeds = sample_inputs(ITEMS + 2, layout, 40)
+    model = untrained(schema, 1).model
+    export(model, schema, folder / GRAPH)
+    feeds = sample_inputs(ITEMS + 2, schema, 40)
     best = answers(open_session(folder / GRAPH), feeds)["top_items"][:, 0]
-    version = Version(1, folder, model, layout, Questions(feeds, best))
+    version = Version(1, folder, model, schema, Questions(feeds, best))
     return next(optimize(version, into, settings))
 
 
 def test_int8_is_served_as_it_answers_here(own: Settings, tmp_path: Path) -> None:
-    layout = Layout(own.features)
-    outcome = int8_of(tmp_path / "1", layout, tmp_path / "optimised", LENIENT)
+    schema = FeatureSchema(own.features)
+    outcome = int8_of(tmp_path / "1", schema, tmp_path / "optimised", LENIENT)
     assert outcome.folder is not None, outcome.refusal
     own.model_repository.mkdir(parents=True)
     shutil.copytree(outcome.folder.parent, own.model_repository / MODEL_NAME)
     served = own.model_repository / MODEL_NAME
     server = ModelServer(local.up(own, only=["triton"]).triton.url or "")
-    feeds = sample_inputs(ITEMS + 2, layout, 7)
+    feeds = sample_inputs(ITEMS + 2, schema, 7)
     with server.connected() as triton:
         triton.load((served / CONFIG).read_text(), [1])
-        found = triton.ask(1, feeds, layout)
+        found = triton.ask(1, feeds, schema)
     expected = answers(open_session(served / "1" / GRAPH), feeds)
     assert not list(differences(expected, found))
 
 
 def test_a_form_that_answers_otherwise_is_not_kept(tmp_path: Path) -> None:
-    layout = Layout(Settings().features)
+    schema = FeatureSchema(Settings().features)
     strict = OptimizeSettings(min_overlap=1.0, max_loss=0.0)
-    outcome = int8_of(tmp_path / "1", layout, tmp_path / "optimised", strict)
+    outcome = int8_of(tmp_path / "1", schema, tmp_path / "optimised", strict)
     assert outcome.folder is None
     assert outcome.refusal is not None
     assert outcome.refusal.startswith("best 10: ")

@@ -8,7 +8,7 @@ from headwater_client.errors import ServerError
 from deploy.settings import Settings
 from features.inputs import MODEL_NAME
 from features.kafka import ensure_topics
-from features.rows import Layout
+from features.schema import FeatureSchema
 from features.topics import ROLLOUTS
 from tests.harness.models import ITEMS, SETTINGS, untrained
 from tests.harness.oracle import read_topic
@@ -37,7 +37,7 @@ class Trainer:
 
     def __init__(self, settings: Settings) -> None:
         assert settings.triton.url
-        self.layout = Layout(settings.features)
+        self.schema = FeatureSchema(settings.features)
         self.kafka = settings.kafka
         self.repository = settings.model_repository
         self.server = ModelServer(settings.triton.url)
@@ -47,20 +47,20 @@ class Trainer:
     def write(self) -> ModelVersion:
         """A version that nothing was done with yet: so a killed trainer may leave it."""
         self._seed += 1
-        return write_version(untrained(self.layout, self._seed), self.repository, self.layout, ONCE)
+        return write_version(untrained(self.schema, self._seed), self.repository, self.schema, ONCE)
 
     def publish(
         self, settings: TrainerSettings = ONCE, lineage: Lineage | None = None
     ) -> ModelVersion:
         self._seed += 1
-        trained, origin = untrained(self.layout, self._seed), lineage or Lineage()
-        with drafted(trained, self.repository, self.layout, settings, origin) as draft:
+        trained, origin = untrained(self.schema, self._seed), lineage or Lineage()
+        with drafted(trained, self.repository, self.schema, settings, origin) as draft:
             version = draft.keep()
-        go_live(version, self.server, self.kafka, self.layout, settings)
+        go_live(version, self.server, self.kafka, self.schema, settings)
         return version
 
     def recover(self) -> ModelVersion | None:
-        return recover(self.repository, self.server, self.kafka, self.layout, ONCE)
+        return recover(self.repository, self.server, self.kafka, self.schema, ONCE)
 
     def numbers(self) -> list[int]:
         return version_numbers(self.repository / MODEL_NAME)
@@ -124,14 +124,14 @@ def test_a_live_version_that_triton_forgot_is_loaded(trainer: Trainer) -> None:
         assert triton.ready(trainer.numbers()) == []
     assert trainer.recover() == live
     with trainer.server.connected() as triton:
-        triton.check_answer(live.number, live.folder / "model.onnx", ITEMS + 2, trainer.layout)
+        triton.check_answer(live.number, live.folder / "model.onnx", ITEMS + 2, trainer.schema)
 
 
 def test_a_version_that_triton_refuses_is_removed(trainer: Trainer) -> None:
     live, refused = trainer.publish(), trainer.write()
     (refused.folder / "model.onnx").write_bytes(b"no graph")
     with pytest.raises(ServerError, match="Triton at ") as caught:
-        go_live(refused, trainer.server, trainer.kafka, trainer.layout, ONCE)
+        go_live(refused, trainer.server, trainer.kafka, trainer.schema, ONCE)
     assert "\n" not in str(caught.value)
     assert trainer.numbers()[-1] == live.number
     assert trainer.up([live.number]) == [live.number]
@@ -151,9 +151,9 @@ def test_old_versions_are_removed_but_for_what_the_live_one_comes_from(trainer: 
 
 def test_triton_away_is_one_line_and_the_next_run_goes_on(trainer: Trainer) -> None:
     live = live_version(trainer.kafka)
-    layout, nowhere = trainer.layout, ModelServer("127.0.0.1:1")
+    schema, nowhere = trainer.schema, ModelServer("127.0.0.1:1")
     with pytest.raises(ServerUnavailableError, match=r"Triton at 127\.0\.0\.1:1: ") as caught:
-        publish(untrained(layout, 9), trainer.repository, nowhere, trainer.kafka, layout, ONCE)
+        publish(untrained(schema, 9), trainer.repository, nowhere, trainer.kafka, schema, ONCE)
     assert "\n" not in str(caught.value)
     assert live_version(trainer.kafka) == live
     left = trainer.numbers()[-1]

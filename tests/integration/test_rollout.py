@@ -19,7 +19,7 @@ from deploy.settings import Settings
 from features.inputs import MODEL_NAME
 from features.kafka import client_config, ensure_topics
 from features.rollout_messages import Action, RolloutState, RolloutStep, command_key
-from features.rows import Layout
+from features.schema import FeatureSchema
 from features.topics import ROLLOUTS
 from tests.harness.models import SETTINGS, untrained
 from tests.harness.rollouts import (
@@ -49,11 +49,11 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     try:
         settings = local.up(own)
         ensure_topics(settings.kafka)
-        layout = Layout(settings.features)
+        schema = FeatureSchema(settings.features)
         server = ModelServer(settings.triton.url or "")
         repository = settings.model_repository
-        publish(untrained(layout, 1), repository, server, settings.kafka, layout, SETTINGS)
-        write_version(untrained(layout, 2), repository, layout, SETTINGS)
+        publish(untrained(schema, 1), repository, server, settings.kafka, schema, SETTINGS)
+        write_version(untrained(schema, 2), repository, schema, SETTINGS)
         yield settings
     finally:
         local.down(own)

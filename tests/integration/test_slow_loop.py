@@ -20,7 +20,7 @@ from deploy.settings import Settings
 from features.inputs import MODEL_NAME
 from features.kafka import ensure_topics
 from features.rollout_messages import Action
-from features.rows import Layout
+from features.schema import FeatureSchema
 from features.settings import FeatureSettings
 from tests.harness.rollouts import asked, controlling, rules, told
 from tests.harness.walks import ITEMS, Events, catalogue, shuffled, walks
@@ -59,14 +59,16 @@ LIMITS = GateSettings(max_latency_ms=60_000, max_slowdown=1000)
 class Stand:
     """A first version that takes traffic, and windows in a folder."""
 
-    def __init__(self, settings: Settings, first: Trained, layout: Layout, folder: Path) -> None:
+    def __init__(
+        self, settings: Settings, first: Trained, schema: FeatureSchema, folder: Path
+    ) -> None:
         self.server = ModelServer(settings.triton.url or "")
         self.repository, self.kafka = settings.model_repository, settings.kafka
-        self.layout = layout
+        self.schema = schema
         self.folder = folder
         self.windows = WindowStore(str(folder))
         self._events: Events = []
-        version = publish(first, self.repository, self.server, self.kafka, layout, TRAINER)
+        version = publish(first, self.repository, self.server, self.kafka, schema, TRAINER)
         self.first = version.number
         self.write(BEFORE)
 
@@ -89,7 +91,7 @@ class Stand:
             self.windows,
             serving,
             SlowLoopSettings(TRAINER, tuning, LIMITS),
-            self.layout,
+            self.schema,
             reader=None,
         )
         assert not found.start(items)
@@ -110,19 +112,19 @@ class Stand:
 
 
 @pytest.fixture(scope="module")
-def layout() -> Layout:
-    return Layout(FeatureSettings(history_length=8))
+def schema() -> FeatureSchema:
+    return FeatureSchema(FeatureSettings(history_length=8))
 
 
 @pytest.fixture(scope="module")
-def first(layout: Layout) -> Trained:
-    return train_first_model(Log(BEFORE, FILMS), layout, TRAINER)
+def first(schema: FeatureSchema) -> Trained:
+    return train_first_model(Log(BEFORE, FILMS), schema, TRAINER)
 
 
 @pytest.fixture
-def stand(servers: Settings, first: Trained, layout: Layout, tmp_path: Path) -> Stand:
+def stand(servers: Settings, first: Trained, schema: FeatureSchema, tmp_path: Path) -> Stand:
     ensure_topics(servers.kafka)
-    return Stand(servers, first, layout, tmp_path / "windows")
+    return Stand(servers, first, schema, tmp_path / "windows")
 
 
 def test_each_window_becomes_the_version_that_takes_traffic(stand: Stand) -> None:
@@ -144,7 +146,7 @@ def test_versions_are_served_in_int8_and_learn_on(servers: Settings, stand: Stan
     settings = servers.model_copy(
         update={
             "optimize": OptimizeSettings(serve=Served.INT8),
-            "features": stand.layout.settings,
+            "features": stand.schema.settings,
         }
     )
     loop = stand.loop(finish=finish_windows(settings))
@@ -222,7 +224,7 @@ def test_windows_that_came_while_no_trainer_ran_are_learned_together(stand: Stan
         stand.windows,
         serving,
         SlowLoopSettings(TRAINER, LEARNING, LIMITS),
-        stand.layout,
+        stand.schema,
         reader=None,
     )
     assert loop.start(FILMS)
@@ -315,7 +317,9 @@ def test_a_window_too_small_to_judge_by_waits_for_the_next(stand: Stand) -> None
     assert stand.live() == 1
 
 
-def test_without_a_live_version_there_is_nothing_to_learn_on(own: Settings, layout: Layout) -> None:
+def test_without_a_live_version_there_is_nothing_to_learn_on(
+    own: Settings, schema: FeatureSchema
+) -> None:
     settings = local.up(own, only=["kafka", "triton"])
     ensure_topics(settings.kafka)
     serving = Serving(
@@ -323,7 +327,7 @@ def test_without_a_live_version_there_is_nothing_to_learn_on(own: Settings, layo
     )
     windows = WindowStore(settings.windows_address)
     loop = SlowLoop(
-        windows, serving, SlowLoopSettings(TRAINER, LEARNING, LIMITS), layout, reader=None
+        windows, serving, SlowLoopSettings(TRAINER, LEARNING, LIMITS), schema, reader=None
     )
     with pytest.raises(DataError, match="no version is live"):
         loop.start([])

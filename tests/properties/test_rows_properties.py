@@ -12,19 +12,18 @@ from hypothesis import strategies as st
 
 from features.decay import read
 from features.rows import (
-    SIGNALS,
-    Layout,
-    Observed,
+    Observation,
     UserRow,
-    absorb,
-    absorb_item,
+    apply_event,
+    apply_item_event,
     empty_group,
     empty_user,
 )
+from features.schema import SIGNALS, FeatureSchema
 from features.settings import DAY_MS, HOUR_MS, FeatureSettings
 from features.topics import hash64, source_hash
 
-LAYOUT = Layout(FeatureSettings(history_length=8))
+SCHEMA = FeatureSchema(FeatureSettings(history_length=8))
 START_MS = 1_600_000_000_000
 
 events = st.lists(
@@ -40,9 +39,9 @@ events = st.lists(
 )
 
 
-def log(drawn: Sequence[tuple[EventType, int, int, int]]) -> list[Observed]:
+def log(drawn: Sequence[tuple[EventType, int, int, int]]) -> list[Observation]:
     return [
-        Observed(
+        Observation(
             kind,
             "u",
             f"i{item}",
@@ -57,15 +56,15 @@ def log(drawn: Sequence[tuple[EventType, int, int, int]]) -> list[Observed]:
     ]
 
 
-def in_order(events: Sequence[Observed]) -> list[Observed]:
+def in_order(events: Sequence[Observation]) -> list[Observation]:
     """The events as a partition would hold them in this order."""
     return [event._replace(offset=offset) for offset, event in enumerate(events)]
 
 
-def absorbed(events: Sequence[Observed]) -> UserRow:
-    row = empty_user(LAYOUT)
+def absorbed(events: Sequence[Observation]) -> UserRow:
+    row = empty_user(SCHEMA)
     for event in events:
-        absorb(row, event, LAYOUT)
+        apply_event(row, event, SCHEMA)
     return row
 
 
@@ -73,7 +72,7 @@ def close(value: float) -> object:
     return pytest.approx(value, rel=1e-9, abs=1e-12)
 
 
-def summed(events: Sequence[Observed], kind: EventType, half_life: float) -> float:
+def summed(events: Sequence[Observation], kind: EventType, half_life: float) -> float:
     """A counter by its definition: every event's weight, decayed to the newest event's time."""
     newest = max(event.time_ms for event in events)
     return sum(2.0 ** (-(newest - e.time_ms) / half_life) for e in events if e.type is kind)
@@ -85,7 +84,7 @@ def test_counters_equal_the_sum_over_the_log(drawn: list[tuple[EventType, int, i
     expected = [
         summed(log(drawn), kind, half_life)
         for kind in SIGNALS
-        for half_life in LAYOUT.user_half_lives
+        for half_life in SCHEMA.user_half_lives
     ]
     assert row.counters == [close(value) for value in expected]
 
@@ -98,7 +97,7 @@ def test_order_of_arrival_changes_no_feature(
     chance.shuffle(shuffled)
     one, other = absorbed(log(drawn)), absorbed(in_order(shuffled))
     assert other.history == one.history
-    assert other.taken == one.taken
+    assert other.seen == one.seen
     assert other.counters == [close(value) for value in one.counters]
     assert other.categories.keys() == one.categories.keys()
     for name, values in one.categories.items():
@@ -125,7 +124,7 @@ def test_an_event_sent_again_changes_nothing(
     once = absorbed(whole)
     assert with_copies.counters == once.counters
     assert with_copies.history == once.history
-    assert with_copies.remembered == once.remembered
+    assert with_copies.dedup_ids == once.dedup_ids
 
 
 @given(events, st.integers(1, 4))
@@ -135,18 +134,18 @@ def test_an_items_groups_add_up_whatever_the_number_of_sources(
 ) -> None:
     whole = log(drawn)
     later = max(event.time_ms for event in whole) + DAY_MS
-    groups = [empty_group(LAYOUT) for _ in range(sources)]
+    groups = [empty_group(SCHEMA) for _ in range(sources)]
     for event in whole:
-        absorb_item(groups[event.offset % sources], event, LAYOUT)
-    one = empty_group(LAYOUT)
+        apply_item_event(groups[event.offset % sources], event, SCHEMA)
+    one = empty_group(SCHEMA)
     for event in whole:
-        absorb_item(one, event, LAYOUT)
+        apply_item_event(one, event, SCHEMA)
     totals = [
         sum(parts)
         for parts in zip(
-            *(read(g.values, g.reference_ms, later, LAYOUT.item_half_lives) for g in groups),
+            *(read(g.values, g.reference_ms, later, SCHEMA.item_half_lives) for g in groups),
             strict=True,
         )
     ]
-    alone = read(one.values, one.reference_ms, later, LAYOUT.item_half_lives)
+    alone = read(one.values, one.reference_ms, later, SCHEMA.item_half_lives)
     assert totals == [close(value) for value in alone]

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from features.rows import Layout
+from features.schema import FeatureSchema
 from features.settings import DAY_MS, HOUR_MS
 from features.vocabulary import FIRST_ITEM
 from trainer.datasets.log import Log
@@ -64,7 +64,7 @@ def evaluate(
     trained: Trained,
     earlier: Log,
     later: Log,
-    layout: Layout,
+    schema: FeatureSchema,
     settings: TrainerSettings,
     right_after: bool = False,
 ) -> Evaluation:
@@ -77,10 +77,10 @@ def evaluate(
         right_after: ask right after the person's event before, as the stream does, and so not
             before a first event; else at the time of the event itself.
     """
-    asked = _asked(trained, [earlier, later], layout, settings, right_after)
+    asked = _asked(trained, [earlier, later], schema, settings, right_after)
     scorers: tuple[Scorer, Scorer] = (
         lambda batch: batch_scores(trained.model, batch),
-        lambda batch: popularity_scores(batch, layout),
+        lambda batch: popularity_scores(batch, schema),
     )
     return Evaluation(*asked.judged(scorers))
 
@@ -165,30 +165,30 @@ class _Asked:
 def _asked(
     trained: Trained,
     parts: Sequence[Log],
-    layout: Layout,
+    schema: FeatureSchema,
     settings: TrainerSettings,
     right_after: bool,
 ) -> _Asked:
     """Args: parts: of one log; the events of the last one are asked for."""
     since_ms = parts[-1].events[0].timestamp
     events = observed_log([event for part in parts for event in part.events], parts[-1].items)
-    replayed = replay(events, layout)
+    replayed = replay(events, schema)
     # A request right after an earlier event needs the trends of that time.
     trended = trends(
         [one.event for one in replayed],
         trained.vocabulary,
-        layout,
+        schema,
         SNAPSHOT_MS,
         0 if right_after else since_ms,
     )
     # In the order of the columns, for what the columns do not say.
     replayed.sort(key=lambda one: (one.event.user_id, one.event.time_ms))
-    columns = examples(replayed, trained.vocabulary, layout)
+    columns = examples(replayed, trained.vocabulary, schema)
     groups = _groups(replayed, columns, since_ms)
     chosen = columns.wanted & (columns.times_ms >= since_ms)
     if right_after:
         chosen &= ~groups["first_requests"]
-    history = layout.settings.history_length
+    history = schema.settings.history_length
     return _Asked(columns, chosen, groups, trended, history, settings.window, float(right_after))
 
 
@@ -207,8 +207,8 @@ def _groups(replayed: Sequence[Example], columns: Examples, since_ms: int) -> di
     }
 
 
-def popularity_scores(batch: Batch, layout: Layout) -> Tensor:
+def popularity_scores(batch: Batch, schema: FeatureSchema) -> Tensor:
     """Decayed popularity, forbidden items lowest: float[M, N]."""
-    half_lives = np.asarray(layout.item_half_lives[:-1])
+    half_lives = np.asarray(schema.item_half_lives[:-1])
     nearest = int(np.abs(np.log(half_lives / POPULARITY_HALF_LIFE_MS)).argmin())
     return batch.trends[:, nearest].masked_fill(batch.forbidden, LOWEST)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from features.inputs import IntArray
+from features.arrays import Int64Array
 from features.vocabulary import FIRST_ITEM, PADDING, UNKNOWN, Vocabulary
 from trainer.examples.batches import Batches
 from trainer.examples.replay import BoolArray, Examples
@@ -72,7 +72,7 @@ def together(vocabularies: Sequence[Vocabulary]) -> Vocabulary:
     return Vocabulary(list(dict.fromkeys(names)))
 
 
-def _places(of: Vocabulary, within: Vocabulary) -> IntArray:
+def _places(of: Vocabulary, within: Vocabulary) -> Int64Array:
     """Where the items of one vocabulary are in another, int64[N]."""
     own = within.indices_of(of.item_ids[FIRST_ITEM:])
     return np.concatenate([np.array([PADDING, UNKNOWN], np.int64), own])

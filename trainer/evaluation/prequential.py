@@ -17,7 +17,7 @@ import numpy as np
 from headwater_client.errors import DataError
 from headwater_client.events import Click, Purchase
 
-from features.rows import Layout
+from features.schema import FeatureSchema
 from features.topics import hash64
 from features.vocabulary import Vocabulary
 from trainer.datasets.log import Log
@@ -71,9 +71,9 @@ class WindowedLog:
         DataError: the log is too short for a window after its first part.
     """
 
-    def __init__(self, log: Log, layout: Layout, size: int) -> None:
+    def __init__(self, log: Log, schema: FeatureSchema, size: int) -> None:
         self.log = log
-        self.layout = layout
+        self.schema = schema
         self.first, later = log.split(FIRST_SHARE)
         self.windows = list(_windows(later, size))
         if not self.first.events or not self.windows:
@@ -81,7 +81,7 @@ class WindowedLog:
                 f"{len(log.events)} events are too few to learn from the first "
                 f"{FIRST_SHARE:.0%} and judge the rest"
             )
-        self._whole = History(layout, log.items)
+        self._whole = History(schema, log.items)
         self._whole.extend(log.events)
         columns = self._whole.examples(Vocabulary([]))
         begins_ms = [window[0].timestamp for window in self.windows]
@@ -110,7 +110,7 @@ class WindowedLog:
         asked_ms = columns.times_ms[chosen]
         trended = self._whole.trends(trained.vocabulary, asked_ms, SNAPSHOT_MS)
         held = HoldoutSet(columns, chosen, trended, trained.vocabulary)
-        batches = held.batches(self.layout.settings.history_length)
+        batches = held.batches(self.schema.settings.history_length)
         (found,) = tallies(batches, [partial(batch_scores, trained.model)])
         return gains(found.ranks)
 
@@ -133,7 +133,7 @@ def trained_on(stream: WindowedLog, window: int, learning: LearningSetup) -> Pre
     """A version trained from nothing on all that was before a window."""
     began = time.process_time()
     log = stream.learned_log(window)
-    trained = train_first_model(log, stream.layout, learning.settings, reader=learning.reader)
+    trained = train_first_model(log, stream.schema, learning.settings, reader=learning.reader)
     return PrequentialStep(window, trained, time.process_time() - began, trained.outcome.gradients)
 
 
@@ -150,7 +150,7 @@ def incremental(
 
     Where a window has nothing to learn from, the one before goes on.
     """
-    history = History(stream.layout, stream.log.items)
+    history = History(stream.schema, stream.log.items)
     history.extend(stream.learned(stream.first.events))
     live = first
     yield PrequentialStep(0, live, 0.0, 0)

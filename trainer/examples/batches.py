@@ -17,7 +17,7 @@ import torch
 from headwater_client.events import EventType
 from torch import Tensor
 
-from features.inputs import IntArray
+from features.arrays import Int64Array
 from features.vocabulary import FIRST_ITEM, PADDING, UNKNOWN
 from trainer.examples.instants import Instants, instants_of, shuffled, things_of
 from trainer.examples.replay import BoolArray, Examples
@@ -90,13 +90,13 @@ class _Epoch:
         instants: those with a target.
     """
 
-    order: IntArray
-    items: IntArray
-    read: IntArray
-    types: IntArray
+    order: Int64Array
+    items: Int64Array
+    read: Int64Array
+    types: Int64Array
     targets: BoolArray
-    take_items: IntArray
-    takes_before: IntArray
+    take_items: Int64Array
+    takes_before: Int64Array
     immediate: BoolArray
     instants: Instants
 
@@ -154,7 +154,7 @@ class Batches:
             instants=self.instants.cut(drawing.cut_share, generator).with_any(targets),
         )
 
-    def _stretches(self, instants: Instants, generator: np.random.Generator) -> IntArray:
+    def _stretches(self, instants: Instants, generator: np.random.Generator) -> Int64Array:
         """Instants of one person, cut at a random place: [first, end) of each, int64[n, 2]."""
         starts = instants.starts
         if not len(starts):
@@ -166,8 +166,8 @@ class Batches:
         return np.stack([first, np.append(first[1:], len(starts))], 1)
 
     def _of_like_length(
-        self, stretches: IntArray, drawn: _Epoch, size: int, generator: np.random.Generator
-    ) -> list[IntArray]:
+        self, stretches: Int64Array, drawn: _Epoch, size: int, generator: np.random.Generator
+    ) -> list[Int64Array]:
         """Random batches that waste little on padding: int64[size, 2] each."""
         begin, end = self._read(stretches, drawn.instants)
         classes = (end - begin) // LENGTH_CLASS
@@ -175,13 +175,13 @@ class Batches:
         batches = [ordered[at : at + size] for at in range(0, len(ordered), size)]
         return [batches[index] for index in generator.permutation(len(batches))]
 
-    def _read(self, stretches: IntArray, instants: Instants) -> tuple[IntArray, IntArray]:
+    def _read(self, stretches: Int64Array, instants: Instants) -> tuple[Int64Array, Int64Array]:
         """The events that each stretch reads, from and up to before: int64[B] each."""
         firsts, starts = instants.firsts, instants.starts
         begin = np.maximum(firsts[stretches[:, 0]] - self.history, starts[stretches[:, 0]])
         return begin, firsts[stretches[:, 1] - 1]
 
-    def _batch(self, stretches: IntArray, drawn: _Epoch) -> Batch:
+    def _batch(self, stretches: Int64Array, drawn: _Epoch) -> Batch:
         wide = stretches[:, :1] + np.arange((stretches[:, 1] - stretches[:, 0]).max())
         inside = wide < stretches[:, 1:]
         wide = np.where(inside, wide, stretches[:, :1])
@@ -210,8 +210,8 @@ class Batches:
         )
 
     def _requests(
-        self, stretches: IntArray, wide: IntArray, drawn: _Epoch
-    ) -> tuple[Requests, IntArray]:
+        self, stretches: Int64Array, wide: Int64Array, drawn: _Epoch
+    ) -> tuple[Requests, Int64Array]:
         """Args: wide: int64[B, P], the instants asked for. Returns also int64[B, P], when."""
         known, firsts = self.examples, drawn.instants.firsts[wide]
         begin, end = self._read(stretches, drawn.instants)
@@ -236,7 +236,7 @@ class Batches:
         )
         return asked, times_ms
 
-    def _together(self, chosen: IntArray, drawn: _Epoch) -> BoolArray:
+    def _together(self, chosen: Int64Array, drawn: _Epoch) -> BoolArray:
         """What belongs to the whole instant of each request: bool[M, N]."""
         firsts, ends = drawn.instants.whole_firsts[chosen], drawn.instants.whole_ends[chosen]
         rows, events = _ranges(firsts, ends - firsts)
@@ -245,7 +245,7 @@ class Batches:
         return found
 
     def _forbidden(
-        self, stretches: IntArray, rows: IntArray, chosen: IntArray, drawn: _Epoch
+        self, stretches: Int64Array, rows: Int64Array, chosen: Int64Array, drawn: _Epoch
     ) -> BoolArray:
         """What each request's person had taken before it, and what is no item: bool[M, N].
 
@@ -266,7 +266,7 @@ class Batches:
         return forbidden
 
 
-def _ranges(firsts: IntArray, sizes: IntArray) -> tuple[IntArray, IntArray]:
+def _ranges(firsts: Int64Array, sizes: Int64Array) -> tuple[Int64Array, Int64Array]:
     """The numbers of several ranges in a row, and which range each belongs to.
 
     >>> _ranges(np.array([5, 9]), np.array([2, 1]))
@@ -277,14 +277,14 @@ def _ranges(firsts: IntArray, sizes: IntArray) -> tuple[IntArray, IntArray]:
     return rows, within + firsts[rows]
 
 
-def _times_of_last(examples: Examples) -> IntArray:
+def _times_of_last(examples: Examples) -> Int64Array:
     """The time of a person's event before each, its own where there is none: int64[E]."""
     before = np.roll(examples.times_ms, 1)
     first = examples.starts == np.arange(len(examples))
     return np.where(first, examples.times_ms, before)
 
 
-def _bought(examples: Examples, things: IntArray) -> BoolArray:
+def _bought(examples: Examples, things: Int64Array) -> BoolArray:
     """Whether the event, or another of its instant and item, is a purchase: bool[E]."""
     bought = np.zeros(len(examples), np.bool_)
     bought[things[examples.types == EventType.PURCHASE]] = True

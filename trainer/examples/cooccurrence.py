@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from features.inputs import FloatArray, IntArray
+from features.arrays import Float32Array, Int64Array
 from features.settings import DAY_MS, HOUR_MS
 from trainer.examples.replay import BoolArray
 
@@ -40,9 +40,9 @@ class Taken:
     `people` are any numbers; `items` are indices of a vocabulary.
     """
 
-    people: IntArray
-    items: IntArray
-    times_ms: IntArray
+    people: Int64Array
+    items: Int64Array
+    times_ms: Int64Array
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Cooccurrence:
         """The companions that a version takes with it."""
         return self._without(np.zeros(len(self.people), np.bool_))
 
-    def shares(self, generator: np.random.Generator) -> tuple[IntArray, Companions]:
+    def shares(self, generator: np.random.Generator) -> tuple[Int64Array, Companions]:
         """People dealt into shares, and what is known without each.
 
         Returns:
@@ -131,7 +131,7 @@ class Cooccurrence:
         neighbours[frequent], weights[frequent] = frequent[best.indices].int(), best.values
         return neighbours, weights
 
-    def _factors(self, worth: FloatArray, scale: Tensor) -> Tensor:
+    def _factors(self, worth: Float32Array, scale: Tensor) -> Tensor:
         """The largest factors of who took what, each item scaled to its length: float[N, C].
 
         N. Halko, P. Martinsson, J. Tropp: "Finding structure with randomness", SIAM Review 2011,
@@ -152,13 +152,13 @@ class Cooccurrence:
         return found
 
 
-def _most_frequent(taken: IntArray, items: int) -> IntArray:
+def _most_frequent(taken: Int64Array, items: int) -> Int64Array:
     """The items that can have companions, ascending: int64[at most `MAX_ITEMS`]."""
     counts = np.bincount(taken, minlength=items)
     return np.sort(np.argsort(-counts, kind="stable")[:MAX_ITEMS])
 
 
-def _nearby(taken: Taken, counted: BoolArray) -> tuple[IntArray, IntArray]:
+def _nearby(taken: Taken, counted: BoolArray) -> tuple[Int64Array, Int64Array]:
     """Pairs of events of a person, close in order and time: int64[U] each, earlier first.
 
     Args:

@@ -16,7 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from features.columns import decoded, encode_user
-from features.rows import Layout, Observed, UserRow, absorb, empty_user
+from features.rows import Observation, UserRow, apply_event, empty_user
+from features.schema import FeatureSchema
 
 ROWS_AT_ONCE = 2048
 SCHEMA = pa.schema(
@@ -36,7 +37,7 @@ SCHEMA = pa.schema(
 )
 
 
-def write_history(log: Iterable[Observed], path: Path, layout: Layout) -> int:
+def write_history(log: Iterable[Observation], path: Path, schema: FeatureSchema) -> int:
     """Write the rows of a log's people, one for each moment at which a row changed.
 
     Each has a person's whole history: so many rows are much larger than the log.
@@ -50,7 +51,7 @@ def write_history(log: Iterable[Observed], path: Path, layout: Layout) -> int:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}-{uuid4()}")
-    rows, count = _rows(log, layout), 0
+    rows, count = _rows(log, schema), 0
     try:
         with pq.ParquetWriter(aside, SCHEMA, compression="zstd") as writer:
             while part := list(islice(rows, ROWS_AT_ONCE)):
@@ -62,13 +63,13 @@ def write_history(log: Iterable[Observed], path: Path, layout: Layout) -> int:
     return count
 
 
-def _rows(log: Iterable[Observed], layout: Layout) -> Iterator[dict[str, object]]:
+def _rows(log: Iterable[Observation], schema: FeatureSchema) -> Iterator[dict[str, object]]:
     people: dict[str, UserRow] = {}
     for time_ms, moment in groupby(log, attrgetter("time_ms")):
         changed: dict[str, UserRow] = {}
         for event in moment:
-            row = people.setdefault(event.user_id, empty_user(layout))
-            if absorb(row, event, layout):
+            row = people.setdefault(event.user_id, empty_user(schema))
+            if apply_event(row, event, schema):
                 changed[event.user_id] = row
         for user_id, row in changed.items():
             columns = {name: decoded(value) for name, value in encode_user(row).items()}

@@ -14,8 +14,8 @@ import numpy as np
 from headwater_client.events import Click, Item, Purchase
 
 from features import inputs
-from features.inputs import FloatArray, IntArray
-from features.rows import Layout
+from features.arrays import Float32Array, Int64Array
+from features.schema import FeatureSchema
 from features.vocabulary import Vocabulary
 from trainer.examples.replay import BoolArray, Example, Examples, Replayer, observed_log
 from trainer.examples.trends import Popularities, Popularity, Trends, snapshots
@@ -30,35 +30,35 @@ class _Rows:
         hashes: int64[E], of the items.
     """
 
-    people: IntArray
-    hashes: IntArray
-    types: IntArray
-    times_ms: IntArray
+    people: Int64Array
+    hashes: Int64Array
+    types: Int64Array
+    times_ms: Int64Array
     wanted: BoolArray
     takes: BoolArray
-    features: FloatArray
-    features_after_last: FloatArray
+    features: Float32Array
+    features_after_last: Float32Array
 
 
 class History:
     """Events of one window after another, and the catalogue, in memory.
 
     Attributes:
-        layout: the rows that it replays.
+        schema: the rows that it replays.
         catalogue: the newest word on each item, by item id.
         events_of: how often each item id has an event, in order of the first.
     """
 
-    def __init__(self, layout: Layout, items: Iterable[Item] = ()) -> None:
-        self.layout = layout
+    def __init__(self, schema: FeatureSchema, items: Iterable[Item] = ()) -> None:
+        self.schema = schema
         self.catalogue: dict[str, Item] = {}
         self.events_of: Counter[str] = Counter()
-        self._replayer = Replayer(layout)
-        self._popularity = Popularity(layout)
+        self._replayer = Replayer(schema)
+        self._popularity = Popularity(schema)
         self._people: dict[str, int] = {}
         self._rows = self._columns([])
         # The order of `examples`, once somebody has asked for it.
-        self._by_person: IntArray | None = None
+        self._by_person: Int64Array | None = None
         self._popularities = self._popularity.absorb([])
         self.extend([], items)
 
@@ -85,7 +85,7 @@ class History:
         return list(self._people)
 
     @property
-    def times_ms(self) -> IntArray:
+    def times_ms(self) -> Int64Array:
         """When each event happened, int64[E], in the order of arrival."""
         return self._rows.times_ms
 
@@ -112,12 +112,12 @@ class History:
             features_after_last=rows.features_after_last[order],
         )
 
-    def trends(self, vocabulary: Vocabulary, asked_ms: IntArray, snapshot_ms: int) -> Trends:
+    def trends(self, vocabulary: Vocabulary, asked_ms: Int64Array, snapshot_ms: int) -> Trends:
         """What trended at the starts of the stretches of `snapshot_ms` that these times are in."""
-        return snapshots(self._popularities, asked_ms, vocabulary, self.layout, snapshot_ms)
+        return snapshots(self._popularities, asked_ms, vocabulary, self.schema, snapshot_ms)
 
     def _columns(self, replayed: Sequence[Example]) -> _Rows:
-        size, width = len(replayed), inputs.user_feature_count(self.layout)
+        size, width = len(replayed), inputs.user_feature_count(self.schema)
         numbers = self._people
         people = [numbers.setdefault(one.event.user_id, len(numbers)) for one in replayed]
         return _Rows(
@@ -132,7 +132,7 @@ class History:
         )
 
 
-def _matrix(values: list[list[float]], size: int, width: int) -> FloatArray:
+def _matrix(values: list[list[float]], size: int, width: int) -> Float32Array:
     return np.array(values, np.float32).reshape(size, width)
 
 

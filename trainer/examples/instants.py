@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from features.inputs import IntArray
+from features.arrays import Int64Array
 from trainer.examples.replay import BoolArray, Examples
 
 
@@ -22,11 +22,11 @@ class Instants:
         whole_ends: up to before which that goes.
     """
 
-    starts: IntArray
-    firsts: IntArray
-    ends: IntArray
-    whole_firsts: IntArray
-    whole_ends: IntArray
+    starts: Int64Array
+    firsts: Int64Array
+    ends: Int64Array
+    whole_firsts: Int64Array
+    whole_ends: Int64Array
 
     def __len__(self) -> int:
         return len(self.firsts)
@@ -51,7 +51,7 @@ class Instants:
         before = np.concatenate([[0], np.cumsum(wanted)])
         return self._at(np.flatnonzero(before[self.ends] > before[self.firsts]))
 
-    def _at(self, places: IntArray) -> Instants:
+    def _at(self, places: Int64Array) -> Instants:
         return Instants(
             self.starts[places],
             self.firsts[places],
@@ -69,7 +69,7 @@ def instants_of(examples: Examples) -> Instants:
     return Instants(examples.starts[firsts], firsts, ends, firsts, ends)
 
 
-def things_of(examples: Examples) -> IntArray:
+def things_of(examples: Examples) -> Int64Array:
     """Numbers of what was done: events of a person, an instant and an item share one, int64[E]."""
     keys = (examples.items, examples.times_ms, examples.starts)
     order = np.lexsort(keys)
@@ -79,7 +79,7 @@ def things_of(examples: Examples) -> IntArray:
     return found
 
 
-def shuffled(examples: Examples, things: IntArray, generator: np.random.Generator) -> IntArray:
+def shuffled(examples: Examples, things: Int64Array, generator: np.random.Generator) -> Int64Array:
     """The events, those of an instant in a random order: int64[E].
 
     A click and a purchase of the same item must not come apart: one would tell of the other.
@@ -91,7 +91,7 @@ def shuffled(examples: Examples, things: IntArray, generator: np.random.Generato
     return np.lexsort((drawn, examples.times_ms, examples.starts))
 
 
-def instant_before(columns: Examples) -> IntArray:
+def instant_before(columns: Examples) -> Int64Array:
     """When the person did something last before each event's instant, int64[E].
 
     Of a person's first instant it says nothing.
@@ -99,5 +99,5 @@ def instant_before(columns: Examples) -> IntArray:
     change = (np.diff(columns.starts) != 0) | (np.diff(columns.times_ms) != 0)
     begins = np.concatenate([[True], change])
     first = np.maximum.accumulate(np.where(begins, np.arange(len(columns)), 0))
-    before: IntArray = columns.times_ms[np.maximum(first - 1, 0)]
+    before: Int64Array = columns.times_ms[np.maximum(first - 1, 0)]
     return before

@@ -13,8 +13,9 @@ import numpy.typing as npt
 from headwater_client.events import Click, Item, Purchase
 
 from features import inputs, rows
-from features.inputs import FloatArray, IntArray
-from features.rows import Layout, Observed, UserRow
+from features.arrays import Float32Array, Int64Array
+from features.rows import Observation, UserRow
+from features.schema import FeatureSchema
 from features.topics import Hash, hash64
 from features.vocabulary import Vocabulary
 
@@ -37,14 +38,14 @@ class Examples:
         features_after_last: float32[E, F], the same as of the event before it.
     """
 
-    items: IntArray
-    types: IntArray
-    times_ms: IntArray
-    starts: IntArray
+    items: Int64Array
+    types: Int64Array
+    times_ms: Int64Array
+    starts: Int64Array
     wanted: BoolArray
     takes: BoolArray
-    features: FloatArray
-    features_after_last: FloatArray
+    features: Float32Array
+    features_after_last: Float32Array
 
     def __len__(self) -> int:
         return len(self.items)
@@ -54,25 +55,27 @@ class Examples:
 class Example:
     """One event that counted and what was known before it; fields as in `Examples`."""
 
-    event: Observed
+    event: Observation
     wanted: bool
     takes: bool
     features: list[float]
     features_after_last: list[float]
 
 
-def observed_log(events: Sequence[Click | Purchase], items: Iterable[Item]) -> list[Observed]:
+def observed_log(events: Sequence[Click | Purchase], items: Iterable[Item]) -> list[Observation]:
     """A log as the rows see it when its events arrive in this order."""
     categories = {item.item_id: tuple(map(hash64, item.category)) for item in items}
     return [
-        rows.observed(event, SOURCE, offset, categories.get(event.item_id, ()))
+        rows.observation(event, SOURCE, offset, categories.get(event.item_id, ()))
         for offset, event in enumerate(events)
     ]
 
 
-def examples(replayed: Sequence[Example], vocabulary: Vocabulary, layout: Layout) -> Examples:
+def examples(
+    replayed: Sequence[Example], vocabulary: Vocabulary, schema: FeatureSchema
+) -> Examples:
     """Replayed events as columns, in the order of `by_person`."""
-    return _columns(by_person(replayed), vocabulary, layout)
+    return _columns(by_person(replayed), vocabulary, schema)
 
 
 def by_person(replayed: Sequence[Example]) -> list[Example]:
@@ -84,13 +87,13 @@ def by_person(replayed: Sequence[Example]) -> list[Example]:
     return [replayed[index] for index in order]
 
 
-def replay(log: Iterable[Observed], layout: Layout) -> list[Example]:
+def replay(log: Iterable[Observation], schema: FeatureSchema) -> list[Example]:
     """Each event of a log that counts, with what was known before it.
 
     Args:
         log: the events of many people in the order in which they arrive.
     """
-    return Replayer(layout).rows(log)
+    return Replayer(schema).rows(log)
 
 
 class Replayer:
@@ -99,13 +102,13 @@ class Replayer:
     So the training rows of a window cost no replay of those before it.
     """
 
-    def __init__(self, layout: Layout) -> None:
-        self._layout = layout
+    def __init__(self, schema: FeatureSchema) -> None:
+        self._schema = schema
         self._arrived = 0
         self._known: dict[str, UserRow] = {}
         self._taken: dict[str, set[int]] = {}
 
-    def rows(self, log: Iterable[Observed]) -> list[Example]:
+    def rows(self, log: Iterable[Observation]) -> list[Example]:
         """Each event that counts, with what was known before it, all earlier logs included.
 
         Args:
@@ -114,34 +117,34 @@ class Replayer:
         """
         return [made for event in log if (made := self._absorbed(event))]
 
-    def _absorbed(self, event: Observed) -> Example | None:
+    def _absorbed(self, event: Observation) -> Example | None:
         event = event._replace(source=SOURCE, offset=self._arrived)
         self._arrived += 1
-        row = self._known.setdefault(event.user_id, rows.empty_user(self._layout))
-        before = _features_before(row, event, self._layout)
-        if not rows.absorb(row, event, self._layout):
+        row = self._known.setdefault(event.user_id, rows.empty_user(self._schema))
+        before = _features_before(row, event, self._schema)
+        if not rows.apply_event(row, event, self._schema):
             return None
         mine = self._taken.setdefault(event.user_id, set())
         wanted = event.item not in mine
-        takes = wanted and event.type in self._layout.takes
+        takes = wanted and event.type in self._schema.seen_by
         if takes:
             mine.add(event.item)
         return Example(event, wanted, takes, *before)
 
 
 def _features_before(
-    row: UserRow, event: Observed, layout: Layout
+    row: UserRow, event: Observation, schema: FeatureSchema
 ) -> tuple[list[float], list[float]]:
-    at_event = inputs.user_features(row, event.time_ms, layout)
+    at_event = inputs.user_features(row, event.time_ms, schema)
     if not row.events or row.reference_ms == event.time_ms:
         return at_event, at_event
-    return at_event, inputs.user_features(row, row.reference_ms, layout)
+    return at_event, inputs.user_features(row, row.reference_ms, schema)
 
 
-def _columns(ordered: Sequence[Example], vocabulary: Vocabulary, layout: Layout) -> Examples:
+def _columns(ordered: Sequence[Example], vocabulary: Vocabulary, schema: FeatureSchema) -> Examples:
     size = len(ordered)
     hashes = np.fromiter((one.event.item for one in ordered), np.int64, size)
-    width = inputs.user_feature_count(layout)
+    width = inputs.user_feature_count(schema)
     return Examples(
         items=vocabulary.indices(hashes),
         types=np.fromiter((one.event.type for one in ordered), np.int64, size),
@@ -154,12 +157,12 @@ def _columns(ordered: Sequence[Example], vocabulary: Vocabulary, layout: Layout)
     )
 
 
-def _starts(user_ids: Sequence[str]) -> IntArray:
+def _starts(user_ids: Sequence[str]) -> Int64Array:
     first: dict[str, int] = {}
     found = (first.setdefault(name, at) for at, name in enumerate(user_ids))
     return np.fromiter(found, np.int64, len(user_ids))
 
 
-def _matrix(values: Iterable[list[float]], size: int, width: int) -> FloatArray:
+def _matrix(values: Iterable[list[float]], size: int, width: int) -> Float32Array:
     flat = np.fromiter((one for row in values for one in row), np.float32, size * width)
     return flat.reshape(size, width)

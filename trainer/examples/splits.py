@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from headwater_client.errors import DataError
 
-from features.inputs import IntArray
+from features.arrays import Int64Array
 from trainer.examples.replay import BoolArray, Examples
 from trainer.settings import FineTuneSettings
 
@@ -33,23 +33,23 @@ class Slices:
     stop_ms: int
     judge_ms: int
 
-    def learned(self, times_ms: IntArray) -> BoolArray:
+    def learned(self, times_ms: Int64Array) -> BoolArray:
         """Which are new and learned, bool[E]."""
         found: BoolArray = (times_ms > self.since_ms) & (times_ms < self.stop_ms)
         return found
 
-    def stopping(self, times_ms: IntArray) -> BoolArray:
+    def stopping(self, times_ms: Int64Array) -> BoolArray:
         """Which tell when to stop, bool[E]."""
         found: BoolArray = (times_ms >= self.stop_ms) & (times_ms < self.judge_ms)
         return found
 
-    def judged(self, times_ms: IntArray) -> BoolArray:
+    def judged(self, times_ms: Int64Array) -> BoolArray:
         """Which are kept for the gate, bool[E]."""
         found: BoolArray = times_ms >= self.judge_ms
         return found
 
 
-def slices_of(times_ms: IntArray, since_ms: int | None, settings: FineTuneSettings) -> Slices:
+def slices_of(times_ms: Int64Array, since_ms: int | None, settings: FineTuneSettings) -> Slices:
     """Cut what happened after a time; a window too small to be cut is learned whole.
 
     Args:
@@ -78,7 +78,7 @@ def slices_of(times_ms: IntArray, since_ms: int | None, settings: FineTuneSettin
     return Slices(since_ms, stop_ms, judge_ms)
 
 
-def _cut(ordered_ms: IntArray, share: float, otherwise_ms: int) -> int:
+def _cut(ordered_ms: Int64Array, share: float, otherwise_ms: int) -> int:
     """The time from which the newest share of the events happened."""
     count = round(len(ordered_ms) * share)
     return int(ordered_ms[-count]) if count else otherwise_ms

@@ -14,8 +14,9 @@ import numpy.typing as npt
 from headwater_client.events import EventType
 
 from features import inputs, rows
-from features.inputs import IntArray
-from features.rows import ItemGroup, Layout, Observed
+from features.arrays import Int64Array
+from features.rows import ItemGroup, Observation
+from features.schema import FeatureSchema
 from features.vocabulary import Vocabulary
 
 MAX_BYTES = 256 << 20
@@ -30,10 +31,10 @@ class Trends:
         values: float16[S, T, N], `inputs.trend_values`; 0 for padding and the unknown item.
     """
 
-    times_ms: IntArray
+    times_ms: Int64Array
     values: npt.NDArray[np.float16]
 
-    def at(self, times_ms: IntArray) -> IntArray:
+    def at(self, times_ms: Int64Array) -> Int64Array:
         """The newest snapshot not after each time, int64, same shape."""
         return np.maximum(np.searchsorted(self.times_ms, times_ms, side="right") - 1, 0)
 
@@ -49,45 +50,45 @@ class Popularities:
         values: float64[E, T], right after the event.
     """
 
-    items: IntArray
-    known_ms: IntArray
-    reference_ms: IntArray
+    items: Int64Array
+    known_ms: Int64Array
+    reference_ms: Int64Array
     values: npt.NDArray[np.float64]
 
 
 class Popularity:
     """Item rows as the stream keeps them, which absorb a log bit by bit."""
 
-    def __init__(self, layout: Layout) -> None:
-        self._layout = layout
+    def __init__(self, schema: FeatureSchema) -> None:
+        self._schema = schema
         self._groups: dict[int, dict[EventType, ItemGroup]] = {}
         self._known_ms = 0
 
-    def absorb(self, log: Sequence[Observed]) -> Popularities:
+    def absorb(self, log: Sequence[Observation]) -> Popularities:
         """What these events make of their items, in this order."""
         size = len(log)
         times_ms = np.fromiter((event.time_ms for event in log), np.int64, size)
         known_ms = np.maximum.accumulate(np.maximum(times_ms, self._known_ms))
         self._known_ms = int(known_ms[-1]) if size else self._known_ms
         reference_ms = np.empty(size, np.int64)
-        values = np.empty((size, inputs.trend_count(self._layout)), np.float64)
+        values = np.empty((size, inputs.trend_count(self._schema)), np.float64)
         for at, event in enumerate(log):
             reference_ms[at], values[at] = self._after(event)
         items = np.fromiter((event.item for event in log), np.int64, size)
         return Popularities(items, known_ms, reference_ms, values)
 
-    def _after(self, event: Observed) -> tuple[int, list[float]]:
+    def _after(self, event: Observation) -> tuple[int, list[float]]:
         groups = self._groups.setdefault(event.item, {})
-        group = groups.setdefault(event.type, rows.empty_group(self._layout))
-        rows.absorb_item(group, event, self._layout)
+        group = groups.setdefault(event.type, rows.empty_group(self._schema))
+        rows.apply_item_event(group, event, self._schema)
         time_ms = max(group.reference_ms for group in groups.values())
-        return time_ms, rows.popularity(groups.items(), time_ms, self._layout)[:-1]
+        return time_ms, rows.popularity(groups.items(), time_ms, self._schema)[:-1]
 
 
 def trends(
-    log: Sequence[Observed],
+    log: Sequence[Observation],
     vocabulary: Vocabulary,
-    layout: Layout,
+    schema: FeatureSchema,
     snapshot_ms: int,
     since_ms: int = 0,
 ) -> Trends:
@@ -100,16 +101,16 @@ def trends(
     ordered = sorted(log, key=attrgetter("time_ms"))
     # Numbered by time: an item's row skips what it takes for absorbed.
     ordered = [event._replace(offset=at) for at, event in enumerate(ordered)]
-    found = Popularity(layout).absorb(ordered)
+    found = Popularity(schema).absorb(ordered)
     asked_ms = found.known_ms[found.known_ms >= since_ms]
-    return snapshots(found, asked_ms, vocabulary, layout, snapshot_ms)
+    return snapshots(found, asked_ms, vocabulary, schema, snapshot_ms)
 
 
 def snapshots(
     found: Popularities,
-    asked_ms: IntArray,
+    asked_ms: Int64Array,
     vocabulary: Vocabulary,
-    layout: Layout,
+    schema: FeatureSchema,
     snapshot_ms: int,
 ) -> Trends:
     """Trends at the starts of the stretches of `snapshot_ms` that these times are in.
@@ -119,7 +120,7 @@ def snapshots(
     Args:
         asked_ms: int64[any], in any order.
     """
-    half_lives = np.array(layout.item_half_lives[:-1])
+    half_lives = np.array(schema.item_half_lives[:-1])
     starts = _snapshot_times(asked_ms, snapshot_ms, len(vocabulary) * len(half_lives))
     ends = np.searchsorted(found.known_ms, starts, side="left")
     indices = vocabulary.indices(found.items)
@@ -138,7 +139,7 @@ def snapshots(
     return Trends(starts, values)
 
 
-def _snapshot_times(times_ms: IntArray, snapshot_ms: int, size: int) -> IntArray:
+def _snapshot_times(times_ms: Int64Array, snapshot_ms: int, size: int) -> Int64Array:
     starts = np.unique(times_ms // snapshot_ms) * snapshot_ms
     while len(starts) > 1 and len(starts) * size * 2 > MAX_BYTES:
         snapshot_ms *= 2

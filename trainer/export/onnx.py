@@ -15,7 +15,7 @@ from headwater_client.errors import HeadwaterError
 from onnxruntime.capi import onnxruntime_pybind11_state as runtime
 
 from features.inputs import Tensor, model_inputs, model_outputs, user_feature_count
-from features.rows import Layout
+from features.schema import FeatureSchema
 from features.settings import DAY_MS
 from trainer.export.parity import Arrays, differences
 from trainer.export.recommender import ScoringGraph
@@ -51,16 +51,16 @@ class ExportError(HeadwaterError):
     """There is no graph of the trained model, or it does not answer as the model does."""
 
 
-def export(model: Model, layout: Layout, path: Path) -> None:
+def export(model: Model, schema: FeatureSchema, path: Path) -> None:
     """Write the model's ONNX graph and check it.
 
     Raises:
         ExportError: ONNX Runtime's answers differ from torch's, or weights are no numbers.
     """
-    check(exported(model, layout, path), layout, path)
+    check(exported(model, schema, path), schema, path)
 
 
-def exported(model: Model, layout: Layout, path: Path) -> ScoringGraph:
+def exported(model: Model, schema: FeatureSchema, path: Path) -> ScoringGraph:
     """Write the model's ONNX graph, to be checked before it answers anyone; what it was made from.
 
     Raises:
@@ -69,7 +69,7 @@ def exported(model: Model, layout: Layout, path: Path) -> ScoringGraph:
     if broken := not_finite(model):
         raise ExportError(f"{path}: not exported: {broken} weights are no finite numbers")
     recommender = ScoringGraph(model).eval()
-    write_graph(recommender, layout, path)
+    write_graph(recommender, schema, path)
     return recommender
 
 
@@ -79,15 +79,15 @@ def not_finite(model: Model) -> int:
     return sum(int((~torch.isfinite(one)).sum()) for one in numbers)
 
 
-def write_graph(recommender: ScoringGraph, layout: Layout, path: Path) -> None:
+def write_graph(recommender: ScoringGraph, schema: FeatureSchema, path: Path) -> None:
     """Write the ONNX graph, with names and types of `features.inputs`."""
-    inputs, outputs = model_inputs(layout), model_outputs(layout)
+    inputs, outputs = model_inputs(schema), model_outputs(schema)
     with warnings.catch_warnings():
         # The newer exporter needs one more package, and takes lengths 0 and 1 for constants.
         warnings.simplefilter("ignore")
         torch.onnx.export(
             recommender,
-            _arguments(sample_inputs(recommender.architecture.items, layout, 3), layout),
+            _arguments(sample_inputs(recommender.architecture.items, schema, 3), schema),
             path,
             dynamo=False,
             opset_version=OPSET,
@@ -101,7 +101,7 @@ def write_graph(recommender: ScoringGraph, layout: Layout, path: Path) -> None:
     onnx.save(graph, path)
 
 
-def check(recommender: ScoringGraph, layout: Layout, path: Path) -> None:
+def check(recommender: ScoringGraph, schema: FeatureSchema, path: Path) -> None:
     """Compare ONNX Runtime with torch at batches of several sizes.
 
     Raises:
@@ -110,8 +110,8 @@ def check(recommender: ScoringGraph, layout: Layout, path: Path) -> None:
     session = open_session(path)
     with _named_in_errors(path):
         for batch in CHECKED_BATCHES:
-            feeds = sample_inputs(recommender.architecture.items, layout, batch)
-            expected = torch_answers(recommender, layout, feeds)
+            feeds = sample_inputs(recommender.architecture.items, schema, batch)
+            expected = torch_answers(recommender, schema, feeds)
             for difference in differences(expected, answers(session, feeds)):
                 raise ExportError(f"{path}: batch of {batch}: not as trained: {difference}")
 
@@ -144,16 +144,16 @@ def answers(session: onnxruntime.InferenceSession, feeds: Arrays) -> Arrays:
     return dict(zip(names, session.run(names, feeds), strict=True))
 
 
-def torch_answers(recommender: ScoringGraph, layout: Layout, feeds: Arrays) -> Arrays:
+def torch_answers(recommender: ScoringGraph, schema: FeatureSchema, feeds: Arrays) -> Arrays:
     """Torch's outputs by name."""
     with torch.no_grad():
-        outputs = recommender(*_arguments(feeds, layout))
-    names = [one.name for one in model_outputs(layout)]
+        outputs = recommender(*_arguments(feeds, schema))
+    names = [one.name for one in model_outputs(schema)]
     return {name: output.numpy() for name, output in zip(names, outputs, strict=True)}
 
 
 def sample_inputs(
-    items: int, layout: Layout, batch: int, candidates: int = 9, excluded: int = 40
+    items: int, schema: FeatureSchema, batch: int, candidates: int = 9, excluded: int = 40
 ) -> Arrays:
     """Random but plausible inputs for a model of so many items.
 
@@ -161,7 +161,7 @@ def sample_inputs(
     newest event.
     """
     random = np.random.default_rng(batch)
-    length = layout.settings.history_length
+    length = schema.settings.history_length
     times = np.sort(random.integers(0, 400 * DAY_MS, (batch, length))) + EXAMPLE_TIME_MS
     lengths = np.linspace(0, length, batch).round() if batch > 1 else np.array([length])
     there = np.arange(length) >= length - lengths[:, None]
@@ -170,7 +170,7 @@ def sample_inputs(
         "event_types": random.integers(1, 3, (batch, length)) * there,
         "event_times_ms": times * there,
         "request_time_ms": times[:, -1:] + random.integers(-DAY_MS, 10 * DAY_MS, (batch, 1)),
-        "user_features": random.random((batch, user_feature_count(layout)), np.float32),
+        "user_features": random.random((batch, user_feature_count(schema)), np.float32),
         "candidate_items": random.integers(0, items, (batch, candidates)),
         "excluded_items": random.integers(0, items, (batch, excluded)),
     }
@@ -183,8 +183,8 @@ def _name_shapes(graph: onnx.ModelProto, outputs: tuple[Tensor, ...]) -> None:
             node.type.tensor_type.shape.dim[1].dim_value = tensor.shape[0]
 
 
-def _arguments(feeds: Arrays, layout: Layout) -> tuple[torch.Tensor, ...]:
-    return tuple(torch.from_numpy(feeds[one.name]) for one in model_inputs(layout))
+def _arguments(feeds: Arrays, schema: FeatureSchema) -> tuple[torch.Tensor, ...]:
+    return tuple(torch.from_numpy(feeds[one.name]) for one in model_inputs(schema))
 
 
 def _dynamic_axes(tensor: Tensor) -> dict[int, str]:

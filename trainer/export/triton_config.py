@@ -9,7 +9,7 @@ from google.protobuf import json_format, text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from features.inputs import MODEL_NAME, Tensor, model_inputs, model_outputs
-from features.rows import Layout
+from features.schema import FeatureSchema
 
 MAX_BATCH = 256
 
@@ -43,8 +43,8 @@ class Backend(StrEnum):
     TENSORRT = "tensorrt"
 
 
-def render_config(layout: Layout, backend: Backend = Backend.ONNX_RUNTIME) -> str:
-    """The whole `config.pbtxt` for rows of this layout."""
+def render_config(schema: FeatureSchema, backend: Backend = Backend.ONNX_RUNTIME) -> str:
+    """The whole `config.pbtxt` for rows of this schema."""
     on_cpu = backend is Backend.ONNX_RUNTIME
     text = _TEXT.format(
         name=MODEL_NAME,
@@ -52,8 +52,8 @@ def render_config(layout: Layout, backend: Backend = Backend.ONNX_RUNTIME) -> st
         file="model.onnx" if on_cpu else "model.plan",
         device="KIND_CPU" if on_cpu else "KIND_GPU",
         max_batch=MAX_BATCH,
-        inputs=_tensors(model_inputs(layout)),
-        outputs=_tensors(model_outputs(layout)),
+        inputs=_tensors(model_inputs(schema)),
+        outputs=_tensors(model_outputs(schema)),
     )
     return text + _THREADS if on_cpu else text
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from features.rows import Layout
+from features.schema import FeatureSchema
 from features.vocabulary import FIRST_ITEM
 from trainer.evaluation.evaluate import Scorer, popularity_scores, tallies
 from trainer.evaluation.held import HoldoutSet
@@ -51,7 +51,7 @@ def measure(
     candidate: JudgedVersion,
     live: JudgedVersion | None,
     held: HoldoutSet,
-    layout: Layout,
+    schema: FeatureSchema,
     window: HoldoutSet | None = None,
 ) -> GateMeasurements:
     """All that the verdict hangs on.
@@ -66,20 +66,20 @@ def measure(
     model = candidate.trained.model
     own = held.known_to(candidate.trained.vocabulary)
     scorer = _Counting(model)
-    shown = _shown(own, scorer, layout)
+    shown = _shown(own, scorer, schema)
     broken_weights = not_finite(model)
-    mismatch = _mismatch(candidate, broken_weights, layout)
+    mismatch = _mismatch(candidate, broken_weights, schema)
     graphs = [one for one in (candidate, live) if one and not mismatch]
-    medians = medians_ms([_batch_of(one, layout) for one in graphs]) if graphs else []
+    medians = medians_ms([_batch_of(one, schema) for one in graphs]) if graphs else []
     return GateMeasurements(
         version=candidate.version,
         live=live.version if live else None,
         time_ms=int(time.time() * 1000),
         people=held.columns.starts[held.asked],
         candidate=shown,
-        reference=_reference(live, held, own, layout),
+        reference=_reference(live, held, own, schema),
         catalogue=len(held.vocabulary) - FIRST_ITEM,
-        foresight=_foresight(live, window, layout) if live and window else None,
+        foresight=_foresight(live, window, schema) if live and window else None,
         broken_weights=broken_weights,
         broken_scores=scorer.broken,
         growth=growth(model, live.trained.model) if live else None,
@@ -103,27 +103,27 @@ class _Counting:
 
 
 def _reference(
-    live: JudgedVersion | None, held: HoldoutSet, own: HoldoutSet, layout: Layout
+    live: JudgedVersion | None, held: HoldoutSet, own: HoldoutSet, schema: FeatureSchema
 ) -> MethodRanking:
     if live is None:
-        return _shown(own, partial(popularity_scores, layout=layout), layout)
+        return _shown(own, partial(popularity_scores, schema=schema), schema)
     theirs = held.known_to(live.trained.vocabulary)
-    return _shown(theirs, partial(batch_scores, live.trained.model.eval()), layout)
+    return _shown(theirs, partial(batch_scores, live.trained.model.eval()), schema)
 
 
-def _foresight(live: JudgedVersion, window: HoldoutSet, layout: Layout) -> Foresight:
+def _foresight(live: JudgedVersion, window: HoldoutSet, schema: FeatureSchema) -> Foresight:
     own = window.known_to(live.trained.vocabulary)
     scorers = [
         partial(batch_scores, live.trained.model.eval()),
-        partial(popularity_scores, layout=layout),
+        partial(popularity_scores, schema=schema),
     ]
-    found = tallies(own.batches(layout.settings.history_length), scorers)
+    found = tallies(own.batches(schema.settings.history_length), scorers)
     ours, theirs = (tally.ranks[own.asked] for tally in found)
     return Foresight(own.columns.starts[own.asked], ours, theirs)
 
 
-def _shown(held: HoldoutSet, scorer: Scorer, layout: Layout) -> MethodRanking:
-    (found,) = tallies(held.batches(layout.settings.history_length), [scorer])
+def _shown(held: HoldoutSet, scorer: Scorer, schema: FeatureSchema) -> MethodRanking:
+    (found,) = tallies(held.batches(schema.settings.history_length), [scorer])
     return MethodRanking(found.ranks[held.asked], int(found.shown[FIRST_ITEM:].sum()))
 
 
@@ -147,14 +147,14 @@ def _size(weight: Tensor) -> float:
     return float(size.nan_to_num(nan=torch.inf))
 
 
-def _mismatch(candidate: JudgedVersion, broken_weights: int, layout: Layout) -> str | None:
+def _mismatch(candidate: JudgedVersion, broken_weights: int, schema: FeatureSchema) -> str | None:
     """How the graph differs from the model, in a line."""
     if candidate.graph is None:
         return "there is no graph: it could not be exported"
     if broken_weights:
         return "not compared: weights are no finite numbers"
     try:
-        check(ScoringGraph(candidate.trained.model), layout, candidate.graph)
+        check(ScoringGraph(candidate.trained.model), schema, candidate.graph)
     except ExportError as error:
         return str(error)
     return None
@@ -172,9 +172,9 @@ def _ms(run: Callable[[], object]) -> float:
     return 1000 * (time.perf_counter() - started)
 
 
-def _batch_of(version: JudgedVersion, layout: Layout) -> Callable[[], object]:
+def _batch_of(version: JudgedVersion, schema: FeatureSchema) -> Callable[[], object]:
     """Runs a version's graph on one thread, for a batch of people."""
     assert version.graph
     items = version.trained.model.architecture.items
-    session, feeds = open_session(version.graph), sample_inputs(items, layout, LATENCY_BATCH)
+    session, feeds = open_session(version.graph), sample_inputs(items, schema, LATENCY_BATCH)
     return lambda: answers(session, feeds)

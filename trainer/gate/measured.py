@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from features.inputs import IntArray
+from features.arrays import Int64Array
 from trainer.metrics import Floats
 
 
@@ -38,7 +38,7 @@ class Foresight:
         live, popularity: float64[M], ranks of the right items; of popularity that fades.
     """
 
-    people: IntArray
+    people: Int64Array
     live: Floats
     popularity: Floats
 
@@ -61,7 +61,7 @@ class GateMeasurements:
     version: int
     live: int | None
     time_ms: int
-    people: IntArray
+    people: Int64Array
     candidate: MethodRanking
     reference: MethodRanking
     catalogue: int

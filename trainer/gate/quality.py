@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from features.inputs import IntArray
+from features.arrays import Int64Array
 from trainer.metrics import Floats, drawn_people
 
 
-def worse(candidate: Floats, reference: Floats, people: IntArray, margin: float) -> float:
+def worse(candidate: Floats, reference: Floats, people: Int64Array, margin: float) -> float:
     """How sure it is that the candidate is worse by more than a margin: a share of draws.
 
     People are drawn with all their events, as often as there are people: a paired bootstrap (P.

@@ -13,7 +13,7 @@ from typing import Any
 from headwater_client.errors import DataError
 
 from features.inputs import MODEL_NAME
-from features.rows import Layout
+from features.schema import FeatureSchema
 from trainer.disk import write_synced
 from trainer.export.onnx import check, exported
 from trainer.export.recommender import ScoringGraph
@@ -98,7 +98,7 @@ def exact_graph(folder: Path) -> Path:
 def drafted(
     trained: Trained,
     repository: Path,
-    layout: Layout,
+    schema: FeatureSchema,
     settings: TrainerSettings,
     lineage: Lineage = checkpoint.FIRST,
 ) -> Iterator[StagedVersion]:
@@ -119,15 +119,15 @@ def drafted(
         folder = repository / ASIDE / f"{DRAFT}{number}"
         described = {
             "trainer": settings.model_dump(mode="json"),
-            "features": layout.settings.model_dump(mode="json"),
+            "features": schema.settings.model_dump(mode="json"),
         }
         with _written(folder):
             folder.mkdir()
         try:
             with _written(folder):
                 write = retrying(settings.publish_retry_s, OSError)
-                write(_ensure_config, model, layout)
-                write(_fill, folder, trained, layout, described, lineage)
+                write(_ensure_config, model, schema)
+                write(_fill, folder, trained, schema, described, lineage)
             yield StagedVersion(number, folder, repository, settings.publish_retry_s)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
@@ -136,7 +136,7 @@ def drafted(
 def write_version(
     trained: Trained,
     repository: Path,
-    layout: Layout,
+    schema: FeatureSchema,
     settings: TrainerSettings,
     finish: WriteExtras | None = None,
 ) -> ModelVersion:
@@ -148,26 +148,26 @@ def write_version(
     Raises:
         ExportError: the graph does not answer as the model does, too.
     """
-    with drafted(trained, repository, layout, settings) as draft:
-        check(ScoringGraph(trained.model).eval(), layout, draft.folder / GRAPH)
+    with drafted(trained, repository, schema, settings) as draft:
+        check(ScoringGraph(trained.model).eval(), schema, draft.folder / GRAPH)
         if finish:
             draft.finish(finish)
         return draft.keep()
 
 
-def _ensure_config(model: Path, layout: Layout) -> None:
+def _ensure_config(model: Path, schema: FeatureSchema) -> None:
     """Write `config.pbtxt` where there is none: all versions share it, so a change reloads them."""
     if (model / CONFIG).exists():
         return
     aside = model.parent / ASIDE / CONFIG
-    write_synced(aside, render_config(layout).encode())
+    write_synced(aside, render_config(schema).encode())
     aside.rename(model / CONFIG)
 
 
 def _fill(
     folder: Path,
     trained: Trained,
-    layout: Layout,
+    schema: FeatureSchema,
     described: dict[str, dict[str, Any]],
     lineage: Lineage,
 ) -> None:
@@ -175,7 +175,7 @@ def _fill(
         # Of an attempt before, when the disk was full: it takes room.
         part.unlink()
     checkpoint.save(trained, folder, described, lineage)
-    exported(trained.model, layout, folder / GRAPH)
+    exported(trained.model, schema, folder / GRAPH)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from headwater_client.errors import DataError, ServerError
 from features.inputs import MODEL_NAME
 from features.rollout_messages import Rollout
 from features.rollouts import newest_rollout
-from features.rows import Layout
+from features.schema import FeatureSchema
 from features.settings import KafkaSettings
 from trainer.registry import checkpoint
 from trainer.registry.drafts import CONFIG, GRAPH, WriteExtras, drafted, write_version
@@ -60,7 +60,7 @@ def publish(
     repository: Path,
     server: ModelServer,
     kafka: KafkaSettings,
-    layout: Layout,
+    schema: FeatureSchema,
     settings: TrainerSettings,
     finish: WriteExtras | None = None,
 ) -> ModelVersion:
@@ -76,8 +76,8 @@ def publish(
         ServerError: Triton or Kafka does not answer, or Triton answers otherwise.
     """
     with publishing(repository):
-        version = write_version(trained, repository, layout, settings, finish)
-        go_live(version, server, kafka, layout, settings)
+        version = write_version(trained, repository, schema, settings, finish)
+        go_live(version, server, kafka, schema, settings)
     return version
 
 
@@ -85,7 +85,7 @@ def go_live(
     version: ModelVersion,
     server: ModelServer,
     kafka: KafkaSettings,
-    layout: Layout,
+    schema: FeatureSchema,
     settings: TrainerSettings,
     release: ReleaseVersion = announce,
 ) -> None:
@@ -103,7 +103,7 @@ def go_live(
     with publishing(version.repository):
         load = retrying(settings.publish_retry_s, ServerUnavailableError)
         try:
-            load(bring_up, version, server, layout)
+            load(bring_up, version, server, schema)
         except ServerUnavailableError:
             raise
         except ServerError:
@@ -122,7 +122,7 @@ def go_live(
             log.warning("versions_not_retired", reason=str(error))
 
 
-def bring_up(version: ModelVersion, server: ModelServer, layout: Layout) -> None:
+def bring_up(version: ModelVersion, server: ModelServer, schema: FeatureSchema) -> None:
     """Load a version beside those that are up, and ask it once.
 
     Raises:
@@ -134,14 +134,14 @@ def bring_up(version: ModelVersion, server: ModelServer, layout: Layout) -> None
     with publishing(version.repository), server.connected() as triton:
         up = triton.ready(version_numbers(model))
         _load(triton, model, {*up, version.number})
-        triton.check_answer(version.number, version.folder / GRAPH, items, layout)
+        triton.check_answer(version.number, version.folder / GRAPH, items, schema)
 
 
 def recover(
     repository: Path,
     server: ModelServer,
     kafka: KafkaSettings,
-    layout: Layout,
+    schema: FeatureSchema,
     settings: TrainerSettings,
     release: ReleaseVersion = announce,
 ) -> ModelVersion | None:
@@ -164,14 +164,14 @@ def recover(
         if due:
             log.info("publishing_goes_on", version=due.number)
             try:
-                go_live(due, server, kafka, layout, settings, release)
+                go_live(due, server, kafka, schema, settings, release)
             except RolloutRejectedError as error:
                 log.warning("version_not_taken", version=due.number, reason=str(error))
             rollout = newest_rollout(kafka, MODEL_NAME)
         live = version_of(repository, stable_of(rollout)) if rollout else None
         if live is None or not live.folder.is_dir():
             return None
-        _ensure_up(live, server, layout, settings)
+        _ensure_up(live, server, schema, settings)
         return live
 
 
@@ -238,7 +238,7 @@ def _settle(
 
 
 def _ensure_up(
-    version: ModelVersion, server: ModelServer, layout: Layout, settings: TrainerSettings
+    version: ModelVersion, server: ModelServer, schema: FeatureSchema, settings: TrainerSettings
 ) -> None:
     """Load the live version where Triton has forgotten it."""
 
@@ -247,7 +247,7 @@ def _ensure_up(
             if triton.is_ready(version.number):
                 return
         checkpoint.verify(version.folder)
-        bring_up(version, server, layout)
+        bring_up(version, server, schema)
 
     try:
         retrying(settings.publish_retry_s, ServerUnavailableError)(ensure)

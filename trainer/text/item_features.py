@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from headwater_client.events import Item
 
-from features.inputs import FloatArray
+from features.arrays import Float32Array
 from features.topics import hash64
 from trainer.examples.replay import BoolArray
 from trainer.text.encoder import LanguageModel, item_text
@@ -38,8 +38,8 @@ class Descriptions:
         told: bool[N], items that the catalogue says something of.
     """
 
-    texts: FloatArray
-    alike: FloatArray
+    texts: Float32Array
+    alike: Float32Array
     told: BoolArray
 
 
@@ -81,7 +81,7 @@ class _Read:
     """Of n items: their texts, those as float32[n, D], and what can be equal between items."""
 
     texts: list[str]
-    vectors: FloatArray
+    vectors: Float32Array
     bags: list[list[Token]]
 
 
@@ -93,7 +93,7 @@ def _read(item_ids: Sequence[str], items: Mapping[str, Item], reader: LanguageMo
 
 
 def _described(
-    read: _Read, directions: FloatArray, rarities: Mapping[Token, float]
+    read: _Read, directions: Float32Array, rarities: Mapping[Token, float]
 ) -> Descriptions:
     return Descriptions(
         texts=np.concatenate([read.vectors, _counted(read.bags)], axis=1),
@@ -125,7 +125,7 @@ def _bucket(token: Token) -> int:
     return int(hash64("/".join(token))) % BUCKETS
 
 
-def _counted(bags: Sequence[Sequence[Token]]) -> FloatArray:
+def _counted(bags: Sequence[Sequence[Token]]) -> Float32Array:
     found = np.zeros((len(bags), BUCKETS), np.float32)
     for row, bag in zip(found, bags, strict=True):
         row[[_bucket(token) for token in bag]] = 1
@@ -141,7 +141,7 @@ def _rarities(bags: Sequence[Sequence[Token]]) -> dict[Token, float]:
     return {token: math.log((len(bags) + 1) / (n + 1)) for token, n in documents.items()}
 
 
-def _weighted(bags: Sequence[Sequence[Token]], rarities: Mapping[Token, float]) -> FloatArray:
+def _weighted(bags: Sequence[Sequence[Token]], rarities: Mapping[Token, float]) -> Float32Array:
     """Rare values weigh more, and each field as much as another: float32[N, BUCKETS]."""
     found = np.zeros((len(bags), BUCKETS), np.float32)
     for row, bag in zip(found, bags, strict=True):
@@ -153,7 +153,7 @@ def _weighted(bags: Sequence[Sequence[Token]], rarities: Mapping[Token, float]) 
     return found
 
 
-def _directions(vectors: FloatArray) -> FloatArray:
+def _directions(vectors: Float32Array) -> Float32Array:
     """The vectors in their first principal directions, of length 1 in the mean."""
     there: BoolArray = np.any(vectors, axis=1)
     found = np.zeros((len(vectors), min(DIRECTIONS, vectors.shape[1])), np.float32)
@@ -167,7 +167,7 @@ def _directions(vectors: FloatArray) -> FloatArray:
     return found
 
 
-def _as_before(vectors: FloatArray, texts: FloatArray, alike: FloatArray) -> FloatArray:
+def _as_before(vectors: Float32Array, texts: Float32Array, alike: Float32Array) -> Float32Array:
     """Other vectors in the directions that took texts to what they are alike by.
 
     Those are a shift and a linear map: least squares find them again.

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from headwater_client.events import Click, Purchase
 
-from features.inputs import IntArray
+from features.arrays import Int64Array
 from trainer.examples.cooccurrence import NEARBY_EVENTS, NEARBY_MS
 from trainer.examples.replay import BoolArray
 
@@ -31,9 +31,9 @@ class Pairs:
         counts: int64[M], how often the same person took both close together.
     """
 
-    first: IntArray
-    second: IntArray
-    counts: IntArray
+    first: Int64Array
+    second: Int64Array
+    counts: Int64Array
 
     def __len__(self) -> int:
         return len(self.first)
@@ -57,7 +57,7 @@ class Pairs:
         found: BoolArray = items[self.first] | items[self.second]
         return found
 
-    def known(self, one: IntArray, other: IntArray) -> BoolArray:
+    def known(self, one: Int64Array, other: Int64Array) -> BoolArray:
         """Whether two items are a pair, or the same: int64[...] to bool[...]."""
         keys = _keys(self.first, self.second)
         asked = _keys(np.minimum(one, other), np.maximum(one, other))
@@ -84,18 +84,18 @@ def pairs_of(events: Iterable[Click | Purchase], numbers: Mapping[str, int]) -> 
     return Pairs(keys >> _BITS, keys & (1 << _BITS) - 1, counts.astype(np.int64))
 
 
-def _keys(first: IntArray, second: IntArray) -> IntArray:
-    found: IntArray = first << _BITS | second
+def _keys(first: Int64Array, second: Int64Array) -> Int64Array:
+    found: Int64Array = first << _BITS | second
     return found
 
 
-def _arrays(taken: Mapping[int, int]) -> tuple[IntArray, IntArray]:
+def _arrays(taken: Mapping[int, int]) -> tuple[Int64Array, Int64Array]:
     items, times_ms = np.array(list(taken)), np.array(list(taken.values()))
     order = np.argsort(times_ms, kind="stable")
     return items[order], times_ms[order]
 
 
-def _apart(items: IntArray, times_ms: IntArray, step: int) -> IntArray:
+def _apart(items: Int64Array, times_ms: Int64Array, step: int) -> Int64Array:
     """The keys of the pairs that are so many events apart."""
     one, other = items[:-step], items[step:]
     close = times_ms[step:] - times_ms[:-step] <= NEARBY_MS
@@ -112,7 +112,7 @@ def shares(pairs: Pairs, items: int) -> Weights:
 
 def drawn(
     pairs: Pairs, cumulated: Weights, size: int, generator: np.random.Generator
-) -> tuple[IntArray, IntArray]:
+) -> tuple[Int64Array, Int64Array]:
     """Some pairs by their weights, either way round: int64[size] each.
 
     Args:

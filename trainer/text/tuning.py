@@ -20,7 +20,7 @@ from headwater_client.errors import DataError
 from torch import Tensor, nn
 from torch.nn import functional
 
-from features.inputs import IntArray
+from features.arrays import Int64Array
 from trainer.examples.replay import BoolArray
 from trainer.settings import TrainerSettings, Tuning
 from trainer.text.adapters import TunedReader, changed, merge, open_up
@@ -177,7 +177,7 @@ class _Run:
         self.untuned = torch.from_numpy(reader.vectors(texts))
         self.centre = self.untuned.mean(0)
 
-    def _held_out(self, left_out: BoolArray) -> tuple[IntArray, IntArray] | None:
+    def _held_out(self, left_out: BoolArray) -> tuple[Int64Array, Int64Array] | None:
         pairs = self.pairs.chosen(self.pairs.with_any(left_out))
         if not len(pairs):
             return None
@@ -240,7 +240,7 @@ class _Run:
         pairs = self._read(*self.held_out)
         return misplaced(pairs.one, pairs.other, pairs.forbidden)
 
-    def _read(self, one: IntArray, other: IntArray) -> _Compared:
+    def _read(self, one: Int64Array, other: Int64Array) -> _Compared:
         numbers, rows = np.unique(np.concatenate([one, other]), return_inverse=True)
         with _half_precision():
             vectors = self.reader.read([self.texts[number] for number in numbers]).float()

@@ -57,7 +57,7 @@ def grown(
         DataError: the live version is not of the shape that the settings ask for.
     """
     reader = None if Part.TEXT in settings.without else reader
-    shape = architecture(vocabulary, history.layout, settings, reader)
+    shape = architecture(vocabulary, history.schema, settings, reader)
     _check_shape(live.model, shape, settings)
     members = [_wider(member, shape) for member in live.model.members]
     if reader:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from features.inputs import IntArray
+from features.arrays import Int64Array
 from features.vocabulary import FIRST_ITEM, Vocabulary
 from trainer.evaluation.evaluate import SNAPSHOT_MS
 from trainer.evaluation.held import HoldoutSet, together
@@ -132,7 +132,7 @@ def held_of(history: History, since_ms: int, vocabularies: Sequence[Vocabulary])
     return HoldoutSet(columns, chosen, trended, vocabulary)
 
 
-def tell_learned(model: TemporalModel, items: IntArray, min_events: int) -> None:
+def tell_learned(model: TemporalModel, items: Int64Array, min_events: int) -> None:
     """Items with so many events have an identity of their own from now on."""
     counts = torch.bincount(torch.from_numpy(items), minlength=model.architecture.items)
     found = counts >= min_events
@@ -166,7 +166,7 @@ def batches_of(
     # Some requests are made right after what happened before.
     asked_ms = np.concatenate([columns.times_ms[chosen], instant_before(columns)[chosen]])
     trended = history.trends(vocabulary, asked_ms, settings.trend_snapshot_ms)
-    length = history.layout.settings.history_length
+    length = history.schema.settings.history_length
     return Batches(columns, trended, chosen, length, settings.window)
 
 

@@ -12,8 +12,9 @@ from headwater_client.errors import DataError
 from headwater_client.events import Item
 
 from features import inputs
-from features.inputs import IntArray
-from features.rows import Layout, Observed
+from features.arrays import Int64Array
+from features.rows import Observation
+from features.schema import FeatureSchema
 from features.vocabulary import FIRST_ITEM, UNKNOWN, Vocabulary
 from trainer.datasets.log import Log
 from trainer.examples.batches import Batches
@@ -59,12 +60,12 @@ class Trained:
     language: TunedReader | None = None
 
 
-HeldOut = Callable[[Observed], bool]
+HeldOut = Callable[[Observation], bool]
 
 
 def train_first_model(
     log: Log,
-    layout: Layout,
+    schema: FeatureSchema,
     settings: TrainerSettings,
     report: Report | None = None,
     reader: LanguageModel | None = None,
@@ -89,7 +90,7 @@ def train_first_model(
     torch.set_num_threads(settings.threads)
     torch.manual_seed(settings.seed)
     reader = None if Part.TEXT in settings.without else reader
-    replayed = by_person(replay(observed_log(log.events, log.items), layout))
+    replayed = by_person(replay(observed_log(log.events, log.items), schema))
     seen = seen_items(replayed, settings.min_item_events)
     if not seen:
         raise DataError(
@@ -102,8 +103,8 @@ def train_first_model(
     reader = language.reader if language else reader
     vocabulary = Vocabulary([*seen, *sorted(catalogue.keys() - set(seen))])
     _check_teacher(teacher, vocabulary)
-    prepared = _prepared(replayed, vocabulary, len(seen), held_out, layout, settings)
-    shape = architecture(vocabulary, layout, settings, reader)
+    prepared = _prepared(replayed, vocabulary, len(seen), held_out, schema, settings)
+    shape = architecture(vocabulary, schema, settings, reader)
     told = describe(vocabulary.item_ids, catalogue, reader) if reader else None
     # Once: factors are found by random draws, and an ensemble has one table of them.
     counted = prepared.counts.of_all() if prepared.counts else None
@@ -188,7 +189,7 @@ def seen_items(replayed: Sequence[Example], min_events: int) -> list[str]:
 
 def architecture(
     vocabulary: Vocabulary,
-    layout: Layout,
+    schema: FeatureSchema,
     settings: TrainerSettings,
     reader: LanguageModel | None = None,
 ) -> Architecture:
@@ -196,10 +197,10 @@ def architecture(
     counts = Part.COOCCURRENCE not in settings.without
     return Architecture(
         items=len(vocabulary),
-        user_features=inputs.user_feature_count(layout),
-        trends=inputs.trend_count(layout),
+        user_features=inputs.user_feature_count(schema),
+        trends=inputs.trend_count(schema),
         history=min(
-            settings.history or layout.settings.history_length, layout.settings.history_length
+            settings.history or schema.settings.history_length, schema.settings.history_length
         ),
         width=settings.width,
         layers=settings.layers,
@@ -235,19 +236,19 @@ def _prepared(
     vocabulary: Vocabulary,
     seen: int,
     held_out: HeldOut | None,
-    layout: Layout,
+    schema: FeatureSchema,
     settings: TrainerSettings,
 ) -> _Prepared:
     """Args: seen: items of the vocabulary from this place on have too few events to be learned."""
     counted = [one.event for one in replayed]
-    trended = trends(counted, vocabulary, layout, settings.trend_snapshot_ms)
-    columns = examples(replayed, vocabulary, layout)
+    trended = trends(counted, vocabulary, schema, settings.trend_snapshot_ms)
+    columns = examples(replayed, vocabulary, schema)
     held = np.fromiter(map(held_out or _newest(counted, settings), counted), np.bool_, len(counted))
     if held.all():
         held[:] = False
     with_events = _with_events(columns.items[~held], vocabulary, FIRST_ITEM + seen)
     learned = ~held & with_events[columns.items]
-    history, window = layout.settings.history_length, settings.window
+    history, window = schema.settings.history_length, settings.window
     return _Prepared(
         Batches(columns, trended, learned, history, window),
         Batches(columns, trended, held, history, window),
@@ -272,14 +273,14 @@ def counts_of(
     return Cooccurrence(taken, items, NEIGHBOURS, settings.factors)
 
 
-def _with_events(items: IntArray, vocabulary: Vocabulary, end: int) -> BoolArray:
+def _with_events(items: Int64Array, vocabulary: Vocabulary, end: int) -> BoolArray:
     """Which items are among these, bool[N]; the unknown item is, padding is not."""
     found: BoolArray = np.bincount(items, minlength=len(vocabulary)) > 0
     found[UNKNOWN], found[end:] = True, False
     return found
 
 
-def _newest(events: Sequence[Observed], settings: TrainerSettings) -> HeldOut:
+def _newest(events: Sequence[Observation], settings: TrainerSettings) -> HeldOut:
     """Whether an event is among the newest share of these."""
     times_ms = sorted(event.time_ms for event in events)
     held_out = round(len(times_ms) * settings.validation_share)

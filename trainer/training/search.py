@@ -20,8 +20,8 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from features.inputs import FloatArray
-from features.rows import Layout
+from features.arrays import Float32Array
+from features.schema import FeatureSchema
 from trainer.datasets.log import Log
 from trainer.settings import TrainerSettings
 from trainer.text.encoder import LanguageModel
@@ -83,7 +83,7 @@ class Search:
 
 def search(
     log: Log,
-    layout: Layout,
+    schema: FeatureSchema,
     settings: TrainerSettings,
     options: Search,
     report: Callable[[SearchProgress], None] = lambda _: None,
@@ -110,7 +110,7 @@ def search(
         watch = _watched(trial, report, options.trials, ended)
         try:
             with tracked(tried, watch) as followed:
-                outcome = train_first_model(log, layout, tried, followed, reader).outcome
+                outcome = train_first_model(log, schema, tried, followed, reader).outcome
         except optuna.TrialPruned:
             study.tell(trial, state=TrialState.PRUNED)
         else:
@@ -234,10 +234,10 @@ class _ReadOnce:
     def __init__(self, reader: LanguageModel) -> None:
         self._reader = reader
         self._texts: list[str] | None = None
-        self._vectors: FloatArray = np.zeros((0, 0), np.float32)
+        self._vectors: Float32Array = np.zeros((0, 0), np.float32)
         self.width = reader.width
 
-    def vectors(self, texts: Sequence[str]) -> FloatArray:
+    def vectors(self, texts: Sequence[str]) -> Float32Array:
         """See `LanguageModel`."""
         if self._texts != list(texts):
             self._texts, self._vectors = list(texts), self._reader.vectors(texts)

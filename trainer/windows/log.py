@@ -7,7 +7,7 @@ from operator import attrgetter
 
 from headwater_client.events import Item
 
-from features.rows import Layout
+from features.schema import FeatureSchema
 from trainer.datasets.log import Log
 from trainer.examples.replay import Example, Replayer, observed_log
 from trainer.windows.store import WindowStore
@@ -28,7 +28,7 @@ def read_log(store: WindowStore, numbers: Iterable[int]) -> Log:
 
 
 def window_examples(
-    store: WindowStore, numbers: Collection[int], items: Sequence[Item], layout: Layout
+    store: WindowStore, numbers: Collection[int], items: Sequence[Item], schema: FeatureSchema
 ) -> Iterator[list[Example]]:
     """The training rows of each of some windows, as of each event's time, ascending.
 
@@ -41,7 +41,7 @@ def window_examples(
     Raises:
         DataError: a window is missing or damaged.
     """
-    replayer = Replayer(layout)
+    replayer = Replayer(schema)
     last = max(numbers, default=0)
     earlier = (number for number in store.numbers() if number <= last)
     for number in sorted({*earlier, *numbers}):

@@ -38,7 +38,7 @@ def test_the_floor_is_the_larger_of_two_times() -> None:
 
 
 def test_work_grows_with_the_batch_and_tables_are_read_once(recommender: ScoringGraph) -> None:
-    few, many = (work(recommender, SIZES.layout, requests_of(250, SIZES.layout, n)) for n in (2, 4))
+    few, many = (work(recommender, SIZES.schema, requests_of(250, SIZES.schema, n)) for n in (2, 4))
     assert many.operations == pytest.approx(2 * few.operations, rel=0.01)
     assert many.table_bytes < 2 * few.table_bytes
     tables = recommender.tables.nbytes + recommender.likeness.kinds.nbytes
@@ -46,7 +46,7 @@ def test_work_grows_with_the_batch_and_tables_are_read_once(recommender: Scoring
 
 
 def test_a_model_reads_all_histories_that_are_asked(recommender: ScoringGraph) -> None:
-    run = torch_run(recommender, SIZES.layout)
+    run = torch_run(recommender, SIZES.schema)
     for history, batch, feeds in SIZES.cells():
         found = run({name: torch.from_numpy(array) for name, array in feeds.items()})
         assert feeds["item_indices"].shape == (batch, history)
@@ -76,7 +76,7 @@ def test_settings_are_compared_with_what_is_served(
     recommender: ScoringGraph, tmp_path: Path
 ) -> None:
     graph = tmp_path / "model.onnx"
-    write_graph(recommender, SIZES.layout, graph)
+    write_graph(recommender, SIZES.schema, graph)
     progress = Progress(Console(quiet=True), lambda _: None, float("inf"))
     compare_settings(progress, graph, SIZES, seconds=0.001)
     found = progress.figures["settings"]

@@ -21,7 +21,7 @@ from bench.quality.questions import (
     ranks_in_lists,
     takes_of,
 )
-from features.rows import Layout
+from features.schema import FeatureSchema
 from features.settings import FeatureSettings
 from tests.harness.clicks import START_S, click
 from trainer.datasets.log import Log
@@ -157,7 +157,10 @@ def test_ease_has_no_say_of_an_item_about_itself() -> None:
 
 
 def test_the_first_member_is_the_model_of_its_own_training(log: Log) -> None:
-    layout, settings = Layout(FeatureSettings()), TrainerSettings(width=8, epochs=1, threads=1)
+    schema, settings = (
+        FeatureSchema(FeatureSettings()),
+        TrainerSettings(width=8, epochs=1, threads=1),
+    )
     takes = takes_of(log, Protocol.LEAVE_ONE_OUT)
     asked = questions(takes, TEST)
     alone, together = (
@@ -165,7 +168,7 @@ def test_the_first_member_is_the_model_of_its_own_training(log: Log) -> None:
             log,
             takes,
             Protocol.LEAVE_ONE_OUT,
-            layout,
+            schema,
             settings.model_copy(update={"members": members}),
             None,
         )
@@ -178,10 +181,13 @@ def test_the_first_member_is_the_model_of_its_own_training(log: Log) -> None:
 
 def test_our_model_is_asked_before_the_second(log: Log) -> None:
     """What happens in the second that is asked for, or later, changes no score."""
-    layout, settings = Layout(FeatureSettings()), TrainerSettings(width=8, epochs=1, threads=1)
+    schema, settings = (
+        FeatureSchema(FeatureSettings()),
+        TrainerSettings(width=8, epochs=1, threads=1),
+    )
     takes = takes_of(log, Protocol.LEAVE_ONE_OUT)
     asked = questions(takes, TEST)
-    ours = train_ours(log, takes, Protocol.LEAVE_ONE_OUT, layout, settings, None)
+    ours = train_ours(log, takes, Protocol.LEAVE_ONE_OUT, schema, settings, None)
     (found,) = scores(ours, asked)
     assert found.shape == (len(asked), len(takes.item_ids))
     later = np.zeros(len(ours.examples), bool)

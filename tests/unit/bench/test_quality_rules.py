@@ -20,7 +20,7 @@ from bench.quality.questions import (
     ranks_in_lists,
     takes_of,
 )
-from features.rows import Layout
+from features.schema import FeatureSchema
 from features.settings import FeatureSettings
 from tests.harness.clicks import START_S, click
 from trainer.datasets.log import Log
@@ -131,9 +131,12 @@ def test_a_purchase_beside_its_click_is_learned_from_with_it() -> None:
 
 def test_our_model_stands_before_the_take_that_is_asked_for() -> None:
     """In file order it knows of the take before in the same second; in none of what follows."""
-    layout, settings = Layout(FeatureSettings()), TrainerSettings(width=8, epochs=1, threads=1)
+    schema, settings = (
+        FeatureSchema(FeatureSettings()),
+        TrainerSettings(width=8, epochs=1, threads=1),
+    )
     takes = takes_of(TIED, Protocol.LEAVE_ONE_OUT)
-    ours = train_ours(TIED, takes, Protocol.LEAVE_ONE_OUT, layout, settings, None)
+    ours = train_ours(TIED, takes, Protocol.LEAVE_ONE_OUT, schema, settings, None)
     strict, file = (questions(takes, TEST, ties) for ties in Ties)
     before = [scores(ours, asked)[0] for asked in (strict, file)]
     # d, the first of ann's last second.

@@ -24,7 +24,8 @@ from bench.quality.robustness import (
     rows_of,
     summary,
 )
-from features.rows import Layout, absorb, empty_user
+from features.rows import apply_event, empty_user
+from features.schema import FeatureSchema
 from features.settings import DAY_MS, FeatureSettings
 from trainer.datasets.log import Log
 
@@ -141,8 +142,8 @@ def test_what_is_lost_at_a_rate_is_lost_at_a_higher_one(
 
 
 @pytest.fixture
-def layout() -> Layout:
-    return Layout(FeatureSettings(history_length=4))
+def schema() -> FeatureSchema:
+    return FeatureSchema(FeatureSettings(history_length=4))
 
 
 @pytest.fixture
@@ -177,30 +178,32 @@ def test_what_is_known_lies_strictly_before_the_question(log: Log, asked: Asked)
 
 
 @pytest.mark.parametrize("name", DAMAGES)
-def test_nothing_after_the_question_is_in_a_row(asked: Asked, layout: Layout, name: str) -> None:
-    found = rows_of(asked, layout, DAMAGES[name], 0.5, 1)
+def test_nothing_after_the_question_is_in_a_row(
+    asked: Asked, schema: FeatureSchema, name: str
+) -> None:
+    found = rows_of(asked, schema, DAMAGES[name], 0.5, 1)
     for row, past in zip(found, asked.pasts, strict=True):
         before = {event.item for event in past} | {NOBODYS_ITEM}
         assert {item for _, _, item in row.history} <= before
 
 
-def test_an_undamaged_row_is_the_stream_s(asked: Asked, layout: Layout) -> None:
-    for row, past in zip(rows_of(asked, layout), asked.pasts, strict=True):
-        expected = empty_user(layout)
+def test_an_undamaged_row_is_the_stream_s(asked: Asked, schema: FeatureSchema) -> None:
+    for row, past in zip(rows_of(asked, schema), asked.pasts, strict=True):
+        expected = empty_user(schema)
         for event in past:
-            absorb(expected, event, layout)
+            apply_event(expected, event, schema)
         assert row.history == expected.history
         assert row.counters == expected.counters
-        assert row.taken == expected.taken
+        assert row.seen == expected.seen
 
 
-def test_a_row_holds_a_damaged_history_by_its_clocks(asked: Asked, layout: Layout) -> None:
+def test_a_row_holds_a_damaged_history_by_its_clocks(asked: Asked, schema: FeatureSchema) -> None:
     past = asked.pasts[-1]
     history = History.of([event.time_ms for event in past])
     back = damaged("people backwards", history, 1)
-    row = row_of(past, back, layout)
+    row = row_of(past, back, schema)
     assert row.history == sorted(row.history)
-    assert len(row.history) == layout.settings.history_length
+    assert len(row.history) == schema.settings.history_length
     assert {item for _, _, item in row.history} == {event.item for event in past[:4]}
 
 
@@ -223,7 +226,7 @@ def test_histories_without_a_single_event_have_an_answer(
     clean, found = curves(ours, asked, (0.0, 1.0), 0, lost)
     assert (found["events lost"][0.0] == clean).all()
     assert all(np.isfinite(found[name][1.0]).all() for name in lost)
-    empty = [empty_user(ours.layout)] * len(asked.pasts)
+    empty = [empty_user(ours.schema)] * len(asked.pasts)
     np.testing.assert_array_equal(found["events lost"][1.0], gains_of(ours, asked, empty))
 
 

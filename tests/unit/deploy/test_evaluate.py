@@ -16,7 +16,7 @@ from deploy.commands.evaluate import evaluate
 from deploy.settings import Settings
 from features import inputs
 from features.inputs import MODEL_NAME
-from features.rows import Layout
+from features.schema import FeatureSchema
 from features.settings import FeatureSettings
 from features.vocabulary import Vocabulary
 from trainer.network.model import TemporalModel
@@ -27,7 +27,7 @@ from trainer.training.from_scratch import Trained, architecture
 
 START_S = 1_700_000_000
 EVENTS = 100
-LAYOUT = Layout(FeatureSettings(history_length=8))
+SCHEMA = FeatureSchema(FeatureSettings(history_length=8))
 SETTINGS = TrainerSettings(width=8)
 
 Command = Callable[..., str]
@@ -39,13 +39,13 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     vocabulary = Vocabulary([f"i{at}" for at in range(20)])
     torch.manual_seed(1)
-    model = TemporalModel(architecture(vocabulary, LAYOUT, SETTINGS))
+    model = TemporalModel(architecture(vocabulary, SCHEMA, SETTINGS))
     trained = Trained(model.eval(), vocabulary, Outcome(epoch=1, held_out=0.1, seconds=1.0))
     for number, events in ((1, None), (2, EVENTS), (10, 70)):
         until_ms = events and (START_S + events - 1) * 1000
         folder = Settings().model_repository / MODEL_NAME / str(number)
         folder.mkdir(parents=True)
-        features = LAYOUT.settings.model_dump(mode="json")
+        features = SCHEMA.settings.model_dump(mode="json")
         checkpoint.save(replace(trained, until_ms=until_ms), folder, {"features": features})
     return Settings().model_repository / MODEL_NAME
 
@@ -117,9 +117,9 @@ def test_nothing_needs_to_be_trained_as_the_settings_say_today(
     run: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HEADWATER_FEATURES__USER_HALF_LIVES_MS", "[1000]")
-    assert inputs.user_feature_count(Layout(Settings().features)) != inputs.user_feature_count(
-        LAYOUT
-    )
+    assert inputs.user_feature_count(
+        FeatureSchema(Settings().features)
+    ) != inputs.user_feature_count(SCHEMA)
     assert "30 events" in run()
 
 

@@ -7,19 +7,20 @@ from headwater_client.events import EventType, Item
 
 from features import columns
 from features.columns import TrendList
-from features.rows import ItemGroup, Layout, Observed, absorb, empty_group, empty_user
+from features.rows import ItemGroup, Observation, apply_event, empty_group, empty_user
+from features.schema import FeatureSchema
 from features.settings import FeatureSettings
 from features.store import CATALOGUE, TRENDING, USERS
 from features.topics import hash64, source_hash
 
-LAYOUT = Layout(FeatureSettings())
+SCHEMA = FeatureSchema(FeatureSettings())
 
 
 def test_a_user_row_comes_back_as_it_was() -> None:
-    row = empty_user(LAYOUT)
+    row = empty_user(SCHEMA)
     for n in range(200):
         kind = EventType.PURCHASE if n % 5 == 0 else EventType.CLICK
-        event = Observed(
+        event = Observation(
             kind,
             "u",
             f"i{n}",
@@ -30,20 +31,20 @@ def test_a_user_row_comes_back_as_it_was() -> None:
             n,
             (hash64(f"c{n % 7}"),),
         )
-        absorb(row, event, LAYOUT)
+        apply_event(row, event, SCHEMA)
     stored = columns.encode_user(row)
     assert set(stored) == set(USERS.columns)
-    assert columns.decode_user(stored, LAYOUT) == row
+    assert columns.decode_user(stored, SCHEMA) == row
 
 
 def test_nothing_stored_is_an_empty_row() -> None:
-    assert columns.decode_user(dict.fromkeys(USERS.columns), LAYOUT) == empty_user(LAYOUT)
-    assert columns.decode_group(None, LAYOUT) == empty_group(LAYOUT)
+    assert columns.decode_user(dict.fromkeys(USERS.columns), SCHEMA) == empty_user(SCHEMA)
+    assert columns.decode_group(None, SCHEMA) == empty_group(SCHEMA)
 
 
 def test_a_group_keeps_its_source_and_offset_exactly() -> None:
     group = ItemGroup([1.0, 0.5, 0.25, 3.0], source_hash("t", 1), 2**52 - 1, 1_700_000_000_000)
-    assert columns.decode_group(columns.encode_group(group), LAYOUT) == group
+    assert columns.decode_group(columns.encode_group(group), SCHEMA) == group
 
 
 def test_a_tombstone_leaves_an_item_that_cannot_be_had() -> None:
@@ -62,6 +63,6 @@ def test_a_trend_list_comes_back_as_it_was() -> None:
     counts = np.arange(10, dtype=np.float64).reshape(2, 5)
     stored = columns.encode_trending(TrendList(["a", "b"], counts), 3, 4)
     assert set(stored) == set(TRENDING.columns)
-    back = columns.decode_trending(stored, LAYOUT)
+    back = columns.decode_trending(stored, SCHEMA)
     assert back.item_ids == ["a", "b"]
     assert (back.counts == counts).all()

@@ -10,13 +10,14 @@ import msgspec
 import pytest
 from headwater_client.events import Click, Recommendation, Shadow
 
-from features.rows import Layout, empty_user
+from features.rows import empty_user
+from features.schema import FeatureSchema
 from features.settings import FeatureSettings
 from stream.answering import Group
 from stream.asking import Question, Request
 from stream.pipeline import Pipeline
 
-LAYOUT = Layout(FeatureSettings())
+SCHEMA = FeatureSchema(FeatureSettings())
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ class World:
 
 def group(event_id: str, user_id: str, *, on_trial: bool = False, shadow: bool = False) -> Group:
     event = Click(event_id=event_id, user_id=user_id, item_id="i", timestamp=1_700_000_000_000)
-    requests = [Request(event, empty_user(LAYOUT))]
+    requests = [Request(event, empty_user(SCHEMA))]
     own = FakeQuestion(on_trial, requests)
     return Group(requests, own, FakeQuestion(True, requests) if shadow else None)  # type: ignore[arg-type]
 

@@ -7,13 +7,13 @@ import pytest
 from headwater_client.events import EventType, Reason, RecommendedItem
 
 from features.columns import TrendList
-from features.rows import Layout
+from features.schema import FeatureSchema
 from features.settings import DAY_MS, FeatureSettings
 from features.vocabulary import Vocabulary
 from stream.ranking import allowed, popular, ranked, weighed
 from stream.trending import TrendTable, sum_of_lists
 
-LAYOUT = Layout(FeatureSettings())
+SCHEMA = FeatureSchema(FeatureSettings())
 NOW_MS = 1_700_000_000_000
 VOCABULARY = Vocabulary(["a", "b", "c", "d"])
 A, B, C, D = range(2, 6)
@@ -22,7 +22,7 @@ A, B, C, D = range(2, 6)
 def trending(**counts: float) -> TrendTable:
     rows = [[NOW_MS, count, count, count, count] for count in counts.values()]
     listed = TrendList(list(counts), np.array(rows, np.float64).reshape(-1, 5))
-    return TrendTable(sum_of_lists([(EventType.CLICK, listed)], LAYOUT), VOCABULARY)
+    return TrendTable(sum_of_lists([(EventType.CLICK, listed)], SCHEMA), VOCABULARY)
 
 
 def answer(top: list[int], scores: list[float], weight: float) -> dict[str, np.ndarray]:
@@ -145,5 +145,5 @@ def test_the_fallback_is_popularity_over_all_sources() -> None:
         (EventType.CLICK, TrendList(["a"], np.array([[NOW_MS, 2, 2, 2, 2.0]]))),
         (EventType.PURCHASE, TrendList(["c"], np.array([[NOW_MS, 2, 2, 2, 2.0]]))),
     ]
-    found = popular(sum_of_lists(lists, LAYOUT), NOW_MS, 2)
+    found = popular(sum_of_lists(lists, SCHEMA), NOW_MS, 2)
     assert [(item.item_id, item.score) for item in found] == [("c", 6.0), ("a", 5.0)]

@@ -7,7 +7,7 @@ import pytest
 from headwater_client.events import Click, Item, Purchase
 
 from features import inputs
-from features.rows import Layout
+from features.schema import FeatureSchema
 from features.settings import DAY_MS, HOUR_MS, FeatureSettings
 from features.vocabulary import Vocabulary
 from tests.harness.columns import columns_of
@@ -23,8 +23,8 @@ HISTORY = 8
 
 
 @pytest.fixture(scope="session")
-def layout() -> Layout:
-    return Layout(FeatureSettings(history_length=HISTORY))
+def schema() -> FeatureSchema:
+    return FeatureSchema(FeatureSettings(history_length=HISTORY))
 
 
 @pytest.fixture(scope="session")
@@ -47,23 +47,23 @@ def small_log() -> Log:
 
 
 @pytest.fixture(scope="session")
-def columns(small_log: Log, vocabulary: Vocabulary, layout: Layout) -> Examples:
-    return columns_of(small_log, vocabulary, layout)
+def columns(small_log: Log, vocabulary: Vocabulary, schema: FeatureSchema) -> Examples:
+    return columns_of(small_log, vocabulary, schema)
 
 
 @pytest.fixture(scope="session")
-def trended(small_log: Log, vocabulary: Vocabulary, layout: Layout) -> Trends:
+def trended(small_log: Log, vocabulary: Vocabulary, schema: FeatureSchema) -> Trends:
     log = observed_log(small_log.events, small_log.items)
-    return trends(log, vocabulary, layout, HOUR_MS)
+    return trends(log, vocabulary, schema, HOUR_MS)
 
 
 @pytest.fixture(scope="session")
-def shape(layout: Layout) -> Architecture:
+def shape(schema: FeatureSchema) -> Architecture:
     """Of a model with every part."""
     return Architecture(
         items=ITEMS,
-        user_features=inputs.user_feature_count(layout),
-        trends=inputs.trend_count(layout),
+        user_features=inputs.user_feature_count(schema),
+        trends=inputs.trend_count(schema),
         history=HISTORY,
         width=16,
         layers=3,

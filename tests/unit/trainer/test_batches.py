@@ -10,8 +10,8 @@ import pytest
 import torch
 from headwater_client.events import Click, EventType, Purchase
 
-from features.inputs import IntArray
-from features.rows import Layout
+from features.arrays import Int64Array
+from features.schema import FeatureSchema
 from features.settings import HOUR_MS, FeatureSettings
 from features.vocabulary import FIRST_ITEM, PADDING, UNKNOWN, Vocabulary
 from tests.harness.columns import columns_of
@@ -75,13 +75,13 @@ def requests(found: list[Batch]) -> Iterator[Asked]:
             yield Asked(batch, at, *divmod(place, width))
 
 
-def instant(columns: Examples, event: int) -> IntArray:
+def instant(columns: Examples, event: int) -> Int64Array:
     """All events of the person at the time of one."""
     same = (columns.starts == columns.starts[event]) & (columns.times_ms == columns.times_ms[event])
     return np.flatnonzero(same)
 
 
-def before(columns: Examples, event: int) -> IntArray:
+def before(columns: Examples, event: int) -> Int64Array:
     """The person's events strictly before the time of one."""
     mine = columns.starts == columns.starts[event]
     return np.flatnonzero(mine & (columns.times_ms < columns.times_ms[event]))
@@ -126,11 +126,11 @@ def test_an_instant_is_one_request_with_all_its_targets(columns: Examples, trend
 
 
 def test_an_instant_longer_than_a_stretch_stays_whole(vocabulary: Vocabulary) -> None:
-    layout = Layout(FeatureSettings(history_length=HISTORY))
+    schema = FeatureSchema(FeatureSettings(history_length=HISTORY))
     times = [0, 1] + [2] * 7 + [3, 4]
     log = clicks([f"i{at}" for at in range(len(times))], times)
-    columns = columns_of(log, vocabulary, layout)
-    trended = trends(observed_log(log.events, []), vocabulary, layout, HOUR_MS)
+    columns = columns_of(log, vocabulary, schema)
+    trended = trends(observed_log(log.events, []), vocabulary, schema, HOUR_MS)
     for seed in range(5):
         found = list(batches(columns, trended, window=2).epoch(3, np.random.default_rng(seed)))
         sizes = sorted(len(one.events) for one in requests(found))
@@ -170,12 +170,12 @@ def test_a_request_reads_exactly_the_newest_events_strictly_before_its_instant(
 
 
 def test_the_order_within_an_instant_is_drawn_anew_and_nothing_else_moves(
-    vocabulary: Vocabulary, layout: Layout
+    vocabulary: Vocabulary, schema: FeatureSchema
 ) -> None:
     times = [0, 1, 1, 1, 2]
     log = clicks([f"i{at}" for at in range(5)], times)
-    columns = columns_of(log, vocabulary, layout)
-    trended = trends(observed_log(log.events, []), vocabulary, layout, HOUR_MS)
+    columns = columns_of(log, vocabulary, schema)
+    trended = trends(observed_log(log.events, []), vocabulary, schema, HOUR_MS)
     once = batches(columns, trended, window=1000)
     orders = set()
     generator = np.random.default_rng(0)
@@ -224,7 +224,9 @@ def test_what_was_taken_before_the_instant_is_forbidden_and_nothing_else(
 def test_what_was_looked_at_is_not_forbidden_where_only_purchases_take(
     small_log: Log, vocabulary: Vocabulary, trended: Trends
 ) -> None:
-    bought = Layout(FeatureSettings(history_length=HISTORY, taken_by=frozenset({"purchase"})))
+    bought = FeatureSchema(
+        FeatureSettings(history_length=HISTORY, taken_by=frozenset({"purchase"}))
+    )
     columns = columns_of(small_log, vocabulary, bought)
     found = 0
     for one in requests(epoch(columns, trended)):

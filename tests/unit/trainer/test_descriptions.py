@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from headwater_client.events import Item
 
-from features.inputs import FloatArray
+from features.arrays import Float32Array
 from trainer.text.encoder import LanguageModel
 from trainer.text.item_features import (
     BUCKETS,
@@ -30,7 +30,7 @@ class KindReader:
 
     width = 2
 
-    def vectors(self, texts: Sequence[str]) -> FloatArray:
+    def vectors(self, texts: Sequence[str]) -> Float32Array:
         rows = [self.vector(text) if text else (0.0, 0.0) for text in texts]
         return np.asarray(rows, np.float32).reshape(-1, 2)
 
@@ -136,7 +136,7 @@ def test_a_wide_reader_keeps_the_first_directions() -> None:
     class Wide(KindReader):
         width = DIRECTIONS + 30
 
-        def vectors(self, texts: Sequence[str]) -> FloatArray:
+        def vectors(self, texts: Sequence[str]) -> Float32Array:
             random = np.random.default_rng(0)
             vectors = random.standard_normal((len(texts), self.width)).astype(np.float32)
             return vectors * np.array([[bool(text)] for text in texts], np.float32)

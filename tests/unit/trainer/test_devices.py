@@ -10,7 +10,7 @@ import pytest
 import torch
 from headwater_client.errors import SettingsError
 
-from features.rows import Layout
+from features.schema import FeatureSchema
 from trainer.datasets.log import Log
 from trainer.examples.batches import Batch, Batches
 from trainer.examples.replay import Examples
@@ -75,12 +75,12 @@ def test_what_is_bought_weighs_more(batches: Batches, model: TemporalModel) -> N
     assert loss != pytest.approx(float(losses.mean()), rel=1e-3)
 
 
-def test_weights_change_once_for_so_many_batches(small_log: Log, layout: Layout) -> None:
+def test_weights_change_once_for_so_many_batches(small_log: Log, schema: FeatureSchema) -> None:
     steps = {}
     for joined in (1, 3):
         seen: list[Progress] = []
         settings = SETTINGS.model_copy(update={"accumulate_steps": joined})
-        train_first_model(small_log, layout, settings, seen.append)
+        train_first_model(small_log, schema, settings, seen.append)
         steps[joined] = seen[-1].step
         assert 0.5 < seen[-1].done <= 1
     assert steps[3] == -(-steps[1] // 3)
@@ -90,12 +90,12 @@ def test_groups_hold_every_batch_once() -> None:
     assert list(groups_of(iter([1, 2, 3, 4, 5]), 2)) == [[1, 2], [3, 4], [5]]  # type: ignore[arg-type, list-item]
 
 
-def test_half_precision_trains_what_is_kept_whole(small_log: Log, layout: Layout) -> None:
+def test_half_precision_trains_what_is_kept_whole(small_log: Log, schema: FeatureSchema) -> None:
     losses = {}
     for precision in (Precision.FLOAT32, Precision.BFLOAT16):
         seen: list[Progress] = []
         settings = SETTINGS.model_copy(update={"precision": precision})
-        trained = train_first_model(small_log, layout, settings, seen.append)
+        trained = train_first_model(small_log, schema, settings, seen.append)
         losses[precision] = seen[-1].loss
         assert {weight.dtype for weight in trained.model.parameters()} == {torch.float32}
     assert losses[Precision.BFLOAT16] != losses[Precision.FLOAT32]
@@ -122,12 +122,12 @@ def test_automatic_precision_is_half_on_a_gpu_that_knows_it(
 
 
 def test_a_gpu_that_is_not_there_is_one_line(
-    small_log: Log, layout: Layout, monkeypatch: pytest.MonkeyPatch
+    small_log: Log, schema: FeatureSchema, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     settings = SETTINGS.model_copy(update={"device": Device.CUDA})
     with pytest.raises(SettingsError, match=r"trainer.device = 'cuda': torch finds no CUDA"):
-        train_first_model(small_log, layout, settings)
+        train_first_model(small_log, schema, settings)
     assert device_of(SETTINGS) == CPU
 
 

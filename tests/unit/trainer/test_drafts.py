@@ -14,7 +14,7 @@ import pytest
 from headwater_client.errors import DataError, SettingsError
 
 from features.inputs import MODEL_NAME
-from features.rows import Layout
+from features.schema import FeatureSchema
 from features.vocabulary import read_vocabulary
 from tests.harness.models import SETTINGS as PATIENT
 from tests.harness.models import untrained
@@ -51,8 +51,8 @@ with publishing(repository):
 
 
 @pytest.fixture(scope="module")
-def trained(layout: Layout) -> Trained:
-    return untrained(layout, 1)
+def trained(schema: FeatureSchema) -> Trained:
+    return untrained(schema, 1)
 
 
 def visible(repository: Path) -> list[str]:
@@ -64,40 +64,42 @@ def aside(repository: Path) -> list[str]:
 
 
 def test_versions_count_up_and_appear_whole(
-    trained: Trained, tmp_path: Path, layout: Layout
+    trained: Trained, tmp_path: Path, schema: FeatureSchema
 ) -> None:
-    first, second = (write_version(trained, tmp_path, layout, SETTINGS) for _ in range(2))
+    first, second = (write_version(trained, tmp_path, schema, SETTINGS) for _ in range(2))
     assert (first.number, second.number) == (1, 2)
     assert visible(tmp_path) == ["1", "2", "config.pbtxt"]
     assert aside(tmp_path) == [LOCK, "unannounced-1", "unannounced-2"]
-    assert (tmp_path / MODEL_NAME / "config.pbtxt").read_text() == render_config(layout)
+    assert (tmp_path / MODEL_NAME / "config.pbtxt").read_text() == render_config(schema)
     assert second.address == f"file://{tmp_path}/{MODEL_NAME}/2"
     vocabulary = read_vocabulary(f"{second.address}/vocabulary.parquet")
     assert vocabulary.item_ids == trained.vocabulary.item_ids
-    feeds = sample_inputs(len(vocabulary), layout, 2)
+    feeds = sample_inputs(len(vocabulary), schema, 2)
     assert len(answers(open_session(second.folder / "model.onnx"), feeds)) == 6
 
 
-def test_a_config_that_is_there_is_kept(trained: Trained, tmp_path: Path, layout: Layout) -> None:
+def test_a_config_that_is_there_is_kept(
+    trained: Trained, tmp_path: Path, schema: FeatureSchema
+) -> None:
     config = tmp_path / MODEL_NAME / "config.pbtxt"
     config.parent.mkdir()
     config.write_text("# the operator's own")
-    write_version(trained, tmp_path, layout, SETTINGS)
+    write_version(trained, tmp_path, schema, SETTINGS)
     assert config.read_text() == "# the operator's own"
 
 
 def test_the_manifest_says_what_a_version_is_made_of(
-    trained: Trained, tmp_path: Path, layout: Layout
+    trained: Trained, tmp_path: Path, schema: FeatureSchema
 ) -> None:
     lineage = Lineage(parent=4, windows=(7, 8))
-    with drafted(trained, tmp_path, layout, SETTINGS, lineage) as draft:
+    with drafted(trained, tmp_path, schema, SETTINGS, lineage) as draft:
         assert checkpoint.load(draft.folder).vocabulary.item_ids == trained.vocabulary.item_ids
         version = draft.keep(b'{"passed": true}', {"ndcg_at_10": 0.25})
     manifest = checkpoint.verify(version.folder)
     assert (manifest.parent, manifest.windows) == (4, (7, 8))
     assert manifest.metrics == {"ndcg_at_10": 0.25}
     assert manifest.settings["trainer"]["width"] == 16
-    assert manifest.settings["features"]["history_length"] == layout.settings.history_length
+    assert manifest.settings["features"]["history_length"] == schema.settings.history_length
     assert manifest.files.keys() | {checkpoint.MANIFEST} == {
         path.name for path in version.folder.iterdir()
     }
@@ -106,9 +108,9 @@ def test_the_manifest_says_what_a_version_is_made_of(
 
 @pytest.mark.parametrize("file", ["model.onnx", "vocabulary.parquet", "weights.safetensors"])
 def test_a_file_that_is_damaged_or_gone_is_named(
-    trained: Trained, tmp_path: Path, layout: Layout, file: str
+    trained: Trained, tmp_path: Path, schema: FeatureSchema, file: str
 ) -> None:
-    version = write_version(trained, tmp_path, layout, SETTINGS)
+    version = write_version(trained, tmp_path, schema, SETTINGS)
     path = version.folder / file
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
@@ -120,8 +122,10 @@ def test_a_file_that_is_damaged_or_gone_is_named(
         checkpoint.load(version.folder)
 
 
-def test_what_is_not_kept_is_never_seen(trained: Trained, tmp_path: Path, layout: Layout) -> None:
-    with drafted(trained, tmp_path, layout, SETTINGS) as draft:
+def test_what_is_not_kept_is_never_seen(
+    trained: Trained, tmp_path: Path, schema: FeatureSchema
+) -> None:
+    with drafted(trained, tmp_path, schema, SETTINGS) as draft:
         assert sorted(path.name for path in draft.folder.iterdir()) == [
             "manifest.json",
             "model.onnx",
@@ -129,16 +133,16 @@ def test_what_is_not_kept_is_never_seen(trained: Trained, tmp_path: Path, layout
             "weights.safetensors",
         ]
         assert visible(tmp_path) == ["config.pbtxt"]
-    with pytest.raises(KeyError), drafted(trained, tmp_path, layout, SETTINGS):
+    with pytest.raises(KeyError), drafted(trained, tmp_path, schema, SETTINGS):
         raise KeyError("the judge's own")
     assert visible(tmp_path) == ["config.pbtxt"]
     assert aside(tmp_path) == [LOCK]
 
 
 def test_a_number_that_was_taken_meanwhile_is_one_line(
-    trained: Trained, tmp_path: Path, layout: Layout
+    trained: Trained, tmp_path: Path, schema: FeatureSchema
 ) -> None:
-    with drafted(trained, tmp_path, layout, SETTINGS) as draft:
+    with drafted(trained, tmp_path, schema, SETTINGS) as draft:
         taken = tmp_path / MODEL_NAME / str(draft.number)
         taken.mkdir()
         (taken / "model.onnx").write_text("another's")
@@ -161,27 +165,27 @@ def files_up_to(size_bytes: int) -> Iterator[None]:
 
 @pytest.mark.parametrize("file", ["config.pbtxt", "weights.safetensors", "model.onnx"])
 def test_a_file_that_does_not_fit_leaves_nothing(
-    trained: Trained, tmp_path: Path, layout: Layout, file: str
+    trained: Trained, tmp_path: Path, schema: FeatureSchema, file: str
 ) -> None:
     """The largest files: whatever fails is one of these, or comes after the others."""
-    whole = write_version(trained, tmp_path / "whole", layout, SETTINGS).folder
+    whole = write_version(trained, tmp_path / "whole", schema, SETTINGS).folder
     path = whole.parent / file if file == "config.pbtxt" else whole / file
     with (
         files_up_to(path.stat().st_size - 1),
         pytest.raises(DataError, match=r"cannot be written: .*make room") as caught,
     ):
-        write_version(trained, tmp_path / "small", layout, SETTINGS)
+        write_version(trained, tmp_path / "small", schema, SETTINGS)
     assert "\n" not in str(caught.value)
     assert version_numbers(tmp_path / "small" / MODEL_NAME) == []
     assert aside(tmp_path / "small") == [LOCK]
-    assert write_version(trained, tmp_path / "small", layout, SETTINGS).number == 1
+    assert write_version(trained, tmp_path / "small", schema, SETTINGS).number == 1
 
 
 @pytest.mark.parametrize("file", ["evaluation.json", ".manifest.json"])
 def test_a_disk_that_is_full_at_the_end_leaves_nothing(
-    trained: Trained, tmp_path: Path, layout: Layout, file: str
+    trained: Trained, tmp_path: Path, schema: FeatureSchema, file: str
 ) -> None:
-    with drafted(trained, tmp_path, layout, SETTINGS) as draft:
+    with drafted(trained, tmp_path, schema, SETTINGS) as draft:
         (draft.folder / file).symlink_to("/dev/full")
         with pytest.raises(DataError, match=r"\[Errno 28\] No space left"):
             draft.keep(b"{}")
@@ -191,9 +195,9 @@ def test_a_disk_that_is_full_at_the_end_leaves_nothing(
 
 @pytest.mark.parametrize("file", ["evaluation.json", ".manifest.json"])
 def test_a_full_disk_is_tried_again(
-    trained: Trained, tmp_path: Path, layout: Layout, file: str
+    trained: Trained, tmp_path: Path, schema: FeatureSchema, file: str
 ) -> None:
-    with drafted(trained, tmp_path, layout, PATIENT) as draft:
+    with drafted(trained, tmp_path, schema, PATIENT) as draft:
         # Removed by the attempt that fails, as every part that fills a disk.
         (draft.folder / file).symlink_to("/dev/full")
         version = draft.keep(b"{}")
@@ -201,18 +205,18 @@ def test_a_full_disk_is_tried_again(
 
 
 def test_a_graph_that_did_not_fit_is_written_again(
-    trained: Trained, tmp_path: Path, layout: Layout, monkeypatch: pytest.MonkeyPatch
+    trained: Trained, tmp_path: Path, schema: FeatureSchema, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     attempts = []
 
-    def full_at_first(model: TemporalModel, layout: Layout, path: Path) -> None:
+    def full_at_first(model: TemporalModel, schema: FeatureSchema, path: Path) -> None:
         attempts.append(path)
         if len(attempts) == 1:
             path.symlink_to("/dev/full")
-        exported(model, layout, path)
+        exported(model, schema, path)
 
     monkeypatch.setattr(drafts, "exported", full_at_first)
-    version = write_version(trained, tmp_path, layout, PATIENT)
+    version = write_version(trained, tmp_path, schema, PATIENT)
     assert len(attempts) == 2
     assert checkpoint.verify(version.folder).files["model.onnx"].size_bytes > 0
 
@@ -229,16 +233,16 @@ def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def test_a_second_trainer_is_refused_in_one_line(
-    holder: subprocess.Popen[str], trained: Trained, tmp_path: Path, layout: Layout
+    holder: subprocess.Popen[str], trained: Trained, tmp_path: Path, schema: FeatureSchema
 ) -> None:
     with pytest.raises(RepositoryLockedError, match="another process publishes") as caught:
-        write_version(trained, tmp_path, layout, SETTINGS)
+        write_version(trained, tmp_path, schema, SETTINGS)
     assert "\n" not in str(caught.value)
     assert aside(tmp_path) == ["draft-1", LOCK]
 
 
 def test_what_a_killed_one_left_is_swept(
-    holder: subprocess.Popen[str], trained: Trained, tmp_path: Path, layout: Layout
+    holder: subprocess.Popen[str], trained: Trained, tmp_path: Path, schema: FeatureSchema
 ) -> None:
     holder.send_signal(signal.SIGKILL)
     holder.wait()
@@ -249,7 +253,7 @@ def test_what_a_killed_one_left_is_swept(
     with publishing(tmp_path), publishing(tmp_path):
         assert aside(tmp_path) == [LOCK]
         assert unannounced(tmp_path) == []
-    assert write_version(trained, tmp_path, layout, SETTINGS).number == 1
+    assert write_version(trained, tmp_path, schema, SETTINGS).number == 1
 
 
 def test_a_repository_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:

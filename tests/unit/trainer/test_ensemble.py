@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from features.rows import Layout
+from features.schema import FeatureSchema
 from features.vocabulary import FIRST_ITEM
 from tests.harness.models import every_part, requests_of
 from trainer.datasets.log import Log
@@ -36,16 +36,16 @@ def members(shape: Architecture) -> list[TemporalModel]:
 
 
 @pytest.fixture(scope="module")
-def trained(small_log: Log, layout: Layout) -> tuple[Trained, list[Progress]]:
+def trained(small_log: Log, schema: FeatureSchema) -> tuple[Trained, list[Progress]]:
     seen: list[Progress] = []
-    return train_first_model(small_log, layout, SETTINGS, seen.append), seen
+    return train_first_model(small_log, schema, SETTINGS, seen.append), seen
 
 
 def test_a_score_is_the_mean_of_the_members_and_the_graph_gives_the_same(
-    members: list[TemporalModel], layout: Layout, tmp_path: Path
+    members: list[TemporalModel], schema: FeatureSchema, tmp_path: Path
 ) -> None:
     together, items = Ensemble(members), members[0].architecture.items
-    feeds = sample_inputs(items, layout, 9)
+    feeds = sample_inputs(items, schema, 9)
     every = np.tile(np.arange(items), (9, 1))
     live = torch.zeros(9, members[0].architecture.trends, items)
     asked, places = requests_of(feeds), torch.arange(9)
@@ -54,25 +54,27 @@ def test_a_score_is_the_mean_of_the_members_and_the_graph_gives_the_same(
         each = [scores_at(member, asked, places, live) for member in members]
     assert (each[0] - each[1])[:, FIRST_ITEM:].abs().max() > 0.5
     torch.testing.assert_close(found, (each[0] + each[1]) / 2)
-    answers = torch_answers(ScoringGraph(together), layout, {**feeds, "candidate_items": every})
+    answers = torch_answers(ScoringGraph(together), schema, {**feeds, "candidate_items": every})
     torch.testing.assert_close(
         torch.from_numpy(answers["candidate_scores"])[:, FIRST_ITEM:],
         found[:, FIRST_ITEM:],
         rtol=1e-4,
         atol=1e-4,
     )
-    alone = [torch_answers(ScoringGraph(member), layout, feeds) for member in members]
+    alone = [torch_answers(ScoringGraph(member), schema, feeds) for member in members]
     mean = (alone[0]["trend_weights"] + alone[1]["trend_weights"]) / 2
     np.testing.assert_allclose(answers["trend_weights"], mean, rtol=1e-4, atol=1e-5)
-    export(together, layout, tmp_path / "model.onnx")
-    check(ScoringGraph(together), layout, tmp_path / "model.onnx")
+    export(together, schema, tmp_path / "model.onnx")
+    check(ScoringGraph(together), schema, tmp_path / "model.onnx")
 
 
-def test_the_same_model_twice_is_that_model(members: list[TemporalModel], layout: Layout) -> None:
+def test_the_same_model_twice_is_that_model(
+    members: list[TemporalModel], schema: FeatureSchema
+) -> None:
     """Its explanations, too."""
-    feeds = sample_inputs(members[0].architecture.items, layout, 9)
+    feeds = sample_inputs(members[0].architecture.items, schema, 9)
     alone, twice = (
-        torch_answers(ScoringGraph(one), layout, feeds)
+        torch_answers(ScoringGraph(one), schema, feeds)
         for one in (members[0], Ensemble([members[0], members[0]]))
     )
     np.testing.assert_array_equal(twice["top_items"], alone["top_items"])
@@ -82,7 +84,7 @@ def test_the_same_model_twice_is_that_model(members: list[TemporalModel], layout
 
 
 def test_members_are_trained_from_other_beginnings(
-    trained: tuple[Trained, list[Progress]], small_log: Log, layout: Layout
+    trained: tuple[Trained, list[Progress]], small_log: Log, schema: FeatureSchema
 ) -> None:
     model, seen = trained[0].model, trained[1]
     first, second = model.members
@@ -90,7 +92,7 @@ def test_members_are_trained_from_other_beginnings(
     # All but what balances each.
     for name, buffer in [*first.named_buffers()][1:]:
         assert torch.equal(buffer, second.get_buffer(name))
-    alone = train_first_model(small_log, layout, SETTINGS.model_copy(update={"members": 1}))
+    alone = train_first_model(small_log, schema, SETTINGS.model_copy(update={"members": 1}))
     assert isinstance(alone.model, TemporalModel)
     assert torch.equal(alone.model.state.weight, first.state.weight)
     # One bar, one curve.

@@ -10,7 +10,7 @@ import torch
 from headwater_client.events import Click
 from torch import Tensor
 
-from features.rows import Layout
+from features.schema import FeatureSchema
 from features.settings import HOUR_MS
 from features.vocabulary import FIRST_ITEM, Vocabulary
 from trainer.datasets.log import Log
@@ -59,8 +59,8 @@ def counts(groups: object) -> dict[str, int]:
     return {name: found.events for name, found in groups.items()}
 
 
-def test_events_are_counted_in_their_groups(trained: Trained, layout: Layout) -> None:
-    found = evaluate(trained, *LOG.split_after(SPLIT_MS - 1), layout, SETTINGS)
+def test_events_are_counted_in_their_groups(trained: Trained, schema: FeatureSchema) -> None:
+    found = evaluate(trained, *LOG.split_after(SPLIT_MS - 1), schema, SETTINGS)
     for method in (found.model, found.popularity):
         assert method.overall.events == 4
         assert counts(method.groups) == {
@@ -73,18 +73,18 @@ def test_events_are_counted_in_their_groups(trained: Trained, layout: Layout) ->
         assert 0 < method.coverage <= 1
 
 
-def test_right_after_there_are_no_first_requests(trained: Trained, layout: Layout) -> None:
-    found = evaluate(trained, *LOG.split_after(SPLIT_MS - 1), layout, SETTINGS, right_after=True)
+def test_right_after_there_are_no_first_requests(trained: Trained, schema: FeatureSchema) -> None:
+    found = evaluate(trained, *LOG.split_after(SPLIT_MS - 1), schema, SETTINGS, right_after=True)
     assert found.model.overall.events == 3
     assert found.model.groups["first_requests"].events == 0
 
 
 def test_a_rank_belongs_to_its_event(
-    small_log: Log, vocabulary: Vocabulary, model: TemporalModel, layout: Layout
+    small_log: Log, vocabulary: Vocabulary, model: TemporalModel, schema: FeatureSchema
 ) -> None:
     trained = Trained(model, vocabulary, Outcome(epoch=0, held_out=0.0, seconds=0.0))
     for right_after in (False, True):
-        asked = _asked(trained, list(small_log.split(0.5)), layout, SETTINGS, right_after)
+        asked = _asked(trained, list(small_log.split(0.5)), schema, SETTINGS, right_after)
         events = []
         for batch in asked._batches().epoch(16, np.random.default_rng(0)):
             assert batch.targets.tolist() == asked.columns.items[batch.events.numpy()].tolist()
@@ -92,8 +92,10 @@ def test_a_rank_belongs_to_its_event(
         assert sorted(events) == np.flatnonzero(asked.chosen).tolist()
 
 
-def test_an_item_that_the_model_does_not_know_is_missed(trained: Trained, layout: Layout) -> None:
-    asked = _asked(trained, list(LOG.split_after(SPLIT_MS - 1)), layout, SETTINGS, False)
+def test_an_item_that_the_model_does_not_know_is_missed(
+    trained: Trained, schema: FeatureSchema
+) -> None:
+    asked = _asked(trained, list(LOG.split_after(SPLIT_MS - 1)), schema, SETTINGS, False)
     (judged,) = asked.judged([knows_all])
     assert judged.overall.hr_at_10 == pytest.approx(3 / 4)
     assert judged.groups["first_requests"].hr_at_10 == 1
@@ -106,7 +108,7 @@ def knows_all(batch: Batch) -> Tensor:
     return scores
 
 
-def test_a_rank_is_that_of_the_event_s_own_scores(trained: Trained, layout: Layout) -> None:
+def test_a_rank_is_that_of_the_event_s_own_scores(trained: Trained, schema: FeatureSchema) -> None:
     """However the events were put into batches."""
 
     def misses_one(batch: Batch) -> Tensor:
@@ -115,38 +117,40 @@ def test_a_rank_is_that_of_the_event_s_own_scores(trained: Trained, layout: Layo
         scores[:, unlucky] = -1.0
         return scores
 
-    asked = _asked(trained, list(LOG.split_after(SPLIT_MS - 1)), layout, SETTINGS, False)
+    asked = _asked(trained, list(LOG.split_after(SPLIT_MS - 1)), schema, SETTINGS, False)
     (judged,) = asked.judged([misses_one])
     assert judged.overall.hr_at_10 == pytest.approx(2 / 4)
     assert judged.groups["new_items"].hr_at_10 == 0
     assert judged.groups["rare_items"].hr_at_10 == pytest.approx(1 / 3)
 
 
-def test_a_single_event_is_judged(trained: Trained, layout: Layout) -> None:
+def test_a_single_event_is_judged(trained: Trained, schema: FeatureSchema) -> None:
     log = log_of(("ann", "i20", 0.0), ("ann", "i21", 1.0))
-    asked = _asked(trained, list(log.split_after(START_MS)), layout, SETTINGS, False)
+    asked = _asked(trained, list(log.split_after(START_MS)), schema, SETTINGS, False)
     (judged,) = asked.judged([knows_all])
     assert (judged.overall.events, judged.overall.hr_at_10) == (1, 1)
 
 
 def test_items_of_one_instant_are_no_wrong_answers_for_each_other(
-    trained: Trained, layout: Layout
+    trained: Trained, schema: FeatureSchema
 ) -> None:
     twelve = [("ann", f"i{at}", 1.0) for at in range(12)]
     log = log_of(("ann", "i20", 0.0), *twelve)
-    asked = _asked(trained, list(log.split_after(START_MS)), layout, SETTINGS, False)
+    asked = _asked(trained, list(log.split_after(START_MS)), schema, SETTINGS, False)
     (judged,) = asked.judged([knows_all])
     assert judged.overall.events == 12
     assert judged.overall.ndcg_at_10 == pytest.approx(1)
 
 
-def test_coverage_counts_what_stands_among_the_best_ten(trained: Trained, layout: Layout) -> None:
+def test_coverage_counts_what_stands_among_the_best_ten(
+    trained: Trained, schema: FeatureSchema
+) -> None:
     def always_the_same(batch: Batch) -> Tensor:
         scores = torch.full(batch.forbidden.shape, LOWEST)
         scores[:, FIRST_ITEM : FIRST_ITEM + 4] = 1.0
         return scores
 
-    asked = _asked(trained, list(LOG.split_after(SPLIT_MS - 1)), layout, SETTINGS, False)
+    asked = _asked(trained, list(LOG.split_after(SPLIT_MS - 1)), schema, SETTINGS, False)
     (judged,) = asked.judged([always_the_same])
     assert judged.coverage == pytest.approx(4 / (len(trained.vocabulary) - FIRST_ITEM))
 

@@ -11,7 +11,7 @@ from headwater_client.events import Click, Purchase
 from msgspec.structs import replace
 
 from features import inputs, rows
-from features.rows import Layout
+from features.schema import FeatureSchema
 from features.settings import FeatureSettings
 from features.topics import hash64
 from features.vocabulary import Vocabulary
@@ -25,30 +25,32 @@ def of_person(log: Log, user_id: str) -> list[Click | Purchase]:
 
 
 def test_a_row_equals_the_stream_s_row_built_from_the_events_before(
-    small_log: Log, vocabulary: Vocabulary, layout: Layout
+    small_log: Log, vocabulary: Vocabulary, schema: FeatureSchema
 ) -> None:
-    found = columns_of(small_log, vocabulary, layout)
+    found = columns_of(small_log, vocabulary, schema)
     kinds = {item.item_id: item.category for item in small_log.items}
     people = list(dict.fromkeys(event.user_id for event in small_log.events))
     at = 0
     for user in people:
-        row = rows.empty_user(layout)
+        row = rows.empty_user(schema)
         for number, event in enumerate(of_person(small_log, user)):
-            expected = inputs.user_features(row, event.timestamp, layout)
+            expected = inputs.user_features(row, event.timestamp, schema)
             assert found.features[at] == pytest.approx(expected, rel=1e-6)
             after_last = row.reference_ms or event.timestamp
-            expected = inputs.user_features(row, after_last, layout)
+            expected = inputs.user_features(row, after_last, schema)
             assert found.features_after_last[at] == pytest.approx(expected, rel=1e-6)
             categories = tuple(map(hash64, kinds[event.item_id]))
-            rows.absorb(row, rows.observed(event, hash64("any"), number, categories), layout)
+            rows.apply_event(
+                row, rows.observation(event, hash64("any"), number, categories), schema
+            )
             at += 1
     assert at == len(found)
 
 
 def test_a_person_s_events_stand_together_in_their_order(
-    small_log: Log, vocabulary: Vocabulary, layout: Layout
+    small_log: Log, vocabulary: Vocabulary, schema: FeatureSchema
 ) -> None:
-    found = columns_of(small_log, vocabulary, layout)
+    found = columns_of(small_log, vocabulary, schema)
     by_person = defaultdict(list)
     for event in small_log.events:
         by_person[event.user_id].append(event)
@@ -61,15 +63,15 @@ def test_a_person_s_events_stand_together_in_their_order(
 
 
 def test_what_comes_later_changes_no_earlier_row(
-    small_log: Log, vocabulary: Vocabulary, layout: Layout
+    small_log: Log, vocabulary: Vocabulary, schema: FeatureSchema
 ) -> None:
-    before = columns_of(small_log, vocabulary, layout)
+    before = columns_of(small_log, vocabulary, schema)
     cut_ms = small_log.events[200].timestamp
     later = [
         replace(event, item_id="i3") if event.timestamp >= cut_ms else event
         for event in small_log.events
     ]
-    after = columns_of(dataclasses.replace(small_log, events=later), vocabulary, layout)
+    after = columns_of(dataclasses.replace(small_log, events=later), vocabulary, schema)
     same = before.times_ms < cut_ms
     assert 100 < same.sum() < len(before)
     for column in dataclasses.fields(Examples):
@@ -79,7 +81,7 @@ def test_what_comes_later_changes_no_earlier_row(
 
 
 def test_an_item_is_wanted_until_it_is_taken(vocabulary: Vocabulary) -> None:
-    bought = Layout(FeatureSettings(taken_by=frozenset({"purchase"})))
+    bought = FeatureSchema(FeatureSettings(taken_by=frozenset({"purchase"})))
     events = [
         kind(event_id=f"e{at}", user_id="u", item_id=item, timestamp=10**12 + at)
         for at, (kind, item) in enumerate(
@@ -91,16 +93,16 @@ def test_an_item_is_wanted_until_it_is_taken(vocabulary: Vocabulary) -> None:
     assert found.takes.tolist() == [False, False, True, False, False]
 
 
-def test_an_event_sent_twice_is_one_example(vocabulary: Vocabulary, layout: Layout) -> None:
+def test_an_event_sent_twice_is_one_example(vocabulary: Vocabulary, schema: FeatureSchema) -> None:
     click = Click(event_id="same", user_id="u", item_id="i1", timestamp=10**12)
-    assert len(columns_of(Log([click, click], []), vocabulary, layout)) == 1
+    assert len(columns_of(Log([click, click], []), vocabulary, schema)) == 1
 
 
 def test_rows_of_one_part_after_another_are_those_of_the_whole(
-    small_log: Log, layout: Layout
+    small_log: Log, schema: FeatureSchema
 ) -> None:
-    whole = replay(observed_log(small_log.events, small_log.items), layout)
-    replayer = Replayer(layout)
+    whole = replay(observed_log(small_log.events, small_log.items), schema)
+    replayer = Replayer(schema)
     parts = [
         replayer.rows(observed_log(part.events, part.items))
         for first in small_log.split(0.4)
@@ -111,8 +113,8 @@ def test_rows_of_one_part_after_another_are_those_of_the_whole(
     assert [one for part in parts for one in part] == whole
 
 
-def test_an_event_sent_again_in_a_later_part_is_no_example(layout: Layout) -> None:
+def test_an_event_sent_again_in_a_later_part_is_no_example(schema: FeatureSchema) -> None:
     click = Click(event_id="same", user_id="u", item_id="i1", timestamp=10**12)
-    replayer = Replayer(layout)
+    replayer = Replayer(schema)
     assert len(replayer.rows(observed_log([click], []))) == 1
     assert replayer.rows(observed_log([click], [])) == []

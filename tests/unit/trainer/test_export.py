@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from features.inputs import TOP_ITEMS, model_inputs, model_outputs
-from features.rows import Layout
+from features.schema import FeatureSchema
 from features.vocabulary import PADDING, UNKNOWN
 from tests.harness.models import every_part
 from trainer.export.followers import SparseCooccurrence
@@ -37,9 +37,11 @@ OF_EVENTS = ("item_indices", "event_types", "event_times_ms")
 
 
 @pytest.fixture(scope="module")
-def path(model: TemporalModel, layout: Layout, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def path(
+    model: TemporalModel, schema: FeatureSchema, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     path = tmp_path_factory.mktemp("export") / "model.onnx"
-    export(model, layout, path)
+    export(model, schema, path)
     return path
 
 
@@ -49,17 +51,17 @@ def session(path: Path) -> onnxruntime.InferenceSession:
 
 
 @pytest.fixture
-def feeds(layout: Layout) -> Arrays:
-    return sample_inputs(ITEMS, layout, 5)
+def feeds(schema: FeatureSchema) -> Arrays:
+    return sample_inputs(ITEMS, schema, 5)
 
 
 def test_the_graph_has_the_names_and_types_of_the_contract(
-    session: onnxruntime.InferenceSession, layout: Layout
+    session: onnxruntime.InferenceSession, schema: FeatureSchema
 ) -> None:
     kinds = {np.int64: "tensor(int64)", np.float32: "tensor(float)"}
     for nodes, tensors in (
-        (session.get_inputs(), model_inputs(layout)),
-        (session.get_outputs(), model_outputs(layout)),
+        (session.get_inputs(), model_inputs(schema)),
+        (session.get_outputs(), model_outputs(schema)),
     ):
         assert [node.name for node in nodes] == [tensor.name for tensor in tensors]
         assert [node.type for node in nodes] == [kinds[tensor.dtype] for tensor in tensors]
@@ -71,19 +73,19 @@ def test_the_graph_has_the_names_and_types_of_the_contract(
 
 
 def test_a_graph_with_other_weights_is_refused(
-    model: TemporalModel, layout: Layout, path: Path
+    model: TemporalModel, schema: FeatureSchema, path: Path
 ) -> None:
     other = TemporalModel(model.architecture).eval()
     with pytest.raises(ExportError, match="not as trained"):
-        check(ScoringGraph(other), layout, path)
+        check(ScoringGraph(other), schema, path)
 
 
 @pytest.mark.parametrize("batch", [1, 7, 256])
 def test_the_graph_answers_as_torch_does(
-    session: onnxruntime.InferenceSession, model: TemporalModel, layout: Layout, batch: int
+    session: onnxruntime.InferenceSession, model: TemporalModel, schema: FeatureSchema, batch: int
 ) -> None:
-    feeds = sample_inputs(ITEMS, layout, batch, excluded=5)
-    found, expected = answers(session, feeds), torch_answers(ScoringGraph(model), layout, feeds)
+    feeds = sample_inputs(ITEMS, schema, batch, excluded=5)
+    found, expected = answers(session, feeds), torch_answers(ScoringGraph(model), schema, feeds)
     for name in ("top_scores", "candidate_scores", "trend_weights"):
         np.testing.assert_allclose(found[name], expected[name], rtol=0, atol=1e-3)
     # Two items may be as good as each other; no other item is among the best.
@@ -98,22 +100,22 @@ def test_the_graph_answers_as_torch_does(
 
 @pytest.mark.parametrize("part", ["neighbours", "factors", "described", "texts"])
 def test_every_part_of_the_model_is_in_the_graph(
-    session: onnxruntime.InferenceSession, model: TemporalModel, layout: Layout, part: str
+    session: onnxruntime.InferenceSession, model: TemporalModel, schema: FeatureSchema, part: str
 ) -> None:
-    feeds = sample_inputs(ITEMS, layout, 7)
+    feeds = sample_inputs(ITEMS, schema, 7)
     other = copy.deepcopy(model)
     held = getattr(other, part)
     held.copy_(held.flip(0))
     found = answers(session, feeds)["candidate_scores"]
-    changed = torch_answers(ScoringGraph(other), layout, feeds)["candidate_scores"]
+    changed = torch_answers(ScoringGraph(other), schema, feeds)["candidate_scores"]
     assert np.abs(found - changed)[1:].max() > 0.05
 
 
 @pytest.mark.parametrize("length", [1, 3, HISTORY - 1])
 def test_a_short_history_is_a_padded_long_one(
-    session: onnxruntime.InferenceSession, layout: Layout, length: int
+    session: onnxruntime.InferenceSession, schema: FeatureSchema, length: int
 ) -> None:
-    feeds = sample_inputs(ITEMS, layout, 7)
+    feeds = sample_inputs(ITEMS, schema, 7)
     short = dict(feeds)
     for name in OF_EVENTS:
         feeds[name] = feeds[name].copy()
@@ -143,7 +145,7 @@ def test_a_history_of_unknown_items_gets_defined_answers(
 def test_clocks_that_run_backwards_get_defined_answers(
     session: onnxruntime.InferenceSession,
     model: TemporalModel,
-    layout: Layout,
+    schema: FeatureSchema,
     feeds: Arrays,
     clock: str,
 ) -> None:
@@ -157,7 +159,7 @@ def test_clocks_that_run_backwards_get_defined_answers(
         feeds["event_times_ms"] = there * feeds["request_time_ms"]
     else:
         feeds["event_times_ms"] = np.zeros_like(times)
-    found, expected = answers(session, feeds), torch_answers(ScoringGraph(model), layout, feeds)
+    found, expected = answers(session, feeds), torch_answers(ScoringGraph(model), schema, feeds)
     assert not list(differences(expected, found))
     for name in ("top_scores", "candidate_scores", "trend_weights"):
         assert np.isfinite(found[name]).all()
@@ -166,12 +168,12 @@ def test_clocks_that_run_backwards_get_defined_answers(
 
 @pytest.mark.parametrize("part", ["alike", "related", "neighbours", "text", "time", "decay"])
 def test_a_model_without_a_part_is_exported(
-    shape: Architecture, layout: Layout, tmp_path: Path, part: str
+    shape: Architecture, schema: FeatureSchema, tmp_path: Path, part: str
 ) -> None:
     """The graph has the same inputs and outputs, and answers as torch does."""
-    export(every_part(Architecture(**{**vars(shape), part: 0})), layout, tmp_path / "without.onnx")
+    export(every_part(Architecture(**{**vars(shape), part: 0})), schema, tmp_path / "without.onnx")
     nodes = open_session(tmp_path / "without.onnx").get_inputs()
-    assert [node.name for node in nodes] == [tensor.name for tensor in model_inputs(layout)]
+    assert [node.name for node in nodes] == [tensor.name for tensor in model_inputs(schema)]
 
 
 def test_no_scatter_adds_up(path: Path) -> None:
@@ -184,9 +186,9 @@ def test_no_scatter_adds_up(path: Path) -> None:
 
 @pytest.mark.parametrize("batch", [1, 7])
 def test_empty_histories_get_finite_answers_without_an_explanation(
-    session: onnxruntime.InferenceSession, layout: Layout, batch: int
+    session: onnxruntime.InferenceSession, schema: FeatureSchema, batch: int
 ) -> None:
-    feeds = sample_inputs(ITEMS, layout, batch)
+    feeds = sample_inputs(ITEMS, schema, batch)
     for name in ("item_indices", "event_types", "event_times_ms"):
         feeds[name] = np.zeros((batch, 1), np.int64)
     found = answers(session, feeds)
@@ -253,7 +255,7 @@ def test_an_explanation_is_a_real_event(
 
 
 def test_an_item_is_explained_by_an_equal_one_in_the_history(
-    shape: Architecture, layout: Layout
+    shape: Architecture, schema: FeatureSchema
 ) -> None:
     """Where items are alike to none but themselves, and nothing else is known of them."""
     model = every_part(replace(shape, alike=8, text=0, identity=False, related=0, neighbours=0))
@@ -261,9 +263,9 @@ def test_an_item_is_explained_by_an_equal_one_in_the_history(
     model.described.zero_()
     model.described[items[0], range(8)] = 3.0
     torch.nn.init.ones_(model.alike_scales)
-    feeds = sample_inputs(ITEMS, layout, 1, excluded=0)
+    feeds = sample_inputs(ITEMS, schema, 1, excluded=0)
     feeds |= {"item_indices": items, "candidate_items": items}
-    found = torch_answers(ScoringGraph(model), layout, feeds)
+    found = torch_answers(ScoringGraph(model), schema, feeds)
     assert found["candidate_explained_by"].tolist() == [[0, 1, 2, 3, 4, 5, 6, 7]]
 
 
@@ -280,12 +282,12 @@ def test_only_the_newest_events_of_a_longer_history_are_read(
 
 
 def test_a_catalogue_smaller_than_the_list_is_filled_with_padding(
-    layout: Layout, tmp_path: Path, model: TemporalModel
+    schema: FeatureSchema, tmp_path: Path, model: TemporalModel
 ) -> None:
     shape = Architecture(**{**vars(model.architecture), "items": 12})
     torch.manual_seed(1)
-    export(TemporalModel(shape).eval(), layout, tmp_path / "few.onnx")
-    feeds = sample_inputs(12, layout, 2, excluded=0)
+    export(TemporalModel(shape).eval(), schema, tmp_path / "few.onnx")
+    feeds = sample_inputs(12, schema, 2, excluded=0)
     found = answers(open_session(tmp_path / "few.onnx"), feeds)
     assert found["top_items"].shape == (2, TOP_ITEMS)
     assert [sorted(set(row)) for row in found["top_items"].tolist()] == [[0, *range(2, 12)]] * 2
@@ -315,15 +317,15 @@ def test_a_swap_of_equals_is_no_difference_but_another_item_is() -> None:
 
 
 def test_lists_of_companions_answer_as_rows_do(
-    model: TemporalModel, layout: Layout, tmp_path: Path
+    model: TemporalModel, schema: FeatureSchema, tmp_path: Path
 ) -> None:
     """Also where candidates repeat each other, and what is on top."""
     recommender = ScoringGraph(model, SparseCooccurrence).eval()
-    write_graph(recommender, layout, tmp_path / "lists.onnx")
-    check(recommender, layout, tmp_path / "lists.onnx")
-    feeds = sample_inputs(ITEMS, layout, 7)
+    write_graph(recommender, schema, tmp_path / "lists.onnx")
+    check(recommender, schema, tmp_path / "lists.onnx")
+    feeds = sample_inputs(ITEMS, schema, 7)
     feeds["candidate_items"][:, :4] = feeds["candidate_items"][:, 4:5]
-    feeds["candidate_items"][:, 5:7] = torch_answers(recommender, layout, feeds)["top_items"][:, :2]
-    expected = torch_answers(ScoringGraph(model), layout, feeds)
-    assert not list(differences(expected, torch_answers(recommender, layout, feeds)))
+    feeds["candidate_items"][:, 5:7] = torch_answers(recommender, schema, feeds)["top_items"][:, :2]
+    expected = torch_answers(ScoringGraph(model), schema, feeds)
+    assert not list(differences(expected, torch_answers(recommender, schema, feeds)))
     assert not list(differences(expected, answers(open_session(tmp_path / "lists.onnx"), feeds)))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from headwater_client.events import Click, Item
 
-from features.rows import Layout
+from features.schema import FeatureSchema
 from features.settings import HOUR_MS
 from features.vocabulary import Vocabulary
 from tests.harness.windows import closed
@@ -24,25 +24,25 @@ from trainer.windows.store import WindowStore
 
 @pytest.mark.parametrize("size", [1, 37, 1000])
 def test_rows_and_trends_are_those_of_the_whole(
-    small_log: Log, vocabulary: Vocabulary, layout: Layout, size: int
+    small_log: Log, vocabulary: Vocabulary, schema: FeatureSchema, size: int
 ) -> None:
-    history = History(layout, small_log.items)
+    history = History(schema, small_log.items)
     for at in range(0, len(small_log.events), size):
         history.extend(small_log.events[at : at + size])
-    replayed = replay(observed_log(small_log.events, small_log.items), layout)
-    found, expected = history.examples(vocabulary), examples(replayed, vocabulary, layout)
+    replayed = replay(observed_log(small_log.events, small_log.items), schema)
+    found, expected = history.examples(vocabulary), examples(replayed, vocabulary, schema)
     for field in fields(Examples):
         np.testing.assert_array_equal(getattr(found, field.name), getattr(expected, field.name))
     trended = history.trends(vocabulary, found.times_ms, HOUR_MS)
-    whole = trends([one.event for one in replayed], vocabulary, layout, HOUR_MS)
+    whole = trends([one.event for one in replayed], vocabulary, schema, HOUR_MS)
     np.testing.assert_array_equal(trended.times_ms, whole.times_ms)
     np.testing.assert_array_equal(trended.values, whole.values)
 
 
 def test_trends_of_some_times_are_those_of_all(
-    small_log: Log, vocabulary: Vocabulary, layout: Layout
+    small_log: Log, vocabulary: Vocabulary, schema: FeatureSchema
 ) -> None:
-    history = History(layout, small_log.items)
+    history = History(schema, small_log.items)
     history.extend(small_log.events)
     whole = history.trends(vocabulary, history.times_ms, HOUR_MS)
     some_ms = history.times_ms[[200, 17, 90]]
@@ -55,9 +55,9 @@ def click(name: str, item_id: str, hours: int) -> Click:
 
 
 def test_what_comes_late_has_its_place_in_a_history_and_trends_once_it_is_there(
-    vocabulary: Vocabulary, layout: Layout
+    vocabulary: Vocabulary, schema: FeatureSchema
 ) -> None:
-    history = History(layout)
+    history = History(schema)
     history.extend([click("a", "i1", 0), click("b", "i2", 5)])
     history.extend([click("late", "i3", 1), click("c", "i4", 9)])
     columns = history.examples(vocabulary)
@@ -70,18 +70,18 @@ def test_what_comes_late_has_its_place_in_a_history_and_trends_once_it_is_there(
     assert after.all()
 
 
-def test_an_event_sent_again_in_a_later_window_counts_once(layout: Layout) -> None:
-    history = History(layout)
+def test_an_event_sent_again_in_a_later_window_counts_once(schema: FeatureSchema) -> None:
+    history = History(schema)
     for _ in range(2):
         history.extend([click("a", "i1", 0)])
     assert history.events_of == {"i1": 1}
 
 
 def test_it_is_rebuilt_from_window_files(
-    layout: Layout, vocabulary: Vocabulary, tmp_path: Path
+    schema: FeatureSchema, vocabulary: Vocabulary, tmp_path: Path
 ) -> None:
     store = WindowStore(str(tmp_path))
-    kept, rebuilt = History(layout), History(layout)
+    kept, rebuilt = History(schema), History(schema)
     # All of the last window is late.
     for number, minutes in enumerate([(65, 67), (121, 125), (20, 30)], start=1):
         store.write(store.prepare(number, closed(*minutes, first_offset=10 * number)))
@@ -94,7 +94,7 @@ def test_it_is_rebuilt_from_window_files(
         np.testing.assert_array_equal(getattr(found, field.name), getattr(expected, field.name))
 
 
-def test_the_newest_word_of_the_catalogue_stays(layout: Layout) -> None:
-    history = History(layout, [Item(item_id="a", title="old"), Item(item_id="b")])
+def test_the_newest_word_of_the_catalogue_stays(schema: FeatureSchema) -> None:
+    history = History(schema, [Item(item_id="a", title="old"), Item(item_id="b")])
     history.extend([], [Item(item_id="a", title="new")])
     assert history.catalogue == {"a": Item(item_id="a", title="new"), "b": Item(item_id="b")}

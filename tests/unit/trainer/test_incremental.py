@@ -14,7 +14,7 @@ import torch
 from headwater_client.errors import DataError
 from headwater_client.events import Item
 
-from features.rows import Layout
+from features.schema import FeatureSchema
 from features.vocabulary import FIRST_ITEM, Vocabulary
 from tests.harness.walks import ITEMS, START_MS, STEP_MS, Events, catalogue, walks
 from tests.unit.trainer.test_training import READER
@@ -51,12 +51,12 @@ FILMS = catalogue([f"i{at}" for at in range(ITEMS)])
 
 
 @pytest.fixture(scope="module")
-def live(layout: Layout) -> Trained:
-    return train_first_model(Log(BEFORE, FILMS), layout, SETTINGS, reader=READER)
+def live(schema: FeatureSchema) -> Trained:
+    return train_first_model(Log(BEFORE, FILMS), schema, SETTINGS, reader=READER)
 
 
-def history_of(layout: Layout, window: Events, items: Sequence[Item] = ()) -> History:
-    history = History(layout, FILMS)
+def history_of(schema: FeatureSchema, window: Events, items: Sequence[Item] = ()) -> History:
+    history = History(schema, FILMS)
     history.extend(BEFORE)
     history.extend(window, items)
     return history
@@ -84,9 +84,9 @@ def weights(model: TemporalModel) -> dict[str, torch.Tensor]:
     return {name: weight.detach().clone() for name, weight in model.named_parameters()}
 
 
-def test_a_window_is_learned(live: Trained, layout: Layout) -> None:
+def test_a_window_is_learned(live: Trained, schema: FeatureSchema) -> None:
     """Everyone has begun to go by threes."""
-    history = history_of(layout, WINDOW)
+    history = history_of(schema, WINDOW)
     before = held_out_ndcg(live.model, judged(live, history), 4)
     found = tuned(live, history)
     assert held_out_ndcg(found.model, judged(found, history), 4) > before + 0.1
@@ -95,18 +95,20 @@ def test_a_window_is_learned(live: Trained, layout: Layout) -> None:
     assert found.until_ms == history.times_ms[history.times_ms < cut.stop_ms].max()
 
 
-def test_the_live_version_stays_as_it_is(live: Trained, layout: Layout) -> None:
+def test_the_live_version_stays_as_it_is(live: Trained, schema: FeatureSchema) -> None:
     before = copy.deepcopy(live.model.state_dict())
     names = list(live.vocabulary.item_ids)
-    tuned(live, history_of(layout, WINDOW, catalogue(["new"])))
+    tuned(live, history_of(schema, WINDOW, catalogue(["new"])))
     assert live.vocabulary.item_ids == names
     for name, values in live.model.state_dict().items():
         assert torch.equal(values, before[name]), name
 
 
-def test_items_keep_their_places_and_new_ones_come_after(live: Trained, layout: Layout) -> None:
+def test_items_keep_their_places_and_new_ones_come_after(
+    live: Trained, schema: FeatureSchema
+) -> None:
     window = walks(range(50, 60), 1, names="other ")
-    found = tuned(live, history_of(layout, window, catalogue(["new"])), part(FineTuned.NOTHING))
+    found = tuned(live, history_of(schema, window, catalogue(["new"])), part(FineTuned.NOTHING))
     known = len(live.vocabulary)
     names = found.vocabulary.item_ids
     assert names[:known] == live.vocabulary.item_ids
@@ -122,10 +124,10 @@ def test_items_keep_their_places_and_new_ones_come_after(live: Trained, layout: 
     )
 
 
-def test_a_new_item_scores_from_its_text_at_once(live: Trained, layout: Layout) -> None:
+def test_a_new_item_scores_from_its_text_at_once(live: Trained, schema: FeatureSchema) -> None:
     """No event has it. It reads as the live item that says the same of itself."""
     twin = msgspec.structs.replace(FILMS[4], item_id="twin")
-    history = history_of(layout, WINDOW, [twin, Item(item_id="says nothing")])
+    history = history_of(schema, WINDOW, [twin, Item(item_id="says nothing")])
     found = tuned(live, history, part(FineTuned.NOTHING))
     model = found.model
     own, like = found.vocabulary.indices_of(["twin", FILMS[4].item_id])
@@ -143,10 +145,10 @@ def test_a_new_item_scores_from_its_text_at_once(live: Trained, layout: Layout) 
     assert (scores[:, own] > -100).all()
 
 
-def test_an_item_that_comes_to_have_a_text_is_read(live: Trained, layout: Layout) -> None:
+def test_an_item_that_comes_to_have_a_text_is_read(live: Trained, schema: FeatureSchema) -> None:
     others = walks(range(50, 55), 1, names="other ")
     name = others[0].item_id
-    history = history_of(layout, others)
+    history = history_of(schema, others)
     silent = tuned(live, history, part(FineTuned.NOTHING))
     (item,) = silent.vocabulary.indices_of([name])
     assert not silent.model.texts[item].any()
@@ -156,8 +158,10 @@ def test_an_item_that_comes_to_have_a_text_is_read(live: Trained, layout: Layout
     assert found.model.texts[item].any()
 
 
-def test_where_nothing_learns_only_what_is_counted_is_new(live: Trained, layout: Layout) -> None:
-    found = tuned(live, history_of(layout, WINDOW), part(FineTuned.NOTHING))
+def test_where_nothing_learns_only_what_is_counted_is_new(
+    live: Trained, schema: FeatureSchema
+) -> None:
+    found = tuned(live, history_of(schema, WINDOW), part(FineTuned.NOTHING))
     for name, weight in live.model.named_parameters():
         assert torch.equal(found.model.get_parameter(name), weight), name
     (item,) = found.vocabulary.indices_of(["i7"])
@@ -167,8 +171,10 @@ def test_where_nothing_learns_only_what_is_counted_is_new(live: Trained, layout:
 
 
 @pytest.mark.parametrize("changes", [FineTuned.ITEMS, FineTuned.HEADS, FineTuned.ALL])
-def test_only_the_chosen_part_learns(live: Trained, layout: Layout, changes: FineTuned) -> None:
-    found = tuned(live, history_of(layout, WINDOW), part(changes))
+def test_only_the_chosen_part_learns(
+    live: Trained, schema: FeatureSchema, changes: FineTuned
+) -> None:
+    found = tuned(live, history_of(schema, WINDOW), part(changes))
     before = weights(live.model)
     changed = {
         name
@@ -186,9 +192,9 @@ def test_only_the_chosen_part_learns(live: Trained, layout: Layout, changes: Fin
 
 
 def test_the_next_version_is_a_mean_of_the_live_one_and_what_was_learned(
-    live: Trained, layout: Layout
+    live: Trained, schema: FeatureSchema
 ) -> None:
-    history = history_of(layout, [*WINDOW, *walks(range(90, 110), 1, names="other ")])
+    history = history_of(schema, [*WINDOW, *walks(range(90, 110), 1, names="other ")])
 
     def learned(live_share: float) -> torch.Tensor:
         settings = TUNING.model_copy(update={"live_share": live_share})
@@ -203,24 +209,24 @@ def test_the_next_version_is_a_mean_of_the_live_one_and_what_was_learned(
     assert torch.equal(quarter[known:], whole[known:])
 
 
-def test_it_is_drawn_by_the_seed(live: Trained, layout: Layout) -> None:
-    history = history_of(layout, WINDOW)
+def test_it_is_drawn_by_the_seed(live: Trained, schema: FeatureSchema) -> None:
+    history = history_of(schema, WINDOW)
     one, same = (tuned(live, history, part(FineTuned.ALL)) for _ in range(2))
     for name, weight in one.model.named_parameters():
         assert torch.equal(same.model.get_parameter(name), weight), name
 
 
-def test_a_window_of_one_event_is_learned_whole(live: Trained, layout: Layout) -> None:
-    found = tuned(live, history_of(layout, WINDOW[:1]), part(FineTuned.ALL))
+def test_a_window_of_one_event_is_learned_whole(live: Trained, schema: FeatureSchema) -> None:
+    found = tuned(live, history_of(schema, WINDOW[:1]), part(FineTuned.ALL))
     assert found.until_ms == WINDOW[0].timestamp
     assert found.outcome.held_out == 0
 
 
 def test_a_version_from_its_folder_is_learned_on_from(
-    live: Trained, layout: Layout, tmp_path: Path
+    live: Trained, schema: FeatureSchema, tmp_path: Path
 ) -> None:
     save(live, tmp_path, {})
-    history = history_of(layout, WINDOW)
+    history = history_of(schema, WINDOW)
     found = tuned(parent(tmp_path, READER), history, part(FineTuned.ALL))
     for name, weight in tuned(live, history, part(FineTuned.ALL)).model.named_parameters():
         assert torch.equal(found.model.get_parameter(name), weight), name
@@ -231,9 +237,9 @@ def test_a_missing_parent_is_an_error(tmp_path: Path) -> None:
         parent(tmp_path / "7", READER)
 
 
-def test_every_member_of_an_ensemble_learns(live: Trained, layout: Layout) -> None:
+def test_every_member_of_an_ensemble_learns(live: Trained, schema: FeatureSchema) -> None:
     twice = replace(live, model=joined([copy.deepcopy(live.model.members[0]) for _ in range(2)]))
-    history = history_of(layout, WINDOW, catalogue(["new"]))
+    history = history_of(schema, WINDOW, catalogue(["new"]))
     cut = slices_of(history.times_ms, live.until_ms, TUNING)
     settings = SETTINGS.model_copy(update={"members": 2})
     tuning = part(FineTuned.ALL)
@@ -250,9 +256,9 @@ def test_every_member_of_an_ensemble_learns(live: Trained, layout: Layout) -> No
     assert [told[-1].epochs, told[-1].epoch] == [2, 2]
 
 
-def test_nothing_new_is_an_error(live: Trained, layout: Layout) -> None:
+def test_nothing_new_is_an_error(live: Trained, schema: FeatureSchema) -> None:
     with pytest.raises(DataError, match="nothing to learn"):
-        tuned(live, history_of(layout, []))
+        tuned(live, history_of(schema, []))
 
 
 @pytest.mark.parametrize(
@@ -264,16 +270,16 @@ def test_nothing_new_is_an_error(live: Trained, layout: Layout) -> None:
     ],
 )
 def test_a_live_version_of_another_shape_is_an_error(
-    live: Trained, layout: Layout, change: dict[str, int], message: str
+    live: Trained, schema: FeatureSchema, change: dict[str, int], message: str
 ) -> None:
-    history = history_of(layout, WINDOW)
+    history = history_of(schema, WINDOW)
     cut = slices_of(history.times_ms, live.until_ms, TUNING)
     with pytest.raises(DataError, match=message):
         fine_tune(live, history, cut, SETTINGS.model_copy(update=change), TUNING, READER)
 
 
-def test_more_items_change_no_score_of_the_others(live: Trained, layout: Layout) -> None:
-    history = history_of(layout, WINDOW, catalogue([f"new {at}" for at in range(200)]))
+def test_more_items_change_no_score_of_the_others(live: Trained, schema: FeatureSchema) -> None:
+    history = history_of(schema, WINDOW, catalogue([f"new {at}" for at in range(200)]))
     vocabulary = vocabulary_of(live, history, 1)
     model = grown(live, vocabulary, history, SETTINGS, READER).eval()
     more = replace(live, model=model, vocabulary=vocabulary)
@@ -285,9 +291,9 @@ def test_more_items_change_no_score_of_the_others(live: Trained, layout: Layout)
     )
 
 
-def test_every_request_finds_the_trends_of_its_time(layout: Layout) -> None:
+def test_every_request_finds_the_trends_of_its_time(schema: FeatureSchema) -> None:
     """Those right after an earlier instant too, whatever of that is learned."""
-    history = History(layout, FILMS)
+    history = History(schema, FILMS)
     times = [0, 100, 100, 100, 300]
     history.extend(
         [

@@ -14,8 +14,8 @@ from headwater_client.errors import SettingsError
 from headwater_client.events import Click, Item
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
-from features.inputs import FloatArray
-from features.rows import Layout
+from features.arrays import Float32Array
+from features.schema import FeatureSchema
 from features.vocabulary import FIRST_ITEM
 from trainer.datasets.log import Log
 from trainer.export.onnx import answers, export, open_session, sample_inputs
@@ -33,7 +33,7 @@ class KindReader:
 
     width = len(KINDS)
 
-    def vectors(self, texts: Sequence[str]) -> FloatArray:
+    def vectors(self, texts: Sequence[str]) -> Float32Array:
         rows = [[float(kind in text) for kind in KINDS] for text in texts]
         return np.asarray(rows, np.float32)
 
@@ -69,16 +69,16 @@ def log() -> Log:
 
 
 def test_an_item_without_events_is_recommended_by_its_text(
-    log: Log, layout: Layout, tmp_path: Path
+    log: Log, schema: FeatureSchema, tmp_path: Path
 ) -> None:
-    trained = train_first_model(log, layout, SETTINGS, reader=READER)
+    trained = train_first_model(log, schema, SETTINGS, reader=READER)
     vocabulary, model = trained.vocabulary, trained.model
     new = {kind: vocabulary.indices_of([f"{kind}-12", f"{kind}-13"]) for kind in KINDS}
     assert not model.learned[np.concatenate(list(new.values()))].any()
     path = tmp_path / "model.onnx"
-    export(model, layout, path)
+    export(model, schema, path)
     for kind, other in (KINDS, KINDS[::-1]):
-        feeds = sample_inputs(len(vocabulary), layout, 1, excluded=0)
+        feeds = sample_inputs(len(vocabulary), schema, 1, excluded=0)
         history = vocabulary.indices_of([f"{kind}-{at % PER_KIND}" for at in range(8)])
         feeds["item_indices"] = history[None, -feeds["item_indices"].shape[1] :]
         feeds["candidate_items"] = np.concatenate([new[kind], new[other]])[None]
@@ -86,32 +86,34 @@ def test_an_item_without_events_is_recommended_by_its_text(
         assert scores[:2].min() > scores[2:].max()
 
 
-def test_an_item_without_events_and_text_is_not_in_the_vocabulary(log: Log, layout: Layout) -> None:
+def test_an_item_without_events_and_text_is_not_in_the_vocabulary(
+    log: Log, schema: FeatureSchema
+) -> None:
     few = SETTINGS.model_copy(update={"epochs": 1})
-    with_text = train_first_model(log, layout, few, reader=READER).vocabulary
-    without = train_first_model(log, layout, few).vocabulary
+    with_text = train_first_model(log, schema, few, reader=READER).vocabulary
+    without = train_first_model(log, schema, few).vocabulary
     assert set(with_text.item_ids) - set(without.item_ids) == {
         f"{kind}-{at}" for kind in KINDS for at in (12, 13)
     }
 
 
 def test_what_was_only_held_out_and_has_no_text_is_not_recommended(
-    log: Log, layout: Layout
+    log: Log, schema: FeatureSchema
 ) -> None:
     last = log.events[-1]
     late = Click(event_id="x", user_id="u1", item_id="late", timestamp=last.timestamp + 60_000)
     more = Log([*log.events, late], [])
-    trained = train_first_model(more, layout, SETTINGS.model_copy(update={"epochs": 1}))
-    feeds = sample_inputs(len(trained.vocabulary), layout, 4, excluded=0)
+    trained = train_first_model(more, schema, SETTINGS.model_copy(update={"epochs": 1}))
+    feeds = sample_inputs(len(trained.vocabulary), schema, 4, excluded=0)
     names = ("item_indices", "event_types", "event_times_ms", "request_time_ms", "user_features")
     tensors = [torch.from_numpy(feeds[name]) for name in (*names, "candidate_items")]
     top = ScoringGraph(trained.model)(*tensors, torch.from_numpy(feeds["excluded_items"]))[0]
     assert int(trained.vocabulary.indices_of(["late"])[0]) not in top.flatten().tolist()
 
 
-def test_identities_are_dropped_at_random(log: Log, layout: Layout) -> None:
+def test_identities_are_dropped_at_random(log: Log, schema: FeatureSchema) -> None:
     few = SETTINGS.model_copy(update={"epochs": 1})
-    model = train_first_model(log, layout, few, reader=READER).model
+    model = train_first_model(log, schema, few, reader=READER).model
     text_only = model.all_items(identity_dropout=0.999_999)
     assert model.text is not None
     torch.testing.assert_close(text_only.vectors, model.text(model.texts))
@@ -122,9 +124,9 @@ def test_identities_are_dropped_at_random(log: Log, layout: Layout) -> None:
     assert 0 < int(some.sum()) < int(model.learned.sum())
 
 
-def test_a_version_says_which_items_it_has_learned(log: Log, layout: Layout) -> None:
+def test_a_version_says_which_items_it_has_learned(log: Log, schema: FeatureSchema) -> None:
     few = SETTINGS.model_copy(update={"epochs": 1})
-    trained = train_first_model(log, layout, few, reader=READER)
+    trained = train_first_model(log, schema, few, reader=READER)
     vocabulary = trained.vocabulary
     others = {
         name
@@ -135,9 +137,9 @@ def test_a_version_says_which_items_it_has_learned(log: Log, layout: Layout) -> 
     assert vocabulary.learned[2:].tolist() == trained.model.learned[2:].tolist()
 
 
-def test_of_an_item_without_events_nothing_is_counted(log: Log, layout: Layout) -> None:
+def test_of_an_item_without_events_nothing_is_counted(log: Log, schema: FeatureSchema) -> None:
     few = SETTINGS.model_copy(update={"epochs": 1})
-    model = train_first_model(log, layout, few, reader=READER).model
+    model = train_first_model(log, schema, few, reader=READER).model
     new = FIRST_ITEM + (~model.learned[FIRST_ITEM:]).nonzero()[:, 0]
     assert len(new) == 4
     # A product of matrices leaves a rounding.
@@ -150,10 +152,10 @@ def test_of_an_item_without_events_nothing_is_counted(log: Log, layout: Layout) 
 
 
 def test_a_log_without_a_catalogue_is_learned_though_texts_can_be_read(
-    log: Log, layout: Layout
+    log: Log, schema: FeatureSchema
 ) -> None:
     few = SETTINGS.model_copy(update={"epochs": 1})
-    model = train_first_model(Log(log.events, []), layout, few, reader=READER).model
+    model = train_first_model(Log(log.events, []), schema, few, reader=READER).model
     for name, value in model.state_dict().items():
         assert value.isfinite().all(), name
 

@@ -12,7 +12,7 @@ from headwater_client.errors import DataError
 from headwater_client.events import Click, Item
 from transformers import BertConfig, BertModel, BertTokenizerFast, LlamaConfig, LlamaModel
 
-from features.rows import Layout
+from features.schema import FeatureSchema
 from features.settings import HOUR_MS
 from trainer.datasets.log import Log
 from trainer.examples.history import History
@@ -262,10 +262,10 @@ def test_an_unknown_mode_is_refused() -> None:
 
 @pytest.mark.parametrize("tuning", TUNED)
 def test_a_version_holds_what_reads_its_items(
-    reader: LanguageModel, encoder: Path, layout: Layout, tmp_path: Path, tuning: Tuning
+    reader: LanguageModel, encoder: Path, schema: FeatureSchema, tmp_path: Path, tuning: Tuning
 ) -> None:
     settings = SETTINGS.model_copy(update={"language_tuning": tuning})
-    trained = train_first_model(log_of_colours(), layout, settings, reader=reader)
+    trained = train_first_model(log_of_colours(), schema, settings, reader=reader)
     checkpoint.save(trained, tmp_path, {})
     kept = with_weights(LanguageModel(str(encoder)), tmp_path)
     assert kept is not None
@@ -283,14 +283,14 @@ def test_a_version_holds_what_reads_its_items(
 
 
 def test_what_read_the_items_goes_on_to_the_next_version(
-    reader: LanguageModel, layout: Layout, tmp_path: Path
+    reader: LanguageModel, schema: FeatureSchema, tmp_path: Path
 ) -> None:
     settings = SETTINGS.model_copy(update={"language_tuning": Tuning.TOP})
     log = log_of_colours()
-    first = train_first_model(log, layout, settings, reader=reader)
+    first = train_first_model(log, schema, settings, reader=reader)
     checkpoint.save(first, tmp_path, {})
     live = parent(tmp_path, reader)
-    history = History(layout, log.items)
+    history = History(schema, log.items)
     history.extend(log.events)
     history.extend(
         [click("u0", "i0", log.events[-1].timestamp + 1)], [Item(item_id="new", title="red")]
@@ -312,9 +312,9 @@ def test_what_read_the_items_goes_on_to_the_next_version(
 
 
 def test_nothing_is_kept_of_a_frozen_one(
-    reader: LanguageModel, layout: Layout, tmp_path: Path
+    reader: LanguageModel, schema: FeatureSchema, tmp_path: Path
 ) -> None:
-    trained = train_first_model(log_of_colours(), layout, SETTINGS, reader=reader)
+    trained = train_first_model(log_of_colours(), schema, SETTINGS, reader=reader)
     checkpoint.save(trained, tmp_path, {})
     assert trained.language is None
     assert with_weights(reader, tmp_path) is None
@@ -322,9 +322,13 @@ def test_nothing_is_kept_of_a_frozen_one(
 
 
 def test_weights_of_another_language_model_are_refused(
-    tuned: dict[Tuning, Tuned], decoder: Path, layout: Layout, tmp_path: Path, reader: LanguageModel
+    tuned: dict[Tuning, Tuned],
+    decoder: Path,
+    schema: FeatureSchema,
+    tmp_path: Path,
+    reader: LanguageModel,
 ) -> None:
-    trained = train_first_model(log_of_colours(), layout, SETTINGS, reader=reader)
+    trained = train_first_model(log_of_colours(), schema, SETTINGS, reader=reader)
     with_language = dataclasses.replace(trained, language=tuned[Tuning.TOP])
     checkpoint.save(with_language, tmp_path, {})
     with pytest.raises(DataError, match="not of this language model"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from features.rows import Layout
+from features.schema import FeatureSchema
 from tests.harness.models import every_part
 from trainer.export.followers import DenseCooccurrence
 from trainer.export.likeness import Widths, directions
@@ -30,19 +30,19 @@ def test_the_largest_directions_have_most_of_the_products() -> None:
 
 @pytest.mark.parametrize("members", [1, 2])
 def test_all_directions_answer_as_the_whole_does_and_fewer_nearly(
-    shape: Architecture, layout: Layout, members: int
+    shape: Architecture, schema: FeatureSchema, members: int
 ) -> None:
     made = [every_part(shape) for _ in range(members)]
     for number, one in enumerate(made):
         torch.nn.init.normal_(one.alike_scales, 1, 0.5 * (number + 1))
     model: TemporalModel | Ensemble = made[0] if members == 1 else Ensemble(made)
-    feeds = sample_inputs(shape.items, layout, 9)
-    expected = torch_answers(ScoringGraph(model).eval(), layout, feeds)["candidate_scores"]
+    feeds = sample_inputs(shape.items, schema, 9)
+    expected = torch_answers(ScoringGraph(model).eval(), schema, feeds)["candidate_scores"]
     apart = []
     for widths in (Widths(shape.alike, shape.related), Widths(2, 1)):
         narrow = ScoringGraph(model, DenseCooccurrence, widths).eval()
         assert narrow.likeness.kinds.shape == (shape.items, sum(widths))
-        found = torch_answers(narrow, layout, feeds)["candidate_scores"]
+        found = torch_answers(narrow, schema, feeds)["candidate_scores"]
         apart.append(abs(found - expected).max())
     assert apart[0] < 1e-4
     assert apart[1] > 1e-3

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from headwater_client.events import Click, Item
 
-from features.inputs import FloatArray
-from features.rows import Layout
+from features.arrays import Float32Array
+from features.schema import FeatureSchema
 from trainer.datasets.log import Log
 from trainer.evaluation.evaluate import evaluate
 from trainer.export.onnx import answers, open_session, sample_inputs
@@ -31,7 +31,7 @@ class TitleReader:
 
     width = 1
 
-    def vectors(self, texts: Sequence[str]) -> FloatArray:
+    def vectors(self, texts: Sequence[str]) -> Float32Array:
         return np.asarray([[float(len(text))] for text in texts], np.float32)
 
 
@@ -46,36 +46,36 @@ def clicks(users: Sequence[str], items: Sequence[str]) -> list[Click]:
     ]
 
 
-def top_items(trained: Trained, layout: Layout, folder: Path) -> set[str]:
+def top_items(trained: Trained, schema: FeatureSchema, folder: Path) -> set[str]:
     """What a version recommends to people with all sorts of histories."""
-    version = write_version(trained, folder, layout, SETTINGS)
-    feeds = sample_inputs(len(trained.vocabulary), layout, 4, excluded=0)
+    version = write_version(trained, folder, schema, SETTINGS)
+    feeds = sample_inputs(len(trained.vocabulary), schema, 4, excluded=0)
     found = answers(open_session(version.folder / "model.onnx"), feeds)
     assert np.isfinite(found["top_scores"]).all()
     return {trained.vocabulary.item_ids[at] for at in found["top_items"].flatten()} - {""}
 
 
-def test_one_person_is_enough(layout: Layout, tmp_path: Path) -> None:
+def test_one_person_is_enough(schema: FeatureSchema, tmp_path: Path) -> None:
     log = Log(clicks(["ann"] * 40, [f"i{at % 10}" for at in range(40)]), [])
-    trained = train_first_model(log, layout, SETTINGS)
-    assert top_items(trained, layout, tmp_path) == {f"i{at}" for at in range(10)}
+    trained = train_first_model(log, schema, SETTINGS)
+    assert top_items(trained, schema, tmp_path) == {f"i{at}" for at in range(10)}
     later = Log(clicks(["ann"] * 3, ["i1", "new", "newer"]), [])
     found = evaluate(
-        trained, Log(later.events[:1], []), Log(later.events[1:], []), layout, SETTINGS
+        trained, Log(later.events[:1], []), Log(later.events[1:], []), schema, SETTINGS
     )
     assert found.model.overall.events == 2
     assert found.model.overall.hr_at_50 == 0
 
 
-def test_one_event_is_enough(layout: Layout, tmp_path: Path) -> None:
-    trained = train_first_model(Log(clicks(["ann"], ["lamp"]), []), layout, SETTINGS)
-    assert top_items(trained, layout, tmp_path) == {"lamp"}
+def test_one_event_is_enough(schema: FeatureSchema, tmp_path: Path) -> None:
+    trained = train_first_model(Log(clicks(["ann"], ["lamp"]), []), schema, SETTINGS)
+    assert top_items(trained, schema, tmp_path) == {"lamp"}
     assert trained.outcome.held_out == 0
 
 
 @pytest.mark.parametrize("reader", [None, READER])
 def test_an_item_without_text_is_known_by_its_events(
-    layout: Layout, tmp_path: Path, reader: LanguageModel | None
+    schema: FeatureSchema, tmp_path: Path, reader: LanguageModel | None
 ) -> None:
     log = Log(
         clicks([f"u{at % 5}" for at in range(40)], [f"i{at % 8}" for at in range(40)]),
@@ -85,23 +85,23 @@ def test_an_item_without_text_is_known_by_its_events(
             Item(item_id="unseen", title="desk"),
         ],
     )
-    trained = train_first_model(log, layout, SETTINGS, reader=reader)
+    trained = train_first_model(log, schema, SETTINGS, reader=reader)
     bare = trained.vocabulary.indices_of([f"i{at}" for at in range(1, 8)])
     assert trained.model.learned[bare].all()
     assert (trained.model.item_bias[bare] > LOWEST / 2).all()
     expected = {f"i{at}" for at in range(8)} | ({"unseen"} if reader else set())
-    assert top_items(trained, layout, tmp_path) == expected
+    assert top_items(trained, schema, tmp_path) == expected
 
 
 def test_of_a_history_longer_than_the_model_s_the_newest_counts(
-    layout: Layout, tmp_path: Path
+    schema: FeatureSchema, tmp_path: Path
 ) -> None:
-    long = 5 * layout.settings.history_length
+    long = 5 * schema.settings.history_length
     log = Log(clicks(["ann"] * long + ["bob"] * 5, [f"i{at % 12}" for at in range(long + 5)]), [])
-    trained = train_first_model(log, layout, SETTINGS)
+    trained = train_first_model(log, schema, SETTINGS)
     checkpoint.save(trained, tmp_path, {})
     trained = checkpoint.load(tmp_path)
-    assert trained.model.architecture.history == layout.settings.history_length
+    assert trained.model.architecture.history == schema.settings.history_length
     more = Log(clicks(["ann"] * (long + 1), [*(f"i{at % 11}" for at in range(long)), "i11"]), [])
     earlier, later = more.split_after(more.events[-2].timestamp)
-    assert evaluate(trained, earlier, later, layout, SETTINGS).model.overall.events == 1
+    assert evaluate(trained, earlier, later, schema, SETTINGS).model.overall.events == 1

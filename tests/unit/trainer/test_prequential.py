@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from headwater_client.errors import DataError
 
-from features.rows import Layout
+from features.schema import FeatureSchema
 from tests.harness.walks import LENGTH, walks
 from tests.unit.trainer.test_incremental import BEFORE, FILMS, READER, SETTINGS, TUNING
 from trainer.datasets.log import Log
@@ -32,8 +32,8 @@ SIZE = 150
 
 
 @pytest.fixture(scope="module")
-def stream(layout: Layout) -> WindowedLog:
-    return WindowedLog(LOG, layout, SIZE)
+def stream(schema: FeatureSchema) -> WindowedLog:
+    return WindowedLog(LOG, schema, SIZE)
 
 
 @pytest.fixture(scope="module")
@@ -83,11 +83,11 @@ def test_some_people_are_never_learned_from(stream: WindowedLog) -> None:
 
 
 def test_it_judges_as_evaluate_does(
-    stream: WindowedLog, first: PrequentialStep, layout: Layout
+    stream: WindowedLog, first: PrequentialStep, schema: FeatureSchema
 ) -> None:
     chosen = stream.window_of >= 0
     later = Log([event for window in stream.windows for event in window], FILMS)
-    found = evaluate(first.trained, stream.first, later, layout, SETTINGS).model.overall
+    found = evaluate(first.trained, stream.first, later, schema, SETTINGS).model.overall
     gains = stream.gains(first.trained, chosen)[chosen & stream.wanted]
     assert len(gains) == found.events
     assert gains.mean() == pytest.approx(found.ndcg_at_10)
@@ -130,10 +130,10 @@ def test_costs_are_those_of_each_version(
 
 
 def test_a_window_of_nothing_but_people_left_out_teaches_nothing(
-    first: PrequentialStep, layout: Layout
+    first: PrequentialStep, schema: FeatureSchema
 ) -> None:
     """Each window is one person's walk."""
-    small = WindowedLog(LOG, layout, LENGTH)
+    small = WindowedLog(LOG, schema, LENGTH)
     teaches = [not is_left_out(window[0].user_id) for window in small.windows]
     assert not all(teaches)
     counting = replace(LEARNING, tuning=TUNING.model_copy(update={"part": FineTuned.NOTHING}))
@@ -142,6 +142,6 @@ def test_a_window_of_nothing_but_people_left_out_teaches_nothing(
     assert changed == teaches
 
 
-def test_a_log_without_a_window_is_an_error(layout: Layout) -> None:
+def test_a_log_without_a_window_is_an_error(schema: FeatureSchema) -> None:
     with pytest.raises(DataError, match="1 events are too few"):
-        WindowedLog(LOG.head(1), layout, SIZE)
+        WindowedLog(LOG.head(1), schema, SIZE)

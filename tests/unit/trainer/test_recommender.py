@@ -11,7 +11,8 @@ import torch
 from headwater_client.events import Click, Purchase
 
 from features import inputs
-from features.rows import Layout, UserRow, absorb, empty_user
+from features.rows import UserRow, apply_event, empty_user
+from features.schema import FeatureSchema
 from features.settings import HOUR_MS, FeatureSettings
 from features.vocabulary import FIRST_ITEM, Vocabulary
 from tests.harness.models import every_part, requests_of
@@ -28,12 +29,12 @@ ITEMS = 130
 
 
 def served(
-    model: TemporalModel, layout: Layout, feeds: Mapping[str, np.ndarray]
+    model: TemporalModel, schema: FeatureSchema, feeds: Mapping[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
     """Scores of all items, by asking for them as candidates."""
     batch = len(feeds["item_indices"])
     every = np.tile(np.arange(ITEMS), (batch, 1))
-    return torch_answers(ScoringGraph(model), layout, {**feeds, "candidate_items": every})
+    return torch_answers(ScoringGraph(model), schema, {**feeds, "candidate_items": every})
 
 
 def trained_scores(
@@ -47,12 +48,12 @@ def trained_scores(
 
 @pytest.mark.parametrize("history", [8, NEWEST + 5])
 def test_a_version_scores_as_its_training_does(shape: Architecture, history: int) -> None:
-    layout = Layout(FeatureSettings(history_length=history))
+    schema = FeatureSchema(FeatureSettings(history_length=history))
     model = every_part(replace(shape, history=history))
-    feeds = sample_inputs(ITEMS, layout, 9)
+    feeds = sample_inputs(ITEMS, schema, 9)
     live = torch.rand(9, shape.trends, ITEMS, generator=torch.Generator().manual_seed(0))
     expected = trained_scores(model, feeds, live)
-    found = served(model, layout, feeds)
+    found = served(model, schema, feeds)
     weights = torch.from_numpy(found["trend_weights"])
     scores = torch.from_numpy(found["candidate_scores"])
     scores = scores + trend_scores(weights, live, model.learned)
@@ -63,19 +64,21 @@ def test_a_version_scores_as_its_training_does(shape: Architecture, history: int
 
 
 @pytest.mark.parametrize("part", ["alike", "related", "neighbours", "text", "decay", "time"])
-def test_so_does_a_model_without_a_part(shape: Architecture, layout: Layout, part: str) -> None:
+def test_so_does_a_model_without_a_part(
+    shape: Architecture, schema: FeatureSchema, part: str
+) -> None:
     model = every_part(Architecture(**{**vars(shape), part: 0}))
-    feeds = sample_inputs(ITEMS, layout, 9)
+    feeds = sample_inputs(ITEMS, schema, 9)
     live = torch.zeros(9, shape.trends, ITEMS)
     expected = trained_scores(model, feeds, live)[:, FIRST_ITEM:]
-    found = served(model, layout, feeds)
+    found = served(model, schema, feeds)
     scores = torch.from_numpy(found["candidate_scores"])[:, FIRST_ITEM:]
     torch.testing.assert_close(scores, expected, rtol=1e-4, atol=1e-4)
     assert found["trend_weights"].any() == (part != "decay")
 
 
 def test_a_stream_s_row_scores_as_the_training_batch_before_that_event(
-    model: TemporalModel, vocabulary: Vocabulary, small_log: Log, layout: Layout
+    model: TemporalModel, vocabulary: Vocabulary, small_log: Log, schema: FeatureSchema
 ) -> None:
     """From the log both ways: the row that the stream keeps, and the batch that learns from it."""
     # Without instants of several events, whose order training draws at random.
@@ -89,8 +92,8 @@ def test_a_stream_s_row_scores_as_the_training_batch_before_that_event(
         for at, event in enumerate(small_log.events[:120])
     ]
     log = observed_log(spread, small_log.items)
-    columns = examples(replay(log, layout), vocabulary, layout)
-    trended = trends(log, vocabulary, layout, HOUR_MS)
+    columns = examples(replay(log, schema), vocabulary, schema)
+    trended = trends(log, vocabulary, schema, HOUR_MS)
     batches = Batches(columns, trended, np.ones(len(columns), bool), 8, 2)
     expected: dict[tuple[int, int], torch.Tensor] = {}
     for batch in batches.epoch(4, np.random.default_rng(0)):
@@ -101,24 +104,26 @@ def test_a_stream_s_row_scores_as_the_training_batch_before_that_event(
     rows: dict[str, UserRow] = {}
     compared = 0
     for event in log:
-        row = rows.setdefault(event.user_id, empty_user(layout))
+        row = rows.setdefault(event.user_id, empty_user(schema))
         (item,) = vocabulary.indices_of([event.item_id])
         if (event.time_ms, int(item)) in expected and len(row.events) <= 3 * 7:
-            feeds = inputs.model_tensors([row], [event.time_ms], vocabulary, layout)
-            found = torch.from_numpy(served(model, layout, feeds)["candidate_scores"])[0]
+            feeds = inputs.model_tensors([row], [event.time_ms], vocabulary, schema)
+            found = torch.from_numpy(served(model, schema, feeds)["candidate_scores"])[0]
             known = expected[event.time_ms, int(item)]
             torch.testing.assert_close(found[FIRST_ITEM:], known[FIRST_ITEM:], rtol=1e-3, atol=1e-3)
             compared += 1
-        absorb(row, event, layout)
+        apply_event(row, event, schema)
     assert event.source == SOURCE
     assert compared > 40
 
 
-def test_what_is_not_recommendable_is_never_in_the_top(shape: Architecture, layout: Layout) -> None:
+def test_what_is_not_recommendable_is_never_in_the_top(
+    shape: Architecture, schema: FeatureSchema
+) -> None:
     model = every_part(shape)
     model.recommendable[50:] = False
-    feeds = sample_inputs(ITEMS, layout, 4, excluded=0)
-    found = torch_answers(ScoringGraph(model), layout, feeds)
+    feeds = sample_inputs(ITEMS, schema, 4, excluded=0)
+    found = torch_answers(ScoringGraph(model), schema, feeds)
     assert set(found["top_items"].flatten().tolist()) == {0, *range(FIRST_ITEM, 50)}
     never = found["top_scores"] <= LOWEST / 2
     assert (found["top_items"][never] == 0).all()

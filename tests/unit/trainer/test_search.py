@@ -12,8 +12,8 @@ import pytest
 from headwater_client.errors import DataError, SettingsError
 from headwater_client.events import Item
 
-from features.inputs import FloatArray
-from features.rows import Layout
+from features.arrays import Float32Array
+from features.schema import FeatureSchema
 from trainer.datasets.log import Log
 from trainer.settings import TrainerSettings
 from trainer.text.encoder import LanguageModel
@@ -31,7 +31,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> list[TrainerSettings]:
     tried: list[TrainerSettings] = []
 
     def train(
-        log: Log, layout: Layout, settings: TrainerSettings, report: Report, reader: object
+        log: Log, schema: FeatureSchema, settings: TrainerSettings, report: Report, reader: object
     ) -> Trained:
         tried.append(settings)
         for epoch in (1, 2, 3):
@@ -44,9 +44,9 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> list[TrainerSettings]:
 
 
 def test_the_present_settings_are_tried_first_and_the_best_is_first(
-    small_log: Log, layout: Layout, quick: list[TrainerSettings]
+    small_log: Log, schema: FeatureSchema, quick: list[TrainerSettings]
 ) -> None:
-    found = search(small_log, layout, SETTINGS, Search(trials=12))
+    found = search(small_log, schema, SETTINGS, Search(trials=12))
     assert len(found) == len(quick) == 12
     assert quick[0] == SETTINGS
     scores = [one.ndcg_at_10 for one in found]
@@ -58,9 +58,9 @@ def test_the_present_settings_are_tried_first_and_the_best_is_first(
 
 
 def test_a_trial_behind_the_others_ends_early(
-    small_log: Log, layout: Layout, quick: list[TrainerSettings]
+    small_log: Log, schema: FeatureSchema, quick: list[TrainerSettings]
 ) -> None:
-    found = search(small_log, layout, SETTINGS, Search(trials=15))
+    found = search(small_log, schema, SETTINGS, Search(trials=15))
     pruned = [one for one in found if one.pruned]
     assert pruned
     assert {one.epoch for one in pruned} <= {2, 3}
@@ -68,58 +68,58 @@ def test_a_trial_behind_the_others_ends_early(
 
 
 def test_settings_outside_of_what_is_searched_are_no_error(
-    small_log: Log, layout: Layout, quick: list[TrainerSettings]
+    small_log: Log, schema: FeatureSchema, quick: list[TrainerSettings]
 ) -> None:
     odd = SETTINGS.model_copy(update={"width": 12, "heads": 3, "learning_rate": 1.0})
-    search(small_log, layout, odd, Search(trials=2))
+    search(small_log, schema, odd, Search(trials=2))
     assert quick[0].dropout == odd.dropout
     assert quick[0].learning_rate < 1
     assert all(one.width % 3 == 0 for one in quick)
 
 
 def test_a_search_goes_on_from_its_file(
-    small_log: Log, layout: Layout, quick: list[TrainerSettings], tmp_path: Path
+    small_log: Log, schema: FeatureSchema, quick: list[TrainerSettings], tmp_path: Path
 ) -> None:
     file = tmp_path / "new" / "study.journal"
-    first = search(small_log, layout, SETTINGS, Search(trials=3, study=file))
-    both = search(small_log, layout, SETTINGS, Search(trials=5, study=file))
+    first = search(small_log, schema, SETTINGS, Search(trials=3, study=file))
+    both = search(small_log, schema, SETTINGS, Search(trials=5, study=file))
     assert len(quick) == 5
     assert len({one.learning_rate for one in quick}) == 5
     assert {one.number for one in first} < {one.number for one in both} == set(range(5))
-    assert search(small_log, layout, SETTINGS, Search(trials=5, study=file)) == both
+    assert search(small_log, schema, SETTINGS, Search(trials=5, study=file)) == both
 
 
 def test_the_same_seed_tries_the_same(
-    small_log: Log, layout: Layout, quick: list[TrainerSettings]
+    small_log: Log, schema: FeatureSchema, quick: list[TrainerSettings]
 ) -> None:
     for _ in range(2):
-        search(small_log, layout, SETTINGS, Search(trials=4))
+        search(small_log, schema, SETTINGS, Search(trials=4))
     assert quick[:4] == quick[4:]
 
 
 def test_no_trial_begins_after_the_time_is_over(
-    small_log: Log, layout: Layout, quick: list[TrainerSettings]
+    small_log: Log, schema: FeatureSchema, quick: list[TrainerSettings]
 ) -> None:
-    assert search(small_log, layout, SETTINGS, Search(trials=5, timeout_s=0.0)) == []
+    assert search(small_log, schema, SETTINGS, Search(trials=5, timeout_s=0.0)) == []
 
 
 def test_a_study_of_another_log_or_of_nothing_is_one_line(
-    small_log: Log, layout: Layout, quick: list[TrainerSettings], tmp_path: Path
+    small_log: Log, schema: FeatureSchema, quick: list[TrainerSettings], tmp_path: Path
 ) -> None:
     options = Search(trials=1, study=tmp_path / "study.journal")
-    search(small_log, layout, SETTINGS, options)
+    search(small_log, schema, SETTINGS, options)
     with pytest.raises(DataError, match=r"study.journal: is the study of another log, of 360 "):
-        search(small_log.head(100), layout, SETTINGS, options)
+        search(small_log.head(100), schema, SETTINGS, options)
     (tmp_path / "garbage").write_text("garbage\ngarbage\n")
     with pytest.raises(DataError, match="garbage: not a study") as caught:
-        search(small_log, layout, SETTINGS, Search(trials=1, study=tmp_path / "garbage"))
+        search(small_log, schema, SETTINGS, Search(trials=1, study=tmp_path / "garbage"))
     assert "\n" not in str(caught.value)
 
 
-def test_nothing_held_out_is_refused(small_log: Log, layout: Layout) -> None:
+def test_nothing_held_out_is_refused(small_log: Log, schema: FeatureSchema) -> None:
     nothing = SETTINGS.model_copy(update={"validation_share": 0.0})
     with pytest.raises(SettingsError, match=r"trainer.validation_share = 0"):
-        search(small_log, layout, nothing, Search(trials=1))
+        search(small_log, schema, nothing, Search(trials=1))
 
 
 class CountedReader:
@@ -128,19 +128,21 @@ class CountedReader:
     width = 2
     asked = 0
 
-    def vectors(self, texts: Sequence[str]) -> FloatArray:
+    def vectors(self, texts: Sequence[str]) -> Float32Array:
         self.asked += 1
         return np.ones((len(texts), self.width), np.float32)
 
 
-def test_real_trainings_are_searched_and_texts_read_once(small_log: Log, layout: Layout) -> None:
+def test_real_trainings_are_searched_and_texts_read_once(
+    small_log: Log, schema: FeatureSchema
+) -> None:
     log = dataclasses.replace(
         small_log, items=[Item(item_id=f"i{at}", title="t") for at in range(40)]
     )
     reader, seen = CountedReader(), list[SearchProgress]()
     one_epoch = SETTINGS.model_copy(update={"epochs": 1})
     found = search(
-        log, layout, one_epoch, Search(trials=2), seen.append, cast("LanguageModel", reader)
+        log, schema, one_epoch, Search(trials=2), seen.append, cast("LanguageModel", reader)
     )
     assert reader.asked == 1
     assert [one.epoch for one in found] == [1, 1]

@@ -10,7 +10,7 @@ import pytest
 from headwater_client.errors import SettingsError
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from features.rows import Layout
+from features.schema import FeatureSchema
 from trainer.datasets.log import Log
 from trainer.settings import TrainerSettings
 from trainer.training.fit import Progress, rate
@@ -38,11 +38,11 @@ class Notes:
         self.closed = True
 
 
-def test_event_files_hold_the_curves(small_log: Log, layout: Layout, tmp_path: Path) -> None:
+def test_event_files_hold_the_curves(small_log: Log, schema: FeatureSchema, tmp_path: Path) -> None:
     settings = SETTINGS.model_copy(update={"tensorboard_dir": str(tmp_path / "curves")})
     seen: list[Progress] = []
     with tracked(settings, seen.append) as report:
-        train_first_model(small_log, layout, settings, report)
+        train_first_model(small_log, schema, settings, report)
     (run,) = (tmp_path / "curves").iterdir()
     events = EventAccumulator(str(run)).Reload()
     steps = [one for one in seen if not one.epoch_ends]

@@ -15,8 +15,9 @@ from headwater_client.errors import DataError
 from headwater_client.events import Click
 from safetensors.torch import save
 
-from features.inputs import FloatArray
-from features.rows import Layout, Observed
+from features.arrays import Float32Array
+from features.rows import Observation
+from features.schema import FeatureSchema
 from features.settings import HOUR_MS
 from features.vocabulary import FILE_NAME, Vocabulary
 from tests.harness.columns import columns_of
@@ -53,7 +54,7 @@ class LengthReader:
 
     width = 1
 
-    def vectors(self, texts: Sequence[str]) -> FloatArray:
+    def vectors(self, texts: Sequence[str]) -> Float32Array:
         return np.asarray([[float(len(text))] for text in texts], np.float32)
 
 
@@ -85,15 +86,15 @@ def steps() -> list[Progress]:
 
 
 @pytest.fixture(scope="module")
-def trained(log: Log, layout: Layout, steps: list[Progress]) -> Trained:
-    return train_first_model(log.split(0.8)[0], layout, SETTINGS, steps.append)
+def trained(log: Log, schema: FeatureSchema, steps: list[Progress]) -> Trained:
+    return train_first_model(log.split(0.8)[0], schema, SETTINGS, steps.append)
 
 
 def test_what_follows_what_is_learned_where_popularity_cannot(
-    trained: Trained, log: Log, layout: Layout
+    trained: Trained, log: Log, schema: FeatureSchema
 ) -> None:
     for right_after in (False, True):
-        found = evaluate(trained, *log.split(0.8), layout, SETTINGS, right_after)
+        found = evaluate(trained, *log.split(0.8), schema, SETTINGS, right_after)
         # Two of eight requests are hard: before the first event there is nothing to go by.
         model, popularity = found.model.overall, found.popularity.overall
         assert model.hr_at_10 > 0.8
@@ -103,7 +104,7 @@ def test_what_follows_what_is_learned_where_popularity_cannot(
 
 
 def test_what_was_counted_is_told_and_is_that_of_what_was_learned(
-    trained: Trained, log: Log, layout: Layout
+    trained: Trained, log: Log, schema: FeatureSchema
 ) -> None:
     """In this log an item is taken with those next to it, and with no others."""
     model, vocabulary = trained.model, trained.vocabulary
@@ -118,7 +119,9 @@ def test_what_was_counted_is_told_and_is_that_of_what_was_learned(
 
 
 @pytest.mark.parametrize("held", [0.25, 0.5])
-def test_what_is_held_out_is_chosen_by_the_event(log: Log, layout: Layout, held: float) -> None:
+def test_what_is_held_out_is_chosen_by_the_event(
+    log: Log, schema: FeatureSchema, held: float
+) -> None:
     """Here by person: what only they took is not learned, and is all that is judged."""
     one = SETTINGS.model_copy(update={"epochs": 1})
     people = {f"u{at}" for at in range(round(80 * held))}
@@ -130,12 +133,12 @@ def test_what_is_held_out_is_chosen_by_the_event(log: Log, layout: Layout, held:
     ]
     asked: list[str] = []
 
-    def of_them(event: Observed) -> bool:
+    def of_them(event: Observation) -> bool:
         asked.append(event.user_id)
         return event.user_id in people
 
     own = dataclasses.replace(log, events=renamed)
-    trained = train_first_model(own, layout, one, held_out=of_them)
+    trained = train_first_model(own, schema, one, held_out=of_them)
     learned = trained.vocabulary.learned
     names = np.array(trained.vocabulary.item_ids)
     assert set(names[~learned]) == {event.item_id for event in renamed[:8]}
@@ -143,23 +146,23 @@ def test_what_is_held_out_is_chosen_by_the_event(log: Log, layout: Layout, held:
     assert trained.outcome.held_out > 0
 
 
-def test_all_held_out_is_nothing_held_out(log: Log, layout: Layout) -> None:
+def test_all_held_out_is_nothing_held_out(log: Log, schema: FeatureSchema) -> None:
     one = SETTINGS.model_copy(update={"epochs": 1})
-    assert train_first_model(log, layout, one, held_out=lambda _: True).vocabulary.learned.all()
-    nothing = train_first_model(log, layout, one, held_out=lambda _: False)
+    assert train_first_model(log, schema, one, held_out=lambda _: True).vocabulary.learned.all()
+    nothing = train_first_model(log, schema, one, held_out=lambda _: False)
     assert nothing.outcome.held_out == 0
 
 
 @pytest.mark.parametrize("part", Part)
 def test_a_model_without_a_part_trains_and_the_part_has_no_effect(
-    small_log: Log, layout: Layout, tmp_path: Path, part: Part
+    small_log: Log, schema: FeatureSchema, tmp_path: Path, part: Part
 ) -> None:
     few = SETTINGS.model_copy(update={"epochs": 1})
     without = few.model_copy(update={"without": frozenset({part})})
-    whole = train_first_model(small_log, layout, few, reader=READER)
-    trained = train_first_model(small_log, layout, without, reader=READER)
-    feeds = sample_inputs(len(trained.vocabulary), layout, 6, excluded=0)
-    export(trained.model, layout, tmp_path / "without.onnx")
+    whole = train_first_model(small_log, schema, few, reader=READER)
+    trained = train_first_model(small_log, schema, without, reader=READER)
+    feeds = sample_inputs(len(trained.vocabulary), schema, 6, excluded=0)
+    export(trained.model, schema, tmp_path / "without.onnx")
     session = open_session(tmp_path / "without.onnx")
     found = answers(session, feeds)
     assert np.isfinite(found["top_scores"]).all()
@@ -174,7 +177,7 @@ def test_a_model_without_a_part_trains_and_the_part_has_no_effect(
         with torch.no_grad():
             trained.model.items.weight.add_(1)
             trained.model.item_bias.add_(1)
-        again = torch_answers(ScoringGraph(trained.model), layout, feeds)
+        again = torch_answers(ScoringGraph(trained.model), schema, feeds)
         np.testing.assert_allclose(again["top_scores"], found["top_scores"], atol=1e-4)
 
 
@@ -208,39 +211,41 @@ def test_progress_is_reported_after_every_step(trained: Trained, steps: list[Pro
     assert 1 <= trained.outcome.epoch <= 40
 
 
-def test_the_same_seed_gives_the_same_model(log: Log, layout: Layout) -> None:
+def test_the_same_seed_gives_the_same_model(log: Log, schema: FeatureSchema) -> None:
     few = SETTINGS.model_copy(update={"epochs": 1, "dropout": 0.2, "max_seconds": 1000})
-    one, same = (train_first_model(log, layout, few) for _ in range(2))
-    other = train_first_model(log, layout, few.model_copy(update={"seed": 8}))
+    one, same = (train_first_model(log, schema, few) for _ in range(2))
+    other = train_first_model(log, schema, few.model_copy(update={"seed": 8}))
     weights = [trained.model.items.weight for trained in (one, same, other)]
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
 
 
-def test_training_ends_in_time(log: Log, layout: Layout) -> None:
+def test_training_ends_in_time(log: Log, schema: FeatureSchema) -> None:
     hurried = SETTINGS.model_copy(update={"epochs": 10_000, "max_seconds": 0.5})
-    assert train_first_model(log, layout, hurried).outcome.seconds < 5
+    assert train_first_model(log, schema, hurried).outcome.seconds < 5
 
 
-def test_training_ends_when_nothing_gets_better(log: Log, layout: Layout) -> None:
+def test_training_ends_when_nothing_gets_better(log: Log, schema: FeatureSchema) -> None:
     patient = SETTINGS.model_copy(update={"patience": 1, "learning_rate": 1e-12})
     seen: list[Progress] = []
-    train_first_model(log, layout, patient, seen.append)
+    train_first_model(log, schema, patient, seen.append)
     assert seen[-1].epoch == 2
 
 
-def test_what_a_teacher_answers_is_learned(trained: Trained, log: Log, layout: Layout) -> None:
+def test_what_a_teacher_answers_is_learned(
+    trained: Trained, log: Log, schema: FeatureSchema
+) -> None:
     """A pupil that reads less is nearer to its teacher than one that nobody taught."""
     earlier = log.split(0.8)[0]
     short = SETTINGS.model_copy(update={"width": 8, "history": 4, "teacher_share": 0.9})
-    columns = columns_of(earlier, trained.vocabulary, layout)
+    columns = columns_of(earlier, trained.vocabulary, schema)
     observed = observed_log(earlier.events, earlier.items)
-    trended = trends(observed, trained.vocabulary, layout, HOUR_MS)
+    trended = trends(observed, trained.vocabulary, schema, HOUR_MS)
     asked = Batches(columns, trended, np.ones(len(columns), bool), 8, 16)
     batch = next(asked.epoch(64, np.random.default_rng(0)))
     lost = []
     for teacher in (trained, None):
-        pupil = train_first_model(earlier, layout, short, teacher=teacher).model
+        pupil = train_first_model(earlier, schema, short, teacher=teacher).model
         assert pupil.architecture.history == 4
         with torch.no_grad():
             scores, answers = batch_scores(pupil, batch), batch_scores(trained.model, batch)
@@ -248,29 +253,29 @@ def test_what_a_teacher_answers_is_learned(trained: Trained, log: Log, layout: L
     assert lost[0] < lost[1]
 
 
-def test_a_teacher_of_other_items_is_refused(trained: Trained, layout: Layout) -> None:
+def test_a_teacher_of_other_items_is_refused(trained: Trained, schema: FeatureSchema) -> None:
     with pytest.raises(DataError, match=r"trainer\.teacher: knows 32 items, here are "):
-        train_first_model(in_a_row(2), layout, SETTINGS, teacher=trained)
+        train_first_model(in_a_row(2), schema, SETTINGS, teacher=trained)
 
 
-def test_a_log_without_anything_to_learn_is_refused(log: Log, layout: Layout) -> None:
+def test_a_log_without_anything_to_learn_is_refused(log: Log, schema: FeatureSchema) -> None:
     with pytest.raises(DataError, match="nothing to learn"):
-        train_first_model(dataclasses.replace(log, events=[]), layout, SETTINGS)
+        train_first_model(dataclasses.replace(log, events=[]), schema, SETTINGS)
     demanding = SETTINGS.model_copy(update={"min_item_events": 1000})
     with pytest.raises(DataError, match="nothing to learn"):
-        train_first_model(log, layout, demanding)
+        train_first_model(log, schema, demanding)
 
 
-def test_a_log_of_one_event_is_enough(log: Log, layout: Layout) -> None:
-    trained = train_first_model(dataclasses.replace(log, events=log.events[:1]), layout, SETTINGS)
+def test_a_log_of_one_event_is_enough(log: Log, schema: FeatureSchema) -> None:
+    trained = train_first_model(dataclasses.replace(log, events=log.events[:1]), schema, SETTINGS)
     assert len(trained.vocabulary) == 3
 
 
-def test_rare_items_stay_unknown(log: Log, layout: Layout) -> None:
+def test_rare_items_stay_unknown(log: Log, schema: FeatureSchema) -> None:
     rare = Click(event_id="rare", user_id="u1", item_id="rare", timestamp=1_700_000_000_000)
     more = dataclasses.replace(log, events=[rare, *log.events])
     few = SETTINGS.model_copy(update={"epochs": 1, "min_item_events": 2})
-    vocabulary = train_first_model(more, layout, few).vocabulary
+    vocabulary = train_first_model(more, schema, few).vocabulary
     assert len(vocabulary) == 32
     assert vocabulary.indices_of(["rare"]).tolist() == [1]
 

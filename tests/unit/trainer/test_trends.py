@@ -7,7 +7,8 @@ import pytest
 from headwater_client.events import EventType
 
 from features import inputs, rows
-from features.rows import ItemGroup, Layout
+from features.rows import ItemGroup
+from features.schema import FeatureSchema
 from features.settings import HOUR_MS
 from features.vocabulary import Vocabulary
 from trainer.datasets.log import Log
@@ -17,11 +18,11 @@ from trainer.examples.trends import Trends, trends
 
 @pytest.mark.parametrize("snapshot_ms", [HOUR_MS, 1000])
 def test_a_snapshot_is_the_popularity_of_the_events_before_it(
-    small_log: Log, vocabulary: Vocabulary, layout: Layout, snapshot_ms: int
+    small_log: Log, vocabulary: Vocabulary, schema: FeatureSchema, snapshot_ms: int
 ) -> None:
     """Every event lies on a whole second: with the finer snapshots, at one's very time."""
     log = observed_log(small_log.events, small_log.items)
-    found = trends(log, vocabulary, layout, snapshot_ms)
+    found = trends(log, vocabulary, schema, snapshot_ms)
     assert len(found.times_ms) > 20
     for at in (1, 7, len(found.times_ms) - 1):
         time_ms = int(found.times_ms[at])
@@ -29,38 +30,38 @@ def test_a_snapshot_is_the_popularity_of_the_events_before_it(
         for event in log:
             if event.time_ms < time_ms:
                 mine = groups.setdefault(event.item_id, {})
-                group = mine.setdefault(event.type, rows.empty_group(layout))
-                rows.absorb_item(group, event, layout)
+                group = mine.setdefault(event.type, rows.empty_group(schema))
+                rows.apply_item_event(group, event, schema)
         for item in ("i0", "i1", "i17"):
-            popularity = rows.popularity(groups.get(item, {}).items(), time_ms, layout)
+            popularity = rows.popularity(groups.get(item, {}).items(), time_ms, schema)
             (index,) = vocabulary.indices_of([item])
             expected = pytest.approx(inputs.trend_values(popularity), rel=2e-3, abs=1e-3)
             assert found.values[at, :, index] == expected
         assert not found.values[at, :, :2].any()
 
 
-def test_a_request_sees_no_snapshot_of_later(small_log: Log, layout: Layout) -> None:
+def test_a_request_sees_no_snapshot_of_later(small_log: Log, schema: FeatureSchema) -> None:
     at = Trends(np.array([100, 200, 300]), np.zeros((3, 1, 1), np.float16)).at
     assert at(np.array([100, 199, 200, 10_000])).tolist() == [0, 0, 1, 2]
 
 
 def test_snapshots_are_made_only_from_where_they_are_needed(
-    small_log: Log, vocabulary: Vocabulary, layout: Layout
+    small_log: Log, vocabulary: Vocabulary, schema: FeatureSchema
 ) -> None:
     log = observed_log(small_log.events, small_log.items)
-    whole = trends(log, vocabulary, layout, HOUR_MS)
+    whole = trends(log, vocabulary, schema, HOUR_MS)
     since_ms = int(whole.times_ms[10])
-    part = trends(log, vocabulary, layout, HOUR_MS, since_ms)
+    part = trends(log, vocabulary, schema, HOUR_MS, since_ms)
     np.testing.assert_array_equal(part.times_ms, whole.times_ms[10:])
     np.testing.assert_array_equal(part.values, whole.values[10:])
 
 
 def test_what_arrived_late_counts_when_it_happened(
-    small_log: Log, vocabulary: Vocabulary, layout: Layout
+    small_log: Log, vocabulary: Vocabulary, schema: FeatureSchema
 ) -> None:
     in_time = observed_log(small_log.events, small_log.items)
     late = observed_log([*small_log.events[1:], small_log.events[0]], small_log.items)
     np.testing.assert_array_equal(
-        trends(late, vocabulary, layout, HOUR_MS).values,
-        trends(in_time, vocabulary, layout, HOUR_MS).values,
+        trends(late, vocabulary, schema, HOUR_MS).values,
+        trends(in_time, vocabulary, schema, HOUR_MS).values,
     )

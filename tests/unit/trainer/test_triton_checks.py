@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from features.rows import Layout
+from features.schema import FeatureSchema
 from trainer.export.onnx import export
 from trainer.export.triton_checks import ModelFile, config_refusals, graph_file
 from trainer.export.triton_config import Backend, render_config
@@ -13,16 +13,16 @@ from trainer.network.model import TemporalModel
 
 @pytest.fixture(scope="module")
 def published(
-    model: TemporalModel, layout: Layout, tmp_path_factory: pytest.TempPathFactory
+    model: TemporalModel, schema: FeatureSchema, tmp_path_factory: pytest.TempPathFactory
 ) -> ModelFile:
     folder = tmp_path_factory.mktemp("repository") / "temporal_llm" / "7"
     folder.mkdir(parents=True)
-    export(model, layout, folder / "model.onnx")
+    export(model, schema, folder / "model.onnx")
     return graph_file(folder / "model.onnx")
 
 
-def test_what_is_published_is_served(published: ModelFile, layout: Layout) -> None:
-    assert list(config_refusals(render_config(layout), published)) == []
+def test_what_is_published_is_served(published: ModelFile, schema: FeatureSchema) -> None:
+    assert list(config_refusals(render_config(schema), published)) == []
 
 
 @pytest.mark.parametrize(
@@ -40,14 +40,14 @@ def test_what_is_published_is_served(published: ModelFile, layout: Layout) -> No
     ],
 )
 def test_each_mismatch_is_a_line(
-    published: ModelFile, layout: Layout, before: str, after: str, refusal: str
+    published: ModelFile, schema: FeatureSchema, before: str, after: str, refusal: str
 ) -> None:
-    config = render_config(layout)
+    config = render_config(schema)
     assert before in config
     found = config_refusals(config.replace(before, after), published)
     assert any(line.startswith(refusal) for line in found)
 
 
-def test_an_engine_runs_on_a_gpu_only(published: ModelFile, layout: Layout) -> None:
-    config = render_config(layout, Backend.TENSORRT).replace("KIND_GPU", "KIND_CPU")
+def test_an_engine_runs_on_a_gpu_only(published: ModelFile, schema: FeatureSchema) -> None:
+    config = render_config(schema, Backend.TENSORRT).replace("KIND_GPU", "KIND_CPU")
     assert any("KIND_GPU" in line for line in config_refusals(config, published))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from features.rows import Layout
+from features.schema import FeatureSchema
 from features.settings import FeatureSettings
 from trainer.export.triton_config import render_config, with_versions
 
@@ -13,7 +13,7 @@ CHECKED_IN = Path(__file__).parents[3] / "model_repo" / "temporal_llm" / "config
 
 
 def test_the_checked_in_config_is_the_rendered_one() -> None:
-    assert CHECKED_IN.read_text() == render_config(Layout(FeatureSettings()))
+    assert CHECKED_IN.read_text() == render_config(FeatureSchema(FeatureSettings()))
 
 
 def test_the_load_call_s_config_differs_in_the_versions_only() -> None:

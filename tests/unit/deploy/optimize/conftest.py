@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from features import inputs
-from features.rows import Layout
+from features.schema import FeatureSchema
 from features.settings import FeatureSettings
 from tests.harness.models import every_part
 from trainer.export.onnx import export
@@ -17,17 +17,17 @@ HISTORY, ITEMS = 16, 300
 
 
 @pytest.fixture(scope="session")
-def layout() -> Layout:
-    return Layout(FeatureSettings(history_length=HISTORY))
+def schema() -> FeatureSchema:
+    return FeatureSchema(FeatureSettings(history_length=HISTORY))
 
 
 @pytest.fixture(scope="session")
-def model(layout: Layout) -> TemporalModel:
+def model(schema: FeatureSchema) -> TemporalModel:
     return every_part(
         Architecture(
             items=ITEMS,
-            user_features=inputs.user_feature_count(layout),
-            trends=inputs.trend_count(layout),
+            user_features=inputs.user_feature_count(schema),
+            trends=inputs.trend_count(schema),
             history=HISTORY,
             width=16,
             layers=3,
@@ -42,8 +42,10 @@ def model(layout: Layout) -> TemporalModel:
 
 
 @pytest.fixture(scope="session")
-def graph(model: TemporalModel, layout: Layout, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def graph(
+    model: TemporalModel, schema: FeatureSchema, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """As the trainer publishes it."""
     path = tmp_path_factory.mktemp("version") / "model.onnx"
-    export(model, layout, path)
+    export(model, schema, path)
     return path

@@ -13,7 +13,7 @@ from deploy.optimize.forms import Version, optimize
 from deploy.optimize.questions import Questions, questions
 from deploy.optimize.settings import OptimizeSettings
 from features.inputs import model_inputs
-from features.rows import Layout
+from features.schema import FeatureSchema
 from features.vocabulary import FIRST_ITEM, Vocabulary
 from tests.unit.deploy.optimize.conftest import HISTORY, ITEMS
 from trainer.datasets.log import Log
@@ -23,9 +23,9 @@ from trainer.network.model import TemporalModel
 
 
 @pytest.fixture
-def asked(layout: Layout) -> Questions:
+def asked(schema: FeatureSchema) -> Questions:
     targets = np.random.default_rng(1).integers(FIRST_ITEM, ITEMS, 100)
-    return Questions(sample_inputs(ITEMS, layout, 100), targets)
+    return Questions(sample_inputs(ITEMS, schema, 100), targets)
 
 
 def test_a_graph_agrees_with_itself(graph: Path, asked: Questions) -> None:
@@ -53,7 +53,7 @@ def test_what_answers_otherwise_is_refused(graph: Path, asked: Questions) -> Non
     assert [line.split(":")[0] for line in found.refusals(OptimizeSettings())] == ["scores"]
 
 
-def test_questions_know_nothing_of_their_own_instant(layout: Layout) -> None:
+def test_questions_know_nothing_of_their_own_instant(schema: FeatureSchema) -> None:
     def click(number: int, item: str, time_s: int) -> Click:
         return Click(
             event_id=f"e{number}",
@@ -65,10 +65,10 @@ def test_questions_know_nothing_of_their_own_instant(layout: Layout) -> None:
     vocabulary = Vocabulary(["a", "b", "c", "d"])
     earlier = Log([click(0, "a", 0), click(1, "b", 5)], [])
     later = Log([click(2, "c", 9), click(3, "d", 9), click(4, "a", 12), click(5, "x", 13)], [])
-    found = questions(earlier, later, vocabulary, layout, most=10)
+    found = questions(earlier, later, vocabulary, schema, most=10)
     # "a" was taken before, "x" is unknown.
     assert found.targets.tolist() == [4, 5]
-    assert set(found.feeds) == {tensor.name for tensor in model_inputs(layout)}
+    assert set(found.feeds) == {tensor.name for tensor in model_inputs(schema)}
     for row in range(2):
         assert found.feeds["item_indices"][row].tolist() == [0] * (HISTORY - 2) + [2, 3]
         assert sorted(found.feeds["excluded_items"][row].tolist()) == [2, 3]
@@ -76,9 +76,9 @@ def test_questions_know_nothing_of_their_own_instant(layout: Layout) -> None:
 
 
 def test_forms_are_kept_where_they_agree_and_told_where_not(
-    model: TemporalModel, graph: Path, layout: Layout, asked: Questions, tmp_path: Path
+    model: TemporalModel, graph: Path, schema: FeatureSchema, asked: Questions, tmp_path: Path
 ) -> None:
-    version = Version(3, graph.parent, model, layout, asked)
+    version = Version(3, graph.parent, model, schema, asked)
     lax = OptimizeSettings(min_overlap=0.5, max_loss=1.0)
     outcomes = {one.form: one for one in optimize(version, tmp_path, lax)}
     kept = outcomes["int8"].folder

@@ -9,16 +9,18 @@ import onnx
 import pytest
 
 from deploy.optimize.cpu import write_int8, write_narrow
-from features.rows import Layout
+from features.schema import FeatureSchema
 from tests.unit.deploy.optimize.conftest import ITEMS
 from trainer.export.onnx import answers, open_session, sample_inputs
 from trainer.network.model import TemporalModel
 
 
 @pytest.fixture(scope="module")
-def int8(model: TemporalModel, layout: Layout, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def int8(
+    model: TemporalModel, schema: FeatureSchema, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     folder = tmp_path_factory.mktemp("cpu")
-    write_narrow(model, layout, folder / "narrow.onnx")
+    write_narrow(model, schema, folder / "narrow.onnx")
     write_int8(folder / "narrow.onnx", ITEMS, folder / "int8.onnx")
     return folder / "int8.onnx"
 
@@ -30,8 +32,10 @@ def test_products_over_events_and_items_are_in_int8_and_no_others(int8: Path) ->
     assert kinds.count("MatMul") > 20
 
 
-def test_int8_answers_nearly_as_the_graph_does(int8: Path, graph: Path, layout: Layout) -> None:
-    feeds = sample_inputs(ITEMS, layout, 64)
+def test_int8_answers_nearly_as_the_graph_does(
+    int8: Path, graph: Path, schema: FeatureSchema
+) -> None:
+    feeds = sample_inputs(ITEMS, schema, 64)
     expected, found = answers(open_session(graph), feeds), answers(open_session(int8), feeds)
     assert [one.shape for one in found.values()] == [one.shape for one in expected.values()]
     apart = np.abs(expected["candidate_scores"] - found["candidate_scores"])

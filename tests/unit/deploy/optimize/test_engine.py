@@ -25,7 +25,7 @@ from deploy.optimize.running import RunningEngine
 from deploy.optimize.served import engine_file, profile_refusals
 from deploy.optimize.settings import OptimizeSettings, Products
 from features.inputs import model_inputs, model_outputs
-from features.rows import Layout
+from features.schema import FeatureSchema
 from tests.unit.deploy.optimize.conftest import HISTORY, ITEMS
 from trainer.disk import sha256
 from trainer.export.onnx import answers, open_session, sample_inputs
@@ -38,28 +38,31 @@ SETTINGS = OptimizeSettings()
 
 
 @pytest.fixture(scope="module")
-def calibration(layout: Layout) -> Calibration:
-    return Calibration(ITEMS, sample_inputs(ITEMS, layout, 40))
+def calibration(schema: FeatureSchema) -> Calibration:
+    return Calibration(ITEMS, sample_inputs(ITEMS, schema, 40))
 
 
 @pytest.fixture(scope="module")
 def built(
-    graph: Path, layout: Layout, calibration: Calibration, tmp_path_factory: pytest.TempPathFactory
+    graph: Path,
+    schema: FeatureSchema,
+    calibration: Calibration,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[Path, EngineRecord]:
     engine = tmp_path_factory.mktemp("engine") / ENGINE
-    return engine, build_engine(graph, engine, KIND, layout, SETTINGS, calibration)
+    return engine, build_engine(graph, engine, KIND, schema, SETTINGS, calibration)
 
 
 def test_an_engine_has_the_inputs_and_outputs_of_the_contract(
-    built: tuple[Path, EngineRecord], layout: Layout
+    built: tuple[Path, EngineRecord], schema: FeatureSchema
 ) -> None:
     _, record = built
-    assert list(record.inputs) == [tensor.name for tensor in model_inputs(layout)]
-    assert record.outputs == {one.name: (-1, *one.shape) for one in model_outputs(layout)}
+    assert list(record.inputs) == [tensor.name for tensor in model_inputs(schema)]
+    assert record.outputs == {one.name: (-1, *one.shape) for one in model_outputs(schema)}
 
 
 def test_an_engine_is_built_for_every_batch_and_history(
-    built: tuple[Path, EngineRecord], layout: Layout
+    built: tuple[Path, EngineRecord], schema: FeatureSchema
 ) -> None:
     _, record = built
     for name, (smallest, _, largest) in record.inputs.items():
@@ -67,21 +70,21 @@ def test_an_engine_is_built_for_every_batch_and_history(
         assert largest[0] == MAX_BATCH, name
     assert record.inputs["item_indices"][0][1] == 1
     assert record.inputs["item_indices"][2][1] == HISTORY
-    shapes = profiles(layout, SETTINGS)
+    shapes = profiles(schema, SETTINGS)
     for batch in (1, 7, 256):
-        for name, array in sample_inputs(ITEMS, layout, batch).items():
+        for name, array in sample_inputs(ITEMS, schema, batch).items():
             assert shapes[name].takes(array.shape), name
     assert not shapes["item_indices"].takes((257, HISTORY))
     assert not shapes["item_indices"].takes((256, HISTORY + 1))
 
 
 def test_an_engine_is_what_triton_is_told_of_it(
-    built: tuple[Path, EngineRecord], graph: Path, layout: Layout
+    built: tuple[Path, EngineRecord], graph: Path, schema: FeatureSchema
 ) -> None:
     _, record = built
     engine = engine_file(record, graph_file(graph))
     placed = replace(engine, path=Path("temporal_llm/7") / ENGINE)
-    assert list(config_refusals(render_config(layout, Backend.TENSORRT), placed)) == []
+    assert list(config_refusals(render_config(schema, Backend.TENSORRT), placed)) == []
     assert list(profile_refusals(record)) == []
     few = {
         name: (low, usual, (64, *high[1:])) for name, (low, usual, high) in record.inputs.items()
@@ -101,31 +104,31 @@ def test_a_record_says_what_an_engine_is_of(built: tuple[Path, EngineRecord], gr
 
 @pytest.mark.parametrize("products", list(Products))
 def test_each_precision_is_built(
-    graph: Path, layout: Layout, calibration: Calibration, tmp_path: Path, products: Products
+    graph: Path, schema: FeatureSchema, calibration: Calibration, tmp_path: Path, products: Products
 ) -> None:
     settings = OptimizeSettings(products=products)
     record = build_engine(
-        graph, tmp_path / ENGINE, KIND, layout, settings, calibration, tmp_path / "cache"
+        graph, tmp_path / ENGINE, KIND, schema, settings, calibration, tmp_path / "cache"
     )
     assert record.products == products
 
 
 def test_an_operator_that_is_not_supported_is_named(
-    model: TemporalModel, layout: Layout, calibration: Calibration, tmp_path: Path
+    model: TemporalModel, schema: FeatureSchema, calibration: Calibration, tmp_path: Path
 ) -> None:
     """The graph for CPUs has a scatter with a sum."""
-    write_exact(model, layout, tmp_path / "cpu.onnx")
+    write_exact(model, schema, tmp_path / "cpu.onnx")
     with pytest.raises(BuildError, match="ScatterElements") as raised:
-        build_engine(tmp_path / "cpu.onnx", tmp_path / ENGINE, KIND, layout, SETTINGS, calibration)
+        build_engine(tmp_path / "cpu.onnx", tmp_path / ENGINE, KIND, schema, SETTINGS, calibration)
     assert "\n" not in str(raised.value)
     assert not (tmp_path / ENGINE).exists()
 
 
 def test_a_tensorrt_that_is_not_installed_is_named(
-    graph: Path, layout: Layout, calibration: Calibration, tmp_path: Path
+    graph: Path, schema: FeatureSchema, calibration: Calibration, tmp_path: Path
 ) -> None:
     with pytest.raises(NotHereError, match="tensorrt is not installed"):
-        build_engine(graph, tmp_path / ENGINE, Kind.TENSORRT, layout, SETTINGS, calibration)
+        build_engine(graph, tmp_path / ENGINE, Kind.TENSORRT, schema, SETTINGS, calibration)
 
 
 def test_an_engine_of_another_version_is_refused(built: tuple[Path, EngineRecord]) -> None:
@@ -142,7 +145,9 @@ def test_an_engine_of_another_version_is_refused(built: tuple[Path, EngineRecord
         record_path(engine).write_text(text)
 
 
-def test_products_in_half_precision_leave_everything_else(graph: Path, layout: Layout) -> None:
+def test_products_in_half_precision_leave_everything_else(
+    graph: Path, schema: FeatureSchema
+) -> None:
     whole = onnx.load(graph)
     half = with_products_in(whole, Products.FLOAT16)
     onnx.checker.check_model(half)
@@ -152,14 +157,14 @@ def test_products_in_half_precision_leave_everything_else(graph: Path, layout: L
     session = onnxruntime.InferenceSession(
         half.SerializeToString(), providers=["CPUExecutionProvider"]
     )
-    feeds = sample_inputs(ITEMS, layout, 7)
+    feeds = sample_inputs(ITEMS, schema, 7)
     expected, found = answers(open_session(graph), feeds), answers(session, feeds)
     furthest = np.abs(expected["candidate_scores"] - found["candidate_scores"]).max()
     assert 0 < furthest < 0.1
 
 
 def test_int8_has_explicit_nodes_and_the_rest_is_in_half_precision(
-    graph: Path, layout: Layout, calibration: Calibration
+    graph: Path, schema: FeatureSchema, calibration: Calibration
 ) -> None:
     """Around the products of two event layers, of what items are alike by, and of nothing else."""
     whole = with_products_in(with_explicit_int8(graph, calibration), Products.INT8)
@@ -173,7 +178,7 @@ def test_int8_has_explicit_nodes_and_the_rest_is_in_half_precision(
     session = onnxruntime.InferenceSession(
         whole.SerializeToString(), providers=["CPUExecutionProvider"]
     )
-    feeds = sample_inputs(ITEMS, layout, 64)
+    feeds = sample_inputs(ITEMS, schema, 64)
     expected, found = answers(open_session(graph), feeds), answers(session, feeds)
     apart = np.abs(expected["candidate_scores"] - found["candidate_scores"])
     scale = expected["top_scores"][:, 0] - expected["top_scores"][:, -1]

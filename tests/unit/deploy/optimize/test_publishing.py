@@ -17,7 +17,7 @@ from deploy.optimize.forms import Version
 from deploy.optimize.publishing import FORM, serve_int8
 from deploy.optimize.questions import Questions, newest_questions
 from deploy.optimize.settings import OptimizeSettings, Served
-from features.rows import Layout
+from features.schema import FeatureSchema
 from features.vocabulary import FIRST_ITEM, Vocabulary
 from tests.unit.deploy.optimize.conftest import ITEMS
 from trainer.examples.replay import examples, observed_log, replay
@@ -31,13 +31,13 @@ STRICT = OptimizeSettings(min_overlap=1.0, max_loss=0.0)
 
 
 @pytest.fixture
-def draft(model: TemporalModel, graph: Path, layout: Layout, tmp_path: Path) -> Version:
+def draft(model: TemporalModel, graph: Path, schema: FeatureSchema, tmp_path: Path) -> Version:
     folder = tmp_path / "draft-3"
     folder.mkdir()
     shutil.copy(graph, folder / GRAPH)
     targets = np.random.default_rng(1).integers(FIRST_ITEM, ITEMS, 60)
-    asked = Questions(sample_inputs(ITEMS, layout, 60), targets)
-    return Version(3, folder, model, layout, asked)
+    asked = Questions(sample_inputs(ITEMS, schema, 60), targets)
+    return Version(3, folder, model, schema, asked)
 
 
 def told(draft: Version) -> dict[str, Any]:
@@ -50,13 +50,13 @@ def names(draft: Version) -> set[str]:
 
 
 def test_a_form_that_agrees_is_served_and_the_graph_kept_beside_it(
-    draft: Version, graph: Path, layout: Layout, tmp_path: Path
+    draft: Version, graph: Path, schema: FeatureSchema, tmp_path: Path
 ) -> None:
     assert serve_int8(draft, tmp_path, LENIENT).served is Served.INT8
     assert names(draft) == {GRAPH, EXACT, FORM}
     assert draft.graph.read_bytes() == graph.read_bytes()
     assert (draft.folder / GRAPH).read_bytes() != graph.read_bytes()
-    feeds = sample_inputs(ITEMS, layout, 7)
+    feeds = sample_inputs(ITEMS, schema, 7)
     assert answers(open_session(draft.folder / GRAPH), feeds)["top_items"].shape[0] == 7
     assert (told(draft)["served"], told(draft)["refusal"]) == ("int8", None)
 
@@ -72,10 +72,10 @@ def test_a_form_that_does_not_agree_leaves_the_graph_and_says_why(
 
 
 def test_a_version_without_events_to_ask_about_keeps_its_graph(
-    draft: Version, layout: Layout, tmp_path: Path
+    draft: Version, schema: FeatureSchema, tmp_path: Path
 ) -> None:
-    nothing = Questions(sample_inputs(ITEMS, layout, 0), np.zeros(0, np.int64))
-    unasked = Version(3, draft.folder, draft.model, layout, nothing)
+    nothing = Questions(sample_inputs(ITEMS, schema, 0), np.zeros(0, np.int64))
+    unasked = Version(3, draft.folder, draft.model, schema, nothing)
     assert "no event" in str(serve_int8(unasked, tmp_path, LENIENT).refusal)
     assert names(draft) == {GRAPH, FORM}
 
@@ -103,7 +103,7 @@ def _full(do: Callable[..., Any]) -> Callable[..., Any]:
     return fail
 
 
-def test_the_newest_events_are_asked_about(layout: Layout) -> None:
+def test_the_newest_events_are_asked_about(schema: FeatureSchema) -> None:
     events = [
         Click(
             event_id=f"e{at}",
@@ -115,8 +115,8 @@ def test_the_newest_events_are_asked_about(layout: Layout) -> None:
         for at, item in enumerate(["a", "b", "c", "a", "a", "x", "d", "d"])
     ]
     vocabulary = Vocabulary(["a", "b", "c", "d"])
-    columns = examples(replay(observed_log(events, []), layout), vocabulary, layout)
-    found = newest_questions(columns, layout, 3)
+    columns = examples(replay(observed_log(events, []), schema), vocabulary, schema)
+    found = newest_questions(columns, schema, 3)
     assert [vocabulary.item_ids[item] for item in found.targets] == ["a", "d", "d"]
     assert found.feeds["request_time_ms"][:, 0].tolist() == [
         1_700_000_003_000,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from features.rows import Layout
+from features.schema import FeatureSchema
 from tests.harness.walks import Events, shuffled, walks
 from tests.unit.trainer.test_incremental import BEFORE, FILMS, READER, SETTINGS, TUNING
 from trainer.datasets.log import Log
@@ -26,25 +26,29 @@ WINDOW = walks(range(50, 90), 1)
 
 
 @pytest.fixture(scope="module")
-def live(layout: Layout, tmp_path_factory: pytest.TempPathFactory) -> JudgedVersion:
-    trained = train_first_model(Log(BEFORE, FILMS), layout, SETTINGS, reader=READER)
-    return exported(7, trained, layout, tmp_path_factory.mktemp("live"))
+def live(schema: FeatureSchema, tmp_path_factory: pytest.TempPathFactory) -> JudgedVersion:
+    trained = train_first_model(Log(BEFORE, FILMS), schema, SETTINGS, reader=READER)
+    return exported(7, trained, schema, tmp_path_factory.mktemp("live"))
 
 
-def exported(version: int, trained: Trained, layout: Layout, folder: Path) -> JudgedVersion:
+def exported(version: int, trained: Trained, schema: FeatureSchema, folder: Path) -> JudgedVersion:
     graph = folder / "model.onnx"
     try:
-        export(trained.model, layout, graph)
+        export(trained.model, schema, graph)
     except ExportError:
         return JudgedVersion(version, trained, None)
     return JudgedVersion(version, trained, graph)
 
 
 def judged(
-    live: JudgedVersion, window: Events, tuning: FineTuneSettings, layout: Layout, folder: Path
+    live: JudgedVersion,
+    window: Events,
+    tuning: FineTuneSettings,
+    schema: FeatureSchema,
+    folder: Path,
 ) -> Verdict:
     """The verdict on what the live version becomes by a window."""
-    history = History(layout, FILMS)
+    history = History(schema, FILMS)
     history.extend(BEFORE)
     history.extend(window)
     slices = slices_of(history.times_ms, live.trained.until_ms, tuning)
@@ -52,38 +56,38 @@ def judged(
     versions = [live.trained.vocabulary, found.vocabulary]
     held = held_of(history, slices.judge_ms, versions)
     new = held_of(history, slices.since_ms + 1, versions)
-    candidate = exported(8, found, layout, folder)
-    return verdict(measure(candidate, live, held, layout, new), LIMITS)
+    candidate = exported(8, found, schema, folder)
+    return verdict(measure(candidate, live, held, schema, new), LIMITS)
 
 
 def test_a_window_like_those_before_passes(
-    live: JudgedVersion, layout: Layout, tmp_path: Path
+    live: JudgedVersion, schema: FeatureSchema, tmp_path: Path
 ) -> None:
-    found = judged(live, WINDOW, LEARNING, layout, tmp_path)
+    found = judged(live, WINDOW, LEARNING, schema, tmp_path)
     assert found.refusals == []
     assert found.events > LIMITS.min_events
 
 
 def test_a_learning_rate_far_too_high_is_stopped(
-    live: JudgedVersion, layout: Layout, tmp_path: Path
+    live: JudgedVersion, schema: FeatureSchema, tmp_path: Path
 ) -> None:
     wild = LEARNING.model_copy(update={"learning_rate": 1000 * LEARNING.learning_rate})
-    found = judged(live, WINDOW, wild, layout, tmp_path)
+    found = judged(live, WINDOW, wild, schema, tmp_path)
     whys = dict(line.split(": ", 1) for line in found.refusals)
     assert "times the live version's norm" in whys["norms"]
     assert "live version 7" in whys["quality"]
 
 
 def test_a_window_of_shuffled_items_is_stopped(
-    live: JudgedVersion, layout: Layout, tmp_path: Path
+    live: JudgedVersion, schema: FeatureSchema, tmp_path: Path
 ) -> None:
-    found = judged(live, shuffled(WINDOW), LEARNING, layout, tmp_path)
+    found = judged(live, shuffled(WINDOW), LEARNING, schema, tmp_path)
     (why,) = found.refusals
     assert why.startswith("window: live version 7 foresaw it with NDCG@10 ")
 
 
 def test_a_window_of_one_event_is_stopped(
-    live: JudgedVersion, layout: Layout, tmp_path: Path
+    live: JudgedVersion, schema: FeatureSchema, tmp_path: Path
 ) -> None:
-    found = judged(live, WINDOW[:1], LEARNING, layout, tmp_path)
+    found = judged(live, WINDOW[:1], LEARNING, schema, tmp_path)
     assert found.refusals == ["quality: 0 held-out events, fewer than 50: nothing is concluded"]

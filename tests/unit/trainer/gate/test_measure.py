@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from features.rows import Layout
+from features.schema import FeatureSchema
 from features.vocabulary import FIRST_ITEM, Vocabulary
 from trainer.evaluation.held import HoldoutSet, together
 from trainer.examples.replay import Examples
@@ -40,7 +40,7 @@ def trained(model: TemporalModel, vocabulary: Vocabulary) -> Trained:
 def live(
     model: TemporalModel,
     vocabulary: Vocabulary,
-    layout: Layout,
+    schema: FeatureSchema,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> JudgedVersion:
     """A version that knows which items people take."""
@@ -49,7 +49,7 @@ def live(
         knowing.learned.fill_(True)
         knowing.item_bias[OF_THE_LOG] += 8
     graph = tmp_path_factory.mktemp("live") / "model.onnx"
-    export(knowing, layout, graph)
+    export(knowing, schema, graph)
     return JudgedVersion(7, trained(knowing, vocabulary), graph)
 
 
@@ -62,7 +62,7 @@ def held(columns: Examples, trended: Trends, vocabulary: Vocabulary) -> HoldoutS
 
 @pytest.fixture
 def judge(
-    live: JudgedVersion, held: HoldoutSet, layout: Layout, tmp_path: Path
+    live: JudgedVersion, held: HoldoutSet, schema: FeatureSchema, tmp_path: Path
 ) -> Callable[[Change], Verdict]:
     """The verdict on the live version, changed."""
 
@@ -70,18 +70,18 @@ def judge(
         model = copy.deepcopy(live.trained.model)
         with torch.no_grad():
             change(model)
-        candidate = exported(model, live.trained.vocabulary, layout, tmp_path)
-        return verdict(measure(candidate, live, held, layout), SETTINGS)
+        candidate = exported(model, live.trained.vocabulary, schema, tmp_path)
+        return verdict(measure(candidate, live, held, schema), SETTINGS)
 
     return judged
 
 
 def exported(
-    model: TemporalModel, vocabulary: Vocabulary, layout: Layout, folder: Path
+    model: TemporalModel, vocabulary: Vocabulary, schema: FeatureSchema, folder: Path
 ) -> JudgedVersion:
     graph = folder / "model.onnx"
     try:
-        export(model, layout, graph)
+        export(model, schema, graph)
     except ExportError:
         return JudgedVersion(8, trained(model, vocabulary), None)
     return JudgedVersion(8, trained(model, vocabulary), graph)
@@ -165,8 +165,10 @@ def test_collapsed_diversity_is_stopped(judge: Callable[[Change], Verdict]) -> N
     assert "norms" not in failed(found)
 
 
-def test_a_slow_graph_is_stopped(live: JudgedVersion, held: HoldoutSet, layout: Layout) -> None:
-    measured = measure(replace(live, version=8), live, held, layout)
+def test_a_slow_graph_is_stopped(
+    live: JudgedVersion, held: HoldoutSet, schema: FeatureSchema
+) -> None:
+    measured = measure(replace(live, version=8), live, held, schema)
     tiny = SETTINGS.model_copy(update={"max_latency_ms": 1e-6})
     assert failed(verdict(measured, tiny)) == {"latency"}
     assert verdict(measured, SETTINGS).passed
@@ -174,7 +176,7 @@ def test_a_slow_graph_is_stopped(live: JudgedVersion, held: HoldoutSet, layout: 
 
 @pytest.mark.parametrize("damage", ["cut", "of another model", "missing"])
 def test_a_damaged_graph_is_stopped(
-    live: JudgedVersion, held: HoldoutSet, layout: Layout, tmp_path: Path, damage: str
+    live: JudgedVersion, held: HoldoutSet, schema: FeatureSchema, tmp_path: Path, damage: str
 ) -> None:
     assert live.graph
     graph = tmp_path / "model.onnx"
@@ -184,8 +186,8 @@ def test_a_damaged_graph_is_stopped(
         other = copy.deepcopy(live.trained.model)
         with torch.no_grad():
             a_step(other)
-        write_graph(ScoringGraph(other), layout, graph)
-    measured = measure(JudgedVersion(8, live.trained, graph), live, held, layout)
+        write_graph(ScoringGraph(other), schema, graph)
+    measured = measure(JudgedVersion(8, live.trained, graph), live, held, schema)
     found = verdict(measured, SETTINGS)
     assert failed(found) == {"parity", "latency"}
     assert str(graph) in found.checks[5].reason
@@ -193,7 +195,7 @@ def test_a_damaged_graph_is_stopped(
 
 
 def test_an_item_unknown_to_one_version_is_missed_by_that_one(
-    live: JudgedVersion, held: HoldoutSet, layout: Layout, tmp_path: Path
+    live: JudgedVersion, held: HoldoutSet, schema: FeatureSchema, tmp_path: Path
 ) -> None:
     names = live.trained.vocabulary.item_ids[FIRST_ITEM:]
     few = Vocabulary(names[:30] + names[40:])
@@ -206,9 +208,9 @@ def test_an_item_unknown_to_one_version_is_missed_by_that_one(
     }
     state |= {name: smaller.state_dict()[name] for name in ("neighbours", "neighbour_weights")}
     smaller.load_state_dict(state)
-    old = exported(smaller.eval(), few, layout, tmp_path)
+    old = exported(smaller.eval(), few, schema, tmp_path)
     both = together([live.trained.vocabulary, few])
-    measured = measure(replace(live, version=9), old, held.known_to(both), layout)
+    measured = measure(replace(live, version=9), old, held.known_to(both), schema)
     asked = held.columns.items[held.asked]
     unknown = (asked >= FIRST_ITEM + 30) & (asked < FIRST_ITEM + 40)
     assert unknown.any()
@@ -219,20 +221,20 @@ def test_an_item_unknown_to_one_version_is_missed_by_that_one(
 
 @pytest.mark.parametrize("events", [0, 1])
 def test_a_window_of_one_event_has_a_verdict(
-    live: JudgedVersion, held: HoldoutSet, layout: Layout, events: int
+    live: JudgedVersion, held: HoldoutSet, schema: FeatureSchema, events: int
 ) -> None:
     chosen = np.zeros(len(held.columns), np.bool_)
     chosen[np.flatnonzero(held.asked)[:events]] = True
-    measured = measure(replace(live, version=8), live, replace(held, chosen=chosen), layout)
+    measured = measure(replace(live, version=8), live, replace(held, chosen=chosen), schema)
     found = verdict(measured, SETTINGS)
     assert failed(found) == {"quality"}
     assert f"{events} held-out events" in found.refusals[0]
 
 
 def test_the_first_version_is_set_beside_popularity(
-    live: JudgedVersion, held: HoldoutSet, layout: Layout
+    live: JudgedVersion, held: HoldoutSet, schema: FeatureSchema
 ) -> None:
-    measured = measure(live, None, held, layout)
+    measured = measure(live, None, held, schema)
     found = verdict(measured, SETTINGS)
     assert (found.live, measured.growth, measured.live_latency_ms) == (None, None, None)
     assert 0 < found.reference.ndcg_at_10 < 1
@@ -240,11 +242,11 @@ def test_the_first_version_is_set_beside_popularity(
 
 
 def test_the_live_version_is_asked_about_the_whole_window(
-    live: JudgedVersion, held: HoldoutSet, layout: Layout
+    live: JudgedVersion, held: HoldoutSet, schema: FeatureSchema
 ) -> None:
-    found = measure(replace(live, version=8), live, held, layout, held).foresight
+    found = measure(replace(live, version=8), live, held, schema, held).foresight
     assert found
-    first = measure(live, None, held, layout, held)
+    first = measure(live, None, held, schema, held)
     assert first.foresight is None
     np.testing.assert_array_equal(found.live, first.candidate.ranks)
     np.testing.assert_array_equal(found.popularity, first.reference.ranks)

@@ -8,7 +8,7 @@ import pytest
 from headwater_client.errors import DataError
 from headwater_client.events import Item
 
-from features.rows import Layout
+from features.schema import FeatureSchema
 from tests.harness.windows import closed
 from trainer.examples.replay import Replayer, observed_log, replay
 from trainer.windows.log import read_log, window_examples
@@ -26,15 +26,17 @@ def store(tmp_path: Path) -> WindowStore:
     return store
 
 
-def test_rows_of_a_window_know_all_windows_before_it(store: WindowStore, layout: Layout) -> None:
+def test_rows_of_a_window_know_all_windows_before_it(
+    store: WindowStore, schema: FeatureSchema
+) -> None:
     arrived = [event for number in range(1, 5) for event in read_log(store, [number]).events]
-    whole = replay(observed_log(arrived, ITEMS), layout)
-    second, last = window_examples(store, [2, 4], ITEMS, layout)
+    whole = replay(observed_log(arrived, ITEMS), schema)
+    second, last = window_examples(store, [2, 4], ITEMS, schema)
     assert len(whole) == 8
     assert (second, last) == (whole[2:5], whole[6:])
     # A clicked lamp is no news in the second window.
     assert not second[0].wanted
-    replayer = Replayer(layout)
+    replayer = Replayer(schema)
     one_by_one = [
         replayer.rows(observed_log(read_log(store, [number]).events, ITEMS))
         for number in store.numbers()
@@ -43,6 +45,6 @@ def test_rows_of_a_window_know_all_windows_before_it(store: WindowStore, layout:
     assert one_by_one[3] == last
 
 
-def test_a_window_that_is_not_there_is_named(store: WindowStore, layout: Layout) -> None:
+def test_a_window_that_is_not_there_is_named(store: WindowStore, schema: FeatureSchema) -> None:
     with pytest.raises(DataError, match="no such window"):
-        list(window_examples(store, [5], ITEMS, layout))
+        list(window_examples(store, [5], ITEMS, schema))

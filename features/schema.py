@@ -1,0 +1,43 @@
+"""The feature schema: how many counters a row has, what they mean, and which names columns have."""
+
+from __future__ import annotations
+
+import json
+
+from headwater_client.events import EventType
+
+from features.settings import FeatureSettings
+
+SIGNALS = (EventType.CLICK, EventType.PURCHASE)
+FOREVER = float("inf")
+
+
+class FeatureSchema:
+    """How many counters a row has and what they mean; derived from the settings once.
+
+    Every set of half-lives ends with an infinite one: the plain count, exact as long as counts
+    stay below 2**53.
+    """
+
+    def __init__(self, settings: FeatureSettings) -> None:
+        self.settings = settings
+        self.user_half_lives = (*map(float, settings.user_half_lives_ms), FOREVER)
+        self.category_half_lives = tuple(map(float, settings.category_half_lives_ms))
+        self.item_half_lives = (*map(float, settings.item_half_lives_ms), FOREVER)
+        self.weight = {
+            EventType.CLICK: settings.click_weight,
+            EventType.PURCHASE: settings.purchase_weight,
+        }
+        self.seen_by = frozenset(EventType[name.upper()] for name in settings.taken_by)
+
+    @property
+    def fingerprint(self) -> str:
+        """The settings as text, the same for the same settings."""
+        described = self.settings.model_dump(mode="json")
+        described["taken_by"] = sorted(described["taken_by"])
+        return json.dumps(described, sort_keys=True)
+
+    @property
+    def user_counters(self) -> int:
+        """Length of a user row's counters: signals x half-lives."""
+        return len(SIGNALS) * len(self.user_half_lives)
