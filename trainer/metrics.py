@@ -33,7 +33,7 @@ def figures(ranks: Floats) -> RankingMetrics:
     """Figures of the ranks of the right items, float[M], infinite for a missed one.
 
     >>> figures(np.array([0.0, 30.0]))
-    Figures(events=2, hr_at_10=0.5, ndcg_at_10=0.5, hr_at_50=1.0)
+    RankingMetrics(events=2, hr_at_10=0.5, ndcg_at_10=0.5, hr_at_50=1.0)
     """
     if not len(ranks):
         return RankingMetrics(0)

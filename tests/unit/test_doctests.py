@@ -12,7 +12,8 @@ from tools.measure_code import PRODUCT, ROOT, source_files
 
 
 def _with_examples() -> list[str]:
-    files = source_files(PRODUCT)
+    # The peers of the benchmark run in an environment of their own.
+    files = (path for path in source_files(PRODUCT) if path.parent.name != "peers")
     return [str(path.relative_to(ROOT)) for path in files if ">>> " in path.read_text()]
 
 
