@@ -1,13 +1,17 @@
-"""The Faust app of a worker, put together from its parts."""
+"""The Faust app of a worker: its agents, which hold no state and no tables, and their services."""
 
 from __future__ import annotations
 
+import asyncio
 import ssl
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import gettempdir
+from typing import Any, cast
 
 import faust
+from faust.types import EventT, StreamT
 from faust.types.auth import CredentialsT
 
 from features.inputs import model_inputs, model_outputs
@@ -15,22 +19,25 @@ from features.kafka import ensure_sources
 from features.schema import FeatureSchema
 from features.settings import FeatureSettings, KafkaSettings, SecurityProtocol, StoreSettings
 from features.store import RowStore, popularity_table
-from stream.absorption import Absorber
-from stream.agents import add_agents
-from stream.answering import Answerer
+from features.topics import ACTION_TOPICS, ITEMS
 from stream.asking import Asker
-from stream.catalogue import Catalogue
+from stream.catalogue import CatalogueCache
+from stream.catalogue_writer import CatalogueWriter
 from stream.commits import Commits
-from stream.delivery import Delivery
-from stream.ending import forever
+from stream.failures import critical_task, exit_process
+from stream.faust_internals import batches, set_transport
+from stream.inference import InferenceClient
 from stream.loop import FastLoop
 from stream.pipeline import Pipeline
+from stream.producer import RecommendationProducer
+from stream.recommender import Recommender
 from stream.routing import RolloutFollower, Routes
-from stream.scoring import Scorer
+from stream.row_updates import RowUpdater
 from stream.settings import TritonSettings, WorkerSettings
-from stream.shelving import Shelver
-from stream.transport import Transport
-from stream.trend_lists import TrendLists
+from stream.trending import TrendingSource
+
+Handle = Callable[[Sequence[EventT[bytes]]], Awaitable[None]]
+"""Handles one batch of messages; a failure ends the process."""
 
 
 @dataclass(frozen=True)
@@ -51,33 +58,73 @@ def make_app(config: WorkerConfig) -> faust.App:
         ServerError: Kafka does not answer.
         SettingsError: a topic is missing, or has another number of partitions.
     """
-    app = _faust_app(config)
+    app = make_faust_app(config)
     settings, partitions = config.worker, config.kafka.partitions
     schema = FeatureSchema(config.features)
     sources = ensure_sources(config.kafka)
     store = RowStore(config.store)
-    catalogue = Catalogue(settings.catalogue_refresh_s)
-    delivery = Delivery(config.kafka)
+    catalogue = CatalogueCache(settings.catalogue_refresh_s)
+    delivery = RecommendationProducer(config.kafka)
     commits = Commits(app, store, delivery, settings.commit_interval_s)
-    trends = TrendLists(
+    trends = TrendingSource(
         store, schema, partitions, settings.trending_items, settings.trends_refresh_s
     )
     routes = Routes(config.triton.model)
     follower = RolloutFollower(config.kafka, routes)
-    scorer = Scorer(config.triton, model_inputs(schema), model_outputs(schema))
-    absorber = Absorber(store, schema, catalogue, popularity_table(partitions), settings.row_cache)
+    scorer = InferenceClient(config.triton, model_inputs(schema), model_outputs(schema))
+    absorber = RowUpdater(
+        store, schema, catalogue, popularity_table(partitions), settings.row_cache
+    )
     asker = Asker(settings, schema, trends, scorer)
-    answerer = Answerer(settings, schema, store, catalogue, trends, routes, asker)
+    answerer = Recommender(settings, schema, store, catalogue, trends, routes, asker)
     pipeline = Pipeline(answerer, delivery, commits)
     loop = FastLoop(absorber, answerer, trends, follower, delivery, pipeline, sources)
-    shelver = Shelver(store, delivery, commits, sources)
+    shelver = CatalogueWriter(store, delivery, commits, sources)
     add_agents(app, settings.batch_size, loop.handle, shelver.handle)
     for service in (follower.run, trends.run, commits.run):
-        app.task(forever(service))
+        app.task(critical_task(service))
     return app
 
 
-def _faust_app(config: WorkerConfig) -> faust.App:
+def add_agents(app: faust.App, batch_size: int, actions: Handle, catalogue: Handle) -> None:
+    """Register the agents: `actions` handles what people do, `catalogue` handles items."""
+
+    @app.agent(_topic(app, *ACTION_TOPICS), name="actions")
+    async def on_actions(stream: StreamT[bytes]) -> None:
+        await _handle_batches(app, stream, batch_size, actions)
+
+    @app.agent(_topic(app, ITEMS), name="catalogue")
+    async def on_items(stream: StreamT[bytes]) -> None:
+        await _handle_batches(app, stream, batch_size, catalogue)
+
+
+def _topic(app: faust.App, *names: str) -> Any:
+    # acks=False: stream/commits.py commits, and Faust must not.
+    return app.topic(
+        *names,
+        key_type=bytes,
+        value_type=bytes,
+        key_serializer="raw",
+        value_serializer="raw",
+        acks=False,
+    )
+
+
+async def _handle_batches(
+    app: faust.App, stream: StreamT[bytes], batch_size: int, handle: Handle
+) -> None:
+    try:
+        async for batch in batches(app, cast("faust.Stream[bytes]", stream), batch_size):
+            await handle(batch)
+    except asyncio.CancelledError:
+        raise
+    except BaseException as error:  # noqa: BLE001
+        # Faust would restart the agent, past the batch that failed.
+        exit_process(error)
+
+
+def make_faust_app(config: WorkerConfig) -> faust.App:
+    """A Faust app without agents, as a worker configures it."""
     worker = config.worker
     brokers = (config.kafka.bootstrap_servers or "").split(",")
     app = faust.App(
@@ -99,7 +146,7 @@ def _faust_app(config: WorkerConfig) -> faust.App:
         # Faust makes a folder for tables, which this worker has none of.
         datadir=str(Path(gettempdir()) / "headwater-faust"),
     )
-    app.transport = Transport(app.conf.broker_consumer, app)
+    set_transport(app)
     return app
 
 

@@ -14,12 +14,11 @@ from features.inputs import model_tensors
 from features.rows import UserRow
 from features.schema import FeatureSchema
 from stream import metrics
-from stream.ranking import Ranking, ranked
+from stream.inference import CircuitOpenError, InferenceClient, InferenceError, InferenceResponse
+from stream.ranking import Ranking, rank
 from stream.routing import Route
-from stream.scoring import NotAskedError, Scored, Scorer, ScoringError
 from stream.settings import WorkerSettings
-from stream.trend_lists import TrendLists
-from stream.trending import TrendTable
+from stream.trending import TrendingIndex, TrendingSource
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 # Places looked at for each one shown: a candidate stands twice, and some items cannot be had.
@@ -51,7 +50,7 @@ class Question:
     requests: Sequence[Request]
     times_ms: Sequence[int]
     tensors: Arrays
-    table: TrendTable
+    table: TrendingIndex
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +78,18 @@ class Asker:
     """Makes the question to a version, and asks it."""
 
     def __init__(
-        self, settings: WorkerSettings, schema: FeatureSchema, trends: TrendLists, scorer: Scorer
+        self,
+        settings: WorkerSettings,
+        schema: FeatureSchema,
+        trends: TrendingSource,
+        scorer: InferenceClient,
     ) -> None:
         self._settings = settings
         self._schema = schema
         self._trends = trends
         self._scorer = scorer
         self._exclude_seen = bool(schema.seen_by)
-        self._tables: dict[str, TrendTable] = {}
+        self._tables: dict[str, TrendingIndex] = {}
 
     def question(self, route: Route, requests: Sequence[Request], *, on_trial: bool) -> Question:
         """What to ask a version, from people's rows as they are now."""
@@ -102,14 +105,14 @@ class Asker:
         )
         return Question(route, on_trial, requests, times_ms, tensors, table)
 
-    def _table(self, route: Route) -> TrendTable:
+    def _table(self, route: Route) -> TrendingIndex:
         """The trends by this version's indices, made anew when the trends are."""
         table = self._tables.get(route.version.address)
         if table is None or table.trends is not self._trends.trends:
             self._tables = {
                 a: t for a, t in self._tables.items() if t.trends is self._trends.trends
             }
-            table = self._tables[route.version.address] = TrendTable(
+            table = self._tables[route.version.address] = TrendingIndex(
                 self._trends.trends, route.vocabulary
             )
         return table
@@ -120,13 +123,13 @@ class Asker:
         start = perf_counter()
         try:
             outputs, seconds = await self._scored(question)
-        except ScoringError as error:
+        except InferenceError as error:
             metrics.MODEL_FAILURES.labels(variant).inc(len(question.requests))
-            asked = not isinstance(error, NotAskedError)
+            asked = not isinstance(error, CircuitOpenError)
             waited_ms = _observed(perf_counter() - start, variant) if asked else None
             return Asked(route, None, waited_ms, str(error))
         latency_ms = _observed(seconds, variant)
-        ranking = ranked(
+        ranking = rank(
             outputs,
             question.tensors,
             question.table,
@@ -136,7 +139,7 @@ class Asker:
         )
         return Asked(route, ranking, latency_ms)
 
-    async def _scored(self, question: Question) -> Scored:
+    async def _scored(self, question: Question) -> InferenceResponse:
         version = question.route.version.version
         scored = await self._scorer.score(version, question.tensors, on_trial=question.on_trial)
         if question.on_trial:
@@ -159,7 +162,7 @@ def _check_indices(outputs: Arrays, question: Question) -> None:
         array = outputs[name]
         if array.size and not (least <= array.min() and array.max() < below):
             version = question.route.version.version
-            raise ScoringError(f"version {version}: {name} names what there is not")
+            raise InferenceError(f"version {version}: {name} names what there is not")
 
 
 def _observed(seconds: float, variant: str) -> float:

@@ -11,7 +11,7 @@ LONGEST_REST_S = 30.0
 
 
 @dataclass
-class Breaker:
+class CircuitBreaker:
     """After a failure, calls are left out for a while: each would cost its whole time-out.
 
     Each rest is twice as long as the one before, until a call succeeds.

@@ -14,14 +14,14 @@ _MOST_ITEMS = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Shelf:
+class CatalogueEntry:
     """What serving needs of an item: its categories' hashes, and whether it can be had."""
 
     categories: tuple[Hash, ...] = ()
     available: bool = True
 
 
-class Catalogue:
+class CatalogueCache:
     """Shelves by item id. An item that the catalogue does not know is taken for available.
 
     Args:
@@ -31,24 +31,24 @@ class Catalogue:
     def __init__(self, keep_s: float, clock: Callable[[], float] = monotonic) -> None:
         self._keep_s = keep_s
         self._clock = clock
-        self._shelves: dict[str, tuple[float, Shelf]] = {}
+        self._shelves: dict[str, tuple[float, CatalogueEntry]] = {}
 
-    def at_hand(self, item_ids: Iterable[str]) -> dict[str, Shelf | None]:
+    def get_cached(self, item_ids: Iterable[str]) -> dict[str, CatalogueEntry | None]:
         """The shelf of each item; None where it has to be read."""
         now = self._clock()
         found = ((name, self._shelves.get(name)) for name in item_ids)
         return {name: kept[1] if kept and kept[0] > now else None for name, kept in found}
 
-    def learn(self, read: RowRead, stored: Mapping[str, bytes | None]) -> Shelf:
-        """The shelf that `reading` has brought, kept at hand."""
+    def put(self, read: RowRead, stored: Mapping[str, bytes | None]) -> CatalogueEntry:
+        """The shelf that `catalogue_read` has brought, kept at hand."""
         category, available = decode_shelf(stored)
-        shelf = Shelf(tuple(map(hash64, category)), available)
+        shelf = CatalogueEntry(tuple(map(hash64, category)), available)
         if len(self._shelves) >= _MOST_ITEMS:
             self._shelves.clear()
         self._shelves[read.entity_id] = (self._clock() + self._keep_s, shelf)
         return shelf
 
 
-def reading(item_id: str) -> RowRead:
+def catalogue_read(item_id: str) -> RowRead:
     """The read that brings an item's shelf."""
     return RowRead(CATALOGUE, item_id, ("category", "available"))

@@ -8,33 +8,34 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from typing import cast
 
 import structlog
 from faust import App
-from faust.transport.drivers.aiokafka import Consumer
 from faust.types import TP, EventT
 
 from features.store import RowStore
 from stream import metrics
-from stream.delivery import Delivery
-from stream.retrying import patiently
+from stream.failures import retry_while_unavailable
+from stream.faust_internals import commit_offsets
+from stream.producer import RecommendationProducer
 
 log = structlog.get_logger()
 _DURABLE_MS = 5_000
 
 
 class Commits:
-    """Remembers how far each partition is done, and commits it now and then."""
+    """Remembers how far each partition is done, and commits that every `interval_s`."""
 
-    def __init__(self, app: App, store: RowStore, delivery: Delivery, interval_s: float) -> None:
+    def __init__(
+        self, app: App, store: RowStore, producer: RecommendationProducer, interval_s: float
+    ) -> None:
         self._app = app
         self._store = store
-        self._delivery = delivery
+        self._producer = producer
         self._interval_s = interval_s
         self._done: dict[TP, int] = {}
 
-    def done(self, events: Iterable[EventT[bytes]]) -> None:
+    def mark_done(self, events: Iterable[EventT[bytes]]) -> None:
         """A batch is whole: its rows are written, its answers sent."""
         for event in events:
             self._done[event.message.tp] = event.message.offset + 1
@@ -55,11 +56,11 @@ class Commits:
         done, self._done = self._done, {}
         if not done:
             return
-        await self._delivery.delivered()
-        async for attempt in patiently():
+        await self._producer.flush()
+        async for attempt in retry_while_unavailable():
             with attempt:
                 while not await self._store.durable(_DURABLE_MS):
                     log.warning("store_slow_to_disk", waited_ms=_DURABLE_MS)
-        await cast("Consumer", self._app.consumer)._commit(done)  # noqa: SLF001  (of the pinned Faust)
+        await commit_offsets(self._app, done)
         for partition, offset in done.items():
             metrics.COMMITTED_OFFSET.labels(partition.topic, partition.partition).set(offset)

@@ -12,15 +12,14 @@ from headwater_client.events import ACTIONS, EventError, decode
 
 from features.topics import ACTION_TOPICS, Hash
 from stream import metrics
-from stream.absorption import Absorbed, Absorber, Arrived
-from stream.answering import Answerer
 from stream.asking import Request
-from stream.delivery import Delivery
+from stream.failures import retry_while_unavailable, send_to_dead_letter
 from stream.pipeline import Pipeline, stage
-from stream.refusing import refuse
-from stream.retrying import patiently
+from stream.producer import RecommendationProducer
+from stream.recommender import Recommender
 from stream.routing import RolloutFollower
-from stream.trend_lists import TrendLists
+from stream.row_updates import ConsumerRecord, RowChanges, RowUpdater
+from stream.trending import TrendingSource
 
 
 class FastLoop:
@@ -32,11 +31,11 @@ class FastLoop:
 
     def __init__(
         self,
-        absorber: Absorber,
-        answerer: Answerer,
-        trends: TrendLists,
+        absorber: RowUpdater,
+        answerer: Recommender,
+        trends: TrendingSource,
         follower: RolloutFollower,
-        delivery: Delivery,
+        delivery: RecommendationProducer,
         pipeline: Pipeline,
         sources: Mapping[tuple[str, int], Hash],
     ) -> None:
@@ -61,42 +60,42 @@ class FastLoop:
         metrics.BATCH_EVENTS.observe(len(events))
         arrived = await self._arrived(events)
         with stage("absorb"):
-            async for attempt in patiently():
+            async for attempt in retry_while_unavailable():
                 with attempt:
-                    absorbed = await self._absorber.absorb(arrived)
+                    absorbed = await self._absorber.apply(arrived)
         self._trends.touch(absorbed.groups)
         groups = self._answerer.groups(_requests(arrived, absorbed))
         await self._pipeline.start(groups, events)
 
     async def _prepare(self) -> None:
         """Before the first answer: which version to ask, and what trends."""
-        async for attempt in patiently():
+        async for attempt in retry_while_unavailable():
             with attempt:
                 await self._follower.start()
                 await self._trends.refresh()
         self._ready = True
 
-    async def _arrived(self, events: Sequence[EventT[bytes]]) -> list[Arrived]:
+    async def _arrived(self, events: Sequence[EventT[bytes]]) -> list[ConsumerRecord]:
         """The events decoded; those that break the contract become dead letters."""
         arrived = []
         for event in events:
             try:
                 arrived.append(self._decoded(event))
             except EventError as error:
-                await refuse(event, error, self._delivery)
+                await send_to_dead_letter(event, error, self._delivery)
         metrics.count_events(events)
         return arrived
 
-    def _decoded(self, event: EventT[bytes]) -> Arrived:
+    def _decoded(self, event: EventT[bytes]) -> ConsumerRecord:
         message = event.message
         topic, partition = message.topic, message.partition
         kind = ACTIONS[ACTION_TOPICS[topic]]
         decoded = decode(kind, message.value, int(message.timestamp * 1000))
         source = self._sources[topic, partition]
-        return Arrived(decoded, f"{topic}_{partition}", source, message.offset)
+        return ConsumerRecord(decoded, f"{topic}_{partition}", source, message.offset)
 
 
-def _requests(arrived: Sequence[Arrived], absorbed: Absorbed) -> list[Request]:
+def _requests(arrived: Sequence[ConsumerRecord], absorbed: RowChanges) -> list[Request]:
     """One request a person, for the last of the batch's events."""
     last = {event.user_id: event for event, *_ in arrived}
     return [Request(event, absorbed.users[user_id]) for user_id, event in last.items()]

@@ -22,12 +22,11 @@ from headwater_client.events import Recommendation, Shadow, encode
 
 from features.topics import RECOMMENDATIONS
 from stream import metrics
-from stream.answering import Answerer, Group
 from stream.asking import Question
 from stream.commits import Commits
-from stream.delivery import Delivery
-from stream.ending import forever
-from stream.retrying import patiently
+from stream.failures import critical_task, retry_while_unavailable
+from stream.producer import RecommendationProducer
+from stream.recommender import Group, Recommender
 
 # How long a batch waits for a version on trial that lags behind.
 _PATIENCE_S = 0.05
@@ -66,7 +65,9 @@ class _Batch:
 class Pipeline:
     """Answers batches, delivers the answers, and says which batches are done."""
 
-    def __init__(self, answerer: Answerer, delivery: Delivery, commits: Commits) -> None:
+    def __init__(
+        self, answerer: Recommender, delivery: RecommendationProducer, commits: Commits
+    ) -> None:
         self._answerer = answerer
         self._delivery = delivery
         self._commits = commits
@@ -87,7 +88,7 @@ class Pipeline:
         for part in batch.parts:
             earlier = [each for each in before if not part.people.isdisjoint(each.people)]
             work = partial(self._answer, batch, part, earlier)
-            part.task = asyncio.create_task(forever(work)())
+            part.task = asyncio.create_task(critical_task(work)())
         self._end_batches()
 
     async def _let_catch_up(self) -> None:
@@ -117,13 +118,13 @@ class Pipeline:
 
     async def _answers(self, group: Group) -> list[Recommendation]:
         with stage("answer"):
-            async for attempt in patiently():
+            async for attempt in retry_while_unavailable():
                 with attempt:
                     answers = await self._answerer.answer(group)
         return answers
 
     async def _shadows(self, question: Question) -> list[Shadow]:
-        async for attempt in patiently():
+        async for attempt in retry_while_unavailable():
             with attempt:
                 shadows = await self._answerer.shadows(question)
         return shadows
@@ -131,7 +132,7 @@ class Pipeline:
     def _end_batches(self) -> None:
         """Batches that are whole are done, in their order."""
         while self._open and not self._open[0].parts:
-            self._commits.done(self._open.popleft().events)
+            self._commits.mark_done(self._open.popleft().events)
 
 
 async def _ended(parts: Sequence[_Part]) -> None:

@@ -18,7 +18,7 @@ from headwater_client.events import Reason, RecommendedItem
 from features.rows import UserRow
 from features.topics import hash64
 from features.vocabulary import FIRST_ITEM, PADDING, Vocabulary
-from stream.trending import Trends, TrendTable
+from stream.trending import TrendingIndex, TrendingItems
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 # Below this a score stands for "never": padding, unknown and excluded items.
@@ -72,10 +72,10 @@ _TRENDING = Reason("trending")
 _POPULAR = Reason("popular")
 
 
-def ranked(
+def rank(
     outputs: Arrays,
     tensors: Arrays,
-    table: TrendTable,
+    table: TrendingIndex,
     vocabulary: Vocabulary,
     times_ms: Sequence[int],
     places: int,
@@ -93,7 +93,7 @@ def ranked(
         [outputs["top_explained_by"], outputs["candidate_explained_by"]], axis=1
     )
     values = table.values(items, times_ms)
-    trend = weighed(outputs["trend_weights"], values, vocabulary.learned[items])
+    trend = weigh_trends(outputs["trend_weights"], values, vocabulary.learned[items])
     total = np.where(scores > NEVER, scores + trend, 10 * NEVER)
     # Before the cut: busy people have taken most of what trends, and it would fill all places.
     total[:, top:][_taken(tensors, table)] = 10 * NEVER
@@ -109,7 +109,7 @@ def ranked(
     )
 
 
-def _taken(tensors: Arrays, table: TrendTable) -> npt.NDArray[np.bool_]:
+def _taken(tensors: Arrays, table: TrendingIndex) -> npt.NDArray[np.bool_]:
     """Candidates that are excluded, bool[B, C]; the model itself leaves them out of its top."""
     batch, candidates = tensors["candidate_items"].shape
     taken = np.zeros((batch, candidates), np.bool_)
@@ -119,7 +119,7 @@ def _taken(tensors: Arrays, table: TrendTable) -> npt.NDArray[np.bool_]:
     return taken
 
 
-def weighed(
+def weigh_trends(
     weights: npt.NDArray[np.float32],
     values: npt.NDArray[np.float64],
     learned: npt.NDArray[np.bool_],
@@ -145,7 +145,7 @@ def _best(scores: npt.NDArray[Any], places: int) -> npt.NDArray[np.int64]:
     return np.take_along_axis(some, order, axis=1)
 
 
-def popular(trends: Trends, time_ms: int, places: int) -> list[RecommendedItem]:
+def popular_items(trends: TrendingItems, time_ms: int, places: int) -> list[RecommendedItem]:
     """What trends, most popular first: the answer when the model has none."""
     left = trends.decayed([time_ms])[0, trends.middle]
     counts = (trends.counts[:places, trends.middle] * left).tolist()
@@ -155,14 +155,14 @@ def popular(trends: Trends, time_ms: int, places: int) -> list[RecommendedItem]:
     ]
 
 
-def allowed(
+def available_items(
     items: Iterable[RecommendedItem], available: Mapping[str, bool], places: int
 ) -> list[RecommendedItem]:
     """The first `places` items that can be had."""
     return list(islice((item for item in items if available[item.item_id]), places))
 
 
-def has_taken(row: UserRow, item_id: str) -> bool:
+def is_taken(row: UserRow, item_id: str) -> bool:
     """Whether the person has taken the item, as far as the row remembers."""
     item = hash64(item_id)
     place = bisect_left(row.seen, item)

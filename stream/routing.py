@@ -35,7 +35,7 @@ class Route:
 
 
 @dataclass(frozen=True)
-class Routing:
+class Assignment:
     """How one person is answered: by whom, and who is asked besides, unseen."""
 
     shown: Route
@@ -65,21 +65,21 @@ class Routes:
         """The version that a rollout relies on; None without any version."""
         return self._routes.get(Variant.STABLE)
 
-    def routing(self, user_id: str) -> Routing | None:
+    def assign(self, user_id: str) -> Assignment | None:
         """How a person is answered: the same as long as the shares stay; None without a version."""
         routes = self._routes
         stable = routes.get(Variant.STABLE)
         if stable is None:
             return None
         if len(routes) == 1:
-            return Routing(stable)
-        place = place_of(self.model, stable.rollout_id, user_id)
+            return Assignment(stable)
+        place = bucket_of(self.model, stable.rollout_id, user_id)
         if (canary := _held(routes.get(Variant.CANARY), place)) is not None:
-            return Routing(canary)
+            return Assignment(canary)
         baseline = _held(routes.get(Variant.BASELINE), place - LARGEST_SHARE)
         if baseline is not None:
-            return Routing(baseline)
-        return Routing(stable, _held(routes.get(Variant.SHADOW), place))
+            return Assignment(baseline)
+        return Assignment(stable, _held(routes.get(Variant.SHADOW), place))
 
     def follow(self, rollout: Rollout) -> None:
         """Take over a rollout; vocabularies at hand are kept.
@@ -109,7 +109,7 @@ def _held(route: Route | None, place: float) -> Route | None:
     return route if route is not None and 0 <= place < route.version.share else None
 
 
-def place_of(model: str, rollout_id: str, user_id: str) -> float:
+def bucket_of(model: str, rollout_id: str, user_id: str) -> float:
     """Where a person stands in a rollout: from 0 up to 1, the same for whoever asks.
 
     >>> 0 <= place_of("temporal_llm", "r1", "ann") < 1

@@ -9,22 +9,31 @@ Shapes: B requests, M items, T half-lives (without the plain count).
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import structlog
+from headwater_client.errors import ServerError
 from headwater_client.events import EventType
 
 from features.arrays import Float64Array
-from features.columns import TrendList
+from features.columns import VERSION, TrendList, decode_trending, encode_trending
+from features.repo.definitions import item_sources
 from features.rows import ItemGroup
 from features.schema import FeatureSchema
+from features.store import TRENDING, RowRead, RowStore, RowWrite
+from features.topics import ACTION_TOPICS
 from features.vocabulary import Vocabulary
+from stream.row_updates import ItemGroupKey
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
-class Trends:
+class TrendingItems:
     """Popularity of the items that trend, most popular first.
 
     `counts`: float64[M, T] as of `reference_ms`. `half_lives`: float64[T].
@@ -47,7 +56,7 @@ class Trends:
         return left
 
 
-def updated(
+def update_list(
     stored: TrendList, touched: Mapping[str, ItemGroup], limit: int, schema: FeatureSchema
 ) -> TrendList:
     """A source's list with the groups that have changed: the `limit` most popular items of both."""
@@ -63,7 +72,7 @@ def updated(
     return TrendList([names[at] for at in best], counts[best])
 
 
-def sum_of_lists(lists: Sequence[tuple[EventType, TrendList]], schema: FeatureSchema) -> Trends:
+def sum_lists(lists: Sequence[tuple[EventType, TrendList]], schema: FeatureSchema) -> TrendingItems:
     """Add up the sources' lists, each counter brought to the newest reference time."""
     half_lives = np.asarray(schema.item_half_lives[:-1])
     newest = max((listed.counts[:, 0].max(initial=0) for _, listed in lists), default=0)
@@ -78,10 +87,10 @@ def sum_of_lists(lists: Sequence[tuple[EventType, TrendList]], schema: FeatureSc
         total[rows] += schema.weight[kind] * listed.counts[:, 1:-1] * left
     order = np.argsort(-total[:, len(half_lives) // 2], kind="stable")
     names = list(place)
-    return Trends([names[at] for at in order], total[order], int(newest), half_lives)
+    return TrendingItems([names[at] for at in order], total[order], int(newest), half_lives)
 
 
-class TrendTable:
+class TrendingIndex:
     """Trends by a version's item indices: a dense table of places, so that nothing is searched.
 
     Args:
@@ -93,7 +102,7 @@ class TrendTable:
         places: int32[N], where in `indices` each item stands; -1 where it does not.
     """
 
-    def __init__(self, trends: Trends, vocabulary: Vocabulary) -> None:
+    def __init__(self, trends: TrendingItems, vocabulary: Vocabulary) -> None:
         self.trends = trends
         indices = vocabulary.indices_of(trends.item_ids)
         known = indices != vocabulary.unknown
@@ -109,3 +118,70 @@ class TrendTable:
             self._counts[self.places[items]] * self.trends.decayed(times_ms)[:, None]
         )
         return np.log1p(counts)
+
+
+class TrendingSource:
+    """Gathers the item groups that batches change, and exchanges lists with the store.
+
+    Args:
+        limit: how many items a source's list holds.
+        every_s: how old the view may be.
+    """
+
+    def __init__(
+        self, store: RowStore, schema: FeatureSchema, partitions: int, limit: int, every_s: float
+    ) -> None:
+        self._store = store
+        self._schema = schema
+        self._limit = limit
+        self._every_s = every_s
+        self._reads = [RowRead(TRENDING, n, TRENDING.columns) for n in item_sources(partitions)]
+        self._touched: dict[str, dict[str, ItemGroup]] = {}
+        self.trends: TrendingItems = sum_lists([], schema)
+
+    def touch(self, groups: Mapping[ItemGroupKey, ItemGroup]) -> None:
+        """Groups that a batch has changed."""
+        for cell, group in groups.items():
+            self._touched.setdefault(cell.column, {})[cell.item_id] = group
+
+    async def run(self) -> None:
+        """Refresh for ever; while the store is away the view only grows old."""
+        while True:
+            await asyncio.sleep(self._every_s)
+            try:
+                await self.refresh()
+            except ServerError as error:
+                log.warning("trends_not_refreshed", error=str(error))
+
+    async def refresh(self) -> None:
+        """Write the lists that have changed, then add up all of them.
+
+        Raises:
+            ServerError: the store does not answer.
+        """
+        stored = await self._store.read(self._reads)
+        lists = {
+            r.entity_id: decode_trending(s, self._schema)
+            for r, s in zip(self._reads, stored, strict=True)
+        }
+        versions = {r.entity_id: s[VERSION] for r, s in zip(self._reads, stored, strict=True)}
+        touched, self._touched = self._touched, {}
+        for name, groups in touched.items():
+            lists[name] = update_list(lists[name], groups, self._limit, self._schema)
+        # A list that another worker wrote meanwhile stays: that worker has the partition now.
+        await self._store.write(
+            [self._write(n, lists[n], g, versions[n]) for n, g in touched.items()]
+        )
+        self.trends = sum_lists([(_signal(n), listed) for n, listed in lists.items()], self._schema)
+
+    def _write(
+        self, name: str, listed: TrendList, groups: Mapping[str, ItemGroup], version: bytes | None
+    ) -> RowWrite:
+        newest = max(groups.values(), key=lambda group: group.offset)
+        columns = encode_trending(listed, newest.source, newest.offset)
+        return RowWrite(TRENDING, name, columns, newest.reference_ms, VERSION, version)
+
+
+def _signal(source: str) -> EventType:
+    """The signal of a source by its name, such as clicks_3."""
+    return ACTION_TOPICS[source.rpartition("_")[0]]

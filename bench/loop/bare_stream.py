@@ -18,8 +18,7 @@ from faust import Worker
 from faust.types import EventT
 
 from deploy.settings import load_settings
-from stream.agents import add_agents
-from stream.app import WorkerConfig, _faust_app
+from stream.app import WorkerConfig, add_agents, make_faust_app
 
 _WARM_UP = 0.2
 
@@ -50,7 +49,7 @@ def main(events: str) -> None:
     config = WorkerConfig(
         settings.kafka, settings.store, settings.features, settings.triton, settings.worker
     )
-    app = _faust_app(config)
+    app = make_faust_app(config)
     counter = Counter(int(events))
     add_agents(app, settings.worker.batch_size, counter.count, counter.count)
     Worker(app, loglevel="WARN", redirect_stdouts=False).execute_from_commandline()

@@ -48,11 +48,10 @@ from features.schema import FeatureSchema
 from features.store import RowStore
 from features.topics import ACTION_TOPICS, RECOMMENDATIONS, hash64, source_hash
 from features.vocabulary import read_vocabulary
-from stream.answering import recommendation_id
-from stream.ranking import allowed, ranked
-from stream.scoring import Scorer
-from stream.trend_lists import TrendLists
-from stream.trending import TrendTable
+from stream.inference import InferenceClient
+from stream.ranking import available_items, rank
+from stream.recommender import recommendation_id
+from stream.trending import TrendingIndex, TrendingSource
 
 _USER = (
     "counters",
@@ -90,7 +89,7 @@ class OneAtATime:
         self._feast = feast.FeatureStore(repo_path=repository)
         self._version = version
         self._vocabulary = read_vocabulary(vocabulary)
-        self._scorer = Scorer(
+        self._scorer = InferenceClient(
             settings.triton, inputs.model_inputs(self._schema), inputs.model_outputs(self._schema)
         )
         self._columns = item_sources(settings.kafka.partitions)
@@ -99,7 +98,7 @@ class OneAtATime:
             *(f"item_popularity:{name}" for name in self._columns),
             "item_catalogue:category",
         ]
-        self._trends: TrendTable | None = None
+        self._trends: TrendingIndex | None = None
 
     async def handle(
         self, event: Click | Purchase, column: str, source: int, offset: int
@@ -148,13 +147,13 @@ class OneAtATime:
             exclude_seen=exclude_seen,
         )
         outputs, _ = await self._scorer.score(self._version, tensors)
-        ranking = ranked(outputs, tensors, table, self._vocabulary, times_ms, 4 * worker.top_k)
+        ranking = rank(outputs, tensors, table, self._vocabulary, times_ms, 4 * worker.top_k)
         available = dict.fromkeys(ranking.item_ids(), True)
         return Recommendation(
             recommendation_id=recommendation_id(event),
             user_id=event.user_id,
             event_id=event.event_id,
-            items=allowed(ranking.person(0), available, worker.top_k),
+            items=available_items(ranking.person(0), available, worker.top_k),
             model_version=str(self._version),
             variant="one-at-a-time",
             event_time=event.timestamp,
@@ -162,11 +161,11 @@ class OneAtATime:
             fallback=False,
         )
 
-    async def _trend_table(self) -> TrendTable:
+    async def _trend_table(self) -> TrendingIndex:
         """What trends, read once."""
         settings, worker = self._settings, self._settings.worker
         store = RowStore(settings.store)
-        lists = TrendLists(
+        lists = TrendingSource(
             store,
             self._schema,
             settings.kafka.partitions,
@@ -175,7 +174,7 @@ class OneAtATime:
         )
         await lists.refresh()
         await store.close()
-        self._trends = TrendTable(lists.trends, self._vocabulary)
+        self._trends = TrendingIndex(lists.trends, self._vocabulary)
         return self._trends
 
 

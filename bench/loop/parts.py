@@ -35,15 +35,14 @@ from features.schema import FeatureSchema
 from features.store import USERS, RowRead, RowStore, RowWrite, popularity_table
 from features.topics import CLICKS, PURCHASES, RECOMMENDATIONS, hash64, source_hash
 from features.vocabulary import Vocabulary, read_vocabulary
-from stream.absorption import Cell
-from stream.answering import recommendation_id
-from stream.catalogue import reading
+from stream.catalogue import catalogue_read
 from stream.client import EventProducer, RecommendationConsumer
-from stream.delivery import Delivery
-from stream.ranking import allowed, ranked
-from stream.scoring import Scorer
-from stream.trend_lists import TrendLists
-from stream.trending import TrendTable
+from stream.inference import InferenceClient
+from stream.producer import RecommendationProducer
+from stream.ranking import available_items, rank
+from stream.recommender import recommendation_id
+from stream.row_updates import ItemGroupKey
+from stream.trending import TrendingIndex, TrendingSource
 from trainer.datasets.log import DataSource, load_log
 
 _MICROSECONDS = 1e6
@@ -79,9 +78,9 @@ class Rows:
     """Rows at hand, and the bytes of their version columns as the store holds them."""
 
     users: dict[str, UserRow]
-    groups: dict[Cell, ItemGroup]
+    groups: dict[ItemGroupKey, ItemGroup]
     categories: dict[str, tuple[int, ...]]
-    versions: dict[str | Cell, bytes | None]
+    versions: dict[str | ItemGroupKey, bytes | None]
 
 
 @dataclass(frozen=True)
@@ -104,7 +103,7 @@ class Parts:
         self._schema = FeatureSchema(settings.features)
         self._store = RowStore(settings.store)
         self._popularity = popularity_table(settings.kafka.partitions)
-        self._scorer = Scorer(
+        self._scorer = InferenceClient(
             settings.triton, inputs.model_inputs(self._schema), inputs.model_outputs(self._schema)
         )
         self._watch = Stopwatch()
@@ -123,7 +122,7 @@ class Parts:
         await self._scorer.close()
         return found
 
-    async def _batch(self, placed: Sequence[Placed], rows: Rows, table: TrendTable) -> None:
+    async def _batch(self, placed: Sequence[Placed], rows: Rows, table: TrendingIndex) -> None:
         self._decode(placed)
         users, groups = self._absorb(placed, rows)
         writes = self._encode(users, groups, rows)
@@ -138,12 +137,12 @@ class Parts:
             for kind, raw in raws:
                 decode(kind, raw)
 
-    def _absorb(self, placed: Sequence[Placed], rows: Rows) -> tuple[list[str], list[Cell]]:
+    def _absorb(self, placed: Sequence[Placed], rows: Rows) -> tuple[list[str], list[ItemGroupKey]]:
         users, groups = [], []
         with self._watch.part("rows"):
             for each in placed:
                 event = each.event
-                cell = Cell(event.item_id, each.column)
+                cell = ItemGroupKey(event.item_id, each.column)
                 seen = observation(
                     event,
                     each.source,  # type: ignore[arg-type]
@@ -158,7 +157,7 @@ class Parts:
         return users, groups
 
     def _encode(
-        self, users: Sequence[str], groups: Sequence[Cell], rows: Rows
+        self, users: Sequence[str], groups: Sequence[ItemGroupKey], rows: Rows
     ) -> tuple[list[RowWrite], list[RowWrite]]:
         with self._watch.part("columns"):
             encoded_groups = [(cell, columns.encode_group(rows.groups[cell])) for cell in groups]
@@ -176,7 +175,7 @@ class Parts:
         return group_writes, user_writes
 
     async def _answer(
-        self, placed: Sequence[Placed], users: Mapping[str, UserRow], table: TrendTable
+        self, placed: Sequence[Placed], users: Mapping[str, UserRow], table: TrendingIndex
     ) -> None:
         last = {each.event.user_id: each.event for each in placed}
         times_ms = [max(last[name].timestamp, row.reference_ms) for name, row in users.items()]
@@ -193,10 +192,12 @@ class Parts:
         with self._watch.part("model"):
             outputs, _ = await self._scorer.score(self._version, tensors)
         with self._watch.part("ranking"):
-            ranking = ranked(outputs, tensors, table, self._vocabulary, times_ms, 4 * worker.top_k)
+            ranking = rank(outputs, tensors, table, self._vocabulary, times_ms, 4 * worker.top_k)
             available = dict.fromkeys(ranking.item_ids(), True)
             answers = [
-                _recommendation(last[name], allowed(ranking.person(at), available, worker.top_k))
+                _recommendation(
+                    last[name], available_items(ranking.person(at), available, worker.top_k)
+                )
                 for at, name in enumerate(users)
             ]
         with self._watch.part("encoding answers"):
@@ -205,14 +206,16 @@ class Parts:
 
     async def _rows(self, placed: Sequence[Placed]) -> Rows:
         users = list(dict.fromkeys(each.event.user_id for each in placed))
-        cells = list(dict.fromkeys(Cell(each.event.item_id, each.column) for each in placed))
+        cells = list(
+            dict.fromkeys(ItemGroupKey(each.event.item_id, each.column) for each in placed)
+        )
         items = list(dict.fromkeys(each.event.item_id for each in placed))
         found = await self._store.read([RowRead(USERS, name, USERS.columns) for name in users])
         groups = await self._store.read(
             [RowRead(self._popularity, cell.item_id, (cell.column,)) for cell in cells]
         )
-        shelves = await self._store.read([reading(name) for name in items])
-        versions: dict[str | Cell, bytes | None] = {
+        shelves = await self._store.read([catalogue_read(name) for name in items])
+        versions: dict[str | ItemGroupKey, bytes | None] = {
             name: stored[VERSION] for name, stored in zip(users, found, strict=True)
         }
         versions |= {cell: s[cell.column] for cell, s in zip(cells, groups, strict=True)}
@@ -230,9 +233,9 @@ class Parts:
             versions,
         )
 
-    async def _trend_table(self) -> TrendTable:
+    async def _trend_table(self) -> TrendingIndex:
         worker = self._settings.worker
-        lists = TrendLists(
+        lists = TrendingSource(
             self._store,
             self._schema,
             self._settings.kafka.partitions,
@@ -240,19 +243,19 @@ class Parts:
             worker.trends_refresh_s,
         )
         await lists.refresh()
-        return TrendTable(lists.trends, self._vocabulary)
+        return TrendingIndex(lists.trends, self._vocabulary)
 
     async def _kafka(self, events: Sequence[Action]) -> dict[str, float]:
         """Producing events, sending answers and reading them: the clients and the broker."""
         kafka, number = self._settings.kafka, len(events)
         found: dict[str, float] = {}
         with RecommendationConsumer(kafka) as consumer:
-            delivery = Delivery(kafka)
+            delivery = RecommendationProducer(kafka)
             for part in ("warm-up", "sending answers"):
                 with timed(found, part):
                     for user_id, raw in self._answers:
                         await delivery.send(RECOMMENDATIONS, user_id.encode(), raw)
-                    await delivery.delivered()
+                    await delivery.flush()
             for part in ("warm-up", "reader"):
                 with timed(found, part):
                     for _ in self._answers:

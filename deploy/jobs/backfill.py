@@ -35,11 +35,11 @@ from features.rows import ItemGroup
 from features.schema import FeatureSchema
 from features.store import RowRead, RowStore, popularity_table
 from features.topics import ACTION_TOPICS, CLICKS, ITEMS, PURCHASES, Hash, source_hash
-from stream.absorption import Absorber, Arrived, Cell
-from stream.catalogue import Catalogue
-from stream.retrying import is_passing
-from stream.shelving import LOADED_ITEMS, Told, item_of, write_items
-from stream.trend_lists import TrendLists
+from stream.catalogue import CatalogueCache
+from stream.catalogue_writer import LOADED_ITEMS, ItemUpdate, parse_item, write_items
+from stream.failures import is_transient
+from stream.row_updates import ConsumerRecord, ItemGroupKey, RowUpdater
+from stream.trending import TrendingSource
 from trainer.datasets.log import Log
 from trainer.windows.reader import action_of, log_refused, source_of
 
@@ -77,16 +77,16 @@ class RowFiller:
         self._store = store
         self._schema = FeatureSchema(settings.features)
         self._popularity = popularity_table(partitions)
-        catalogue = Catalogue(worker.catalogue_refresh_s)
-        self._absorber = Absorber(
+        catalogue = CatalogueCache(worker.catalogue_refresh_s)
+        self._absorber = RowUpdater(
             store, self._schema, catalogue, self._popularity, worker.row_cache
         )
-        self._trends = TrendLists(
+        self._trends = TrendingSource(
             store, self._schema, partitions, worker.trending_items, worker.trends_refresh_s
         )
         self._touched: defaultdict[str, set[str]] = defaultdict(set)
 
-    async def items(self, newest: Mapping[str, Told]) -> None:
+    async def items(self, newest: Mapping[str, ItemUpdate]) -> None:
         """What the catalogue says, by item_id.
 
         Raises:
@@ -96,7 +96,7 @@ class RowFiller:
             with attempt:
                 await write_items(self._store, newest)
 
-    async def events(self, batch: Sequence[Arrived]) -> None:
+    async def events(self, batch: Sequence[ConsumerRecord]) -> None:
         """What people did, each source's in its order.
 
         Raises:
@@ -104,7 +104,7 @@ class RowFiller:
         """
         async for attempt in _again():
             with attempt:
-                await self._absorber.absorb(batch)
+                await self._absorber.apply(batch)
         for arrived in batch:
             self._touched[arrived.event.item_id].add(arrived.column)
 
@@ -124,10 +124,10 @@ class RowFiller:
         while not await self._store.durable(DURABLE_MS):
             log.warning("store_slow_to_disk", waited_ms=DURABLE_MS)
 
-    async def _groups(self, item_ids: Sequence[str]) -> dict[Cell, ItemGroup]:
+    async def _groups(self, item_ids: Sequence[str]) -> dict[ItemGroupKey, ItemGroup]:
         reads = [RowRead(self._popularity, name, sorted(self._touched[name])) for name in item_ids]
         return {
-            Cell(read.entity_id, column): columns.decode_group(value, self._schema)
+            ItemGroupKey(read.entity_id, column): columns.decode_group(value, self._schema)
             for read, stored in zip(reads, await self._store.read(reads), strict=True)
             for column, value in stored.items()
             if value is not None
@@ -216,7 +216,7 @@ def items_from_kafka(settings: Settings) -> list[Item]:
         SettingsError, ServerError: Kafka cannot be read.
     """
     sources = ensure_sources(settings.kafka)
-    newest: dict[str, Told] = {}
+    newest: dict[str, ItemUpdate] = {}
     with closing(KafkaBacklog(settings.kafka, [ITEMS])) as catalogue:
         for batch in catalogue.batches():
             newest |= _told(batch, sources, Filled())
@@ -235,7 +235,7 @@ async def rows_from_log(settings: Settings, past: Log, progress: Progress) -> Fi
     async with filling(settings, past.fingerprint) as filler:
         for start in range(0, len(past.items), BATCH):
             part = enumerate(past.items[start : start + BATCH], start)
-            told = {each.item_id: Told(each, LOADED_ITEMS, at, first_ms) for at, each in part}
+            told = {each.item_id: ItemUpdate(each, LOADED_ITEMS, at, first_ms) for at, each in part}
             await filler.items(told)
             progress(start + len(told), total)
         for start in range(0, len(past.events), BATCH):
@@ -248,29 +248,29 @@ async def rows_from_log(settings: Settings, past: Log, progress: Progress) -> Fi
 def _again() -> AsyncRetrying:
     """Another process may be writing the same rows; a store that stays away is an error."""
     return AsyncRetrying(
-        retry=retry_if_exception(is_passing),
+        retry=retry_if_exception(is_transient),
         wait=wait_exponential_jitter(initial=0.1, max=2),
         stop=stop_after_attempt(ATTEMPTS),
         reraise=True,
     )
 
 
-def _told(batch: Iterable[Message], sources: Sources, filled: Filled) -> dict[str, Told]:
+def _told(batch: Iterable[Message], sources: Sources, filled: Filled) -> dict[str, ItemUpdate]:
     """The newest message of each item; what breaks the contract is passed over."""
-    newest: dict[str, Told] = {}
+    newest: dict[str, ItemUpdate] = {}
     for message in batch:
         try:
-            item_id, item = item_of(message.key(), message.value())
+            item_id, item = parse_item(message.key(), message.value())
         except EventError as error:
             _refuse(message, error, filled)
             continue
         filled.items += 1
         source, offset = sources[source_of(message)], message.offset() or 0
-        newest[item_id] = Told(item, source, offset, message.timestamp()[1])
+        newest[item_id] = ItemUpdate(item, source, offset, message.timestamp()[1])
     return newest
 
 
-def _arrived(message: Message, sources: Sources, filled: Filled) -> Arrived | None:
+def _arrived(message: Message, sources: Sources, filled: Filled) -> ConsumerRecord | None:
     """An event; None for what breaks the contract."""
     try:
         event = action_of(message)
@@ -279,12 +279,12 @@ def _arrived(message: Message, sources: Sources, filled: Filled) -> Arrived | No
         return None
     topic, partition = source_of(message)
     source = sources[topic, partition]
-    return Arrived(event, f"{topic}_{partition}", source, message.offset() or 0)
+    return ConsumerRecord(event, f"{topic}_{partition}", source, message.offset() or 0)
 
 
-def _loaded(event: Click | Purchase, offset: int) -> Arrived:
+def _loaded(event: Click | Purchase, offset: int) -> ConsumerRecord:
     column = f"{PURCHASES if isinstance(event, Purchase) else CLICKS}_{LOADED}"
-    return Arrived(event, column, source_hash(column, 0), offset)
+    return ConsumerRecord(event, column, source_hash(column, 0), offset)
 
 
 def _refuse(message: Message, error: EventError, filled: Filled) -> None:

@@ -186,7 +186,7 @@ class People:
         self._number += 1
         name = f"{self._chance.getrandbits(64):x}"
         user = f"u{self._chance.randrange(PEOPLE)}"
-        routing = routes.routing(user)
+        routing = routes.assign(user)
         assert routing
         version = routing.shown.version
         items = [f"i{self._chance.randrange(150)}" for _ in range(3)]

@@ -134,7 +134,7 @@ def variants(rollout: Rollout) -> dict[str, str]:
     """Each person's variant."""
     routes = Routes(MODEL_NAME, load=lambda _: Vocabulary([]))
     routes.follow(rollout)
-    routed = {user: routes.routing(user) for user in PEOPLE}
+    routed = {user: routes.assign(user) for user in PEOPLE}
     return {user: each.shown.version.variant for user, each in routed.items() if each}
 
 

@@ -15,9 +15,9 @@ from headwater_client.events import Recommendation
 from deploy import local
 from deploy.settings import Settings
 from features.kafka import ensure_topics
-from features.schema import FeatureSchema
-from stream.answering import POPULAR_ITEMS, recommendation_id
+from features.rows import FeatureSchema
 from stream.client import EventProducer, RecommendationConsumer
+from stream.recommender import POPULAR_ITEMS, recommendation_id
 from tests.harness.models import SETTINGS, untrained
 from tests.harness.oracle import read_log
 from tests.harness.rows import check_items, check_users

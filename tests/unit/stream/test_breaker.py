@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stream.breaker import Breaker
+from stream.breaker import CircuitBreaker
 
 
 class Clock:
@@ -13,7 +13,7 @@ class Clock:
         return self.now_s
 
 
-def rest_after_failure(breaker: Breaker, clock: Clock, longest_s: float = 30.0) -> float:
+def rest_after_failure(breaker: CircuitBreaker, clock: Clock, longest_s: float = 30.0) -> float:
     breaker.trip(longest_s)
     start = clock.now_s
     while breaker.open:
@@ -23,7 +23,7 @@ def rest_after_failure(breaker: Breaker, clock: Clock, longest_s: float = 30.0) 
 
 def test_rests_double_up_to_the_longest_and_a_success_ends_that() -> None:
     clock = Clock()
-    breaker = Breaker(clock)
+    breaker = CircuitBreaker(clock)
     assert not breaker.open
     rests = [rest_after_failure(breaker, clock) for _ in range(7)]
     assert rests == [1, 2, 4, 8, 16, 30, 30]
@@ -33,6 +33,6 @@ def test_rests_double_up_to_the_longest_and_a_success_ends_that() -> None:
 
 def test_failures_with_short_rests_do_not_lengthen_a_later_one() -> None:
     clock = Clock()
-    breaker = Breaker(clock)
+    breaker = CircuitBreaker(clock)
     assert [rest_after_failure(breaker, clock, longest_s=1.0) for _ in range(9)] == [1] * 9
     assert rest_after_failure(breaker, clock) == 2

@@ -6,17 +6,17 @@ from headwater_client.events import Item
 
 from features.columns import encode_item
 from features.topics import hash64
-from stream.catalogue import Catalogue, Shelf, reading
+from stream.catalogue import CatalogueCache, CatalogueEntry, catalogue_read
 
 
 def test_a_shelf_is_at_hand_until_it_is_too_old() -> None:
     now = [0.0]
-    catalogue = Catalogue(5.0, clock=lambda: now[0])
-    assert catalogue.at_hand(["i"]) == {"i": None}
+    catalogue = CatalogueCache(5.0, clock=lambda: now[0])
+    assert catalogue.get_cached(["i"]) == {"i": None}
     stored = encode_item(Item(item_id="i", category=["c"], available=False), 1, 1)
-    shelf = catalogue.learn(reading("i"), {n: stored[n] for n in ("category", "available")})
-    assert shelf == Shelf((hash64("c"),), available=False)
+    shelf = catalogue.put(catalogue_read("i"), {n: stored[n] for n in ("category", "available")})
+    assert shelf == CatalogueEntry((hash64("c"),), available=False)
     now[0] = 4.9
-    assert catalogue.at_hand(["i"]) == {"i": shelf}
+    assert catalogue.get_cached(["i"]) == {"i": shelf}
     now[0] = 5.0
-    assert catalogue.at_hand(["i"]) == {"i": None}
+    assert catalogue.get_cached(["i"]) == {"i": None}

@@ -13,9 +13,9 @@ from headwater_client.events import Click, Recommendation, Shadow
 from features.rows import empty_user
 from features.schema import FeatureSchema
 from features.settings import FeatureSettings
-from stream.answering import Group
 from stream.asking import Question, Request
 from stream.pipeline import Pipeline
+from stream.recommender import Group
 
 SCHEMA = FeatureSchema(FeatureSettings())
 
@@ -75,7 +75,7 @@ class World:
         if answer.shadow:
             self.shadowed.append(answer.event_id)
 
-    def done(self, events: Sequence[str]) -> None:
+    def mark_done(self, events: Sequence[str]) -> None:
         self.done_batches += events
 
     async def start(self, name: str, *groups: Group) -> None:

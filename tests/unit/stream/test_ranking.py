@@ -10,8 +10,8 @@ from features.columns import TrendList
 from features.schema import FeatureSchema
 from features.settings import DAY_MS, FeatureSettings
 from features.vocabulary import Vocabulary
-from stream.ranking import allowed, popular, ranked, weighed
-from stream.trending import TrendTable, sum_of_lists
+from stream.ranking import available_items, popular_items, rank, weigh_trends
+from stream.trending import TrendingIndex, sum_lists
 
 SCHEMA = FeatureSchema(FeatureSettings())
 NOW_MS = 1_700_000_000_000
@@ -19,10 +19,10 @@ VOCABULARY = Vocabulary(["a", "b", "c", "d"])
 A, B, C, D = range(2, 6)
 
 
-def trending(**counts: float) -> TrendTable:
+def trending(**counts: float) -> TrendingIndex:
     rows = [[NOW_MS, count, count, count, count] for count in counts.values()]
     listed = TrendList(list(counts), np.array(rows, np.float64).reshape(-1, 5))
-    return TrendTable(sum_of_lists([(EventType.CLICK, listed)], SCHEMA), VOCABULARY)
+    return TrendingIndex(sum_lists([(EventType.CLICK, listed)], SCHEMA), VOCABULARY)
 
 
 def answer(top: list[int], scores: list[float], weight: float) -> dict[str, np.ndarray]:
@@ -46,10 +46,8 @@ TENSORS = {
 
 def test_trends_lift_an_item_by_the_persons_weight() -> None:
     outputs = answer([B, C], [1.0, 0.9], weight=2.0)
-    plain = ranked(
-        answer([B, C], [1.0, 0.9], 0.0), TENSORS, trending(c=9.0), VOCABULARY, [NOW_MS], 9
-    )
-    lifted = ranked(outputs, TENSORS, trending(c=9.0), VOCABULARY, [NOW_MS], 9)
+    plain = rank(answer([B, C], [1.0, 0.9], 0.0), TENSORS, trending(c=9.0), VOCABULARY, [NOW_MS], 9)
+    lifted = rank(outputs, TENSORS, trending(c=9.0), VOCABULARY, [NOW_MS], 9)
     assert [item.item_id for item in plain.person(0)] == ["b", "c", "d"]
     first = next(iter(lifted.person(0)))
     assert first.item_id == "c"
@@ -61,7 +59,7 @@ def test_an_item_that_was_not_learned_has_the_weights_of_the_others() -> None:
     table = trending(b=9.0, c=9.0)
     outputs = answer([B, C], [1.0, 1.0], 0.0)
     outputs["trend_weights"] = np.array([[0.0, 2.0, 0.0, 0.0, 5.0, 0.0]], np.float32)
-    items = ranked(outputs, TENSORS, table, some, [NOW_MS], 9)
+    items = rank(outputs, TENSORS, table, some, [NOW_MS], 9)
     scores = {item.item_id: item.score for item in items.person(0)}
     assert scores["b"] == pytest.approx(1 + 2 * np.log1p(9.0), rel=1e-5)
     assert scores["c"] == pytest.approx(1 + 5 * np.log1p(9.0), rel=1e-5)
@@ -71,7 +69,7 @@ def test_every_place_has_weights_of_its_own() -> None:
     weights = np.array([[1.0, 2.0, 10.0, 20.0], [3.0, 4.0, 30.0, 40.0]], np.float32)
     learned = np.array([[True, False, True], [False, False, True]])
     values = np.array([[[1.0, 0], [1, 0], [0, 1]], [[0, 1], [1, 1], [0, 1]]])
-    assert weighed(weights, values, learned).tolist() == [[1, 10, 2], [40, 70, 4]]
+    assert weigh_trends(weights, values, learned).tolist() == [[1, 10, 2], [40, 70, 4]]
 
 
 def test_a_trend_is_worth_less_later() -> None:
@@ -82,7 +80,7 @@ def test_a_trend_is_worth_less_later() -> None:
 
 
 def test_reasons_name_the_past_item_or_the_trend() -> None:
-    items = ranked(answer([B, C], [1.0, 0.9], 0.0), TENSORS, trending(), VOCABULARY, [NOW_MS], 9)
+    items = rank(answer([B, C], [1.0, 0.9], 0.0), TENSORS, trending(), VOCABULARY, [NOW_MS], 9)
     reasons = {item.item_id: item.reason for item in items.person(0)}
     assert reasons["b"] == Reason("history", "a")
     assert reasons["d"] == Reason("trending")
@@ -90,14 +88,14 @@ def test_reasons_name_the_past_item_or_the_trend() -> None:
 
 def test_padding_and_excluded_items_never_appear() -> None:
     outputs = answer([B, 0], [1.0, -1e9], 5.0)
-    items = ranked(outputs, TENSORS, trending(a=100.0), VOCABULARY, [NOW_MS], 9)
+    items = rank(outputs, TENSORS, trending(a=100.0), VOCABULARY, [NOW_MS], 9)
     assert [item.item_id for item in items.person(0)] == ["b", "d"]
     assert set(items.item_ids()) == {"b", "d"}
 
 
 def test_an_item_stands_once_though_it_is_also_a_candidate() -> None:
     tensors = TENSORS | {"candidate_items": np.array([[B, C]])}
-    items = ranked(answer([B, C], [1.0, 0.9], 0.0), tensors, trending(), VOCABULARY, [NOW_MS], 9)
+    items = rank(answer([B, C], [1.0, 0.9], 0.0), tensors, trending(), VOCABULARY, [NOW_MS], 9)
     assert sorted(item.item_id for item in items.person(0)) == ["b", "c"]
 
 
@@ -105,8 +103,8 @@ def test_a_candidate_that_the_person_has_taken_is_left_out() -> None:
     tensors = TENSORS | {"excluded_items": np.array([[0, D]])}
     table = trending(d=9.0, c=8.0)
     outputs = answer([B, C], [1.0, 0.9], 0.0)
-    kept = ranked(outputs, tensors, table, VOCABULARY, [NOW_MS], 9)
-    again = ranked(outputs, TENSORS, table, VOCABULARY, [NOW_MS], 9)
+    kept = rank(outputs, tensors, table, VOCABULARY, [NOW_MS], 9)
+    again = rank(outputs, TENSORS, table, VOCABULARY, [NOW_MS], 9)
     assert [item.item_id for item in kept.person(0)] == ["b", "c"]
     assert [item.item_id for item in again.person(0)] == ["b", "c", "d"]
 
@@ -119,21 +117,21 @@ def test_taken_candidates_leave_their_places_to_others_however_much_they_trend()
     outputs = {name: np.repeat(one, 2, 0) for name, one in answer([B], [1.0], 5.0).items()}
     outputs["candidate_scores"] = np.array([[2.0, 2.0], [2.0, 2.0]], np.float32)
     table = trending(d=100.0, c=50.0)
-    items = ranked(outputs, tensors, table, VOCABULARY, [NOW_MS, NOW_MS], 1)
+    items = rank(outputs, tensors, table, VOCABULARY, [NOW_MS, NOW_MS], 1)
     people = [[item.item_id for item in items.person(at)] for at in range(2)]
     assert people == [["b"], ["d"]]
 
 
 def test_only_the_best_places_are_kept_and_in_order() -> None:
     outputs = answer([B, C], [0.1, 0.9], 0.0)
-    items = ranked(outputs, TENSORS, trending(), VOCABULARY, [NOW_MS], 2)
+    items = rank(outputs, TENSORS, trending(), VOCABULARY, [NOW_MS], 2)
     assert [item.item_id for item in items.person(0)] == ["c", "d"]
 
 
 def test_what_cannot_be_had_is_left_out_and_the_list_is_cut() -> None:
     items = [RecommendedItem(name, 1.0, Reason("popular")) for name in "abcd"]
     available = {"a": True, "b": False, "c": True, "d": True}
-    assert [item.item_id for item in allowed(items, available, 2)] == ["a", "c"]
+    assert [item.item_id for item in available_items(items, available, 2)] == ["a", "c"]
 
 
 def test_the_fallback_is_popularity_over_all_sources() -> None:
@@ -145,5 +143,5 @@ def test_the_fallback_is_popularity_over_all_sources() -> None:
         (EventType.CLICK, TrendList(["a"], np.array([[NOW_MS, 2, 2, 2, 2.0]]))),
         (EventType.PURCHASE, TrendList(["c"], np.array([[NOW_MS, 2, 2, 2, 2.0]]))),
     ]
-    found = popular(sum_of_lists(lists, SCHEMA), NOW_MS, 2)
+    found = popular_items(sum_lists(lists, SCHEMA), NOW_MS, 2)
     assert [(item.item_id, item.score) for item in found] == [("c", 6.0), ("a", 5.0)]

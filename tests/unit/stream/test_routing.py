@@ -6,7 +6,7 @@ import pytest
 
 from features.rollout_messages import Rollout, RoutedVersion
 from features.vocabulary import Vocabulary
-from stream.routing import Routes, Routing
+from stream.routing import Assignment, Routes
 
 PEOPLE = [f"u{n}" for n in range(4000)]
 
@@ -23,18 +23,18 @@ def routes() -> Routes:
     return Routes("m", load=lambda address: Vocabulary([address]))
 
 
-def routing(found: Routes, user_id: str) -> Routing:
-    route = found.routing(user_id)
+def assignment(found: Routes, user_id: str) -> Assignment:
+    route = found.assign(user_id)
     assert route
     return route
 
 
 def variants(found: Routes) -> dict[str, str]:
-    return {user: routing(found, user).shown.version.variant for user in PEOPLE}
+    return {user: assignment(found, user).shown.version.variant for user in PEOPLE}
 
 
 def test_without_a_rollout_there_is_no_route() -> None:
-    assert routes().routing("u") is None
+    assert routes().assign("u") is None
 
 
 def test_shares_hold_and_a_restarted_worker_deals_alike() -> None:
@@ -71,7 +71,7 @@ def test_another_rollout_deals_anew() -> None:
 def test_a_shadow_is_asked_of_its_share_and_never_shown() -> None:
     found = routes()
     found.follow(rollout(stable=1, shadow=0.2))
-    asked = [user for user in PEOPLE if routing(found, user).shadow]
+    asked = [user for user in PEOPLE if assignment(found, user).shadow]
     assert set(variants(found).values()) == {"stable"}
     assert 0.17 < len(asked) / len(PEOPLE) < 0.23
 

@@ -12,23 +12,23 @@ import numpy as np
 import pytest
 
 from features.inputs import Tensor
-from stream.scoring import NotAskedError, Scorer, ScoringError
+from stream.inference import CircuitOpenError, InferenceClient, InferenceError
 from stream.settings import TritonSettings
 
 TIMEOUT_S = 0.8
 CANARY_TIMEOUT_S = 0.2
 
 
-async def ask(scorer: Scorer, version: int, *, on_trial: bool) -> None:
+async def ask(scorer: InferenceClient, version: int, *, on_trial: bool) -> None:
     await scorer.score(version, {"item_indices": np.zeros((1, 1), np.int64)}, on_trial=on_trial)
 
 
 @asynccontextmanager
-async def scorer_of(url: str) -> AsyncIterator[Scorer]:
+async def scorer_of(url: str) -> AsyncIterator[InferenceClient]:
     settings = TritonSettings(
         url=url, timeout_ms=int(1000 * TIMEOUT_S), canary_timeout_ms=int(1000 * CANARY_TIMEOUT_S)
     )
-    scorer = Scorer(settings, (Tensor("item_indices", np.int64, (-1,)),), ())
+    scorer = InferenceClient(settings, (Tensor("item_indices", np.int64, (-1,)),), ())
     try:
         yield scorer
     finally:
@@ -37,12 +37,12 @@ async def scorer_of(url: str) -> AsyncIterator[Scorer]:
 
 async def ask_nobody() -> None:
     async with scorer_of("127.0.0.1:9") as scorer:
-        with pytest.raises(ScoringError, match="version 1: Triton is away") as failed:
+        with pytest.raises(InferenceError, match="version 1: Triton is away") as failed:
             await ask(scorer, 1, on_trial=False)
         assert "127.0.0.1" not in str(failed.value)
-        with pytest.raises(NotAskedError, match="version 1: not asked"):
+        with pytest.raises(CircuitOpenError, match="version 1: not asked"):
             await ask(scorer, 1, on_trial=False)
-        with pytest.raises(ScoringError, match="version 2: Triton is away"):
+        with pytest.raises(InferenceError, match="version 2: Triton is away"):
             await ask(scorer, 2, on_trial=True)
 
 
@@ -60,7 +60,7 @@ async def ask_one_who_never_answers(port: int) -> list[tuple[str, float]]:
         async def failed(version: int, after_s: float, *, on_trial: bool) -> tuple[str, float]:
             await asyncio.sleep(after_s)
             start = time.monotonic()
-            with pytest.raises(ScoringError) as caught:
+            with pytest.raises(InferenceError) as caught:
                 await ask(scorer, version, on_trial=on_trial)
             return str(caught.value), time.monotonic() - start
 

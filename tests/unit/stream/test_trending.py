@@ -8,7 +8,7 @@ from features.columns import TrendList
 from features.rows import ItemGroup
 from features.schema import FeatureSchema
 from features.settings import DAY_MS, FeatureSettings
-from stream.trending import sum_of_lists, updated
+from stream.trending import sum_lists, update_list
 
 SCHEMA = FeatureSchema(FeatureSettings())
 NOW_MS = 1_700_000_000_000
@@ -20,23 +20,23 @@ def group(count: float, age_days: int = 0) -> ItemGroup:
 
 
 def test_the_most_popular_stay() -> None:
-    listed = updated(NOTHING, {"a": group(1), "b": group(3), "c": group(2)}, 2, SCHEMA)
+    listed = update_list(NOTHING, {"a": group(1), "b": group(3), "c": group(2)}, 2, SCHEMA)
     assert listed.item_ids == ["b", "c"]
 
 
 def test_an_old_count_has_decayed_when_it_is_compared() -> None:
-    listed = updated(NOTHING, {"old": group(10, age_days=28), "new": group(2)}, 1, SCHEMA)
+    listed = update_list(NOTHING, {"old": group(10, age_days=28), "new": group(2)}, 1, SCHEMA)
     assert listed.item_ids == ["new"]
 
 
 def test_a_changed_group_replaces_what_was_listed() -> None:
-    before = updated(NOTHING, {"a": group(1), "b": group(2)}, 5, SCHEMA)
-    after = updated(before, {"a": group(3)}, 5, SCHEMA)
+    before = update_list(NOTHING, {"a": group(1), "b": group(2)}, 5, SCHEMA)
+    after = update_list(before, {"a": group(3)}, 5, SCHEMA)
     assert after.item_ids == ["a", "b"]
     assert after.counts[:, 1].tolist() == [3.0, 2.0]
 
 
 def test_nothing_trends_in_an_empty_store() -> None:
-    trends = sum_of_lists([], SCHEMA)
+    trends = sum_lists([], SCHEMA)
     assert list(trends.item_ids) == []
     assert trends.decayed([NOW_MS]).shape == (1, 3)

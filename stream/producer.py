@@ -19,7 +19,7 @@ _POLL_S = 0.01
 _LINGER_MS = 5
 
 
-class Delivery:
+class RecommendationProducer:
     """A producer that can say when all that was sent is delivered, at least once."""
 
     def __init__(self, settings: KafkaSettings) -> None:
@@ -58,7 +58,7 @@ class Delivery:
             except BufferError:
                 await self._poll()
 
-    async def delivered(self) -> None:
+    async def flush(self) -> None:
         """Wait until everything sent before this call is delivered.
 
         Raises:

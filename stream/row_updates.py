@@ -22,7 +22,7 @@ from features.schema import FeatureSchema
 from features.store import USERS, RowRead, RowStore, RowWrite, StoreTable
 from features.topics import Hash
 from stream import metrics
-from stream.catalogue import Catalogue, Shelf, reading
+from stream.catalogue import CatalogueCache, CatalogueEntry, catalogue_read
 
 log = structlog.get_logger()
 RowT = TypeVar("RowT")
@@ -30,7 +30,7 @@ KeyT = TypeVar("KeyT")
 ValueT = TypeVar("ValueT")
 
 
-class Arrived(NamedTuple):
+class ConsumerRecord(NamedTuple):
     """A valid event and where it stood. `column` is its source's column in item rows."""
 
     event: Click | Purchase
@@ -39,7 +39,7 @@ class Arrived(NamedTuple):
     offset: int
 
 
-class Cell(NamedTuple):
+class ItemGroupKey(NamedTuple):
     """Names an item group: an item's row, and the column of one source in it."""
 
     item_id: str
@@ -47,7 +47,7 @@ class Cell(NamedTuple):
 
 
 @dataclass(slots=True)
-class Kept(Generic[RowT]):
+class CachedRow(Generic[RowT]):
     """A row at hand, and its version column as the store holds it."""
 
     row: RowT
@@ -55,23 +55,23 @@ class Kept(Generic[RowT]):
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class BatchRows:
     """What a batch works on."""
 
-    users: dict[str, Kept[UserRow]]
-    groups: dict[Cell, Kept[ItemGroup]]
-    shelves: dict[str, Shelf]
+    users: dict[str, CachedRow[UserRow]]
+    groups: dict[ItemGroupKey, CachedRow[ItemGroup]]
+    shelves: dict[str, CatalogueEntry]
 
 
 @dataclass(frozen=True, slots=True)
-class Absorbed:
+class RowChanges:
     """What a batch has changed: the rows of all its people, and the groups of its items."""
 
     users: dict[str, UserRow]
-    groups: dict[Cell, ItemGroup]
+    groups: dict[ItemGroupKey, ItemGroup]
 
 
-class Absorber:
+class RowUpdater:
     """Reads the rows of a batch, lets its events change them, and writes them.
 
     Rows stay at hand between batches. That is safe without any care for rebalances: a write is
@@ -86,7 +86,7 @@ class Absorber:
         self,
         store: RowStore,
         schema: FeatureSchema,
-        catalogue: Catalogue,
+        catalogue: CatalogueCache,
         popularity: StoreTable,
         keep: int,
     ) -> None:
@@ -94,10 +94,10 @@ class Absorber:
         self._schema = schema
         self._catalogue = catalogue
         self._popularity = popularity
-        self._users: LRUCache[str, Kept[UserRow]] = LRUCache(keep)
-        self._groups: LRUCache[Cell, Kept[ItemGroup]] = LRUCache(keep)
+        self._users: LRUCache[str, CachedRow[UserRow]] = LRUCache(keep)
+        self._groups: LRUCache[ItemGroupKey, CachedRow[ItemGroup]] = LRUCache(keep)
 
-    async def absorb(self, batch: Sequence[Arrived]) -> Absorbed:
+    async def apply(self, batch: Sequence[ConsumerRecord]) -> RowChanges:
         """Absorb a batch, whose events of each source are in order, and write all that changed.
 
         Raises:
@@ -105,45 +105,45 @@ class Absorber:
         """
         while True:
             rows = await self._rows(batch)
-            changed_users, changed_groups = self._apply(batch, rows)
+            changed_users, changed_groups = self._change_rows(batch, rows)
             if await self._written(changed_users, changed_groups):
                 self._users.update(rows.users)
                 self._groups.update(rows.groups)
-                return Absorbed(
+                return RowChanges(
                     {name: kept.row for name, kept in rows.users.items()},
                     {cell: kept.row for cell, kept in changed_groups.items()},
                 )
             metrics.CONFLICTS.inc()
             log.warning("row_changed_by_another_worker", events=len(batch))
 
-    async def _rows(self, batch: Sequence[Arrived]) -> Rows:
+    async def _rows(self, batch: Sequence[ConsumerRecord]) -> BatchRows:
         """The rows of the batch, taken out of those at hand until they are written."""
         users = _taken(self._users, (arrived.event.user_id for arrived in batch))
-        groups = _taken(self._groups, (Cell(a.event.item_id, a.column) for a in batch))
-        shelves = self._catalogue.at_hand({arrived.event.item_id for arrived in batch})
+        groups = _taken(self._groups, (ItemGroupKey(a.event.item_id, a.column) for a in batch))
+        shelves = self._catalogue.get_cached({arrived.event.item_id for arrived in batch})
         new_users = [RowRead(USERS, name, USERS.columns) for name in _absent(users)]
         new_groups = [
             RowRead(self._popularity, cell.item_id, (cell.column,)) for cell in _absent(groups)
         ]
-        new_shelves = [reading(name) for name in _absent(shelves)]
+        new_shelves = [catalogue_read(name) for name in _absent(shelves)]
         replies = iter(await self._store.read([*new_users, *new_groups, *new_shelves]))
         for read, stored in zip(new_users, replies, strict=False):
             row = columns.decode_user(stored, self._schema)
-            users[read.entity_id] = Kept(row, stored[VERSION])
+            users[read.entity_id] = CachedRow(row, stored[VERSION])
         for read, stored in zip(new_groups, replies, strict=False):
             (name,) = read.columns
             group = columns.decode_group(stored[name], self._schema)
-            groups[Cell(read.entity_id, name)] = Kept(group, stored[name])
+            groups[ItemGroupKey(read.entity_id, name)] = CachedRow(group, stored[name])
         for read, stored in zip(new_shelves, replies, strict=True):
-            shelves[read.entity_id] = self._catalogue.learn(read, stored)
-        return Rows(_present(users), _present(groups), _present(shelves))
+            shelves[read.entity_id] = self._catalogue.put(read, stored)
+        return BatchRows(_present(users), _present(groups), _present(shelves))
 
-    def _apply(
-        self, batch: Sequence[Arrived], rows: Rows
-    ) -> tuple[dict[str, Kept[UserRow]], dict[Cell, Kept[ItemGroup]]]:
+    def _change_rows(
+        self, batch: Sequence[ConsumerRecord], rows: BatchRows
+    ) -> tuple[dict[str, CachedRow[UserRow]], dict[ItemGroupKey, CachedRow[ItemGroup]]]:
         """Let the events change the rows; the rows that have changed."""
-        changed_users: dict[str, Kept[UserRow]] = {}
-        changed_groups: dict[Cell, Kept[ItemGroup]] = {}
+        changed_users: dict[str, CachedRow[UserRow]] = {}
+        changed_groups: dict[ItemGroupKey, CachedRow[ItemGroup]] = {}
         for event, column, source, offset in batch:
             user = rows.users[event.user_id]
             if offset <= user.row.offsets.get(source, -1):
@@ -151,13 +151,15 @@ class Absorber:
             seen = observation(event, source, offset, rows.shelves[event.item_id].categories)
             changed_users[event.user_id] = user
             if apply_event(user.row, seen, self._schema):
-                cell = Cell(event.item_id, column)
+                cell = ItemGroupKey(event.item_id, column)
                 apply_item_event(rows.groups[cell].row, seen, self._schema)
                 changed_groups[cell] = rows.groups[cell]
         return changed_users, changed_groups
 
     async def _written(
-        self, users: Mapping[str, Kept[UserRow]], groups: Mapping[Cell, Kept[ItemGroup]]
+        self,
+        users: Mapping[str, CachedRow[UserRow]],
+        groups: Mapping[ItemGroupKey, CachedRow[ItemGroup]],
     ) -> bool:
         """Write the groups, then the users; False as soon as a row was not as it was read."""
         written_groups = {cell: columns.encode_group(kept.row) for cell, kept in groups.items()}
@@ -191,8 +193,8 @@ class Absorber:
 
 
 def _taken(
-    cache: MutableMapping[KeyT, Kept[RowT]], keys: Iterable[KeyT]
-) -> dict[KeyT, Kept[RowT] | None]:
+    cache: MutableMapping[KeyT, CachedRow[RowT]], keys: Iterable[KeyT]
+) -> dict[KeyT, CachedRow[RowT] | None]:
     """What is at hand of each key, removed: rows that change and are not written are forgotten."""
     return {key: cache.pop(key, None) for key in dict.fromkeys(keys)}
 

@@ -15,15 +15,14 @@ from features.store import CATALOGUE, RowRead, RowStore, RowWrite
 from features.topics import ITEMS, Hash, source_hash
 from stream import metrics
 from stream.commits import Commits
-from stream.delivery import Delivery
-from stream.refusing import refuse
-from stream.retrying import patiently
+from stream.failures import retry_while_unavailable, send_to_dead_letter
+from stream.producer import RecommendationProducer
 
 # What was loaded from a file is older than any message.
 LOADED_ITEMS = source_hash(f"{ITEMS}_{LOADED}", 0)
 
 
-class Told(NamedTuple):
+class ItemUpdate(NamedTuple):
     """What the catalogue says of an item (None: it is gone), and where that stood."""
 
     item: Item | None
@@ -32,7 +31,7 @@ class Told(NamedTuple):
     time_ms: int
 
 
-class Shelver:
+class CatalogueWriter:
     """Handles batches of item messages.
 
     Args:
@@ -42,7 +41,7 @@ class Shelver:
     def __init__(
         self,
         store: RowStore,
-        delivery: Delivery,
+        delivery: RecommendationProducer,
         commits: Commits,
         sources: Mapping[tuple[str, int], Hash],
     ) -> None:
@@ -53,25 +52,25 @@ class Shelver:
 
     async def handle(self, events: Sequence[EventT[bytes]]) -> None:
         """Write the rows of a batch of item messages."""
-        newest: dict[str, Told] = {}
+        newest: dict[str, ItemUpdate] = {}
         for event in events:
             message = event.message
             try:
-                item_id, item = item_of(message.key, message.value)
+                item_id, item = parse_item(message.key, message.value)
             except EventError as error:
-                await refuse(event, error, self._delivery)
+                await send_to_dead_letter(event, error, self._delivery)
             else:
                 source = self._sources[message.topic, message.partition]
                 time_ms = int(message.timestamp * 1000)
-                newest[item_id] = Told(item, source, message.offset, time_ms)
+                newest[item_id] = ItemUpdate(item, source, message.offset, time_ms)
         metrics.count_events(events)
-        async for attempt in patiently():
+        async for attempt in retry_while_unavailable():
             with attempt:
                 await write_items(self._store, newest)
-        self._commits.done(events)
+        self._commits.mark_done(events)
 
 
-async def write_items(store: RowStore, newest: Mapping[str, Told]) -> None:
+async def write_items(store: RowStore, newest: Mapping[str, ItemUpdate]) -> None:
     """Write what the catalogue says by item_id, where the store has nothing newer.
 
     Raises:
@@ -88,7 +87,7 @@ async def write_items(store: RowStore, newest: Mapping[str, Told]) -> None:
         raise ServerError("an item row was written by another worker: reading it again")
 
 
-def item_of(key: bytes | None, value: bytes | None) -> tuple[str, Item | None]:
+def parse_item(key: bytes | None, value: bytes | None) -> tuple[str, Item | None]:
     """(item_id, item) of a message; no item for a tombstone.
 
     Raises:
@@ -105,7 +104,7 @@ def item_of(key: bytes | None, value: bytes | None) -> tuple[str, Item | None]:
     return name, item
 
 
-def _is_known(told: Told, version: bytes | None) -> bool:
+def _is_known(told: ItemUpdate, version: bytes | None) -> bool:
     source, offset = decode_pair(version)
     is_loaded = version is not None and told.source == LOADED_ITEMS
     return is_loaded or (source == told.source and offset >= told.offset)

@@ -18,7 +18,7 @@ from tritonclient.grpc.aio import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
 from features.inputs import Tensor
-from stream.breaker import LONGEST_REST_S, REST_S, Breaker
+from stream.breaker import LONGEST_REST_S, REST_S, CircuitBreaker
 from stream.settings import TritonSettings
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -28,15 +28,15 @@ _LATE = "StatusCode.DEADLINE_EXCEEDED"
 _MAX_REASON_CHARS = 200
 
 
-class ScoringError(HeadwaterError):
+class InferenceError(HeadwaterError):
     """A version did not answer in time, or its answer cannot be used."""
 
 
-class NotAskedError(ScoringError):
+class CircuitOpenError(InferenceError):
     """A version failed a moment ago, and was not asked again yet."""
 
 
-class Scored(NamedTuple):
+class InferenceResponse(NamedTuple):
     """A version's outputs, and how long the call took that brought them."""
 
     outputs: Arrays
@@ -47,11 +47,11 @@ class Scored(NamedTuple):
 class _Calls:
     """The calls of one version; of a version on trial one at a time, in `turn`."""
 
-    breaker: Breaker = field(default_factory=Breaker)
+    breaker: CircuitBreaker = field(default_factory=CircuitBreaker)
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
-class Scorer:
+class InferenceClient:
     """A client of the model, by names and types of `features.inputs`.
 
     Each version fails and rests by itself.
@@ -75,7 +75,7 @@ class Scorer:
 
     async def score(
         self, version: int, tensors: Mapping[str, npt.NDArray[Any]], *, on_trial: bool = False
-    ) -> Scored:
+    ) -> InferenceResponse:
         """The outputs of one version for a batch, by name.
 
         Args:
@@ -89,9 +89,9 @@ class Scorer:
         calls = self._calls[version, on_trial]
         try:
             scored = await (self._in_turn if on_trial else self._asked)(version, calls, tensors)
-        except NotAskedError:
+        except CircuitOpenError:
             raise
-        except (InferenceServerException, TimeoutError, OSError, ScoringError) as error:
+        except (InferenceServerException, TimeoutError, OSError, InferenceError) as error:
             # Triton away is nobody's fault: once it is back, all versions answer at once.
             own_fault = on_trial and _status(error) != _AWAY
             calls.breaker.trip(LONGEST_REST_S if own_fault else REST_S)
@@ -103,13 +103,13 @@ class Scorer:
                 reason=reason,
                 error=str(error),
             )
-            raise ScoringError(f"version {version}: {reason}") from error
+            raise InferenceError(f"version {version}: {reason}") from error
         calls.breaker.reset()
         return scored
 
     async def _in_turn(
         self, version: int, calls: _Calls, tensors: Mapping[str, npt.NDArray[Any]]
-    ) -> Scored:
+    ) -> InferenceResponse:
         """Ask once it is this call's turn; waiting for that counts against its time."""
         limit_ms = min(self._settings.canary_timeout_ms, self._settings.timeout_ms)
         async with asyncio.timeout(limit_ms / 1000), calls.turn:
@@ -117,10 +117,10 @@ class Scorer:
 
     async def _asked(
         self, version: int, calls: _Calls, tensors: Mapping[str, npt.NDArray[Any]]
-    ) -> Scored:
+    ) -> InferenceResponse:
         start = perf_counter()
         if calls.breaker.open:
-            raise NotAskedError(f"version {version}: not asked, it failed a moment ago")
+            raise CircuitOpenError(f"version {version}: not asked, it failed a moment ago")
         result = await self._connected().infer(
             self._settings.model,
             [self._input(name, array) for name, array in tensors.items()],
@@ -130,8 +130,8 @@ class Scorer:
         )
         outputs = {output.name(): result.as_numpy(output.name()) for output in self._outputs}
         if not all(np.isfinite(outputs[name]).all() for name in self._numbers):
-            raise ScoringError("scores that are not numbers")
-        return Scored(outputs, perf_counter() - start)
+            raise InferenceError("scores that are not numbers")
+        return InferenceResponse(outputs, perf_counter() - start)
 
     def _input(self, name: str, array: npt.NDArray[Any]) -> InferInput:
         tensor = InferInput(name, array.shape, self._types[name])

@@ -13,11 +13,11 @@ from features.rows import UserRow
 from features.schema import FeatureSchema
 from features.store import RowStore
 from stream.asking import Asked, Asker, Question, Request
-from stream.catalogue import Catalogue, reading
-from stream.ranking import allowed, has_taken, popular
+from stream.catalogue import CatalogueCache, catalogue_read
+from stream.ranking import available_items, is_taken, popular_items
 from stream.routing import Route, Routes
 from stream.settings import WorkerSettings
-from stream.trend_lists import TrendLists
+from stream.trending import TrendingSource
 
 # The variant of people for whom there is no version.
 FALLBACK = "fallback"
@@ -43,7 +43,7 @@ class Group:
         return self.own is not None and self.own.on_trial
 
 
-class Answerer:
+class Recommender:
     """Makes recommendations for a batch of people."""
 
     def __init__(
@@ -51,8 +51,8 @@ class Answerer:
         settings: WorkerSettings,
         schema: FeatureSchema,
         store: RowStore,
-        catalogue: Catalogue,
-        trends: TrendLists,
+        catalogue: CatalogueCache,
+        trends: TrendingSource,
         routes: Routes,
         asker: Asker,
     ) -> None:
@@ -72,7 +72,7 @@ class Answerer:
         """
         alike: dict[tuple[Route | None, Route | None], list[Request]] = {}
         for request in requests:
-            routing = self._routes.routing(request.event.user_id)
+            routing = self._routes.assign(request.event.user_id)
             routes = (routing.shown, routing.shadow) if routing else (None, None)
             alike.setdefault(routes, []).append(request)
         return [
@@ -124,7 +124,7 @@ class Answerer:
             return [none] * len(question.requests)
         available = await self._available(ranking.item_ids())
         return [
-            _shadow(allowed(ranking.person(at), available, self._settings.top_k), asked)
+            _shadow(available_items(ranking.person(at), available, self._settings.top_k), asked)
             for at in range(len(question.requests))
         ]
 
@@ -133,7 +133,7 @@ class Answerer:
     ) -> list[Recommendation]:
         """What trends, marked as such: the model is away, or there is none yet."""
         newest = max(request.time_ms for request in requests)
-        items = popular(self._trends.trends, newest, self._settings.fallback_items)
+        items = popular_items(self._trends.trends, newest, self._settings.fallback_items)
         available = await self._available(item.item_id for item in items)
         people = (self._not_taken(items, request.row) for request in requests)
         return self._recommend(requests, people, available, own, POPULAR_ITEMS)
@@ -152,7 +152,7 @@ class Answerer:
                 recommendation_id=recommendation_id(request.event),
                 user_id=request.event.user_id,
                 event_id=request.event.event_id,
-                items=allowed(items, available, self._settings.top_k),
+                items=available_items(items, available, self._settings.top_k),
                 model_version=version,
                 variant=own.route.version.variant if own else FALLBACK,
                 event_time=request.event.timestamp,
@@ -170,14 +170,14 @@ class Answerer:
     ) -> Iterable[RecommendedItem]:
         if not self._exclude_seen:
             return items
-        return (item for item in items if not has_taken(row, item.item_id))
+        return (item for item in items if not is_taken(row, item.item_id))
 
     async def _available(self, item_ids: Iterable[str]) -> Mapping[str, bool]:
         """Whether each item can be had; shelves not at hand are read in one call."""
-        shelves = self._catalogue.at_hand(item_ids)
-        reads = [reading(name) for name, shelf in shelves.items() if shelf is None]
+        shelves = self._catalogue.get_cached(item_ids)
+        reads = [catalogue_read(name) for name, shelf in shelves.items() if shelf is None]
         for read, stored in zip(reads, await self._store.read(reads), strict=True):
-            shelves[read.entity_id] = self._catalogue.learn(read, stored)
+            shelves[read.entity_id] = self._catalogue.put(read, stored)
         return {name: shelf is None or shelf.available for name, shelf in shelves.items()}
 
 

@@ -1,0 +1,94 @@
+"""What a worker does about failures: wait for a server, keep a bad message, or end the process."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, NoReturn
+
+import structlog
+from faust.types import EventT
+from headwater_client.errors import HeadwaterError, ServerError
+from headwater_client.events import DeadLetter, EventError, encode
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_exponential_jitter
+
+from features.store import StoreRestartedError
+from features.topics import DEAD_LETTERS
+from stream import metrics
+from stream.producer import RecommendationProducer
+
+log = structlog.get_logger()
+EXIT_FAILED = 70
+
+
+def retry_while_unavailable() -> AsyncRetrying:
+    """Try again in place for as long as a server is away: consumption pauses, nothing is lost."""
+    return AsyncRetrying(
+        retry=retry_if_exception(is_transient),
+        wait=wait_exponential_jitter(initial=0.1, max=5),
+        before_sleep=_count_retry,
+        reraise=True,
+    )
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether to try again in place: a server is away, and what was written is still there."""
+    return isinstance(error, ServerError) and not isinstance(error, StoreRestartedError)
+
+
+def _count_retry(state: RetryCallState) -> None:
+    error = state.outcome.exception() if state.outcome else None
+    metrics.RETRIES.labels(type(error).__name__).inc()
+    log.warning("waiting_for_server", attempt=state.attempt_number, error=str(error))
+
+
+async def send_to_dead_letter(
+    event: EventT[bytes], error: EventError, producer: RecommendationProducer
+) -> None:
+    """Keep a message that breaks the contract in the dead-letter topic, with the reason."""
+    message = event.message
+    letter = DeadLetter(
+        raw=message.value or b"",
+        topic=message.topic,
+        partition=message.partition,
+        offset=message.offset,
+        reason=str(error),
+        refused_time=int(time.time() * 1000),
+    )
+    await producer.send(DEAD_LETTERS, message.key, encode(letter))
+    metrics.DEAD_LETTERS.labels(message.topic).inc()
+    log.warning(
+        "event_refused",
+        topic=message.topic,
+        partition=message.partition,
+        offset=message.offset,
+        field=error.field,
+    )
+
+
+def critical_task(work: Callable[[], Awaitable[None]]) -> Callable[[], Coroutine[Any, Any, None]]:
+    """The work as a background task whose failure ends the process instead of being forgotten."""
+
+    async def run() -> None:
+        try:
+            await work()
+        except Exception as error:  # noqa: BLE001  (handed on: it ends the process)
+            exit_process(error)
+
+    return run
+
+
+def exit_process(error: BaseException) -> NoReturn:
+    """End at once: whatever ran on could commit events that this failure has left open.
+
+    Nothing is lost: what is not committed is read again, and rows skip events that they contain.
+    """
+    if isinstance(error, HeadwaterError):
+        log.error("worker_ends", error=str(error))
+    else:
+        log.error("worker_ends", error=repr(error), exc_info=error)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(EXIT_FAILED)

@@ -1,0 +1,93 @@
+"""Every touch of what Faust keeps to itself: how it fetches, hands over and commits messages.
+
+Faust is used for membership and consumption only, and three things of that are not among its
+settings. They are reached here by names that neither Faust nor aiokafka promises to keep: therefore
+pyproject.toml pins faust-streaming==0.15.3. With another version this file is the one to check.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, cast
+
+from aiokafka import AIOKafkaConsumer
+from aiokafka.coordinator.assignors.range import RangePartitionAssignor
+from faust import App, Stream
+from faust.transport.drivers import aiokafka as driver
+from faust.types import TP, ChannelT, EventT
+
+# A fetch waits at the broker for new messages, and only of those partitions of which none are
+# buffered: with Faust's fixed 1,500 ms a message of another partition would wait as long.
+FETCH_MAX_WAIT_MS = 10
+# Until then the broker gathers: a steady trickle would otherwise cost a fetch an event.
+FETCH_MIN_BYTES = 16 * 1024
+
+
+class _ConsumerThread(driver.AIOKafkaConsumerThread):
+    def _create_worker_consumer(self, transport: Any) -> AIOKafkaConsumer:
+        consumer = super()._create_worker_consumer(transport)
+        # Faust passes neither on, and aiokafka has no setters; read anew at the consumer's start.
+        consumer._fetch_max_wait_ms = FETCH_MAX_WAIT_MS  # noqa: SLF001
+        consumer._fetch_min_bytes = FETCH_MIN_BYTES  # noqa: SLF001
+        # By range, one worker gets the same partition of clicks and of purchases, and so a person.
+        # Faust's own choice without tables is round robin.
+        consumer._partition_assignment_strategy = (RangePartitionAssignor,)  # noqa: SLF001
+        return consumer
+
+
+class _Consumer(driver.Consumer):
+    def _new_consumer_thread(self) -> _ConsumerThread:
+        return _ConsumerThread(self, loop=self.loop, beacon=self.beacon)
+
+
+class _Transport(driver.Transport):
+    Consumer = _Consumer
+
+
+def set_transport(app: App) -> None:
+    """Let an app fetch with short waits and assign partitions by range."""
+    app.transport = _Transport(app.conf.broker_consumer, app)
+
+
+async def batches(app: App, stream: Stream[Any], limit: int) -> AsyncIterator[list[EventT[Any]]]:
+    """Yield the events that have arrived, at most `limit` at once, until the worker stops.
+
+    A batch is what arrived while the last one was in flight: a quiet stream is answered at once, a
+    busy one fills its batches by itself, and nothing waits for a timer. Faust's own `take` waits,
+    and acknowledges a batch even when the code that handles it raised.
+    """
+    # The queue that Faust fills: its own way from there to an agent costs as much an event as all
+    # else that it does, and has one duty here, which `_is_current` does.
+    arrived = cast("ChannelT[Any]", stream.channel).queue
+    while True:
+        try:
+            batch = [await arrived.get()]
+        except StopAsyncIteration:
+            # The worker was told to stop.
+            return
+        while len(batch) < limit and not arrived.empty():
+            batch.append(arrived.get_nowait())
+        current = [event for event in batch if _is_current(app, event)]
+        if current:
+            yield current
+        else:
+            await asyncio.sleep(0)
+
+
+def _is_current(app: App, event: EventT[Any]) -> bool:
+    """Whether the event was fetched since the last rebalance, and none is under way.
+
+    What was fetched before one will be fetched again, perhaps by another worker.
+    """
+    is_newest: bool = event.message.generation_id == app.consumer_generation_id
+    return is_newest and app.flow_control.is_active()
+
+
+async def commit_offsets(app: App, offsets: Mapping[TP, int]) -> None:
+    """Commit the next offset to read of each partition that is still assigned.
+
+    Topics are read with acks=False, so the public `commit`, which knows acknowledgements only,
+    would commit nothing.
+    """
+    await cast("driver.Consumer", app.consumer)._commit(offsets)  # noqa: SLF001
