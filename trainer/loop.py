@@ -19,6 +19,7 @@ from headwater_client.events import Item
 from features.inputs import MODEL_NAME
 from features.schema import FeatureSchema
 from features.settings import KafkaSettings
+from trainer.evaluation.held import held_of
 from trainer.examples.history import History
 from trainer.examples.replay import Examples
 from trainer.examples.splits import Slices, slices_of
@@ -26,8 +27,9 @@ from trainer.export.onnx import ExportError
 from trainer.gate.checks import Verdict, verdict
 from trainer.gate.measure import JudgedVersion, measure
 from trainer.gate.record import VERDICTS, encode, record
+from trainer.network.trained import Trained
 from trainer.registry import checkpoint
-from trainer.registry.checkpoint import Lineage
+from trainer.registry.checkpoint import Lineage, parent
 from trainer.registry.drafts import GRAPH, StagedVersion, drafted, exact_graph
 from trainer.registry.live import RolloutRejectedError, announce, live_version, undecided
 from trainer.registry.publish import ReleaseVersion, go_live, recover
@@ -37,8 +39,7 @@ from trainer.retrying import retrying
 from trainer.settings import FineTuneSettings, GateSettings, TrainerSettings
 from trainer.stopwatch import Stopwatch
 from trainer.text.encoder import LanguageModel
-from trainer.training.fine_tune import fine_tune, held_of, parent
-from trainer.training.from_scratch import Trained
+from trainer.training.fine_tune import fine_tune
 from trainer.windows.log import read_log
 from trainer.windows.quarantine import QuarantinedWindows
 from trainer.windows.store import WindowStore

@@ -8,15 +8,37 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from features.arrays import Int64Array
-from trainer.network.scoring import TOP, ndcg
+from trainer.examples.requests import Batch
 
+TOP = 10
 DEEP = 50
 _SAMPLES = 1000
 _SEED = 0
 
 Floats = npt.NDArray[np.float64]
+
+
+def target_ranks(scores: Tensor, batch: Batch) -> Tensor:
+    """How many items stand before each target, an equal score counting half: float[K].
+
+    What else was taken at the same instant does not stand before it. A score that is no number is
+    missed: a training that diverged is never the best one.
+
+    Args:
+        scores: float[M, N].
+    """
+    own = scores[batch.rows, batch.targets][:, None]
+    others = scores.masked_fill(batch.together, -torch.inf)[batch.rows]
+    ranks = (others > own).sum(1) + (others == own).sum(1) / 2
+    return ranks.masked_fill(own[:, 0].isnan(), torch.inf)
+
+
+def ndcg(ranks: Tensor) -> Tensor:
+    """The gain of a single right item at each rank, 0 from place 11 on: float[M]."""
+    return torch.where(ranks < TOP, 1 / torch.log2(ranks + 2), 0.0)
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,13 @@ from features.vocabulary import FIRST_ITEM, Vocabulary
 from trainer.datasets.log import Log
 from trainer.examples.history import History
 from trainer.examples.splits import slices_of
+from trainer.network.trained import Trained
 from trainer.registry.drafts import CONFIG, GRAPH, drafted, write_version
 from trainer.registry.repository import ModelVersion, version_numbers
 from trainer.registry.triton import ModelServer
 from trainer.settings import FineTuneSettings, TrainerSettings
 from trainer.text.encoder import LanguageModel
 from trainer.training.fine_tune import fine_tune
-from trainer.training.from_scratch import Trained
 
 REFUSED = "refused"
 # Each takes tens of milliseconds: far more than anybody is waited for.

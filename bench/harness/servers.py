@@ -19,10 +19,11 @@ from features.schema import FeatureSchema
 from features.settings import KafkaSettings, StoreSettings
 from stream.settings import TritonSettings
 from trainer.datasets.log import Log
+from trainer.network.trained import Trained
 from trainer.registry.publish import ModelVersion, publish
 from trainer.registry.triton import ModelServer
 from trainer.settings import TrainerSettings
-from trainer.training.from_scratch import Trained, train_first_model
+from trainer.training.from_scratch import train_first_model
 
 
 @dataclass(frozen=True)

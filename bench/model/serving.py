@@ -29,8 +29,9 @@ from features.settings import FeatureSettings
 from trainer.export.onnx import open_session, sample_inputs, write_graph
 from trainer.export.parity import Arrays
 from trainer.export.recommender import ScoringGraph
+from trainer.network.architecture import NEIGHBOURS, Architecture
 from trainer.network.ensemble import joined
-from trainer.network.model import NEIGHBOURS, Architecture, TemporalModel
+from trainer.network.model import TemporalModel
 from trainer.settings import TrainerSettings
 from trainer.text.item_features import BUCKETS, DIRECTIONS
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bench.quality.questions import Bools, Floats, Ints, Questions, ranks_by_score, ranks_in_lists
-from trainer.network.scoring import TOP
+from trainer.metrics import TOP
 
 
 @dataclass(frozen=True)

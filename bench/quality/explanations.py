@@ -45,8 +45,7 @@ from features.schema import FeatureSchema
 from features.vocabulary import PADDING, Vocabulary
 from trainer.datasets.log import DataSource, load_log
 from trainer.export.recommender import ScoringGraph
-from trainer.metrics import interval
-from trainer.network.scoring import TOP
+from trainer.metrics import TOP, interval
 from trainer.settings import TrainerSettings
 
 LEAST_EVENTS = 5

@@ -10,8 +10,7 @@ import torch
 
 from bench.quality.answers import Answers
 from bench.quality.questions import TRAINING, Bools, Floats, Ints, Questions
-from trainer.metrics import interval
-from trainer.network.scoring import TOP, ndcg
+from trainer.metrics import TOP, interval, ndcg
 
 DEEP_CUT = 50
 RETURN_S = 3600

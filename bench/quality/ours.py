@@ -27,12 +27,13 @@ from features.vocabulary import FIRST_ITEM, PADDING
 from trainer.datasets.log import Log
 from trainer.evaluation.evaluate import SNAPSHOT_MS
 from trainer.examples.replay import Examples, examples, observed_log, replay
+from trainer.examples.requests import Requests
 from trainer.examples.trends import Trends, trends
-from trainer.network.model import Requests
 from trainer.network.scoring import scores_at
+from trainer.network.trained import Trained
 from trainer.settings import TrainerSettings
 from trainer.text.encoder import LanguageModel
-from trainer.training.from_scratch import HeldOut, Trained, train_first_model
+from trainer.training.from_scratch import HeldOut, train_first_model
 
 _CHUNK = 256
 

@@ -50,8 +50,8 @@ from features.topics import Hash
 from features.vocabulary import FIRST_ITEM
 from trainer.datasets.log import DataSource, Log, load_log
 from trainer.examples.replay import observed_log
+from trainer.examples.requests import Requests
 from trainer.metrics import interval
-from trainer.network.model import Requests
 from trainer.network.scoring import scores_at
 from trainer.settings import TrainerSettings
 from trainer.text.encoder import language_model

@@ -11,7 +11,7 @@ import typer
 from deploy.commands.data_options import Data, Map, Type, data_source
 
 if TYPE_CHECKING:
-    from trainer.training.from_scratch import Progress
+    from trainer.training.fit import Progress
 
 Share = Annotated[
     float, typer.Option(help="learn from this first part of the log only", min=0.01, max=1)

@@ -12,8 +12,8 @@ from features.schema import FeatureSchema
 from trainer.datasets.log import Log
 from trainer.examples.replay import Examples, examples, observed_log, replay
 from trainer.loop import OnGatePassed
+from trainer.network.trained import Trained
 from trainer.registry.drafts import StagedVersion, WriteExtras
-from trainer.training.from_scratch import Trained
 
 
 def finish_windows(settings: Settings) -> OnGatePassed | None:

@@ -24,7 +24,7 @@ from tests.faults.test_publishing import check
 from tests.faults.test_windows import check_each_once
 from tests.harness.walks import ITEMS, Events, catalogue, walks
 from tests.harness.workers import environment
-from tests.unit.trainer.test_incremental import SETTINGS, TUNING
+from tests.unit.trainer.training.test_fine_tune import SETTINGS, TUNING
 from trainer.datasets.log import Log
 from trainer.registry import checkpoint
 from trainer.registry.publish import publish

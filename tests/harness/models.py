@@ -9,10 +9,11 @@ import torch
 
 from features.schema import FeatureSchema
 from features.vocabulary import FIRST_ITEM, PADDING, UNKNOWN, Vocabulary
-from trainer.network.model import Architecture, Requests, TemporalModel
+from trainer.examples.requests import Requests
+from trainer.network.architecture import Architecture, architecture
+from trainer.network.model import TemporalModel
+from trainer.network.trained import Outcome, Trained
 from trainer.settings import TrainerSettings
-from trainer.training.fit import Outcome
-from trainer.training.from_scratch import Trained, architecture
 
 SETTINGS = TrainerSettings(width=16)
 ITEMS = 200

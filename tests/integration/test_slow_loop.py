@@ -24,12 +24,13 @@ from features.schema import FeatureSchema
 from features.settings import FeatureSettings
 from tests.harness.rollouts import asked, controlling, rules, told
 from tests.harness.walks import ITEMS, Events, catalogue, shuffled, walks
-from tests.unit.trainer.test_incremental import SETTINGS, TUNING
+from tests.unit.trainer.training.test_fine_tune import SETTINGS, TUNING
 from trainer import loop as slow_loop
 from trainer.datasets.log import Log
 from trainer.gate.checks import Verdict
 from trainer.gate.record import EVALUATION, VERDICTS
 from trainer.loop import OnGatePassed, Serving, SlowLoop, SlowLoopSettings
+from trainer.network.trained import Trained
 from trainer.registry import checkpoint
 from trainer.registry.drafts import EXACT, GRAPH
 from trainer.registry.live import announce, live_version
@@ -38,7 +39,7 @@ from trainer.registry.repository import version_numbers, version_of
 from trainer.registry.triton import ModelServer
 from trainer.settings import FineTuneSettings, GateSettings, Release
 from trainer.training.fine_tune import fine_tune
-from trainer.training.from_scratch import Trained, train_first_model
+from trainer.training.from_scratch import train_first_model
 from trainer.windows.loading import WindowLoader
 from trainer.windows.quarantine import QuarantinedWindows
 from trainer.windows.settings import WindowSettings

@@ -17,15 +17,16 @@ from features.schema import FeatureSchema
 from features.settings import DAY_MS, HOUR_MS
 from features.vocabulary import FIRST_ITEM
 from trainer.datasets.log import Log
-from trainer.examples.batches import Batch, Batches, Drawing
+from trainer.examples.batches import Batches, Drawing
 from trainer.examples.instants import instant_before
 from trainer.examples.replay import BoolArray, Example, Examples, examples, observed_log, replay
+from trainer.examples.requests import Batch
 from trainer.examples.trends import Trends, trends
-from trainer.metrics import Floats, RankingMetrics, figures, gains, interval
-from trainer.network.model import LOWEST
-from trainer.network.scoring import TOP, batch_scores, target_ranks
+from trainer.metrics import TOP, Floats, RankingMetrics, figures, gains, interval, target_ranks
+from trainer.network.layers import LOWEST
+from trainer.network.scoring import batch_scores
+from trainer.network.trained import Trained
 from trainer.settings import TrainerSettings
-from trainer.training.from_scratch import Trained
 
 POPULARITY_HALF_LIFE_MS = 7 * DAY_MS
 SNAPSHOT_MS = 60_000

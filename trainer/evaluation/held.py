@@ -12,7 +12,9 @@ import numpy as np
 
 from features.arrays import Int64Array
 from features.vocabulary import FIRST_ITEM, PADDING, UNKNOWN, Vocabulary
+from trainer.evaluation.evaluate import SNAPSHOT_MS
 from trainer.examples.batches import Batches
+from trainer.examples.history import History
 from trainer.examples.replay import BoolArray, Examples
 from trainer.examples.trends import Trends
 
@@ -76,3 +78,12 @@ def _places(of: Vocabulary, within: Vocabulary) -> Int64Array:
     """Where the items of one vocabulary are in another, int64[N]."""
     own = within.indices_of(of.item_ids[FIRST_ITEM:])
     return np.concatenate([np.array([PADDING, UNKNOWN], np.int64), own])
+
+
+def held_of(history: History, since_ms: int, vocabularies: Sequence[Vocabulary]) -> HoldoutSet:
+    """Events from a time on for the gate to ask versions with these vocabularies about."""
+    vocabulary = together(vocabularies)
+    columns = history.examples(vocabulary)
+    chosen = columns.times_ms >= since_ms
+    trended = history.trends(vocabulary, columns.times_ms[chosen], SNAPSHOT_MS)
+    return HoldoutSet(columns, chosen, trended, vocabulary)

@@ -28,10 +28,11 @@ from trainer.examples.replay import BoolArray
 from trainer.examples.splits import slices_of
 from trainer.metrics import Floats, gains
 from trainer.network.scoring import batch_scores
+from trainer.network.trained import Trained
 from trainer.settings import FineTuneSettings, TrainerSettings
 from trainer.text.encoder import LanguageModel
 from trainer.training.fine_tune import fine_tune
-from trainer.training.from_scratch import Trained, train_first_model
+from trainer.training.from_scratch import train_first_model
 
 FIRST_SHARE = 0.3
 # One person in so many is never learned from: on their events it shows what is forgotten.

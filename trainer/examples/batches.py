@@ -15,14 +15,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from headwater_client.events import EventType
-from torch import Tensor
 
 from features.arrays import Int64Array
 from features.vocabulary import FIRST_ITEM, PADDING, UNKNOWN
 from trainer.examples.instants import Instants, instants_of, shuffled, things_of
 from trainer.examples.replay import BoolArray, Examples
+from trainer.examples.requests import Batch, Requests
 from trainer.examples.trends import Trends
-from trainer.network.model import Requests
 
 LENGTH_CLASS = 16
 
@@ -43,35 +42,6 @@ class Drawing:
 
 
 AS_IT_WAS = Drawing()
-
-
-@dataclass(frozen=True)
-class Batch:
-    """One step.
-
-    Attributes:
-        asked: the histories, and a request for each instant of the stretches.
-        people: int64[B], the first event of whose history each stretch belongs to.
-        places: int64[M], where in the flattened requests [B * P] the requests are.
-        rows: int64[K], which of the M requests each target belongs to.
-        targets: int64[K], the item of each.
-        events: int64[K], the event that each is.
-        bought: bool[K], whether the item was bought at that instant.
-        forbidden: bool[M, N], items taken before, and what is no item.
-        together: bool[M, N], items of the request's instant.
-        trends: float32[M, T, N], as of each request.
-    """
-
-    asked: Requests
-    people: Tensor
-    places: Tensor
-    rows: Tensor
-    targets: Tensor
-    events: Tensor
-    bought: Tensor
-    forbidden: Tensor
-    together: Tensor
-    trends: Tensor
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from torch import Tensor
 from features.arrays import Float32Array, Int64Array
 from features.settings import DAY_MS, HOUR_MS
 from trainer.examples.replay import BoolArray
+from trainer.examples.requests import Companions
 
 # Two events of a person belong together when few others and little time lie between them.
 NEARBY_EVENTS, NEARBY_MS = 10, HOUR_MS
@@ -43,25 +44,6 @@ class Taken:
     people: Int64Array
     items: Int64Array
     times_ms: Int64Array
-
-
-@dataclass(frozen=True)
-class Companions:
-    """What is known of N items, of all people or, with S first, of all but each share of them.
-
-    Attributes:
-        neighbours: int32[..., N, K], the items most often taken in the same sessions.
-        weights: float32[..., N, K], their cosines.
-        factors: float32[..., N, C]; products are about the cosines of who took the items.
-    """
-
-    neighbours: Tensor
-    weights: Tensor
-    factors: Tensor
-
-    def of(self, share: int) -> Companions:
-        """Those of all but one share."""
-        return Companions(self.neighbours[share], self.weights[share], self.factors[share])
 
 
 class Cooccurrence:

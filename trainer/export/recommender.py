@@ -14,10 +14,12 @@ from torch import Tensor, nn
 
 from features.inputs import TOP_ITEMS
 from features.vocabulary import FIRST_ITEM, PADDING
+from trainer.examples.requests import Requests
 from trainer.export.followers import CooccurrenceTerm, DenseCooccurrence, SparseCooccurrence
 from trainer.export.likeness import Likeness, Widths, directions
 from trainer.network.ensemble import Model
-from trainer.network.model import LOWEST, NEWEST, Biases, Reading, Requests
+from trainer.network.layers import LOWEST
+from trainer.network.model import NEWEST, Biases, Reading
 
 Outputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 

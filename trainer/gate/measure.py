@@ -19,13 +19,13 @@ from features.schema import FeatureSchema
 from features.vocabulary import FIRST_ITEM
 from trainer.evaluation.evaluate import Scorer, popularity_scores, tallies
 from trainer.evaluation.held import HoldoutSet
-from trainer.examples.batches import Batch
+from trainer.examples.requests import Batch
 from trainer.export.onnx import ExportError, answers, check, not_finite, open_session, sample_inputs
 from trainer.export.recommender import ScoringGraph
 from trainer.gate.measured import Foresight, GateMeasurements, MethodRanking, WeightGrowth
 from trainer.network.ensemble import Model
 from trainer.network.scoring import batch_scores
-from trainer.training.from_scratch import Trained
+from trainer.network.trained import Trained
 
 # The batch whose latency is measured, and how often.
 LATENCY_BATCH = 32

@@ -12,7 +12,8 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from trainer.network.model import Architecture, TemporalModel
+from trainer.network.architecture import Architecture
+from trainer.network.model import TemporalModel
 
 
 class Ensemble(nn.Module):

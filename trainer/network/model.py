@@ -28,9 +28,9 @@ from torch import Tensor, nn
 
 from features.settings import DAY_MS
 from features.vocabulary import PADDING
+from trainer.examples.requests import Requests
+from trainer.network.architecture import Architecture
 from trainer.network.layers import LOWEST, EventLayer, EventWeights, RequestLayer
-
-__all__ = ["LOWEST", "Architecture", "Biases", "Items", "Reading", "Requests", "TemporalModel"]
 
 # Two buckets an octave of seconds, up to two years; the last one also means "never".
 GAPS_PER_OCTAVE = 2
@@ -41,71 +41,11 @@ GAP_ROUNDING = 0.01
 
 # The newest events whose companions are looked up, and how many companions each.
 NEWEST = 16
-NEIGHBOURS = 128
 # What a score is the sum of.
 PARTS = ("taste", "prior", "alike", "companions", "related", "trends")
 # What the weights are before training: enough to be felt beside an untrained state.
 _NEAR_SIZE, _ALIKE_SIZE, _RELATED_SIZE = 10.0, 1.0, 7.0
 _NEAR_FADE, _ALIKE_FADE = (0.05, 0.3), (0.02, 0.2)
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """What a checkpoint needs besides its weights."""
-
-    items: int
-    user_features: int
-    trends: int
-    history: int
-    width: int
-    layers: int
-    heads: int
-    dropout: float
-    text: int = 0
-    alike: int = 0
-    related: int = 0
-    neighbours: int = 0
-    identity: bool = True
-    time: bool = True
-    decay: bool = True
-
-
-@dataclass(frozen=True)
-class Requests:
-    """Histories, and the requests made of each. Padding stands where nothing happened.
-
-    Attributes:
-        items, types, times_ms: int64[B, L].
-        newest: int64[B, P], the column of the newest event before each request; -1 for none.
-        request_times_ms: int64[B, P].
-        user_features: float32[B, P, F].
-    """
-
-    items: Tensor
-    types: Tensor
-    times_ms: Tensor
-    newest: Tensor
-    request_times_ms: Tensor
-    user_features: Tensor
-
-    @classmethod
-    def after_all(
-        cls,
-        items: Tensor,
-        types: Tensor,
-        times_ms: Tensor,
-        request_time_ms: Tensor,
-        user_features: Tensor,
-    ) -> Requests:
-        """One request of each history, after its last column, as a graph is asked.
-
-        Args:
-            items, types, times_ms: int64[B, L].
-            request_time_ms: int64[B, 1].
-            user_features: float32[B, F].
-        """
-        newest = torch.full_like(request_time_ms, items.shape[1] - 1)
-        return cls(items, types, times_ms, newest, request_time_ms, user_features[:, None, :])
 
 
 @dataclass(frozen=True)

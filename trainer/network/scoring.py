@@ -11,21 +11,12 @@ from functools import reduce
 from itertools import chain
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from trainer.examples.batches import Batch
-from trainer.examples.cooccurrence import Companions
+from trainer.examples.requests import Batch, Companions, Requests
 from trainer.network.ensemble import Model
-from trainer.network.model import (
-    LOWEST,
-    Reading,
-    Requests,
-    TemporalModel,
-    companions,
-    related_scores,
-)
-
-TOP = 10
+from trainer.network.layers import LOWEST
+from trainer.network.model import Reading, TemporalModel, companions, related_scores
 
 
 def batch_scores(
@@ -145,47 +136,3 @@ def own_counts(model: TemporalModel, asked: Requests) -> Shown:
     """What the version takes with it, for everyone."""
     known = Companions(model.neighbours[None], model.neighbour_weights[None], model.factors[None])
     return Shown(known, torch.zeros_like(asked.items[:, 0]))
-
-
-def softmax_loss(scores: Tensor, batch: Batch) -> Tensor:
-    """Cross-entropy of each target over all items but the others of its instant: float[K].
-
-    Args:
-        scores: float[M, N].
-    """
-    wrong = torch.logsumexp(scores.masked_fill(batch.together, LOWEST), 1)[batch.rows]
-    return nn.functional.softplus(wrong - scores[batch.rows, batch.targets])
-
-
-def taught_loss(scores: Tensor, answers: Tensor) -> Tensor:
-    """Cross-entropy of the scores of each request with a teacher's answers, float[M].
-
-    G. Hinton, O. Vinyals, J. Dean, "Distilling the knowledge in a neural network", 2015, at
-    temperature 1: as likely as the teacher finds an item, its pupil is to find it.
-
-    Args:
-        scores: float[M, N]; what is hidden in them is hidden from the teacher.
-        answers: float[M, N].
-    """
-    likely = torch.softmax(answers.masked_fill(scores <= LOWEST / 2, LOWEST), 1)
-    return -(likely * torch.log_softmax(scores, 1)).sum(1)
-
-
-def target_ranks(scores: Tensor, batch: Batch) -> Tensor:
-    """How many items stand before each target, an equal score counting half: float[K].
-
-    What else was taken at the same instant does not stand before it. A score that is no number is
-    missed: a training that diverged is never the best one.
-
-    Args:
-        scores: float[M, N].
-    """
-    own = scores[batch.rows, batch.targets][:, None]
-    others = scores.masked_fill(batch.together, -torch.inf)[batch.rows]
-    ranks = (others > own).sum(1) + (others == own).sum(1) / 2
-    return ranks.masked_fill(own[:, 0].isnan(), torch.inf)
-
-
-def ndcg(ranks: Tensor) -> Tensor:
-    """The gain of a single right item at each rank, 0 from place 11 on: float[M]."""
-    return torch.where(ranks < TOP, 1 / torch.log2(ranks + 2), 0.0)

@@ -9,7 +9,7 @@ import textwrap
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,13 @@ from safetensors.torch import load_file, save_file
 
 from features.vocabulary import FILE_NAME, read_vocabulary
 from trainer.disk import hidden, replace_synced, sha256
+from trainer.network.architecture import Architecture
 from trainer.network.ensemble import joined
-from trainer.network.model import Architecture, TemporalModel
+from trainer.network.model import TemporalModel
+from trainer.network.trained import Outcome, Trained
 from trainer.registry.provenance import code_revision
-from trainer.text.adapters import save_weights
-from trainer.training.fit import Outcome
-from trainer.training.from_scratch import Trained
+from trainer.text.adapters import save_weights, with_weights
+from trainer.text.encoder import LanguageModel
 
 WEIGHTS = "weights.safetensors"
 MANIFEST = "manifest.json"
@@ -150,6 +151,19 @@ def load(folder: Path) -> Trained:
         if len(vocabulary) != manifest.architecture.items:
             raise ValueError(f"{FILE_NAME} is that of another model")
     return Trained(model.eval(), vocabulary, manifest.outcome, manifest.trained_until_ms)
+
+
+def parent(folder: Path, reader: LanguageModel | None) -> Trained:
+    """The version in a folder, to learn on from: with what read its items, if that was tuned.
+
+    Args:
+        reader: the untuned language model of its settings; None for a version without texts.
+
+    Raises:
+        DataError: the folder holds no version, or one of another language model.
+    """
+    live = load(folder)
+    return replace(live, language=with_weights(reader, folder)) if reader else live
 
 
 def read_manifest(folder: Path) -> ModelManifest:

@@ -19,6 +19,7 @@ from trainer.export.onnx import check, exported
 from trainer.export.recommender import ScoringGraph
 from trainer.export.triton_config import render_config
 from trainer.gate.record import EVALUATION
+from trainer.network.trained import Trained
 from trainer.registry import checkpoint
 from trainer.registry.checkpoint import Lineage
 from trainer.registry.repository import (
@@ -32,7 +33,6 @@ from trainer.registry.repository import (
 )
 from trainer.retrying import retrying
 from trainer.settings import TrainerSettings
-from trainer.training.from_scratch import Trained
 
 CONFIG = "config.pbtxt"
 # What Triton serves; and the graph as it was exported, where another form of it is served.

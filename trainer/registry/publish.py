@@ -17,6 +17,7 @@ from features.rollout_messages import Rollout
 from features.rollouts import newest_rollout
 from features.schema import FeatureSchema
 from features.settings import KafkaSettings
+from trainer.network.trained import Trained
 from trainer.registry import checkpoint
 from trainer.registry.drafts import CONFIG, GRAPH, WriteExtras, drafted, write_version
 from trainer.registry.live import RolloutRejectedError, announce, live_version, stable_of
@@ -32,7 +33,6 @@ from trainer.registry.repository import (
 from trainer.registry.triton import ModelServer, ModelServerClient, ServerUnavailableError
 from trainer.retrying import retrying
 from trainer.settings import TrainerSettings
-from trainer.training.from_scratch import Trained
 
 __all__ = [
     "ModelVersion",

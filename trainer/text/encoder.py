@@ -6,14 +6,13 @@ N items, D width of the language model.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
 from headwater_client.errors import SettingsError
-from headwater_client.events import Item
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -113,20 +112,3 @@ def language_model(name: str, cache_dir: Path) -> LanguageModel | None:
     if not name:
         return None
     return LanguageModel(str(fetch(MINILM, cache_dir / DEFAULT)) if name == DEFAULT else name)
-
-
-def item_texts(items: Iterable[Item]) -> dict[str, str]:
-    """The text of each item that has one, by item id."""
-    texts = {item.item_id: item_text(item) for item in items}
-    return {item_id: text for item_id, text in texts.items() if text}
-
-
-def item_text(item: Item) -> str:
-    """What the language model reads of an item; empty where nothing is known of it.
-
-    >>> item_text(Item(item_id="1", title="Alien", category=["Horror"], attributes={"year": 1979}))
-    'Alien. Horror. year: 1979'
-    """
-    attributes = [f"{name}: {value}" for name, value in sorted(item.attributes.items())]
-    parts = (item.title, item.brand, ", ".join(item.category), *attributes, item.description)
-    return ". ".join(part for part in parts if part)

@@ -16,8 +16,9 @@ from headwater_client.events import Item
 
 from features.arrays import Float32Array
 from features.topics import hash64
+from trainer.datasets.item_text import item_text
 from trainer.examples.replay import BoolArray
-from trainer.text.encoder import LanguageModel, item_text
+from trainer.text.encoder import LanguageModel
 
 # Attributes hashed into so many columns (Weinberger et al., "Feature Hashing", ICML 2009).
 BUCKETS = 256

@@ -22,11 +22,11 @@ from torch.nn import functional
 
 from features.arrays import Int64Array
 from trainer.examples.replay import BoolArray
+from trainer.schedule import rate
 from trainer.settings import TrainerSettings, Tuning
 from trainer.text.adapters import TunedReader, changed, merge, open_up
 from trainer.text.encoder import LanguageModel
 from trainer.text.pairs import Pairs, drawn, shares
-from trainer.training.fit import rate
 
 RATES = {Tuning.LORA: 5e-4, Tuning.TOP: 1e-4, Tuning.WHOLE: 2e-5}
 # Of cosines.

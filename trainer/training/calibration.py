@@ -19,9 +19,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainer.examples.batches import Batch, Batches
+from trainer.examples.batches import Batches
+from trainer.examples.requests import Batch
 from trainer.network.devices import moved
-from trainer.network.model import LOWEST, PARTS, TemporalModel
+from trainer.network.layers import LOWEST
+from trainer.network.model import PARTS, TemporalModel
 from trainer.network.scoring import parts_at
 
 ITERATIONS = 8

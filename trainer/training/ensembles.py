@@ -12,8 +12,9 @@ from trainer.examples.cooccurrence import Cooccurrence
 from trainer.network.devices import device_of
 from trainer.network.ensemble import Model, joined
 from trainer.network.model import TemporalModel
+from trainer.network.trained import Outcome
 from trainer.settings import TrainerSettings
-from trainer.training.fit import Outcome, Progress, Report, fit, held_out_ndcg
+from trainer.training.fit import Progress, Report, fit, held_out_ndcg
 
 # The seeds of members lie so far apart.
 _SEEDS_APART = 1000

@@ -14,13 +14,15 @@ from headwater_client.errors import DataError
 from torch import Tensor
 
 from features.vocabulary import FIRST_ITEM, Vocabulary
+from trainer.datasets.item_text import item_texts
 from trainer.examples.history import History
+from trainer.network.architecture import Architecture, architecture
 from trainer.network.ensemble import Model, joined
-from trainer.network.model import Architecture, TemporalModel
+from trainer.network.model import TemporalModel
+from trainer.network.trained import Trained
 from trainer.settings import Part, TrainerSettings
-from trainer.text.encoder import LanguageModel, item_texts
+from trainer.text.encoder import LanguageModel
 from trainer.text.item_features import Descriptions, describe_more
-from trainer.training.from_scratch import Trained, architecture
 
 # What the version itself makes of its items: the rest of a shape is the settings' choice.
 _OF_ITEMS = ("items", "neighbours", "dropout")

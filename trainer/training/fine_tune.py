@@ -6,17 +6,13 @@ E events, N items.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from features.arrays import Int64Array
 from features.vocabulary import FIRST_ITEM, Vocabulary
-from trainer.evaluation.evaluate import SNAPSHOT_MS
-from trainer.evaluation.held import HoldoutSet, together
 from trainer.examples.batches import Batches
 from trainer.examples.cooccurrence import Cooccurrence
 from trainer.examples.history import History
@@ -26,14 +22,13 @@ from trainer.examples.splits import Slices, sample
 from trainer.network.devices import device_of
 from trainer.network.ensemble import Model
 from trainer.network.model import TemporalModel
-from trainer.registry.checkpoint import load
+from trainer.network.trained import Outcome, Trained
 from trainer.settings import FineTuned, FineTuneSettings, TrainerSettings
-from trainer.text.adapters import with_weights
 from trainer.text.encoder import LanguageModel
 from trainer.training.ensembles import fit_members
 from trainer.training.expand import grown, vocabulary_of
-from trainer.training.fit import Outcome, Report, held_out_ndcg
-from trainer.training.from_scratch import Trained, counts_of, tell_counted
+from trainer.training.fit import Report, held_out_ndcg
+from trainer.training.from_scratch import counts_of, tell_counted
 
 # Weights by the beginning of their names.
 _ITEMS = ("items.", "item_bias")
@@ -54,19 +49,6 @@ _PARTS = {
     FineTuned.HEADS: _HEADS,
     FineTuned.ALL: ("",),
 }
-
-
-def parent(folder: Path, reader: LanguageModel | None) -> Trained:
-    """The version in a folder, to learn on from: with what read its items, if that was tuned.
-
-    Args:
-        reader: the untuned language model of its settings; None for a version without texts.
-
-    Raises:
-        DataError: the folder holds no version, or one of another language model.
-    """
-    live = load(folder)
-    return replace(live, language=with_weights(reader, folder)) if reader else live
 
 
 def fine_tune(
@@ -121,15 +103,6 @@ def fine_tune(
         int(columns.times_ms[known].max(initial=slices.since_ms)),
         live.language,
     )
-
-
-def held_of(history: History, since_ms: int, vocabularies: Sequence[Vocabulary]) -> HoldoutSet:
-    """Events from a time on for the gate to ask versions with these vocabularies about."""
-    vocabulary = together(vocabularies)
-    columns = history.examples(vocabulary)
-    chosen = columns.times_ms >= since_ms
-    trended = history.trends(vocabulary, columns.times_ms[chosen], SNAPSHOT_MS)
-    return HoldoutSet(columns, chosen, trended, vocabulary)
 
 
 def tell_learned(model: TemporalModel, items: Int64Array, min_events: int) -> None:

@@ -6,7 +6,6 @@ B stretches, P requests, M targets, N items, T trends, D width.
 from __future__ import annotations
 
 import copy
-import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -18,21 +17,20 @@ import numpy as np
 import torch
 from torch import nn
 
-from trainer.examples.batches import Batch, Batches, Drawing
+from trainer.examples.batches import Batches, Drawing
 from trainer.examples.cooccurrence import Cooccurrence
+from trainer.examples.requests import Batch
+from trainer.metrics import ndcg, target_ranks
 from trainer.network.devices import autocast, moved
 from trainer.network.ensemble import Model
-from trainer.network.model import LOWEST, TemporalModel
-from trainer.network.scoring import (
-    Shown,
-    batch_scores,
-    ndcg,
-    softmax_loss,
-    target_ranks,
-    taught_loss,
-)
+from trainer.network.layers import LOWEST
+from trainer.network.model import TemporalModel
+from trainer.network.scoring import Shown, batch_scores
+from trainer.network.trained import Outcome
+from trainer.schedule import rate
 from trainer.settings import TrainerSettings
 from trainer.training.calibration import balance, unbalance
+from trainer.training.losses import softmax_loss, taught_loss
 
 
 @dataclass(frozen=True)
@@ -59,19 +57,6 @@ class Progress:
 
 
 Report = Callable[[Progress], None]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How training went: the epoch kept and its NDCG@10 on held-out events.
-
-    `gradients` is its cost without the machine: events learned, each as often as it was.
-    """
-
-    epoch: int
-    held_out: float
-    seconds: float
-    gradients: int = 0
 
 
 def fit(
@@ -284,17 +269,6 @@ def groups_of(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
     left = iter(batches)
     while group := list(islice(left, size)):
         yield group
-
-
-def rate(done: float, warm_up: float) -> float:
-    """The share of the full learning rate: a linear rise, then half a cosine down to 0.
-
-    >>> rate(0.05, warm_up=0.1), rate(0.1, warm_up=0.1)
-    (0.5, 1.0)
-    """
-    if done < warm_up:
-        return done / warm_up
-    return 0.5 * (1 + math.cos(math.pi * (done - warm_up) / (1 - warm_up)))
 
 
 @torch.no_grad()

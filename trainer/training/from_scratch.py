@@ -11,14 +11,14 @@ import torch
 from headwater_client.errors import DataError
 from headwater_client.events import Item
 
-from features import inputs
 from features.arrays import Int64Array
 from features.rows import Observation
 from features.schema import FeatureSchema
 from features.vocabulary import FIRST_ITEM, UNKNOWN, Vocabulary
+from trainer.datasets.item_text import item_texts
 from trainer.datasets.log import Log
 from trainer.examples.batches import Batches
-from trainer.examples.cooccurrence import Companions, Cooccurrence, Taken
+from trainer.examples.cooccurrence import Cooccurrence, Taken
 from trainer.examples.replay import (
     BoolArray,
     Example,
@@ -28,37 +28,19 @@ from trainer.examples.replay import (
     observed_log,
     replay,
 )
+from trainer.examples.requests import Companions
 from trainer.examples.trends import trends
+from trainer.network.architecture import NEIGHBOURS, Architecture, architecture
 from trainer.network.devices import device_of
-from trainer.network.ensemble import Model
-from trainer.network.model import NEIGHBOURS, Architecture, TemporalModel
+from trainer.network.model import TemporalModel
+from trainer.network.trained import Trained
 from trainer.settings import Part, TrainerSettings, Tuning
-from trainer.text.adapters import TunedReader
-from trainer.text.encoder import LanguageModel, item_texts
-from trainer.text.item_features import BUCKETS, Descriptions, alike_width, describe
+from trainer.text.encoder import LanguageModel
+from trainer.text.item_features import Descriptions, describe
 from trainer.text.pairs import pairs_of
 from trainer.text.tuning import Tuned, tune_language_model
 from trainer.training.ensembles import fit_members
-from trainer.training.fit import Outcome, Progress, Report
-
-__all__ = ["Progress", "Report", "Trained", "train_first_model"]
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A trained model and what it takes to use it: item i of the model is i of the vocabulary.
-
-    Attributes:
-        until_ms: the time of the newest event that it was trained on, None where nobody knows.
-        language: the language model that read its items, where that was tuned.
-    """
-
-    model: Model
-    vocabulary: Vocabulary
-    outcome: Outcome
-    until_ms: int | None = None
-    language: TunedReader | None = None
-
+from trainer.training.fit import Report
 
 HeldOut = Callable[[Observation], bool]
 
@@ -185,35 +167,6 @@ def seen_items(replayed: Sequence[Example], min_events: int) -> list[str]:
     counts = Counter(one.event.item_id for one in replayed)
     seen = sorted(item for item, count in counts.items() if count >= min_events)
     return sorted(seen, key=lambda item: -counts[item])
-
-
-def architecture(
-    vocabulary: Vocabulary,
-    schema: FeatureSchema,
-    settings: TrainerSettings,
-    reader: LanguageModel | None = None,
-) -> Architecture:
-    """The shape of a model for these items and rows, and texts read by this language model."""
-    counts = Part.COOCCURRENCE not in settings.without
-    return Architecture(
-        items=len(vocabulary),
-        user_features=inputs.user_feature_count(schema),
-        trends=inputs.trend_count(schema),
-        history=min(
-            settings.history or schema.settings.history_length, schema.settings.history_length
-        ),
-        width=settings.width,
-        layers=settings.layers,
-        heads=settings.heads,
-        dropout=settings.dropout,
-        text=reader.width + BUCKETS if reader else 0,
-        alike=alike_width(reader) if reader else 0,
-        related=settings.factors if counts else 0,
-        neighbours=min(NEIGHBOURS, len(vocabulary)) if counts else 0,
-        identity=Part.IDENTITY not in settings.without,
-        time=Part.TIME not in settings.without,
-        decay=Part.DECAY not in settings.without,
-    )
 
 
 @dataclass(frozen=True)

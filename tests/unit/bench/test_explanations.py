@@ -17,7 +17,8 @@ from bench.quality.explanations import (
 )
 from bench.quality.robustness import Asked
 from trainer.export.recommender import ScoringGraph, beside_the_mean, principal
-from trainer.network.model import Architecture, TemporalModel
+from trainer.network.architecture import Architecture
+from trainer.network.model import TemporalModel
 
 ITEMS, HISTORY, WIDTH = 140, 8, 12
 START_MS, MINUTE_MS = 1_700_000_000_000, 60_000

@@ -19,11 +19,11 @@ from features.inputs import MODEL_NAME
 from features.schema import FeatureSchema
 from features.settings import FeatureSettings
 from features.vocabulary import Vocabulary
+from trainer.network.architecture import architecture
 from trainer.network.model import TemporalModel
+from trainer.network.trained import Outcome, Trained
 from trainer.registry import checkpoint
 from trainer.settings import TrainerSettings
-from trainer.training.fit import Outcome
-from trainer.training.from_scratch import Trained, architecture
 
 START_S = 1_700_000_000
 EVENTS = 100

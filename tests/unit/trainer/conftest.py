@@ -15,7 +15,8 @@ from tests.harness.models import every_part
 from trainer.datasets.log import Log
 from trainer.examples.replay import Examples, observed_log
 from trainer.examples.trends import Trends, trends
-from trainer.network.model import Architecture, TemporalModel
+from trainer.network.architecture import Architecture
+from trainer.network.model import TemporalModel
 
 START_MS = 1_700_000_000_000
 ITEMS = 130

@@ -21,6 +21,7 @@ from tests.harness.models import untrained
 from trainer.export.onnx import answers, exported, open_session, sample_inputs
 from trainer.export.triton_config import render_config
 from trainer.network.model import TemporalModel
+from trainer.network.trained import Trained
 from trainer.registry import checkpoint, drafts
 from trainer.registry.checkpoint import Lineage
 from trainer.registry.drafts import drafted, write_version
@@ -35,7 +36,6 @@ from trainer.registry.repository import (
     version_numbers,
     version_of,
 )
-from trainer.training.from_scratch import Trained
 
 SETTINGS = PATIENT.model_copy(update={"publish_retry_s": 0.0})
 HOLDER = """

@@ -15,12 +15,12 @@ from features.settings import HOUR_MS
 from features.vocabulary import FIRST_ITEM, Vocabulary
 from trainer.datasets.log import Log
 from trainer.evaluation.evaluate import _asked, evaluate
-from trainer.examples.batches import Batch
+from trainer.examples.requests import Batch
 from trainer.metrics import figures, interval
-from trainer.network.model import LOWEST, TemporalModel
+from trainer.network.layers import LOWEST
+from trainer.network.model import TemporalModel
+from trainer.network.trained import Outcome, Trained
 from trainer.settings import TrainerSettings
-from trainer.training.fit import Outcome
-from trainer.training.from_scratch import Trained
 
 SETTINGS = TrainerSettings(threads=1)
 START_MS = 1_700_000_000_000

@@ -29,7 +29,9 @@ from trainer.export.onnx import (
 )
 from trainer.export.parity import Arrays, differences
 from trainer.export.recommender import ScoringGraph
-from trainer.network.model import LOWEST, Architecture, TemporalModel
+from trainer.network.architecture import Architecture
+from trainer.network.layers import LOWEST
+from trainer.network.model import TemporalModel
 
 ITEMS = 130
 HISTORY = 8

@@ -11,7 +11,7 @@ from headwater_client.errors import DataError
 
 from features.schema import FeatureSchema
 from tests.harness.walks import LENGTH, walks
-from tests.unit.trainer.test_incremental import BEFORE, FILMS, READER, SETTINGS, TUNING
+from tests.unit.trainer.training.test_fine_tune import BEFORE, FILMS, READER, SETTINGS, TUNING
 from trainer.datasets.log import Log
 from trainer.evaluation.evaluate import evaluate
 from trainer.evaluation.prequential import (

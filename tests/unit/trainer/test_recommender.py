@@ -22,7 +22,9 @@ from trainer.examples.replay import SOURCE, examples, observed_log, replay
 from trainer.examples.trends import trends
 from trainer.export.onnx import sample_inputs, torch_answers
 from trainer.export.recommender import ScoringGraph
-from trainer.network.model import LOWEST, NEWEST, Architecture, TemporalModel
+from trainer.network.architecture import Architecture
+from trainer.network.layers import LOWEST
+from trainer.network.model import NEWEST, TemporalModel
 from trainer.network.scoring import scores_at, trend_scores
 
 ITEMS = 130

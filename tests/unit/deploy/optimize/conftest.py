@@ -11,7 +11,8 @@ from features.schema import FeatureSchema
 from features.settings import FeatureSettings
 from tests.harness.models import every_part
 from trainer.export.onnx import export
-from trainer.network.model import Architecture, TemporalModel
+from trainer.network.architecture import Architecture
+from trainer.network.model import TemporalModel
 
 HISTORY, ITEMS = 16, 300
 

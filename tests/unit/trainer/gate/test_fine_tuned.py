@@ -8,16 +8,18 @@ import pytest
 
 from features.schema import FeatureSchema
 from tests.harness.walks import Events, shuffled, walks
-from tests.unit.trainer.test_incremental import BEFORE, FILMS, READER, SETTINGS, TUNING
+from tests.unit.trainer.training.test_fine_tune import BEFORE, FILMS, READER, SETTINGS, TUNING
 from trainer.datasets.log import Log
+from trainer.evaluation.held import held_of
 from trainer.examples.history import History
 from trainer.examples.splits import slices_of
 from trainer.export.onnx import ExportError, export
 from trainer.gate.checks import Verdict, verdict
 from trainer.gate.measure import JudgedVersion, measure
+from trainer.network.trained import Trained
 from trainer.settings import FineTuneSettings, GateSettings
-from trainer.training.fine_tune import fine_tune, held_of
-from trainer.training.from_scratch import Trained, train_first_model
+from trainer.training.fine_tune import fine_tune
+from trainer.training.from_scratch import train_first_model
 
 # Whoever else works on the machine: a test fails by no time.
 LIMITS = GateSettings(max_latency_ms=60_000, max_slowdown=1000)

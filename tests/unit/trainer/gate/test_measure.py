@@ -21,9 +21,8 @@ from trainer.export.recommender import ScoringGraph
 from trainer.gate.checks import Verdict, verdict
 from trainer.gate.measure import JudgedVersion, growth, measure
 from trainer.network.model import TemporalModel
+from trainer.network.trained import Outcome, Trained
 from trainer.settings import GateSettings
-from trainer.training.fit import Outcome
-from trainer.training.from_scratch import Trained
 
 # Whoever else works on the machine: a test fails by no time but the one that it is about.
 SETTINGS = GateSettings(max_latency_ms=60_000, max_slowdown=1000)

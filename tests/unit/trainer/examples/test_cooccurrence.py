@@ -16,10 +16,10 @@ from trainer.examples.cooccurrence import (
     NEARBY_EVENTS,
     SHARES,
     SMOOTHING,
-    Companions,
     Cooccurrence,
     Taken,
 )
+from trainer.examples.requests import Companions
 
 ITEMS = 30
 NOW_MS = 1_700_000_000_000

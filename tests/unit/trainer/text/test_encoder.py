@@ -17,11 +17,12 @@ from transformers import BertConfig, BertModel, BertTokenizerFast
 from features.arrays import Float32Array
 from features.schema import FeatureSchema
 from features.vocabulary import FIRST_ITEM
+from trainer.datasets.item_text import item_text
 from trainer.datasets.log import Log
 from trainer.export.onnx import answers, export, open_session, sample_inputs
 from trainer.export.recommender import ScoringGraph
 from trainer.settings import TrainerSettings
-from trainer.text.encoder import LanguageModel, item_text, language_model
+from trainer.text.encoder import LanguageModel, language_model
 from trainer.training.from_scratch import train_first_model
 
 KINDS = ("red", "blue")

@@ -15,13 +15,15 @@ from trainer.datasets.log import Log
 from trainer.export.onnx import check, export, sample_inputs, torch_answers
 from trainer.export.recommender import ScoringGraph
 from trainer.gate.measure import growth
+from trainer.network.architecture import Architecture
 from trainer.network.ensemble import Ensemble, joined
-from trainer.network.model import Architecture, TemporalModel
+from trainer.network.model import TemporalModel
 from trainer.network.scoring import scores_at
+from trainer.network.trained import Trained
 from trainer.registry import checkpoint
 from trainer.settings import TrainerSettings
 from trainer.training.fit import Progress
-from trainer.training.from_scratch import Trained, train_first_model
+from trainer.training.from_scratch import train_first_model
 
 SETTINGS = TrainerSettings(width=8, epochs=2, batch_windows=4, threads=1, patience=9, members=2)
 

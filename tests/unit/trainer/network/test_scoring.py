@@ -10,22 +10,15 @@ import pytest
 import torch
 
 from features.vocabulary import FIRST_ITEM
-from trainer.examples.batches import Batch, Batches
-from trainer.examples.cooccurrence import Companions
+from trainer.examples.batches import Batches
 from trainer.examples.replay import Examples
+from trainer.examples.requests import Batch, Companions, Requests
 from trainer.examples.trends import Trends
-from trainer.network.model import LOWEST, Requests, TemporalModel
-from trainer.network.scoring import (
-    Shown,
-    batch_scores,
-    ndcg,
-    own_counts,
-    scores_at,
-    softmax_loss,
-    target_ranks,
-    taught_loss,
-    trend_scores,
-)
+from trainer.metrics import ndcg, target_ranks
+from trainer.network.layers import LOWEST
+from trainer.network.model import TemporalModel
+from trainer.network.scoring import Shown, batch_scores, own_counts, scores_at, trend_scores
+from trainer.training.losses import softmax_loss, taught_loss
 
 
 @pytest.fixture

@@ -16,8 +16,9 @@ from features.settings import HOUR_MS, FeatureSettings
 from features.vocabulary import FIRST_ITEM, PADDING, UNKNOWN, Vocabulary
 from tests.harness.columns import columns_of
 from trainer.datasets.log import Log
-from trainer.examples.batches import Batch, Batches, Drawing
+from trainer.examples.batches import Batches, Drawing
 from trainer.examples.replay import Examples, observed_log
+from trainer.examples.requests import Batch
 from trainer.examples.trends import Trends, trends
 
 HISTORY = 8

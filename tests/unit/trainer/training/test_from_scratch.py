@@ -29,11 +29,14 @@ from trainer.examples.trends import trends
 from trainer.export.onnx import answers, export, open_session, sample_inputs, torch_answers
 from trainer.export.parity import Arrays
 from trainer.export.recommender import ScoringGraph
-from trainer.network.scoring import batch_scores, taught_loss
+from trainer.network.scoring import batch_scores
+from trainer.network.trained import Trained
 from trainer.registry import checkpoint
 from trainer.settings import Part, TrainerSettings
 from trainer.text.encoder import LanguageModel
-from trainer.training.from_scratch import Progress, Trained, train_first_model
+from trainer.training.fit import Progress
+from trainer.training.from_scratch import train_first_model
+from trainer.training.losses import taught_loss
 
 SETTINGS = TrainerSettings(
     width=16,

@@ -14,10 +14,12 @@ from torch import Tensor
 from trainer.examples.batches import Batches
 from trainer.examples.replay import Examples
 from trainer.examples.trends import Trends
-from trainer.network.model import LOWEST, PARTS, TemporalModel
-from trainer.network.scoring import batch_scores, parts_at, softmax_loss
+from trainer.network.layers import LOWEST
+from trainer.network.model import PARTS, TemporalModel
+from trainer.network.scoring import batch_scores, parts_at
 from trainer.training import calibration as balancing
 from trainer.training.calibration import PRIOR_TARGETS, REACH, balance, unbalance
+from trainer.training.losses import softmax_loss
 
 SIZE = 4
 

@@ -17,7 +17,7 @@ from headwater_client.events import Item
 from features.schema import FeatureSchema
 from features.vocabulary import FIRST_ITEM, Vocabulary
 from tests.harness.walks import ITEMS, START_MS, STEP_MS, Events, catalogue, walks
-from tests.unit.trainer.test_training import READER
+from tests.unit.trainer.training.test_from_scratch import READER
 from trainer.datasets.log import Log
 from trainer.examples.batches import Batches
 from trainer.examples.history import History
@@ -25,12 +25,13 @@ from trainer.examples.splits import slices_of
 from trainer.network.ensemble import joined
 from trainer.network.model import TemporalModel
 from trainer.network.scoring import batch_scores
-from trainer.registry.checkpoint import save
+from trainer.network.trained import Trained
+from trainer.registry.checkpoint import parent, save
 from trainer.settings import FineTuned, FineTuneSettings, TrainerSettings
 from trainer.training.expand import grown, vocabulary_of
-from trainer.training.fine_tune import batches_of, fine_tune, parent
+from trainer.training.fine_tune import batches_of, fine_tune
 from trainer.training.fit import Progress, held_out_ndcg
-from trainer.training.from_scratch import Trained, train_first_model
+from trainer.training.from_scratch import train_first_model
 
 SETTINGS = TrainerSettings(
     width=16,

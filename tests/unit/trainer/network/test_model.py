@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from tests.harness.models import every_part
+from trainer.examples.requests import Requests
+from trainer.network.architecture import Architecture
+from trainer.network.layers import LOWEST
 from trainer.network.model import (
     GAPS,
-    LOWEST,
     NEWEST,
-    Architecture,
     Reading,
-    Requests,
     TemporalModel,
     companions,
     gap_buckets,

@@ -12,15 +12,18 @@ from headwater_client.errors import SettingsError
 
 from features.schema import FeatureSchema
 from trainer.datasets.log import Log
-from trainer.examples.batches import Batch, Batches
+from trainer.examples.batches import Batches
 from trainer.examples.replay import Examples
+from trainer.examples.requests import Batch
 from trainer.examples.trends import Trends
 from trainer.network.devices import autocast, device_of, moved
-from trainer.network.model import LOWEST, TemporalModel
-from trainer.network.scoring import batch_scores, softmax_loss
+from trainer.network.layers import LOWEST
+from trainer.network.model import TemporalModel
+from trainer.network.scoring import batch_scores
 from trainer.settings import Device, Precision, TrainerSettings
 from trainer.training.fit import Progress, Step, add_gradients, groups_of
 from trainer.training.from_scratch import train_first_model
+from trainer.training.losses import softmax_loss
 
 SETTINGS = TrainerSettings(
     width=8, epochs=1, batch_windows=2, threads=1, dropout=0.0, identity_dropout=0.0

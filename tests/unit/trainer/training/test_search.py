@@ -15,11 +15,11 @@ from headwater_client.events import Item
 from features.arrays import Float32Array
 from features.schema import FeatureSchema
 from trainer.datasets.log import Log
+from trainer.network.trained import Outcome, Trained
 from trainer.settings import TrainerSettings
 from trainer.text.encoder import LanguageModel
 from trainer.training import search as searching
-from trainer.training.fit import Outcome, Progress, Report
-from trainer.training.from_scratch import Trained
+from trainer.training.fit import Progress, Report
 from trainer.training.search import Search, SearchProgress, search, searched
 
 SETTINGS = TrainerSettings(width=64, learning_rate=0.002, epochs=3, batch_windows=4, threads=1)

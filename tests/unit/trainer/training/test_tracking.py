@@ -12,8 +12,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from features.schema import FeatureSchema
 from trainer.datasets.log import Log
+from trainer.schedule import rate
 from trainer.settings import TrainerSettings
-from trainer.training.fit import Progress, rate
+from trainer.training.fit import Progress
 from trainer.training.from_scratch import train_first_model
 from trainer.training.tracking import tracked
 

@@ -18,6 +18,7 @@ from trainer.datasets.log import Log
 from trainer.examples.history import History
 from trainer.examples.splits import slices_of
 from trainer.registry import checkpoint
+from trainer.registry.checkpoint import parent
 from trainer.settings import FineTuneSettings, TrainerSettings, Tuning
 from trainer.text.adapters import with_weights
 from trainer.text.encoder import LanguageModel
@@ -29,7 +30,7 @@ from trainer.text.tuning import (
     misplaced,
     tune_language_model,
 )
-from trainer.training.fine_tune import fine_tune, parent
+from trainer.training.fine_tune import fine_tune
 from trainer.training.from_scratch import train_first_model
 
 COLOURS = ("red", "blue", "green", "white")

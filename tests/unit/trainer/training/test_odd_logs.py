@@ -15,12 +15,13 @@ from features.schema import FeatureSchema
 from trainer.datasets.log import Log
 from trainer.evaluation.evaluate import evaluate
 from trainer.export.onnx import answers, open_session, sample_inputs
-from trainer.network.model import LOWEST
+from trainer.network.layers import LOWEST
+from trainer.network.trained import Trained
 from trainer.registry import checkpoint
 from trainer.registry.drafts import write_version
 from trainer.settings import TrainerSettings
 from trainer.text.encoder import LanguageModel
-from trainer.training.from_scratch import Trained, train_first_model
+from trainer.training.from_scratch import train_first_model
 
 SETTINGS = TrainerSettings(width=8, epochs=2, batch_windows=4, threads=1)
 START_MS = 1_700_000_000_000

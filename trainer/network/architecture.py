@@ -1,0 +1,65 @@
+"""The shape of a network: what the settings, the rows and the items make of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from features import inputs
+from features.schema import FeatureSchema
+from features.vocabulary import Vocabulary
+from trainer.settings import Part, TrainerSettings
+from trainer.text.encoder import LanguageModel
+from trainer.text.item_features import BUCKETS, alike_width
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What a checkpoint needs besides its weights."""
+
+    items: int
+    user_features: int
+    trends: int
+    history: int
+    width: int
+    layers: int
+    heads: int
+    dropout: float
+    text: int = 0
+    alike: int = 0
+    related: int = 0
+    neighbours: int = 0
+    identity: bool = True
+    time: bool = True
+    decay: bool = True
+
+
+def architecture(
+    vocabulary: Vocabulary,
+    schema: FeatureSchema,
+    settings: TrainerSettings,
+    reader: LanguageModel | None = None,
+) -> Architecture:
+    """The shape of a model for these items and rows, and texts read by this language model."""
+    counts = Part.COOCCURRENCE not in settings.without
+    return Architecture(
+        items=len(vocabulary),
+        user_features=inputs.user_feature_count(schema),
+        trends=inputs.trend_count(schema),
+        history=min(
+            settings.history or schema.settings.history_length, schema.settings.history_length
+        ),
+        width=settings.width,
+        layers=settings.layers,
+        heads=settings.heads,
+        dropout=settings.dropout,
+        text=reader.width + BUCKETS if reader else 0,
+        alike=alike_width(reader) if reader else 0,
+        related=settings.factors if counts else 0,
+        neighbours=min(NEIGHBOURS, len(vocabulary)) if counts else 0,
+        identity=Part.IDENTITY not in settings.without,
+        time=Part.TIME not in settings.without,
+        decay=Part.DECAY not in settings.without,
+    )
+
+
+NEIGHBOURS = 128

@@ -1,0 +1,38 @@
+"""A trained model and what it takes to use it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from features.vocabulary import Vocabulary
+from trainer.network.ensemble import Model
+from trainer.text.adapters import TunedReader
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How training went: the epoch kept and its NDCG@10 on held-out events.
+
+    `gradients` is its cost without the machine: events learned, each as often as it was.
+    """
+
+    epoch: int
+    held_out: float
+    seconds: float
+    gradients: int = 0
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model and what it takes to use it: item i of the model is i of the vocabulary.
+
+    Attributes:
+        until_ms: the time of the newest event that it was trained on, None where nobody knows.
+        language: the language model that read its items, where that was tuned.
+    """
+
+    model: Model
+    vocabulary: Vocabulary
+    outcome: Outcome
+    until_ms: int | None = None
+    language: TunedReader | None = None
