@@ -10,7 +10,6 @@ from array import array
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -18,10 +17,8 @@ import numpy.typing as npt
 from feast.protos.feast.types.Value_pb2 import DoubleList, Int64List, StringList, Value
 from headwater_client.events import Item
 
-from features.feedback import Counters, FeedbackRow
 from features.rows import ItemGroup, UserRow, empty_group, empty_user
 from features.schema import FeatureSchema
-from features.topics import Hash
 
 Columns = dict[str, bytes]
 Stored = Mapping[str, bytes | None]
@@ -130,63 +127,6 @@ def decode_trending(stored: Stored, schema: FeatureSchema) -> TrendList:
     flat = Value.FromString(stored["counts"] or b"").double_list_val.val
     counts = np.array(flat, np.float64).reshape(-1, 1 + len(schema.item_half_lives))
     return TrendList(list(names), counts)
-
-
-def encode_feedback(row: FeedbackRow) -> Columns:
-    """The columns of view `rollout_feedback`: the variants one after another, by name."""
-    ordered = [row.counters[name] for name in sorted(row.counters)]
-    counts = ((c.clicked, c.bought, c.requests, c.failed, c.fallbacks) for c in ordered)
-    return {
-        "variants": _strings(sorted(row.counters)),
-        "shown": _doubles(chain.from_iterable(one.shown for one in ordered)),
-        "reward": _doubles(chain.from_iterable(one.reward for one in ordered)),
-        "counts": _int64s(chain.from_iterable(counts)),
-        "latencies": _int64s(chain.from_iterable(one.latencies.tolist() for one in ordered)),
-        "scores": _int64s(chain.from_iterable(one.scores.tolist() for one in ordered)),
-        "items": _encoded(
-            Value(bytes_val=b"".join(np.packbits(one.items).tobytes() for one in ordered))
-        ),
-        "until_ms": _encoded(Value(int64_val=row.until_ms)),
-        "offsets": _int64s(chain.from_iterable(sorted(row.offsets.items()))),
-    }
-
-
-def decode_feedback(stored: Stored) -> FeedbackRow:
-    """The row of what `encode_feedback` wrote; an empty one where nothing is stored."""
-    if stored["offsets"] is None:
-        return FeedbackRow({}, {})
-    held = {name: Value.FromString(column or b"") for name, column in stored.items()}
-    pairs = held["offsets"].int64_list_val.val
-    names = list(held["variants"].string_list_val.val)
-    shown, reward = (_by_row(held[name].double_list_val.val, names) for name in ("shown", "reward"))
-    counts, latencies, scores = (
-        _by_row(held[name].int64_list_val.val, names) for name in ("counts", "latencies", "scores")
-    )
-    items = _by_row(np.unpackbits(np.frombuffer(held["items"].bytes_val, np.uint8)), names)
-    counters = {}
-    for at, name in enumerate(names):
-        clicked, bought, requests, failed, fallbacks = counts[at].tolist()
-        counters[name] = Counters(
-            shown=shown[at],
-            reward=reward[at],
-            clicked=clicked,
-            bought=bought,
-            requests=requests,
-            failed=failed,
-            fallbacks=fallbacks,
-            latencies=latencies[at],
-            scores=scores[at],
-            items=items[at].astype(np.bool_),
-        )
-    sources = (Hash(source) for source in pairs[::2])
-    offsets = dict(zip(sources, pairs[1::2], strict=True))
-    return FeedbackRow(counters, offsets, held["until_ms"].int64_val)
-
-
-def _by_row(flat: Iterable[float], names: list[str]) -> npt.NDArray[Any]:
-    """A row for each name, of a flat column."""
-    found = np.asarray(flat)
-    return found.reshape(len(names), -1) if names else found.reshape(0, 0)
 
 
 def decode_pair(column: bytes | None) -> tuple[int, int]:

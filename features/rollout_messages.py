@@ -1,6 +1,6 @@
-"""What travels on the compacted topic `rollouts`: who gets which version, and how it came to that.
+"""The messages of the compacted topic `rollouts`: who gets which version, and its history.
 
-A message of each kind has a key of its own kind, so that compaction keeps what it should:
+Each kind of message has its own kind of key, so that compaction keeps what is needed:
 
     MODEL                             `Rollout`: which versions take traffic; the newest counts
     MODEL/history/ROLLOUT/SEQUENCE    `RolloutStep`: one step of a rollout and what it was taken on
@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import msgspec
 from headwater_client.events import Id, TimestampMs
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, field
 
 # Of everyone, at most: as many people see the baseline.
 LARGEST_SHARE = 0.5
@@ -23,7 +23,7 @@ _ROUNDING = 1e-6
 
 
 class Variant(StrEnum):
-    """What a person's version is to a rollout."""
+    """The part that a person's version plays in a rollout."""
 
     STABLE = "stable"
     CANARY = "canary"
@@ -31,8 +31,8 @@ class Variant(StrEnum):
     SHADOW = "shadow"
 
 
-class RolloutState(StrEnum):
-    """Where a rollout stands; `stable` is said of a version that nobody tries out."""
+class RolloutPhase(StrEnum):
+    """Where a rollout stands; `stable` where no version is being tried out."""
 
     STABLE = "stable"
     SHADOW = "shadow"
@@ -43,18 +43,18 @@ class RolloutState(StrEnum):
     ROLLED_BACK = "rolled_back"
 
     @property
-    def ended(self) -> bool:
-        """Whether a trial has its verdict."""
-        return self in (RolloutState.PROMOTED, RolloutState.ROLLED_BACK)
+    def is_terminal(self) -> bool:
+        """Whether the rollout has ended."""
+        return self in (RolloutPhase.PROMOTED, RolloutPhase.ROLLED_BACK)
 
     @property
-    def undecided(self) -> bool:
+    def is_active(self) -> bool:
         """Whether a version is being tried out."""
-        return not self.ended and self is not RolloutState.STABLE
+        return not self.is_terminal and self is not RolloutPhase.STABLE
 
 
-class Action(StrEnum):
-    """What can be asked of a rollout."""
+class RolloutAction(StrEnum):
+    """What an operator or a trainer can ask of the controller."""
 
     START = "start"
     PROMOTE = "promote"
@@ -84,7 +84,7 @@ class Rollout(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     model: Id
     versions: Annotated[list[RoutedVersion], Meta(min_length=1)]
-    state: RolloutState = RolloutState.STABLE
+    phase: RolloutPhase = field(default=RolloutPhase.STABLE, name="state")
     time: TimestampMs
     rollout_id: Annotated[str, Meta(max_length=256)] = ""
     sequence: Annotated[int, Meta(ge=0)] = 0
@@ -103,8 +103,8 @@ class Rollout(Struct, frozen=True, kw_only=True, omit_defaults=True):
                     f"{LARGEST_SHARE:.0%}"
                 )
 
-    def of(self, variant: str) -> RoutedVersion | None:
-        """The version of a variant."""
+    def version_for(self, variant: str) -> RoutedVersion | None:
+        """The version that a variant gets; None where nobody is in it."""
         return next((each for each in self.versions if each.variant == variant), None)
 
 
@@ -114,7 +114,7 @@ class RolloutStep(Struct, frozen=True, kw_only=True, omit_defaults=True):
     Attributes:
         rollout: as it stands after the step.
         actor: `controller`, or the name of who asked for it.
-        state: of the decision, after the step.
+        snapshot: the rollout's state after the step, with the versions it compares.
         inputs: the state before, the figures and the rules; deciding again gives the same.
     """
 
@@ -122,7 +122,7 @@ class RolloutStep(Struct, frozen=True, kw_only=True, omit_defaults=True):
     actor: Annotated[str, Meta(min_length=1, max_length=256)]
     reason: str
     command_id: str = ""
-    state: dict[str, Any] = {}
+    snapshot: dict[str, Any] = field(default_factory=dict, name="state")
     inputs: dict[str, Any] = {}
 
 
@@ -131,7 +131,7 @@ class RolloutCommand(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     command_id: Id
     model: Id
-    action: Action
+    action: RolloutAction
     actor: Annotated[str, Meta(min_length=1, max_length=256)]
     reason: Annotated[str, Meta(min_length=1, max_length=1024)]
     time: TimestampMs

@@ -88,7 +88,7 @@ class Routes:
             OSError, ValueError: a vocabulary cannot be read, or no version is stable; the routes
                 stay as they are.
         """
-        if rollout.of(Variant.STABLE) is None:
+        if rollout.version_for(Variant.STABLE) is None:
             raise ValueError("versions: none is stable: one has to be")
         known = {route.version.address: route.vocabulary for route in self._routes.values()}
         self._routes = {
@@ -168,6 +168,6 @@ class RolloutFollower:
         log.info(
             "rollout",
             rollout_id=rollout.rollout_id,
-            state=rollout.state,
+            state=rollout.phase,
             versions={v.variant: (v.version, v.share) for v in rollout.versions},
         )

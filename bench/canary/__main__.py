@@ -29,16 +29,14 @@ from bench.harness.servers import own_settings
 from bench.harness.subjects import HEADWATER, running
 from deploy import local
 from deploy.commands.data_options import Data, Map, Type
-from deploy.jobs.start_rollout import loaded
-from deploy.rollout.commands import command
-from deploy.rollout.decision import RefusedError
-from deploy.rollout.requests import ask, history
-from deploy.rollout.settings import RolloutSettings
+from deploy.jobs.start_rollout import load_candidate
+from deploy.rollout import CommandRejectedError, CommandRequest, RolloutSettings, sign_command
+from deploy.rollout.requests import read_history, send_command
 from deploy.settings import Settings, default_cache_dir
 from deploy.settings_text import variable
 from features.inputs import MODEL_NAME
 from features.kafka import ensure_topics
-from features.rollout_messages import Action, RolloutStep
+from features.rollout_messages import RolloutAction, RolloutStep
 from features.schema import FeatureSchema
 from trainer.datasets.log import DataSource, Log, load_log
 from trainer.datasets.mapping import mapping_from_options
@@ -151,7 +149,7 @@ def tried_out(one: Candidate, settings: Settings, people: Audience, console: Con
     console.print(f"{one.name} ...", highlight=False)
     try:
         name = _started(one, settings)
-    except RefusedError as refused:
+    except CommandRejectedError as refused:
         case = Case(one.name, one.expected, REFUSED, str(refused), [], quiet, people.seen())
     else:
         case = _verdict(one, name, settings, people, quiet)
@@ -163,10 +161,10 @@ def _started(one: Candidate, settings: Settings) -> str:
     if one.by_hand:
         load_by_hand(one.version, ModelServer(settings.triton.url or ""))
     else:
-        loaded(settings, one.version.number)
+        load_candidate(settings, one.version.number)
     number, address = one.version.number, one.version.address
-    asked = command(RULES, MODEL_NAME, Action.START, "bench", one.name, number, address)
-    return ask(settings.kafka, asked).reason.split()[1]
+    request = CommandRequest(MODEL_NAME, RolloutAction.START, "bench", one.name, number, address)
+    return send_command(settings.kafka, sign_command(RULES, request)).reason.split()[1]
 
 
 def _verdict(
@@ -174,16 +172,16 @@ def _verdict(
 ) -> Case:
     deadline = time.monotonic() + RULES.give_up_s
     steps: list[RolloutStep] = []
-    while not steps or not steps[-1].rollout.state.ended:
+    while not steps or not steps[-1].rollout.phase.is_terminal:
         if time.monotonic() > deadline:
             raise ServerError(f"{one.name}: no verdict in {RULES.give_up_s:.0f} s")
         time.sleep(_POLL_S)
-        found = history(settings.kafka, MODEL_NAME)
+        found = read_history(settings.kafka, MODEL_NAME)
         steps = [each for each in found.steps if each.rollout.rollout_id == name]
     time.sleep(_SETTLE_S)
     last = steps[-1]
     return Case(
-        one.name, one.expected, last.rollout.state, last.reason, steps, quiet, people.seen()
+        one.name, one.expected, last.rollout.phase, last.reason, steps, quiet, people.seen()
     )
 
 

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from bench.canary.load import Seen
 from bench.harness.tables import figures_table
-from features.rollout_messages import RolloutState, RolloutStep, Variant
+from features.rollout_messages import RolloutPhase, RolloutStep, Variant
 
 _OUR_OWN = (Variant.STABLE, Variant.BASELINE)
 
@@ -58,7 +58,7 @@ def _row(case: Case) -> dict[str, Any]:
         "outcome": case.outcome,
         "reason": case.reason,
         "seconds": _seconds(case.steps),
-        "states": [step.rollout.state.value for step in case.steps],
+        "states": [step.rollout.phase.value for step in case.steps],
         "shown": len(canary),
         "of_everyones": len(canary) / max(1, len(case.seen)),
         "stable_ill": sum(one.ill for one in stable),
@@ -89,7 +89,7 @@ def _changed(seen: Sequence[Seen]) -> int:
 
 def _last_answer_s(steps: Sequence[RolloutStep], canary: Sequence[Seen]) -> float:
     """How long after it was taken back the canary still answered; 0 where it was not."""
-    if not steps or steps[-1].rollout.state is not RolloutState.ROLLED_BACK:
+    if not steps or steps[-1].rollout.phase is not RolloutPhase.ROLLED_BACK:
         return 0.0
     decided_ms = steps[-1].rollout.time
     return max([0.0, *((one.produced_ms - decided_ms) / 1000 for one in canary)])

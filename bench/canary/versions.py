@@ -10,7 +10,7 @@ from pathlib import Path
 from headwater_client.events import Click, Purchase
 
 from bench.canary.bad_graphs import answers_late, answers_nan
-from features.rollout_messages import RolloutState
+from features.rollout_messages import RolloutPhase
 from features.schema import FeatureSchema
 from features.vocabulary import FIRST_ITEM, Vocabulary
 from trainer.datasets.log import Log
@@ -69,7 +69,7 @@ def candidates(
             patch(draft.folder / GRAPH)
             return draft.keep()
 
-    back = RolloutState.ROLLED_BACK.value
+    back = RolloutPhase.ROLLED_BACK.value
     shuffled = write_version(_shuffled(good), repository, schema, settings)
     return [
         Candidate("cannot be loaded", patched(_cut_in_half), REFUSED),
@@ -82,7 +82,7 @@ def candidates(
         Candidate(
             "learned from a window",
             write_version(good, repository, schema, settings),
-            RolloutState.PROMOTED.value,
+            RolloutPhase.PROMOTED.value,
         ),
     ]
 

@@ -22,14 +22,14 @@ from bench.rollout.runs import (
     ALPHA,
     MANN_WHITNEY,
     Looked,
-    Outcome,
+    RolloutOutcome,
     fixed_sample,
     looked_at,
     simulated,
 )
 from bench.rollout.world import TICK_S, Population
-from deploy.rollout.settings import RolloutSettings
-from features.rollout_messages import RolloutState
+from deploy.rollout import RolloutSettings
+from features.rollout_messages import RolloutPhase
 
 CHANGES = (-0.20, -0.05, 0.0, 0.05, 0.20)
 # What a fixed sample is made for.
@@ -71,7 +71,9 @@ def main(
         draw(outcomes, looked, chart)
 
 
-def figures(outcomes: Mapping[str, Sequence[Outcome]], looked: Sequence[Looked]) -> dict[str, Any]:
+def figures(
+    outcomes: Mapping[str, Sequence[RolloutOutcome]], looked: Sequence[Looked]
+) -> dict[str, Any]:
     """The report: shares of runs by how much a candidate earns, medians of what it took.
 
     `samples` and `hours` are until the end of a rollout; `exposure` is the mean share of everyone's
@@ -79,7 +81,7 @@ def figures(outcomes: Mapping[str, Sequence[Outcome]], looked: Sequence[Looked])
     of a candidate as good as the baseline: what they see are false alarms.
     """
 
-    def each(measure: Callable[[Sequence[Outcome]], Any]) -> dict[str, Any]:
+    def each(measure: Callable[[Sequence[RolloutOutcome]], Any]) -> dict[str, Any]:
         return {name: measure(ended) for name, ended in outcomes.items()}
 
     def alarms(raised: Callable[[npt.NDArray[np.bool_]], Any]) -> dict[str, float]:
@@ -90,8 +92,8 @@ def figures(outcomes: Mapping[str, Sequence[Outcome]], looked: Sequence[Looked])
 
     repeated = alarms(np.any)
     return {
-        "promoted": each(lambda ended: _share(ended, RolloutState.PROMOTED)),
-        "rolled_back": each(lambda ended: _share(ended, RolloutState.ROLLED_BACK)),
+        "promoted": each(lambda ended: _share(ended, RolloutPhase.PROMOTED)),
+        "rolled_back": each(lambda ended: _share(ended, RolloutPhase.ROLLED_BACK)),
         "samples": each(lambda ended: float(np.median([one.shown for one in ended]))),
         "hours": each(lambda ended: float(np.median([one.ticks for one in ended]))),
         "exposure": each(lambda ended: float(np.mean([one.share for one in ended]))),
@@ -102,11 +104,11 @@ def figures(outcomes: Mapping[str, Sequence[Outcome]], looked: Sequence[Looked])
     }
 
 
-def _share(ended: Sequence[Outcome], status: RolloutState) -> float:
-    return float(np.mean([one.status is status for one in ended]))
+def _share(ended: Sequence[RolloutOutcome], phase: RolloutPhase) -> float:
+    return float(np.mean([one.phase is phase for one in ended]))
 
 
-def _reasons(ended: Sequence[Outcome]) -> dict[str, int]:
+def _reasons(ended: Sequence[RolloutOutcome]) -> dict[str, int]:
     """How often each, without its figures."""
     reasons = [one.reason.partition(":")[0] for one in ended]
     return {reason: reasons.count(reason) for reason in sorted(set(reasons))}

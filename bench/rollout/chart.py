@@ -10,13 +10,13 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from bench.rollout.runs import ALPHA, MANN_WHITNEY, Z_TEST, Looked, Outcome
-from features.rollout_messages import RolloutState
+from bench.rollout.runs import ALPHA, MANN_WHITNEY, Z_TEST, Looked, RolloutOutcome
+from features.rollout_messages import RolloutPhase
 
 # Colours that people with any colour vision tell apart: M. Okabe, K. Ito, "Color Universal Design".
 _COLORS = {
-    RolloutState.PROMOTED: "#009E73",
-    RolloutState.ROLLED_BACK: "#D55E00",
+    RolloutPhase.PROMOTED: "#009E73",
+    RolloutPhase.ROLLED_BACK: "#D55E00",
     MANN_WHITNEY: "#CC79A7",
     Z_TEST: "#0072B2",
 }
@@ -24,7 +24,9 @@ _TESTS = {MANN_WHITNEY: "Mann-Whitney", Z_TEST: "z-test"}
 _SIZE, _DPI = (10.0, 4.2), 150
 
 
-def draw(outcomes: Mapping[str, Sequence[Outcome]], looked: Sequence[Looked], path: Path) -> None:
+def draw(
+    outcomes: Mapping[str, Sequence[RolloutOutcome]], looked: Sequence[Looked], path: Path
+) -> None:
     """Write the chart, as SVG, PNG or PDF by the ending of its name."""
     figure = Figure(figsize=_SIZE, layout="constrained")
     FigureCanvasAgg(figure)
@@ -40,18 +42,18 @@ def draw(outcomes: Mapping[str, Sequence[Outcome]], looked: Sequence[Looked], pa
     figure.savefig(path, dpi=_DPI)
 
 
-def _ends(axes: Axes, outcomes: Mapping[str, Sequence[Outcome]]) -> None:
+def _ends(axes: Axes, outcomes: Mapping[str, Sequence[RolloutOutcome]]) -> None:
     """Each rollout: how long it took, by what its version earns."""
     drawn = set()
     for at, ended in enumerate(outcomes.values()):
         hours = np.array([one.ticks for one in ended])
         beside = at + np.linspace(-0.3, 0.3, len(ended))
-        for status in (RolloutState.PROMOTED, RolloutState.ROLLED_BACK):
-            mine = np.array([one.status is status for one in ended])
-            label = None if status in drawn or not mine.any() else status.replace("_", " ")
-            drawn |= {status} if label else set()
+        for phase in (RolloutPhase.PROMOTED, RolloutPhase.ROLLED_BACK):
+            mine = np.array([one.phase is phase for one in ended])
+            label = None if phase in drawn or not mine.any() else phase.replace("_", " ")
+            drawn |= {phase} if label else set()
             axes.plot(
-                beside[mine], hours[mine], ".", color=_COLORS[status], markersize=4, label=label
+                beside[mine], hours[mine], ".", color=_COLORS[phase], markersize=4, label=label
             )
     axes.set_xticks(range(len(outcomes)), [f"{float(name):+.0%}" for name in outcomes])
     axes.set_yscale("log")

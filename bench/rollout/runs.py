@@ -14,12 +14,19 @@ import numpy.typing as npt
 from scipy.stats import mannwhitneyu, norm
 
 from bench.rollout.world import TICK_S, Population, Variants
-from deploy.rollout.decision import Figures, Health, begun, decide
-from deploy.rollout.evidence import Effect, Floats, effect
-from deploy.rollout.settings import RolloutSettings
-from features.rollout_messages import RolloutState
+from deploy.rollout import (
+    DecisionInputs,
+    Effect,
+    Health,
+    RolloutSettings,
+    decide,
+    estimate_effect,
+    initial_state,
+)
+from features.arrays import Float64Array
+from features.rollout_messages import RolloutPhase
 
-WELL = Health(requests=0, errors=0, fallbacks=0, p99_ms=50.0, p99_at_least_ms=50.0, coverage=1000)
+WELL = Health(p99_ms=50.0, p99_at_least_ms=50.0, coverage=1000)
 # Of the tests that are compared with, two-sided.
 ALPHA, POWER = 0.05, 0.8
 MANN_WHITNEY, Z_TEST = "mann_whitney", "z_test"
@@ -27,7 +34,7 @@ _CRITICAL = float(norm.ppf(1 - ALPHA / 2))
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RolloutOutcome:
     """How one rollout ended.
 
     Attributes:
@@ -37,7 +44,7 @@ class Outcome:
             the canary; all that come after a promotion included.
     """
 
-    status: RolloutState
+    phase: RolloutPhase
     reason: str
     ticks: int
     shown: float
@@ -46,20 +53,22 @@ class Outcome:
 
 def simulated(
     population: Population, change: float, rules: RolloutSettings, generator: np.random.Generator
-) -> Outcome:
+) -> RolloutOutcome:
     """One rollout of a version that earns so much more (.05 is 5 %)."""
     variants = Variants(population, change, rules.steps, generator)
-    state, ticks, reason, shown = begun(0.0), 0, "", 0.0
-    while not state.ended:
+    state, ticks, reason, shown = initial_state(0.0), 0, "", 0.0
+    while not state.is_terminal:
         canary, baseline = variants.after(state.step, ticks)
         ticks += 1
-        figures = Figures(ticks * TICK_S, canary, baseline, WELL, WELL, 0.0)
-        decided = decide(state, figures, rules)
+        inputs = DecisionInputs(ticks * TICK_S, canary, baseline, WELL, WELL, 0.0)
+        decided = decide(state, inputs, rules)
         state, reason, shown = decided.state, decided.reason, float(canary.shown.sum())
     ticks_at_most = rules.give_up_s / TICK_S
     after = variants.requests * (ticks_at_most - ticks)
-    seen = shown + (after if state.status is RolloutState.PROMOTED else 0.0)
-    return Outcome(state.status, reason, ticks, shown, seen / (variants.requests * ticks_at_most))
+    seen = shown + (after if state.phase is RolloutPhase.PROMOTED else 0.0)
+    return RolloutOutcome(
+        state.phase, reason, ticks, shown, seen / (variants.requests * ticks_at_most)
+    )
 
 
 @dataclass(frozen=True)
@@ -73,8 +82,8 @@ class Looked:
     """
 
     found: dict[str, npt.NDArray[np.bool_]]
-    shown: Floats
-    errors: Floats
+    shown: Float64Array
+    errors: Float64Array
 
 
 def looked_at(
@@ -86,7 +95,7 @@ def looked_at(
     for hour in range(hours):
         tallies = variants.after(0, hour)
         ours, theirs = (tally.reward / np.maximum(tally.shown, 1) for tally in tallies)
-        differ = effect(*tallies) or Effect(0.0, np.inf)
+        differ = estimate_effect(*tallies) or Effect(0.0, np.inf)
         rows.append(
             (
                 mannwhitneyu(ours, theirs).pvalue < ALPHA,

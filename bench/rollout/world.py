@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from deploy.rollout.evidence import Floats, Tally
+from deploy.rollout import VariantTally
+from features.arrays import Float64Array
 
 TICK_S = 3600.0
 POSITIONS = 10
@@ -54,8 +55,8 @@ class Rates:
         clicks: of a version as good as the baseline.
     """
 
-    requests: Floats
-    clicks: Floats
+    requests: Float64Array
+    clicks: Float64Array
 
     @classmethod
     def of(cls, people: People, ends: Sequence[float], *, at_top: bool) -> Rates:
@@ -83,7 +84,7 @@ class People:
         self.buckets = generator.integers(0, population.buckets, size)
         self._count = population.buckets
 
-    def sums(self, values: Floats) -> Floats:
+    def sums(self, values: Float64Array) -> Float64Array:
         """By bucket, float[B]."""
         return np.bincount(self.buckets, values, self._count).astype(np.float64)
 
@@ -104,21 +105,21 @@ class Variants:
         self._changes = (change, 0.0)
         self._generator = generator
         nothing = np.zeros(population.buckets)
-        self._tallies = [Tally(nothing, nothing)] * 2
+        self._tallies = [VariantTally(nothing, nothing)] * 2
 
-    def after(self, step: int, tick: int) -> tuple[Tally, Tally]:
+    def after(self, step: int, tick: int) -> tuple[VariantTally, VariantTally]:
         """The canary so far, this tick included, and the baseline."""
         for at, (rates, change) in enumerate(zip(self._rates, self._changes, strict=True)):
             shown, reward = feedback(rates, step, tick, change, self._generator)
             before = self._tallies[at]
-            self._tallies[at] = Tally(before.shown + shown, before.reward + reward)
+            self._tallies[at] = VariantTally(before.shown + shown, before.reward + reward)
         canary, baseline = self._tallies
         return canary, baseline
 
 
 def feedback(
     rates: Rates, step: int, tick: int, effect: float, generator: np.random.Generator
-) -> tuple[Floats, Floats]:
+) -> tuple[Float64Array, Float64Array]:
     """What a variant shows and earns in a tick: float[B] each.
 
     Args:

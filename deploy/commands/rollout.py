@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from features.rollout_messages import RolloutAction
+
 if TYPE_CHECKING:
+    from deploy.rollout.commands import CommandRequest
     from deploy.settings import Settings
-    from features.rollout_messages import Action
 
 app = typer.Typer(help="A canary's rollout: start one, look at it, steer it.", no_args_is_help=True)
 
@@ -25,44 +28,36 @@ def start(
     as_json: AsJson = False,
 ) -> None:
     """Try a version out: load it, and give it a growing share of people while figures allow."""
-    from deploy.jobs.start_rollout import loaded
-    from features.rollout_messages import Action
+    from deploy.jobs.start_rollout import load_candidate
 
     settings = _settings(triton=True)
-    candidate = loaded(settings, version)
-    _ask(settings, Action.START, by, reason, as_json, version, candidate.address)
+    address = load_candidate(settings, version).address
+    request = _request(RolloutAction.START, by, reason)
+    _send(settings, replace(request, version=version, address=address), as_json)
 
 
 @app.command()
 def promote(by: Actor, reason: Reason, as_json: AsJson = False) -> None:
     """Give the canary to everyone now."""
-    from features.rollout_messages import Action
-
-    _ask(_settings(), Action.PROMOTE, by, reason, as_json)
+    _send(_settings(), _request(RolloutAction.PROMOTE, by, reason), as_json)
 
 
 @app.command()
 def rollback(by: Actor, reason: Reason, as_json: AsJson = False) -> None:
     """Give everyone the stable version now."""
-    from features.rollout_messages import Action
-
-    _ask(_settings(), Action.ROLLBACK, by, reason, as_json)
+    _send(_settings(), _request(RolloutAction.ROLLBACK, by, reason), as_json)
 
 
 @app.command()
 def pause(by: Actor, reason: Reason, as_json: AsJson = False) -> None:
     """Keep the share as it is; guards go on watching."""
-    from features.rollout_messages import Action
-
-    _ask(_settings(), Action.PAUSE, by, reason, as_json)
+    _send(_settings(), _request(RolloutAction.PAUSE, by, reason), as_json)
 
 
 @app.command()
 def resume(by: Actor, reason: Reason, as_json: AsJson = False) -> None:
     """Go on after a pause."""
-    from features.rollout_messages import Action
-
-    _ask(_settings(), Action.RESUME, by, reason, as_json)
+    _send(_settings(), _request(RolloutAction.RESUME, by, reason), as_json)
 
 
 @app.command()
@@ -72,11 +67,11 @@ def status(as_json: AsJson = False) -> None:
     from headwater_client.errors import DataError
     from rich.console import Console
 
-    from deploy.rollout.requests import history
+    from deploy.rollout.requests import read_history
     from deploy.rollout.tables import status_table
     from features.inputs import MODEL_NAME
 
-    current = history(_settings().kafka, MODEL_NAME).current
+    current = read_history(_settings().kafka, MODEL_NAME).current
     if current is None:
         raise DataError("no version is live: train a first one: headwater train")
     if as_json:
@@ -95,17 +90,17 @@ def show_history(
     from rich.console import Console
 
     from deploy.rollout import tables
-    from deploy.rollout.requests import history
+    from deploy.rollout.requests import read_history
     from features.inputs import MODEL_NAME
 
-    found = history(_settings().kafka, MODEL_NAME)
-    steps = found.steps[-last:]
+    history = read_history(_settings().kafka, MODEL_NAME)
+    steps = history.steps[-last:]
     if as_json:
-        rows = {"steps": [tables.as_json(step) for step in steps], "refused": found.refused}
+        rows = {"steps": [tables.step_as_json(step) for step in steps], "refused": history.rejected}
         print(msgspec.json.encode(rows).decode())
         return
     Console().print(tables.history_table(steps))
-    for answer in found.refused[-last:]:
+    for answer in history.rejected[-last:]:
         print(f"refused: {answer.reason}")
 
 
@@ -116,21 +111,18 @@ def _settings(*, triton: bool = False) -> Settings:
     return local.connect(load_settings(), only=["kafka", *(["triton"] if triton else [])])
 
 
-def _ask(
-    settings: Settings,
-    action: Action,
-    by: str,
-    reason: str,
-    as_json: bool,
-    version: int | None = None,
-    address: str | None = None,
-) -> None:
-    import msgspec
-
-    from deploy.rollout.commands import command
-    from deploy.rollout.requests import ask
+def _request(action: RolloutAction, actor: str, reason: str) -> CommandRequest:
+    from deploy.rollout.commands import CommandRequest
     from features.inputs import MODEL_NAME
 
-    asked = command(settings.rollout, MODEL_NAME, action, by, reason, version, address)
-    answer = ask(settings.kafka, asked)
+    return CommandRequest(MODEL_NAME, action, actor, reason)
+
+
+def _send(settings: Settings, request: CommandRequest, as_json: bool) -> None:
+    import msgspec
+
+    from deploy.rollout.commands import sign_command
+    from deploy.rollout.requests import send_command
+
+    answer = send_command(settings.kafka, sign_command(settings.rollout, request))
     print(msgspec.json.encode(answer).decode() if as_json else answer.reason)

@@ -1,11 +1,11 @@
-"""Brings a version of the local repository up beside the stable one, to be tried out."""
+"""Loads a version of the local repository beside the stable one, to be tried out."""
 
 from __future__ import annotations
 
 from headwater_client.errors import DataError, ServerError
 
 from deploy.jobs.train import model_server
-from deploy.rollout.decision import RefusedError
+from deploy.rollout.errors import CommandRejectedError
 from deploy.settings import Settings
 from features.inputs import MODEL_NAME
 from features.schema import FeatureSchema
@@ -23,18 +23,18 @@ from trainer.retrying import retrying
 BUSY_S = 30.0
 
 
-def loaded(settings: Settings, number: int) -> ModelVersion:
-    """A version that Triton answers with, as ONNX Runtime does here.
+def load_candidate(settings: Settings, number: int) -> ModelVersion:
+    """Load a version into Triton, and check its answers against ONNX Runtime here.
 
     Raises:
-        RefusedError: there is no such version, it is damaged, or it cannot be loaded.
+        CommandRejectedError: there is no such version, it is damaged, or it cannot be loaded.
         RepositoryLockedError: somebody else publishes, and does not end.
     """
     version = version_of(settings.model_repository, number)
     if not version.folder.is_dir():
         model = settings.model_repository / MODEL_NAME
-        there = ", ".join(map(str, version_numbers(model))) if model.is_dir() else "none"
-        raise RefusedError(f"start: version {number}: is not in {model}: there: {there}")
+        existing = ", ".join(map(str, version_numbers(model))) if model.is_dir() else "none"
+        raise CommandRejectedError(f"start: version {number}: is not in {model}: there: {existing}")
     server = model_server(settings)
     try:
         checkpoint.verify(version.folder)
@@ -44,5 +44,5 @@ def loaded(settings: Settings, number: int) -> ModelVersion:
         load = retrying(BUSY_S, RepositoryLockedError)
         load(bring_up, version, server, FeatureSchema(settings.features))
     except (ServerError, DataError) as error:
-        raise RefusedError(f"start: version {number}: {error}") from error
+        raise CommandRejectedError(f"start: version {number}: {error}") from error
     return version

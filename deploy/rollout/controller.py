@@ -1,34 +1,41 @@
-"""The controller: follows a rollout's feedback and commands, decides, and says so on `rollouts`.
+"""The controller: follows a rollout's feedback and commands, decides, and writes to `rollouts`.
 
-All that it knows is in the topic and in the feature store. So one that dies is followed by another,
-which reads both and goes on.
+All that it knows is in the topic and in the feature store. When it dies, another one reads both and
+carries on.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import structlog
 from headwater_client.errors import ServerError
+from msgspec.structs import replace
 
 from deploy.rollout import metrics
-from deploy.rollout.commands import check
-from deploy.rollout.decision import RefusedError, State, begun, decide, steered
-from deploy.rollout.feedback import Feedback
-from deploy.rollout.log import ANSWER_S, DeposedError, RolloutLog
-from deploy.rollout.record import inputs_of, share_of, step
+from deploy.rollout.commands import verify_command
+from deploy.rollout.decision import apply_action, decide, initial_state
+from deploy.rollout.errors import CommandRejectedError, FencedError
+from deploy.rollout.feedback.consumer import FeedbackConsumer
+from deploy.rollout.history import (
+    RolloutProjection,
+    Transition,
+    build_step,
+    inputs_as_json,
+    share_of,
+)
+from deploy.rollout.inputs import collect_inputs
+from deploy.rollout.log import ANSWER_S, RolloutLog
 from deploy.rollout.settings import RolloutSettings
-from deploy.rollout.standing import Standing
-from deploy.rollout.trial import Trial, figures
+from deploy.rollout.trial import Trial
 from features.rollout_messages import (
-    Action,
     Rollout,
+    RolloutAction,
     RolloutAnswer,
     RolloutCommand,
-    RolloutState,
+    RolloutPhase,
     RolloutStep,
     Variant,
 )
@@ -39,16 +46,16 @@ log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class Dependencies:
     """What the controller needs besides the topic.
 
     Attributes:
-        feedback: what counts a rollout, by its id and when it began, in milliseconds.
-        refusal: why a version at an address cannot be tried out; "" where it can.
+        count_feedback: makes what counts a trial's feedback.
+        find_problem: why a version at an address cannot be tried out; "" where it can.
     """
 
-    feedback: Callable[[str, int], Feedback]
-    refusal: Callable[[int, str], str]
+    count_feedback: Callable[[Trial], FeedbackConsumer]
+    find_problem: Callable[[int, str], str]
 
 
 class Controller:
@@ -63,24 +70,25 @@ class Controller:
         rollouts: RolloutLog,
         model: str,
         rules: RolloutSettings,
-        surroundings: Surroundings,
+        dependencies: Dependencies,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._log = rollouts
         self._model = model
         self._rules = rules
-        self._surroundings = surroundings
+        self._dependencies = dependencies
         self._clock = clock
-        self._standing = Standing()
-        self._feedback: Feedback | None = None
-        self._looked_s = 0.0
+        self._projection = RolloutProjection()
+        self._feedback: FeedbackConsumer | None = None
+        self._decided_s = 0.0
 
-    async def turn(self) -> None:
-        """Read what has come, obey, look at the figures.
+    async def run_once(self) -> None:
+        """Read the topic, carry out commands, and decide on the trial.
 
         Raises:
-            DeposedError, AnotherCounterError: another controller leads: begin anew.
-            ServerError: Kafka or the store does not answer: begin anew, nothing is lost.
+            FencedError: another controller leads: start anew.
+            ServerError: Kafka or the store does not answer: start anew, nothing is lost.
+            DataError: a stored step cannot be read.
         """
         message = self._log.poll(POLL_S)
         metrics.LEADS.set(self._log.leads)
@@ -88,144 +96,145 @@ class Controller:
             self.close()
             return
         if message is not None:
-            self._standing.note(message)
+            self._projection.apply(message)
         if not self._log.caught_up:
             return
-        self._see_to_overtaken()
-        for asked in self._standing.open_commands():
-            self._obey(asked)
-        await self._look()
+        self._end_overtaken_trial()
+        for command in self._projection.open_commands:
+            self._execute(command)
+        await self._follow_trial()
 
-    def _see_to_overtaken(self) -> None:
+    def _end_overtaken_trial(self) -> None:
         """End a trial in whose place somebody has announced a version to everyone."""
-        trial = self._standing.overtaken()
+        trial = self._projection.overtaken_trial
         if trial is None:
             return
-        ended = self._next(trial, replace(trial.state, status=RolloutState.ROLLED_BACK))
-        routed = ended.routed(self._rules, self._now_ms())
-        # The announcement stands: this is for the history alone.
-        self._write([step(ended, routed, CONTROLLER, "overtaken: another version was announced")])
+        ended = trial.advance(replace(trial.state, phase=RolloutPhase.ROLLED_BACK))
+        # The announcement stands, so only the step is written, for the history.
+        reason = "overtaken: another version was announced"
+        rollout = ended.to_rollout(self._rules, self._now_ms())
+        self._write([build_step(Transition(ended, CONTROLLER, reason), rollout)])
 
-    def _obey(self, asked: RolloutCommand) -> None:
+    def _execute(self, command: RolloutCommand) -> None:
         now_ms = self._now_ms()
         try:
-            check(asked, self._rules, now_ms)
-            trial, reason = self._asked_for(asked)
-        except RefusedError as error:
+            verify_command(command, self._rules, now_ms)
+            trial, outcome = self._apply_command(command)
+        except CommandRejectedError as error:
             log.warning(
-                "command_refused", action=asked.action, actor=asked.actor, reason=str(error)
+                "command_refused", action=command.action, actor=command.actor, reason=str(error)
             )
-            self._write([_answer(asked, now_ms, str(error), accepted=False)])
+            self._write([_answer(command, now_ms, str(error), accepted=False)])
             return
-        accepted = _answer(asked, now_ms, reason, accepted=True)
-        self._go_on(trial, asked.actor, asked.reason, command_id=asked.command_id, answer=accepted)
+        transition = Transition(trial, command.actor, command.reason, command_id=command.command_id)
+        self._take_step(transition, _answer(command, now_ms, outcome, accepted=True))
 
-    def _asked_for(self, asked: RolloutCommand) -> tuple[Trial, str]:
+    def _apply_command(self, command: RolloutCommand) -> tuple[Trial, str]:
         """The trial as it is after a command, and what to answer.
 
         Raises:
-            RefusedError: it cannot be done.
+            CommandRejectedError: it cannot be carried out.
         """
-        now_s, trial = self._clock(), self._standing.trial
-        if asked.action is Action.START:
-            started = self._started(asked, now_s)
+        now_s, trial = self._clock(), self._projection.trial
+        if command.action is RolloutAction.START:
+            started = self._start_trial(command, now_s)
             return started, f"rollout {started.rollout_id} begins"
         if trial is None:
-            raise RefusedError(f"{asked.action}: no rollout is running")
-        after = self._next(trial, steered(trial.state, asked.action, now_s))
-        return after, f"rollout {trial.rollout_id} is {after.state.status}"
+            raise CommandRejectedError(f"{command.action}: no rollout is running")
+        after = trial.advance(apply_action(trial.state, command.action, now_s))
+        return after, f"rollout {trial.rollout_id} is {after.state.phase}"
 
-    def _started(self, asked: RolloutCommand, now_s: float) -> Trial:
-        current = self._standing.current
-        stable = current.of(Variant.STABLE) if current else None
+    def _start_trial(self, command: RolloutCommand, now_s: float) -> Trial:
+        current = self._projection.current
+        stable = current.version_for(Variant.STABLE) if current else None
         if stable is None:
-            raise RefusedError("start: no version is live yet: train a first one: headwater train")
-        if (running := self._standing.trial) is not None:
-            raise RefusedError(
-                f"start: rollout {running.rollout_id} of version {running.candidate[0]} is "
-                f"{running.state.status}: promote it or roll it back first"
+            raise CommandRejectedError(
+                "start: no version is live yet: train a first one: headwater train"
             )
-        if asked.version is None:
-            raise RefusedError("start: version: is missing: name the version to try out")
-        if asked.version == stable.version:
-            raise RefusedError(f"start: version {asked.version} is what everyone gets already")
-        address = asked.address or _beside(stable.address, asked.version)
-        if reason := self._surroundings.refusal(asked.version, address):
-            raise RefusedError(f"start: version {asked.version}: {reason}")
+        if (running := self._projection.trial) is not None:
+            raise CommandRejectedError(
+                f"start: rollout {running.rollout_id} of version {running.candidate[0]} is "
+                f"{running.state.phase}: promote it or roll it back first"
+            )
+        if command.version is None:
+            raise CommandRejectedError("start: version: is missing: name the version to try out")
+        if command.version == stable.version:
+            raise CommandRejectedError(
+                f"start: version {command.version} is what everyone gets already"
+            )
+        address = command.address or _sibling_address(stable.address, command.version)
+        if problem := self._dependencies.find_problem(command.version, address):
+            raise CommandRejectedError(f"start: version {command.version}: {problem}")
         return Trial(
-            rollout_id=f"{asked.version}-{asked.time}",
+            rollout_id=f"{command.version}-{command.time}",
             model=self._model,
-            candidate=(asked.version, address),
+            candidate=(command.version, address),
             stable=(stable.version, stable.address),
-            state=begun(now_s, shadow=self._rules.shadow_s > 0),
+            state=initial_state(now_s, shadow=self._rules.shadow_s > 0),
         )
 
-    async def _look(self) -> None:
-        """Count what has come, and decide where it is time to."""
-        trial = self._standing.trial
+    async def _follow_trial(self) -> None:
+        """Count the feedback that has arrived, and decide where it is time to."""
+        trial = self._projection.trial
         if trial is None:
             self.close()
             return
-        if self._feedback is not None and self._feedback.rollout_id != trial.rollout_id:
+        feedback = await self._feedback_of(trial)
+        feedback.absorb(POLL_S)
+        now_s = self._clock()
+        if now_s - self._decided_s < self._rules.interval_s:
+            return
+        self._decided_s = now_s
+        await feedback.flush()
+        shadow = trial.routing_phase is RolloutPhase.SHADOW
+        inputs = collect_inputs(feedback.counters(), now_s, shadow=shadow)
+        decision = decide(trial.state, inputs, self._rules)
+        metrics.set_reward(decision, self._rules)
+        if decision.state != trial.state:
+            recorded = inputs_as_json(trial.state, inputs, self._rules)
+            after = trial.advance(decision.state)
+            self._take_step(Transition(after, CONTROLLER, decision.reason, recorded))
+
+    async def _feedback_of(self, trial: Trial) -> FeedbackConsumer:
+        """The consumer of a trial's feedback; that of another trial is closed."""
+        if self._feedback is not None and self._feedback.scope.rollout_id != trial.rollout_id:
             self.close()
         if self._feedback is None:
-            self._feedback = self._surroundings.feedback(trial.rollout_id, trial.started_ms)
+            self._feedback = self._dependencies.count_feedback(trial)
             await self._feedback.start()
-        self._feedback.absorb(POLL_S)
-        now_s = self._clock()
-        if now_s - self._looked_s < self._rules.interval_s:
-            return
-        self._looked_s = now_s
-        await self._feedback.flush()
-        seen = figures(trial, self._feedback.counters(), now_s)
-        decided = decide(trial.state, seen, self._rules)
-        metrics.show(decided, self._rules)
-        if decided.state != trial.state:
-            inputs = inputs_of(trial.state, seen, self._rules)
-            self._go_on(self._next(trial, decided.state), CONTROLLER, decided.reason, inputs)
+        return self._feedback
 
-    def _go_on(
-        self,
-        trial: Trial,
-        actor: str,
-        reason: str,
-        inputs: dict[str, Any] | None = None,
-        command_id: str = "",
-        answer: RolloutAnswer | None = None,
-    ) -> None:
-        """Write a step, and what workers follow from now on."""
-        rollout = trial.routed(self._rules, self._now_ms())
-        taken = step(trial, rollout, actor, reason, inputs, command_id)
-        self._write([taken, rollout, *([answer] if answer else [])])
+    def _take_step(self, transition: Transition, answer: RolloutAnswer | None = None) -> None:
+        """Write a step, what workers follow from now on, and the answer to who asked for it."""
+        trial = transition.trial
+        rollout = trial.to_rollout(self._rules, self._now_ms())
+        step = build_step(transition, rollout)
+        self._write([step, rollout, *([answer] if answer else [])])
         metrics.count_step(rollout)
         log.info(
             "rollout_step",
             rollout_id=trial.rollout_id,
             version=trial.candidate[0],
-            state=trial.state.status,
+            state=trial.state.phase,
             share=share_of(rollout),
-            actor=actor,
-            reason=reason,
+            actor=transition.actor,
+            reason=transition.reason,
         )
 
     def _write(self, messages: Sequence[Rollout | RolloutStep | RolloutAnswer]) -> None:
-        """Write, and read until it comes back: what others wrote before it is known then too."""
+        """Write, and read until it comes back, and with it all that others wrote before."""
         self._log.write(messages)
         deadline = time.monotonic() + ANSWER_S
         while True:
             message = self._log.poll(POLL_S)
             if message is not None:
-                self._standing.note(message)
+                self._projection.apply(message)
             if message == messages[-1]:
                 return
             if not self._log.leads:
-                raise DeposedError("another controller leads")
+                raise FencedError("another controller leads")
             if time.monotonic() > deadline:
                 raise ServerError(f"Kafka: what was written does not come back in {ANSWER_S:.0f} s")
-
-    @staticmethod
-    def _next(trial: Trial, state: State) -> Trial:
-        return replace(trial, state=state, sequence=trial.sequence + 1)
 
     def _now_ms(self) -> int:
         return int(self._clock() * 1000)
@@ -237,14 +246,16 @@ class Controller:
             self._feedback = None
 
 
-def _answer(asked: RolloutCommand, now_ms: int, reason: str, *, accepted: bool) -> RolloutAnswer:
-    return RolloutAnswer(command_id=asked.command_id, accepted=accepted, reason=reason, time=now_ms)
+def _answer(command: RolloutCommand, now_ms: int, reason: str, *, accepted: bool) -> RolloutAnswer:
+    return RolloutAnswer(
+        command_id=command.command_id, accepted=accepted, reason=reason, time=now_ms
+    )
 
 
-def _beside(address: str, version: int) -> str:
-    """Where a version is that lies beside another.
+def _sibling_address(address: str, version: int) -> str:
+    """The address of a version in the same folder as another.
 
-    >>> _beside("s3://models/temporal_llm/7/", 8)
+    >>> _sibling_address("s3://models/temporal_llm/7/", 8)
     's3://models/temporal_llm/8'
     """
     return f"{address.rstrip('/').rpartition('/')[0]}/{version}"

@@ -1,8 +1,8 @@
-"""What feedback says of a canary beside its baseline, at any time that somebody looks.
+"""A canary's reward beside its baseline's: an estimate with a confidence sequence.
 
-B buckets of people. A person's clicks hang together, so people, not clicks, are counted as
-independent: each belongs to one of B buckets by a hash, and what buckets differ by is the error of
-the whole (N. Chamandy et al., "Estimating uncertainty for massive data streams", Google 2012).
+B buckets of people. One person's clicks are correlated, so people, not clicks, are taken as
+independent: each belongs to one of B buckets by a hash, and the variance between buckets gives the
+standard error (N. Chamandy et al., "Estimating uncertainty for massive data streams", Google 2012).
 """
 
 from __future__ import annotations
@@ -11,26 +11,25 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
+from features.arrays import Float64Array
 
-# Errors at which intervals are tightest, each with its part of alpha: most rollouts are decided at
-# the first; the others see early what is far off.
+# Standard errors at which intervals are tightest, each with its part of alpha: most rollouts are
+# decided at the first; the others detect large differences early.
 _TIGHTEST = ((0.015, 0.8), (0.06, 0.1), (0.25, 0.1))
 
 
 @dataclass(frozen=True)
-class Tally:
-    """One variant so far.
+class VariantTally:
+    """What one variant has shown and earned so far.
 
     Attributes:
-        shown: float[B], recommendations by bucket.
-        reward: float[B], what people did with them, discounted by position.
+        shown: float64[B], recommendations by bucket.
+        reward: float64[B], what people did with them, discounted by position.
     """
 
-    shown: Floats
-    reward: Floats
+    shown: Float64Array
+    reward: Float64Array
 
 
 @dataclass(frozen=True)
@@ -46,43 +45,43 @@ class Effect:
     error: float
 
     def lower(self, alpha: float) -> float:
-        """What the effect is below, with probability alpha at most, over all looks together."""
+        """A bound that the effect is below with probability alpha at most, over all looks."""
         return self.estimate - radius(self.error, alpha)
 
     def upper(self, alpha: float) -> float:
-        """What it is above, likewise."""
+        """A bound that it is above with probability alpha at most, likewise."""
         return self.estimate + radius(self.error, alpha)
 
 
-def effect(canary: Tally, baseline: Tally) -> Effect | None:
-    """How two variants differ; None while the baseline earned nothing."""
+def estimate_effect(canary: VariantTally, baseline: VariantTally) -> Effect | None:
+    """The canary's effect on reward; None while the baseline has earned nothing."""
     if not baseline.reward.any() or not canary.shown.any():
         return None
     (ours, our_variance), (theirs, their_variance) = map(_log_rate, (canary, baseline))
     return Effect(ours - theirs, math.sqrt(our_variance + their_variance))
 
 
-def _log_rate(one: Tally) -> tuple[float, float]:
+def _log_rate(tally: VariantTally) -> tuple[float, float]:
     """The logarithm of reward per recommendation, and its variance by the delta method."""
-    buckets, shown, reward = len(one.shown), one.shown.sum(), one.reward.sum()
+    buckets, shown, reward = len(tally.shown), tally.shown.sum(), tally.reward.sum()
     if not reward:
-        # Nothing has no logarithm: as good as a single click, a Poisson count of variance 1.
+        # Zero has no logarithm: taken for a single click, a Poisson count of variance 1.
         return math.log(1 / shown), 1.0
     rate = reward / shown
-    apart = one.reward - rate * one.shown
-    variance = buckets / (buckets - 1) * np.square(apart).sum() / reward**2
+    residuals = tally.reward - rate * tally.shown
+    variance = buckets / (buckets - 1) * np.square(residuals).sum() / reward**2
     return math.log(rate), float(variance)
 
 
 def radius(error: float, alpha: float) -> float:
-    """How far an estimate is from the truth on one side, at most, with probability 1 - alpha.
+    """The one-sided radius of a confidence sequence of level 1 - alpha.
 
-    It holds at all looks together, where the estimate's information (1 / error^2) is the clock: a
+    It holds over all looks together, where the estimate's information (1 / error^2) is the clock: a
     one-sided normal mixture (S. Howard, A. Ramdas, J. McAuliffe, J. Sekhon, "Time-uniform,
     nonparametric, nonasymptotic confidence sequences", Annals of Statistics 2021), for estimates
     that are nearly normal (I. Waudby-Smith et al., "Time-uniform central limit theory and
     asymptotic confidence sequences", Annals of Statistics 2024). The smallest of several, among
-    which alpha is shared out.
+    which alpha is divided.
     """
     if error == 0:
         return 0.0
@@ -90,7 +89,7 @@ def radius(error: float, alpha: float) -> float:
 
 
 def _radius(error: float, alpha: float, tightest: float) -> float:
-    """Args: tightest: the error at which it is tightest, about."""
+    """Args: tightest: the standard error at which the interval is tightest, about."""
     log = -2 * math.log(2 * alpha)
     mixture = tightest**-2 / (log + math.log(1 + log))
     information = error**-2

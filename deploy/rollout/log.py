@@ -1,9 +1,8 @@
 """The topic `rollouts` as the controller that leads reads and writes it.
 
-Controllers are a consumer group over the topic's only partition: Kafka gives it to one of them, and
-to another once that one is gone. What is decided is written in transactions of one transactional
-id: a controller that was taken for dead, and is not, is refused by Kafka. So two never decide
-at once.
+Controllers are a consumer group over the topic's only partition: Kafka assigns it to one of them,
+and to another once that one is gone. Decisions are written in transactions of one transactional id,
+so Kafka fences a controller that was taken for dead and is not: two never decide at once.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ from confluent_kafka import (
 from headwater_client.errors import HeadwaterError, ServerError
 from headwater_client.events import encode
 
+from deploy.rollout.errors import FencedError
 from features.kafka import client_config
 from features.rollout_messages import (
     Rollout,
@@ -37,14 +37,10 @@ from features.settings import KafkaSettings
 from features.topics import ROLLOUTS
 
 GROUP = "headwater-controller"
-# Brokers refuse less: so long after its death another controller takes over.
+# The least that brokers allow. Another controller takes over so long after a death.
 SESSION_TIMEOUT_MS = 6000
 ANSWER_S = 15.0
 log = structlog.get_logger()
-
-
-class DeposedError(HeadwaterError):
-    """Another controller leads now."""
 
 
 class RolloutLog:
@@ -73,15 +69,15 @@ class RolloutLog:
         )
 
     def poll(self, timeout_s: float) -> RolloutMessage | None:
-        """The next message of the model; None where there is none, or it cannot be read.
+        """The next message of the model; None where there is none, or one that cannot be read.
 
         Raises:
-            ServerError: Kafka does not answer who wants to lead.
+            FencedError, ServerError: this controller cannot take over the lead.
         """
         try:
             message = self._consumer.poll(timeout_s)
         except KafkaException as error:
-            raise self._failed(error) from error
+            raise self._resign_after(error) from error
         if message is None:
             return None
         if is_end(message):
@@ -96,18 +92,18 @@ class RolloutLog:
         """Write messages in one transaction.
 
         Raises:
-            DeposedError: another controller leads now; nothing was written.
+            FencedError: another controller leads now; nothing was written.
             ServerError: Kafka does not answer; nothing was written.
         """
         if self._producer is None:
-            raise DeposedError("another controller leads")
+            raise FencedError("another controller leads")
         try:
             self._producer.begin_transaction()
             for message in messages:
                 self._producer.produce(ROLLOUTS, encode(message), self._key(message))
             self._producer.commit_transaction(ANSWER_S)
         except KafkaException as error:
-            raise self._failed(error) from error
+            raise self._resign_after(error) from error
 
     def _key(self, message: Rollout | RolloutStep | RolloutAnswer) -> str:
         match message:
@@ -118,12 +114,12 @@ class RolloutLog:
             case RolloutAnswer(command_id=command_id):
                 return answer_key(self._model, command_id)
 
-    def _failed(self, error: KafkaException) -> HeadwaterError:
+    def _resign_after(self, error: KafkaException) -> HeadwaterError:
         reason: KafkaError = error.args[0]
         fenced = (KafkaError._FENCED, KafkaError.PRODUCER_FENCED)  # noqa: SLF001
         self._resign()
         if reason.code() in fenced or reason.fatal():
-            return DeposedError("another controller leads")
+            return FencedError("another controller leads")
         return ServerError(f"Kafka: topic {ROLLOUTS}: {reason.str()}")
 
     def _take_over(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:

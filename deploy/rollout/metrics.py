@@ -5,7 +5,7 @@ from __future__ import annotations
 from prometheus_client import Counter, Gauge
 
 from deploy.rollout.decision import Decision
-from deploy.rollout.record import share_of
+from deploy.rollout.history import share_of
 from deploy.rollout.settings import RolloutSettings
 from features.rollout_messages import Rollout
 
@@ -20,14 +20,14 @@ REWARD = Gauge(
 
 
 def count_step(rollout: Rollout) -> None:
-    """A step was taken."""
-    STEPS.labels(rollout.state.value).inc()
+    """Count a step, and show the candidate's share after it."""
+    STEPS.labels(rollout.phase.value).inc()
     SHARE.set(share_of(rollout))
 
 
-def show(decided: Decision, rules: RolloutSettings) -> None:
-    """What the figures say now; nothing while nothing was earned."""
-    if (found := decided.effect) is not None:
-        REWARD.labels("lower").set(found.lower(rules.false_promotion))
-        REWARD.labels("estimate").set(found.estimate)
-        REWARD.labels("upper").set(found.upper(rules.false_rollback))
+def set_reward(decision: Decision, rules: RolloutSettings) -> None:
+    """Show the effect that a decision was taken on; nothing while nothing was earned."""
+    if (effect := decision.effect) is not None:
+        REWARD.labels("lower").set(effect.lower(rules.false_promotion))
+        REWARD.labels("estimate").set(effect.estimate)
+        REWARD.labels("upper").set(effect.upper(rules.false_rollback))

@@ -1,4 +1,4 @@
-"""What operators and trainers ask of the controller, and what they see of a rollout."""
+"""The client's side of a rollout, for operators and trainers: send a command, read the history."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from headwater_client.errors import ServerError
 
-from deploy.rollout.commands import OLDEST_S
-from deploy.rollout.decision import RefusedError
+from deploy.rollout.commands import MAX_AGE_S
+from deploy.rollout.errors import CommandRejectedError
 from features.rollout_messages import (
     Rollout,
     RolloutAnswer,
@@ -28,61 +28,61 @@ from features.settings import KafkaSettings
 POLL_S = 0.2
 
 
-def ask(kafka: KafkaSettings, asked: RolloutCommand) -> RolloutAnswer:
-    """Send a command (`deploy.rollout.commands`), and wait for what becomes of it.
+def send_command(kafka: KafkaSettings, command: RolloutCommand) -> RolloutAnswer:
+    """Send a signed command (`deploy.rollout.commands`), and wait for its answer.
 
     Raises:
-        RefusedError: it is refused.
+        CommandRejectedError: the controller rejects it.
         ServerError: Kafka does not answer, or no controller does.
     """
     with closing(rollouts_consumer(kafka)) as consumer:
         for _ in read_all(consumer):
             pass
-        key = command_key(asked.model, asked.command_id)
-        write_rollout_message(kafka, key, asked, asked.action)
-        deadline = time.monotonic() + OLDEST_S
+        key = command_key(command.model, command.command_id)
+        write_rollout_message(kafka, key, command, command.action)
+        deadline = time.monotonic() + MAX_AGE_S
         while time.monotonic() < deadline:
             message = consumer.poll(POLL_S)
-            answer = rollout_message_in(message, asked.model) if message is not None else None
-            if isinstance(answer, RolloutAnswer) and answer.command_id == asked.command_id:
+            answer = rollout_message_in(message, command.model) if message is not None else None
+            if isinstance(answer, RolloutAnswer) and answer.command_id == command.command_id:
                 if not answer.accepted:
-                    raise RefusedError(answer.reason)
+                    raise CommandRejectedError(answer.reason)
                 return answer
     raise ServerError(
-        f"{asked.action}: no controller has answered in {OLDEST_S:.0f} s: run one: "
+        f"{command.action}: no controller has answered in {MAX_AGE_S:.0f} s: run one: "
         "headwater controller"
     )
 
 
 @dataclass(frozen=True)
-class History:
+class RolloutHistory:
     """What the topic says of a model.
 
     Attributes:
         current: what workers follow; None where no version was announced.
         steps: of all rollouts, oldest first.
-        refused: commands that were, oldest first.
+        rejected: answers to commands that were rejected, oldest first.
     """
 
     current: Rollout | None
     steps: list[RolloutStep]
-    refused: list[RolloutAnswer]
+    rejected: list[RolloutAnswer]
 
 
-def history(kafka: KafkaSettings, model: str) -> History:
+def read_history(kafka: KafkaSettings, model: str) -> RolloutHistory:
     """All that the topic says of a model.
 
     Raises:
         ServerError: it cannot be read.
     """
-    current, steps, refused = None, [], []
+    current, steps, rejected = None, [], []
     with closing(rollouts_consumer(kafka)) as consumer:
         for message in read_all(consumer):
             match rollout_message_in(message, model):
-                case Rollout() as found:
-                    current = found
-                case RolloutStep() as found:
-                    steps.append(found)
-                case RolloutAnswer(accepted=False) as found:
-                    refused.append(found)
-    return History(current, steps, refused)
+                case Rollout() as rollout:
+                    current = rollout
+                case RolloutStep() as step:
+                    steps.append(step)
+                case RolloutAnswer(accepted=False) as answer:
+                    rejected.append(answer)
+    return RolloutHistory(current, steps, rejected)

@@ -1,95 +1,118 @@
-"""Rollouts as people read them."""
+"""Rollouts as people read them, and as JSON for programs."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
 from typing import Any
 
+from headwater_client.errors import DataError
 from rich.table import Table
 
-from deploy.rollout.evidence import effect
-from deploy.rollout.record import agrees, decided_again, figures_of, share_of
-from deploy.rollout.settings import RolloutSettings
+from deploy.rollout.evidence import estimate_effect
+from deploy.rollout.history import (
+    has_inputs,
+    inputs_of,
+    is_reproducible,
+    replay_decision,
+    rules_of,
+    share_of,
+)
 from features.rollout_messages import Rollout, RolloutStep
+
+_FIGURES = ("shown", "reward", "effect", "failed", "p99", "drift")
 
 
 def status_table(current: Rollout) -> Table:
-    """Who gets what now."""
+    """Who gets which version now."""
     name = f"{current.rollout_id}: " if current.rollout_id else ""
-    drawn = Table(title=f"{name}{current.state}", title_justify="left")
-    for column, side in (("variant", "left"), ("version", "right"), ("share", "right")):
-        drawn.add_column(column, justify="right" if side == "right" else "left")
-    for each in current.versions:
-        drawn.add_row(each.variant, str(each.version), f"{each.share:.0%}")
-    return drawn
+    table = Table(title=f"{name}{current.phase}", title_justify="left")
+    table.add_column("variant")
+    for column in ("version", "share"):
+        table.add_column(column, justify="right")
+    for routed in current.versions:
+        table.add_row(routed.variant, str(routed.version), f"{routed.share:.0%}")
+    return table
 
 
 def history_table(steps: list[RolloutStep]) -> Table:
-    """Each step, and the figures that it was taken on."""
-    drawn = Table(title_justify="left", expand=True)
+    """Each step, and the figures that it was decided on."""
+    table = Table(title_justify="left", expand=True)
     for column in ("time", "rollout", "state"):
-        drawn.add_column(column, no_wrap=True)
+        table.add_column(column, no_wrap=True)
     for column in ("share", "shown", "reward", "beside baseline", "failed", "p99 ms", "drift"):
-        drawn.add_column(column, justify="right")
-    drawn.add_column("by")
-    drawn.add_column("reason", ratio=1)
-    for each in steps:
-        shown = figures_row(each)
-        drawn.add_row(
-            f"{datetime.fromtimestamp(each.rollout.time / 1000, UTC):%m-%d %H:%M:%S}",
-            each.rollout.rollout_id,
-            each.rollout.state,
-            f"{share_of(each.rollout):.0%}",
-            *(
-                shown.get(name, "")
-                for name in ("shown", "reward", "effect", "failed", "p99", "drift")
-            ),
-            each.actor,
-            each.reason if agrees(each) else f"{each.reason} (today's rules decide otherwise)",
+        table.add_column(column, justify="right")
+    table.add_column("by")
+    table.add_column("reason", ratio=1)
+    for step in steps:
+        figures, note = _figures_and_note(step)
+        table.add_row(
+            f"{datetime.fromtimestamp(step.rollout.time / 1000, UTC):%m-%d %H:%M:%S}",
+            step.rollout.rollout_id,
+            step.rollout.phase,
+            f"{share_of(step.rollout):.0%}",
+            *(figures.get(name, "") for name in _FIGURES),
+            step.actor,
+            f"{step.reason}{note}",
         )
-    return drawn
+    return table
 
 
-def figures_row(taken: RolloutStep) -> dict[str, str]:
-    """What a decision was taken on, canary / baseline; empty where somebody asked for it."""
-    if "figures" not in taken.inputs:
+def _figures_and_note(step: RolloutStep) -> tuple[dict[str, str], str]:
+    """A step's figures, and what its reader should know of them."""
+    try:
+        note = "" if is_reproducible(step) else " (today's rules decide otherwise)"
+        return figures_row(step), note
+    except DataError as error:
+        return {}, f" ({error})"
+
+
+def figures_row(step: RolloutStep) -> dict[str, str]:
+    """What a decision was taken on, canary / baseline; empty where somebody asked for it.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    if not has_inputs(step):
         return {}
-    seen, rules = figures_of(taken.inputs), RolloutSettings.model_validate(taken.inputs["rules"])
-    ours, theirs = seen.canary_health, seen.baseline_health
-    found = effect(seen.canary, seen.baseline)
-    bounds = (
-        f"{found.lower(rules.false_promotion):+.1%} to {found.upper(rules.false_rollback):+.1%}"
-        if found
-        else "-"
-    )
+    inputs, rules = inputs_of(step), rules_of(step)
+    canary, baseline = inputs.canary, inputs.baseline
+    ours, theirs = inputs.canary_health, inputs.baseline_health
+    effect = estimate_effect(canary, baseline)
+    bounds = "-"
+    if effect:
+        lower, upper = effect.lower(rules.false_promotion), effect.upper(rules.false_rollback)
+        bounds = f"{lower:+.1%} to {upper:+.1%}"
     return {
-        "shown": f"{seen.canary.shown.sum():.0f} / {seen.baseline.shown.sum():.0f}",
-        "reward": f"{seen.canary.reward.sum():.1f} / {seen.baseline.reward.sum():.1f}",
+        "shown": f"{canary.shown.sum():.0f} / {baseline.shown.sum():.0f}",
+        "reward": f"{canary.reward.sum():.1f} / {baseline.reward.sum():.1f}",
         "effect": bounds,
-        "failed": f"{ours.errors} / {theirs.errors}",
+        "failed": f"{ours.counts['failed']} / {theirs.counts['failed']}",
         "p99": f"{ours.p99_ms:.0f} / {theirs.p99_ms:.0f}",
-        "drift": f"{seen.drift:.2f}",
+        "drift": f"{inputs.drift:.2f}",
     }
 
 
-def as_json(taken: RolloutStep) -> dict[str, Any]:
-    """A step for programs, and whether deciding again gives the same."""
-    again = decided_again(taken)
+def step_as_json(step: RolloutStep) -> dict[str, Any]:
+    """A step for programs, and whether deciding again gives the same.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    decision = replay_decision(step)
+    effect = decision.effect if decision else None
     return {
-        "rollout_id": taken.rollout.rollout_id,
-        "sequence": taken.rollout.sequence,
-        "time": taken.rollout.time,
-        "state": taken.rollout.state,
-        "share": share_of(taken.rollout),
+        "rollout_id": step.rollout.rollout_id,
+        "sequence": step.rollout.sequence,
+        "time": step.rollout.time,
+        "state": step.rollout.phase,
+        "share": share_of(step.rollout),
         "versions": [
-            {"variant": each.variant, "version": each.version, "share": each.share}
-            for each in taken.rollout.versions
+            {"variant": routed.variant, "version": routed.version, "share": routed.share}
+            for routed in step.rollout.versions
         ],
-        "actor": taken.actor,
-        "reason": taken.reason,
-        "inputs": taken.inputs,
-        "effect": None
-        if again is None or again.effect is None
-        else {"estimate": again.effect.estimate, "error": again.effect.error},
-        "replayed_alike": agrees(taken),
+        "actor": step.actor,
+        "reason": step.reason,
+        "inputs": step.inputs,
+        "effect": {"estimate": effect.estimate, "error": effect.error} if effect else None,
+        "replayed_alike": is_reproducible(step),
     }

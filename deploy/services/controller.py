@@ -1,18 +1,22 @@
-"""Runs the controller in this process, and begins anew whenever it cannot go on."""
+"""Runs the controller in this process, and starts anew whenever it cannot go on."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
+from functools import partial
 
 import structlog
 from headwater_client.errors import HeadwaterError, ServerError
 from prometheus_client import start_http_server
 
 from deploy.jobs.train import model_server
-from deploy.rollout.controller import Controller, Surroundings
-from deploy.rollout.feedback import AnotherCounterError, Feedback
-from deploy.rollout.log import DeposedError, RolloutLog
+from deploy.rollout.controller import Controller, Dependencies
+from deploy.rollout.errors import FencedError
+from deploy.rollout.feedback.consumer import FeedbackConsumer
+from deploy.rollout.feedback.ledger import FeedbackScope
+from deploy.rollout.log import RolloutLog
+from deploy.rollout.trial import Trial
 from deploy.settings import Settings
 from features.inputs import MODEL_NAME
 from features.kafka import ensure_sources
@@ -24,7 +28,7 @@ log = structlog.get_logger()
 
 
 def run_controller(settings: Settings, stop: threading.Event) -> None:
-    """Lead, or wait to lead, until it is told to stop.
+    """Lead, or wait to lead, until told to stop.
 
     Raises:
         ServerError: Kafka does not answer at the start.
@@ -40,34 +44,28 @@ async def _run(settings: Settings, stop: threading.Event) -> None:
     rules = settings.rollout
     store = RowStore(settings.store)
 
-    def feedback(rollout_id: str, started_ms: int) -> Feedback:
-        return Feedback(
-            settings.kafka,
-            store,
-            sources,
-            rollout_id,
-            started_ms,
-            rules.credit_window_s,
-            rules.purchase_weight,
-        )
+    def count_feedback(trial: Trial) -> FeedbackConsumer:
+        window_ms = int(1000 * rules.credit_window_s)
+        scope = FeedbackScope(trial.rollout_id, trial.started_ms, window_ms, rules.purchase_weight)
+        return FeedbackConsumer(settings.kafka, store, sources, scope)
 
-    surroundings = Surroundings(feedback, lambda *version: refusal(settings, *version))
+    dependencies = Dependencies(count_feedback, partial(find_problem, settings))
     log.info("controller_started", steps=rules.steps, can_be_commanded=bool(rules.admin_token))
     try:
         while not stop.is_set():
-            await _lead(settings, surroundings, stop)
+            await _lead(settings, dependencies, stop)
     finally:
         await store.close()
 
 
-async def _lead(settings: Settings, surroundings: Surroundings, stop: threading.Event) -> None:
-    """Until it is told to stop, or has to begin anew."""
+async def _lead(settings: Settings, dependencies: Dependencies, stop: threading.Event) -> None:
+    """Lead until told to stop, or until it has to start anew."""
     with RolloutLog(settings.kafka, MODEL_NAME) as rollouts:
-        controller = Controller(rollouts, MODEL_NAME, settings.rollout, surroundings)
+        controller = Controller(rollouts, MODEL_NAME, settings.rollout, dependencies)
         try:
             while not stop.is_set():
-                await controller.turn()
-        except (DeposedError, AnotherCounterError) as error:
+                await controller.run_once()
+        except FencedError as error:
             log.warning("controller_deposed", reason=str(error))
         except ServerError as error:
             log.warning("controller_begins_anew", reason=str(error))
@@ -76,7 +74,7 @@ async def _lead(settings: Settings, surroundings: Surroundings, stop: threading.
             controller.close()
 
 
-def refusal(settings: Settings, version: int, address: str) -> str:
+def find_problem(settings: Settings, version: int, address: str) -> str:
     """Why a version cannot be tried out; "" where it can."""
     try:
         read_vocabulary(f"{address.rstrip('/')}/{FILE_NAME}")

@@ -15,13 +15,13 @@ from headwater_client.errors import SettingsError
 
 from deploy.jobs.serving_form import finish_windows
 from deploy.jobs.train import model_server
-from deploy.rollout.commands import command
-from deploy.rollout.decision import RefusedError
-from deploy.rollout.requests import ask
+from deploy.rollout.commands import CommandRequest, sign_command
+from deploy.rollout.errors import CommandRejectedError
+from deploy.rollout.requests import send_command
 from deploy.rollout.settings import RolloutSettings
 from deploy.settings import Settings
 from features.inputs import MODEL_NAME
-from features.rollout_messages import Action
+from features.rollout_messages import RolloutAction
 from features.schema import FeatureSchema
 from features.settings import KafkaSettings
 from trainer.loop import Serving, SlowLoop, SlowLoopSettings, SlowLoopStep
@@ -107,10 +107,12 @@ def _try_out(rules: RolloutSettings, version: ModelVersion, kafka: KafkaSettings
         ServerError: Kafka does not answer, or no controller does.
     """
     reason = f"version {version.number} has passed the gate"
-    number, address = version.number, version.address
+    request = CommandRequest(
+        MODEL_NAME, RolloutAction.START, TRAINER, reason, version.number, version.address
+    )
     try:
-        ask(kafka, command(rules, MODEL_NAME, Action.START, TRAINER, reason, number, address))
-    except RefusedError as error:
+        send_command(kafka, sign_command(rules, request))
+    except CommandRejectedError as error:
         raise RolloutRejectedError(str(error)) from error
     announced(version)
 

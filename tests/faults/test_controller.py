@@ -18,15 +18,15 @@ from headwater_client.errors import ServerError
 from headwater_client.events import Click, Recommendation
 
 from deploy import local
-from deploy.rollout.decision import RefusedError
-from deploy.rollout.ledger import Ledger, Read
-from deploy.rollout.record import agrees
+from deploy.rollout.errors import CommandRejectedError
+from deploy.rollout.feedback.codec import decode_feedback, encode_feedback
+from deploy.rollout.feedback.counters import FeedbackRow
+from deploy.rollout.feedback.ledger import FeedbackMessage, FeedbackScope, Ledger
+from deploy.rollout.history import is_reproducible
 from deploy.rollout.settings import RolloutSettings
 from deploy.settings import Settings
-from features.columns import decode_feedback, encode_feedback
-from features.feedback import FeedbackRow
 from features.kafka import client_config, ensure_sources
-from features.rollout_messages import Action, RolloutStep
+from features.rollout_messages import RolloutAction, RolloutStep
 from features.schema import FeatureSchema
 from features.store import FEEDBACK, RowRead, RowStore
 from features.topics import CLICKS, RECOMMENDATIONS, Hash
@@ -107,7 +107,7 @@ def keep_busy(settings: Settings, people: People, seconds: float) -> None:
     while time.monotonic() < until:
         current = told(settings).current
         assert current
-        if current.state in ("promoted", "rolled_back", "stable"):
+        if current.phase in ("promoted", "rolled_back", "stable"):
             begin(settings)
         people.act(200)
 
@@ -118,13 +118,13 @@ def begin(settings: Settings) -> None:
     while True:
         current = told(settings).current
         assert current
-        stable = current.of("stable")
+        stable = current.version_for("stable")
         assert stable
-        if current.state in ("shadow", "running", "holding"):
+        if current.phase in ("shadow", "running", "holding"):
             return
         try:
-            asked(settings, Action.START, 3 - stable.version)
-        except (ServerError, RefusedError):
+            asked(settings, RolloutAction.START, 3 - stable.version)
+        except (ServerError, CommandRejectedError):
             assert time.monotonic() < deadline, "no controller answers"
 
 
@@ -135,8 +135,8 @@ def check_history(steps: list[RolloutStep]) -> None:
     for name in names:
         mine = [step for step in steps if step.rollout.rollout_id == name]
         assert [step.rollout.sequence for step in mine] == list(range(len(mine)))
-        assert all(agrees(step) for step in mine)
-        assert all(step.rollout.state not in ("promoted", "rolled_back") for step in mine[:-1])
+        assert all(is_reproducible(step) for step in mine)
+        assert all(step.rollout.phase not in ("promoted", "rolled_back") for step in mine[:-1])
     decisions = [step for step in steps if "figures" in step.inputs]
     assert len(decisions) >= 3, [step.reason for step in steps]
 
@@ -150,14 +150,15 @@ def check_counters(settings: Settings) -> None:
     for (name, number), row in asyncio.run(stored(settings, names)).items():
         rules = RolloutSettings()
         window_ms = int(1000 * rules.credit_window_s)
-        again = Ledger(name, FeedbackRow({}, {}), window_ms, rules.purchase_weight)
+        scope = FeedbackScope(name, 0, window_ms, rules.purchase_weight)
+        again = Ledger(scope, FeedbackRow({}, {}))
         for read in logs[number]:
             if read.offset <= row.offsets.get(read.source, -1):
-                again.take(read)
+                again.apply(read)
         ours, theirs = encode_feedback(again.row), encode_feedback(row)
         for column in ("variants", "shown", "reward", "counts", "latencies", "scores", "items"):
             assert ours[column] == theirs[column], (name, number, column)
-        requests += sum(one.requests for one in row.counters.values())
+        requests += sum(one.counts["requests"] for one in row.counters.values())
     assert requests > 1000
 
 
@@ -175,7 +176,7 @@ async def stored(settings: Settings, names: set[str]) -> dict[tuple[str, int], F
 
 def in_order(
     settings: Settings, number: int, sources: dict[tuple[str, int], Hash]
-) -> Iterator[Read]:
+) -> Iterator[FeedbackMessage]:
     """A partition's messages, in the broker's order of time."""
     reads = []
     for topic, kind in KINDS.items():
@@ -183,7 +184,7 @@ def in_order(
             event = msgspec.json.decode(value, type=kind)
             reads.append((time_ms, topic != RECOMMENDATIONS, offset, topic, event))
     for time_ms, _, offset, topic, event in sorted(reads, key=lambda each: each[:3]):
-        yield Read(sources[topic, number], offset, time_ms, event)
+        yield FeedbackMessage(sources[topic, number], offset, time_ms, event)
 
 
 def messages(settings: Settings, topic: str, number: int) -> Iterator[tuple[int, int, bytes]]:

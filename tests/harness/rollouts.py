@@ -15,14 +15,14 @@ from typing import Any
 from confluent_kafka import Producer
 from headwater_client.events import Click, Reason, Recommendation, RecommendedItem, Shadow, encode
 
-from deploy.jobs.start_rollout import loaded
-from deploy.rollout.commands import command as signed
-from deploy.rollout.requests import History, ask, history
+from deploy.jobs.start_rollout import load_candidate
+from deploy.rollout.commands import CommandRequest, sign_command
+from deploy.rollout.requests import RolloutHistory, read_history, send_command
 from deploy.rollout.settings import RolloutSettings
 from deploy.settings import Settings
 from features.inputs import MODEL_NAME
 from features.kafka import client_config
-from features.rollout_messages import Action, Rollout, RolloutStep, Variant
+from features.rollout_messages import Rollout, RolloutAction, RolloutStep, Variant
 from features.topics import CLICKS, PARTITIONER, RECOMMENDATIONS
 from features.vocabulary import Vocabulary
 from stream.routing import Routes
@@ -73,12 +73,12 @@ def rules(**changed: object) -> RolloutSettings:
     return RolloutSettings.model_validate({"steps": (0.1, 0.5), **chosen})
 
 
-def asked(settings: Settings, action: Action, version: int | None = None) -> str:
+def asked(settings: Settings, action: RolloutAction, version: int | None = None) -> str:
     """What the controller answers to a command, which has to go well."""
     if version is not None:
-        loaded(settings, version)
-    given = signed(rules(), MODEL_NAME, action, "ann", "a test", version)
-    return ask(settings.kafka, given).reason
+        load_candidate(settings, version)
+    request = CommandRequest(MODEL_NAME, action, "ann", "a test", version)
+    return send_command(settings.kafka, sign_command(rules(), request)).reason
 
 
 def steps(settings: Settings) -> list[dict[str, Any]]:
@@ -112,12 +112,14 @@ def controlling(
             process.wait()
 
 
-def told(settings: Settings) -> History:
+def told(settings: Settings) -> RolloutHistory:
     """What the topic says."""
-    return history(settings.kafka, MODEL_NAME)
+    return read_history(settings.kafka, MODEL_NAME)
 
 
-def until(settings: Settings, is_so: Callable[[History], bool], act: Callable[[], None]) -> History:
+def until(
+    settings: Settings, is_so: Callable[[RolloutHistory], bool], act: Callable[[], None]
+) -> RolloutHistory:
     """Act until the topic says so."""
     deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
@@ -222,9 +224,9 @@ class People:
         )
 
 
-def ended(found: History, rollout_id: str) -> RolloutStep | None:
+def ended(found: RolloutHistory, rollout_id: str) -> RolloutStep | None:
     """The last step of a rollout, once it has ended."""
     last = next(
         (one for one in reversed(found.steps) if one.rollout.rollout_id == rollout_id), None
     )
-    return last if last and last.rollout.state.ended else None
+    return last if last and last.rollout.phase.is_terminal else None

@@ -18,7 +18,7 @@ from deploy import local
 from deploy.settings import Settings
 from features.inputs import MODEL_NAME
 from features.kafka import client_config, ensure_topics
-from features.rollout_messages import Rollout, RolloutState, RoutedVersion
+from features.rollout_messages import Rollout, RolloutPhase, RoutedVersion
 from features.schema import FeatureSchema
 from features.topics import ROLLOUTS
 from features.vocabulary import Vocabulary
@@ -102,7 +102,7 @@ class Trial:
     def rollout(
         self,
         rollout_id: str,
-        state: RolloutState = RolloutState.RUNNING,
+        phase: RolloutPhase = RolloutPhase.RUNNING,
         **versions: tuple[int, float],
     ) -> Rollout:
         return Rollout(
@@ -116,7 +116,7 @@ class Trial:
                 )
                 for variant, (number, share) in versions.items()
             ],
-            state=state,
+            phase=phase,
             time=int(time.time() * 1000),
             rollout_id=rollout_id,
         )
@@ -267,7 +267,7 @@ def test_nobody_else_waits_for_a_version_that_answers_late(trial: Trial) -> None
 def test_all_workers_leave_a_version_within_a_second_and_triton_loads_nothing(trial: Trial) -> None:
     trial.begin(trial.canary("leaves", CANDIDATE, 0.5))
     before = loads(trial.settings)
-    stable = trial.rollout("leaves", RolloutState.ROLLED_BACK, stable=(STABLE, 1.0))
+    stable = trial.rollout("leaves", RolloutPhase.ROLLED_BACK, stable=(STABLE, 1.0))
     rolled_back_ms = trial.announce(stable)
     answers: list[Recommendation] = []
     deadline = time.monotonic() + 3
@@ -288,7 +288,7 @@ def loads(settings: Settings) -> int:
 
 
 def test_a_shadow_is_told_beside_what_stable_shows(trial: Trial) -> None:
-    shadow = RolloutState.SHADOW
+    shadow = RolloutPhase.SHADOW
     trial.begin(trial.rollout("unseen", shadow, stable=(STABLE, 1.0), shadow=(CANDIDATE, 0.5)))
     answers = trial.act(PEOPLE)
     assert well(of("stable", answers), STABLE)
@@ -305,7 +305,7 @@ def test_a_shadow_is_told_beside_what_stable_shows(trial: Trial) -> None:
 
 def test_a_shadow_that_answers_late_changes_nothing_that_is_shown(trial: Trial) -> None:
     trial.begin(
-        trial.rollout("hidden", RolloutState.SHADOW, stable=(STABLE, 1.0), shadow=(LATE, 0.5))
+        trial.rollout("hidden", RolloutPhase.SHADOW, stable=(STABLE, 1.0), shadow=(LATE, 0.5))
     )
     answers = trial.act(PEOPLE)
     assert well(of("stable", answers), STABLE)

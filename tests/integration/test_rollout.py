@@ -10,15 +10,18 @@ from confluent_kafka import Producer
 from headwater_client.errors import ServerError
 
 from deploy import local
-from deploy.rollout import requests
-from deploy.rollout.commands import command as signed
-from deploy.rollout.decision import RefusedError
-from deploy.rollout.record import agrees
-from deploy.rollout.requests import ask
+from deploy.rollout import (
+    CommandRejectedError,
+    CommandRequest,
+    is_reproducible,
+    requests,
+    sign_command,
+)
+from deploy.rollout.requests import send_command
 from deploy.settings import Settings
 from features.inputs import MODEL_NAME
 from features.kafka import client_config, ensure_topics
-from features.rollout_messages import Action, RolloutState, RolloutStep, command_key
+from features.rollout_messages import RolloutAction, RolloutPhase, RolloutStep, command_key
 from features.schema import FeatureSchema
 from features.topics import ROLLOUTS
 from tests.harness.models import SETTINGS, untrained
@@ -69,9 +72,9 @@ def fresh(servers: Settings) -> Settings:
 def test_without_a_controller_a_command_says_so(
     fresh: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(requests, "OLDEST_S", 2.0)
+    monkeypatch.setattr(requests, "MAX_AGE_S", 2.0)
     with pytest.raises(ServerError, match="run one: headwater controller"):
-        asked(fresh, Action.ROLLBACK)
+        asked(fresh, RolloutAction.ROLLBACK)
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +90,7 @@ def shop(fresh: Settings, controller: None) -> Settings:
 
 def begun(settings: Settings) -> str:
     """Start a rollout of the second version; its id."""
-    return asked(settings, Action.START, 2).split()[1]
+    return asked(settings, RolloutAction.START, 2).split()[1]
 
 
 def verdict(settings: Settings, name: str, people: People) -> list[RolloutStep]:
@@ -99,14 +102,14 @@ def verdict(settings: Settings, name: str, people: People) -> list[RolloutStep]:
 def test_one_as_good_is_promoted_step_by_step(shop: Settings) -> None:
     name = begun(shop)
     mine = verdict(shop, name, People(shop, ALIKE))
-    states = [one.rollout.state for one in mine]
+    states = [one.rollout.phase for one in mine]
     assert (states[0], states[-1]) == ("shadow", "promoted"), [one.reason for one in mine]
-    assert RolloutState.RUNNING in states
+    assert RolloutPhase.RUNNING in states
     current = told(shop).current
     assert current
     assert [each.version for each in current.versions] == [2]
     # Each decision is there with what it was taken on, and is taken alike again.
-    assert all("figures" in one.inputs and agrees(one) for one in mine[1:])
+    assert all("figures" in one.inputs and is_reproducible(one) for one in mine[1:])
     assert (mine[0].actor, mine[0].reason) == ("ann", "a test")
 
 
@@ -123,7 +126,7 @@ def test_history_shows_each_decision_with_its_figures(shop: Settings) -> None:
 
 def test_a_worse_one_is_rolled_back(shop: Settings) -> None:
     last = verdict(shop, begun(shop), People(shop, WORSE))[-1]
-    assert last.rollout.state is RolloutState.ROLLED_BACK
+    assert last.rollout.phase is RolloutPhase.ROLLED_BACK
     assert last.reason.startswith("worse: reward -")
     assert [each.version for each in last.rollout.versions] == [1]
 
@@ -136,16 +139,16 @@ def test_what_fails_unseen_is_shown_to_nobody(
     shop: Settings, failing: dict[str, float], latency_ms: dict[str, float], why: str
 ) -> None:
     mine = verdict(shop, begun(shop), People(shop, {}, failing, latency_ms))
-    assert [one.rollout.state for one in mine] == ["shadow", "rolled_back"]
+    assert [one.rollout.phase for one in mine] == ["shadow", "rolled_back"]
     assert mine[-1].reason.startswith(why)
 
 
 def test_people_steer_it_and_leave_their_name(shop: Settings) -> None:
     begun(shop)
-    assert "is paused" in asked(shop, Action.PAUSE)
-    assert "is shadow" in asked(shop, Action.RESUME)
-    with pytest.raises(RefusedError, match="resume: the rollout is shadow"):
-        asked(shop, Action.RESUME)
+    assert "is paused" in asked(shop, RolloutAction.PAUSE)
+    assert "is shadow" in asked(shop, RolloutAction.RESUME)
+    with pytest.raises(CommandRejectedError, match="resume: the rollout is shadow"):
+        asked(shop, RolloutAction.RESUME)
     done = command(shop, "promote", "--by", "bob", "--reason", "it is Friday")
     assert "is promoted" in done.stdout, done.stderr
     last = told(shop).steps[-1]
@@ -158,12 +161,12 @@ def test_a_rollout_right_after_another_counts_anew(shop: Settings) -> None:
     name = begun(shop)
     people = People(shop, {})
     until(shop, lambda now: _shown(now.steps, name) > 0, people.act)
-    asked(shop, Action.PROMOTE)
-    second = asked(shop, Action.START, 1).split()[1]
+    asked(shop, RolloutAction.PROMOTE)
+    second = asked(shop, RolloutAction.START, 1).split()[1]
     people.act(60)
     found = until(shop, lambda now: _shown(now.steps, second) > 0, lambda: people.act(10))
     assert _shown(found.steps, second) < 200
-    asked(shop, Action.ROLLBACK)
+    asked(shop, RolloutAction.ROLLBACK)
 
 
 def _shown(steps_: list[RolloutStep], name: str) -> int:
@@ -177,23 +180,22 @@ def test_what_makes_no_sense_is_refused_and_changes_nothing(shop: Settings) -> N
     before = told(shop).current
     _write(shop, command_key(MODEL_NAME, "x1"), b'{"command_id": "x1", "action": "explode"}')
     _write(shop, MODEL_NAME, b'{"model": "temporal_llm", "versions": []}')
-    with pytest.raises(RefusedError, match="promote it or roll it back first"):
-        asked(shop, Action.START, 2)
-    with pytest.raises(RefusedError, match=r"version 9: is not in .*: there: 1, 2"):
-        asked(shop, Action.START, 9)
+    with pytest.raises(CommandRejectedError, match="promote it or roll it back first"):
+        asked(shop, RolloutAction.START, 2)
+    with pytest.raises(CommandRejectedError, match=r"version 9: is not in .*: there: 1, 2"):
+        asked(shop, RolloutAction.START, 9)
     for token, line in ((None, "set rollout.admin_token"), ("wrong", "another admin token")):
-        with pytest.raises(RefusedError, match=line):
-            ask(
-                shop.kafka, signed(rules(admin_token=token), MODEL_NAME, Action.PROMOTE, "ann", "x")
-            )
-    with pytest.raises(RefusedError, match="a name and a reason"):
-        signed(rules(), MODEL_NAME, Action.PROMOTE, " ", "a test")
+        promote = CommandRequest(MODEL_NAME, RolloutAction.PROMOTE, "ann", "x")
+        with pytest.raises(CommandRejectedError, match=line):
+            send_command(shop.kafka, sign_command(rules(admin_token=token), promote))
+    with pytest.raises(CommandRejectedError, match="a name and a reason"):
+        sign_command(rules(), CommandRequest(MODEL_NAME, RolloutAction.PROMOTE, " ", "a test"))
     done = command(shop, "start", "9", "--by", "ann", "--reason", "a test")
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert done.stderr.startswith("headwater: start: version 9: is not in")
     assert told(shop).current == before
-    asked(shop, Action.ROLLBACK)
-    assert any("another admin token" in answer.reason for answer in told(shop).refused)
+    asked(shop, RolloutAction.ROLLBACK)
+    assert any("another admin token" in answer.reason for answer in told(shop).rejected)
 
 
 def test_an_announcement_to_everyone_ends_a_trial(shop: Settings) -> None:

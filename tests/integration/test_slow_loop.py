@@ -19,7 +19,7 @@ from deploy.services.trainer import release
 from deploy.settings import Settings
 from features.inputs import MODEL_NAME
 from features.kafka import ensure_topics
-from features.rollout_messages import Action
+from features.rollout_messages import RolloutAction
 from features.schema import FeatureSchema
 from features.settings import FeatureSettings
 from tests.harness.rollouts import asked, controlling, rules, told
@@ -179,7 +179,7 @@ def test_a_version_is_tried_out_and_windows_wait_for_its_end(
         waiting = loop.step(stand.write(NEXT))
         assert waiting.version is None
         assert "has no verdict yet" in waiting.reason
-        asked(servers, Action.PROMOTE)
+        asked(servers, RolloutAction.PROMOTE)
         assert stand.live() == 1
         after = loop.step([])
     assert after.version, after.reason

@@ -40,7 +40,7 @@ def undecided(kafka: KafkaSettings) -> str:
         ServerError: Kafka does not answer.
     """
     rollout = newest_rollout(kafka, MODEL_NAME)
-    return rollout.rollout_id if rollout and rollout.state.undecided else ""
+    return rollout.rollout_id if rollout and rollout.phase.is_active else ""
 
 
 def announce(version: ModelVersion, kafka: KafkaSettings) -> None:

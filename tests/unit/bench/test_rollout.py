@@ -8,8 +8,8 @@ import pytest
 from bench.rollout.__main__ import figures, table
 from bench.rollout.runs import MANN_WHITNEY, fixed_sample, looked_at, simulated
 from bench.rollout.world import GAINS, People, Population, Rates, feedback
-from deploy.rollout.settings import RolloutSettings
-from features.rollout_messages import RolloutState
+from deploy.rollout import RolloutSettings
+from features.rollout_messages import RolloutPhase
 
 SOME = Population(people=20_000)
 MANY = Population(people=100_000)
@@ -47,7 +47,7 @@ def test_a_better_version_is_clicked_more_often() -> None:
 def test_a_bad_version_leaves_and_a_good_one_stays() -> None:
     bad = simulated(MANY, -0.4, RULES, np.random.default_rng(5))
     good = simulated(MANY, 0.4, RULES, np.random.default_rng(5))
-    assert (bad.status, good.status) == (RolloutState.ROLLED_BACK, RolloutState.PROMOTED)
+    assert (bad.phase, good.phase) == (RolloutPhase.ROLLED_BACK, RolloutPhase.PROMOTED)
     assert bad.reason.startswith("worse")
     assert 0 < bad.share < 0.05
     assert 0.5 < good.share < 1
@@ -56,7 +56,7 @@ def test_a_bad_version_leaves_and_a_good_one_stays() -> None:
 
 def test_where_few_people_are_asked_there_is_no_verdict() -> None:
     ended = simulated(Population(people=2_000), 0.0, RULES, np.random.default_rng(5))
-    assert (ended.status, ended.reason) == (RolloutState.ROLLED_BACK, "no verdict in time")
+    assert (ended.phase, ended.reason) == (RolloutPhase.ROLLED_BACK, "no verdict in time")
     assert ended.ticks == 14 * 24
 
 

@@ -52,4 +52,4 @@ def test_a_malformed_message_names_its_field() -> None:
 
 
 def test_a_shadow_takes_no_share_from_the_others() -> None:
-    assert rollout(version("stable", 1), version("shadow", 0.2)).of("shadow") is not None
+    assert rollout(version("stable", 1), version("shadow", 0.2)).version_for("shadow") is not None

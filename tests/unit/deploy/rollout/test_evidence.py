@@ -7,21 +7,23 @@ import math
 import numpy as np
 import pytest
 
-from deploy.rollout.evidence import Effect, Tally, effect, radius
+from deploy.rollout.evidence import Effect, VariantTally, estimate_effect, radius
 
 BUCKETS = 64
 
 
-def tally(generator: np.random.Generator, rate: float, spread: float, shown: int) -> Tally:
+def tally(generator: np.random.Generator, rate: float, spread: float, shown: int) -> VariantTally:
     """People of a bucket click alike."""
     counts = np.full(BUCKETS, float(shown))
     chances = rate * np.exp(spread * generator.standard_normal(BUCKETS))
-    return Tally(counts, generator.binomial(shown, chances).astype(float))
+    return VariantTally(counts, generator.binomial(shown, chances).astype(float))
 
 
 def test_it_is_the_logarithm_of_the_ratio() -> None:
     shown = np.full(BUCKETS, 100.0)
-    found = effect(Tally(shown, np.full(BUCKETS, 12.0)), Tally(2 * shown, np.full(BUCKETS, 20.0)))
+    found = estimate_effect(
+        VariantTally(shown, np.full(BUCKETS, 12.0)), VariantTally(2 * shown, np.full(BUCKETS, 20.0))
+    )
     assert found
     assert found.estimate == pytest.approx(math.log(1.2))
     assert found.error == 0
@@ -31,7 +33,7 @@ def test_it_is_the_logarithm_of_the_ratio() -> None:
 def test_the_error_counts_what_people_have_in_common(spread: float) -> None:
     generator = np.random.default_rng(3)
     drawn = [
-        effect(tally(generator, 0.1, spread, 2000), tally(generator, 0.1, spread, 2000))
+        estimate_effect(tally(generator, 0.1, spread, 2000), tally(generator, 0.1, spread, 2000))
         for _ in range(400)
     ]
     estimates = [one.estimate for one in drawn if one]
@@ -41,16 +43,16 @@ def test_the_error_counts_what_people_have_in_common(spread: float) -> None:
 
 def test_nothing_is_said_where_nothing_was_earned() -> None:
     some = tally(np.random.default_rng(0), 0.1, 0.0, 100)
-    none = Tally(np.full(BUCKETS, 100.0), np.zeros(BUCKETS))
-    assert effect(some, none) is None
-    assert effect(Tally(none.reward, none.reward), some) is None
+    none = VariantTally(np.full(BUCKETS, 100.0), np.zeros(BUCKETS))
+    assert estimate_effect(some, none) is None
+    assert estimate_effect(VariantTally(none.reward, none.reward), some) is None
 
 
 def test_a_canary_that_earns_nothing_at_all_is_worse() -> None:
     """It has no logarithm; the more the baseline has earned the surer that is."""
-    none = Tally(np.full(BUCKETS, 100.0), np.zeros(BUCKETS))
-    sure = effect(none, tally(np.random.default_rng(0), 0.1, 0.0, 100))
-    unsure = effect(none, tally(np.random.default_rng(0), 0.001, 0.0, 100))
+    none = VariantTally(np.full(BUCKETS, 100.0), np.zeros(BUCKETS))
+    sure = estimate_effect(none, tally(np.random.default_rng(0), 0.1, 0.0, 100))
+    unsure = estimate_effect(none, tally(np.random.default_rng(0), 0.001, 0.0, 100))
     assert sure
     assert unsure
     assert sure.upper(0.05) < 0 < unsure.upper(0.05)

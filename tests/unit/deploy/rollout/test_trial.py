@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-import msgspec
 import numpy as np
 import numpy.typing as npt
 import pytest
 from headwater_client.events import encode
+from msgspec.structs import replace
 
-from deploy.rollout.decision import State, begun, decide, steered
-from deploy.rollout.record import agrees, inputs_of, step, trial_of
+from deploy.rollout.decision import RolloutState, apply_action, decide, initial_state
+from deploy.rollout.feedback.counters import SCORE_BINS, Impression, VariantCounters
+from deploy.rollout.history import (
+    RolloutProjection,
+    Transition,
+    build_step,
+    inputs_as_json,
+    is_reproducible,
+    trial_of,
+)
+from deploy.rollout.inputs import collect_inputs, score_drift
 from deploy.rollout.settings import RolloutSettings
-from deploy.rollout.standing import Standing
-from deploy.rollout.trial import Trial, drift, figures
-from features.feedback import SCORE_BINS, Counters
+from deploy.rollout.trial import Trial
 from features.rollout_messages import (
-    Action,
     Rollout,
-    RolloutState,
+    RolloutAction,
+    RolloutPhase,
     RolloutStep,
     RoutedVersion,
     decode_rollout_message,
@@ -30,51 +35,46 @@ RULES = RolloutSettings()
 NOW_MS = 1_700_000_000_000
 
 
-def trial(state: State) -> Trial:
+def trial(state: RolloutState) -> Trial:
     return Trial("r", "m", (2, "memory://2"), (1, "memory://1"), state)
 
 
-def shares(state: State) -> dict[str, tuple[int, float]]:
-    rollout = trial(state).routed(RULES, NOW_MS)
+def shares(state: RolloutState) -> dict[str, tuple[int, float]]:
+    rollout = trial(state).to_rollout(RULES, NOW_MS)
     return {each.variant: (each.version, each.share) for each in rollout.versions}
 
 
 def test_who_gets_what() -> None:
-    unseen, shown = begun(0.0, shadow=True), State(2, 0.0, 0.0)
+    unseen, shown = initial_state(0.0, shadow=True), RolloutState(2, 0.0, 0.0)
     assert shares(unseen) == {"stable": (1, 1.0), "shadow": (2, RULES.shadow_share)}
     grown = {"stable": (1, 0.5), "canary": (2, 0.25), "baseline": (1, 0.25)}
     assert shares(shown) == grown
-    assert shares(replace(shown, status=RolloutState.HOLDING)) == grown
-    assert shares(steered(shown, Action.PAUSE, 1.0)) == grown
-    assert shares(steered(unseen, Action.PAUSE, 1.0)) == shares(unseen)
-    assert shares(steered(shown, Action.PROMOTE, 1.0)) == {"stable": (2, 1.0)}
-    assert shares(steered(shown, Action.ROLLBACK, 1.0)) == {"stable": (1, 1.0)}
+    assert shares(replace(shown, phase=RolloutPhase.HOLDING)) == grown
+    assert shares(apply_action(shown, RolloutAction.PAUSE, 1.0)) == grown
+    assert shares(apply_action(unseen, RolloutAction.PAUSE, 1.0)) == shares(unseen)
+    assert shares(apply_action(shown, RolloutAction.PROMOTE, 1.0)) == {"stable": (2, 1.0)}
+    assert shares(apply_action(shown, RolloutAction.ROLLBACK, 1.0)) == {"stable": (1, 1.0)}
 
 
 def test_a_step_says_all_that_it_was_taken_on() -> None:
-    counters = {"canary": Counters(), "baseline": Counters()}
+    counters = {"canary": VariantCounters(), "baseline": VariantCounters()}
     for at in range(3000):
         for name, one in counters.items():
-            one.show(
-                at % 64, ["a"], score=1.0, latency_ms=20, failed=name == "canary", fallback=False
-            )
-    state = begun(0.0)
-    seen = figures(trial(state), counters, 99.0)
+            one.add_impression(Impression(at % 64, ["a"], 1.0, 20, failed=name == "canary"))
+    state = initial_state(0.0)
+    seen = collect_inputs(counters, 99.0, shadow=False)
     decided = decide(state, seen, RULES)
-    assert decided.state.status is RolloutState.ROLLED_BACK
-    after = replace(trial(decided.state), sequence=1)
-    taken = step(
-        after,
-        after.routed(RULES, NOW_MS),
-        "controller",
-        decided.reason,
-        inputs_of(state, seen, RULES),
+    assert decided.state.phase is RolloutPhase.ROLLED_BACK
+    after = trial(state).advance(decided.state)
+    inputs = inputs_as_json(state, seen, RULES)
+    taken = build_step(
+        Transition(after, "controller", decided.reason, inputs), after.to_rollout(RULES, NOW_MS)
     )
     read = decode_rollout_message(history_key(taken.rollout), encode(taken), "m")
     assert isinstance(read, RolloutStep)
     assert trial_of(read) == after
-    assert agrees(read)
-    assert not agrees(msgspec.structs.replace(read, reason="another one"))
+    assert is_reproducible(read)
+    assert not is_reproducible(replace(read, reason="another one"))
 
 
 @pytest.mark.parametrize("moved", [0, 2, 20])
@@ -87,9 +87,9 @@ def test_scores_that_move_drift(moved: int) -> None:
         )
         for by in (moved, 0)
     )
-    found = drift(ours, theirs)
+    found = score_drift(ours, theirs)
     assert {0: found == 0, 2: 0.1 < found < 0.4, 20: found > 2}[moved]
-    assert drift(ours, np.zeros(SCORE_BINS, np.int64)) == 0
+    assert score_drift(ours, np.zeros(SCORE_BINS, np.int64)) == 0
 
 
 def test_scores_of_a_few_people_lie_apart_by_chance() -> None:
@@ -99,20 +99,21 @@ def test_scores_of_a_few_people_lie_apart_by_chance() -> None:
     def group(mean: float, size: int) -> npt.NDArray[np.int64]:
         return np.bincount(chance.normal(mean, 4, size).astype(int), minlength=SCORE_BINS)
 
-    assert max(drift(group(40, 25), group(40, 25)) for _ in range(1000)) < RULES.max_drift
-    assert drift(group(55, 50), group(40, 50)) > RULES.max_drift
+    assert max(score_drift(group(40, 25), group(40, 25)) for _ in range(1000)) < RULES.max_drift
+    assert score_drift(group(55, 50), group(40, 50)) > RULES.max_drift
 
 
 def test_the_topic_says_what_is_tried_out_and_what_was_overtaken() -> None:
-    standing = Standing()
-    running = trial(begun(0.0))
-    routed = running.routed(RULES, NOW_MS)
-    for message in (step(running, routed, "ann", "why"), routed):
-        standing.note(message)
-    assert (standing.trial, standing.overtaken()) == (running, None)
+    projection = RolloutProjection()
+    running = trial(initial_state(0.0))
+    routed = running.to_rollout(RULES, NOW_MS)
+    for message in (build_step(Transition(running, "ann", "why"), routed), routed):
+        projection.apply(message)
+    assert (projection.trial, projection.overtaken_trial) == (running, None)
     version = RoutedVersion(version=3, variant="stable", share=1, address="memory://3")
-    standing.note(Rollout(model="m", versions=[version], time=NOW_MS + 1))
-    assert (standing.trial, standing.overtaken()) == (None, running)
-    ended = replace(running, state=replace(running.state, status=RolloutState.ROLLED_BACK))
-    standing.note(step(ended, ended.routed(RULES, NOW_MS), "controller", "overtaken"))
-    assert (standing.trial, standing.overtaken()) == (None, None)
+    projection.apply(Rollout(model="m", versions=[version], time=NOW_MS + 1))
+    assert (projection.trial, projection.overtaken_trial) == (None, running)
+    ended = running.advance(replace(running.state, phase=RolloutPhase.ROLLED_BACK))
+    step = build_step(Transition(ended, "controller", "overtaken"), ended.to_rollout(RULES, NOW_MS))
+    projection.apply(step)
+    assert (projection.trial, projection.overtaken_trial) == (None, None)

@@ -7,9 +7,9 @@ import random
 import pytest
 from headwater_client.events import Click, Reason, Recommendation, RecommendedItem, Shadow
 
-from deploy.rollout.ledger import Ledger, Read
-from features.columns import decode_feedback, encode_feedback
-from features.feedback import FeedbackRow
+from deploy.rollout.feedback.codec import decode_feedback, encode_feedback
+from deploy.rollout.feedback.counters import FeedbackRow
+from deploy.rollout.feedback.ledger import FeedbackMessage, FeedbackScope, Ledger
 from features.topics import Hash
 
 SHOWN, CLICKED = Hash(1), Hash(2)
@@ -47,24 +47,24 @@ def click(number: int) -> Click:
 
 
 def ledger(row: FeedbackRow | None = None) -> Ledger:
-    return Ledger("r", row or FeedbackRow({}, {}), WINDOW_MS, purchase_weight=1.0)
+    return Ledger(FeedbackScope("r", 0, WINDOW_MS), row or FeedbackRow({}, {}))
 
 
-def log(people: int = 40) -> list[Read]:
+def log(people: int = 40) -> list[FeedbackMessage]:
     reads = []
     for n in range(people):
         variant = "canary" if n % 2 else "baseline"
-        reads.append(Read(SHOWN, n, 10 * n, answer(n, variant)))
-        reads.append(Read(CLICKED, n, 10 * n + 5, click(n)))
+        reads.append(FeedbackMessage(SHOWN, n, 10 * n, answer(n, variant)))
+        reads.append(FeedbackMessage(CLICKED, n, 10 * n + 5, click(n)))
     return reads
 
 
 def test_what_is_shown_and_clicked_is_counted_by_variant() -> None:
     found = ledger()
     for read in log():
-        found.take(read)
-    canary, baseline = found.row.of("canary"), found.row.of("baseline")
-    assert (canary.requests, canary.shown.sum(), canary.clicked) == (20, 20, 20)
+        found.apply(read)
+    canary, baseline = found.row.variant("canary"), found.row.variant("baseline")
+    assert (canary.counts["requests"], canary.shown.sum(), canary.counts["clicked"]) == (20, 20, 20)
     assert baseline.reward.sum() == pytest.approx(20 * 0.6309, rel=1e-3)
     assert canary.latencies.sum() == 20
 
@@ -72,11 +72,13 @@ def test_what_is_shown_and_clicked_is_counted_by_variant() -> None:
 def test_a_persons_scores_count_once_a_visit_and_variant() -> None:
     found = ledger()
     for n, variant in enumerate(["canary", "canary", "baseline", "canary"]):
-        found.take(Read(SHOWN, n, 10 * n, answer(n, variant, user_id="ann")))
-    assert found.row.of("canary").scores.sum() == found.row.of("baseline").scores.sum() == 1
-    found.take(Read(SHOWN, 4, WINDOW_MS + 31, answer(4, user_id="ann")))
-    assert found.row.of("canary").scores.sum() == 2
-    assert found.row.of("canary").requests == 4
+        found.apply(FeedbackMessage(SHOWN, n, 10 * n, answer(n, variant, user_id="ann")))
+    assert (
+        found.row.variant("canary").scores.sum() == found.row.variant("baseline").scores.sum() == 1
+    )
+    found.apply(FeedbackMessage(SHOWN, 4, WINDOW_MS + 31, answer(4, user_id="ann")))
+    assert found.row.variant("canary").scores.sum() == 2
+    assert found.row.variant("canary").counts["requests"] == 4
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -84,24 +86,24 @@ def test_a_crash_at_any_moment_changes_no_counter(seed: int) -> None:
     """The row as of some moment, and then everything of the window again."""
     whole = ledger()
     for read in log():
-        whole.take(read)
+        whole.apply(read)
     reads, chance = log(), random.Random(seed)
     died = chance.randrange(len(reads))
     before = ledger()
     for read in reads[:died]:
-        before.take(read)
+        before.apply(read)
     again = ledger(decode_feedback(encode_feedback(before.row)))
     for read in reads:
-        again.take(read)
+        again.apply(read)
     assert encode_feedback(again.row) == encode_feedback(whole.row)
 
 
 def test_other_rollouts_people_without_a_trial_and_broken_messages_do_not_count() -> None:
     found = ledger()
-    found.take(Read(SHOWN, 0, 1, answer(0, rollout_id="another")))
-    found.take(Read(SHOWN, 1, 2, answer(1, "stable")))
-    found.take(Read(CLICKED, 0, 3, None))
-    found.take(Read(CLICKED, 1, 4, click(0)))
+    found.apply(FeedbackMessage(SHOWN, 0, 1, answer(0, rollout_id="another")))
+    found.apply(FeedbackMessage(SHOWN, 1, 2, answer(1, "stable")))
+    found.apply(FeedbackMessage(CLICKED, 0, 3, None))
+    found.apply(FeedbackMessage(CLICKED, 1, 4, click(0)))
     assert not found.row.counters
     assert found.row.offsets == {SHOWN: 1, CLICKED: 1}
 
@@ -109,8 +111,9 @@ def test_other_rollouts_people_without_a_trial_and_broken_messages_do_not_count(
 def test_a_shadow_is_counted_beside_what_was_shown() -> None:
     found = ledger()
     shadow = Shadow(model_version="3", items=["i9"], score=1.0, latency_ms=5.0)
-    found.take(Read(SHOWN, 0, 1, answer(0, "stable", shadow=shadow)))
+    found.apply(FeedbackMessage(SHOWN, 0, 1, answer(0, "stable", shadow=shadow)))
     failed = Shadow(model_version="3", failed="not numbers", latency_ms=150.0)
-    found.take(Read(SHOWN, 1, 2, answer(1, "stable", shadow=failed)))
-    assert found.row.of("stable").requests == found.row.of("shadow").requests == 2
-    assert (found.row.of("shadow").failed, found.row.of("stable").failed) == (1, 0)
+    found.apply(FeedbackMessage(SHOWN, 1, 2, answer(1, "stable", shadow=failed)))
+    shown, unseen = (found.row.variant(name).counts for name in ("stable", "shadow"))
+    assert shown["requests"] == unseen["requests"] == 2
+    assert (unseen["failed"], shown["failed"]) == (1, 0)

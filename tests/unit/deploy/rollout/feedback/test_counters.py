@@ -1,43 +1,42 @@
-"""Counters of a rollout's variants: binned, summed, and stored as Feast columns."""
+"""VariantCounters of a rollout's variants: binned, summed, and stored as Feast columns."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from features.columns import decode_feedback, encode_feedback
-from features.feedback import (
+from deploy.rollout.feedback.codec import decode_feedback, encode_feedback
+from deploy.rollout.feedback.counters import (
     BUCKETS,
-    Counters,
     FeedbackRow,
+    Impression,
+    VariantCounters,
     bucket_of,
     quantile_ms,
-    summed,
+    sum_counters,
 )
 from features.store import FEEDBACK
 from features.topics import Hash
 
 
-def shown(*latencies_ms: float, items: tuple[str, ...] = ("a", "b")) -> Counters:
-    counters = Counters()
+def shown(*latencies_ms: float, items: tuple[str, ...] = ("a", "b")) -> VariantCounters:
+    counters = VariantCounters()
     for at, latency_ms in enumerate(latencies_ms):
-        counters.show(
-            at % BUCKETS, items, score=1.5, latency_ms=latency_ms, failed=False, fallback=False
-        )
+        counters.add_impression(Impression(at % BUCKETS, items, 1.5, latency_ms))
     return counters
 
 
 def test_a_row_comes_back_as_it_was_written() -> None:
     row = FeedbackRow({"canary": shown(3, 40), "baseline": shown(5)}, {Hash(7): 12, Hash(3): 0}, 5)
-    row.of("canary").earn(4, 0.63, bought=True)
+    row.variant("canary").add_reward(4, 0.63, bought=True)
     columns = encode_feedback(row)
     assert set(columns) == set(FEEDBACK.columns)
     again = decode_feedback(columns)
     assert (again.offsets, again.until_ms) == (row.offsets, 5)
     for name, counters in row.counters.items():
         for field in ("shown", "reward", "latencies", "scores", "items"):
-            assert np.array_equal(getattr(again.of(name), field), getattr(counters, field))
-        assert again.of(name).bought == counters.bought
+            assert np.array_equal(getattr(again.variant(name), field), getattr(counters, field))
+        assert again.variant(name).counts == counters.counts
     assert encode_feedback(again) == columns
 
 
@@ -48,8 +47,8 @@ def test_nothing_stored_is_an_empty_row() -> None:
 
 
 def test_partitions_add_up() -> None:
-    total = summed([shown(2, 2), shown(900, items=("b", "c"))])
-    assert (total.requests, total.shown.sum(), total.coverage()) == (3, 3, 3)
+    total = sum_counters([shown(2, 2), shown(900, items=("b", "c"))])
+    assert (total.counts["requests"], total.shown.sum(), total.coverage()) == (3, 3, 3)
     assert 900 <= quantile_ms(total.latencies, 0.99) <= 900 * 1.15
 
 
@@ -60,9 +59,10 @@ def test_coverage_is_about_right(items: int) -> None:
 
 
 def test_what_failed_has_no_score() -> None:
-    counters = Counters()
-    counters.show(0, [], score=None, latency_ms=150.0, failed=True, fallback=True)
-    assert (counters.failed, counters.fallbacks, counters.scores.sum()) == (1, 1, 0)
+    counters = VariantCounters()
+    counters.add_impression(Impression(0, [], None, 150.0, failed=True, fallback=True))
+    counts = counters.counts
+    assert (counts["failed"], counts["fallbacks"], counters.scores.sum()) == (1, 1, 0)
 
 
 def test_people_are_spread_over_buckets_apart_from_their_variant() -> None:

@@ -1,0 +1,204 @@
+"""Consumes recommendations and interactions, and keeps a rollout's counters in the store.
+
+The counters are rows of the feature store, one a partition, with the offsets absorbed in the same
+conditional write. So nothing is counted twice, whoever dies when, and a second writer is noticed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import structlog
+from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
+from headwater_client.errors import ServerError
+from headwater_client.events import Click, Purchase, Recommendation
+
+from deploy.rollout.errors import FencedError
+from deploy.rollout.feedback.codec import VERSION, decode_feedback, encode_feedback
+from deploy.rollout.feedback.counters import VariantCounters, sum_rows
+from deploy.rollout.feedback.ledger import FeedbackMessage, FeedbackScope, Ledger
+from deploy.rollout.feedback.merging import TimeOrderedMerge
+from features.kafka import client_config, unreachable
+from features.rollouts import is_end
+from features.settings import KafkaSettings
+from features.store import FEEDBACK, RowRead, RowStore, RowWrite
+from features.topics import CLICKS, PURCHASES, RECOMMENDATIONS, Hash
+
+# Of messages of the same millisecond those of the first topic go first.
+TOPICS = (RECOMMENDATIONS, CLICKS, PURCHASES)
+# At the end of a topic, a message older than this has been fetched.
+SETTLED_MS = 500
+FETCH_WAIT_MS = 50
+MAX_MESSAGES = 2000
+ANSWER_S = 10.0
+_DECODERS: dict[str, msgspec.json.Decoder[Any]] = {
+    CLICKS: msgspec.json.Decoder(Click),
+    PURCHASES: msgspec.json.Decoder(Purchase),
+    RECOMMENDATIONS: msgspec.json.Decoder(Recommendation),
+}
+log = structlog.get_logger()
+
+
+@dataclass
+class _Partition:
+    """A ledger, the messages that wait for their turn, and the row's version in the store."""
+
+    ledger: Ledger
+    merge: TimeOrderedMerge[FeedbackMessage]
+    version: bytes | None
+    changed: bool = False
+
+
+class FeedbackConsumer:
+    """Counts one rollout, for as long as it lasts.
+
+    Args:
+        sources: the source hash of each topic and partition.
+
+    Attributes:
+        scope: which rollout it counts, and how.
+    """
+
+    def __init__(
+        self,
+        kafka: KafkaSettings,
+        store: RowStore,
+        sources: Mapping[tuple[str, int], Hash],
+        scope: FeedbackScope,
+    ) -> None:
+        self.scope = scope
+        self._store = store
+        self._sources = sources
+        self._at_end: set[tuple[str, int]] = set()
+        self._partitions: dict[int, _Partition] = {}
+        self._consumer = Consumer(
+            client_config(kafka)
+            | {
+                # Assigned, never subscribed: the rows say from where it continues.
+                "group.id": f"headwater-feedback-{scope.rollout_id}",
+                "enable.auto.commit": "false",
+                "enable.partition.eof": "true",
+                "auto.offset.reset": "earliest",
+                "fetch.wait.max.ms": str(FETCH_WAIT_MS),
+                "log_level": "0",
+            }
+        )
+
+    async def start(self) -> None:
+        """Read the rows, and go back one credit window before what they have absorbed.
+
+        Raises:
+            ServerError: the store or Kafka does not answer.
+        """
+        numbers = sorted({number for topic, number in self._sources if topic == RECOMMENDATIONS})
+        names = [self._row_name(number) for number in numbers]
+        stored = await self._store.read([RowRead(FEEDBACK, n, FEEDBACK.columns) for n in names])
+        for number, columns in zip(numbers, stored, strict=True):
+            row = decode_feedback(columns)
+            ledger, merge = Ledger(self.scope, row), TimeOrderedMerge[FeedbackMessage](TOPICS)
+            self._partitions[number] = _Partition(ledger, merge, columns[VERSION])
+        self._consumer.assign(self._start_offsets(numbers))
+
+    def _start_offsets(self, numbers: list[int]) -> list[TopicPartition]:
+        """Where each partition is read from: one credit window before what was absorbed last.
+
+        Nothing of this rollout was shown before it began.
+        """
+        since_ms = {
+            number: max(
+                self.scope.started_ms - SETTLED_MS,
+                self._partitions[number].ledger.row.until_ms - self.scope.window_ms,
+            )
+            for number in numbers
+        }
+        times = [TopicPartition(topic, n, since_ms[n]) for topic in TOPICS for n in numbers]
+        try:
+            offsets: list[TopicPartition] = self._consumer.offsets_for_times(times, ANSWER_S)
+        except KafkaException as error:
+            raise unreachable(error) from error
+        for partition in offsets:
+            if partition.error is not None:
+                raise ServerError(f"Kafka: topic {partition.topic}: {partition.error.str()}")
+        return offsets
+
+    def absorb(self, timeout_s: float) -> None:
+        """Count the messages that have arrived since.
+
+        Raises:
+            ServerError: Kafka cannot be read.
+        """
+        for message in self._consumer.consume(MAX_MESSAGES, timeout_s):
+            self._add(message)
+        self._advance_watermarks()
+        for partition in self._partitions.values():
+            for feedback in partition.merge.pop_ready():
+                partition.ledger.apply(feedback)
+                partition.changed = True
+
+    def _add(self, message: Message) -> None:
+        topic, number = message.topic() or "", message.partition() or 0
+        if is_end(message):
+            self._at_end.add((topic, number))
+            return
+        if (error := message.error()) is not None:
+            raise ServerError(f"Kafka: {topic}: {error.str()}")
+        self._at_end.discard((topic, number))
+        time_ms = message.timestamp()[1]
+        source, offset = self._sources[topic, number], message.offset() or 0
+        entry = FeedbackMessage(source, offset, time_ms, _decode(topic, message))
+        self._partitions[number].merge.add(topic, time_ms, entry)
+
+    def _advance_watermarks(self) -> None:
+        """A topic that was read to its end holds no unread message older than a moment."""
+        settled_ms = int(time.time() * 1000) - SETTLED_MS
+        for topic, number in self._at_end:
+            self._partitions[number].merge.advance_watermark(topic, settled_ms)
+
+    async def flush(self) -> None:
+        """Write the rows that have changed.
+
+        Raises:
+            FencedError: somebody else has written one: this controller no longer leads.
+            ServerError: the store does not answer.
+        """
+        changed = {n: partition for n, partition in self._partitions.items() if partition.changed}
+        now_ms = int(time.time() * 1000)
+        columns = {n: encode_feedback(partition.ledger.row) for n, partition in changed.items()}
+        accepted = await self._store.write(
+            [
+                RowWrite(
+                    FEEDBACK, self._row_name(n), columns[n], now_ms, VERSION, partition.version
+                )
+                for n, partition in changed.items()
+            ]
+        )
+        if not all(accepted):
+            raise FencedError(
+                f"rollout {self.scope.rollout_id}: another controller has written its counters"
+            )
+        for number, partition in changed.items():
+            partition.version, partition.changed = columns[number][VERSION], False
+
+    def counters(self) -> dict[str, VariantCounters]:
+        """The counters by variant, those of all partitions together."""
+        return sum_rows([partition.ledger.row for partition in self._partitions.values()])
+
+    def close(self) -> None:
+        """Stop reading."""
+        self._consumer.close()
+
+    def _row_name(self, number: int) -> str:
+        return f"{self.scope.rollout_id}/{number}"
+
+
+def _decode(topic: str, message: Message) -> Click | Purchase | Recommendation | None:
+    """The event of a message; None where it breaks the contract, as workers see it too."""
+    try:
+        event: Click | Purchase | Recommendation = _DECODERS[topic].decode(message.value() or b"")
+        return event
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None

@@ -1,0 +1,191 @@
+"""Feedback counters of a rollout's variants: those of one partition are a feature row.
+
+B buckets of people, L latency bins, S score bins. A row holds the counters of one partition of the
+topics and the offsets that they have absorbed, in one conditional write: each event counts once, as
+in user and item rows. Readers see the sum over the partitions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import xxhash
+
+from features.arrays import BoolArray, Float64Array, Int64Array
+from features.topics import Hash, hash64
+
+BUCKETS = 64
+# Each bin of latencies is 15 % above the one before, from 1 ms to more than a minute.
+LATENCY_BINS, LATENCY_GROWTH = 80, 1.15
+# Scores are logits: bins half a unit wide, the outer ones open.
+SCORE_BINS, SCORE_WIDTH, SCORE_LOWEST = 96, 0.5, -24.0
+ITEM_BITS = 8192
+
+
+def bucket_of(rollout_id: str, user_id: str) -> int:
+    """The bucket of a person, independent of the hash that assigns people to variants.
+
+    >>> 0 <= bucket_of("r1", "ann") < BUCKETS
+    True
+    """
+    return xxhash.xxh3_64_intdigest(f"bucket/{rollout_id}/{user_id}") % BUCKETS
+
+
+@dataclass(frozen=True)
+class Impression:
+    """One list that a variant put together: shown to a person, or made in shadow mode.
+
+    Attributes:
+        bucket: of the person.
+        items: best first.
+        score: of the first place; None where no version gave one.
+        latency_ms: of the variant's own version; None where it was not asked.
+        failed: whether the variant's own version did not answer.
+        fallback: whether no version answered.
+        first: whether it is the variant's first one for this person within the credit window.
+    """
+
+    bucket: int
+    items: Sequence[str]
+    score: float | None = None
+    latency_ms: float | None = None
+    failed: bool = False
+    fallback: bool = False
+    first: bool = True
+
+
+# Every counter by name, and which impressions it counts; None: it counts interactions instead.
+# Rows store them in this order: append only. In a row of an older release a new counter is 0.
+COUNTERS: dict[str, Callable[[Impression], bool] | None] = {
+    "clicked": None,
+    "bought": None,
+    "requests": lambda _: True,
+    "failed": lambda impression: impression.failed,
+    "fallbacks": lambda impression: impression.fallback,
+}
+
+
+def empty_counts() -> dict[str, int]:
+    """Every counter of `COUNTERS` at 0."""
+    return dict.fromkeys(COUNTERS, 0)
+
+
+@dataclass
+class VariantCounters:
+    """What one variant has shown and earned so far.
+
+    Attributes:
+        shown: float64[B], impressions by bucket.
+        reward: float64[B], what people did with them, discounted by position.
+        counts: by the names of `COUNTERS`.
+        latencies: int64[L], of the answers of the variant's version.
+        scores: int64[S], of first places, one a person and visit.
+        items: bool[ITEM_BITS], a bitmap of the items shown.
+    """
+
+    shown: Float64Array = field(default_factory=lambda: np.zeros(BUCKETS))
+    reward: Float64Array = field(default_factory=lambda: np.zeros(BUCKETS))
+    counts: dict[str, int] = field(default_factory=empty_counts)
+    latencies: Int64Array = field(default_factory=lambda: np.zeros(LATENCY_BINS, np.int64))
+    scores: Int64Array = field(default_factory=lambda: np.zeros(SCORE_BINS, np.int64))
+    items: BoolArray = field(default_factory=lambda: np.zeros(ITEM_BITS, np.bool_))
+
+    def add_impression(self, impression: Impression) -> None:
+        """Count one list. A person's scores are alike, so only the first of a visit counts."""
+        for name, is_counted in COUNTERS.items():
+            if is_counted is not None and is_counted(impression):
+                self.counts[name] += 1
+        self.shown[impression.bucket] += 1
+        if impression.latency_ms is not None:
+            self.latencies[latency_bin(impression.latency_ms)] += 1
+        if impression.first and impression.score is not None and not impression.failed:
+            self.scores[score_bin(impression.score)] += 1
+        for item_id in impression.items:
+            self.items[hash64(item_id) % ITEM_BITS] = True
+
+    def add_reward(self, bucket: int, reward: float, *, bought: bool) -> None:
+        """Count what somebody did with a recommended item."""
+        self.reward[bucket] += reward
+        self.counts["bought" if bought else "clicked"] += 1
+
+    def coverage(self) -> int:
+        """Different items shown, about: linear counting.
+
+        K. Whang, B. Vander-Zanden, H. Taylor, "A linear-time probabilistic counting algorithm for
+        database applications", ACM TODS 15, 1990.
+        """
+        free = ITEM_BITS - int(self.items.sum())
+        return round(-ITEM_BITS * math.log(max(free, 1) / ITEM_BITS))
+
+
+def sum_counters(parts: Iterable[VariantCounters]) -> VariantCounters:
+    """The counters of several partitions as one."""
+    total = VariantCounters()
+    for part in parts:
+        total.shown += part.shown
+        total.reward += part.reward
+        total.counts = {name: total.counts[name] + part.counts[name] for name in total.counts}
+        total.latencies += part.latencies
+        total.scores += part.scores
+        total.items |= part.items
+    return total
+
+
+def sum_rows(rows: Sequence[FeedbackRow]) -> dict[str, VariantCounters]:
+    """The counters by variant, those of all partitions together."""
+    variants = sorted({variant for row in rows for variant in row.counters})
+    return {
+        variant: sum_counters(row.counters[variant] for row in rows if variant in row.counters)
+        for variant in variants
+    }
+
+
+@dataclass
+class FeedbackRow:
+    """What one partition has counted.
+
+    Attributes:
+        counters: by variant.
+        offsets: the offset absorbed of each source.
+        until_ms: the broker's time of the newest message absorbed.
+    """
+
+    counters: dict[str, VariantCounters]
+    offsets: dict[Hash, int]
+    until_ms: int = 0
+
+    def variant(self, name: str) -> VariantCounters:
+        """The counters of a variant, new ones where nothing was counted yet."""
+        return self.counters.setdefault(name, VariantCounters())
+
+
+def latency_bin(latency_ms: float) -> int:
+    """The bin of a latency: 0 holds what is below 1 ms.
+
+    >>> latency_bin(0.5), latency_bin(1.1), latency_bin(1e9) == LATENCY_BINS - 1
+    (0, 1, True)
+    """
+    if latency_ms < 1:
+        return 0
+    return min(LATENCY_BINS - 1, 1 + int(math.log(latency_ms) / math.log(LATENCY_GROWTH)))
+
+
+def quantile_ms(latencies: Int64Array, share: float) -> float:
+    """The quantile of latencies, rounded up to the edge of its bin; 0 without any."""
+    total = int(latencies.sum())
+    if not total:
+        return 0.0
+    bin_number = int(np.searchsorted(np.cumsum(latencies), share * total))
+    return float(LATENCY_GROWTH**bin_number)
+
+
+def score_bin(score: float) -> int:
+    """The bin of a score.
+
+    >>> score_bin(-1e9), score_bin(0.0), score_bin(1e9)
+    (0, 48, 95)
+    """
+    return int(min(SCORE_BINS - 1, max(0, (score - SCORE_LOWEST) // SCORE_WIDTH)))

@@ -1,0 +1,131 @@
+"""What one partition's messages say of a rollout's variants, each counted once.
+
+A ledger is a feedback row and the attribution window. After a restart the row is read from the
+store, and the window is filled again from the messages of its length: those that the row has
+absorbed are remembered, and not counted again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from headwater_client.events import Click, Purchase, Recommendation
+
+from deploy.rollout.feedback.attribution import AttributionWindow, ServedRecommendation
+from deploy.rollout.feedback.counters import FeedbackRow, Impression, bucket_of
+from features.rollout_messages import Variant
+from features.topics import Hash, hash64
+
+
+class FeedbackMessage(NamedTuple):
+    """A message and its place in the topic. `event` is None for one that breaks the contract."""
+
+    source: Hash
+    offset: int
+    time_ms: int
+    event: Click | Purchase | Recommendation | None
+
+
+@dataclass(frozen=True)
+class FeedbackScope:
+    """Which feedback counts, and for how much.
+
+    Attributes:
+        rollout_id: messages of other rollouts are passed over.
+        started_ms: when the rollout began.
+        window_ms: how long after it was shown a recommendation can earn.
+        purchase_reward: what a purchase earns, beside 1 for a click.
+    """
+
+    rollout_id: str
+    started_ms: int
+    window_ms: int
+    purchase_reward: float = 1.0
+
+
+class Ledger:
+    """Counts one partition of a rollout.
+
+    Args:
+        row: what was counted so far.
+    """
+
+    def __init__(self, scope: FeedbackScope, row: FeedbackRow) -> None:
+        self.row = row
+        self._scope = scope
+        self._window = AttributionWindow(scope.window_ms)
+
+    def apply(self, message: FeedbackMessage) -> None:
+        """Take the next message, in the broker's order of time."""
+        is_new = message.offset > self.row.offsets.get(message.source, -1)
+        if is_new:
+            self.row.offsets[message.source] = message.offset
+            self.row.until_ms = max(self.row.until_ms, message.time_ms)
+        if isinstance(message.event, Recommendation):
+            self._apply_recommendation(message.event, message.time_ms, is_new)
+        elif message.event is not None:
+            self._apply_interaction(message.event, message.time_ms, is_new)
+
+    def _apply_recommendation(self, answer: Recommendation, time_ms: int, is_new: bool) -> None:
+        if answer.rollout_id != self._scope.rollout_id:
+            return
+        lists = _compared_lists(answer)
+        if not lists:
+            return
+        bucket = bucket_of(answer.rollout_id, answer.user_id)
+        hashes = {variant: [hash64(item) for item in items] for variant, items in lists.items()}
+        served = ServedRecommendation(answer.recommendation_id, time_ms, bucket, hashes)
+        recent = self._window.recent_variants(answer.user_id, time_ms)
+        if self._window.remember(answer.user_id, served) and is_new:
+            for variant, impression in _impressions(answer, bucket, lists, recent).items():
+                self.row.variant(variant).add_impression(impression)
+
+    def _apply_interaction(self, event: Click | Purchase, time_ms: int, is_new: bool) -> None:
+        for credit in self._window.attribute(event, time_ms):
+            if is_new:
+                weight = self._scope.purchase_reward if credit.bought else 1.0
+                self.row.variant(credit.variant).add_reward(
+                    credit.bucket, weight * credit.discount, bought=credit.bought
+                )
+
+
+def _impressions(
+    answer: Recommendation, bucket: int, lists: Mapping[str, Sequence[str]], recent: set[str]
+) -> dict[str, Impression]:
+    """The list that was shown, and the shadow's, by variant.
+
+    Args:
+        recent: variants that made a list for this person just before.
+    """
+    impressions = {}
+    if (shadow := answer.shadow) is not None:
+        impressions[Variant.SHADOW.value] = Impression(
+            bucket,
+            shadow.items,
+            score=shadow.score,
+            latency_ms=shadow.latency_ms,
+            failed=bool(shadow.failed),
+            first=Variant.SHADOW not in recent,
+        )
+    impressions[answer.variant] = Impression(
+        bucket,
+        lists[answer.variant],
+        score=None if answer.fallback or not answer.items else answer.items[0].score,
+        latency_ms=answer.latency_ms,
+        failed=bool(answer.failed),
+        fallback=answer.fallback,
+        first=answer.variant not in recent,
+    )
+    return impressions
+
+
+def _compared_lists(answer: Recommendation) -> dict[str, list[str]]:
+    """The item ids by variant: of a canary or its baseline, of a shadow beside what was shown."""
+    shown = [item.item_id for item in answer.items]
+    if answer.variant in (Variant.CANARY, Variant.BASELINE):
+        return {answer.variant: shown}
+    if answer.shadow is not None:
+        return {answer.variant: shown, Variant.SHADOW: answer.shadow.items}
+    return {}

@@ -1,0 +1,256 @@
+"""Steps of the history: how they are written, read, replayed, and what they add up to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import numpy as np
+from headwater_client.errors import DataError
+
+from deploy.rollout.decision import Decision, RolloutState, decide
+from deploy.rollout.evidence import VariantTally
+from deploy.rollout.feedback.counters import COUNTERS
+from deploy.rollout.inputs import DecisionInputs, Health
+from deploy.rollout.settings import RolloutSettings
+from deploy.rollout.trial import Trial
+from features.rollout_messages import (
+    Rollout,
+    RolloutAnswer,
+    RolloutCommand,
+    RolloutMessage,
+    RolloutStep,
+    Variant,
+)
+
+# Counters that the history's JSON has under another name.
+_JSON_NAMES = {"failed": "errors"}
+_UNREADABLE = (KeyError, TypeError, ValueError, msgspec.ValidationError)
+
+
+@dataclass(frozen=True)
+class Transition:
+    """A step that is to be taken.
+
+    Attributes:
+        trial: as it is after the step.
+        inputs: what was decided on, as JSON; empty where somebody asked for it.
+    """
+
+    trial: Trial
+    actor: str
+    reason: str
+    inputs: dict[str, Any] = field(default_factory=dict)
+    command_id: str = ""
+
+
+def build_step(transition: Transition, rollout: Rollout) -> RolloutStep:
+    """The history's message for a transition that led to this rollout."""
+    trial = transition.trial
+    versions = {"candidate": list(trial.candidate), "stable": list(trial.stable)}
+    return RolloutStep(
+        rollout=rollout,
+        actor=transition.actor,
+        reason=transition.reason,
+        command_id=transition.command_id,
+        snapshot=msgspec.to_builtins(trial.state) | versions,
+        inputs=transition.inputs,
+    )
+
+
+def inputs_as_json(
+    state: RolloutState, inputs: DecisionInputs, rules: RolloutSettings
+) -> dict[str, Any]:
+    """What a decision was taken on, for a step's `inputs`."""
+    figures = {
+        "now_s": inputs.now_s,
+        "canary": _tally_as_json(inputs.canary),
+        "baseline": _tally_as_json(inputs.baseline),
+        "canary_health": _health_as_json(inputs.canary_health),
+        "baseline_health": _health_as_json(inputs.baseline_health),
+        "drift": inputs.drift,
+    }
+    excluded = {"admin_token", "metrics_port", "metrics_address"}
+    return {
+        "state": msgspec.to_builtins(state),
+        "figures": figures,
+        "rules": rules.model_dump(mode="json", exclude=excluded),
+    }
+
+
+def _tally_as_json(tally: VariantTally) -> dict[str, list[float]]:
+    return {"shown": tally.shown.tolist(), "reward": tally.reward.tolist()}
+
+
+def _health_as_json(health: Health) -> dict[str, float]:
+    counts = {_JSON_NAMES.get(name, name): count for name, count in health.counts.items()}
+    return counts | {
+        "p99_ms": health.p99_ms,
+        "p99_at_least_ms": health.p99_at_least_ms,
+        "coverage": health.coverage,
+    }
+
+
+def has_inputs(step: RolloutStep) -> bool:
+    """Whether a step was decided on figures; not where somebody asked for it."""
+    return "figures" in step.inputs
+
+
+def inputs_of(step: RolloutStep) -> DecisionInputs:
+    """What a step was decided on; counters that its release did not have are 0.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    with _reading(step):
+        figures = step.inputs["figures"]
+        return DecisionInputs(
+            now_s=figures["now_s"],
+            canary=_tally_from_json(figures["canary"]),
+            baseline=_tally_from_json(figures["baseline"]),
+            canary_health=_health_from_json(figures["canary_health"]),
+            baseline_health=_health_from_json(figures["baseline_health"]),
+            drift=figures["drift"],
+        )
+
+
+def _tally_from_json(stored: Mapping[str, Any]) -> VariantTally:
+    shown, reward = (np.asarray(stored[name], np.float64) for name in ("shown", "reward"))
+    return VariantTally(shown, reward)
+
+
+def _health_from_json(stored: Mapping[str, Any]) -> Health:
+    return Health(
+        counts={name: int(stored.get(_JSON_NAMES.get(name, name), 0)) for name in COUNTERS},
+        p99_ms=float(stored.get("p99_ms", 0.0)),
+        p99_at_least_ms=float(stored.get("p99_at_least_ms", 0.0)),
+        coverage=int(stored.get("coverage", 0)),
+    )
+
+
+def rules_of(step: RolloutStep) -> RolloutSettings:
+    """The rules that a step was decided by.
+
+    Raises:
+        DataError: they cannot be read.
+    """
+    with _reading(step):
+        return RolloutSettings.model_validate(step.inputs["rules"])
+
+
+def state_of(step: RolloutStep) -> RolloutState:
+    """The rollout's state after a step.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    with _reading(step):
+        return msgspec.convert(step.snapshot, RolloutState)
+
+
+def trial_of(step: RolloutStep) -> Trial:
+    """The trial as a step left it.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    rollout, state = step.rollout, state_of(step)
+    with _reading(step):
+        candidate, stable = (tuple(step.snapshot[name]) for name in ("candidate", "stable"))
+        return Trial(rollout.rollout_id, rollout.model, candidate, stable, state, rollout.sequence)
+
+
+def replay_decision(step: RolloutStep) -> Decision | None:
+    """The decision made again from what was recorded; None for a step that somebody asked for.
+
+    Raises:
+        DataError: what was recorded cannot be read.
+    """
+    if not has_inputs(step):
+        return None
+    inputs, rules = inputs_of(step), rules_of(step)
+    with _reading(step):
+        before = msgspec.convert(step.inputs["state"], RolloutState)
+    return decide(before, inputs, rules)
+
+
+def is_reproducible(step: RolloutStep) -> bool:
+    """Whether the recorded inputs still lead to the same state, for the same reason.
+
+    Raises:
+        DataError: what was recorded cannot be read.
+    """
+    decision = replay_decision(step)
+    return decision is None or (decision.state, decision.reason) == (state_of(step), step.reason)
+
+
+def share_of(rollout: Rollout) -> float:
+    """The share of people who see the candidate, or for whom it runs in shadow mode."""
+    for variant in (Variant.CANARY, Variant.SHADOW):
+        if (routed := rollout.version_for(variant)) is not None:
+            return routed.share
+    return 0.0
+
+
+@contextmanager
+def _reading(step: RolloutStep) -> Iterator[None]:
+    """What is wrong with a stored step, as an error that says which one it is."""
+    try:
+        yield
+    except _UNREADABLE as error:
+        rollout, reason = step.rollout, " ".join(str(error).split())
+        raise DataError(
+            f"rollout {rollout.rollout_id}, step {rollout.sequence}: cannot be read: {reason}"
+        ) from error
+
+
+class RolloutProjection:
+    """What the topic `rollouts` says of a model, put together message by message.
+
+    Attributes:
+        current: what workers follow; None where no version was announced.
+    """
+
+    def __init__(self) -> None:
+        self.current: Rollout | None = None
+        self._active: Trial | None = None
+        self._commands: dict[str, RolloutCommand] = {}
+
+    def apply(self, message: RolloutMessage) -> None:
+        """Take a message in, in the topic's order.
+
+        Raises:
+            DataError: a step that cannot be read.
+        """
+        match message:
+            case Rollout():
+                self.current = message
+            case RolloutStep():
+                trial = trial_of(message)
+                self._active = None if trial.state.is_terminal else trial
+            case RolloutCommand():
+                self._commands[message.command_id] = message
+            case RolloutAnswer():
+                self._commands.pop(message.command_id, None)
+
+    @property
+    def trial(self) -> Trial | None:
+        """The trial that workers follow; None where there is none."""
+        return self._active if self._is_followed() else None
+
+    @property
+    def overtaken_trial(self) -> Trial | None:
+        """A trial that has not ended, in whose place another version was announced."""
+        return None if self.current is None or self._is_followed() else self._active
+
+    @property
+    def open_commands(self) -> list[RolloutCommand]:
+        """The commands without an answer, oldest first."""
+        return list(self._commands.values())
+
+    def _is_followed(self) -> bool:
+        trial, current = self._active, self.current
+        return bool(trial and current and trial.rollout_id == current.rollout_id)
