@@ -2,7 +2,7 @@
 
 Item rows are written before user rows. So an event that a person's row has absorbed has been
 counted for its item too, and whether it is a duplicate is always decided from a row that has not
-absorbed it yet: docs/exactly-once.md says why this is exact under replay.
+absorbed it yet: docs/explanation/exactly-once.md says why this is exact under replay.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def schema() -> None:
-    """Print the AsyncAPI document of the topics; `docs/asyncapi.json` is kept equal to it."""
+    """Print the AsyncAPI document of the topics, kept in `docs/reference/asyncapi.json`."""
     import json
 
     from features.asyncapi import document

@@ -1,7 +1,7 @@
 """Headwater's feature repository, plain Feast: `feast apply`, `feast feature-views list`.
 
-Whoever reads needs only Feast. What the columns hold is written in docs/features.md; the worker
-writes them (features/store.py) conditionally, so do not `feast materialize` over them.
+Whoever reads needs only Feast. What the columns hold is written in docs/reference/features.md; the
+worker writes them (features/store.py) conditionally, so do not `feast materialize` over them.
 """
 
 import os

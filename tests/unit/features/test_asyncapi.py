@@ -8,7 +8,7 @@ from pathlib import Path
 from features.asyncapi import CHANNELS, document
 from features.topics import TOPICS
 
-PUBLISHED = Path(__file__).parents[3] / "docs" / "asyncapi.json"
+PUBLISHED = Path(__file__).parents[3] / "docs" / "reference" / "asyncapi.json"
 
 
 def test_the_published_document_is_what_the_code_says() -> None:
