@@ -33,9 +33,15 @@ class FeatureSchema:
     @property
     def fingerprint(self) -> str:
         """The settings as text, the same for the same settings."""
-        described = self.settings.model_dump(mode="json")
+        # Which counter ranks what trends changes no row.
+        described = self.settings.model_dump(mode="json", exclude={"trending_half_life_ms"})
         described["taken_by"] = sorted(described["taken_by"])
         return json.dumps(described, sort_keys=True)
+
+    @property
+    def trending_index(self) -> int:
+        """Which of the items' half-lives trending items are ranked by."""
+        return self.settings.item_half_lives_ms.index(self.settings.trending_half_life_ms)
 
     @property
     def user_counters(self) -> int:

@@ -41,13 +41,23 @@ class KafkaSettings(Section):
     """Where Kafka is. Without `bootstrap_servers` a local broker is started."""
 
     bootstrap_servers: str | None = Field(None, description="host:port,host:port; empty: local")
-    security_protocol: SecurityProtocol = SecurityProtocol.PLAINTEXT
-    sasl_mechanism: SaslMechanism = SaslMechanism.SCRAM_SHA_512
-    sasl_username: str | None = None
-    sasl_password: SecretStr | None = None
+    security_protocol: SecurityProtocol = Field(
+        SecurityProtocol.PLAINTEXT,
+        description="how clients connect: PLAINTEXT, SSL (encrypted), SASL_PLAINTEXT (a login), "
+        "SASL_SSL (both)",
+    )
+    sasl_mechanism: SaslMechanism = Field(
+        SaslMechanism.SCRAM_SHA_512, description="how a login is proved, where there is one"
+    )
+    sasl_username: str | None = Field(None, description="name of the login, for SASL")
+    sasl_password: SecretStr | None = Field(None, description="password of the login, for SASL")
     ssl_ca_file: str | None = Field(None, description="PEM file of the authority to trust")
-    partitions: Annotated[int, Field(ge=1, le=1024)] = 4
-    replication_factor: Annotated[int, Field(ge=1, le=9)] = 1
+    partitions: Annotated[int, Field(ge=1, le=1024)] = Field(
+        4, description="partitions of each topic of events; fixed once the topics are made"
+    )
+    replication_factor: Annotated[int, Field(ge=1, le=9)] = Field(
+        1, description="on how many brokers each partition is kept, where topics are made"
+    )
 
     @model_validator(mode="after")
     def _sasl_needs_a_login(self) -> KafkaSettings:
@@ -70,11 +80,11 @@ class StoreSettings(Section):
     """The Feast online store (Redis or Valkey). Without `address` a local one is started."""
 
     address: str | None = Field(None, description="host:port, or host:port,host:port of a cluster")
-    username: str | None = None
-    password: SecretStr | None = None
-    tls: bool = False
-    tls_ca_file: str | None = None
-    cluster: bool = False
+    username: str | None = Field(None, description="name of the login; empty: none")
+    password: SecretStr | None = Field(None, description="password of the login; empty: none")
+    tls: bool = Field(False, description="encrypt the connection")
+    tls_ca_file: str | None = Field(None, description="PEM file of the authority to trust")
+    cluster: bool = Field(False, description="whether the address is that of a Redis cluster")
     durability: Durability = Field(
         Durability.AOF,
         description="aof: commit offsets once WAITAOF says that rows are on disk (Redis 7.2+); "
@@ -92,20 +102,55 @@ class StoreSettings(Section):
 
 
 class FeatureSettings(Section):
-    """What a row holds. Changing these changes the rows: start from an empty store."""
+    """What a row holds. Most changes here change the rows: start from an empty store."""
 
-    history_length: Annotated[int, Field(ge=1, le=1024)] = 64
-    user_half_lives_ms: HalfLives = (HOUR_MS, DAY_MS, 7 * DAY_MS, 30 * DAY_MS)
-    category_half_lives_ms: HalfLives = (DAY_MS, 30 * DAY_MS)
-    item_half_lives_ms: HalfLives = (DAY_MS, 7 * DAY_MS, 30 * DAY_MS)
-    click_weight: Annotated[float, Field(ge=0)] = 1.0
-    purchase_weight: Annotated[float, Field(ge=0)] = 3.0
+    history_length: Annotated[int, Field(ge=1, le=1024)] = Field(
+        64, description="how many of a person's newest events a row holds, and the model reads"
+    )
+    user_half_lives_ms: HalfLives = Field(
+        (HOUR_MS, DAY_MS, 7 * DAY_MS, 30 * DAY_MS),
+        description="half-lives of a person's counters, in milliseconds",
+    )
+    category_half_lives_ms: HalfLives = Field(
+        (DAY_MS, 30 * DAY_MS),
+        description="half-lives of a person's counters by category, in milliseconds",
+    )
+    item_half_lives_ms: HalfLives = Field(
+        (DAY_MS, 7 * DAY_MS, 30 * DAY_MS),
+        description="half-lives of an item's popularity, in milliseconds",
+    )
+    trending_half_life_ms: Annotated[int, Field(gt=0)] = Field(
+        7 * DAY_MS,
+        description="the half-life by which trending items are ranked, in milliseconds: one of "
+        "item_half_lives_ms",
+    )
+    click_weight: Annotated[float, Field(ge=0)] = Field(
+        1.0, description="what a click adds to an item's popularity and a person's categories"
+    )
+    purchase_weight: Annotated[float, Field(ge=0)] = Field(
+        3.0, description="what a purchase adds to an item's popularity and a person's categories"
+    )
     remembered_events: Annotated[int, Field(ge=0, le=4096)] = Field(
         128, description="an event sent again within so many events of a person counts once"
     )
     taken_by: frozenset[Literal["click", "purchase"]] = Field(
         frozenset({"click", "purchase"}),
-        description="what takes an item, so that it is not recommended again; empty: nothing",
+        description="types of event after which an item is not recommended to its person again; "
+        "empty: none",
     )
-    taken_limit: Annotated[int, Field(ge=0)] = 4096
-    category_limit: Annotated[int, Field(ge=0)] = 256
+    taken_limit: Annotated[int, Field(ge=0)] = Field(
+        4096, description="for how many items a person's row knows that they are not to come again"
+    )
+    category_limit: Annotated[int, Field(ge=0)] = Field(
+        256, description="for how many categories a person's row has counters"
+    )
+
+    @model_validator(mode="after")
+    def _trends_have_a_counter(self) -> FeatureSettings:
+        if self.trending_half_life_ms not in self.item_half_lives_ms:
+            known = ", ".join(map(str, self.item_half_lives_ms))
+            raise ValueError(
+                f"trending_half_life_ms is {self.trending_half_life_ms}, which is none of "
+                f"item_half_lives_ms: set it to one of {known}"
+            )
+        return self

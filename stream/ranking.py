@@ -147,8 +147,8 @@ def _best(scores: npt.NDArray[Any], places: int) -> npt.NDArray[np.int64]:
 
 def popular_items(trends: TrendingItems, time_ms: int, places: int) -> list[RecommendedItem]:
     """What trends, most popular first: the answer when the model has none."""
-    left = trends.decayed([time_ms])[0, trends.middle]
-    counts = (trends.counts[:places, trends.middle] * left).tolist()
+    left = trends.decayed([time_ms])[0, trends.ranked_by]
+    counts = (trends.counts[:places, trends.ranked_by] * left).tolist()
     return [
         RecommendedItem(name, count, _POPULAR)
         for name, count in zip(trends.item_ids[:places], counts, strict=True)

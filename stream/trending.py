@@ -36,18 +36,15 @@ log = structlog.get_logger()
 class TrendingItems:
     """Popularity of the items that trend, most popular first.
 
-    `counts`: float64[M, T] as of `reference_ms`. `half_lives`: float64[T].
+    `counts`: float64[M, T] as of `reference_ms`. `half_lives`: float64[T]. `ranked_by`: the index
+    of the half-life that the items are ranked by.
     """
 
     item_ids: Sequence[str]
     counts: Float64Array
     reference_ms: int
     half_lives: Float64Array
-
-    @property
-    def middle(self) -> int:
-        """The half-life by which items are ranked, where one must be chosen: the middle one."""
-        return len(self.half_lives) // 2
+    ranked_by: int
 
     def decayed(self, times_ms: Sequence[int]) -> Float64Array:
         """What is left of the counts at each time, float64[B, T]."""
@@ -66,9 +63,8 @@ def update_list(
     width = stored.counts.shape[1]
     counts = np.concatenate([stored.counts[kept], np.reshape(changed, (-1, width))])
     newest = counts[:, 0].max(initial=0)
-    middle = (len(schema.item_half_lives) - 1) // 2
-    left = 2.0 ** -((newest - counts[:, 0]) / schema.item_half_lives[middle])
-    best = np.argsort(-counts[:, 1 + middle] * left, kind="stable")[:limit]
+    left = 2.0 ** -((newest - counts[:, 0]) / schema.settings.trending_half_life_ms)
+    best = np.argsort(-counts[:, 1 + schema.trending_index] * left, kind="stable")[:limit]
     return TrendList([names[at] for at in best], counts[best])
 
 
@@ -85,9 +81,11 @@ def sum_lists(lists: Sequence[tuple[EventType, TrendList]], schema: FeatureSchem
         left = 2.0 ** -((newest - listed.counts[:, :1]) / half_lives)
         rows = [place[name] for name in listed.item_ids]
         total[rows] += schema.weight[kind] * listed.counts[:, 1:-1] * left
-    order = np.argsort(-total[:, len(half_lives) // 2], kind="stable")
+    order = np.argsort(-total[:, schema.trending_index], kind="stable")
     names = list(place)
-    return TrendingItems([names[at] for at in order], total[order], int(newest), half_lives)
+    return TrendingItems(
+        [names[at] for at in order], total[order], int(newest), half_lives, schema.trending_index
+    )
 
 
 class TrendingIndex:

@@ -13,7 +13,7 @@ PLACES = 10
 
 
 class Popularity:
-    """Counts of all items, decayed by the middle half-life of the items.
+    """Counts of all items, decayed by the half-life that trending items are ranked by.
 
     Args:
         item_ids: every item of the log.
@@ -21,7 +21,7 @@ class Popularity:
 
     def __init__(self, item_ids: Sequence[str], schema: FeatureSchema) -> None:
         self._place = {name: at for at, name in enumerate(item_ids)}
-        self._half_life = schema.item_half_lives[(len(schema.item_half_lives) - 1) // 2]
+        self._half_life = schema.settings.trending_half_life_ms
         self._weight = schema.weight
         self._counts = np.zeros(len(item_ids))
         self._times = np.zeros(len(item_ids))

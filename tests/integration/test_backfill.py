@@ -180,7 +180,7 @@ def check_trending(source: str, found: Rows) -> None:
         if table.startswith("item_popularity") and row[source]
     }
     half_lives = FeatureSchema(Settings().features).item_half_lives
-    middle = (len(half_lives) - 1) // 2
+    middle = FeatureSchema(Settings().features).trending_index
     newest = max((reference for reference, *_ in cells.values()), default=0)
     popular = {
         name: values[middle] * 2 ** -((newest - reference) / half_lives[middle])

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from features.schema import FeatureSchema
-from features.settings import DAY_MS, HOUR_MS
+from features.settings import HOUR_MS
 from features.vocabulary import FIRST_ITEM
 from trainer.datasets.log import Log
 from trainer.examples.batches import Batches, Drawing
@@ -28,7 +28,6 @@ from trainer.network.scoring import batch_scores
 from trainer.network.trained import Trained
 from trainer.settings import TrainerSettings
 
-POPULARITY_HALF_LIFE_MS = 7 * DAY_MS
 SNAPSHOT_MS = 60_000
 RETURN_MS = HOUR_MS
 RARE = 5
@@ -55,7 +54,7 @@ class Judged:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The model and decayed popularity (7 days) on the same events, taken items left out."""
+    """The model and popularity, decayed as what trends is, on the same events and new items."""
 
     model: Judged
     popularity: Judged
@@ -210,6 +209,4 @@ def _groups(replayed: Sequence[Example], columns: Examples, since_ms: int) -> di
 
 def popularity_scores(batch: Batch, schema: FeatureSchema) -> Tensor:
     """Decayed popularity, forbidden items lowest: float[M, N]."""
-    half_lives = np.asarray(schema.item_half_lives[:-1])
-    nearest = int(np.abs(np.log(half_lives / POPULARITY_HALF_LIFE_MS)).argmin())
-    return batch.trends[:, nearest].masked_fill(batch.forbidden, LOWEST)
+    return batch.trends[:, schema.trending_index].masked_fill(batch.forbidden, LOWEST)

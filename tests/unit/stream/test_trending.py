@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+from headwater_client.events import EventType
 
 from features.columns import TrendList
 from features.rows import ItemGroup
 from features.schema import FeatureSchema
 from features.settings import DAY_MS, FeatureSettings
+from stream.ranking import popular_items
 from stream.trending import sum_lists, update_list
 
 SCHEMA = FeatureSchema(FeatureSettings())
@@ -40,3 +42,18 @@ def test_nothing_trends_in_an_empty_store() -> None:
     trends = sum_lists([], SCHEMA)
     assert list(trends.item_ids) == []
     assert trends.decayed([NOW_MS]).shape == (1, 3)
+
+
+def test_a_further_half_life_does_not_change_what_is_ranked_by() -> None:
+    """Ranked by seven days: with four half-lives their middle would be thirty."""
+    settings = FeatureSettings(item_half_lives_ms=(DAY_MS, 7 * DAY_MS, 30 * DAY_MS, 90 * DAY_MS))
+    schema = FeatureSchema(settings)
+    groups = {
+        "by seven days": ItemGroup([0, 9, 1, 1, 9], 1, 1, NOW_MS),
+        "by thirty": ItemGroup([0, 1, 9, 1, 9], 1, 1, NOW_MS),
+    }
+    nothing = TrendList([], np.zeros((0, 6)))
+    assert update_list(nothing, groups, 1, schema).item_ids == ["by seven days"]
+    trends = sum_lists([(EventType.CLICK, update_list(nothing, groups, 2, schema))], schema)
+    assert list(trends.item_ids) == ["by seven days", "by thirty"]
+    assert popular_items(trends, NOW_MS, 1)[0].item_id == "by seven days"
