@@ -5,25 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-from headwater_client.events import Click, DeadLetter, Item, Purchase, Recommendation
+from headwater_client.event_types import EVENT_TYPES
+from headwater_client.events import DeadLetter, Item, Recommendation
+from headwater_client.topics import DEAD_LETTERS, ITEMS, RECOMMENDATIONS, ROLLOUTS
 
 from features.rollout_messages import Rollout, RolloutAnswer, RolloutCommand, RolloutStep
-from features.topics import (
-    CLICKS,
-    DEAD_LETTERS,
-    ITEMS,
-    PURCHASES,
-    RECOMMENDATIONS,
-    ROLLOUTS,
-    TOPICS,
-    Topic,
-)
+from features.topics import Topic, list_topics
 
 VERSION = "1.0.0"
-# Topic: whether apps send to Headwater or receive, and its messages with their keys.
-CHANNELS: dict[str, tuple[str, dict[type[msgspec.Struct], str]]] = {
-    CLICKS: ("receive", {Click: "user_id"}),
-    PURCHASES: ("receive", {Purchase: "user_id"}),
+Channels = dict[str, tuple[str, dict[type[msgspec.Struct], str]]]
+"""By topic: whether Headwater receives or sends, and the messages with their keys."""
+
+_OTHER_CHANNELS: Channels = {
     ITEMS: ("receive", {Item: "item_id; a tombstone (no value) removes the item"}),
     RECOMMENDATIONS: ("send", {Recommendation: "user_id"}),
     DEAD_LETTERS: ("send", {DeadLetter: "as it came"}),
@@ -39,9 +32,18 @@ CHANNELS: dict[str, tuple[str, dict[type[msgspec.Struct], str]]] = {
 }
 
 
-def document() -> dict[str, Any]:
+def list_channels() -> Channels:
+    """The channels of every topic."""
+    events: Channels = {
+        spec.topic: ("receive", {spec.struct: "user_id"}) for spec in EVENT_TYPES.values()
+    }
+    return events | _OTHER_CHANNELS
+
+
+def make_document() -> dict[str, Any]:
     """The AsyncAPI 3.0 document of every topic; operations are named from Headwater's side."""
-    keys = {kind: key for _, messages in CHANNELS.values() for kind, key in messages.items()}
+    channels = list_channels()
+    keys = {kind: key for _, messages in channels.values() for kind, key in messages.items()}
     _, schemas = msgspec.json.schema_components(keys, ref_template="#/components/schemas/{name}")
     return {
         "asyncapi": "3.0.0",
@@ -54,8 +56,8 @@ def document() -> dict[str, Any]:
             "license": {"name": "Apache-2.0"},
         },
         "defaultContentType": "application/json",
-        "channels": {topic.name: _channel(topic) for topic in TOPICS},
-        "operations": {_operation_name(name): _operation(name) for name in CHANNELS},
+        "channels": {topic.name: _channel(topic, channels) for topic in list_topics()},
+        "operations": dict(_operation(name, action) for name, (action, _) in channels.items()),
         "components": {
             "messages": {kind.__name__: _message(kind, key) for kind, key in keys.items()},
             "schemas": schemas,
@@ -63,8 +65,8 @@ def document() -> dict[str, Any]:
     }
 
 
-def _channel(topic: Topic) -> dict[str, Any]:
-    _, messages = CHANNELS[topic.name]
+def _channel(topic: Topic, channels: Channels) -> dict[str, Any]:
+    _, messages = channels[topic.name]
     names = [kind.__name__ for kind in messages]
     return {
         "address": topic.name,
@@ -93,11 +95,7 @@ def _message(kind: type[msgspec.Struct], key: str) -> dict[str, Any]:
     }
 
 
-def _operation_name(topic: str) -> str:
-    action, _ = CHANNELS[topic]
-    return action + "".join(part.capitalize() for part in topic.split("-"))
-
-
-def _operation(topic: str) -> dict[str, Any]:
-    action, _ = CHANNELS[topic]
-    return {"action": action, "channel": {"$ref": f"#/channels/{topic}"}}
+def _operation(topic: str, action: str) -> tuple[str, dict[str, Any]]:
+    """Its name, such as receiveClicks, and what it is."""
+    name = action + "".join(part.capitalize() for part in topic.split("-"))
+    return name, {"action": action, "channel": {"$ref": f"#/channels/{topic}"}}

@@ -15,14 +15,14 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # public, but
     TopicDescription,
 )
 from headwater_client.errors import ServerError, SettingsError
+from headwater_client.event_types import EVENT_TYPES
+from headwater_client.topics import ITEMS
 
 from features.settings import KafkaSettings
-from features.topics import ACTION_TOPICS, ITEMS, TOPICS, Hash, Topic, source_hash
+from features.topics import Hash, Topic, list_topics, source_hash
 
 TIMEOUT_S = 15.0
 POLL_S = 0.05
-# What workers consume: they name the source of each partition at start.
-CONSUMED = (*ACTION_TOPICS, ITEMS)
 NOT_THERE = (KafkaError.UNKNOWN_TOPIC_OR_PART,)
 NO_LEADER_YET = (
     *NOT_THERE,
@@ -54,10 +54,16 @@ def client_config(settings: KafkaSettings) -> dict[str, str]:
     return config
 
 
-def ensure_topics(settings: KafkaSettings, topics: Collection[Topic] = TOPICS) -> dict[str, str]:
+def ensure_topics(
+    settings: KafkaSettings, topics: Collection[Topic] | None = None
+) -> dict[str, str]:
     """Create the topics that are missing, and wait until all can be used.
 
     A topic that exists keeps its configuration.
+
+    Args:
+        settings: where Kafka is, and how many partitions a topic has.
+        topics: default: all of Headwater's.
 
     Returns:
         Kafka's own id of each topic.
@@ -68,6 +74,7 @@ def ensure_topics(settings: KafkaSettings, topics: Collection[Topic] = TOPICS) -
         ServerError: Kafka does not answer, or refuses to create one.
     """
     admin = _admin(settings)
+    topics = list_topics() if topics is None else topics
     names = [topic.name for topic in topics]
     there = _describe(admin, names)
     missing = [topic for topic in topics if topic.name not in there]
@@ -168,7 +175,8 @@ def _leaders_answer(admin: AdminClient, topics: Descriptions) -> bool:
 
 def _check_partitions(topic: Topic, there: TopicDescription, settings: KafkaSettings) -> None:
     found = len(there.partitions)
-    if topic.name in CONSUMED and found != settings.partitions:
+    # Workers name the source of each partition that they consume at start.
+    if topic.name in (*EVENT_TYPES.topics, ITEMS) and found != settings.partitions:
         raise SettingsError(
             f"kafka.partitions: {settings.partitions}: topic {topic.name} has {found}: "
             f"set kafka.partitions to {found}, or use another cluster"

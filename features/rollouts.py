@@ -20,11 +20,11 @@ from confluent_kafka import (
 )
 from headwater_client.errors import ServerError
 from headwater_client.events import encode
+from headwater_client.topics import ROLLOUTS
 
 from features.kafka import client_config
 from features.rollout_messages import Rollout, RolloutMessage, decode_rollout_message
 from features.settings import KafkaSettings
-from features.topics import ROLLOUTS
 
 ANSWER_S = 10.0
 WRITE_TIMEOUT_S = 15.0

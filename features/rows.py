@@ -17,20 +17,22 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from headwater_client.events import Click, EventType, Purchase
+from headwater_client.event_types import EVENT_TYPES
+from headwater_client.events import Interaction
 
 from features import decay
-from features.schema import SIGNALS, FeatureSchema
+from features.schema import FeatureSchema
 from features.topics import Hash, hash64
 
 
 class Observation(NamedTuple):
     """What one event says to the rows.
 
+    `type` is the code of its event type.
     `categories` are those that the catalogue gave the item when the event was read.
     """
 
-    type: EventType
+    type: int
     user_id: str
     item_id: str
     item: Hash
@@ -42,17 +44,18 @@ class Observation(NamedTuple):
 
 
 def observation(
-    event: Click | Purchase, source: Hash, offset: int, categories: tuple[Hash, ...] = ()
+    event: Interaction, source: Hash, offset: int, categories: tuple[Hash, ...] = ()
 ) -> Observation:
     """An event of the topics as the rows see it."""
-    kind = EventType.PURCHASE if isinstance(event, Purchase) else EventType.CLICK
+    spec = EVENT_TYPES.of_event(event)
     return Observation(
-        kind,
+        spec.code,
         event.user_id,
         event.item_id,
         hash64(event.item_id),
         event.timestamp,
-        hash64(f"{kind.name}/{event.event_id}"),
+        # In capitals, as rows have it from the beginning.
+        hash64(f"{spec.name.upper()}/{event.event_id}"),
         source,
         offset,
         categories,
@@ -148,23 +151,28 @@ def apply_item_event(group: ItemGroup, event: Observation, schema: FeatureSchema
 
 
 def popularity(
-    groups: Iterable[tuple[EventType, ItemGroup]], time_ms: int, schema: FeatureSchema
+    groups: Iterable[tuple[int, ItemGroup]], time_ms: int, schema: FeatureSchema
 ) -> list[float]:
-    """The decayed popularity of an item at a time: its groups' sum, purchases weighing more.
+    """The decayed popularity of an item at a time: its groups' weighted sum.
+
+    Args:
+        groups: each with the code of its event type.
+        time_ms: when.
+        schema: what each type weighs.
 
     Returns:
         float[item_half_lives]; the last is the weighted count of all events.
     """
     total = [0.0] * len(schema.item_half_lives)
-    for kind, group in groups:
+    for code, group in groups:
         values = decay.read(group.values, group.reference_ms, time_ms, schema.item_half_lives)
-        weight = schema.weight[kind]
+        weight = schema.weight[code]
         total = [have + weight * value for have, value in zip(total, values, strict=True)]
     return total
 
 
 def _count(row: UserRow, event: Observation, schema: FeatureSchema) -> None:
-    weights = [float(event.type is signal) for signal in SIGNALS]
+    weights = [float(event.type == code) for code in schema.event_codes]
     reference = row.reference_ms
     decay.add(row.counters, reference, event.time_ms, weights, schema.user_half_lives)
     if row.categories or event.categories:

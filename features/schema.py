@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 
-from headwater_client.events import EventType
+from headwater_client.event_types import EVENT_TYPES
 
 from features.settings import FeatureSettings
 
-SIGNALS = (EventType.CLICK, EventType.PURCHASE)
 FOREVER = float("inf")
 
 
@@ -24,11 +23,9 @@ class FeatureSchema:
         self.user_half_lives = (*map(float, settings.user_half_lives_ms), FOREVER)
         self.category_half_lives = tuple(map(float, settings.category_half_lives_ms))
         self.item_half_lives = (*map(float, settings.item_half_lives_ms), FOREVER)
-        self.weight = {
-            EventType.CLICK: settings.click_weight,
-            EventType.PURCHASE: settings.purchase_weight,
-        }
-        self.seen_by = frozenset(EventType[name.upper()] for name in settings.taken_by)
+        self.event_codes = EVENT_TYPES.codes
+        self.weight = settings.weights()
+        self.seen_by = frozenset(EVENT_TYPES[name].code for name in settings.taken_by)
 
     @property
     def fingerprint(self) -> str:
@@ -45,5 +42,5 @@ class FeatureSchema:
 
     @property
     def user_counters(self) -> int:
-        """Length of a user row's counters: signals x half-lives."""
-        return len(SIGNALS) * len(self.user_half_lives)
+        """Length of a user row's counters: event types x half-lives."""
+        return len(self.event_codes) * len(self.user_half_lives)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from headwater_client.event_types import CLICK, EVENT_TYPES, PURCHASE
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
@@ -101,6 +102,12 @@ class StoreSettings(Section):
         return self
 
 
+def _event_type(name: str) -> str:
+    if name not in EVENT_TYPES:
+        raise ValueError(f"no such event type: one of {', '.join(EVENT_TYPES)}")
+    return name
+
+
 class FeatureSettings(Section):
     """What a row holds. Most changes here change the rows: start from an empty store."""
 
@@ -133,8 +140,10 @@ class FeatureSettings(Section):
     remembered_events: Annotated[int, Field(ge=0, le=4096)] = Field(
         128, description="an event sent again within so many events of a person counts once"
     )
-    taken_by: frozenset[Literal["click", "purchase"]] = Field(
-        frozenset({"click", "purchase"}),
+    taken_by: frozenset[Annotated[str, AfterValidator(_event_type)]] = Field(
+        default_factory=lambda: frozenset(
+            spec.name for spec in EVENT_TYPES.values() if spec.marks_seen
+        ),
         description="types of event after which an item is not recommended to its person again; "
         "empty: none",
     )
@@ -154,3 +163,8 @@ class FeatureSettings(Section):
                 f"item_half_lives_ms: set it to one of {known}"
             )
         return self
+
+    def weights(self) -> dict[int, float]:
+        """What one event of each type adds to popularity and categories, by the type's code."""
+        named = {CLICK.name: self.click_weight, PURCHASE.name: self.purchase_weight}
+        return {spec.code: named.get(spec.name, spec.weight) for spec in EVENT_TYPES.values()}

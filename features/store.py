@@ -70,9 +70,8 @@ TRENDING = StoreTable(definitions.trending, definitions.source)
 FEEDBACK = StoreTable(definitions.rollout_feedback, definitions.trial)
 
 
-@lru_cache
 def popularity_table(partitions: int) -> StoreTable:
-    """The table of item rows for topics of so many partitions."""
+    """The table of item rows for the registered event types' topics of so many partitions."""
     return StoreTable(definitions.item_popularity_view(partitions), definitions.item)
 
 

@@ -1,4 +1,4 @@
-"""Topics: names, partitions, retention, and the hashes that name things in rows."""
+"""Topics as they are created: partitions, retention; and the hashes that name things in rows."""
 
 from __future__ import annotations
 
@@ -6,24 +6,14 @@ from dataclasses import dataclass
 from typing import NewType
 
 import xxhash
-from headwater_client.events import EventType
-
-CLICKS = "clicks"
-PURCHASES = "purchases"
-ITEMS = "items"
-RECOMMENDATIONS = "recommendations"
-DEAD_LETTERS = "dead-letters"
-ROLLOUTS = "rollouts"
-
-# What people do, by topic. Both have as many partitions and the same key, so that one worker
-# gets both topics' partition of a person.
-ACTION_TOPICS = {CLICKS: EventType.CLICK, PURCHASES: EventType.PURCHASE}
-
-# librdkafka's name of the Java client's partitioner: whoever sends, a key has one partition.
-PARTITIONER = "murmur2_random"
-
-# A dead letter holds a message of Kafka's default limit, 1 MiB, as base64, and says why.
-MAX_MESSAGE_BYTES = 4 * 1024 * 1024
+from headwater_client.event_types import EVENT_TYPES
+from headwater_client.topics import (
+    DEAD_LETTERS,
+    ITEMS,
+    MAX_MESSAGE_BYTES,
+    RECOMMENDATIONS,
+    ROLLOUTS,
+)
 
 Hash = NewType("Hash", int)
 """Signed 64-bit xxh3, as Feast's Int64 holds it."""
@@ -45,9 +35,8 @@ class Topic:
 _DAY_MS = 86_400_000
 _ARRIVAL = {"message.timestamp.type": "LogAppendTime"}
 
-TOPICS = (
-    Topic(CLICKS, True, _ARRIVAL | {"retention.ms": str(30 * _DAY_MS)}),
-    Topic(PURCHASES, True, _ARRIVAL | {"retention.ms": str(30 * _DAY_MS)}),
+_EVENTS = _ARRIVAL | {"retention.ms": str(30 * _DAY_MS)}
+_OTHER_TOPICS = (
     Topic(ITEMS, True, {"cleanup.policy": "compact"}),
     Topic(RECOMMENDATIONS, True, _ARRIVAL | {"retention.ms": str(_DAY_MS)}),
     Topic(
@@ -57,6 +46,11 @@ TOPICS = (
     ),
     Topic(ROLLOUTS, False, {"cleanup.policy": "compact"}),
 )
+
+
+def list_topics() -> tuple[Topic, ...]:
+    """Every topic of Headwater: those of the registered event types first."""
+    return (*(Topic(name, True, _EVENTS) for name in EVENT_TYPES.topics), *_OTHER_TOPICS)
 
 
 def hash64(name: str) -> Hash:

@@ -13,13 +13,14 @@ from typing import Any, cast
 import faust
 from faust.types import EventT, StreamT
 from faust.types.auth import CredentialsT
+from headwater_client.event_types import EVENT_TYPES
+from headwater_client.topics import ITEMS
 
 from features.inputs import model_inputs, model_outputs
 from features.kafka import ensure_sources
 from features.schema import FeatureSchema
 from features.settings import FeatureSettings, KafkaSettings, SecurityProtocol, StoreSettings
 from features.store import RowStore, popularity_table
-from features.topics import ACTION_TOPICS, ITEMS
 from stream.asking import Asker
 from stream.catalogue import CatalogueCache
 from stream.catalogue_writer import CatalogueWriter
@@ -89,7 +90,7 @@ def make_app(config: WorkerConfig) -> faust.App:
 def add_agents(app: faust.App, batch_size: int, actions: Handle, catalogue: Handle) -> None:
     """Register the agents: `actions` handles what people do, `catalogue` handles items."""
 
-    @app.agent(_topic(app, *ACTION_TOPICS), name="actions")
+    @app.agent(_topic(app, *EVENT_TYPES.topics), name="actions")
     async def on_actions(stream: StreamT[bytes]) -> None:
         await _handle_batches(app, stream, batch_size, actions)
 

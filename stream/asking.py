@@ -8,7 +8,7 @@ from time import perf_counter
 from typing import Any, NamedTuple
 
 import numpy.typing as npt
-from headwater_client.events import Click, Purchase
+from headwater_client.events import Interaction
 
 from features.inputs import model_tensors
 from features.rows import UserRow
@@ -28,7 +28,7 @@ _SPARE = 4
 class Request(NamedTuple):
     """A person to answer: after which event, and the row as that batch left it."""
 
-    event: Click | Purchase
+    event: Interaction
     row: UserRow
 
     @property

@@ -8,11 +8,12 @@ from typing import NamedTuple
 from faust.types import EventT
 from headwater_client.errors import ServerError
 from headwater_client.events import EventError, Item, decode
+from headwater_client.topics import ITEMS
 
 from features.columns import VERSION, decode_pair, encode_item
 from features.repo.definitions import LOADED
 from features.store import CATALOGUE, RowRead, RowStore, RowWrite
-from features.topics import ITEMS, Hash, source_hash
+from features.topics import Hash, source_hash
 from stream import metrics
 from stream.commits import Commits
 from stream.failures import retry_while_unavailable, send_to_dead_letter

@@ -32,19 +32,21 @@ from confluent_kafka import (
     TopicPartition,
 )
 from headwater_client.errors import ServerError
+from headwater_client.event_types import EVENT_TYPES
 from headwater_client.events import (
     Click,
     EventError,
+    Interaction,
     Item,
     Purchase,
     Recommendation,
     decode,
     encode,
 )
+from headwater_client.topics import ITEMS, PARTITIONER, RECOMMENDATIONS
 
 from features.kafka import client_config, unreachable
 from features.settings import KafkaSettings
-from features.topics import CLICKS, ITEMS, PARTITIONER, PURCHASES, RECOMMENDATIONS
 
 CLOSE_TIMEOUT_S = 30.0
 FULL_QUEUE_POLL_S = 0.05
@@ -141,13 +143,13 @@ class EventProducer:
         _checked(Item(item_id=item_id))
         self.send_raw(ITEMS, item_id, None)
 
-    def send(self, event: Click | Purchase | Item) -> None:
+    def send(self, event: Interaction | Item) -> None:
         """Send an event or an item that is made already."""
         raw = _checked(event)
         if isinstance(event, Item):
             self.send_raw(ITEMS, event.item_id, raw)
         else:
-            self.send_raw(PURCHASES if isinstance(event, Purchase) else CLICKS, event.user_id, raw)
+            self.send_raw(EVENT_TYPES.of_event(event).topic, event.user_id, raw)
 
     def send_raw(self, topic: str, key: str, value: bytes | None) -> None:
         """Send bytes as they are, unchecked: what breaks the contract ends in `dead-letters`.
@@ -325,7 +327,7 @@ def _stamped(known: Mapping[str, Any]) -> dict[str, Any]:
     return {"event_id": str(uuid4()), "timestamp": time.time_ns() // 1_000_000, **known}
 
 
-def _checked(event: Click | Purchase | Item) -> bytes:
+def _checked(event: Interaction | Item) -> bytes:
     """The event's bytes, if what arrives is what was meant.
 
     Raises:

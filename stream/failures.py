@@ -12,10 +12,10 @@ import structlog
 from faust.types import EventT
 from headwater_client.errors import HeadwaterError, ServerError
 from headwater_client.events import DeadLetter, EventError, encode
+from headwater_client.topics import DEAD_LETTERS
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_exponential_jitter
 
 from features.store import StoreRestartedError
-from features.topics import DEAD_LETTERS
 from stream import metrics
 from stream.producer import RecommendationProducer
 

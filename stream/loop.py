@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from faust.types import EventT
-from headwater_client.events import ACTIONS, EventError, decode
+from headwater_client.event_types import EVENT_TYPES
+from headwater_client.events import EventError, decode
 
-from features.topics import ACTION_TOPICS, Hash
+from features.topics import Hash
 from stream import metrics
 from stream.asking import Request
 from stream.failures import retry_while_unavailable, send_to_dead_letter
@@ -23,7 +24,7 @@ from stream.trending import TrendingSource
 
 
 class FastLoop:
-    """Handles batches of clicks and purchases.
+    """Handles batches of interactions.
 
     Args:
         sources: the source hash of each topic and partition.
@@ -89,7 +90,7 @@ class FastLoop:
     def _decoded(self, event: EventT[bytes]) -> ConsumerRecord:
         message = event.message
         topic, partition = message.topic, message.partition
-        kind = ACTIONS[ACTION_TOPICS[topic]]
+        kind = EVENT_TYPES.of_topic(topic).struct
         decoded = decode(kind, message.value, int(message.timestamp * 1000))
         source = self._sources[topic, partition]
         return ConsumerRecord(decoded, f"{topic}_{partition}", source, message.offset)

@@ -19,8 +19,8 @@ from functools import partial
 import msgspec
 from faust.types import EventT
 from headwater_client.events import Recommendation, Shadow, encode
+from headwater_client.topics import RECOMMENDATIONS
 
-from features.topics import RECOMMENDATIONS
 from stream import metrics
 from stream.asking import Question
 from stream.commits import Commits

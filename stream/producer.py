@@ -10,10 +10,10 @@ from collections import deque
 
 from confluent_kafka import KafkaError, Message, Producer
 from headwater_client.errors import ServerError
+from headwater_client.topics import MAX_MESSAGE_BYTES, PARTITIONER
 
 from features.kafka import client_config
 from features.settings import KafkaSettings
-from features.topics import MAX_MESSAGE_BYTES, PARTITIONER
 
 _POLL_S = 0.01
 _LINGER_MS = 5

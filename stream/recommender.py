@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import xxhash
-from headwater_client.events import Click, Purchase, Recommendation, RecommendedItem, Shadow
+from headwater_client.events import Interaction, Recommendation, RecommendedItem, Shadow
 
 from features.rows import UserRow
 from features.schema import FeatureSchema
@@ -190,6 +190,6 @@ def _shadow(items: Sequence[RecommendedItem], asked: Asked) -> Shadow:
     )
 
 
-def recommendation_id(event: Click | Purchase) -> str:
+def recommendation_id(event: Interaction) -> str:
     """Names the answer to an event: the same whenever the event is answered again."""
     return xxhash.xxh3_128_hexdigest(f"{event.user_id}\0{event.event_id}")

@@ -13,7 +13,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 import structlog
 from cachetools import LRUCache
-from headwater_client.events import Click, Purchase
+from headwater_client.events import Interaction
 
 from features import columns
 from features.columns import VERSION
@@ -33,7 +33,7 @@ ValueT = TypeVar("ValueT")
 class ConsumerRecord(NamedTuple):
     """A valid event and where it stood. `column` is its source's column in item rows."""
 
-    event: Click | Purchase
+    event: Interaction
     column: str
     source: Hash
     offset: int

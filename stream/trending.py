@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import structlog
 from headwater_client.errors import ServerError
-from headwater_client.events import EventType
+from headwater_client.event_types import EVENT_TYPES
 
 from features.arrays import Float64Array
 from features.columns import VERSION, TrendList, decode_trending, encode_trending
@@ -25,7 +25,6 @@ from features.repo.definitions import item_sources
 from features.rows import ItemGroup
 from features.schema import FeatureSchema
 from features.store import TRENDING, RowRead, RowStore, RowWrite
-from features.topics import ACTION_TOPICS
 from features.vocabulary import Vocabulary
 from stream.row_updates import ItemGroupKey
 
@@ -68,8 +67,13 @@ def update_list(
     return TrendList([names[at] for at in best], counts[best])
 
 
-def sum_lists(lists: Sequence[tuple[EventType, TrendList]], schema: FeatureSchema) -> TrendingItems:
-    """Add up the sources' lists, each counter brought to the newest reference time."""
+def sum_lists(lists: Sequence[tuple[int, TrendList]], schema: FeatureSchema) -> TrendingItems:
+    """Add up the sources' lists, each counter brought to the newest reference time.
+
+    Args:
+        lists: each with the code of its event type.
+        schema: what each type weighs.
+    """
     half_lives = np.asarray(schema.item_half_lives[:-1])
     newest = max((listed.counts[:, 0].max(initial=0) for _, listed in lists), default=0)
     place: dict[str, int] = {}
@@ -77,10 +81,10 @@ def sum_lists(lists: Sequence[tuple[EventType, TrendList]], schema: FeatureSchem
         for name in listed.item_ids:
             place.setdefault(name, len(place))
     total = np.zeros((len(place), len(half_lives)))
-    for kind, listed in lists:
+    for code, listed in lists:
         left = 2.0 ** -((newest - listed.counts[:, :1]) / half_lives)
         rows = [place[name] for name in listed.item_ids]
-        total[rows] += schema.weight[kind] * listed.counts[:, 1:-1] * left
+        total[rows] += schema.weight[code] * listed.counts[:, 1:-1] * left
     order = np.argsort(-total[:, schema.trending_index], kind="stable")
     names = list(place)
     return TrendingItems(
@@ -170,7 +174,9 @@ class TrendingSource:
         await self._store.write(
             [self._write(n, lists[n], g, versions[n]) for n, g in touched.items()]
         )
-        self.trends = sum_lists([(_signal(n), listed) for n, listed in lists.items()], self._schema)
+        self.trends = sum_lists(
+            [(_event_code(n), listed) for n, listed in lists.items()], self._schema
+        )
 
     def _write(
         self, name: str, listed: TrendList, groups: Mapping[str, ItemGroup], version: bytes | None
@@ -180,6 +186,6 @@ class TrendingSource:
         return RowWrite(TRENDING, name, columns, newest.reference_ms, VERSION, version)
 
 
-def _signal(source: str) -> EventType:
-    """The signal of a source by its name, such as clicks_3."""
-    return ACTION_TOPICS[source.rpartition("_")[0]]
+def _event_code(source: str) -> int:
+    """The code of the event type of a source by its name, such as clicks_3."""
+    return EVENT_TYPES.of_topic(source.rpartition("_")[0]).code

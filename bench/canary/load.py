@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from itertools import islice
 
 from headwater_client.errors import ServerError
+from headwater_client.events import Interaction
 
-from bench.harness.traffic import Action, Order, traffic
+from bench.harness.traffic import Order, traffic
 from features.settings import KafkaSettings
 from stream.client import EventProducer, RecommendationConsumer
 
@@ -46,9 +47,9 @@ class Audience:
         rate: events a second.
     """
 
-    def __init__(self, kafka: KafkaSettings, log: Sequence[Action], rate: float) -> None:
+    def __init__(self, kafka: KafkaSettings, log: Sequence[Interaction], rate: float) -> None:
         self._kafka = kafka
-        self._events: Iterator[Action] = traffic(log, Order.MIXED, newcomers=True)
+        self._events: Iterator[Interaction] = traffic(log, Order.MIXED, newcomers=True)
         self._rate = rate
         self._stop = threading.Event()
         self._seen: list[Seen] = []

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from headwater_client.events import Click, Purchase
+from headwater_client.events import Interaction
 
 from bench.canary.bad_graphs import answers_late, answers_nan
 from features.rollout_messages import RolloutPhase
@@ -46,7 +46,7 @@ class Candidate:
 def learned_more(
     first: Trained,
     before: Log,
-    window: Sequence[Click | Purchase],
+    window: Sequence[Interaction],
     schema: FeatureSchema,
     settings: TrainerSettings,
     reader: LanguageModel | None,

@@ -20,12 +20,12 @@ from multiprocessing.sharedctypes import Synchronized
 from multiprocessing.synchronize import Event
 from typing import Any
 
-from headwater_client.events import Purchase
+from headwater_client.event_types import CLICK, EVENT_TYPES
+from headwater_client.events import Interaction
 
-from bench.harness.traffic import Action, Order, traffic
+from bench.harness.traffic import Order, traffic
 from deploy.jobs.replay import Clock, Pace, at_once, at_rate, in_time, replay
 from features.settings import KafkaSettings
-from features.topics import CLICKS, PURCHASES
 from stream.client import EventProducer, RecommendationConsumer
 from trainer.datasets.log import DataSource, load_log
 
@@ -43,7 +43,7 @@ class Sent:
     event_id: str
     user_id: str
     time_s: float
-    topic: str = CLICKS
+    topic: str = CLICK.topic
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ def _no_collections() -> None:
 
 
 def _send(
-    events: Iterable[Action],
+    events: Iterable[Interaction],
     sending: Sending,
     producer: EventProducer,
     handled: Synchronized[int],
@@ -194,7 +194,7 @@ def _send(
     for number, event in enumerate(in_time(events, pace, enough, Clock())):
         while number - handled.value >= ahead:
             time.sleep(_POLL_S)
-        topic = PURCHASES if isinstance(event, Purchase) else CLICKS
+        topic = EVENT_TYPES.of_event(event).topic
         sent.append(Sent(event.event_id, event.user_id, time.monotonic(), topic))
         producer.send(event)
     producer.flush()

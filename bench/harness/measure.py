@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 from confluent_kafka import Consumer, TopicPartition
 from headwater_client.errors import ServerError
+from headwater_client.topics import DEAD_LETTERS
 
 from bench.harness.cores import CpuMeter
 from bench.harness.load import Answered, Load, Sending, Sent
 from bench.harness.subjects import Subject
 from features.kafka import client_config
 from features.settings import KafkaSettings
-from features.topics import DEAD_LETTERS
 
 # Of the events of a sustained run these come before the window that is measured.
 WARM_UP = 0.2

@@ -13,11 +13,12 @@ from pathlib import Path
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 from headwater_client.errors import ServerError
+from headwater_client.event_types import EVENT_TYPES
+from headwater_client.topics import ITEMS
 
 from bench.harness.cores import Cores
 from deploy.settings import Settings
 from features.kafka import client_config
-from features.topics import CLICKS, ITEMS, PURCHASES
 
 HEADWATER = ("-m", "deploy.cli", "worker")
 _STOP_S = 20.0
@@ -92,7 +93,7 @@ class Progress:
         self._consumer = Consumer(config | {"group.id": self.group, "log_level": "0"})
         self._partitions = [
             TopicPartition(topic, partition)
-            for topic in (CLICKS, PURCHASES, ITEMS)
+            for topic in (*EVENT_TYPES.topics, ITEMS)
             for partition in range(self.settings.kafka.partitions)
         ]
 

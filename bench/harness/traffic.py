@@ -14,10 +14,9 @@ from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from itertools import count
 
-from headwater_client.events import Click, Purchase
+from headwater_client.events import Interaction
 from msgspec.structs import replace
 
-Action = Click | Purchase
 # The log begins anew, later, when it has ended; a run does not need more passes than these.
 PASSES = 32
 _SEED = 7
@@ -30,7 +29,9 @@ class Order(StrEnum):
     LOGGED = "logged"
 
 
-def traffic(log: Sequence[Action], order: Order, *, newcomers: bool = False) -> Iterator[Action]:
+def traffic(
+    log: Sequence[Interaction], order: Order, *, newcomers: bool = False
+) -> Iterator[Interaction]:
     """The log's events again and again; each pass is later than the last, with ids of its own.
 
     Args:
@@ -52,10 +53,10 @@ def traffic(log: Sequence[Action], order: Order, *, newcomers: bool = False) -> 
             )
 
 
-def mixed(log: Sequence[Action]) -> list[Action]:
+def mixed(log: Sequence[Interaction]) -> list[Interaction]:
     """The events in a random order of people, each person's events in theirs."""
-    own: dict[str, Iterator[Action]] = {}
-    events: defaultdict[str, list[Action]] = defaultdict(list)
+    own: dict[str, Iterator[Interaction]] = {}
+    events: defaultdict[str, list[Interaction]] = defaultdict(list)
     for event in log:
         events[event.user_id].append(event)
     turns = [event.user_id for event in log]
@@ -64,7 +65,7 @@ def mixed(log: Sequence[Action]) -> list[Action]:
     return [next(own[user_id]) for user_id in turns]
 
 
-def pass_ms(log: Sequence[Action], now_ms: int) -> int:
+def pass_ms(log: Sequence[Interaction], now_ms: int) -> int:
     """How much later a pass is than the one before: a log's length, but never in the future."""
     first = min(event.timestamp for event in log)
     last = max(event.timestamp for event in log)

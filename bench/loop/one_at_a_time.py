@@ -11,9 +11,12 @@ Run by `bench.loop`: python -m bench.loop.one_at_a_time FEATURE_REPO VERSION VOC
 
 from __future__ import annotations
 
+import feast
+
 # As a user of Feast does: before Headwater's own lighter import of it, which also makes its calls
 # quicker, since nothing of it is checked by typeguard then.
-import feast
+from headwater_client.event_types import EVENT_TYPES
+from headwater_client.topics import RECOMMENDATIONS
 
 # isort: split
 
@@ -29,7 +32,7 @@ from typing import Any
 import faust
 import pandas as pd  # type: ignore[import-untyped]
 from faust.types import StreamT
-from headwater_client.events import ACTIONS, Click, Purchase, Recommendation, decode, encode
+from headwater_client.events import Interaction, Recommendation, decode, encode
 
 from deploy.settings import Settings, load_settings
 from features import inputs
@@ -46,7 +49,7 @@ from features.rows import (
 )
 from features.schema import FeatureSchema
 from features.store import RowStore
-from features.topics import ACTION_TOPICS, RECOMMENDATIONS, hash64, source_hash
+from features.topics import hash64, source_hash
 from features.vocabulary import read_vocabulary
 from stream.inference import InferenceClient
 from stream.ranking import available_items, rank
@@ -101,7 +104,7 @@ class OneAtATime:
         self._trends: TrendingIndex | None = None
 
     async def handle(
-        self, event: Click | Purchase, column: str, source: int, offset: int
+        self, event: Interaction, column: str, source: int, offset: int
     ) -> Recommendation:
         """Let an event change its person's and its item's row, and answer it."""
         known = self._ask_feast(event)
@@ -114,7 +117,7 @@ class OneAtATime:
         self._push("user_activity_push", {"user_id": event.user_id, **_columns(known.row)})
         return await self._recommend(event, known.row)
 
-    def _ask_feast(self, event: Click | Purchase) -> Known:
+    def _ask_feast(self, event: Interaction) -> Known:
         answer = self._feast.get_online_features(
             features=self._features,
             entity_rows=[{"user_id": event.user_id, "item_id": event.item_id}],
@@ -134,7 +137,7 @@ class OneAtATime:
         )
         self._feast.push(source, frame, to=feast.data_source.PushMode.ONLINE)
 
-    async def _recommend(self, event: Click | Purchase, row: UserRow) -> Recommendation:
+    async def _recommend(self, event: Interaction, row: UserRow) -> Recommendation:
         table = self._trends or await self._trend_table()
         worker, times_ms = self._settings.worker, [max(event.timestamp, row.reference_ms)]
         exclude_seen = bool(self._schema.seen_by)
@@ -238,7 +241,7 @@ def make_app(settings: Settings, handler: OneAtATime) -> faust.App:
         web_enabled=False,
     )
     actions = app.topic(
-        *ACTION_TOPICS,
+        *EVENT_TYPES.topics,
         key_type=bytes,
         value_type=bytes,
         key_serializer="raw",
@@ -258,7 +261,7 @@ def make_app(settings: Settings, handler: OneAtATime) -> faust.App:
         async for each in stream.events():
             message = each.message
             topic, partition = message.topic, message.partition
-            event = decode(ACTIONS[ACTION_TOPICS[topic]], message.value)
+            event = decode(EVENT_TYPES.of_topic(topic).struct, message.value)
             source = source_hash(ids[topic], partition)
             column = f"{topic}_{partition}"
             recommendation = await handler.handle(event, column, source, message.offset)

@@ -22,10 +22,18 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
-from headwater_client.events import Purchase, Recommendation, RecommendedItem, decode, encode
+from headwater_client.event_types import EVENT_TYPES
+from headwater_client.events import (
+    Interaction,
+    Recommendation,
+    RecommendedItem,
+    decode,
+    encode,
+)
+from headwater_client.topics import RECOMMENDATIONS
 from msgspec.structs import replace
 
-from bench.harness.traffic import Action, Order, traffic
+from bench.harness.traffic import Order, traffic
 from deploy.settings import Settings, load_settings
 from features import columns, inputs
 from features.columns import VERSION
@@ -33,7 +41,7 @@ from features.kafka import ensure_topics
 from features.rows import ItemGroup, UserRow, apply_event, apply_item_event, observation
 from features.schema import FeatureSchema
 from features.store import USERS, RowRead, RowStore, RowWrite, popularity_table
-from features.topics import CLICKS, PURCHASES, RECOMMENDATIONS, hash64, source_hash
+from features.topics import hash64, source_hash
 from features.vocabulary import Vocabulary, read_vocabulary
 from stream.catalogue import catalogue_read
 from stream.client import EventProducer, RecommendationConsumer
@@ -87,7 +95,7 @@ class Rows:
 class Placed:
     """An event and where it stands."""
 
-    event: Action
+    event: Interaction
     column: str
     source: int
     offset: int
@@ -109,7 +117,7 @@ class Parts:
         self._watch = Stopwatch()
         self._answers: list[tuple[str, bytes]] = []
 
-    async def measure(self, events: Sequence[Action], batch: int) -> dict[str, float]:
+    async def measure(self, events: Sequence[Interaction], batch: int) -> dict[str, float]:
         """Microseconds an event, by part."""
         placed = _placed(self._settings, events)
         table = await self._trend_table()
@@ -245,7 +253,7 @@ class Parts:
         await lists.refresh()
         return TrendingIndex(lists.trends, self._vocabulary)
 
-    async def _kafka(self, events: Sequence[Action]) -> dict[str, float]:
+    async def _kafka(self, events: Sequence[Interaction]) -> dict[str, float]:
         """Producing events, sending answers and reading them: the clients and the broker."""
         kafka, number = self._settings.kafka, len(events)
         found: dict[str, float] = {}
@@ -278,19 +286,19 @@ def timed(seconds: dict[str, float], part: str) -> Iterator[None]:
     seconds[part] = time.perf_counter() - start
 
 
-def _placed(settings: Settings, events: Sequence[Action]) -> list[Placed]:
+def _placed(settings: Settings, events: Sequence[Interaction]) -> list[Placed]:
     """The events as if they stood in their topics, after all that is there."""
     ids, partitions = ensure_topics(settings.kafka), settings.kafka.partitions
     placed = []
     for number, event in enumerate(events):
-        topic = PURCHASES if isinstance(event, Purchase) else CLICKS
+        topic = EVENT_TYPES.of_event(event).topic
         partition = hash64(event.user_id) % partitions
         source = source_hash(ids[topic], partition)
         placed.append(Placed(event, f"{topic}_{partition}", source, _BEYOND + number))
     return placed
 
 
-def _recommendation(event: Action, items: list[RecommendedItem]) -> Recommendation:
+def _recommendation(event: Interaction, items: list[RecommendedItem]) -> Recommendation:
     return Recommendation(
         recommendation_id=recommendation_id(event),
         user_id=event.user_id,

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from headwater_client.events import Click, Purchase
+from headwater_client.events import Interaction
 
 from bench.quality.questions import (
     TRAINING,
@@ -121,7 +121,7 @@ def learned_log(log: Log, takes: Takes, part: int = TRAINING) -> Log:
         else:
             left_out.add((takes.user_ids[user], takes.item_ids[item], time_s))
 
-    def is_learned(event: Click | Purchase) -> bool:
+    def is_learned(event: Interaction) -> bool:
         user, time_s = event.user_id, event.timestamp // 1000
         known = user in last_s and time_s <= last_s[user]
         return known and (user, event.item_id, time_s) not in left_out

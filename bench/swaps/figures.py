@@ -12,11 +12,11 @@ from statistics import median
 from typing import Any
 
 from aiokafka.partitioner import murmur2
+from headwater_client.event_types import EVENT_TYPES
 from rich.table import Table
 
 from bench.harness.load import Answered, Sent
 from bench.harness.measure import SETTLE_S, Latencies, summary
-from features.topics import CLICKS, PURCHASES
 
 # Memory is compared with that after this swap, when caches are full; in short runs with the first.
 SETTLED_SWAP = 10
@@ -134,7 +134,7 @@ def _passed_over(found: Loaded, read_s: Mapping[str, float]) -> list[Sent]:
 def _unknown_to_earlier(
     missed: Sequence[Sent], sent: Sequence[Sent], read_s: Mapping[str, float]
 ) -> list[Sent]:
-    """Those that no answer to an earlier event of their person, in the other topic, can know.
+    """Those that no answer to an earlier event of their person, in another topic, can know.
 
     The worker may take a purchase first and then a click that was sent before it: the click is the
     last of the batch, and is answered after both were sent.
@@ -146,8 +146,8 @@ def _unknown_to_earlier(
         if event.event_id in read_s:
             newest_s[event.user_id, event.topic] = read_s[event.event_id]
         elif event.event_id in in_doubt:
-            other = PURCHASES if event.topic == CLICKS else CLICKS
-            if newest_s.get((event.user_id, other), -math.inf) < event.time_s:
+            others = (topic for topic in EVENT_TYPES.topics if topic != event.topic)
+            if all(newest_s.get((event.user_id, o), -math.inf) < event.time_s for o in others):
                 left.append(event)
     return left
 

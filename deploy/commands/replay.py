@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from headwater_client.errors import SettingsError
+from headwater_client.event_types import EVENT_TYPES
 
 from deploy.commands.data_options import Data, Map, Type, data_source
 
@@ -134,7 +135,10 @@ def _progress_bar(log: Log) -> Iterator[Callable[[Replayed], None]]:
 def _summarise(sent: Replayed) -> None:
     how = "interrupted after" if sent.interrupted else "sent"
     refused = f", {sent.refused} refused rows" if sent.refused else ""
+    events = ", ".join(
+        f"{sent.events_by_type[name]} {spec.topic}" for name, spec in EVENT_TYPES.items()
+    )
     print(
-        f"{how} {sent.items} items, {sent.clicks} clicks, {sent.purchases} purchases{refused} "
+        f"{how} {sent.items} items, {events}{refused} "
         f"in {sent.seconds:.1f} s ({sent.events / max(sent.seconds, 0.001):,.0f} events/s)"
     )

@@ -7,6 +7,6 @@ def schema() -> None:
     """Print the AsyncAPI document of the topics, kept in `docs/reference/asyncapi.json`."""
     import json
 
-    from features.asyncapi import document
+    from features.asyncapi import make_document
 
-    print(json.dumps(document(), indent=2, ensure_ascii=False))
+    print(json.dumps(make_document(), indent=2, ensure_ascii=False))

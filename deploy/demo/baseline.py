@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from headwater_client.events import Click, EventType, Purchase
+from headwater_client.event_types import EVENT_TYPES
+from headwater_client.events import Interaction
 
 from features.schema import FeatureSchema
 
@@ -26,11 +27,11 @@ class Popularity:
         self._counts = np.zeros(len(item_ids))
         self._times = np.zeros(len(item_ids))
 
-    def add(self, event: Click | Purchase) -> None:
+    def add(self, event: Interaction) -> None:
         """Count an event; events come in time order."""
         at = self._place[event.item_id]
         left = 2.0 ** -((event.timestamp - self._times[at]) / self._half_life)
-        self._counts[at] = self._counts[at] * left + self._weight[_kind(event)]
+        self._counts[at] = self._counts[at] * left + self._weight[EVENT_TYPES.of_event(event).code]
         self._times[at] = event.timestamp
 
     def has_in_top(self, item_id: str, taken: set[str], time_ms: int) -> bool:
@@ -44,7 +45,7 @@ class Popularity:
 
 
 def popularity_hits(
-    past: Sequence[Click | Purchase], live: Sequence[Click | Purchase], schema: FeatureSchema
+    past: Sequence[Interaction], live: Sequence[Interaction], schema: FeatureSchema
 ) -> dict[str, bool]:
     """By event_id of each live event with an item new to its person: did popularity have it?
 
@@ -60,10 +61,6 @@ def popularity_hits(
         if number >= len(past) and event.item_id not in own:
             hits[event.event_id] = popularity.has_in_top(event.item_id, own, event.timestamp)
         popularity.add(event)
-        if _kind(event) in schema.seen_by:
+        if EVENT_TYPES.of_event(event).code in schema.seen_by:
             own.add(event.item_id)
     return hits
-
-
-def _kind(event: Click | Purchase) -> EventType:
-    return EventType.PURCHASE if isinstance(event, Purchase) else EventType.CLICK

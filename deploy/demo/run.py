@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from headwater_client.errors import DataError, HeadwaterError, SettingsError
-from headwater_client.events import Action, Click, Item, Purchase
+from headwater_client.events import Interaction, Item
 
 from deploy import local
 from deploy.demo.baseline import popularity_hits
@@ -203,9 +203,9 @@ class TimedProducer(EventProducer):
         super().__init__(settings, {"log_level": 0})
         self._tally = tally
 
-    def send(self, event: Click | Purchase | Item) -> None:
+    def send(self, event: Interaction | Item) -> None:
         """Send an event."""
-        if isinstance(event, Action):
+        if isinstance(event, Interaction):
             self._tally.sent(event)
         super().send(event)
 

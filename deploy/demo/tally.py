@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-from headwater_client.events import Action, Recommendation
+from headwater_client.events import Interaction, Recommendation
 
 from deploy.demo.baseline import PLACES
 
@@ -75,7 +75,7 @@ class Tally(Hits):
     _shown: dict[str, Recommendation] = field(default_factory=dict)
     _recent: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT))
 
-    def sent(self, event: Action) -> None:
+    def sent(self, event: Interaction) -> None:
         """An event is about to be handed to Kafka."""
         self.sent_s[event.event_id] = time.monotonic()
         shown = self._shown.get(event.user_id)

@@ -9,11 +9,12 @@ from types import TracebackType
 from typing import Self
 
 from headwater_client.errors import HeadwaterError, ServerError
+from headwater_client.event_types import EVENT_TYPES
+from headwater_client.topics import DEAD_LETTERS, ITEMS
 
 from deploy import local
 from deploy.services.lag import Lag
 from deploy.settings import Settings
-from features.topics import ACTION_TOPICS, DEAD_LETTERS, ITEMS
 
 _EVERY_S = 0.5
 
@@ -28,7 +29,7 @@ class Watch:
     def __init__(self, settings: Settings, check_worker: Callable[[], None]) -> None:
         self._settings = settings
         self._check_worker = check_worker
-        self._lag = Lag(settings.kafka, settings.worker.group, [*ACTION_TOPICS, ITEMS])
+        self._lag = Lag(settings.kafka, settings.worker.group, [*EVENT_TYPES.topics, ITEMS])
         self._letters = Lag(settings.kafka, "headwater-demo", [DEAD_LETTERS], partitions=1)
         self._ending = threading.Event()
         self._behind: int | None = None

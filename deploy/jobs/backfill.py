@@ -14,7 +14,9 @@ from dataclasses import dataclass
 import structlog
 from confluent_kafka import Message
 from headwater_client.errors import HeadwaterError
-from headwater_client.events import Click, EventError, Item, Purchase
+from headwater_client.event_types import EVENT_TYPES
+from headwater_client.events import EventError, Interaction, Item
+from headwater_client.topics import ITEMS
 from tenacity import (
     AsyncRetrying,
     Retrying,
@@ -34,7 +36,7 @@ from features.repo.definitions import LOADED
 from features.rows import ItemGroup
 from features.schema import FeatureSchema
 from features.store import RowRead, RowStore, popularity_table
-from features.topics import ACTION_TOPICS, CLICKS, ITEMS, PURCHASES, Hash, source_hash
+from features.topics import Hash, source_hash
 from stream.catalogue import CatalogueCache
 from stream.catalogue_writer import LOADED_ITEMS, ItemUpdate, parse_item, write_items
 from stream.failures import is_transient
@@ -194,7 +196,7 @@ async def rows_from_kafka(settings: Settings, progress: Progress) -> Filled:
     sources, filled = ensure_sources(settings.kafka), Filled()
     with (
         closing(KafkaBacklog(settings.kafka, [ITEMS])) as catalogue,
-        closing(KafkaBacklog(settings.kafka, ACTION_TOPICS)) as actions,
+        closing(KafkaBacklog(settings.kafka, EVENT_TYPES.topics)) as actions,
     ):
         total = catalogue.total + actions.total
         async with filling(settings) as filler:
@@ -282,8 +284,8 @@ def _arrived(message: Message, sources: Sources, filled: Filled) -> ConsumerReco
     return ConsumerRecord(event, f"{topic}_{partition}", source, message.offset() or 0)
 
 
-def _loaded(event: Click | Purchase, offset: int) -> ConsumerRecord:
-    column = f"{PURCHASES if isinstance(event, Purchase) else CLICKS}_{LOADED}"
+def _loaded(event: Interaction, offset: int) -> ConsumerRecord:
+    column = f"{EVENT_TYPES.of_event(event).topic}_{LOADED}"
     return ConsumerRecord(event, column, source_hash(column, 0), offset)
 
 

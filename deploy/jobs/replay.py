@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from threading import Event
 from typing import Protocol
 
-from headwater_client.events import Click, Purchase
+from headwater_client.event_types import EVENT_TYPES
+from headwater_client.events import Interaction
 
 from stream.client import EventProducer
 from trainer.datasets.log import Log
@@ -19,12 +21,11 @@ TICK_S = 0.001
 PROGRESS_S = 0.1
 FLUSH_TIMEOUT_S = 300.0
 
-Action = Click | Purchase
-Pace = Callable[[int, Action], float]
+Pace = Callable[[int, Interaction], float]
 """When an event is due, in seconds after the start, by its index and itself; never descending."""
 
 
-def at_once(_index: int, _event: Action) -> float:
+def at_once(_index: int, _event: Interaction) -> float:
     """As fast as Kafka takes them."""
     return 0.0
 
@@ -60,16 +61,15 @@ class Replayed:
 
     items: int = 0
     refused: int = 0
-    clicks: int = 0
-    purchases: int = 0
+    events_by_type: Counter[str] = field(default_factory=Counter)
     event_time_ms: int = 0
     seconds: float = 0.0
     interrupted: bool = False
 
     @property
     def events(self) -> int:
-        """Clicks and purchases."""
-        return self.clicks + self.purchases
+        """Events of all types."""
+        return self.events_by_type.total()
 
 
 def replay(
@@ -99,7 +99,8 @@ def replay(
         _send_catalogue(log, producer, sent)
         for event in in_time(log.events, pace, stop, clock):
             producer.send(event)
-            _count(event, sent)
+            sent.events_by_type[EVENT_TYPES.of_event(event).name] += 1
+            sent.event_time_ms = event.timestamp
             tell(sent)
     except KeyboardInterrupt:
         stop.set()
@@ -109,7 +110,9 @@ def replay(
     return sent
 
 
-def in_time(events: Iterable[Action], pace: Pace, stop: Stop, clock: Clock) -> Iterator[Action]:
+def in_time(
+    events: Iterable[Interaction], pace: Pace, stop: Stop, clock: Clock
+) -> Iterator[Interaction]:
     """The events, each when it is due; ends early once `stop` is set."""
     start = now = clock.now_s()
     for index, event in enumerate(events):
@@ -132,14 +135,6 @@ def _send_catalogue(log: Log, producer: EventProducer, sent: Replayed) -> None:
         sent.refused += 1
     # Other partitions overtake: the items are there before the first event asks for one.
     producer.flush(FLUSH_TIMEOUT_S)
-
-
-def _count(event: Action, sent: Replayed) -> None:
-    if isinstance(event, Purchase):
-        sent.purchases += 1
-    else:
-        sent.clicks += 1
-    sent.event_time_ms = event.timestamp
 
 
 class _Throttled:

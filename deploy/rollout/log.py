@@ -21,6 +21,7 @@ from confluent_kafka import (
 )
 from headwater_client.errors import HeadwaterError, ServerError
 from headwater_client.events import encode
+from headwater_client.topics import ROLLOUTS
 
 from deploy.rollout.errors import FencedError
 from features.kafka import client_config
@@ -34,7 +35,6 @@ from features.rollout_messages import (
 )
 from features.rollouts import PARTITION, is_end, rollout_message_in, rollouts_consumer
 from features.settings import KafkaSettings
-from features.topics import ROLLOUTS
 
 GROUP = "headwater-controller"
 # The least that brokers allow. Another controller takes over so long after a death.

@@ -1,7 +1,8 @@
 """Headwater's feature repository, plain Feast: `feast apply`, `feast feature-views list`.
 
-Whoever reads needs only Feast. What the columns hold is written in docs/reference/features.md; the
-worker writes them (features/store.py) conditionally, so do not `feast materialize` over them.
+Whoever reads needs only Feast; `feast apply` needs headwater-client too, which names the topics.
+What the columns hold is written in docs/reference/features.md; the worker writes them
+(features/store.py) conditionally, so do not `feast materialize` over them.
 """
 
 import os
@@ -9,10 +10,10 @@ from datetime import timedelta
 
 from feast import Entity, FeatureView, Field, FileSource, PushSource, ValueType
 from feast.types import Array, Bool, Bytes, Float64, Int64, String
+from headwater_client.event_types import EVENT_TYPES
 
 PARTITIONS = int(os.environ.get("HEADWATER_KAFKA__PARTITIONS", "4"))
 HISTORY = os.environ.get("HEADWATER_FEAST_HISTORY", "data")
-SIGNAL_TOPICS = ("clicks", "purchases")
 # What was loaded from a file before the first event of the stream has columns of its own.
 LOADED = "loaded"
 
@@ -40,7 +41,7 @@ trial = Entity(
 def item_sources(partitions: int) -> list[str]:
     """Names of the columns of `item_popularity`: one a topic and partition."""
     parts = [*map(str, range(partitions)), LOADED]
-    return [f"{topic}_{part}" for topic in SIGNAL_TOPICS for part in parts]
+    return [f"{topic}_{part}" for topic in EVENT_TYPES.topics for part in parts]
 
 
 def _pushed(name: str) -> PushSource:

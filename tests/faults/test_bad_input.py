@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from headwater_client.event_types import CLICK, PURCHASE
+from headwater_client.topics import DEAD_LETTERS, ITEMS
 
 from deploy import local
 from deploy.settings import Settings
 from features.kafka import ensure_topics
-from features.topics import CLICKS, DEAD_LETTERS, ITEMS, PURCHASES
 from stream.client import EventProducer
 from tests.harness.oracle import read_log, read_topic
 from tests.harness.rows import check_items, check_users
@@ -63,10 +64,10 @@ def test_every_malformed_message_is_kept_and_every_good_one_counted(
         field, breaking = BREAKAGES[number % len(BREAKAGES)]
         raw = breaking(event(number))
         broken.setdefault(raw, []).append(field)
-        messages.append((chance.choice([CLICKS, PURCHASES]), f"k{number}", raw))
+        messages.append((chance.choice([CLICK.topic, PURCHASE.topic]), f"k{number}", raw))
     for number in range(GOOD):
         raw = json.dumps(event(MALFORMED + number)).encode()
-        messages.append((chance.choice([CLICKS, PURCHASES]), f"u{number % 100}", raw))
+        messages.append((chance.choice([CLICK.topic, PURCHASE.topic]), f"u{number % 100}", raw))
     chance.shuffle(messages)
     worker = WorkerProcess(settings, "fed", tmp_path / "worker.log")
     with running(worker), EventProducer(settings.kafka) as producer:

@@ -15,7 +15,9 @@ import msgspec
 import pytest
 from confluent_kafka import Consumer, KafkaError, TopicPartition
 from headwater_client.errors import ServerError
+from headwater_client.event_types import CLICK
 from headwater_client.events import Click, Recommendation
+from headwater_client.topics import RECOMMENDATIONS
 
 from deploy import local
 from deploy.rollout.errors import CommandRejectedError
@@ -29,7 +31,7 @@ from features.kafka import client_config, ensure_sources
 from features.rollout_messages import RolloutAction, RolloutStep
 from features.schema import FeatureSchema
 from features.store import FEEDBACK, RowRead, RowStore
-from features.topics import CLICKS, RECOMMENDATIONS, Hash
+from features.topics import Hash
 from tests.harness.models import SETTINGS, untrained
 from tests.harness.rollouts import People, asked, controlling, told
 from trainer.registry.publish import publish, write_version
@@ -46,7 +48,7 @@ RULES: dict[str, object] = {
     "margin": 0.5,
     "max_harm": 0.9,
 }
-KINDS = {RECOMMENDATIONS: Recommendation, CLICKS: Click}
+KINDS = {RECOMMENDATIONS: Recommendation, CLICK.topic: Click}
 
 
 @pytest.fixture

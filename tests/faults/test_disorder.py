@@ -6,7 +6,7 @@ import random
 from pathlib import Path
 
 import pytest
-from headwater_client.events import Click, Purchase
+from headwater_client.events import Click, Interaction, Purchase
 
 from deploy import local
 from deploy.settings import Settings
@@ -22,9 +22,9 @@ PEOPLE = 60
 START_MS = 1_700_000_000_000
 
 
-def events() -> list[Click | Purchase]:
+def events() -> list[Interaction]:
     chance = random.Random(11)
-    made: list[Click | Purchase] = []
+    made: list[Interaction] = []
     for number in range(EVENTS):
         kind = Purchase if chance.random() < 0.2 else Click
         made.append(
@@ -39,12 +39,12 @@ def events() -> list[Click | Purchase]:
     return made
 
 
-def arrivals(made: list[Click | Purchase]) -> list[Click | Purchase]:
+def arrivals(made: list[Interaction]) -> list[Interaction]:
     """Shuffled, and a third of them sent again a little later."""
     chance = random.Random(12)
     shuffled = list(made)
     chance.shuffle(shuffled)
-    sent: list[Click | Purchase] = []
+    sent: list[Interaction] = []
     for place, event in enumerate(shuffled):
         sent.append(event)
         if place >= 300 and chance.random() < 0.33:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from headwater_client.topics import ROLLOUTS
 
 from deploy import local
 from deploy.settings import Settings
@@ -20,7 +21,6 @@ from features.inputs import MODEL_NAME
 from features.kafka import ensure_topics
 from features.rollout_messages import Rollout
 from features.schema import FeatureSchema
-from features.topics import ROLLOUTS
 from tests.faults.killed_publishers import KEPT
 from tests.harness.models import ITEMS, SETTINGS, untrained
 from tests.harness.oracle import read_topic

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from headwater_client.event_types import CLICK, PURCHASE
 
 from deploy.settings import Settings
-from features.topics import CLICKS, PURCHASES
 from stream.client import EventProducer
 from tests.harness.oracle import read_topic
 from tests.harness.workers import Progress, WorkerProcess, running
@@ -41,7 +41,7 @@ def send(settings: Settings, chance: random.Random) -> None:
             }
             (producer.purchase if chance.random() < 0.3 else producer.click)(**known)
             if number % MALFORMED_EACH == 0:
-                producer.send_raw(CLICKS, known["user_id"], b"{broken")
+                producer.send_raw(CLICK.topic, known["user_id"], b"{broken")
 
 
 def kill_again_and_again(settings: Settings, folder: Path, kills: int, *options: str) -> None:
@@ -75,7 +75,7 @@ def check_each_once(settings: Settings, windows: Path) -> int:
     found = Counter((each["topic"], each["partition"], each["offset"]) for each in table)
     expected = {
         (topic, partition, offset)
-        for topic in (CLICKS, PURCHASES)
+        for topic in (CLICK.topic, PURCHASE.topic)
         for partition, offset, value in read_topic(settings, topic, settings.kafka.partitions)
         if value != b"{broken"
     }

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
+from headwater_client.event_types import CLICK, PURCHASE
 
 from deploy.settings import Settings
 from features.kafka import client_config
-from features.topics import CLICKS, PURCHASES, hash64
+from features.topics import hash64
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def read_log(
 ) -> list[Logged]:
     """All clicks and purchases, each event once, in the order of each partition."""
     first: dict[tuple[str, str], Logged] = {}
-    for topic in (CLICKS, PURCHASES):
+    for topic in (CLICK.topic, PURCHASE.topic):
         for partition, offset, value in sorted(
             read_topic(settings, topic, settings.kafka.partitions), key=lambda m: m[:2]
         ):
@@ -95,7 +96,7 @@ def expected_counters(
     """(reference, counters) of one person: clicks, then purchases."""
     reference = max(event.time_ms for event in events)
     counters: list[float] = []
-    for topic in (CLICKS, PURCHASES):
+    for topic in (CLICK.topic, PURCHASE.topic):
         times = [event.time_ms for event in events if event.topic == topic]
         counters += decayed(times, reference, half_lives)
     return reference, counters
@@ -103,5 +104,5 @@ def expected_counters(
 
 def expected_history(events: Sequence[Logged], length: int) -> list[tuple[int, int, int]]:
     """The newest events of one person: (time, type, item)."""
-    kinds = {CLICKS: 1, PURCHASES: 2}
+    kinds = {CLICK.topic: 1, PURCHASE.topic: 2}
     return sorted((e.time_ms, kinds[e.topic], hash64(e.item_id)) for e in events)[-length:]

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from confluent_kafka import Producer
+from headwater_client.event_types import CLICK
 from headwater_client.events import Click, Reason, Recommendation, RecommendedItem, Shadow, encode
+from headwater_client.topics import PARTITIONER, RECOMMENDATIONS
 
 from deploy.jobs.start_rollout import load_candidate
 from deploy.rollout.commands import CommandRequest, sign_command
@@ -23,7 +25,6 @@ from deploy.settings import Settings
 from features.inputs import MODEL_NAME
 from features.kafka import client_config
 from features.rollout_messages import Rollout, RolloutAction, RolloutStep, Variant
-from features.topics import CLICKS, PARTITIONER, RECOMMENDATIONS
 from features.vocabulary import Vocabulary
 from stream.routing import Routes
 from tests.harness.workers import environment
@@ -182,7 +183,7 @@ class People:
             timestamp=int(time.time() * 1000),
             recommendation_id=answer.recommendation_id,
         )
-        self._producer.produce(CLICKS, encode(click), click.user_id)
+        self._producer.produce(CLICK.topic, encode(click), click.user_id)
 
     def _recommended(self, routes: Routes, current: Rollout) -> Recommendation:
         self._number += 1

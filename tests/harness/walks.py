@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import msgspec
 import numpy as np
-from headwater_client.events import Click, Item, Purchase
+from headwater_client.events import Click, Interaction, Item
 
 START_MS, STEP_MS = 1_700_000_000_000, 60_000
 ITEMS, LENGTH = 20, 8
 
-Events = list[Click | Purchase]
+Events = list[Interaction]
 
 
 def walks(people: range, step: int, names: str = "i") -> Events:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from headwater_client.events import Click, Purchase
+from headwater_client.event_types import CLICK, EVENT_TYPES
 
-from features.topics import CLICKS, PURCHASES
 from trainer.windows.gathering import AssemblyState, ClosedWindow, WindowAssembler
 from trainer.windows.offsets import Source
 from trainer.windows.repeats import Deduplicator
@@ -19,14 +18,14 @@ START_MS = 1_700_000_000_000 // 3_600_000 * 3_600_000
 MINUTE_MS = 60_000
 NOW_MS = START_MS + 10**10
 SETTINGS = WindowSettings(duration_s=3600, allowed_lateness_s=600, idle_s=60)
-ONE_SOURCE = {(CLICKS, 0): "id"}
+ONE_SOURCE = {(CLICK.topic, 0): "id"}
 
 
 def row(
-    offset: int, minute: float, partition: int = 0, topic: str = CLICKS, **known: Any
+    offset: int, minute: float, partition: int = 0, topic: str = CLICK.topic, **known: Any
 ) -> WindowEvent:
     """An event of so many minutes after the full hour."""
-    kind = Purchase if topic == PURCHASES else Click
+    kind = EVENT_TYPES.of_topic(topic).struct
     fields = {"event_id": f"{topic}/{partition}/{offset}", "user_id": "ann", "item_id": "lamp"}
     time_ms = START_MS + int(minute * MINUTE_MS)
     return WindowEvent(topic, partition, offset, kind(timestamp=time_ms, **(fields | known)))

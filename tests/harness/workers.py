@@ -12,14 +12,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
+from headwater_client.event_types import EVENT_TYPES
+from headwater_client.topics import ITEMS
 from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from deploy.settings import Settings
 from features.kafka import client_config
-from features.topics import CLICKS, ITEMS, PURCHASES
 
 COMMAND = (sys.executable, "-m", "deploy.cli", "worker")
-CONSUMED = (CLICKS, PURCHASES, ITEMS)
+CONSUMED = (*EVENT_TYPES.topics, ITEMS)
 
 
 def environment(settings: Settings, name: str, **worker: object) -> dict[str, str]:

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 import pytest
 from feast import FeatureStore
-from headwater_client.events import Click, Item, Purchase
+from headwater_client.event_types import EVENT_TYPES
+from headwater_client.events import Interaction, Item
 
 from deploy import local
 from deploy.jobs.replay import replay
@@ -31,7 +32,6 @@ from features.repo.definitions import item_sources
 from features.rows import ItemGroup, UserRow
 from features.schema import FeatureSchema
 from features.store import USERS
-from features.topics import ACTION_TOPICS
 from features.vocabulary import Vocabulary
 from stream.client import EventProducer
 from tests.harness.rows import rows_of, user_row
@@ -116,7 +116,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Played]:
 
 
 def some_people(log: Log) -> Log:
-    people: dict[str, list[Click | Purchase]] = defaultdict(list)
+    people: dict[str, list[Interaction]] = defaultdict(list)
     for event in log.events:
         people[event.user_id].append(event)
     drawn = random.Random(SEED).sample(sorted(people), len(people))
@@ -153,14 +153,14 @@ def play(settings: Settings, folder: Path, log: Log, windows: WindowStore) -> Pl
 class Feed:
     """One person's events, handed out up to just before the next sampled one."""
 
-    def __init__(self, events: Sequence[Click | Purchase], sample: set[str]) -> None:
+    def __init__(self, events: Sequence[Interaction], sample: set[str]) -> None:
         self.user_id = events[0].user_id
         self.sent = 0
         self._events = events
         self._stops = iter([at for at, e in enumerate(events) if e.event_id in sample])
-        self.coming: Click | Purchase | None = None
+        self.coming: Interaction | None = None
 
-    def due(self) -> Sequence[Click | Purchase]:
+    def due(self) -> Sequence[Interaction]:
         """The events before the next sampled one, which is then `coming`; at last the rest."""
         stop = next(self._stops, None)
         self.coming = None if stop is None else self._events[stop]
@@ -168,8 +168,8 @@ class Feed:
         return self._events[begin : self.sent]
 
 
-def per_person(events: Sequence[Click | Purchase]) -> list[list[Click | Purchase]]:
-    people: dict[str, list[Click | Purchase]] = defaultdict(list)
+def per_person(events: Sequence[Interaction]) -> list[list[Interaction]]:
+    people: dict[str, list[Interaction]] = defaultdict(list)
     for event in events:
         people[event.user_id].append(event)
     return list(people.values())
@@ -286,7 +286,7 @@ def test_what_trends_agrees(played: Played) -> None:
 def groups(row: Mapping[str, Any]) -> list[tuple[Any, ItemGroup]]:
     return [
         (
-            ACTION_TOPICS[column.rpartition("_")[0]],
+            EVENT_TYPES.of_topic(column.rpartition("_")[0]).code,
             ItemGroup(values, int(source), int(offset), int(reference_ms)),
         )
         for column, cell in row.items()

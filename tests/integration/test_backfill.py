@@ -17,6 +17,8 @@ from typing import Any
 import pandas as pd
 import pytest
 from feast import FeatureStore
+from headwater_client.event_types import CLICK
+from headwater_client.topics import ITEMS
 from redis import Redis
 
 from deploy import local
@@ -28,7 +30,6 @@ from features.kafka import ensure_topics, group_members
 from features.repo.definitions import item_sources
 from features.schema import FeatureSchema
 from features.store import CATALOGUE, TRENDING, USERS, popularity_table
-from features.topics import CLICKS, ITEMS
 from stream.client import EventProducer
 from stream.settings import WorkerSettings
 from tests.harness import oracle
@@ -113,7 +114,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
         empty = Stand(settings, folder, log, {})
         worker = empty.worker("first")
         with running(worker), EventProducer(settings.kafka) as producer:
-            producer.send_raw(CLICKS, "nobody", NO_EVENT)
+            producer.send_raw(CLICK.topic, "nobody", NO_EVENT)
             producer.send_raw(ITEMS, "gone", None)
             replay(log.head(0), producer)
             Progress(settings).wait_for_all(120, [worker])
@@ -206,8 +207,8 @@ def test_rows_from_kafka_are_those_of_the_worker(stand: Stand) -> None:
     assert "1 refused" in said
     once = all_rows(stand.settings, stand.log)
     check_same(once, stand.rows)
-    clicks = oracle.read_topic(stand.settings, CLICKS, stand.settings.kafka.partitions)
-    refused = {(CLICKS, part, offset) for part, offset, value in clicks if value == NO_EVENT}
+    clicks = oracle.read_topic(stand.settings, CLICK.topic, stand.settings.kafka.partitions)
+    refused = {(CLICK.topic, part, offset) for part, offset, value in clicks if value == NO_EVENT}
     logged = oracle.read_log(stand.settings, frozenset(refused))
     check_users(stand.settings, logged, {i.item_id: i.category for i in stand.log.items})
     check_items(stand.settings, logged)

@@ -12,6 +12,7 @@ from statistics import median
 import pytest
 from confluent_kafka import Message, Producer
 from headwater_client.events import Recommendation, encode
+from headwater_client.topics import ROLLOUTS
 
 from bench.canary.bad_graphs import answers_late, answers_nan
 from deploy import local
@@ -20,7 +21,6 @@ from features.inputs import MODEL_NAME
 from features.kafka import client_config, ensure_topics
 from features.rollout_messages import Rollout, RolloutPhase, RoutedVersion
 from features.schema import FeatureSchema
-from features.topics import ROLLOUTS
 from features.vocabulary import Vocabulary
 from stream.client import EventProducer, RecommendationConsumer
 from stream.routing import Routes

@@ -13,6 +13,7 @@ import pytest
 from confluent_kafka import Consumer, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from headwater_client.errors import ServerError, SettingsError
+from headwater_client.event_types import CLICK, PURCHASE
 from headwater_client.events import (
     Click,
     EventError,
@@ -22,12 +23,13 @@ from headwater_client.events import (
     decode,
     encode,
 )
+from headwater_client.topics import ITEMS, PARTITIONER, RECOMMENDATIONS
 
 from deploy.jobs.replay import Replayed, at_rate, at_speed, replay
 from deploy.settings import Settings
 from features.kafka import client_config, ensure_topics, topic_ids
 from features.settings import KafkaSettings
-from features.topics import CLICKS, ITEMS, PARTITIONER, PURCHASES, RECOMMENDATIONS, Topic
+from features.topics import Topic
 from stream.client import DeliveryError, EventProducer, RecommendationConsumer
 from trainer.datasets.log import Log
 from trainer.datasets.records import Refused
@@ -75,7 +77,7 @@ class Reader:
 
 @pytest.fixture
 def reader(kafka: KafkaSettings) -> Iterator[Reader]:
-    reader = Reader(kafka, CLICKS, PURCHASES, ITEMS)
+    reader = Reader(kafka, CLICK.topic, PURCHASE.topic, ITEMS)
     yield reader
     reader.close()
 
@@ -109,7 +111,7 @@ def log_of(count: int, *, every_s: int = 60) -> Log:
         )
         for n in range(count)
     ]
-    bad = Refused("log.csv", 7, "no JSON", CLICKS, b"not JSON")
+    bad = Refused("log.csv", 7, "no JSON", CLICK.topic, b"not JSON")
     return Log(events, [Item(item_id="1"), Item(item_id="2")], [bad])
 
 
@@ -122,11 +124,11 @@ def test_what_is_sent_arrives_on_its_topic_with_its_key(
         item = events.item("7", title="Lamp", category=["light"])
         events.remove_item("8")
     found = {(m.topic(), (m.key() or b"").decode()): m for m in reader.read(4)}
-    assert decode(Click, found[CLICKS, "ann"].value()) == click
-    assert decode(Purchase, found[PURCHASES, "ann"].value()) == bought
+    assert decode(Click, found[CLICK.topic, "ann"].value()) == click
+    assert decode(Purchase, found[PURCHASE.topic, "ann"].value()) == bought
     assert decode(Item, found[ITEMS, "7"].value()) == item
     assert found[ITEMS, "8"].value() is None
-    assert found[CLICKS, "ann"].partition() == found[PURCHASES, "ann"].partition()
+    assert found[CLICK.topic, "ann"].partition() == found[PURCHASE.topic, "ann"].partition()
 
 
 def test_what_breaks_the_contract_does_not_leave(kafka: KafkaSettings, reader: Reader) -> None:
@@ -154,7 +156,7 @@ def test_a_full_local_queue_is_waited_for_and_nothing_is_lost(
             events.send(event)
     found = reader.read(3000)
     assert len({m.value() for m in found}) == 3000
-    by_person = [m.value() for m in found if (m.key(), m.topic()) == (b"u1", CLICKS)]
+    by_person = [m.value() for m in found if (m.key(), m.topic()) == (b"u1", CLICK.topic)]
     sent = [encode(e) for e in log.events if e.user_id == "u1" and isinstance(e, Click)]
     assert by_person == sent
 
@@ -253,7 +255,7 @@ def test_a_consumer_without_kafka_is_one_line(monkeypatch: pytest.MonkeyPatch) -
 def test_topics_are_made_once_and_keep_their_ids(kafka: KafkaSettings) -> None:
     ids = ensure_topics(kafka)
     assert ensure_topics(kafka) == ids
-    assert topic_ids(kafka, [CLICKS, "nowhere"]) == {CLICKS: ids[CLICKS]}
+    assert topic_ids(kafka, [CLICK.topic, "nowhere"]) == {CLICK.topic: ids[CLICK.topic]}
     assert len(set(ids.values())) == len(ids)
 
 
@@ -278,14 +280,15 @@ def test_a_replay_sends_all_and_counts(kafka: KafkaSettings, reader: Reader) -> 
     log = log_of(100)
     with EventProducer(kafka) as producer:
         sent = replay(log, producer)
-    assert (sent.items, sent.refused, sent.clicks, sent.purchases) == (2, 1, 75, 25)
+    assert (sent.items, sent.refused) == (2, 1)
+    assert sent.events_by_type == {"click": 75, "purchase": 25}
     assert not sent.interrupted
     found = reader.read(103)
     assert [m.value() for m in found].count(b"not JSON") == 1
     ids = {
         decode(Click, m.value()).event_id
         for m in found
-        if m.topic() == CLICKS and m.value() != b"not JSON"
+        if m.topic() == CLICK.topic and m.value() != b"not JSON"
     }
     assert ids == {f"e{n}" for n in range(100) if n % 4 != 3}
 

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from headwater_client.events import EventType
+from headwater_client.event_types import CLICK
 
 from deploy.local.feature_repo import feature_repo
 from deploy.settings import Settings
@@ -27,7 +27,7 @@ async def write_ann(settings: Settings) -> None:
     schema = FeatureSchema(settings.features)
     row = empty_user(schema)
     seen = Observation(
-        EventType.CLICK, "ann", "lamp", hash64("lamp"), NOW_MS, hash64("e"), source_hash("t", 0), 0
+        CLICK.code, "ann", "lamp", hash64("lamp"), NOW_MS, hash64("e"), source_hash("t", 0), 0
     )
     apply_event(row, seen, schema)
     store = RowStore(settings.store)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 from headwater_client.errors import ServerError
+from headwater_client.topics import ROLLOUTS
 
 from deploy.settings import Settings
 from features import inputs
@@ -16,7 +17,6 @@ from features.kafka import client_config, ensure_topics
 from features.rollout_messages import Rollout
 from features.rows import UserRow
 from features.schema import FeatureSchema
-from features.topics import ROLLOUTS
 from features.vocabulary import Vocabulary
 from tests.harness.models import ITEMS, SETTINGS, untrained
 from trainer.export.onnx import answers, open_session, sample_inputs

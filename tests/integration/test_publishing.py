@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 from headwater_client.errors import ServerError
+from headwater_client.topics import ROLLOUTS
 
 from deploy.settings import Settings
 from features.inputs import MODEL_NAME
 from features.kafka import ensure_topics
 from features.schema import FeatureSchema
-from features.topics import ROLLOUTS
 from tests.harness.models import ITEMS, SETTINGS, untrained
 from tests.harness.oracle import read_topic
 from trainer.registry.checkpoint import Lineage

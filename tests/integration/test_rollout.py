@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 from confluent_kafka import Producer
 from headwater_client.errors import ServerError
+from headwater_client.topics import ROLLOUTS
 
 from deploy import local
 from deploy.rollout import (
@@ -23,7 +24,6 @@ from features.inputs import MODEL_NAME
 from features.kafka import client_config, ensure_topics
 from features.rollout_messages import RolloutAction, RolloutPhase, RolloutStep, command_key
 from features.schema import FeatureSchema
-from features.topics import ROLLOUTS
 from tests.harness.models import SETTINGS, untrained
 from tests.harness.rollouts import (
     People,

@@ -16,12 +16,12 @@ from threading import Event
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient
+from headwater_client.event_types import CLICK, PURCHASE
 from structlog.testing import capture_logs
 
 from deploy import local
 from features.kafka import client_config, ensure_topics, topic_ids
 from features.settings import KafkaSettings
-from features.topics import CLICKS, PURCHASES
 from stream.client import EventProducer
 from tests.harness.servers import local_settings
 from tests.harness.waiting import wait_until
@@ -63,10 +63,10 @@ def store(tmp_path: Path) -> WindowStore:
 
 def make_anew(kafka: KafkaSettings) -> None:
     admin = AdminClient(client_config(kafka))
-    if there := list(topic_ids(kafka, [CLICKS, PURCHASES])):
+    if there := list(topic_ids(kafka, [CLICK.topic, PURCHASE.topic])):
         for future in admin.delete_topics(there).values():
             future.result()
-    wait_until(lambda: not topic_ids(kafka, [CLICKS, PURCHASES]), 20)
+    wait_until(lambda: not topic_ids(kafka, [CLICK.topic, PURCHASE.topic]), 20)
     ensure_topics(kafka)
 
 
@@ -96,7 +96,7 @@ def committed(kafka: KafkaSettings) -> int:
     consumer = Consumer(client_config(kafka) | {"group.id": SETTINGS.group})
     places = [
         TopicPartition(topic, partition)
-        for topic in (CLICKS, PURCHASES)
+        for topic in (CLICK.topic, PURCHASE.topic)
         for partition in range(kafka.partitions)
     ]
     found = sum(max(0, each.offset) for each in consumer.committed(places, timeout=20))
@@ -129,16 +129,16 @@ def test_what_is_no_event_is_passed_over_counted_and_logged_once(
     kafka: KafkaSettings, store: WindowStore
 ) -> None:
     with EventProducer(kafka) as producer:
-        producer.send_raw(CLICKS, "ann", b'{"user_id": "ann"')
-        producer.send_raw(PURCHASES, "ann", None)
-        producer.send_raw(CLICKS, "ann", b'{"user_id": "ann", "timestamp": 1}')
+        producer.send_raw(CLICK.topic, "ann", b'{"user_id": "ann"')
+        producer.send_raw(PURCHASE.topic, "ann", None)
+        producer.send_raw(CLICK.topic, "ann", b'{"user_id": "ann", "timestamp": 1}')
     send(kafka, 5)
     with capture_logs() as logs:
         [window] = write(kafka, store, 1)
     assert (window.events, window.refused) == (1, 3)
     refused = [each for each in logs if each["event"] == "event_refused"]
     assert sorted((each["topic"], each["offset"]) for each in refused) == [
-        *((CLICKS, 0), (CLICKS, 1), (PURCHASES, 0)),
+        *((CLICK.topic, 0), (CLICK.topic, 1), (PURCHASE.topic, 0)),
     ]
     assert all(each["reason"] and "ann" not in each["reason"] for each in refused)
     send(kafka, 6)

@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 
 import pytest
-from headwater_client.events import EventType
+from headwater_client.event_types import EVENT_TYPES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,7 +19,7 @@ from features.rows import (
     empty_group,
     empty_user,
 )
-from features.schema import SIGNALS, FeatureSchema
+from features.schema import FeatureSchema
 from features.settings import DAY_MS, HOUR_MS, FeatureSettings
 from features.topics import hash64, source_hash
 
@@ -28,7 +28,7 @@ START_MS = 1_600_000_000_000
 
 events = st.lists(
     st.tuples(
-        st.sampled_from(SIGNALS),
+        st.sampled_from(EVENT_TYPES.codes),
         st.integers(0, 5),
         # Weeks apart, and many in the same instant.
         st.integers(0, 60).map(lambda hours: START_MS + hours * 12 * HOUR_MS),
@@ -39,7 +39,7 @@ events = st.lists(
 )
 
 
-def log(drawn: Sequence[tuple[EventType, int, int, int]]) -> list[Observation]:
+def log(drawn: Sequence[tuple[int, int, int, int]]) -> list[Observation]:
     return [
         Observation(
             kind,
@@ -72,18 +72,18 @@ def close(value: float) -> object:
     return pytest.approx(value, rel=1e-9, abs=1e-12)
 
 
-def summed(events: Sequence[Observation], kind: EventType, half_life: float) -> float:
+def summed(events: Sequence[Observation], kind: int, half_life: float) -> float:
     """A counter by its definition: every event's weight, decayed to the newest event's time."""
     newest = max(event.time_ms for event in events)
-    return sum(2.0 ** (-(newest - e.time_ms) / half_life) for e in events if e.type is kind)
+    return sum(2.0 ** (-(newest - e.time_ms) / half_life) for e in events if e.type == kind)
 
 
 @given(events)
-def test_counters_equal_the_sum_over_the_log(drawn: list[tuple[EventType, int, int, int]]) -> None:
+def test_counters_equal_the_sum_over_the_log(drawn: list[tuple[int, int, int, int]]) -> None:
     row = absorbed(log(drawn))
     expected = [
         summed(log(drawn), kind, half_life)
-        for kind in SIGNALS
+        for kind in EVENT_TYPES.codes
         for half_life in SCHEMA.user_half_lives
     ]
     assert row.counters == [close(value) for value in expected]
@@ -91,7 +91,7 @@ def test_counters_equal_the_sum_over_the_log(drawn: list[tuple[EventType, int, i
 
 @given(events, st.randoms(use_true_random=False))
 def test_order_of_arrival_changes_no_feature(
-    drawn: list[tuple[EventType, int, int, int]], chance: random.Random
+    drawn: list[tuple[int, int, int, int]], chance: random.Random
 ) -> None:
     shuffled = log(drawn)
     chance.shuffle(shuffled)
@@ -106,7 +106,7 @@ def test_order_of_arrival_changes_no_feature(
 
 @given(events, st.integers(0, 40), st.integers(0, 40))
 def test_a_replay_from_any_offset_changes_nothing(
-    drawn: list[tuple[EventType, int, int, int]], crash: int, restart: int
+    drawn: list[tuple[int, int, int, int]], crash: int, restart: int
 ) -> None:
     whole = log(drawn)
     crash = min(crash, len(whole))
@@ -116,7 +116,7 @@ def test_a_replay_from_any_offset_changes_nothing(
 
 @given(events, st.data())
 def test_an_event_sent_again_changes_nothing(
-    drawn: list[tuple[EventType, int, int, int]], data: st.DataObject
+    drawn: list[tuple[int, int, int, int]], data: st.DataObject
 ) -> None:
     whole = log(drawn)
     again = data.draw(st.lists(st.sampled_from(whole), max_size=10))
@@ -130,7 +130,7 @@ def test_an_event_sent_again_changes_nothing(
 @given(events, st.integers(1, 4))
 @settings(max_examples=50)
 def test_an_items_groups_add_up_whatever_the_number_of_sources(
-    drawn: list[tuple[EventType, int, int, int]], sources: int
+    drawn: list[tuple[int, int, int, int]], sources: int
 ) -> None:
     whole = log(drawn)
     later = max(event.time_ms for event in whole) + DAY_MS

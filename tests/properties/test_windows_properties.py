@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from headwater_client.event_types import CLICK, PURCHASE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from features.topics import CLICKS, PURCHASES
 from tests.harness.windows import NOW_MS, row
 from trainer.windows.gathering import AssemblyState, ClosedWindow, WindowAssembler
 from trainer.windows.offsets import Source
@@ -15,7 +15,11 @@ from trainer.windows.repeats import Deduplicator
 from trainer.windows.rows import WindowEvent
 from trainer.windows.settings import WindowSettings
 
-SOURCES: dict[Source, str] = {(CLICKS, 0): "a", (CLICKS, 1): "a", (PURCHASES, 0): "b"}
+SOURCES: dict[Source, str] = {
+    (CLICK.topic, 0): "a",
+    (CLICK.topic, 1): "a",
+    (PURCHASE.topic, 0): "b",
+}
 
 Message = tuple[Source, int | None, int]
 """Its source, its minute (None: it breaks the contract), and its event_id."""

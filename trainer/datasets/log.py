@@ -10,7 +10,7 @@ from pathlib import Path
 
 import xxhash
 from headwater_client.errors import DataError
-from headwater_client.events import Click, Item, Purchase, encode
+from headwater_client.events import Interaction, Item, encode
 
 from trainer.datasets.mapping import ColumnMapping
 from trainer.datasets.movielens import LAYOUTS, movielens_100k, read_movielens
@@ -43,7 +43,7 @@ class Log:
     that break the event contract.
     """
 
-    events: Sequence[Click | Purchase]
+    events: Sequence[Interaction]
     items: Sequence[Item]
     refused: Sequence[Refused] = ()
 

@@ -10,25 +10,31 @@ from typing import Annotated, Any
 from zoneinfo import ZoneInfo
 
 from headwater_client.errors import SettingsError
-from headwater_client.events import EventType
-from pydantic import BeforeValidator, Field, ValidationError, field_validator
+from headwater_client.event_types import EVENT_TYPES, EventSpec
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, field_validator
 
 from features.settings import Section
 
 MAPPING_FILE = "mapping.toml"
 
 
-class RowType(StrEnum):
-    """What a row of a table says that a person did; rows of `skip` are left out on purpose."""
+SKIP = "skip"
+"""The type of rows that are left out on purpose."""
 
-    CLICK = "click"
-    PURCHASE = "purchase"
-    SKIP = "skip"
 
-    @property
-    def events(self) -> tuple[EventType, ...]:
-        """The events that such a row becomes."""
-        return () if self is RowType.SKIP else (EventType[self.name],)
+def _row_type(name: str) -> str:
+    if name != SKIP and name not in EVENT_TYPES:
+        raise ValueError(f"no such type: one of {', '.join(EVENT_TYPES)} and {SKIP}")
+    return name
+
+
+RowType = Annotated[str, AfterValidator(_row_type)]
+"""What a row of a table says that a person did: the name of an event type, or `SKIP`."""
+
+
+def event_types_of(row_type: str) -> tuple[EventSpec, ...]:
+    """The types of the events that such a row becomes."""
+    return (EVENT_TYPES[row_type],) if row_type in EVENT_TYPES else ()
 
 
 class TimeUnit(StrEnum):
@@ -61,7 +67,9 @@ class ColumnMapping(Section):
     quantity: str = "quantity"
 
     type: str = Field("type", description="column whose values are named in `types`")
-    types: Mapping[str, RowType] = {name.value: name for name in RowType}
+    types: Mapping[str, RowType] = Field(
+        default_factory=lambda: {name: name for name in (*EVENT_TYPES, SKIP)}
+    )
     constant_type: RowType | None = Field(None, description="every row is one of these")
     rating: str = Field("rating", description="a rating is a click; a good one a purchase too")
     purchase_rating: float = Field(5, description="the lowest rating that is a purchase too")

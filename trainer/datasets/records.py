@@ -12,25 +12,15 @@ from typing import Any, TypeVar
 import msgspec
 import pyarrow as pa
 from headwater_client.errors import DataError
-from headwater_client.events import (
-    ACTIONS,
-    MAX_FUTURE_MS,
-    Click,
-    EventError,
-    EventType,
-    Item,
-    Purchase,
-    decode,
-)
+from headwater_client.event_types import CLICK, EVENT_TYPES, PURCHASE, EventSpec
+from headwater_client.events import MAX_FUTURE_MS, EventError, Interaction, Item, decode
+from headwater_client.topics import ITEMS
 
-from features.topics import CLICKS, ITEMS, PURCHASES
 from trainer.datasets import columns as column_values
-from trainer.datasets.mapping import RowType
+from trainer.datasets.mapping import SKIP, event_types_of
 from trainer.datasets.tables import Malformed, Table
 
-TOPIC_OF: dict[type[Any], str] = {Click: CLICKS, Purchase: PURCHASES, Item: ITEMS}
-
-Checked = TypeVar("Checked", Click, Purchase, Item)
+Checked = TypeVar("Checked", bound=Interaction | Item)
 Row = dict[str, Any]
 
 
@@ -60,7 +50,7 @@ class Read:
 
 
 def read_events(table: Table) -> Read:
-    """The clicks and purchases of a table, in the order of its rows.
+    """The events of a table, in the order of its rows.
 
     Raises:
         DataError: a column is missing, or no row can be read.
@@ -69,13 +59,14 @@ def read_events(table: Table) -> Read:
         columns = _event_columns(table)
         types = _types(table)
     read = _Reader(table)
-    for number, row, kinds in zip(table.row_numbers(), _rows(columns), types, strict=True):
-        for kind in kinds:
+    for number, row, specs in zip(table.row_numbers(), _rows(columns), types, strict=True):
+        for spec in specs:
             event_id = row.get("event_id") or f"{table.name}/{number}"
-            suffix = "" if kind is kinds[0] else f"/{kind.name.lower()}"
-            read.add(ACTIONS[kind], row | {"event_id": event_id + suffix}, number)
-    constant = table.mapping.constant_type
-    return read.result(PURCHASES if constant is RowType.PURCHASE else CLICKS)
+            suffix = "" if spec is specs[0] else f"/{spec.name}"
+            read.add(spec.struct, spec.topic, row | {"event_id": event_id + suffix}, number)
+    constant = event_types_of(table.mapping.constant_type or "")
+    # Lines that no table could be made of have no type: they are refused where most events are.
+    return read.result(constant[0].topic if constant else CLICK.topic)
 
 
 def read_items(table: Table) -> Read:
@@ -94,7 +85,7 @@ def read_items(table: Table) -> Read:
         for number, row in zip(table.row_numbers(), _rows(columns), strict=True)
     }
     for number, row in last.values():
-        read.add(Item, row, number)
+        read.add(Item, ITEMS, row, number)
     return read.result(ITEMS)
 
 
@@ -113,16 +104,14 @@ class _Reader:
     def __init__(self, table: Table) -> None:
         self.table = table
         self.now_ms = int(time.time() * 1000)
-        self.values: list[Click | Purchase | Item] = []
+        self.values: list[Interaction | Item] = []
         self.refused: list[Refused] = []
 
-    def add(self, kind: type[Any], row: Row, number: int) -> None:
+    def add(self, kind: type[Interaction | Item], topic: str, row: Row, number: int) -> None:
         try:
             self.values.append(_checked(kind, row, self.now_ms))
         except EventError as error:
-            self.refused.append(
-                Refused(self.table.name, number, str(error), TOPIC_OF[kind], _raw(row))
-            )
+            self.refused.append(Refused(self.table.name, number, str(error), topic, _raw(row)))
 
     def result(self, topic: str) -> Read:
         refused = [
@@ -208,22 +197,23 @@ def _attributes(table: Table) -> Sequence[Any]:
     return list(_rows(columns))
 
 
-def _types(table: Table) -> Sequence[tuple[EventType, ...]]:
+def _types(table: Table) -> Sequence[tuple[EventSpec, ...]]:
     """What each row says that the person did."""
     mapping = table.mapping
     if mapping.constant_type:
-        return [mapping.constant_type.events] * len(table.columns)
+        return [event_types_of(mapping.constant_type)] * len(table.columns)
     for field in ("rating", "type") if mapping.is_given("rating") else ("type", "rating"):
         if (column := _column(table, field)) is not None:
             return _by_type(table, column) if field == "type" else _by_rating(table, column)
+    options = " or ".join(f"--type {name}" for name in EVENT_TYPES)
     raise DataError(
-        f"{table.name}: no column {mapping.type!r} that says what a row is: say --type click or "
-        f"--type purchase, or name the column: --map type=NAME; it has {_names(table)}"
+        f"{table.name}: no column {mapping.type!r} that says what a row is: say {options}, or name "
+        f"the column: --map type=NAME; it has {_names(table)}"
     )
 
 
-def _by_rating(table: Table, column: Any) -> Sequence[tuple[EventType, ...]]:
-    both, click = (EventType.CLICK, EventType.PURCHASE), (EventType.CLICK,)
+def _by_rating(table: Table, column: Any) -> Sequence[tuple[EventSpec, ...]]:
+    both, click = (CLICK, PURCHASE), (CLICK,)
     lowest = table.mapping.purchase_rating
     return [
         both if isinstance(value, int | float) and value >= lowest else click
@@ -231,17 +221,17 @@ def _by_rating(table: Table, column: Any) -> Sequence[tuple[EventType, ...]]:
     ]
 
 
-def _by_type(table: Table, column: Any) -> Sequence[tuple[EventType, ...]]:
-    return [_row_type(table, value).events for value in column_values.texts(column)]
+def _by_type(table: Table, column: Any) -> Sequence[tuple[EventSpec, ...]]:
+    return [event_types_of(_row_type(table, value)) for value in column_values.texts(column)]
 
 
-def _row_type(table: Table, value: str | None) -> RowType:
+def _row_type(table: Table, value: str | None) -> str:
     try:
         return table.mapping.types[value or ""]
     except KeyError:
         raise DataError(
             f"{table.name}: {table.mapping.type}: {value!r} is no known type: "
-            f"say --type {value}=click, purchase or skip"
+            f"say --type {value}={', '.join(EVENT_TYPES)} or {SKIP}"
         ) from None
 
 

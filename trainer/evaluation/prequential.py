@@ -15,7 +15,7 @@ from functools import partial
 
 import numpy as np
 from headwater_client.errors import DataError
-from headwater_client.events import Click, Purchase
+from headwater_client.events import Interaction
 
 from features.schema import FeatureSchema
 from features.topics import hash64
@@ -38,7 +38,7 @@ FIRST_SHARE = 0.3
 # One person in so many is never learned from: on their events it shows what is forgotten.
 LEFT_OUT = 10
 
-Events = Sequence[Click | Purchase]
+Events = Sequence[Interaction]
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class WindowedLog:
         self.left_out: BoolArray = np.array([*map(is_left_out, self._whole.people)])[self.person]
         self.wanted = columns.wanted
 
-    def learned(self, events: Events) -> list[Click | Purchase]:
+    def learned(self, events: Events) -> list[Interaction]:
         """The events of people who are learned from."""
         return [event for event in events if not is_left_out(event.user_id)]
 

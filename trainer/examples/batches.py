@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from headwater_client.events import EventType
+from headwater_client.event_types import PURCHASE
 
 from features.arrays import Int64Array
 from features.vocabulary import FIRST_ITEM, PADDING, UNKNOWN
@@ -257,5 +257,5 @@ def _times_of_last(examples: Examples) -> Int64Array:
 def _bought(examples: Examples, things: Int64Array) -> BoolArray:
     """Whether the event, or another of its instant and item, is a purchase: bool[E]."""
     bought = np.zeros(len(examples), np.bool_)
-    bought[things[examples.types == EventType.PURCHASE]] = True
+    bought[things[examples.types == PURCHASE.code]] = True
     return bought[things]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from typing import TypeVar
 
 import numpy as np
-from headwater_client.events import Click, Item, Purchase
+from headwater_client.events import Interaction, Item
 
 from features import inputs
 from features.arrays import Float32Array, Int64Array
@@ -62,7 +62,7 @@ class History:
         self._popularities = self._popularity.absorb([])
         self.extend([], items)
 
-    def extend(self, events: Sequence[Click | Purchase], items: Iterable[Item] = ()) -> None:
+    def extend(self, events: Sequence[Interaction], items: Iterable[Item] = ()) -> None:
         """Add what arrived next.
 
         Args:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from headwater_client.events import Click, Item, Purchase
+from headwater_client.events import Interaction, Item
 
 from features import inputs, rows
 from features.arrays import Float32Array, Int64Array
@@ -62,7 +62,7 @@ class Example:
     features_after_last: list[float]
 
 
-def observed_log(events: Sequence[Click | Purchase], items: Iterable[Item]) -> list[Observation]:
+def observed_log(events: Sequence[Interaction], items: Iterable[Item]) -> list[Observation]:
     """A log as the rows see it when its events arrive in this order."""
     categories = {item.item_id: tuple(map(hash64, item.category)) for item in items}
     return [

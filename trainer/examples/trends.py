@@ -11,7 +11,6 @@ from operator import attrgetter
 
 import numpy as np
 import numpy.typing as npt
-from headwater_client.events import EventType
 
 from features import inputs, rows
 from features.arrays import Int64Array
@@ -61,7 +60,7 @@ class Popularity:
 
     def __init__(self, schema: FeatureSchema) -> None:
         self._schema = schema
-        self._groups: dict[int, dict[EventType, ItemGroup]] = {}
+        self._groups: dict[int, dict[int, ItemGroup]] = {}
         self._known_ms = 0
 
     def absorb(self, log: Sequence[Observation]) -> Popularities:

@@ -167,7 +167,7 @@ def sample_inputs(
     there = np.arange(length) >= length - lengths[:, None]
     return {
         "item_indices": random.integers(1, items, (batch, length)) * there,
-        "event_types": random.integers(1, 3, (batch, length)) * there,
+        "event_types": random.integers(1, 1 + len(schema.event_codes), (batch, length)) * there,
         "event_times_ms": times * there,
         "request_time_ms": times[:, -1:] + random.integers(-DAY_MS, 10 * DAY_MS, (batch, 1)),
         "user_features": random.random((batch, user_feature_count(schema)), np.float32),

@@ -31,6 +31,8 @@ class Architecture:
     identity: bool = True
     time: bool = True
     decay: bool = True
+    # Versions that do not say it know click and purchase.
+    event_types: int = 2
 
 
 def architecture(
@@ -59,6 +61,7 @@ def architecture(
         identity=Part.IDENTITY not in settings.without,
         time=Part.TIME not in settings.without,
         decay=Part.DECAY not in settings.without,
+        event_types=len(schema.event_codes),
     )
 
 

@@ -23,7 +23,6 @@ from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
-from headwater_client.events import EventType
 from torch import Tensor, nn
 
 from features.settings import DAY_MS
@@ -132,7 +131,7 @@ class TemporalModel(nn.Module):
         self.text_bias = nn.Linear(size.text, 1) if size.text else None
         self.items = nn.Embedding(size.items, size.width)
         self.item_bias = nn.Parameter(torch.zeros(size.items))
-        self.events = nn.Embedding((len(EventType) + 1) * GAPS, size.width)
+        self.events = nn.Embedding((size.event_types + 1) * GAPS, size.width)
         self.layers = nn.ModuleList(
             EventLayer(size.width, size.heads, size.dropout) for _ in range(size.layers - 1)
         )

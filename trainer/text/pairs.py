@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from headwater_client.events import Click, Purchase
+from headwater_client.events import Interaction
 
 from features.arrays import Int64Array
 from trainer.examples.cooccurrence import NEARBY_EVENTS, NEARBY_MS
@@ -66,7 +66,7 @@ class Pairs:
         return found
 
 
-def pairs_of(events: Iterable[Click | Purchase], numbers: Mapping[str, int]) -> Pairs:
+def pairs_of(events: Iterable[Interaction], numbers: Mapping[str, int]) -> Pairs:
     """What the same person took within ten events and an hour; a repeated event counts once.
 
     Args:

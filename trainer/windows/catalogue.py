@@ -8,9 +8,9 @@ import structlog
 from confluent_kafka import Message
 from headwater_client.errors import ServerError
 from headwater_client.events import EventError, Item, decode
+from headwater_client.topics import ITEMS
 
 from features.settings import KafkaSettings
-from features.topics import ITEMS
 from trainer.windows.reader import ANSWER_S, WAIT_S, MessageReader, is_end, source_of
 
 GROUP = "headwater-trainer"

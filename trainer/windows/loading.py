@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from threading import Event
 
 from headwater_client.errors import SettingsError
-from headwater_client.events import Click, Purchase
+from headwater_client.event_types import EVENT_TYPES
+from headwater_client.events import Interaction
 
-from features.topics import CLICKS, PURCHASES
 from trainer.windows.appending import WindowAppender
 from trainer.windows.gathering import ClosedWindow, WindowAssembler
 from trainer.windows.manifest import WindowManifest
@@ -18,7 +18,6 @@ from trainer.windows.settings import WindowSettings
 from trainer.windows.store import WindowStore
 
 LOADED_PARTITION = -1
-SOURCES = ((CLICKS, LOADED_PARTITION), (PURCHASES, LOADED_PARTITION))
 
 
 class WindowLoader:
@@ -45,9 +44,9 @@ class WindowLoader:
                 "windows.address: the windows there are of Kafka or of another log: nothing was "
                 "appended; set another windows.address"
             )
-        self._gathering = self._appender.gathering(dict.fromkeys(SOURCES, fingerprint), 0.0)
+        self._gathering = self._appender.gathering(dict.fromkeys(_sources(), fingerprint), 0.0)
 
-    def write(self, events: Sequence[Click | Purchase]) -> Iterator[WindowManifest]:
+    def write(self, events: Sequence[Interaction]) -> Iterator[WindowManifest]:
         """Each window, once it is whole.
 
         Args:
@@ -62,13 +61,16 @@ class WindowLoader:
             yield self._appender.append(closed, never)
 
 
-def _closed(
-    events: Sequence[Click | Purchase], gathering: WindowAssembler
-) -> Iterator[ClosedWindow]:
+def _sources() -> list[tuple[str, int]]:
+    return [(topic, LOADED_PARTITION) for topic in EVENT_TYPES.topics]
+
+
+def _closed(events: Sequence[Interaction], gathering: WindowAssembler) -> Iterator[ClosedWindow]:
+    sources = _sources()
     for offset, event in enumerate(events):
-        topic = PURCHASES if isinstance(event, Purchase) else CLICKS
+        topic = EVENT_TYPES.of_event(event).topic
         gathering.add(WindowEvent(topic, LOADED_PARTITION, offset, event), event.timestamp)
-        for source in SOURCES:
+        for source in sources:
             # The log is in the order of time: no partition waits for another.
             gathering.reached_end(source)
         yield from gathering.due(0.0)

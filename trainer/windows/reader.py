@@ -7,11 +7,11 @@ from collections.abc import Collection, Iterable, Mapping
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 from headwater_client.errors import ServerError
-from headwater_client.events import ACTIONS, Click, EventError, Purchase, decode
+from headwater_client.event_types import EVENT_TYPES
+from headwater_client.events import EventError, Interaction, decode
 
 from features.kafka import client_config, unreachable
 from features.settings import KafkaSettings
-from features.topics import ACTION_TOPICS
 from trainer.windows.offsets import OffsetTracker, Position, Source
 
 BATCH = 500
@@ -158,13 +158,13 @@ def source_of(message: Message) -> Source:
     return message.topic() or "", message.partition() or 0
 
 
-def action_of(message: Message) -> Click | Purchase:
-    """The event of a message of clicks or purchases.
+def action_of(message: Message) -> Interaction:
+    """The event of a message.
 
     Raises:
         EventError: it breaks the contract.
     """
-    kind = ACTIONS[ACTION_TOPICS[message.topic() or ""]]
+    kind = EVENT_TYPES.of_topic(message.topic() or "").struct
     return decode(kind, message.value(), message.timestamp()[1])
 
 

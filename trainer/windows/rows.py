@@ -6,10 +6,9 @@ from typing import Any
 
 import msgspec
 import pyarrow as pa
-from headwater_client.events import ACTIONS, Click, Purchase, encode
+from headwater_client.event_types import EVENT_TYPES
+from headwater_client.events import Interaction, encode
 from msgspec import Struct
-
-from features.topics import ACTION_TOPICS
 
 COLUMNS: Any = pa.schema(
     [
@@ -57,7 +56,7 @@ class WindowEvent(Struct, frozen=True):
     topic: str
     partition: int
     offset: int
-    event: Click | Purchase
+    event: Interaction
     late: bool = False
     repeated: bool = False
 
@@ -71,7 +70,7 @@ def to_table(rows: list[WindowEvent]) -> Any:
     """The rows as a pyarrow.Table of `COLUMNS`."""
     events = [row.event for row in rows]
     columns: dict[str, list[Any]] = {
-        "type": [type(row.event).__name__.lower() for row in rows],
+        "type": [EVENT_TYPES.of_event(event).name for event in events],
         "context": [_context_text(event) for event in events],
     }
     columns |= {name: [getattr(event, name) for event in events] for name in _OF_AN_EVENT}
@@ -95,12 +94,12 @@ def from_table(table: Any) -> list[WindowEvent]:
     ]
 
 
-def _context_text(event: Click | Purchase) -> str | None:
+def _context_text(event: Interaction) -> str | None:
     return None if event.context is None else encode(event.context).decode()
 
 
-def _event(row: dict[str, Any]) -> Click | Purchase:
+def _event(row: dict[str, Any]) -> Interaction:
     known = {name: row[name] for name in _OF_AN_EVENT if row[name] is not None}
     if row["context"] is not None:
         known["context"] = msgspec.json.decode(row["context"])
-    return ACTIONS[ACTION_TOPICS[row["topic"]]](**known)
+    return EVENT_TYPES.of_topic(row["topic"]).struct(**known)

@@ -12,11 +12,11 @@ from contextlib import closing
 from threading import Event
 
 from confluent_kafka import Message
+from headwater_client.event_types import EVENT_TYPES
 from headwater_client.events import EventError
 
 from features.kafka import ensure_topics
 from features.settings import KafkaSettings
-from features.topics import ACTION_TOPICS
 from trainer.windows.appending import WindowAppender
 from trainer.windows.gathering import ClosedWindow, WindowAssembler
 from trainer.windows.manifest import WindowManifest
@@ -71,7 +71,9 @@ class WindowWriter:
         """
         appender = WindowAppender(self._store, self._settings)
         topic_ids = ensure_topics(self._kafka)
-        with closing(MessageReader(self._kafka, self._settings.group, ACTION_TOPICS)) as reader:
+        with closing(
+            MessageReader(self._kafka, self._settings.group, EVENT_TYPES.topics)
+        ) as reader:
             sources = {source: topic_ids[source[0]] for source in reader.sources}
             gathering = appender.gathering(sources, self._now_s())
             for source, settled in gathering.settled.items():

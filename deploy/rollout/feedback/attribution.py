@@ -1,4 +1,4 @@
-"""Attribution: which recommendation a click or purchase is credited to, and what it earns.
+"""Attribution: which recommendation an event is credited to, and what it earns.
 
 It is credited to the recommendation that the app names, if that held the item; else to the person's
 newest one that held it, within a window. Per recommendation an item earns once for clicks and once
@@ -13,7 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
-from headwater_client.events import Click, Purchase
+from headwater_client.event_types import EVENT_TYPES
+from headwater_client.events import Interaction
 
 from features.topics import Hash, hash64
 
@@ -28,14 +29,14 @@ class ServedRecommendation:
 
     Attributes:
         lists: by variant, the hashes of its items, best first.
-        earned: items that have earned already, and whether by a purchase.
+        earned: items that have earned already, and by events of which type (its code).
     """
 
     recommendation_id: str
     time_ms: int
     bucket: int
     lists: Mapping[str, Sequence[Hash]]
-    earned: set[tuple[Hash, bool]] = field(default_factory=set)
+    earned: set[tuple[Hash, int]] = field(default_factory=set)
 
 
 @dataclass(frozen=True)
@@ -43,13 +44,14 @@ class Credit:
     """What an event earns a variant.
 
     Attributes:
+        event_code: of the event's type.
         discount: 1 / log2(position + 2), as in DCG: 1 in the first place.
     """
 
     variant: str
     bucket: int
     discount: float
-    bought: bool
+    event_code: int
 
 
 @dataclass(slots=True)
@@ -92,7 +94,7 @@ class AttributionWindow:
         recent = (served for served in person.served.values() if served.time_ms >= since_ms)
         return {variant for served in recent for variant in served.lists}
 
-    def attribute(self, event: Click | Purchase, time_ms: int) -> list[Credit]:
+    def attribute(self, event: Interaction, time_ms: int) -> list[Credit]:
         """What an event earns that the broker took at `time_ms`; empty where nothing was shown."""
         if event.user_id not in self._people:
             return []
@@ -105,12 +107,12 @@ class AttributionWindow:
         person.events[event.event_id] = time_ms
         while len(person.events) > MAX_EVENTS:
             person.events.popitem(last=False)
-        item, bought = hash64(event.item_id), isinstance(event, Purchase)
+        item, code = hash64(event.item_id), EVENT_TYPES.of_event(event).code
         served = _find_recommendation(person, event, item, since_ms)
-        if served is None or (item, bought) in served.earned:
+        if served is None or (item, code) in served.earned:
             return []
-        served.earned.add((item, bought))
-        return list(_credits(served, item, bought))
+        served.earned.add((item, code))
+        return list(_credits(served, item, code))
 
     def _person(self, user_id: str, time_ms: int) -> _Person:
         """Somebody's record, which is then the last to be forgotten."""
@@ -130,7 +132,7 @@ class AttributionWindow:
 
 
 def _find_recommendation(
-    person: _Person, event: Click | Purchase, item: Hash, since_ms: int
+    person: _Person, event: Interaction, item: Hash, since_ms: int
 ) -> ServedRecommendation | None:
     def is_candidate(served: ServedRecommendation | None) -> bool:
         return served is not None and served.time_ms >= since_ms and _contains(served, item)
@@ -145,8 +147,8 @@ def _contains(served: ServedRecommendation, item: Hash) -> bool:
     return any(item in items for items in served.lists.values())
 
 
-def _credits(served: ServedRecommendation, item: Hash, bought: bool) -> Iterator[Credit]:
+def _credits(served: ServedRecommendation, item: Hash, code: int) -> Iterator[Credit]:
     for variant, items in served.lists.items():
         if item in items:
             discount = 1 / math.log2(list(items).index(item) + 2)
-            yield Credit(variant, served.bucket, discount, bought)
+            yield Credit(variant, served.bucket, discount, code)

@@ -9,13 +9,16 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import msgspec
 import structlog
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 from headwater_client.errors import ServerError
-from headwater_client.events import Click, Purchase, Recommendation
+from headwater_client.event_types import EVENT_TYPES
+from headwater_client.events import Interaction, Recommendation
+from headwater_client.topics import RECOMMENDATIONS
 
 from deploy.rollout.errors import FencedError
 from deploy.rollout.feedback.codec import VERSION, decode_feedback, encode_feedback
@@ -26,20 +29,13 @@ from features.kafka import client_config, unreachable
 from features.rollouts import is_end
 from features.settings import KafkaSettings
 from features.store import FEEDBACK, RowRead, RowStore, RowWrite
-from features.topics import CLICKS, PURCHASES, RECOMMENDATIONS, Hash
+from features.topics import Hash
 
-# Of messages of the same millisecond those of the first topic go first.
-TOPICS = (RECOMMENDATIONS, CLICKS, PURCHASES)
 # At the end of a topic, a message older than this has been fetched.
 SETTLED_MS = 500
 FETCH_WAIT_MS = 50
 MAX_MESSAGES = 2000
 ANSWER_S = 10.0
-_DECODERS: dict[str, msgspec.json.Decoder[Any]] = {
-    CLICKS: msgspec.json.Decoder(Click),
-    PURCHASES: msgspec.json.Decoder(Purchase),
-    RECOMMENDATIONS: msgspec.json.Decoder(Recommendation),
-}
 log = structlog.get_logger()
 
 
@@ -99,7 +95,10 @@ class FeedbackConsumer:
         stored = await self._store.read([RowRead(FEEDBACK, n, FEEDBACK.columns) for n in names])
         for number, columns in zip(numbers, stored, strict=True):
             row = decode_feedback(columns)
-            ledger, merge = Ledger(self.scope, row), TimeOrderedMerge[FeedbackMessage](TOPICS)
+            ledger, merge = (
+                Ledger(self.scope, row),
+                TimeOrderedMerge[FeedbackMessage](list_topics()),
+            )
             self._partitions[number] = _Partition(ledger, merge, columns[VERSION])
         self._consumer.assign(self._start_offsets(numbers))
 
@@ -115,7 +114,7 @@ class FeedbackConsumer:
             )
             for number in numbers
         }
-        times = [TopicPartition(topic, n, since_ms[n]) for topic in TOPICS for n in numbers]
+        times = [TopicPartition(topic, n, since_ms[n]) for topic in list_topics() for n in numbers]
         try:
             offsets: list[TopicPartition] = self._consumer.offsets_for_times(times, ANSWER_S)
         except KafkaException as error:
@@ -195,10 +194,21 @@ class FeedbackConsumer:
         return f"{self.scope.rollout_id}/{number}"
 
 
-def _decode(topic: str, message: Message) -> Click | Purchase | Recommendation | None:
+def list_topics() -> tuple[str, ...]:
+    """What is read. Of messages of the same millisecond those of the first topic go first."""
+    return (RECOMMENDATIONS, *EVENT_TYPES.topics)
+
+
+@cache
+def _get_decoder(topic: str) -> msgspec.json.Decoder[Any]:
+    kind = Recommendation if topic == RECOMMENDATIONS else EVENT_TYPES.of_topic(topic).struct
+    return msgspec.json.Decoder(kind)
+
+
+def _decode(topic: str, message: Message) -> Interaction | Recommendation | None:
     """The event of a message; None where it breaks the contract, as workers see it too."""
     try:
-        event: Click | Purchase | Recommendation = _DECODERS[topic].decode(message.value() or b"")
+        event: Interaction | Recommendation = _get_decoder(topic).decode(message.value() or b"")
         return event
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import xxhash
+from headwater_client.event_types import CLICK, PURCHASE
 
 from features.arrays import BoolArray, Float64Array, Int64Array
 from features.topics import Hash, hash64
@@ -68,6 +69,9 @@ COUNTERS: dict[str, Callable[[Impression], bool] | None] = {
 }
 
 
+_COUNTED_INTERACTIONS = {CLICK.code: "clicked", PURCHASE.code: "bought"}
+
+
 def empty_counts() -> dict[str, int]:
     """Every counter of `COUNTERS` at 0."""
     return dict.fromkeys(COUNTERS, 0)
@@ -106,10 +110,11 @@ class VariantCounters:
         for item_id in impression.items:
             self.items[hash64(item_id) % ITEM_BITS] = True
 
-    def add_reward(self, bucket: int, reward: float, *, bought: bool) -> None:
-        """Count what somebody did with a recommended item."""
+    def add_reward(self, bucket: int, reward: float, event_code: int) -> None:
+        """Count what somebody did with a recommended item: an event of the type with this code."""
         self.reward[bucket] += reward
-        self.counts["bought" if bought else "clicked"] += 1
+        if event_code in _COUNTED_INTERACTIONS:
+            self.counts[_COUNTED_INTERACTIONS[event_code]] += 1
 
     def coverage(self) -> int:
         """Different items shown, about: linear counting.

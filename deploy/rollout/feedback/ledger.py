@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from headwater_client.events import Click, Purchase, Recommendation
+from headwater_client.event_types import CLICK, EVENT_TYPES, PURCHASE
+from headwater_client.events import Interaction, Recommendation
 
 from deploy.rollout.feedback.attribution import AttributionWindow, ServedRecommendation
 from deploy.rollout.feedback.counters import FeedbackRow, Impression, bucket_of
@@ -25,7 +26,7 @@ class FeedbackMessage(NamedTuple):
     source: Hash
     offset: int
     time_ms: int
-    event: Click | Purchase | Recommendation | None
+    event: Interaction | Recommendation | None
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,10 @@ class Ledger:
         self.row = row
         self._scope = scope
         self._window = AttributionWindow(scope.window_ms)
+        named = {CLICK.code: 1.0, PURCHASE.code: scope.purchase_reward}
+        self._rewards = {
+            spec.code: named.get(spec.code, spec.reward) for spec in EVENT_TYPES.values()
+        }
 
     def apply(self, message: FeedbackMessage) -> None:
         """Take the next message, in the broker's order of time."""
@@ -82,12 +87,12 @@ class Ledger:
             for variant, impression in _impressions(answer, bucket, lists, recent).items():
                 self.row.variant(variant).add_impression(impression)
 
-    def _apply_interaction(self, event: Click | Purchase, time_ms: int, is_new: bool) -> None:
+    def _apply_interaction(self, event: Interaction, time_ms: int, is_new: bool) -> None:
         for credit in self._window.attribute(event, time_ms):
             if is_new:
-                weight = self._scope.purchase_reward if credit.bought else 1.0
+                reward = self._rewards[credit.event_code] * credit.discount
                 self.row.variant(credit.variant).add_reward(
-                    credit.bucket, weight * credit.discount, bought=credit.bought
+                    credit.bucket, reward, credit.event_code
                 )
 
 

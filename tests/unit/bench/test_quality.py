@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from headwater_client.events import Click, Purchase
+from headwater_client.events import Interaction, Purchase
 
 from bench.quality.answers import answers_by_score
 from bench.quality.counting import ease, methods
@@ -33,7 +33,7 @@ from trainer.settings import TrainerSettings
 def log() -> Log:
     """Ten people; of ann two takes in one second are the last."""
     random = np.random.default_rng(1)
-    events: list[Click | Purchase] = [
+    events: list[Interaction] = [
         click("ann", item, at) for item, at in (("a", 0), ("b", 5), ("c", 9000), ("d", 9000))
     ]
     events.append(

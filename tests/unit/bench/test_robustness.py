@@ -6,7 +6,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from headwater_client.events import Click, Purchase
+from headwater_client.events import Click, Interaction
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -150,7 +150,7 @@ def schema() -> FeatureSchema:
 def log() -> Log:
     """Six people, some of whose events share a second."""
     random = np.random.default_rng(2)
-    events: list[Click | Purchase] = []
+    events: list[Interaction] = []
     for person in range(6):
         for place, item in enumerate(random.permutation(20)[:12]):
             time_ms = START_MS + 1000 * (100 * person + 60 * (place // 2))

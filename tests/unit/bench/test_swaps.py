@@ -8,12 +8,12 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from headwater_client.event_types import PURCHASE
 from rich.console import Console
 
 from bench.harness.load import Answered, Sent
 from bench.swaps.chart import draw
 from bench.swaps.figures import Loaded, Swap, figures, not_live, partition_of, table, unanswered
-from features.topics import PURCHASES
 
 MEGABYTE = 1_000_000
 
@@ -122,7 +122,7 @@ def test_only_its_own_partition_and_topic_pass_an_event_over() -> None:
     assert partition_of("ann", 3) != partition_of("bob", 3)
     assert not unanswered(loaded(PASSED_OVER, answers, partitions=3))
     lost, behind, follows = PASSED_OVER
-    bought = replace(behind, topic=PURCHASES)
+    bought = replace(behind, topic=PURCHASE.topic)
     assert not unanswered(loaded([lost, bought, follows], answers))
 
 
@@ -130,7 +130,7 @@ def test_only_its_own_partition_and_topic_pass_an_event_over() -> None:
 def test_the_worker_may_take_a_purchase_before_a_click_that_was_sent_earlier(
     read_s: float, missed: int
 ) -> None:
-    sent = [Sent("click", "ann", 0.0), Sent("purchase", "ann", 0.1, PURCHASES)]
+    sent = [Sent("click", "ann", 0.0), Sent("purchase", "ann", 0.1, PURCHASE.topic)]
     found = unanswered(loaded(sent, [Answered("click", read_s, fallback=False)]))
     assert found == sent[2 - missed :], "a click answered before the purchase was sent"
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from headwater_client.events import EventType, Item
+from headwater_client.event_types import CLICK, PURCHASE
+from headwater_client.events import Item
 
 from features import columns
 from features.columns import TrendList
@@ -19,7 +20,7 @@ SCHEMA = FeatureSchema(FeatureSettings())
 def test_a_user_row_comes_back_as_it_was() -> None:
     row = empty_user(SCHEMA)
     for n in range(200):
-        kind = EventType.PURCHASE if n % 5 == 0 else EventType.CLICK
+        kind = PURCHASE.code if n % 5 == 0 else CLICK.code
         event = Observation(
             kind,
             "u",

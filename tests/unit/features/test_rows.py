@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from headwater_client.events import EventType
+from headwater_client.event_types import CLICK, PURCHASE
 
 from features.rows import (
     Observation,
@@ -18,14 +18,14 @@ from features.topics import Hash, hash64, source_hash
 
 SCHEMA = FeatureSchema(FeatureSettings())
 START_MS = 1_700_000_000_000
-CLICKS = source_hash("topic", 0)
+SOURCE = source_hash("topic", 0)
 
 
 def seen(
     number: int,
     time_ms: int = START_MS,
-    kind: EventType = EventType.CLICK,
-    source: Hash = CLICKS,
+    kind: int = CLICK.code,
+    source: Hash = SOURCE,
     item: str | None = None,
     categories: tuple[Hash, ...] = (),
 ) -> Observation:
@@ -52,7 +52,7 @@ def test_an_event_sent_twice_counts_once_but_its_offset_is_absorbed() -> None:
     counters = list(row.counters)
     assert not apply_event(row, again, SCHEMA)
     assert row.counters == counters
-    assert row.offsets == {CLICKS: 9}
+    assert row.offsets == {SOURCE: 9}
 
 
 def test_counters_halve_with_each_half_life() -> None:
@@ -66,7 +66,7 @@ def test_counters_halve_with_each_half_life() -> None:
 
 def test_purchases_have_counters_of_their_own() -> None:
     row = empty_user(SCHEMA)
-    apply_event(row, seen(1, kind=EventType.PURCHASE), SCHEMA)
+    apply_event(row, seen(1, kind=PURCHASE.code), SCHEMA)
     half = len(SCHEMA.user_half_lives)
     assert row.counters == [0.0] * half + [1.0] * half
 
@@ -100,7 +100,7 @@ def test_only_what_the_settings_name_takes_an_item() -> None:
     schema = FeatureSchema(FeatureSettings(taken_by=frozenset({"purchase"})))
     row = empty_user(schema)
     apply_event(row, seen(1, item="looked"), schema)
-    apply_event(row, seen(2, item="bought", kind=EventType.PURCHASE), schema)
+    apply_event(row, seen(2, item="bought", kind=PURCHASE.code), schema)
     assert list(row.seen) == [hash64("bought")]
 
 
@@ -115,10 +115,8 @@ def test_a_topic_made_anew_starts_again_without_losing_what_was_counted() -> Non
 def test_popularity_adds_the_sources_and_weighs_purchases() -> None:
     clicked, bought = empty_group(SCHEMA), empty_group(SCHEMA)
     apply_item_event(clicked, seen(1, START_MS), SCHEMA)
-    apply_item_event(bought, seen(1, START_MS, EventType.PURCHASE), SCHEMA)
-    found = popularity(
-        [(EventType.CLICK, clicked), (EventType.PURCHASE, bought)], START_MS + DAY_MS, SCHEMA
-    )
+    apply_item_event(bought, seen(1, START_MS, PURCHASE.code), SCHEMA)
+    found = popularity([(CLICK.code, clicked), (PURCHASE.code, bought)], START_MS + DAY_MS, SCHEMA)
     weight = SCHEMA.settings.click_weight + SCHEMA.settings.purchase_weight
     assert found[0] == weight / 2
     assert found[-1] == weight

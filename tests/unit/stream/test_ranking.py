@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from headwater_client.events import EventType, Reason, RecommendedItem
+from headwater_client.event_types import CLICK, PURCHASE
+from headwater_client.events import Reason, RecommendedItem
 
 from features.columns import TrendList
 from features.schema import FeatureSchema
@@ -22,7 +23,7 @@ A, B, C, D = range(2, 6)
 def trending(**counts: float) -> TrendingIndex:
     rows = [[NOW_MS, count, count, count, count] for count in counts.values()]
     listed = TrendList(list(counts), np.array(rows, np.float64).reshape(-1, 5))
-    return TrendingIndex(sum_lists([(EventType.CLICK, listed)], SCHEMA), VOCABULARY)
+    return TrendingIndex(sum_lists([(CLICK.code, listed)], SCHEMA), VOCABULARY)
 
 
 def answer(top: list[int], scores: list[float], weight: float) -> dict[str, np.ndarray]:
@@ -137,11 +138,11 @@ def test_what_cannot_be_had_is_left_out_and_the_list_is_cut() -> None:
 def test_the_fallback_is_popularity_over_all_sources() -> None:
     lists = [
         (
-            EventType.CLICK,
+            CLICK.code,
             TrendList(["a", "b"], np.array([[NOW_MS, 3, 3, 3, 3.0], [NOW_MS, 4, 4, 4, 4]])),
         ),
-        (EventType.CLICK, TrendList(["a"], np.array([[NOW_MS, 2, 2, 2, 2.0]]))),
-        (EventType.PURCHASE, TrendList(["c"], np.array([[NOW_MS, 2, 2, 2, 2.0]]))),
+        (CLICK.code, TrendList(["a"], np.array([[NOW_MS, 2, 2, 2, 2.0]]))),
+        (PURCHASE.code, TrendList(["c"], np.array([[NOW_MS, 2, 2, 2, 2.0]]))),
     ]
     found = popular_items(sum_lists(lists, SCHEMA), NOW_MS, 2)
     assert [(item.item_id, item.score) for item in found] == [("c", 6.0), ("a", 5.0)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from headwater_client.events import EventType
+from headwater_client.event_types import CLICK
 
 from features.columns import TrendList
 from features.rows import ItemGroup
@@ -54,6 +54,6 @@ def test_a_further_half_life_does_not_change_what_is_ranked_by() -> None:
     }
     nothing = TrendList([], np.zeros((0, 6)))
     assert update_list(nothing, groups, 1, schema).item_ids == ["by seven days"]
-    trends = sum_lists([(EventType.CLICK, update_list(nothing, groups, 2, schema))], schema)
+    trends = sum_lists([(CLICK.code, update_list(nothing, groups, 2, schema))], schema)
     assert list(trends.item_ids) == ["by seven days", "by thirty"]
     assert popular_items(trends, NOW_MS, 1)[0].item_id == "by seven days"

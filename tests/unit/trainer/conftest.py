@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from headwater_client.events import Click, Item, Purchase
+from headwater_client.events import Click, Interaction, Item, Purchase
 
 from features import inputs
 from features.schema import FeatureSchema
@@ -32,7 +32,7 @@ def schema() -> FeatureSchema:
 def small_log() -> Log:
     """Eight people; bursts within a second and pauses of days; items bought after a click."""
     random = np.random.default_rng(5)
-    events: list[Click | Purchase] = []
+    events: list[Interaction] = []
     time_ms = START_MS
     for number in range(300):
         time_ms += int(random.choice([0, 1000, HOUR_MS, DAY_MS // 3], p=[0.5, 0.2, 0.2, 0.1]))

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from headwater_client.events import Click, Purchase
+from headwater_client.events import Click, Interaction
 
 from features import inputs
 from features.rows import UserRow, apply_event, empty_user
@@ -84,7 +84,7 @@ def test_a_stream_s_row_scores_as_the_training_batch_before_that_event(
 ) -> None:
     """From the log both ways: the row that the stream keeps, and the batch that learns from it."""
     # Without instants of several events, whose order training draws at random.
-    spread: list[Click | Purchase] = [
+    spread: list[Interaction] = [
         Click(
             event_id=event.event_id,
             user_id=event.user_id,

@@ -11,7 +11,6 @@ import math
 import re
 import time
 from collections.abc import Iterator
-from enum import IntEnum
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
@@ -29,6 +28,7 @@ TimestampMs = Annotated[
     int, Meta(ge=EARLIEST_TIMESTAMP_MS, description="milliseconds UTC since 1970, not seconds")
 ]
 Price = Annotated[float, Meta(ge=0, description="in the shop's currency")]
+Quantity = Annotated[int, Meta(ge=1, le=1_000_000)]
 Context = dict[str, str | int | float | bool | None]
 
 
@@ -47,15 +47,8 @@ class EventError(HeadwaterError):
         self.expected = expected
 
 
-class EventType(IntEnum):
-    """What a person did; the number is what the model reads (0 is padding)."""
-
-    CLICK = 1
-    PURCHASE = 2
-
-
-class Action(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a click and a purchase share."""
+class Interaction(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A person did something with an item: what all event types share."""
 
     event_id: Id
     user_id: Id
@@ -66,25 +59,17 @@ class Action(Struct, frozen=True, kw_only=True, omit_defaults=True):
     position: Annotated[int, Meta(ge=0, le=10_000)] | None = None
     price: Price | None = None
     context: Context | None = None
+    quantity: Quantity | None = None
 
 
-class Click(Action, frozen=True, kw_only=True, omit_defaults=True):
+class Click(Interaction, frozen=True, kw_only=True, omit_defaults=True):
     """A person looked at an item."""
 
-    quantity: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
 
-
-class Purchase(Action, frozen=True, kw_only=True, omit_defaults=True):
+class Purchase(Interaction, frozen=True, kw_only=True, omit_defaults=True):
     """A person bought an item."""
 
-    quantity: Annotated[int, Meta(ge=1, le=1_000_000)] = 1
-
-
-ACTIONS: dict[EventType, type[Click | Purchase]] = {
-    EventType.CLICK: Click,
-    EventType.PURCHASE: Purchase,
-}
-"""What each type of event is on its topic."""
+    quantity: Quantity = 1
 
 
 class Item(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -162,12 +147,10 @@ class DeadLetter(Struct, frozen=True, kw_only=True):
     refused_time: int
 
 
-AnyEvent = TypeVar("AnyEvent", bound=Action | Item)
+AnyEvent = TypeVar("AnyEvent", bound=Interaction | Item)
 
 encode = msgspec.json.Encoder().encode
-_decoders: dict[type[Struct], msgspec.json.Decoder[Any]] = {
-    kind: msgspec.json.Decoder(kind) for kind in (Click, Purchase, Item)
-}
+_decoders: dict[type[Struct], msgspec.json.Decoder[Any]] = {}
 _AT_PATH = re.compile(r"^(?P<what>.*?)(?: - at `(?:key in )?\$\.?(?P<path>[^`]*)`)?$", re.DOTALL)
 _MISSING = re.compile(r"missing required field `(?P<field>[^`]+)`")
 
@@ -176,7 +159,7 @@ def decode(kind: type[AnyEvent], raw: bytes | None, now_ms: int | None = None) -
     """Decode and validate one message.
 
     Args:
-        kind: `Click`, `Purchase` or `Item`.
+        kind: `Item`, or the struct of an event type (`Click`, `Purchase`).
         raw: the message's value, JSON in UTF-8.
         now_ms: when the message arrived (the broker's time, so that a replay decides alike);
             default: now.
@@ -187,12 +170,18 @@ def decode(kind: type[AnyEvent], raw: bytes | None, now_ms: int | None = None) -
     if not raw:
         raise EventError("<message>", "<empty>", "expected a JSON object")
     try:
-        event: AnyEvent = _decoders[kind].decode(raw)
+        event: AnyEvent = _get_decoder(kind).decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _explained(kind, raw, error) from error
-    if isinstance(event, Action):
+    if isinstance(event, Interaction):
         _check_not_in_future(event.timestamp, now_ms)
     return event
+
+
+def _get_decoder(kind: type[AnyEvent]) -> msgspec.json.Decoder[AnyEvent]:
+    if kind not in _decoders:
+        _decoders[kind] = msgspec.json.Decoder(kind)
+    return _decoders[kind]
 
 
 def _check_not_in_future(timestamp: int, now_ms: int | None) -> None:

@@ -14,10 +14,10 @@ from headwater_client.errors import DataError, SettingsError
 from headwater_client.events import Click, EventError, Item, Purchase, decode
 
 from trainer.datasets.log import DataSource, Log, load_log
-from trainer.datasets.mapping import ColumnMapping, RowType, mapping_from_options
+from trainer.datasets.mapping import ColumnMapping, mapping_from_options
 
 NOON_MS = 1_714_564_800_000  # 2024-05-01 12:00 UTC
-PURCHASES = ColumnMapping(constant_type=RowType.PURCHASE)
+PURCHASES = ColumnMapping(constant_type="purchase")
 
 
 def read(path: Path, mapping: ColumnMapping | None = None) -> Log:
@@ -32,7 +32,7 @@ def csv(path: Path, *lines: str) -> Path:
 def one_time(folder: Path, value: Any, **mapping: Any) -> Any:
     table = pa.table({"user_id": ["ann"], "item_id": ["7"], "timestamp": [value]})
     pq.write_table(table, folder / "log.parquet")
-    given = ColumnMapping(constant_type=RowType.CLICK, **mapping)
+    given = ColumnMapping(constant_type="click", **mapping)
     return read(folder / "log.parquet", given).events[0].timestamp
 
 
@@ -214,12 +214,12 @@ def test_ids_and_order_are_the_same_each_time(tmp_path: Path) -> None:
         ("user_id,item_id,timestamp", ColumnMapping(), r"no column 'type'.*--type purchase"),
         (
             "user_id,item_id,timestamp",
-            ColumnMapping(constant_type=RowType.CLICK, price="cost"),
+            ColumnMapping(constant_type="click", price="cost"),
             r"no column 'cost'.*--map price=NAME",
         ),
         (
             "user_id,item_id,timestamp",
-            ColumnMapping(constant_type=RowType.CLICK, items_file="goods.csv"),
+            ColumnMapping(constant_type="click", items_file="goods.csv"),
             r"goods\.csv: no such file",
         ),
         ("user_id,timestamp,item_id", PURCHASES, r"row 1: timestamp: .*and so are all of its 1"),

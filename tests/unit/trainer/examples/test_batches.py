@@ -8,7 +8,8 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
-from headwater_client.events import Click, EventType, Purchase
+from headwater_client.event_types import PURCHASE
+from headwater_client.events import Click, Interaction
 
 from features.arrays import Int64Array
 from features.schema import FeatureSchema
@@ -140,7 +141,7 @@ def test_an_instant_longer_than_a_stretch_stays_whole(vocabulary: Vocabulary) ->
 
 def clicks(items: list[str], times: list[int]) -> Log:
     """Of one person."""
-    events: list[Click | Purchase] = [
+    events: list[Interaction] = [
         Click(event_id=f"e{at}", user_id="u", item_id=item, timestamp=10**12 + time)
         for at, (item, time) in enumerate(zip(items, times, strict=True))
     ]
@@ -342,6 +343,6 @@ def test_a_target_is_bought_where_a_purchase_of_it_is_at_its_instant(
         for event, bought in zip(batch.events.tolist(), batch.bought.tolist(), strict=True):
             same = instant(columns, event)
             same = same[columns.items[same] == columns.items[event]]
-            assert bought == (columns.types[same] == EventType.PURCHASE).any()
+            assert bought == (columns.types[same] == PURCHASE.code).any()
             found += bought
     assert 20 < found < columns.wanted.sum()

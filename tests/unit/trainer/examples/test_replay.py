@@ -7,7 +7,7 @@ from collections import defaultdict
 
 import numpy as np
 import pytest
-from headwater_client.events import Click, Purchase
+from headwater_client.events import Click, Interaction, Purchase
 from msgspec.structs import replace
 
 from features import inputs, rows
@@ -20,7 +20,7 @@ from trainer.datasets.log import Log
 from trainer.examples.replay import Examples, Replayer, observed_log, replay
 
 
-def of_person(log: Log, user_id: str) -> list[Click | Purchase]:
+def of_person(log: Log, user_id: str) -> list[Interaction]:
     return [event for event in log.events if event.user_id == user_id]
 
 

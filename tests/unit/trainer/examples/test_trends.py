@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from headwater_client.events import EventType
 
 from features import inputs, rows
 from features.rows import ItemGroup
@@ -26,7 +25,7 @@ def test_a_snapshot_is_the_popularity_of_the_events_before_it(
     assert len(found.times_ms) > 20
     for at in (1, 7, len(found.times_ms) - 1):
         time_ms = int(found.times_ms[at])
-        groups: dict[str, dict[EventType, ItemGroup]] = {}
+        groups: dict[str, dict[int, ItemGroup]] = {}
         for event in log:
             if event.time_ms < time_ms:
                 mine = groups.setdefault(event.item_id, {})

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from headwater_client.event_types import CLICK, PURCHASE
 
-from features.topics import CLICKS, PURCHASES
 from tests.harness.windows import MINUTE_MS, NOW_MS, SETTINGS, START_MS, gathering, idled, row
 from trainer.windows.gathering import ClosedWindow, CloseReason, WindowAssembler
 
@@ -76,7 +76,7 @@ def test_event_time_that_stands_still_closes_what_is_open() -> None:
     assert take(gathered, 100.0) == []
     gathered.add(row(1, 4), NOW_MS)
     assert take(gathered, 1000.0) == []
-    gathered.reached_end((CLICKS, 0))
+    gathered.reached_end((CLICK.topic, 0))
     assert take(gathered, 159.0) == []
     [closed] = take(gathered, 160.0)
     assert (closed.reason, minutes(closed)) == (CloseReason.IDLE, [4, 5])
@@ -84,25 +84,25 @@ def test_event_time_that_stands_still_closes_what_is_open() -> None:
 
 
 def test_catching_up_one_partition_after_the_other_makes_nothing_late() -> None:
-    sources = {(CLICKS, 0): "id", (PURCHASES, 0): "id"}
+    sources = {(CLICK.topic, 0): "id", (PURCHASE.topic, 0): "id"}
     gathered = gathering(sources=sources)
     for offset, minute in enumerate([5, 65, 200]):
         gathered.add(row(offset, minute), NOW_MS)
-    gathered.reached_end((CLICKS, 0))
+    gathered.reached_end((CLICK.topic, 0))
     assert take(gathered) == []
     for offset, minute in enumerate([6, 66, 201]):
-        gathered.add(row(offset, minute, topic=PURCHASES), NOW_MS)
+        gathered.add(row(offset, minute, topic=PURCHASE.topic), NOW_MS)
     windows = take(gathered)
     assert [minutes(each) for each in windows] == [[5, 6], [65, 66]]
     assert not any(each.late for window in windows for each in window.rows)
 
 
 def test_a_partition_at_its_end_holds_nobody_up() -> None:
-    gathered = gathering(sources={(CLICKS, 0): "id", (CLICKS, 1): "id"})
+    gathered = gathering(sources={(CLICK.topic, 0): "id", (CLICK.topic, 1): "id"})
     gathered.add(row(0, 5), NOW_MS)
     gathered.add(row(1, 200), NOW_MS)
     assert take(gathered) == []
-    gathered.reached_end((CLICKS, 1))
+    gathered.reached_end((CLICK.topic, 1))
     assert [minutes(each) for each in take(gathered)] == [[5]]
 
 
@@ -122,7 +122,7 @@ def test_a_later_writer_gathers_exactly_what_no_window_has() -> None:
     [closed] = take(first)
     assert minutes(closed) == [5, 6]
     second = gathering(closed.progress)
-    assert second.resume() == {(CLICKS, 0): 0}
+    assert second.resume() == {(CLICK.topic, 0): 0}
     for offset, minute in enumerate([65, 5, 66, 6, 75, 140]):
         second.add(row(offset, minute), NOW_MS)
     assert [minutes(each) for each in take(second)] == [[65, 66, 75]]
@@ -148,7 +148,7 @@ def test_a_topic_made_anew_is_read_from_its_beginning() -> None:
     first.add(row(0, 5), NOW_MS)
     first.add(row(1, 200), NOW_MS)
     [closed] = take(first)
-    again = gathering(closed.progress, sources={(CLICKS, 0): "another id"})
+    again = gathering(closed.progress, sources={(CLICK.topic, 0): "another id"})
     again.add(row(0, 205), NOW_MS)
     closed_again = idled(again)
     assert closed_again is not None
@@ -157,8 +157,8 @@ def test_a_topic_made_anew_is_read_from_its_beginning() -> None:
 
 def test_a_refused_message_is_counted_once() -> None:
     gathered = gathering()
-    assert gathered.refuse((CLICKS, 0), 0)
-    assert not gathered.refuse((CLICKS, 0), 0)
+    assert gathered.refuse((CLICK.topic, 0), 0)
+    assert not gathered.refuse((CLICK.topic, 0), 0)
     gathered.add(row(1, 5), NOW_MS)
     closed = idled(gathered)
     assert closed is not None
@@ -183,10 +183,10 @@ def test_an_event_sent_again_is_marked(across_windows: bool) -> None:
 
 
 def test_the_same_id_of_another_person_or_type_is_no_repeat() -> None:
-    gathered = gathering(sources={(CLICKS, 0): "id", (PURCHASES, 0): "id"})
+    gathered = gathering(sources={(CLICK.topic, 0): "id", (PURCHASE.topic, 0): "id"})
     gathered.add(row(0, 5, event_id="e"), NOW_MS)
     gathered.add(row(1, 5, event_id="e", user_id="bob"), NOW_MS)
-    gathered.add(row(0, 5, event_id="e", topic=PURCHASES), NOW_MS)
+    gathered.add(row(0, 5, event_id="e", topic=PURCHASE.topic), NOW_MS)
     closed = idled(gathered)
     assert closed is not None
     assert not any(each.repeated for each in closed.rows)

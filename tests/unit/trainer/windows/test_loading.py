@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from headwater_client.errors import SettingsError
+from headwater_client.event_types import CLICK
 
-from features.topics import CLICKS
 from tests.harness.windows import NOW_MS, SETTINGS, row
 from trainer.datasets.log import Log
 from trainer.windows.appending import WindowAppender
@@ -64,10 +64,10 @@ def test_windows_of_another_source_are_refused(small_log: Log, store: WindowStor
 
 def test_a_writer_goes_on_with_all_of_kafka(small_log: Log, store: WindowStore) -> None:
     list(loader(small_log, store).write(small_log.events))
-    gathering = WindowAppender(store, SETTINGS).gathering({(CLICKS, 0): "id"}, 0.0)
-    assert gathering.resume() == {(CLICKS, 0): 0}
+    gathering = WindowAppender(store, SETTINGS).gathering({(CLICK.topic, 0): "id"}, 0.0)
+    assert gathering.resume() == {(CLICK.topic, 0): 0}
     gathering.add(row(0, 10**6), NOW_MS)
-    gathering.reached_end((CLICKS, 0))
+    gathering.reached_end((CLICK.topic, 0))
     gathering.close(0.0)
     closed = gathering.close(SETTINGS.idle_s)
     assert closed is not None

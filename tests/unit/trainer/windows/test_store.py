@@ -11,8 +11,8 @@ import fsspec
 import pyarrow.parquet as pq
 import pytest
 from headwater_client.errors import DataError, SettingsError
+from headwater_client.event_types import PURCHASE
 
-from features.topics import PURCHASES
 from tests.harness.windows import ONE_SOURCE, START_MS, closed, gathering, idled, row, written
 from trainer.windows.log import read_log
 from trainer.windows.rows import COLUMNS, WindowEvent, from_table, to_table
@@ -79,7 +79,7 @@ def test_every_field_is_kept() -> None:
     context = {"where": "top", "days": 10**25, "share": 0.5, "new": True, "none": None}
     rows = [
         row(0, 5),
-        row(1, 6, topic=PURCHASES, quantity=2, context=context, **known),
+        row(1, 6, topic=PURCHASE.topic, quantity=2, context=context, **known),
         WindowEvent("clicks", 3, 2**40, row(2, 7, context={}).event, late=True, repeated=True),
     ]
     table = to_table(rows)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
+from headwater_client.event_types import CLICK, PURCHASE
 from headwater_client.events import Click, Purchase
 
 from deploy.rollout.feedback.attribution import (
@@ -36,7 +37,7 @@ def memory(*lists: ServedRecommendation) -> AttributionWindow:
 
 def test_the_newest_that_held_the_item_earns_by_its_position() -> None:
     found = memory(shown("r1", 0, "a", "b"), shown("r2", 10, "b", "c", "a"), shown("r3", 20, "x"))
-    assert found.attribute(click("a"), 30) == [Credit("canary", 3, 1 / math.log2(4), bought=False)]
+    assert found.attribute(click("a"), 30) == [Credit("canary", 3, 1 / math.log2(4), CLICK.code)]
 
 
 def test_the_one_that_the_app_names_goes_first_if_it_held_the_item() -> None:
@@ -62,7 +63,7 @@ def test_an_event_counts_once_and_an_item_once_a_recommendation() -> None:
     assert not found.attribute(click("a", "e2"), 3)
     bought = Purchase(event_id="p1", user_id="ann", item_id="a", timestamp=10**12)
     (earned,) = found.attribute(bought, 4)
-    assert earned.bought
+    assert earned.event_code == PURCHASE.code
 
 
 def test_a_recommendation_that_is_sent_again_is_shown_once() -> None:

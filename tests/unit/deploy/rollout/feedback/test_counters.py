@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from headwater_client.event_types import PURCHASE
 
 from deploy.rollout.feedback.codec import decode_feedback, encode_feedback
 from deploy.rollout.feedback.counters import (
@@ -28,7 +29,7 @@ def shown(*latencies_ms: float, items: tuple[str, ...] = ("a", "b")) -> VariantC
 
 def test_a_row_comes_back_as_it_was_written() -> None:
     row = FeedbackRow({"canary": shown(3, 40), "baseline": shown(5)}, {Hash(7): 12, Hash(3): 0}, 5)
-    row.variant("canary").add_reward(4, 0.63, bought=True)
+    row.variant("canary").add_reward(4, 0.63, PURCHASE.code)
     columns = encode_feedback(row)
     assert set(columns) == set(FEEDBACK.columns)
     again = decode_feedback(columns)

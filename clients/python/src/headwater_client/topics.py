@@ -1,0 +1,14 @@
+"""The topics that apps and Headwater share, and how messages are put on them."""
+
+from __future__ import annotations
+
+ITEMS = "items"
+RECOMMENDATIONS = "recommendations"
+DEAD_LETTERS = "dead-letters"
+ROLLOUTS = "rollouts"
+
+# librdkafka's name of the Java client's partitioner: whoever sends, a key has one partition.
+PARTITIONER = "murmur2_random"
+
+# A dead letter holds a message of Kafka's default limit, 1 MiB, as base64, and says why.
+MAX_MESSAGE_BYTES = 4 * 1024 * 1024
