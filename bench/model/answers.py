@@ -7,20 +7,20 @@ from pathlib import Path
 
 from bench.model.forms import Form
 from bench.model.progress import Progress
-from deploy.optimize.agreement import Answering, agreement, of_graph
-from deploy.optimize.questions import Questions
+from deploy.optimize.parity import InferFunction, load_graph, measure_parity
+from deploy.optimize.requests import EvalRequests
 from trainer.export.parity import Arrays
 
 
-def compare(progress: Progress, form: Form, graph: Path, asked: Questions) -> None:
+def compare(progress: Progress, form: Form, graph: Path, asked: EvalRequests) -> None:
     """Note how like the graph a form answers."""
     with progress.part(f"answers of {form.name}"):
-        found = agreement(of_graph(graph), _of_form(form), asked)
+        found = measure_parity(load_graph(graph), _of_form(form), asked)
         kept = progress.figures.setdefault("agreement", {})
-        kept[form.name] = asdict(found) | {"ndcg_kept": found.kept}
+        kept[form.name] = asdict(found) | {"ndcg_kept": found.ndcg_ratio}
 
 
-def _of_form(form: Form) -> Answering:
+def _of_form(form: Form) -> InferFunction:
     calls = form.calls()
 
     def answered(feeds: Arrays) -> Arrays:

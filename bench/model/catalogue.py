@@ -11,7 +11,7 @@ from bench.model.floor import Ceilings, work
 from bench.model.progress import Progress
 from bench.model.shapes import recommender_of, requests_of
 from bench.model.timing import timed
-from deploy.optimize.questions import BATCH
+from deploy.optimize.requests import BATCH
 from features.schema import FeatureSchema
 
 

@@ -17,9 +17,9 @@ from bench.model.calls import (
     compiled_run,
     torch_run,
 )
-from deploy.optimize.record import read_record
-from deploy.optimize.running import RunningEngine
-from deploy.optimize.settings import Products
+from deploy.optimize.engine_record import read_record
+from deploy.optimize.runtime import RunningEngine
+from deploy.optimize.settings import MatmulPrecision
 from features.schema import FeatureSchema
 from trainer.export.onnx import open_session
 from trainer.export.parity import Arrays
@@ -84,7 +84,7 @@ def engine_forms(engine: Path) -> Iterator[Form]:
             f"{record.kind}{_graphed(graphed)}, {record.products}",
             "cuda",
             lambda: RunningEngine(engine).run,
-            record.products != Products.FLOAT32,
+            record.products != MatmulPrecision.FLOAT32,
             graphed,
         )
 

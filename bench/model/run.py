@@ -21,8 +21,8 @@ from bench.model.settings import compare_settings
 from bench.model.shapes import Sizes, requests_of
 from bench.model.sizes import compare_sizes, cpu_graphs
 from bench.model.version import Version
-from deploy.optimize.quantised import Calibration
-from deploy.optimize.questions import BATCH
+from deploy.optimize.precision import CalibrationSet
+from deploy.optimize.requests import BATCH
 from features.schema import FeatureSchema
 from features.vocabulary import FIRST_ITEM
 from trainer.export.onnx import write_graph
@@ -115,13 +115,13 @@ class Run:
     def _engines(self) -> None:
         trained, size = self._trained, self._trained.recommender.architecture
         feeds, _ = next(trained.asked.batches())
-        asked = Calibration(size.items, feeds)
+        asked = CalibrationSet(size.items, feeds)
         for engine in build_all(self.progress, trained.graph, trained.schema, asked, self.folder):
             if self._gpu:
                 self._compared(engine_forms(engine))
         if self._gpu:
             schema, items = self.sizes.schema, self.sizes.items
-            asked = Calibration(items + FIRST_ITEM, requests_of(items, schema, BATCH))
+            asked = CalibrationSet(items + FIRST_ITEM, requests_of(items, schema, BATCH))
             for engine in build_all(self.progress, self._graph, schema, asked, self.folder):
                 self._timed(engine_forms(engine))
 

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 from bench.model.progress import Progress
 from bench.model.version import Version
-from deploy.optimize.agreement import Answering, agreement, of_graph
 from deploy.optimize.cpu import write_exact, write_int8, write_narrow
+from deploy.optimize.parity import InferFunction, load_graph, measure_parity
 from features.schema import FeatureSchema
 from trainer.export.parity import Arrays
 from trainer.network.ensemble import Model
@@ -48,18 +48,18 @@ def compare_sizes(
         into.mkdir()
         graphs = cpu_graphs(model, version.schema, into)
         forms += [Form(size, name, graph) for name, graph in graphs.items()]
-    asking = [of_graph(form.graph, threads) for form in forms]
+    asking = [load_graph(form.graph, threads) for form in forms]
     rates = _rates(asking, version)
     found: dict[str, Any] = {}
     for form, form_asked, seconds in zip(forms, asking, rates, strict=True):
-        like = agreement(asking[0], form_asked, version.asked)
+        like = measure_parity(asking[0], form_asked, version.asked)
         found[f"{form.size}, {form.form}"] = {
             "users_per_second": 1 / statistics.median(seconds),
             "over_fp32": statistics.median(
                 one / own for one, own in zip(rates[0], seconds, strict=True)
             ),
             "ndcg": like.ndcg,
-            "ndcg_kept": like.kept,
+            "ndcg_kept": like.ndcg_ratio,
             "overlap": like.overlap,
         }
     progress.figures |= {"sizes": found, **best(found)}
@@ -85,7 +85,7 @@ def cpu_graphs(model: Model, schema: FeatureSchema, folder: Path) -> dict[str, P
     return {EXACT: exact, NARROW: narrow, INT8: int8}
 
 
-def _rates(asking: Sequence[Answering], version: Version) -> list[list[float]]:
+def _rates(asking: Sequence[InferFunction], version: Version) -> list[list[float]]:
     """Seconds a person of each form, batch by batch: all take turns, so that a ratio is one."""
     batches = [feeds for feeds, _ in version.asked.batches()][:_BATCHES]
     found: list[list[float]] = [[] for _ in asking]

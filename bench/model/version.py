@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from deploy.jobs.optimize import asked_version
-from deploy.optimize.questions import Questions
+from deploy.jobs.optimize import load_source
+from deploy.optimize.requests import EvalRequests
 from features.schema import FeatureSchema
 from features.settings import FeatureSettings
 from trainer.datasets.log import Log
@@ -28,13 +28,13 @@ class Version:
     recommender: ScoringGraph
     graph: Path
     schema: FeatureSchema
-    asked: Questions
+    asked: EvalRequests
 
 
 def version_of(folder: Path, log: Log, most: int) -> Version:
     """A version's folder, asked about what it was not trained on."""
-    found = asked_version(folder, 1, log, most, FeatureSettings())
-    return Version(ScoringGraph(found.model), found.graph, found.schema, found.asked)
+    found = load_source(folder, 1, log, most, FeatureSettings())
+    return Version(ScoringGraph(found.model), found.graph, found.schema, found.requests)
 
 
 def train_version(

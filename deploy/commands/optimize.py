@@ -9,7 +9,7 @@ import typer
 from deploy.commands.data_options import Data, Map, Type, data_source
 
 if TYPE_CHECKING:
-    from deploy.optimize.forms import Outcome
+    from deploy.optimize.variants import VariantOutcome
 
 Number = Annotated[
     int | None, typer.Option("--version", help="of the model repository; default: newest", min=1)
@@ -19,9 +19,9 @@ Number = Annotated[
 def optimize(
     number: Number = None, data: Data = None, maps: Map = None, types: Type = None
 ) -> None:
-    """Make faster forms of a version: INT8 for CPUs, and TensorRT engines where there is a GPU.
+    """Build faster variants of a version: INT8 for CPUs, TensorRT engines where there is a GPU.
 
-    Each form is kept only if it answers held-out events of the log as the version does.
+    Each is kept only if it answers held-out events of the log as the version does.
     """
     from deploy.jobs.optimize import optimize_version
     from deploy.settings import load_settings
@@ -33,11 +33,11 @@ def optimize(
         print(_line(outcome))
 
 
-def _line(outcome: Outcome) -> str:
-    found = outcome.agreement
-    if outcome.folder is None or found is None:
-        return f"{outcome.form}: not used, the version stays on ONNX Runtime: {outcome.refusal}"
+def _line(outcome: VariantOutcome) -> str:
+    parity = outcome.parity
+    if outcome.folder is None or parity is None:
+        return f"{outcome.variant}: not used, the version stays on ONNX Runtime: {outcome.refusal}"
     return (
-        f"{outcome.form}: {outcome.folder}: {found.overlap:.1%} of the best 10 are the graph's, "
-        f"NDCG@10 {found.kept:.2%} of its"
+        f"{outcome.variant}: {outcome.folder}: {parity.overlap:.1%} of the best 10 are the "
+        f"graph's, NDCG@10 {parity.ndcg_ratio:.2%} of its"
     )

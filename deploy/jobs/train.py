@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from deploy.jobs.serving_form import finish_first
+from deploy.jobs.serving_variant import extend_first_version
 from deploy.settings import Settings
 from features.schema import FeatureSchema
 from features.vocabulary import FIRST_ITEM
@@ -58,7 +58,7 @@ def train_and_publish(settings: Settings, log: Log, report: Report) -> Published
             trained = train_first_model(
                 log, schema, settings.trainer, followed, reader, teacher=teacher
             )
-        finish = finish_first(settings, trained, log)
+        finish = extend_first_version(settings, trained, log)
         version = publish(
             trained, repository, server, settings.kafka, schema, settings.trainer, finish
         )

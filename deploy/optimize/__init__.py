@@ -1,22 +1,42 @@
-"""The same model, as fast as the hardware allows: other forms of a graph, and their proof.
+"""A version's model as fast as the hardware allows: variants of its graph, and their proof.
+
+    requests       held-out events as requests to a graph
+    parity         how alike a variant and the graph answer them
+    precision      INT8 and half precision in a graph; `cpu` writes graphs for CPUs
+    engine         builds a TensorRT engine; `engine_record` says what for, `runtime` runs it
+    variants       builds every variant of a version, and keeps those that pass
+    publishing     has a new version served in a variant from its first request on
 
 OptimizeError (1)
-├── BuildError       an engine cannot be built of this graph
-└── NotHereError     this machine cannot run it: no GPU, no TensorRT, or another one than built it
+├── BuildError                an engine cannot be built of this graph
+└── EngineUnavailableError    this machine cannot run it: no GPU, no TensorRT, or another one
+
+What is imported here needs neither torch nor ONNX.
 """
 
 from __future__ import annotations
 
 from headwater_client.errors import HeadwaterError
 
+from deploy.optimize.settings import MatmulPrecision, OptimizeSettings, ServedPrecision
+
+__all__ = [
+    "BuildError",
+    "EngineUnavailableError",
+    "MatmulPrecision",
+    "OptimizeError",
+    "OptimizeSettings",
+    "ServedPrecision",
+]
+
 
 class OptimizeError(HeadwaterError):
-    """A version has no faster form, or one that cannot be used: it stays on ONNX Runtime."""
+    """A version has no variant, or one that cannot be used: it stays on ONNX Runtime."""
 
 
 class BuildError(OptimizeError):
     """An engine cannot be built of this graph."""
 
 
-class NotHereError(OptimizeError):
+class EngineUnavailableError(OptimizeError):
     """There is no GPU here, no TensorRT, or another one than the engine was built by."""

@@ -1,4 +1,4 @@
-"""The graph as a CPU answers it fastest: lists of companions, narrow likeness, weights in INT8."""
+"""Graphs for CPUs: sparse co-occurrence, narrow content similarity, weights in INT8."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import onnx
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
-from deploy.optimize.quantised import QUANTISED, heavy, quiet
+from deploy.optimize.precision import QUANTISED, quantised_nodes, silence_quantiser
 from features.schema import FeatureSchema
 from trainer.export.followers import SparseCooccurrence
 from trainer.export.likeness import Widths
@@ -20,7 +20,7 @@ WIDTHS = Widths(alike=128, related=64)
 
 
 def write_exact(model: Model, schema: FeatureSchema, path: Path) -> None:
-    """Write a graph that answers as the model does, without what TensorRT asks of a graph.
+    """Write a graph that answers as the model does, in operators that CPUs are fast at.
 
     Raises:
         ExportError: ONNX Runtime's answers differ from torch's.
@@ -29,10 +29,10 @@ def write_exact(model: Model, schema: FeatureSchema, path: Path) -> None:
 
 
 def write_narrow(model: Model, schema: FeatureSchema, path: Path) -> None:
-    """Write such a graph whose items are alike in fewer numbers, which is nearly the same.
+    """Write such a graph with narrower item embeddings, which answers nearly the same.
 
     Raises:
-        ExportError: ONNX Runtime's answers differ from those of torch with as few.
+        ExportError: ONNX Runtime's answers differ from those of torch with the same widths.
     """
     _write(ScoringGraph(model, SparseCooccurrence, WIDTHS), schema, path)
 
@@ -45,18 +45,18 @@ def _write(recommender: ScoringGraph, schema: FeatureSchema, path: Path) -> None
 def write_int8(graph: Path, items: int, path: Path) -> None:
     """Write a graph with weights in INT8, a scale for each column, where that saves time.
 
-    What meets them is quantised as it comes (dynamic quantisation). Products of a request's own few
-    rows stay as they are: they take no time, and they are what quality hangs on.
+    Activations are quantised at run time (dynamic quantisation). Products over a request's own few
+    rows stay in float32: they take no time, and quality depends on them.
 
     Args:
-        items: of the model, the unknown one included.
+        items: number of items of the model, with the unknown one.
     """
-    with quiet():
+    with silence_quantiser():
         quantize_dynamic(
             graph,
             path,
             op_types_to_quantize=[QUANTISED],
-            nodes_to_quantize=list(heavy(onnx.load(graph).graph, items)),
+            nodes_to_quantize=list(quantised_nodes(onnx.load(graph).graph, items)),
             per_channel=True,
             weight_type=QuantType.QInt8,
             extra_options={"MatMulConstBOnly": True},

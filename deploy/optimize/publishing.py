@@ -1,78 +1,79 @@
-"""Lets Triton serve a new version in another form, from the first request on.
+"""Has Triton serve a new version in a variant, from its first request on.
 
     7/model.onnx      what Triton serves
     7/float32.onnx    the graph as it was exported, where that is another one
-    7/form.json       which form is served, how like the graph it answers, or why it is the graph
+    7/form.json       what is served, how alike it and the graph answer, or why it is the graph
 
-It is made and asked before the version is whole: a form that does not answer as the graph does is
-never seen by anyone.
+The variant is built and compared before the version is published, so that one whose answers differ
+never serves anyone.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import msgspec
 import structlog
 
-from deploy.optimize.agreement import Agreement
-from deploy.optimize.forms import INT8, Version, encoded, made
-from deploy.optimize.settings import OptimizeSettings, Served
+from deploy.optimize import OptimizeSettings, ServedPrecision
+from deploy.optimize.parity import ParityReport
+from deploy.optimize.variants import INT8, SourceVersion, build_variant, encode_json
 from features.inputs import MODEL_NAME
 from trainer.registry.drafts import EXACT, GRAPH
 
-FORM = "form.json"
+SERVED_FILE = "form.json"
 log = structlog.get_logger()
 
 
-@dataclass(frozen=True)
-class ServedForm:
+class ServedVariant(msgspec.Struct, frozen=True):
     """What a version is served in.
 
     Attributes:
         refusal: why not in INT8; None if it is.
-        agreement: how like the graph INT8 answers; None where it did not come to that.
+        parity: of INT8 and the graph; None where INT8 was not run.
     """
 
-    served: Served
+    served: ServedPrecision
     refusal: str | None
-    agreement: Agreement | None
+    parity: ParityReport | None = msgspec.field(name="agreement")
 
 
-def serve_int8(version: Version, repository: Path, settings: OptimizeSettings) -> ServedForm:
-    """Have a draft served in INT8, if that answers as its graph does; else it stays as it is.
+def serve_int8(
+    version: SourceVersion, repository: Path, settings: OptimizeSettings
+) -> ServedVariant:
+    """Have a staged version served in INT8 if that answers as its graph does.
 
     Args:
-        version: not kept yet.
-        repository: that it is to be kept in.
+        version: still in staging.
+        repository: that it will be published in.
 
     Raises:
-        OSError: a file cannot be written; it can be called again.
+        OSError: a file cannot be written; calling again is safe.
     """
     folder = version.folder
     with TemporaryDirectory(dir=folder) as name:
-        aside = Path(name)
-        outcome = made(INT8, version, aside, repository / MODEL_NAME, settings)
-        served = Served.INT8 if outcome.folder else Served.FLOAT32
-        form = ServedForm(served, outcome.refusal, outcome.agreement)
-        (folder / FORM).write_bytes(encoded(form))
-        if served is Served.INT8:
+        staging = Path(name)
+        outcome = build_variant(INT8, version, staging, repository / MODEL_NAME, settings)
+        precision = ServedPrecision.INT8 if outcome.folder else ServedPrecision.FLOAT32
+        served = ServedVariant(precision, outcome.refusal, outcome.parity)
+        (folder / SERVED_FILE).write_bytes(encode_json(served))
+        if precision is ServedPrecision.INT8:
             if version.graph.name == GRAPH:
                 version.graph.rename(folder / EXACT)
-            (aside / GRAPH).rename(folder / GRAPH)
-    _tell(version, form)
-    return form
+            (staging / GRAPH).rename(folder / GRAPH)
+    _log_outcome(version, served)
+    return served
 
 
-def _tell(version: Version, form: ServedForm) -> None:
-    if form.refusal:
-        log.warning("form_refused", version=version.number, form="int8", reason=form.refusal)
-    elif found := form.agreement:
+def _log_outcome(version: SourceVersion, served: ServedVariant) -> None:
+    if served.refusal:
+        log.warning("form_refused", version=version.number, form="int8", reason=served.refusal)
+    elif parity := served.parity:
         log.info(
             "form_served",
             version=version.number,
-            form=str(form.served),
-            best_10_shared=round(found.overlap, 4),
-            ndcg_kept=round(found.kept, 4),
+            form=str(served.served),
+            best_10_shared=round(parity.overlap, 4),
+            ndcg_kept=round(parity.ndcg_ratio, 4),
         )

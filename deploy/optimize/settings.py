@@ -1,4 +1,4 @@
-"""What optimised forms are built for, and how like the graph they must answer."""
+"""What variants of a version are built for, and how alike they and the graph must answer."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from features.settings import Section
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
-class Products(StrEnum):
-    """What an engine multiplies matrices in; all else stays float32."""
+class MatmulPrecision(StrEnum):
+    """The type in which an engine multiplies matrices; all else stays float32."""
 
     FLOAT32 = "float32"
     FLOAT16 = "float16"
@@ -21,8 +21,8 @@ class Products(StrEnum):
     INT8 = "int8"
 
 
-class Served(StrEnum):
-    """The forms in which a new version can be served on a CPU."""
+class ServedPrecision(StrEnum):
+    """The precisions in which a new version can be served on a CPU."""
 
     FLOAT32 = "float32"
     INT8 = "int8"
@@ -31,13 +31,13 @@ class Served(StrEnum):
 class OptimizeSettings(Section):
     """What new versions are served in, what engines are built for, and the parity gate's limits."""
 
-    serve: Served = Field(
-        Served.FLOAT32,
+    serve: ServedPrecision = Field(
+        ServedPrecision.FLOAT32,
         description="new versions are served in float32, or in int8, which a CPU answers sooner; "
         "one whose int8 form does not answer as it does is served in float32",
     )
-    products: Products = Field(
-        Products.FLOAT16,
+    products: MatmulPrecision = Field(
+        MatmulPrecision.FLOAT16,
         description="engines multiply in float32, float16, bfloat16, or int8 where that saves time "
         "and float16 elsewhere",
     )

@@ -13,7 +13,7 @@ from functools import partial
 import structlog
 from headwater_client.errors import SettingsError
 
-from deploy.jobs.serving_form import finish_windows
+from deploy.jobs.serving_variant import extend_windows_version
 from deploy.jobs.train import model_server
 from deploy.rollout.commands import CommandRequest, sign_command
 from deploy.rollout.errors import CommandRejectedError
@@ -75,7 +75,7 @@ def _loop(settings: Settings, store: WindowStore) -> SlowLoop:
             model_server(settings),
             settings.kafka,
             release(settings),
-            finish_windows(settings),
+            extend_windows_version(settings),
         ),
         SlowLoopSettings(settings.trainer, settings.fine_tune, settings.gate),
         FeatureSchema(settings.features),

@@ -9,9 +9,9 @@ import msgspec
 import pytest
 
 from deploy import local
-from deploy.optimize.forms import Outcome, Version, optimize
-from deploy.optimize.questions import Questions
+from deploy.optimize.requests import EvalRequests
 from deploy.optimize.settings import OptimizeSettings
+from deploy.optimize.variants import SourceVersion, VariantOutcome, build_variants
 from deploy.settings import Settings
 from features.inputs import MODEL_NAME
 from features.schema import FeatureSchema
@@ -27,15 +27,17 @@ pytestmark = pytest.mark.integration
 LENIENT = OptimizeSettings(min_overlap=0.5, max_loss=0.9)
 
 
-def int8_of(folder: Path, schema: FeatureSchema, into: Path, settings: OptimizeSettings) -> Outcome:
+def int8_of(
+    folder: Path, schema: FeatureSchema, into: Path, settings: OptimizeSettings
+) -> VariantOutcome:
     """The first form, of a version with random weights that is asked random requests."""
     folder.mkdir()
     model = untrained(schema, 1).model
     export(model, schema, folder / GRAPH)
     feeds = sample_inputs(ITEMS + 2, schema, 40)
     best = answers(open_session(folder / GRAPH), feeds)["top_items"][:, 0]
-    version = Version(1, folder, model, schema, Questions(feeds, best))
-    return next(optimize(version, into, settings))
+    version = SourceVersion(1, folder, model, schema, EvalRequests(feeds, best))
+    return next(build_variants(version, into, settings))
 
 
 def test_int8_is_served_as_it_answers_here(own: Settings, tmp_path: Path) -> None:

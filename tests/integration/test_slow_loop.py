@@ -12,9 +12,9 @@ from headwater_client.errors import DataError, SettingsError
 from headwater_client.events import Item
 
 from deploy import local
-from deploy.jobs.serving_form import finish_windows
-from deploy.optimize.publishing import FORM
-from deploy.optimize.settings import OptimizeSettings, Served
+from deploy.jobs.serving_variant import extend_windows_version
+from deploy.optimize.publishing import SERVED_FILE
+from deploy.optimize.settings import OptimizeSettings, ServedPrecision
 from deploy.services.trainer import release
 from deploy.settings import Settings
 from features.inputs import MODEL_NAME
@@ -146,18 +146,18 @@ def test_each_window_becomes_the_version_that_takes_traffic(stand: Stand) -> Non
 def test_versions_are_served_in_int8_and_learn_on(servers: Settings, stand: Stand) -> None:
     settings = servers.model_copy(
         update={
-            "optimize": OptimizeSettings(serve=Served.INT8),
+            "optimize": OptimizeSettings(serve=ServedPrecision.INT8),
             "features": stand.schema.settings,
         }
     )
-    loop = stand.loop(finish=finish_windows(settings))
+    loop = stand.loop(finish=extend_windows_version(settings))
     for number, window in ((1, WINDOW), (2, NEXT)):
         step = loop.step(stand.write(window))
         assert step.version, step.reason
         assert stand.live() == number
         folder = step.version.folder
-        assert {GRAPH, EXACT, FORM} <= checkpoint.verify(folder).files.keys()
-        form = msgspec.json.decode((folder / FORM).read_bytes())
+        assert {GRAPH, EXACT, SERVED_FILE} <= checkpoint.verify(folder).files.keys()
+        form = msgspec.json.decode((folder / SERVED_FILE).read_bytes())
         assert (form["served"], form["refusal"]) == ("int8", None)
         assert form["agreement"]["requests"] > 100
         assert "DynamicQuantizeLinear" in operators(folder / GRAPH)

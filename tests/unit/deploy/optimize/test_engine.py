@@ -13,17 +13,21 @@ import pytest
 from headwater_client.errors import DataError
 from onnx import numpy_helper
 
-from deploy.optimize import BuildError, NotHereError
-from deploy.optimize.bindings import Kind, bindings
+from deploy.optimize import BuildError, EngineUnavailableError
 from deploy.optimize.cpu import write_exact
-from deploy.optimize.engine import build_engine
-from deploy.optimize.products import PRODUCTS, with_products_in
-from deploy.optimize.profile import profiles
-from deploy.optimize.quantised import Calibration, with_explicit_int8
-from deploy.optimize.record import ENGINE, EngineRecord, read_record, record_path
-from deploy.optimize.running import RunningEngine
-from deploy.optimize.served import engine_file, profile_refusals
-from deploy.optimize.settings import OptimizeSettings, Products
+from deploy.optimize.engine import EngineSpec, build_engine
+from deploy.optimize.engine_record import (
+    ENGINE,
+    EngineRecord,
+    engine_file,
+    profile_refusals,
+    read_record,
+    record_path,
+    shape_profiles,
+)
+from deploy.optimize.precision import PRODUCTS, CalibrationSet, with_explicit_int8, with_products_in
+from deploy.optimize.runtime import RunningEngine, TensorRTPackage, load_package
+from deploy.optimize.settings import MatmulPrecision, OptimizeSettings
 from features.inputs import model_inputs, model_outputs
 from features.schema import FeatureSchema
 from tests.unit.deploy.optimize.conftest import HISTORY, ITEMS
@@ -33,24 +37,24 @@ from trainer.export.triton_checks import config_refusals, graph_file
 from trainer.export.triton_config import MAX_BATCH, Backend, render_config
 from trainer.network.model import TemporalModel
 
-KIND = Kind.TENSORRT_RTX
+KIND = TensorRTPackage.TENSORRT_RTX
 SETTINGS = OptimizeSettings()
 
 
 @pytest.fixture(scope="module")
-def calibration(schema: FeatureSchema) -> Calibration:
-    return Calibration(ITEMS, sample_inputs(ITEMS, schema, 40))
+def calibration(schema: FeatureSchema) -> CalibrationSet:
+    return CalibrationSet(ITEMS, sample_inputs(ITEMS, schema, 40))
 
 
 @pytest.fixture(scope="module")
 def built(
     graph: Path,
     schema: FeatureSchema,
-    calibration: Calibration,
+    calibration: CalibrationSet,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[Path, EngineRecord]:
     engine = tmp_path_factory.mktemp("engine") / ENGINE
-    return engine, build_engine(graph, engine, KIND, schema, SETTINGS, calibration)
+    return engine, build_engine(graph, engine, EngineSpec(KIND, schema, SETTINGS, calibration))
 
 
 def test_an_engine_has_the_inputs_and_outputs_of_the_contract(
@@ -70,12 +74,12 @@ def test_an_engine_is_built_for_every_batch_and_history(
         assert largest[0] == MAX_BATCH, name
     assert record.inputs["item_indices"][0][1] == 1
     assert record.inputs["item_indices"][2][1] == HISTORY
-    shapes = profiles(schema, SETTINGS)
+    shapes = shape_profiles(schema, SETTINGS)
     for batch in (1, 7, 256):
         for name, array in sample_inputs(ITEMS, schema, batch).items():
-            assert shapes[name].takes(array.shape), name
-    assert not shapes["item_indices"].takes((257, HISTORY))
-    assert not shapes["item_indices"].takes((256, HISTORY + 1))
+            assert shapes[name].accepts(array.shape), name
+    assert not shapes["item_indices"].accepts((257, HISTORY))
+    assert not shapes["item_indices"].accepts((256, HISTORY + 1))
 
 
 def test_an_engine_is_what_triton_is_told_of_it(
@@ -98,45 +102,53 @@ def test_a_record_says_what_an_engine_is_of(built: tuple[Path, EngineRecord], gr
     assert engine.stat().st_size > 10_000
     assert read_record(engine) == record
     assert record.graph_sha256 == sha256(graph)
-    assert (record.kind, record.version) == (KIND, bindings(KIND).__version__)
-    assert record.products == Products.FLOAT16
+    assert (record.kind, record.version) == (KIND, load_package(KIND).__version__)
+    assert record.products == MatmulPrecision.FLOAT16
 
 
-@pytest.mark.parametrize("products", list(Products))
+@pytest.mark.parametrize("products", list(MatmulPrecision))
 def test_each_precision_is_built(
-    graph: Path, schema: FeatureSchema, calibration: Calibration, tmp_path: Path, products: Products
+    graph: Path,
+    schema: FeatureSchema,
+    calibration: CalibrationSet,
+    tmp_path: Path,
+    products: MatmulPrecision,
 ) -> None:
     settings = OptimizeSettings(products=products)
-    record = build_engine(
-        graph, tmp_path / ENGINE, KIND, schema, settings, calibration, tmp_path / "cache"
-    )
+    spec = EngineSpec(KIND, schema, settings, calibration, tmp_path / "cache")
+    record = build_engine(graph, tmp_path / ENGINE, spec)
     assert record.products == products
 
 
 def test_an_operator_that_is_not_supported_is_named(
-    model: TemporalModel, schema: FeatureSchema, calibration: Calibration, tmp_path: Path
+    model: TemporalModel, schema: FeatureSchema, calibration: CalibrationSet, tmp_path: Path
 ) -> None:
     """The graph for CPUs has a scatter with a sum."""
     write_exact(model, schema, tmp_path / "cpu.onnx")
     with pytest.raises(BuildError, match="ScatterElements") as raised:
-        build_engine(tmp_path / "cpu.onnx", tmp_path / ENGINE, KIND, schema, SETTINGS, calibration)
+        build_engine(
+            tmp_path / "cpu.onnx",
+            tmp_path / ENGINE,
+            EngineSpec(KIND, schema, SETTINGS, calibration),
+        )
     assert "\n" not in str(raised.value)
     assert not (tmp_path / ENGINE).exists()
 
 
 def test_a_tensorrt_that_is_not_installed_is_named(
-    graph: Path, schema: FeatureSchema, calibration: Calibration, tmp_path: Path
+    graph: Path, schema: FeatureSchema, calibration: CalibrationSet, tmp_path: Path
 ) -> None:
-    with pytest.raises(NotHereError, match="tensorrt is not installed"):
-        build_engine(graph, tmp_path / ENGINE, Kind.TENSORRT, schema, SETTINGS, calibration)
+    spec = EngineSpec(TensorRTPackage.TENSORRT, schema, SETTINGS, calibration)
+    with pytest.raises(EngineUnavailableError, match="tensorrt is not installed"):
+        build_engine(graph, tmp_path / ENGINE, spec)
 
 
 def test_an_engine_of_another_version_is_refused(built: tuple[Path, EngineRecord]) -> None:
     engine, _ = built
     text = record_path(engine).read_text()
     try:
-        record_path(engine).write_text(text.replace(bindings(KIND).__version__, "0.9"))
-        with pytest.raises(NotHereError, match=r"built by tensorrt_rtx 0\.9"):
+        record_path(engine).write_text(text.replace(load_package(KIND).__version__, "0.9"))
+        with pytest.raises(EngineUnavailableError, match=r"built by tensorrt_rtx 0\.9"):
             RunningEngine(engine)
         record_path(engine).write_text("{}")
         with pytest.raises(DataError, match="no record of an engine"):
@@ -149,7 +161,7 @@ def test_products_in_half_precision_leave_everything_else(
     graph: Path, schema: FeatureSchema
 ) -> None:
     whole = onnx.load(graph)
-    half = with_products_in(whole, Products.FLOAT16)
+    half = with_products_in(whole, MatmulPrecision.FLOAT16)
     onnx.checker.check_model(half)
     kinds = [node.op_type for node in half.graph.node if node.op_type != "Cast"]
     assert kinds == [node.op_type for node in whole.graph.node if node.op_type != "Cast"]
@@ -164,10 +176,10 @@ def test_products_in_half_precision_leave_everything_else(
 
 
 def test_int8_has_explicit_nodes_and_the_rest_is_in_half_precision(
-    graph: Path, schema: FeatureSchema, calibration: Calibration
+    graph: Path, schema: FeatureSchema, calibration: CalibrationSet
 ) -> None:
     """Around the products of two event layers, of what items are alike by, and of nothing else."""
-    whole = with_products_in(with_explicit_int8(graph, calibration), Products.INT8)
+    whole = with_products_in(with_explicit_int8(graph, calibration), MatmulPrecision.INT8)
     onnx.checker.check_model(whole)
     kinds = [node.op_type for node in whole.graph.node]
     assert kinds.count("QuantizeLinear") == 2 * 3

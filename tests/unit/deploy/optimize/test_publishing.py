@@ -13,10 +13,10 @@ import pytest
 from headwater_client.events import Click
 
 from deploy.optimize import publishing
-from deploy.optimize.forms import Version
-from deploy.optimize.publishing import FORM, serve_int8
-from deploy.optimize.questions import Questions, newest_questions
-from deploy.optimize.settings import OptimizeSettings, Served
+from deploy.optimize.publishing import SERVED_FILE, serve_int8
+from deploy.optimize.requests import EvalRequests, newest_requests
+from deploy.optimize.settings import OptimizeSettings, ServedPrecision
+from deploy.optimize.variants import SourceVersion
 from features.schema import FeatureSchema
 from features.vocabulary import FIRST_ITEM, Vocabulary
 from tests.unit.deploy.optimize.conftest import ITEMS
@@ -31,29 +31,31 @@ STRICT = OptimizeSettings(min_overlap=1.0, max_loss=0.0)
 
 
 @pytest.fixture
-def draft(model: TemporalModel, graph: Path, schema: FeatureSchema, tmp_path: Path) -> Version:
+def draft(
+    model: TemporalModel, graph: Path, schema: FeatureSchema, tmp_path: Path
+) -> SourceVersion:
     folder = tmp_path / "draft-3"
     folder.mkdir()
     shutil.copy(graph, folder / GRAPH)
     targets = np.random.default_rng(1).integers(FIRST_ITEM, ITEMS, 60)
-    asked = Questions(sample_inputs(ITEMS, schema, 60), targets)
-    return Version(3, folder, model, schema, asked)
+    asked = EvalRequests(sample_inputs(ITEMS, schema, 60), targets)
+    return SourceVersion(3, folder, model, schema, asked)
 
 
-def told(draft: Version) -> dict[str, Any]:
-    found: dict[str, Any] = msgspec.json.decode((draft.folder / FORM).read_bytes())
+def told(draft: SourceVersion) -> dict[str, Any]:
+    found: dict[str, Any] = msgspec.json.decode((draft.folder / SERVED_FILE).read_bytes())
     return found
 
 
-def names(draft: Version) -> set[str]:
+def names(draft: SourceVersion) -> set[str]:
     return {path.name for path in draft.folder.iterdir()}
 
 
 def test_a_form_that_agrees_is_served_and_the_graph_kept_beside_it(
-    draft: Version, graph: Path, schema: FeatureSchema, tmp_path: Path
+    draft: SourceVersion, graph: Path, schema: FeatureSchema, tmp_path: Path
 ) -> None:
-    assert serve_int8(draft, tmp_path, LENIENT).served is Served.INT8
-    assert names(draft) == {GRAPH, EXACT, FORM}
+    assert serve_int8(draft, tmp_path, LENIENT).served is ServedPrecision.INT8
+    assert names(draft) == {GRAPH, EXACT, SERVED_FILE}
     assert draft.graph.read_bytes() == graph.read_bytes()
     assert (draft.folder / GRAPH).read_bytes() != graph.read_bytes()
     feeds = sample_inputs(ITEMS, schema, 7)
@@ -62,27 +64,27 @@ def test_a_form_that_agrees_is_served_and_the_graph_kept_beside_it(
 
 
 def test_a_form_that_does_not_agree_leaves_the_graph_and_says_why(
-    draft: Version, graph: Path, tmp_path: Path
+    draft: SourceVersion, graph: Path, tmp_path: Path
 ) -> None:
-    assert serve_int8(draft, tmp_path, STRICT).served is Served.FLOAT32
-    assert names(draft) == {GRAPH, FORM}
+    assert serve_int8(draft, tmp_path, STRICT).served is ServedPrecision.FLOAT32
+    assert names(draft) == {GRAPH, SERVED_FILE}
     assert exact_graph(draft.folder).read_bytes() == graph.read_bytes()
     assert told(draft)["served"] == "float32"
     assert told(draft)["refusal"].startswith("best 10: ")
 
 
 def test_a_version_without_events_to_ask_about_keeps_its_graph(
-    draft: Version, schema: FeatureSchema, tmp_path: Path
+    draft: SourceVersion, schema: FeatureSchema, tmp_path: Path
 ) -> None:
-    nothing = Questions(sample_inputs(ITEMS, schema, 0), np.zeros(0, np.int64))
-    unasked = Version(3, draft.folder, draft.model, schema, nothing)
+    nothing = EvalRequests(sample_inputs(ITEMS, schema, 0), np.zeros(0, np.int64))
+    unasked = SourceVersion(3, draft.folder, draft.model, schema, nothing)
     assert "no event" in str(serve_int8(unasked, tmp_path, LENIENT).refusal)
-    assert names(draft) == {GRAPH, FORM}
+    assert names(draft) == {GRAPH, SERVED_FILE}
 
 
-@pytest.mark.parametrize("step", ["made", "encoded"])
+@pytest.mark.parametrize("step", ["build_variant", "encode_json"])
 def test_a_full_disk_in_between_is_made_good_by_another_try(
-    draft: Version, graph: Path, tmp_path: Path, step: str, monkeypatch: pytest.MonkeyPatch
+    draft: SourceVersion, graph: Path, tmp_path: Path, step: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
         patched.setattr(publishing, step, _full(getattr(publishing, step)))
@@ -91,7 +93,7 @@ def test_a_full_disk_in_between_is_made_good_by_another_try(
     assert names(draft) == {GRAPH}
     for _ in range(2):
         serve_int8(draft, tmp_path, LENIENT)
-        assert names(draft) == {GRAPH, EXACT, FORM}
+        assert names(draft) == {GRAPH, EXACT, SERVED_FILE}
         assert draft.graph.read_bytes() == graph.read_bytes()
 
 
@@ -116,7 +118,7 @@ def test_the_newest_events_are_asked_about(schema: FeatureSchema) -> None:
     ]
     vocabulary = Vocabulary(["a", "b", "c", "d"])
     columns = examples(replay(observed_log(events, []), schema), vocabulary, schema)
-    found = newest_questions(columns, schema, 3)
+    found = newest_requests(columns, schema, 3)
     assert [vocabulary.item_ids[item] for item in found.targets] == ["a", "d", "d"]
     assert found.feeds["request_time_ms"][:, 0].tolist() == [
         1_700_000_003_000,

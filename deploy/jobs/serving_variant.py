@@ -1,12 +1,12 @@
-"""The form in which new versions are served, as the settings say: for what publishes them."""
+"""The variant in which new versions are served, as the settings say: for what publishes them."""
 
 from __future__ import annotations
 
-from deploy.jobs.optimize import QUESTIONS
-from deploy.optimize.forms import Version
+from deploy.jobs.optimize import EVAL_REQUESTS
+from deploy.optimize import ServedPrecision
 from deploy.optimize.publishing import serve_int8
-from deploy.optimize.questions import newest_questions
-from deploy.optimize.settings import Served
+from deploy.optimize.requests import newest_requests
+from deploy.optimize.variants import SourceVersion
 from deploy.settings import Settings
 from features.schema import FeatureSchema
 from trainer.datasets.log import Log
@@ -16,26 +16,26 @@ from trainer.network.trained import Trained
 from trainer.registry.drafts import StagedVersion, WriteExtras
 
 
-def finish_windows(settings: Settings) -> OnGatePassed | None:
-    """What the slow loop has to do to a version before it is whole; None: nothing.
+def extend_windows_version(settings: Settings) -> OnGatePassed | None:
+    """What the slow loop adds to a staged version; None: nothing.
 
-    Whether two forms of a version answer alike, events that it has learned tell as well as others.
+    Variants are compared on events that the version has learned from: parity needs no unseen ones.
     """
-    if settings.optimize.serve is Served.FLOAT32:
+    if settings.optimize.serve is ServedPrecision.FLOAT32:
         return None
     schema = FeatureSchema(settings.features)
 
     def finish(draft: StagedVersion, trained: Trained, events: Examples) -> None:
-        asked = newest_questions(events, schema, QUESTIONS)
-        version = Version(draft.number, draft.folder, trained.model, schema, asked)
+        requests = newest_requests(events, schema, EVAL_REQUESTS)
+        version = SourceVersion(draft.number, draft.folder, trained.model, schema, requests)
         serve_int8(version, settings.model_repository, settings.optimize)
 
     return finish
 
 
-def finish_first(settings: Settings, trained: Trained, log: Log) -> WriteExtras | None:
+def extend_first_version(settings: Settings, trained: Trained, log: Log) -> WriteExtras | None:
     """The same for a first model; `log` is what it has learned from."""
-    finish = finish_windows(settings)
+    finish = extend_windows_version(settings)
     if finish is None:
         return None
     schema = FeatureSchema(settings.features)

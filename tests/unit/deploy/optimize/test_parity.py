@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from headwater_client.events import Click
 
-from deploy.optimize.agreement import agreement
-from deploy.optimize.forms import Version, optimize
-from deploy.optimize.questions import Questions, questions
+from deploy.optimize.parity import measure_parity
+from deploy.optimize.requests import EvalRequests, sample_requests
 from deploy.optimize.settings import OptimizeSettings
+from deploy.optimize.variants import SourceVersion, build_variants
 from features.inputs import model_inputs
 from features.schema import FeatureSchema
 from features.vocabulary import FIRST_ITEM, Vocabulary
@@ -23,20 +23,20 @@ from trainer.network.model import TemporalModel
 
 
 @pytest.fixture
-def asked(schema: FeatureSchema) -> Questions:
+def asked(schema: FeatureSchema) -> EvalRequests:
     targets = np.random.default_rng(1).integers(FIRST_ITEM, ITEMS, 100)
-    return Questions(sample_inputs(ITEMS, schema, 100), targets)
+    return EvalRequests(sample_inputs(ITEMS, schema, 100), targets)
 
 
-def test_a_graph_agrees_with_itself(graph: Path, asked: Questions) -> None:
+def test_a_graph_agrees_with_itself(graph: Path, asked: EvalRequests) -> None:
     session = open_session(graph)
-    found = agreement(lambda f: answers(session, f), lambda f: answers(session, f), asked)
+    found = measure_parity(lambda f: answers(session, f), lambda f: answers(session, f), asked)
     assert (found.requests, found.overlap, found.furthest) == (100, 1.0, 0.0)
-    assert found.kept == 1.0
+    assert found.ndcg_ratio == 1.0
     assert not list(found.refusals(OptimizeSettings()))
 
 
-def test_what_answers_otherwise_is_refused(graph: Path, asked: Questions) -> None:
+def test_what_answers_otherwise_is_refused(graph: Path, asked: EvalRequests) -> None:
     session = open_session(graph)
 
     def reversed_items(feeds: Arrays) -> Arrays:
@@ -47,9 +47,9 @@ def test_what_answers_otherwise_is_refused(graph: Path, asked: Questions) -> Non
         found = answers(session, feeds)
         return found | {"trend_weights": found["trend_weights"] * np.float32(np.nan)}
 
-    found = agreement(lambda f: answers(session, f), reversed_items, asked)
+    found = measure_parity(lambda f: answers(session, f), reversed_items, asked)
     assert any(line.startswith("best 10") for line in found.refusals(OptimizeSettings()))
-    found = agreement(lambda f: answers(session, f), broken, asked)
+    found = measure_parity(lambda f: answers(session, f), broken, asked)
     assert [line.split(":")[0] for line in found.refusals(OptimizeSettings())] == ["scores"]
 
 
@@ -65,7 +65,7 @@ def test_questions_know_nothing_of_their_own_instant(schema: FeatureSchema) -> N
     vocabulary = Vocabulary(["a", "b", "c", "d"])
     earlier = Log([click(0, "a", 0), click(1, "b", 5)], [])
     later = Log([click(2, "c", 9), click(3, "d", 9), click(4, "a", 12), click(5, "x", 13)], [])
-    found = questions(earlier, later, vocabulary, schema, most=10)
+    found = sample_requests(earlier, later, vocabulary, schema, limit=10)
     # "a" was taken before, "x" is unknown.
     assert found.targets.tolist() == [4, 5]
     assert set(found.feeds) == {tensor.name for tensor in model_inputs(schema)}
@@ -76,19 +76,19 @@ def test_questions_know_nothing_of_their_own_instant(schema: FeatureSchema) -> N
 
 
 def test_forms_are_kept_where_they_agree_and_told_where_not(
-    model: TemporalModel, graph: Path, schema: FeatureSchema, asked: Questions, tmp_path: Path
+    model: TemporalModel, graph: Path, schema: FeatureSchema, asked: EvalRequests, tmp_path: Path
 ) -> None:
-    version = Version(3, graph.parent, model, schema, asked)
+    version = SourceVersion(3, graph.parent, model, schema, asked)
     lax = OptimizeSettings(min_overlap=0.5, max_loss=1.0)
-    outcomes = {one.form: one for one in optimize(version, tmp_path, lax)}
+    outcomes = {one.variant: one for one in build_variants(version, tmp_path, lax)}
     kept = outcomes["int8"].folder
     assert kept == tmp_path / "int8" / "temporal_llm" / "3"
     assert sorted(path.name for path in kept.iterdir()) == ["agreement.json", "model.onnx"]
     assert 'backend: "onnxruntime"' in (kept.parent / "config.pbtxt").read_text()
     assert "no GPU" in str(outcomes["tensorrt_rtx"].refusal) or outcomes["tensorrt_rtx"].folder
     strict = OptimizeSettings(min_overlap=1.0, max_loss=0.0)
-    (refused, *_) = optimize(version, tmp_path / "strict", strict)
+    (refused, *_) = build_variants(version, tmp_path / "strict", strict)
     assert refused.folder is None
     assert "shared with the graph" in str(refused.refusal)
-    (again, *_) = optimize(version, tmp_path, lax)
+    (again, *_) = build_variants(version, tmp_path, lax)
     assert "there already" in str(again.refusal)

@@ -1,0 +1,153 @@
+"""The precision of a graph's matrix products: half precision, and INT8 where it saves time.
+
+TensorRT's networks are strongly typed: what is to be computed in half precision must be so in the
+graph. Times, masks and softmaxes do not fit in half precision; products of learned numbers do. The
+casts around each product cost nothing: builders fold them into it, and into the weights. For INT8
+the graph gets explicit Q/DQ nodes.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+from onnx import NodeProto, TensorProto, helper
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    QuantFormat,
+    QuantType,
+    quantize_static,
+)
+
+from deploy.optimize.requests import split_feeds
+from deploy.optimize.settings import MatmulPrecision
+from trainer.export.parity import Arrays
+
+PRODUCTS = ("MatMul", "Gemm")
+_TYPES = {
+    MatmulPrecision.FLOAT16: TensorProto.FLOAT16,
+    MatmulPrecision.BFLOAT16: TensorProto.BFLOAT16,
+    # Of the products that are not in INT8 already.
+    MatmulPrecision.INT8: TensorProto.FLOAT16,
+}
+
+
+def with_products_in(graph: onnx.ModelProto, products: MatmulPrecision) -> onnx.ModelProto:
+    """The same graph with its matrix products in this precision; inputs and outputs stay."""
+    changed = onnx.ModelProto()
+    changed.CopyFrom(graph)
+    if products is not MatmulPrecision.FLOAT32:
+        quantised = {
+            node.output[0] for node in graph.graph.node if node.op_type == "DequantizeLinear"
+        }
+        nodes = [
+            each
+            for node in graph.graph.node
+            for each in (
+                _cast_product(node, _TYPES[products])
+                if node.op_type in PRODUCTS and quantised.isdisjoint(node.input)
+                else [node]
+            )
+        ]
+        del changed.graph.node[:]
+        changed.graph.node.extend(nodes)
+    return changed
+
+
+def _cast_product(node: NodeProto, kind: int) -> Iterator[NodeProto]:
+    """The product with a cast before each of its inputs and one after it."""
+    half = NodeProto()
+    half.CopyFrom(node)
+    name = node.output[0]
+    for index, source in enumerate(node.input):
+        half.input[index] = f"{name}.half.{index}"
+        yield helper.make_node("Cast", [source], [half.input[index]], to=kind)
+    half.output[0] = f"{name}.half"
+    yield half
+    yield helper.make_node("Cast", [half.output[0]], [name], to=TensorProto.FLOAT)
+
+
+# The operator that the quantisers know: they leave products with a bias (Gemm) as they are.
+QUANTISED = "MatMul"
+# In the names of their nodes: the model's own name for its layers.
+EVENT_LAYERS = "/layers."
+_CALIBRATION_BATCH = 16
+# TensorRT knows no zero points, and wants weights as they are behind the Q/DQ nodes.
+_AS_TENSORRT_WANTS = {
+    "ActivationSymmetric": True,
+    "WeightSymmetric": True,
+    "AddQDQPairToWeight": True,
+    "MatMulConstBOnly": True,
+    "OpTypesToExcludeOutputQuantization": [QUANTISED],
+}
+
+
+@dataclass(frozen=True)
+class CalibrationSet:
+    """Requests from which the ranges of INT8 are taken.
+
+    Attributes:
+        items: of the model, the unknown one included.
+        feeds: the graph's inputs by name.
+    """
+
+    items: int
+    feeds: Arrays
+
+
+def with_explicit_int8(graph: Path, calibration: CalibrationSet) -> onnx.ModelProto:
+    """The graph with Q/DQ nodes around the products that INT8 saves time for.
+
+    One scale for each column of the weights, one for all activations.
+    """
+    with tempfile.TemporaryDirectory(prefix="headwater-int8-") as folder, silence_quantiser():
+        written = Path(folder) / graph.name
+        quantize_static(
+            graph,
+            written,
+            _CalibrationReader(calibration.feeds),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=[QUANTISED],
+            nodes_to_quantize=list(quantised_nodes(onnx.load(graph).graph, calibration.items)),
+            per_channel=True,
+            activation_type=QuantType.QInt8,
+            weight_type=QuantType.QInt8,
+            extra_options=_AS_TENSORRT_WANTS,
+        )
+        return onnx.load(written)
+
+
+def quantised_nodes(graph: onnx.GraphProto, items: int) -> Iterator[str]:
+    """Names of the products over every event, and over every item."""
+    widths = {weight.name: weight.dims[-1] for weight in graph.initializer}
+    for node in graph.node:
+        width = widths.get(node.input[1]) if node.op_type == QUANTISED else None
+        if width == items or (width and EVENT_LAYERS in node.name):
+            yield node.name
+
+
+@contextmanager
+def silence_quantiser() -> Iterator[None]:
+    """Keep the quantisers' advice out of standard output and error."""
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+
+
+class _CalibrationReader(CalibrationDataReader):  # type: ignore[misc]
+    """Gives the quantiser its calibration requests, some at a time."""
+
+    def __init__(self, feeds: Arrays) -> None:
+        self._batches = split_feeds(feeds, _CALIBRATION_BATCH)
+
+    def get_next(self) -> Arrays | None:
+        return next(self._batches, None)
