@@ -16,12 +16,13 @@ from headwater_client.errors import SettingsError
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
+    EnvSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
 )
 
-from deploy import settings_text
+from deploy import settings_names, settings_text
 from deploy.optimize.settings import OptimizeSettings
 from deploy.rollout.settings import RolloutSettings
 from deploy.settings_text import DELIMITER, PREFIX
@@ -57,20 +58,41 @@ Port = Annotated[int, Field(ge=1, le=65_535)]
 class LocalSettings(Section):
     """Where local servers keep their data, and the ports they take if these are free."""
 
-    state_dir: Folder = Path(".headwater")
-    cache_dir: Folder = Field(default_factory=default_cache_dir, validate_default=True)
-    kafka_port: Port = 9092
-    kafka_controller_port: Port = 9093
-    store_port: Port = 6379
-    triton_http_port: Port = 8000
-    triton_grpc_port: Port = 8001
-    triton_metrics_port: Port = 8002
-    kafka_heap_mb: Annotated[int, Field(ge=128)] = 512
+    state_dir: Folder = Field(
+        Path(".headwater"), description="folder of local servers' data, logs and process ids"
+    )
+    cache_dir: Folder = Field(
+        default_factory=default_cache_dir,
+        validate_default=True,
+        description="folder of what is fetched once: data sets, Kafka's jars, language models; "
+        "default: headwater in $XDG_CACHE_HOME, or in ~/.cache",
+    )
+    kafka_port: Port = Field(9092, description="port of the local Kafka; another if it is taken")
+    kafka_controller_port: Port = Field(
+        9093, description="port of the local Kafka's controller; another if it is taken"
+    )
+    store_port: Port = Field(6379, description="port of the local store; another if it is taken")
+    triton_http_port: Port = Field(
+        8000, description="HTTP port of the local Triton; another if it is taken"
+    )
+    triton_grpc_port: Port = Field(
+        8001, description="gRPC port of the local Triton; another if it is taken"
+    )
+    triton_metrics_port: Port = Field(
+        8002, description="metrics port of the local Triton; another if it is taken"
+    )
+    kafka_heap_mb: Annotated[int, Field(ge=128)] = Field(
+        512, description="memory of the local Kafka's Java heap, in MB"
+    )
     maven_url: str | None = Field(
         None, description="a Maven repository to fetch Kafka's jars from; empty: the public one"
     )
-    start_timeout_s: Annotated[float, Field(gt=0)] = 60
-    stop_timeout_s: Annotated[float, Field(gt=0)] = 20
+    start_timeout_s: Annotated[float, Field(gt=0)] = Field(
+        60, description="how long a local server may take to start, in seconds"
+    )
+    stop_timeout_s: Annotated[float, Field(gt=0)] = Field(
+        20, description="how long a local server may take to stop, in seconds, before it is killed"
+    )
 
 
 def _default_model_repository(validated: dict[str, Any]) -> Path:
@@ -103,7 +125,10 @@ class Settings(BaseSettings):
     optimize: OptimizeSettings = OptimizeSettings()
     local: LocalSettings = Field(default_factory=LocalSettings)
     model_repository: Folder = Field(
-        default_factory=_default_model_repository, validate_default=True
+        default_factory=_default_model_repository,
+        validate_default=True,
+        description="folder of the versions of the model, which Triton serves; default: the folder "
+        "model_repo in local.state_dir",
     )
 
     @property
@@ -121,13 +146,17 @@ class Settings(BaseSettings):
         cls,
         settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 (pydantic's signature)
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003 (pydantic's signature)
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Arguments win over the environment, and that over the file."""
-        file = TomlConfigSettingsSource(settings_cls, config_file())
-        return init_settings, env_settings, file
+        environment = EnvSettingsSource(settings_cls)
+        environment.env_vars = settings_names.current_variables(settings_cls, environment.env_vars)
+        path = config_file()
+        file = TomlConfigSettingsSource(settings_cls, path)
+        file.init_kwargs = settings_names.current_sections(settings_cls, file.init_kwargs, path)
+        return init_settings, environment, file
 
     @model_validator(mode="after")
     def _local_servers_speak_plainly(self) -> Settings:
@@ -168,6 +197,8 @@ def load_settings() -> Settings:
         settings = Settings()
     except ValidationError as error:
         problems += settings_text.problems(Settings, error)
+    except SettingsError as error:
+        problems.append(str(error))
     except tomllib.TOMLDecodeError as error:
         problems.append(f"{config_file()}: not TOML: {error}")
     except pydantic_settings.SettingsError as error:

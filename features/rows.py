@@ -128,12 +128,12 @@ def apply_event(row: UserRow, event: Observation, schema: FeatureSchema) -> bool
     row.offsets[event.source] = event.offset
     if event.event in row.dedup_ids:
         return False
-    _remember(row, event.event, schema.settings.remembered_events)
+    _remember(row, event.event, schema.settings.dedup_window)
     _count(row, event, schema)
     happened = (event.time_ms, int(event.type), event.item)
     _insert_newest(row.events, happened, schema.settings.history_length)
     if event.type in schema.seen_by:
-        _insert_lowest(row.seen, event.item, schema.settings.taken_limit)
+        _insert_lowest(row.seen, event.item, schema.settings.seen_limit)
     return True
 
 

@@ -25,15 +25,12 @@ class FeatureSchema:
         self.item_half_lives = (*map(float, settings.item_half_lives_ms), FOREVER)
         self.event_codes = EVENT_TYPES.codes
         self.weight = settings.weights()
-        self.seen_by = frozenset(EVENT_TYPES[name].code for name in settings.taken_by)
+        self.seen_by = frozenset(EVENT_TYPES[name].code for name in settings.seen_by)
 
     @property
     def fingerprint(self) -> str:
-        """The settings as text, the same for the same settings."""
-        # Which counter ranks what trends changes no row.
-        described = self.settings.model_dump(mode="json", exclude={"trending_half_life_ms"})
-        described["taken_by"] = sorted(described["taken_by"])
-        return json.dumps(described, sort_keys=True)
+        """The settings as text, the same for the same settings. Stores are marked with it."""
+        return json.dumps(self.settings.stored(), sort_keys=True)
 
     @property
     def trending_index(self) -> int:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any, ClassVar
 
 from headwater_client.event_types import CLICK, EVENT_TYPES, PURCHASE
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
@@ -11,14 +12,43 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, mo
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
 
-
+Fraction = Annotated[float, Field(ge=0, le=1)]
+OpenFraction = Annotated[float, Field(gt=0, lt=1)]
+HalfOpenFraction = Annotated[float, Field(ge=0, lt=1)]
 HalfLives = Annotated[tuple[Annotated[int, Field(gt=0)], ...], Field(min_length=1)]
 
 
 class Section(BaseModel):
-    """A part of the settings: unknown names are refused, values never change after start."""
+    """A part of the settings: unknown names are refused, values never change after start.
+
+    Attributes:
+        RENAMED: names of the release before and what they are called now. They are accepted from
+            the settings file, the environment and stored settings.
+        REMOVED: names of settings that are gone, and what to do instead.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    RENAMED: ClassVar[Mapping[str, str]] = {}
+    REMOVED: ClassVar[Mapping[str, str]] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_old_names(cls, given: Any) -> Any:
+        return cls.with_current_names(given) if isinstance(given, dict) else given
+
+    @classmethod
+    def with_current_names(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The same values under the names of today.
+
+        Raises:
+            ValueError: a setting is given by its old and by its new name.
+        """
+        for old, new in cls.RENAMED.items():
+            if old in given and new in given:
+                raise ValueError(
+                    f"{old}: is the old name of {new}, which is given too: remove {old}"
+                )
+        return {cls.RENAMED.get(name, name): value for name, value in given.items()}
 
 
 class SecurityProtocol(StrEnum):
@@ -41,20 +71,26 @@ class SaslMechanism(StrEnum):
 class KafkaSettings(Section):
     """Where Kafka is. Without `bootstrap_servers` a local broker is started."""
 
-    bootstrap_servers: str | None = Field(None, description="host:port,host:port; empty: local")
+    bootstrap_servers: str | None = Field(
+        None, description="brokers to ask first, host:port,host:port; empty: a local broker"
+    )
     security_protocol: SecurityProtocol = Field(
-        SecurityProtocol.PLAINTEXT,
-        description="how clients connect: PLAINTEXT, SSL (encrypted), SASL_PLAINTEXT (a login), "
-        "SASL_SSL (both)",
+        SecurityProtocol.PLAINTEXT, description="how clients connect, by Kafka's own names"
     )
     sasl_mechanism: SaslMechanism = Field(
-        SaslMechanism.SCRAM_SHA_512, description="how a login is proved, where there is one"
+        SaslMechanism.SCRAM_SHA_512, description="how clients log in, where the protocol is SASL_*"
     )
-    sasl_username: str | None = Field(None, description="name of the login, for SASL")
-    sasl_password: SecretStr | None = Field(None, description="password of the login, for SASL")
-    ssl_ca_file: str | None = Field(None, description="PEM file of the authority to trust")
+    sasl_username: str | None = Field(None, description="login name, where the protocol is SASL_*")
+    sasl_password: SecretStr | None = Field(
+        None, description="password of sasl_username; best given in the environment"
+    )
+    ssl_ca_file: str | None = Field(
+        None, description="PEM file of the certificate authority to trust; empty: the system's"
+    )
     partitions: Annotated[int, Field(ge=1, le=1024)] = Field(
-        4, description="partitions of each topic of events; fixed once the topics are made"
+        4,
+        description="partitions of each topic of events, at most so many workers; fixed once the "
+        "topics are made",
     )
     replication_factor: Annotated[int, Field(ge=1, le=9)] = Field(
         1, description="on how many brokers each partition is kept, where topics are made"
@@ -80,16 +116,22 @@ class Durability(StrEnum):
 class StoreSettings(Section):
     """The Feast online store (Redis or Valkey). Without `address` a local one is started."""
 
-    address: str | None = Field(None, description="host:port, or host:port,host:port of a cluster")
-    username: str | None = Field(None, description="name of the login; empty: none")
-    password: SecretStr | None = Field(None, description="password of the login; empty: none")
-    tls: bool = Field(False, description="encrypt the connection")
-    tls_ca_file: str | None = Field(None, description="PEM file of the authority to trust")
-    cluster: bool = Field(False, description="whether the address is that of a Redis cluster")
+    address: str | None = Field(
+        None, description="host:port, or host:port,host:port of a cluster; empty: a local store"
+    )
+    username: str | None = Field(None, description="login name; empty: the default user")
+    password: SecretStr | None = Field(
+        None, description="password of the user; best given in the environment"
+    )
+    tls: bool = Field(False, description="connect by TLS")
+    tls_ca_file: str | None = Field(
+        None, description="PEM file of the certificate authority to trust; empty: the system's"
+    )
+    cluster: bool = Field(False, description="the store is a Redis Cluster")
     durability: Durability = Field(
         Durability.AOF,
-        description="aof: commit offsets once WAITAOF says that rows are on disk (Redis 7.2+); "
-        "acknowledged: once the server has answered",
+        description="when offsets are committed. aof: once WAITAOF says that rows are on disk "
+        "(Redis 7.2+); acknowledged: once the server has answered",
     )
 
     @model_validator(mode="after")
@@ -111,47 +153,56 @@ def _event_type(name: str) -> str:
 class FeatureSettings(Section):
     """What a row holds. Most changes here change the rows: start from an empty store."""
 
+    RENAMED: ClassVar[Mapping[str, str]] = {
+        "remembered_events": "dedup_window",
+        "taken_by": "seen_by",
+        "taken_limit": "seen_limit",
+    }
+
     history_length: Annotated[int, Field(ge=1, le=1024)] = Field(
-        64, description="how many of a person's newest events a row holds, and the model reads"
+        64, description="newest events that a person's row keeps, which the model can read"
     )
     user_half_lives_ms: HalfLives = Field(
         (HOUR_MS, DAY_MS, 7 * DAY_MS, 30 * DAY_MS),
-        description="half-lives of a person's counters, in milliseconds",
+        description="half-lives of a person's decayed counts, in milliseconds; a plain count is "
+        "kept beside them",
     )
     category_half_lives_ms: HalfLives = Field(
         (DAY_MS, 30 * DAY_MS),
-        description="half-lives of a person's counters by category, in milliseconds",
+        description="half-lives of a person's decayed counts by category, in milliseconds",
     )
     item_half_lives_ms: HalfLives = Field(
         (DAY_MS, 7 * DAY_MS, 30 * DAY_MS),
-        description="half-lives of an item's popularity, in milliseconds",
+        description="half-lives of an item's decayed counts, in milliseconds; a plain count is "
+        "kept beside them",
     )
     trending_half_life_ms: Annotated[int, Field(gt=0)] = Field(
         7 * DAY_MS,
-        description="the half-life by which trending items are ranked, in milliseconds: one of "
+        description="half-life by which trending items are ranked, in milliseconds: one of "
         "item_half_lives_ms",
     )
     click_weight: Annotated[float, Field(ge=0)] = Field(
-        1.0, description="what a click adds to an item's popularity and a person's categories"
+        1.0, description="what a click adds to counts by category and to an item's trend"
     )
     purchase_weight: Annotated[float, Field(ge=0)] = Field(
-        3.0, description="what a purchase adds to an item's popularity and a person's categories"
+        3.0, description="what a purchase adds to counts by category and to an item's trend"
     )
-    remembered_events: Annotated[int, Field(ge=0, le=4096)] = Field(
-        128, description="an event sent again within so many events of a person counts once"
+    dedup_window: Annotated[int, Field(ge=0, le=4096)] = Field(
+        128,
+        description="an event that is sent again within so many events of its person counts once",
     )
-    taken_by: frozenset[Annotated[str, AfterValidator(_event_type)]] = Field(
+    seen_by: frozenset[Annotated[str, AfterValidator(_event_type)]] = Field(
         default_factory=lambda: frozenset(
             spec.name for spec in EVENT_TYPES.values() if spec.marks_seen
         ),
-        description="types of event after which an item is not recommended to its person again; "
-        "empty: none",
+        description="types of events that mark an item as seen by their person, so that it is "
+        "not recommended to them again; empty: all items may be recommended again",
     )
-    taken_limit: Annotated[int, Field(ge=0)] = Field(
-        4096, description="for how many items a person's row knows that they are not to come again"
+    seen_limit: Annotated[int, Field(ge=0)] = Field(
+        4096, description="seen items that a person's row keeps, at most"
     )
     category_limit: Annotated[int, Field(ge=0)] = Field(
-        256, description="for how many categories a person's row has counters"
+        256, description="categories that a person's row keeps counts of, at most"
     )
 
     @model_validator(mode="after")
@@ -168,3 +219,16 @@ class FeatureSettings(Section):
         """What one event of each type adds to popularity and categories, by the type's code."""
         named = {CLICK.name: self.click_weight, PURCHASE.name: self.purchase_weight}
         return {spec.code: named.get(spec.name, spec.weight) for spec in EVENT_TYPES.values()}
+
+    def stored(self) -> dict[str, Any]:
+        """What stores are marked with, as JSON: all that changes rows, by names that stay."""
+        values = self.model_dump(mode="json", exclude={"trending_half_life_ms"})
+        values["seen_by"] = sorted(self.seen_by)
+        return {_STORED_NAMES.get(name, name): value for name, value in values.items()}
+
+
+_STORED_NAMES = {
+    "dedup_window": "remembered_events",
+    "seen_by": "taken_by",
+    "seen_limit": "taken_limit",
+}

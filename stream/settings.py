@@ -13,13 +13,21 @@ from features.settings import Section
 class TritonSettings(Section):
     """Where Triton is. Without `url` a local server is started."""
 
-    url: str | None = Field(None, description="gRPC host:port; empty: local")
-    tls: bool = False
-    tls_ca_file: str | None = Field(None, description="PEM file of the authority to trust")
-    model: str = "temporal_llm"
-    timeout_ms: Annotated[int, Field(ge=1, le=60_000)] = 500
+    url: str | None = Field(None, description="gRPC address, host:port; empty: a local Triton")
+    tls: bool = Field(False, description="connect by TLS")
+    tls_ca_file: str | None = Field(
+        None, description="PEM file of the certificate authority to trust; empty: the system's"
+    )
+    model: str = Field("temporal_llm", description="name of the model that is asked for scores")
+    timeout_ms: Annotated[int, Field(ge=1, le=60_000)] = Field(
+        500,
+        description="how long an inference call may take, in milliseconds, before the worker "
+        "answers with popular items",
+    )
     canary_timeout_ms: Annotated[int, Field(ge=1, le=60_000)] = Field(
-        500, description="of a version on trial; never more than timeout_ms"
+        500,
+        description="how long a call to a version on trial may take, in milliseconds, before the "
+        "stable one answers; never more than timeout_ms",
     )
 
 
@@ -29,37 +37,48 @@ class WorkerSettings(Section):
     name: str = Field(
         default_factory=gethostname,
         min_length=1,
-        description="stable and unlike any other worker's: a restarted worker is known by it",
+        description="name of this worker: unlike any other's, and the same after a restart; "
+        "default: the host's name",
     )
     group: str = Field("headwater", min_length=1, description="Kafka consumer group")
-    top_k: Annotated[int, Field(ge=1, le=100)] = 10
+    top_k: Annotated[int, Field(ge=1, le=100)] = Field(
+        10, description="items of a recommendation, at most"
+    )
     batch_size: Annotated[int, Field(ge=1, le=1024)] = Field(
-        128, description="events handled at once; a quiet stream does not wait for them"
+        128,
+        description="events of a micro-batch, at most; a quiet stream does not wait for so many",
     )
     trending_items: Annotated[int, Field(ge=1, le=10_000)] = Field(
-        512, description="items that a source remembers as its most popular"
+        512, description="most popular items that the list of each source partition keeps"
     )
-    trending_candidates: Annotated[int, Field(ge=1, le=1000)] = 50
+    trending_candidates: Annotated[int, Field(ge=1, le=1000)] = Field(
+        50, description="trending items that the model ranks with its own best"
+    )
     trends_refresh_s: Annotated[float, Field(gt=0)] = Field(
-        2.0, description="how old a worker's view of the trends may be"
+        2.0, description="how old a worker's view of the trends may be, in seconds"
     )
     catalogue_refresh_s: Annotated[float, Field(gt=0)] = Field(
-        5.0, description="how old a worker's view of an item's availability may be"
+        5.0, description="how old a worker's view of an item's availability may be, in seconds"
     )
     fallback_items: Annotated[int, Field(ge=1)] = Field(
         200, description="popular items looked through when the model does not answer"
     )
-    commit_interval_s: Annotated[float, Field(gt=0)] = 1.0
+    commit_interval_s: Annotated[float, Field(gt=0)] = Field(
+        1.0, description="seconds from one commit of offsets to the next"
+    )
     row_cache: Annotated[int, Field(ge=0)] = Field(
         20_000,
-        description="rows kept at hand; a write still checks that the stored row is the same",
+        description="people's rows that are cached; a write still checks that the stored row is "
+        "the same",
     )
     session_timeout_s: Annotated[int, Field(ge=6)] = Field(
-        6, description="after so long its partitions go to others; brokers refuse less than 6"
+        6,
+        description="seconds of silence after which this worker's partitions go to others; "
+        "brokers refuse less than 6",
     )
     metrics_port: Annotated[int, Field(ge=0, le=65_535)] = Field(
-        0, description="where Prometheus reads metrics; 0: nowhere"
+        0, description="port where Prometheus reads this worker's metrics; 0: nowhere"
     )
     metrics_address: str = Field(
-        "127.0.0.1", description="the interface of metrics_port; 0.0.0.0: all of them"
+        "127.0.0.1", description="network interface of metrics_port; 0.0.0.0: all of them"
     )

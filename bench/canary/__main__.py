@@ -51,7 +51,7 @@ RULES = RolloutSettings.model_validate(
     {
         "admin_token": "for this benchmark",
         "steps": (0.1, 0.5),
-        "shadow_share": 0.1,
+        "shadow_fraction": 0.1,
         "shadow_s": 5,
         "min_requests": 100,
         "min_shown": 500,

@@ -28,8 +28,8 @@ WIDTH = 150
 QUICK_EVENTS = 8_000
 # Without one part of the model each.
 ABLATIONS: Ablations = {
-    **{f"{OURS} without {part}": {"without": frozenset({part})} for part in Part},
-    f"{OURS}, plain": {"without": frozenset(Part) - {Part.IDENTITY}},
+    **{f"{OURS} without {part}": {"ablate": frozenset({part})} for part in Part},
+    f"{OURS}, plain": {"ablate": frozenset(Part) - {Part.IDENTITY}},
 }
 
 

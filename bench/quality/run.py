@@ -101,7 +101,7 @@ class Run:
         self, seeds: int, settings: TrainerSettings, reader: LanguageModel | None
     ) -> dict[str, list[Judged]]:
         """The default model and the larger one, whose first member it is."""
-        large = settings.model_copy(update={"members": MEMBERS})
+        large = settings.model_copy(update={"ensemble_size": MEMBERS})
         found: dict[str, list[Judged]] = {OURS: [], LARGE: []}
         for seed in range(seeds):
             together = self._trained(large, reader, seed)
@@ -125,7 +125,7 @@ class Run:
     def _schema(self) -> FeatureSchema:
         """What may be recommended again is one rule, for training and for all methods."""
         if self.takes.repeats:
-            return FeatureSchema(FeatureSettings(taken_by=frozenset()))
+            return FeatureSchema(FeatureSettings(seen_by=frozenset()))
         return FeatureSchema(FeatureSettings())
 
     def peers(self, chosen: Sequence[Peer], budget: Budget, work: Path) -> dict[str, Row]:

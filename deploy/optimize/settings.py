@@ -7,9 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from features.settings import Section
-
-Share = Annotated[float, Field(ge=0, le=1)]
+from features.settings import Fraction, Section
 
 
 class MatmulPrecision(StrEnum):
@@ -33,29 +31,36 @@ class OptimizeSettings(Section):
 
     serve: ServedPrecision = Field(
         ServedPrecision.FLOAT32,
-        description="new versions are served in float32, or in int8, which a CPU answers sooner; "
-        "one whose int8 form does not answer as it does is served in float32",
+        description="new versions are served in float32, or in int8, which is faster on a CPU; a "
+        "version whose int8 form answers differently is served in float32",
     )
     products: MatmulPrecision = Field(
         MatmulPrecision.FLOAT16,
-        description="engines multiply in float32, float16, bfloat16, or int8 where that saves time "
-        "and float16 elsewhere",
+        description="engines multiply in float32, float16, bfloat16, or int8 where that saves "
+        "time and float16 elsewhere",
     )
     batch: Annotated[int, Field(ge=1, le=256)] = Field(
-        64, description="people of a call that engines are fastest for; 1 to 256 are answered"
+        64,
+        description="people in a call that engines are built to be fastest for; calls of 1 to "
+        "256 are answered",
     )
     max_candidates: Annotated[int, Field(ge=1)] = Field(
-        512, description="candidates of a request that engines take, at most"
+        512, description="candidate items of a request that engines take, at most"
     )
     max_excluded: Annotated[int, Field(ge=1)] = Field(
         4096, description="excluded items of a request that engines take, at most"
     )
     workspace_mb: Annotated[int, Field(ge=16)] = Field(
-        4096, description="GPU memory that building and running an engine may take for scratch"
+        4096,
+        description="GPU memory for intermediate results while an engine is built and runs, in MB",
     )
-    min_overlap: Share = Field(
-        0.95, description="of the best 10 that a form must share with the graph, on average"
+    min_overlap: Fraction = Field(
+        0.95,
+        description="parity gate: fraction of the ten best items that an optimised form must "
+        "share with the original graph, on average",
     )
-    max_loss: Share = Field(
-        0.01, description="of the graph's NDCG@10 on held-out events that a form may lose"
+    max_loss: Fraction = Field(
+        0.01,
+        description="parity gate: fraction of the graph's NDCG@10 on held-out events that an "
+        "optimised form may lose",
     )

@@ -2,85 +2,117 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, ClassVar
 
 from pydantic import Field, SecretStr, model_validator
 
-from features.settings import DAY_MS, Section
+from features.settings import DAY_MS, OpenFraction, Section
 
-Share = Annotated[float, Field(gt=0, lt=1)]
-Step = Annotated[float, Field(gt=0, le=0.5)]
+CanaryFraction = Annotated[float, Field(gt=0, le=0.5)]
 DAY_S = DAY_MS / 1000
 
 
 class RolloutSettings(Section):
     """How a canary earns its traffic. Error rates hold however often figures are looked at."""
 
-    steps: Annotated[tuple[Step, ...], Field(min_length=1)] = Field(
+    RENAMED: ClassVar[Mapping[str, str]] = {
+        "shadow_share": "shadow_fraction",
+        "purchase_weight": "purchase_reward",
+    }
+
+    steps: Annotated[tuple[CanaryFraction, ...], Field(min_length=1)] = Field(
         (0.01, 0.05, 0.25, 0.5),
-        description="shares of people that see the canary; as many see the baseline, so at most .5",
+        description="fractions of people who see the canary, step by step; as many see the "
+        "baseline, so at most 0.5",
     )
-    shadow_share: Step = Field(
-        0.05, description="people for whom a candidate is asked before anyone sees it"
+    shadow_fraction: CanaryFraction = Field(
+        0.05,
+        description="fraction of people for whom a candidate is asked in shadow mode, before "
+        "anyone sees its answers",
     )
     shadow_s: Annotated[float, Field(ge=0)] = Field(
-        600.0, description="how long it is, at least; 0: not at all"
+        600.0, description="seconds in shadow mode, at least; 0: no shadow mode"
     )
-    margin: Share = Field(
-        0.04, description="a canary may earn so much less than the baseline, of its reward"
+    margin: OpenFraction = Field(
+        0.04,
+        description="non-inferiority margin: largest accepted loss of reward, as a fraction of "
+        "the baseline's",
     )
-    false_promotion: Share = Field(
-        0.01, description="how likely one that is worse than the margin is promoted, at most"
+    false_promotion: OpenFraction = Field(
+        0.01,
+        description="type I error: largest probability that a version which is worse by more "
+        "than the margin is promoted",
     )
-    false_rollback: Share = Field(
-        0.05, description="how likely one as good as the baseline is taken back for it, at most"
+    false_rollback: OpenFraction = Field(
+        0.05,
+        description="largest probability that a version as good as the baseline is rolled back "
+        "for its reward",
     )
-    max_harm: Share = Field(
+    max_harm: OpenFraction = Field(
         0.03,
-        description="a share grows only where the worst that figures allow costs no more than this "
-        "part of everyone's reward",
+        description="the canary's traffic grows only where the worst loss that the confidence "
+        "sequence allows costs no more than this fraction of everyone's reward",
     )
     min_shown: Annotated[int, Field(ge=1)] = Field(
-        1000, description="recommendations of each variant before anything is concluded"
+        1000, description="recommendations of each variant before anything is decided, at least"
     )
-    min_step_s: Annotated[float, Field(ge=0)] = Field(3600.0, description="of each step, at least")
+    min_step_s: Annotated[float, Field(ge=0)] = Field(
+        3600.0, description="seconds of each step, at least"
+    )
     hold_s: Annotated[float, Field(gt=0)] = Field(
-        4 * DAY_S, description="a step without a verdict for so long holds: people are told"
+        4 * DAY_S,
+        description="seconds without a decision after which a step is held and reported to "
+        "operators",
     )
     give_up_s: Annotated[float, Field(gt=0)] = Field(
-        14 * DAY_S, description="a rollout without a verdict for so long is taken back"
+        14 * DAY_S, description="seconds without a decision after which a rollout is rolled back"
     )
     credit_window_s: Annotated[float, Field(gt=0)] = Field(
-        1800.0, description="so long after it was shown a recommendation can earn"
+        1800.0,
+        description="attribution window: seconds after a recommendation in which a click or "
+        "purchase of its items counts for it",
     )
-    purchase_weight: Annotated[float, Field(ge=0)] = Field(
-        1.0, description="what a purchase earns, beside 1 for a click"
+    purchase_reward: Annotated[float, Field(ge=0)] = Field(
+        1.0, description="reward of a purchase; a click is 1"
     )
     interval_s: Annotated[float, Field(gt=0, le=60)] = Field(
-        1.0, description="from one look at the figures to the next"
+        1.0, description="seconds from one decision of the controller to the next"
     )
     admin_token: SecretStr | None = Field(
-        None, description="who gives commands to a rollout has to have it; empty: nobody can"
+        None,
+        description="secret that a command to a rollout must carry; empty: no command is taken",
     )
     metrics_port: Annotated[int, Field(ge=0, le=65_535)] = Field(
-        0, description="where Prometheus reads the controller's metrics; 0: nowhere"
+        0, description="port where Prometheus reads the controller's metrics; 0: nowhere"
     )
     metrics_address: str = Field(
-        "127.0.0.1", description="the interface of metrics_port; 0.0.0.0: all of them"
+        "127.0.0.1", description="network interface of metrics_port; 0.0.0.0: all of them"
     )
     min_requests: Annotated[int, Field(ge=1)] = Field(
-        100, description="of the canary before a guard can take it back"
+        100, description="requests to the canary before a guard can roll it back, at least"
     )
-    max_error_rate: Share = Field(0.01, description="of its requests, beyond the baseline's")
-    max_fallback_rate: Share = Field(0.02, description="of its requests, beyond the baseline's")
+    max_error_rate: OpenFraction = Field(
+        0.01,
+        description="guard: fraction of the canary's requests that may fail beyond the baseline's",
+    )
+    max_fallback_rate: OpenFraction = Field(
+        0.02,
+        description="guard: fraction of the canary's requests that may be answered with popular "
+        "items beyond the baseline's",
+    )
     max_slowdown: Annotated[float, Field(gt=1)] = Field(
-        2.0, description="its p99 latency beside the baseline's"
+        2.0, description="guard: the canary's p99 latency, as a multiple of the baseline's, at most"
     )
-    min_coverage: Share = Field(0.5, description="items it shows, as a share of the baseline's")
+    min_coverage: OpenFraction = Field(
+        0.5,
+        description="guard: different items that the canary shows, as a fraction of the "
+        "baseline's, at least",
+    )
     max_drift: Annotated[float, Field(gt=0)] = Field(
         1.0,
-        description="between the distributions of people's best scores, beyond chance: population "
-        "stability index",
+        description="guard: population stability index between the distributions of people's "
+        "best scores, canary and baseline, beyond chance, at most",
     )
 
     @model_validator(mode="after")

@@ -54,7 +54,7 @@ class Trial:
             case RolloutPhase.SHADOW:
                 return [
                     _route(self.stable, Variant.STABLE, 1.0),
-                    _route(self.candidate, Variant.SHADOW, rules.shadow_share),
+                    _route(self.candidate, Variant.SHADOW, rules.shadow_fraction),
                 ]
         share = rules.steps[self.state.step]
         return [

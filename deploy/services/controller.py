@@ -46,7 +46,7 @@ async def _run(settings: Settings, stop: threading.Event) -> None:
 
     def count_feedback(trial: Trial) -> FeedbackConsumer:
         window_ms = int(1000 * rules.credit_window_s)
-        scope = FeedbackScope(trial.rollout_id, trial.started_ms, window_ms, rules.purchase_weight)
+        scope = FeedbackScope(trial.rollout_id, trial.started_ms, window_ms, rules.purchase_reward)
         return FeedbackConsumer(settings.kafka, store, sources, scope)
 
     dependencies = Dependencies(count_feedback, partial(find_problem, settings))

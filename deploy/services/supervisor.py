@@ -13,6 +13,7 @@ from pathlib import Path
 from headwater_client.errors import ServerError
 
 from deploy.settings import Settings
+from deploy.settings_names import old_variables
 from deploy.settings_text import variable
 
 _STOP_S = 20.0
@@ -31,7 +32,9 @@ def environment(settings: Settings) -> dict[str, str]:
         "model_repository": settings.model_repository,
         **{f"windows.{name}": value for name, value in windows.items()},
     }
-    return {**os.environ, **_variables(found)}
+    replaced = {old for key in found for old in old_variables(Settings, key)}
+    inherited = {name: value for name, value in os.environ.items() if name not in replaced}
+    return {**inherited, **_variables(found)}
 
 
 def _variables(found: Mapping[str, object]) -> dict[str, str]:

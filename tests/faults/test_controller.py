@@ -42,7 +42,7 @@ FAULTS, LONGEST_S, STOPPED_S = 5, 8.0, 9.0
 PATIENCE_S = 60.0
 RULES: dict[str, object] = {
     "steps": "[0.1, 0.15, 0.2, 0.3, 0.5]",
-    "shadow_share": 0.5,
+    "shadow_fraction": 0.5,
     "min_step_s": 3,
     "min_shown": 50,
     "margin": 0.5,
@@ -152,7 +152,7 @@ def check_counters(settings: Settings) -> None:
     for (name, number), row in asyncio.run(stored(settings, names)).items():
         rules = RolloutSettings()
         window_ms = int(1000 * rules.credit_window_s)
-        scope = FeedbackScope(name, 0, window_ms, rules.purchase_weight)
+        scope = FeedbackScope(name, 0, window_ms, rules.purchase_reward)
         again = Ledger(scope, FeedbackRow({}, {}))
         for read in logs[number]:
             if read.offset <= row.offsets.get(read.source, -1):

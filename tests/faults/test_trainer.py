@@ -58,8 +58,8 @@ idle_s = 5
 epochs = 1
 replay = 1.0
 learning_rate = {TUNING.learning_rate}
-batch_windows = 4
-judge_share = 0.3
+batch_size = 4
+gate_fraction = 0.3
 [gate]
 min_events = 20
 margin = 0.9

@@ -33,7 +33,7 @@ TOKEN = "a token for tests"
 QUICK: dict[str, object] = {
     "admin_token": TOKEN,
     "steps": "[0.1, 0.5]",
-    "shadow_share": 0.5,
+    "shadow_fraction": 0.5,
     "shadow_s": 1,
     "min_requests": 50,
     "min_shown": 200,

@@ -37,7 +37,7 @@ def gathering(
     sources: Mapping[Source, str] = ONE_SOURCE,
     now_s: float = 0.0,
 ) -> WindowAssembler:
-    repeats = Deduplicator(settings.remembered_events)
+    repeats = Deduplicator(settings.dedup_window)
     return WindowAssembler(sources, settings, progress or AssemblyState(), repeats, now_s)
 
 

@@ -52,7 +52,7 @@ BEFORE, WINDOW, NEXT = walks(range(50), 1), walks(range(50, 90), 1), walks(range
 FILMS = catalogue([f"i{at}" for at in range(ITEMS)])
 WINDOWS = WindowSettings(duration_s=400 * 86_400, allowed_lateness_s=0)
 TRAINER = SETTINGS.model_copy(update={"language_model": "", "publish_retry_s": 30.0})
-LEARNING = TUNING.model_copy(update={"judge_share": 0.3})
+LEARNING = TUNING.model_copy(update={"gate_fraction": 0.3})
 # Whoever else works on the machine: a test fails by no time.
 LIMITS = GateSettings(max_latency_ms=60_000, max_slowdown=1000)
 

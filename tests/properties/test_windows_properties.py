@@ -39,7 +39,7 @@ configured = st.builds(
     duration_s=st.sampled_from([60, 600, 3600]),
     allowed_lateness_s=st.sampled_from([0, 300]),
     max_events=st.integers(1, 20),
-    remembered_events=st.sampled_from([0, 5, 1000]),
+    dedup_window=st.sampled_from([0, 5, 1000]),
 )
 
 
@@ -65,7 +65,7 @@ class Writers:
     def start(self) -> tuple[WindowAssembler, dict[Source, int]]:
         progress = self.windows[-1].progress if self.windows else AssemblyState()
         rows = [each for window in self.windows for each in window.rows]
-        repeats = Deduplicator(self.settings.remembered_events, rows)
+        repeats = Deduplicator(self.settings.dedup_window, rows)
         gathered = WindowAssembler(SOURCES, self.settings, progress, repeats, 0.0)
         return gathered, gathered.resume()
 
@@ -117,7 +117,7 @@ def test_every_event_is_in_exactly_one_window(
     for window in writers.windows:
         assert window.rows == sorted(window.rows, key=lambda each: each.order)
         assert 1 <= len(window.rows) <= settings.max_events
-    if settings.remembered_events >= len(rows):
+    if settings.dedup_window >= len(rows):
         _check_repeats(rows)
 
 

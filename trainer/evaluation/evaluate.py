@@ -189,7 +189,15 @@ def _asked(
     if right_after:
         chosen &= ~groups["first_requests"]
     history = schema.settings.history_length
-    return _Asked(columns, chosen, groups, trended, history, settings.window, float(right_after))
+    return _Asked(
+        columns,
+        chosen,
+        groups,
+        trended,
+        history,
+        settings.max_targets_per_sequence,
+        float(right_after),
+    )
 
 
 def _groups(replayed: Sequence[Example], columns: Examples, since_ms: int) -> dict[str, BoolArray]:

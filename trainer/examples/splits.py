@@ -71,8 +71,8 @@ def slices_of(times_ms: Int64Array, since_ms: int | None, settings: FineTuneSett
             "the newest that the live version has learned"
         )
     end_ms = int(new[-1]) + 1
-    judge_ms = _cut(new, settings.judge_share, end_ms)
-    stop_ms = _cut(new, settings.judge_share + settings.stop_share, judge_ms)
+    judge_ms = _cut(new, settings.gate_fraction, end_ms)
+    stop_ms = _cut(new, settings.gate_fraction + settings.early_stopping_fraction, judge_ms)
     if stop_ms <= new[0]:
         return Slices(since_ms, end_ms, end_ms)
     return Slices(since_ms, stop_ms, judge_ms)

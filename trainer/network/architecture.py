@@ -42,7 +42,7 @@ def architecture(
     reader: LanguageModel | None = None,
 ) -> Architecture:
     """The shape of a model for these items and rows, and texts read by this language model."""
-    counts = Part.COOCCURRENCE not in settings.without
+    counts = Part.COOCCURRENCE not in settings.ablate
     return Architecture(
         items=len(vocabulary),
         user_features=inputs.user_feature_count(schema),
@@ -58,9 +58,9 @@ def architecture(
         alike=alike_width(reader) if reader else 0,
         related=settings.factors if counts else 0,
         neighbours=min(NEIGHBOURS, len(vocabulary)) if counts else 0,
-        identity=Part.IDENTITY not in settings.without,
-        time=Part.TIME not in settings.without,
-        decay=Part.DECAY not in settings.without,
+        identity=Part.IDENTITY not in settings.ablate,
+        time=Part.TIME not in settings.ablate,
+        decay=Part.DECAY not in settings.ablate,
         event_types=len(schema.event_codes),
     )
 

@@ -37,9 +37,9 @@ def open_up(reader: LanguageModel, settings: TrainerSettings) -> None:
     """Let the weights that the settings name be trained, and no others."""
     reader.network.requires_grad_(requires_grad=False)
     if settings.language_tuning is Tuning.LORA:
-        _adapt(reader, settings.language_rank)
+        _adapt(reader, settings.language_lora_rank)
     elif settings.language_tuning is Tuning.TOP:
-        for layer in layers_of(reader.network)[-settings.language_layers :]:
+        for layer in layers_of(reader.network)[-settings.language_top_layers :]:
             layer.requires_grad_()
     else:
         reader.network.requires_grad_()

@@ -82,7 +82,7 @@ def tune_language_model(
     Raises:
         DataError: there are no pairs to learn from.
     """
-    copied, tuning, rank = reader.copy(), settings.language_tuning, settings.language_rank
+    copied, tuning, rank = reader.copy(), settings.language_tuning, settings.language_lora_rank
     if tuning is Tuning.FROZEN:
         return Tuned(copied, tuning, rank, {}, 0, 0, 0.0, (0.0, 0.0))
     torch.manual_seed(settings.seed)
@@ -203,31 +203,31 @@ class _Run:
     def _consider(self, step: int, loss: float) -> None:
         """Keep what reads the items that were left out better than anything before."""
         held_out = self._look()
-        self.report(TuningProgress(step, self.settings.language_steps, loss, held_out))
+        self.report(TuningProgress(step, self.settings.language_max_steps, loss, held_out))
         self.waited += 1
         if held_out < self.best or self.held_out is None:
             self.best, self.kept_step, self.kept, self.waited = held_out, step, self._state(), 0
 
     def _steps(self, started: float) -> Iterator[tuple[int, float]]:
         """Each step and how much is done before it, by steps or by time."""
-        for step in range(self.settings.language_steps):
-            elapsed = (time.monotonic() - started) / self.settings.language_seconds
+        for step in range(self.settings.language_max_steps):
+            elapsed = (time.monotonic() - started) / self.settings.language_max_seconds
             if elapsed >= 1:
                 return
-            yield step + 1, max(step / self.settings.language_steps, elapsed)
+            yield step + 1, max(step / self.settings.language_max_steps, elapsed)
 
     def _step(self, done: float) -> float:
         for group in self.optimizer.param_groups:
-            group["lr"] = self.rate * rate(done, self.settings.warm_up)
+            group["lr"] = self.rate * rate(done, self.settings.warmup_ratio)
         self.reader.network.train()
         pairs = self._read(*drawn(self.learned, self.cumulated, PAIRS_A_STEP, self.generator))
         loss = contrastive_loss(
             pairs.one, pairs.other, pairs.log_share, pairs.forbidden, TEMPERATURE
         )
         self.optimizer.zero_grad(set_to_none=True)
-        anchored = loss + self.settings.language_anchor * pairs.drift
+        anchored = loss + self.settings.language_anchor_weight * pairs.drift
         anchored.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.opened, self.settings.gradient_clip)
+        nn.utils.clip_grad_norm_(self.opened, self.settings.max_grad_norm)
         self.optimizer.step()
         return loss.item()
 

@@ -36,8 +36,8 @@ def fit_members(
         begin: the model that a member begins from, by its number.
     """
     members, outcomes = [], []
-    told = _Told(report, settings.members) if report else None
-    for number in range(settings.members):
+    told = _Told(report, settings.ensemble_size) if report else None
+    for number in range(settings.ensemble_size):
         of_member = settings.model_copy(update={"seed": settings.seed + _SEEDS_APART * number})
         torch.manual_seed(of_member.seed)
         model = begin(number).to(device_of(settings))
@@ -52,7 +52,7 @@ def fit_members(
     together = joined(members)
     return together, Outcome(
         epoch=max(one.epoch for one in outcomes),
-        held_out=held_out_ndcg(together, held_out, settings.batch_windows),
+        held_out=held_out_ndcg(together, held_out, settings.batch_size),
         seconds=sum(one.seconds for one in outcomes),
         gradients=sum(one.gradients for one in outcomes),
     )

@@ -58,7 +58,7 @@ def grown(
     Raises:
         DataError: the live version is not of the shape that the settings ask for.
     """
-    reader = None if Part.TEXT in settings.without else reader
+    reader = None if Part.TEXT in settings.ablate else reader
     shape = architecture(vocabulary, history.schema, settings, reader)
     _check_shape(live.model, shape, settings)
     members = [_wider(member, shape) for member in live.model.members]
@@ -85,8 +85,8 @@ def _wider(live: TemporalModel, shape: Architecture) -> TemporalModel:
 
 
 def _check_shape(live: Model, wanted: Architecture, settings: TrainerSettings) -> None:
-    found = asdict(live.architecture) | {"members": len(live.members)}
-    asked = asdict(wanted) | {"members": settings.members}
+    found = asdict(live.architecture) | {"ensemble_size": len(live.members)}
+    asked = asdict(wanted) | {"ensemble_size": settings.ensemble_size}
     for name in sorted(found.keys() - set(_OF_ITEMS)):
         if found[name] != asked[name]:
             raise DataError(

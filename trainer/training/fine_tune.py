@@ -140,7 +140,7 @@ def batches_of(
     asked_ms = np.concatenate([columns.times_ms[chosen], instant_before(columns)[chosen]])
     trended = history.trends(vocabulary, asked_ms, settings.trend_snapshot_ms)
     length = history.schema.settings.history_length
-    return Batches(columns, trended, chosen, length, settings.window)
+    return Batches(columns, trended, chosen, length, settings.max_targets_per_sequence)
 
 
 def _learn(
@@ -154,11 +154,11 @@ def _learn(
 ) -> tuple[Model, Outcome]:
     opened = [_open(member, tuning.part) for member in model.members]
     if not (all(opened) and learned.targets.any()):
-        return model, Outcome(0, held_out_ndcg(model, stopping, settings.batch_windows), 0.0)
-    of_window = {"epochs", "learning_rate", "batch_windows", "warm_up"}
+        return model, Outcome(0, held_out_ndcg(model, stopping, settings.batch_size), 0.0)
+    of_window = {"epochs", "learning_rate", "batch_size", "warmup_ratio"}
     settings = settings.model_copy(update=tuning.model_dump(include=of_window))
     begin = model.members.__getitem__
-    return fit_members(begin, learned, stopping, settings, counts, report, tuning.live_share)
+    return fit_members(begin, learned, stopping, settings, counts, report, tuning.live_fraction)
 
 
 def _open(model: TemporalModel, part: FineTuned) -> bool:

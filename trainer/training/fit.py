@@ -120,7 +120,7 @@ class _Training:
         self.device = next(model.parameters()).device
         self.teacher = teacher.to(self.device).eval() if teacher else None
         self.precision = autocast(settings, self.device)
-        a_step = settings.batch_windows * settings.accumulate_steps
+        a_step = settings.batch_size * settings.gradient_accumulation_steps
         per_epoch = max(1, -(-learned.stretch_count() // a_step))
         self.planned_steps = self.total_steps = per_epoch * settings.epochs
         self.step = self.gradients = 0
@@ -132,7 +132,7 @@ class _Training:
         best, best_epoch, kept = -1.0, 0, copy.deepcopy(self.average.state_dict())
         for epoch in range(1, self.settings.epochs + 1):
             self._epoch(epoch)
-            self.score = held_out_ndcg(self.average, self.held_out, self.settings.batch_windows)
+            self.score = held_out_ndcg(self.average, self.held_out, self.settings.batch_size)
             # Where nothing is held out, the last one is kept.
             if self.score > best or not self.held_out.targets.any():
                 best, best_epoch = self.score, epoch
@@ -143,23 +143,23 @@ class _Training:
                 break
         self.model.load_state_dict(kept)
         self._join_live()
-        balance(self.model, self.held_out, self.settings.batch_windows, self.balanced)
-        score = held_out_ndcg(self.model, self.held_out, self.settings.batch_windows)
+        balance(self.model, self.held_out, self.settings.batch_size, self.balanced)
+        score = held_out_ndcg(self.model, self.held_out, self.settings.batch_size)
         return Outcome(best_epoch, score, time.monotonic() - self.started, self.gradients)
 
     def _epoch(self, epoch: int) -> None:
         self.model.train()
         shown = self._dealt()
         batches = self.learned.epoch(
-            self.settings.batch_windows,
+            self.settings.batch_size,
             self.generator,
             Drawing(
-                self.settings.immediate_share,
-                self.settings.unknown_share,
-                self.settings.cut_share,
+                self.settings.immediate_request_fraction,
+                self.settings.unknown_item_fraction,
+                self.settings.split_tie_fraction,
             ),
         )
-        for group in groups_of(batches, self.settings.accumulate_steps):
+        for group in groups_of(batches, self.settings.gradient_accumulation_steps):
             self._step([moved(Step(batch, shown(batch)), self.device) for batch in group])
             done = self._done()
             self.report(self._progress(epoch, done))
@@ -191,12 +191,14 @@ class _Training:
         )
 
     def _step(self, batches: Sequence[Step]) -> None:
-        self.learning_rate = self.settings.learning_rate * rate(self._done(), self.settings.warm_up)
+        self.learning_rate = self.settings.learning_rate * rate(
+            self._done(), self.settings.warmup_ratio
+        )
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate
         self.optimizer.zero_grad(set_to_none=True)
         loss = add_gradients(self.model, batches, self.settings, self.precision, self.teacher)
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.gradient_clip)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.max_grad_norm)
         self.gradient_norm = norm.item()
         self.optimizer.step()
         self.step += 1
@@ -218,7 +220,7 @@ class _Training:
     @torch.no_grad()
     def _join_average(self) -> None:
         """The average is of fewer steps at first: else it would remember the untrained weights."""
-        decay = min(self.settings.average_decay, self.step / (self.step + 9))
+        decay = min(self.settings.ema_decay, self.step / (self.step + 9))
         for averaged, weight in zip(
             self.average.parameters(), self.model.parameters(), strict=True
         ):
@@ -244,7 +246,7 @@ def add_gradients(
     teacher: Model | None = None,
 ) -> float:
     """Add the gradient of the weighted mean loss over the targets of all batches; that loss."""
-    weights = [torch.where(one.batch.bought, settings.purchase_weight, 1.0) for one in batches]
+    weights = [torch.where(one.batch.bought, settings.purchase_loss_weight, 1.0) for one in batches]
     whole = sum(weight.sum() for weight in weights)
     total = 0.0
     for one, weight in zip(batches, weights, strict=True):
@@ -257,7 +259,7 @@ def add_gradients(
             with torch.no_grad():
                 answers = batch_scores(teacher, one.batch, one.shown).float()
             taught = taught_loss(scores, answers)[one.batch.rows]
-            losses = losses.lerp(taught, settings.teacher_share)
+            losses = losses.lerp(taught, settings.distillation_weight)
         loss = (losses * weight).sum() / whole
         loss.backward()  # type: ignore[no-untyped-call]
         total += loss.item()

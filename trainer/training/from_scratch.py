@@ -61,7 +61,7 @@ def train_first_model(
         reader: reads the items' text; items of the catalogue that have a text are then in the
             vocabulary before their first event.
         held_out: events that only tell when to stop, and what parts of a score weigh; default: the
-            newest `validation_share`.
+            newest `validation_fraction`.
         teacher: what it answers is learned, too.
 
     Raises:
@@ -71,7 +71,7 @@ def train_first_model(
     device_of(settings)  # What cannot be had is told before anything is read.
     torch.set_num_threads(settings.threads)
     torch.manual_seed(settings.seed)
-    reader = None if Part.TEXT in settings.without else reader
+    reader = None if Part.TEXT in settings.ablate else reader
     replayed = by_person(replay(observed_log(log.events, log.items), schema))
     seen = seen_items(replayed, settings.min_item_events)
     if not seen:
@@ -201,7 +201,7 @@ def _prepared(
         held[:] = False
     with_events = _with_events(columns.items[~held], vocabulary, FIRST_ITEM + seen)
     learned = ~held & with_events[columns.items]
-    history, window = schema.settings.history_length, settings.window
+    history, window = schema.settings.history_length, settings.max_targets_per_sequence
     return _Prepared(
         Batches(columns, trended, learned, history, window),
         Batches(columns, trended, held, history, window),
@@ -219,7 +219,7 @@ def counts_of(
         chosen: bool[E], events that count where a recommendation could have been right.
         items: of the vocabulary.
     """
-    if Part.COOCCURRENCE in settings.without:
+    if Part.COOCCURRENCE in settings.ablate:
         return None
     chosen = chosen & columns.wanted & (columns.items >= FIRST_ITEM)
     taken = Taken(columns.starts[chosen], columns.items[chosen], columns.times_ms[chosen])
@@ -236,6 +236,6 @@ def _with_events(items: Int64Array, vocabulary: Vocabulary, end: int) -> BoolArr
 def _newest(events: Sequence[Observation], settings: TrainerSettings) -> HeldOut:
     """Whether an event is among the newest share of these."""
     times_ms = sorted(event.time_ms for event in events)
-    held_out = round(len(times_ms) * settings.validation_share)
+    held_out = round(len(times_ms) * settings.validation_fraction)
     cut_ms = times_ms[-held_out] if held_out else times_ms[-1] + 1
     return lambda event: event.time_ms >= cut_ms

@@ -99,14 +99,14 @@ def search(
             log's.
         SettingsError: nothing is held out.
     """
-    if not settings.validation_share:
-        raise SettingsError("trainer.validation_share = 0: a search needs held-out events")
+    if not settings.validation_fraction:
+        raise SettingsError("trainer.validation_fraction = 0: a search needs held-out events")
     study = _study(settings, options, log)
     reader = cast("LanguageModel", _ReadOnce(reader)) if reader else None
     until = math.inf if options.timeout_s is None else time.monotonic() + options.timeout_s
     while len(ended := _ended(study)) < options.trials and time.monotonic() < until:
         trial = study.ask(dict(searched(settings)))
-        tried = settings.model_copy(update=_rounded(trial.params) | {"members": 1})
+        tried = settings.model_copy(update=_rounded(trial.params) | {"ensemble_size": 1})
         watch = _watched(trial, report, options.trials, ended)
         try:
             with tracked(tried, watch) as followed:

@@ -42,7 +42,7 @@ class WindowAppender:
 
     def gathering(self, sources: Mapping[Source, str], now_s: float) -> WindowAssembler:
         """What gathers the events that no window has; arguments as of `WindowAssembler`."""
-        repeats = Deduplicator(self._settings.remembered_events, self._newest_rows())
+        repeats = Deduplicator(self._settings.dedup_window, self._newest_rows())
         progress = self.newest.progress if self.newest else AssemblyState()
         return WindowAssembler(sources, self._settings, progress, repeats, now_s)
 
@@ -63,7 +63,7 @@ class WindowAppender:
 
     def _newest_rows(self) -> Iterator[WindowEvent]:
         """At least the last rows that are remembered, oldest first."""
-        wanted = self._settings.remembered_events
+        wanted = self._settings.dedup_window
         windows: list[list[WindowEvent]] = []
         for number in reversed(self._store.numbers()):
             if wanted <= 0:

@@ -50,7 +50,7 @@ class WindowEvent(Struct, frozen=True):
         topic, partition, offset: where it stood in Kafka; no two rows share all three.
         late: it came after its window was closed, and is in the next one.
         repeated: an event of the same person, type and event_id stands before it, within
-            `windows.remembered_events`.
+            `windows.dedup_window`.
     """
 
     topic: str

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
@@ -12,29 +13,36 @@ from features.settings import Section
 class WindowSettings(Section):
     """Where windows of events are kept, and when one is closed."""
 
+    RENAMED: ClassVar[Mapping[str, str]] = {"remembered_events": "dedup_window"}
+
     address: str | None = Field(
         None,
         min_length=1,
-        description="a folder, or an address that fsspec knows (s3://...); empty: local.state_dir",
+        description="a folder, or an address that fsspec knows (s3://...); empty: the folder "
+        "windows in local.state_dir",
     )
     duration_s: Annotated[int, Field(ge=1)] = Field(
-        3600, description="event time that a window covers, from a whole multiple of it on"
+        3600,
+        description="event time that a window covers, in seconds, from a whole multiple of it on",
     )
     allowed_lateness_s: Annotated[int, Field(ge=0)] = Field(
-        300, description="how long, in event time, a window waits for what arrives late"
+        300, description="how long a window waits for late events, in seconds of event time"
     )
     max_events: Annotated[int, Field(ge=1, le=10_000_000)] = Field(
-        100_000, description="so many open events are closed at once, however long they cover"
+        100_000,
+        description="events of a window, at most: so many are closed whatever time they cover",
     )
     idle_s: Annotated[float, Field(gt=0)] = Field(
         300.0,
-        description="when all is read and event time stands still for so long, close what is open",
+        description="seconds without a new event after which open windows are closed",
     )
-    remembered_events: Annotated[int, Field(ge=0, le=10_000_000)] = Field(
-        200_000, description="an event sent again within so many events is marked as repeated"
+    dedup_window: Annotated[int, Field(ge=0, le=10_000_000)] = Field(
+        200_000,
+        description="an event that is sent again within so many events is marked as repeated, "
+        "and training leaves it out",
     )
     retry_s: Annotated[float, Field(ge=0)] = Field(
-        300.0, description="how long a file that cannot be written is tried again"
+        300.0, description="how long a file that cannot be written is tried again, in seconds"
     )
     group: str = Field(
         "headwater-windows",

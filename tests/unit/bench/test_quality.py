@@ -169,7 +169,7 @@ def test_the_first_member_is_the_model_of_its_own_training(log: Log) -> None:
             takes,
             Protocol.LEAVE_ONE_OUT,
             schema,
-            settings.model_copy(update={"members": members}),
+            settings.model_copy(update={"ensemble_size": members}),
             None,
         )
         for members in (1, 2)

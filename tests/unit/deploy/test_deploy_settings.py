@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from headwater_client.errors import SettingsError
 
-from deploy import settings_text
+from deploy import settings_names, settings_text
+from deploy.services.supervisor import environment
 from deploy.settings import Settings, load_settings
 
 
@@ -19,6 +20,11 @@ def nothing_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         if name.startswith("HEADWATER_"):
             monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def nothing_warned() -> None:
+    settings_names._warn.cache_clear()
 
 
 def problem() -> str:
@@ -98,6 +104,71 @@ def test_a_misspelt_name_is_refused(
     monkeypatch.setenv(name, "1")
     assert name in problem()
     assert f"unknown setting; {suggestion}" in problem()
+
+
+def test_an_old_name_in_the_file_is_accepted_with_a_warning(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    Path("headwater.toml").write_text("[trainer]\nwindow = 32\n")
+    assert load_settings().trainer.max_targets_per_sequence == 32
+    load_settings()
+    assert capsys.readouterr().err == (
+        "headwater: headwater.toml: trainer.window: is now trainer.max_targets_per_sequence: "
+        "rename it; accepted until release 0.3.0\n"
+    )
+
+
+def test_an_old_name_in_the_environment_is_accepted_with_a_warning(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HEADWATER_FEATURES__TAKEN_BY", '["purchase"]')
+    assert load_settings().features.seen_by == {"purchase"}
+    warned = capsys.readouterr().err
+    assert "HEADWATER_FEATURES__TAKEN_BY: is now HEADWATER_FEATURES__SEEN_BY" in warned
+    assert len(warned.splitlines()) == 1
+
+
+def test_the_environment_wins_over_the_file_by_either_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("headwater.toml").write_text("[trainer]\nwindow = 32\nwarmup_ratio = 0.5\n")
+    monkeypatch.setenv("HEADWATER_TRAINER__MAX_TARGETS_PER_SEQUENCE", "8")
+    monkeypatch.setenv("HEADWATER_TRAINER__WARM_UP", "0.25")
+    trainer = load_settings().trainer
+    assert (trainer.max_targets_per_sequence, trainer.warmup_ratio) == (8, 0.25)
+
+
+def test_a_setting_by_both_of_its_names_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("headwater.toml").write_text("[trainer]\nwindow = 32\nmax_targets_per_sequence = 32\n")
+    assert problem() == (
+        "headwater.toml: trainer.window: is the old name of trainer.max_targets_per_sequence, "
+        "which is given too: remove the old one"
+    )
+    Path("headwater.toml").unlink()
+    monkeypatch.setenv("HEADWATER_ROLLOUT__PURCHASE_WEIGHT", "2")
+    monkeypatch.setenv("HEADWATER_ROLLOUT__PURCHASE_REWARD", "3")
+    assert problem().startswith("HEADWATER_ROLLOUT__PURCHASE_WEIGHT: is the old name of HEADWATER_")
+    assert len(problem().splitlines()) == 1
+
+
+def test_a_setting_that_is_gone_says_where_it_went(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADWATER_TRAINER__GENERATIONS", "3")
+    assert "this setting is gone: train a version, name its folder in trainer.teacher" in problem()
+    assert len(problem().splitlines()) == 1
+
+
+def test_every_old_name_leads_to_a_setting() -> None:
+    for name, section in settings_names.sections(Settings):
+        fields = set(section.model_fields)
+        assert set(section.RENAMED.values()) <= fields, name
+        assert not fields & (section.RENAMED.keys() | section.REMOVED.keys()), name
+
+
+def test_a_supervised_command_inherits_a_setting_by_one_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HEADWATER_WINDOWS__REMEMBERED_EVENTS", "7")
+    inherited = environment(load_settings())
+    assert inherited["HEADWATER_WINDOWS__DEDUP_WINDOW"] == "7"
+    assert "HEADWATER_WINDOWS__REMEMBERED_EVENTS" not in inherited
 
 
 def test_a_list_that_is_not_json_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,7 +80,7 @@ def test_history_keeps_the_newest_events_by_time_whatever_the_order() -> None:
 
 
 def test_bounded_sets_hold_the_same_members_whatever_the_order() -> None:
-    schema = FeatureSchema(FeatureSettings(taken_limit=3, category_limit=2))
+    schema = FeatureSchema(FeatureSettings(seen_limit=3, category_limit=2))
     events = [
         seen(n, START_MS + n, categories=(hash64(f"c{n}"),), source=source_hash("t", n))
         for n in range(8)
@@ -97,7 +97,7 @@ def test_bounded_sets_hold_the_same_members_whatever_the_order() -> None:
 
 
 def test_only_what_the_settings_name_takes_an_item() -> None:
-    schema = FeatureSchema(FeatureSettings(taken_by=frozenset({"purchase"})))
+    schema = FeatureSchema(FeatureSettings(seen_by=frozenset({"purchase"})))
     row = empty_user(schema)
     apply_event(row, seen(1, item="looked"), schema)
     apply_event(row, seen(2, item="bought", kind=PURCHASE.code), schema)

@@ -46,7 +46,7 @@ def shares(state: RolloutState) -> dict[str, tuple[int, float]]:
 
 def test_who_gets_what() -> None:
     unseen, shown = initial_state(0.0, shadow=True), RolloutState(2, 0.0, 0.0)
-    assert shares(unseen) == {"stable": (1, 1.0), "shadow": (2, RULES.shadow_share)}
+    assert shares(unseen) == {"stable": (1, 1.0), "shadow": (2, RULES.shadow_fraction)}
     grown = {"stable": (1, 0.5), "canary": (2, 0.25), "baseline": (1, 0.25)}
     assert shares(shown) == grown
     assert shares(replace(shown, phase=RolloutPhase.HOLDING)) == grown

@@ -226,9 +226,7 @@ def test_what_was_taken_before_the_instant_is_forbidden_and_nothing_else(
 def test_what_was_looked_at_is_not_forbidden_where_only_purchases_take(
     small_log: Log, vocabulary: Vocabulary, trended: Trends
 ) -> None:
-    bought = FeatureSchema(
-        FeatureSettings(history_length=HISTORY, taken_by=frozenset({"purchase"}))
-    )
+    bought = FeatureSchema(FeatureSettings(history_length=HISTORY, seen_by=frozenset({"purchase"})))
     columns = columns_of(small_log, vocabulary, bought)
     found = 0
     for one in requests(epoch(columns, trended)):

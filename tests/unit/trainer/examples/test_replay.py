@@ -81,7 +81,7 @@ def test_what_comes_later_changes_no_earlier_row(
 
 
 def test_an_item_is_wanted_until_it_is_taken(vocabulary: Vocabulary) -> None:
-    bought = FeatureSchema(FeatureSettings(taken_by=frozenset({"purchase"})))
+    bought = FeatureSchema(FeatureSettings(seen_by=frozenset({"purchase"})))
     events = [
         kind(event_id=f"e{at}", user_id="u", item_id=item, timestamp=10**12 + at)
         for at, (kind, item) in enumerate(

@@ -10,7 +10,7 @@ from trainer.examples.replay import Examples
 from trainer.examples.splits import RUN, sample, slices_of
 from trainer.settings import FineTuneSettings
 
-SETTINGS = FineTuneSettings(stop_share=0.2, judge_share=0.1)
+SETTINGS = FineTuneSettings(early_stopping_fraction=0.2, gate_fraction=0.1)
 
 
 def test_the_newest_are_judged_and_those_before_tell_when_to_stop() -> None:
@@ -23,7 +23,9 @@ def test_the_newest_are_judged_and_those_before_tell_when_to_stop() -> None:
 
 def test_an_instant_is_in_one_slice() -> None:
     times_ms = np.repeat(np.arange(10), 10)
-    cut = slices_of(times_ms, -1, FineTuneSettings(stop_share=0.25, judge_share=0.25))
+    cut = slices_of(
+        times_ms, -1, FineTuneSettings(early_stopping_fraction=0.25, gate_fraction=0.25)
+    )
     assert [part(times_ms).sum() for part in (cut.learned, cut.stopping, cut.judged)] == [
         50,
         20,

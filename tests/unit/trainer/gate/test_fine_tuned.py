@@ -23,7 +23,7 @@ from trainer.training.from_scratch import train_first_model
 
 # Whoever else works on the machine: a test fails by no time.
 LIMITS = GateSettings(max_latency_ms=60_000, max_slowdown=1000)
-LEARNING = TUNING.model_copy(update={"judge_share": 0.3})
+LEARNING = TUNING.model_copy(update={"gate_fraction": 0.3})
 WINDOW = walks(range(50, 90), 1)
 
 

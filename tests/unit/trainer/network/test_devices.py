@@ -26,7 +26,7 @@ from trainer.training.from_scratch import train_first_model
 from trainer.training.losses import softmax_loss
 
 SETTINGS = TrainerSettings(
-    width=8, epochs=1, batch_windows=2, threads=1, dropout=0.0, identity_dropout=0.0
+    width=8, epochs=1, batch_size=2, threads=1, dropout=0.0, identity_dropout=0.0
 )
 CPU = torch.device("cpu")
 
@@ -73,7 +73,7 @@ def test_what_is_bought_weighs_more(batches: Batches, model: TemporalModel) -> N
         losses = softmax_loss(scores, batch)
     bought, rest = losses[batch.bought], losses[~batch.bought]
     expected = (3 * bought.sum() + rest.sum()) / (3 * len(bought) + len(rest))
-    loss, _ = gradients(model, [batch], SETTINGS.model_copy(update={"purchase_weight": 3.0}))
+    loss, _ = gradients(model, [batch], SETTINGS.model_copy(update={"purchase_loss_weight": 3.0}))
     assert loss == pytest.approx(float(expected), rel=1e-5)
     assert loss != pytest.approx(float(losses.mean()), rel=1e-3)
 
@@ -82,7 +82,7 @@ def test_weights_change_once_for_so_many_batches(small_log: Log, schema: Feature
     steps = {}
     for joined in (1, 3):
         seen: list[Progress] = []
-        settings = SETTINGS.model_copy(update={"accumulate_steps": joined})
+        settings = SETTINGS.model_copy(update={"gradient_accumulation_steps": joined})
         train_first_model(small_log, schema, settings, seen.append)
         steps[joined] = seen[-1].step
         assert 0.5 < seen[-1].done <= 1

@@ -25,7 +25,7 @@ from trainer.settings import TrainerSettings
 from trainer.training.fit import Progress
 from trainer.training.from_scratch import train_first_model
 
-SETTINGS = TrainerSettings(width=8, epochs=2, batch_windows=4, threads=1, patience=9, members=2)
+SETTINGS = TrainerSettings(width=8, epochs=2, batch_size=4, threads=1, patience=9, ensemble_size=2)
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +94,7 @@ def test_members_are_trained_from_other_beginnings(
     # All but what balances each.
     for name, buffer in [*first.named_buffers()][1:]:
         assert torch.equal(buffer, second.get_buffer(name))
-    alone = train_first_model(small_log, schema, SETTINGS.model_copy(update={"members": 1}))
+    alone = train_first_model(small_log, schema, SETTINGS.model_copy(update={"ensemble_size": 1}))
     assert isinstance(alone.model, TemporalModel)
     assert torch.equal(alone.model.state.weight, first.state.weight)
     # One bar, one curve.

@@ -41,7 +41,7 @@ class KindReader:
 
 READER = cast("LanguageModel", KindReader())
 SETTINGS = TrainerSettings(
-    width=16, epochs=20, batch_windows=4, learning_rate=0.01, threads=1, patience=20
+    width=16, epochs=20, batch_size=4, learning_rate=0.01, threads=1, patience=20
 )
 
 

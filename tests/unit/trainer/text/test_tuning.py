@@ -39,10 +39,10 @@ TEXTS = [f"{colour} {thing}" for colour in COLOURS for thing in THINGS]
 WIDTH, LAYERS = 16, 3
 TUNED = (Tuning.LORA, Tuning.TOP, Tuning.WHOLE)
 SETTINGS = TrainerSettings(
-    language_steps=60,
+    language_max_steps=60,
     language_learning_rate=3e-3,
-    language_layers=1,
-    language_rank=8,
+    language_top_layers=1,
+    language_lora_rank=8,
     seed=1,
     threads=1,
     width=16,
@@ -182,7 +182,7 @@ def test_how_many_weights_can_change(tuned: dict[Tuning, Tuned], reader: Languag
     # Query, key, value, output and the two of the feed-forward, each with two thin matrices;
     # and the pooler, which nothing reads.
     linear_layers = 6 * LAYERS + 1
-    assert tuned[Tuning.LORA].trainable == linear_layers * 2 * WIDTH * SETTINGS.language_rank
+    assert tuned[Tuning.LORA].trainable == linear_layers * 2 * WIDTH * SETTINGS.language_lora_rank
     assert all(set(one.weights) for one in tuned.values())
     assert all("lora" in name for name in tuned[Tuning.LORA].weights)
 
@@ -221,7 +221,7 @@ def test_the_same_seed_gives_the_same_vectors(
 def test_an_anchor_keeps_vectors_where_they_were(
     tuned: dict[Tuning, Tuned], reader: LanguageModel
 ) -> None:
-    held = tune(reader, Tuning.WHOLE, language_anchor=100.0).reader.vectors(TEXTS)
+    held = tune(reader, Tuning.WHOLE, language_anchor_weight=100.0).reader.vectors(TEXTS)
     free, untuned = tuned[Tuning.WHOLE].reader.vectors(TEXTS), reader.vectors(TEXTS)
     assert np.abs(held - untuned).mean() < 0.7 * np.abs(free - untuned).mean()
 
@@ -237,8 +237,8 @@ def test_tuning_ends_in_time_and_says_where_it_stands(reader: LanguageModel) -> 
     settings = SETTINGS.model_copy(
         update={
             "language_tuning": Tuning.TOP,
-            "language_steps": 100_000,
-            "language_seconds": 0.5,
+            "language_max_steps": 100_000,
+            "language_max_seconds": 0.5,
             "language_learning_rate": 1e-6,
         }
     )

@@ -36,7 +36,7 @@ from trainer.training.from_scratch import train_first_model
 SETTINGS = TrainerSettings(
     width=16,
     epochs=8,
-    batch_windows=4,
+    batch_size=4,
     learning_rate=0.01,
     dropout=0.0,
     threads=1,
@@ -44,7 +44,7 @@ SETTINGS = TrainerSettings(
     max_seconds=1000,
 )
 TUNING = FineTuneSettings(
-    epochs=20, learning_rate=0.01, replay=0.5, batch_windows=4, stop_share=0.2
+    epochs=20, learning_rate=0.01, replay=0.5, batch_size=4, early_stopping_fraction=0.2
 )
 BEFORE = walks(range(50), 1)
 WINDOW = walks(range(50, 90), 3)
@@ -78,7 +78,7 @@ def judged(trained: Trained, history: History) -> Batches:
     cut = slices_of(history.times_ms, BEFORE[-1].timestamp, TUNING)
     chosen = cut.judged(columns.times_ms)
     trended = history.trends(trained.vocabulary, columns.times_ms, STEP_MS)
-    return Batches(columns, trended, chosen, 8, SETTINGS.window)
+    return Batches(columns, trended, chosen, 8, SETTINGS.max_targets_per_sequence)
 
 
 def weights(model: TemporalModel) -> dict[str, torch.Tensor]:
@@ -197,8 +197,8 @@ def test_the_next_version_is_a_mean_of_the_live_one_and_what_was_learned(
 ) -> None:
     history = history_of(schema, [*WINDOW, *walks(range(90, 110), 1, names="other ")])
 
-    def learned(live_share: float) -> torch.Tensor:
-        settings = TUNING.model_copy(update={"live_share": live_share})
+    def learned(live_fraction: float) -> torch.Tensor:
+        settings = TUNING.model_copy(update={"live_fraction": live_fraction})
         return tuned(live, history, settings).model.items.weight
 
     known = len(live.vocabulary)
@@ -242,7 +242,7 @@ def test_every_member_of_an_ensemble_learns(live: Trained, schema: FeatureSchema
     twice = replace(live, model=joined([copy.deepcopy(live.model.members[0]) for _ in range(2)]))
     history = history_of(schema, WINDOW, catalogue(["new"]))
     cut = slices_of(history.times_ms, live.until_ms, TUNING)
-    settings = SETTINGS.model_copy(update={"members": 2})
+    settings = SETTINGS.model_copy(update={"ensemble_size": 2})
     tuning = part(FineTuned.ALL)
     told: list[Progress] = []
     found = fine_tune(twice, history, cut, settings, tuning, READER, told.append)
@@ -267,7 +267,7 @@ def test_nothing_new_is_an_error(live: Trained, schema: FeatureSchema) -> None:
     [
         ({"width": 32}, "width 16, the settings ask for 32"),
         ({"factors": 8}, "related 64.* 8"),
-        ({"members": 4}, "members 1, the settings ask for 4"),
+        ({"ensemble_size": 4}, "ensemble_size 1, the settings ask for 4"),
     ],
 )
 def test_a_live_version_of_another_shape_is_an_error(

@@ -41,7 +41,7 @@ from trainer.training.losses import taught_loss
 SETTINGS = TrainerSettings(
     width=16,
     epochs=40,
-    batch_windows=4,
+    batch_size=4,
     learning_rate=0.01,
     dropout=0.0,
     threads=1,
@@ -161,7 +161,7 @@ def test_a_model_without_a_part_trains_and_the_part_has_no_effect(
     small_log: Log, schema: FeatureSchema, tmp_path: Path, part: Part
 ) -> None:
     few = SETTINGS.model_copy(update={"epochs": 1})
-    without = few.model_copy(update={"without": frozenset({part})})
+    without = few.model_copy(update={"ablate": frozenset({part})})
     whole = train_first_model(small_log, schema, few, reader=READER)
     trained = train_first_model(small_log, schema, without, reader=READER)
     feeds = sample_inputs(len(trained.vocabulary), schema, 6, excluded=0)
@@ -240,7 +240,7 @@ def test_what_a_teacher_answers_is_learned(
 ) -> None:
     """A pupil that reads less is nearer to its teacher than one that nobody taught."""
     earlier = log.split(0.8)[0]
-    short = SETTINGS.model_copy(update={"width": 8, "history": 4, "teacher_share": 0.9})
+    short = SETTINGS.model_copy(update={"width": 8, "history": 4, "distillation_weight": 0.9})
     columns = columns_of(earlier, trained.vocabulary, schema)
     observed = observed_log(earlier.events, earlier.items)
     trended = trends(observed, trained.vocabulary, schema, HOUR_MS)

@@ -23,7 +23,7 @@ from trainer.settings import TrainerSettings
 from trainer.text.encoder import LanguageModel
 from trainer.training.from_scratch import train_first_model
 
-SETTINGS = TrainerSettings(width=8, epochs=2, batch_windows=4, threads=1)
+SETTINGS = TrainerSettings(width=8, epochs=2, batch_size=4, threads=1)
 START_MS = 1_700_000_000_000
 
 

@@ -22,7 +22,7 @@ from trainer.training import search as searching
 from trainer.training.fit import Progress, Report
 from trainer.training.search import Search, SearchProgress, search, searched
 
-SETTINGS = TrainerSettings(width=64, learning_rate=0.002, epochs=3, batch_windows=4, threads=1)
+SETTINGS = TrainerSettings(width=64, learning_rate=0.002, epochs=3, batch_size=4, threads=1)
 
 
 @pytest.fixture
@@ -117,8 +117,8 @@ def test_a_study_of_another_log_or_of_nothing_is_one_line(
 
 
 def test_nothing_held_out_is_refused(small_log: Log, schema: FeatureSchema) -> None:
-    nothing = SETTINGS.model_copy(update={"validation_share": 0.0})
-    with pytest.raises(SettingsError, match=r"trainer.validation_share = 0"):
+    nothing = SETTINGS.model_copy(update={"validation_fraction": 0.0})
+    with pytest.raises(SettingsError, match=r"trainer.validation_fraction = 0"):
         search(small_log, schema, nothing, Search(trials=1))
 
 

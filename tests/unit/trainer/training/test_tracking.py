@@ -18,7 +18,7 @@ from trainer.training.fit import Progress
 from trainer.training.from_scratch import train_first_model
 from trainer.training.tracking import tracked
 
-SETTINGS = TrainerSettings(width=8, epochs=2, batch_windows=4, threads=1, patience=9)
+SETTINGS = TrainerSettings(width=8, epochs=2, batch_size=4, threads=1, patience=9)
 
 
 class Notes:
@@ -56,7 +56,7 @@ def test_event_files_hold_the_curves(small_log: Log, schema: FeatureSchema, tmp_
         curve = events.Scalars(name)
         assert [point.value for point in curve] == pytest.approx(values, rel=1e-6)
     assert [point.step for point in events.Scalars("train/loss")] == list(range(1, len(steps) + 1))
-    assert steps[0].learning_rate == SETTINGS.learning_rate * rate(0.0, SETTINGS.warm_up)
+    assert steps[0].learning_rate == SETTINGS.learning_rate * rate(0.0, SETTINGS.warmup_ratio)
     assert all(one.gradient_norm > 0 for one in steps)
     assert [one.epoch for one in seen if one.epoch_ends] == [1, 2]
     (text,) = events.Tensors("settings/text_summary")

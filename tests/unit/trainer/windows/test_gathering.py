@@ -193,7 +193,7 @@ def test_the_same_id_of_another_person_or_type_is_no_repeat() -> None:
 
 
 def test_repeats_are_forgotten_beyond_the_remembered_events() -> None:
-    gathered = gathering(settings=SETTINGS.model_copy(update={"remembered_events": 1}))
+    gathered = gathering(settings=SETTINGS.model_copy(update={"dedup_window": 1}))
     for offset, event_id in enumerate(["a", "b", "a"]):
         gathered.add(row(offset, offset, event_id=event_id), NOW_MS)
     closed = idled(gathered)
