@@ -9,42 +9,35 @@ another: some that are bad in a way each, and one that has learned from a window
 from __future__ import annotations
 
 import json
-import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Annotated
 
 import typer
 from headwater_client.errors import ServerError
 from rich.console import Console
 
-from bench.canary.figures import Case, figures, table
-from bench.canary.load import Audience, Seen
-from bench.canary.versions import REFUSED, Candidate, candidates, learned_more, load_by_hand
-from bench.harness.cores import split
-from bench.harness.report import run_benchmark, write_report
-from bench.harness.servers import own_settings
-from bench.harness.subjects import HEADWATER, running
+from bench.canary.figures import CanaryCase, figures, make_cases_table
+from bench.canary.people import Audience, SeenAnswer
+from bench.canary.versions import REFUSED, Candidate, Workshop, load_by_hand, make_candidates
+from bench.harness.cores import split_cores
+from bench.harness.processes import WORKER, local_settings, run_system, variables_of
+from bench.harness.runner import Benchmark, MappedDataOptions, Results, work_folder
+from bench.harness.servers import publish_first
 from deploy import local
-from deploy.commands.data_options import Data, Map, Type
 from deploy.jobs.start_rollout import load_candidate
 from deploy.rollout import CommandRejectedError, CommandRequest, RolloutSettings, sign_command
 from deploy.rollout.requests import read_history, send_command
 from deploy.settings import Settings, default_cache_dir
-from deploy.settings_text import variable
 from features.inputs import MODEL_NAME
-from features.kafka import ensure_topics
 from features.rollout_messages import RolloutAction, RolloutStep
 from features.schema import FeatureSchema
-from trainer.datasets.log import DataSource, Log, load_log
-from trainer.datasets.mapping import mapping_from_options
-from trainer.registry.publish import publish
+from trainer.datasets.log import Log
 from trainer.registry.triton import ModelServer
 from trainer.settings import TrainerSettings
 from trainer.text.encoder import language_model
-from trainer.training.from_scratch import train_first_model
 
 # A rollout within minutes, among some hundred people, who differ by more than versions do.
 RULES = RolloutSettings.model_validate(
@@ -62,74 +55,75 @@ RULES = RolloutSettings.model_validate(
         "give_up_s": 600,
     }
 )
+CONTROLLER = ("-m", "deploy.cli", "controller")
 _POLL_S = 0.5
 _QUIET_S = 10.0
 _SETTLE_S = 3.0
 _START_S = 120.0
 
 
-def main(
-    data: Data = None,
-    maps: Map = None,
-    types: Type = None,
-    report: Annotated[Path | None, typer.Option(help="write the figures here, as JSON")] = None,
-    rate: Annotated[float, typer.Option(help="events/s", min=10)] = 200.0,
-    train_s: Annotated[float, typer.Option(help="of the first model, at most", min=1)] = 120.0,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class CanaryOptions(MappedDataOptions):
+    """Options of `bench.canary`."""
+
+    rate: Annotated[float, typer.Option(help="events/s", min=10)] = 200.0
+    train_s: Annotated[float, typer.Option(help="of the first model, at most", min=1)] = 120.0
+
+
+def measure(options: CanaryOptions, console: Console) -> Results:
     """Roll out a good version and bad ones; count who noticed."""
-    console = Console(stderr=True)
-    mapping = mapping_from_options(maps or [], types or [])
-    log = load_log(DataSource(default_cache_dir(), data, mapping))
-    with tempfile.TemporaryDirectory(prefix="headwater-bench-") as folder:
-        wanted = own_settings(Path(folder)).model_copy(update={"rollout": RULES})
+    log = options.load_log()
+    with work_folder() as folder:
+        wanted = local_settings(folder).model_copy(update={"rollout": RULES})
         try:
             settings = local.up(wanted)
-            tried = prepared(settings, log, train_s, console)
-            with closing(audience(settings, log, rate)) as people, services(settings):
+            candidates = prepare_candidates(settings, log, options.train_s, console)
+            later = log.split(0.5)[1].events
+            with (
+                closing(Audience(settings.kafka, later, options.rate)) as people,
+                run_services(settings),
+            ):
                 people.wait(_START_S)
-                cases = [tried_out(one, settings, people, console) for one in tried]
+                trial = Trial(settings, people, console)
+                cases = [trial.run(candidate) for candidate in candidates]
         finally:
             local.down(wanted)
-    found = figures(cases) | {"rate": rate, "rules": RULES.model_dump(mode="json")}
-    Console(width=180).print(table(found))
-    if report:
-        write_report(report, "canary", found)
+    report = figures(cases) | {"rate": options.rate, "rules": RULES.model_dump(mode="json")}
+    return Results(report, [make_cases_table(report)])
 
 
-def prepared(settings: Settings, log: Log, train_s: float, console: Console) -> list[Candidate]:
-    """What is tried out beside a version of the first half of the log."""
-    ensure_topics(settings.kafka)
-    schema, server = FeatureSchema(settings.features), ModelServer(settings.triton.url or "")
+def prepare_candidates(
+    settings: Settings, log: Log, train_s: float, console: Console
+) -> Sequence[Candidate]:
+    """What is tried out beside a version of the first half of the log, which goes live."""
     training = TrainerSettings(max_seconds=train_s)
     reader = language_model(training.language_model, default_cache_dir())
+    schema = FeatureSchema(settings.features)
+    workshop = Workshop(settings.model_repository, schema, training, reader)
     before, after = log.split(0.5)
     console.print("training the live version ...")
-    first = train_first_model(before, schema, training, reader=reader)
-    publish(first, settings.model_repository, server, settings.kafka, schema, training)
+    first = workshop.train(before)
+    publish_first(first, settings, training)
     console.print("learning from a window, and breaking what it gave ...")
     window = after.events[: len(log.events) // 10]
-    good = learned_more(first, before, window, schema, training, reader)
-    return candidates(good, settings.model_repository, schema, training)
-
-
-def audience(settings: Settings, log: Log, rate: float) -> Audience:
-    """The people of the second half."""
-    return Audience(settings.kafka, log.split(0.5)[1].events, rate)
+    return make_candidates(workshop.learn_more(first, before, window), workshop)
 
 
 @contextmanager
-def services(settings: Settings) -> Iterator[None]:
+def run_services(settings: Settings) -> Iterator[None]:
     """Two workers and the controller."""
-    everywhere, rules = split(2), RULES.model_dump(mode="json")
-    chosen = {variable(f"rollout.{name}"): _text(value) for name, value in rules.items()}
-    chosen[variable("rollout.admin_token")] = _token()
-    chosen[variable("model_repository")] = str(settings.model_repository)
+    rules = {
+        f"rollout.{name}": _text(value) for name, value in RULES.model_dump(mode="json").items()
+    }
+    token = RULES.admin_token.get_secret_value() if RULES.admin_token else ""
+    chosen = variables_of(rules | {"rollout.admin_token": token})
     with ExitStack() as stack:
         for name in ("one", "two"):
-            named = {"HEADWATER_WORKER__NAME": name}
-            stack.enter_context(running(settings, HEADWATER, "headwater", everywhere, named))
-        controller = ("-m", "deploy.cli", "controller")
-        stack.enter_context(running(settings, controller, "controller", everywhere, chosen))
+            variables = {"HEADWATER_WORKER__NAME": name}
+            cores = split_cores(2).working()
+            stack.enter_context(run_system(settings, WORKER, "headwater", cores, variables))
+        cores = split_cores(2).working()
+        stack.enter_context(run_system(settings, CONTROLLER, "controller", cores, chosen))
         yield
 
 
@@ -137,53 +131,66 @@ def _text(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _token() -> str:
-    return RULES.admin_token.get_secret_value() if RULES.admin_token else ""
+@dataclass(frozen=True)
+class Trial:
+    """Tries out one candidate after another on running services."""
+
+    settings: Settings
+    people: Audience
+    console: Console
+
+    def run(self, candidate: Candidate) -> CanaryCase:
+        """One candidate's rollout, from the quiet before it to a moment after its end."""
+        self.people.take_seen()
+        time.sleep(_QUIET_S)
+        quiet = self.people.take_seen()
+        name, expected = candidate.name, candidate.expected
+        self.console.print(f"{name} ...", highlight=False)
+        try:
+            rollout_id = self._start(candidate)
+        except CommandRejectedError as refused:
+            seen = self.people.take_seen()
+            case = CanaryCase(name, expected, REFUSED, str(refused), [], quiet, seen)
+        else:
+            case = self._await_verdict(candidate, rollout_id, quiet)
+        self.console.print(f"{name}: {case.outcome}: {case.reason}", highlight=False)
+        return case
+
+    def _start(self, candidate: Candidate) -> str:
+        number, address = candidate.version.number, candidate.version.address
+        if candidate.by_hand:
+            load_by_hand(candidate.version, ModelServer(self.settings.triton.url or ""))
+        else:
+            load_candidate(self.settings, number)
+        request = CommandRequest(
+            MODEL_NAME, RolloutAction.START, "bench", candidate.name, number, address
+        )
+        return send_command(self.settings.kafka, sign_command(RULES, request)).reason.split()[1]
+
+    def _await_verdict(
+        self, candidate: Candidate, rollout_id: str, quiet: Sequence[SeenAnswer]
+    ) -> CanaryCase:
+        deadline = time.monotonic() + RULES.give_up_s
+        steps: list[RolloutStep] = []
+        while not steps or not steps[-1].rollout.phase.is_terminal:
+            if time.monotonic() > deadline:
+                raise ServerError(f"{candidate.name}: no verdict in {RULES.give_up_s:.0f} s")
+            time.sleep(_POLL_S)
+            told = read_history(self.settings.kafka, MODEL_NAME)
+            steps = [step for step in told.steps if step.rollout.rollout_id == rollout_id]
+        time.sleep(_SETTLE_S)
+        return CanaryCase(
+            candidate.name,
+            candidate.expected,
+            steps[-1].rollout.phase,
+            steps[-1].reason,
+            steps,
+            quiet,
+            self.people.take_seen(),
+        )
 
 
-def tried_out(one: Candidate, settings: Settings, people: Audience, console: Console) -> Case:
-    """One candidate's rollout, from the quiet before it to a moment after its end."""
-    people.seen()
-    time.sleep(_QUIET_S)
-    quiet = people.seen()
-    console.print(f"{one.name} ...", highlight=False)
-    try:
-        name = _started(one, settings)
-    except CommandRejectedError as refused:
-        case = Case(one.name, one.expected, REFUSED, str(refused), [], quiet, people.seen())
-    else:
-        case = _verdict(one, name, settings, people, quiet)
-    console.print(f"{one.name}: {case.outcome}: {case.reason}", highlight=False)
-    return case
-
-
-def _started(one: Candidate, settings: Settings) -> str:
-    if one.by_hand:
-        load_by_hand(one.version, ModelServer(settings.triton.url or ""))
-    else:
-        load_candidate(settings, one.version.number)
-    number, address = one.version.number, one.version.address
-    request = CommandRequest(MODEL_NAME, RolloutAction.START, "bench", one.name, number, address)
-    return send_command(settings.kafka, sign_command(RULES, request)).reason.split()[1]
-
-
-def _verdict(
-    one: Candidate, name: str, settings: Settings, people: Audience, quiet: list[Seen]
-) -> Case:
-    deadline = time.monotonic() + RULES.give_up_s
-    steps: list[RolloutStep] = []
-    while not steps or not steps[-1].rollout.phase.is_terminal:
-        if time.monotonic() > deadline:
-            raise ServerError(f"{one.name}: no verdict in {RULES.give_up_s:.0f} s")
-        time.sleep(_POLL_S)
-        found = read_history(settings.kafka, MODEL_NAME)
-        steps = [each for each in found.steps if each.rollout.rollout_id == name]
-    time.sleep(_SETTLE_S)
-    last = steps[-1]
-    return Case(
-        one.name, one.expected, last.rollout.phase, last.reason, steps, quiet, people.seen()
-    )
-
+BENCHMARK = Benchmark("canary", CanaryOptions, measure, width=180)
 
 if __name__ == "__main__":
-    run_benchmark(main)
+    BENCHMARK.main()

@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from bench.canary.load import Seen
-from bench.harness.tables import figures_table
+from bench.canary.people import SeenAnswer
+from bench.harness.runner import make_table
 from features.rollout_messages import RolloutPhase, RolloutStep, Variant
 
 _OUR_OWN = (Variant.STABLE, Variant.BASELINE)
 
 
 @dataclass(frozen=True)
-class Case:
+class CanaryCase:
     """One candidate.
 
     Attributes:
@@ -32,11 +32,11 @@ class Case:
     outcome: str
     reason: str
     steps: Sequence[RolloutStep]
-    quiet: Sequence[Seen]
-    seen: Sequence[Seen]
+    quiet: Sequence[SeenAnswer]
+    seen: Sequence[SeenAnswer]
 
 
-def figures(cases: Sequence[Case]) -> dict[str, Any]:
+def figures(cases: Sequence[CanaryCase]) -> dict[str, Any]:
     """The report's figures, a row for each case."""
     rows = {case.name: _row(case) for case in cases}
     return {
@@ -50,9 +50,9 @@ def figures(cases: Sequence[Case]) -> dict[str, Any]:
     }
 
 
-def _row(case: Case) -> dict[str, Any]:
-    canary = [one for one in case.seen if one.variant == Variant.CANARY]
-    stable = [one for one in case.seen if one.variant in _OUR_OWN]
+def _row(case: CanaryCase) -> dict[str, Any]:
+    canary = [answer for answer in case.seen if answer.variant == Variant.CANARY]
+    stable = [answer for answer in case.seen if answer.variant in _OUR_OWN]
     return {
         "expected": case.expected,
         "outcome": case.outcome,
@@ -61,10 +61,10 @@ def _row(case: Case) -> dict[str, Any]:
         "states": [step.rollout.phase.value for step in case.steps],
         "shown": len(canary),
         "of_everyones": len(canary) / max(1, len(case.seen)),
-        "stable_ill": sum(one.ill for one in stable),
+        "stable_ill": sum(answer.ill for answer in stable),
         "stable_p99_ms": _p99_ms(stable),
         "quiet_p99_ms": _p99_ms(case.quiet),
-        "changed_variant": _changed(case.seen),
+        "changed_variant": _count_changed(case.seen),
         "last_canary_answer_s": _last_answer_s(case.steps, canary),
     }
 
@@ -74,31 +74,31 @@ def _seconds(steps: Sequence[RolloutStep]) -> float:
     return (steps[-1].rollout.time - steps[0].rollout.time) / 1000 if steps else 0.0
 
 
-def _p99_ms(seen: Sequence[Seen]) -> float:
-    return float(np.percentile([one.latency_ms for one in seen], 99)) if seen else 0.0
+def _p99_ms(seen: Sequence[SeenAnswer]) -> float:
+    return float(np.percentile([answer.latency_ms for answer in seen], 99)) if seen else 0.0
 
 
-def _changed(seen: Sequence[Seen]) -> int:
+def _count_changed(seen: Sequence[SeenAnswer]) -> int:
     """People who left the canary for its baseline, or the other way, within a rollout."""
     of: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
-    for one in seen:
-        if one.variant in (Variant.CANARY, Variant.BASELINE):
-            of[one.rollout_id, one.user_id].add(one.variant)
+    for answer in seen:
+        if answer.variant in (Variant.CANARY, Variant.BASELINE):
+            of[answer.rollout_id, answer.user_id].add(answer.variant)
     return sum(len(variants) > 1 for variants in of.values())
 
 
-def _last_answer_s(steps: Sequence[RolloutStep], canary: Sequence[Seen]) -> float:
+def _last_answer_s(steps: Sequence[RolloutStep], canary: Sequence[SeenAnswer]) -> float:
     """How long after it was taken back the canary still answered; 0 where it was not."""
     if not steps or steps[-1].rollout.phase is not RolloutPhase.ROLLED_BACK:
         return 0.0
     decided_ms = steps[-1].rollout.time
-    return max([0.0, *((one.produced_ms - decided_ms) / 1000 for one in canary)])
+    return max([0.0, *((answer.produced_ms - decided_ms) / 1000 for answer in canary)])
 
 
-def table(found: Mapping[str, Any]) -> Table:
+def make_cases_table(found: Mapping[str, Any]) -> Table:
     """All cases."""
     columns = ("outcome", "s", "canary shown", "of everyone's", "stable ill", "stable p99 ms")
-    drawn = figures_table("Rollouts on the real servers", "version", columns)
+    drawn = make_table("Rollouts on the real servers", "version", columns)
     drawn.add_column("why")
     for name, row in found["cases"].items():
         drawn.add_row(

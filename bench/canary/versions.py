@@ -5,11 +5,14 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
+import numpy as np
+import onnx
 from headwater_client.events import Interaction
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from bench.canary.bad_graphs import answers_late, answers_nan
 from features.rollout_messages import RolloutPhase
 from features.schema import FeatureSchema
 from features.vocabulary import FIRST_ITEM, Vocabulary
@@ -23,8 +26,11 @@ from trainer.registry.triton import ModelServer
 from trainer.settings import FineTuneSettings, TrainerSettings
 from trainer.text.encoder import LanguageModel
 from trainer.training.fine_tune import fine_tune
+from trainer.training.from_scratch import train_first_model
 
 REFUSED = "refused"
+SCORES = "top_scores"
+SIDE = 1024
 # Each takes tens of milliseconds: far more than anybody is waited for.
 _PRODUCTS = 40
 
@@ -43,47 +49,51 @@ class Candidate:
     by_hand: bool = False
 
 
-def learned_more(
-    first: Trained,
-    before: Log,
-    window: Sequence[Interaction],
-    schema: FeatureSchema,
-    settings: TrainerSettings,
-    reader: LanguageModel | None,
-) -> Trained:
-    """The first model after a window, as the slow loop makes it."""
-    history = History(schema, before.items)
-    history.extend([*before.events, *window])
-    tuning = FineTuneSettings()
-    cut = slices_of(history.times_ms, first.until_ms, tuning)
-    return fine_tune(first, history, cut, settings, tuning, reader)
+@dataclass(frozen=True)
+class Workshop:
+    """Where versions are made: for which rows, by which settings, into which repository."""
 
+    repository: Path
+    schema: FeatureSchema
+    settings: TrainerSettings
+    reader: LanguageModel | None
 
-def candidates(
-    good: Trained, repository: Path, schema: FeatureSchema, settings: TrainerSettings
-) -> list[Candidate]:
-    """The good one last: what comes before it must not change what it is compared with."""
+    def train(self, log: Log) -> Trained:
+        """A first model of a log."""
+        return train_first_model(log, self.schema, self.settings, reader=self.reader)
 
-    def patched(patch: Callable[[Path], None]) -> ModelVersion:
-        with drafted(good, repository, schema, settings) as draft:
+    def learn_more(self, first: Trained, before: Log, window: Sequence[Interaction]) -> Trained:
+        """The first model after a window, as the slow loop makes it."""
+        history = History(self.schema, before.items)
+        history.extend([*before.events, *window])
+        tuning = FineTuneSettings()
+        cut = slices_of(history.times_ms, first.until_ms, tuning)
+        return fine_tune(first, history, cut, self.settings, tuning, self.reader)
+
+    def write(self, trained: Trained) -> ModelVersion:
+        """The next version."""
+        return write_version(trained, self.repository, self.schema, self.settings)
+
+    def write_patched(self, trained: Trained, patch: Callable[[Path], None]) -> ModelVersion:
+        """The next version, its graph changed."""
+        with drafted(trained, self.repository, self.schema, self.settings) as draft:
             patch(draft.folder / GRAPH)
             return draft.keep()
 
+
+def make_candidates(good: Trained, workshop: Workshop) -> list[Candidate]:
+    """The good one last: what comes before it must not change what it is compared with."""
     back = RolloutPhase.ROLLED_BACK.value
-    shuffled = write_version(_shuffled(good), repository, schema, settings)
+    write = partial(workshop.write_patched, good)
     return [
-        Candidate("cannot be loaded", patched(_cut_in_half), REFUSED),
-        Candidate("answers NaN", patched(answers_nan), REFUSED),
-        Candidate("answers NaN, loaded by hand", patched(answers_nan), back, by_hand=True),
+        Candidate("cannot be loaded", write(_cut_in_half), REFUSED),
+        Candidate("answers NaN", write(answer_nan), REFUSED),
+        Candidate("answers NaN, loaded by hand", write(answer_nan), back, by_hand=True),
         Candidate(
-            "answers late", patched(lambda graph: answers_late(graph, _PRODUCTS)), back, True
+            "answers late", write(partial(answer_late, products=_PRODUCTS)), back, by_hand=True
         ),
-        Candidate("items shuffled", shuffled, back),
-        Candidate(
-            "learned from a window",
-            write_version(good, repository, schema, settings),
-            RolloutPhase.PROMOTED.value,
-        ),
+        Candidate("items shuffled", workshop.write(_shuffle_items(good)), back),
+        Candidate("learned from a window", workshop.write(good), RolloutPhase.PROMOTED.value),
     ]
 
 
@@ -95,7 +105,7 @@ def load_by_hand(version: ModelVersion, server: ModelServer) -> None:
         triton.load((model / CONFIG).read_text(), sorted({*up, version.number}))
 
 
-def _shuffled(trained: Trained) -> Trained:
+def _shuffle_items(trained: Trained) -> Trained:
     """The same model with its items' rows under other names."""
     vocabulary = trained.vocabulary
     names = list(vocabulary.item_ids[FIRST_ITEM:])
@@ -106,3 +116,60 @@ def _shuffled(trained: Trained) -> Trained:
 def _cut_in_half(graph: Path) -> None:
     whole = graph.read_bytes()
     graph.write_bytes(whole[: len(whole) // 2])
+
+
+def answer_nan(graph: Path) -> None:
+    """Let every score of a graph be NaN."""
+    model = onnx.load(graph)
+    nan = numpy_helper.from_array(np.array(np.nan, np.float32), "nan")
+    model.graph.initializer.append(nan)
+    _add_to_scores(model, [], "nan")
+    onnx.save(model, graph)
+
+
+def answer_late(graph: Path, products: int) -> None:
+    """Let a graph multiply large matrices first: each product takes tens of milliseconds."""
+    model = onnx.load(graph)
+    model.graph.initializer.extend(
+        [
+            numpy_helper.from_array(np.zeros((SIDE, SIDE), np.float32), "zeros"),
+            numpy_helper.from_array(np.array(products, np.int64), "products"),
+            numpy_helper.from_array(np.array(True), "always"),
+        ]
+    )
+    square = [SIDE, SIDE]
+    value = helper.make_tensor_value_info
+    body = helper.make_graph(
+        [
+            helper.make_node("Identity", ["going_on"], ["still_going_on"]),
+            helper.make_node("MatMul", ["factor", "zeros"], ["product"]),
+        ],
+        "one_product",
+        [
+            value("round", TensorProto.INT64, []),
+            value("going_on", TensorProto.BOOL, []),
+            value("factor", TensorProto.FLOAT, square),
+        ],
+        [
+            value("still_going_on", TensorProto.BOOL, []),
+            value("product", TensorProto.FLOAT, square),
+        ],
+    )
+    late = [
+        # From an input, or it would be computed once for all.
+        helper.make_node("Cast", ["request_time_ms"], ["time"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMax", ["time"], ["newest"], keepdims=0),
+        helper.make_node("Add", ["zeros", "newest"], ["first"]),
+        helper.make_node("Loop", ["products", "always", "first"], ["last"], body=body),
+        helper.make_node("ReduceMax", ["last"], ["nothing"], keepdims=0),
+    ]
+    _add_to_scores(model, late, "nothing")
+    onnx.save(model, graph)
+
+
+def _add_to_scores(model: ModelProto, nodes: list[NodeProto], term: str) -> None:
+    for node in model.graph.node:
+        for at, name in enumerate(node.output):
+            if name == SCORES:
+                node.output[at] = "good_scores"
+    model.graph.node.extend([*nodes, helper.make_node("Add", ["good_scores", term], [SCORES])])

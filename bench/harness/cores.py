@@ -15,7 +15,7 @@ _OWN = {"Pss_Anon", "Pss_Shmem", "SwapPss"}
 
 
 @dataclass(frozen=True)
-class Cores:
+class SharedCores:
     """The cores that everything measured shares, and those left to whoever measures."""
 
     shared: frozenset[int]
@@ -27,24 +27,24 @@ class Cores:
 
         Pinned before its start, because later only one thread of a process would move.
         """
-        with _on(self.shared):
+        with _pin_to(self.shared):
             yield
 
     @contextmanager
     def measuring(self) -> Iterator[None]:
         """The caller keeps away from the shared cores, where there are others."""
-        with _on(self.left or self.shared):
+        with _pin_to(self.left or self.shared):
             yield
 
 
-def split(number: int) -> Cores:
+def split_cores(number: int) -> SharedCores:
     """The cores that this process may use: the last so many of them are shared."""
     allowed = sorted(os.sched_getaffinity(0))
-    return Cores(frozenset(allowed[-number:]), frozenset(allowed[:-number]))
+    return SharedCores(frozenset(allowed[-number:]), frozenset(allowed[:-number]))
 
 
 @contextmanager
-def _on(cores: Collection[int]) -> Iterator[None]:
+def _pin_to(cores: Collection[int]) -> Iterator[None]:
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, cores)
     try:
@@ -93,10 +93,10 @@ def _seconds(process: psutil.Process) -> float:
 
 
 def _own_bytes(pid: int) -> int:
-    found = 0
+    total = 0
     with suppress(FileNotFoundError, ProcessLookupError):
         for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
             name, _, size = line.partition(":")
             if name in _OWN:
-                found += int(size.removesuffix("kB")) * 1024
-    return found
+                total += int(size.removesuffix("kB")) * 1024
+    return total

@@ -11,7 +11,7 @@ import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from multiprocessing.connection import Connection
@@ -23,14 +23,14 @@ from typing import Any
 from headwater_client.event_types import CLICK, EVENT_TYPES
 from headwater_client.events import Interaction
 
-from bench.harness.traffic import Order, traffic
+from bench.harness.workload import Order, generate_workload
 from deploy.jobs.replay import Clock, Pace, at_once, at_rate, in_time, replay
 from features.settings import KafkaSettings
 from stream.client import EventProducer, RecommendationConsumer
-from trainer.datasets.log import DataSource, load_log
+from trainer.datasets.log import DataSource, Log, load_log
 
 _context = multiprocessing.get_context("spawn")
-_POLL_S = 0.02
+_POLL_S, _LOOK_S, _LATE_S = 0.02, 0.1, 5.0
 _READ_BETWEEN_COMMANDS = 256
 ENDLESS = sys.maxsize
 """So many events that only `Load.stop` ends them; each is made when it is due."""
@@ -70,20 +70,31 @@ class Sending:
     ahead: int | None = None
 
 
+@dataclass(frozen=True)
+class Workload:
+    """What is produced: a log's events, or the first so many of them, in an order."""
+
+    source: DataSource
+    order: Order = Order.MIXED
+    limit: int | None = None
+
+    def load_log(self) -> Log:
+        """Read the log, cut to its limit."""
+        log = load_log(self.source)
+        return log.head(self.limit) if self.limit else log
+
+
 class Load:
     """The two processes, started; `handled` tells the producer how many events are committed."""
 
-    def __init__(
-        self, kafka: KafkaSettings, source: DataSource, order: Order, limit: int | None
-    ) -> None:
+    def __init__(self, kafka: KafkaSettings, workload: Workload) -> None:
         self.handled: Synchronized[int] = _context.Value("q", 0)
         self._enough = _context.Event()
         self._producer, producer = _context.Pipe()
         self._reader, reader = _context.Pipe()
         self._processes = [
             _context.Process(
-                target=_produce,
-                args=(producer, self.handled, self._enough, kafka, source, order, limit),
+                target=_produce, args=(producer, self.handled, self._enough, kafka, workload)
             ),
             _context.Process(target=_read, args=(reader, kafka)),
         ]
@@ -105,7 +116,7 @@ class Load:
         return items
 
     def start(self, sending: Sending) -> None:
-        """Begin to produce; `sent` waits for its end."""
+        """Begin to produce; `wait_sent` waits for its end."""
         self._enough.clear()
         self._producer.send(sending)
         self._producer.recv()
@@ -114,16 +125,26 @@ class Load:
         """Produce no more of what was started."""
         self._enough.set()
 
-    def sent(self) -> list[Sent]:
+    def wait_sent(self) -> list[Sent]:
         """Wait until all is produced."""
-        done: list[Sent] = self._producer.recv()
-        return done
+        events: list[Sent] = self._producer.recv()
+        return events
 
-    def answers(self) -> list[Answered]:
+    def take_answers(self) -> list[Answered]:
         """What the reader has read since the last call."""
         self._reader.send(None)
-        read: list[Answered] = self._reader.recv()
-        return read
+        answers: list[Answered] = self._reader.recv()
+        return answers
+
+    def wait_answers(self, last: Sequence[Sent]) -> list[Answered]:
+        """All answers read by now; waits for the last one, which its commit may have overtaken."""
+        wanted = {sent.event_id for sent in last}
+        deadline = time.monotonic() + _LATE_S
+        answers = self.take_answers()
+        while wanted - {answer.event_id for answer in answers} and time.monotonic() < deadline:
+            time.sleep(_LOOK_S)
+            answers += self.take_answers()
+        return answers
 
     def close(self) -> None:
         """End both processes."""
@@ -142,15 +163,12 @@ def _produce(
     handled: Synchronized[int],
     enough: Event,
     kafka: KafkaSettings,
-    source: DataSource,
-    order: Order,
-    limit: int | None,
+    workload: Workload,
 ) -> None:
-    _on_its_own()
-    log = load_log(source)
-    log = log.head(limit) if limit else log
-    events = traffic(log.events, order)
-    _no_collections()
+    _lead_session()
+    log = workload.load_log()
+    events = generate_workload(log.events, workload.order)
+    _stop_collector()
     pipe.send("ready")
     with EventProducer(kafka) as producer:
         while True:
@@ -165,7 +183,7 @@ def _produce(
             pipe.send(_send(chosen, sending, producer, handled, enough))
 
 
-def _on_its_own() -> None:
+def _lead_session() -> None:
     """In a session of its own: Linux shares the processor among sessions first.
 
     So an app's clients are not held up by what the benchmark itself computes.
@@ -173,7 +191,7 @@ def _on_its_own() -> None:
     os.setsid()
 
 
-def _no_collections() -> None:
+def _stop_collector() -> None:
     """Python's collector, going over all that is remembered, would stop the core for 0.4 s.
 
     It would be measured as the subject's latency. There are no cycles to be collected.
@@ -202,9 +220,9 @@ def _send(
 
 
 def _read(pipe: Connection[Any, Any], kafka: KafkaSettings) -> None:
-    _on_its_own()
+    _lead_session()
     read: list[Answered] = []
-    _no_collections()
+    _stop_collector()
     with RecommendationConsumer(kafka) as consumer:
         pipe.send("ready")
         while True:

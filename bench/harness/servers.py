@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 
-from bench.harness.cores import Cores
+from bench.harness.cores import SharedCores, split_cores
+from bench.harness.load import Load, Workload
+from bench.harness.processes import SystemUnderTest, local_settings, run_system
+from bench.harness.runner import work_folder
 from deploy import local
 from deploy.local.feature_repo import feature_repo
-from deploy.settings import LocalSettings, Settings
+from deploy.settings import Settings
 from features.kafka import ensure_topics
 from features.schema import FeatureSchema
-from features.settings import KafkaSettings, StoreSettings
-from stream.settings import TritonSettings
 from trainer.datasets.log import Log
 from trainer.network.trained import Trained
 from trainer.registry.publish import ModelVersion, publish
@@ -36,40 +36,79 @@ class Servers:
     repository: Path
 
 
+@dataclass(frozen=True, kw_only=True)
+class LoadPlan:
+    """How much is measured under load.
+
+    Attributes:
+        train_s: seconds of training of the model that answers.
+        events: of a sustained run; `ahead` of them may be uncommitted.
+        log_events: so many of the log's events are used; None: all.
+    """
+
+    train_s: float = 20.0
+    events: int = 60_000
+    ahead: int = 8_000
+    log_events: int | None = None
+
+
+@dataclass(frozen=True)
+class LoadedServers:
+    """Servers, the load on them, the log both are made of, and the cores that they share."""
+
+    servers: Servers
+    load: Load
+    log: Log
+    cores: SharedCores
+    console: Console
+
+    @property
+    def settings(self) -> Settings:
+        """Of the servers."""
+        return self.servers.settings
+
+    def run(
+        self, arguments: Sequence[str], group: str, variables: Mapping[str, str] | None = None
+    ) -> AbstractContextManager[SystemUnderTest]:
+        """A program on the shared cores."""
+        return run_system(self.settings, arguments, group, self.cores.working(), variables)
+
+    def say(self, text: str) -> None:
+        """Tell what is going on."""
+        self.console.print(text, highlight=False)
+
+
 @contextmanager
-def running_servers(log: Log, train_s: float, cores: Cores, console: Console) -> Iterator[Servers]:
-    """Kafka, the store and Triton, pinned, with a model trained on the log for so long."""
-    with tempfile.TemporaryDirectory(prefix="headwater-bench-") as folder:
-        wanted = own_settings(Path(folder))
-        schema = FeatureSchema(wanted.features)
-        training = TrainerSettings(max_seconds=train_s)
-        console.print(f"training a model for {train_s:.0f} s ...")
-        trained = train_first_model(log, schema, training)
+def run_loaded_servers(
+    plan: LoadPlan, workload: Workload, cores: int, console: Console
+) -> Iterator[LoadedServers]:
+    """Servers with a model of the first half of the log, and the load, all on so many cores.
+
+    The caller keeps away from these cores until the end of the block.
+    """
+    log, shared = workload.load_log(), split_cores(cores)
+    with work_folder() as folder:
+        wanted = local_settings(folder)
+        training = TrainerSettings(max_seconds=plan.train_s)
+        console.print(f"training a model for {plan.train_s:.0f} s ...")
+        trained = train_first_model(log.split(0.5)[0], FeatureSchema(wanted.features), training)
         try:
             console.print("starting the servers ...")
-            with cores.working():
+            with shared.working():
                 settings = local.up(wanted)
-            pids = {one.name: one.pid for one in local.status(wanted) if one.pid}
-            yield Servers(
-                settings, pids, _publish(trained, settings, training), feature_repo(settings)
-            )
+            pids = {server.name: server.pid for server in local.status(wanted) if server.pid}
+            version = publish_first(trained, settings, training)
+            servers = Servers(settings, pids, version, feature_repo(settings))
+            with shared.working():
+                load = Load(settings.kafka, workload)
+            with closing(load), shared.measuring():
+                yield LoadedServers(servers, load, log, shared, console)
         finally:
             local.down(wanted)
 
 
-def own_settings(folder: Path) -> Settings:
-    """Settings under which every server is local, whatever the environment says."""
-    inherited = LocalSettings.model_validate(Settings().local.model_dump())
-    return Settings(
-        kafka=KafkaSettings(),
-        store=StoreSettings(),
-        triton=TritonSettings(),
-        local=inherited.model_copy(update={"state_dir": folder}),
-        model_repository=folder / "model_repo",
-    )
-
-
-def _publish(trained: Trained, settings: Settings, training: TrainerSettings) -> ModelVersion:
+def publish_first(trained: Trained, settings: Settings, training: TrainerSettings) -> ModelVersion:
+    """Publish a first version on servers that are up."""
     ensure_topics(settings.kafka)
     return publish(
         trained,

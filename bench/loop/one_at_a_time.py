@@ -11,12 +11,9 @@ Run by `bench.loop`: python -m bench.loop.one_at_a_time FEATURE_REPO VERSION VOC
 
 from __future__ import annotations
 
-import feast
-
 # As a user of Feast does: before Headwater's own lighter import of it, which also makes its calls
 # quicker, since nothing of it is checked by typeguard then.
-from headwater_client.event_types import EVENT_TYPES
-from headwater_client.topics import RECOMMENDATIONS
+import feast
 
 # isort: split
 
@@ -32,7 +29,9 @@ from typing import Any
 import faust
 import pandas as pd  # type: ignore[import-untyped]
 from faust.types import StreamT
+from headwater_client.event_types import EVENT_TYPES
 from headwater_client.events import Interaction, Recommendation, decode, encode
+from headwater_client.topics import RECOMMENDATIONS
 
 from deploy.settings import Settings, load_settings
 from features import inputs
@@ -70,7 +69,7 @@ _USER = (
 
 
 @dataclass
-class Known:
+class FeastAnswer:
     """What Feast has answered about a person and an item."""
 
     row: UserRow
@@ -107,23 +106,23 @@ class OneAtATime:
         self, event: Interaction, column: str, source: int, offset: int
     ) -> Recommendation:
         """Let an event change its person's and its item's row, and answer it."""
-        known = self._ask_feast(event)
-        seen = observation(event, source, offset, known.categories)  # type: ignore[arg-type]
-        if apply_event(known.row, seen, self._schema):
-            group = _group(known.groups[column], self._schema)
+        answer = self._ask_feast(event)
+        seen = observation(event, source, offset, answer.categories)  # type: ignore[arg-type]
+        if apply_event(answer.row, seen, self._schema):
+            group = _group(answer.groups[column], self._schema)
             apply_item_event(group, seen, self._schema)
-            known.groups[column] = _listed(group)
-            self._push("item_popularity_push", {"item_id": event.item_id, **known.groups})
-        self._push("user_activity_push", {"user_id": event.user_id, **_columns(known.row)})
-        return await self._recommend(event, known.row)
+            answer.groups[column] = _list_of(group)
+            self._push("item_popularity_push", {"item_id": event.item_id, **answer.groups})
+        self._push("user_activity_push", {"user_id": event.user_id, **_columns_of(answer.row)})
+        return await self._recommend(event, answer.row)
 
-    def _ask_feast(self, event: Interaction) -> Known:
+    def _ask_feast(self, event: Interaction) -> FeastAnswer:
         answer = self._feast.get_online_features(
             features=self._features,
             entity_rows=[{"user_id": event.user_id, "item_id": event.item_id}],
         ).to_dict()
         found = {name: values[0] for name, values in answer.items()}
-        return Known(
+        return FeastAnswer(
             _user(found, self._schema),
             {name: found[name] for name in self._columns},
             tuple(map(hash64, found["category"] or ())),
@@ -203,7 +202,7 @@ def _user(found: Mapping[str, Any], schema: FeatureSchema) -> UserRow:
     )
 
 
-def _columns(row: UserRow) -> dict[str, Any]:
+def _columns_of(row: UserRow) -> dict[str, Any]:
     categories = sorted(row.categories)
     return {
         "counters": row.counters,
@@ -225,7 +224,7 @@ def _group(column: list[float] | None, schema: FeatureSchema) -> ItemGroup:
     return ItemGroup(values, int(source), int(offset), int(reference_ms))
 
 
-def _listed(group: ItemGroup) -> list[float]:
+def _list_of(group: ItemGroup) -> list[float]:
     return list(map(float, (group.source, group.offset, group.reference_ms))) + group.values  # noqa: PD011
 
 
@@ -258,8 +257,8 @@ def make_app(settings: Settings, handler: OneAtATime) -> faust.App:
 
     @app.agent(actions)
     async def answer(stream: StreamT[bytes]) -> None:
-        async for each in stream.events():
-            message = each.message
+        async for record in stream.events():
+            message = record.message
             topic, partition = message.topic, message.partition
             event = decode(EVENT_TYPES.of_topic(topic).struct, message.value)
             source = source_hash(ids[topic], partition)

@@ -23,17 +23,11 @@ from itertools import islice
 from pathlib import Path
 
 from headwater_client.event_types import EVENT_TYPES
-from headwater_client.events import (
-    Interaction,
-    Recommendation,
-    RecommendedItem,
-    decode,
-    encode,
-)
+from headwater_client.events import Interaction, Recommendation, RecommendedItem, decode, encode
 from headwater_client.topics import RECOMMENDATIONS
 from msgspec.structs import replace
 
-from bench.harness.traffic import Order, traffic
+from bench.harness.workload import Order, generate_workload
 from deploy.settings import Settings, load_settings
 from features import columns, inputs
 from features.columns import VERSION
@@ -52,6 +46,7 @@ from stream.recommender import recommendation_id
 from stream.row_updates import ItemGroupKey
 from stream.trending import TrendingIndex, TrendingSource
 from trainer.datasets.log import DataSource, load_log
+from trainer.stopwatch import Stopwatch
 
 _MICROSECONDS = 1e6
 # Offsets beyond any that the topics have: the rows take the events for new.
@@ -61,7 +56,7 @@ _READ_S = 5.0
 
 
 @dataclass
-class Stopwatch:
+class PartTimes:
     """Seconds by part, one number a batch."""
 
     seconds: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
@@ -82,7 +77,7 @@ class Stopwatch:
 
 
 @dataclass
-class Rows:
+class LoadedRows:
     """Rows at hand, and the bytes of their version columns as the store holds them."""
 
     users: dict[str, UserRow]
@@ -92,7 +87,7 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class Placed:
+class PlacedEvent:
     """An event and where it stands."""
 
     event: Interaction
@@ -101,7 +96,7 @@ class Placed:
     offset: int
 
 
-class Parts:
+class LoopParts:
     """Measures the parts on running servers that nothing else uses."""
 
     def __init__(self, settings: Settings, version: int, vocabulary: Vocabulary) -> None:
@@ -114,40 +109,43 @@ class Parts:
         self._scorer = InferenceClient(
             settings.triton, inputs.model_inputs(self._schema), inputs.model_outputs(self._schema)
         )
-        self._watch = Stopwatch()
+        self._times = PartTimes()
         self._answers: list[tuple[str, bytes]] = []
 
     async def measure(self, events: Sequence[Interaction], batch: int) -> dict[str, float]:
         """Microseconds an event, by part."""
-        placed = _placed(self._settings, events)
+        placed = _place(self._settings, events)
         table = await self._trend_table()
-        rows = await self._rows(placed)
+        rows = await self._read_rows(placed)
         for at in range(0, len(placed) - batch + 1, batch):
-            await self._batch(placed[at : at + batch], rows, table)
-        found = self._watch.microseconds(batch)
-        found |= await self._kafka(events)
+            await self._measure_batch(placed[at : at + batch], rows, table)
+        times = self._times.microseconds(batch) | await self._measure_kafka(events)
         await self._store.close()
         await self._scorer.close()
-        return found
+        return times
 
-    async def _batch(self, placed: Sequence[Placed], rows: Rows, table: TrendingIndex) -> None:
+    async def _measure_batch(
+        self, placed: Sequence[PlacedEvent], rows: LoadedRows, table: TrendingIndex
+    ) -> None:
         self._decode(placed)
         users, groups = self._absorb(placed, rows)
         writes = self._encode(users, groups, rows)
-        with self._watch.part("store"):
+        with self._times.part("store"):
             for each in writes:
                 assert all(await self._store.write(each)), "another process writes rows"
         await self._answer(placed, {name: rows.users[name] for name in users}, table)
 
-    def _decode(self, placed: Sequence[Placed]) -> None:
+    def _decode(self, placed: Sequence[PlacedEvent]) -> None:
         raws = [(type(each.event), encode(each.event)) for each in placed]
-        with self._watch.part("decode"):
+        with self._times.part("decode"):
             for kind, raw in raws:
                 decode(kind, raw)
 
-    def _absorb(self, placed: Sequence[Placed], rows: Rows) -> tuple[list[str], list[ItemGroupKey]]:
+    def _absorb(
+        self, placed: Sequence[PlacedEvent], rows: LoadedRows
+    ) -> tuple[list[str], list[ItemGroupKey]]:
         users, groups = [], []
-        with self._watch.part("rows"):
+        with self._times.part("rows"):
             for each in placed:
                 event = each.event
                 cell = ItemGroupKey(event.item_id, each.column)
@@ -165,9 +163,9 @@ class Parts:
         return users, groups
 
     def _encode(
-        self, users: Sequence[str], groups: Sequence[ItemGroupKey], rows: Rows
+        self, users: Sequence[str], groups: Sequence[ItemGroupKey], rows: LoadedRows
     ) -> tuple[list[RowWrite], list[RowWrite]]:
-        with self._watch.part("columns"):
+        with self._times.part("columns"):
             encoded_groups = [(cell, columns.encode_group(rows.groups[cell])) for cell in groups]
             encoded_users = [(name, columns.encode_user(rows.users[name])) for name in users]
         group_writes = [
@@ -183,12 +181,12 @@ class Parts:
         return group_writes, user_writes
 
     async def _answer(
-        self, placed: Sequence[Placed], users: Mapping[str, UserRow], table: TrendingIndex
+        self, placed: Sequence[PlacedEvent], users: Mapping[str, UserRow], table: TrendingIndex
     ) -> None:
         last = {each.event.user_id: each.event for each in placed}
         times_ms = [max(last[name].timestamp, row.reference_ms) for name, row in users.items()]
         worker, exclude_seen = self._settings.worker, bool(self._schema.seen_by)
-        with self._watch.part("tensors"):
+        with self._times.part("tensors"):
             tensors = inputs.model_tensors(
                 list(users.values()),
                 times_ms,
@@ -197,9 +195,9 @@ class Parts:
                 candidates=table.indices[: worker.trending_candidates],
                 exclude_seen=exclude_seen,
             )
-        with self._watch.part("model"):
+        with self._times.part("model"):
             outputs, _ = await self._scorer.score(self._version, tensors)
-        with self._watch.part("ranking"):
+        with self._times.part("ranking"):
             ranking = rank(outputs, tensors, table, self._vocabulary, times_ms, 4 * worker.top_k)
             available = dict.fromkeys(ranking.item_ids(), True)
             answers = [
@@ -208,11 +206,11 @@ class Parts:
                 )
                 for at, name in enumerate(users)
             ]
-        with self._watch.part("encoding answers"):
+        with self._times.part("encoding answers"):
             raws = [(answer.user_id, encode(answer)) for answer in answers]
         self._answers += raws
 
-    async def _rows(self, placed: Sequence[Placed]) -> Rows:
+    async def _read_rows(self, placed: Sequence[PlacedEvent]) -> LoadedRows:
         users = list(dict.fromkeys(each.event.user_id for each in placed))
         cells = list(
             dict.fromkeys(ItemGroupKey(each.event.item_id, each.column) for each in placed)
@@ -228,7 +226,7 @@ class Parts:
         }
         versions |= {cell: s[cell.column] for cell, s in zip(cells, groups, strict=True)}
         # Feast's own push, measured before, leaves empty bytes where a column has no value.
-        return Rows(
+        return LoadedRows(
             {n: columns.decode_user(s, self._schema) for n, s in zip(users, found, strict=True)},
             {
                 cell: columns.decode_group(stored[cell.column] or None, self._schema)
@@ -253,40 +251,32 @@ class Parts:
         await lists.refresh()
         return TrendingIndex(lists.trends, self._vocabulary)
 
-    async def _kafka(self, events: Sequence[Interaction]) -> dict[str, float]:
-        """Producing events, sending answers and reading them: the clients and the broker."""
+    async def _measure_kafka(self, events: Sequence[Interaction]) -> dict[str, float]:
+        """Producing events, sending answers and catalogue_read them: the clients and the broker."""
         kafka, number = self._settings.kafka, len(events)
-        found: dict[str, float] = {}
+        watch = Stopwatch()
         with RecommendationConsumer(kafka) as consumer:
             delivery = RecommendationProducer(kafka)
             for part in ("warm-up", "sending answers"):
-                with timed(found, part):
+                with watch.stage(part):
                     for user_id, raw in self._answers:
                         await delivery.send(RECOMMENDATIONS, user_id.encode(), raw)
                     await delivery.flush()
             for part in ("warm-up", "reader"):
-                with timed(found, part):
+                with watch.stage(part):
                     for _ in self._answers:
                         assert consumer.receive(_READ_S) is not None
         with EventProducer(kafka) as producer:
             for part in ("warm-up", "producer"):
-                with timed(found, part):
+                with watch.stage(part):
                     for event in events:
                         producer.send(event)
                     producer.flush()
-        del found["warm-up"]
-        return {name: _MICROSECONDS * seconds / number for name, seconds in found.items()}
+        del watch.seconds["warm-up"]
+        return {name: _MICROSECONDS * s / number for name, s in watch.seconds.items()}
 
 
-@contextmanager
-def timed(seconds: dict[str, float], part: str) -> Iterator[None]:
-    """Note how long the block takes."""
-    start = time.perf_counter()
-    yield
-    seconds[part] = time.perf_counter() - start
-
-
-def _placed(settings: Settings, events: Sequence[Interaction]) -> list[Placed]:
+def _place(settings: Settings, events: Sequence[Interaction]) -> list[PlacedEvent]:
     """The events as if they stood in their topics, after all that is there."""
     ids, partitions = ensure_topics(settings.kafka), settings.kafka.partitions
     placed = []
@@ -294,7 +284,7 @@ def _placed(settings: Settings, events: Sequence[Interaction]) -> list[Placed]:
         topic = EVENT_TYPES.of_event(event).topic
         partition = hash64(event.user_id) % partitions
         source = source_hash(ids[topic], partition)
-        placed.append(Placed(event, f"{topic}_{partition}", source, _BEYOND + number))
+        placed.append(PlacedEvent(event, f"{topic}_{partition}", source, _BEYOND + number))
     return placed
 
 
@@ -312,14 +302,15 @@ def _recommendation(event: Interaction, items: list[RecommendedItem]) -> Recomme
     )
 
 
-def main(version: str, vocabulary: str, batch: str, events: str, data: str, order: str) -> None:
+def main(version: str, vocabulary: str, *words: str) -> None:
     """Measure, and print microseconds an event by part."""
+    batch, events, data, order = words
     settings = load_settings()
     source = DataSource(settings.local.cache_dir, Path(data) if data else None)
-    chosen = islice(traffic(load_log(source).events, Order(order)), int(events))
+    chosen = islice(generate_workload(load_log(source).events, Order(order)), int(events))
     # Ids that no row remembers.
     fresh = [replace(event, event_id=f"part/{event.event_id}") for event in chosen]
-    parts = Parts(settings, int(version), read_vocabulary(vocabulary))
+    parts = LoopParts(settings, int(version), read_vocabulary(vocabulary))
     print(json.dumps(asyncio.run(parts.measure(fresh, int(batch)))))
 
 

@@ -8,10 +8,11 @@ What needs a GPU is left out where there is none, and the report says so.
 
 from __future__ import annotations
 
-import tempfile
 import time
-from collections.abc import Mapping
-from functools import cache
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,101 +21,260 @@ import typer
 from headwater_client.errors import SettingsError
 from rich.console import Console
 
-from bench.harness.report import run_benchmark, write_report
-from bench.model.chart import draw
-from bench.model.progress import Progress
-from bench.model.run import Part, Run
-from bench.model.shapes import Sizes
-from bench.model.sizes import DEFAULT, SIZES
-from bench.model.table import tables
-from bench.model.version import Version, train_version, version_of
-from deploy.commands.data_options import Data, Map, Type
+from bench.harness.runner import (
+    UNHURRIED_S,
+    Benchmark,
+    ChartOptions,
+    MappedDataOptions,
+    Results,
+    work_folder,
+)
+from bench.model.cpu import (
+    DEFAULT,
+    SIZES,
+    compare_serving,
+    compare_settings,
+    compare_sizes,
+    write_cpu_graphs,
+)
+from bench.model.forms import (
+    ModelForm,
+    compiled_forms,
+    cpu_form,
+    engine_forms,
+    gpu_forms,
+    session_form,
+)
+from bench.model.measures import (
+    BenchmarkedVersion,
+    Floors,
+    RunReporter,
+    build_engines,
+    compare_answers,
+    find_floors,
+    read_version,
+    time_catalogues,
+    time_form,
+    train_version,
+)
+from bench.model.shapes import RequestSizes, make_requests
+from bench.model.tables import draw, make_tables
+from bench.model.timing import Ceilings, measure_ceilings
+from deploy.optimize.precision import CalibrationSet
+from deploy.optimize.requests import BATCH
 from deploy.settings import default_cache_dir
-from trainer.datasets.log import DataSource, Log, load_log
-from trainer.datasets.mapping import mapping_from_options
+from features.schema import FeatureSchema
+from features.vocabulary import FIRST_ITEM
+from trainer.datasets.log import Log
+from trainer.export.onnx import write_graph
+from trainer.export.recommender import ScoringGraph
 from trainer.network.ensemble import Model
 from trainer.registry.checkpoint import load
 from trainer.settings import TrainerSettings
 
-WIDTH = 150
+PLAIN = "ONNX Runtime, CPU"
+CATALOGUES = (2_000, 100_000, 1_000_000)
+
+
+class Part(StrEnum):
+    """What is measured, in this order."""
+
+    TORCH = "torch"
+    ENGINES = "engines"
+    CATALOGUE = "catalogue"
+    CPU = "cpu"
+    SETTINGS = "settings"
+    SIZES = "sizes"
+    SERVING = "serving"
+    COMPILE = "compile"
+
+
 DRAWN = {Part.CATALOGUE, Part.SIZES}
-# Sizes are compared, not how far each comes in so many seconds.
-UNHURRIED_S = 3600.0
 
 
-def main(
-    data: Data = None,
-    maps: Map = None,
-    types: Type = None,
-    report: Annotated[Path | None, typer.Option(help="write the figures here, as JSON")] = None,
-    chart: Annotated[
-        Path | None, typer.Option(help="draw sizes and catalogues: an SVG, PNG or PDF")
-    ] = None,
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions(MappedDataOptions, ChartOptions):
+    """Options of `bench.model`."""
+
     version: Annotated[
         Path | None,
         typer.Option(help="a version's folder, whose answers are compared; default: train one"),
-    ] = None,
-    history: Annotated[list[int] | None, typer.Option(help="lengths; default: 50, 100")] = None,
+    ] = None
+    history: Annotated[list[int] | None, typer.Option(help="lengths; default: 50, 100")] = None
     batch: Annotated[
         list[int] | None, typer.Option(help="people of a call; default: 1, 16, 64, 256")
-    ] = None,
-    items: Annotated[int, typer.Option(help="of the catalogue", min=200)] = 1682,
-    threads: Annotated[int, typer.Option(help="of forms on the CPU", min=1)] = 1,
-    questions: Annotated[int, typer.Option(help="held-out events, at most", min=1)] = 1000,
-    part: Annotated[list[Part] | None, typer.Option(help="only this one; may be repeated")] = None,
-    seconds: Annotated[float, typer.Option(help="begin nothing after so long")] = 3600.0,
-) -> None:
+    ] = None
+    items: Annotated[int, typer.Option(help="of the catalogue", min=200)] = 1682
+    threads: Annotated[int, typer.Option(help="of forms on the CPU", min=1)] = 1
+    questions: Annotated[int, typer.Option(help="held-out events, at most", min=1)] = 1000
+    part: Annotated[list[Part] | None, typer.Option(help="only this one; may be repeated")] = None
+    seconds: Annotated[float, typer.Option(help="begin nothing after so long")] = 3600.0
+
+    @property
+    def parts(self) -> list[Part]:
+        """What is measured."""
+        return self.part or list(Part)
+
+    @property
+    def sizes(self) -> RequestSizes:
+        """What is asked of every form."""
+        histories, batches = self.history or (50, 100), self.batch or (1, 16, 64, 256)
+        return RequestSizes(tuple(histories), tuple(batches), self.items)
+
+
+class ModelRun:
+    """The parts of the benchmark, each able to do without the others.
+
+    Args:
+        folder: for versions, graphs and engines.
+    """
+
+    def __init__(self, options: ModelOptions, reporter: RunReporter, folder: Path) -> None:
+        self._options = options
+        self._reporter = reporter
+        self._folder = folder
+        self._sizes = options.sizes
+        self._threads = options.threads
+        self._gpu = torch.cuda.is_available()
+
+    def measure(self, part: Part) -> None:
+        """Measure one part, unless it cannot be."""
+        measures = {
+            Part.TORCH: self._measure_torch,
+            Part.ENGINES: self._measure_engines,
+            Part.CATALOGUE: self._measure_catalogues,
+            Part.CPU: self._measure_cpu,
+            Part.SETTINGS: self._measure_settings,
+            Part.SIZES: self._measure_sizes,
+            Part.SERVING: self._measure_serving,
+            Part.COMPILE: self._measure_compiled,
+        }
+        with self._reporter.part(part.value):
+            measures[part]()
+
+    @cached_property
+    def _log(self) -> Log:
+        """RowRead when a part needs it, and once."""
+        return self._options.load_log()
+
+    @cached_property
+    def _version(self) -> BenchmarkedVersion:
+        folder = self._options.version or self._train(DEFAULT, {})
+        return read_version(folder, self._log, self._options.questions)
+
+    def _train(self, size: str, change: Mapping[str, Any], teacher: Path | None = None) -> Path:
+        folder = self._folder / size
+        folder.mkdir()
+        # Sizes are compared, not how far each comes in so many seconds.
+        settings = TrainerSettings(threads=self._threads, max_seconds=UNHURRIED_S, **change)
+        train_version(self._log, settings, default_cache_dir(), folder, teacher)
+        return folder
+
+    @cached_property
+    def _model(self) -> ScoringGraph:
+        return self._sizes.make_model("cuda" if self._gpu else "cpu")
+
+    @cached_property
+    def _graph(self) -> Path:
+        path = self._folder / "timed.onnx"
+        write_graph(self._sizes.make_model("cpu"), self._sizes.schema, path)
+        return path
+
+    @cached_property
+    def _ceilings(self) -> Ceilings:
+        ceilings = measure_ceilings()
+        self._reporter.figures |= {
+            "gpu": torch.cuda.get_device_name(),
+            "ceilings": asdict(ceilings),
+        }
+        return ceilings
+
+    @cached_property
+    def _floors(self) -> Floors:
+        return find_floors(self._model, self._sizes, self._ceilings) if self._gpu else {}
+
+    def _measure_torch(self) -> None:
+        if self._gpu:
+            self._time(gpu_forms(self._model, self._sizes.schema))
+            version = self._version
+            self._compare(gpu_forms(version.recommender.to("cuda"), version.schema))
+            version.recommender.to("cpu")
+
+    def _measure_engines(self) -> None:
+        version, reporter, folder = self._version, self._reporter, self._folder
+        feeds, _ = next(version.asked.batches())
+        asked = CalibrationSet(version.recommender.architecture.items, feeds)
+        for engine in build_engines(reporter, version.graph, version.schema, asked, folder):
+            if self._gpu:
+                self._compare(engine_forms(engine))
+        if self._gpu:
+            schema, items = self._sizes.schema, self._sizes.items
+            asked = CalibrationSet(items + FIRST_ITEM, make_requests(items, schema, BATCH))
+            for engine in build_engines(reporter, self._graph, schema, asked, folder):
+                self._time(engine_forms(engine))
+
+    def _measure_catalogues(self) -> None:
+        if self._gpu:
+            time_catalogues(self._reporter, CATALOGUES, self._sizes.schema, self._ceilings)
+
+    def _measure_cpu(self) -> None:
+        model = self._sizes.make_model("cpu") if self._gpu else self._model
+        plain = session_form(PLAIN, self._graph, self._threads)
+        self._time([plain, *self._onnx_forms(model.model, self._sizes.schema)])
+        self._time([cpu_form(model, self._sizes.schema)])
+        self._compare(self._onnx_forms(self._version.recommender.model, self._version.schema))
+
+    def _measure_settings(self) -> None:
+        compare_settings(self._reporter, self._graph, self._sizes)
+
+    def _measure_sizes(self) -> None:
+        teacher = self._version.graph.parent
+        students = {
+            size: load(self._train(size, change, teacher)).model for size, change in SIZES.items()
+        }
+        compare_sizes(self._reporter, self._version, students, self._threads, self._folder)
+
+    def _measure_serving(self) -> None:
+        compare_serving(self._reporter, self._sizes.items, self._sizes.batches, self._folder)
+
+    def _measure_compiled(self) -> None:
+        self._time(compiled_forms(self._model, self._sizes.schema))
+
+    def _onnx_forms(self, model: Model, schema: FeatureSchema) -> list[ModelForm]:
+        """Graphs for CPUs."""
+        graphs = write_cpu_graphs(model, schema, self._folder)
+        return [session_form(name, graph, self._threads) for name, graph in graphs.items()]
+
+    def _time(self, forms: Iterable[ModelForm]) -> None:
+        for form in forms:
+            time_form(self._reporter, form, self._sizes, self._floors)
+
+    def _compare(self, forms: Iterable[ModelForm]) -> None:
+        for form in forms:
+            compare_answers(self._reporter, form, self._version.graph, self._version.asked)
+
+
+def measure(options: ModelOptions, console: Console) -> Results:
     """Time all forms, then compare their answers."""
-    parts = part or list(Part)
-    if chart and not DRAWN & set(parts):
+    if options.chart and not DRAWN & set(options.parts):
         raise SettingsError(f"--chart: draws {' and '.join(sorted(DRAWN))}: measure one of these")
-    torch.set_num_threads(threads)
-    sizes = Sizes(tuple(history or (50, 100)), tuple(batch or (1, 16, 64, 256)), items)
+    torch.set_num_threads(options.threads)
 
     def keep(figures: Mapping[str, Any]) -> None:
-        if report:
-            write_report(report, "model", figures)
+        if options.report:
+            BENCHMARK.write_report(options.report, figures)
 
-    progress = Progress(Console(stderr=True), keep, time.monotonic() + seconds)
-    source = DataSource(default_cache_dir(), data, mapping_from_options(maps or [], types or []))
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    with tempfile.TemporaryDirectory(prefix="headwater-bench-") as name:
-        # Read when a part needs it, and once.
-        log = cache(lambda: load_log(source))
-
-        def subject() -> Version:
-            folder = version or _trained(log(), threads, Path(name))
-            return version_of(folder, log(), questions)
-
-        def students(teacher: Path) -> Mapping[str, Model]:
-            return {
-                size: load(_trained(log(), threads, Path(name), size, change, teacher)).model
-                for size, change in SIZES.items()
-            }
-
-        run = Run(progress, sizes, subject, students, device, threads, Path(name))
-        for each in parts:
-            run.measure(each)
-    for table in tables(progress.figures):
-        Console(width=WIDTH).print(table)
-    if chart:
-        draw(progress.figures, chart)
+    reporter = RunReporter(console, keep, time.monotonic() + options.seconds)
+    with work_folder() as folder:
+        run = ModelRun(options, reporter, folder)
+        for part in options.parts:
+            run.measure(part)
+    figures = reporter.figures
+    report = figures | {"failed": reporter.failed}
+    return Results(report, list(make_tables(figures)), partial(draw, figures))
 
 
-def _trained(
-    log: Log,
-    threads: int,
-    kept: Path,
-    size: str = DEFAULT,
-    change: Mapping[str, Any] | None = None,
-    teacher: Path | None = None,
-) -> Path:
-    folder = kept / size
-    folder.mkdir()
-    settings = TrainerSettings(threads=threads, max_seconds=UNHURRIED_S, **(change or {}))
-    train_version(log, settings, default_cache_dir(), folder, teacher)
-    return folder
-
+BENCHMARK = Benchmark("model", ModelOptions, measure, width=150)
 
 if __name__ == "__main__":
-    run_benchmark(main)
+    BENCHMARK.main()

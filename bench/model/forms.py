@@ -1,35 +1,153 @@
-"""The forms of the model that are compared."""
+"""The forms of the model that are compared: ways to run it, behind one interface."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
+import onnxruntime
 import torch
+from torch import nn
 
-from bench.model.calls import (
-    Call,
-    GraphCall,
-    Run,
-    SessionCall,
-    TorchCall,
-    compiled_run,
-    torch_run,
-)
 from deploy.optimize.engine_record import read_record
 from deploy.optimize.runtime import RunningEngine
 from deploy.optimize.settings import MatmulPrecision
+from features.inputs import model_inputs, model_outputs
 from features.schema import FeatureSchema
-from trainer.export.onnx import open_session
+from trainer.export.onnx import answers, open_session
 from trainer.export.parity import Arrays
-from trainer.export.recommender import ScoringGraph
+from trainer.export.recommender import Outputs, ScoringGraph
+
+Tensors = dict[str, torch.Tensor]
+RunTensors = Callable[[Tensors], Tensors]
+
+
+class Call(Protocol):
+    """One batch of requests, to be answered again and again."""
+
+    def load(self) -> None:
+        """Bring the requests to where they are answered."""
+
+    def run(self) -> None:
+        """Answer them; on a GPU this only begins it."""
+
+    def fetch(self) -> Arrays:
+        """The answers, in the host's memory."""
+
+
+class SessionCall:
+    """ONNX Runtime on the CPU."""
+
+    def __init__(self, session: onnxruntime.InferenceSession, feeds: Arrays) -> None:
+        self._session, self._feeds = session, feeds
+        self._answers: Arrays = {}
+
+    def load(self) -> None:
+        """They are there."""
+
+    def run(self) -> None:
+        self._answers = answers(self._session, self._feeds)
+
+    def fetch(self) -> Arrays:
+        return self._answers
+
+
+class TorchCall:
+    """A function of tensors, on the device that they are on."""
+
+    def __init__(self, run: RunTensors, feeds: Arrays, device: str) -> None:
+        pinned = device == "cuda"
+        tensors = {name: torch.from_numpy(array) for name, array in feeds.items()}
+        self._host = {n: t.pin_memory() if pinned else t for n, t in tensors.items()}
+        self._here = {n: t.to(device, copy=True) for n, t in self._host.items()}
+        self._run = run
+        self._answers: Tensors = {}
+
+    def load(self) -> None:
+        for name, tensor in self._host.items():
+            self._here[name].copy_(tensor, non_blocking=True)
+
+    def run(self) -> None:
+        self._answers = self._run(self._here)
+
+    def fetch(self) -> Arrays:
+        return {name: tensor.cpu().numpy() for name, tensor in self._answers.items()}
+
+
+class GraphCall(TorchCall):
+    """The same as one CUDA graph: the GPU is given all its work at once."""
+
+    def __init__(self, run: RunTensors, feeds: Arrays) -> None:
+        super().__init__(run, feeds, "cuda")
+        aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):
+            for _ in range(3):
+                run(self._here)
+        torch.cuda.current_stream().wait_stream(aside)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph):
+            self._answers = run(self._here)
+
+    def run(self) -> None:
+        self._graph.replay()
+
+
+def torch_run(
+    recommender: ScoringGraph, schema: FeatureSchema, half: torch.dtype | None = None
+) -> RunTensors:
+    """The model in torch; its products in half precision if asked for."""
+    recommender = to_half_precision(recommender, half) if half else recommender
+    return _make_run(recommender, recommender, schema, half)
+
+
+def compiled_run(
+    recommender: ScoringGraph, schema: FeatureSchema, half: torch.dtype | None = None
+) -> RunTensors:
+    """The same through torch.compile, once for all sizes."""
+    recommender = to_half_precision(recommender, half) if half else recommender
+    return _make_run(torch.compile(recommender, dynamic=True), recommender, schema, half)
+
+
+def to_half_precision(recommender: ScoringGraph, half: torch.dtype) -> ScoringGraph:
+    """A copy whose weights and tables of products are in half precision; the rest stays."""
+    copied = copy.deepcopy(recommender)
+    for module in copied.modules():
+        if isinstance(module, nn.Linear):
+            module.to(half)
+    copied.tables = copied.tables.to(half)
+    copied.likeness.kinds = copied.likeness.kinds.to(half)
+    for member in copied.model.members:
+        member.neighbour_weights = member.neighbour_weights.to(half)
+    return copied
+
+
+def _make_run(
+    called: Callable[..., Outputs],
+    recommender: ScoringGraph,
+    schema: FeatureSchema,
+    half: torch.dtype | None,
+) -> RunTensors:
+    names = [tensor.name for tensor in model_inputs(schema)]
+    outputs = [tensor.name for tensor in model_outputs(schema)]
+    device = recommender.item_bias.device.type
+
+    def run(feeds: Tensors) -> Tensors:
+        with torch.inference_mode(), torch.autocast(device, half, enabled=half is not None):
+            answers_of = called(*(feeds[name] for name in names))
+        return dict(zip(outputs, answers_of, strict=True))
+
+    return run
+
 
 Calls = Callable[[Arrays], Call]
 
 
 @dataclass(frozen=True)
-class Form:
+class ModelForm:
     """A way to run the model; `calls` is made when its turn comes.
 
     Attributes:
@@ -43,45 +161,45 @@ class Form:
     calls: Callable[[], Calls]
 
 
-def session_form(name: str, graph: Path, threads: int) -> Form:
+def session_form(name: str, graph: Path, threads: int) -> ModelForm:
     """A graph in ONNX Runtime, on the CPU."""
 
     def calls() -> Calls:
         session = open_session(graph, threads)
         return lambda feeds: SessionCall(session, feeds)
 
-    return Form(name, False, False, calls)
+    return ModelForm(name, False, False, calls)
 
 
-def on_cpu(recommender: ScoringGraph, schema: FeatureSchema) -> Form:
+def cpu_form(recommender: ScoringGraph, schema: FeatureSchema) -> ModelForm:
     """Torch as it is."""
-    return _of_torch("torch eager, CPU", "cpu", lambda: torch_run(recommender, schema))
+    return _torch_form("torch eager, CPU", "cpu", lambda: torch_run(recommender, schema))
 
 
-def on_gpu(recommender: ScoringGraph, schema: FeatureSchema) -> Iterator[Form]:
+def gpu_forms(recommender: ScoringGraph, schema: FeatureSchema) -> Iterator[ModelForm]:
     """Torch as it is, and as CUDA graphs."""
     for half in (None, torch.float16):
         run = torch_run(recommender, schema, half)
-        yield from _plain_and_graphed("torch eager", run, half)
+        yield from _torch_forms("torch eager", run, half)
 
 
-def compiled(recommender: ScoringGraph, schema: FeatureSchema) -> Iterator[Form]:
+def compiled_forms(recommender: ScoringGraph, schema: FeatureSchema) -> Iterator[ModelForm]:
     """Torch compiled, where the model is: a minute of work before the first answer."""
     if not recommender.item_bias.is_cuda:
         run = compiled_run(recommender, schema)
-        yield _of_torch("torch.compile, CPU", "cpu", lambda: run)
+        yield _torch_form("torch.compile, CPU", "cpu", lambda: run)
         return
     for half in (None, torch.float16):
         run = compiled_run(recommender, schema, half)
-        yield from _plain_and_graphed("torch.compile", run, half)
+        yield from _torch_forms("torch.compile", run, half)
 
 
-def engine_forms(engine: Path) -> Iterator[Form]:
+def engine_forms(engine: Path) -> Iterator[ModelForm]:
     """A TensorRT engine that was built, called as it is and as a CUDA graph."""
     record = read_record(engine)
     for graphed in (False, True):
-        yield _of_torch(
-            f"{record.kind}{_graphed(graphed)}, {record.products}",
+        yield _torch_form(
+            f"{record.kind}{_graph_suffix(graphed)}, {record.products}",
             "cuda",
             lambda: RunningEngine(engine).run,
             record.products != MatmulPrecision.FLOAT32,
@@ -89,21 +207,25 @@ def engine_forms(engine: Path) -> Iterator[Form]:
         )
 
 
-def _plain_and_graphed(name: str, run: Run, half: torch.dtype | None) -> Iterator[Form]:
+def _torch_forms(name: str, run: RunTensors, half: torch.dtype | None) -> Iterator[ModelForm]:
     for graphed in (False, True):
-        full = f"{name}{_graphed(graphed)}, {'float16' if half else 'float32'}"
-        yield _of_torch(full, "cuda", lambda: run, half is not None, graphed)
+        full = f"{name}{_graph_suffix(graphed)}, {'float16' if half else 'float32'}"
+        yield _torch_form(full, "cuda", lambda: run, half is not None, graphed)
 
 
-def _of_torch(
-    name: str, device: str, run_of: Callable[[], Run], half: bool = False, graphed: bool = False
-) -> Form:
+def _torch_form(
+    name: str,
+    device: str,
+    run_of: Callable[[], RunTensors],
+    half: bool = False,
+    graphed: bool = False,
+) -> ModelForm:
     def calls() -> Calls:
         run = run_of()
         return lambda feeds: GraphCall(run, feeds) if graphed else TorchCall(run, feeds, device)
 
-    return Form(name, device == "cuda", half, calls)
+    return ModelForm(name, device == "cuda", half, calls)
 
 
-def _graphed(graphed: bool) -> str:
+def _graph_suffix(graphed: bool) -> str:
     return ", CUDA graph" if graphed else ""

@@ -6,6 +6,8 @@ uv run python -m bench.prequential
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -13,24 +15,29 @@ import typer
 from headwater_client.errors import SettingsError
 from rich.console import Console
 
-from bench.harness.report import run_benchmark, write_report
-from bench.harness.work import UNHURRIED_S, kept_or_temporary
-from bench.prequential.chart import draw
+from bench.harness.runner import (
+    UNHURRIED_S,
+    Benchmark,
+    ChartOptions,
+    MappedDataOptions,
+    Quick,
+    Results,
+    Threads,
+    work_folder,
+)
 from bench.prequential.figures import (
     FROZEN,
     INCREMENTAL,
     RETRAIN,
     WITHOUT_REPLAY,
+    draw,
     figures,
-    table,
+    make_ways_table,
 )
-from bench.prequential.work import kept_first, retrained
-from deploy.commands.data_options import Data, Map, Type
+from bench.prequential.work import kept_first, retrain
 from deploy.settings import default_cache_dir
 from features.schema import FeatureSchema
 from features.settings import FeatureSettings
-from trainer.datasets.log import DataSource, load_log
-from trainer.datasets.mapping import mapping_from_options
 from trainer.evaluation.prequential import (
     LearningSetup,
     PrequentialRun,
@@ -41,75 +48,91 @@ from trainer.evaluation.prequential import (
     incremental,
     late,
 )
+from trainer.network.trained import Trained
 from trainer.settings import FineTuneSettings, TrainerSettings
 from trainer.text.encoder import language_model
 
 QUICK_EVENTS, QUICK_WINDOW = 6_000, 700
 
 
-def main(
-    data: Data = None,
-    maps: Map = None,
-    types: Type = None,
-    report: Annotated[Path | None, typer.Option(help="write the figures here, as JSON")] = None,
-    chart: Annotated[Path | None, typer.Option(help="draw quality over time: SVG or PNG")] = None,
-    window_events: Annotated[int, typer.Option(help="of a window", min=1)] = 2000,
+@dataclass(frozen=True, kw_only=True)
+class PrequentialOptions(MappedDataOptions, ChartOptions):
+    """Options of `bench.prequential`."""
+
+    window_events: Annotated[int, typer.Option(help="of a window", min=1)] = 2000
     retrain_every: Annotated[
         int, typer.Option(help="windows from one full training to the next", min=1)
-    ] = 5,
-    threads: Annotated[int, typer.Option(help="of training", min=1)] = 2,
+    ] = 5
+    threads: Threads = 2
     work: Annotated[
         Path | None, typer.Option(help="keep full trainings here, and take up finished ones")
-    ] = None,
-    quick: Annotated[bool, typer.Option(help="a small part: whether it works")] = False,
-) -> None:
+    ] = None
+    quick: Quick = False
+
+    def learning(self) -> LearningSetup:
+        """How every way trains."""
+        settings = TrainerSettings(threads=self.threads, max_seconds=UNHURRIED_S)
+        if self.quick:
+            settings = settings.model_copy(update={"epochs": 1})
+        reader = language_model(settings.language_model, default_cache_dir())
+        return LearningSetup(settings, FineTuneSettings(), reader)
+
+    def stream(self) -> WindowedLog:
+        """The log in windows."""
+        log = self.load_log()
+        log = log.head(QUICK_EVENTS) if self.quick else log
+        return WindowedLog(log, FeatureSchema(FeatureSettings()), self.events_a_window)
+
+    @property
+    def events_a_window(self) -> int:
+        """As asked for, but a quick run has small windows."""
+        return min(self.window_events, QUICK_WINDOW) if self.quick else self.window_events
+
+
+def measure(options: PrequentialOptions, console: Console) -> Results:
     """Judge versions on each window before they learn from it."""
-    console = Console(stderr=True)
-    log = load_log(
-        DataSource(default_cache_dir(), data, mapping_from_options(maps or [], types or []))
-    )
-    settings = TrainerSettings(threads=threads, max_seconds=UNHURRIED_S)
-    if quick:
-        log, window_events = log.head(QUICK_EVENTS), QUICK_WINDOW
-        settings = settings.model_copy(update={"epochs": 1})
-    reader = language_model(settings.language_model, default_cache_dir())
-    learning = LearningSetup(settings, FineTuneSettings(), reader)
-    stream = WindowedLog(log, FeatureSchema(FeatureSettings()), window_events)
-    check_retrained(len(stream.windows), retrain_every)
-
-    def follow(name: str, steps: Iterator[PrequentialStep]) -> PrequentialRun:
-        return course(
-            steps,
-            stream,
-            lambda step, score: console.print(
-                f"{name}, window {step.window} of {len(stream.windows)}: NDCG@10 {score:.4f}, "
-                f"{step.seconds:.1f} s",
-                highlight=False,
-            ),
-        )
-
-    with kept_or_temporary(work) as kept:
-        first = kept_first(stream, learning, kept)
-        forgetful = learning.tuning.model_copy(update={"replay": 0})
-        courses = {
-            FROZEN: follow(FROZEN, frozen(first.trained, stream)),
-            INCREMENTAL: follow(INCREMENTAL, incremental(first.trained, stream, learning)),
-            WITHOUT_REPLAY: follow(
-                WITHOUT_REPLAY,
-                incremental(first.trained, stream, LearningSetup(settings, forgetful, reader)),
-            ),
-            RETRAIN: follow(RETRAIN, retrained(stream, learning, retrain_every, kept)),
+    stream, learning = options.stream(), options.learning()
+    check_retrained(len(stream.windows), options.retrain_every)
+    with work_folder(options.work) as work:
+        first = kept_first(stream, learning, work).trained
+        ways = learn_in_ways(stream, learning, first) | {
+            RETRAIN: retrain(stream, learning, options.retrain_every, work)
         }
-    found = figures(courses, stream) | {
-        "window_events": window_events,
-        "retrain_every": retrain_every,
+        courses = {name: follow(name, steps, stream, console) for name, steps in ways.items()}
+    report = figures(courses, stream) | {
+        "window_events": options.events_a_window,
+        "retrain_every": options.retrain_every,
         "fine_tune": learning.tuning.model_dump(mode="json"),
     }
-    Console().print(table(found))
-    if report:
-        write_report(report, "prequential", found)
-    if chart:
-        draw(found, chart)
+    return Results(report, [make_ways_table(report)], partial(draw, report))
+
+
+def learn_in_ways(
+    stream: WindowedLog, learning: LearningSetup, first: Trained
+) -> dict[str, Iterator[PrequentialStep]]:
+    """The versions that come of a first one, without being trained anew."""
+    forgetful = learning.tuning.model_copy(update={"replay": 0})
+    without_replay = LearningSetup(learning.settings, forgetful, learning.reader)
+    return {
+        FROZEN: frozen(first, stream),
+        INCREMENTAL: incremental(first, stream, learning),
+        WITHOUT_REPLAY: incremental(first, stream, without_replay),
+    }
+
+
+def follow(
+    name: str, steps: Iterator[PrequentialStep], stream: WindowedLog, console: Console
+) -> PrequentialRun:
+    """Ask each version about its windows, and tell how it does."""
+
+    def tell(step: PrequentialStep, score: float) -> None:
+        console.print(
+            f"{name}, window {step.window} of {len(stream.windows)}: NDCG@10 {score:.4f}, "
+            f"{step.seconds:.1f} s",
+            highlight=False,
+        )
+
+    return course(steps, stream, tell)
 
 
 def check_retrained(windows: int, every: int) -> None:
@@ -125,5 +148,7 @@ def check_retrained(windows: int, every: int) -> None:
         )
 
 
+BENCHMARK = Benchmark("prequential", PrequentialOptions, measure)
+
 if __name__ == "__main__":
-    run_benchmark(main)
+    BENCHMARK.main()

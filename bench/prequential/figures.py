@@ -6,14 +6,26 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from rich.table import Table
 
+from bench.harness import charts
+from bench.harness.runner import make_table
 from trainer.evaluation.prequential import PrequentialRun, WindowedLog, forgotten, late
 from trainer.metrics import Floats, drawn_people
 
 FROZEN, INCREMENTAL = "frozen", "incremental"
 WITHOUT_REPLAY, RETRAIN = "incremental without replay", "full retrain"
 _LEARNING = (INCREMENTAL, WITHOUT_REPLAY)
+_COLORS = {
+    FROZEN: charts.GREY,
+    INCREMENTAL: charts.BLUE,
+    WITHOUT_REPLAY: charts.LIGHT_BLUE,
+    RETRAIN: charts.RED,
+}
+# The difference of two ways at one window is noisy: so many are averaged.
+_SMOOTH = 7
 
 Courses = Mapping[str, PrequentialRun]
 
@@ -83,11 +95,10 @@ def _series(one: PrequentialRun, stream: WindowedLog) -> list[float | None]:
     return [float(np.nanmean(gains)) if (~np.isnan(gains)).any() else None for gains in found]
 
 
-def table(found: Mapping[str, Any]) -> Table:
+def make_ways_table(found: Mapping[str, Any]) -> Table:
     """The last third, a row a way."""
-    made = Table(title=f"last third of {found['windows']} windows", box=None)
-    for title in ("", "NDCG@10", "forgotten", "CPU s a version", "events learned a version"):
-        made.add_column(title, justify="right" if title else "left")
+    columns = ("NDCG@10", "forgotten", "CPU s a version", "events learned a version")
+    made = make_table(f"last third of {found['windows']} windows", "", columns)
     for name, score in found["ndcg_at_10"].items():
         forgotten = found["forgetting"].get(name)
         made.add_row(
@@ -102,3 +113,41 @@ def table(found: Mapping[str, Any]) -> Table:
         f"{found['over_retrain']:.3f} at {found['cost_over_retrain']:.1%} of its cost"
     )
     return made
+
+
+def draw(found: Mapping[str, Any]) -> Figure:
+    """NDCG@10 of each way over the windows of the stream."""
+    figure, panels = charts.make_panels((9.0, 6.0), rows=2)
+    series = {name: np.array(values, float) for name, values in found["series"].items()}
+    for name, values in series.items():
+        _plot(panels[0], name, values)
+        if name != FROZEN:
+            _plot(panels[1], name, _smooth_ratio(values, series[FROZEN]))
+    for axes in panels:
+        axes.axvspan(
+            found["first_late_window"] - 0.5, found["windows"] - 0.5, color="#F2F2F2", zorder=0
+        )
+    charts.tidy(panels, "y")
+    panels[0].set_ylabel("NDCG@10")
+    panels[1].set_ylabel(f"over frozen, mean of {_SMOOTH} windows")
+    panels[1].axhline(1, color=_COLORS[FROZEN], linewidth=0.8)
+    panels[1].set_xlabel(f"window of {found['window_events']} events; shaded: the last third")
+    figure.legend(
+        *panels[0].get_legend_handles_labels(), loc="outside upper left", ncols=4, frameon=False
+    )
+    return figure
+
+
+def _plot(axes: Axes, name: str, values: Floats) -> None:
+    """Points where a way was asked now and then."""
+    mark = "o" if np.isnan(values).any() else "-"
+    axes.plot(values, mark, color=_COLORS[name], label=name, markersize=5, linewidth=1.2)
+
+
+def _smooth_ratio(values: Floats, frozen: Floats) -> Floats:
+    """The ratio: of sums over neighbouring windows where there are all of them."""
+    if np.isnan(values).any():
+        return values / frozen
+    ones = np.ones(min(_SMOOTH, len(values)))
+    ratio: Floats = np.convolve(values, ones, "same") / np.convolve(frozen, ones, "same")
+    return ratio

@@ -15,18 +15,20 @@ _COST = "cost.json"
 
 def kept_first(stream: WindowedLog, learning: LearningSetup, work: Path) -> PrequentialStep:
     """The version that all ways begin with."""
-    return _kept(stream, 0, learning, work)
+    return _train_or_take_up(stream, 0, learning, work)
 
 
-def retrained(
+def retrain(
     stream: WindowedLog, learning: LearningSetup, every: int, work: Path
 ) -> Iterator[PrequentialStep]:
     """A version trained from nothing before each so many windows, asked about that window only."""
     for window in range(0, len(stream.windows), every):
-        yield _kept(stream, window, learning, work)
+        yield _train_or_take_up(stream, window, learning, work)
 
 
-def _kept(stream: WindowedLog, window: int, learning: LearningSetup, work: Path) -> PrequentialStep:
+def _train_or_take_up(
+    stream: WindowedLog, window: int, learning: LearningSetup, work: Path
+) -> PrequentialStep:
     folder = work / _name(stream, window, learning)
     if not (folder / _COST).exists():
         made = trained_on(stream, window, learning)

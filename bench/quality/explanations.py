@@ -7,7 +7,7 @@ the event that explains it is removed, against another event of the same history
 and the one whose removal makes it fall most (found by trying all). The decayed features stay as
 they were: they say what a person does much of, not which event said so.
 
-Scores are those of the exported `trainer.export.recommender.Recommender`, without live trends.
+Scores are those of the exported `trainer.export.recommender.ScoringGraph`, without live trends.
 
 Q questions, K best items, L history, N items.
 """
@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -26,27 +25,23 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from bench.harness.report import run_benchmark, write_report
-from bench.harness.tables import figures_table
+from bench.harness.runner import Benchmark, Results, make_table
 from bench.quality.questions import Bools, Floats, Ints
 from bench.quality.robustness import (
-    Asked,
+    AskedHistories,
+    HistoryOptions,
     asked_of,
     last_tenth,
-    quick_or_whole,
     rows_of,
-    trained_on,
+    train_on,
 )
-from deploy.settings import default_cache_dir
 from features import inputs
 from features.inputs import TOP_ITEMS
 from features.rows import UserRow
 from features.schema import FeatureSchema
 from features.vocabulary import PADDING, Vocabulary
-from trainer.datasets.log import DataSource, load_log
 from trainer.export.recommender import ScoringGraph
 from trainer.metrics import TOP, interval
-from trainer.settings import TrainerSettings
 
 LEAST_EVENTS = 5
 _CHUNK = 8
@@ -73,7 +68,7 @@ class Falls:
     named: Ints
 
     @staticmethod
-    def joined(parts: Sequence[Falls]) -> Falls:
+    def concatenate(parts: Sequence[Falls]) -> Falls:
         """Of several lots of questions, whose histories are as long."""
         return Falls(
             np.concatenate([one.margin for one in parts]),
@@ -84,7 +79,7 @@ class Falls:
 
 
 @torch.no_grad()
-def falls(recommender: ScoringGraph, tensors: Tensors) -> Falls:
+def measure_falls(recommender: ScoringGraph, tensors: Tensors) -> Falls:
     """Remove each event of each history in turn.
 
     Args:
@@ -95,20 +90,20 @@ def falls(recommender: ScoringGraph, tensors: Tensors) -> Falls:
     answers = recommender(*tensors.values())
     best, named = answers[0][:, :TOP], answers[2][:, :TOP]
     before = answers[1][:, :TOP]
-    asked = without_each(tensors) | {
+    asked = remove_each(tensors) | {
         "candidate_items": best.repeat_interleave(length, 0),
         "excluded_items": torch.zeros((people * length, 0), dtype=torch.int64),
     }
     after = recommender(*asked.values())[3].view(people, length, TOP).transpose(1, 2)
     return Falls(
-        (above_the_others(before)[:, :, None] - above_the_others(after)).double().numpy(),
+        (margins_over_others(before)[:, :, None] - margins_over_others(after)).double().numpy(),
         (before[:, :, None] - after).double().numpy(),
         (tensors["item_indices"] != PADDING).numpy(),
         named.numpy(),
     )
 
 
-def without_each(tensors: Tensors) -> Tensors:
+def remove_each(tensors: Tensors) -> Tensors:
     """Every history without each of its columns in turn: Q * L of them, L - 1 long."""
     length = tensors["item_indices"].shape[1]
     kept = torch.arange(length - 1).expand(length, -1)
@@ -120,7 +115,7 @@ def without_each(tensors: Tensors) -> Tensors:
     }
 
 
-def above_the_others(scores: Tensor) -> Tensor:
+def margins_over_others(scores: Tensor) -> Tensor:
     """How far each of K scores stands above the mean of the others, float[Q, K, ...]."""
     count = scores.shape[1]
     return (scores - scores.mean(1, keepdim=True)) * (count / (count - 1))
@@ -138,10 +133,10 @@ def falls_of(
     whole = {name: torch.from_numpy(array) for name, array in found.items()}
     lots = range(0, len(people), _CHUNK)
     parts = [{name: one[at : at + _CHUNK] for name, one in whole.items()} for at in lots]
-    return Falls.joined([falls(recommender, part) for part in parts])
+    return Falls.concatenate([measure_falls(recommender, part) for part in parts])
 
 
-def cases(found: Floats, there: Bools, named: Ints) -> dict[str, Floats]:
+def compare_choices(found: Floats, there: Bools, named: Ints) -> dict[str, Floats]:
     """What each way of choosing an event made of each item, float64[Q * K] each.
 
     Args:
@@ -181,16 +176,16 @@ def summary(found: Falls, people: Ints) -> dict[str, Any]:
     return {
         measure: {
             name: {"mean": float(values.mean()), "interval": interval(values, whose)}
-            for name, values in cases(falls_, found.there, found.named).items()
+            for name, values in compare_choices(falls_, found.there, found.named).items()
         }
         for measure, falls_ in (("margin", found.margin), ("score", found.score))
     }
 
 
-def table(figures: Mapping[str, Any], title: str) -> Table:
+def make_falls_table(figures: Mapping[str, Any], title: str) -> Table:
     """Falls by the event that is removed."""
     columns = ("fall beside the other nine", "95 %", "fall of the score", "95 %")
-    drawn = figures_table(title, "removed", columns)
+    drawn = make_table(title, "removed", columns)
     for name in figures["margin"]:
         row = [name.replace("_", " ")]
         for measure in ("margin", "score"):
@@ -201,43 +196,36 @@ def table(figures: Mapping[str, Any], title: str) -> Table:
     return drawn
 
 
-def with_history(asked: Asked, least: int, most: int, seed: int) -> Asked:
+def with_history(asked: AskedHistories, least: int, most: int, seed: int) -> AskedHistories:
     """At most so many of the questions of people with enough events."""
     enough = [number for number, past in enumerate(asked.pasts) if len(past) >= least]
-    return asked.at(np.asarray(enough, np.int64)).sample(most, seed)
+    return asked.take(np.asarray(enough, np.int64)).sample(most, seed)
 
 
-def main(
-    data: Annotated[
-        Path | None, typer.Option(help="a log; MovieLens-100K if none is given")
-    ] = None,
-    report: Annotated[Path | None, typer.Option(help="write the figures here, as JSON")] = None,
-    sample: Annotated[int, typer.Option(help="so many questions of the test", min=1)] = 500,
-    threads: Annotated[int, typer.Option(help="of training", min=1)] = TrainerSettings().threads,
-    quick: Annotated[bool, typer.Option(help="a small part: whether it works")] = False,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class ExplanationOptions(HistoryOptions):
+    """Options of `bench.quality.explanations`."""
+
+    sample: Annotated[int, typer.Option(help="so many questions of the test", min=1)] = 500
+
+
+def measure(options: ExplanationOptions, _: Console) -> Results:
     """What removing the explaining event does to an item."""
-    log, settings = quick_or_whole(
-        load_log(DataSource(default_cache_dir(), data)), TrainerSettings(threads=threads), quick
-    )
+    log, settings = options.log_and_settings()
     wanted = last_tenth(log)
-    ours = trained_on(log, wanted, settings)
-    asked = with_history(asked_of(log, wanted), LEAST_EVENTS, sample, 0)
+    ours = train_on(log, wanted, settings)
+    asked = with_history(asked_of(log, wanted), LEAST_EVENTS, options.sample, 0)
     people = rows_of(asked, ours.schema)
-    found = falls_of(
-        ScoringGraph(ours.trained.model),
-        people,
-        asked.times_ms,
-        ours.trained.vocabulary,
-        ours.schema,
-    )
-    users = asked.questions.takes.users[asked.questions.firsts]
-    figures = summary(found, users)
-    counts = {"questions": len(people), "items_each": TOP, "ranked": TOP_ITEMS}
-    Console().print(table(figures, f"deletion test, {len(people)} questions"))
-    if report:
-        write_report(report, "explanations", counts | figures)
+    vocabulary, schema = ours.trained.vocabulary, ours.schema
+    recommender = ScoringGraph(ours.trained.model)
+    found = falls_of(recommender, people, asked.times_ms, vocabulary, schema)
+    figures = summary(found, asked.questions.takes.users[asked.questions.firsts])
+    counts = {"questions": len(people), "items_each": TOP, "rank": TOP_ITEMS}
+    title = f"deletion test, {len(people)} questions"
+    return Results(counts | figures, [make_falls_table(figures, title)])
 
+
+BENCHMARK = Benchmark("quality.explanations", ExplanationOptions, measure)
 
 if __name__ == "__main__":
-    run_benchmark(main)
+    BENCHMARK.main()

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench.quality.answers import Answers
-from bench.quality.questions import TRAINING, Bools, Floats, Ints, Questions
+from bench.quality.questions import TRAINING, Answers, Bools, Floats, Ints, Questions
 from trainer.metrics import TOP, interval, ndcg
 
 DEEP_CUT = 50
@@ -44,11 +43,11 @@ def figures(asked: Questions, answers: Answers) -> Row:
     share of the log's items in anyone's best 10.
     """
     ranks = answers.ranks
-    found = _plain(ranks) | {"coverage": float(answers.shown.mean())}
+    found = _summarize(ranks) | {"coverage": float(answers.shown.mean())}
     people = asked.takes.users[asked.targets()[1]]
     found["ndcg_at_10_interval"] = interval(gains(ranks), people)
     found["groups"] = {
-        name: _plain(ranks[chosen]) | {"targets": int(chosen.sum())}
+        name: _summarize(ranks[chosen]) | {"targets": int(chosen.sum())}
         for name, chosen in groups(asked).items()
     }
     return found
@@ -60,7 +59,7 @@ def gains(ranks: Floats) -> Floats:
     return found
 
 
-def _plain(ranks: Floats) -> Row:
+def _summarize(ranks: Floats) -> Row:
     if not len(ranks):
         return {}
     return {

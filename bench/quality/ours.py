@@ -60,7 +60,6 @@ class Ours:
 def train_ours(
     log: Log,
     takes: Takes,
-    protocol: Protocol,
     schema: FeatureSchema,
     settings: TrainerSettings,
     reader: LanguageModel | None,
@@ -80,7 +79,7 @@ def train_ours(
     )
     replayed = list(replay(observed_log(log.events, log.items), schema))
     replayed.sort(key=lambda one: (one.event.user_id, one.event.time_ms))
-    counted = training if protocol is Protocol.LEAVE_ONE_OUT else log
+    counted = training if takes.protocol is Protocol.LEAVE_ONE_OUT else log
     first_of: dict[tuple[str, int], int] = {}
     event_of: dict[tuple[str, int, str], int] = {}
     for at, one in enumerate(replayed):
@@ -132,13 +131,13 @@ def learned_log(log: Log, takes: Takes, part: int = TRAINING) -> Log:
 def _asked_in_validation(takes: Takes) -> HeldOut:
     """Validation tells when to stop, as it does for the peers."""
     asked = takes.part == VALIDATION
-    held = {
+    held_out = {
         (takes.user_ids[user], takes.item_ids[item], time_s)
         for user, item, time_s in zip(
             takes.users[asked], takes.items[asked], takes.times_s[asked].tolist(), strict=True
         )
     }
-    return lambda event: (event.user_id, event.item_id, event.time_ms // 1000) in held
+    return lambda event: (event.user_id, event.item_id, event.time_ms // 1000) in held_out
 
 
 def scores(ours: Ours, asked: Questions) -> Sequence[Floats]:
@@ -146,10 +145,14 @@ def scores(ours: Ours, asked: Questions) -> Sequence[Floats]:
     return [_scores(ours, asked, at) for at in range(0, len(asked), _CHUNK)]
 
 
-@torch.no_grad()
 def _scores(ours: Ours, asked: Questions, at: int) -> Floats:
+    return score_requests(ours, _requests(ours, asked, range(at, min(at + _CHUNK, len(asked)))))
+
+
+@torch.no_grad()
+def score_requests(ours: Ours, requests: Requests) -> Floats:
+    """Every item's score for each request, float64[Q, N], -inf for unknown items."""
     model = ours.trained.model.eval()
-    requests = _requests(ours, asked, range(at, min(at + _CHUNK, len(asked))))
     live = ours.trends.values[ours.trends.at(requests.request_times_ms[:, 0].numpy())]
     places = torch.arange(len(requests.items))
     found = scores_at(model, requests, places, torch.from_numpy(live).float()).double().numpy()

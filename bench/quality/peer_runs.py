@@ -6,8 +6,6 @@ around it: the Parquet files it reads, the environment, the process, what it has
     write_input(folder, train, validation, test)
     best = tune(folder, "sasrec", Budget(), judge)
     best.top("test")    # int64[R, 200]: the best items of each request, in its order
-
-By hand: python -m bench.quality.peer_runs FOLDER --model sasrec --width 128 --dropout 0.2
 """
 
 # N interactions, R requests, H earlier events and T true items of one request, K = 200
@@ -23,22 +21,19 @@ from enum import StrEnum
 from importlib import resources
 from itertools import product
 from pathlib import Path
-from typing import Annotated
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
-import typer
 from headwater_client.errors import DataError, HeadwaterError
 
-from bench.harness.report import run_benchmark
 from deploy.local.python_env import PythonEnvironment, clean_variables
 from deploy.settings import default_cache_dir
 
 Ints = npt.NDArray[np.int64]
-Progress = Callable[[str], None]
+Say = Callable[[str], None]
 
 WIDTHS = (64, 128)
 DROPOUTS = (0.2, 0.4)
@@ -142,7 +137,7 @@ class Recipe(msgspec.Struct, frozen=True):
     input: str
 
 
-class Outcome(msgspec.Struct, frozen=True):
+class PeerOutcome(msgspec.Struct, frozen=True):
     """What a run says of itself in `run.json`."""
 
     epoch: int
@@ -161,7 +156,7 @@ class PeerRun(msgspec.Struct, frozen=True):
     model: Peer
     point: Point
     budget: Budget
-    outcome: Outcome
+    outcome: PeerOutcome
     folder: str
 
     def top(self, split: str) -> Ints:
@@ -184,7 +179,7 @@ class Tuning(msgspec.Struct, frozen=True):
 def write_input(
     folder: Path, train: Interactions, validation: Sequence[Request], test: Sequence[Request]
 ) -> None:
-    """Write what a run reads. A request is known by its place in its sequence."""
+    """RowWrite what a run reads. A request is known by its place in its sequence."""
     folder.mkdir(parents=True, exist_ok=True)
     columns = {"user": train.users, "item": train.items, "time_s": train.times_s}
     pq.write_table(pa.table(columns), folder / "train.parquet")
@@ -210,14 +205,14 @@ def _history_table(requests: Sequence[Request]) -> pa.Table:
     return pa.table(
         {
             "request": np.repeat(np.arange(len(requests)), lengths),
-            "position": _joined([np.arange(length) for length in lengths]),
-            "item": _joined(items),
-            "time_s": _joined([each.times_s[-HISTORY:] for each in requests]),
+            "position": _concatenate([np.arange(length) for length in lengths]),
+            "item": _concatenate(items),
+            "time_s": _concatenate([each.times_s[-HISTORY:] for each in requests]),
         }
     )
 
 
-def _joined(parts: Sequence[Ints]) -> Ints:
+def _concatenate(parts: Sequence[Ints]) -> Ints:
     return np.concatenate([np.empty(0, np.int64), *parts])
 
 
@@ -238,7 +233,7 @@ def read_top(path: Path) -> Ints:
 
 
 def tune(
-    folder: Path, model: Peer | str, budget: Budget, judge: Judge, progress: Progress = print
+    folder: Path, model: Peer | str, budget: Budget, judge: Judge, progress: Say = print
 ) -> PeerRun:
     """Run the whole grid and return the best run.
 
@@ -248,7 +243,7 @@ def tune(
         judge: what a run is worth, by its answers to validation. Its own figure, by which training
             stops, is of a sample.
     """
-    runs = [run(folder, Peer(model), point, budget, progress) for point in GRID]
+    runs = [run_peer(folder, Peer(model), point, budget, progress) for point in GRID]
     worth = {each.point.name: judge(each) for each in runs}
     best = max(runs, key=lambda each: worth[each.point.name])
     record = folder / "runs" / f"{model}-seed-{budget.seed}.json"
@@ -257,8 +252,8 @@ def tune(
     return best
 
 
-def run(
-    folder: Path, model: Peer, point: Point, budget: Budget, progress: Progress = print
+def run_peer(
+    folder: Path, model: Peer, point: Point, budget: Budget, progress: Say = print
 ) -> PeerRun:
     """Train one peer with one choice of parameters, on the input in `folder`, and ask it.
 
@@ -297,7 +292,7 @@ def _start_over(output: Path, recipe: Recipe) -> None:
     (output / "recipe.json").write_bytes(msgspec.json.encode(recipe))
 
 
-def _command(folder: Path, output: Path, recipe: Recipe, progress: Progress) -> list[str]:
+def _command(folder: Path, output: Path, recipe: Recipe, progress: Say) -> list[str]:
     """What runs it. The environment is made at first use."""
     root = _environment().prepare(default_cache_dir(), lambda text: progress(f"peers: {text}"))
     command = [str(root / "bin" / "python"), str(_sources() / "peers.py")]
@@ -330,11 +325,11 @@ def _sources_digest() -> str:
     return hashlib.sha256(b"".join(each.read_bytes() for each in files)).hexdigest()
 
 
-def read_outcome(path: Path) -> Outcome:
+def read_outcome(path: Path) -> PeerOutcome:
     """What a run has written of itself. DataError if it has not."""
     try:
         # JSON's keys are strings; the epochs are numbers.
-        return msgspec.json.decode(path.read_bytes(), type=Outcome, strict=False)
+        return msgspec.json.decode(path.read_bytes(), type=PeerOutcome, strict=False)
     except (OSError, msgspec.DecodeError) as error:
         raise DataError(f"{path}: cannot be read: {error}: run the peer again") from error
 
@@ -356,7 +351,7 @@ def _options(point: Point, budget: Budget) -> list[str]:
     return [word for pair in named.items() for word in pair] + flags
 
 
-def _follow(command: Sequence[str], threads: int, progress: Progress) -> None:
+def _follow(command: Sequence[str], threads: int, progress: Say) -> None:
     """Run to the end, each line as it comes."""
     limits = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     last: deque[str] = deque(maxlen=_LAST_LINES)
@@ -374,21 +369,3 @@ def _follow(command: Sequence[str], threads: int, progress: Progress) -> None:
     if process.returncode:
         said = " | ".join(last)
         raise HeadwaterError(f"a peer ended with {process.returncode}: {said}: see its lines above")
-
-
-def main(
-    folder: Annotated[Path, typer.Argument(help="as write_input has written it")],
-    model: Annotated[Peer, typer.Option(help="which peer")] = Peer.SASREC,
-    width: Annotated[int, typer.Option(help="of its vectors")] = 128,
-    dropout: Annotated[float, typer.Option(help="share of what is dropped")] = 0.2,
-    max_epochs: Annotated[int, typer.Option(help="at most")] = Budget().max_epochs,
-    seed: Annotated[int, typer.Option(help="of everything random")] = 0,
-) -> None:
-    """Run one peer once."""
-    budget = Budget(max_epochs=max_epochs, seed=seed)
-    found = run(folder, model, Point(width, dropout), budget)
-    print(f"epoch {found.outcome.epoch}: NDCG@10 {found.outcome.validation_ndcg_10:.4f}")
-
-
-if __name__ == "__main__":
-    run_benchmark(main)

@@ -1,11 +1,12 @@
 """What the quality benchmark asks, and how a right answer's rank is counted.
 
 E takes (the first event of a person with an item; where items may be taken again, every one),
-Q questions, M targets (takes that are asked for), N items.
+Q questions, M targets (takes that are asked for), N items, K = the length of a list.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -13,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trainer.datasets.log import Log
+from trainer.metrics import TOP
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -71,6 +73,7 @@ class Takes:
     part: Ints
     user_ids: list[str]
     item_ids: list[str]
+    protocol: Protocol = Protocol.GLOBAL_TIME
     repeats: bool = False
 
     @property
@@ -110,16 +113,16 @@ class Questions:
         """The items taken before, oldest first."""
         return self.takes.items[self.starts[question] : self.firsts[question]]
 
-    def closed(self, question: int) -> Ints:
+    def excluded_items(self, question: int) -> Ints:
         """The items that cannot be recommended any more: what was taken, unless items return."""
         first = self.firsts[question]
         start = first if self.takes.repeats else self.starts[question]
         return self.takes.items[start:first]
 
-    def not_wrong(self, question: int) -> Ints:
+    def unranked_items(self, question: int) -> Ints:
         """The items that are no wrong answers: those, and what is taken in the question itself."""
         own = self.takes.items[self.firsts[question] : self.ends[question]]
-        return np.concatenate([self.closed(question), own])
+        return np.concatenate([self.excluded_items(question), own])
 
     def targets(self) -> tuple[Ints, Ints]:
         """The question of each target, and its row of `takes`: int64[M] each."""
@@ -152,19 +155,22 @@ def takes_of(log: Log, protocol: Protocol, repeats: bool = False) -> Takes:
         users=users,
         items=items,
         times_s=times,
-        part=_by_person(users) if protocol is Protocol.LEAVE_ONE_OUT else _by_time(times),
+        part=_split_by_person(users)
+        if protocol is Protocol.LEAVE_ONE_OUT
+        else _split_by_time(times),
         user_ids=user_ids.tolist(),
         item_ids=item_ids.tolist(),
+        protocol=protocol,
         repeats=repeats,
     )
 
 
-def _by_time(times_s: Ints) -> Ints:
+def _split_by_time(times_s: Ints) -> Ints:
     cuts = np.quantile(times_s, (0.8, 0.9))
     return np.searchsorted(cuts, times_s, side="right").astype(np.int64)
 
 
-def _by_person(users: Ints) -> Ints:
+def _split_by_person(users: Ints) -> Ints:
     """The last two of each person; a person with fewer than three is all training."""
     ends = np.searchsorted(users, users, side="right")
     many = ends - np.searchsorted(users, users, side="left") >= 3
@@ -193,7 +199,7 @@ def ranks_by_score(asked: Questions, at: int, scores: Floats) -> Floats:
     """
     open_to = scores.copy()
     for row in range(len(scores)):
-        open_to[row, asked.not_wrong(at + row)] = -np.inf
+        open_to[row, asked.unranked_items(at + row)] = -np.inf
     question, rows = asked.targets()
     chosen = (question >= at) & (question < at + len(scores))
     question, wanted = question[chosen] - at, asked.takes.items[rows[chosen]]
@@ -216,5 +222,44 @@ def ranks_in_lists(asked: Questions, top: Ints) -> Floats:
         place = np.flatnonzero(top[at] == item)
         if len(place):
             # A peer is told of the newest history only: it may name what was taken long ago.
-            ranks[target] = (~np.isin(top[at, : place[0]], asked.not_wrong(at))).sum()
+            ranks[target] = (~np.isin(top[at, : place[0]], asked.unranked_items(at))).sum()
     return ranks
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Ranks of the targets, float[M], and the items in anyone's best 10, bool[N]."""
+
+    ranks: Floats
+    shown: Bools
+
+
+def answers_by_score(asked: Questions, chunks: Iterable[Floats]) -> Answers:
+    """Answers of a method that scores every item: float[q, N] of some questions at a time."""
+    ranks, at = [], 0
+    shown = np.zeros(len(asked.takes.item_ids), bool)
+    for chunk in chunks:
+        ranks.append(ranks_by_score(asked, at, chunk))
+        shown[_best_items(asked, at, chunk)] = True
+        at += len(chunk)
+    return Answers(np.concatenate(ranks), shown)
+
+
+def _best_items(asked: Questions, at: int, scores: Floats) -> Ints:
+    """The items in the best 10 of some questions."""
+    open_to = scores.copy()
+    for row in range(len(scores)):
+        open_to[row, asked.excluded_items(at + row)] = -np.inf
+    count = min(TOP, open_to.shape[1])
+    best = np.argpartition(-open_to, count - 1, axis=1)[:, :count]
+    has_a_say = np.take_along_axis(open_to, best, axis=1) > -np.inf
+    return best[has_a_say]
+
+
+def answers_in_lists(asked: Questions, top: Ints) -> Answers:
+    """Answers of a method that gives lists, best first, -1 where there are no more: int64[Q, K]."""
+    shown = np.zeros(len(asked.takes.item_ids), bool)
+    for question, listed in enumerate(top):
+        still_open = listed[(listed >= 0) & ~np.isin(listed, asked.excluded_items(question))]
+        shown[still_open[:TOP]] = True
+    return Answers(ranks_in_lists(asked, top), shown)

@@ -17,7 +17,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from operator import attrgetter
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -26,10 +25,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from bench.harness.report import run_benchmark, write_report
-from bench.harness.tables import figures_table
+from bench.harness.runner import Benchmark, DataOptions, Quick, Results, Threads, make_table
 from bench.quality.figures import gains
-from bench.quality.ours import Ours, train_ours
+from bench.quality.ours import Ours, score_requests, train_ours
 from bench.quality.questions import (
     TEST,
     Bools,
@@ -47,25 +45,22 @@ from features.rows import Observation, UserRow
 from features.schema import FeatureSchema
 from features.settings import DAY_MS, HOUR_MS, FeatureSettings
 from features.topics import Hash
-from features.vocabulary import FIRST_ITEM
-from trainer.datasets.log import DataSource, Log, load_log
+from trainer.datasets.log import Log
 from trainer.examples.replay import observed_log
 from trainer.examples.requests import Requests
 from trainer.metrics import interval
-from trainer.network.scoring import scores_at
 from trainer.settings import TrainerSettings
 from trainer.text.encoder import language_model
 
 RATES = (0.05, 0.1, 0.2, 0.4, 0.8)
 # An item of no catalogue: no version has it in its vocabulary.
 NOBODYS_ITEM = Hash(-1)
-WIDTH = 120
 _CHUNK = 256
 _QUICK_EVENTS = 6000
 
 
 @dataclass(frozen=True)
-class History:
+class ArrivedHistory:
     """What arrived of one person's events, in order of arrival.
 
     Attributes:
@@ -79,9 +74,9 @@ class History:
     known: Bools
 
     @staticmethod
-    def of(times_ms: Sequence[int]) -> History:
+    def undamaged(times_ms: Sequence[int]) -> ArrivedHistory:
         """What happened at these times, undamaged."""
-        return History(
+        return ArrivedHistory(
             np.arange(len(times_ms)),
             np.asarray(times_ms, np.int64),
             np.ones(len(times_ms), np.bool_),
@@ -90,20 +85,24 @@ class History:
     def __len__(self) -> int:
         return len(self.events)
 
-    def at(self, places: Ints) -> History:
+    def take(self, places: Ints) -> ArrivedHistory:
         """The events at these places of the order of arrival."""
-        return History(self.events[places], self.times_ms[places], self.known[places])
+        return ArrivedHistory(self.events[places], self.times_ms[places], self.known[places])
 
 
-Damage = Callable[[History, float, np.random.Generator], History]
+Damage = Callable[[ArrivedHistory, float, np.random.Generator], ArrivedHistory]
 
 
-def dropped(history: History, rate: float, random: np.random.Generator) -> History:
+def drop_events(
+    history: ArrivedHistory, rate: float, random: np.random.Generator
+) -> ArrivedHistory:
     """A share of the events never arrives."""
-    return history.at(np.flatnonzero(random.random(len(history)) >= rate))
+    return history.take(np.flatnonzero(random.random(len(history)) >= rate))
 
 
-def swapped(history: History, rate: float, random: np.random.Generator) -> History:
+def swap_neighbours(
+    history: ArrivedHistory, rate: float, random: np.random.Generator
+) -> ArrivedHistory:
     """A share of pairs of neighbours change places: each has the other's time.
 
     An event is in one pair at most, with the event before it or the one after it.
@@ -116,31 +115,41 @@ def swapped(history: History, rate: float, random: np.random.Generator) -> Histo
     return replace(history, events=events, known=known)
 
 
-def doubled(history: History, rate: float, random: np.random.Generator) -> History:
+def double_events(
+    history: ArrivedHistory, rate: float, random: np.random.Generator
+) -> ArrivedHistory:
     """A share of the events arrives twice under different ids, so that both count."""
     times = 1 + (random.random(len(history)) < rate)
-    return history.at(np.repeat(np.arange(len(history)), times))
+    return history.take(np.repeat(np.arange(len(history)), times))
 
 
-def unknown(history: History, rate: float, random: np.random.Generator) -> History:
+def forget_items(
+    history: ArrivedHistory, rate: float, random: np.random.Generator
+) -> ArrivedHistory:
     """A share of the events is about items that nobody knows."""
     return replace(history, known=history.known & (random.random(len(history)) >= rate))
 
 
-def jittered(spread_ms: int, history: History, rate: float, random: np.random.Generator) -> History:
+def jitter_clocks(
+    spread_ms: int, history: ArrivedHistory, rate: float, random: np.random.Generator
+) -> ArrivedHistory:
     """The clocks of a share of the events are wrong, by up to `spread_ms` either way."""
     wrong = random.random(len(history)) < rate
     shift_ms = random.integers(-spread_ms, spread_ms, len(history), endpoint=True)
     return replace(history, times_ms=history.times_ms + wrong * shift_ms)
 
 
-def shifted(offset_ms: int, history: History, rate: float, random: np.random.Generator) -> History:
+def shift_clocks(
+    offset_ms: int, history: ArrivedHistory, rate: float, random: np.random.Generator
+) -> ArrivedHistory:
     """A share of the people has a clock that is wrong by `offset_ms`, always."""
     wrong = random.random() < rate
     return replace(history, times_ms=history.times_ms + wrong * offset_ms)
 
 
-def backwards(history: History, rate: float, random: np.random.Generator) -> History:
+def reverse_clocks(
+    history: ArrivedHistory, rate: float, random: np.random.Generator
+) -> ArrivedHistory:
     """A share of the people has a clock that runs backwards, from their newest event's time."""
     if random.random() >= rate or not len(history):
         return history
@@ -149,22 +158,22 @@ def backwards(history: History, rate: float, random: np.random.Generator) -> His
 
 
 DAMAGES: Mapping[str, Damage] = {
-    "events lost": dropped,
-    "neighbours swapped": swapped,
-    "events doubled": doubled,
-    "items unknown": unknown,
-    "clocks +-10 s": partial(jittered, 10_000),
-    "clocks +-10 min": partial(jittered, 600_000),
-    "clocks +-6 h": partial(jittered, 6 * HOUR_MS),
-    "clocks +-3 d": partial(jittered, 3 * DAY_MS),
-    "people a day ahead": partial(shifted, DAY_MS),
-    "people 30 d behind": partial(shifted, -30 * DAY_MS),
-    "people backwards": backwards,
+    "events lost": drop_events,
+    "neighbours swapped": swap_neighbours,
+    "events doubled": double_events,
+    "items unknown": forget_items,
+    "clocks +-10 s": partial(jitter_clocks, 10_000),
+    "clocks +-10 min": partial(jitter_clocks, 600_000),
+    "clocks +-6 h": partial(jitter_clocks, 6 * HOUR_MS),
+    "clocks +-3 d": partial(jitter_clocks, 3 * DAY_MS),
+    "people a day ahead": partial(shift_clocks, DAY_MS),
+    "people 30 d behind": partial(shift_clocks, -30 * DAY_MS),
+    "people backwards": reverse_clocks,
 }
 
 
 @dataclass(frozen=True)
-class Asked:
+class AskedHistories:
     """Questions, and what had happened strictly before each.
 
     Attributes:
@@ -181,23 +190,23 @@ class Asked:
         """Whose each target is, int64[M]."""
         return self.questions.takes.users[self.questions.targets()[1]]
 
-    def at(self, chosen: Ints) -> Asked:
+    def take(self, chosen: Ints) -> AskedHistories:
         """Some of the questions."""
         mine = self.questions
         columns = {name: getattr(mine, name)[chosen] for name in ("starts", "firsts", "ends")}
-        return Asked(
+        return AskedHistories(
             replace(mine, **columns),
             [self.pasts[question] for question in chosen],
             [self.times_ms[question] for question in chosen],
         )
 
-    def sample(self, count: int, seed: int) -> Asked:
+    def sample(self, count: int, seed: int) -> AskedHistories:
         """At most so many of the questions, at random."""
         order = np.random.default_rng(seed).permutation(len(self.pasts))
-        return self.at(np.sort(order[:count]))
+        return self.take(np.sort(order[:count]))
 
 
-def asked_of(log: Log, wanted: Questions) -> Asked:
+def asked_of(log: Log, wanted: Questions) -> AskedHistories:
     """What is known when each question is asked."""
     mine: dict[str, list[Observation]] = {}
     for event in observed_log(log.events, log.items):
@@ -211,10 +220,10 @@ def asked_of(log: Log, wanted: Questions) -> Asked:
         first = bisect_left(events, since_ms, key=attrgetter("time_ms"))
         pasts.append(events[:first])
         times_ms.append(events[first].time_ms)
-    return Asked(wanted, pasts, times_ms)
+    return AskedHistories(wanted, pasts, times_ms)
 
 
-def row_of(past: Sequence[Observation], history: History, schema: FeatureSchema) -> UserRow:
+def row_of(past: Sequence[Observation], history: ArrivedHistory, schema: FeatureSchema) -> UserRow:
     """The row of a person of whom this has arrived."""
     row = rows.empty_user(schema)
     columns = (history.events, history.times_ms, history.known)
@@ -229,7 +238,11 @@ def row_of(past: Sequence[Observation], history: History, schema: FeatureSchema)
 
 
 def rows_of(
-    asked: Asked, schema: FeatureSchema, damage: Damage = dropped, rate: float = 0.0, seed: int = 0
+    asked: AskedHistories,
+    schema: FeatureSchema,
+    damage: Damage = drop_events,
+    rate: float = 0.0,
+    seed: int = 0,
 ) -> list[UserRow]:
     """The row of each question's person, damaged at a rate.
 
@@ -237,7 +250,7 @@ def rows_of(
     """
     found = []
     for number, past in enumerate(asked.pasts):
-        history = History.of([event.time_ms for event in past])
+        history = ArrivedHistory.undamaged([event.time_ms for event in past])
         random = np.random.default_rng((seed, number))
         found.append(row_of(past, damage(history, rate, random), schema))
     return found
@@ -259,33 +272,26 @@ def requests_of(ours: Ours, people: Sequence[UserRow], times_ms: Sequence[int]) 
     )
 
 
-def gains_of(ours: Ours, asked: Asked, people: Sequence[UserRow]) -> Floats:
+def gains_of(ours: Ours, asked: AskedHistories, people: Sequence[UserRow]) -> Floats:
     """NDCG@10 of each target, with these histories, float[M]."""
     found = []
     for at in range(0, len(people), _CHUNK):
         part = slice(at, at + _CHUNK)
-        scores = _scores(ours, people[part], asked.times_ms[part])
+        requests = requests_of(ours, people[part], asked.times_ms[part])
+        scores = score_requests(ours, requests)
         found.append(ranks_by_score(asked.questions, at, scores))
     return gains(np.concatenate(found))
-
-
-@torch.no_grad()
-def _scores(ours: Ours, people: Sequence[UserRow], times_ms: Sequence[int]) -> Floats:
-    """Every item's score, float[Q, N], -inf for items that the model cannot recommend."""
-    model, columns = ours.trained.model.eval(), ours.columns
-    requests = requests_of(ours, people, times_ms)
-    live = ours.trends.values[ours.trends.at(np.asarray(times_ms))]
-    places = torch.arange(len(people))
-    found = scores_at(model, requests, places, torch.from_numpy(live).float()).double().numpy()
-    there = (columns >= FIRST_ITEM) & model.recommendable.numpy()[columns]
-    return np.where(there, found[:, columns], -np.inf)
 
 
 Gains = dict[str, dict[float, Floats]]
 
 
 def curves(
-    ours: Ours, asked: Asked, rates: Sequence[float], seed: int, damages: Mapping[str, Damage]
+    ours: Ours,
+    asked: AskedHistories,
+    rates: Sequence[float],
+    seed: int,
+    damages: Mapping[str, Damage],
 ) -> tuple[Floats, Gains]:
     """NDCG@10 of each target, float[M]: undamaged, and by damage and rate."""
     clean = gains_of(ours, asked, rows_of(asked, ours.schema))
@@ -318,11 +324,11 @@ def summary(clean: Floats, found: Gains, people: Ints) -> dict[str, Any]:
     }
 
 
-def table(figures: Mapping[str, Any], rates: Sequence[float]) -> Table:
+def make_damages_table(figures: Mapping[str, Any], rates: Sequence[float]) -> Table:
     """The curves, a damage a row."""
     clean = figures["undamaged"]["ndcg_at_10"]
     title = f"NDCG@10, undamaged {clean:.4f}; by rate"
-    drawn = figures_table(title, "damage", (f"{rate:g}" for rate in rates))
+    drawn = make_table(title, "damage", (f"{rate:g}" for rate in rates))
     for name, points in figures["damaged"].items():
         drawn.add_row(name, *(f"{one['ndcg_at_10']:.4f} {one['share']:4.0%}" for one in points))
     return drawn
@@ -338,11 +344,11 @@ def mean_gains(runs: Sequence[tuple[Floats, Gains]]) -> tuple[Floats, Gains]:
     return clean, by_name
 
 
-def trained_on(log: Log, asked: Questions, settings: TrainerSettings) -> Ours:
+def train_on(log: Log, asked: Questions, settings: TrainerSettings) -> Ours:
     """The default model, trained on what lies before the test."""
     reader = language_model(settings.language_model, default_cache_dir())
     schema = FeatureSchema(FeatureSettings())
-    return train_ours(log, asked.takes, Protocol.GLOBAL_TIME, schema, settings, reader)
+    return train_ours(log, asked.takes, schema, settings, reader)
 
 
 def last_tenth(log: Log) -> Questions:
@@ -350,42 +356,51 @@ def last_tenth(log: Log) -> Questions:
     return questions(takes_of(log, Protocol.GLOBAL_TIME), TEST)
 
 
-def quick_or_whole(log: Log, settings: TrainerSettings, quick: bool) -> tuple[Log, TrainerSettings]:
-    """A small part and little training where that is wanted."""
-    if not quick:
-        return log, settings
-    return log.head(_QUICK_EVENTS), settings.model_copy(update={"epochs": 1})
+@dataclass(frozen=True, kw_only=True)
+class HistoryOptions(DataOptions):
+    """Options of a benchmark that changes the histories of the test's questions."""
+
+    threads: Threads = TrainerSettings().threads
+    quick: Quick = False
+
+    def log_and_settings(self) -> tuple[Log, TrainerSettings]:
+        """A small part of the log and little training where that is wanted."""
+        log, settings = self.load_log(), TrainerSettings(threads=self.threads)
+        if not self.quick:
+            return log, settings
+        return log.head(_QUICK_EVENTS), settings.model_copy(update={"epochs": 1})
 
 
-def main(
-    data: Annotated[
-        Path | None, typer.Option(help="a log; MovieLens-100K if none is given")
-    ] = None,
-    report: Annotated[Path | None, typer.Option(help="write the figures here, as JSON")] = None,
-    sample: Annotated[int, typer.Option(help="so many questions of the test", min=1)] = 1000,
-    rate: Annotated[
-        list[float] | None, typer.Option(help="of damage, 0 to 1; may be repeated")
-    ] = None,
-    seeds: Annotated[int, typer.Option(help="models trained; figures are means", min=1)] = 1,
-    threads: Annotated[int, typer.Option(help="of training", min=1)] = TrainerSettings().threads,
-    quick: Annotated[bool, typer.Option(help="a small part: whether it works")] = False,
-) -> None:
-    """NDCG@10 by kind and rate of damage to the histories."""
-    log, settings = quick_or_whole(
-        load_log(DataSource(default_cache_dir(), data)), TrainerSettings(threads=threads), quick
+@dataclass(frozen=True, kw_only=True)
+class RobustnessOptions(HistoryOptions):
+    """Options of `bench.quality.robustness`."""
+
+    sample: Annotated[int, typer.Option(help="so many questions of the test", min=1)] = 1000
+    rate: Annotated[list[float] | None, typer.Option(help="of damage, 0 to 1; may be repeated")] = (
+        None
     )
-    wanted, rates = last_tenth(log), rate or RATES
-    asked = asked_of(log, wanted).sample(sample, 0)
-    runs = []
-    for seed in range(seeds):
-        mine = settings.model_copy(update={"seed": settings.seed + seed})
-        runs.append(curves(trained_on(log, wanted, mine), asked, rates, seed, DAMAGES))
-    found = summary(*mean_gains(runs), asked.people)
-    Console(width=WIDTH).print(table(found, rates))
-    counts = {"questions": len(asked.pasts), "targets": len(asked.people), "seeds": seeds}
-    if report:
-        write_report(report, "robustness", counts | found)
+    seeds: Annotated[int, typer.Option(help="models trained; figures are means", min=1)] = 1
 
+
+def measure(options: RobustnessOptions, _: Console) -> Results:
+    """NDCG@10 by kind and rate of damage to the histories."""
+    log, settings = options.log_and_settings()
+    wanted, rates = last_tenth(log), options.rate or RATES
+    asked = asked_of(log, wanted).sample(options.sample, 0)
+    runs = []
+    for seed in range(options.seeds):
+        mine = settings.model_copy(update={"seed": settings.seed + seed})
+        runs.append(curves(train_on(log, wanted, mine), asked, rates, seed, DAMAGES))
+    found = summary(*mean_gains(runs), asked.people)
+    counts = {
+        "questions": len(asked.pasts),
+        "targets": len(asked.people),
+        "seeds": options.seeds,
+    }
+    return Results(counts | found, [make_damages_table(found, rates)])
+
+
+BENCHMARK = Benchmark("quality.robustness", RobustnessOptions, measure, width=120)
 
 if __name__ == "__main__":
-    run_benchmark(main)
+    BENCHMARK.main()

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from bench.quality.answers import Answers, answers_by_score, answers_in_lists
 from bench.quality.counting import Method, methods
 from bench.quality.figures import Row, figures, gains, mean, with_differences
 from bench.quality.ours import Ours, first_member, scores, train_ours
@@ -19,11 +18,14 @@ from bench.quality.questions import (
     TEST,
     TRAINING,
     VALIDATION,
+    Answers,
     Floats,
     Protocol,
     Questions,
     Takes,
     Ties,
+    answers_by_score,
+    answers_in_lists,
     questions,
     takes_of,
 )
@@ -40,7 +42,7 @@ Ablations = Mapping[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
-class Judged:
+class JudgedModel:
     """What a trained model of ours answered in the test, and its NDCG@10 on validation."""
 
     answers: Answers
@@ -48,11 +50,10 @@ class Judged:
 
 
 @dataclass(frozen=True)
-class Run:
+class QualityRun:
     """One protocol on one log."""
 
     log: Log
-    protocol: Protocol
     takes: Takes
     validation: Questions
     test: Questions
@@ -62,17 +63,17 @@ class Run:
     def name(self) -> str:
         """`leave_one_out`; of other rules than the default ones `leave_one_out-file-repeats`."""
         ties = [self.test.ties.value] if self.test.ties is not Ties.STRICT else []
-        return "-".join([self.protocol, *ties, *(["repeats"] if self.takes.repeats else [])])
+        return "-".join([self.takes.protocol, *ties, *(["repeats"] if self.takes.repeats else [])])
 
-    def counting(self) -> dict[str, Row]:
+    def count(self) -> dict[str, Row]:
         """The methods that count, each with the variant that validation chose."""
-        live = self.protocol is Protocol.GLOBAL_TIME
+        live = self.takes.protocol is Protocol.GLOBAL_TIME
         return {
-            name: figures(self.test, _ask(self._chosen(name, variants), self.test))
+            name: figures(self.test, _ask(self._choose(name, variants), self.test))
             for name, variants in methods(self.takes, live).items()
         }
 
-    def _chosen(self, name: str, variants: Sequence[Method]) -> Method:
+    def _choose(self, name: str, variants: Sequence[Method]) -> Method:
         if len(variants) == 1:
             return variants[0]
         found = [_worth(_ask(one, self.validation)) for one in variants]
@@ -80,46 +81,46 @@ class Run:
         self.say(f"{name}: variant {best + 1} of {len(variants)}, validation {found[best]:.4f}")
         return variants[best]
 
-    def ours(self, seeds: int, settings: TrainerSettings, ablations: Ablations) -> dict[str, Row]:
+    def train(self, seeds: int, settings: TrainerSettings, ablations: Ablations) -> dict[str, Row]:
         """Our sizes, and the default one's ablations with what each loses: means of seeds."""
         # A part left out leaves the language model as it is: read once for all.
         reader = language_model(settings.language_model, default_cache_dir())
-        sizes = self._sizes(seeds, settings, reader)
+        sizes = self._train_sizes(seeds, settings, reader)
         whole = _mean_gains(sizes[OURS])
         rows = {name: self._row(found) for name, found in sizes.items()}
         for name, change in ablations.items():
             changed = settings.model_copy(update=change)
             found = [
-                self._judged(name, seed, self._trained(changed, reader, seed))
+                self._judge_model(name, seed, self._train(changed, reader, seed))
                 for seed in range(seeds)
             ]
             lost = whole - _mean_gains(found)
             rows[name] = with_differences(self.test, self._row(found), lost)
         return rows
 
-    def _sizes(
+    def _train_sizes(
         self, seeds: int, settings: TrainerSettings, reader: LanguageModel | None
-    ) -> dict[str, list[Judged]]:
+    ) -> dict[str, list[JudgedModel]]:
         """The default model and the larger one, whose first member it is."""
         large = settings.model_copy(update={"ensemble_size": MEMBERS})
-        found: dict[str, list[Judged]] = {OURS: [], LARGE: []}
+        found: dict[str, list[JudgedModel]] = {OURS: [], LARGE: []}
         for seed in range(seeds):
-            together = self._trained(large, reader, seed)
-            found[OURS].append(self._judged(OURS, seed, first_member(together)))
-            found[LARGE].append(self._judged(LARGE, seed, together))
+            together = self._train(large, reader, seed)
+            found[OURS].append(self._judge_model(OURS, seed, first_member(together)))
+            found[LARGE].append(self._judge_model(LARGE, seed, together))
         return found
 
-    def _trained(self, settings: TrainerSettings, reader: LanguageModel | None, seed: int) -> Ours:
+    def _train(self, settings: TrainerSettings, reader: LanguageModel | None, seed: int) -> Ours:
         wanted = settings.model_copy(update={"seed": settings.seed + seed})
-        return train_ours(self.log, self.takes, self.protocol, self._schema(), wanted, reader)
+        return train_ours(self.log, self.takes, self._schema(), wanted, reader)
 
-    def _judged(self, name: str, seed: int, ours: Ours) -> Judged:
+    def _judge_model(self, name: str, seed: int, ours: Ours) -> JudgedModel:
         held_out = _worth(answers_by_score(self.validation, scores(ours, self.validation)))
         answers = answers_by_score(self.test, scores(ours, self.test))
         self.say(f"{name}, seed {seed + 1}: {_worth(answers):.4f}, validation {held_out:.4f}")
-        return Judged(answers, held_out)
+        return JudgedModel(answers, held_out)
 
-    def _row(self, found: Sequence[Judged]) -> Row:
+    def _row(self, found: Sequence[JudgedModel]) -> Row:
         return mean([figures(self.test, one.answers) | {"held_out": one.held_out} for one in found])
 
     def _schema(self) -> FeatureSchema:
@@ -128,7 +129,7 @@ class Run:
             return FeatureSchema(FeatureSettings(seen_by=frozenset()))
         return FeatureSchema(FeatureSettings())
 
-    def peers(self, chosen: Sequence[Peer], budget: Budget, work: Path) -> dict[str, Row]:
+    def run_peers(self, chosen: Sequence[Peer], budget: Budget, work: Path) -> dict[str, Row]:
         """Peers from RecTools, each tuned over the same grid.
 
         Args:
@@ -138,7 +139,7 @@ class Run:
             return {}
         folder = work / self.name
         self.write_input(folder)
-        found = {peer: tune(folder, peer, budget, self._judge, self.say) for peer in chosen}
+        found = {peer: tune(folder, peer, budget, self._judge_peer, self.say) for peer in chosen}
         return {
             f"{peer.label} {LEARNED_PEER}": figures(
                 self.test, answers_in_lists(self.test, best.top("test"))
@@ -146,11 +147,11 @@ class Run:
             for peer, best in found.items()
         }
 
-    def _judge(self, run: PeerRun) -> float:
+    def _judge_peer(self, run: PeerRun) -> float:
         return _worth(answers_in_lists(self.validation, run.top("validation")))
 
     def write_input(self, folder: Path) -> None:
-        """Write what the peers read."""
+        """RowWrite what the peers read."""
         learned = self.takes.part == TRAINING
         columns = (self.takes.users, self.takes.items, self.takes.times_s)
         train = Interactions(*(column[learned] for column in columns))
@@ -161,7 +162,7 @@ class Run:
         self.console.print(f"{self.name}: {text}", highlight=False, soft_wrap=True)
 
 
-def _mean_gains(found: Sequence[Judged]) -> Floats:
+def _mean_gains(found: Sequence[JudgedModel]) -> Floats:
     means: Floats = np.mean([gains(one.answers.ranks) for one in found], axis=0)
     return means
 
@@ -185,8 +186,10 @@ def _requests(asked: Questions) -> list[Request]:
     ]
 
 
-def start(log: Log, protocol: Protocol, ties: Ties, repeats: bool, console: Console) -> Run:
+def start_run(
+    log: Log, protocol: Protocol, ties: Ties, repeats: bool, console: Console
+) -> QualityRun:
     """Split a log."""
     takes = takes_of(log, protocol, repeats)
     validation, test = (questions(takes, part, ties) for part in (VALIDATION, TEST))
-    return Run(log, protocol, takes, validation, test, console)
+    return QualityRun(log, takes, validation, test, console)

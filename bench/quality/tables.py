@@ -1,13 +1,17 @@
-"""The quality benchmark's tables and the sums of its report, from rows of figures."""
+"""The quality benchmark's tables, chart and the sums of its report, from rows of figures."""
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from rich.table import Table
 
-from bench.harness.tables import figures_table
+from bench.harness import charts
+from bench.harness.runner import make_table
 from bench.quality.figures import Row
 
 OURS = "Headwater"
@@ -18,6 +22,16 @@ LARGE = f"{OURS}, {MEMBERS} members"
 LEARNED_PEER = "(RecTools)"
 Rows = Mapping[str, Row]
 
+_LEGEND = {
+    "ours": charts.BLUE,
+    "a part left out": charts.LIGHT_BLUE,
+    "RecTools, tuned": charts.RED,
+    "counts": charts.GREY,
+}
+_PANEL_INCHES, _ROW_INCHES, _FRAME_INCHES = 5.0, 0.27, 1.6
+# Letters of the caption that an inch holds.
+_LETTERS = 12
+
 _GROUPS = {
     "returns": ("return_visits", "ndcg_at_10"),
     "first": ("first_requests", "ndcg_at_10"),
@@ -27,10 +41,10 @@ _GROUPS = {
 }
 
 
-def table(title: str, rows: Rows) -> Table:
+def make_table_of_methods(title: str, rows: Rows) -> Table:
     """One protocol's rows."""
     columns = ("NDCG@10", "95 %", "HR@10", "HR@50", "coverage", *_GROUPS)
-    drawn = figures_table(title, "method", columns)
+    drawn = make_table(title, "method", columns)
     for name, row in rows.items():
         low, high = row["ndcg_at_10_interval"]
         drawn.add_row(
@@ -49,17 +63,17 @@ def _figure(group: Row, name: str) -> str:
     return f"{group[name]:.3f}" if name in group else "-"
 
 
-def difference_table(rows: Rows) -> Table | None:
-    """The whole model minus each ablation; None without one."""
+def make_difference_table(rows: Rows) -> Iterator[Table]:
+    """The whole model minus each ablation, if there is one."""
     parts = {name: row for name, row in rows.items() if "difference" in row}
     if not parts:
-        return None
+        return
     groups = next(iter(parts.values()))["groups"]
     title = f"{OURS} minus, NDCG@10 [95 %]; * above 0"
-    drawn = figures_table(title, "method", (one.replace("_", " ") for one in ("all", *groups)))
+    drawn = make_table(title, "method", (one.replace("_", " ") for one in ("all", *groups)))
     for name, row in parts.items():
         drawn.add_row(name, *map(_difference, (row, *(row["groups"][one] for one in groups))))
-    return drawn
+    yield drawn
 
 
 def _difference(found: Row) -> str:
@@ -83,9 +97,9 @@ def ratios(rows: Mapping[str, Rows]) -> dict[str, dict[str, float]]:
     def every(row: Row) -> float:
         return float(row["ndcg_at_10"])
 
-    chosen = {protocol: chosen_size(of) for protocol, of in rows.items()}
+    chosen = {protocol: choose_size(of) for protocol, of in rows.items()}
     default = dict.fromkeys(rows, OURS)
-    learned = {protocol: _learned(of) for protocol, of in rows.items()}
+    learned = {protocol: _choose_learned(of) for protocol, of in rows.items()}
     return {
         "ratio_to_best_learned_peer": _ratios(learned, chosen, every),
         "learned_ratio_on_return_visits": _ratios(learned, chosen, returns),
@@ -96,7 +110,7 @@ def ratios(rows: Mapping[str, Rows]) -> dict[str, dict[str, float]]:
     }
 
 
-def _learned(rows: Rows) -> Rows:
+def _choose_learned(rows: Rows) -> Rows:
     """Ours, and of the others those that learn, not those that count."""
     return {
         name: row
@@ -105,7 +119,7 @@ def _learned(rows: Rows) -> Rows:
     }
 
 
-def chosen_size(rows: Rows) -> str:
+def choose_size(rows: Rows) -> str:
     """Which of our sizes was better on the events that training held out."""
     sizes = [name for name in (OURS, LARGE) if name in rows]
     return max(sizes, key=lambda name: rows[name]["held_out"])
@@ -128,7 +142,7 @@ def summary(rules: str, rows: Mapping[str, Rows], learned_peers: int) -> dict[st
         "ties": rules,
         "learned_peers": learned_peers,
         **ratios(rows),
-        "size": {protocol: chosen_size(of) for protocol, of in rows.items()},
+        "size": {protocol: choose_size(of) for protocol, of in rows.items()},
         "rows": {name: dict(found) for name, found in rows.items()},
     }
 
@@ -147,3 +161,65 @@ def verdicts(found: Mapping[str, Any]) -> Iterator[str]:
             back = found[on_returns].get(protocol, float("nan"))
             size = found["size"][protocol]
             yield f"{protocol}, {size}: NDCG@10 {times:.3f} times {than}, returns {back:.2f}"
+
+
+def draw(rows: Mapping[str, Rows], rules: str) -> Figure:
+    """NDCG@10 of every method with its interval, a panel a protocol."""
+    names = list(next(iter(rows.values())))
+    inches = (_PANEL_INCHES * len(rows) + 1, _ROW_INCHES * len(names) + _FRAME_INCHES)
+    figure, panels = charts.make_panels(inches, columns=len(rows), same_y=True)
+    for panel, (protocol, of) in zip(panels, rows.items(), strict=True):
+        _draw_protocol(panel, protocol.replace("_", " "), of)
+    charts.tidy(panels, "x", hidden=["left"])
+    figure.legend(handles=_handles(panels[0]), loc="outside upper left", ncols=4, frameon=False)
+    caption = f"NDCG@10, all items rank; bars: 95 % by bootstrap over people; {rules}"
+    lines = textwrap.wrap(caption, int(_LETTERS * inches[0]))
+    figure.supxlabel("\n".join(lines), fontsize="small", color=charts.GREY)
+    return figure
+
+
+def _draw_protocol(axes: Axes, title: str, rows: Rows) -> None:
+    """Its rows in their order; a light line at ours."""
+    for place, (name, row) in enumerate(rows.items()):
+        _draw_method(axes, place, name, row)
+    axes.axvline(
+        rows[OURS]["ndcg_at_10"], color=charts.BLUE, linewidth=0.7, linestyle=":", zorder=0
+    )
+    axes.set_yticks(range(len(rows)), list(rows))
+    axes.set_xlim(left=0)
+    # The first row on top.
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_title(title, loc="left", fontsize="medium")
+    axes.tick_params(length=0)
+
+
+def _draw_method(axes: Axes, place: int, name: str, row: Row) -> None:
+    low, high = row["ndcg_at_10_interval"]
+    value, color = row["ndcg_at_10"], _LEGEND[_kind_of(name)]
+    axes.plot([low, high], [place, place], color=color, linewidth=2, alpha=0.45)
+    axes.plot(value, place, "o", color=color, markersize=5)
+    axes.annotate(
+        f"{value:.3f}".removeprefix("0"),
+        (high, place),
+        (6, 0),
+        textcoords="offset points",
+        va="center",
+        size=8,
+        bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
+    )
+
+
+def _kind_of(name: str) -> str:
+    if name.startswith(OURS):
+        return "ours" if name in (OURS, LARGE) else "a part left out"
+    return "RecTools, tuned" if name.endswith(LEARNED_PEER) else "counts"
+
+
+def _handles(axes: Axes) -> list[object]:
+    """One mark for each kind of method that is there."""
+    used = {line.get_color() for line in axes.lines}
+    return [
+        axes.plot([], [], "o", color=color, label=label)[0]
+        for label, color in _LEGEND.items()
+        if color in used
+    ]

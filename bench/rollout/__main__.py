@@ -6,26 +6,30 @@ uv run python -m bench.rollout
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
 import typer
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from bench.harness.report import run_benchmark, write_report
-from bench.rollout.chart import draw
-from bench.rollout.runs import (
+from bench.harness import charts
+from bench.harness.runner import Benchmark, ChartOptions, Results, make_table
+from bench.rollout.simulation import (
     ALPHA,
     MANN_WHITNEY,
-    Looked,
-    RolloutOutcome,
-    fixed_sample,
-    looked_at,
-    simulated,
+    Z_TEST,
+    RepeatedLooks,
+    SimulatedRollout,
+    look_repeatedly,
+    required_sample,
+    simulate_rollout,
 )
 from bench.rollout.world import TICK_S, Population
 from deploy.rollout import RolloutSettings
@@ -34,46 +38,47 @@ from features.rollout_messages import RolloutPhase
 CHANGES = (-0.20, -0.05, 0.0, 0.05, 0.20)
 # What a fixed sample is made for.
 _SOUGHT = 0.05
+_COLORS = {RolloutPhase.PROMOTED: charts.GREEN, RolloutPhase.ROLLED_BACK: charts.RED}
+_TESTS = {MANN_WHITNEY: ("Mann-Whitney", charts.PINK), Z_TEST: ("z-test", charts.BLUE)}
+
+# By what the candidate earns.
+Rollouts = Mapping[str, Sequence[SimulatedRollout]]
 
 
-def main(
-    runs: Annotated[int, typer.Option(help="rollouts of each candidate", min=1)] = 200,
-    seed: Annotated[int, typer.Option()] = 7,
-    people: Annotated[int, typer.Option(min=1000)] = Population().people,
-    report: Annotated[Path | None, typer.Option(help="write the figures here, as JSON")] = None,
-    chart: Annotated[Path | None, typer.Option(help="draw how rollouts end: SVG or PNG")] = None,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class RolloutOptions(ChartOptions):
+    """Options of `bench.rollout`."""
+
+    runs: Annotated[int, typer.Option(help="rollouts of each candidate", min=1)] = 200
+    seed: Annotated[int, typer.Option(help="of all that is drawn")] = 7
+    people: Annotated[int, typer.Option(min=1000)] = Population().people
+
+
+def measure(options: RolloutOptions, console: Console) -> Results:
     """Roll out worse, equal and better versions, again and again."""
-    console, rules = Console(stderr=True), RolloutSettings()
-    population = Population(people=people)
-    outcomes = {
+    rules, population = RolloutSettings(), Population(people=options.people)
+
+    def generator(candidate: int, run: int) -> np.random.Generator:
+        return np.random.default_rng([options.seed, candidate, run])
+
+    rollouts = {
         f"{change:+.2f}": [
-            simulated(population, change, rules, np.random.default_rng([seed, at, run]))
-            for run in track(range(runs), f"reward {change:+.0%}", console=console)
+            simulate_rollout(population, change, rules, generator(at, run))
+            for run in track(range(options.runs), f"reward {change:+.0%}", console=console)
         ]
         for at, change in enumerate(CHANGES)
     }
     hours = round(rules.give_up_s / TICK_S)
     looked = [
-        looked_at(population, 0.0, hours, np.random.default_rng([seed, len(CHANGES), run]))
-        for run in track(range(runs), "tests looked at every hour", console=console)
+        look_repeatedly(population, 0.0, hours, generator(len(CHANGES), run))
+        for run in track(range(options.runs), "tests looked at every hour", console=console)
     ]
-    found = figures(outcomes, looked) | {
-        "runs": runs,
-        "seed": seed,
-        "people": people,
-        "rules": rules.model_dump(mode="json"),
-    }
-    Console().print(table(found))
-    if report:
-        write_report(report, "rollout", found)
-    if chart:
-        draw(outcomes, looked, chart)
+    about = {"runs": options.runs, "seed": options.seed, "people": options.people}
+    report = {**figures(rollouts, looked), **about, "rules": rules.model_dump(mode="json")}
+    return Results(report, [make_rollouts_table(report)], partial(draw, rollouts, looked))
 
 
-def figures(
-    outcomes: Mapping[str, Sequence[RolloutOutcome]], looked: Sequence[Looked]
-) -> dict[str, Any]:
+def figures(rollouts: Rollouts, looked: Sequence[RepeatedLooks]) -> dict[str, Any]:
     """The report: shares of runs by how much a candidate earns, medians of what it took.
 
     `samples` and `hours` are until the end of a rollout; `exposure` is the mean share of everyone's
@@ -81,61 +86,106 @@ def figures(
     of a candidate as good as the baseline: what they see are false alarms.
     """
 
-    def each(measure: Callable[[Sequence[RolloutOutcome]], Any]) -> dict[str, Any]:
-        return {name: measure(ended) for name, ended in outcomes.items()}
+    def by_change(summarize: Callable[[Sequence[SimulatedRollout]], Any]) -> dict[str, Any]:
+        return {name: summarize(runs) for name, runs in rollouts.items()}
 
-    def alarms(raised: Callable[[npt.NDArray[np.bool_]], Any]) -> dict[str, float]:
+    def alarm_rates(is_raised: Callable[[npt.NDArray[np.bool_]], Any]) -> dict[str, float]:
         return {
-            name: float(np.mean([raised(one.found[name]) for one in looked]))
-            for name in looked[0].found
+            test: float(np.mean([is_raised(looks.alarms[test]) for looks in looked]))
+            for test in looked[0].alarms
         }
 
-    repeated = alarms(np.any)
+    repeated = alarm_rates(np.any)
     return {
-        "promoted": each(lambda ended: _share(ended, RolloutPhase.PROMOTED)),
-        "rolled_back": each(lambda ended: _share(ended, RolloutPhase.ROLLED_BACK)),
-        "samples": each(lambda ended: float(np.median([one.shown for one in ended]))),
-        "hours": each(lambda ended: float(np.median([one.ticks for one in ended]))),
-        "exposure": each(lambda ended: float(np.mean([one.share for one in ended]))),
+        "promoted": by_change(lambda runs: _share(runs, RolloutPhase.PROMOTED)),
+        "rolled_back": by_change(lambda runs: _share(runs, RolloutPhase.ROLLED_BACK)),
+        "samples": by_change(lambda runs: float(np.median([run.shown for run in runs]))),
+        "hours": by_change(lambda runs: float(np.median([run.ticks for run in runs]))),
+        "exposure": by_change(lambda runs: float(np.mean([run.share for run in runs]))),
         "false_alarms_repeated_test": repeated[MANN_WHITNEY],
-        "false_alarms": {"repeated": repeated, "single_look": alarms(lambda found: found[-1])},
-        "fixed_sample": fixed_sample(looked, _SOUGHT),
-        "reasons": each(_reasons),
+        "false_alarms": {
+            "repeated": repeated,
+            "single_look": alarm_rates(lambda raised: raised[-1]),
+        },
+        "fixed_sample": required_sample(looked, _SOUGHT),
+        "reasons": by_change(_count_reasons),
     }
 
 
-def _share(ended: Sequence[RolloutOutcome], phase: RolloutPhase) -> float:
-    return float(np.mean([one.phase is phase for one in ended]))
+def _share(runs: Sequence[SimulatedRollout], phase: RolloutPhase) -> float:
+    return float(np.mean([run.phase is phase for run in runs]))
 
 
-def _reasons(ended: Sequence[RolloutOutcome]) -> dict[str, int]:
+def _count_reasons(runs: Sequence[SimulatedRollout]) -> dict[str, int]:
     """How often each, without its figures."""
-    reasons = [one.reason.partition(":")[0] for one in ended]
+    reasons = [run.reason.partition(":")[0] for run in runs]
     return {reason: reasons.count(reason) for reason in sorted(set(reasons))}
 
 
-def table(found: Mapping[str, Any]) -> Table:
+def make_rollouts_table(report: Mapping[str, Any]) -> Table:
     """A row a candidate."""
-    alarms = found["false_alarms"]["repeated"][MANN_WHITNEY]
-    made = Table(title=f"{found['runs']} rollouts each, {found['people']:,} people", box=None)
-    titles = ("promoted", "taken back", "shown", "hours", "of everyone's")
-    for title in ("reward", *titles):
-        made.add_column(title, justify="right")
-    for name in found["promoted"]:
-        made.add_row(
+    alarms = report["false_alarms"]["repeated"][MANN_WHITNEY]
+    title = f"{report['runs']} rollouts each, {report['people']:,} people"
+    columns = ("promoted", "taken back", "shown", "hours", "of everyone's")
+    table = make_table(title, "reward", columns)
+    for name in report["promoted"]:
+        table.add_row(
             f"{float(name):+.0%}",
-            f"{found['promoted'][name]:.1%}",
-            f"{found['rolled_back'][name]:.1%}",
-            f"{found['samples'][name]:,.0f}",
-            f"{found['hours'][name]:.0f}",
-            f"{found['exposure'][name]:.1%}",
+            f"{report['promoted'][name]:.1%}",
+            f"{report['rolled_back'][name]:.1%}",
+            f"{report['samples'][name]:,.0f}",
+            f"{report['hours'][name]:.0f}",
+            f"{report['exposure'][name]:.1%}",
         )
-    made.caption = (
+    table.caption = (
         f"Mann-Whitney looked at every hour at {ALPHA:.0%}: {alarms:.0%} false alarms; "
-        f"a single look for {_SOUGHT:.0%} needs {found['fixed_sample']:,.0f} of each"
+        f"a single look for {_SOUGHT:.0%} needs {report['fixed_sample']:,.0f} of each"
     )
-    return made
+    return table
 
+
+def draw(rollouts: Rollouts, looked: Sequence[RepeatedLooks]) -> Figure:
+    """How rollouts end, and what looking again and again does."""
+    figure, panels = charts.make_panels((10.0, 4.2), columns=2)
+    _draw_ends(panels[0], rollouts)
+    _draw_alarms(panels[1], looked)
+    charts.tidy(panels)
+    for axes in panels:
+        axes.legend(frameon=False)
+    return figure
+
+
+def _draw_ends(axes: Axes, rollouts: Rollouts) -> None:
+    """Each rollout: how long it took, by what its version earns."""
+    drawn = set()
+    for at, runs in enumerate(rollouts.values()):
+        hours = np.array([run.ticks for run in runs])
+        beside = at + np.linspace(-0.3, 0.3, len(runs))
+        for phase, color in _COLORS.items():
+            mine = np.array([run.phase is phase for run in runs])
+            label = None if phase in drawn or not mine.any() else phase.replace("_", " ")
+            drawn |= {phase} if label else set()
+            axes.plot(beside[mine], hours[mine], ".", color=color, markersize=4, label=label)
+    axes.set_xticks(range(len(rollouts)), [f"{float(name):+.0%}" for name in rollouts])
+    axes.set_yscale("log")
+    for write_ticks in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+        write_ticks("{x:g}")
+    axes.set_xlabel("reward of the candidate beside the baseline")
+    axes.set_ylabel("hours until the end")
+
+
+def _draw_alarms(axes: Axes, looked: Sequence[RepeatedLooks]) -> None:
+    """How many have raised a false alarm by each hour."""
+    for test, (name, color) in _TESTS.items():
+        ever = np.array([np.maximum.accumulate(looks.alarms[test]) for looks in looked]).mean(0)
+        label = f"{name}, looked at every hour"
+        axes.plot(np.arange(1, len(ever) + 1), 100 * ever, color=color, label=label)
+    axes.axhline(100 * ALPHA, color=charts.GREY, linewidth=0.8, linestyle="--")
+    axes.set_xlabel("hours; the candidate is as good as the baseline")
+    axes.set_ylabel("share of rollouts with a false alarm, %")
+
+
+BENCHMARK = Benchmark("rollout", RolloutOptions, measure)
 
 if __name__ == "__main__":
-    run_benchmark(main)
+    BENCHMARK.main()

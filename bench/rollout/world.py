@@ -59,13 +59,15 @@ class Rates:
     clicks: Float64Array
 
     @classmethod
-    def of(cls, people: People, ends: Sequence[float], *, at_top: bool) -> Rates:
+    def from_people(cls, people: People, ends: Sequence[float], *, at_top: bool) -> Rates:
         """Those whose place is among the first, or the last, of so many: each step's share."""
         places = 1 - people.places if at_top else people.places
         chosen = [places < end for end in ends]
         return cls(
-            np.stack([people.sums(people.requests * one) for one in chosen]),
-            np.stack([people.sums(people.requests * people.clicks * one) for one in chosen]),
+            np.stack([people.sum_by_bucket(people.requests * who) for who in chosen]),
+            np.stack(
+                [people.sum_by_bucket(people.requests * people.clicks * who) for who in chosen]
+            ),
         )
 
 
@@ -84,7 +86,7 @@ class People:
         self.buckets = generator.integers(0, population.buckets, size)
         self._count = population.buckets
 
-    def sums(self, values: Float64Array) -> Float64Array:
+    def sum_by_bucket(self, values: Float64Array) -> Float64Array:
         """By bucket, float[B]."""
         return np.bincount(self.buckets, values, self._count).astype(np.float64)
 
@@ -101,23 +103,23 @@ class Variants:
     ) -> None:
         people = People(population, generator)
         self.requests = float(people.requests.sum())
-        self._rates = [Rates.of(people, steps, at_top=top) for top in (False, True)]
+        self._rates = [Rates.from_people(people, steps, at_top=top) for top in (False, True)]
         self._changes = (change, 0.0)
         self._generator = generator
         nothing = np.zeros(population.buckets)
         self._tallies = [VariantTally(nothing, nothing)] * 2
 
-    def after(self, step: int, tick: int) -> tuple[VariantTally, VariantTally]:
+    def advance(self, step: int, tick: int) -> tuple[VariantTally, VariantTally]:
         """The canary so far, this tick included, and the baseline."""
         for at, (rates, change) in enumerate(zip(self._rates, self._changes, strict=True)):
-            shown, reward = feedback(rates, step, tick, change, self._generator)
+            shown, reward = draw_feedback(rates, step, tick, change, self._generator)
             before = self._tallies[at]
             self._tallies[at] = VariantTally(before.shown + shown, before.reward + reward)
         canary, baseline = self._tallies
         return canary, baseline
 
 
-def feedback(
+def draw_feedback(
     rates: Rates, step: int, tick: int, effect: float, generator: np.random.Generator
 ) -> tuple[Float64Array, Float64Array]:
     """What a variant shows and earns in a tick: float[B] each.

@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import copy
 import time
-from contextlib import closing
 from dataclasses import dataclass, replace
-from pathlib import Path
+from functools import partial
 from typing import Annotated
 
 import torch
@@ -20,20 +19,16 @@ import typer
 from headwater_client.errors import ServerError
 from rich.console import Console
 
-from bench.harness.cores import Cores, CpuMeter, memory_bytes, split
-from bench.harness.load import ENDLESS, Answered, Load, Sending
-from bench.harness.measure import SETTLE_S, dead_letters, late_answers, prepare, sustained
-from bench.harness.report import run_benchmark, write_report
-from bench.harness.servers import Servers, running_servers
-from bench.harness.subjects import HEADWATER, Subject, running
-from bench.harness.traffic import Order
-from bench.swaps.chart import draw
-from bench.swaps.figures import Loaded, Swap, figures, table
-from deploy.settings import default_cache_dir
+from bench.harness.cores import CpuMeter, memory_bytes
+from bench.harness.load import ENDLESS, Answered, Sending, Workload
+from bench.harness.measure import SETTLE_S, Measurement, count_dead_letters
+from bench.harness.processes import WORKER, SystemUnderTest
+from bench.harness.runner import Benchmark, ChartOptions, Cores, DataOptions, Quick, Results
+from bench.harness.servers import LoadedServers, LoadPlan, Servers, run_loaded_servers
+from bench.swaps.figures import Swap, SwapRun, draw, figures, make_figures_table
 from features.inputs import MODEL_NAME
 from features.rollouts import newest_rollout
 from features.schema import FeatureSchema
-from trainer.datasets.log import DataSource, load_log
 from trainer.network.ensemble import Model
 from trainer.registry import checkpoint
 from trainer.registry.publish import ModelVersion, go_live, write_version
@@ -49,20 +44,17 @@ _MEGABYTE = 1e6
 _NOISE = 0.01
 
 
-@dataclass(frozen=True)
-class Plan:
+@dataclass(frozen=True, kw_only=True)
+class SwapPlan(LoadPlan):
     """How much is measured: events of history and of the sustained run, seconds between swaps."""
 
-    train_s: float = 20.0
     history: int = 50_000
     events: int = 40_000
-    ahead: int = 8_000
     quiet_s: float = 60.0
     between_s: float = 2.0
-    log_events: int | None = None
 
 
-QUICK = Plan(
+QUICK = SwapPlan(
     train_s=3.0,
     history=2_000,
     events=12_000,
@@ -73,59 +65,68 @@ QUICK = Plan(
 )
 
 
-class Run:
-    """One run of the benchmark on running servers."""
+@dataclass(frozen=True, kw_only=True)
+class SwapOptions(DataOptions, ChartOptions):
+    """Options of `bench.swaps`."""
 
-    def __init__(
-        self, servers: Servers, load: Load, plan: Plan, cores: Cores, console: Console
-    ) -> None:
-        self._servers = servers
-        self._settings = servers.settings
-        self._load = load
+    versions: Annotated[int, typer.Option(help="to be swapped in", min=1)] = 100
+    rate: Annotated[
+        float | None, typer.Option(help="events/s; default: a tenth of what is sustained", min=20)
+    ] = None
+    cores: Cores = 2
+    quick: Quick = False
+
+
+class Swapper:
+    """Swaps versions on running servers, a worker at work."""
+
+    def __init__(self, loaded: LoadedServers, plan: SwapPlan, worker: SystemUnderTest) -> None:
+        self._loaded = loaded
+        self._load = loaded.load
+        self._settings = loaded.settings
         self._plan = plan
-        self._cores = cores
-        self._console = console
-        self._publisher = Publisher(servers)
+        self._worker = worker
+        self._measurement = Measurement(worker, loaded.load, _TIMEOUT_S)
+        self._publisher = Publisher(loaded.servers)
         self._answers: list[Answered] = []
 
-    def loaded(self, versions: int, rate: float | None) -> Loaded:
+    def run(self, versions: int, rate: float | None) -> SwapRun:
         """Quiet, then so many swaps. Without a rate: a tenth of what is sustained.
 
         Raises:
             ServerError: the worker has ended, a version does not come up, or it takes too long.
         """
-        load, quiet_s = self._load, self._plan.quiet_s
-        with running(self._settings, HEADWATER, "headwater", self._cores) as worker:
-            self._say(f"{self._plan.history:,} events of history ...")
-            prepare(worker, load, self._plan.history, _TIMEOUT_S)
-            rate = rate or self._tenth(worker)
-            base = worker.progress.committed()
-            load.answers()
-            self._say(f"{rate:,.0f} events/s: {quiet_s:.0f} s quiet, then {versions} swaps ...")
-            load.start(Sending(ENDLESS, rate))
-            time.sleep(SETTLE_S + quiet_s)
-            swaps = [self._swap(worker) for _ in range(versions)]
-            load.stop()
-            sent = load.sent()
-            worker.progress.wait_for(base + len(sent), worker, _TIMEOUT_S)
-            self._answers += late_answers(load, sent[-1:])
-            kafka = self._settings.kafka
-            refused = dead_letters(kafka)
-            return Loaded(rate, sent, self._answers, swaps, refused, kafka.partitions)
+        load, quiet_s, say = self._load, self._plan.quiet_s, self._loaded.say
+        say(f"{self._plan.history:,} events of history ...")
+        self._measurement.prepare(self._plan.history)
+        rate = rate or self._find_rate()
+        base = self._worker.progress.count_committed()
+        load.take_answers()
+        say(f"{rate:,.0f} events/s: {quiet_s:.0f} s quiet, then {versions} swaps ...")
+        load.start(Sending(ENDLESS, rate))
+        time.sleep(SETTLE_S + quiet_s)
+        swaps = [self._swap() for _ in range(versions)]
+        load.stop()
+        sent = load.wait_sent()
+        self._measurement.wait_for(base + len(sent))
+        self._answers += load.wait_answers(sent[-1:])
+        kafka = self._settings.kafka
+        refused = count_dead_letters(kafka)
+        return SwapRun(rate, sent, self._answers, swaps, refused, kafka.partitions)
 
-    def _tenth(self, worker: Subject) -> float:
-        self._say(f"sustained load, {self._plan.events:,} events ...")
-        meter = CpuMeter({"worker": worker.process.pid})
+    def _find_rate(self) -> float:
+        self._loaded.say(f"sustained load, {self._plan.events:,} events ...")
+        meter = CpuMeter({"worker": self._worker.process.pid})
         sending = Sending(self._plan.events, ahead=self._plan.ahead)
-        return sustained(worker, self._load, meter, sending, _TIMEOUT_S).events_per_second / 10
+        return self._measurement.measure_sustained(meter, sending).events_per_second / 10
 
-    def _swap(self, worker: Subject) -> Swap:
+    def _swap(self) -> Swap:
         begun_s = time.monotonic()
         version = self._publisher.write()
         started_s = time.monotonic()
         self._publisher.go_live(version)
         retired_s = time.monotonic()
-        answered_s = self._first_answer(version, worker)
+        answered_s = self._first_answer_s(version)
         announced_s = self._announced_s(version)
         time.sleep(self._plan.between_s)
         swap = Swap(
@@ -141,18 +142,18 @@ class Run:
                 "first_answer": answered_s - announced_s,
                 "retire": retired_s - announced_s,
             },
-            memory_bytes(self._servers.pids["triton"]),
+            memory_bytes(self._loaded.servers.pids["triton"]),
         )
         megabytes = swap.memory_bytes / _MEGABYTE
-        self._say(f"version {swap.version}: {swap.seconds:.1f} s, {megabytes:.0f} MB")
+        self._loaded.say(f"version {swap.version}: {swap.seconds:.1f} s, {megabytes:.0f} MB")
         return swap
 
-    def _first_answer(self, version: ModelVersion, worker: Subject) -> float:
+    def _first_answer_s(self, version: ModelVersion) -> float:
         """When the first recommendation of a version was read, by `time.monotonic`."""
         deadline = time.monotonic() + _ANSWER_S
         while time.monotonic() < deadline:
-            worker.check()
-            fresh = self._load.answers()
+            self._worker.check()
+            fresh = self._load.take_answers()
             self._answers += fresh
             for answer in fresh:
                 if answer.version == str(version.number):
@@ -166,9 +167,6 @@ class Run:
         if rollout is None or [each.version for each in rollout.versions] != [version.number]:
             raise ServerError(f"version {version.number}: is not what was announced last")
         return time.monotonic() - (time.time() - rollout.time / 1000)
-
-    def _say(self, text: str) -> None:
-        self._console.print(text, highlight=False)
 
 
 class Publisher:
@@ -185,7 +183,7 @@ class Publisher:
 
     def write(self) -> ModelVersion:
         """The next version: the first one's weights, a little changed."""
-        changed = replace(self._first, model=_changed(self._first.model))
+        changed = replace(self._first, model=add_noise(self._first.model))
         return write_version(changed, self._repository, self._schema, self._settings)
 
     def go_live(self, version: ModelVersion) -> None:
@@ -193,52 +191,32 @@ class Publisher:
         go_live(version, self._server, self._kafka, self._schema, self._settings)
 
 
-def _changed(model: Model) -> Model:
-    """The model with noise on its weights.
+def add_noise(model: Model) -> Model:
+    """A copy of the model with noise on its weights.
 
     Publishing compares a version's answers with its graph's: those of another version are wrong.
     """
-    found = copy.deepcopy(model)
+    noisy = copy.deepcopy(model)
     with torch.no_grad():
-        for weight in found.parameters():
+        for weight in noisy.parameters():
             weight.add_(_NOISE * weight.square().mean().sqrt() * torch.randn_like(weight))
-    return found
+    return noisy
 
 
-def main(
-    data: Annotated[
-        Path | None, typer.Option(help="a log; MovieLens-100K if none is given")
-    ] = None,
-    report: Annotated[Path | None, typer.Option(help="write the figures here, as JSON")] = None,
-    chart: Annotated[
-        Path | None, typer.Option(help="draw memory and latency over the swaps: SVG or PNG")
-    ] = None,
-    versions: Annotated[int, typer.Option(help="to be swapped in", min=1)] = 100,
-    rate: Annotated[
-        float | None, typer.Option(help="events/s; default: a tenth of what is sustained", min=20)
-    ] = None,
-    cores: Annotated[int, typer.Option(help="how many cores everything shares", min=1)] = 2,
-    quick: Annotated[bool, typer.Option(help="a few seconds each: whether it works")] = False,
-) -> None:
+def measure(options: SwapOptions, console: Console) -> Results:
     """Swap versions under constant load; count what is lost, measure latency and memory."""
-    console = Console(stderr=True)
-    plan = QUICK if quick else Plan()
-    source = DataSource(default_cache_dir(), data)
-    log = load_log(source)
-    log = log.head(plan.log_events) if plan.log_events else log
-    shared = split(cores)
-    with running_servers(log.split(0.5)[0], plan.train_s, shared, console) as servers:
-        with shared.working():
-            load = Load(servers.settings.kafka, source, Order.MIXED, plan.log_events)
-        with closing(load), shared.measuring():
-            run = Run(servers, load, plan, shared, console)
-            found = figures(run.loaded(versions, rate)) | {"cores": len(shared.shared)}
-    Console().print(table(found))
-    if report:
-        write_report(report, "swaps", found)
-    if chart:
-        draw(found, chart)
+    plan = QUICK if options.quick else SwapPlan()
+    workload = Workload(options.source, limit=plan.log_events)
+    with (
+        run_loaded_servers(plan, workload, options.cores, console) as loaded,
+        loaded.run(WORKER, "headwater") as worker,
+    ):
+        run = Swapper(loaded, plan, worker).run(options.versions, options.rate)
+    report = figures(run) | {"cores": options.cores}
+    return Results(report, [make_figures_table(report)], partial(draw, report))
 
+
+BENCHMARK = Benchmark("swaps", SwapOptions, measure)
 
 if __name__ == "__main__":
-    run_benchmark(main)
+    BENCHMARK.main()

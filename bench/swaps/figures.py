@@ -13,10 +13,14 @@ from typing import Any
 
 from aiokafka.partitioner import murmur2
 from headwater_client.event_types import EVENT_TYPES
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from rich.table import Table
 
+from bench.harness import charts
 from bench.harness.load import Answered, Sent
-from bench.harness.measure import SETTLE_S, Latencies, summary
+from bench.harness.measure import SETTLE_S, Latencies, latencies
+from bench.harness.runner import make_table
 
 # Memory is compared with that after this swap, when caches are full; in short runs with the first.
 SETTLED_SWAP = 10
@@ -53,7 +57,7 @@ class Swap:
 
 
 @dataclass(frozen=True)
-class Loaded:
+class SwapRun:
     """What was sent and answered at a constant rate: first in quiet, then while versions swap.
 
     Attributes:
@@ -71,47 +75,47 @@ class Loaded:
     dead_letters: int
     partitions: int
 
-    def quiet(self) -> Latencies:
+    def quiet_latencies(self) -> Latencies:
         """Latency of what was sent before the first version was written, the load settled."""
         settled_s = self.sent[0].time_s + SETTLE_S
-        return summary(self._between(settled_s, self.swaps[0].begun_s), self.answers)
+        return latencies(self._sent_within(settled_s, self.swaps[0].begun_s), self.answers)
 
-    def during(self, swaps: Sequence[Swap]) -> Latencies:
+    def latencies_during(self, swaps: Sequence[Swap]) -> Latencies:
         """Latency of what was sent while one of these swaps was under way."""
-        return self._of_all((swap.started_s, swap.ended_s) for swap in swaps)
+        return self._latencies_within((swap.started_s, swap.ended_s) for swap in swaps)
 
-    def while_written(self) -> Latencies:
+    def latencies_while_writing(self) -> Latencies:
         """Latency of what was sent while a version was being written."""
-        return self._of_all((swap.begun_s, swap.started_s) for swap in self.swaps)
+        return self._latencies_within((swap.begun_s, swap.started_s) for swap in self.swaps)
 
-    def _of_all(self, spans: Iterable[tuple[float, float]]) -> Latencies:
-        sent = chain.from_iterable(self._between(*span) for span in spans)
-        return summary(list(sent), self.answers)
+    def _latencies_within(self, spans: Iterable[tuple[float, float]]) -> Latencies:
+        sent = chain.from_iterable(self._sent_within(*span) for span in spans)
+        return latencies(list(sent), self.answers)
 
-    def since_first_swap(self) -> int:
+    def count_since_first_swap(self) -> int:
         """How many events were sent from the first swap on."""
-        return len(self._between(self.swaps[0].started_s, math.inf))
+        return len(self._sent_within(self.swaps[0].started_s, math.inf))
 
-    def _between(self, since_s: float, until_s: float) -> Sequence[Sent]:
+    def _sent_within(self, since_s: float, until_s: float) -> Sequence[Sent]:
         start, end = (
-            bisect_left(self.sent, time_s, key=lambda one: one.time_s)
+            bisect_left(self.sent, time_s, key=lambda event: event.time_s)
             for time_s in (since_s, until_s)
         )
         return self.sent[start:end]
 
 
-def unanswered(found: Loaded) -> list[Sent]:
+def find_unanswered(run: SwapRun) -> list[Sent]:
     """Events that no recommendation knows.
 
     The events of one person in a batch have one recommendation, that of the last. So one without
     its own is known to another's of its person, if both can have been in the same batch.
     """
-    read_s = {answer.event_id: answer.time_s for answer in found.answers}
-    missed = _passed_over(found, read_s)
-    return _unknown_to_earlier(missed, found.sent, read_s)
+    read_s = {answer.event_id: answer.time_s for answer in run.answers}
+    missed = _find_passed_over(run, read_s)
+    return _drop_known_to_earlier(missed, run.sent, read_s)
 
 
-def _passed_over(found: Loaded, read_s: Mapping[str, float]) -> list[Sent]:
+def _find_passed_over(run: SwapRun, read_s: Mapping[str, float]) -> list[Sent]:
     """Events that neither have a recommendation nor share a batch with a later one that has.
 
     One was passed over if an event behind it in its topic's partition was answered before the
@@ -120,8 +124,8 @@ def _passed_over(found: Loaded, read_s: Mapping[str, float]) -> list[Sent]:
     next_sent_s: dict[str, float] = {}
     overtaken_s: dict[tuple[str, int], float] = {}
     missed = []
-    for event in reversed(found.sent):
-        queue = event.topic, partition_of(event.user_id, found.partitions)
+    for event in reversed(run.sent):
+        queue = event.topic, partition_of(event.user_id, run.partitions)
         overtaken = overtaken_s.get(queue, math.inf)
         if event.event_id in read_s:
             next_sent_s[event.user_id] = event.time_s
@@ -131,7 +135,7 @@ def _passed_over(found: Loaded, read_s: Mapping[str, float]) -> list[Sent]:
     return missed[::-1]
 
 
-def _unknown_to_earlier(
+def _drop_known_to_earlier(
     missed: Sequence[Sent], sent: Sequence[Sent], read_s: Mapping[str, float]
 ) -> list[Sent]:
     """Those that no answer to an earlier event of their person, in another topic, can know.
@@ -158,16 +162,16 @@ def partition_of(user_id: str, partitions: int) -> int:
     return int(murmur2(user_id.encode()) & 0x7FFFFFFF) % partitions
 
 
-def not_live(found: Loaded) -> list[Answered]:
+def find_not_live(run: SwapRun) -> list[Answered]:
     """Recommendations of a version that was not live; fallbacks, which name none, left out.
 
     A version is live from its announcement on. Once the next one has answered, the worker knows of
     it: what is sent from then on is not to be answered by an older one.
     """
-    first = found.swaps[0].version - 1
-    announced_s = {str(first): -math.inf} | {str(s.version): s.announced_s for s in found.swaps}
-    superseded_s = {str(s.version - 1): s.answered_s for s in found.swaps}
-    sent_s = {event.event_id: event.time_s for event in found.sent}
+    first = run.swaps[0].version - 1
+    announced_s = {str(first): -math.inf} | {str(s.version): s.announced_s for s in run.swaps}
+    superseded_s = {str(s.version - 1): s.answered_s for s in run.swaps}
+    sent_s = {event.event_id: event.time_s for event in run.sent}
 
     def is_live(answer: Answered) -> bool:
         was_announced = announced_s.get(answer.version, math.inf) <= answer.time_s
@@ -175,52 +179,54 @@ def not_live(found: Loaded) -> list[Answered]:
         asked_s = sent_s.get(answer.event_id, -math.inf)
         return was_announced and asked_s <= superseded_s.get(answer.version, math.inf)
 
-    return [one for one in found.answers if not one.fallback and not is_live(one)]
+    return [answer for answer in run.answers if not answer.fallback and not is_live(answer)]
 
 
-def figures(found: Loaded) -> dict[str, Any]:
+def figures(run: SwapRun) -> dict[str, Any]:
     """What the report holds."""
     failures = {
-        "fallbacks": sum(answer.fallback for answer in found.answers),
-        "unanswered": len(unanswered(found)),
-        "dead_letters": found.dead_letters,
-        "not_live": len(not_live(found)),
+        "fallbacks": sum(answer.fallback for answer in run.answers),
+        "unanswered": len(find_unanswered(run)),
+        "dead_letters": run.dead_letters,
+        "not_live": len(find_not_live(run)),
     }
-    quiet, swapping = found.quiet(), found.during(found.swaps)
-    settled = SETTLED_SWAP if len(found.swaps) > SETTLED_SWAP else 1
-    memory = [swap.memory_bytes for swap in found.swaps]
+    quiet, swapping = run.quiet_latencies(), run.latencies_during(run.swaps)
+    settled = SETTLED_SWAP if len(run.swaps) > SETTLED_SWAP else 1
+    memory = [swap.memory_bytes for swap in run.swaps]
     return {
-        "versions": len(found.swaps),
-        "events_per_second": found.rate,
-        "requests": found.since_first_swap(),
+        "versions": len(run.swaps),
+        "events_per_second": run.rate,
+        "requests": run.count_since_first_swap(),
         "failed": sum(failures.values()),
         "failures": failures,
         "p99_over_quiet": swapping["p99"] / quiet["p99"],
-        "latency_ms": {"quiet": quiet, "writing": found.while_written(), "swapping": swapping},
+        "latency_ms": {
+            "quiet": quiet,
+            "writing": run.latencies_while_writing(),
+            "swapping": swapping,
+        },
         "memory_growth": memory[-1] / memory[settled - 1] - 1,
         "memory_growth_since_swap": settled,
-        "seconds_per_swap": median(swap.seconds for swap in found.swaps),
+        "seconds_per_swap": median(swap.seconds for swap in run.swaps),
         "stages_s": {
-            stage: median(swap.stages[stage] for swap in found.swaps)
-            for stage in found.swaps[0].stages
+            stage: median(swap.stages[stage] for swap in run.swaps) for stage in run.swaps[0].stages
         },
         "swaps": [
             {
                 "version": swap.version,
                 "seconds": swap.seconds,
                 "memory_mb": swap.memory_bytes / _MEGABYTE,
-                "p99_ms": found.during([swap])["p99"],
+                "p99_ms": run.latencies_during([swap])["p99"],
             }
-            for swap in found.swaps
+            for swap in run.swaps
         ],
     }
 
 
-def table(found: Mapping[str, Any]) -> Table:
+def make_figures_table(found: Mapping[str, Any]) -> Table:
     """The figures as people read them."""
-    drawn = Table(title=f"{found['versions']} swaps at {found['events_per_second']:,.0f} events/s")
-    drawn.add_column()
-    drawn.add_column(justify="right")
+    title = f"{found['versions']} swaps at {found['events_per_second']:,.0f} events/s"
+    drawn = make_table(title, "", [""])
     quiet, writing, swapping = (found["latency_ms"][of] for of in ("quiet", "writing", "swapping"))
     memory_mb, since = found["swaps"][-1]["memory_mb"], found["memory_growth_since_swap"]
     rows = {
@@ -238,3 +244,25 @@ def table(found: Mapping[str, Any]) -> Table:
     for name, value in rows.items():
         drawn.add_row(name, value)
     return drawn
+
+
+def draw(found: Mapping[str, Any]) -> Figure:
+    """Triton's memory and the tail of latency over the swaps of a report."""
+    figure, (above, below) = charts.make_panels((7.0, 4.5), rows=2)
+    swaps = found["swaps"]
+    _plot(above, [swap["memory_mb"] for swap in swaps], charts.BLUE, "Triton's memory, MB")
+    _plot(below, [swap["p99_ms"] for swap in swaps], charts.RED, "p99 during the swap, ms")
+    quiet = found["latency_ms"]["quiet"]["p99"]
+    below.set_ylim(top=max(below.get_ylim()[1], 1.15 * quiet))
+    below.axhline(quiet, color=charts.GREY, linestyle="--", linewidth=1)
+    charts.annotate(below, "without swaps", (1, quiet))
+    below.set_xlabel(f"swap, at {found['events_per_second']:,.0f} events/s", color=charts.GREY)
+    charts.tidy((above, below), "y")
+    return figure
+
+
+def _plot(axes: Axes, values: Sequence[float], color: str, title: str) -> None:
+    """From 0, so that what grows a little looks like it."""
+    axes.plot(range(1, len(values) + 1), values, ".-", color=color, linewidth=1)
+    axes.set_ylim(0, 1.15 * max(values))
+    axes.set_title(title, loc="left", fontsize="medium")

@@ -19,7 +19,7 @@ from features.kafka import ensure_topics
 from stream.client import EventProducer
 from tests.harness.oracle import read_log, read_topic
 from tests.harness.rows import check_items, check_users
-from tests.harness.workers import Progress, WorkerProcess, running
+from tests.harness.workers import WorkerProcess, WorkerProgress, running
 
 MALFORMED = 10_000
 GOOD = 5_000
@@ -75,7 +75,7 @@ def test_every_malformed_message_is_kept_and_every_good_one_counted(
             producer.send_raw(topic, key, raw)
         producer.send_raw(ITEMS, "i1", b'{"item_id": "another"}')
         producer.flush()
-        Progress(settings).wait_for_all(180, [worker])
+        WorkerProgress(settings).wait_for_all(180, [worker])
     letters = [json.loads(value) for _, _, value in read_topic(settings, DEAD_LETTERS, 1)]
     places = {(letter["topic"], letter["partition"], letter["offset"]) for letter in letters}
     assert len(places) == MALFORMED + 1

@@ -14,7 +14,7 @@ from features.kafka import ensure_topics
 from stream.client import EventProducer
 from tests.harness.oracle import read_log
 from tests.harness.rows import check_items, check_users
-from tests.harness.workers import Progress, WorkerProcess, running
+from tests.harness.workers import WorkerProcess, WorkerProgress, running
 from trainer.datasets.log import DataSource, load_log
 
 KILLS = 3
@@ -30,14 +30,16 @@ def test_rows_equal_the_log_after_kills(own: Settings, tmp_path: Path) -> None:
     chance = random.Random(seed)
     print(f"seed {seed}")
     worker = WorkerProcess(settings, "crashing", tmp_path / "worker.log")
-    progress = Progress(settings)
+    progress = WorkerProgress(settings)
     with running(worker), EventProducer(settings.kafka) as producer:
         # The catalogue first: an event counts under the categories known when it is absorbed.
         replay(log.head(0), producer)
         progress.wait_for_all(120, [worker])
         replay(log, producer)
-        produced = progress.produced()
-        moments = sorted(chance.randrange(progress.committed(), produced) for _ in range(KILLS))
+        produced = progress.count_produced()
+        moments = sorted(
+            chance.randrange(progress.count_committed(), produced) for _ in range(KILLS)
+        )
         for moment in moments:
             progress.wait_for(moment, 300)
             worker.kill()

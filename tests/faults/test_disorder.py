@@ -15,7 +15,7 @@ from features.settings import DAY_MS
 from stream.client import EventProducer
 from tests.harness.oracle import read_log
 from tests.harness.rows import check_items, check_users
-from tests.harness.workers import Progress, WorkerProcess, running
+from tests.harness.workers import WorkerProcess, WorkerProgress, running
 
 EVENTS = 6_000
 PEOPLE = 60
@@ -62,7 +62,7 @@ def test_rows_do_not_depend_on_order_or_repetition(own: Settings, tmp_path: Path
         for event in arrivals(made):
             producer.send(event)
         producer.flush()
-        Progress(settings).wait_for_all(120, [worker])
+        WorkerProgress(settings).wait_for_all(120, [worker])
     logged = read_log(settings)
     assert len(logged) == EVENTS
     check_users(settings, logged, {})

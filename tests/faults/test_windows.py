@@ -15,7 +15,7 @@ from headwater_client.event_types import CLICK, PURCHASE
 from deploy.settings import Settings
 from stream.client import EventProducer
 from tests.harness.oracle import read_topic
-from tests.harness.workers import Progress, WorkerProcess, running
+from tests.harness.workers import WorkerProcess, WorkerProgress, running
 from trainer.windows.store import WindowStore
 
 EVENTS = 2_000
@@ -57,7 +57,7 @@ def kill_again_and_again(settings: Settings, folder: Path, kills: int, *options:
 
 def wait_for_all(store: WindowStore, writers: WorkerProcess, settings: Settings) -> None:
     """Until what no window has yet is nothing."""
-    sent = Progress(settings).produced()
+    sent = WorkerProgress(settings).count_produced()
     deadline = time.monotonic() + LONGEST_S
     while True:
         newest = store.newest()

@@ -15,7 +15,7 @@ from features.kafka import ensure_topics
 from stream.client import EventProducer
 from tests.harness.oracle import read_log
 from tests.harness.rows import check_items, check_users
-from tests.harness.workers import Progress, WorkerProcess, running
+from tests.harness.workers import WorkerProcess, WorkerProgress, running
 
 SCRIPT = "tests.faults.held_worker"
 PEOPLE = 40
@@ -42,7 +42,7 @@ def sleep_through_a_takeover(settings: Settings, folder: Path, *options: str) ->
     command = (sys.executable, "-m", SCRIPT, str(marker), *options)
     held = WorkerProcess(settings, "held", folder / "held.log", command)
     other = WorkerProcess(settings, "other", folder / "other.log")
-    progress = Progress(settings)
+    progress = WorkerProgress(settings)
     with running(held), EventProducer(settings.kafka) as producer:
         send(producer, 0, 400)
         progress.wait_for_all(60, [held])

@@ -7,23 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from bench.harness.processes import local_settings
 from deploy import local
-from deploy.settings import LocalSettings, Settings
+from deploy.settings import Settings
 from features.kafka import ensure_topics
-from features.settings import KafkaSettings, StoreSettings
-from stream.settings import TritonSettings
-
-
-def local_settings(state_dir: Path) -> Settings:
-    """Settings under which every server is local, whatever the developer's environment says."""
-    inherited = LocalSettings.model_validate(Settings().local.model_dump())
-    return Settings(
-        kafka=KafkaSettings(),
-        store=StoreSettings(),
-        triton=TritonSettings(),
-        local=inherited.model_copy(update={"state_dir": state_dir}),
-        model_repository=state_dir / "model_repo",
-    )
 
 
 @pytest.fixture(scope="session")

@@ -21,6 +21,7 @@ from feast import FeatureStore
 from headwater_client.event_types import EVENT_TYPES
 from headwater_client.events import Interaction, Item
 
+from bench.harness.processes import local_settings
 from deploy import local
 from deploy.jobs.replay import replay
 from deploy.local.feature_repo import feature_repo
@@ -35,7 +36,6 @@ from features.store import USERS
 from features.vocabulary import Vocabulary
 from stream.client import EventProducer
 from tests.harness.rows import rows_of, user_row
-from tests.harness.servers import local_settings
 from tests.harness.waiting import wait_until
 from tests.harness.workers import WorkerProcess, running, without_model
 from trainer.datasets.log import DataSource, Log, load_log

@@ -21,6 +21,7 @@ from headwater_client.event_types import CLICK
 from headwater_client.topics import ITEMS
 from redis import Redis
 
+from bench.harness.processes import local_settings
 from deploy import local
 from deploy.jobs.replay import replay
 from deploy.local.feature_repo import feature_repo, history_path
@@ -34,9 +35,8 @@ from stream.client import EventProducer
 from stream.settings import WorkerSettings
 from tests.harness import oracle
 from tests.harness.rows import check_items, check_users, close, read_rows, total_counted, user_row
-from tests.harness.servers import local_settings
 from tests.harness.waiting import wait_until
-from tests.harness.workers import Progress, WorkerProcess, running, without_model
+from tests.harness.workers import WorkerProcess, WorkerProgress, running, without_model
 from trainer.datasets.log import DataSource, Log, load_log
 from trainer.examples.replay import Example
 from trainer.windows.log import read_log, window_examples
@@ -117,9 +117,9 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
             producer.send_raw(CLICK.topic, "nobody", NO_EVENT)
             producer.send_raw(ITEMS, "gone", None)
             replay(log.head(0), producer)
-            Progress(settings).wait_for_all(120, [worker])
+            WorkerProgress(settings).wait_for_all(120, [worker])
             replay(replace(log, items=()), producer)
-            Progress(settings).wait_for_all(120, [worker])
+            WorkerProgress(settings).wait_for_all(120, [worker])
         yield replace(empty, rows=all_rows(settings, log))
     finally:
         local.down(own)
@@ -247,7 +247,7 @@ def read_all_again(stand: Stand) -> None:
     """A worker that begins at the oldest message: nothing was ever committed for its group."""
     worker = stand.worker("later", group="later")
     with running(worker):
-        Progress(stand.settings, "later").wait_for_all(120, [worker])
+        WorkerProgress(stand.settings, "later").wait_for_all(120, [worker])
 
 
 def test_while_a_worker_runs_rows_are_left_as_they_are(stand: Stand) -> None:

@@ -14,7 +14,8 @@ from confluent_kafka import Message, Producer
 from headwater_client.events import Recommendation, encode
 from headwater_client.topics import ROLLOUTS
 
-from bench.canary.bad_graphs import answers_late, answers_nan
+from bench.canary.versions import answer_late, answer_nan
+from bench.harness.processes import local_settings
 from deploy import local
 from deploy.settings import Settings
 from features.inputs import MODEL_NAME
@@ -25,8 +26,7 @@ from features.vocabulary import Vocabulary
 from stream.client import EventProducer, RecommendationConsumer
 from stream.routing import Routes
 from tests.harness.models import SETTINGS, untrained
-from tests.harness.servers import local_settings
-from tests.harness.workers import Progress, WorkerProcess, running
+from tests.harness.workers import WorkerProcess, WorkerProgress, running
 from trainer.registry.publish import publish, version_of, write_version
 from trainer.registry.triton import ModelServer
 
@@ -170,8 +170,8 @@ def load_versions(settings: Settings) -> None:
     server = ModelServer(settings.triton.url or "")
     publish(untrained(schema, 1), repository, server, settings.kafka, schema, SETTINGS)
     write_version(untrained(schema, 2), repository, schema, SETTINGS)
-    copied(repository, NAN, answers_nan)
-    copied(repository, LATE, lambda graph: answers_late(graph, LATE_PRODUCTS))
+    copied(repository, NAN, answer_nan)
+    copied(repository, LATE, lambda graph: answer_late(graph, LATE_PRODUCTS))
     config = (repository / MODEL_NAME / "config.pbtxt").read_text()
     with server.connected() as triton:
         triton.load(config, [STABLE, CANDIDATE, NAN, LATE])
@@ -194,7 +194,7 @@ def open_trial(own: Settings, folder: Path) -> Iterator[Trial]:
         for user in PEOPLE:
             events.click(user_id=user, item_id="i0")
         events.flush()
-        Progress(settings).wait_for_all(60, workers)
+        WorkerProgress(settings).wait_for_all(60, workers)
         yield Trial(settings, workers, events, answers)
 
 
@@ -229,7 +229,7 @@ def test_a_person_keeps_a_variant_while_shares_grow_and_a_worker_restarts(trial:
     assert {u: a.variant for u, a in large.items()} == {u: a.variant for u, a in restarted.items()}
 
 
-def test_who_has_a_version_that_answers_nan_is_answered_by_stable(trial: Trial) -> None:
+def test_who_has_a_version_that_answer_nan_is_answered_by_stable(trial: Trial) -> None:
     trial.begin(trial.canary("nan", NAN, 0.3))
     reasons = set()
     deadline = time.monotonic() + 5
@@ -247,7 +247,7 @@ def test_who_has_a_version_that_answers_nan_is_answered_by_stable(trial: Trial) 
     }
 
 
-def test_nobody_else_waits_for_a_version_that_answers_late(trial: Trial) -> None:
+def test_nobody_else_waits_for_a_version_that_answer_late(trial: Trial) -> None:
     rollout = trial.canary("late", LATE, 0.3)
     trial.begin(rollout)
     late: list[Recommendation] = []
@@ -303,7 +303,7 @@ def test_a_shadow_is_told_beside_what_stable_shows(trial: Trial) -> None:
         assert told.latency_ms
 
 
-def test_a_shadow_that_answers_late_changes_nothing_that_is_shown(trial: Trial) -> None:
+def test_a_shadow_that_answer_late_changes_nothing_that_is_shown(trial: Trial) -> None:
     trial.begin(
         trial.rollout("hidden", RolloutPhase.SHADOW, stable=(STABLE, 1.0), shadow=(LATE, 0.5))
     )

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from headwater_client.events import Recommendation
 
+from bench.harness.processes import local_settings
 from deploy import local
 from deploy.settings import Settings
 from features.kafka import ensure_topics
@@ -21,8 +22,7 @@ from stream.recommender import POPULAR_ITEMS, recommendation_id
 from tests.harness.models import SETTINGS, untrained
 from tests.harness.oracle import read_log
 from tests.harness.rows import check_items, check_users
-from tests.harness.servers import local_settings
-from tests.harness.workers import Progress, WorkerProcess, running
+from tests.harness.workers import WorkerProcess, WorkerProgress, running
 from trainer.registry.publish import publish
 from trainer.registry.triton import ModelServer
 
@@ -87,7 +87,7 @@ def open_shop(own: Settings, folder: Path) -> Iterator[Shop]:
         for number in range(200):
             producer.item(f"i{number}", title=f"Item {number}", category=[f"c{number % 5}"])
         producer.flush()
-        Progress(settings).wait_for_all(60, [worker])
+        WorkerProgress(settings).wait_for_all(60, [worker])
         yield Shop(own, settings, producer, answers)
 
 
@@ -168,7 +168,7 @@ def test_without_the_store_consumption_waits_and_nothing_is_lost(shop: Shop) -> 
     time.sleep(7)
     os.kill(store, signal.SIGCONT)
     assert shop.answer_to(waiting[-1].event_id)
-    Progress(shop.settings).wait_for_all(60)
+    WorkerProgress(shop.settings).wait_for_all(60)
     logged = read_log(shop.settings)
     assert {event.event_id for event in logged} >= {event.event_id for event in waiting}
     check_users(shop.settings, [e for e in logged if e.user_id.startswith("gus")], {})

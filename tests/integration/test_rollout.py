@@ -10,6 +10,7 @@ from confluent_kafka import Producer
 from headwater_client.errors import ServerError
 from headwater_client.topics import ROLLOUTS
 
+from bench.harness.processes import local_settings
 from deploy import local
 from deploy.rollout import (
     CommandRejectedError,
@@ -36,7 +37,6 @@ from tests.harness.rollouts import (
     told,
     until,
 )
-from tests.harness.servers import local_settings
 from trainer.registry.publish import announce, publish, version_of, write_version
 from trainer.registry.triton import ModelServer
 

@@ -19,11 +19,11 @@ from confluent_kafka.admin import AdminClient
 from headwater_client.event_types import CLICK, PURCHASE
 from structlog.testing import capture_logs
 
+from bench.harness.processes import local_settings
 from deploy import local
 from features.kafka import client_config, ensure_topics, topic_ids
 from features.settings import KafkaSettings
 from stream.client import EventProducer
-from tests.harness.servers import local_settings
 from tests.harness.waiting import wait_until
 from trainer.windows.gathering import ClosedWindow
 from trainer.windows.log import read_log

@@ -7,15 +7,15 @@ import pytest
 import torch
 
 from bench.quality.explanations import (
-    above_the_others,
-    cases,
-    falls,
+    compare_choices,
+    make_falls_table,
+    margins_over_others,
+    measure_falls,
+    remove_each,
     summary,
-    table,
     with_history,
-    without_each,
 )
-from bench.quality.robustness import Asked
+from bench.quality.robustness import AskedHistories
 from trainer.export.recommender import ScoringGraph, beside_the_mean, principal
 from trainer.network.architecture import Architecture
 from trainer.network.model import TemporalModel
@@ -87,7 +87,7 @@ def test_the_event_that_drives_an_item_is_named(part: str, place: int) -> None:
 @pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize("place", [0, 3, 5])
 def test_its_removal_is_what_lowers_the_item_most(part: str, place: int) -> None:
-    found = falls(driven_by(part, PAST[place]), asked_by(PAST))
+    found = measure_falls(driven_by(part, PAST[place]), asked_by(PAST))
     column = HISTORY - len(PAST) + place
     assert found.there[0].sum() == len(PAST)
     for one in (found.margin, found.score):
@@ -121,27 +121,27 @@ def test_of_equal_events_the_newest_is_named() -> None:
 
 
 def test_each_column_is_removed_once() -> None:
-    found = without_each(asked_by([1, 2, 3], 3))
+    found = remove_each(asked_by([1, 2, 3], 3))
     assert found["item_indices"].tolist() == [[2, 3], [1, 3], [1, 2]]
     assert (found["event_times_ms"][1] == START_MS + torch.tensor([0, 2 * MINUTE_MS])).all()
     assert found["request_time_ms"].shape == (3, 1)
 
 
 def test_a_removal_leaves_padding_on_the_left() -> None:
-    found = without_each(asked_by([1, 2], 4))
+    found = remove_each(asked_by([1, 2], 4))
     assert found["item_indices"].tolist() == [[0, 1, 2], [0, 1, 2], [0, 0, 2], [0, 0, 1]]
 
 
 def test_a_margin_is_over_the_mean_of_the_others() -> None:
-    found = above_the_others(torch.tensor([[4.0, 1.0, 1.0]]))
+    found = margins_over_others(torch.tensor([[4.0, 1.0, 1.0]]))
     torch.testing.assert_close(found, torch.tensor([[3.0, -1.5, -1.5]]))
 
 
 def test_a_case_is_compared_with_every_other_event() -> None:
     fall = np.array([[[9.0, 1.0, 3.0, 3.0, 2.0]]])
     there = np.array([[False, True, True, True, True]])
-    found = cases(fall, there, np.array([[2]]))
-    # Columns 1, 3 and 4 are the others; 3 falls as far.
+    found = compare_choices(fall, there, np.array([[2]]))
+    # Columns 1, 3 and 4 are the others; 3 measure_falls as far.
     assert {name: values.tolist() for name, values in found.items()} == {
         "explained": [3.0],
         "random": [2.0],
@@ -153,19 +153,21 @@ def test_a_case_is_compared_with_every_other_event() -> None:
 
 
 def test_a_summary_has_an_interval_for_each_mean() -> None:
-    found = falls(driven_by("near", 50), asked_by(PAST))
+    found = measure_falls(driven_by("near", 50), asked_by(PAST))
     figures = summary(found, np.array([7]))
     for measure in ("margin", "score"):
         for one in figures[measure].values():
             low, high = one["interval"]
             assert low == pytest.approx(one["mean"]) == high
-    assert table(figures, "").row_count == len(figures["margin"])
+    assert make_falls_table(figures, "").row_count == len(figures["margin"])
 
 
 def test_only_people_with_enough_events_are_asked_about(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = Asked(None, [[1] * count for count in (0, 4, 5, 9)], [0] * 4)  # type: ignore[arg-type]
+    asked = AskedHistories(None, [[1] * count for count in (0, 4, 5, 9)], [0] * 4)  # type: ignore[arg-type]
     chosen: list[list[int]] = []
-    monkeypatch.setattr(Asked, "at", lambda self, places: chosen.append(list(places)) or asked)
+    monkeypatch.setattr(
+        AskedHistories, "take", lambda self, places: chosen.append(list(places)) or asked
+    )
     with_history(asked, 5, 10, 0)
     assert chosen[0] == [2, 3]
 

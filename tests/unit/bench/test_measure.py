@@ -6,7 +6,7 @@ import pytest
 from headwater_client.errors import ServerError
 
 from bench.harness.load import Answered, Sent
-from bench.harness.measure import Moment, Sustained, first_aware, summary, window
+from bench.harness.measure import Moment, Sustained, first_aware, latencies, window
 
 
 def moment(done: int) -> Moment:
@@ -35,7 +35,7 @@ def test_stages_are_microseconds_an_event() -> None:
 def test_latency_is_of_the_answers_to_the_events_themselves() -> None:
     sent = [Sent(str(n), f"person {n}", float(n)) for n in range(100)]
     answers = [Answered(str(n), n + 0.01 * n, fallback=False) for n in range(100)]
-    found = summary(sent, answers)
+    found = latencies(sent, answers)
     assert found["p50"] == pytest.approx(495)
     assert found["p99"] == pytest.approx(980.1)
     assert found["answered"] == 1
@@ -45,5 +45,5 @@ def test_an_event_answered_with_a_later_one_counts_up_to_that_answer() -> None:
     sent = [Sent("a", "ann", 1.0), Sent("b", "bob", 1.1), Sent("c", "ann", 1.2)]
     read = {"b": 1.3, "c": 2.0}
     assert first_aware(sent, read) == [pytest.approx(0.8), pytest.approx(0.2), pytest.approx(1.0)]
-    found = summary(sent, [Answered(name, at, fallback=False) for name, at in read.items()])
+    found = latencies(sent, [Answered(name, at, fallback=False) for name, at in read.items()])
     assert found["answered"] == pytest.approx(2 / 3)

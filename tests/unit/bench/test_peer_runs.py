@@ -119,7 +119,7 @@ def test_a_finished_run_of_the_same_recipe_is_taken_up(
     tmp_path: Path, commands: list[list[str]]
 ) -> None:
     def run(point: Point = GRID[0], budget: Budget | None = None) -> float:
-        found = peer_runs.run(tmp_path, Peer.SASREC, point, budget or Budget(max_epochs=3))
+        found = peer_runs.run_peer(tmp_path, Peer.SASREC, point, budget or Budget(max_epochs=3))
         return found.outcome.validation_ndcg_10
 
     assert run() == run() == 0.1
@@ -139,7 +139,7 @@ def test_a_run_on_other_input_by_another_program_or_unfinished_runs_again(
 ) -> None:
     def again() -> int:
         before = len(commands)
-        peer_runs.run(tmp_path, Peer.SASREC, GRID[0], Budget())
+        peer_runs.run_peer(tmp_path, Peer.SASREC, GRID[0], Budget())
         return len(commands) - before
 
     assert [again(), again()] == [1, 0]
@@ -172,7 +172,7 @@ def test_a_failed_run_says_why_and_leaves_no_outcome(
     peer_runs.write_input(tmp_path, TRAIN, [], [])
     monkeypatch.setattr(peer_runs.PythonEnvironment, "prepare", lambda *_: tmp_path / "env")
     with pytest.raises(HeadwaterError, match="a peer ended with 1"):
-        peer_runs.run(tmp_path, Peer.HSTU, Point(), Budget())
+        peer_runs.run_peer(tmp_path, Peer.HSTU, Point(), Budget())
     assert not (output / "run.json").exists()
 
 

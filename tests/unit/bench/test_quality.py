@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from headwater_client.events import Interaction, Purchase
 
-from bench.quality.answers import answers_by_score
 from bench.quality.counting import ease, methods
 from bench.quality.figures import figures, gains, groups
 from bench.quality.ours import first_member, scores, train_ours
@@ -16,6 +15,7 @@ from bench.quality.questions import (
     VALIDATION,
     Protocol,
     Takes,
+    answers_by_score,
     questions,
     ranks_by_score,
     ranks_in_lists,
@@ -23,7 +23,7 @@ from bench.quality.questions import (
 )
 from features.schema import FeatureSchema
 from features.settings import FeatureSettings
-from tests.harness.clicks import START_S, click
+from tests.harness.builders import START_S, click
 from trainer.datasets.log import Log
 from trainer.metrics import interval
 from trainer.settings import TrainerSettings
@@ -167,7 +167,6 @@ def test_the_first_member_is_the_model_of_its_own_training(log: Log) -> None:
         train_ours(
             log,
             takes,
-            Protocol.LEAVE_ONE_OUT,
             schema,
             settings.model_copy(update={"ensemble_size": members}),
             None,
@@ -187,7 +186,7 @@ def test_our_model_is_asked_before_the_second(log: Log) -> None:
     )
     takes = takes_of(log, Protocol.LEAVE_ONE_OUT)
     asked = questions(takes, TEST)
-    ours = train_ours(log, takes, Protocol.LEAVE_ONE_OUT, schema, settings, None)
+    ours = train_ours(log, takes, schema, settings, None)
     (found,) = scores(ours, asked)
     assert found.shape == (len(asked), len(takes.item_ids))
     later = np.zeros(len(ours.examples), bool)

@@ -11,9 +11,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from bench.quality import __main__ as quality
 from bench.quality import run as quality_run
-from bench.quality.peer_runs import TOP, Budget, Outcome, Peer, PeerRun, Point
+from bench.quality.__main__ import BENCHMARK, QualityOptions
+from bench.quality.peer_runs import TOP, Budget, Peer, PeerOutcome, PeerRun, Point
 from bench.quality.questions import Protocol, Ties
 from bench.quality.tables import OURS
 from tests.unit.bench.test_peer_runs import OUTCOME
@@ -62,7 +62,9 @@ def _without_language_model(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def figures_of(tmp_path: Path, data: Path, **options: Any) -> dict[str, Any]:
     report = tmp_path / "report.json"
-    quality.main(data=data, report=report, peers=False, seeds=1, quick=True, **options)
+    BENCHMARK.run(
+        QualityOptions(data=data, report=report, peers=False, seeds=1, quick=True, **options)
+    )
     found: dict[str, Any] = json.loads(report.read_text())["figures"]
     return found
 
@@ -104,7 +106,7 @@ def test_peers_are_told_whether_items_return_and_judged_by_the_benchmark(
     seen = []
 
     def tune(folder: Path, peer: Peer, budget: Budget, judge: Any, progress: Any) -> PeerRun:
-        outcome = msgspec.convert(OUTCOME, Outcome, strict=False)
+        outcome = msgspec.convert(OUTCOME, PeerOutcome, strict=False)
         run = PeerRun(peer, Point(), budget, outcome, str(folder))
         top = np.tile(np.arange(TOP), (PEOPLE, 1))
         top[top >= 8] = -1
@@ -115,16 +117,18 @@ def test_peers_are_told_whether_items_return_and_judged_by_the_benchmark(
 
     monkeypatch.setattr(quality_run, "tune", tune)
     report = tmp_path / "report.json"
-    quality.main(
+    options = QualityOptions(
         data=shop(tmp_path),
         report=report,
         repeats=True,
         protocol=[Protocol.LEAVE_ONE_OUT],
         peer=[Peer.SASREC],
+        ablations=False,
         seeds=1,
         quick=True,
         work=tmp_path / "work",
     )
+    BENCHMARK.run(options)
     ((name, repeats, worth),) = seen
     assert (name, repeats) == ("leave_one_out-repeats", True)
     assert 0.3 < worth < 1

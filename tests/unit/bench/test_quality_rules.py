@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from headwater_client.events import Purchase
 
-from bench.quality.answers import answers_by_score, answers_in_lists
 from bench.quality.counting import methods
 from bench.quality.ours import learned_log, scores, train_ours
 from bench.quality.questions import (
@@ -15,6 +14,8 @@ from bench.quality.questions import (
     Protocol,
     Questions,
     Ties,
+    answers_by_score,
+    answers_in_lists,
     questions,
     ranks_by_score,
     ranks_in_lists,
@@ -22,7 +23,7 @@ from bench.quality.questions import (
 )
 from features.schema import FeatureSchema
 from features.settings import FeatureSettings
-from tests.harness.clicks import START_S, click
+from tests.harness.builders import START_S, click
 from trainer.datasets.log import Log
 from trainer.settings import TrainerSettings
 
@@ -136,7 +137,7 @@ def test_our_model_stands_before_the_take_that_is_asked_for() -> None:
         TrainerSettings(width=8, epochs=1, threads=1),
     )
     takes = takes_of(TIED, Protocol.LEAVE_ONE_OUT)
-    ours = train_ours(TIED, takes, Protocol.LEAVE_ONE_OUT, schema, settings, None)
+    ours = train_ours(TIED, takes, schema, settings, None)
     strict, file = (questions(takes, TEST, ties) for ties in Ties)
     before = [scores(ours, asked)[0] for asked in (strict, file)]
     # d, the first of ann's last second.

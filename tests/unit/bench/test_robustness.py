@@ -15,8 +15,8 @@ from bench.quality.questions import TEST, Protocol, questions, takes_of
 from bench.quality.robustness import (
     DAMAGES,
     NOBODYS_ITEM,
-    Asked,
-    History,
+    ArrivedHistory,
+    AskedHistories,
     asked_of,
     curves,
     gains_of,
@@ -35,29 +35,29 @@ unhurried = settings(deadline=None, max_examples=50)
 rates = st.floats(0, 1)
 seeds = st.integers(0, 1000)
 histories = st.lists(st.integers(0, 10**6), max_size=30).map(
-    lambda times: History.of([START_MS + time for time in sorted(times)])
+    lambda times: ArrivedHistory.undamaged([START_MS + time for time in sorted(times)])
 )
 damages = st.sampled_from(list(DAMAGES))
 
 
-def damaged(name: str, history: History, rate: float, seed: int = 0) -> History:
+def damaged(name: str, history: ArrivedHistory, rate: float, seed: int = 0) -> ArrivedHistory:
     return DAMAGES[name](history, rate, np.random.default_rng(seed))
 
 
-def columns(history: History) -> list[list[int]]:
+def columns(history: ArrivedHistory) -> list[list[int]]:
     return [history.events.tolist(), history.times_ms.tolist(), history.known.tolist()]
 
 
 @unhurried
 @given(damages, histories, seeds)
-def test_rate_0_changes_nothing(name: str, history: History, seed: int) -> None:
+def test_rate_0_changes_nothing(name: str, history: ArrivedHistory, seed: int) -> None:
     assert columns(damaged(name, history, 0, seed)) == columns(history)
 
 
 @unhurried
 @given(damages, histories, rates, seeds)
 def test_damage_leaves_what_it_is_given_as_it_was(
-    name: str, history: History, rate: float, seed: int
+    name: str, history: ArrivedHistory, rate: float, seed: int
 ) -> None:
     before = columns(history)
     damaged(name, history, rate, seed)
@@ -67,7 +67,7 @@ def test_damage_leaves_what_it_is_given_as_it_was(
 @unhurried
 @given(damages, histories, rates, seeds)
 def test_columns_stay_as_long_and_tell_of_events_that_were_there(
-    name: str, history: History, rate: float, seed: int
+    name: str, history: ArrivedHistory, rate: float, seed: int
 ) -> None:
     found = damaged(name, history, rate, seed)
     assert len({len(column) for column in columns(found)}) == 1
@@ -76,7 +76,7 @@ def test_columns_stay_as_long_and_tell_of_events_that_were_there(
 
 @unhurried
 @given(histories, rates, seeds)
-def test_what_is_not_lost_stays_in_order(history: History, rate: float, seed: int) -> None:
+def test_what_is_not_lost_stays_in_order(history: ArrivedHistory, rate: float, seed: int) -> None:
     found = damaged("events lost", history, rate, seed)
     assert (np.diff(found.events) > 0).all()
     assert (found.times_ms == history.times_ms[found.events]).all()
@@ -86,7 +86,7 @@ def test_what_is_not_lost_stays_in_order(history: History, rate: float, seed: in
 @unhurried
 @given(histories, rates, seeds)
 def test_swaps_keep_all_events_and_move_each_by_one_place(
-    history: History, rate: float, seed: int
+    history: ArrivedHistory, rate: float, seed: int
 ) -> None:
     found = damaged("neighbours swapped", history, rate, seed)
     assert Counter(found.events.tolist()) == Counter(history.events.tolist())
@@ -96,7 +96,7 @@ def test_swaps_keep_all_events_and_move_each_by_one_place(
 
 @unhurried
 @given(histories, rates, seeds)
-def test_an_event_arrives_twice_at_most(history: History, rate: float, seed: int) -> None:
+def test_an_event_arrives_twice_at_most(history: ArrivedHistory, rate: float, seed: int) -> None:
     found = damaged("events doubled", history, rate, seed)
     assert set(Counter(found.events.tolist()).values()) <= {1, 2}
     assert set(found.events.tolist()) == set(history.events.tolist())
@@ -105,7 +105,7 @@ def test_an_event_arrives_twice_at_most(history: History, rate: float, seed: int
 
 @unhurried
 @given(histories, seeds)
-def test_at_rate_1_no_item_is_known(history: History, seed: int) -> None:
+def test_at_rate_1_no_item_is_known(history: ArrivedHistory, seed: int) -> None:
     found = damaged("items unknown", history, 1, seed)
     assert not found.known.any()
     assert len(found) == len(history)
@@ -113,7 +113,9 @@ def test_at_rate_1_no_item_is_known(history: History, seed: int) -> None:
 
 @unhurried
 @given(histories, rates, seeds)
-def test_clocks_err_by_no_more_than_they_may(history: History, rate: float, seed: int) -> None:
+def test_clocks_err_by_no_more_than_they_may(
+    history: ArrivedHistory, rate: float, seed: int
+) -> None:
     found = damaged("clocks +-10 s", history, rate, seed)
     assert (np.abs(found.times_ms - history.times_ms) <= 10_000).all()
     assert found.events.tolist() == history.events.tolist()
@@ -121,7 +123,7 @@ def test_clocks_err_by_no_more_than_they_may(history: History, rate: float, seed
 
 @unhurried
 @given(histories, seeds)
-def test_a_wrong_clock_is_wrong_for_the_whole_history(history: History, seed: int) -> None:
+def test_a_wrong_clock_is_wrong_for_the_whole_history(history: ArrivedHistory, seed: int) -> None:
     ahead = damaged("people a day ahead", history, 1, seed)
     assert (ahead.times_ms - history.times_ms == DAY_MS).all()
     back = damaged("people backwards", history, 1, seed)
@@ -133,7 +135,7 @@ def test_a_wrong_clock_is_wrong_for_the_whole_history(history: History, seed: in
 @unhurried
 @given(histories, st.tuples(rates, rates), seeds)
 def test_what_is_lost_at_a_rate_is_lost_at_a_higher_one(
-    history: History, two: tuple[float, float], seed: int
+    history: ArrivedHistory, two: tuple[float, float], seed: int
 ) -> None:
     less, more = (
         set(damaged("events lost", history, rate, seed).events.tolist()) for rate in sorted(two)
@@ -162,11 +164,11 @@ def log() -> Log:
 
 
 @pytest.fixture
-def asked(log: Log) -> Asked:
+def asked(log: Log) -> AskedHistories:
     return asked_of(log, questions(takes_of(log, Protocol.GLOBAL_TIME), TEST))
 
 
-def test_what_is_known_lies_strictly_before_the_question(log: Log, asked: Asked) -> None:
+def test_what_is_known_lies_strictly_before_the_question(log: Log, asked: AskedHistories) -> None:
     assert len(asked.pasts) == len(asked.questions) > 0
     takes = asked.questions.takes
     for question, (past, time_ms) in enumerate(zip(asked.pasts, asked.times_ms, strict=True)):
@@ -179,7 +181,7 @@ def test_what_is_known_lies_strictly_before_the_question(log: Log, asked: Asked)
 
 @pytest.mark.parametrize("name", DAMAGES)
 def test_nothing_after_the_question_is_in_a_row(
-    asked: Asked, schema: FeatureSchema, name: str
+    asked: AskedHistories, schema: FeatureSchema, name: str
 ) -> None:
     found = rows_of(asked, schema, DAMAGES[name], 0.5, 1)
     for row, past in zip(found, asked.pasts, strict=True):
@@ -187,7 +189,7 @@ def test_nothing_after_the_question_is_in_a_row(
         assert {item for _, _, item in row.history} <= before
 
 
-def test_an_undamaged_row_is_the_stream_s(asked: Asked, schema: FeatureSchema) -> None:
+def test_an_undamaged_row_is_the_stream_s(asked: AskedHistories, schema: FeatureSchema) -> None:
     for row, past in zip(rows_of(asked, schema), asked.pasts, strict=True):
         expected = empty_user(schema)
         for event in past:
@@ -197,9 +199,11 @@ def test_an_undamaged_row_is_the_stream_s(asked: Asked, schema: FeatureSchema) -
         assert row.seen == expected.seen
 
 
-def test_a_row_holds_a_damaged_history_by_its_clocks(asked: Asked, schema: FeatureSchema) -> None:
+def test_a_row_holds_a_damaged_history_by_its_clocks(
+    asked: AskedHistories, schema: FeatureSchema
+) -> None:
     past = asked.pasts[-1]
-    history = History.of([event.time_ms for event in past])
+    history = ArrivedHistory.undamaged([event.time_ms for event in past])
     back = damaged("people backwards", history, 1)
     row = row_of(past, back, schema)
     assert row.history == sorted(row.history)
@@ -207,7 +211,7 @@ def test_a_row_holds_a_damaged_history_by_its_clocks(asked: Asked, schema: Featu
     assert {item for _, _, item in row.history} == {event.item for event in past[:4]}
 
 
-def test_a_sample_keeps_questions_and_histories_together(asked: Asked) -> None:
+def test_a_sample_keeps_questions_and_histories_together(asked: AskedHistories) -> None:
     some = asked.sample(3, 0)
     assert len(some.pasts) == len(some.questions) == 3
     for question, past in enumerate(some.pasts):
@@ -217,11 +221,11 @@ def test_a_sample_keeps_questions_and_histories_together(asked: Asked) -> None:
 
 
 def test_histories_without_a_single_event_have_an_answer(
-    log: Log, asked: Asked, monkeypatch: pytest.MonkeyPatch
+    log: Log, asked: AskedHistories, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(robustness, "language_model", lambda *_: None)
     small = robustness.TrainerSettings(width=8, epochs=1, threads=1, language_model="")
-    ours = robustness.trained_on(log, asked.questions, small)
+    ours = robustness.train_on(log, asked.questions, small)
     lost = {name: DAMAGES[name] for name in ("events lost", "items unknown")}
     clean, found = curves(ours, asked, (0.0, 1.0), 0, lost)
     assert (found["events lost"][0.0] == clean).all()

@@ -5,9 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bench.rollout.__main__ import figures, table
-from bench.rollout.runs import MANN_WHITNEY, fixed_sample, looked_at, simulated
-from bench.rollout.world import GAINS, People, Population, Rates, feedback
+from bench.rollout.__main__ import figures, make_rollouts_table
+from bench.rollout.simulation import (
+    MANN_WHITNEY,
+    look_repeatedly,
+    required_sample,
+    simulate_rollout,
+)
+from bench.rollout.world import GAINS, People, Population, Rates, draw_feedback
 from deploy.rollout import RolloutSettings
 from features.rollout_messages import RolloutPhase
 
@@ -25,18 +30,20 @@ def test_people_are_as_the_population_says() -> None:
 
 def test_nobody_leaves_a_variant_while_its_share_grows() -> None:
     people = People(SOME, np.random.default_rng(1))
-    canary, baseline = (Rates.of(people, RULES.steps, at_top=top) for top in (False, True))
+    canary, baseline = (Rates.from_people(people, RULES.steps, at_top=top) for top in (False, True))
     for rates in (canary, baseline):
         assert (np.diff(rates.requests, axis=0) >= 0).all()
-    everyone = people.sums(people.requests)
+    everyone = people.sum_by_bucket(people.requests)
     np.testing.assert_allclose(canary.requests[-1] + baseline.requests[-1], everyone)
     assert canary.requests[0].sum() == pytest.approx(0.01 * everyone.sum(), rel=0.2)
 
 
 def test_a_better_version_is_clicked_more_often() -> None:
     people, generator = People(SOME, np.random.default_rng(1)), np.random.default_rng(2)
-    rates = Rates.of(people, [0.5], at_top=False)
-    days = [[feedback(rates, 0, hour, by, generator) for hour in range(240)] for by in (0.0, 0.2)]
+    rates = Rates.from_people(people, [0.5], at_top=False)
+    days = [
+        [draw_feedback(rates, 0, hour, by, generator) for hour in range(240)] for by in (0.0, 0.2)
+    ]
     shown, earned = np.array(days).sum((1, 3)).T
     assert shown[1] == pytest.approx(shown[0], rel=0.02)
     assert earned[1] / earned[0] == pytest.approx(1.2, rel=0.05)
@@ -45,8 +52,8 @@ def test_a_better_version_is_clicked_more_often() -> None:
 
 
 def test_a_bad_version_leaves_and_a_good_one_stays() -> None:
-    bad = simulated(MANY, -0.4, RULES, np.random.default_rng(5))
-    good = simulated(MANY, 0.4, RULES, np.random.default_rng(5))
+    bad = simulate_rollout(MANY, -0.4, RULES, np.random.default_rng(5))
+    good = simulate_rollout(MANY, 0.4, RULES, np.random.default_rng(5))
     assert (bad.phase, good.phase) == (RolloutPhase.ROLLED_BACK, RolloutPhase.PROMOTED)
     assert bad.reason.startswith("worse")
     assert 0 < bad.share < 0.05
@@ -55,25 +62,27 @@ def test_a_bad_version_leaves_and_a_good_one_stays() -> None:
 
 
 def test_where_few_people_are_asked_there_is_no_verdict() -> None:
-    ended = simulated(Population(people=2_000), 0.0, RULES, np.random.default_rng(5))
+    ended = simulate_rollout(Population(people=2_000), 0.0, RULES, np.random.default_rng(5))
     assert (ended.phase, ended.reason) == (RolloutPhase.ROLLED_BACK, "no verdict in time")
     assert ended.ticks == 14 * 24
 
 
 def test_the_report_counts_how_rollouts_ended() -> None:
-    ended = [simulated(MANY, change, RULES, np.random.default_rng(5)) for change in (-0.4, 0.4)]
-    looked = [looked_at(SOME, 0.0, 48, np.random.default_rng(run)) for run in range(3)]
+    ended = [
+        simulate_rollout(MANY, change, RULES, np.random.default_rng(5)) for change in (-0.4, 0.4)
+    ]
+    looked = [look_repeatedly(SOME, 0.0, 48, np.random.default_rng(run)) for run in range(3)]
     found = figures({"-0.40": ended[:1], "+0.40": ended[1:]}, looked)
     assert found["promoted"] == {"-0.40": 0.0, "+0.40": 1.0}
     assert found["rolled_back"] == {"-0.40": 1.0, "+0.40": 0.0}
     assert found["samples"]["+0.40"] == ended[1].shown
     assert found["exposure"]["-0.40"] == ended[0].share
     assert found["false_alarms"]["repeated"][MANN_WHITNEY] == found["false_alarms_repeated_test"]
-    drawn = table(found | {"runs": 1, "people": MANY.people})
+    drawn = make_rollouts_table(found | {"runs": 1, "people": MANY.people})
     assert drawn.row_count == 2
 
 
 def test_a_single_look_needs_more_for_a_smaller_change() -> None:
-    looked = [looked_at(SOME, 0.0, 200, np.random.default_rng(run)) for run in range(3)]
-    assert fixed_sample(looked, 0.4) < fixed_sample(looked, 0.1)
-    assert np.isnan(fixed_sample(looked, 0.0001))
+    looked = [look_repeatedly(SOME, 0.0, 200, np.random.default_rng(run)) for run in range(3)]
+    assert required_sample(looked, 0.4) < required_sample(looked, 0.1)
+    assert np.isnan(required_sample(looked, 0.0001))

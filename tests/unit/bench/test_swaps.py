@@ -5,15 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 from headwater_client.event_types import PURCHASE
 from rich.console import Console
 
 from bench.harness.load import Answered, Sent
-from bench.swaps.chart import draw
-from bench.swaps.figures import Loaded, Swap, figures, not_live, partition_of, table, unanswered
+from bench.swaps.figures import (
+    Swap,
+    SwapRun,
+    draw,
+    figures,
+    find_not_live,
+    find_unanswered,
+    make_figures_table,
+    partition_of,
+)
 
 MEGABYTE = 1_000_000
 
@@ -44,14 +51,14 @@ def loaded(
     swaps: Sequence[Swap] = SWAPS,
     dead_letters: int = 0,
     partitions: int = 1,
-) -> Loaded:
-    return Loaded(2.0, sent, answers, swaps, dead_letters, partitions)
+) -> SwapRun:
+    return SwapRun(2.0, sent, answers, swaps, dead_letters, partitions)
 
 
 def answered(version: str, sent_s: float, read_s: float) -> list[Answered]:
     """The recommendation, if it is of a version that was not live."""
     sent = [Sent("event", "ann", sent_s)]
-    return not_live(loaded(sent, [Answered("event", read_s, fallback=False, version=version)]))
+    return find_not_live(loaded(sent, [Answered("event", read_s, fallback=False, version=version)]))
 
 
 @pytest.mark.parametrize(
@@ -88,18 +95,18 @@ def test_a_recommendation_of_a_version_that_was_not_live_is_found(
 
 def test_a_fallback_names_no_version() -> None:
     fallback = Answered("event", 5.0, fallback=True, version="popular")
-    assert not not_live(loaded([Sent("event", "ann", 4.9)], [fallback]))
+    assert not find_not_live(loaded([Sent("event", "ann", 4.9)], [fallback]))
 
 
 def test_an_answer_of_before_the_load_is_of_the_first_version() -> None:
     before = Answered("history", 1.0, fallback=False, version="1")
-    assert not not_live(loaded([Sent("event", "ann", 2.0)], [before]))
+    assert not find_not_live(loaded([Sent("event", "ann", 2.0)], [before]))
 
 
 def test_an_event_is_answered_with_a_later_one_of_the_same_batch() -> None:
     sent = [Sent("a", "ann", 0.0), Sent("b", "bob", 0.1), Sent("c", "ann", 0.2)]
     answers = [Answered("b", 0.5, fallback=False), Answered("c", 0.5, fallback=False)]
-    assert not unanswered(loaded(sent, answers))
+    assert not find_unanswered(loaded(sent, answers))
 
 
 PASSED_OVER = [
@@ -111,19 +118,19 @@ PASSED_OVER = [
 
 def test_an_event_that_was_passed_over_is_not_answered_by_the_persons_next_batch() -> None:
     answers = [Answered("behind", 0.3, fallback=False), Answered("next", 2.2, fallback=False)]
-    assert unanswered(loaded(PASSED_OVER, answers)) == PASSED_OVER[:1]
+    assert find_unanswered(loaded(PASSED_OVER, answers)) == PASSED_OVER[:1]
     # All of it in one batch: the worker was slow.
     late = [Answered(one.event_id, 2.2, fallback=False) for one in answers]
-    assert not unanswered(loaded(PASSED_OVER, late))
+    assert not find_unanswered(loaded(PASSED_OVER, late))
 
 
 def test_only_its_own_partition_and_topic_pass_an_event_over() -> None:
     answers = [Answered("behind", 0.3, fallback=False), Answered("next", 2.2, fallback=False)]
     assert partition_of("ann", 3) != partition_of("bob", 3)
-    assert not unanswered(loaded(PASSED_OVER, answers, partitions=3))
+    assert not find_unanswered(loaded(PASSED_OVER, answers, partitions=3))
     lost, behind, follows = PASSED_OVER
     bought = replace(behind, topic=PURCHASE.topic)
-    assert not unanswered(loaded([lost, bought, follows], answers))
+    assert not find_unanswered(loaded([lost, bought, follows], answers))
 
 
 @pytest.mark.parametrize(("read_s", "missed"), [(0.15, 0), (0.05, 1)])
@@ -131,18 +138,18 @@ def test_the_worker_may_take_a_purchase_before_a_click_that_was_sent_earlier(
     read_s: float, missed: int
 ) -> None:
     sent = [Sent("click", "ann", 0.0), Sent("purchase", "ann", 0.1, PURCHASE.topic)]
-    found = unanswered(loaded(sent, [Answered("click", read_s, fallback=False)]))
+    found = find_unanswered(loaded(sent, [Answered("click", read_s, fallback=False)]))
     assert found == sent[2 - missed :], "a click answered before the purchase was sent"
 
 
 def test_an_earlier_answer_in_the_same_topic_knows_nothing_of_an_event() -> None:
     sent = [Sent("a", "ann", 0.0), Sent("b", "ann", 0.1)]
-    assert unanswered(loaded(sent, [Answered("a", 0.2, fallback=False)])) == sent[1:]
+    assert find_unanswered(loaded(sent, [Answered("a", 0.2, fallback=False)])) == sent[1:]
 
 
 def test_an_event_that_nothing_follows_is_unanswered() -> None:
     sent = [Sent("a", "ann", 0.0), Sent("b", "bob", 0.1)]
-    assert unanswered(loaded(sent, [Answered("a", 0.2, fallback=False)])) == sent[1:]
+    assert find_unanswered(loaded(sent, [Answered("a", 0.2, fallback=False)])) == sent[1:]
 
 
 def test_partitions_are_those_of_the_java_client() -> None:
@@ -151,7 +158,7 @@ def test_partitions_are_those_of_the_java_client() -> None:
     assert partition_of("foobar", 1 << 31) == -790332482 & 0x7FFFFFFF
 
 
-def undisturbed(swaps: list[Swap]) -> Loaded:
+def undisturbed(swaps: list[Swap]) -> SwapRun:
     """Two events a second: 0.1 s to an answer, 0.3 s while a swap is under way."""
     sent = [Sent(str(n), f"person {n}", n / 2) for n in range(2 * round(swaps[-1].ended_s) + 10)]
     answers = []
@@ -210,15 +217,16 @@ def test_memory_grows_since_the_tenth_swap_or_the_first_of_a_short_run(
 
 def test_the_table_says_them_all() -> None:
     console = Console(record=True, width=100)
-    console.print(table(figures(undisturbed(SWAPS))))
+    console.print(make_figures_table(figures(undisturbed(SWAPS))))
     text = console.export_text()
     assert "2 swaps at 2 events/s" in text
     assert "300  (3.00 times)" in text
     assert "not live" in text
 
 
-def test_the_chart_is_drawn_of_a_report(tmp_path: Path) -> None:
-    path = tmp_path / "charts" / "swaps.svg"
-    draw(figures(undisturbed(SWAPS)), path)
-    text = path.read_text()
-    assert text.startswith("<?xml")
+def test_the_chart_has_memory_and_latency_of_each_swap() -> None:
+    found = figures(undisturbed(SWAPS))
+    memory, latency = draw(found).axes
+    assert list(memory.lines[0].get_ydata()) == [100, 100]
+    assert list(latency.lines[0].get_ydata()) == pytest.approx([300, 300])
+    assert latency.texts[0].xy[1] == pytest.approx(found["latency_ms"]["quiet"]["p99"])

@@ -29,7 +29,7 @@ class Order(StrEnum):
     LOGGED = "logged"
 
 
-def traffic(
+def generate_workload(
     log: Sequence[Interaction], order: Order, *, newcomers: bool = False
 ) -> Iterator[Interaction]:
     """The log's events again and again; each pass is later than the last, with ids of its own.
@@ -38,24 +38,23 @@ def traffic(
         newcomers: each pass is other people's. The same people are recommended nothing any more
             that they take: they have taken it.
     """
-    events = mixed(log) if order is Order.MIXED else log
+    events = mix_people(log) if order is Order.MIXED else log
     step_ms = pass_ms(log, int(time.time() * 1000))
-    for number in count():
-        if number == 0:
+    for pass_number in count():
+        if pass_number == 0:
             yield from events
             continue
         for event in events:
             yield replace(
                 event,
-                event_id=f"{event.event_id}~{number}",
-                user_id=f"{event.user_id}~{number}" if newcomers else event.user_id,
-                timestamp=event.timestamp + min(number, PASSES) * step_ms,
+                event_id=f"{event.event_id}~{pass_number}",
+                user_id=f"{event.user_id}~{pass_number}" if newcomers else event.user_id,
+                timestamp=event.timestamp + min(pass_number, PASSES) * step_ms,
             )
 
 
-def mixed(log: Sequence[Interaction]) -> list[Interaction]:
+def mix_people(log: Sequence[Interaction]) -> list[Interaction]:
     """The events in a random order of people, each person's events in theirs."""
-    own: dict[str, Iterator[Interaction]] = {}
     events: defaultdict[str, list[Interaction]] = defaultdict(list)
     for event in log:
         events[event.user_id].append(event)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bench.loop.scrape import worked
+from bench.loop.figures import work_between
 
 
 def test_batches_and_stages_are_averages_over_the_stretch() -> None:
@@ -15,7 +15,7 @@ def test_batches_and_stages_are_averages_over_the_stretch() -> None:
         ("headwater_stage_seconds_sum", "absorb"): 0.5,
         ("headwater_retries_total", "ServerError"): 2.0,
     }
-    found = worked(before, after)
+    found = work_between(before, after)
     assert found.batch_events == 100
     assert found.stage_ms == {"absorb": pytest.approx(50)}
     assert (found.retries, found.conflicts) == (2, 0)

@@ -11,7 +11,7 @@ from itertools import islice
 from headwater_client.errors import ServerError
 from headwater_client.events import Interaction
 
-from bench.harness.traffic import Order, traffic
+from bench.harness.workload import Order, generate_workload
 from features.settings import KafkaSettings
 from stream.client import EventProducer, RecommendationConsumer
 
@@ -20,7 +20,7 @@ _TICK_S = 0.01
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class SeenAnswer:
     """A recommendation as the app got it.
 
     Attributes:
@@ -49,10 +49,10 @@ class Audience:
 
     def __init__(self, kafka: KafkaSettings, log: Sequence[Interaction], rate: float) -> None:
         self._kafka = kafka
-        self._events: Iterator[Interaction] = traffic(log, Order.MIXED, newcomers=True)
+        self._events: Iterator[Interaction] = generate_workload(log, Order.MIXED, newcomers=True)
         self._rate = rate
         self._stop = threading.Event()
-        self._seen: list[Seen] = []
+        self._seen: list[SeenAnswer] = []
         self._consumer = RecommendationConsumer(kafka)
         self._threads = [
             threading.Thread(target=self._read, daemon=True),
@@ -61,10 +61,10 @@ class Audience:
         for thread in self._threads:
             thread.start()
 
-    def seen(self) -> list[Seen]:
+    def take_seen(self) -> list[SeenAnswer]:
         """What came back since it was asked last."""
-        found, self._seen = self._seen, []
-        return found
+        seen, self._seen = self._seen, []
+        return seen
 
     def wait(self, timeout_s: float) -> None:
         """Wait until somebody is answered.
@@ -100,7 +100,7 @@ class Audience:
             answer = self._consumer.receive(_WAIT_S)
             if answer is not None:
                 self._seen.append(
-                    Seen(
+                    SeenAnswer(
                         answer.user_id,
                         answer.variant,
                         answer.model_version,

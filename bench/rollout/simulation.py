@@ -34,7 +34,7 @@ _CRITICAL = float(norm.ppf(1 - ALPHA / 2))
 
 
 @dataclass(frozen=True)
-class RolloutOutcome:
+class SimulatedRollout:
     """How one rollout ended.
 
     Attributes:
@@ -51,14 +51,14 @@ class RolloutOutcome:
     share: float
 
 
-def simulated(
+def simulate_rollout(
     population: Population, change: float, rules: RolloutSettings, generator: np.random.Generator
-) -> RolloutOutcome:
+) -> SimulatedRollout:
     """One rollout of a version that earns so much more (.05 is 5 %)."""
     variants = Variants(population, change, rules.steps, generator)
     state, ticks, reason, shown = initial_state(0.0), 0, "", 0.0
     while not state.is_terminal:
-        canary, baseline = variants.after(state.step, ticks)
+        canary, baseline = variants.advance(state.step, ticks)
         ticks += 1
         inputs = DecisionInputs(ticks * TICK_S, canary, baseline, WELL, WELL, 0.0)
         decided = decide(state, inputs, rules)
@@ -66,34 +66,34 @@ def simulated(
     ticks_at_most = rules.give_up_s / TICK_S
     after = variants.requests * (ticks_at_most - ticks)
     seen = shown + (after if state.phase is RolloutPhase.PROMOTED else 0.0)
-    return RolloutOutcome(
+    return SimulatedRollout(
         state.phase, reason, ticks, shown, seen / (variants.requests * ticks_at_most)
     )
 
 
 @dataclass(frozen=True)
-class Looked:
+class RepeatedLooks:
     """Tests for a single look at half of everyone, looked at every hour.
 
     Attributes:
-        found: by test, whether it sees a difference at each hour: bool[T].
+        alarms: by test, whether it sees a difference at each hour: bool[T].
         shown: recommendations of one variant so far, float[T].
         errors: standard error of the effect, float[T].
     """
 
-    found: dict[str, npt.NDArray[np.bool_]]
+    alarms: dict[str, npt.NDArray[np.bool_]]
     shown: Float64Array
     errors: Float64Array
 
 
-def looked_at(
+def look_repeatedly(
     population: Population, change: float, hours: int, generator: np.random.Generator
-) -> Looked:
+) -> RepeatedLooks:
     """What they find of a version that earns so much more."""
     variants = Variants(population, change, [0.5], generator)
     rows = []
     for hour in range(hours):
-        tallies = variants.after(0, hour)
+        tallies = variants.advance(0, hour)
         ours, theirs = (tally.reward / np.maximum(tally.shown, 1) for tally in tallies)
         differ = estimate_effect(*tallies) or Effect(0.0, np.inf)
         rows.append(
@@ -105,17 +105,17 @@ def looked_at(
             )
         )
     ranked, normal, shown, errors = map(np.array, zip(*rows, strict=True))
-    return Looked({MANN_WHITNEY: ranked, Z_TEST: normal}, shown, errors)
+    return RepeatedLooks({MANN_WHITNEY: ranked, Z_TEST: normal}, shown, errors)
 
 
-def fixed_sample(looked: Sequence[Looked], change: float) -> float:
+def required_sample(looked: Sequence[RepeatedLooks], change: float) -> float:
     """Recommendations of each variant that a single look needs to see a change with `POWER`.
 
     As many as there were when the standard error was small enough, on the mean; NaN where it never
     was.
     """
     wanted = abs(math.log1p(change)) / (_CRITICAL + float(norm.ppf(POWER)))
-    errors = np.mean([one.errors for one in looked], axis=0)
-    shown = np.mean([one.shown for one in looked], axis=0)
+    errors = np.mean([looks.errors for looks in looked], axis=0)
+    shown = np.mean([looks.shown for looks in looked], axis=0)
     enough = np.flatnonzero(errors <= wanted)
     return float(shown[enough[0]]) if len(enough) else math.nan
