@@ -18,7 +18,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
-from trainer.registry.staging import CONFIG, GRAPH, exact_graph
 
 from deploy.optimize import OptimizeError, OptimizeSettings
 from deploy.optimize.cpu import write_int8, write_narrow
@@ -34,6 +33,7 @@ from trainer.export.onnx import ExportError
 from trainer.export.triton_checks import config_refusals, graph_file
 from trainer.export.triton_config import Backend, render_config
 from trainer.network.ensemble import Model
+from trainer.registry.staging import CONFIG, GRAPH, exact_graph
 
 PARITY_FILE = "agreement.json"
 TIMING_CACHE = "timing.cache"
