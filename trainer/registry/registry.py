@@ -22,6 +22,7 @@ from features.schema import FeatureSchema
 from features.settings import KafkaSettings
 from trainer.export.onnx import check_graph
 from trainer.export.recommender import ScoringGraph
+from trainer.network.trained import Trained
 from trainer.registry import checkpoint
 from trainer.registry.checkpoint import FIRST, Lineage
 from trainer.registry.model_server import ModelServer, ModelServerClient, ServerUnavailableError
@@ -29,7 +30,6 @@ from trainer.registry.repository import ModelRepository, ModelVersion
 from trainer.registry.staging import CONFIG, GRAPH, StagedVersion, VersionWriter, WriteExtras
 from trainer.retrying import retrying
 from trainer.settings import TrainerSettings
-from trainer.training.from_scratch import Trained
 
 log = structlog.get_logger()
 

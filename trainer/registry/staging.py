@@ -16,12 +16,12 @@ from trainer.disk import write_synced
 from trainer.export.onnx import export_unchecked
 from trainer.export.triton_config import render_config
 from trainer.gate.record import EVALUATION
+from trainer.network.trained import Trained
 from trainer.registry import checkpoint
 from trainer.registry.checkpoint import Lineage
 from trainer.registry.repository import STAGED, ModelRepository, ModelVersion
 from trainer.retrying import retrying
 from trainer.settings import TrainerSettings
-from trainer.training.from_scratch import Trained
 
 CONFIG = "config.pbtxt"
 # What Triton serves; and the graph as it was exported, where another form of it is served.
