@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import closing
 from typing import Any
 from uuid import uuid4
 
@@ -59,30 +58,76 @@ def rollouts_consumer(
     )
 
 
-def newest_rollout(settings: KafkaSettings, model: str) -> Rollout | None:
-    """The rollout of a model that counts, None where there was none.
+class RolloutView:
+    """What the topic says of one model: read from its beginning once, and on from there each time.
 
-    Raises:
-        ServerError: the topic cannot be read.
+    Connects when it first reads, and takes nothing from Kafka between two reads. For one thread.
+
+    Attributes:
+        newest: the rollout that counts, as of the last `refresh`; None where there was none.
     """
-    newest = None
-    with closing(rollouts_consumer(settings)) as consumer:
-        for message in read_all(consumer):
-            found = rollout_message_in(message, model)
-            newest = found if isinstance(found, Rollout) else newest
-    return newest
+
+    def __init__(self, settings: KafkaSettings, model: str) -> None:
+        self.model = model
+        self.newest: Rollout | None = None
+        self._settings = settings
+        self._consumer: Consumer | None = None
+        self._next = OFFSET_BEGINNING
+
+    def refresh(self) -> Rollout | None:
+        """Take in all that was written since the last time; the newest rollout.
+
+        Raises:
+            ServerError: the topic cannot be read.
+        """
+        for _ in self.read():
+            pass
+        return self.newest
+
+    def read(self) -> Iterator[RolloutMessage]:
+        """The messages of the model that were written since the last time, oldest first.
+
+        What is unreadable is logged and passed over. A reader that stops early goes on from there.
+
+        Raises:
+            ServerError: the topic cannot be read.
+        """
+        if self._consumer is None:
+            self._consumer = rollouts_consumer(self._settings)
+        try:
+            for message in read_all(self._consumer, self._next):
+                self._next = (message.offset() or 0) + 1
+                said = rollout_message_in(message, self.model)
+                if isinstance(said, Rollout):
+                    self.newest = said
+                if said is not None:
+                    yield said
+        finally:
+            self._consumer.unassign()
+
+    def close(self) -> None:
+        """Disconnect; a later read connects anew, and goes on."""
+        if self._consumer is not None:
+            self._consumer.close()
+            self._consumer = None
 
 
-def read_all(consumer: Consumer) -> Iterator[Message]:
+def read_all(consumer: Consumer, start: int = OFFSET_BEGINNING) -> Iterator[Message]:
     """Every message that the topic has now; the consumer is left assigned, behind the last.
+
+    Args:
+        start: the offset to begin at. Of a topic that was made anew since, and is shorter than
+            that, all is read.
 
     Raises:
         ServerError: the topic cannot be read.
     """
     try:
         # Asked before it reads: between fetches a broker answers half a second later.
-        consumer.get_watermark_offsets(PARTITION, timeout=ANSWER_S)
-        consumer.assign([PARTITION])
+        _, end = consumer.get_watermark_offsets(PARTITION, timeout=ANSWER_S)
+        begin = start if start <= end else OFFSET_BEGINNING
+        # Anew each time, so that the end is told also where nothing has come since.
+        consumer.assign([TopicPartition(ROLLOUTS, 0, begin)])
     except KafkaException as error:
         raise ServerError(f"Kafka: topic {ROLLOUTS}: {error.args[0].str()}") from error
     while True:

@@ -8,17 +8,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 
 import structlog
 from headwater_client.errors import DataError, ServerError
 from headwater_client.events import Item
 
-from features.inputs import MODEL_NAME
-from features.schema import FeatureSchema
-from features.settings import KafkaSettings
 from trainer.evaluation.held import held_of
 from trainer.examples.history import History
 from trainer.examples.replay import Examples
@@ -30,11 +26,9 @@ from trainer.gate.record import VERDICTS, encode, record
 from trainer.network.trained import Trained
 from trainer.registry import checkpoint
 from trainer.registry.checkpoint import Lineage, parent
-from trainer.registry.drafts import GRAPH, StagedVersion, drafted, exact_graph
-from trainer.registry.live import RolloutRejectedError, announce, live_version, undecided
-from trainer.registry.publish import ReleaseVersion, go_live, recover
-from trainer.registry.repository import ModelVersion, version_numbers
-from trainer.registry.triton import ModelServer
+from trainer.registry.registry import ModelRegistry, ReleaseVersion, RolloutRejectedError
+from trainer.registry.repository import ModelVersion
+from trainer.registry.staging import GRAPH, WriteExtras, exact_graph
 from trainer.retrying import retrying
 from trainer.settings import FineTuneSettings, GateSettings, TrainerSettings
 from trainer.stopwatch import Stopwatch
@@ -48,24 +42,23 @@ _CHANGED = "another version has become live meanwhile: made again from that one"
 log = structlog.get_logger()
 
 
-# Given a draft, its model, and all events so far as that model sees them.
-OnGatePassed = Callable[[StagedVersion, Trained, Examples], None]
+# Given a model that passed, and all events so far as it sees them: writes what its version has
+# besides.
+OnGatePassed = Callable[[Trained, Examples], WriteExtras]
 
 
 @dataclass(frozen=True)
 class Serving:
-    """Where versions go: their folder, Triton, and Kafka's `rollouts`.
+    """Where versions go.
 
     Attributes:
-        release: what brings a version that is up to people.
-        finish: writes what a version that passed has besides; None for nothing.
+        release: sends traffic to a version that is loaded; None: everyone's, at once.
+        on_gate_passed: writes what a version that passed has besides; None for nothing.
     """
 
-    repository: Path
-    server: ModelServer
-    kafka: KafkaSettings
-    release: ReleaseVersion = announce
-    finish: OnGatePassed | None = None
+    registry: ModelRegistry
+    release: ReleaseVersion | None = None
+    on_gate_passed: OnGatePassed | None = None
 
 
 @dataclass(frozen=True)
@@ -101,7 +94,7 @@ class _Live:
     trained: Trained
 
     @property
-    def exported(self) -> JudgedVersion:
+    def judged_version(self) -> JudgedVersion:
         return JudgedVersion(self.version.number, self.trained, exact_graph(self.version.folder))
 
 
@@ -118,16 +111,16 @@ class SlowLoop:
         windows: WindowStore,
         serving: Serving,
         rules: SlowLoopSettings,
-        schema: FeatureSchema,
         reader: LanguageModel | None,
     ) -> None:
         self._windows = windows
         self._serving = serving
         self._rules = rules
-        self._schema = schema
+        self._registry = serving.registry
+        self._schema = serving.registry.schema
         self._reader = reader
-        self._history = History(schema)
-        self._left_out = QuarantinedWindows(serving.repository)
+        self._history = History(self._schema)
+        self._left_out = QuarantinedWindows(serving.registry.repository.folder)
         self._known: list[int] = []
         self._passed_over_ms = 0
 
@@ -141,7 +134,7 @@ class SlowLoop:
             DataError: no version is live, or it is damaged.
             ServerError: Triton or Kafka does not answer.
         """
-        self._live = self._loaded(self._recovered())
+        self._live = self._load(self._recover())
         self._history.extend([], items)
         for number in self._windows.numbers():
             self._read(number)
@@ -160,12 +153,12 @@ class SlowLoop:
         """
         clock = Stopwatch()
         with clock.stage("read"):
-            self._follow(self._recovered())
+            self._follow(self._recover())
             self._history.extend([], items)
             for number in numbers:
                 self._read(number)
             windows = self._not_learned()
-            if name := undecided(self._serving.kafka):
+            if name := self._registry.undecided_rollout():
                 reason = f"rollout {name} has no verdict yet: windows wait for it"
                 return SlowLoopStep(windows, None, None, reason, clock.seconds)
         try:
@@ -173,8 +166,8 @@ class SlowLoop:
         except DataError as error:
             return SlowLoopStep(windows, None, None, str(error), clock.seconds)
         with clock.stage("learn"):
-            candidate = self._fine_tuned(slices)
-        found, version = self._judged(candidate, windows, slices, clock)
+            candidate = self._fine_tune(slices)
+        found, version = self._judge(candidate, windows, slices, clock)
         if not found.passed:
             self._pass_over(windows, found)
             return SlowLoopStep(windows, None, found, "; ".join(found.refusals), clock.seconds)
@@ -182,13 +175,13 @@ class SlowLoop:
             return SlowLoopStep(windows, None, found, _CHANGED, clock.seconds)
         try:
             with clock.stage("go live"):
-                self._go_live(version)
+                is_live = self._registry.go_live(version, self._serving.release)
         except (ServerError, RolloutRejectedError) as error:
             if version.folder.is_dir():
                 # It is whole: who starts next goes on with it.
                 raise
             return SlowLoopStep(windows, None, found, str(error), clock.seconds)
-        if self._serving.release is announce:
+        if is_live:
             self._live = _Live(version, candidate)
         return SlowLoopStep(windows, version, found, "", clock.seconds)
 
@@ -209,20 +202,12 @@ class SlowLoop:
             # A clock may run ahead; what is really of that time is still to come.
             self._passed_over_ms = min(newest_ms, int(time.time() * 1000))
 
-    def _recovered(self) -> ModelVersion:
-        serving, trainer = self._serving, self._rules.trainer
-        version = recover(
-            serving.repository,
-            serving.server,
-            serving.kafka,
-            self._schema,
-            trainer,
-            serving.release,
-        )
+    def _recover(self) -> ModelVersion:
+        version = self._registry.recover(self._serving.release)
         if version is None:
             raise DataError(
-                f"{serving.repository}: no version is live that could learn from windows: train a "
-                "first one: headwater train"
+                f"{self._registry.repository.folder}: no version is live that could learn from "
+                "windows: train a first one: headwater train"
             )
         return version
 
@@ -230,9 +215,9 @@ class SlowLoop:
         """Go on from what is live: somebody may have gone back to an older version."""
         if version != self._live.version:
             log.info("live_version_changed", version=version.number)
-            self._live = self._loaded(version)
+            self._live = self._load(version)
 
-    def _loaded(self, version: ModelVersion) -> _Live:
+    def _load(self, version: ModelVersion) -> _Live:
         return _Live(version, parent(version.folder, self._reader))
 
     def _read(self, number: int) -> None:
@@ -275,70 +260,50 @@ class SlowLoop:
             )
         return slices
 
-    def _fine_tuned(self, slices: Slices) -> Trained:
+    def _fine_tune(self, slices: Slices) -> Trained:
         rules = self._rules
         return fine_tune(
             self._live.trained, self._history, slices, rules.trainer, rules.fine_tune, self._reader
         )
 
-    def _judged(
+    def _judge(
         self, candidate: Trained, windows: tuple[int, ...], slices: Slices, clock: Stopwatch
     ) -> tuple[Verdict, ModelVersion | None]:
         """The verdict, and the version that was kept: it passed, and what is live is so still."""
         with ExitStack() as stack:
             try:
                 with clock.stage("export"):
-                    draft = stack.enter_context(self._drafted(candidate, windows))
+                    lineage = Lineage(self._live.version.number, windows)
+                    staged = stack.enter_context(self._registry.stage(candidate, lineage))
             except ExportError as error:
                 log.warning("version_not_exported", reason=str(error))
                 with clock.stage("judge"):
                     return self._verdict(JudgedVersion(self._next(), candidate, None), slices), None
             with clock.stage("judge"):
-                graph = draft.folder / GRAPH
-                found = self._verdict(JudgedVersion(draft.number, candidate, graph), slices)
-            if not found.passed or live_version(self._serving.kafka) != self._live.version.number:
+                graph = staged.folder / GRAPH
+                found = self._verdict(JudgedVersion(staged.number, candidate, graph), slices)
+            if not found.passed or self._registry.live_version() != self._live.version.number:
                 return found, None
-            if self._serving.finish:
+            if on_gate_passed := self._serving.on_gate_passed:
                 with clock.stage("finish"):
-                    self._finish(self._serving.finish, draft, candidate)
+                    events = self._history.examples(candidate.vocabulary)
+                    staged.write_extras(on_gate_passed(candidate, events))
             with clock.stage("keep"):
-                return found, draft.keep(encode(found), _metrics(found))
-
-    def _drafted(
-        self, candidate: Trained, windows: tuple[int, ...]
-    ) -> AbstractContextManager[StagedVersion]:
-        lineage = Lineage(self._live.version.number, windows)
-        repository, trainer = self._serving.repository, self._rules.trainer
-        return drafted(candidate, repository, self._schema, trainer, lineage)
-
-    def _finish(self, finish: OnGatePassed, draft: StagedVersion, candidate: Trained) -> None:
-        events = self._history.examples(candidate.vocabulary)
-        draft.finish(lambda one: finish(one, candidate, events))
+                return found, staged.commit(encode(found), _metrics(found))
 
     def _next(self) -> int:
-        return max(version_numbers(self._serving.repository / MODEL_NAME)) + 1
+        return max(self._registry.repository.version_numbers()) + 1
 
     def _verdict(self, candidate: JudgedVersion, slices: Slices) -> Verdict:
-        live = self._live.exported
+        live = self._live.judged_version
         vocabularies = [one.trained.vocabulary for one in (live, candidate)]
         held = held_of(self._history, slices.judge_ms, vocabularies)
         window = held_of(self._history, slices.since_ms + 1, vocabularies)
         measured = measure(candidate, live, held, self._schema, window)
         found = verdict(measured, self._rules.gate)
         keep = retrying(self._rules.trainer.publish_retry_s, DataError)
-        keep(record, found, self._serving.repository / VERDICTS)
+        keep(record, found, self._registry.repository.folder / VERDICTS)
         return found
-
-    def _go_live(self, version: ModelVersion) -> None:
-        serving = self._serving
-        go_live(
-            version,
-            serving.server,
-            serving.kafka,
-            self._schema,
-            self._rules.trainer,
-            serving.release,
-        )
 
 
 def _metrics(found: Verdict) -> dict[str, float]:

@@ -28,14 +28,13 @@ from bench.harness.runner import Benchmark, MappedDataOptions, Results, work_fol
 from bench.harness.servers import publish_first
 from deploy import local
 from deploy.jobs.start_rollout import load_candidate
+from deploy.jobs.train import model_registry
 from deploy.rollout import CommandRejectedError, CommandRequest, RolloutSettings, sign_command
 from deploy.rollout.requests import read_history, send_command
 from deploy.settings import Settings, default_cache_dir
 from features.inputs import MODEL_NAME
 from features.rollout_messages import RolloutAction, RolloutStep
-from features.schema import FeatureSchema
 from trainer.datasets.log import Log
-from trainer.registry.triton import ModelServer
 from trainer.settings import TrainerSettings
 from trainer.text.encoder import language_model
 
@@ -98,8 +97,7 @@ def prepare_candidates(
     """What is tried out beside a version of the first half of the log, which goes live."""
     training = TrainerSettings(max_seconds=train_s)
     reader = language_model(training.language_model, default_cache_dir())
-    schema = FeatureSchema(settings.features)
-    workshop = Workshop(settings.model_repository, schema, training, reader)
+    workshop = Workshop(model_registry(settings, training), reader)
     before, after = log.split(0.5)
     console.print("training the live version ...")
     first = workshop.train(before)
@@ -159,7 +157,7 @@ class Trial:
     def _start(self, candidate: Candidate) -> str:
         number, address = candidate.version.number, candidate.version.address
         if candidate.by_hand:
-            load_by_hand(candidate.version, ModelServer(self.settings.triton.url or ""))
+            load_by_hand(candidate.version, model_registry(self.settings))
         else:
             load_candidate(self.settings, number)
         request = CommandRequest(

@@ -14,16 +14,13 @@ from headwater_client.events import Interaction
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from features.rollout_messages import RolloutPhase
-from features.schema import FeatureSchema
 from features.vocabulary import FIRST_ITEM, Vocabulary
 from trainer.datasets.log import Log
 from trainer.examples.history import History
 from trainer.examples.splits import slices_of
 from trainer.network.trained import Trained
-from trainer.registry.drafts import CONFIG, GRAPH, drafted, write_version
-from trainer.registry.repository import ModelVersion, version_numbers
-from trainer.registry.triton import ModelServer
-from trainer.settings import FineTuneSettings, TrainerSettings
+from trainer.registry import CONFIG, GRAPH, ModelRegistry, ModelVersion
+from trainer.settings import FineTuneSettings
 from trainer.text.encoder import LanguageModel
 from trainer.training.fine_tune import fine_tune
 from trainer.training.from_scratch import train_first_model
@@ -51,34 +48,34 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Workshop:
-    """Where versions are made: for which rows, by which settings, into which repository."""
+    """Where versions are made."""
 
-    repository: Path
-    schema: FeatureSchema
-    settings: TrainerSettings
+    registry: ModelRegistry
     reader: LanguageModel | None
 
     def train(self, log: Log) -> Trained:
         """A first model of a log."""
-        return train_first_model(log, self.schema, self.settings, reader=self.reader)
+        return train_first_model(
+            log, self.registry.schema, self.registry.settings, reader=self.reader
+        )
 
     def learn_more(self, first: Trained, before: Log, window: Sequence[Interaction]) -> Trained:
         """The first model after a window, as the slow loop makes it."""
-        history = History(self.schema, before.items)
+        history = History(self.registry.schema, before.items)
         history.extend([*before.events, *window])
         tuning = FineTuneSettings()
         cut = slices_of(history.times_ms, first.until_ms, tuning)
-        return fine_tune(first, history, cut, self.settings, tuning, self.reader)
+        return fine_tune(first, history, cut, self.registry.settings, tuning, self.reader)
 
     def write(self, trained: Trained) -> ModelVersion:
         """The next version."""
-        return write_version(trained, self.repository, self.schema, self.settings)
+        return self.registry.write_version(trained)
 
     def write_patched(self, trained: Trained, patch: Callable[[Path], None]) -> ModelVersion:
         """The next version, its graph changed."""
-        with drafted(trained, self.repository, self.schema, self.settings) as draft:
-            patch(draft.folder / GRAPH)
-            return draft.keep()
+        with self.registry.stage(trained) as staged:
+            patch(staged.folder / GRAPH)
+            return staged.commit()
 
 
 def make_candidates(good: Trained, workshop: Workshop) -> list[Candidate]:
@@ -97,12 +94,12 @@ def make_candidates(good: Trained, workshop: Workshop) -> list[Candidate]:
     ]
 
 
-def load_by_hand(version: ModelVersion, server: ModelServer) -> None:
+def load_by_hand(version: ModelVersion, registry: ModelRegistry) -> None:
     """Load a version beside those that are up, unchecked."""
-    model = version.folder.parent
-    with server.connected() as triton:
-        up = triton.ready(version_numbers(model))
-        triton.load((model / CONFIG).read_text(), sorted({*up, version.number}))
+    repository = registry.repository
+    with registry.server.connect() as triton:
+        up = triton.list_ready(repository.version_numbers())
+        triton.load((repository.model / CONFIG).read_text(), sorted({*up, version.number}))
 
 
 def _shuffle_items(trained: Trained) -> Trained:

@@ -14,14 +14,14 @@ from bench.harness.load import Load, Workload
 from bench.harness.processes import SystemUnderTest, local_settings, run_system
 from bench.harness.runner import work_folder
 from deploy import local
+from deploy.jobs.train import model_registry
 from deploy.local.feature_repo import feature_repo
 from deploy.settings import Settings
 from features.kafka import ensure_topics
 from features.schema import FeatureSchema
 from trainer.datasets.log import Log
 from trainer.network.trained import Trained
-from trainer.registry.publish import ModelVersion, publish
-from trainer.registry.triton import ModelServer
+from trainer.registry import ModelVersion
 from trainer.settings import TrainerSettings
 from trainer.training.from_scratch import train_first_model
 
@@ -110,11 +110,5 @@ def run_loaded_servers(
 def publish_first(trained: Trained, settings: Settings, training: TrainerSettings) -> ModelVersion:
     """Publish a first version on servers that are up."""
     ensure_topics(settings.kafka)
-    return publish(
-        trained,
-        settings.model_repository,
-        ModelServer(settings.triton.url or ""),
-        settings.kafka,
-        FeatureSchema(settings.features),
-        training,
-    )
+    with closing(model_registry(settings, training)) as registry:
+        return registry.publish(trained)

@@ -34,7 +34,7 @@ from trainer.export.onnx import export
 from trainer.export.parity import Arrays
 from trainer.export.recommender import ScoringGraph
 from trainer.registry.checkpoint import load, save
-from trainer.registry.drafts import GRAPH
+from trainer.registry.staging import GRAPH
 from trainer.settings import TrainerSettings
 from trainer.text.encoder import language_model
 from trainer.training.from_scratch import train_first_model

@@ -26,13 +26,9 @@ from bench.harness.processes import WORKER, SystemUnderTest
 from bench.harness.runner import Benchmark, ChartOptions, Cores, DataOptions, Quick, Results
 from bench.harness.servers import LoadedServers, LoadPlan, Servers, run_loaded_servers
 from bench.swaps.figures import Swap, SwapRun, draw, figures, make_figures_table
-from features.inputs import MODEL_NAME
-from features.rollouts import newest_rollout
-from features.schema import FeatureSchema
+from deploy.jobs.train import model_registry
 from trainer.network.ensemble import Model
-from trainer.registry import checkpoint
-from trainer.registry.publish import ModelVersion, go_live, write_version
-from trainer.registry.triton import ModelServer
+from trainer.registry import ModelVersion, checkpoint
 from trainer.settings import FineTuneSettings, TrainerSettings
 
 _TIMEOUT_S = 600.0
@@ -163,7 +159,7 @@ class Swapper:
 
     def _announced_s(self, version: ModelVersion) -> float:
         """When a version, the newest, was announced, by `time.monotonic`."""
-        rollout = newest_rollout(self._settings.kafka, MODEL_NAME)
+        rollout = self._publisher.registry.rollouts.refresh()
         if rollout is None or [each.version for each in rollout.versions] != [version.number]:
             raise ServerError(f"version {version.number}: is not what was announced last")
         return time.monotonic() - (time.time() - rollout.time / 1000)
@@ -173,22 +169,18 @@ class Publisher:
     """Writes versions of the model that is live, and brings them live, as the trainer does."""
 
     def __init__(self, servers: Servers) -> None:
-        self._kafka = servers.settings.kafka
-        self._repository = servers.settings.model_repository
-        self._server = ModelServer(servers.settings.triton.url or "")
-        self._schema = FeatureSchema(servers.settings.features)
-        self._settings = TrainerSettings()
+        self.registry = model_registry(servers.settings, TrainerSettings())
         self._first = checkpoint.load(servers.version.folder)
         torch.set_num_threads(FineTuneSettings().threads)
 
     def write(self) -> ModelVersion:
         """The next version: the first one's weights, a little changed."""
         changed = replace(self._first, model=add_noise(self._first.model))
-        return write_version(changed, self._repository, self._schema, self._settings)
+        return self.registry.write_version(changed)
 
     def go_live(self, version: ModelVersion) -> None:
         """Load it, announce it, retire what is no longer needed."""
-        go_live(version, self._server, self._kafka, self._schema, self._settings)
+        self.registry.go_live(version)
 
 
 def add_noise(model: Model) -> Model:

@@ -87,15 +87,16 @@ def evaluate(
     import msgspec
     from rich.console import Console
 
-    from deploy.jobs.evaluate import evaluate_version, version_folder
+    from deploy.jobs.evaluate import evaluate_version
     from deploy.report import write_report
     from deploy.settings import load_settings
     from trainer.datasets.log import load_log
+    from trainer.registry.repository import ModelRepository
 
     if folder and version:
         raise SettingsError("a folder and --version exclude one another")
     settings = load_settings()
-    chosen = folder or version_folder(settings.model_repository, version)
+    chosen = folder or ModelRepository(settings.model_repository).existing_version(version).folder
     with Console(stderr=True).status("reading the log, then asking the model"):
         log = load_log(data_source(settings, data, maps, types))
         found = evaluate_version(settings, chosen, log, share, right_after)

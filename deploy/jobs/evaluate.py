@@ -9,14 +9,10 @@ import torch
 from headwater_client.errors import DataError
 
 from deploy.settings import Settings
-from features.inputs import MODEL_NAME
-from features.schema import FeatureSchema
-from features.settings import FeatureSettings
 from features.vocabulary import UNKNOWN, Vocabulary
 from trainer.datasets.log import Log
 from trainer.evaluation.evaluate import Evaluation, evaluate
-from trainer.registry.checkpoint import load, read_manifest
-from trainer.registry.publish import version_numbers
+from trainer.registry.checkpoint import load, trained_schema
 
 # Of a log of which nobody knows how much the version was trained on.
 DEFAULT_HISTORY = 0.8
@@ -37,21 +33,6 @@ class Evaluated:
     evaluation: Evaluation
 
 
-def version_folder(repository: Path, number: int | None) -> Path:
-    """The folder of a version of the model repository, of the newest one if none is named.
-
-    Raises:
-        DataError: there is no such version.
-    """
-    model = repository / MODEL_NAME
-    known = version_numbers(model) if model.is_dir() else []
-    if not known:
-        raise DataError(f"{model}: no version in it: `headwater train` makes one")
-    if number is not None and number not in known:
-        raise DataError(f"{model}: no version {number}: it has {', '.join(map(str, known))}")
-    return model / str(number if number is not None else known[-1])
-
-
 def evaluate_version(
     settings: Settings, folder: Path, log: Log, share: float | None, right_after: bool = False
 ) -> Evaluated:
@@ -69,7 +50,7 @@ def evaluate_version(
     trained = load(folder)
     _check_items(folder, trained.vocabulary, log)
     history, judged = _split(folder, log, share, trained.until_ms)
-    schema = _schema(settings, folder)
+    schema = trained_schema(folder, settings.features)
     found = evaluate(trained, history, judged, schema, settings.trainer, right_after)
     seen = None
     if trained.until_ms is not None:
@@ -97,9 +78,3 @@ def _split(folder: Path, log: Log, share: float | None, until_ms: int | None) ->
     if not judged.events:
         raise DataError(f"nothing of the log is left to judge: {remedy}")
     return history, judged
-
-
-def _schema(settings: Settings, folder: Path) -> FeatureSchema:
-    """The rows that the version was trained on, whatever the settings say today."""
-    described = read_manifest(folder).settings.get("features")
-    return FeatureSchema(FeatureSettings(**described) if described else settings.features)

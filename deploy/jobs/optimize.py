@@ -7,14 +7,13 @@ from pathlib import Path
 
 from headwater_client.errors import DataError
 
-from deploy.jobs.evaluate import version_folder
 from deploy.optimize.requests import sample_requests
 from deploy.optimize.variants import SourceVersion, VariantOutcome, build_variants
 from deploy.settings import Settings
-from features.schema import FeatureSchema
 from features.settings import FeatureSettings
 from trainer.datasets.log import Log
-from trainer.registry.checkpoint import load, read_manifest
+from trainer.registry.checkpoint import load, trained_schema
+from trainer.registry.repository import ModelRepository
 
 # Answered in seconds, and enough to see a loss of a hundredth of NDCG@10: with a thousand, chance
 # alone makes up as much.
@@ -31,8 +30,8 @@ def optimize_version(settings: Settings, number: int | None, log: Log) -> Iterat
     Raises:
         DataError: there is no such version, or nothing of the log is later than what it learned.
     """
-    folder = version_folder(settings.model_repository, number)
-    source = load_source(folder, int(folder.name), log, EVAL_REQUESTS, settings.features)
+    version = ModelRepository(settings.model_repository).existing_version(number)
+    source = load_source(version.folder, version.number, log, EVAL_REQUESTS, settings.features)
     return build_variants(source, settings.optimised_repository, settings.optimize)
 
 
@@ -48,8 +47,7 @@ def load_source(
     Raises:
         DataError: it knows no item of the log's newest events.
     """
-    trained, stored = load(folder), read_manifest(folder).settings.get("features")
-    schema = FeatureSchema(FeatureSettings(**stored) if stored else features)
+    trained, schema = load(folder), trained_schema(folder, features)
     until_ms = trained.until_ms
     earlier, later = log.split(_EARLIER_FRACTION) if until_ms is None else log.split_after(until_ms)
     if not later.events:

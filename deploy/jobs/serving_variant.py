@@ -13,7 +13,7 @@ from trainer.datasets.log import Log
 from trainer.examples.replay import Examples, examples, observed_log, replay
 from trainer.loop import OnGatePassed
 from trainer.network.trained import Trained
-from trainer.registry.drafts import StagedVersion, WriteExtras
+from trainer.registry import StagedVersion, WriteExtras
 
 
 def extend_windows_version(settings: Settings) -> OnGatePassed | None:
@@ -25,20 +25,24 @@ def extend_windows_version(settings: Settings) -> OnGatePassed | None:
         return None
     schema = FeatureSchema(settings.features)
 
-    def finish(draft: StagedVersion, trained: Trained, events: Examples) -> None:
+    def extend(trained: Trained, events: Examples) -> WriteExtras:
         requests = newest_requests(events, schema, EVAL_REQUESTS)
-        version = SourceVersion(draft.number, draft.folder, trained.model, schema, requests)
-        serve_int8(version, settings.model_repository, settings.optimize)
 
-    return finish
+        def write(staged: StagedVersion) -> None:
+            version = SourceVersion(staged.number, staged.folder, trained.model, schema, requests)
+            serve_int8(version, settings.model_repository, settings.optimize)
+
+        return write
+
+    return extend
 
 
 def extend_first_version(settings: Settings, trained: Trained, log: Log) -> WriteExtras | None:
     """The same for a first model; `log` is what it has learned from."""
-    finish = extend_windows_version(settings)
-    if finish is None:
+    extend = extend_windows_version(settings)
+    if extend is None:
         return None
     schema = FeatureSchema(settings.features)
     replayed = replay(observed_log(log.events, log.items), schema)
     events = examples(replayed, trained.vocabulary, schema)
-    return lambda draft: finish(draft, trained, events)
+    return extend(trained, events)

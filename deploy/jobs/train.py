@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,8 +12,10 @@ from features.schema import FeatureSchema
 from features.vocabulary import FIRST_ITEM
 from trainer.datasets.log import Log
 from trainer.registry.checkpoint import load
-from trainer.registry.publish import ModelVersion, publish, publishing, recover
-from trainer.registry.triton import ModelServer
+from trainer.registry.model_server import ModelServer
+from trainer.registry.registry import ModelRegistry
+from trainer.registry.repository import ModelVersion
+from trainer.settings import TrainerSettings
 from trainer.text.encoder import language_model
 from trainer.training.fit import Report
 from trainer.training.from_scratch import train_first_model
@@ -35,6 +38,21 @@ def model_server(settings: Settings) -> ModelServer:
     return ModelServer(triton.url or "", triton.tls, triton.tls_ca_file)
 
 
+def model_registry(settings: Settings, training: TrainerSettings | None = None) -> ModelRegistry:
+    """The registry of the model, to be closed.
+
+    Args:
+        training: instead of `settings.trainer`.
+    """
+    return ModelRegistry(
+        settings.model_repository,
+        model_server(settings),
+        settings.kafka,
+        FeatureSchema(settings.features),
+        training or settings.trainer,
+    )
+
+
 def train_and_publish(settings: Settings, log: Log, report: Report) -> Published:
     """Train on the log, load the version into Triton, and announce it.
 
@@ -48,20 +66,16 @@ def train_and_publish(settings: Settings, log: Log, report: Report) -> Published
         ServerError: Triton or Kafka does not answer.
     """
     schema = FeatureSchema(settings.features)
-    server, repository = model_server(settings), settings.model_repository
     reader = language_model(settings.trainer.language_model, settings.local.cache_dir)
     teacher = load(Path(settings.trainer.teacher)) if settings.trainer.teacher else None
     # Held from the start: who may not publish should not train for minutes first.
-    with publishing(repository):
-        recover(repository, server, settings.kafka, schema, settings.trainer)
+    with closing(model_registry(settings)) as registry, registry.repository.lock():
+        registry.recover()
         with tracked(settings.trainer, report) as followed:
             trained = train_first_model(
                 log, schema, settings.trainer, followed, reader, teacher=teacher
             )
-        finish = extend_first_version(settings, trained, log)
-        version = publish(
-            trained, repository, server, settings.kafka, schema, settings.trainer, finish
-        )
+        version = registry.publish(trained, extend_first_version(settings, trained, log))
     outcome = trained.outcome
     items = len(trained.vocabulary) - FIRST_ITEM
     return Published(version, items, outcome.held_out, outcome.seconds)

@@ -11,7 +11,7 @@ from deploy.optimize.precision import QUANTISED, quantised_nodes, silence_quanti
 from features.schema import FeatureSchema
 from trainer.export.followers import SparseCooccurrence
 from trainer.export.likeness import Widths
-from trainer.export.onnx import check, write_graph
+from trainer.export.onnx import check_graph, write_graph
 from trainer.export.recommender import ScoringGraph
 from trainer.network.ensemble import Model
 
@@ -39,7 +39,7 @@ def write_narrow(model: Model, schema: FeatureSchema, path: Path) -> None:
 
 def _write(recommender: ScoringGraph, schema: FeatureSchema, path: Path) -> None:
     write_graph(recommender.eval(), schema, path)
-    check(recommender, schema, path)
+    check_graph(recommender, schema, path)
 
 
 def write_int8(graph: Path, items: int, path: Path) -> None:

@@ -20,7 +20,7 @@ from deploy.optimize import OptimizeSettings, ServedPrecision
 from deploy.optimize.parity import ParityReport
 from deploy.optimize.variants import INT8, SourceVersion, build_variant, encode_json
 from features.inputs import MODEL_NAME
-from trainer.registry.drafts import EXACT, GRAPH
+from trainer.registry.staging import EXACT, GRAPH
 
 SERVED_FILE = "form.json"
 log = structlog.get_logger()

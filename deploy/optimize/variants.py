@@ -33,7 +33,7 @@ from trainer.export.onnx import ExportError
 from trainer.export.triton_checks import config_refusals, graph_file
 from trainer.export.triton_config import Backend, render_config
 from trainer.network.ensemble import Model
-from trainer.registry.drafts import CONFIG, GRAPH, exact_graph
+from trainer.registry.staging import CONFIG, GRAPH, exact_graph
 
 PARITY_FILE = "agreement.json"
 TIMING_CACHE = "timing.cache"

@@ -78,7 +78,7 @@ def find_problem(settings: Settings, version: int, address: str) -> str:
     """Why a version cannot be tried out; "" where it can."""
     try:
         read_vocabulary(f"{address.rstrip('/')}/{FILE_NAME}")
-        with model_server(settings).connected() as triton:
+        with model_server(settings).connect() as triton:
             if not triton.is_ready(version):
                 return "is not loaded in Triton"
     except (OSError, ValueError, HeadwaterError) as error:

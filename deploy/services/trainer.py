@@ -14,7 +14,7 @@ import structlog
 from headwater_client.errors import SettingsError
 
 from deploy.jobs.serving_variant import extend_windows_version
-from deploy.jobs.train import model_server
+from deploy.jobs.train import model_registry
 from deploy.rollout.commands import CommandRequest, sign_command
 from deploy.rollout.errors import CommandRejectedError
 from deploy.rollout.requests import send_command
@@ -22,12 +22,10 @@ from deploy.rollout.settings import RolloutSettings
 from deploy.settings import Settings
 from features.inputs import MODEL_NAME
 from features.rollout_messages import RolloutAction
-from features.schema import FeatureSchema
 from features.settings import KafkaSettings
 from trainer.loop import Serving, SlowLoop, SlowLoopSettings, SlowLoopStep
-from trainer.registry.live import RolloutRejectedError, announce
-from trainer.registry.publish import ModelVersion, ReleaseVersion
-from trainer.registry.repository import announced
+from trainer.registry.registry import ModelRegistry, ReleaseVersion, RolloutRejectedError
+from trainer.registry.repository import ModelVersion
 from trainer.settings import Release
 from trainer.stopwatch import Stopwatch
 from trainer.text.encoder import language_model
@@ -50,8 +48,11 @@ def slow_loop(settings: Settings, stop: threading.Event) -> Iterator[SlowLoopSte
         ConcurrentWriterError, RepositoryLockedError: another trainer is at work here.
     """
     store = WindowStore(settings.windows_address)
-    loop = _loop(settings, store)
-    with closing(CatalogueReader(settings.kafka)) as catalogue:
+    with (
+        closing(model_registry(settings)) as registry,
+        closing(CatalogueReader(settings.kafka)) as catalogue,
+    ):
+        loop = _loop(settings, store, registry)
         waiting = loop.start(catalogue.news())
         log.info("trainer_started", windows_waiting=waiting)
         if waiting:
@@ -67,40 +68,33 @@ def slow_loop(settings: Settings, stop: threading.Event) -> Iterator[SlowLoopSte
                     yield _told(step, {"waited": waited_s, **clock.seconds})
 
 
-def _loop(settings: Settings, store: WindowStore) -> SlowLoop:
+def _loop(settings: Settings, store: WindowStore, registry: ModelRegistry) -> SlowLoop:
     return SlowLoop(
         store,
-        Serving(
-            settings.model_repository,
-            model_server(settings),
-            settings.kafka,
-            release(settings),
-            extend_windows_version(settings),
-        ),
+        Serving(registry, release(settings), extend_windows_version(settings)),
         SlowLoopSettings(settings.trainer, settings.fine_tune, settings.gate),
-        FeatureSchema(settings.features),
         language_model(settings.trainer.language_model, settings.local.cache_dir),
     )
 
 
-def release(settings: Settings) -> ReleaseVersion:
-    """How versions come to people, as the settings say.
+def release(settings: Settings) -> ReleaseVersion | None:
+    """How versions come to people, as the settings say; None: to everyone at once.
 
     Raises:
         SettingsError: a rollout would have to be started without the admin token.
     """
     if settings.trainer.release is Release.EVERYONE:
-        return announce
+        return None
     if settings.rollout.admin_token is None:
         raise SettingsError(
             "trainer.release = 'canary': starts rollouts, which needs the admin token: set "
             "rollout.admin_token"
         )
-    return partial(_try_out, settings.rollout)
+    return partial(_try_out, settings.rollout, settings.kafka)
 
 
-def _try_out(rules: RolloutSettings, version: ModelVersion, kafka: KafkaSettings) -> None:
-    """Ask the controller to try a version out.
+def _try_out(rules: RolloutSettings, kafka: KafkaSettings, version: ModelVersion) -> bool:
+    """Ask the controller to try a version out; false, since the one before it stays live.
 
     Raises:
         RolloutRejectedError: it refuses.
@@ -114,7 +108,7 @@ def _try_out(rules: RolloutSettings, version: ModelVersion, kafka: KafkaSettings
         send_command(kafka, sign_command(rules, request))
     except CommandRejectedError as error:
         raise RolloutRejectedError(str(error)) from error
-    announced(version)
+    return False
 
 
 def _told(step: SlowLoopStep, before: dict[str, float]) -> SlowLoopStep:

@@ -5,7 +5,7 @@
 For each line `SEED MOMENT PAUSE_S` on standard input a trainer lives: a process of its own, forked
 where everything is imported. It is killed so long after a moment: a call that the code of
 publishing makes, or the return of one. MOMENT is the end of its name, such as
-`place>Path.rename:return`, or how many different ones there were by then. The answer is its name;
+`commit>Path.rename:return`, or how many different ones there were by then. The answer is its name;
 for a MOMENT that is never reached, `lived` and how many there were. Of `forgetful` trainers none
 looks for what the one before it left, to show that the test then fails.
 """
@@ -23,18 +23,18 @@ from types import FrameType
 
 import torch
 
+from deploy.jobs.train import model_registry
 from deploy.settings import Settings, load_settings
 from features import rollouts
 from features.schema import FeatureSchema
-from tests.harness.models import SETTINGS, untrained
+from tests.harness.models import SETTINGS, offline_registry, untrained
 from trainer import disk
-from trainer.registry import checkpoint, drafts, live, publish, repository
-from trainer.registry import triton as model_server
-from trainer.registry.triton import ModelServer
+from trainer.registry import checkpoint, model_server, registry, repository, staging
+from trainer.registry.repository import ModelRepository
 
 KEPT = 3
 VERSIONS_OF_A_LIFE = 2
-MODULES = (checkpoint, disk, drafts, live, model_server, publish, repository, rollouts)
+MODULES = (checkpoint, disk, model_server, registry, repository, rollouts, staging)
 FILES = {module.__file__ for module in MODULES}
 TRAINER = SETTINGS.model_copy(update={"keep_versions": KEPT, "publish_retry_s": 5.0})
 
@@ -72,15 +72,13 @@ class Moments:
 
 def publish_versions(settings: Settings, seed: int) -> None:
     """As a trainer does: go on with what was left, then one version after another."""
-    schema, server = FeatureSchema(settings.features), ModelServer(settings.triton.url or "")
-    folder, kafka = settings.model_repository, settings.kafka
-    with publish.publishing(folder):
-        publish.recover(folder, server, kafka, schema, TRAINER)
+    schema, versions = FeatureSchema(settings.features), model_registry(settings, TRAINER)
+    with versions.repository.lock():
+        versions.recover()
         for number in range(VERSIONS_OF_A_LIFE):
-            trained = untrained(schema, seed + number)
-            with publish.drafted(trained, folder, schema, TRAINER) as draft:
-                version = draft.keep(b'{"passed": true}')
-            publish.go_live(version, server, kafka, schema, TRAINER)
+            with versions.stage(untrained(schema, seed + number)) as staged:
+                version = staged.commit(b'{"passed": true}')
+            versions.go_live(version)
 
 
 def live_and_die(settings: Settings, seed: int, awaited: str, pause_s: float) -> str:
@@ -113,12 +111,12 @@ def live_and_die(settings: Settings, seed: int, awaited: str, pause_s: float) ->
 def warm_up(schema: FeatureSchema) -> None:
     """What only the first version of a process takes long for."""
     with tempfile.TemporaryDirectory() as folder:
-        drafts.write_version(untrained(schema, 0), Path(folder), schema, TRAINER)
+        offline_registry(Path(folder), schema, TRAINER).write_version(untrained(schema, 0))
 
 
 if __name__ == "__main__":
     if "forgetful" in sys.argv:
-        publish.unannounced = lambda _: []
+        ModelRepository.list_unannounced = lambda _: []  # type: ignore[method-assign]
     # No thread of torch's may be lost by a fork.
     torch.set_num_threads(1)
     settings = load_settings()

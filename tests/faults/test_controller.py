@@ -20,6 +20,7 @@ from headwater_client.events import Click, Recommendation
 from headwater_client.topics import RECOMMENDATIONS
 
 from deploy import local
+from deploy.jobs.train import model_registry
 from deploy.rollout.errors import CommandRejectedError
 from deploy.rollout.feedback.codec import decode_feedback, encode_feedback
 from deploy.rollout.feedback.counters import FeedbackRow
@@ -34,8 +35,6 @@ from features.store import FEEDBACK, RowRead, RowStore
 from features.topics import Hash
 from tests.harness.models import SETTINGS, untrained
 from tests.harness.rollouts import People, asked, controlling, told
-from trainer.registry.publish import publish, write_version
-from trainer.registry.triton import ModelServer
 
 pytestmark = pytest.mark.faults
 FAULTS, LONGEST_S, STOPPED_S = 5, 8.0, 9.0
@@ -56,10 +55,10 @@ def servers(own: Settings) -> Settings:
     """Servers with two versions that can be tried out."""
     settings = local.up(own)
     ensure_sources(settings.kafka)
-    schema, server = FeatureSchema(settings.features), ModelServer(settings.triton.url or "")
-    repository = settings.model_repository
-    publish(untrained(schema, 1), repository, server, settings.kafka, schema, SETTINGS)
-    write_version(untrained(schema, 2), repository, schema, SETTINGS)
+    schema = FeatureSchema(settings.features)
+    with closing(model_registry(settings, SETTINGS)) as registry:
+        registry.publish(untrained(schema, 1))
+        registry.write_version(untrained(schema, 2))
     return settings
 
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,8 +16,8 @@ import pytest
 from headwater_client.topics import ROLLOUTS
 
 from deploy import local
+from deploy.jobs.train import model_registry, model_server
 from deploy.settings import Settings
-from features.inputs import MODEL_NAME
 from features.kafka import ensure_topics
 from features.rollout_messages import Rollout
 from features.schema import FeatureSchema
@@ -27,27 +27,26 @@ from tests.harness.oracle import read_topic
 from tests.harness.waiting import wait_until
 from tests.harness.workers import environment
 from trainer.registry import checkpoint
-from trainer.registry.publish import live_version, publish, version_numbers
-from trainer.registry.repository import ASIDE, LOCK
-from trainer.registry.triton import ModelServer
+from trainer.registry.repository import LOCK, ModelRepository
 
 KILLS = 12
 STEPS = (
-    "drafted>Path.mkdir:return",
+    "VersionWriter.stage>Path.mkdir:return",
     ">save:return",
-    ">_fill:return",
+    ">VersionWriter._fill:return",
     ">seal:return",
-    "place>Path.touch:return",
-    "place>Path.rename:return",
-    ">Triton.load:return",
-    ">Triton.check_answer:return",
+    "commit>Path.touch:return",
+    "commit>Path.rename:return",
+    ">ModelServerClient.load:return",
+    ">ModelServerClient.check_answer:return",
     "write_rollout_message>Producer.produce:return",
-    "announce>announced:call",
-    "announce>announced:return",
-    "retire>_load:return",
+    "go_live>ModelRepository.mark_announced:call",
+    "go_live>ModelRepository.mark_announced:return",
+    "retire>ModelRegistry._load:return",
     "remove>Path.rename:return",
     "remove>rmtree:return",
 )
+COMMITTED = "ModelRepository.commit>Path.rename:return"
 NEVER = "never"
 LONGEST_PAUSE_S = 0.3
 SCRIPT = "tests.faults.killed_publishers"
@@ -101,14 +100,16 @@ def check(settings: Settings, schema: FeatureSchema, items: int = ITEMS + 2) -> 
     Args:
         items: of the versions.
     """
-    model = settings.model_repository / MODEL_NAME
+    repository = ModelRepository(settings.model_repository)
+    model = repository.model
     visible = {path.name for path in model.iterdir()} if model.exists() else set()
     assert all(name.isdecimal() or name == "config.pbtxt" for name in visible)
-    for number in version_numbers(model) if model.exists() else []:
+    for number in repository.version_numbers():
         checkpoint.verify(model / str(number))
-    live = live_version(settings.kafka)
+    with closing(model_registry(settings)) as registry:
+        live = registry.live_version()
     if live is not None:
-        with ModelServer(settings.triton.url or "").connected() as triton:
+        with registry.server.connect() as triton:
             assert triton.is_ready(live)
             triton.check_answer(live, model / str(live) / "model.onnx", items, schema)
     return live
@@ -129,11 +130,12 @@ def check_end(settings: Settings, schema: FeatureSchema) -> None:
     live = check(settings, schema)
     assert live is not None
     assert announced(settings) == list(range(1, live + 1))
-    assert [path.name for path in (settings.model_repository / ASIDE).iterdir()] == [LOCK]
-    numbers = version_numbers(settings.model_repository / MODEL_NAME)
+    repository = ModelRepository(settings.model_repository)
+    assert [path.name for path in repository.staging.iterdir()] == [LOCK]
+    numbers = repository.version_numbers()
     assert numbers == list(range(live - KEPT + 1, live + 1))
-    with ModelServer(settings.triton.url or "").connected() as triton:
-        assert triton.ready(numbers) == [live - 1, live]
+    with model_server(settings).connect() as triton:
+        assert triton.list_ready(numbers) == [live - 1, live]
 
 
 def moments_of(moments: int, chance: random.Random) -> list[str]:
@@ -183,7 +185,7 @@ def test_without_recovery_a_version_would_never_go_live(
 ) -> None:
     """The test above can fail: the same, with trainers that do not look for what was left."""
     with trainers(own_servers, tmp_path / "trainers.log", "forgetful") as publishing:
-        assert publishing.live("place>Path.rename:return") == "place>Path.rename:return"
+        assert publishing.live(COMMITTED) == COMMITTED
         assert publishing.live().startswith("lived")
     with pytest.raises(AssertionError, match=r"assert \[2, 3\] == \[1, 2, 3\]"):
         check_end(own_servers, FeatureSchema(own_servers.features))
@@ -194,15 +196,12 @@ def test_without_recovery_a_version_would_never_go_live(
 def test_a_server_that_is_away_is_waited_for(
     own: Settings, own_servers: Settings, name: str
 ) -> None:
-    schema, repository = FeatureSchema(own_servers.features), own_servers.model_repository
-    patient = SETTINGS.model_copy(update={"publish_retry_s": 200.0})
-    server, kafka = ModelServer(own_servers.triton.url or ""), own_servers.kafka
+    schema = FeatureSchema(own_servers.features)
+    registry = model_registry(own_servers, SETTINGS.model_copy(update={"publish_retry_s": 200.0}))
     local.down(own, only=[name])
     with ThreadPoolExecutor(1) as pool:
-        published = pool.submit(
-            publish, untrained(schema, 1), repository, server, kafka, schema, patient
-        )
-        wait_until((repository / MODEL_NAME / "1").is_dir, 60)
+        published = pool.submit(registry.publish, untrained(schema, 1))
+        wait_until(registry.repository.version(1).folder.is_dir, 60)
         local.up(own, only=[name])
         assert published.result().number == 1
     assert check(own_servers, schema) == 1

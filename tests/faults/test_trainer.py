@@ -8,14 +8,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 
 from deploy import local
+from deploy.jobs.train import model_server
 from deploy.settings import Settings
-from features.inputs import MODEL_NAME
 from features.kafka import ensure_topics
 from features.schema import FeatureSchema
 from features.settings import FeatureSettings
@@ -27,9 +27,8 @@ from tests.harness.workers import environment
 from tests.unit.trainer.training.test_fine_tune import SETTINGS, TUNING
 from trainer.datasets.log import Log
 from trainer.registry import checkpoint
-from trainer.registry.publish import publish
-from trainer.registry.repository import version_numbers
-from trainer.registry.triton import ModelServer
+from trainer.registry.registry import ModelRegistry
+from trainer.registry.repository import ModelRepository
 from trainer.training.from_scratch import train_first_model
 from trainer.windows.store import WindowStore
 
@@ -134,8 +133,9 @@ def send(settings: Settings, events: Events) -> None:
 
 def check_lineage(settings: Settings) -> None:
     """Each version learned what came after its parent's windows, and all of that."""
-    folder = settings.model_repository / MODEL_NAME
-    versions = [checkpoint.verify(folder / str(number)) for number in version_numbers(folder)]
+    repository = ModelRepository(settings.model_repository)
+    numbers = repository.version_numbers()
+    versions = [checkpoint.verify(repository.version(number).folder) for number in numbers]
     assert [one.parent for one in versions] == [None, *range(1, len(versions))]
     learned = [window for one in versions for window in one.windows]
     newest = WindowStore(settings.windows_address).numbers()[-1]
@@ -152,8 +152,16 @@ def test_a_trainer_killed_again_and_again_loses_nothing(own: Settings, tmp_path:
     ensure_topics(settings.kafka)
     films = catalogue([f"i{at}" for at in range(ITEMS)])
     first = train_first_model(Log(BEFORE, films), schema, TRAINER)
-    server = ModelServer(settings.triton.url or "")
-    publish(first, settings.model_repository, server, settings.kafka, schema, TRAINER)
+    with closing(
+        ModelRegistry(
+            settings.model_repository,
+            model_server(settings),
+            settings.kafka,
+            schema,
+            TRAINER,
+        )
+    ) as registry:
+        registry.publish(first)
     send(settings, BEFORE)
     newest, log = 1, tmp_path / "trainers.log"
     with trainers(settings, log) as trained:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from features.schema import FeatureSchema
+from features.settings import KafkaSettings
 from features.vocabulary import FIRST_ITEM, PADDING, UNKNOWN, Vocabulary
 from trainer.examples.requests import Requests
 from trainer.network.architecture import Architecture, architecture
 from trainer.network.model import TemporalModel
 from trainer.network.trained import Outcome, Trained
+from trainer.registry.model_server import ModelServer
+from trainer.registry.registry import ModelRegistry
 from trainer.settings import TrainerSettings
 
 SETTINGS = TrainerSettings(width=16)
@@ -25,6 +29,13 @@ def untrained(schema: FeatureSchema, seed: int) -> Trained:
     model = TemporalModel(architecture(vocabulary, schema, SETTINGS))
     tell(model)
     return Trained(model.eval(), vocabulary, Outcome(epoch=0, held_out=0.0, seconds=0.0))
+
+
+def offline_registry(
+    folder: Path, schema: FeatureSchema, settings: TrainerSettings = SETTINGS
+) -> ModelRegistry:
+    """A registry without servers: for what is only written to its folder."""
+    return ModelRegistry(folder, ModelServer("127.0.0.1:1"), KafkaSettings(), schema, settings)
 
 
 def requests_of(feeds: Mapping[str, np.ndarray]) -> Requests:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from statistics import median
 
@@ -17,6 +17,7 @@ from headwater_client.topics import ROLLOUTS
 from bench.canary.versions import answer_late, answer_nan
 from bench.harness.processes import local_settings
 from deploy import local
+from deploy.jobs.train import model_registry
 from deploy.settings import Settings
 from features.inputs import MODEL_NAME
 from features.kafka import client_config, ensure_topics
@@ -27,8 +28,7 @@ from stream.client import EventProducer, RecommendationConsumer
 from stream.routing import Routes
 from tests.harness.models import SETTINGS, untrained
 from tests.harness.workers import WorkerProcess, WorkerProgress, running
-from trainer.registry.publish import publish, version_of, write_version
-from trainer.registry.triton import ModelServer
+from trainer.registry import ModelRepository
 
 pytestmark = pytest.mark.integration
 ANSWER_S = 60.0
@@ -112,7 +112,7 @@ class Trial:
                     version=number,
                     variant=variant,
                     share=share,
-                    address=version_of(self.settings.model_repository, number).address,
+                    address=ModelRepository(self.settings.model_repository).version(number).address,
                 )
                 for variant, (number, share) in versions.items()
             ],
@@ -158,22 +158,23 @@ def age_ms(answer: Recommendation) -> int:
     return answer.produced_time - answer.event_time
 
 
-def copied(repository: Path, version: int, change: Callable[[Path], None]) -> None:
+def copied(repository: ModelRepository, version: int, change: Callable[[Path], None]) -> None:
     """A version that is the candidate with another graph."""
-    folder = version_of(repository, version).folder
-    shutil.copytree(version_of(repository, CANDIDATE).folder, folder)
+    folder = repository.version(version).folder
+    shutil.copytree(repository.version(CANDIDATE).folder, folder)
     change(folder / "model.onnx")
 
 
 def load_versions(settings: Settings) -> None:
-    schema, repository = FeatureSchema(settings.features), settings.model_repository
-    server = ModelServer(settings.triton.url or "")
-    publish(untrained(schema, 1), repository, server, settings.kafka, schema, SETTINGS)
-    write_version(untrained(schema, 2), repository, schema, SETTINGS)
+    schema = FeatureSchema(settings.features)
+    with closing(model_registry(settings, SETTINGS)) as registry:
+        registry.publish(untrained(schema, 1))
+        registry.write_version(untrained(schema, 2))
+    repository, server = registry.repository, registry.server
     copied(repository, NAN, answer_nan)
     copied(repository, LATE, lambda graph: answer_late(graph, LATE_PRODUCTS))
-    config = (repository / MODEL_NAME / "config.pbtxt").read_text()
-    with server.connected() as triton:
+    config = (repository.model / "config.pbtxt").read_text()
+    with server.connect() as triton:
         triton.load(config, [STABLE, CANDIDATE, NAN, LATE])
 
 

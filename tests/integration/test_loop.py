@@ -6,7 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,17 +14,16 @@ from headwater_client.events import Recommendation
 
 from bench.harness.processes import local_settings
 from deploy import local
+from deploy.jobs.train import model_registry
 from deploy.settings import Settings
 from features.kafka import ensure_topics
-from features.rows import FeatureSchema
+from features.schema import FeatureSchema
 from stream.client import EventProducer, RecommendationConsumer
 from stream.recommender import POPULAR_ITEMS, recommendation_id
 from tests.harness.models import SETTINGS, untrained
 from tests.harness.oracle import read_log
 from tests.harness.rows import check_items, check_users
 from tests.harness.workers import WorkerProcess, WorkerProgress, running
-from trainer.registry.publish import publish
-from trainer.registry.triton import ModelServer
 
 pytestmark = pytest.mark.integration
 ANSWER_S = 30.0
@@ -74,10 +73,8 @@ def open_shop(own: Settings, folder: Path) -> Iterator[Shop]:
     settings = local.up(own)
     ensure_topics(settings.kafka)
     schema = FeatureSchema(settings.features)
-    server = ModelServer(settings.triton.url or "")
-    publish(
-        untrained(schema, 1), settings.model_repository, server, settings.kafka, schema, SETTINGS
-    )
+    with closing(model_registry(settings, SETTINGS)) as registry:
+        registry.publish(untrained(schema, 1))
     worker = WorkerProcess(settings, "shop", folder / "worker.log", catalogue_refresh_s=0.5)
     with (
         EventProducer(settings.kafka, {"log_level": 0}) as producer,

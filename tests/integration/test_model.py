@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -11,6 +12,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 from headwater_client.errors import ServerError
 from headwater_client.topics import ROLLOUTS
 
+from deploy.jobs.train import model_registry
 from deploy.settings import Settings
 from features import inputs
 from features.kafka import client_config, ensure_topics
@@ -18,11 +20,11 @@ from features.rollout_messages import Rollout
 from features.rows import UserRow
 from features.schema import FeatureSchema
 from features.vocabulary import Vocabulary
-from tests.harness.models import ITEMS, SETTINGS, untrained
+from tests.harness.models import ITEMS, SETTINGS, offline_registry, untrained
 from trainer.export.onnx import answers, open_session, sample_inputs
 from trainer.export.parity import Arrays, differences
-from trainer.registry.publish import ModelVersion, publish, write_version
-from trainer.registry.triton import ModelServer
+from trainer.registry.model_server import ModelServer
+from trainer.registry.repository import ModelVersion
 
 pytestmark = pytest.mark.integration
 
@@ -39,30 +41,21 @@ def server(servers: Settings) -> ModelServer:
 
 
 @pytest.fixture(scope="module")
-def published(servers: Settings, server: ModelServer, schema: FeatureSchema) -> list[ModelVersion]:
+def published(servers: Settings, schema: FeatureSchema) -> list[ModelVersion]:
     ensure_topics(servers.kafka)
-    return [
-        publish(
-            untrained(schema, seed),
-            servers.model_repository,
-            server,
-            servers.kafka,
-            schema,
-            SETTINGS,
-        )
-        for seed in (1, 2, 3)
-    ]
+    with closing(model_registry(servers, SETTINGS)) as registry:
+        return [registry.publish(untrained(schema, seed)) for seed in (1, 2, 3)]
 
 
 def ask(server: ModelServer, version: int, feeds: Arrays, schema: FeatureSchema) -> Arrays:
-    with server.connected() as triton:
+    with server.connect() as triton:
         return triton.ask(version, feeds, schema)
 
 
 def test_the_newest_two_versions_are_up(published: list[ModelVersion], server: ModelServer) -> None:
     numbers = [version.number for version in published]
     assert numbers == list(range(numbers[0], numbers[0] + 3))
-    with server.connected() as triton:
+    with server.connect() as triton:
         assert [triton.is_ready(number) for number in numbers] == [False, True, True]
 
 
@@ -106,7 +99,7 @@ def test_the_announcement_names_the_newest_version(
 def test_a_server_that_is_not_there_is_one_clear_line(
     schema: FeatureSchema, servers: Settings, tmp_path: Path
 ) -> None:
-    version = write_version(untrained(schema, 4), tmp_path, schema, SETTINGS)
+    version = offline_registry(tmp_path, schema).write_version(untrained(schema, 4))
     nowhere = ModelServer("127.0.0.1:1")
-    with pytest.raises(ServerError, match=r"127\.0\.0\.1:1"), nowhere.connected() as triton:
+    with pytest.raises(ServerError, match=r"127\.0\.0\.1:1"), nowhere.connect() as triton:
         triton.load((version.folder.parent / "config.pbtxt").read_text(), [version.number])

@@ -18,8 +18,8 @@ from features.schema import FeatureSchema
 from tests.harness.models import ITEMS, untrained
 from trainer.export.onnx import answers, export, open_session, sample_inputs
 from trainer.export.parity import differences
-from trainer.registry.drafts import CONFIG, GRAPH
-from trainer.registry.triton import ModelServer
+from trainer.registry.model_server import ModelServer
+from trainer.registry.staging import CONFIG, GRAPH
 
 pytestmark = pytest.mark.integration
 
@@ -49,7 +49,7 @@ def test_int8_is_served_as_it_answers_here(own: Settings, tmp_path: Path) -> Non
     served = own.model_repository / MODEL_NAME
     server = ModelServer(local.up(own, only=["triton"]).triton.url or "")
     feeds = sample_inputs(ITEMS + 2, schema, 7)
-    with server.connected() as triton:
+    with server.connect() as triton:
         triton.load((served / CONFIG).read_text(), [1])
         found = triton.ask(1, feeds, schema)
     expected = answers(open_session(served / "1" / GRAPH), feeds)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 from confluent_kafka import Producer
@@ -12,6 +13,7 @@ from headwater_client.topics import ROLLOUTS
 
 from bench.harness.processes import local_settings
 from deploy import local
+from deploy.jobs.train import model_registry
 from deploy.rollout import (
     CommandRejectedError,
     CommandRequest,
@@ -37,8 +39,6 @@ from tests.harness.rollouts import (
     told,
     until,
 )
-from trainer.registry.publish import announce, publish, version_of, write_version
-from trainer.registry.triton import ModelServer
 
 pytestmark = pytest.mark.integration
 ALIKE = {"canary": 0.3, "baseline": 0.3}
@@ -53,19 +53,23 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
         settings = local.up(own)
         ensure_topics(settings.kafka)
         schema = FeatureSchema(settings.features)
-        server = ModelServer(settings.triton.url or "")
-        repository = settings.model_repository
-        publish(untrained(schema, 1), repository, server, settings.kafka, schema, SETTINGS)
-        write_version(untrained(schema, 2), repository, schema, SETTINGS)
+        with closing(model_registry(settings, SETTINGS)) as registry:
+            registry.publish(untrained(schema, 1))
+            registry.write_version(untrained(schema, 2))
         yield settings
     finally:
         local.down(own)
 
 
+def announce_first(settings: Settings) -> None:
+    with closing(model_registry(settings)) as registry:
+        registry.announce(registry.repository.version(1))
+
+
 @pytest.fixture
 def fresh(servers: Settings) -> Settings:
     """The first version is what everyone gets."""
-    announce(version_of(servers.model_repository, 1), servers.kafka)
+    announce_first(servers)
     return servers
 
 
@@ -200,7 +204,7 @@ def test_what_makes_no_sense_is_refused_and_changes_nothing(shop: Settings) -> N
 
 def test_an_announcement_to_everyone_ends_a_trial(shop: Settings) -> None:
     name = begun(shop)
-    announce(version_of(shop.model_repository, 1), shop.kafka)
+    announce_first(shop)
     found = until(shop, lambda now: ended(now, name) is not None, lambda: None)
     last = ended(found, name)
     assert last

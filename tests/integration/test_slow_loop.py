@@ -13,11 +13,11 @@ from headwater_client.events import Item
 
 from deploy import local
 from deploy.jobs.serving_variant import extend_windows_version
+from deploy.jobs.train import model_registry, model_server
 from deploy.optimize.publishing import SERVED_FILE
 from deploy.optimize.settings import OptimizeSettings, ServedPrecision
 from deploy.services.trainer import release
 from deploy.settings import Settings
-from features.inputs import MODEL_NAME
 from features.kafka import ensure_topics
 from features.rollout_messages import RolloutAction
 from features.schema import FeatureSchema
@@ -32,11 +32,8 @@ from trainer.gate.record import EVALUATION, VERDICTS
 from trainer.loop import OnGatePassed, Serving, SlowLoop, SlowLoopSettings
 from trainer.network.trained import Trained
 from trainer.registry import checkpoint
-from trainer.registry.drafts import EXACT, GRAPH
-from trainer.registry.live import announce, live_version
-from trainer.registry.publish import ReleaseVersion, publish
-from trainer.registry.repository import version_numbers, version_of
-from trainer.registry.triton import ModelServer
+from trainer.registry.registry import ModelRegistry, ReleaseVersion
+from trainer.registry.staging import EXACT, GRAPH
 from trainer.settings import FineTuneSettings, GateSettings, Release
 from trainer.training.fine_tune import fine_tune
 from trainer.training.from_scratch import train_first_model
@@ -63,13 +60,13 @@ class Stand:
     def __init__(
         self, settings: Settings, first: Trained, schema: FeatureSchema, folder: Path
     ) -> None:
-        self.server = ModelServer(settings.triton.url or "")
-        self.repository, self.kafka = settings.model_repository, settings.kafka
-        self.schema = schema
+        self.settings = settings.model_copy(update={"features": schema.settings})
+        self.registry = model_registry(self.settings, TRAINER)
+        self.repository = self.registry.repository
         self.folder = folder
         self.windows = WindowStore(str(folder))
         self._events: Events = []
-        version = publish(first, self.repository, self.server, self.kafka, schema, TRAINER)
+        version = self.registry.publish(first)
         self.first = version.number
         self.write(BEFORE)
 
@@ -83,32 +80,39 @@ class Stand:
         self,
         tuning: FineTuneSettings = LEARNING,
         items: list[Item] = FILMS,
-        release: ReleaseVersion = announce,
-        finish: OnGatePassed | None = None,
+        release: ReleaseVersion | None = None,
+        on_gate_passed: OnGatePassed | None = None,
     ) -> SlowLoop:
         """A trainer that has just started."""
-        serving = Serving(self.repository, self.server, self.kafka, release, finish)
-        found = SlowLoop(
-            self.windows,
-            serving,
-            SlowLoopSettings(TRAINER, tuning, LIMITS),
-            self.schema,
-            reader=None,
-        )
+        found = self.unstarted_loop(tuning, release, on_gate_passed)
         assert not found.start(items)
         return found
 
+    def unstarted_loop(
+        self,
+        tuning: FineTuneSettings = LEARNING,
+        release: ReleaseVersion | None = None,
+        on_gate_passed: OnGatePassed | None = None,
+    ) -> SlowLoop:
+        serving = Serving(model_registry(self.settings, TRAINER), release, on_gate_passed)
+        rules = SlowLoopSettings(TRAINER, tuning, LIMITS)
+        return SlowLoop(self.windows, serving, rules, reader=None)
+
+    def announce_first(self) -> None:
+        """Somebody goes back to the version that was there before all windows."""
+        self.registry.announce(self.repository.version(self.first))
+
     def live(self) -> int:
         """What takes traffic; it is up."""
-        live = live_version(self.kafka)
+        live = self.registry.live_version()
         assert live is not None
-        with self.server.connected() as triton:
+        with self.registry.server.connect() as triton:
             assert triton.is_ready(live)
         return live - self.first
 
     def verdict(self) -> Verdict:
         """The newest in the log of all."""
-        line = (self.repository / VERDICTS).read_bytes().splitlines()[-1]
+        line = (self.repository.folder / VERDICTS).read_bytes().splitlines()[-1]
         return msgspec.json.decode(line, type=Verdict)
 
 
@@ -150,7 +154,7 @@ def test_versions_are_served_in_int8_and_learn_on(servers: Settings, stand: Stan
             "features": stand.schema.settings,
         }
     )
-    loop = stand.loop(finish=extend_windows_version(settings))
+    loop = stand.loop(on_gate_passed=extend_windows_version(settings))
     for number, window in ((1, WINDOW), (2, NEXT)):
         step = loop.step(stand.write(window))
         assert step.version, step.reason
@@ -194,7 +198,7 @@ def test_a_version_that_the_controller_refuses_is_removed(
         step = loop.step(stand.write(WINDOW))
     assert step.version is None
     assert "another admin token" in step.reason
-    assert version_numbers(stand.repository / MODEL_NAME)[-1] == stand.first
+    assert stand.repository.version_numbers()[-1] == stand.first
     assert stand.live() == 0
 
 
@@ -220,14 +224,7 @@ def test_a_trainer_that_starts_again_goes_on_where_the_last_one_ended(stand: Sta
 
 def test_windows_that_came_while_no_trainer_ran_are_learned_together(stand: Stand) -> None:
     numbers = [*stand.write(WINDOW), *stand.write(NEXT)]
-    serving = Serving(stand.repository, stand.server, stand.kafka)
-    loop = SlowLoop(
-        stand.windows,
-        serving,
-        SlowLoopSettings(TRAINER, LEARNING, LIMITS),
-        stand.schema,
-        reader=None,
-    )
+    loop = stand.unstarted_loop()
     assert loop.start(FILMS)
     assert loop.step([]).windows == tuple(numbers)
     assert stand.live() == 1
@@ -236,7 +233,7 @@ def test_windows_that_came_while_no_trainer_ran_are_learned_together(stand: Stan
 def test_a_return_to_an_older_version_is_gone_on_from(stand: Stand) -> None:
     loop = stand.loop()
     loop.step(stand.write(WINDOW))
-    announce(version_of(stand.repository, stand.first), stand.kafka)
+    stand.announce_first()
     step = loop.step(stand.write(NEXT))
     assert step.version
     manifest = checkpoint.read_manifest(step.version.folder)
@@ -251,7 +248,7 @@ def test_a_version_is_dropped_that_another_one_has_overtaken(
 
     def meanwhile(*args: Any) -> Trained:
         found = fine_tune(*args)
-        announce(version_of(stand.repository, stand.first), stand.kafka)
+        stand.announce_first()
         return found
 
     monkeypatch.setattr(slow_loop, "fine_tune", meanwhile)
@@ -295,7 +292,7 @@ def test_a_window_of_garbage_is_stopped_and_a_good_one_after_it_is_not(stand: St
     # Nor does a trainer that reads all windows anew take it for what people did.
     after = stand.loop().step(stand.write(walks(range(130, 170), 1)))
     assert (after.windows, after.reason) == ((4,), "")
-    assert stand.windows.manifest(2) in QuarantinedWindows(stand.repository)
+    assert stand.windows.manifest(2) in QuarantinedWindows(stand.repository.folder)
 
 
 def test_a_learning_rate_far_too_high_is_stopped(stand: Stand) -> None:
@@ -324,11 +321,11 @@ def test_without_a_live_version_there_is_nothing_to_learn_on(
     settings = local.up(own, only=["kafka", "triton"])
     ensure_topics(settings.kafka)
     serving = Serving(
-        settings.model_repository, ModelServer(settings.triton.url or ""), settings.kafka
+        ModelRegistry(
+            settings.model_repository, model_server(settings), settings.kafka, schema, TRAINER
+        )
     )
     windows = WindowStore(settings.windows_address)
-    loop = SlowLoop(
-        windows, serving, SlowLoopSettings(TRAINER, LEARNING, LIMITS), schema, reader=None
-    )
+    loop = SlowLoop(windows, serving, SlowLoopSettings(TRAINER, LEARNING, LIMITS), reader=None)
     with pytest.raises(DataError, match="no version is live"):
         loop.start([])

@@ -57,10 +57,10 @@ def export(model: Model, schema: FeatureSchema, path: Path) -> None:
     Raises:
         ExportError: ONNX Runtime's answers differ from torch's, or weights are no numbers.
     """
-    check(exported(model, schema, path), schema, path)
+    check_graph(export_unchecked(model, schema, path), schema, path)
 
 
-def exported(model: Model, schema: FeatureSchema, path: Path) -> ScoringGraph:
+def export_unchecked(model: Model, schema: FeatureSchema, path: Path) -> ScoringGraph:
     """Write the model's ONNX graph, to be checked before it answers anyone; what it was made from.
 
     Raises:
@@ -101,7 +101,7 @@ def write_graph(recommender: ScoringGraph, schema: FeatureSchema, path: Path) ->
     onnx.save(graph, path)
 
 
-def check(recommender: ScoringGraph, schema: FeatureSchema, path: Path) -> None:
+def check_graph(recommender: ScoringGraph, schema: FeatureSchema, path: Path) -> None:
     """Compare ONNX Runtime with torch at batches of several sizes.
 
     Raises:

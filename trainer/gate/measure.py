@@ -20,7 +20,14 @@ from features.vocabulary import FIRST_ITEM
 from trainer.evaluation.evaluate import Scorer, popularity_scores, tallies
 from trainer.evaluation.held import HoldoutSet
 from trainer.examples.requests import Batch
-from trainer.export.onnx import ExportError, answers, check, not_finite, open_session, sample_inputs
+from trainer.export.onnx import (
+    ExportError,
+    answers,
+    check_graph,
+    not_finite,
+    open_session,
+    sample_inputs,
+)
 from trainer.export.recommender import ScoringGraph
 from trainer.gate.measured import Foresight, GateMeasurements, MethodRanking, WeightGrowth
 from trainer.network.ensemble import Model
@@ -154,7 +161,7 @@ def _mismatch(candidate: JudgedVersion, broken_weights: int, schema: FeatureSche
     if broken_weights:
         return "not compared: weights are no finite numbers"
     try:
-        check(ScoringGraph(candidate.trained.model), schema, candidate.graph)
+        check_graph(ScoringGraph(candidate.trained.model), schema, candidate.graph)
     except ExportError as error:
         return str(error)
     return None

@@ -18,6 +18,8 @@ from headwater_client.errors import DataError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from features.schema import FeatureSchema
+from features.settings import FeatureSettings
 from features.vocabulary import FILE_NAME, read_vocabulary
 from trainer.disk import hidden, replace_synced, sha256
 from trainer.network.architecture import Architecture
@@ -174,6 +176,19 @@ def read_manifest(folder: Path) -> ModelManifest:
     """
     with _named_in_errors(folder):
         return msgspec.json.decode((folder / MANIFEST).read_bytes(), type=ModelManifest)
+
+
+def trained_schema(folder: Path, settings: FeatureSettings) -> FeatureSchema:
+    """The schema of the rows that a version was trained on, whatever the settings say today.
+
+    Args:
+        settings: of a version whose manifest does not say.
+
+    Raises:
+        DataError: the folder holds no version.
+    """
+    described = read_manifest(folder).settings.get("features")
+    return FeatureSchema(FeatureSettings(**described) if described else settings)
 
 
 def _write(manifest: ModelManifest, folder: Path) -> None:

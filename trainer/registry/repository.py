@@ -1,4 +1,4 @@
-"""The versions of the model in its repository, and who may change them.
+"""The versions of the model in their folder, and who may change them.
 
     temporal_llm/7/               a version: whole, never changed
     .aside/lock                   held by the process that publishes
@@ -19,18 +19,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
-from headwater_client.errors import HeadwaterError, SettingsError
+from headwater_client.errors import DataError, HeadwaterError, SettingsError
 
 from features.inputs import MODEL_NAME
 from trainer.disk import sync
 
-ASIDE = ".aside"
+STAGING = ".aside"
 LOCK = "lock"
-DRAFT = "draft-"
+STAGED = "draft-"
 REMOVED = "removed-"
 UNANNOUNCED = "unannounced-"
-_locked: set[Path] = set()
 
 
 class RepositoryLockedError(HeadwaterError):
@@ -39,7 +39,7 @@ class RepositoryLockedError(HeadwaterError):
 
 @dataclass(frozen=True)
 class ModelVersion:
-    """A version folder; `address` names it for any fsspec file system."""
+    """A version's number and folder; `address` names the folder for any fsspec file system."""
 
     number: int
     folder: Path
@@ -48,120 +48,145 @@ class ModelVersion:
     def address(self) -> str:
         return self.folder.resolve().as_uri()
 
-    @property
-    def repository(self) -> Path:
-        return self.folder.parent.parent
 
+class ModelRepository:
+    """The folder of versions that Triton reads; reading it needs no lock.
 
-def version_of(repository: Path, number: int) -> ModelVersion:
-    """A version by its number, whether it is there or not."""
-    return ModelVersion(number, repository / MODEL_NAME / str(number))
-
-
-def version_numbers(model: Path) -> list[int]:
-    """The versions of a model in its repository, ascending."""
-    return sorted(int(one.name) for one in model.iterdir() if one.name.isdecimal())
-
-
-@contextmanager
-def publishing(repository: Path) -> Iterator[None]:
-    """Be the only process that changes the repository, for the block; blocks may be nested.
-
-    Threads of one process are not kept apart.
-
-    The lock is the kernel's, and ends with the process that holds it. So what lies aside when it is
-    taken is of dead processes, and is removed.
-
-    Raises:
-        RepositoryLockedError: another process holds it.
-        SettingsError: the repository cannot be written.
+    Attributes:
+        folder: where it is.
+        model: the folder in it that has the versions, and their `config.pbtxt`.
+        staging: the folder beside that for what is not a version yet, or no more.
     """
-    model, aside = (repository / MODEL_NAME).resolve(), (repository / ASIDE).resolve()
-    if aside in _locked:
-        yield
-        return
-    try:
-        model.mkdir(parents=True, exist_ok=True)
-        aside.mkdir(exist_ok=True)
-        # Not to be written: only to be locked.
-        lock = (aside / LOCK).open("a")
-    except OSError as error:
-        raise SettingsError(
-            f"model_repository: {repository}: cannot be written: {error.strerror}: name a folder "
-            "that can be"
-        ) from error
-    with lock:
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.model = folder / MODEL_NAME
+        self.staging = folder / STAGING
+        self._lock_depth = 0
+
+    def version(self, number: int) -> ModelVersion:
+        """A version by its number, whether it is there or not."""
+        return ModelVersion(number, self.model / str(number))
+
+    def version_numbers(self) -> list[int]:
+        """The versions that are there, ascending."""
+        if not self.model.is_dir():
+            return []
+        return sorted(int(path.name) for path in self.model.iterdir() if path.name.isdecimal())
+
+    def existing_version(self, number: int | None = None) -> ModelVersion:
+        """A version that is there; the newest where no number is given.
+
+        Raises:
+            DataError: there is no such version; it names those that there are.
+        """
+        numbers = self.version_numbers()
+        if not numbers:
+            raise DataError(f"{self.model}: no version in it: `headwater train` makes one")
+        if number is not None and number not in numbers:
+            raise DataError(
+                f"{self.model}: no version {number}: it has {', '.join(map(str, numbers))}"
+            )
+        return self.version(numbers[-1] if number is None else number)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Be the only process that changes the repository, for the block; blocks may be nested.
+
+        Threads that share this object are not kept apart.
+
+        The lock is the kernel's, and ends with the process that holds it. So what lies in staging
+        when it is taken is of dead processes, and is removed.
+
+        Raises:
+            RepositoryLockedError: another process holds it.
+            SettingsError: the repository cannot be written.
+        """
+        if self._lock_depth:
+            self._lock_depth += 1
+            try:
+                yield
+            finally:
+                self._lock_depth -= 1
+            return
+        with self._lock_file() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise RepositoryLockedError(
+                    f"{self.folder}: another process publishes versions to it: wait until it has "
+                    "ended, or stop it; one trainer for a model repository"
+                ) from error
+            self._lock_depth = 1
+            try:
+                self._sweep()
+                yield
+            finally:
+                self._lock_depth = 0
+
+    def commit(self, staged: Path, version: ModelVersion) -> None:
+        """Give a staged folder its place, whole; until it is announced it counts as unannounced.
+
+        Raises:
+            RepositoryLockedError: there is such a version.
+            OSError: it cannot be done; nothing of it is to be seen.
+        """
+        for path in (*staged.iterdir(), staged):
+            sync(path)
+        mark = self._mark(version)
+        mark.touch()
+        sync(mark.parent)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RepositoryLockedError(
-                f"{repository}: another process publishes versions to it: wait until it has ended, "
-                "or stop it; one trainer for a model repository"
-            ) from error
-        _locked.add(aside)
+            staged.rename(version.folder)
+        except OSError as error:
+            mark.unlink()
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                raise RepositoryLockedError(
+                    f"{version.folder}: written by another process meanwhile: run one trainer for "
+                    "a model repository, and train again"
+                ) from error
+            raise
+        sync(version.folder.parent)
+
+    def list_unannounced(self) -> list[int]:
+        """The versions that were committed and not announced yet, ascending."""
+        marks = self.staging.glob(f"{UNANNOUNCED}*")
+        return sorted(int(mark.name.removeprefix(UNANNOUNCED)) for mark in marks)
+
+    def mark_announced(self, version: ModelVersion) -> None:
+        """Remember that a version was announced, or is no more to be."""
+        self._mark(version).unlink(missing_ok=True)
+
+    def remove(self, version: ModelVersion) -> None:
+        """Remove a version that nobody uses: it is gone in one step, whatever dies."""
+        aside = self.staging / f"{REMOVED}{version.number}"
+        version.folder.rename(aside)
+        sync(version.folder.parent)
+        self.mark_announced(version)
+        shutil.rmtree(aside)
+
+    def _lock_file(self) -> IO[str]:
+        """The file that is locked, and never written."""
         try:
-            _sweep(repository)
-            yield
-        finally:
-            _locked.remove(aside)
-
-
-def place(draft: Path, version: ModelVersion) -> None:
-    """Give a draft its place, whole; until it is announced, `unannounced` has its number.
-
-    Raises:
-        RepositoryLockedError: there is such a version.
-        OSError: it cannot be done; nothing of it is to be seen.
-    """
-    for path in (*draft.iterdir(), draft):
-        sync(path)
-    mark = _mark(version)
-    mark.touch()
-    sync(mark.parent)
-    try:
-        draft.rename(version.folder)
-    except OSError as error:
-        mark.unlink()
-        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
-            raise RepositoryLockedError(
-                f"{version.folder}: written by another process meanwhile: run one trainer for a "
-                "model repository, and train again"
+            self.model.mkdir(parents=True, exist_ok=True)
+            self.staging.mkdir(exist_ok=True)
+            return (self.staging / LOCK).open("a")
+        except OSError as error:
+            raise SettingsError(
+                f"model_repository: {self.folder}: cannot be written: {error.strerror}: name a "
+                "folder that can be"
             ) from error
-        raise
-    sync(version.folder.parent)
 
+    def _mark(self, version: ModelVersion) -> Path:
+        return self.staging / f"{UNANNOUNCED}{version.number}"
 
-def unannounced(repository: Path) -> list[int]:
-    """The versions that were placed and not announced yet, ascending."""
-    names = (path.name for path in (repository / ASIDE).iterdir())
-    return sorted(int(name[len(UNANNOUNCED) :]) for name in names if name.startswith(UNANNOUNCED))
-
-
-def announced(version: ModelVersion) -> None:
-    """Remember that a version was announced, or is no more to be."""
-    _mark(version).unlink(missing_ok=True)
-
-
-def remove(version: ModelVersion) -> None:
-    """Remove a version that nobody uses: it is gone in one step, whatever dies."""
-    aside = version.repository / ASIDE / f"{REMOVED}{version.number}"
-    version.folder.rename(aside)
-    sync(version.folder.parent)
-    announced(version)
-    shutil.rmtree(aside)
-
-
-def _mark(version: ModelVersion) -> Path:
-    return version.repository / ASIDE / f"{UNANNOUNCED}{version.number}"
-
-
-def _sweep(repository: Path) -> None:
-    for path in (repository / ASIDE).iterdir():
-        if path.is_dir():
-            shutil.rmtree(path)
-        elif path.name != LOCK and not path.name.startswith(UNANNOUNCED):
-            path.unlink()
-    for number in unannounced(repository):
-        version = version_of(repository, number)
-        if not version.folder.is_dir():
-            announced(version)
+    def _sweep(self) -> None:
+        for path in self.staging.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != LOCK and not path.name.startswith(UNANNOUNCED):
+                path.unlink()
+        for number in self.list_unannounced():
+            version = self.version(number)
+            if not version.folder.is_dir():
+                self.mark_announced(version)

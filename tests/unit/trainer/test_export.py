@@ -20,7 +20,7 @@ from trainer.export.followers import SparseCooccurrence
 from trainer.export.onnx import (
     ExportError,
     answers,
-    check,
+    check_graph,
     export,
     open_session,
     sample_inputs,
@@ -79,7 +79,7 @@ def test_a_graph_with_other_weights_is_refused(
 ) -> None:
     other = TemporalModel(model.architecture).eval()
     with pytest.raises(ExportError, match="not as trained"):
-        check(ScoringGraph(other), schema, path)
+        check_graph(ScoringGraph(other), schema, path)
 
 
 @pytest.mark.parametrize("batch", [1, 7, 256])
@@ -324,7 +324,7 @@ def test_lists_of_companions_answer_as_rows_do(
     """Also where candidates repeat each other, and what is on top."""
     recommender = ScoringGraph(model, SparseCooccurrence).eval()
     write_graph(recommender, schema, tmp_path / "lists.onnx")
-    check(recommender, schema, tmp_path / "lists.onnx")
+    check_graph(recommender, schema, tmp_path / "lists.onnx")
     feeds = sample_inputs(ITEMS, schema, 7)
     feeds["candidate_items"][:, :4] = feeds["candidate_items"][:, 4:5]
     feeds["candidate_items"][:, 5:7] = torch_answers(recommender, schema, feeds)["top_items"][:, :2]

@@ -23,7 +23,7 @@ from tests.unit.deploy.optimize.conftest import ITEMS
 from trainer.examples.replay import examples, observed_log, replay
 from trainer.export.onnx import answers, open_session, sample_inputs
 from trainer.network.model import TemporalModel
-from trainer.registry.drafts import EXACT, GRAPH, exact_graph
+from trainer.registry.staging import EXACT, GRAPH, exact_graph
 
 # Of random weights, as these are, INT8 loses more.
 LENIENT = OptimizeSettings(min_overlap=0.5, max_loss=1.0)

@@ -12,7 +12,7 @@ from features.schema import FeatureSchema
 from features.vocabulary import FIRST_ITEM
 from tests.harness.models import every_part, requests_of
 from trainer.datasets.log import Log
-from trainer.export.onnx import check, export, sample_inputs, torch_answers
+from trainer.export.onnx import check_graph, export, sample_inputs, torch_answers
 from trainer.export.recommender import ScoringGraph
 from trainer.gate.measure import growth
 from trainer.network.architecture import Architecture
@@ -67,7 +67,7 @@ def test_a_score_is_the_mean_of_the_members_and_the_graph_gives_the_same(
     mean = (alone[0]["trend_weights"] + alone[1]["trend_weights"]) / 2
     np.testing.assert_allclose(answers["trend_weights"], mean, rtol=1e-4, atol=1e-5)
     export(together, schema, tmp_path / "model.onnx")
-    check(ScoringGraph(together), schema, tmp_path / "model.onnx")
+    check_graph(ScoringGraph(together), schema, tmp_path / "model.onnx")
 
 
 def test_the_same_model_twice_is_that_model(

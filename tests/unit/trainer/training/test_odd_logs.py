@@ -12,13 +12,13 @@ from headwater_client.events import Click, Item
 
 from features.arrays import Float32Array
 from features.schema import FeatureSchema
+from tests.harness.models import offline_registry
 from trainer.datasets.log import Log
 from trainer.evaluation.evaluate import evaluate
 from trainer.export.onnx import answers, open_session, sample_inputs
 from trainer.network.layers import LOWEST
 from trainer.network.trained import Trained
 from trainer.registry import checkpoint
-from trainer.registry.drafts import write_version
 from trainer.settings import TrainerSettings
 from trainer.text.encoder import LanguageModel
 from trainer.training.from_scratch import train_first_model
@@ -49,7 +49,7 @@ def clicks(users: Sequence[str], items: Sequence[str]) -> list[Click]:
 
 def top_items(trained: Trained, schema: FeatureSchema, folder: Path) -> set[str]:
     """What a version recommends to people with all sorts of histories."""
-    version = write_version(trained, folder, schema, SETTINGS)
+    version = offline_registry(folder, schema, SETTINGS).write_version(trained)
     feeds = sample_inputs(len(trained.vocabulary), schema, 4, excluded=0)
     found = answers(open_session(version.folder / "model.onnx"), feeds)
     assert np.isfinite(found["top_scores"]).all()

@@ -38,7 +38,7 @@ class ModelServer:
     tls_ca_file: str | None = None
 
     @contextmanager
-    def connected(self) -> Iterator[ModelServerClient]:
+    def connect(self) -> Iterator[ModelServerClient]:
         """A connection, closed at the end.
 
         Raises:
@@ -70,7 +70,7 @@ class ModelServerClient:
         )
         return ready
 
-    def ready(self, versions: Iterable[int]) -> list[int]:
+    def list_ready(self, versions: Iterable[int]) -> list[int]:
         """Those of these versions that can be asked."""
         return [version for version in versions if self.is_ready(version)]
 

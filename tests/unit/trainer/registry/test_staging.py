@@ -17,34 +17,29 @@ from features.inputs import MODEL_NAME
 from features.schema import FeatureSchema
 from features.vocabulary import read_vocabulary
 from tests.harness.models import SETTINGS as PATIENT
-from tests.harness.models import untrained
-from trainer.export.onnx import answers, exported, open_session, sample_inputs
+from tests.harness.models import offline_registry, untrained
+from trainer.export.onnx import answers, export_unchecked, open_session, sample_inputs
 from trainer.export.triton_config import render_config
 from trainer.network.model import TemporalModel
 from trainer.network.trained import Trained
-from trainer.registry import checkpoint, drafts
+from trainer.registry import checkpoint, staging
 from trainer.registry.checkpoint import Lineage
-from trainer.registry.drafts import drafted, write_version
 from trainer.registry.repository import (
-    ASIDE,
     LOCK,
+    STAGING,
+    ModelRepository,
     ModelVersion,
     RepositoryLockedError,
-    place,
-    publishing,
-    unannounced,
-    version_numbers,
-    version_of,
 )
 
 SETTINGS = PATIENT.model_copy(update={"publish_retry_s": 0.0})
 HOLDER = """
 import sys, time
 from pathlib import Path
-from trainer.registry.repository import ASIDE, publishing
-repository = Path(sys.argv[1])
-with publishing(repository):
-    (repository / ASIDE / "draft-1").mkdir()
+from trainer.registry.repository import ModelRepository
+repository = ModelRepository(Path(sys.argv[1]))
+with repository.lock():
+    (repository.staging / "draft-1").mkdir()
     print("held", flush=True)
     time.sleep(600)
 """
@@ -60,13 +55,15 @@ def visible(repository: Path) -> list[str]:
 
 
 def aside(repository: Path) -> list[str]:
-    return sorted(one.name for one in (repository / ASIDE).iterdir())
+    return sorted(one.name for one in (repository / STAGING).iterdir())
 
 
 def test_versions_count_up_and_appear_whole(
     trained: Trained, tmp_path: Path, schema: FeatureSchema
 ) -> None:
-    first, second = (write_version(trained, tmp_path, schema, SETTINGS) for _ in range(2))
+    first, second = (
+        offline_registry(tmp_path, schema, SETTINGS).write_version(trained) for _ in range(2)
+    )
     assert (first.number, second.number) == (1, 2)
     assert visible(tmp_path) == ["1", "2", "config.pbtxt"]
     assert aside(tmp_path) == [LOCK, "unannounced-1", "unannounced-2"]
@@ -84,7 +81,7 @@ def test_a_config_that_is_there_is_kept(
     config = tmp_path / MODEL_NAME / "config.pbtxt"
     config.parent.mkdir()
     config.write_text("# the operator's own")
-    write_version(trained, tmp_path, schema, SETTINGS)
+    offline_registry(tmp_path, schema, SETTINGS).write_version(trained)
     assert config.read_text() == "# the operator's own"
 
 
@@ -92,9 +89,9 @@ def test_the_manifest_says_what_a_version_is_made_of(
     trained: Trained, tmp_path: Path, schema: FeatureSchema
 ) -> None:
     lineage = Lineage(parent=4, windows=(7, 8))
-    with drafted(trained, tmp_path, schema, SETTINGS, lineage) as draft:
-        assert checkpoint.load(draft.folder).vocabulary.item_ids == trained.vocabulary.item_ids
-        version = draft.keep(b'{"passed": true}', {"ndcg_at_10": 0.25})
+    with offline_registry(tmp_path, schema, SETTINGS).stage(trained, lineage) as staged:
+        assert checkpoint.load(staged.folder).vocabulary.item_ids == trained.vocabulary.item_ids
+        version = staged.commit(b'{"passed": true}', {"ndcg_at_10": 0.25})
     manifest = checkpoint.verify(version.folder)
     assert (manifest.parent, manifest.windows) == (4, (7, 8))
     assert manifest.metrics == {"ndcg_at_10": 0.25}
@@ -110,7 +107,7 @@ def test_the_manifest_says_what_a_version_is_made_of(
 def test_a_file_that_is_damaged_or_gone_is_named(
     trained: Trained, tmp_path: Path, schema: FeatureSchema, file: str
 ) -> None:
-    version = write_version(trained, tmp_path, schema, SETTINGS)
+    version = offline_registry(tmp_path, schema, SETTINGS).write_version(trained)
     path = version.folder / file
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
@@ -125,15 +122,15 @@ def test_a_file_that_is_damaged_or_gone_is_named(
 def test_what_is_not_kept_is_never_seen(
     trained: Trained, tmp_path: Path, schema: FeatureSchema
 ) -> None:
-    with drafted(trained, tmp_path, schema, SETTINGS) as draft:
-        assert sorted(path.name for path in draft.folder.iterdir()) == [
+    with offline_registry(tmp_path, schema, SETTINGS).stage(trained) as staged:
+        assert sorted(path.name for path in staged.folder.iterdir()) == [
             "manifest.json",
             "model.onnx",
             "vocabulary.parquet",
             "weights.safetensors",
         ]
         assert visible(tmp_path) == ["config.pbtxt"]
-    with pytest.raises(KeyError), drafted(trained, tmp_path, schema, SETTINGS):
+    with pytest.raises(KeyError), offline_registry(tmp_path, schema, SETTINGS).stage(trained):
         raise KeyError("the judge's own")
     assert visible(tmp_path) == ["config.pbtxt"]
     assert aside(tmp_path) == [LOCK]
@@ -142,12 +139,12 @@ def test_what_is_not_kept_is_never_seen(
 def test_a_number_that_was_taken_meanwhile_is_one_line(
     trained: Trained, tmp_path: Path, schema: FeatureSchema
 ) -> None:
-    with drafted(trained, tmp_path, schema, SETTINGS) as draft:
-        taken = tmp_path / MODEL_NAME / str(draft.number)
+    with offline_registry(tmp_path, schema, SETTINGS).stage(trained) as staged:
+        taken = tmp_path / MODEL_NAME / str(staged.number)
         taken.mkdir()
         (taken / "model.onnx").write_text("another's")
         with pytest.raises(RepositoryLockedError, match="1: written by another process"):
-            draft.keep()
+            staged.commit()
     assert (taken / "model.onnx").read_text() == "another's"
     assert aside(tmp_path) == [LOCK]
 
@@ -168,27 +165,27 @@ def test_a_file_that_does_not_fit_leaves_nothing(
     trained: Trained, tmp_path: Path, schema: FeatureSchema, file: str
 ) -> None:
     """The largest files: whatever fails is one of these, or comes after the others."""
-    whole = write_version(trained, tmp_path / "whole", schema, SETTINGS).folder
+    whole = offline_registry(tmp_path / "whole", schema, SETTINGS).write_version(trained).folder
     path = whole.parent / file if file == "config.pbtxt" else whole / file
     with (
         files_up_to(path.stat().st_size - 1),
         pytest.raises(DataError, match=r"cannot be written: .*make room") as caught,
     ):
-        write_version(trained, tmp_path / "small", schema, SETTINGS)
+        offline_registry(tmp_path / "small", schema, SETTINGS).write_version(trained)
     assert "\n" not in str(caught.value)
-    assert version_numbers(tmp_path / "small" / MODEL_NAME) == []
+    assert ModelRepository(tmp_path / "small").version_numbers() == []
     assert aside(tmp_path / "small") == [LOCK]
-    assert write_version(trained, tmp_path / "small", schema, SETTINGS).number == 1
+    assert offline_registry(tmp_path / "small", schema, SETTINGS).write_version(trained).number == 1
 
 
 @pytest.mark.parametrize("file", ["evaluation.json", ".manifest.json"])
 def test_a_disk_that_is_full_at_the_end_leaves_nothing(
     trained: Trained, tmp_path: Path, schema: FeatureSchema, file: str
 ) -> None:
-    with drafted(trained, tmp_path, schema, SETTINGS) as draft:
-        (draft.folder / file).symlink_to("/dev/full")
+    with offline_registry(tmp_path, schema, SETTINGS).stage(trained) as staged:
+        (staged.folder / file).symlink_to("/dev/full")
         with pytest.raises(DataError, match=r"\[Errno 28\] No space left"):
-            draft.keep(b"{}")
+            staged.commit(b"{}")
     assert visible(tmp_path) == ["config.pbtxt"]
     assert aside(tmp_path) == [LOCK]
 
@@ -197,10 +194,10 @@ def test_a_disk_that_is_full_at_the_end_leaves_nothing(
 def test_a_full_disk_is_tried_again(
     trained: Trained, tmp_path: Path, schema: FeatureSchema, file: str
 ) -> None:
-    with drafted(trained, tmp_path, schema, PATIENT) as draft:
+    with offline_registry(tmp_path, schema, PATIENT).stage(trained) as staged:
         # Removed by the attempt that fails, as every part that fills a disk.
-        (draft.folder / file).symlink_to("/dev/full")
-        version = draft.keep(b"{}")
+        (staged.folder / file).symlink_to("/dev/full")
+        version = staged.commit(b"{}")
     assert checkpoint.verify(version.folder).files.keys() >= {"evaluation.json", "model.onnx"}
 
 
@@ -213,10 +210,10 @@ def test_a_graph_that_did_not_fit_is_written_again(
         attempts.append(path)
         if len(attempts) == 1:
             path.symlink_to("/dev/full")
-        exported(model, schema, path)
+        export_unchecked(model, schema, path)
 
-    monkeypatch.setattr(drafts, "exported", full_at_first)
-    version = write_version(trained, tmp_path, schema, PATIENT)
+    monkeypatch.setattr(staging, "export_unchecked", full_at_first)
+    version = offline_registry(tmp_path, schema, PATIENT).write_version(trained)
     assert len(attempts) == 2
     assert checkpoint.verify(version.folder).files["model.onnx"].size_bytes > 0
 
@@ -236,7 +233,7 @@ def test_a_second_trainer_is_refused_in_one_line(
     holder: subprocess.Popen[str], trained: Trained, tmp_path: Path, schema: FeatureSchema
 ) -> None:
     with pytest.raises(RepositoryLockedError, match="another process publishes") as caught:
-        write_version(trained, tmp_path, schema, SETTINGS)
+        offline_registry(tmp_path, schema, SETTINGS).write_version(trained)
     assert "\n" not in str(caught.value)
     assert aside(tmp_path) == ["draft-1", LOCK]
 
@@ -246,33 +243,35 @@ def test_what_a_killed_one_left_is_swept(
 ) -> None:
     holder.send_signal(signal.SIGKILL)
     holder.wait()
-    removed = tmp_path / ASIDE / "removed-3"
+    removed = tmp_path / STAGING / "removed-3"
     removed.mkdir()
     (removed / "model.onnx").write_text("half removed")
-    (tmp_path / ASIDE / "unannounced-9").touch()
-    with publishing(tmp_path), publishing(tmp_path):
+    (tmp_path / STAGING / "unannounced-9").touch()
+    repository = ModelRepository(tmp_path)
+    with repository.lock(), repository.lock():
         assert aside(tmp_path) == [LOCK]
-        assert unannounced(tmp_path) == []
-    assert write_version(trained, tmp_path, schema, SETTINGS).number == 1
+        assert repository.list_unannounced() == []
+    assert offline_registry(tmp_path, schema, SETTINGS).write_version(trained).number == 1
 
 
 def test_a_repository_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with (
         pytest.raises(SettingsError, match=r"model_repository: .*cannot be written: Not a dir"),
-        publishing(tmp_path / "file"),
+        ModelRepository(tmp_path / "file").lock(),
     ):
         pass
 
 
 def test_a_version_is_marked_before_it_is_seen(tmp_path: Path) -> None:
     """A rename that fails leaves no mark; one that succeeds had it."""
-    with publishing(tmp_path):
-        draft = tmp_path / ASIDE / "draft-1"
-        draft.mkdir()
+    repository = ModelRepository(tmp_path)
+    with repository.lock():
+        staged = repository.staging / "draft-1"
+        staged.mkdir()
         with pytest.raises(FileNotFoundError):
-            place(draft, ModelVersion(1, tmp_path / "nowhere" / "model" / "1"))
+            repository.commit(staged, ModelVersion(1, tmp_path / "nowhere" / "model" / "1"))
         (tmp_path / MODEL_NAME / "1").write_text("a file")
         with pytest.raises(NotADirectoryError):
-            place(draft, version_of(tmp_path, 1))
-        assert unannounced(tmp_path) == []
+            repository.commit(staged, repository.version(1))
+        assert repository.list_unannounced() == []
