@@ -1,4 +1,8 @@
-"""Rows as Feast columns and back. A column's bytes are Feast's own `Value` message."""
+"""Rows as columns of the store, and back. A column's bytes are Feast's own `Value` message.
+
+Two steps: a row becomes values by column (plain Python, which Feast's own interface takes as well),
+and values become bytes by the type that `features.tables` gives each column.
+"""
 
 from __future__ import annotations
 
@@ -7,21 +11,26 @@ from features import feast_import  # noqa: F401  (before anything of Feast)
 # isort: split
 
 from array import array
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from itertools import chain
+from types import MappingProxyType
+from typing import Any
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 from feast.protos.feast.types.Value_pb2 import DoubleList, Int64List, StringList, Value
 from headwater_client.events import Item
 
+from features.arrays import Float64Array
 from features.rows import ItemGroup, UserRow, empty_group, empty_user
 from features.schema import FeatureSchema
+from features.tables import CATALOGUE, TRENDING, USERS, VERSION, ColumnType, StoreTable
+from features.topics import Hash, hash64
 
 Columns = dict[str, bytes]
 Stored = Mapping[str, bytes | None]
+Values = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -32,101 +41,167 @@ class TrendList:
     """
 
     item_ids: list[str]
-    counts: npt.NDArray[np.float64]
+    counts: Float64Array
 
 
-# The column that a conditional write compares: every event absorbed changes it.
-VERSION = "offsets"
+# Most items have no attributes: they share this, as a worker may keep a million entries.
+_NO_ATTRIBUTES: Mapping[str, str] = MappingProxyType({})
 
 
-def encode_user(row: UserRow) -> Columns:
-    """The columns of view `user_activity`."""
-    categories = sorted(row.categories)
+@dataclass(frozen=True, slots=True)
+class CatalogueEntry:
+    """What serving needs of an item; without a row it is taken for available."""
+
+    category_hashes: tuple[Hash, ...] = ()
+    available: bool = True
+    attributes: Mapping[str, str] = field(default_factory=lambda: _NO_ATTRIBUTES)
+
+
+# The columns that a `CatalogueEntry` is read from.
+ENTRY_COLUMNS = ("category", "available", "attributes")
+
+
+def encode_columns(table: StoreTable, values: Values) -> Columns:
+    """The bytes of a table's columns; None is a column without a value."""
+    return {name: _ENCODERS[table.types[name]](value) for name, value in values.items()}
+
+
+def decode_columns(table: StoreTable, stored: Stored) -> dict[str, Any]:
+    """What columns hold; None where nothing is stored or the column has no value."""
     return {
-        "counters": _doubles(row.counters),
-        "category_hashes": _int64s(categories),
-        "category_counters": _doubles([v for name in categories for v in row.categories[name]]),
-        "history_items": _int64s(row.events[2::3]),
-        "history_types": _int64s(row.events[1::3]),
-        "history_times_ms": _int64s(row.events[::3]),
-        "taken": _encoded(Value(bytes_val=row.seen.tobytes())),
-        "remembered": _encoded(Value(bytes_val=row.dedup_ids.tobytes())),
-        "offsets": _int64s([number for pair in sorted(row.offsets.items()) for number in pair]),
+        name: None if column is None else _DECODERS[table.types[name]](column)
+        for name, column in stored.items()
     }
 
 
-def decode_user(stored: Stored, schema: FeatureSchema) -> UserRow:
-    """The row of what `encode_user` wrote; an empty row where nothing is stored."""
-    read = Value.FromString
-    if (offsets := stored["offsets"]) is None:
+def user_values(row: UserRow) -> dict[str, Any]:
+    """The values of table `USERS`."""
+    categories = sorted(row.categories)
+    return {
+        "counters": list(row.counters),
+        "category_hashes": categories,
+        "category_counters": [v for name in categories for v in row.categories[name]],
+        "history_items": row.events[2::3].tolist(),
+        "history_types": row.events[1::3].tolist(),
+        "history_times_ms": row.events[::3].tolist(),
+        "taken": row.seen.tobytes(),
+        "remembered": row.dedup_ids.tobytes(),
+        "offsets": list(chain.from_iterable(sorted(row.offsets.items()))),
+    }
+
+
+def user_from_values(values: Values, schema: FeatureSchema) -> UserRow:
+    """The row of what `user_values` made; an empty row where nothing is stored."""
+    if (pairs := values["offsets"]) is None:
         return empty_user(schema)
-    pairs = read(offsets).int64_list_val.val
     history = zip(
-        read(stored["history_times_ms"] or b"").int64_list_val.val,
-        read(stored["history_types"] or b"").int64_list_val.val,
-        read(stored["history_items"] or b"").int64_list_val.val,
+        values["history_times_ms"] or (),
+        values["history_types"] or (),
+        values["history_items"] or (),
         strict=True,
     )
+    size, flat = len(schema.category_half_lives), values["category_counters"] or ()
+    counters = list(values["counters"])
+    # Of a type of event that was added since the row was written it has counted nothing.
+    counters += [0.0] * (schema.user_counters - len(counters))
     return UserRow(
-        counters=list(read(stored["counters"] or b"").double_list_val.val),
+        counters=counters,
         events=array("q", chain.from_iterable(history)),
-        categories=_categories(stored, len(schema.category_half_lives)),
-        seen=array("q", read(stored["taken"] or b"").bytes_val),
-        dedup_ids=array("q", read(stored["remembered"] or b"").bytes_val),
+        categories={
+            category: list(flat[index * size : (index + 1) * size])
+            for index, category in enumerate(values["category_hashes"] or ())
+        },
+        seen=array("q", values["taken"] or b""),
+        dedup_ids=array("q", values["remembered"] or b""),
         offsets=dict(zip(pairs[::2], pairs[1::2], strict=True)),
     )
 
 
+def encode_user(row: UserRow) -> Columns:
+    """The columns of a person's row."""
+    return encode_columns(USERS, user_values(row))
+
+
+def decode_user(stored: Stored, schema: FeatureSchema) -> UserRow:
+    """The row of what `encode_user` wrote; an empty row where nothing is stored."""
+    if stored[VERSION] is None:
+        return empty_user(schema)
+    return user_from_values(decode_columns(USERS, stored), schema)
+
+
+def group_values(group: ItemGroup) -> list[float]:
+    """A column of the popularity table: [source, offset, reference ms, values...]."""
+    return [float(group.source), float(group.offset), float(group.reference_ms), *group.values]
+
+
+def group_from_values(values: list[float] | None, schema: FeatureSchema) -> ItemGroup:
+    """The group of what `group_values` made; an empty one where nothing is stored."""
+    if not values:
+        return empty_group(schema)
+    source, offset, reference_ms, *counters = values
+    return ItemGroup(counters, int(source), int(offset), int(reference_ms))
+
+
 def encode_group(group: ItemGroup) -> bytes:
-    """One column of view `item_popularity`: [source, offset, reference ms, values...]."""
-    return _doubles([group.source, group.offset, group.reference_ms, *group.values])
+    """One column of an item's popularity."""
+    return _encode_doubles(group_values(group))
 
 
 def decode_group(column: bytes | None, schema: FeatureSchema) -> ItemGroup:
     """The group of what `encode_group` wrote; an empty one where nothing is stored."""
-    if column is None:
-        return empty_group(schema)
-    source, offset, reference_ms, *values = Value.FromString(column).double_list_val.val
-    return ItemGroup(values, int(source), int(offset), int(reference_ms))
+    return group_from_values(None if column is None else _decode_doubles(column), schema)
 
 
 def encode_item(item: Item | None, source: int, offset: int) -> Columns:
-    """The columns of view `item_catalogue`; None, a tombstone, leaves an item not available."""
+    """The columns of an item's catalogue row; None, a tombstone, leaves it not available.
+
+    Serving reads `ENTRY_COLUMNS`; the others are there for whoever reads the store with Feast.
+    """
     item = item or Item(item_id="-", available=False)
-    return {
-        "title": _string(item.title),
-        "description": _string(item.description),
-        "category": _strings(item.category),
-        "brand": _string(item.brand),
-        "price": _encoded(Value() if item.price is None else Value(double_val=item.price)),
-        "attributes": _string(msgspec.json.encode(item.attributes).decode()),
-        "available": _encoded(Value(bool_val=item.available)),
-        "offsets": _int64s((source, offset)),
-    }
+    return encode_columns(
+        CATALOGUE,
+        {
+            "title": item.title,
+            "description": item.description,
+            "category": item.category,
+            "brand": item.brand,
+            "price": item.price,
+            "attributes": msgspec.json.encode(item.attributes).decode(),
+            "available": item.available,
+            "offsets": (source, offset),
+        },
+    )
 
 
-def decode_shelf(stored: Stored) -> tuple[list[str], bool]:
-    """(category, available) of an item; an item without a row is taken for available."""
-    available = stored["available"]
-    category = Value.FromString(stored["category"] or b"").string_list_val.val
-    return list(category), available is None or Value.FromString(available).bool_val
+def decode_catalogue_entry(stored: Stored) -> CatalogueEntry:
+    """What serving needs of an item: of its `ENTRY_COLUMNS`."""
+    values = decode_columns(CATALOGUE, stored)
+    attributes = values["attributes"] or "{}"
+    return CatalogueEntry(
+        category_hashes=tuple(map(hash64, values["category"] or ())),
+        available=values["available"] is not False,
+        attributes=msgspec.json.decode(attributes) or _NO_ATTRIBUTES,
+    )
 
 
 def encode_trending(listed: TrendList, source: int, offset: int) -> Columns:
-    """The columns of view `trending`: items, and each one's [reference ms, values...]."""
-    return {
-        "item_ids": _strings(listed.item_ids),
-        "counts": _doubles(listed.counts.ravel().tolist()),
-        "offsets": _int64s((source, offset)),
-    }
+    """The columns of a source's list of trending items."""
+    return encode_columns(
+        TRENDING,
+        {
+            "item_ids": listed.item_ids,
+            "counts": listed.counts.ravel().tolist(),
+            "offsets": (source, offset),
+        },
+    )
 
 
 def decode_trending(stored: Stored, schema: FeatureSchema) -> TrendList:
     """The list of what `encode_trending` wrote; an empty one where nothing is stored."""
-    names = Value.FromString(stored["item_ids"] or b"").string_list_val.val
-    flat = Value.FromString(stored["counts"] or b"").double_list_val.val
-    counts = np.array(flat, np.float64).reshape(-1, 1 + len(schema.item_half_lives))
-    return TrendList(list(names), counts)
+    values = decode_columns(TRENDING, stored)
+    counts = np.array(values["counts"] or (), np.float64)
+    width = 1 + len(schema.item_half_lives)
+    return TrendList(values["item_ids"] or [], counts.reshape(-1, width))
 
 
 def decode_pair(column: bytes | None) -> tuple[int, int]:
@@ -137,37 +212,61 @@ def decode_pair(column: bytes | None) -> tuple[int, int]:
     return source, offset
 
 
-def decoded(column: bytes) -> object:
-    """What a column holds, as plain Python: a list, text, bytes, a number; None for nothing."""
+def _serialize(value: Value) -> bytes:
+    serialized: bytes = value.SerializeToString()
+    return serialized
+
+
+def _encode_doubles(values: Any) -> bytes:
+    return _serialize(Value(double_list_val=DoubleList(val=values)))
+
+
+def _encode_int64s(values: Any) -> bytes:
+    return _serialize(Value(int64_list_val=Int64List(val=values)))
+
+
+def _encode_strings(values: Any) -> bytes:
+    return _serialize(Value(string_list_val=StringList(val=values)))
+
+
+def _encode_scalar(field: str) -> Callable[[Any], bytes]:
+    return lambda value: _serialize(Value() if value is None else Value(**{field: value}))
+
+
+def _decode_doubles(column: bytes) -> list[float]:
+    return list(Value.FromString(column).double_list_val.val)
+
+
+def _decode_int64s(column: bytes) -> list[int]:
+    return list(Value.FromString(column).int64_list_val.val)
+
+
+def _decode_strings(column: bytes) -> list[str]:
+    return list(Value.FromString(column).string_list_val.val)
+
+
+def _decode_scalar(column: bytes) -> Any:
     value = Value.FromString(column)
-    if (kind := value.WhichOneof("val")) is None:
-        return None
-    held = getattr(value, kind)
-    return list(held.val) if kind.endswith("_list_val") else held
+    field = value.WhichOneof("val")
+    return None if field is None else getattr(value, field)
 
 
-def _categories(stored: Stored, size: int) -> dict[int, list[float]]:
-    names = Value.FromString(stored["category_hashes"] or b"").int64_list_val.val
-    flat = Value.FromString(stored["category_counters"] or b"").double_list_val.val
-    return {name: list(flat[at * size : (at + 1) * size]) for at, name in enumerate(names)}
-
-
-def _int64s(values: Iterable[int]) -> bytes:
-    return _encoded(Value(int64_list_val=Int64List(val=values)))
-
-
-def _doubles(values: Iterable[float]) -> bytes:
-    return _encoded(Value(double_list_val=DoubleList(val=values)))
-
-
-def _string(value: str) -> bytes:
-    return _encoded(Value(string_val=value))
-
-
-def _strings(values: Iterable[str]) -> bytes:
-    return _encoded(Value(string_list_val=StringList(val=values)))
-
-
-def _encoded(value: Value) -> bytes:
-    encoded: bytes = value.SerializeToString()
-    return encoded
+_SCALARS = (
+    ColumnType.BOOL,
+    ColumnType.BYTES,
+    ColumnType.DOUBLE,
+    ColumnType.INT64,
+    ColumnType.STRING,
+)
+_ENCODERS: dict[ColumnType, Callable[[Any], bytes]] = {
+    ColumnType.DOUBLES: _encode_doubles,
+    ColumnType.INT64S: _encode_int64s,
+    ColumnType.STRINGS: _encode_strings,
+    **{kind: _encode_scalar(f"{kind}_val") for kind in _SCALARS},
+}
+_DECODERS: dict[ColumnType, Callable[[bytes], Any]] = {
+    ColumnType.DOUBLES: _decode_doubles,
+    ColumnType.INT64S: _decode_int64s,
+    ColumnType.STRINGS: _decode_strings,
+    **dict.fromkeys(_SCALARS, _decode_scalar),
+}

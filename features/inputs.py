@@ -16,11 +16,10 @@ import numpy.typing as npt
 from features import decay
 from features.arrays import Int64Array
 from features.rows import UserRow
-from features.schema import FeatureSchema
+from features.schema import CATEGORY_BUCKETS, FeatureSchema
 from features.vocabulary import PADDING, Vocabulary
 
 TOP_ITEMS = 100
-CATEGORY_BUCKETS = 32
 MODEL_NAME = "temporal_llm"
 
 
@@ -45,7 +44,7 @@ def model_inputs(schema: FeatureSchema) -> tuple[Tensor, ...]:
         Tensor("event_types", np.int64, (-1,)),
         Tensor("event_times_ms", np.int64, (-1,)),
         Tensor("request_time_ms", np.int64, (1,)),
-        Tensor("user_features", np.float32, (user_feature_count(schema),)),
+        Tensor("user_features", np.float32, (schema.user_feature_count,)),
         Tensor("candidate_items", np.int64, (-1,)),
         Tensor("excluded_items", np.int64, (-1,)),
     )
@@ -64,18 +63,8 @@ def model_outputs(schema: FeatureSchema) -> tuple[Tensor, ...]:
         Tensor("top_explained_by", np.int64, (TOP_ITEMS,)),
         Tensor("candidate_scores", np.float32, (-1,)),
         Tensor("candidate_explained_by", np.int64, (-1,)),
-        Tensor("trend_weights", np.float32, (2 * trend_count(schema),)),
+        Tensor("trend_weights", np.float32, (2 * schema.trend_count,)),
     )
-
-
-def user_feature_count(schema: FeatureSchema) -> int:
-    """F: one a counter, and one a category bucket."""
-    return schema.user_counters + CATEGORY_BUCKETS
-
-
-def trend_count(schema: FeatureSchema) -> int:
-    """T: one a half-life of the items, the plain count left out."""
-    return len(schema.item_half_lives) - 1
 
 
 def user_features(row: UserRow, time_ms: int, schema: FeatureSchema) -> list[float]:
@@ -104,15 +93,13 @@ def model_tensors(
     vocabulary: Vocabulary,
     schema: FeatureSchema,
     candidates: Int64Array | None = None,
-    exclude_seen: bool = True,
 ) -> dict[str, npt.NDArray[np.generic]]:
     """The model's inputs for a batch of people, by tensor name.
 
     Args:
-        rows: B user rows; only their history, counters and taken items are read.
+        rows: B user rows; only their history, counters and seen items are read.
         times_ms: int[B], when each person asks.
         candidates: int64[C], indices of items to score for everyone besides the top K.
-        exclude_taken: leave what a person has taken out of the top K.
     """
     length = max(1, max((len(row.events) // 3 for row in rows), default=1))
     flat = np.zeros((len(rows), 3 * length), np.int64)
@@ -132,13 +119,13 @@ def model_tensors(
         "request_time_ms": np.asarray(times_ms, np.int64)[:, None],
         "user_features": np.asarray(features, np.float32),
         "candidate_items": np.tile(wanted, (len(rows), 1)),
-        "excluded_items": _excluded(rows if exclude_seen else [], len(rows), vocabulary),
+        "excluded_items": _excluded(rows, vocabulary),
     }
 
 
-def _excluded(rows: Sequence[UserRow], batch: int, vocabulary: Vocabulary) -> Int64Array:
+def _excluded(rows: Sequence[UserRow], vocabulary: Vocabulary) -> Int64Array:
     lengths = [len(row.seen) for row in rows]
-    excluded = np.zeros((batch, max(lengths, default=0)), np.int64)
+    excluded = np.zeros((len(rows), max(lengths, default=0)), np.int64)
     if not excluded.size:
         return excluded
     known = vocabulary.indices(np.concatenate([np.asarray(row.seen, np.int64) for row in rows]))

@@ -20,7 +20,8 @@ from features.inputs import model_inputs, model_outputs
 from features.kafka import ensure_sources
 from features.schema import FeatureSchema
 from features.settings import FeatureSettings, KafkaSettings, SecurityProtocol, StoreSettings
-from features.store import RowStore, popularity_table
+from features.store import popularity_table
+from features.store.redis import RedisRowStore
 from stream.asking import Asker
 from stream.catalogue import CatalogueCache
 from stream.catalogue_writer import CatalogueWriter
@@ -63,7 +64,7 @@ def make_app(config: WorkerConfig) -> faust.App:
     settings, partitions = config.worker, config.kafka.partitions
     schema = FeatureSchema(config.features)
     sources = ensure_sources(config.kafka)
-    store = RowStore(config.store)
+    store = RedisRowStore(config.store)
     catalogue = CatalogueCache(settings.catalogue_refresh_s)
     delivery = RecommendationProducer(config.kafka)
     commits = Commits(app, store, delivery, settings.commit_interval_s)

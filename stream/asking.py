@@ -88,7 +88,6 @@ class Asker:
         self._schema = schema
         self._trends = trends
         self._scorer = scorer
-        self._exclude_seen = bool(schema.seen_by)
         self._tables: dict[str, TrendingIndex] = {}
 
     def question(self, route: Route, requests: Sequence[Request], *, on_trial: bool) -> Question:
@@ -101,7 +100,6 @@ class Asker:
             route.vocabulary,
             self._schema,
             candidates=table.indices[: self._settings.trending_candidates],
-            exclude_seen=self._exclude_seen,
         )
         return Question(route, on_trial, requests, times_ms, tensors, table)
 

@@ -3,22 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from time import monotonic
 
-from features.columns import decode_shelf
+from features.columns import ENTRY_COLUMNS, CatalogueEntry, decode_catalogue_entry
 from features.store import CATALOGUE, RowRead
-from features.topics import Hash, hash64
 
 _MOST_ITEMS = 1_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class CatalogueEntry:
-    """What serving needs of an item: its categories' hashes, and whether it can be had."""
-
-    categories: tuple[Hash, ...] = ()
-    available: bool = True
 
 
 class CatalogueCache:
@@ -41,8 +31,7 @@ class CatalogueCache:
 
     def put(self, read: RowRead, stored: Mapping[str, bytes | None]) -> CatalogueEntry:
         """The shelf that `catalogue_read` has brought, kept at hand."""
-        category, available = decode_shelf(stored)
-        shelf = CatalogueEntry(tuple(map(hash64, category)), available)
+        shelf = decode_catalogue_entry(stored)
         if len(self._shelves) >= _MOST_ITEMS:
             self._shelves.clear()
         self._shelves[read.entity_id] = (self._clock() + self._keep_s, shelf)
@@ -51,4 +40,4 @@ class CatalogueCache:
 
 def catalogue_read(item_id: str) -> RowRead:
     """The read that brings an item's shelf."""
-    return RowRead(CATALOGUE, item_id, ("category", "available"))
+    return RowRead(CATALOGUE, item_id, ENTRY_COLUMNS)

@@ -10,9 +10,8 @@ from headwater_client.errors import ServerError
 from headwater_client.events import EventError, Item, decode
 from headwater_client.topics import ITEMS
 
-from features.columns import VERSION, decode_pair, encode_item
-from features.repo.definitions import LOADED
-from features.store import CATALOGUE, RowRead, RowStore, RowWrite
+from features.columns import decode_pair, encode_item
+from features.store import CATALOGUE, LOADED, VERSION, RowRead, RowStore, RowWrite
 from features.topics import Hash, source_hash
 from stream import metrics
 from stream.commits import Commits

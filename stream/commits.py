@@ -59,7 +59,7 @@ class Commits:
         await self._producer.flush()
         async for attempt in retry_while_unavailable():
             with attempt:
-                while not await self._store.durable(_DURABLE_MS):
+                while not await self._store.wait_until_durable(_DURABLE_MS):
                     log.warning("store_slow_to_disk", waited_ms=_DURABLE_MS)
         await commit_offsets(self._app, done)
         for partition, offset in done.items():

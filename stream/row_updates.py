@@ -16,13 +16,13 @@ from cachetools import LRUCache
 from headwater_client.events import Interaction
 
 from features import columns
-from features.columns import VERSION
+from features.columns import CatalogueEntry
 from features.rows import ItemGroup, UserRow, apply_event, apply_item_event, observation
 from features.schema import FeatureSchema
-from features.store import USERS, RowRead, RowStore, RowWrite, StoreTable
+from features.store import USERS, VERSION, RowRead, RowStore, RowWrite, StoreTable
 from features.topics import Hash
 from stream import metrics
-from stream.catalogue import CatalogueCache, CatalogueEntry, catalogue_read
+from stream.catalogue import CatalogueCache, catalogue_read
 
 log = structlog.get_logger()
 RowT = TypeVar("RowT")
@@ -148,7 +148,7 @@ class RowUpdater:
             user = rows.users[event.user_id]
             if offset <= user.row.offsets.get(source, -1):
                 continue
-            seen = observation(event, source, offset, rows.shelves[event.item_id].categories)
+            seen = observation(event, source, offset, rows.shelves[event.item_id].category_hashes)
             changed_users[event.user_id] = user
             if apply_event(user.row, seen, self._schema):
                 cell = ItemGroupKey(event.item_id, column)

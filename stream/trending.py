@@ -20,11 +20,10 @@ from headwater_client.errors import ServerError
 from headwater_client.event_types import EVENT_TYPES
 
 from features.arrays import Float64Array
-from features.columns import VERSION, TrendList, decode_trending, encode_trending
-from features.repo.definitions import item_sources
+from features.columns import TrendList, decode_trending, encode_trending
 from features.rows import ItemGroup
 from features.schema import FeatureSchema
-from features.store import TRENDING, RowRead, RowStore, RowWrite
+from features.store import TRENDING, VERSION, RowRead, RowStore, RowWrite, item_sources
 from features.vocabulary import Vocabulary
 from stream.row_updates import ItemGroupKey
 

@@ -19,11 +19,9 @@ import feast
 
 import sys
 import time
-from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import chain
 from typing import Any
 
 import faust
@@ -35,37 +33,23 @@ from headwater_client.topics import RECOMMENDATIONS
 
 from deploy.settings import Settings, load_settings
 from features import inputs
+from features.columns import group_from_values, group_values, user_from_values, user_values
 from features.kafka import ensure_topics
-from features.repo.definitions import item_sources
 from features.rows import (
-    ItemGroup,
     UserRow,
     apply_event,
     apply_item_event,
-    empty_group,
-    empty_user,
     observation,
 )
 from features.schema import FeatureSchema
-from features.store import RowStore
+from features.store import USERS, item_sources
+from features.store.redis import RedisRowStore
 from features.topics import hash64, source_hash
 from features.vocabulary import read_vocabulary
 from stream.inference import InferenceClient
 from stream.ranking import available_items, rank
 from stream.recommender import recommendation_id
 from stream.trending import TrendingIndex, TrendingSource
-
-_USER = (
-    "counters",
-    "category_hashes",
-    "category_counters",
-    "history_items",
-    "history_types",
-    "history_times_ms",
-    "taken",
-    "remembered",
-    "offsets",
-)
 
 
 @dataclass
@@ -96,7 +80,7 @@ class OneAtATime:
         )
         self._columns = item_sources(settings.kafka.partitions)
         self._features = [
-            *(f"user_activity:{name}" for name in _USER),
+            *(f"user_activity:{name}" for name in USERS.columns),
             *(f"item_popularity:{name}" for name in self._columns),
             "item_catalogue:category",
         ]
@@ -109,11 +93,11 @@ class OneAtATime:
         answer = self._ask_feast(event)
         seen = observation(event, source, offset, answer.categories)  # type: ignore[arg-type]
         if apply_event(answer.row, seen, self._schema):
-            group = _group(answer.groups[column], self._schema)
+            group = group_from_values(answer.groups[column], self._schema)
             apply_item_event(group, seen, self._schema)
-            answer.groups[column] = _list_of(group)
+            answer.groups[column] = group_values(group)
             self._push("item_popularity_push", {"item_id": event.item_id, **answer.groups})
-        self._push("user_activity_push", {"user_id": event.user_id, **_columns_of(answer.row)})
+        self._push("user_activity_push", {"user_id": event.user_id, **user_values(answer.row)})
         return await self._recommend(event, answer.row)
 
     def _ask_feast(self, event: Interaction) -> FeastAnswer:
@@ -123,7 +107,7 @@ class OneAtATime:
         ).to_dict()
         found = {name: values[0] for name, values in answer.items()}
         return FeastAnswer(
-            _user(found, self._schema),
+            user_from_values(found, self._schema),
             {name: found[name] for name in self._columns},
             tuple(map(hash64, found["category"] or ())),
         )
@@ -139,14 +123,12 @@ class OneAtATime:
     async def _recommend(self, event: Interaction, row: UserRow) -> Recommendation:
         table = self._trends or await self._trend_table()
         worker, times_ms = self._settings.worker, [max(event.timestamp, row.reference_ms)]
-        exclude_seen = bool(self._schema.seen_by)
         tensors = inputs.model_tensors(
             [row],
             times_ms,
             self._vocabulary,
             self._schema,
             candidates=table.indices[: worker.trending_candidates],
-            exclude_seen=exclude_seen,
         )
         outputs, _ = await self._scorer.score(self._version, tensors)
         ranking = rank(outputs, tensors, table, self._vocabulary, times_ms, 4 * worker.top_k)
@@ -166,7 +148,7 @@ class OneAtATime:
     async def _trend_table(self) -> TrendingIndex:
         """What trends, read once."""
         settings, worker = self._settings, self._settings.worker
-        store = RowStore(settings.store)
+        store = RedisRowStore(settings.store)
         lists = TrendingSource(
             store,
             self._schema,
@@ -178,54 +160,6 @@ class OneAtATime:
         await store.close()
         self._trends = TrendingIndex(lists.trends, self._vocabulary)
         return self._trends
-
-
-def _user(found: Mapping[str, Any], schema: FeatureSchema) -> UserRow:
-    """The row of Feast's answer; an empty row where nothing is stored."""
-    if found["offsets"] is None:
-        return empty_user(schema)
-    size = len(schema.category_half_lives)
-    flat, pairs = found["category_counters"] or [], found["offsets"]
-    times, types, items = (
-        found[f"history_{name}"] or [] for name in ("times_ms", "types", "items")
-    )
-    return UserRow(
-        counters=found["counters"],
-        events=array("q", chain.from_iterable(zip(times, types, items, strict=True))),
-        categories={
-            name: flat[at * size : (at + 1) * size]
-            for at, name in enumerate(found["category_hashes"] or [])
-        },
-        seen=array("q", found["taken"] or b""),
-        dedup_ids=array("q", found["remembered"] or b""),
-        offsets=dict(zip(pairs[::2], pairs[1::2], strict=True)),
-    )
-
-
-def _columns_of(row: UserRow) -> dict[str, Any]:
-    categories = sorted(row.categories)
-    return {
-        "counters": row.counters,
-        "category_hashes": categories,
-        "category_counters": [v for name in categories for v in row.categories[name]],
-        "history_items": [item for _, _, item in row.history],
-        "history_types": [kind for _, kind, _ in row.history],
-        "history_times_ms": [time_ms for time_ms, _, _ in row.history],
-        "taken": row.seen.tobytes(),
-        "remembered": row.dedup_ids.tobytes(),
-        "offsets": [number for pair in sorted(row.offsets.items()) for number in pair],
-    }
-
-
-def _group(column: list[float] | None, schema: FeatureSchema) -> ItemGroup:
-    if column is None:
-        return empty_group(schema)
-    source, offset, reference_ms, *values = column
-    return ItemGroup(values, int(source), int(offset), int(reference_ms))
-
-
-def _list_of(group: ItemGroup) -> list[float]:
-    return list(map(float, (group.source, group.offset, group.reference_ms))) + group.values  # noqa: PD011
 
 
 def make_app(settings: Settings, handler: OneAtATime) -> faust.App:

@@ -30,11 +30,11 @@ from msgspec.structs import replace
 from bench.harness.workload import Order, generate_workload
 from deploy.settings import Settings, load_settings
 from features import columns, inputs
-from features.columns import VERSION
 from features.kafka import ensure_topics
 from features.rows import ItemGroup, UserRow, apply_event, apply_item_event, observation
 from features.schema import FeatureSchema
-from features.store import USERS, RowRead, RowStore, RowWrite, popularity_table
+from features.store import USERS, VERSION, RowRead, RowWrite, popularity_table
+from features.store.redis import RedisRowStore
 from features.topics import hash64, source_hash
 from features.vocabulary import Vocabulary, read_vocabulary
 from stream.catalogue import catalogue_read
@@ -104,7 +104,7 @@ class LoopParts:
         self._version = version
         self._vocabulary = vocabulary
         self._schema = FeatureSchema(settings.features)
-        self._store = RowStore(settings.store)
+        self._store = RedisRowStore(settings.store)
         self._popularity = popularity_table(settings.kafka.partitions)
         self._scorer = InferenceClient(
             settings.triton, inputs.model_inputs(self._schema), inputs.model_outputs(self._schema)
@@ -185,7 +185,7 @@ class LoopParts:
     ) -> None:
         last = {each.event.user_id: each.event for each in placed}
         times_ms = [max(last[name].timestamp, row.reference_ms) for name, row in users.items()]
-        worker, exclude_seen = self._settings.worker, bool(self._schema.seen_by)
+        worker = self._settings.worker
         with self._times.part("tensors"):
             tensors = inputs.model_tensors(
                 list(users.values()),
@@ -193,7 +193,6 @@ class LoopParts:
                 self._vocabulary,
                 self._schema,
                 candidates=table.indices[: worker.trending_candidates],
-                exclude_seen=exclude_seen,
             )
         with self._times.part("model"):
             outputs, _ = await self._scorer.score(self._version, tensors)
@@ -233,7 +232,7 @@ class LoopParts:
                 for cell, stored in zip(cells, groups, strict=True)
             },
             {
-                name: tuple(map(hash64, columns.decode_shelf(stored)[0]))
+                name: columns.decode_catalogue_entry(stored).category_hashes
                 for name, stored in zip(items, shelves, strict=True)
             },
             versions,

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from features import inputs
 from features.schema import FeatureSchema
 from features.settings import FeatureSettings
 from features.vocabulary import FIRST_ITEM
@@ -80,8 +79,8 @@ def architectures(items: int, schema: FeatureSchema) -> dict[str, Architecture]:
     settings = TrainerSettings()
     size: dict[str, Any] = {
         "items": items,
-        "user_features": inputs.user_feature_count(schema),
-        "trends": inputs.trend_count(schema),
+        "user_features": schema.user_feature_count,
+        "trends": schema.trend_count,
         "history": schema.settings.history_length,
         "width": settings.width,
         "layers": settings.layers,

@@ -259,7 +259,7 @@ def rows_of(
 def requests_of(ours: Ours, people: Sequence[UserRow], times_ms: Sequence[int]) -> Requests:
     """Requests of these rows as a worker would make them."""
     vocabulary, schema = ours.trained.vocabulary, ours.schema
-    found = inputs.model_tensors(people, times_ms, vocabulary, schema, exclude_seen=False)
+    found = inputs.model_tensors(people, times_ms, vocabulary, schema)
     tensors = {name: torch.from_numpy(array) for name, array in found.items()}
     items = tensors["item_indices"]
     return Requests(

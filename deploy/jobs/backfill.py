@@ -32,10 +32,10 @@ from deploy.jobs.backlog import BATCH, KafkaBacklog
 from deploy.settings import Settings
 from features import columns
 from features.kafka import ensure_sources, group_members
-from features.repo.definitions import LOADED
 from features.rows import ItemGroup
 from features.schema import FeatureSchema
-from features.store import RowRead, RowStore, popularity_table
+from features.store import LOADED, RowRead, RowStore, claim_log, claim_rows, popularity_table
+from features.store.redis import RedisRowStore
 from features.topics import Hash, source_hash
 from stream.catalogue import CatalogueCache
 from stream.catalogue_writer import LOADED_ITEMS, ItemUpdate, parse_item, write_items
@@ -123,7 +123,7 @@ class RowFiller:
         for start in range(0, len(names), BATCH):
             self._trends.touch(await self._groups(names[start : start + BATCH]))
             await self._trends.refresh()
-        while not await self._store.durable(DURABLE_MS):
+        while not await self._store.wait_until_durable(DURABLE_MS):
             log.warning("store_slow_to_disk", waited_ms=DURABLE_MS)
 
     async def _groups(self, item_ids: Sequence[str]) -> dict[ItemGroupKey, ItemGroup]:
@@ -148,11 +148,11 @@ async def filling(settings: Settings, fingerprint: str | None = None) -> AsyncIt
         SettingsError: the store has rows of other settings, or of another log.
         ServerError: the store does not answer.
     """
-    store = RowStore(settings.store)
+    store = RedisRowStore(settings.store)
     try:
-        await store.claim(FeatureSchema(settings.features).fingerprint)
+        await claim_rows(store, FeatureSchema(settings.features))
         if fingerprint is not None:
-            await store.claim_log(fingerprint)
+            await claim_log(store, fingerprint)
         filler = RowFiller(store, settings)
         yield filler
         await filler.finish()

@@ -20,7 +20,7 @@ from deploy.rollout.trial import Trial
 from deploy.settings import Settings
 from features.inputs import MODEL_NAME
 from features.kafka import ensure_sources
-from features.store import RowStore
+from features.store.redis import RedisRowStore
 from features.vocabulary import FILE_NAME, read_vocabulary
 
 PAUSE_S = 1.0
@@ -42,7 +42,7 @@ def run_controller(settings: Settings, stop: threading.Event) -> None:
 async def _run(settings: Settings, stop: threading.Event) -> None:
     sources = ensure_sources(settings.kafka)
     rules = settings.rollout
-    store = RowStore(settings.store)
+    store = RedisRowStore(settings.store)
 
     def count_feedback(trial: Trial) -> FeedbackConsumer:
         window_ms = int(1000 * rules.credit_window_s)

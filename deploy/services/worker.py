@@ -10,7 +10,8 @@ from prometheus_client import start_http_server
 
 from deploy.settings import Settings
 from features.schema import FeatureSchema
-from features.store import RowStore
+from features.store import claim_rows
+from features.store.redis import RedisRowStore
 from stream.app import WorkerConfig, make_app
 
 
@@ -36,8 +37,8 @@ def run_worker(settings: Settings) -> None:
 
 async def _claim(settings: Settings) -> None:
     """Rows of other settings stop the worker at its start, before it reads one."""
-    store = RowStore(settings.store)
+    store = RedisRowStore(settings.store)
     try:
-        await store.claim(FeatureSchema(settings.features).fingerprint)
+        await claim_rows(store, FeatureSchema(settings.features))
     finally:
         await store.close()

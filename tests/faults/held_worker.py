@@ -12,26 +12,26 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from features import store
+from features.store import USERS, RowWrite, redis
 
 
 def hold_once(marker: Path) -> None:
     """Stop this process before its next write of user rows once the marker exists."""
-    write = store.RowStore.write
+    write = redis.RedisRowStore.write
 
-    async def held(self: store.RowStore, writes: Sequence[store.RowWrite]) -> list[bool]:
-        if marker.exists() and writes and writes[0].table is store.USERS:
+    async def held(self: redis.RedisRowStore, writes: Sequence[RowWrite]) -> list[bool]:
+        if marker.exists() and writes and writes[0].table is USERS:
             marker.unlink()
             os.kill(os.getpid(), signal.SIGSTOP)
         return await write(self, writes)
 
-    store.RowStore.write = held  # type: ignore[method-assign]
+    redis.RedisRowStore.write = held  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":
     hold_once(Path(sys.argv[1]))
     if "unconditional" in sys.argv:
-        store._WRITE_IF_UNCHANGED = "redis.call('HSET', KEYS[1], unpack(ARGV, 3)) return 1"
+        redis._WRITE_IF_UNCHANGED = "redis.call('HSET', KEYS[1], unpack(ARGV, 3)) return 1"
     from deploy.commands.worker import worker
 
     worker()

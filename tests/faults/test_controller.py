@@ -31,7 +31,8 @@ from deploy.settings import Settings
 from features.kafka import client_config, ensure_sources
 from features.rollout_messages import RolloutAction, RolloutStep
 from features.schema import FeatureSchema
-from features.store import FEEDBACK, RowRead, RowStore
+from features.store import FEEDBACK, RowRead
+from features.store.redis import RedisRowStore
 from features.topics import Hash
 from tests.harness.models import SETTINGS, untrained
 from tests.harness.rollouts import People, asked, controlling, told
@@ -165,7 +166,7 @@ def check_counters(settings: Settings) -> None:
 
 async def stored(settings: Settings, names: set[str]) -> dict[tuple[str, int], FeedbackRow]:
     keys = [(name, number) for name in names for number in range(settings.kafka.partitions)]
-    store = RowStore(settings.store)
+    store = RedisRowStore(settings.store)
     try:
         rows = await store.read(
             [RowRead(FEEDBACK, f"{name}/{number}", FEEDBACK.columns) for name, number in keys]

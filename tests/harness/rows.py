@@ -11,9 +11,9 @@ from feast import FeatureStore
 
 from deploy.local.feature_repo import feature_repo
 from deploy.settings import Settings
-from features.repo.definitions import item_sources
 from features.rows import UserRow, empty_user
 from features.schema import FeatureSchema
+from features.store import item_sources
 from features.topics import hash64
 from tests.harness import oracle
 from tests.harness.oracle import Logged

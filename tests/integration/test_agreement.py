@@ -29,10 +29,9 @@ from deploy.settings import Settings
 from features import rows
 from features.inputs import trend_values, user_features
 from features.kafka import ensure_topics
-from features.repo.definitions import item_sources
 from features.rows import ItemGroup, UserRow
 from features.schema import FeatureSchema
-from features.store import USERS
+from features.store import USERS, item_sources
 from features.vocabulary import Vocabulary
 from stream.client import EventProducer
 from tests.harness.rows import rows_of, user_row

@@ -28,9 +28,8 @@ from deploy.local.feature_repo import feature_repo, history_path
 from deploy.settings import Settings
 from features.inputs import user_features
 from features.kafka import ensure_topics, group_members
-from features.repo.definitions import item_sources
 from features.schema import FeatureSchema
-from features.store import CATALOGUE, TRENDING, USERS, popularity_table
+from features.store import CATALOGUE, TRENDING, USERS, item_sources, popularity_table
 from stream.client import EventProducer
 from stream.settings import WorkerSettings
 from tests.harness import oracle

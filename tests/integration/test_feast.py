@@ -13,10 +13,11 @@ from headwater_client.event_types import CLICK
 
 from deploy.local.feature_repo import feature_repo
 from deploy.settings import Settings
-from features.columns import VERSION, encode_user
+from features.columns import encode_user
 from features.rows import Observation, apply_event, empty_user
 from features.schema import FeatureSchema
-from features.store import USERS, RowStore, RowWrite
+from features.store import USERS, VERSION, RowWrite
+from features.store.redis import RedisRowStore
 from features.topics import hash64, source_hash
 
 pytestmark = pytest.mark.integration
@@ -30,7 +31,7 @@ async def write_ann(settings: Settings) -> None:
         CLICK.code, "ann", "lamp", hash64("lamp"), NOW_MS, hash64("e"), source_hash("t", 0), 0
     )
     apply_event(row, seen, schema)
-    store = RowStore(settings.store)
+    store = RedisRowStore(settings.store)
     write = RowWrite(USERS, "ann-of-feast", encode_user(row), NOW_MS, VERSION, None)
     assert await store.write([write]) == [True]
     assert await store.write([write]) == [False], "a row that is there is not written over"

@@ -15,24 +15,22 @@ from uuid import uuid4
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from features.columns import decoded, encode_user
+from features.columns import user_values
 from features.rows import Observation, UserRow, apply_event, empty_user
 from features.schema import FeatureSchema
+from features.tables import USERS, ColumnType
 
 ROWS_AT_ONCE = 2048
+_ARROW_TYPES = {
+    ColumnType.BYTES: pa.binary(),
+    ColumnType.DOUBLES: pa.list_(pa.float64()),
+    ColumnType.INT64S: pa.list_(pa.int64()),
+}
 SCHEMA = pa.schema(
     {
-        "user_id": pa.string(),
+        USERS.join_key: pa.string(),
         "event_timestamp": pa.timestamp("ms", tz="UTC"),
-        "counters": pa.list_(pa.float64()),
-        "category_hashes": pa.list_(pa.int64()),
-        "category_counters": pa.list_(pa.float64()),
-        "history_items": pa.list_(pa.int64()),
-        "history_types": pa.list_(pa.int64()),
-        "history_times_ms": pa.list_(pa.int64()),
-        "taken": pa.binary(),
-        "remembered": pa.binary(),
-        "offsets": pa.list_(pa.int64()),
+        **{name: _ARROW_TYPES[kind] for name, kind in USERS.types.items()},
     }
 )
 
@@ -72,5 +70,4 @@ def _rows(log: Iterable[Observation], schema: FeatureSchema) -> Iterator[dict[st
             if apply_event(row, event, schema):
                 changed[event.user_id] = row
         for user_id, row in changed.items():
-            columns = {name: decoded(value) for name, value in encode_user(row).items()}
-            yield {"user_id": user_id, "event_timestamp": time_ms, **columns}
+            yield {USERS.join_key: user_id, "event_timestamp": time_ms, **user_values(row)}

@@ -13,7 +13,6 @@ from typing import TypeVar
 import numpy as np
 from headwater_client.events import Interaction, Item
 
-from features import inputs
 from features.arrays import Float32Array, Int64Array
 from features.schema import FeatureSchema
 from features.vocabulary import Vocabulary
@@ -117,7 +116,7 @@ class History:
         return snapshots(self._popularities, asked_ms, vocabulary, self.schema, snapshot_ms)
 
     def _columns(self, replayed: Sequence[Example]) -> _Rows:
-        size, width = len(replayed), inputs.user_feature_count(self.schema)
+        size, width = len(replayed), self.schema.user_feature_count
         numbers = self._people
         people = [numbers.setdefault(one.event.user_id, len(numbers)) for one in replayed]
         return _Rows(

@@ -144,7 +144,7 @@ def _features_before(
 def _columns(ordered: Sequence[Example], vocabulary: Vocabulary, schema: FeatureSchema) -> Examples:
     size = len(ordered)
     hashes = np.fromiter((one.event.item for one in ordered), np.int64, size)
-    width = inputs.user_feature_count(schema)
+    width = schema.user_feature_count
     return Examples(
         items=vocabulary.indices(hashes),
         types=np.fromiter((one.event.type for one in ordered), np.int64, size),

@@ -12,7 +12,7 @@ from operator import attrgetter
 import numpy as np
 import numpy.typing as npt
 
-from features import inputs, rows
+from features import rows
 from features.arrays import Int64Array
 from features.rows import ItemGroup, Observation
 from features.schema import FeatureSchema
@@ -70,7 +70,7 @@ class Popularity:
         known_ms = np.maximum.accumulate(np.maximum(times_ms, self._known_ms))
         self._known_ms = int(known_ms[-1]) if size else self._known_ms
         reference_ms = np.empty(size, np.int64)
-        values = np.empty((size, inputs.trend_count(self._schema)), np.float64)
+        values = np.empty((size, self._schema.trend_count), np.float64)
         for at, event in enumerate(log):
             reference_ms[at], values[at] = self._after(event)
         items = np.fromiter((event.item for event in log), np.int64, size)

@@ -14,7 +14,7 @@ import torch
 from headwater_client.errors import HeadwaterError
 from onnxruntime.capi import onnxruntime_pybind11_state as runtime
 
-from features.inputs import Tensor, model_inputs, model_outputs, user_feature_count
+from features.inputs import Tensor, model_inputs, model_outputs
 from features.schema import FeatureSchema
 from features.settings import DAY_MS
 from trainer.export.parity import Arrays, differences
@@ -170,7 +170,7 @@ def sample_inputs(
         "event_types": random.integers(1, 1 + len(schema.event_codes), (batch, length)) * there,
         "event_times_ms": times * there,
         "request_time_ms": times[:, -1:] + random.integers(-DAY_MS, 10 * DAY_MS, (batch, 1)),
-        "user_features": random.random((batch, user_feature_count(schema)), np.float32),
+        "user_features": random.random((batch, schema.user_feature_count), np.float32),
         "candidate_items": random.integers(0, items, (batch, candidates)),
         "excluded_items": random.integers(0, items, (batch, excluded)),
     }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from features import inputs
 from features.schema import FeatureSchema
 from features.vocabulary import Vocabulary
 from trainer.settings import Part, TrainerSettings
@@ -45,8 +44,8 @@ def architecture(
     counts = Part.COOCCURRENCE not in settings.ablate
     return Architecture(
         items=len(vocabulary),
-        user_features=inputs.user_feature_count(schema),
-        trends=inputs.trend_count(schema),
+        user_features=schema.user_feature_count,
+        trends=schema.trend_count,
         history=min(
             settings.history or schema.settings.history_length, schema.settings.history_length
         ),

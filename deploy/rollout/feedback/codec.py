@@ -5,17 +5,12 @@ V variants, one after another in every column, ordered by name.
 
 from __future__ import annotations
 
-from features.columns import VERSION, Columns, Stored  # before anything of Feast
-
-# isort: split
-
 from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from feast.protos.feast.types.Value_pb2 import DoubleList, Int64List, StringList, Value
 
 from deploy.rollout.feedback.counters import (
     COUNTERS,
@@ -23,6 +18,8 @@ from deploy.rollout.feedback.counters import (
     VariantCounters,
     empty_counts,
 )
+from features.columns import Columns, Stored, decode_columns, encode_columns
+from features.store import FEEDBACK, VERSION
 from features.topics import Hash
 
 __all__ = ["VERSION", "decode_feedback", "encode_feedback"]
@@ -32,19 +29,20 @@ def encode_feedback(row: FeedbackRow) -> Columns:
     """The columns of a row."""
     names = sorted(row.counters)
     variants = [row.counters[name] for name in names]
-    bitmaps = b"".join(np.packbits(variant.items).tobytes() for variant in variants)
-    values = {
-        "variants": Value(string_list_val=StringList(val=names)),
-        "shown": _doubles(variant.shown for variant in variants),
-        "reward": _doubles(variant.reward for variant in variants),
-        "counts": _int64s([variant.counts[name] for name in COUNTERS] for variant in variants),
-        "latencies": _int64s(variant.latencies.tolist() for variant in variants),
-        "scores": _int64s(variant.scores.tolist() for variant in variants),
-        "items": Value(bytes_val=bitmaps),
-        "until_ms": Value(int64_val=row.until_ms),
-        "offsets": _int64s(sorted(row.offsets.items())),
-    }
-    return {name: value.SerializeToString() for name, value in values.items()}
+    return encode_columns(
+        FEEDBACK,
+        {
+            "variants": names,
+            "shown": _join(variant.shown for variant in variants),
+            "reward": _join(variant.reward for variant in variants),
+            "counts": _join([variant.counts[name] for name in COUNTERS] for variant in variants),
+            "latencies": _join(variant.latencies.tolist() for variant in variants),
+            "scores": _join(variant.scores.tolist() for variant in variants),
+            "items": b"".join(np.packbits(variant.items).tobytes() for variant in variants),
+            "until_ms": row.until_ms,
+            "offsets": _join(sorted(row.offsets.items())),
+        },
+    )
 
 
 def decode_feedback(stored: Stored) -> FeedbackRow:
@@ -54,15 +52,13 @@ def decode_feedback(stored: Stored) -> FeedbackRow:
     """
     if stored["offsets"] is None:
         return FeedbackRow({}, {})
-    values = {name: Value.FromString(column or b"") for name, column in stored.items()}
-    names = list(values["variants"].string_list_val.val)
-    shown, reward = (
-        _split(values[name].double_list_val.val, names) for name in ("shown", "reward")
+    values = decode_columns(FEEDBACK, stored)
+    names = values["variants"] or []
+    shown, reward, counts, latencies, scores = (
+        _split(values[name] or (), names)
+        for name in ("shown", "reward", "counts", "latencies", "scores")
     )
-    counts, latencies, scores = (
-        _split(values[name].int64_list_val.val, names) for name in ("counts", "latencies", "scores")
-    )
-    items = _split(np.unpackbits(np.frombuffer(values["items"].bytes_val, np.uint8)), names)
+    items = _split(np.unpackbits(np.frombuffer(values["items"] or b"", np.uint8)), names)
     counters = {
         name: VariantCounters(
             shown=shown[index],
@@ -74,10 +70,10 @@ def decode_feedback(stored: Stored) -> FeedbackRow:
         )
         for index, name in enumerate(names)
     }
-    pairs = values["offsets"].int64_list_val.val
+    pairs = values["offsets"]
     sources = (Hash(source) for source in pairs[::2])
     offsets = dict(zip(sources, pairs[1::2], strict=True))
-    return FeedbackRow(counters, offsets, values["until_ms"].int64_val)
+    return FeedbackRow(counters, offsets, values["until_ms"] or 0)
 
 
 def _split(flat: Iterable[float], names: Sequence[str]) -> npt.NDArray[Any]:
@@ -86,9 +82,5 @@ def _split(flat: Iterable[float], names: Sequence[str]) -> npt.NDArray[Any]:
     return values.reshape(len(names), -1) if names else values.reshape(0, 0)
 
 
-def _doubles(rows: Iterable[Iterable[float]]) -> Value:
-    return Value(double_list_val=DoubleList(val=chain.from_iterable(rows)))
-
-
-def _int64s(rows: Iterable[Iterable[int]]) -> Value:
-    return Value(int64_list_val=Int64List(val=chain.from_iterable(rows)))
+def _join(rows: Iterable[Iterable[float]]) -> list[float]:
+    return list(chain.from_iterable(rows))

@@ -14,7 +14,6 @@ from headwater_client.errors import DataError, HeadwaterError, SettingsError
 
 from deploy.commands.evaluate import evaluate
 from deploy.settings import Settings
-from features import inputs
 from features.inputs import MODEL_NAME
 from features.schema import FeatureSchema
 from features.settings import FeatureSettings
@@ -117,9 +116,7 @@ def test_nothing_needs_to_be_trained_as_the_settings_say_today(
     run: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HEADWATER_FEATURES__USER_HALF_LIVES_MS", "[1000]")
-    assert inputs.user_feature_count(
-        FeatureSchema(Settings().features)
-    ) != inputs.user_feature_count(SCHEMA)
+    assert FeatureSchema(Settings().features).user_feature_count != SCHEMA.user_feature_count
     assert "30 events" in run()
 
 

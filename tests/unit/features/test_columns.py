@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from headwater_client.event_types import CLICK, PURCHASE
 from headwater_client.events import Item
 
 from features import columns
-from features.columns import TrendList
+from features.columns import CatalogueEntry, TrendList
 from features.rows import ItemGroup, Observation, apply_event, empty_group, empty_user
 from features.schema import FeatureSchema
 from features.settings import FeatureSettings
-from features.store import CATALOGUE, TRENDING, USERS
+from features.store import CATALOGUE, FEEDBACK, TRENDING, USERS, ColumnType, StoreTable
 from features.topics import hash64, source_hash
 
 SCHEMA = FeatureSchema(FeatureSettings())
+SCALAR = {ColumnType.STRING, ColumnType.DOUBLE, ColumnType.BOOL, ColumnType.BYTES, ColumnType.INT64}
 
 
 def test_a_user_row_comes_back_as_it_was() -> None:
@@ -51,13 +53,21 @@ def test_a_group_keeps_its_source_and_offset_exactly() -> None:
 def test_a_tombstone_leaves_an_item_that_cannot_be_had() -> None:
     shelved = columns.encode_item(Item(item_id="i", category=["a", "b"]), 1, 2)
     assert set(shelved) == set(CATALOGUE.columns)
-    assert columns.decode_shelf(shelved) == (["a", "b"], True)
-    assert columns.decode_shelf(columns.encode_item(None, 1, 3)) == ([], False)
+    hashes = (hash64("a"), hash64("b"))
+    assert columns.decode_catalogue_entry(shelved) == CatalogueEntry(hashes, available=True)
+    gone = columns.decode_catalogue_entry(columns.encode_item(None, 1, 3))
+    assert gone == CatalogueEntry((), available=False)
     assert columns.decode_pair(shelved["offsets"]) == (1, 2)
 
 
 def test_an_item_without_a_row_is_taken_for_available() -> None:
-    assert columns.decode_shelf({"category": None, "available": None}) == ([], True)
+    nothing = dict.fromkeys(columns.ENTRY_COLUMNS)
+    assert columns.decode_catalogue_entry(nothing) == CatalogueEntry((), available=True)
+
+
+def test_serving_knows_an_items_attributes() -> None:
+    stored = columns.encode_item(Item(item_id="i", attributes={"region": "north"}), 1, 2)
+    assert columns.decode_catalogue_entry(stored).attributes == {"region": "north"}
 
 
 def test_a_trend_list_comes_back_as_it_was() -> None:
@@ -67,3 +77,17 @@ def test_a_trend_list_comes_back_as_it_was() -> None:
     back = columns.decode_trending(stored, SCHEMA)
     assert back.item_ids == ["a", "b"]
     assert (back.counts == counts).all()
+
+
+def test_a_row_from_before_an_event_type_has_no_counts_of_it() -> None:
+    values = columns.user_values(empty_user(SCHEMA)) | {"counters": [1.0] * 5, "offsets": [1, 2]}
+    row = columns.user_from_values(values, SCHEMA)
+    assert row.counters == [1.0] * 5 + [0.0] * 5
+
+
+@pytest.mark.parametrize("table", [USERS, CATALOGUE, TRENDING, FEEDBACK], ids=lambda t: t.name)
+def test_a_column_without_a_value_is_none(table: StoreTable) -> None:
+    stored = columns.encode_columns(table, {n: None for n, k in table.types.items() if k in SCALAR})
+    assert set(columns.decode_columns(table, stored).values()) <= {None}
+    missing = dict.fromkeys(table.columns)
+    assert columns.decode_columns(table, missing) == missing

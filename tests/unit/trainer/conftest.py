@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from headwater_client.events import Click, Interaction, Item, Purchase
 
-from features import inputs
 from features.schema import FeatureSchema
 from features.settings import DAY_MS, HOUR_MS, FeatureSettings
 from features.vocabulary import Vocabulary
@@ -63,8 +62,8 @@ def shape(schema: FeatureSchema) -> Architecture:
     """Of a model with every part."""
     return Architecture(
         items=ITEMS,
-        user_features=inputs.user_feature_count(schema),
-        trends=inputs.trend_count(schema),
+        user_features=schema.user_feature_count,
+        trends=schema.trend_count,
         history=HISTORY,
         width=16,
         layers=3,

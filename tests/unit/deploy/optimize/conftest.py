@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from features import inputs
 from features.schema import FeatureSchema
 from features.settings import FeatureSettings
 from tests.harness.models import every_part
@@ -27,8 +26,8 @@ def model(schema: FeatureSchema) -> TemporalModel:
     return every_part(
         Architecture(
             items=ITEMS,
-            user_features=inputs.user_feature_count(schema),
-            trends=inputs.trend_count(schema),
+            user_features=schema.user_feature_count,
+            trends=schema.trend_count,
             history=HISTORY,
             width=16,
             layers=3,

@@ -1,9 +1,9 @@
-"""The Feast online store: many rows read in one round trip, each written only if still as read.
+"""Feature rows in Redis or Valkey, where Feast's own online store keeps them.
 
-Feast's own Redis store reads a row's timestamp and then writes: not atomic, and it drops an event
-that is late or of the same instant. Here a row is written by a script that compares one column, the
+Feast's Redis store reads a row's timestamp and then writes: not atomic, and it drops an event that
+is late or of the same instant. Here a row is written by a script that compares one column, the
 version, with the bytes that were read. Keys and fields are Feast's own, so plain Feast reads what
-is written here.
+is written here. This is the only file that touches what Feast does not call public.
 """
 
 from __future__ import annotations
@@ -12,29 +12,28 @@ from features import feast_import  # noqa: F401  (before anything of Feast)
 
 # isort: split
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
-from feast import Entity, FeatureView, RepoConfig
+from feast import RepoConfig
 from feast.infra.online_stores.helpers import _mmh3, _redis_key
 from feast.infra.online_stores.redis import RedisOnlineStore, RedisOnlineStoreConfig, RedisType
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.repo_config import RegistryConfig
 from google.protobuf.timestamp_pb2 import Timestamp
-from headwater_client.errors import ServerError, SettingsError
+from headwater_client.errors import ServerError
+from hiredis import pack_command
+from redis.asyncio.connection import Connection
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
-from features.redis_packing import packed
-from features.repo import definitions
 from features.settings import Durability, StoreSettings
+from features.store import RowRead, RowWrite, StoreRestartedError, StoreTable
 
 PROJECT = "headwater"
 ENTITY_KEY_VERSION = 3
 _DURABLE_MARK = "headwater:durable"
-_SCHEMA_MARK = "headwater:layout"
-_LOADED_MARK = "headwater:loaded"
 
 # KEYS: the row. ARGV: version field, version that was read ("" for none), then field, value, ...
 _WRITE_IF_UNCHANGED = """
@@ -44,58 +43,8 @@ return 1
 """
 
 
-class StoreRestartedError(ServerError):
-    """The store was restarted: rows acknowledged but not yet on disk may be gone."""
-
-
-class StoreTable:
-    """A feature view as the store holds it: the Redis field of each column.
-
-    Args:
-        view: the Feast feature view.
-        entity: its only entity.
-    """
-
-    def __init__(self, view: FeatureView, entity: Entity) -> None:
-        self.name = view.name
-        self.join_key = entity.join_key
-        self.columns = tuple(column.name for column in view.schema)
-        self.field = {name: _mmh3(f"{view.name}:{name}") for name in self.columns}
-        self.time_field = f"_ts:{view.name}".encode()
-
-
-USERS = StoreTable(definitions.user_activity, definitions.user)
-CATALOGUE = StoreTable(definitions.item_catalogue, definitions.item)
-TRENDING = StoreTable(definitions.trending, definitions.source)
-FEEDBACK = StoreTable(definitions.rollout_feedback, definitions.trial)
-
-
-def popularity_table(partitions: int) -> StoreTable:
-    """The table of item rows for the registered event types' topics of so many partitions."""
-    return StoreTable(definitions.item_popularity_view(partitions), definitions.item)
-
-
-class RowRead(NamedTuple):
-    """Columns of one row to read."""
-
-    table: StoreTable
-    entity_id: str
-    columns: Sequence[str]
-
-
-class RowWrite(NamedTuple):
-    """Columns of one row to write if column `version` still holds `expected` (None: nothing)."""
-
-    table: StoreTable
-    entity_id: str
-    columns: Mapping[str, bytes]
-    time_ms: int
-    version: str
-    expected: bytes | None
-
-
-class RowStore(RedisOnlineStore):
-    """Feast's Redis store with batched reads and conditional writes.
+class RedisRowStore(RedisOnlineStore):
+    """A `RowStore` on Feast's Redis store. A mark is a key of its own beside the rows.
 
     Args:
         settings: `address` must be set.
@@ -111,18 +60,19 @@ class RowStore(RedisOnlineStore):
         self._script: str | None = None
         self._run_id: str | None = None
 
-    async def read(self, reads: Sequence[RowRead]) -> list[dict[str, bytes | None]]:
-        """The raw columns of each row, in one round trip; None for a column without a value.
+    @property
+    def address(self) -> str:
+        """Where the server is, as the settings say."""
+        return self._settings.address or ""
 
-        Raises:
-            ServerError: the store does not answer.
-        """
+    async def read(self, reads: Sequence[RowRead]) -> list[dict[str, bytes | None]]:
+        """See `RowStore.read`."""
         if not reads:
             return []
         try:
             pipe = (await self._redis()).pipeline(transaction=False)
             for read in reads:
-                fields = [read.table.field[name] for name in read.columns]
+                fields = [_field(read.table.name, name) for name in read.columns]
                 pipe.hmget(_key(read.table.join_key, read.entity_id), fields)
             replies = await pipe.execute()
         except (RedisError, OSError) as error:
@@ -133,13 +83,7 @@ class RowStore(RedisOnlineStore):
         ]
 
     async def write(self, writes: Sequence[RowWrite]) -> list[bool]:
-        """Write each row that is still as it was read; False where another has written since.
-
-        A row is written whole or not at all; the batch is not atomic, and its order is kept.
-
-        Raises:
-            ServerError: the store does not answer. Some rows may have been written: read again.
-        """
+        """See `RowStore.write`."""
         if not writes:
             return []
         try:
@@ -160,16 +104,8 @@ class RowStore(RedisOnlineStore):
             pipe.execute_command("EVALSHA", self._script, 1, *_arguments(write))
         return [reply == 1 for reply in await pipe.execute()]
 
-    async def durable(self, timeout_ms: int) -> bool:
-        """Wait until all that was written so far is on disk, as the settings ask.
-
-        Returns:
-            False when the time ran out.
-
-        Raises:
-            StoreRestartedError: the server is not the one that took the earlier writes.
-            ServerError: it does not answer, or does not know WAITAOF.
-        """
+    async def wait_until_durable(self, timeout_ms: int) -> bool:
+        """See `RowStore.wait_until_durable`: asks WAITAOF, which a server before 7.2 lacks."""
         if self._settings.durability is not Durability.AOF:
             return True
         try:
@@ -203,42 +139,10 @@ class RowStore(RedisOnlineStore):
             await self._client_async.aclose()
             self._client_async = None
 
-    async def claim(self, schema: str) -> None:
-        """Check that the rows in the store are laid out so; whoever comes first decides.
-
-        Args:
-            schema: describes the schema, the same for the same settings.
-
-        Raises:
-            SettingsError: rows of another schema are there.
-            ServerError: the store does not answer.
-        """
-        found = await self._marked(_SCHEMA_MARK, schema)
-        if found != schema:
-            raise SettingsError(
-                f"features: the store at {self._settings.address} holds rows of other settings, "
-                f"{found}: set these, or use an empty store"
-            )
-
-    async def claim_log(self, fingerprint: str) -> None:
-        """Check that this is the log that was loaded from files; whoever comes first decides.
-
-        Rows know what they have absorbed of it by its place alone.
-
-        Raises:
-            SettingsError: another log was loaded.
-            ServerError: the store does not answer.
-        """
-        if await self._marked(_LOADED_MARK, fingerprint) != fingerprint:
-            raise SettingsError(
-                f"--data: another log was loaded into the store at {self._settings.address}: "
-                "load that one again, or use an empty store"
-            )
-
-    async def _marked(self, mark: str, text: str) -> str:
-        """What the store is marked with: `text` where it was not marked yet."""
+    async def claim(self, mark: str, text: str, replace: bool = False) -> str:
+        """See `RowStore.claim`."""
         try:
-            found = await (await self._redis()).set(mark, text, nx=True, get=True)
+            found = await (await self._redis()).set(mark, text, nx=not replace, get=True)
         except (RedisError, OSError) as error:
             raise self._unreachable(error) from error
         return text if found is None else str(found.decode())
@@ -247,7 +151,7 @@ class RowStore(RedisOnlineStore):
         client = await self._get_client_async(self._config)
         if not self._settings.cluster:
             pool = client.connection_pool
-            pool.connection_class = packed(pool.connection_class)
+            pool.connection_class = _with_fast_packing(pool.connection_class)
         if self._run_id is None and self._settings.durability is Durability.AOF:
             # Before the first row is read: a restart from here on is noticed.
             self._run_id = (await client.info("server"))["run_id"]
@@ -295,17 +199,49 @@ def _key(join_key: str, entity_id: str) -> bytes:
     return _redis_key(PROJECT, entity, ENTITY_KEY_VERSION)
 
 
+@lru_cache(maxsize=10_000)
+def _field(view: str, column: str) -> bytes:
+    """The field of a row's hash that Feast keeps a column in."""
+    field: bytes = _mmh3(f"{view}:{column}")
+    return field
+
+
+def _time_field(table: StoreTable) -> bytes:
+    return f"_ts:{table.name}".encode()
+
+
 def _arguments(write: RowWrite) -> list[bytes]:
-    field = write.table.field
+    view = write.table.name
     seconds, rest = divmod(write.time_ms, 1000)
     time = Timestamp(seconds=seconds, nanos=rest * 1_000_000).SerializeToString()
     arguments = [
         _key(write.table.join_key, write.entity_id),
-        field[write.version],
+        _field(view, write.version),
         write.expected or b"",
-        write.table.time_field,
+        _time_field(write.table),
         time,
     ]
     for name, value in write.columns.items():
-        arguments += (field[name], value)
+        arguments += (_field(view, name), value)
     return arguments
+
+
+class _PackedByHiredis:
+    """Packs a connection's commands in C: in Python, as redis-py does here, a row takes 20 µs."""
+
+    def pack_command(self, *arguments: Any) -> list[bytes]:
+        # A command of two words, such as CLIENT SETINFO, goes over the wire as two arguments.
+        name = arguments[0]
+        words = tuple(name.split()) if isinstance(name, str) else (name,)
+        return [pack_command((*words, *arguments[1:]))]
+
+    def pack_commands(self, commands: Iterable[Iterable[Any]]) -> list[bytes]:
+        return [b"".join(part for command in commands for part in self.pack_command(*command))]
+
+
+@lru_cache
+def _with_fast_packing(kind: type[Connection]) -> type[Connection]:
+    """The connection class with hiredis' packing; a class that has it already as it is."""
+    if issubclass(kind, _PackedByHiredis):
+        return kind
+    return type(f"Packed{kind.__name__}", (_PackedByHiredis, kind), {})

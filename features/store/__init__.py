@@ -1,0 +1,157 @@
+"""The store of feature rows, whichever server holds it.
+
+A row is read as bytes by column, and written only if one column, its version, is still as it was
+read: so two workers that hold the same person for a moment never lose an event. Feast's own
+`OnlineStore` interface cannot promise that; `features.store.redis` is the one implementation of
+this one, and docs/decisions/0001 says what another would have to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+from headwater_client.errors import ServerError, SettingsError
+
+from features.schema import FeatureSchema, RowMark
+from features.tables import (
+    CATALOGUE,
+    FEEDBACK,
+    LOADED,
+    TRENDING,
+    USERS,
+    VERSION,
+    ColumnType,
+    StoreTable,
+    item_sources,
+    popularity_table,
+)
+
+__all__ = [
+    "CATALOGUE",
+    "FEEDBACK",
+    "LOADED",
+    "TRENDING",
+    "USERS",
+    "VERSION",
+    "ColumnType",
+    "RowRead",
+    "RowStore",
+    "RowWrite",
+    "StoreRestartedError",
+    "StoreTable",
+    "claim_log",
+    "claim_rows",
+    "item_sources",
+    "popularity_table",
+]
+
+_ROWS_MARK = "headwater:layout"
+_LOADED_MARK = "headwater:loaded"
+
+
+class StoreRestartedError(ServerError):
+    """The store was restarted: rows acknowledged but not yet on disk may be gone."""
+
+
+class RowRead(NamedTuple):
+    """Columns of one row to read."""
+
+    table: StoreTable
+    entity_id: str
+    columns: Sequence[str]
+
+
+class RowWrite(NamedTuple):
+    """Columns of one row to write if column `version` still holds `expected` (None: nothing)."""
+
+    table: StoreTable
+    entity_id: str
+    columns: Mapping[str, bytes]
+    time_ms: int
+    version: str
+    expected: bytes | None
+
+
+class RowStore(Protocol):
+    """Reads many rows in one round trip, and writes each only if it is still as it was read."""
+
+    @property
+    def address(self) -> str:
+        """Where the store is, as its settings say."""
+
+    async def read(self, reads: Sequence[RowRead]) -> list[dict[str, bytes | None]]:
+        """The raw columns of each row, in one round trip; None for a column without a value.
+
+        Raises:
+            ServerError: the store does not answer.
+        """
+
+    async def write(self, writes: Sequence[RowWrite]) -> list[bool]:
+        """Write each row that is still as it was read; False where another has written since.
+
+        A row is written whole or not at all; the batch is not atomic, and its order is kept.
+
+        Raises:
+            ServerError: the store does not answer. Some rows may have been written: read again.
+        """
+
+    async def wait_until_durable(self, timeout_ms: int) -> bool:
+        """Wait until all that was written so far is on disk, as the settings ask.
+
+        Returns:
+            False when the time ran out.
+
+        Raises:
+            StoreRestartedError: the server is not the one that took the earlier writes.
+            ServerError: it does not answer, or cannot say what is on disk.
+        """
+
+    async def claim(self, mark: str, text: str, replace: bool = False) -> str:
+        """Mark the store with a text, where it has no such mark yet; `replace` it where it has.
+
+        Returns:
+            What the mark was before, or `text` where there was none: of several that come at the
+            same moment one decides, and the others learn what it wrote.
+
+        Raises:
+            ServerError: the store does not answer.
+        """
+
+    async def close(self) -> None:
+        """Close the connections."""
+
+
+async def claim_rows(store: RowStore, schema: FeatureSchema) -> None:
+    """Check that the rows in the store are of this schema; whoever comes first decides.
+
+    Raises:
+        SettingsError: rows of another schema are there.
+        ServerError: the store does not answer.
+    """
+    found = await store.claim(_ROWS_MARK, schema.row_mark)
+    there, wanted = RowMark(found), RowMark(schema.row_mark)
+    if not there.fits(wanted):
+        raise SettingsError(
+            f"features: the store at {store.address} holds rows of other settings, {found}: "
+            "set these, or use an empty store"
+        )
+    if there != wanted:
+        # Rows that this process writes count types of events that the mark does not know of.
+        await store.claim(_ROWS_MARK, schema.row_mark, replace=True)
+
+
+async def claim_log(store: RowStore, fingerprint: str) -> None:
+    """Check that this is the log that was loaded from files; whoever comes first decides.
+
+    Rows know what they have absorbed of it by its place alone.
+
+    Raises:
+        SettingsError: another log was loaded.
+        ServerError: the store does not answer.
+    """
+    if await store.claim(_LOADED_MARK, fingerprint) != fingerprint:
+        raise SettingsError(
+            f"--data: another log was loaded into the store at {store.address}: "
+            "load that one again, or use an empty store"
+        )
