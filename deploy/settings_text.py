@@ -110,10 +110,11 @@ def toml(settings: BaseModel) -> str:
 
 
 def _line(name: str, value: object) -> str:
-    return f"# {name} is not set" if value is None else f"{name} = {_literal(value)}"
+    return f"# {name} is not set" if value is None else f"{name} = {toml_literal(value)}"
 
 
-def _literal(value: object) -> str:
+def toml_literal(value: object) -> str:
+    """A value as TOML has it; a secret is masked."""
     match value:
         case SecretStr():
             return f'"{MASK}"'
@@ -122,8 +123,8 @@ def _literal(value: object) -> str:
         case int() | float():
             return str(value)
         case frozenset():
-            return _literal(sorted(value))
+            return toml_literal(sorted(value))
         case tuple() | list():
-            return f"[{', '.join(_literal(item) for item in value)}]"
+            return f"[{', '.join(toml_literal(item) for item in value)}]"
         case _:
             return '"' + str(value).replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -24,7 +24,7 @@ from headwater_client.event_types import CLICK, EVENT_TYPES
 from headwater_client.events import Interaction
 
 from bench.harness.workload import Order, generate_workload
-from deploy.jobs.replay import Clock, Pace, at_once, at_rate, in_time, replay
+from deploy.jobs.replay import Clock, Pace, immediate_pace, paced_events, rate_pace, replay
 from features.settings import KafkaSettings
 from stream.client import EventProducer, RecommendationConsumer
 from trainer.datasets.log import DataSource, Log, load_log
@@ -206,10 +206,10 @@ def _send(
     handled: Synchronized[int],
     enough: Event,
 ) -> list[Sent]:
-    pace: Pace = at_once if sending.rate is None else at_rate(sending.rate)
+    pace: Pace = immediate_pace if sending.rate is None else rate_pace(sending.rate)
     ahead = sending.ahead or sending.events
     sent = []
-    for number, event in enumerate(in_time(events, pace, enough, Clock())):
+    for number, event in enumerate(paced_events(events, pace, enough, Clock())):
         while number - handled.value >= ahead:
             time.sleep(_POLL_S)
         topic = EVENT_TYPES.of_event(event).topic

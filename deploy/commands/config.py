@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Annotated
 
-def config() -> None:
+import typer
+
+from deploy import settings_text
+from deploy.settings import Settings, load_settings
+from deploy.settings_reference import render_reference
+
+Reference = Annotated[
+    bool, typer.Option("--reference", help="print docs/reference/settings.md: all settings")
+]
+
+
+def config(reference: Reference = False) -> None:
     """Print the effective settings as TOML, secrets masked."""
-    from deploy import settings_text
-    from deploy.settings import load_settings
-
-    print(settings_text.toml(load_settings()), end="")
+    text = render_reference(Settings) if reference else settings_text.toml(load_settings())
+    print(text, end="")

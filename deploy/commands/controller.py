@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from deploy import local
+from deploy.services.controller import run_controller
+from deploy.services.logging import configure_logs
+from deploy.services.signals import stopped_by_signals
+from deploy.settings import load_settings
+
 
 def controller() -> None:
     """Run the rollout controller until it is stopped; of several, one leads."""
-    from deploy import local
-    from deploy.services.controller import run_controller
-    from deploy.services.logging import configure_logs
-    from deploy.services.signals import stopped_by_signals
-    from deploy.settings import load_settings
-
     configure_logs()
     settings = local.connect(load_settings())
     with stopped_by_signals() as stop:

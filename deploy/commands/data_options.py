@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from deploy.settings import Settings
-    from trainer.datasets.log import DataSource
+from deploy.settings import Settings
+from trainer.datasets.log import DataSource
+from trainer.datasets.mapping import mapping_from_options
 
 Data = Annotated[
     Path | None,
@@ -43,8 +43,5 @@ def data_source(
     settings: Settings, data: Path | None, maps: list[str] | None, types: list[str] | None
 ) -> DataSource:
     """Where the options say that the log is."""
-    from trainer.datasets.log import DataSource
-    from trainer.datasets.mapping import mapping_from_options
-
     mapping = mapping_from_options(maps or [], types or [])
     return DataSource(settings.local.cache_dir, data, mapping)

@@ -9,6 +9,10 @@ from typing import Annotated
 import typer
 
 from deploy.commands.data_options import Data, Map, Type, data_source
+from deploy.demo import DemoOptions, run_demo
+from deploy.report import write_report
+from deploy.services.logging import configure_logs
+from deploy.settings import load_settings
 
 Events = Annotated[int | None, typer.Option(help="replay only so many events", min=1)]
 Rate = Annotated[float, typer.Option(help="events a second; 0: as fast as they go", min=0)]
@@ -30,12 +34,7 @@ def demo(
     learn_every: LearnEvery = None,
     report: Report = None,
 ) -> None:
-    """Play the whole loop: servers, data, a first model, a worker, live recommendations."""
-    from deploy.demo import DemoOptions, run_demo
-    from deploy.report import write_report
-    from deploy.services.logging import configure_logs
-    from deploy.settings import load_settings
-
+    """Play the whole loop: servers, a first model, live recommendations."""
     configure_logs()
     settings = load_settings()
     source = data_source(settings, data, maps, types)

@@ -5,20 +5,23 @@ from __future__ import annotations
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
+import msgspec
 import typer
 from headwater_client.errors import SettingsError
+from rich.console import Console
+from rich.table import Table
 
 from deploy.commands.data_options import Data, Map, Type, data_source
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-    from deploy.jobs.evaluate import Evaluated
-    from deploy.jobs.prequential import Prequential
-    from trainer.evaluation.evaluate import Judged
-    from trainer.metrics import RankingMetrics
+from deploy.jobs.evaluate import Evaluated, evaluate_version
+from deploy.jobs.prequential import Prequential, evaluate_prequential
+from deploy.report import write_report
+from deploy.settings import load_settings
+from trainer.datasets.log import load_log
+from trainer.evaluation.evaluate import Judged
+from trainer.metrics import RankingMetrics
+from trainer.registry.repository import ModelRepository
 
 GROUPS = {
     "return_visits": "return visits",
@@ -84,14 +87,6 @@ def evaluate(
             )
         _evaluate_prequential(data, maps, types, window_events, report)
         return
-    import msgspec
-    from rich.console import Console
-
-    from deploy.jobs.evaluate import evaluate_version
-    from deploy.report import write_report
-    from deploy.settings import load_settings
-    from trainer.datasets.log import load_log
-    from trainer.registry.repository import ModelRepository
 
     if folder and version:
         raise SettingsError("a folder and --version exclude one another")
@@ -113,13 +108,6 @@ def _evaluate_prequential(
     window_events: int,
     report: Path | None,
 ) -> None:
-    import msgspec
-    from rich.console import Console
-
-    from deploy.jobs.prequential import evaluate_prequential
-    from deploy.report import write_report
-    from deploy.settings import load_settings
-    from trainer.datasets.log import load_log
 
     settings = load_settings()
     with Console(stderr=True).status("reading the log, then training the first model") as status:
@@ -137,7 +125,6 @@ def _evaluate_prequential(
 
 
 def _windows_table(found: Prequential) -> Table:
-    from rich.table import Table
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     for title in ("window", "events", "NDCG@10\nfrozen", "NDCG@10\nlearning", "CPU s"):
@@ -149,7 +136,6 @@ def _windows_table(found: Prequential) -> Table:
 
 
 def _print(found: Evaluated) -> None:
-    from rich.console import Console
 
     since = datetime.fromtimestamp(found.since_ms / 1000, UTC)
     model, popularity = found.evaluation.model, found.evaluation.popularity
@@ -170,7 +156,6 @@ def _print(found: Evaluated) -> None:
 
 
 def _table(model: Judged, popularity: Judged) -> Table:
-    from rich.table import Table
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("")

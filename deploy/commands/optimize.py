@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from deploy.commands.data_options import Data, Map, Type, data_source
-
-if TYPE_CHECKING:
-    from deploy.optimize.variants import VariantOutcome
+from deploy.jobs.optimize import optimize_version
+from deploy.optimize.variants import VariantOutcome
+from deploy.settings import load_settings
+from trainer.datasets.log import load_log
 
 Number = Annotated[
     int | None, typer.Option("--version", help="of the model repository; default: newest", min=1)
@@ -23,10 +24,6 @@ def optimize(
 
     Each is kept only if it answers held-out events of the log as the version does.
     """
-    from deploy.jobs.optimize import optimize_version
-    from deploy.settings import load_settings
-    from trainer.datasets.log import load_log
-
     settings = load_settings()
     log = load_log(data_source(settings, data, maps, types))
     for outcome in optimize_version(settings, number, log):

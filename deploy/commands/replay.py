@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from headwater_client.errors import SettingsError
 from headwater_client.event_types import EVENT_TYPES
 
+from deploy import local
 from deploy.commands.data_options import Data, Map, Type, data_source
-
-if TYPE_CHECKING:
-    from deploy.jobs.replay import Pace, Replayed
-    from trainer.datasets.log import Log
+from deploy.jobs.replay import Pace, ReplayResult, immediate_pace, rate_pace, speed_pace
+from deploy.jobs.replay import replay as replay_log
+from deploy.progress import ProgressDisplay, show_progress
+from deploy.settings import load_settings
+from features.kafka import ensure_topics
+from stream.client import EventProducer
+from trainer.datasets.log import Log, load_log
 
 FASTEST = "max"
 SHOWN_REFUSALS = 3
@@ -44,13 +46,6 @@ def replay(
     items: Items = True,
 ) -> None:
     """Stream a log of events into Kafka, in event-time order."""
-    from deploy import local
-    from deploy.jobs.replay import replay as replay_log
-    from deploy.settings import load_settings
-    from features.kafka import ensure_topics
-    from stream.client import EventProducer
-    from trainer.datasets.log import load_log
-
     settings = load_settings()
     kafka = local.connect(settings, only=["kafka"]).kafka
     log = load_log(data_source(settings, data, maps, types))
@@ -59,23 +54,23 @@ def replay(
     log = log if items else replace(log, items=())
     pace = _pace(log, speed, rate)
     ensure_topics(kafka)
-    with EventProducer(kafka) as producer, _progress_bar(log) as on_progress:
-        sent = replay_log(log, producer, pace, on_progress)
+    with EventProducer(kafka) as producer, show_progress() as display:
+        total = len(log.events)
+        sent = replay_log(log, producer, pace, lambda so_far: _show(display, so_far, total))
     _summarise(sent)
     if sent.interrupted:
         raise typer.Exit(INTERRUPTED)
 
 
 def _pace(log: Log, speed: str | None, rate: float | None) -> Pace:
-    from deploy.jobs.replay import at_once, at_rate, at_speed
 
     if speed and rate:
         raise SettingsError("--speed and --rate exclude one another")
     if rate:
-        return at_rate(rate)
+        return rate_pace(rate)
     if speed is None or speed == FASTEST:
-        return at_once
-    return at_speed(_positive(speed), log.events[0].timestamp)
+        return immediate_pace
+    return speed_pace(_positive(speed), log.events[0].timestamp)
 
 
 def _positive(speed: str) -> float:
@@ -99,40 +94,13 @@ def _warn_of_refused(log: Log) -> None:
         )
 
 
-@contextmanager
-def _progress_bar(log: Log) -> Iterator[Callable[[Replayed], None]]:
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        TextColumn("{task.fields[event_time]}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]:,.0f} events/s"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("", total=len(log.events), event_time="items", rate=0.0)
-
-        def show(sent: Replayed) -> None:
-            when = datetime.fromtimestamp(sent.event_time_ms / 1000, UTC)
-            progress.update(
-                task,
-                completed=sent.events,
-                event_time=f"{when:%Y-%m-%d %H:%M}",
-                rate=sent.events / sent.seconds,
-            )
-
-        yield show
+def _show(display: ProgressDisplay, sent: ReplayResult, total: int) -> None:
+    when = datetime.fromtimestamp(sent.event_time_ms / 1000, UTC)
+    rate = f"{when:%Y-%m-%d %H:%M}, {sent.events / sent.seconds:,.0f} events/s"
+    display.show(f"replay: {rate}" if sent.events else "items", sent.events, total)
 
 
-def _summarise(sent: Replayed) -> None:
+def _summarise(sent: ReplayResult) -> None:
     how = "interrupted after" if sent.interrupted else "sent"
     refused = f", {sent.refused} refused rows" if sent.refused else ""
     events = ", ".join(

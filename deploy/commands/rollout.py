@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
+import msgspec
 import typer
+from headwater_client.errors import DataError
+from rich.console import Console
 
+from deploy import local
+from deploy.jobs.start_rollout import load_candidate
+from deploy.rollout import tables
+from deploy.rollout.commands import CommandRequest, sign_command
+from deploy.rollout.requests import read_history, send_command
+from deploy.rollout.tables import status_table
+from deploy.settings import Settings, load_settings
+from features.inputs import MODEL_NAME
 from features.rollout_messages import RolloutAction
-
-if TYPE_CHECKING:
-    from deploy.rollout.commands import CommandRequest
-    from deploy.settings import Settings
 
 app = typer.Typer(help="A canary's rollout: start one, look at it, steer it.", no_args_is_help=True)
 
@@ -28,8 +35,6 @@ def start(
     as_json: AsJson = False,
 ) -> None:
     """Try a version out: load it, and give it a growing share of people while figures allow."""
-    from deploy.jobs.start_rollout import load_candidate
-
     settings = _settings(triton=True)
     address = load_candidate(settings, version).address
     request = _request(RolloutAction.START, by, reason)
@@ -63,14 +68,6 @@ def resume(by: Actor, reason: Reason, as_json: AsJson = False) -> None:
 @app.command()
 def status(as_json: AsJson = False) -> None:
     """Who gets which version now."""
-    import msgspec
-    from headwater_client.errors import DataError
-    from rich.console import Console
-
-    from deploy.rollout.requests import read_history
-    from deploy.rollout.tables import status_table
-    from features.inputs import MODEL_NAME
-
     current = read_history(_settings().kafka, MODEL_NAME).current
     if current is None:
         raise DataError("no version is live: train a first one: headwater train")
@@ -86,13 +83,6 @@ def show_history(
     last: Annotated[int, typer.Option(help="only so many steps", min=1)] = 50,
 ) -> None:
     """Show each step of the rollouts, who took it, and the figures that it was taken on."""
-    import msgspec
-    from rich.console import Console
-
-    from deploy.rollout import tables
-    from deploy.rollout.requests import read_history
-    from features.inputs import MODEL_NAME
-
     history = read_history(_settings().kafka, MODEL_NAME)
     steps = history.steps[-last:]
     if as_json:
@@ -105,24 +95,16 @@ def show_history(
 
 
 def _settings(*, triton: bool = False) -> Settings:
-    from deploy import local
-    from deploy.settings import load_settings
 
     return local.connect(load_settings(), only=["kafka", *(["triton"] if triton else [])])
 
 
 def _request(action: RolloutAction, actor: str, reason: str) -> CommandRequest:
-    from deploy.rollout.commands import CommandRequest
-    from features.inputs import MODEL_NAME
 
     return CommandRequest(MODEL_NAME, action, actor, reason)
 
 
 def _send(settings: Settings, request: CommandRequest, as_json: bool) -> None:
-    import msgspec
-
-    from deploy.rollout.commands import sign_command
-    from deploy.rollout.requests import send_command
 
     answer = send_command(settings.kafka, sign_command(settings.rollout, request))
     print(msgspec.json.encode(answer).decode() if as_json else answer.reason)

@@ -5,14 +5,19 @@ from __future__ import annotations
 import sys
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
+import msgspec
 import typer
 from headwater_client.errors import ServerError
+from rich.console import Console
+from rich.table import Table
 
-if TYPE_CHECKING:
-    from deploy.local import ServerStatus
-    from deploy.settings import Settings
+from deploy import local
+from deploy.local import ServerStatus
+from deploy.local.feature_repo import feature_repo
+from deploy.settings import Settings, load_settings
+from features.kafka import ensure_topics
 
 FOLLOW_S = 0.2
 
@@ -28,9 +33,6 @@ def say(name: str, text: str) -> None:
 
 def up(only: Only = None) -> None:
     """Start Kafka, the feature store and Triton on this machine, where no address is set."""
-    from deploy import local
-    from deploy.settings import load_settings
-
     settings = local.up(load_settings(), only=only or local.NAMES, progress=say)
     if not only:
         _prepare(settings)
@@ -41,9 +43,6 @@ def up(only: Only = None) -> None:
 
 def _prepare(settings: Settings) -> None:
     """Topics and feature repository: after this a worker can start, and Feast can read."""
-    from deploy.local.feature_repo import feature_repo
-    from features.kafka import ensure_topics
-
     ensure_topics(settings.kafka)
     say("kafka", "topics are there")
     say("store", f"feature repository applied: {feature_repo(settings)}")
@@ -51,9 +50,6 @@ def _prepare(settings: Settings) -> None:
 
 def down(only: Only = None) -> None:
     """Stop the servers that `up` started here."""
-    from deploy import local
-    from deploy.settings import load_settings
-
     stopped = local.down(load_settings(), only=only or local.NAMES, progress=say)
     print(f"stopped: {', '.join(stopped)}" if stopped else "nothing was running")
 
@@ -62,11 +58,6 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="as JSON, for programs")] = False,
 ) -> None:
     """Show where each server is and whether it answers; exit code 3 if one does not."""
-    import msgspec
-
-    from deploy import local
-    from deploy.settings import load_settings
-
     found = local.status(load_settings())
     if as_json:
         print(msgspec.json.encode(found).decode())
@@ -77,8 +68,6 @@ def status(
 
 
 def _print_table(servers: list[ServerStatus]) -> None:
-    from rich.console import Console
-    from rich.table import Table
 
     table = Table("server", "address", "pid", "state", box=None, header_style="bold")
     for one in servers:
@@ -94,9 +83,6 @@ def logs(
     lines: Annotated[int, typer.Option("--lines", "-n", min=0)] = 50,
 ) -> None:
     """Print the end of a server's log."""
-    from deploy import local
-    from deploy.settings import load_settings
-
     path = local.log_path(load_settings(), name)
     if not path.exists():
         raise ServerError(f"{path}: no such log: {name} was never started here")

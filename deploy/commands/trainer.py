@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from deploy import local
+from deploy.services.logging import configure_logs
+from deploy.services.signals import stopped_by_signals
+from deploy.services.trainer import slow_loop
+from deploy.settings import load_settings
+from trainer.priority import give_way
+
 
 def trainer() -> None:
-    """Run the slow loop until it is stopped: windows of events become versions, once they pass."""
-    from deploy import local
-    from deploy.services.logging import configure_logs
-    from deploy.services.signals import stopped_by_signals
-    from deploy.services.trainer import slow_loop
-    from deploy.settings import load_settings
-    from trainer.priority import give_way
+    """Run the slow loop: windows of events become versions, once they pass the gate.
 
+    It runs until it is stopped.
+    """
     configure_logs()
     settings = local.connect(load_settings(), only=["kafka", "triton"])
     give_way(settings.trainer.nice)

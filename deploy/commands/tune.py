@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
+import msgspec
 import typer
+from headwater_client.errors import DataError
+from rich.console import Console
+from rich.table import Table
 
 from deploy.commands.data_options import Data, Map, Type, data_source
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-    from trainer.training.search import SearchProgress, Tried
+from deploy.progress import ProgressDisplay, show_progress
+from deploy.report import write_report
+from deploy.settings import load_settings
+from features.schema import FeatureSchema
+from trainer.datasets.log import load_log
+from trainer.text.encoder import language_model
+from trainer.training.search import Search, SearchProgress, Tried, search
 
 Trials = Annotated[
     int, typer.Option(help="trainings in all, those of an earlier run in --study included", min=1)
@@ -41,24 +46,15 @@ def tune(
     report: Report = None,
 ) -> None:
     """Search for better settings of training, judged on the newest part of a log."""
-    import msgspec
-    from headwater_client.errors import DataError
-    from rich.console import Console
-
-    from deploy.report import write_report
-    from deploy.settings import load_settings
-    from features.schema import FeatureSchema
-    from trainer.datasets.log import load_log
-    from trainer.text.encoder import language_model
-    from trainer.training.search import Search, search
-
     settings = load_settings()
     log, _ = load_log(data_source(settings, data, maps, types)).split(share)
     reader = language_model(settings.trainer.language_model, settings.local.cache_dir)
     options = Search(trials, timeout, study)
     schema = FeatureSchema(settings.features)
-    with _bar(trials) as progress:
-        found = search(log, schema, settings.trainer, options, progress, reader)
+    with show_progress() as display:
+        found = search(
+            log, schema, settings.trainer, options, lambda at: _show(display, at), reader
+        )
     if not found:
         raise DataError("no trial ended: give it more time with --timeout")
     Console().print(_table(found))
@@ -70,7 +66,6 @@ def tune(
 
 
 def _table(found: Sequence[Tried]) -> Table:
-    from rich.table import Table
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in ("trial", "NDCG@10", "epoch", "seconds", *found[0].settings, ""):
@@ -94,27 +89,7 @@ def _toml(best: Tried) -> str:
     return "\n".join([kept, "[trainer]", *lines, ""])
 
 
-@contextmanager
-def _bar(trials: int) -> Iterator[Callable[[SearchProgress], None]]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("preparing", total=trials)
-
-        def show(found: SearchProgress) -> None:
-            best = "" if found.best is None else f", best {found.best:.4f}"
-            done = found.ended + min(found.training.done, 1.0)
-            bar.update(
-                task,
-                completed=done,
-                description=f"trial {found.ended + 1}: {found.training}{best}",
-            )
-
-        yield show
+def _show(display: ProgressDisplay, at: SearchProgress) -> None:
+    best = "" if at.best is None else f", best {at.best:.4f}"
+    done = at.ended + min(at.training.done, 1.0)
+    display.show(f"trials: {at.ended + 1}: {at.training}{best}", done, at.trials)

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
+import msgspec
 import typer
+from rich.console import Console
+from rich.table import Table
 
-if TYPE_CHECKING:
-    from rich.table import Table
-
-    from trainer.windows.manifest import WindowManifest
-    from trainer.windows.rows import WindowEvent
+from deploy import local
+from deploy.services.logging import configure_logs
+from deploy.services.signals import stopped_by_signals
+from deploy.settings import load_settings
+from trainer.windows.manifest import WindowManifest
+from trainer.windows.rows import WindowEvent
+from trainer.windows.store import WindowStore
+from trainer.windows.writer import WindowWriter
 
 app = typer.Typer(help="Windows of events, which training reads.", no_args_is_help=True)
 
@@ -23,13 +29,6 @@ Head = Annotated[int, typer.Option(help="only the first so many events", min=0)]
 @app.command()
 def write() -> None:
     """Gather events from Kafka into windows until Ctrl-C or SIGTERM; run one of it."""
-    from deploy import local
-    from deploy.services.logging import configure_logs
-    from deploy.services.signals import stopped_by_signals
-    from deploy.settings import load_settings
-    from trainer.windows.store import WindowStore
-    from trainer.windows.writer import WindowWriter
-
     configure_logs()
     settings = local.connect(load_settings(), only=["kafka"])
     store = WindowStore(settings.windows_address)
@@ -41,12 +40,6 @@ def write() -> None:
 @app.command("ls")
 def list_windows(as_json: AsJson = False) -> None:
     """List the windows, oldest first."""
-    import msgspec
-    from rich.console import Console
-
-    from deploy.settings import load_settings
-    from trainer.windows.store import WindowStore
-
     store = WindowStore(load_settings().windows_address)
     manifests = [store.manifest(number) for number in store.numbers()]
     if as_json:
@@ -58,12 +51,6 @@ def list_windows(as_json: AsJson = False) -> None:
 @app.command()
 def show(number: Number, as_json: AsJson = False, head: Head = 20) -> None:
     """Show a window: what it is, and its events."""
-    import msgspec
-    from rich.console import Console
-
-    from deploy.settings import load_settings
-    from trainer.windows.store import WindowStore
-
     store = WindowStore(load_settings().windows_address)
     window = store.read(number)
     rows = window.rows[:head]
@@ -78,7 +65,6 @@ def show(number: Number, as_json: AsJson = False, head: Head = 20) -> None:
 
 
 def _windows_table(manifests: list[WindowManifest]) -> Table:
-    from rich.table import Table
 
     # 80 columns hold it.
     table = Table(box=None, header_style="bold", pad_edge=False, collapse_padding=True)
@@ -94,7 +80,6 @@ def _windows_table(manifests: list[WindowManifest]) -> Table:
 
 
 def _rows_table(rows: list[WindowEvent]) -> Table:
-    from rich.table import Table
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in ("time", "type", "user_id", "item_id", "event_id", "from", ""):

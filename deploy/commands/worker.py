@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from deploy import local
+from deploy.services.logging import configure_logs
+from deploy.services.worker import run_worker
+from deploy.settings import load_settings
+
 
 def worker() -> None:
     """Run one worker of the fast loop until it is stopped; exit code 70: start it again."""
-    from deploy import local
-    from deploy.services.logging import configure_logs
-    from deploy.services.worker import run_worker
-    from deploy.settings import load_settings
-
     configure_logs()
     run_worker(local.connect(load_settings()))

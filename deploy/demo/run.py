@@ -23,7 +23,7 @@ from deploy.demo.screen import Screen, versions_table
 from deploy.demo.tally import Tally
 from deploy.demo.watch import Watch
 from deploy.jobs.backfill import rows_from_log
-from deploy.jobs.replay import Replayed, at_once, at_rate, replay
+from deploy.jobs.replay import ReplayResult, immediate_pace, rate_pace, replay
 from deploy.local.feature_repo import feature_repo
 from deploy.services.supervisor import supervised
 from deploy.settings import Settings
@@ -146,7 +146,7 @@ def _load(settings: Settings, past: Log, screen: Screen) -> None:
 
 def _replay(
     settings: Settings, past: Log, live: Log, options: DemoOptions, screen: Screen
-) -> tuple[Tally, Replayed, list[Line]]:
+) -> tuple[Tally, ReplayResult, list[Line]]:
     popularity = popularity_hits(past.events, live.events, FeatureSchema(settings.features))
     watched, _ = Counter(event.user_id for event in live.events).most_common(1)[0]
     tally = Tally(popularity=popularity, watched=watched)
@@ -217,10 +217,10 @@ class _Sender(threading.Thread):
         super().__init__(daemon=True)
         self._log = log
         self._producer = producer
-        self._pace = at_rate(rate) if rate else at_once
+        self._pace = rate_pace(rate) if rate else immediate_pace
         self._stop_early = threading.Event()
         self._failure: HeadwaterError | None = None
-        self.sent = Replayed()
+        self.sent = ReplayResult()
 
     def run(self) -> None:
         try:
@@ -230,7 +230,7 @@ class _Sender(threading.Thread):
         except HeadwaterError as error:
             self._failure = error
 
-    def _progress(self, sent: Replayed) -> None:
+    def _progress(self, sent: ReplayResult) -> None:
         self.sent = sent
 
     def end(self) -> None:
@@ -248,7 +248,7 @@ def _receive(answers: RecommendationConsumer, tally: Tally) -> None:
         tally.received(answer)
 
 
-def _figures(tally: Tally, sent: Replayed, seconds: dict[str, float]) -> dict[str, Any]:
+def _figures(tally: Tally, sent: ReplayResult, seconds: dict[str, float]) -> dict[str, Any]:
     elapsed = max(tally.last_answer_s - min(tally.sent_s.values(), default=0.0), 1e-9)
     return {
         "events": sent.events,

@@ -25,17 +25,17 @@ Pace = Callable[[int, Interaction], float]
 """When an event is due, in seconds after the start, by its index and itself; never descending."""
 
 
-def at_once(_index: int, _event: Interaction) -> float:
+def immediate_pace(_index: int, _event: Interaction) -> float:
     """As fast as Kafka takes them."""
     return 0.0
 
 
-def at_rate(events_per_second: float) -> Pace:
+def rate_pace(events_per_second: float) -> Pace:
     """So many a second, whatever their times say."""
     return lambda index, _event: index / events_per_second
 
 
-def at_speed(speed: float, first_ms: int) -> Pace:
+def speed_pace(speed: float, first_ms: int) -> Pace:
     """By the events' own times, of which `speed` seconds pass in one."""
     return lambda _index, event: (event.timestamp - first_ms) / 1000 / speed
 
@@ -56,7 +56,7 @@ class Clock:
 
 
 @dataclass
-class Replayed:
+class ReplayResult:
     """What was sent; once the replay has ended, all of it acknowledged by Kafka."""
 
     items: int = 0
@@ -75,10 +75,10 @@ class Replayed:
 def replay(
     log: Log,
     producer: EventProducer,
-    pace: Pace = at_once,
-    on_progress: Callable[[Replayed], None] | None = None,
+    pace: Pace = immediate_pace,
+    on_progress: Callable[[ReplayResult], None] | None = None,
     stop: Event | None = None,
-) -> Replayed:
+) -> ReplayResult:
     """Send a log to Kafka.
 
     Args:
@@ -92,12 +92,12 @@ def replay(
     Raises:
         DeliveryError: Kafka did not take some of it.
     """
-    clock, stop, sent = Clock(), stop or Event(), Replayed()
+    clock, stop, sent = Clock(), stop or Event(), ReplayResult()
     tell = _Throttled(on_progress or (lambda _: None), clock)
     start = clock.now_s()
     try:
         _send_catalogue(log, producer, sent)
-        for event in in_time(log.events, pace, stop, clock):
+        for event in paced_events(log.events, pace, stop, clock):
             producer.send(event)
             sent.events_by_type[EVENT_TYPES.of_event(event).name] += 1
             sent.event_time_ms = event.timestamp
@@ -110,7 +110,7 @@ def replay(
     return sent
 
 
-def in_time(
+def paced_events(
     events: Iterable[Interaction], pace: Pace, stop: Stop, clock: Clock
 ) -> Iterator[Interaction]:
     """The events, each when it is due; ends early once `stop` is set."""
@@ -126,7 +126,7 @@ def in_time(
         yield event
 
 
-def _send_catalogue(log: Log, producer: EventProducer, sent: Replayed) -> None:
+def _send_catalogue(log: Log, producer: EventProducer, sent: ReplayResult) -> None:
     for item in log.items:
         producer.send(item)
         sent.items += 1
@@ -140,12 +140,12 @@ def _send_catalogue(log: Log, producer: EventProducer, sent: Replayed) -> None:
 class _Throttled:
     """Tells progress, but not with each event."""
 
-    def __init__(self, tell: Callable[[Replayed], None], clock: Clock) -> None:
+    def __init__(self, tell: Callable[[ReplayResult], None], clock: Clock) -> None:
         self._tell = tell
         self._clock = clock
         self._start = self._told = clock.now_s()
 
-    def __call__(self, sent: Replayed) -> None:
+    def __call__(self, sent: ReplayResult) -> None:
         now = self._clock.now_s()
         if now - self._told >= PROGRESS_S:
             sent.seconds, self._told = now - self._start, now

@@ -25,7 +25,7 @@ from headwater_client.events import (
 )
 from headwater_client.topics import ITEMS, PARTITIONER, RECOMMENDATIONS
 
-from deploy.jobs.replay import Replayed, at_rate, at_speed, replay
+from deploy.jobs.replay import ReplayResult, rate_pace, replay, speed_pace
 from deploy.settings import Settings
 from features.kafka import client_config, ensure_topics, topic_ids
 from features.settings import KafkaSettings
@@ -294,12 +294,12 @@ def test_a_replay_sends_all_and_counts(kafka: KafkaSettings, reader: Reader) -> 
 
 
 def test_a_replay_keeps_its_pace(kafka: KafkaSettings) -> None:
-    told: list[Replayed] = []
+    told: list[ReplayResult] = []
     with EventProducer(kafka) as producer:
         # A producer's first message takes half a second.
         replay(log_of(1), producer)
-        by_time = replay(log_of(11, every_s=60), producer, at_speed(600, 1_714_564_800_000))
-        by_rate = replay(log_of(200), producer, at_rate(200), told.append)
+        by_time = replay(log_of(11, every_s=60), producer, speed_pace(600, 1_714_564_800_000))
+        by_rate = replay(log_of(200), producer, rate_pace(200), told.append)
     assert by_time.seconds == pytest.approx(1.0, abs=0.3)
     assert by_rate.seconds == pytest.approx(1.0, abs=0.3)
     assert 5 <= len(told) <= 12
@@ -311,7 +311,7 @@ def test_ctrl_c_ends_a_replay_cleanly(kafka: KafkaSettings, reader: Reader) -> N
     timer = threading.Timer(1.0, _thread.interrupt_main)
     with EventProducer(kafka) as producer:
         timer.start()
-        sent = replay(log_of(1000), producer, at_rate(100))
+        sent = replay(log_of(1000), producer, rate_pace(100))
     timer.join()
     signal.signal(signal.SIGINT, before)
     assert sent.interrupted

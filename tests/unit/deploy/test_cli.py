@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from deploy.cli import COMMANDS, load_command
+
 
 def headwater(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     clean = {k: v for k, v in os.environ.items() if not k.startswith("HEADWATER_")}
@@ -70,3 +72,15 @@ def test_help_imports_nothing_heavy() -> None:
     probe = f"import sys, deploy.cli; print(*sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
+
+
+def test_the_help_lists_every_command_as_it_says_itself() -> None:
+    for name, (_, line) in COMMANDS.items():
+        own = load_command(name).help or ""
+        assert own.startswith(line.rstrip(".")), f"{name}: {own.splitlines()[0]!r} beside {line!r}"
+
+
+def test_an_unknown_command_is_answered_with_the_nearest(tmp_path: Path) -> None:
+    done = headwater(tmp_path, "trian")
+    assert done.returncode == 2
+    assert "'train'" in done.stderr

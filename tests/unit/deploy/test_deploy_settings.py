@@ -12,6 +12,7 @@ from headwater_client.errors import SettingsError
 from deploy import settings_names, settings_text
 from deploy.services.supervisor import environment
 from deploy.settings import Settings, load_settings
+from deploy.settings_reference import render_reference
 
 
 @pytest.fixture(autouse=True)
@@ -225,3 +226,17 @@ def test_every_section_is_frozen_and_closed() -> None:
     for name, field in Settings.model_fields.items():
         config = getattr(field.annotation, "model_config", None)
         assert config is None or (config["extra"], config["frozen"]) == ("forbid", True), name
+
+
+def test_the_reference_is_that_of_the_code() -> None:
+    committed = Path(__file__).parents[3] / "docs" / "reference" / "settings.md"
+    assert committed.read_text() == render_reference(Settings), (
+        "run: uv run headwater config --reference > docs/reference/settings.md"
+    )
+
+
+def test_every_setting_says_what_it_is() -> None:
+    for name, section in settings_names.sections(Settings):
+        for setting, field in section.model_fields.items():
+            assert field.description, f"{name}.{setting}"
+            assert not field.description.endswith("."), f"{name}.{setting}"
