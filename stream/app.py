@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import gettempdir
 from typing import Any, cast
@@ -16,41 +15,14 @@ from faust.types.auth import CredentialsT
 from headwater_client.event_types import EVENT_TYPES
 from headwater_client.topics import ITEMS
 
-from features.inputs import model_inputs, model_outputs
-from features.kafka import ensure_sources
-from features.schema import FeatureSchema
-from features.settings import FeatureSettings, KafkaSettings, SecurityProtocol, StoreSettings
-from features.store import popularity_table
-from features.store.redis import RedisRowStore
-from stream.asking import Asker
-from stream.catalogue import CatalogueCache
-from stream.catalogue_writer import CatalogueWriter
-from stream.commits import Commits
+from features.settings import KafkaSettings, SecurityProtocol
 from stream.failures import critical_task, exit_process
 from stream.faust_internals import batches, set_transport
-from stream.inference import InferenceClient
-from stream.loop import FastLoop
-from stream.pipeline import Pipeline
-from stream.producer import RecommendationProducer
-from stream.recommender import Recommender
-from stream.routing import RolloutFollower, Routes
-from stream.row_updates import RowUpdater
-from stream.settings import TritonSettings, WorkerSettings
-from stream.trending import TrendingSource
+from stream.services import make_services
+from stream.settings import WorkerConfig
 
 Handle = Callable[[Sequence[EventT[bytes]]], Awaitable[None]]
 """Handles one batch of messages; a failure ends the process."""
-
-
-@dataclass(frozen=True)
-class WorkerConfig:
-    """The settings that a worker needs, all addresses known."""
-
-    kafka: KafkaSettings
-    store: StoreSettings
-    features: FeatureSettings
-    triton: TritonSettings
-    worker: WorkerSettings
 
 
 def make_app(config: WorkerConfig) -> faust.App:
@@ -61,30 +33,10 @@ def make_app(config: WorkerConfig) -> faust.App:
         SettingsError: a topic is missing, or has another number of partitions.
     """
     app = make_faust_app(config)
-    settings, partitions = config.worker, config.kafka.partitions
-    schema = FeatureSchema(config.features)
-    sources = ensure_sources(config.kafka)
-    store = RedisRowStore(config.store)
-    catalogue = CatalogueCache(settings.catalogue_refresh_s)
-    delivery = RecommendationProducer(config.kafka)
-    commits = Commits(app, store, delivery, settings.commit_interval_s)
-    trends = TrendingSource(
-        store, schema, partitions, settings.trending_items, settings.trends_refresh_s
-    )
-    routes = Routes(config.triton.model)
-    follower = RolloutFollower(config.kafka, routes)
-    scorer = InferenceClient(config.triton, model_inputs(schema), model_outputs(schema))
-    absorber = RowUpdater(
-        store, schema, catalogue, popularity_table(partitions), settings.row_cache
-    )
-    asker = Asker(settings, schema, trends, scorer)
-    answerer = Recommender(settings, schema, store, catalogue, trends, routes, asker)
-    pipeline = Pipeline(answerer, delivery, commits)
-    loop = FastLoop(absorber, answerer, trends, follower, delivery, pipeline, sources)
-    shelver = CatalogueWriter(store, delivery, commits, sources)
-    add_agents(app, settings.batch_size, loop.handle, shelver.handle)
-    for service in (follower.run, trends.run, commits.run):
-        app.task(critical_task(service))
+    services = make_services(config, app)
+    add_agents(app, config.worker.batch_size, services.loop.handle, services.catalogue.handle)
+    for run in services.tasks:
+        app.task(critical_task(run))
     return app
 
 

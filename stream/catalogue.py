@@ -1,43 +1,127 @@
-"""The catalogue as a worker sees it: item rows, read when needed and kept for a moment."""
+"""The catalogue: item messages become item rows, and serving reads those through a cache."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from time import monotonic
+from typing import NamedTuple, cast
 
-from features.columns import ENTRY_COLUMNS, CatalogueEntry, decode_catalogue_entry
-from features.store import CATALOGUE, RowRead
+from headwater_client.errors import ServerError
+from headwater_client.events import EventError, Item, decode
+from headwater_client.topics import ITEMS
 
-_MOST_ITEMS = 1_000_000
+from features.columns import (
+    ENTRY_COLUMNS,
+    CatalogueEntry,
+    decode_catalogue_entry,
+    decode_pair,
+    encode_item,
+)
+from features.store import CATALOGUE, LOADED, VERSION, RowRead, RowStore, RowWrite
+from features.topics import Hash, source_hash
+
+# Items loaded from a file are older than any message.
+LOADED_ITEMS = source_hash(f"{ITEMS}_{LOADED}", 0)
+_MAX_CACHED_ITEMS = 1_000_000
+
+
+def is_available(entry: CatalogueEntry) -> bool:
+    """The default rule for what may be recommended: the catalogue says that it is available."""
+    return entry.available
 
 
 class CatalogueCache:
-    """Shelves by item id. An item that the catalogue does not know is taken for available.
+    """Catalogue entries by item id. An item without a row is taken for available.
 
     Args:
-        keep_s: how long a shelf may be out of date.
+        refresh_s: largest age of an entry, in seconds.
     """
 
-    def __init__(self, keep_s: float, clock: Callable[[], float] = monotonic) -> None:
-        self._keep_s = keep_s
+    def __init__(
+        self, store: RowStore, refresh_s: float, clock: Callable[[], float] = monotonic
+    ) -> None:
+        self._store = store
+        self._refresh_s = refresh_s
         self._clock = clock
-        self._shelves: dict[str, tuple[float, CatalogueEntry]] = {}
+        self._entries: dict[str, tuple[float, CatalogueEntry]] = {}
+
+    async def get(self, item_ids: Iterable[str]) -> dict[str, CatalogueEntry]:
+        """The entry of each item; those that are not cached are read in one call.
+
+        Raises:
+            ServerError: the store does not answer.
+        """
+        entries = self.get_cached(item_ids)
+        reads = [catalogue_read(name) for name, entry in entries.items() if entry is None]
+        for read, stored in zip(reads, await self._store.read(reads), strict=True):
+            entries[read.entity_id] = self.put(read.entity_id, stored)
+        return cast("dict[str, CatalogueEntry]", entries)
 
     def get_cached(self, item_ids: Iterable[str]) -> dict[str, CatalogueEntry | None]:
-        """The shelf of each item; None where it has to be read."""
+        """The entry of each item; None where it has to be read."""
         now = self._clock()
-        found = ((name, self._shelves.get(name)) for name in item_ids)
-        return {name: kept[1] if kept and kept[0] > now else None for name, kept in found}
+        found = ((name, self._entries.get(name)) for name in item_ids)
+        return {name: held[1] if held and held[0] > now else None for name, held in found}
 
-    def put(self, read: RowRead, stored: Mapping[str, bytes | None]) -> CatalogueEntry:
-        """The shelf that `catalogue_read` has brought, kept at hand."""
-        shelf = decode_catalogue_entry(stored)
-        if len(self._shelves) >= _MOST_ITEMS:
-            self._shelves.clear()
-        self._shelves[read.entity_id] = (self._clock() + self._keep_s, shelf)
-        return shelf
+    def put(self, item_id: str, stored: Mapping[str, bytes | None]) -> CatalogueEntry:
+        """Cache the entry that `catalogue_read` has brought."""
+        entry = decode_catalogue_entry(stored)
+        if len(self._entries) >= _MAX_CACHED_ITEMS:
+            self._entries.clear()
+        self._entries[item_id] = (self._clock() + self._refresh_s, entry)
+        return entry
 
 
 def catalogue_read(item_id: str) -> RowRead:
-    """The read that brings an item's shelf."""
+    """The read that brings an item's entry."""
     return RowRead(CATALOGUE, item_id, ENTRY_COLUMNS)
+
+
+class ItemUpdate(NamedTuple):
+    """A message about an item (None: it was removed), and the message's source, offset and time."""
+
+    item: Item | None
+    source: Hash
+    offset: int
+    time_ms: int
+
+
+def parse_item(key: bytes | None, value: bytes | None) -> tuple[str, Item | None]:
+    """(item_id, item) of a message; no item for a tombstone.
+
+    Raises:
+        EventError: it breaks the contract, or its key names another item than its value.
+    """
+    name = (key or b"").decode(errors="replace")
+    if value is None:
+        if not name:
+            raise EventError("<key>", "<empty>", "a tombstone needs an item_id as its key")
+        return name, None
+    item = decode(Item, value)
+    if name != item.item_id:
+        raise EventError("<key>", name or "<empty>", f"expected the item_id, {item.item_id!r}")
+    return name, item
+
+
+async def write_items(store: RowStore, updates: Mapping[str, ItemUpdate]) -> None:
+    """Write the newest update of each item, by item_id, where the store has nothing newer.
+
+    Raises:
+        ServerError: the store does not answer, or another process wrote one of the rows.
+    """
+    stored = await store.read([RowRead(CATALOGUE, name, (VERSION,)) for name in updates])
+    writes = []
+    for (name, update), row in zip(updates.items(), stored, strict=True):
+        if _is_stored(update, row[VERSION]):
+            continue
+        columns = encode_item(update.item, update.source, update.offset)
+        writes.append(RowWrite(CATALOGUE, name, columns, update.time_ms, VERSION, row[VERSION]))
+    if not all(await store.write(writes)):
+        raise ServerError("an item row was written by another worker: reading it again")
+
+
+def _is_stored(update: ItemUpdate, version: bytes | None) -> bool:
+    """Whether the row holds this update or a newer one."""
+    source, offset = decode_pair(version)
+    is_loaded = version is not None and update.source == LOADED_ITEMS
+    return is_loaded or (source == update.source and offset >= update.offset)

@@ -1,12 +1,18 @@
-"""Asks Triton: one call for a batch of people, or none while a version does not answer."""
+"""Calls Triton: tensors of a batch to scores, with a deadline and a circuit breaker per version.
+
+Errors:
+    HeadwaterError
+    └── InferenceError: a version did not answer in time, or its answer cannot be used
+        └── CircuitOpenError: it was not even called, because it failed a moment ago
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,14 +23,16 @@ from tritonclient.grpc import InferInput, InferRequestedOutput
 from tritonclient.grpc.aio import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
+from features.arrays import Tensors
 from features.inputs import Tensor
-from stream.breaker import LONGEST_REST_S, REST_S, CircuitBreaker
 from stream.settings import TritonSettings
 
-Arrays = dict[str, npt.NDArray[Any]]
 log = structlog.get_logger()
-_AWAY = "StatusCode.UNAVAILABLE"
-_LATE = "StatusCode.DEADLINE_EXCEEDED"
+# A version is left out for so long after a failure, then for twice as long, up to the longest.
+REST_S = 1.0
+LONGEST_REST_S = 30.0
+_UNAVAILABLE = "StatusCode.UNAVAILABLE"
+_DEADLINE_EXCEEDED = "StatusCode.DEADLINE_EXCEEDED"
 _MAX_REASON_CHARS = 200
 
 
@@ -33,19 +41,60 @@ class InferenceError(HeadwaterError):
 
 
 class CircuitOpenError(InferenceError):
-    """A version failed a moment ago, and was not asked again yet."""
+    """A version was not called, because it failed a moment ago."""
+
+
+@dataclass
+class CircuitBreaker:
+    """Leaves calls out for a while after a failure: each would cost its whole deadline.
+
+    Each pause is twice as long as the one before, until a call succeeds (Nygard, "Release It!").
+    """
+
+    clock: Callable[[], float] = monotonic
+    _rest_s: float = REST_S
+    _until: float = float("-inf")
+
+    @property
+    def is_open(self) -> bool:
+        """Whether calls are left out now."""
+        return self.clock() < self._until
+
+    def trip(self, longest_s: float = LONGEST_REST_S) -> None:
+        """Record a failed call: leave calls out, for `longest_s` at most."""
+        rest_s = min(self._rest_s, longest_s)
+        self._until = self.clock() + rest_s
+        self._rest_s = 2 * rest_s
+
+    def reset(self) -> None:
+        """Record a call that succeeded."""
+        self._rest_s = REST_S
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceRequest:
+    """One call of one version for a batch of users.
+
+    Attributes:
+        on_trial: another version answers where this one does not: it has less time, is called one
+            request at a time, and is left out longer while it keeps failing.
+    """
+
+    version: int
+    tensors: Tensors
+    on_trial: bool = False
 
 
 class InferenceResponse(NamedTuple):
-    """A version's outputs, and how long the call took that brought them."""
+    """A version's outputs by tensor name, and how long the call took that brought them."""
 
-    outputs: Arrays
+    outputs: Tensors
     seconds: float
 
 
 @dataclass
-class _Calls:
-    """The calls of one version; of a version on trial one at a time, in `turn`."""
+class _VersionState:
+    """What is known of one version: its failures, and whose turn it is while it is on trial."""
 
     breaker: CircuitBreaker = field(default_factory=CircuitBreaker)
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -54,82 +103,78 @@ class _Calls:
 class InferenceClient:
     """A client of the model, by names and types of `features.inputs`.
 
-    Each version fails and rests by itself.
+    Each version fails and recovers by itself.
 
     Args:
         settings: `url` must be set.
         inputs: the model's inputs.
-        outputs: the model's outputs that are wanted.
+        outputs: the model's outputs to ask for.
     """
 
     def __init__(
-        self, settings: TritonSettings, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...]
+        self, settings: TritonSettings, inputs: Sequence[Tensor], outputs: Sequence[Tensor]
     ) -> None:
         self._settings = settings
         self._types = {tensor.name: tensor.triton_type for tensor in inputs}
         self._outputs = [InferRequestedOutput(tensor.name) for tensor in outputs]
-        self._numbers = [tensor.name for tensor in outputs if tensor.dtype is np.float32]
+        self._float_outputs = [tensor.name for tensor in outputs if tensor.dtype is np.float32]
         self._client: InferenceServerClient | None = None
-        # By version and whether it is on trial: one that is promoted begins anew.
-        self._calls: defaultdict[tuple[int, bool], _Calls] = defaultdict(_Calls)
+        # By version and whether it is on trial: a version that is promoted begins anew.
+        self._states: defaultdict[tuple[int, bool], _VersionState] = defaultdict(_VersionState)
 
-    async def score(
-        self, version: int, tensors: Mapping[str, npt.NDArray[Any]], *, on_trial: bool = False
-    ) -> InferenceResponse:
-        """The outputs of one version for a batch, by name.
-
-        Args:
-            on_trial: another version answers where this one does not: it has less time, is asked
-                one call at a time, and rests longer while it keeps failing.
+    async def infer(self, request: InferenceRequest) -> InferenceResponse:
+        """Call one version for a batch.
 
         Raises:
-            NotAskedError: it failed a moment ago.
-            ScoringError: no answer in time, an error, or scores that are not numbers.
+            CircuitOpenError: it failed a moment ago.
+            InferenceError: no answer in time, an error, or scores that are not finite.
         """
-        calls = self._calls[version, on_trial]
+        state = self._states[request.version, request.on_trial]
         try:
-            scored = await (self._in_turn if on_trial else self._asked)(version, calls, tensors)
+            response = await (self._infer_in_turn if request.on_trial else self._infer_now)(
+                request, state
+            )
         except CircuitOpenError:
             raise
         except (InferenceServerException, TimeoutError, OSError, InferenceError) as error:
-            # Triton away is nobody's fault: once it is back, all versions answer at once.
-            own_fault = on_trial and _status(error) != _AWAY
-            calls.breaker.trip(LONGEST_REST_S if own_fault else REST_S)
+            # Triton away is no version's fault: once it is back, all versions answer at once.
+            own_fault = request.on_trial and _status(error) != _UNAVAILABLE
+            state.breaker.trip(LONGEST_REST_S if own_fault else REST_S)
             reason = _reason(error)
             log.warning(
                 "triton_failed",
                 url=self._settings.url,
-                version=version,
+                version=request.version,
                 reason=reason,
                 error=str(error),
             )
-            raise InferenceError(f"version {version}: {reason}") from error
-        calls.breaker.reset()
-        return scored
+            raise InferenceError(f"version {request.version}: {reason}") from error
+        state.breaker.reset()
+        return response
 
-    async def _in_turn(
-        self, version: int, calls: _Calls, tensors: Mapping[str, npt.NDArray[Any]]
+    async def _infer_in_turn(
+        self, request: InferenceRequest, state: _VersionState
     ) -> InferenceResponse:
-        """Ask once it is this call's turn; waiting for that counts against its time."""
+        """Call once it is this request's turn; waiting for that counts against its deadline."""
         limit_ms = min(self._settings.canary_timeout_ms, self._settings.timeout_ms)
-        async with asyncio.timeout(limit_ms / 1000), calls.turn:
-            return await self._asked(version, calls, tensors)
+        async with asyncio.timeout(limit_ms / 1000), state.turn:
+            return await self._infer_now(request, state)
 
-    async def _asked(
-        self, version: int, calls: _Calls, tensors: Mapping[str, npt.NDArray[Any]]
+    async def _infer_now(
+        self, request: InferenceRequest, state: _VersionState
     ) -> InferenceResponse:
         start = perf_counter()
-        if calls.breaker.open:
-            raise CircuitOpenError(f"version {version}: not asked, it failed a moment ago")
-        result = await self._connected().infer(
+        if state.breaker.is_open:
+            raise CircuitOpenError(f"version {request.version}: not asked, it failed a moment ago")
+        result = await self._connect().infer(
             self._settings.model,
-            [self._input(name, array) for name, array in tensors.items()],
-            model_version=str(version),
+            [self._input(name, array) for name, array in request.tensors.items()],
+            model_version=str(request.version),
             outputs=self._outputs,
             client_timeout=self._settings.timeout_ms / 1000,
         )
         outputs = {output.name(): result.as_numpy(output.name()) for output in self._outputs}
-        if not all(np.isfinite(outputs[name]).all() for name in self._numbers):
+        if not all(np.isfinite(outputs[name]).all() for name in self._float_outputs):
             raise InferenceError("scores that are not numbers")
         return InferenceResponse(outputs, perf_counter() - start)
 
@@ -138,7 +183,7 @@ class InferenceClient:
         tensor.set_data_from_numpy(array)
         return tensor
 
-    def _connected(self) -> InferenceServerClient:
+    def _connect(self) -> InferenceServerClient:
         if self._client is None:
             self._client = InferenceServerClient(
                 self._settings.url,
@@ -160,9 +205,9 @@ def _status(error: Exception) -> str | None:
 
 def _reason(error: Exception) -> str:
     """Why a call failed, in one line, without addresses: apps read it."""
-    if isinstance(error, TimeoutError) or _status(error) == _LATE:
+    if isinstance(error, TimeoutError) or _status(error) == _DEADLINE_EXCEEDED:
         return "no answer in time"
-    if isinstance(error, OSError) or _status(error) == _AWAY:
+    if isinstance(error, OSError) or _status(error) == _UNAVAILABLE:
         return "Triton is away, or does not have it"
-    said = error.message() if isinstance(error, InferenceServerException) else str(error)
-    return " ".join(said.split())[:_MAX_REASON_CHARS]
+    message = error.message() if isinstance(error, InferenceServerException) else str(error)
+    return " ".join(message.split())[:_MAX_REASON_CHARS]

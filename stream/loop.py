@@ -1,6 +1,6 @@
 """The fast loop: a batch of events becomes features, and features become recommendations.
 
-While the model thinks about one batch (`stream.pipeline`), the next one is absorbed.
+While the model computes on one batch (`stream.pipeline`), the rows of the next one are updated.
 """
 
 from __future__ import annotations
@@ -11,83 +11,44 @@ from faust.types import EventT
 from headwater_client.event_types import EVENT_TYPES
 from headwater_client.events import EventError, decode
 
+from features.store import RowStore
 from features.topics import Hash
 from stream import metrics
-from stream.asking import Request
+from stream.catalogue import ItemUpdate, parse_item, write_items
+from stream.commits import Commits
 from stream.failures import retry_while_unavailable, send_to_dead_letter
 from stream.pipeline import Pipeline, stage
 from stream.producer import RecommendationProducer
-from stream.recommender import Recommender
-from stream.routing import RolloutFollower
+from stream.recommender import RecommendationRequest, Recommender
+from stream.rollout_follower import RolloutFollower
 from stream.row_updates import ConsumerRecord, RowChanges, RowUpdater
-from stream.trending import TrendingSource
 
 
-class FastLoop:
-    """Handles batches of interactions.
+class RecordDecoder:
+    """Decodes messages; those that break the contract become dead letters.
 
     Args:
         sources: the source hash of each topic and partition.
     """
 
     def __init__(
-        self,
-        absorber: RowUpdater,
-        answerer: Recommender,
-        trends: TrendingSource,
-        follower: RolloutFollower,
-        delivery: RecommendationProducer,
-        pipeline: Pipeline,
-        sources: Mapping[tuple[str, int], Hash],
+        self, sources: Mapping[tuple[str, int], Hash], producer: RecommendationProducer
     ) -> None:
-        self._absorber = absorber
-        self._answerer = answerer
-        self._trends = trends
-        self._follower = follower
-        self._ready = False
-        self._delivery = delivery
-        self._pipeline = pipeline
         self._sources = sources
+        self._producer = producer
 
-    async def handle(self, events: Sequence[EventT[bytes]]) -> None:
-        """Absorb a batch, and answer it while the next one is absorbed.
-
-        Raises:
-            StoreRestartedError: what was read since the last commit has to be read again.
-            Exception: any other failure; one of an answer ends the process.
-        """
-        if not self._ready:
-            await self._prepare()
-        metrics.BATCH_EVENTS.observe(len(events))
-        arrived = await self._arrived(events)
-        with stage("absorb"):
-            async for attempt in retry_while_unavailable():
-                with attempt:
-                    absorbed = await self._absorber.apply(arrived)
-        self._trends.touch(absorbed.groups)
-        groups = self._answerer.groups(_requests(arrived, absorbed))
-        await self._pipeline.start(groups, events)
-
-    async def _prepare(self) -> None:
-        """Before the first answer: which version to ask, and what trends."""
-        async for attempt in retry_while_unavailable():
-            with attempt:
-                await self._follower.start()
-                await self._trends.refresh()
-        self._ready = True
-
-    async def _arrived(self, events: Sequence[EventT[bytes]]) -> list[ConsumerRecord]:
-        """The events decoded; those that break the contract become dead letters."""
-        arrived = []
+    async def interactions(self, events: Sequence[EventT[bytes]]) -> list[ConsumerRecord]:
+        """The interactions of a batch, in its order."""
+        records = []
         for event in events:
             try:
-                arrived.append(self._decoded(event))
+                records.append(self._decode(event))
             except EventError as error:
-                await send_to_dead_letter(event, error, self._delivery)
-        metrics.count_events(events)
-        return arrived
+                await send_to_dead_letter(event, error, self._producer)
+        metrics.count_events(event.message.topic for event in events)
+        return records
 
-    def _decoded(self, event: EventT[bytes]) -> ConsumerRecord:
+    def _decode(self, event: EventT[bytes]) -> ConsumerRecord:
         message = event.message
         topic, partition = message.topic, message.partition
         kind = EVENT_TYPES.of_topic(topic).struct
@@ -95,8 +56,97 @@ class FastLoop:
         source = self._sources[topic, partition]
         return ConsumerRecord(decoded, f"{topic}_{partition}", source, message.offset)
 
+    async def item_updates(self, events: Sequence[EventT[bytes]]) -> dict[str, ItemUpdate]:
+        """The newest message of each item of a batch, by item_id."""
+        newest: dict[str, ItemUpdate] = {}
+        for event in events:
+            message = event.message
+            try:
+                item_id, item = parse_item(message.key, message.value)
+            except EventError as error:
+                await send_to_dead_letter(event, error, self._producer)
+            else:
+                source = self._sources[message.topic, message.partition]
+                time_ms = int(message.timestamp * 1000)
+                newest[item_id] = ItemUpdate(item, source, message.offset, time_ms)
+        metrics.count_events(event.message.topic for event in events)
+        return newest
 
-def _requests(arrived: Sequence[ConsumerRecord], absorbed: RowChanges) -> list[Request]:
-    """One request a person, for the last of the batch's events."""
-    last = {event.user_id: event for event, *_ in arrived}
-    return [Request(event, absorbed.users[user_id]) for user_id, event in last.items()]
+
+class FastLoop:
+    """Handles batches of interactions."""
+
+    def __init__(
+        self,
+        decoder: RecordDecoder,
+        updater: RowUpdater,
+        recommender: Recommender,
+        follower: RolloutFollower,
+        pipeline: Pipeline,
+    ) -> None:
+        self._decoder = decoder
+        self._updater = updater
+        self._recommender = recommender
+        self._follower = follower
+        self._pipeline = pipeline
+        self._ready = False
+
+    async def handle(self, events: Sequence[EventT[bytes]]) -> None:
+        """Apply a batch to the rows, and let it be answered while the next one is applied.
+
+        Raises:
+            StoreRestartedError: what was read since the last commit has to be read again.
+            Exception: any other failure; one of an answer ends the process.
+        """
+        if not self._ready:
+            await self._start()
+        metrics.BATCH_EVENTS.observe(len(events))
+        records = await self._decoder.interactions(events)
+        with stage("absorb"):
+            async for attempt in retry_while_unavailable():
+                with attempt:
+                    changes = await self._updater.apply(records)
+        self._recommender.record(changes.groups)
+        calls = self._recommender.prepare(_requests(records, changes))
+        await self._pipeline.start(calls, events)
+
+    async def _start(self) -> None:
+        """Before the first answer: which version to call, and what trends."""
+        async for attempt in retry_while_unavailable():
+            with attempt:
+                await self._follower.start()
+                await self._recommender.start()
+        self._ready = True
+
+
+def _requests(
+    records: Sequence[ConsumerRecord], changes: RowChanges
+) -> list[RecommendationRequest]:
+    """One request per user, for the last of the batch's events.
+
+    A user asks at the newest event of the row, which an event that arrives late is not.
+    """
+    last = {event.user_id: event for event, *_ in records}
+    requests = []
+    for user_id, event in last.items():
+        row = changes.users[user_id]
+        time_ms = max(event.timestamp, row.reference_ms)
+        requests.append(RecommendationRequest(user_id, time_ms, row, event))
+    return requests
+
+
+class CatalogueWriter:
+    """Handles batches of item messages: the newest message of an item becomes its row."""
+
+    def __init__(self, store: RowStore, decoder: RecordDecoder, commits: Commits) -> None:
+        self._store = store
+        self._decoder = decoder
+        self._commits = commits
+
+    async def handle(self, events: Sequence[EventT[bytes]]) -> None:
+        """Write the rows of a batch of item messages."""
+        updates = await self._decoder.item_updates(events)
+        async for attempt in retry_while_unavailable():
+            with attempt:
+                await write_items(self._store, updates)
+        self._commits.mark_done(events)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter as Tally
 from collections.abc import Iterable
 
-from faust.types import EventT
 from headwater_client.events import Recommendation
 from prometheus_client import Counter, Gauge, Histogram
 
@@ -41,14 +40,14 @@ STAGE_SECONDS = Histogram(
 COMMITTED_OFFSET = Gauge("headwater_committed_offset", "Offset committed", ["topic", "partition"])
 
 
-def count_events(events: Iterable[EventT[bytes]]) -> None:
-    """Count a batch of events by topic."""
-    for topic, number in Tally(event.message.topic for event in events).items():
+def count_events(topics: Iterable[str]) -> None:
+    """Count a batch of messages, given the topic of each."""
+    for topic, number in Tally(topics).items():
         EVENTS.labels(topic).inc(number)
 
 
 def count_recommendations(recommendations: Iterable[Recommendation]) -> None:
     """Count recommendations by variant, and whether they are fallbacks."""
-    tally = Tally((each.variant, each.fallback) for each in recommendations)
+    tally = Tally((message.variant, message.fallback) for message in recommendations)
     for (variant, fallback), number in tally.items():
         RECOMMENDATIONS.labels(variant, fallback).inc(number)

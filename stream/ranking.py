@@ -1,6 +1,6 @@
-"""The best items for each person: the model's top joined with what trends, filtered and cut.
+"""The best items for each user: the model's top joined with what trends, filtered and cut.
 
-Shapes: B people, P places.
+Shapes: B users, P places, C candidates, T half-lives.
 """
 
 from __future__ import annotations
@@ -9,35 +9,33 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from headwater_client.events import Reason, RecommendedItem
 
+from features.arrays import BoolArray, Float32Array, Float64Array, Int64Array, Tensors
 from features.rows import UserRow
 from features.topics import hash64
 from features.vocabulary import FIRST_ITEM, PADDING, Vocabulary
 from stream.trending import TrendingIndex, TrendingItems
 
-Arrays = Mapping[str, npt.NDArray[Any]]
 # Below this a score stands for "never": padding, unknown and excluded items.
 NEVER = -1e8
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """The places of B people, best first; an item can stand twice, once as a candidate.
+    """The places of B users, best first; an item can stand twice, once as a candidate.
 
     `items`, `causes`: int64[B, P], indices of items and of the past items that explain them.
     `scores`: float[B, P]; below `NEVER` where a place is empty. `from_model`: bool[B, P], False for
     a trending candidate.
     """
 
-    items: npt.NDArray[np.int64]
-    causes: npt.NDArray[np.int64]
-    scores: npt.NDArray[np.float64]
-    from_model: npt.NDArray[np.bool_]
+    items: Int64Array
+    causes: Int64Array
+    scores: Float64Array
+    from_model: BoolArray
     vocabulary: Vocabulary
 
     def item_ids(self) -> list[str]:
@@ -45,15 +43,15 @@ class Ranking:
         names = self.vocabulary.item_ids
         return [names[item] for item in np.unique(self.items[self.scores > NEVER]).tolist()]
 
-    def person(self, at: int) -> Iterator[RecommendedItem]:
-        """The items of one person, best first, each once, made as far as asked for."""
+    def user_items(self, user: int) -> Iterator[RecommendedItem]:
+        """The items of user number `user`, best first, each once; made only as far as consumed."""
         names = self.vocabulary.item_ids
         seen: set[int] = set()
         places = zip(
-            self.items[at].tolist(),
-            self.scores[at].tolist(),
-            self.causes[at].tolist(),
-            self.from_model[at].tolist(),
+            self.items[user].tolist(),
+            self.scores[user].tolist(),
+            self.causes[user].tolist(),
+            self.from_model[user].tolist(),
             strict=True,
         )
         for item, score, cause, from_model in places:
@@ -73,32 +71,35 @@ _POPULAR = Reason("popular")
 
 
 def rank(
-    outputs: Arrays,
-    tensors: Arrays,
-    table: TrendingIndex,
-    vocabulary: Vocabulary,
+    outputs: Tensors,
+    tensors: Tensors,
+    trending: TrendingIndex,
     times_ms: Sequence[int],
     places: int,
 ) -> Ranking:
     """Join the model's top with the trending candidates and add weight times trend.
 
     Args:
-        outputs: the model's answer for B people.
-        tensors: the model's inputs for them; `candidate_items` are the first of `table.indices`.
+        outputs: the model's outputs for B users.
+        tensors: the model's inputs for them; `candidate_items` are the first of
+            `trending.indices`.
+        trending: by the indices of the version that answered.
+        times_ms: int[B], when each user asks.
     """
+    vocabulary = trending.vocabulary
     top = outputs["top_items"].shape[1]
     items = np.concatenate([outputs["top_items"], tensors["candidate_items"]], axis=1)
     scores = np.concatenate([outputs["top_scores"], outputs["candidate_scores"]], axis=1)
-    because = np.concatenate(
+    explained_by = np.concatenate(
         [outputs["top_explained_by"], outputs["candidate_explained_by"]], axis=1
     )
-    values = table.values(items, times_ms)
+    values = trending.values(items, times_ms)
     trend = weigh_trends(outputs["trend_weights"], values, vocabulary.learned[items])
     total = np.where(scores > NEVER, scores + trend, 10 * NEVER)
-    # Before the cut: busy people have taken most of what trends, and it would fill all places.
-    total[:, top:][_taken(tensors, table)] = 10 * NEVER
+    # Before the cut: active users have seen most of what trends, and it would fill all places.
+    total[:, top:][_seen_candidates(tensors, trending)] = 10 * NEVER
     order = _best(total, places)
-    past = np.take_along_axis(because, order, axis=1)
+    past = np.take_along_axis(explained_by, order, axis=1)
     causes = np.take_along_axis(tensors["item_indices"], np.maximum(past, 0), axis=1)
     return Ranking(
         np.take_along_axis(items, order, axis=1),
@@ -109,21 +110,17 @@ def rank(
     )
 
 
-def _taken(tensors: Arrays, table: TrendingIndex) -> npt.NDArray[np.bool_]:
+def _seen_candidates(tensors: Tensors, trending: TrendingIndex) -> BoolArray:
     """Candidates that are excluded, bool[B, C]; the model itself leaves them out of its top."""
     batch, candidates = tensors["candidate_items"].shape
-    taken = np.zeros((batch, candidates), np.bool_)
-    places = table.places[tensors["excluded_items"]]
+    seen = np.zeros((batch, candidates), np.bool_)
+    places = trending.places[tensors["excluded_items"]]
     rows, columns = np.nonzero((places >= 0) & (places < candidates))
-    taken[rows, places[rows, columns]] = True
-    return taken
+    seen[rows, places[rows, columns]] = True
+    return seen
 
 
-def weigh_trends(
-    weights: npt.NDArray[np.float32],
-    values: npt.NDArray[np.float64],
-    learned: npt.NDArray[np.bool_],
-) -> npt.NDArray[np.float64]:
+def weigh_trends(weights: Float32Array, values: Float64Array, learned: BoolArray) -> Float64Array:
     """What live trends add to each place, float64[B, P].
 
     Args:
@@ -135,35 +132,35 @@ def weigh_trends(
     return np.where(learned, both[:, 0], both[:, 1])
 
 
-def _best(scores: npt.NDArray[Any], places: int) -> npt.NDArray[np.int64]:
+def _best(scores: Float64Array, places: int) -> Int64Array:
     """int64[B, places], the columns of the highest scores, best first."""
     columns = scores.shape[1]
     if places >= columns:
         return np.argsort(-scores, axis=1)
-    some = np.argpartition(scores, columns - places, axis=1)[:, columns - places :]
-    order = np.argsort(-np.take_along_axis(scores, some, axis=1), axis=1)
-    return np.take_along_axis(some, order, axis=1)
+    best = np.argpartition(scores, columns - places, axis=1)[:, columns - places :]
+    order = np.argsort(-np.take_along_axis(scores, best, axis=1), axis=1)
+    return np.take_along_axis(best, order, axis=1)
 
 
-def popular_items(trends: TrendingItems, time_ms: int, places: int) -> list[RecommendedItem]:
-    """What trends, most popular first: the answer when the model has none."""
-    left = trends.decayed([time_ms])[0, trends.ranked_by]
-    counts = (trends.counts[:places, trends.ranked_by] * left).tolist()
+def popular_items(trending: TrendingItems, time_ms: int, places: int) -> list[RecommendedItem]:
+    """The items that trend most at a time: the answer when the model has none."""
+    factor = trending.decay_factors([time_ms])[0, trending.ranked_by]
+    counts = (trending.counts[:places, trending.ranked_by] * factor).tolist()
     return [
         RecommendedItem(name, count, _POPULAR)
-        for name, count in zip(trends.item_ids[:places], counts, strict=True)
+        for name, count in zip(trending.item_ids[:places], counts, strict=True)
     ]
 
 
 def available_items(
     items: Iterable[RecommendedItem], available: Mapping[str, bool], places: int
 ) -> list[RecommendedItem]:
-    """The first `places` items that can be had."""
+    """The first `places` items that are available."""
     return list(islice((item for item in items if available[item.item_id]), places))
 
 
-def is_taken(row: UserRow, item_id: str) -> bool:
-    """Whether the person has taken the item, as far as the row remembers."""
+def is_seen(row: UserRow, item_id: str) -> bool:
+    """Whether the user has seen the item, as far as the row remembers."""
     item = hash64(item_id)
     place = bisect_left(row.seen, item)
     return place < len(row.seen) and row.seen[place] == item

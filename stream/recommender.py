@@ -1,195 +1,390 @@
-"""Turns changed rows into recommendations: the model's answer, or what trends when it has none."""
+"""The serving core: feature rows in, ranked lists out. It knows neither Kafka nor Faust.
+
+Two steps, because rows change while a model computes. `prepare` reads the rows as they are now and
+builds the calls; `execute` makes a call and ranks its answer, at any later moment.
+"""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from time import perf_counter
+from typing import NamedTuple
 
-import xxhash
-from headwater_client.events import Interaction, Recommendation, RecommendedItem, Shadow
+from headwater_client.events import Interaction, RecommendedItem
 
-from features.rows import UserRow
+from features.columns import CatalogueEntry
+from features.inputs import model_inputs, model_outputs, model_tensors
+from features.rows import ItemGroup, UserRow
 from features.schema import FeatureSchema
 from features.store import RowStore
-from stream.asking import Asked, Asker, Question, Request
-from stream.catalogue import CatalogueCache, catalogue_read
-from stream.ranking import available_items, is_taken, popular_items
+from stream import metrics
+from stream.catalogue import CatalogueCache, is_available
+from stream.inference import (
+    CircuitOpenError,
+    InferenceClient,
+    InferenceError,
+    InferenceRequest,
+    InferenceResponse,
+)
+from stream.ranking import Ranking, available_items, is_seen, popular_items, rank
 from stream.routing import Route, Routes
-from stream.settings import WorkerSettings
-from stream.trending import TrendingSource
+from stream.row_updates import ItemGroupKey
+from stream.settings import WorkerConfig, WorkerSettings
+from stream.trending import TrendingIndex, TrendingSource
 
-# The variant of people for whom there is no version.
+# The variant of users for whom there is no version.
 FALLBACK = "fallback"
 POPULAR_ITEMS = "popular-items"
+# Places ranked per item shown: a candidate stands twice, and some items are not available.
+_SPARE = 4
+
+
+class RecommendationRequest(NamedTuple):
+    """A user to recommend for.
+
+    Attributes:
+        time_ms: when the user asks; not before the newest event of the row.
+        row: the user's feature row.
+        event: the interaction that led to the request, if one did.
+    """
+
+    user_id: str
+    time_ms: int
+    row: UserRow
+    event: Interaction | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
-    """People of a batch who are answered alike.
+class VersionCall:
+    """What one version is sent for the users of a call, and what ranking its answer needs.
 
     Attributes:
-        own: what their version is asked; None where there is none.
-        shadow: what a version is asked besides, unseen.
+        times_ms: int[B], when each user asks.
+        trending: by the version's item indices.
     """
 
-    requests: Sequence[Request]
-    own: Question | None
-    shadow: Question | None = None
+    route: Route
+    request: InferenceRequest
+    times_ms: Sequence[int]
+    trending: TrendingIndex
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceCall:
+    """Users of a batch who are answered alike, ready to be executed.
+
+    Attributes:
+        shown: the call of their version; None where there is none.
+        shadow: the call of a version in shadow mode, whose answer nobody sees.
+    """
+
+    requests: Sequence[RecommendationRequest]
+    shown: VersionCall | None
+    shadow: VersionCall | None = None
 
     @property
     def on_trial(self) -> bool:
-        """Whether these people's version is one that nobody relies on yet."""
-        return self.own is not None and self.own.on_trial
+        """Whether the users' version is not the stable one."""
+        return self.shown is not None and self.shown.request.on_trial
+
+
+@dataclass(frozen=True, slots=True)
+class RankedLists:
+    """A ranked list for each user of a call, in the order of its requests.
+
+    Attributes:
+        items: per user, best first, each with its score and reason.
+        model_version: which made the lists; `POPULAR_ITEMS` where no model did.
+        variant: the users' variant in the rollout; `FALLBACK` without any version.
+        rollout_id: of the rollout; "" for none.
+        failed: why the variant's own version did not answer; "" where it did.
+        latency_ms: how long that version took or was waited for; None where it was not called.
+    """
+
+    items: Sequence[list[RecommendedItem]]
+    model_version: str
+    variant: str = FALLBACK
+    rollout_id: str = ""
+    failed: str = ""
+    latency_ms: float | None = None
+
+    @property
+    def fallback(self) -> bool:
+        """Whether the lists are what trends, and no model's answer."""
+        return self.model_version == POPULAR_ITEMS
+
+
+@dataclass(frozen=True, slots=True)
+class _VersionAnswer:
+    """What became of a version's call; `ranking` is None where it failed."""
+
+    route: Route
+    ranking: Ranking | None
+    latency_ms: float | None
+    failed: str = ""
+
+    @property
+    def version(self) -> str:
+        return str(self.route.version.version)
+
+    def lists(self, items: Sequence[list[RecommendedItem]], model_version: str) -> RankedLists:
+        """Lists for the users of this version, whoever made them."""
+        return RankedLists(
+            items,
+            model_version,
+            self.route.version.variant,
+            self.route.rollout_id,
+            self.failed,
+            self.latency_ms,
+        )
+
+
+@dataclass(frozen=True)
+class ItemViews:
+    """A process's view of the items, read from the store and cached for a moment.
+
+    Attributes:
+        may_recommend: which entries of the catalogue may be recommended.
+    """
+
+    catalogue: CatalogueCache
+    trending: TrendingSource
+    may_recommend: Callable[[CatalogueEntry], bool] = is_available
 
 
 class Recommender:
-    """Makes recommendations for a batch of people."""
+    """Makes ranked lists from feature rows.
+
+    Args:
+        routes: which version answers whom; may be set directly, or follow the topic `rollouts`.
+    """
 
     def __init__(
         self,
         settings: WorkerSettings,
         schema: FeatureSchema,
-        store: RowStore,
-        catalogue: CatalogueCache,
-        trends: TrendingSource,
+        items: ItemViews,
         routes: Routes,
-        asker: Asker,
+        client: InferenceClient,
     ) -> None:
         self._settings = settings
-        self._store = store
-        self._catalogue = catalogue
-        self._trends = trends
+        self._schema = schema
         self._routes = routes
-        self._asker = asker
+        self._client = client
         self._exclude_seen = bool(schema.seen_by)
+        self._trending_indices: dict[str, TrendingIndex] = {}
+        self.items = items
 
-    def groups(self, requests: Iterable[Request]) -> list[Group]:
-        """What to ask for these people, from their rows as they are now.
+    async def start(self) -> None:
+        """Read what trends, before the first request.
 
-        The next batch may change a row while the model thinks: what a person takes then is left out
-        of the answer to that event.
+        Raises:
+            ServerError: the store does not answer.
         """
-        alike: dict[tuple[Route | None, Route | None], list[Request]] = {}
+        await self.items.trending.refresh()
+
+    async def run(self) -> None:
+        """Keep the view of what trends up to date, for ever."""
+        await self.items.trending.run()
+
+    def record(self, groups: Mapping[ItemGroupKey, ItemGroup]) -> None:
+        """Take note of item counters that have changed: what trends is made from them."""
+        self.items.trending.record(groups)
+
+    def prepare(self, requests: Iterable[RecommendationRequest]) -> list[InferenceCall]:
+        """Build the calls for these users from their rows as they are now.
+
+        Later changes of a row do not affect its call. Only where something has to stand in for a
+        version that failed, the row is read again.
+        """
+        alike: dict[tuple[Route | None, Route | None], list[RecommendationRequest]] = {}
         for request in requests:
-            routing = self._routes.assign(request.event.user_id)
-            routes = (routing.shown, routing.shadow) if routing else (None, None)
+            assignment = self._routes.assign(request.user_id)
+            routes = (assignment.shown, assignment.shadow) if assignment else (None, None)
             alike.setdefault(routes, []).append(request)
         return [
-            Group(people, self._question(shown, people), self._question(shadow, people))
-            for (shown, shadow), people in alike.items()
+            InferenceCall(
+                users, self._assigned_call(shown, users), self._assigned_call(shadow, users)
+            )
+            for (shown, shadow), users in alike.items()
         ]
 
-    def _question(self, route: Route | None, requests: Sequence[Request]) -> Question | None:
+    def _assigned_call(
+        self, route: Route | None, requests: Sequence[RecommendationRequest]
+    ) -> VersionCall | None:
         if route is None:
             return None
         stable = self._routes.stable
         on_trial = stable is None or route.version.version != stable.version.version
-        return self._asker.question(route, requests, on_trial=on_trial)
+        return self._version_call(route, requests, on_trial=on_trial)
 
-    async def answer(self, group: Group) -> list[Recommendation]:
-        """The recommendations for a group, by its version, else the stable one, else popularity.
+    def _version_call(
+        self, route: Route, requests: Sequence[RecommendationRequest], *, on_trial: bool
+    ) -> VersionCall:
+        trending = self._trending_index(route)
+        times_ms = [request.time_ms for request in requests]
+        tensors = model_tensors(
+            [request.row for request in requests],
+            times_ms,
+            route.vocabulary,
+            self._schema,
+            candidates=trending.indices[: self._settings.trending_candidates],
+        )
+        request = InferenceRequest(route.version.version, tensors, on_trial)
+        return VersionCall(route, request, times_ms, trending)
+
+    def _trending_index(self, route: Route) -> TrendingIndex:
+        """The trends by this version's indices, built again when the trends are."""
+        address, items = route.version.address, self.items.trending.items
+        index = self._trending_indices.get(address)
+        if index is None or index.items is not items:
+            current = {a: i for a, i in self._trending_indices.items() if i.items is items}
+            index = current[address] = TrendingIndex(items, route.vocabulary)
+            self._trending_indices = current
+        return index
+
+    async def execute(self, call: InferenceCall) -> RankedLists:
+        """Ranked lists by the users' version, else by the stable one, else of popular items.
 
         Raises:
             ServerError: the store does not answer.
         """
-        if group.own is None:
-            return await self._fallback(group.requests, None)
-        own = await self._asker.ask(group.own)
-        shown = own if own.ranking else await self._instead(group.requests, own)
-        if shown is None or (ranking := shown.ranking) is None:
-            return await self._fallback(group.requests, own)
-        available = await self._available(ranking.item_ids())
-        people = map(ranking.person, range(len(group.requests)))
-        return self._recommend(group.requests, people, available, own, shown.version)
+        if call.shown is None:
+            return RankedLists(await self._rank_popular(call.requests), POPULAR_ITEMS)
+        own = await self._call_version(call.shown)
+        answer = own if own.ranking else await self._call_stable(call.requests, own)
+        if answer is None or answer.ranking is None:
+            return own.lists(await self._rank_popular(call.requests), POPULAR_ITEMS)
+        return own.lists(await self._cut(answer.ranking, len(call.requests)), answer.version)
 
-    async def _instead(self, requests: Sequence[Request], own: Asked) -> Asked | None:
-        """What the stable version answers for another one; None if that is the one that failed."""
+    async def execute_shadow(self, call: VersionCall) -> RankedLists:
+        """What a version in shadow mode would have shown; empty lists where it failed.
+
+        Raises:
+            ServerError: the store does not answer.
+        """
+        answer = await self._call_version(call)
+        if answer.ranking is None:
+            return answer.lists([[] for _ in call.times_ms], answer.version)
+        return answer.lists(await self._cut(answer.ranking, len(call.times_ms)), answer.version)
+
+    async def _call_version(self, call: VersionCall) -> _VersionAnswer:
+        """Call a version and rank what it answers; a failure is an answer too."""
+        route, variant = call.route, call.route.version.variant
+        start = perf_counter()
+        try:
+            outputs, seconds = await self._infer(call)
+        except InferenceError as error:
+            metrics.MODEL_FAILURES.labels(variant).inc(len(call.times_ms))
+            was_called = not isinstance(error, CircuitOpenError)
+            waited_ms = _count_ms(perf_counter() - start, variant) if was_called else None
+            return _VersionAnswer(route, None, waited_ms, str(error))
+        latency_ms = _count_ms(seconds, variant)
+        places = _SPARE * self._settings.top_k
+        ranking = rank(outputs, call.request.tensors, call.trending, call.times_ms, places)
+        return _VersionAnswer(route, ranking, latency_ms)
+
+    async def _infer(self, call: VersionCall) -> InferenceResponse:
+        response = await self._client.infer(call.request)
+        if call.request.on_trial:
+            _check_indices(response, call)
+        return response
+
+    async def _call_stable(
+        self, requests: Sequence[RecommendationRequest], failed: _VersionAnswer
+    ) -> _VersionAnswer | None:
+        """The stable version's answer in place of another's; None if it is the one that failed."""
         stable = self._routes.stable
-        if stable is None or stable.version.version == own.route.version.version:
+        if stable is None or stable.version.version == failed.route.version.version:
             return None
-        return await self._asker.ask(self._asker.question(stable, requests, on_trial=False))
+        return await self._call_version(self._version_call(stable, requests, on_trial=False))
 
-    async def shadows(self, question: Question) -> list[Shadow]:
-        """What the version that is asked unseen would have recommended, for each person.
-
-        Raises:
-            ServerError: the store does not answer.
-        """
-        asked = await self._asker.ask(question)
-        if (ranking := asked.ranking) is None:
-            none = Shadow(
-                model_version=asked.version, latency_ms=asked.latency_ms, failed=asked.failed
-            )
-            return [none] * len(question.requests)
-        available = await self._available(ranking.item_ids())
+    async def _cut(self, ranking: Ranking, users: int) -> list[list[RecommendedItem]]:
+        available = await self._availability(ranking.item_ids())
         return [
-            _shadow(available_items(ranking.person(at), available, self._settings.top_k), asked)
-            for at in range(len(question.requests))
+            available_items(ranking.user_items(user), available, self._settings.top_k)
+            for user in range(users)
         ]
 
-    async def _fallback(
-        self, requests: Sequence[Request], own: Asked | None
-    ) -> list[Recommendation]:
-        """What trends, marked as such: the model is away, or there is none yet."""
-        newest = max(request.time_ms for request in requests)
-        items = popular_items(self._trends.trends, newest, self._settings.fallback_items)
-        available = await self._available(item.item_id for item in items)
-        people = (self._not_taken(items, request.row) for request in requests)
-        return self._recommend(requests, people, available, own, POPULAR_ITEMS)
-
-    def _recommend(
-        self,
-        requests: Sequence[Request],
-        people: Iterable[Iterable[RecommendedItem]],
-        available: Mapping[str, bool],
-        own: Asked | None,
-        version: str,
-    ) -> list[Recommendation]:
-        now_ms = int(time.time() * 1000)
+    async def _rank_popular(
+        self, requests: Sequence[RecommendationRequest]
+    ) -> list[list[RecommendedItem]]:
+        newest_ms = max(request.time_ms for request in requests)
+        items = popular_items(self.items.trending.items, newest_ms, self._settings.fallback_items)
+        available = await self._availability(item.item_id for item in items)
         return [
-            Recommendation(
-                recommendation_id=recommendation_id(request.event),
-                user_id=request.event.user_id,
-                event_id=request.event.event_id,
-                items=available_items(items, available, self._settings.top_k),
-                model_version=version,
-                variant=own.route.version.variant if own else FALLBACK,
-                event_time=request.event.timestamp,
-                produced_time=now_ms,
-                fallback=version == POPULAR_ITEMS,
-                rollout_id=own.route.rollout_id if own else "",
-                failed=own.failed if own else "",
-                latency_ms=own.latency_ms if own else None,
-            )
-            for request, items in zip(requests, people, strict=True)
+            available_items(self._unseen(items, request.row), available, self._settings.top_k)
+            for request in requests
         ]
 
-    def _not_taken(
-        self, items: Iterable[RecommendedItem], row: UserRow
-    ) -> Iterable[RecommendedItem]:
+    def _unseen(self, items: Iterable[RecommendedItem], row: UserRow) -> Iterable[RecommendedItem]:
         if not self._exclude_seen:
             return items
-        return (item for item in items if not is_taken(row, item.item_id))
+        return (item for item in items if not is_seen(row, item.item_id))
 
-    async def _available(self, item_ids: Iterable[str]) -> Mapping[str, bool]:
-        """Whether each item can be had; shelves not at hand are read in one call."""
-        shelves = self._catalogue.get_cached(item_ids)
-        reads = [catalogue_read(name) for name, shelf in shelves.items() if shelf is None]
-        for read, stored in zip(reads, await self._store.read(reads), strict=True):
-            shelves[read.entity_id] = self._catalogue.put(read, stored)
-        return {name: shelf is None or shelf.available for name, shelf in shelves.items()}
+    async def _availability(self, item_ids: Iterable[str]) -> dict[str, bool]:
+        entries = await self.items.catalogue.get(item_ids)
+        return {name: self.items.may_recommend(entry) for name, entry in entries.items()}
+
+    async def close(self) -> None:
+        """Close the connection to Triton."""
+        await self._client.close()
 
 
-def _shadow(items: Sequence[RecommendedItem], asked: Asked) -> Shadow:
-    return Shadow(
-        model_version=asked.version,
-        items=[item.item_id for item in items],
-        score=items[0].score if items else None,
-        latency_ms=asked.latency_ms,
+def _check_indices(response: InferenceResponse, call: VersionCall) -> None:
+    """A graph that does not fit its vocabulary must not end the process.
+
+    Raises:
+        InferenceError: the outputs name an item or a past event that does not exist.
+    """
+    length = call.request.tensors["item_indices"].shape[1]
+    for name, least, below in (
+        ("top_items", 0, len(call.route.vocabulary)),
+        ("top_explained_by", -1, length),
+        ("candidate_explained_by", -1, length),
+    ):
+        array = response.outputs[name]
+        if array.size and not (least <= array.min() and array.max() < below):
+            version = call.request.version
+            raise InferenceError(f"version {version}: {name} names what there is not")
+
+
+def _count_ms(seconds: float, variant: str) -> float:
+    """Count a call's time; the milliseconds."""
+    metrics.MODEL_REQUEST_SECONDS.labels(variant).observe(seconds)
+    return round(1000 * seconds, 3)
+
+
+def make_recommender(
+    config: WorkerConfig,
+    store: RowStore,
+    routes: Routes,
+    may_recommend: Callable[[CatalogueEntry], bool] = is_available,
+) -> Recommender:
+    """The serving core on a store and a Triton: neither Kafka nor Faust is needed.
+
+    In short, for a user's `row` and a `rollout` that is known without Kafka:
+
+        routes = Routes(config.triton.model)
+        routes.follow(rollout)
+        recommender = make_recommender(config, store, routes)
+        await recommender.start()
+        for call in recommender.prepare([RecommendationRequest("ann", now_ms, row)]):
+            lists = await recommender.execute(call)
+
+    Args:
+        config: with the address of Triton; of Kafka only the number of partitions is used.
+    """
+    settings, schema = config.worker, FeatureSchema(config.features)
+    trending = TrendingSource(
+        store,
+        schema,
+        config.kafka.partitions,
+        settings.trending_items,
+        settings.trends_refresh_s,
     )
-
-
-def recommendation_id(event: Interaction) -> str:
-    """Names the answer to an event: the same whenever the event is answered again."""
-    return xxhash.xxh3_128_hexdigest(f"{event.user_id}\0{event.event_id}")
+    catalogue = CatalogueCache(store, settings.catalogue_refresh_s)
+    client = InferenceClient(config.triton, model_inputs(schema), model_outputs(schema))
+    items = ItemViews(catalogue, trending, may_recommend)
+    return Recommender(settings, schema, items, routes, client)

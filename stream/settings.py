@@ -1,13 +1,14 @@
-"""Settings of the fast loop: the model server that it asks, and the worker itself."""
+"""Settings of the fast loop: the model server that it calls, and the worker itself."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from socket import gethostname
 from typing import Annotated
 
 from pydantic import Field
 
-from features.settings import Section
+from features.settings import FeatureSettings, KafkaSettings, Section, StoreSettings
 
 
 class TritonSettings(Section):
@@ -32,7 +33,7 @@ class TritonSettings(Section):
 
 
 class WorkerSettings(Section):
-    """How a worker gathers, scores and answers."""
+    """How a worker collects, scores and answers events."""
 
     name: str = Field(
         default_factory=gethostname,
@@ -82,3 +83,14 @@ class WorkerSettings(Section):
     metrics_address: str = Field(
         "127.0.0.1", description="network interface of metrics_port; 0.0.0.0: all of them"
     )
+
+
+@dataclass(frozen=True)
+class WorkerConfig:
+    """The settings that a worker needs, all addresses known."""
+
+    kafka: KafkaSettings
+    store: StoreSettings
+    features: FeatureSettings
+    triton: TritonSettings
+    worker: WorkerSettings

@@ -14,12 +14,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import structlog
 from headwater_client.errors import ServerError
 from headwater_client.event_types import EVENT_TYPES
 
-from features.arrays import Float64Array
+from features.arrays import Float64Array, Int64Array
 from features.columns import TrendList, decode_trending, encode_trending
 from features.rows import ItemGroup
 from features.schema import FeatureSchema
@@ -34,8 +33,10 @@ log = structlog.get_logger()
 class TrendingItems:
     """Popularity of the items that trend, most popular first.
 
-    `counts`: float64[M, T] as of `reference_ms`. `half_lives`: float64[T]. `ranked_by`: the index
-    of the half-life that the items are ranked by.
+    Attributes:
+        counts: float64[M, T] as of `reference_ms`.
+        half_lives: float64[T], ms.
+        ranked_by: the index of the half-life that the items are ranked by.
     """
 
     item_ids: Sequence[str]
@@ -44,26 +45,26 @@ class TrendingItems:
     half_lives: Float64Array
     ranked_by: int
 
-    def decayed(self, times_ms: Sequence[int]) -> Float64Array:
-        """What is left of the counts at each time, float64[B, T]."""
+    def decay_factors(self, times_ms: Sequence[int]) -> Float64Array:
+        """The fraction of the counts that is left at each time, float64[B, T]."""
         elapsed = np.maximum(0, np.asarray(times_ms) - self.reference_ms)
-        left: Float64Array = 2.0 ** -(elapsed[:, None] / self.half_lives)
-        return left
+        factors: Float64Array = 2.0 ** -(elapsed[:, None] / self.half_lives)
+        return factors
 
 
 def update_list(
-    stored: TrendList, touched: Mapping[str, ItemGroup], limit: int, schema: FeatureSchema
+    stored: TrendList, changed: Mapping[str, ItemGroup], limit: int, schema: FeatureSchema
 ) -> TrendList:
     """A source's list with the groups that have changed: the `limit` most popular items of both."""
-    kept = [at for at, name in enumerate(stored.item_ids) if name not in touched]
-    names = [*(stored.item_ids[at] for at in kept), *touched]
-    changed = [(group.reference_ms, *group.values) for group in touched.values()]
+    kept = [place for place, name in enumerate(stored.item_ids) if name not in changed]
+    names = [*(stored.item_ids[place] for place in kept), *changed]
+    new_counts = [(group.reference_ms, *group.values) for group in changed.values()]
     width = stored.counts.shape[1]
-    counts = np.concatenate([stored.counts[kept], np.reshape(changed, (-1, width))])
+    counts = np.concatenate([stored.counts[kept], np.reshape(new_counts, (-1, width))])
     newest = counts[:, 0].max(initial=0)
-    left = 2.0 ** -((newest - counts[:, 0]) / schema.settings.trending_half_life_ms)
-    best = np.argsort(-counts[:, 1 + schema.trending_index] * left, kind="stable")[:limit]
-    return TrendList([names[at] for at in best], counts[best])
+    factors = 2.0 ** -((newest - counts[:, 0]) / schema.settings.trending_half_life_ms)
+    best = np.argsort(-counts[:, 1 + schema.trending_index] * factors, kind="stable")[:limit]
+    return TrendList([names[place] for place in best], counts[best])
 
 
 def sum_lists(lists: Sequence[tuple[int, TrendList]], schema: FeatureSchema) -> TrendingItems:
@@ -81,74 +82,76 @@ def sum_lists(lists: Sequence[tuple[int, TrendList]], schema: FeatureSchema) -> 
             place.setdefault(name, len(place))
     total = np.zeros((len(place), len(half_lives)))
     for code, listed in lists:
-        left = 2.0 ** -((newest - listed.counts[:, :1]) / half_lives)
+        factors = 2.0 ** -((newest - listed.counts[:, :1]) / half_lives)
         rows = [place[name] for name in listed.item_ids]
-        total[rows] += schema.weight[code] * listed.counts[:, 1:-1] * left
+        total[rows] += schema.weight[code] * listed.counts[:, 1:-1] * factors
     order = np.argsort(-total[:, schema.trending_index], kind="stable")
     names = list(place)
     return TrendingItems(
-        [names[at] for at in order], total[order], int(newest), half_lives, schema.trending_index
+        [names[row] for row in order], total[order], int(newest), half_lives, schema.trending_index
     )
 
 
 class TrendingIndex:
     """Trends by a version's item indices: a dense table of places, so that nothing is searched.
 
-    Args:
-        trends: what trends.
-        vocabulary: the version's.
-
     Attributes:
+        items: what trends.
+        vocabulary: the version's own.
         indices: int64[M], of what trends and the version knows, most popular first.
         places: int32[N], where in `indices` each item stands; -1 where it does not.
     """
 
-    def __init__(self, trends: TrendingItems, vocabulary: Vocabulary) -> None:
-        self.trends = trends
-        indices = vocabulary.indices_of(trends.item_ids)
-        known = indices != vocabulary.unknown
-        self.indices = indices[known]
+    def __init__(self, items: TrendingItems, vocabulary: Vocabulary) -> None:
+        self.items = items
+        self.vocabulary = vocabulary
+        indices = vocabulary.indices_of(items.item_ids)
+        is_known = indices != vocabulary.unknown
+        self.indices = indices[is_known]
         self.places = np.full(len(vocabulary), -1, np.int32)
         self.places[self.indices] = np.arange(len(self.indices))
-        # What does not trend stands at the last place: its counts are 0.
-        self._counts = np.pad(trends.counts[known], ((0, 1), (0, 0)))
+        # Items that do not trend stand at the last place: its counts are 0.
+        self._counts = np.pad(items.counts[is_known], ((0, 1), (0, 0)))
 
-    def values(self, items: npt.NDArray[np.int64], times_ms: Sequence[int]) -> Float64Array:
+    def values(self, indices: Int64Array, times_ms: Sequence[int]) -> Float64Array:
         """What the model's trend weights weigh: float64[B, n, T] of int64[B, n] item indices."""
-        counts: Float64Array = (
-            self._counts[self.places[items]] * self.trends.decayed(times_ms)[:, None]
-        )
+        factors = self.items.decay_factors(times_ms)[:, None]
+        counts: Float64Array = self._counts[self.places[indices]] * factors
         return np.log1p(counts)
 
 
 class TrendingSource:
-    """Gathers the item groups that batches change, and exchanges lists with the store.
+    """A process's view of what trends, and its part in keeping the sources' lists in the store.
 
     Args:
-        limit: how many items a source's list holds.
-        every_s: how old the view may be.
+        partitions: of the topics of interactions; each of their partitions is a source.
+        limit: number of items in a source's list.
+        refresh_s: largest age of the view, in seconds.
+
+    Attributes:
+        items: the view; replaced whole at each refresh.
     """
 
     def __init__(
-        self, store: RowStore, schema: FeatureSchema, partitions: int, limit: int, every_s: float
+        self, store: RowStore, schema: FeatureSchema, partitions: int, limit: int, refresh_s: float
     ) -> None:
         self._store = store
         self._schema = schema
         self._limit = limit
-        self._every_s = every_s
+        self._refresh_s = refresh_s
         self._reads = [RowRead(TRENDING, n, TRENDING.columns) for n in item_sources(partitions)]
-        self._touched: dict[str, dict[str, ItemGroup]] = {}
-        self.trends: TrendingItems = sum_lists([], schema)
+        self._changed: dict[str, dict[str, ItemGroup]] = {}
+        self.items: TrendingItems = sum_lists([], schema)
 
-    def touch(self, groups: Mapping[ItemGroupKey, ItemGroup]) -> None:
-        """Groups that a batch has changed."""
-        for cell, group in groups.items():
-            self._touched.setdefault(cell.column, {})[cell.item_id] = group
+    def record(self, groups: Mapping[ItemGroupKey, ItemGroup]) -> None:
+        """Take note of groups that a batch has changed, for the next refresh."""
+        for key, group in groups.items():
+            self._changed.setdefault(key.column, {})[key.item_id] = group
 
     async def run(self) -> None:
         """Refresh for ever; while the store is away the view only grows old."""
         while True:
-            await asyncio.sleep(self._every_s)
+            await asyncio.sleep(self._refresh_s)
             try:
                 await self.refresh()
             except ServerError as error:
@@ -162,27 +165,28 @@ class TrendingSource:
         """
         stored = await self._store.read(self._reads)
         lists = {
-            r.entity_id: decode_trending(s, self._schema)
-            for r, s in zip(self._reads, stored, strict=True)
+            read.entity_id: decode_trending(columns, self._schema)
+            for read, columns in zip(self._reads, stored, strict=True)
         }
         versions = {r.entity_id: s[VERSION] for r, s in zip(self._reads, stored, strict=True)}
-        touched, self._touched = self._touched, {}
-        for name, groups in touched.items():
+        changed, self._changed = self._changed, {}
+        for name, groups in changed.items():
             lists[name] = update_list(lists[name], groups, self._limit, self._schema)
         # A list that another worker wrote meanwhile stays: that worker has the partition now.
         await self._store.write(
-            [self._write(n, lists[n], g, versions[n]) for n, g in touched.items()]
+            [_list_write(n, lists[n], groups, versions[n]) for n, groups in changed.items()]
         )
-        self.trends = sum_lists(
+        self.items = sum_lists(
             [(_event_code(n), listed) for n, listed in lists.items()], self._schema
         )
 
-    def _write(
-        self, name: str, listed: TrendList, groups: Mapping[str, ItemGroup], version: bytes | None
-    ) -> RowWrite:
-        newest = max(groups.values(), key=lambda group: group.offset)
-        columns = encode_trending(listed, newest.source, newest.offset)
-        return RowWrite(TRENDING, name, columns, newest.reference_ms, VERSION, version)
+
+def _list_write(
+    name: str, listed: TrendList, groups: Mapping[str, ItemGroup], version: bytes | None
+) -> RowWrite:
+    newest = max(groups.values(), key=lambda group: group.offset)
+    columns = encode_trending(listed, newest.source, newest.offset)
+    return RowWrite(TRENDING, name, columns, newest.reference_ms, VERSION, version)
 
 
 def _event_code(source: str) -> int:

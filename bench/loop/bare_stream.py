@@ -18,7 +18,8 @@ from faust import Worker
 from faust.types import EventT
 
 from deploy.settings import load_settings
-from stream.app import WorkerConfig, add_agents, make_faust_app
+from stream.app import add_agents, make_faust_app
+from stream.settings import WorkerConfig
 
 _WARM_UP = 0.2
 

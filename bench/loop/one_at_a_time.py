@@ -46,9 +46,9 @@ from features.store import USERS, item_sources
 from features.store.redis import RedisRowStore
 from features.topics import hash64, source_hash
 from features.vocabulary import read_vocabulary
-from stream.inference import InferenceClient
+from stream.inference import InferenceClient, InferenceRequest
 from stream.ranking import available_items, rank
-from stream.recommender import recommendation_id
+from stream.recommendations import recommendation_id
 from stream.trending import TrendingIndex, TrendingSource
 
 
@@ -75,7 +75,7 @@ class OneAtATime:
         self._feast = feast.FeatureStore(repo_path=repository)
         self._version = version
         self._vocabulary = read_vocabulary(vocabulary)
-        self._scorer = InferenceClient(
+        self._client = InferenceClient(
             settings.triton, inputs.model_inputs(self._schema), inputs.model_outputs(self._schema)
         )
         self._columns = item_sources(settings.kafka.partitions)
@@ -130,14 +130,14 @@ class OneAtATime:
             self._schema,
             candidates=table.indices[: worker.trending_candidates],
         )
-        outputs, _ = await self._scorer.score(self._version, tensors)
-        ranking = rank(outputs, tensors, table, self._vocabulary, times_ms, 4 * worker.top_k)
+        outputs, _ = await self._client.infer(InferenceRequest(self._version, tensors))
+        ranking = rank(outputs, tensors, table, times_ms, 4 * worker.top_k)
         available = dict.fromkeys(ranking.item_ids(), True)
         return Recommendation(
             recommendation_id=recommendation_id(event),
             user_id=event.user_id,
             event_id=event.event_id,
-            items=available_items(ranking.person(0), available, worker.top_k),
+            items=available_items(ranking.user_items(0), available, worker.top_k),
             model_version=str(self._version),
             variant="one-at-a-time",
             event_time=event.timestamp,
@@ -158,7 +158,7 @@ class OneAtATime:
         )
         await lists.refresh()
         await store.close()
-        self._trends = TrendingIndex(lists.trends, self._vocabulary)
+        self._trends = TrendingIndex(lists.items, self._vocabulary)
         return self._trends
 
 

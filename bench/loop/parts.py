@@ -39,10 +39,10 @@ from features.topics import hash64, source_hash
 from features.vocabulary import Vocabulary, read_vocabulary
 from stream.catalogue import catalogue_read
 from stream.client import EventProducer, RecommendationConsumer
-from stream.inference import InferenceClient
+from stream.inference import InferenceClient, InferenceRequest
 from stream.producer import RecommendationProducer
 from stream.ranking import available_items, rank
-from stream.recommender import recommendation_id
+from stream.recommendations import recommendation_id
 from stream.row_updates import ItemGroupKey
 from stream.trending import TrendingIndex, TrendingSource
 from trainer.datasets.log import DataSource, load_log
@@ -106,7 +106,7 @@ class LoopParts:
         self._schema = FeatureSchema(settings.features)
         self._store = RedisRowStore(settings.store)
         self._popularity = popularity_table(settings.kafka.partitions)
-        self._scorer = InferenceClient(
+        self._client = InferenceClient(
             settings.triton, inputs.model_inputs(self._schema), inputs.model_outputs(self._schema)
         )
         self._times = PartTimes()
@@ -121,7 +121,7 @@ class LoopParts:
             await self._measure_batch(placed[at : at + batch], rows, table)
         times = self._times.microseconds(batch) | await self._measure_kafka(events)
         await self._store.close()
-        await self._scorer.close()
+        await self._client.close()
         return times
 
     async def _measure_batch(
@@ -195,13 +195,13 @@ class LoopParts:
                 candidates=table.indices[: worker.trending_candidates],
             )
         with self._times.part("model"):
-            outputs, _ = await self._scorer.score(self._version, tensors)
+            outputs, _ = await self._client.infer(InferenceRequest(self._version, tensors))
         with self._times.part("ranking"):
-            ranking = rank(outputs, tensors, table, self._vocabulary, times_ms, 4 * worker.top_k)
+            ranking = rank(outputs, tensors, table, times_ms, 4 * worker.top_k)
             available = dict.fromkeys(ranking.item_ids(), True)
             answers = [
                 _recommendation(
-                    last[name], available_items(ranking.person(at), available, worker.top_k)
+                    last[name], available_items(ranking.user_items(at), available, worker.top_k)
                 )
                 for at, name in enumerate(users)
             ]
@@ -248,19 +248,19 @@ class LoopParts:
             worker.trends_refresh_s,
         )
         await lists.refresh()
-        return TrendingIndex(lists.trends, self._vocabulary)
+        return TrendingIndex(lists.items, self._vocabulary)
 
     async def _measure_kafka(self, events: Sequence[Interaction]) -> dict[str, float]:
-        """Producing events, sending answers and catalogue_read them: the clients and the broker."""
+        """Producing events, sending answers and reading them: the clients and the broker."""
         kafka, number = self._settings.kafka, len(events)
         watch = Stopwatch()
         with RecommendationConsumer(kafka) as consumer:
-            delivery = RecommendationProducer(kafka)
+            sender = RecommendationProducer(kafka)
             for part in ("warm-up", "sending answers"):
                 with watch.stage(part):
                     for user_id, raw in self._answers:
-                        await delivery.send(RECOMMENDATIONS, user_id.encode(), raw)
-                    await delivery.flush()
+                        await sender.send(RECOMMENDATIONS, user_id.encode(), raw)
+                    await sender.flush()
             for part in ("warm-up", "reader"):
                 with watch.stage(part):
                     for _ in self._answers:

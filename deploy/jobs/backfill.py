@@ -37,8 +37,7 @@ from features.schema import FeatureSchema
 from features.store import LOADED, RowRead, RowStore, claim_log, claim_rows, popularity_table
 from features.store.redis import RedisRowStore
 from features.topics import Hash, source_hash
-from stream.catalogue import CatalogueCache
-from stream.catalogue_writer import LOADED_ITEMS, ItemUpdate, parse_item, write_items
+from stream.catalogue import LOADED_ITEMS, CatalogueCache, ItemUpdate, parse_item, write_items
 from stream.failures import is_transient
 from stream.row_updates import ConsumerRecord, ItemGroupKey, RowUpdater
 from stream.trending import TrendingSource
@@ -79,8 +78,8 @@ class RowFiller:
         self._store = store
         self._schema = FeatureSchema(settings.features)
         self._popularity = popularity_table(partitions)
-        catalogue = CatalogueCache(worker.catalogue_refresh_s)
-        self._absorber = RowUpdater(
+        catalogue = CatalogueCache(store, worker.catalogue_refresh_s)
+        self._updater = RowUpdater(
             store, self._schema, catalogue, self._popularity, worker.row_cache
         )
         self._trends = TrendingSource(
@@ -106,7 +105,7 @@ class RowFiller:
         """
         async for attempt in _again():
             with attempt:
-                await self._absorber.apply(batch)
+                await self._updater.apply(batch)
         for arrived in batch:
             self._touched[arrived.event.item_id].add(arrived.column)
 
@@ -121,7 +120,7 @@ class RowFiller:
         # In one order: items that are as popular as one another stand as they did.
         names = sorted(self._touched)
         for start in range(0, len(names), BATCH):
-            self._trends.touch(await self._groups(names[start : start + BATCH]))
+            self._trends.record(await self._groups(names[start : start + BATCH]))
             await self._trends.refresh()
         while not await self._store.wait_until_durable(DURABLE_MS):
             log.warning("store_slow_to_disk", waited_ms=DURABLE_MS)

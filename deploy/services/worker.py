@@ -12,7 +12,8 @@ from deploy.settings import Settings
 from features.schema import FeatureSchema
 from features.store import claim_rows
 from features.store.redis import RedisRowStore
-from stream.app import WorkerConfig, make_app
+from stream.app import make_app
+from stream.settings import WorkerConfig
 
 
 def run_worker(settings: Settings) -> None:

@@ -19,7 +19,8 @@ from deploy.settings import Settings
 from features.kafka import ensure_topics
 from features.schema import FeatureSchema
 from stream.client import EventProducer, RecommendationConsumer
-from stream.recommender import POPULAR_ITEMS, recommendation_id
+from stream.recommendations import recommendation_id
+from stream.recommender import POPULAR_ITEMS
 from tests.harness.models import SETTINGS, untrained
 from tests.harness.oracle import read_log
 from tests.harness.rows import check_items, check_users

@@ -8,24 +8,16 @@ from dataclasses import dataclass, field
 
 import msgspec
 import pytest
-from headwater_client.events import Click, Recommendation, Shadow
+from headwater_client.events import Click, Recommendation
 
 from features.rows import empty_user
 from features.schema import FeatureSchema
 from features.settings import FeatureSettings
-from stream.asking import Question, Request
+from stream.inference import InferenceRequest
 from stream.pipeline import Pipeline
-from stream.recommender import Group
+from stream.recommender import InferenceCall, RankedLists, RecommendationRequest, VersionCall
 
 SCHEMA = FeatureSchema(FeatureSettings())
-
-
-@dataclass(frozen=True)
-class FakeQuestion:
-    """Of a question a pipeline only asks whether its version is on trial."""
-
-    on_trial: bool
-    requests: Sequence[Request]
 
 
 @dataclass
@@ -37,26 +29,15 @@ class Versions:
     def tell(self, name: str) -> asyncio.Event:
         return self.told.setdefault(name, asyncio.Event())
 
-    async def answer(self, group: Group) -> list[Recommendation]:
-        await self.tell(group.requests[0].event.event_id).wait()
-        return [
-            Recommendation(
-                recommendation_id=event.event_id,
-                user_id=event.user_id,
-                event_id=event.event_id,
-                items=[],
-                model_version="1",
-                variant="stable",
-                event_time=event.timestamp,
-                produced_time=event.timestamp,
-                fallback=False,
-            )
-            for event, _ in group.requests
-        ]
+    async def execute(self, call: InferenceCall) -> RankedLists:
+        event = call.requests[0].event
+        assert event
+        await self.tell(event.event_id).wait()
+        return RankedLists([[] for _ in call.requests], "1", "stable")
 
-    async def shadows(self, question: Question) -> list[Shadow]:
-        await self.tell(f"shadow of {question.requests[0].event.event_id}").wait()
-        return [Shadow(model_version="2") for _ in question.requests]
+    async def execute_shadow(self, call: VersionCall) -> RankedLists:
+        await self.tell(f"shadow of {call.route}").wait()
+        return RankedLists([[] for _ in call.times_ms], "2", "shadow")
 
 
 class World:
@@ -78,8 +59,8 @@ class World:
     def mark_done(self, events: Sequence[str]) -> None:
         self.done_batches += events
 
-    async def start(self, name: str, *groups: Group) -> None:
-        await self.pipeline.start(groups, [name])  # type: ignore[list-item]
+    async def start(self, name: str, *calls: InferenceCall) -> None:
+        await self.pipeline.start(calls, [name])  # type: ignore[list-item]
 
     async def answered(self, *names: str) -> None:
         for name in names:
@@ -88,17 +69,27 @@ class World:
             await asyncio.sleep(0)
 
 
-def group(event_id: str, user_id: str, *, on_trial: bool = False, shadow: bool = False) -> Group:
+def call(
+    event_id: str, user_id: str, *, on_trial: bool = False, shadow: bool = False
+) -> InferenceCall:
     event = Click(event_id=event_id, user_id=user_id, item_id="i", timestamp=1_700_000_000_000)
-    requests = [Request(event, empty_user(SCHEMA))]
-    own = FakeQuestion(on_trial, requests)
-    return Group(requests, own, FakeQuestion(True, requests) if shadow else None)  # type: ignore[arg-type]
+    request = RecommendationRequest(user_id, event.timestamp, empty_user(SCHEMA), event)
+    return InferenceCall(
+        [request],
+        version_call(event_id, on_trial=on_trial),
+        version_call(event_id, on_trial=True) if shadow else None,
+    )
+
+
+def version_call(event_id: str, *, on_trial: bool) -> VersionCall:
+    """Of a call a pipeline only asks whether its version is on trial."""
+    return VersionCall(event_id, InferenceRequest(1, {}, on_trial), [1_700_000_000_000], None)  # type: ignore[arg-type]
 
 
 async def slow_canary(world: World) -> None:
-    await world.start("b1", group("c1", "cara", on_trial=True), group("s1", "stan"))
+    await world.start("b1", call("c1", "cara", on_trial=True), call("s1", "stan"))
     await world.answered("s1")
-    await world.start("b2", group("c2", "carl", on_trial=True), group("s2", "stan"))
+    await world.start("b2", call("c2", "carl", on_trial=True), call("s2", "stan"))
     await world.answered("s2")
     await world.answered("c2")
     assert world.delivered == ["s1", "s2", "c2"]
@@ -109,8 +100,8 @@ async def slow_canary(world: World) -> None:
 
 
 async def same_person(world: World) -> None:
-    await world.start("b1", group("c1", "ann", on_trial=True))
-    await world.start("b2", group("s2", "ann"))
+    await world.start("b1", call("c1", "ann", on_trial=True))
+    await world.start("b2", call("s2", "ann"))
     await world.answered("s2")
     assert world.delivered == []
     await world.answered("c1")
@@ -119,8 +110,8 @@ async def same_person(world: World) -> None:
 
 
 async def stable_paces(world: World) -> None:
-    await world.start("b1", group("s1", "ann"))
-    second = asyncio.create_task(world.start("b2", group("s2", "bob")))
+    await world.start("b1", call("s1", "ann"))
+    second = asyncio.create_task(world.start("b2", call("s2", "bob")))
     await world.answered()
     assert not second.done()
     await world.answered("s1")
@@ -130,9 +121,9 @@ async def stable_paces(world: World) -> None:
 
 
 async def slow_shadow(world: World) -> None:
-    await world.start("b1", group("s1", "ann", shadow=True), group("s2", "bob"))
+    await world.start("b1", call("s1", "ann", shadow=True), call("s2", "bob"))
     await world.answered("s1", "s2")
-    await world.start("b2", group("s3", "bob"))
+    await world.start("b2", call("s3", "bob"))
     await world.answered("s3")
     assert world.delivered == ["s2", "s3"]
     await world.answered("shadow of s1")
@@ -143,14 +134,14 @@ async def slow_shadow(world: World) -> None:
 
 async def canary_keeps_up(world: World) -> None:
     """Two batches behind it is waited for a little; one batch behind not at all."""
-    await world.start("b1", group("c1", "ann", on_trial=True))
-    await world.start("b2", group("c2", "bob", on_trial=True))
-    third = asyncio.create_task(world.start("b3", group("s3", "stan")))
+    await world.start("b1", call("c1", "ann", on_trial=True))
+    await world.start("b2", call("c2", "bob", on_trial=True))
+    third = asyncio.create_task(world.start("b3", call("s3", "stan")))
     await world.answered()
     assert not third.done()
     await world.answered("c1")
     assert third.done()
-    fourth = asyncio.create_task(world.start("b4", group("s4", "stan")))
+    fourth = asyncio.create_task(world.start("b4", call("s4", "stan")))
     await world.answered("s3")
     assert not fourth.done()
     await asyncio.wait_for(fourth, 1.0)
@@ -159,7 +150,7 @@ async def canary_keeps_up(world: World) -> None:
 
 
 async def nobody_to_answer(world: World) -> None:
-    await world.start("b1", group("c1", "ann", on_trial=True))
+    await world.start("b1", call("c1", "ann", on_trial=True))
     await world.start("b2")
     assert world.done_batches == []
     await world.answered("c1")

@@ -20,10 +20,10 @@ VOCABULARY = Vocabulary(["a", "b", "c", "d"])
 A, B, C, D = range(2, 6)
 
 
-def trending(**counts: float) -> TrendingIndex:
+def trending(vocabulary: Vocabulary = VOCABULARY, **counts: float) -> TrendingIndex:
     rows = [[NOW_MS, count, count, count, count] for count in counts.values()]
     listed = TrendList(list(counts), np.array(rows, np.float64).reshape(-1, 5))
-    return TrendingIndex(sum_lists([(CLICK.code, listed)], SCHEMA), VOCABULARY)
+    return TrendingIndex(sum_lists([(CLICK.code, listed)], SCHEMA), vocabulary)
 
 
 def answer(top: list[int], scores: list[float], weight: float) -> dict[str, np.ndarray]:
@@ -47,21 +47,21 @@ TENSORS = {
 
 def test_trends_lift_an_item_by_the_persons_weight() -> None:
     outputs = answer([B, C], [1.0, 0.9], weight=2.0)
-    plain = rank(answer([B, C], [1.0, 0.9], 0.0), TENSORS, trending(c=9.0), VOCABULARY, [NOW_MS], 9)
-    lifted = rank(outputs, TENSORS, trending(c=9.0), VOCABULARY, [NOW_MS], 9)
-    assert [item.item_id for item in plain.person(0)] == ["b", "c", "d"]
-    first = next(iter(lifted.person(0)))
+    plain = rank(answer([B, C], [1.0, 0.9], 0.0), TENSORS, trending(c=9.0), [NOW_MS], 9)
+    lifted = rank(outputs, TENSORS, trending(c=9.0), [NOW_MS], 9)
+    assert [item.item_id for item in plain.user_items(0)] == ["b", "c", "d"]
+    first = next(iter(lifted.user_items(0)))
     assert first.item_id == "c"
     assert abs(first.score - (0.9 + 2.0 * np.log1p(9.0))) < 1e-5
 
 
 def test_an_item_that_was_not_learned_has_the_weights_of_the_others() -> None:
     some = Vocabulary(["a", "b", "c", "d"], [True, True, False, True])
-    table = trending(b=9.0, c=9.0)
+    table = trending(some, b=9.0, c=9.0)
     outputs = answer([B, C], [1.0, 1.0], 0.0)
     outputs["trend_weights"] = np.array([[0.0, 2.0, 0.0, 0.0, 5.0, 0.0]], np.float32)
-    items = rank(outputs, TENSORS, table, some, [NOW_MS], 9)
-    scores = {item.item_id: item.score for item in items.person(0)}
+    items = rank(outputs, TENSORS, table, [NOW_MS], 9)
+    scores = {item.item_id: item.score for item in items.user_items(0)}
     assert scores["b"] == pytest.approx(1 + 2 * np.log1p(9.0), rel=1e-5)
     assert scores["c"] == pytest.approx(1 + 5 * np.log1p(9.0), rel=1e-5)
 
@@ -81,33 +81,33 @@ def test_a_trend_is_worth_less_later() -> None:
 
 
 def test_reasons_name_the_past_item_or_the_trend() -> None:
-    items = rank(answer([B, C], [1.0, 0.9], 0.0), TENSORS, trending(), VOCABULARY, [NOW_MS], 9)
-    reasons = {item.item_id: item.reason for item in items.person(0)}
+    items = rank(answer([B, C], [1.0, 0.9], 0.0), TENSORS, trending(), [NOW_MS], 9)
+    reasons = {item.item_id: item.reason for item in items.user_items(0)}
     assert reasons["b"] == Reason("history", "a")
     assert reasons["d"] == Reason("trending")
 
 
 def test_padding_and_excluded_items_never_appear() -> None:
     outputs = answer([B, 0], [1.0, -1e9], 5.0)
-    items = rank(outputs, TENSORS, trending(a=100.0), VOCABULARY, [NOW_MS], 9)
-    assert [item.item_id for item in items.person(0)] == ["b", "d"]
+    items = rank(outputs, TENSORS, trending(a=100.0), [NOW_MS], 9)
+    assert [item.item_id for item in items.user_items(0)] == ["b", "d"]
     assert set(items.item_ids()) == {"b", "d"}
 
 
 def test_an_item_stands_once_though_it_is_also_a_candidate() -> None:
     tensors = TENSORS | {"candidate_items": np.array([[B, C]])}
-    items = rank(answer([B, C], [1.0, 0.9], 0.0), tensors, trending(), VOCABULARY, [NOW_MS], 9)
-    assert sorted(item.item_id for item in items.person(0)) == ["b", "c"]
+    items = rank(answer([B, C], [1.0, 0.9], 0.0), tensors, trending(), [NOW_MS], 9)
+    assert sorted(item.item_id for item in items.user_items(0)) == ["b", "c"]
 
 
 def test_a_candidate_that_the_person_has_taken_is_left_out() -> None:
     tensors = TENSORS | {"excluded_items": np.array([[0, D]])}
     table = trending(d=9.0, c=8.0)
     outputs = answer([B, C], [1.0, 0.9], 0.0)
-    kept = rank(outputs, tensors, table, VOCABULARY, [NOW_MS], 9)
-    again = rank(outputs, TENSORS, table, VOCABULARY, [NOW_MS], 9)
-    assert [item.item_id for item in kept.person(0)] == ["b", "c"]
-    assert [item.item_id for item in again.person(0)] == ["b", "c", "d"]
+    kept = rank(outputs, tensors, table, [NOW_MS], 9)
+    again = rank(outputs, TENSORS, table, [NOW_MS], 9)
+    assert [item.item_id for item in kept.user_items(0)] == ["b", "c"]
+    assert [item.item_id for item in again.user_items(0)] == ["b", "c", "d"]
 
 
 def test_taken_candidates_leave_their_places_to_others_however_much_they_trend() -> None:
@@ -118,15 +118,15 @@ def test_taken_candidates_leave_their_places_to_others_however_much_they_trend()
     outputs = {name: np.repeat(one, 2, 0) for name, one in answer([B], [1.0], 5.0).items()}
     outputs["candidate_scores"] = np.array([[2.0, 2.0], [2.0, 2.0]], np.float32)
     table = trending(d=100.0, c=50.0)
-    items = rank(outputs, tensors, table, VOCABULARY, [NOW_MS, NOW_MS], 1)
-    people = [[item.item_id for item in items.person(at)] for at in range(2)]
+    items = rank(outputs, tensors, table, [NOW_MS, NOW_MS], 1)
+    people = [[item.item_id for item in items.user_items(at)] for at in range(2)]
     assert people == [["b"], ["d"]]
 
 
 def test_only_the_best_places_are_kept_and_in_order() -> None:
     outputs = answer([B, C], [0.1, 0.9], 0.0)
-    items = rank(outputs, TENSORS, trending(), VOCABULARY, [NOW_MS], 2)
-    assert [item.item_id for item in items.person(0)] == ["c", "d"]
+    items = rank(outputs, TENSORS, trending(), [NOW_MS], 2)
+    assert [item.item_id for item in items.user_items(0)] == ["c", "d"]
 
 
 def test_what_cannot_be_had_is_left_out_and_the_list_is_cut() -> None:

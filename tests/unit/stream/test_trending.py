@@ -41,7 +41,7 @@ def test_a_changed_group_replaces_what_was_listed() -> None:
 def test_nothing_trends_in_an_empty_store() -> None:
     trends = sum_lists([], SCHEMA)
     assert list(trends.item_ids) == []
-    assert trends.decayed([NOW_MS]).shape == (1, 3)
+    assert trends.decay_factors([NOW_MS]).shape == (1, 3)
 
 
 def test_a_further_half_life_does_not_change_what_is_ranked_by() -> None:

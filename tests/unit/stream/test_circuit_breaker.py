@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stream.breaker import CircuitBreaker
+from stream.inference import CircuitBreaker
 
 
 class Clock:
@@ -16,7 +16,7 @@ class Clock:
 def rest_after_failure(breaker: CircuitBreaker, clock: Clock, longest_s: float = 30.0) -> float:
     breaker.trip(longest_s)
     start = clock.now_s
-    while breaker.open:
+    while breaker.is_open:
         clock.now_s += 0.5
     return clock.now_s - start
 
@@ -24,7 +24,7 @@ def rest_after_failure(breaker: CircuitBreaker, clock: Clock, longest_s: float =
 def test_rests_double_up_to_the_longest_and_a_success_ends_that() -> None:
     clock = Clock()
     breaker = CircuitBreaker(clock)
-    assert not breaker.open
+    assert not breaker.is_open
     rests = [rest_after_failure(breaker, clock) for _ in range(7)]
     assert rests == [1, 2, 4, 8, 16, 30, 30]
     breaker.reset()

@@ -12,38 +12,39 @@ import numpy as np
 import pytest
 
 from features.inputs import Tensor
-from stream.inference import CircuitOpenError, InferenceClient, InferenceError
+from stream.inference import CircuitOpenError, InferenceClient, InferenceError, InferenceRequest
 from stream.settings import TritonSettings
 
 TIMEOUT_S = 0.8
 CANARY_TIMEOUT_S = 0.2
 
 
-async def ask(scorer: InferenceClient, version: int, *, on_trial: bool) -> None:
-    await scorer.score(version, {"item_indices": np.zeros((1, 1), np.int64)}, on_trial=on_trial)
+async def ask(client: InferenceClient, version: int, *, on_trial: bool) -> None:
+    tensors = {"item_indices": np.zeros((1, 1), np.int64)}
+    await client.infer(InferenceRequest(version, tensors, on_trial))
 
 
 @asynccontextmanager
-async def scorer_of(url: str) -> AsyncIterator[InferenceClient]:
+async def client_of(url: str) -> AsyncIterator[InferenceClient]:
     settings = TritonSettings(
         url=url, timeout_ms=int(1000 * TIMEOUT_S), canary_timeout_ms=int(1000 * CANARY_TIMEOUT_S)
     )
-    scorer = InferenceClient(settings, (Tensor("item_indices", np.int64, (-1,)),), ())
+    client = InferenceClient(settings, (Tensor("item_indices", np.int64, (-1,)),), ())
     try:
-        yield scorer
+        yield client
     finally:
-        await scorer.close()
+        await client.close()
 
 
 async def ask_nobody() -> None:
-    async with scorer_of("127.0.0.1:9") as scorer:
+    async with client_of("127.0.0.1:9") as client:
         with pytest.raises(InferenceError, match="version 1: Triton is away") as failed:
-            await ask(scorer, 1, on_trial=False)
+            await ask(client, 1, on_trial=False)
         assert "127.0.0.1" not in str(failed.value)
         with pytest.raises(CircuitOpenError, match="version 1: not asked"):
-            await ask(scorer, 1, on_trial=False)
+            await ask(client, 1, on_trial=False)
         with pytest.raises(InferenceError, match="version 2: Triton is away"):
-            await ask(scorer, 2, on_trial=True)
+            await ask(client, 2, on_trial=True)
 
 
 def test_nobody_there_is_a_scoring_error_and_then_that_version_is_not_asked() -> None:
@@ -55,13 +56,13 @@ async def ask_one_who_never_answers(port: int) -> list[tuple[str, float]]:
 
     The second of the two begins later, and would be late later.
     """
-    async with scorer_of(f"127.0.0.1:{port}") as scorer:
+    async with client_of(f"127.0.0.1:{port}") as client:
 
         async def failed(version: int, after_s: float, *, on_trial: bool) -> tuple[str, float]:
             await asyncio.sleep(after_s)
             start = time.monotonic()
             with pytest.raises(InferenceError) as caught:
-                await ask(scorer, version, on_trial=on_trial)
+                await ask(client, version, on_trial=on_trial)
             return str(caught.value), time.monotonic() - start
 
         return await asyncio.gather(

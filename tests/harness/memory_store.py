@@ -1,0 +1,40 @@
+"""A row store in memory, with the conditional write of the real one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from features.store import RowRead, RowWrite
+
+
+class MemoryRowStore:
+    """Rows by table and entity, each written only if its version is still as it was read.
+
+    Attributes:
+        reads: the number of calls of `read` that asked for something.
+        before_write: called with each batch of writes; may change rows meanwhile, or fail.
+    """
+
+    def __init__(self) -> None:
+        self.rows: dict[tuple[str, str], dict[str, bytes]] = {}
+        self.reads = 0
+        self.before_write: Callable[[Sequence[RowWrite]], None] = lambda writes: None
+
+    async def read(self, reads: Sequence[RowRead]) -> list[dict[str, bytes | None]]:
+        self.reads += bool(reads)
+        return [
+            {name: self.rows.get((r.table.name, r.entity_id), {}).get(name) for name in r.columns}
+            for r in reads
+        ]
+
+    async def write(self, writes: Sequence[RowWrite]) -> list[bool]:
+        if writes:
+            self.before_write(writes)
+        return [self._write(write) for write in writes]
+
+    def _write(self, write: RowWrite) -> bool:
+        row = self.rows.setdefault((write.table.name, write.entity_id), {})
+        if row.get(write.version) != write.expected:
+            return False
+        row.update(write.columns)
+        return True

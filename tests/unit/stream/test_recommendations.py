@@ -1,0 +1,46 @@
+"""Ranked lists as messages."""
+
+from __future__ import annotations
+
+import pytest
+from headwater_client.events import Click, Reason, RecommendedItem, Shadow
+
+from features.rows import empty_user
+from features.schema import FeatureSchema
+from features.settings import FeatureSettings
+from stream.recommendations import make_recommendations, make_shadows, recommendation_id
+from stream.recommender import POPULAR_ITEMS, RankedLists, RecommendationRequest
+
+ROW = empty_user(FeatureSchema(FeatureSettings()))
+CLICK = Click(event_id="e", user_id="ann", item_id="i", timestamp=1_700_000_000_000)
+ITEM = RecommendedItem("a", 1.5, Reason("popular"))
+
+
+def test_a_message_names_its_event_its_version_and_its_variant() -> None:
+    request = RecommendationRequest("ann", CLICK.timestamp + 5, ROW, CLICK)
+    lists = RankedLists([[ITEM]], POPULAR_ITEMS, "canary", "r", "version 2: too late", 12.5)
+    (message,) = make_recommendations([request], lists)
+    assert (message.recommendation_id, message.event_id) == (recommendation_id(CLICK), "e")
+    assert (message.user_id, message.items) == ("ann", [ITEM])
+    assert (message.variant, message.rollout_id) == ("canary", "r")
+    assert (message.failed, message.latency_ms) == ("version 2: too late", 12.5)
+    assert message.fallback
+    assert message.event_time == CLICK.timestamp
+
+
+def test_a_request_without_an_event_is_no_message() -> None:
+    with pytest.raises(ValueError, match="ann"):
+        make_recommendations(
+            [RecommendationRequest("ann", CLICK.timestamp, ROW)], RankedLists([[ITEM]], "1")
+        )
+
+
+def test_a_shadow_says_what_it_would_have_shown_or_why_nothing() -> None:
+    lists = RankedLists([[ITEM], []], "2", "shadow", latency_ms=3.0)
+    assert make_shadows(lists) == [
+        Shadow(model_version="2", items=["a"], score=1.5, latency_ms=3.0),
+        Shadow(model_version="2", latency_ms=3.0),
+    ]
+    assert make_shadows(RankedLists([[]], "2", "shadow", failed="too late")) == [
+        Shadow(model_version="2", failed="too late")
+    ]

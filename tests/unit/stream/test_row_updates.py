@@ -1,0 +1,119 @@
+"""A batch changes user and item rows, each event once, whatever else happens meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+from headwater_client.errors import ServerError
+from headwater_client.events import Click
+
+from features.columns import decode_group, decode_user
+from features.rows import ItemGroup, UserRow
+from features.schema import FeatureSchema
+from features.settings import FeatureSettings
+from features.store import USERS, RowWrite, popularity_table
+from stream.catalogue import CatalogueCache
+from stream.row_updates import ConsumerRecord, ItemGroupKey, RowChanges, RowUpdater
+from tests.harness.memory_store import MemoryRowStore
+
+SCHEMA = FeatureSchema(FeatureSettings())
+POPULARITY = popularity_table(1)
+NOW_MS = 1_700_000_000_000
+KEY = ItemGroupKey("i", "clicks_0")
+
+
+def updater(store: MemoryRowStore, cache_size: int = 100) -> RowUpdater:
+    return RowUpdater(store, SCHEMA, CatalogueCache(store, 5.0), POPULARITY, cache_size)  # type: ignore[arg-type]
+
+
+def click(offset: int, user_id: str = "ann") -> ConsumerRecord:
+    event = Click(event_id=f"e{offset}", user_id=user_id, item_id="i", timestamp=NOW_MS + offset)
+    return ConsumerRecord(event, "clicks_0", 1, offset)  # type: ignore[arg-type]
+
+
+def user(store: MemoryRowStore, name: str = "ann") -> UserRow:
+    return decode_user(store.rows["user_activity", name], SCHEMA)
+
+
+def group(store: MemoryRowStore) -> ItemGroup:
+    return decode_group(store.rows["item_popularity", "i"]["clicks_0"], SCHEMA)
+
+
+def apply(found: RowUpdater, *records: ConsumerRecord) -> RowChanges:
+    return asyncio.run(found.apply(records))
+
+
+def test_a_batch_changes_the_rows_of_its_users_and_items() -> None:
+    store = MemoryRowStore()
+    changes = apply(updater(store), click(0), click(1, "bob"), click(2))
+    assert set(changes.users) == {"ann", "bob"}
+    assert [len(user(store, name).history) for name in ("ann", "bob")] == [2, 1]
+    assert changes.groups[KEY].values[-1] == group(store).values[-1] == 3
+
+
+@pytest.mark.parametrize("cache_size", [0, 100])
+def test_events_that_are_read_again_change_nothing(cache_size: int) -> None:
+    store = MemoryRowStore()
+    rows = updater(store, cache_size)
+    apply(rows, click(0), click(1))
+    before = {key: dict(row) for key, row in store.rows.items()}
+    for again in (rows, updater(store)):
+        assert apply(again, click(0), click(1)).groups == {}
+        assert store.rows == before
+
+
+def test_rows_are_read_once_while_they_are_cached() -> None:
+    store = MemoryRowStore()
+    rows = updater(store)
+    for offset in range(3):
+        apply(rows, click(offset))
+    assert store.reads == 1
+    assert group(store).values[-1] == 3
+
+
+def test_a_row_that_another_worker_changed_is_read_again_and_nothing_counts_twice() -> None:
+    store = MemoryRowStore()
+    mine = updater(store)
+    apply(mine, click(0))
+    # Another worker has the partition for a moment: the rows cached here are old.
+    apply(updater(store), click(1))
+    changes = apply(mine, click(1), click(2))
+    assert group(store).values[-1] == 3
+    assert len(user(store).history) == len(changes.users["ann"].history) == 3
+
+
+def test_item_rows_are_written_first_so_that_a_crash_between_counts_an_event_once() -> None:
+    store = MemoryRowStore()
+
+    def fail_at_users(writes: Sequence[RowWrite]) -> None:
+        if writes[0].table is USERS:
+            raise ServerError("the store is away")
+
+    store.before_write = fail_at_users
+    with pytest.raises(ServerError):
+        apply(updater(store), click(0))
+    assert group(store).values[-1] == 1
+    assert ("user_activity", "ann") not in store.rows
+    store.before_write = lambda writes: None
+    apply(updater(store), click(0), click(1))
+    assert group(store).values[-1] == 2
+    assert len(user(store).history) == 2
+
+
+def test_rows_that_could_not_be_written_are_not_used_again() -> None:
+    store = MemoryRowStore()
+    rows = updater(store)
+    apply(rows, click(0))
+
+    def fail(writes: Sequence[RowWrite]) -> None:
+        raise ServerError("the store is away")
+
+    store.before_write = fail
+    with pytest.raises(ServerError):
+        apply(rows, click(1))
+    store.before_write = lambda writes: None
+    apply(rows, click(1))
+    assert group(store).values[-1] == 2
+    assert len(user(store).history) == 2
