@@ -16,6 +16,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # public, but
 )
 from headwater_client.errors import ServerError, SettingsError
 from headwater_client.event_types import EVENT_TYPES
+from headwater_client.kafka import unreachable
 from headwater_client.topics import ITEMS
 
 from features.settings import KafkaSettings
@@ -39,19 +40,7 @@ def client_config(settings: KafkaSettings) -> dict[str, str]:
     Raises:
         SettingsError: no address is set.
     """
-    if not settings.bootstrap_servers:
-        raise SettingsError("kafka.bootstrap_servers: is not set, and no local Kafka was started")
-    config = {
-        "bootstrap.servers": settings.bootstrap_servers,
-        "security.protocol": str(settings.security_protocol),
-    }
-    if settings.security_protocol.startswith("SASL") and settings.sasl_password:
-        config["sasl.mechanism"] = str(settings.sasl_mechanism)
-        config["sasl.username"] = settings.sasl_username or ""
-        config["sasl.password"] = settings.sasl_password.get_secret_value()
-    if settings.ssl_ca_file:
-        config["ssl.ca.location"] = settings.ssl_ca_file
-    return config
+    return settings.client_settings.client_config()
 
 
 def ensure_topics(
@@ -196,8 +185,3 @@ def _answer(future: Future[Any], expected: Collection[int]) -> Any:
         if reason.code() in expected:
             return None
         raise unreachable(error) from error
-
-
-def unreachable(error: KafkaException) -> ServerError:
-    """What to raise where Kafka does not answer a client."""
-    return ServerError(f"Kafka: {error.args[0].str()}: check kafka.bootstrap_servers")

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Any, ClassVar
 
+import headwater_client
+from headwater_client.errors import SettingsError
 from headwater_client.event_types import CLICK, EVENT_TYPES, PURCHASE
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
 
@@ -95,6 +97,27 @@ class KafkaSettings(Section):
     replication_factor: Annotated[int, Field(ge=1, le=9)] = Field(
         1, description="on how many brokers each partition is kept, where topics are made"
     )
+
+    @property
+    def client_settings(self) -> headwater_client.KafkaSettings:
+        """The part that clients need.
+
+        Raises:
+            SettingsError: no address is set.
+        """
+        if not self.bootstrap_servers:
+            raise SettingsError(
+                "kafka.bootstrap_servers: is not set, and no local Kafka was started"
+            )
+        password = self.sasl_password
+        return headwater_client.KafkaSettings(
+            bootstrap_servers=self.bootstrap_servers,
+            security_protocol=str(self.security_protocol),
+            sasl_mechanism=str(self.sasl_mechanism),
+            sasl_username=self.sasl_username,
+            sasl_password=password.get_secret_value() if password else None,
+            ssl_ca_file=self.ssl_ca_file,
+        )
 
     @model_validator(mode="after")
     def _sasl_needs_a_login(self) -> KafkaSettings:

@@ -10,8 +10,8 @@ from typing import Any, NoReturn
 
 import structlog
 from faust.types import EventT
-from headwater_client.errors import HeadwaterError, ServerError
-from headwater_client.events import DeadLetter, EventError, encode
+from headwater_client.errors import EventError, HeadwaterError, ServerError
+from headwater_client.events import DeadLetter, encode
 from headwater_client.topics import DEAD_LETTERS
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_exponential_jitter
 

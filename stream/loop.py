@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from faust.types import EventT
+from headwater_client.errors import EventError
 from headwater_client.event_types import EVENT_TYPES
-from headwater_client.events import EventError, decode
+from headwater_client.events import decode
 
 from features.store import RowStore
 from features.topics import Hash

@@ -8,12 +8,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
+from headwater_client import EventProducer, RecommendationConsumer
 from headwater_client.errors import ServerError
 from headwater_client.events import Interaction
 
 from bench.harness.workload import Order, generate_workload
 from features.settings import KafkaSettings
-from stream.client import EventProducer, RecommendationConsumer
 
 _WAIT_S = 0.1
 _TICK_S = 0.01
@@ -53,7 +53,7 @@ class Audience:
         self._rate = rate
         self._stop = threading.Event()
         self._seen: list[SeenAnswer] = []
-        self._consumer = RecommendationConsumer(kafka)
+        self._consumer = RecommendationConsumer(kafka.client_settings)
         self._threads = [
             threading.Thread(target=self._read, daemon=True),
             threading.Thread(target=self._send, daemon=True),
@@ -86,7 +86,7 @@ class Audience:
         self._consumer.close()
 
     def _send(self) -> None:
-        with EventProducer(self._kafka, {"log_level": 0}) as producer:
+        with EventProducer(self._kafka.client_settings, {"log_level": 0}) as producer:
             begun_s, sent = time.monotonic(), 0
             while not self._stop.is_set():
                 due = int((time.monotonic() - begun_s) * self._rate) - sent

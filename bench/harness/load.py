@@ -1,6 +1,6 @@
 """The load: a process that produces events and one that reads recommendations.
 
-Both are an app's own clients (stream/client.py). Each is told what to do through a pipe, so that
+Both are an app's own clients (headwater_client). Each is told what to do through a pipe, so that
 reading the log and starting up are over before anything is measured.
 """
 
@@ -20,13 +20,13 @@ from multiprocessing.sharedctypes import Synchronized
 from multiprocessing.synchronize import Event
 from typing import Any
 
+from headwater_client import EventProducer, RecommendationConsumer
 from headwater_client.event_types import CLICK, EVENT_TYPES
 from headwater_client.events import Interaction
 
 from bench.harness.workload import Order, generate_workload
 from deploy.jobs.replay import Clock, Pace, immediate_pace, paced_events, rate_pace, replay
 from features.settings import KafkaSettings
-from stream.client import EventProducer, RecommendationConsumer
 from trainer.datasets.log import DataSource, Log, load_log
 
 _context = multiprocessing.get_context("spawn")
@@ -170,7 +170,7 @@ def _produce(
     events = generate_workload(log.events, workload.order)
     _stop_collector()
     pipe.send("ready")
-    with EventProducer(kafka) as producer:
+    with EventProducer(kafka.client_settings) as producer:
         while True:
             sending: Sending | None = pipe.recv()
             if sending is None:
@@ -223,7 +223,7 @@ def _read(pipe: Connection[Any, Any], kafka: KafkaSettings) -> None:
     _lead_session()
     read: list[Answered] = []
     _stop_collector()
-    with RecommendationConsumer(kafka) as consumer:
+    with RecommendationConsumer(kafka.client_settings) as consumer:
         pipe.send("ready")
         while True:
             for _ in range(_READ_BETWEEN_COMMANDS):

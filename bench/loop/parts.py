@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
+from headwater_client import EventProducer, RecommendationConsumer
 from headwater_client.event_types import EVENT_TYPES
 from headwater_client.events import Interaction, Recommendation, RecommendedItem, decode, encode
 from headwater_client.topics import RECOMMENDATIONS
@@ -38,7 +39,6 @@ from features.store.redis import RedisRowStore
 from features.topics import hash64, source_hash
 from features.vocabulary import Vocabulary, read_vocabulary
 from stream.catalogue import catalogue_read
-from stream.client import EventProducer, RecommendationConsumer
 from stream.inference import InferenceClient, InferenceRequest
 from stream.producer import RecommendationProducer
 from stream.ranking import available_items, rank
@@ -254,7 +254,7 @@ class LoopParts:
         """Producing events, sending answers and reading them: the clients and the broker."""
         kafka, number = self._settings.kafka, len(events)
         watch = Stopwatch()
-        with RecommendationConsumer(kafka) as consumer:
+        with RecommendationConsumer(kafka.client_settings) as consumer:
             sender = RecommendationProducer(kafka)
             for part in ("warm-up", "sending answers"):
                 with watch.stage(part):
@@ -265,7 +265,7 @@ class LoopParts:
                 with watch.stage(part):
                     for _ in self._answers:
                         assert consumer.receive(_READ_S) is not None
-        with EventProducer(kafka) as producer:
+        with EventProducer(kafka.client_settings) as producer:
             for part in ("warm-up", "producer"):
                 with watch.stage(part):
                     for event in events:

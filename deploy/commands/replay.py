@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
+from headwater_client import EventProducer
 from headwater_client.errors import SettingsError
 from headwater_client.event_types import EVENT_TYPES
 
@@ -18,7 +19,6 @@ from deploy.jobs.replay import replay as replay_log
 from deploy.progress import ProgressDisplay, show_progress
 from deploy.settings import load_settings
 from features.kafka import ensure_topics
-from stream.client import EventProducer
 from trainer.datasets.log import Log, load_log
 
 FASTEST = "max"
@@ -54,7 +54,7 @@ def replay(
     log = log if items else replace(log, items=())
     pace = _pace(log, speed, rate)
     ensure_topics(kafka)
-    with EventProducer(kafka) as producer, show_progress() as display:
+    with EventProducer(kafka.client_settings) as producer, show_progress() as display:
         total = len(log.events)
         sent = replay_log(log, producer, pace, lambda so_far: _show(display, so_far, total))
     _summarise(sent)

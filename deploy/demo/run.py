@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
+from headwater_client import EventProducer, RecommendationConsumer
 from headwater_client.errors import DataError, HeadwaterError, SettingsError
 from headwater_client.events import Interaction, Item
 
@@ -30,7 +31,6 @@ from deploy.settings import Settings
 from features.kafka import ensure_topics
 from features.schema import FeatureSchema
 from features.settings import KafkaSettings
-from stream.client import EventProducer, RecommendationConsumer
 from trainer.datasets.log import DataSource, Log, load_log
 
 POLL_S = 0.1
@@ -152,7 +152,7 @@ def _replay(
     tally = Tally(popularity=popularity, watched=watched)
     log = settings.local.state_dir / "logs" / "worker.log"
     with (
-        RecommendationConsumer(settings.kafka) as answers,
+        RecommendationConsumer(settings.kafka.client_settings) as answers,
         TimedProducer(settings.kafka, tally) as producer,
         supervised("worker", settings, log, screen.say) as check_worker,
         Watch(settings, check_worker) as watch,
@@ -200,7 +200,7 @@ class TimedProducer(EventProducer):
 
     def __init__(self, settings: KafkaSettings, tally: Tally) -> None:
         # Its servers are stopped right after it: librdkafka need not tell.
-        super().__init__(settings, {"log_level": 0})
+        super().__init__(settings.client_settings, {"log_level": 0})
         self._tally = tally
 
     def send(self, event: Interaction | Item) -> None:

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import structlog
 from confluent_kafka import Message
-from headwater_client.errors import HeadwaterError
+from headwater_client.errors import EventError, HeadwaterError
 from headwater_client.event_types import EVENT_TYPES
-from headwater_client.events import EventError, Interaction, Item
+from headwater_client.events import Interaction, Item
 from headwater_client.topics import ITEMS
 from tenacity import (
     AsyncRetrying,

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from threading import Event
 from typing import Protocol
 
+from headwater_client import EventProducer
 from headwater_client.event_types import EVENT_TYPES
 from headwater_client.events import Interaction
 
-from stream.client import EventProducer
 from trainer.datasets.log import Log
 
 # Events due within this are sent together: a shorter sleep costs more than it is exact.

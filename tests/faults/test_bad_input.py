@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from headwater_client import EventProducer
 from headwater_client.event_types import CLICK, PURCHASE
 from headwater_client.topics import DEAD_LETTERS, ITEMS
 
 from deploy import local
 from deploy.settings import Settings
 from features.kafka import ensure_topics
-from stream.client import EventProducer
 from tests.harness.oracle import read_log, read_topic
 from tests.harness.rows import check_items, check_users
 from tests.harness.workers import WorkerProcess, WorkerProgress, running
@@ -70,7 +70,7 @@ def test_every_malformed_message_is_kept_and_every_good_one_counted(
         messages.append((chance.choice([CLICK.topic, PURCHASE.topic]), f"u{number % 100}", raw))
     chance.shuffle(messages)
     worker = WorkerProcess(settings, "fed", tmp_path / "worker.log")
-    with running(worker), EventProducer(settings.kafka) as producer:
+    with running(worker), EventProducer(settings.kafka.client_settings) as producer:
         for topic, key, raw in messages:
             producer.send_raw(topic, key, raw)
         producer.send_raw(ITEMS, "i1", b'{"item_id": "another"}')

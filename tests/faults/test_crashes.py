@@ -6,12 +6,12 @@ import random
 from pathlib import Path
 
 import pytest
+from headwater_client import EventProducer
 
 from deploy import local
 from deploy.jobs.replay import replay
 from deploy.settings import Settings
 from features.kafka import ensure_topics
-from stream.client import EventProducer
 from tests.harness.oracle import read_log
 from tests.harness.rows import check_items, check_users
 from tests.harness.workers import WorkerProcess, WorkerProgress, running
@@ -31,7 +31,7 @@ def test_rows_equal_the_log_after_kills(own: Settings, tmp_path: Path) -> None:
     print(f"seed {seed}")
     worker = WorkerProcess(settings, "crashing", tmp_path / "worker.log")
     progress = WorkerProgress(settings)
-    with running(worker), EventProducer(settings.kafka) as producer:
+    with running(worker), EventProducer(settings.kafka.client_settings) as producer:
         # The catalogue first: an event counts under the categories known when it is absorbed.
         replay(log.head(0), producer)
         progress.wait_for_all(120, [worker])

@@ -6,13 +6,13 @@ import random
 from pathlib import Path
 
 import pytest
+from headwater_client import EventProducer
 from headwater_client.events import Click, Interaction, Purchase
 
 from deploy import local
 from deploy.settings import Settings
 from features.kafka import ensure_topics
 from features.settings import DAY_MS
-from stream.client import EventProducer
 from tests.harness.oracle import read_log
 from tests.harness.rows import check_items, check_users
 from tests.harness.workers import WorkerProcess, WorkerProgress, running
@@ -58,7 +58,7 @@ def test_rows_do_not_depend_on_order_or_repetition(own: Settings, tmp_path: Path
     ensure_topics(settings.kafka)
     worker = WorkerProcess(settings, "patient", tmp_path / "worker.log")
     made = events()
-    with running(worker), EventProducer(settings.kafka) as producer:
+    with running(worker), EventProducer(settings.kafka.client_settings) as producer:
         for event in arrivals(made):
             producer.send(event)
         producer.flush()

@@ -12,6 +12,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
+from headwater_client import EventProducer
 
 from deploy import local
 from deploy.jobs.train import model_server
@@ -19,7 +20,6 @@ from deploy.settings import Settings
 from features.kafka import ensure_topics
 from features.schema import FeatureSchema
 from features.settings import FeatureSettings
-from stream.client import EventProducer
 from tests.faults.test_publishing import check
 from tests.faults.test_windows import check_each_once
 from tests.harness.walks import ITEMS, Events, catalogue, walks
@@ -126,7 +126,7 @@ def trainers(settings: Settings, log: Path) -> Iterator[Trainers]:
 
 
 def send(settings: Settings, events: Events) -> None:
-    with EventProducer(settings.kafka) as producer:
+    with EventProducer(settings.kafka.client_settings) as producer:
         for event in events:
             producer.send(event)
 

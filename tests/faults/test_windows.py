@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from headwater_client import EventProducer
 from headwater_client.event_types import CLICK, PURCHASE
 
 from deploy.settings import Settings
-from stream.client import EventProducer
 from tests.harness.oracle import read_topic
 from tests.harness.workers import WorkerProcess, WorkerProgress, running
 from trainer.windows.store import WindowStore
@@ -30,7 +30,7 @@ SCRIPT = "tests.faults.killed_writers"
 
 def send(settings: Settings, chance: random.Random) -> None:
     """In event-time order, but for two hours of disorder; some malformed, some sent twice."""
-    with EventProducer(settings.kafka) as producer:
+    with EventProducer(settings.kafka.client_settings) as producer:
         for number in range(EVENTS):
             hour = HOURS * number / EVENTS + chance.uniform(0, 2)
             known = {

@@ -8,11 +8,11 @@ import time
 from pathlib import Path
 
 import pytest
+from headwater_client import EventProducer
 
 from deploy import local
 from deploy.settings import Settings
 from features.kafka import ensure_topics
-from stream.client import EventProducer
 from tests.harness.oracle import read_log
 from tests.harness.rows import check_items, check_users
 from tests.harness.workers import WorkerProcess, WorkerProgress, running
@@ -43,7 +43,7 @@ def sleep_through_a_takeover(settings: Settings, folder: Path, *options: str) ->
     held = WorkerProcess(settings, "held", folder / "held.log", command)
     other = WorkerProcess(settings, "other", folder / "other.log")
     progress = WorkerProgress(settings)
-    with running(held), EventProducer(settings.kafka) as producer:
+    with running(held), EventProducer(settings.kafka.client_settings) as producer:
         send(producer, 0, 400)
         progress.wait_for_all(60, [held])
         marker.touch()

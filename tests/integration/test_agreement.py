@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 from feast import FeatureStore
+from headwater_client import EventProducer
 from headwater_client.event_types import EVENT_TYPES
 from headwater_client.events import Interaction, Item
 
@@ -33,7 +34,6 @@ from features.rows import ItemGroup, UserRow
 from features.schema import FeatureSchema
 from features.store import USERS, item_sources
 from features.vocabulary import Vocabulary
-from stream.client import EventProducer
 from tests.harness.rows import rows_of, user_row
 from tests.harness.waiting import wait_until
 from tests.harness.workers import WorkerProcess, running, without_model
@@ -131,7 +131,7 @@ def play(settings: Settings, folder: Path, log: Log, windows: WindowStore) -> Pl
     sample = set(random.Random(SEED).sample([e.event_id for e in log.events], COMPARED))
     worker = WorkerProcess(without_model(settings), "worker", folder / "worker.log")
     store = FeatureStore(repo_path=str(feature_repo(settings)))
-    with running(worker), EventProducer(settings.kafka) as producer:
+    with running(worker), EventProducer(settings.kafka.client_settings) as producer:
         replay(log.head(0), producer)
         wait_until(lambda: catalogue_is_known(store, log.items), 60)
         people = [Feed(events, sample) for events in per_person(log.events)]

@@ -17,6 +17,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from feast import FeatureStore
+from headwater_client import EventProducer
 from headwater_client.event_types import CLICK
 from headwater_client.topics import ITEMS
 from redis import Redis
@@ -30,7 +31,6 @@ from features.inputs import user_features
 from features.kafka import ensure_topics, group_members
 from features.schema import FeatureSchema
 from features.store import CATALOGUE, TRENDING, USERS, item_sources, popularity_table
-from stream.client import EventProducer
 from stream.settings import WorkerSettings
 from tests.harness import oracle
 from tests.harness.rows import check_items, check_users, close, read_rows, total_counted, user_row
@@ -112,7 +112,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
         log = load_log(DataSource(settings.local.cache_dir)).head(EVENTS)
         empty = Stand(settings, folder, log, {})
         worker = empty.worker("first")
-        with running(worker), EventProducer(settings.kafka) as producer:
+        with running(worker), EventProducer(settings.kafka.client_settings) as producer:
             producer.send_raw(CLICK.topic, "nobody", NO_EVENT)
             producer.send_raw(ITEMS, "gone", None)
             replay(log.head(0), producer)

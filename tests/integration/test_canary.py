@@ -11,6 +11,7 @@ from statistics import median
 
 import pytest
 from confluent_kafka import Message, Producer
+from headwater_client import EventProducer, RecommendationConsumer
 from headwater_client.events import Recommendation, encode
 from headwater_client.topics import ROLLOUTS
 
@@ -24,7 +25,6 @@ from features.kafka import client_config, ensure_topics
 from features.rollout_messages import Rollout, RolloutPhase, RoutedVersion
 from features.schema import FeatureSchema
 from features.vocabulary import Vocabulary
-from stream.client import EventProducer, RecommendationConsumer
 from stream.routing import Routes
 from tests.harness.models import SETTINGS, untrained
 from tests.harness.workers import WorkerProcess, WorkerProgress, running
@@ -187,9 +187,11 @@ def open_trial(own: Settings, folder: Path) -> Iterator[Trial]:
         WorkerProcess(settings, name, folder / f"{name}.log") for name in ("first", "second")
     ]
     with ExitStack() as stack:
-        events = stack.enter_context(EventProducer(settings.kafka, {"log_level": 0}))
+        events = stack.enter_context(
+            EventProducer(settings.kafka.client_settings, {"log_level": 0})
+        )
         answers = stack.enter_context(
-            RecommendationConsumer(settings.kafka, options={"log_level": 0})
+            RecommendationConsumer(settings.kafka.client_settings, options={"log_level": 0})
         )
         stack.enter_context(running(*workers))
         for user in PEOPLE:

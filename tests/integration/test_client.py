@@ -9,20 +9,20 @@ import time
 from collections.abc import Iterator
 from uuid import uuid4
 
+import headwater_client
 import pytest
 from confluent_kafka import Consumer, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
-from headwater_client.errors import ServerError, SettingsError
-from headwater_client.event_types import CLICK, PURCHASE
-from headwater_client.events import (
-    Click,
-    EventError,
-    Item,
-    Purchase,
-    Recommendation,
-    decode,
-    encode,
+from headwater_client import (
+    DeliveryError,
+    EventProducer,
+    RecommendationConsumer,
+    ServerError,
+    SettingsError,
 )
+from headwater_client.errors import EventError
+from headwater_client.event_types import CLICK, PURCHASE
+from headwater_client.events import Click, Item, Purchase, Recommendation, decode, encode
 from headwater_client.topics import ITEMS, PARTITIONER, RECOMMENDATIONS
 
 from deploy.jobs.replay import ReplayResult, rate_pace, replay, speed_pace
@@ -30,13 +30,12 @@ from deploy.settings import Settings
 from features.kafka import client_config, ensure_topics, topic_ids
 from features.settings import KafkaSettings
 from features.topics import Topic
-from stream.client import DeliveryError, EventProducer, RecommendationConsumer
 from trainer.datasets.log import Log
 from trainer.datasets.records import Refused
 
 pytestmark = pytest.mark.integration
 
-NOWHERE = KafkaSettings(bootstrap_servers="127.0.0.1:1")
+NOWHERE = headwater_client.KafkaSettings("127.0.0.1:1")
 QUICKLY: dict[str, str | int | bool] = {"message.timeout.ms": 300, "log_level": "0"}
 
 
@@ -118,7 +117,7 @@ def log_of(count: int, *, every_s: int = 60) -> Log:
 def test_what_is_sent_arrives_on_its_topic_with_its_key(
     kafka: KafkaSettings, reader: Reader
 ) -> None:
-    with EventProducer(kafka) as events:
+    with EventProducer(kafka.client_settings) as events:
         click = events.click(user_id="ann", item_id="7", price=2, session_id="s")
         bought = events.purchase(user_id="ann", item_id="7", quantity=3)
         item = events.item("7", title="Lamp", category=["light"])
@@ -132,7 +131,7 @@ def test_what_is_sent_arrives_on_its_topic_with_its_key(
 
 
 def test_what_breaks_the_contract_does_not_leave(kafka: KafkaSettings, reader: Reader) -> None:
-    with EventProducer(kafka) as events:
+    with EventProducer(kafka.client_settings) as events:
         for field, wrong in (("price", float("inf")), ("timestamp", 5), ("position", -1)):
             with pytest.raises(EventError, match=field):
                 events.click(user_id="ann", item_id="7", **{field: wrong})
@@ -151,7 +150,7 @@ def test_a_full_local_queue_is_waited_for_and_nothing_is_lost(
     kafka: KafkaSettings, reader: Reader
 ) -> None:
     log = log_of(3000, every_s=1)
-    with EventProducer(kafka, {"queue.buffering.max.messages": 100}) as events:
+    with EventProducer(kafka.client_settings, {"queue.buffering.max.messages": 100}) as events:
         for event in log.events:
             events.send(event)
     found = reader.read(3000)
@@ -209,8 +208,8 @@ def test_a_failure_does_not_hide_the_error_that_came_first() -> None:
 
 def test_without_a_group_all_from_now_on(kafka: KafkaSettings) -> None:
     answer(kafka, recommendation("before"))
-    with RecommendationConsumer(kafka, timeout_s=2) as first:
-        with RecommendationConsumer(kafka, timeout_s=2) as second:
+    with RecommendationConsumer(kafka.client_settings, timeout_s=2) as first:
+        with RecommendationConsumer(kafka.client_settings, timeout_s=2) as second:
             answer(kafka, *(recommendation(f"u{n}") for n in range(20)))
             for consumer in (first, second):
                 assert {one.user_id for one in consumer} == {f"u{n}" for n in range(20)}
@@ -226,16 +225,20 @@ def test_a_group_goes_on_with_what_was_not_done(kafka: KafkaSettings) -> None:
     def of_user(consumer: RecommendationConsumer) -> Iterator[str]:
         return (one.event_id for one in consumer if one.user_id == user)
 
-    with RecommendationConsumer(kafka, group, timeout_s=10, options=earliest) as consumer:
+    with RecommendationConsumer(
+        kafka.client_settings, group, timeout_s=10, options=earliest
+    ) as consumer:
         mine = of_user(consumer)
         assert [next(mine) for _ in range(3)] == ["e0", "e1", "e2"]
-    with RecommendationConsumer(kafka, group, timeout_s=3, options=earliest) as consumer:
+    with RecommendationConsumer(
+        kafka.client_settings, group, timeout_s=3, options=earliest
+    ) as consumer:
         # The third was received, but never done.
         assert list(of_user(consumer)) == ["e2", "e3", "e4"]
 
 
 def test_a_message_that_is_no_recommendation_is_told_and_passed(kafka: KafkaSettings) -> None:
-    with RecommendationConsumer(kafka) as consumer:
+    with RecommendationConsumer(kafka.client_settings) as consumer:
         producer = Producer(client_config(kafka) | {"partitioner": PARTITIONER})
         producer.produce(RECOMMENDATIONS, b"{}", "ann")
         producer.flush(10)
@@ -247,7 +250,7 @@ def test_a_message_that_is_no_recommendation_is_told_and_passed(kafka: KafkaSett
 
 
 def test_a_consumer_without_kafka_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stream.client.ANSWER_S", 0.5)
+    monkeypatch.setattr("headwater_client.consumer.ANSWER_S", 0.5)
     with pytest.raises(ServerError, match=r"check kafka\.bootstrap_servers"):
         RecommendationConsumer(NOWHERE, options={"log_level": "0"})
 
@@ -278,7 +281,7 @@ def test_another_number_of_partitions_is_refused(kafka: KafkaSettings) -> None:
 
 def test_a_replay_sends_all_and_counts(kafka: KafkaSettings, reader: Reader) -> None:
     log = log_of(100)
-    with EventProducer(kafka) as producer:
+    with EventProducer(kafka.client_settings) as producer:
         sent = replay(log, producer)
     assert (sent.items, sent.refused) == (2, 1)
     assert sent.events_by_type == {"click": 75, "purchase": 25}
@@ -295,7 +298,7 @@ def test_a_replay_sends_all_and_counts(kafka: KafkaSettings, reader: Reader) -> 
 
 def test_a_replay_keeps_its_pace(kafka: KafkaSettings) -> None:
     told: list[ReplayResult] = []
-    with EventProducer(kafka) as producer:
+    with EventProducer(kafka.client_settings) as producer:
         # A producer's first message takes half a second.
         replay(log_of(1), producer)
         by_time = replay(log_of(11, every_s=60), producer, speed_pace(600, 1_714_564_800_000))
@@ -309,7 +312,7 @@ def test_ctrl_c_ends_a_replay_cleanly(kafka: KafkaSettings, reader: Reader) -> N
     # A shell's background job ignores SIGINT, and so would Python.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     timer = threading.Timer(1.0, _thread.interrupt_main)
-    with EventProducer(kafka) as producer:
+    with EventProducer(kafka.client_settings) as producer:
         timer.start()
         sent = replay(log_of(1000), producer, rate_pace(100))
     timer.join()

@@ -10,6 +10,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
+from headwater_client import EventProducer, RecommendationConsumer
 from headwater_client.events import Recommendation
 
 from bench.harness.processes import local_settings
@@ -18,7 +19,6 @@ from deploy.jobs.train import model_registry
 from deploy.settings import Settings
 from features.kafka import ensure_topics
 from features.schema import FeatureSchema
-from stream.client import EventProducer, RecommendationConsumer
 from stream.recommendations import recommendation_id
 from stream.recommender import POPULAR_ITEMS
 from tests.harness.models import SETTINGS, untrained
@@ -78,8 +78,8 @@ def open_shop(own: Settings, folder: Path) -> Iterator[Shop]:
         registry.publish(untrained(schema, 1))
     worker = WorkerProcess(settings, "shop", folder / "worker.log", catalogue_refresh_s=0.5)
     with (
-        EventProducer(settings.kafka, {"log_level": 0}) as producer,
-        RecommendationConsumer(settings.kafka, options={"log_level": 0}) as answers,
+        EventProducer(settings.kafka.client_settings, {"log_level": 0}) as producer,
+        RecommendationConsumer(settings.kafka.client_settings, options={"log_level": 0}) as answers,
         running(worker),
     ):
         for number in range(200):

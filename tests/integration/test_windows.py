@@ -16,6 +16,7 @@ from threading import Event
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient
+from headwater_client import EventProducer
 from headwater_client.event_types import CLICK, PURCHASE
 from structlog.testing import capture_logs
 
@@ -23,7 +24,6 @@ from bench.harness.processes import local_settings
 from deploy import local
 from features.kafka import client_config, ensure_topics, topic_ids
 from features.settings import KafkaSettings
-from stream.client import EventProducer
 from tests.harness.waiting import wait_until
 from trainer.windows.gathering import ClosedWindow
 from trainer.windows.log import read_log
@@ -72,7 +72,7 @@ def make_anew(kafka: KafkaSettings) -> None:
 
 def send(kafka: KafkaSettings, *minutes: float, user: str = "ann") -> None:
     """One click at each of these minutes, in this order; all on one partition."""
-    with EventProducer(kafka) as producer:
+    with EventProducer(kafka.client_settings) as producer:
         for minute in minutes:
             time_ms = START_MS + int(minute * MINUTE_MS)
             producer.click(user_id=user, item_id="lamp", timestamp=time_ms)
@@ -128,7 +128,7 @@ def test_windows_follow_event_time_and_a_later_writer_goes_on(
 def test_what_is_no_event_is_passed_over_counted_and_logged_once(
     kafka: KafkaSettings, store: WindowStore
 ) -> None:
-    with EventProducer(kafka) as producer:
+    with EventProducer(kafka.client_settings) as producer:
         producer.send_raw(CLICK.topic, "ann", b'{"user_id": "ann"')
         producer.send_raw(PURCHASE.topic, "ann", None)
         producer.send_raw(CLICK.topic, "ann", b'{"user_id": "ann", "timestamp": 1}')
@@ -153,7 +153,7 @@ def test_an_event_sent_again_is_marked_by_a_later_writer_too(
 ) -> None:
     known = {"user_id": "ann", "item_id": "lamp", "event_id": "e", "timestamp": START_MS}
     for _ in range(2):
-        with EventProducer(kafka) as producer:
+        with EventProducer(kafka.client_settings) as producer:
             producer.click(**known)
         write(kafka, store, 1)
     assert [store.read(number).rows[0].repeated for number in (1, 2)] == [False, True]

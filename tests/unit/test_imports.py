@@ -13,7 +13,7 @@ import pytest
     [
         "features.store",
         "stream.app",
-        "stream.client",
+        "headwater_client.producer",
         "deploy.services.worker",
         "trainer.windows.writer",
     ],

@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 
 import msgspec
 import pyarrow as pa
-from headwater_client.errors import DataError
+from headwater_client.errors import DataError, EventError
 from headwater_client.event_types import CLICK, EVENT_TYPES, PURCHASE, EventSpec
-from headwater_client.events import MAX_FUTURE_MS, EventError, Interaction, Item, decode
+from headwater_client.events import MAX_FUTURE_MS, Interaction, Item, decode
 from headwater_client.topics import ITEMS
 
 from trainer.datasets import columns as column_values

@@ -6,8 +6,8 @@ import time
 
 import structlog
 from confluent_kafka import Message
-from headwater_client.errors import ServerError
-from headwater_client.events import EventError, Item, decode
+from headwater_client.errors import EventError, ServerError
+from headwater_client.events import Item, decode
 from headwater_client.topics import ITEMS
 
 from features.settings import KafkaSettings

@@ -6,11 +6,12 @@ from collections.abc import Collection, Iterable, Mapping
 
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
-from headwater_client.errors import ServerError
+from headwater_client.errors import EventError, ServerError
 from headwater_client.event_types import EVENT_TYPES
-from headwater_client.events import EventError, Interaction, decode
+from headwater_client.events import Interaction, decode
+from headwater_client.kafka import unreachable
 
-from features.kafka import client_config, unreachable
+from features.kafka import client_config
 from features.settings import KafkaSettings
 from trainer.windows.offsets import OffsetTracker, Position, Source
 

@@ -12,8 +12,8 @@ from contextlib import closing
 from threading import Event
 
 from confluent_kafka import Message
+from headwater_client.errors import EventError
 from headwater_client.event_types import EVENT_TYPES
-from headwater_client.events import EventError
 
 from features.kafka import ensure_topics
 from features.settings import KafkaSettings

@@ -18,6 +18,7 @@ from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 from headwater_client.errors import ServerError
 from headwater_client.event_types import EVENT_TYPES
 from headwater_client.events import Interaction, Recommendation
+from headwater_client.kafka import unreachable
 from headwater_client.topics import RECOMMENDATIONS
 
 from deploy.rollout.errors import FencedError
@@ -25,7 +26,7 @@ from deploy.rollout.feedback.codec import VERSION, decode_feedback, encode_feedb
 from deploy.rollout.feedback.counters import VariantCounters, sum_rows
 from deploy.rollout.feedback.ledger import FeedbackMessage, FeedbackScope, Ledger
 from deploy.rollout.feedback.merging import TimeOrderedMerge
-from features.kafka import client_config, unreachable
+from features.kafka import client_config
 from features.rollouts import is_end
 from features.settings import KafkaSettings
 from features.store import FEEDBACK, RowRead, RowStore, RowWrite

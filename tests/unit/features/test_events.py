@@ -7,16 +7,8 @@ from typing import Any
 
 import msgspec
 import pytest
-from headwater_client.events import (
-    MAX_FUTURE_MS,
-    Click,
-    DeadLetter,
-    EventError,
-    Item,
-    Purchase,
-    decode,
-    encode,
-)
+from headwater_client.errors import EventError
+from headwater_client.events import MAX_FUTURE_MS, Click, DeadLetter, Item, Purchase, decode, encode
 
 NOW_MS = 1_700_000_000_000
 GOOD: dict[str, Any] = {"event_id": "e1", "user_id": "u1", "item_id": "i1", "timestamp": NOW_MS}

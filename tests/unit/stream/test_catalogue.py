@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from headwater_client.errors import ServerError
-from headwater_client.events import EventError, Item, encode
+from headwater_client.errors import EventError, ServerError
+from headwater_client.events import Item, encode
 
 from features.columns import ENTRY_COLUMNS, CatalogueEntry, encode_item
 from features.store import RowWrite

@@ -1,1 +1,86 @@
-"""What apps need to talk to Headwater."""
+"""What apps need to talk to Headwater: send what people do, receive what to recommend to them.
+
+The event contract (`Click`, `Purchase`, `Item`, `Recommendation` and `EVENT_TYPES`), a producer, a
+consumer, and the errors, drawn as a tree in `headwater_client.errors`.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from headwater_client.errors import (
+    DataError,
+    DeliveryError,
+    EventError,
+    ForkedError,
+    HeadwaterError,
+    QueueFullError,
+    ServerError,
+    SettingsError,
+    Undelivered,
+)
+from headwater_client.event_types import EVENT_TYPES, EventSpec
+from headwater_client.events import (
+    Click,
+    DeadLetter,
+    Interaction,
+    Item,
+    Purchase,
+    Reason,
+    Recommendation,
+    RecommendedItem,
+    decode,
+    encode,
+)
+from headwater_client.kafka import KafkaSettings
+
+if TYPE_CHECKING:
+    from headwater_client.consumer import RecommendationConsumer
+    from headwater_client.producer import EventProducer, WhenFull
+
+__all__ = [
+    "EVENT_TYPES",
+    "Click",
+    "DataError",
+    "DeadLetter",
+    "DeliveryError",
+    "EventError",
+    "EventProducer",
+    "EventSpec",
+    "ForkedError",
+    "HeadwaterError",
+    "Interaction",
+    "Item",
+    "KafkaSettings",
+    "Purchase",
+    "QueueFullError",
+    "Reason",
+    "Recommendation",
+    "RecommendationConsumer",
+    "RecommendedItem",
+    "ServerError",
+    "SettingsError",
+    "Undelivered",
+    "WhenFull",
+    "decode",
+    "encode",
+]
+
+# They need confluent-kafka, which takes a tenth of a second: who only reads or writes messages of
+# the contract does not pay for it.
+_NEED_KAFKA = {
+    "EventProducer": "producer",
+    "WhenFull": "producer",
+    "RecommendationConsumer": "consumer",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _NEED_KAFKA:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_NEED_KAFKA[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

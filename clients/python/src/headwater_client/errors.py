@@ -1,15 +1,24 @@
-"""The errors that a user of Headwater can meet, and the exit code of each.
+"""The errors that a user of Headwater can meet, and the exit code of each on the command line.
 
 HeadwaterError (1)
-├── SettingsError (2)      a setting is wrong, or one is missing
-├── ServerError (3)        Kafka, the store or Triton cannot be had or does not answer
-├── DataError (4)          a file of events or items is missing or cannot be read
-└── EventError (5)         one message breaks the event contract (features.events)
+├── SettingsError (2)          a setting is wrong, or one is missing
+├── ServerError (3)            Kafka (or another server) cannot be had or does not answer
+│   └── DeliveryError          Kafka did not take some messages; `undelivered` has them
+│       └── QueueFullError     the producer's local queue had no room for one
+├── DataError (4)              a file of events or items is missing or cannot be read
+├── EventError (5)             one message breaks the event contract
+└── ForkedError                a consumer was made in another process
 
+Those of the server side are below these: features/errors.py draws them.
 A message names the field, the value and the remedy, on one line.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+MAX_VALUE_CHARS = 80
 
 
 class HeadwaterError(Exception):
@@ -30,7 +39,65 @@ class ServerError(HeadwaterError):
     exit_code = 3
 
 
+@dataclass(frozen=True)
+class Undelivered:
+    """One message that Kafka did not take, whole, so that it can be sent again."""
+
+    topic: str
+    key: str
+    value: bytes | None
+    reason: str
+
+
+class DeliveryError(ServerError):
+    """Kafka did not take some messages; `undelivered` has those that were given up."""
+
+    def __init__(self, what: str, undelivered: Sequence[Undelivered] = ()) -> None:
+        super().__init__(what)
+        self.undelivered = list(undelivered)
+
+    @classmethod
+    def of_messages(cls, undelivered: Sequence[Undelivered]) -> DeliveryError:
+        """The error of at least one message.
+
+        >>> print(DeliveryError.of_messages([Undelivered("clicks", "ann", b"{}", "timed out")]))
+        Kafka did not take a message for clicks: timed out
+        """
+        first = undelivered[0]
+        if len(undelivered) == 1:
+            what = f"Kafka did not take a message for {first.topic}: {first.reason}"
+        else:
+            what = (
+                f"Kafka did not take {len(undelivered)} messages: the first, for {first.topic}: "
+                f"{first.reason}"
+            )
+        return cls(what, undelivered)
+
+
+class QueueFullError(DeliveryError):
+    """The local queue had no room for a message, which was not sent: it is in `undelivered`."""
+
+
 class DataError(HeadwaterError):
     """A file of events or items is missing or cannot be read."""
 
     exit_code = 4
+
+
+class EventError(HeadwaterError):
+    """One message breaks the event contract: names the field, the value and what was expected.
+
+    Logs have `field` and `expected` only: a value may name a person.
+    """
+
+    exit_code = 5
+
+    def __init__(self, field: str, value: object, expected: str) -> None:
+        shown = value if isinstance(value, str) and value.startswith("<") else repr(value)
+        super().__init__(f"{field}: {shown[:MAX_VALUE_CHARS]}: {expected}")
+        self.field = field
+        self.expected = expected
+
+
+class ForkedError(HeadwaterError):
+    """A consumer that was made before a fork was asked in the child."""

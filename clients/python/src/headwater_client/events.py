@@ -16,12 +16,11 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from msgspec import Meta, Struct
 
-from headwater_client.errors import HeadwaterError
+from headwater_client.errors import MAX_VALUE_CHARS, EventError
 
 # Before 1973 in milliseconds, but any date of our century in seconds: the commonest mistake.
 EARLIEST_TIMESTAMP_MS = 100_000_000_000
 MAX_FUTURE_MS = 3_600_000
-MAX_VALUE_CHARS = 80
 
 Id = Annotated[str, Meta(min_length=1, max_length=256, description="1 to 256 characters")]
 TimestampMs = Annotated[
@@ -30,21 +29,6 @@ TimestampMs = Annotated[
 Price = Annotated[float, Meta(ge=0, description="in the shop's currency")]
 Quantity = Annotated[int, Meta(ge=1, le=1_000_000)]
 Context = dict[str, str | int | float | bool | None]
-
-
-class EventError(HeadwaterError):
-    """One message breaks the event contract: names the field, the value and what was expected.
-
-    Logs have `field` and `expected` only: a value may name a person.
-    """
-
-    exit_code = 5
-
-    def __init__(self, field: str, value: object, expected: str) -> None:
-        shown = value if isinstance(value, str) and value.startswith("<") else repr(value)
-        super().__init__(f"{field}: {shown[:MAX_VALUE_CHARS]}: {expected}")
-        self.field = field
-        self.expected = expected
 
 
 class Interaction(Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -10,8 +10,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from headwater_client.errors import DataError, SettingsError
-from headwater_client.events import Click, EventError, Item, Purchase, decode
+from headwater_client.errors import DataError, EventError, SettingsError
+from headwater_client.events import Click, Item, Purchase, decode
 
 from trainer.datasets.log import DataSource, Log, load_log
 from trainer.datasets.mapping import ColumnMapping, mapping_from_options

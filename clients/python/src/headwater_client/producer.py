@@ -1,0 +1,284 @@
+"""Sends events and items.
+
+>>> from headwater_client import EventProducer, KafkaSettings
+>>> def example() -> None:
+...     with EventProducer(KafkaSettings("localhost:9092")) as events:
+...         events.item("lamp-7", title="Desk lamp", category=["lighting"], price=29.0)
+...         events.click(user_id="ann", item_id="lamp-7")
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping
+from enum import StrEnum
+from types import TracebackType
+from typing import Any, Self, TypeVar
+from uuid import uuid4
+
+import msgspec
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
+
+from headwater_client.errors import DeliveryError, EventError, QueueFullError, Undelivered
+from headwater_client.event_types import EVENT_TYPES
+from headwater_client.events import Click, Interaction, Item, Purchase, decode, encode
+from headwater_client.kafka import KafkaSettings, ProcessBound
+from headwater_client.topics import ITEMS, PARTITIONER
+
+CLOSE_TIMEOUT_S = 30.0
+MAX_WAIT_S = 30.0
+FULL_QUEUE_POLL_S = 0.05
+
+Options = Mapping[str, str | int | bool]
+InteractionT = TypeVar("InteractionT", bound=Interaction)
+log = logging.getLogger("headwater_client")
+
+
+class WhenFull(StrEnum):
+    """What happens to the next message when the local queue is full.
+
+    The queue fills when Kafka is away, or slower than the app, for long: it has room for 100,000
+    messages (librdkafka's `queue.buffering.max.messages`).
+    """
+
+    WAIT = "wait"
+    """Wait for room, at most `max_wait_s`; then `QueueFullError`."""
+    RAISE = "raise"
+    """`QueueFullError` at once."""
+    DROP = "drop"
+    """The message is dropped and counted: an app that must answer loses events, not time."""
+
+
+class EventProducer(ProcessBound):
+    """Sends events and items; each is checked by the event contract before it leaves.
+
+    Guarantees:
+
+    - What was accepted reaches Kafka once, however often the producer has to try (idempotence).
+    - Messages of one person keep their order.
+    - No call waits for ever: for a full queue at most `max_wait_s`, and not at all if you say so.
+    - A message that is given up (after librdkafka's `message.timeout.ms`, five minutes by default)
+      raises `DeliveryError` from the next call, at the latest from `flush` or `close`. With
+      `on_undelivered` that is called instead; with `WhenFull.DROP` it is counted instead.
+    - Leaving the `with` block waits for all that was sent.
+    - An event that the app sends again with the same event_id counts once.
+    - It may be made before a fork (gunicorn, celery, multiprocessing): the child makes a connection
+      of its own with its first message. What the parent had queued stays the parent's to deliver.
+
+    Make one when the app starts and keep it: its first message takes half a second, the others less
+    than a millisecond. Threads may share it.
+
+    Args:
+        settings: where Kafka is.
+        options: more of librdkafka's configuration (`linger.ms`, `compression.type`).
+        when_full: what happens when the local queue is full.
+        max_wait_s: for how long `WhenFull.WAIT` waits for room.
+        on_undelivered: called with each message that is given up or dropped, from inside the call
+            that notices it.
+
+    Attributes:
+        dropped: how many messages were dropped or given up without an error.
+    """
+
+    def __init__(
+        self,
+        settings: KafkaSettings,
+        options: Options | None = None,
+        *,
+        when_full: WhenFull | str = WhenFull.WAIT,
+        max_wait_s: float = MAX_WAIT_S,
+        on_undelivered: Callable[[Undelivered], None] | None = None,
+    ) -> None:
+        self.dropped = 0
+        self._when_full = WhenFull(when_full)
+        self._max_wait_s = max_wait_s
+        self._on_undelivered = on_undelivered
+        self._failed: list[Undelivered] = []
+        self._config: dict[str, Any] = {
+            **settings.client_config(),
+            "enable.idempotence": True,
+            "partitioner": PARTITIONER,
+            "delivery.report.only.error": True,
+            "on_delivery": self._on_delivery,
+            **(options or {}),
+        }
+        super().__init__(Producer(self._config))
+
+    def click(self, *, user_id: str, item_id: str, **fields: Any) -> Click:
+        """Send that a person looked at an item.
+
+        Args:
+            user_id: who.
+            item_id: at what.
+            fields: others of `Click`; by default a new event_id and the timestamp of now.
+
+        Returns:
+            What was sent.
+
+        Raises:
+            EventError: a field breaks the contract; nothing was sent.
+            DeliveryError: an earlier message was given up, or there is no room for this one.
+        """
+        return self._send_new(Click, {**fields, "user_id": user_id, "item_id": item_id})
+
+    def purchase(self, *, user_id: str, item_id: str, **fields: Any) -> Purchase:
+        """Send that a person bought an item; as `click`."""
+        return self._send_new(Purchase, {**fields, "user_id": user_id, "item_id": item_id})
+
+    def send_interaction(
+        self, event_type: str, *, user_id: str, item_id: str, **fields: Any
+    ) -> Interaction:
+        """Send an event of any type, by the type's name in `EVENT_TYPES`; as `click`."""
+        if event_type not in EVENT_TYPES:
+            raise EventError("event_type", event_type, f"expected one of {', '.join(EVENT_TYPES)}")
+        struct = EVENT_TYPES[event_type].struct
+        return self._send_new(struct, {**fields, "user_id": user_id, "item_id": item_id})
+
+    def item(self, item_id: str, **fields: Any) -> Item:
+        """Send an item of the catalogue, whole: it replaces what was sent of it before."""
+        item = Item(item_id=item_id, **fields)
+        self.send(item)
+        return item
+
+    def remove_item(self, item_id: str) -> None:
+        """Take an item out of the catalogue."""
+        _encode_checked(Item(item_id=item_id))
+        self.send_raw(ITEMS, item_id, None)
+
+    def send(self, event: Interaction | Item) -> None:
+        """Send an event or an item that is made already."""
+        raw = _encode_checked(event)
+        if isinstance(event, Item):
+            self.send_raw(ITEMS, event.item_id, raw)
+        else:
+            self.send_raw(EVENT_TYPES.of_event(event).topic, event.user_id, raw)
+
+    def send_raw(self, topic: str, key: str, value: bytes | None) -> None:
+        """Send bytes as they are, unchecked: what breaks the contract ends in `dead-letters`."""
+        self._renew_after_fork()
+        self._raise_failed()
+        deadline: float | None = None
+        while not self._has_queued(topic, key, value):
+            deadline = deadline or time.monotonic() + self._max_wait_s
+            if self._when_full is not WhenFull.WAIT or time.monotonic() >= deadline:
+                self._refuse(Undelivered(topic, key, value, "the local queue is full"))
+                return
+            self._handle.poll(FULL_QUEUE_POLL_S)
+            self._raise_failed()
+        self._handle.poll(0)
+
+    def flush(self, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
+        """Wait until Kafka has all that was sent.
+
+        Raises:
+            DeliveryError: messages were given up, or some are still on their way after `timeout_s`.
+        """
+        self._renew_after_fork()
+        waiting = self._handle.flush(timeout_s)
+        self._raise_failed()
+        if waiting:
+            raise DeliveryError(f"{waiting} messages not delivered after {timeout_s:g} s")
+
+    def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
+        """Deliver what is left; what cannot be is given up.
+
+        Raises:
+            DeliveryError: with what was given up, unless it is counted or `on_undelivered` has it.
+        """
+        self._renew_after_fork()
+        self._handle.flush(timeout_s)
+        self._handle.purge()
+        self._handle.flush(timeout_s)
+        if self.dropped:
+            log.warning("%d messages were not delivered", self.dropped)
+        self._raise_failed()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        try:
+            self.close()
+        except DeliveryError as undelivered:
+            if error is None:
+                raise
+            error.add_note(str(undelivered))
+
+    def _send_new(self, struct: type[InteractionT], fields: dict[str, Any]) -> InteractionT:
+        stamp = {"event_id": str(uuid4()), "timestamp": time.time_ns() // 1_000_000}
+        event = struct(**{**stamp, **fields})
+        self.send(event)
+        return event
+
+    def _renew_after_fork(self) -> None:
+        if not self.is_inherited:
+            return
+        with self._renewing:
+            if self.is_inherited:
+                self._failed.clear()
+                self.dropped = 0
+                self._bind(Producer(self._config))
+
+    def _has_queued(self, topic: str, key: str, value: bytes | None) -> bool:
+        """Hand a message to librdkafka; False where its queue is full.
+
+        Raises:
+            DeliveryError: it does not take such a message at all.
+        """
+        try:
+            self._handle.produce(topic, value, key)
+        except BufferError:
+            return False
+        except KafkaException as error:
+            reason = error.args[0].str()
+            raise DeliveryError.of_messages([Undelivered(topic, key, value, reason)]) from error
+        return True
+
+    def _refuse(self, message: Undelivered) -> None:
+        if self._when_full is WhenFull.DROP:
+            self._give_up(message)
+        else:
+            raise QueueFullError(
+                f"{message.topic}: {message.reason}: Kafka is away, or slower than this app",
+                [message],
+            )
+
+    def _on_delivery(self, error: KafkaError | None, message: Message) -> None:
+        if error is not None:
+            key = (message.key() or b"").decode()
+            topic = message.topic() or ""
+            self._give_up(Undelivered(topic, key, message.value(), error.str()))
+
+    def _give_up(self, message: Undelivered) -> None:
+        if self._on_undelivered is None and self._when_full is not WhenFull.DROP:
+            self._failed.append(message)
+            return
+        self.dropped += 1
+        if self._on_undelivered is not None:
+            self._on_undelivered(message)
+
+    def _raise_failed(self) -> None:
+        if self._failed:
+            failed, self._failed[:] = self._failed[:], []
+            raise DeliveryError.of_messages(failed)
+
+
+def _encode_checked(event: Interaction | Item) -> bytes:
+    """The event's bytes, if what arrives is what was meant.
+
+    Raises:
+        EventError: it breaks the contract.
+    """
+    kind: type[Any] = type(event)
+    try:
+        raw = encode(event)
+    except (UnicodeEncodeError, OverflowError) as error:
+        raise EventError("<message>", str(error), "cannot be written as JSON") from error
+    if decode(kind, raw) != event:
+        # NaN and infinity, which JSON does not have: written as Python does, they can be named.
+        decode(kind, json.dumps(msgspec.to_builtins(event)).encode())
+    return raw
