@@ -5,7 +5,7 @@ from __future__ import annotations
 from deploy import local
 from deploy.services.controller import run_controller
 from deploy.services.logging import configure_logs
-from deploy.services.signals import stopped_by_signals
+from deploy.services.signals import graceful_shutdown
 from deploy.settings import load_settings
 
 
@@ -13,5 +13,5 @@ def controller() -> None:
     """Run the rollout controller until it is stopped; of several, one leads."""
     configure_logs()
     settings = local.connect(load_settings())
-    with stopped_by_signals() as stop:
+    with graceful_shutdown() as stop:
         run_controller(settings, stop)

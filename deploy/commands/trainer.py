@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from deploy import local
 from deploy.services.logging import configure_logs
-from deploy.services.signals import stopped_by_signals
+from deploy.services.signals import graceful_shutdown
 from deploy.services.trainer import slow_loop
 from deploy.settings import load_settings
 from trainer.priority import give_way
@@ -18,6 +18,6 @@ def trainer() -> None:
     configure_logs()
     settings = local.connect(load_settings(), only=["kafka", "triton"])
     give_way(settings.trainer.nice)
-    with stopped_by_signals() as stop:
+    with graceful_shutdown() as stop:
         for _ in slow_loop(settings, stop):
             pass

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from deploy import local
 from deploy.services.logging import configure_logs
-from deploy.services.signals import stopped_by_signals
+from deploy.services.signals import graceful_shutdown
 from deploy.settings import load_settings
 from trainer.windows.manifest import WindowManifest
 from trainer.windows.rows import WindowEvent
@@ -32,7 +32,7 @@ def write() -> None:
     configure_logs()
     settings = local.connect(load_settings(), only=["kafka"])
     store = WindowStore(settings.windows_address)
-    with stopped_by_signals() as stop:
+    with graceful_shutdown() as stop:
         for _ in WindowWriter(settings.kafka, store, settings.windows).run(stop):
             pass
 

@@ -12,8 +12,8 @@ from typing import Any
 import msgspec
 from headwater_client.errors import ServerError
 
-from deploy.demo.tally import Showing
-from deploy.services.supervisor import Warn, supervised
+from deploy.demo.tally import VersionHits
+from deploy.services.supervisor import Warn, supervise
 from deploy.settings import Settings
 from trainer.datasets.log import Log
 from trainer.windows.loading import WindowLoader
@@ -24,11 +24,11 @@ _POLL_S = 0.2
 # Windows are closed by their number of events: event time goes by a thousand times too fast here.
 _YEARS_S = 10 * 365 * 86_400
 
-Line = Mapping[str, Any]
+LogLine = Mapping[str, Any]
 """A line of the trainer's log."""
 
 
-def windowed(settings: Settings, events: int) -> Settings:
+def window_settings(settings: Settings, events: int) -> Settings:
     """The settings with a window for so many events, in the demo's own folder."""
     changed = {"address": None, "duration_s": _YEARS_S, "max_events": events, "idle_s": 5.0}
     return settings.model_copy(update={"windows": settings.windows.model_copy(update=changed)})
@@ -42,15 +42,15 @@ def write_windows(settings: Settings, past: Log) -> int:
     )
 
 
-class Trainer:
+class DemoTrainer:
     """A trainer at work, and its log."""
 
     def __init__(self, check: Callable[[], None], log: Path) -> None:
         self._check = check
         self._log = log
         self._read_bytes = 0
-        self._told = 0
-        self._lines: list[Line] = []
+        self._reported = 0
+        self._lines: list[LogLine] = []
 
     def wait(self) -> None:
         """Wait until it has read all windows so far.
@@ -66,7 +66,7 @@ class Trainer:
                 raise ServerError(f"the trainer is not ready after {START_S:.0f} s: {self._log}")
             time.sleep(_POLL_S)
 
-    def news(self) -> list[Line]:
+    def news(self) -> list[LogLine]:
         """What became of windows since the last call.
 
         Raises:
@@ -74,11 +74,11 @@ class Trainer:
         """
         self._check()
         self._read_on()
-        fresh, self._told = self.steps[self._told :], len(self.steps)
+        fresh, self._reported = self.steps[self._reported :], len(self.steps)
         return fresh
 
     @property
-    def steps(self) -> list[Line]:
+    def steps(self) -> list[LogLine]:
         """What became of windows so far."""
         made = ("version_made", "no_new_version")
         return [line for line in self._lines if line["event"] in made]
@@ -97,14 +97,14 @@ class Trainer:
 
 
 @contextmanager
-def trainer(settings: Settings, warn: Warn) -> Iterator[Trainer]:
+def run_trainer(settings: Settings, warn: Warn) -> Iterator[DemoTrainer]:
     """Run a trainer for as long as the block."""
     log = settings.local.state_dir / "logs" / "trainer.log"
-    with supervised("trainer", settings, log, warn) as check:
-        yield Trainer(check, log)
+    with supervise("trainer", settings, log, warn) as check:
+        yield DemoTrainer(check, log)
 
 
-def told(step: Line) -> str:
+def describe_step(step: LogLine) -> str:
     """A step in a line for people."""
     windows = ", ".join(map(str, step["windows"]))
     if step["event"] == "no_new_version":
@@ -115,8 +115,8 @@ def told(step: Line) -> str:
     )
 
 
-def figures(
-    settings: Settings, steps: list[Line], showings: Mapping[str, Showing]
+def summarise_learning(
+    settings: Settings, steps: list[LogLine], versions: Mapping[str, VersionHits]
 ) -> dict[str, Any]:
     """Each version with what it showed, and how long the stages of making one took.
 
@@ -126,8 +126,8 @@ def figures(
     store = WindowStore(settings.windows_address)
     made = {str(step["version"]): step for step in steps if step["event"] == "version_made"}
     rows = [
-        _row(int(number), showing, made.get(number), store)
-        for number, showing in sorted(showings.items(), key=lambda one: int(one[0]))
+        _row(int(number), hits, made.get(number), store)
+        for number, hits in sorted(versions.items(), key=lambda version: int(version[0]))
     ]
     waits = [wait for row in rows for wait in row.get("to_traffic_s", [])]
     stages = [row["stages_s"] for row in rows if "stages_s" in row]
@@ -141,18 +141,20 @@ def figures(
     }
 
 
-def _row(number: int, showing: Showing, step: Line | None, store: WindowStore) -> dict[str, Any]:
+def _row(
+    number: int, hits: VersionHits, step: LogLine | None, store: WindowStore
+) -> dict[str, Any]:
     found: dict[str, Any] = {
         "version": number,
-        "asked": showing.asked,
-        "hit_rate_at_10": round(showing.hit_rate, 4),
-        "popularity": round(showing.popular_hit_rate, 4),
+        "asked": hits.asked,
+        "hit_rate_at_10": round(hits.hit_rate, 4),
+        "popularity": round(hits.popular_hit_rate, 4),
     }
     if step is None:
         return found
     closed = [store.manifest(window) for window in step["windows"]]
     stages = {name[:-2]: value for name, value in step.items() if name.endswith("_s")}
-    waits = [round((showing.since_ms - one.closed_ms) / 1000, 3) for one in closed]
+    waits = [round((hits.since_ms - one.closed_ms) / 1000, 3) for one in closed]
     stages["first_answer"] = round(max(waits[0] - sum(stages.values()), 0.0), 3)
     return found | {
         "windows": list(step["windows"]),

@@ -7,9 +7,9 @@ import shutil
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from headwater_client import EventProducer, RecommendationConsumer
@@ -17,16 +17,25 @@ from headwater_client.errors import DataError, HeadwaterError, SettingsError
 from headwater_client.events import Interaction, Item
 
 from deploy import local
-from deploy.demo.baseline import popularity_hits
-from deploy.demo.learning import Line, Trainer, told, trainer, windowed, write_windows
-from deploy.demo.learning import figures as learning_figures
+from deploy.demo.advice import give_advice
+from deploy.demo.follow_ups import find_follow_ups
+from deploy.demo.learning import (
+    DemoTrainer,
+    LogLine,
+    describe_step,
+    run_trainer,
+    summarise_learning,
+    window_settings,
+    write_windows,
+)
 from deploy.demo.screen import Screen, versions_table
-from deploy.demo.tally import Tally
+from deploy.demo.tally import DemoTally
 from deploy.demo.watch import Watch
 from deploy.jobs.backfill import rows_from_log
 from deploy.jobs.replay import ReplayResult, immediate_pace, rate_pace, replay
 from deploy.local.feature_repo import feature_repo
-from deploy.services.supervisor import supervised
+from deploy.progress import show_progress
+from deploy.services.supervisor import supervise
 from deploy.settings import Settings
 from features.kafka import ensure_topics
 from features.schema import FeatureSchema
@@ -56,6 +65,21 @@ class DemoOptions:
     train_share: float = 0.8
 
 
+@dataclass(frozen=True)
+class DemoLog:
+    """The log in its parts.
+
+    Attributes:
+        past: what the model learns from.
+        live: what is replayed.
+        later: events after those, which say what people did next.
+    """
+
+    past: Log
+    live: Log
+    later: Sequence[Interaction]
+
+
 def run_demo(settings: Settings, options: DemoOptions) -> dict[str, Any]:
     """Play the demo on servers of its own, stop them, and return the figures.
 
@@ -64,11 +88,12 @@ def run_demo(settings: Settings, options: DemoOptions) -> dict[str, Any]:
     """
     settings = _own_settings(settings)
     if options.learn_every:
-        settings = windowed(settings, options.learn_every)
+        settings = window_settings(settings, options.learn_every)
     seconds: dict[str, float] = {}
     screen = Screen({})
     with screen.stage("data", seconds):
-        past, live = _parts(load_log(options.data), options)
+        log = _split(load_log(options.data), options)
+        past, live = log.past, log.live
         screen.titles = {item.item_id: item.title for item in past.items}
         screen.say(f"  {len(past.events)} events to learn from, {len(live.events)} to replay")
     with _servers(settings, screen, seconds) as settings:
@@ -79,10 +104,10 @@ def run_demo(settings: Settings, options: DemoOptions) -> dict[str, Any]:
             if options.learn_every:
                 screen.say(f"  {write_windows(settings, past)} windows of events")
         with screen.stage("replay", seconds):
-            tally, sent, steps = _replay(settings, past, live, options, screen)
+            tally, sent, steps = _replay(settings, log, options, screen)
     figures = _figures(tally, sent, seconds)
     if options.learn_every:
-        figures["slow_loop"] = slow_loop = learning_figures(settings, steps, tally.versions)
+        figures["slow_loop"] = slow_loop = summarise_learning(settings, steps, tally.versions)
         screen.say("")
         screen.console.print(versions_table(slow_loop))
     _summarise(screen, figures)
@@ -107,11 +132,12 @@ def _own_settings(settings: Settings) -> Settings:
     return settings
 
 
-def _parts(log: Log, options: DemoOptions) -> tuple[Log, Log]:
+def _split(log: Log, options: DemoOptions) -> DemoLog:
     past, live = log.split(options.train_share)
     if not past.events or not live.events:
         raise DataError(f"the log has {len(log.events)} events: too few for the demo")
-    return past, live.head(options.events) if options.events else live
+    replayed = live.head(options.events) if options.events else live
+    return DemoLog(past, replayed, live.events[len(replayed.events) :])
 
 
 @contextmanager
@@ -130,8 +156,10 @@ def _train(settings: Settings, past: Log, screen: Screen) -> None:
     # torch takes seconds to import: not before it is needed.
     from deploy.jobs.train import train_and_publish  # noqa: PLC0415
 
-    with screen.training() as show:
-        published = train_and_publish(settings, past, lambda step: show(step.done, str(step)))
+    with show_progress(screen.console) as display:
+        published = train_and_publish(
+            settings, past, lambda at: display.show(f"training: {at}", at.done, 1.0)
+        )
     screen.say(
         f"  version {published.version.number} is live: {published.items} items, "
         f"held-out NDCG@10 {published.held_out:.3f}"
@@ -145,16 +173,17 @@ def _load(settings: Settings, past: Log, screen: Screen) -> None:
 
 
 def _replay(
-    settings: Settings, past: Log, live: Log, options: DemoOptions, screen: Screen
-) -> tuple[Tally, ReplayResult, list[Line]]:
-    popularity = popularity_hits(past.events, live.events, FeatureSchema(settings.features))
+    settings: Settings, log: DemoLog, options: DemoOptions, screen: Screen
+) -> tuple[DemoTally, ReplayResult, list[LogLine]]:
+    live, schema = log.live, FeatureSchema(settings.features)
     watched, _ = Counter(event.user_id for event in live.events).most_common(1)[0]
-    tally = Tally(popularity=popularity, watched=watched)
-    log = settings.local.state_dir / "logs" / "worker.log"
+    after = find_follow_ups(log.past.events, live.events, log.later, schema)
+    tally = DemoTally(follow_ups=after, watched=watched)
+    worker_log = settings.local.state_dir / "logs" / "worker.log"
     with (
         RecommendationConsumer(settings.kafka.client_settings) as answers,
         TimedProducer(settings.kafka, tally) as producer,
-        supervised("worker", settings, log, screen.say) as check_worker,
+        supervise("worker", settings, worker_log, screen.say) as check_worker,
         Watch(settings, check_worker) as watch,
         _learning(settings, options, screen) as learning,
     ):
@@ -186,19 +215,19 @@ def _replay(
 
 def _learning(
     settings: Settings, options: DemoOptions, screen: Screen
-) -> AbstractContextManager[Trainer | None]:
-    return trainer(settings, screen.say) if options.learn_every else nullcontext()
+) -> AbstractContextManager[DemoTrainer | None]:
+    return run_trainer(settings, screen.say) if options.learn_every else nullcontext()
 
 
-def _tell(learning: Trainer | None, screen: Screen) -> None:
+def _tell(learning: DemoTrainer | None, screen: Screen) -> None:
     for step in learning.news() if learning else []:
-        screen.say(told(step))
+        screen.say(describe_step(step))
 
 
 class TimedProducer(EventProducer):
     """A producer that tells the tally when each event left."""
 
-    def __init__(self, settings: KafkaSettings, tally: Tally) -> None:
+    def __init__(self, settings: KafkaSettings, tally: DemoTally) -> None:
         # Its servers are stopped right after it: librdkafka need not tell.
         super().__init__(settings.client_settings, {"log_level": 0})
         self._tally = tally
@@ -206,7 +235,7 @@ class TimedProducer(EventProducer):
     def send(self, event: Interaction | Item) -> None:
         """Send an event."""
         if isinstance(event, Interaction):
-            self._tally.sent(event)
+            self._tally.note_sent(event)
         super().send(event)
 
 
@@ -241,14 +270,14 @@ class _Sender(threading.Thread):
             raise self._failure
 
 
-def _receive(answers: RecommendationConsumer, tally: Tally) -> None:
+def _receive(answers: RecommendationConsumer, tally: DemoTally) -> None:
     """Read what has arrived; wait a moment where nothing has."""
     until = time.monotonic() + POLL_S
     while time.monotonic() < until and (answer := answers.receive(POLL_S)) is not None:
-        tally.received(answer)
+        tally.note_received(answer)
 
 
-def _figures(tally: Tally, sent: ReplayResult, seconds: dict[str, float]) -> dict[str, Any]:
+def _figures(tally: DemoTally, sent: ReplayResult, seconds: dict[str, float]) -> dict[str, Any]:
     elapsed = max(tally.last_answer_s - min(tally.sent_s.values(), default=0.0), 1e-9)
     return {
         "events": sent.events,
@@ -263,6 +292,8 @@ def _figures(tally: Tally, sent: ReplayResult, seconds: dict[str, float]) -> dic
             "popularity": round(tally.popular_hit_rate, 4),
             "asked": tally.asked,
         },
+        "answered_fraction": round(tally.answered_fraction, 4),
+        "next_event": asdict(tally.repeats),
         "dead_letters": tally.dead_letters,
         "fallbacks": tally.fallbacks,
         "seconds": seconds,
@@ -275,9 +306,15 @@ def _summarise(screen: Screen, figures: dict[str, Any]) -> None:
         f"\n{figures['events']} events, {figures['recommendations']} recommendations, "
         f"{figures['events_per_second']:,.0f} events/s; event to recommendation: "
         f"p50 {latency['p50']} ms, p99 {latency['p99']} ms\n"
-        f"hit rate at 10 against what the person did next ({hits['asked']} times): "
-        f"[bold]{hits['recommended']}[/] recommended, {hits['popularity']} by decayed popularity\n"
-        f"dead letters {figures['dead_letters']}, fallbacks {figures['fallbacks']}\n"
+        f"answers with the person's next new item among their ten ({hits['asked']} judged): "
+        f"[bold]{hits['recommended']}[/], by decayed popularity {hits['popularity']}\n"
+        f"{figures['answered_fraction']:.0%} of the events have an answer of their own: events of "
+        "one person that arrive together get one\n"
+        f"dead letters {figures['dead_letters']}, fallbacks {figures['fallbacks']}"
+    )
+    for line in give_advice(figures):
+        screen.say(f"\n[yellow]{line}[/]")
+    screen.say(
         "\nNext: [bold]uv run headwater demo --data DIR[/] plays it with your own events; "
         "[bold]headwater up[/], [bold]headwater worker[/] and [bold]headwater replay[/] run the "
         "parts one by one."

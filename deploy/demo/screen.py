@@ -11,10 +11,10 @@ from headwater_client.events import Reason, Recommendation
 from rich.console import Console, Group
 from rich.live import Live
 from rich.panel import Panel
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
-from deploy.demo.tally import Tally
+from deploy.demo.tally import DemoTally
 
 _LINE_EVERY_S = 5.0
 _SHOWN_ITEMS = 5
@@ -44,15 +44,7 @@ class Screen:
         seconds[name] = round(time.monotonic() - started, 2)
 
     @contextmanager
-    def training(self) -> Iterator[Callable[[float, str], None]]:
-        """A bar to be told (share done, text)."""
-        columns = (TextColumn("  {task.description}"), BarColumn())
-        with Progress(*columns, console=self.console, transient=True) as progress:
-            task: TaskID = progress.add_task("preparing", total=1.0)
-            yield lambda done, text: progress.update(task, completed=done, description=text)
-
-    @contextmanager
-    def replaying(self, tally: Tally, total: int) -> Iterator[Callable[[int], None]]:
+    def replaying(self, tally: DemoTally, total: int) -> Iterator[Callable[[int], None]]:
         """To be told, often, how many events were sent."""
         if self.console.is_terminal:
             with Live(console=self.console, refresh_per_second=4, transient=False) as live:
@@ -60,7 +52,7 @@ class Screen:
         else:
             yield self._lines(tally, total)
 
-    def _lines(self, tally: Tally, total: int) -> Callable[[int], None]:
+    def _lines(self, tally: DemoTally, total: int) -> Callable[[int], None]:
         last = [time.monotonic()]
 
         def show(sent: int) -> None:
@@ -74,7 +66,7 @@ class Screen:
 
         return show
 
-    def _picture(self, tally: Tally, sent: int, total: int) -> Group:
+    def _picture(self, tally: DemoTally, sent: int, total: int) -> Group:
         bar = Progress(BarColumn(bar_width=40), MofNCompleteColumn(), TextColumn("events sent"))
         bar.add_task("", total=total, completed=sent)
         table = Table.grid(padding=(0, 3))

@@ -10,83 +10,92 @@ from dataclasses import dataclass, field
 import numpy as np
 from headwater_client.events import Interaction, Recommendation
 
-from deploy.demo.baseline import PLACES
+from deploy.demo.follow_ups import PLACES, FollowUp
 
 _RECENT = 2_000
 
 
 @dataclass(kw_only=True)
-class Hits:
-    """What people did next, beside what was on the screen and what is popular."""
+class HitCounts:
+    """Answers that were judged, and those that had what the person did next."""
 
     asked: int = 0
     hits: int = 0
     popular_hits: int = 0
 
     def judge(self, hit: bool, popular: bool) -> None:
-        """Count one event; `popular`: decayed popularity had its item at the same moment."""
+        """Count one answer; `popular`: decayed popularity had the item at the same event."""
         self.asked += 1
         self.hits += hit
         self.popular_hits += popular
 
     @property
     def hit_rate(self) -> float:
-        """Share of what people did next that stood among the ten items on the screen."""
+        """Fraction of answers with the person's next new item among their ten items."""
         return self.hits / self.asked if self.asked else 0.0
 
     @property
     def popular_hit_rate(self) -> float:
-        """The same for decayed popularity, at the same moments."""
+        """The same for decayed popularity, asked as of the same events."""
         return self.popular_hits / self.asked if self.asked else 0.0
 
 
 @dataclass(kw_only=True)
-class Showing(Hits):
-    """What one version showed; `since_ms` is when its first recommendation was produced."""
+class VersionHits(HitCounts):
+    """What one version answered; `since_ms` is when its first recommendation was produced."""
 
     since_ms: int
 
 
 @dataclass(kw_only=True)
-class Tally(Hits):
+class RepeatCounts:
+    """What the very next event of people was, whether its item was new to them or not."""
+
+    asked: int = 0
+    hits: int = 0
+    own_hits: int = 0
+
+    def judge(self, hit: bool, own: bool) -> None:
+        """Count one answer; `own`: the item is among the ten that the person had last."""
+        self.asked += 1
+        self.hits += hit
+        self.own_hits += own
+
+
+@dataclass(kw_only=True)
+class DemoTally(HitCounts):
     """Filled by the sender and the reader of recommendations, each in its thread.
 
-    A recommendation is judged by what the person did with it on the screen: each event whose item
-    is new to its person is held against the newest recommendation that had arrived for that person
-    when the event was sent, and against popularity at the same moment.
+    An answer is judged by the event that it answers: did it have the item of the person's next
+    event with an item new to them? Both follow from the log, so neither the speed of the replay nor
+    the order in which answers arrive changes the tally. Events of one person that a worker takes
+    together get one answer, to the newest of them: how many events had one is told beside.
 
     Args:
-        popularity: by event_id of the events that can be foreseen: did popularity have the item?
+        follow_ups: by event_id, what the person did after the event.
         watched: the person whose recommendations are shown.
     """
 
-    popularity: Mapping[str, bool]
+    follow_ups: Mapping[str, FollowUp]
     watched: str
     sent_s: dict[str, float] = field(default_factory=dict)
     latencies_s: list[float] = field(default_factory=list)
     fallbacks: int = 0
     dead_letters: int = 0
     recommendations: int = 0
-    versions: dict[str, Showing] = field(default_factory=dict)
+    versions: dict[str, VersionHits] = field(default_factory=dict)
+    repeats: RepeatCounts = field(default_factory=RepeatCounts)
     answered: set[str] = field(default_factory=set)
     latest: Recommendation | None = None
     started_s: float = field(default_factory=time.monotonic)
     last_answer_s: float = 0.0
-    _shown: dict[str, Recommendation] = field(default_factory=dict)
     _recent: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT))
 
-    def sent(self, event: Interaction) -> None:
+    def note_sent(self, event: Interaction) -> None:
         """An event is about to be handed to Kafka."""
         self.sent_s[event.event_id] = time.monotonic()
-        shown = self._shown.get(event.user_id)
-        if shown is not None and event.event_id in self.popularity:
-            hit = any(item.item_id == event.item_id for item in shown.items[:PLACES])
-            popular = self.popularity[event.event_id]
-            self.judge(hit, popular)
-            if showing := self.versions.get(shown.model_version):
-                showing.judge(hit, popular)
 
-    def received(self, answer: Recommendation) -> None:
+    def note_received(self, answer: Recommendation) -> None:
         """A recommendation was read; one that is delivered again counts once."""
         sent_s = self.sent_s.get(answer.event_id)
         if sent_s is None or answer.event_id in self.answered:
@@ -97,11 +106,28 @@ class Tally(Hits):
         self.latencies_s.append(self.last_answer_s - sent_s)
         self._recent.append(self.last_answer_s)
         self.fallbacks += answer.fallback
-        if not answer.fallback:
-            self.versions.setdefault(answer.model_version, Showing(since_ms=answer.produced_time))
-        self._shown[answer.user_id] = answer
+        self._judge_answer(answer, self.follow_ups[answer.event_id])
         if answer.user_id == self.watched:
             self.latest = answer
+
+    def _judge_answer(self, answer: Recommendation, after: FollowUp) -> None:
+        counts: list[HitCounts] = [self]
+        if not answer.fallback:
+            since_ms = answer.produced_time
+            version = self.versions.setdefault(answer.model_version, VersionHits(since_ms=since_ms))
+            version.since_ms = min(version.since_ms, since_ms)
+            counts.append(version)
+        shown = {item.item_id for item in answer.items[:PLACES]}
+        if after.new_item is not None:
+            for each in counts:
+                each.judge(after.new_item in shown, after.popular)
+        if after.next_item is not None:
+            self.repeats.judge(after.next_item in shown, after.own)
+
+    @property
+    def answered_fraction(self) -> float:
+        """Fraction of the events sent that have an answer of their own."""
+        return len(self.answered) / len(self.sent_s) if self.sent_s else 0.0
 
     def latency_ms(self, percentile: float) -> float:
         """A percentile of produce to recommendation read; 0 before the first."""

@@ -9,7 +9,7 @@ from threading import Event
 
 
 @contextmanager
-def stopped_by_signals() -> Iterator[Event]:
+def graceful_shutdown() -> Iterator[Event]:
     """An event that Ctrl-C and SIGTERM set, so that what is being written is written whole."""
     stop = Event()
     numbers = (signal.SIGINT, signal.SIGTERM)

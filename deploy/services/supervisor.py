@@ -42,7 +42,7 @@ def _variables(found: Mapping[str, object]) -> dict[str, str]:
 
 
 @contextmanager
-def supervised(
+def supervise(
     command: str, settings: Settings, log: Path, warn: Warn
 ) -> Iterator[Callable[[], None]]:
     """Run a `headwater` command for as long as the block; one that ends is started again.
