@@ -1,7 +1,7 @@
 """Rows as columns of the store, and back. A column's bytes are Feast's own `Value` message.
 
 Two steps: a row becomes values by column (plain Python, which Feast's own interface takes as well),
-and values become bytes by the type that `features.tables` gives each column.
+and values become bytes by the type that the table gives each column.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from headwater_client.events import Item
 from features.arrays import Float64Array
 from features.rows import ItemGroup, UserRow, empty_group, empty_user
 from features.schema import FeatureSchema
-from features.tables import CATALOGUE, TRENDING, USERS, VERSION, ColumnType, StoreTable
+from features.store import CATALOGUE, TRENDING, USERS, VERSION, ColumnType, StoreTable
 from features.topics import Hash, hash64
 
 Columns = dict[str, bytes]

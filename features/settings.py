@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Any, ClassVar
@@ -173,6 +174,11 @@ def _event_type(name: str) -> str:
     return name
 
 
+def _nearest_to_seven_days(validated: dict[str, Any]) -> int:
+    half_lives: tuple[int, ...] = validated["item_half_lives_ms"]
+    return min(half_lives, key=lambda half_life: abs(math.log(half_life / (7 * DAY_MS))))
+
+
 class FeatureSettings(Section):
     """What a row holds. Most changes here change the rows: start from an empty store."""
 
@@ -200,9 +206,9 @@ class FeatureSettings(Section):
         "kept beside them",
     )
     trending_half_life_ms: Annotated[int, Field(gt=0)] = Field(
-        7 * DAY_MS,
+        default_factory=_nearest_to_seven_days,
         description="half-life by which trending items are ranked, in milliseconds: one of "
-        "item_half_lives_ms",
+        "item_half_lives_ms; default: the one nearest to 7 days",
     )
     click_weight: Annotated[float, Field(ge=0)] = Field(
         1.0, description="what a click adds to counts by category and to an item's trend"

@@ -366,7 +366,7 @@ def make_recommender(
 
     In short, for a user's `row` and a `rollout` that is known without Kafka:
 
-        routes = Routes(config.triton.model)
+        routes = Routes(config.triton.model, FeatureSchema(config.features).contract)
         routes.follow(rollout)
         recommender = make_recommender(config, store, routes)
         await recommender.start()

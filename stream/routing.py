@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import xxhash
 
 from features.rollout_messages import LARGEST_SHARE, Rollout, RoutedVersion, Variant
+from features.schema import Contract, check_version_fits
 from features.vocabulary import FILE_NAME, Vocabulary, read_vocabulary
 
 
@@ -43,11 +44,19 @@ class Routes:
 
     Args:
         model: name of the model.
+        contract: what the rows are; a version that was trained on others is refused. None: any is
+            taken.
         load: reads the vocabulary of a version from its address.
     """
 
-    def __init__(self, model: str, load: Callable[[str], Vocabulary] = read_vocabulary) -> None:
+    def __init__(
+        self,
+        model: str,
+        contract: Contract | None = None,
+        load: Callable[[str], Vocabulary] = read_vocabulary,
+    ) -> None:
         self.model = model
+        self._contract = contract
         self._load = load
         # Replaced whole, never changed: `follow` runs in another thread than `assign`.
         self._routes: dict[str, Route] = {}
@@ -77,8 +86,9 @@ class Routes:
         """Route as a rollout says; vocabularies already loaded are kept.
 
         Raises:
-            OSError, ValueError: a vocabulary cannot be read, or no version is stable; the routes
-                stay as they are.
+            OSError, ValueError: a vocabulary cannot be read, or no version is stable.
+            SettingsError: a version was trained on other features.
+            In each case the routes stay as they are.
         """
         if rollout.version_for(Variant.STABLE) is None:
             raise ValueError("versions: none is stable: one has to be")
@@ -93,6 +103,8 @@ class Routes:
         }
 
     def _load_vocabulary(self, version: RoutedVersion) -> Vocabulary:
+        if self._contract is not None:
+            check_version_fits(version.address, self._contract)
         return self._load(f"{version.address.rstrip('/')}/{FILE_NAME}")
 
 

@@ -46,12 +46,13 @@ def make_services(config: WorkerConfig, app: App) -> WorkerServices:
     producer = RecommendationProducer(config.kafka)
     commits = Commits(app, store, producer, config.worker.commit_interval_s)
     decoder = RecordDecoder(sources, producer)
-    routes = Routes(config.triton.model)
+    schema = FeatureSchema(config.features)
+    routes = Routes(config.triton.model, schema.contract)
     follower = RolloutFollower(config.kafka, routes)
     recommender = make_recommender(config, store, routes)
     updater = RowUpdater(
         store,
-        FeatureSchema(config.features),
+        schema,
         recommender.items.catalogue,
         popularity_table(config.kafka.partitions),
         config.worker.row_cache,

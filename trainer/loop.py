@@ -15,6 +15,7 @@ import structlog
 from headwater_client.errors import DataError, ServerError
 from headwater_client.events import Item
 
+from features.schema import check_version_fits
 from trainer.evaluation.held import held_of
 from trainer.examples.history import History
 from trainer.examples.replay import Examples
@@ -132,6 +133,7 @@ class SlowLoop:
 
         Raises:
             DataError: no version is live, or it is damaged.
+            SettingsError: it was trained on other features.
             ServerError: Triton or Kafka does not answer.
         """
         self._live = self._load(self._recover())
@@ -218,6 +220,7 @@ class SlowLoop:
             self._live = self._load(version)
 
     def _load(self, version: ModelVersion) -> _Live:
+        check_version_fits(version.address, self._schema.contract)
         return _Live(version, parent(version.folder, self._reader))
 
     def _read(self, number: int) -> None:

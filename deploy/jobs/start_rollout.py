@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from contextlib import closing
 
-from headwater_client.errors import DataError, ServerError
+from headwater_client.errors import DataError, ServerError, SettingsError
 
 from deploy.jobs.train import model_registry
 from deploy.rollout.errors import CommandRejectedError
 from deploy.settings import Settings
+from features.schema import check_version_fits
 from trainer.registry import ModelVersion, RepositoryLockedError, checkpoint
 from trainer.retrying import retrying
 
@@ -33,10 +34,11 @@ def load_candidate(settings: Settings, number: int) -> ModelVersion:
             )
         try:
             checkpoint.verify(version.folder)
+            check_version_fits(version.address, registry.schema.contract)
             with registry.server.connect() as triton:
                 if triton.is_ready(number):
                     return version
             retrying(BUSY_S, RepositoryLockedError)(registry.load_and_verify, version)
-        except (ServerError, DataError) as error:
+        except (ServerError, DataError, SettingsError) as error:
             raise CommandRejectedError(f"start: version {number}: {error}") from error
         return version

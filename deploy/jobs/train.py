@@ -62,7 +62,8 @@ def train_and_publish(settings: Settings, log: Log, report: Report) -> Published
         RepositoryLockedError: another process publishes to the model repository.
         DataError: nothing can be learned from the log, the language model cannot be fetched, or
             the teacher is no version or knows other items.
-        SettingsError: the language model cannot be read, or the curves cannot be written.
+        SettingsError: the repository is of other features, the language model cannot be read, or
+            the curves cannot be written.
         ServerError: Triton or Kafka does not answer.
     """
     schema = FeatureSchema(settings.features)
@@ -70,6 +71,7 @@ def train_and_publish(settings: Settings, log: Log, report: Report) -> Published
     teacher = load(Path(settings.trainer.teacher)) if settings.trainer.teacher else None
     # Held from the start: who may not publish should not train for minutes first.
     with closing(model_registry(settings)) as registry, registry.repository.lock():
+        registry.check_features()
         registry.recover()
         with tracked(settings.trainer, report) as followed:
             trained = train_first_model(

@@ -16,8 +16,8 @@ import yaml
 from feast import Entity, FeatureStore, FeatureView
 
 from deploy.settings import Settings
+from features.store import USERS, VIEWS_FILE, views_for
 from features.store.redis import connection_string
-from features.tables import USERS, VIEWS_FILE, views_for
 
 DEFINITIONS = "definitions.py"
 STORE_FILE = "feature_store.yaml"

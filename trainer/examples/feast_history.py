@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from features.columns import user_values
 from features.rows import Observation, UserRow, apply_event, empty_user
 from features.schema import FeatureSchema
-from features.tables import USERS, ColumnType
+from features.store import USERS, ColumnType
 
 ROWS_AT_ONCE = 2048
 _ARROW_TYPES = {

@@ -15,7 +15,9 @@ import onnx
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import DataType, ModelConfig, ModelInstanceGroup
 
-from trainer.export.triton_config import Backend
+from features.inputs import Tensor, model_inputs, model_outputs
+from features.schema import FeatureSchema
+from trainer.export.triton_config import MAX_BATCH, Backend
 
 _TYPES: dict[int, int] = {
     onnx.TensorProto.INT64: DataType.TYPE_INT64,
@@ -71,6 +73,24 @@ def config_refusals(config: str, model: ModelFile) -> Iterator[str]:
     yield from _of_tensors("output", parsed.output, model.outputs, parsed.max_batch_size)
     if not parsed.HasField("version_policy"):
         yield "version_policy: none: Triton would serve the newest version by itself"
+
+
+def tensor_refusals(config: str, schema: FeatureSchema) -> Iterator[str]:
+    """What a `config.pbtxt` says otherwise of tensors than models of a schema have, a line each."""
+    try:
+        parsed = text_format.Parse(config, ModelConfig())
+    except text_format.ParseError as error:
+        yield f"config.pbtxt: {error}"
+        return
+    yield from _of_tensors("input", parsed.input, _declared(model_inputs(schema)), MAX_BATCH)
+    yield from _of_tensors("output", parsed.output, _declared(model_outputs(schema)), MAX_BATCH)
+
+
+def _declared(tensors: Sequence[Tensor]) -> dict[str, ModelTensor]:
+    return {
+        one.name: ModelTensor(DataType.Value(f"TYPE_{one.triton_type}"), (VARIES, *one.shape))
+        for one in tensors
+    }
 
 
 def _of_place(config: ModelConfig, path: Path) -> Iterator[str]:

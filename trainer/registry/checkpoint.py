@@ -18,7 +18,7 @@ from headwater_client.errors import DataError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from features.schema import FeatureSchema
+from features.schema import Contract, FeatureSchema
 from features.settings import FeatureSettings
 from features.vocabulary import FILE_NAME, read_vocabulary
 from trainer.disk import hidden, replace_synced, sha256
@@ -63,6 +63,7 @@ class ModelManifest(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         members: so many models of this shape are averaged (`trainer.network.ensemble`).
         settings: those of `trainer` and of `features`.
+        contract: the features that it reads; a version of release 0.1.0 does not say.
         trained_until_ms: the time of the newest event that it was trained on.
         parent, windows: see `Lineage`.
         metrics: what was measured before it was published, by name.
@@ -74,6 +75,7 @@ class ModelManifest(msgspec.Struct, frozen=True, kw_only=True):
     members: int = 1
     outcome: Outcome
     settings: dict[str, dict[str, Any]] = {}
+    contract: Contract | None = None
     created_ms: int
     trained_until_ms: int | None = None
     parent: int | None = None
@@ -84,9 +86,18 @@ class ModelManifest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def save(
-    trained: Trained, folder: Path, settings: dict[str, dict[str, Any]], lineage: Lineage = FIRST
+    trained: Trained,
+    folder: Path,
+    settings: dict[str, dict[str, Any]],
+    lineage: Lineage = FIRST,
+    contract: Contract | None = None,
 ) -> None:
     """Write a model to an existing folder.
+
+    Args:
+        settings: for the manifest, by section.
+        lineage: what it was made from.
+        contract: the features that it reads.
 
     Raises:
         OSError: a file cannot be written.
@@ -101,6 +112,7 @@ def save(
         members=len(trained.model.members),
         outcome=trained.outcome,
         settings=settings,
+        contract=contract,
         created_ms=int(time.time() * 1000),
         trained_until_ms=trained.until_ms,
         parent=lineage.parent,

@@ -48,7 +48,7 @@ class ModelRegistry:
         folder: the model repository that Triton reads.
         server: the Triton that versions are loaded into.
         kafka: where versions are announced.
-        layout: of the rows that versions read.
+        schema: of the rows that versions read.
         settings: how long it waits for servers and disks, and how many versions it keeps.
 
     Attributes:
@@ -75,6 +75,14 @@ class ModelRegistry:
         """Disconnect from Kafka."""
         self.rollouts.close()
 
+    def check_features(self) -> None:
+        """Refuse features that the repository's versions are not for, before anything is trained.
+
+        Raises:
+            SettingsError: its `config.pbtxt` does not fit; it says what to do.
+        """
+        VersionWriter(self.repository, self.schema, self.settings).check_config()
+
     @contextmanager
     def stage(self, trained: Trained, lineage: Lineage = FIRST) -> Iterator[StagedVersion]:
         """The next version, written in staging; what is not committed in the block is removed.
@@ -84,6 +92,7 @@ class ModelRegistry:
 
         Raises:
             RepositoryLockedError: another process publishes to it.
+            SettingsError: the repository is of other features.
             DataError: it cannot be written; nothing of it is to be seen.
             ExportError: weights are no numbers.
         """

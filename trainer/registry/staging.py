@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from headwater_client.errors import DataError
+from headwater_client.errors import DataError, SettingsError
 
 from features.schema import FeatureSchema
 from trainer.disk import write_synced
 from trainer.export.onnx import export_unchecked
+from trainer.export.triton_checks import tensor_refusals
 from trainer.export.triton_config import render_config
 from trainer.gate.record import EVALUATION
 from trainer.network.trained import Trained
@@ -111,8 +112,24 @@ class VersionWriter:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
+    def check_config(self) -> None:
+        """Refuse a `config.pbtxt` that is there and fits other features: Triton would, later.
+
+        Raises:
+            SettingsError: it does not fit; it names what differs.
+        """
+        config = self.repository.model / CONFIG
+        if not config.exists():
+            return
+        if different := list(tensor_refusals(config.read_text(), self._schema)):
+            raise SettingsError(
+                f"features: {config} is for other features, {different[0]}: set features as they "
+                "were, or train into an empty model_repository"
+            )
+
     def _ensure_config(self) -> None:
         """Write `config.pbtxt` where there is none: a change of it reloads every version."""
+        self.check_config()
         config = self.repository.model / CONFIG
         if config.exists():
             return
@@ -124,7 +141,7 @@ class VersionWriter:
         for part in folder.iterdir():
             # Of an attempt before, when the disk was full: it takes room.
             part.unlink()
-        checkpoint.save(trained, folder, self._described, lineage)
+        checkpoint.save(trained, folder, self._described, lineage, self._schema.contract)
         export_unchecked(trained.model, self._schema, folder / GRAPH)
 
 

@@ -18,7 +18,15 @@ def test_trends_are_ranked_by_seven_days() -> None:
 
 def test_a_half_life_without_a_counter_cannot_rank() -> None:
     with pytest.raises(ValidationError, match="set it to one of 86400000, 2592000000"):
-        FeatureSettings(item_half_lives_ms=(DAY_MS, 30 * DAY_MS))
+        FeatureSettings(item_half_lives_ms=(DAY_MS, 30 * DAY_MS), trending_half_life_ms=7 * DAY_MS)
+
+
+@pytest.mark.parametrize(
+    ("half_lives", "chosen"), [((DAY_MS, 30 * DAY_MS), 30 * DAY_MS), ((DAY_MS,), DAY_MS)]
+)
+def test_without_seven_days_the_nearest_ranks(half_lives: tuple[int, ...], chosen: int) -> None:
+    """Settings and manifests from before the choice could be made are read."""
+    assert FeatureSettings(item_half_lives_ms=half_lives).trending_half_life_ms == chosen
 
 
 def test_a_mark_of_the_first_release_is_read() -> None:

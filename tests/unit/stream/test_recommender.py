@@ -108,6 +108,19 @@ def test_what_may_not_be_recommended_is_left_out() -> None:
     assert item_ids(lists) == [["a", "c", "d"]]
 
 
+def test_an_attribute_of_ones_own_filters_with_one_predicate() -> None:
+    """`region` is named here alone: the catalogue brings whatever attributes an item has."""
+    store = store_where_trend("a", "b", "c")
+    north = Item(item_id="a", attributes={"region": "north"})
+    store.rows["item_catalogue", "a"] = dict(encode_item(north, 1, 1))
+
+    def is_sold_in_the_south(entry: CatalogueEntry) -> bool:
+        return is_available(entry) and entry.attributes.get("region", "south") == "south"
+
+    (lists,) = recommend(recommender(store, None, is_sold_in_the_south), ("a", empty_user(SCHEMA)))
+    assert item_ids(lists) == [["b", "c"]]
+
+
 def test_a_model_server_that_is_away_leaves_popular_items_and_says_why() -> None:
     found = recommender(store_where_trend("a", "b"), routes_of(stable=1.0))
     (lists,) = recommend(found, ("ann", empty_user(SCHEMA)))

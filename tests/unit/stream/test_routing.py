@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-import pytest
+from pathlib import Path
 
-from features.rollout_messages import Rollout, RoutedVersion
+import msgspec
+import pytest
+from headwater_client.errors import SettingsError
+
+from features.rollout_messages import Rollout, RoutedVersion, Variant
+from features.schema import FeatureSchema
+from features.settings import FeatureSettings
 from features.vocabulary import Vocabulary
 from stream.routing import Assignment, Routes
 
@@ -82,7 +88,7 @@ def test_a_version_whose_vocabulary_cannot_be_read_changes_nothing() -> None:
             raise OSError(address)
         return Vocabulary(["a"])
 
-    found = Routes("m", load)
+    found = Routes("m", load=load)
     found.follow(rollout(stable=1.0))
     with pytest.raises(OSError, match="canary"):
         found.follow(rollout(stable=0.5, canary=0.5))
@@ -95,3 +101,22 @@ def test_a_rollout_without_a_stable_version_changes_nothing() -> None:
     with pytest.raises(ValueError, match="stable"):
         found.follow(rollout(canary=0.5))
     assert set(variants(found).values()) == {"stable"}
+
+
+def test_a_version_of_other_features_is_refused_and_the_routes_stay(tmp_path: Path) -> None:
+    expected = FeatureSchema(FeatureSettings(history_length=8)).contract
+    manifest = msgspec.json.encode({"contract": expected})
+    (tmp_path / "manifest.json").write_bytes(manifest)
+    contract = FeatureSchema(FeatureSettings()).contract
+    found = Routes("m", contract, load=lambda _: Vocabulary([]))
+    with pytest.raises(SettingsError, match="history_length 8, not 64: set features as they were"):
+        found.follow(stable_rollout(tmp_path.as_uri()))
+    assert found.stable is None
+    matching = Routes("m", expected, load=lambda _: Vocabulary([]))
+    matching.follow(stable_rollout(tmp_path.as_uri()))
+    assert matching.stable is not None
+
+
+def stable_rollout(address: str) -> Rollout:
+    version = RoutedVersion(version=1, variant=Variant.STABLE, share=1.0, address=address)
+    return Rollout(model="m", versions=[version], time=0)

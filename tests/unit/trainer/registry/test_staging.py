@@ -14,7 +14,8 @@ import pytest
 from headwater_client.errors import DataError, SettingsError
 
 from features.inputs import MODEL_NAME
-from features.schema import FeatureSchema
+from features.schema import FeatureSchema, check_version_fits
+from features.settings import FeatureSettings
 from features.vocabulary import read_vocabulary
 from tests.harness.models import SETTINGS as PATIENT
 from tests.harness.models import offline_registry, untrained
@@ -80,9 +81,31 @@ def test_a_config_that_is_there_is_kept(
 ) -> None:
     config = tmp_path / MODEL_NAME / "config.pbtxt"
     config.parent.mkdir()
-    config.write_text("# the operator's own")
+    own = f"# the operator's own\n{render_config(schema)}"
+    config.write_text(own)
     offline_registry(tmp_path, schema, SETTINGS).write_version(trained)
-    assert config.read_text() == "# the operator's own"
+    assert config.read_text() == own
+
+
+def test_a_config_of_other_features_is_refused_and_kept(
+    trained: Trained, tmp_path: Path, schema: FeatureSchema
+) -> None:
+    config = tmp_path / MODEL_NAME / "config.pbtxt"
+    config.parent.mkdir()
+    other = render_config(FeatureSchema(FeatureSettings(user_half_lives_ms=(1000,))))
+    config.write_text(other)
+    with pytest.raises(SettingsError, match=r"config.pbtxt is for other features, input user_feat"):
+        offline_registry(tmp_path, schema, SETTINGS).write_version(trained)
+    assert config.read_text() == other
+    assert visible(tmp_path) == ["config.pbtxt"]
+
+
+def test_a_version_says_which_features_it_reads(
+    trained: Trained, tmp_path: Path, schema: FeatureSchema
+) -> None:
+    version = offline_registry(tmp_path, schema, SETTINGS).write_version(trained)
+    assert checkpoint.read_manifest(version.folder).contract == schema.contract
+    check_version_fits(version.address, schema.contract)
 
 
 def test_the_manifest_says_what_a_version_is_made_of(

@@ -9,8 +9,16 @@ from pathlib import Path
 import pytest
 
 from deploy.local.feature_repo import list_definitions, write_feature_repo
-from features.store import CATALOGUE, FEEDBACK, TRENDING, USERS, StoreTable, popularity_table
-from features.tables import read_views, views_for
+from features.store import (
+    CATALOGUE,
+    FEEDBACK,
+    TRENDING,
+    USERS,
+    StoreTable,
+    popularity_table,
+    read_views,
+    views_for,
+)
 
 PARTITIONS = 3
 TABLES = [USERS, CATALOGUE, TRENDING, FEEDBACK, popularity_table(PARTITIONS)]
