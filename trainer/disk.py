@@ -20,7 +20,7 @@ def write_synced(path: Path, content: bytes) -> None:
 
 def replace_synced(path: Path, content: bytes) -> None:
     """Write a file under a name that hides it, then give it its own: whole, or as it was."""
-    aside = hidden(path)
+    aside = hidden_path(path)
     write_synced(aside, content)
     aside.replace(path)
 
@@ -31,7 +31,7 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def hidden(path: Path) -> Path:
+def hidden_path(path: Path) -> Path:
     """Where a file is while it is not whole."""
     return path.with_name(f".{path.name}")
 

@@ -17,24 +17,22 @@ from headwater_client.events import Item
 
 from features.schema import check_version_fits
 from trainer.evaluation.held import held_of
-from trainer.examples.history import History
-from trainer.examples.replay import Examples
-from trainer.examples.splits import Slices, slices_of
+from trainer.examples import DataSplits, EventHistory, Examples, split_by_time
 from trainer.export.onnx import ExportError
 from trainer.gate.checks import Verdict, verdict
 from trainer.gate.measure import JudgedVersion, measure
 from trainer.gate.record import VERDICTS, encode, record
-from trainer.network.trained import Trained
+from trainer.network import TrainedModel
 from trainer.registry import checkpoint
-from trainer.registry.checkpoint import Lineage, parent
+from trainer.registry.checkpoint import Lineage, load_parent
 from trainer.registry.registry import ModelRegistry, ReleaseVersion, RolloutRejectedError
 from trainer.registry.repository import ModelVersion
 from trainer.registry.staging import GRAPH, WriteExtras, exact_graph
 from trainer.retrying import retrying
 from trainer.settings import FineTuneSettings, GateSettings, TrainerSettings
 from trainer.stopwatch import Stopwatch
-from trainer.text.encoder import LanguageModel
-from trainer.training.fine_tune import fine_tune
+from trainer.text import TextEncoder
+from trainer.training import fine_tune
 from trainer.windows.log import read_log
 from trainer.windows.quarantine import QuarantinedWindows
 from trainer.windows.store import WindowStore
@@ -45,7 +43,7 @@ log = structlog.get_logger()
 
 # Given a model that passed, and all events so far as it sees them: writes what its version has
 # besides.
-OnGatePassed = Callable[[Trained, Examples], WriteExtras]
+OnGatePassed = Callable[[TrainedModel, Examples], WriteExtras]
 
 
 @dataclass(frozen=True)
@@ -92,7 +90,7 @@ class SlowLoopStep:
 @dataclass(frozen=True)
 class _Live:
     version: ModelVersion
-    trained: Trained
+    trained: TrainedModel
 
     @property
     def judged_version(self) -> JudgedVersion:
@@ -104,7 +102,7 @@ class SlowLoop:
 
     Args:
         windows: all events that versions learn from, from the first one on.
-        reader: reads the items' texts; None for a model without.
+        text_encoder: reads the items' texts; None for a model without.
     """
 
     def __init__(
@@ -112,15 +110,15 @@ class SlowLoop:
         windows: WindowStore,
         serving: Serving,
         rules: SlowLoopSettings,
-        reader: LanguageModel | None,
+        text_encoder: TextEncoder | None,
     ) -> None:
         self._windows = windows
         self._serving = serving
         self._rules = rules
         self._registry = serving.registry
         self._schema = serving.registry.schema
-        self._reader = reader
-        self._history = History(self._schema)
+        self._text_encoder = text_encoder
+        self._history = EventHistory(self._schema)
         self._left_out = QuarantinedWindows(serving.registry.repository.folder)
         self._known: list[int] = []
         self._passed_over_ms = 0
@@ -195,7 +193,7 @@ class SlowLoop:
         if found.doubts_window:
             log.warning("windows_left_out", windows=windows)
             self._left_out.add(map(self._windows.manifest, windows))
-            self._history = History(self._schema, self._history.catalogue.values())
+            self._history = EventHistory(self._schema, self._history.catalogue.values())
             known, self._known = self._known, []
             for number in known:
                 self._read(number)
@@ -221,7 +219,7 @@ class SlowLoop:
 
     def _load(self, version: ModelVersion) -> _Live:
         check_version_fits(version.address, self._schema.contract)
-        return _Live(version, parent(version.folder, self._reader))
+        return _Live(version, load_parent(version.folder, self._text_encoder))
 
     def _read(self, number: int) -> None:
         """Add a window to the history, where it can be read and was not left out before."""
@@ -248,29 +246,38 @@ class SlowLoop:
         until_ms = self._live.trained.until_ms
         return None if until_ms is None else max(until_ms, self._passed_over_ms)
 
-    def _slices(self) -> Slices:
+    def _slices(self) -> DataSplits:
         """What of the new events is learned, and what judges.
 
         Raises:
             DataError: there are too few of them, so far.
         """
         times_ms, least = self._history.times_ms, self._rules.gate.min_events
-        slices = slices_of(times_ms, self._since_ms, self._rules.fine_tune)
-        judging = int((slices.judged(times_ms) & self._history.wanted).sum())
+        slices = split_by_time(times_ms, self._since_ms, self._rules.fine_tune)
+        judging = int((slices.holdout_mask(times_ms) & self._history.is_target).sum())
         if judging < least:
             raise DataError(
                 f"{judging} new events would judge a version, fewer than {least}: waiting for more"
             )
         return slices
 
-    def _fine_tune(self, slices: Slices) -> Trained:
+    def _fine_tune(self, slices: DataSplits) -> TrainedModel:
         rules = self._rules
         return fine_tune(
-            self._live.trained, self._history, slices, rules.trainer, rules.fine_tune, self._reader
+            self._live.trained,
+            self._history,
+            slices,
+            rules.trainer,
+            rules.fine_tune,
+            self._text_encoder,
         )
 
     def _judge(
-        self, candidate: Trained, windows: tuple[int, ...], slices: Slices, clock: Stopwatch
+        self,
+        candidate: TrainedModel,
+        windows: tuple[int, ...],
+        slices: DataSplits,
+        clock: Stopwatch,
     ) -> tuple[Verdict, ModelVersion | None]:
         """The verdict, and the version that was kept: it passed, and what is live is so still."""
         with ExitStack() as stack:
@@ -297,7 +304,7 @@ class SlowLoop:
     def _next(self) -> int:
         return max(self._registry.repository.version_numbers()) + 1
 
-    def _verdict(self, candidate: JudgedVersion, slices: Slices) -> Verdict:
+    def _verdict(self, candidate: JudgedVersion, slices: DataSplits) -> Verdict:
         live = self._live.judged_version
         vocabularies = [one.trained.vocabulary for one in (live, candidate)]
         held = held_of(self._history, slices.judge_ms, vocabularies)

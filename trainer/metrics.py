@@ -31,7 +31,7 @@ def target_ranks(scores: Tensor, batch: Batch) -> Tensor:
         scores: float[M, N].
     """
     own = scores[batch.rows, batch.targets][:, None]
-    others = scores.masked_fill(batch.together, -torch.inf)[batch.rows]
+    others = scores.masked_fill(batch.tied, -torch.inf)[batch.rows]
     ranks = (others > own).sum(1) + (others == own).sum(1) / 2
     return ranks.masked_fill(own[:, 0].isnan(), torch.inf)
 

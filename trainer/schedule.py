@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 
-def rate(done: float, warm_up: float) -> float:
+def learning_rate_factor(done: float, warm_up: float) -> float:
     """The share of the full learning rate: a linear rise, then half a cosine down to 0.
 
     >>> rate(0.05, warm_up=0.1), rate(0.1, warm_up=0.1)

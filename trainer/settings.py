@@ -19,7 +19,7 @@ class Device(StrEnum):
     CUDA = "cuda"
 
 
-class Part(StrEnum):
+class ModelPart(StrEnum):
     """A part of the model that it can do without."""
 
     TIME = "time"
@@ -37,7 +37,7 @@ class Precision(StrEnum):
     BFLOAT16 = "bfloat16"
 
 
-class Tuning(StrEnum):
+class TuningMode(StrEnum):
     """What of the language model is tuned to the log before training."""
 
     FROZEN = "frozen"
@@ -53,7 +53,7 @@ class Release(StrEnum):
     CANARY = "canary"
 
 
-class FineTuned(StrEnum):
+class FineTuneScope(StrEnum):
     """Which weights of a live version learn from a window; co-occurrence is renewed in any case."""
 
     NOTHING = "nothing"
@@ -76,8 +76,8 @@ class FineTuneSettings(Section):
         "anchor": "what was learned is averaged with the live version: set fine_tune.live_fraction"
     }
 
-    part: FineTuned = Field(
-        FineTuned.ALL,
+    part: FineTuneScope = Field(
+        FineTuneScope.ALL,
         description="weights that learn: nothing; items: identities of items; heads: those and "
         "what reads a person's state; or all",
     )
@@ -178,11 +178,11 @@ class TrainerSettings(Section):
     factors: Annotated[int, Field(ge=1, le=1024)] = Field(
         64, description="width of the factors that hold which people take which items"
     )
-    ablate: frozenset[Part] = Field(
+    ablate: frozenset[ModelPart] = Field(
         frozenset(), description="parts of the model left out, to see what each is worth"
     )
-    language_tuning: Tuning = Field(
-        Tuning.FROZEN,
+    language_tuning: TuningMode = Field(
+        TuningMode.FROZEN,
         description="which weights of the language model are tuned, so that items that people "
         "take together get similar embeddings: none (frozen), low-rank adapters of all layers "
         "(lora), the top layers (top), or all (whole)",

@@ -34,9 +34,9 @@ from deploy.rollout.requests import read_history, send_command
 from deploy.settings import Settings, default_cache_dir
 from features.inputs import MODEL_NAME
 from features.rollout_messages import RolloutAction, RolloutStep
-from trainer.datasets.log import Log
+from trainer.datasets import Log
 from trainer.settings import TrainerSettings
-from trainer.text.encoder import language_model
+from trainer.text import load_text_encoder
 
 # A rollout within minutes, among some hundred people, who differ by more than versions do.
 RULES = RolloutSettings.model_validate(
@@ -96,8 +96,8 @@ def prepare_candidates(
 ) -> Sequence[Candidate]:
     """What is tried out beside a version of the first half of the log, which goes live."""
     training = TrainerSettings(max_seconds=train_s)
-    reader = language_model(training.language_model, default_cache_dir())
-    workshop = Workshop(model_registry(settings, training), reader)
+    text_encoder = load_text_encoder(training.language_model, default_cache_dir())
+    workshop = Workshop(model_registry(settings, training), text_encoder)
     before, after = log.split(0.5)
     console.print("training the live version ...")
     first = workshop.train(before)

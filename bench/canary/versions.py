@@ -15,15 +15,13 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from features.rollout_messages import RolloutPhase
 from features.vocabulary import FIRST_ITEM, Vocabulary
-from trainer.datasets.log import Log
-from trainer.examples.history import History
-from trainer.examples.splits import slices_of
-from trainer.network.trained import Trained
+from trainer.datasets import Log
+from trainer.examples import EventHistory, split_by_time
+from trainer.network import TrainedModel
 from trainer.registry import CONFIG, GRAPH, ModelRegistry, ModelVersion
 from trainer.settings import FineTuneSettings
-from trainer.text.encoder import LanguageModel
-from trainer.training.fine_tune import fine_tune
-from trainer.training.from_scratch import train_first_model
+from trainer.text import TextEncoder
+from trainer.training import fine_tune, train_first_model
 
 REFUSED = "refused"
 SCORES = "top_scores"
@@ -51,34 +49,36 @@ class Workshop:
     """Where versions are made."""
 
     registry: ModelRegistry
-    reader: LanguageModel | None
+    text_encoder: TextEncoder | None
 
-    def train(self, log: Log) -> Trained:
+    def train(self, log: Log) -> TrainedModel:
         """A first model of a log."""
         return train_first_model(
-            log, self.registry.schema, self.registry.settings, reader=self.reader
+            log, self.registry.schema, self.registry.settings, text_encoder=self.text_encoder
         )
 
-    def learn_more(self, first: Trained, before: Log, window: Sequence[Interaction]) -> Trained:
+    def learn_more(
+        self, first: TrainedModel, before: Log, window: Sequence[Interaction]
+    ) -> TrainedModel:
         """The first model after a window, as the slow loop makes it."""
-        history = History(self.registry.schema, before.items)
+        history = EventHistory(self.registry.schema, before.items)
         history.extend([*before.events, *window])
         tuning = FineTuneSettings()
-        cut = slices_of(history.times_ms, first.until_ms, tuning)
-        return fine_tune(first, history, cut, self.registry.settings, tuning, self.reader)
+        cut = split_by_time(history.times_ms, first.until_ms, tuning)
+        return fine_tune(first, history, cut, self.registry.settings, tuning, self.text_encoder)
 
-    def write(self, trained: Trained) -> ModelVersion:
+    def write(self, trained: TrainedModel) -> ModelVersion:
         """The next version."""
         return self.registry.write_version(trained)
 
-    def write_patched(self, trained: Trained, patch: Callable[[Path], None]) -> ModelVersion:
+    def write_patched(self, trained: TrainedModel, patch: Callable[[Path], None]) -> ModelVersion:
         """The next version, its graph changed."""
         with self.registry.stage(trained) as staged:
             patch(staged.folder / GRAPH)
             return staged.commit()
 
 
-def make_candidates(good: Trained, workshop: Workshop) -> list[Candidate]:
+def make_candidates(good: TrainedModel, workshop: Workshop) -> list[Candidate]:
     """The good one last: what comes before it must not change what it is compared with."""
     back = RolloutPhase.ROLLED_BACK.value
     write = partial(workshop.write_patched, good)
@@ -102,7 +102,7 @@ def load_by_hand(version: ModelVersion, registry: ModelRegistry) -> None:
         triton.load((repository.model / CONFIG).read_text(), sorted({*up, version.number}))
 
 
-def _shuffle_items(trained: Trained) -> Trained:
+def _shuffle_items(trained: TrainedModel) -> TrainedModel:
     """The same model with its items' rows under other names."""
     vocabulary = trained.vocabulary
     names = list(vocabulary.item_ids[FIRST_ITEM:])

@@ -27,7 +27,7 @@ from headwater_client.events import Interaction
 from bench.harness.workload import Order, generate_workload
 from deploy.jobs.replay import Clock, Pace, immediate_pace, paced_events, rate_pace, replay
 from features.settings import KafkaSettings
-from trainer.datasets.log import DataSource, Log, load_log
+from trainer.datasets import DataSource, Log, load_log
 
 _context = multiprocessing.get_context("spawn")
 _POLL_S, _LOOK_S, _LATE_S = 0.02, 0.1, 5.0

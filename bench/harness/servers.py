@@ -19,11 +19,11 @@ from deploy.local.feature_repo import feature_repo
 from deploy.settings import Settings
 from features.kafka import ensure_topics
 from features.schema import FeatureSchema
-from trainer.datasets.log import Log
-from trainer.network.trained import Trained
+from trainer.datasets import Log
+from trainer.network import TrainedModel
 from trainer.registry import ModelVersion
 from trainer.settings import TrainerSettings
-from trainer.training.from_scratch import train_first_model
+from trainer.training import train_first_model
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,9 @@ def run_loaded_servers(
             local.down(wanted)
 
 
-def publish_first(trained: Trained, settings: Settings, training: TrainerSettings) -> ModelVersion:
+def publish_first(
+    trained: TrainedModel, settings: Settings, training: TrainerSettings
+) -> ModelVersion:
     """Publish a first version on servers that are up."""
     ensure_topics(settings.kafka)
     with closing(model_registry(settings, training)) as registry:

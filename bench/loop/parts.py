@@ -45,7 +45,7 @@ from stream.ranking import available_items, rank
 from stream.recommendations import recommendation_id
 from stream.row_updates import ItemGroupKey
 from stream.trending import TrendingIndex, TrendingSource
-from trainer.datasets.log import DataSource, load_log
+from trainer.datasets import DataSource, load_log
 from trainer.stopwatch import Stopwatch
 
 _MICROSECONDS = 1e6

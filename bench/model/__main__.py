@@ -65,10 +65,10 @@ from deploy.optimize.requests import BATCH
 from deploy.settings import default_cache_dir
 from features.schema import FeatureSchema
 from features.vocabulary import FIRST_ITEM
-from trainer.datasets.log import Log
+from trainer.datasets import Log
 from trainer.export.onnx import write_graph
 from trainer.export.recommender import ScoringGraph
-from trainer.network.ensemble import Model
+from trainer.network import Model
 from trainer.registry.checkpoint import load
 from trainer.settings import TrainerSettings
 

@@ -31,7 +31,7 @@ from features.settings import FeatureSettings
 from features.vocabulary import FIRST_ITEM
 from trainer.export.onnx import answers, open_session, sample_inputs, write_graph
 from trainer.export.parity import Arrays
-from trainer.network.ensemble import Model
+from trainer.network import Model
 
 _SERVING_ROUNDS = 60
 SECONDS = 0.4

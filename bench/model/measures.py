@@ -29,15 +29,15 @@ from deploy.optimize.runtime import installed_packages
 from deploy.optimize.settings import MatmulPrecision, OptimizeSettings
 from features.schema import FeatureSchema
 from features.settings import FeatureSettings
-from trainer.datasets.log import Log
+from trainer.datasets import Log
 from trainer.export.onnx import export
 from trainer.export.parity import Arrays
 from trainer.export.recommender import ScoringGraph
 from trainer.registry.checkpoint import load, save
 from trainer.registry.staging import GRAPH
 from trainer.settings import TrainerSettings
-from trainer.text.encoder import language_model
-from trainer.training.from_scratch import train_first_model
+from trainer.text import load_text_encoder
+from trainer.training import train_first_model
 
 _LINE = 600
 
@@ -107,9 +107,11 @@ def train_version(
     """Train on the first part of a log, as `headwater train` does, into a folder."""
     earlier, _ = log.split(LEARNED)
     schema = FeatureSchema(FeatureSettings())
-    reader = language_model(settings.language_model, cache_dir)
+    text_encoder = load_text_encoder(settings.language_model, cache_dir)
     taught_by = load(teacher) if teacher else None
-    trained = train_first_model(earlier, schema, settings, reader=reader, teacher=taught_by)
+    trained = train_first_model(
+        earlier, schema, settings, text_encoder=text_encoder, teacher=taught_by
+    )
     export(trained.model, schema, folder / GRAPH)
     save(trained, folder, {"features": schema.settings.model_dump(mode="json")})
 

@@ -14,11 +14,9 @@ from features.vocabulary import FIRST_ITEM
 from trainer.export.onnx import sample_inputs
 from trainer.export.parity import Arrays
 from trainer.export.recommender import ScoringGraph
-from trainer.network.architecture import NEIGHBOURS, Architecture
-from trainer.network.ensemble import joined
-from trainer.network.model import TemporalModel
+from trainer.network import NEIGHBOURS, Architecture, TemporalModel, join_models
 from trainer.settings import TrainerSettings
-from trainer.text.item_features import BUCKETS, DIRECTIONS
+from trainer.text import BUCKETS, DIRECTIONS
 
 TEXT = 384
 CANDIDATES, EXCLUDED = 50, 100
@@ -105,4 +103,4 @@ def make_members(architecture: Architecture, members: int) -> ScoringGraph:
         # An item's neighbours differ.
         best = torch.rand(architecture.items, architecture.items).topk(shape[1], dim=1)
         models[0].neighbours.copy_(best.indices)
-    return ScoringGraph(joined(models))
+    return ScoringGraph(join_models(models))

@@ -19,7 +19,7 @@ from bench.model.forms import Call, Tensors, torch_run
 from features.schema import FeatureSchema
 from trainer.export.parity import Arrays
 from trainer.export.recommender import ScoringGraph
-from trainer.network.model import NEWEST
+from trainer.network import NEWEST
 
 _WARM_UP = 3
 _MS = 1e3

@@ -48,9 +48,9 @@ from trainer.evaluation.prequential import (
     incremental,
     late,
 )
-from trainer.network.trained import Trained
+from trainer.network import TrainedModel
 from trainer.settings import FineTuneSettings, TrainerSettings
-from trainer.text.encoder import language_model
+from trainer.text import load_text_encoder
 
 QUICK_EVENTS, QUICK_WINDOW = 6_000, 700
 
@@ -74,8 +74,8 @@ class PrequentialOptions(MappedDataOptions, ChartOptions):
         settings = TrainerSettings(threads=self.threads, max_seconds=UNHURRIED_S)
         if self.quick:
             settings = settings.model_copy(update={"epochs": 1})
-        reader = language_model(settings.language_model, default_cache_dir())
-        return LearningSetup(settings, FineTuneSettings(), reader)
+        text_encoder = load_text_encoder(settings.language_model, default_cache_dir())
+        return LearningSetup(settings, FineTuneSettings(), text_encoder)
 
     def stream(self) -> WindowedLog:
         """The log in windows."""
@@ -108,11 +108,11 @@ def measure(options: PrequentialOptions, console: Console) -> Results:
 
 
 def learn_in_ways(
-    stream: WindowedLog, learning: LearningSetup, first: Trained
+    stream: WindowedLog, learning: LearningSetup, first: TrainedModel
 ) -> dict[str, Iterator[PrequentialStep]]:
     """The versions that come of a first one, without being trained anew."""
     forgetful = learning.tuning.model_copy(update={"replay": 0})
-    without_replay = LearningSetup(learning.settings, forgetful, learning.reader)
+    without_replay = LearningSetup(learning.settings, forgetful, learning.text_encoder)
     return {
         FROZEN: frozen(first, stream),
         INCREMENTAL: incremental(first, stream, learning),

@@ -35,13 +35,13 @@ from bench.quality.tables import (
     summary,
     verdicts,
 )
-from trainer.settings import Part, TrainerSettings
+from trainer.settings import ModelPart, TrainerSettings
 
 QUICK_EVENTS = 8_000
 # Without one part of the model each.
 ABLATIONS: Ablations = {
-    **{f"{OURS} without {part}": {"ablate": frozenset({part})} for part in Part},
-    f"{OURS}, plain": {"ablate": frozenset(Part) - {Part.IDENTITY}},
+    **{f"{OURS} without {part}": {"ablate": frozenset({part})} for part in ModelPart},
+    f"{OURS}, plain": {"ablate": frozenset(ModelPart) - {ModelPart.IDENTITY}},
 }
 
 

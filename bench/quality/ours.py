@@ -24,16 +24,21 @@ from bench.quality.questions import (
 )
 from features.schema import FeatureSchema
 from features.vocabulary import FIRST_ITEM, PADDING
-from trainer.datasets.log import Log
+from trainer.datasets import Log
 from trainer.evaluation.evaluate import SNAPSHOT_MS
-from trainer.examples.replay import Examples, examples, observed_log, replay
-from trainer.examples.requests import Requests
-from trainer.examples.trends import Trends, trends
-from trainer.network.scoring import scores_at
-from trainer.network.trained import Trained
+from trainer.examples import (
+    Examples,
+    ItemTrends,
+    build_examples,
+    compute_trends,
+    observe_log,
+    replay_log,
+)
+from trainer.examples.requests import Requests, ScoredRequests
+from trainer.network import TrainedModel, score_requests
 from trainer.settings import TrainerSettings
-from trainer.text.encoder import LanguageModel
-from trainer.training.from_scratch import HeldOut, train_first_model
+from trainer.text import TextEncoder
+from trainer.training import HoldoutRule, train_first_model
 
 _CHUNK = 256
 
@@ -48,10 +53,10 @@ class Ours:
         columns: the vocabulary's index of each item of the log, int64[N].
     """
 
-    trained: Trained
+    trained: TrainedModel
     schema: FeatureSchema
     examples: Examples
-    trends: Trends
+    trends: ItemTrends
     first_of: dict[tuple[str, int], int]
     event_of: dict[tuple[str, int, str], int]
     columns: Ints
@@ -62,7 +67,7 @@ def train_ours(
     takes: Takes,
     schema: FeatureSchema,
     settings: TrainerSettings,
-    reader: LanguageModel | None,
+    text_encoder: TextEncoder | None,
 ) -> Ours:
     """Train on the training part of the log.
 
@@ -74,10 +79,10 @@ def train_ours(
         learned_log(log, takes, VALIDATION),
         schema,
         settings,
-        reader=reader,
+        text_encoder=text_encoder,
         held_out=_asked_in_validation(takes),
     )
-    replayed = list(replay(observed_log(log.events, log.items), schema))
+    replayed = list(replay_log(observe_log(log.events, log.items), schema))
     replayed.sort(key=lambda one: (one.event.user_id, one.event.time_ms))
     counted = training if takes.protocol is Protocol.LEAVE_ONE_OUT else log
     first_of: dict[tuple[str, int], int] = {}
@@ -89,9 +94,9 @@ def train_ours(
     return Ours(
         trained,
         schema,
-        examples(replayed, trained.vocabulary, schema),
-        trends(
-            observed_log(counted.events, counted.items), trained.vocabulary, schema, SNAPSHOT_MS
+        build_examples(replayed, trained.vocabulary, schema),
+        compute_trends(
+            observe_log(counted.events, counted.items), trained.vocabulary, schema, SNAPSHOT_MS
         ),
         first_of,
         event_of,
@@ -128,7 +133,7 @@ def learned_log(log: Log, takes: Takes, part: int = TRAINING) -> Log:
     return replace(log, events=[event for event in log.events if is_learned(event)])
 
 
-def _asked_in_validation(takes: Takes) -> HeldOut:
+def _asked_in_validation(takes: Takes) -> HoldoutRule:
     """Validation tells when to stop, as it does for the peers."""
     asked = takes.part == VALIDATION
     held_out = {
@@ -146,16 +151,20 @@ def scores(ours: Ours, asked: Questions) -> Sequence[Floats]:
 
 
 def _scores(ours: Ours, asked: Questions, at: int) -> Floats:
-    return score_requests(ours, _requests(ours, asked, range(at, min(at + _CHUNK, len(asked)))))
+    return score_people(ours, _requests(ours, asked, range(at, min(at + _CHUNK, len(asked)))))
 
 
 @torch.no_grad()
-def score_requests(ours: Ours, requests: Requests) -> Floats:
+def score_people(ours: Ours, requests: Requests) -> Floats:
     """Every item's score for each request, float64[Q, N], -inf for unknown items."""
     model = ours.trained.model.eval()
-    live = ours.trends.values[ours.trends.at(requests.request_times_ms[:, 0].numpy())]
+    live = ours.trends.values[ours.trends.snapshot_indices(requests.request_times_ms[:, 0].numpy())]
     places = torch.arange(len(requests.items))
-    found = scores_at(model, requests, places, torch.from_numpy(live).float()).double().numpy()
+    found = (
+        score_requests(model, ScoredRequests(requests, places, torch.from_numpy(live).float()))
+        .double()
+        .numpy()
+    )
     known = (ours.columns >= FIRST_ITEM) & model.recommendable.numpy()[ours.columns]
     return np.where(known, found[:, ours.columns], -np.inf)
 

@@ -13,7 +13,7 @@ from enum import StrEnum
 import numpy as np
 import numpy.typing as npt
 
-from trainer.datasets.log import Log
+from trainer.datasets import Log
 from trainer.metrics import TOP
 
 Ints = npt.NDArray[np.int64]

@@ -27,7 +27,7 @@ from rich.table import Table
 
 from bench.harness.runner import Benchmark, DataOptions, Quick, Results, Threads, make_table
 from bench.quality.figures import gains
-from bench.quality.ours import Ours, score_requests, train_ours
+from bench.quality.ours import Ours, score_people, train_ours
 from bench.quality.questions import (
     TEST,
     Bools,
@@ -45,12 +45,12 @@ from features.rows import Observation, UserRow
 from features.schema import FeatureSchema
 from features.settings import DAY_MS, HOUR_MS, FeatureSettings
 from features.topics import Hash
-from trainer.datasets.log import Log
-from trainer.examples.replay import observed_log
+from trainer.datasets import Log
+from trainer.examples import observe_log
 from trainer.examples.requests import Requests
 from trainer.metrics import interval
 from trainer.settings import TrainerSettings
-from trainer.text.encoder import language_model
+from trainer.text import load_text_encoder
 
 RATES = (0.05, 0.1, 0.2, 0.4, 0.8)
 # An item of no catalogue: no version has it in its vocabulary.
@@ -209,7 +209,7 @@ class AskedHistories:
 def asked_of(log: Log, wanted: Questions) -> AskedHistories:
     """What is known when each question is asked."""
     mine: dict[str, list[Observation]] = {}
-    for event in observed_log(log.events, log.items):
+    for event in observe_log(log.events, log.items):
         mine.setdefault(event.user_id, []).append(event)
     for events in mine.values():
         events.sort(key=attrgetter("time_ms"))
@@ -278,7 +278,7 @@ def gains_of(ours: Ours, asked: AskedHistories, people: Sequence[UserRow]) -> Fl
     for at in range(0, len(people), _CHUNK):
         part = slice(at, at + _CHUNK)
         requests = requests_of(ours, people[part], asked.times_ms[part])
-        scores = score_requests(ours, requests)
+        scores = score_people(ours, requests)
         found.append(ranks_by_score(asked.questions, at, scores))
     return gains(np.concatenate(found))
 
@@ -346,9 +346,9 @@ def mean_gains(runs: Sequence[tuple[Floats, Gains]]) -> tuple[Floats, Gains]:
 
 def train_on(log: Log, asked: Questions, settings: TrainerSettings) -> Ours:
     """The default model, trained on what lies before the test."""
-    reader = language_model(settings.language_model, default_cache_dir())
+    text_encoder = load_text_encoder(settings.language_model, default_cache_dir())
     schema = FeatureSchema(FeatureSettings())
-    return train_ours(log, asked.takes, schema, settings, reader)
+    return train_ours(log, asked.takes, schema, settings, text_encoder)
 
 
 def last_tenth(log: Log) -> Questions:

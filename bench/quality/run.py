@@ -33,9 +33,9 @@ from bench.quality.tables import LARGE, LEARNED_PEER, MEMBERS, OURS
 from deploy.settings import default_cache_dir
 from features.schema import FeatureSchema
 from features.settings import FeatureSettings
-from trainer.datasets.log import Log
+from trainer.datasets import Log
 from trainer.settings import TrainerSettings
-from trainer.text.encoder import LanguageModel, language_model
+from trainer.text import TextEncoder, load_text_encoder
 
 # By name, what is changed of our settings.
 Ablations = Mapping[str, Mapping[str, Any]]
@@ -84,14 +84,14 @@ class QualityRun:
     def train(self, seeds: int, settings: TrainerSettings, ablations: Ablations) -> dict[str, Row]:
         """Our sizes, and the default one's ablations with what each loses: means of seeds."""
         # A part left out leaves the language model as it is: read once for all.
-        reader = language_model(settings.language_model, default_cache_dir())
-        sizes = self._train_sizes(seeds, settings, reader)
+        text_encoder = load_text_encoder(settings.language_model, default_cache_dir())
+        sizes = self._train_sizes(seeds, settings, text_encoder)
         whole = _mean_gains(sizes[OURS])
         rows = {name: self._row(found) for name, found in sizes.items()}
         for name, change in ablations.items():
             changed = settings.model_copy(update=change)
             found = [
-                self._judge_model(name, seed, self._train(changed, reader, seed))
+                self._judge_model(name, seed, self._train(changed, text_encoder, seed))
                 for seed in range(seeds)
             ]
             lost = whole - _mean_gains(found)
@@ -99,20 +99,22 @@ class QualityRun:
         return rows
 
     def _train_sizes(
-        self, seeds: int, settings: TrainerSettings, reader: LanguageModel | None
+        self, seeds: int, settings: TrainerSettings, text_encoder: TextEncoder | None
     ) -> dict[str, list[JudgedModel]]:
         """The default model and the larger one, whose first member it is."""
         large = settings.model_copy(update={"ensemble_size": MEMBERS})
         found: dict[str, list[JudgedModel]] = {OURS: [], LARGE: []}
         for seed in range(seeds):
-            together = self._train(large, reader, seed)
+            together = self._train(large, text_encoder, seed)
             found[OURS].append(self._judge_model(OURS, seed, first_member(together)))
             found[LARGE].append(self._judge_model(LARGE, seed, together))
         return found
 
-    def _train(self, settings: TrainerSettings, reader: LanguageModel | None, seed: int) -> Ours:
+    def _train(
+        self, settings: TrainerSettings, text_encoder: TextEncoder | None, seed: int
+    ) -> Ours:
         wanted = settings.model_copy(update={"seed": settings.seed + seed})
-        return train_ours(self.log, self.takes, self._schema(), wanted, reader)
+        return train_ours(self.log, self.takes, self._schema(), wanted, text_encoder)
 
     def _judge_model(self, name: str, seed: int, ours: Ours) -> JudgedModel:
         held_out = _worth(answers_by_score(self.validation, scores(ours, self.validation)))

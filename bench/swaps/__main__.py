@@ -27,7 +27,7 @@ from bench.harness.runner import Benchmark, ChartOptions, Cores, DataOptions, Qu
 from bench.harness.servers import LoadedServers, LoadPlan, Servers, run_loaded_servers
 from bench.swaps.figures import Swap, SwapRun, draw, figures, make_figures_table
 from deploy.jobs.train import model_registry
-from trainer.network.ensemble import Model
+from trainer.network import Model
 from trainer.registry import ModelVersion, checkpoint
 from trainer.settings import FineTuneSettings, TrainerSettings
 

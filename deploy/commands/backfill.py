@@ -19,9 +19,9 @@ from deploy.progress import ProgressDisplay, show_progress
 from deploy.services.logging import configure_logs
 from deploy.settings import Settings, load_settings
 from features.schema import FeatureSchema
-from trainer.datasets.log import Log, load_log
+from trainer.datasets import Log, load_log
+from trainer.examples import observe_log
 from trainer.examples.feast_history import write_history
-from trainer.examples.replay import observed_log
 from trainer.windows.loading import WindowLoader
 from trainer.windows.log import read_log
 from trainer.windows.manifest import WindowManifest
@@ -94,7 +94,7 @@ def _history(settings: Settings, log: Log | None, display: ProgressDisplay) -> N
         store = WindowStore(settings.windows_address)
         log = Log(read_log(store, store.numbers()).events, items_from_kafka(settings))
     path = history_path(settings)
-    seen = display.track("history", observed_log(log.events, log.items))
+    seen = display.track("history", observe_log(log.events, log.items))
     print(f"history: {write_history(seen, path, FeatureSchema(settings.features))} rows in {path}")
 
 

@@ -8,8 +8,7 @@ from typing import Annotated
 import typer
 
 from deploy.settings import Settings
-from trainer.datasets.log import DataSource
-from trainer.datasets.mapping import mapping_from_options
+from trainer.datasets import DataSource, mapping_from_options
 
 Data = Annotated[
     Path | None,

@@ -18,7 +18,7 @@ from deploy.jobs.evaluate import Evaluated, evaluate_version
 from deploy.jobs.prequential import Prequential, evaluate_prequential
 from deploy.report import write_report
 from deploy.settings import load_settings
-from trainer.datasets.log import load_log
+from trainer.datasets import load_log
 from trainer.evaluation.evaluate import Judged
 from trainer.metrics import RankingMetrics
 from trainer.registry.repository import ModelRepository

@@ -10,7 +10,7 @@ from deploy.commands.data_options import Data, Map, Type, data_source
 from deploy.jobs.optimize import optimize_version
 from deploy.optimize.variants import VariantOutcome
 from deploy.settings import load_settings
-from trainer.datasets.log import load_log
+from trainer.datasets import load_log
 
 Number = Annotated[
     int | None, typer.Option("--version", help="of the model repository; default: newest", min=1)

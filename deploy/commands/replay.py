@@ -19,7 +19,7 @@ from deploy.jobs.replay import replay as replay_log
 from deploy.progress import ProgressDisplay, show_progress
 from deploy.settings import load_settings
 from features.kafka import ensure_topics
-from trainer.datasets.log import Log, load_log
+from trainer.datasets import Log, load_log
 
 FASTEST = "max"
 SHOWN_REFUSALS = 3

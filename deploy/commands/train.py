@@ -12,7 +12,7 @@ from deploy.jobs.train import train_and_publish
 from deploy.progress import show_progress
 from deploy.settings import load_settings
 from features.kafka import ensure_topics
-from trainer.datasets.log import load_log
+from trainer.datasets import load_log
 
 Share = Annotated[
     float, typer.Option(help="learn from this first part of the log only", min=0.01, max=1)

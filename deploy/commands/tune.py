@@ -18,9 +18,9 @@ from deploy.progress import ProgressDisplay, show_progress
 from deploy.report import write_report
 from deploy.settings import load_settings
 from features.schema import FeatureSchema
-from trainer.datasets.log import load_log
-from trainer.text.encoder import language_model
-from trainer.training.search import Search, SearchProgress, Tried, search
+from trainer.datasets import load_log
+from trainer.text import load_text_encoder
+from trainer.training.search import SearchOptions, SearchProgress, SearchTrial, search
 
 Trials = Annotated[
     int, typer.Option(help="trainings in all, those of an earlier run in --study included", min=1)
@@ -48,12 +48,12 @@ def tune(
     """Search for better settings of training, judged on the newest part of a log."""
     settings = load_settings()
     log, _ = load_log(data_source(settings, data, maps, types)).split(share)
-    reader = language_model(settings.trainer.language_model, settings.local.cache_dir)
-    options = Search(trials, timeout, study)
+    text_encoder = load_text_encoder(settings.trainer.language_model, settings.local.cache_dir)
+    options = SearchOptions(trials, timeout, study)
     schema = FeatureSchema(settings.features)
     with show_progress() as display:
         found = search(
-            log, schema, settings.trainer, options, lambda at: _show(display, at), reader
+            log, schema, settings.trainer, options, lambda at: _show(display, at), text_encoder
         )
     if not found:
         raise DataError("no trial ended: give it more time with --timeout")
@@ -65,7 +65,7 @@ def tune(
         write_report(report, "tune", program, msgspec.to_builtins(figures))
 
 
-def _table(found: Sequence[Tried]) -> Table:
+def _table(found: Sequence[SearchTrial]) -> Table:
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in ("trial", "NDCG@10", "epoch", "seconds", *found[0].settings, ""):
@@ -82,7 +82,7 @@ def _table(found: Sequence[Tried]) -> Table:
     return table
 
 
-def _toml(best: Tried) -> str:
+def _toml(best: SearchTrial) -> str:
     """The best settings, as `headwater.toml` has them."""
     lines = [f"{name} = {value}" for name, value in best.settings.items()]
     kept = f"# trial {best.number}: held-out NDCG@10 {best.ndcg_at_10:.4f} at epoch {best.epoch}"

@@ -15,7 +15,7 @@ from headwater_client.errors import ServerError
 from deploy.demo.tally import VersionHits
 from deploy.services.supervisor import Warn, supervise
 from deploy.settings import Settings
-from trainer.datasets.log import Log
+from trainer.datasets import Log
 from trainer.windows.loading import WindowLoader
 from trainer.windows.store import WindowStore
 

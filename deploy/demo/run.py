@@ -40,7 +40,7 @@ from deploy.settings import Settings
 from features.kafka import ensure_topics
 from features.schema import FeatureSchema
 from features.settings import KafkaSettings
-from trainer.datasets.log import DataSource, Log, load_log
+from trainer.datasets import DataSource, Log, load_log
 
 POLL_S = 0.1
 

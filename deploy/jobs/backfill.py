@@ -41,7 +41,7 @@ from stream.catalogue import LOADED_ITEMS, CatalogueCache, ItemUpdate, parse_ite
 from stream.failures import is_transient
 from stream.row_updates import ConsumerRecord, ItemGroupKey, RowUpdater
 from stream.trending import TrendingSource
-from trainer.datasets.log import Log
+from trainer.datasets import Log
 from trainer.windows.reader import action_of, log_refused, source_of
 
 ATTEMPTS = 8

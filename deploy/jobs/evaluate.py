@@ -10,7 +10,7 @@ from headwater_client.errors import DataError
 
 from deploy.settings import Settings
 from features.vocabulary import UNKNOWN, Vocabulary
-from trainer.datasets.log import Log
+from trainer.datasets import Log
 from trainer.evaluation.evaluate import Evaluation, evaluate
 from trainer.registry.checkpoint import load, trained_schema
 

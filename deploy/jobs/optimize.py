@@ -11,7 +11,7 @@ from deploy.optimize.requests import sample_requests
 from deploy.optimize.variants import SourceVersion, VariantOutcome, build_variants
 from deploy.settings import Settings
 from features.settings import FeatureSettings
-from trainer.datasets.log import Log
+from trainer.datasets import Log
 from trainer.registry.checkpoint import load, trained_schema
 from trainer.registry.repository import ModelRepository
 

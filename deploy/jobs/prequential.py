@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from deploy.settings import Settings
 from features.schema import FeatureSchema
-from trainer.datasets.log import Log
+from trainer.datasets import Log
 from trainer.evaluation.prequential import (
     LearningSetup,
     PrequentialRun,
@@ -20,7 +20,7 @@ from trainer.evaluation.prequential import (
     late,
     trained_on,
 )
-from trainer.text.encoder import language_model
+from trainer.text import load_text_encoder
 
 Say = Callable[[str], None]
 
@@ -61,8 +61,8 @@ def evaluate_prequential(settings: Settings, log: Log, size: int, say: Say) -> P
     Raises:
         DataError: the log is too short, or nothing can be learned from its first part.
     """
-    reader = language_model(settings.trainer.language_model, settings.local.cache_dir)
-    learning = LearningSetup(settings.trainer, settings.fine_tune, reader)
+    text_encoder = load_text_encoder(settings.trainer.language_model, settings.local.cache_dir)
+    learning = LearningSetup(settings.trainer, settings.fine_tune, text_encoder)
     stream = WindowedLog(log, FeatureSchema(settings.features), size)
     first = trained_on(stream, 0, learning)
     say(f"first model: {first.seconds:.0f} s of CPU")
@@ -77,14 +77,14 @@ def evaluate_prequential(settings: Settings, log: Log, size: int, say: Say) -> P
 
 def _found(stays: PrequentialRun, learns: PrequentialRun, stream: WindowedLog) -> Prequential:
     def window(number: int) -> Window:
-        mine = stream.wanted & (stream.window_of == number)
+        mine = stream.is_target & (stream.window_of == number)
         before, now = (
             float(one.gains[mine].mean()) if mine.any() else 0.0 for one in (stays, learns)
         )
         return Window(int(mine.sum()), before, now, learns.seconds[number])
 
     count = len(stream.windows)
-    newest = stream.wanted & (stream.window_of >= late(count))
+    newest = stream.is_target & (stream.window_of >= late(count))
     below = stays.gains[newest].sum()
     return Prequential(
         [window(number) for number in range(count)],

@@ -13,7 +13,7 @@ from headwater_client import EventProducer
 from headwater_client.event_types import EVENT_TYPES
 from headwater_client.events import Interaction
 
-from trainer.datasets.log import Log
+from trainer.datasets import Log
 
 # Events due within this are sent together: a shorter sleep costs more than it is exact.
 TICK_S = 0.001

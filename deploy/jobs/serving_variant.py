@@ -9,10 +9,10 @@ from deploy.optimize.requests import newest_requests
 from deploy.optimize.variants import SourceVersion
 from deploy.settings import Settings
 from features.schema import FeatureSchema
-from trainer.datasets.log import Log
-from trainer.examples.replay import Examples, examples, observed_log, replay
+from trainer.datasets import Log
+from trainer.examples import Examples, build_examples, observe_log, replay_log
 from trainer.loop import OnGatePassed
-from trainer.network.trained import Trained
+from trainer.network import TrainedModel
 from trainer.registry import StagedVersion, WriteExtras
 
 
@@ -25,7 +25,7 @@ def extend_windows_version(settings: Settings) -> OnGatePassed | None:
         return None
     schema = FeatureSchema(settings.features)
 
-    def extend(trained: Trained, events: Examples) -> WriteExtras:
+    def extend(trained: TrainedModel, events: Examples) -> WriteExtras:
         requests = newest_requests(events, schema, EVAL_REQUESTS)
 
         def write(staged: StagedVersion) -> None:
@@ -37,12 +37,12 @@ def extend_windows_version(settings: Settings) -> OnGatePassed | None:
     return extend
 
 
-def extend_first_version(settings: Settings, trained: Trained, log: Log) -> WriteExtras | None:
+def extend_first_version(settings: Settings, trained: TrainedModel, log: Log) -> WriteExtras | None:
     """The same for a first model; `log` is what it has learned from."""
     extend = extend_windows_version(settings)
     if extend is None:
         return None
     schema = FeatureSchema(settings.features)
-    replayed = replay(observed_log(log.events, log.items), schema)
-    events = examples(replayed, trained.vocabulary, schema)
+    replayed = replay_log(observe_log(log.events, log.items), schema)
+    events = build_examples(replayed, trained.vocabulary, schema)
     return extend(trained, events)

@@ -10,16 +10,14 @@ from deploy.jobs.serving_variant import extend_first_version
 from deploy.settings import Settings
 from features.schema import FeatureSchema
 from features.vocabulary import FIRST_ITEM
-from trainer.datasets.log import Log
+from trainer.datasets import Log
 from trainer.registry.checkpoint import load
 from trainer.registry.model_server import ModelServer
 from trainer.registry.registry import ModelRegistry
 from trainer.registry.repository import ModelVersion
 from trainer.settings import TrainerSettings
-from trainer.text.encoder import language_model
-from trainer.training.fit import Report
-from trainer.training.from_scratch import train_first_model
-from trainer.training.tracking import tracked
+from trainer.text import load_text_encoder
+from trainer.training import Report, track, train_first_model
 
 
 @dataclass(frozen=True)
@@ -67,15 +65,15 @@ def train_and_publish(settings: Settings, log: Log, report: Report) -> Published
         ServerError: Triton or Kafka does not answer.
     """
     schema = FeatureSchema(settings.features)
-    reader = language_model(settings.trainer.language_model, settings.local.cache_dir)
+    text_encoder = load_text_encoder(settings.trainer.language_model, settings.local.cache_dir)
     teacher = load(Path(settings.trainer.teacher)) if settings.trainer.teacher else None
     # Held from the start: who may not publish should not train for minutes first.
     with closing(model_registry(settings)) as registry, registry.repository.lock():
         registry.check_features()
         registry.recover()
-        with tracked(settings.trainer, report) as followed:
+        with track(settings.trainer, report) as followed:
             trained = train_first_model(
-                log, schema, settings.trainer, followed, reader, teacher=teacher
+                log, schema, settings.trainer, followed, text_encoder, teacher=teacher
             )
         version = registry.publish(trained, extend_first_version(settings, trained, log))
     outcome = trained.outcome

@@ -13,7 +13,7 @@ from trainer.export.followers import SparseCooccurrence
 from trainer.export.likeness import Widths
 from trainer.export.onnx import check_graph, write_graph
 from trainer.export.recommender import ScoringGraph
-from trainer.network.ensemble import Model
+from trainer.network import Model
 
 # Of MovieLens-100K's 320 and 64: 99.98 % of the best 10 are the same. With 96 and 32 96.7 % are.
 WIDTHS = Widths(alike=128, related=64)

@@ -14,8 +14,8 @@ import numpy as np
 from features.arrays import Int64Array
 from features.schema import FeatureSchema
 from features.vocabulary import FIRST_ITEM, PADDING, Vocabulary
-from trainer.datasets.log import Log
-from trainer.examples.replay import BoolArray, Examples, examples, observed_log, replay
+from trainer.datasets import Log
+from trainer.examples import BoolArray, Examples, build_examples, observe_log, replay_log
 from trainer.export.parity import Arrays
 
 BATCH = 64
@@ -55,8 +55,8 @@ def sample_requests(
         earlier: events before `later`, for the histories only.
         limit: on the number of requests.
     """
-    events = observed_log([*earlier.events, *later.events], later.items)
-    columns = examples(replay(events, schema), vocabulary, schema)
+    events = observe_log([*earlier.events, *later.events], later.items)
+    columns = build_examples(replay_log(events, schema), vocabulary, schema)
     chosen = np.flatnonzero(
         _is_recommendable(columns) & (columns.times_ms >= later.events[0].timestamp)
     )
@@ -75,7 +75,7 @@ def newest_requests(columns: Examples, schema: FeatureSchema, limit: int) -> Eva
 
 def _is_recommendable(columns: Examples) -> BoolArray:
     """Events that could have been recommended, bool[E]."""
-    recommendable: BoolArray = columns.wanted & (columns.items >= FIRST_ITEM)
+    recommendable: BoolArray = columns.is_target & (columns.items >= FIRST_ITEM)
     return recommendable
 
 
@@ -112,7 +112,7 @@ def _tie_starts(columns: Examples) -> Int64Array:
 def _seen_items(columns: Examples, firsts: Int64Array) -> Int64Array:
     """The items that each person had taken before, int64[R, X], padded."""
     lists = [
-        columns.items[start:first][columns.takes[start:first]]
+        columns.items[start:first][columns.marks_seen[start:first]]
         for start, first in zip(columns.starts[firsts].tolist(), firsts.tolist(), strict=True)
     ]
     taken = np.full((len(lists), max(map(len, lists), default=0)), PADDING, np.int64)

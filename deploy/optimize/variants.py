@@ -32,7 +32,7 @@ from features.schema import FeatureSchema
 from trainer.export.onnx import ExportError
 from trainer.export.triton_checks import config_refusals, graph_file
 from trainer.export.triton_config import Backend, render_config
-from trainer.network.ensemble import Model
+from trainer.network import Model
 from trainer.registry.staging import CONFIG, GRAPH, exact_graph
 
 PARITY_FILE = "agreement.json"

@@ -28,7 +28,7 @@ from trainer.registry.registry import ModelRegistry, ReleaseVersion, RolloutReje
 from trainer.registry.repository import ModelVersion
 from trainer.settings import Release
 from trainer.stopwatch import Stopwatch
-from trainer.text.encoder import language_model
+from trainer.text import load_text_encoder
 from trainer.windows.catalogue import CatalogueReader
 from trainer.windows.manifest import WindowManifest
 from trainer.windows.store import WindowStore
@@ -73,7 +73,7 @@ def _loop(settings: Settings, store: WindowStore, registry: ModelRegistry) -> Sl
         store,
         Serving(registry, release(settings), extend_windows_version(settings)),
         SlowLoopSettings(settings.trainer, settings.fine_tune, settings.gate),
-        language_model(settings.trainer.language_model, settings.local.cache_dir),
+        load_text_encoder(settings.trainer.language_model, settings.local.cache_dir),
     )
 
 

@@ -15,7 +15,7 @@ from features.kafka import ensure_topics
 from tests.harness.oracle import read_log
 from tests.harness.rows import check_items, check_users
 from tests.harness.workers import WorkerProcess, WorkerProgress, running
-from trainer.datasets.log import DataSource, load_log
+from trainer.datasets import DataSource, load_log
 
 KILLS = 3
 

@@ -25,11 +25,11 @@ from tests.faults.test_windows import check_each_once
 from tests.harness.walks import ITEMS, Events, catalogue, walks
 from tests.harness.workers import environment
 from tests.unit.trainer.training.test_fine_tune import SETTINGS, TUNING
-from trainer.datasets.log import Log
+from trainer.datasets import Log
 from trainer.registry import checkpoint
 from trainer.registry.registry import ModelRegistry
 from trainer.registry.repository import ModelRepository
-from trainer.training.from_scratch import train_first_model
+from trainer.training import train_first_model
 from trainer.windows.store import WindowStore
 
 KILLS = 30

@@ -7,7 +7,7 @@ from typing import Any
 
 from headwater_client.events import Click, Purchase
 
-from trainer.datasets.log import Log
+from trainer.datasets import Log
 
 START_MS = 1_700_000_000_000
 START_S = START_MS // 1000

@@ -12,9 +12,13 @@ from features.schema import FeatureSchema
 from features.settings import KafkaSettings
 from features.vocabulary import FIRST_ITEM, PADDING, UNKNOWN, Vocabulary
 from trainer.examples.requests import Requests
-from trainer.network.architecture import Architecture, architecture
-from trainer.network.model import TemporalModel
-from trainer.network.trained import Outcome, Trained
+from trainer.network import (
+    Architecture,
+    TemporalModel,
+    TrainedModel,
+    TrainingOutcome,
+    architecture_of,
+)
 from trainer.registry.model_server import ModelServer
 from trainer.registry.registry import ModelRegistry
 from trainer.settings import TrainerSettings
@@ -23,12 +27,14 @@ SETTINGS = TrainerSettings(width=16)
 ITEMS = 200
 
 
-def untrained(schema: FeatureSchema, seed: int) -> Trained:
+def untrained(schema: FeatureSchema, seed: int) -> TrainedModel:
     torch.manual_seed(seed)
     vocabulary = Vocabulary([f"i{at}" for at in range(ITEMS)])
-    model = TemporalModel(architecture(vocabulary, schema, SETTINGS))
+    model = TemporalModel(architecture_of(vocabulary, schema, SETTINGS))
     tell(model)
-    return Trained(model.eval(), vocabulary, Outcome(epoch=0, held_out=0.0, seconds=0.0))
+    return TrainedModel(
+        model.eval(), vocabulary, TrainingOutcome(epoch=0, held_out=0.0, seconds=0.0)
+    )
 
 
 def offline_registry(
@@ -41,7 +47,7 @@ def offline_registry(
 def requests_of(feeds: Mapping[str, np.ndarray]) -> Requests:
     """A graph's inputs as training asks them: one request a person, after all events."""
     of = {name: torch.from_numpy(array) for name, array in feeds.items()}
-    return Requests.after_all(
+    return Requests.from_histories(
         of["item_indices"],
         of["event_types"],
         of["event_times_ms"],

@@ -37,9 +37,8 @@ from features.vocabulary import Vocabulary
 from tests.harness.rows import rows_of, user_row
 from tests.harness.waiting import wait_until
 from tests.harness.workers import WorkerProcess, running, without_model
-from trainer.datasets.log import DataSource, Log, load_log
-from trainer.examples.replay import Example, by_person
-from trainer.examples.trends import trends
+from trainer.datasets import DataSource, Log, load_log
+from trainer.examples import Example, compute_trends, order_by_person
 from trainer.windows.loading import WindowLoader
 from trainer.windows.log import read_log, window_examples
 from trainer.windows.settings import WindowSettings
@@ -247,7 +246,7 @@ def test_a_half_life_that_differs_by_a_thousandth_shows(played: Played, name: st
 
 def test_histories_as_of_each_event_agree(played: Played) -> None:
     compared, length = 0, played.settings.features.history_length
-    ordered = by_person(played.trained)
+    ordered = order_by_person(played.trained)
     events = [event for person in per_person(played.log.events) for event in person]
     seen: defaultdict[str, History] = defaultdict(list)
     for event, example in zip(events, ordered, strict=True):
@@ -267,7 +266,9 @@ def test_what_trends_agrees(played: Played) -> None:
     # A moment after the log: its snapshot holds all of it.
     after_ms = log[-1].time_ms // 1000 * 1000 + 1000
     vocabulary = Vocabulary(sorted(played.popularity))
-    made = trends([*log, log[-1]._replace(time_ms=after_ms)], vocabulary, schema, 1000, after_ms)
+    made = compute_trends(
+        [*log, log[-1]._replace(time_ms=after_ms)], vocabulary, schema, 1000, after_ms
+    )
     assert made.times_ms.tolist() == [after_ms]
     names = [name for name, row in played.popularity.items() if any(groups(row))]
     trained = made.values[0][:, vocabulary.indices_of(names)].T.astype(np.float64)

@@ -36,8 +36,8 @@ from tests.harness import oracle
 from tests.harness.rows import check_items, check_users, close, read_rows, total_counted, user_row
 from tests.harness.waiting import wait_until
 from tests.harness.workers import WorkerProcess, WorkerProgress, running, without_model
-from trainer.datasets.log import DataSource, Log, load_log
-from trainer.examples.replay import Example
+from trainer.datasets import DataSource, Log, load_log
+from trainer.examples import Example
 from trainer.windows.log import read_log, window_examples
 from trainer.windows.store import WindowStore
 

@@ -30,8 +30,7 @@ from deploy.settings import Settings
 from features.kafka import client_config, ensure_topics, topic_ids
 from features.settings import KafkaSettings
 from features.topics import Topic
-from trainer.datasets.log import Log
-from trainer.datasets.records import Refused
+from trainer.datasets import Log, RefusedRecord
 
 pytestmark = pytest.mark.integration
 
@@ -110,7 +109,7 @@ def log_of(count: int, *, every_s: int = 60) -> Log:
         )
         for n in range(count)
     ]
-    bad = Refused("log.csv", 7, "no JSON", CLICK.topic, b"not JSON")
+    bad = RefusedRecord("log.csv", 7, "no JSON", CLICK.topic, b"not JSON")
     return Log(events, [Item(item_id="1"), Item(item_id="2")], [bad])
 
 

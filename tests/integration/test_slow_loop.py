@@ -26,17 +26,16 @@ from tests.harness.rollouts import asked, controlling, rules, told
 from tests.harness.walks import ITEMS, Events, catalogue, shuffled, walks
 from tests.unit.trainer.training.test_fine_tune import SETTINGS, TUNING
 from trainer import loop as slow_loop
-from trainer.datasets.log import Log
+from trainer.datasets import Log
 from trainer.gate.checks import Verdict
 from trainer.gate.record import EVALUATION, VERDICTS
 from trainer.loop import OnGatePassed, Serving, SlowLoop, SlowLoopSettings
-from trainer.network.trained import Trained
+from trainer.network import TrainedModel
 from trainer.registry import checkpoint
 from trainer.registry.registry import ModelRegistry, ReleaseVersion
 from trainer.registry.staging import EXACT, GRAPH
 from trainer.settings import FineTuneSettings, GateSettings, Release
-from trainer.training.fine_tune import fine_tune
-from trainer.training.from_scratch import train_first_model
+from trainer.training import fine_tune, train_first_model
 from trainer.windows.loading import WindowLoader
 from trainer.windows.quarantine import QuarantinedWindows
 from trainer.windows.settings import WindowSettings
@@ -58,7 +57,7 @@ class Stand:
     """A first version that takes traffic, and windows in a folder."""
 
     def __init__(
-        self, settings: Settings, first: Trained, schema: FeatureSchema, folder: Path
+        self, settings: Settings, first: TrainedModel, schema: FeatureSchema, folder: Path
     ) -> None:
         self.settings = settings.model_copy(update={"features": schema.settings})
         self.registry = model_registry(self.settings, TRAINER)
@@ -96,7 +95,7 @@ class Stand:
     ) -> SlowLoop:
         serving = Serving(model_registry(self.settings, TRAINER), release, on_gate_passed)
         rules = SlowLoopSettings(TRAINER, tuning, LIMITS)
-        return SlowLoop(self.windows, serving, rules, reader=None)
+        return SlowLoop(self.windows, serving, rules, text_encoder=None)
 
     def announce_first(self) -> None:
         """Somebody goes back to the version that was there before all windows."""
@@ -122,12 +121,12 @@ def schema() -> FeatureSchema:
 
 
 @pytest.fixture(scope="module")
-def first(schema: FeatureSchema) -> Trained:
+def first(schema: FeatureSchema) -> TrainedModel:
     return train_first_model(Log(BEFORE, FILMS), schema, TRAINER)
 
 
 @pytest.fixture
-def stand(servers: Settings, first: Trained, schema: FeatureSchema, tmp_path: Path) -> Stand:
+def stand(servers: Settings, first: TrainedModel, schema: FeatureSchema, tmp_path: Path) -> Stand:
     ensure_topics(servers.kafka)
     return Stand(servers, first, schema, tmp_path / "windows")
 
@@ -246,7 +245,7 @@ def test_a_version_is_dropped_that_another_one_has_overtaken(
     loop = stand.loop()
     loop.step(stand.write(WINDOW))
 
-    def meanwhile(*args: Any) -> Trained:
+    def meanwhile(*args: Any) -> TrainedModel:
         found = fine_tune(*args)
         stand.announce_first()
         return found
@@ -326,6 +325,8 @@ def test_without_a_live_version_there_is_nothing_to_learn_on(
         )
     )
     windows = WindowStore(settings.windows_address)
-    loop = SlowLoop(windows, serving, SlowLoopSettings(TRAINER, LEARNING, LIMITS), reader=None)
+    loop = SlowLoop(
+        windows, serving, SlowLoopSettings(TRAINER, LEARNING, LIMITS), text_encoder=None
+    )
     with pytest.raises(DataError, match="no version is live"):
         loop.start([])

@@ -30,7 +30,7 @@ def texts(column: Any) -> Values:
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     if pa.types.is_floating(column.type):
-        column = _whole_if_all_are(column)
+        column = _cast_to_integers(column)
     encoded = column.cast(pa.string()).combine_chunks().dictionary_encode()
     names = [name or None for name in encoded.dictionary.to_pylist()]
     return [None if index is None else names[index] for index in encoded.indices.to_pylist()]
@@ -46,15 +46,15 @@ def numbers(column: Any) -> Values:
         column = column.cast(pa.float64())
     for kind in (pa.int64(), pa.float64()) if pa.types.is_string(column.type) else ():
         try:
-            return [_finite(value) for value in column.cast(kind).to_pylist()]
+            return [_parse_finite(value) for value in column.cast(kind).to_pylist()]
         except pa.ArrowInvalid:
             continue
-    return [_finite(_number(value)) for value in column.to_pylist()]
+    return [_parse_finite(_parse_number(value)) for value in column.to_pylist()]
 
 
 def integers(column: Any) -> Values:
     """`numbers`, with 2.0 as 2."""
-    return [_whole(value) for value in numbers(column)]
+    return [_to_integer(value) for value in numbers(column)]
 
 
 def lists(column: Any, separator: str) -> Values:
@@ -72,14 +72,14 @@ def times_ms(column: Any, mapping: ColumnMapping) -> Values:
     """Milliseconds UTC, of numbers, dates, or text of either."""
     if pa.types.is_temporal(column.type):
         return _milliseconds(
-            _in_utc(column.cast(_stamp_type(column), safe=False), mapping.time_zone)
+            _to_utc(column.cast(_stamp_type(column), safe=False), mapping.time_zone)
         )
     if mapping.time_format:
-        return _by_format(column.cast(pa.string()), mapping)
+        return _parse_with_format(column.cast(pa.string()), mapping)
     values = numbers(column)
     if _are_numbers(values):
         return _epoch_ms(values, mapping.time_unit)
-    return _dates(column, mapping.time_zone)
+    return _parse_dates(column, mapping.time_zone)
 
 
 def _stamp_type(column: Any) -> Any:
@@ -87,7 +87,7 @@ def _stamp_type(column: Any) -> Any:
     return pa.timestamp("us", zone)
 
 
-def _in_utc(stamps: Any, zone: str) -> Any:
+def _to_utc(stamps: Any, zone: str) -> Any:
     if stamps.type.tz is not None or zone == "UTC":
         return stamps
     # A clock that is set back shows an hour twice, and one set forward skips one: the earlier.
@@ -100,25 +100,25 @@ def _milliseconds(stamps: Any) -> Values:
     ]
 
 
-def _by_format(column: Any, mapping: ColumnMapping) -> Values:
+def _parse_with_format(column: Any, mapping: ColumnMapping) -> Values:
     stamps = pc.strptime(column, format=mapping.time_format, unit="us", error_is_null=True)
-    read = _milliseconds(_in_utc(stamps, mapping.time_zone))
+    read = _milliseconds(_to_utc(stamps, mapping.time_zone))
     return [
         text if value is None else value
         for value, text in zip(read, column.to_pylist(), strict=True)
     ]
 
 
-def _dates(column: Any, zone: str) -> Values:
+def _parse_dates(column: Any, zone: str) -> Values:
     for kind in (pa.timestamp("us"), pa.timestamp("us", "UTC")):
         try:
-            return _milliseconds(_in_utc(column.cast(kind), zone))
+            return _milliseconds(_to_utc(column.cast(kind), zone))
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
             continue
-    return [_date(value, ZoneInfo(zone)) for value in column.to_pylist()]
+    return [_parse_date(value, ZoneInfo(zone)) for value in column.to_pylist()]
 
 
-def _date(value: Any, zone: ZoneInfo) -> Any:
+def _parse_date(value: Any, zone: ZoneInfo) -> Any:
     try:
         date = datetime.fromisoformat(value)
     except (TypeError, ValueError):
@@ -156,7 +156,7 @@ def _unit_by_size(values: Sequence[float]) -> TimeUnit:
     return TimeUnit.NANOSECONDS
 
 
-def _number(value: Any) -> Any:
+def _parse_number(value: Any) -> Any:
     for kind in (int, float):
         try:
             return kind(value) if isinstance(value, str) else value
@@ -165,17 +165,17 @@ def _number(value: Any) -> Any:
     return value
 
 
-def _finite(value: Any) -> Any:
+def _parse_finite(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None if math.isnan(value) else str(value)
     return None if value == "" else value
 
 
-def _whole(value: Any) -> Any:
+def _to_integer(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _whole_if_all_are(column: Any) -> Any:
+def _cast_to_integers(column: Any) -> Any:
     try:
         return column.cast(pa.int64())
     except pa.ArrowInvalid:

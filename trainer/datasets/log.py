@@ -14,8 +14,8 @@ from headwater_client.events import Interaction, Item, encode
 
 from trainer.datasets.mapping import ColumnMapping
 from trainer.datasets.movielens import LAYOUTS, movielens_100k, read_movielens
-from trainer.datasets.records import Read, Refused, read_events, read_items
-from trainer.datasets.tables import Tables, read_tables
+from trainer.datasets.records import RefusedRecord, TableRecords, read_events, read_items
+from trainer.datasets.tables import LogTables, read_tables
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Log:
 
     events: Sequence[Interaction]
     items: Sequence[Item]
-    refused: Sequence[Refused] = ()
+    refused: Sequence[RefusedRecord] = ()
 
     @property
     def fingerprint(self) -> str:
@@ -95,30 +95,30 @@ def load_log(source: DataSource) -> Log:
     path = source.path or movielens_100k(source.cache_dir)
     if not path.exists():
         raise DataError(f"{path}: no such file or folder")
-    log = _log(_tables(path, source.mapping))
+    log = _build_log(_read_source(path, source.mapping))
     if not log.events:
         raise DataError(f"{path}: no events in it")
     return log
 
 
-def _tables(path: Path, mapping: ColumnMapping | None) -> Tables:
+def _read_source(path: Path, mapping: ColumnMapping | None) -> LogTables:
     folder = path.parent if path.name in LAYOUTS else path
     found = read_movielens(folder) if mapping is None and folder.is_dir() else None
     return found or read_tables(path, mapping)
 
 
-def _log(tables: Tables) -> Log:
+def _build_log(tables: LogTables) -> Log:
     read = [read_events(table) for table in tables.events]
     events = [event for part in read for event in part.values]
     events.sort(key=attrgetter("timestamp"))
     items = [read_items(table) for table in tables.items]
     newest = {item.item_id: item for part in items for item in part.values}
-    return Log(events, list(newest.values()), _refused([*read, *items]))
+    return Log(events, list(newest.values()), _unique_refusals([*read, *items]))
 
 
-def _refused(parts: Sequence[Read]) -> list[Refused]:
+def _unique_refusals(parts: Sequence[TableRecords]) -> list[RefusedRecord]:
     """Each row once, though it may have been read as an event and as an item."""
-    first: dict[tuple[str, int], Refused] = {}
+    first: dict[tuple[str, int], RefusedRecord] = {}
     for part in parts:
         for row in part.refused:
             first.setdefault((row.table, row.row), row)

@@ -117,17 +117,17 @@ def mapping_from_options(maps: Sequence[str], types: Sequence[str]) -> ColumnMap
     >>> mapping_from_options(["user=customer"], ["purchase"]).user
     'customer'
     """
-    given: dict[str, Any] = dict(_pair("--map", option) for option in maps)
-    named = dict(_pair("--type", option) for option in types if "=" in option)
+    given: dict[str, Any] = dict(_parse_pair("--map", option) for option in maps)
+    named = dict(_parse_pair("--type", option) for option in types if "=" in option)
     constants = [option for option in types if "=" not in option]
     if named:
         given["types"] = named
     if constants:
         given["constant_type"] = constants[-1]
-    return _validated(given, "--map and --type") if given else None
+    return _validate(given, "--map and --type") if given else None
 
 
-def with_mapping_file(folder: Path, given: ColumnMapping | None) -> ColumnMapping:
+def merge_mapping_file(folder: Path, given: ColumnMapping | None) -> ColumnMapping:
     """What `mapping.toml` in a folder says, overridden by what was given."""
     path = folder / MAPPING_FILE
     if not path.is_file():
@@ -137,17 +137,17 @@ def with_mapping_file(folder: Path, given: ColumnMapping | None) -> ColumnMappin
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path}: not TOML: {error}") from error
     over = given.model_dump(exclude_unset=True) if given else {}
-    return _validated(in_file | over, str(path))
+    return _validate(in_file | over, str(path))
 
 
-def _pair(option: str, text: str) -> tuple[str, str]:
+def _parse_pair(option: str, text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not (name and equals and value):
         raise SettingsError(f"{option} {text}: expected NAME=VALUE")
     return name, value
 
 
-def _validated(given: Mapping[str, Any], where: str) -> ColumnMapping:
+def _validate(given: Mapping[str, Any], where: str) -> ColumnMapping:
     try:
         return ColumnMapping.model_validate(given)
     except ValidationError as error:

@@ -16,9 +16,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from headwater_client.errors import DataError
 
-from trainer.datasets.download import Packaged, fetch
+from trainer.datasets.download import PackagedFiles, fetch
 from trainer.datasets.mapping import ColumnMapping
-from trainer.datasets.tables import Table, Tables, read_csv
+from trainer.datasets.tables import LogTables, SourceTable, read_csv
 
 # RecBole's wheel carries MovieLens-100K, links to a knowledge graph included.
 SHA256 = {
@@ -28,7 +28,7 @@ SHA256 = {
     "ml-100k.link": "524dca2c3d62619688ab99b3ec53ea2acb9b64d38eafec3e02bdd0dc6bb7d948",
     "ml-100k.user": "4f670007d9cfbeb9807e757209af1555b9bcc186bde25e767f67cb67c6dd5972",
 }
-MOVIELENS_100K = Packaged(
+MOVIELENS_100K = PackagedFiles(
     what="MovieLens-100K",
     package="recbole==1.2.1",
     folder=Path("recbole/dataset_example/ml-100k"),
@@ -56,7 +56,7 @@ def movielens_100k(cache_dir: Path) -> Path:
     return fetch(MOVIELENS_100K, cache_dir / "ml-100k")
 
 
-def read_movielens(folder: Path) -> Tables | None:
+def read_movielens(folder: Path) -> LogTables | None:
     """The tables of a folder that has one of MovieLens' layouts; None for another."""
     for file, read in LAYOUTS.items():
         if (folder / file).is_file():
@@ -67,32 +67,32 @@ def read_movielens(folder: Path) -> Tables | None:
     return None
 
 
-def _recbole(folder: Path) -> Tables:
+def _recbole(folder: Path) -> LogTables:
     """`ml-100k.inter` and `ml-100k.item`: tabs, a heading, spaces between genres."""
     ratings = _ratings(_read(folder / "ml-100k.inter", delimiter="\t"), "ml-100k")
     items = _read(folder / "ml-100k.item", delimiter="\t")
     columns = items.columns.rename_columns(["item_id", "title", "year", "category"])
-    return Tables([ratings], [_films(items, columns, separator=" ")])
+    return LogTables([ratings], [_films(items, columns, separator=" ")])
 
 
-def _ml_100k(folder: Path) -> Tables:
+def _ml_100k(folder: Path) -> LogTables:
     """`u.data`: tabs; `u.item`: `|`, Latin-1, a flag for each genre."""
     ratings = _ratings(_read(folder / "u.data", delimiter="\t", names=RATINGS), "ml-100k")
     names = ("item_id", "title", "released", "on_video", "address", "unknown", *GENRES)
     items = _read(folder / "u.item", delimiter="|", names=names, encoding="latin-1")
     flags = zip(*(items.columns[genre].to_pylist() for genre in GENRES), strict=True)
     genres = ["|".join(compress(GENRES, map("1".__eq__, row))) for row in flags]
-    return Tables([ratings], [_dated_films(items, pa.array(genres, pa.string()))])
+    return LogTables([ratings], [_dated_films(items, pa.array(genres, pa.string()))])
 
 
-def _ml_1m(folder: Path) -> Tables:
+def _ml_1m(folder: Path) -> LogTables:
     """`ratings.dat` and `movies.dat`: `::`, Latin-1."""
     ratings = _read_dat(folder / "ratings.dat", RATINGS)
     items = _read_dat(folder / "movies.dat", ("item_id", "title", "category"))
-    return Tables([_ratings(ratings, "ml-1m")], [_dated_films(items, items.columns["category"])])
+    return LogTables([_ratings(ratings, "ml-1m")], [_dated_films(items, items.columns["category"])])
 
 
-def _ml_latest(folder: Path) -> Tables | None:
+def _ml_latest(folder: Path) -> LogTables | None:
     """`ratings.csv` and `movies.csv`: MovieLens from 20M on."""
     ratings = _read(folder / "ratings.csv", delimiter=",", quoted=True)
     if ratings.columns.column_names != ["userId", "movieId", "rating", "timestamp"]:
@@ -100,11 +100,11 @@ def _ml_latest(folder: Path) -> Tables | None:
     items = _read(folder / "movies.csv", delimiter=",", quoted=True)
     items = replace(items, columns=items.columns.rename_columns(["item_id", "title", "category"]))
     films = _dated_films(items, items.columns["category"])
-    return Tables([_ratings(ratings, "movielens")], [films])
+    return LogTables([_ratings(ratings, "movielens")], [films])
 
 
 # The file that tells a layout, and how it is read.
-LAYOUTS: dict[str, Callable[[Path], Tables | None]] = {
+LAYOUTS: dict[str, Callable[[Path], LogTables | None]] = {
     "ml-100k.inter": _recbole,
     "u.data": _ml_100k,
     "ratings.dat": _ml_1m,
@@ -119,12 +119,12 @@ def _read(
     names: Sequence[str] | None = None,
     encoding: str = "utf-8",
     quoted: bool = False,
-) -> Table:
+) -> SourceTable:
     form = ColumnMapping(delimiter=delimiter, encoding=encoding)
     return read_csv(path, form, column_names=names, quoted=quoted, nothing=NOTHING)
 
 
-def _read_dat(path: Path, names: Sequence[str]) -> Table:
+def _read_dat(path: Path, names: Sequence[str]) -> SourceTable:
     # Fields are parted by two characters, and titles hold single colons.
     text = path.read_bytes().decode("latin-1").replace("::", "\t")
     source = pa.BufferReader(text.encode())
@@ -132,12 +132,12 @@ def _read_dat(path: Path, names: Sequence[str]) -> Table:
     return read_csv(source, form, name=path.name, column_names=names, quoted=False, nothing=NOTHING)
 
 
-def _ratings(table: Table, name: str) -> Table:
+def _ratings(table: SourceTable, name: str) -> SourceTable:
     columns = table.columns.rename_columns(RATINGS)
     return replace(table, name=name, columns=columns, mapping=ColumnMapping())
 
 
-def _dated_films(table: Table, genres: Any) -> Table:
+def _dated_films(table: SourceTable, genres: Any) -> SourceTable:
     """Items whose year stands behind the title: `Toy Story (1995)`."""
     parts = pc.extract_regex(table.columns["title"].combine_chunks(), TITLE_AND_YEAR)
     columns = {
@@ -149,6 +149,6 @@ def _dated_films(table: Table, genres: Any) -> Table:
     return _films(table, pa.table(columns), separator="|")
 
 
-def _films(table: Table, columns: Any, separator: str) -> Table:
+def _films(table: SourceTable, columns: Any, separator: str) -> SourceTable:
     mapping = ColumnMapping(category_separator=separator, attributes=("year",))
     return replace(table, columns=columns, mapping=mapping)

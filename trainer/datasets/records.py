@@ -18,14 +18,14 @@ from headwater_client.topics import ITEMS
 
 from trainer.datasets import columns as column_values
 from trainer.datasets.mapping import SKIP, event_types_of
-from trainer.datasets.tables import Malformed, Table
+from trainer.datasets.tables import MalformedLine, SourceTable
 
 Checked = TypeVar("Checked", bound=Interaction | Item)
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Refused:
+class RefusedRecord:
     """A row that breaks the event contract: where it stands, why, and what it would have been.
 
     `raw` sent to `topic` ends among the dead letters, so that no row is lost without a trace.
@@ -42,14 +42,14 @@ class Refused:
 
 
 @dataclass(frozen=True)
-class Read:
+class TableRecords:
     """What the rows of one table became."""
 
     values: Sequence[Any]
-    refused: Sequence[Refused]
+    refused: Sequence[RefusedRecord]
 
 
-def read_events(table: Table) -> Read:
+def read_events(table: SourceTable) -> TableRecords:
     """The events of a table, in the order of its rows.
 
     Raises:
@@ -58,8 +58,8 @@ def read_events(table: Table) -> Read:
     with _named_in_errors(table):
         columns = _event_columns(table)
         types = _types(table)
-    read = _Reader(table)
-    for number, row, specs in zip(table.row_numbers(), _rows(columns), types, strict=True):
+    read = _RecordCollector(table)
+    for number, row, specs in zip(table.row_numbers(), _iterate_rows(columns), types, strict=True):
         for spec in specs:
             event_id = row.get("event_id") or f"{table.name}/{number}"
             suffix = "" if spec is specs[0] else f"/{spec.name}"
@@ -69,7 +69,7 @@ def read_events(table: Table) -> Read:
     return read.result(constant[0].topic if constant else CLICK.topic)
 
 
-def read_items(table: Table) -> Read:
+def read_items(table: SourceTable) -> TableRecords:
     """The items of a table, each once, as its last row says; none if it says nothing of items.
 
     Raises:
@@ -78,11 +78,11 @@ def read_items(table: Table) -> Read:
     with _named_in_errors(table):
         columns = _item_columns(table)
     if not columns:
-        return Read((), ())
-    read = _Reader(table)
+        return TableRecords((), ())
+    read = _RecordCollector(table)
     last = {
         row.get("item_id"): (number, row)
-        for number, row in zip(table.row_numbers(), _rows(columns), strict=True)
+        for number, row in zip(table.row_numbers(), _iterate_rows(columns), strict=True)
     }
     for number, row in last.values():
         read.add(Item, ITEMS, row, number)
@@ -90,7 +90,7 @@ def read_items(table: Table) -> Read:
 
 
 @contextmanager
-def _named_in_errors(table: Table) -> Iterator[None]:
+def _named_in_errors(table: SourceTable) -> Iterator[None]:
     """What pyarrow cannot read at all (bytes for text, a wrong `time_format`) names its table."""
     try:
         yield
@@ -98,58 +98,60 @@ def _named_in_errors(table: Table) -> Iterator[None]:
         raise DataError(f"{table.name}: cannot be read: {error}".replace("\n", " ")) from error
 
 
-class _Reader:
+class _RecordCollector:
     """Collects what the contract accepts and what it refuses."""
 
-    def __init__(self, table: Table) -> None:
+    def __init__(self, table: SourceTable) -> None:
         self.table = table
         self.now_ms = int(time.time() * 1000)
         self.values: list[Interaction | Item] = []
-        self.refused: list[Refused] = []
+        self.refused: list[RefusedRecord] = []
 
     def add(self, kind: type[Interaction | Item], topic: str, row: Row, number: int) -> None:
         try:
-            self.values.append(_checked(kind, row, self.now_ms))
+            self.values.append(_convert(kind, row, self.now_ms))
         except EventError as error:
-            self.refused.append(Refused(self.table.name, number, str(error), topic, _raw(row)))
+            self.refused.append(
+                RefusedRecord(self.table.name, number, str(error), topic, _encode_row(row))
+            )
 
-    def result(self, topic: str) -> Read:
+    def result(self, topic: str) -> TableRecords:
         refused = [
             *self.refused,
-            *(_malformed(self.table, line, topic) for line in self.table.malformed),
+            *(_refuse_malformed(self.table, line, topic) for line in self.table.malformed),
         ]
         if refused and not self.values:
             raise DataError(f"{refused[0]} (and so are all of its {len(refused)} rows): see --map")
-        return Read(self.values, refused)
+        return TableRecords(self.values, refused)
 
 
-def _checked(kind: type[Checked], row: Row, now_ms: int) -> Checked:
+def _convert(kind: type[Checked], row: Row, now_ms: int) -> Checked:
     """The row as an event; the slow way that names what is wrong only after a failure."""
     try:
         event = msgspec.convert(row, kind)
     except msgspec.ValidationError:
-        return decode(kind, _raw(row), now_ms)
+        return decode(kind, _encode_row(row), now_ms)
     if not isinstance(event, Item) and event.timestamp > now_ms + MAX_FUTURE_MS:
-        return decode(kind, _raw(row), now_ms)
+        return decode(kind, _encode_row(row), now_ms)
     return event
 
 
-def _raw(row: Row) -> bytes:
+def _encode_row(row: Row) -> bytes:
     return json.dumps(row, ensure_ascii=False).encode()
 
 
-def _malformed(table: Table, line: Malformed, topic: str) -> Refused:
-    return Refused(table.name, line.row, line.reason, topic, line.text.encode())
+def _refuse_malformed(table: SourceTable, line: MalformedLine, topic: str) -> RefusedRecord:
+    return RefusedRecord(table.name, line.row, line.reason, topic, line.text.encode())
 
 
-def _rows(columns: Mapping[str, Sequence[Any]]) -> Iterator[Row]:
+def _iterate_rows(columns: Mapping[str, Sequence[Any]]) -> Iterator[Row]:
     """One dictionary a row, without what is empty in it."""
     names = tuple(columns)
     for values in zip(*columns.values(), strict=True):
         yield {name: value for name, value in zip(names, values, strict=True) if value is not None}
 
 
-def _event_columns(table: Table) -> dict[str, Sequence[Any]]:
+def _event_columns(table: SourceTable) -> dict[str, Sequence[Any]]:
     mapping = table.mapping
     needed = {"user_id": "user", "item_id": "item", "timestamp": "time"}
     optional = {
@@ -163,8 +165,8 @@ def _event_columns(table: Table) -> dict[str, Sequence[Any]]:
         "price": column_values.numbers,
         "quantity": column_values.integers,
     }
-    columns = {field: _column(table, by, required=True) for field, by in needed.items()}
-    columns |= {field: _column(table, by) for field, by in optional.items()}
+    columns = {field: _find_column(table, by, required=True) for field, by in needed.items()}
+    columns |= {field: _find_column(table, by) for field, by in optional.items()}
     return {
         field: readers.get(field, column_values.texts)(column)
         for field, column in columns.items()
@@ -172,47 +174,51 @@ def _event_columns(table: Table) -> dict[str, Sequence[Any]]:
     }
 
 
-def _item_columns(table: Table) -> dict[str, Sequence[Any]]:
+def _item_columns(table: SourceTable) -> dict[str, Sequence[Any]]:
     mapping = table.mapping
-    texts = {name: _column(table, name) for name in ("title", "description", "brand")}
+    texts = {name: _find_column(table, name) for name in ("title", "description", "brand")}
     columns: dict[str, Sequence[Any]] = {
         name: column_values.texts(column) for name, column in texts.items() if column is not None
     }
-    if (category := _column(table, "category")) is not None:
+    if (category := _find_column(table, "category")) is not None:
         columns["category"] = column_values.lists(category, mapping.category_separator)
-    if mapping.item_price and (price := _column(table, "item_price")) is not None:
+    if mapping.item_price and (price := _find_column(table, "item_price")) is not None:
         columns["price"] = column_values.numbers(price)
     if mapping.attributes:
         columns["attributes"] = _attributes(table)
     if columns or mapping.items_file:
-        columns["item_id"] = column_values.texts(_column(table, "item", required=True))
+        columns["item_id"] = column_values.texts(_find_column(table, "item", required=True))
     return columns
 
 
-def _attributes(table: Table) -> Sequence[Any]:
+def _attributes(table: SourceTable) -> Sequence[Any]:
     columns = {
-        name: column_values.numbers(_named(table, "attributes", name))
+        name: column_values.numbers(_get_column(table, "attributes", name))
         for name in table.mapping.attributes
     }
-    return list(_rows(columns))
+    return list(_iterate_rows(columns))
 
 
-def _types(table: Table) -> Sequence[tuple[EventSpec, ...]]:
+def _types(table: SourceTable) -> Sequence[tuple[EventSpec, ...]]:
     """What each row says that the person did."""
     mapping = table.mapping
     if mapping.constant_type:
         return [event_types_of(mapping.constant_type)] * len(table.columns)
     for field in ("rating", "type") if mapping.is_given("rating") else ("type", "rating"):
-        if (column := _column(table, field)) is not None:
-            return _by_type(table, column) if field == "type" else _by_rating(table, column)
+        if (column := _find_column(table, field)) is not None:
+            return (
+                _types_by_name(table, column)
+                if field == "type"
+                else _types_by_rating(table, column)
+            )
     options = " or ".join(f"--type {name}" for name in EVENT_TYPES)
     raise DataError(
         f"{table.name}: no column {mapping.type!r} that says what a row is: say {options}, or name "
-        f"the column: --map type=NAME; it has {_names(table)}"
+        f"the column: --map type=NAME; it has {_list_columns(table)}"
     )
 
 
-def _by_rating(table: Table, column: Any) -> Sequence[tuple[EventSpec, ...]]:
+def _types_by_rating(table: SourceTable, column: Any) -> Sequence[tuple[EventSpec, ...]]:
     both, click = (CLICK, PURCHASE), (CLICK,)
     lowest = table.mapping.purchase_rating
     return [
@@ -221,11 +227,11 @@ def _by_rating(table: Table, column: Any) -> Sequence[tuple[EventSpec, ...]]:
     ]
 
 
-def _by_type(table: Table, column: Any) -> Sequence[tuple[EventSpec, ...]]:
+def _types_by_name(table: SourceTable, column: Any) -> Sequence[tuple[EventSpec, ...]]:
     return [event_types_of(_row_type(table, value)) for value in column_values.texts(column)]
 
 
-def _row_type(table: Table, value: str | None) -> str:
+def _row_type(table: SourceTable, value: str | None) -> str:
     try:
         return table.mapping.types[value or ""]
     except KeyError:
@@ -235,21 +241,22 @@ def _row_type(table: Table, value: str | None) -> str:
         ) from None
 
 
-def _column(table: Table, field: str, *, required: bool = False) -> Any:
+def _find_column(table: SourceTable, field: str, *, required: bool = False) -> Any:
     """The column of a field of the mapping; None where it is not there and need not be."""
     name = getattr(table.mapping, field)
     if not table.has(name) and not required and not table.mapping.is_given(field):
         return None
-    return _named(table, field, name)
+    return _get_column(table, field, name)
 
 
-def _named(table: Table, field: str, name: str) -> Any:
+def _get_column(table: SourceTable, field: str, name: str) -> Any:
     if not table.has(name):
         raise DataError(
-            f"{table.name}: no column {name!r}: it has {_names(table)}: say --map {field}=NAME"
+            f"{table.name}: no column {name!r}: it has {_list_columns(table)}: "
+            f"say --map {field}=NAME"
         )
     return table.columns[name]
 
 
-def _names(table: Table) -> str:
+def _list_columns(table: SourceTable) -> str:
     return ", ".join(table.columns.column_names)

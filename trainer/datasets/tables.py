@@ -12,13 +12,13 @@ import pyarrow.parquet as pq
 from headwater_client.errors import DataError
 from pyarrow import csv
 
-from trainer.datasets.mapping import ColumnMapping, with_mapping_file
+from trainer.datasets.mapping import ColumnMapping, merge_mapping_file
 
 SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".parquet")
 
 
 @dataclass(frozen=True)
-class Malformed:
+class MalformedLine:
     """A line that has another number of fields than the table has columns."""
 
     row: int
@@ -27,7 +27,7 @@ class Malformed:
 
 
 @dataclass(frozen=True)
-class Table:
+class SourceTable:
     """One file's content, and what its columns mean.
 
     `columns` is a pyarrow.Table; text of CSV is not interpreted yet, so that an id 007 stays one.
@@ -37,7 +37,7 @@ class Table:
     name: str
     columns: Any
     mapping: ColumnMapping
-    malformed: Sequence[Malformed] = field(default_factory=tuple)
+    malformed: Sequence[MalformedLine] = field(default_factory=tuple)
 
     def has(self, column: str) -> bool:
         """Whether there is such a column."""
@@ -53,32 +53,32 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Tables:
+class LogTables:
     """Where the events are, and where the items are; one table can hold both."""
 
-    events: Sequence[Table]
-    items: Sequence[Table]
+    events: Sequence[SourceTable]
+    items: Sequence[SourceTable]
 
 
-def read_tables(path: Path, given: ColumnMapping | None) -> Tables:
+def read_tables(path: Path, given: ColumnMapping | None) -> LogTables:
     """The tables of a file, or of all CSV and Parquet files of a folder."""
     folder = path if path.is_dir() else path.parent
-    mapping = with_mapping_file(folder, given)
+    mapping = merge_mapping_file(folder, given)
     items_path = folder / mapping.items_file if mapping.items_file else None
     paths = [found for found in _table_files(path) if found != items_path]
     events = [read_table(found, mapping) for found in paths]
     if items_path is None:
-        return Tables(events, events)
+        return LogTables(events, events)
     if not items_path.is_file():
         raise DataError(f"{items_path}: no such file, but items_file names it")
-    return Tables(events, [read_table(items_path, mapping)])
+    return LogTables(events, [read_table(items_path, mapping)])
 
 
-def read_table(path: Path, mapping: ColumnMapping) -> Table:
+def read_table(path: Path, mapping: ColumnMapping) -> SourceTable:
     """One file."""
     try:
         if path.suffix == ".parquet":
-            return Table(path.name, pq.read_table(path), mapping)
+            return SourceTable(path.name, pq.read_table(path), mapping)
         return read_csv(path, mapping)
     except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
         raise DataError(f"{path}: cannot be read: {error}".replace("\n", " ")) from error
@@ -92,7 +92,7 @@ def read_csv(
     column_names: Sequence[str] | None = None,
     quoted: bool = True,
     nothing: Sequence[str] = ("",),
-) -> Table:
+) -> SourceTable:
     """One file of delimited text.
 
     Args:
@@ -103,12 +103,12 @@ def read_csv(
         quoted: whether fields may stand in double quotes.
         nothing: what stands for no value. A person may be called NA.
     """
-    malformed: list[Malformed] = []
+    malformed: list[MalformedLine] = []
 
     def keep(line: csv.InvalidRow) -> str:
         found = f"{line.actual_columns} fields in {line.expected_columns} columns"
         header = 0 if column_names else 1
-        malformed.append(Malformed(line.number - header, line.text, found))
+        malformed.append(MalformedLine(line.number - header, line.text, found))
         return "skip"
 
     parse = csv.ParseOptions(
@@ -128,7 +128,7 @@ def read_csv(
         strings_can_be_null=True,
     )
     columns = csv.read_csv(source, read, parse, convert)
-    return Table(name or Path(str(source)).name, columns, mapping, tuple(malformed))
+    return SourceTable(name or Path(str(source)).name, columns, mapping, tuple(malformed))
 
 
 def _heading(path: Path, read: csv.ReadOptions, parse: csv.ParseOptions) -> Sequence[str]:

@@ -16,16 +16,22 @@ from torch import Tensor
 from features.schema import FeatureSchema
 from features.settings import HOUR_MS
 from features.vocabulary import FIRST_ITEM
-from trainer.datasets.log import Log
-from trainer.examples.batches import Batches, Drawing
-from trainer.examples.instants import instant_before
-from trainer.examples.replay import BoolArray, Example, Examples, examples, observed_log, replay
+from trainer.datasets import Log
+from trainer.examples import (
+    BoolArray,
+    Example,
+    Examples,
+    ItemTrends,
+    build_examples,
+    compute_trends,
+    observe_log,
+    previous_times_ms,
+    replay_log,
+)
+from trainer.examples.batches import Augmentation, Batches
 from trainer.examples.requests import Batch
-from trainer.examples.trends import Trends, trends
 from trainer.metrics import TOP, Floats, RankingMetrics, figures, gains, interval, target_ranks
-from trainer.network.layers import LOWEST
-from trainer.network.scoring import batch_scores
-from trainer.network.trained import Trained
+from trainer.network import LOWEST, TrainedModel, batch_scores
 from trainer.settings import TrainerSettings
 
 SNAPSHOT_MS = 60_000
@@ -61,7 +67,7 @@ class Evaluation:
 
 
 def evaluate(
-    trained: Trained,
+    trained: TrainedModel,
     earlier: Log,
     later: Log,
     schema: FeatureSchema,
@@ -120,7 +126,7 @@ def tallies(
     """
     columns, items = batches.examples, batches.trends.values.shape[2]
     found = [Tally.empty(len(columns), items) for _ in scorers]
-    drawing = Drawing(immediate_share)
+    drawing = Augmentation(immediate_share)
     for batch in batches.epoch(_BATCH, np.random.default_rng(0), drawing):
         for tally, scorer in zip(found, scorers, strict=True):
             tally.add(scorer(batch), batch)
@@ -139,7 +145,7 @@ class _Asked:
     columns: Examples
     chosen: BoolArray
     groups: Mapping[str, BoolArray]
-    trended: Trends
+    trended: ItemTrends
     history: int
     window: int
     immediate_share: float
@@ -163,7 +169,7 @@ class _Asked:
 
 
 def _asked(
-    trained: Trained,
+    trained: TrainedModel,
     parts: Sequence[Log],
     schema: FeatureSchema,
     settings: TrainerSettings,
@@ -171,10 +177,10 @@ def _asked(
 ) -> _Asked:
     """Args: parts: of one log; the events of the last one are asked for."""
     since_ms = parts[-1].events[0].timestamp
-    events = observed_log([event for part in parts for event in part.events], parts[-1].items)
-    replayed = replay(events, schema)
+    events = observe_log([event for part in parts for event in part.events], parts[-1].items)
+    replayed = replay_log(events, schema)
     # A request right after an earlier event needs the trends of that time.
-    trended = trends(
+    trended = compute_trends(
         [one.event for one in replayed],
         trained.vocabulary,
         schema,
@@ -183,9 +189,9 @@ def _asked(
     )
     # In the order of the columns, for what the columns do not say.
     replayed.sort(key=lambda one: (one.event.user_id, one.event.time_ms))
-    columns = examples(replayed, trained.vocabulary, schema)
+    columns = build_examples(replayed, trained.vocabulary, schema)
     groups = _groups(replayed, columns, since_ms)
-    chosen = columns.wanted & (columns.times_ms >= since_ms)
+    chosen = columns.is_target & (columns.times_ms >= since_ms)
     if right_after:
         chosen &= ~groups["first_requests"]
     history = schema.settings.history_length
@@ -207,7 +213,7 @@ def _groups(replayed: Sequence[Example], columns: Examples, since_ms: int) -> di
     before = Counter(one.event.item for one in replayed if one.event.time_ms < since_ms)
     counts = np.fromiter((before[one.event.item] for one in replayed), np.int64, len(replayed))
     return {
-        "return_visits": ~first & (times_ms - instant_before(columns) > RETURN_MS),
+        "return_visits": ~first & (times_ms - previous_times_ms(columns) > RETURN_MS),
         "first_requests": first,
         "new_people": times_ms[columns.starts] >= since_ms,
         "new_items": counts == 0,
@@ -217,4 +223,4 @@ def _groups(replayed: Sequence[Example], columns: Examples, since_ms: int) -> di
 
 def popularity_scores(batch: Batch, schema: FeatureSchema) -> Tensor:
     """Decayed popularity, forbidden items lowest: float[M, N]."""
-    return batch.trends[:, schema.trending_index].masked_fill(batch.forbidden, LOWEST)
+    return batch.trends[:, schema.trending_index].masked_fill(batch.excluded, LOWEST)

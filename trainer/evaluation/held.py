@@ -13,10 +13,8 @@ import numpy as np
 from features.arrays import Int64Array
 from features.vocabulary import FIRST_ITEM, PADDING, UNKNOWN, Vocabulary
 from trainer.evaluation.evaluate import SNAPSHOT_MS
+from trainer.examples import BoolArray, EventHistory, Examples, ItemTrends
 from trainer.examples.batches import Batches
-from trainer.examples.history import History
-from trainer.examples.replay import BoolArray, Examples
-from trainer.examples.trends import Trends
 
 # Most events that one stretch of a batch predicts: it changes no rank.
 _WINDOW = 64
@@ -36,13 +34,13 @@ class HoldoutSet:
 
     columns: Examples
     chosen: BoolArray
-    trended: Trends
+    trended: ItemTrends
     vocabulary: Vocabulary
 
     @property
     def asked(self) -> BoolArray:
         """The events to predict, bool[E]: what was taken before is not recommended again."""
-        return self.columns.wanted & self.chosen
+        return self.columns.is_target & self.chosen
 
     def known_to(self, vocabulary: Vocabulary) -> HoldoutSet:
         """The same events as a version with this vocabulary sees them."""
@@ -80,7 +78,7 @@ def _places(of: Vocabulary, within: Vocabulary) -> Int64Array:
     return np.concatenate([np.array([PADDING, UNKNOWN], np.int64), own])
 
 
-def held_of(history: History, since_ms: int, vocabularies: Sequence[Vocabulary]) -> HoldoutSet:
+def held_of(history: EventHistory, since_ms: int, vocabularies: Sequence[Vocabulary]) -> HoldoutSet:
     """Events from a time on for the gate to ask versions with these vocabularies about."""
     vocabulary = together(vocabularies)
     columns = history.examples(vocabulary)

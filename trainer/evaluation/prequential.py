@@ -20,19 +20,15 @@ from headwater_client.events import Interaction
 from features.schema import FeatureSchema
 from features.topics import hash64
 from features.vocabulary import Vocabulary
-from trainer.datasets.log import Log
+from trainer.datasets import Log
 from trainer.evaluation.evaluate import SNAPSHOT_MS, tallies
 from trainer.evaluation.held import HoldoutSet
-from trainer.examples.history import History
-from trainer.examples.replay import BoolArray
-from trainer.examples.splits import slices_of
+from trainer.examples import BoolArray, EventHistory, split_by_time
 from trainer.metrics import Floats, gains
-from trainer.network.scoring import batch_scores
-from trainer.network.trained import Trained
+from trainer.network import TrainedModel, batch_scores
 from trainer.settings import FineTuneSettings, TrainerSettings
-from trainer.text.encoder import LanguageModel
-from trainer.training.fine_tune import fine_tune
-from trainer.training.from_scratch import train_first_model
+from trainer.text import TextEncoder
+from trainer.training import fine_tune, train_first_model
 
 FIRST_SHARE = 0.3
 # One person in so many is never learned from: on their events it shows what is forgotten.
@@ -52,7 +48,7 @@ class PrequentialStep:
     """
 
     window: int
-    trained: Trained
+    trained: TrainedModel
     seconds: float
     gradients: int
 
@@ -66,7 +62,7 @@ class WindowedLog:
         window_of: int64[E], the window of each event, -1 in the first part.
         person: int64[E], a number for each person.
         left_out: bool[E], events of people who are never learned from.
-        wanted: bool[E], as in `Examples`.
+        is_target: bool[E], as in `Examples`.
 
     Raises:
         DataError: the log is too short for a window after its first part.
@@ -82,14 +78,14 @@ class WindowedLog:
                 f"{len(log.events)} events are too few to learn from the first "
                 f"{FIRST_SHARE:.0%} and judge the rest"
             )
-        self._whole = History(schema, log.items)
+        self._whole = EventHistory(schema, log.items)
         self._whole.extend(log.events)
         columns = self._whole.examples(Vocabulary([]))
         begins_ms = [window[0].timestamp for window in self.windows]
         self.window_of = np.searchsorted(begins_ms, columns.times_ms, side="right") - 1
         _, self.person = np.unique(columns.starts, return_inverse=True)
-        self.left_out: BoolArray = np.array([*map(is_left_out, self._whole.people)])[self.person]
-        self.wanted = columns.wanted
+        self.left_out: BoolArray = np.array([*map(is_left_out, self._whole.users)])[self.person]
+        self.is_target = columns.is_target
 
     def learned(self, events: Events) -> list[Interaction]:
         """The events of people who are learned from."""
@@ -100,13 +96,13 @@ class WindowedLog:
         earlier = [event for one in self.windows[:window] for event in one]
         return replace(self.first, events=self.learned([*self.first.events, *earlier]))
 
-    def gains(self, trained: Trained, chosen: BoolArray) -> Floats:
+    def gains(self, trained: TrainedModel, chosen: BoolArray) -> Floats:
         """NDCG@10 of each chosen event that could have been right, one step ahead: float[E].
 
         The history is the true one, trends are those of the moment, and what was taken is left out;
         0 for an item that the version does not know, and for what is not chosen.
         """
-        chosen = chosen & self.wanted
+        chosen = chosen & self.is_target
         columns = self._whole.examples(trained.vocabulary)
         asked_ms = columns.times_ms[chosen]
         trended = self._whole.trends(trained.vocabulary, asked_ms, SNAPSHOT_MS)
@@ -127,31 +123,33 @@ class LearningSetup:
 
     settings: TrainerSettings
     tuning: FineTuneSettings
-    reader: LanguageModel | None
+    text_encoder: TextEncoder | None
 
 
 def trained_on(stream: WindowedLog, window: int, learning: LearningSetup) -> PrequentialStep:
     """A version trained from nothing on all that was before a window."""
     began = time.process_time()
     log = stream.learned_log(window)
-    trained = train_first_model(log, stream.schema, learning.settings, reader=learning.reader)
+    trained = train_first_model(
+        log, stream.schema, learning.settings, text_encoder=learning.text_encoder
+    )
     return PrequentialStep(window, trained, time.process_time() - began, trained.outcome.gradients)
 
 
-def frozen(first: Trained, stream: WindowedLog) -> Iterator[PrequentialStep]:
+def frozen(first: TrainedModel, stream: WindowedLog) -> Iterator[PrequentialStep]:
     """The first version for all windows."""
     for number in range(len(stream.windows)):
         yield PrequentialStep(number, first, 0.0, 0)
 
 
 def incremental(
-    first: Trained, stream: WindowedLog, learning: LearningSetup
+    first: TrainedModel, stream: WindowedLog, learning: LearningSetup
 ) -> Iterator[PrequentialStep]:
     """Each window's version and the one after all, each fine-tuned from the one before.
 
     Where a window has nothing to learn from, the one before goes on.
     """
-    history = History(stream.schema, stream.log.items)
+    history = EventHistory(stream.schema, stream.log.items)
     history.extend(stream.learned(stream.first.events))
     live = first
     yield PrequentialStep(0, live, 0.0, 0)
@@ -164,9 +162,9 @@ def incremental(
         yield PrequentialStep(number, live, time.process_time() - began, gradients)
 
 
-def _next(live: Trained, history: History, learning: LearningSetup) -> Trained:
-    cut = slices_of(history.times_ms, live.until_ms, learning.tuning)
-    return fine_tune(live, history, cut, learning.settings, learning.tuning, learning.reader)
+def _next(live: TrainedModel, history: EventHistory, learning: LearningSetup) -> TrainedModel:
+    cut = split_by_time(history.times_ms, live.until_ms, learning.tuning)
+    return fine_tune(live, history, cut, learning.settings, learning.tuning, learning.text_encoder)
 
 
 @dataclass(frozen=True)
@@ -203,7 +201,7 @@ def course(
     seconds, gradients, last = {}, {}, None
     for step in steps:
         seconds[step.window], gradients[step.window] = step.seconds, step.gradients
-        mine = (stream.window_of == step.window) & stream.wanted
+        mine = (stream.window_of == step.window) & stream.is_target
         before = (stream.window_of == step.window - 1) & (step.window > 0) & stream.left_out
         asked = stream.gains(step.trained, mine | before)
         found[mine], after[before] = asked[mine], asked[before]
@@ -234,7 +232,7 @@ def forgotten(one: PrequentialRun, stream: WindowedLog, until: int) -> float:
     Args:
         until: windows from this one on are not old enough to be forgotten.
     """
-    old = stream.left_out & stream.wanted & (stream.window_of >= 0) & (stream.window_of < until)
+    old = stream.left_out & stream.is_target & (stream.window_of >= 0) & (stream.window_of < until)
     if one.kept is None or not old.any():
         return 0.0
     after, last = (asked[old].mean() for asked in one.kept)

@@ -1,0 +1,36 @@
+"""Training examples: logs replayed as the stream would have seen them. Without torch.
+
+What holds tensors is imported from its module: `batches`, `requests`, `cooccurrence`.
+"""
+
+from trainer.examples.history import EventHistory
+from trainer.examples.replay import (
+    BoolArray,
+    Example,
+    Examples,
+    Replayer,
+    build_examples,
+    observe_log,
+    order_by_person,
+    replay_log,
+)
+from trainer.examples.splits import DataSplits, split_by_time
+from trainer.examples.tie_groups import previous_times_ms
+from trainer.examples.trends import ItemTrends, compute_trends
+
+__all__ = [
+    "BoolArray",
+    "DataSplits",
+    "EventHistory",
+    "Example",
+    "Examples",
+    "ItemTrends",
+    "Replayer",
+    "build_examples",
+    "compute_trends",
+    "observe_log",
+    "order_by_person",
+    "previous_times_ms",
+    "replay_log",
+    "split_by_time",
+]

@@ -20,7 +20,7 @@ from torch import Tensor
 from features.arrays import Float32Array, Int64Array
 from features.settings import DAY_MS, HOUR_MS
 from trainer.examples.replay import BoolArray
-from trainer.examples.requests import Companions
+from trainer.examples.requests import CooccurrenceTables
 
 # Two events of a person belong together when few others and little time lie between them.
 NEARBY_EVENTS, NEARBY_MS = 10, HOUR_MS
@@ -30,23 +30,23 @@ SMOOTHING = 3.0
 HALF_LIFE_MS = 365 * DAY_MS
 # The most frequent items have companions: a table of all pairs is counted in memory.
 MAX_ITEMS = 8192
-SHARES = 8
+FOLDS = 8
 _ITERATIONS = 2
 
 
 @dataclass(frozen=True)
-class Taken:
+class InteractionColumns:
     """The events learned from, a person's together and ascending in time: int64[E] each.
 
     `people` are any numbers; `items` are indices of a vocabulary.
     """
 
-    people: Int64Array
+    users: Int64Array
     items: Int64Array
     times_ms: Int64Array
 
 
-class Cooccurrence:
+class CooccurrenceCounter:
     """Counts what is taken together; `numbers` are those of the people, each once, ascending.
 
     Args:
@@ -55,49 +55,51 @@ class Cooccurrence:
         factors: C.
     """
 
-    def __init__(self, taken: Taken, items: int, neighbours: int, factors: int) -> None:
+    def __init__(
+        self, taken: InteractionColumns, items: int, neighbours: int, factors: int
+    ) -> None:
         self.taken = taken
         self.items = items
-        self.frequent = _most_frequent(taken.items, items)
+        self.frequent = _frequent_items(taken.items, items)
         self.neighbours = min(neighbours, len(self.frequent))
         self.factors = factors
-        self.numbers, people = np.unique(taken.people, return_inverse=True)
-        self.people = people.astype(np.int64)
+        self.numbers, people = np.unique(taken.users, return_inverse=True)
+        self.users = people.astype(np.int64)
         left_ms = taken.times_ms.max(initial=0) - taken.times_ms
         self.worth = np.exp2(-left_ms / HALF_LIFE_MS)
         # Where each item is in the table of pairs.
         rows = np.full(items, -1, np.int64)
         rows[self.frequent] = np.arange(len(self.frequent))
         places = rows[taken.items]
-        earlier, self.later = _nearby(taken, places >= 0)
+        earlier, self.later = _find_nearby_pairs(taken, places >= 0)
         # Where each pair is counted.
         self.cells = places[earlier] * len(self.frequent) + places[self.later]
 
-    def of_all(self) -> Companions:
+    def count_all(self) -> CooccurrenceTables:
         """The companions that a version takes with it."""
-        return self._without(np.zeros(len(self.people), np.bool_))
+        return self._count_without(np.zeros(len(self.users), np.bool_))
 
-    def shares(self, generator: np.random.Generator) -> tuple[Int64Array, Companions]:
+    def draw_folds(self, generator: np.random.Generator) -> tuple[Int64Array, CooccurrenceTables]:
         """People dealt into shares, and what is known without each.
 
         Returns:
             int64[people], the share of each of `numbers`; the companions.
         """
-        dealt = generator.integers(0, SHARES, int(self.people.max(initial=-1)) + 1)
-        known = [self._without(dealt[self.people] == share) for share in range(SHARES)]
-        return dealt, Companions(
+        dealt = generator.integers(0, FOLDS, int(self.users.max(initial=-1)) + 1)
+        known = [self._count_without(dealt[self.users] == share) for share in range(FOLDS)]
+        return dealt, CooccurrenceTables(
             torch.stack([one.neighbours for one in known]),
             torch.stack([one.weights for one in known]),
             torch.stack([one.factors for one in known]),
         )
 
-    def _without(self, hidden: BoolArray) -> Companions:
+    def _count_without(self, hidden: BoolArray) -> CooccurrenceTables:
         """Args: hidden: bool[E], events that do not count."""
         worth = self.worth * ~hidden
         counts = np.bincount(self.taken.items, worth, self.items).astype(np.float32)
         scale = torch.from_numpy(1 / np.sqrt(counts + SMOOTHING)).float()
         neighbours, weights = self._neighbours(~hidden, scale)
-        return Companions(neighbours, weights, self._factors(worth, scale))
+        return CooccurrenceTables(neighbours, weights, self._factors(worth, scale))
 
     def _neighbours(self, counts: BoolArray, scale: Tensor) -> tuple[Tensor, Tensor]:
         """Args: counts: bool[E], the events that do. Both of a pair are one person's."""
@@ -122,8 +124,8 @@ class Cooccurrence:
         width = min(self.factors, self.items)
         items = torch.from_numpy(self.taken.items)
         values = torch.from_numpy(np.sqrt(worth)).float() * scale[items]
-        places = torch.stack([torch.from_numpy(self.people), items])
-        shape = (int(self.people.max(initial=-1)) + 1, self.items)
+        places = torch.stack([torch.from_numpy(self.users), items])
+        shape = (int(self.users.max(initial=-1)) + 1, self.items)
         matrix = torch.sparse_coo_tensor(places, values, shape, check_invariants=False).coalesce()
         basis = torch.randn(self.items, width)
         for _ in range(_ITERATIONS + 1):
@@ -134,13 +136,15 @@ class Cooccurrence:
         return found
 
 
-def _most_frequent(taken: Int64Array, items: int) -> Int64Array:
+def _frequent_items(taken: Int64Array, items: int) -> Int64Array:
     """The items that can have companions, ascending: int64[at most `MAX_ITEMS`]."""
     counts = np.bincount(taken, minlength=items)
     return np.sort(np.argsort(-counts, kind="stable")[:MAX_ITEMS])
 
 
-def _nearby(taken: Taken, counted: BoolArray) -> tuple[Int64Array, Int64Array]:
+def _find_nearby_pairs(
+    taken: InteractionColumns, counted: BoolArray
+) -> tuple[Int64Array, Int64Array]:
     """Pairs of events of a person, close in order and time: int64[U] each, earlier first.
 
     Args:
@@ -150,7 +154,7 @@ def _nearby(taken: Taken, counted: BoolArray) -> tuple[Int64Array, Int64Array]:
     places = np.arange(len(taken.items))
     for distance in range(1, NEARBY_EVENTS + 1):
         first, second = places[:-distance], places[distance:]
-        near = (taken.people[first] == taken.people[second]) & (
+        near = (taken.users[first] == taken.users[second]) & (
             taken.times_ms[second] - taken.times_ms[first] < NEARBY_MS
         )
         near &= counted[first] & counted[second]

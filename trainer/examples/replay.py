@@ -32,8 +32,8 @@ class Examples:
         types: int64[E].
         times_ms: int64[E].
         starts: int64[E], where the events of the same person begin.
-        wanted: bool[E], a recommendation could have been right: the item was not taken before.
-        takes: bool[E], this event takes its item for the first time.
+        is_target: bool[E], a recommendation could have been right: the item was not taken before.
+        marks_seen: bool[E], this event takes its item for the first time.
         features: float32[E, F], of the person as of the event's time, before it.
         features_after_last: float32[E, F], the same as of the event before it.
     """
@@ -42,8 +42,8 @@ class Examples:
     types: Int64Array
     times_ms: Int64Array
     starts: Int64Array
-    wanted: BoolArray
-    takes: BoolArray
+    is_target: BoolArray
+    marks_seen: BoolArray
     features: Float32Array
     features_after_last: Float32Array
 
@@ -56,13 +56,13 @@ class Example:
     """One event that counted and what was known before it; fields as in `Examples`."""
 
     event: Observation
-    wanted: bool
-    takes: bool
+    is_target: bool
+    marks_seen: bool
     features: list[float]
     features_after_last: list[float]
 
 
-def observed_log(events: Sequence[Interaction], items: Iterable[Item]) -> list[Observation]:
+def observe_log(events: Sequence[Interaction], items: Iterable[Item]) -> list[Observation]:
     """A log as the rows see it when its events arrive in this order."""
     categories = {item.item_id: tuple(map(hash64, item.category)) for item in items}
     return [
@@ -71,14 +71,14 @@ def observed_log(events: Sequence[Interaction], items: Iterable[Item]) -> list[O
     ]
 
 
-def examples(
+def build_examples(
     replayed: Sequence[Example], vocabulary: Vocabulary, schema: FeatureSchema
 ) -> Examples:
-    """Replayed events as columns, in the order of `by_person`."""
-    return _columns(by_person(replayed), vocabulary, schema)
+    """Replayed events as columns, in the order of `order_by_person`."""
+    return _to_columns(order_by_person(replayed), vocabulary, schema)
 
 
-def by_person(replayed: Sequence[Example]) -> list[Example]:
+def order_by_person(replayed: Sequence[Example]) -> list[Example]:
     """A person's events together and ascending in time."""
     people: dict[str, int] = {}
     numbers = [people.setdefault(one.event.user_id, len(people)) for one in replayed]
@@ -87,13 +87,13 @@ def by_person(replayed: Sequence[Example]) -> list[Example]:
     return [replayed[index] for index in order]
 
 
-def replay(log: Iterable[Observation], schema: FeatureSchema) -> list[Example]:
+def replay_log(log: Iterable[Observation], schema: FeatureSchema) -> list[Example]:
     """Each event of a log that counts, with what was known before it.
 
     Args:
         log: the events of many people in the order in which they arrive.
     """
-    return Replayer(schema).rows(log)
+    return Replayer(schema).replay(log)
 
 
 class Replayer:
@@ -108,20 +108,20 @@ class Replayer:
         self._known: dict[str, UserRow] = {}
         self._taken: dict[str, set[int]] = {}
 
-    def rows(self, log: Iterable[Observation]) -> list[Example]:
+    def replay(self, log: Iterable[Observation]) -> list[Example]:
         """Each event that counts, with what was known before it, all earlier logs included.
 
         Args:
             log: what arrived next, in this order. Its offsets are numbered anew: those of several
                 logs, or of a window, do not ascend.
         """
-        return [made for event in log if (made := self._absorbed(event))]
+        return [made for event in log if (made := self._replay_event(event))]
 
-    def _absorbed(self, event: Observation) -> Example | None:
+    def _replay_event(self, event: Observation) -> Example | None:
         event = event._replace(source=SOURCE, offset=self._arrived)
         self._arrived += 1
         row = self._known.setdefault(event.user_id, rows.empty_user(self._schema))
-        before = _features_before(row, event, self._schema)
+        before = _previous_features(row, event, self._schema)
         if not rows.apply_event(row, event, self._schema):
             return None
         mine = self._taken.setdefault(event.user_id, set())
@@ -132,7 +132,7 @@ class Replayer:
         return Example(event, wanted, takes, *before)
 
 
-def _features_before(
+def _previous_features(
     row: UserRow, event: Observation, schema: FeatureSchema
 ) -> tuple[list[float], list[float]]:
     at_event = inputs.user_features(row, event.time_ms, schema)
@@ -141,7 +141,9 @@ def _features_before(
     return at_event, inputs.user_features(row, row.reference_ms, schema)
 
 
-def _columns(ordered: Sequence[Example], vocabulary: Vocabulary, schema: FeatureSchema) -> Examples:
+def _to_columns(
+    ordered: Sequence[Example], vocabulary: Vocabulary, schema: FeatureSchema
+) -> Examples:
     size = len(ordered)
     hashes = np.fromiter((one.event.item for one in ordered), np.int64, size)
     width = schema.user_feature_count
@@ -149,15 +151,15 @@ def _columns(ordered: Sequence[Example], vocabulary: Vocabulary, schema: Feature
         items=vocabulary.indices(hashes),
         types=np.fromiter((one.event.type for one in ordered), np.int64, size),
         times_ms=np.fromiter((one.event.time_ms for one in ordered), np.int64, size),
-        starts=_starts([one.event.user_id for one in ordered]),
-        wanted=np.fromiter((one.wanted for one in ordered), np.bool_, size),
-        takes=np.fromiter((one.takes for one in ordered), np.bool_, size),
+        starts=_person_starts([one.event.user_id for one in ordered]),
+        is_target=np.fromiter((one.is_target for one in ordered), np.bool_, size),
+        marks_seen=np.fromiter((one.marks_seen for one in ordered), np.bool_, size),
         features=_matrix((one.features for one in ordered), size, width),
         features_after_last=_matrix((one.features_after_last for one in ordered), size, width),
     )
 
 
-def _starts(user_ids: Sequence[str]) -> Int64Array:
+def _person_starts(user_ids: Sequence[str]) -> Int64Array:
     first: dict[str, int] = {}
     found = (first.setdefault(name, at) for at, name in enumerate(user_ids))
     return np.fromiter(found, np.int64, len(user_ids))

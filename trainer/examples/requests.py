@@ -1,7 +1,7 @@
 """What a network is asked, what it is trained on, and what people are known to take together.
 
 B histories, P requests of each, L columns of a history, M requests in all, K targets, N items,
-T trends, F user features, J neighbours of an item, C factors.
+T trends, F user features, K neighbours of an item, C factors, S folds of users.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Requests:
     user_features: Tensor
 
     @classmethod
-    def after_all(
+    def from_histories(
         cls,
         items: Tensor,
         types: Tensor,
@@ -39,7 +39,7 @@ class Requests:
         request_time_ms: Tensor,
         user_features: Tensor,
     ) -> Requests:
-        """One request of each history, after its last column, as a graph is asked.
+        """One request after the last column of each history, as the exported graph is asked.
 
         Args:
             items, types, times_ms: int64[B, L].
@@ -51,37 +51,57 @@ class Requests:
 
 
 @dataclass(frozen=True)
-class Batch:
-    """One step.
+class ScoredRequests:
+    """The requests that every item is scored for.
 
     Attributes:
-        asked: the histories, and a request for each instant of the stretches.
-        people: int64[B], the first event of whose history each stretch belongs to.
-        places: int64[M], where in the flattened requests [B * P] the requests are.
-        rows: int64[K], which of the M requests each target belongs to.
-        targets: int64[K], the item of each.
-        events: int64[K], the event that each is.
-        bought: bool[K], whether the item was bought at that instant.
-        forbidden: bool[M, N], items taken before, and what is no item.
-        together: bool[M, N], items of the request's instant.
-        trends: float32[M, T, N], as of each request.
+        requests: histories, and all requests made of each.
+        positions: int64[M], the scored ones among the flattened requests [B * P].
+        trends: float32[M, T, N], as of each scored request.
     """
 
-    asked: Requests
-    people: Tensor
-    places: Tensor
-    rows: Tensor
-    targets: Tensor
-    events: Tensor
-    bought: Tensor
-    forbidden: Tensor
-    together: Tensor
+    requests: Requests
+    positions: Tensor
     trends: Tensor
 
 
 @dataclass(frozen=True)
-class Companions:
-    """What is known of N items, of all people or, with S first, of all but each share of them.
+class Batch:
+    """What a model is trained or judged on in one step.
+
+    Attributes:
+        requests: the histories, and a request for each tie group of the segments.
+        users: int64[B], the first event of whose history each segment belongs to.
+        positions: int64[M], where in the flattened requests [B * P] the requests are.
+        rows: int64[K], which of the M requests each target belongs to.
+        targets: int64[K], the item of each.
+        events: int64[K], the event that each is.
+        purchased: bool[K], whether the item was bought at that time.
+        excluded: bool[M, N], items taken before, and what is no item.
+        tied: bool[M, N], items of the request's tie group.
+        trends: float32[M, T, N], as of each request.
+    """
+
+    requests: Requests
+    users: Tensor
+    positions: Tensor
+    rows: Tensor
+    targets: Tensor
+    events: Tensor
+    purchased: Tensor
+    excluded: Tensor
+    tied: Tensor
+    trends: Tensor
+
+    @property
+    def scored(self) -> ScoredRequests:
+        """The requests with a target."""
+        return ScoredRequests(self.requests, self.positions, self.trends)
+
+
+@dataclass(frozen=True)
+class CooccurrenceTables:
+    """What users take together, of all users or, with S first, of all but each fold of them.
 
     Attributes:
         neighbours: int32[..., N, K], the items most often taken in the same sessions.
@@ -93,6 +113,8 @@ class Companions:
     weights: Tensor
     factors: Tensor
 
-    def of(self, share: int) -> Companions:
-        """Those of all but one share."""
-        return Companions(self.neighbours[share], self.weights[share], self.factors[share])
+    def fold(self, number: int) -> CooccurrenceTables:
+        """Those of all but one fold."""
+        return CooccurrenceTables(
+            self.neighbours[number], self.weights[number], self.factors[number]
+        )

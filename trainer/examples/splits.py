@@ -15,11 +15,11 @@ from trainer.examples.replay import BoolArray, Examples
 from trainer.settings import FineTuneSettings
 
 # Events of one person in a row that are drawn together: a history is read once for all of them.
-RUN = 32
+RUN_LENGTH = 32
 
 
 @dataclass(frozen=True)
-class Slices:
+class DataSplits:
     """What a fine-tune does with which events, by their times.
 
     Learned: later than `since_ms` and before `stop_ms`. They tell when to stop: from there, before
@@ -33,23 +33,25 @@ class Slices:
     stop_ms: int
     judge_ms: int
 
-    def learned(self, times_ms: Int64Array) -> BoolArray:
+    def learned_mask(self, times_ms: Int64Array) -> BoolArray:
         """Which are new and learned, bool[E]."""
         found: BoolArray = (times_ms > self.since_ms) & (times_ms < self.stop_ms)
         return found
 
-    def stopping(self, times_ms: Int64Array) -> BoolArray:
+    def stopping_mask(self, times_ms: Int64Array) -> BoolArray:
         """Which tell when to stop, bool[E]."""
         found: BoolArray = (times_ms >= self.stop_ms) & (times_ms < self.judge_ms)
         return found
 
-    def judged(self, times_ms: Int64Array) -> BoolArray:
+    def holdout_mask(self, times_ms: Int64Array) -> BoolArray:
         """Which are kept for the gate, bool[E]."""
         found: BoolArray = times_ms >= self.judge_ms
         return found
 
 
-def slices_of(times_ms: Int64Array, since_ms: int | None, settings: FineTuneSettings) -> Slices:
+def split_by_time(
+    times_ms: Int64Array, since_ms: int | None, settings: FineTuneSettings
+) -> DataSplits:
     """Cut what happened after a time; a window too small to be cut is learned whole.
 
     Args:
@@ -74,8 +76,8 @@ def slices_of(times_ms: Int64Array, since_ms: int | None, settings: FineTuneSett
     judge_ms = _cut(new, settings.gate_fraction, end_ms)
     stop_ms = _cut(new, settings.gate_fraction + settings.early_stopping_fraction, judge_ms)
     if stop_ms <= new[0]:
-        return Slices(since_ms, end_ms, end_ms)
-    return Slices(since_ms, stop_ms, judge_ms)
+        return DataSplits(since_ms, end_ms, end_ms)
+    return DataSplits(since_ms, stop_ms, judge_ms)
 
 
 def _cut(ordered_ms: Int64Array, share: float, otherwise_ms: int) -> int:
@@ -84,7 +86,7 @@ def _cut(ordered_ms: Int64Array, share: float, otherwise_ms: int) -> int:
     return int(ordered_ms[-count]) if count else otherwise_ms
 
 
-def sample(
+def sample_runs(
     earlier: BoolArray, examples: Examples, count: int, generator: np.random.Generator
 ) -> BoolArray:
     """About so many of the earlier events, each as likely as any other: bool[E].
@@ -95,8 +97,8 @@ def sample(
         earlier: bool[E].
     """
     within = np.arange(len(examples)) - examples.starts
-    offsets = generator.integers(0, RUN, len(examples))[examples.starts]
-    runs = np.stack([examples.starts, (within + offsets) // RUN])
+    offsets = generator.integers(0, RUN_LENGTH, len(examples))[examples.starts]
+    runs = np.stack([examples.starts, (within + offsets) // RUN_LENGTH])
     change = np.concatenate([[True], (np.diff(runs) != 0).any(0)])
     number = np.cumsum(change) - 1
     sizes = np.bincount(number[earlier], minlength=number[-1] + 1)

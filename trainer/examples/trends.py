@@ -1,4 +1,4 @@
-"""What trended when: item popularity at the start of every stretch of time with events.
+"""What trended when: item popularity at the start of every period of time with events.
 
 S snapshots, N items of the vocabulary, T trends, E events.
 """
@@ -22,7 +22,7 @@ MAX_BYTES = 256 << 20
 
 
 @dataclass(frozen=True)
-class Trends:
+class ItemTrends:
     """Trend values of every item at points in time.
 
     Attributes:
@@ -33,13 +33,13 @@ class Trends:
     times_ms: Int64Array
     values: npt.NDArray[np.float16]
 
-    def at(self, times_ms: Int64Array) -> Int64Array:
+    def snapshot_indices(self, times_ms: Int64Array) -> Int64Array:
         """The newest snapshot not after each time, int64, same shape."""
         return np.maximum(np.searchsorted(self.times_ms, times_ms, side="right") - 1, 0)
 
 
 @dataclass(frozen=True)
-class Popularities:
+class PopularityUpdates:
     """What each event made of its item's popularity.
 
     Attributes:
@@ -55,7 +55,7 @@ class Popularities:
     values: npt.NDArray[np.float64]
 
 
-class Popularity:
+class ItemPopularity:
     """Item rows as the stream keeps them, which absorb a log bit by bit."""
 
     def __init__(self, schema: FeatureSchema) -> None:
@@ -63,7 +63,7 @@ class Popularity:
         self._groups: dict[int, dict[int, ItemGroup]] = {}
         self._known_ms = 0
 
-    def absorb(self, log: Sequence[Observation]) -> Popularities:
+    def apply(self, log: Sequence[Observation]) -> PopularityUpdates:
         """What these events make of their items, in this order."""
         size = len(log)
         times_ms = np.fromiter((event.time_ms for event in log), np.int64, size)
@@ -72,11 +72,11 @@ class Popularity:
         reference_ms = np.empty(size, np.int64)
         values = np.empty((size, self._schema.trend_count), np.float64)
         for at, event in enumerate(log):
-            reference_ms[at], values[at] = self._after(event)
+            reference_ms[at], values[at] = self._apply_event(event)
         items = np.fromiter((event.item for event in log), np.int64, size)
-        return Popularities(items, known_ms, reference_ms, values)
+        return PopularityUpdates(items, known_ms, reference_ms, values)
 
-    def _after(self, event: Observation) -> tuple[int, list[float]]:
+    def _apply_event(self, event: Observation) -> tuple[int, list[float]]:
         groups = self._groups.setdefault(event.item, {})
         group = groups.setdefault(event.type, rows.empty_group(self._schema))
         rows.apply_item_event(group, event, self._schema)
@@ -84,14 +84,14 @@ class Popularity:
         return time_ms, rows.popularity(groups.items(), time_ms, self._schema)[:-1]
 
 
-def trends(
+def compute_trends(
     log: Sequence[Observation],
     vocabulary: Vocabulary,
     schema: FeatureSchema,
     snapshot_ms: int,
     since_ms: int = 0,
-) -> Trends:
-    """Trends at the starts of stretches of `snapshot_ms` in which events happened.
+) -> ItemTrends:
+    """Trends at the starts of periods of `snapshot_ms` in which events happened.
 
     Args:
         log: the events that counted, in any order.
@@ -100,21 +100,21 @@ def trends(
     ordered = sorted(log, key=attrgetter("time_ms"))
     # Numbered by time: an item's row skips what it takes for absorbed.
     ordered = [event._replace(offset=at) for at, event in enumerate(ordered)]
-    found = Popularity(schema).absorb(ordered)
+    found = ItemPopularity(schema).apply(ordered)
     asked_ms = found.known_ms[found.known_ms >= since_ms]
-    return snapshots(found, asked_ms, vocabulary, schema, snapshot_ms)
+    return take_snapshots(found, asked_ms, vocabulary, schema, snapshot_ms)
 
 
-def snapshots(
-    found: Popularities,
+def take_snapshots(
+    found: PopularityUpdates,
     asked_ms: Int64Array,
     vocabulary: Vocabulary,
     schema: FeatureSchema,
     snapshot_ms: int,
-) -> Trends:
-    """Trends at the starts of the stretches of `snapshot_ms` that these times are in.
+) -> ItemTrends:
+    """Trends at the starts of the periods of `snapshot_ms` that these times are in.
 
-    Where they would take more than `MAX_BYTES` the stretches become longer.
+    Where they would take more than `MAX_BYTES` the periods become longer.
 
     Args:
         asked_ms: int64[any], in any order.
@@ -135,7 +135,7 @@ def snapshots(
         left = np.exp2((reference_ms - time_ms) / half_lives[:, None])
         values[at] = np.log1p(current.T * left)
         done = end
-    return Trends(starts, values)
+    return ItemTrends(starts, values)
 
 
 def _snapshot_times(times_ms: Int64Array, snapshot_ms: int, size: int) -> Int64Array:

@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from trainer.network.model import companions
+from trainer.network import cooccurrence_rows
 
 
 class CooccurrenceTerm(Protocol):
@@ -30,7 +30,7 @@ class DenseCooccurrence:
     """
 
     def __init__(self, items: Tensor, neighbours: Tensor, weights: Tensor, count: int) -> None:
-        self._rows = companions(items, neighbours, weights, count)
+        self._rows = cooccurrence_rows(items, neighbours, weights, count)
 
     def added_to(self, scores: Tensor, near: Tensor) -> Tensor:
         return scores + (near[:, None] @ self._rows)[:, 0]

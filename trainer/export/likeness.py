@@ -12,8 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from trainer.network.ensemble import Model
-from trainer.network.model import Reading
+from trainer.network import Model, RequestStates
 
 # A direction in which there is nothing.
 _LEAST = 1e-6
@@ -51,7 +50,7 @@ class Likeness(nn.Module):
         self.register_buffer("kinds", torch.cat([described, factors], 1))
         self.register_buffer("scales", scales)
 
-    def of(self, readings: Sequence[Reading], related: Tensor, items: Tensor) -> Tensor:
+    def of(self, readings: Sequence[RequestStates], related: Tensor, items: Tensor) -> Tensor:
         """What the past adds up to, float[B, a + c]: an item gains its product with `kinds`.
 
         Args:
@@ -60,7 +59,7 @@ class Likeness(nn.Module):
         """
         # All of a row is summed with all weights, and half of that left out: copying the halves
         # apart would take longer.
-        weights = torch.cat([*(one.alike for one in readings), related], 1)
+        weights = torch.cat([*(one.content_weights for one in readings), related], 1)
         sums = weights @ self.kinds[items]
         alike, counted = sums[:, :-1, : self.width], sums[:, -1, self.width :]
         return torch.cat([self._weighed(alike), counted], 1)

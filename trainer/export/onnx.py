@@ -19,7 +19,7 @@ from features.schema import FeatureSchema
 from features.settings import DAY_MS
 from trainer.export.parity import Arrays, differences
 from trainer.export.recommender import ScoringGraph
-from trainer.network.ensemble import Model
+from trainer.network import Model
 
 OPSET = 17
 CHECKED_BATCHES = (1, 7, 256)

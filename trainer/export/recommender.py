@@ -17,9 +17,7 @@ from features.vocabulary import FIRST_ITEM, PADDING
 from trainer.examples.requests import Requests
 from trainer.export.followers import CooccurrenceTerm, DenseCooccurrence, SparseCooccurrence
 from trainer.export.likeness import Likeness, Widths, directions
-from trainer.network.ensemble import Model
-from trainer.network.layers import LOWEST
-from trainer.network.model import NEWEST, Biases, Reading
+from trainer.network import LOWEST, NEWEST, AttentionBiases, Model, RequestStates
 
 Outputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
@@ -64,8 +62,8 @@ class ScoringGraph(nn.Module):
                 "event_biases", torch.stack([torch.stack(one.events) for one in biases])
             )
             self.register_buffer("request_bias", torch.stack([one.request for one in biases]))
-            self.register_buffer("near_bias", torch.stack([one.near for one in biases]))
-            self.register_buffer("alike_bias", torch.stack([one.alike for one in biases]))
+            self.register_buffer("near_bias", torch.stack([one.session for one in biases]))
+            self.register_buffer("alike_bias", torch.stack([one.content for one in biases]))
             bias = torch.stack([one.bias for one in items]).mean(0)
             self.register_buffer("item_bias", _recommendable(bias))
             self.register_buffer("tables", torch.stack([one.vectors for one in items]))
@@ -90,7 +88,7 @@ class ScoringGraph(nn.Module):
         # What is older than the model's history is not read.
         newest = self.architecture.history
         items = item_indices[:, -newest:]
-        asked = Requests.after_all(
+        asked = Requests.from_histories(
             items,
             event_types[:, -newest:],
             event_times_ms[:, -newest:],
@@ -116,17 +114,17 @@ class ScoringGraph(nn.Module):
             reading.trend_weights[:, 0] * float(self.architecture.decay),
         )
 
-    def _readings(self, asked: Requests) -> list[Reading]:
+    def _readings(self, asked: Requests) -> list[RequestStates]:
         """What each member makes of the people."""
         tables, length = self.tables.unbind(0), asked.items.shape[1]
         return [
-            member.read(asked, self._biases(at, length), tables[at])
+            member.encode(asked, self._biases(at, length), tables[at])
             for at, member in enumerate(self.model.members)
         ]
 
-    def _biases(self, member: int, length: int) -> Biases:
+    def _biases(self, member: int, length: int) -> AttentionBiases:
         events = self.event_biases[member, :, :, :length, :length]
-        return Biases(
+        return AttentionBiases(
             list(events.unbind(0)),
             self.request_bias[member, :, :, -length:],
             self.near_bias[member, :, :, -length:],
@@ -143,8 +141,8 @@ class ScoringGraph(nn.Module):
 
     def _scores(
         self,
-        readings: Sequence[Reading],
-        reading: Reading,
+        readings: Sequence[RequestStates],
+        reading: RequestStates,
         items: Tensor,
         followers: CooccurrenceTerm | None,
     ) -> Tensor:
@@ -154,10 +152,12 @@ class ScoringGraph(nn.Module):
         scores = _mean(tastes) + self.item_bias
         if self.architecture.alike or self.architecture.related:
             scores = (
-                scores + self.likeness.of(readings, reading.related, items) @ self.likeness.kinds.T
+                scores
+                + self.likeness.of(readings, reading.collaborative_weights, items)
+                @ self.likeness.kinds.T
             )
         if followers is not None:
-            scores = followers.added_to(scores, reading.near[:, 0, -NEWEST:])
+            scores = followers.added_to(scores, reading.session_weights[:, 0, -NEWEST:])
         return scores
 
     def _top(self, scores: Tensor, excluded: Tensor) -> tuple[Tensor, Tensor]:
@@ -171,7 +171,11 @@ class ScoringGraph(nn.Module):
         return top_scores, torch.where(top_scores > LOWEST / 2, top_items, PADDING)
 
     def _explained_by(
-        self, wanted: Tensor, items: Tensor, reading: Reading, followers: CooccurrenceTerm | None
+        self,
+        wanted: Tensor,
+        items: Tensor,
+        reading: RequestStates,
+        followers: CooccurrenceTerm | None,
     ) -> Tensor:
         """The column of the event that explains each wanted item best, int64[B, W].
 
@@ -180,7 +184,9 @@ class ScoringGraph(nn.Module):
         add in its place, since weights are shares of a whole.
         """
         attention = reading.attention.mean(2)
-        weights = torch.cat([attention, reading.alike, reading.related], 1).transpose(1, 2)
+        weights = torch.cat(
+            [attention, reading.content_weights, reading.collaborative_weights], 1
+        ).transpose(1, 2)
         past = beside_the_mean(self.explaining[items], weights @ self.weighed_by)
         added = self.explained[wanted] @ past.transpose(1, 2)
         if followers is not None:
@@ -191,16 +197,16 @@ class ScoringGraph(nn.Module):
         return added.argmax(2)
 
 
-def mean_reading(readings: Sequence[Reading]) -> Reading:
+def mean_reading(readings: Sequence[RequestStates]) -> RequestStates:
     """What several members make of a person, on average. Their states have nothing in common."""
     if len(readings) == 1:
         return readings[0]
-    return Reading(
+    return RequestStates(
         torch.cat([one.states for one in readings], 2),
         torch.cat([one.attention for one in readings], 2),
-        _mean([one.near for one in readings]),
-        _mean([one.alike for one in readings]),
-        _mean([one.related for one in readings]),
+        _mean([one.session_weights for one in readings]),
+        _mean([one.content_weights for one in readings]),
+        _mean([one.collaborative_weights for one in readings]),
         _mean([one.trend_weights for one in readings]),
     )
 
@@ -209,9 +215,9 @@ def _mean(values: Sequence[Tensor]) -> Tensor:
     return values[0] if len(values) == 1 else torch.stack(list(values)).mean(0)
 
 
-def followed(wanted: Tensor, reading: Reading, followers: CooccurrenceTerm) -> Tensor:
+def followed(wanted: Tensor, reading: RequestStates, followers: CooccurrenceTerm) -> Tensor:
     """What the newest events add by what is taken with them, float[B, W, R]."""
-    weights = reading.near[:, 0, -NEWEST:, None]
+    weights = reading.session_weights[:, 0, -NEWEST:, None]
     return beside_the_mean(followers.of(wanted), weights).transpose(1, 2)
 
 

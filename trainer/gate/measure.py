@@ -30,9 +30,7 @@ from trainer.export.onnx import (
 )
 from trainer.export.recommender import ScoringGraph
 from trainer.gate.measured import Foresight, GateMeasurements, MethodRanking, WeightGrowth
-from trainer.network.ensemble import Model
-from trainer.network.scoring import batch_scores
-from trainer.network.trained import Trained
+from trainer.network import Model, TrainedModel, batch_scores
 
 # The batch whose latency is measured, and how often.
 LATENCY_BATCH = 32
@@ -50,7 +48,7 @@ class JudgedVersion:
     """
 
     version: int
-    trained: Trained
+    trained: TrainedModel
     graph: Path | None
 
 

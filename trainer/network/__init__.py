@@ -1,0 +1,47 @@
+"""The network of `temporal_llm`, ensembles of it, and the scores of its requests."""
+
+from trainer.network.architecture import NEIGHBOURS, Architecture, architecture_of
+from trainer.network.devices import select_device, to_device
+from trainer.network.ensemble import Ensemble, Model, join_models
+from trainer.network.layers import LOWEST
+from trainer.network.model import (
+    NEWEST,
+    PARTS,
+    AttentionBiases,
+    RequestStates,
+    TemporalModel,
+    cooccurrence_rows,
+)
+from trainer.network.scoring import (
+    VisibleCooccurrence,
+    batch_scores,
+    score_parts,
+    score_requests,
+    trend_scores,
+)
+from trainer.network.trained import TrainedModel, TrainingOutcome
+
+__all__ = [
+    "LOWEST",
+    "NEIGHBOURS",
+    "NEWEST",
+    "PARTS",
+    "Architecture",
+    "AttentionBiases",
+    "Ensemble",
+    "Model",
+    "RequestStates",
+    "TemporalModel",
+    "TrainedModel",
+    "TrainingOutcome",
+    "VisibleCooccurrence",
+    "architecture_of",
+    "batch_scores",
+    "cooccurrence_rows",
+    "join_models",
+    "score_parts",
+    "score_requests",
+    "select_device",
+    "to_device",
+    "trend_scores",
+]

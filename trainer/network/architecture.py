@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 from features.schema import FeatureSchema
 from features.vocabulary import Vocabulary
-from trainer.settings import Part, TrainerSettings
-from trainer.text.encoder import LanguageModel
-from trainer.text.item_features import BUCKETS, alike_width
+from trainer.settings import ModelPart, TrainerSettings
+from trainer.text import BUCKETS, TextEncoder, similarity_width
 
 
 @dataclass(frozen=True)
@@ -34,14 +33,14 @@ class Architecture:
     event_types: int = 2
 
 
-def architecture(
+def architecture_of(
     vocabulary: Vocabulary,
     schema: FeatureSchema,
     settings: TrainerSettings,
-    reader: LanguageModel | None = None,
+    text_encoder: TextEncoder | None = None,
 ) -> Architecture:
     """The shape of a model for these items and rows, and texts read by this language model."""
-    counts = Part.COOCCURRENCE not in settings.ablate
+    counts = ModelPart.COOCCURRENCE not in settings.ablate
     return Architecture(
         items=len(vocabulary),
         user_features=schema.user_feature_count,
@@ -53,13 +52,13 @@ def architecture(
         layers=settings.layers,
         heads=settings.heads,
         dropout=settings.dropout,
-        text=reader.width + BUCKETS if reader else 0,
-        alike=alike_width(reader) if reader else 0,
+        text=text_encoder.width + BUCKETS if text_encoder else 0,
+        alike=similarity_width(text_encoder) if text_encoder else 0,
         related=settings.factors if counts else 0,
         neighbours=min(NEIGHBOURS, len(vocabulary)) if counts else 0,
-        identity=Part.IDENTITY not in settings.ablate,
-        time=Part.TIME not in settings.ablate,
-        decay=Part.DECAY not in settings.ablate,
+        identity=ModelPart.IDENTITY not in settings.ablate,
+        time=ModelPart.TIME not in settings.ablate,
+        decay=ModelPart.DECAY not in settings.ablate,
         event_types=len(schema.event_codes),
     )
 

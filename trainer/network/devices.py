@@ -14,7 +14,7 @@ from trainer.settings import Device, Precision, TrainerSettings
 Value = TypeVar("Value")
 
 
-def device_of(settings: TrainerSettings) -> torch.device:
+def select_device(settings: TrainerSettings) -> torch.device:
     """The device of the settings.
 
     Raises:
@@ -46,13 +46,14 @@ def autocast(settings: TrainerSettings, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=wanted)
 
 
-def moved(value: Value, device: torch.device) -> Value:
+def to_device(value: Value, device: torch.device) -> Value:
     """A tensor, or a dataclass with all tensors in it, on a device."""
     found: Any = value
     if isinstance(value, Tensor):
         found = value.to(device)
     elif is_dataclass(value) and not isinstance(value, type):
         found = replace(
-            value, **{one.name: moved(getattr(value, one.name), device) for one in fields(value)}
+            value,
+            **{one.name: to_device(getattr(value, one.name), device) for one in fields(value)},
         )
     return found  # type: ignore[no-any-return]

@@ -47,6 +47,6 @@ class Ensemble(nn.Module):
 Model = TemporalModel | Ensemble
 
 
-def joined(members: Sequence[TemporalModel]) -> Model:
+def join_models(members: Sequence[TemporalModel]) -> Model:
     """The model itself where there is but one."""
     return members[0] if len(members) == 1 else Ensemble(members)

@@ -114,7 +114,7 @@ class RequestLayer(nn.Module):
             float[B, P, D], and the attention float[B, P, H, L].
         """
         batch, requests, width = x.shape
-        logits = looked_for(self.query(self.norm(x)), events, self.heads) + bias
+        logits = attention_logits(self.query(self.norm(x)), events, self.heads) + bias
         nothing = self.nothing.expand(batch, requests, self.heads, 1)
         attention = torch.softmax(torch.cat([nothing, logits], -1), -1)[..., 1:]
         read = attention.reshape(batch, requests * self.heads, -1) @ events
@@ -147,7 +147,7 @@ class EventWeights(nn.Module):
             events: float[B, L, D], normalised.
             bias: float[B, P, H, L], added to the logits of the shares.
         """
-        logits = looked_for(self.query(asked), events, self.heads) + bias
+        logits = attention_logits(self.query(asked), events, self.heads) + bias
         # Where there is nothing to look at, a softmax would look at what is hidden.
         shares = torch.softmax(logits, -1) * (bias > LOWEST / 2)
         size = torch.exp(self.size(state))
@@ -155,7 +155,7 @@ class EventWeights(nn.Module):
         return sizes @ shares
 
 
-def looked_for(query: Tensor, events: Tensor, heads: int) -> Tensor:
+def attention_logits(query: Tensor, events: Tensor, heads: int) -> Tensor:
     """Logits of attention to the events.
 
     Args:

@@ -41,49 +41,50 @@ GAP_ROUNDING = 0.01
 # The newest events whose companions are looked up, and how many companions each.
 NEWEST = 16
 # What a score is the sum of.
-PARTS = ("taste", "prior", "alike", "companions", "related", "trends")
+PARTS = ("taste", "prior", "content", "cooccurrence", "collaborative", "trends")
 # What the weights are before training: enough to be felt beside an untrained state.
 _NEAR_SIZE, _ALIKE_SIZE, _RELATED_SIZE = 10.0, 1.0, 7.0
 _NEAR_FADE, _ALIKE_FADE = (0.05, 0.3), (0.02, 0.2)
 
 
 @dataclass(frozen=True)
-class Biases:
+class AttentionBiases:
     """What attention adds for the places of events, whatever they are.
 
     Attributes:
         events: a layer each, float[H, L, L].
-        request, near, alike: float[B, P, H, L], or float[P, H, L] for all alike.
+        request, session, content: float[B, P, H, L], or float[P, H, L] for all alike.
     """
 
     events: list[Tensor]
     request: Tensor
-    near: Tensor
-    alike: Tensor
+    session: Tensor
+    content: Tensor
 
 
 @dataclass(frozen=True)
-class Reading:
+class RequestStates:
     """What a model makes of a person at each request.
 
     Attributes:
         states: float[B, P, D].
         attention: float[B, P, H, L].
-        near: float[B, P, L], the weight of each event's companions.
-        alike, related: float[B, P, L], the weight of each event for what is like it.
+        session_weights: float[B, P, L], of each event for what follows it in sessions.
+        content_weights, collaborative_weights: float[B, P, L], of each event for what resembles
+            it, in text and attributes, and by who took it.
         trend_weights: float[B, P, 2 * T], for known items and for others.
     """
 
     states: Tensor
     attention: Tensor
-    near: Tensor
-    alike: Tensor
-    related: Tensor
+    session_weights: Tensor
+    content_weights: Tensor
+    collaborative_weights: Tensor
     trend_weights: Tensor
 
 
 @dataclass(frozen=True)
-class Items:
+class ItemTable:
     """Every item as histories and scores see it.
 
     Attributes:
@@ -149,8 +150,8 @@ class TemporalModel(nn.Module):
         self.trend_weights = nn.Linear(size.width, 2 * size.trends)
         self.near = EventWeights(size.width, size.heads, purposes=1)
         self.alike = EventWeights(size.width, size.heads, purposes=2)
-        self.near_distances = nn.Parameter(_fading(_NEAR_FADE, size.heads, size.history))
-        self.alike_distances = nn.Parameter(_fading(_ALIKE_FADE, size.heads, size.history))
+        self.near_distances = nn.Parameter(_distance_decay(_NEAR_FADE, size.heads, size.history))
+        self.alike_distances = nn.Parameter(_distance_decay(_ALIKE_FADE, size.heads, size.history))
         self.alike_scales = nn.Parameter(torch.ones(size.alike))
         self.dropout = nn.Dropout(size.dropout)
         self._initialise()
@@ -182,7 +183,7 @@ class TemporalModel(nn.Module):
             self.near.size.bias.fill_(math.log(_NEAR_SIZE))
             self.alike.size.bias.copy_(torch.log(sizes))
 
-    def all_items(self, identity_dropout: float = 0.0) -> Items:
+    def all_items(self, identity_dropout: float = 0.0) -> ItemTable:
         """Every item.
 
         Args:
@@ -197,7 +198,7 @@ class TemporalModel(nn.Module):
         if self.text is not None and self.text_bias is not None:
             vectors = vectors + cast(Tensor, self.text(self.texts))
             bias = bias + self.text_bias(self.texts)[:, 0]
-        return Items(vectors, bias.masked_fill(~self.recommendable, LOWEST), known)
+        return ItemTable(vectors, bias.masked_fill(~self.recommendable, LOWEST), known)
 
     def embed(self, table: Tensor, items: Tensor, types: Tensor, times_ms: Tensor) -> Tensor:
         """What happened, and how long after the event before it: float[B, L, D]."""
@@ -205,7 +206,7 @@ class TemporalModel(nn.Module):
         events = self.events(types * GAPS + gap_buckets(times_ms - before))
         return cast(Tensor, self.dropout(nn.functional.embedding(items, table) + events))
 
-    def biases(self, length: int, newest: Tensor) -> Biases:
+    def biases(self, length: int, newest: Tensor) -> AttentionBiases:
         """The biases of histories of one length, for requests after these columns.
 
         Args:
@@ -213,58 +214,58 @@ class TemporalModel(nn.Module):
         """
         place = torch.arange(length, device=newest.device)
         own = place[:, None] - place
-        events = [_bias(table, own) for table in self.distances[:-1]]
+        events = [_distance_bias(table, own) for table in self.distances[:-1]]
         back = newest[..., None] - place
-        of = (self.distances[-1], self.near_distances, self.alike_distances)
-        request, near, alike = (_bias(table, back).movedim(0, -2) for table in of)
-        near = near.masked_fill((back >= NEWEST)[..., None, :], LOWEST)
-        return Biases(events, request, near, alike)
+        tables = (self.distances[-1], self.near_distances, self.alike_distances)
+        request, session, content = (_distance_bias(table, back).movedim(0, -2) for table in tables)
+        session = session.masked_fill((back >= NEWEST)[..., None, :], LOWEST)
+        return AttentionBiases(events, request, session, content)
 
-    def read(self, asked: Requests, biases: Biases, table: Tensor) -> Reading:
+    def encode(self, requests: Requests, biases: AttentionBiases, table: Tensor) -> RequestStates:
         """The person at each request.
 
         Args:
             table: float[N, D], the items' vectors.
         """
         if not self.architecture.time:
-            asked = _timeless(asked)
-        padding = (asked.items == PADDING).float()[:, None, :] * LOWEST
-        x = self.embed(table, asked.items, asked.types, asked.times_ms)
-        ages_ms = asked.times_ms[:, -1:] - asked.times_ms
+            requests = _drop_times(requests)
+        padding = (requests.items == PADDING).float()[:, None, :] * LOWEST
+        x = self.embed(table, requests.items, requests.types, requests.times_ms)
+        ages_ms = requests.times_ms[:, -1:] - requests.times_ms
         # Float first: ONNX Runtime 1.30 clips int64 wrongly beyond the 25 days that 32 bits hold.
         days = ages_ms.float().clamp(min=0)[:, None, :] / DAY_MS
         for layer, bias in zip(self.layers, biases.events, strict=True):
             x = layer(x, bias, padding, days)
-        elapsed = asked.request_times_ms[:, :, None] - asked.times_ms[:, None, :]
+        elapsed = requests.request_times_ms[:, :, None] - requests.times_ms[:, None, :]
         gaps = self.attention_gaps(gap_buckets(elapsed)).transpose(2, 3) + padding[:, None]
-        of_request, of_near, of_alike = gaps.split(self.architecture.heads, 2)
-        events, query = self.norm_events(x), self._query(asked, x)
+        of_request, of_session, of_content = gaps.split(self.architecture.heads, 2)
+        events, query = self.norm_events(x), self._query(requests, x)
         read, attention = self.request(query, events, biases.request + of_request)
-        state, looking = self.norm(read), self.request.norm(query)
-        near = self.near(looking, state, events, biases.near + of_near)
-        alike = self.alike(looking, state, events, biases.alike + of_alike)
-        return Reading(
+        state, attending = self.norm(read), self.request.norm(query)
+        session = self.near(attending, state, events, biases.session + of_session)
+        content = self.alike(attending, state, events, biases.content + of_content)
+        return RequestStates(
             self.state(state),
             attention,
-            near[:, :, 0],
-            alike[:, :, 0],
-            alike[:, :, 1],
+            session[:, :, 0],
+            content[:, :, 0],
+            content[:, :, 1],
             self.trend_weights(state),
         )
 
-    def _query(self, asked: Requests, x: Tensor) -> Tensor:
+    def _query(self, requests: Requests, x: Tensor) -> Tensor:
         """What is known of each request before it reads the events, float[B, P, D]."""
-        column = asked.newest.clamp(min=0)
-        empty = (asked.newest < 0) | (asked.items.gather(1, column) == PADDING)
+        column = requests.newest.clamp(min=0)
+        empty = (requests.newest < 0) | (requests.items.gather(1, column) == PADDING)
         newest = x.gather(1, column[:, :, None].expand(-1, -1, x.shape[2]))
         newest = torch.where(empty[:, :, None], self.no_history, newest)
-        time_ms = torch.where(empty, 0, asked.times_ms.gather(1, column))
-        gap = gap_buckets(asked.request_times_ms - time_ms)
+        time_ms = torch.where(empty, 0, requests.times_ms.gather(1, column))
+        gap = gap_buckets(requests.request_times_ms - time_ms)
         # Read even where they do not count: an exported graph has all inputs.
-        features = asked.user_features * float(self.architecture.decay)
+        features = requests.user_features * float(self.architecture.decay)
         return cast(Tensor, newest + self.request_gaps(gap) + self.user(features))
 
-    def liked(self, weights: Tensor, items: Tensor) -> Tensor:
+    def content_profile(self, weights: Tensor, items: Tensor) -> Tensor:
         """What the past ones are like, float[B, P, A]: an item gains its product with `described`.
 
         Args:
@@ -291,20 +292,20 @@ class TemporalModel(nn.Module):
                 layer.bias.mul_(scales[part])
         self.item_bias.mul_(scales["prior"])
         self.scales.mul_(torch.tensor([scales[name] for name in PARTS]).to(self.scales))
-        self.near.size.bias.add_(math.log(scales["companions"]))
-        both = torch.tensor([scales["alike"], scales["related"]])
+        self.near.size.bias.add_(math.log(scales["cooccurrence"]))
+        both = torch.tensor([scales["content"], scales["collaborative"]])
         sizes = self.alike.size.bias
         sizes.add_(torch.log(both).repeat_interleave(self.architecture.heads).to(sizes))
 
 
-def _timeless(asked: Requests) -> Requests:
+def _drop_times(requests: Requests) -> Requests:
     """The same with everything at one time."""
-    nothing = torch.zeros_like(asked.times_ms)
-    now = torch.zeros_like(asked.request_times_ms)
-    return replace(asked, times_ms=nothing, request_times_ms=now)
+    nothing = torch.zeros_like(requests.times_ms)
+    now = torch.zeros_like(requests.request_times_ms)
+    return replace(requests, times_ms=nothing, request_times_ms=now)
 
 
-def related_scores(weights: Tensor, items: Tensor, factors: Tensor) -> Tensor:
+def collaborative_scores(weights: Tensor, items: Tensor, factors: Tensor) -> Tensor:
     """What every item gains by who else took the past ones, float[B, P, N].
 
     Args:
@@ -316,7 +317,7 @@ def related_scores(weights: Tensor, items: Tensor, factors: Tensor) -> Tensor:
     return (weights @ factors.gather(1, columns)) @ factors.transpose(1, 2)
 
 
-def companions(items: Tensor, neighbours: Tensor, weights: Tensor, count: int) -> Tensor:
+def cooccurrence_rows(items: Tensor, neighbours: Tensor, weights: Tensor, count: int) -> Tensor:
     """The companions of items as rows over all items, float[..., count].
 
     A scatter without a sum, which TensorRT can build: an item's neighbours differ.
@@ -331,7 +332,7 @@ def companions(items: Tensor, neighbours: Tensor, weights: Tensor, count: int) -
     return rows.scatter(-1, neighbours[items].long(), weights[items])
 
 
-def _bias(table: Tensor, distance: Tensor) -> Tensor:
+def _distance_bias(table: Tensor, distance: Tensor) -> Tensor:
     """A bias by distance, float[H, ...], for the distances 0 to `history - 1`; others are hidden.
 
     Args:
@@ -343,6 +344,6 @@ def _bias(table: Tensor, distance: Tensor) -> Tensor:
     return bias.masked_fill((distance < 0) | (distance > furthest), LOWEST)
 
 
-def _fading(fades: tuple[float, float], heads: int, history: int) -> Tensor:
+def _distance_decay(fades: tuple[float, float], heads: int, history: int) -> Tensor:
     """Biases that fall with the distance, each head at a pace of its own: float[H, history]."""
     return -torch.linspace(*fades, heads)[:, None] * torch.arange(history)

@@ -1,7 +1,6 @@
-"""Scores of the requests of a batch, the loss that trains them, and the ranks that judge them.
+"""Scores of requests: the sum of parts, of one model or of an ensemble's members averaged.
 
-B stretches, P requests of each, M requests in all, K targets, L history, N items, T trends,
-S shares of the people.
+B histories, P requests of each, M requests in all, L history, N items, T trends, S folds of users.
 """
 
 from __future__ import annotations
@@ -13,76 +12,98 @@ from itertools import chain
 import torch
 from torch import Tensor
 
-from trainer.examples.requests import Batch, Companions, Requests
+from trainer.examples.requests import Batch, CooccurrenceTables, Requests, ScoredRequests
 from trainer.network.ensemble import Model
 from trainer.network.layers import LOWEST
-from trainer.network.model import Reading, TemporalModel, companions, related_scores
+from trainer.network.model import (
+    RequestStates,
+    TemporalModel,
+    collaborative_scores,
+    cooccurrence_rows,
+)
+
+
+@dataclass(frozen=True)
+class VisibleCooccurrence:
+    """The co-occurrence tables that each history of a batch may be scored with.
+
+    Attributes:
+        tables: S of them, one a fold.
+        folds: int64[B], the table of each history.
+    """
+
+    tables: CooccurrenceTables
+    folds: Tensor
+
+    def rows(self, items: Tensor, count: int) -> Tensor:
+        """The neighbours of int64[B, L] items as rows over all items, float[B, L, count]."""
+        places = self.folds[:, None] * count + items
+        neighbours, weights = self.tables.neighbours, self.tables.weights
+        return cooccurrence_rows(places, neighbours.flatten(0, 1), weights.flatten(0, 1), count)
+
+    def factors(self) -> Tensor:
+        """float[B, N, C]."""
+        return self.tables.factors[self.folds]
 
 
 def batch_scores(
     model: Model,
     batch: Batch,
-    shown: Shown | None = None,
+    visible: VisibleCooccurrence | None = None,
     identity_dropout: float = 0.0,
 ) -> Tensor:
-    """Every item's score for each request, with trends, forbidden items lowest: float[M, N].
+    """Every item's score for each request of a batch, excluded items lowest: float[M, N].
 
     Args:
-        shown: what the batch's people are shown of what others take together; default: what the
-            version takes with it.
+        visible: default: the tables that the model holds.
     """
-    scores = scores_at(model, batch.asked, batch.places, batch.trends, shown, identity_dropout)
-    return scores.masked_fill(batch.forbidden, LOWEST)
+    scores = score_requests(model, batch.scored, visible, identity_dropout)
+    return scores.masked_fill(batch.excluded, LOWEST)
 
 
-def scores_at(
+def score_requests(
     model: Model,
-    asked: Requests,
-    places: Tensor,
-    trends: Tensor,
-    shown: Shown | None = None,
+    scored: ScoredRequests,
+    visible: VisibleCooccurrence | None = None,
     identity_dropout: float = 0.0,
 ) -> Tensor:
-    """Every item's score for some of the requests, float[M, N]: the mean of the members'.
+    """Every item's score for the chosen requests, float[M, N]: the mean over the members.
 
-    Args:
-        places: int64[M], where in the flattened requests [B * P] they are.
-        trends: float32[M, T, N], as of each.
+    Args: as `batch_scores`.
     """
     parts = (
-        parts_at(member, asked, places, trends, shown, identity_dropout).values()
-        for member in model.members
+        score_parts(member, scored, visible, identity_dropout).values() for member in model.members
     )
     return reduce(torch.add, chain.from_iterable(parts)) / len(model.members)
 
 
-def parts_at(
+def score_parts(
     model: TemporalModel,
-    asked: Requests,
-    places: Tensor,
-    trends: Tensor,
-    shown: Shown | None = None,
+    scored: ScoredRequests,
+    visible: VisibleCooccurrence | None = None,
     identity_dropout: float = 0.0,
 ) -> dict[str, Tensor]:
-    """What every item's score is the sum of, float[M, N] each, of the `PARTS` that the model has.
+    """The summands of every item's score, float[M, N] each, of the `PARTS` that the model has.
 
-    Args: as `scores_at`.
+    Args: as `batch_scores`.
     """
+    requests, positions = scored.requests, scored.positions
     items = model.all_items(identity_dropout)
-    reading = model.read(asked, model.biases(asked.items.shape[1], asked.newest), items.vectors)
-    taste = reading.states.flatten(0, 1)[places] @ items.vectors.T
-    found = {"taste": taste, "prior": items.bias.expand_as(taste)}
+    biases = model.biases(requests.items.shape[1], requests.newest)
+    states = model.encode(requests, biases, items.vectors)
+    taste = states.states.flatten(0, 1)[positions] @ items.vectors.T
+    parts = {"taste": taste, "prior": items.bias.expand_as(taste)}
     if model.architecture.alike:
-        liked = model.liked(reading.alike, asked.items).flatten(0, 1)[places]
-        found["alike"] = liked @ model.described.T
-    counted = _counted(model, reading, asked.items, shown or own_counts(model, asked))
-    for name, part in counted.items():
+        profile = model.content_profile(states.content_weights, requests.items)
+        parts["content"] = profile.flatten(0, 1)[positions] @ model.described.T
+    visible = visible or model_cooccurrence(model, requests)
+    for name, part in _cooccurrence_parts(model, states, requests.items, visible).items():
         # An item that must do with its text has not been counted either.
-        found[name] = part.flatten(0, 1)[places] * items.known
+        parts[name] = part.flatten(0, 1)[positions] * items.known
     if model.architecture.decay:
-        weights = reading.trend_weights.flatten(0, 1)[places]
-        found["trends"] = trend_scores(weights, trends, items.known)
-    return found
+        weights = states.trend_weights.flatten(0, 1)[positions]
+        parts["trends"] = trend_scores(weights, scored.trends, items.known)
+    return parts
 
 
 def trend_scores(weights: Tensor, trends: Tensor, known: Tensor) -> Tensor:
@@ -97,42 +118,22 @@ def trend_scores(weights: Tensor, trends: Tensor, known: Tensor) -> Tensor:
     return torch.where(known, both[:, 0], both[:, 1])
 
 
-def _counted(
-    model: TemporalModel, reading: Reading, items: Tensor, shown: Shown
+def _cooccurrence_parts(
+    model: TemporalModel, states: RequestStates, items: Tensor, visible: VisibleCooccurrence
 ) -> dict[str, Tensor]:
-    """What every item gains by what was taken with the past ones, part by part: float[B, P, N]."""
-    size, found = model.architecture, {}
+    """What every item gains by co-occurrence with the past ones, part by part: float[B, P, N]."""
+    size, parts = model.architecture, {}
     if size.neighbours:
-        found["companions"] = reading.near @ shown.companions(items, size.items)
+        parts["cooccurrence"] = states.session_weights @ visible.rows(items, size.items)
     if size.related:
-        found["related"] = related_scores(reading.related, items, shown.factors())
-    return found
+        weights = states.collaborative_weights
+        parts["collaborative"] = collaborative_scores(weights, items, visible.factors())
+    return parts
 
 
-@dataclass(frozen=True)
-class Shown:
-    """What a batch's people are shown of what others take together.
-
-    Attributes:
-        known: S of them.
-        shares: int64[B], which of them each stretch is shown.
-    """
-
-    known: Companions
-    shares: Tensor
-
-    def companions(self, items: Tensor, count: int) -> Tensor:
-        """Rows over all items of the companions of int64[B, L] items, float[B, L, count]."""
-        places = self.shares[:, None] * count + items
-        neighbours, weights = self.known.neighbours, self.known.weights
-        return companions(places, neighbours.flatten(0, 1), weights.flatten(0, 1), count)
-
-    def factors(self) -> Tensor:
-        """float[B, N, C]."""
-        return self.known.factors[self.shares]
-
-
-def own_counts(model: TemporalModel, asked: Requests) -> Shown:
-    """What the version takes with it, for everyone."""
-    known = Companions(model.neighbours[None], model.neighbour_weights[None], model.factors[None])
-    return Shown(known, torch.zeros_like(asked.items[:, 0]))
+def model_cooccurrence(model: TemporalModel, requests: Requests) -> VisibleCooccurrence:
+    """The tables that the model holds, for every history."""
+    tables = CooccurrenceTables(
+        model.neighbours[None], model.neighbour_weights[None], model.factors[None]
+    )
+    return VisibleCooccurrence(tables, torch.zeros_like(requests.items[:, 0]))

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from features.vocabulary import Vocabulary
 from trainer.network.ensemble import Model
-from trainer.text.adapters import TunedReader
+from trainer.text import TunedTextEncoder
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TrainingOutcome:
     """How training went: the epoch kept and its NDCG@10 on held-out events.
 
     `gradients` is its cost without the machine: events learned, each as often as it was.
@@ -23,7 +23,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedModel:
     """A trained model and what it takes to use it: item i of the model is i of the vocabulary.
 
     Attributes:
@@ -33,6 +33,6 @@ class Trained:
 
     model: Model
     vocabulary: Vocabulary
-    outcome: Outcome
+    outcome: TrainingOutcome
     until_ms: int | None = None
-    language: TunedReader | None = None
+    language: TunedTextEncoder | None = None

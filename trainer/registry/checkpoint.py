@@ -21,14 +21,10 @@ from safetensors.torch import load_file, save_file
 from features.schema import Contract, FeatureSchema
 from features.settings import FeatureSettings
 from features.vocabulary import FILE_NAME, read_vocabulary
-from trainer.disk import hidden, replace_synced, sha256
-from trainer.network.architecture import Architecture
-from trainer.network.ensemble import joined
-from trainer.network.model import TemporalModel
-from trainer.network.trained import Outcome, Trained
+from trainer.disk import hidden_path, replace_synced, sha256
+from trainer.network import Architecture, TemporalModel, TrainedModel, TrainingOutcome, join_models
 from trainer.registry.provenance import code_revision
-from trainer.text.adapters import save_weights, with_weights
-from trainer.text.encoder import LanguageModel
+from trainer.text import TextEncoder, load_tuned_encoder, save_weights
 
 WEIGHTS = "weights.safetensors"
 MANIFEST = "manifest.json"
@@ -73,7 +69,7 @@ class ModelManifest(msgspec.Struct, frozen=True, kw_only=True):
 
     architecture: Architecture
     members: int = 1
-    outcome: Outcome
+    outcome: TrainingOutcome
     settings: dict[str, dict[str, Any]] = {}
     contract: Contract | None = None
     created_ms: int
@@ -86,7 +82,7 @@ class ModelManifest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def save(
-    trained: Trained,
+    trained: TrainedModel,
     folder: Path,
     settings: dict[str, dict[str, Any]],
     lineage: Lineage = FIRST,
@@ -150,8 +146,8 @@ def verify(folder: Path) -> ModelManifest:
     return manifest
 
 
-def load(folder: Path) -> Trained:
-    """The model that `save` wrote; `language_weights.with_weights` gives the reader of its items.
+def load(folder: Path) -> TrainedModel:
+    """The model that `save` wrote; `load_parent` also gives its text encoder.
 
     Raises:
         DataError: the folder does not hold one, or a file of it is damaged.
@@ -159,25 +155,27 @@ def load(folder: Path) -> Trained:
     manifest = verify(folder)
     with _named_in_errors(folder):
         shape = manifest.architecture
-        model = joined([TemporalModel(shape) for _ in range(manifest.members)])
+        model = join_models([TemporalModel(shape) for _ in range(manifest.members)])
         model.load_state_dict(load_file(folder / WEIGHTS))
         vocabulary = read_vocabulary(str(folder / FILE_NAME))
         if len(vocabulary) != manifest.architecture.items:
             raise ValueError(f"{FILE_NAME} is that of another model")
-    return Trained(model.eval(), vocabulary, manifest.outcome, manifest.trained_until_ms)
+    return TrainedModel(model.eval(), vocabulary, manifest.outcome, manifest.trained_until_ms)
 
 
-def parent(folder: Path, reader: LanguageModel | None) -> Trained:
+def load_parent(folder: Path, text_encoder: TextEncoder | None) -> TrainedModel:
     """The version in a folder, to learn on from: with what read its items, if that was tuned.
 
     Args:
-        reader: the untuned language model of its settings; None for a version without texts.
+        text_encoder: the untuned language model of its settings; None for a version without texts.
 
     Raises:
         DataError: the folder holds no version, or one of another language model.
     """
     live = load(folder)
-    return replace(live, language=with_weights(reader, folder)) if reader else live
+    return (
+        replace(live, language=load_tuned_encoder(text_encoder, folder)) if text_encoder else live
+    )
 
 
 def read_manifest(folder: Path) -> ModelManifest:
@@ -210,7 +208,7 @@ def _write(manifest: ModelManifest, folder: Path) -> None:
 
 def _digests(folder: Path) -> dict[str, FileDigest]:
     manifest = folder / MANIFEST
-    others = set(folder.iterdir()) - {manifest, hidden(manifest)}
+    others = set(folder.iterdir()) - {manifest, hidden_path(manifest)}
     return {path.name: _digest(path) for path in sorted(others)}
 
 

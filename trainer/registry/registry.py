@@ -22,7 +22,7 @@ from features.schema import FeatureSchema
 from features.settings import KafkaSettings
 from trainer.export.onnx import check_graph
 from trainer.export.recommender import ScoringGraph
-from trainer.network.trained import Trained
+from trainer.network import TrainedModel
 from trainer.registry import checkpoint
 from trainer.registry.checkpoint import FIRST, Lineage
 from trainer.registry.model_server import ModelServer, ModelServerClient, ServerUnavailableError
@@ -84,7 +84,7 @@ class ModelRegistry:
         VersionWriter(self.repository, self.schema, self.settings).check_config()
 
     @contextmanager
-    def stage(self, trained: Trained, lineage: Lineage = FIRST) -> Iterator[StagedVersion]:
+    def stage(self, trained: TrainedModel, lineage: Lineage = FIRST) -> Iterator[StagedVersion]:
         """The next version, written in staging; what is not committed in the block is removed.
 
         Whether its graph answers as the model does is for whoever commits it to see
@@ -100,7 +100,9 @@ class ModelRegistry:
         with self.repository.lock(), writer.stage(trained, lineage) as staged:
             yield staged
 
-    def write_version(self, trained: Trained, extras: WriteExtras | None = None) -> ModelVersion:
+    def write_version(
+        self, trained: TrainedModel, extras: WriteExtras | None = None
+    ) -> ModelVersion:
         """Commit the next version, its graph checked, without a verdict: see `stage`.
 
         Args:
@@ -116,7 +118,7 @@ class ModelRegistry:
                 staged.write_extras(extras)
             return staged.commit()
 
-    def publish(self, trained: Trained, extras: WriteExtras | None = None) -> ModelVersion:
+    def publish(self, trained: TrainedModel, extras: WriteExtras | None = None) -> ModelVersion:
         """Bring a model live for everyone; the version before it stays loaded.
 
         Args:

@@ -17,7 +17,7 @@ from trainer.export.onnx import export_unchecked
 from trainer.export.triton_checks import tensor_refusals
 from trainer.export.triton_config import render_config
 from trainer.gate.record import EVALUATION
-from trainer.network.trained import Trained
+from trainer.network import TrainedModel
 from trainer.registry import checkpoint
 from trainer.registry.checkpoint import Lineage
 from trainer.registry.repository import STAGED, ModelRepository, ModelVersion
@@ -93,7 +93,7 @@ class VersionWriter:
         }
 
     @contextmanager
-    def stage(self, trained: Trained, lineage: Lineage) -> Iterator[StagedVersion]:
+    def stage(self, trained: TrainedModel, lineage: Lineage) -> Iterator[StagedVersion]:
         """The next version in staging; what is not committed in the block is removed.
 
         Raises:
@@ -137,7 +137,7 @@ class VersionWriter:
         write_synced(staged, render_config(self._schema).encode())
         staged.rename(config)
 
-    def _fill(self, folder: Path, trained: Trained, lineage: Lineage) -> None:
+    def _fill(self, folder: Path, trained: TrainedModel, lineage: Lineage) -> None:
         for part in folder.iterdir():
             # Of an attempt before, when the disk was full: it takes room.
             part.unlink()

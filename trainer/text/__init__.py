@@ -1,0 +1,31 @@
+"""What a language model makes of items' texts, and its tuning to a log."""
+
+from trainer.text.adapters import TunedTextEncoder, load_tuned_encoder, save_weights
+from trainer.text.encoder import TextEncoder, load_text_encoder
+from trainer.text.item_features import (
+    BUCKETS,
+    DIRECTIONS,
+    ItemDescriptions,
+    describe,
+    describe_more,
+    similarity_width,
+)
+from trainer.text.pairs import find_pairs
+from trainer.text.tuning import TuningResult, tune_language_model
+
+__all__ = [
+    "BUCKETS",
+    "DIRECTIONS",
+    "ItemDescriptions",
+    "TextEncoder",
+    "TunedTextEncoder",
+    "TuningResult",
+    "describe",
+    "describe_more",
+    "find_pairs",
+    "load_text_encoder",
+    "load_tuned_encoder",
+    "save_weights",
+    "similarity_width",
+    "tune_language_model",
+]

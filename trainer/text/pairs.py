@@ -13,8 +13,8 @@ import numpy.typing as npt
 from headwater_client.events import Interaction
 
 from features.arrays import Int64Array
+from trainer.examples import BoolArray
 from trainer.examples.cooccurrence import NEARBY_EVENTS, NEARBY_MS
-from trainer.examples.replay import BoolArray
 
 # A pair as one number: half for each item.
 _BITS = 31
@@ -23,7 +23,7 @@ Weights = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Pairs:
+class ItemPairs:
     """Pairs of different items, each once, ascending: `first` < `second`.
 
     Attributes:
@@ -48,16 +48,16 @@ class Pairs:
         found: Weights = self.counts / np.sqrt(totals[self.first] * totals[self.second])
         return found
 
-    def chosen(self, wanted: BoolArray) -> Pairs:
+    def select(self, wanted: BoolArray) -> ItemPairs:
         """Those of bool[M]."""
-        return Pairs(self.first[wanted], self.second[wanted], self.counts[wanted])
+        return ItemPairs(self.first[wanted], self.second[wanted], self.counts[wanted])
 
     def with_any(self, items: BoolArray) -> BoolArray:
         """Which pairs have one of these items, bool[N] to bool[M]."""
         found: BoolArray = items[self.first] | items[self.second]
         return found
 
-    def known(self, one: Int64Array, other: Int64Array) -> BoolArray:
+    def contains(self, one: Int64Array, other: Int64Array) -> BoolArray:
         """Whether two items are a pair, or the same: int64[...] to bool[...]."""
         keys = _keys(self.first, self.second)
         asked = _keys(np.minimum(one, other), np.maximum(one, other))
@@ -66,7 +66,7 @@ class Pairs:
         return found
 
 
-def pairs_of(events: Iterable[Interaction], numbers: Mapping[str, int]) -> Pairs:
+def find_pairs(events: Iterable[Interaction], numbers: Mapping[str, int]) -> ItemPairs:
     """What the same person took within ten events and an hour; a repeated event counts once.
 
     Args:
@@ -78,10 +78,12 @@ def pairs_of(events: Iterable[Interaction], numbers: Mapping[str, int]) -> Pairs
         if number is not None:
             people.setdefault(event.user_id, {}).setdefault(number, event.timestamp)
     steps = range(1, NEARBY_EVENTS + 1)
-    taken = [_arrays(one) for one in people.values()]
-    found = [_apart(items, times_ms, step) for items, times_ms in taken for step in steps]
+    taken = [_to_arrays(one) for one in people.values()]
+    found = [
+        _pairs_at_distance(items, times_ms, step) for items, times_ms in taken for step in steps
+    ]
     keys, counts = np.unique(np.concatenate([*found, np.zeros(0, np.int64)]), return_counts=True)
-    return Pairs(keys >> _BITS, keys & (1 << _BITS) - 1, counts.astype(np.int64))
+    return ItemPairs(keys >> _BITS, keys & (1 << _BITS) - 1, counts.astype(np.int64))
 
 
 def _keys(first: Int64Array, second: Int64Array) -> Int64Array:
@@ -89,20 +91,20 @@ def _keys(first: Int64Array, second: Int64Array) -> Int64Array:
     return found
 
 
-def _arrays(taken: Mapping[int, int]) -> tuple[Int64Array, Int64Array]:
+def _to_arrays(taken: Mapping[int, int]) -> tuple[Int64Array, Int64Array]:
     items, times_ms = np.array(list(taken)), np.array(list(taken.values()))
     order = np.argsort(times_ms, kind="stable")
     return items[order], times_ms[order]
 
 
-def _apart(items: Int64Array, times_ms: Int64Array, step: int) -> Int64Array:
+def _pairs_at_distance(items: Int64Array, times_ms: Int64Array, step: int) -> Int64Array:
     """The keys of the pairs that are so many events apart."""
     one, other = items[:-step], items[step:]
     close = times_ms[step:] - times_ms[:-step] <= NEARBY_MS
     return _keys(np.minimum(one, other), np.maximum(one, other))[close]
 
 
-def shares(pairs: Pairs, items: int) -> Weights:
+def item_probabilities(pairs: ItemPairs, items: int) -> Weights:
     """The chance of each item to be either end of a drawn pair, float[N]."""
     weights = pairs.weights()
     found = np.bincount(pairs.first, weights, items) + np.bincount(pairs.second, weights, items)
@@ -110,8 +112,8 @@ def shares(pairs: Pairs, items: int) -> Weights:
     return chances
 
 
-def drawn(
-    pairs: Pairs, cumulated: Weights, size: int, generator: np.random.Generator
+def draw_pairs(
+    pairs: ItemPairs, cumulated: Weights, size: int, generator: np.random.Generator
 ) -> tuple[Int64Array, Int64Array]:
     """Some pairs by their weights, either way round: int64[size] each.
 

@@ -21,14 +21,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from features.arrays import Int64Array
-from trainer.examples.replay import BoolArray
-from trainer.schedule import rate
-from trainer.settings import TrainerSettings, Tuning
-from trainer.text.adapters import TunedReader, changed, merge, open_up
-from trainer.text.encoder import LanguageModel
-from trainer.text.pairs import Pairs, drawn, shares
+from trainer.examples import BoolArray
+from trainer.schedule import learning_rate_factor
+from trainer.settings import TrainerSettings, TuningMode
+from trainer.text.adapters import TunedTextEncoder, merge_adapters, trainable_weights, unfreeze
+from trainer.text.encoder import TextEncoder
+from trainer.text.pairs import ItemPairs, draw_pairs, item_probabilities
 
-RATES = {Tuning.LORA: 5e-4, Tuning.TOP: 1e-4, Tuning.WHOLE: 2e-5}
+RATES = {TuningMode.LORA: 5e-4, TuningMode.TOP: 1e-4, TuningMode.WHOLE: 2e-5}
 # Of cosines.
 TEMPERATURE = 0.1
 PAIRS_A_STEP = 64
@@ -40,7 +40,7 @@ _PATIENCE = 3
 
 @dataclass(frozen=True)
 class TuningProgress:
-    """Where tuning stands after a step; `held_out` is as in `Tuned`, of this step."""
+    """Where tuning stands after a step; `held_out` is as in `TuningResult`, of this step."""
 
     step: int
     steps: int
@@ -52,13 +52,13 @@ Report = Callable[[TuningProgress], None]
 
 
 @dataclass(frozen=True)
-class Tuned(TunedReader):
+class TuningResult(TunedTextEncoder):
     """A tuned language model and how that went.
 
     Attributes:
         trainable: how many numbers could change.
         step: the one that was kept; 0 if none read items that were left out of it any better.
-        held_out: what is `misplaced` among pairs with such items, before and of the kept step.
+        held_out: the `misranked_fraction` of pairs with such items, before and at the kept step.
     """
 
     trainable: int
@@ -68,13 +68,13 @@ class Tuned(TunedReader):
 
 
 def tune_language_model(
-    reader: LanguageModel,
+    text_encoder: TextEncoder,
     texts: Sequence[str],
-    pairs: Pairs,
+    pairs: ItemPairs,
     settings: TrainerSettings,
     report: Report | None = None,
-) -> Tuned:
-    """Tune a copy of the reader; a tenth of the items is left out and tells when to stop.
+) -> TuningResult:
+    """Tune a copy of the text_encoder; a tenth of the items is left out and tells when to stop.
 
     Args:
         texts: of all items; the pairs name them by number.
@@ -82,20 +82,24 @@ def tune_language_model(
     Raises:
         DataError: there are no pairs to learn from.
     """
-    copied, tuning, rank = reader.copy(), settings.language_tuning, settings.language_lora_rank
-    if tuning is Tuning.FROZEN:
-        return Tuned(copied, tuning, rank, {}, 0, 0, 0.0, (0.0, 0.0))
+    copied, tuning, rank = (
+        text_encoder.copy(),
+        settings.language_tuning,
+        settings.language_lora_rank,
+    )
+    if tuning is TuningMode.FROZEN:
+        return TuningResult(copied, tuning, rank, {}, 0, 0, 0.0, (0.0, 0.0))
     torch.manual_seed(settings.seed)
-    open_up(copied, settings)
-    run = _Run(copied, texts, pairs, settings, report or (lambda _: None))
+    unfreeze(copied, settings)
+    run = _TuningRun(copied, texts, pairs, settings, report or (lambda _: None))
     found = run.tune()
-    weights = changed(copied)
-    merge(copied, tuning)
-    return Tuned(copied, tuning, rank, weights, run.trainable, *found)
+    weights = trainable_weights(copied)
+    merge_adapters(copied, tuning)
+    return TuningResult(copied, tuning, rank, weights, run.trainable, *found)
 
 
 def contrastive_loss(
-    one: Tensor, other: Tensor, log_share: Tensor, forbidden: Tensor, temperature: float
+    one: Tensor, other: Tensor, log_share: Tensor, excluded: Tensor, temperature: float
 ) -> Tensor:
     """How badly each vector is told its partner among the partners of the batch, both ways.
 
@@ -106,11 +110,11 @@ def contrastive_loss(
     Args:
         one, other: float[B, D]; row i of each is a pair.
         log_share: float[2, B], the log of the chance to draw the item of `one` and of `other`.
-        forbidden: bool[B, B], no wrong answers: pairs themselves.
+        excluded: bool[B, B], no wrong answers: pairs themselves.
     """
     cosines = functional.normalize(one, dim=1) @ functional.normalize(other, dim=1).T
     right = torch.arange(len(one))
-    masked = forbidden & ~torch.eye(len(one), dtype=torch.bool)
+    masked = excluded & ~torch.eye(len(one), dtype=torch.bool)
 
     def way(logits: Tensor, share: Tensor, mask: Tensor) -> Tensor:
         return functional.cross_entropy((logits - share).masked_fill(mask, -torch.inf), right)
@@ -120,7 +124,7 @@ def contrastive_loss(
     return (there + back) / 2
 
 
-def misplaced(one: Tensor, other: Tensor, forbidden: Tensor) -> float:
+def misranked_fraction(one: Tensor, other: Tensor, excluded: Tensor) -> float:
     """The share of wrong answers that are nearer than the partner, equally near ones half.
 
     Chance is 0.5, whatever the scale of the vectors, and so is a collapse to a single one. Where
@@ -130,7 +134,7 @@ def misplaced(one: Tensor, other: Tensor, forbidden: Tensor) -> float:
     0.0
     """
     cosines = functional.normalize(one, dim=1) @ functional.normalize(other, dim=1).T
-    wrong = ~forbidden & ~torch.eye(len(one), dtype=torch.bool)
+    wrong = ~excluded & ~torch.eye(len(one), dtype=torch.bool)
     behind = torch.zeros(())
     for way, counted in ((cosines, wrong), (cosines.T, wrong.T)):
         own = way.diagonal()[:, None]
@@ -140,48 +144,52 @@ def misplaced(one: Tensor, other: Tensor, forbidden: Tensor) -> float:
 
 
 @dataclass(frozen=True)
-class _Compared:
+class _EncodedPairs:
     """Pairs as they were read; fields as in `contrastive_loss`, and how far vectors have gone."""
 
     one: Tensor
     other: Tensor
     log_share: Tensor
-    forbidden: Tensor
+    excluded: Tensor
     drift: Tensor
 
 
-class _Run:
+class _TuningRun:
     def __init__(
         self,
-        reader: LanguageModel,
+        text_encoder: TextEncoder,
         texts: Sequence[str],
-        pairs: Pairs,
+        pairs: ItemPairs,
         settings: TrainerSettings,
         report: Report,
     ) -> None:
-        self.reader, self.texts, self.pairs = reader, texts, pairs
+        self.text_encoder, self.texts, self.pairs = text_encoder, texts, pairs
         self.settings, self.report = settings, report
         self.generator = np.random.default_rng(settings.seed)
         left_out = self.generator.random(len(texts)) < HELD_OUT_ITEMS
-        self.learned = pairs.chosen(~pairs.with_any(left_out))
+        self.learned = pairs.select(~pairs.with_any(left_out))
         if not len(self.learned):
             raise DataError("nothing to tune the language model on: no items were taken together")
         self.cumulated = np.cumsum(self.learned.weights())
-        self.log_share = torch.from_numpy(np.log(shares(pairs, len(texts)) + 1e-9)).float()
+        self.log_share = torch.from_numpy(
+            np.log(item_probabilities(pairs, len(texts)) + 1e-9)
+        ).float()
         self.held_out = self._held_out(left_out)
-        self.opened = [weight for weight in reader.network.parameters() if weight.requires_grad]
+        self.opened = [
+            weight for weight in text_encoder.network.parameters() if weight.requires_grad
+        ]
         self.trainable = sum(weight.numel() for weight in self.opened)
         self.rate = settings.language_learning_rate or RATES[settings.language_tuning]
         self.optimizer = torch.optim.AdamW(self.opened, self.rate, weight_decay=0.01)
         # All texts lie in one narrow direction at first; what tells them apart is the rest.
-        self.untuned = torch.from_numpy(reader.vectors(texts))
+        self.untuned = torch.from_numpy(text_encoder.embeddings(texts))
         self.centre = self.untuned.mean(0)
 
     def _held_out(self, left_out: BoolArray) -> tuple[Int64Array, Int64Array] | None:
-        pairs = self.pairs.chosen(self.pairs.with_any(left_out))
+        pairs = self.pairs.select(self.pairs.with_any(left_out))
         if not len(pairs):
             return None
-        return drawn(pairs, np.cumsum(pairs.weights()), HELD_OUT_PAIRS, self.generator)
+        return draw_pairs(pairs, np.cumsum(pairs.weights()), HELD_OUT_PAIRS, self.generator)
 
     def tune(self) -> tuple[int, float, tuple[float, float]]:
         """The step kept, seconds, and what is misplaced of what was left out, before and then."""
@@ -218,11 +226,11 @@ class _Run:
 
     def _step(self, done: float) -> float:
         for group in self.optimizer.param_groups:
-            group["lr"] = self.rate * rate(done, self.settings.warmup_ratio)
-        self.reader.network.train()
-        pairs = self._read(*drawn(self.learned, self.cumulated, PAIRS_A_STEP, self.generator))
+            group["lr"] = self.rate * learning_rate_factor(done, self.settings.warmup_ratio)
+        self.text_encoder.network.train()
+        pairs = self._read(*draw_pairs(self.learned, self.cumulated, PAIRS_A_STEP, self.generator))
         loss = contrastive_loss(
-            pairs.one, pairs.other, pairs.log_share, pairs.forbidden, TEMPERATURE
+            pairs.one, pairs.other, pairs.log_share, pairs.excluded, TEMPERATURE
         )
         self.optimizer.zero_grad(set_to_none=True)
         anchored = loss + self.settings.language_anchor_weight * pairs.drift
@@ -234,22 +242,22 @@ class _Run:
     @torch.no_grad()
     def _look(self) -> float:
         """How much is misplaced among pairs that were left out, 0 where there are none."""
-        self.reader.network.eval()
+        self.text_encoder.network.eval()
         if self.held_out is None:
             return 0.0
         pairs = self._read(*self.held_out)
-        return misplaced(pairs.one, pairs.other, pairs.forbidden)
+        return misranked_fraction(pairs.one, pairs.other, pairs.excluded)
 
-    def _read(self, one: Int64Array, other: Int64Array) -> _Compared:
+    def _read(self, one: Int64Array, other: Int64Array) -> _EncodedPairs:
         numbers, rows = np.unique(np.concatenate([one, other]), return_inverse=True)
         with _half_precision():
-            vectors = self.reader.read([self.texts[number] for number in numbers]).float()
+            vectors = self.text_encoder.read([self.texts[number] for number in numbers]).float()
         first, second = torch.chunk((vectors - self.centre)[rows], 2)
-        return _Compared(
+        return _EncodedPairs(
             first,
             second,
             log_share=self.log_share[np.stack([one, other])],
-            forbidden=torch.from_numpy(self.pairs.known(one[:, None], other[None, :])),
+            excluded=torch.from_numpy(self.pairs.contains(one[:, None], other[None, :])),
             drift=1 - functional.cosine_similarity(vectors, self.untuned[numbers]).mean(),
         )
 

@@ -21,10 +21,7 @@ from torch import Tensor
 
 from trainer.examples.batches import Batches
 from trainer.examples.requests import Batch
-from trainer.network.devices import moved
-from trainer.network.layers import LOWEST
-from trainer.network.model import PARTS, TemporalModel
-from trainer.network.scoring import parts_at
+from trainer.network import LOWEST, PARTS, TemporalModel, score_parts, to_device
 
 ITERATIONS = 8
 # q: 0 would be the softmax's own loss, 1 the share of targets that are hit.
@@ -37,32 +34,32 @@ _AT_ONCE = 20_000_000
 
 
 @dataclass(frozen=True)
-class _Slope:
+class _Derivatives:
     """Of the loss summed over targets: its gradient float64[K] and Hessian float64[K, K]."""
 
     gradient: Tensor
     curvature: Tensor
 
-    def __add__(self, other: _Slope) -> _Slope:
-        return _Slope(self.gradient + other.gradient, self.curvature + other.curvature)
+    def __add__(self, other: _Derivatives) -> _Derivatives:
+        return _Derivatives(self.gradient + other.gradient, self.curvature + other.curvature)
 
 
 @torch.no_grad()
-def balance(
+def calibrate(
     model: TemporalModel, held_out: Batches, size: int, expected: Tensor | None = None
 ) -> dict[str, float]:
     """Bring a trained model into balance, in place; what each part was multiplied by.
 
     Args:
         held_out: events that were not learned from; where there are none, all is as expected.
-        size: stretches of a batch.
+        size: segments of a batch.
         expected: float[K], what the parts are likely to be worth; default: 1.
     """
     model.eval()
     prior = torch.ones(len(PARTS)) if expected is None else expected
     prior = scales = prior.double().cpu()
     for _ in range(ITERATIONS):
-        slope = _slope(model, held_out, size, scales, prior)
+        slope = _derivatives(model, held_out, size, scales, prior)
         step = torch.linalg.solve(slope.curvature, slope.gradient)
         scales = (scales - step).clamp(min=LEAST)
     found = dict(zip(PARTS, scales.tolist(), strict=True))
@@ -70,7 +67,7 @@ def balance(
     return found
 
 
-def unbalance(model: TemporalModel) -> Tensor:
+def remove_calibration(model: TemporalModel) -> Tensor:
     """Take the balance out of a model that is to learn on, in place; what it was, float[K].
 
     A balanced model is surer than training would have it: learning on from there would first undo
@@ -81,42 +78,42 @@ def unbalance(model: TemporalModel) -> Tensor:
     return found
 
 
-def _slope(
+def _derivatives(
     model: TemporalModel, held_out: Batches, size: int, scales: Tensor, prior: Tensor
-) -> _Slope:
+) -> _Derivatives:
     """At these scales, with what is expected of them."""
     count = len(scales)
-    total = _Slope(
+    total = _Derivatives(
         PRIOR_TARGETS * (scales - prior), PRIOR_TARGETS * torch.eye(count, dtype=torch.float64)
     )
     device = next(model.parameters()).device
     for batch in held_out.epoch(size, np.random.default_rng(0)):
-        total = total + _of_batch(model, moved(batch, device), scales)
+        total = total + _batch_derivatives(model, to_device(batch, device), scales)
     return total
 
 
-def _of_batch(model: TemporalModel, batch: Batch, scales: Tensor) -> _Slope:
+def _batch_derivatives(model: TemporalModel, batch: Batch, scales: Tensor) -> _Derivatives:
     count = len(scales)
-    total = _Slope(torch.zeros(count).double(), torch.zeros(count, count).double())
-    at_once = max(1, _AT_ONCE // (count * batch.forbidden.shape[1]))
-    found = parts_at(model, batch.asked, batch.places, batch.trends)
+    total = _Derivatives(torch.zeros(count).double(), torch.zeros(count, count).double())
+    at_once = max(1, _AT_ONCE // (count * batch.excluded.shape[1]))
+    found = score_parts(model, batch.scored)
     nothing = torch.zeros_like(found["taste"])
-    for at in range(0, len(batch.places), at_once):
-        rows = torch.arange(at, min(at + at_once, len(batch.places)), device=batch.rows.device)
+    for at in range(0, len(batch.positions), at_once):
+        rows = torch.arange(at, min(at + at_once, len(batch.positions)), device=batch.rows.device)
         parts = torch.stack([found.get(name, nothing)[rows] for name in PARTS], 1)
-        total = total + _of_requests(model, batch, rows, parts, scales)
+        total = total + _request_derivatives(model, batch, rows, parts, scales)
     return total
 
 
-def _of_requests(
+def _request_derivatives(
     model: TemporalModel, batch: Batch, rows: Tensor, parts: Tensor, scales: Tensor
-) -> _Slope:
+) -> _Derivatives:
     """Args: rows: int64[k], requests of the batch; parts: float[k, K, N], their scores."""
-    closed = batch.forbidden[rows] | ~model.recommendable
+    closed = batch.excluded[rows] | ~model.recommendable
     parts = parts.masked_fill(closed[:, None], 0.0)
     scores = torch.einsum("kpn,p->kn", parts, scales.to(parts))
     # Where nothing is left to be wrong, nothing is missed.
-    wrong = scores.masked_fill(closed | batch.together[rows], LOWEST)
+    wrong = scores.masked_fill(closed | batch.tied[rows], LOWEST)
     of_wrong = torch.logsumexp(wrong, 1)
     shares = torch.softmax(wrong, 1)
     mean = torch.einsum("kpn,kn->kp", parts, shares)
@@ -135,4 +132,4 @@ def _of_requests(
     # As if a target's weight did not change with the scales: so it is never below 0.
     curvature = torch.einsum("t,tpq->pq", heeded, spread[place])
     curvature = curvature + torch.einsum("t,tp,tq->pq", heeded * found, ahead, ahead)
-    return _Slope((heeded[:, None] * ahead).sum(0).double().cpu(), curvature.double().cpu())
+    return _Derivatives((heeded[:, None] * ahead).sum(0).double().cpu(), curvature.double().cpu())

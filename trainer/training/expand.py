@@ -14,21 +14,24 @@ from headwater_client.errors import DataError
 from torch import Tensor
 
 from features.vocabulary import FIRST_ITEM, Vocabulary
-from trainer.datasets.item_text import item_texts
-from trainer.examples.history import History
-from trainer.network.architecture import Architecture, architecture
-from trainer.network.ensemble import Model, joined
-from trainer.network.model import TemporalModel
-from trainer.network.trained import Trained
-from trainer.settings import Part, TrainerSettings
-from trainer.text.encoder import LanguageModel
-from trainer.text.item_features import Descriptions, describe_more
+from trainer.datasets import item_texts
+from trainer.examples import EventHistory
+from trainer.network import (
+    Architecture,
+    Model,
+    TemporalModel,
+    TrainedModel,
+    architecture_of,
+    join_models,
+)
+from trainer.settings import ModelPart, TrainerSettings
+from trainer.text import ItemDescriptions, TextEncoder, describe_more
 
 # What the version itself makes of its items: the rest of a shape is the settings' choice.
 _OF_ITEMS = ("items", "neighbours", "dropout")
 
 
-def vocabulary_of(live: Trained, history: History, min_events: int) -> Vocabulary:
+def next_vocabulary(live: TrainedModel, history: EventHistory, min_events: int) -> Vocabulary:
     """The live version's items, then those that have a text or enough events since.
 
     `learned` is not of the new version yet.
@@ -40,12 +43,12 @@ def vocabulary_of(live: Trained, history: History, min_events: int) -> Vocabular
     return Vocabulary(list(dict.fromkeys([*names, *seen, *sorted(told)])))
 
 
-def grown(
-    live: Trained,
+def expand_vocabulary(
+    live: TrainedModel,
     vocabulary: Vocabulary,
-    history: History,
+    history: EventHistory,
     settings: TrainerSettings,
-    reader: LanguageModel | None,
+    text_encoder: TextEncoder | None,
 ) -> Model:
     """A model of the vocabulary that scores the live items as the live version does.
 
@@ -53,26 +56,26 @@ def grown(
     are described anew by a training from nothing.
 
     Args:
-        reader: what read the live version's items; None for a version without texts.
+        text_encoder: what read the live version's items; None for a version without texts.
 
     Raises:
         DataError: the live version is not of the shape that the settings ask for.
     """
-    reader = None if Part.TEXT in settings.ablate else reader
-    shape = architecture(vocabulary, history.schema, settings, reader)
+    text_encoder = None if ModelPart.TEXT in settings.ablate else text_encoder
+    shape = architecture_of(vocabulary, history.schema, settings, text_encoder)
     _check_shape(live.model, shape, settings)
-    members = [_wider(member, shape) for member in live.model.members]
-    if reader:
-        _read_new(members, vocabulary, history, reader)
-    return joined(members)
+    members = [_widen(member, shape) for member in live.model.members]
+    if text_encoder:
+        _describe_new(members, vocabulary, history, text_encoder)
+    return join_models(members)
 
 
-def _wider(live: TemporalModel, shape: Architecture) -> TemporalModel:
+def _widen(live: TemporalModel, shape: Architecture) -> TemporalModel:
     """The live model, and rows of which nothing is known."""
     model = TemporalModel(shape)
     own = model.state_dict()
     for name, values in live.state_dict().items():
-        _put(own[name], values)
+        _copy_rows(own[name], values)
     known = live.architecture.items
     model.learned[known:] = False
     model.recommendable[known:] = False
@@ -95,7 +98,7 @@ def _check_shape(live: Model, wanted: Architecture, settings: TrainerSettings) -
             )
 
 
-def _put(target: Tensor, values: Tensor) -> None:
+def _copy_rows(target: Tensor, values: Tensor) -> None:
     """The first rows, and of wider ones the first columns."""
     if values.dim():
         target[tuple(slice(size) for size in values.shape)] = values
@@ -103,11 +106,11 @@ def _put(target: Tensor, values: Tensor) -> None:
         target.copy_(values)
 
 
-def _read_new(
+def _describe_new(
     members: Sequence[TemporalModel],
     vocabulary: Vocabulary,
-    history: History,
-    reader: LanguageModel,
+    history: EventHistory,
+    text_encoder: TextEncoder,
 ) -> None:
     """Let rows without a text say what the catalogue has come to say of them."""
     texts, alike = members[0].texts.numpy(), members[0].described.numpy()
@@ -117,8 +120,8 @@ def _read_new(
     if not new:
         return
     names = [vocabulary.item_ids[at] for at in new]
-    before = Descriptions(texts[~silent], alike[~silent], np.ones((~silent).sum(), np.bool_))
-    found = describe_more(names, history.catalogue, reader, before)
+    before = ItemDescriptions(texts[~silent], alike[~silent], np.ones((~silent).sum(), np.bool_))
+    found = describe_more(names, history.catalogue, text_encoder, before)
     for model in members:
         model.texts[new] = torch.from_numpy(found.texts)
         model.described[new] = torch.from_numpy(found.alike)

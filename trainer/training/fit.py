@@ -1,6 +1,6 @@
 """Training of `temporal_llm`: full softmax over the items that a person could still take.
 
-B stretches, P requests, M targets, N items, T trends, D width.
+B segments, P requests, M targets, N items, T trends, D width.
 """
 
 from __future__ import annotations
@@ -17,24 +17,28 @@ import numpy as np
 import torch
 from torch import nn
 
-from trainer.examples.batches import Batches, Drawing
-from trainer.examples.cooccurrence import Cooccurrence
+from trainer.examples.batches import Augmentation, Batches
+from trainer.examples.cooccurrence import CooccurrenceCounter
 from trainer.examples.requests import Batch
 from trainer.metrics import ndcg, target_ranks
-from trainer.network.devices import autocast, moved
-from trainer.network.ensemble import Model
-from trainer.network.layers import LOWEST
-from trainer.network.model import TemporalModel
-from trainer.network.scoring import Shown, batch_scores
-from trainer.network.trained import Outcome
-from trainer.schedule import rate
+from trainer.network import (
+    LOWEST,
+    Model,
+    TemporalModel,
+    TrainingOutcome,
+    VisibleCooccurrence,
+    batch_scores,
+    to_device,
+)
+from trainer.network.devices import autocast
+from trainer.schedule import learning_rate_factor
 from trainer.settings import TrainerSettings
-from trainer.training.calibration import balance, unbalance
-from trainer.training.losses import softmax_loss, taught_loss
+from trainer.training.calibration import calibrate, remove_calibration
+from trainer.training.losses import distillation_loss, softmax_loss
 
 
 @dataclass(frozen=True)
-class Progress:
+class EpochMetrics:
     """Where training stands after a step, and after an epoch once the held-out events are judged.
 
     `held_out` is the newest NDCG@10 on held-out events, None before the first; `loss` is a moving
@@ -56,7 +60,7 @@ class Progress:
         return f"epoch {self.epoch} of {self.epochs}{quality}"
 
 
-Report = Callable[[Progress], None]
+Report = Callable[[EpochMetrics], None]
 
 
 def fit(
@@ -64,11 +68,11 @@ def fit(
     learned: Batches,
     held_out: Batches,
     settings: TrainerSettings,
-    counts: Cooccurrence | None = None,
+    counts: CooccurrenceCounter | None = None,
     report: Report | None = None,
     live_share: float = 0.0,
     teacher: Model | None = None,
-) -> Outcome:
+) -> TrainingOutcome:
     """Train in place; the weights of the best epoch on the held-out targets are kept.
 
     What of the model needs no gradient stays as it is.
@@ -84,11 +88,11 @@ def fit(
 
 
 @dataclass(frozen=True)
-class Step:
+class MicroBatch:
     """A batch and what its people are shown of the counts; None: what the model has."""
 
     batch: Batch
-    shown: Shown | None
+    shown: VisibleCooccurrence | None
 
 
 class _Training:
@@ -98,13 +102,13 @@ class _Training:
         learned: Batches,
         held_out: Batches,
         settings: TrainerSettings,
-        counts: Cooccurrence | None,
+        counts: CooccurrenceCounter | None,
         report: Report | None,
         live_share: float,
         teacher: Model | None,
     ) -> None:
         self.model = model
-        self.balanced = unbalance(model)
+        self.balanced = remove_calibration(model)
         self.average = copy.deepcopy(model)
         self.live_share = live_share
         self.live = [weight.detach().clone() for weight in model.parameters()] if live_share else []
@@ -115,19 +119,19 @@ class _Training:
         self.report = report or (lambda _: None)
         self.generator = np.random.default_rng(settings.seed)
         self.optimizer = torch.optim.AdamW(
-            _decayed_apart(model, settings.weight_decay), lr=settings.learning_rate, fused=True
+            _parameter_groups(model, settings.weight_decay), lr=settings.learning_rate, fused=True
         )
         self.device = next(model.parameters()).device
         self.teacher = teacher.to(self.device).eval() if teacher else None
         self.precision = autocast(settings, self.device)
         a_step = settings.batch_size * settings.gradient_accumulation_steps
-        per_epoch = max(1, -(-learned.stretch_count() // a_step))
+        per_epoch = max(1, -(-learned.segment_count() // a_step))
         self.planned_steps = self.total_steps = per_epoch * settings.epochs
         self.step = self.gradients = 0
         self.loss = self.learning_rate = self.gradient_norm = 0.0
         self.score: float | None = None
 
-    def run(self) -> Outcome:
+    def run(self) -> TrainingOutcome:
         self.started = time.monotonic()
         best, best_epoch, kept = -1.0, 0, copy.deepcopy(self.average.state_dict())
         for epoch in range(1, self.settings.epochs + 1):
@@ -137,48 +141,48 @@ class _Training:
             if self.score > best or not self.held_out.targets.any():
                 best, best_epoch = self.score, epoch
                 kept = copy.deepcopy(self.average.state_dict())
-            self._fit_in_time()
-            self.report(self._progress(epoch, self._done(), epoch_ends=True))
-            if self._done() >= 1 or epoch - best_epoch >= self.settings.patience:
+            self._plan_steps()
+            self.report(self._progress(epoch, self._fraction_done(), epoch_ends=True))
+            if self._fraction_done() >= 1 or epoch - best_epoch >= self.settings.patience:
                 break
         self.model.load_state_dict(kept)
-        self._join_live()
-        balance(self.model, self.held_out, self.settings.batch_size, self.balanced)
+        self._blend_with_live()
+        calibrate(self.model, self.held_out, self.settings.batch_size, self.balanced)
         score = held_out_ndcg(self.model, self.held_out, self.settings.batch_size)
-        return Outcome(best_epoch, score, time.monotonic() - self.started, self.gradients)
+        return TrainingOutcome(best_epoch, score, time.monotonic() - self.started, self.gradients)
 
     def _epoch(self, epoch: int) -> None:
         self.model.train()
-        shown = self._dealt()
+        shown = self._draw_visible()
         batches = self.learned.epoch(
             self.settings.batch_size,
             self.generator,
-            Drawing(
+            Augmentation(
                 self.settings.immediate_request_fraction,
                 self.settings.unknown_item_fraction,
                 self.settings.split_tie_fraction,
             ),
         )
-        for group in groups_of(batches, self.settings.gradient_accumulation_steps):
-            self._step([moved(Step(batch, shown(batch)), self.device) for batch in group])
-            done = self._done()
+        for group in group_batches(batches, self.settings.gradient_accumulation_steps):
+            self._step([to_device(MicroBatch(batch, shown(batch)), self.device) for batch in group])
+            done = self._fraction_done()
             self.report(self._progress(epoch, done))
             if done >= 1:
                 break
 
-    def _dealt(self) -> Callable[[Batch], Shown | None]:
+    def _draw_visible(self) -> Callable[[Batch], VisibleCooccurrence | None]:
         """What each batch is shown in this epoch."""
         if self.counts is None:
             return lambda _: None
-        dealt, found = self.counts.shares(self.generator)
-        known = moved(found, self.device)
+        dealt, found = self.counts.draw_folds(self.generator)
+        known = to_device(found, self.device)
         numbers = self.counts.numbers
-        return lambda batch: Shown(
-            known, torch.from_numpy(dealt[np.searchsorted(numbers, batch.people.numpy())])
+        return lambda batch: VisibleCooccurrence(
+            known, torch.from_numpy(dealt[np.searchsorted(numbers, batch.users.numpy())])
         )
 
-    def _progress(self, epoch: int, done: float, *, epoch_ends: bool = False) -> Progress:
-        return Progress(
+    def _progress(self, epoch: int, done: float, *, epoch_ends: bool = False) -> EpochMetrics:
+        return EpochMetrics(
             epoch,
             self.settings.epochs,
             done,
@@ -190,24 +194,26 @@ class _Training:
             epoch_ends,
         )
 
-    def _step(self, batches: Sequence[Step]) -> None:
-        self.learning_rate = self.settings.learning_rate * rate(
-            self._done(), self.settings.warmup_ratio
+    def _step(self, batches: Sequence[MicroBatch]) -> None:
+        self.learning_rate = self.settings.learning_rate * learning_rate_factor(
+            self._fraction_done(), self.settings.warmup_ratio
         )
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate
         self.optimizer.zero_grad(set_to_none=True)
-        loss = add_gradients(self.model, batches, self.settings, self.precision, self.teacher)
+        loss = accumulate_gradients(
+            self.model, batches, self.settings, self.precision, self.teacher
+        )
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.max_grad_norm)
         self.gradient_norm = norm.item()
         self.optimizer.step()
         self.step += 1
         self.gradients += sum(len(one.batch.targets) for one in batches)
-        self._join_average()
+        self._update_average()
         self.loss = 0.98 * (self.loss or loss) + 0.02 * loss
 
     @torch.no_grad()
-    def _join_live(self) -> None:
+    def _blend_with_live(self) -> None:
         """Average with the weights before: what single steps got wrong is halved, window by window.
 
         M. Zhang, J. Lucas, G. Hinton, J. Ba: "Lookahead optimizer: k steps forward, 1 step back",
@@ -218,7 +224,7 @@ class _Training:
                 weight.copy_(torch.where(live == 0, weight, weight.lerp(live, self.live_share)))
 
     @torch.no_grad()
-    def _join_average(self) -> None:
+    def _update_average(self) -> None:
         """The average is of fewer steps at first: else it would remember the untrained weights."""
         decay = min(self.settings.ema_decay, self.step / (self.step + 9))
         for averaged, weight in zip(
@@ -226,27 +232,29 @@ class _Training:
         ):
             averaged.lerp_(weight, 1 - decay)
 
-    def _fit_in_time(self) -> None:
+    def _plan_steps(self) -> None:
         """Fewer steps where the time will not do for all, so that the learning rate still falls."""
         elapsed = time.monotonic() - self.started
         affordable = int(self.step * self.settings.max_seconds / max(elapsed, 1e-9))
         self.total_steps = min(self.planned_steps, affordable)
 
-    def _done(self) -> float:
+    def _fraction_done(self) -> float:
         """How much of the steps is done; all of them when the time is over."""
         over = time.monotonic() - self.started > self.settings.max_seconds
         return 1.0 if over else min(1.0, self.step / self.total_steps)
 
 
-def add_gradients(
+def accumulate_gradients(
     model: TemporalModel,
-    batches: Sequence[Step],
+    batches: Sequence[MicroBatch],
     settings: TrainerSettings,
     precision: AbstractContextManager[Any],
     teacher: Model | None = None,
 ) -> float:
     """Add the gradient of the weighted mean loss over the targets of all batches; that loss."""
-    weights = [torch.where(one.batch.bought, settings.purchase_loss_weight, 1.0) for one in batches]
+    weights = [
+        torch.where(one.batch.purchased, settings.purchase_loss_weight, 1.0) for one in batches
+    ]
     whole = sum(weight.sum() for weight in weights)
     total = 0.0
     for one, weight in zip(batches, weights, strict=True):
@@ -258,7 +266,7 @@ def add_gradients(
         if teacher is not None:
             with torch.no_grad():
                 answers = batch_scores(teacher, one.batch, one.shown).float()
-            taught = taught_loss(scores, answers)[one.batch.rows]
+            taught = distillation_loss(scores, answers)[one.batch.rows]
             losses = losses.lerp(taught, settings.distillation_weight)
         loss = (losses * weight).sum() / whole
         loss.backward()  # type: ignore[no-untyped-call]
@@ -266,7 +274,7 @@ def add_gradients(
     return total
 
 
-def groups_of(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
+def group_batches(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
     """So many batches at a time; the last group may be smaller."""
     left = iter(batches)
     while group := list(islice(left, size)):
@@ -279,14 +287,14 @@ def held_out_ndcg(model: Model, batches: Batches, size: int) -> float:
     model.eval()
     gains, count = 0.0, 0
     device = next(model.parameters()).device
-    for batch in (moved(one, device) for one in batches.epoch(size, np.random.default_rng(0))):
+    for batch in (to_device(one, device) for one in batches.epoch(size, np.random.default_rng(0))):
         ranks = target_ranks(batch_scores(model, batch), batch)
         gains += ndcg(ranks).sum().item()
         count += len(ranks)
     return gains / count if count else 0.0
 
 
-def _decayed_apart(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
+def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
     """Weights decay, biases and norms do not; what needs no gradient is neither."""
     learning = [weight for weight in model.parameters() if weight.requires_grad]
     matrices = [weight for weight in learning if weight.dim() > 1]

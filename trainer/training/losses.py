@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer.examples.requests import Batch
-from trainer.network.layers import LOWEST
+from trainer.network import LOWEST
 
 
 def softmax_loss(scores: Tensor, batch: Batch) -> Tensor:
@@ -15,11 +15,11 @@ def softmax_loss(scores: Tensor, batch: Batch) -> Tensor:
     Args:
         scores: float[M, N].
     """
-    wrong = torch.logsumexp(scores.masked_fill(batch.together, LOWEST), 1)[batch.rows]
+    wrong = torch.logsumexp(scores.masked_fill(batch.tied, LOWEST), 1)[batch.rows]
     return nn.functional.softplus(wrong - scores[batch.rows, batch.targets])
 
 
-def taught_loss(scores: Tensor, answers: Tensor) -> Tensor:
+def distillation_loss(scores: Tensor, answers: Tensor) -> Tensor:
     """Cross-entropy of the scores of each request with a teacher's answers, float[M].
 
     G. Hinton, O. Vinyals, J. Dean, "Distilling the knowledge in a neural network", 2015, at

@@ -22,12 +22,12 @@ from optuna.trial import FrozenTrial, TrialState
 
 from features.arrays import Float32Array
 from features.schema import FeatureSchema
-from trainer.datasets.log import Log
+from trainer.datasets import Log
 from trainer.settings import TrainerSettings
-from trainer.text.encoder import LanguageModel
-from trainer.training.fit import Progress, Report
+from trainer.text import TextEncoder
+from trainer.training.fit import EpochMetrics, Report
 from trainer.training.from_scratch import train_first_model
-from trainer.training.tracking import tracked
+from trainer.training.tracking import track
 
 STUDY = "headwater"
 # Trials that are never cut short, and epochs that each has before it may be.
@@ -38,11 +38,11 @@ _LOG = "log"
 _EPOCH = "epoch"
 _DIGITS = 3
 
-Space = FloatDistribution | IntDistribution
+Distribution = FloatDistribution | IntDistribution
 
 
 @dataclass(frozen=True)
-class Tried:
+class SearchTrial:
     """One trial: its settings, its best held-out NDCG@10 and the epoch that had it.
 
     A trial that was `pruned` was below the median of those before it, and ended early.
@@ -63,11 +63,11 @@ class SearchProgress:
     ended: int
     trials: int
     best: float | None
-    training: Progress
+    training: EpochMetrics
 
 
 @dataclass(frozen=True)
-class Search:
+class SearchOptions:
     """How long to search, and where to keep what was found.
 
     Attributes:
@@ -85,10 +85,10 @@ def search(
     log: Log,
     schema: FeatureSchema,
     settings: TrainerSettings,
-    options: Search,
+    options: SearchOptions,
     report: Callable[[SearchProgress], None] = lambda _: None,
-    reader: LanguageModel | None = None,
-) -> list[Tried]:
+    text_encoder: TextEncoder | None = None,
+) -> list[SearchTrial]:
     """Try settings, the present ones first; all trials that ended, best first.
 
     Each is judged by the held-out NDCG@10 of its best epoch, the log's newest part. It ends when
@@ -102,15 +102,15 @@ def search(
     if not settings.validation_fraction:
         raise SettingsError("trainer.validation_fraction = 0: a search needs held-out events")
     study = _study(settings, options, log)
-    reader = cast("LanguageModel", _ReadOnce(reader)) if reader else None
+    text_encoder = cast("TextEncoder", _CachingTextEncoder(text_encoder)) if text_encoder else None
     until = math.inf if options.timeout_s is None else time.monotonic() + options.timeout_s
-    while len(ended := _ended(study)) < options.trials and time.monotonic() < until:
-        trial = study.ask(dict(searched(settings)))
-        tried = settings.model_copy(update=_rounded(trial.params) | {"ensemble_size": 1})
-        watch = _watched(trial, report, options.trials, ended)
+    while len(ended := _finished_trials(study)) < options.trials and time.monotonic() < until:
+        trial = study.ask(dict(search_space(settings)))
+        tried = settings.model_copy(update=_round_floats(trial.params) | {"ensemble_size": 1})
+        watch = _pruning_report(trial, report, options.trials, ended)
         try:
-            with tracked(tried, watch) as followed:
-                outcome = train_first_model(log, schema, tried, followed, reader).outcome
+            with track(tried, watch) as followed:
+                outcome = train_first_model(log, schema, tried, followed, text_encoder).outcome
         except optuna.TrialPruned:
             study.tell(trial, state=TrialState.PRUNED)
         else:
@@ -119,7 +119,7 @@ def search(
     return ended
 
 
-def searched(settings: TrainerSettings) -> Mapping[str, Space]:
+def search_space(settings: TrainerSettings) -> Mapping[str, Distribution]:
     """The settings that are searched, and between what."""
     step = math.lcm(32, settings.heads)
     return {
@@ -131,16 +131,16 @@ def searched(settings: TrainerSettings) -> Mapping[str, Space]:
     }
 
 
-def _watched(
+def _pruning_report(
     trial: optuna.Trial,
     report: Callable[[SearchProgress], None],
     trials: int,
-    ended: Sequence[Tried],
+    ended: Sequence[SearchTrial],
 ) -> Report:
     """The report of a trial's training, which ends one that is behind the others."""
     best = ended[0].ndcg_at_10 if ended else None
 
-    def watch(progress: Progress) -> None:
+    def watch(progress: EpochMetrics) -> None:
         report(SearchProgress(len(ended), trials, best, progress))
         if progress.epoch_ends and progress.held_out is not None:
             trial.report(progress.held_out, progress.epoch)
@@ -150,7 +150,7 @@ def _watched(
     return watch
 
 
-def _study(settings: TrainerSettings, options: Search, log: Log) -> optuna.Study:
+def _study(settings: TrainerSettings, options: SearchOptions, log: Log) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     described = [len(log.events), log.events[0].timestamp, log.events[-1].timestamp]
     try:
@@ -173,7 +173,7 @@ def _study(settings: TrainerSettings, options: Search, log: Log) -> optuna.Study
     study.sampler = optuna.samplers.TPESampler(seed=settings.seed + len(study.trials))
     if known is None:
         study.set_user_attr(_LOG, described)
-        study.enqueue_trial(_within(settings))
+        study.enqueue_trial(_present_parameters(settings))
     return study
 
 
@@ -184,35 +184,35 @@ def _storage(file: Path | None) -> JournalStorage | None:
     return JournalStorage(JournalFileBackend(str(file)))
 
 
-def _within(settings: TrainerSettings) -> dict[str, float]:
+def _present_parameters(settings: TrainerSettings) -> dict[str, float]:
     """The present settings, as far as they lie in what is searched."""
-    present = settings.model_dump(include=set(searched(settings)))
+    present = settings.model_dump(include=set(search_space(settings)))
     return {
         name: present[name]
-        for name, space in searched(settings).items()
+        for name, space in search_space(settings).items()
         if _has(space, present[name])
     }
 
 
-def _has(space: Space, value: float) -> bool:
+def _has(space: Distribution, value: float) -> bool:
     on_step = not space.step or (value - space.low) % space.step == 0
     return space.low <= value <= space.high and on_step
 
 
-def _ended(study: optuna.Study) -> list[Tried]:
+def _finished_trials(study: optuna.Study) -> list[SearchTrial]:
     """Trials that ended, best first."""
     trials = study.get_trials(deepcopy=False, states=ENDED)
-    return sorted(map(_tried, trials), key=lambda one: -one.ndcg_at_10)
+    return sorted(map(_to_search_trial, trials), key=lambda one: -one.ndcg_at_10)
 
 
-def _tried(trial: FrozenTrial) -> Tried:
+def _to_search_trial(trial: FrozenTrial) -> SearchTrial:
     pruned = trial.state is TrialState.PRUNED
     epochs = trial.intermediate_values
     best = max(epochs, key=lambda epoch: epochs[epoch], default=0)
     duration = trial.duration
-    return Tried(
+    return SearchTrial(
         number=trial.number,
-        settings=_rounded(trial.params),
+        settings=_round_floats(trial.params),
         ndcg_at_10=epochs[best] if pruned else float(trial.value or 0.0),
         epoch=best if pruned else trial.user_attrs[_EPOCH],
         pruned=pruned,
@@ -220,7 +220,7 @@ def _tried(trial: FrozenTrial) -> Tried:
     )
 
 
-def _rounded(values: Mapping[str, Any]) -> dict[str, Any]:
+def _round_floats(values: Mapping[str, Any]) -> dict[str, Any]:
     """Floats with a few digits, so that what is printed is what was tried."""
     return {
         name: float(f"{value:.{_DIGITS}g}") if isinstance(value, float) else value
@@ -228,17 +228,17 @@ def _rounded(values: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-class _ReadOnce:
+class _CachingTextEncoder:
     """A language model that is asked once for the same texts: every trial has the same items."""
 
-    def __init__(self, reader: LanguageModel) -> None:
-        self._reader = reader
+    def __init__(self, text_encoder: TextEncoder) -> None:
+        self._text_encoder = text_encoder
         self._texts: list[str] | None = None
         self._vectors: Float32Array = np.zeros((0, 0), np.float32)
-        self.width = reader.width
+        self.width = text_encoder.width
 
-    def vectors(self, texts: Sequence[str]) -> Float32Array:
-        """See `LanguageModel`."""
+    def embeddings(self, texts: Sequence[str]) -> Float32Array:
+        """See `TextEncoder`."""
         if self._texts != list(texts):
-            self._texts, self._vectors = list(texts), self._reader.vectors(texts)
+            self._texts, self._vectors = list(texts), self._text_encoder.embeddings(texts)
         return self._vectors

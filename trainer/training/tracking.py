@@ -16,16 +16,16 @@ import msgspec
 from headwater_client.errors import SettingsError
 
 from trainer.settings import TrainerSettings
-from trainer.training.fit import Progress, Report
+from trainer.training.fit import EpochMetrics, Report
 
 
 class Tracker(Protocol):
     """One run, as it goes."""
 
-    def configured(self, settings: Mapping[str, Any]) -> None:
+    def log_settings(self, settings: Mapping[str, Any]) -> None:
         """Say with which settings the run is made."""
 
-    def measured(self, step: int, values: Mapping[str, float]) -> None:
+    def log_metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Say what was measured after a step."""
 
     def close(self) -> None:
@@ -52,12 +52,12 @@ class TensorBoard:
             ) from error
         self._writer: Any = SummaryWriter(str(self.run))
 
-    def configured(self, settings: Mapping[str, Any]) -> None:
+    def log_settings(self, settings: Mapping[str, Any]) -> None:
         """See `Tracker`."""
         text = msgspec.json.format(msgspec.json.encode(settings)).decode()
         self._writer.add_text("settings", f"```\n{text}\n```")
 
-    def measured(self, step: int, values: Mapping[str, float]) -> None:
+    def log_metrics(self, step: int, values: Mapping[str, float]) -> None:
         """See `Tracker`."""
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
@@ -68,7 +68,7 @@ class TensorBoard:
 
 
 @contextmanager
-def tracked(
+def track(
     settings: TrainerSettings, report: Report | None = None, tracker: Tracker | None = None
 ) -> Iterator[Report | None]:
     """The report of a run that `tracker` follows too.
@@ -81,7 +81,7 @@ def tracked(
     if tracker is None:
         yield report
         return
-    tracker.configured(settings.model_dump(mode="json"))
+    tracker.log_settings(settings.model_dump(mode="json"))
     try:
         yield _with(tracker, report)
     finally:
@@ -89,15 +89,15 @@ def tracked(
 
 
 def _with(tracker: Tracker, report: Report | None) -> Report:
-    def both(progress: Progress) -> None:
-        tracker.measured(progress.step, _values(progress))
+    def both(progress: EpochMetrics) -> None:
+        tracker.log_metrics(progress.step, _values(progress))
         if report:
             report(progress)
 
     return both
 
 
-def _values(progress: Progress) -> dict[str, float]:
+def _values(progress: EpochMetrics) -> dict[str, float]:
     if progress.epoch_ends and progress.held_out is not None:
         return {"held_out/ndcg_at_10": progress.held_out, "epoch": float(progress.epoch)}
     return {

@@ -8,8 +8,8 @@ from operator import attrgetter
 from headwater_client.events import Item
 
 from features.schema import FeatureSchema
-from trainer.datasets.log import Log
-from trainer.examples.replay import Example, Replayer, observed_log
+from trainer.datasets import Log
+from trainer.examples import Example, Replayer, observe_log
 from trainer.windows.store import WindowStore
 
 
@@ -45,6 +45,6 @@ def window_examples(
     last = max(numbers, default=0)
     earlier = (number for number in store.numbers() if number <= last)
     for number in sorted({*earlier, *numbers}):
-        made = replayer.rows(observed_log(read_log(store, [number]).events, items))
+        made = replayer.replay(observe_log(read_log(store, [number]).events, items))
         if number in numbers:
             yield made

@@ -17,8 +17,7 @@ from bench.quality.explanations import (
 )
 from bench.quality.robustness import AskedHistories
 from trainer.export.recommender import ScoringGraph, beside_the_mean, principal
-from trainer.network.architecture import Architecture
-from trainer.network.model import TemporalModel
+from trainer.network import Architecture, TemporalModel
 
 ITEMS, HISTORY, WIDTH = 140, 8, 12
 START_MS, MINUTE_MS = 1_700_000_000_000, 60_000

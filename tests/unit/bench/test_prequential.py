@@ -29,7 +29,7 @@ from features.schema import FeatureSchema
 from features.settings import FeatureSettings
 from tests.harness.builders import click
 from tests.harness.walks import walks
-from trainer.datasets.log import Log
+from trainer.datasets import Log
 from trainer.evaluation.prequential import LearningSetup, PrequentialRun, WindowedLog, is_left_out
 from trainer.settings import FineTuneSettings, TrainerSettings
 

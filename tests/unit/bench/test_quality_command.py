@@ -57,7 +57,7 @@ def shop(folder: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def _without_language_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quality_run, "language_model", lambda *_: None)
+    monkeypatch.setattr(quality_run, "load_text_encoder", lambda *_: None)
 
 
 def figures_of(tmp_path: Path, data: Path, **options: Any) -> dict[str, Any]:

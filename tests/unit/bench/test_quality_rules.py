@@ -24,7 +24,7 @@ from bench.quality.questions import (
 from features.schema import FeatureSchema
 from features.settings import FeatureSettings
 from tests.harness.builders import START_S, click
-from trainer.datasets.log import Log
+from trainer.datasets import Log
 from trainer.settings import TrainerSettings
 
 

@@ -31,7 +31,7 @@ from bench.quality.tables import (
     summary,
     verdicts,
 )
-from trainer.datasets.log import Log
+from trainer.datasets import Log
 
 PART = f"{OURS} without text"
 PEOPLE = 60

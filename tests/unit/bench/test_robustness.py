@@ -27,7 +27,7 @@ from bench.quality.robustness import (
 from features.rows import apply_event, empty_user
 from features.schema import FeatureSchema
 from features.settings import DAY_MS, FeatureSettings
-from trainer.datasets.log import Log
+from trainer.datasets import Log
 
 START_MS = 1_700_000_000_000
 # A busy machine is no failure.
@@ -223,7 +223,7 @@ def test_a_sample_keeps_questions_and_histories_together(asked: AskedHistories) 
 def test_histories_without_a_single_event_have_an_answer(
     log: Log, asked: AskedHistories, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(robustness, "language_model", lambda *_: None)
+    monkeypatch.setattr(robustness, "load_text_encoder", lambda *_: None)
     small = robustness.TrainerSettings(width=8, epochs=1, threads=1, language_model="")
     ours = robustness.train_on(log, asked.questions, small)
     lost = {name: DAMAGES[name] for name in ("events lost", "items unknown")}

@@ -18,9 +18,7 @@ from features.inputs import MODEL_NAME
 from features.schema import FeatureSchema
 from features.settings import FeatureSettings
 from features.vocabulary import Vocabulary
-from trainer.network.architecture import architecture
-from trainer.network.model import TemporalModel
-from trainer.network.trained import Outcome, Trained
+from trainer.network import TemporalModel, TrainedModel, TrainingOutcome, architecture_of
 from trainer.registry import checkpoint
 from trainer.settings import TrainerSettings
 
@@ -38,8 +36,10 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     vocabulary = Vocabulary([f"i{at}" for at in range(20)])
     torch.manual_seed(1)
-    model = TemporalModel(architecture(vocabulary, SCHEMA, SETTINGS))
-    trained = Trained(model.eval(), vocabulary, Outcome(epoch=1, held_out=0.1, seconds=1.0))
+    model = TemporalModel(architecture_of(vocabulary, SCHEMA, SETTINGS))
+    trained = TrainedModel(
+        model.eval(), vocabulary, TrainingOutcome(epoch=1, held_out=0.1, seconds=1.0)
+    )
     for number, events in ((1, None), (2, EVENTS), (10, 70)):
         until_ms = events and (START_S + events - 1) * 1000
         folder = Settings().model_repository / MODEL_NAME / str(number)

@@ -19,7 +19,7 @@ from features.inputs import MODEL_NAME, model_inputs, model_outputs, user_featur
 from features.rows import empty_group, empty_user
 from features.schema import FeatureSchema, RowMark, check_version_fits
 from features.settings import DAY_MS, FeatureSettings
-from trainer.datasets.log import Log
+from trainer.datasets import Log
 from trainer.export.triton_checks import tensor_refusals
 from trainer.export.triton_config import render_config
 

@@ -11,11 +11,9 @@ from features.settings import DAY_MS, HOUR_MS, FeatureSettings
 from features.vocabulary import Vocabulary
 from tests.harness.columns import columns_of
 from tests.harness.models import every_part
-from trainer.datasets.log import Log
-from trainer.examples.replay import Examples, observed_log
-from trainer.examples.trends import Trends, trends
-from trainer.network.architecture import Architecture
-from trainer.network.model import TemporalModel
+from trainer.datasets import Log
+from trainer.examples import Examples, ItemTrends, compute_trends, observe_log
+from trainer.network import Architecture, TemporalModel
 
 START_MS = 1_700_000_000_000
 ITEMS = 130
@@ -52,9 +50,9 @@ def columns(small_log: Log, vocabulary: Vocabulary, schema: FeatureSchema) -> Ex
 
 
 @pytest.fixture(scope="session")
-def trended(small_log: Log, vocabulary: Vocabulary, schema: FeatureSchema) -> Trends:
-    log = observed_log(small_log.events, small_log.items)
-    return trends(log, vocabulary, schema, HOUR_MS)
+def trended(small_log: Log, vocabulary: Vocabulary, schema: FeatureSchema) -> ItemTrends:
+    log = observe_log(small_log.events, small_log.items)
+    return compute_trends(log, vocabulary, schema, HOUR_MS)
 
 
 @pytest.fixture(scope="session")

@@ -13,13 +13,11 @@ from torch import Tensor
 from features.schema import FeatureSchema
 from features.settings import HOUR_MS
 from features.vocabulary import FIRST_ITEM, Vocabulary
-from trainer.datasets.log import Log
+from trainer.datasets import Log
 from trainer.evaluation.evaluate import _asked, evaluate
 from trainer.examples.requests import Batch
 from trainer.metrics import figures, interval
-from trainer.network.layers import LOWEST
-from trainer.network.model import TemporalModel
-from trainer.network.trained import Outcome, Trained
+from trainer.network import LOWEST, TemporalModel, TrainedModel, TrainingOutcome
 from trainer.settings import TrainerSettings
 
 SETTINGS = TrainerSettings(threads=1)
@@ -28,8 +26,8 @@ SPLIT_MS = START_MS + 100 * HOUR_MS
 
 
 @pytest.fixture
-def trained(model: TemporalModel, vocabulary: Vocabulary) -> Trained:
-    return Trained(model, vocabulary, Outcome(epoch=0, held_out=0.0, seconds=0.0))
+def trained(model: TemporalModel, vocabulary: Vocabulary) -> TrainedModel:
+    return TrainedModel(model, vocabulary, TrainingOutcome(epoch=0, held_out=0.0, seconds=0.0))
 
 
 def log_of(*events: tuple[str, str, float]) -> Log:
@@ -59,7 +57,7 @@ def counts(groups: object) -> dict[str, int]:
     return {name: found.events for name, found in groups.items()}
 
 
-def test_events_are_counted_in_their_groups(trained: Trained, schema: FeatureSchema) -> None:
+def test_events_are_counted_in_their_groups(trained: TrainedModel, schema: FeatureSchema) -> None:
     found = evaluate(trained, *LOG.split_after(SPLIT_MS - 1), schema, SETTINGS)
     for method in (found.model, found.popularity):
         assert method.overall.events == 4
@@ -73,7 +71,9 @@ def test_events_are_counted_in_their_groups(trained: Trained, schema: FeatureSch
         assert 0 < method.coverage <= 1
 
 
-def test_right_after_there_are_no_first_requests(trained: Trained, schema: FeatureSchema) -> None:
+def test_right_after_there_are_no_first_requests(
+    trained: TrainedModel, schema: FeatureSchema
+) -> None:
     found = evaluate(trained, *LOG.split_after(SPLIT_MS - 1), schema, SETTINGS, right_after=True)
     assert found.model.overall.events == 3
     assert found.model.groups["first_requests"].events == 0
@@ -82,7 +82,7 @@ def test_right_after_there_are_no_first_requests(trained: Trained, schema: Featu
 def test_a_rank_belongs_to_its_event(
     small_log: Log, vocabulary: Vocabulary, model: TemporalModel, schema: FeatureSchema
 ) -> None:
-    trained = Trained(model, vocabulary, Outcome(epoch=0, held_out=0.0, seconds=0.0))
+    trained = TrainedModel(model, vocabulary, TrainingOutcome(epoch=0, held_out=0.0, seconds=0.0))
     for right_after in (False, True):
         asked = _asked(trained, list(small_log.split(0.5)), schema, SETTINGS, right_after)
         events = []
@@ -93,7 +93,7 @@ def test_a_rank_belongs_to_its_event(
 
 
 def test_an_item_that_the_model_does_not_know_is_missed(
-    trained: Trained, schema: FeatureSchema
+    trained: TrainedModel, schema: FeatureSchema
 ) -> None:
     asked = _asked(trained, list(LOG.split_after(SPLIT_MS - 1)), schema, SETTINGS, False)
     (judged,) = asked.judged([knows_all])
@@ -103,12 +103,14 @@ def test_an_item_that_the_model_does_not_know_is_missed(
 
 
 def knows_all(batch: Batch) -> Tensor:
-    scores = torch.zeros(batch.forbidden.shape)
+    scores = torch.zeros(batch.excluded.shape)
     scores[batch.rows, batch.targets] = 1.0
     return scores
 
 
-def test_a_rank_is_that_of_the_event_s_own_scores(trained: Trained, schema: FeatureSchema) -> None:
+def test_a_rank_is_that_of_the_event_s_own_scores(
+    trained: TrainedModel, schema: FeatureSchema
+) -> None:
     """However the events were put into batches."""
 
     def misses_one(batch: Batch) -> Tensor:
@@ -124,7 +126,7 @@ def test_a_rank_is_that_of_the_event_s_own_scores(trained: Trained, schema: Feat
     assert judged.groups["rare_items"].hr_at_10 == pytest.approx(1 / 3)
 
 
-def test_a_single_event_is_judged(trained: Trained, schema: FeatureSchema) -> None:
+def test_a_single_event_is_judged(trained: TrainedModel, schema: FeatureSchema) -> None:
     log = log_of(("ann", "i20", 0.0), ("ann", "i21", 1.0))
     asked = _asked(trained, list(log.split_after(START_MS)), schema, SETTINGS, False)
     (judged,) = asked.judged([knows_all])
@@ -132,7 +134,7 @@ def test_a_single_event_is_judged(trained: Trained, schema: FeatureSchema) -> No
 
 
 def test_items_of_one_instant_are_no_wrong_answers_for_each_other(
-    trained: Trained, schema: FeatureSchema
+    trained: TrainedModel, schema: FeatureSchema
 ) -> None:
     twelve = [("ann", f"i{at}", 1.0) for at in range(12)]
     log = log_of(("ann", "i20", 0.0), *twelve)
@@ -143,10 +145,10 @@ def test_items_of_one_instant_are_no_wrong_answers_for_each_other(
 
 
 def test_coverage_counts_what_stands_among_the_best_ten(
-    trained: Trained, schema: FeatureSchema
+    trained: TrainedModel, schema: FeatureSchema
 ) -> None:
     def always_the_same(batch: Batch) -> Tensor:
-        scores = torch.full(batch.forbidden.shape, LOWEST)
+        scores = torch.full(batch.excluded.shape, LOWEST)
         scores[:, FIRST_ITEM : FIRST_ITEM + 4] = 1.0
         return scores
 

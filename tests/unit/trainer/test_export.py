@@ -29,9 +29,7 @@ from trainer.export.onnx import (
 )
 from trainer.export.parity import Arrays, differences
 from trainer.export.recommender import ScoringGraph
-from trainer.network.architecture import Architecture
-from trainer.network.layers import LOWEST
-from trainer.network.model import TemporalModel
+from trainer.network import LOWEST, Architecture, TemporalModel
 
 ITEMS = 130
 HISTORY = 8

@@ -11,9 +11,7 @@ from trainer.export.followers import DenseCooccurrence
 from trainer.export.likeness import Widths, directions
 from trainer.export.onnx import sample_inputs, torch_answers
 from trainer.export.recommender import ScoringGraph
-from trainer.network.architecture import Architecture
-from trainer.network.ensemble import Ensemble
-from trainer.network.model import TemporalModel
+from trainer.network import Architecture, Ensemble, TemporalModel
 
 
 def test_the_largest_directions_have_most_of_the_products() -> None:

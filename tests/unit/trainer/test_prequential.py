@@ -11,8 +11,8 @@ from headwater_client.errors import DataError
 
 from features.schema import FeatureSchema
 from tests.harness.walks import LENGTH, walks
-from tests.unit.trainer.training.test_fine_tune import BEFORE, FILMS, READER, SETTINGS, TUNING
-from trainer.datasets.log import Log
+from tests.unit.trainer.training.test_fine_tune import BEFORE, FILMS, SETTINGS, TEXT_ENCODER, TUNING
+from trainer.datasets import Log
 from trainer.evaluation.evaluate import evaluate
 from trainer.evaluation.prequential import (
     LearningSetup,
@@ -24,10 +24,10 @@ from trainer.evaluation.prequential import (
     is_left_out,
     trained_on,
 )
-from trainer.settings import FineTuned
+from trainer.settings import FineTuneScope
 
 LOG = Log([*BEFORE, *walks(range(50, 130), 3)], FILMS)
-LEARNING = LearningSetup(SETTINGS, TUNING.model_copy(update={"epochs": 4}), READER)
+LEARNING = LearningSetup(SETTINGS, TUNING.model_copy(update={"epochs": 4}), TEXT_ENCODER)
 SIZE = 150
 
 
@@ -88,7 +88,7 @@ def test_it_judges_as_evaluate_does(
     chosen = stream.window_of >= 0
     later = Log([event for window in stream.windows for event in window], FILMS)
     found = evaluate(first.trained, stream.first, later, schema, SETTINGS).model.overall
-    gains = stream.gains(first.trained, chosen)[chosen & stream.wanted]
+    gains = stream.gains(first.trained, chosen)[chosen & stream.is_target]
     assert len(gains) == found.events
     assert gains.mean() == pytest.approx(found.ndcg_at_10)
 
@@ -102,9 +102,9 @@ def test_learning_from_windows_beats_what_is_frozen(
         stream,
         lambda *_: None,
     )
-    late = stream.wanted & (stream.window_of >= len(stream.windows) - 1)
+    late = stream.is_target & (stream.window_of >= len(stream.windows) - 1)
     assert learned.gains[late].mean() > frozen.gains[late].mean() + 0.1
-    early = stream.wanted & (stream.window_of == 0)
+    early = stream.is_target & (stream.window_of == 0)
     np.testing.assert_array_equal(learned.gains[early], frozen.gains[early])
     assert frozen.kept is None
     assert np.isnan(learned.gains[stream.window_of < 0]).all()
@@ -136,7 +136,7 @@ def test_a_window_of_nothing_but_people_left_out_teaches_nothing(
     small = WindowedLog(LOG, schema, LENGTH)
     teaches = [not is_left_out(window[0].user_id) for window in small.windows]
     assert not all(teaches)
-    counting = replace(LEARNING, tuning=TUNING.model_copy(update={"part": FineTuned.NOTHING}))
+    counting = replace(LEARNING, tuning=TUNING.model_copy(update={"part": FineTuneScope.NOTHING}))
     steps = incremental(first.trained, small, counting)
     changed = [after.trained is not before.trained for before, after in pairwise(steps)]
     assert changed == teaches

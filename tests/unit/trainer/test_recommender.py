@@ -16,16 +16,21 @@ from features.schema import FeatureSchema
 from features.settings import HOUR_MS, FeatureSettings
 from features.vocabulary import FIRST_ITEM, Vocabulary
 from tests.harness.models import every_part, requests_of
-from trainer.datasets.log import Log
+from trainer.datasets import Log
+from trainer.examples import build_examples, compute_trends, observe_log, replay_log
 from trainer.examples.batches import Batches
-from trainer.examples.replay import SOURCE, examples, observed_log, replay
-from trainer.examples.trends import trends
+from trainer.examples.replay import SOURCE
+from trainer.examples.requests import ScoredRequests
 from trainer.export.onnx import sample_inputs, torch_answers
 from trainer.export.recommender import ScoringGraph
-from trainer.network.architecture import Architecture
-from trainer.network.layers import LOWEST
-from trainer.network.model import NEWEST, TemporalModel
-from trainer.network.scoring import scores_at, trend_scores
+from trainer.network import (
+    LOWEST,
+    NEWEST,
+    Architecture,
+    TemporalModel,
+    score_requests,
+    trend_scores,
+)
 
 ITEMS = 130
 
@@ -45,7 +50,7 @@ def trained_scores(
     """The same requests as training asks them."""
     asked = requests_of(feeds)
     with torch.no_grad():
-        return scores_at(model, asked, torch.arange(len(asked.items)), live)
+        return score_requests(model, ScoredRequests(asked, torch.arange(len(asked.items)), live))
 
 
 @pytest.mark.parametrize("history", [8, NEWEST + 5])
@@ -93,14 +98,14 @@ def test_a_stream_s_row_scores_as_the_training_batch_before_that_event(
         )
         for at, event in enumerate(small_log.events[:120])
     ]
-    log = observed_log(spread, small_log.items)
-    columns = examples(replay(log, schema), vocabulary, schema)
-    trended = trends(log, vocabulary, schema, HOUR_MS)
+    log = observe_log(spread, small_log.items)
+    columns = build_examples(replay_log(log, schema), vocabulary, schema)
+    trended = compute_trends(log, vocabulary, schema, HOUR_MS)
     batches = Batches(columns, trended, np.ones(len(columns), bool), 8, 2)
     expected: dict[tuple[int, int], torch.Tensor] = {}
     for batch in batches.epoch(4, np.random.default_rng(0)):
         with torch.no_grad():
-            scores = scores_at(model, batch.asked, batch.places, 0 * batch.trends)
+            scores = score_requests(model, replace(batch.scored, trends=0 * batch.trends))
         for row, event in zip(batch.rows.tolist(), batch.events.tolist(), strict=True):
             expected[int(columns.times_ms[event]), int(columns.items[event])] = scores[row]
     rows: dict[str, UserRow] = {}

@@ -8,7 +8,7 @@ from features.schema import FeatureSchema
 from trainer.export.onnx import export
 from trainer.export.triton_checks import ModelFile, config_refusals, graph_file
 from trainer.export.triton_config import Backend, render_config
-from trainer.network.model import TemporalModel
+from trainer.network import TemporalModel
 
 
 @pytest.fixture(scope="module")

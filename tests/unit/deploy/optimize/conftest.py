@@ -10,8 +10,7 @@ from features.schema import FeatureSchema
 from features.settings import FeatureSettings
 from tests.harness.models import every_part
 from trainer.export.onnx import export
-from trainer.network.architecture import Architecture
-from trainer.network.model import TemporalModel
+from trainer.network import Architecture, TemporalModel
 
 HISTORY, ITEMS = 16, 300
 

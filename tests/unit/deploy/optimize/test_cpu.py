@@ -12,7 +12,7 @@ from deploy.optimize.cpu import write_int8, write_narrow
 from features.schema import FeatureSchema
 from tests.unit.deploy.optimize.conftest import ITEMS
 from trainer.export.onnx import answers, open_session, sample_inputs
-from trainer.network.model import TemporalModel
+from trainer.network import TemporalModel
 
 
 @pytest.fixture(scope="module")

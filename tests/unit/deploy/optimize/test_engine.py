@@ -35,7 +35,7 @@ from trainer.disk import sha256
 from trainer.export.onnx import answers, open_session, sample_inputs
 from trainer.export.triton_checks import config_refusals, graph_file
 from trainer.export.triton_config import MAX_BATCH, Backend, render_config
-from trainer.network.model import TemporalModel
+from trainer.network import TemporalModel
 
 KIND = TensorRTPackage.TENSORRT_RTX
 SETTINGS = OptimizeSettings()

@@ -16,10 +16,10 @@ from features.inputs import model_inputs
 from features.schema import FeatureSchema
 from features.vocabulary import FIRST_ITEM, Vocabulary
 from tests.unit.deploy.optimize.conftest import HISTORY, ITEMS
-from trainer.datasets.log import Log
+from trainer.datasets import Log
 from trainer.export.onnx import answers, open_session, sample_inputs
 from trainer.export.parity import Arrays
-from trainer.network.model import TemporalModel
+from trainer.network import TemporalModel
 
 
 @pytest.fixture

@@ -20,9 +20,9 @@ from deploy.optimize.variants import SourceVersion
 from features.schema import FeatureSchema
 from features.vocabulary import FIRST_ITEM, Vocabulary
 from tests.unit.deploy.optimize.conftest import ITEMS
-from trainer.examples.replay import examples, observed_log, replay
+from trainer.examples import build_examples, observe_log, replay_log
 from trainer.export.onnx import answers, open_session, sample_inputs
-from trainer.network.model import TemporalModel
+from trainer.network import TemporalModel
 from trainer.registry.staging import EXACT, GRAPH, exact_graph
 
 # Of random weights, as these are, INT8 loses more.
@@ -117,7 +117,7 @@ def test_the_newest_events_are_asked_about(schema: FeatureSchema) -> None:
         for at, item in enumerate(["a", "b", "c", "a", "a", "x", "d", "d"])
     ]
     vocabulary = Vocabulary(["a", "b", "c", "d"])
-    columns = examples(replay(observed_log(events, []), schema), vocabulary, schema)
+    columns = build_examples(replay_log(observe_log(events, []), schema), vocabulary, schema)
     found = newest_requests(columns, schema, 3)
     assert [vocabulary.item_ids[item] for item in found.targets] == ["a", "d", "d"]
     assert found.feeds["request_time_ms"][:, 0].tolist() == [

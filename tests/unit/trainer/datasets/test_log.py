@@ -11,7 +11,7 @@ import pytest
 from headwater_client.errors import DataError
 from headwater_client.events import Click, Item, Purchase
 
-from trainer.datasets.log import DataSource, Log, load_log
+from trainer.datasets import DataSource, Log, load_log
 from trainer.datasets.movielens import GENRES, SHA256
 
 # Ratings (user, item, rating, second): a good one, a tie in file order, an earlier one last.

@@ -13,8 +13,7 @@ import pytest
 from headwater_client.errors import DataError, EventError, SettingsError
 from headwater_client.events import Click, Item, Purchase, decode
 
-from trainer.datasets.log import DataSource, Log, load_log
-from trainer.datasets.mapping import ColumnMapping, mapping_from_options
+from trainer.datasets import ColumnMapping, DataSource, Log, load_log, mapping_from_options
 
 NOON_MS = 1_714_564_800_000  # 2024-05-01 12:00 UTC
 PURCHASES = ColumnMapping(constant_type="purchase")

@@ -12,28 +12,28 @@ from features.settings import HOUR_MS
 from features.vocabulary import UNKNOWN
 from trainer.examples import cooccurrence
 from trainer.examples.cooccurrence import (
+    FOLDS,
     HALF_LIFE_MS,
     NEARBY_EVENTS,
-    SHARES,
     SMOOTHING,
-    Cooccurrence,
-    Taken,
+    CooccurrenceCounter,
+    InteractionColumns,
 )
-from trainer.examples.requests import Companions
+from trainer.examples.requests import CooccurrenceTables
 
 ITEMS = 30
 NOW_MS = 1_700_000_000_000
 LAMP, DESK, SHELF, CHAIR = range(2, 6)
 
 
-def taken(*events: tuple[int, int, int]) -> Taken:
+def taken(*events: tuple[int, int, int]) -> InteractionColumns:
     """Of (person, item, time)."""
     people, items, times = np.array(events, np.int64).reshape(-1, 3).T
-    return Taken(people, items, times)
+    return InteractionColumns(people, items, times)
 
 
 @pytest.fixture
-def many() -> Taken:
+def many() -> InteractionColumns:
     """Forty people with sessions of a few minutes, numbered as a log's first events are."""
     random = np.random.default_rng(4)
     return taken(
@@ -45,7 +45,7 @@ def many() -> Taken:
     )
 
 
-def cosines(known: Companions, item: int) -> dict[int, float]:
+def cosines(known: CooccurrenceTables, item: int) -> dict[int, float]:
     """The companions of an item that have a weight."""
     pairs = zip(known.neighbours[item].tolist(), known.weights[item].tolist(), strict=True)
     return {other: weight for other, weight in pairs if weight > 0}
@@ -61,7 +61,7 @@ def test_a_small_log_by_hand() -> None:
         (3, LAMP, NOW_MS),
         (9, CHAIR, NOW_MS),
     )
-    known = Cooccurrence(log, ITEMS, 8, 4).of_all()
+    known = CooccurrenceCounter(log, ITEMS, 8, 4).count_all()
     two, one = 2 + SMOOTHING, 1 + SMOOTHING
     assert cosines(known, LAMP) == pytest.approx({DESK: 2 / two, SHELF: 1 / (two * one) ** 0.5})
     assert cosines(known, SHELF) == pytest.approx(
@@ -75,7 +75,7 @@ def test_what_is_old_counts_less() -> None:
     """Both the pair, as of its later event, and how often each was taken."""
     old_ms = NOW_MS - HALF_LIFE_MS
     log = taken((0, LAMP, old_ms), (0, DESK, old_ms), (1, CHAIR, NOW_MS))
-    known = Cooccurrence(log, ITEMS, 8, 4).of_all()
+    known = CooccurrenceCounter(log, ITEMS, 8, 4).count_all()
     assert cosines(known, LAMP) == pytest.approx({DESK: 0.5 / (0.5 + SMOOTHING)})
 
 
@@ -92,19 +92,19 @@ def test_what_is_old_counts_less() -> None:
 def test_only_what_is_near_and_one_person_s_is_together(
     events: list[tuple[int, int, int]], together: bool
 ) -> None:
-    known = Cooccurrence(taken(*events), ITEMS, 8, 4).of_all()
+    known = CooccurrenceCounter(taken(*events), ITEMS, 8, 4).count_all()
     assert (DESK in cosines(known, LAMP)) is together
 
 
-def test_an_item_is_no_companion_of_itself(many: Taken) -> None:
+def test_an_item_is_no_companion_of_itself(many: InteractionColumns) -> None:
     twice = replace(many, items=np.repeat(many.items[::2], 2))
-    known = Cooccurrence(twice, ITEMS, ITEMS, 4).of_all()
+    known = CooccurrenceCounter(twice, ITEMS, ITEMS, 4).count_all()
     for item in range(ITEMS):
         assert item not in cosines(known, item)
 
 
-def test_companions_differ_and_have_their_places(many: Taken) -> None:
-    known = Cooccurrence(many, ITEMS, 12, 4).of_all()
+def test_companions_differ_and_have_their_places(many: InteractionColumns) -> None:
+    known = CooccurrenceCounter(many, ITEMS, 12, 4).count_all()
     assert known.neighbours.shape == known.weights.shape == (ITEMS, 12)
     for row in known.neighbours.tolist():
         assert len(set(row)) == 12
@@ -112,70 +112,70 @@ def test_companions_differ_and_have_their_places(many: Taken) -> None:
 
 
 def test_rare_items_of_a_large_catalogue_have_no_companions(
-    many: Taken, monkeypatch: pytest.MonkeyPatch
+    many: InteractionColumns, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cooccurrence, "MAX_ITEMS", 10)
     counts = np.bincount(many.items, minlength=ITEMS)
     frequent = sorted(range(ITEMS), key=lambda item: (-counts[item], item))[:10]
     assert frequent != list(range(10)), "the most frequent need not stand first"
     rare = sorted({*many.items.tolist()} - {*frequent})
-    known = Cooccurrence(many, ITEMS, 12, 4).of_all()
+    known = CooccurrenceCounter(many, ITEMS, 12, 4).count_all()
     assert known.weights[frequent].any(1).all()
     assert not known.weights[rare].any()
     assert {*known.neighbours[frequent].flatten().tolist()} == {*frequent}
     assert known.factors[rare].any(1).all(), "but factors they have"
 
 
-def test_a_share_is_not_shown_its_own_people(many: Taken) -> None:
+def test_a_share_is_not_shown_its_own_people(many: InteractionColumns) -> None:
     """Whatever they take instead, the counts that they are shown are the same."""
-    counts = Cooccurrence(many, ITEMS, 8, 4)
+    counts = CooccurrenceCounter(many, ITEMS, 8, 4)
     dealt, shown = dealt_by(counts)
     assert len(dealt) == 40
     for share in (0, 3):
-        mine = (dealt == share)[counts.people]
+        mine = (dealt == share)[counts.users]
         assert mine.any()
         items = np.where(mine, 2 + (many.items + 5) % (ITEMS - 2), many.items)
-        other = dealt_by(Cooccurrence(replace(many, items=items), ITEMS, 8, 4))[1]
-        torch.testing.assert_close(counts_of(other.of(share)), counts_of(shown.of(share)))
-        some = (share + 1) % SHARES
-        assert (counts_of(other.of(some)) - counts_of(shown.of(some))).abs().max() > 0.01
+        other = dealt_by(CooccurrenceCounter(replace(many, items=items), ITEMS, 8, 4))[1]
+        torch.testing.assert_close(counts_of(other.fold(share)), counts_of(shown.fold(share)))
+        some = (share + 1) % FOLDS
+        assert (counts_of(other.fold(some)) - counts_of(shown.fold(some))).abs().max() > 0.01
 
 
-def dealt_by(counts: Cooccurrence) -> tuple[np.ndarray, Companions]:
+def dealt_by(counts: CooccurrenceCounter) -> tuple[np.ndarray, CooccurrenceTables]:
     torch.manual_seed(0)
-    return counts.shares(np.random.default_rng(1))
+    return counts.draw_folds(np.random.default_rng(1))
 
 
-def counts_of(known: Companions) -> torch.Tensor:
+def counts_of(known: CooccurrenceTables) -> torch.Tensor:
     """Companions as a table over all pairs, and the products of factors: float[N, 2 * N]."""
     table = torch.zeros(ITEMS, ITEMS).scatter(1, known.neighbours.long(), known.weights)
     return torch.cat([table, known.factors @ known.factors.T], 1)
 
 
-def test_a_share_is_shown_what_a_log_without_its_people_has(many: Taken) -> None:
-    counts = Cooccurrence(many, ITEMS, ITEMS, ITEMS)
+def test_a_share_is_shown_what_a_log_without_its_people_has(many: InteractionColumns) -> None:
+    counts = CooccurrenceCounter(many, ITEMS, ITEMS, ITEMS)
     dealt, shown = dealt_by(counts)
-    for share in range(SHARES):
-        left = (dealt != share)[counts.people]
+    for share in range(FOLDS):
+        left = (dealt != share)[counts.users]
         # Somebody's unknown item is the newest event: it tells how old each of the others is.
-        log = Taken(
-            np.append(many.people[left], 999),
+        log = InteractionColumns(
+            np.append(many.users[left], 999),
             np.append(many.items[left], UNKNOWN),
             np.append(many.times_ms[left], many.times_ms.max()),
         )
-        expected = Cooccurrence(log, ITEMS, ITEMS, ITEMS).of_all()
+        expected = CooccurrenceCounter(log, ITEMS, ITEMS, ITEMS).count_all()
         expected.factors[UNKNOWN] = shown.factors[share, UNKNOWN]
         torch.testing.assert_close(
-            counts_of(shown.of(share)), counts_of(expected), rtol=1e-3, atol=1e-4
+            counts_of(shown.fold(share)), counts_of(expected), rtol=1e-3, atol=1e-4
         )
 
 
-def test_all_are_counted_for_the_version(many: Taken) -> None:
-    counts = Cooccurrence(many, ITEMS, ITEMS, ITEMS)
+def test_all_are_counted_for_the_version(many: InteractionColumns) -> None:
+    counts = CooccurrenceCounter(many, ITEMS, ITEMS, ITEMS)
     pairs, often = np.zeros((ITEMS, ITEMS)), np.zeros(ITEMS)
     newest = many.times_ms.max()
-    for person in np.unique(many.people):
-        mine = np.flatnonzero(many.people == person)
+    for person in np.unique(many.users):
+        mine = np.flatnonzero(many.users == person)
         for at, one in enumerate(mine):
             worth = 2.0 ** -((newest - many.times_ms[one]) / HALF_LIFE_MS)
             often[many.items[one]] += worth
@@ -184,43 +184,43 @@ def test_all_are_counted_for_the_version(many: Taken) -> None:
                 pairs[pair] += worth
                 pairs[pair[::-1]] += worth
     expected = pairs / np.sqrt(np.outer(often + SMOOTHING, often + SMOOTHING))
-    found = counts_of(counts.of_all())[:, :ITEMS]
+    found = counts_of(counts.count_all())[:, :ITEMS]
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-4, atol=1e-6)
 
 
-def test_products_of_factors_are_the_cosines_of_who_took_what(many: Taken) -> None:
+def test_products_of_factors_are_the_cosines_of_who_took_what(many: InteractionColumns) -> None:
     """Exact at full width; a smaller width keeps the largest directions."""
-    counts = Cooccurrence(many, ITEMS, 8, ITEMS)
+    counts = CooccurrenceCounter(many, ITEMS, 8, ITEMS)
     who = np.zeros((40, ITEMS))
-    who[counts.people, many.items] = np.sqrt(counts.worth)
+    who[counts.users, many.items] = np.sqrt(counts.worth)
     scaled = who / np.sqrt((who**2).sum(0) + SMOOTHING)
     exact = scaled.T @ scaled
-    found = counts.of_all().factors
+    found = counts.count_all().factors
     np.testing.assert_allclose((found @ found.T).numpy(), exact, atol=1e-4)
-    few = Cooccurrence(many, ITEMS, 8, 10).of_all().factors
+    few = CooccurrenceCounter(many, ITEMS, 8, 10).count_all().factors
     values = np.linalg.eigvalsh(exact)[::-1]
     missed = np.linalg.norm((few @ few.T).numpy() - exact)
     best = np.linalg.norm(values[10:])
     assert best * 0.99 <= missed < 1.5 * best
 
 
-def test_the_same_seed_gives_the_same(many: Taken) -> None:
-    def drawn(seed: int) -> tuple[np.ndarray, Companions]:
+def test_the_same_seed_gives_the_same(many: InteractionColumns) -> None:
+    def drawn(seed: int) -> tuple[np.ndarray, CooccurrenceTables]:
         torch.manual_seed(seed)
-        return Cooccurrence(many, ITEMS, 8, 4).shares(np.random.default_rng(seed))
+        return CooccurrenceCounter(many, ITEMS, 8, 4).draw_folds(np.random.default_rng(seed))
 
     (dealt, known), (same_dealt, same), (other_dealt, _) = drawn(1), drawn(1), drawn(2)
     np.testing.assert_array_equal(dealt, same_dealt)
     assert (dealt != other_dealt).any()
-    for field in fields(Companions):
+    for field in fields(CooccurrenceTables):
         assert torch.equal(getattr(known, field.name), getattr(same, field.name))
 
 
 @pytest.mark.parametrize("events", [[], [(0, LAMP, NOW_MS)]])
 def test_next_to_nothing_can_be_counted(events: list[tuple[int, int, int]]) -> None:
-    counts = Cooccurrence(taken(*events), ITEMS, 8, 4)
-    dealt, shown = counts.shares(np.random.default_rng(0))
+    counts = CooccurrenceCounter(taken(*events), ITEMS, 8, 4)
+    dealt, shown = counts.draw_folds(np.random.default_rng(0))
     assert len(dealt) == len(events)
-    for known in (counts.of_all(), shown):
+    for known in (counts.count_all(), shown):
         assert not known.weights.any()
         assert known.factors.isfinite().all()

@@ -10,14 +10,14 @@ import pytest
 
 from features.rows import Observation, apply_event, empty_user
 from features.schema import FeatureSchema
-from trainer.datasets.log import Log
+from trainer.datasets import Log
+from trainer.examples import observe_log
 from trainer.examples.feast_history import SCHEMA, write_history
-from trainer.examples.replay import observed_log
 
 
 @pytest.fixture
 def seen(small_log: Log) -> list[Observation]:
-    return observed_log(small_log.events, small_log.items)
+    return observe_log(small_log.events, small_log.items)
 
 
 def test_a_row_is_what_a_moment_has_left(

@@ -14,10 +14,15 @@ from features.settings import HOUR_MS
 from features.vocabulary import Vocabulary
 from tests.harness.windows import closed
 from tests.unit.trainer.conftest import START_MS
-from trainer.datasets.log import Log
-from trainer.examples.history import History
-from trainer.examples.replay import Examples, examples, observed_log, replay
-from trainer.examples.trends import trends
+from trainer.datasets import Log
+from trainer.examples import (
+    EventHistory,
+    Examples,
+    build_examples,
+    compute_trends,
+    observe_log,
+    replay_log,
+)
 from trainer.windows.log import read_log
 from trainer.windows.store import WindowStore
 
@@ -26,15 +31,15 @@ from trainer.windows.store import WindowStore
 def test_rows_and_trends_are_those_of_the_whole(
     small_log: Log, vocabulary: Vocabulary, schema: FeatureSchema, size: int
 ) -> None:
-    history = History(schema, small_log.items)
+    history = EventHistory(schema, small_log.items)
     for at in range(0, len(small_log.events), size):
         history.extend(small_log.events[at : at + size])
-    replayed = replay(observed_log(small_log.events, small_log.items), schema)
-    found, expected = history.examples(vocabulary), examples(replayed, vocabulary, schema)
+    replayed = replay_log(observe_log(small_log.events, small_log.items), schema)
+    found, expected = history.examples(vocabulary), build_examples(replayed, vocabulary, schema)
     for field in fields(Examples):
         np.testing.assert_array_equal(getattr(found, field.name), getattr(expected, field.name))
     trended = history.trends(vocabulary, found.times_ms, HOUR_MS)
-    whole = trends([one.event for one in replayed], vocabulary, schema, HOUR_MS)
+    whole = compute_trends([one.event for one in replayed], vocabulary, schema, HOUR_MS)
     np.testing.assert_array_equal(trended.times_ms, whole.times_ms)
     np.testing.assert_array_equal(trended.values, whole.values)
 
@@ -42,12 +47,14 @@ def test_rows_and_trends_are_those_of_the_whole(
 def test_trends_of_some_times_are_those_of_all(
     small_log: Log, vocabulary: Vocabulary, schema: FeatureSchema
 ) -> None:
-    history = History(schema, small_log.items)
+    history = EventHistory(schema, small_log.items)
     history.extend(small_log.events)
     whole = history.trends(vocabulary, history.times_ms, HOUR_MS)
     some_ms = history.times_ms[[200, 17, 90]]
     some = history.trends(vocabulary, some_ms, HOUR_MS)
-    np.testing.assert_array_equal(some.values[some.at(some_ms)], whole.values[whole.at(some_ms)])
+    np.testing.assert_array_equal(
+        some.values[some.snapshot_indices(some_ms)], whole.values[whole.snapshot_indices(some_ms)]
+    )
 
 
 def click(name: str, item_id: str, hours: int) -> Click:
@@ -57,7 +64,7 @@ def click(name: str, item_id: str, hours: int) -> Click:
 def test_what_comes_late_has_its_place_in_a_history_and_trends_once_it_is_there(
     vocabulary: Vocabulary, schema: FeatureSchema
 ) -> None:
-    history = History(schema)
+    history = EventHistory(schema)
     history.extend([click("a", "i1", 0), click("b", "i2", 5)])
     history.extend([click("late", "i3", 1), click("c", "i4", 9)])
     columns = history.examples(vocabulary)
@@ -71,7 +78,7 @@ def test_what_comes_late_has_its_place_in_a_history_and_trends_once_it_is_there(
 
 
 def test_an_event_sent_again_in_a_later_window_counts_once(schema: FeatureSchema) -> None:
-    history = History(schema)
+    history = EventHistory(schema)
     for _ in range(2):
         history.extend([click("a", "i1", 0)])
     assert history.events_of == {"i1": 1}
@@ -81,7 +88,7 @@ def test_it_is_rebuilt_from_window_files(
     schema: FeatureSchema, vocabulary: Vocabulary, tmp_path: Path
 ) -> None:
     store = WindowStore(str(tmp_path))
-    kept, rebuilt = History(schema), History(schema)
+    kept, rebuilt = EventHistory(schema), EventHistory(schema)
     # All of the last window is late.
     for number, minutes in enumerate([(65, 67), (121, 125), (20, 30)], start=1):
         store.write(store.prepare(number, closed(*minutes, first_offset=10 * number)))
@@ -95,6 +102,6 @@ def test_it_is_rebuilt_from_window_files(
 
 
 def test_the_newest_word_of_the_catalogue_stays(schema: FeatureSchema) -> None:
-    history = History(schema, [Item(item_id="a", title="old"), Item(item_id="b")])
+    history = EventHistory(schema, [Item(item_id="a", title="old"), Item(item_id="b")])
     history.extend([], [Item(item_id="a", title="new")])
     assert history.catalogue == {"a": Item(item_id="a", title="new"), "b": Item(item_id="b")}

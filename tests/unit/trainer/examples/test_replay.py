@@ -16,8 +16,8 @@ from features.settings import FeatureSettings
 from features.topics import hash64
 from features.vocabulary import Vocabulary
 from tests.harness.columns import columns_of
-from trainer.datasets.log import Log
-from trainer.examples.replay import Examples, Replayer, observed_log, replay
+from trainer.datasets import Log
+from trainer.examples import Examples, Replayer, observe_log, replay_log
 
 
 def of_person(log: Log, user_id: str) -> list[Interaction]:
@@ -89,8 +89,8 @@ def test_an_item_is_wanted_until_it_is_taken(vocabulary: Vocabulary) -> None:
         )
     ]
     found = columns_of(Log(events, []), vocabulary, bought)
-    assert found.wanted.tolist() == [True, True, True, False, True]
-    assert found.takes.tolist() == [False, False, True, False, False]
+    assert found.is_target.tolist() == [True, True, True, False, True]
+    assert found.marks_seen.tolist() == [False, False, True, False, False]
 
 
 def test_an_event_sent_twice_is_one_example(vocabulary: Vocabulary, schema: FeatureSchema) -> None:
@@ -101,10 +101,10 @@ def test_an_event_sent_twice_is_one_example(vocabulary: Vocabulary, schema: Feat
 def test_rows_of_one_part_after_another_are_those_of_the_whole(
     small_log: Log, schema: FeatureSchema
 ) -> None:
-    whole = replay(observed_log(small_log.events, small_log.items), schema)
+    whole = replay_log(observe_log(small_log.events, small_log.items), schema)
     replayer = Replayer(schema)
     parts = [
-        replayer.rows(observed_log(part.events, part.items))
+        replayer.replay(observe_log(part.events, part.items))
         for first in small_log.split(0.4)
         for part in first.split(0.5)
     ]
@@ -116,5 +116,5 @@ def test_rows_of_one_part_after_another_are_those_of_the_whole(
 def test_an_event_sent_again_in_a_later_part_is_no_example(schema: FeatureSchema) -> None:
     click = Click(event_id="same", user_id="u", item_id="i1", timestamp=10**12)
     replayer = Replayer(schema)
-    assert len(replayer.rows(observed_log([click], []))) == 1
-    assert replayer.rows(observed_log([click], [])) == []
+    assert len(replayer.replay(observe_log([click], []))) == 1
+    assert replayer.replay(observe_log([click], [])) == []

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from trainer.examples.instants import instants_of, shuffled, things_of
-from trainer.examples.replay import Examples
+from trainer.examples import Examples
+from trainer.examples.tie_groups import find_tie_groups, number_tied_items, shuffle_ties
 
 
 def test_instants_cover_all_events_and_keep_a_person_s_moment_together(columns: Examples) -> None:
-    found = instants_of(columns)
+    found = find_tie_groups(columns)
     assert found.firsts.tolist() == [0, *found.ends[:-1].tolist()]
     assert found.ends[-1] == len(columns)
     moments = list(zip(columns.starts.tolist(), columns.times_ms.tolist(), strict=True))
@@ -20,14 +20,14 @@ def test_instants_cover_all_events_and_keep_a_person_s_moment_together(columns: 
 
 def test_nobody_has_no_instants(columns: Examples) -> None:
     nothing = Examples(*(getattr(columns, name)[:0] for name in Examples.__dataclass_fields__))
-    assert len(instants_of(nothing).cut(1.0, np.random.default_rng(0))) == 0
+    assert len(find_tie_groups(nothing).split(1.0, np.random.default_rng(0))) == 0
 
 
 def test_a_share_is_cut_in_two_parts_that_are_not_empty(columns: Examples) -> None:
-    whole = instants_of(columns)
+    whole = find_tie_groups(columns)
     several = int((whole.ends - whole.firsts > 1).sum())
     for share, least, most in ((0.0, 0, 0), (0.5, several // 4, several), (1.0, several, several)):
-        found = whole.cut(share, np.random.default_rng(0))
+        found = whole.split(share, np.random.default_rng(0))
         assert least <= len(found) - len(whole) <= most
         assert found.firsts.tolist() == [0, *found.ends[:-1].tolist()]
         assert (found.ends > found.firsts).all()
@@ -40,7 +40,8 @@ def test_a_share_is_cut_in_two_parts_that_are_not_empty(columns: Examples) -> No
 
 def test_a_shuffle_moves_events_within_their_instant_only(columns: Examples) -> None:
     found = [
-        shuffled(columns, things_of(columns), np.random.default_rng(seed)) for seed in range(5)
+        shuffle_ties(columns, number_tied_items(columns), np.random.default_rng(seed))
+        for seed in range(5)
     ]
     for order in found:
         assert sorted(order) == list(range(len(columns)))
@@ -50,7 +51,7 @@ def test_a_shuffle_moves_events_within_their_instant_only(columns: Examples) -> 
 
 
 def test_a_shuffle_keeps_the_events_of_one_item_together_and_in_order(columns: Examples) -> None:
-    order = shuffled(columns, things_of(columns), np.random.default_rng(0)).tolist()
+    order = shuffle_ties(columns, number_tied_items(columns), np.random.default_rng(0)).tolist()
     places = {event: place for place, event in enumerate(order)}
     pairs = 0
     for event in range(1, len(columns)):

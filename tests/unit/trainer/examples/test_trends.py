@@ -10,9 +10,8 @@ from features.rows import ItemGroup
 from features.schema import FeatureSchema
 from features.settings import HOUR_MS
 from features.vocabulary import Vocabulary
-from trainer.datasets.log import Log
-from trainer.examples.replay import observed_log
-from trainer.examples.trends import Trends, trends
+from trainer.datasets import Log
+from trainer.examples import ItemTrends, compute_trends, observe_log
 
 
 @pytest.mark.parametrize("snapshot_ms", [HOUR_MS, 1000])
@@ -20,8 +19,8 @@ def test_a_snapshot_is_the_popularity_of_the_events_before_it(
     small_log: Log, vocabulary: Vocabulary, schema: FeatureSchema, snapshot_ms: int
 ) -> None:
     """Every event lies on a whole second: with the finer snapshots, at one's very time."""
-    log = observed_log(small_log.events, small_log.items)
-    found = trends(log, vocabulary, schema, snapshot_ms)
+    log = observe_log(small_log.events, small_log.items)
+    found = compute_trends(log, vocabulary, schema, snapshot_ms)
     assert len(found.times_ms) > 20
     for at in (1, 7, len(found.times_ms) - 1):
         time_ms = int(found.times_ms[at])
@@ -40,17 +39,17 @@ def test_a_snapshot_is_the_popularity_of_the_events_before_it(
 
 
 def test_a_request_sees_no_snapshot_of_later(small_log: Log, schema: FeatureSchema) -> None:
-    at = Trends(np.array([100, 200, 300]), np.zeros((3, 1, 1), np.float16)).at
+    at = ItemTrends(np.array([100, 200, 300]), np.zeros((3, 1, 1), np.float16)).snapshot_indices
     assert at(np.array([100, 199, 200, 10_000])).tolist() == [0, 0, 1, 2]
 
 
 def test_snapshots_are_made_only_from_where_they_are_needed(
     small_log: Log, vocabulary: Vocabulary, schema: FeatureSchema
 ) -> None:
-    log = observed_log(small_log.events, small_log.items)
-    whole = trends(log, vocabulary, schema, HOUR_MS)
+    log = observe_log(small_log.events, small_log.items)
+    whole = compute_trends(log, vocabulary, schema, HOUR_MS)
     since_ms = int(whole.times_ms[10])
-    part = trends(log, vocabulary, schema, HOUR_MS, since_ms)
+    part = compute_trends(log, vocabulary, schema, HOUR_MS, since_ms)
     np.testing.assert_array_equal(part.times_ms, whole.times_ms[10:])
     np.testing.assert_array_equal(part.values, whole.values[10:])
 
@@ -58,9 +57,9 @@ def test_snapshots_are_made_only_from_where_they_are_needed(
 def test_what_arrived_late_counts_when_it_happened(
     small_log: Log, vocabulary: Vocabulary, schema: FeatureSchema
 ) -> None:
-    in_time = observed_log(small_log.events, small_log.items)
-    late = observed_log([*small_log.events[1:], small_log.events[0]], small_log.items)
+    in_time = observe_log(small_log.events, small_log.items)
+    late = observe_log([*small_log.events[1:], small_log.events[0]], small_log.items)
     np.testing.assert_array_equal(
-        trends(late, vocabulary, schema, HOUR_MS).values,
-        trends(in_time, vocabulary, schema, HOUR_MS).values,
+        compute_trends(late, vocabulary, schema, HOUR_MS).values,
+        compute_trends(in_time, vocabulary, schema, HOUR_MS).values,
     )

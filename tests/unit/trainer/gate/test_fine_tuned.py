@@ -8,18 +8,16 @@ import pytest
 
 from features.schema import FeatureSchema
 from tests.harness.walks import Events, shuffled, walks
-from tests.unit.trainer.training.test_fine_tune import BEFORE, FILMS, READER, SETTINGS, TUNING
-from trainer.datasets.log import Log
+from tests.unit.trainer.training.test_fine_tune import BEFORE, FILMS, SETTINGS, TEXT_ENCODER, TUNING
+from trainer.datasets import Log
 from trainer.evaluation.held import held_of
-from trainer.examples.history import History
-from trainer.examples.splits import slices_of
+from trainer.examples import EventHistory, split_by_time
 from trainer.export.onnx import ExportError, export
 from trainer.gate.checks import Verdict, verdict
 from trainer.gate.measure import JudgedVersion, measure
-from trainer.network.trained import Trained
+from trainer.network import TrainedModel
 from trainer.settings import FineTuneSettings, GateSettings
-from trainer.training.fine_tune import fine_tune
-from trainer.training.from_scratch import train_first_model
+from trainer.training import fine_tune, train_first_model
 
 # Whoever else works on the machine: a test fails by no time.
 LIMITS = GateSettings(max_latency_ms=60_000, max_slowdown=1000)
@@ -29,11 +27,13 @@ WINDOW = walks(range(50, 90), 1)
 
 @pytest.fixture(scope="module")
 def live(schema: FeatureSchema, tmp_path_factory: pytest.TempPathFactory) -> JudgedVersion:
-    trained = train_first_model(Log(BEFORE, FILMS), schema, SETTINGS, reader=READER)
+    trained = train_first_model(Log(BEFORE, FILMS), schema, SETTINGS, text_encoder=TEXT_ENCODER)
     return exported(7, trained, schema, tmp_path_factory.mktemp("live"))
 
 
-def exported(version: int, trained: Trained, schema: FeatureSchema, folder: Path) -> JudgedVersion:
+def exported(
+    version: int, trained: TrainedModel, schema: FeatureSchema, folder: Path
+) -> JudgedVersion:
     graph = folder / "model.onnx"
     try:
         export(trained.model, schema, graph)
@@ -50,11 +50,11 @@ def judged(
     folder: Path,
 ) -> Verdict:
     """The verdict on what the live version becomes by a window."""
-    history = History(schema, FILMS)
+    history = EventHistory(schema, FILMS)
     history.extend(BEFORE)
     history.extend(window)
-    slices = slices_of(history.times_ms, live.trained.until_ms, tuning)
-    found = fine_tune(live.trained, history, slices, SETTINGS, tuning, READER)
+    slices = split_by_time(history.times_ms, live.trained.until_ms, tuning)
+    found = fine_tune(live.trained, history, slices, SETTINGS, tuning, TEXT_ENCODER)
     versions = [live.trained.vocabulary, found.vocabulary]
     held = held_of(history, slices.judge_ms, versions)
     new = held_of(history, slices.since_ms + 1, versions)

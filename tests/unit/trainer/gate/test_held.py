@@ -6,14 +6,13 @@ import numpy as np
 
 from features.vocabulary import FIRST_ITEM, UNKNOWN, Vocabulary
 from trainer.evaluation.held import HoldoutSet, together
-from trainer.examples.replay import Examples
-from trainer.examples.trends import Trends
+from trainer.examples import Examples, ItemTrends
 
 
 def test_each_version_sees_its_own_indices(
-    columns: Examples, trended: Trends, vocabulary: Vocabulary
+    columns: Examples, trended: ItemTrends, vocabulary: Vocabulary
 ) -> None:
-    held = HoldoutSet(columns, columns.wanted, trended, vocabulary)
+    held = HoldoutSet(columns, columns.is_target, trended, vocabulary)
     names = vocabulary.item_ids[FIRST_ITEM:]
     other = Vocabulary(["new", *reversed(names[3:])])
     seen = held.known_to(other)
@@ -30,14 +29,14 @@ def test_each_version_sees_its_own_indices(
 
 
 def test_the_same_vocabulary_changes_nothing(
-    columns: Examples, trended: Trends, vocabulary: Vocabulary
+    columns: Examples, trended: ItemTrends, vocabulary: Vocabulary
 ) -> None:
-    held = HoldoutSet(columns, columns.wanted, trended, vocabulary)
+    held = HoldoutSet(columns, columns.is_target, trended, vocabulary)
     assert held.known_to(vocabulary) is held
 
 
 def test_what_was_taken_before_is_not_asked_for(
-    columns: Examples, trended: Trends, vocabulary: Vocabulary
+    columns: Examples, trended: ItemTrends, vocabulary: Vocabulary
 ) -> None:
     held = HoldoutSet(columns, np.ones(len(columns), np.bool_), trended, vocabulary)
     assert 0 < held.asked.sum() < len(columns)

@@ -14,14 +14,12 @@ import torch
 from features.schema import FeatureSchema
 from features.vocabulary import FIRST_ITEM, Vocabulary
 from trainer.evaluation.held import HoldoutSet, together
-from trainer.examples.replay import Examples
-from trainer.examples.trends import Trends
+from trainer.examples import Examples, ItemTrends
 from trainer.export.onnx import ExportError, export, write_graph
 from trainer.export.recommender import ScoringGraph
 from trainer.gate.checks import Verdict, verdict
 from trainer.gate.measure import JudgedVersion, growth, measure
-from trainer.network.model import TemporalModel
-from trainer.network.trained import Outcome, Trained
+from trainer.network import TemporalModel, TrainedModel, TrainingOutcome
 from trainer.settings import GateSettings
 
 # Whoever else works on the machine: a test fails by no time but the one that it is about.
@@ -31,8 +29,8 @@ OF_THE_LOG = slice(FIRST_ITEM, FIRST_ITEM + 40)
 Change = Callable[[TemporalModel], None]
 
 
-def trained(model: TemporalModel, vocabulary: Vocabulary) -> Trained:
-    return Trained(model, vocabulary, Outcome(epoch=1, held_out=0.1, seconds=1.0))
+def trained(model: TemporalModel, vocabulary: Vocabulary) -> TrainedModel:
+    return TrainedModel(model, vocabulary, TrainingOutcome(epoch=1, held_out=0.1, seconds=1.0))
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +51,7 @@ def live(
 
 
 @pytest.fixture(scope="module")
-def held(columns: Examples, trended: Trends, vocabulary: Vocabulary) -> HoldoutSet:
+def held(columns: Examples, trended: ItemTrends, vocabulary: Vocabulary) -> HoldoutSet:
     """The second half of the log."""
     later = columns.times_ms >= np.median(columns.times_ms)
     return HoldoutSet(columns, later, trended, vocabulary)

@@ -11,18 +11,15 @@ import torch
 from headwater_client.errors import SettingsError
 
 from features.schema import FeatureSchema
-from trainer.datasets.log import Log
+from trainer.datasets import Log
+from trainer.examples import Examples, ItemTrends
 from trainer.examples.batches import Batches
-from trainer.examples.replay import Examples
 from trainer.examples.requests import Batch
-from trainer.examples.trends import Trends
-from trainer.network.devices import autocast, device_of, moved
-from trainer.network.layers import LOWEST
-from trainer.network.model import TemporalModel
-from trainer.network.scoring import batch_scores
+from trainer.network import LOWEST, TemporalModel, batch_scores, select_device, to_device
+from trainer.network.devices import autocast
 from trainer.settings import Device, Precision, TrainerSettings
-from trainer.training.fit import Progress, Step, add_gradients, groups_of
-from trainer.training.from_scratch import train_first_model
+from trainer.training import EpochMetrics, train_first_model
+from trainer.training.fit import MicroBatch, accumulate_gradients, group_batches
 from trainer.training.losses import softmax_loss
 
 SETTINGS = TrainerSettings(
@@ -32,7 +29,7 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def batches(columns: Examples, trended: Trends) -> Batches:
+def batches(columns: Examples, trended: ItemTrends) -> Batches:
     return Batches(columns, trended, np.ones(len(columns), bool), 8, 16)
 
 
@@ -41,7 +38,9 @@ def gradients(
 ) -> tuple[float, dict[str, torch.Tensor]]:
     """Of a model in evaluation mode: without dropout."""
     model = copy.deepcopy(model)
-    loss = add_gradients(model, [Step(one, None) for one in parts], settings, nullcontext())
+    loss = accumulate_gradients(
+        model, [MicroBatch(one, None) for one in parts], settings, nullcontext()
+    )
     return loss, {
         name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None
     }
@@ -50,7 +49,7 @@ def gradients(
 def test_small_batches_have_together_the_gradient_of_a_large_one(
     batches: Batches, model: TemporalModel
 ) -> None:
-    # The same random numbers cut the same stretches.
+    # The same random numbers cut the same segments.
     (large,) = batches.epoch(1000, np.random.default_rng(4))
     small = list(batches.epoch(3, np.random.default_rng(4)))
     assert len(small) > 3
@@ -67,11 +66,11 @@ def test_small_batches_have_together_the_gradient_of_a_large_one(
 
 def test_what_is_bought_weighs_more(batches: Batches, model: TemporalModel) -> None:
     (batch,) = batches.epoch(1000, np.random.default_rng(4))
-    assert 0 < batch.bought.sum() < len(batch.bought)
+    assert 0 < batch.purchased.sum() < len(batch.purchased)
     with torch.no_grad():
         scores = batch_scores(model, batch).masked_fill(~model.learned, LOWEST)
         losses = softmax_loss(scores, batch)
-    bought, rest = losses[batch.bought], losses[~batch.bought]
+    bought, rest = losses[batch.purchased], losses[~batch.purchased]
     expected = (3 * bought.sum() + rest.sum()) / (3 * len(bought) + len(rest))
     loss, _ = gradients(model, [batch], SETTINGS.model_copy(update={"purchase_loss_weight": 3.0}))
     assert loss == pytest.approx(float(expected), rel=1e-5)
@@ -81,7 +80,7 @@ def test_what_is_bought_weighs_more(batches: Batches, model: TemporalModel) -> N
 def test_weights_change_once_for_so_many_batches(small_log: Log, schema: FeatureSchema) -> None:
     steps = {}
     for joined in (1, 3):
-        seen: list[Progress] = []
+        seen: list[EpochMetrics] = []
         settings = SETTINGS.model_copy(update={"gradient_accumulation_steps": joined})
         train_first_model(small_log, schema, settings, seen.append)
         steps[joined] = seen[-1].step
@@ -90,13 +89,13 @@ def test_weights_change_once_for_so_many_batches(small_log: Log, schema: Feature
 
 
 def test_groups_hold_every_batch_once() -> None:
-    assert list(groups_of(iter([1, 2, 3, 4, 5]), 2)) == [[1, 2], [3, 4], [5]]  # type: ignore[arg-type, list-item]
+    assert list(group_batches(iter([1, 2, 3, 4, 5]), 2)) == [[1, 2], [3, 4], [5]]  # type: ignore[arg-type, list-item]
 
 
 def test_half_precision_trains_what_is_kept_whole(small_log: Log, schema: FeatureSchema) -> None:
     losses = {}
     for precision in (Precision.FLOAT32, Precision.BFLOAT16):
-        seen: list[Progress] = []
+        seen: list[EpochMetrics] = []
         settings = SETTINGS.model_copy(update={"precision": precision})
         trained = train_first_model(small_log, schema, settings, seen.append)
         losses[precision] = seen[-1].loss
@@ -131,20 +130,20 @@ def test_a_gpu_that_is_not_there_is_one_line(
     settings = SETTINGS.model_copy(update={"device": Device.CUDA})
     with pytest.raises(SettingsError, match=r"trainer.device = 'cuda': torch finds no CUDA"):
         train_first_model(small_log, schema, settings)
-    assert device_of(SETTINGS) == CPU
+    assert select_device(SETTINGS) == CPU
 
 
 def test_a_gpu_is_taken_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     for wanted in (Device.AUTO, Device.CUDA):
         settings = SETTINGS.model_copy(update={"device": wanted})
-        assert device_of(settings) == torch.device("cuda")
-    assert device_of(SETTINGS.model_copy(update={"device": Device.CPU})) == CPU
+        assert select_device(settings) == torch.device("cuda")
+    assert select_device(SETTINGS.model_copy(update={"device": Device.CPU})) == CPU
 
 
 def test_all_of_a_batch_moves(batches: Batches) -> None:
     batch = next(batches.epoch(3, np.random.default_rng(4)))
     # `meta` has no memory, but is another device wherever this runs.
-    elsewhere = moved(batch, torch.device("meta"))
-    assert elsewhere.targets.device.type == elsewhere.asked.items.device.type == "meta"
-    assert elsewhere.asked.items.shape == batch.asked.items.shape
+    elsewhere = to_device(batch, torch.device("meta"))
+    assert elsewhere.targets.device.type == elsewhere.requests.items.device.type == "meta"
+    assert elsewhere.requests.items.shape == batch.requests.items.shape

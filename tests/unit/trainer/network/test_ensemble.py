@@ -11,19 +11,22 @@ import torch
 from features.schema import FeatureSchema
 from features.vocabulary import FIRST_ITEM
 from tests.harness.models import every_part, requests_of
-from trainer.datasets.log import Log
+from trainer.datasets import Log
+from trainer.examples.requests import ScoredRequests
 from trainer.export.onnx import check_graph, export, sample_inputs, torch_answers
 from trainer.export.recommender import ScoringGraph
 from trainer.gate.measure import growth
-from trainer.network.architecture import Architecture
-from trainer.network.ensemble import Ensemble, joined
-from trainer.network.model import TemporalModel
-from trainer.network.scoring import scores_at
-from trainer.network.trained import Trained
+from trainer.network import (
+    Architecture,
+    Ensemble,
+    TemporalModel,
+    TrainedModel,
+    join_models,
+    score_requests,
+)
 from trainer.registry import checkpoint
 from trainer.settings import TrainerSettings
-from trainer.training.fit import Progress
-from trainer.training.from_scratch import train_first_model
+from trainer.training import EpochMetrics, train_first_model
 
 SETTINGS = TrainerSettings(width=8, epochs=2, batch_size=4, threads=1, patience=9, ensemble_size=2)
 
@@ -38,8 +41,8 @@ def members(shape: Architecture) -> list[TemporalModel]:
 
 
 @pytest.fixture(scope="module")
-def trained(small_log: Log, schema: FeatureSchema) -> tuple[Trained, list[Progress]]:
-    seen: list[Progress] = []
+def trained(small_log: Log, schema: FeatureSchema) -> tuple[TrainedModel, list[EpochMetrics]]:
+    seen: list[EpochMetrics] = []
     return train_first_model(small_log, schema, SETTINGS, seen.append), seen
 
 
@@ -52,8 +55,8 @@ def test_a_score_is_the_mean_of_the_members_and_the_graph_gives_the_same(
     live = torch.zeros(9, members[0].architecture.trends, items)
     asked, places = requests_of(feeds), torch.arange(9)
     with torch.no_grad():
-        found = scores_at(together, asked, places, live)
-        each = [scores_at(member, asked, places, live) for member in members]
+        found = score_requests(together, ScoredRequests(asked, places, live))
+        each = [score_requests(member, ScoredRequests(asked, places, live)) for member in members]
     assert (each[0] - each[1])[:, FIRST_ITEM:].abs().max() > 0.5
     torch.testing.assert_close(found, (each[0] + each[1]) / 2)
     answers = torch_answers(ScoringGraph(together), schema, {**feeds, "candidate_items": every})
@@ -86,7 +89,7 @@ def test_the_same_model_twice_is_that_model(
 
 
 def test_members_are_trained_from_other_beginnings(
-    trained: tuple[Trained, list[Progress]], small_log: Log, schema: FeatureSchema
+    trained: tuple[TrainedModel, list[EpochMetrics]], small_log: Log, schema: FeatureSchema
 ) -> None:
     model, seen = trained[0].model, trained[1]
     first, second = model.members
@@ -106,7 +109,9 @@ def test_members_are_trained_from_other_beginnings(
     assert done[-1] == 1
 
 
-def test_a_folder_holds_them_all(trained: tuple[Trained, list[Progress]], tmp_path: Path) -> None:
+def test_a_folder_holds_them_all(
+    trained: tuple[TrainedModel, list[EpochMetrics]], tmp_path: Path
+) -> None:
     checkpoint.save(trained[0], tmp_path, {})
     again = checkpoint.load(tmp_path)
     assert checkpoint.read_manifest(tmp_path).members == len(again.model.members) == 2
@@ -115,7 +120,7 @@ def test_a_folder_holds_them_all(trained: tuple[Trained, list[Progress]], tmp_pa
 
 
 def test_growth_is_told_beside_a_version_of_as_many_members(members: list[TemporalModel]) -> None:
-    found = growth(joined(members), joined(members))
+    found = growth(join_models(members), join_models(members))
     assert found
     assert found.factor == pytest.approx(1)
-    assert growth(joined(members), joined(members[:1])) is None
+    assert growth(join_models(members), join_models(members[:1])) is None

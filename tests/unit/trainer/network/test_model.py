@@ -9,24 +9,22 @@ import pytest
 import torch
 
 from tests.harness.models import every_part
-from trainer.examples.requests import Requests
-from trainer.network.architecture import Architecture
-from trainer.network.layers import LOWEST
-from trainer.network.model import (
-    GAPS,
+from trainer.examples.requests import Requests, ScoredRequests
+from trainer.network import (
+    LOWEST,
     NEWEST,
-    Reading,
+    Architecture,
+    RequestStates,
     TemporalModel,
-    companions,
-    gap_buckets,
-    related_scores,
+    cooccurrence_rows,
+    score_requests,
 )
-from trainer.network.scoring import scores_at
+from trainer.network.model import GAPS, collaborative_scores, gap_buckets
 
 DAY_MS = 86_400_000
 NOW_MS = 1_700_000_000_000
 # What a reading says of each past event.
-OF_EVENTS = ("attention", "near", "alike", "related")
+OF_EVENTS = ("attention", "session_weights", "content_weights", "collaborative_weights")
 
 
 def history(length: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -37,10 +35,10 @@ def history(length: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, tor
     return items, types, NOW_MS + gaps.cumsum(1)
 
 
-def reading(model: TemporalModel, asked: Requests) -> Reading:
+def reading(model: TemporalModel, asked: Requests) -> RequestStates:
     biases = model.biases(asked.items.shape[1], asked.newest)
     with torch.no_grad():
-        return model.read(asked, biases, model.all_items().vectors)
+        return model.encode(asked, biases, model.all_items().vectors)
 
 
 def state(model: TemporalModel, asked: Requests) -> torch.Tensor:
@@ -54,7 +52,7 @@ def scores(model: TemporalModel, asked: Requests) -> torch.Tensor:
     random = torch.Generator().manual_seed(1)
     trends = torch.rand(size.trends, size.items, generator=random).expand(count, -1, -1)
     with torch.no_grad():
-        return scores_at(model, asked, torch.arange(count), trends)
+        return score_requests(model, ScoredRequests(asked, torch.arange(count), trends))
 
 
 def one_request(model: TemporalModel, length: int, request_ms: int, padding: int = 0) -> Requests:
@@ -70,7 +68,7 @@ def one_request(model: TemporalModel, length: int, request_ms: int, padding: int
     )
 
 
-def stretch(model: TemporalModel, length: int = 10) -> Requests:
+def segment(model: TemporalModel, length: int = 10) -> Requests:
     """A history, and a request after each number of its events: none, one, ..., all."""
     items, types, times = history(length)
     requests = torch.cat([times[:, :1] - 5000, times + 5000], 1)
@@ -81,7 +79,7 @@ def stretch(model: TemporalModel, length: int = 10) -> Requests:
 
 
 def alone(asked: Requests, at: int) -> Requests:
-    """One request of a stretch with the events before it only."""
+    """One request of a segment with the events before it only."""
     upto = int(asked.newest[0, at]) + 1
     return Requests(
         asked.items[:, :upto],
@@ -94,8 +92,8 @@ def alone(asked: Requests, at: int) -> Requests:
 
 
 def test_a_request_among_many_is_as_alone(model: TemporalModel) -> None:
-    """Training reads a stretch at once; serving reads the events before one request."""
-    asked = stretch(model)
+    """Training reads a segment at once; serving reads the events before one request."""
+    asked = segment(model)
     together, all_scores = reading(model, asked), scores(model, asked)
     for at in range(1, 9):
         single = alone(asked, at)
@@ -112,7 +110,7 @@ def test_a_request_among_many_is_as_alone(model: TemporalModel) -> None:
 
 def test_no_request_sees_an_event_at_or_after_its_instant(model: TemporalModel) -> None:
     """Whatever happens there: another item, another type, another time."""
-    asked = stretch(model)
+    asked = segment(model)
     found = scores(model, asked)
     length = asked.items.shape[1]
     for cut in range(length):
@@ -129,8 +127,8 @@ def test_no_request_sees_an_event_at_or_after_its_instant(model: TemporalModel) 
 
 
 def test_a_request_without_history_gives_no_event_a_weight(model: TemporalModel) -> None:
-    """Though its stretch has events, later."""
-    found = reading(model, stretch(model))
+    """Though its segment has events, later."""
+    found = reading(model, segment(model))
     padded = reading(model, one_request(model, 0, NOW_MS, padding=3))
     for name in OF_EVENTS:
         assert not getattr(found, name)[0, 0].any()
@@ -143,7 +141,7 @@ def test_padding_on_the_left_changes_nothing(model: TemporalModel) -> None:
     bare, padded = (
         reading(model, one_request(model, 4, request_ms, padding=padding)) for padding in (0, 4)
     )
-    for field in fields(Reading):
+    for field in fields(RequestStates):
         one, other = getattr(bare, field.name), getattr(padded, field.name)
         if field.name in OF_EVENTS:
             assert not other[..., :4].any()
@@ -180,7 +178,7 @@ def test_what_a_request_looks_for_depends_on_how_long_ago_the_newest_event_was(
 
 def test_no_layer_looks_further_back_than_the_history(model: TemporalModel) -> None:
     biases = model.biases(10, torch.tensor([8, 9]))
-    of_requests = (biases.request, biases.near, biases.alike)
+    of_requests = (biases.request, biases.session, biases.content)
     seen = [bias[0, -1] > LOWEST / 2 for bias in biases.events]
     seen += [bias[-1, 0] > LOWEST / 2 for bias in of_requests]
     assert len(seen) == 5
@@ -192,9 +190,9 @@ def test_no_layer_looks_further_back_than_the_history(model: TemporalModel) -> N
 def test_only_the_newest_events_have_companions(shape: Architecture) -> None:
     model = every_part(replace(shape, history=NEWEST + 6))
     found = reading(model, one_request(model, NEWEST + 5, NOW_MS + 40 * DAY_MS))
-    assert not found.near[0, 0, :5].any()
-    assert (found.near[0, 0, 5:] > 0).all()
-    for weights in (found.alike, found.related):
+    assert not found.session_weights[0, 0, :5].any()
+    assert (found.session_weights[0, 0, 5:] > 0).all()
+    for weights in (found.content_weights, found.collaborative_weights):
         assert (weights[0, 0] > 0).all()
 
 
@@ -208,7 +206,7 @@ def test_an_empty_history_has_a_state_of_its_own(model: TemporalModel) -> None:
 def test_no_history_is_the_same_before_a_stretch_and_with_nothing_to_read(
     model: TemporalModel,
 ) -> None:
-    asked = stretch(model)
+    asked = segment(model)
     nothing = torch.zeros(1, 1, dtype=torch.long)
     bare = Requests(
         nothing,
@@ -224,7 +222,7 @@ def test_no_history_is_the_same_before_a_stretch_and_with_nothing_to_read(
 def test_a_timeless_model_answers_the_same_whenever_things_happened(shape: Architecture) -> None:
     for time in (True, False):
         model = every_part(replace(shape, time=time))
-        asked = stretch(model)
+        asked = segment(model)
         faster = asked.times_ms[:, :1] + (asked.times_ms - asked.times_ms[:, :1]) // 9
         other = replace(asked, times_ms=faster, request_times_ms=asked.request_times_ms + DAY_MS)
         same = torch.equal(scores(model, asked), scores(model, other))
@@ -234,13 +232,13 @@ def test_a_timeless_model_answers_the_same_whenever_things_happened(shape: Archi
 def test_a_model_without_decay_sees_no_features_and_no_trends(shape: Architecture) -> None:
     for decay in (True, False):
         model = every_part(replace(shape, decay=decay))
-        asked = stretch(model)
+        asked = segment(model)
         other = replace(asked, user_features=asked.user_features + 1)
         assert torch.equal(state(model, asked), state(model, other)) is not decay
         places, trends = torch.arange(11), torch.rand(11, shape.trends, shape.items)
         with torch.no_grad():
-            plain = scores_at(model, asked, places, 0 * trends)
-            lifted = scores_at(model, asked, places, trends)
+            plain = score_requests(model, ScoredRequests(asked, places, 0 * trends))
+            lifted = score_requests(model, ScoredRequests(asked, places, trends))
         assert torch.equal(plain, lifted) is not decay
 
 
@@ -281,7 +279,7 @@ def test_an_item_is_lifted_by_what_it_is_like(model: TemporalModel) -> None:
     """The product of descriptions, scaled, times the weight of the past item."""
     weights, items = torch.tensor([[[0.5, 2.0]]]), torch.tensor([[5, 9]])
     with torch.no_grad():
-        found = model.liked(weights, items)[0, 0] @ model.described.T
+        found = model.content_profile(weights, items)[0, 0] @ model.described.T
     scaled = model.described * model.alike_scales
     expected = 0.5 * scaled[5] @ model.described.T + 2 * scaled[9] @ model.described.T
     torch.testing.assert_close(found, expected)
@@ -289,14 +287,14 @@ def test_an_item_is_lifted_by_what_it_is_like(model: TemporalModel) -> None:
 
 def test_an_item_is_lifted_by_who_else_took_it() -> None:
     factors = torch.tensor([[[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]])
-    found = related_scores(torch.tensor([[[0.5, 2.0]]]), torch.tensor([[1, 2]]), factors)
+    found = collaborative_scores(torch.tensor([[[0.5, 2.0]]]), torch.tensor([[1, 2]]), factors)
     assert found.tolist() == [[[0.0, 0.5, 2.0, 2.5]]]
 
 
 def test_companions_are_a_row_over_all_items() -> None:
     neighbours = torch.tensor([[0, 0], [2, 3], [3, 1]], dtype=torch.int32)
     weights = torch.tensor([[0.0, 0.0], [0.5, 0.25], [0.75, 1.0]])
-    found = companions(torch.tensor([[1, 2, 0]]), neighbours, weights, 4)
+    found = cooccurrence_rows(torch.tensor([[1, 2, 0]]), neighbours, weights, 4)
     assert found.tolist() == [[[0, 0, 0.5, 0.25], [0, 1.0, 0, 0.75], [0, 0, 0, 0]]]
 
 
@@ -308,4 +306,4 @@ def test_gap_buckets_are_by_the_logarithm_and_never_is_the_last() -> None:
 @pytest.mark.parametrize("part", ["alike", "related", "neighbours", "text"])
 def test_a_model_without_a_part_answers(shape: Architecture, part: str) -> None:
     model = every_part(Architecture(**{**vars(shape), part: 0}))
-    assert scores(model, stretch(model)).isfinite().all()
+    assert scores(model, segment(model)).isfinite().all()

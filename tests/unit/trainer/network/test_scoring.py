@@ -10,19 +10,24 @@ import pytest
 import torch
 
 from features.vocabulary import FIRST_ITEM
+from trainer.examples import Examples, ItemTrends
 from trainer.examples.batches import Batches
-from trainer.examples.replay import Examples
-from trainer.examples.requests import Batch, Companions, Requests
-from trainer.examples.trends import Trends
+from trainer.examples.requests import Batch, CooccurrenceTables, Requests, ScoredRequests
 from trainer.metrics import ndcg, target_ranks
-from trainer.network.layers import LOWEST
-from trainer.network.model import TemporalModel
-from trainer.network.scoring import Shown, batch_scores, own_counts, scores_at, trend_scores
-from trainer.training.losses import softmax_loss, taught_loss
+from trainer.network import (
+    LOWEST,
+    TemporalModel,
+    VisibleCooccurrence,
+    batch_scores,
+    score_requests,
+    trend_scores,
+)
+from trainer.network.scoring import model_cooccurrence
+from trainer.training.losses import distillation_loss, softmax_loss
 
 
 @pytest.fixture
-def batch(columns: Examples, trended: Trends) -> Batch:
+def batch(columns: Examples, trended: ItemTrends) -> Batch:
     batches = Batches(columns, trended, np.ones(len(columns), bool), 8, 16)
     return next(batches.epoch(4, np.random.default_rng(0)))
 
@@ -34,15 +39,15 @@ def judged(rows: list[int], targets: list[int], together: list[list[int]], items
     for row, mine in enumerate(together):
         same[row, mine] = True
     return Batch(
-        asked=Requests(nothing, nothing, nothing, nothing, nothing, nothing),
-        people=nothing[0],
-        places=nothing[0],
+        requests=Requests(nothing, nothing, nothing, nothing, nothing, nothing),
+        users=nothing[0],
+        positions=nothing[0],
         rows=torch.tensor(rows),
         targets=torch.tensor(targets),
         events=torch.arange(len(rows)),
-        bought=torch.zeros(len(rows), dtype=torch.bool),
-        forbidden=torch.zeros(len(together), items, dtype=torch.bool),
-        together=same,
+        purchased=torch.zeros(len(rows), dtype=torch.bool),
+        excluded=torch.zeros(len(together), items, dtype=torch.bool),
+        tied=same,
         trends=torch.zeros(len(together), 1, items),
     )
 
@@ -62,14 +67,14 @@ def test_a_pupil_loses_least_where_it_answers_as_its_teacher_does() -> None:
     answers = torch.tensor([[5.0, 0.5, 2.0, -1.0, 3.0], [0.0, 1.0, 7.0, 4.0, -2.0]])
     hidden = torch.tensor([[True, False, False, False, False], [False, False, True, False, False]])
     alike = (answers + 3).masked_fill(hidden, LOWEST).requires_grad_()
-    loss = taught_loss(alike, answers)
+    loss = distillation_loss(alike, answers)
     for row, found in enumerate(loss.tolist()):
         likely = torch.softmax(answers[row][~hidden[row]], 0)
         assert found == pytest.approx(-float((likely * likely.log()).sum()), rel=1e-5)
     loss.sum().backward()
     assert alike.grad is not None
     assert alike.grad.abs().max() < 1e-6
-    assert (taught_loss((answers * 0.5).masked_fill(hidden, LOWEST), answers) > loss).all()
+    assert (distillation_loss((answers * 0.5).masked_fill(hidden, LOWEST), answers) > loss).all()
 
 
 def test_the_loss_of_a_model_is_cross_entropy_over_the_allowed_items(
@@ -77,11 +82,11 @@ def test_the_loss_of_a_model_is_cross_entropy_over_the_allowed_items(
 ) -> None:
     with torch.no_grad():
         scores = batch_scores(model, batch)
-        plain = scores_at(model, batch.asked, batch.places, batch.trends)
+        plain = score_requests(model, batch.scored)
     found = softmax_loss(scores, batch)
     assert found.shape == batch.targets.shape
     for at, (row, target) in enumerate(zip(batch.rows, batch.targets, strict=True)):
-        out = batch.forbidden[row] | batch.together[row]
+        out = batch.excluded[row] | batch.tied[row]
         out[target] = False
         allowed = plain[row].masked_fill(out, -torch.inf)
         expected = allowed.logsumexp(0) - plain[row, target]
@@ -123,7 +128,7 @@ def test_only_a_target_that_is_no_number_is_missed() -> None:
 def test_forbidden_items_score_lowest_and_others_do_not(model: TemporalModel, batch: Batch) -> None:
     with torch.no_grad():
         scores = batch_scores(model, batch)
-    assert torch.equal(scores <= LOWEST / 2, batch.forbidden)
+    assert torch.equal(scores <= LOWEST / 2, batch.excluded)
 
 
 def test_an_item_has_the_trend_weights_of_its_half() -> None:
@@ -135,23 +140,25 @@ def test_an_item_has_the_trend_weights_of_its_half() -> None:
 
 def test_a_score_is_the_sum_of_its_parts(model: TemporalModel, batch: Batch) -> None:
     """By hand, one request at a time."""
-    asked = batch.asked
+    asked = batch.requests
     with torch.no_grad():
-        found = scores_at(model, asked, batch.places, batch.trends)
+        found = score_requests(model, ScoredRequests(asked, batch.positions, batch.trends))
         items = model.all_items()
-        read = model.read(asked, model.biases(asked.items.shape[1], asked.newest), items.vectors)
+        read = model.encode(asked, model.biases(asked.items.shape[1], asked.newest), items.vectors)
     width = asked.newest.shape[1]
-    for at in range(0, len(batch.places), 7):
-        row, column = divmod(int(batch.places[at]), width)
+    for at in range(0, len(batch.positions), 7):
+        row, column = divmod(int(batch.positions[at]), width)
         expected = items.vectors @ read.states[row, column] + items.bias
         learned = torch.zeros(len(expected))
         for place, item in enumerate(asked.items[row].tolist()):
             alike = model.described @ (model.described[item] * model.alike_scales)
-            expected = expected + read.alike[row, column, place] * alike
-            learned += read.related[row, column, place] * (model.factors @ model.factors[item])
+            expected = expected + read.content_weights[row, column, place] * alike
+            learned += read.collaborative_weights[row, column, place] * (
+                model.factors @ model.factors[item]
+            )
             companions = torch.zeros(len(expected))
             companions[model.neighbours[item].long()] = model.neighbour_weights[item]
-            learned += read.near[row, column, place] * companions
+            learned += read.session_weights[row, column, place] * companions
         of_learned, of_others = read.trend_weights[row, column].chunk(2)
         expected = expected + torch.where(
             model.learned,
@@ -190,18 +197,18 @@ def test_people_are_shown_the_counts_of_their_share(model: TemporalModel, batch:
     """As if the model had these alone, whatever the other shares know."""
     generator = torch.Generator().manual_seed(0)
     neighbours, weights = model.neighbours, model.neighbour_weights
-    known = Companions(
+    known = CooccurrenceTables(
         torch.stack([neighbours.roll(5 * share, 0) for share in range(3)]),
         torch.stack([weights * (1 + share) for share in range(3)]),
         torch.randn(3, *model.factors.shape, generator=generator) * 0.1,
     )
     shares = torch.tensor([2, 0, 1, 2])
     with torch.no_grad():
-        found = batch_scores(model, batch, Shown(known, shares))
-    rows = batch.places // batch.asked.newest.shape[1]
+        found = batch_scores(model, batch, VisibleCooccurrence(known, shares))
+    rows = batch.positions // batch.requests.newest.shape[1]
     for share in range(3):
         own = copy.deepcopy(model)
-        mine = known.of(share)
+        mine = known.fold(share)
         own.neighbours.copy_(mine.neighbours)
         own.neighbour_weights.copy_(mine.weights)
         own.factors.copy_(mine.factors)
@@ -217,26 +224,25 @@ def test_without_shares_the_version_s_own_counts_are_shown(
 ) -> None:
     with torch.no_grad():
         found = batch_scores(model, batch)
-        same = batch_scores(model, batch, own_counts(model, batch.asked))
+        same = batch_scores(model, batch, model_cooccurrence(model, batch.requests))
     assert torch.equal(found, same)
 
 
 def test_no_target_is_in_its_own_request(model: TemporalModel, batch: Batch) -> None:
     """What is read up to the newest column alone gives the same scores: no later item leaks."""
-    asked = batch.asked
+    asked = batch.requests
     width = asked.newest.shape[1]
     with torch.no_grad():
-        found = scores_at(model, asked, batch.places, batch.trends)
-    for at, place in enumerate(batch.places.tolist()):
+        found = score_requests(model, ScoredRequests(asked, batch.positions, batch.trends))
+    for at, place in enumerate(batch.positions.tolist()):
         row, column = divmod(place, width)
         items = asked.items.clone()
         later = torch.arange(items.shape[1]) > asked.newest[row, column]
         items[row, later] = FIRST_ITEM + (items[row, later] + 1) % 120
         with torch.no_grad():
-            other = scores_at(
-                model,
-                replace(asked, items=items),
-                batch.places[at : at + 1],
-                batch.trends[at : at + 1],
+            one = slice(at, at + 1)
+            scored = ScoredRequests(
+                replace(asked, items=items), batch.positions[one], batch.trends[one]
             )
+            other = score_requests(model, scored)
         torch.testing.assert_close(other[0], found[at], rtol=1e-4, atol=1e-4)

@@ -21,8 +21,7 @@ from tests.harness.models import SETTINGS as PATIENT
 from tests.harness.models import offline_registry, untrained
 from trainer.export.onnx import answers, export_unchecked, open_session, sample_inputs
 from trainer.export.triton_config import render_config
-from trainer.network.model import TemporalModel
-from trainer.network.trained import Trained
+from trainer.network import TemporalModel, TrainedModel
 from trainer.registry import checkpoint, staging
 from trainer.registry.checkpoint import Lineage
 from trainer.registry.repository import (
@@ -47,7 +46,7 @@ with repository.lock():
 
 
 @pytest.fixture(scope="module")
-def trained(schema: FeatureSchema) -> Trained:
+def trained(schema: FeatureSchema) -> TrainedModel:
     return untrained(schema, 1)
 
 
@@ -60,7 +59,7 @@ def aside(repository: Path) -> list[str]:
 
 
 def test_versions_count_up_and_appear_whole(
-    trained: Trained, tmp_path: Path, schema: FeatureSchema
+    trained: TrainedModel, tmp_path: Path, schema: FeatureSchema
 ) -> None:
     first, second = (
         offline_registry(tmp_path, schema, SETTINGS).write_version(trained) for _ in range(2)
@@ -77,7 +76,7 @@ def test_versions_count_up_and_appear_whole(
 
 
 def test_a_config_that_is_there_is_kept(
-    trained: Trained, tmp_path: Path, schema: FeatureSchema
+    trained: TrainedModel, tmp_path: Path, schema: FeatureSchema
 ) -> None:
     config = tmp_path / MODEL_NAME / "config.pbtxt"
     config.parent.mkdir()
@@ -88,7 +87,7 @@ def test_a_config_that_is_there_is_kept(
 
 
 def test_a_config_of_other_features_is_refused_and_kept(
-    trained: Trained, tmp_path: Path, schema: FeatureSchema
+    trained: TrainedModel, tmp_path: Path, schema: FeatureSchema
 ) -> None:
     config = tmp_path / MODEL_NAME / "config.pbtxt"
     config.parent.mkdir()
@@ -101,7 +100,7 @@ def test_a_config_of_other_features_is_refused_and_kept(
 
 
 def test_a_version_says_which_features_it_reads(
-    trained: Trained, tmp_path: Path, schema: FeatureSchema
+    trained: TrainedModel, tmp_path: Path, schema: FeatureSchema
 ) -> None:
     version = offline_registry(tmp_path, schema, SETTINGS).write_version(trained)
     assert checkpoint.read_manifest(version.folder).contract == schema.contract
@@ -109,7 +108,7 @@ def test_a_version_says_which_features_it_reads(
 
 
 def test_the_manifest_says_what_a_version_is_made_of(
-    trained: Trained, tmp_path: Path, schema: FeatureSchema
+    trained: TrainedModel, tmp_path: Path, schema: FeatureSchema
 ) -> None:
     lineage = Lineage(parent=4, windows=(7, 8))
     with offline_registry(tmp_path, schema, SETTINGS).stage(trained, lineage) as staged:
@@ -128,7 +127,7 @@ def test_the_manifest_says_what_a_version_is_made_of(
 
 @pytest.mark.parametrize("file", ["model.onnx", "vocabulary.parquet", "weights.safetensors"])
 def test_a_file_that_is_damaged_or_gone_is_named(
-    trained: Trained, tmp_path: Path, schema: FeatureSchema, file: str
+    trained: TrainedModel, tmp_path: Path, schema: FeatureSchema, file: str
 ) -> None:
     version = offline_registry(tmp_path, schema, SETTINGS).write_version(trained)
     path = version.folder / file
@@ -143,7 +142,7 @@ def test_a_file_that_is_damaged_or_gone_is_named(
 
 
 def test_what_is_not_kept_is_never_seen(
-    trained: Trained, tmp_path: Path, schema: FeatureSchema
+    trained: TrainedModel, tmp_path: Path, schema: FeatureSchema
 ) -> None:
     with offline_registry(tmp_path, schema, SETTINGS).stage(trained) as staged:
         assert sorted(path.name for path in staged.folder.iterdir()) == [
@@ -160,7 +159,7 @@ def test_what_is_not_kept_is_never_seen(
 
 
 def test_a_number_that_was_taken_meanwhile_is_one_line(
-    trained: Trained, tmp_path: Path, schema: FeatureSchema
+    trained: TrainedModel, tmp_path: Path, schema: FeatureSchema
 ) -> None:
     with offline_registry(tmp_path, schema, SETTINGS).stage(trained) as staged:
         taken = tmp_path / MODEL_NAME / str(staged.number)
@@ -185,7 +184,7 @@ def files_up_to(size_bytes: int) -> Iterator[None]:
 
 @pytest.mark.parametrize("file", ["config.pbtxt", "weights.safetensors", "model.onnx"])
 def test_a_file_that_does_not_fit_leaves_nothing(
-    trained: Trained, tmp_path: Path, schema: FeatureSchema, file: str
+    trained: TrainedModel, tmp_path: Path, schema: FeatureSchema, file: str
 ) -> None:
     """The largest files: whatever fails is one of these, or comes after the others."""
     whole = offline_registry(tmp_path / "whole", schema, SETTINGS).write_version(trained).folder
@@ -203,7 +202,7 @@ def test_a_file_that_does_not_fit_leaves_nothing(
 
 @pytest.mark.parametrize("file", ["evaluation.json", ".manifest.json"])
 def test_a_disk_that_is_full_at_the_end_leaves_nothing(
-    trained: Trained, tmp_path: Path, schema: FeatureSchema, file: str
+    trained: TrainedModel, tmp_path: Path, schema: FeatureSchema, file: str
 ) -> None:
     with offline_registry(tmp_path, schema, SETTINGS).stage(trained) as staged:
         (staged.folder / file).symlink_to("/dev/full")
@@ -215,7 +214,7 @@ def test_a_disk_that_is_full_at_the_end_leaves_nothing(
 
 @pytest.mark.parametrize("file", ["evaluation.json", ".manifest.json"])
 def test_a_full_disk_is_tried_again(
-    trained: Trained, tmp_path: Path, schema: FeatureSchema, file: str
+    trained: TrainedModel, tmp_path: Path, schema: FeatureSchema, file: str
 ) -> None:
     with offline_registry(tmp_path, schema, PATIENT).stage(trained) as staged:
         # Removed by the attempt that fails, as every part that fills a disk.
@@ -225,7 +224,7 @@ def test_a_full_disk_is_tried_again(
 
 
 def test_a_graph_that_did_not_fit_is_written_again(
-    trained: Trained, tmp_path: Path, schema: FeatureSchema, monkeypatch: pytest.MonkeyPatch
+    trained: TrainedModel, tmp_path: Path, schema: FeatureSchema, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     attempts = []
 
@@ -253,7 +252,7 @@ def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def test_a_second_trainer_is_refused_in_one_line(
-    holder: subprocess.Popen[str], trained: Trained, tmp_path: Path, schema: FeatureSchema
+    holder: subprocess.Popen[str], trained: TrainedModel, tmp_path: Path, schema: FeatureSchema
 ) -> None:
     with pytest.raises(RepositoryLockedError, match="another process publishes") as caught:
         offline_registry(tmp_path, schema, SETTINGS).write_version(trained)
@@ -262,7 +261,7 @@ def test_a_second_trainer_is_refused_in_one_line(
 
 
 def test_what_a_killed_one_left_is_swept(
-    holder: subprocess.Popen[str], trained: Trained, tmp_path: Path, schema: FeatureSchema
+    holder: subprocess.Popen[str], trained: TrainedModel, tmp_path: Path, schema: FeatureSchema
 ) -> None:
     holder.send_signal(signal.SIGKILL)
     holder.wait()

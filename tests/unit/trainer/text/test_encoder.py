@@ -17,13 +17,12 @@ from transformers import BertConfig, BertModel, BertTokenizerFast
 from features.arrays import Float32Array
 from features.schema import FeatureSchema
 from features.vocabulary import FIRST_ITEM
-from trainer.datasets.item_text import item_text
-from trainer.datasets.log import Log
+from trainer.datasets import Log, item_text
 from trainer.export.onnx import answers, export, open_session, sample_inputs
 from trainer.export.recommender import ScoringGraph
 from trainer.settings import TrainerSettings
-from trainer.text.encoder import LanguageModel, language_model
-from trainer.training.from_scratch import train_first_model
+from trainer.text import TextEncoder, load_text_encoder
+from trainer.training import train_first_model
 
 KINDS = ("red", "blue")
 PER_KIND = 12
@@ -34,12 +33,12 @@ class KindReader:
 
     width = len(KINDS)
 
-    def vectors(self, texts: Sequence[str]) -> Float32Array:
+    def embeddings(self, texts: Sequence[str]) -> Float32Array:
         rows = [[float(kind in text) for kind in KINDS] for text in texts]
         return np.asarray(rows, np.float32)
 
 
-READER = cast("LanguageModel", KindReader())
+TEXT_ENCODER = cast("TextEncoder", KindReader())
 SETTINGS = TrainerSettings(
     width=16, epochs=20, batch_size=4, learning_rate=0.01, threads=1, patience=20
 )
@@ -72,7 +71,7 @@ def log() -> Log:
 def test_an_item_without_events_is_recommended_by_its_text(
     log: Log, schema: FeatureSchema, tmp_path: Path
 ) -> None:
-    trained = train_first_model(log, schema, SETTINGS, reader=READER)
+    trained = train_first_model(log, schema, SETTINGS, text_encoder=TEXT_ENCODER)
     vocabulary, model = trained.vocabulary, trained.model
     new = {kind: vocabulary.indices_of([f"{kind}-12", f"{kind}-13"]) for kind in KINDS}
     assert not model.learned[np.concatenate(list(new.values()))].any()
@@ -91,7 +90,7 @@ def test_an_item_without_events_and_text_is_not_in_the_vocabulary(
     log: Log, schema: FeatureSchema
 ) -> None:
     few = SETTINGS.model_copy(update={"epochs": 1})
-    with_text = train_first_model(log, schema, few, reader=READER).vocabulary
+    with_text = train_first_model(log, schema, few, text_encoder=TEXT_ENCODER).vocabulary
     without = train_first_model(log, schema, few).vocabulary
     assert set(with_text.item_ids) - set(without.item_ids) == {
         f"{kind}-{at}" for kind in KINDS for at in (12, 13)
@@ -114,7 +113,7 @@ def test_what_was_only_held_out_and_has_no_text_is_not_recommended(
 
 def test_identities_are_dropped_at_random(log: Log, schema: FeatureSchema) -> None:
     few = SETTINGS.model_copy(update={"epochs": 1})
-    model = train_first_model(log, schema, few, reader=READER).model
+    model = train_first_model(log, schema, few, text_encoder=TEXT_ENCODER).model
     text_only = model.all_items(identity_dropout=0.999_999)
     assert model.text is not None
     torch.testing.assert_close(text_only.vectors, model.text(model.texts))
@@ -127,7 +126,7 @@ def test_identities_are_dropped_at_random(log: Log, schema: FeatureSchema) -> No
 
 def test_a_version_says_which_items_it_has_learned(log: Log, schema: FeatureSchema) -> None:
     few = SETTINGS.model_copy(update={"epochs": 1})
-    trained = train_first_model(log, schema, few, reader=READER)
+    trained = train_first_model(log, schema, few, text_encoder=TEXT_ENCODER)
     vocabulary = trained.vocabulary
     others = {
         name
@@ -140,7 +139,7 @@ def test_a_version_says_which_items_it_has_learned(log: Log, schema: FeatureSche
 
 def test_of_an_item_without_events_nothing_is_counted(log: Log, schema: FeatureSchema) -> None:
     few = SETTINGS.model_copy(update={"epochs": 1})
-    model = train_first_model(log, schema, few, reader=READER).model
+    model = train_first_model(log, schema, few, text_encoder=TEXT_ENCODER).model
     new = FIRST_ITEM + (~model.learned[FIRST_ITEM:]).nonzero()[:, 0]
     assert len(new) == 4
     # A product of matrices leaves a rounding.
@@ -156,7 +155,7 @@ def test_a_log_without_a_catalogue_is_learned_though_texts_can_be_read(
     log: Log, schema: FeatureSchema
 ) -> None:
     few = SETTINGS.model_copy(update={"epochs": 1})
-    model = train_first_model(Log(log.events, []), schema, few, reader=READER).model
+    model = train_first_model(Log(log.events, []), schema, few, text_encoder=TEXT_ENCODER).model
     for name, value in model.state_dict().items():
         assert value.isfinite().all(), name
 
@@ -181,25 +180,25 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_text_has_one_vector_whatever_it_is_read_with(weights: Path, tmp_path: Path) -> None:
-    reader = language_model(str(weights), tmp_path)
-    assert reader is not None
+    text_encoder = load_text_encoder(str(weights), tmp_path)
+    assert text_encoder is not None
     texts = ["red thing", "", "blue"]
-    together = reader.vectors(texts)
-    assert together.shape == (3, reader.width)
+    together = text_encoder.embeddings(texts)
+    assert together.shape == (3, text_encoder.width)
     assert together.dtype == np.float32
-    alone = np.concatenate([reader.vectors([text]) for text in texts])
+    alone = np.concatenate([text_encoder.embeddings([text]) for text in texts])
     np.testing.assert_allclose(together, alone, atol=1e-5)
     assert not together[1].any()
     assert np.abs(together[0] - together[2]).max() > 1e-3
-    assert reader.vectors([]).shape == (0, reader.width)
+    assert text_encoder.embeddings([]).shape == (0, text_encoder.width)
 
 
 def test_weights_that_are_not_there_are_named(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"trainer\.language_model = '.*nowhere'"):
-        language_model(str(tmp_path / "nowhere"), tmp_path)
+        load_text_encoder(str(tmp_path / "nowhere"), tmp_path)
     (tmp_path / "empty").mkdir()
     with pytest.raises(SettingsError, match="cannot be loaded"):
-        language_model(str(tmp_path / "empty"), tmp_path)
+        load_text_encoder(str(tmp_path / "empty"), tmp_path)
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.5])
@@ -209,12 +208,12 @@ def test_damaged_weights_are_one_line(weights: Path, tmp_path: Path, kept: float
     whole = (damaged / "model.safetensors").read_bytes()
     (damaged / "model.safetensors").write_bytes(whole[: int(kept * len(whole))] or b"garbage")
     with pytest.raises(SettingsError, match=r"'.*damaged': cannot be loaded: ") as caught:
-        language_model(str(damaged), tmp_path)
+        load_text_encoder(str(damaged), tmp_path)
     assert "\n" not in str(caught.value)
 
 
 def test_no_language_model_is_a_choice(tmp_path: Path) -> None:
-    assert language_model("", tmp_path) is None
+    assert load_text_encoder("", tmp_path) is None
 
 
 def test_a_text_says_what_is_known() -> None:

@@ -13,16 +13,15 @@ import pytest
 from headwater_client.events import Item
 
 from features.arrays import Float32Array
-from trainer.text.encoder import LanguageModel
-from trainer.text.item_features import (
+from trainer.text import (
     BUCKETS,
     DIRECTIONS,
-    Descriptions,
-    _bucket,
-    alike_width,
+    ItemDescriptions,
+    TextEncoder,
     describe,
-    tokens,
+    similarity_width,
 )
+from trainer.text.item_features import _bucket, tokens
 
 
 class KindReader:
@@ -30,7 +29,7 @@ class KindReader:
 
     width = 2
 
-    def vectors(self, texts: Sequence[str]) -> Float32Array:
+    def embeddings(self, texts: Sequence[str]) -> Float32Array:
         rows = [self.vector(text) if text else (0.0, 0.0) for text in texts]
         return np.asarray(rows, np.float32).reshape(-1, 2)
 
@@ -39,7 +38,7 @@ class KindReader:
         return (float(red), float(blue)) if red or blue else (0.5, 0.5)
 
 
-READER = cast("LanguageModel", KindReader())
+TEXT_ENCODER = cast("TextEncoder", KindReader())
 
 
 def film(item_id: str, kind: str, year: int, title: str = "film") -> Item:
@@ -59,16 +58,16 @@ CATALOGUE = {item.item_id: item for item in [*FILMS, Item(item_id="bare")]}
 
 
 @pytest.fixture(scope="module")
-def described() -> Descriptions:
-    return describe(NAMES, CATALOGUE, READER)
+def described() -> ItemDescriptions:
+    return describe(NAMES, CATALOGUE, TEXT_ENCODER)
 
 
-def product(described: Descriptions, one: str, other: str) -> float:
+def product(described: ItemDescriptions, one: str, other: str) -> float:
     a, b = (described.alike[NAMES.index(name)] for name in (one, other))
     return float(a @ b)
 
 
-def test_what_has_more_in_common_is_more_alike(described: Descriptions) -> None:
+def test_what_has_more_in_common_is_more_alike(described: ItemDescriptions) -> None:
     both, kind, nothing = (product(described, "a", name) for name in "bcd")
     assert both > kind > nothing
     assert nothing == pytest.approx(0, abs=1e-6)
@@ -84,7 +83,7 @@ def test_what_is_rare_says_more() -> None:
     ]
     catalogue = {item.item_id: item for item in both}
     names = list(catalogue)
-    alike = describe(names, catalogue, READER).alike
+    alike = describe(names, catalogue, TEXT_ENCODER).alike
     to_rare, to_common = alike[names.index("r0")] @ alike[0], alike[names.index("c0")] @ alike[0]
     assert to_rare > 1.5 * to_common > 0
 
@@ -93,7 +92,7 @@ def test_every_field_weighs_the_same() -> None:
     """However many values it has: a field adds 1 to the product of an item and itself."""
     many = Item(item_id="m", brand="b", category=[f"k{at}" for at in range(9)])
     catalogue = {"m": many, "other": Item(item_id="other", category=["z"])}
-    alike = describe(["m", "other"], catalogue, READER).alike
+    alike = describe(["m", "other"], catalogue, TEXT_ENCODER).alike
     assert len({_bucket(token) for token in [*tokens(many), *tokens(catalogue["other"])]}) == 11
     assert alike[0] @ alike[0] == pytest.approx(2, rel=1e-5)
     assert alike[0] @ alike[1] == pytest.approx(0, abs=1e-6)
@@ -102,24 +101,24 @@ def test_every_field_weighs_the_same() -> None:
 def test_texts_in_their_directions_tell_alike_apart() -> None:
     titles = {"r0": "red", "r1": "red too", "b0": "blue", "b1": "blue too"}
     catalogue = {name: Item(item_id=name, title=title) for name, title in titles.items()}
-    alike = describe(list(titles), catalogue, READER).alike
+    alike = describe(list(titles), catalogue, TEXT_ENCODER).alike
     assert alike[0] @ alike[1] == pytest.approx(1)
     assert alike[0] @ alike[2] == pytest.approx(-1)
 
 
-def test_an_item_without_text_is_zero_and_not_told(described: Descriptions) -> None:
+def test_an_item_without_text_is_zero_and_not_told(described: ItemDescriptions) -> None:
     silent = [NAMES.index(name) for name in ("", "nowhere", "bare")] + [1]
     assert not described.texts[silent].any()
     assert not described.alike[silent].any()
-    assert not described.told[silent].any()
-    assert described.told.sum() == len(FILMS)
+    assert not described.has_text[silent].any()
+    assert described.has_text.sum() == len(FILMS)
 
 
-def test_texts_are_vectors_and_what_an_item_has(described: Descriptions) -> None:
-    assert described.texts.shape == (len(NAMES), READER.width + BUCKETS)
-    assert described.alike.shape == (len(NAMES), alike_width(READER))
+def test_texts_are_vectors_and_what_an_item_has(described: ItemDescriptions) -> None:
+    assert described.texts.shape == (len(NAMES), TEXT_ENCODER.width + BUCKETS)
+    assert described.alike.shape == (len(NAMES), similarity_width(TEXT_ENCODER))
     assert described.texts.dtype == described.alike.dtype == np.float32
-    counted = described.texts[NAMES.index("a"), READER.width :]
+    counted = described.texts[NAMES.index("a"), TEXT_ENCODER.width :]
     assert sorted(counted.nonzero()[0]) == sorted(
         {_bucket(("category", "horror")), _bucket(("year", "1979"))}
     )
@@ -128,7 +127,7 @@ def test_texts_are_vectors_and_what_an_item_has(described: Descriptions) -> None
 
 def test_texts_are_those_that_the_reader_gives() -> None:
     catalogue = {"r": Item(item_id="r", title="red"), "b": Item(item_id="b", title="blue")}
-    texts = describe(["", "", "r", "b"], catalogue, READER).texts[:, : READER.width]
+    texts = describe(["", "", "r", "b"], catalogue, TEXT_ENCODER).texts[:, : TEXT_ENCODER.width]
     assert texts.tolist() == [[0, 0], [0, 0], [1, 0], [0, 1]]
 
 
@@ -136,22 +135,22 @@ def test_a_wide_reader_keeps_the_first_directions() -> None:
     class Wide(KindReader):
         width = DIRECTIONS + 30
 
-        def vectors(self, texts: Sequence[str]) -> Float32Array:
+        def embeddings(self, texts: Sequence[str]) -> Float32Array:
             random = np.random.default_rng(0)
             vectors = random.standard_normal((len(texts), self.width)).astype(np.float32)
             return vectors * np.array([[bool(text)] for text in texts], np.float32)
 
-    reader = cast("LanguageModel", Wide())
-    found = describe(NAMES, CATALOGUE, reader)
-    assert alike_width(reader) == DIRECTIONS + BUCKETS == found.alike.shape[1]
-    lengths = np.linalg.norm(found.alike[found.told, :DIRECTIONS], axis=1)
+    text_encoder = cast("TextEncoder", Wide())
+    found = describe(NAMES, CATALOGUE, text_encoder)
+    assert similarity_width(text_encoder) == DIRECTIONS + BUCKETS == found.alike.shape[1]
+    lengths = np.linalg.norm(found.alike[found.has_text, :DIRECTIONS], axis=1)
     assert lengths.mean() == pytest.approx(1, rel=1e-4)
 
 
 @pytest.mark.parametrize("names", [[], ["", ""], ["", "", "a"]])
 def test_next_to_nothing_can_be_described(names: list[str]) -> None:
-    found = describe(names, CATALOGUE, READER)
-    assert found.alike.shape == (len(names), alike_width(READER))
+    found = describe(names, CATALOGUE, TEXT_ENCODER)
+    assert found.alike.shape == (len(names), similarity_width(TEXT_ENCODER))
     assert np.isfinite(found.alike).all()
 
 

@@ -11,21 +11,18 @@ import pytest
 import torch
 from torch import Tensor
 
+from trainer.examples import Examples, ItemTrends
 from trainer.examples.batches import Batches
-from trainer.examples.replay import Examples
-from trainer.examples.trends import Trends
-from trainer.network.layers import LOWEST
-from trainer.network.model import PARTS, TemporalModel
-from trainer.network.scoring import batch_scores, parts_at
+from trainer.network import LOWEST, PARTS, TemporalModel, batch_scores, score_parts
 from trainer.training import calibration as balancing
-from trainer.training.calibration import PRIOR_TARGETS, REACH, balance, unbalance
+from trainer.training.calibration import PRIOR_TARGETS, REACH, calibrate, remove_calibration
 from trainer.training.losses import softmax_loss
 
 SIZE = 4
 
 
 @pytest.fixture
-def held_out(columns: Examples, trended: Trends) -> Batches:
+def held_out(columns: Examples, trended: ItemTrends) -> Batches:
     return Batches(columns, trended, np.ones(len(columns), bool), 8, 16)
 
 
@@ -49,10 +46,10 @@ def loss(
     scales = torch.ones(len(PARTS)).double() if scales is None else scales
     total = PRIOR_TARGETS / 2 * ((scales - 1) ** 2).sum()
     for batch in held_out.epoch(SIZE, np.random.default_rng(0)):
-        parts = parts_at(model, batch.asked, batch.places, batch.trends)
+        parts = score_parts(model, batch.scored)
         scores = sum(parts[name].double() * scales[at] for at, name in enumerate(PARTS))
         assert isinstance(scores, Tensor)
-        closed = batch.forbidden | ~model.recommendable
+        closed = batch.excluded | ~model.recommendable
         total = total + of(softmax_loss(scores.masked_fill(closed, LOWEST), batch)).sum()
     return total
 
@@ -63,8 +60,8 @@ def test_each_part_is_multiplied_by_its_number(model: TemporalModel, held_out: B
     scales = {name: 0.5 + 0.3 * at for at, name in enumerate(PARTS)}
     other.rescale(scales)
     with torch.no_grad():
-        before = parts_at(model.eval(), batch.asked, batch.places, batch.trends)
-        after = parts_at(other.eval(), batch.asked, batch.places, batch.trends)
+        before = score_parts(model.eval(), batch.scored)
+        after = score_parts(other.eval(), batch.scored)
     assert set(before) == set(PARTS)
     for name in PARTS:
         open_to = before[name] > LOWEST / 2
@@ -82,7 +79,7 @@ def test_the_slope_is_that_of_the_loss(
     scales = torch.tensor([1.2, 0.8, 0.7, 1.5, 0.9, 1.1]).double()
 
     with torch.no_grad():
-        found = balancing._slope(model, held_out, SIZE, scales, torch.ones(len(PARTS)))
+        found = balancing._derivatives(model, held_out, SIZE, scales, torch.ones(len(PARTS)))
     gradient = torch.autograd.functional.jacobian(partial(loss, model, held_out), scales)
     curvature = torch.autograd.functional.hessian(
         partial(loss, model, held_out, of=weighed), scales
@@ -95,11 +92,11 @@ def test_a_part_that_weighs_too_little_gets_its_weight_back(
     model: TemporalModel, held_out: Batches
 ) -> None:
     balanced = copy.deepcopy(model)
-    balance(balanced, held_out, SIZE)
+    calibrate(balanced, held_out, SIZE)
     spoiled = copy.deepcopy(balanced)
     spoiled.rescale(dict.fromkeys(PARTS, 1.0) | {"trends": 0.5, "prior": 2.0})
     mended = copy.deepcopy(spoiled)
-    found = balance(mended, held_out, SIZE)
+    found = calibrate(mended, held_out, SIZE)
     assert found["trends"] > 1
     assert found["prior"] < 1
     with torch.no_grad():
@@ -109,30 +106,30 @@ def test_a_part_that_weighs_too_little_gets_its_weight_back(
 
 
 def test_without_held_out_events_all_stays_as_it_is(
-    model: TemporalModel, columns: Examples, trended: Trends
+    model: TemporalModel, columns: Examples, trended: ItemTrends
 ) -> None:
     other = copy.deepcopy(model)
     nobody = Batches(columns, trended, np.zeros(len(columns), bool), 8, 16)
-    found = balance(other, nobody, SIZE)
+    found = calibrate(other, nobody, SIZE)
     assert found == dict.fromkeys(PARTS, 1.0)
     for name, weight in model.state_dict().items():
         torch.testing.assert_close(other.state_dict()[name], weight)
 
 
 def test_what_was_balanced_can_learn_on_from_where_it_was(
-    model: TemporalModel, held_out: Batches, columns: Examples, trended: Trends
+    model: TemporalModel, held_out: Batches, columns: Examples, trended: ItemTrends
 ) -> None:
     other = copy.deepcopy(model)
-    found = balance(other, held_out, SIZE)
+    found = calibrate(other, held_out, SIZE)
     assert max(abs(scale - 1) for scale in found.values()) > 0.1
     torch.testing.assert_close(other.scales, torch.tensor([found[name] for name in PARTS]))
     before = copy.deepcopy(other.state_dict())
-    expected = unbalance(other)
+    expected = remove_calibration(other)
     for name, weight in model.state_dict().items():
         torch.testing.assert_close(other.state_dict()[name], weight, rtol=1e-4, atol=1e-5)
     # Where nothing says otherwise it is balanced as it was.
     nobody = Batches(columns, trended, np.zeros(len(columns), bool), 8, 16)
-    balance(other, nobody, SIZE, expected)
+    calibrate(other, nobody, SIZE, expected)
     for name, weight in before.items():
         torch.testing.assert_close(other.state_dict()[name], weight, rtol=1e-4, atol=1e-5)
 
@@ -140,8 +137,8 @@ def test_what_was_balanced_can_learn_on_from_where_it_was(
 def test_scores_are_the_sum_of_their_parts(model: TemporalModel, held_out: Batches) -> None:
     batch = next(held_out.epoch(SIZE, np.random.default_rng(0)))
     with torch.no_grad():
-        parts = parts_at(model.eval(), batch.asked, batch.places, batch.trends)
+        parts = score_parts(model.eval(), batch.scored)
         found = batch_scores(model, batch)
-    open_to = ~batch.forbidden
+    open_to = ~batch.excluded
     expected = torch.stack(list(parts.values())).sum(0)
     torch.testing.assert_close(found[open_to], expected[open_to])

@@ -17,21 +17,16 @@ from headwater_client.events import Item
 from features.schema import FeatureSchema
 from features.vocabulary import FIRST_ITEM, Vocabulary
 from tests.harness.walks import ITEMS, START_MS, STEP_MS, Events, catalogue, walks
-from tests.unit.trainer.training.test_from_scratch import READER
-from trainer.datasets.log import Log
+from tests.unit.trainer.training.test_from_scratch import TEXT_ENCODER
+from trainer.datasets import Log
+from trainer.examples import EventHistory, split_by_time
 from trainer.examples.batches import Batches
-from trainer.examples.history import History
-from trainer.examples.splits import slices_of
-from trainer.network.ensemble import joined
-from trainer.network.model import TemporalModel
-from trainer.network.scoring import batch_scores
-from trainer.network.trained import Trained
-from trainer.registry.checkpoint import parent, save
-from trainer.settings import FineTuned, FineTuneSettings, TrainerSettings
-from trainer.training.expand import grown, vocabulary_of
-from trainer.training.fine_tune import batches_of, fine_tune
-from trainer.training.fit import Progress, held_out_ndcg
-from trainer.training.from_scratch import train_first_model
+from trainer.network import TemporalModel, TrainedModel, batch_scores, join_models
+from trainer.registry.checkpoint import load_parent, save
+from trainer.settings import FineTuneScope, FineTuneSettings, TrainerSettings
+from trainer.training import EpochMetrics, fine_tune, held_out_ndcg, train_first_model
+from trainer.training.expand import expand_vocabulary, next_vocabulary
+from trainer.training.fine_tune import build_batches
 
 SETTINGS = TrainerSettings(
     width=16,
@@ -52,31 +47,33 @@ FILMS = catalogue([f"i{at}" for at in range(ITEMS)])
 
 
 @pytest.fixture(scope="module")
-def live(schema: FeatureSchema) -> Trained:
-    return train_first_model(Log(BEFORE, FILMS), schema, SETTINGS, reader=READER)
+def live(schema: FeatureSchema) -> TrainedModel:
+    return train_first_model(Log(BEFORE, FILMS), schema, SETTINGS, text_encoder=TEXT_ENCODER)
 
 
-def history_of(schema: FeatureSchema, window: Events, items: Sequence[Item] = ()) -> History:
-    history = History(schema, FILMS)
+def history_of(schema: FeatureSchema, window: Events, items: Sequence[Item] = ()) -> EventHistory:
+    history = EventHistory(schema, FILMS)
     history.extend(BEFORE)
     history.extend(window, items)
     return history
 
 
-def tuned(live: Trained, history: History, tuning: FineTuneSettings = TUNING) -> Trained:
-    cut = slices_of(history.times_ms, live.until_ms, tuning)
-    return fine_tune(live, history, cut, SETTINGS, tuning, READER)
+def tuned(
+    live: TrainedModel, history: EventHistory, tuning: FineTuneSettings = TUNING
+) -> TrainedModel:
+    cut = split_by_time(history.times_ms, live.until_ms, tuning)
+    return fine_tune(live, history, cut, SETTINGS, tuning, TEXT_ENCODER)
 
 
-def part(changes: FineTuned) -> FineTuneSettings:
+def part(changes: FineTuneScope) -> FineTuneSettings:
     return TUNING.model_copy(update={"part": changes, "epochs": 1})
 
 
-def judged(trained: Trained, history: History) -> Batches:
+def judged(trained: TrainedModel, history: EventHistory) -> Batches:
     """The slice of the window that is left to the gate."""
     columns = history.examples(trained.vocabulary)
-    cut = slices_of(history.times_ms, BEFORE[-1].timestamp, TUNING)
-    chosen = cut.judged(columns.times_ms)
+    cut = split_by_time(history.times_ms, BEFORE[-1].timestamp, TUNING)
+    chosen = cut.holdout_mask(columns.times_ms)
     trended = history.trends(trained.vocabulary, columns.times_ms, STEP_MS)
     return Batches(columns, trended, chosen, 8, SETTINGS.max_targets_per_sequence)
 
@@ -85,18 +82,18 @@ def weights(model: TemporalModel) -> dict[str, torch.Tensor]:
     return {name: weight.detach().clone() for name, weight in model.named_parameters()}
 
 
-def test_a_window_is_learned(live: Trained, schema: FeatureSchema) -> None:
+def test_a_window_is_learned(live: TrainedModel, schema: FeatureSchema) -> None:
     """Everyone has begun to go by threes."""
     history = history_of(schema, WINDOW)
     before = held_out_ndcg(live.model, judged(live, history), 4)
     found = tuned(live, history)
     assert held_out_ndcg(found.model, judged(found, history), 4) > before + 0.1
     assert found.outcome.held_out > 0
-    cut = slices_of(history.times_ms, live.until_ms, TUNING)
+    cut = split_by_time(history.times_ms, live.until_ms, TUNING)
     assert found.until_ms == history.times_ms[history.times_ms < cut.stop_ms].max()
 
 
-def test_the_live_version_stays_as_it_is(live: Trained, schema: FeatureSchema) -> None:
+def test_the_live_version_stays_as_it_is(live: TrainedModel, schema: FeatureSchema) -> None:
     before = copy.deepcopy(live.model.state_dict())
     names = list(live.vocabulary.item_ids)
     tuned(live, history_of(schema, WINDOW, catalogue(["new"])))
@@ -106,10 +103,10 @@ def test_the_live_version_stays_as_it_is(live: Trained, schema: FeatureSchema) -
 
 
 def test_items_keep_their_places_and_new_ones_come_after(
-    live: Trained, schema: FeatureSchema
+    live: TrainedModel, schema: FeatureSchema
 ) -> None:
     window = walks(range(50, 60), 1, names="other ")
-    found = tuned(live, history_of(schema, window, catalogue(["new"])), part(FineTuned.NOTHING))
+    found = tuned(live, history_of(schema, window, catalogue(["new"])), part(FineTuneScope.NOTHING))
     known = len(live.vocabulary)
     names = found.vocabulary.item_ids
     assert names[:known] == live.vocabulary.item_ids
@@ -125,17 +122,17 @@ def test_items_keep_their_places_and_new_ones_come_after(
     )
 
 
-def test_a_new_item_scores_from_its_text_at_once(live: Trained, schema: FeatureSchema) -> None:
+def test_a_new_item_scores_from_its_text_at_once(live: TrainedModel, schema: FeatureSchema) -> None:
     """No event has it. It reads as the live item that says the same of itself."""
     twin = msgspec.structs.replace(FILMS[4], item_id="twin")
     history = history_of(schema, WINDOW, [twin, Item(item_id="says nothing")])
-    found = tuned(live, history, part(FineTuned.NOTHING))
+    found = tuned(live, history, part(FineTuneScope.NOTHING))
     model = found.model
     own, like = found.vocabulary.indices_of(["twin", FILMS[4].item_id])
     assert model.recommendable[own]
     assert not model.learned[own]
     torch.testing.assert_close(model.texts[own], model.texts[like])
-    directions = READER.width
+    directions = TEXT_ENCODER.width
     torch.testing.assert_close(
         model.described[own, :directions], model.described[like, :directions]
     )
@@ -146,23 +143,25 @@ def test_a_new_item_scores_from_its_text_at_once(live: Trained, schema: FeatureS
     assert (scores[:, own] > -100).all()
 
 
-def test_an_item_that_comes_to_have_a_text_is_read(live: Trained, schema: FeatureSchema) -> None:
+def test_an_item_that_comes_to_have_a_text_is_read(
+    live: TrainedModel, schema: FeatureSchema
+) -> None:
     others = walks(range(50, 55), 1, names="other ")
     name = others[0].item_id
     history = history_of(schema, others)
-    silent = tuned(live, history, part(FineTuned.NOTHING))
+    silent = tuned(live, history, part(FineTuneScope.NOTHING))
     (item,) = silent.vocabulary.indices_of([name])
     assert not silent.model.texts[item].any()
     history.extend(walks(range(92, 100), 1), catalogue([name]))
-    found = tuned(silent, history, part(FineTuned.NOTHING))
+    found = tuned(silent, history, part(FineTuneScope.NOTHING))
     assert found.vocabulary.indices_of([name]) == item
     assert found.model.texts[item].any()
 
 
 def test_where_nothing_learns_only_what_is_counted_is_new(
-    live: Trained, schema: FeatureSchema
+    live: TrainedModel, schema: FeatureSchema
 ) -> None:
-    found = tuned(live, history_of(schema, WINDOW), part(FineTuned.NOTHING))
+    found = tuned(live, history_of(schema, WINDOW), part(FineTuneScope.NOTHING))
     for name, weight in live.model.named_parameters():
         assert torch.equal(found.model.get_parameter(name), weight), name
     (item,) = found.vocabulary.indices_of(["i7"])
@@ -171,9 +170,9 @@ def test_where_nothing_learns_only_what_is_counted_is_new(
     assert {"i8", "i6", "i10", "i4"} <= names, "those before, and those of the window"
 
 
-@pytest.mark.parametrize("changes", [FineTuned.ITEMS, FineTuned.HEADS, FineTuned.ALL])
+@pytest.mark.parametrize("changes", [FineTuneScope.ITEMS, FineTuneScope.HEADS, FineTuneScope.ALL])
 def test_only_the_chosen_part_learns(
-    live: Trained, schema: FeatureSchema, changes: FineTuned
+    live: TrainedModel, schema: FeatureSchema, changes: FineTuneScope
 ) -> None:
     found = tuned(live, history_of(schema, WINDOW), part(changes))
     before = weights(live.model)
@@ -186,14 +185,14 @@ def test_only_the_chosen_part_learns(
     scaled = {name for name in before if name.startswith(("state", "text_bias", "trend", "near"))}
     scaled |= {"item_bias", "alike.size.bias"}
     assert "items.weight" in changed
-    assert ("user.weight" in changed) is (changes is not FineTuned.ITEMS)
-    assert ("events.weight" in changed) is (changes is FineTuned.ALL)
-    if changes is FineTuned.ITEMS:
+    assert ("user.weight" in changed) is (changes is not FineTuneScope.ITEMS)
+    assert ("events.weight" in changed) is (changes is FineTuneScope.ALL)
+    if changes is FineTuneScope.ITEMS:
         assert changed <= scaled | {"items.weight"}
 
 
 def test_the_next_version_is_a_mean_of_the_live_one_and_what_was_learned(
-    live: Trained, schema: FeatureSchema
+    live: TrainedModel, schema: FeatureSchema
 ) -> None:
     history = history_of(schema, [*WINDOW, *walks(range(90, 110), 1, names="other ")])
 
@@ -210,42 +209,44 @@ def test_the_next_version_is_a_mean_of_the_live_one_and_what_was_learned(
     assert torch.equal(quarter[known:], whole[known:])
 
 
-def test_it_is_drawn_by_the_seed(live: Trained, schema: FeatureSchema) -> None:
+def test_it_is_drawn_by_the_seed(live: TrainedModel, schema: FeatureSchema) -> None:
     history = history_of(schema, WINDOW)
-    one, same = (tuned(live, history, part(FineTuned.ALL)) for _ in range(2))
+    one, same = (tuned(live, history, part(FineTuneScope.ALL)) for _ in range(2))
     for name, weight in one.model.named_parameters():
         assert torch.equal(same.model.get_parameter(name), weight), name
 
 
-def test_a_window_of_one_event_is_learned_whole(live: Trained, schema: FeatureSchema) -> None:
-    found = tuned(live, history_of(schema, WINDOW[:1]), part(FineTuned.ALL))
+def test_a_window_of_one_event_is_learned_whole(live: TrainedModel, schema: FeatureSchema) -> None:
+    found = tuned(live, history_of(schema, WINDOW[:1]), part(FineTuneScope.ALL))
     assert found.until_ms == WINDOW[0].timestamp
     assert found.outcome.held_out == 0
 
 
 def test_a_version_from_its_folder_is_learned_on_from(
-    live: Trained, schema: FeatureSchema, tmp_path: Path
+    live: TrainedModel, schema: FeatureSchema, tmp_path: Path
 ) -> None:
     save(live, tmp_path, {})
     history = history_of(schema, WINDOW)
-    found = tuned(parent(tmp_path, READER), history, part(FineTuned.ALL))
-    for name, weight in tuned(live, history, part(FineTuned.ALL)).model.named_parameters():
+    found = tuned(load_parent(tmp_path, TEXT_ENCODER), history, part(FineTuneScope.ALL))
+    for name, weight in tuned(live, history, part(FineTuneScope.ALL)).model.named_parameters():
         assert torch.equal(found.model.get_parameter(name), weight), name
 
 
 def test_a_missing_parent_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"7: not a trained model: .*No such file"):
-        parent(tmp_path / "7", READER)
+        load_parent(tmp_path / "7", TEXT_ENCODER)
 
 
-def test_every_member_of_an_ensemble_learns(live: Trained, schema: FeatureSchema) -> None:
-    twice = replace(live, model=joined([copy.deepcopy(live.model.members[0]) for _ in range(2)]))
+def test_every_member_of_an_ensemble_learns(live: TrainedModel, schema: FeatureSchema) -> None:
+    twice = replace(
+        live, model=join_models([copy.deepcopy(live.model.members[0]) for _ in range(2)])
+    )
     history = history_of(schema, WINDOW, catalogue(["new"]))
-    cut = slices_of(history.times_ms, live.until_ms, TUNING)
+    cut = split_by_time(history.times_ms, live.until_ms, TUNING)
     settings = SETTINGS.model_copy(update={"ensemble_size": 2})
-    tuning = part(FineTuned.ALL)
-    told: list[Progress] = []
-    found = fine_tune(twice, history, cut, settings, tuning, READER, told.append)
+    tuning = part(FineTuneScope.ALL)
+    told: list[EpochMetrics] = []
+    found = fine_tune(twice, history, cut, settings, tuning, TEXT_ENCODER, told.append)
     one, other = found.model.members
     before = live.model.members[0].request.query.weight
     for member in (one, other):
@@ -257,7 +258,7 @@ def test_every_member_of_an_ensemble_learns(live: Trained, schema: FeatureSchema
     assert [told[-1].epochs, told[-1].epoch] == [2, 2]
 
 
-def test_nothing_new_is_an_error(live: Trained, schema: FeatureSchema) -> None:
+def test_nothing_new_is_an_error(live: TrainedModel, schema: FeatureSchema) -> None:
     with pytest.raises(DataError, match="nothing to learn"):
         tuned(live, history_of(schema, []))
 
@@ -271,18 +272,20 @@ def test_nothing_new_is_an_error(live: Trained, schema: FeatureSchema) -> None:
     ],
 )
 def test_a_live_version_of_another_shape_is_an_error(
-    live: Trained, schema: FeatureSchema, change: dict[str, int], message: str
+    live: TrainedModel, schema: FeatureSchema, change: dict[str, int], message: str
 ) -> None:
     history = history_of(schema, WINDOW)
-    cut = slices_of(history.times_ms, live.until_ms, TUNING)
+    cut = split_by_time(history.times_ms, live.until_ms, TUNING)
     with pytest.raises(DataError, match=message):
-        fine_tune(live, history, cut, SETTINGS.model_copy(update=change), TUNING, READER)
+        fine_tune(live, history, cut, SETTINGS.model_copy(update=change), TUNING, TEXT_ENCODER)
 
 
-def test_more_items_change_no_score_of_the_others(live: Trained, schema: FeatureSchema) -> None:
+def test_more_items_change_no_score_of_the_others(
+    live: TrainedModel, schema: FeatureSchema
+) -> None:
     history = history_of(schema, WINDOW, catalogue([f"new {at}" for at in range(200)]))
-    vocabulary = vocabulary_of(live, history, 1)
-    model = grown(live, vocabulary, history, SETTINGS, READER).eval()
+    vocabulary = next_vocabulary(live, history, 1)
+    model = expand_vocabulary(live, vocabulary, history, SETTINGS, TEXT_ENCODER).eval()
     more = replace(live, model=model, vocabulary=vocabulary)
     batch = next(judged(live, history).epoch(4, np.random.default_rng(0)))
     grew = next(judged(more, history).epoch(4, np.random.default_rng(0)))
@@ -294,7 +297,7 @@ def test_more_items_change_no_score_of_the_others(live: Trained, schema: Feature
 
 def test_every_request_finds_the_trends_of_its_time(schema: FeatureSchema) -> None:
     """Those right after an earlier instant too, whatever of that is learned."""
-    history = History(schema, FILMS)
+    history = EventHistory(schema, FILMS)
     times = [0, 100, 100, 100, 300]
     history.extend(
         [
@@ -307,7 +310,7 @@ def test_every_request_finds_the_trends_of_its_time(schema: FeatureSchema) -> No
     vocabulary = Vocabulary([item.item_id for item in FILMS])
     columns = history.examples(vocabulary)
     chosen = np.arange(5) == 3
-    batches = batches_of(chosen, columns, history, vocabulary, SETTINGS)
+    batches = build_batches(chosen, columns, history, vocabulary, SETTINGS)
     found = batches.trends.times_ms
     snapshot_ms = SETTINGS.trend_snapshot_ms
     for time_ms in (batches.at_last_ms[1], columns.times_ms[3]):

@@ -21,22 +21,19 @@ from features.schema import FeatureSchema
 from features.settings import HOUR_MS
 from features.vocabulary import FILE_NAME, Vocabulary
 from tests.harness.columns import columns_of
-from trainer.datasets.log import Log
+from trainer.datasets import Log
 from trainer.evaluation.evaluate import evaluate
+from trainer.examples import compute_trends, observe_log
 from trainer.examples.batches import Batches
-from trainer.examples.replay import observed_log
-from trainer.examples.trends import trends
 from trainer.export.onnx import answers, export, open_session, sample_inputs, torch_answers
 from trainer.export.parity import Arrays
 from trainer.export.recommender import ScoringGraph
-from trainer.network.scoring import batch_scores
-from trainer.network.trained import Trained
+from trainer.network import TrainedModel, batch_scores
 from trainer.registry import checkpoint
-from trainer.settings import Part, TrainerSettings
-from trainer.text.encoder import LanguageModel
-from trainer.training.fit import Progress
-from trainer.training.from_scratch import train_first_model
-from trainer.training.losses import taught_loss
+from trainer.settings import ModelPart, TrainerSettings
+from trainer.text import TextEncoder
+from trainer.training import EpochMetrics, train_first_model
+from trainer.training.losses import distillation_loss
 
 SETTINGS = TrainerSettings(
     width=16,
@@ -57,11 +54,11 @@ class LengthReader:
 
     width = 1
 
-    def vectors(self, texts: Sequence[str]) -> Float32Array:
+    def embeddings(self, texts: Sequence[str]) -> Float32Array:
         return np.asarray([[float(len(text))] for text in texts], np.float32)
 
 
-READER = cast("LanguageModel", LengthReader())
+TEXT_ENCODER = cast("TextEncoder", LengthReader())
 
 
 def in_a_row(people: int, length: int = 8) -> Log:
@@ -84,17 +81,17 @@ def log() -> Log:
 
 
 @pytest.fixture(scope="module")
-def steps() -> list[Progress]:
+def steps() -> list[EpochMetrics]:
     return []
 
 
 @pytest.fixture(scope="module")
-def trained(log: Log, schema: FeatureSchema, steps: list[Progress]) -> Trained:
+def trained(log: Log, schema: FeatureSchema, steps: list[EpochMetrics]) -> TrainedModel:
     return train_first_model(log.split(0.8)[0], schema, SETTINGS, steps.append)
 
 
 def test_what_follows_what_is_learned_where_popularity_cannot(
-    trained: Trained, log: Log, schema: FeatureSchema
+    trained: TrainedModel, log: Log, schema: FeatureSchema
 ) -> None:
     for right_after in (False, True):
         found = evaluate(trained, *log.split(0.8), schema, SETTINGS, right_after)
@@ -107,7 +104,7 @@ def test_what_follows_what_is_learned_where_popularity_cannot(
 
 
 def test_what_was_counted_is_told_and_is_that_of_what_was_learned(
-    trained: Trained, log: Log, schema: FeatureSchema
+    trained: TrainedModel, log: Log, schema: FeatureSchema
 ) -> None:
     """In this log an item is taken with those next to it, and with no others."""
     model, vocabulary = trained.model, trained.vocabulary
@@ -156,14 +153,14 @@ def test_all_held_out_is_nothing_held_out(log: Log, schema: FeatureSchema) -> No
     assert nothing.outcome.held_out == 0
 
 
-@pytest.mark.parametrize("part", Part)
+@pytest.mark.parametrize("part", ModelPart)
 def test_a_model_without_a_part_trains_and_the_part_has_no_effect(
-    small_log: Log, schema: FeatureSchema, tmp_path: Path, part: Part
+    small_log: Log, schema: FeatureSchema, tmp_path: Path, part: ModelPart
 ) -> None:
     few = SETTINGS.model_copy(update={"epochs": 1})
     without = few.model_copy(update={"ablate": frozenset({part})})
-    whole = train_first_model(small_log, schema, few, reader=READER)
-    trained = train_first_model(small_log, schema, without, reader=READER)
+    whole = train_first_model(small_log, schema, few, text_encoder=TEXT_ENCODER)
+    trained = train_first_model(small_log, schema, without, text_encoder=TEXT_ENCODER)
     feeds = sample_inputs(len(trained.vocabulary), schema, 6, excluded=0)
     export(trained.model, schema, tmp_path / "without.onnx")
     session = open_session(tmp_path / "without.onnx")
@@ -174,9 +171,9 @@ def test_a_model_without_a_part_trains_and_the_part_has_no_effect(
     shape, size = whole.model.architecture, trained.model.architecture
     changed = {name for name in vars(shape) if getattr(shape, name) != getattr(size, name)}
     assert changed == MISSING[part]
-    if part is Part.DECAY:
+    if part is ModelPart.DECAY:
         assert not found["trend_weights"].any()
-    if part is Part.IDENTITY:
+    if part is ModelPart.IDENTITY:
         with torch.no_grad():
             trained.model.items.weight.add_(1)
             trained.model.item_bias.add_(1)
@@ -185,27 +182,29 @@ def test_a_model_without_a_part_trains_and_the_part_has_no_effect(
 
 
 MISSING = {
-    Part.TIME: {"time"},
-    Part.TEXT: {"text", "alike"},
-    Part.IDENTITY: {"identity"},
-    Part.COOCCURRENCE: {"neighbours", "related"},
-    Part.DECAY: {"decay"},
+    ModelPart.TIME: {"time"},
+    ModelPart.TEXT: {"text", "alike"},
+    ModelPart.IDENTITY: {"identity"},
+    ModelPart.COOCCURRENCE: {"neighbours", "related"},
+    ModelPart.DECAY: {"decay"},
 }
 
 
-def unseen_by_a_model_without(part: Part, feeds: Arrays) -> Arrays:
+def unseen_by_a_model_without(part: ModelPart, feeds: Arrays) -> Arrays:
     """Inputs that such a model cannot tell from these."""
-    if part is Part.TIME:
+    if part is ModelPart.TIME:
         return {
             "event_times_ms": feeds["event_times_ms"] // 2,
             "request_time_ms": feeds["request_time_ms"] + 10**9,
         }
-    if part is Part.DECAY:
+    if part is ModelPart.DECAY:
         return {"user_features": feeds["user_features"] + 1}
     return {}
 
 
-def test_progress_is_reported_after_every_step(trained: Trained, steps: list[Progress]) -> None:
+def test_progress_is_reported_after_every_step(
+    trained: TrainedModel, steps: list[EpochMetrics]
+) -> None:
     done = [step.done for step in steps]
     assert done == sorted(done)
     assert done[-1] <= 1
@@ -230,20 +229,20 @@ def test_training_ends_in_time(log: Log, schema: FeatureSchema) -> None:
 
 def test_training_ends_when_nothing_gets_better(log: Log, schema: FeatureSchema) -> None:
     patient = SETTINGS.model_copy(update={"patience": 1, "learning_rate": 1e-12})
-    seen: list[Progress] = []
+    seen: list[EpochMetrics] = []
     train_first_model(log, schema, patient, seen.append)
     assert seen[-1].epoch == 2
 
 
 def test_what_a_teacher_answers_is_learned(
-    trained: Trained, log: Log, schema: FeatureSchema
+    trained: TrainedModel, log: Log, schema: FeatureSchema
 ) -> None:
     """A pupil that reads less is nearer to its teacher than one that nobody taught."""
     earlier = log.split(0.8)[0]
     short = SETTINGS.model_copy(update={"width": 8, "history": 4, "distillation_weight": 0.9})
     columns = columns_of(earlier, trained.vocabulary, schema)
-    observed = observed_log(earlier.events, earlier.items)
-    trended = trends(observed, trained.vocabulary, schema, HOUR_MS)
+    observed = observe_log(earlier.events, earlier.items)
+    trended = compute_trends(observed, trained.vocabulary, schema, HOUR_MS)
     asked = Batches(columns, trended, np.ones(len(columns), bool), 8, 16)
     batch = next(asked.epoch(64, np.random.default_rng(0)))
     lost = []
@@ -252,11 +251,11 @@ def test_what_a_teacher_answers_is_learned(
         assert pupil.architecture.history == 4
         with torch.no_grad():
             scores, answers = batch_scores(pupil, batch), batch_scores(trained.model, batch)
-        lost.append(float(taught_loss(scores, answers).mean()))
+        lost.append(float(distillation_loss(scores, answers).mean()))
     assert lost[0] < lost[1]
 
 
-def test_a_teacher_of_other_items_is_refused(trained: Trained, schema: FeatureSchema) -> None:
+def test_a_teacher_of_other_items_is_refused(trained: TrainedModel, schema: FeatureSchema) -> None:
     with pytest.raises(DataError, match=r"trainer\.teacher: knows 32 items, here are "):
         train_first_model(in_a_row(2), schema, SETTINGS, teacher=trained)
 
@@ -283,7 +282,7 @@ def test_rare_items_stay_unknown(log: Log, schema: FeatureSchema) -> None:
     assert vocabulary.indices_of(["rare"]).tolist() == [1]
 
 
-def test_a_checkpoint_is_the_model_again(trained: Trained, tmp_path: Path, log: Log) -> None:
+def test_a_checkpoint_is_the_model_again(trained: TrainedModel, tmp_path: Path, log: Log) -> None:
     checkpoint.save(trained, tmp_path, {"trainer": {"seed": 7}})
     again = checkpoint.load(tmp_path)
     assert again.vocabulary.item_ids == trained.vocabulary.item_ids
@@ -315,7 +314,7 @@ def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_a_damaged_checkpoint_is_one_line(
-    trained: Trained, tmp_path: Path, file: str, content: bytes | None
+    trained: TrainedModel, tmp_path: Path, file: str, content: bytes | None
 ) -> None:
     checkpoint.save(trained, tmp_path, {})
     (tmp_path / file).unlink()
@@ -329,7 +328,7 @@ def test_a_damaged_checkpoint_is_one_line(
 
 @pytest.mark.parametrize("content", [b"garbage" * 9, save({"other": torch.zeros(1)})])
 def test_other_weights_are_refused_whatever_their_checksum(
-    trained: Trained, tmp_path: Path, content: bytes
+    trained: TrainedModel, tmp_path: Path, content: bytes
 ) -> None:
     checkpoint.save(trained, tmp_path, {})
     (tmp_path / checkpoint.WEIGHTS).write_bytes(content)
@@ -340,7 +339,7 @@ def test_other_weights_are_refused_whatever_their_checksum(
     assert len(str(caught.value)) < 300 + len(str(tmp_path))
 
 
-def test_another_model_s_vocabulary_is_refused(trained: Trained, tmp_path: Path) -> None:
+def test_another_model_s_vocabulary_is_refused(trained: TrainedModel, tmp_path: Path) -> None:
     checkpoint.save(trained, tmp_path, {})
     Vocabulary(["i1"]).write(str(tmp_path / FILE_NAME))
     checkpoint.seal(tmp_path, {})

@@ -13,15 +13,14 @@ from headwater_client.events import Click, Item
 from features.arrays import Float32Array
 from features.schema import FeatureSchema
 from tests.harness.models import offline_registry
-from trainer.datasets.log import Log
+from trainer.datasets import Log
 from trainer.evaluation.evaluate import evaluate
 from trainer.export.onnx import answers, open_session, sample_inputs
-from trainer.network.layers import LOWEST
-from trainer.network.trained import Trained
+from trainer.network import LOWEST, TrainedModel
 from trainer.registry import checkpoint
 from trainer.settings import TrainerSettings
-from trainer.text.encoder import LanguageModel
-from trainer.training.from_scratch import train_first_model
+from trainer.text import TextEncoder
+from trainer.training import train_first_model
 
 SETTINGS = TrainerSettings(width=8, epochs=2, batch_size=4, threads=1)
 START_MS = 1_700_000_000_000
@@ -32,11 +31,11 @@ class TitleReader:
 
     width = 1
 
-    def vectors(self, texts: Sequence[str]) -> Float32Array:
+    def embeddings(self, texts: Sequence[str]) -> Float32Array:
         return np.asarray([[float(len(text))] for text in texts], np.float32)
 
 
-READER = cast("LanguageModel", TitleReader())
+TEXT_ENCODER = cast("TextEncoder", TitleReader())
 
 
 def clicks(users: Sequence[str], items: Sequence[str]) -> list[Click]:
@@ -47,7 +46,7 @@ def clicks(users: Sequence[str], items: Sequence[str]) -> list[Click]:
     ]
 
 
-def top_items(trained: Trained, schema: FeatureSchema, folder: Path) -> set[str]:
+def top_items(trained: TrainedModel, schema: FeatureSchema, folder: Path) -> set[str]:
     """What a version recommends to people with all sorts of histories."""
     version = offline_registry(folder, schema, SETTINGS).write_version(trained)
     feeds = sample_inputs(len(trained.vocabulary), schema, 4, excluded=0)
@@ -74,9 +73,9 @@ def test_one_event_is_enough(schema: FeatureSchema, tmp_path: Path) -> None:
     assert trained.outcome.held_out == 0
 
 
-@pytest.mark.parametrize("reader", [None, READER])
+@pytest.mark.parametrize("text_encoder", [None, TEXT_ENCODER])
 def test_an_item_without_text_is_known_by_its_events(
-    schema: FeatureSchema, tmp_path: Path, reader: LanguageModel | None
+    schema: FeatureSchema, tmp_path: Path, text_encoder: TextEncoder | None
 ) -> None:
     log = Log(
         clicks([f"u{at % 5}" for at in range(40)], [f"i{at % 8}" for at in range(40)]),
@@ -86,11 +85,11 @@ def test_an_item_without_text_is_known_by_its_events(
             Item(item_id="unseen", title="desk"),
         ],
     )
-    trained = train_first_model(log, schema, SETTINGS, reader=reader)
+    trained = train_first_model(log, schema, SETTINGS, text_encoder=text_encoder)
     bare = trained.vocabulary.indices_of([f"i{at}" for at in range(1, 8)])
     assert trained.model.learned[bare].all()
     assert (trained.model.item_bias[bare] > LOWEST / 2).all()
-    expected = {f"i{at}" for at in range(8)} | ({"unseen"} if reader else set())
+    expected = {f"i{at}" for at in range(8)} | ({"unseen"} if text_encoder else set())
     assert top_items(trained, schema, tmp_path) == expected
 
 

@@ -11,12 +11,10 @@ from headwater_client.errors import SettingsError
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from features.schema import FeatureSchema
-from trainer.datasets.log import Log
-from trainer.schedule import rate
+from trainer.datasets import Log
+from trainer.schedule import learning_rate_factor
 from trainer.settings import TrainerSettings
-from trainer.training.fit import Progress
-from trainer.training.from_scratch import train_first_model
-from trainer.training.tracking import tracked
+from trainer.training import EpochMetrics, track, train_first_model
 
 SETTINGS = TrainerSettings(width=8, epochs=2, batch_size=4, threads=1, patience=9)
 
@@ -29,10 +27,10 @@ class Notes:
         self.steps: list[int] = []
         self.closed = False
 
-    def configured(self, settings: Mapping[str, Any]) -> None:
+    def log_settings(self, settings: Mapping[str, Any]) -> None:
         self.settings = settings
 
-    def measured(self, step: int, values: Mapping[str, float]) -> None:
+    def log_metrics(self, step: int, values: Mapping[str, float]) -> None:
         self.steps.append(step)
 
     def close(self) -> None:
@@ -41,8 +39,8 @@ class Notes:
 
 def test_event_files_hold_the_curves(small_log: Log, schema: FeatureSchema, tmp_path: Path) -> None:
     settings = SETTINGS.model_copy(update={"tensorboard_dir": str(tmp_path / "curves")})
-    seen: list[Progress] = []
-    with tracked(settings, seen.append) as report:
+    seen: list[EpochMetrics] = []
+    with track(settings, seen.append) as report:
         train_first_model(small_log, schema, settings, report)
     (run,) = (tmp_path / "curves").iterdir()
     events = EventAccumulator(str(run)).Reload()
@@ -56,7 +54,9 @@ def test_event_files_hold_the_curves(small_log: Log, schema: FeatureSchema, tmp_
         curve = events.Scalars(name)
         assert [point.value for point in curve] == pytest.approx(values, rel=1e-6)
     assert [point.step for point in events.Scalars("train/loss")] == list(range(1, len(steps) + 1))
-    assert steps[0].learning_rate == SETTINGS.learning_rate * rate(0.0, SETTINGS.warmup_ratio)
+    assert steps[0].learning_rate == SETTINGS.learning_rate * learning_rate_factor(
+        0.0, SETTINGS.warmup_ratio
+    )
     assert all(one.gradient_norm > 0 for one in steps)
     assert [one.epoch for one in seen if one.epoch_ends] == [1, 2]
     (text,) = events.Tensors("settings/text_summary")
@@ -66,14 +66,14 @@ def test_event_files_hold_the_curves(small_log: Log, schema: FeatureSchema, tmp_
 def test_runs_of_the_same_second_have_folders_of_their_own(tmp_path: Path) -> None:
     settings = SETTINGS.model_copy(update={"tensorboard_dir": str(tmp_path)})
     for _ in range(3):
-        with tracked(settings):
+        with track(settings):
             pass
     assert len(list(tmp_path.iterdir())) == 3
 
 
 def test_nothing_is_written_where_nothing_is_asked_for() -> None:
-    seen: list[Progress] = []
-    with tracked(SETTINGS, seen.append) as report:
+    seen: list[EpochMetrics] = []
+    with track(SETTINGS, seen.append) as report:
         assert report == seen.append
 
 
@@ -81,9 +81,9 @@ def test_any_tracker_can_follow_and_is_closed_when_training_fails() -> None:
     notes = Notes()
 
     def fail() -> None:
-        with tracked(SETTINGS, None, notes) as report:
+        with track(SETTINGS, None, notes) as report:
             assert report is not None
-            report(Progress(1, 2, 0.5, 1.0, None, step=3))
+            report(EpochMetrics(1, 2, 0.5, 1.0, None, step=3))
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -95,4 +95,4 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     settings = SETTINGS.model_copy(update={"tensorboard_dir": str(tmp_path / "file")})
     with pytest.raises(SettingsError, match=r"trainer.tensorboard_dir = '.*file': Not a dir"):
-        tracked(settings).__enter__()
+        track(settings).__enter__()

@@ -10,7 +10,7 @@ from headwater_client.errors import SettingsError
 from headwater_client.event_types import CLICK
 
 from tests.harness.windows import NOW_MS, SETTINGS, row
-from trainer.datasets.log import Log
+from trainer.datasets import Log
 from trainer.windows.appending import WindowAppender
 from trainer.windows.gathering import CloseReason
 from trainer.windows.loading import WindowLoader

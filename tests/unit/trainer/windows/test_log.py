@@ -10,7 +10,7 @@ from headwater_client.events import Item
 
 from features.schema import FeatureSchema
 from tests.harness.windows import closed
-from trainer.examples.replay import Replayer, observed_log, replay
+from trainer.examples import Replayer, observe_log, replay_log
 from trainer.windows.log import read_log, window_examples
 from trainer.windows.store import WindowStore
 
@@ -30,15 +30,15 @@ def test_rows_of_a_window_know_all_windows_before_it(
     store: WindowStore, schema: FeatureSchema
 ) -> None:
     arrived = [event for number in range(1, 5) for event in read_log(store, [number]).events]
-    whole = replay(observed_log(arrived, ITEMS), schema)
+    whole = replay_log(observe_log(arrived, ITEMS), schema)
     second, last = window_examples(store, [2, 4], ITEMS, schema)
     assert len(whole) == 8
     assert (second, last) == (whole[2:5], whole[6:])
     # A clicked lamp is no news in the second window.
-    assert not second[0].wanted
+    assert not second[0].is_target
     replayer = Replayer(schema)
     one_by_one = [
-        replayer.rows(observed_log(read_log(store, [number]).events, ITEMS))
+        replayer.replay(observe_log(read_log(store, [number]).events, ITEMS))
         for number in store.numbers()
     ]
     assert one_by_one[1] == second

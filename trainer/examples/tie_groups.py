@@ -11,7 +11,7 @@ from trainer.examples.replay import BoolArray, Examples
 
 
 @dataclass(frozen=True)
-class Instants:
+class TieGroups:
     """Instants, or parts of them, of all people: int64[I] each.
 
     Attributes:
@@ -31,7 +31,7 @@ class Instants:
     def __len__(self) -> int:
         return len(self.firsts)
 
-    def cut(self, share: float, generator: np.random.Generator) -> Instants:
+    def split(self, share: float, generator: np.random.Generator) -> TieGroups:
         """A share of those with several events in two parts, cut at a random place."""
         sizes = self.ends - self.firsts
         chosen = (sizes > 1) & (generator.random(len(self)) < share)
@@ -39,20 +39,20 @@ class Instants:
         parts = np.repeat(np.arange(len(self)), 1 + chosen)
         second = np.concatenate([[False], parts[1:] == parts[:-1]])
         first = np.concatenate([second[1:], [False]])
-        twice = self._at(parts)
+        twice = self._select(parts)
         return replace(
             twice,
             firsts=np.where(second, places[parts], twice.firsts),
             ends=np.where(first, places[parts], twice.ends),
         )
 
-    def with_any(self, wanted: BoolArray) -> Instants:
+    def with_any(self, wanted: BoolArray) -> TieGroups:
         """Those with an event of bool[E]."""
         before = np.concatenate([[0], np.cumsum(wanted)])
-        return self._at(np.flatnonzero(before[self.ends] > before[self.firsts]))
+        return self._select(np.flatnonzero(before[self.ends] > before[self.firsts]))
 
-    def _at(self, places: Int64Array) -> Instants:
-        return Instants(
+    def _select(self, places: Int64Array) -> TieGroups:
+        return TieGroups(
             self.starts[places],
             self.firsts[places],
             self.ends[places],
@@ -61,15 +61,15 @@ class Instants:
         )
 
 
-def instants_of(examples: Examples) -> Instants:
+def find_tie_groups(examples: Examples) -> TieGroups:
     """All instants, none cut."""
     change = (np.diff(examples.starts) != 0) | (np.diff(examples.times_ms) != 0)
     firsts = np.flatnonzero(np.concatenate([[True], change])[: len(examples)])
     ends = np.append(firsts[1:], len(examples))[: len(firsts)]
-    return Instants(examples.starts[firsts], firsts, ends, firsts, ends)
+    return TieGroups(examples.starts[firsts], firsts, ends, firsts, ends)
 
 
-def things_of(examples: Examples) -> Int64Array:
+def number_tied_items(examples: Examples) -> Int64Array:
     """Numbers of what was done: events of a person, an instant and an item share one, int64[E]."""
     keys = (examples.items, examples.times_ms, examples.starts)
     order = np.lexsort(keys)
@@ -79,19 +79,21 @@ def things_of(examples: Examples) -> Int64Array:
     return found
 
 
-def shuffled(examples: Examples, things: Int64Array, generator: np.random.Generator) -> Int64Array:
+def shuffle_ties(
+    examples: Examples, things: Int64Array, generator: np.random.Generator
+) -> Int64Array:
     """The events, those of an instant in a random order: int64[E].
 
     A click and a purchase of the same item must not come apart: one would tell of the other.
 
     Args:
-        things: of `things_of`.
+        things: of `number_tied_items`.
     """
     drawn = generator.random(len(examples))[things]
     return np.lexsort((drawn, examples.times_ms, examples.starts))
 
 
-def instant_before(columns: Examples) -> Int64Array:
+def previous_times_ms(columns: Examples) -> Int64Array:
     """When the person did something last before each event's instant, int64[E].
 
     Of a person's first instant it says nothing.
