@@ -31,6 +31,7 @@ from features.topics import Hash, hash64
 Columns = dict[str, bytes]
 Stored = Mapping[str, bytes | None]
 Values = Mapping[str, Any]
+AttributeValue = str | int | float | bool | None
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class TrendList:
 
 
 # Most items have no attributes: they share this, as a worker may keep a million entries.
-_NO_ATTRIBUTES: Mapping[str, str] = MappingProxyType({})
+_NO_ATTRIBUTES: Mapping[str, AttributeValue] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ class CatalogueEntry:
 
     category_hashes: tuple[Hash, ...] = ()
     available: bool = True
-    attributes: Mapping[str, str] = field(default_factory=lambda: _NO_ATTRIBUTES)
+    attributes: Mapping[str, AttributeValue] = field(default_factory=lambda: _NO_ATTRIBUTES)
 
 
 # The columns that a `CatalogueEntry` is read from.
