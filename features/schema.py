@@ -68,6 +68,7 @@ class FeatureSchema:
         self.user_half_lives = (*map(float, settings.user_half_lives_ms), FOREVER)
         self.category_half_lives = tuple(map(float, settings.category_half_lives_ms))
         self.item_half_lives = (*map(float, settings.item_half_lives_ms), FOREVER)
+        self.event_types = tuple(EVENT_TYPES)
         self.event_codes = EVENT_TYPES.codes
         self.weight = settings.weights()
         self.seen_by = frozenset(EVENT_TYPES[name].code for name in settings.seen_by)
@@ -77,7 +78,7 @@ class FeatureSchema:
         """What a model that is trained on these rows expects."""
         return Contract(
             schema_version=SCHEMA_VERSION,
-            event_types=tuple(EVENT_TYPES),
+            event_types=self.event_types,
             history_length=self.settings.history_length,
             user_half_lives_ms=self.settings.user_half_lives_ms,
             category_half_lives_ms=self.settings.category_half_lives_ms,
@@ -87,7 +88,7 @@ class FeatureSchema:
     @property
     def row_mark(self) -> str:
         """What a store with rows of this schema is marked with: JSON of all that changes rows."""
-        mark = {"schema_version": SCHEMA_VERSION, "event_types": tuple(EVENT_TYPES)}
+        mark = {"schema_version": SCHEMA_VERSION, "event_types": self.event_types}
         return json.dumps(mark | self.settings.stored(), sort_keys=True)
 
     @property

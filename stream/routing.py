@@ -116,7 +116,7 @@ def _route_if_within(route: Route | None, bucket: float) -> Route | None:
 def bucket_of(model: str, rollout_id: str, user_id: str) -> float:
     """A user's bucket in a rollout, from 0 up to 1: the same in every process.
 
-    >>> 0 <= place_of("temporal_llm", "r1", "ann") < 1
+    >>> 0 <= bucket_of("temporal_llm", "r1", "ann") < 1
     True
     """
     return xxhash.xxh3_64_intdigest(f"{model}/{rollout_id}/{user_id}") / 2**64
