@@ -14,7 +14,7 @@ from headwater_client import EventProducer, KafkaSettings, SettingsError
 from headwater_client.event_types import CLICK, EVENT_TYPES, PURCHASE, EventRegistry, EventSpec
 from headwater_client.events import Click, Interaction, Item, Purchase, decode, encode
 
-from deploy.demo.baseline import Popularity
+from deploy.demo.follow_ups import DecayedPopularity
 from deploy.jobs.replay import replay
 from deploy.rollout.feedback.attribution import AttributionWindow, ServedRecommendation
 from deploy.rollout.feedback.consumer import list_topics as list_feedback_topics
@@ -25,7 +25,7 @@ from features.rows import apply_event, apply_item_event, empty_group, empty_user
 from features.rows import popularity as item_popularity
 from features.schema import FeatureSchema, RowMark
 from features.settings import FeatureSettings
-from features.tables import popularity_table, views_for
+from features.store import popularity_table, views_for
 from features.topics import Hash, hash64, list_topics
 from tests.harness.windows import SETTINGS, START_MS
 from tools.measure_code import PRODUCT, ROOT, source_files
@@ -100,7 +100,7 @@ def test_it_is_counted_as_itself_with_its_own_weight() -> None:
     # A click with the same event_id is another event.
     click = Click(event_id="c0", user_id="ann", item_id="lamp", timestamp=START_MS)
     assert apply_event(row, observation(click, SOURCE, 1), schema)
-    popularity = Popularity(["lamp", "rug"], schema)
+    popularity = DecayedPopularity(["lamp", "rug"], schema)
     popularity.add(cart())
     popularity.add(Click(event_id="x", user_id="bob", item_id="rug", timestamp=START_MS))
     assert popularity.has_in_top("lamp", set(), START_MS)
