@@ -30,7 +30,7 @@ from deploy import local
 from deploy.jobs.start_rollout import load_candidate
 from deploy.jobs.train import model_registry
 from deploy.rollout import CommandRejectedError, CommandRequest, RolloutSettings, sign_command
-from deploy.rollout.requests import read_history, send_command
+from deploy.rollout.topic import read_history, send_command
 from deploy.settings import Settings, default_cache_dir
 from features.inputs import MODEL_NAME
 from features.rollout_messages import RolloutAction, RolloutStep

@@ -14,8 +14,8 @@ from deploy import local
 from deploy.jobs.start_rollout import load_candidate
 from deploy.rollout import tables
 from deploy.rollout.commands import CommandRequest, sign_command
-from deploy.rollout.requests import read_history, send_command
 from deploy.rollout.tables import status_table
+from deploy.rollout.topic import read_history, send_command
 from deploy.settings import Settings, load_settings
 from features.inputs import MODEL_NAME
 from features.rollout_messages import RolloutAction

@@ -1,4 +1,4 @@
-"""Builds the variants of a version: for `headwater optimize`."""
+"""Builds variants of versions: for `headwater optimize`, and for what publishes new versions."""
 
 from __future__ import annotations
 
@@ -7,11 +7,18 @@ from pathlib import Path
 
 from headwater_client.errors import DataError
 
-from deploy.optimize.requests import sample_requests
+from deploy.optimize import ServedPrecision
+from deploy.optimize.publishing import serve_int8
+from deploy.optimize.requests import newest_requests, sample_requests
 from deploy.optimize.variants import SourceVersion, VariantOutcome, build_variants
 from deploy.settings import Settings
+from features.schema import FeatureSchema
 from features.settings import FeatureSettings
 from trainer.datasets import Log
+from trainer.examples import Examples, build_examples, observe_log, replay_log
+from trainer.loop import OnGatePassed
+from trainer.network import TrainedModel
+from trainer.registry import StagedVersion, WriteExtras
 from trainer.registry.checkpoint import load, trained_schema
 from trainer.registry.repository import ModelRepository
 
@@ -57,3 +64,35 @@ def load_source(
     if not len(requests.targets):
         raise DataError(f"{folder}: knows no item of the log's newest events: name another --data")
     return SourceVersion(number, folder, trained.model, schema, requests)
+
+
+def serve_window_variant(settings: Settings) -> OnGatePassed | None:
+    """What the slow loop does to a staged version so that it is served in INT8; None: nothing.
+
+    Variants are compared on events that the version has learned from: parity needs no unseen ones.
+    """
+    if settings.optimize.serve is ServedPrecision.FLOAT32:
+        return None
+    schema = FeatureSchema(settings.features)
+
+    def extend(trained: TrainedModel, events: Examples) -> WriteExtras:
+        requests = newest_requests(events, schema, EVAL_REQUESTS)
+
+        def write(staged: StagedVersion) -> None:
+            version = SourceVersion(staged.number, staged.folder, trained.model, schema, requests)
+            serve_int8(version, settings.model_repository, settings.optimize)
+
+        return write
+
+    return extend
+
+
+def serve_first_variant(settings: Settings, trained: TrainedModel, log: Log) -> WriteExtras | None:
+    """The same for a first model, which has learned from `log`."""
+    extend = serve_window_variant(settings)
+    if extend is None:
+        return None
+    schema = FeatureSchema(settings.features)
+    replayed = replay_log(observe_log(log.events, log.items), schema)
+    events = build_examples(replayed, trained.vocabulary, schema)
+    return extend(trained, events)

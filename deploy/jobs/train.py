@@ -6,7 +6,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from deploy.jobs.serving_variant import extend_first_version
+from deploy.jobs.optimize import serve_first_variant
 from deploy.settings import Settings
 from features.schema import FeatureSchema
 from features.vocabulary import FIRST_ITEM
@@ -75,7 +75,7 @@ def train_and_publish(settings: Settings, log: Log, report: Report) -> Published
             trained = train_first_model(
                 log, schema, settings.trainer, followed, text_encoder, teacher=teacher
             )
-        version = registry.publish(trained, extend_first_version(settings, trained, log))
+        version = registry.publish(trained, serve_first_variant(settings, trained, log))
     outcome = trained.outcome
     items = len(trained.vocabulary) - FIRST_ITEM
     return Published(version, items, outcome.held_out, outcome.seconds)

@@ -14,9 +14,8 @@ What is imported here needs neither Kafka nor Feast.
 from deploy.rollout.commands import CommandRequest, sign_command
 from deploy.rollout.decision import RolloutState, decide, initial_state
 from deploy.rollout.errors import CommandRejectedError, FencedError
-from deploy.rollout.evidence import Effect, VariantTally, estimate_effect
+from deploy.rollout.evidence import DecisionInputs, Effect, Health, VariantTally, estimate_effect
 from deploy.rollout.history import is_reproducible
-from deploy.rollout.inputs import DecisionInputs, Health
 from deploy.rollout.settings import RolloutSettings
 from deploy.rollout.trial import Trial
 

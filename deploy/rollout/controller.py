@@ -18,6 +18,7 @@ from deploy.rollout import metrics
 from deploy.rollout.commands import verify_command
 from deploy.rollout.decision import apply_action, decide, initial_state
 from deploy.rollout.errors import CommandRejectedError, FencedError
+from deploy.rollout.evidence import collect_inputs
 from deploy.rollout.feedback.consumer import FeedbackConsumer
 from deploy.rollout.history import (
     RolloutProjection,
@@ -26,9 +27,8 @@ from deploy.rollout.history import (
     inputs_as_json,
     share_of,
 )
-from deploy.rollout.inputs import collect_inputs
-from deploy.rollout.log import ANSWER_S, RolloutLog
 from deploy.rollout.settings import RolloutSettings
+from deploy.rollout.topic import ANSWER_S, RolloutLog
 from deploy.rollout.trial import Trial
 from features.rollout_messages import (
     Rollout,

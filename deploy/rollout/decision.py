@@ -11,9 +11,8 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from deploy.rollout.errors import CommandRejectedError
-from deploy.rollout.evidence import Effect, estimate_effect
+from deploy.rollout.evidence import DecisionInputs, Effect, estimate_effect
 from deploy.rollout.guards import broken_guards
-from deploy.rollout.inputs import DecisionInputs
 from deploy.rollout.settings import RolloutSettings
 from features.rollout_messages import RolloutAction, RolloutPhase
 

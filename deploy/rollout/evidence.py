@@ -1,19 +1,32 @@
-"""A canary's reward beside its baseline's: an estimate with a confidence sequence.
+"""What a decision is taken on: how a canary earns and serves beside its baseline.
 
-B buckets of people. One person's clicks are correlated, so people, not clicks, are taken as
-independent: each belongs to one of B buckets by a hash, and the variance between buckets gives the
-standard error (N. Chamandy et al., "Estimating uncertainty for massive data streams", Google 2012).
+B buckets of people, L latency bins, S score bins. One person's clicks are correlated, so people,
+not clicks, are taken as independent: each belongs to one of B buckets by a hash, and the variance
+between buckets gives the standard error of the effect on reward (N. Chamandy et al., "Estimating
+uncertainty for massive data streams", Google 2012).
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from features.arrays import Float64Array
+from deploy.rollout.feedback.counters import VariantCounters, empty_counts, quantile_ms
+from features.arrays import Float64Array, Int64Array
+from features.rollout_messages import Variant
 
+# Standard errors between chance and a broken guard: guards are looked at thousands of times.
+GUARD_SIGMAS = 4.0
+# Population stability index: bins that hold a tenth of the baseline's scores each.
+_BINS = 10
+# Scores added to each bin, so that none is empty: Jeffreys' prior.
+_PRIOR = 0.5
+# The .9999 quantile of chi-squared with nine degrees of freedom.
+_CHI_SQUARED = 33.72
+_P99 = 0.99
 # Standard errors at which intervals are tightest, each with its part of alpha: most rollouts are
 # decided at the first; the others detect large differences early.
 _TIGHTEST = ((0.015, 0.8), (0.06, 0.1), (0.25, 0.1))
@@ -30,6 +43,104 @@ class VariantTally:
 
     shown: Float64Array
     reward: Float64Array
+
+
+@dataclass(frozen=True)
+class Health:
+    """How a variant serves.
+
+    Attributes:
+        counts: by the names of `feedback.counters.COUNTERS`.
+        p99_ms: of the version's answers.
+        p99_at_least_ms: lower confidence bound of that, from so many answers.
+        coverage: different items shown.
+    """
+
+    counts: Mapping[str, int] = field(default_factory=empty_counts)
+    p99_ms: float = 0.0
+    p99_at_least_ms: float = 0.0
+    coverage: int = 0
+
+    @property
+    def requests(self) -> int:
+        """Recommendations asked for, with those that failed."""
+        return self.counts["requests"]
+
+
+@dataclass(frozen=True)
+class DecisionInputs:
+    """All that a decision is taken on.
+
+    Attributes:
+        drift: between the canary's scores and the baseline's: population stability index, less
+            what chance explains.
+    """
+
+    now_s: float
+    canary: VariantTally
+    baseline: VariantTally
+    canary_health: Health
+    baseline_health: Health
+    drift: float
+
+
+def collect_inputs(
+    counters: Mapping[str, VariantCounters], now_s: float, *, shadow: bool
+) -> DecisionInputs:
+    """The inputs from the counters by variant.
+
+    Args:
+        shadow: whether the candidate runs in shadow mode: it stands beside what is shown then.
+    """
+    pair = (Variant.SHADOW, Variant.STABLE) if shadow else (Variant.CANARY, Variant.BASELINE)
+    canary, baseline = (counters.get(name, VariantCounters()) for name in pair)
+    return DecisionInputs(
+        now_s=now_s,
+        canary=VariantTally(canary.shown.copy(), canary.reward.copy()),
+        baseline=VariantTally(baseline.shown.copy(), baseline.reward.copy()),
+        canary_health=_health(canary),
+        baseline_health=_health(baseline),
+        drift=score_drift(canary.scores, baseline.scores),
+    )
+
+
+def _health(counters: VariantCounters) -> Health:
+    answers = int(counters.latencies.sum())
+    error = math.sqrt(_P99 * (1 - _P99) / max(1, answers))
+    return Health(
+        counts=dict(counters.counts),
+        p99_ms=quantile_ms(counters.latencies, _P99),
+        p99_at_least_ms=quantile_ms(counters.latencies, max(0.0, _P99 - GUARD_SIGMAS * error)),
+        coverage=counters.coverage(),
+    )
+
+
+def score_drift(ours: Int64Array, theirs: Int64Array) -> float:
+    """How far two distributions of scores differ beyond chance; 0 where one is empty.
+
+    Population stability index: below .1 they are alike, from .25 on they are not (N. Siddiqi,
+    "Credit risk scorecards", 2006). Of n and m scores from one distribution it is chi-squared times
+    1/n + 1/m (B. Yurdakul, "Statistical properties of population stability index", 2018), which is
+    subtracted: scores of two small groups of people always differ.
+
+    Args:
+        ours, theirs: int64[S], counts by bin; bins are joined into tenths of theirs.
+    """
+    if not ours.sum() or not theirs.sum():
+        return 0.0
+    chance = _CHI_SQUARED * (1 / ours.sum() + 1 / theirs.sum())
+    before = theirs.cumsum() - theirs
+    tenths = (before * _BINS // theirs.sum()).clip(0, _BINS - 1)
+    share, expected = (_binned_shares(counts, tenths) for counts in (ours, theirs))
+    divergence = ((share - expected) * np.log(share / expected)).sum()
+    return max(0.0, float(divergence - chance))
+
+
+def _binned_shares(counts: Int64Array, tenths: Int64Array) -> Float64Array:
+    """The share of scores in each of the tenths, float64[10], from counts by bin."""
+    totals = np.bincount(tenths, counts, _BINS) + _PRIOR
+    shares: Float64Array = np.divide(totals, totals.sum(), dtype=np.float64)
+    return shares
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from deploy.rollout.inputs import GUARD_SIGMAS, DecisionInputs, Health
+from deploy.rollout.evidence import GUARD_SIGMAS, DecisionInputs, Health
 from deploy.rollout.settings import RolloutSettings
 
 # The problem in one line, for the history; empty where there is none.

@@ -15,7 +15,7 @@ from deploy.rollout.controller import Controller, Dependencies
 from deploy.rollout.errors import FencedError
 from deploy.rollout.feedback.consumer import FeedbackConsumer
 from deploy.rollout.feedback.ledger import FeedbackScope
-from deploy.rollout.log import RolloutLog
+from deploy.rollout.topic import RolloutLog
 from deploy.rollout.trial import Trial
 from deploy.settings import Settings
 from features.inputs import MODEL_NAME

@@ -13,12 +13,12 @@ from functools import partial
 import structlog
 from headwater_client.errors import SettingsError
 
-from deploy.jobs.serving_variant import extend_windows_version
+from deploy.jobs.optimize import serve_window_variant
 from deploy.jobs.train import model_registry
 from deploy.rollout.commands import CommandRequest, sign_command
 from deploy.rollout.errors import CommandRejectedError
-from deploy.rollout.requests import send_command
 from deploy.rollout.settings import RolloutSettings
+from deploy.rollout.topic import send_command
 from deploy.settings import Settings
 from features.inputs import MODEL_NAME
 from features.rollout_messages import RolloutAction
@@ -71,7 +71,7 @@ def slow_loop(settings: Settings, stop: threading.Event) -> Iterator[SlowLoopSte
 def _loop(settings: Settings, store: WindowStore, registry: ModelRegistry) -> SlowLoop:
     return SlowLoop(
         store,
-        Serving(registry, release(settings), extend_windows_version(settings)),
+        Serving(registry, release(settings), serve_window_variant(settings)),
         SlowLoopSettings(settings.trainer, settings.fine_tune, settings.gate),
         load_text_encoder(settings.trainer.language_model, settings.local.cache_dir),
     )

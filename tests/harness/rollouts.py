@@ -19,8 +19,8 @@ from headwater_client.topics import PARTITIONER, RECOMMENDATIONS
 
 from deploy.jobs.start_rollout import load_candidate
 from deploy.rollout.commands import CommandRequest, sign_command
-from deploy.rollout.requests import RolloutHistory, read_history, send_command
 from deploy.rollout.settings import RolloutSettings
+from deploy.rollout.topic import RolloutHistory, read_history, send_command
 from deploy.settings import Settings
 from features.inputs import MODEL_NAME
 from features.kafka import client_config

@@ -18,10 +18,10 @@ from deploy.rollout import (
     CommandRejectedError,
     CommandRequest,
     is_reproducible,
-    requests,
     sign_command,
+    topic,
 )
-from deploy.rollout.requests import send_command
+from deploy.rollout.topic import send_command
 from deploy.settings import Settings
 from features.inputs import MODEL_NAME
 from features.kafka import client_config, ensure_topics
@@ -76,7 +76,7 @@ def fresh(servers: Settings) -> Settings:
 def test_without_a_controller_a_command_says_so(
     fresh: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(requests, "MAX_AGE_S", 2.0)
+    monkeypatch.setattr(topic, "MAX_AGE_S", 2.0)
     with pytest.raises(ServerError, match="run one: headwater controller"):
         asked(fresh, RolloutAction.ROLLBACK)
 

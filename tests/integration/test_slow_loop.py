@@ -12,7 +12,7 @@ from headwater_client.errors import DataError, SettingsError
 from headwater_client.events import Item
 
 from deploy import local
-from deploy.jobs.serving_variant import extend_windows_version
+from deploy.jobs.optimize import serve_window_variant
 from deploy.jobs.train import model_registry, model_server
 from deploy.optimize.publishing import SERVED_FILE
 from deploy.optimize.settings import OptimizeSettings, ServedPrecision
@@ -153,7 +153,7 @@ def test_versions_are_served_in_int8_and_learn_on(servers: Settings, stand: Stan
             "features": stand.schema.settings,
         }
     )
-    loop = stand.loop(on_gate_passed=extend_windows_version(settings))
+    loop = stand.loop(on_gate_passed=serve_window_variant(settings))
     for number, window in ((1, WINDOW), (2, NEXT)):
         step = loop.step(stand.write(window))
         assert step.version, step.reason

@@ -24,8 +24,7 @@ from headwater_client.topics import RECOMMENDATIONS
 from deploy.rollout.errors import FencedError
 from deploy.rollout.feedback.codec import VERSION, decode_feedback, encode_feedback
 from deploy.rollout.feedback.counters import VariantCounters, sum_rows
-from deploy.rollout.feedback.ledger import FeedbackMessage, FeedbackScope, Ledger
-from deploy.rollout.feedback.merging import TimeOrderedMerge
+from deploy.rollout.feedback.ledger import FeedbackMessage, FeedbackScope, Ledger, TimeOrderedMerge
 from features.kafka import client_config
 from features.rollouts import is_end
 from features.settings import KafkaSettings
@@ -96,11 +95,8 @@ class FeedbackConsumer:
         stored = await self._store.read([RowRead(FEEDBACK, n, FEEDBACK.columns) for n in names])
         for number, columns in zip(numbers, stored, strict=True):
             row = decode_feedback(columns)
-            ledger, merge = (
-                Ledger(self.scope, row),
-                TimeOrderedMerge[FeedbackMessage](list_topics()),
-            )
-            self._partitions[number] = _Partition(ledger, merge, columns[VERSION])
+            merge = TimeOrderedMerge[FeedbackMessage](list_topics())
+            self._partitions[number] = _Partition(Ledger(self.scope, row), merge, columns[VERSION])
         self._consumer.assign(self._start_offsets(numbers))
 
     def _start_offsets(self, numbers: list[int]) -> list[TopicPartition]:

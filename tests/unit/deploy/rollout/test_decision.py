@@ -10,9 +10,8 @@ from pydantic import ValidationError
 
 from deploy.rollout.decision import RolloutState, apply_action, decide, initial_state
 from deploy.rollout.errors import CommandRejectedError
-from deploy.rollout.evidence import VariantTally
+from deploy.rollout.evidence import DecisionInputs, Health, VariantTally
 from deploy.rollout.feedback.counters import empty_counts
-from deploy.rollout.inputs import DecisionInputs, Health
 from deploy.rollout.settings import RolloutSettings
 from features.rollout_messages import RolloutAction, RolloutPhase
 

@@ -9,6 +9,7 @@ from headwater_client.events import encode
 from msgspec.structs import replace
 
 from deploy.rollout.decision import RolloutState, apply_action, decide, initial_state
+from deploy.rollout.evidence import collect_inputs, score_drift
 from deploy.rollout.feedback.counters import SCORE_BINS, Impression, VariantCounters
 from deploy.rollout.history import (
     RolloutProjection,
@@ -18,7 +19,6 @@ from deploy.rollout.history import (
     is_reproducible,
     trial_of,
 )
-from deploy.rollout.inputs import collect_inputs, score_drift
 from deploy.rollout.settings import RolloutSettings
 from deploy.rollout.trial import Trial
 from features.rollout_messages import (

@@ -14,7 +14,7 @@ from deploy.rollout.feedback.attribution import (
     Credit,
     ServedRecommendation,
 )
-from deploy.rollout.feedback.merging import TimeOrderedMerge
+from deploy.rollout.feedback.ledger import TimeOrderedMerge
 from features.topics import hash64
 
 WINDOW_MS = 1000

@@ -1,4 +1,4 @@
-"""The topic `rollouts` as the controller that leads reads and writes it.
+"""The topic `rollouts`: as the leading controller reads and writes it, and as operators do.
 
 Controllers are a consumer group over the topic's only partition: Kafka assigns it to one of them,
 and to another once that one is gone. Decisions are written in transactions of one transactional id,
@@ -7,35 +7,36 @@ so Kafka fences a controller that was taken for dead and is not: two never decid
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
 import structlog
-from confluent_kafka import (
-    Consumer,
-    KafkaError,
-    KafkaException,
-    Producer,
-    TopicPartition,
-)
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from headwater_client.errors import HeadwaterError, ServerError
 from headwater_client.events import encode
 from headwater_client.topics import ROLLOUTS
 
-from deploy.rollout.errors import FencedError
+from deploy.rollout.commands import MAX_AGE_S
+from deploy.rollout.errors import CommandRejectedError, FencedError
+from features import rollouts
 from features.kafka import client_config
 from features.rollout_messages import (
     Rollout,
     RolloutAnswer,
+    RolloutCommand,
     RolloutMessage,
     RolloutStep,
     answer_key,
+    command_key,
     history_key,
 )
-from features.rollouts import PARTITION, is_end, rollout_message_in, rollouts_consumer
 from features.settings import KafkaSettings
 
+POLL_S = 0.2
 GROUP = "headwater-controller"
 # The least that brokers allow. Another controller takes over so long after a death.
 SESSION_TIMEOUT_MS = 6000
@@ -56,7 +57,7 @@ class RolloutLog:
         self._model = model
         self._producer: Producer | None = None
         self.leads = self.caught_up = False
-        self._consumer = rollouts_consumer(
+        self._consumer = rollouts.rollouts_consumer(
             settings,
             {
                 "group.id": f"{GROUP}-{model}",
@@ -80,13 +81,13 @@ class RolloutLog:
             raise self._resign_after(error) from error
         if message is None:
             return None
-        if is_end(message):
+        if rollouts.is_end(message):
             self.caught_up = True
             return None
         if (problem := message.error()) is not None:
             log.warning("rollouts_unreadable", error=problem.str())
             return None
-        return rollout_message_in(message, self._model)
+        return rollouts.rollout_message_in(message, self._model)
 
     def write(self, messages: Sequence[Rollout | RolloutStep | RolloutAnswer]) -> None:
         """Write messages in one transaction.
@@ -125,7 +126,7 @@ class RolloutLog:
     def _take_over(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         if not partitions:
             return
-        consumer.assign([PARTITION])
+        consumer.assign([rollouts.PARTITION])
         producer = Producer(
             client_config(self._settings)
             | {"transactional.id": f"{GROUP}-{self._model}", "log_level": "0"}
@@ -153,3 +154,65 @@ class RolloutLog:
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
         self.close()
+
+
+def send_command(kafka: KafkaSettings, command: RolloutCommand) -> RolloutAnswer:
+    """Send a signed command (`deploy.rollout.commands`), and wait for its answer.
+
+    Raises:
+        CommandRejectedError: the controller rejects it.
+        ServerError: Kafka does not answer, or no controller does.
+    """
+    with closing(rollouts.rollouts_consumer(kafka)) as consumer:
+        for _ in rollouts.read_all(consumer):
+            pass
+        key = command_key(command.model, command.command_id)
+        rollouts.write_rollout_message(kafka, key, command, command.action)
+        deadline = time.monotonic() + MAX_AGE_S
+        while time.monotonic() < deadline:
+            message = consumer.poll(POLL_S)
+            if message is None:
+                continue
+            answer = rollouts.rollout_message_in(message, command.model)
+            if isinstance(answer, RolloutAnswer) and answer.command_id == command.command_id:
+                if not answer.accepted:
+                    raise CommandRejectedError(answer.reason)
+                return answer
+    raise ServerError(
+        f"{command.action}: no controller has answered in {MAX_AGE_S:.0f} s: run one: "
+        "headwater controller"
+    )
+
+
+@dataclass(frozen=True)
+class RolloutHistory:
+    """What the topic says of a model.
+
+    Attributes:
+        current: what workers follow; None where no version was announced.
+        steps: of all rollouts, oldest first.
+        rejected: answers to commands that were rejected, oldest first.
+    """
+
+    current: Rollout | None
+    steps: list[RolloutStep]
+    rejected: list[RolloutAnswer]
+
+
+def read_history(kafka: KafkaSettings, model: str) -> RolloutHistory:
+    """All that the topic says of a model.
+
+    Raises:
+        ServerError: it cannot be read.
+    """
+    current, steps, rejected = None, [], []
+    with closing(rollouts.rollouts_consumer(kafka)) as consumer:
+        for message in rollouts.read_all(consumer):
+            match rollouts.rollout_message_in(message, model):
+                case Rollout() as rollout:
+                    current = rollout
+                case RolloutStep() as step:
+                    steps.append(step)
+                case RolloutAnswer(accepted=False) as answer:
+                    rejected.append(answer)
+    return RolloutHistory(current, steps, rejected)
