@@ -205,14 +205,12 @@ def read_history(kafka: KafkaSettings, model: str) -> RolloutHistory:
     Raises:
         ServerError: it cannot be read.
     """
-    current, steps, rejected = None, [], []
-    with closing(rollouts.rollouts_consumer(kafka)) as consumer:
-        for message in rollouts.read_all(consumer):
-            match rollouts.rollout_message_in(message, model):
-                case Rollout() as rollout:
-                    current = rollout
-                case RolloutStep() as step:
-                    steps.append(step)
-                case RolloutAnswer(accepted=False) as answer:
-                    rejected.append(answer)
-    return RolloutHistory(current, steps, rejected)
+    steps, rejected = [], []
+    with closing(rollouts.RolloutView(kafka, model)) as view:
+        for message in view.read():
+            match message:
+                case RolloutStep():
+                    steps.append(message)
+                case RolloutAnswer(accepted=False):
+                    rejected.append(message)
+        return RolloutHistory(view.newest, steps, rejected)
