@@ -1,10 +1,14 @@
-"""The Faust app of a worker: its agents, which hold no state and no tables, and their services."""
+"""A worker: the serving core, what feeds it from Kafka, and the Faust app that runs both.
+
+Its agents hold no state and no tables.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import gettempdir
 from typing import Any, cast
@@ -15,10 +19,20 @@ from faust.types.auth import CredentialsT
 from headwater_client.event_types import EVENT_TYPES
 from headwater_client.topics import ITEMS
 
+from features.kafka import ensure_sources
+from features.schema import FeatureSchema
 from features.settings import KafkaSettings, SecurityProtocol
+from features.store import popularity_table
+from features.store.redis import RedisRowStore
+from stream.delivery import Commits, RecommendationProducer
 from stream.failures import critical_task, exit_process
 from stream.faust_internals import batches, set_transport
-from stream.services import make_services
+from stream.loop import CatalogueWriter, FastLoop, RecordDecoder
+from stream.pipeline import Pipeline
+from stream.recommender import make_recommender
+from stream.rollout_follower import RolloutFollower
+from stream.routing import Routes
+from stream.row_updates import RowUpdater
 from stream.settings import WorkerConfig
 
 Handle = Callable[[Sequence[EventT[bytes]]], Awaitable[None]]
@@ -40,6 +54,49 @@ def make_app(config: WorkerConfig) -> faust.App:
     return app
 
 
+@dataclass(frozen=True)
+class WorkerServices:
+    """What a worker runs: a handler for each agent, and tasks that never end by themselves."""
+
+    loop: FastLoop
+    catalogue: CatalogueWriter
+    tasks: Sequence[Callable[[], Awaitable[None]]]
+
+
+def make_services(config: WorkerConfig, app: faust.App) -> WorkerServices:
+    """The parts of a worker.
+
+    Args:
+        app: whose consumer commits offsets.
+
+    Raises:
+        ServerError: Kafka does not answer.
+        SettingsError: a topic is missing, or has another number of partitions.
+    """
+    sources = ensure_sources(config.kafka)
+    store = RedisRowStore(config.store)
+    producer = RecommendationProducer(config.kafka)
+    commits = Commits(app, store, producer, config.worker.commit_interval_s)
+    decoder = RecordDecoder(sources, producer)
+    schema = FeatureSchema(config.features)
+    routes = Routes(config.triton.model, schema.contract)
+    follower = RolloutFollower(config.kafka, routes)
+    recommender = make_recommender(config, store, routes)
+    updater = RowUpdater(
+        store,
+        schema,
+        recommender.items.catalogue,
+        popularity_table(config.kafka.partitions),
+        config.worker.row_cache,
+    )
+    pipeline = Pipeline(recommender, producer, commits)
+    return WorkerServices(
+        FastLoop(decoder, updater, recommender, follower, pipeline),
+        CatalogueWriter(store, decoder, commits),
+        (follower.run, recommender.run, commits.run),
+    )
+
+
 def add_agents(app: faust.App, batch_size: int, actions: Handle, catalogue: Handle) -> None:
     """Register the agents: `actions` handles what people do, `catalogue` handles items."""
 
@@ -53,7 +110,7 @@ def add_agents(app: faust.App, batch_size: int, actions: Handle, catalogue: Hand
 
 
 def _topic(app: faust.App, *names: str) -> Any:
-    # acks=False: stream/commits.py commits, and Faust must not.
+    # acks=False: `Commits` commits, and Faust must not.
     return app.topic(
         *names,
         key_type=bytes,

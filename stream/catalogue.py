@@ -10,13 +10,8 @@ from headwater_client.errors import EventError, ServerError
 from headwater_client.events import Item, decode
 from headwater_client.topics import ITEMS
 
-from features.columns import (
-    ENTRY_COLUMNS,
-    CatalogueEntry,
-    decode_catalogue_entry,
-    decode_pair,
-    encode_item,
-)
+from features import columns
+from features.columns import CatalogueEntry
 from features.store import CATALOGUE, LOADED, VERSION, RowRead, RowStore, RowWrite
 from features.topics import Hash, source_hash
 
@@ -65,7 +60,7 @@ class CatalogueCache:
 
     def put(self, item_id: str, stored: Mapping[str, bytes | None]) -> CatalogueEntry:
         """Cache the entry that `catalogue_read` has brought."""
-        entry = decode_catalogue_entry(stored)
+        entry = columns.decode_catalogue_entry(stored)
         if len(self._entries) >= _MAX_CACHED_ITEMS:
             self._entries.clear()
         self._entries[item_id] = (self._clock() + self._refresh_s, entry)
@@ -74,7 +69,7 @@ class CatalogueCache:
 
 def catalogue_read(item_id: str) -> RowRead:
     """The read that brings an item's entry."""
-    return RowRead(CATALOGUE, item_id, ENTRY_COLUMNS)
+    return RowRead(CATALOGUE, item_id, columns.ENTRY_COLUMNS)
 
 
 class ItemUpdate(NamedTuple):
@@ -114,14 +109,14 @@ async def write_items(store: RowStore, updates: Mapping[str, ItemUpdate]) -> Non
     for (name, update), row in zip(updates.items(), stored, strict=True):
         if _is_stored(update, row[VERSION]):
             continue
-        columns = encode_item(update.item, update.source, update.offset)
-        writes.append(RowWrite(CATALOGUE, name, columns, update.time_ms, VERSION, row[VERSION]))
+        row_columns = columns.encode_item(update.item, update.source, update.offset)
+        writes.append(RowWrite(CATALOGUE, name, row_columns, update.time_ms, VERSION, row[VERSION]))
     if not all(await store.write(writes)):
         raise ServerError("an item row was written by another worker: reading it again")
 
 
 def _is_stored(update: ItemUpdate, version: bytes | None) -> bool:
     """Whether the row holds this update or a newer one."""
-    source, offset = decode_pair(version)
+    source, offset = columns.decode_pair(version)
     is_loaded = version is not None and update.source == LOADED_ITEMS
     return is_loaded or (source == update.source and offset >= update.offset)

@@ -1,23 +1,18 @@
-"""What a worker does about failures: wait for a server, keep a bad message, or end the process."""
+"""What a worker does about failures: wait for a server that is away, or end the process."""
 
 from __future__ import annotations
 
 import os
 import sys
-import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, NoReturn
 
 import structlog
-from faust.types import EventT
-from headwater_client.errors import EventError, HeadwaterError, ServerError
-from headwater_client.events import DeadLetter, encode
-from headwater_client.topics import DEAD_LETTERS
+from headwater_client.errors import HeadwaterError, ServerError
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_exponential_jitter
 
 from features.store import StoreRestartedError
 from stream import metrics
-from stream.producer import RecommendationProducer
 
 log = structlog.get_logger()
 EXIT_FAILED = 70
@@ -42,30 +37,6 @@ def _count_retry(state: RetryCallState) -> None:
     error = state.outcome.exception() if state.outcome else None
     metrics.RETRIES.labels(type(error).__name__).inc()
     log.warning("waiting_for_server", attempt=state.attempt_number, error=str(error))
-
-
-async def send_to_dead_letter(
-    event: EventT[bytes], error: EventError, producer: RecommendationProducer
-) -> None:
-    """Keep a message that breaks the contract in the dead-letter topic, with the reason."""
-    message = event.message
-    letter = DeadLetter(
-        raw=message.value or b"",
-        topic=message.topic,
-        partition=message.partition,
-        offset=message.offset,
-        reason=str(error),
-        refused_time=int(time.time() * 1000),
-    )
-    await producer.send(DEAD_LETTERS, message.key, encode(letter))
-    metrics.DEAD_LETTERS.labels(message.topic).inc()
-    log.warning(
-        "event_refused",
-        topic=message.topic,
-        partition=message.partition,
-        offset=message.offset,
-        field=error.field,
-    )
 
 
 def critical_task(work: Callable[[], Awaitable[None]]) -> Callable[[], Coroutine[Any, Any, None]]:

@@ -16,10 +16,9 @@ from features.store import RowStore
 from features.topics import Hash
 from stream import metrics
 from stream.catalogue import ItemUpdate, parse_item, write_items
-from stream.commits import Commits
-from stream.failures import retry_while_unavailable, send_to_dead_letter
+from stream.delivery import Commits, RecommendationProducer
+from stream.failures import retry_while_unavailable
 from stream.pipeline import Pipeline, stage
-from stream.producer import RecommendationProducer
 from stream.recommender import RecommendationRequest, Recommender
 from stream.rollout_follower import RolloutFollower
 from stream.row_updates import ConsumerRecord, RowChanges, RowUpdater
@@ -45,7 +44,7 @@ class RecordDecoder:
             try:
                 records.append(self._decode(event))
             except EventError as error:
-                await send_to_dead_letter(event, error, self._producer)
+                await self._producer.send_to_dead_letter(event, error)
         metrics.count_events(event.message.topic for event in events)
         return records
 
@@ -65,7 +64,7 @@ class RecordDecoder:
             try:
                 item_id, item = parse_item(message.key, message.value)
             except EventError as error:
-                await send_to_dead_letter(event, error, self._producer)
+                await self._producer.send_to_dead_letter(event, error)
             else:
                 source = self._sources[message.topic, message.partition]
                 time_ms = int(message.timestamp * 1000)

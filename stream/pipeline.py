@@ -22,9 +22,8 @@ from headwater_client.events import Recommendation, Shadow, encode
 from headwater_client.topics import RECOMMENDATIONS
 
 from stream import metrics
-from stream.commits import Commits
+from stream.delivery import Commits, RecommendationProducer
 from stream.failures import critical_task, retry_while_unavailable
-from stream.producer import RecommendationProducer
 from stream.recommendations import make_recommendations, make_shadows
 from stream.recommender import InferenceCall, Recommender, VersionCall
 

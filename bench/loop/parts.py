@@ -39,8 +39,8 @@ from features.store.redis import RedisRowStore
 from features.topics import hash64, source_hash
 from features.vocabulary import Vocabulary, read_vocabulary
 from stream.catalogue import catalogue_read
+from stream.delivery import RecommendationProducer
 from stream.inference import InferenceClient, InferenceRequest
-from stream.producer import RecommendationProducer
 from stream.ranking import available_items, rank
 from stream.recommendations import recommendation_id
 from stream.row_updates import ItemGroupKey
@@ -219,7 +219,7 @@ class LoopParts:
         groups = await self._store.read(
             [RowRead(self._popularity, cell.item_id, (cell.column,)) for cell in cells]
         )
-        shelves = await self._store.read([catalogue_read(name) for name in items])
+        entries = await self._store.read([catalogue_read(name) for name in items])
         versions: dict[str | ItemGroupKey, bytes | None] = {
             name: stored[VERSION] for name, stored in zip(users, found, strict=True)
         }
@@ -233,7 +233,7 @@ class LoopParts:
             },
             {
                 name: columns.decode_catalogue_entry(stored).category_hashes
-                for name, stored in zip(items, shelves, strict=True)
+                for name, stored in zip(items, entries, strict=True)
             },
             versions,
         )

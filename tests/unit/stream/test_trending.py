@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import numpy as np
 from headwater_client.event_types import CLICK
 
-from features.columns import TrendList
+from features.columns import TrendList, encode_trending
 from features.rows import ItemGroup
 from features.schema import FeatureSchema
 from features.settings import DAY_MS, FeatureSettings
 from stream.ranking import popular_items
-from stream.trending import sum_lists, update_list
+from stream.row_updates import ItemGroupKey
+from stream.trending import TrendingSource, sum_lists, update_list
+from tests.harness.memory_store import MemoryRowStore
 
 SCHEMA = FeatureSchema(FeatureSettings())
 NOW_MS = 1_700_000_000_000
@@ -57,3 +61,39 @@ def test_a_further_half_life_does_not_change_what_is_ranked_by() -> None:
     trends = sum_lists([(CLICK.code, update_list(nothing, groups, 2, schema))], schema)
     assert list(trends.item_ids) == ["by seven days", "by thirty"]
     assert popular_items(trends, NOW_MS, 1)[0].item_id == "by seven days"
+
+
+async def refreshed(source: TrendingSource, **counts: float) -> list[str]:
+    """What trends once groups with these counts have changed."""
+    source.record({ItemGroupKey(name, "clicks_0"): group(count) for name, count in counts.items()})
+    await source.refresh()
+    return list(source.items.item_ids)
+
+
+def test_a_worker_writes_what_its_batches_changed_and_sees_what_others_wrote() -> None:
+    async def run() -> None:
+        store = MemoryRowStore()
+        mine, other = (TrendingSource(store, SCHEMA, 1, 2, 1.0) for _ in range(2))  # type: ignore[arg-type]
+        assert await refreshed(mine, a=1, b=3, c=2) == ["b", "c"]
+        assert await refreshed(other) == ["b", "c"]
+        assert await refreshed(other, a=9) == ["a", "b"]
+        assert await refreshed(mine) == ["a", "b"]
+
+    asyncio.run(run())
+
+
+def test_a_list_that_another_worker_wrote_meanwhile_stays() -> None:
+    async def run() -> None:
+        store = MemoryRowStore()
+        source = TrendingSource(store, SCHEMA, 1, 2, 1.0)  # type: ignore[arg-type]
+        theirs = encode_trending(update_list(NOTHING, {"x": group(5)}, 2, SCHEMA), 1, 7)
+
+        def intrude(writes: object) -> None:
+            store.before_write = lambda writes: None
+            store.rows["trending", "clicks_0"] = dict(theirs)
+
+        store.before_write = intrude
+        await refreshed(source, a=1)
+        assert await refreshed(source) == ["x"]
+
+    asyncio.run(run())

@@ -1,0 +1,115 @@
+"""The serving core on a real Triton and a real store, where no Kafka runs at all."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from headwater_client.events import Click, Item
+
+from deploy import local
+from deploy.settings import Settings
+from features.rollout_messages import Rollout, RoutedVersion
+from features.rows import UserRow, empty_user
+from features.schema import FeatureSchema
+from features.settings import KafkaSettings
+from features.store import popularity_table
+from features.store.redis import RedisRowStore
+from stream.catalogue import LOADED_ITEMS, ItemUpdate, write_items
+from stream.recommender import (
+    RankedLists,
+    RecommendationRequest,
+    Recommender,
+    make_recommender,
+)
+from stream.routing import Routes
+from stream.row_updates import ConsumerRecord, RowUpdater
+from stream.settings import WorkerConfig
+from tests.harness.models import ITEMS, SETTINGS, untrained
+from trainer.registry.model_server import ModelServer
+from trainer.registry.registry import ModelRegistry
+
+pytestmark = pytest.mark.integration
+NOW_MS = 1_700_000_000_000
+
+
+def serve_a_model(settings: Settings) -> Routes:
+    """Routes to a model that Triton has loaded; nothing is announced to Kafka."""
+    schema = FeatureSchema(settings.features)
+    server = ModelServer(settings.triton.url or "")
+    registry = ModelRegistry(settings.model_repository, server, KafkaSettings(), schema, SETTINGS)
+    version = registry.write_version(untrained(schema, 1))
+    registry.load_and_verify(version)
+    routes = Routes(settings.triton.model, schema.contract)
+    stable = RoutedVersion(
+        version=version.number, variant="stable", share=1.0, address=version.address
+    )
+    routes.follow(Rollout(model=routes.model, versions=[stable], time=NOW_MS))
+    return routes
+
+
+async def click_on(
+    item_id: str, config: WorkerConfig, store: RedisRowStore, core: Recommender
+) -> UserRow:
+    """The row of a user who clicked on an item, as a worker writes it."""
+    popularity = popularity_table(config.kafka.partitions)
+    updater = RowUpdater(
+        store, FeatureSchema(config.features), core.items.catalogue, popularity, cache_size=10
+    )
+    click = Click(event_id="e", user_id="ann", item_id=item_id, timestamp=NOW_MS)
+    changes = await updater.apply([ConsumerRecord(click, "clicks_0", LOADED_ITEMS, 0)])
+    core.record(changes.groups)
+    await core.start()
+    return changes.users["ann"]
+
+
+async def recommend(core: Recommender, *rows: UserRow) -> RankedLists:
+    requests = [RecommendationRequest(f"u{n}", NOW_MS, row) for n, row in enumerate(rows)]
+    (call,) = core.prepare(requests)
+    return await core.execute(call)
+
+
+def item_ids(lists: RankedLists, user: int) -> list[str]:
+    return [item.item_id for item in lists.items[user]]
+
+
+async def check(config: WorkerConfig, routes: Routes) -> None:
+    store = RedisRowStore(config.store)
+    core = make_recommender(config, store, routes)
+    try:
+        row, nobody = (
+            await click_on("i7", config, store, core),
+            empty_user(FeatureSchema(config.features)),
+        )
+        lists = await recommend(core, row, nobody)
+        assert (lists.model_version, lists.variant, lists.fallback) == ("1", "stable", False)
+        assert (lists.failed, lists.rollout_id) == ("", "")
+        assert lists.latency_ms is not None
+        for user in range(2):
+            scores = [item.score for item in lists.items[user]]
+            assert scores == sorted(scores, reverse=True)
+            assert len(set(item_ids(lists, user))) == config.worker.top_k
+            assert set(item_ids(lists, user)) <= {f"i{n}" for n in range(ITEMS)}
+        assert "i7" not in item_ids(lists, 0)
+        assert {item.reason.kind for item in lists.items[0]} <= {"history", "trending"}
+        best = item_ids(lists, 0)[0]
+        gone = ItemUpdate(Item(item_id=best, available=False), LOADED_ITEMS, 1, NOW_MS)
+        await write_items(store, {best: gone})
+        fresh = make_recommender(config, store, routes)
+        assert best not in item_ids(await recommend(fresh, row), 0)
+        everything = make_recommender(config, store, routes, lambda entry: True)
+        assert item_ids(await recommend(everything, row), 0)[0] == best
+        for other in (fresh, everything):
+            await other.close()
+    finally:
+        await core.close()
+        await store.close()
+
+
+def test_a_row_becomes_a_ranked_list_where_no_kafka_runs(own: Settings) -> None:
+    settings = local.up(own, only=["store", "triton"])
+    assert settings.kafka.bootstrap_servers is None
+    config = WorkerConfig(
+        settings.kafka, settings.store, settings.features, settings.triton, settings.worker
+    )
+    asyncio.run(check(config, serve_a_model(settings)))

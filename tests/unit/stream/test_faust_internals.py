@@ -1,0 +1,79 @@
+"""Batches from the queue that Faust fills, and whether the pinned Faust still has what is used."""
+
+from __future__ import annotations
+
+import asyncio
+from importlib.metadata import version
+from types import SimpleNamespace
+
+from aiokafka import AIOKafkaConsumer
+from faust import App
+from faust.transport.drivers import aiokafka as driver
+
+from stream.faust_internals import batches
+
+
+def event(number: int, generation: int = 1) -> SimpleNamespace:
+    return SimpleNamespace(number=number, message=SimpleNamespace(generation_id=generation))
+
+
+class FakeApp:
+    """The two things of an app that say whether a message is of now."""
+
+    def __init__(self) -> None:
+        self.consumer_generation_id = 1
+        self.flow_control = self
+        self.active = True
+
+    def is_active(self) -> bool:
+        return self.active
+
+
+class EndingQueue(asyncio.Queue[SimpleNamespace]):
+    """Ends as Faust's does when the worker is told to stop."""
+
+    async def get(self) -> SimpleNamespace:
+        if self.empty():
+            raise StopAsyncIteration
+        return await super().get()
+
+
+def taken(app: FakeApp, *events: SimpleNamespace, limit: int = 3) -> list[list[int]]:
+    async def run() -> list[list[int]]:
+        queue = EndingQueue()
+        for each in events:
+            queue.put_nowait(each)
+        stream = SimpleNamespace(channel=SimpleNamespace(queue=queue))
+        found = batches(app, stream, limit)  # type: ignore[arg-type]
+        return [[each.number for each in batch] async for batch in found]
+
+    return asyncio.run(run())
+
+
+def test_a_batch_is_what_has_arrived_up_to_a_limit() -> None:
+    assert taken(FakeApp(), *map(event, range(5))) == [[0, 1, 2], [3, 4]]
+
+
+def test_what_was_fetched_before_a_rebalance_is_left_out() -> None:
+    arrived = [event(0, generation=0), event(1), event(2, generation=0), event(3, generation=0)]
+    assert taken(FakeApp(), *arrived, limit=2) == [[1]]
+
+
+def test_nothing_is_handled_while_a_rebalance_is_under_way() -> None:
+    app = FakeApp()
+    app.active = False
+    assert taken(app, event(0), event(1)) == []
+
+
+def test_the_pinned_faust_has_what_is_used_of_it() -> None:
+    assert version("faust-streaming") == "0.15.3"
+    assert callable(driver.Consumer._commit)
+    assert callable(driver.Consumer._new_consumer_thread)
+    assert callable(driver.AIOKafkaConsumerThread._create_worker_consumer)
+    app = App(id="t", broker="aiokafka://localhost:9", store="memory://")
+    assert isinstance(app.consumer_generation_id, int)
+    assert isinstance(app.flow_control.is_active(), bool)
+    names = AIOKafkaConsumer.__init__.__code__.co_names
+    assert {"_fetch_max_wait_ms", "_fetch_min_bytes", "_partition_assignment_strategy"} <= set(
+        names
+    )

@@ -1,0 +1,124 @@
+"""What the loop makes of a batch of messages, before and after the rows change."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from types import SimpleNamespace
+
+from headwater_client.errors import EventError
+from headwater_client.events import Click, Item, Purchase, encode
+
+from features.rows import UserRow, empty_user
+from features.schema import FeatureSchema
+from features.settings import FeatureSettings
+from stream.loop import RecordDecoder, _requests
+from stream.row_updates import ConsumerRecord, RowChanges
+
+SCHEMA = FeatureSchema(FeatureSettings())
+NOW_MS = 1_700_000_000_000
+SOURCES = {("clicks", 0): 11, ("purchases", 3): 12, ("items", 0): 13}
+
+
+class DeadLetters:
+    """Keeps what would be sent to the dead-letter topic."""
+
+    def __init__(self) -> None:
+        self.fields: list[str] = []
+
+    async def send_to_dead_letter(self, event: object, error: EventError) -> None:
+        self.fields.append(error.field)
+
+
+def message(
+    topic: str, partition: int, offset: int, value: bytes | None, key: bytes | None = None
+) -> SimpleNamespace:
+    """A message as Faust hands it over."""
+    return SimpleNamespace(
+        message=SimpleNamespace(
+            topic=topic,
+            partition=partition,
+            offset=offset,
+            key=key,
+            value=value,
+            timestamp=NOW_MS / 1000,
+        )
+    )
+
+
+def click(offset: int, user_id: str = "ann", time_ms: int = NOW_MS) -> Click:
+    return Click(event_id=f"e{offset}", user_id=user_id, item_id="i", timestamp=time_ms)
+
+
+def test_interactions_keep_their_order_and_name_their_place() -> None:
+    bought = Purchase(event_id="p", user_id="bob", item_id="j", timestamp=NOW_MS)
+    batch = [
+        message("clicks", 0, 5, encode(click(5))),
+        message("purchases", 3, 9, encode(bought)),
+    ]
+    decoder = RecordDecoder(SOURCES, DeadLetters())  # type: ignore[arg-type]
+    assert asyncio.run(decoder.interactions(batch)) == [  # type: ignore[arg-type]
+        ConsumerRecord(click(5), "clicks_0", 11, 5),  # type: ignore[arg-type]
+        ConsumerRecord(bought, "purchases_3", 12, 9),  # type: ignore[arg-type]
+    ]
+
+
+def test_a_message_that_breaks_the_contract_is_a_dead_letter_and_the_others_count() -> None:
+    letters = DeadLetters()
+    decoder = RecordDecoder(SOURCES, letters)  # type: ignore[arg-type]
+    late = encode(click(2, time_ms=NOW_MS + 10 * 3_600_000))
+    batch = [
+        message("clicks", 0, 0, b"{"),
+        message("clicks", 0, 1, encode(click(1))),
+        message("clicks", 0, 2, late),
+    ]
+    records = asyncio.run(decoder.interactions(batch))  # type: ignore[arg-type]
+    assert [record.offset for record in records] == [1]
+    assert len(letters.fields) == 2
+    assert letters.fields[1] == "timestamp"
+
+
+def test_of_several_messages_of_an_item_the_newest_counts() -> None:
+    letters = DeadLetters()
+    decoder = RecordDecoder(SOURCES, letters)  # type: ignore[arg-type]
+    batch = [
+        message("items", 0, 0, encode(Item(item_id="i", title="old")), b"i"),
+        message("items", 0, 1, encode(Item(item_id="j")), b"i"),
+        message("items", 0, 2, encode(Item(item_id="i", title="new")), b"i"),
+        message("items", 0, 3, None, b"k"),
+    ]
+    updates = asyncio.run(decoder.item_updates(batch))  # type: ignore[arg-type]
+    assert letters.fields == ["<key>"]
+    assert set(updates) == {"i", "k"}
+    assert updates["i"].item == Item(item_id="i", title="new")
+    assert updates["i"][1:] == (13, 2, NOW_MS)
+    assert updates["k"].item is None
+
+
+def row_at(time_ms: int) -> UserRow:
+    row = empty_user(SCHEMA)
+    row.events.extend((time_ms, 1, 1))
+    return row
+
+
+def records(*clicks: Click) -> Sequence[ConsumerRecord]:
+    return [ConsumerRecord(event, "clicks_0", 11, n) for n, event in enumerate(clicks)]  # type: ignore[arg-type]
+
+
+def test_a_user_is_answered_once_a_batch_for_the_last_event() -> None:
+    rows = {"ann": row_at(NOW_MS), "bob": row_at(NOW_MS)}
+    batch = records(click(0), click(1, "bob"), click(2))
+    requests = _requests(batch, RowChanges(rows, {}))
+    assert [(r.user_id, r.event and r.event.event_id) for r in requests] == [
+        ("ann", "e2"),
+        ("bob", "e1"),
+    ]
+    assert requests[0].row is rows["ann"]
+
+
+def test_a_late_event_asks_at_the_time_of_the_newest_one() -> None:
+    rows = {"ann": row_at(NOW_MS)}
+    (late,) = _requests(records(click(0, time_ms=NOW_MS - 9_000)), RowChanges(rows, {}))
+    assert late.time_ms == NOW_MS
+    (newest,) = _requests(records(click(0, time_ms=NOW_MS + 5)), RowChanges(rows, {}))
+    assert newest.time_ms == NOW_MS + 5
