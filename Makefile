@@ -1,17 +1,13 @@
 .PHONY: check test test-fast docs bench demo
 
 check:
-	uv run ruff format --check .
-	uv run ruff check .
-	uv run mypy
-	uv run lint-imports
-	uv run python tools/measure_code.py
+	./hw check
 
 test:
-	uv run pytest
+	./hw test
 
 test-fast:
-	uv run pytest -m "not faults and not integration"
+	./hw test -m "not faults and not integration"
 
 docs:
 	uv run --group docs sphinx-build -q -W -b html docs site
@@ -21,4 +17,4 @@ bench:
 	uv run python -m bench.quality
 
 demo:
-	uv run headwater demo
+	./hw demo

@@ -43,7 +43,7 @@ def problems(model: Model, error: ValidationError) -> Iterator[str]:
             continue  # what it derives from is wrong, and has a line of its own
         location, message = detail["loc"], detail["msg"].removeprefix("Value error, ")
         if detail["type"] == "extra_forbidden":
-            message = _why_unknown(str(location[-1]), _section(model, location[:-1]))
+            message = _explain_unknown(str(location[-1]), _section(model, location[:-1]))
         if location:
             message = f"{_name(location)}{_value(model, location, detail['input'])}: {message}"
         yield message
@@ -85,7 +85,7 @@ def _as_model(annotation: object) -> Model | None:
     return annotation if is_model else None  # type: ignore[return-value]
 
 
-def _why_unknown(name: str, section: Model | None) -> str:
+def _explain_unknown(name: str, section: Model | None) -> str:
     removed = getattr(section, "REMOVED", {})
     if name in removed:
         return f"this setting is gone: {removed[name]}"

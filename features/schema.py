@@ -89,7 +89,7 @@ class FeatureSchema:
     def row_mark(self) -> str:
         """What a store with rows of this schema is marked with: JSON of all that changes rows."""
         mark = {"schema_version": SCHEMA_VERSION, "event_types": self.event_types}
-        return json.dumps(mark | self.settings.stored(), sort_keys=True)
+        return json.dumps(mark | self.settings.stored_values(), sort_keys=True)
 
     @property
     def trending_index(self) -> int:

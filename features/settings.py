@@ -249,7 +249,7 @@ class FeatureSettings(Section):
         named = {CLICK.name: self.click_weight, PURCHASE.name: self.purchase_weight}
         return {spec.code: named.get(spec.name, spec.weight) for spec in EVENT_TYPES.values()}
 
-    def stored(self) -> dict[str, Any]:
+    def stored_values(self) -> dict[str, Any]:
         """What stores are marked with, as JSON: all that changes rows, by names that stay."""
         values = self.model_dump(mode="json", exclude={"trending_half_life_ms"})
         values["seen_by"] = sorted(self.seen_by)

@@ -13,7 +13,12 @@ from headwater_client.errors import SettingsError
 
 from deploy import local
 from deploy.commands.data_options import Data, Map, Type, data_source
-from deploy.jobs.backfill import items_from_kafka, rows_from_kafka, rows_from_log, wait_for_workers
+from deploy.jobs.backfill import (
+    fill_rows_from_kafka,
+    fill_rows_from_log,
+    read_catalogue,
+    wait_for_workers,
+)
 from deploy.local.feature_repo import history_path
 from deploy.progress import ProgressDisplay, show_progress
 from deploy.services.logging import configure_logs
@@ -29,7 +34,7 @@ from trainer.windows.store import WindowStore
 from trainer.windows.writer import WindowWriter
 
 
-class Part(StrEnum):
+class BackfillPart(StrEnum):
     """What can be rebuilt."""
 
     ROWS = "rows"
@@ -38,7 +43,7 @@ class Part(StrEnum):
 
 
 Parts = Annotated[
-    list[Part] | None,
+    list[BackfillPart] | None,
     typer.Argument(
         help="rows of the online store; windows; history: people's rows after each of their "
         "events, for Feast's get_historical_features. Default: rows and windows",
@@ -51,54 +56,59 @@ def backfill(parts: Parts = None, data: Data = None, maps: Map = None, types: Ty
     configure_logs()
     if data is None and (maps or types):
         raise SettingsError("--map, --type: say how --data is read: give --data too")
-    chosen = set(parts or (Part.ROWS, Part.WINDOWS))
+    chosen = set(parts or (BackfillPart.ROWS, BackfillPart.WINDOWS))
     settings = load_settings()
     log = load_log(data_source(settings, data, maps, types)) if data else None
-    needed = [*(["kafka"] if log is None else []), *(["store"] if Part.ROWS in chosen else [])]
+    needed = [
+        *(["kafka"] if log is None else []),
+        *(["store"] if BackfillPart.ROWS in chosen else []),
+    ]
     settings = local.connect(settings, only=needed)
-    if Part.ROWS in chosen and log is None:
+    if BackfillPart.ROWS in chosen and log is None:
         wait_for_workers(settings)
     with show_progress() as display:
         # Windows of something else are refused: before rows are changed.
-        if Part.WINDOWS in chosen:
-            _windows(settings, log, display)
-        if Part.ROWS in chosen:
-            _rows(settings, log, display)
-        if Part.HISTORY in chosen:
-            _history(settings, log, display)
+        if BackfillPart.WINDOWS in chosen:
+            _backfill_windows(settings, log, display)
+        if BackfillPart.ROWS in chosen:
+            _backfill_rows(settings, log, display)
+        if BackfillPart.HISTORY in chosen:
+            _backfill_history(settings, log, display)
 
 
-def _rows(settings: Settings, log: Log | None, display: ProgressDisplay) -> None:
+def _backfill_rows(settings: Settings, log: Log | None, display: ProgressDisplay) -> None:
 
     def show(done: int, total: int) -> None:
         display.show("rows", done, total)
 
-    filling = rows_from_log(settings, log, show) if log else rows_from_kafka(settings, show)
+    filling = (
+        fill_rows_from_log(settings, log, show) if log else fill_rows_from_kafka(settings, show)
+    )
     filled = asyncio.run(filling)
     refused = f", {filled.refused} refused" if filled.refused else ""
     print(f"rows: {filled.events} events, {filled.items} messages of the catalogue{refused}")
 
 
-def _windows(settings: Settings, log: Log | None, display: ProgressDisplay) -> None:
+def _backfill_windows(settings: Settings, log: Log | None, display: ProgressDisplay) -> None:
     total = len(log.events) if log else None
     windows = events = 0
-    for manifest in _written(settings, log):
+    for manifest in _write_windows(settings, log):
         windows, events = windows + 1, events + manifest.events
         display.show("windows", events, total)
     print(f"windows: {windows} written with {events} events, in {settings.windows_address}")
 
 
-def _history(settings: Settings, log: Log | None, display: ProgressDisplay) -> None:
+def _backfill_history(settings: Settings, log: Log | None, display: ProgressDisplay) -> None:
 
     if log is None:
         store = WindowStore(settings.windows_address)
-        log = Log(read_log(store, store.numbers()).events, items_from_kafka(settings))
+        log = Log(read_log(store, store.numbers()).events, read_catalogue(settings))
     path = history_path(settings)
     seen = display.track("history", observe_log(log.events, log.items))
     print(f"history: {write_history(seen, path, FeatureSchema(settings.features))} rows in {path}")
 
 
-def _written(settings: Settings, log: Log | None) -> Iterable[WindowManifest]:
+def _write_windows(settings: Settings, log: Log | None) -> Iterable[WindowManifest]:
 
     store = WindowStore(settings.windows_address)
     if log:

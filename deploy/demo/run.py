@@ -31,7 +31,7 @@ from deploy.demo.learning import (
 from deploy.demo.screen import Screen, versions_table
 from deploy.demo.tally import DemoTally
 from deploy.demo.watch import Watch
-from deploy.jobs.backfill import rows_from_log
+from deploy.jobs.backfill import fill_rows_from_log
 from deploy.jobs.replay import ReplayResult, immediate_pace, rate_pace, replay
 from deploy.local.feature_repo import feature_repo
 from deploy.progress import show_progress
@@ -168,7 +168,7 @@ def _train(settings: Settings, past: Log, screen: Screen) -> None:
 
 def _load(settings: Settings, past: Log, screen: Screen) -> None:
     """What happened before the replay becomes rows at once, by the stream's own functions."""
-    filled = asyncio.run(rows_from_log(settings, past, lambda _done, _total: None))
+    filled = asyncio.run(fill_rows_from_log(settings, past, lambda _done, _total: None))
     screen.say(f"  {filled.events} events in the rows of people and items")
 
 

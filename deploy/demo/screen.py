@@ -88,10 +88,12 @@ class Screen:
             return Panel("no event yet", title="one person")
         table = Table("score", "recommended", "because of", box=None, header_style="dim")
         for item in answer.items[:_SHOWN_ITEMS]:
-            table.add_row(f"{item.score:.2f}", self._title(item.item_id), self._why(item.reason))
+            table.add_row(
+                f"{item.score:.2f}", self._title(item.item_id), self._describe_reason(item.reason)
+            )
         return Panel(table, title=f"person {answer.user_id}, after event {answer.event_id}")
 
-    def _why(self, reason: Reason) -> str:
+    def _describe_reason(self, reason: Reason) -> str:
         if reason.kind == "history" and reason.item_id:
             return self._title(reason.item_id)
         return {"history": "past events", "trending": "trending", "popular": "popular now"}[

@@ -85,6 +85,6 @@ class Watch:
             if not server.healthy:
                 log = local.log_path(self._settings, server.name)
                 raise ServerError(f"{server.name} died: see {log}")
-        self._behind = self._lag.behind()
-        self.dead_letters = self._letters.behind() or 0
+        self._behind = self._lag.count_uncommitted()
+        self.dead_letters = self._letters.count_uncommitted() or 0
         self._looks += 1

@@ -52,13 +52,13 @@ Sources = Mapping[tuple[str, int], Hash]
 log = structlog.get_logger()
 
 
-class WorkersRunError(HeadwaterError):
+class WorkersRunningError(HeadwaterError):
     """Workers would change rows that are not complete yet."""
 
 
 @dataclass
-class Filled:
-    """What was read: of it, what rows had absorbed before has changed nothing."""
+class BackfillCounts:
+    """Counts of messages read. Messages that rows already contained changed nothing."""
 
     items: int = 0
     events: int = 0
@@ -87,23 +87,23 @@ class RowFiller:
         )
         self._touched: defaultdict[str, set[str]] = defaultdict(set)
 
-    async def items(self, newest: Mapping[str, ItemUpdate]) -> None:
+    async def add_items(self, newest: Mapping[str, ItemUpdate]) -> None:
         """What the catalogue says, by item_id.
 
         Raises:
             ServerError: the store does not answer.
         """
-        async for attempt in _again():
+        async for attempt in _retry_attempts():
             with attempt:
                 await write_items(self._store, newest)
 
-    async def events(self, batch: Sequence[ConsumerRecord]) -> None:
+    async def add_events(self, batch: Sequence[ConsumerRecord]) -> None:
         """What people did, each source's in its order.
 
         Raises:
             ServerError: the store does not answer.
         """
-        async for attempt in _again():
+        async for attempt in _retry_attempts():
             with attempt:
                 await self._updater.apply(batch)
         for arrived in batch:
@@ -136,7 +136,9 @@ class RowFiller:
 
 
 @asynccontextmanager
-async def filling(settings: Settings, fingerprint: str | None = None) -> AsyncIterator[RowFiller]:
+async def open_filler(
+    settings: Settings, fingerprint: str | None = None
+) -> AsyncIterator[RowFiller]:
     """A filler of the store; what it was given is on disk when the block ends without an error.
 
     Args:
@@ -165,11 +167,11 @@ def wait_for_workers(settings: Settings) -> None:
     A row that has absorbed what is newest would take all that is older for absorbed.
 
     Raises:
-        WorkersRunError: some go on.
+        WorkersRunningError: some go on.
     """
     group = settings.worker.group
     retrying = Retrying(
-        retry=retry_if_exception_type(WorkersRunError),
+        retry=retry_if_exception_type(WorkersRunningError),
         wait=wait_fixed(0.5),
         stop=stop_after_delay(settings.worker.session_timeout_s + 2),
         reraise=True,
@@ -177,13 +179,13 @@ def wait_for_workers(settings: Settings) -> None:
     for attempt in retrying:
         with attempt:
             if members := group_members(settings.kafka, group):
-                raise WorkersRunError(
+                raise WorkersRunningError(
                     f"workers run in group {group} ({', '.join(members)}): stop them, and start "
                     "them again after the backfill"
                 )
 
 
-async def rows_from_kafka(settings: Settings, progress: Progress) -> Filled:
+async def fill_rows_from_kafka(settings: Settings, progress: Progress) -> BackfillCounts:
     """Give the store all that Kafka has of the catalogue, and then of what people did.
 
     No worker may run meanwhile: `wait_for_workers`.
@@ -192,25 +194,27 @@ async def rows_from_kafka(settings: Settings, progress: Progress) -> Filled:
         SettingsError: the store has rows of other settings.
         ServerError: Kafka or the store does not answer.
     """
-    sources, filled = ensure_sources(settings.kafka), Filled()
+    sources, filled = ensure_sources(settings.kafka), BackfillCounts()
     with (
         closing(KafkaBacklog(settings.kafka, [ITEMS])) as catalogue,
         closing(KafkaBacklog(settings.kafka, EVENT_TYPES.topics)) as actions,
     ):
         total = catalogue.total + actions.total
-        async with filling(settings) as filler:
+        async with open_filler(settings) as filler:
             for batch in catalogue.batches():
-                await filler.items(_told(batch, sources, filled))
+                await filler.add_items(_read_items(batch, sources, filled))
                 progress(filled.items + filled.refused, total)
             for batch in actions.batches():
-                arrived = [each for one in batch if (each := _arrived(one, sources, filled))]
-                await filler.events(arrived)
-                filled.events += len(arrived)
+                records = [
+                    record for message in batch if (record := _read_event(message, sources, filled))
+                ]
+                await filler.add_events(records)
+                filled.events += len(records)
                 progress(filled.items + filled.events + filled.refused, total)
     return filled
 
 
-def items_from_kafka(settings: Settings) -> list[Item]:
+def read_catalogue(settings: Settings) -> list[Item]:
     """The catalogue as Kafka has it now.
 
     Raises:
@@ -220,11 +224,11 @@ def items_from_kafka(settings: Settings) -> list[Item]:
     newest: dict[str, ItemUpdate] = {}
     with closing(KafkaBacklog(settings.kafka, [ITEMS])) as catalogue:
         for batch in catalogue.batches():
-            newest |= _told(batch, sources, Filled())
+            newest |= _read_items(batch, sources, BackfillCounts())
     return [told.item for told in newest.values() if told.item]
 
 
-async def rows_from_log(settings: Settings, past: Log, progress: Progress) -> Filled:
+async def fill_rows_from_log(settings: Settings, past: Log, progress: Progress) -> BackfillCounts:
     """Give the store a log from files, as what was before the first event of the stream.
 
     Raises:
@@ -233,20 +237,22 @@ async def rows_from_log(settings: Settings, past: Log, progress: Progress) -> Fi
     """
     total = len(past.items) + len(past.events)
     first_ms = past.events[0].timestamp if past.events else 0
-    async with filling(settings, past.fingerprint) as filler:
+    async with open_filler(settings, past.fingerprint) as filler:
         for start in range(0, len(past.items), BATCH):
             part = enumerate(past.items[start : start + BATCH], start)
             told = {each.item_id: ItemUpdate(each, LOADED_ITEMS, at, first_ms) for at, each in part}
-            await filler.items(told)
+            await filler.add_items(told)
             progress(start + len(told), total)
         for start in range(0, len(past.events), BATCH):
             events = past.events[start : start + BATCH]
-            await filler.events([_loaded(event, at) for at, event in enumerate(events, start)])
+            await filler.add_events(
+                [_loaded_record(event, at) for at, event in enumerate(events, start)]
+            )
             progress(len(past.items) + start + len(events), total)
-    return Filled(len(past.items), len(past.events), len(past.refused))
+    return BackfillCounts(len(past.items), len(past.events), len(past.refused))
 
 
-def _again() -> AsyncRetrying:
+def _retry_attempts() -> AsyncRetrying:
     """Another process may be writing the same rows; a store that stays away is an error."""
     return AsyncRetrying(
         retry=retry_if_exception(is_transient),
@@ -256,7 +262,9 @@ def _again() -> AsyncRetrying:
     )
 
 
-def _told(batch: Iterable[Message], sources: Sources, filled: Filled) -> dict[str, ItemUpdate]:
+def _read_items(
+    batch: Iterable[Message], sources: Sources, filled: BackfillCounts
+) -> dict[str, ItemUpdate]:
     """The newest message of each item; what breaks the contract is passed over."""
     newest: dict[str, ItemUpdate] = {}
     for message in batch:
@@ -271,7 +279,9 @@ def _told(batch: Iterable[Message], sources: Sources, filled: Filled) -> dict[st
     return newest
 
 
-def _arrived(message: Message, sources: Sources, filled: Filled) -> ConsumerRecord | None:
+def _read_event(
+    message: Message, sources: Sources, filled: BackfillCounts
+) -> ConsumerRecord | None:
     """An event; None for what breaks the contract."""
     try:
         event = action_of(message)
@@ -283,11 +293,11 @@ def _arrived(message: Message, sources: Sources, filled: Filled) -> ConsumerReco
     return ConsumerRecord(event, f"{topic}_{partition}", source, message.offset() or 0)
 
 
-def _loaded(event: Interaction, offset: int) -> ConsumerRecord:
+def _loaded_record(event: Interaction, offset: int) -> ConsumerRecord:
     column = f"{EVENT_TYPES.of_event(event).topic}_{LOADED}"
     return ConsumerRecord(event, column, source_hash(column, 0), offset)
 
 
-def _refuse(message: Message, error: EventError, filled: Filled) -> None:
+def _refuse(message: Message, error: EventError, filled: BackfillCounts) -> None:
     filled.refused += 1
     log_refused(message, error)

@@ -47,7 +47,7 @@ class Kafka:
     def address(self, settings: Settings) -> str | None:
         return settings.kafka.bootstrap_servers
 
-    def at(self, settings: Settings, address: str) -> Settings:
+    def with_address(self, settings: Settings, address: str) -> Settings:
         kafka = settings.kafka.model_copy(update={"bootstrap_servers": address})
         return settings.model_copy(update={"kafka": kafka})
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from headwater_client.errors import ServerError
 
-from deploy.local.state import locked
+from deploy.local.state import lock_file
 
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
@@ -45,7 +45,9 @@ class PythonEnvironment:
         complete = root / ".complete"
         if not complete.exists():
             cache_dir.mkdir(parents=True, exist_ok=True)
-            with locked(root.with_suffix(".lock"), lambda: progress("waiting for its environment")):
+            with lock_file(
+                root.with_suffix(".lock"), lambda: progress("waiting for its environment")
+            ):
                 if not complete.exists():
                     progress(f"making its environment (a {self.download} download the first time)")
                     self._sync(root)

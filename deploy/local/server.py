@@ -44,7 +44,7 @@ class Server(Protocol):
     def address(self, settings: Settings) -> str | None:
         """Where the settings say that the server is."""
 
-    def at(self, settings: Settings, address: str) -> Settings:
+    def with_address(self, settings: Settings, address: str) -> Settings:
         """The settings with this address."""
 
     def ports(self, settings: Settings) -> dict[str, int]:

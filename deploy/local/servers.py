@@ -52,28 +52,28 @@ def up(settings: Settings, only: Collection[str] = NAMES, progress: Progress = q
     again over its data. ServerError says what could not be had, in one line.
     """
     state = StateFolder(settings.local.state_dir)
-    chosen = [server for server in _named(only) if server.address(settings) is None]
+    chosen = [server for server in _find_servers(only) if server.address(settings) is None]
     if not chosen:
         return settings
-    with state.locked(lambda: progress("", "waiting for another command on this folder")):
+    with state.lock(lambda: progress("", "waiting for another command on this folder")):
         with ThreadPoolExecutor(len(chosen)) as pool:
             starts = [pool.submit(_ensure, one, settings, state, progress) for one in chosen]
         addresses = [start.result() for start in starts]
     for server, address in zip(chosen, addresses, strict=True):
-        settings = server.at(settings, address)
+        settings = server.with_address(settings, address)
     return settings
 
 
 def connect(settings: Settings, only: Collection[str] = NAMES) -> Settings:
     """The settings with the addresses of what runs; ServerError if something does not."""
     records = StateFolder(settings.local.state_dir).records()
-    for server in _named(only):
+    for server in _find_servers(only):
         if server.address(settings) is None:
             record = records.get(server.name)
             if record is None or process.find(record.process) is None:
                 remedy = f"run `headwater up`, or set {variable(server.setting)}"
                 raise ServerError(f"{server.name} is not running: {remedy}")
-            settings = server.at(settings, record.address)
+            settings = server.with_address(settings, record.address)
     return settings
 
 
@@ -84,7 +84,7 @@ def down(
     state = StateFolder(settings.local.state_dir)
     if not state.root.is_dir():
         return []
-    with state.locked(lambda: progress("", "waiting for another command on this folder")):
+    with state.lock(lambda: progress("", "waiting for another command on this folder")):
         records = {name: state.records().get(name) for name in _names(only)}
         running = [name for name, one in records.items() if one and process.find(one.process)]
         with ThreadPoolExecutor(len(NAMES)) as pool:
@@ -124,7 +124,7 @@ def _names(names: Iterable[str]) -> list[str]:
     return names
 
 
-def _named(names: Iterable[str]) -> list[Server]:
+def _find_servers(names: Iterable[str]) -> list[Server]:
     wanted = _names(names)
     return [server for server in SERVERS if server.name in wanted]
 
@@ -138,7 +138,7 @@ def _status(server: Server, settings: Settings, record: Record | None) -> Server
         return ServerStatus(server.name, None, None, False, False, "not started")
     if process.find(record.process) is None:
         return ServerStatus(server.name, None, record.address, False, False, "died")
-    detail = _local_ailment(server, server.at(settings, record.address), record)
+    detail = _local_ailment(server, server.with_address(settings, record.address), record)
     pid = record.process.pid
     return ServerStatus(server.name, pid, record.address, not detail, False, detail or "ok")
 
@@ -191,7 +191,7 @@ def _reason_to_restart(
 
 def _answers(server: Server, settings: Settings, record: Record) -> bool:
     """Whether a running server answers, given a moment: it may still be starting."""
-    reached = server.at(settings, record.address)
+    reached = server.with_address(settings, record.address)
     return _wait(
         lambda: not _local_ailment(server, reached, record),
         lambda: process.find(record.process) is not None,
@@ -216,7 +216,7 @@ def _start(
     if not _answers(server, settings, record):
         raise _failure(server, settings, record, log, since)
     try:
-        server.prove(server.at(settings, address))
+        server.prove(server.with_address(settings, address))
     except ServerError:
         # Left running, the next `up` would find it well and keep it.
         _stop(server.name, record, settings, state, progress)
@@ -236,7 +236,7 @@ def _failure(
 ) -> Exception:
     """Why a start failed. What still runs stays recorded: `down` stops it."""
     if process.find(record.process):
-        ailment = _local_ailment(server, server.at(settings, record.address), record)
+        ailment = _local_ailment(server, server.with_address(settings, record.address), record)
         waited = f"{settings.local.start_timeout_s:g} s"
         return ServerError(f"{server.name} does not answer after {waited} ({ailment}): see {log}")
     if not all(free_ports.is_free(port) for port in record.ports.values()):

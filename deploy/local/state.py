@@ -54,18 +54,18 @@ class StateFolder:
             fresh.replace(self._file)
 
     @contextmanager
-    def locked(self, waiting: Callable[[], None]) -> Iterator[None]:
+    def lock(self, waiting: Callable[[], None]) -> Iterator[None]:
         """Alone among all commands on this folder; `waiting` is called if another is at work."""
         try:
             self.root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ServerError(f"local.state_dir {self.root}: {error.strerror}") from error
-        with locked(self.root / "lock", waiting):
+        with lock_file(self.root / "lock", waiting):
             yield
 
 
 @contextmanager
-def locked(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
+def lock_file(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
     """Hold an advisory lock on a file; it goes with the process, however that ends."""
     with path.open("a") as file:
         try:

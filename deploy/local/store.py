@@ -29,7 +29,7 @@ class Store:
     def address(self, settings: Settings) -> str | None:
         return settings.store.address
 
-    def at(self, settings: Settings, address: str) -> Settings:
+    def with_address(self, settings: Settings, address: str) -> Settings:
         store = settings.store.model_copy(update={"address": address})
         return settings.model_copy(update={"store": store})
 

@@ -35,7 +35,7 @@ class Triton:
     def address(self, settings: Settings) -> str | None:
         return settings.triton.url
 
-    def at(self, settings: Settings, address: str) -> Settings:
+    def with_address(self, settings: Settings, address: str) -> Settings:
         triton = settings.triton.model_copy(update={"url": address})
         return settings.model_copy(update={"triton": triton})
 
@@ -55,7 +55,7 @@ class Triton:
         folder = settings.local.state_dir / "triton"
         settings.model_repository.mkdir(parents=True, exist_ok=True)
         _lay_out_backends(environment, folder / "backends")
-        source = _packaged("onnxruntime") / "model.py"
+        source = _packaged_folder("onnxruntime") / "model.py"
         backend = {folder / "backends" / "onnxruntime" / "model.py": source.read_text()}
         command = [str(environment.server), *_options(settings, ports, folder / "backends")]
         return Launch(command, folder, _variables(environment), backend)
@@ -103,7 +103,7 @@ def _has_versions(settings: Settings) -> bool:
     return model.is_dir() and any(folder.name.isdecimal() for folder in model.iterdir())
 
 
-def _packaged(name: str) -> Path:
+def _packaged_folder(name: str) -> Path:
     return Path(str(resources.files("deploy") / "triton" / name))
 
 
@@ -122,7 +122,7 @@ def _lay_out_backends(environment: TritonEnvironment, backends: Path) -> None:
 def _options(settings: Settings, ports: Mapping[str, int], backends: Path) -> list[str]:
     return [
         f"--model-repository={settings.model_repository}",
-        f"--model-repository={_packaged('check')}",
+        f"--model-repository={_packaged_folder('check')}",
         "--model-control-mode=explicit",
         "--disable-auto-complete-config",
         f"--backend-directory={backends}",

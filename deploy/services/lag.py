@@ -33,7 +33,7 @@ class Lag:
             for partition in range(partitions or settings.partitions)
         ]
 
-    def behind(self) -> int | None:
+    def count_uncommitted(self) -> int | None:
         """Messages that are not committed yet; None while Kafka cannot say."""
         try:
             committed = self._consumer.committed(self._places, timeout=_TIMEOUT_S)

@@ -19,14 +19,14 @@ MARK = (
 
 
 def test_the_mark_of_a_store_is_that_of_the_release_before() -> None:
-    assert json.dumps(FeatureSettings().stored(), sort_keys=True) == MARK
+    assert json.dumps(FeatureSettings().stored_values(), sort_keys=True) == MARK
 
 
 def test_stored_settings_of_the_release_before_are_read() -> None:
     stored = json.loads(MARK) | {"taken_by": ["purchase"], "remembered_events": 7}
     read = FeatureSettings(**stored)
     assert read == FeatureSettings(seen_by=frozenset({"purchase"}), dedup_window=7)
-    assert FeatureSettings(**read.stored()) == FeatureSettings(**read.model_dump()) == read
+    assert FeatureSettings(**read.stored_values()) == FeatureSettings(**read.model_dump()) == read
 
 
 def test_both_names_of_a_setting_are_refused() -> None:
