@@ -4,7 +4,7 @@ check:
 	./hw check
 
 test:
-	./hw test
+	uv run pytest -n 2 --dist loadfile
 
 test-fast:
 	./hw test -m "not faults and not integration"

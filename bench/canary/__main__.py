@@ -10,21 +10,24 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
+import numpy as np
 import typer
 from headwater_client.errors import ServerError
+from headwater_client.events import Recommendation
 from rich.console import Console
+from rich.table import Table
 
-from bench.canary.figures import CanaryCase, figures, make_cases_table
-from bench.canary.people import Audience, SeenAnswer
 from bench.canary.versions import REFUSED, Candidate, Workshop, load_by_hand, make_candidates
-from bench.harness.cores import split_cores
+from bench.harness.load import ENDLESS, Load, Sending, Workload
+from bench.harness.measure import split_cores
 from bench.harness.processes import WORKER, local_settings, run_system, variables_of
-from bench.harness.runner import Benchmark, MappedDataOptions, Results, work_folder
+from bench.harness.runner import Benchmark, MappedDataOptions, Results, make_table, work_folder
 from bench.harness.servers import publish_first
 from deploy import local
 from deploy.jobs.start_rollout import load_candidate
@@ -33,7 +36,7 @@ from deploy.rollout import CommandRejectedError, CommandRequest, RolloutSettings
 from deploy.rollout.topic import read_history, send_command
 from deploy.settings import Settings, default_cache_dir
 from features.inputs import MODEL_NAME
-from features.rollout_messages import RolloutAction, RolloutStep
+from features.rollout_messages import RolloutAction, RolloutPhase, RolloutStep, Variant
 from trainer.datasets import Log
 from trainer.settings import TrainerSettings
 from trainer.text import load_text_encoder
@@ -61,6 +64,138 @@ _SETTLE_S = 3.0
 _START_S = 120.0
 
 
+_OUR_OWN = (Variant.STABLE, Variant.BASELINE)
+
+
+@dataclass(frozen=True, slots=True)
+class SeenAnswer:
+    """A recommendation as the app got it.
+
+    Attributes:
+        ill: another version than the person's own answered, or none.
+        latency_ms: of the version's answer.
+        produced_ms: when it was made.
+    """
+
+    user_id: str
+    variant: str
+    version: str
+    rollout_id: str
+    ill: bool
+    latency_ms: float
+    produced_ms: int
+
+    @classmethod
+    def note(cls, answer: Recommendation, _: float) -> SeenAnswer:
+        """What is kept of a recommendation."""
+        return cls(
+            answer.user_id,
+            answer.variant,
+            answer.model_version,
+            answer.rollout_id,
+            bool(answer.failed) or answer.fallback,
+            answer.latency_ms or 0.0,
+            answer.produced_time,
+        )
+
+
+@dataclass(frozen=True)
+class CanaryCase:
+    """One candidate.
+
+    Attributes:
+        expected, outcome: the state that it had to end in and did, or `refused`.
+        steps: of its rollout, none where it was refused.
+        quiet, seen: recommendations right before it, and meanwhile.
+    """
+
+    name: str
+    expected: str
+    outcome: str
+    reason: str
+    steps: Sequence[RolloutStep]
+    quiet: Sequence[SeenAnswer]
+    seen: Sequence[SeenAnswer]
+
+
+def figures(cases: Sequence[CanaryCase]) -> dict[str, Any]:
+    """The report's figures, a row for each case."""
+    rows = {case.name: _row(case) for case in cases}
+    return {
+        "as_expected": all(case.outcome == case.expected for case in cases),
+        "stable_ill": sum(row["stable_ill"] for row in rows.values()),
+        "people_who_changed_variant": sum(row["changed_variant"] for row in rows.values()),
+        "rollback_to_last_canary_answer_s": max(
+            (row["last_canary_answer_s"] for row in rows.values()), default=0.0
+        ),
+        "cases": rows,
+    }
+
+
+def _row(case: CanaryCase) -> dict[str, Any]:
+    canary = [answer for answer in case.seen if answer.variant == Variant.CANARY]
+    stable = [answer for answer in case.seen if answer.variant in _OUR_OWN]
+    return {
+        "expected": case.expected,
+        "outcome": case.outcome,
+        "reason": case.reason,
+        "seconds": _seconds(case.steps),
+        "states": [step.rollout.phase.value for step in case.steps],
+        "shown": len(canary),
+        "of_everyones": len(canary) / max(1, len(case.seen)),
+        "stable_ill": sum(answer.ill for answer in stable),
+        "stable_p99_ms": _p99_ms(stable),
+        "quiet_p99_ms": _p99_ms(case.quiet),
+        "changed_variant": _count_changed(case.seen),
+        "last_canary_answer_s": _last_answer_s(case.steps, canary),
+    }
+
+
+def _seconds(steps: Sequence[RolloutStep]) -> float:
+    """From the start to the verdict."""
+    return (steps[-1].rollout.time - steps[0].rollout.time) / 1000 if steps else 0.0
+
+
+def _p99_ms(seen: Sequence[SeenAnswer]) -> float:
+    return float(np.percentile([answer.latency_ms for answer in seen], 99)) if seen else 0.0
+
+
+def _count_changed(seen: Sequence[SeenAnswer]) -> int:
+    """People who left the canary for its baseline, or the other way, within a rollout."""
+    of: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
+    for answer in seen:
+        if answer.variant in (Variant.CANARY, Variant.BASELINE):
+            of[answer.rollout_id, answer.user_id].add(answer.variant)
+    return sum(len(variants) > 1 for variants in of.values())
+
+
+def _last_answer_s(steps: Sequence[RolloutStep], canary: Sequence[SeenAnswer]) -> float:
+    """How long after it was taken back the canary still answered; 0 where it was not."""
+    if not steps or steps[-1].rollout.phase is not RolloutPhase.ROLLED_BACK:
+        return 0.0
+    decided_ms = steps[-1].rollout.time
+    return max([0.0, *((answer.produced_ms - decided_ms) / 1000 for answer in canary)])
+
+
+def make_cases_table(found: Mapping[str, Any]) -> Table:
+    """All cases."""
+    columns = ("outcome", "s", "canary shown", "of everyone's", "stable ill", "stable p99 ms")
+    drawn = make_table("Rollouts on the real servers", "version", columns)
+    drawn.add_column("why")
+    for name, row in found["cases"].items():
+        drawn.add_row(
+            name,
+            row["outcome"] if row["outcome"] == row["expected"] else f"{row['outcome']} (!)",
+            f"{row['seconds']:.1f}",
+            f"{row['shown']:,}",
+            f"{row['of_everyones']:.1%}",
+            str(row["stable_ill"]),
+            f"{row['quiet_p99_ms']:.0f} > {row['stable_p99_ms']:.0f}",
+            row["reason"],
+        )
+    return drawn
+
+
 @dataclass(frozen=True, kw_only=True)
 class CanaryOptions(MappedDataOptions):
     """Options of `bench.canary`."""
@@ -77,18 +212,31 @@ def measure(options: CanaryOptions, console: Console) -> Results:
         try:
             settings = local.up(wanted)
             candidates = prepare_candidates(settings, log, options.train_s, console)
-            later = log.split(0.5)[1].events
-            with (
-                closing(Audience(settings.kafka, later, options.rate)) as people,
-                run_services(settings),
-            ):
-                people.wait(_START_S)
+            # Newcomers: when the log has ended, clicks go on to say something.
+            workload = Workload(options.source, since=0.5, newcomers=True)
+            people = Load(settings.kafka, workload, SeenAnswer.note)
+            with closing(people), run_services(settings):
+                people.start(Sending(ENDLESS, options.rate))
+                wait_for_answers(people)
                 trial = Trial(settings, people, console)
                 cases = [trial.run(candidate) for candidate in candidates]
         finally:
             local.down(wanted)
     report = figures(cases) | {"rate": options.rate, "rules": RULES.model_dump(mode="json")}
     return Results(report, [make_cases_table(report)])
+
+
+def wait_for_answers(people: Load[SeenAnswer]) -> None:
+    """Wait until somebody is answered.
+
+    Raises:
+        ServerError: nobody is in time.
+    """
+    deadline = time.monotonic() + _START_S
+    while not people.take_answers():
+        if time.monotonic() > deadline:
+            raise ServerError(f"no recommendation in {_START_S:.0f} s")
+        time.sleep(_POLL_S)
 
 
 def prepare_candidates(
@@ -134,20 +282,20 @@ class Trial:
     """Tries out one candidate after another on running services."""
 
     settings: Settings
-    people: Audience
+    people: Load[SeenAnswer]
     console: Console
 
     def run(self, candidate: Candidate) -> CanaryCase:
         """One candidate's rollout, from the quiet before it to a moment after its end."""
-        self.people.take_seen()
+        self.people.take_answers()
         time.sleep(_QUIET_S)
-        quiet = self.people.take_seen()
+        quiet = self.people.take_answers()
         name, expected = candidate.name, candidate.expected
         self.console.print(f"{name} ...", highlight=False)
         try:
             rollout_id = self._start(candidate)
         except CommandRejectedError as refused:
-            seen = self.people.take_seen()
+            seen = self.people.take_answers()
             case = CanaryCase(name, expected, REFUSED, str(refused), [], quiet, seen)
         else:
             case = self._await_verdict(candidate, rollout_id, quiet)
@@ -184,7 +332,7 @@ class Trial:
             steps[-1].reason,
             steps,
             quiet,
-            self.people.take_seen(),
+            self.people.take_answers(),
         )
 
 

@@ -1,5 +1,10 @@
 """The load: a process that produces events and one that reads recommendations.
 
+What is produced is a log's events without end. A log replayed at hundreds of times its speed has
+few people at work at any moment: MovieLens' people rate a hundred films in one sitting. A batch of
+it would need hardly any answers, and flatter whoever answers once a person. So people's events are
+mixed, each person's own order kept: many people at once, as a shop sees them.
+
 Both are an app's own clients (headwater_client). Each is told what to do through a pipe, so that
 reading the log and starting up are over before anything is measured.
 """
@@ -9,22 +14,25 @@ from __future__ import annotations
 import gc
 import multiprocessing
 import os
+import random
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from enum import StrEnum
+from itertools import count, islice
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from multiprocessing.sharedctypes import Synchronized
 from multiprocessing.synchronize import Event
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from headwater_client import EventProducer, RecommendationConsumer
 from headwater_client.event_types import CLICK, EVENT_TYPES
-from headwater_client.events import Interaction
+from headwater_client.events import Interaction, Recommendation
+from msgspec.structs import replace
 
-from bench.harness.workload import Order, generate_workload
 from deploy.jobs.replay import Clock, Pace, immediate_pace, paced_events, rate_pace, replay
 from features.settings import KafkaSettings
 from trainer.datasets import DataSource, Log, load_log
@@ -34,6 +42,60 @@ _POLL_S, _LOOK_S, _LATE_S = 0.02, 0.1, 5.0
 _READ_BETWEEN_COMMANDS = 256
 ENDLESS = sys.maxsize
 """So many events that only `Load.stop` ends them; each is made when it is due."""
+
+
+# The log begins anew, later, when it has ended; a run does not need more passes than these.
+PASSES = 32
+_SEED = 7
+
+
+class Order(StrEnum):
+    """The order of events: people mixed evenly, or as the log has them."""
+
+    MIXED = "mixed"
+    LOGGED = "logged"
+
+
+def generate_workload(
+    log: Sequence[Interaction], order: Order, *, newcomers: bool = False
+) -> Iterator[Interaction]:
+    """The log's events again and again; each pass is later than the last, with ids of its own.
+
+    Args:
+        newcomers: each pass is other people's. The same people are recommended nothing any more
+            that they take: they have taken it.
+    """
+    events = mix_people(log) if order is Order.MIXED else log
+    step_ms = pass_ms(log, int(time.time() * 1000))
+    for pass_number in count():
+        if pass_number == 0:
+            yield from events
+            continue
+        for event in events:
+            yield replace(
+                event,
+                event_id=f"{event.event_id}~{pass_number}",
+                user_id=f"{event.user_id}~{pass_number}" if newcomers else event.user_id,
+                timestamp=event.timestamp + min(pass_number, PASSES) * step_ms,
+            )
+
+
+def mix_people(log: Sequence[Interaction]) -> list[Interaction]:
+    """The events in a random order of people, each person's events in theirs."""
+    events: defaultdict[str, list[Interaction]] = defaultdict(list)
+    for event in log:
+        events[event.user_id].append(event)
+    turns = [event.user_id for event in log]
+    random.Random(_SEED).shuffle(turns)
+    own = {user_id: iter(theirs) for user_id, theirs in events.items()}
+    return [next(own[user_id]) for user_id in turns]
+
+
+def pass_ms(log: Sequence[Interaction], now_ms: int) -> int:
+    """How much later a pass is than the one before: a log's length, but never in the future."""
+    first = min(event.timestamp for event in log)
+    last = max(event.timestamp for event in log)
+    return max(0, min(last - first + 1, (now_ms - last) // PASSES))
 
 
 @dataclass(frozen=True)
@@ -55,6 +117,22 @@ class Answered:
     fallback: bool
     version: str = ""
 
+    @classmethod
+    def note(cls, answer: Recommendation, time_s: float) -> Answered:
+        """What is kept of a recommendation."""
+        return cls(answer.event_id, time_s, answer.fallback, answer.model_version)
+
+
+def wait_answers(load: Load[Answered], last: Sequence[Sent]) -> list[Answered]:
+    """All answers read by now; waits for the last one, which its commit may have overtaken."""
+    wanted = {sent.event_id for sent in last}
+    deadline = time.monotonic() + _LATE_S
+    answers = load.take_answers()
+    while wanted - {answer.event_id for answer in answers} and time.monotonic() < deadline:
+        time.sleep(_LOOK_S)
+        answers += load.take_answers()
+    return answers
+
 
 @dataclass(frozen=True)
 class Sending:
@@ -72,22 +150,43 @@ class Sending:
 
 @dataclass(frozen=True)
 class Workload:
-    """What is produced: a log's events, or the first so many of them, in an order."""
+    """What is produced: a log's events in an order, again and again.
+
+    Attributes:
+        limit: only the first so many of them.
+        since: only what comes after this fraction of them.
+        newcomers: each time they are other people's.
+    """
 
     source: DataSource
     order: Order = Order.MIXED
     limit: int | None = None
+    since: float = 0.0
+    newcomers: bool = False
 
     def load_log(self) -> Log:
-        """Read the log, cut to its limit."""
+        """Read the part of the log that is produced."""
         log = load_log(self.source)
-        return log.head(self.limit) if self.limit else log
+        log = log.head(self.limit) if self.limit else log
+        return log.split(self.since)[1] if self.since else log
 
 
-class Load:
-    """The two processes, started; `handled` tells the producer how many events are committed."""
+Noted = TypeVar("Noted")
 
-    def __init__(self, kafka: KafkaSettings, workload: Workload) -> None:
+
+class Load(Generic[Noted]):
+    """The two processes, started; `handled` tells the producer how many events are committed.
+
+    Args:
+        note: what is kept of a recommendation, given when it was read; in the reader's process.
+    """
+
+    def __init__(
+        self,
+        kafka: KafkaSettings,
+        workload: Workload,
+        note: Callable[[Recommendation, float], Noted],
+    ) -> None:
         self.handled: Synchronized[int] = _context.Value("q", 0)
         self._enough = _context.Event()
         self._producer, producer = _context.Pipe()
@@ -96,7 +195,7 @@ class Load:
             _context.Process(
                 target=_produce, args=(producer, self.handled, self._enough, kafka, workload)
             ),
-            _context.Process(target=_read, args=(reader, kafka)),
+            _context.Process(target=_read, args=(reader, kafka, note)),
         ]
         for process in self._processes:
             process.start()
@@ -130,20 +229,10 @@ class Load:
         events: list[Sent] = self._producer.recv()
         return events
 
-    def take_answers(self) -> list[Answered]:
+    def take_answers(self) -> list[Noted]:
         """What the reader has read since the last call."""
         self._reader.send(None)
-        answers: list[Answered] = self._reader.recv()
-        return answers
-
-    def wait_answers(self, last: Sequence[Sent]) -> list[Answered]:
-        """All answers read by now; waits for the last one, which its commit may have overtaken."""
-        wanted = {sent.event_id for sent in last}
-        deadline = time.monotonic() + _LATE_S
-        answers = self.take_answers()
-        while wanted - {answer.event_id for answer in answers} and time.monotonic() < deadline:
-            time.sleep(_LOOK_S)
-            answers += self.take_answers()
+        answers: list[Noted] = self._reader.recv()
         return answers
 
     def close(self) -> None:
@@ -167,7 +256,7 @@ def _produce(
 ) -> None:
     _lead_session()
     log = workload.load_log()
-    events = generate_workload(log.events, workload.order)
+    events = generate_workload(log.events, workload.order, newcomers=workload.newcomers)
     _stop_collector()
     pipe.send("ready")
     with EventProducer(kafka.client_settings) as producer:
@@ -219,9 +308,13 @@ def _send(
     return sent
 
 
-def _read(pipe: Connection[Any, Any], kafka: KafkaSettings) -> None:
+def _read(
+    pipe: Connection[Any, Any],
+    kafka: KafkaSettings,
+    note: Callable[[Recommendation, float], Any],
+) -> None:
     _lead_session()
-    read: list[Answered] = []
+    read: list[Any] = []
     _stop_collector()
     with RecommendationConsumer(kafka.client_settings) as consumer:
         pipe.send("ready")
@@ -230,15 +323,7 @@ def _read(pipe: Connection[Any, Any], kafka: KafkaSettings) -> None:
                 recommendation = consumer.receive(_POLL_S)
                 if recommendation is None:
                     break
-                now = time.monotonic()
-                read.append(
-                    Answered(
-                        recommendation.event_id,
-                        now,
-                        recommendation.fallback,
-                        recommendation.model_version,
-                    )
-                )
+                read.append(note(recommendation, time.monotonic()))
             if pipe.poll():
                 pipe.recv()
                 pipe.send(read)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench.harness.cores import SharedCores, split_cores
-from bench.harness.load import Load, Workload
+from bench.harness.load import Answered, Load, Workload
+from bench.harness.measure import SharedCores, split_cores
 from bench.harness.processes import SystemUnderTest, local_settings, run_system
 from bench.harness.runner import work_folder
 from deploy import local
@@ -57,7 +57,7 @@ class LoadedServers:
     """Servers, the load on them, the log both are made of, and the cores that they share."""
 
     servers: Servers
-    load: Load
+    load: Load[Answered]
     log: Log
     cores: SharedCores
     console: Console
@@ -100,7 +100,7 @@ def run_loaded_servers(
             version = publish_first(trained, settings, training)
             servers = Servers(settings, pids, version, feature_repo(settings))
             with shared.working():
-                load = Load(settings.kafka, workload)
+                load = Load(settings.kafka, workload, Answered.note)
             with closing(load), shared.measuring():
                 yield LoadedServers(servers, load, log, shared, console)
         finally:

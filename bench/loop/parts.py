@@ -28,7 +28,7 @@ from headwater_client.events import Interaction, Recommendation, RecommendedItem
 from headwater_client.topics import RECOMMENDATIONS
 from msgspec.structs import replace
 
-from bench.harness.workload import Order, generate_workload
+from bench.harness.load import Order, generate_workload
 from deploy.settings import Settings, load_settings
 from features import columns, inputs
 from features.kafka import ensure_topics

@@ -21,14 +21,7 @@ import typer
 from headwater_client.errors import SettingsError
 from rich.console import Console
 
-from bench.harness.runner import (
-    UNHURRIED_S,
-    Benchmark,
-    ChartOptions,
-    MappedDataOptions,
-    Results,
-    work_folder,
-)
+from bench.harness import runner
 from bench.model.cpu import (
     DEFAULT,
     SIZES,
@@ -39,10 +32,12 @@ from bench.model.cpu import (
 )
 from bench.model.forms import (
     ModelForm,
+    RequestSizes,
     compiled_forms,
     cpu_form,
     engine_forms,
     gpu_forms,
+    make_requests,
     session_form,
 )
 from bench.model.measures import (
@@ -57,7 +52,6 @@ from bench.model.measures import (
     time_form,
     train_version,
 )
-from bench.model.shapes import RequestSizes, make_requests
 from bench.model.tables import draw, make_tables
 from bench.model.timing import Ceilings, measure_ceilings
 from deploy.optimize.precision import CalibrationSet
@@ -93,7 +87,7 @@ DRAWN = {Part.CATALOGUE, Part.SIZES}
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelOptions(MappedDataOptions, ChartOptions):
+class ModelOptions(runner.MappedDataOptions, runner.ChartOptions):
     """Options of `bench.model`."""
 
     version: Annotated[
@@ -154,7 +148,7 @@ class ModelRun:
 
     @cached_property
     def _log(self) -> Log:
-        """RowRead when a part needs it, and once."""
+        """Read when a part needs it, and once."""
         return self._options.load_log()
 
     @cached_property
@@ -166,7 +160,7 @@ class ModelRun:
         folder = self._folder / size
         folder.mkdir()
         # Sizes are compared, not how far each comes in so many seconds.
-        settings = TrainerSettings(threads=self._threads, max_seconds=UNHURRIED_S, **change)
+        settings = TrainerSettings(threads=self._threads, max_seconds=runner.UNHURRIED_S, **change)
         train_version(self._log, settings, default_cache_dir(), folder, teacher)
         return folder
 
@@ -254,7 +248,7 @@ class ModelRun:
             compare_answers(self._reporter, form, self._version.graph, self._version.asked)
 
 
-def measure(options: ModelOptions, console: Console) -> Results:
+def measure(options: ModelOptions, console: Console) -> runner.Results:
     """Time all forms, then compare their answers."""
     if options.chart and not DRAWN & set(options.parts):
         raise SettingsError(f"--chart: draws {' and '.join(sorted(DRAWN))}: measure one of these")
@@ -265,16 +259,16 @@ def measure(options: ModelOptions, console: Console) -> Results:
             BENCHMARK.write_report(options.report, figures)
 
     reporter = RunReporter(console, keep, time.monotonic() + options.seconds)
-    with work_folder() as folder:
+    with runner.work_folder() as folder:
         run = ModelRun(options, reporter, folder)
         for part in options.parts:
             run.measure(part)
     figures = reporter.figures
     report = figures | {"failed": reporter.failed}
-    return Results(report, list(make_tables(figures)), partial(draw, figures))
+    return runner.Results(report, list(make_tables(figures)), partial(draw, figures))
 
 
-BENCHMARK = Benchmark("model", ModelOptions, measure, width=150)
+BENCHMARK = runner.Benchmark("model", ModelOptions, measure, width=150)
 
 if __name__ == "__main__":
     BENCHMARK.main()

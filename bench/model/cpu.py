@@ -21,9 +21,9 @@ from typing import Any, NamedTuple
 
 import onnxruntime
 
+from bench.model.forms import EXCLUDED, RequestSizes, architectures, make_members
 from bench.model.measures import BenchmarkedVersion, RunReporter
-from bench.model.shapes import EXCLUDED, RequestSizes, architectures, make_members
-from bench.quality.tables import MEMBERS
+from bench.quality.figures import MEMBERS
 from deploy.optimize.cpu import write_exact, write_int8, write_narrow
 from deploy.optimize.parity import InferFunction, load_graph, measure_parity
 from features.schema import FeatureSchema
@@ -194,7 +194,7 @@ def choose_best(sizes: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
 
 
 def write_cpu_graphs(model: Model, schema: FeatureSchema, folder: Path) -> dict[str, Path]:
-    """RowWrite a model's graphs for CPUs into a folder; by the form's name."""
+    """Write a model's graphs for CPUs into a folder; by the form's name."""
     exact, narrow, int8 = (folder / f"{name}.onnx" for name in ("exact", "narrow", "int8"))
     write_exact(model, schema, exact)
     write_narrow(model, schema, narrow)

@@ -17,8 +17,14 @@ import msgspec
 import torch
 from rich.console import Console
 
-from bench.model.forms import GraphCall, ModelForm, torch_run
-from bench.model.shapes import RequestSizes, make_recommender, make_requests
+from bench.model.forms import (
+    GraphCall,
+    ModelForm,
+    RequestSizes,
+    make_recommender,
+    make_requests,
+    torch_run,
+)
 from bench.model.timing import Ceilings, minimal_work, time_call
 from deploy.jobs.optimize import load_source
 from deploy.optimize.engine import EngineSpec, build_engine

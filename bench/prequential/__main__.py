@@ -5,36 +5,23 @@ uv run python -m bench.prequential
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import numpy as np
 import typer
 from headwater_client.errors import SettingsError
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from rich.console import Console
+from rich.table import Table
 
-from bench.harness.runner import (
-    UNHURRIED_S,
-    Benchmark,
-    ChartOptions,
-    MappedDataOptions,
-    Quick,
-    Results,
-    Threads,
-    work_folder,
-)
-from bench.prequential.figures import (
-    FROZEN,
-    INCREMENTAL,
-    RETRAIN,
-    WITHOUT_REPLAY,
-    draw,
-    figures,
-    make_ways_table,
-)
-from bench.prequential.work import kept_first, retrain
+from bench.harness import charts, runner
 from deploy.settings import default_cache_dir
 from features.schema import FeatureSchema
 from features.settings import FeatureSettings
@@ -44,34 +31,215 @@ from trainer.evaluation.prequential import (
     PrequentialStep,
     WindowedLog,
     course,
+    forgotten,
     frozen,
     incremental,
     late,
+    trained_on,
 )
+from trainer.metrics import Floats, drawn_people
 from trainer.network import TrainedModel
+from trainer.registry.checkpoint import load, save
 from trainer.settings import FineTuneSettings, TrainerSettings
 from trainer.text import load_text_encoder
+
+FROZEN, INCREMENTAL = "frozen", "incremental"
+WITHOUT_REPLAY, RETRAIN = "incremental without replay", "full retrain"
+_LEARNING = (INCREMENTAL, WITHOUT_REPLAY)
+_COLORS = {
+    FROZEN: charts.GREY,
+    INCREMENTAL: charts.BLUE,
+    WITHOUT_REPLAY: charts.LIGHT_BLUE,
+    RETRAIN: charts.RED,
+}
+# The difference of two ways at one window is noisy: so many are averaged.
+_SMOOTH = 7
+
+Courses = Mapping[str, PrequentialRun]
+
+
+def figures(courses: Courses, stream: WindowedLog) -> dict[str, Any]:
+    """The report: ratios of the last third of the windows, forgetting, and the series.
+
+    `over_retrain` and `cost_over_retrain` are of the windows that a full training was made for.
+    """
+    windows = len(stream.windows)
+    newest = stream.window_of >= late(windows)
+    asked = newest & ~np.isnan(courses[RETRAIN].gains)
+    return {
+        "over_frozen": _ratio(courses, INCREMENTAL, FROZEN, newest),
+        "over_frozen_interval": _interval(courses, INCREMENTAL, FROZEN, newest, stream),
+        "over_retrain": _ratio(courses, INCREMENTAL, RETRAIN, asked),
+        "over_retrain_interval": _interval(courses, INCREMENTAL, RETRAIN, asked, stream),
+        "retrain_over_frozen": _ratio(courses, RETRAIN, FROZEN, asked),
+        "cost_over_retrain": _cost_ratio(courses, stream, "seconds"),
+        "gradients_over_retrain": _cost_ratio(courses, stream, "gradients"),
+        "forgetting": {name: forgotten(courses[name], stream, late(windows)) for name in _LEARNING},
+        "ndcg_at_10": {name: _mean(one.gains, newest) for name, one in courses.items()},
+        "windows": windows,
+        "first_late_window": late(windows),
+        "series": {name: _series(one, stream) for name, one in courses.items()},
+        "seconds": {name: list(one.seconds.values()) for name, one in courses.items()},
+        "gradients": {name: list(one.gradients.values()) for name, one in courses.items()},
+    }
+
+
+def _mean(gains: Floats, chosen: Any) -> float:
+    return float(np.nanmean(gains[chosen])) if (~np.isnan(gains[chosen])).any() else 0.0
+
+
+def _ratio(courses: Courses, name: str, other: str, chosen: Any) -> float:
+    below = _mean(courses[other].gains, chosen)
+    return _mean(courses[name].gains, chosen) / below if below else 0.0
+
+
+def _interval(
+    courses: Courses, name: str, other: str, chosen: Any, stream: WindowedLog
+) -> list[float]:
+    """95 % of the ratio, by bootstrap over people."""
+    ours, theirs = courses[name].gains[chosen], courses[other].gains[chosen]
+    there = ~(np.isnan(ours) | np.isnan(theirs))
+    if not there.any():
+        return [0.0, 0.0]
+    who, draws = drawn_people(stream.person[chosen][there])
+    above, below = (np.bincount(who, one[there])[draws].sum(1) for one in (ours, theirs))
+    ratios = above / np.maximum(below, 1e-9)
+    return [float(edge) for edge in np.percentile(ratios, (2.5, 97.5))]
+
+
+def _cost_ratio(courses: Courses, stream: WindowedLog, of: str) -> float:
+    """What an incremental version costs over a full training, both of the last third."""
+    since = late(len(stream.windows))
+    ours, theirs = (
+        [cost for window, cost in getattr(courses[name], of).items() if window >= since]
+        for name in (INCREMENTAL, RETRAIN)
+    )
+    return float(np.mean(ours) / np.mean(theirs)) if theirs else 0.0
+
+
+def _series(one: PrequentialRun, stream: WindowedLog) -> list[float | None]:
+    """NDCG@10 by window, None where no version was asked."""
+    found = [one.gains[stream.window_of == number] for number in range(len(stream.windows))]
+    return [float(np.nanmean(gains)) if (~np.isnan(gains)).any() else None for gains in found]
+
+
+def make_ways_table(found: Mapping[str, Any]) -> Table:
+    """The last third, a row a way."""
+    columns = ("NDCG@10", "forgotten", "CPU s a version", "events learned a version")
+    made = runner.make_table(f"last third of {found['windows']} windows", "", columns)
+    for name, score in found["ndcg_at_10"].items():
+        forgotten = found["forgetting"].get(name)
+        made.add_row(
+            name,
+            f"{score:.4f}",
+            "" if forgotten is None else f"{forgotten:.1%}",
+            f"{np.mean(found['seconds'][name][1:] or [0]):.1f}",
+            f"{np.mean(found['gradients'][name][1:] or [0]):,.0f}",
+        )
+    made.caption = (
+        f"incremental over frozen {found['over_frozen']:.3f}, over full retrain "
+        f"{found['over_retrain']:.3f} at {found['cost_over_retrain']:.1%} of its cost"
+    )
+    return made
+
+
+def draw(found: Mapping[str, Any]) -> Figure:
+    """NDCG@10 of each way over the windows of the stream."""
+    figure, panels = charts.make_panels((9.0, 6.0), rows=2)
+    series = {name: np.array(values, float) for name, values in found["series"].items()}
+    for name, values in series.items():
+        _plot(panels[0], name, values)
+        if name != FROZEN:
+            _plot(panels[1], name, _smooth_ratio(values, series[FROZEN]))
+    for axes in panels:
+        axes.axvspan(
+            found["first_late_window"] - 0.5, found["windows"] - 0.5, color="#F2F2F2", zorder=0
+        )
+    charts.tidy(panels, "y")
+    panels[0].set_ylabel("NDCG@10")
+    panels[1].set_ylabel(f"over frozen, mean of {_SMOOTH} windows")
+    panels[1].axhline(1, color=_COLORS[FROZEN], linewidth=0.8)
+    panels[1].set_xlabel(f"window of {found['window_events']} events; shaded: the last third")
+    figure.legend(
+        *panels[0].get_legend_handles_labels(), loc="outside upper left", ncols=4, frameon=False
+    )
+    return figure
+
+
+def _plot(axes: Axes, name: str, values: Floats) -> None:
+    """Points where a way was asked now and then."""
+    mark = "o" if np.isnan(values).any() else "-"
+    axes.plot(values, mark, color=_COLORS[name], label=name, markersize=5, linewidth=1.2)
+
+
+def _smooth_ratio(values: Floats, frozen: Floats) -> Floats:
+    """The ratio: of sums over neighbouring windows where there are all of them."""
+    if np.isnan(values).any():
+        return values / frozen
+    ones = np.ones(min(_SMOOTH, len(values)))
+    ratio: Floats = np.convolve(values, ones, "same") / np.convolve(frozen, ones, "same")
+    return ratio
+
 
 QUICK_EVENTS, QUICK_WINDOW = 6_000, 700
 
 
+_COST = "cost.json"
+
+
+def kept_first(stream: WindowedLog, learning: LearningSetup, work: Path) -> PrequentialStep:
+    """The version that all ways begin with."""
+    return _train_or_take_up(stream, 0, learning, work)
+
+
+def retrain(
+    stream: WindowedLog, learning: LearningSetup, every: int, work: Path
+) -> Iterator[PrequentialStep]:
+    """A version trained from nothing before each so many windows, asked about that window only."""
+    for window in range(0, len(stream.windows), every):
+        yield _train_or_take_up(stream, window, learning, work)
+
+
+def _train_or_take_up(
+    stream: WindowedLog, window: int, learning: LearningSetup, work: Path
+) -> PrequentialStep:
+    folder = work / _name(stream, window, learning)
+    if not (folder / _COST).exists():
+        made = trained_on(stream, window, learning)
+        folder.mkdir(parents=True, exist_ok=True)
+        save(made.trained, folder, {})
+        cost = {"seconds": made.seconds, "gradients": made.gradients}
+        # Last: a folder that has it is whole.
+        (folder / _COST).write_text(json.dumps(cost))
+    cost = json.loads((folder / _COST).read_text())
+    return PrequentialStep(window, load(folder), cost["seconds"], cost["gradients"])
+
+
+def _name(stream: WindowedLog, window: int, learning: LearningSetup) -> str:
+    """The same only for the same events and settings; threads change no result worth a training."""
+    log = stream.learned_log(window)
+    chosen = learning.settings.model_dump_json(exclude={"threads"})
+    digest = hashlib.sha256(f"{chosen} {log.fingerprint}".encode())
+    return f"{len(log.events)}-{digest.hexdigest()[:16]}"
+
+
 @dataclass(frozen=True, kw_only=True)
-class PrequentialOptions(MappedDataOptions, ChartOptions):
+class PrequentialOptions(runner.MappedDataOptions, runner.ChartOptions):
     """Options of `bench.prequential`."""
 
     window_events: Annotated[int, typer.Option(help="of a window", min=1)] = 2000
     retrain_every: Annotated[
         int, typer.Option(help="windows from one full training to the next", min=1)
     ] = 5
-    threads: Threads = 2
+    threads: runner.Threads = 2
     work: Annotated[
         Path | None, typer.Option(help="keep full trainings here, and take up finished ones")
     ] = None
-    quick: Quick = False
+    quick: runner.Quick = False
 
     def learning(self) -> LearningSetup:
         """How every way trains."""
-        settings = TrainerSettings(threads=self.threads, max_seconds=UNHURRIED_S)
+        settings = TrainerSettings(threads=self.threads, max_seconds=runner.UNHURRIED_S)
         if self.quick:
             settings = settings.model_copy(update={"epochs": 1})
         text_encoder = load_text_encoder(settings.language_model, default_cache_dir())
@@ -89,11 +257,11 @@ class PrequentialOptions(MappedDataOptions, ChartOptions):
         return min(self.window_events, QUICK_WINDOW) if self.quick else self.window_events
 
 
-def measure(options: PrequentialOptions, console: Console) -> Results:
+def measure(options: PrequentialOptions, console: Console) -> runner.Results:
     """Judge versions on each window before they learn from it."""
     stream, learning = options.stream(), options.learning()
     check_retrained(len(stream.windows), options.retrain_every)
-    with work_folder(options.work) as work:
+    with runner.work_folder(options.work) as work:
         first = kept_first(stream, learning, work).trained
         ways = learn_in_ways(stream, learning, first) | {
             RETRAIN: retrain(stream, learning, options.retrain_every, work)
@@ -104,7 +272,7 @@ def measure(options: PrequentialOptions, console: Console) -> Results:
         "retrain_every": options.retrain_every,
         "fine_tune": learning.tuning.model_dump(mode="json"),
     }
-    return Results(report, [make_ways_table(report)], partial(draw, report))
+    return runner.Results(report, [make_ways_table(report)], partial(draw, report))
 
 
 def learn_in_ways(
@@ -148,7 +316,7 @@ def check_retrained(windows: int, every: int) -> None:
         )
 
 
-BENCHMARK = Benchmark("prequential", PrequentialOptions, measure)
+BENCHMARK = runner.Benchmark("prequential", PrequentialOptions, measure)
 
 if __name__ == "__main__":
     BENCHMARK.main()

@@ -220,7 +220,7 @@ def measure(options: ExplanationOptions, _: Console) -> Results:
     recommender = ScoringGraph(ours.trained.model)
     found = falls_of(recommender, people, asked.times_ms, vocabulary, schema)
     figures = summary(found, asked.questions.takes.users[asked.questions.firsts])
-    counts = {"questions": len(people), "items_each": TOP, "rank": TOP_ITEMS}
+    counts = {"questions": len(people), "items_each": TOP, "ranked": TOP_ITEMS}
     title = f"deletion test, {len(people)} questions"
     return Results(counts | figures, [make_falls_table(figures, title)])
 

@@ -179,7 +179,7 @@ class Tuning(msgspec.Struct, frozen=True):
 def write_input(
     folder: Path, train: Interactions, validation: Sequence[Request], test: Sequence[Request]
 ) -> None:
-    """RowWrite what a run reads. A request is known by its place in its sequence."""
+    """Write what a run reads. A request is known by its place in its sequence."""
     folder.mkdir(parents=True, exist_ok=True)
     columns = {"user": train.users, "item": train.items, "time_s": train.times_s}
     pq.write_table(pa.table(columns), folder / "train.parquet")

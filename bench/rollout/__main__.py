@@ -24,14 +24,15 @@ from bench.harness.runner import Benchmark, ChartOptions, Results, make_table
 from bench.rollout.simulation import (
     ALPHA,
     MANN_WHITNEY,
+    TICK_S,
     Z_TEST,
+    Population,
     RepeatedLooks,
     SimulatedRollout,
     look_repeatedly,
     required_sample,
     simulate_rollout,
 )
-from bench.rollout.world import TICK_S, Population
 from deploy.rollout import RolloutSettings
 from features.rollout_messages import RolloutPhase
 

@@ -1,6 +1,10 @@
 """Simulated rollouts, decided by the product's own rules and by tests that others use.
 
-B buckets of people, T ticks.
+A person asks at a rate of their own (log-normal) and clicks with a chance of their own (beta):
+both differ widely. Requests are a Poisson process with a daily rhythm, so what a bucket of people
+shows and clicks in a tick is Poisson, too, and is drawn at once.
+
+B buckets of people, P positions of a list, S steps of a rollout, T ticks.
 """
 
 from __future__ import annotations
@@ -13,18 +17,136 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import mannwhitneyu, norm
 
-from bench.rollout.world import TICK_S, Population, Variants
 from deploy.rollout import (
     DecisionInputs,
     Effect,
     Health,
     RolloutSettings,
+    VariantTally,
     decide,
     estimate_effect,
     initial_state,
 )
 from features.arrays import Float64Array
 from features.rollout_messages import RolloutPhase
+
+TICK_S = 3600.0
+POSITIONS = 10
+# What a click is worth by its place in the list: the gain of NDCG.
+GAINS = 1 / np.log2(np.arange(POSITIONS) + 2)
+# How much less likely each place is clicked than the one before.
+_FADE = 0.8
+_RHYTHM = 0.6
+_DAY_TICKS = 24
+
+
+@dataclass(frozen=True)
+class Population:
+    """Who there is.
+
+    Attributes:
+        requests_a_day: of a person, on the mean.
+        click_rate: of a recommendation, on the mean over people.
+        click_spread: standard deviation of a person's click rate, as a share of the mean.
+        request_spread: that of the logarithm of a person's requests.
+    """
+
+    people: int = 200_000
+    requests_a_day: float = 4.0
+    click_rate: float = 0.12
+    click_spread: float = 0.7
+    request_spread: float = 1.0
+    buckets: int = 64
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Of the people who see a variant at each step, by bucket: float[S, B], an hour.
+
+    Attributes:
+        requests: recommendations.
+        clicks: of a version as good as the baseline.
+    """
+
+    requests: Float64Array
+    clicks: Float64Array
+
+    @classmethod
+    def from_people(cls, people: People, ends: Sequence[float], *, at_top: bool) -> Rates:
+        """Those whose place is among the first, or the last, of so many: each step's share."""
+        places = 1 - people.places if at_top else people.places
+        chosen = [places < end for end in ends]
+        return cls(
+            np.stack([people.sum_by_bucket(people.requests * who) for who in chosen]),
+            np.stack(
+                [people.sum_by_bucket(people.requests * people.clicks * who) for who in chosen]
+            ),
+        )
+
+
+class People:
+    """Drawn once for a rollout: rates, and places between 0 and 1 as a hash gives them."""
+
+    def __init__(self, population: Population, generator: np.random.Generator) -> None:
+        size, mean, spread = population.people, population.click_rate, population.click_spread
+        sigma = population.request_spread
+        hourly = population.requests_a_day / _DAY_TICKS
+        self.requests = hourly * generator.lognormal(-(sigma**2) / 2, sigma, size)
+        # A beta distribution of this mean and standard deviation.
+        weight = (1 - mean) / (mean * spread**2) - 1
+        self.clicks = generator.beta(mean * weight, (1 - mean) * weight, size)
+        self.places = generator.random(size)
+        self.buckets = generator.integers(0, population.buckets, size)
+        self._count = population.buckets
+
+    def sum_by_bucket(self, values: Float64Array) -> Float64Array:
+        """By bucket, float[B]."""
+        return np.bincount(self.buckets, values, self._count).astype(np.float64)
+
+
+class Variants:
+    """A canary that earns so much more than its baseline (.05 is 5 %), and what both have shown."""
+
+    def __init__(
+        self,
+        population: Population,
+        change: float,
+        steps: Sequence[float],
+        generator: np.random.Generator,
+    ) -> None:
+        people = People(population, generator)
+        self.requests = float(people.requests.sum())
+        self._rates = [Rates.from_people(people, steps, at_top=top) for top in (False, True)]
+        self._changes = (change, 0.0)
+        self._generator = generator
+        nothing = np.zeros(population.buckets)
+        self._tallies = [VariantTally(nothing, nothing)] * 2
+
+    def advance(self, step: int, tick: int) -> tuple[VariantTally, VariantTally]:
+        """The canary so far, this tick included, and the baseline."""
+        for at, (rates, change) in enumerate(zip(self._rates, self._changes, strict=True)):
+            shown, reward = draw_feedback(rates, step, tick, change, self._generator)
+            before = self._tallies[at]
+            self._tallies[at] = VariantTally(before.shown + shown, before.reward + reward)
+        canary, baseline = self._tallies
+        return canary, baseline
+
+
+def draw_feedback(
+    rates: Rates, step: int, tick: int, effect: float, generator: np.random.Generator
+) -> tuple[Float64Array, Float64Array]:
+    """What a variant shows and earns in a tick: float[B] each.
+
+    Args:
+        effect: of the version, on clicks: .05 is 5 % more.
+    """
+    rhythm = 1 + _RHYTHM * np.sin(2 * np.pi * tick / _DAY_TICKS)
+    clicks = rates.clicks[step] * rhythm * (1 + effect)
+    shares = _FADE ** np.arange(POSITIONS)
+    clicked = generator.poisson(clicks[:, None] * shares / shares.sum())
+    passed_by = generator.poisson(np.maximum(rates.requests[step] * rhythm - clicks, 0))
+    return (passed_by + clicked.sum(1)).astype(np.float64), clicked @ GAINS
+
 
 WELL = Health(p99_ms=50.0, p99_at_least_ms=50.0, coverage=1000)
 # Of the tests that are compared with, two-sided.

@@ -19,9 +19,8 @@ import typer
 from headwater_client.errors import ServerError
 from rich.console import Console
 
-from bench.harness.cores import CpuMeter, memory_bytes
-from bench.harness.load import ENDLESS, Answered, Sending, Workload
-from bench.harness.measure import SETTLE_S, Measurement, count_dead_letters
+from bench.harness.load import ENDLESS, Answered, Sending, Workload, wait_answers
+from bench.harness.measure import SETTLE_S, CpuMeter, Measurement, count_dead_letters, memory_bytes
 from bench.harness.processes import WORKER, SystemUnderTest
 from bench.harness.runner import Benchmark, ChartOptions, Cores, DataOptions, Quick, Results
 from bench.harness.servers import LoadedServers, LoadPlan, Servers, run_loaded_servers
@@ -105,7 +104,7 @@ class Swapper:
         load.stop()
         sent = load.wait_sent()
         self._measurement.wait_for(base + len(sent))
-        self._answers += load.wait_answers(sent[-1:])
+        self._answers += wait_answers(load, sent[-1:])
         kafka = self._settings.kafka
         refused = count_dead_letters(kafka)
         return SwapRun(rate, sent, self._answers, swaps, refused, kafka.partitions)

@@ -14,9 +14,7 @@ from headwater_client import EventProducer
 from headwater_client.event_types import CLICK, PURCHASE
 from headwater_client.topics import DEAD_LETTERS, ITEMS
 
-from deploy import local
 from deploy.settings import Settings
-from features.kafka import ensure_topics
 from tests.harness.oracle import read_log, read_topic
 from tests.harness.rows import check_items, check_users
 from tests.harness.workers import WorkerProcess, WorkerProgress, running
@@ -53,10 +51,9 @@ def event(number: int) -> dict[str, Any]:
 
 @pytest.mark.faults
 def test_every_malformed_message_is_kept_and_every_good_one_counted(
-    own: Settings, tmp_path: Path
+    empty_streams: Settings, tmp_path: Path
 ) -> None:
-    settings = local.up(own)
-    ensure_topics(settings.kafka)
+    settings = empty_streams
     chance = random.Random(5)
     broken: dict[bytes, list[str]] = {}
     messages: list[tuple[str, str, bytes]] = []
@@ -69,13 +66,13 @@ def test_every_malformed_message_is_kept_and_every_good_one_counted(
         raw = json.dumps(event(MALFORMED + number)).encode()
         messages.append((chance.choice([CLICK.topic, PURCHASE.topic]), f"u{number % 100}", raw))
     chance.shuffle(messages)
-    worker = WorkerProcess(settings, "fed", tmp_path / "worker.log")
+    worker = WorkerProcess(settings, "fed", tmp_path / "worker.log", group="fed")
     with running(worker), EventProducer(settings.kafka.client_settings) as producer:
         for topic, key, raw in messages:
             producer.send_raw(topic, key, raw)
         producer.send_raw(ITEMS, "i1", b'{"item_id": "another"}')
         producer.flush()
-        WorkerProgress(settings).wait_for_all(180, [worker])
+        WorkerProgress(settings, "fed").wait_for_all(180, [worker])
     letters = [json.loads(value) for _, _, value in read_topic(settings, DEAD_LETTERS, 1)]
     places = {(letter["topic"], letter["partition"], letter["offset"]) for letter in letters}
     assert len(places) == MALFORMED + 1

@@ -8,10 +8,8 @@ from pathlib import Path
 import pytest
 from headwater_client import EventProducer
 
-from deploy import local
 from deploy.jobs.replay import replay
 from deploy.settings import Settings
-from features.kafka import ensure_topics
 from tests.harness.oracle import read_log
 from tests.harness.rows import check_items, check_users
 from tests.harness.workers import WorkerProcess, WorkerProgress, running
@@ -22,15 +20,14 @@ KILLS = 3
 
 @pytest.mark.faults
 @pytest.mark.timeout(900)
-def test_rows_equal_the_log_after_kills(own: Settings, tmp_path: Path) -> None:
-    settings = local.up(own)
-    ensure_topics(settings.kafka)
+def test_rows_equal_the_log_after_kills(empty_streams: Settings, tmp_path: Path) -> None:
+    settings = empty_streams
     log = load_log(DataSource(cache_dir=settings.local.cache_dir))
     seed = random.randrange(2**32)
     chance = random.Random(seed)
     print(f"seed {seed}")
-    worker = WorkerProcess(settings, "crashing", tmp_path / "worker.log")
-    progress = WorkerProgress(settings)
+    worker = WorkerProcess(settings, "crashing", tmp_path / "worker.log", group="crashing")
+    progress = WorkerProgress(settings, "crashing")
     with running(worker), EventProducer(settings.kafka.client_settings) as producer:
         # The catalogue first: an event counts under the categories known when it is absorbed.
         replay(log.head(0), producer)

@@ -9,9 +9,7 @@ import pytest
 from headwater_client import EventProducer
 from headwater_client.events import Click, Interaction, Purchase
 
-from deploy import local
 from deploy.settings import Settings
-from features.kafka import ensure_topics
 from features.settings import DAY_MS
 from tests.harness.oracle import read_log
 from tests.harness.rows import check_items, check_users
@@ -53,16 +51,15 @@ def arrivals(made: list[Interaction]) -> list[Interaction]:
 
 
 @pytest.mark.faults
-def test_rows_do_not_depend_on_order_or_repetition(own: Settings, tmp_path: Path) -> None:
-    settings = local.up(own)
-    ensure_topics(settings.kafka)
-    worker = WorkerProcess(settings, "patient", tmp_path / "worker.log")
+def test_rows_do_not_depend_on_order_or_repetition(empty_streams: Settings, tmp_path: Path) -> None:
+    settings = empty_streams
+    worker = WorkerProcess(settings, "patient", tmp_path / "worker.log", group="patient")
     made = events()
     with running(worker), EventProducer(settings.kafka.client_settings) as producer:
         for event in arrivals(made):
             producer.send(event)
         producer.flush()
-        WorkerProgress(settings).wait_for_all(120, [worker])
+        WorkerProgress(settings, "patient").wait_for_all(120, [worker])
     logged = read_log(settings)
     assert len(logged) == EVENTS
     check_users(settings, logged, {})

@@ -10,9 +10,7 @@ from pathlib import Path
 import pytest
 from headwater_client import EventProducer
 
-from deploy import local
 from deploy.settings import Settings
-from features.kafka import ensure_topics
 from tests.harness.oracle import read_log
 from tests.harness.rows import check_items, check_users
 from tests.harness.workers import WorkerProcess, WorkerProgress, running
@@ -34,15 +32,13 @@ def send(producer: EventProducer, first: int, last: int) -> None:
     producer.flush()
 
 
-def sleep_through_a_takeover(settings: Settings, folder: Path, *options: str) -> None:
+def sleep_through_a_takeover(settings: Settings, folder: Path, group: str, *options: str) -> None:
     """One worker holds a batch asleep while the other takes over and goes on; then it wakes."""
-    settings = local.up(settings)
-    ensure_topics(settings.kafka)
     marker = folder / "hold"
     command = (sys.executable, "-m", SCRIPT, str(marker), *options)
-    held = WorkerProcess(settings, "held", folder / "held.log", command)
-    other = WorkerProcess(settings, "other", folder / "other.log")
-    progress = WorkerProgress(settings)
+    held = WorkerProcess(settings, "held", folder / "held.log", command, group=group)
+    other = WorkerProcess(settings, "other", folder / "other.log", group=group)
+    progress = WorkerProgress(settings, group)
     with running(held), EventProducer(settings.kafka.client_settings) as producer:
         send(producer, 0, 400)
         progress.wait_for_all(60, [held])
@@ -67,12 +63,14 @@ def sleep_through_a_takeover(settings: Settings, folder: Path, *options: str) ->
 
 
 @pytest.mark.faults
-def test_a_worker_that_slept_overwrites_nothing(own: Settings, tmp_path: Path) -> None:
-    sleep_through_a_takeover(own, tmp_path)
+def test_a_worker_that_slept_overwrites_nothing(empty_streams: Settings, tmp_path: Path) -> None:
+    sleep_through_a_takeover(empty_streams, tmp_path, "conditional")
 
 
 @pytest.mark.faults
-def test_without_the_condition_the_sleeper_would_overwrite(own: Settings, tmp_path: Path) -> None:
+def test_without_the_condition_the_sleeper_would_overwrite(
+    empty_streams: Settings, tmp_path: Path
+) -> None:
     """The test above can fail: the same, with the condition taken out of the store's write."""
     with pytest.raises(AssertionError):
-        sleep_through_a_takeover(own, tmp_path, "unconditional")
+        sleep_through_a_takeover(empty_streams, tmp_path, "unconditional", "unconditional")

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+from confluent_kafka.admin import AdminClient
+from redis import Redis
 
 from bench.harness.processes import local_settings
 from deploy import local
 from deploy.settings import Settings
-from features.kafka import ensure_topics
+from features.kafka import client_config, ensure_topics, topic_ids
+from features.settings import KafkaSettings
+from features.topics import list_topics
+from tests.harness.waiting import wait_until
+from tests.harness.workers import without_model
 
 
 @pytest.fixture(scope="session")
@@ -21,6 +28,39 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
         yield local.up(settings)
     finally:
         local.down(settings)
+
+
+@pytest.fixture(scope="session")
+def kafka_and_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    """Kafka and the store for tests that need them empty: whoever uses them empties them first."""
+    settings = local_settings(tmp_path_factory.mktemp("streams"))
+    try:
+        yield without_model(local.up(settings, only=["kafka", "store"]))
+    finally:
+        local.down(settings)
+
+
+@pytest.fixture
+def empty_streams(kafka_and_store: Settings) -> Settings:
+    """Kafka with empty topics and an empty store, for workers that ask no model.
+
+    A worker's place in its group outlives it: each test names a consumer group of its own.
+    """
+    renew_topics(kafka_and_store.kafka)
+    host, _, port = (kafka_and_store.store.address or "").rpartition(":")
+    with closing(Redis(host, int(port))) as store:
+        store.flushall()
+    return kafka_and_store
+
+
+def renew_topics(kafka: KafkaSettings) -> None:
+    """Delete all topics of the contract and make them anew, with ids of their own."""
+    admin, names = AdminClient(client_config(kafka)), [topic.name for topic in list_topics()]
+    if there := list(topic_ids(kafka, names)):
+        for deletion in admin.delete_topics(there).values():
+            deletion.result()
+    wait_until(lambda: not topic_ids(kafka, names), 20)
+    ensure_topics(kafka)
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
@@ -15,15 +14,14 @@ from threading import Event
 
 import pytest
 from confluent_kafka import Consumer, TopicPartition
-from confluent_kafka.admin import AdminClient
 from headwater_client import EventProducer
 from headwater_client.event_types import CLICK, PURCHASE
 from structlog.testing import capture_logs
 
-from bench.harness.processes import local_settings
-from deploy import local
-from features.kafka import client_config, ensure_topics, topic_ids
+from deploy.settings import Settings
+from features.kafka import client_config
 from features.settings import KafkaSettings
+from tests.harness.servers import renew_topics
 from tests.harness.waiting import wait_until
 from trainer.windows.gathering import ClosedWindow
 from trainer.windows.log import read_log
@@ -39,35 +37,16 @@ MINUTE_MS = 60_000
 SETTINGS = WindowSettings(idle_s=0.5)
 
 
-@pytest.fixture(scope="module")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaSettings]:
-    """A Kafka whose topics these tests may delete."""
-    settings = local_settings(tmp_path_factory.mktemp("windows"))
-    try:
-        yield local.up(settings, only=["kafka"]).kafka
-    finally:
-        local.down(settings)
-
-
 @pytest.fixture
-def kafka(broker: KafkaSettings) -> KafkaSettings:
-    """With empty topics."""
-    make_anew(broker)
-    return broker
+def kafka(kafka_and_store: Settings) -> KafkaSettings:
+    """Kafka with empty topics, which these tests may delete."""
+    renew_topics(kafka_and_store.kafka)
+    return kafka_and_store.kafka
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> WindowStore:
     return WindowStore(str(tmp_path / "windows"))
-
-
-def make_anew(kafka: KafkaSettings) -> None:
-    admin = AdminClient(client_config(kafka))
-    if there := list(topic_ids(kafka, [CLICK.topic, PURCHASE.topic])):
-        for future in admin.delete_topics(there).values():
-            future.result()
-    wait_until(lambda: not topic_ids(kafka, [CLICK.topic, PURCHASE.topic]), 20)
-    ensure_topics(kafka)
 
 
 def send(kafka: KafkaSettings, *minutes: float, user: str = "ann") -> None:
@@ -199,7 +178,7 @@ def test_a_topic_made_anew_is_read_from_its_beginning(
 ) -> None:
     send(kafka, 5, 6, 7)
     write(kafka, store, 1)
-    make_anew(kafka)
+    renew_topics(kafka)
     send(kafka, 65)
     write(kafka, store, 1)
     assert (minutes(store, 1), minutes(store, 2)) == ([5, 6, 7], [65])

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 
-from bench.harness.cores import memory_bytes
+from bench.harness.measure import memory_bytes
 
 HELD = 40_000_000
 HOLDS = f"held = b'x' * {HELD}; print('held', flush=True); input()"

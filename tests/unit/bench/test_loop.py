@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bench.loop.figures import work_between
+from bench.loop.__main__ import work_between
 
 
 def test_batches_and_stages_are_averages_over_the_stretch() -> None:

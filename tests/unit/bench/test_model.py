@@ -13,9 +13,14 @@ import torch
 from rich.console import Console
 
 from bench.model.cpu import AS_SERVED, choose_best, compare_serving, compare_settings, settings_of
-from bench.model.forms import session_form, to_half_precision, torch_run
+from bench.model.forms import (
+    RequestSizes,
+    make_requests,
+    session_form,
+    to_half_precision,
+    torch_run,
+)
 from bench.model.measures import RunReporter, time_form
-from bench.model.shapes import RequestSizes, make_requests
 from bench.model.tables import draw, make_tables
 from bench.model.timing import Ceilings, MinimalWork, minimal_work
 from trainer.export.onnx import write_graph

@@ -13,17 +13,20 @@ from headwater_client.errors import SettingsError
 from headwater_client.events import Click
 from rich.console import Console
 
-from bench.prequential.__main__ import check_retrained, follow, learn_in_ways
-from bench.prequential.figures import (
+from bench.prequential.__main__ import (
     FROZEN,
     INCREMENTAL,
     RETRAIN,
     WITHOUT_REPLAY,
+    check_retrained,
     draw,
     figures,
+    follow,
+    kept_first,
+    learn_in_ways,
     make_ways_table,
+    retrain,
 )
-from bench.prequential.work import kept_first, retrain
 from features.arrays import Float64Array
 from features.schema import FeatureSchema
 from features.settings import FeatureSettings

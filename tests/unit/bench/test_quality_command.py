@@ -11,11 +11,10 @@ import msgspec
 import numpy as np
 import pytest
 
-from bench.quality import run as quality_run
-from bench.quality.__main__ import BENCHMARK, QualityOptions
+from bench.quality import __main__ as quality
+from bench.quality.figures import OURS
 from bench.quality.peer_runs import TOP, Budget, Peer, PeerOutcome, PeerRun, Point
 from bench.quality.questions import Protocol, Ties
-from bench.quality.tables import OURS
 from tests.unit.bench.test_peer_runs import OUTCOME
 
 START_S = 1_000_000_000
@@ -57,13 +56,15 @@ def shop(folder: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def _without_language_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quality_run, "load_text_encoder", lambda *_: None)
+    monkeypatch.setattr(quality, "load_text_encoder", lambda *_: None)
 
 
 def figures_of(tmp_path: Path, data: Path, **options: Any) -> dict[str, Any]:
     report = tmp_path / "report.json"
-    BENCHMARK.run(
-        QualityOptions(data=data, report=report, peers=False, seeds=1, quick=True, **options)
+    quality.BENCHMARK.run(
+        quality.QualityOptions(
+            data=data, report=report, peers=False, seeds=1, threads=1, quick=True, **options
+        )
     )
     found: dict[str, Any] = json.loads(report.read_text())["figures"]
     return found
@@ -115,9 +116,9 @@ def test_peers_are_told_whether_items_return_and_judged_by_the_benchmark(
         seen.append((folder.name, budget.repeats, judge(run)))
         return run
 
-    monkeypatch.setattr(quality_run, "tune", tune)
+    monkeypatch.setattr(quality, "tune", tune)
     report = tmp_path / "report.json"
-    options = QualityOptions(
+    options = quality.QualityOptions(
         data=shop(tmp_path),
         report=report,
         repeats=True,
@@ -125,10 +126,11 @@ def test_peers_are_told_whether_items_return_and_judged_by_the_benchmark(
         peer=[Peer.SASREC],
         ablations=False,
         seeds=1,
+        threads=1,
         quick=True,
         work=tmp_path / "work",
     )
-    BENCHMARK.run(options)
+    quality.BENCHMARK.run(options)
     ((name, repeats, worth),) = seen
     assert (name, repeats) == ("leave_one_out-repeats", True)
     assert 0.3 < worth < 1

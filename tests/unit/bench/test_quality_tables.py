@@ -10,7 +10,19 @@ import pytest
 from headwater_client.events import Click
 from rich.console import Console
 
-from bench.quality.figures import figures, gains, with_differences
+from bench.quality.figures import (
+    LARGE,
+    OURS,
+    draw,
+    figures,
+    gains,
+    make_difference_table,
+    make_table_of_methods,
+    ratios,
+    summary,
+    verdicts,
+    with_differences,
+)
 from bench.quality.questions import (
     TEST,
     Answers,
@@ -20,16 +32,6 @@ from bench.quality.questions import (
     questions,
     rules,
     takes_of,
-)
-from bench.quality.tables import (
-    LARGE,
-    OURS,
-    draw,
-    make_difference_table,
-    make_table_of_methods,
-    ratios,
-    summary,
-    verdicts,
 )
 from trainer.datasets import Log
 

@@ -7,12 +7,16 @@ import pytest
 
 from bench.rollout.__main__ import figures, make_rollouts_table
 from bench.rollout.simulation import (
+    GAINS,
     MANN_WHITNEY,
+    People,
+    Population,
+    Rates,
+    draw_feedback,
     look_repeatedly,
     required_sample,
     simulate_rollout,
 )
-from bench.rollout.world import GAINS, People, Population, Rates, draw_feedback
 from deploy.rollout import RolloutSettings
 from features.rollout_messages import RolloutPhase
 

@@ -6,7 +6,7 @@ from itertools import islice
 
 from headwater_client.events import Click
 
-from bench.harness.workload import PASSES, Order, generate_workload, mix_people, pass_ms
+from bench.harness.load import PASSES, Order, generate_workload, mix_people, pass_ms
 
 HOUR_MS = 3_600_000
 START_MS = 1_000_000_000_000

@@ -1,0 +1,86 @@
+"""What a test leaves behind: threads, child processes, environment variables."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+
+# What ends by itself may take a moment.
+_GRACE_S = 3.0
+# Threads of libraries, by what their names have.
+_LIBRARY_THREADS = (
+    "_poll_wrapper",  # of grpc.aio: one for all channels, until the last closed one is collected
+    "Dummy-",  # of C++ (Triton's client, torch) that has called into Python once
+)
+# Variables that libraries or pytest set by themselves, by how their names begin.
+_LIBRARY_VARIABLES = ("PYTEST_", "TORCH", "KMP_", "TF_", "TOKENIZERS_", "CUDA_", "GRPC_")
+
+
+@dataclass(frozen=True)
+class Left:
+    """What there is besides the process itself at one moment."""
+
+    threads: frozenset[threading.Thread]
+    children: frozenset[int]
+    variables: frozenset[tuple[str, str]]
+
+    @classmethod
+    def now(cls) -> Left:
+        """What there is."""
+        return cls(
+            frozenset(t for t in threading.enumerate() if not _is_librarys(t)),
+            frozenset(_children()),
+            frozenset(v for v in os.environ.items() if not v[0].startswith(_LIBRARY_VARIABLES)),
+        )
+
+    def since(self, before: Left) -> list[str]:
+        """What is new or gone, one line each; nothing of a process that has ended."""
+        threads = [f"thread {t.name}" for t in self.threads - before.threads if t.is_alive()]
+        children = [text for pid in self.children - before.children if (text := _program(pid))]
+        changed = {name for name, _ in self.variables ^ before.variables}
+        return sorted([*threads, *children, *(f"variable {name}" for name in changed)])
+
+
+def _is_librarys(thread: threading.Thread) -> bool:
+    return any(part in thread.name for part in _LIBRARY_THREADS)
+
+
+def _children() -> Iterator[int]:
+    """The processes that this one has started and that have not been waited for."""
+    for task in Path("/proc/self/task").iterdir():
+        with suppress(FileNotFoundError, ProcessLookupError):
+            yield from map(int, (task / "children").read_text().split())
+
+
+def _program(pid: int) -> str | None:
+    """A child as text; None of one that has ended, or that lives as long as this process."""
+    with suppress(psutil.NoSuchProcess):
+        child = psutil.Process(pid)
+        words = " ".join(child.cmdline())
+        # `multiprocessing` keeps one to clean up after its processes.
+        if child.status() != psutil.STATUS_ZOMBIE and "resource_tracker" not in words:
+            return f"process {pid}: {words}"
+    return None
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_behind() -> Iterator[None]:
+    """Fail a test that leaves a thread, a child process or a changed environment behind.
+
+    What fixtures of a module or the session have started was there before: they come first.
+    """
+    before = Left.now()
+    yield
+    deadline = time.monotonic() + _GRACE_S
+    while left := Left.now().since(before):
+        if time.monotonic() > deadline:
+            pytest.fail(f"left behind: {'; '.join(left)}", pytrace=False)
+        time.sleep(0.02)
