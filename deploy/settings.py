@@ -27,8 +27,8 @@ from deploy.optimize.settings import OptimizeSettings
 from deploy.rollout.settings import RolloutSettings
 from deploy.settings_text import DELIMITER, PREFIX
 from features.settings import (
+    BrokerSettings,
     FeatureSettings,
-    KafkaSettings,
     Section,
     SecurityProtocol,
     StoreSettings,
@@ -112,7 +112,7 @@ class Settings(BaseSettings):
         protected_namespaces=(),
     )
 
-    kafka: KafkaSettings = KafkaSettings()
+    kafka: BrokerSettings = BrokerSettings()
     store: StoreSettings = StoreSettings()
     features: FeatureSettings = FeatureSettings()
     triton: TritonSettings = TritonSettings()

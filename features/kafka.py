@@ -19,7 +19,7 @@ from headwater_client.event_types import EVENT_TYPES
 from headwater_client.kafka import unreachable
 from headwater_client.topics import ITEMS
 
-from features.settings import KafkaSettings
+from features.settings import BrokerSettings
 from features.topics import Hash, Topic, list_topics, source_hash
 
 TIMEOUT_S = 15.0
@@ -34,7 +34,7 @@ NO_LEADER_YET = (
 Descriptions = dict[str, TopicDescription]
 
 
-def client_config(settings: KafkaSettings) -> dict[str, str]:
+def client_config(settings: BrokerSettings) -> dict[str, str]:
     """Librdkafka's configuration of any client: where Kafka is, and how to log in there.
 
     Raises:
@@ -44,7 +44,7 @@ def client_config(settings: KafkaSettings) -> dict[str, str]:
 
 
 def ensure_topics(
-    settings: KafkaSettings, topics: Collection[Topic] | None = None
+    settings: BrokerSettings, topics: Collection[Topic] | None = None
 ) -> dict[str, str]:
     """Create the topics that are missing, and wait until all can be used.
 
@@ -75,7 +75,7 @@ def ensure_topics(
     return _ids(there)
 
 
-def ensure_sources(settings: KafkaSettings) -> dict[tuple[str, int], Hash]:
+def ensure_sources(settings: BrokerSettings) -> dict[tuple[str, int], Hash]:
     """Create the topics that are missing; what rows call each partition, by topic and number.
 
     Raises:
@@ -88,7 +88,7 @@ def ensure_sources(settings: KafkaSettings) -> dict[tuple[str, int], Hash]:
     }
 
 
-def topic_ids(settings: KafkaSettings, names: Iterable[str]) -> dict[str, str]:
+def topic_ids(settings: BrokerSettings, names: Iterable[str]) -> dict[str, str]:
     """The id that Kafka gave each topic when it was created; topics that are missing are left out.
 
     A topic that is deleted and made anew has another id: `features.topics.source_hash`.
@@ -96,7 +96,7 @@ def topic_ids(settings: KafkaSettings, names: Iterable[str]) -> dict[str, str]:
     return _ids(_describe(_admin(settings), list(names)))
 
 
-def group_members(settings: KafkaSettings, group: str) -> list[str]:
+def group_members(settings: BrokerSettings, group: str) -> list[str]:
     """The members that a consumer group has, by the stable name that each gave itself.
 
     Raises:
@@ -113,7 +113,7 @@ def _ids(described: Descriptions) -> dict[str, str]:
     return {name: str(description.topic_id) for name, description in described.items()}
 
 
-def _admin(settings: KafkaSettings) -> AdminClient:
+def _admin(settings: BrokerSettings) -> AdminClient:
     # What goes wrong is raised; librdkafka's own lines on the terminal say it again and again.
     return AdminClient({**client_config(settings), "log_level": "0"})
 
@@ -124,7 +124,7 @@ def _describe(admin: AdminClient, names: list[str]) -> Descriptions:
     return {name: answer for name, answer in answers if answer is not None}
 
 
-def _create(admin: AdminClient, topics: list[Topic], settings: KafkaSettings) -> None:
+def _create(admin: AdminClient, topics: list[Topic], settings: BrokerSettings) -> None:
     new = [
         NewTopic(
             topic.name,
@@ -162,7 +162,7 @@ def _leaders_answer(admin: AdminClient, topics: Descriptions) -> bool:
     return all(_answer(future, NO_LEADER_YET) is not None for future in futures.values())
 
 
-def _check_partitions(topic: Topic, there: TopicDescription, settings: KafkaSettings) -> None:
+def _check_partitions(topic: Topic, there: TopicDescription, settings: BrokerSettings) -> None:
     found = len(there.partitions)
     # Workers name the source of each partition that they consume at start.
     if topic.name in (*EVENT_TYPES.topics, ITEMS) and found != settings.partitions:

@@ -23,7 +23,7 @@ from headwater_client.topics import ROLLOUTS
 
 from features.kafka import client_config
 from features.rollout_messages import Rollout, RolloutMessage, decode_rollout_message
-from features.settings import KafkaSettings
+from features.settings import BrokerSettings
 
 ANSWER_S = 10.0
 WRITE_TIMEOUT_S = 15.0
@@ -33,7 +33,7 @@ log = structlog.get_logger()
 
 
 def rollouts_consumer(
-    settings: KafkaSettings, options: Mapping[str, Any] | None = None
+    settings: BrokerSettings, options: Mapping[str, Any] | None = None
 ) -> Consumer:
     """A consumer for the whole topic; it commits nothing, and tells where the topic ends.
 
@@ -67,7 +67,7 @@ class RolloutView:
         newest: the rollout that counts, as of the last `refresh`; None where there was none.
     """
 
-    def __init__(self, settings: KafkaSettings, model: str) -> None:
+    def __init__(self, settings: BrokerSettings, model: str) -> None:
         self.model = model
         self.newest: Rollout | None = None
         self._settings = settings
@@ -148,7 +148,7 @@ def is_end(message: Message) -> bool:
 
 
 def write_rollout_message(
-    settings: KafkaSettings, key: str, message: RolloutMessage, what: str
+    settings: BrokerSettings, key: str, message: RolloutMessage, what: str
 ) -> None:
     """Write one message, and wait until Kafka has it.
 

@@ -47,7 +47,7 @@ def observation(
     event: Interaction, source: Hash, offset: int, categories: tuple[Hash, ...] = ()
 ) -> Observation:
     """An event of the topics as the rows see it."""
-    spec = EVENT_TYPES.of_event(event)
+    spec = EVENT_TYPES.spec_of(event)
     return Observation(
         spec.code,
         event.user_id,

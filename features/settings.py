@@ -71,7 +71,7 @@ class SaslMechanism(StrEnum):
     SCRAM_SHA_512 = "SCRAM-SHA-512"
 
 
-class KafkaSettings(Section):
+class BrokerSettings(Section):
     """Where Kafka is. Without `bootstrap_servers` a local broker is started."""
 
     bootstrap_servers: str | None = Field(
@@ -121,7 +121,7 @@ class KafkaSettings(Section):
         )
 
     @model_validator(mode="after")
-    def _sasl_needs_a_login(self) -> KafkaSettings:
+    def _sasl_needs_a_login(self) -> BrokerSettings:
         uses_sasl = self.security_protocol.startswith("SASL")
         if uses_sasl and not (self.sasl_username and self.sasl_password):
             raise ValueError(

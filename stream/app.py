@@ -21,7 +21,7 @@ from headwater_client.topics import ITEMS
 
 from features.kafka import ensure_sources
 from features.schema import FeatureSchema
-from features.settings import KafkaSettings, SecurityProtocol
+from features.settings import BrokerSettings, SecurityProtocol
 from features.store import popularity_table
 from features.store.redis import RedisRowStore
 from stream.delivery import Commits, RecommendationProducer
@@ -161,7 +161,7 @@ def make_faust_app(config: WorkerConfig) -> faust.App:
     return app
 
 
-def _credentials(settings: KafkaSettings) -> CredentialsT | None:
+def _credentials(settings: BrokerSettings) -> CredentialsT | None:
     protocol = settings.security_protocol
     if protocol is SecurityProtocol.PLAINTEXT:
         return None

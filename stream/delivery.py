@@ -21,7 +21,7 @@ from headwater_client.events import DeadLetter, encode
 from headwater_client.topics import DEAD_LETTERS, MAX_MESSAGE_BYTES, PARTITIONER
 
 from features.kafka import client_config
-from features.settings import KafkaSettings
+from features.settings import BrokerSettings
 from features.store import RowStore
 from stream import metrics
 from stream.failures import retry_while_unavailable
@@ -36,7 +36,7 @@ _DURABLE_MS = 5_000
 class RecommendationProducer:
     """A producer that can say when all that was sent is delivered, at least once."""
 
-    def __init__(self, settings: KafkaSettings) -> None:
+    def __init__(self, settings: BrokerSettings) -> None:
         self._producer = Producer(
             client_config(settings)
             | {

@@ -51,7 +51,7 @@ class RecordDecoder:
     def _decode(self, event: EventT[bytes]) -> ConsumerRecord:
         message = event.message
         topic, partition = message.topic, message.partition
-        kind = EVENT_TYPES.of_topic(topic).struct
+        kind = EVENT_TYPES.spec_of_topic(topic).struct
         decoded = decode(kind, message.value, int(message.timestamp * 1000))
         source = self._sources[topic, partition]
         return ConsumerRecord(decoded, f"{topic}_{partition}", source, message.offset)

@@ -10,7 +10,7 @@ from headwater_client.errors import HeadwaterError
 
 from features.rollout_messages import Rollout
 from features.rollouts import is_end, read_all, rollout_message_in, rollouts_consumer
-from features.settings import KafkaSettings
+from features.settings import BrokerSettings
 from stream.routing import Routes
 
 log = structlog.get_logger()
@@ -26,7 +26,7 @@ class RolloutFollower:
         routes: what is kept up to date.
     """
 
-    def __init__(self, settings: KafkaSettings, routes: Routes) -> None:
+    def __init__(self, settings: BrokerSettings, routes: Routes) -> None:
         self._routes = routes
         self._started = asyncio.Event()
         # Only the topic's end is told that much later, once at the start; messages come at once.

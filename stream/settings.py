@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from features.settings import FeatureSettings, KafkaSettings, Section, StoreSettings
+from features.settings import BrokerSettings, FeatureSettings, Section, StoreSettings
 
 
 class TritonSettings(Section):
@@ -89,7 +89,7 @@ class WorkerSettings(Section):
 class WorkerConfig:
     """The settings that a worker needs, all addresses known."""
 
-    kafka: KafkaSettings
+    kafka: BrokerSettings
     store: StoreSettings
     features: FeatureSettings
     triton: TritonSettings

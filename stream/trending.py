@@ -191,4 +191,4 @@ def _list_write(
 
 def _event_code(source: str) -> int:
     """The code of the event type of a source by its name, such as clicks_3."""
-    return EVENT_TYPES.of_topic(source.rpartition("_")[0]).code
+    return EVENT_TYPES.spec_of_topic(source.rpartition("_")[0]).code

@@ -34,7 +34,7 @@ from headwater_client.events import Interaction, Recommendation
 from msgspec.structs import replace
 
 from deploy.jobs.replay import Clock, Pace, immediate_pace, paced_events, rate_pace, replay
-from features.settings import KafkaSettings
+from features.settings import BrokerSettings
 from trainer.datasets import DataSource, Log, load_log
 
 _context = multiprocessing.get_context("spawn")
@@ -183,7 +183,7 @@ class Load(Generic[Noted]):
 
     def __init__(
         self,
-        kafka: KafkaSettings,
+        kafka: BrokerSettings,
         workload: Workload,
         note: Callable[[Recommendation, float], Noted],
     ) -> None:
@@ -251,7 +251,7 @@ def _produce(
     pipe: Connection[Any, Any],
     handled: Synchronized[int],
     enough: Event,
-    kafka: KafkaSettings,
+    kafka: BrokerSettings,
     workload: Workload,
 ) -> None:
     _lead_session()
@@ -301,7 +301,7 @@ def _send(
     for number, event in enumerate(paced_events(events, pace, enough, Clock())):
         while number - handled.value >= ahead:
             time.sleep(_POLL_S)
-        topic = EVENT_TYPES.of_event(event).topic
+        topic = EVENT_TYPES.spec_of(event).topic
         sent.append(Sent(event.event_id, event.user_id, time.monotonic(), topic))
         producer.send(event)
     producer.flush()
@@ -310,7 +310,7 @@ def _send(
 
 def _read(
     pipe: Connection[Any, Any],
-    kafka: KafkaSettings,
+    kafka: BrokerSettings,
     note: Callable[[Recommendation, float], Any],
 ) -> None:
     _lead_session()

@@ -18,7 +18,7 @@ from headwater_client.topics import DEAD_LETTERS
 from bench.harness.load import Answered, Load, Sending, Sent, wait_answers
 from bench.harness.processes import SystemUnderTest
 from features.kafka import client_config
-from features.settings import KafkaSettings
+from features.settings import BrokerSettings
 
 # Of the events of a sustained run these come before the window that is measured.
 WARM_UP = 0.2
@@ -250,7 +250,7 @@ class Measurement:
             time.sleep(_POLL_S)
 
 
-def count_dead_letters(kafka: KafkaSettings) -> int:
+def count_dead_letters(kafka: BrokerSettings) -> int:
     """How many messages were refused."""
     consumer = Consumer(client_config(kafka) | {"group.id": "bench"})
     end: int = consumer.get_watermark_offsets(TopicPartition(DEAD_LETTERS, 0), timeout=15)[1]

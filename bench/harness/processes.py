@@ -22,7 +22,7 @@ from headwater_client.topics import ITEMS
 from deploy.settings import LocalSettings, Settings
 from deploy.settings_text import variable
 from features.kafka import client_config
-from features.settings import KafkaSettings, StoreSettings
+from features.settings import BrokerSettings, StoreSettings
 from stream.settings import TritonSettings
 
 WORKER = ("-m", "deploy.cli", "worker")
@@ -36,7 +36,7 @@ def local_settings(state_dir: Path) -> Settings:
     """Settings under which every server is local, whatever the environment says."""
     inherited = LocalSettings.model_validate(Settings().local.model_dump())
     return Settings(
-        kafka=KafkaSettings(),
+        kafka=BrokerSettings(),
         store=StoreSettings(),
         triton=TritonSettings(),
         local=inherited.model_copy(update={"state_dir": state_dir}),

@@ -194,7 +194,7 @@ def make_app(settings: Settings, handler: OneAtATime) -> faust.App:
         async for record in stream.events():
             message = record.message
             topic, partition = message.topic, message.partition
-            event = decode(EVENT_TYPES.of_topic(topic).struct, message.value)
+            event = decode(EVENT_TYPES.spec_of_topic(topic).struct, message.value)
             source = source_hash(ids[topic], partition)
             column = f"{topic}_{partition}"
             recommendation = await handler.handle(event, column, source, message.offset)

@@ -280,7 +280,7 @@ def _place(settings: Settings, events: Sequence[Interaction]) -> list[PlacedEven
     ids, partitions = ensure_topics(settings.kafka), settings.kafka.partitions
     placed = []
     for number, event in enumerate(events):
-        topic = EVENT_TYPES.of_event(event).topic
+        topic = EVENT_TYPES.spec_of(event).topic
         partition = hash64(event.user_id) % partitions
         source = source_hash(ids[topic], partition)
         placed.append(PlacedEvent(event, f"{topic}_{partition}", source, _BEYOND + number))

@@ -53,7 +53,7 @@ class DecayedPopularity:
         """Count an event; events come in time order."""
         at = self._place[event.item_id]
         left = 2.0 ** -((event.timestamp - self._times[at]) / self._half_life)
-        self._counts[at] = self._counts[at] * left + self._weight[EVENT_TYPES.of_event(event).code]
+        self._counts[at] = self._counts[at] * left + self._weight[EVENT_TYPES.spec_of(event).code]
         self._times[at] = event.timestamp
 
     def has_in_top(self, item_id: str, seen: set[str], time_ms: int) -> bool:
@@ -112,7 +112,7 @@ def _next_items(
             next_items[last[person]] = item
         if item not in seen_before.get(person, ()):
             new_items |= dict.fromkeys(open_new.pop(person, ()), item)
-        if EVENT_TYPES.of_event(event).code in schema.seen_by:
+        if EVENT_TYPES.spec_of(event).code in schema.seen_by:
             seen_before.setdefault(person, set()).add(item)
         open_new.setdefault(person, []).append(number)
         last[person] = number
@@ -127,7 +127,7 @@ def _walk(
     newest: dict[str, list[str]] = {}
     for number, event in enumerate(events):
         own = seen.setdefault(event.user_id, set())
-        if EVENT_TYPES.of_event(event).code in schema.seen_by:
+        if EVENT_TYPES.spec_of(event).code in schema.seen_by:
             own.add(event.item_id)
         items = [name for name in newest.get(event.user_id, []) if name != event.item_id]
         newest[event.user_id] = [*items, event.item_id][-PLACES:]

@@ -39,7 +39,7 @@ from deploy.services.supervisor import supervise
 from deploy.settings import Settings
 from features.kafka import ensure_topics
 from features.schema import FeatureSchema
-from features.settings import KafkaSettings
+from features.settings import BrokerSettings
 from trainer.datasets import DataSource, Log, load_log
 
 POLL_S = 0.1
@@ -227,7 +227,7 @@ def _tell(learning: DemoTrainer | None, screen: Screen) -> None:
 class TimedProducer(EventProducer):
     """A producer that tells the tally when each event left."""
 
-    def __init__(self, settings: KafkaSettings, tally: DemoTally) -> None:
+    def __init__(self, settings: BrokerSettings, tally: DemoTally) -> None:
         # Its servers are stopped right after it: librdkafka need not tell.
         super().__init__(settings.client_settings, {"log_level": 0})
         self._tally = tally

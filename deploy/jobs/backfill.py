@@ -294,7 +294,7 @@ def _read_event(
 
 
 def _loaded_record(event: Interaction, offset: int) -> ConsumerRecord:
-    column = f"{EVENT_TYPES.of_event(event).topic}_{LOADED}"
+    column = f"{EVENT_TYPES.spec_of(event).topic}_{LOADED}"
     return ConsumerRecord(event, column, source_hash(column, 0), offset)
 
 

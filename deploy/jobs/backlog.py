@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 
 from confluent_kafka import Message
 
-from features.settings import KafkaSettings
+from features.settings import BrokerSettings
 from trainer.windows.reader import MessageReader, is_end
 
 GROUP = "headwater-backfill"
@@ -24,7 +24,7 @@ class KafkaBacklog:
         ServerError: Kafka does not answer, or a topic is missing.
     """
 
-    def __init__(self, kafka: KafkaSettings, topics: Collection[str]) -> None:
+    def __init__(self, kafka: BrokerSettings, topics: Collection[str]) -> None:
         self._reader = MessageReader(kafka, GROUP, topics)
         self._backlog = self._reader.backlog()
         self.total = self._backlog.total

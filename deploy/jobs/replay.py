@@ -99,7 +99,7 @@ def replay(
         _send_catalogue(log, producer, sent)
         for event in paced_events(log.events, pace, stop, clock):
             producer.send(event)
-            sent.events_by_type[EVENT_TYPES.of_event(event).name] += 1
+            sent.events_by_type[EVENT_TYPES.spec_of(event).name] += 1
             sent.event_time_ms = event.timestamp
             tell(sent)
     except KeyboardInterrupt:

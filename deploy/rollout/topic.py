@@ -34,7 +34,7 @@ from features.rollout_messages import (
     command_key,
     history_key,
 )
-from features.settings import KafkaSettings
+from features.settings import BrokerSettings
 
 POLL_S = 0.2
 GROUP = "headwater-controller"
@@ -52,7 +52,7 @@ class RolloutLog:
         caught_up: whether all of what was there has been read.
     """
 
-    def __init__(self, settings: KafkaSettings, model: str) -> None:
+    def __init__(self, settings: BrokerSettings, model: str) -> None:
         self._settings = settings
         self._model = model
         self._producer: Producer | None = None
@@ -156,7 +156,7 @@ class RolloutLog:
         self.close()
 
 
-def send_command(kafka: KafkaSettings, command: RolloutCommand) -> RolloutAnswer:
+def send_command(kafka: BrokerSettings, command: RolloutCommand) -> RolloutAnswer:
     """Send a signed command (`deploy.rollout.commands`), and wait for its answer.
 
     Raises:
@@ -199,7 +199,7 @@ class RolloutHistory:
     rejected: list[RolloutAnswer]
 
 
-def read_history(kafka: KafkaSettings, model: str) -> RolloutHistory:
+def read_history(kafka: BrokerSettings, model: str) -> RolloutHistory:
     """All that the topic says of a model.
 
     Raises:

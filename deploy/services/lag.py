@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from features.kafka import client_config
-from features.settings import KafkaSettings
+from features.settings import BrokerSettings
 
 _TIMEOUT_S = 10.0
 
@@ -21,7 +21,7 @@ class Lag:
 
     def __init__(
         self,
-        settings: KafkaSettings,
+        settings: BrokerSettings,
         group: str,
         topics: Sequence[str],
         partitions: int | None = None,

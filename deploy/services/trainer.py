@@ -22,7 +22,7 @@ from deploy.rollout.topic import send_command
 from deploy.settings import Settings
 from features.inputs import MODEL_NAME
 from features.rollout_messages import RolloutAction
-from features.settings import KafkaSettings
+from features.settings import BrokerSettings
 from trainer.loop import Serving, SlowLoop, SlowLoopSettings, SlowLoopStep
 from trainer.registry.registry import ModelRegistry, ReleaseVersion, RolloutRejectedError
 from trainer.registry.repository import ModelVersion
@@ -93,7 +93,7 @@ def release(settings: Settings) -> ReleaseVersion | None:
     return partial(_try_out, settings.rollout, settings.kafka)
 
 
-def _try_out(rules: RolloutSettings, kafka: KafkaSettings, version: ModelVersion) -> bool:
+def _try_out(rules: RolloutSettings, kafka: BrokerSettings, version: ModelVersion) -> bool:
     """Ask the controller to try a version out; false, since the one before it stays live.
 
     Raises:

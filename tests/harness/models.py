@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from features.schema import FeatureSchema
-from features.settings import KafkaSettings
+from features.settings import BrokerSettings
 from features.vocabulary import FIRST_ITEM, PADDING, UNKNOWN, Vocabulary
 from trainer.examples.requests import Requests
 from trainer.network import (
@@ -41,7 +41,7 @@ def offline_registry(
     folder: Path, schema: FeatureSchema, settings: TrainerSettings = SETTINGS
 ) -> ModelRegistry:
     """A registry without servers: for what is only written to its folder."""
-    return ModelRegistry(folder, ModelServer("127.0.0.1:1"), KafkaSettings(), schema, settings)
+    return ModelRegistry(folder, ModelServer("127.0.0.1:1"), BrokerSettings(), schema, settings)
 
 
 def requests_of(feeds: Mapping[str, np.ndarray]) -> Requests:

@@ -14,7 +14,7 @@ from bench.harness.processes import local_settings
 from deploy import local
 from deploy.settings import Settings
 from features.kafka import client_config, ensure_topics, topic_ids
-from features.settings import KafkaSettings
+from features.settings import BrokerSettings
 from features.topics import list_topics
 from tests.harness.waiting import wait_until
 from tests.harness.workers import without_model
@@ -53,7 +53,7 @@ def empty_streams(kafka_and_store: Settings) -> Settings:
     return kafka_and_store
 
 
-def renew_topics(kafka: KafkaSettings) -> None:
+def renew_topics(kafka: BrokerSettings) -> None:
     """Delete all topics of the contract and make them anew, with ids of their own."""
     admin, names = AdminClient(client_config(kafka)), [topic.name for topic in list_topics()]
     if there := list(topic_ids(kafka, names)):

@@ -25,7 +25,7 @@ def row(
     offset: int, minute: float, partition: int = 0, topic: str = CLICK.topic, **known: Any
 ) -> WindowEvent:
     """An event of so many minutes after the full hour."""
-    kind = EVENT_TYPES.of_topic(topic).struct
+    kind = EVENT_TYPES.spec_of_topic(topic).struct
     fields = {"event_id": f"{topic}/{partition}/{offset}", "user_id": "ann", "item_id": "lamp"}
     time_ms = START_MS + int(minute * MINUTE_MS)
     return WindowEvent(topic, partition, offset, kind(timestamp=time_ms, **(fields | known)))

@@ -286,7 +286,7 @@ def test_what_trends_agrees(played: Played) -> None:
 def groups(row: Mapping[str, Any]) -> list[tuple[Any, ItemGroup]]:
     return [
         (
-            EVENT_TYPES.of_topic(column.rpartition("_")[0]).code,
+            EVENT_TYPES.spec_of_topic(column.rpartition("_")[0]).code,
             ItemGroup(values, int(source), int(offset), int(reference_ms)),
         )
         for column, cell in row.items()

@@ -28,7 +28,7 @@ from headwater_client.topics import ITEMS, PARTITIONER, RECOMMENDATIONS
 from deploy.jobs.replay import ReplayResult, rate_pace, replay, speed_pace
 from deploy.settings import Settings
 from features.kafka import client_config, ensure_topics, topic_ids
-from features.settings import KafkaSettings
+from features.settings import BrokerSettings
 from features.topics import Topic
 from trainer.datasets import Log, RefusedRecord
 
@@ -39,7 +39,7 @@ QUICKLY: dict[str, str | int | bool] = {"message.timeout.ms": 300, "log_level": 
 
 
 @pytest.fixture(scope="module")
-def kafka(servers: Settings) -> KafkaSettings:
+def kafka(servers: Settings) -> BrokerSettings:
     ensure_topics(servers.kafka)
     return servers.kafka
 
@@ -47,7 +47,7 @@ def kafka(servers: Settings) -> KafkaSettings:
 class Reader:
     """What arrives in topics from now on."""
 
-    def __init__(self, kafka: KafkaSettings, *topics: str) -> None:
+    def __init__(self, kafka: BrokerSettings, *topics: str) -> None:
         self._consumer = Consumer(client_config(kafka) | {"group.id": f"test-{uuid4()}"})
         known = self._consumer.list_topics(timeout=10).topics
         self._start = [
@@ -74,7 +74,7 @@ class Reader:
 
 
 @pytest.fixture
-def reader(kafka: KafkaSettings) -> Iterator[Reader]:
+def reader(kafka: BrokerSettings) -> Iterator[Reader]:
     reader = Reader(kafka, CLICK.topic, PURCHASE.topic, ITEMS)
     yield reader
     reader.close()
@@ -94,7 +94,7 @@ def recommendation(user: str, number: int = 0) -> Recommendation:
     )
 
 
-def answer(kafka: KafkaSettings, *recommendations: Recommendation) -> None:
+def answer(kafka: BrokerSettings, *recommendations: Recommendation) -> None:
     producer = Producer(client_config(kafka) | {"partitioner": PARTITIONER})
     for one in recommendations:
         producer.produce(RECOMMENDATIONS, encode(one), one.user_id)
@@ -114,7 +114,7 @@ def log_of(count: int, *, every_s: int = 60) -> Log:
 
 
 def test_what_is_sent_arrives_on_its_topic_with_its_key(
-    kafka: KafkaSettings, reader: Reader
+    kafka: BrokerSettings, reader: Reader
 ) -> None:
     with EventProducer(kafka.client_settings) as events:
         click = events.click(user_id="ann", item_id="7", price=2, session_id="s")
@@ -129,7 +129,7 @@ def test_what_is_sent_arrives_on_its_topic_with_its_key(
     assert found[CLICK.topic, "ann"].partition() == found[PURCHASE.topic, "ann"].partition()
 
 
-def test_what_breaks_the_contract_does_not_leave(kafka: KafkaSettings, reader: Reader) -> None:
+def test_what_breaks_the_contract_does_not_leave(kafka: BrokerSettings, reader: Reader) -> None:
     with EventProducer(kafka.client_settings) as events:
         for field, wrong in (("price", float("inf")), ("timestamp", 5), ("position", -1)):
             with pytest.raises(EventError, match=field):
@@ -146,7 +146,7 @@ def test_what_breaks_the_contract_does_not_leave(kafka: KafkaSettings, reader: R
 
 
 def test_a_full_local_queue_is_waited_for_and_nothing_is_lost(
-    kafka: KafkaSettings, reader: Reader
+    kafka: BrokerSettings, reader: Reader
 ) -> None:
     log = log_of(3000, every_s=1)
     with EventProducer(kafka.client_settings, {"queue.buffering.max.messages": 100}) as events:
@@ -205,7 +205,7 @@ def test_a_failure_does_not_hide_the_error_that_came_first() -> None:
     assert "did not take" in error.value.__notes__[0]
 
 
-def test_without_a_group_all_from_now_on(kafka: KafkaSettings) -> None:
+def test_without_a_group_all_from_now_on(kafka: BrokerSettings) -> None:
     answer(kafka, recommendation("before"))
     with RecommendationConsumer(kafka.client_settings, timeout_s=2) as first:
         with RecommendationConsumer(kafka.client_settings, timeout_s=2) as second:
@@ -215,7 +215,7 @@ def test_without_a_group_all_from_now_on(kafka: KafkaSettings) -> None:
         assert first.receive(0.1) is None
 
 
-def test_a_group_goes_on_with_what_was_not_done(kafka: KafkaSettings) -> None:
+def test_a_group_goes_on_with_what_was_not_done(kafka: BrokerSettings) -> None:
     group = f"app-{uuid4()}"
     earliest = {"auto.offset.reset": "earliest"}
     user = str(uuid4())
@@ -236,7 +236,7 @@ def test_a_group_goes_on_with_what_was_not_done(kafka: KafkaSettings) -> None:
         assert list(of_user(consumer)) == ["e2", "e3", "e4"]
 
 
-def test_a_message_that_is_no_recommendation_is_told_and_passed(kafka: KafkaSettings) -> None:
+def test_a_message_that_is_no_recommendation_is_told_and_passed(kafka: BrokerSettings) -> None:
     with RecommendationConsumer(kafka.client_settings) as consumer:
         producer = Producer(client_config(kafka) | {"partitioner": PARTITIONER})
         producer.produce(RECOMMENDATIONS, b"{}", "ann")
@@ -254,14 +254,14 @@ def test_a_consumer_without_kafka_is_one_line(monkeypatch: pytest.MonkeyPatch) -
         RecommendationConsumer(NOWHERE, options={"log_level": "0"})
 
 
-def test_topics_are_made_once_and_keep_their_ids(kafka: KafkaSettings) -> None:
+def test_topics_are_made_once_and_keep_their_ids(kafka: BrokerSettings) -> None:
     ids = ensure_topics(kafka)
     assert ensure_topics(kafka) == ids
     assert topic_ids(kafka, [CLICK.topic, "nowhere"]) == {CLICK.topic: ids[CLICK.topic]}
     assert len(set(ids.values())) == len(ids)
 
 
-def test_a_topic_made_anew_has_another_id(kafka: KafkaSettings) -> None:
+def test_a_topic_made_anew_has_another_id(kafka: BrokerSettings) -> None:
     topic = Topic(f"test-{uuid4()}", True, {})
     before = ensure_topics(kafka, [topic])
     admin = AdminClient({**client_config(kafka)})
@@ -271,14 +271,14 @@ def test_a_topic_made_anew_has_another_id(kafka: KafkaSettings) -> None:
     assert before != after
 
 
-def test_another_number_of_partitions_is_refused(kafka: KafkaSettings) -> None:
+def test_another_number_of_partitions_is_refused(kafka: BrokerSettings) -> None:
     other = kafka.model_copy(update={"partitions": kafka.partitions + 1})
     with pytest.raises(SettingsError, match=rf"partitions to {kafka.partitions}") as error:
         ensure_topics(other)
     assert "\n" not in str(error.value)
 
 
-def test_a_replay_sends_all_and_counts(kafka: KafkaSettings, reader: Reader) -> None:
+def test_a_replay_sends_all_and_counts(kafka: BrokerSettings, reader: Reader) -> None:
     log = log_of(100)
     with EventProducer(kafka.client_settings) as producer:
         sent = replay(log, producer)
@@ -295,7 +295,7 @@ def test_a_replay_sends_all_and_counts(kafka: KafkaSettings, reader: Reader) -> 
     assert ids == {f"e{n}" for n in range(100) if n % 4 != 3}
 
 
-def test_a_replay_keeps_its_pace(kafka: KafkaSettings) -> None:
+def test_a_replay_keeps_its_pace(kafka: BrokerSettings) -> None:
     told: list[ReplayResult] = []
     with EventProducer(kafka.client_settings) as producer:
         # A producer's first message takes half a second.
@@ -307,7 +307,7 @@ def test_a_replay_keeps_its_pace(kafka: KafkaSettings) -> None:
     assert 5 <= len(told) <= 12
 
 
-def test_ctrl_c_ends_a_replay_cleanly(kafka: KafkaSettings, reader: Reader) -> None:
+def test_ctrl_c_ends_a_replay_cleanly(kafka: BrokerSettings, reader: Reader) -> None:
     # A shell's background job ignores SIGINT, and so would Python.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     timer = threading.Timer(1.0, _thread.interrupt_main)

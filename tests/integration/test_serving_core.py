@@ -12,7 +12,7 @@ from deploy.settings import Settings
 from features.rollout_messages import Rollout, RoutedVersion
 from features.rows import UserRow, empty_user
 from features.schema import FeatureSchema
-from features.settings import KafkaSettings
+from features.settings import BrokerSettings
 from features.store import popularity_table
 from features.store.redis import RedisRowStore
 from stream.catalogue import LOADED_ITEMS, ItemUpdate, write_items
@@ -37,7 +37,7 @@ def serve_a_model(settings: Settings) -> Routes:
     """Routes to a model that Triton has loaded; nothing is announced to Kafka."""
     schema = FeatureSchema(settings.features)
     server = ModelServer(settings.triton.url or "")
-    registry = ModelRegistry(settings.model_repository, server, KafkaSettings(), schema, SETTINGS)
+    registry = ModelRegistry(settings.model_repository, server, BrokerSettings(), schema, SETTINGS)
     version = registry.write_version(untrained(schema, 1))
     registry.load_and_verify(version)
     routes = Routes(settings.triton.model, schema.contract)

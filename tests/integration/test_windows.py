@@ -20,7 +20,7 @@ from structlog.testing import capture_logs
 
 from deploy.settings import Settings
 from features.kafka import client_config
-from features.settings import KafkaSettings
+from features.settings import BrokerSettings
 from tests.harness.servers import renew_topics
 from tests.harness.waiting import wait_until
 from trainer.windows.gathering import ClosedWindow
@@ -38,7 +38,7 @@ SETTINGS = WindowSettings(idle_s=0.5)
 
 
 @pytest.fixture
-def kafka(kafka_and_store: Settings) -> KafkaSettings:
+def kafka(kafka_and_store: Settings) -> BrokerSettings:
     """Kafka with empty topics, which these tests may delete."""
     renew_topics(kafka_and_store.kafka)
     return kafka_and_store.kafka
@@ -49,7 +49,7 @@ def store(tmp_path: Path) -> WindowStore:
     return WindowStore(str(tmp_path / "windows"))
 
 
-def send(kafka: KafkaSettings, *minutes: float, user: str = "ann") -> None:
+def send(kafka: BrokerSettings, *minutes: float, user: str = "ann") -> None:
     """One click at each of these minutes, in this order; all on one partition."""
     with EventProducer(kafka.client_settings) as producer:
         for minute in minutes:
@@ -58,7 +58,7 @@ def send(kafka: KafkaSettings, *minutes: float, user: str = "ann") -> None:
 
 
 def write(
-    kafka: KafkaSettings, store: WindowStore, windows: int, settings: WindowSettings = SETTINGS
+    kafka: BrokerSettings, store: WindowStore, windows: int, settings: WindowSettings = SETTINGS
 ) -> list[WindowManifest]:
     """What a writer writes before it is stopped after so many windows."""
     with closing(WindowWriter(kafka, store, settings).run(Event())) as written:
@@ -70,7 +70,7 @@ def minutes(store: WindowStore, number: int) -> list[float]:
     return [(row.event.timestamp - START_MS) / MINUTE_MS for row in rows]
 
 
-def committed(kafka: KafkaSettings) -> int:
+def committed(kafka: BrokerSettings) -> int:
     """Messages that Kafka thinks are in windows."""
     consumer = Consumer(client_config(kafka) | {"group.id": SETTINGS.group})
     places = [
@@ -84,7 +84,7 @@ def committed(kafka: KafkaSettings) -> int:
 
 
 def test_windows_follow_event_time_and_a_later_writer_goes_on(
-    kafka: KafkaSettings, store: WindowStore
+    kafka: BrokerSettings, store: WindowStore
 ) -> None:
     send(kafka, 61, 5, 30, 62, 70)
     [first] = write(kafka, store, 1)
@@ -105,7 +105,7 @@ def test_windows_follow_event_time_and_a_later_writer_goes_on(
 
 
 def test_what_is_no_event_is_passed_over_counted_and_logged_once(
-    kafka: KafkaSettings, store: WindowStore
+    kafka: BrokerSettings, store: WindowStore
 ) -> None:
     with EventProducer(kafka.client_settings) as producer:
         producer.send_raw(CLICK.topic, "ann", b'{"user_id": "ann"')
@@ -128,7 +128,7 @@ def test_what_is_no_event_is_passed_over_counted_and_logged_once(
 
 
 def test_an_event_sent_again_is_marked_by_a_later_writer_too(
-    kafka: KafkaSettings, store: WindowStore
+    kafka: BrokerSettings, store: WindowStore
 ) -> None:
     known = {"user_id": "ann", "item_id": "lamp", "event_id": "e", "timestamp": START_MS}
     for _ in range(2):
@@ -140,7 +140,7 @@ def test_an_event_sent_again_is_marked_by_a_later_writer_too(
 
 
 def test_of_two_writers_the_one_that_comes_second_stops(
-    kafka: KafkaSettings, store: WindowStore
+    kafka: BrokerSettings, store: WindowStore
 ) -> None:
     send(kafka, 5, 140)
     first = WindowWriter(kafka, store, SETTINGS).run(Event())
@@ -163,7 +163,7 @@ class FullAtFirst(WindowStore):
         return draft
 
 
-def test_a_full_disk_is_tried_again(kafka: KafkaSettings, tmp_path: Path) -> None:
+def test_a_full_disk_is_tried_again(kafka: BrokerSettings, tmp_path: Path) -> None:
     store = FullAtFirst(str(tmp_path))
     send(kafka, 5)
     with capture_logs() as logs:
@@ -174,7 +174,7 @@ def test_a_full_disk_is_tried_again(kafka: KafkaSettings, tmp_path: Path) -> Non
 
 
 def test_a_topic_made_anew_is_read_from_its_beginning(
-    kafka: KafkaSettings, store: WindowStore
+    kafka: BrokerSettings, store: WindowStore
 ) -> None:
     send(kafka, 5, 6, 7)
     write(kafka, store, 1)
@@ -185,7 +185,7 @@ def test_a_topic_made_anew_is_read_from_its_beginning(
 
 
 def headwater(
-    kafka: KafkaSettings, folder: Path, *arguments: str
+    kafka: BrokerSettings, folder: Path, *arguments: str
 ) -> tuple[list[str], dict[str, str]]:
     variables = {
         "HEADWATER_KAFKA__BOOTSTRAP_SERVERS": kafka.bootstrap_servers or "",
@@ -195,14 +195,14 @@ def headwater(
     return [sys.executable, "-m", "deploy.cli", "windows", *arguments], os.environ | variables
 
 
-def run(kafka: KafkaSettings, folder: Path, *arguments: str) -> str:
+def run(kafka: BrokerSettings, folder: Path, *arguments: str) -> str:
     command, environment = headwater(kafka, folder, *arguments)
     return subprocess.run(
         command, env=environment, check=True, capture_output=True, text=True
     ).stdout
 
 
-def test_the_commands(kafka: KafkaSettings, store: WindowStore, tmp_path: Path) -> None:
+def test_the_commands(kafka: BrokerSettings, store: WindowStore, tmp_path: Path) -> None:
     send(kafka, 5, 6)
     command, environment = headwater(kafka, tmp_path, "write")
     writer = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)

@@ -65,7 +65,7 @@ def cart(number: int = 0, item: str = "lamp", time_ms: int = START_MS) -> AddToC
 
 def test_it_is_written_read_and_sent_to_its_topic(monkeypatch: pytest.MonkeyPatch) -> None:
     assert decode(AddToCart, encode(cart())) == cart()
-    assert EVENT_TYPES.of_event(cart()) is EVENT_TYPES["add_to_cart"] is ADD_TO_CART
+    assert EVENT_TYPES.spec_of(cart()) is EVENT_TYPES["add_to_cart"] is ADD_TO_CART
     sent: list[tuple[str, str]] = []
     monkeypatch.setattr(EventProducer, "send_raw", lambda _, *raw: sent.append(raw[:2]))
     with EventProducer(KafkaSettings("localhost:1"), {"log_level": "0"}) as events:
@@ -231,9 +231,7 @@ def test_what_is_not_registered_is_no_click() -> None:
     with pytest.raises(SettingsError, match="Dislike is no registered event type"):
         observation(event, SOURCE, 0)
     with pytest.raises(KeyError):
-        EventRegistry(CLICK).of_topic("carts")
-    with pytest.raises(KeyError):
-        EVENT_TYPES.of_code(0)
+        EventRegistry(CLICK).spec_of_topic("carts")
 
 
 # Where code is about clicks and purchases themselves: their settings, stored counters, ratings.

@@ -19,7 +19,7 @@ from features.inputs import MODEL_NAME
 from features.rollout_messages import Rollout, RoutedVersion, Variant
 from features.rollouts import RolloutView, write_rollout_message
 from features.schema import FeatureSchema
-from features.settings import KafkaSettings
+from features.settings import BrokerSettings
 from trainer.export.onnx import check_graph
 from trainer.export.recommender import ScoringGraph
 from trainer.network import TrainedModel
@@ -60,7 +60,7 @@ class ModelRegistry:
         self,
         folder: Path,
         server: ModelServer,
-        kafka: KafkaSettings,
+        kafka: BrokerSettings,
         schema: FeatureSchema,
         settings: TrainerSettings,
     ) -> None:

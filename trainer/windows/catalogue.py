@@ -10,7 +10,7 @@ from headwater_client.errors import EventError, ServerError
 from headwater_client.events import Item, decode
 from headwater_client.topics import ITEMS
 
-from features.settings import KafkaSettings
+from features.settings import BrokerSettings
 from trainer.windows.reader import ANSWER_S, WAIT_S, MessageReader, is_end, source_of
 
 GROUP = "headwater-trainer"
@@ -24,7 +24,7 @@ class CatalogueReader:
         ServerError: Kafka does not answer, or the topic is missing.
     """
 
-    def __init__(self, kafka: KafkaSettings) -> None:
+    def __init__(self, kafka: BrokerSettings) -> None:
         self._reader = MessageReader(kafka, GROUP, [ITEMS])
         self._unread = set(self._reader.sources)
         self._reader.start(dict.fromkeys(self._reader.sources, 0))

@@ -68,7 +68,7 @@ def _sources() -> list[tuple[str, int]]:
 def _closed(events: Sequence[Interaction], gathering: WindowAssembler) -> Iterator[ClosedWindow]:
     sources = _sources()
     for offset, event in enumerate(events):
-        topic = EVENT_TYPES.of_event(event).topic
+        topic = EVENT_TYPES.spec_of(event).topic
         gathering.add(WindowEvent(topic, LOADED_PARTITION, offset, event), event.timestamp)
         for source in sources:
             # The log is in the order of time: no partition waits for another.

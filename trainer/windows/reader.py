@@ -12,7 +12,7 @@ from headwater_client.events import Interaction, decode
 from headwater_client.kafka import unreachable
 
 from features.kafka import client_config
-from features.settings import KafkaSettings
+from features.settings import BrokerSettings
 from trainer.windows.offsets import OffsetTracker, Position, Source
 
 BATCH = 500
@@ -33,7 +33,7 @@ class MessageReader:
         ServerError: Kafka does not answer, or a topic is missing.
     """
 
-    def __init__(self, kafka: KafkaSettings, group: str, topics: Collection[str]) -> None:
+    def __init__(self, kafka: BrokerSettings, group: str, topics: Collection[str]) -> None:
         self._group = group
         self._consumer = Consumer(
             {
@@ -165,7 +165,7 @@ def action_of(message: Message) -> Interaction:
     Raises:
         EventError: it breaks the contract.
     """
-    kind = EVENT_TYPES.of_topic(message.topic() or "").struct
+    kind = EVENT_TYPES.spec_of_topic(message.topic() or "").struct
     return decode(kind, message.value(), message.timestamp()[1])
 
 

@@ -70,7 +70,7 @@ def to_table(rows: list[WindowEvent]) -> Any:
     """The rows as a pyarrow.Table of `COLUMNS`."""
     events = [row.event for row in rows]
     columns: dict[str, list[Any]] = {
-        "type": [EVENT_TYPES.of_event(event).name for event in events],
+        "type": [EVENT_TYPES.spec_of(event).name for event in events],
         "context": [_context_text(event) for event in events],
     }
     columns |= {name: [getattr(event, name) for event in events] for name in _OF_AN_EVENT}
@@ -102,4 +102,4 @@ def _event(row: dict[str, Any]) -> Interaction:
     known = {name: row[name] for name in _OF_AN_EVENT if row[name] is not None}
     if row["context"] is not None:
         known["context"] = msgspec.json.decode(row["context"])
-    return EVENT_TYPES.of_topic(row["topic"]).struct(**known)
+    return EVENT_TYPES.spec_of_topic(row["topic"]).struct(**known)

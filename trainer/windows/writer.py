@@ -16,7 +16,7 @@ from headwater_client.errors import EventError
 from headwater_client.event_types import EVENT_TYPES
 
 from features.kafka import ensure_topics
-from features.settings import KafkaSettings
+from features.settings import BrokerSettings
 from trainer.windows.appending import WindowAppender
 from trainer.windows.gathering import ClosedWindow, WindowAssembler
 from trainer.windows.manifest import WindowManifest
@@ -45,7 +45,7 @@ class WindowWriter:
 
     def __init__(
         self,
-        kafka: KafkaSettings,
+        kafka: BrokerSettings,
         store: WindowStore,
         settings: WindowSettings,
         now_s: Callable[[], float] = time.monotonic,

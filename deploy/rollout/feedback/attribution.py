@@ -107,7 +107,7 @@ class AttributionWindow:
         person.events[event.event_id] = time_ms
         while len(person.events) > MAX_EVENTS:
             person.events.popitem(last=False)
-        item, code = hash64(event.item_id), EVENT_TYPES.of_event(event).code
+        item, code = hash64(event.item_id), EVENT_TYPES.spec_of(event).code
         served = _find_recommendation(person, event, item, since_ms)
         if served is None or (item, code) in served.earned:
             return []

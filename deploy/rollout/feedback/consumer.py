@@ -27,7 +27,7 @@ from deploy.rollout.feedback.counters import VariantCounters, sum_rows
 from deploy.rollout.feedback.ledger import FeedbackMessage, FeedbackScope, Ledger, TimeOrderedMerge
 from features.kafka import client_config
 from features.rollouts import is_end
-from features.settings import KafkaSettings
+from features.settings import BrokerSettings
 from features.store import FEEDBACK, RowRead, RowStore, RowWrite
 from features.topics import Hash
 
@@ -61,7 +61,7 @@ class FeedbackConsumer:
 
     def __init__(
         self,
-        kafka: KafkaSettings,
+        kafka: BrokerSettings,
         store: RowStore,
         sources: Mapping[tuple[str, int], Hash],
         scope: FeedbackScope,
@@ -198,7 +198,7 @@ def list_topics() -> tuple[str, ...]:
 
 @cache
 def _get_decoder(topic: str) -> msgspec.json.Decoder[Any]:
-    kind = Recommendation if topic == RECOMMENDATIONS else EVENT_TYPES.of_topic(topic).struct
+    kind = Recommendation if topic == RECOMMENDATIONS else EVENT_TYPES.spec_of_topic(topic).struct
     return msgspec.json.Decoder(kind)
 
 

@@ -15,7 +15,7 @@ from features.columns import TrendList, encode_item, encode_trending
 from features.rollout_messages import Rollout, RoutedVersion
 from features.rows import UserRow, empty_user
 from features.schema import FeatureSchema
-from features.settings import FeatureSettings, KafkaSettings, StoreSettings
+from features.settings import BrokerSettings, FeatureSettings, StoreSettings
 from features.topics import hash64
 from features.vocabulary import Vocabulary
 from stream.catalogue import CatalogueEntry, is_available
@@ -32,7 +32,7 @@ from tests.harness.memory_store import MemoryRowStore
 
 NOW_MS = 1_700_000_000_000
 CONFIG = WorkerConfig(
-    KafkaSettings(partitions=1),
+    BrokerSettings(partitions=1),
     StoreSettings(),
     FeatureSettings(),
     TritonSettings(url="127.0.0.1:9"),

@@ -57,10 +57,10 @@ class DeliveryError(ServerError):
         self.undelivered = list(undelivered)
 
     @classmethod
-    def of_messages(cls, undelivered: Sequence[Undelivered]) -> DeliveryError:
+    def from_messages(cls, undelivered: Sequence[Undelivered]) -> DeliveryError:
         """The error of at least one message.
 
-        >>> print(DeliveryError.of_messages([Undelivered("clicks", "ann", b"{}", "timed out")]))
+        >>> print(DeliveryError.from_messages([Undelivered("clicks", "ann", b"{}", "timed out")]))
         Kafka did not take a message for clicks: timed out
         """
         first = undelivered[0]

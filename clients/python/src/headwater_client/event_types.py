@@ -124,7 +124,7 @@ class EventRegistry(Mapping[str, EventSpec]):
         """The codes of all types: 1, 2, ..."""
         return tuple(spec.code for spec in self.values())
 
-    def of_topic(self, topic: str) -> EventSpec:
+    def spec_of_topic(self, topic: str) -> EventSpec:
         """The type whose events are on a topic.
 
         Raises:
@@ -132,18 +132,7 @@ class EventRegistry(Mapping[str, EventSpec]):
         """
         return self._by_topic[topic]
 
-    def of_code(self, code: int) -> EventSpec:
-        """The type with a code.
-
-        Raises:
-            KeyError: there is none.
-        """
-        for spec in self.values():
-            if spec.code == code:
-                return spec
-        raise KeyError(code)
-
-    def of_event(self, event: Interaction) -> EventSpec:
+    def spec_of(self, event: Interaction) -> EventSpec:
         """The type of an event.
 
         Raises:

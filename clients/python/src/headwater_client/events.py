@@ -156,7 +156,7 @@ def decode(kind: type[AnyEvent], raw: bytes | None, now_ms: int | None = None) -
     try:
         event: AnyEvent = _get_decoder(kind).decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise _explained(kind, raw, error) from error
+        raise _explain(kind, raw, error) from error
     if isinstance(event, Interaction):
         _check_not_in_future(event.timestamp, now_ms)
     return event
@@ -174,7 +174,7 @@ def _check_not_in_future(timestamp: int, now_ms: int | None) -> None:
         raise EventError("timestamp", timestamp, f"is in the future: expected at most {latest}")
 
 
-def _explained(kind: type[AnyEvent], raw: bytes, error: Exception) -> EventError:
+def _explain(kind: type[AnyEvent], raw: bytes, error: Exception) -> EventError:
     """The same refusal with the field and the value named; slow, so only after a failure."""
     try:
         # Python's own parser reads NaN and Infinity, which JSON forbids: so they can be named.

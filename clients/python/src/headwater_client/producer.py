@@ -153,7 +153,7 @@ class EventProducer(ProcessBound):
         if isinstance(event, Item):
             self.send_raw(ITEMS, event.item_id, raw)
         else:
-            self.send_raw(EVENT_TYPES.of_event(event).topic, event.user_id, raw)
+            self.send_raw(EVENT_TYPES.spec_of(event).topic, event.user_id, raw)
 
     def send_raw(self, topic: str, key: str, value: bytes | None) -> None:
         """Send bytes as they are, unchecked: what breaks the contract ends in `dead-letters`."""
@@ -235,7 +235,7 @@ class EventProducer(ProcessBound):
             return False
         except KafkaException as error:
             reason = error.args[0].str()
-            raise DeliveryError.of_messages([Undelivered(topic, key, value, reason)]) from error
+            raise DeliveryError.from_messages([Undelivered(topic, key, value, reason)]) from error
         return True
 
     def _refuse(self, message: Undelivered) -> None:
@@ -264,7 +264,7 @@ class EventProducer(ProcessBound):
     def _raise_failed(self) -> None:
         if self._failed:
             failed, self._failed[:] = self._failed[:], []
-            raise DeliveryError.of_messages(failed)
+            raise DeliveryError.from_messages(failed)
 
 
 def _encode_checked(event: Interaction | Item) -> bytes:
