@@ -16,7 +16,7 @@ from headwater_client.errors import DataError, ServerError
 from headwater_client.events import Item
 
 from features.schema import check_version_fits
-from trainer.evaluation.held import held_of
+from trainer.evaluation.held import hold_out
 from trainer.examples import DataSplits, EventHistory, Examples, split_by_time
 from trainer.export.onnx import ExportError
 from trainer.gate.checks import Verdict, verdict
@@ -307,8 +307,8 @@ class SlowLoop:
     def _verdict(self, candidate: JudgedVersion, slices: DataSplits) -> Verdict:
         live = self._live.judged_version
         vocabularies = [one.trained.vocabulary for one in (live, candidate)]
-        held = held_of(self._history, slices.judge_ms, vocabularies)
-        window = held_of(self._history, slices.since_ms + 1, vocabularies)
+        held = hold_out(self._history, slices.judge_ms, vocabularies)
+        window = hold_out(self._history, slices.since_ms + 1, vocabularies)
         measured = measure(candidate, live, held, self._schema, window)
         found = verdict(measured, self._rules.gate)
         keep = retrying(self._rules.trainer.publish_retry_s, DataError)

@@ -1,4 +1,8 @@
-"""Ranks to figures: how high the right items stood, with intervals. M events."""
+"""Ranks to metrics, with intervals. Numpy only, and for whatever ranks: training, gate, benchmarks.
+
+A rank is how many items stand before the right one, from 0 on; an equal score counts half, and a
+missed item's is infinite. Each of M events has one right item.
+"""
 
 from __future__ import annotations
 
@@ -6,44 +10,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import torch
-from torch import Tensor
 
-from features.arrays import Int64Array
-from trainer.examples.requests import Batch
+from features.arrays import Float64Array, Int64Array
 
-TOP = 10
-DEEP = 50
+CUTOFF = 10
+DEEP_CUTOFF = 50
 _SAMPLES = 1000
 _SEED = 0
-
-Floats = npt.NDArray[np.float64]
-
-
-def target_ranks(scores: Tensor, batch: Batch) -> Tensor:
-    """How many items stand before each target, an equal score counting half: float[K].
-
-    What else was taken at the same instant does not stand before it. A score that is no number is
-    missed: a training that diverged is never the best one.
-
-    Args:
-        scores: float[M, N].
-    """
-    own = scores[batch.rows, batch.targets][:, None]
-    others = scores.masked_fill(batch.tied, -torch.inf)[batch.rows]
-    ranks = (others > own).sum(1) + (others == own).sum(1) / 2
-    return ranks.masked_fill(own[:, 0].isnan(), torch.inf)
-
-
-def ndcg(ranks: Tensor) -> Tensor:
-    """The gain of a single right item at each rank, 0 from place 11 on: float[M]."""
-    return torch.where(ranks < TOP, 1 / torch.log2(ranks + 2), 0.0)
 
 
 @dataclass(frozen=True)
 class RankingMetrics:
-    """Of so many events: how often the right item was among the best 10 and 50, and the gain."""
+    """Of so many events: how often the right item was among the best 10 and 50, and NDCG@10."""
 
     events: int
     hr_at_10: float = 0.0
@@ -51,42 +29,73 @@ class RankingMetrics:
     hr_at_50: float = 0.0
 
 
-def figures(ranks: Floats) -> RankingMetrics:
-    """Figures of the ranks of the right items, float[M], infinite for a missed one.
+def ranking_metrics(ranks: Float64Array) -> RankingMetrics:
+    """The metrics of the ranks of the right items, float64[M].
 
-    >>> figures(np.array([0.0, 30.0]))
+    >>> ranking_metrics(np.array([0.0, 30.0]))
     RankingMetrics(events=2, hr_at_10=0.5, ndcg_at_10=0.5, hr_at_50=1.0)
     """
     if not len(ranks):
         return RankingMetrics(0)
     return RankingMetrics(
         events=len(ranks),
-        hr_at_10=float((ranks < TOP).mean()),
-        ndcg_at_10=float(gains(ranks).mean()),
-        hr_at_50=float((ranks < DEEP).mean()),
+        hr_at_10=float((ranks < CUTOFF).mean()),
+        ndcg_at_10=float(ndcg(ranks).mean()),
+        hr_at_50=float((ranks < DEEP_CUTOFF).mean()),
     )
 
 
-def gains(ranks: Floats) -> Floats:
-    """NDCG@10 of each event, float[M]."""
-    found: Floats = ndcg(torch.from_numpy(ranks)).numpy()
-    return found
+def ndcg(ranks: Float64Array) -> Float64Array:
+    """NDCG@10 of each event, float64[M]: 0 from rank 10 on.
+
+    K. Järvelin, J. Kekäläinen, "Cumulated gain-based evaluation of IR techniques", 2002; with one
+    right item the ideal gain is 1.
+
+    >>> ndcg(np.array([0.0, 1.0, 10.0, np.inf])).round(3)
+    array([1.   , 0.631, 0.   , 0.   ])
+    """
+    gains: Float64Array = np.where(ranks < CUTOFF, dcg_discount(ranks), 0.0)
+    return gains
 
 
-def interval(values: Floats, people: Any) -> list[float]:
-    """95 % bootstrap interval of the mean: people are drawn, with all their events.
+def dcg_discount(ranks: Any) -> Any:
+    """What an item at a rank, or at each of an array of ranks, counts in DCG: 1 in the first place.
+
+    >>> float(dcg_discount(2))
+    0.5
+    """
+    return 1 / np.log2(ranks + 2)
+
+
+def ranks_in_lists(top_items: Int64Array, targets: Int64Array) -> Float64Array:
+    """The place of each target in its list, float64[M]; infinite where it is not there.
 
     Args:
-        values: float[M].
+        top_items: int64[M, K], best first, an item once at most.
+        targets: int64[M].
+
+    >>> ranks_in_lists(np.array([[5, 6, 7], [5, 6, 7]]), np.array([6, 9]))
+    array([ 1., inf])
+    """
+    hits = top_items == targets[:, None]
+    ranks: Float64Array = np.where(hits.any(1), hits.argmax(1), np.inf)
+    return ranks
+
+
+def bootstrap_interval(values: Float64Array, people: Any) -> list[float]:
+    """95 % interval of the mean, by bootstrap: people are drawn, with all their events.
+
+    Args:
+        values: float64[M].
         people: [M], whose each is, in any numbering.
     """
-    who, draws = drawn_people(people)
+    who, draws = draw_people(people)
     sums, counts = np.bincount(who, values), np.bincount(who)
     means = sums[draws].sum(1) / counts[draws].sum(1)
     return [float(edge) for edge in np.percentile(means, (2.5, 97.5))]
 
 
-def drawn_people(people: Any) -> tuple[Int64Array, Int64Array]:
+def draw_people(people: Any) -> tuple[Int64Array, Int64Array]:
     """People drawn as often as there are people, the same draws every time.
 
     Args:

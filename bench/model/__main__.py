@@ -55,11 +55,11 @@ from bench.model.measures import (
 from bench.model.tables import draw, make_tables
 from bench.model.timing import Ceilings, measure_ceilings
 from deploy.optimize.precision import CalibrationSet
-from deploy.optimize.requests import BATCH
 from deploy.settings import default_cache_dir
 from features.schema import FeatureSchema
 from features.vocabulary import FIRST_ITEM
 from trainer.datasets import Log
+from trainer.evaluation.requests import BATCH
 from trainer.export.onnx import write_graph
 from trainer.export.recommender import ScoringGraph
 from trainer.network import Model

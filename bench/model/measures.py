@@ -30,12 +30,12 @@ from deploy.jobs.optimize import load_source
 from deploy.optimize.engine import EngineSpec, build_engine
 from deploy.optimize.parity import InferFunction, load_graph, measure_parity
 from deploy.optimize.precision import CalibrationSet
-from deploy.optimize.requests import BATCH, EvalRequests
 from deploy.optimize.runtime import installed_packages
 from deploy.optimize.settings import MatmulPrecision, OptimizeSettings
 from features.schema import FeatureSchema
 from features.settings import FeatureSettings
 from trainer.datasets import Log
+from trainer.evaluation.requests import BATCH, EvalRequests
 from trainer.export.onnx import export
 from trainer.export.parity import Arrays
 from trainer.export.recommender import ScoringGraph

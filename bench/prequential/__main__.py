@@ -23,6 +23,7 @@ from rich.table import Table
 
 from bench.harness import charts, runner
 from deploy.settings import default_cache_dir
+from features.arrays import Float64Array
 from features.schema import FeatureSchema
 from features.settings import FeatureSettings
 from trainer.evaluation.prequential import (
@@ -30,14 +31,14 @@ from trainer.evaluation.prequential import (
     PrequentialRun,
     PrequentialStep,
     WindowedLog,
-    course,
-    forgotten,
-    frozen,
-    incremental,
-    late,
-    trained_on,
+    fine_tune_versions,
+    first_late_window,
+    forgetting,
+    keep_first_version,
+    run_prequential,
+    train_before,
 )
-from trainer.metrics import Floats, drawn_people
+from trainer.metrics import draw_people
 from trainer.network import TrainedModel
 from trainer.registry.checkpoint import load, save
 from trainer.settings import FineTuneSettings, TrainerSettings
@@ -64,7 +65,7 @@ def figures(courses: Courses, stream: WindowedLog) -> dict[str, Any]:
     `over_retrain` and `cost_over_retrain` are of the windows that a full training was made for.
     """
     windows = len(stream.windows)
-    newest = stream.window_of >= late(windows)
+    newest = stream.window_of >= first_late_window(windows)
     asked = newest & ~np.isnan(courses[RETRAIN].gains)
     return {
         "over_frozen": _ratio(courses, INCREMENTAL, FROZEN, newest),
@@ -74,17 +75,20 @@ def figures(courses: Courses, stream: WindowedLog) -> dict[str, Any]:
         "retrain_over_frozen": _ratio(courses, RETRAIN, FROZEN, asked),
         "cost_over_retrain": _cost_ratio(courses, stream, "seconds"),
         "gradients_over_retrain": _cost_ratio(courses, stream, "gradients"),
-        "forgetting": {name: forgotten(courses[name], stream, late(windows)) for name in _LEARNING},
+        "forgetting": {
+            name: forgetting(courses[name], stream, first_late_window(windows))
+            for name in _LEARNING
+        },
         "ndcg_at_10": {name: _mean(one.gains, newest) for name, one in courses.items()},
         "windows": windows,
-        "first_late_window": late(windows),
+        "first_late_window": first_late_window(windows),
         "series": {name: _series(one, stream) for name, one in courses.items()},
         "seconds": {name: list(one.seconds.values()) for name, one in courses.items()},
         "gradients": {name: list(one.gradients.values()) for name, one in courses.items()},
     }
 
 
-def _mean(gains: Floats, chosen: Any) -> float:
+def _mean(gains: Float64Array, chosen: Any) -> float:
     return float(np.nanmean(gains[chosen])) if (~np.isnan(gains[chosen])).any() else 0.0
 
 
@@ -101,7 +105,7 @@ def _interval(
     there = ~(np.isnan(ours) | np.isnan(theirs))
     if not there.any():
         return [0.0, 0.0]
-    who, draws = drawn_people(stream.person[chosen][there])
+    who, draws = draw_people(stream.person[chosen][there])
     above, below = (np.bincount(who, one[there])[draws].sum(1) for one in (ours, theirs))
     ratios = above / np.maximum(below, 1e-9)
     return [float(edge) for edge in np.percentile(ratios, (2.5, 97.5))]
@@ -109,7 +113,7 @@ def _interval(
 
 def _cost_ratio(courses: Courses, stream: WindowedLog, of: str) -> float:
     """What an incremental version costs over a full training, both of the last third."""
-    since = late(len(stream.windows))
+    since = first_late_window(len(stream.windows))
     ours, theirs = (
         [cost for window, cost in getattr(courses[name], of).items() if window >= since]
         for name in (INCREMENTAL, RETRAIN)
@@ -166,18 +170,18 @@ def draw(found: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def _plot(axes: Axes, name: str, values: Floats) -> None:
+def _plot(axes: Axes, name: str, values: Float64Array) -> None:
     """Points where a way was asked now and then."""
     mark = "o" if np.isnan(values).any() else "-"
     axes.plot(values, mark, color=_COLORS[name], label=name, markersize=5, linewidth=1.2)
 
 
-def _smooth_ratio(values: Floats, frozen: Floats) -> Floats:
+def _smooth_ratio(values: Float64Array, frozen: Float64Array) -> Float64Array:
     """The ratio: of sums over neighbouring windows where there are all of them."""
     if np.isnan(values).any():
         return values / frozen
     ones = np.ones(min(_SMOOTH, len(values)))
-    ratio: Floats = np.convolve(values, ones, "same") / np.convolve(frozen, ones, "same")
+    ratio: Float64Array = np.convolve(values, ones, "same") / np.convolve(frozen, ones, "same")
     return ratio
 
 
@@ -205,7 +209,7 @@ def _train_or_take_up(
 ) -> PrequentialStep:
     folder = work / _name(stream, window, learning)
     if not (folder / _COST).exists():
-        made = trained_on(stream, window, learning)
+        made = train_before(stream, window, learning)
         folder.mkdir(parents=True, exist_ok=True)
         save(made.trained, folder, {})
         cost = {"seconds": made.seconds, "gradients": made.gradients}
@@ -282,9 +286,9 @@ def learn_in_ways(
     forgetful = learning.tuning.model_copy(update={"replay": 0})
     without_replay = LearningSetup(learning.settings, forgetful, learning.text_encoder)
     return {
-        FROZEN: frozen(first, stream),
-        INCREMENTAL: incremental(first, stream, learning),
-        WITHOUT_REPLAY: incremental(first, stream, without_replay),
+        FROZEN: keep_first_version(first, stream),
+        INCREMENTAL: fine_tune_versions(first, stream, learning),
+        WITHOUT_REPLAY: fine_tune_versions(first, stream, without_replay),
     }
 
 
@@ -300,7 +304,7 @@ def follow(
             highlight=False,
         )
 
-    return course(steps, stream, tell)
+    return run_prequential(steps, stream, tell)
 
 
 def check_retrained(windows: int, every: int) -> None:
@@ -309,7 +313,7 @@ def check_retrained(windows: int, every: int) -> None:
     Raises:
         SettingsError: it would have nothing to compare with.
     """
-    if not any(window % every == 0 for window in range(late(windows), windows)):
+    if not any(window % every == 0 for window in range(first_late_window(windows), windows)):
         raise SettingsError(
             f"--retrain-every {every}: no full training in the last third of {windows} windows: "
             f"choose at most {max(1, windows // 3)}"

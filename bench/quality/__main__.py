@@ -26,7 +26,6 @@ from bench.quality.figures import (
     Rows,
     draw,
     figures,
-    gains,
     make_difference_table,
     make_table_of_methods,
     mean,
@@ -56,6 +55,7 @@ from deploy.settings import default_cache_dir
 from features.schema import FeatureSchema
 from features.settings import FeatureSettings
 from trainer.datasets import Log
+from trainer.metrics import ndcg
 from trainer.settings import ModelPart, TrainerSettings
 from trainer.text import TextEncoder, load_text_encoder
 
@@ -195,7 +195,7 @@ class QualityRun:
 
 
 def _mean_gains(found: Sequence[JudgedModel]) -> Floats:
-    means: Floats = np.mean([gains(one.answers.ranks) for one in found], axis=0)
+    means: Floats = np.mean([ndcg(one.answers.ranks) for one in found], axis=0)
     return means
 
 
@@ -204,7 +204,7 @@ def _ask(method: Method, asked: Questions) -> Answers:
 
 
 def _worth(answers: Answers) -> float:
-    return float(gains(answers.ranks).mean())
+    return float(ndcg(answers.ranks).mean())
 
 
 def _requests(asked: Questions) -> list[Request]:

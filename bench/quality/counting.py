@@ -8,13 +8,14 @@ from functools import partial
 import numpy as np
 
 from bench.quality.questions import TRAINING, Floats, Ints, Questions, Takes
+from trainer.evaluation.popularity import DecayedPopularity
+from trainer.examples.cooccurrence import NEARBY_EVENTS, NEARBY_MS
 
 # Scores of the questions in order, some at a time: float[q, N].
 Chunks = Iterator[Floats]
 Method = Callable[[Questions], Chunks]
 
 DAY_S = 86_400
-NEARBY_EVENTS, NEARBY_S = 10, 3600
 HISTORY = 64
 _CHUNK = 512
 # Of the most popular item, beside 1 for what the person has just taken.
@@ -72,7 +73,7 @@ def _nearby(takes: Takes) -> Floats:
     users, items, times = takes.users[learned], takes.items[learned], takes.times_s[learned]
     for distance in range(1, NEARBY_EVENTS + 1):
         near = (users[distance:] == users[:-distance]) & (
-            times[distance:] - times[:-distance] < NEARBY_S
+            times[distance:] - times[:-distance] < NEARBY_MS // 1000
         )
         np.add.at(counts, (items[distance:][near], items[:-distance][near]), 1)
     return counts + counts.T
@@ -118,13 +119,11 @@ def _decayed(takes: Takes, live: bool, half_life_s: float, asked: Questions) -> 
     scores = np.zeros((len(asked), len(takes.item_ids)))
     known = np.flatnonzero((takes.part == TRAINING) | live)
     known = known[np.argsort(takes.times_s[known], kind="stable")]
-    popularity, now, done = np.zeros(len(takes.item_ids)), 0, 0
+    popularity, done = DecayedPopularity(len(takes.item_ids), half_life_s), 0
     for question in np.argsort(asked.times_s, kind="stable"):
         time_s = int(asked.times_s[question])
         end = int(np.searchsorted(takes.times_s[known], time_s, side="left"))
         new: Ints = known[done:end]
-        popularity *= 2.0 ** (-(time_s - now) / half_life_s)
-        left = 2.0 ** (-(time_s - takes.times_s[new]) / half_life_s)
-        np.add.at(popularity, takes.items[new], left)
-        scores[question], now, done = popularity, time_s, end
+        popularity.add(takes.items[new], takes.times_s[new])
+        scores[question], done = popularity.scores(time_s), end
     yield scores

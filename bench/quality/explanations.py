@@ -41,7 +41,7 @@ from features.rows import UserRow
 from features.schema import FeatureSchema
 from features.vocabulary import PADDING, Vocabulary
 from trainer.export.recommender import ScoringGraph
-from trainer.metrics import TOP, interval
+from trainer.metrics import CUTOFF, bootstrap_interval
 
 LEAST_EVENTS = 5
 _CHUNK = 8
@@ -88,13 +88,13 @@ def measure_falls(recommender: ScoringGraph, tensors: Tensors) -> Falls:
     """
     people, length = tensors["item_indices"].shape
     answers = recommender(*tensors.values())
-    best, named = answers[0][:, :TOP], answers[2][:, :TOP]
-    before = answers[1][:, :TOP]
+    best, named = answers[0][:, :CUTOFF], answers[2][:, :CUTOFF]
+    before = answers[1][:, :CUTOFF]
     asked = remove_each(tensors) | {
         "candidate_items": best.repeat_interleave(length, 0),
         "excluded_items": torch.zeros((people * length, 0), dtype=torch.int64),
     }
-    after = recommender(*asked.values())[3].view(people, length, TOP).transpose(1, 2)
+    after = recommender(*asked.values())[3].view(people, length, CUTOFF).transpose(1, 2)
     return Falls(
         (margins_over_others(before)[:, :, None] - margins_over_others(after)).double().numpy(),
         (before[:, :, None] - after).double().numpy(),
@@ -175,7 +175,7 @@ def summary(found: Falls, people: Ints) -> dict[str, Any]:
     whose = np.repeat(people, found.named.shape[1])
     return {
         measure: {
-            name: {"mean": float(values.mean()), "interval": interval(values, whose)}
+            name: {"mean": float(values.mean()), "interval": bootstrap_interval(values, whose)}
             for name, values in compare_choices(falls_, found.there, found.named).items()
         }
         for measure, falls_ in (("margin", found.margin), ("score", found.score))
@@ -220,7 +220,7 @@ def measure(options: ExplanationOptions, _: Console) -> Results:
     recommender = ScoringGraph(ours.trained.model)
     found = falls_of(recommender, people, asked.times_ms, vocabulary, schema)
     figures = summary(found, asked.questions.takes.users[asked.questions.firsts])
-    counts = {"questions": len(people), "items_each": TOP, "ranked": TOP_ITEMS}
+    counts = {"questions": len(people), "items_each": CUTOFF, "ranked": TOP_ITEMS}
     title = f"deletion test, {len(people)} questions"
     return Results(counts | figures, [make_falls_table(figures, title)])
 

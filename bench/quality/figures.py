@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.table import Table
@@ -15,11 +15,8 @@ from rich.table import Table
 from bench.harness import charts
 from bench.harness.runner import make_table
 from bench.quality.questions import TRAINING, Answers, Bools, Floats, Ints, Questions
-from trainer.metrics import TOP, interval, ndcg
-
-DEEP_CUT = 50
-RETURN_S = 3600
-RARE = 5
+from trainer.evaluation.evaluate import group_events
+from trainer.metrics import bootstrap_interval, ndcg, ranking_metrics
 
 Row = dict[str, Any]
 
@@ -30,16 +27,14 @@ def groups(asked: Questions) -> dict[str, Bools]:
     question, rows = asked.targets()
     first = asked.firsts == asked.starts
     before = takes.times_s[np.maximum(asked.firsts - 1, 0)]
-    back = ~first & (asked.times_s - before > RETURN_S)
     learned = np.unique(takes.users[takes.part == TRAINING])
     counts = takes.training_counts()[takes.items[rows]]
-    return {
-        "return_visits": back[question],
-        "first_requests": first[question],
-        "new_people": ~np.isin(takes.users[rows], learned),
-        "new_items": counts == 0,
-        "rare_items": counts < RARE,
-    }
+    return group_events(
+        first[question],
+        1000 * (asked.times_s - before)[question],
+        ~np.isin(takes.users[rows], learned),
+        counts,
+    )
 
 
 def figures(asked: Questions, answers: Answers) -> Row:
@@ -51,7 +46,7 @@ def figures(asked: Questions, answers: Answers) -> Row:
     ranks = answers.ranks
     found = _summarize(ranks) | {"coverage": float(answers.shown.mean())}
     people = asked.takes.users[asked.targets()[1]]
-    found["ndcg_at_10_interval"] = interval(gains(ranks), people)
+    found["ndcg_at_10_interval"] = bootstrap_interval(ndcg(ranks), people)
     found["groups"] = {
         name: _summarize(ranks[chosen]) | {"targets": int(chosen.sum())}
         for name, chosen in groups(asked).items()
@@ -59,20 +54,12 @@ def figures(asked: Questions, answers: Answers) -> Row:
     return found
 
 
-def gains(ranks: Floats) -> Floats:
-    """NDCG@10 of each target, float[M]."""
-    found: Floats = ndcg(torch.from_numpy(ranks)).numpy()
-    return found
-
-
 def _summarize(ranks: Floats) -> Row:
     if not len(ranks):
         return {}
-    return {
-        "hr_at_10": float((ranks < TOP).mean()),
-        "ndcg_at_10": float(gains(ranks).mean()),
-        "hr_at_50": float((ranks < DEEP_CUT).mean()),
-    }
+    metrics = asdict(ranking_metrics(ranks))
+    del metrics["events"]
+    return metrics
 
 
 def with_differences(asked: Questions, row: Row, lost: Floats) -> Row:
@@ -94,7 +81,10 @@ def with_differences(asked: Questions, row: Row, lost: Floats) -> Row:
 def _mean_difference(lost: Floats, people: Ints) -> Row:
     if not len(lost):
         return {}
-    return {"difference": float(lost.mean()), "difference_interval": interval(lost, people)}
+    return {
+        "difference": float(lost.mean()),
+        "difference_interval": bootstrap_interval(lost, people),
+    }
 
 
 def mean(rows: list[Row]) -> Row:

@@ -12,9 +12,11 @@ from enum import StrEnum
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from trainer.datasets import Log
-from trainer.metrics import TOP
+from trainer.metrics import CUTOFF
+from trainer.network.scoring import rank_targets
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -197,16 +199,14 @@ def ranks_by_score(asked: Questions, at: int, scores: Floats) -> Floats:
         at: the first of the questions.
         scores: float[q, N], for this and the following; -inf where the method has no say.
     """
-    open_to = scores.copy()
+    hidden = np.zeros(scores.shape, np.bool_)
     for row in range(len(scores)):
-        open_to[row, asked.unranked_items(at + row)] = -np.inf
+        hidden[row, asked.unranked_items(at + row)] = True
     question, rows = asked.targets()
     chosen = (question >= at) & (question < at + len(scores))
     question, wanted = question[chosen] - at, asked.takes.items[rows[chosen]]
-    own = scores[question, wanted][:, None]
-    others = open_to[question]
-    ranks = (others > own).sum(1) + (others == own).sum(1) / 2
-    return np.where(np.isneginf(own[:, 0]), MISSED, ranks)
+    ranks = rank_targets(*map(torch.from_numpy, (scores, question, wanted, hidden)))
+    return ranks.double().numpy()
 
 
 def ranks_in_lists(asked: Questions, top: Ints) -> Floats:
@@ -250,7 +250,7 @@ def _best_items(asked: Questions, at: int, scores: Floats) -> Ints:
     open_to = scores.copy()
     for row in range(len(scores)):
         open_to[row, asked.excluded_items(at + row)] = -np.inf
-    count = min(TOP, open_to.shape[1])
+    count = min(CUTOFF, open_to.shape[1])
     best = np.argpartition(-open_to, count - 1, axis=1)[:, :count]
     has_a_say = np.take_along_axis(open_to, best, axis=1) > -np.inf
     return best[has_a_say]
@@ -261,5 +261,5 @@ def answers_in_lists(asked: Questions, top: Ints) -> Answers:
     shown = np.zeros(len(asked.takes.item_ids), bool)
     for question, listed in enumerate(top):
         still_open = listed[(listed >= 0) & ~np.isin(listed, asked.excluded_items(question))]
-        shown[still_open[:TOP]] = True
+        shown[still_open[:CUTOFF]] = True
     return Answers(ranks_in_lists(asked, top), shown)

@@ -26,7 +26,6 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.harness.runner import Benchmark, DataOptions, Quick, Results, Threads, make_table
-from bench.quality.figures import gains
 from bench.quality.ours import Ours, score_people, train_ours
 from bench.quality.questions import (
     TEST,
@@ -48,7 +47,7 @@ from features.topics import Hash
 from trainer.datasets import Log
 from trainer.examples import observe_log
 from trainer.examples.requests import Requests
-from trainer.metrics import interval
+from trainer.metrics import bootstrap_interval, ndcg
 from trainer.settings import TrainerSettings
 from trainer.text import load_text_encoder
 
@@ -280,7 +279,7 @@ def gains_of(ours: Ours, asked: AskedHistories, people: Sequence[UserRow]) -> Fl
         requests = requests_of(ours, people[part], asked.times_ms[part])
         scores = score_people(ours, requests)
         found.append(ranks_by_score(asked.questions, at, scores))
-    return gains(np.concatenate(found))
+    return ndcg(np.concatenate(found))
 
 
 Gains = dict[str, dict[float, Floats]]
@@ -308,14 +307,17 @@ def curves(
 def summary(clean: Floats, found: Gains, people: Ints) -> dict[str, Any]:
     """NDCG@10, its share of the undamaged one, and what was lost with its interval (95 %)."""
     return {
-        "undamaged": {"ndcg_at_10": float(clean.mean()), "interval": interval(clean, people)},
+        "undamaged": {
+            "ndcg_at_10": float(clean.mean()),
+            "interval": bootstrap_interval(clean, people),
+        },
         "damaged": {
             name: [
                 {
                     "rate": rate,
                     "ndcg_at_10": float(damaged.mean()),
                     "share": float(damaged.mean() / max(clean.mean(), 1e-12)),
-                    "change_interval": interval(damaged - clean, people),
+                    "change_interval": bootstrap_interval(damaged - clean, people),
                 }
                 for rate, damaged in by_rate.items()
             ]

@@ -29,11 +29,12 @@ from deploy.rollout import (
 )
 from features.arrays import Float64Array
 from features.rollout_messages import RolloutPhase
+from trainer.metrics import dcg_discount
 
 TICK_S = 3600.0
 POSITIONS = 10
 # What a click is worth by its place in the list: the gain of NDCG.
-GAINS = 1 / np.log2(np.arange(POSITIONS) + 2)
+GAINS = dcg_discount(np.arange(POSITIONS))
 # How much less likely each place is clicked than the one before.
 _FADE = 0.8
 _RHYTHM = 0.6

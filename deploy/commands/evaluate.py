@@ -19,7 +19,7 @@ from deploy.jobs.prequential import Prequential, evaluate_prequential
 from deploy.report import write_report
 from deploy.settings import load_settings
 from trainer.datasets import load_log
-from trainer.evaluation.evaluate import Judged
+from trainer.evaluation.evaluate import MethodEvaluation
 from trainer.metrics import RankingMetrics
 from trainer.registry.repository import ModelRepository
 
@@ -155,7 +155,7 @@ def _print(found: Evaluated) -> None:
     )
 
 
-def _table(model: Judged, popularity: Judged) -> Table:
+def _table(model: MethodEvaluation, popularity: MethodEvaluation) -> Table:
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("")

@@ -51,7 +51,7 @@ def evaluate_version(
     _check_items(folder, trained.vocabulary, log)
     history, judged = _split(folder, log, share, trained.until_ms)
     schema = trained_schema(folder, settings.features)
-    found = evaluate(trained, history, judged, schema, settings.trainer, right_after)
+    found = evaluate(trained, history, judged, schema, right_after)
     seen = None
     if trained.until_ms is not None:
         seen = len(judged.split_after(trained.until_ms)[0].events)

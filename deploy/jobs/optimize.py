@@ -9,12 +9,12 @@ from headwater_client.errors import DataError
 
 from deploy.optimize import ServedPrecision
 from deploy.optimize.publishing import serve_int8
-from deploy.optimize.requests import newest_requests, sample_requests
 from deploy.optimize.variants import SourceVersion, VariantOutcome, build_variants
 from deploy.settings import Settings
 from features.schema import FeatureSchema
 from features.settings import FeatureSettings
 from trainer.datasets import Log
+from trainer.evaluation.requests import newest_requests, sample_requests
 from trainer.examples import Examples, build_examples, observe_log, replay_log
 from trainer.loop import OnGatePassed
 from trainer.network import TrainedModel

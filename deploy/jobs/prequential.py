@@ -13,12 +13,12 @@ from trainer.evaluation.prequential import (
     PrequentialRun,
     PrequentialStep,
     WindowedLog,
-    course,
-    forgotten,
-    frozen,
-    incremental,
-    late,
-    trained_on,
+    fine_tune_versions,
+    first_late_window,
+    forgetting,
+    keep_first_version,
+    run_prequential,
+    train_before,
 )
 from trainer.text import load_text_encoder
 
@@ -26,7 +26,7 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Window:
+class WindowScores:
     """NDCG@10 on one window: of the first version, and of the one that learned from those before.
 
     `seconds` of CPU that making the latter took; `events` that were asked about.
@@ -43,10 +43,10 @@ class Prequential:
     """How learning from windows did.
 
     `over_frozen` is of the last third of the windows, `forgetting` of those before
-    (`trainer.evaluation.prequential.forgotten`).
+    (`trainer.evaluation.prequential.forgetting`).
     """
 
-    windows: list[Window]
+    windows: list[WindowScores]
     over_frozen: float
     forgetting: float
 
@@ -64,30 +64,31 @@ def evaluate_prequential(settings: Settings, log: Log, size: int, say: Say) -> P
     text_encoder = load_text_encoder(settings.trainer.language_model, settings.local.cache_dir)
     learning = LearningSetup(settings.trainer, settings.fine_tune, text_encoder)
     stream = WindowedLog(log, FeatureSchema(settings.features), size)
-    first = trained_on(stream, 0, learning)
+    first = train_before(stream, 0, learning)
     say(f"first model: {first.seconds:.0f} s of CPU")
 
-    def told(step: PrequentialStep, score: float) -> None:
+    def report(step: PrequentialStep, score: float) -> None:
         say(f"window {step.window + 1} of {len(stream.windows)}: NDCG@10 {score:.4f}")
 
-    stays = course(frozen(first.trained, stream), stream, lambda *_: None)
-    learns = course(incremental(first.trained, stream, learning), stream, told)
-    return _found(stays, learns, stream)
+    stays = run_prequential(keep_first_version(first.trained, stream), stream, lambda *_: None)
+    learns = run_prequential(fine_tune_versions(first.trained, stream, learning), stream, report)
+    return _summarize(stays, learns, stream)
 
 
-def _found(stays: PrequentialRun, learns: PrequentialRun, stream: WindowedLog) -> Prequential:
-    def window(number: int) -> Window:
+def _summarize(stays: PrequentialRun, learns: PrequentialRun, stream: WindowedLog) -> Prequential:
+    def score(number: int) -> WindowScores:
         mine = stream.is_target & (stream.window_of == number)
-        before, now = (
-            float(one.gains[mine].mean()) if mine.any() else 0.0 for one in (stays, learns)
+        frozen, incremental = (
+            float(run.gains[mine].mean()) if mine.any() else 0.0 for run in (stays, learns)
         )
-        return Window(int(mine.sum()), before, now, learns.seconds[number])
+        return WindowScores(int(mine.sum()), frozen, incremental, learns.seconds[number])
 
     count = len(stream.windows)
-    newest = stream.is_target & (stream.window_of >= late(count))
+    first_late = first_late_window(count)
+    newest = stream.is_target & (stream.window_of >= first_late)
     below = stays.gains[newest].sum()
     return Prequential(
-        [window(number) for number in range(count)],
+        list(map(score, range(count))),
         float(learns.gains[newest].sum() / below) if below else 0.0,
-        forgotten(learns, stream, late(count)),
+        forgetting(learns, stream, first_late),
     )

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from deploy.optimize.requests import EvalRequests
 from deploy.optimize.settings import OptimizeSettings
 from features.arrays import Float64Array, Int64Array
+from trainer.evaluation.requests import EvalRequests
 from trainer.export.onnx import answers, open_session
 from trainer.export.parity import Array, Arrays
+from trainer.metrics import CUTOFF, ndcg, ranks_in_lists
 
-BEST = 10
 InferFunction = Callable[[Arrays], Arrays]
 
 
@@ -66,19 +66,19 @@ def measure_parity(
     graph: InferFunction, variant: InferFunction, requests: EvalRequests
 ) -> ParityReport:
     """Send both the same requests, batch by batch."""
-    overlaps, furthest, ndcg, graph_ndcg = [], 0.0, [], []
+    overlaps, furthest, gains, graph_gains = [], 0.0, [], []
     for feeds, targets in requests.batches():
         expected, actual = graph(feeds), variant(feeds)
         overlaps.append(overlap(expected["top_items"], actual["top_items"]))
         furthest = max(furthest, _max_difference(expected, actual))
-        ndcg.append(ndcg_at_10(actual["top_items"], targets))
-        graph_ndcg.append(ndcg_at_10(expected["top_items"], targets))
+        gains.append(ndcg(ranks_in_lists(actual["top_items"], targets)))
+        graph_gains.append(ndcg(ranks_in_lists(expected["top_items"], targets)))
     return ParityReport(
         requests=len(requests.targets),
         overlap=float(np.concatenate(overlaps).mean()),
         furthest=furthest,
-        ndcg=float(np.concatenate(ndcg).mean()),
-        graph_ndcg=float(np.concatenate(graph_ndcg).mean()),
+        ndcg=float(np.concatenate(gains).mean()),
+        graph_ndcg=float(np.concatenate(graph_gains).mean()),
     )
 
 
@@ -88,21 +88,9 @@ def overlap(expected: Int64Array, actual: Int64Array) -> Float64Array:
     >>> overlap(np.arange(20)[None], np.arange(2, 22)[None])
     array([0.8])
     """
-    same = expected[:, :BEST, None] == actual[:, None, :BEST]
+    same = expected[:, :CUTOFF, None] == actual[:, None, :CUTOFF]
     shared: Float64Array = same.any(2).mean(1)
     return shared
-
-
-def ndcg_at_10(top_items: Int64Array, targets: Int64Array) -> Float64Array:
-    """NDCG@10 of the one right item of each request, float64[B].
-
-    >>> ndcg_at_10(np.array([[5, 6, 7], [5, 6, 7]]), np.array([6, 9])).round(3)
-    array([0.631, 0.   ])
-    """
-    hits = top_items[:, :BEST] == targets[:, None]
-    discounts = 1 / np.log2(np.arange(hits.shape[1]) + 2)
-    gains: Float64Array = (hits * discounts).sum(1)
-    return gains
 
 
 def _max_difference(expected: Arrays, actual: Arrays) -> float:
@@ -118,7 +106,7 @@ def _max_difference(expected: Arrays, actual: Arrays) -> float:
 
 def _shared_item_differences(expected: Arrays, actual: Arrays) -> Array:
     """Differences of the scores of items that both have among the best 10."""
-    same = expected["top_items"][:, :BEST, None] == actual["top_items"][:, None, :BEST]
-    apart = expected["top_scores"][:, :BEST, None] - actual["top_scores"][:, None, :BEST]
+    same = expected["top_items"][:, :CUTOFF, None] == actual["top_items"][:, None, :CUTOFF]
+    apart = expected["top_scores"][:, :CUTOFF, None] - actual["top_scores"][:, None, :CUTOFF]
     differences: Array = np.abs(apart[same])
     return differences

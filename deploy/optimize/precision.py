@@ -24,8 +24,8 @@ from onnxruntime.quantization import (
     quantize_static,
 )
 
-from deploy.optimize.requests import split_feeds
 from deploy.optimize.settings import MatmulPrecision
+from trainer.evaluation.requests import split_feeds
 from trainer.export.parity import Arrays
 
 PRODUCTS = ("MatMul", "Gemm")

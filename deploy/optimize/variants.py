@@ -25,10 +25,10 @@ from deploy.optimize.engine import EngineSpec, build_engine
 from deploy.optimize.engine_record import ENGINE, engine_file, profile_refusals, read_record
 from deploy.optimize.parity import InferFunction, ParityReport, load_graph, measure_parity
 from deploy.optimize.precision import CalibrationSet
-from deploy.optimize.requests import EvalRequests
 from deploy.optimize.runtime import RunningEngine, TensorRTPackage, installed_packages
 from features.inputs import MODEL_NAME
 from features.schema import FeatureSchema
+from trainer.evaluation.requests import EvalRequests
 from trainer.export.onnx import ExportError
 from trainer.export.triton_checks import config_refusals, graph_file
 from trainer.export.triton_config import Backend, render_config

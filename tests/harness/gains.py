@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from features.arrays import Int64Array
-from trainer.metrics import Floats
+from features.arrays import Float64Array, Int64Array
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,7 @@ class World:
 
 def slices(
     world: World, worth: float, count: int, seed: int
-) -> Iterator[tuple[Floats, Floats, Int64Array]]:
+) -> Iterator[tuple[Float64Array, Float64Array, Int64Array]]:
     """Gains of a candidate and of the live version, float64[M] each, and whose each event is.
 
     Args:
@@ -45,12 +44,12 @@ def slices(
         yield mine * _kept(worth, world.events, random), live, whose
 
 
-def _gains(hit_rates: Floats, random: np.random.Generator) -> Floats:
+def _gains(hit_rates: Float64Array, random: np.random.Generator) -> Float64Array:
     """Of events with these chances of a hit, each place of the ten being as likely."""
     hits = random.random(len(hit_rates)) < hit_rates
     return hits * random.choice(1 / np.log2(np.arange(10) + 2), len(hit_rates))
 
 
-def _kept(worth: float, events: int, random: np.random.Generator) -> Floats:
+def _kept(worth: float, events: int, random: np.random.Generator) -> Float64Array:
     """A worse candidate misses what it would have hit; a better one gains more by each."""
     return (random.random(events) < worth).astype(np.float64) * max(1.0, worth)

@@ -9,13 +9,13 @@ import msgspec
 import pytest
 
 from deploy import local
-from deploy.optimize.requests import EvalRequests
 from deploy.optimize.settings import OptimizeSettings
 from deploy.optimize.variants import SourceVersion, VariantOutcome, build_variants
 from deploy.settings import Settings
 from features.inputs import MODEL_NAME
 from features.schema import FeatureSchema
 from tests.harness.models import ITEMS, untrained
+from trainer.evaluation.requests import EvalRequests
 from trainer.export.onnx import answers, export, open_session, sample_inputs
 from trainer.export.parity import differences
 from trainer.registry.model_server import ModelServer

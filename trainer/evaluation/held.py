@@ -12,12 +12,9 @@ import numpy as np
 
 from features.arrays import Int64Array
 from features.vocabulary import FIRST_ITEM, PADDING, UNKNOWN, Vocabulary
-from trainer.evaluation.evaluate import SNAPSHOT_MS
+from trainer.evaluation.evaluate import SNAPSHOT_MS, TARGETS_PER_SEQUENCE
 from trainer.examples import BoolArray, EventHistory, Examples, ItemTrends
 from trainer.examples.batches import Batches
-
-# Most events that one stretch of a batch predicts: it changes no rank.
-_WINDOW = 64
 
 
 @dataclass(frozen=True)
@@ -29,7 +26,7 @@ class HoldoutSet:
         chosen: bool[E], which events are held out.
         trended: by `vocabulary`.
         vocabulary: an item that it does not have counts as missed, so give it those of both
-            versions (`together`).
+            versions (`merge_vocabularies`).
     """
 
     columns: Examples
@@ -38,11 +35,11 @@ class HoldoutSet:
     vocabulary: Vocabulary
 
     @property
-    def asked(self) -> BoolArray:
+    def targets(self) -> BoolArray:
         """The events to predict, bool[E]: what was taken before is not recommended again."""
         return self.columns.is_target & self.chosen
 
-    def known_to(self, vocabulary: Vocabulary) -> HoldoutSet:
+    def translate_to(self, vocabulary: Vocabulary) -> HoldoutSet:
         """The same events as a version with this vocabulary sees them."""
         if vocabulary is self.vocabulary:
             return self
@@ -59,10 +56,10 @@ class HoldoutSet:
 
     def batches(self, history: int) -> Batches:
         """The held-out events as requests of histories up to this length."""
-        return Batches(self.columns, self.trended, self.chosen, history, _WINDOW)
+        return Batches(self.columns, self.trended, self.chosen, history, TARGETS_PER_SEQUENCE)
 
 
-def together(vocabularies: Sequence[Vocabulary]) -> Vocabulary:
+def merge_vocabularies(vocabularies: Sequence[Vocabulary]) -> Vocabulary:
     """One vocabulary with the items of all; those of the first keep their indices.
 
     >>> together([Vocabulary(["a", "b"]), Vocabulary(["c", "b"])]).item_ids[FIRST_ITEM:]
@@ -78,9 +75,11 @@ def _places(of: Vocabulary, within: Vocabulary) -> Int64Array:
     return np.concatenate([np.array([PADDING, UNKNOWN], np.int64), own])
 
 
-def held_of(history: EventHistory, since_ms: int, vocabularies: Sequence[Vocabulary]) -> HoldoutSet:
+def hold_out(
+    history: EventHistory, since_ms: int, vocabularies: Sequence[Vocabulary]
+) -> HoldoutSet:
     """Events from a time on for the gate to ask versions with these vocabularies about."""
-    vocabulary = together(vocabularies)
+    vocabulary = merge_vocabularies(vocabularies)
     columns = history.examples(vocabulary)
     chosen = columns.times_ms >= since_ms
     trended = history.trends(vocabulary, columns.times_ms[chosen], SNAPSHOT_MS)

@@ -17,14 +17,15 @@ import numpy as np
 from headwater_client.errors import DataError
 from headwater_client.events import Interaction
 
+from features.arrays import Float64Array
 from features.schema import FeatureSchema
 from features.topics import hash64
 from features.vocabulary import Vocabulary
 from trainer.datasets import Log
-from trainer.evaluation.evaluate import SNAPSHOT_MS, tallies
+from trainer.evaluation.evaluate import SNAPSHOT_MS, rank_batches
 from trainer.evaluation.held import HoldoutSet
 from trainer.examples import BoolArray, EventHistory, split_by_time
-from trainer.metrics import Floats, gains
+from trainer.metrics import ndcg
 from trainer.network import TrainedModel, batch_scores
 from trainer.settings import FineTuneSettings, TrainerSettings
 from trainer.text import TextEncoder
@@ -84,19 +85,19 @@ class WindowedLog:
         begins_ms = [window[0].timestamp for window in self.windows]
         self.window_of = np.searchsorted(begins_ms, columns.times_ms, side="right") - 1
         _, self.person = np.unique(columns.starts, return_inverse=True)
-        self.left_out: BoolArray = np.array([*map(is_left_out, self._whole.users)])[self.person]
+        self.left_out: BoolArray = np.array([*map(is_unlearned, self._whole.users)])[self.person]
         self.is_target = columns.is_target
 
     def learned(self, events: Events) -> list[Interaction]:
         """The events of people who are learned from."""
-        return [event for event in events if not is_left_out(event.user_id)]
+        return [event for event in events if not is_unlearned(event.user_id)]
 
     def learned_log(self, window: int) -> Log:
         """What there is to learn from when a window begins."""
         earlier = [event for one in self.windows[:window] for event in one]
         return replace(self.first, events=self.learned([*self.first.events, *earlier]))
 
-    def gains(self, trained: TrainedModel, chosen: BoolArray) -> Floats:
+    def gains(self, trained: TrainedModel, chosen: BoolArray) -> Float64Array:
         """NDCG@10 of each chosen event that could have been right, one step ahead: float[E].
 
         The history is the true one, trends are those of the moment, and what was taken is left out;
@@ -108,11 +109,11 @@ class WindowedLog:
         trended = self._whole.trends(trained.vocabulary, asked_ms, SNAPSHOT_MS)
         held = HoldoutSet(columns, chosen, trended, trained.vocabulary)
         batches = held.batches(self.schema.settings.history_length)
-        (found,) = tallies(batches, [partial(batch_scores, trained.model)])
-        return gains(found.ranks)
+        (found,) = rank_batches(batches, [partial(batch_scores, trained.model)])
+        return ndcg(found.ranks)
 
 
-def is_left_out(user_id: str) -> bool:
+def is_unlearned(user_id: str) -> bool:
     """Whether a person is never learned from."""
     return hash64(user_id) % LEFT_OUT == 0
 
@@ -126,7 +127,7 @@ class LearningSetup:
     text_encoder: TextEncoder | None
 
 
-def trained_on(stream: WindowedLog, window: int, learning: LearningSetup) -> PrequentialStep:
+def train_before(stream: WindowedLog, window: int, learning: LearningSetup) -> PrequentialStep:
     """A version trained from nothing on all that was before a window."""
     began = time.process_time()
     log = stream.learned_log(window)
@@ -136,13 +137,13 @@ def trained_on(stream: WindowedLog, window: int, learning: LearningSetup) -> Pre
     return PrequentialStep(window, trained, time.process_time() - began, trained.outcome.gradients)
 
 
-def frozen(first: TrainedModel, stream: WindowedLog) -> Iterator[PrequentialStep]:
+def keep_first_version(first: TrainedModel, stream: WindowedLog) -> Iterator[PrequentialStep]:
     """The first version for all windows."""
     for number in range(len(stream.windows)):
         yield PrequentialStep(number, first, 0.0, 0)
 
 
-def incremental(
+def fine_tune_versions(
     first: TrainedModel, stream: WindowedLog, learning: LearningSetup
 ) -> Iterator[PrequentialStep]:
     """Each window's version and the one after all, each fine-tuned from the one before.
@@ -180,13 +181,13 @@ class PrequentialRun:
         seconds, gradients: what each version cost, by window.
     """
 
-    gains: Floats
-    kept: tuple[Floats, Floats] | None
+    gains: Float64Array
+    kept: tuple[Float64Array, Float64Array] | None
     seconds: dict[int, float]
     gradients: dict[int, int]
 
 
-def course(
+def run_prequential(
     steps: Iterable[PrequentialStep],
     stream: WindowedLog,
     report: Callable[[PrequentialStep, float], None],
@@ -214,7 +215,7 @@ def course(
     return PrequentialRun(found, kept, seconds, gradients)
 
 
-def late(windows: int) -> int:
+def first_late_window(windows: int) -> int:
     """The first window of the last third, of so many.
 
     >>> late(43)
@@ -223,7 +224,7 @@ def late(windows: int) -> int:
     return windows - max(1, windows // 3)
 
 
-def forgotten(one: PrequentialRun, stream: WindowedLog, until: int) -> float:
+def forgetting(one: PrequentialRun, stream: WindowedLog, until: int) -> float:
     """The share of NDCG@10 lost by the end, on what was known right after each window.
 
     Only events of people who are never learned from count: asked of the version that had just

@@ -8,8 +8,8 @@ import numpy as np
 from msgspec import Struct
 
 from trainer.gate.measured import GateMeasurements
-from trainer.gate.quality import worse
-from trainer.metrics import RankingMetrics, figures, gains
+from trainer.gate.quality import probability_worse
+from trainer.metrics import RankingMetrics, ndcg, ranking_metrics
 from trainer.settings import GateSettings
 
 WINDOW = "window"
@@ -81,8 +81,8 @@ def verdict(measured: GateMeasurements, settings: GateSettings) -> Verdict:
         passed=all(check.passed for check in checks),
         events=len(measured.people),
         people=len(np.unique(measured.people)),
-        candidate=figures(measured.candidate.ranks),
-        reference=figures(measured.reference.ranks),
+        candidate=ranking_metrics(measured.candidate.ranks),
+        reference=ranking_metrics(measured.reference.ranks),
         checks=checks,
     )
 
@@ -92,8 +92,8 @@ def _quality(measured: GateMeasurements, settings: GateSettings) -> GateCheck:
     if events < settings.min_events:
         why = f"{events} held-out events, fewer than {settings.min_events}: nothing is concluded"
         return GateCheck("quality", False, why)
-    ours, theirs = gains(measured.candidate.ranks), gains(measured.reference.ranks)
-    sure = worse(ours, theirs, measured.people, settings.margin)
+    ours, theirs = ndcg(measured.candidate.ranks), ndcg(measured.reference.ranks)
+    sure = probability_worse(ours, theirs, measured.people, settings.margin)
     why = (
         f"NDCG@10 {ours.mean():.4f}, {_reference(measured)} {theirs.mean():.4f}: below "
         f"{1 - settings.margin:.0%} of that in {sure:.1%} of draws"
@@ -143,8 +143,8 @@ def _window(measured: GateMeasurements, settings: GateSettings) -> GateCheck:
     found = measured.foresight
     if found is None or len(found.people) < settings.min_events:
         return GateCheck(WINDOW, True, "no live version, or too few new events to ask it about")
-    ours, theirs = gains(found.live), gains(found.popularity)
-    doubt = worse(ours, theirs, found.people, 0.0)
+    ours, theirs = ndcg(found.live), ndcg(found.popularity)
+    doubt = probability_worse(ours, theirs, found.people, 0.0)
     why = (
         f"live version {measured.live} foresaw it with NDCG@10 {ours.mean():.4f}, decayed "
         f"popularity {theirs.mean():.4f}: below that in {doubt:.1%} of draws"

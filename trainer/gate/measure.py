@@ -17,8 +17,9 @@ from torch import Tensor
 
 from features.schema import FeatureSchema
 from features.vocabulary import FIRST_ITEM
-from trainer.evaluation.evaluate import Scorer, popularity_scores, tallies
+from trainer.evaluation.evaluate import Scorer, rank_batches
 from trainer.evaluation.held import HoldoutSet
+from trainer.evaluation.popularity import popularity_scores
 from trainer.examples.requests import Batch
 from trainer.export.onnx import (
     ExportError,
@@ -69,7 +70,7 @@ def measure(
         ExportError: the live version's graph does not run.
     """
     model = candidate.trained.model
-    own = held.known_to(candidate.trained.vocabulary)
+    own = held.translate_to(candidate.trained.vocabulary)
     scorer = _Counting(model)
     shown = _shown(own, scorer, schema)
     broken_weights = not_finite(model)
@@ -80,7 +81,7 @@ def measure(
         version=candidate.version,
         live=live.version if live else None,
         time_ms=int(time.time() * 1000),
-        people=held.columns.starts[held.asked],
+        people=held.columns.starts[held.targets],
         candidate=shown,
         reference=_reference(live, held, own, schema),
         catalogue=len(held.vocabulary) - FIRST_ITEM,
@@ -112,24 +113,24 @@ def _reference(
 ) -> MethodRanking:
     if live is None:
         return _shown(own, partial(popularity_scores, schema=schema), schema)
-    theirs = held.known_to(live.trained.vocabulary)
+    theirs = held.translate_to(live.trained.vocabulary)
     return _shown(theirs, partial(batch_scores, live.trained.model.eval()), schema)
 
 
 def _foresight(live: JudgedVersion, window: HoldoutSet, schema: FeatureSchema) -> Foresight:
-    own = window.known_to(live.trained.vocabulary)
+    own = window.translate_to(live.trained.vocabulary)
     scorers = [
         partial(batch_scores, live.trained.model.eval()),
         partial(popularity_scores, schema=schema),
     ]
-    found = tallies(own.batches(schema.settings.history_length), scorers)
-    ours, theirs = (tally.ranks[own.asked] for tally in found)
-    return Foresight(own.columns.starts[own.asked], ours, theirs)
+    ranked = rank_batches(own.batches(schema.settings.history_length), scorers)
+    ours, theirs = (method.ranks[own.targets] for method in ranked)
+    return Foresight(own.columns.starts[own.targets], ours, theirs)
 
 
 def _shown(held: HoldoutSet, scorer: Scorer, schema: FeatureSchema) -> MethodRanking:
-    (found,) = tallies(held.batches(schema.settings.history_length), [scorer])
-    return MethodRanking(found.ranks[held.asked], int(found.shown[FIRST_ITEM:].sum()))
+    (found,) = rank_batches(held.batches(schema.settings.history_length), [scorer])
+    return MethodRanking(found.ranks[held.targets], int(found.shown[FIRST_ITEM:].sum()))
 
 
 def growth(candidate: Model, live: Model) -> WeightGrowth | None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from features.arrays import Int64Array
-from trainer.metrics import Floats
+from features.arrays import Float64Array, Int64Array
 
 
 @dataclass(frozen=True)
@@ -17,7 +16,7 @@ class MethodRanking:
         items: how many different items were among the best 10 of a request.
     """
 
-    ranks: Floats
+    ranks: Float64Array
     items: int
 
 
@@ -39,8 +38,8 @@ class Foresight:
     """
 
     people: Int64Array
-    live: Floats
-    popularity: Floats
+    live: Float64Array
+    popularity: Float64Array
 
 
 @dataclass(frozen=True)

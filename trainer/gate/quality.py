@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from features.arrays import Int64Array
-from trainer.metrics import Floats, drawn_people
+from features.arrays import Float64Array, Int64Array
+from trainer.metrics import draw_people
 
 
-def worse(candidate: Floats, reference: Floats, people: Int64Array, margin: float) -> float:
+def probability_worse(
+    candidate: Float64Array, reference: Float64Array, people: Int64Array, margin: float
+) -> float:
     """How sure it is that the candidate is worse by more than a margin: a share of draws.
 
     People are drawn with all their events, as often as there are people: a paired bootstrap (P.
@@ -20,13 +22,13 @@ def worse(candidate: Floats, reference: Floats, people: Int64Array, margin: floa
         margin: a share of the reference's mean gain.
 
     >>> ours, theirs = np.array([0.0, 0.5, 0.5, 0.5]), np.array([0.5, 0.5, 0.5, 0.5])
-    >>> worse(ours, theirs, np.arange(4), margin=0.0) > 0.6
+    >>> probability_worse(ours, theirs, np.arange(4), margin=0.0) > 0.6
     True
-    >>> worse(theirs, ours, np.arange(4), margin=0.0)
+    >>> probability_worse(theirs, ours, np.arange(4), margin=0.0)
     0.0
     """
     if not len(people):
         return 0.0
-    who, draws = drawn_people(people)
+    who, draws = draw_people(people)
     ahead = np.bincount(who, candidate - (1 - margin) * reference)
     return float((ahead[draws].sum(1) < 0).mean())

@@ -137,3 +137,22 @@ def model_cooccurrence(model: TemporalModel, requests: Requests) -> VisibleCoocc
         model.neighbours[None], model.neighbour_weights[None], model.factors[None]
     )
     return VisibleCooccurrence(tables, torch.zeros_like(requests.items[:, 0]))
+
+
+def rank_targets(scores: Tensor, rows: Tensor, targets: Tensor, hidden: Tensor) -> Tensor:
+    """How many items stand before each target, an equal score counting half: float[K].
+
+    A target whose score is no number, or minus infinity, is missed: its rank is infinite. So a
+    training that diverged is never the best one.
+
+    Args:
+        scores: float[M, N].
+        rows: int64[K], which of the M requests each target belongs to.
+        targets: int64[K].
+        hidden: bool[M, N], what stands before no target: what was taken at the same instant.
+    """
+    own = scores[rows, targets][:, None]
+    others = scores.masked_fill(hidden, -torch.inf)[rows]
+    ranks = (others > own).sum(1) + (others == own).sum(1) / 2
+    own = own[:, 0]
+    return ranks.masked_fill(own.isnan() | own.isneginf(), torch.inf)

@@ -100,7 +100,7 @@ def _to_arrays(taken: Mapping[int, int]) -> tuple[Int64Array, Int64Array]:
 def _pairs_at_distance(items: Int64Array, times_ms: Int64Array, step: int) -> Int64Array:
     """The keys of the pairs that are so many events apart."""
     one, other = items[:-step], items[step:]
-    close = times_ms[step:] - times_ms[:-step] <= NEARBY_MS
+    close = times_ms[step:] - times_ms[:-step] < NEARBY_MS
     return _keys(np.minimum(one, other), np.maximum(one, other))[close]
 
 

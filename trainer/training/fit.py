@@ -20,7 +20,7 @@ from torch import nn
 from trainer.examples.batches import Augmentation, Batches
 from trainer.examples.cooccurrence import CooccurrenceCounter
 from trainer.examples.requests import Batch
-from trainer.metrics import ndcg, target_ranks
+from trainer.metrics import ndcg
 from trainer.network import (
     LOWEST,
     Model,
@@ -31,6 +31,7 @@ from trainer.network import (
     to_device,
 )
 from trainer.network.devices import autocast
+from trainer.network.scoring import rank_targets
 from trainer.schedule import learning_rate_factor
 from trainer.settings import TrainerSettings
 from trainer.training.calibration import calibrate, remove_calibration
@@ -288,8 +289,9 @@ def held_out_ndcg(model: Model, batches: Batches, size: int) -> float:
     gains, count = 0.0, 0
     device = next(model.parameters()).device
     for batch in (to_device(one, device) for one in batches.epoch(size, np.random.default_rng(0))):
-        ranks = target_ranks(batch_scores(model, batch), batch)
-        gains += ndcg(ranks).sum().item()
+        scores = batch_scores(model, batch)
+        ranks = rank_targets(scores, batch.rows, batch.targets, batch.tied)
+        gains += float(ndcg(ranks.double().cpu().numpy()).sum())
         count += len(ranks)
     return gains / count if count else 0.0
 

@@ -7,7 +7,6 @@ for purchases, and an event that comes twice counts once.
 
 from __future__ import annotations
 
-import math
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from headwater_client.event_types import EVENT_TYPES
 from headwater_client.events import Interaction
 
 from features.topics import Hash, hash64
+from trainer.metrics import dcg_discount
 
 # The newest of one person are kept; whoever gets more within the window is a machine.
 MAX_SERVED = 50
@@ -150,5 +150,5 @@ def _contains(served: ServedRecommendation, item: Hash) -> bool:
 def _credits(served: ServedRecommendation, item: Hash, code: int) -> Iterator[Credit]:
     for variant, items in served.lists.items():
         if item in items:
-            discount = 1 / math.log2(list(items).index(item) + 2)
+            discount = float(dcg_discount(list(items).index(item)))
             yield Credit(variant, served.bucket, discount, code)

@@ -33,13 +33,18 @@ from features.settings import FeatureSettings
 from tests.harness.builders import click
 from tests.harness.walks import walks
 from trainer.datasets import Log
-from trainer.evaluation.prequential import LearningSetup, PrequentialRun, WindowedLog, is_left_out
+from trainer.evaluation.prequential import (
+    LearningSetup,
+    PrequentialRun,
+    WindowedLog,
+    is_unlearned,
+)
 from trainer.settings import FineTuneSettings, TrainerSettings
 
 NAN = float("nan")
 SCHEMA = FeatureSchema(FeatureSettings())
 LEARNED, LEFT_OUT = (
-    next(name for name in map("u{}".format, count()) if is_left_out(name) is left_out)
+    next(name for name in map("u{}".format, count()) if is_unlearned(name) is left_out)
     for left_out in (False, True)
 )
 

@@ -7,7 +7,7 @@ import pytest
 from headwater_client.events import Interaction, Purchase
 
 from bench.quality.counting import ease, methods
-from bench.quality.figures import figures, gains, groups
+from bench.quality.figures import figures, groups
 from bench.quality.ours import first_member, scores, train_ours
 from bench.quality.questions import (
     MISSED,
@@ -25,7 +25,7 @@ from features.schema import FeatureSchema
 from features.settings import FeatureSettings
 from tests.harness.builders import START_S, click
 from trainer.datasets import Log
-from trainer.metrics import interval
+from trainer.metrics import bootstrap_interval, ndcg
 from trainer.settings import TrainerSettings
 
 
@@ -123,10 +123,10 @@ def test_groups_say_who_returned_and_who_is_new(log: Log) -> None:
 
 def test_figures_and_their_interval() -> None:
     ranks = np.array([0.0, 9.0, 10.0, MISSED])
-    assert gains(ranks).tolist() == pytest.approx([1, 1 / np.log2(11), 0, 0])
-    low, high = interval(gains(np.array([0.0] * 50 + [20.0] * 50)), np.arange(100))
+    assert ndcg(ranks).tolist() == pytest.approx([1, 1 / np.log2(11), 0, 0])
+    low, high = bootstrap_interval(ndcg(np.array([0.0] * 50 + [20.0] * 50)), np.arange(100))
     assert 0.35 < low < 0.5 < high < 0.65
-    assert interval(np.ones(4), np.array([1, 1, 2, 3])) == [1, 1]
+    assert bootstrap_interval(np.ones(4), np.array([1, 1, 2, 3])) == [1, 1]
 
 
 def test_counting_methods_do_not_see_the_test(log: Log) -> None:

@@ -15,7 +15,6 @@ from bench.quality.figures import (
     OURS,
     draw,
     figures,
-    gains,
     make_difference_table,
     make_table_of_methods,
     ratios,
@@ -34,6 +33,7 @@ from bench.quality.questions import (
     takes_of,
 )
 from trainer.datasets import Log
+from trainer.metrics import ndcg
 
 PART = f"{OURS} without text"
 PEOPLE = 60
@@ -108,7 +108,7 @@ def test_a_difference_is_paired_by_target_and_told_by_group(asked: Questions) ->
     back = np.arange(PEOPLE) % 2 == 1
     shown = np.ones(7, bool)
     whole, part = (Answers(random + extra, shown) for extra in (0.0, back.astype(float)))
-    lost = gains(whole.ranks) - gains(part.ranks)
+    lost = ndcg(whole.ranks) - ndcg(part.ranks)
     found = with_differences(asked, figures(asked, part), lost)
     assert found["difference"] == pytest.approx(lost.mean())
     low, high = found["difference_interval"]

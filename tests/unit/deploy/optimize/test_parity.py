@@ -9,7 +9,6 @@ import pytest
 from headwater_client.events import Click
 
 from deploy.optimize.parity import measure_parity
-from deploy.optimize.requests import EvalRequests, sample_requests
 from deploy.optimize.settings import OptimizeSettings
 from deploy.optimize.variants import SourceVersion, build_variants
 from features.inputs import model_inputs
@@ -17,6 +16,7 @@ from features.schema import FeatureSchema
 from features.vocabulary import FIRST_ITEM, Vocabulary
 from tests.unit.deploy.optimize.conftest import HISTORY, ITEMS
 from trainer.datasets import Log
+from trainer.evaluation.requests import EvalRequests, sample_requests
 from trainer.export.onnx import answers, open_session, sample_inputs
 from trainer.export.parity import Arrays
 from trainer.network import TemporalModel

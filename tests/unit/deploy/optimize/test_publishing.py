@@ -14,12 +14,12 @@ from headwater_client.events import Click
 
 from deploy.optimize import publishing
 from deploy.optimize.publishing import SERVED_FILE, serve_int8
-from deploy.optimize.requests import EvalRequests, newest_requests
 from deploy.optimize.settings import OptimizeSettings, ServedPrecision
 from deploy.optimize.variants import SourceVersion
 from features.schema import FeatureSchema
 from features.vocabulary import FIRST_ITEM, Vocabulary
 from tests.unit.deploy.optimize.conftest import ITEMS
+from trainer.evaluation.requests import EvalRequests, newest_requests
 from trainer.examples import build_examples, observe_log, replay_log
 from trainer.export.onnx import answers, open_session, sample_inputs
 from trainer.network import TemporalModel

@@ -8,9 +8,15 @@ import pytest
 
 from features.schema import FeatureSchema
 from tests.harness.walks import Events, shuffled, walks
-from tests.unit.trainer.training.test_fine_tune import BEFORE, FILMS, SETTINGS, TEXT_ENCODER, TUNING
+from tests.unit.trainer.training.test_fine_tune import (
+    BEFORE,
+    FILMS,
+    SETTINGS,
+    TEXT_ENCODER,
+    TUNING,
+)
 from trainer.datasets import Log
-from trainer.evaluation.held import held_of
+from trainer.evaluation.held import hold_out
 from trainer.examples import EventHistory, split_by_time
 from trainer.export.onnx import ExportError, export
 from trainer.gate.checks import Verdict, verdict
@@ -56,8 +62,8 @@ def judged(
     slices = split_by_time(history.times_ms, live.trained.until_ms, tuning)
     found = fine_tune(live.trained, history, slices, SETTINGS, tuning, TEXT_ENCODER)
     versions = [live.trained.vocabulary, found.vocabulary]
-    held = held_of(history, slices.judge_ms, versions)
-    new = held_of(history, slices.since_ms + 1, versions)
+    held = hold_out(history, slices.judge_ms, versions)
+    new = hold_out(history, slices.since_ms + 1, versions)
     candidate = exported(8, found, schema, folder)
     return verdict(measure(candidate, live, held, schema, new), LIMITS)
 

@@ -13,7 +13,7 @@ import torch
 
 from features.schema import FeatureSchema
 from features.vocabulary import FIRST_ITEM, Vocabulary
-from trainer.evaluation.held import HoldoutSet, together
+from trainer.evaluation.held import HoldoutSet, merge_vocabularies
 from trainer.examples import Examples, ItemTrends
 from trainer.export.onnx import ExportError, export, write_graph
 from trainer.export.recommender import ScoringGraph
@@ -206,9 +206,9 @@ def test_an_item_unknown_to_one_version_is_missed_by_that_one(
     state |= {name: smaller.state_dict()[name] for name in ("neighbours", "neighbour_weights")}
     smaller.load_state_dict(state)
     old = exported(smaller.eval(), few, schema, tmp_path)
-    both = together([live.trained.vocabulary, few])
-    measured = measure(replace(live, version=9), old, held.known_to(both), schema)
-    asked = held.columns.items[held.asked]
+    both = merge_vocabularies([live.trained.vocabulary, few])
+    measured = measure(replace(live, version=9), old, held.translate_to(both), schema)
+    asked = held.columns.items[held.targets]
     unknown = (asked >= FIRST_ITEM + 30) & (asked < FIRST_ITEM + 40)
     assert unknown.any()
     assert np.isinf(measured.reference.ranks[unknown]).all()
@@ -221,7 +221,7 @@ def test_a_window_of_one_event_has_a_verdict(
     live: JudgedVersion, held: HoldoutSet, schema: FeatureSchema, events: int
 ) -> None:
     chosen = np.zeros(len(held.columns), np.bool_)
-    chosen[np.flatnonzero(held.asked)[:events]] = True
+    chosen[np.flatnonzero(held.targets)[:events]] = True
     measured = measure(replace(live, version=8), live, replace(held, chosen=chosen), schema)
     found = verdict(measured, SETTINGS)
     assert failed(found) == {"quality"}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.harness.gains import World, slices
-from trainer.gate.quality import worse
+from trainer.gate.quality import probability_worse
 from trainer.settings import GateSettings
 
 SETTINGS = GateSettings()
@@ -15,7 +15,9 @@ SLICES = 200
 
 def stopped(world: World, worth: float) -> int:
     """Of `SLICES` candidates that are worth so much of the live version."""
-    found = [worse(*each, SETTINGS.margin) for each in slices(world, worth, SLICES, seed=3)]
+    found = [
+        probability_worse(*each, SETTINGS.margin) for each in slices(world, worth, SLICES, seed=3)
+    ]
     return sum(share >= SETTINGS.confidence for share in found)
 
 
@@ -42,9 +44,9 @@ def test_a_better_candidate_is_hardly_ever_stopped() -> None:
 
 def test_the_margin_is_a_share_of_the_live_version_s() -> None:
     live, people = np.full(100, 0.5), np.arange(100)
-    assert worse(0.94 * live, live, people, margin=0.05) == 1
-    assert worse(0.96 * live, live, people, margin=0.05) == 0
-    assert worse(np.zeros(100), np.zeros(100), people, margin=0.05) == 0
+    assert probability_worse(0.94 * live, live, people, margin=0.05) == 1
+    assert probability_worse(0.96 * live, live, people, margin=0.05) == 0
+    assert probability_worse(np.zeros(100), np.zeros(100), people, margin=0.05) == 0
 
 
 def test_people_are_drawn_with_all_their_events() -> None:
@@ -52,17 +54,17 @@ def test_people_are_drawn_with_all_their_events() -> None:
     candidate, live = np.zeros(60), np.zeros(60)
     live[:40], candidate[40:] = 0.5, 0.5
     everyone = np.arange(60)
-    assert worse(candidate, live, everyone, margin=0.0) > SETTINGS.confidence
+    assert probability_worse(candidate, live, everyone, margin=0.0) > SETTINGS.confidence
     busy = np.where(everyone < 40, 0, everyone)
-    assert worse(candidate, live, busy, margin=0.0) < SETTINGS.confidence
+    assert probability_worse(candidate, live, busy, margin=0.0) < SETTINGS.confidence
 
 
 def test_the_answer_is_the_same_every_time() -> None:
     (each,) = slices(World(), worth=0.9, count=1, seed=1)
-    assert worse(*each, 0.05) == worse(*each, 0.05)
+    assert probability_worse(*each, 0.05) == probability_worse(*each, 0.05)
 
 
 def test_one_person_is_judged_by_the_mean_and_nobody_is_not_worse() -> None:
     people = np.zeros(4, np.int64)
-    assert worse(np.full(4, 0.1), np.full(4, 0.5), people, margin=0.05) == 1
-    assert worse(np.zeros(0), np.zeros(0), people[:0], margin=0.05) == 0
+    assert probability_worse(np.full(4, 0.1), np.full(4, 0.5), people, margin=0.05) == 1
+    assert probability_worse(np.zeros(0), np.zeros(0), people[:0], margin=0.05) == 0

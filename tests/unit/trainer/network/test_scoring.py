@@ -8,12 +8,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from features.vocabulary import FIRST_ITEM
 from trainer.examples import Examples, ItemTrends
 from trainer.examples.batches import Batches
-from trainer.examples.requests import Batch, CooccurrenceTables, Requests, ScoredRequests
-from trainer.metrics import ndcg, target_ranks
+from trainer.examples.requests import (
+    Batch,
+    CooccurrenceTables,
+    Requests,
+    ScoredRequests,
+)
+from trainer.metrics import ndcg
 from trainer.network import (
     LOWEST,
     TemporalModel,
@@ -22,7 +28,7 @@ from trainer.network import (
     score_requests,
     trend_scores,
 )
-from trainer.network.scoring import model_cooccurrence
+from trainer.network.scoring import model_cooccurrence, rank_targets
 from trainer.training.losses import distillation_loss, softmax_loss
 
 
@@ -103,13 +109,17 @@ def test_no_gradient_pushes_the_other_right_ones_down() -> None:
     assert (scores.grad[0, [0, 2]] > 0).all()
 
 
+def ranks_of(scores: Tensor, batch: Batch) -> Tensor:
+    return rank_targets(scores, batch.rows, batch.targets, batch.tied)
+
+
 def test_ranks_count_ties_as_half() -> None:
     scores = torch.tensor([[5.0, 1.0, 5.0, 5.0], [1.0, 2.0, 3.0, 4.0]])
     asked = judged([0, 1], [2, 1], [[2], [1]], 4)
-    assert target_ranks(scores, asked).tolist() == [1.0, 2.0]
+    assert ranks_of(scores, asked).tolist() == [1.0, 2.0]
     never = torch.full((2, 4), torch.nan)
-    assert target_ranks(never, asked).tolist() == [torch.inf, torch.inf]
-    assert ndcg(torch.tensor([0.0, 1.0, 9.0, 10.0])).tolist() == pytest.approx(
+    assert ranks_of(never, asked).tolist() == [torch.inf, torch.inf]
+    assert ndcg(np.array([0.0, 1.0, 9.0, 10.0])).tolist() == pytest.approx(
         [1, 1 / np.log2(3), 1 / np.log2(11), 0]
     )
 
@@ -117,12 +127,12 @@ def test_ranks_count_ties_as_half() -> None:
 def test_what_was_taken_at_the_same_instant_does_not_stand_before() -> None:
     scores = torch.tensor([[5.0, 4.0, 3.0, 3.0]])
     apart = judged([0, 0, 0], [0, 1, 2], [[0, 1, 2]], 4)
-    assert target_ranks(scores, apart).tolist() == [0, 0, 0.5]
+    assert ranks_of(scores, apart).tolist() == [0, 0, 0.5]
 
 
 def test_only_a_target_that_is_no_number_is_missed() -> None:
     scores = torch.tensor([[torch.nan, 4.0, 3.0]])
-    assert target_ranks(scores, judged([0, 0], [0, 2], [[0, 2]], 3)).tolist() == [torch.inf, 1]
+    assert ranks_of(scores, judged([0, 0], [0, 2], [[0, 2]], 3)).tolist() == [torch.inf, 1]
 
 
 def test_forbidden_items_score_lowest_and_others_do_not(model: TemporalModel, batch: Batch) -> None:

@@ -367,7 +367,7 @@ def test_pairs_are_what_one_person_takes_close_together() -> None:
     events = [
         *(click("a", f"i{at}", at * minute) for at in (0, 1, 2)),
         click("a", "i0", 3 * minute),  # again: counts once
-        click("a", "i3", 2 * minute + HOUR_MS),  # an hour after i2, more after the others
+        click("a", "i3", 2 * minute + HOUR_MS - 1),  # less than an hour after i2 alone
         click("b", "i1", 0),
         click("b", "i0", 0),
         click("b", "unknown", 0),

@@ -94,7 +94,7 @@ def test_what_follows_what_is_learned_where_popularity_cannot(
     trained: TrainedModel, log: Log, schema: FeatureSchema
 ) -> None:
     for right_after in (False, True):
-        found = evaluate(trained, *log.split(0.8), schema, SETTINGS, right_after)
+        found = evaluate(trained, *log.split(0.8), schema, right_after)
         # Two of eight requests are hard: before the first event there is nothing to go by.
         model, popularity = found.model.overall, found.popularity.overall
         assert model.hr_at_10 > 0.8

@@ -104,4 +104,4 @@ def test_of_a_history_longer_than_the_model_s_the_newest_counts(
     assert trained.model.architecture.history == schema.settings.history_length
     more = Log(clicks(["ann"] * (long + 1), [*(f"i{at % 11}" for at in range(long)), "i11"]), [])
     earlier, later = more.split_after(more.events[-2].timestamp)
-    assert evaluate(trained, earlier, later, schema, SETTINGS).model.overall.events == 1
+    assert evaluate(trained, earlier, later, schema).model.overall.events == 1

@@ -14,9 +14,9 @@ from features.schema import FeatureSchema
 from features.settings import HOUR_MS
 from features.vocabulary import FIRST_ITEM, Vocabulary
 from trainer.datasets import Log
-from trainer.evaluation.evaluate import _asked, evaluate
+from trainer.evaluation.evaluate import evaluate, select_targets
 from trainer.examples.requests import Batch
-from trainer.metrics import figures, interval
+from trainer.metrics import bootstrap_interval, ranking_metrics
 from trainer.network import LOWEST, TemporalModel, TrainedModel, TrainingOutcome
 from trainer.settings import TrainerSettings
 
@@ -58,7 +58,7 @@ def counts(groups: object) -> dict[str, int]:
 
 
 def test_events_are_counted_in_their_groups(trained: TrainedModel, schema: FeatureSchema) -> None:
-    found = evaluate(trained, *LOG.split_after(SPLIT_MS - 1), schema, SETTINGS)
+    found = evaluate(trained, *LOG.split_after(SPLIT_MS - 1), schema)
     for method in (found.model, found.popularity):
         assert method.overall.events == 4
         assert counts(method.groups) == {
@@ -74,7 +74,7 @@ def test_events_are_counted_in_their_groups(trained: TrainedModel, schema: Featu
 def test_right_after_there_are_no_first_requests(
     trained: TrainedModel, schema: FeatureSchema
 ) -> None:
-    found = evaluate(trained, *LOG.split_after(SPLIT_MS - 1), schema, SETTINGS, right_after=True)
+    found = evaluate(trained, *LOG.split_after(SPLIT_MS - 1), schema, right_after=True)
     assert found.model.overall.events == 3
     assert found.model.groups["first_requests"].events == 0
 
@@ -84,19 +84,19 @@ def test_a_rank_belongs_to_its_event(
 ) -> None:
     trained = TrainedModel(model, vocabulary, TrainingOutcome(epoch=0, held_out=0.0, seconds=0.0))
     for right_after in (False, True):
-        asked = _asked(trained, list(small_log.split(0.5)), schema, SETTINGS, right_after)
+        targets = select_targets(trained, list(small_log.split(0.5)), schema, right_after)
         events = []
-        for batch in asked._batches().epoch(16, np.random.default_rng(0)):
-            assert batch.targets.tolist() == asked.columns.items[batch.events.numpy()].tolist()
+        for batch in targets.batches().epoch(16, np.random.default_rng(0)):
+            assert batch.targets.tolist() == targets.columns.items[batch.events.numpy()].tolist()
             events += batch.events.tolist()
-        assert sorted(events) == np.flatnonzero(asked.chosen).tolist()
+        assert sorted(events) == np.flatnonzero(targets.chosen).tolist()
 
 
 def test_an_item_that_the_model_does_not_know_is_missed(
     trained: TrainedModel, schema: FeatureSchema
 ) -> None:
-    asked = _asked(trained, list(LOG.split_after(SPLIT_MS - 1)), schema, SETTINGS, False)
-    (judged,) = asked.judged([knows_all])
+    targets = select_targets(trained, list(LOG.split_after(SPLIT_MS - 1)), schema, False)
+    (judged,) = targets.evaluate([knows_all])
     assert judged.overall.hr_at_10 == pytest.approx(3 / 4)
     assert judged.groups["first_requests"].hr_at_10 == 1
     assert judged.groups["return_visits"].hr_at_10 == 0.5
@@ -119,8 +119,8 @@ def test_a_rank_is_that_of_the_event_s_own_scores(
         scores[:, unlucky] = -1.0
         return scores
 
-    asked = _asked(trained, list(LOG.split_after(SPLIT_MS - 1)), schema, SETTINGS, False)
-    (judged,) = asked.judged([misses_one])
+    targets = select_targets(trained, list(LOG.split_after(SPLIT_MS - 1)), schema, False)
+    (judged,) = targets.evaluate([misses_one])
     assert judged.overall.hr_at_10 == pytest.approx(2 / 4)
     assert judged.groups["new_items"].hr_at_10 == 0
     assert judged.groups["rare_items"].hr_at_10 == pytest.approx(1 / 3)
@@ -128,8 +128,8 @@ def test_a_rank_is_that_of_the_event_s_own_scores(
 
 def test_a_single_event_is_judged(trained: TrainedModel, schema: FeatureSchema) -> None:
     log = log_of(("ann", "i20", 0.0), ("ann", "i21", 1.0))
-    asked = _asked(trained, list(log.split_after(START_MS)), schema, SETTINGS, False)
-    (judged,) = asked.judged([knows_all])
+    targets = select_targets(trained, list(log.split_after(START_MS)), schema, False)
+    (judged,) = targets.evaluate([knows_all])
     assert (judged.overall.events, judged.overall.hr_at_10) == (1, 1)
 
 
@@ -138,8 +138,8 @@ def test_items_of_one_instant_are_no_wrong_answers_for_each_other(
 ) -> None:
     twelve = [("ann", f"i{at}", 1.0) for at in range(12)]
     log = log_of(("ann", "i20", 0.0), *twelve)
-    asked = _asked(trained, list(log.split_after(START_MS)), schema, SETTINGS, False)
-    (judged,) = asked.judged([knows_all])
+    targets = select_targets(trained, list(log.split_after(START_MS)), schema, False)
+    (judged,) = targets.evaluate([knows_all])
     assert judged.overall.events == 12
     assert judged.overall.ndcg_at_10 == pytest.approx(1)
 
@@ -152,24 +152,24 @@ def test_coverage_counts_what_stands_among_the_best_ten(
         scores[:, FIRST_ITEM : FIRST_ITEM + 4] = 1.0
         return scores
 
-    asked = _asked(trained, list(LOG.split_after(SPLIT_MS - 1)), schema, SETTINGS, False)
-    (judged,) = asked.judged([always_the_same])
+    targets = select_targets(trained, list(LOG.split_after(SPLIT_MS - 1)), schema, False)
+    (judged,) = targets.evaluate([always_the_same])
     assert judged.coverage == pytest.approx(4 / (len(trained.vocabulary) - FIRST_ITEM))
 
 
 def test_figures_of_ranks() -> None:
-    found = figures(np.array([0.0, 9.5, 10.0, 49.0, np.inf]))
+    found = ranking_metrics(np.array([0.0, 9.5, 10.0, 49.0, np.inf]))
     assert (found.events, found.hr_at_10, found.hr_at_50) == (5, 0.4, 0.8)
     assert found.ndcg_at_10 == pytest.approx((1 + 1 / np.log2(11.5)) / 5)
-    assert figures(np.array([])).events == 0
+    assert ranking_metrics(np.array([])).events == 0
 
 
 def test_the_interval_draws_people_with_all_their_events() -> None:
     gains = np.array([0.0] * 50 + [1.0] * 50)
-    alone = width(interval(gains, range(100)))
+    alone = width(bootstrap_interval(gains, range(100)))
     assert 0.1 < alone < 0.3
-    assert width(interval(gains, np.arange(100) % 4)) < alone
-    assert width(interval(gains, np.arange(100) // 25)) > alone
+    assert width(bootstrap_interval(gains, np.arange(100) % 4)) < alone
+    assert width(bootstrap_interval(gains, np.arange(100) // 25)) > alone
 
 
 def width(edges: Sequence[float]) -> float:

@@ -19,10 +19,10 @@ from trainer.evaluation.prequential import (
     PrequentialRun,
     PrequentialStep,
     WindowedLog,
-    course,
-    incremental,
-    is_left_out,
-    trained_on,
+    fine_tune_versions,
+    is_unlearned,
+    run_prequential,
+    train_before,
 )
 from trainer.settings import FineTuneScope
 
@@ -38,17 +38,17 @@ def stream(schema: FeatureSchema) -> WindowedLog:
 
 @pytest.fixture(scope="module")
 def first(stream: WindowedLog) -> PrequentialStep:
-    return trained_on(stream, 0, LEARNING)
+    return train_before(stream, 0, LEARNING)
 
 
 @pytest.fixture(scope="module")
 def steps(stream: WindowedLog, first: PrequentialStep) -> list[PrequentialStep]:
-    return list(incremental(first.trained, stream, LEARNING))
+    return list(fine_tune_versions(first.trained, stream, LEARNING))
 
 
 @pytest.fixture(scope="module")
 def learned(stream: WindowedLog, steps: list[PrequentialStep]) -> PrequentialRun:
-    return course(steps, stream, lambda *_: None)
+    return run_prequential(steps, stream, lambda *_: None)
 
 
 def test_windows_follow_the_first_part_and_share_no_instant(stream: WindowedLog) -> None:
@@ -76,7 +76,7 @@ def test_a_version_has_learned_nothing_of_its_window(
 def test_some_people_are_never_learned_from(stream: WindowedLog) -> None:
     log = stream.learned_log(len(stream.windows))
     names = {event.user_id for event in LOG.events}
-    out = {name for name in names if is_left_out(name)}
+    out = {name for name in names if is_unlearned(name)}
     assert 0 < len(out) < len(names) / 4
     assert {event.user_id for event in log.events} == names - out
     assert stream.left_out.sum() == sum(event.user_id in out for event in LOG.events)
@@ -87,7 +87,7 @@ def test_it_judges_as_evaluate_does(
 ) -> None:
     chosen = stream.window_of >= 0
     later = Log([event for window in stream.windows for event in window], FILMS)
-    found = evaluate(first.trained, stream.first, later, schema, SETTINGS).model.overall
+    found = evaluate(first.trained, stream.first, later, schema).model.overall
     gains = stream.gains(first.trained, chosen)[chosen & stream.is_target]
     assert len(gains) == found.events
     assert gains.mean() == pytest.approx(found.ndcg_at_10)
@@ -97,7 +97,7 @@ def test_learning_from_windows_beats_what_is_frozen(
     stream: WindowedLog, first: PrequentialStep, learned: PrequentialRun
 ) -> None:
     """After the first windows everyone goes by threes."""
-    frozen = course(
+    frozen = run_prequential(
         (PrequentialStep(at, first.trained, 0.0, 0) for at in range(len(stream.windows))),
         stream,
         lambda *_: None,
@@ -134,10 +134,10 @@ def test_a_window_of_nothing_but_people_left_out_teaches_nothing(
 ) -> None:
     """Each window is one person's walk."""
     small = WindowedLog(LOG, schema, LENGTH)
-    teaches = [not is_left_out(window[0].user_id) for window in small.windows]
+    teaches = [not is_unlearned(window[0].user_id) for window in small.windows]
     assert not all(teaches)
     counting = replace(LEARNING, tuning=TUNING.model_copy(update={"part": FineTuneScope.NOTHING}))
-    steps = incremental(first.trained, small, counting)
+    steps = fine_tune_versions(first.trained, small, counting)
     changed = [after.trained is not before.trained for before, after in pairwise(steps)]
     assert changed == teaches
 
