@@ -103,10 +103,10 @@ def model_tensors(
     """
     length = max(1, max((len(row.events) // 3 for row in rows), default=1))
     flat = np.zeros((len(rows), 3 * length), np.int64)
-    for at, row in enumerate(rows):
+    for person, row in enumerate(rows):
         if row.events:
             # Right-aligned: the newest event stands at the same place whatever the length.
-            flat[at, -len(row.events) :] = row.events
+            flat[person, -len(row.events) :] = row.events
     events = flat.reshape(len(rows), length, 3)
     items = vocabulary.indices(events[:, :, 2])
     items[events[:, :, 1] == 0] = PADDING
@@ -119,11 +119,11 @@ def model_tensors(
         "request_time_ms": np.asarray(times_ms, np.int64)[:, None],
         "user_features": np.asarray(features, np.float32),
         "candidate_items": np.tile(wanted, (len(rows), 1)),
-        "excluded_items": _excluded(rows, vocabulary),
+        "excluded_items": _excluded_items(rows, vocabulary),
     }
 
 
-def _excluded(rows: Sequence[UserRow], vocabulary: Vocabulary) -> Int64Array:
+def _excluded_items(rows: Sequence[UserRow], vocabulary: Vocabulary) -> Int64Array:
     lengths = [len(row.seen) for row in rows]
     excluded = np.zeros((len(rows), max(lengths, default=0)), np.int64)
     if not excluded.size:

@@ -26,7 +26,7 @@ from features.topics import Hash, hash64
 
 
 class Observation(NamedTuple):
-    """What one event says to the rows.
+    """One interaction as the rows see it.
 
     `type` is the code of its event type.
     `categories` are those that the catalogue gave the item when the event was read.
@@ -46,7 +46,7 @@ class Observation(NamedTuple):
 def observation(
     event: Interaction, source: Hash, offset: int, categories: tuple[Hash, ...] = ()
 ) -> Observation:
-    """An event of the topics as the rows see it."""
+    """The observation that a message of the topics is."""
     spec = EVENT_TYPES.spec_of(event)
     return Observation(
         spec.code,
@@ -206,11 +206,11 @@ def _insert_newest(events: array[int], event: tuple[int, ...], limit: int) -> No
     """Insert an event where it belongs by time, type, item: no order of arrival shows."""
     number = len(events) // 3
 
-    def at(place: int) -> tuple[int, ...]:
+    def event_at(place: int) -> tuple[int, ...]:
         return tuple(events[3 * place : 3 * place + 3])
 
-    if number and at(number - 1) > event:
-        place = 3 * bisect_right(range(number), event, key=at)
+    if number and event_at(number - 1) > event:
+        place = 3 * bisect_right(range(number), event, key=event_at)
         events[place:place] = array("q", event)
     else:
         events.extend(event)
