@@ -4,7 +4,7 @@ check:
 	./hw check
 
 test:
-	uv run pytest -n 2 --dist loadfile
+	./hw test
 
 test-fast:
 	./hw test -m "not faults and not integration"
