@@ -16,7 +16,7 @@ from typing import Any, cast
 import faust
 from faust.types import EventT, StreamT
 from faust.types.auth import CredentialsT
-from headwater_client.event_types import EVENT_TYPES
+from headwater_client import EVENT_TYPES
 from headwater_client.topics import ITEMS
 
 from features.kafka import ensure_sources
@@ -98,7 +98,7 @@ def make_services(config: WorkerConfig, app: faust.App) -> WorkerServices:
 
 
 def add_agents(app: faust.App, batch_size: int, actions: Handle, catalogue: Handle) -> None:
-    """Register the agents: `actions` handles what people do, `catalogue` handles items."""
+    """Register the agents: `actions` handles interactions, `catalogue` handles items."""
 
     @app.agent(_topic(app, *EVENT_TYPES.topics), name="actions")
     async def on_actions(stream: StreamT[bytes]) -> None:

@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from time import monotonic
 from typing import NamedTuple, cast
 
-from headwater_client.errors import EventError, ServerError
-from headwater_client.events import Item, decode
+from headwater_client import EventError, Item, ServerError, decode
 from headwater_client.topics import ITEMS
 
 from features import columns

@@ -16,8 +16,7 @@ import structlog
 from confluent_kafka import KafkaError, Message, Producer
 from faust import App
 from faust.types import TP, EventT
-from headwater_client.errors import EventError, ServerError
-from headwater_client.events import DeadLetter, encode
+from headwater_client import DeadLetter, EventError, ServerError, encode
 from headwater_client.topics import DEAD_LETTERS, MAX_MESSAGE_BYTES, PARTITIONER
 
 from features.kafka import client_config

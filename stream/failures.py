@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, NoReturn
 
 import structlog
-from headwater_client.errors import HeadwaterError, ServerError
+from headwater_client import HeadwaterError, ServerError
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_exponential_jitter
 
 from features.store import StoreRestartedError

@@ -30,8 +30,8 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):
         # Faust passes neither on, and aiokafka has no setters; read anew at the consumer's start.
         consumer._fetch_max_wait_ms = FETCH_MAX_WAIT_MS  # noqa: SLF001
         consumer._fetch_min_bytes = FETCH_MIN_BYTES  # noqa: SLF001
-        # By range, one worker gets the same partition of clicks and of purchases, and so a person.
-        # Faust's own choice without tables is round robin.
+        # By range, one worker gets the same partition of every topic of interactions, and so all
+        # events of a user. Faust's own choice without tables is round robin.
         consumer._partition_assignment_strategy = (RangePartitionAssignor,)  # noqa: SLF001
         return consumer
 

@@ -8,9 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from faust.types import EventT
-from headwater_client.errors import EventError
-from headwater_client.event_types import EVENT_TYPES
-from headwater_client.events import decode
+from headwater_client import EVENT_TYPES, EventError, decode
 
 from features.store import RowStore
 from features.topics import Hash

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
-from headwater_client.events import Reason, RecommendedItem
+from headwater_client import Reason, RecommendedItem
 
 from features.arrays import BoolArray, Float32Array, Float64Array, Int64Array, Tensors
 from features.rows import UserRow

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import NamedTuple
 
-from headwater_client.events import Interaction, RecommendedItem
+from headwater_client import Interaction, RecommendedItem
 
+from features.arrays import Tensors
 from features.columns import CatalogueEntry
 from features.inputs import model_inputs, model_outputs, model_tensors
 from features.rows import ItemGroup, UserRow
@@ -20,13 +21,7 @@ from features.schema import FeatureSchema
 from features.store import RowStore
 from stream import metrics
 from stream.catalogue import CatalogueCache, is_available
-from stream.inference import (
-    CircuitOpenError,
-    InferenceClient,
-    InferenceError,
-    InferenceRequest,
-    InferenceResponse,
-)
+from stream.inference import CircuitOpenError, InferenceClient, InferenceError, InferenceRequest
 from stream.ranking import Ranking, available_items, is_seen, popular_items, rank
 from stream.routing import Route, Routes
 from stream.row_updates import ItemGroupKey
@@ -274,7 +269,9 @@ class Recommender:
         route, variant = call.route, call.route.version.variant
         start = perf_counter()
         try:
-            outputs, seconds = await self._infer(call)
+            outputs, seconds = await self._client.infer(call.request)
+            if call.request.on_trial:
+                _check_indices(outputs, call)
         except InferenceError as error:
             metrics.MODEL_FAILURES.labels(variant).inc(len(call.times_ms))
             was_called = not isinstance(error, CircuitOpenError)
@@ -284,12 +281,6 @@ class Recommender:
         places = _SPARE * self._settings.top_k
         ranking = rank(outputs, call.request.tensors, call.trending, call.times_ms, places)
         return _VersionAnswer(route, ranking, latency_ms)
-
-    async def _infer(self, call: VersionCall) -> InferenceResponse:
-        response = await self._client.infer(call.request)
-        if call.request.on_trial:
-            _check_indices(response, call)
-        return response
 
     async def _call_stable(
         self, requests: Sequence[RecommendationRequest], failed: _VersionAnswer
@@ -332,7 +323,7 @@ class Recommender:
         await self._client.close()
 
 
-def _check_indices(response: InferenceResponse, call: VersionCall) -> None:
+def _check_indices(outputs: Tensors, call: VersionCall) -> None:
     """A graph that does not fit its vocabulary must not end the process.
 
     Raises:
@@ -344,7 +335,7 @@ def _check_indices(response: InferenceResponse, call: VersionCall) -> None:
         ("top_explained_by", -1, length),
         ("candidate_explained_by", -1, length),
     ):
-        array = response.outputs[name]
+        array = outputs[name]
         if array.size and not (least <= array.min() and array.max() < below):
             version = call.request.version
             raise InferenceError(f"version {version}: {name} names what there is not")

@@ -6,7 +6,7 @@ import asyncio
 
 import structlog
 from confluent_kafka import Message
-from headwater_client.errors import HeadwaterError
+from headwater_client import HeadwaterError
 
 from features.rollout_messages import Rollout
 from features.rollouts import is_end, read_all, rollout_message_in, rollouts_consumer

@@ -13,7 +13,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 import structlog
 from cachetools import LRUCache
-from headwater_client.events import Interaction
+from headwater_client import Interaction
 
 from features import columns
 from features.columns import CatalogueEntry

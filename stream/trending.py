@@ -15,8 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import structlog
-from headwater_client.errors import ServerError
-from headwater_client.event_types import EVENT_TYPES
+from headwater_client import EVENT_TYPES, ServerError
 
 from features.arrays import Float64Array, Int64Array
 from features.columns import TrendList, decode_trending, encode_trending
