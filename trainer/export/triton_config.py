@@ -14,7 +14,7 @@ from features.schema import FeatureSchema
 MAX_BATCH = 256
 
 _TEXT = """\
-# Rendered from features/inputs.py by trainer/triton_config.py; a test compares the two.
+# Rendered from features/inputs.py by trainer/export/triton_config.py; a test compares the two.
 # Requests are batched only with others of equal lengths: histories stand at the right end.
 name: "{name}"
 backend: "{backend}"
