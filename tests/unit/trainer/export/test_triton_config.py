@@ -9,7 +9,7 @@ from features.schema import FeatureSchema
 from features.settings import FeatureSettings
 from trainer.export.triton_config import render_config, with_versions
 
-CHECKED_IN = Path(__file__).parents[3] / "model_repo" / "temporal_llm" / "config.pbtxt"
+CHECKED_IN = Path(__file__).parents[4] / "model_repo" / "temporal_llm" / "config.pbtxt"
 
 
 def test_the_checked_in_config_is_the_rendered_one() -> None:
