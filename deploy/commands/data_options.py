@@ -1,4 +1,4 @@
-"""Options of every command that reads a log of events."""
+"""Options that several commands have: those of a log of events, and of a report."""
 
 from __future__ import annotations
 
@@ -36,6 +36,8 @@ Type = Annotated[
         "column stands for (click, purchase or skip); again for each",
     ),
 ]
+
+Report = Annotated[Path | None, typer.Option(help="write the figures to this file, as JSON")]
 
 
 def data_source(

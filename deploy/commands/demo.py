@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from deploy.commands.data_options import Data, Map, Type, data_source
+from deploy.commands.data_options import Data, Map, Report, Type, data_source
 from deploy.demo import DemoOptions, run_demo
 from deploy.report import write_report
 from deploy.services.logging import configure_logs
@@ -22,7 +21,6 @@ LearnEvery = Annotated[
         help="run a trainer, too: each so many events become a version; best at --rate 100", min=500
     ),
 ]
-Report = Annotated[Path | None, typer.Option(help="write the figures to this file, as JSON")]
 
 
 def demo(

@@ -13,7 +13,7 @@ from headwater_client.errors import SettingsError
 from rich.console import Console
 from rich.table import Table
 
-from deploy.commands.data_options import Data, Map, Type, data_source
+from deploy.commands.data_options import Data, Map, Report, Type, data_source
 from deploy.jobs.evaluate import Evaluated, evaluate_version
 from deploy.jobs.prequential import Prequential, evaluate_prequential
 from deploy.report import write_report
@@ -63,7 +63,6 @@ Prequentially = Annotated[
     ),
 ]
 WindowEvents = Annotated[int, typer.Option(help="with --prequential: of a window", min=1)]
-Report = Annotated[Path | None, typer.Option(help="write the figures to this file, as JSON")]
 
 
 def evaluate(

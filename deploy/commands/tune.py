@@ -13,7 +13,7 @@ from headwater_client.errors import DataError
 from rich.console import Console
 from rich.table import Table
 
-from deploy.commands.data_options import Data, Map, Type, data_source
+from deploy.commands.data_options import Data, Map, Report, Type, data_source
 from deploy.progress import ProgressDisplay, show_progress
 from deploy.report import write_report
 from deploy.settings import load_settings
@@ -32,7 +32,6 @@ Timeout = Annotated[float | None, typer.Option(help="seconds after which none be
 Study = Annotated[
     Path | None, typer.Option(help="keep the trials in this file, and go on from there next time")
 ]
-Report = Annotated[Path | None, typer.Option(help="write the trials to this file, as JSON")]
 
 
 def tune(

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from headwater_client import EventProducer, RecommendationConsumer
-from headwater_client.errors import DataError, HeadwaterError, SettingsError
+from headwater_client.errors import DataError, SettingsError
 from headwater_client.events import Interaction, Item
 
 from deploy import local
@@ -248,7 +248,7 @@ class _Sender(threading.Thread):
         self._producer = producer
         self._pace = rate_pace(rate) if rate else immediate_pace
         self._stop_early = threading.Event()
-        self._failure: HeadwaterError | None = None
+        self._failure: Exception | None = None
         self.sent = ReplayResult()
 
     def run(self) -> None:
@@ -256,7 +256,7 @@ class _Sender(threading.Thread):
             self.sent = replay(
                 self._log, self._producer, self._pace, self._progress, self._stop_early
             )
-        except HeadwaterError as error:
+        except Exception as error:  # noqa: BLE001 (`end` raises it in the main thread)
             self._failure = error
 
     def _progress(self, sent: ReplayResult) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-from headwater_client.errors import HeadwaterError, ServerError
+from headwater_client.errors import ServerError
 from headwater_client.event_types import EVENT_TYPES
 from headwater_client.topics import DEAD_LETTERS, ITEMS
 
@@ -34,7 +34,7 @@ class Watch:
         self._ending = threading.Event()
         self._behind: int | None = None
         self._looks = 0
-        self._failure: HeadwaterError | None = None
+        self._failure: Exception | None = None
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self.dead_letters = 0
 
@@ -75,7 +75,7 @@ class Watch:
         while not self._ending.wait(_EVERY_S):
             try:
                 self._look()
-            except HeadwaterError as error:
+            except Exception as error:  # noqa: BLE001 (`check` raises it in the main thread)
                 self._failure = error
                 return
 

@@ -78,6 +78,7 @@ class _Supervisor:
         # None is started once the end has begun.
         self._starting = threading.Lock()
         self._starts = 0
+        self._failure: OSError | None = None
         self._process = self._start()
 
     def _start(self) -> subprocess.Popen[bytes]:
@@ -105,9 +106,15 @@ class _Supervisor:
             with self._starting:
                 if self._ending.is_set():
                     return
-                self._process = self._start()
+                try:
+                    self._process = self._start()
+                except OSError as error:
+                    self._failure = error
+                    return
 
     def check(self) -> None:
+        if self._failure is not None:
+            raise ServerError(f"the {self._command} cannot be started again: {self._failure}")
         if self._starts >= _MOST_STARTS and self._process.poll() is not None:
             raise ServerError(f"the {self._command} ended {self._starts} times: see {self._log}")
 

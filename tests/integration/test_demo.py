@@ -12,7 +12,7 @@ from deploy.settings import Settings
 from trainer.datasets.log import DataSource
 from trainer.datasets.mapping import mapping_from_options
 
-PEOPLE, ITEMS, STEPS = 60, 40, 40
+PEOPLE, ITEMS, STEPS = 60, 300, 40
 START_S = 1_700_000_000
 
 
@@ -22,7 +22,7 @@ def walks(tmp_path: Path) -> Path:
     rows = ["user,item,time"]
     for step in range(STEPS):
         for person in range(PEOPLE):
-            item = (7 * person + step) % ITEMS
+            item = (5 * person + step) % ITEMS
             rows.append(f"p{person},i{item},{START_S + 3600 * step + 10 * person}")
     path = tmp_path / "walks.csv"
     path.write_text("\n".join(rows))
@@ -39,8 +39,8 @@ def test_two_rates_give_the_same_hit_rate(own: Settings, walks: Path) -> None:
     trainer = own.trainer.model_copy(update={"language_model": "", "width": 16, "epochs": 3})
     settings = own.model_copy(update={"trainer": trainer})
     slow, fast = (play(settings, walks, rate) for rate in (60.0, None))
-    assert fast["answered_fraction"] <= slow["answered_fraction"] <= 1
-    assert slow["answered_fraction"] > 0.9
+    assert 0 < fast["answered_fraction"] <= slow["answered_fraction"] <= 1
+    assert slow["hit_rate_at_10"]["recommended"] > slow["hit_rate_at_10"]["popularity"]
     for name in ("recommended", "popularity"):
         ours, theirs = (figures["hit_rate_at_10"][name] for figures in (slow, fast))
-        assert ours == pytest.approx(theirs, abs=0.06), name
+        assert ours == pytest.approx(theirs, abs=0.1), name
