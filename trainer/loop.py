@@ -32,7 +32,7 @@ from trainer.retrying import retrying
 from trainer.settings import FineTuneSettings, GateSettings, TrainerSettings
 from trainer.stopwatch import Stopwatch
 from trainer.text import TextEncoder
-from trainer.training import fine_tune
+from trainer.training import TrainingSetup, fine_tune
 from trainer.windows.log import read_log
 from trainer.windows.quarantine import QuarantinedWindows
 from trainer.windows.store import WindowStore
@@ -267,9 +267,7 @@ class SlowLoop:
             self._live.trained,
             self._history,
             slices,
-            rules.trainer,
-            rules.fine_tune,
-            self._text_encoder,
+            TrainingSetup(rules.trainer, rules.fine_tune, self._text_encoder),
         )
 
     def _judge(

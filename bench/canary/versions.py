@@ -21,7 +21,7 @@ from trainer.network import TrainedModel
 from trainer.registry import CONFIG, GRAPH, ModelRegistry, ModelVersion
 from trainer.settings import FineTuneSettings
 from trainer.text import TextEncoder
-from trainer.training import fine_tune, train_first_model
+from trainer.training import TrainingSetup, fine_tune, train_first_model
 
 REFUSED = "refused"
 SCORES = "top_scores"
@@ -54,7 +54,9 @@ class Workshop:
     def train(self, log: Log) -> TrainedModel:
         """A first model of a log."""
         return train_first_model(
-            log, self.registry.schema, self.registry.settings, text_encoder=self.text_encoder
+            log,
+            self.registry.schema,
+            TrainingSetup(self.registry.settings, text_encoder=self.text_encoder),
         )
 
     def learn_more(
@@ -65,7 +67,9 @@ class Workshop:
         history.extend([*before.events, *window])
         tuning = FineTuneSettings()
         cut = split_by_time(history.times_ms, first.until_ms, tuning)
-        return fine_tune(first, history, cut, self.registry.settings, tuning, self.text_encoder)
+        return fine_tune(
+            first, history, cut, TrainingSetup(self.registry.settings, tuning, self.text_encoder)
+        )
 
     def write(self, trained: TrainedModel) -> ModelVersion:
         """The next version."""

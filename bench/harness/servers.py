@@ -23,7 +23,7 @@ from trainer.datasets import Log
 from trainer.network import TrainedModel
 from trainer.registry import ModelVersion
 from trainer.settings import TrainerSettings
-from trainer.training import train_first_model
+from trainer.training import TrainingSetup, train_first_model
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,9 @@ def run_loaded_servers(
         wanted = local_settings(folder)
         training = TrainerSettings(max_seconds=plan.train_s)
         console.print(f"training a model for {plan.train_s:.0f} s ...")
-        trained = train_first_model(log.split(0.5)[0], FeatureSchema(wanted.features), training)
+        trained = train_first_model(
+            log.split(0.5)[0], FeatureSchema(wanted.features), TrainingSetup(training)
+        )
         try:
             console.print("starting the servers ...")
             with shared.working():

@@ -43,7 +43,7 @@ from trainer.registry.checkpoint import load, save
 from trainer.registry.staging import GRAPH
 from trainer.settings import TrainerSettings
 from trainer.text import load_text_encoder
-from trainer.training import train_first_model
+from trainer.training import TrainingSetup, train_first_model
 
 _LINE = 600
 
@@ -116,7 +116,7 @@ def train_version(
     text_encoder = load_text_encoder(settings.language_model, cache_dir)
     taught_by = load(teacher) if teacher else None
     trained = train_first_model(
-        earlier, schema, settings, text_encoder=text_encoder, teacher=taught_by
+        earlier, schema, TrainingSetup(settings, text_encoder=text_encoder, teacher=taught_by)
     )
     export(trained.model, schema, folder / GRAPH)
     save(trained, folder, {"features": schema.settings.model_dump(mode="json")})

@@ -27,7 +27,6 @@ from features.arrays import Float64Array
 from features.schema import FeatureSchema
 from features.settings import FeatureSettings
 from trainer.evaluation.prequential import (
-    LearningSetup,
     PrequentialRun,
     PrequentialStep,
     WindowedLog,
@@ -43,6 +42,7 @@ from trainer.network import TrainedModel
 from trainer.registry.checkpoint import load, save
 from trainer.settings import FineTuneSettings, TrainerSettings
 from trainer.text import load_text_encoder
+from trainer.training import TrainingSetup
 
 FROZEN, INCREMENTAL = "frozen", "incremental"
 WITHOUT_REPLAY, RETRAIN = "incremental without replay", "full retrain"
@@ -191,13 +191,13 @@ QUICK_EVENTS, QUICK_WINDOW = 6_000, 700
 _COST = "cost.json"
 
 
-def kept_first(stream: WindowedLog, learning: LearningSetup, work: Path) -> PrequentialStep:
+def kept_first(stream: WindowedLog, learning: TrainingSetup, work: Path) -> PrequentialStep:
     """The version that all ways begin with."""
     return _train_or_take_up(stream, 0, learning, work)
 
 
 def retrain(
-    stream: WindowedLog, learning: LearningSetup, every: int, work: Path
+    stream: WindowedLog, learning: TrainingSetup, every: int, work: Path
 ) -> Iterator[PrequentialStep]:
     """A version trained from nothing before each so many windows, asked about that window only."""
     for window in range(0, len(stream.windows), every):
@@ -205,7 +205,7 @@ def retrain(
 
 
 def _train_or_take_up(
-    stream: WindowedLog, window: int, learning: LearningSetup, work: Path
+    stream: WindowedLog, window: int, learning: TrainingSetup, work: Path
 ) -> PrequentialStep:
     folder = work / _name(stream, window, learning)
     if not (folder / _COST).exists():
@@ -219,7 +219,7 @@ def _train_or_take_up(
     return PrequentialStep(window, load(folder), cost["seconds"], cost["gradients"])
 
 
-def _name(stream: WindowedLog, window: int, learning: LearningSetup) -> str:
+def _name(stream: WindowedLog, window: int, learning: TrainingSetup) -> str:
     """The same only for the same events and settings; threads change no result worth a training."""
     log = stream.learned_log(window)
     chosen = learning.settings.model_dump_json(exclude={"threads"})
@@ -241,13 +241,13 @@ class PrequentialOptions(runner.MappedDataOptions, runner.ChartOptions):
     ] = None
     quick: runner.Quick = False
 
-    def learning(self) -> LearningSetup:
+    def learning(self) -> TrainingSetup:
         """How every way trains."""
         settings = TrainerSettings(threads=self.threads, max_seconds=runner.UNHURRIED_S)
         if self.quick:
             settings = settings.model_copy(update={"epochs": 1})
         text_encoder = load_text_encoder(settings.language_model, default_cache_dir())
-        return LearningSetup(settings, FineTuneSettings(), text_encoder)
+        return TrainingSetup(settings, FineTuneSettings(), text_encoder)
 
     def stream(self) -> WindowedLog:
         """The log in windows."""
@@ -274,17 +274,17 @@ def measure(options: PrequentialOptions, console: Console) -> runner.Results:
     report = figures(courses, stream) | {
         "window_events": options.events_a_window,
         "retrain_every": options.retrain_every,
-        "fine_tune": learning.tuning.model_dump(mode="json"),
+        "fine_tune": learning.fine_tuning.model_dump(mode="json"),
     }
     return runner.Results(report, [make_ways_table(report)], partial(draw, report))
 
 
 def learn_in_ways(
-    stream: WindowedLog, learning: LearningSetup, first: TrainedModel
+    stream: WindowedLog, learning: TrainingSetup, first: TrainedModel
 ) -> dict[str, Iterator[PrequentialStep]]:
     """The versions that come of a first one, without being trained anew."""
-    forgetful = learning.tuning.model_copy(update={"replay": 0})
-    without_replay = LearningSetup(learning.settings, forgetful, learning.text_encoder)
+    forgetful = learning.fine_tuning.model_copy(update={"replay": 0})
+    without_replay = TrainingSetup(learning.settings, forgetful, learning.text_encoder)
     return {
         FROZEN: keep_first_version(first, stream),
         INCREMENTAL: fine_tune_versions(first, stream, learning),

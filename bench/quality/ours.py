@@ -38,7 +38,7 @@ from trainer.examples.requests import Requests, ScoredRequests
 from trainer.network import TrainedModel, score_requests
 from trainer.settings import TrainerSettings
 from trainer.text import TextEncoder
-from trainer.training import HoldoutRule, train_first_model
+from trainer.training import HoldoutRule, TrainingSetup, train_first_model
 
 _CHUNK = 256
 
@@ -78,9 +78,8 @@ def train_ours(
     trained = train_first_model(
         learned_log(log, takes, VALIDATION),
         schema,
-        settings,
-        text_encoder=text_encoder,
-        held_out=_asked_in_validation(takes),
+        TrainingSetup(settings, text_encoder=text_encoder),
+        is_held_out=_asked_in_validation(takes),
     )
     replayed = list(replay_log(observe_log(log.events, log.items), schema))
     replayed.sort(key=lambda one: (one.event.user_id, one.event.time_ms))

@@ -13,6 +13,7 @@ from deploy.progress import show_progress
 from deploy.settings import load_settings
 from features.kafka import ensure_topics
 from trainer.datasets import load_log
+from trainer.progress import TrainingPhase
 
 Share = Annotated[
     float, typer.Option(help="learn from this first part of the log only", min=0.01, max=1)
@@ -23,10 +24,11 @@ def train(data: Data = None, maps: Map = None, types: Type = None, share: Share 
     """Train a model on a log of events, and give it all traffic."""
     settings = local.connect(load_settings())
     ensure_topics(settings.kafka)
-    log, _ = load_log(data_source(settings, data, maps, types)).split(share)
     with show_progress() as display:
+        display.show(TrainingPhase.READING, 0.0)
+        log, _ = load_log(data_source(settings, data, maps, types)).split(share)
         published = train_and_publish(
-            settings, log, lambda at: display.show(f"training: {at}", at.done, 1.0)
+            settings, log, lambda at: display.show(str(at), at.done, 1.0, at.seconds_left)
         )
     print(
         f"version {published.version.number} is live: {published.items} items, "

@@ -20,6 +20,7 @@ from deploy.settings import load_settings
 from features.schema import FeatureSchema
 from trainer.datasets import load_log
 from trainer.text import load_text_encoder
+from trainer.training import TrainingSetup
 from trainer.training.search import SearchOptions, SearchProgress, SearchTrial, search
 
 Trials = Annotated[
@@ -52,7 +53,11 @@ def tune(
     schema = FeatureSchema(settings.features)
     with show_progress() as display:
         found = search(
-            log, schema, settings.trainer, options, lambda at: _show(display, at), text_encoder
+            log,
+            schema,
+            TrainingSetup(settings.trainer, text_encoder=text_encoder),
+            options,
+            lambda at: _show(display, at),
         )
     if not found:
         raise DataError("no trial ended: give it more time with --timeout")
@@ -90,5 +95,6 @@ def _toml(best: SearchTrial) -> str:
 
 def _show(display: ProgressDisplay, at: SearchProgress) -> None:
     best = "" if at.best is None else f", best {at.best:.4f}"
-    done = at.ended + min(at.training.done, 1.0)
+    metrics = at.training.metrics
+    done = at.ended + (min(metrics.done, 1.0) if metrics else 0.0)
     display.show(f"trials: {at.ended + 1}: {at.training}{best}", done, at.trials)

@@ -158,7 +158,7 @@ def _train(settings: Settings, past: Log, screen: Screen) -> None:
 
     with show_progress(screen.console) as display:
         published = train_and_publish(
-            settings, past, lambda at: display.show(f"training: {at}", at.done, 1.0)
+            settings, past, lambda at: display.show(str(at), at.done, 1.0, at.seconds_left)
         )
     screen.say(
         f"  version {published.version.number} is live: {published.items} items, "

@@ -9,7 +9,6 @@ from deploy.settings import Settings
 from features.schema import FeatureSchema
 from trainer.datasets import Log
 from trainer.evaluation.prequential import (
-    LearningSetup,
     PrequentialRun,
     PrequentialStep,
     WindowedLog,
@@ -21,6 +20,7 @@ from trainer.evaluation.prequential import (
     train_before,
 )
 from trainer.text import load_text_encoder
+from trainer.training import TrainingSetup
 
 Say = Callable[[str], None]
 
@@ -62,7 +62,7 @@ def evaluate_prequential(settings: Settings, log: Log, size: int, say: Say) -> P
         DataError: the log is too short, or nothing can be learned from its first part.
     """
     text_encoder = load_text_encoder(settings.trainer.language_model, settings.local.cache_dir)
-    learning = LearningSetup(settings.trainer, settings.fine_tune, text_encoder)
+    learning = TrainingSetup(settings.trainer, settings.fine_tune, text_encoder)
     stream = WindowedLog(log, FeatureSchema(settings.features), size)
     first = train_before(stream, 0, learning)
     say(f"first model: {first.seconds:.0f} s of CPU")

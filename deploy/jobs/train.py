@@ -11,13 +11,14 @@ from deploy.settings import Settings
 from features.schema import FeatureSchema
 from features.vocabulary import FIRST_ITEM
 from trainer.datasets import Log
+from trainer.progress import ProgressReporter, Report, TrainingPhase
 from trainer.registry.checkpoint import load
 from trainer.registry.model_server import ModelServer
 from trainer.registry.registry import ModelRegistry
 from trainer.registry.repository import ModelVersion
 from trainer.settings import TrainerSettings
 from trainer.text import load_text_encoder
-from trainer.training import Report, track, train_first_model
+from trainer.training import TrainingSetup, track, train_first_model
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,9 @@ def train_and_publish(settings: Settings, log: Log, report: Report) -> Published
 
     First goes on with what a training that was killed left.
 
+    Args:
+        report: is told how far each phase is.
+
     Raises:
         RepositoryLockedError: another process publishes to the model repository.
         DataError: nothing can be learned from the log, the language model cannot be fetched, or
@@ -72,10 +76,12 @@ def train_and_publish(settings: Settings, log: Log, report: Report) -> Published
         registry.check_features()
         registry.recover()
         with track(settings.trainer, report) as followed:
-            trained = train_first_model(
-                log, schema, settings.trainer, followed, text_encoder, teacher=teacher
-            )
+            setup = TrainingSetup(settings.trainer, text_encoder=text_encoder, teacher=teacher)
+            trained = train_first_model(log, schema, setup, ProgressReporter(followed))
+        exporting = ProgressReporter(report)
+        exporting.start(TrainingPhase.EXPORT)
         version = registry.publish(trained, serve_first_variant(settings, trained, log))
+        exporting.update(1.0)
     outcome = trained.outcome
     items = len(trained.vocabulary) - FIRST_ITEM
     return Published(version, items, outcome.held_out, outcome.seconds)

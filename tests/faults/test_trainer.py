@@ -29,7 +29,7 @@ from trainer.datasets import Log
 from trainer.registry import checkpoint
 from trainer.registry.registry import ModelRegistry
 from trainer.registry.repository import ModelRepository
-from trainer.training import train_first_model
+from trainer.training import TrainingSetup, train_first_model
 from trainer.windows.store import WindowStore
 
 KILLS = 30
@@ -151,7 +151,7 @@ def test_a_trainer_killed_again_and_again_loses_nothing(own: Settings, tmp_path:
     settings = local.up(own, only=["kafka", "triton"])
     ensure_topics(settings.kafka)
     films = catalogue([f"i{at}" for at in range(ITEMS)])
-    first = train_first_model(Log(BEFORE, films), schema, TRAINER)
+    first = train_first_model(Log(BEFORE, films), schema, TrainingSetup(TRAINER))
     with closing(
         ModelRegistry(
             settings.model_repository,

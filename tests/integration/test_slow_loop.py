@@ -35,7 +35,7 @@ from trainer.registry import checkpoint
 from trainer.registry.registry import ModelRegistry, ReleaseVersion
 from trainer.registry.staging import EXACT, GRAPH
 from trainer.settings import FineTuneSettings, GateSettings, Release
-from trainer.training import fine_tune, train_first_model
+from trainer.training import TrainingSetup, fine_tune, train_first_model
 from trainer.windows.loading import WindowLoader
 from trainer.windows.quarantine import QuarantinedWindows
 from trainer.windows.settings import WindowSettings
@@ -122,7 +122,7 @@ def schema() -> FeatureSchema:
 
 @pytest.fixture(scope="module")
 def first(schema: FeatureSchema) -> TrainedModel:
-    return train_first_model(Log(BEFORE, FILMS), schema, TRAINER)
+    return train_first_model(Log(BEFORE, FILMS), schema, TrainingSetup(TRAINER))
 
 
 @pytest.fixture

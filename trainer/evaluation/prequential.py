@@ -27,9 +27,7 @@ from trainer.evaluation.held import HoldoutSet
 from trainer.examples import BoolArray, EventHistory, split_by_time
 from trainer.metrics import ndcg
 from trainer.network import TrainedModel, batch_scores
-from trainer.settings import FineTuneSettings, TrainerSettings
-from trainer.text import TextEncoder
-from trainer.training import fine_tune, train_first_model
+from trainer.training import TrainingSetup, fine_tune, train_first_model
 
 FIRST_SHARE = 0.3
 # One person in so many is never learned from: on their events it shows what is forgotten.
@@ -118,22 +116,11 @@ def is_unlearned(user_id: str) -> bool:
     return hash64(user_id) % LEFT_OUT == 0
 
 
-@dataclass(frozen=True)
-class LearningSetup:
-    """How versions are made: settings of training and of fine-tuning, and what reads items."""
-
-    settings: TrainerSettings
-    tuning: FineTuneSettings
-    text_encoder: TextEncoder | None
-
-
-def train_before(stream: WindowedLog, window: int, learning: LearningSetup) -> PrequentialStep:
+def train_before(stream: WindowedLog, window: int, setup: TrainingSetup) -> PrequentialStep:
     """A version trained from nothing on all that was before a window."""
     began = time.process_time()
     log = stream.learned_log(window)
-    trained = train_first_model(
-        log, stream.schema, learning.settings, text_encoder=learning.text_encoder
-    )
+    trained = train_first_model(log, stream.schema, setup)
     return PrequentialStep(window, trained, time.process_time() - began, trained.outcome.gradients)
 
 
@@ -144,7 +131,7 @@ def keep_first_version(first: TrainedModel, stream: WindowedLog) -> Iterator[Pre
 
 
 def fine_tune_versions(
-    first: TrainedModel, stream: WindowedLog, learning: LearningSetup
+    first: TrainedModel, stream: WindowedLog, setup: TrainingSetup
 ) -> Iterator[PrequentialStep]:
     """Each window's version and the one after all, each fine-tuned from the one before.
 
@@ -158,14 +145,19 @@ def fine_tune_versions(
         began, gradients = time.process_time(), 0
         if new := stream.learned(events):
             history.extend(new)
-            live = _next(live, history, learning)
+            live = _next(live, history, setup)
             gradients = live.outcome.gradients
         yield PrequentialStep(number, live, time.process_time() - began, gradients)
 
 
-def _next(live: TrainedModel, history: EventHistory, learning: LearningSetup) -> TrainedModel:
-    cut = split_by_time(history.times_ms, live.until_ms, learning.tuning)
-    return fine_tune(live, history, cut, learning.settings, learning.tuning, learning.text_encoder)
+def _next(live: TrainedModel, history: EventHistory, setup: TrainingSetup) -> TrainedModel:
+    cut = split_by_time(history.times_ms, live.until_ms, setup.fine_tuning)
+    return fine_tune(
+        live,
+        history,
+        cut,
+        setup,
+    )
 
 
 @dataclass(frozen=True)
@@ -177,7 +169,7 @@ class PrequentialRun:
             version was asked.
         kept: float[E] each, of people who are left out and of all windows that were learned: by
             the version right after the event's window, and by the last one. None for a way that
-            does not go on learning.
+            does not go on setup.
         seconds, gradients: what each version cost, by window.
     """
 

@@ -34,9 +34,9 @@ class Ensemble(nn.Module):
         return self.members[0].architecture
 
     @property
-    def learned(self) -> Tensor:
+    def learned_items(self) -> Tensor:
         """bool[N], items that have an identity."""
-        return self.members[0].learned
+        return self.members[0].learned_items
 
     @property
     def recommendable(self) -> Tensor:

@@ -275,6 +275,11 @@ class TemporalModel(nn.Module):
         return (weights @ self.described[items]) * self.alike_scales
 
     @property
+    def learned_items(self) -> Tensor:
+        """bool[N], items that have an identity."""
+        return self.learned
+
+    @property
     def members(self) -> tuple[TemporalModel, ...]:
         """The models whose scores are averaged: this one (others: `trainer.network.ensemble`)."""
         return (self,)

@@ -6,7 +6,7 @@ N items, D width of the language model.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -67,15 +67,23 @@ class TextEncoder:
         if self._tokenizer.pad_token is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token
 
-    def embeddings(self, texts: Sequence[str]) -> Float32Array:
-        """The mean of each text's last hidden states, float32[n, D]; 0 for an empty text."""
+    def embeddings(
+        self, texts: Sequence[str], on_progress: Callable[[float], None] | None = None
+    ) -> Float32Array:
+        """The mean of each text's last hidden states, float32[n, D]; 0 for an empty text.
+
+        Args:
+            on_progress: called with the fraction done after each batch.
+        """
         found = np.zeros((len(texts), self.width), np.float32)
         # Texts of like length together: padding costs as much as words.
         order = sorted(range(len(texts)), key=lambda at: len(texts[at]))
         for at in range(0, len(order), _BATCH):
             chosen = order[at : at + _BATCH]
             with torch.no_grad():
-                found[chosen] = self.read([texts[one] for one in chosen]).numpy()
+                found[chosen] = self.encode([texts[number] for number in chosen]).numpy()
+            if on_progress:
+                on_progress(min(1.0, (at + _BATCH) / len(order)))
         return found
 
     @property
@@ -84,7 +92,7 @@ class TextEncoder:
         width: int = self.network.config.hidden_size
         return width
 
-    def read(self, texts: Sequence[str]) -> Tensor:
+    def encode(self, texts: Sequence[str]) -> Tensor:
         """The same for one batch, float32[n, D], with a gradient."""
         tokens = self._tokenizer(
             list(texts), padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt"

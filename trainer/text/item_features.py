@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,14 +45,17 @@ class ItemDescriptions:
 
 
 def describe(
-    item_ids: Sequence[str], items: Mapping[str, Item], text_encoder: TextEncoder
+    item_ids: Sequence[str],
+    items: Mapping[str, Item],
+    text_encoder: TextEncoder,
+    on_progress: Callable[[float], None] | None = None,
 ) -> ItemDescriptions:
     """Describe items of a vocabulary, which has two places more than `item_ids`.
 
     Args:
         items: the catalogue by item id; an item that is not in it has no description.
     """
-    read = _read_contents(item_ids, items, text_encoder)
+    read = _read_contents(item_ids, items, text_encoder, on_progress)
     return _to_descriptions(read, _directions(read.vectors), _rarities(read.bags))
 
 
@@ -89,12 +92,15 @@ class _ItemContents:
 
 
 def _read_contents(
-    item_ids: Sequence[str], items: Mapping[str, Item], text_encoder: TextEncoder
+    item_ids: Sequence[str],
+    items: Mapping[str, Item],
+    text_encoder: TextEncoder,
+    on_progress: Callable[[float], None] | None = None,
 ) -> _ItemContents:
     known = [items.get(item_id) for item_id in item_ids]
     texts = [item_text(item) if item else "" for item in known]
     bags = [list(tokens(item)) if item else [] for item in known]
-    return _ItemContents(texts, text_encoder.embeddings(texts), bags)
+    return _ItemContents(texts, text_encoder.embeddings(texts, on_progress), bags)
 
 
 def _to_descriptions(

@@ -8,10 +8,10 @@ B pairs a step, D width of the language model, N texts, n texts of a batch.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from time import monotonic
 from typing import Any
 
 import numpy as np
@@ -193,7 +193,7 @@ class _TuningRun:
 
     def tune(self) -> tuple[int, float, tuple[float, float]]:
         """The step kept, seconds, and what is misplaced of what was left out, before and then."""
-        started = time.monotonic()
+        started = monotonic()
         before = self.best = self._look()
         self.kept, self.kept_step, self.waited = self._state(), 0, 0
         step, loss = 0, 0.0
@@ -206,7 +206,7 @@ class _TuningRun:
         if step % _LOOK_EVERY:
             self._consider(step, loss)
         self._restore(self.kept)
-        return self.kept_step, time.monotonic() - started, (before, self.best)
+        return self.kept_step, monotonic() - started, (before, self.best)
 
     def _consider(self, step: int, loss: float) -> None:
         """Keep what reads the items that were left out better than anything before."""
@@ -219,7 +219,7 @@ class _TuningRun:
     def _steps(self, started: float) -> Iterator[tuple[int, float]]:
         """Each step and how much is done before it, by steps or by time."""
         for step in range(self.settings.language_max_steps):
-            elapsed = (time.monotonic() - started) / self.settings.language_max_seconds
+            elapsed = (monotonic() - started) / self.settings.language_max_seconds
             if elapsed >= 1:
                 return
             yield step + 1, max(step / self.settings.language_max_steps, elapsed)
@@ -251,7 +251,7 @@ class _TuningRun:
     def _read(self, one: Int64Array, other: Int64Array) -> _EncodedPairs:
         numbers, rows = np.unique(np.concatenate([one, other]), return_inverse=True)
         with _half_precision():
-            vectors = self.text_encoder.read([self.texts[number] for number in numbers]).float()
+            vectors = self.text_encoder.encode([self.texts[number] for number in numbers]).float()
         first, second = torch.chunk((vectors - self.centre)[rows], 2)
         return _EncodedPairs(
             first,

@@ -13,6 +13,7 @@ in a top 10. The numbers go into the weights of the model: the graph stays as it
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +23,7 @@ from torch import Tensor
 from trainer.examples.batches import Batches
 from trainer.examples.requests import Batch
 from trainer.network import LOWEST, PARTS, TemporalModel, score_parts, to_device
+from trainer.progress import ProgressReporter, TrainingPhase
 
 ITERATIONS = 8
 # q: 0 would be the softmax's own loss, 1 the share of targets that are hit.
@@ -46,7 +48,11 @@ class _Derivatives:
 
 @torch.no_grad()
 def calibrate(
-    model: TemporalModel, held_out: Batches, size: int, expected: Tensor | None = None
+    model: TemporalModel,
+    held_out: Batches,
+    size: int,
+    expected: Tensor | None = None,
+    progress: ProgressReporter | None = None,
 ) -> dict[str, float]:
     """Bring a trained model into balance, in place; what each part was multiplied by.
 
@@ -58,8 +64,11 @@ def calibrate(
     model.eval()
     prior = torch.ones(len(PARTS)) if expected is None else expected
     prior = scales = prior.double().cpu()
-    for _ in range(ITERATIONS):
-        slope = _derivatives(model, held_out, size, scales, prior)
+    progress = progress or ProgressReporter()
+    progress.start(TrainingPhase.CALIBRATION)
+    for iteration in range(ITERATIONS):
+        batches = _track_batches(held_out, size, iteration, progress)
+        slope = _derivatives(model, batches, scales, prior)
         step = torch.linalg.solve(slope.curvature, slope.gradient)
         scales = (scales - step).clamp(min=LEAST)
     found = dict(zip(PARTS, scales.tolist(), strict=True))
@@ -78,16 +87,26 @@ def remove_calibration(model: TemporalModel) -> Tensor:
     return found
 
 
+def _track_batches(
+    held_out: Batches, size: int, iteration: int, progress: ProgressReporter
+) -> Iterator[Batch]:
+    """The batches of held-out events, the same in each iteration."""
+    count = max(1, -(-held_out.segment_count() // size))
+    for number, batch in enumerate(held_out.epoch(size, np.random.default_rng(0)), 1):
+        yield batch
+        progress.update((iteration + min(1.0, number / count)) / ITERATIONS)
+
+
 def _derivatives(
-    model: TemporalModel, held_out: Batches, size: int, scales: Tensor, prior: Tensor
+    model: TemporalModel, batches: Iterable[Batch], scales: Tensor, prior: Tensor
 ) -> _Derivatives:
     """At these scales, with what is expected of them."""
-    count = len(scales)
     total = _Derivatives(
-        PRIOR_TARGETS * (scales - prior), PRIOR_TARGETS * torch.eye(count, dtype=torch.float64)
+        PRIOR_TARGETS * (scales - prior),
+        PRIOR_TARGETS * torch.eye(len(scales), dtype=torch.float64),
     )
     device = next(model.parameters()).device
-    for batch in held_out.epoch(size, np.random.default_rng(0)):
+    for batch in batches:
         total = total + _batch_derivatives(model, to_device(batch, device), scales)
     return total
 

@@ -7,75 +7,88 @@ from dataclasses import replace
 
 import torch
 
-from trainer.examples.batches import Batches
-from trainer.examples.cooccurrence import CooccurrenceCounter
 from trainer.network import Model, TemporalModel, TrainingOutcome, join_models, select_device
-from trainer.settings import TrainerSettings
-from trainer.training.fit import EpochMetrics, Report, fit, held_out_ndcg
+from trainer.progress import ProgressReporter, Report, TrainingProgress
+from trainer.training.fit import TrainingInputs, fit, held_out_ndcg
 
 # The seeds of members lie so far apart.
 _SEEDS_APART = 1000
 
 
 def fit_ensemble(
-    begin: Callable[[int], TemporalModel],
-    learned: Batches,
-    held_out: Batches,
-    settings: TrainerSettings,
-    counts: CooccurrenceCounter | None = None,
-    report: Report | None = None,
-    live_share: float = 0.0,
-    teacher: Model | None = None,
+    initial_model: Callable[[int], TemporalModel],
+    inputs: TrainingInputs,
+    progress: ProgressReporter | None = None,
 ) -> tuple[Model, TrainingOutcome]:
-    """All members, trained one after another, and how they do together. The rest as `fit`.
+    """All members, trained one after another, and how they do together; see `fit`.
 
     Args:
-        begin: the model that a member begins from, by its number.
+        initial_model: the model that a member begins from, by its number.
     """
+    settings, progress = inputs.settings, progress or ProgressReporter()
+    whole = _EnsembleProgress(progress, settings.ensemble_size)
     members, outcomes = [], []
-    told = _EnsembleProgress(report, settings.ensemble_size) if report else None
     for number in range(settings.ensemble_size):
-        of_member = settings.model_copy(update={"seed": settings.seed + _SEEDS_APART * number})
-        torch.manual_seed(of_member.seed)
-        model = begin(number).to(select_device(settings))
-        of_this = told.of(number) if told else None
-        outcomes.append(
-            fit(model, learned, held_out, of_member, counts, of_this, live_share, teacher)
-        )
+        seed = settings.seed + _SEEDS_APART * number
+        torch.manual_seed(seed)
+        model = initial_model(number).to(select_device(settings))
+        of_member = replace(inputs, settings=settings.model_copy(update={"seed": seed}))
+        outcomes.append(fit(model, of_member, whole.member_progress(number)))
         # What comes after, export and checkpoint, is the CPU's.
         members.append(model.cpu())
     if len(members) == 1:
         return members[0], outcomes[0]
-    together = join_models(members)
-    return together, TrainingOutcome(
-        epoch=max(one.epoch for one in outcomes),
-        held_out=held_out_ndcg(together, held_out, settings.batch_size),
-        seconds=sum(one.seconds for one in outcomes),
-        gradients=sum(one.gradients for one in outcomes),
+    ensemble = join_models(members)
+    return ensemble, TrainingOutcome(
+        epoch=max(outcome.epoch for outcome in outcomes),
+        held_out=held_out_ndcg(ensemble, inputs.held_out, settings.batch_size),
+        seconds=sum(outcome.seconds for outcome in outcomes),
+        gradients=sum(outcome.gradients for outcome in outcomes),
     )
 
 
 class _EnsembleProgress:
     """The progress of one member after another, told as that of one training."""
 
-    def __init__(self, report: Report, members: int) -> None:
-        self._report, self._members = report, members
+    def __init__(self, progress: ProgressReporter, members: int) -> None:
+        self._progress, self._members = progress, members
         self._step = 0
 
-    def of(self, number: int) -> Report:
+    def member_progress(self, number: int) -> ProgressReporter:
         """What this member reports to."""
+        report = self._progress.report
+        return ProgressReporter(
+            self._member_report(report, number) if report else None, self._progress.now_s
+        )
+
+    def _member_report(self, report: Report, number: int) -> Report:
         steps_before = self._step
 
-        def tell(progress: EpochMetrics) -> None:
-            self._step = steps_before + progress.step
-            self._report(
+        def tell(progress: TrainingProgress) -> None:
+            metrics = progress.metrics
+            if metrics:
+                self._step = steps_before + metrics.step
+                metrics = replace(
+                    metrics,
+                    epoch=number * metrics.epochs + metrics.epoch,
+                    epochs=self._members * metrics.epochs,
+                    done=(number + metrics.done) / self._members,
+                    step=self._step,
+                )
+            report(
                 replace(
                     progress,
-                    epoch=number * progress.epochs + progress.epoch,
-                    epochs=self._members * progress.epochs,
                     done=(number + progress.done) / self._members,
-                    step=self._step,
+                    seconds_left=self._seconds_left(progress, number),
+                    metrics=metrics,
                 )
             )
 
         return tell
+
+    def _seconds_left(self, progress: TrainingProgress, number: int) -> float | None:
+        """Until the last member ends the phase, if each takes as long as this one."""
+        left_s, left = progress.seconds_left, 1 - progress.done
+        if left_s is None or number == self._members - 1:
+            return left_s
+        return left_s * (1 + (self._members - 1 - number) / left) if left else None

@@ -15,15 +15,19 @@ from features.arrays import Int64Array
 from features.vocabulary import FIRST_ITEM, Vocabulary
 from trainer.examples import BoolArray, DataSplits, EventHistory, Examples, previous_times_ms
 from trainer.examples.batches import Batches
-from trainer.examples.cooccurrence import CooccurrenceCounter
 from trainer.examples.splits import sample_runs
 from trainer.network import Model, TemporalModel, TrainedModel, TrainingOutcome, select_device
-from trainer.settings import FineTuneScope, FineTuneSettings, TrainerSettings
-from trainer.text import TextEncoder
+from trainer.progress import ProgressReporter
+from trainer.settings import FineTuneScope, TrainerSettings
 from trainer.training.ensembles import fit_ensemble
 from trainer.training.expand import expand_vocabulary, next_vocabulary
-from trainer.training.fit import Report, held_out_ndcg
-from trainer.training.from_scratch import count_cooccurrence, set_cooccurrence
+from trainer.training.fit import TrainingInputs, held_out_ndcg
+from trainer.training.from_scratch import (
+    TrainingSetup,
+    count_cooccurrence,
+    count_tables,
+    set_cooccurrence,
+)
 
 # Weights by the beginning of their names.
 _ITEMS = ("items.", "item_bias")
@@ -49,11 +53,9 @@ _PARTS = {
 def fine_tune(
     live: TrainedModel,
     history: EventHistory,
-    slices: DataSplits,
-    settings: TrainerSettings,
-    tuning: FineTuneSettings,
-    text_encoder: TextEncoder | None = None,
-    report: Report | None = None,
+    splits: DataSplits,
+    setup: TrainingSetup,
+    progress: ProgressReporter | None = None,
 ) -> TrainedModel:
     """The next version: new items, all that is counted anew, and weights that learned the window.
 
@@ -62,17 +64,17 @@ def fine_tune(
 
     Args:
         history: all events up to the end of the window, and the catalogue.
-        slices: of that history; `trainer.examples.splits.split_by_time`.
-        text_encoder: the untuned language model of the settings.
-        report: called after every step.
+        splits: of that history; `trainer.examples.splits.split_by_time`.
 
     Raises:
         DataError: the live version is not of the shape that the settings ask for.
         SettingsError: the device or precision of the settings is not to be had.
     """
     started = time.monotonic()
-    select_device(settings)  # What cannot be had is told before anything is read.
-    torch.set_num_threads(tuning.threads)
+    settings, progress = setup.settings, progress or ProgressReporter()
+    # Fail on an unavailable device before reading the data.
+    select_device(settings)
+    torch.set_num_threads(setup.fine_tuning.threads)
     torch.manual_seed(settings.seed)
     vocabulary = next_vocabulary(live, history, settings.min_item_events)
     model = expand_vocabulary(
@@ -80,30 +82,32 @@ def fine_tune(
         vocabulary,
         history,
         settings,
-        live.language.text_encoder if live.language else text_encoder,
+        live.language.text_encoder if live.language else setup.text_encoder,
     )
     columns = history.examples(vocabulary)
-    known = columns.times_ms < slices.stop_ms
-    counts = count_cooccurrence(columns, known, len(vocabulary), settings)
-    counted = counts.count_all() if counts else None
+    known = columns.times_ms < splits.stop_ms
+    counter = count_cooccurrence(columns, known, len(vocabulary), settings)
+    tables = count_tables(counter, progress)
     for member in model.members:
         mark_learned(member, columns.items[known], settings.min_item_events)
-        if counted:
-            set_cooccurrence(member, counted)
-    chosen = (
-        _select_events(columns, slices, settings, tuning) & model.learned.numpy()[columns.items]
+        if tables:
+            set_cooccurrence(member, tables)
+    chosen = _select_events(columns, splits, setup) & model.learned_items.numpy()[columns.items]
+    stopping = splits.stopping_mask(columns.times_ms)
+    inputs = TrainingInputs(
+        build_batches(chosen, columns, history, vocabulary, settings),
+        build_batches(stopping, columns, history, vocabulary, settings),
+        _window_settings(setup),
+        counter,
+        setup.fine_tuning.live_fraction,
     )
-    learned = build_batches(chosen, columns, history, vocabulary, settings)
-    stopping = build_batches(
-        slices.stopping_mask(columns.times_ms), columns, history, vocabulary, settings
-    )
-    model, outcome = _learn(model, learned, stopping, counts, settings, tuning, report)
+    model, outcome = _learn(model, inputs, setup.fine_tuning.part, progress)
     names = vocabulary.item_ids[FIRST_ITEM:]
     return TrainedModel(
         model.eval(),
-        Vocabulary(names, model.learned[FIRST_ITEM:].tolist()),
+        Vocabulary(names, model.learned_items[FIRST_ITEM:].tolist()),
         replace(outcome, seconds=time.monotonic() - started),
-        int(columns.times_ms[known].max(initial=slices.since_ms)),
+        int(columns.times_ms[known].max(initial=splits.since_ms)),
         live.language,
     )
 
@@ -117,18 +121,14 @@ def mark_learned(model: TemporalModel, items: Int64Array, min_events: int) -> No
     model.recommendable |= found
 
 
-def _select_events(
-    columns: Examples,
-    slices: DataSplits,
-    settings: TrainerSettings,
-    tuning: FineTuneSettings,
-) -> BoolArray:
+def _select_events(columns: Examples, splits: DataSplits, setup: TrainingSetup) -> BoolArray:
     """What is learned: the new events, and a sample of earlier ones."""
     # Another draw for every window.
-    generator = np.random.default_rng([settings.seed, slices.since_ms])
-    new = columns.is_target & slices.learned_mask(columns.times_ms)
-    earlier = columns.is_target & (columns.times_ms <= slices.since_ms)
-    return new | sample_runs(earlier, columns, round(tuning.replay * new.sum()), generator)
+    generator = np.random.default_rng([setup.settings.seed, splits.since_ms])
+    new = columns.is_target & splits.learned_mask(columns.times_ms)
+    earlier = columns.is_target & (columns.times_ms <= splits.since_ms)
+    count = round(setup.fine_tuning.replay * new.sum())
+    return new | sample_runs(earlier, columns, count, generator)
 
 
 def build_batches(
@@ -146,22 +146,20 @@ def build_batches(
     return Batches(columns, trended, chosen, length, settings.max_targets_per_sequence)
 
 
-def _learn(
-    model: Model,
-    learned: Batches,
-    stopping: Batches,
-    counts: CooccurrenceCounter | None,
-    settings: TrainerSettings,
-    tuning: FineTuneSettings,
-    report: Report | None,
-) -> tuple[Model, TrainingOutcome]:
-    opened = [_unfreeze(member, tuning.part) for member in model.members]
-    if not (all(opened) and learned.targets.any()):
-        return model, TrainingOutcome(0, held_out_ndcg(model, stopping, settings.batch_size), 0.0)
+def _window_settings(setup: TrainingSetup) -> TrainerSettings:
+    """The settings of training, with those that a window has of its own."""
     of_window = {"epochs", "learning_rate", "batch_size", "warmup_ratio"}
-    settings = settings.model_copy(update=tuning.model_dump(include=of_window))
-    begin = model.members.__getitem__
-    return fit_ensemble(begin, learned, stopping, settings, counts, report, tuning.live_fraction)
+    return setup.settings.model_copy(update=setup.fine_tuning.model_dump(include=of_window))
+
+
+def _learn(
+    model: Model, inputs: TrainingInputs, part: FineTuneScope, progress: ProgressReporter
+) -> tuple[Model, TrainingOutcome]:
+    unfrozen = [_unfreeze(member, part) for member in model.members]
+    if not (all(unfrozen) and inputs.learned.targets.any()):
+        score = held_out_ndcg(model, inputs.held_out, inputs.settings.batch_size)
+        return model, TrainingOutcome(0, score, 0.0)
+    return fit_ensemble(model.members.__getitem__, inputs, progress)
 
 
 def _unfreeze(model: TemporalModel, part: FineTuneScope) -> bool:

@@ -6,7 +6,6 @@ B segments, P requests, M targets, N items, T trends, D width.
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from trainer.network import (
 )
 from trainer.network.devices import autocast
 from trainer.network.scoring import rank_targets
+from trainer.progress import EpochMetrics, ProgressReporter, TrainingPhase
 from trainer.schedule import learning_rate_factor
 from trainer.settings import TrainerSettings
 from trainer.training.calibration import calibrate, remove_calibration
@@ -39,53 +39,33 @@ from trainer.training.losses import distillation_loss, softmax_loss
 
 
 @dataclass(frozen=True)
-class EpochMetrics:
-    """Where training stands after a step, and after an epoch once the held-out events are judged.
+class TrainingInputs:
+    """What a model, or each member of an ensemble, learns from, and how.
 
-    `held_out` is the newest NDCG@10 on held-out events, None before the first; `loss` is a moving
-    mean, `gradient_norm` that of the step before clipping.
+    Attributes:
+        held_out: targets that `learned` does not have.
+        cooccurrence: of what is learned from; None for a model without.
+        live_fraction: of the weights that a model which goes on learning has, in those that it ends
+            with.
+        teacher: a model of the same items, whose answers are learned, too.
     """
 
-    epoch: int
-    epochs: int
-    done: float
-    loss: float
-    held_out: float | None
-    step: int = 0
-    learning_rate: float = 0.0
-    gradient_norm: float = 0.0
-    epoch_ends: bool = False
-
-    def __str__(self) -> str:
-        quality = "" if self.held_out is None else f", held-out NDCG {self.held_out:.3f}"
-        return f"epoch {self.epoch} of {self.epochs}{quality}"
-
-
-Report = Callable[[EpochMetrics], None]
+    learned: Batches
+    held_out: Batches
+    settings: TrainerSettings
+    cooccurrence: CooccurrenceCounter | None = None
+    live_fraction: float = 0.0
+    teacher: Model | None = None
 
 
 def fit(
-    model: TemporalModel,
-    learned: Batches,
-    held_out: Batches,
-    settings: TrainerSettings,
-    counts: CooccurrenceCounter | None = None,
-    report: Report | None = None,
-    live_share: float = 0.0,
-    teacher: Model | None = None,
+    model: TemporalModel, inputs: TrainingInputs, progress: ProgressReporter | None = None
 ) -> TrainingOutcome:
     """Train in place; the weights of the best epoch on the held-out targets are kept.
 
     What of the model needs no gradient stays as it is.
-
-    Args:
-        held_out: targets that `learned` does not have.
-        counts: what is taken together in what is learned from; None for a model without.
-        live_share: of the weights that a model which goes on learning has, in those that it ends
-            with.
-        teacher: a model of the same items, whose answers are learned, too.
     """
-    return _Training(model, learned, held_out, settings, counts, report, live_share, teacher).run()
+    return _Training(model, inputs, progress or ProgressReporter()).run()
 
 
 @dataclass(frozen=True)
@@ -98,64 +78,57 @@ class MicroBatch:
 
 class _Training:
     def __init__(
-        self,
-        model: TemporalModel,
-        learned: Batches,
-        held_out: Batches,
-        settings: TrainerSettings,
-        counts: CooccurrenceCounter | None,
-        report: Report | None,
-        live_share: float,
-        teacher: Model | None,
+        self, model: TemporalModel, inputs: TrainingInputs, progress: ProgressReporter
     ) -> None:
         self.model = model
-        self.balanced = remove_calibration(model)
+        self.calibrated = remove_calibration(model)
         self.average = copy.deepcopy(model)
-        self.live_share = live_share
-        self.live = [weight.detach().clone() for weight in model.parameters()] if live_share else []
-        self.learned = learned
-        self.counts = counts
-        self.held_out = held_out
-        self.settings = settings
-        self.report = report or (lambda _: None)
+        self.inputs = inputs
+        self.settings = settings = inputs.settings
+        kept = model.parameters() if inputs.live_fraction else ()
+        self.live = [weight.detach().clone() for weight in kept]
+        self.progress = progress
         self.generator = np.random.default_rng(settings.seed)
         self.optimizer = torch.optim.AdamW(
             _parameter_groups(model, settings.weight_decay), lr=settings.learning_rate, fused=True
         )
         self.device = next(model.parameters()).device
-        self.teacher = teacher.to(self.device).eval() if teacher else None
+        self.teacher = inputs.teacher.to(self.device).eval() if inputs.teacher else None
         self.precision = autocast(settings, self.device)
         a_step = settings.batch_size * settings.gradient_accumulation_steps
-        per_epoch = max(1, -(-learned.segment_count() // a_step))
+        per_epoch = max(1, -(-inputs.learned.segment_count() // a_step))
         self.planned_steps = self.total_steps = per_epoch * settings.epochs
         self.step = self.gradients = 0
+        self.now_s = progress.now_s
         self.loss = self.learning_rate = self.gradient_norm = 0.0
         self.score: float | None = None
 
     def run(self) -> TrainingOutcome:
-        self.started = time.monotonic()
+        self.started = self.now_s()
+        self.progress.start(TrainingPhase.EPOCHS, self.settings.max_seconds)
         best, best_epoch, kept = -1.0, 0, copy.deepcopy(self.average.state_dict())
         for epoch in range(1, self.settings.epochs + 1):
             self._epoch(epoch)
-            self.score = held_out_ndcg(self.average, self.held_out, self.settings.batch_size)
+            self.score = held_out_ndcg(self.average, self.inputs.held_out, self.settings.batch_size)
             # Where nothing is held out, the last one is kept.
-            if self.score > best or not self.held_out.targets.any():
+            if self.score > best or not self.inputs.held_out.targets.any():
                 best, best_epoch = self.score, epoch
                 kept = copy.deepcopy(self.average.state_dict())
             self._plan_steps()
-            self.report(self._progress(epoch, self._fraction_done(), epoch_ends=True))
+            self._tell(epoch, self._fraction_done(), epoch_ends=True)
             if self._fraction_done() >= 1 or epoch - best_epoch >= self.settings.patience:
                 break
         self.model.load_state_dict(kept)
         self._blend_with_live()
-        calibrate(self.model, self.held_out, self.settings.batch_size, self.balanced)
-        score = held_out_ndcg(self.model, self.held_out, self.settings.batch_size)
-        return TrainingOutcome(best_epoch, score, time.monotonic() - self.started, self.gradients)
+        size = self.settings.batch_size
+        calibrate(self.model, self.inputs.held_out, size, self.calibrated, self.progress)
+        score = held_out_ndcg(self.model, self.inputs.held_out, self.settings.batch_size)
+        return TrainingOutcome(best_epoch, score, self.now_s() - self.started, self.gradients)
 
     def _epoch(self, epoch: int) -> None:
         self.model.train()
         shown = self._draw_visible()
-        batches = self.learned.epoch(
+        batches = self.inputs.learned.epoch(
             self.settings.batch_size,
             self.generator,
             Augmentation(
@@ -167,23 +140,23 @@ class _Training:
         for group in group_batches(batches, self.settings.gradient_accumulation_steps):
             self._step([to_device(MicroBatch(batch, shown(batch)), self.device) for batch in group])
             done = self._fraction_done()
-            self.report(self._progress(epoch, done))
+            self._tell(epoch, done)
             if done >= 1:
                 break
 
     def _draw_visible(self) -> Callable[[Batch], VisibleCooccurrence | None]:
         """What each batch is shown in this epoch."""
-        if self.counts is None:
+        if self.inputs.cooccurrence is None:
             return lambda _: None
-        dealt, found = self.counts.draw_folds(self.generator)
+        dealt, found = self.inputs.cooccurrence.draw_folds(self.generator)
         known = to_device(found, self.device)
-        numbers = self.counts.numbers
+        numbers = self.inputs.cooccurrence.numbers
         return lambda batch: VisibleCooccurrence(
             known, torch.from_numpy(dealt[np.searchsorted(numbers, batch.users.numpy())])
         )
 
-    def _progress(self, epoch: int, done: float, *, epoch_ends: bool = False) -> EpochMetrics:
-        return EpochMetrics(
+    def _tell(self, epoch: int, done: float, *, epoch_ends: bool = False) -> None:
+        metrics = EpochMetrics(
             epoch,
             self.settings.epochs,
             done,
@@ -194,6 +167,7 @@ class _Training:
             self.gradient_norm,
             epoch_ends,
         )
+        self.progress.update(done, metrics)
 
     def _step(self, batches: Sequence[MicroBatch]) -> None:
         self.learning_rate = self.settings.learning_rate * learning_rate_factor(
@@ -220,9 +194,10 @@ class _Training:
         M. Zhang, J. Lucas, G. Hinton, J. Ba: "Lookahead optimizer: k steps forward, 1 step back",
         NeurIPS 2019. A weight of 0 has learned nothing before, such as those of a new item.
         """
-        if self.live_share:
+        if self.inputs.live_fraction:
             for weight, live in zip(self.model.parameters(), self.live, strict=True):
-                weight.copy_(torch.where(live == 0, weight, weight.lerp(live, self.live_share)))
+                blended = weight.lerp(live, self.inputs.live_fraction)
+                weight.copy_(torch.where(live == 0, weight, blended))
 
     @torch.no_grad()
     def _update_average(self) -> None:
@@ -235,13 +210,13 @@ class _Training:
 
     def _plan_steps(self) -> None:
         """Fewer steps where the time will not do for all, so that the learning rate still falls."""
-        elapsed = time.monotonic() - self.started
+        elapsed = self.now_s() - self.started
         affordable = int(self.step * self.settings.max_seconds / max(elapsed, 1e-9))
         self.total_steps = min(self.planned_steps, affordable)
 
     def _fraction_done(self) -> float:
         """How much of the steps is done; all of them when the time is over."""
-        over = time.monotonic() - self.started > self.settings.max_seconds
+        over = self.now_s() - self.started > self.settings.max_seconds
         return 1.0 if over else min(1.0, self.step / self.total_steps)
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from headwater_client.errors import DataError
-from headwater_client.events import Item
 
 from features.arrays import Int64Array
 from features.rows import Observation
@@ -37,7 +36,8 @@ from trainer.network import (
     architecture_of,
     select_device,
 )
-from trainer.settings import ModelPart, TrainerSettings, TuningMode
+from trainer.progress import ProgressReporter, TrainingPhase
+from trainer.settings import FineTuneSettings, ModelPart, TrainerSettings, TuningMode
 from trainer.text import (
     ItemDescriptions,
     TextEncoder,
@@ -47,70 +47,166 @@ from trainer.text import (
     tune_language_model,
 )
 from trainer.training.ensembles import fit_ensemble
-from trainer.training.fit import Report
+from trainer.training.fit import TrainingInputs
 
 HoldoutRule = Callable[[Observation], bool]
+
+
+@dataclass(frozen=True)
+class TrainingSetup:
+    """How models are made, whatever the log.
+
+    Attributes:
+        text_encoder: the untuned language model of the settings; None for a model without texts.
+        teacher: a model whose answers a first model learns, too.
+    """
+
+    settings: TrainerSettings
+    fine_tuning: FineTuneSettings = field(default_factory=FineTuneSettings)
+    text_encoder: TextEncoder | None = None
+    teacher: TrainedModel | None = None
 
 
 def train_first_model(
     log: Log,
     schema: FeatureSchema,
-    settings: TrainerSettings,
-    report: Report | None = None,
-    text_encoder: TextEncoder | None = None,
-    held_out: HoldoutRule | None = None,
-    teacher: TrainedModel | None = None,
+    setup: TrainingSetup,
+    progress: ProgressReporter | None = None,
+    is_held_out: HoldoutRule | None = None,
 ) -> TrainedModel:
-    """Train on a log.
+    """Train on a log. Items of the catalogue that have a text are known before their first event.
 
     Args:
-        report: called after every step.
-        text_encoder: reads the items' text; items of the catalogue that have a text are then in the
-            vocabulary before their first event.
-        held_out: events that only tell when to stop, and what parts of a score weigh; default: the
-            newest `validation_fraction`.
-        teacher: what it answers is learned, too.
+        is_held_out: which events only tell when to stop, and what parts of a score weigh; default:
+            the newest `validation_fraction`.
 
     Raises:
         DataError: nothing can be learned from the log, or the teacher knows other items.
         SettingsError: the device or precision of the settings is not to be had.
     """
-    select_device(settings)  # What cannot be had is told before anything is read.
+    settings = setup.settings
+    # Fail on an unavailable device before reading the data.
+    select_device(settings)
     torch.set_num_threads(settings.threads)
     torch.manual_seed(settings.seed)
-    text_encoder = None if ModelPart.TEXT in settings.ablate else text_encoder
-    replayed = order_by_person(replay_log(observe_log(log.events, log.items), schema))
-    seen = frequent_items(replayed, settings.min_item_events)
-    if not seen:
-        raise DataError(
-            f"nothing to learn from: no item has {settings.min_item_events} of the log's "
-            f"{len(log.events)} events"
+    return _FirstTraining(log, schema, setup, progress or ProgressReporter(), is_held_out).run()
+
+
+class _FirstTraining:
+    def __init__(
+        self,
+        log: Log,
+        schema: FeatureSchema,
+        setup: TrainingSetup,
+        progress: ProgressReporter,
+        is_held_out: HoldoutRule | None,
+    ) -> None:
+        self.log, self.schema, self.setup = log, schema, setup
+        self.settings, self.progress, self.is_held_out = setup.settings, progress, is_held_out
+        with_text = ModelPart.TEXT not in self.settings.ablate
+        self.text_encoder = setup.text_encoder if with_text else None
+
+    def run(self) -> TrainedModel:
+        observed = observe_log(self.log.events, self.log.items)
+        tracked = self.progress.track(TrainingPhase.EXAMPLES, observed)
+        replayed = order_by_person(replay_log(tracked, self.schema))
+        seen = self._seen_items(replayed)
+        texts = item_texts(self.log.items) if self.text_encoder else {}
+        catalogue = {item.item_id: item for item in self.log.items if item.item_id in texts}
+        tuned = self._tune_text_encoder(observed, texts)
+        text_encoder = tuned.text_encoder if tuned else self.text_encoder
+        vocabulary = Vocabulary([*seen, *sorted(catalogue.keys() - set(seen))])
+        _check_teacher(self.setup.teacher, vocabulary)
+        inputs, with_events = self._make_inputs(replayed, vocabulary, len(seen))
+        shape = architecture_of(vocabulary, self.schema, self.settings, text_encoder)
+        described = None
+        if text_encoder:
+            self.progress.start(TrainingPhase.TEXT)
+            described = describe(vocabulary.item_ids, catalogue, text_encoder, self.progress.update)
+        # Once: factors are found by random draws, and an ensemble has one table of them.
+        tables = count_tables(inputs.cooccurrence, self.progress)
+        model, outcome = fit_ensemble(
+            lambda _: _initial_model(shape, with_events, described, tables), inputs, self.progress
         )
-    texts = item_texts(log.items) if text_encoder else {}
-    catalogue = {item.item_id: item for item in log.items if item.item_id in texts}
-    language = (
-        tune_to_log(log, catalogue, text_encoder, held_out, settings) if text_encoder else None
-    )
-    text_encoder = language.text_encoder if language else text_encoder
-    vocabulary = Vocabulary([*seen, *sorted(catalogue.keys() - set(seen))])
-    _check_teacher(teacher, vocabulary)
-    prepared = _prepare(replayed, vocabulary, len(seen), held_out, schema, settings)
-    shape = architecture_of(vocabulary, schema, settings, text_encoder)
-    told = describe(vocabulary.item_ids, catalogue, text_encoder) if text_encoder else None
-    # Once: factors are found by random draws, and an ensemble has one table of them.
-    counted = prepared.counts.count_all() if prepared.counts else None
-    model, outcome = fit_ensemble(
-        lambda _: _initial_model(shape, prepared.with_events, told, counted),
-        prepared.learned,
-        prepared.held_out,
-        settings,
-        prepared.counts,
-        report,
-        teacher=teacher.model if teacher else None,
-    )
-    names = vocabulary.item_ids[FIRST_ITEM:]
-    known = Vocabulary(names, prepared.with_events[FIRST_ITEM:].tolist())
-    return TrainedModel(model, known, outcome, log.events[-1].timestamp, language)
+        names = vocabulary.item_ids[FIRST_ITEM:]
+        known = Vocabulary(names, with_events[FIRST_ITEM:].tolist())
+        return TrainedModel(model, known, outcome, self.log.events[-1].timestamp, tuned)
+
+    def _seen_items(self, replayed: Sequence[Example]) -> list[str]:
+        """The items with enough events, most frequent first."""
+        least = self.settings.min_item_events
+        seen = frequent_items(replayed, least)
+        if not seen:
+            raise DataError(
+                f"nothing to learn from: no item has {least} of the log's "
+                f"{len(self.log.events)} events"
+            )
+        return seen
+
+    def _tune_text_encoder(
+        self, observed: Sequence[Observation], texts: Mapping[str, str]
+    ) -> TuningResult | None:
+        """The language model tuned to what is learned from; None where it stays as it is.
+
+        Raises:
+            DataError: there is nothing to tune it on.
+        """
+        settings = self.settings
+        if not self.text_encoder or settings.language_tuning is TuningMode.FROZEN:
+            return None
+        is_held_out = self.is_held_out or _newest_rule(observed, settings)
+        pairs = zip(self.log.events, observed, strict=True)
+        learned = [event for event, seen in pairs if not is_held_out(seen)]
+        numbers = {item_id: number for number, item_id in enumerate(texts)}
+        self.progress.start(TrainingPhase.TEXT_TUNING, settings.language_max_seconds)
+        return tune_language_model(
+            self.text_encoder,
+            list(texts.values()),
+            find_pairs(learned, numbers),
+            settings,
+            lambda tuning: self.progress.update(tuning.step / tuning.steps),
+        )
+
+    def _make_inputs(
+        self, replayed: Sequence[Example], vocabulary: Vocabulary, seen: int
+    ) -> tuple[TrainingInputs, BoolArray]:
+        """What is learned from and held out; and bool[N], which items can have an identity.
+
+        Args:
+            seen: items of the vocabulary from this place on have too few events to be learned.
+        """
+        settings, teacher = self.settings, self.setup.teacher
+        events = [example.event for example in replayed]
+        trends = compute_trends(events, vocabulary, self.schema, settings.trend_snapshot_ms)
+        columns = build_examples(replayed, vocabulary, self.schema)
+        rule = self.is_held_out or _newest_rule(events, settings)
+        held = np.fromiter(map(rule, events), np.bool_, len(events))
+        if held.all():
+            held[:] = False
+        with_events = _with_events(columns.items[~held], vocabulary, FIRST_ITEM + seen)
+        learned = ~held & with_events[columns.items]
+        history = self.schema.settings.history_length
+        longest = settings.max_targets_per_sequence
+        inputs = TrainingInputs(
+            Batches(columns, trends, learned, history, longest),
+            Batches(columns, trends, held, history, longest),
+            settings,
+            count_cooccurrence(columns, learned, len(vocabulary), settings),
+            teacher=teacher.model if teacher else None,
+        )
+        return inputs, with_events
+
+
+def count_tables(
+    counter: CooccurrenceCounter | None, progress: ProgressReporter
+) -> CooccurrenceTables | None:
+    """The co-occurrence that a version takes with it; None for a model without."""
+    if counter is None:
+        return None
+    progress.start(TrainingPhase.COOCCURRENCE)
+    tables = counter.count_all()
+    progress.update(1.0)
+    return tables
 
 
 def _check_teacher(teacher: TrainedModel | None, vocabulary: Vocabulary) -> None:
@@ -119,30 +215,6 @@ def _check_teacher(teacher: TrainedModel | None, vocabulary: Vocabulary) -> None
             f"trainer.teacher: knows {len(teacher.vocabulary)} items, here are {len(vocabulary)}, "
             "or in another order: name a version that was trained on the same log"
         )
-
-
-def tune_to_log(
-    log: Log,
-    catalogue: Mapping[str, Item],
-    text_encoder: TextEncoder,
-    held_out: HoldoutRule | None,
-    settings: TrainerSettings,
-) -> TuningResult | None:
-    """The language model tuned to what is learned from; None where it stays as it is.
-
-    Raises:
-        DataError: there is nothing to tune it on.
-    """
-    if settings.language_tuning is TuningMode.FROZEN:
-        return None
-    observed = observe_log(log.events, log.items)
-    held = held_out or _newest_rule(observed, settings)
-    learned = [event for event, seen in zip(log.events, observed, strict=True) if not held(seen)]
-    texts = item_texts(catalogue.values())
-    numbers = {item_id: number for number, item_id in enumerate(texts)}
-    return tune_language_model(
-        text_encoder, list(texts.values()), find_pairs(learned, numbers), settings
-    )
 
 
 def _initial_model(
@@ -178,49 +250,6 @@ def frequent_items(replayed: Sequence[Example], min_events: int) -> list[str]:
     counts = Counter(one.event.item_id for one in replayed)
     seen = sorted(item for item, count in counts.items() if count >= min_events)
     return sorted(seen, key=lambda item: -counts[item])
-
-
-@dataclass(frozen=True)
-class _Prepared:
-    """What is learned from, and what is held out.
-
-    Attributes:
-        counts: of what is learned from; None for a model without.
-        with_events: bool[N], items that can have an identity.
-    """
-
-    learned: Batches
-    held_out: Batches
-    counts: CooccurrenceCounter | None
-    with_events: BoolArray
-
-
-def _prepare(
-    replayed: Sequence[Example],
-    vocabulary: Vocabulary,
-    seen: int,
-    held_out: HoldoutRule | None,
-    schema: FeatureSchema,
-    settings: TrainerSettings,
-) -> _Prepared:
-    """Args: seen: items of the vocabulary from this place on have too few events to be learned."""
-    counted = [one.event for one in replayed]
-    trended = compute_trends(counted, vocabulary, schema, settings.trend_snapshot_ms)
-    columns = build_examples(replayed, vocabulary, schema)
-    held = np.fromiter(
-        map(held_out or _newest_rule(counted, settings), counted), np.bool_, len(counted)
-    )
-    if held.all():
-        held[:] = False
-    with_events = _with_events(columns.items[~held], vocabulary, FIRST_ITEM + seen)
-    learned = ~held & with_events[columns.items]
-    history, window = schema.settings.history_length, settings.max_targets_per_sequence
-    return _Prepared(
-        Batches(columns, trended, learned, history, window),
-        Batches(columns, trended, held, history, window),
-        count_cooccurrence(columns, learned, len(vocabulary), settings),
-        with_events,
-    )
 
 
 def count_cooccurrence(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,10 +23,10 @@ from optuna.trial import FrozenTrial, TrialState
 from features.arrays import Float32Array
 from features.schema import FeatureSchema
 from trainer.datasets import Log
+from trainer.progress import ProgressReporter, Report, TrainingProgress
 from trainer.settings import TrainerSettings
 from trainer.text import TextEncoder
-from trainer.training.fit import EpochMetrics, Report
-from trainer.training.from_scratch import train_first_model
+from trainer.training.from_scratch import TrainingSetup, train_first_model
 from trainer.training.tracking import track
 
 STUDY = "headwater"
@@ -63,7 +63,7 @@ class SearchProgress:
     ended: int
     trials: int
     best: float | None
-    training: EpochMetrics
+    training: TrainingProgress
 
 
 @dataclass(frozen=True)
@@ -84,10 +84,9 @@ class SearchOptions:
 def search(
     log: Log,
     schema: FeatureSchema,
-    settings: TrainerSettings,
+    setup: TrainingSetup,
     options: SearchOptions,
     report: Callable[[SearchProgress], None] = lambda _: None,
-    text_encoder: TextEncoder | None = None,
 ) -> list[SearchTrial]:
     """Try settings, the present ones first; all trials that ended, best first.
 
@@ -99,10 +98,13 @@ def search(
             log's.
         SettingsError: nothing is held out.
     """
+    settings = setup.settings
     if not settings.validation_fraction:
         raise SettingsError("trainer.validation_fraction = 0: a search needs held-out events")
     study = _study(settings, options, log)
-    text_encoder = cast("TextEncoder", _CachingTextEncoder(text_encoder)) if text_encoder else None
+    if setup.text_encoder:
+        caching = cast("TextEncoder", _CachingTextEncoder(setup.text_encoder))
+        setup = replace(setup, text_encoder=caching)
     until = math.inf if options.timeout_s is None else time.monotonic() + options.timeout_s
     while len(ended := _finished_trials(study)) < options.trials and time.monotonic() < until:
         trial = study.ask(dict(search_space(settings)))
@@ -110,7 +112,9 @@ def search(
         watch = _pruning_report(trial, report, options.trials, ended)
         try:
             with track(tried, watch) as followed:
-                outcome = train_first_model(log, schema, tried, followed, text_encoder).outcome
+                trying = replace(setup, settings=tried)
+                progress = ProgressReporter(followed)
+                outcome = train_first_model(log, schema, trying, progress).outcome
         except optuna.TrialPruned:
             study.tell(trial, state=TrialState.PRUNED)
         else:
@@ -140,10 +144,11 @@ def _pruning_report(
     """The report of a trial's training, which ends one that is behind the others."""
     best = ended[0].ndcg_at_10 if ended else None
 
-    def watch(progress: EpochMetrics) -> None:
+    def watch(progress: TrainingProgress) -> None:
         report(SearchProgress(len(ended), trials, best, progress))
-        if progress.epoch_ends and progress.held_out is not None:
-            trial.report(progress.held_out, progress.epoch)
+        metrics = progress.metrics
+        if metrics and metrics.epoch_ends and metrics.held_out is not None:
+            trial.report(metrics.held_out, metrics.epoch)
             if trial.should_prune():
                 raise optuna.TrialPruned
 
@@ -237,8 +242,11 @@ class _CachingTextEncoder:
         self._vectors: Float32Array = np.zeros((0, 0), np.float32)
         self.width = text_encoder.width
 
-    def embeddings(self, texts: Sequence[str]) -> Float32Array:
+    def embeddings(
+        self, texts: Sequence[str], on_progress: Callable[[float], None] | None = None
+    ) -> Float32Array:
         """See `TextEncoder`."""
         if self._texts != list(texts):
-            self._texts, self._vectors = list(texts), self._text_encoder.embeddings(texts)
+            self._vectors = self._text_encoder.embeddings(texts, on_progress)
+            self._texts = list(texts)
         return self._vectors

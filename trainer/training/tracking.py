@@ -15,8 +15,8 @@ from typing import Any, Protocol
 import msgspec
 from headwater_client.errors import SettingsError
 
+from trainer.progress import EpochMetrics, Report, TrainingProgress
 from trainer.settings import TrainerSettings
-from trainer.training.fit import EpochMetrics, Report
 
 
 class Tracker(Protocol):
@@ -89,21 +89,22 @@ def track(
 
 
 def _with(tracker: Tracker, report: Report | None) -> Report:
-    def both(progress: EpochMetrics) -> None:
-        tracker.log_metrics(progress.step, _values(progress))
+    def both(progress: TrainingProgress) -> None:
+        if metrics := progress.metrics:
+            tracker.log_metrics(metrics.step, _values(metrics))
         if report:
             report(progress)
 
     return both
 
 
-def _values(progress: EpochMetrics) -> dict[str, float]:
-    if progress.epoch_ends and progress.held_out is not None:
-        return {"held_out/ndcg_at_10": progress.held_out, "epoch": float(progress.epoch)}
+def _values(metrics: EpochMetrics) -> dict[str, float]:
+    if metrics.epoch_ends and metrics.held_out is not None:
+        return {"held_out/ndcg_at_10": metrics.held_out, "epoch": float(metrics.epoch)}
     return {
-        "train/loss": progress.loss,
-        "train/learning_rate": progress.learning_rate,
-        "train/gradient_norm": progress.gradient_norm,
+        "train/loss": metrics.loss,
+        "train/learning_rate": metrics.learning_rate,
+        "train/gradient_norm": metrics.gradient_norm,
     }
 
 

@@ -33,13 +33,9 @@ from features.settings import FeatureSettings
 from tests.harness.builders import click
 from tests.harness.walks import walks
 from trainer.datasets import Log
-from trainer.evaluation.prequential import (
-    LearningSetup,
-    PrequentialRun,
-    WindowedLog,
-    is_unlearned,
-)
+from trainer.evaluation.prequential import PrequentialRun, WindowedLog, is_unlearned
 from trainer.settings import FineTuneSettings, TrainerSettings
+from trainer.training import TrainingSetup
 
 NAN = float("nan")
 SCHEMA = FeatureSchema(FeatureSettings())
@@ -121,13 +117,13 @@ def _check_shown(found: dict[str, object]) -> None:
 
 
 @pytest.fixture(scope="module")
-def learning() -> LearningSetup:
+def learning() -> TrainingSetup:
     settings = TrainerSettings(epochs=1, threads=1, width=8, layers=2, language_model="")
-    return LearningSetup(settings, FineTuneSettings(epochs=1), None)
+    return TrainingSetup(settings, FineTuneSettings(epochs=1), None)
 
 
 def test_each_way_is_asked_about_its_windows_and_full_trainings_are_taken_up(
-    learning: LearningSetup, tmp_path: Path
+    learning: TrainingSetup, tmp_path: Path
 ) -> None:
     people = WindowedLog(Log(walks(range(14), 1), []), SCHEMA, 20)
     first = kept_first(people, learning, tmp_path)

@@ -15,7 +15,6 @@ from tests.unit.trainer.training.test_fine_tune import BEFORE, FILMS, SETTINGS, 
 from trainer.datasets import Log
 from trainer.evaluation.evaluate import evaluate
 from trainer.evaluation.prequential import (
-    LearningSetup,
     PrequentialRun,
     PrequentialStep,
     WindowedLog,
@@ -25,9 +24,10 @@ from trainer.evaluation.prequential import (
     train_before,
 )
 from trainer.settings import FineTuneScope
+from trainer.training import TrainingSetup
 
 LOG = Log([*BEFORE, *walks(range(50, 130), 3)], FILMS)
-LEARNING = LearningSetup(SETTINGS, TUNING.model_copy(update={"epochs": 4}), TEXT_ENCODER)
+LEARNING = TrainingSetup(SETTINGS, TUNING.model_copy(update={"epochs": 4}), TEXT_ENCODER)
 SIZE = 150
 
 
@@ -136,7 +136,9 @@ def test_a_window_of_nothing_but_people_left_out_teaches_nothing(
     small = WindowedLog(LOG, schema, LENGTH)
     teaches = [not is_unlearned(window[0].user_id) for window in small.windows]
     assert not all(teaches)
-    counting = replace(LEARNING, tuning=TUNING.model_copy(update={"part": FineTuneScope.NOTHING}))
+    counting = replace(
+        LEARNING, fine_tuning=TUNING.model_copy(update={"part": FineTuneScope.NOTHING})
+    )
     steps = fine_tune_versions(first.trained, small, counting)
     changed = [after.trained is not before.trained for before, after in pairwise(steps)]
     assert changed == teaches

@@ -23,7 +23,7 @@ from trainer.gate.checks import Verdict, verdict
 from trainer.gate.measure import JudgedVersion, measure
 from trainer.network import TrainedModel
 from trainer.settings import FineTuneSettings, GateSettings
-from trainer.training import fine_tune, train_first_model
+from trainer.training import TrainingSetup, fine_tune, train_first_model
 
 # Whoever else works on the machine: a test fails by no time.
 LIMITS = GateSettings(max_latency_ms=60_000, max_slowdown=1000)
@@ -33,7 +33,9 @@ WINDOW = walks(range(50, 90), 1)
 
 @pytest.fixture(scope="module")
 def live(schema: FeatureSchema, tmp_path_factory: pytest.TempPathFactory) -> JudgedVersion:
-    trained = train_first_model(Log(BEFORE, FILMS), schema, SETTINGS, text_encoder=TEXT_ENCODER)
+    trained = train_first_model(
+        Log(BEFORE, FILMS), schema, TrainingSetup(SETTINGS, text_encoder=TEXT_ENCODER)
+    )
     return exported(7, trained, schema, tmp_path_factory.mktemp("live"))
 
 
@@ -60,7 +62,7 @@ def judged(
     history.extend(BEFORE)
     history.extend(window)
     slices = split_by_time(history.times_ms, live.trained.until_ms, tuning)
-    found = fine_tune(live.trained, history, slices, SETTINGS, tuning, TEXT_ENCODER)
+    found = fine_tune(live.trained, history, slices, TrainingSetup(SETTINGS, tuning, TEXT_ENCODER))
     versions = [live.trained.vocabulary, found.vocabulary]
     held = hold_out(history, slices.judge_ms, versions)
     new = hold_out(history, slices.since_ms + 1, versions)

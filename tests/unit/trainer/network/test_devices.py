@@ -11,14 +11,16 @@ import torch
 from headwater_client.errors import SettingsError
 
 from features.schema import FeatureSchema
+from tests.harness.progress import keep_metrics
 from trainer.datasets import Log
 from trainer.examples import Examples, ItemTrends
 from trainer.examples.batches import Batches
 from trainer.examples.requests import Batch
 from trainer.network import LOWEST, TemporalModel, batch_scores, select_device, to_device
 from trainer.network.devices import autocast
+from trainer.progress import EpochMetrics, ProgressReporter
 from trainer.settings import Device, Precision, TrainerSettings
-from trainer.training import EpochMetrics, train_first_model
+from trainer.training import TrainingSetup, train_first_model
 from trainer.training.fit import MicroBatch, accumulate_gradients, group_batches
 from trainer.training.losses import softmax_loss
 
@@ -82,7 +84,9 @@ def test_weights_change_once_for_so_many_batches(small_log: Log, schema: Feature
     for joined in (1, 3):
         seen: list[EpochMetrics] = []
         settings = SETTINGS.model_copy(update={"gradient_accumulation_steps": joined})
-        train_first_model(small_log, schema, settings, seen.append)
+        train_first_model(
+            small_log, schema, TrainingSetup(settings), ProgressReporter(keep_metrics(seen))
+        )
         steps[joined] = seen[-1].step
         assert 0.5 < seen[-1].done <= 1
     assert steps[3] == -(-steps[1] // 3)
@@ -97,7 +101,9 @@ def test_half_precision_trains_what_is_kept_whole(small_log: Log, schema: Featur
     for precision in (Precision.FLOAT32, Precision.BFLOAT16):
         seen: list[EpochMetrics] = []
         settings = SETTINGS.model_copy(update={"precision": precision})
-        trained = train_first_model(small_log, schema, settings, seen.append)
+        trained = train_first_model(
+            small_log, schema, TrainingSetup(settings), ProgressReporter(keep_metrics(seen))
+        )
         losses[precision] = seen[-1].loss
         assert {weight.dtype for weight in trained.model.parameters()} == {torch.float32}
     assert losses[Precision.BFLOAT16] != losses[Precision.FLOAT32]
@@ -129,7 +135,7 @@ def test_a_gpu_that_is_not_there_is_one_line(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     settings = SETTINGS.model_copy(update={"device": Device.CUDA})
     with pytest.raises(SettingsError, match=r"trainer.device = 'cuda': torch finds no CUDA"):
-        train_first_model(small_log, schema, settings)
+        train_first_model(small_log, schema, TrainingSetup(settings))
     assert select_device(SETTINGS) == CPU
 
 

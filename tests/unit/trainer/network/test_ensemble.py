@@ -11,6 +11,7 @@ import torch
 from features.schema import FeatureSchema
 from features.vocabulary import FIRST_ITEM
 from tests.harness.models import every_part, requests_of
+from tests.harness.progress import keep_metrics
 from trainer.datasets import Log
 from trainer.examples.requests import ScoredRequests
 from trainer.export.onnx import check_graph, export, sample_inputs, torch_answers
@@ -24,9 +25,10 @@ from trainer.network import (
     join_models,
     score_requests,
 )
+from trainer.progress import EpochMetrics, ProgressReporter
 from trainer.registry import checkpoint
 from trainer.settings import TrainerSettings
-from trainer.training import EpochMetrics, train_first_model
+from trainer.training import TrainingSetup, train_first_model
 
 SETTINGS = TrainerSettings(width=8, epochs=2, batch_size=4, threads=1, patience=9, ensemble_size=2)
 
@@ -43,7 +45,9 @@ def members(shape: Architecture) -> list[TemporalModel]:
 @pytest.fixture(scope="module")
 def trained(small_log: Log, schema: FeatureSchema) -> tuple[TrainedModel, list[EpochMetrics]]:
     seen: list[EpochMetrics] = []
-    return train_first_model(small_log, schema, SETTINGS, seen.append), seen
+    return train_first_model(
+        small_log, schema, TrainingSetup(SETTINGS), ProgressReporter(keep_metrics(seen))
+    ), seen
 
 
 def test_a_score_is_the_mean_of_the_members_and_the_graph_gives_the_same(
@@ -97,7 +101,9 @@ def test_members_are_trained_from_other_beginnings(
     # All but what balances each.
     for name, buffer in [*first.named_buffers()][1:]:
         assert torch.equal(buffer, second.get_buffer(name))
-    alone = train_first_model(small_log, schema, SETTINGS.model_copy(update={"ensemble_size": 1}))
+    alone = train_first_model(
+        small_log, schema, TrainingSetup(SETTINGS.model_copy(update={"ensemble_size": 1}))
+    )
     assert isinstance(alone.model, TemporalModel)
     assert torch.equal(alone.model.state.weight, first.state.weight)
     # One bar, one curve.

@@ -22,7 +22,7 @@ from trainer.export.onnx import answers, export, open_session, sample_inputs
 from trainer.export.recommender import ScoringGraph
 from trainer.settings import TrainerSettings
 from trainer.text import TextEncoder, load_text_encoder
-from trainer.training import train_first_model
+from trainer.training import TrainingSetup, train_first_model
 
 KINDS = ("red", "blue")
 PER_KIND = 12
@@ -33,7 +33,7 @@ class KindReader:
 
     width = len(KINDS)
 
-    def embeddings(self, texts: Sequence[str]) -> Float32Array:
+    def embeddings(self, texts: Sequence[str], on_progress: object = None) -> Float32Array:
         rows = [[float(kind in text) for kind in KINDS] for text in texts]
         return np.asarray(rows, np.float32)
 
@@ -71,7 +71,7 @@ def log() -> Log:
 def test_an_item_without_events_is_recommended_by_its_text(
     log: Log, schema: FeatureSchema, tmp_path: Path
 ) -> None:
-    trained = train_first_model(log, schema, SETTINGS, text_encoder=TEXT_ENCODER)
+    trained = train_first_model(log, schema, TrainingSetup(SETTINGS, text_encoder=TEXT_ENCODER))
     vocabulary, model = trained.vocabulary, trained.model
     new = {kind: vocabulary.indices_of([f"{kind}-12", f"{kind}-13"]) for kind in KINDS}
     assert not model.learned[np.concatenate(list(new.values()))].any()
@@ -90,8 +90,10 @@ def test_an_item_without_events_and_text_is_not_in_the_vocabulary(
     log: Log, schema: FeatureSchema
 ) -> None:
     few = SETTINGS.model_copy(update={"epochs": 1})
-    with_text = train_first_model(log, schema, few, text_encoder=TEXT_ENCODER).vocabulary
-    without = train_first_model(log, schema, few).vocabulary
+    with_text = train_first_model(
+        log, schema, TrainingSetup(few, text_encoder=TEXT_ENCODER)
+    ).vocabulary
+    without = train_first_model(log, schema, TrainingSetup(few)).vocabulary
     assert set(with_text.item_ids) - set(without.item_ids) == {
         f"{kind}-{at}" for kind in KINDS for at in (12, 13)
     }
@@ -103,7 +105,9 @@ def test_what_was_only_held_out_and_has_no_text_is_not_recommended(
     last = log.events[-1]
     late = Click(event_id="x", user_id="u1", item_id="late", timestamp=last.timestamp + 60_000)
     more = Log([*log.events, late], [])
-    trained = train_first_model(more, schema, SETTINGS.model_copy(update={"epochs": 1}))
+    trained = train_first_model(
+        more, schema, TrainingSetup(SETTINGS.model_copy(update={"epochs": 1}))
+    )
     feeds = sample_inputs(len(trained.vocabulary), schema, 4, excluded=0)
     names = ("item_indices", "event_types", "event_times_ms", "request_time_ms", "user_features")
     tensors = [torch.from_numpy(feeds[name]) for name in (*names, "candidate_items")]
@@ -113,7 +117,7 @@ def test_what_was_only_held_out_and_has_no_text_is_not_recommended(
 
 def test_identities_are_dropped_at_random(log: Log, schema: FeatureSchema) -> None:
     few = SETTINGS.model_copy(update={"epochs": 1})
-    model = train_first_model(log, schema, few, text_encoder=TEXT_ENCODER).model
+    model = train_first_model(log, schema, TrainingSetup(few, text_encoder=TEXT_ENCODER)).model
     text_only = model.all_items(identity_dropout=0.999_999)
     assert model.text is not None
     torch.testing.assert_close(text_only.vectors, model.text(model.texts))
@@ -126,7 +130,7 @@ def test_identities_are_dropped_at_random(log: Log, schema: FeatureSchema) -> No
 
 def test_a_version_says_which_items_it_has_learned(log: Log, schema: FeatureSchema) -> None:
     few = SETTINGS.model_copy(update={"epochs": 1})
-    trained = train_first_model(log, schema, few, text_encoder=TEXT_ENCODER)
+    trained = train_first_model(log, schema, TrainingSetup(few, text_encoder=TEXT_ENCODER))
     vocabulary = trained.vocabulary
     others = {
         name
@@ -139,7 +143,7 @@ def test_a_version_says_which_items_it_has_learned(log: Log, schema: FeatureSche
 
 def test_of_an_item_without_events_nothing_is_counted(log: Log, schema: FeatureSchema) -> None:
     few = SETTINGS.model_copy(update={"epochs": 1})
-    model = train_first_model(log, schema, few, text_encoder=TEXT_ENCODER).model
+    model = train_first_model(log, schema, TrainingSetup(few, text_encoder=TEXT_ENCODER)).model
     new = FIRST_ITEM + (~model.learned[FIRST_ITEM:]).nonzero()[:, 0]
     assert len(new) == 4
     # A product of matrices leaves a rounding.
@@ -155,7 +159,9 @@ def test_a_log_without_a_catalogue_is_learned_though_texts_can_be_read(
     log: Log, schema: FeatureSchema
 ) -> None:
     few = SETTINGS.model_copy(update={"epochs": 1})
-    model = train_first_model(Log(log.events, []), schema, few, text_encoder=TEXT_ENCODER).model
+    model = train_first_model(
+        Log(log.events, []), schema, TrainingSetup(few, text_encoder=TEXT_ENCODER)
+    ).model
     for name, value in model.state_dict().items():
         assert value.isfinite().all(), name
 

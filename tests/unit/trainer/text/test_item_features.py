@@ -29,7 +29,7 @@ class KindReader:
 
     width = 2
 
-    def embeddings(self, texts: Sequence[str]) -> Float32Array:
+    def embeddings(self, texts: Sequence[str], on_progress: object = None) -> Float32Array:
         rows = [self.vector(text) if text else (0.0, 0.0) for text in texts]
         return np.asarray(rows, np.float32).reshape(-1, 2)
 
@@ -135,7 +135,7 @@ def test_a_wide_reader_keeps_the_first_directions() -> None:
     class Wide(KindReader):
         width = DIRECTIONS + 30
 
-        def embeddings(self, texts: Sequence[str]) -> Float32Array:
+        def embeddings(self, texts: Sequence[str], on_progress: object = None) -> Float32Array:
             random = np.random.default_rng(0)
             vectors = random.standard_normal((len(texts), self.width)).astype(np.float32)
             return vectors * np.array([[bool(text)] for text in texts], np.float32)

@@ -16,15 +16,17 @@ from headwater_client.events import Item
 
 from features.schema import FeatureSchema
 from features.vocabulary import FIRST_ITEM, Vocabulary
+from tests.harness.progress import keep_metrics
 from tests.harness.walks import ITEMS, START_MS, STEP_MS, Events, catalogue, walks
 from tests.unit.trainer.training.test_from_scratch import TEXT_ENCODER
 from trainer.datasets import Log
 from trainer.examples import EventHistory, split_by_time
 from trainer.examples.batches import Batches
 from trainer.network import TemporalModel, TrainedModel, batch_scores, join_models
+from trainer.progress import EpochMetrics, ProgressReporter
 from trainer.registry.checkpoint import load_parent, save
 from trainer.settings import FineTuneScope, FineTuneSettings, TrainerSettings
-from trainer.training import EpochMetrics, fine_tune, held_out_ndcg, train_first_model
+from trainer.training import TrainingSetup, fine_tune, held_out_ndcg, train_first_model
 from trainer.training.expand import expand_vocabulary, next_vocabulary
 from trainer.training.fine_tune import build_batches
 
@@ -48,7 +50,9 @@ FILMS = catalogue([f"i{at}" for at in range(ITEMS)])
 
 @pytest.fixture(scope="module")
 def live(schema: FeatureSchema) -> TrainedModel:
-    return train_first_model(Log(BEFORE, FILMS), schema, SETTINGS, text_encoder=TEXT_ENCODER)
+    return train_first_model(
+        Log(BEFORE, FILMS), schema, TrainingSetup(SETTINGS, text_encoder=TEXT_ENCODER)
+    )
 
 
 def history_of(schema: FeatureSchema, window: Events, items: Sequence[Item] = ()) -> EventHistory:
@@ -62,7 +66,7 @@ def tuned(
     live: TrainedModel, history: EventHistory, tuning: FineTuneSettings = TUNING
 ) -> TrainedModel:
     cut = split_by_time(history.times_ms, live.until_ms, tuning)
-    return fine_tune(live, history, cut, SETTINGS, tuning, TEXT_ENCODER)
+    return fine_tune(live, history, cut, TrainingSetup(SETTINGS, tuning, TEXT_ENCODER))
 
 
 def part(changes: FineTuneScope) -> FineTuneSettings:
@@ -246,7 +250,13 @@ def test_every_member_of_an_ensemble_learns(live: TrainedModel, schema: FeatureS
     settings = SETTINGS.model_copy(update={"ensemble_size": 2})
     tuning = part(FineTuneScope.ALL)
     told: list[EpochMetrics] = []
-    found = fine_tune(twice, history, cut, settings, tuning, TEXT_ENCODER, told.append)
+    found = fine_tune(
+        twice,
+        history,
+        cut,
+        TrainingSetup(settings, tuning, TEXT_ENCODER),
+        ProgressReporter(keep_metrics(told)),
+    )
     one, other = found.model.members
     before = live.model.members[0].request.query.weight
     for member in (one, other):
@@ -277,7 +287,12 @@ def test_a_live_version_of_another_shape_is_an_error(
     history = history_of(schema, WINDOW)
     cut = split_by_time(history.times_ms, live.until_ms, TUNING)
     with pytest.raises(DataError, match=message):
-        fine_tune(live, history, cut, SETTINGS.model_copy(update=change), TUNING, TEXT_ENCODER)
+        fine_tune(
+            live,
+            history,
+            cut,
+            TrainingSetup(SETTINGS.model_copy(update=change), TUNING, TEXT_ENCODER),
+        )
 
 
 def test_more_items_change_no_score_of_the_others(

@@ -20,7 +20,7 @@ from trainer.network import LOWEST, TrainedModel
 from trainer.registry import checkpoint
 from trainer.settings import TrainerSettings
 from trainer.text import TextEncoder
-from trainer.training import train_first_model
+from trainer.training import TrainingSetup, train_first_model
 
 SETTINGS = TrainerSettings(width=8, epochs=2, batch_size=4, threads=1)
 START_MS = 1_700_000_000_000
@@ -31,7 +31,7 @@ class TitleReader:
 
     width = 1
 
-    def embeddings(self, texts: Sequence[str]) -> Float32Array:
+    def embeddings(self, texts: Sequence[str], on_progress: object = None) -> Float32Array:
         return np.asarray([[float(len(text))] for text in texts], np.float32)
 
 
@@ -57,7 +57,7 @@ def top_items(trained: TrainedModel, schema: FeatureSchema, folder: Path) -> set
 
 def test_one_person_is_enough(schema: FeatureSchema, tmp_path: Path) -> None:
     log = Log(clicks(["ann"] * 40, [f"i{at % 10}" for at in range(40)]), [])
-    trained = train_first_model(log, schema, SETTINGS)
+    trained = train_first_model(log, schema, TrainingSetup(SETTINGS))
     assert top_items(trained, schema, tmp_path) == {f"i{at}" for at in range(10)}
     later = Log(clicks(["ann"] * 3, ["i1", "new", "newer"]), [])
     found = evaluate(
@@ -68,7 +68,7 @@ def test_one_person_is_enough(schema: FeatureSchema, tmp_path: Path) -> None:
 
 
 def test_one_event_is_enough(schema: FeatureSchema, tmp_path: Path) -> None:
-    trained = train_first_model(Log(clicks(["ann"], ["lamp"]), []), schema, SETTINGS)
+    trained = train_first_model(Log(clicks(["ann"], ["lamp"]), []), schema, TrainingSetup(SETTINGS))
     assert top_items(trained, schema, tmp_path) == {"lamp"}
     assert trained.outcome.held_out == 0
 
@@ -85,7 +85,7 @@ def test_an_item_without_text_is_known_by_its_events(
             Item(item_id="unseen", title="desk"),
         ],
     )
-    trained = train_first_model(log, schema, SETTINGS, text_encoder=text_encoder)
+    trained = train_first_model(log, schema, TrainingSetup(SETTINGS, text_encoder=text_encoder))
     bare = trained.vocabulary.indices_of([f"i{at}" for at in range(1, 8)])
     assert trained.model.learned[bare].all()
     assert (trained.model.item_bias[bare] > LOWEST / 2).all()
@@ -98,7 +98,7 @@ def test_of_a_history_longer_than_the_model_s_the_newest_counts(
 ) -> None:
     long = 5 * schema.settings.history_length
     log = Log(clicks(["ann"] * long + ["bob"] * 5, [f"i{at % 12}" for at in range(long + 5)]), [])
-    trained = train_first_model(log, schema, SETTINGS)
+    trained = train_first_model(log, schema, TrainingSetup(SETTINGS))
     checkpoint.save(trained, tmp_path, {})
     trained = checkpoint.load(tmp_path)
     assert trained.model.architecture.history == schema.settings.history_length

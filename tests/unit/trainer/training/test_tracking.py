@@ -11,10 +11,12 @@ from headwater_client.errors import SettingsError
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from features.schema import FeatureSchema
+from tests.harness.progress import keep_metrics
 from trainer.datasets import Log
+from trainer.progress import EpochMetrics, ProgressReporter, TrainingPhase, TrainingProgress
 from trainer.schedule import learning_rate_factor
 from trainer.settings import TrainerSettings
-from trainer.training import EpochMetrics, track, train_first_model
+from trainer.training import TrainingSetup, track, train_first_model
 
 SETTINGS = TrainerSettings(width=8, epochs=2, batch_size=4, threads=1, patience=9)
 
@@ -40,8 +42,8 @@ class Notes:
 def test_event_files_hold_the_curves(small_log: Log, schema: FeatureSchema, tmp_path: Path) -> None:
     settings = SETTINGS.model_copy(update={"tensorboard_dir": str(tmp_path / "curves")})
     seen: list[EpochMetrics] = []
-    with track(settings, seen.append) as report:
-        train_first_model(small_log, schema, settings, report)
+    with track(settings, keep_metrics(seen)) as report:
+        train_first_model(small_log, schema, TrainingSetup(settings), ProgressReporter(report))
     (run,) = (tmp_path / "curves").iterdir()
     events = EventAccumulator(str(run)).Reload()
     steps = [one for one in seen if not one.epoch_ends]
@@ -83,7 +85,8 @@ def test_any_tracker_can_follow_and_is_closed_when_training_fails() -> None:
     def fail() -> None:
         with track(SETTINGS, None, notes) as report:
             assert report is not None
-            report(EpochMetrics(1, 2, 0.5, 1.0, None, step=3))
+            metrics = EpochMetrics(1, 2, 0.5, 1.0, None, step=3)
+            report(TrainingProgress(TrainingPhase.EPOCHS, 0.5, metrics=metrics))
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
