@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 
 from deploy.demo.watch import Watch
-from deploy.settings import KafkaSettings, LocalSettings, Settings
+from deploy.settings import LocalSettings, Settings
+from features.settings import BrokerSettings
 
 
 def test_whatever_a_look_finds_wrong_is_raised(tmp_path: Path) -> None:
     settings = Settings(
-        kafka=KafkaSettings(bootstrap_servers="127.0.0.1:9"),
+        kafka=BrokerSettings(bootstrap_servers="127.0.0.1:9"),
         local=LocalSettings(state_dir=tmp_path),
     )
 
