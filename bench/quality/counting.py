@@ -31,16 +31,18 @@ def methods(takes: Takes, live: bool) -> dict[str, list[Method]]:
     """
     counts = takes.training_counts().astype(np.float64)
     people = _people(takes)
-    nearby, cosine = _cosine(_nearby(takes), counts), _cosine(people.T @ people, counts)
+    nearby, cosine = _cosine(_count_nearby(takes), counts), _cosine(people.T @ people, counts)
     fades = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
     found: dict[str, list[Method]] = {
         "popularity": [partial(_constant, counts)],
         "decayed popularity": [
-            partial(_decayed, takes, live, days * DAY_S) for days in (1.0, 7.0, 30.0)
+            partial(_decayed_popularity, takes, live, days * DAY_S) for days in (1.0, 7.0, 30.0)
         ],
-        "co-occurrence": [partial(_by_items, nearby, fade) for fade in fades],
-        "item-kNN": [partial(_by_items, cosine, fade) for fade in fades],
-        "EASE": [partial(_by_items, ease(people, ridge), 1.0) for ridge in (100.0, 300.0, 1000.0)],
+        "co-occurrence": [partial(_score_by_items, nearby, fade) for fade in fades],
+        "item-kNN": [partial(_score_by_items, cosine, fade) for fade in fades],
+        "EASE": [
+            partial(_score_by_items, ease(people, ridge), 1.0) for ridge in (100.0, 300.0, 1000.0)
+        ],
     }
     if takes.repeats:
         half_lives = (1.0, 7.0, 30.0, 365.0)
@@ -66,7 +68,7 @@ def _people(takes: Takes) -> Floats:
     return found
 
 
-def _nearby(takes: Takes) -> Floats:
+def _count_nearby(takes: Takes) -> Floats:
     """How often two items are taken within ten takes and an hour, float[N, N]."""
     counts = np.zeros((len(takes.item_ids),) * 2)
     learned = np.flatnonzero(takes.part == TRAINING)
@@ -91,7 +93,7 @@ def _constant(values: Floats, asked: Questions) -> Chunks:
         yield np.tile(values, (len(asked.firsts[at : at + _CHUNK]), 1))
 
 
-def _by_items(weights: Floats, fade: float, asked: Questions) -> Chunks:
+def _score_by_items(weights: Floats, fade: float, asked: Questions) -> Chunks:
     """The weights of the newest items of the history, each older one `fade` times as much."""
     for at in range(0, len(asked), _CHUNK):
         size = len(asked.firsts[at : at + _CHUNK])
@@ -114,7 +116,7 @@ def _own(counts: Floats, half_life_s: float, asked: Questions) -> Chunks:
         yield scores
 
 
-def _decayed(takes: Takes, live: bool, half_life_s: float, asked: Questions) -> Chunks:
+def _decayed_popularity(takes: Takes, live: bool, half_life_s: float, asked: Questions) -> Chunks:
     """Popularity that fades, of what was taken strictly before each question."""
     scores = np.zeros((len(asked), len(takes.item_ids)))
     known = np.flatnonzero((takes.part == TRAINING) | live)

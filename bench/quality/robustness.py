@@ -73,7 +73,7 @@ class ArrivedHistory:
     known: Bools
 
     @staticmethod
-    def undamaged(times_ms: Sequence[int]) -> ArrivedHistory:
+    def from_times(times_ms: Sequence[int]) -> ArrivedHistory:
         """What happened at these times, undamaged."""
         return ArrivedHistory(
             np.arange(len(times_ms)),
@@ -249,7 +249,7 @@ def rows_of(
     """
     found = []
     for number, past in enumerate(asked.pasts):
-        history = ArrivedHistory.undamaged([event.time_ms for event in past])
+        history = ArrivedHistory.from_times([event.time_ms for event in past])
         random = np.random.default_rng((seed, number))
         found.append(row_of(past, damage(history, rate, random), schema))
     return found

@@ -87,7 +87,9 @@ def figures(rollouts: Rollouts, looked: Sequence[RepeatedLooks]) -> dict[str, An
     of a candidate as good as the baseline: what they see are false alarms.
     """
 
-    def by_change(summarize: Callable[[Sequence[SimulatedRollout]], Any]) -> dict[str, Any]:
+    def summarize_by_change(
+        summarize: Callable[[Sequence[SimulatedRollout]], Any],
+    ) -> dict[str, Any]:
         return {name: summarize(runs) for name, runs in rollouts.items()}
 
     def alarm_rates(is_raised: Callable[[npt.NDArray[np.bool_]], Any]) -> dict[str, float]:
@@ -98,18 +100,18 @@ def figures(rollouts: Rollouts, looked: Sequence[RepeatedLooks]) -> dict[str, An
 
     repeated = alarm_rates(np.any)
     return {
-        "promoted": by_change(lambda runs: _share(runs, RolloutPhase.PROMOTED)),
-        "rolled_back": by_change(lambda runs: _share(runs, RolloutPhase.ROLLED_BACK)),
-        "samples": by_change(lambda runs: float(np.median([run.shown for run in runs]))),
-        "hours": by_change(lambda runs: float(np.median([run.ticks for run in runs]))),
-        "exposure": by_change(lambda runs: float(np.mean([run.share for run in runs]))),
+        "promoted": summarize_by_change(lambda runs: _share(runs, RolloutPhase.PROMOTED)),
+        "rolled_back": summarize_by_change(lambda runs: _share(runs, RolloutPhase.ROLLED_BACK)),
+        "samples": summarize_by_change(lambda runs: float(np.median([run.shown for run in runs]))),
+        "hours": summarize_by_change(lambda runs: float(np.median([run.ticks for run in runs]))),
+        "exposure": summarize_by_change(lambda runs: float(np.mean([run.share for run in runs]))),
         "false_alarms_repeated_test": repeated[MANN_WHITNEY],
         "false_alarms": {
             "repeated": repeated,
             "single_look": alarm_rates(lambda raised: raised[-1]),
         },
         "fixed_sample": required_sample(looked, _SOUGHT),
-        "reasons": by_change(_count_reasons),
+        "reasons": summarize_by_change(_count_reasons),
     }
 
 

@@ -35,7 +35,7 @@ unhurried = settings(deadline=None, max_examples=50)
 rates = st.floats(0, 1)
 seeds = st.integers(0, 1000)
 histories = st.lists(st.integers(0, 10**6), max_size=30).map(
-    lambda times: ArrivedHistory.undamaged([START_MS + time for time in sorted(times)])
+    lambda times: ArrivedHistory.from_times([START_MS + time for time in sorted(times)])
 )
 damages = st.sampled_from(list(DAMAGES))
 
@@ -203,7 +203,7 @@ def test_a_row_holds_a_damaged_history_by_its_clocks(
     asked: AskedHistories, schema: FeatureSchema
 ) -> None:
     past = asked.pasts[-1]
-    history = ArrivedHistory.undamaged([event.time_ms for event in past])
+    history = ArrivedHistory.from_times([event.time_ms for event in past])
     back = damaged("people backwards", history, 1)
     row = row_of(past, back, schema)
     assert row.history == sorted(row.history)
