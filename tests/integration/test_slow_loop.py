@@ -150,7 +150,7 @@ def test_versions_are_served_in_int8_and_learn_on(servers: Settings, stand: Stan
     settings = servers.model_copy(
         update={
             "optimize": OptimizeSettings(serve=ServedPrecision.INT8),
-            "features": stand.schema.settings,
+            "features": stand.registry.schema.settings,
         }
     )
     loop = stand.loop(on_gate_passed=serve_window_variant(settings))
