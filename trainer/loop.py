@@ -33,8 +33,7 @@ from trainer.settings import FineTuneSettings, GateSettings, TrainerSettings
 from trainer.stopwatch import Stopwatch
 from trainer.text import TextEncoder
 from trainer.training import TrainingSetup, fine_tune
-from trainer.windows.log import read_log
-from trainer.windows.quarantine import QuarantinedWindows
+from trainer.windows.log import QuarantinedWindows, read_log
 from trainer.windows.store import WindowStore
 
 _CHANGED = "another version has become live meanwhile: made again from that one"

@@ -61,7 +61,7 @@ from features.vocabulary import FIRST_ITEM
 from trainer.datasets import Log
 from trainer.evaluation.requests import BATCH
 from trainer.export.onnx import write_graph
-from trainer.export.recommender import ScoringGraph
+from trainer.export.scoring_graph import ScoringGraph
 from trainer.network import Model
 from trainer.registry.checkpoint import load
 from trainer.settings import TrainerSettings

@@ -29,8 +29,7 @@ from deploy.optimize.parity import InferFunction, load_graph, measure_parity
 from features.schema import FeatureSchema
 from features.settings import FeatureSettings
 from features.vocabulary import FIRST_ITEM
-from trainer.export.onnx import answers, open_session, sample_inputs, write_graph
-from trainer.export.parity import Arrays
+from trainer.export.onnx import Arrays, answers, open_session, sample_inputs, write_graph
 from trainer.network import Model
 
 _SERVING_ROUNDS = 60

@@ -23,9 +23,8 @@ from features.inputs import model_inputs, model_outputs
 from features.schema import FeatureSchema
 from features.settings import FeatureSettings
 from features.vocabulary import FIRST_ITEM
-from trainer.export.onnx import answers, open_session, sample_inputs
-from trainer.export.parity import Arrays
-from trainer.export.recommender import Outputs, ScoringGraph
+from trainer.export.onnx import Arrays, answers, open_session, sample_inputs
+from trainer.export.scoring_graph import Outputs, ScoringGraph
 from trainer.network import NEIGHBOURS, Architecture, TemporalModel, join_models
 from trainer.settings import TrainerSettings
 from trainer.text import BUCKETS, DIRECTIONS

@@ -36,9 +36,8 @@ from features.schema import FeatureSchema
 from features.settings import FeatureSettings
 from trainer.datasets import Log
 from trainer.evaluation.requests import BATCH, EvalRequests
-from trainer.export.onnx import export
-from trainer.export.parity import Arrays
-from trainer.export.recommender import ScoringGraph
+from trainer.export.onnx import Arrays, export
+from trainer.export.scoring_graph import ScoringGraph
 from trainer.registry.checkpoint import load, save
 from trainer.registry.staging import GRAPH
 from trainer.settings import TrainerSettings

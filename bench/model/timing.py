@@ -17,8 +17,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bench.model.forms import Call, Tensors, torch_run
 from features.schema import FeatureSchema
-from trainer.export.parity import Arrays
-from trainer.export.recommender import ScoringGraph
+from trainer.export.onnx import Arrays
+from trainer.export.scoring_graph import ScoringGraph
 from trainer.network import NEWEST
 
 _WARM_UP = 3

@@ -7,7 +7,7 @@ the event that explains it is removed, against another event of the same history
 and the one whose removal makes it fall most (found by trying all). The decayed features stay as
 they were: they say what a person does much of, not which event said so.
 
-Scores are those of the exported `trainer.export.recommender.ScoringGraph`, without live trends.
+Scores are those of the exported `trainer.export.scoring_graph.ScoringGraph`, without live trends.
 
 Q questions, K best items, L history, N items.
 """
@@ -40,7 +40,7 @@ from features.inputs import TOP_ITEMS
 from features.rows import UserRow
 from features.schema import FeatureSchema
 from features.vocabulary import PADDING, Vocabulary
-from trainer.export.recommender import ScoringGraph
+from trainer.export.scoring_graph import ScoringGraph
 from trainer.metrics import CUTOFF, bootstrap_interval
 
 LEAST_EVENTS = 5

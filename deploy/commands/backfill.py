@@ -27,11 +27,9 @@ from features.schema import FeatureSchema
 from trainer.datasets import Log, load_log
 from trainer.examples import observe_log
 from trainer.examples.feast_history import write_history
-from trainer.windows.loading import WindowLoader
 from trainer.windows.log import read_log
-from trainer.windows.manifest import WindowManifest
-from trainer.windows.store import WindowStore
-from trainer.windows.writer import WindowWriter
+from trainer.windows.store import WindowManifest, WindowStore
+from trainer.windows.writer import WindowLoader, WindowWriter
 
 
 class BackfillPart(StrEnum):

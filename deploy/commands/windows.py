@@ -14,9 +14,8 @@ from deploy import local
 from deploy.services.logging import configure_logs
 from deploy.services.signals import graceful_shutdown
 from deploy.settings import load_settings
-from trainer.windows.manifest import WindowManifest
-from trainer.windows.rows import WindowEvent
-from trainer.windows.store import WindowStore
+from trainer.windows.events import WindowEvent
+from trainer.windows.store import WindowManifest, WindowStore
 from trainer.windows.writer import WindowWriter
 
 app = typer.Typer(help="Windows of events, which training reads.", no_args_is_help=True)

@@ -16,8 +16,8 @@ from deploy.demo.tally import VersionHits
 from deploy.services.supervisor import Warn, supervise
 from deploy.settings import Settings
 from trainer.datasets import Log
-from trainer.windows.loading import WindowLoader
 from trainer.windows.store import WindowStore
+from trainer.windows.writer import WindowLoader
 
 START_S = 120.0
 _POLL_S = 0.2

@@ -9,10 +9,9 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from deploy.optimize.precision import QUANTISED, quantised_nodes, silence_quantiser
 from features.schema import FeatureSchema
-from trainer.export.followers import SparseCooccurrence
 from trainer.export.likeness import Widths
 from trainer.export.onnx import check_graph, write_graph
-from trainer.export.recommender import ScoringGraph
+from trainer.export.scoring_graph import ScoringGraph, SparseCooccurrence
 from trainer.network import Model
 
 # Of MovieLens-100K's 320 and 64: 99.98 % of the best 10 are the same. With 96 and 32 96.7 % are.

@@ -13,8 +13,7 @@ from deploy.optimize.settings import OptimizeSettings
 from features.inputs import Tensor, model_inputs
 from features.schema import FeatureSchema
 from trainer.export.onnx import LENGTHS
-from trainer.export.triton_checks import VARIES, ModelFile, ModelTensor
-from trainer.export.triton_config import MAX_BATCH
+from trainer.export.triton_config import MAX_BATCH, VARIES, ModelFile, ModelTensor
 
 ENGINE = "model.plan"
 SUFFIX = ".json"

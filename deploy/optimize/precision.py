@@ -26,7 +26,7 @@ from onnxruntime.quantization import (
 
 from deploy.optimize.settings import MatmulPrecision
 from trainer.evaluation.requests import split_feeds
-from trainer.export.parity import Arrays
+from trainer.export.onnx import Arrays
 
 PRODUCTS = ("MatMul", "Gemm")
 _TYPES = {

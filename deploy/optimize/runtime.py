@@ -19,7 +19,7 @@ import torch
 from deploy.optimize import EngineUnavailableError
 from deploy.optimize.engine_record import EngineRecord, read_record
 from trainer.disk import sha256
-from trainer.export.parity import Arrays
+from trainer.export.onnx import Arrays
 
 Tensors = dict[str, torch.Tensor]
 log = structlog.get_logger()

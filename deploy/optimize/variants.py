@@ -30,8 +30,7 @@ from features.inputs import MODEL_NAME
 from features.schema import FeatureSchema
 from trainer.evaluation.requests import EvalRequests
 from trainer.export.onnx import ExportError
-from trainer.export.triton_checks import config_refusals, graph_file
-from trainer.export.triton_config import Backend, render_config
+from trainer.export.triton_config import Backend, config_refusals, graph_file, render_config
 from trainer.network import Model
 from trainer.registry.staging import CONFIG, GRAPH, exact_graph
 

@@ -29,9 +29,8 @@ from trainer.registry.repository import ModelVersion
 from trainer.settings import Release
 from trainer.stopwatch import Stopwatch
 from trainer.text import load_text_encoder
-from trainer.windows.catalogue import CatalogueReader
-from trainer.windows.manifest import WindowManifest
-from trainer.windows.store import WindowStore
+from trainer.windows.reader import CatalogueReader
+from trainer.windows.store import WindowManifest, WindowStore
 from trainer.windows.writer import WindowWriter
 
 WAIT_S = 0.2
@@ -56,7 +55,7 @@ def slow_loop(settings: Settings, stop: threading.Event) -> Iterator[SlowLoopSte
         waiting = loop.start(catalogue.news())
         log.info("trainer_started", windows_waiting=waiting)
         if waiting:
-            yield _told(loop.step([]), {})
+            yield _log_step(loop.step([]), {})
         with _windows(settings, store) as closed_windows:
             while not stop.is_set():
                 if closed := closed_windows():
@@ -65,7 +64,7 @@ def slow_loop(settings: Settings, stop: threading.Event) -> Iterator[SlowLoopSte
                     with clock.stage("catalogue"):
                         items = catalogue.news()
                     step = loop.step([one.number for one in closed], items)
-                    yield _told(step, {"waited": waited_s, **clock.seconds})
+                    yield _log_step(step, {"waited": waited_s, **clock.seconds})
 
 
 def _loop(settings: Settings, store: WindowStore, registry: ModelRegistry) -> SlowLoop:
@@ -111,7 +110,7 @@ def _try_out(rules: RolloutSettings, kafka: BrokerSettings, version: ModelVersio
     return False
 
 
-def _told(step: SlowLoopStep, before: dict[str, float]) -> SlowLoopStep:
+def _log_step(step: SlowLoopStep, before: dict[str, float]) -> SlowLoopStep:
     """Log a step, and the seconds of all stages since its first window closed."""
     seconds = before | step.seconds
     stages = {f"{name.replace(' ', '_')}_s": round(value, 3) for name, value in seconds.items()}
@@ -145,19 +144,19 @@ def _windows(
     with ThreadPoolExecutor(1, thread_name_prefix="windows") as pool:
         writing = pool.submit(write)
 
-        def arrived() -> list[WindowManifest]:
+        def take_written() -> list[WindowManifest]:
             if writing.done():
                 writing.result()
-            return _all_of(written)
+            return _drain(written)
 
         try:
-            yield arrived
+            yield take_written
         finally:
             ended.set()
         writing.result()
 
 
-def _all_of(written: queue.SimpleQueue[WindowManifest]) -> list[WindowManifest]:
+def _drain(written: queue.SimpleQueue[WindowManifest]) -> list[WindowManifest]:
     """All that is there, after a short wait for the first."""
     found: list[WindowManifest] = []
     with suppress(queue.Empty):

@@ -1,4 +1,4 @@
-"""Rows of windows, gathered without Kafka."""
+"""Rows of windows, assembler without Kafka."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from typing import Any
 
 from headwater_client.event_types import CLICK, EVENT_TYPES
 
-from trainer.windows.gathering import AssemblyState, ClosedWindow, WindowAssembler
+from trainer.windows.assembler import AssemblyState, ClosedWindow, Deduplicator, WindowAssembler
+from trainer.windows.events import WindowEvent
 from trainer.windows.offsets import Source
-from trainer.windows.repeats import Deduplicator
-from trainer.windows.rows import WindowEvent
 from trainer.windows.settings import WindowSettings
 from trainer.windows.store import WindowStore
 
@@ -31,7 +30,7 @@ def row(
     return WindowEvent(topic, partition, offset, kind(timestamp=time_ms, **(fields | known)))
 
 
-def gathering(
+def assemble(
     progress: AssemblyState | None = None,
     settings: WindowSettings = SETTINGS,
     sources: Mapping[Source, str] = ONE_SOURCE,
@@ -43,20 +42,20 @@ def gathering(
 
 def closed(*minutes: float, first_offset: int = 0) -> ClosedWindow:
     """A window of events at these minutes, closed because nothing moved."""
-    gathered = gathering(AssemblyState())
+    assembler = assemble(AssemblyState())
     for at, minute in enumerate(minutes):
-        gathered.add(row(first_offset + at, minute), NOW_MS)
-    found = idled(gathered)
+        assembler.add(row(first_offset + at, minute), NOW_MS)
+    found = idled(assembler)
     assert found is not None
     return found
 
 
-def idled(gathered: WindowAssembler) -> ClosedWindow | None:
+def idled(assembler: WindowAssembler) -> ClosedWindow | None:
     """What closes when no partition has more and event time stands still."""
-    for source in gathered.settled:
-        gathered.reached_end(source)
+    for source in assembler.trackers:
+        assembler.reached_end(source)
     # The first look takes event time in, the second finds it standing still.
-    return gathered.close(0.0) or gathered.close(SETTINGS.idle_s)
+    return assembler.close(0.0) or assembler.close(SETTINGS.idle_s)
 
 
 def written(store: WindowStore, number: int, *minutes: float) -> ClosedWindow:

@@ -39,10 +39,10 @@ from tests.harness.waiting import wait_until
 from tests.harness.workers import WorkerProcess, running, without_model
 from trainer.datasets import DataSource, Log, load_log
 from trainer.examples import Example, compute_trends, order_by_person
-from trainer.windows.loading import WindowLoader
 from trainer.windows.log import read_log, window_examples
 from trainer.windows.settings import WindowSettings
 from trainer.windows.store import WindowStore
+from trainer.windows.writer import WindowLoader
 
 pytestmark = pytest.mark.integration
 SEED = 7

@@ -21,8 +21,7 @@ from features.rows import UserRow
 from features.schema import FeatureSchema
 from features.vocabulary import Vocabulary
 from tests.harness.models import ITEMS, SETTINGS, offline_registry, untrained
-from trainer.export.onnx import answers, open_session, sample_inputs
-from trainer.export.parity import Arrays, differences
+from trainer.export.onnx import Arrays, answers, differences, open_session, sample_inputs
 from trainer.registry.model_server import ModelServer
 from trainer.registry.repository import ModelVersion
 

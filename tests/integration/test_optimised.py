@@ -16,8 +16,7 @@ from features.inputs import MODEL_NAME
 from features.schema import FeatureSchema
 from tests.harness.models import ITEMS, untrained
 from trainer.evaluation.requests import EvalRequests
-from trainer.export.onnx import answers, export, open_session, sample_inputs
-from trainer.export.parity import differences
+from trainer.export.onnx import answers, differences, export, open_session, sample_inputs
 from trainer.registry.model_server import ModelServer
 from trainer.registry.staging import CONFIG, GRAPH
 

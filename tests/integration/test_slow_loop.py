@@ -36,10 +36,10 @@ from trainer.registry.registry import ModelRegistry, ReleaseVersion
 from trainer.registry.staging import EXACT, GRAPH
 from trainer.settings import FineTuneSettings, GateSettings, Release
 from trainer.training import TrainingSetup, fine_tune, train_first_model
-from trainer.windows.loading import WindowLoader
-from trainer.windows.quarantine import QuarantinedWindows
+from trainer.windows.log import QuarantinedWindows
 from trainer.windows.settings import WindowSettings
 from trainer.windows.store import WindowStore
+from trainer.windows.writer import WindowLoader
 
 pytestmark = pytest.mark.integration
 

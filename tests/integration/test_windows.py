@@ -23,11 +23,10 @@ from features.kafka import client_config
 from features.settings import BrokerSettings
 from tests.harness.servers import renew_topics
 from tests.harness.waiting import wait_until
-from trainer.windows.gathering import ClosedWindow
+from trainer.windows.assembler import ClosedWindow
 from trainer.windows.log import read_log
-from trainer.windows.manifest import WindowManifest
 from trainer.windows.settings import WindowSettings
-from trainer.windows.store import ConcurrentWriterError, StagedWindow, WindowStore
+from trainer.windows.store import ConcurrentWriterError, StagedWindow, WindowManifest, WindowStore
 from trainer.windows.writer import WindowWriter
 
 pytestmark = pytest.mark.integration

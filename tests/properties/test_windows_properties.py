@@ -9,10 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.harness.windows import NOW_MS, row
-from trainer.windows.gathering import AssemblyState, ClosedWindow, WindowAssembler
+from trainer.windows.assembler import AssemblyState, ClosedWindow, Deduplicator, WindowAssembler
+from trainer.windows.events import WindowEvent
 from trainer.windows.offsets import Source
-from trainer.windows.repeats import Deduplicator
-from trainer.windows.rows import WindowEvent
 from trainer.windows.settings import WindowSettings
 
 SOURCES: dict[Source, str] = {
@@ -53,46 +52,46 @@ class Writers:
 
     def live(self, steps: int, turn: list[int]) -> None:
         """One writer, killed after so many messages and windows."""
-        gathered, places = self.start()
+        assembler, places = self.start()
         sources = list(SOURCES)
         for step in range(steps):
-            if closed := gathered.close(0.0):
+            if closed := assembler.close(0.0):
                 self.windows.append(closed)
                 continue
             source = sources[turn[step % len(turn)] % len(sources)] if turn else sources[0]
-            places[source] = self.read(gathered, source, places[source])
+            places[source] = self.read(assembler, source, places[source])
 
     def start(self) -> tuple[WindowAssembler, dict[Source, int]]:
         progress = self.windows[-1].progress if self.windows else AssemblyState()
         rows = [each for window in self.windows for each in window.rows]
         repeats = Deduplicator(self.settings.dedup_window, rows)
-        gathered = WindowAssembler(SOURCES, self.settings, progress, repeats, 0.0)
-        return gathered, gathered.resume()
+        assembler = WindowAssembler(SOURCES, self.settings, progress, repeats, 0.0)
+        return assembler, assembler.resume()
 
-    def read(self, gathered: WindowAssembler, source: Source, offset: int) -> int:
+    def read(self, assembler: WindowAssembler, source: Source, offset: int) -> int:
         if offset >= len(self.log[source]):
-            gathered.reached_end(source)
+            assembler.reached_end(source)
             return offset
         minute, event_id = self.log[source][offset]
         if minute is None:
-            gathered.refuse(source, offset)
+            assembler.refuse(source, offset)
         else:
             topic, partition = source
-            gathered.add(row(offset, minute, partition, topic, event_id=f"e{event_id}"), NOW_MS)
+            assembler.add(row(offset, minute, partition, topic, event_id=f"e{event_id}"), NOW_MS)
         return offset + 1
 
     def finish(self) -> None:
         """A last writer that is not killed; the end is closed by idling."""
-        gathered, places = self.start()
+        assembler, places = self.start()
         for source in SOURCES:
             while places[source] < len(self.log[source]):
-                places[source] = self.read(gathered, source, places[source])
-                while closed := gathered.close(0.0):
+                places[source] = self.read(assembler, source, places[source])
+                while closed := assembler.close(0.0):
                     self.windows.append(closed)
-            gathered.reached_end(source)
-        while closed := gathered.close(0.0):
+            assembler.reached_end(source)
+        while closed := assembler.close(0.0):
             self.windows.append(closed)
-        while closed := gathered.close(1e9):
+        while closed := assembler.close(1e9):
             self.windows.append(closed)
 
 

@@ -33,9 +33,9 @@ from trainer.datasets.log import DataSource, Log, load_log
 from trainer.datasets.mapping import ColumnMapping, mapping_from_options
 from trainer.network.architecture import Architecture
 from trainer.network.model import TemporalModel
-from trainer.windows.loading import WindowLoader
 from trainer.windows.log import read_log
 from trainer.windows.store import WindowStore
+from trainer.windows.writer import WindowLoader
 
 SOURCE = Hash(7)
 

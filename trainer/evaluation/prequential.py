@@ -86,14 +86,14 @@ class WindowedLog:
         self.left_out: BoolArray = np.array([*map(is_unlearned, self._whole.users)])[self.person]
         self.is_target = columns.is_target
 
-    def learned(self, events: Events) -> list[Interaction]:
+    def select_learned(self, events: Events) -> list[Interaction]:
         """The events of people who are learned from."""
         return [event for event in events if not is_unlearned(event.user_id)]
 
     def learned_log(self, window: int) -> Log:
         """What there is to learn from when a window begins."""
         earlier = [event for one in self.windows[:window] for event in one]
-        return replace(self.first, events=self.learned([*self.first.events, *earlier]))
+        return replace(self.first, events=self.select_learned([*self.first.events, *earlier]))
 
     def gains(self, trained: TrainedModel, chosen: BoolArray) -> Float64Array:
         """NDCG@10 of each chosen event that could have been right, one step ahead: float[E].
@@ -138,12 +138,12 @@ def fine_tune_versions(
     Where a window has nothing to learn from, the one before goes on.
     """
     history = EventHistory(stream.schema, stream.log.items)
-    history.extend(stream.learned(stream.first.events))
+    history.extend(stream.select_learned(stream.first.events))
     live = first
     yield PrequentialStep(0, live, 0.0, 0)
     for number, events in enumerate(stream.windows, 1):
         began, gradients = time.process_time(), 0
-        if new := stream.learned(events):
+        if new := stream.select_learned(events):
             history.extend(new)
             live = _next(live, history, setup)
             gradients = live.outcome.gradients

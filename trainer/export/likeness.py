@@ -43,14 +43,14 @@ class Likeness(nn.Module):
         scales = torch.stack([one.alike_scales for one in members]) / len(members)
         described, factors = first.described, first.factors
         if widths:
-            described, scales = _narrowed(described, scales, widths.alike)
+            described, scales = _narrow(described, scales, widths.alike)
             onto, values = directions(factors, torch.ones_like(factors[0]), widths.related)
             factors = onto * values.clamp(min=0).sqrt()
         self.width = described.shape[1]
         self.register_buffer("kinds", torch.cat([described, factors], 1))
         self.register_buffer("scales", scales)
 
-    def of(self, readings: Sequence[RequestStates], related: Tensor, items: Tensor) -> Tensor:
+    def sum_up(self, readings: Sequence[RequestStates], related: Tensor, items: Tensor) -> Tensor:
         """What the past adds up to, float[B, a + c]: an item gains its product with `kinds`.
 
         Args:
@@ -62,16 +62,16 @@ class Likeness(nn.Module):
         weights = torch.cat([*(one.content_weights for one in readings), related], 1)
         sums = weights @ self.kinds[items]
         alike, counted = sums[:, :-1, : self.width], sums[:, -1, self.width :]
-        return torch.cat([self._weighed(alike), counted], 1)
+        return torch.cat([self._weigh(alike), counted], 1)
 
-    def _weighed(self, alike: Tensor) -> Tensor:
+    def _weigh(self, alike: Tensor) -> Tensor:
         """The members' sums, float[B, J, a], by their scales and together: float[B, a]."""
         if self.scales.dim() == 2:
             return (alike * self.scales).sum(1)
         return (alike.transpose(0, 1) @ self.scales).sum(0)
 
 
-def _narrowed(vectors: Tensor, scales: Tensor, width: int) -> tuple[Tensor, Tensor]:
+def _narrow(vectors: Tensor, scales: Tensor, width: int) -> tuple[Tensor, Tensor]:
     """Fewer numbers an item, and what weighs them: products by these are about those by `scales`.
 
     Args:

@@ -1,20 +1,86 @@
-"""The verdict on a version: a check for each way in which it can be bad. Pure."""
+"""The verdict on a version: a check for each way in which it can be bad. Pure. M events."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 from msgspec import Struct
 
-from trainer.gate.measured import GateMeasurements
-from trainer.gate.quality import probability_worse
-from trainer.metrics import RankingMetrics, ndcg, ranking_metrics
+from features.arrays import Float64Array, Int64Array
+from trainer.metrics import RankingMetrics, draw_people, ndcg, ranking_metrics
 from trainer.settings import GateSettings
 
 WINDOW = "window"
 # What a version has from its events.
 OF_MODEL = ("quality", "finite", "norms", "coverage")
+
+
+@dataclass(frozen=True)
+class MethodRanking:
+    """What one method made of the held-out events.
+
+    Attributes:
+        ranks: float64[M], of the right items; infinite for a missed one.
+        items: how many different items were among the best 10 of a request.
+    """
+
+    ranks: Float64Array
+    items: int
+
+
+@dataclass(frozen=True)
+class WeightGrowth:
+    """The weight matrix that grew most beside the live version's, and by which factor."""
+
+    matrix: str
+    factor: float
+
+
+@dataclass(frozen=True)
+class Foresight:
+    """What the live version made of the whole new window, before anyone learned from it.
+
+    Attributes:
+        people: int64[M], whose each of its events is, in any numbering.
+        live, popularity: float64[M], ranks of the right items; of popularity that fades.
+    """
+
+    people: Int64Array
+    live: Float64Array
+    popularity: Float64Array
+
+
+@dataclass(frozen=True)
+class GateMeasurements:
+    """A candidate beside the live version, or beside decayed popularity where none is live.
+
+    Attributes:
+        live: the number of the live version, None where there is none.
+        people: int64[M], whose each held-out event is, in any numbering.
+        catalogue: how many items there are.
+        foresight: None without a live version or a window.
+        growth: None without a live version of the same shape.
+        mismatch: how the graph differs from the model; None where it does not.
+        latency_ms: of the graph for a batch; None where it differs, and was not run.
+        live_latency_ms: in turns with that; None also without a live version.
+    """
+
+    version: int
+    live: int | None
+    time_ms: int
+    people: Int64Array
+    candidate: MethodRanking
+    reference: MethodRanking
+    catalogue: int
+    foresight: Foresight | None
+    broken_weights: int
+    broken_scores: int
+    growth: WeightGrowth | None
+    mismatch: str | None
+    latency_ms: float | None
+    live_latency_ms: float | None
 
 
 class GateCheck(Struct, frozen=True):
@@ -154,3 +220,29 @@ def _window(measured: GateMeasurements, settings: GateSettings) -> GateCheck:
 
 def _reference(measured: GateMeasurements) -> str:
     return "decayed popularity" if measured.live is None else f"live version {measured.live}"
+
+
+def probability_worse(
+    candidate: Float64Array, reference: Float64Array, people: Int64Array, margin: float
+) -> float:
+    """How sure it is that the candidate is worse by more than a margin: a share of draws.
+
+    People are drawn with all their events, as often as there are people: a paired bootstrap (P.
+    Koehn, "Statistical Significance Tests for Machine Translation Evaluation", 2004).
+
+    Args:
+        candidate, reference: float64[M], the gain of each event.
+        people: int64[M], whose each is.
+        margin: a share of the reference's mean gain.
+
+    >>> ours, theirs = np.array([0.0, 0.5, 0.5, 0.5]), np.array([0.5, 0.5, 0.5, 0.5])
+    >>> probability_worse(ours, theirs, np.arange(4), margin=0.0) > 0.6
+    True
+    >>> probability_worse(theirs, ours, np.arange(4), margin=0.0)
+    0.0
+    """
+    if not len(people):
+        return 0.0
+    who, draws = draw_people(people)
+    ahead = np.bincount(who, candidate - (1 - margin) * reference)
+    return float((ahead[draws].sum(1) < 0).mean())

@@ -29,8 +29,8 @@ from trainer.export.onnx import (
     open_session,
     sample_inputs,
 )
-from trainer.export.recommender import ScoringGraph
-from trainer.gate.measured import Foresight, GateMeasurements, MethodRanking, WeightGrowth
+from trainer.export.scoring_graph import ScoringGraph
+from trainer.gate.checks import Foresight, GateMeasurements, MethodRanking, WeightGrowth
 from trainer.network import Model, TrainedModel, batch_scores
 
 # The batch whose latency is measured, and how often.
@@ -72,7 +72,7 @@ def measure(
     model = candidate.trained.model
     own = held.translate_to(candidate.trained.vocabulary)
     scorer = _Counting(model)
-    shown = _shown(own, scorer, schema)
+    shown = _rank_holdout(own, scorer, schema)
     broken_weights = not_finite(model)
     mismatch = _mismatch(candidate, broken_weights, schema)
     graphs = [one for one in (candidate, live) if one and not mismatch]
@@ -112,9 +112,9 @@ def _reference(
     live: JudgedVersion | None, held: HoldoutSet, own: HoldoutSet, schema: FeatureSchema
 ) -> MethodRanking:
     if live is None:
-        return _shown(own, partial(popularity_scores, schema=schema), schema)
+        return _rank_holdout(own, partial(popularity_scores, schema=schema), schema)
     theirs = held.translate_to(live.trained.vocabulary)
-    return _shown(theirs, partial(batch_scores, live.trained.model.eval()), schema)
+    return _rank_holdout(theirs, partial(batch_scores, live.trained.model.eval()), schema)
 
 
 def _foresight(live: JudgedVersion, window: HoldoutSet, schema: FeatureSchema) -> Foresight:
@@ -128,7 +128,7 @@ def _foresight(live: JudgedVersion, window: HoldoutSet, schema: FeatureSchema) -
     return Foresight(own.columns.starts[own.targets], ours, theirs)
 
 
-def _shown(held: HoldoutSet, scorer: Scorer, schema: FeatureSchema) -> MethodRanking:
+def _rank_holdout(held: HoldoutSet, scorer: Scorer, schema: FeatureSchema) -> MethodRanking:
     (found,) = rank_batches(held.batches(schema.settings.history_length), [scorer])
     return MethodRanking(found.ranks[held.targets], int(found.shown[FIRST_ITEM:].sum()))
 

@@ -5,11 +5,14 @@ The manifest has the checksum of every other file, and is written last.
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 import textwrap
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +26,6 @@ from features.settings import FeatureSettings
 from features.vocabulary import FILE_NAME, read_vocabulary
 from trainer.disk import hidden_path, replace_synced, sha256
 from trainer.network import Architecture, TemporalModel, TrainedModel, TrainingOutcome, join_models
-from trainer.registry.provenance import code_revision
 from trainer.text import TextEncoder, load_tuned_encoder, save_weights
 
 WEIGHTS = "weights.safetensors"
@@ -233,3 +235,41 @@ def _named_in_errors(path: Path) -> Iterator[None]:
         # Torch writes a page where weights do not fit.
         why = textwrap.shorten(str(error), 200, placeholder=" ...")
         raise DataError(f"{path}: not a trained model: {why}") from error
+
+
+ROOT = Path(__file__).parents[2]
+_TIMEOUT_S = 10
+
+
+def code_revision(root: Path = ROOT) -> str:
+    """The package's version, with the git revision of a checkout: `0.1.0+5c1e7a52...-dirty`.
+
+    Args:
+        root: the folder that the packages lie in.
+    """
+    try:
+        released = version("headwater")
+    except PackageNotFoundError:
+        released = "unknown"
+    return "+".join(part for part in (released, _git_revision(root)) if part)
+
+
+def _git_revision(root: Path) -> str:
+    """The revision, with `-dirty` after it where files were changed; empty without git."""
+    git = shutil.which("git")
+    # An installed package may lie within a checkout of something else: that is not its revision.
+    if not git or not (root / ".git").exists():
+        return ""
+    describe = ["describe", "--always", "--dirty", "--exclude=*", "--abbrev=40"]
+    try:
+        done = subprocess.run(
+            [git, "-C", str(root), *describe],
+            capture_output=True,
+            text=True,
+            timeout=_TIMEOUT_S,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        # Not a checkout that git reads here, such as another user's.
+        return ""
+    return done.stdout.strip()

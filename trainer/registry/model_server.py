@@ -14,8 +14,7 @@ from tritonclient.utils import InferenceServerException
 
 from features.inputs import MODEL_NAME, model_inputs, model_outputs
 from features.schema import FeatureSchema
-from trainer.export.onnx import answers, open_session, sample_inputs
-from trainer.export.parity import Arrays, differences
+from trainer.export.onnx import Arrays, answers, differences, open_session, sample_inputs
 from trainer.export.triton_config import with_versions
 
 LOAD_TIMEOUT_S = 120.0

@@ -21,7 +21,7 @@ from features.rollouts import RolloutView, write_rollout_message
 from features.schema import FeatureSchema
 from features.settings import BrokerSettings
 from trainer.export.onnx import check_graph
-from trainer.export.recommender import ScoringGraph
+from trainer.export.scoring_graph import ScoringGraph
 from trainer.network import TrainedModel
 from trainer.registry import checkpoint
 from trainer.registry.checkpoint import FIRST, Lineage

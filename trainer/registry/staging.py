@@ -14,8 +14,7 @@ from headwater_client.errors import DataError, SettingsError
 from features.schema import FeatureSchema
 from trainer.disk import write_synced
 from trainer.export.onnx import export_unchecked
-from trainer.export.triton_checks import tensor_refusals
-from trainer.export.triton_config import render_config
+from trainer.export.triton_config import render_config, tensor_refusals
 from trainer.gate.record import EVALUATION
 from trainer.network import TrainedModel
 from trainer.registry import checkpoint

@@ -37,7 +37,7 @@ class Files:
 
     def address(self, path: str) -> str:
         """The whole address of a file, for messages and other programs."""
-        return str(self._fs.unstrip_protocol(self._at(path)))
+        return str(self._fs.unstrip_protocol(self._path(path)))
 
     def read(self, path: str) -> bytes:
         """A file's content.
@@ -47,32 +47,32 @@ class Files:
             DataError: it cannot be read.
         """
         with self._readable(path):
-            return bytes(self._fs.cat_file(self._at(path)))
+            return bytes(self._fs.cat_file(self._path(path)))
 
     def exists(self, path: str) -> bool:
         """Whether there is such a file."""
         self._fs.invalidate_cache()
-        return bool(self._fs.exists(self._at(path)))
+        return bool(self._fs.exists(self._path(path)))
 
     def names(self, folder: str) -> list[str]:
         """The names in a folder, none where it does not exist."""
         self._fs.invalidate_cache()
         with suppress(FileNotFoundError), self._readable(folder):
-            return [str(each).rsplit("/", 1)[-1] for each in self._fs.ls(self._at(folder), False)]
+            return [str(each).rsplit("/", 1)[-1] for each in self._fs.ls(self._path(folder), False)]
         return []
 
     def remove(self, path: str) -> None:
         """Remove a file, if it is there."""
         with suppress(FileNotFoundError):
-            self._fs.rm_file(self._at(path))
+            self._fs.rm_file(self._path(path))
 
     def put(self, path: str, content: bytes) -> None:
         """Write a file that nobody looks for yet."""
         self._make_folder_of(path)
         if self._local:
-            write_synced(Path(self._at(path)), content)
+            write_synced(Path(self._path(path)), content)
         else:
-            self._fs.pipe_file(self._at(path), content)
+            self._fs.pipe_file(self._path(path), content)
 
     def create(self, path: str, content: bytes) -> None:
         """Write a file that must not exist; of several writers at once, one succeeds.
@@ -84,16 +84,16 @@ class Files:
         if self._local:
             self._link(path, content)
         else:
-            self._fs.pipe_file(self._at(path), content, mode="create")
+            self._fs.pipe_file(self._path(path), content, mode="create")
 
     def move(self, path: str, target: str) -> None:
         """Give a file another name; locally at once, else as a copy that appears whole."""
         self._make_folder_of(target)
         if self._local:
-            Path(self._at(path)).rename(self._at(target))
-            sync(Path(self._at(target)).parent)
+            Path(self._path(path)).rename(self._path(target))
+            sync(Path(self._path(target)).parent)
         else:
-            self._fs.cp_file(self._at(path), self._at(target))
+            self._fs.cp_file(self._path(path), self._path(target))
             self.remove(path)
 
     @contextmanager
@@ -107,16 +107,16 @@ class Files:
 
     def _link(self, path: str, content: bytes) -> None:
         """A rename would replace what is there; a link to a whole file does not."""
-        target, aside = Path(self._at(path)), f"{ASIDE}/{uuid4()}"
+        target, aside = Path(self._path(path)), f"{ASIDE}/{uuid4()}"
         self.put(aside, content)
         try:
-            target.hardlink_to(self._at(aside))
+            target.hardlink_to(self._path(aside))
         finally:
             self.remove(aside)
         sync(target.parent)
 
     def _make_folder_of(self, path: str) -> None:
-        self._fs.makedirs(self._at(path).rsplit("/", 1)[0], exist_ok=True)
+        self._fs.makedirs(self._path(path).rsplit("/", 1)[0], exist_ok=True)
 
-    def _at(self, path: str) -> str:
+    def _path(self, path: str) -> str:
         return f"{self._root}/{path}"

@@ -52,7 +52,7 @@ class OffsetTracker:
         self._open = set(still_open)
 
     @classmethod
-    def at(cls, position: Position) -> OffsetTracker:
+    def from_position(cls, position: Position) -> OffsetTracker:
         """As a manifest has it."""
         ranges = (range(first, end) for first, end in position.open)
         return cls(position.next, (offset for each in ranges for offset in each))

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Iterable, Mapping
 
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 from headwater_client.errors import EventError, ServerError
 from headwater_client.event_types import EVENT_TYPES
-from headwater_client.events import Interaction, decode
+from headwater_client.events import Interaction, Item, decode
 from headwater_client.kafka import unreachable
+from headwater_client.topics import ITEMS
 
 from features.kafka import client_config
 from features.settings import BrokerSettings
@@ -189,3 +191,59 @@ def is_end(message: Message) -> bool:
 def _log_error(error: KafkaError) -> None:
     """What librdkafka heals by itself: a broker that is away."""
     log.warning("kafka_away", reason=error.str())
+
+
+GROUP = "headwater-trainer"
+log = structlog.get_logger()
+
+
+class CatalogueReader:
+    """Reads `items` from its beginning on; to be closed.
+
+    Raises:
+        ServerError: Kafka does not answer, or the topic is missing.
+    """
+
+    def __init__(self, kafka: BrokerSettings) -> None:
+        self._reader = MessageReader(kafka, GROUP, [ITEMS])
+        self._unread = set(self._reader.sources)
+        self._reader.start(dict.fromkeys(self._reader.sources, 0))
+
+    def news(self) -> list[Item]:
+        """What was said of items since the last call; the first time, all of it.
+
+        A removed item is not told of: workers leave it out of what they recommend.
+
+        Raises:
+            ServerError: a partition cannot be read.
+        """
+        found: list[Item] = []
+        until = time.monotonic() + ANSWER_S
+        while True:
+            # Once all is read, what comes later is fetched before anyone asks for it.
+            messages = list(self._reader.read(WAIT_S if self._unread else 0.0))
+            for message in messages:
+                self._take(message, found)
+            # Not until nothing comes: in a busy catalogue something always does.
+            if not self._unread:
+                return found
+            if messages:
+                until = time.monotonic() + ANSWER_S
+            elif time.monotonic() > until:
+                raise ServerError(f"Kafka: topic {ITEMS}: no answer in {ANSWER_S:.0f} s")
+
+    def close(self) -> None:
+        """End reading."""
+        self._reader.close()
+
+    def _take(self, message: Message, found: list[Item]) -> None:
+        if is_end(message):
+            self._unread.discard(source_of(message))
+            return
+        self._unread.add(source_of(message))
+        if message.value() is not None:
+            try:
+                found.append(decode(Item, message.value()))
+            except EventError as error:
+                # Workers keep it as a dead letter.
+                log.warning("item_refused", offset=message.offset(), reason=str(error))

@@ -18,14 +18,16 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
+import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
-from headwater_client.errors import HeadwaterError
+import xxhash
+from headwater_client.errors import DataError, HeadwaterError
+from msgspec import Struct
 
+from trainer.windows.assembler import AssemblyState, ClosedWindow, CloseReason
+from trainer.windows.events import WindowEvent, from_table, to_table
 from trainer.windows.files import ASIDE, Files
-from trainer.windows.gathering import ClosedWindow
-from trainer.windows.manifest import SCHEMA, CorruptWindowError, WindowManifest, seal, unseal
-from trainer.windows.rows import WindowEvent, from_table, to_table
 
 MANIFESTS = "_manifests"
 SCHEMA_KEY = b"headwater_schema"
@@ -115,7 +117,7 @@ class WindowStore:
     def prepare(self, number: int, closed: ClosedWindow) -> StagedWindow:
         """A window as it will be written, under a name that nobody else uses."""
         content = _parquet(closed.rows)
-        return StagedWindow(_described(number, closed, content), content)
+        return StagedWindow(_describe(number, closed, content), content)
 
     def write(self, draft: StagedWindow) -> None:
         """Write the next window, whole; may be called again with the same draft after an OSError.
@@ -172,7 +174,7 @@ class WindowStore:
         raise CorruptWindowError(address, "is gone", "put it back from a copy")
 
 
-def _described(number: int, closed: ClosedWindow, content: bytes) -> WindowManifest:
+def _describe(number: int, closed: ClosedWindow, content: bytes) -> WindowManifest:
     first_ms = closed.rows[0].event.timestamp
     date = datetime.fromtimestamp(first_ms / 1000, UTC).date()
     name = f"window-{number:08}"
@@ -204,3 +206,78 @@ def _parquet(rows: list[WindowEvent]) -> bytes:
 
 def _manifest_path(number: int) -> str:
     return f"{MANIFESTS}/{number:08}.json"
+
+
+# A manifest is JSON, sealed with a checksum: a bit that flips in an offset must not lose events.
+SCHEMA = 1
+
+
+class WindowManifest(Struct, frozen=True, kw_only=True):
+    """A window. It exists once its manifest does.
+
+    Attributes:
+        file: where it is, below the windows' address.
+        aside: where it lies between the manifest's creation and its move to `file`.
+        sha256: of the file's content.
+        refused: messages that break the event contract, since the window before.
+        first_ms, last_ms: event times.
+        closed_ms: when, by this machine's clock.
+    """
+
+    number: int
+    file: str
+    aside: str
+    sha256: str
+    size_bytes: int
+    events: int
+    late: int
+    repeated: int
+    refused: int
+    first_ms: int
+    last_ms: int
+    closed_ms: int
+    reason: CloseReason
+    progress: AssemblyState
+
+
+class _Sealed(Struct, frozen=True):
+    headwater_schema: int
+    xxh3: str
+    manifest: msgspec.Raw
+
+
+class CorruptWindowError(DataError):
+    """A window cannot be read; it names the file and what to do."""
+
+    def __init__(self, address: str, why: str, remedy: str) -> None:
+        super().__init__(f"{address}: {why}: {remedy}".replace("\n", " "))
+
+
+def seal(manifest: WindowManifest) -> bytes:
+    """The manifest as its file has it."""
+    body = msgspec.json.encode(manifest)
+    digest = xxhash.xxh3_64_hexdigest(body)
+    return msgspec.json.encode(_Sealed(SCHEMA, digest, msgspec.Raw(body)))
+
+
+def unseal(content: bytes, address: str) -> WindowManifest:
+    """The manifest in a file.
+
+    Raises:
+        CorruptWindowError: it is not as it was written, or a newer Headwater wrote it.
+    """
+    remedy = "put it back from a copy; without it no window can follow"
+    try:
+        sealed = msgspec.json.decode(content, type=_Sealed)
+        if sealed.headwater_schema != SCHEMA:
+            why = f"has schema {sealed.headwater_schema}, and this Headwater reads {SCHEMA}"
+            raise CorruptWindowError(
+                address, why, "use the Headwater that wrote it, or a newer one"
+            )
+        if xxhash.xxh3_64_hexdigest(bytes(sealed.manifest)) != sealed.xxh3:
+            raise CorruptWindowError(address, "is damaged: its checksum differs", remedy)
+        return msgspec.json.decode(sealed.manifest, type=WindowManifest)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise CorruptWindowError(
+            address, f"is not a manifest of a window: {error}", remedy
+        ) from error

@@ -1,4 +1,4 @@
-"""The writer of windows: consumes clicks and purchases, and writes each window once it is closed.
+"""Writes windows: from Kafka (`WindowWriter`), or of a log from files (`WindowLoader`).
 
 The files are the truth: a writer begins where the newest manifest says. What Kafka has of it as
 committed offsets is a report for those who watch the lag, made after a file is whole.
@@ -6,20 +6,24 @@ committed offsets is a report for those who watch the lag, made after a file is 
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from threading import Event
 
+import structlog
 from confluent_kafka import Message
-from headwater_client.errors import EventError
+from headwater_client.errors import DataError, EventError, SettingsError
 from headwater_client.event_types import EVENT_TYPES
+from headwater_client.events import Interaction
 
 from features.kafka import ensure_topics
 from features.settings import BrokerSettings
-from trainer.windows.appending import WindowAppender
-from trainer.windows.gathering import ClosedWindow, WindowAssembler
-from trainer.windows.manifest import WindowManifest
+from trainer.retrying import retrying
+from trainer.windows.assembler import AssemblyState, ClosedWindow, Deduplicator, WindowAssembler
+from trainer.windows.events import WindowEvent
+from trainer.windows.offsets import Source
 from trainer.windows.reader import (
     Backlog,
     MessageReader,
@@ -28,9 +32,8 @@ from trainer.windows.reader import (
     log_refused,
     source_of,
 )
-from trainer.windows.rows import WindowEvent
 from trainer.windows.settings import WindowSettings
-from trainer.windows.store import WindowStore
+from trainer.windows.store import StagedWindow, WindowManifest, WindowStore
 
 
 class WindowWriter:
@@ -75,21 +78,21 @@ class WindowWriter:
             MessageReader(self._kafka, self._settings.group, EVENT_TYPES.topics)
         ) as reader:
             sources = {source: topic_ids[source[0]] for source in reader.sources}
-            gathering = appender.gathering(sources, self._now_s())
-            for source, settled in gathering.settled.items():
-                reader.check(source, settled)
+            assembler = appender.assembler(sources, self._now_s())
+            for source, tracker in assembler.trackers.items():
+                reader.check(source, tracker)
             # Asked before it reads: between fetches a broker answers half a second later.
             backlog = reader.backlog() if to_end else None
-            reader.start(gathering.resume())
-            for closed in self._closed(reader, gathering, stop, backlog):
+            reader.start(assembler.resume())
+            for closed in self._fire(reader, assembler, stop, backlog):
                 manifest = appender.append(closed, stop)
                 reader.report(closed.progress.positions)
                 yield manifest
 
-    def _closed(
+    def _fire(
         self,
         reader: MessageReader,
-        gathering: WindowAssembler,
+        assembler: WindowAssembler,
         stop: Event,
         backlog: Backlog | None,
     ) -> Iterator[ClosedWindow]:
@@ -98,24 +101,178 @@ class WindowWriter:
             for message in reader.read():
                 if backlog:
                     backlog.saw(message)
-                _take(message, gathering)
-                if gathering.full:
-                    yield from gathering.due(self._now_s())
-            yield from gathering.due(self._now_s())
+                _take(message, assembler)
+                if assembler.full:
+                    yield from assembler.fire(self._now_s())
+            yield from assembler.fire(self._now_s())
 
 
-def _take(message: Message, gathering: WindowAssembler) -> None:
+def _take(message: Message, assembler: WindowAssembler) -> None:
     """One message into its window; what breaks the contract the stream has as a dead letter."""
     source = source_of(message)
     if is_end(message):
-        gathering.reached_end(source)
+        assembler.reached_end(source)
         return
     topic, partition = source
     offset, arrived_ms = message.offset() or 0, message.timestamp()[1]
     try:
         event = action_of(message)
     except EventError as error:
-        if gathering.refuse(source, offset):
+        if assembler.refuse(source, offset):
             log_refused(message, error)
         return
-    gathering.add(WindowEvent(topic, partition, offset, event), arrived_ms)
+    assembler.add(WindowEvent(topic, partition, offset, event), arrived_ms)
+
+
+LONGEST_PAUSE_S = 30.0
+log = structlog.get_logger()
+
+
+class WindowAppender:
+    """Writes the windows after the newest one; one for an address.
+
+    Args:
+        store: where the windows go.
+        settings: when a window is closed.
+
+    Raises:
+        DataError: the newest window is damaged.
+    """
+
+    def __init__(self, store: WindowStore, settings: WindowSettings) -> None:
+        self._store = store
+        self._settings = settings
+        self.newest = store.newest()
+        if self.newest:
+            store.place(self.newest)
+        self._number = self.newest.number if self.newest else 0
+
+    def assembler(self, sources: Mapping[Source, str], now_s: float) -> WindowAssembler:
+        """What assembles the events that no window has; arguments as of `WindowAssembler`."""
+        repeats = Deduplicator(self._settings.dedup_window, self._newest_rows())
+        progress = self.newest.progress if self.newest else AssemblyState()
+        return WindowAssembler(sources, self._settings, progress, repeats, now_s)
+
+    def append(self, closed: ClosedWindow, stop: Event) -> WindowManifest:
+        """Write the next window.
+
+        Args:
+            stop: set it, from another thread, to end trying again.
+
+        Raises:
+            DataError: a file could not be written.
+            ConcurrentWriterError: another process has written this window.
+        """
+        self._number += 1
+        draft = self._store.prepare(self._number, closed)
+        self._write(draft, stop)
+        return draft.manifest
+
+    def _newest_rows(self) -> Iterator[WindowEvent]:
+        """At least the last rows that are remembered, oldest first."""
+        wanted = self._settings.dedup_window
+        windows: list[list[WindowEvent]] = []
+        for number in reversed(self._store.numbers()):
+            if wanted <= 0:
+                break
+            windows.append(self._rows_if_readable(number))
+            wanted -= sum(not row.repeated for row in windows[-1])
+        for rows in reversed(windows):
+            yield from rows
+
+    def _rows_if_readable(self, number: int) -> list[WindowEvent]:
+        """A damaged window costs marks of repeats; it is no reason to write no more of them."""
+        try:
+            return self._store.read(number).rows
+        except DataError as error:
+            log.warning("window_unreadable", window=number, reason=str(error))
+            return []
+
+    def _write(self, draft: StagedWindow, stop: Event) -> None:
+        """Write a window; a disk that is full now may have room in a minute."""
+        write = retrying(
+            self._settings.retry_s,
+            OSError,
+            longest_pause_s=LONGEST_PAUSE_S,
+            told="window_not_written",
+            stop=stop,
+        )
+        try:
+            write(self._store.write, draft)
+        except OSError as error:
+            raise DataError(
+                f"{self._store.address(draft.manifest)}: cannot be written: {error}: make room or "
+                "correct windows.address, and start again: none of its events is lost"
+            ) from error
+        told = draft.manifest
+        log.info(
+            "window_written",
+            window=told.number,
+            events=told.events,
+            late=told.late,
+            repeated=told.repeated,
+            refused=told.refused,
+            reason=told.reason,
+            bytes=told.size_bytes,
+        )
+
+
+LOADED_PARTITION = -1
+
+
+class WindowLoader:
+    """Writes those windows of a log that are missing.
+
+    A writer that begins later finds none of Kafka's partitions in them, and reads all of Kafka.
+
+    Args:
+        fingerprint: names the log; it stands where a topic's id would.
+        store: where the windows go.
+        settings: when a window is closed.
+
+    Raises:
+        SettingsError: the newest window is of Kafka, or of another log.
+        DataError: the newest window is damaged.
+    """
+
+    def __init__(self, fingerprint: str, store: WindowStore, settings: WindowSettings) -> None:
+        self._appender = WindowAppender(store, settings)
+        newest = self._appender.newest
+        positions = newest.progress.positions if newest else ()
+        if any(each.topic_id != fingerprint for each in positions):
+            raise SettingsError(
+                "windows.address: the windows there are of Kafka or of another log: nothing was "
+                "appended; set another windows.address"
+            )
+        self._assembler = self._appender.assembler(dict.fromkeys(_sources(), fingerprint), 0.0)
+
+    def write(self, events: Sequence[Interaction]) -> Iterator[WindowManifest]:
+        """Each window, once it is whole.
+
+        Args:
+            events: the whole log, in event-time order.
+
+        Raises:
+            DataError: a file could not be written.
+            ConcurrentWriterError: another process has written the next window.
+        """
+        never = Event()
+        for closed in _fire(events, self._assembler):
+            yield self._appender.append(closed, never)
+
+
+def _sources() -> list[tuple[str, int]]:
+    return [(topic, LOADED_PARTITION) for topic in EVENT_TYPES.topics]
+
+
+def _fire(events: Sequence[Interaction], assembler: WindowAssembler) -> Iterator[ClosedWindow]:
+    sources = _sources()
+    for offset, event in enumerate(events):
+        topic = EVENT_TYPES.spec_of(event).topic
+        assembler.add(WindowEvent(topic, LOADED_PARTITION, offset, event), event.timestamp)
+        for source in sources:
+            # The log is in the order of time: no partition waits for another.
+            assembler.reached_end(source)
+        yield from assembler.fire(0.0)
+    # Nothing comes after: what is open is closed.
+    yield from assembler.fire(math.inf)

@@ -16,7 +16,7 @@ from bench.quality.explanations import (
     with_history,
 )
 from bench.quality.robustness import AskedHistories
-from trainer.export.recommender import ScoringGraph, beside_the_mean, principal
+from trainer.export.scoring_graph import ScoringGraph, principal, relative_to_mean
 from trainer.network import Architecture, TemporalModel
 
 ITEMS, HISTORY, WIDTH = 140, 8, 12
@@ -183,6 +183,6 @@ def test_narrow_tables_keep_products_of_few_directions() -> None:
 
 def test_an_event_adds_what_the_others_would_not_in_its_place() -> None:
     weights = torch.tensor([[[1.0], [3.0]]])
-    found = beside_the_mean(torch.tensor([[[4.0], [0.0]]]), weights)
+    found = relative_to_mean(torch.tensor([[[4.0], [0.0]]]), weights)
     torch.testing.assert_close(found, torch.tensor([[[3.0], [-3.0]]]))
-    assert beside_the_mean(torch.ones(1, 2, 1), torch.zeros(1, 2, 1)).isfinite().all()
+    assert relative_to_mean(torch.ones(1, 2, 1), torch.zeros(1, 2, 1)).isfinite().all()

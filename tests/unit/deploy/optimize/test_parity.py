@@ -17,8 +17,7 @@ from features.vocabulary import FIRST_ITEM, Vocabulary
 from tests.unit.deploy.optimize.conftest import HISTORY, ITEMS
 from trainer.datasets import Log
 from trainer.evaluation.requests import EvalRequests, sample_requests
-from trainer.export.onnx import answers, open_session, sample_inputs
-from trainer.export.parity import Arrays
+from trainer.export.onnx import Arrays, answers, open_session, sample_inputs
 from trainer.network import TemporalModel
 
 

@@ -7,10 +7,9 @@ import torch
 
 from features.schema import FeatureSchema
 from tests.harness.models import every_part
-from trainer.export.followers import DenseCooccurrence
 from trainer.export.likeness import Widths, directions
 from trainer.export.onnx import sample_inputs, torch_answers
-from trainer.export.recommender import ScoringGraph
+from trainer.export.scoring_graph import DenseCooccurrence, ScoringGraph
 from trainer.network import Architecture, Ensemble, TemporalModel
 
 

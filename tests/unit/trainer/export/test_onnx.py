@@ -16,19 +16,19 @@ from features.inputs import TOP_ITEMS, model_inputs, model_outputs
 from features.schema import FeatureSchema
 from features.vocabulary import PADDING, UNKNOWN
 from tests.harness.models import every_part
-from trainer.export.followers import SparseCooccurrence
 from trainer.export.onnx import (
+    Arrays,
     ExportError,
     answers,
     check_graph,
+    differences,
     export,
     open_session,
     sample_inputs,
     torch_answers,
     write_graph,
 )
-from trainer.export.parity import Arrays, differences
-from trainer.export.recommender import ScoringGraph
+from trainer.export.scoring_graph import ScoringGraph, SparseCooccurrence
 from trainer.network import LOWEST, Architecture, TemporalModel
 
 ITEMS = 130

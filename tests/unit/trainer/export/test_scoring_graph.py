@@ -22,7 +22,7 @@ from trainer.examples.batches import Batches
 from trainer.examples.replay import SOURCE
 from trainer.examples.requests import ScoredRequests
 from trainer.export.onnx import sample_inputs, torch_answers
-from trainer.export.recommender import ScoringGraph
+from trainer.export.scoring_graph import ScoringGraph
 from trainer.network import (
     LOWEST,
     NEWEST,

@@ -8,8 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from trainer.gate.checks import GateCheck, Verdict, verdict
-from trainer.gate.measured import Foresight, GateMeasurements, MethodRanking, WeightGrowth
+from trainer.gate.checks import (
+    Foresight,
+    GateCheck,
+    GateMeasurements,
+    MethodRanking,
+    Verdict,
+    WeightGrowth,
+    verdict,
+)
 from trainer.settings import GateSettings
 
 SETTINGS = GateSettings()

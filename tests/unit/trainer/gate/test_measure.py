@@ -16,7 +16,7 @@ from features.vocabulary import FIRST_ITEM, Vocabulary
 from trainer.evaluation.held import HoldoutSet, merge_vocabularies
 from trainer.examples import Examples, ItemTrends
 from trainer.export.onnx import ExportError, export, write_graph
-from trainer.export.recommender import ScoringGraph
+from trainer.export.scoring_graph import ScoringGraph
 from trainer.gate.checks import Verdict, verdict
 from trainer.gate.measure import JudgedVersion, growth, measure
 from trainer.network import TemporalModel, TrainedModel, TrainingOutcome

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.harness.gains import World, slices
-from trainer.gate.quality import probability_worse
+from trainer.gate.checks import probability_worse
 from trainer.settings import GateSettings
 
 SETTINGS = GateSettings()

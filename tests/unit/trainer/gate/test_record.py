@@ -13,8 +13,7 @@ from headwater_client.errors import DataError
 from structlog.testing import capture_logs
 
 from tests.unit.trainer.gate.test_checks import FAIR, SETTINGS
-from trainer.gate.checks import Verdict, verdict
-from trainer.gate.measured import WeightGrowth
+from trainer.gate.checks import Verdict, WeightGrowth, verdict
 from trainer.gate.record import encode, record
 
 PASSED = verdict(FAIR, SETTINGS)

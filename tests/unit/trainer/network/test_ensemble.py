@@ -15,7 +15,7 @@ from tests.harness.progress import keep_metrics
 from trainer.datasets import Log
 from trainer.examples.requests import ScoredRequests
 from trainer.export.onnx import check_graph, export, sample_inputs, torch_answers
-from trainer.export.recommender import ScoringGraph
+from trainer.export.scoring_graph import ScoringGraph
 from trainer.gate.measure import growth
 from trainer.network import (
     Architecture,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.registry.provenance import code_revision
+from trainer.registry.checkpoint import code_revision
 
 GIT = ["git", "-c", "user.name=t", "-c", "user.email=t@example.com", "-c", "commit.gpgsign=false"]
 

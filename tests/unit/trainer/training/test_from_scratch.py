@@ -27,9 +27,8 @@ from trainer.datasets import Log
 from trainer.evaluation.evaluate import evaluate
 from trainer.examples import compute_trends, observe_log
 from trainer.examples.batches import Batches
-from trainer.export.onnx import answers, export, open_session, sample_inputs, torch_answers
-from trainer.export.parity import Arrays
-from trainer.export.recommender import ScoringGraph
+from trainer.export.onnx import Arrays, answers, export, open_session, sample_inputs, torch_answers
+from trainer.export.scoring_graph import ScoringGraph
 from trainer.network import TrainedModel, batch_scores
 from trainer.progress import EpochMetrics, ProgressReporter, TrainingPhase, TrainingProgress
 from trainer.registry import checkpoint

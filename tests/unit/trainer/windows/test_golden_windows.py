@@ -9,9 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 from headwater_client.event_types import EVENT_TYPES
 
-from trainer.windows.manifest import seal
-from trainer.windows.rows import to_table
-from trainer.windows.store import WindowStore
+from trainer.windows.events import to_table
+from trainer.windows.store import WindowStore, seal
 
 WINDOWS = Path("tests/golden/13a9bcc/windows").resolve()
 NUMBERS = [1, 2, 3, 4]

@@ -11,11 +11,10 @@ from headwater_client.event_types import CLICK
 
 from tests.harness.windows import NOW_MS, SETTINGS, row
 from trainer.datasets import Log
-from trainer.windows.appending import WindowAppender
-from trainer.windows.gathering import CloseReason
-from trainer.windows.loading import WindowLoader
+from trainer.windows.assembler import CloseReason
 from trainer.windows.log import read_log
 from trainer.windows.store import WindowStore
+from trainer.windows.writer import WindowAppender, WindowLoader
 
 
 @pytest.fixture
@@ -64,11 +63,11 @@ def test_windows_of_another_source_are_refused(small_log: Log, store: WindowStor
 
 def test_a_writer_goes_on_with_all_of_kafka(small_log: Log, store: WindowStore) -> None:
     list(loader(small_log, store).write(small_log.events))
-    gathering = WindowAppender(store, SETTINGS).gathering({(CLICK.topic, 0): "id"}, 0.0)
-    assert gathering.resume() == {(CLICK.topic, 0): 0}
-    gathering.add(row(0, 10**6), NOW_MS)
-    gathering.reached_end((CLICK.topic, 0))
-    gathering.close(0.0)
-    closed = gathering.close(SETTINGS.idle_s)
+    assembler = WindowAppender(store, SETTINGS).assembler({(CLICK.topic, 0): "id"}, 0.0)
+    assert assembler.resume() == {(CLICK.topic, 0): 0}
+    assembler.add(row(0, 10**6), NOW_MS)
+    assembler.reached_end((CLICK.topic, 0))
+    assembler.close(0.0)
+    closed = assembler.close(SETTINGS.idle_s)
     assert closed is not None
     assert [each.late for each in closed.rows] == [False]

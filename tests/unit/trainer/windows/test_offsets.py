@@ -14,7 +14,7 @@ def test_what_is_open_is_where_reading_resumes() -> None:
     position = settled.position(("clicks", 0), "id")
     assert position == Position("clicks", "id", 0, 6, [(2, 3), (4, 6)])
     assert position.resume == 2
-    assert [each for each in range(8) if not OffsetTracker.at(position).has(each)] == [
+    assert [each for each in range(8) if not OffsetTracker.from_position(position).has(each)] == [
         2,
         4,
         5,
@@ -28,7 +28,7 @@ def test_without_anything_open_reading_resumes_at_the_next() -> None:
 
 
 def test_what_kafka_has_no_longer_is_counted_and_never_waited_for() -> None:
-    settled = OffsetTracker.at(Position("clicks", "id", 0, 6, [(2, 3), (4, 6)]))
+    settled = OffsetTracker.from_position(Position("clicks", "id", 0, 6, [(2, 3), (4, 6)]))
     assert settled.gone_before(5) == 2
     assert settled.position(("clicks", 0), "id").resume == 5
     assert settled.gone_before(8) == 3

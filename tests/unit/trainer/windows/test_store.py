@@ -13,9 +13,9 @@ import pytest
 from headwater_client.errors import DataError, SettingsError
 from headwater_client.event_types import PURCHASE
 
-from tests.harness.windows import ONE_SOURCE, START_MS, closed, gathering, idled, row, written
+from tests.harness.windows import ONE_SOURCE, START_MS, assemble, closed, idled, row, written
+from trainer.windows.events import COLUMNS, WindowEvent, from_table, to_table
 from trainer.windows.log import read_log
-from trainer.windows.rows import COLUMNS, WindowEvent, from_table, to_table
 from trainer.windows.store import ConcurrentWriterError, Window, WindowStore
 
 DATE = "date=2023-11-14"
@@ -212,12 +212,12 @@ def test_what_cannot_be_read_is_one_line(tmp_path: Path) -> None:
 
 
 def test_a_log_has_each_event_once_in_event_time_order(store: WindowStore) -> None:
-    gathered = gathering(sources=ONE_SOURCE)
+    assembler = assemble(sources=ONE_SOURCE)
     for offset, (minute, event_id) in enumerate([(9, "a"), (5, "b"), (9, "a"), (200, "d")]):
-        gathered.add(row(offset, minute, event_id=event_id), 10**13)
-    first = gathered.close(0)
-    gathered.add(row(4, 1, event_id="late"), 10**13)
-    second = idled(gathered)
+        assembler.add(row(offset, minute, event_id=event_id), 10**13)
+    first = assembler.close(0)
+    assembler.add(row(4, 1, event_id="late"), 10**13)
+    second = idled(assembler)
     for number, window in enumerate((first, second), 1):
         assert window is not None
         store.write(store.prepare(number, window))

@@ -1,4 +1,4 @@
-"""Gathers events into windows: which event is in which, and when one closes. Pure.
+"""Assembles windows of events: which event is in which, when one closes, what is repeated. Pure.
 
 A ruler of event time, with windows of an hour and ten minutes of allowed lateness:
 
@@ -20,11 +20,10 @@ from operator import attrgetter
 
 import msgspec
 
+from features.topics import Hash, hash64
+from trainer.windows.events import WindowEvent
 from trainer.windows.offsets import OffsetTracker, Position, Source
-from trainer.windows.repeats import Deduplicator
-from trainer.windows.rows import WindowEvent
 from trainer.windows.settings import WindowSettings
-from trainer.windows.watermark import Watermark
 
 
 class CloseReason(StrEnum):
@@ -87,8 +86,8 @@ class WindowAssembler:
         self._duration_ms = 1000 * settings.duration_s
         self._topic_ids = dict(sources)
         known = {each.source: each for each in progress.positions}
-        self.settled = {
-            source: _settled(known.get(source), topic_id) for source, topic_id in sources.items()
+        self.trackers = {
+            source: _tracker(known.get(source), topic_id) for source, topic_id in sources.items()
         }
         self._watermark = Watermark(sources)
         self._finished_ms = progress.finished_ms
@@ -112,9 +111,9 @@ class WindowAssembler:
         """
         source = row.topic, row.partition
         self._watermark.saw(source, min(row.event.timestamp, arrived_ms))
-        if self.settled[source].has(row.offset):
+        if self.trackers[source].has(row.offset):
             return
-        self.settled[source].read(row.offset)
+        self.trackers[source].read(row.offset)
         self._count += 1
         if row.event.timestamp < self._finished_ms:
             self._late.append(msgspec.structs.replace(row, late=True))
@@ -123,9 +122,9 @@ class WindowAssembler:
 
     def refuse(self, source: Source, offset: int) -> bool:
         """Pass over a message that is no event; False if that was done before."""
-        if self.settled[source].has(offset):
+        if self.trackers[source].has(offset):
             return False
-        self.settled[source].settle(offset)
+        self.trackers[source].settle(offset)
         self._refused += 1
         return True
 
@@ -147,15 +146,15 @@ class WindowAssembler:
         if oldest < passed_ms:
             # Not further: a writer after this one must not take what is due next for late.
             self._finished_ms = max(self._finished_ms, oldest + self._duration_ms)
-            return self._closed(CloseReason.WATERMARK, [oldest])
+            return self._close(CloseReason.WATERMARK, [oldest])
         self._finished_ms = max(self._finished_ms, passed_ms)
         if self.full:
-            return self._closed(CloseReason.COUNT, list(self._slots))
+            return self._close(CloseReason.COUNT, list(self._slots))
         if self._count and self._idle(now_s):
-            return self._closed(CloseReason.IDLE, list(self._slots))
+            return self._close(CloseReason.IDLE, list(self._slots))
         return None
 
-    def due(self, now_s: float) -> Iterator[ClosedWindow]:
+    def fire(self, now_s: float) -> Iterator[ClosedWindow]:
         """All windows that are due."""
         while closed := self.close(now_s):
             yield closed
@@ -163,20 +162,20 @@ class WindowAssembler:
     def progress(self) -> AssemblyState:
         """How far it has come."""
         positions = (
-            settled.position(source, self._topic_ids[source])
-            for source, settled in self.settled.items()
+            tracker.position(source, self._topic_ids[source])
+            for source, tracker in self.trackers.items()
         )
         return AssemblyState(self._finished_ms, tuple(positions))
 
     def _idle(self, now_s: float) -> bool:
         """Whether event time stands still for good, not because there is more to be read."""
-        return self._watermark.at_end and now_s - self._moved_s >= self._settings.idle_s
+        return self._watermark.is_at_end and now_s - self._moved_s >= self._settings.idle_s
 
-    def _closed(self, reason: CloseReason, starts: Iterable[int]) -> ClosedWindow:
+    def _close(self, reason: CloseReason, starts: Iterable[int]) -> ClosedWindow:
         rows = self._late + [row for start in starts for row in self._slots.pop(start)]
         rows.sort(key=attrgetter("order"))
         for row in rows:
-            self.settled[row.topic, row.partition].settle(row.offset)
+            self.trackers[row.topic, row.partition].settle(row.offset)
         refused, self._refused, self._late = self._refused, 0, []
         self._count -= len(rows)
         return ClosedWindow(reason, self._repeats.mark(rows), refused, self.progress())
@@ -191,8 +190,76 @@ class WindowAssembler:
         return time_ms - time_ms % self._duration_ms
 
 
-def _settled(position: Position | None, topic_id: str) -> OffsetTracker:
+def _tracker(position: Position | None, topic_id: str) -> OffsetTracker:
     """That of the newest window, unless the topic has been made anew since."""
     if position is None or position.topic_id != topic_id:
         return OffsetTracker()
-    return OffsetTracker.at(position)
+    return OffsetTracker.from_position(position)
+
+
+class Watermark:
+    """The event time up to which, as far as can be known, everything has arrived.
+
+    It is the time of the partition that is furthest behind, so that catching up, partition after
+    partition, makes nothing late. A partition that was read to its end holds nobody up: when all
+    are, it is the time of the newest event. It never goes back.
+
+        partition 0   ──────────●            10:40, more to read
+        partition 1   ─────────────────●     11:20, more to read     watermark 10:40
+        partition 2   ───●                   10:05, at its end
+
+    Args:
+        sources: all partitions; each holds the watermark up until it was read.
+    """
+
+    def __init__(self, sources: Iterable[Source]) -> None:
+        self.ms = 0
+        self._reached = dict.fromkeys(sources, 0)
+        self._behind = set(self._reached)
+
+    def saw(self, source: Source, time_ms: int) -> None:
+        """A partition has an event of this time, and may have more."""
+        self._reached[source] = max(self._reached[source], time_ms)
+        self._behind.add(source)
+
+    def reached_end(self, source: Source) -> None:
+        """A partition has nothing more for now."""
+        self._behind.discard(source)
+
+    @property
+    def is_at_end(self) -> bool:
+        """Whether every partition was read to its end."""
+        return not self._behind
+
+    def advance(self) -> bool:
+        """Take in what was seen; whether time has moved."""
+        before = self.ms
+        reached = [self._reached[source] for source in self._behind]
+        self.ms = max(before, min(reached) if reached else max(self._reached.values(), default=0))
+        return self.ms > before
+
+
+class Deduplicator:
+    """Marks what was sent before, within the last `limit` events that windows have.
+
+    It knows only rows of closed windows, in their order: a writer that starts learns the same from
+    the files, so that marks do not hang on when writers were killed.
+    """
+
+    def __init__(self, limit: int, written: Iterable[WindowEvent] = ()) -> None:
+        self._limit = limit
+        self._known: dict[Hash, None] = {}
+        self.mark(row for row in written if not row.repeated)
+
+    def mark(self, rows: Iterable[WindowEvent]) -> list[WindowEvent]:
+        """The rows of the next window, what is repeated marked as such."""
+        return [self._mark_row(row) for row in rows]
+
+    def _mark_row(self, row: WindowEvent) -> WindowEvent:
+        name = hash64(f"{row.topic}/{row.event.user_id}/{row.event.event_id}")
+        if name in self._known:
+            return msgspec.structs.replace(row, repeated=True)
+        self._known[name] = None
+        if len(self._known) > self._limit:
+            del self._known[next(iter(self._known))]
+        return row

@@ -8,6 +8,7 @@ explain.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +16,8 @@ from torch import Tensor, nn
 from features.inputs import TOP_ITEMS
 from features.vocabulary import FIRST_ITEM, PADDING
 from trainer.examples.requests import Requests
-from trainer.export.followers import CooccurrenceTerm, DenseCooccurrence, SparseCooccurrence
 from trainer.export.likeness import Likeness, Widths, directions
-from trainer.network import LOWEST, NEWEST, AttentionBiases, Model, RequestStates
+from trainer.network import LOWEST, NEWEST, AttentionBiases, Model, RequestStates, cooccurrence_rows
 
 Outputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
@@ -27,6 +27,59 @@ Outputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 ATTENDED, ALIKE, RELATED = 8, 16, 8
 # Of events that add the same the newest is named, whatever rounding says.
 NEWER = 1e-5
+
+
+class CooccurrenceTerm(Protocol):
+    """What the newest events of a batch of people are taken with."""
+
+    def add_to(self, scores: Tensor, near: Tensor) -> Tensor:
+        """The scores, float[B, N], with what each item gains; `near` is float[B, R]."""
+
+    def gather(self, wanted: Tensor) -> Tensor:
+        """What each event gives each wanted item, float[B, R, W]; `wanted` is int64[B, W]."""
+
+
+class DenseCooccurrence:
+    """A row over all items for each event: nothing is summed where it is put.
+
+    TensorRT can build it. It costs R times N numbers a person.
+    """
+
+    def __init__(self, items: Tensor, neighbours: Tensor, weights: Tensor, count: int) -> None:
+        self._rows = cooccurrence_rows(items, neighbours, weights, count)
+
+    def add_to(self, scores: Tensor, near: Tensor) -> Tensor:
+        return scores + (near[:, None] @ self._rows)[:, 0]
+
+    def gather(self, wanted: Tensor) -> Tensor:
+        return self._rows.gather(2, wanted[:, None, :].expand(-1, self._rows.shape[1], -1))
+
+
+class SparseCooccurrence:
+    """The neighbours themselves, added where they belong: a scatter with a sum.
+
+    ONNX Runtime runs it in a fraction of the time; TensorRT builds none.
+    """
+
+    def __init__(self, items: Tensor, neighbours: Tensor, weights: Tensor, count: int) -> None:
+        self._neighbours, self._weights = neighbours[items].long(), weights[items]
+        self._count = count
+
+    def add_to(self, scores: Tensor, near: Tensor) -> Tensor:
+        gains = near[:, :, None] * self._weights
+        return scores.scatter_add(1, self._neighbours.flatten(1), gains.flatten(1))
+
+    def gather(self, wanted: Tensor) -> Tensor:
+        batch, events, _ = self._neighbours.shape
+        # Where in `wanted` an item is, from 1; 0: nowhere. One of several places stands for all.
+        places = torch.arange(1, wanted.shape[1] + 1, device=wanted.device).expand_as(wanted)
+        nowhere = torch.zeros((batch, self._count), dtype=torch.int64, device=wanted.device)
+        place = nowhere.scatter(1, wanted, places)
+        found = place.gather(1, self._neighbours.flatten(1)).view_as(self._neighbours)
+        size = (batch, events, wanted.shape[1] + 1)
+        rows = torch.zeros(size, dtype=self._weights.dtype, device=wanted.device)
+        rows = rows.scatter(2, found, self._weights)
+        return rows.gather(2, place.gather(1, wanted)[:, None, :].expand(-1, events, -1))
 
 
 class ScoringGraph(nn.Module):
@@ -153,11 +206,11 @@ class ScoringGraph(nn.Module):
         if self.architecture.alike or self.architecture.related:
             scores = (
                 scores
-                + self.likeness.of(readings, reading.collaborative_weights, items)
+                + self.likeness.sum_up(readings, reading.collaborative_weights, items)
                 @ self.likeness.kinds.T
             )
         if followers is not None:
-            scores = followers.added_to(scores, reading.session_weights[:, 0, -NEWEST:])
+            scores = followers.add_to(scores, reading.session_weights[:, 0, -NEWEST:])
         return scores
 
     def _top(self, scores: Tensor, excluded: Tensor) -> tuple[Tensor, Tensor]:
@@ -187,10 +240,10 @@ class ScoringGraph(nn.Module):
         weights = torch.cat(
             [attention, reading.content_weights, reading.collaborative_weights], 1
         ).transpose(1, 2)
-        past = beside_the_mean(self.explaining[items], weights @ self.weighed_by)
+        past = relative_to_mean(self.explaining[items], weights @ self.weighed_by)
         added = self.explained[wanted] @ past.transpose(1, 2)
         if followers is not None:
-            added = _with_newest(added, followed(wanted, reading, followers))
+            added = _with_newest(added, session_terms(wanted, reading, followers))
         newer = self.newer[-items.shape[1] :]
         beside = added[:, :TOP_ITEMS].mean(1)
         added = added + torch.where(items == PADDING, LOWEST, newer - beside)[:, None, :]
@@ -215,10 +268,10 @@ def _mean(values: Sequence[Tensor]) -> Tensor:
     return values[0] if len(values) == 1 else torch.stack(list(values)).mean(0)
 
 
-def followed(wanted: Tensor, reading: RequestStates, followers: CooccurrenceTerm) -> Tensor:
+def session_terms(wanted: Tensor, reading: RequestStates, followers: CooccurrenceTerm) -> Tensor:
     """What the newest events add by what is taken with them, float[B, W, R]."""
     weights = reading.session_weights[:, 0, -NEWEST:, None]
-    return beside_the_mean(followers.of(wanted), weights).transpose(1, 2)
+    return relative_to_mean(followers.gather(wanted), weights).transpose(1, 2)
 
 
 def _with_newest(added: Tensor, newest: Tensor) -> Tensor:
@@ -226,7 +279,7 @@ def _with_newest(added: Tensor, newest: Tensor) -> Tensor:
     return torch.cat([added[:, :, :-NEWEST], added[:, :, -NEWEST:] + newest], 2)
 
 
-def beside_the_mean(values: Tensor, weights: Tensor) -> Tensor:
+def relative_to_mean(values: Tensor, weights: Tensor) -> Tensor:
     """What each event adds, less what the others would in its place: float[B, L, S].
 
     Args:

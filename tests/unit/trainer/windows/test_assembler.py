@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 from headwater_client.event_types import CLICK, PURCHASE
 
-from tests.harness.windows import MINUTE_MS, NOW_MS, SETTINGS, START_MS, gathering, idled, row
-from trainer.windows.gathering import ClosedWindow, CloseReason, WindowAssembler
+from tests.harness.windows import MINUTE_MS, NOW_MS, SETTINGS, START_MS, assemble, idled, row
+from trainer.windows.assembler import ClosedWindow, CloseReason, WindowAssembler
 
 
-def take(gathered: WindowAssembler, now_s: float = 0.0) -> list[ClosedWindow]:
+def take(assembler: WindowAssembler, now_s: float = 0.0) -> list[ClosedWindow]:
     found = []
-    while closed := gathered.close(now_s):
+    while closed := assembler.close(now_s):
         found.append(closed)
     return found
 
@@ -21,107 +21,107 @@ def minutes(closed: ClosedWindow) -> list[float]:
 
 
 def test_a_window_closes_when_the_watermark_passes_its_end_and_the_lateness() -> None:
-    gathered = gathering()
+    assembler = assemble()
     for offset, minute in enumerate([5, 59, 20, 61, 69.9]):
-        gathered.add(row(offset, minute), NOW_MS)
-    assert take(gathered) == []
-    gathered.add(row(5, 70), NOW_MS)
-    [closed] = take(gathered)
+        assembler.add(row(offset, minute), NOW_MS)
+    assert take(assembler) == []
+    assembler.add(row(5, 70), NOW_MS)
+    [closed] = take(assembler)
     assert closed.reason is CloseReason.WATERMARK
     assert minutes(closed) == [5, 20, 59]
 
 
 def test_each_window_that_the_watermark_passes_is_one() -> None:
-    gathered = gathering()
+    assembler = assemble()
     for offset, minute in enumerate([5, 65, 240]):
-        gathered.add(row(offset, minute), NOW_MS)
-    assert [minutes(each) for each in take(gathered)] == [[5], [65]]
+        assembler.add(row(offset, minute), NOW_MS)
+    assert [minutes(each) for each in take(assembler)] == [[5], [65]]
 
 
 def test_what_is_late_is_in_the_next_window_and_marked() -> None:
-    gathered = gathering()
+    assembler = assemble()
     for offset, minute in enumerate([5, 130, 10, 135, 200]):
-        gathered.add(row(offset, minute), NOW_MS)
-        windows = take(gathered)
+        assembler.add(row(offset, minute), NOW_MS)
+        windows = take(assembler)
     [closed] = windows
     assert minutes(closed) == [10, 130, 135]
     assert [each.late for each in closed.rows] == [True, False, False]
 
 
 def test_within_the_lateness_nothing_is_late() -> None:
-    gathered = gathering()
+    assembler = assemble()
     for offset, minute in enumerate([5, 69, 10, 70]):
-        gathered.add(row(offset, minute), NOW_MS)
-        windows = take(gathered)
+        assembler.add(row(offset, minute), NOW_MS)
+        windows = take(assembler)
     assert minutes(windows[0]) == [5, 10]
     assert not any(each.late for each in windows[0].rows)
 
 
 def test_so_many_events_close_whatever_is_open() -> None:
-    gathered = gathering(settings=SETTINGS.model_copy(update={"max_events": 3}))
+    assembler = assemble(settings=SETTINGS.model_copy(update={"max_events": 3}))
     for offset, minute in enumerate([5, 65, 10]):
-        assert not gathered.full
-        gathered.add(row(offset, minute), NOW_MS)
-    [closed] = take(gathered)
+        assert not assembler.full
+        assembler.add(row(offset, minute), NOW_MS)
+    [closed] = take(assembler)
     assert (closed.reason, minutes(closed)) == (CloseReason.COUNT, [5, 10, 65])
-    gathered.add(row(3, 12), NOW_MS)
-    last = idled(gathered)
+    assembler.add(row(3, 12), NOW_MS)
+    last = idled(assembler)
     assert last is not None
     assert not last.rows[0].late
 
 
 def test_event_time_that_stands_still_closes_what_is_open() -> None:
-    gathered = gathering()
-    gathered.add(row(0, 5), NOW_MS)
-    assert take(gathered, 100.0) == []
-    gathered.add(row(1, 4), NOW_MS)
-    assert take(gathered, 1000.0) == []
-    gathered.reached_end((CLICK.topic, 0))
-    assert take(gathered, 159.0) == []
-    [closed] = take(gathered, 160.0)
+    assembler = assemble()
+    assembler.add(row(0, 5), NOW_MS)
+    assert take(assembler, 100.0) == []
+    assembler.add(row(1, 4), NOW_MS)
+    assert take(assembler, 1000.0) == []
+    assembler.reached_end((CLICK.topic, 0))
+    assert take(assembler, 159.0) == []
+    [closed] = take(assembler, 160.0)
     assert (closed.reason, minutes(closed)) == (CloseReason.IDLE, [4, 5])
-    assert take(gathered, 1000.0) == []
+    assert take(assembler, 1000.0) == []
 
 
 def test_catching_up_one_partition_after_the_other_makes_nothing_late() -> None:
     sources = {(CLICK.topic, 0): "id", (PURCHASE.topic, 0): "id"}
-    gathered = gathering(sources=sources)
+    assembler = assemble(sources=sources)
     for offset, minute in enumerate([5, 65, 200]):
-        gathered.add(row(offset, minute), NOW_MS)
-    gathered.reached_end((CLICK.topic, 0))
-    assert take(gathered) == []
+        assembler.add(row(offset, minute), NOW_MS)
+    assembler.reached_end((CLICK.topic, 0))
+    assert take(assembler) == []
     for offset, minute in enumerate([6, 66, 201]):
-        gathered.add(row(offset, minute, topic=PURCHASE.topic), NOW_MS)
-    windows = take(gathered)
+        assembler.add(row(offset, minute, topic=PURCHASE.topic), NOW_MS)
+    windows = take(assembler)
     assert [minutes(each) for each in windows] == [[5, 6], [65, 66]]
     assert not any(each.late for window in windows for each in window.rows)
 
 
 def test_a_partition_at_its_end_holds_nobody_up() -> None:
-    gathered = gathering(sources={(CLICK.topic, 0): "id", (CLICK.topic, 1): "id"})
-    gathered.add(row(0, 5), NOW_MS)
-    gathered.add(row(1, 200), NOW_MS)
-    assert take(gathered) == []
-    gathered.reached_end((CLICK.topic, 1))
-    assert [minutes(each) for each in take(gathered)] == [[5]]
+    assembler = assemble(sources={(CLICK.topic, 0): "id", (CLICK.topic, 1): "id"})
+    assembler.add(row(0, 5), NOW_MS)
+    assembler.add(row(1, 200), NOW_MS)
+    assert take(assembler) == []
+    assembler.reached_end((CLICK.topic, 1))
+    assert [minutes(each) for each in take(assembler)] == [[5]]
 
 
 def test_an_event_from_the_future_makes_nobody_late() -> None:
-    gathered = gathering()
-    gathered.add(row(0, 110), START_MS + 50 * MINUTE_MS)
-    assert take(gathered) == []
-    gathered.add(row(1, 51), START_MS + 51 * MINUTE_MS)
-    gathered.add(row(2, 129), NOW_MS)
-    assert [minutes(each) for each in take(gathered)] == [[51]]
+    assembler = assemble()
+    assembler.add(row(0, 110), START_MS + 50 * MINUTE_MS)
+    assert take(assembler) == []
+    assembler.add(row(1, 51), START_MS + 51 * MINUTE_MS)
+    assembler.add(row(2, 129), NOW_MS)
+    assert [minutes(each) for each in take(assembler)] == [[51]]
 
 
 def test_a_later_writer_gathers_exactly_what_no_window_has() -> None:
-    first = gathering()
+    first = assemble()
     for offset, minute in enumerate([65, 5, 66, 6, 75]):
         first.add(row(offset, minute), NOW_MS)
     [closed] = take(first)
     assert minutes(closed) == [5, 6]
-    second = gathering(closed.progress)
+    second = assemble(closed.progress)
     assert second.resume() == {(CLICK.topic, 0): 0}
     for offset, minute in enumerate([65, 5, 66, 6, 75, 140]):
         second.add(row(offset, minute), NOW_MS)
@@ -129,12 +129,12 @@ def test_a_later_writer_gathers_exactly_what_no_window_has() -> None:
 
 
 def test_what_was_due_when_a_writer_died_is_not_late() -> None:
-    first = gathering()
+    first = assemble()
     for offset, minute in enumerate([5, 65, 125, 10, 200]):
         first.add(row(offset, minute), NOW_MS)
     closed = first.close(0)
     assert closed is not None
-    second = gathering(closed.progress)
+    second = assemble(closed.progress)
     assert second.close(0) is None
     for offset, minute in enumerate([5, 65, 125, 10, 200, 15]):
         second.add(row(offset, minute), NOW_MS)
@@ -144,11 +144,11 @@ def test_what_was_due_when_a_writer_died_is_not_late() -> None:
 
 
 def test_a_topic_made_anew_is_read_from_its_beginning() -> None:
-    first = gathering()
+    first = assemble()
     first.add(row(0, 5), NOW_MS)
     first.add(row(1, 200), NOW_MS)
     [closed] = take(first)
-    again = gathering(closed.progress, sources={(CLICK.topic, 0): "another id"})
+    again = assemble(closed.progress, sources={(CLICK.topic, 0): "another id"})
     again.add(row(0, 205), NOW_MS)
     closed_again = idled(again)
     assert closed_again is not None
@@ -156,11 +156,11 @@ def test_a_topic_made_anew_is_read_from_its_beginning() -> None:
 
 
 def test_a_refused_message_is_counted_once() -> None:
-    gathered = gathering()
-    assert gathered.refuse((CLICK.topic, 0), 0)
-    assert not gathered.refuse((CLICK.topic, 0), 0)
-    gathered.add(row(1, 5), NOW_MS)
-    closed = idled(gathered)
+    assembler = assemble()
+    assert assembler.refuse((CLICK.topic, 0), 0)
+    assert not assembler.refuse((CLICK.topic, 0), 0)
+    assembler.add(row(1, 5), NOW_MS)
+    closed = idled(assembler)
     assert closed is not None
     assert closed.refused == 1
     assert closed.progress.positions[0].next == 2
@@ -169,12 +169,12 @@ def test_a_refused_message_is_counted_once() -> None:
 
 @pytest.mark.parametrize("across_windows", [False, True])
 def test_an_event_sent_again_is_marked(across_windows: bool) -> None:
-    gathered = gathering()
-    gathered.add(row(0, 5, event_id="once"), NOW_MS)
-    gathered.add(row(1, 75 if across_windows else 6, event_id="other"), NOW_MS)
-    windows = take(gathered)
-    gathered.add(row(2, 5, event_id="once"), NOW_MS)
-    last = idled(gathered)
+    assembler = assemble()
+    assembler.add(row(0, 5, event_id="once"), NOW_MS)
+    assembler.add(row(1, 75 if across_windows else 6, event_id="other"), NOW_MS)
+    windows = take(assembler)
+    assembler.add(row(2, 5, event_id="once"), NOW_MS)
+    last = idled(assembler)
     rows = [each for window in [*windows, last] if window for each in window.rows]
     assert [(each.offset, each.repeated) for each in rows if each.offset != 1] == [
         (0, False),
@@ -183,19 +183,19 @@ def test_an_event_sent_again_is_marked(across_windows: bool) -> None:
 
 
 def test_the_same_id_of_another_person_or_type_is_no_repeat() -> None:
-    gathered = gathering(sources={(CLICK.topic, 0): "id", (PURCHASE.topic, 0): "id"})
-    gathered.add(row(0, 5, event_id="e"), NOW_MS)
-    gathered.add(row(1, 5, event_id="e", user_id="bob"), NOW_MS)
-    gathered.add(row(0, 5, event_id="e", topic=PURCHASE.topic), NOW_MS)
-    closed = idled(gathered)
+    assembler = assemble(sources={(CLICK.topic, 0): "id", (PURCHASE.topic, 0): "id"})
+    assembler.add(row(0, 5, event_id="e"), NOW_MS)
+    assembler.add(row(1, 5, event_id="e", user_id="bob"), NOW_MS)
+    assembler.add(row(0, 5, event_id="e", topic=PURCHASE.topic), NOW_MS)
+    closed = idled(assembler)
     assert closed is not None
     assert not any(each.repeated for each in closed.rows)
 
 
 def test_repeats_are_forgotten_beyond_the_remembered_events() -> None:
-    gathered = gathering(settings=SETTINGS.model_copy(update={"dedup_window": 1}))
+    assembler = assemble(settings=SETTINGS.model_copy(update={"dedup_window": 1}))
     for offset, event_id in enumerate(["a", "b", "a"]):
-        gathered.add(row(offset, offset, event_id=event_id), NOW_MS)
-    closed = idled(gathered)
+        assembler.add(row(offset, offset, event_id=event_id), NOW_MS)
+    closed = idled(assembler)
     assert closed is not None
     assert not any(each.repeated for each in closed.rows)
