@@ -1,0 +1,110 @@
+"""Rollouts that release 0.1.0 wrote (13a9bcc) are read, and each decision is made again."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deploy.rollout.feedback.codec import decode_feedback, encode_feedback
+from deploy.rollout.history import (
+    RolloutProjection,
+    has_inputs,
+    is_reproducible,
+    replay_decision,
+    state_of,
+)
+from deploy.rollout.tables import figures_row, step_as_json
+from features.inputs import MODEL_NAME
+from features.rollout_messages import (
+    Rollout,
+    RolloutAnswer,
+    RolloutCommand,
+    RolloutMessage,
+    RolloutPhase,
+    RolloutStep,
+    decode_rollout_message,
+)
+from features.store import FEEDBACK, redis
+
+FOLDER = Path(__file__).parents[3] / "golden/13a9bcc"
+ROWS = json.loads((FOLDER / "rows.json").read_text())
+FEEDBACK_ROWS: dict[str, Any] = json.loads((FOLDER / "expected_rows.json").read_text())["feedback"]
+
+
+def topic() -> list[RolloutMessage]:
+    lines = map(json.loads, (FOLDER / "messages.jsonl").read_text().splitlines())
+    pairs = [
+        (base64.b64decode(line["key"]).decode(), base64.b64decode(line["value"]))
+        for line in lines
+        if line["topic"] == "rollouts"
+    ]
+    messages = [decode_rollout_message(key, value, MODEL_NAME) for key, value in pairs]
+    return [message for message in messages if message is not None]
+
+
+MESSAGES = topic()
+STEPS = [message for message in MESSAGES if isinstance(message, RolloutStep)]
+
+
+def test_every_kind_of_message_is_read() -> None:
+    kinds = [type(message) for message in MESSAGES]
+    assert {kind: kinds.count(kind) for kind in set(kinds)} == {
+        Rollout: 15,
+        RolloutStep: 12,
+        RolloutCommand: 6,
+        RolloutAnswer: 6,
+    }
+
+
+@pytest.mark.parametrize("step", STEPS, ids=lambda step: f"{step.rollout.sequence}-{step.actor}")
+def test_each_decision_is_made_again(step: RolloutStep) -> None:
+    assert is_reproducible(step)
+    decision = replay_decision(step)
+    assert (decision is not None) == has_inputs(step) == (step.actor == "controller")
+    if decision is not None:
+        assert decision.state == state_of(step)
+        assert figures_row(step)["failed"] == "0 / 0"
+
+
+def test_the_history_is_what_that_release_printed() -> None:
+    printed = json.loads((FOLDER / "rollout_history.json").read_text())["steps"]
+    for step, expected in zip(STEPS, printed, strict=True):
+        found = json.loads(json.dumps(step_as_json(step)))
+        assert found.pop("effect") == pytest.approx(expected.pop("effect"))
+        assert found == expected
+
+
+def test_the_topic_adds_up_to_what_was_live() -> None:
+    projection = RolloutProjection()
+    for message in MESSAGES:
+        projection.apply(message)
+    assert projection.current
+    assert projection.current.phase is RolloutPhase.ROLLED_BACK
+    assert [routed.version for routed in projection.current.versions] == [1]
+    assert (projection.trial, projection.overtaken_trial) == (None, None)
+    assert projection.open_commands == []
+
+
+@pytest.mark.parametrize("name", FEEDBACK_ROWS)
+def test_counters_are_read_and_written_the_same(name: str) -> None:
+    key = base64.b64encode(redis._key(FEEDBACK.join_key, name)).decode()
+    raw = {base64.b64decode(k): base64.b64decode(v) for k, v in ROWS[key]["value"].items()}
+    stored = {column: raw.get(redis._field(FEEDBACK.name, column)) for column in FEEDBACK.columns}
+    row, expected = decode_feedback(stored), FEEDBACK_ROWS[name]
+    assert row.until_ms == expected["until_ms"]
+    assert {str(source): offset for source, offset in row.offsets.items()} == expected["offsets"]
+    assert set(row.counters) == set(expected["counters"])
+    for variant, counters in row.counters.items():
+        counted = counters.counts | {
+            "shown": counters.shown.tolist(),
+            "reward": counters.reward.tolist(),
+            "latencies": int(counters.latencies.sum()),
+            "scores": int(counters.scores.sum()),
+            "items": int(counters.items.sum()),
+        }
+        assert counted == expected["counters"][variant]
+    assert encode_feedback(row) == stored
