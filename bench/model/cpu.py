@@ -24,8 +24,8 @@ import onnxruntime
 from bench.model.forms import EXCLUDED, RequestSizes, architectures, make_members
 from bench.model.measures import BenchmarkedVersion, RunReporter
 from bench.quality.figures import MEMBERS
-from deploy.optimize.cpu import write_exact, write_int8, write_narrow
 from deploy.optimize.parity import InferFunction, load_graph, measure_parity
+from deploy.optimize.precision import write_exact, write_int8, write_narrow
 from features.schema import FeatureSchema
 from features.settings import FeatureSettings
 from features.vocabulary import FIRST_ITEM

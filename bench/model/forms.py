@@ -16,9 +16,8 @@ import onnxruntime
 import torch
 from torch import nn
 
-from deploy.optimize.engine_record import read_record
-from deploy.optimize.runtime import RunningEngine
-from deploy.optimize.settings import MatmulPrecision
+from deploy.optimize import MatmulPrecision
+from deploy.optimize.runtime import RunningEngine, read_record
 from features.inputs import model_inputs, model_outputs
 from features.schema import FeatureSchema
 from features.settings import FeatureSettings

@@ -27,11 +27,11 @@ from bench.model.forms import (
 )
 from bench.model.timing import Ceilings, minimal_work, time_call
 from deploy.jobs.optimize import load_source
+from deploy.optimize import MatmulPrecision, OptimizeSettings
 from deploy.optimize.engine import EngineSpec, build_engine
 from deploy.optimize.parity import InferFunction, load_graph, measure_parity
 from deploy.optimize.precision import CalibrationSet
 from deploy.optimize.runtime import installed_packages
-from deploy.optimize.settings import MatmulPrecision, OptimizeSettings
 from features.schema import FeatureSchema
 from features.settings import FeatureSettings
 from trainer.datasets import Log

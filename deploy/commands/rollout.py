@@ -12,8 +12,7 @@ from rich.console import Console
 
 from deploy import local
 from deploy.jobs.start_rollout import load_candidate
-from deploy.rollout import tables
-from deploy.rollout.commands import CommandRequest, sign_command
+from deploy.rollout import CommandRequest, sign_command, tables
 from deploy.rollout.tables import status_table
 from deploy.rollout.topic import read_history, send_command
 from deploy.settings import Settings, load_settings

@@ -8,8 +8,7 @@ from pathlib import Path
 from headwater_client.errors import DataError
 
 from deploy.optimize import ServedPrecision
-from deploy.optimize.publishing import serve_int8
-from deploy.optimize.variants import SourceVersion, VariantOutcome, build_variants
+from deploy.optimize.variants import SourceVersion, VariantOutcome, build_variants, serve_int8
 from deploy.settings import Settings
 from features.schema import FeatureSchema
 from features.settings import FeatureSettings

@@ -7,7 +7,7 @@ from contextlib import closing
 from headwater_client.errors import DataError, ServerError, SettingsError
 
 from deploy.jobs.train import model_registry
-from deploy.rollout.errors import CommandRejectedError
+from deploy.rollout import CommandRejectedError
 from deploy.settings import Settings
 from features.schema import check_version_fits
 from trainer.registry import ModelVersion, RepositoryLockedError, checkpoint

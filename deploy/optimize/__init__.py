@@ -1,11 +1,9 @@
 """A version's model as fast as the hardware allows: variants of its graph, and their proof.
 
-    requests       held-out events as requests to a graph
-    parity         how alike a variant and the graph answer them
-    precision      INT8 and half precision in a graph; `cpu` writes graphs for CPUs
-    engine         builds a TensorRT engine; `engine_record` says what for, `runtime` runs it
-    variants       builds every variant of a version, and keeps those that pass
-    publishing     has a new version served in a variant from its first request on
+    parity       how alike a variant and the graph answer held-out events
+    precision    half precision and INT8 in a graph, for GPUs and CPUs
+    engine       builds a TensorRT engine; `runtime` describes and runs it
+    variants     builds every variant of a version, keeps those that pass, and has one served
 
 OptimizeError (1)
 ├── BuildError                an engine cannot be built of this graph

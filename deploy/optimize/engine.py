@@ -16,9 +16,16 @@ import onnx
 import torch
 
 from deploy.optimize import BuildError, MatmulPrecision, OptimizeSettings
-from deploy.optimize.engine_record import EngineRecord, ShapeProfile, shape_profiles, write_record
 from deploy.optimize.precision import CalibrationSet, with_explicit_int8, with_products_in
-from deploy.optimize.runtime import TensorRTPackage, load_package, reset_logger
+from deploy.optimize.runtime import (
+    EngineRecord,
+    ShapeProfile,
+    TensorRTPackage,
+    load_package,
+    reset_logger,
+    shape_profiles,
+    write_record,
+)
 from features.schema import FeatureSchema
 from trainer.disk import sha256
 

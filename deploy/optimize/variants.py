@@ -8,6 +8,13 @@ if the answers match.
     OPTIMISED/7.json                                the outcome of each variant of version 7
 
 Where a variant is missing or refused, the version's own folder serves it on ONNX Runtime.
+
+A new version can be served in INT8 from its first request on. The variant is built and compared
+while the version is in staging, so that one whose answers differ never serves anyone:
+
+    7/model.onnx      what Triton serves
+    7/float32.onnx    the graph as it was exported, where that is another one
+    7/form.json       what is served, how alike it and the graph answer, or why it is the graph
 """
 
 from __future__ import annotations
@@ -16,26 +23,36 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import msgspec
+import structlog
 
-from deploy.optimize import OptimizeError, OptimizeSettings
-from deploy.optimize.cpu import write_int8, write_narrow
+from deploy.optimize import OptimizeError, OptimizeSettings, ServedPrecision
 from deploy.optimize.engine import EngineSpec, build_engine
-from deploy.optimize.engine_record import ENGINE, engine_file, profile_refusals, read_record
 from deploy.optimize.parity import InferFunction, ParityReport, load_graph, measure_parity
-from deploy.optimize.precision import CalibrationSet
-from deploy.optimize.runtime import RunningEngine, TensorRTPackage, installed_packages
+from deploy.optimize.precision import CalibrationSet, write_int8, write_narrow
+from deploy.optimize.runtime import (
+    ENGINE,
+    RunningEngine,
+    TensorRTPackage,
+    engine_file,
+    installed_packages,
+    profile_refusals,
+    read_record,
+)
 from features.inputs import MODEL_NAME
 from features.schema import FeatureSchema
 from trainer.evaluation.requests import EvalRequests
 from trainer.export.onnx import ExportError
 from trainer.export.triton_config import Backend, config_refusals, graph_file, render_config
 from trainer.network import Model
-from trainer.registry.staging import CONFIG, GRAPH, exact_graph
+from trainer.registry.staging import CONFIG, EXACT, GRAPH, exact_graph
 
 PARITY_FILE = "agreement.json"
 TIMING_CACHE = "timing.cache"
+SERVED_FILE = "form.json"
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
@@ -215,3 +232,56 @@ def _engine_builder(
         return RunningEngine(folder / ENGINE).answers
 
     return build
+
+
+class ServedVariant(msgspec.Struct, frozen=True):
+    """What a version is served in.
+
+    Attributes:
+        refusal: why not in INT8; None if it is.
+        parity: of INT8 and the graph; None where INT8 was not run.
+    """
+
+    served: ServedPrecision
+    refusal: str | None
+    parity: ParityReport | None = msgspec.field(name="agreement")
+
+
+def serve_int8(
+    version: SourceVersion, repository: Path, settings: OptimizeSettings
+) -> ServedVariant:
+    """Have a staged version served in INT8 if that answers as its graph does.
+
+    Args:
+        version: still in staging.
+        repository: that it will be published in.
+
+    Raises:
+        OSError: a file cannot be written; calling again is safe.
+    """
+    folder = version.folder
+    with TemporaryDirectory(dir=folder) as name:
+        staging = Path(name)
+        outcome = build_variant(INT8, version, staging, repository / MODEL_NAME, settings)
+        precision = ServedPrecision.INT8 if outcome.folder else ServedPrecision.FLOAT32
+        served = ServedVariant(precision, outcome.refusal, outcome.parity)
+        (folder / SERVED_FILE).write_bytes(encode_json(served))
+        if precision is ServedPrecision.INT8:
+            if version.graph.name == GRAPH:
+                version.graph.rename(folder / EXACT)
+            (staging / GRAPH).rename(folder / GRAPH)
+    _log_outcome(version, served)
+    return served
+
+
+def _log_outcome(version: SourceVersion, served: ServedVariant) -> None:
+    if served.refusal:
+        log.warning("form_refused", version=version.number, form="int8", reason=served.refusal)
+    elif parity := served.parity:
+        log.info(
+            "form_served",
+            version=version.number,
+            form=str(served.served),
+            best_10_shared=round(parity.overlap, 4),
+            ndcg_kept=round(parity.ndcg_ratio, 4),
+        )

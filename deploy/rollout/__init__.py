@@ -5,19 +5,18 @@
     guards      limits of errors, latency, coverage and drift
     decision    a pure function of state, inputs and settings
     history     steps as they are stored, read and replayed
-    commands    what operators and trainers ask of the controller; `requests` sends them
-    controller  ties these to Kafka and the store; `log` makes one controller lead
+    commands    what operators and trainers ask of the controller; `topic` sends them
+    topic       the topic `rollouts`: one controller leads, others and operators read
+    controller  ties these to Kafka and the store
 
 What is imported here needs neither Kafka nor Feast.
 """
 
-from deploy.rollout.commands import CommandRequest, sign_command
-from deploy.rollout.decision import RolloutState, decide, initial_state
-from deploy.rollout.errors import CommandRejectedError, FencedError
+from deploy.rollout.commands import CommandRejectedError, CommandRequest, FencedError, sign_command
+from deploy.rollout.decision import RolloutState, Trial, decide, initial_state
 from deploy.rollout.evidence import DecisionInputs, Effect, Health, VariantTally, estimate_effect
 from deploy.rollout.history import is_reproducible
 from deploy.rollout.settings import RolloutSettings
-from deploy.rollout.trial import Trial
 
 __all__ = [
     "CommandRejectedError",

@@ -1,4 +1,11 @@
-"""Commands to the controller, signed with the admin token, which itself never travels."""
+"""Commands to the controller, signed with the admin token, which itself never travels.
+
+The errors of rollouts are here, at the bottom of the package:
+
+HeadwaterError (1)
+├── CommandRejectedError   the controller, or the command line, does not carry a command out
+└── FencedError            another controller leads now; nothing was written
+"""
 
 from __future__ import annotations
 
@@ -9,15 +16,23 @@ from dataclasses import dataclass
 from uuid import uuid4
 
 import msgspec
+from headwater_client.errors import HeadwaterError
 from headwater_client.events import encode
 
-from deploy.rollout.errors import CommandRejectedError
 from deploy.rollout.settings import RolloutSettings
 from features.rollout_messages import RolloutAction, RolloutCommand
 
 # Whoever sent an older command has been told that no controller answers, so it must not take effect
 # any more; it may also be a recorded one that is sent again, or the sender's clock may be wrong.
 MAX_AGE_S = 30.0
+
+
+class CommandRejectedError(HeadwaterError):
+    """A command cannot be carried out on this rollout."""
+
+
+class FencedError(HeadwaterError):
+    """Another controller leads now; what this one was about to write was not written."""
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,10 @@ from dataclasses import dataclass
 import structlog
 from headwater_client.errors import ServerError
 from msgspec.structs import replace
+from prometheus_client import Counter, Gauge
 
-from deploy.rollout import metrics
-from deploy.rollout.commands import verify_command
-from deploy.rollout.decision import apply_action, decide, initial_state
-from deploy.rollout.errors import CommandRejectedError, FencedError
+from deploy.rollout.commands import CommandRejectedError, FencedError, verify_command
+from deploy.rollout.decision import Decision, Trial, apply_action, decide, initial_state
 from deploy.rollout.evidence import collect_inputs
 from deploy.rollout.feedback.consumer import FeedbackConsumer
 from deploy.rollout.history import (
@@ -29,7 +28,6 @@ from deploy.rollout.history import (
 )
 from deploy.rollout.settings import RolloutSettings
 from deploy.rollout.topic import ANSWER_S, RolloutLog
-from deploy.rollout.trial import Trial
 from features.rollout_messages import (
     Rollout,
     RolloutAction,
@@ -43,6 +41,15 @@ from features.rollout_messages import (
 CONTROLLER = "controller"
 POLL_S = 0.05
 log = structlog.get_logger()
+
+LEADS = Gauge("headwater_rollout_leads", "Whether this controller is the one that decides")
+SHARE = Gauge("headwater_rollout_share", "Share of people that the candidate has; 0 for none")
+STEPS = Counter("headwater_rollout_steps_total", "Steps of rollouts", ["state"])
+REWARD = Gauge(
+    "headwater_rollout_reward_ratio_log",
+    "Logarithm of the canary's reward over its baseline's: what it is at least, about, at most",
+    ["bound"],
+)
 
 
 @dataclass(frozen=True)
@@ -91,7 +98,7 @@ class Controller:
             DataError: a stored step cannot be read.
         """
         message = self._log.poll(POLL_S)
-        metrics.LEADS.set(self._log.leads)
+        LEADS.set(self._log.leads)
         if not self._log.leads:
             self.close()
             return
@@ -189,7 +196,7 @@ class Controller:
         shadow = trial.routing_phase is RolloutPhase.SHADOW
         inputs = collect_inputs(feedback.counters(), now_s, shadow=shadow)
         decision = decide(trial.state, inputs, self._rules)
-        metrics.set_reward(decision, self._rules)
+        set_reward(decision, self._rules)
         if decision.state != trial.state:
             recorded = inputs_as_json(trial.state, inputs, self._rules)
             after = trial.advance(decision.state)
@@ -210,7 +217,7 @@ class Controller:
         rollout = trial.to_rollout(self._rules, self._now_ms())
         step = build_step(transition, rollout)
         self._write([step, rollout, *([answer] if answer else [])])
-        metrics.count_step(rollout)
+        count_step(rollout)
         log.info(
             "rollout_step",
             rollout_id=trial.rollout_id,
@@ -259,3 +266,17 @@ def _sibling_address(address: str, version: int) -> str:
     's3://models/temporal_llm/8'
     """
     return f"{address.rstrip('/').rpartition('/')[0]}/{version}"
+
+
+def count_step(rollout: Rollout) -> None:
+    """Count a step, and show the candidate's share after it."""
+    STEPS.labels(rollout.phase.value).inc()
+    SHARE.set(share_of(rollout))
+
+
+def set_reward(decision: Decision, rules: RolloutSettings) -> None:
+    """Show the effect that a decision was taken on; nothing while nothing was earned."""
+    if (effect := decision.effect) is not None:
+        REWARD.labels("lower").set(effect.lower(rules.false_promotion))
+        REWARD.labels("estimate").set(effect.estimate)
+        REWARD.labels("upper").set(effect.upper(rules.false_rollback))

@@ -11,11 +11,10 @@ import msgspec
 import numpy as np
 from headwater_client.errors import DataError
 
-from deploy.rollout.decision import Decision, RolloutState, decide
+from deploy.rollout.decision import Decision, RolloutState, Trial, decide
 from deploy.rollout.evidence import DecisionInputs, Health, VariantTally
 from deploy.rollout.feedback.counters import COUNTERS
 from deploy.rollout.settings import RolloutSettings
-from deploy.rollout.trial import Trial
 from features.rollout_messages import (
     Rollout,
     RolloutAnswer,

@@ -20,8 +20,7 @@ from headwater_client.errors import HeadwaterError, ServerError
 from headwater_client.events import encode
 from headwater_client.topics import ROLLOUTS
 
-from deploy.rollout.commands import MAX_AGE_S
-from deploy.rollout.errors import CommandRejectedError, FencedError
+from deploy.rollout.commands import MAX_AGE_S, CommandRejectedError, FencedError
 from features import rollouts
 from features.kafka import client_config
 from features.rollout_messages import (

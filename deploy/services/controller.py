@@ -11,12 +11,11 @@ from headwater_client.errors import HeadwaterError, ServerError
 from prometheus_client import start_http_server
 
 from deploy.jobs.train import model_server
+from deploy.rollout import FencedError, Trial
 from deploy.rollout.controller import Controller, Dependencies
-from deploy.rollout.errors import FencedError
 from deploy.rollout.feedback.consumer import FeedbackConsumer
 from deploy.rollout.feedback.ledger import FeedbackScope
 from deploy.rollout.topic import RolloutLog
-from deploy.rollout.trial import Trial
 from deploy.settings import Settings
 from features.inputs import MODEL_NAME
 from features.kafka import ensure_sources

@@ -15,9 +15,7 @@ from headwater_client.errors import SettingsError
 
 from deploy.jobs.optimize import serve_window_variant
 from deploy.jobs.train import model_registry
-from deploy.rollout.commands import CommandRequest, sign_command
-from deploy.rollout.errors import CommandRejectedError
-from deploy.rollout.settings import RolloutSettings
+from deploy.rollout import CommandRejectedError, CommandRequest, RolloutSettings, sign_command
 from deploy.rollout.topic import send_command
 from deploy.settings import Settings
 from features.inputs import MODEL_NAME

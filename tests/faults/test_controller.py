@@ -21,12 +21,10 @@ from headwater_client.topics import RECOMMENDATIONS
 
 from deploy import local
 from deploy.jobs.train import model_registry
-from deploy.rollout.errors import CommandRejectedError
+from deploy.rollout import CommandRejectedError, RolloutSettings, is_reproducible
 from deploy.rollout.feedback.codec import decode_feedback, encode_feedback
 from deploy.rollout.feedback.counters import FeedbackRow
 from deploy.rollout.feedback.ledger import FeedbackMessage, FeedbackScope, Ledger
-from deploy.rollout.history import is_reproducible
-from deploy.rollout.settings import RolloutSettings
 from deploy.settings import Settings
 from features.kafka import client_config, ensure_sources
 from features.rollout_messages import RolloutAction, RolloutStep

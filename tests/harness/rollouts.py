@@ -18,8 +18,7 @@ from headwater_client.events import Click, Reason, Recommendation, RecommendedIt
 from headwater_client.topics import PARTITIONER, RECOMMENDATIONS
 
 from deploy.jobs.start_rollout import load_candidate
-from deploy.rollout.commands import CommandRequest, sign_command
-from deploy.rollout.settings import RolloutSettings
+from deploy.rollout import CommandRequest, RolloutSettings, sign_command
 from deploy.rollout.topic import RolloutHistory, read_history, send_command
 from deploy.settings import Settings
 from features.inputs import MODEL_NAME

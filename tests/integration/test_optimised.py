@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from deploy import local
-from deploy.optimize.settings import OptimizeSettings
+from deploy.optimize import OptimizeSettings
 from deploy.optimize.variants import SourceVersion, VariantOutcome, build_variants
 from deploy.settings import Settings
 from features.inputs import MODEL_NAME

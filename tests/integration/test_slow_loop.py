@@ -14,8 +14,8 @@ from headwater_client.events import Item
 from deploy import local
 from deploy.jobs.optimize import serve_window_variant
 from deploy.jobs.train import model_registry, model_server
-from deploy.optimize.publishing import SERVED_FILE
-from deploy.optimize.settings import OptimizeSettings, ServedPrecision
+from deploy.optimize import OptimizeSettings, ServedPrecision
+from deploy.optimize.variants import SERVED_FILE
 from deploy.services.trainer import release
 from deploy.settings import Settings
 from features.kafka import ensure_topics

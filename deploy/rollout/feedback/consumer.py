@@ -21,7 +21,7 @@ from headwater_client.events import Interaction, Recommendation
 from headwater_client.kafka import unreachable
 from headwater_client.topics import RECOMMENDATIONS
 
-from deploy.rollout.errors import FencedError
+from deploy.rollout.commands import FencedError
 from deploy.rollout.feedback.codec import VERSION, decode_feedback, encode_feedback
 from deploy.rollout.feedback.counters import VariantCounters, sum_rows
 from deploy.rollout.feedback.ledger import FeedbackMessage, FeedbackScope, Ledger, TimeOrderedMerge

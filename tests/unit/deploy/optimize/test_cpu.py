@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 
-from deploy.optimize.cpu import write_int8, write_narrow
+from deploy.optimize.precision import write_int8, write_narrow
 from features.schema import FeatureSchema
 from tests.unit.deploy.optimize.conftest import ITEMS
 from trainer.export.onnx import answers, open_session, sample_inputs

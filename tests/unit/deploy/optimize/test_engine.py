@@ -13,21 +13,27 @@ import pytest
 from headwater_client.errors import DataError
 from onnx import numpy_helper
 
-from deploy.optimize import BuildError, EngineUnavailableError
-from deploy.optimize.cpu import write_exact
+from deploy.optimize import BuildError, EngineUnavailableError, MatmulPrecision, OptimizeSettings
 from deploy.optimize.engine import EngineSpec, build_engine
-from deploy.optimize.engine_record import (
+from deploy.optimize.precision import (
+    PRODUCTS,
+    CalibrationSet,
+    with_explicit_int8,
+    with_products_in,
+    write_exact,
+)
+from deploy.optimize.runtime import (
     ENGINE,
     EngineRecord,
+    RunningEngine,
+    TensorRTPackage,
     engine_file,
+    load_package,
     profile_refusals,
     read_record,
     record_path,
     shape_profiles,
 )
-from deploy.optimize.precision import PRODUCTS, CalibrationSet, with_explicit_int8, with_products_in
-from deploy.optimize.runtime import RunningEngine, TensorRTPackage, load_package
-from deploy.optimize.settings import MatmulPrecision, OptimizeSettings
 from features.inputs import model_inputs, model_outputs
 from features.schema import FeatureSchema
 from tests.unit.deploy.optimize.conftest import HISTORY, ITEMS

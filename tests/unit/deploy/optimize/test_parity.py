@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from headwater_client.events import Click
 
+from deploy.optimize import OptimizeSettings
 from deploy.optimize.parity import measure_parity
-from deploy.optimize.settings import OptimizeSettings
 from deploy.optimize.variants import SourceVersion, build_variants
 from features.inputs import model_inputs
 from features.schema import FeatureSchema

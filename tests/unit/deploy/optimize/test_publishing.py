@@ -12,10 +12,8 @@ import numpy as np
 import pytest
 from headwater_client.events import Click
 
-from deploy.optimize import publishing
-from deploy.optimize.publishing import SERVED_FILE, serve_int8
-from deploy.optimize.settings import OptimizeSettings, ServedPrecision
-from deploy.optimize.variants import SourceVersion
+from deploy.optimize import OptimizeSettings, ServedPrecision, variants
+from deploy.optimize.variants import SERVED_FILE, SourceVersion, serve_int8
 from features.schema import FeatureSchema
 from features.vocabulary import FIRST_ITEM, Vocabulary
 from tests.unit.deploy.optimize.conftest import ITEMS
@@ -87,7 +85,7 @@ def test_a_full_disk_in_between_is_made_good_by_another_try(
     draft: SourceVersion, graph: Path, tmp_path: Path, step: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr(publishing, step, _full(getattr(publishing, step)))
+        patched.setattr(variants, step, _full(getattr(variants, step)))
         with pytest.raises(OSError, match="No space left"):
             serve_int8(draft, tmp_path, LENIENT)
     assert names(draft) == {GRAPH}

@@ -6,9 +6,14 @@ import msgspec
 import pytest
 from headwater_client.events import encode
 
-from deploy.rollout.commands import MAX_AGE_S, CommandRequest, sign_command, verify_command
-from deploy.rollout.errors import CommandRejectedError
-from deploy.rollout.settings import RolloutSettings
+from deploy.rollout import RolloutSettings
+from deploy.rollout.commands import (
+    MAX_AGE_S,
+    CommandRejectedError,
+    CommandRequest,
+    sign_command,
+    verify_command,
+)
 from features.rollout_messages import RolloutAction, RolloutCommand
 
 RULES = RolloutSettings.model_validate({"admin_token": "secret"})

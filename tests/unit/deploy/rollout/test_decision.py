@@ -8,11 +8,15 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from deploy.rollout import (
+    CommandRejectedError,
+    DecisionInputs,
+    Health,
+    RolloutSettings,
+    VariantTally,
+)
 from deploy.rollout.decision import RolloutState, apply_action, decide, initial_state
-from deploy.rollout.errors import CommandRejectedError
-from deploy.rollout.evidence import DecisionInputs, Health, VariantTally
 from deploy.rollout.feedback.counters import empty_counts
-from deploy.rollout.settings import RolloutSettings
 from features.rollout_messages import RolloutAction, RolloutPhase
 
 RULES = RolloutSettings()

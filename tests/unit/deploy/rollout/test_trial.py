@@ -8,7 +8,8 @@ import pytest
 from headwater_client.events import encode
 from msgspec.structs import replace
 
-from deploy.rollout.decision import RolloutState, apply_action, decide, initial_state
+from deploy.rollout import RolloutSettings
+from deploy.rollout.decision import RolloutState, Trial, apply_action, decide, initial_state
 from deploy.rollout.evidence import collect_inputs, score_drift
 from deploy.rollout.feedback.counters import SCORE_BINS, Impression, VariantCounters
 from deploy.rollout.history import (
@@ -19,8 +20,6 @@ from deploy.rollout.history import (
     is_reproducible,
     trial_of,
 )
-from deploy.rollout.settings import RolloutSettings
-from deploy.rollout.trial import Trial
 from features.rollout_messages import (
     Rollout,
     RolloutAction,
