@@ -16,18 +16,31 @@ from headwater_client.errors import DataError, ServerError
 from headwater_client.events import Item
 
 from features.schema import check_version_fits
-from trainer.evaluation.held import hold_out
+from trainer.evaluation import hold_out
 from trainer.examples import DataSplits, EventHistory, Examples, split_by_time
-from trainer.export.onnx import ExportError
-from trainer.gate.checks import Verdict, verdict
-from trainer.gate.measure import JudgedVersion, measure
-from trainer.gate.record import VERDICTS, encode, record
+from trainer.export import ExportError
+from trainer.gate import (
+    VERDICTS,
+    JudgedVersion,
+    Verdict,
+    encode_verdict,
+    measure,
+    record_verdict,
+    verdict,
+)
 from trainer.network import TrainedModel
-from trainer.registry import checkpoint
-from trainer.registry.checkpoint import Lineage, load_parent
-from trainer.registry.registry import ModelRegistry, ReleaseVersion, RolloutRejectedError
-from trainer.registry.repository import ModelVersion
-from trainer.registry.staging import GRAPH, WriteExtras, exact_graph
+from trainer.registry import (
+    GRAPH,
+    Lineage,
+    ModelRegistry,
+    ModelVersion,
+    ReleaseVersion,
+    RolloutRejectedError,
+    WriteExtras,
+    checkpoint,
+    exact_graph,
+)
+from trainer.registry.checkpoint import load_parent
 from trainer.retrying import retrying
 from trainer.settings import FineTuneSettings, GateSettings, TrainerSettings
 from trainer.stopwatch import Stopwatch
@@ -296,7 +309,7 @@ class SlowLoop:
                     events = self._history.examples(candidate.vocabulary)
                     staged.write_extras(on_gate_passed(candidate, events))
             with clock.stage("keep"):
-                return found, staged.commit(encode(found), _metrics(found))
+                return found, staged.commit(encode_verdict(found), _metrics(found))
 
     def _next(self) -> int:
         return max(self._registry.repository.version_numbers()) + 1
@@ -309,7 +322,7 @@ class SlowLoop:
         measured = measure(candidate, live, held, self._schema, window)
         found = verdict(measured, self._rules.gate)
         keep = retrying(self._rules.trainer.publish_retry_s, DataError)
-        keep(record, found, self._registry.repository.folder / VERDICTS)
+        keep(record_verdict, found, self._registry.repository.folder / VERDICTS)
         return found
 
 

@@ -60,8 +60,8 @@ from features.schema import FeatureSchema
 from features.vocabulary import FIRST_ITEM
 from trainer.datasets import Log
 from trainer.evaluation.requests import BATCH
+from trainer.export import ScoringGraph
 from trainer.export.onnx import write_graph
-from trainer.export.scoring_graph import ScoringGraph
 from trainer.network import Model
 from trainer.registry.checkpoint import load
 from trainer.settings import TrainerSettings

@@ -29,7 +29,8 @@ from deploy.optimize.precision import write_exact, write_int8, write_narrow
 from features.schema import FeatureSchema
 from features.settings import FeatureSettings
 from features.vocabulary import FIRST_ITEM
-from trainer.export.onnx import Arrays, answers, open_session, sample_inputs, write_graph
+from trainer.export import Arrays, answers, open_session, sample_inputs
+from trainer.export.onnx import write_graph
 from trainer.network import Model
 
 _SERVING_ROUNDS = 60

@@ -22,8 +22,8 @@ from features.inputs import model_inputs, model_outputs
 from features.schema import FeatureSchema
 from features.settings import FeatureSettings
 from features.vocabulary import FIRST_ITEM
-from trainer.export.onnx import Arrays, answers, open_session, sample_inputs
-from trainer.export.scoring_graph import Outputs, ScoringGraph
+from trainer.export import Arrays, ScoringGraph, answers, open_session, sample_inputs
+from trainer.export.scoring_graph import Outputs
 from trainer.network import NEIGHBOURS, Architecture, TemporalModel, join_models
 from trainer.settings import TrainerSettings
 from trainer.text import BUCKETS, DIRECTIONS

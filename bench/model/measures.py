@@ -35,11 +35,11 @@ from deploy.optimize.runtime import installed_packages
 from features.schema import FeatureSchema
 from features.settings import FeatureSettings
 from trainer.datasets import Log
-from trainer.evaluation.requests import BATCH, EvalRequests
-from trainer.export.onnx import Arrays, export
-from trainer.export.scoring_graph import ScoringGraph
+from trainer.evaluation import EvalRequests
+from trainer.evaluation.requests import BATCH
+from trainer.export import Arrays, ScoringGraph, export
+from trainer.registry import GRAPH
 from trainer.registry.checkpoint import load, save
-from trainer.registry.staging import GRAPH
 from trainer.settings import TrainerSettings
 from trainer.text import load_text_encoder
 from trainer.training import TrainingSetup, train_first_model

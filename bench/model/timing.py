@@ -17,8 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bench.model.forms import Call, Tensors, torch_run
 from features.schema import FeatureSchema
-from trainer.export.onnx import Arrays
-from trainer.export.scoring_graph import ScoringGraph
+from trainer.export import Arrays, ScoringGraph
 from trainer.network import NEWEST
 
 _WARM_UP = 3

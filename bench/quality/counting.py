@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 
 from bench.quality.questions import TRAINING, Floats, Ints, Questions, Takes
-from trainer.evaluation.popularity import DecayedPopularity
+from trainer.evaluation import DecayedPopularity
 from trainer.examples.cooccurrence import NEARBY_EVENTS, NEARBY_MS
 
 # Scores of the questions in order, some at a time: float[q, N].

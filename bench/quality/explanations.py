@@ -40,7 +40,7 @@ from features.inputs import TOP_ITEMS
 from features.rows import UserRow
 from features.schema import FeatureSchema
 from features.vocabulary import PADDING, Vocabulary
-from trainer.export.scoring_graph import ScoringGraph
+from trainer.export import ScoringGraph
 from trainer.metrics import CUTOFF, bootstrap_interval
 
 LEAST_EVENTS = 5

@@ -15,7 +15,7 @@ from rich.table import Table
 from bench.harness import charts
 from bench.harness.runner import make_table
 from bench.quality.questions import TRAINING, Answers, Bools, Floats, Ints, Questions
-from trainer.evaluation.evaluate import group_events
+from trainer.evaluation import group_events
 from trainer.metrics import bootstrap_interval, ndcg, ranking_metrics
 
 Row = dict[str, Any]

@@ -19,9 +19,9 @@ from deploy.jobs.prequential import Prequential, evaluate_prequential
 from deploy.report import write_report
 from deploy.settings import load_settings
 from trainer.datasets import load_log
-from trainer.evaluation.evaluate import MethodEvaluation
+from trainer.evaluation import MethodEvaluation
 from trainer.metrics import RankingMetrics
-from trainer.registry.repository import ModelRepository
+from trainer.registry import ModelRepository
 
 GROUPS = {
     "return_visits": "return visits",

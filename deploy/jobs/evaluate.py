@@ -11,7 +11,7 @@ from headwater_client.errors import DataError
 from deploy.settings import Settings
 from features.vocabulary import UNKNOWN, Vocabulary
 from trainer.datasets import Log
-from trainer.evaluation.evaluate import Evaluation, evaluate
+from trainer.evaluation import Evaluation, evaluate
 from trainer.registry.checkpoint import load, trained_schema
 
 # Of a log of which nobody knows how much the version was trained on.

@@ -13,13 +13,12 @@ from deploy.settings import Settings
 from features.schema import FeatureSchema
 from features.settings import FeatureSettings
 from trainer.datasets import Log
-from trainer.evaluation.requests import newest_requests, sample_requests
+from trainer.evaluation import newest_requests, sample_requests
 from trainer.examples import Examples, build_examples, observe_log, replay_log
 from trainer.loop import OnGatePassed
 from trainer.network import TrainedModel
-from trainer.registry import StagedVersion, WriteExtras
+from trainer.registry import ModelRepository, StagedVersion, WriteExtras
 from trainer.registry.checkpoint import load, trained_schema
-from trainer.registry.repository import ModelRepository
 
 # Answered in seconds, and enough to see a loss of a hundredth of NDCG@10: with a thousand, chance
 # alone makes up as much.

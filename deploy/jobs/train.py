@@ -12,10 +12,8 @@ from features.schema import FeatureSchema
 from features.vocabulary import FIRST_ITEM
 from trainer.datasets import Log
 from trainer.progress import ProgressReporter, Report, TrainingPhase
+from trainer.registry import ModelRegistry, ModelServer, ModelVersion
 from trainer.registry.checkpoint import load
-from trainer.registry.model_server import ModelServer
-from trainer.registry.registry import ModelRegistry
-from trainer.registry.repository import ModelVersion
 from trainer.settings import TrainerSettings
 from trainer.text import load_text_encoder
 from trainer.training import TrainingSetup, track, train_first_model

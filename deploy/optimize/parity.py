@@ -10,8 +10,9 @@ import numpy as np
 
 from deploy.optimize.settings import OptimizeSettings
 from features.arrays import Float64Array, Int64Array
-from trainer.evaluation.requests import EvalRequests
-from trainer.export.onnx import Array, Arrays, answers, open_session
+from trainer.evaluation import EvalRequests
+from trainer.export import Arrays, answers, open_session
+from trainer.export.onnx import Array
 from trainer.metrics import CUTOFF, ndcg, ranks_in_lists
 
 InferFunction = Callable[[Arrays], Arrays]

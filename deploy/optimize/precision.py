@@ -27,10 +27,11 @@ from onnxruntime.quantization import (
 
 from deploy.optimize.settings import MatmulPrecision
 from features.schema import FeatureSchema
-from trainer.evaluation.requests import split_feeds
+from trainer.evaluation import split_feeds
+from trainer.export import Arrays, ScoringGraph
 from trainer.export.likeness import Widths
-from trainer.export.onnx import Arrays, check_graph, write_graph
-from trainer.export.scoring_graph import ScoringGraph, SparseCooccurrence
+from trainer.export.onnx import check_graph, write_graph
+from trainer.export.scoring_graph import SparseCooccurrence
 from trainer.network import Model
 
 PRODUCTS = ("MatMul", "Gemm")

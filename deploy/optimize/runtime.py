@@ -27,7 +27,8 @@ from deploy.optimize.settings import OptimizeSettings
 from features.inputs import Tensor, model_inputs
 from features.schema import FeatureSchema
 from trainer.disk import sha256
-from trainer.export.onnx import LENGTHS, Arrays
+from trainer.export import Arrays
+from trainer.export.onnx import LENGTHS
 from trainer.export.triton_config import MAX_BATCH, VARIES, ModelFile, ModelTensor
 
 Tensors = dict[str, torch.Tensor]

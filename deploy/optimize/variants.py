@@ -43,11 +43,11 @@ from deploy.optimize.runtime import (
 )
 from features.inputs import MODEL_NAME
 from features.schema import FeatureSchema
-from trainer.evaluation.requests import EvalRequests
-from trainer.export.onnx import ExportError
+from trainer.evaluation import EvalRequests
+from trainer.export import ExportError
 from trainer.export.triton_config import Backend, config_refusals, graph_file, render_config
 from trainer.network import Model
-from trainer.registry.staging import CONFIG, EXACT, GRAPH, exact_graph
+from trainer.registry import CONFIG, EXACT, GRAPH, exact_graph
 
 PARITY_FILE = "agreement.json"
 TIMING_CACHE = "timing.cache"

@@ -22,8 +22,7 @@ from features.inputs import MODEL_NAME
 from features.rollout_messages import RolloutAction
 from features.settings import BrokerSettings
 from trainer.loop import Serving, SlowLoop, SlowLoopSettings, SlowLoopStep
-from trainer.registry.registry import ModelRegistry, ReleaseVersion, RolloutRejectedError
-from trainer.registry.repository import ModelVersion
+from trainer.registry import ModelRegistry, ModelVersion, ReleaseVersion, RolloutRejectedError
 from trainer.settings import Release
 from trainer.stopwatch import Stopwatch
 from trainer.text import load_text_encoder

@@ -29,8 +29,14 @@ from features import rollouts
 from features.schema import FeatureSchema
 from tests.harness.models import SETTINGS, offline_registry, untrained
 from trainer import disk
-from trainer.registry import checkpoint, model_server, registry, repository, staging
-from trainer.registry.repository import ModelRepository
+from trainer.registry import (
+    ModelRepository,
+    checkpoint,
+    model_server,
+    registry,
+    repository,
+    staging,
+)
 
 KEPT = 3
 VERSIONS_OF_A_LIFE = 2

@@ -26,8 +26,8 @@ from tests.harness.models import ITEMS, SETTINGS, untrained
 from tests.harness.oracle import read_topic
 from tests.harness.waiting import wait_until
 from tests.harness.workers import environment
-from trainer.registry import checkpoint
-from trainer.registry.repository import LOCK, ModelRepository
+from trainer.registry import ModelRepository, checkpoint
+from trainer.registry.repository import LOCK
 
 KILLS = 12
 STEPS = (

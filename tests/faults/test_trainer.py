@@ -26,9 +26,7 @@ from tests.harness.walks import ITEMS, Events, catalogue, walks
 from tests.harness.workers import environment
 from tests.unit.trainer.training.test_fine_tune import SETTINGS, TUNING
 from trainer.datasets import Log
-from trainer.registry import checkpoint
-from trainer.registry.registry import ModelRegistry
-from trainer.registry.repository import ModelRepository
+from trainer.registry import ModelRegistry, ModelRepository, checkpoint
 from trainer.training import TrainingSetup, train_first_model
 from trainer.windows.store import WindowStore
 

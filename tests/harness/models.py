@@ -19,8 +19,7 @@ from trainer.network import (
     TrainingOutcome,
     architecture_of,
 )
-from trainer.registry.model_server import ModelServer
-from trainer.registry.registry import ModelRegistry
+from trainer.registry import ModelRegistry, ModelServer
 from trainer.settings import TrainerSettings
 
 SETTINGS = TrainerSettings(width=16)

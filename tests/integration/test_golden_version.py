@@ -14,7 +14,8 @@ from deploy.jobs.train import model_registry
 from deploy.settings import Settings
 from features.settings import FeatureSettings
 from tests.harness.models import offline_registry
-from trainer.export.onnx import Arrays, answers, differences, open_session
+from trainer.export import Arrays, answers, open_session
+from trainer.export.onnx import differences
 from trainer.registry import GRAPH, checkpoint
 
 GOLDEN = Path("tests/golden/13a9bcc").resolve()

@@ -21,9 +21,9 @@ from features.rows import UserRow
 from features.schema import FeatureSchema
 from features.vocabulary import Vocabulary
 from tests.harness.models import ITEMS, SETTINGS, offline_registry, untrained
-from trainer.export.onnx import Arrays, answers, differences, open_session, sample_inputs
-from trainer.registry.model_server import ModelServer
-from trainer.registry.repository import ModelVersion
+from trainer.export import Arrays, answers, open_session, sample_inputs
+from trainer.export.onnx import differences
+from trainer.registry import ModelServer, ModelVersion
 
 pytestmark = pytest.mark.integration
 

@@ -15,10 +15,10 @@ from deploy.settings import Settings
 from features.inputs import MODEL_NAME
 from features.schema import FeatureSchema
 from tests.harness.models import ITEMS, untrained
-from trainer.evaluation.requests import EvalRequests
-from trainer.export.onnx import answers, differences, export, open_session, sample_inputs
-from trainer.registry.model_server import ModelServer
-from trainer.registry.staging import CONFIG, GRAPH
+from trainer.evaluation import EvalRequests
+from trainer.export import answers, export, open_session, sample_inputs
+from trainer.export.onnx import differences
+from trainer.registry import CONFIG, GRAPH, ModelServer
 
 pytestmark = pytest.mark.integration
 

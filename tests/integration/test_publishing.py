@@ -14,9 +14,8 @@ from features.kafka import ensure_topics
 from features.schema import FeatureSchema
 from tests.harness.models import ITEMS, SETTINGS, untrained
 from tests.harness.oracle import read_topic
-from trainer.registry.checkpoint import Lineage
-from trainer.registry.model_server import ServerUnavailableError
-from trainer.registry.repository import LOCK, ModelVersion
+from trainer.registry import Lineage, ModelVersion, ServerUnavailableError
+from trainer.registry.repository import LOCK
 from trainer.settings import TrainerSettings
 
 pytestmark = pytest.mark.integration

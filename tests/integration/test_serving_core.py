@@ -26,8 +26,7 @@ from stream.routing import Routes
 from stream.row_updates import ConsumerRecord, RowUpdater
 from stream.settings import WorkerConfig
 from tests.harness.models import ITEMS, SETTINGS, untrained
-from trainer.registry.model_server import ModelServer
-from trainer.registry.registry import ModelRegistry
+from trainer.registry import ModelRegistry, ModelServer
 
 pytestmark = pytest.mark.integration
 NOW_MS = 1_700_000_000_000

@@ -27,13 +27,10 @@ from tests.harness.walks import ITEMS, Events, catalogue, shuffled, walks
 from tests.unit.trainer.training.test_fine_tune import SETTINGS, TUNING
 from trainer import loop as slow_loop
 from trainer.datasets import Log
-from trainer.gate.checks import Verdict
-from trainer.gate.record import EVALUATION, VERDICTS
+from trainer.gate import EVALUATION, VERDICTS, Verdict
 from trainer.loop import OnGatePassed, Serving, SlowLoop, SlowLoopSettings
 from trainer.network import TrainedModel
-from trainer.registry import checkpoint
-from trainer.registry.registry import ModelRegistry, ReleaseVersion
-from trainer.registry.staging import EXACT, GRAPH
+from trainer.registry import EXACT, GRAPH, ModelRegistry, ReleaseVersion, checkpoint
 from trainer.settings import FineTuneSettings, GateSettings, Release
 from trainer.training import TrainingSetup, fine_tune, train_first_model
 from trainer.windows.log import QuarantinedWindows

@@ -16,7 +16,7 @@ from features.schema import FeatureSchema
 from features.vocabulary import FIRST_ITEM, PADDING, Vocabulary
 from trainer.datasets import Log
 from trainer.examples import BoolArray, Examples, build_examples, observe_log, replay_log
-from trainer.export.onnx import Arrays
+from trainer.export import Arrays
 
 BATCH = 64
 

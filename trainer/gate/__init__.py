@@ -6,3 +6,19 @@
 
 `docs/decisions/0015-gate.md` says what the checks catch, and how often they are wrong.
 """
+
+from trainer.gate.checks import GateMeasurements, Verdict, verdict
+from trainer.gate.measure import JudgedVersion, measure
+from trainer.gate.record import EVALUATION, VERDICTS, encode_verdict, record_verdict
+
+__all__ = [
+    "EVALUATION",
+    "VERDICTS",
+    "GateMeasurements",
+    "JudgedVersion",
+    "Verdict",
+    "encode_verdict",
+    "measure",
+    "record_verdict",
+    "verdict",
+]

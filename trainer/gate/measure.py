@@ -17,19 +17,11 @@ from torch import Tensor
 
 from features.schema import FeatureSchema
 from features.vocabulary import FIRST_ITEM
+from trainer.evaluation import HoldoutSet, popularity_scores
 from trainer.evaluation.evaluate import Scorer, rank_batches
-from trainer.evaluation.held import HoldoutSet
-from trainer.evaluation.popularity import popularity_scores
 from trainer.examples.requests import Batch
-from trainer.export.onnx import (
-    ExportError,
-    answers,
-    check_graph,
-    not_finite,
-    open_session,
-    sample_inputs,
-)
-from trainer.export.scoring_graph import ScoringGraph
+from trainer.export import ExportError, ScoringGraph, answers, open_session, sample_inputs
+from trainer.export.onnx import check_graph, not_finite
 from trainer.gate.checks import Foresight, GateMeasurements, MethodRanking, WeightGrowth
 from trainer.network import Model, TrainedModel, batch_scores
 

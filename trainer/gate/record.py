@@ -18,12 +18,12 @@ VERDICTS = "verdicts.jsonl"
 log = structlog.get_logger()
 
 
-def encode(verdict: Verdict) -> bytes:
+def encode_verdict(verdict: Verdict) -> bytes:
     """What `evaluation.json` beside a version holds; numbers that are none are null."""
     return msgspec.json.format(msgspec.json.encode(verdict), indent=2)
 
 
-def record(verdict: Verdict, path: Path) -> None:
+def record_verdict(verdict: Verdict, path: Path) -> None:
     """Add a line to the log of verdicts, and say what came out.
 
     Raises:

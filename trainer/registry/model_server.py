@@ -14,7 +14,8 @@ from tritonclient.utils import InferenceServerException
 
 from features.inputs import MODEL_NAME, model_inputs, model_outputs
 from features.schema import FeatureSchema
-from trainer.export.onnx import Arrays, answers, differences, open_session, sample_inputs
+from trainer.export import Arrays, answers, open_session, sample_inputs
+from trainer.export.onnx import differences
 from trainer.export.triton_config import with_versions
 
 LOAD_TIMEOUT_S = 120.0

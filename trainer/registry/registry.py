@@ -20,8 +20,8 @@ from features.rollout_messages import Rollout, RoutedVersion, Variant
 from features.rollouts import RolloutView, write_rollout_message
 from features.schema import FeatureSchema
 from features.settings import BrokerSettings
+from trainer.export import ScoringGraph
 from trainer.export.onnx import check_graph
-from trainer.export.scoring_graph import ScoringGraph
 from trainer.network import TrainedModel
 from trainer.registry import checkpoint
 from trainer.registry.checkpoint import FIRST, Lineage

@@ -15,7 +15,7 @@ from features.schema import FeatureSchema
 from trainer.disk import write_synced
 from trainer.export.onnx import export_unchecked
 from trainer.export.triton_config import render_config, tensor_refusals
-from trainer.gate.record import EVALUATION
+from trainer.gate import EVALUATION
 from trainer.network import TrainedModel
 from trainer.registry import checkpoint
 from trainer.registry.checkpoint import Lineage

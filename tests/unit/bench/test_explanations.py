@@ -16,7 +16,8 @@ from bench.quality.explanations import (
     with_history,
 )
 from bench.quality.robustness import AskedHistories
-from trainer.export.scoring_graph import ScoringGraph, principal, relative_to_mean
+from trainer.export import ScoringGraph
+from trainer.export.scoring_graph import principal, relative_to_mean
 from trainer.network import Architecture, TemporalModel
 
 ITEMS, HISTORY, WIDTH = 140, 8, 12

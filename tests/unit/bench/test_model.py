@@ -23,8 +23,8 @@ from bench.model.forms import (
 from bench.model.measures import RunReporter, time_form
 from bench.model.tables import draw, make_tables
 from bench.model.timing import Ceilings, MinimalWork, minimal_work
+from trainer.export import ScoringGraph
 from trainer.export.onnx import write_graph
-from trainer.export.scoring_graph import ScoringGraph
 
 SIZES = RequestSizes(histories=(8, 16), batches=(1, 4), items=250)
 

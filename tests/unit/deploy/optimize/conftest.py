@@ -9,7 +9,7 @@ import pytest
 from features.schema import FeatureSchema
 from features.settings import FeatureSettings
 from tests.harness.models import every_part
-from trainer.export.onnx import export
+from trainer.export import export
 from trainer.network import Architecture, TemporalModel
 
 HISTORY, ITEMS = 16, 300

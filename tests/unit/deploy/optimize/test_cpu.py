@@ -11,7 +11,7 @@ import pytest
 from deploy.optimize.precision import write_int8, write_narrow
 from features.schema import FeatureSchema
 from tests.unit.deploy.optimize.conftest import ITEMS
-from trainer.export.onnx import answers, open_session, sample_inputs
+from trainer.export import answers, open_session, sample_inputs
 from trainer.network import TemporalModel
 
 

@@ -38,7 +38,7 @@ from features.inputs import model_inputs, model_outputs
 from features.schema import FeatureSchema
 from tests.unit.deploy.optimize.conftest import HISTORY, ITEMS
 from trainer.disk import sha256
-from trainer.export.onnx import answers, open_session, sample_inputs
+from trainer.export import answers, open_session, sample_inputs
 from trainer.export.triton_config import (
     MAX_BATCH,
     Backend,

@@ -16,8 +16,8 @@ from features.schema import FeatureSchema
 from features.vocabulary import FIRST_ITEM, Vocabulary
 from tests.unit.deploy.optimize.conftest import HISTORY, ITEMS
 from trainer.datasets import Log
-from trainer.evaluation.requests import EvalRequests, sample_requests
-from trainer.export.onnx import Arrays, answers, open_session, sample_inputs
+from trainer.evaluation import EvalRequests, sample_requests
+from trainer.export import Arrays, answers, open_session, sample_inputs
 from trainer.network import TemporalModel
 
 

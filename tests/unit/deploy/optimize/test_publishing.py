@@ -17,11 +17,11 @@ from deploy.optimize.variants import SERVED_FILE, SourceVersion, serve_int8
 from features.schema import FeatureSchema
 from features.vocabulary import FIRST_ITEM, Vocabulary
 from tests.unit.deploy.optimize.conftest import ITEMS
-from trainer.evaluation.requests import EvalRequests, newest_requests
+from trainer.evaluation import EvalRequests, newest_requests
 from trainer.examples import build_examples, observe_log, replay_log
-from trainer.export.onnx import answers, open_session, sample_inputs
+from trainer.export import answers, open_session, sample_inputs
 from trainer.network import TemporalModel
-from trainer.registry.staging import EXACT, GRAPH, exact_graph
+from trainer.registry import EXACT, GRAPH, exact_graph
 
 # Of random weights, as these are, INT8 loses more.
 LENIENT = OptimizeSettings(min_overlap=0.5, max_loss=1.0)

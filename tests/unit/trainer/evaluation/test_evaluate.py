@@ -14,7 +14,8 @@ from features.schema import FeatureSchema
 from features.settings import HOUR_MS
 from features.vocabulary import FIRST_ITEM, Vocabulary
 from trainer.datasets import Log
-from trainer.evaluation.evaluate import evaluate, select_targets
+from trainer.evaluation import evaluate
+from trainer.evaluation.evaluate import select_targets
 from trainer.examples.requests import Batch
 from trainer.metrics import bootstrap_interval, ranking_metrics
 from trainer.network import LOWEST, TemporalModel, TrainedModel, TrainingOutcome

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from features.vocabulary import FIRST_ITEM, UNKNOWN, Vocabulary
-from trainer.evaluation.held import HoldoutSet, merge_vocabularies
+from trainer.evaluation import HoldoutSet
+from trainer.evaluation.held import merge_vocabularies
 from trainer.examples import Examples, ItemTrends
 
 

@@ -13,7 +13,7 @@ from features.schema import FeatureSchema
 from tests.harness.walks import LENGTH, walks
 from tests.unit.trainer.training.test_fine_tune import BEFORE, FILMS, SETTINGS, TEXT_ENCODER, TUNING
 from trainer.datasets import Log
-from trainer.evaluation.evaluate import evaluate
+from trainer.evaluation import evaluate
 from trainer.evaluation.prequential import (
     PrequentialRun,
     PrequentialStep,

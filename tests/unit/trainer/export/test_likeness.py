@@ -7,9 +7,10 @@ import torch
 
 from features.schema import FeatureSchema
 from tests.harness.models import every_part
+from trainer.export import ScoringGraph, sample_inputs
 from trainer.export.likeness import Widths, directions
-from trainer.export.onnx import sample_inputs, torch_answers
-from trainer.export.scoring_graph import DenseCooccurrence, ScoringGraph
+from trainer.export.onnx import torch_answers
+from trainer.export.scoring_graph import DenseCooccurrence
 from trainer.network import Architecture, Ensemble, TemporalModel
 
 

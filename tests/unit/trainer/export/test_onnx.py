@@ -16,19 +16,17 @@ from features.inputs import TOP_ITEMS, model_inputs, model_outputs
 from features.schema import FeatureSchema
 from features.vocabulary import PADDING, UNKNOWN
 from tests.harness.models import every_part
-from trainer.export.onnx import (
+from trainer.export import (
     Arrays,
     ExportError,
+    ScoringGraph,
     answers,
-    check_graph,
-    differences,
     export,
     open_session,
     sample_inputs,
-    torch_answers,
-    write_graph,
 )
-from trainer.export.scoring_graph import ScoringGraph, SparseCooccurrence
+from trainer.export.onnx import check_graph, differences, torch_answers, write_graph
+from trainer.export.scoring_graph import SparseCooccurrence
 from trainer.network import LOWEST, Architecture, TemporalModel
 
 ITEMS = 130

@@ -21,8 +21,8 @@ from trainer.examples import build_examples, compute_trends, observe_log, replay
 from trainer.examples.batches import Batches
 from trainer.examples.replay import SOURCE
 from trainer.examples.requests import ScoredRequests
-from trainer.export.onnx import sample_inputs, torch_answers
-from trainer.export.scoring_graph import ScoringGraph
+from trainer.export import ScoringGraph, sample_inputs
+from trainer.export.onnx import torch_answers
 from trainer.network import (
     LOWEST,
     NEWEST,

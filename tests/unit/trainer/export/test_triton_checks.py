@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from features.schema import FeatureSchema
-from trainer.export.onnx import export
+from trainer.export import export
 from trainer.export.triton_config import (
     Backend,
     ModelFile,

@@ -8,15 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from trainer.gate.checks import (
-    Foresight,
-    GateCheck,
-    GateMeasurements,
-    MethodRanking,
-    Verdict,
-    WeightGrowth,
-    verdict,
-)
+from trainer.gate import GateMeasurements, Verdict, verdict
+from trainer.gate.checks import Foresight, GateCheck, MethodRanking, WeightGrowth
 from trainer.settings import GateSettings
 
 SETTINGS = GateSettings()

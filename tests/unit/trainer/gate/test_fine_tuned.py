@@ -16,11 +16,10 @@ from tests.unit.trainer.training.test_fine_tune import (
     TUNING,
 )
 from trainer.datasets import Log
-from trainer.evaluation.held import hold_out
+from trainer.evaluation import hold_out
 from trainer.examples import EventHistory, split_by_time
-from trainer.export.onnx import ExportError, export
-from trainer.gate.checks import Verdict, verdict
-from trainer.gate.measure import JudgedVersion, measure
+from trainer.export import ExportError, export
+from trainer.gate import JudgedVersion, Verdict, measure, verdict
 from trainer.network import TrainedModel
 from trainer.settings import FineTuneSettings, GateSettings
 from trainer.training import TrainingSetup, fine_tune, train_first_model

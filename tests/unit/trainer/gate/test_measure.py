@@ -13,12 +13,13 @@ import torch
 
 from features.schema import FeatureSchema
 from features.vocabulary import FIRST_ITEM, Vocabulary
-from trainer.evaluation.held import HoldoutSet, merge_vocabularies
+from trainer.evaluation import HoldoutSet
+from trainer.evaluation.held import merge_vocabularies
 from trainer.examples import Examples, ItemTrends
-from trainer.export.onnx import ExportError, export, write_graph
-from trainer.export.scoring_graph import ScoringGraph
-from trainer.gate.checks import Verdict, verdict
-from trainer.gate.measure import JudgedVersion, growth, measure
+from trainer.export import ExportError, ScoringGraph, export
+from trainer.export.onnx import write_graph
+from trainer.gate import JudgedVersion, Verdict, measure, verdict
+from trainer.gate.measure import growth
 from trainer.network import TemporalModel, TrainedModel, TrainingOutcome
 from trainer.settings import GateSettings
 

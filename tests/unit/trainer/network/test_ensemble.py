@@ -14,8 +14,8 @@ from tests.harness.models import every_part, requests_of
 from tests.harness.progress import keep_metrics
 from trainer.datasets import Log
 from trainer.examples.requests import ScoredRequests
-from trainer.export.onnx import check_graph, export, sample_inputs, torch_answers
-from trainer.export.scoring_graph import ScoringGraph
+from trainer.export import ScoringGraph, export, sample_inputs
+from trainer.export.onnx import check_graph, torch_answers
 from trainer.gate.measure import growth
 from trainer.network import (
     Architecture,

@@ -19,18 +19,19 @@ from features.settings import FeatureSettings
 from features.vocabulary import read_vocabulary
 from tests.harness.models import SETTINGS as PATIENT
 from tests.harness.models import offline_registry, untrained
-from trainer.export.onnx import answers, export_unchecked, open_session, sample_inputs
+from trainer.export import answers, open_session, sample_inputs
+from trainer.export.onnx import export_unchecked
 from trainer.export.triton_config import render_config
 from trainer.network import TemporalModel, TrainedModel
-from trainer.registry import checkpoint, staging
-from trainer.registry.checkpoint import Lineage
-from trainer.registry.repository import (
-    LOCK,
-    STAGING,
+from trainer.registry import (
+    Lineage,
     ModelRepository,
     ModelVersion,
     RepositoryLockedError,
+    checkpoint,
+    staging,
 )
+from trainer.registry.repository import LOCK, STAGING
 
 SETTINGS = PATIENT.model_copy(update={"publish_retry_s": 0.0})
 HOLDER = """

@@ -18,8 +18,7 @@ from features.arrays import Float32Array
 from features.schema import FeatureSchema
 from features.vocabulary import FIRST_ITEM
 from trainer.datasets import Log, item_text
-from trainer.export.onnx import answers, export, open_session, sample_inputs
-from trainer.export.scoring_graph import ScoringGraph
+from trainer.export import ScoringGraph, answers, export, open_session, sample_inputs
 from trainer.settings import TrainerSettings
 from trainer.text import TextEncoder, load_text_encoder
 from trainer.training import TrainingSetup, train_first_model

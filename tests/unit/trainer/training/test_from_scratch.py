@@ -24,11 +24,11 @@ from features.vocabulary import FILE_NAME, Vocabulary
 from tests.harness.columns import columns_of
 from tests.harness.progress import keep_metrics
 from trainer.datasets import Log
-from trainer.evaluation.evaluate import evaluate
+from trainer.evaluation import evaluate
 from trainer.examples import compute_trends, observe_log
 from trainer.examples.batches import Batches
-from trainer.export.onnx import Arrays, answers, export, open_session, sample_inputs, torch_answers
-from trainer.export.scoring_graph import ScoringGraph
+from trainer.export import Arrays, ScoringGraph, answers, export, open_session, sample_inputs
+from trainer.export.onnx import torch_answers
 from trainer.network import TrainedModel, batch_scores
 from trainer.progress import EpochMetrics, ProgressReporter, TrainingPhase, TrainingProgress
 from trainer.registry import checkpoint

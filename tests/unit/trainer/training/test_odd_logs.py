@@ -14,8 +14,8 @@ from features.arrays import Float32Array
 from features.schema import FeatureSchema
 from tests.harness.models import offline_registry
 from trainer.datasets import Log
-from trainer.evaluation.evaluate import evaluate
-from trainer.export.onnx import answers, open_session, sample_inputs
+from trainer.evaluation import evaluate
+from trainer.export import answers, open_session, sample_inputs
 from trainer.network import LOWEST, TrainedModel
 from trainer.registry import checkpoint
 from trainer.settings import TrainerSettings
