@@ -10,7 +10,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from headwater_client.errors import (
-    DataError,
     DeliveryError,
     EventError,
     ForkedError,
@@ -42,7 +41,6 @@ if TYPE_CHECKING:
 __all__ = [
     "EVENT_TYPES",
     "Click",
-    "DataError",
     "DeadLetter",
     "DeliveryError",
     "EventError",

@@ -1,15 +1,30 @@
 """The errors that a user of Headwater can meet, and the exit code of each on the command line.
 
 HeadwaterError (1)
-├── SettingsError (2)          a setting is wrong, or one is missing
-├── ServerError (3)            Kafka (or another server) cannot be had or does not answer
-│   └── DeliveryError          Kafka did not take some messages; `undelivered` has them
-│       └── QueueFullError     the producer's local queue had no room for one
-├── DataError (4)              a file of events or items is missing or cannot be read
-├── EventError (5)             one message breaks the event contract
-└── ForkedError                a consumer was made in another process
+├── SettingsError (2)              a setting is wrong, or one is missing
+├── ServerError (3)                Kafka, the store or Triton cannot be had or does not answer
+│   ├── DeliveryError              Kafka did not take some messages; `undelivered` has them
+│   │   └── QueueFullError         the producer's local queue had no room for one
+│   ├── StoreRestartedError        features/store/__init__.py
+│   └── ServerUnavailableError     trainer/registry/model_server.py
+├── DataError (4)                  a file of events or items is missing or cannot be read
+│   └── CorruptWindowError         trainer/windows/manifest.py
+├── EventError (5)                 one message breaks the event contract
+├── ForkedError                    a consumer was made in another process
+├── InferenceError                 stream/inference.py
+│   └── CircuitOpenError           stream/inference.py
+├── ConcurrentWriterError          trainer/windows/store.py
+├── ExportError                    trainer/export/onnx.py
+├── RepositoryLockedError          trainer/registry/repository.py
+├── RolloutRejectedError           trainer/registry/registry.py
+├── OptimizeError                  deploy/optimize/__init__.py
+│   ├── BuildError                 deploy/optimize/__init__.py
+│   └── EngineUnavailableError     deploy/optimize/__init__.py
+├── CommandRejectedError           deploy/rollout/errors.py
+├── FencedError                    deploy/rollout/errors.py
+└── WorkersRunningError            deploy/jobs/backfill.py
 
-Those of the server side are below these: features/errors.py draws them.
+Those with a file are the server side's, and stand beside what raises them; apps meet the others.
 A message names the field, the value and the remedy, on one line.
 """
 
