@@ -130,7 +130,7 @@ def misranked_fraction(one: Tensor, other: Tensor, excluded: Tensor) -> float:
     Chance is 0.5, whatever the scale of the vectors, and so is a collapse to a single one. Where
     vectors are no numbers everything is misplaced: a tuning that diverged is never the best.
 
-    >>> misplaced(torch.eye(2), torch.eye(2), torch.zeros(2, 2, dtype=torch.bool))
+    >>> misranked_fraction(torch.eye(2), torch.eye(2), torch.zeros(2, 2, dtype=torch.bool))
     0.0
     """
     cosines = functional.normalize(one, dim=1) @ functional.normalize(other, dim=1).T
