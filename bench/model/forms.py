@@ -1,245 +1,72 @@
-"""The forms of the model that are compared: ways to run it, behind one interface.
+"""The forms in which a version can be served, and untrained models to time them on.
 
-What is timed are untrained models of any catalogue and history: weights do not change what a
-request costs.
+What a request costs does not depend on the weights.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import onnxruntime
+import numpy as np
 import torch
-from torch import nn
 
-from deploy.optimize import MatmulPrecision
-from deploy.optimize.runtime import RunningEngine, read_record
-from features.inputs import model_inputs, model_outputs
+from deploy.optimize import MatmulPrecision, OptimizeSettings
+from deploy.optimize.parity import InferFunction, load_graph
+from deploy.optimize.precision import write_exact, write_int8, write_narrow
+from deploy.optimize.variants import SourceVersion, available_variants
 from features.schema import FeatureSchema
 from features.settings import FeatureSettings
 from features.vocabulary import FIRST_ITEM
-from trainer.export import Arrays, ScoringGraph, answers, open_session, sample_inputs
-from trainer.export.scoring_graph import Outputs
-from trainer.network import NEIGHBOURS, Architecture, TemporalModel, join_models
+from trainer.evaluation import EvalRequests
+from trainer.evaluation.requests import BATCH
+from trainer.export import Arrays, ScoringGraph, sample_inputs
+from trainer.export.onnx import write_graph
+from trainer.export.triton_config import Backend
+from trainer.network import NEIGHBOURS, Architecture, Model, TemporalModel, join_models
+from trainer.registry import GRAPH
 from trainer.settings import TrainerSettings
 from trainer.text import BUCKETS, DIRECTIONS
 
-Tensors = dict[str, torch.Tensor]
-RunTensors = Callable[[Tensors], Tensors]
-
-
-class Call(Protocol):
-    """One batch of requests, to be answered again and again."""
-
-    def load(self) -> None:
-        """Bring the requests to where they are answered."""
-
-    def run(self) -> None:
-        """Answer them; on a GPU this only begins it."""
-
-    def fetch(self) -> Arrays:
-        """The answers, in the host's memory."""
-
-
-class SessionCall:
-    """ONNX Runtime on the CPU."""
-
-    def __init__(self, session: onnxruntime.InferenceSession, feeds: Arrays) -> None:
-        self._session, self._feeds = session, feeds
-        self._answers: Arrays = {}
-
-    def load(self) -> None:
-        """They are there."""
-
-    def run(self) -> None:
-        self._answers = answers(self._session, self._feeds)
-
-    def fetch(self) -> Arrays:
-        return self._answers
-
-
-class TorchCall:
-    """A function of tensors, on the device that they are on."""
-
-    def __init__(self, run: RunTensors, feeds: Arrays, device: str) -> None:
-        pinned = device == "cuda"
-        tensors = {name: torch.from_numpy(array) for name, array in feeds.items()}
-        self._host = {n: t.pin_memory() if pinned else t for n, t in tensors.items()}
-        self._here = {n: t.to(device, copy=True) for n, t in self._host.items()}
-        self._run = run
-        self._answers: Tensors = {}
-
-    def load(self) -> None:
-        for name, tensor in self._host.items():
-            self._here[name].copy_(tensor, non_blocking=True)
-
-    def run(self) -> None:
-        self._answers = self._run(self._here)
-
-    def fetch(self) -> Arrays:
-        return {name: tensor.cpu().numpy() for name, tensor in self._answers.items()}
-
-
-class GraphCall(TorchCall):
-    """The same as one CUDA graph: the GPU is given all its work at once."""
-
-    def __init__(self, run: RunTensors, feeds: Arrays) -> None:
-        super().__init__(run, feeds, "cuda")
-        aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(aside):
-            for _ in range(3):
-                run(self._here)
-        torch.cuda.current_stream().wait_stream(aside)
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
-            self._answers = run(self._here)
-
-    def run(self) -> None:
-        self._graph.replay()
-
-
-def torch_run(
-    recommender: ScoringGraph, schema: FeatureSchema, half: torch.dtype | None = None
-) -> RunTensors:
-    """The model in torch; its products in half precision if asked for."""
-    recommender = to_half_precision(recommender, half) if half else recommender
-    return _make_run(recommender, recommender, schema, half)
-
-
-def compiled_run(
-    recommender: ScoringGraph, schema: FeatureSchema, half: torch.dtype | None = None
-) -> RunTensors:
-    """The same through torch.compile, once for all sizes."""
-    recommender = to_half_precision(recommender, half) if half else recommender
-    return _make_run(torch.compile(recommender, dynamic=True), recommender, schema, half)
-
-
-def to_half_precision(recommender: ScoringGraph, half: torch.dtype) -> ScoringGraph:
-    """A copy whose weights and tables of products are in half precision; the rest stays."""
-    copied = copy.deepcopy(recommender)
-    for module in copied.modules():
-        if isinstance(module, nn.Linear):
-            module.to(half)
-    copied.tables = copied.tables.to(half)
-    copied.likeness.kinds = copied.likeness.kinds.to(half)
-    for member in copied.model.members:
-        member.neighbour_weights = member.neighbour_weights.to(half)
-    return copied
-
-
-def _make_run(
-    called: Callable[..., Outputs],
-    recommender: ScoringGraph,
-    schema: FeatureSchema,
-    half: torch.dtype | None,
-) -> RunTensors:
-    names = [tensor.name for tensor in model_inputs(schema)]
-    outputs = [tensor.name for tensor in model_outputs(schema)]
-    device = recommender.item_bias.device.type
-
-    def run(feeds: Tensors) -> Tensors:
-        with torch.inference_mode(), torch.autocast(device, half, enabled=half is not None):
-            answers_of = called(*(feeds[name] for name in names))
-        return dict(zip(outputs, answers_of, strict=True))
-
-    return run
-
-
-Calls = Callable[[Arrays], Call]
+PUBLISHED, EXACT, NARROW, INT8 = "as published", "exact for CPUs", "narrow", "INT8"
+TEXT = 384
+CANDIDATES, EXCLUDED = 50, 100
 
 
 @dataclass(frozen=True)
 class ModelForm:
-    """A way to run the model; `calls` is made when its turn comes.
-
-    Attributes:
-        gpu: whether it runs there.
-        half: whether its products are in half precision.
-    """
+    """A way to answer requests; `load` is called when its turn comes."""
 
     name: str
-    gpu: bool
-    half: bool
-    calls: Callable[[], Calls]
+    load: Callable[[], InferFunction]
 
 
-def session_form(name: str, graph: Path, threads: int) -> ModelForm:
-    """A graph in ONNX Runtime, on the CPU."""
+def cpu_forms(version: SourceVersion, folder: Path, threads: int) -> list[ModelForm]:
+    """The published graph, and those that `headwater optimize` writes for CPUs.
 
-    def calls() -> Calls:
-        session = open_session(graph, threads)
-        return lambda feeds: SessionCall(session, feeds)
-
-    return ModelForm(name, False, False, calls)
-
-
-def cpu_form(recommender: ScoringGraph, schema: FeatureSchema) -> ModelForm:
-    """Torch as it is."""
-    return _torch_form("torch eager, CPU", "cpu", lambda: torch_run(recommender, schema))
-
-
-def gpu_forms(recommender: ScoringGraph, schema: FeatureSchema) -> Iterator[ModelForm]:
-    """Torch as it is, and as CUDA graphs."""
-    for half in (None, torch.float16):
-        run = torch_run(recommender, schema, half)
-        yield from _torch_forms("torch eager", run, half)
+    Args:
+        folder: where they are written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    exact, narrow, int8 = (folder / f"{name}.onnx" for name in ("exact", "narrow", "int8"))
+    write_exact(version.model, version.schema, exact)
+    write_narrow(version.model, version.schema, narrow)
+    write_int8(narrow, version.model.architecture.items, int8)
+    graphs = {PUBLISHED: version.graph, EXACT: exact, NARROW: narrow, INT8: int8}
+    return [ModelForm(name, partial(load_graph, path, threads)) for name, path in graphs.items()]
 
 
-def compiled_forms(recommender: ScoringGraph, schema: FeatureSchema) -> Iterator[ModelForm]:
-    """Torch compiled, where the model is: a minute of work before the first answer."""
-    if not recommender.item_bias.is_cuda:
-        run = compiled_run(recommender, schema)
-        yield _torch_form("torch.compile, CPU", "cpu", lambda: run)
-        return
-    for half in (None, torch.float16):
-        run = compiled_run(recommender, schema, half)
-        yield from _torch_forms("torch.compile", run, half)
-
-
-def engine_forms(engine: Path) -> Iterator[ModelForm]:
-    """A TensorRT engine that was built, called as it is and as a CUDA graph."""
-    record = read_record(engine)
-    for graphed in (False, True):
-        yield _torch_form(
-            f"{record.kind}{_graph_suffix(graphed)}, {record.products}",
-            "cuda",
-            lambda: RunningEngine(engine).run,
-            record.products != MatmulPrecision.FLOAT32,
-            graphed,
-        )
-
-
-def _torch_forms(name: str, run: RunTensors, half: torch.dtype | None) -> Iterator[ModelForm]:
-    for graphed in (False, True):
-        full = f"{name}{_graph_suffix(graphed)}, {'float16' if half else 'float32'}"
-        yield _torch_form(full, "cuda", lambda: run, half is not None, graphed)
-
-
-def _torch_form(
-    name: str,
-    device: str,
-    run_of: Callable[[], RunTensors],
-    half: bool = False,
-    graphed: bool = False,
-) -> ModelForm:
-    def calls() -> Calls:
-        run = run_of()
-        return lambda feeds: GraphCall(run, feeds) if graphed else TorchCall(run, feeds, device)
-
-    return ModelForm(name, device == "cuda", half, calls)
-
-
-def _graph_suffix(graphed: bool) -> str:
-    return ", CUDA graph" if graphed else ""
-
-
-TEXT = 384
-CANDIDATES, EXCLUDED = 50, 100
+def engine_forms(version: SourceVersion, folder: Path) -> Iterator[ModelForm]:
+    """An engine by each TensorRT that is installed, in each precision; loading builds it."""
+    for products in MatmulPrecision:
+        for variant in available_variants(OptimizeSettings(products=products), folder):
+            if variant.backend is Backend.TENSORRT:
+                into = folder / f"{variant.name}, {products}"
+                into.mkdir(parents=True, exist_ok=True)
+                yield ModelForm(into.name, partial(variant.build, version, into))
 
 
 @dataclass(frozen=True)
@@ -250,41 +77,20 @@ class RequestSizes:
     batches: tuple[int, ...]
     items: int
 
-    @property
-    def schema(self) -> FeatureSchema:
-        """Of the rows that the model is made for; it reads shorter histories, too."""
-        return schema_of(max(self.histories))
-
-    def make_model(self, device: str) -> ScoringGraph:
-        """The model that all forms are of."""
-        return make_recommender(self.items, self.schema, device)
+    def make_version(self, folder: Path) -> SourceVersion:
+        """An untrained version that reads the longest of the histories."""
+        schema = FeatureSchema(FeatureSettings(history_length=max(self.histories)))
+        model = make_model(architectures(self.items + FIRST_ITEM, schema)["default"])
+        write_graph(ScoringGraph(model), schema, folder / GRAPH)
+        asked = EvalRequests(make_requests(self.items, schema, BATCH), np.zeros(BATCH, np.int64))
+        return SourceVersion(0, folder, model, schema, asked)
 
     def requests(self) -> Iterator[tuple[int, int, Arrays]]:
         """History, batch, and such requests."""
         for history in self.histories:
+            schema = FeatureSchema(FeatureSettings(history_length=history))
             for batch in self.batches:
-                yield history, batch, make_requests(self.items, schema_of(history), batch)
-
-
-def schema_of(history: int) -> FeatureSchema:
-    """Rows whose histories are so long."""
-    return FeatureSchema(FeatureSettings(history_length=history))
-
-
-def make_recommender(items: int, schema: FeatureSchema, device: str) -> ScoringGraph:
-    """The default shape with all its parts, made on the device that will run it."""
-    torch.manual_seed(0)
-    rows = items + FIRST_ITEM
-    shape = replace(architectures(rows, schema)["default"], text=0)
-    with torch.device(device):
-        model = TemporalModel(shape)
-        # An item's companions differ, as the graph expects.
-        steps = torch.arange(1, shape.neighbours + 1) * (rows // (shape.neighbours + 1))
-        model.neighbours.copy_((torch.arange(rows)[:, None] + steps) % rows)
-        model.neighbour_weights.uniform_()
-        for buffer in (model.described, model.factors):
-            buffer.normal_(std=0.1)
-        return ScoringGraph(model).eval()
+                yield history, batch, make_requests(self.items, schema, batch)
 
 
 def make_requests(items: int, schema: FeatureSchema, batch: int) -> Arrays:
@@ -293,7 +99,7 @@ def make_requests(items: int, schema: FeatureSchema, batch: int) -> Arrays:
 
 
 def architectures(items: int, schema: FeatureSchema) -> dict[str, Architecture]:
-    """The two shapes that are compared, by name."""
+    """The first model of this project, and the default one, which has more parts."""
     settings = TrainerSettings()
     size: dict[str, Any] = {
         "items": items,
@@ -314,13 +120,17 @@ def architectures(items: int, schema: FeatureSchema) -> dict[str, Architecture]:
     return {"plain": Architecture(**size), "default": Architecture(**size, **more)}
 
 
-def make_members(architecture: Architecture, members: int) -> ScoringGraph:
-    """So many untrained models of this shape, averaged."""
+def make_model(shape: Architecture, members: int = 1) -> Model:
+    """So many untrained models of a shape, averaged."""
     torch.manual_seed(0)
-    models = [TemporalModel(architecture) for _ in range(members)]
-    if architecture.neighbours:
-        shape = models[0].neighbours.shape
-        # An item's neighbours differ.
-        best = torch.rand(architecture.items, architecture.items).topk(shape[1], dim=1)
-        models[0].neighbours.copy_(best.indices)
-    return ScoringGraph(join_models(models))
+    models = [TemporalModel(shape) for _ in range(members)]
+    if shape.neighbours:
+        # An item's companions differ, as the graph expects.
+        steps = torch.arange(1, shape.neighbours + 1) * max(
+            1, shape.items // (shape.neighbours + 1)
+        )
+        models[0].neighbours.copy_((torch.arange(shape.items)[:, None] + steps) % shape.items)
+        models[0].neighbour_weights.uniform_()
+        for buffer in (models[0].described, models[0].factors):
+            buffer.normal_(std=0.1)
+    return join_models(models)

@@ -1,11 +1,11 @@
-"""What `bench.model` measures of a form, part by part.
+"""How fast the forms of a model answer, and how like the published graph.
 
-A part that fails leaves the others, and what was found is kept after each, so that a run that is
-cut off has figures, too.
+What is compared takes turns, so that whatever else happens strikes all alike.
 """
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,60 +13,45 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import msgspec
-import torch
 from rich.console import Console
 
 from bench.model.forms import (
-    GraphCall,
+    PUBLISHED,
     ModelForm,
     RequestSizes,
-    make_recommender,
+    architectures,
+    cpu_forms,
+    make_model,
     make_requests,
-    torch_run,
 )
-from bench.model.timing import Ceilings, minimal_work, time_call
-from deploy.jobs.optimize import load_source
-from deploy.optimize import MatmulPrecision, OptimizeSettings
-from deploy.optimize.engine import EngineSpec, build_engine
+from bench.quality.figures import MEMBERS
 from deploy.optimize.parity import InferFunction, load_graph, measure_parity
-from deploy.optimize.precision import CalibrationSet
-from deploy.optimize.runtime import installed_packages
+from deploy.optimize.variants import SourceVersion
 from features.schema import FeatureSchema
 from features.settings import FeatureSettings
-from trainer.datasets import Log
-from trainer.evaluation import EvalRequests
-from trainer.evaluation.requests import BATCH
-from trainer.export import Arrays, ScoringGraph, export
-from trainer.registry import GRAPH
-from trainer.registry.checkpoint import load, save
-from trainer.settings import TrainerSettings
-from trainer.text import load_text_encoder
-from trainer.training import TrainingSetup, train_first_model
+from features.vocabulary import FIRST_ITEM
+from trainer.export import Arrays, ScoringGraph
+from trainer.export.onnx import write_graph
 
+DEFAULT = "default"
+KEPT = 0.99
 _LINE = 600
+_WARM_UP, _LEAST_CALLS, _SIZE_ROUNDS, _BATCHES, _SERVING_ROUNDS = 2, 7, 7, 4, 60
 
 
 @dataclass
 class RunReporter:
-    """What was found so far.
+    """What was found so far; a part that fails leaves the others.
 
     Attributes:
-        keep: is given all figures after every part.
-        until: of the monotonic clock; what begins later is left out.
+        keep: is given all figures after every part, so that a run that is cut off has some.
         failed: why a part has no figures, or not all, in a line.
     """
 
     console: Console
     keep: Callable[[Mapping[str, Any]], None]
-    until: float
     figures: dict[str, Any] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def is_late(self) -> bool:
-        """Whether time is up."""
-        return time.monotonic() > self.until
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
@@ -83,137 +68,124 @@ class RunReporter:
         self.console.print(f"{name}: {seconds:.1f} s", highlight=False, markup=False)
 
 
-LEARNED = 0.9
-
-
-@dataclass(frozen=True)
-class BenchmarkedVersion:
-    """A trained model, its graph, and held-out events."""
-
-    recommender: ScoringGraph
-    graph: Path
-    schema: FeatureSchema
-    asked: EvalRequests
-
-
-def read_version(folder: Path, log: Log, most: int) -> BenchmarkedVersion:
-    """A version's folder, asked about what it was not trained on."""
-    found = load_source(folder, 1, log, most, FeatureSettings())
-    return BenchmarkedVersion(ScoringGraph(found.model), found.graph, found.schema, found.requests)
-
-
-def train_version(
-    log: Log,
-    settings: TrainerSettings,
-    cache_dir: Path,
-    folder: Path,
-    teacher: Path | None = None,
+def time_form(
+    reporter: RunReporter, form: ModelForm, sizes: RequestSizes, seconds: float = 0.25
 ) -> None:
-    """Train on the first part of a log, as `headwater train` does, into a folder."""
-    earlier, _ = log.split(LEARNED)
-    schema = FeatureSchema(FeatureSettings())
-    text_encoder = load_text_encoder(settings.language_model, cache_dir)
-    taught_by = load(teacher) if teacher else None
-    trained = train_first_model(
-        earlier, schema, TrainingSetup(settings, text_encoder=text_encoder, teacher=taught_by)
-    )
-    export(trained.model, schema, folder / GRAPH)
-    save(trained, folder, {"features": schema.settings.model_dump(mode="json")})
+    """Note users/s of a form by history and batch, from and to the host's memory.
 
-
-Floors = dict[tuple[int, int, bool], float]
-
-
-def find_floors(recommender: ScoringGraph, sizes: RequestSizes, found: Ceilings) -> Floors:
-    """Milliseconds by history, batch, and whether products are in half precision."""
-    return {
-        (history, batch, half): needed.floor_ms(found, half)
-        for history, batch, feeds in sizes.requests()
-        for needed in (minimal_work(recommender, sizes.schema, feeds),)
-        for half in (False, True)
-    }
-
-
-def time_form(reporter: RunReporter, form: ModelForm, sizes: RequestSizes, floors: Floors) -> None:
-    """Time a form on requests of all sizes, as far as time allows."""
+    Args:
+        seconds: of calls at each size. `spread` is the middle half of them over their median.
+    """
     with reporter.part(form.name):
-        calls = form.calls()
-        rates: dict[str, Any] = reporter.figures.setdefault("forms", {}).setdefault(form.name, {})
+        infer = form.load()
+        rates = reporter.figures.setdefault("forms", {}).setdefault(form.name, {})
         for history, batch, feeds in sizes.requests():
-            if reporter.is_late:
-                raise TimeoutError(f"time was up before history {history}, batch {batch}")
-            one = time_call(calls(feeds), form.gpu)
-            floor_ms = floors.get((history, batch, form.half)) if form.gpu else None
+            low, median, high = statistics.quantiles(_time_calls(infer, feeds, seconds), n=4)
             rates.setdefault(str(history), {})[str(batch)] = {
-                "users_per_second": 1e3 * batch / one.run_ms,
-                "served_users_per_second": 1e3 * batch / one.served_ms,
-                **asdict(one),
-                **({"floor_ms": floor_ms, "over_floor": one.run_ms / floor_ms} if floor_ms else {}),
+                "users_per_second": batch / median,
+                "ms": 1e3 * median,
+                "spread": (high - low) / median,
             }
 
 
-def compare_answers(
-    reporter: RunReporter, form: ModelForm, graph: Path, asked: EvalRequests
-) -> None:
-    """Note how like the graph a form answers."""
+def _time_calls(infer: InferFunction, feeds: Arrays, seconds: float) -> list[float]:
+    for _ in range(_WARM_UP):
+        infer(feeds)
+    times: list[float] = []
+    while len(times) < _LEAST_CALLS or sum(times) < seconds:
+        times.append(_time_call(infer, feeds))
+    return times
+
+
+def _time_call(infer: InferFunction, feeds: Arrays) -> float:
+    started = time.perf_counter()
+    infer(feeds)
+    return time.perf_counter() - started
+
+
+def compare_answers(reporter: RunReporter, form: ModelForm, version: SourceVersion) -> None:
+    """Note how like the published graph a form answers on held-out events."""
     with reporter.part(f"answers of {form.name}"):
-        found = measure_parity(load_graph(graph), _answering(form), asked)
+        found = measure_parity(load_graph(version.graph), form.load(), version.requests)
         kept = reporter.figures.setdefault("agreement", {})
         kept[form.name] = asdict(found) | {"ndcg_kept": found.ndcg_ratio}
 
 
-def _answering(form: ModelForm) -> InferFunction:
-    calls = form.calls()
-
-    def answer(feeds: Arrays) -> Arrays:
-        call = calls(feeds)
-        call.run()
-        return call.fetch()
-
-    return answer
-
-
-def time_catalogues(
-    reporter: RunReporter, counts: Sequence[int], schema: FeatureSchema, found: Ceilings
+def compare_sizes(
+    reporter: RunReporter, versions: Mapping[str, SourceVersion], threads: int, folder: Path
 ) -> None:
-    """Time batches of 64 over catalogues of these sizes, as CUDA graphs."""
-    for items in counts:
-        with reporter.part(f"catalogue of {items}"):
-            if reporter.is_late:
-                raise TimeoutError("left out: time was up")
-            recommender = make_recommender(items, schema, "cuda")
-            feeds = make_requests(items, schema, BATCH)
-            needed = minimal_work(recommender, schema, feeds)
-            rates = reporter.figures.setdefault("catalogue", {}).setdefault(str(items), {})
-            for name, half in (("float32", None), ("float16", torch.float16)):
-                one = time_call(GraphCall(torch_run(recommender, schema, half), feeds), gpu=True)
-                rates[f"CUDA graph, {name}"] = {
-                    "users_per_second": 1e3 * BATCH / one.run_ms,
-                    "over_floor": one.run_ms / needed.floor_ms(found, half is not None),
-                }
-        torch.cuda.empty_cache()
+    """Note users/s and NDCG@10 of each size and form, over the default one as it is published."""
+    forms = {
+        f"{size}, {form.name}": form.load()
+        for size, version in versions.items()
+        for form in cpu_forms(version, folder / f"{size}-graphs", threads)
+    }
+    asked, published = versions[DEFAULT].requests, f"{DEFAULT}, {PUBLISHED}"
+    batches = [feeds for feeds, _ in asked.batches()][:_BATCHES]
+    times = time_in_turns(forms, batches, _SIZE_ROUNDS)
+    found: dict[str, Any] = {}
+    for name, infer in forms.items():
+        like = measure_parity(forms[published], infer, asked)
+        turns = zip(times[published], times[name], strict=True)
+        found[name] = {
+            "users_per_second": 1 / statistics.median(times[name]),
+            "over_fp32": statistics.median(first / own for first, own in turns),
+            "ndcg": like.ndcg,
+            "ndcg_kept": like.ndcg_ratio,
+            "overlap": like.overlap,
+        }
+    reporter.figures |= {"sizes": found, **choose_best(found)}
 
 
-def build_engines(
-    reporter: RunReporter,
-    graph: Path,
-    schema: FeatureSchema,
-    calibration: CalibrationSet,
-    folder: Path,
-) -> Iterator[Path]:
-    """An engine of the graph by each TensorRT in each precision, where one can be built."""
-    found = reporter.figures.setdefault("tensorrt", {"built": False, "engines": {}})
-    for kind in installed_packages():
-        for products in MatmulPrecision:
-            name = f"{kind}, {products}"
-            engine = folder / f"{graph.stem}-{kind}-{products}.plan"
-            with reporter.part(f"build {name}"):
-                settings = OptimizeSettings(products=products)
-                record = build_engine(
-                    graph, engine, EngineSpec(kind, schema, settings, calibration)
-                )
-                size = {"bytes": engine.stat().st_size}
-                found["engines"][name] = msgspec.to_builtins(record) | size
-                found["built"] = True
-            if engine.exists():
-                yield engine
+def choose_best(sizes: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+    """The fastest that keeps 99 % of NDCG@10."""
+    kept = {name: size for name, size in sizes.items() if size["ndcg_kept"] >= KEPT}
+    name = max(kept, key=lambda each: kept[each]["over_fp32"])
+    return {
+        "cpu_optimised": name,
+        "cpu_optimised_over_fp32": kept[name]["over_fp32"],
+        "ndcg_kept": kept[name]["ndcg_kept"],
+    }
+
+
+def time_in_turns(
+    forms: Mapping[str, InferFunction], batches: Sequence[Arrays], rounds: int
+) -> dict[str, list[float]]:
+    """Seconds a person of each form, batch by batch."""
+    times: dict[str, list[float]] = {name: [] for name in forms}
+    for turn in range(_WARM_UP + rounds):
+        for feeds in batches:
+            for name, infer in forms.items():
+                seconds = _time_call(infer, feeds) / len(feeds["request_time_ms"])
+                if turn >= _WARM_UP:
+                    times[name].append(seconds)
+    return times
+
+
+def compare_serving(
+    reporter: RunReporter, sizes: RequestSizes, folder: Path, rounds: int = _SERVING_ROUNDS
+) -> None:
+    """Note users/s on one thread of the plain, the default and the larger model, by batch.
+
+    The plain model is the first one of this project: a state times the items, a bias, live trends.
+    The default one has what people do together and what items are alike by besides; the larger
+    size is several of those, averaged.
+    """
+    schema = FeatureSchema(FeatureSettings())
+    shapes = architectures(sizes.items + FIRST_ITEM, schema)
+    compared = {name: (shape, 1) for name, shape in shapes.items()}
+    compared[f"{MEMBERS}_members"] = (shapes[DEFAULT], MEMBERS)
+    forms = {}
+    for name, (shape, members) in compared.items():
+        graph = folder / f"serving-{name}.onnx"
+        write_graph(ScoringGraph(make_model(shape, members)), schema, graph)
+        forms[name] = load_graph(graph)
+    rates: dict[int, dict[str, float]] = {}
+    for batch in sizes.batches:
+        times = time_in_turns(forms, [make_requests(sizes.items, schema, batch)], rounds)
+        rates[batch] = {name: 1 / statistics.median(own) for name, own in times.items()}
+    found: dict[str, Any] = {"items": sizes.items, "users_per_second": rates}
+    if 64 in rates:
+        over = {name: rate / rates[64]["plain"] for name, rate in rates[64].items()}
+        found |= {f"{name}_over_plain": ratio for name, ratio in over.items() if name != "plain"}
+    reporter.figures["serving"] = found

@@ -24,27 +24,33 @@ import typer
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
-from bench.harness.runner import Benchmark, Results, make_table
-from bench.quality.questions import Bools, Floats, Ints
-from bench.quality.robustness import (
-    AskedHistories,
-    HistoryOptions,
-    asked_of,
-    last_tenth,
-    rows_of,
-    train_on,
+from bench.harness.runner import Benchmark, DataOptions, Quick, Results, Threads, make_table
+from bench.quality.ours import Ours, requests_before, train_ours
+from bench.quality.questions import (
+    TEST,
+    Bools,
+    Floats,
+    Ints,
+    Protocol,
+    Questions,
+    questions,
+    takes_of,
 )
-from features import inputs
+from deploy.settings import default_cache_dir
 from features.inputs import TOP_ITEMS
-from features.rows import UserRow
 from features.schema import FeatureSchema
-from features.vocabulary import PADDING, Vocabulary
+from features.settings import FeatureSettings
+from features.vocabulary import PADDING
 from trainer.export import ScoringGraph
 from trainer.metrics import CUTOFF, bootstrap_interval
+from trainer.settings import TrainerSettings
+from trainer.text import load_text_encoder
 
 LEAST_EVENTS = 5
 _CHUNK = 8
+_QUICK_EVENTS = 6000
 _HISTORY = ("item_indices", "event_types", "event_times_ms")
 
 Tensors = dict[str, Tensor]
@@ -121,19 +127,27 @@ def margins_over_others(scores: Tensor) -> Tensor:
     return (scores - scores.mean(1, keepdim=True)) * (count / (count - 1))
 
 
-def falls_of(
-    recommender: ScoringGraph,
-    people: Sequence[UserRow],
-    times_ms: Sequence[int],
-    vocabulary: Vocabulary,
-    schema: FeatureSchema,
-) -> Falls:
-    """The same for many people, some at a time."""
-    found = inputs.model_tensors(people, times_ms, vocabulary, schema)
-    whole = {name: torch.from_numpy(array) for name, array in found.items()}
-    lots = range(0, len(people), _CHUNK)
-    parts = [{name: one[at : at + _CHUNK] for name, one in whole.items()} for at in lots]
+def falls_of(ours: Ours, asked: Questions, chosen: Ints) -> Falls:
+    """The same for the chosen questions, some at a time."""
+    tensors, recommender = tensors_of(ours, asked, chosen), ScoringGraph(ours.trained.model)
+    lots = range(0, len(chosen), _CHUNK)
+    parts = [{name: one[at : at + _CHUNK] for name, one in tensors.items()} for at in lots]
     return Falls.concatenate([measure_falls(recommender, part) for part in parts])
+
+
+def tensors_of(ours: Ours, asked: Questions, chosen: Ints) -> Tensors:
+    """What the exported graph reads of these questions, by name."""
+    requests = requests_before(ours, asked, chosen)
+    excluded = [torch.from_numpy(ours.columns[asked.excluded_items(each)]) for each in chosen]
+    return {
+        "item_indices": requests.items,
+        "event_types": requests.types,
+        "event_times_ms": requests.times_ms,
+        "request_time_ms": requests.request_times_ms,
+        "user_features": requests.user_features[:, 0],
+        "candidate_items": torch.zeros((len(chosen), 0), dtype=torch.int64),
+        "excluded_items": pad_sequence(excluded, batch_first=True, padding_value=PADDING),
+    }
 
 
 def compare_choices(found: Floats, there: Bools, named: Ints) -> dict[str, Floats]:
@@ -196,32 +210,33 @@ def make_falls_table(figures: Mapping[str, Any], title: str) -> Table:
     return drawn
 
 
-def with_history(asked: AskedHistories, least: int, most: int, seed: int) -> AskedHistories:
-    """At most so many of the questions of people with enough events."""
-    enough = [number for number, past in enumerate(asked.pasts) if len(past) >= least]
-    return asked.take(np.asarray(enough, np.int64)).sample(most, seed)
+def sample_questions(asked: Questions, least: int, most: int, seed: int) -> Ints:
+    """At most so many of the questions before which the person has taken enough."""
+    enough = np.flatnonzero(asked.firsts - asked.starts >= least)
+    return np.sort(np.random.default_rng(seed).permutation(enough)[:most])
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExplanationOptions(HistoryOptions):
+class ExplanationOptions(DataOptions):
     """Options of `bench.quality.explanations`."""
 
     sample: Annotated[int, typer.Option(help="so many questions of the test", min=1)] = 500
+    threads: Threads = TrainerSettings().threads
+    quick: Quick = False
 
 
 def measure(options: ExplanationOptions, _: Console) -> Results:
     """What removing the explaining event does to an item."""
-    log, settings = options.log_and_settings()
-    wanted = last_tenth(log)
-    ours = train_on(log, wanted, settings)
-    asked = with_history(asked_of(log, wanted), LEAST_EVENTS, options.sample, 0)
-    people = rows_of(asked, ours.schema)
-    vocabulary, schema = ours.trained.vocabulary, ours.schema
-    recommender = ScoringGraph(ours.trained.model)
-    found = falls_of(recommender, people, asked.times_ms, vocabulary, schema)
-    figures = summary(found, asked.questions.takes.users[asked.questions.firsts])
-    counts = {"questions": len(people), "items_each": CUTOFF, "ranked": TOP_ITEMS}
-    title = f"deletion test, {len(people)} questions"
+    log, settings = options.load_log(), TrainerSettings(threads=options.threads)
+    if options.quick:
+        log, settings = log.head(_QUICK_EVENTS), settings.model_copy(update={"epochs": 1})
+    asked = questions(takes_of(log, Protocol.GLOBAL_TIME), TEST)
+    text_encoder = load_text_encoder(settings.language_model, default_cache_dir())
+    ours = train_ours(log, asked.takes, FeatureSchema(FeatureSettings()), settings, text_encoder)
+    chosen = sample_questions(asked, LEAST_EVENTS, options.sample, 0)
+    figures = summary(falls_of(ours, asked, chosen), asked.takes.users[asked.firsts[chosen]])
+    counts = {"questions": len(chosen), "items_each": CUTOFF, "ranked": TOP_ITEMS}
+    title = f"deletion test, {len(chosen)} questions"
     return Results(counts | figures, [make_falls_table(figures, title)])
 
 

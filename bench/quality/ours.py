@@ -149,14 +149,10 @@ def scores(ours: Ours, asked: Questions) -> Sequence[Floats]:
     return [_scores(ours, asked, at) for at in range(0, len(asked), _CHUNK)]
 
 
-def _scores(ours: Ours, asked: Questions, at: int) -> Floats:
-    return score_people(ours, _requests(ours, asked, range(at, min(at + _CHUNK, len(asked)))))
-
-
 @torch.no_grad()
-def score_people(ours: Ours, requests: Requests) -> Floats:
-    """Every item's score for each request, float64[Q, N], -inf for unknown items."""
-    model = ours.trained.model.eval()
+def _scores(ours: Ours, asked: Questions, at: int) -> Floats:
+    chosen = np.arange(at, min(at + _CHUNK, len(asked)))
+    requests, model = requests_before(ours, asked, chosen), ours.trained.model.eval()
     live = ours.trends.values[ours.trends.snapshot_indices(requests.request_times_ms[:, 0].numpy())]
     places = torch.arange(len(requests.items))
     found = (
@@ -168,8 +164,8 @@ def score_people(ours: Ours, requests: Requests) -> Floats:
     return np.where(known, found[:, ours.columns], -np.inf)
 
 
-def _requests(ours: Ours, asked: Questions, chosen: Sequence[int]) -> Requests:
-    """Each question's events before it, right-aligned."""
+def requests_before(ours: Ours, asked: Questions, chosen: Ints) -> Requests:
+    """The events before each chosen question, right-aligned."""
     known = ours.examples
     firsts = np.array([_event(ours, asked, question) for question in chosen])
     starts = known.starts[firsts]

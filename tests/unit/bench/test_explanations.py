@@ -12,10 +12,10 @@ from bench.quality.explanations import (
     margins_over_others,
     measure_falls,
     remove_each,
+    sample_questions,
     summary,
-    with_history,
 )
-from bench.quality.robustness import AskedHistories
+from bench.quality.questions import TEST, Questions
 from trainer.export import ScoringGraph
 from trainer.export.scoring_graph import principal, relative_to_mean
 from trainer.network import Architecture, TemporalModel
@@ -162,14 +162,11 @@ def test_a_summary_has_an_interval_for_each_mean() -> None:
     assert make_falls_table(figures, "").row_count == len(figures["margin"])
 
 
-def test_only_people_with_enough_events_are_asked_about(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = AskedHistories(None, [[1] * count for count in (0, 4, 5, 9)], [0] * 4)  # type: ignore[arg-type]
-    chosen: list[list[int]] = []
-    monkeypatch.setattr(
-        AskedHistories, "take", lambda self, places: chosen.append(list(places)) or asked
-    )
-    with_history(asked, 5, 10, 0)
-    assert chosen[0] == [2, 3]
+def test_only_people_with_enough_events_are_asked_about() -> None:
+    starts, before = np.array([0, 10, 20, 30]), np.array([0, 4, 5, 9])
+    asked = Questions(None, TEST, starts, starts + before, starts + before + 1)  # type: ignore[arg-type]
+    assert sample_questions(asked, 5, 10, 0).tolist() == [2, 3]
+    assert len(sample_questions(asked, 5, 1, 0)) == 1
 
 
 def test_narrow_tables_keep_products_of_few_directions() -> None:
