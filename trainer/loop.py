@@ -29,6 +29,7 @@ from trainer.gate import (
     verdict,
 )
 from trainer.network import TrainedModel
+from trainer.progress import Stopwatch
 from trainer.registry import (
     GRAPH,
     Lineage,
@@ -43,7 +44,6 @@ from trainer.registry import (
 from trainer.registry.checkpoint import load_parent
 from trainer.retrying import retrying
 from trainer.settings import FineTuneSettings, GateSettings, TrainerSettings
-from trainer.stopwatch import Stopwatch
 from trainer.text import TextEncoder
 from trainer.training import TrainingSetup, fine_tune
 from trainer.windows.log import QuarantinedWindows, read_log

@@ -1,10 +1,11 @@
-"""How far a training is, told phase by phase to whoever shows it."""
+"""How far a training is, told phase by phase to whoever shows it; how long a step's stages took."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeVar
@@ -115,3 +116,19 @@ class ProgressReporter:
         at_this_pace_s = elapsed_s * (1 - done) / done if done > 0 else math.inf
         left_s = min(at_this_pace_s, max(0.0, self._limit_s - elapsed_s))
         return None if math.isinf(left_s) else left_s
+
+
+class Stopwatch:
+    """Seconds by stage, in their order."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Measure the block."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[name] = time.monotonic() - began

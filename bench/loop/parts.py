@@ -46,7 +46,7 @@ from stream.recommendations import recommendation_id
 from stream.row_updates import ItemGroupKey
 from stream.trending import TrendingIndex, TrendingSource
 from trainer.datasets import DataSource, load_log
-from trainer.stopwatch import Stopwatch
+from trainer.progress import Stopwatch
 
 _MICROSECONDS = 1e6
 # Offsets beyond any that the topics have: the rows take the events for new.

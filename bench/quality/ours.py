@@ -34,7 +34,7 @@ from trainer.examples import (
     observe_log,
     replay_log,
 )
-from trainer.examples.requests import Requests, ScoredRequests
+from trainer.examples.batches import Requests, ScoredRequests
 from trainer.network import TrainedModel, score_requests
 from trainer.settings import TrainerSettings
 from trainer.text import TextEncoder

@@ -22,9 +22,9 @@ from features.inputs import MODEL_NAME
 from features.rollout_messages import RolloutAction
 from features.settings import BrokerSettings
 from trainer.loop import Serving, SlowLoop, SlowLoopSettings, SlowLoopStep
+from trainer.progress import Stopwatch
 from trainer.registry import ModelRegistry, ModelVersion, ReleaseVersion, RolloutRejectedError
 from trainer.settings import Release
-from trainer.stopwatch import Stopwatch
 from trainer.text import load_text_encoder
 from trainer.windows.reader import CatalogueReader
 from trainer.windows.store import WindowManifest, WindowStore

@@ -11,7 +11,7 @@ import torch
 from features.schema import FeatureSchema
 from features.settings import BrokerSettings
 from features.vocabulary import FIRST_ITEM, PADDING, UNKNOWN, Vocabulary
-from trainer.examples.requests import Requests
+from trainer.examples.batches import Requests
 from trainer.network import (
     Architecture,
     TemporalModel,

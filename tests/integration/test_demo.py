@@ -10,7 +10,7 @@ import pytest
 from deploy.demo import DemoOptions, run_demo
 from deploy.settings import Settings
 from trainer.datasets.log import DataSource
-from trainer.datasets.mapping import mapping_from_options
+from trainer.datasets.tables import mapping_from_options
 
 PEOPLE, ITEMS, STEPS = 60, 300, 40
 START_S = 1_700_000_000

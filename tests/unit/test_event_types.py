@@ -30,7 +30,7 @@ from features.topics import Hash, hash64, list_topics
 from tests.harness.windows import SETTINGS, START_MS
 from tools.measure_code import PRODUCT, ROOT, source_files
 from trainer.datasets.log import DataSource, Log, load_log
-from trainer.datasets.mapping import ColumnMapping, mapping_from_options
+from trainer.datasets.tables import ColumnMapping, mapping_from_options
 from trainer.network.architecture import Architecture
 from trainer.network.model import TemporalModel
 from trainer.windows.log import read_log

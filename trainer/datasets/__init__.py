@@ -1,10 +1,9 @@
 """Logs of events out of files: MovieLens, or a shop's own tables."""
 
-from trainer.datasets.item_text import item_text, item_texts
-from trainer.datasets.log import DataSource, Log, load_log
-from trainer.datasets.mapping import ColumnMapping, RowType, mapping_from_options
+from trainer.datasets.log import DataSource, Log, item_text, item_texts, load_log
 from trainer.datasets.movielens import movielens_100k
 from trainer.datasets.records import RefusedRecord
+from trainer.datasets.tables import ColumnMapping, RowType, mapping_from_options
 
 __all__ = [
     "ColumnMapping",

@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from trainer.datasets.mapping import ColumnMapping, TimeUnit
+from trainer.datasets.tables import ColumnMapping, TimeUnit
 
 # How many of a unit make a second; the largest size of such a time before the year 5138.
 PER_SECOND = {TimeUnit.SECONDS: 1, TimeUnit.MILLISECONDS: 10**3}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from operator import attrgetter
 from pathlib import Path
@@ -12,10 +12,9 @@ import xxhash
 from headwater_client.errors import DataError
 from headwater_client.events import Interaction, Item, encode
 
-from trainer.datasets.mapping import ColumnMapping
 from trainer.datasets.movielens import LAYOUTS, movielens_100k, read_movielens
 from trainer.datasets.records import RefusedRecord, TableRecords, read_events, read_items
-from trainer.datasets.tables import LogTables, read_tables
+from trainer.datasets.tables import ColumnMapping, LogTables, read_tables
 
 
 @dataclass(frozen=True)
@@ -123,3 +122,20 @@ def _unique_refusals(parts: Sequence[TableRecords]) -> list[RefusedRecord]:
         for row in part.refused:
             first.setdefault((row.table, row.row), row)
     return list(first.values())
+
+
+def item_texts(items: Iterable[Item]) -> dict[str, str]:
+    """The text of each item that has one, by item id."""
+    texts = {item.item_id: item_text(item) for item in items}
+    return {item_id: text for item_id, text in texts.items() if text}
+
+
+def item_text(item: Item) -> str:
+    """What the language model reads of an item; empty where nothing is known of it.
+
+    >>> item_text(Item(item_id="1", title="Alien", category=["Horror"], attributes={"year": 1979}))
+    'Alien. Horror. year: 1979'
+    """
+    attributes = [f"{name}: {value}" for name, value in sorted(item.attributes.items())]
+    parts = (item.title, item.brand, ", ".join(item.category), *attributes, item.description)
+    return ". ".join(part for part in parts if part)

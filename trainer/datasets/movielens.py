@@ -17,8 +17,7 @@ import pyarrow.compute as pc
 from headwater_client.errors import DataError
 
 from trainer.datasets.download import PackagedFiles, fetch
-from trainer.datasets.mapping import ColumnMapping
-from trainer.datasets.tables import LogTables, SourceTable, read_csv
+from trainer.datasets.tables import ColumnMapping, CsvFormat, LogTables, SourceTable, read_csv
 
 # RecBole's wheel carries MovieLens-100K, links to a knowledge graph included.
 SHA256 = {
@@ -121,7 +120,8 @@ def _read(
     quoted: bool = False,
 ) -> SourceTable:
     form = ColumnMapping(delimiter=delimiter, encoding=encoding)
-    return read_csv(path, form, column_names=names, quoted=quoted, nothing=NOTHING)
+    text = CsvFormat(column_names=names, quoted=quoted, null_values=NOTHING)
+    return read_csv(path, form, text)
 
 
 def _read_dat(path: Path, names: Sequence[str]) -> SourceTable:
@@ -129,7 +129,8 @@ def _read_dat(path: Path, names: Sequence[str]) -> SourceTable:
     text = path.read_bytes().decode("latin-1").replace("::", "\t")
     source = pa.BufferReader(text.encode())
     form = ColumnMapping(delimiter="\t")
-    return read_csv(source, form, name=path.name, column_names=names, quoted=False, nothing=NOTHING)
+    written = CsvFormat(path.name, names, quoted=False, null_values=NOTHING)
+    return read_csv(source, form, written)
 
 
 def _ratings(table: SourceTable, name: str) -> SourceTable:

@@ -17,8 +17,7 @@ from headwater_client.events import MAX_FUTURE_MS, Interaction, Item, decode
 from headwater_client.topics import ITEMS
 
 from trainer.datasets import columns as column_values
-from trainer.datasets.mapping import SKIP, event_types_of
-from trainer.datasets.tables import MalformedLine, SourceTable
+from trainer.datasets.tables import SKIP, MalformedLine, SourceTable, event_types_of
 
 Checked = TypeVar("Checked", bound=Interaction | Item)
 Row = dict[str, Any]

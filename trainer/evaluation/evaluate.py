@@ -30,8 +30,7 @@ from trainer.examples import (
     previous_times_ms,
     replay_log,
 )
-from trainer.examples.batches import Augmentation, Batches
-from trainer.examples.requests import Batch
+from trainer.examples.batches import Augmentation, Batch, Batches
 from trainer.metrics import (
     CUTOFF,
     RankingMetrics,

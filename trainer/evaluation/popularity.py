@@ -13,7 +13,7 @@ from torch import Tensor
 
 from features.arrays import Float64Array
 from features.schema import FeatureSchema
-from trainer.examples.requests import Batch
+from trainer.examples.batches import Batch
 from trainer.network.layers import LOWEST
 
 

@@ -3,9 +3,9 @@
 What holds tensors is imported from its module: `batches`, `requests`, `cooccurrence`.
 """
 
-from trainer.examples.history import EventHistory
 from trainer.examples.replay import (
     BoolArray,
+    EventHistory,
     Example,
     Examples,
     Replayer,

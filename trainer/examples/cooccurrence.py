@@ -1,10 +1,10 @@
-"""What people take together: companions of items within sessions, and factors of who takes what.
+"""What users take together: neighbours of items within sessions, and factors of who takes what.
 
-E events learned from, N items, K neighbours, C factors, U pairs of events, S shares of the people.
+E events learned from, N items, K neighbours, C factors, U pairs of events, S folds of the users.
 
 Both are counted from the same events that the network learns from. A network that saw counts with
-its own targets in them would learn to trust what it cannot have when it serves. So people are dealt
-into shares, anew for each epoch, and a share is shown the counts of all the others
+its own targets in them would learn to trust what it cannot have when it serves. So users are dealt
+into folds, anew for each epoch, and a fold is shown the counts of all the others
 (cross-fitting; V. Chernozhukov et al., "Double/debiased machine learning", 2018, section 3).
 The version takes the counts of all with it.
 """
@@ -20,7 +20,6 @@ from torch import Tensor
 from features.arrays import Float32Array, Int64Array
 from features.settings import DAY_MS, HOUR_MS
 from trainer.examples.replay import BoolArray
-from trainer.examples.requests import CooccurrenceTables
 
 # Two events of a person belong together when few others and little time lie between them.
 NEARBY_EVENTS, NEARBY_MS = 10, HOUR_MS
@@ -28,7 +27,7 @@ NEARBY_EVENTS, NEARBY_MS = 10, HOUR_MS
 SMOOTHING = 3.0
 # What was taken together this long ago counts half.
 HALF_LIFE_MS = 365 * DAY_MS
-# The most frequent items have companions: a table of all pairs is counted in memory.
+# The most frequent items have neighbours: a table of all pairs is counted in memory.
 MAX_ITEMS = 8192
 FOLDS = 8
 _ITERATIONS = 2
@@ -44,6 +43,27 @@ class InteractionColumns:
     users: Int64Array
     items: Int64Array
     times_ms: Int64Array
+
+
+@dataclass(frozen=True)
+class CooccurrenceTables:
+    """What users take together, of all users or, with S first, of all but each fold of them.
+
+    Attributes:
+        neighbours: int32[..., N, K], the items most often taken in the same sessions.
+        weights: float32[..., N, K], their cosines.
+        factors: float32[..., N, C]; products are about the cosines of who took the items.
+    """
+
+    neighbours: Tensor
+    weights: Tensor
+    factors: Tensor
+
+    def fold(self, number: int) -> CooccurrenceTables:
+        """Those of all but one fold."""
+        return CooccurrenceTables(
+            self.neighbours[number], self.weights[number], self.factors[number]
+        )
 
 
 class CooccurrenceCounter:
@@ -76,14 +96,14 @@ class CooccurrenceCounter:
         self.cells = places[earlier] * len(self.frequent) + places[self.later]
 
     def count_all(self) -> CooccurrenceTables:
-        """The companions that a version takes with it."""
+        """The tables that a version takes with it."""
         return self._count_without(np.zeros(len(self.users), np.bool_))
 
     def draw_folds(self, generator: np.random.Generator) -> tuple[Int64Array, CooccurrenceTables]:
-        """People dealt into shares, and what is known without each.
+        """Users dealt into folds, and what is known without each.
 
         Returns:
-            int64[people], the share of each of `numbers`; the companions.
+            int64[users], the fold of each of `numbers`; the tables without each.
         """
         dealt = generator.integers(0, FOLDS, int(self.users.max(initial=-1)) + 1)
         known = [self._count_without(dealt[self.users] == share) for share in range(FOLDS)]
@@ -137,7 +157,7 @@ class CooccurrenceCounter:
 
 
 def _frequent_items(taken: Int64Array, items: int) -> Int64Array:
-    """The items that can have companions, ascending: int64[at most `MAX_ITEMS`]."""
+    """The items that can have neighbours, ascending: int64[at most `MAX_ITEMS`]."""
     counts = np.bincount(taken, minlength=items)
     return np.sort(np.argsort(-counts, kind="stable")[:MAX_ITEMS])
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from features.inputs import TOP_ITEMS
 from features.vocabulary import FIRST_ITEM, PADDING
-from trainer.examples.requests import Requests
+from trainer.examples.batches import Requests
 from trainer.export.likeness import Likeness, Widths, directions
 from trainer.network import LOWEST, NEWEST, AttentionBiases, Model, RequestStates, cooccurrence_rows
 

@@ -19,7 +19,7 @@ from features.schema import FeatureSchema
 from features.vocabulary import FIRST_ITEM
 from trainer.evaluation import HoldoutSet, popularity_scores
 from trainer.evaluation.evaluate import Scorer, rank_batches
-from trainer.examples.requests import Batch
+from trainer.examples.batches import Batch
 from trainer.export import ExportError, ScoringGraph, answers, open_session, sample_inputs
 from trainer.export.onnx import check_graph, not_finite
 from trainer.gate.checks import Foresight, GateMeasurements, MethodRanking, WeightGrowth

@@ -2,7 +2,7 @@
 
 from trainer.network.architecture import NEIGHBOURS, Architecture, architecture_of
 from trainer.network.devices import select_device, to_device
-from trainer.network.ensemble import Ensemble, Model, join_models
+from trainer.network.ensemble import Ensemble, Model, TrainedModel, TrainingOutcome, join_models
 from trainer.network.layers import LOWEST
 from trainer.network.model import (
     NEWEST,
@@ -19,7 +19,6 @@ from trainer.network.scoring import (
     score_requests,
     trend_scores,
 )
-from trainer.network.trained import TrainedModel, TrainingOutcome
 
 __all__ = [
     "LOWEST",

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from features.settings import DAY_MS
 from features.vocabulary import PADDING
-from trainer.examples.requests import Requests
+from trainer.examples.batches import Requests
 from trainer.network.architecture import Architecture
 from trainer.network.layers import LOWEST, EventLayer, EventWeights, RequestLayer
 

@@ -12,7 +12,8 @@ from itertools import chain
 import torch
 from torch import Tensor
 
-from trainer.examples.requests import Batch, CooccurrenceTables, Requests, ScoredRequests
+from trainer.examples.batches import Batch, Requests, ScoredRequests
+from trainer.examples.cooccurrence import CooccurrenceTables
 from trainer.network.ensemble import Model
 from trainer.network.layers import LOWEST
 from trainer.network.model import (
@@ -57,7 +58,7 @@ def batch_scores(
     Args:
         visible: default: the tables that the model holds.
     """
-    scores = score_requests(model, batch.scored, visible, identity_dropout)
+    scores = score_requests(model, batch.scored_requests, visible, identity_dropout)
     return scores.masked_fill(batch.excluded, LOWEST)
 
 

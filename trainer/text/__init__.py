@@ -1,7 +1,12 @@
 """What a language model makes of items' texts, and its tuning to a log."""
 
-from trainer.text.adapters import TunedTextEncoder, load_tuned_encoder, save_weights
-from trainer.text.encoder import TextEncoder, load_text_encoder
+from trainer.text.encoder import (
+    TextEncoder,
+    TunedTextEncoder,
+    load_text_encoder,
+    load_tuned_encoder,
+    save_weights,
+)
 from trainer.text.item_features import (
     BUCKETS,
     DIRECTIONS,

@@ -24,8 +24,13 @@ from features.arrays import Int64Array
 from trainer.examples import BoolArray
 from trainer.schedule import learning_rate_factor
 from trainer.settings import TrainerSettings, TuningMode
-from trainer.text.adapters import TunedTextEncoder, merge_adapters, trainable_weights, unfreeze
-from trainer.text.encoder import TextEncoder
+from trainer.text.encoder import (
+    TextEncoder,
+    TunedTextEncoder,
+    merge_adapters,
+    trainable_weights,
+    unfreeze,
+)
 from trainer.text.pairs import ItemPairs, draw_pairs, item_probabilities
 
 RATES = {TuningMode.LORA: 5e-4, TuningMode.TOP: 1e-4, TuningMode.WHOLE: 2e-5}

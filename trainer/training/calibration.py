@@ -20,8 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainer.examples.batches import Batches
-from trainer.examples.requests import Batch
+from trainer.examples.batches import Batch, Batches
 from trainer.network import LOWEST, PARTS, TemporalModel, score_parts, to_device
 from trainer.progress import ProgressReporter, TrainingPhase
 
@@ -115,7 +114,7 @@ def _batch_derivatives(model: TemporalModel, batch: Batch, scales: Tensor) -> _D
     count = len(scales)
     total = _Derivatives(torch.zeros(count).double(), torch.zeros(count, count).double())
     at_once = max(1, _AT_ONCE // (count * batch.excluded.shape[1]))
-    found = score_parts(model, batch.scored)
+    found = score_parts(model, batch.scored_requests)
     nothing = torch.zeros_like(found["taste"])
     for at in range(0, len(batch.positions), at_once):
         rows = torch.arange(at, min(at + at_once, len(batch.positions)), device=batch.rows.device)

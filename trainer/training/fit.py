@@ -1,6 +1,6 @@
 """Training of `temporal_llm`: full softmax over the items that a person could still take.
 
-B segments, P requests, M targets, N items, T trends, D width.
+B segments, P requests, M requests in all, K targets, N items, T trends, D width.
 """
 
 from __future__ import annotations
@@ -14,11 +14,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from trainer.examples.batches import Augmentation, Batches
+from trainer.examples.batches import Augmentation, Batch, Batches
 from trainer.examples.cooccurrence import CooccurrenceCounter
-from trainer.examples.requests import Batch
 from trainer.metrics import ndcg
 from trainer.network import (
     LOWEST,
@@ -35,7 +34,6 @@ from trainer.progress import EpochMetrics, ProgressReporter, TrainingPhase
 from trainer.schedule import learning_rate_factor
 from trainer.settings import TrainerSettings
 from trainer.training.calibration import calibrate, remove_calibration
-from trainer.training.losses import distillation_loss, softmax_loss
 
 
 @dataclass(frozen=True)
@@ -280,3 +278,27 @@ def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, o
         {"params": matrices, "weight_decay": weight_decay},
         {"params": others, "weight_decay": 0.0},
     ]
+
+
+def softmax_loss(scores: Tensor, batch: Batch) -> Tensor:
+    """Cross-entropy of each target over all items but the others of its instant: float[K].
+
+    Args:
+        scores: float[M, N].
+    """
+    wrong = torch.logsumexp(scores.masked_fill(batch.tied, LOWEST), 1)[batch.rows]
+    return nn.functional.softplus(wrong - scores[batch.rows, batch.targets])
+
+
+def distillation_loss(scores: Tensor, answers: Tensor) -> Tensor:
+    """Cross-entropy of the scores of each request with a teacher's answers, float[M].
+
+    G. Hinton, O. Vinyals, J. Dean, "Distilling the knowledge in a neural network", 2015, at
+    temperature 1: as likely as the teacher finds an item, its pupil is to find it.
+
+    Args:
+        scores: float[M, N]; what is hidden in them is hidden from the teacher.
+        answers: float[M, N].
+    """
+    likely = torch.softmax(answers.masked_fill(scores <= LOWEST / 2, LOWEST), 1)
+    return -(likely * torch.log_softmax(scores, 1)).sum(1)

@@ -26,8 +26,11 @@ from trainer.examples import (
     replay_log,
 )
 from trainer.examples.batches import Batches
-from trainer.examples.cooccurrence import CooccurrenceCounter, InteractionColumns
-from trainer.examples.requests import CooccurrenceTables
+from trainer.examples.cooccurrence import (
+    CooccurrenceCounter,
+    CooccurrenceTables,
+    InteractionColumns,
+)
 from trainer.network import (
     NEIGHBOURS,
     Architecture,

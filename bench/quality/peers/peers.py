@@ -69,7 +69,7 @@ VERSIONS = ("rectools", "torch", "pytorch-lightning", "numpy", "pandas")
 
 
 @dataclass(frozen=True)
-class Requests:
+class PeerRequests:
     """Questions, and what is true.
 
     `requests` has a row a request (request, time_s, targets, second), `history` one an earlier
@@ -84,14 +84,14 @@ class Requests:
         """int64[R]."""
         return np.asarray(self.requests["request"], np.int64)
 
-    def only(self, ids: Ints) -> Requests:
+    def only(self, ids: Ints) -> PeerRequests:
         """The requests of these ids."""
-        return Requests(
+        return PeerRequests(
             self.requests[self.requests["request"].isin(ids)],
             self.history[self.history["request"].isin(ids)],
         )
 
-    def sample(self, size: int) -> Requests:
+    def sample(self, size: int) -> PeerRequests:
         """At most `size` of them, the same ones each time."""
         if len(self.ids) <= size:
             return self
@@ -110,11 +110,11 @@ class Progress:
     scores: dict[int, float] = field(default_factory=dict)
 
 
-def read_requests(folder: Path, split: str) -> Requests:
+def read_requests(folder: Path, split: str) -> PeerRequests:
     """The requests of a split, with their histories."""
     requests = pd.read_parquet(folder / f"{split}_requests.parquet").sort_values("request")
     history = pd.read_parquet(folder / f"{split}.parquet")
-    return Requests(requests, history.sort_values(["request", "position"]))
+    return PeerRequests(requests, history.sort_values(["request", "position"]))
 
 
 def interactions(users: Any, items: Any, times_s: Any) -> pd.DataFrame:
@@ -203,7 +203,7 @@ def build(model: str, width: int, dropout: float, temperature: float) -> Any:
     )
 
 
-def answers(model: Any, requests: Requests, *, repeats: bool) -> Ints:
+def answers(model: Any, requests: PeerRequests, *, repeats: bool) -> Ints:
     """The best items for each request, int64[R, K], without those of its history unless `repeats`.
 
     A request of whose history the model knows nothing gets none: -1.
@@ -219,7 +219,9 @@ def answers(model: Any, requests: Requests, *, repeats: bool) -> Ints:
     return top
 
 
-def recommended(model: Any, requests: Requests, known: set[int], *, repeats: bool) -> pd.DataFrame:
+def recommended(
+    model: Any, requests: PeerRequests, known: set[int], *, repeats: bool
+) -> pd.DataFrame:
     """What RecTools recommends to those it can: user_id (the request), item_id, rank."""
     history = requests.history
     askable = history.loc[history["item"].isin(known), "request"].unique()
@@ -235,7 +237,7 @@ def recommended(model: Any, requests: Requests, known: set[int], *, repeats: boo
     )
 
 
-def context(requests: Requests, ids: Ints) -> pd.DataFrame:
+def context(requests: PeerRequests, ids: Ints) -> pd.DataFrame:
     """When each request is made, as RecTools takes it."""
     of = requests.requests[requests.requests["request"].isin(ids)]
     columns = {Columns.User: of["request"].to_numpy(), Columns.Weight: 1.0}
@@ -262,7 +264,9 @@ def ndcg(top: Ints, targets: list[Ints], seconds: list[Ints]) -> float:
     return float(gains.sum() / len(rows))
 
 
-def train(model: Any, dataset: Dataset, sample: Requests, options: argparse.Namespace) -> Progress:
+def train(
+    model: Any, dataset: Dataset, sample: PeerRequests, options: argparse.Namespace
+) -> Progress:
     """Train until validation has not become better for `patience` epochs; keep the best weights."""
     state, start = Progress(), time.monotonic()
     right = [list(sample.requests[name]) for name in ("targets", "second")]

@@ -16,7 +16,7 @@ from features.vocabulary import FIRST_ITEM, Vocabulary
 from trainer.datasets import Log
 from trainer.evaluation import evaluate
 from trainer.evaluation.evaluate import select_targets
-from trainer.examples.requests import Batch
+from trainer.examples.batches import Batch
 from trainer.metrics import bootstrap_interval, ranking_metrics
 from trainer.network import LOWEST, TemporalModel, TrainedModel, TrainingOutcome
 from trainer.settings import TrainerSettings

@@ -18,8 +18,7 @@ from features.vocabulary import FIRST_ITEM, PADDING, UNKNOWN, Vocabulary
 from tests.harness.columns import columns_of
 from trainer.datasets import Log
 from trainer.examples import Examples, ItemTrends, compute_trends, observe_log
-from trainer.examples.batches import Augmentation, Batches
-from trainer.examples.requests import Batch
+from trainer.examples.batches import Augmentation, Batch, Batches
 
 HISTORY = 8
 WINDOW = 5

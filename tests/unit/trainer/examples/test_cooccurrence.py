@@ -17,9 +17,9 @@ from trainer.examples.cooccurrence import (
     NEARBY_EVENTS,
     SMOOTHING,
     CooccurrenceCounter,
+    CooccurrenceTables,
     InteractionColumns,
 )
-from trainer.examples.requests import CooccurrenceTables
 
 ITEMS = 30
 NOW_MS = 1_700_000_000_000

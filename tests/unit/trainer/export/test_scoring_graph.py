@@ -18,9 +18,8 @@ from features.vocabulary import FIRST_ITEM, Vocabulary
 from tests.harness.models import every_part, requests_of
 from trainer.datasets import Log
 from trainer.examples import build_examples, compute_trends, observe_log, replay_log
-from trainer.examples.batches import Batches
+from trainer.examples.batches import Batches, ScoredRequests
 from trainer.examples.replay import SOURCE
-from trainer.examples.requests import ScoredRequests
 from trainer.export import ScoringGraph, sample_inputs
 from trainer.export.onnx import torch_answers
 from trainer.network import (
@@ -105,7 +104,7 @@ def test_a_stream_s_row_scores_as_the_training_batch_before_that_event(
     expected: dict[tuple[int, int], torch.Tensor] = {}
     for batch in batches.epoch(4, np.random.default_rng(0)):
         with torch.no_grad():
-            scores = score_requests(model, replace(batch.scored, trends=0 * batch.trends))
+            scores = score_requests(model, replace(batch.scored_requests, trends=0 * batch.trends))
         for row, event in zip(batch.rows.tolist(), batch.events.tolist(), strict=True):
             expected[int(columns.times_ms[event]), int(columns.items[event])] = scores[row]
     rows: dict[str, UserRow] = {}

@@ -14,15 +14,13 @@ from features.schema import FeatureSchema
 from tests.harness.progress import keep_metrics
 from trainer.datasets import Log
 from trainer.examples import Examples, ItemTrends
-from trainer.examples.batches import Batches
-from trainer.examples.requests import Batch
+from trainer.examples.batches import Batch, Batches
 from trainer.network import LOWEST, TemporalModel, batch_scores, select_device, to_device
 from trainer.network.devices import autocast
 from trainer.progress import EpochMetrics, ProgressReporter
 from trainer.settings import Device, Precision, TrainerSettings
 from trainer.training import TrainingSetup, train_first_model
-from trainer.training.fit import MicroBatch, accumulate_gradients, group_batches
-from trainer.training.losses import softmax_loss
+from trainer.training.fit import MicroBatch, accumulate_gradients, group_batches, softmax_loss
 
 SETTINGS = TrainerSettings(
     width=8, epochs=1, batch_size=2, threads=1, dropout=0.0, identity_dropout=0.0

@@ -13,7 +13,7 @@ from features.vocabulary import FIRST_ITEM
 from tests.harness.models import every_part, requests_of
 from tests.harness.progress import keep_metrics
 from trainer.datasets import Log
-from trainer.examples.requests import ScoredRequests
+from trainer.examples.batches import ScoredRequests
 from trainer.export import ScoringGraph, export, sample_inputs
 from trainer.export.onnx import check_graph, torch_answers
 from trainer.gate.measure import growth

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.harness.models import every_part
-from trainer.examples.requests import Requests, ScoredRequests
+from trainer.examples.batches import Requests, ScoredRequests
 from trainer.network import (
     LOWEST,
     NEWEST,

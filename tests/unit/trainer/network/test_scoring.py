@@ -12,13 +12,8 @@ from torch import Tensor
 
 from features.vocabulary import FIRST_ITEM
 from trainer.examples import Examples, ItemTrends
-from trainer.examples.batches import Batches
-from trainer.examples.requests import (
-    Batch,
-    CooccurrenceTables,
-    Requests,
-    ScoredRequests,
-)
+from trainer.examples.batches import Batch, Batches, Requests, ScoredRequests
+from trainer.examples.cooccurrence import CooccurrenceTables
 from trainer.metrics import ndcg
 from trainer.network import (
     LOWEST,
@@ -29,7 +24,7 @@ from trainer.network import (
     trend_scores,
 )
 from trainer.network.scoring import model_cooccurrence, rank_targets
-from trainer.training.losses import distillation_loss, softmax_loss
+from trainer.training.fit import distillation_loss, softmax_loss
 
 
 @pytest.fixture
@@ -88,7 +83,7 @@ def test_the_loss_of_a_model_is_cross_entropy_over_the_allowed_items(
 ) -> None:
     with torch.no_grad():
         scores = batch_scores(model, batch)
-        plain = score_requests(model, batch.scored)
+        plain = score_requests(model, batch.scored_requests)
     found = softmax_loss(scores, batch)
     assert found.shape == batch.targets.shape
     for at, (row, target) in enumerate(zip(batch.rows, batch.targets, strict=True)):

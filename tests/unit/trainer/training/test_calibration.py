@@ -16,9 +16,9 @@ from trainer.examples.batches import Batches
 from trainer.network import LOWEST, PARTS, TemporalModel, batch_scores, score_parts
 from trainer.training import calibration as balancing
 from trainer.training.calibration import PRIOR_TARGETS, REACH, calibrate, remove_calibration
-from trainer.training.losses import softmax_loss
+from trainer.training.fit import softmax_loss
 
-SIZE = 4
+SIZE = 16
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def loss(
     scales = torch.ones(len(PARTS)).double() if scales is None else scales
     total = PRIOR_TARGETS / 2 * ((scales - 1) ** 2).sum()
     for batch in held_out.epoch(SIZE, np.random.default_rng(0)):
-        parts = score_parts(model, batch.scored)
+        parts = score_parts(model, batch.scored_requests)
         scores = sum(parts[name].double() * scales[at] for at, name in enumerate(PARTS))
         assert isinstance(scores, Tensor)
         closed = batch.excluded | ~model.recommendable
@@ -60,8 +60,8 @@ def test_each_part_is_multiplied_by_its_number(model: TemporalModel, held_out: B
     scales = {name: 0.5 + 0.3 * at for at, name in enumerate(PARTS)}
     other.rescale(scales)
     with torch.no_grad():
-        before = score_parts(model.eval(), batch.scored)
-        after = score_parts(other.eval(), batch.scored)
+        before = score_parts(model.eval(), batch.scored_requests)
+        after = score_parts(other.eval(), batch.scored_requests)
     assert set(before) == set(PARTS)
     for name in PARTS:
         open_to = before[name] > LOWEST / 2
@@ -138,7 +138,7 @@ def test_what_was_balanced_can_learn_on_from_where_it_was(
 def test_scores_are_the_sum_of_their_parts(model: TemporalModel, held_out: Batches) -> None:
     batch = next(held_out.epoch(SIZE, np.random.default_rng(0)))
     with torch.no_grad():
-        parts = score_parts(model.eval(), batch.scored)
+        parts = score_parts(model.eval(), batch.scored_requests)
         found = batch_scores(model, batch)
     open_to = ~batch.excluded
     expected = torch.stack(list(parts.values())).sum(0)

@@ -27,8 +27,7 @@ from trainer.progress import EpochMetrics, ProgressReporter
 from trainer.registry.checkpoint import load_parent, save
 from trainer.settings import FineTuneScope, FineTuneSettings, TrainerSettings
 from trainer.training import TrainingSetup, fine_tune, held_out_ndcg, train_first_model
-from trainer.training.expand import expand_vocabulary, next_vocabulary
-from trainer.training.fine_tune import build_batches
+from trainer.training.fine_tune import build_batches, expand_vocabulary, next_vocabulary
 
 SETTINGS = TrainerSettings(
     width=16,

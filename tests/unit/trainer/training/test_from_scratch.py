@@ -35,7 +35,7 @@ from trainer.registry import checkpoint
 from trainer.settings import ModelPart, TrainerSettings
 from trainer.text import TextEncoder
 from trainer.training import TrainingSetup, train_first_model
-from trainer.training.losses import distillation_loss
+from trainer.training.fit import distillation_loss
 
 SETTINGS = TrainerSettings(
     width=16,
@@ -159,13 +159,17 @@ def test_all_held_out_is_nothing_held_out(log: Log, schema: FeatureSchema) -> No
     assert nothing.outcome.held_out == 0
 
 
+@pytest.fixture(scope="module")
+def whole(small_log: Log, schema: FeatureSchema) -> TrainedModel:
+    few = SETTINGS.model_copy(update={"epochs": 1})
+    return train_first_model(small_log, schema, TrainingSetup(few, text_encoder=TEXT_ENCODER))
+
+
 @pytest.mark.parametrize("part", ModelPart)
 def test_a_model_without_a_part_trains_and_the_part_has_no_effect(
-    small_log: Log, schema: FeatureSchema, tmp_path: Path, part: ModelPart
+    whole: TrainedModel, small_log: Log, schema: FeatureSchema, tmp_path: Path, part: ModelPart
 ) -> None:
-    few = SETTINGS.model_copy(update={"epochs": 1})
-    without = few.model_copy(update={"ablate": frozenset({part})})
-    whole = train_first_model(small_log, schema, TrainingSetup(few, text_encoder=TEXT_ENCODER))
+    without = SETTINGS.model_copy(update={"epochs": 1, "ablate": frozenset({part})})
     trained = train_first_model(
         small_log, schema, TrainingSetup(without, text_encoder=TEXT_ENCODER)
     )

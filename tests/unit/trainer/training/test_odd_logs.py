@@ -60,9 +60,7 @@ def test_one_person_is_enough(schema: FeatureSchema, tmp_path: Path) -> None:
     trained = train_first_model(log, schema, TrainingSetup(SETTINGS))
     assert top_items(trained, schema, tmp_path) == {f"i{at}" for at in range(10)}
     later = Log(clicks(["ann"] * 3, ["i1", "new", "newer"]), [])
-    found = evaluate(
-        trained, Log(later.events[:1], []), Log(later.events[1:], []), schema, SETTINGS
-    )
+    found = evaluate(trained, Log(later.events[:1], []), Log(later.events[1:], []), schema)
     assert found.model.overall.events == 2
     assert found.model.overall.hr_at_50 == 0
 
