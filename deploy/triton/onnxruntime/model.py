@@ -38,33 +38,33 @@ class TritonPythonModel:
         with ThreadPoolExecutor(1, initializer=_give_way if alone else None) as aside:
             self._session = aside.submit(_open, config, folder).result()
         self._batches = config["max_batch_size"] > 0
-        self._inputs = {one["name"]: one for one in config["input"]}
-        self._output_names = [one["name"] for one in config["output"]]
+        self._inputs = {tensor["name"]: tensor for tensor in config["input"]}
+        self._output_names = [tensor["name"] for tensor in config["output"]]
         self._check_names()
         self._ragged = self._ragged_outputs()
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """One response a request, in their order."""
         if len(requests) == 1 or not self._batches:
-            return [self._alone(request) for request in requests]
+            return [self._run_alone(request) for request in requests]
         try:
-            return self._together(requests)
+            return self._run_batch(requests)
         except Exception:  # noqa: BLE001 (whichever request it is answers for it below)
-            return [self._alone(request) for request in requests]
+            return [self._run_alone(request) for request in requests]
 
-    def _alone(self, request: Any) -> Any:
+    def _run_alone(self, request: Any) -> Any:
         try:
-            names = self._requested(request)
+            names = self._output_names_for(request)
             outputs = self._session.run(names, self._feeds(request))
         except Exception as error:  # noqa: BLE001 (handed on to whoever asked)
             return pb.InferenceResponse([], pb.TritonError(" ".join(str(error).split())))
         return _response(names, outputs)
 
-    def _together(self, requests: list[Any]) -> list[Any]:
+    def _run_batch(self, requests: list[Any]) -> list[Any]:
         feeds = [self._feeds(request) for request in requests]
         rows = [len(next(iter(one.values()))) for one in feeds]
-        joined = {name: _joined([one[name] for one in feeds]) for name in feeds[0]}
-        wanted = [self._requested(request) for request in requests]
+        joined = {name: _concatenate([one[name] for one in feeds]) for name in feeds[0]}
+        wanted = [self._output_names_for(request) for request in requests]
         names = [name for name in self._output_names if any(name in one for one in wanted)]
         outputs = dict(zip(names, self._session.run(names, joined), strict=True))
         responses, start = [], 0
@@ -89,10 +89,10 @@ class TritonPythonModel:
             rows = len(next(iter(feeds.values())))
             for name, declared in self._inputs.items():
                 if name not in feeds:
-                    feeds[name] = _left_out(declared, rows if self._batches else None)
+                    feeds[name] = _omitted_input(declared, rows if self._batches else None)
         return feeds
 
-    def _requested(self, request: Any) -> list[str]:
+    def _output_names_for(self, request: Any) -> list[str]:
         return list(request.requested_output_names()) or self._output_names
 
     def _check_names(self) -> None:
@@ -150,14 +150,14 @@ def _parameter(config: dict[str, Any], name: str, default: int) -> int:
     return int(config.get("parameters", {}).get(name, {}).get("string_value") or default)
 
 
-def _left_out(declared: dict[str, Any], rows: int | None) -> np.ndarray:
+def _omitted_input(declared: dict[str, Any], rows: int | None) -> np.ndarray:
     """An optional input that a request left out: zeros, of no length where that may vary."""
     dims = [max(0, int(dim)) for dim in declared["dims"]]
     kind = pb.triton_string_to_numpy(declared["data_type"])
     return np.zeros(dims if rows is None else [rows, *dims], kind)
 
 
-def _joined(parts: list[np.ndarray]) -> np.ndarray:
+def _concatenate(parts: list[np.ndarray]) -> np.ndarray:
     """Arrays end to end along axis 0, filled with zeros where other axes differ."""
     shapes = {part.shape[1:] for part in parts}
     if len(shapes) == 1:
