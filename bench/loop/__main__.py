@@ -29,7 +29,7 @@ from bench.harness.measure import CpuMeter, Latencies, Measurement, Sustained, c
 from bench.harness.processes import WORKER, ConsumerProgress, SystemUnderTest, worker_variables
 from bench.harness.runner import Benchmark, Cores, DataOptions, Quick, Results, make_table
 from bench.harness.servers import LoadedServers, LoadPlan, run_loaded_servers
-from deploy.local.ports import choose
+from deploy.local.process import choose
 from features.vocabulary import FILE_NAME
 
 _TIMEOUT_S = 600.0

@@ -1,7 +1,8 @@
-"""`headwater config`."""
+"""`headwater config` and `headwater schema`: what is set, and what the topics carry."""
 
 from __future__ import annotations
 
+import json
 from typing import Annotated
 
 import typer
@@ -9,6 +10,7 @@ import typer
 from deploy import settings_text
 from deploy.settings import Settings, load_settings
 from deploy.settings_reference import render_reference
+from features.asyncapi import make_document
 
 Reference = Annotated[
     bool, typer.Option("--reference", help="print docs/reference/settings.md: all settings")
@@ -19,3 +21,8 @@ def config(reference: Reference = False) -> None:
     """Print the effective settings as TOML, secrets masked."""
     text = render_reference(Settings) if reference else settings_text.toml(load_settings())
     print(text, end="")
+
+
+def schema() -> None:
+    """Print the AsyncAPI document of the topics, kept in `docs/reference/asyncapi.json`."""
+    print(json.dumps(make_document(), indent=2, ensure_ascii=False))

@@ -14,8 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from deploy.commands.data_options import Data, Map, Report, Type, data_source
-from deploy.jobs.evaluate import Evaluated, evaluate_version
-from deploy.jobs.prequential import Prequential, evaluate_prequential
+from deploy.jobs.evaluate import Evaluated, Prequential, evaluate_prequential, evaluate_version
 from deploy.report import write_report
 from deploy.settings import load_settings
 from trainer.datasets import load_log

@@ -1,4 +1,4 @@
-"""`headwater train`."""
+"""`headwater train`, once, and `headwater trainer`, which goes on learning."""
 
 from __future__ import annotations
 
@@ -10,9 +10,13 @@ from deploy import local
 from deploy.commands.data_options import Data, Map, Type, data_source
 from deploy.jobs.train import train_and_publish
 from deploy.progress import show_progress
+from deploy.services.logging import configure_logs
+from deploy.services.supervisor import graceful_shutdown
+from deploy.services.trainer import slow_loop
 from deploy.settings import load_settings
 from features.kafka import ensure_topics
 from trainer.datasets import load_log
+from trainer.priority import give_way
 from trainer.progress import TrainingPhase
 
 Share = Annotated[
@@ -34,3 +38,16 @@ def train(data: Data = None, maps: Map = None, types: Type = None, share: Share 
         f"version {published.version.number} is live: {published.items} items, "
         f"held-out NDCG@10 {published.held_out:.3f}, {published.seconds:.0f} s of training"
     )
+
+
+def trainer() -> None:
+    """Run the slow loop: windows of events become versions, once they pass the gate.
+
+    It runs until it is stopped.
+    """
+    configure_logs()
+    settings = local.connect(load_settings(), only=["kafka", "triton"])
+    give_way(settings.trainer.nice)
+    with graceful_shutdown() as stop:
+        for _ in slow_loop(settings, stop):
+            pass

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from deploy import local
 from deploy.services.logging import configure_logs
-from deploy.services.signals import graceful_shutdown
+from deploy.services.supervisor import graceful_shutdown
 from deploy.settings import load_settings
 from trainer.windows.events import WindowEvent
 from trainer.windows.store import WindowManifest, WindowStore

@@ -17,8 +17,6 @@ from headwater_client.errors import DataError, SettingsError
 from headwater_client.events import Interaction, Item
 
 from deploy import local
-from deploy.demo.advice import give_advice
-from deploy.demo.follow_ups import find_follow_ups
 from deploy.demo.learning import (
     DemoTrainer,
     LogLine,
@@ -29,7 +27,7 @@ from deploy.demo.learning import (
     write_windows,
 )
 from deploy.demo.screen import Screen, versions_table
-from deploy.demo.tally import DemoTally
+from deploy.demo.tally import DemoTally, find_follow_ups, give_advice
 from deploy.demo.watch import Watch
 from deploy.jobs.backfill import fill_rows_from_log
 from deploy.jobs.replay import ReplayResult, immediate_pace, rate_pace, replay

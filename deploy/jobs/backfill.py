@@ -7,7 +7,15 @@ starts afterwards goes on from its rows: docs/decisions/0014-backfill.md argues 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 
@@ -28,12 +36,12 @@ from tenacity import (
     wait_fixed,
 )
 
-from deploy.jobs.backlog import BATCH, KafkaBacklog
 from deploy.settings import Settings
 from features import columns
 from features.kafka import ensure_sources, group_members
 from features.rows import ItemGroup
 from features.schema import FeatureSchema
+from features.settings import BrokerSettings
 from features.store import LOADED, RowRead, RowStore, claim_log, claim_rows, popularity_table
 from features.store.redis import RedisRowStore
 from features.topics import Hash, source_hash
@@ -42,7 +50,7 @@ from stream.failures import is_transient
 from stream.row_updates import ConsumerRecord, ItemGroupKey, RowUpdater
 from stream.trending import TrendingSource
 from trainer.datasets import Log
-from trainer.windows.reader import action_of, log_refused, source_of
+from trainer.windows.reader import MessageReader, action_of, is_end, log_refused, source_of
 
 ATTEMPTS = 8
 DURABLE_MS = 5_000
@@ -301,3 +309,48 @@ def _loaded_record(event: Interaction, offset: int) -> ConsumerRecord:
 def _refuse(message: Message, error: EventError, filled: BackfillCounts) -> None:
     filled.refused += 1
     log_refused(message, error)
+
+
+# What Kafka has of some topics, from the oldest message on to those that it has by now.
+
+
+GROUP = "headwater-backfill"
+BATCH = 4096
+
+
+class KafkaBacklog:
+    """All messages of some topics; it commits nothing, so that no worker is moved.
+
+    Args:
+        kafka: where Kafka is.
+        topics: what to read, all partitions of it.
+
+    Raises:
+        ServerError: Kafka does not answer, or a topic is missing.
+    """
+
+    def __init__(self, kafka: BrokerSettings, topics: Collection[str]) -> None:
+        self._reader = MessageReader(kafka, GROUP, topics)
+        self._backlog = self._reader.backlog()
+        self.total = self._backlog.total
+
+    def batches(self) -> Iterator[list[Message]]:
+        """The messages, each partition's in its order.
+
+        Raises:
+            ServerError: a partition cannot be read.
+        """
+        backlog = self._backlog
+        self._reader.start(backlog.starts)
+        while not backlog.is_read:
+            batch: list[Message] = []
+            while len(batch) < BATCH and not backlog.is_read:
+                for message in self._reader.read():
+                    backlog.saw(message)
+                    if not is_end(message):
+                        batch.append(message)
+            yield batch
+
+    def close(self) -> None:
+        """End reading."""
+        self._reader.close()

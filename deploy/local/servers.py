@@ -10,11 +10,9 @@ from pathlib import Path
 import msgspec
 from headwater_client.errors import ServerError, SettingsError
 
-from deploy.local import ports as free_ports
 from deploy.local import process
 from deploy.local.kafka import Kafka
-from deploy.local.server import Launch, NotReadyError, Progress, Server
-from deploy.local.state import Record, StateFolder
+from deploy.local.server import Launch, NotReadyError, Progress, Record, Server, StateFolder
 from deploy.local.store import Store
 from deploy.local.triton import Triton
 from deploy.settings import Settings
@@ -204,11 +202,11 @@ def _start(
 ) -> str:
     """Start a server on its usual, its last or other ports; return where it answers."""
     wanted = last.ports if last else server.ports(settings)
-    ports = free_ports.choose(wanted)
+    ports = process.choose(wanted)
     launch = server.launch(settings, ports, progress)
     log = state.log(server.name)
     since = log.stat().st_size if log.exists() else 0
-    address = f"{free_ports.LOOPBACK}:{next(iter(ports.values()))}"
+    address = f"{process.LOOPBACK}:{next(iter(ports.values()))}"
     progress(server.name, f"starting at {address}")
     started = _spawn(launch, log)
     record = Record(started, address, ports, launch.fingerprint)
@@ -239,7 +237,7 @@ def _failure(
         ailment = _local_ailment(server, server.with_address(settings, record.address), record)
         waited = f"{settings.local.start_timeout_s:g} s"
         return ServerError(f"{server.name} does not answer after {waited} ({ailment}): see {log}")
-    if not all(free_ports.is_free(port) for port in record.ports.values()):
+    if not all(process.is_free(port) for port in record.ports.values()):
         return _PortLostError()
     return ServerError(f"{server.name} died at its start: {process.last_words(log, since)}: {log}")
 

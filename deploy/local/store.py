@@ -11,7 +11,7 @@ from pathlib import Path
 
 from headwater_client.errors import ServerError, SettingsError
 
-from deploy.local.ports import LOOPBACK
+from deploy.local.process import LOOPBACK
 from deploy.local.server import Launch, NotReadyError, Progress
 from deploy.settings import Settings
 

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 from headwater_client.errors import ServerError
 
-from deploy.local import triton_env
-from deploy.local.ports import LOOPBACK
+from deploy.local import python_env
+from deploy.local.process import LOOPBACK
+from deploy.local.python_env import TritonEnvironment
 from deploy.local.server import Launch, NotReadyError, Progress
-from deploy.local.triton_env import TritonEnvironment
 from deploy.settings import Settings
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class Triton:
 
     def launch(self, settings: Settings, ports: Mapping[str, int], progress: Progress) -> Launch:
         _refuse_foreign_machine()
-        environment = triton_env.prepare(
+        environment = python_env.prepare(
             settings.local.cache_dir, lambda text: progress(self.name, text)
         )
         folder = settings.local.state_dir / "triton"
@@ -144,7 +144,7 @@ def _options(settings: Settings, ports: Mapping[str, int], backends: Path) -> li
 def _variables(environment: TritonEnvironment) -> dict[str, str]:
     """The stub embeds Python: it must find the environment's packages and nothing else."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "VIRTUAL_ENV"))}
-    folders = [environment.libraries, triton_env.python_library_folder()]
+    folders = [environment.libraries, python_env.python_library_folder()]
     return inherited | {
         "PATH": f"{environment.root / 'bin'}:{os.environ.get('PATH', os.defpath)}",
         "LD_LIBRARY_PATH": ":".join(str(folder) for folder in folders if folder),

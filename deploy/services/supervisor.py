@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Event
 
 from headwater_client.errors import ServerError
 
@@ -126,3 +128,19 @@ class _Supervisor:
             self._process.wait(_STOP_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
+
+
+# Ends a command in good order.
+
+
+@contextmanager
+def graceful_shutdown() -> Iterator[Event]:
+    """An event that Ctrl-C and SIGTERM set, so that what is being written is written whole."""
+    stop = Event()
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(each, lambda *_: stop.set()) for each in numbers]
+    try:
+        yield stop
+    finally:
+        for each, handler in zip(numbers, before, strict=True):
+            signal.signal(each, handler)

@@ -22,7 +22,7 @@ from tritonclient.grpc import InferenceServerClient, InferInput
 
 from deploy import local
 from deploy.local import jars, process
-from deploy.local.state import StateFolder
+from deploy.local.server import StateFolder
 from deploy.settings import Settings
 from features.kafka import client_config
 from tests.harness.waiting import wait_until

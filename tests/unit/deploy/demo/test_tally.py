@@ -12,9 +12,7 @@ from headwater_client.events import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deploy.demo.advice import ENOUGH, give_advice
-from deploy.demo.follow_ups import FollowUp, find_follow_ups
-from deploy.demo.tally import DemoTally
+from deploy.demo.tally import ENOUGH, DemoTally, FollowUp, find_follow_ups, give_advice
 from features.schema import FeatureSchema
 from features.settings import FeatureSettings
 
