@@ -1,9 +1,6 @@
 """The load: a process that produces events and one that reads recommendations.
 
-What is produced is a log's events without end. A log replayed at hundreds of times its speed has
-few people at work at any moment: MovieLens' people rate a hundred films in one sitting. A batch of
-it would need hardly any answers, and flatter whoever answers once a person. So people's events are
-mixed, each person's own order kept: many people at once, as a shop sees them.
+What is produced is a log's events without end, people mixed; bench/README.md says why.
 
 Both are an app's own clients (headwater_client). Each is told what to do through a pipe, so that
 reading the log and starting up are over before anything is measured.

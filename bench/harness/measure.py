@@ -218,10 +218,7 @@ class Measurement:
     def measure_latency(self, rate: float, seconds: float) -> Latencies:
         """Milliseconds from producing an event to reading its recommendation, at a constant rate.
 
-        `p50`, `p90`, `p99` are of the events that have a recommendation of their own; `answered`
-        is their share. The others were handled in one batch with a later event of the same
-        person, whose recommendation knows them: `every_event_p99` counts them too, up to that
-        one. The first `SETTLE_S` are left out: before them the load was another.
+        The first `SETTLE_S` are left out: before them the load was another.
         """
         sending = Sending(round(rate * (SETTLE_S + seconds)), rate)
         base = self._system.progress.count_committed()

@@ -18,7 +18,6 @@ import feast
 # isort: split
 
 import sys
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -31,16 +30,12 @@ from headwater_client.event_types import EVENT_TYPES
 from headwater_client.events import Interaction, Recommendation, decode, encode
 from headwater_client.topics import RECOMMENDATIONS
 
+from bench.loop.parts import read_trending, recommendation
 from deploy.settings import Settings, load_settings
 from features import inputs
 from features.columns import group_from_values, group_values, user_from_values, user_values
 from features.kafka import ensure_topics
-from features.rows import (
-    UserRow,
-    apply_event,
-    apply_item_event,
-    observation,
-)
+from features.rows import UserRow, apply_event, apply_item_event, observation
 from features.schema import FeatureSchema
 from features.store import USERS, item_sources
 from features.store.redis import RedisRowStore
@@ -48,8 +43,7 @@ from features.topics import hash64, source_hash
 from features.vocabulary import read_vocabulary
 from stream.inference import InferenceClient, InferenceRequest
 from stream.ranking import available_items, rank
-from stream.recommendations import recommendation_id
-from stream.trending import TrendingIndex, TrendingSource
+from stream.trending import TrendingIndex
 
 
 @dataclass
@@ -133,32 +127,14 @@ class OneAtATime:
         outputs, _ = await self._client.infer(InferenceRequest(self._version, tensors))
         ranking = rank(outputs, tensors, table, times_ms, 4 * worker.top_k)
         available = dict.fromkeys(ranking.item_ids(), True)
-        return Recommendation(
-            recommendation_id=recommendation_id(event),
-            user_id=event.user_id,
-            event_id=event.event_id,
-            items=available_items(ranking.user_items(0), available, worker.top_k),
-            model_version=str(self._version),
-            variant="one-at-a-time",
-            event_time=event.timestamp,
-            produced_time=int(time.time() * 1000),
-            fallback=False,
-        )
+        items = available_items(ranking.user_items(0), available, worker.top_k)
+        return recommendation(event, items, self._version, "one-at-a-time")
 
     async def _trend_table(self) -> TrendingIndex:
         """What trends, read once."""
-        settings, worker = self._settings, self._settings.worker
-        store = RedisRowStore(settings.store)
-        lists = TrendingSource(
-            store,
-            self._schema,
-            settings.kafka.partitions,
-            worker.trending_items,
-            worker.trends_refresh_s,
-        )
-        await lists.refresh()
+        store = RedisRowStore(self._settings.store)
+        self._trends = await read_trending(self._settings, store, self._vocabulary)
         await store.close()
-        self._trends = TrendingIndex(lists.items, self._vocabulary)
         return self._trends
 
 
@@ -173,20 +149,9 @@ def make_app(settings: Settings, handler: OneAtATime) -> faust.App:
         topic_disable_leader=True,
         web_enabled=False,
     )
-    actions = app.topic(
-        *EVENT_TYPES.topics,
-        key_type=bytes,
-        value_type=bytes,
-        key_serializer="raw",
-        value_serializer="raw",
-    )
-    answers = app.topic(
-        RECOMMENDATIONS,
-        key_type=bytes,
-        value_type=bytes,
-        key_serializer="raw",
-        value_serializer="raw",
-    )
+    raw: dict[str, Any] = {"key_type": bytes, "value_type": bytes}
+    raw |= {"key_serializer": "raw", "value_serializer": "raw"}
+    actions, answers = app.topic(*EVENT_TYPES.topics, **raw), app.topic(RECOMMENDATIONS, **raw)
     ids = ensure_topics(settings.kafka)
 
     @app.agent(actions)

@@ -115,7 +115,7 @@ class LoopParts:
     async def measure(self, events: Sequence[Interaction], batch: int) -> dict[str, float]:
         """Microseconds an event, by part."""
         placed = _place(self._settings, events)
-        table = await self._trend_table()
+        table = await read_trending(self._settings, self._store, self._vocabulary)
         rows = await self._read_rows(placed)
         for at in range(0, len(placed) - batch + 1, batch):
             await self._measure_batch(placed[at : at + batch], rows, table)
@@ -200,8 +200,11 @@ class LoopParts:
             ranking = rank(outputs, tensors, table, times_ms, 4 * worker.top_k)
             available = dict.fromkeys(ranking.item_ids(), True)
             answers = [
-                _recommendation(
-                    last[name], available_items(ranking.user_items(at), available, worker.top_k)
+                recommendation(
+                    last[name],
+                    available_items(ranking.user_items(at), available, worker.top_k),
+                    self._version,
+                    "stable",
                 )
                 for at, name in enumerate(users)
             ]
@@ -237,18 +240,6 @@ class LoopParts:
             },
             versions,
         )
-
-    async def _trend_table(self) -> TrendingIndex:
-        worker = self._settings.worker
-        lists = TrendingSource(
-            self._store,
-            self._schema,
-            self._settings.kafka.partitions,
-            worker.trending_items,
-            worker.trends_refresh_s,
-        )
-        await lists.refresh()
-        return TrendingIndex(lists.items, self._vocabulary)
 
     async def _measure_kafka(self, events: Sequence[Interaction]) -> dict[str, float]:
         """Producing events, sending answers and reading them: the clients and the broker."""
@@ -287,14 +278,28 @@ def _place(settings: Settings, events: Sequence[Interaction]) -> list[PlacedEven
     return placed
 
 
-def _recommendation(event: Interaction, items: list[RecommendedItem]) -> Recommendation:
+async def read_trending(
+    settings: Settings, store: RedisRowStore, vocabulary: Vocabulary
+) -> TrendingIndex:
+    """What trends now."""
+    schema, worker = FeatureSchema(settings.features), settings.worker
+    partitions, refresh_s = settings.kafka.partitions, worker.trends_refresh_s
+    lists = TrendingSource(store, schema, partitions, worker.trending_items, refresh_s)
+    await lists.refresh()
+    return TrendingIndex(lists.items, vocabulary)
+
+
+def recommendation(
+    event: Interaction, items: list[RecommendedItem], version: int, variant: str
+) -> Recommendation:
+    """The answer to an event, made now."""
     return Recommendation(
         recommendation_id=recommendation_id(event),
         user_id=event.user_id,
         event_id=event.event_id,
         items=items,
-        model_version="1",
-        variant="stable",
+        model_version=str(version),
+        variant=variant,
         event_time=event.timestamp,
         produced_time=int(time.time() * 1000),
         fallback=False,

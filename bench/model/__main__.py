@@ -10,14 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 import torch
 import typer
-from headwater_client.errors import SettingsError
 from rich.console import Console
 
 from bench.harness import runner
@@ -28,9 +27,9 @@ from bench.model.measures import (
     compare_answers,
     compare_serving,
     compare_sizes,
+    make_tables,
     time_form,
 )
-from bench.model.tables import draw, make_tables
 from deploy.jobs.optimize import load_source
 from deploy.optimize.runtime import ENGINE, read_record
 from deploy.optimize.variants import SourceVersion
@@ -62,7 +61,7 @@ class Part(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelOptions(runner.MappedDataOptions, runner.ChartOptions):
+class ModelOptions(runner.MappedDataOptions):
     """Options of `bench.model`."""
 
     version: Annotated[
@@ -192,8 +191,6 @@ class ModelRun:
 
 def measure(options: ModelOptions, console: Console) -> runner.Results:
     """Time all forms, and compare their answers."""
-    if options.chart and Part.SIZES not in options.parts:
-        raise SettingsError("--chart: draws sizes: measure them")
     torch.set_num_threads(options.threads)
 
     def keep(figures: Mapping[str, Any]) -> None:
@@ -205,9 +202,8 @@ def measure(options: ModelOptions, console: Console) -> runner.Results:
         run = ModelRun(options, reporter, folder)
         for part in options.parts:
             run.measure(part)
-    figures = reporter.figures
-    report = figures | {"failed": reporter.failed}
-    return runner.Results(report, list(make_tables(figures)), partial(draw, figures))
+    report = reporter.figures | {"failed": reporter.failed}
+    return runner.Results(report, list(make_tables(report)))
 
 
 BENCHMARK = runner.Benchmark("model", ModelOptions, measure, width=150)

@@ -1,4 +1,4 @@
-"""How fast the forms of a model answer, and how like the published graph.
+"""How fast the forms of a model answer, and how like the published graph; as tables, too.
 
 What is compared takes turns, so that whatever else happens strikes all alike.
 """
@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.table import Table
 
+from bench.harness.runner import make_table
 from bench.model.forms import (
     PUBLISHED,
     ModelForm,
@@ -37,6 +39,20 @@ DEFAULT = "default"
 KEPT = 0.99
 _LINE = 600
 _WARM_UP, _LEAST_CALLS, _SIZE_ROUNDS, _BATCHES, _SERVING_ROUNDS = 2, 7, 7, 4, 60
+# Columns of tables: the figure, and how it is written.
+_AGREEMENT = {
+    "same of the best 10": ("overlap", ".4f"),
+    "furthest score": ("furthest", ".2g"),
+    "NDCG@10": ("ndcg", ".4f"),
+    "kept": ("ndcg_kept", ".4f"),
+}
+_SIZES = {
+    "users/s": ("users_per_second", ",.0f"),
+    "over the published": ("over_fp32", ".2f"),
+    "NDCG@10": ("ndcg", ".4f"),
+    "kept": ("ndcg_kept", ".4f"),
+    "same of the best 10": ("overlap", ".4f"),
+}
 
 
 @dataclass
@@ -189,3 +205,49 @@ def compare_serving(
         over = {name: rate / rates[64]["plain"] for name, rate in rates[64].items()}
         found |= {f"{name}_over_plain": ratio for name, ratio in over.items() if name != "plain"}
     reporter.figures["serving"] = found
+
+
+def make_tables(figures: Mapping[str, Any]) -> Iterator[Table]:
+    """What was measured: users/s by history and batch, agreement, sizes, serving."""
+    forms = figures.get("forms", {})
+    for history in dict.fromkeys(history for found in forms.values() for history in found):
+        rates = {name: found[history] for name, found in forms.items() if history in found}
+        batches = list(dict.fromkeys(batch for found in rates.values() for batch in found))
+        shown = make_table(f"users/s, history {history}", "batch", batches)
+        for name, found in rates.items():
+            cells = (found[b]["users_per_second"] if b in found else None for b in batches)
+            shown.add_row(name, *("-" if rate is None else f"{rate:,.0f}" for rate in cells))
+        yield shown
+    if agreement := figures.get("agreement"):
+        yield _forms_table("beside the graph in ONNX Runtime", _AGREEMENT, agreement)
+    if sizes := figures.get("sizes"):
+        yield _forms_table("sizes, held-out events in batches of 64", _SIZES, sizes)
+    if serving := figures.get("serving"):
+        yield _serving_table(serving)
+
+
+def _forms_table(
+    title: str,
+    columns: Mapping[str, tuple[str, str]],
+    forms: Mapping[str, Mapping[str, float]],
+) -> Table:
+    """A row for each form.
+
+    Args:
+        columns: by their title, the figure and how it is written.
+    """
+    shown = make_table(title, "", columns)
+    for name, found in forms.items():
+        shown.add_row(name, *(format(found[one], how) for one, how in columns.values()))
+    return shown
+
+
+def _serving_table(serving: Mapping[str, Any]) -> Table:
+    title = f"users/s, one thread, {serving['items']} items; over the plain model"
+    rates = serving["users_per_second"]
+    names = list(next(iter(rates.values())))
+    shown = make_table(title, "batch", (name.replace("_", " ") for name in names))
+    for batch, found in rates.items():
+        cells = (f"{found[name]:,.0f} {found[name] / found['plain']:.2f}x" for name in names)
+        shown.add_row(str(batch), *cells)
+    return shown

@@ -60,10 +60,7 @@ Courses = Mapping[str, PrequentialRun]
 
 
 def figures(courses: Courses, stream: WindowedLog) -> dict[str, Any]:
-    """The report: ratios of the last third of the windows, forgetting, and the series.
-
-    `over_retrain` and `cost_over_retrain` are of the windows that a full training was made for.
-    """
+    """The report: ratios of the last third of the windows, forgetting, and the series."""
     windows = len(stream.windows)
     newest = stream.window_of >= first_late_window(windows)
     asked = newest & ~np.isnan(courses[RETRAIN].gains)

@@ -60,15 +60,13 @@ from trainer.settings import ModelPart, TrainerSettings
 from trainer.text import TextEncoder, load_text_encoder
 
 QUICK_EVENTS = 8_000
+# By name, what is changed of our settings.
+Ablations = Mapping[str, Mapping[str, Any]]
 # Without one part of the model each.
 ABLATIONS: Ablations = {
     **{f"{OURS} without {part}": {"ablate": frozenset({part})} for part in ModelPart},
     f"{OURS}, plain": {"ablate": frozenset(ModelPart) - {ModelPart.IDENTITY}},
 }
-
-
-# By name, what is changed of our settings.
-Ablations = Mapping[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ Q questions, K best items, L history, N items.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -56,8 +56,7 @@ _HISTORY = ("item_indices", "event_types", "event_times_ms")
 Tensors = dict[str, Tensor]
 
 
-@dataclass(frozen=True)
-class Falls:
+class Falls(NamedTuple):
     """What each removal did to the best items.
 
     Attributes:
@@ -72,16 +71,6 @@ class Falls:
     score: Floats
     there: Bools
     named: Ints
-
-    @staticmethod
-    def concatenate(parts: Sequence[Falls]) -> Falls:
-        """Of several lots of questions, whose histories are as long."""
-        return Falls(
-            np.concatenate([one.margin for one in parts]),
-            np.concatenate([one.score for one in parts]),
-            np.concatenate([one.there for one in parts]),
-            np.concatenate([one.named for one in parts]),
-        )
 
 
 @torch.no_grad()
@@ -132,7 +121,8 @@ def falls_of(ours: Ours, asked: Questions, chosen: Ints) -> Falls:
     tensors, recommender = tensors_of(ours, asked, chosen), ScoringGraph(ours.trained.model)
     lots = range(0, len(chosen), _CHUNK)
     parts = [{name: one[at : at + _CHUNK] for name, one in tensors.items()} for at in lots]
-    return Falls.concatenate([measure_falls(recommender, part) for part in parts])
+    measured = [measure_falls(recommender, part) for part in parts]
+    return Falls(*(np.concatenate(columns) for columns in zip(*measured, strict=True)))
 
 
 def tensors_of(ours: Ours, asked: Questions, chosen: Ints) -> Tensors:

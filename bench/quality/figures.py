@@ -38,11 +38,7 @@ def groups(asked: Questions) -> dict[str, Bools]:
 
 
 def figures(asked: Questions, answers: Answers) -> Row:
-    """Hit rates, NDCG with its 95 % interval, coverage, and the groups.
-
-    One right item a target: its NDCG@10 is 1 / log2(rank + 2), 0 from rank 10 on. Coverage is the
-    share of the log's items in anyone's best 10.
-    """
+    """Hit rates, NDCG with its 95 % interval, coverage, and the groups."""
     ranks = answers.ranks
     found = _summarize(ranks) | {"coverage": float(answers.shown.mean())}
     people = asked.takes.users[asked.targets()[1]]
@@ -64,8 +60,6 @@ def _summarize(ranks: Floats) -> Row:
 
 def with_differences(asked: Questions, row: Row, lost: Floats) -> Row:
     """An ablation's row with the whole model's NDCG@10 minus its own, of all targets and of groups.
-
-    Where the 95 % interval of the difference is above 0, the part earns its place.
 
     Args:
         lost: the difference at each target, float[M].
@@ -169,12 +163,7 @@ def _difference(found: Row) -> str:
 
 
 def ratios(rows: Mapping[str, Rows]) -> dict[str, dict[str, float]]:
-    """Ours over the best of all others, by protocol: of all targets, and of return visits.
-
-    Of our two sizes the one that was better on held-out events; the default size apart. On return
-    visits the best is whoever is best at them. Apart too: beside the models alone that were tuned
-    on a grid. A protocol without any has no ratio.
-    """
+    """Ours over the best of all others, by protocol; one without others has no ratio."""
 
     def returns(row: Row) -> float:
         return float(row["groups"]["return_visits"].get("ndcg_at_10", 0))

@@ -27,24 +27,16 @@ MISSED = np.inf
 
 
 class Protocol(StrEnum):
-    """How the log is split.
-
-    leave_one_out: a person's last take is the test, the one before it validation.
-    global_time: the last 10 % of the takes are the test, the 10 % before them validation; weights
-        are frozen, each question has its true history.
-    """
+    """How the log is split; bench/README.md says how."""
 
     LEAVE_ONE_OUT = "leave_one_out"
     GLOBAL_TIME = "global_time"
 
 
 class Ties(StrEnum):
-    """What order takes of one person in the same second have.
+    """What order takes of one person in the same second have: none, or that of the log's file.
 
-    strict: none. A question is such a second; history is what lies strictly before it, and what
-        else the person took in it is no wrong answer.
-    file: that of the log's file, as published tables have it. Each take is a question of its own;
-        history is what stands before it.
+    Strict, a question is such a second; else each take is one.
     """
 
     STRICT = "strict"

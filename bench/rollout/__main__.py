@@ -80,12 +80,7 @@ def measure(options: RolloutOptions, console: Console) -> Results:
 
 
 def figures(rollouts: Rollouts, looked: Sequence[RepeatedLooks]) -> dict[str, Any]:
-    """The report: shares of runs by how much a candidate earns, medians of what it took.
-
-    `samples` and `hours` are until the end of a rollout; `exposure` is the mean share of everyone's
-    recommendations over the whole time that a rollout may take. Tests looked at again and again are
-    of a candidate as good as the baseline: what they see are false alarms.
-    """
+    """The report: shares of runs by how much a candidate earns, medians of what it took."""
 
     def summarize_by_change(
         summarize: Callable[[Sequence[SimulatedRollout]], Any],

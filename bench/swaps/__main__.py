@@ -23,7 +23,7 @@ from bench.harness.load import ENDLESS, Answered, Sending, Workload, wait_answer
 from bench.harness.measure import SETTLE_S, CpuMeter, Measurement, count_dead_letters, memory_bytes
 from bench.harness.processes import WORKER, SystemUnderTest
 from bench.harness.runner import Benchmark, ChartOptions, Cores, DataOptions, Quick, Results
-from bench.harness.servers import LoadedServers, LoadPlan, Servers, run_loaded_servers
+from bench.harness.servers import LoadedServers, LoadPlan, run_loaded_servers
 from bench.swaps.figures import Swap, SwapRun, draw, figures, make_figures_table
 from deploy.jobs.train import model_registry
 from trainer.network import Model
@@ -82,7 +82,10 @@ class Swapper:
         self._plan = plan
         self._worker = worker
         self._measurement = Measurement(worker, loaded.load, _TIMEOUT_S)
-        self._publisher = Publisher(loaded.servers)
+        self._registry = model_registry(loaded.settings, TrainerSettings())
+        self._first = checkpoint.load(loaded.servers.version.folder)
+        # Versions are written as the slow loop writes them.
+        torch.set_num_threads(FineTuneSettings().threads)
         self._answers: list[Answered] = []
 
     def run(self, versions: int, rate: float | None) -> SwapRun:
@@ -117,9 +120,10 @@ class Swapper:
 
     def _swap(self) -> Swap:
         begun_s = time.monotonic()
-        version = self._publisher.write()
+        noisy = replace(self._first, model=add_noise(self._first.model))
+        version = self._registry.write_version(noisy)
         started_s = time.monotonic()
-        self._publisher.go_live(version)
+        self._registry.go_live(version)
         retired_s = time.monotonic()
         answered_s = self._first_answer_s(version)
         announced_s = self._announced_s(version)
@@ -158,28 +162,10 @@ class Swapper:
 
     def _announced_s(self, version: ModelVersion) -> float:
         """When a version, the newest, was announced, by `time.monotonic`."""
-        rollout = self._publisher.registry.rollouts.refresh()
+        rollout = self._registry.rollouts.refresh()
         if rollout is None or [each.version for each in rollout.versions] != [version.number]:
             raise ServerError(f"version {version.number}: is not what was announced last")
         return time.monotonic() - (time.time() - rollout.time / 1000)
-
-
-class Publisher:
-    """Writes versions of the model that is live, and brings them live, as the trainer does."""
-
-    def __init__(self, servers: Servers) -> None:
-        self.registry = model_registry(servers.settings, TrainerSettings())
-        self._first = checkpoint.load(servers.version.folder)
-        torch.set_num_threads(FineTuneSettings().threads)
-
-    def write(self) -> ModelVersion:
-        """The next version: the first one's weights, a little changed."""
-        changed = replace(self._first, model=add_noise(self._first.model))
-        return self.registry.write_version(changed)
-
-    def go_live(self, version: ModelVersion) -> None:
-        """Load it, announce it, retire what is no longer needed."""
-        self.registry.go_live(version)
 
 
 def add_noise(model: Model) -> Model:

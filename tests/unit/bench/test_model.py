@@ -18,9 +18,9 @@ from bench.model.measures import (
     compare_answers,
     compare_serving,
     compare_sizes,
+    make_tables,
     time_form,
 )
-from bench.model.tables import draw, make_tables
 from deploy.optimize.variants import SourceVersion
 
 SIZES = RequestSizes(histories=(8, 16), batches=(1, 4), items=250)
@@ -112,11 +112,9 @@ FIGURES = {
 }
 
 
-def test_tables_and_the_chart_are_of_what_was_measured() -> None:
+def test_tables_are_of_what_was_measured() -> None:
     text = StringIO()
     for table in make_tables(FIGURES):
         Console(file=text, width=150).print(table)
     for said in ("1,234", "small, INT8", "8,000", "0.1120"):
         assert said in text.getvalue()
-    (axes,) = draw(FIGURES).axes
-    assert [line.get_label() for line in axes.lines] == ["default", "small"]
