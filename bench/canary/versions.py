@@ -71,10 +71,6 @@ class Workshop:
             first, history, cut, TrainingSetup(self.registry.settings, tuning, self.text_encoder)
         )
 
-    def write(self, trained: TrainedModel) -> ModelVersion:
-        """The next version."""
-        return self.registry.write_version(trained)
-
     def write_patched(self, trained: TrainedModel, patch: Callable[[Path], None]) -> ModelVersion:
         """The next version, its graph changed."""
         with self.registry.stage(trained) as staged:
@@ -93,8 +89,12 @@ def make_candidates(good: TrainedModel, workshop: Workshop) -> list[Candidate]:
         Candidate(
             "answers late", write(partial(answer_late, products=_PRODUCTS)), back, by_hand=True
         ),
-        Candidate("items shuffled", workshop.write(_shuffle_items(good)), back),
-        Candidate("learned from a window", workshop.write(good), RolloutPhase.PROMOTED.value),
+        Candidate("items shuffled", workshop.registry.write_version(_shuffle_items(good)), back),
+        Candidate(
+            "learned from a window",
+            workshop.registry.write_version(good),
+            RolloutPhase.PROMOTED.value,
+        ),
     ]
 
 

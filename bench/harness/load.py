@@ -251,10 +251,9 @@ def _produce(
     kafka: BrokerSettings,
     workload: Workload,
 ) -> None:
-    _lead_session()
+    _isolate()
     log = workload.load_log()
     events = generate_workload(log.events, workload.order, newcomers=workload.newcomers)
-    _stop_collector()
     pipe.send("ready")
     with EventProducer(kafka.client_settings) as producer:
         while True:
@@ -269,19 +268,13 @@ def _produce(
             pipe.send(_send(chosen, sending, producer, handled, enough))
 
 
-def _lead_session() -> None:
-    """In a session of its own: Linux shares the processor among sessions first.
+def _isolate() -> None:
+    """Keep what the benchmark itself does out of what is measured.
 
-    So an app's clients are not held up by what the benchmark itself computes.
+    Linux shares the processor among sessions first. Python's collector would stop the core for
+    0.4 s, going over all that is remembered; there are no cycles to be collected.
     """
     os.setsid()
-
-
-def _stop_collector() -> None:
-    """Python's collector, going over all that is remembered, would stop the core for 0.4 s.
-
-    It would be measured as the subject's latency. There are no cycles to be collected.
-    """
     gc.disable()
 
 
@@ -310,9 +303,8 @@ def _read(
     kafka: BrokerSettings,
     note: Callable[[Recommendation, float], Any],
 ) -> None:
-    _lead_session()
+    _isolate()
     read: list[Any] = []
-    _stop_collector()
     with RecommendationConsumer(kafka.client_settings) as consumer:
         pipe.send("ready")
         while True:
