@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ class Left:
     """What there is besides the process itself at one moment."""
 
     threads: frozenset[threading.Thread]
-    children: frozenset[int]
+    children: dict[int, str]
     variables: frozenset[tuple[str, str]]
 
     @classmethod
@@ -37,14 +38,17 @@ class Left:
         """What there is."""
         return cls(
             frozenset(t for t in threading.enumerate() if not _is_librarys(t)),
-            frozenset(_children()),
+            dict(_children()),
             frozenset(v for v in os.environ.items() if not v[0].startswith(_LIBRARY_VARIABLES)),
         )
 
     def since(self, before: Left) -> list[str]:
         """What is new or gone, one line each; nothing of a process that has ended."""
         threads = [f"thread {t.name}" for t in self.threads - before.threads if t.is_alive()]
-        children = [text for pid in self.children - before.children if (text := _program(pid))]
+        started = self.children.items() - before.children.items()
+        ended = Counter(before.children[pid] for pid in before.children.keys() - self.children)
+        # A server that a fixture holds may be killed and started again: as many run as before.
+        children = [f"process {pid}: {program}" for pid, program in started if not ended[program]]
         changed = {name for name, _ in self.variables ^ before.variables}
         return sorted([*threads, *children, *(f"variable {name}" for name in changed)])
 
@@ -53,34 +57,41 @@ def _is_librarys(thread: threading.Thread) -> bool:
     return any(part in thread.name for part in _LIBRARY_THREADS)
 
 
-def _children() -> Iterator[int]:
-    """The processes that this one has started and that have not been waited for."""
+def _children() -> Iterator[tuple[int, str]]:
+    """The processes that this one has started and that run: pid, and the program as text."""
     for task in Path("/proc/self/task").iterdir():
         with suppress(FileNotFoundError, ProcessLookupError):
-            yield from map(int, (task / "children").read_text().split())
+            for pid in map(int, (task / "children").read_text().split()):
+                if program := _program(pid):
+                    yield pid, program
 
 
-def _program(pid: int) -> str | None:
-    """A child as text; None of one that has ended, or that lives as long as this process."""
+def _program(pid: int) -> str:
+    """What a child runs; "" for one that has ended, or that lives as long as this process."""
     with suppress(psutil.NoSuchProcess):
         child = psutil.Process(pid)
-        words = " ".join(child.cmdline())
+        words = child.cmdline()
         # `multiprocessing` keeps one to clean up after its processes.
-        if child.status() != psutil.STATUS_ZOMBIE and "resource_tracker" not in words:
-            return f"process {pid}: {words}"
-    return None
+        if child.status() != psutil.STATUS_ZOMBIE and "resource_tracker" not in " ".join(words):
+            # Ports and folders of a program that is started again differ.
+            return " ".join(words[:4])
+    return ""
 
 
 @pytest.fixture(autouse=True)
-def _nothing_left_behind() -> Iterator[None]:
+def _nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fail a test that leaves a thread, a child process or a changed environment behind.
 
-    What fixtures of a module or the session have started was there before: they come first.
+    What fixtures of a module or the session have started was there before: they come first. The
+    mark `leaves_behind(words, reason)` exempts what a library keeps.
     """
+    exempt = [mark.args[0] for mark in request.node.iter_markers("leaves_behind")]
     before = Left.now()
     yield
     deadline = time.monotonic() + _GRACE_S
-    while left := Left.now().since(before):
+    while left := [
+        line for line in Left.now().since(before) if not any(words in line for words in exempt)
+    ]:
         if time.monotonic() > deadline:
             pytest.fail(f"left behind: {'; '.join(left)}", pytrace=False)
         time.sleep(0.02)

@@ -307,6 +307,7 @@ def test_windows_from_kafka_hold_what_is_missing(stand: Stand) -> None:
         assert client.dbsize() == 0
 
 
+@pytest.mark.leaves_behind("thread ThreadPoolExecutor", reason="dask keeps its pool")
 def test_feast_gives_the_training_rows_of_a_history(stand: Stand) -> None:
     stand.done("windows")
     said = stand.done("history")

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from tools import measure_code
-from tools.measure_code import limits, measure
+from tools.measure_code import PRODUCT, limits, measure, source_files
+
+IMPORT_SHARE_TODAY = 0.09
 
 SAMPLE = '''
 import os
@@ -50,3 +52,11 @@ def test_what_breaks_a_rule_is_found(sample: Path) -> None:
     assert [(number, name) for number, name, _ in found.long_signatures] == [(6, "told")]
     assert (found.import_lines, found.lines) == (5, SAMPLE.count("\n"))
     assert [holds for *_, holds in limits(found)] == [False, False, False, False, True]
+
+
+def test_the_product_holds_the_style() -> None:
+    measures = measure(source_files(PRODUCT))
+    broken = [what for what, *_, holds in limits(measures) if not holds]
+    # Lines that import are not yet at their limit: they grow no more.
+    assert set(broken) <= {"lines that import"}
+    assert measures.import_lines / measures.lines < IMPORT_SHARE_TODAY
