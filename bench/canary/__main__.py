@@ -218,7 +218,7 @@ def measure(options: CanaryOptions, console: Console) -> Results:
             with closing(people), run_services(settings):
                 people.start(Sending(ENDLESS, options.rate))
                 wait_for_answers(people)
-                trial = Trial(settings, people, console)
+                trial = CandidateTrial(settings, people, console)
                 cases = [trial.run(candidate) for candidate in candidates]
         finally:
             local.down(wanted)
@@ -278,7 +278,7 @@ def _text(value: object) -> str:
 
 
 @dataclass(frozen=True)
-class Trial:
+class CandidateTrial:
     """Tries out one candidate after another on running services."""
 
     settings: Settings

@@ -124,7 +124,7 @@ class ModelRun:
         return load_source(folder, 1, self._log, self._options.questions, FeatureSettings())
 
     @cached_property
-    def _timed(self) -> SourceVersion:
+    def _timed_version(self) -> SourceVersion:
         """The untrained version that is timed."""
         return self._options.sizes.make_version(self._make_folder("timed"))
 
@@ -152,7 +152,7 @@ class ModelRun:
 
     def _measure_cpu(self) -> None:
         threads = self._options.threads
-        self._time(cpu_forms(self._timed, self._folder / "timed-graphs", threads))
+        self._time(cpu_forms(self._timed_version, self._folder / "timed-graphs", threads))
         self._compare(cpu_forms(self._version, self._folder / "compared-graphs", threads))
 
     def _measure_engines(self) -> None:
@@ -165,7 +165,7 @@ class ModelRun:
         }
         self._reporter.figures["tensorrt"] = {"built": bool(records), "engines": records}
         if torch.cuda.is_available():
-            self._time(engine_forms(self._timed, self._folder / "timed-engines"))
+            self._time(engine_forms(self._timed_version, self._folder / "timed-engines"))
 
     def _measure_sizes(self) -> None:
         default, threads = self._version, self._options.threads

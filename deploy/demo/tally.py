@@ -13,6 +13,7 @@ from headwater_client.event_types import EVENT_TYPES
 from headwater_client.events import Interaction, Recommendation
 
 from features.schema import FeatureSchema
+from trainer.evaluation import DecayedPopularity
 
 _RECENT = 2_000
 
@@ -171,8 +172,8 @@ class FollowUp:
     own: bool
 
 
-class DecayedPopularity:
-    """Counts of all items, decayed by the half-life that trending items are ranked by.
+class PopularityRule:
+    """What decayed popularity would recommend, by the half-life that trending items are ranked by.
 
     Args:
         item_ids: every item of the log.
@@ -180,22 +181,20 @@ class DecayedPopularity:
 
     def __init__(self, item_ids: Sequence[str], schema: FeatureSchema) -> None:
         self._place = {name: at for at, name in enumerate(item_ids)}
-        self._half_life = schema.settings.trending_half_life_ms
         self._weight = schema.weight
-        self._counts = np.zeros(len(item_ids))
-        self._times = np.zeros(len(item_ids))
+        self._popularity = DecayedPopularity(
+            len(item_ids), half_life=schema.settings.trending_half_life_ms
+        )
 
     def add(self, event: Interaction) -> None:
         """Count an event; events come in time order."""
-        at = self._place[event.item_id]
-        left = 2.0 ** -((event.timestamp - self._times[at]) / self._half_life)
-        self._counts[at] = self._counts[at] * left + self._weight[EVENT_TYPES.spec_of(event).code]
-        self._times[at] = event.timestamp
+        weight = self._weight[EVENT_TYPES.spec_of(event).code]
+        self._popularity.add(self._place[event.item_id], event.timestamp, weight)
 
     def has_in_top(self, item_id: str, seen: set[str], time_ms: int) -> bool:
         """Whether an item is among the ten most popular that the person has not seen."""
-        counts = self._counts * 2.0 ** -((time_ms - self._times) / self._half_life)
-        better = np.flatnonzero(counts > counts[self._place[item_id]])
+        scores = self._popularity.scores(time_ms)
+        better = np.flatnonzero(scores > scores[self._place[item_id]])
         if len(better) - len(seen) >= PLACES:
             return False
         seen_places = {self._place[name] for name in seen}
@@ -217,7 +216,7 @@ def find_follow_ups(
     """
     events = [*past, *live, *later]
     new_items, next_items = _next_items(events, schema)
-    popularity = DecayedPopularity(sorted({event.item_id for event in events}), schema)
+    popularity = PopularityRule(sorted({event.item_id for event in events}), schema)
     found: dict[str, FollowUp] = {}
     for number, event, seen, newest in _walk(events[: len(past) + len(live)], schema):
         popularity.add(event)
