@@ -7,6 +7,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import structlog
 from headwater_client.errors import SettingsError
 
 from deploy import settings_names, settings_text
@@ -26,6 +27,8 @@ def nothing_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.fixture(autouse=True)
 def nothing_warned() -> None:
     settings_names._warn.cache_clear()
+    # A test before may have configured it, and then a warning is a log line.
+    structlog.reset_defaults()
 
 
 def problem() -> str:
