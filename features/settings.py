@@ -92,8 +92,8 @@ class BrokerSettings(Section):
     )
     partitions: Annotated[int, Field(ge=1, le=1024)] = Field(
         4,
-        description="partitions of each topic of events, at most so many workers; fixed once the "
-        "topics are made",
+        description="partitions of each topic of events; no more workers than this can share the "
+        "work; fixed once the topics are made",
     )
     replication_factor: Annotated[int, Field(ge=1, le=9)] = Field(
         1, description="on how many brokers each partition is kept, where topics are made"

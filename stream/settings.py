@@ -69,8 +69,8 @@ class WorkerSettings(Section):
     )
     row_cache: Annotated[int, Field(ge=0)] = Field(
         20_000,
-        description="people's rows that are cached; a write still checks that the stored row is "
-        "the same",
+        description="rows of people, and as many columns of items, that are cached; a write still "
+        "checks that the stored row is the same",
     )
     session_timeout_s: Annotated[int, Field(ge=6)] = Field(
         6,

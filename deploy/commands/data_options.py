@@ -32,8 +32,8 @@ Type = Annotated[
     typer.Option(
         "--type",
         metavar="TYPE|VALUE=TYPE",
-        help="what each row of a table is (click or purchase), or what a value of its type "
-        "column stands for (click, purchase or skip); again for each",
+        help="what each row of a table is (click, purchase, another registered type), or what a "
+        "value of its type column stands for (one of these, or skip); again for each",
     ),
 ]
 

@@ -14,7 +14,7 @@ from headwater_client import EventProducer, KafkaSettings, SettingsError
 from headwater_client.event_types import CLICK, EVENT_TYPES, PURCHASE, EventRegistry, EventSpec
 from headwater_client.events import Click, Interaction, Item, Purchase, decode, encode
 
-from deploy.demo.tally import DecayedPopularity
+from deploy.demo.tally import PopularityRule
 from deploy.jobs.replay import replay
 from deploy.rollout.feedback.attribution import AttributionWindow, ServedRecommendation
 from deploy.rollout.feedback.consumer import list_topics as list_feedback_topics
@@ -48,7 +48,8 @@ class Dislike(Interaction, frozen=True, kw_only=True, omit_defaults=True):
     """A person said no to an item."""
 
 
-ADD_TO_CART = EventSpec("add_to_cart", AddToCart, "carts", code=3, weight=2.0, reward=0.5)
+CODE = len(EVENT_TYPES) + 1
+ADD_TO_CART = EventSpec("add_to_cart", AddToCart, "carts", code=CODE, weight=2.0, reward=0.5)
 
 
 @pytest.fixture(autouse=True)
@@ -93,14 +94,14 @@ def test_it_is_counted_as_itself_with_its_own_weight() -> None:
     apply_item_event(group, event, schema)
     half_lives = len(schema.user_half_lives)
     assert row.counters == [0.0] * 2 * half_lives + [1.0] * half_lives
-    assert row.history == [(START_MS, 3, hash64("lamp"))]
+    assert row.history == [(START_MS, CODE, hash64("lamp"))]
     assert row.categories[5] == [2.0] * len(schema.category_half_lives)
     assert not row.seen
     assert item_popularity([(3, group)], START_MS, schema)[0] == 2.0
     # A click with the same event_id is another event.
     click = Click(event_id="c0", user_id="ann", item_id="lamp", timestamp=START_MS)
     assert apply_event(row, observation(click, SOURCE, 1), schema)
-    popularity = DecayedPopularity(["lamp", "rug"], schema)
+    popularity = PopularityRule(["lamp", "rug"], schema)
     popularity.add(cart())
     popularity.add(Click(event_id="x", user_id="bob", item_id="rug", timestamp=START_MS))
     assert popularity.has_in_top("lamp", set(), START_MS)
@@ -181,7 +182,7 @@ def test_what_led_to_it_is_credited() -> None:
     window = AttributionWindow(1000)
     window.remember("ann", ServedRecommendation("r", 0, 3, {"canary": [hash64("lamp")]}))
     [credit] = window.attribute(cart(), 1)
-    assert credit.event_code == 3
+    assert credit.event_code == CODE
     counters = VariantCounters()
     counters.add_reward(3, 0.5, credit.event_code)
     assert (counters.counts["clicked"], counters.counts["bought"]) == (0, 0)

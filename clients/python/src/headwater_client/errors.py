@@ -8,7 +8,7 @@ HeadwaterError (1)
 │   ├── StoreRestartedError        features/store/__init__.py
 │   └── ServerUnavailableError     trainer/registry/model_server.py
 ├── DataError (4)                  a file of events or items is missing or cannot be read
-│   └── CorruptWindowError         trainer/windows/manifest.py
+│   └── CorruptWindowError         trainer/windows/store.py
 ├── EventError (5)                 one message breaks the event contract
 ├── ForkedError                    a consumer was made in another process
 ├── InferenceError                 stream/inference.py
@@ -20,8 +20,8 @@ HeadwaterError (1)
 ├── OptimizeError                  deploy/optimize/__init__.py
 │   ├── BuildError                 deploy/optimize/__init__.py
 │   └── EngineUnavailableError     deploy/optimize/__init__.py
-├── CommandRejectedError           deploy/rollout/errors.py
-├── FencedError                    deploy/rollout/errors.py
+├── CommandRejectedError           deploy/rollout/commands.py
+├── FencedError                    deploy/rollout/commands.py
 └── WorkersRunningError            deploy/jobs/backfill.py
 
 Those with a file are the server side's, and stand beside what raises them; apps meet the others.
