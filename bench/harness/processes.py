@@ -19,6 +19,7 @@ from headwater_client.errors import ServerError
 from headwater_client.event_types import EVENT_TYPES
 from headwater_client.topics import ITEMS
 
+from deploy.local.process import free_port
 from deploy.settings import LocalSettings, Settings
 from deploy.settings_text import variable
 from features.kafka import client_config
@@ -32,14 +33,24 @@ _POLL_S = 0.1
 _TRIES = 100
 
 
+_PORTS = [name for name in LocalSettings.model_fields if name.endswith("_port")]
+
+
 def local_settings(state_dir: Path) -> Settings:
-    """Settings under which every server is local, whatever the environment says."""
+    """Settings under which every server is local, whatever the environment says.
+
+    The ports are free ones, not the usual ones, which others on this machine may hold: a server
+    that is stopped and started again has the port that it had.
+    """
     inherited = LocalSettings.model_validate(Settings().local.model_dump())
+    ports: dict[str, int] = {}
+    for name in _PORTS:
+        ports[name] = free_port(ports.values())
     return Settings(
         kafka=BrokerSettings(),
         store=StoreSettings(),
         triton=TritonSettings(),
-        local=inherited.model_copy(update={"state_dir": state_dir}),
+        local=inherited.model_copy(update={"state_dir": state_dir, **ports}),
         model_repository=state_dir / "model_repo",
     )
 

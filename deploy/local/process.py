@@ -7,7 +7,7 @@ import os
 import re
 import socket
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -161,11 +161,12 @@ def choose(preferred: Mapping[str, int]) -> dict[str, int]:
     chosen: dict[str, int] = {}
     for name, port in preferred.items():
         free = is_free(port) and port not in chosen.values()
-        chosen[name] = port if free else _handed_out({*chosen.values(), *preferred.values()})
+        chosen[name] = port if free else free_port({*chosen.values(), *preferred.values()})
     return chosen
 
 
-def _handed_out(taken: set[int]) -> int:
+def free_port(taken: Collection[int] = ()) -> int:
+    """A port that the system hands out, but none of those."""
     while True:
         with socket.socket() as probe:
             probe.bind((LOOPBACK, 0))

@@ -62,7 +62,7 @@ class HoldoutSet:
 def merge_vocabularies(vocabularies: Sequence[Vocabulary]) -> Vocabulary:
     """One vocabulary with the items of all; those of the first keep their indices.
 
-    >>> together([Vocabulary(["a", "b"]), Vocabulary(["c", "b"])]).item_ids[FIRST_ITEM:]
+    >>> merge_vocabularies([Vocabulary(["a", "b"]), Vocabulary(["c", "b"])]).item_ids[FIRST_ITEM:]
     ['a', 'b', 'c']
     """
     names = (name for one in vocabularies for name in one.item_ids[FIRST_ITEM:])

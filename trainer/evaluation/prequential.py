@@ -210,7 +210,7 @@ def run_prequential(
 def first_late_window(windows: int) -> int:
     """The first window of the last third, of so many.
 
-    >>> late(43)
+    >>> first_late_window(43)
     29
     """
     return windows - max(1, windows // 3)
