@@ -23,7 +23,7 @@ LearnEvery = Annotated[
 ]
 
 
-def demo(
+def demo(  # noqa: PLR0913 (its options)
     data: Data = None,
     maps: Map = None,
     types: Type = None,

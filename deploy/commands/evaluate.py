@@ -64,7 +64,7 @@ Prequentially = Annotated[
 WindowEvents = Annotated[int, typer.Option(help="with --prequential: of a window", min=1)]
 
 
-def evaluate(
+def evaluate(  # noqa: PLR0913 (its options)
     folder: Folder = None,
     version: Version = None,
     data: Data = None,

@@ -36,7 +36,7 @@ Events = Annotated[int | None, typer.Option(help="only the first so many events"
 Items = Annotated[bool, typer.Option(help="whether to send the items before the events")]
 
 
-def replay(
+def replay(  # noqa: PLR0913 (its options)
     data: Data = None,
     maps: Map = None,
     types: Type = None,

@@ -35,7 +35,7 @@ Study = Annotated[
 ]
 
 
-def tune(
+def tune(  # noqa: PLR0913 (its options)
     data: Data = None,
     maps: Map = None,
     types: Type = None,

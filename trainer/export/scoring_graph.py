@@ -127,7 +127,7 @@ class ScoringGraph(nn.Module):
             self.register_buffer("weighed_by", weighed_by)
             self.register_buffer("newer", NEWER * torch.arange(history))
 
-    def forward(
+    def forward(  # noqa: PLR0913 (the inputs of the graph)
         self,
         item_indices: Tensor,
         event_types: Tensor,
