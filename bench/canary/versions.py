@@ -1,7 +1,5 @@
 """Versions to be tried out: one that has learned more, and some that are bad in a way each."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """What the charts of all benchmarks have in common: colours, panels, and the file they end in."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Which cores processes run on and what they use; sustained load and latency of one system."""
 
-from __future__ import annotations
-
 import os
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence

@@ -6,8 +6,6 @@ The options of a benchmark are a dataclass, each field annotated as typer wants 
 benchmark measures comes back as `Results`; the runner prints, writes and draws them.
 """
 
-from __future__ import annotations
-
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """The servers of a benchmark: its own, in a folder of their own, with a small model."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass

@@ -6,8 +6,6 @@ Everything that works runs on one core, which is the same for both ways: Kafka, 
 the worker, whoever produces events and whoever reads recommendations.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -4,8 +4,6 @@ Run by `bench.loop`: python -m bench.loop.bare_stream EVENTS. Prints JSON:
 microseconds an event.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import signal

@@ -9,8 +9,6 @@ vocabulary are read once, events are decoded by msgspec, the catalogue is kept a
 Run by `bench.loop`: python -m bench.loop.one_at_a_time FEATURE_REPO VERSION VOCABULARY
 """
 
-from __future__ import annotations
-
 # As a user of Feast does: before Headwater's own lighter import of it, which also makes its calls
 # quicker, since nothing of it is checked by typeguard then.
 import feast

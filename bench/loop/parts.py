@@ -8,8 +8,6 @@ Run by `bench.loop`: python -m bench.loop.parts VERSION VOCABULARY BATCH EVENTS 
 Prints JSON.
 """
 
-from __future__ import annotations
-
 import asyncio
 import json
 import statistics

@@ -5,8 +5,6 @@ uv run python -m bench.model
 TensorRT is left out where it is not installed, and its engines run on a GPU only.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum

@@ -3,8 +3,6 @@
 What a request costs does not depend on the weights.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial

@@ -3,8 +3,6 @@
 What is compared takes turns, so that whatever else happens strikes all alike.
 """
 
-from __future__ import annotations
-
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -3,8 +3,6 @@
 uv run python -m bench.prequential
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterator, Mapping

@@ -3,8 +3,6 @@
 uv run python -m bench.quality
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial

@@ -1,7 +1,5 @@
 """Methods that count: what a learned model has to beat. N items, Q questions."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from functools import partial
 

@@ -12,8 +12,6 @@ Scores are those of the exported `trainer.export.scoring_graph.ScoringGraph`, wi
 Q questions, K best items, L history, N items.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, NamedTuple

@@ -1,7 +1,5 @@
 """Ranks to figures, with intervals; figures to tables, sums and a chart. M targets."""
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict

@@ -3,8 +3,6 @@
 Q questions, N items of the log, E events, L history.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 

@@ -10,8 +10,6 @@ around it: the Parquet files it reads, the environment, the process, what it has
 
 # N interactions, R requests, H earlier events and T true items of one request, K = 200
 
-from __future__ import annotations
-
 import hashlib
 import subprocess
 from collections import deque

@@ -4,8 +4,6 @@ E takes (the first event of a person with an item; where items may be taken agai
 Q questions, M targets (takes that are asked for), N items, K = the length of a list.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum

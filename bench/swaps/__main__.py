@@ -6,8 +6,6 @@ Kafka, the store, Triton, the worker and the load share their cores. Each versio
 brought live, and those before it are retired, by the trainer's own code.
 """
 
-from __future__ import annotations
-
 import copy
 import time
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """What swaps under load have shown: what failed, latency, memory; as figures and as a table."""
 
-from __future__ import annotations
-
 import math
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
