@@ -32,6 +32,7 @@ class Left:
     threads: frozenset[threading.Thread]
     children: dict[int, str]
     variables: frozenset[tuple[str, str]]
+    time_s: float
 
     @classmethod
     def now(cls) -> Left:
@@ -40,6 +41,7 @@ class Left:
             frozenset(t for t in threading.enumerate() if not _is_librarys(t)),
             dict(_children()),
             frozenset(v for v in os.environ.items() if not v[0].startswith(_LIBRARY_VARIABLES)),
+            time.time(),
         )
 
     def since(self, before: Left) -> list[str]:
@@ -48,7 +50,11 @@ class Left:
         started = self.children.items() - before.children.items()
         ended = Counter(before.children[pid] for pid in before.children.keys() - self.children)
         # A server that a fixture holds may be killed and started again: as many run as before.
-        children = [f"process {pid}: {program}" for pid, program in started if not ended[program]]
+        children = [
+            f"process {pid}: {program}"
+            for pid, program in started
+            if not ended[program] and _began_s(pid) > before.time_s - 1
+        ]
         changed = {name for name, _ in self.variables ^ before.variables}
         return sorted([*threads, *children, *(f"variable {name}" for name in changed)])
 
@@ -64,6 +70,13 @@ def _children() -> Iterator[tuple[int, str]]:
             for pid in map(int, (task / "children").read_text().split()):
                 if program := _program(pid):
                     yield pid, program
+
+
+def _began_s(pid: int) -> float:
+    """When a child was started: the kernel's list of children may leave one out for a moment."""
+    with suppress(psutil.NoSuchProcess):
+        return float(psutil.Process(pid).create_time())
+    return 0.0
 
 
 def _program(pid: int) -> str:

@@ -43,13 +43,16 @@ def read_topic(settings: Settings, topic: str, partitions: int) -> list[tuple[in
             "log_level": "0",
         }
     )
-    consumer.assign([TopicPartition(topic, p, OFFSET_BEGINNING) for p in range(partitions)])
+    places = [TopicPartition(topic, p, OFFSET_BEGINNING) for p in range(partitions)]
+    for place in places:
+        consumer.get_watermark_offsets(place, timeout=20)
+    consumer.assign(places)
     found: list[tuple[int, int, bytes]] = []
     # Offsets say not how many there are: compaction and transactions leave gaps.
     unread = set(range(partitions))
     while unread:
-        message = consumer.poll(20)
-        assert message, f"{topic}: partitions {unread} cannot be read to their end"
+        message = consumer.poll(60)
+        assert message is not None, f"{topic}: partitions {unread} cannot be read to their end"
         if (error := message.error()) is None:
             found.append((message.partition(), message.offset(), message.value()))
         else:
