@@ -47,16 +47,21 @@ class Left:
     def since(self, before: Left) -> list[str]:
         """What is new or gone, one line each; nothing of a process that has ended."""
         threads = [f"thread {t.name}" for t in self.threads - before.threads if t.is_alive()]
-        started = self.children.items() - before.children.items()
-        ended = Counter(before.children[pid] for pid in before.children.keys() - self.children)
-        # A server that a fixture holds may be killed and started again: as many run as before.
-        children = [
-            f"process {pid}: {program}"
-            for pid, program in started
-            if not ended[program] and _began_s(pid) > before.time_s - 1
-        ]
+        children = [f"process {pid}: {program}" for pid, program in self._started(before)]
         changed = {name for name, _ in self.variables ^ before.variables}
         return sorted([*threads, *children, *(f"variable {name}" for name in changed)])
+
+    def _started(self, before: Left) -> Iterator[tuple[int, str]]:
+        """Children that are new: pid and program."""
+        ended = Counter(before.children[pid] for pid in before.children.keys() - self.children)
+        for pid, program in sorted(self.children.items() - before.children.items()):
+            if _began_s(pid) <= before.time_s - 1:
+                continue
+            # A server that a fixture holds may be killed and started again: as many run as before.
+            if ended[program]:
+                ended[program] -= 1
+            else:
+                yield pid, program
 
 
 def _is_librarys(thread: threading.Thread) -> bool:

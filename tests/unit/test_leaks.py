@@ -45,3 +45,6 @@ def test_a_program_that_was_started_again_is_none() -> None:
             assert Left.now().since(before)
     with child():
         assert Left.now().since(before) == []
+        with child() as second:
+            [left] = Left.now().since(before)
+            assert left.startswith(f"process {second.pid}:")
