@@ -40,9 +40,9 @@ def make_app(events: EventProducer) -> Callable[[dict[str, Any], Respond], Itera
 if __name__ == "__main__":
     producer = EventProducer(KafkaSettings(sys.argv[1]), when_full="drop")
     with make_server("127.0.0.1", int(sys.argv[2]), make_app(producer)) as server:
+        print(f"serving on {server.server_port}", flush=True)
         # What a server such as gunicorn does with --preload: every worker serves the same socket.
         for _ in range(WORKERS - 1):
             if os.fork() == 0:
                 break
-        print(f"serving on {server.server_port}", flush=True)
         server.serve_forever()

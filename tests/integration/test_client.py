@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import os
 import signal
 import threading
 import time
@@ -11,7 +12,7 @@ from uuid import uuid4
 
 import headwater_client
 import pytest
-from confluent_kafka import Consumer, Message, Producer, TopicPartition
+from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 from headwater_client import (
     DeliveryError,
@@ -30,6 +31,7 @@ from deploy.settings import Settings
 from features.kafka import client_config, ensure_topics, topic_ids
 from features.settings import BrokerSettings
 from features.topics import Topic
+from tests.harness.topic_reader import TopicReader
 from trainer.datasets import Log, RefusedRecord
 
 pytestmark = pytest.mark.integration
@@ -44,38 +46,9 @@ def kafka(servers: Settings) -> BrokerSettings:
     return servers.kafka
 
 
-class Reader:
-    """What arrives in topics from now on."""
-
-    def __init__(self, kafka: BrokerSettings, *topics: str) -> None:
-        self._consumer = Consumer(client_config(kafka) | {"group.id": f"test-{uuid4()}"})
-        known = self._consumer.list_topics(timeout=10).topics
-        self._start = [
-            TopicPartition(name, number, self._end(name, number))
-            for name in topics
-            for number in known[name].partitions
-        ]
-        self._consumer.assign(self._start)
-
-    def _end(self, topic: str, partition: int) -> int:
-        return self._consumer.get_watermark_offsets(TopicPartition(topic, partition), 10)[1]
-
-    def read(self, count: int, timeout_s: float = 20) -> list[Message]:
-        deadline = time.monotonic() + timeout_s
-        messages: list[Message] = []
-        while len(messages) < count and time.monotonic() < deadline:
-            messages += self._consumer.consume(count - len(messages), 0.2)
-        assert len(messages) == count
-        assert not self._consumer.consume(1, 0.2)
-        return messages
-
-    def close(self) -> None:
-        self._consumer.close()
-
-
 @pytest.fixture
-def reader(kafka: BrokerSettings) -> Iterator[Reader]:
-    reader = Reader(kafka, CLICK.topic, PURCHASE.topic, ITEMS)
+def reader(kafka: BrokerSettings) -> Iterator[TopicReader]:
+    reader = TopicReader(kafka, CLICK.topic, PURCHASE.topic, ITEMS)
     yield reader
     reader.close()
 
@@ -114,7 +87,7 @@ def log_of(count: int, *, every_s: int = 60) -> Log:
 
 
 def test_what_is_sent_arrives_on_its_topic_with_its_key(
-    kafka: BrokerSettings, reader: Reader
+    kafka: BrokerSettings, reader: TopicReader
 ) -> None:
     with EventProducer(kafka.client_settings) as events:
         click = events.click(user_id="ann", item_id="7", price=2, session_id="s")
@@ -129,7 +102,9 @@ def test_what_is_sent_arrives_on_its_topic_with_its_key(
     assert found[CLICK.topic, "ann"].partition() == found[PURCHASE.topic, "ann"].partition()
 
 
-def test_what_breaks_the_contract_does_not_leave(kafka: BrokerSettings, reader: Reader) -> None:
+def test_what_breaks_the_contract_does_not_leave(
+    kafka: BrokerSettings, reader: TopicReader
+) -> None:
     with EventProducer(kafka.client_settings) as events:
         for field, wrong in (("price", float("inf")), ("timestamp", 5), ("position", -1)):
             with pytest.raises(EventError, match=field):
@@ -146,7 +121,7 @@ def test_what_breaks_the_contract_does_not_leave(kafka: BrokerSettings, reader: 
 
 
 def test_a_full_local_queue_is_waited_for_and_nothing_is_lost(
-    kafka: BrokerSettings, reader: Reader
+    kafka: BrokerSettings, reader: TopicReader
 ) -> None:
     log = log_of(3000, every_s=1)
     with EventProducer(kafka.client_settings, {"queue.buffering.max.messages": 100}) as events:
@@ -157,6 +132,26 @@ def test_a_full_local_queue_is_waited_for_and_nothing_is_lost(
     by_person = [m.value() for m in found if (m.key(), m.topic()) == (b"u1", CLICK.topic)]
     sent = [encode(e) for e in log.events if e.user_id == "u1" and isinstance(e, Click)]
     assert by_person == sent
+
+
+def test_a_thread_sends_while_the_process_forks(kafka: BrokerSettings, reader: TopicReader) -> None:
+    sent: list[str] = []
+    stopped = threading.Event()
+    with EventProducer(kafka.client_settings) as events:
+
+        def send() -> None:
+            while not stopped.wait(0.0005):
+                sent.append(events.click(user_id="ann", item_id="1").event_id)
+
+        thread = threading.Thread(target=send)
+        thread.start()
+        for _ in range(10):
+            if (child := os.fork()) == 0:
+                os._exit(0)
+            os.waitpid(child, 0)
+        stopped.set()
+        thread.join()
+    assert [decode(Click, m.value()).event_id for m in reader.read(len(sent))] == sent
 
 
 def test_what_kafka_does_not_take_is_raised_with_the_message() -> None:
@@ -278,7 +273,7 @@ def test_another_number_of_partitions_is_refused(kafka: BrokerSettings) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_a_replay_sends_all_and_counts(kafka: BrokerSettings, reader: Reader) -> None:
+def test_a_replay_sends_all_and_counts(kafka: BrokerSettings, reader: TopicReader) -> None:
     log = log_of(100)
     with EventProducer(kafka.client_settings) as producer:
         sent = replay(log, producer)
@@ -307,7 +302,7 @@ def test_a_replay_keeps_its_pace(kafka: BrokerSettings) -> None:
     assert 5 <= len(told) <= 12
 
 
-def test_ctrl_c_ends_a_replay_cleanly(kafka: BrokerSettings, reader: Reader) -> None:
+def test_ctrl_c_ends_a_replay_cleanly(kafka: BrokerSettings, reader: TopicReader) -> None:
     # A shell's background job ignores SIGINT, and so would Python.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     timer = threading.Timer(1.0, _thread.interrupt_main)

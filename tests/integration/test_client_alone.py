@@ -6,20 +6,19 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from uuid import uuid4
 
 import pytest
-from confluent_kafka import Consumer, Producer
+from confluent_kafka import Producer
 from headwater_client import Click, Item, KafkaSettings, Purchase, Recommendation, decode, encode
 from headwater_client.events import Reason, RecommendedItem
 from headwater_client.topics import PARTITIONER, RECOMMENDATIONS
 
 from deploy.settings import Settings
 from features.kafka import ensure_topics
+from tests.harness.topic_reader import TopicReader
 
 pytestmark = pytest.mark.integration
 
@@ -55,22 +54,10 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def events(kafka: KafkaSettings) -> Iterator[Consumer]:
-    consumer = Consumer(
-        kafka.client_config() | {"group.id": f"test-{uuid4()}", "auto.offset.reset": "earliest"}
-    )
-    consumer.subscribe(["clicks", "purchases", "items"])
-    yield consumer
-    consumer.close()
-
-
-def read(consumer: Consumer, timeout_s: float = 30) -> list[tuple[str, bytes]]:
-    """The topics and values of the messages that come next: at least one."""
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        if messages := consumer.consume(500, 0.5):
-            return [(message.topic() or "", message.value() or b"") for message in messages]
-    raise AssertionError("nothing more came")
+def events(servers: Settings, kafka: KafkaSettings) -> Iterator[TopicReader]:
+    reader = TopicReader(servers.kafka, "clicks", "purchases", "items")
+    yield reader
+    reader.close()
 
 
 def clean(environment: dict[str, str]) -> dict[str, str]:
@@ -78,7 +65,7 @@ def clean(environment: dict[str, str]) -> dict[str, str]:
 
 
 def test_the_wheel_alone_is_small_and_sends(
-    python: Path, kafka: KafkaSettings, events: Consumer, tmp_path: Path
+    python: Path, kafka: KafkaSettings, events: TopicReader, tmp_path: Path
 ) -> None:
     [packages] = python.parents[1].glob("lib/*/site-packages")
     size = sum(f.stat().st_size for f in packages.rglob("*") if f.is_file())
@@ -94,12 +81,13 @@ def test_the_wheel_alone_is_small_and_sends(
         capture_output=True,
         text=True,
     )
-    event_id = sent.stdout.strip()
-    found: list[tuple[str, bytes]] = []
-    while not any(event_id.encode() in raw for _, raw in found):
-        found = read(events)
-    [(topic, raw)] = [each for each in found if event_id.encode() in each[1]]
-    assert (topic, decode(Click, raw).user_id) == ("clicks", "alone")
+    [message] = events.read(1)
+    click = decode(Click, message.value())
+    assert (message.topic(), click.user_id, click.event_id) == (
+        "clicks",
+        "alone",
+        sent.stdout.strip(),
+    )
 
 
 def run_example(name: str, *arguments: str) -> subprocess.Popen[str]:
@@ -112,22 +100,21 @@ def run_example(name: str, *arguments: str) -> subprocess.Popen[str]:
     )
 
 
-def test_the_example_that_sends(kafka: KafkaSettings, events: Consumer) -> None:
+def test_the_example_that_sends(kafka: KafkaSettings, events: TopicReader) -> None:
     example = run_example("send_events.py", kafka.bootstrap_servers)
     told, errors = example.communicate(timeout=60)
     assert example.returncode == 0, errors
     assert "not sent: price: -1" in told
     assert "Kafka has the others" in told
-    sent: dict[str, set[str]] = {"clicks": set(), "purchases": set(), "items": set()}
     kinds = {"clicks": Click, "purchases": Purchase, "items": Item}
-    expected = {
-        "clicks": {"lamp-7", "rug-2"},
-        "purchases": {"lamp-7"},
-        "items": {"lamp-7", "rug-2"},
-    }
-    while not all(expected[topic] <= sent[topic] for topic in expected):
-        for topic, raw in read(events):
-            sent[topic].add(decode(kinds[topic], raw).item_id)
+    sent = [(m.topic(), decode(kinds[m.topic() or ""], m.value()).item_id) for m in events.read(5)]
+    assert sorted(sent) == [
+        ("clicks", "lamp-7"),
+        ("clicks", "rug-2"),
+        ("items", "lamp-7"),
+        ("items", "rug-2"),
+        ("purchases", "lamp-7"),
+    ]
 
 
 def test_the_example_that_reads(kafka: KafkaSettings) -> None:
@@ -154,21 +141,19 @@ def test_the_example_that_reads(kafka: KafkaSettings) -> None:
     assert told == "ann: i2 (trending)\n"
 
 
-def test_the_example_that_forks(kafka: KafkaSettings, events: Consumer) -> None:
+def test_the_example_that_forks(kafka: KafkaSettings, events: TopicReader) -> None:
     example = run_example("web_app.py", kafka.bootstrap_servers, "0")
     try:
         assert example.stdout is not None
-        [port] = {int(example.stdout.readline().split()[-1]) for _ in range(2)}
+        port = int(example.stdout.readline().split()[-1])
         pages = set()
         for number in range(60):
             address = f"http://127.0.0.1:{port}/?user=u{number}&item=lamp"
             with urllib.request.urlopen(address, timeout=20) as page:
                 pages.add(page.read())
         assert len(pages) == 2, "both workers served"
-        seen: set[str] = set()
-        while not {f"u{number}" for number in range(60)} <= seen:
-            found = read(events)
-            seen |= {decode(Click, raw).user_id for topic, raw in found if topic == "clicks"}
+        users = [decode(Click, message.value()).user_id for message in events.read(60)]
+        assert sorted(users) == sorted(f"u{number}" for number in range(60))
     finally:
         os.killpg(example.pid, signal.SIGTERM)
         example.wait(10)

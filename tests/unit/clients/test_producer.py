@@ -126,6 +126,20 @@ def test_after_a_fork_the_child_sends_by_a_connection_of_its_own() -> None:
     events.close(5)
 
 
+def test_no_fork_copies_a_lock_of_librdkafka() -> None:
+    # Its threads are busiest right after a producer is made.
+    for _ in range(15):
+        events = EventProducer(NOWHERE, BROKER)
+
+        def send(events: EventProducer = events) -> None:
+            events.click(user_id="bob", item_id="1")
+            events.flush(5)
+
+        assert in_child(send) == 0
+        events.click(user_id="ann", item_id="1")
+        events.close(5)
+
+
 def test_what_the_parent_had_queued_is_not_the_childs() -> None:
     events = EventProducer(NOWHERE, {"log_level": "0"})
     click_often(events, 3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 from dataclasses import dataclass, field
 from threading import Lock
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
 MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
+log = logging.getLogger("headwater_client")
 
 
 @dataclass(frozen=True)
@@ -83,11 +85,12 @@ class ProcessBound:
     """Holds a handle of librdkafka, which works only in the process that made it.
 
     Its threads do not survive a fork. A copy of the handle in the child can neither be used nor be
-    freed: freeing waits for the threads.
+    freed: freeing waits for the threads. And a fork while they run may copy a lock that one of them
+    holds: then nothing of librdkafka works in the child. So a handle that can be let go is let go
+    before the fork.
     """
 
     def __init__(self, handle: Any) -> None:
-        self._renewing = Lock()
         self._bind(handle)
         _instances.add(self)
 
@@ -99,20 +102,36 @@ class ProcessBound:
     def _bind(self, handle: Any) -> None:
         self._handle, self._pid = handle, os.getpid()
 
-    def keep_inherited(self) -> None:
+    def prepare_fork(self) -> None:
+        """In the parent, right before a fork, while `sending` is held."""
+
+    def begin_in_child(self) -> None:
         """In a child, right after the fork: keep the handle from ever being freed."""
         # A reference that Python does not know of, so that it is not dropped at exit either.
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._handle))
-        # A thread of the parent may have held it, which is not here to release it.
-        self._renewing = Lock()
 
+
+sending = Lock()
+"""Held while a message is handed to librdkafka, and during a fork."""
 
 _instances: WeakSet[ProcessBound] = WeakSet()
 
 
-def _keep_inherited() -> None:
-    for instance in _instances:
-        instance.keep_inherited()
+def _prepare_fork() -> None:
+    sending.acquire()
+    for instance in tuple(_instances):
+        try:
+            instance.prepare_fork()
+        except Exception:  # of the app's on_undelivered: a fork cannot be refused
+            log.exception("before a fork")
 
 
-os.register_at_fork(after_in_child=_keep_inherited)
+def _begin_in_child() -> None:
+    sending.release()
+    for instance in tuple(_instances):
+        instance.begin_in_child()
+
+
+os.register_at_fork(
+    before=_prepare_fork, after_in_parent=sending.release, after_in_child=_begin_in_child
+)

@@ -24,11 +24,12 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from headwater_client.errors import DeliveryError, EventError, QueueFullError, Undelivered
 from headwater_client.event_types import EVENT_TYPES
 from headwater_client.events import Click, Interaction, Item, Purchase, decode, encode
-from headwater_client.kafka import KafkaSettings, ProcessBound
+from headwater_client.kafka import KafkaSettings, ProcessBound, sending
 from headwater_client.topics import ITEMS, PARTITIONER
 
 CLOSE_TIMEOUT_S = 30.0
 MAX_WAIT_S = 30.0
+FORK_WAIT_S = 2.0
 FULL_QUEUE_POLL_S = 0.05
 
 Options = Mapping[str, str | int | bool]
@@ -64,8 +65,9 @@ class EventProducer(ProcessBound):
       `on_undelivered` that is called instead; with `WhenFull.DROP` it is counted instead.
     - Leaving the `with` block waits for all that was sent.
     - An event that the app sends again with the same event_id counts once.
-    - It may be made before a fork (gunicorn, celery, multiprocessing): the child makes a connection
-      of its own with its first message. What the parent had queued stays the parent's to deliver.
+    - It may be made before a fork (gunicorn, celery, multiprocessing): parent and child connect
+      anew, each with its next message. A fork waits for what is queued, at most two seconds; what
+      is queued then stays the parent's to deliver.
 
     Make one when the app starts and keep it: its first message takes half a second, the others less
     than a millisecond. Threads may share it.
@@ -157,7 +159,6 @@ class EventProducer(ProcessBound):
 
     def send_raw(self, topic: str, key: str, value: bytes | None) -> None:
         """Send bytes as they are, unchecked: what breaks the contract ends in `dead-letters`."""
-        self._renew_after_fork()
         self._raise_failed()
         deadline: float | None = None
         while not self._has_queued(topic, key, value):
@@ -165,9 +166,9 @@ class EventProducer(ProcessBound):
             if self._when_full is not WhenFull.WAIT or time.monotonic() >= deadline:
                 self._refuse(Undelivered(topic, key, value, "the local queue is full"))
                 return
-            self._handle.poll(FULL_QUEUE_POLL_S)
+            self._poll(FULL_QUEUE_POLL_S)
             self._raise_failed()
-        self._handle.poll(0)
+        self._poll(0)
 
     def flush(self, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
         """Wait until Kafka has all that was sent.
@@ -175,8 +176,7 @@ class EventProducer(ProcessBound):
         Raises:
             DeliveryError: messages were given up, or some are still on their way after `timeout_s`.
         """
-        self._renew_after_fork()
-        waiting = self._handle.flush(timeout_s)
+        waiting = self._drain(timeout_s)
         self._raise_failed()
         if waiting:
             raise DeliveryError(f"{waiting} messages not delivered after {timeout_s:g} s")
@@ -187,10 +187,9 @@ class EventProducer(ProcessBound):
         Raises:
             DeliveryError: with what was given up, unless it is counted or `on_undelivered` has it.
         """
-        self._renew_after_fork()
-        self._handle.flush(timeout_s)
-        self._handle.purge()
-        self._handle.flush(timeout_s)
+        if self._drain(timeout_s):
+            self._handle.purge()
+            self._drain(timeout_s)
         if self.dropped:
             log.warning("%d messages were not delivered", self.dropped)
         self._raise_failed()
@@ -214,14 +213,30 @@ class EventProducer(ProcessBound):
         self.send(event)
         return event
 
-    def _renew_after_fork(self) -> None:
-        if not self.is_inherited:
-            return
-        with self._renewing:
-            if self.is_inherited:
-                self._failed.clear()
-                self.dropped = 0
-                self._bind(Producer(self._config))
+    def prepare_fork(self) -> None:
+        # Other threads hand in nothing meanwhile, so that an empty queue stays empty.
+        if self._drain(FORK_WAIT_S) == 0:
+            self._bind(None)
+
+    def begin_in_child(self) -> None:
+        super().begin_in_child()
+        self._failed.clear()
+        self.dropped = 0
+
+    @property
+    def _own_handle(self) -> Producer | None:
+        """What this process is connected by, if it is; a fork in another thread may end it."""
+        handle: Producer | None = self._handle
+        return None if self.is_inherited else handle
+
+    def _drain(self, timeout_s: float) -> int:
+        """Wait for what this process has queued; how many messages are still left."""
+        handle = self._own_handle
+        return 0 if handle is None else handle.flush(timeout_s)
+
+    def _poll(self, timeout_s: float) -> None:
+        if (handle := self._own_handle) is not None:
+            handle.poll(timeout_s)
 
     def _has_queued(self, topic: str, key: str, value: bytes | None) -> bool:
         """Hand a message to librdkafka; False where its queue is full.
@@ -230,7 +245,10 @@ class EventProducer(ProcessBound):
             DeliveryError: it does not take such a message at all.
         """
         try:
-            self._handle.produce(topic, value, key)
+            with sending:
+                if (handle := self._own_handle) is None:
+                    self._bind(handle := Producer(self._config))
+                handle.produce(topic, value, key)
         except BufferError:
             return False
         except KafkaException as error:
