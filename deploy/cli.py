@@ -4,8 +4,6 @@ A command's module is imported when the command runs, so that `headwater --help`
 command needs only what it uses.
 """
 
-from __future__ import annotations
-
 import sys
 from importlib import import_module
 from typing import Any
@@ -26,12 +24,12 @@ COMMANDS = {
     "trainer": ("train:trainer", "Run the slow loop: windows of events become versions."),
     "controller": ("controller:controller", "Run the rollout controller until it is stopped."),
     "train": ("train:train", "Train a model on a log of events, and give it all traffic."),
-    "evaluate": ("evaluate:evaluate", "Judge a version on the newest part of a log."),
-    "optimize": ("optimize:optimize", "Build faster variants of a version."),
-    "tune": ("tune:tune", "Search for better settings of training."),
+    "evaluate": ("models:evaluate", "Judge a version on the newest part of a log."),
+    "optimize": ("models:optimize", "Build faster variants of a version."),
+    "tune": ("models:tune", "Search for better settings of training."),
     "schema": ("config:schema", "Print the AsyncAPI document of the topics."),
-    "replay": ("replay:replay", "Stream a log of events into Kafka, in event-time order."),
-    "backfill": ("backfill:backfill", "Rebuild the online store and the windows."),
+    "replay": ("windows:replay", "Stream a log of events into Kafka, in event-time order."),
+    "backfill": ("windows:backfill", "Rebuild the online store and the windows."),
     "rollout": ("rollout:app", "A canary's rollout: start one, look at it, steer it."),
     "windows": ("windows:app", "Windows of events, which training reads."),
 }

@@ -1,7 +1,5 @@
 """How far a long job is, and how long it will take: as a bar in a terminal, as lines elsewhere."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """The report of a benchmark or of the demo: its figures, and on what they were measured."""
 
-from __future__ import annotations
-
 import os
 import platform
 import shlex
@@ -13,7 +11,7 @@ from typing import Any
 import msgspec
 import psutil
 
-from deploy.local.jars import KAFKA_VERSION
+from deploy.local.kafka import KAFKA_VERSION
 
 PACKAGES = (
     "headwater",

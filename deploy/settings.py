@@ -3,8 +3,6 @@
 `kafka.partitions` in `headwater.toml` is `HEADWATER_KAFKA__PARTITIONS` in the environment.
 """
 
-from __future__ import annotations
-
 import os
 import tomllib
 from collections.abc import Iterator
@@ -14,15 +12,8 @@ from typing import Annotated, Any
 import pydantic_settings
 from headwater_client.errors import SettingsError
 from pydantic import AfterValidator, Field, ValidationError, model_validator
-from pydantic_settings import (
-    BaseSettings,
-    EnvSettingsSource,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-    TomlConfigSettingsSource,
-)
 
-from deploy import settings_names, settings_text
+from deploy import settings_text
 from deploy.optimize.settings import OptimizeSettings
 from deploy.rollout.settings import RolloutSettings
 from deploy.settings_text import DELIMITER, PREFIX
@@ -100,10 +91,10 @@ def _default_model_repository(validated: dict[str, Any]) -> Path:
     return local.state_dir / "model_repo"
 
 
-class Settings(BaseSettings):
+class Settings(pydantic_settings.BaseSettings):
     """Every setting of Headwater. Frozen: what `up` finds out comes back as a new object."""
 
-    model_config = SettingsConfigDict(
+    model_config = pydantic_settings.SettingsConfigDict(
         env_prefix=PREFIX,
         env_nested_delimiter=DELIMITER,
         env_ignore_empty=True,
@@ -144,22 +135,22 @@ class Settings(BaseSettings):
     @classmethod
     def settings_customise_sources(
         cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003 (pydantic's signature)
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        settings_cls: type[pydantic_settings.BaseSettings],
+        init_settings: pydantic_settings.PydanticBaseSettingsSource,
+        env_settings: pydantic_settings.PydanticBaseSettingsSource,  # noqa: ARG003 (pydantic's signature)
+        dotenv_settings: pydantic_settings.PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: pydantic_settings.PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[pydantic_settings.PydanticBaseSettingsSource, ...]:
         """Arguments win over the environment, and that over the file."""
-        environment = EnvSettingsSource(settings_cls)
-        environment.env_vars = settings_names.current_variables(settings_cls, environment.env_vars)
+        environment = pydantic_settings.EnvSettingsSource(settings_cls)
+        environment.env_vars = settings_text.current_variables(settings_cls, environment.env_vars)
         path = config_file()
-        file = TomlConfigSettingsSource(settings_cls, path)
-        file.init_kwargs = settings_names.current_sections(settings_cls, file.init_kwargs, path)
+        file = pydantic_settings.TomlConfigSettingsSource(settings_cls, path)
+        file.init_kwargs = settings_text.current_sections(settings_cls, file.init_kwargs, path)
         return init_settings, environment, file
 
     @model_validator(mode="after")
-    def _local_servers_speak_plainly(self) -> Settings:
+    def _local_servers_speak_plainly(self) -> "Settings":
         for address, stray in _stray_security(self):
             raise ValueError(
                 f"{stray} is set, but {address} is not, and the local server does without: "

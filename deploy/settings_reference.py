@@ -1,7 +1,5 @@
 """The reference of all settings as a page of Markdown, made from their definitions."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from typing import Any, get_origin
 
@@ -9,8 +7,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from deploy.settings_names import UNTIL, sections
-from deploy.settings_text import toml_literal, variable
+from deploy.settings_text import UNTIL, sections, toml_literal, variable
 
 HEAD = f"""# Settings
 

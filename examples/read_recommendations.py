@@ -7,12 +7,7 @@ from __future__ import annotations
 
 import sys
 
-from headwater_client import (
-    HeadwaterError,
-    KafkaSettings,
-    Recommendation,
-    RecommendationConsumer,
-)
+from headwater_client import HeadwaterError, KafkaSettings, Recommendation, RecommendationConsumer
 
 
 def read_newest(address: str, quiet_s: float) -> dict[str, Recommendation]:

@@ -1,7 +1,5 @@
 """The public interface as an AsyncAPI document, made from the event contract."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import msgspec

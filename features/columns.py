@@ -4,8 +4,6 @@ Two steps: a row becomes values by column (plain Python, which Feast's own inter
 and values become bytes by the type that the table gives each column.
 """
 
-from __future__ import annotations
-
 from features import feast_import  # noqa: F401  (before anything of Feast)
 
 # isort: split
@@ -22,9 +20,8 @@ import numpy as np
 from feast.protos.feast.types.Value_pb2 import DoubleList, Int64List, StringList, Value
 from headwater_client.events import Item
 
-from features.arrays import Float64Array
 from features.rows import ItemGroup, UserRow, empty_group, empty_user
-from features.schema import FeatureSchema
+from features.schema import FeatureSchema, Float64Array
 from features.store import CATALOGUE, TRENDING, USERS, VERSION, ColumnType, StoreTable
 from features.topics import Hash, hash64
 

@@ -6,8 +6,6 @@ applied lazily, when the counter is read or written (Cormode, Shkapenyuk, Srivas
 Decay", ICDE 2009, section 3). An infinite half-life counts without decay.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 

@@ -6,8 +6,6 @@ both a worker is back seconds earlier, and 300 MB smaller on a trainer's machine
 torch where it is missing, and typeguard does nothing under `python -O`: both are tested ways.
 """
 
-from __future__ import annotations
-
 import sys
 from typing import Any
 

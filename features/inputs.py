@@ -4,8 +4,6 @@ Shapes: B requests, L history, F user features, C candidates, X excluded items, 
 T trends. Item indices are those of the called version's vocabulary: 0 is padding, 1 unknown.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,10 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from features import decay
-from features.arrays import Int64Array
 from features.rows import UserRow
-from features.schema import CATEGORY_BUCKETS, FeatureSchema
-from features.vocabulary import PADDING, Vocabulary
+from features.schema import CATEGORY_BUCKETS, PADDING, FeatureSchema, Int64Array, Vocabulary
 
 TOP_ITEMS = 100
 MODEL_NAME = "temporal_llm"

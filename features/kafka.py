@@ -1,19 +1,12 @@
 """Kafka itself: how a client connects, and the topics as they must be there."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import Future
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPartition
-from confluent_kafka.admin import (  # type: ignore[attr-defined]  # public, but not to its types
-    AdminClient,
-    NewTopic,
-    OffsetSpec,
-    TopicDescription,
-)
+from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec, TopicDescription  # type: ignore[attr-defined]  # public, but not to its types
 from headwater_client.errors import ServerError, SettingsError
 from headwater_client.event_types import EVENT_TYPES
 from headwater_client.kafka import unreachable

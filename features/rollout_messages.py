@@ -8,8 +8,6 @@ Each kind of message has its own kind of key, so that compaction keeps what is n
     MODEL/answer/COMMAND              `RolloutAnswer`: what became of it
 """
 
-from __future__ import annotations
-
 from enum import StrEnum
 from typing import Annotated, Any
 

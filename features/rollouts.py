@@ -1,22 +1,12 @@
 """What the compacted topic `rollouts` says: which versions of a model take traffic."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from typing import Any
 from uuid import uuid4
 
+import confluent_kafka
 import msgspec
 import structlog
-from confluent_kafka import (
-    OFFSET_BEGINNING,
-    Consumer,
-    KafkaError,
-    KafkaException,
-    Message,
-    Producer,
-    TopicPartition,
-)
 from headwater_client.errors import ServerError
 from headwater_client.events import encode
 from headwater_client.topics import ROLLOUTS
@@ -28,13 +18,13 @@ from features.settings import BrokerSettings
 ANSWER_S = 10.0
 WRITE_TIMEOUT_S = 15.0
 FETCH_WAIT_MS = 50
-PARTITION = TopicPartition(ROLLOUTS, 0, OFFSET_BEGINNING)
+PARTITION = confluent_kafka.TopicPartition(ROLLOUTS, 0, confluent_kafka.OFFSET_BEGINNING)
 log = structlog.get_logger()
 
 
 def rollouts_consumer(
     settings: BrokerSettings, options: Mapping[str, Any] | None = None
-) -> Consumer:
+) -> confluent_kafka.Consumer:
     """A consumer for the whole topic; it commits nothing, and tells where the topic ends.
 
     What a controller wrote in one transaction is seen whole, or not at all.
@@ -43,7 +33,7 @@ def rollouts_consumer(
         options: more of librdkafka's configuration; by default the consumer is alone in its group,
             to be assigned and never subscribed.
     """
-    return Consumer(
+    return confluent_kafka.Consumer(
         client_config(settings)
         | {
             "group.id": f"rollouts-{uuid4()}",
@@ -71,8 +61,8 @@ class RolloutView:
         self.model = model
         self.newest: Rollout | None = None
         self._settings = settings
-        self._consumer: Consumer | None = None
-        self._next = OFFSET_BEGINNING
+        self._consumer: confluent_kafka.Consumer | None = None
+        self._next = confluent_kafka.OFFSET_BEGINNING
 
     def refresh(self) -> Rollout | None:
         """Take in all that was written since the last time; the newest rollout.
@@ -112,7 +102,9 @@ class RolloutView:
             self._consumer = None
 
 
-def read_all(consumer: Consumer, start: int = OFFSET_BEGINNING) -> Iterator[Message]:
+def read_all(
+    consumer: confluent_kafka.Consumer, start: int = confluent_kafka.OFFSET_BEGINNING
+) -> Iterator[confluent_kafka.Message]:
     """Every message that the topic has now; the consumer is left assigned, behind the last.
 
     Args:
@@ -125,10 +117,10 @@ def read_all(consumer: Consumer, start: int = OFFSET_BEGINNING) -> Iterator[Mess
     try:
         # Asked before it reads: between fetches a broker answers half a second later.
         _, end = consumer.get_watermark_offsets(PARTITION, timeout=ANSWER_S)
-        begin = start if start <= end else OFFSET_BEGINNING
+        begin = start if start <= end else confluent_kafka.OFFSET_BEGINNING
         # Anew each time, so that the end is told also where nothing has come since.
-        consumer.assign([TopicPartition(ROLLOUTS, 0, begin)])
-    except KafkaException as error:
+        consumer.assign([confluent_kafka.TopicPartition(ROLLOUTS, 0, begin)])
+    except confluent_kafka.KafkaException as error:
         raise ServerError(f"Kafka: topic {ROLLOUTS}: {error.args[0].str()}") from error
     while True:
         message = consumer.poll(ANSWER_S)
@@ -141,10 +133,10 @@ def read_all(consumer: Consumer, start: int = OFFSET_BEGINNING) -> Iterator[Mess
         yield message
 
 
-def is_end(message: Message) -> bool:
+def is_end(message: confluent_kafka.Message) -> bool:
     """Whether this says that there is no more for now."""
     error = message.error()
-    return error is not None and error.code() == KafkaError._PARTITION_EOF  # noqa: SLF001
+    return error is not None and error.code() == confluent_kafka.KafkaError._PARTITION_EOF  # noqa: SLF001
 
 
 def write_rollout_message(
@@ -159,7 +151,9 @@ def write_rollout_message(
         ServerError: Kafka does not take it.
     """
     failures: list[str] = []
-    producer = Producer({**client_config(settings), "enable.idempotence": "true", "log_level": "0"})
+    producer = confluent_kafka.Producer(
+        {**client_config(settings), "enable.idempotence": "true", "log_level": "0"}
+    )
     producer.produce(
         ROLLOUTS,
         key=key,
@@ -171,7 +165,7 @@ def write_rollout_message(
         raise ServerError(f"Kafka: topic {ROLLOUTS}: {what}: {reason}")
 
 
-def rollout_message_in(message: Message, model: str) -> RolloutMessage | None:
+def rollout_message_in(message: confluent_kafka.Message, model: str) -> RolloutMessage | None:
     """What a message says of a model; None if it is of another one, a tombstone, or unreadable.
 
     What is unreadable is logged, and changes nothing.

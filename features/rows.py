@@ -9,8 +9,6 @@ to X, and an event at or below X is a replay. Bounded sets keep their lowest has
 choice, but one that no order of arrival changes.
 """
 
-from __future__ import annotations
-
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
@@ -75,10 +73,10 @@ class UserRow:
     """
 
     counters: list[float]
-    events: array[int] = field(default_factory=lambda: array("q"))
+    events: "array[int]" = field(default_factory=lambda: array("q"))
     categories: dict[int, list[float]] = field(default_factory=dict)
-    seen: array[int] = field(default_factory=lambda: array("q"))
-    dedup_ids: array[int] = field(default_factory=lambda: array("q"))
+    seen: "array[int]" = field(default_factory=lambda: array("q"))
+    dedup_ids: "array[int]" = field(default_factory=lambda: array("q"))
     offsets: dict[int, int] = field(default_factory=dict)
 
     @property
@@ -202,7 +200,7 @@ def _remember(row: UserRow, event: int, limit: int) -> None:
         del row.dedup_ids[0]
 
 
-def _insert_newest(events: array[int], event: tuple[int, ...], limit: int) -> None:
+def _insert_newest(events: "array[int]", event: tuple[int, ...], limit: int) -> None:
     """Insert an event where it belongs by time, type, item: no order of arrival shows."""
     number = len(events) // 3
 
@@ -218,7 +216,7 @@ def _insert_newest(events: array[int], event: tuple[int, ...], limit: int) -> No
         del events[:3]
 
 
-def _insert_lowest(items: array[int], item: int, limit: int) -> None:
+def _insert_lowest(items: "array[int]", item: int, limit: int) -> None:
     place = bisect_left(items, item)
     if place == len(items) or items[place] != item:
         items.insert(place, item)

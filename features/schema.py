@@ -2,19 +2,26 @@
 
 A version's manifest holds the contract of the features that it reads. A manifest of release 0.1.0
 has none; its settings say the same, and the format of its rows is the first.
+
+A version's vocabulary says which index it gives to which item. Each version carries its own
+(item_id, hash, index; Parquet), so nobody hands out indices.
 """
 
-from __future__ import annotations
-
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Self
 
 import fsspec
 import msgspec
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
 from headwater_client.errors import SettingsError
 from headwater_client.event_types import EVENT_TYPES
 
 from features.settings import FeatureSettings
+from features.topics import hash64
 
 # The format of rows: raised when what a column holds changes its meaning.
 SCHEMA_VERSION = 1
@@ -40,7 +47,7 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True):
     category_half_lives_ms: tuple[int, ...]
     item_half_lives_ms: tuple[int, ...]
 
-    def differences(self, other: Contract) -> Iterator[str]:
+    def differences(self, other: "Contract") -> Iterator[str]:
         """What is not the same in another contract, for a message.
 
         >>> hour, day = 3_600_000, 86_400_000
@@ -125,7 +132,7 @@ class RowMark:
         except (ValueError, TypeError):
             self._described = {}
 
-    def fits(self, other: RowMark) -> bool:
+    def fits(self, other: Self) -> bool:
         """Whether whoever writes rows of another mark can read these.
 
         All that changes rows has to be the same. Types of events may have been added since: rows
@@ -212,3 +219,89 @@ def check_version_fits(folder: str, rows: Contract) -> None:
 
 def _text(value: object) -> str:
     return str(list(value)) if isinstance(value, tuple) else str(value)
+
+
+PADDING = 0
+UNKNOWN = 1
+FIRST_ITEM = 2
+FILE_NAME = "vocabulary.parquet"
+COLUMNS = ("item_id", "index", "learned")
+
+
+class Vocabulary:
+    """Items by index and indices by hash.
+
+    Args:
+        item_ids: the items at index 2 and on (0 is padding, 1 an unknown item).
+        learned: which of them the version has learned from events; default: all.
+
+    Attributes:
+        learned: bool[N], by index; the others are known by what the catalogue says of them.
+    """
+
+    unknown = UNKNOWN
+
+    def __init__(self, item_ids: Sequence[str], learned: Sequence[bool] | None = None) -> None:
+        self.item_ids = ["", "", *item_ids]
+        self.learned = np.ones(len(self.item_ids), np.bool_)
+        if learned is not None:
+            self.learned[FIRST_ITEM:] = learned
+        hashes = np.fromiter((hash64(name) for name in item_ids), np.int64, len(item_ids))
+        order = np.argsort(hashes)
+        self._hashes: npt.NDArray[np.int64] = hashes[order]
+        self._indices: npt.NDArray[np.int64] = order.astype(np.int64) + FIRST_ITEM
+
+    def __len__(self) -> int:
+        """Rows of the model's item table: the items, padding and the unknown item."""
+        return len(self.item_ids)
+
+    def indices(self, hashes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """The index of each hash, same shape; `UNKNOWN` where this version does not have it."""
+        if not len(self._hashes):
+            return np.full(hashes.shape, UNKNOWN, np.int64)
+        place = np.searchsorted(self._hashes, hashes)
+        place[place == len(self._hashes)] = 0
+        return np.where(self._hashes[place] == hashes, self._indices[place], UNKNOWN)
+
+    def indices_of(self, item_ids: Sequence[str]) -> npt.NDArray[np.int64]:
+        """The index of each item id, int64[n]."""
+        return self.indices(np.fromiter(map(hash64, item_ids), np.int64, len(item_ids)))
+
+    def write(self, address: str) -> None:
+        """Write as Parquet to an address that fsspec understands."""
+        names = self.item_ids[FIRST_ITEM:]
+        table: Any = pa.table(
+            {
+                "item_id": pa.array(names, pa.string()),
+                "hash": pa.array([hash64(name) for name in names], pa.int64()),
+                "index": pa.array(range(FIRST_ITEM, len(self)), pa.int64()),
+                "learned": pa.array(self.learned[FIRST_ITEM:], pa.bool_()),
+            }
+        )
+        with fsspec.open(address, "wb") as file:
+            pq.write_table(table, file)
+
+
+def read_vocabulary(address: str) -> Vocabulary:
+    """The vocabulary at an address that fsspec understands (a path, s3://...).
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: a column is missing, or its indices do not count up from 2.
+    """
+    with fsspec.open(address, "rb") as file:
+        parquet = pq.ParquetFile(file)
+        if missing := set(COLUMNS) - set(parquet.schema_arrow.names):
+            raise ValueError(f"{address}: no column {min(missing)}: publish a new version")
+        table = parquet.read(columns=list(COLUMNS))
+    if table["index"].to_pylist() != list(range(FIRST_ITEM, FIRST_ITEM + len(table))):
+        raise ValueError(f"{address}: indices do not count up from {FIRST_ITEM}")
+    return Vocabulary(table["item_id"].to_pylist(), table["learned"].to_pylist())
+
+
+BoolArray = npt.NDArray[np.bool_]
+Int64Array = npt.NDArray[np.int64]
+Float32Array = npt.NDArray[np.float32]
+Float64Array = npt.NDArray[np.float64]
+Tensors = Mapping[str, npt.NDArray[Any]]
+"""Arrays by tensor name: what a model is given, or what it answers."""

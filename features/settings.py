@@ -1,7 +1,5 @@
 """Settings of what every part shares: Kafka, the feature store, the features themselves."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from enum import StrEnum
@@ -121,7 +119,7 @@ class BrokerSettings(Section):
         )
 
     @model_validator(mode="after")
-    def _sasl_needs_a_login(self) -> BrokerSettings:
+    def _sasl_needs_a_login(self) -> "BrokerSettings":
         uses_sasl = self.security_protocol.startswith("SASL")
         if uses_sasl and not (self.sasl_username and self.sasl_password):
             raise ValueError(
@@ -159,7 +157,7 @@ class StoreSettings(Section):
     )
 
     @model_validator(mode="after")
-    def _a_cluster_cannot_say(self) -> StoreSettings:
+    def _a_cluster_cannot_say(self) -> "StoreSettings":
         if self.cluster and self.durability is Durability.AOF:
             raise ValueError(
                 "durability aof asks one server whether rows are on disk, and a cluster has many: "
@@ -235,7 +233,7 @@ class FeatureSettings(Section):
     )
 
     @model_validator(mode="after")
-    def _trends_have_a_counter(self) -> FeatureSettings:
+    def _trends_have_a_counter(self) -> "FeatureSettings":
         if self.trending_half_life_ms not in self.item_half_lives_ms:
             known = ", ".join(map(str, self.item_half_lives_ms))
             raise ValueError(

@@ -1,19 +1,11 @@
 """Topics as they are created: partitions, retention; and the hashes that name things in rows."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import NewType
 
 import xxhash
+from headwater_client import topics
 from headwater_client.event_types import EVENT_TYPES
-from headwater_client.topics import (
-    DEAD_LETTERS,
-    ITEMS,
-    MAX_MESSAGE_BYTES,
-    RECOMMENDATIONS,
-    ROLLOUTS,
-)
 
 Hash = NewType("Hash", int)
 """Signed 64-bit xxh3, as Feast's Int64 holds it."""
@@ -37,14 +29,14 @@ _ARRIVAL = {"message.timestamp.type": "LogAppendTime"}
 
 _EVENTS = _ARRIVAL | {"retention.ms": str(30 * _DAY_MS)}
 _OTHER_TOPICS = (
-    Topic(ITEMS, True, {"cleanup.policy": "compact"}),
-    Topic(RECOMMENDATIONS, True, _ARRIVAL | {"retention.ms": str(_DAY_MS)}),
+    Topic(topics.ITEMS, True, {"cleanup.policy": "compact"}),
+    Topic(topics.RECOMMENDATIONS, True, _ARRIVAL | {"retention.ms": str(_DAY_MS)}),
     Topic(
-        DEAD_LETTERS,
+        topics.DEAD_LETTERS,
         False,
-        {"retention.ms": str(30 * _DAY_MS), "max.message.bytes": str(MAX_MESSAGE_BYTES)},
+        {"retention.ms": str(30 * _DAY_MS), "max.message.bytes": str(topics.MAX_MESSAGE_BYTES)},
     ),
-    Topic(ROLLOUTS, False, {"cleanup.policy": "compact"}),
+    Topic(topics.ROLLOUTS, False, {"cleanup.policy": "compact"}),
 )
 
 

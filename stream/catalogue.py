@@ -1,7 +1,5 @@
 """The catalogue: item messages become item rows, and serving reads those through a cache."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping
 from time import monotonic
 from typing import NamedTuple, cast

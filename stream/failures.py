@@ -1,7 +1,5 @@
 """What a worker does about failures: wait for a server that is away, or end the process."""
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Awaitable, Callable, Coroutine

@@ -5,8 +5,6 @@ settings. They are reached here by names that neither Faust nor aiokafka promise
 pyproject.toml pins faust-streaming==0.15.3. With another version this file is the one to check.
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, cast

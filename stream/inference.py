@@ -6,8 +6,6 @@ Errors:
         └── CircuitOpenError: it was not even called, because it failed a moment ago
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -23,8 +21,8 @@ from tritonclient.grpc import InferInput, InferRequestedOutput
 from tritonclient.grpc.aio import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
-from features.arrays import Tensors
 from features.inputs import Tensor
+from features.schema import Tensors
 from stream.settings import TritonSettings
 
 log = structlog.get_logger()

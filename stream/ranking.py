@@ -3,8 +3,6 @@
 Shapes: B users, P places, C candidates, T half-lives.
 """
 
-from __future__ import annotations
-
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,10 +11,18 @@ from itertools import islice
 import numpy as np
 from headwater_client import Reason, RecommendedItem
 
-from features.arrays import BoolArray, Float32Array, Float64Array, Int64Array, Tensors
 from features.rows import UserRow
+from features.schema import (
+    FIRST_ITEM,
+    PADDING,
+    BoolArray,
+    Float32Array,
+    Float64Array,
+    Int64Array,
+    Tensors,
+    Vocabulary,
+)
 from features.topics import hash64
-from features.vocabulary import FIRST_ITEM, PADDING, Vocabulary
 from stream.trending import TrendingIndex, TrendingItems
 
 # Below this a score stands for "never": padding, unknown and excluded items.

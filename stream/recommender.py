@@ -4,20 +4,19 @@ Two steps, because rows change while a model computes. `prepare` reads the rows 
 builds the calls; `execute` makes a call and ranks its answer, at any later moment.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from time import perf_counter
+from time import perf_counter, time
 from typing import NamedTuple
 
+import xxhash
 from headwater_client import Interaction, RecommendedItem
+from headwater_client.events import Recommendation, Shadow
 
-from features.arrays import Tensors
 from features.columns import CatalogueEntry
 from features.inputs import model_inputs, model_outputs, model_tensors
 from features.rows import ItemGroup, UserRow
-from features.schema import FeatureSchema
+from features.schema import FeatureSchema, Tensors
 from features.store import RowStore
 from stream import metrics
 from stream.catalogue import CatalogueCache, is_available
@@ -379,3 +378,55 @@ def make_recommender(
     client = InferenceClient(config.triton, model_inputs(schema), model_outputs(schema))
     items = ItemViews(catalogue, trending, may_recommend)
     return Recommender(settings, schema, items, routes, client)
+
+
+def make_recommendations(
+    requests: Sequence[RecommendationRequest], ranked: RankedLists
+) -> list[Recommendation]:
+    """A message for each request.
+
+    Raises:
+        ValueError: a request has no event: a message names the event that led to it.
+    """
+    now_ms = int(time() * 1000)
+    messages = []
+    for request, items in zip(requests, ranked.items, strict=True):
+        event = request.event
+        if event is None:
+            raise ValueError(f"request of {request.user_id!r}: a recommendation needs an event")
+        messages.append(
+            Recommendation(
+                recommendation_id=recommendation_id(event),
+                user_id=event.user_id,
+                event_id=event.event_id,
+                items=items,
+                model_version=ranked.model_version,
+                variant=ranked.variant,
+                event_time=event.timestamp,
+                produced_time=now_ms,
+                fallback=ranked.fallback,
+                rollout_id=ranked.rollout_id,
+                failed=ranked.failed,
+                latency_ms=ranked.latency_ms,
+            )
+        )
+    return messages
+
+
+def make_shadows(ranked: RankedLists) -> list[Shadow]:
+    """What a version in shadow mode would have shown, for each user."""
+    return [
+        Shadow(
+            model_version=ranked.model_version,
+            items=[item.item_id for item in items],
+            score=items[0].score if items else None,
+            latency_ms=ranked.latency_ms,
+            failed=ranked.failed,
+        )
+        for items in ranked.items
+    ]
+
+
+def recommendation_id(event: Interaction) -> str:
+    """Names the answer to an event: the same whenever the event is answered again."""
+    return xxhash.xxh3_128_hexdigest(f"{event.user_id}\0{event.event_id}")

@@ -1,7 +1,5 @@
 """Follows the compacted topic `rollouts`: routes are always those of the newest rollout."""
 
-from __future__ import annotations
-
 import asyncio
 
 import structlog

@@ -1,15 +1,12 @@
 """Which version of the model answers which user: deterministic buckets, as a rollout says."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import xxhash
 
 from features.rollout_messages import LARGEST_SHARE, Rollout, RoutedVersion, Variant
-from features.schema import Contract, check_version_fits
-from features.vocabulary import FILE_NAME, Vocabulary, read_vocabulary
+from features.schema import FILE_NAME, Contract, Vocabulary, check_version_fits, read_vocabulary
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,8 +5,6 @@ its item too, and whether it is a duplicate is always decided from a row that do
 yet: docs/explanation/exactly-once.md says why this is exact under replay.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar

@@ -1,7 +1,5 @@
 """Settings of the fast loop: the model server that it calls, and the worker itself."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from socket import gethostname
 from typing import Annotated

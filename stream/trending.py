@@ -7,8 +7,6 @@ exact popularity, but for sources in which it is not among the most popular.
 Shapes: B requests, M items, T half-lives (without the plain count).
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,12 +15,10 @@ import numpy as np
 import structlog
 from headwater_client import EVENT_TYPES, ServerError
 
-from features.arrays import Float64Array, Int64Array
 from features.columns import TrendList, decode_trending, encode_trending
 from features.rows import ItemGroup
-from features.schema import FeatureSchema
+from features.schema import FeatureSchema, Float64Array, Int64Array, Vocabulary
 from features.store import TRENDING, VERSION, RowRead, RowStore, RowWrite, item_sources
-from features.vocabulary import Vocabulary
 from stream.row_updates import ItemGroupKey
 
 log = structlog.get_logger()

@@ -1,7 +1,5 @@
 """Files that survive a power cut: what is written, and the name it is found by."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 from pathlib import Path

@@ -4,8 +4,6 @@ Read, learn, export, judge, commit, go live: a `SlowLoopStep` says how far the n
 Whatever stops one, the live version goes on.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -16,18 +14,10 @@ from headwater_client.errors import DataError, ServerError
 from headwater_client.events import Item
 
 from features.schema import check_version_fits
+from trainer import gate
 from trainer.evaluation import hold_out
 from trainer.examples import DataSplits, EventHistory, Examples, split_by_time
 from trainer.export import ExportError
-from trainer.gate import (
-    VERDICTS,
-    JudgedVersion,
-    Verdict,
-    encode_verdict,
-    measure,
-    record_verdict,
-    verdict,
-)
 from trainer.network import TrainedModel
 from trainer.progress import Stopwatch
 from trainer.registry import (
@@ -46,8 +36,7 @@ from trainer.retrying import retrying
 from trainer.settings import FineTuneSettings, GateSettings, TrainerSettings
 from trainer.text import TextEncoder
 from trainer.training import TrainingSetup, fine_tune
-from trainer.windows.log import QuarantinedWindows, read_log
-from trainer.windows.store import WindowStore
+from trainer.windows.store import QuarantinedWindows, WindowStore, read_log
 
 _CHANGED = "another version has become live meanwhile: made again from that one"
 log = structlog.get_logger()
@@ -94,7 +83,7 @@ class SlowLoopStep:
 
     windows: tuple[int, ...]
     version: ModelVersion | None
-    verdict: Verdict | None
+    verdict: gate.Verdict | None
     reason: str
     seconds: dict[str, float]
 
@@ -105,8 +94,10 @@ class _Live:
     trained: TrainedModel
 
     @property
-    def judged_version(self) -> JudgedVersion:
-        return JudgedVersion(self.version.number, self.trained, exact_graph(self.version.folder))
+    def judged_version(self) -> gate.JudgedVersion:
+        return gate.JudgedVersion(
+            self.version.number, self.trained, exact_graph(self.version.folder)
+        )
 
 
 class SlowLoop:
@@ -197,7 +188,7 @@ class SlowLoop:
             self._live = _Live(version, candidate)
         return SlowLoopStep(windows, version, found, "", clock.seconds)
 
-    def _pass_over(self, windows: Sequence[int], found: Verdict) -> None:
+    def _pass_over(self, windows: Sequence[int], found: gate.Verdict) -> None:
         """The next version learns nothing of these as new; what is doubted is in no history.
 
         What says nothing of events, such as a slow graph, is no reason to pass them over.
@@ -288,7 +279,7 @@ class SlowLoop:
         windows: tuple[int, ...],
         slices: DataSplits,
         clock: Stopwatch,
-    ) -> tuple[Verdict, ModelVersion | None]:
+    ) -> tuple[gate.Verdict, ModelVersion | None]:
         """The verdict, and the version that was kept: it passed, and what is live is so still."""
         with ExitStack() as stack:
             try:
@@ -298,10 +289,12 @@ class SlowLoop:
             except ExportError as error:
                 log.warning("version_not_exported", reason=str(error))
                 with clock.stage("judge"):
-                    return self._verdict(JudgedVersion(self._next(), candidate, None), slices), None
+                    return self._verdict(
+                        gate.JudgedVersion(self._next(), candidate, None), slices
+                    ), None
             with clock.stage("judge"):
                 graph = staged.folder / GRAPH
-                found = self._verdict(JudgedVersion(staged.number, candidate, graph), slices)
+                found = self._verdict(gate.JudgedVersion(staged.number, candidate, graph), slices)
             if not found.passed or self._registry.live_version() != self._live.version.number:
                 return found, None
             if on_gate_passed := self._serving.on_gate_passed:
@@ -309,24 +302,24 @@ class SlowLoop:
                     events = self._history.examples(candidate.vocabulary)
                     staged.write_extras(on_gate_passed(candidate, events))
             with clock.stage("keep"):
-                return found, staged.commit(encode_verdict(found), _metrics(found))
+                return found, staged.commit(gate.encode_verdict(found), _metrics(found))
 
     def _next(self) -> int:
         return max(self._registry.repository.version_numbers()) + 1
 
-    def _verdict(self, candidate: JudgedVersion, slices: DataSplits) -> Verdict:
+    def _verdict(self, candidate: gate.JudgedVersion, slices: DataSplits) -> gate.Verdict:
         live = self._live.judged_version
         vocabularies = [one.trained.vocabulary for one in (live, candidate)]
         held = hold_out(self._history, slices.judge_ms, vocabularies)
         window = hold_out(self._history, slices.since_ms + 1, vocabularies)
-        measured = measure(candidate, live, held, self._schema, window)
-        found = verdict(measured, self._rules.gate)
+        measured = gate.measure(candidate, live, held, self._schema, window)
+        found = gate.verdict(measured, self._rules.gate)
         keep = retrying(self._rules.trainer.publish_retry_s, DataError)
-        keep(record_verdict, found, self._registry.repository.folder / VERDICTS)
+        keep(gate.record_verdict, found, self._registry.repository.folder / gate.VERDICTS)
         return found
 
 
-def _metrics(found: Verdict) -> dict[str, float]:
+def _metrics(found: gate.Verdict) -> dict[str, float]:
     """What the manifest says of a version: NDCG@10 and hit rates on what judged it."""
     return {
         "ndcg_at_10": found.candidate.ndcg_at_10,

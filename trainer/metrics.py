@@ -4,14 +4,12 @@ A rank is how many items stand before the right one, from 0 on; an equal score c
 missed item's is infinite. Each of M events has one right item.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from features.arrays import Float64Array, Int64Array
+from features.schema import Float64Array, Int64Array
 
 CUTOFF = 10
 DEEP_CUTOFF = 50

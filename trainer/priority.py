@@ -1,7 +1,5 @@
 """How much of a machine training takes while others want it, too."""
 
-from __future__ import annotations
-
 import os
 from contextlib import suppress
 from pathlib import Path

@@ -1,7 +1,5 @@
 """How far a training is, told phase by phase to whoever shows it; how long a step's stages took."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence

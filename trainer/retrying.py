@@ -1,19 +1,9 @@
 """What fails for a while is tried again."""
 
-from __future__ import annotations
-
 from threading import Event
 
 import structlog
-from tenacity import (
-    RetryCallState,
-    Retrying,
-    retry_if_exception_type,
-    sleep_using_event,
-    stop_after_delay,
-    stop_when_event_set,
-    wait_exponential,
-)
+import tenacity
 
 LONGEST_PAUSE_S = 10.0
 log = structlog.get_logger()
@@ -25,7 +15,7 @@ def retrying(
     longest_pause_s: float = LONGEST_PAUSE_S,
     told: str = "tried_again",
     stop: Event | None = None,
-) -> Retrying:
+) -> tenacity.Retrying:
     """Calls again what raises one of these, with growing pauses and a line in the log.
 
     After so long the error is raised.
@@ -36,15 +26,15 @@ def retrying(
     """
     ended = stop or Event()
 
-    def log_attempt(state: RetryCallState) -> None:
+    def log_attempt(state: tenacity.RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
         log.warning(told, attempt=state.attempt_number, reason=str(error))
 
-    return Retrying(
-        retry=retry_if_exception_type(errors),
-        wait=wait_exponential(max=longest_pause_s),
-        stop=stop_after_delay(within_s) | stop_when_event_set(ended),
-        sleep=sleep_using_event(ended),
+    return tenacity.Retrying(
+        retry=tenacity.retry_if_exception_type(errors),
+        wait=tenacity.wait_exponential(max=longest_pause_s),
+        stop=tenacity.stop_after_delay(within_s) | tenacity.stop_when_event_set(ended),
+        sleep=tenacity.sleep_using_event(ended),
         before_sleep=log_attempt,
         reraise=True,
     )

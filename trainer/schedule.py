@@ -1,7 +1,5 @@
 """How the learning rate goes over a training."""
 
-from __future__ import annotations
-
 import math
 
 

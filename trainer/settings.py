@@ -1,7 +1,5 @@
 """Settings of training: the size of the model, how it learns, and what stops a version."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, ClassVar
@@ -310,7 +308,7 @@ class TrainerSettings(Section):
     threads: Annotated[int, Field(ge=1, le=256)] = Field(2, description="CPU threads of training")
 
     @model_validator(mode="after")
-    def _heads_share_the_width(self) -> TrainerSettings:
+    def _heads_share_the_width(self) -> "TrainerSettings":
         if self.width % self.heads:
             raise ValueError(
                 f"heads {self.heads} do not share width {self.width}: choose a width that is a "

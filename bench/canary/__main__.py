@@ -6,8 +6,6 @@ A log's people act without end through two workers, while the controller tries o
 another: some that are bad in a way each, and one that has learned from a window of events.
 """
 
-from __future__ import annotations
-
 import json
 import time
 from collections import defaultdict
@@ -30,8 +28,7 @@ from bench.harness.processes import WORKER, local_settings, run_system, variable
 from bench.harness.runner import Benchmark, MappedDataOptions, Results, make_table, work_folder
 from bench.harness.servers import publish_first
 from deploy import local
-from deploy.jobs.start_rollout import load_candidate
-from deploy.jobs.train import model_registry
+from deploy.jobs.train import load_candidate, model_registry
 from deploy.rollout import CommandRejectedError, CommandRequest, RolloutSettings, sign_command
 from deploy.rollout.topic import read_history, send_command
 from deploy.settings import Settings, default_cache_dir
@@ -86,7 +83,7 @@ class SeenAnswer:
     produced_ms: int
 
     @classmethod
-    def note(cls, answer: Recommendation, _: float) -> SeenAnswer:
+    def note(cls, answer: Recommendation, _: float) -> "SeenAnswer":
         """What is kept of a recommendation."""
         return cls(
             answer.user_id,

@@ -12,7 +12,7 @@ from headwater_client.events import Interaction
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from features.rollout_messages import RolloutPhase
-from features.vocabulary import FIRST_ITEM, Vocabulary
+from features.schema import FIRST_ITEM, Vocabulary
 from trainer.datasets import Log
 from trainer.examples import EventHistory, split_by_time
 from trainer.network import TrainedModel

@@ -6,8 +6,6 @@ Both are an app's own clients (headwater_client). Each is told what to do throug
 reading the log and starting up are over before anything is measured.
 """
 
-from __future__ import annotations
-
 import gc
 import multiprocessing
 import os
@@ -115,12 +113,12 @@ class Answered:
     version: str = ""
 
     @classmethod
-    def note(cls, answer: Recommendation, time_s: float) -> Answered:
+    def note(cls, answer: Recommendation, time_s: float) -> "Answered":
         """What is kept of a recommendation."""
         return cls(answer.event_id, time_s, answer.fallback, answer.model_version)
 
 
-def wait_answers(load: Load[Answered], last: Sequence[Sent]) -> list[Answered]:
+def wait_answers(load: "Load[Answered]", last: Sequence[Sent]) -> list[Answered]:
     """All answers read by now; waits for the last one, which its commit may have overtaken."""
     wanted = {sent.event_id for sent in last}
     deadline = time.monotonic() + _LATE_S
@@ -245,8 +243,8 @@ def _pid(process: SpawnProcess) -> int:
 
 
 def _produce(
-    pipe: Connection[Any, Any],
-    handled: Synchronized[int],
+    pipe: "Connection[Any, Any]",
+    handled: "Synchronized[int]",
     enough: Event,
     kafka: BrokerSettings,
     workload: Workload,
@@ -282,7 +280,7 @@ def _send(
     events: Iterable[Interaction],
     sending: Sending,
     producer: EventProducer,
-    handled: Synchronized[int],
+    handled: "Synchronized[int]",
     enough: Event,
 ) -> list[Sent]:
     pace: Pace = immediate_pace if sending.rate is None else rate_pace(sending.rate)
@@ -299,7 +297,7 @@ def _send(
 
 
 def _read(
-    pipe: Connection[Any, Any],
+    pipe: "Connection[Any, Any]",
     kafka: BrokerSettings,
     note: Callable[[Recommendation, float], Any],
 ) -> None:

@@ -3,8 +3,6 @@
 Shared by the benchmarks and by the tests.
 """
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys
@@ -86,7 +84,7 @@ class SystemUnderTest:
     """A running process and the consumer group whose commits tell its progress."""
 
     process: subprocess.Popen[bytes]
-    progress: ConsumerProgress
+    progress: "ConsumerProgress"
     log: Path
 
     def check(self) -> None:

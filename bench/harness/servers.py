@@ -13,7 +13,7 @@ from bench.harness.processes import SystemUnderTest, local_settings, run_system
 from bench.harness.runner import work_folder
 from deploy import local
 from deploy.jobs.train import model_registry
-from deploy.local.feature_repo import feature_repo
+from deploy.local.store import feature_repo
 from deploy.settings import Settings
 from features.kafka import ensure_topics
 from features.schema import FeatureSchema

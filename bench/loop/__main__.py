@@ -22,13 +22,13 @@ from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console, RenderableType
 from rich.table import Table
 
+from bench.harness import processes
 from bench.harness.load import Order, Sending, Workload
 from bench.harness.measure import CpuMeter, Latencies, Measurement, Sustained, count_dead_letters
-from bench.harness.processes import WORKER, ConsumerProgress, SystemUnderTest, worker_variables
 from bench.harness.runner import Benchmark, Cores, DataOptions, Quick, Results, make_table
 from bench.harness.servers import LoadedServers, LoadPlan, run_loaded_servers
 from deploy.local.process import choose
-from features.vocabulary import FILE_NAME
+from features.schema import FILE_NAME
 
 _TIMEOUT_S = 600.0
 _SERVERS = ("kafka", "store", "triton")
@@ -243,7 +243,7 @@ class LoopRun:
         """Headwater's worker, after so many events that give people their histories."""
         port = choose({"metrics": 9464})["metrics"]
         variables = {"HEADWATER_WORKER__METRICS_PORT": str(port)}
-        with self._loaded.run(WORKER, "headwater", variables) as worker:
+        with self._loaded.run(processes.WORKER, "headwater", variables) as worker:
             measurement = Measurement(worker, self._loaded.load, _TIMEOUT_S)
             self._say(f"headwater: {history:,} events of history")
             measurement.prepare(history)
@@ -266,7 +266,7 @@ class LoopRun:
             *("-m", "bench.loop.one_at_a_time", str(self._servers.repository)),
             *(str(version.number), f"{version.address}/{FILE_NAME}"),
         )
-        ConsumerProgress(self._settings, "one-at-a-time").skip_all()
+        processes.ConsumerProgress(self._settings, "one-at-a-time").skip_all()
         slack = 2 * self._settings.kafka.partitions
         with self._loaded.run(arguments, "one-at-a-time") as system:
             measurement = Measurement(system, self._loaded.load, _TIMEOUT_S, slack)
@@ -285,7 +285,7 @@ class LoopRun:
         """
         self._say(f"parts, each alone, in batches of {batch}")
         version, events = self._servers.version, self._plan.part_events
-        ConsumerProgress(self._settings, "bare-stream").skip_all()
+        processes.ConsumerProgress(self._settings, "bare-stream").skip_all()
         parts = self._read_output(
             "bench.loop.parts",
             "parts",
@@ -294,13 +294,13 @@ class LoopRun:
         )
         return self._read_output("bench.loop.bare_stream", "bare-stream", str(events)) | parts
 
-    def _meter(self, system: SystemUnderTest) -> CpuMeter:
+    def _meter(self, system: processes.SystemUnderTest) -> CpuMeter:
         pids = {name: self._servers.pids[name] for name in _SERVERS}
         return CpuMeter(pids | {"worker": system.process.pid} | self._loaded.load.pids)
 
     def _read_output(self, module: str, group: str, *arguments: str) -> dict[str, float]:
         """What a program of this benchmark prints as JSON."""
-        variables = {**os.environ, **worker_variables(self._settings, group)}
+        variables = {**os.environ, **processes.worker_variables(self._settings, group)}
         with self._loaded.cores.working():
             process = subprocess.Popen(
                 [sys.executable, "-m", module, *arguments], env=variables, stdout=subprocess.PIPE

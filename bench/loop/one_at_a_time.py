@@ -34,11 +34,10 @@ from features import inputs
 from features.columns import group_from_values, group_values, user_from_values, user_values
 from features.kafka import ensure_topics
 from features.rows import UserRow, apply_event, apply_item_event, observation
-from features.schema import FeatureSchema
+from features.schema import FeatureSchema, read_vocabulary
 from features.store import USERS, item_sources
 from features.store.redis import RedisRowStore
 from features.topics import hash64, source_hash
-from features.vocabulary import read_vocabulary
 from stream.inference import InferenceClient, InferenceRequest
 from stream.ranking import available_items, rank
 from stream.trending import TrendingIndex

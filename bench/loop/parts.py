@@ -31,16 +31,15 @@ from deploy.settings import Settings, load_settings
 from features import columns, inputs
 from features.kafka import ensure_topics
 from features.rows import ItemGroup, UserRow, apply_event, apply_item_event, observation
-from features.schema import FeatureSchema
+from features.schema import FeatureSchema, Vocabulary, read_vocabulary
 from features.store import USERS, VERSION, RowRead, RowWrite, popularity_table
 from features.store.redis import RedisRowStore
 from features.topics import hash64, source_hash
-from features.vocabulary import Vocabulary, read_vocabulary
 from stream.catalogue import catalogue_read
-from stream.delivery import RecommendationProducer
 from stream.inference import InferenceClient, InferenceRequest
+from stream.pipeline import RecommendationProducer
 from stream.ranking import available_items, rank
-from stream.recommendations import recommendation_id
+from stream.recommender import recommendation_id
 from stream.row_updates import ItemGroupKey
 from stream.trending import TrendingIndex, TrendingSource
 from trainer.datasets import DataSource, load_log

@@ -18,16 +18,7 @@ import typer
 from rich.console import Console
 
 from bench.harness import runner
-from bench.model.forms import ModelForm, RequestSizes, cpu_forms, engine_forms
-from bench.model.measures import (
-    DEFAULT,
-    RunReporter,
-    compare_answers,
-    compare_serving,
-    compare_sizes,
-    make_tables,
-    time_form,
-)
+from bench.model import measures
 from deploy.jobs.optimize import load_source
 from deploy.optimize.runtime import ENGINE, read_record
 from deploy.optimize.variants import SourceVersion
@@ -81,10 +72,10 @@ class ModelOptions(runner.MappedDataOptions):
         return self.part or list(Part)
 
     @property
-    def sizes(self) -> RequestSizes:
+    def sizes(self) -> measures.RequestSizes:
         """What is asked of every form."""
         histories, batches = self.history or (50, 100), self.batch or (1, 16, 64, 256)
-        return RequestSizes(tuple(histories), tuple(batches), self.items)
+        return measures.RequestSizes(tuple(histories), tuple(batches), self.items)
 
 
 class ModelRun:
@@ -94,21 +85,21 @@ class ModelRun:
         folder: for versions, graphs and engines.
     """
 
-    def __init__(self, options: ModelOptions, reporter: RunReporter, folder: Path) -> None:
+    def __init__(self, options: ModelOptions, reporter: measures.RunReporter, folder: Path) -> None:
         self._options = options
         self._reporter = reporter
         self._folder = folder
 
     def measure(self, part: Part) -> None:
         """Measure one part, unless it cannot be."""
-        measures = {
+        methods = {
             Part.CPU: self._measure_cpu,
             Part.ENGINES: self._measure_engines,
             Part.SIZES: self._measure_sizes,
             Part.SERVING: self._measure_serving,
         }
         with self._reporter.part(part.value):
-            measures[part]()
+            methods[part]()
 
     @cached_property
     def _log(self) -> Log:
@@ -118,7 +109,7 @@ class ModelRun:
     @cached_property
     def _version(self) -> SourceVersion:
         """The version whose answers are compared, and held-out events."""
-        folder = self._options.version or self._train(DEFAULT, {})
+        folder = self._options.version or self._train(measures.DEFAULT, {})
         return load_source(folder, 1, self._log, self._options.questions, FeatureSettings())
 
     @cached_property
@@ -150,12 +141,12 @@ class ModelRun:
 
     def _measure_cpu(self) -> None:
         threads = self._options.threads
-        self._time(cpu_forms(self._timed_version, self._folder / "timed-graphs", threads))
-        self._compare(cpu_forms(self._version, self._folder / "compared-graphs", threads))
+        self._time(measures.cpu_forms(self._timed_version, self._folder / "timed-graphs", threads))
+        self._compare(measures.cpu_forms(self._version, self._folder / "compared-graphs", threads))
 
     def _measure_engines(self) -> None:
         built = self._folder / "engines"
-        self._compare(engine_forms(self._version, built))
+        self._compare(measures.engine_forms(self._version, built))
         records = {
             path.parent.name: msgspec.to_builtins(read_record(path))
             | {"bytes": path.stat().st_size}
@@ -163,28 +154,28 @@ class ModelRun:
         }
         self._reporter.figures["tensorrt"] = {"built": bool(records), "engines": records}
         if torch.cuda.is_available():
-            self._time(engine_forms(self._timed_version, self._folder / "timed-engines"))
+            self._time(measures.engine_forms(self._timed_version, self._folder / "timed-engines"))
 
     def _measure_sizes(self) -> None:
         default, threads = self._version, self._options.threads
-        versions = {DEFAULT: default}
+        versions = {measures.DEFAULT: default}
         for size, change in STUDENTS.items():
             folder = self._train(size, change, default.folder)
             versions[size] = SourceVersion(
                 1, folder, checkpoint.load(folder).model, default.schema, default.requests
             )
-        compare_sizes(self._reporter, versions, threads, self._folder)
+        measures.compare_sizes(self._reporter, versions, threads, self._folder)
 
     def _measure_serving(self) -> None:
-        compare_serving(self._reporter, self._options.sizes, self._folder)
+        measures.compare_serving(self._reporter, self._options.sizes, self._folder)
 
-    def _time(self, forms: Iterable[ModelForm]) -> None:
+    def _time(self, forms: Iterable[measures.ModelForm]) -> None:
         for form in forms:
-            time_form(self._reporter, form, self._options.sizes)
+            measures.time_form(self._reporter, form, self._options.sizes)
 
-    def _compare(self, forms: Iterable[ModelForm]) -> None:
+    def _compare(self, forms: Iterable[measures.ModelForm]) -> None:
         for form in forms:
-            compare_answers(self._reporter, form, self._version)
+            measures.compare_answers(self._reporter, form, self._version)
 
 
 def measure(options: ModelOptions, console: Console) -> runner.Results:
@@ -195,13 +186,13 @@ def measure(options: ModelOptions, console: Console) -> runner.Results:
         if options.report:
             BENCHMARK.write_report(options.report, figures)
 
-    reporter = RunReporter(console, keep)
+    reporter = measures.RunReporter(console, keep)
     with runner.work_folder() as folder:
         run = ModelRun(options, reporter, folder)
         for part in options.parts:
             run.measure(part)
     report = reporter.figures | {"failed": reporter.failed}
-    return runner.Results(report, list(make_tables(report)))
+    return runner.Results(report, list(measures.make_tables(report)))
 
 
 BENCHMARK = runner.Benchmark("model", ModelOptions, measure, width=150)

@@ -1,6 +1,10 @@
 """How fast the forms of a model answer, and how like the published graph; as tables, too.
 
 What is compared takes turns, so that whatever else happens strikes all alike.
+
+The forms in which a version can be served, and untrained models to time them on.
+
+What a request costs does not depend on the weights.
 """
 
 import statistics
@@ -8,30 +12,137 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from rich.console import Console
 from rich.table import Table
 
 from bench.harness.runner import make_table
-from bench.model.forms import (
-    PUBLISHED,
-    ModelForm,
-    RequestSizes,
-    architectures,
-    cpu_forms,
-    make_model,
-    make_requests,
-)
 from bench.quality.figures import MEMBERS
-from deploy.optimize.parity import InferFunction, load_graph, measure_parity
-from deploy.optimize.variants import SourceVersion
-from features.schema import FeatureSchema
+from deploy.optimize import MatmulPrecision, OptimizeSettings, variants
+from deploy.optimize.precision import write_exact, write_int8, write_narrow
+from features.schema import FIRST_ITEM, FeatureSchema
 from features.settings import FeatureSettings
-from features.vocabulary import FIRST_ITEM
-from trainer.export import Arrays, ScoringGraph
-from trainer.export.onnx import write_graph
+from trainer.evaluation import EvalRequests
+from trainer.evaluation.evaluate import BATCH
+from trainer.export import Arrays, ScoringGraph, sample_inputs
+from trainer.export.onnx import Backend, write_graph
+from trainer.network import NEIGHBOURS, Architecture, Model, TemporalModel, join_models
+from trainer.registry import GRAPH
+from trainer.settings import TrainerSettings
+from trainer.text import BUCKETS, DIRECTIONS
+
+PUBLISHED, EXACT, NARROW, INT8 = "as published", "exact for CPUs", "narrow", "INT8"
+TEXT = 384
+CANDIDATES, EXCLUDED = 50, 100
+
+
+@dataclass(frozen=True)
+class ModelForm:
+    """A way to answer requests; `load` is called when its turn comes."""
+
+    name: str
+    load: Callable[[], variants.InferFunction]
+
+
+def cpu_forms(version: variants.SourceVersion, folder: Path, threads: int) -> list[ModelForm]:
+    """The published graph, and those that `headwater optimize` writes for CPUs.
+
+    Args:
+        folder: where they are written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    exact, narrow, int8 = (folder / f"{name}.onnx" for name in ("exact", "narrow", "int8"))
+    write_exact(version.model, version.schema, exact)
+    write_narrow(version.model, version.schema, narrow)
+    write_int8(narrow, version.model.architecture.items, int8)
+    graphs = {PUBLISHED: version.graph, EXACT: exact, NARROW: narrow, INT8: int8}
+    return [
+        ModelForm(name, partial(variants.load_graph, path, threads))
+        for name, path in graphs.items()
+    ]
+
+
+def engine_forms(version: variants.SourceVersion, folder: Path) -> Iterator[ModelForm]:
+    """An engine by each TensorRT that is installed, in each precision; loading builds it."""
+    for products in MatmulPrecision:
+        for variant in variants.available_variants(OptimizeSettings(products=products), folder):
+            if variant.backend is Backend.TENSORRT:
+                into = folder / f"{variant.name}, {products}"
+                into.mkdir(parents=True, exist_ok=True)
+                yield ModelForm(into.name, partial(variant.build, version, into))
+
+
+@dataclass(frozen=True)
+class RequestSizes:
+    """What is asked of every form: requests of these histories, in these batches."""
+
+    histories: tuple[int, ...]
+    batches: tuple[int, ...]
+    items: int
+
+    def make_version(self, folder: Path) -> variants.SourceVersion:
+        """An untrained version that reads the longest of the histories."""
+        schema = FeatureSchema(FeatureSettings(history_length=max(self.histories)))
+        model = make_model(architectures(self.items + FIRST_ITEM, schema)["default"])
+        write_graph(ScoringGraph(model), schema, folder / GRAPH)
+        asked = EvalRequests(make_requests(self.items, schema, BATCH), np.zeros(BATCH, np.int64))
+        return variants.SourceVersion(0, folder, model, schema, asked)
+
+    def requests(self) -> Iterator[tuple[int, int, Arrays]]:
+        """History, batch, and such requests."""
+        for history in self.histories:
+            schema = FeatureSchema(FeatureSettings(history_length=history))
+            for batch in self.batches:
+                yield history, batch, make_requests(self.items, schema, batch)
+
+
+def make_requests(items: int, schema: FeatureSchema, batch: int) -> Arrays:
+    """A batch of requests with histories of all lengths."""
+    return sample_inputs(items + FIRST_ITEM, schema, batch, CANDIDATES, EXCLUDED)
+
+
+def architectures(items: int, schema: FeatureSchema) -> dict[str, Architecture]:
+    """The first model of this project, and the default one, which has more parts."""
+    settings = TrainerSettings()
+    size: dict[str, Any] = {
+        "items": items,
+        "user_features": schema.user_feature_count,
+        "trends": schema.trend_count,
+        "history": schema.settings.history_length,
+        "width": settings.width,
+        "layers": settings.layers,
+        "heads": settings.heads,
+        "dropout": 0.0,
+    }
+    more: dict[str, Any] = {
+        "text": TEXT + BUCKETS,
+        "alike": DIRECTIONS + BUCKETS,
+        "related": settings.factors,
+        "neighbours": min(NEIGHBOURS, items),
+    }
+    return {"plain": Architecture(**size), "default": Architecture(**size, **more)}
+
+
+def make_model(shape: Architecture, members: int = 1) -> Model:
+    """So many untrained models of a shape, averaged."""
+    torch.manual_seed(0)
+    models = [TemporalModel(shape) for _ in range(members)]
+    if shape.neighbours:
+        # An item's companions differ, as the graph expects.
+        steps = torch.arange(1, shape.neighbours + 1) * max(
+            1, shape.items // (shape.neighbours + 1)
+        )
+        models[0].neighbours.copy_((torch.arange(shape.items)[:, None] + steps) % shape.items)
+        models[0].neighbour_weights.uniform_()
+        for buffer in (models[0].described, models[0].factors):
+            buffer.normal_(std=0.1)
+    return join_models(models)
+
 
 DEFAULT = "default"
 KEPT = 0.99
@@ -102,7 +213,7 @@ def time_form(
             }
 
 
-def _time_calls(infer: InferFunction, feeds: Arrays, seconds: float) -> list[float]:
+def _time_calls(infer: variants.InferFunction, feeds: Arrays, seconds: float) -> list[float]:
     for _ in range(_WARM_UP):
         infer(feeds)
     times: list[float] = []
@@ -111,22 +222,29 @@ def _time_calls(infer: InferFunction, feeds: Arrays, seconds: float) -> list[flo
     return times
 
 
-def _time_call(infer: InferFunction, feeds: Arrays) -> float:
+def _time_call(infer: variants.InferFunction, feeds: Arrays) -> float:
     started = time.perf_counter()
     infer(feeds)
     return time.perf_counter() - started
 
 
-def compare_answers(reporter: RunReporter, form: ModelForm, version: SourceVersion) -> None:
+def compare_answers(
+    reporter: RunReporter, form: ModelForm, version: variants.SourceVersion
+) -> None:
     """Note how like the published graph a form answers on held-out events."""
     with reporter.part(f"answers of {form.name}"):
-        found = measure_parity(load_graph(version.graph), form.load(), version.requests)
+        found = variants.measure_parity(
+            variants.load_graph(version.graph), form.load(), version.requests
+        )
         kept = reporter.figures.setdefault("agreement", {})
         kept[form.name] = asdict(found) | {"ndcg_kept": found.ndcg_ratio}
 
 
 def compare_sizes(
-    reporter: RunReporter, versions: Mapping[str, SourceVersion], threads: int, folder: Path
+    reporter: RunReporter,
+    versions: Mapping[str, variants.SourceVersion],
+    threads: int,
+    folder: Path,
 ) -> None:
     """Note users/s and NDCG@10 of each size and form, over the default one as it is published."""
     forms = {
@@ -139,7 +257,7 @@ def compare_sizes(
     times = time_in_turns(forms, batches, _SIZE_ROUNDS)
     found: dict[str, Any] = {}
     for name, infer in forms.items():
-        like = measure_parity(forms[published], infer, asked)
+        like = variants.measure_parity(forms[published], infer, asked)
         turns = zip(times[published], times[name], strict=True)
         found[name] = {
             "users_per_second": 1 / statistics.median(times[name]),
@@ -163,7 +281,7 @@ def choose_best(sizes: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
 
 
 def time_in_turns(
-    forms: Mapping[str, InferFunction], batches: Sequence[Arrays], rounds: int
+    forms: Mapping[str, variants.InferFunction], batches: Sequence[Arrays], rounds: int
 ) -> dict[str, list[float]]:
     """Seconds a person of each form, batch by batch."""
     times: dict[str, list[float]] = {name: [] for name in forms}
@@ -193,7 +311,7 @@ def compare_serving(
     for name, (shape, members) in compared.items():
         graph = folder / f"serving-{name}.onnx"
         write_graph(ScoringGraph(make_model(shape, members)), schema, graph)
-        forms[name] = load_graph(graph)
+        forms[name] = variants.load_graph(graph)
     rates: dict[int, dict[str, float]] = {}
     for batch in sizes.batches:
         times = time_in_turns(forms, [make_requests(sizes.items, schema, batch)], rounds)

@@ -21,20 +21,9 @@ from rich.table import Table
 
 from bench.harness import charts, runner
 from deploy.settings import default_cache_dir
-from features.arrays import Float64Array
-from features.schema import FeatureSchema
+from features.schema import FeatureSchema, Float64Array
 from features.settings import FeatureSettings
-from trainer.evaluation.prequential import (
-    PrequentialRun,
-    PrequentialStep,
-    WindowedLog,
-    fine_tune_versions,
-    first_late_window,
-    forgetting,
-    keep_first_version,
-    run_prequential,
-    train_before,
-)
+from trainer.evaluation import prequential
 from trainer.metrics import draw_people
 from trainer.network import TrainedModel
 from trainer.registry.checkpoint import load, save
@@ -54,13 +43,13 @@ _COLORS = {
 # The difference of two ways at one window is noisy: so many are averaged.
 _SMOOTH = 7
 
-Courses = Mapping[str, PrequentialRun]
+Courses = Mapping[str, prequential.PrequentialRun]
 
 
-def figures(courses: Courses, stream: WindowedLog) -> dict[str, Any]:
+def figures(courses: Courses, stream: prequential.WindowedLog) -> dict[str, Any]:
     """The report: ratios of the last third of the windows, forgetting, and the series."""
     windows = len(stream.windows)
-    newest = stream.window_of >= first_late_window(windows)
+    newest = stream.window_of >= prequential.first_late_window(windows)
     asked = newest & ~np.isnan(courses[RETRAIN].gains)
     return {
         "over_frozen": _ratio(courses, INCREMENTAL, FROZEN, newest),
@@ -71,12 +60,14 @@ def figures(courses: Courses, stream: WindowedLog) -> dict[str, Any]:
         "cost_over_retrain": _cost_ratio(courses, stream, "seconds"),
         "gradients_over_retrain": _cost_ratio(courses, stream, "gradients"),
         "forgetting": {
-            name: forgetting(courses[name], stream, first_late_window(windows))
+            name: prequential.forgetting(
+                courses[name], stream, prequential.first_late_window(windows)
+            )
             for name in _LEARNING
         },
         "ndcg_at_10": {name: _mean(one.gains, newest) for name, one in courses.items()},
         "windows": windows,
-        "first_late_window": first_late_window(windows),
+        "first_late_window": prequential.first_late_window(windows),
         "series": {name: _series(one, stream) for name, one in courses.items()},
         "seconds": {name: list(one.seconds.values()) for name, one in courses.items()},
         "gradients": {name: list(one.gradients.values()) for name, one in courses.items()},
@@ -93,7 +84,7 @@ def _ratio(courses: Courses, name: str, other: str, chosen: Any) -> float:
 
 
 def _interval(
-    courses: Courses, name: str, other: str, chosen: Any, stream: WindowedLog
+    courses: Courses, name: str, other: str, chosen: Any, stream: prequential.WindowedLog
 ) -> list[float]:
     """95 % of the ratio, by bootstrap over people."""
     ours, theirs = courses[name].gains[chosen], courses[other].gains[chosen]
@@ -106,9 +97,9 @@ def _interval(
     return [float(edge) for edge in np.percentile(ratios, (2.5, 97.5))]
 
 
-def _cost_ratio(courses: Courses, stream: WindowedLog, of: str) -> float:
+def _cost_ratio(courses: Courses, stream: prequential.WindowedLog, of: str) -> float:
     """What an incremental version costs over a full training, both of the last third."""
-    since = first_late_window(len(stream.windows))
+    since = prequential.first_late_window(len(stream.windows))
     ours, theirs = (
         [cost for window, cost in getattr(courses[name], of).items() if window >= since]
         for name in (INCREMENTAL, RETRAIN)
@@ -116,7 +107,7 @@ def _cost_ratio(courses: Courses, stream: WindowedLog, of: str) -> float:
     return float(np.mean(ours) / np.mean(theirs)) if theirs else 0.0
 
 
-def _series(one: PrequentialRun, stream: WindowedLog) -> list[float | None]:
+def _series(one: prequential.PrequentialRun, stream: prequential.WindowedLog) -> list[float | None]:
     """NDCG@10 by window, None where no version was asked."""
     found = [one.gains[stream.window_of == number] for number in range(len(stream.windows))]
     return [float(np.nanmean(gains)) if (~np.isnan(gains)).any() else None for gains in found]
@@ -186,35 +177,37 @@ QUICK_EVENTS, QUICK_WINDOW = 6_000, 700
 _COST = "cost.json"
 
 
-def kept_first(stream: WindowedLog, learning: TrainingSetup, work: Path) -> PrequentialStep:
+def kept_first(
+    stream: prequential.WindowedLog, learning: TrainingSetup, work: Path
+) -> prequential.PrequentialStep:
     """The version that all ways begin with."""
     return _train_or_take_up(stream, 0, learning, work)
 
 
 def retrain(
-    stream: WindowedLog, learning: TrainingSetup, every: int, work: Path
-) -> Iterator[PrequentialStep]:
+    stream: prequential.WindowedLog, learning: TrainingSetup, every: int, work: Path
+) -> Iterator[prequential.PrequentialStep]:
     """A version trained from nothing before each so many windows, asked about that window only."""
     for window in range(0, len(stream.windows), every):
         yield _train_or_take_up(stream, window, learning, work)
 
 
 def _train_or_take_up(
-    stream: WindowedLog, window: int, learning: TrainingSetup, work: Path
-) -> PrequentialStep:
+    stream: prequential.WindowedLog, window: int, learning: TrainingSetup, work: Path
+) -> prequential.PrequentialStep:
     folder = work / _name(stream, window, learning)
     if not (folder / _COST).exists():
-        made = train_before(stream, window, learning)
+        made = prequential.train_before(stream, window, learning)
         folder.mkdir(parents=True, exist_ok=True)
         save(made.trained, folder, {})
         cost = {"seconds": made.seconds, "gradients": made.gradients}
         # Last: a folder that has it is whole.
         (folder / _COST).write_text(json.dumps(cost))
     cost = json.loads((folder / _COST).read_text())
-    return PrequentialStep(window, load(folder), cost["seconds"], cost["gradients"])
+    return prequential.PrequentialStep(window, load(folder), cost["seconds"], cost["gradients"])
 
 
-def _name(stream: WindowedLog, window: int, learning: TrainingSetup) -> str:
+def _name(stream: prequential.WindowedLog, window: int, learning: TrainingSetup) -> str:
     """The same only for the same events and settings; threads change no result worth a training."""
     log = stream.learned_log(window)
     chosen = learning.settings.model_dump_json(exclude={"threads"})
@@ -244,11 +237,11 @@ class PrequentialOptions(runner.MappedDataOptions, runner.ChartOptions):
         text_encoder = load_text_encoder(settings.language_model, default_cache_dir())
         return TrainingSetup(settings, FineTuneSettings(), text_encoder)
 
-    def stream(self) -> WindowedLog:
+    def stream(self) -> prequential.WindowedLog:
         """The log in windows."""
         log = self.load_log()
         log = log.head(QUICK_EVENTS) if self.quick else log
-        return WindowedLog(log, FeatureSchema(FeatureSettings()), self.events_a_window)
+        return prequential.WindowedLog(log, FeatureSchema(FeatureSettings()), self.events_a_window)
 
     @property
     def events_a_window(self) -> int:
@@ -275,31 +268,34 @@ def measure(options: PrequentialOptions, console: Console) -> runner.Results:
 
 
 def learn_in_ways(
-    stream: WindowedLog, learning: TrainingSetup, first: TrainedModel
-) -> dict[str, Iterator[PrequentialStep]]:
+    stream: prequential.WindowedLog, learning: TrainingSetup, first: TrainedModel
+) -> dict[str, Iterator[prequential.PrequentialStep]]:
     """The versions that come of a first one, without being trained anew."""
     forgetful = learning.fine_tuning.model_copy(update={"replay": 0})
     without_replay = TrainingSetup(learning.settings, forgetful, learning.text_encoder)
     return {
-        FROZEN: keep_first_version(first, stream),
-        INCREMENTAL: fine_tune_versions(first, stream, learning),
-        WITHOUT_REPLAY: fine_tune_versions(first, stream, without_replay),
+        FROZEN: prequential.keep_first_version(first, stream),
+        INCREMENTAL: prequential.fine_tune_versions(first, stream, learning),
+        WITHOUT_REPLAY: prequential.fine_tune_versions(first, stream, without_replay),
     }
 
 
 def follow(
-    name: str, steps: Iterator[PrequentialStep], stream: WindowedLog, console: Console
-) -> PrequentialRun:
+    name: str,
+    steps: Iterator[prequential.PrequentialStep],
+    stream: prequential.WindowedLog,
+    console: Console,
+) -> prequential.PrequentialRun:
     """Ask each version about its windows, and tell how it does."""
 
-    def tell(step: PrequentialStep, score: float) -> None:
+    def tell(step: prequential.PrequentialStep, score: float) -> None:
         console.print(
             f"{name}, window {step.window} of {len(stream.windows)}: NDCG@10 {score:.4f}, "
             f"{step.seconds:.1f} s",
             highlight=False,
         )
 
-    return run_prequential(steps, stream, tell)
+    return prequential.run_prequential(steps, stream, tell)
 
 
 def check_retrained(windows: int, every: int) -> None:
@@ -308,7 +304,9 @@ def check_retrained(windows: int, every: int) -> None:
     Raises:
         SettingsError: it would have nothing to compare with.
     """
-    if not any(window % every == 0 for window in range(first_late_window(windows), windows)):
+    if not any(
+        window % every == 0 for window in range(prequential.first_late_window(windows), windows)
+    ):
         raise SettingsError(
             f"--retrain-every {every}: no full training in the last third of {windows} windows: "
             f"choose at most {max(1, windows // 3)}"

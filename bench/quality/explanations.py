@@ -25,22 +25,12 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from bench.harness.runner import Benchmark, DataOptions, Quick, Results, Threads, make_table
+from bench.quality import questions
 from bench.quality.ours import Ours, requests_before, train_ours
-from bench.quality.questions import (
-    TEST,
-    Bools,
-    Floats,
-    Ints,
-    Protocol,
-    Questions,
-    questions,
-    takes_of,
-)
 from deploy.settings import default_cache_dir
 from features.inputs import TOP_ITEMS
-from features.schema import FeatureSchema
+from features.schema import PADDING, FeatureSchema
 from features.settings import FeatureSettings
-from features.vocabulary import PADDING
 from trainer.export import ScoringGraph
 from trainer.metrics import CUTOFF, bootstrap_interval
 from trainer.settings import TrainerSettings
@@ -65,10 +55,10 @@ class Falls(NamedTuple):
         named: int64[Q, K], the column that explains the item.
     """
 
-    margin: Floats
-    score: Floats
-    there: Bools
-    named: Ints
+    margin: questions.Floats
+    score: questions.Floats
+    there: questions.Bools
+    named: questions.Ints
 
 
 @torch.no_grad()
@@ -114,7 +104,7 @@ def margins_over_others(scores: Tensor) -> Tensor:
     return (scores - scores.mean(1, keepdim=True)) * (count / (count - 1))
 
 
-def falls_of(ours: Ours, asked: Questions, chosen: Ints) -> Falls:
+def falls_of(ours: Ours, asked: questions.Questions, chosen: questions.Ints) -> Falls:
     """The same for the chosen questions, some at a time."""
     tensors, recommender = tensors_of(ours, asked, chosen), ScoringGraph(ours.trained.model)
     lots = range(0, len(chosen), _CHUNK)
@@ -123,7 +113,7 @@ def falls_of(ours: Ours, asked: Questions, chosen: Ints) -> Falls:
     return Falls(*(np.concatenate(columns) for columns in zip(*measured, strict=True)))
 
 
-def tensors_of(ours: Ours, asked: Questions, chosen: Ints) -> Tensors:
+def tensors_of(ours: Ours, asked: questions.Questions, chosen: questions.Ints) -> Tensors:
     """What the exported graph reads of these questions, by name."""
     requests = requests_before(ours, asked, chosen)
     excluded = [torch.from_numpy(ours.columns[asked.excluded_items(each)]) for each in chosen]
@@ -138,7 +128,9 @@ def tensors_of(ours: Ours, asked: Questions, chosen: Ints) -> Tensors:
     }
 
 
-def compare_choices(found: Floats, there: Bools, named: Ints) -> dict[str, Floats]:
+def compare_choices(
+    found: questions.Floats, there: questions.Bools, named: questions.Ints
+) -> dict[str, questions.Floats]:
     """What each way of choosing an event made of each item, float64[Q * K] each.
 
     Args:
@@ -168,7 +160,7 @@ def compare_choices(found: Floats, there: Bools, named: Ints) -> dict[str, Float
     return {name: values.reshape(-1) for name, values in by_name.items()}
 
 
-def summary(found: Falls, people: Ints) -> dict[str, Any]:
+def summary(found: Falls, people: questions.Ints) -> dict[str, Any]:
     """Means over all cases, with 95 % intervals drawn by person, of both measures.
 
     Args:
@@ -198,7 +190,9 @@ def make_falls_table(figures: Mapping[str, Any], title: str) -> Table:
     return drawn
 
 
-def sample_questions(asked: Questions, least: int, most: int, seed: int) -> Ints:
+def sample_questions(
+    asked: questions.Questions, least: int, most: int, seed: int
+) -> questions.Ints:
     """At most so many of the questions before which the person has taken enough."""
     enough = np.flatnonzero(asked.firsts - asked.starts >= least)
     return np.sort(np.random.default_rng(seed).permutation(enough)[:most])
@@ -218,7 +212,9 @@ def measure(options: ExplanationOptions, _: Console) -> Results:
     log, settings = options.load_log(), TrainerSettings(threads=options.threads)
     if options.quick:
         log, settings = log.head(_QUICK_EVENTS), settings.model_copy(update={"epochs": 1})
-    asked = questions(takes_of(log, Protocol.GLOBAL_TIME), TEST)
+    asked = questions.questions(
+        questions.takes_of(log, questions.Protocol.GLOBAL_TIME), questions.TEST
+    )
     text_encoder = load_text_encoder(settings.language_model, default_cache_dir())
     ours = train_ours(log, asked.takes, FeatureSchema(FeatureSettings()), settings, text_encoder)
     chosen = sample_questions(asked, LEAST_EVENTS, options.sample, 0)

@@ -19,18 +19,7 @@ from rich.table import Table
 
 from bench.harness import charts
 from bench.harness.runner import Benchmark, ChartOptions, Results, make_table
-from bench.rollout.simulation import (
-    ALPHA,
-    MANN_WHITNEY,
-    TICK_S,
-    Z_TEST,
-    Population,
-    RepeatedLooks,
-    SimulatedRollout,
-    look_repeatedly,
-    required_sample,
-    simulate_rollout,
-)
+from bench.rollout import simulation
 from deploy.rollout import RolloutSettings
 from features.rollout_messages import RolloutPhase
 
@@ -38,10 +27,13 @@ CHANGES = (-0.20, -0.05, 0.0, 0.05, 0.20)
 # What a fixed sample is made for.
 _SOUGHT = 0.05
 _COLORS = {RolloutPhase.PROMOTED: charts.GREEN, RolloutPhase.ROLLED_BACK: charts.RED}
-_TESTS = {MANN_WHITNEY: ("Mann-Whitney", charts.PINK), Z_TEST: ("z-test", charts.BLUE)}
+_TESTS = {
+    simulation.MANN_WHITNEY: ("Mann-Whitney", charts.PINK),
+    simulation.Z_TEST: ("z-test", charts.BLUE),
+}
 
 # By what the candidate earns.
-Rollouts = Mapping[str, Sequence[SimulatedRollout]]
+Rollouts = Mapping[str, Sequence[simulation.SimulatedRollout]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,26 +42,26 @@ class RolloutOptions(ChartOptions):
 
     runs: Annotated[int, typer.Option(help="rollouts of each candidate", min=1)] = 200
     seed: Annotated[int, typer.Option(help="of all that is drawn")] = 7
-    people: Annotated[int, typer.Option(min=1000)] = Population().people
+    people: Annotated[int, typer.Option(min=1000)] = simulation.Population().people
 
 
 def measure(options: RolloutOptions, console: Console) -> Results:
     """Roll out worse, equal and better versions, again and again."""
-    rules, population = RolloutSettings(), Population(people=options.people)
+    rules, population = RolloutSettings(), simulation.Population(people=options.people)
 
     def generator(candidate: int, run: int) -> np.random.Generator:
         return np.random.default_rng([options.seed, candidate, run])
 
     rollouts = {
         f"{change:+.2f}": [
-            simulate_rollout(population, change, rules, generator(at, run))
+            simulation.simulate_rollout(population, change, rules, generator(at, run))
             for run in track(range(options.runs), f"reward {change:+.0%}", console=console)
         ]
         for at, change in enumerate(CHANGES)
     }
-    hours = round(rules.give_up_s / TICK_S)
+    hours = round(rules.give_up_s / simulation.TICK_S)
     looked = [
-        look_repeatedly(population, 0.0, hours, generator(len(CHANGES), run))
+        simulation.look_repeatedly(population, 0.0, hours, generator(len(CHANGES), run))
         for run in track(range(options.runs), "tests looked at every hour", console=console)
     ]
     about = {"runs": options.runs, "seed": options.seed, "people": options.people}
@@ -77,11 +69,11 @@ def measure(options: RolloutOptions, console: Console) -> Results:
     return Results(report, [make_rollouts_table(report)], partial(draw, rollouts, looked))
 
 
-def figures(rollouts: Rollouts, looked: Sequence[RepeatedLooks]) -> dict[str, Any]:
+def figures(rollouts: Rollouts, looked: Sequence[simulation.RepeatedLooks]) -> dict[str, Any]:
     """The report: shares of runs by how much a candidate earns, medians of what it took."""
 
     def summarize_by_change(
-        summarize: Callable[[Sequence[SimulatedRollout]], Any],
+        summarize: Callable[[Sequence[simulation.SimulatedRollout]], Any],
     ) -> dict[str, Any]:
         return {name: summarize(runs) for name, runs in rollouts.items()}
 
@@ -98,21 +90,21 @@ def figures(rollouts: Rollouts, looked: Sequence[RepeatedLooks]) -> dict[str, An
         "samples": summarize_by_change(lambda runs: float(np.median([run.shown for run in runs]))),
         "hours": summarize_by_change(lambda runs: float(np.median([run.ticks for run in runs]))),
         "exposure": summarize_by_change(lambda runs: float(np.mean([run.share for run in runs]))),
-        "false_alarms_repeated_test": repeated[MANN_WHITNEY],
+        "false_alarms_repeated_test": repeated[simulation.MANN_WHITNEY],
         "false_alarms": {
             "repeated": repeated,
             "single_look": alarm_rates(lambda raised: raised[-1]),
         },
-        "fixed_sample": required_sample(looked, _SOUGHT),
+        "fixed_sample": simulation.required_sample(looked, _SOUGHT),
         "reasons": summarize_by_change(_count_reasons),
     }
 
 
-def _share(runs: Sequence[SimulatedRollout], phase: RolloutPhase) -> float:
+def _share(runs: Sequence[simulation.SimulatedRollout], phase: RolloutPhase) -> float:
     return float(np.mean([run.phase is phase for run in runs]))
 
 
-def _count_reasons(runs: Sequence[SimulatedRollout]) -> dict[str, int]:
+def _count_reasons(runs: Sequence[simulation.SimulatedRollout]) -> dict[str, int]:
     """How often each, without its figures."""
     reasons = [run.reason.partition(":")[0] for run in runs]
     return {reason: reasons.count(reason) for reason in sorted(set(reasons))}
@@ -120,7 +112,7 @@ def _count_reasons(runs: Sequence[SimulatedRollout]) -> dict[str, int]:
 
 def make_rollouts_table(report: Mapping[str, Any]) -> Table:
     """A row a candidate."""
-    alarms = report["false_alarms"]["repeated"][MANN_WHITNEY]
+    alarms = report["false_alarms"]["repeated"][simulation.MANN_WHITNEY]
     title = f"{report['runs']} rollouts each, {report['people']:,} people"
     columns = ("promoted", "taken back", "shown", "hours", "of everyone's")
     table = make_table(title, "reward", columns)
@@ -134,13 +126,13 @@ def make_rollouts_table(report: Mapping[str, Any]) -> Table:
             f"{report['exposure'][name]:.1%}",
         )
     table.caption = (
-        f"Mann-Whitney looked at every hour at {ALPHA:.0%}: {alarms:.0%} false alarms; "
+        f"Mann-Whitney looked at every hour at {simulation.ALPHA:.0%}: {alarms:.0%} false alarms; "
         f"a single look for {_SOUGHT:.0%} needs {report['fixed_sample']:,.0f} of each"
     )
     return table
 
 
-def draw(rollouts: Rollouts, looked: Sequence[RepeatedLooks]) -> Figure:
+def draw(rollouts: Rollouts, looked: Sequence[simulation.RepeatedLooks]) -> Figure:
     """How rollouts end, and what looking again and again does."""
     figure, panels = charts.make_panels((10.0, 4.2), columns=2)
     _draw_ends(panels[0], rollouts)
@@ -170,13 +162,13 @@ def _draw_ends(axes: Axes, rollouts: Rollouts) -> None:
     axes.set_ylabel("hours until the end")
 
 
-def _draw_alarms(axes: Axes, looked: Sequence[RepeatedLooks]) -> None:
+def _draw_alarms(axes: Axes, looked: Sequence[simulation.RepeatedLooks]) -> None:
     """How many have raised a false alarm by each hour."""
     for test, (name, color) in _TESTS.items():
         ever = np.array([np.maximum.accumulate(looks.alarms[test]) for looks in looked]).mean(0)
         label = f"{name}, looked at every hour"
         axes.plot(np.arange(1, len(ever) + 1), 100 * ever, color=color, label=label)
-    axes.axhline(100 * ALPHA, color=charts.GREY, linewidth=0.8, linestyle="--")
+    axes.axhline(100 * simulation.ALPHA, color=charts.GREY, linewidth=0.8, linestyle="--")
     axes.set_xlabel("hours; the candidate is as good as the baseline")
     axes.set_ylabel("share of rollouts with a false alarm, %")
 

@@ -7,8 +7,6 @@ shows and clicks in a tick is Poisson, too, and is drawn at once.
 B buckets of people, P positions of a list, S steps of a rollout, T ticks.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,18 +15,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import mannwhitneyu, norm
 
-from deploy.rollout import (
-    DecisionInputs,
-    Effect,
-    Health,
-    RolloutSettings,
-    VariantTally,
-    decide,
-    estimate_effect,
-    initial_state,
-)
-from features.arrays import Float64Array
+from deploy import rollout
 from features.rollout_messages import RolloutPhase
+from features.schema import Float64Array
 from trainer.metrics import dcg_discount
 
 TICK_S = 3600.0
@@ -73,7 +62,7 @@ class Rates:
     clicks: Float64Array
 
     @classmethod
-    def from_people(cls, people: People, ends: Sequence[float], *, at_top: bool) -> Rates:
+    def from_people(cls, people: "People", ends: Sequence[float], *, at_top: bool) -> "Rates":
         """Those whose place is among the first, or the last, of so many: each step's share."""
         places = 1 - people.places if at_top else people.places
         chosen = [places < end for end in ends]
@@ -121,14 +110,14 @@ class Variants:
         self._changes = (change, 0.0)
         self._generator = generator
         nothing = np.zeros(population.buckets)
-        self._tallies = [VariantTally(nothing, nothing)] * 2
+        self._tallies = [rollout.VariantTally(nothing, nothing)] * 2
 
-    def advance(self, step: int, tick: int) -> tuple[VariantTally, VariantTally]:
+    def advance(self, step: int, tick: int) -> tuple[rollout.VariantTally, rollout.VariantTally]:
         """The canary so far, this tick included, and the baseline."""
         for at, (rates, change) in enumerate(zip(self._rates, self._changes, strict=True)):
             shown, reward = draw_feedback(rates, step, tick, change, self._generator)
             before = self._tallies[at]
-            self._tallies[at] = VariantTally(before.shown + shown, before.reward + reward)
+            self._tallies[at] = rollout.VariantTally(before.shown + shown, before.reward + reward)
         canary, baseline = self._tallies
         return canary, baseline
 
@@ -149,7 +138,7 @@ def draw_feedback(
     return (passed_by + clicked.sum(1)).astype(np.float64), clicked @ GAINS
 
 
-WELL = Health(p99_ms=50.0, p99_at_least_ms=50.0, coverage=1000)
+WELL = rollout.Health(p99_ms=50.0, p99_at_least_ms=50.0, coverage=1000)
 # Of the tests that are compared with, two-sided.
 ALPHA, POWER = 0.05, 0.8
 MANN_WHITNEY, Z_TEST = "mann_whitney", "z_test"
@@ -175,16 +164,19 @@ class SimulatedRollout:
 
 
 def simulate_rollout(
-    population: Population, change: float, rules: RolloutSettings, generator: np.random.Generator
+    population: Population,
+    change: float,
+    rules: rollout.RolloutSettings,
+    generator: np.random.Generator,
 ) -> SimulatedRollout:
     """One rollout of a version that earns so much more (.05 is 5 %)."""
     variants = Variants(population, change, rules.steps, generator)
-    state, ticks, reason, shown = initial_state(0.0), 0, "", 0.0
+    state, ticks, reason, shown = rollout.initial_state(0.0), 0, "", 0.0
     while not state.is_terminal:
         canary, baseline = variants.advance(state.step, ticks)
         ticks += 1
-        inputs = DecisionInputs(ticks * TICK_S, canary, baseline, WELL, WELL, 0.0)
-        decided = decide(state, inputs, rules)
+        inputs = rollout.DecisionInputs(ticks * TICK_S, canary, baseline, WELL, WELL, 0.0)
+        decided = rollout.decide(state, inputs, rules)
         state, reason, shown = decided.state, decided.reason, float(canary.shown.sum())
     ticks_at_most = rules.give_up_s / TICK_S
     after = variants.requests * (ticks_at_most - ticks)
@@ -218,7 +210,7 @@ def look_repeatedly(
     for hour in range(hours):
         tallies = variants.advance(0, hour)
         ours, theirs = (tally.reward / np.maximum(tally.shown, 1) for tally in tallies)
-        differ = estimate_effect(*tallies) or Effect(0.0, np.inf)
+        differ = rollout.estimate_effect(*tallies) or rollout.Effect(0.0, np.inf)
         rows.append(
             (
                 mannwhitneyu(ours, theirs).pvalue < ALPHA,

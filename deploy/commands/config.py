@@ -1,7 +1,5 @@
 """`headwater config` and `headwater schema`: what is set, and what the topics carry."""
 
-from __future__ import annotations
-
 import json
 from typing import Annotated
 

@@ -1,11 +1,8 @@
 """`headwater controller`."""
 
-from __future__ import annotations
-
 from deploy import local
 from deploy.services.controller import run_controller
-from deploy.services.logging import configure_logs
-from deploy.services.supervisor import graceful_shutdown
+from deploy.services.supervisor import configure_logs, graceful_shutdown
 from deploy.settings import load_settings
 
 

@@ -1,7 +1,5 @@
 """Options that several commands have: those of a log of events, and of a report."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

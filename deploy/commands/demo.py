@@ -1,7 +1,5 @@
 """`headwater demo`."""
 
-from __future__ import annotations
-
 import sys
 from typing import Annotated
 
@@ -10,7 +8,7 @@ import typer
 from deploy.commands.data_options import Data, Map, Report, Type, data_source
 from deploy.demo import DemoOptions, run_demo
 from deploy.report import write_report
-from deploy.services.logging import configure_logs
+from deploy.services.supervisor import configure_logs
 from deploy.settings import load_settings
 
 Events = Annotated[int | None, typer.Option(help="replay only so many events", min=1)]

@@ -1,7 +1,5 @@
 """`headwater rollout start`, `status`, `promote`, `rollback`, `pause`, `resume` and `history`."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Annotated
 
@@ -11,7 +9,7 @@ from headwater_client.errors import DataError
 from rich.console import Console
 
 from deploy import local
-from deploy.jobs.start_rollout import load_candidate
+from deploy.jobs.train import load_candidate
 from deploy.rollout import CommandRequest, sign_command, tables
 from deploy.rollout.tables import status_table
 from deploy.rollout.topic import read_history, send_command

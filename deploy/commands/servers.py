@@ -1,7 +1,5 @@
 """`headwater up`, `down`, `status` and `logs`: the local servers."""
 
-from __future__ import annotations
-
 import sys
 import time
 from collections import deque
@@ -15,7 +13,7 @@ from rich.table import Table
 
 from deploy import local
 from deploy.local import ServerStatus
-from deploy.local.feature_repo import feature_repo
+from deploy.local.store import feature_repo
 from deploy.settings import Settings, load_settings
 from features.kafka import ensure_topics
 

@@ -1,7 +1,5 @@
 """`headwater train`, once, and `headwater trainer`, which goes on learning."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import typer
@@ -10,8 +8,7 @@ from deploy import local
 from deploy.commands.data_options import Data, Map, Type, data_source
 from deploy.jobs.train import train_and_publish
 from deploy.progress import show_progress
-from deploy.services.logging import configure_logs
-from deploy.services.supervisor import graceful_shutdown
+from deploy.services.supervisor import configure_logs, graceful_shutdown
 from deploy.services.trainer import slow_loop
 from deploy.settings import load_settings
 from features.kafka import ensure_topics

@@ -1,9 +1,7 @@
 """`headwater worker`."""
 
-from __future__ import annotations
-
 from deploy import local
-from deploy.services.logging import configure_logs
+from deploy.services.supervisor import configure_logs
 from deploy.services.worker import run_worker
 from deploy.settings import load_settings
 

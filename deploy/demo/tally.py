@@ -1,7 +1,5 @@
 """What the demo has seen so far: throughput, latency, hits, dead letters, fallbacks."""
 
-from __future__ import annotations
-
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -79,7 +77,7 @@ class DemoTally(HitCounts):
         watched: the person whose recommendations are shown.
     """
 
-    follow_ups: Mapping[str, FollowUp]
+    follow_ups: "Mapping[str, FollowUp]"
     watched: str
     sent_s: dict[str, float] = field(default_factory=dict)
     latencies_s: list[float] = field(default_factory=list)
@@ -113,7 +111,7 @@ class DemoTally(HitCounts):
         if answer.user_id == self.watched:
             self.latest = answer
 
-    def _judge_answer(self, answer: Recommendation, after: FollowUp) -> None:
+    def _judge_answer(self, answer: Recommendation, after: "FollowUp") -> None:
         counts: list[HitCounts] = [self]
         if not answer.fallback:
             since_ms = answer.produced_time

@@ -4,8 +4,6 @@ A row knows what it has absorbed. So a backfill may be killed and done again, an
 starts afterwards goes on from its rows: docs/decisions/0014-backfill.md argues it.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import (
     AsyncIterator,
@@ -20,21 +18,12 @@ from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 
 import structlog
+import tenacity
 from confluent_kafka import Message
 from headwater_client.errors import EventError, HeadwaterError
 from headwater_client.event_types import EVENT_TYPES
 from headwater_client.events import Interaction, Item
 from headwater_client.topics import ITEMS
-from tenacity import (
-    AsyncRetrying,
-    Retrying,
-    retry_if_exception,
-    retry_if_exception_type,
-    stop_after_attempt,
-    stop_after_delay,
-    wait_exponential_jitter,
-    wait_fixed,
-)
 
 from deploy.settings import Settings
 from features import columns
@@ -178,10 +167,10 @@ def wait_for_workers(settings: Settings) -> None:
         WorkersRunningError: some go on.
     """
     group = settings.worker.group
-    retrying = Retrying(
-        retry=retry_if_exception_type(WorkersRunningError),
-        wait=wait_fixed(0.5),
-        stop=stop_after_delay(settings.worker.session_timeout_s + 2),
+    retrying = tenacity.Retrying(
+        retry=tenacity.retry_if_exception_type(WorkersRunningError),
+        wait=tenacity.wait_fixed(0.5),
+        stop=tenacity.stop_after_delay(settings.worker.session_timeout_s + 2),
         reraise=True,
     )
     for attempt in retrying:
@@ -260,12 +249,12 @@ async def fill_rows_from_log(settings: Settings, past: Log, progress: Progress) 
     return BackfillCounts(len(past.items), len(past.events), len(past.refused))
 
 
-def _retry_attempts() -> AsyncRetrying:
+def _retry_attempts() -> tenacity.AsyncRetrying:
     """Another process may be writing the same rows; a store that stays away is an error."""
-    return AsyncRetrying(
-        retry=retry_if_exception(is_transient),
-        wait=wait_exponential_jitter(initial=0.1, max=2),
-        stop=stop_after_attempt(ATTEMPTS),
+    return tenacity.AsyncRetrying(
+        retry=tenacity.retry_if_exception(is_transient),
+        wait=tenacity.wait_exponential_jitter(initial=0.1, max=2),
+        stop=tenacity.stop_after_attempt(ATTEMPTS),
         reraise=True,
     )
 

@@ -1,7 +1,5 @@
 """Judges a version on a log, without a server: for `headwater evaluate`."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,21 +8,9 @@ import torch
 from headwater_client.errors import DataError
 
 from deploy.settings import Settings
-from features.schema import FeatureSchema
-from features.vocabulary import UNKNOWN, Vocabulary
+from features.schema import UNKNOWN, FeatureSchema, Vocabulary
 from trainer.datasets import Log
-from trainer.evaluation import Evaluation, evaluate
-from trainer.evaluation.prequential import (
-    PrequentialRun,
-    PrequentialStep,
-    WindowedLog,
-    fine_tune_versions,
-    first_late_window,
-    forgetting,
-    keep_first_version,
-    run_prequential,
-    train_before,
-)
+from trainer.evaluation import Evaluation, evaluate, prequential
 from trainer.registry.checkpoint import load, trained_schema
 from trainer.text import load_text_encoder
 from trainer.training import TrainingSetup
@@ -139,19 +125,27 @@ def evaluate_prequential(settings: Settings, log: Log, size: int, say: Say) -> P
     """
     text_encoder = load_text_encoder(settings.trainer.language_model, settings.local.cache_dir)
     learning = TrainingSetup(settings.trainer, settings.fine_tune, text_encoder)
-    stream = WindowedLog(log, FeatureSchema(settings.features), size)
-    first = train_before(stream, 0, learning)
+    stream = prequential.WindowedLog(log, FeatureSchema(settings.features), size)
+    first = prequential.train_before(stream, 0, learning)
     say(f"first model: {first.seconds:.0f} s of CPU")
 
-    def report(step: PrequentialStep, score: float) -> None:
+    def report(step: prequential.PrequentialStep, score: float) -> None:
         say(f"window {step.window + 1} of {len(stream.windows)}: NDCG@10 {score:.4f}")
 
-    stays = run_prequential(keep_first_version(first.trained, stream), stream, lambda *_: None)
-    learns = run_prequential(fine_tune_versions(first.trained, stream, learning), stream, report)
+    stays = prequential.run_prequential(
+        prequential.keep_first_version(first.trained, stream), stream, lambda *_: None
+    )
+    learns = prequential.run_prequential(
+        prequential.fine_tune_versions(first.trained, stream, learning), stream, report
+    )
     return _summarize(stays, learns, stream)
 
 
-def _summarize(stays: PrequentialRun, learns: PrequentialRun, stream: WindowedLog) -> Prequential:
+def _summarize(
+    stays: prequential.PrequentialRun,
+    learns: prequential.PrequentialRun,
+    stream: prequential.WindowedLog,
+) -> Prequential:
     def score(number: int) -> WindowScores:
         mine = stream.is_target & (stream.window_of == number)
         frozen, incremental = (
@@ -160,11 +154,11 @@ def _summarize(stays: PrequentialRun, learns: PrequentialRun, stream: WindowedLo
         return WindowScores(int(mine.sum()), frozen, incremental, learns.seconds[number])
 
     count = len(stream.windows)
-    first_late = first_late_window(count)
+    first_late = prequential.first_late_window(count)
     newest = stream.is_target & (stream.window_of >= first_late)
     below = stays.gains[newest].sum()
     return Prequential(
         list(map(score, range(count))),
         float(learns.gains[newest].sum() / below) if below else 0.0,
-        forgetting(learns, stream, first_late),
+        prequential.forgetting(learns, stream, first_late),
     )

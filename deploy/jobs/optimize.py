@@ -1,7 +1,5 @@
 """Builds variants of versions: for `headwater optimize`, and for what publishes new versions."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Stream a log into Kafka in event-time order, at a chosen pace."""
 
-from __future__ import annotations
-
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator

@@ -1,19 +1,26 @@
-"""Trains a first model and brings it live: for `headwater train` and for the demo."""
-
-from __future__ import annotations
+"""Trains a first model and brings it live, or loads a version beside the stable one to be tried."""
 
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from headwater_client.errors import DataError, ServerError, SettingsError
+
 from deploy.jobs.optimize import serve_first_variant
+from deploy.rollout import CommandRejectedError
 from deploy.settings import Settings
-from features.schema import FeatureSchema
-from features.vocabulary import FIRST_ITEM
+from features.schema import FIRST_ITEM, FeatureSchema, check_version_fits
 from trainer.datasets import Log
 from trainer.progress import ProgressReporter, Report, TrainingPhase
-from trainer.registry import ModelRegistry, ModelServer, ModelVersion
+from trainer.registry import (
+    ModelRegistry,
+    ModelServer,
+    ModelVersion,
+    RepositoryLockedError,
+    checkpoint,
+)
 from trainer.registry.checkpoint import load
+from trainer.retrying import retrying
 from trainer.settings import TrainerSettings
 from trainer.text import load_text_encoder
 from trainer.training import TrainingSetup, track, train_first_model
@@ -83,3 +90,34 @@ def train_and_publish(settings: Settings, log: Log, report: Report) -> Published
     outcome = trained.outcome
     items = len(trained.vocabulary) - FIRST_ITEM
     return Published(version, items, outcome.held_out, outcome.seconds)
+
+
+# A trainer holds the repository while it makes a version.
+BUSY_S = 30.0
+
+
+def load_candidate(settings: Settings, number: int) -> ModelVersion:
+    """Load a version into Triton, and check its answers against ONNX Runtime here.
+
+    Raises:
+        CommandRejectedError: there is no such version, it is damaged, or it cannot be loaded.
+        RepositoryLockedError: somebody else publishes, and does not end.
+    """
+    with closing(model_registry(settings)) as registry:
+        repository = registry.repository
+        version = repository.version(number)
+        if not version.folder.is_dir():
+            existing = ", ".join(map(str, repository.version_numbers())) or "none"
+            raise CommandRejectedError(
+                f"start: version {number}: is not in {repository.model}: there: {existing}"
+            )
+        try:
+            checkpoint.verify(version.folder)
+            check_version_fits(version.address, registry.schema.contract)
+            with registry.server.connect() as triton:
+                if triton.is_ready(number):
+                    return version
+            retrying(BUSY_S, RepositoryLockedError)(registry.load_and_verify, version)
+        except (ServerError, DataError, SettingsError) as error:
+            raise CommandRejectedError(f"start: version {number}: {error}") from error
+        return version

@@ -1,7 +1,5 @@
 """Python environments of their own, beside the application's: made by `uv` from their own locks."""
 
-from __future__ import annotations
-
 import ctypes
 import hashlib
 import os
@@ -16,7 +14,7 @@ from pathlib import Path
 import msgspec
 from headwater_client.errors import ServerError
 
-from deploy.local.server import lock_file
+from deploy.local.process import lock_file
 
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 

@@ -1,7 +1,5 @@
 """Start, find and stop the servers of one state folder: exactly those that it started."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +10,7 @@ from headwater_client.errors import ServerError, SettingsError
 
 from deploy.local import process
 from deploy.local.kafka import Kafka
-from deploy.local.server import Launch, NotReadyError, Progress, Record, Server, StateFolder
+from deploy.local.process import Launch, NotReadyError, Progress, Record, Server, StateFolder
 from deploy.local.store import Store
 from deploy.local.triton import Triton
 from deploy.settings import Settings

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING
 from headwater_client.errors import ServerError
 
 from deploy.local import python_env
-from deploy.local.process import LOOPBACK
+from deploy.local.process import LOOPBACK, Launch, NotReadyError, Progress
 from deploy.local.python_env import TritonEnvironment
-from deploy.local.server import Launch, NotReadyError, Progress
 from deploy.settings import Settings
 
 if TYPE_CHECKING:

@@ -12,8 +12,6 @@ OptimizeError (1)
 What is imported here needs neither torch nor ONNX.
 """
 
-from __future__ import annotations
-
 from headwater_client.errors import HeadwaterError
 
 from deploy.optimize.settings import MatmulPrecision, OptimizeSettings, ServedPrecision

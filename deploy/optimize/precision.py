@@ -6,8 +6,6 @@ casts around each product cost nothing: builders fold them into it, and into the
 the graph gets explicit Q/DQ nodes.
 """
 
-from __future__ import annotations
-
 import logging
 import tempfile
 from collections.abc import Iterator
@@ -17,21 +15,14 @@ from pathlib import Path
 
 import onnx
 from onnx import NodeProto, TensorProto, helper
-from onnxruntime.quantization import (
-    CalibrationDataReader,
-    QuantFormat,
-    QuantType,
-    quantize_dynamic,
-    quantize_static,
-)
+from onnxruntime import quantization
 
 from deploy.optimize.settings import MatmulPrecision
 from features.schema import FeatureSchema
 from trainer.evaluation import split_feeds
 from trainer.export import Arrays, ScoringGraph
-from trainer.export.likeness import Widths
 from trainer.export.onnx import check_graph, write_graph
-from trainer.export.scoring_graph import SparseCooccurrence
+from trainer.export.scoring_graph import SparseCooccurrence, Widths
 from trainer.network import Model
 
 PRODUCTS = ("MatMul", "Gemm")
@@ -115,16 +106,16 @@ def with_explicit_int8(graph: Path, calibration: CalibrationSet) -> onnx.ModelPr
     """
     with tempfile.TemporaryDirectory(prefix="headwater-int8-") as folder, silence_quantiser():
         written = Path(folder) / graph.name
-        quantize_static(
+        quantization.quantize_static(
             graph,
             written,
             _CalibrationReader(calibration.feeds),
-            quant_format=QuantFormat.QDQ,
+            quant_format=quantization.QuantFormat.QDQ,
             op_types_to_quantize=[QUANTISED],
             nodes_to_quantize=list(quantised_nodes(onnx.load(graph).graph, calibration.items)),
             per_channel=True,
-            activation_type=QuantType.QInt8,
-            weight_type=QuantType.QInt8,
+            activation_type=quantization.QuantType.QInt8,
+            weight_type=quantization.QuantType.QInt8,
             extra_options=_AS_TENSORRT_WANTS,
         )
         return onnx.load(written)
@@ -151,7 +142,7 @@ def silence_quantiser() -> Iterator[None]:
         root.setLevel(level)
 
 
-class _CalibrationReader(CalibrationDataReader):  # type: ignore[misc]
+class _CalibrationReader(quantization.CalibrationDataReader):  # type: ignore[misc]
     """Gives the quantiser its calibration requests, some at a time."""
 
     def __init__(self, feeds: Arrays) -> None:
@@ -194,13 +185,13 @@ def write_int8(graph: Path, items: int, path: Path) -> None:
         items: number of items of the model, with the unknown one.
     """
     with silence_quantiser():
-        quantize_dynamic(
+        quantization.quantize_dynamic(
             graph,
             path,
             op_types_to_quantize=[QUANTISED],
             nodes_to_quantize=list(quantised_nodes(onnx.load(graph).graph, items)),
             per_channel=True,
-            weight_type=QuantType.QInt8,
+            weight_type=quantization.QuantType.QInt8,
             extra_options={"MatMulConstBOnly": True},
         )
     onnx.checker.check_model(onnx.load(path))

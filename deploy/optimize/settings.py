@@ -1,7 +1,5 @@
 """What variants of a version are built for, and how alike they and the graph must answer."""
 
-from __future__ import annotations
-
 from enum import StrEnum
 from typing import Annotated
 

@@ -7,8 +7,6 @@ HeadwaterError (1)
 └── FencedError            another controller leads now; nothing was written
 """
 
-from __future__ import annotations
-
 import hashlib
 import hmac
 import time

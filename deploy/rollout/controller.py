@@ -4,8 +4,6 @@ All that it knows is in the topic and in the feature store. When it dies, anothe
 carries on.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,28 +13,14 @@ from headwater_client.errors import ServerError
 from msgspec.structs import replace
 from prometheus_client import Counter, Gauge
 
+from deploy.rollout import history
 from deploy.rollout.commands import CommandRejectedError, FencedError, verify_command
 from deploy.rollout.decision import Decision, Trial, apply_action, decide, initial_state
 from deploy.rollout.evidence import collect_inputs
 from deploy.rollout.feedback.consumer import FeedbackConsumer
-from deploy.rollout.history import (
-    RolloutProjection,
-    Transition,
-    build_step,
-    inputs_as_json,
-    share_of,
-)
 from deploy.rollout.settings import RolloutSettings
 from deploy.rollout.topic import ANSWER_S, RolloutLog
-from features.rollout_messages import (
-    Rollout,
-    RolloutAction,
-    RolloutAnswer,
-    RolloutCommand,
-    RolloutPhase,
-    RolloutStep,
-    Variant,
-)
+from features import rollout_messages
 
 CONTROLLER = "controller"
 POLL_S = 0.05
@@ -85,7 +69,7 @@ class Controller:
         self._rules = rules
         self._dependencies = dependencies
         self._clock = clock
-        self._projection = RolloutProjection()
+        self._projection = history.RolloutProjection()
         self._feedback: FeedbackConsumer | None = None
         self._decided_s = 0.0
 
@@ -116,13 +100,13 @@ class Controller:
         trial = self._projection.overtaken_trial
         if trial is None:
             return
-        ended = trial.advance(replace(trial.state, phase=RolloutPhase.ROLLED_BACK))
+        ended = trial.advance(replace(trial.state, phase=rollout_messages.RolloutPhase.ROLLED_BACK))
         # The announcement stands, so only the step is written, for the history.
         reason = "overtaken: another version was announced"
         rollout = ended.to_rollout(self._rules, self._now_ms())
-        self._write([build_step(Transition(ended, CONTROLLER, reason), rollout)])
+        self._write([history.build_step(history.Transition(ended, CONTROLLER, reason), rollout)])
 
-    def _execute(self, command: RolloutCommand) -> None:
+    def _execute(self, command: rollout_messages.RolloutCommand) -> None:
         now_ms = self._now_ms()
         try:
             verify_command(command, self._rules, now_ms)
@@ -133,17 +117,19 @@ class Controller:
             )
             self._write([_answer(command, now_ms, str(error), accepted=False)])
             return
-        transition = Transition(trial, command.actor, command.reason, command_id=command.command_id)
+        transition = history.Transition(
+            trial, command.actor, command.reason, command_id=command.command_id
+        )
         self._take_step(transition, _answer(command, now_ms, outcome, accepted=True))
 
-    def _apply_command(self, command: RolloutCommand) -> tuple[Trial, str]:
+    def _apply_command(self, command: rollout_messages.RolloutCommand) -> tuple[Trial, str]:
         """The trial as it is after a command, and what to answer.
 
         Raises:
             CommandRejectedError: it cannot be carried out.
         """
         now_s, trial = self._clock(), self._projection.trial
-        if command.action is RolloutAction.START:
+        if command.action is rollout_messages.RolloutAction.START:
             started = self._start_trial(command, now_s)
             return started, f"rollout {started.rollout_id} begins"
         if trial is None:
@@ -151,9 +137,9 @@ class Controller:
         after = trial.advance(apply_action(trial.state, command.action, now_s))
         return after, f"rollout {trial.rollout_id} is {after.state.phase}"
 
-    def _start_trial(self, command: RolloutCommand, now_s: float) -> Trial:
+    def _start_trial(self, command: rollout_messages.RolloutCommand, now_s: float) -> Trial:
         current = self._projection.current
-        stable = current.version_for(Variant.STABLE) if current else None
+        stable = current.version_for(rollout_messages.Variant.STABLE) if current else None
         if stable is None:
             raise CommandRejectedError(
                 "start: no version is live yet: train a first one: headwater train"
@@ -193,14 +179,14 @@ class Controller:
             return
         self._decided_s = now_s
         await feedback.flush()
-        shadow = trial.routing_phase is RolloutPhase.SHADOW
+        shadow = trial.routing_phase is rollout_messages.RolloutPhase.SHADOW
         inputs = collect_inputs(feedback.counters(), now_s, shadow=shadow)
         decision = decide(trial.state, inputs, self._rules)
         set_reward(decision, self._rules)
         if decision.state != trial.state:
-            recorded = inputs_as_json(trial.state, inputs, self._rules)
+            recorded = history.inputs_as_json(trial.state, inputs, self._rules)
             after = trial.advance(decision.state)
-            self._take_step(Transition(after, CONTROLLER, decision.reason, recorded))
+            self._take_step(history.Transition(after, CONTROLLER, decision.reason, recorded))
 
     async def _feedback_of(self, trial: Trial) -> FeedbackConsumer:
         """The consumer of a trial's feedback; that of another trial is closed."""
@@ -211,11 +197,13 @@ class Controller:
             await self._feedback.start()
         return self._feedback
 
-    def _take_step(self, transition: Transition, answer: RolloutAnswer | None = None) -> None:
+    def _take_step(
+        self, transition: history.Transition, answer: rollout_messages.RolloutAnswer | None = None
+    ) -> None:
         """Write a step, what workers follow from now on, and the answer to who asked for it."""
         trial = transition.trial
         rollout = trial.to_rollout(self._rules, self._now_ms())
-        step = build_step(transition, rollout)
+        step = history.build_step(transition, rollout)
         self._write([step, rollout, *([answer] if answer else [])])
         count_step(rollout)
         log.info(
@@ -223,12 +211,17 @@ class Controller:
             rollout_id=trial.rollout_id,
             version=trial.candidate[0],
             state=trial.state.phase,
-            share=share_of(rollout),
+            share=history.share_of(rollout),
             actor=transition.actor,
             reason=transition.reason,
         )
 
-    def _write(self, messages: Sequence[Rollout | RolloutStep | RolloutAnswer]) -> None:
+    def _write(
+        self,
+        messages: Sequence[
+            rollout_messages.Rollout | rollout_messages.RolloutStep | rollout_messages.RolloutAnswer
+        ],
+    ) -> None:
         """Write, and read until it comes back, and with it all that others wrote before."""
         self._log.write(messages)
         deadline = time.monotonic() + ANSWER_S
@@ -253,8 +246,10 @@ class Controller:
             self._feedback = None
 
 
-def _answer(command: RolloutCommand, now_ms: int, reason: str, *, accepted: bool) -> RolloutAnswer:
-    return RolloutAnswer(
+def _answer(
+    command: rollout_messages.RolloutCommand, now_ms: int, reason: str, *, accepted: bool
+) -> rollout_messages.RolloutAnswer:
+    return rollout_messages.RolloutAnswer(
         command_id=command.command_id, accepted=accepted, reason=reason, time=now_ms
     )
 
@@ -268,10 +263,10 @@ def _sibling_address(address: str, version: int) -> str:
     return f"{address.rstrip('/').rpartition('/')[0]}/{version}"
 
 
-def count_step(rollout: Rollout) -> None:
+def count_step(rollout: rollout_messages.Rollout) -> None:
     """Count a step, and show the candidate's share after it."""
     STEPS.labels(rollout.phase.value).inc()
-    SHARE.set(share_of(rollout))
+    SHARE.set(history.share_of(rollout))
 
 
 def set_reward(decision: Decision, rules: RolloutSettings) -> None:

@@ -4,8 +4,6 @@ The decision is a pure function, so that history can be replayed: the same state
 always give the same one. It knows neither Kafka nor Triton.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from msgspec import Struct, field
@@ -175,7 +173,7 @@ class Trial(Struct, frozen=True):
         """When it began, in milliseconds since 1970."""
         return int(1000 * self.state.started_s)
 
-    def advance(self, state: RolloutState) -> Trial:
+    def advance(self, state: RolloutState) -> "Trial":
         """The trial one step on, in this state."""
         return replace(self, state=state, sequence=self.sequence + 1)
 

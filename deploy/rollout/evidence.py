@@ -6,8 +6,6 @@ between buckets gives the standard error of the effect on reward (N. Chamandy et
 uncertainty for massive data streams", Google 2012).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,8 +13,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from deploy.rollout.feedback.counters import VariantCounters, empty_counts, quantile_ms
-from features.arrays import Float64Array, Int64Array
 from features.rollout_messages import Variant
+from features.schema import Float64Array, Int64Array
 
 # Standard errors between chance and a broken guard: guards are looked at thousands of times.
 GUARD_SIGMAS = 4.0

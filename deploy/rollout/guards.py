@@ -4,8 +4,6 @@ A guard that compares how often something happens is one entry of `GUARDS`, its 
 `RolloutSettings` and, where nothing counts it yet, one counter in `feedback.counters.COUNTERS`.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Steps of the history: how they are written, read, replayed, and what they add up to."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,14 +13,7 @@ from deploy.rollout.decision import Decision, RolloutState, Trial, decide
 from deploy.rollout.evidence import DecisionInputs, Health, VariantTally
 from deploy.rollout.feedback.counters import COUNTERS
 from deploy.rollout.settings import RolloutSettings
-from features.rollout_messages import (
-    Rollout,
-    RolloutAnswer,
-    RolloutCommand,
-    RolloutMessage,
-    RolloutStep,
-    Variant,
-)
+from features import rollout_messages
 
 # Counters that the history's JSON has under another name.
 _JSON_NAMES = {"failed": "errors"}
@@ -45,11 +36,13 @@ class Transition:
     command_id: str = ""
 
 
-def build_step(transition: Transition, rollout: Rollout) -> RolloutStep:
+def build_step(
+    transition: Transition, rollout: rollout_messages.Rollout
+) -> rollout_messages.RolloutStep:
     """The history's message for a transition that led to this rollout."""
     trial = transition.trial
     versions = {"candidate": list(trial.candidate), "stable": list(trial.stable)}
-    return RolloutStep(
+    return rollout_messages.RolloutStep(
         rollout=rollout,
         actor=transition.actor,
         reason=transition.reason,
@@ -92,12 +85,12 @@ def _health_as_json(health: Health) -> dict[str, float]:
     }
 
 
-def has_inputs(step: RolloutStep) -> bool:
+def has_inputs(step: rollout_messages.RolloutStep) -> bool:
     """Whether a step was decided on figures; not where somebody asked for it."""
     return "figures" in step.inputs
 
 
-def inputs_of(step: RolloutStep) -> DecisionInputs:
+def inputs_of(step: rollout_messages.RolloutStep) -> DecisionInputs:
     """What a step was decided on; counters that its release did not have are 0.
 
     Raises:
@@ -129,7 +122,7 @@ def _health_from_json(stored: Mapping[str, Any]) -> Health:
     )
 
 
-def rules_of(step: RolloutStep) -> RolloutSettings:
+def rules_of(step: rollout_messages.RolloutStep) -> RolloutSettings:
     """The rules that a step was decided by.
 
     Raises:
@@ -139,7 +132,7 @@ def rules_of(step: RolloutStep) -> RolloutSettings:
         return RolloutSettings.model_validate(step.inputs["rules"])
 
 
-def state_of(step: RolloutStep) -> RolloutState:
+def state_of(step: rollout_messages.RolloutStep) -> RolloutState:
     """The rollout's state after a step.
 
     Raises:
@@ -149,7 +142,7 @@ def state_of(step: RolloutStep) -> RolloutState:
         return msgspec.convert(step.snapshot, RolloutState)
 
 
-def trial_of(step: RolloutStep) -> Trial:
+def trial_of(step: rollout_messages.RolloutStep) -> Trial:
     """The trial as a step left it.
 
     Raises:
@@ -161,7 +154,7 @@ def trial_of(step: RolloutStep) -> Trial:
         return Trial(rollout.rollout_id, rollout.model, candidate, stable, state, rollout.sequence)
 
 
-def replay_decision(step: RolloutStep) -> Decision | None:
+def replay_decision(step: rollout_messages.RolloutStep) -> Decision | None:
     """The decision made again from what was recorded; None for a step that somebody asked for.
 
     Raises:
@@ -175,7 +168,7 @@ def replay_decision(step: RolloutStep) -> Decision | None:
     return decide(before, inputs, rules)
 
 
-def is_reproducible(step: RolloutStep) -> bool:
+def is_reproducible(step: rollout_messages.RolloutStep) -> bool:
     """Whether the recorded inputs still lead to the same state, for the same reason.
 
     Raises:
@@ -185,16 +178,16 @@ def is_reproducible(step: RolloutStep) -> bool:
     return decision is None or (decision.state, decision.reason) == (state_of(step), step.reason)
 
 
-def share_of(rollout: Rollout) -> float:
+def share_of(rollout: rollout_messages.Rollout) -> float:
     """The share of people who see the candidate, or for whom it runs in shadow mode."""
-    for variant in (Variant.CANARY, Variant.SHADOW):
+    for variant in (rollout_messages.Variant.CANARY, rollout_messages.Variant.SHADOW):
         if (routed := rollout.version_for(variant)) is not None:
             return routed.share
     return 0.0
 
 
 @contextmanager
-def _reading(step: RolloutStep) -> Iterator[None]:
+def _reading(step: rollout_messages.RolloutStep) -> Iterator[None]:
     """What is wrong with a stored step, as an error that says which one it is."""
     try:
         yield
@@ -213,25 +206,25 @@ class RolloutProjection:
     """
 
     def __init__(self) -> None:
-        self.current: Rollout | None = None
+        self.current: rollout_messages.Rollout | None = None
         self._active: Trial | None = None
-        self._commands: dict[str, RolloutCommand] = {}
+        self._commands: dict[str, rollout_messages.RolloutCommand] = {}
 
-    def apply(self, message: RolloutMessage) -> None:
+    def apply(self, message: rollout_messages.RolloutMessage) -> None:
         """Take a message in, in the topic's order.
 
         Raises:
             DataError: a step that cannot be read.
         """
         match message:
-            case Rollout():
+            case rollout_messages.Rollout():
                 self.current = message
-            case RolloutStep():
+            case rollout_messages.RolloutStep():
                 trial = trial_of(message)
                 self._active = None if trial.state.is_terminal else trial
-            case RolloutCommand():
+            case rollout_messages.RolloutCommand():
                 self._commands[message.command_id] = message
-            case RolloutAnswer():
+            case rollout_messages.RolloutAnswer():
                 self._commands.pop(message.command_id, None)
 
     @property
@@ -245,7 +238,7 @@ class RolloutProjection:
         return None if self.current is None or self._is_followed() else self._active
 
     @property
-    def open_commands(self) -> list[RolloutCommand]:
+    def open_commands(self) -> list[rollout_messages.RolloutCommand]:
         """The commands without an answer, oldest first."""
         return list(self._commands.values())
 

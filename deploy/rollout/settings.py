@@ -1,7 +1,5 @@
 """When a canary's share grows, and what takes it back."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Annotated, ClassVar
 
@@ -116,7 +114,7 @@ class RolloutSettings(Section):
     )
 
     @model_validator(mode="after")
-    def _steps_grow(self) -> RolloutSettings:
+    def _steps_grow(self) -> "RolloutSettings":
         if any(later <= before for before, later in zip(self.steps, self.steps[1:], strict=False)):
             raise ValueError(f"steps {self.steps}: each must be larger than the one before")
         return self

@@ -1,22 +1,13 @@
 """Rollouts as people read them, and as JSON for programs."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime
 from typing import Any
 
 from headwater_client.errors import DataError
 from rich.table import Table
 
+from deploy.rollout import history
 from deploy.rollout.evidence import estimate_effect
-from deploy.rollout.history import (
-    has_inputs,
-    inputs_of,
-    is_reproducible,
-    replay_decision,
-    rules_of,
-    share_of,
-)
 from features.rollout_messages import Rollout, RolloutStep
 
 _FIGURES = ("shown", "reward", "effect", "failed", "p99", "drift")
@@ -49,7 +40,7 @@ def history_table(steps: list[RolloutStep]) -> Table:
             f"{datetime.fromtimestamp(step.rollout.time / 1000, UTC):%m-%d %H:%M:%S}",
             step.rollout.rollout_id,
             step.rollout.phase,
-            f"{share_of(step.rollout):.0%}",
+            f"{history.share_of(step.rollout):.0%}",
             *(figures.get(name, "") for name in _FIGURES),
             step.actor,
             f"{step.reason}{note}",
@@ -60,7 +51,7 @@ def history_table(steps: list[RolloutStep]) -> Table:
 def _figures_and_note(step: RolloutStep) -> tuple[dict[str, str], str]:
     """A step's figures, and what its reader should know of them."""
     try:
-        note = "" if is_reproducible(step) else " (today's rules decide otherwise)"
+        note = "" if history.is_reproducible(step) else " (today's rules decide otherwise)"
         return figures_row(step), note
     except DataError as error:
         return {}, f" ({error})"
@@ -72,9 +63,9 @@ def figures_row(step: RolloutStep) -> dict[str, str]:
     Raises:
         DataError: it cannot be read.
     """
-    if not has_inputs(step):
+    if not history.has_inputs(step):
         return {}
-    inputs, rules = inputs_of(step), rules_of(step)
+    inputs, rules = history.inputs_of(step), history.rules_of(step)
     canary, baseline = inputs.canary, inputs.baseline
     ours, theirs = inputs.canary_health, inputs.baseline_health
     effect = estimate_effect(canary, baseline)
@@ -98,14 +89,14 @@ def step_as_json(step: RolloutStep) -> dict[str, Any]:
     Raises:
         DataError: it cannot be read.
     """
-    decision = replay_decision(step)
+    decision = history.replay_decision(step)
     effect = decision.effect if decision else None
     return {
         "rollout_id": step.rollout.rollout_id,
         "sequence": step.rollout.sequence,
         "time": step.rollout.time,
         "state": step.rollout.phase,
-        "share": share_of(step.rollout),
+        "share": history.share_of(step.rollout),
         "versions": [
             {"variant": routed.variant, "version": routed.version, "share": routed.share}
             for routed in step.rollout.versions
@@ -114,5 +105,5 @@ def step_as_json(step: RolloutStep) -> dict[str, Any]:
         "reason": step.reason,
         "inputs": step.inputs,
         "effect": {"estimate": effect.estimate, "error": effect.error} if effect else None,
-        "replayed_alike": is_reproducible(step),
+        "replayed_alike": history.is_reproducible(step),
     }

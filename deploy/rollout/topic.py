@@ -5,8 +5,6 @@ and to another once that one is gone. Decisions are written in transactions of o
 so Kafka fences a controller that was taken for dead and is not: two never decide at once.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Sequence
 from contextlib import closing
@@ -21,18 +19,8 @@ from headwater_client.events import encode
 from headwater_client.topics import ROLLOUTS
 
 from deploy.rollout.commands import MAX_AGE_S, CommandRejectedError, FencedError
-from features import rollouts
+from features import rollout_messages, rollouts
 from features.kafka import client_config
-from features.rollout_messages import (
-    Rollout,
-    RolloutAnswer,
-    RolloutCommand,
-    RolloutMessage,
-    RolloutStep,
-    answer_key,
-    command_key,
-    history_key,
-)
 from features.settings import BrokerSettings
 
 POLL_S = 0.2
@@ -68,7 +56,7 @@ class RolloutLog:
             [ROLLOUTS], on_assign=self._take_over, on_revoke=self._give_up, on_lost=self._give_up
         )
 
-    def poll(self, timeout_s: float) -> RolloutMessage | None:
+    def poll(self, timeout_s: float) -> rollout_messages.RolloutMessage | None:
         """The next message of the model; None where there is none, or one that cannot be read.
 
         Raises:
@@ -88,7 +76,12 @@ class RolloutLog:
             return None
         return rollouts.rollout_message_in(message, self._model)
 
-    def write(self, messages: Sequence[Rollout | RolloutStep | RolloutAnswer]) -> None:
+    def write(
+        self,
+        messages: Sequence[
+            rollout_messages.Rollout | rollout_messages.RolloutStep | rollout_messages.RolloutAnswer
+        ],
+    ) -> None:
         """Write messages in one transaction.
 
         Raises:
@@ -105,14 +98,19 @@ class RolloutLog:
         except KafkaException as error:
             raise self._resign_after(error) from error
 
-    def _key(self, message: Rollout | RolloutStep | RolloutAnswer) -> str:
+    def _key(
+        self,
+        message: rollout_messages.Rollout
+        | rollout_messages.RolloutStep
+        | rollout_messages.RolloutAnswer,
+    ) -> str:
         match message:
-            case Rollout():
+            case rollout_messages.Rollout():
                 return self._model
-            case RolloutStep(rollout=rollout):
-                return history_key(rollout)
-            case RolloutAnswer(command_id=command_id):
-                return answer_key(self._model, command_id)
+            case rollout_messages.RolloutStep(rollout=rollout):
+                return rollout_messages.history_key(rollout)
+            case rollout_messages.RolloutAnswer(command_id=command_id):
+                return rollout_messages.answer_key(self._model, command_id)
 
     def _resign_after(self, error: KafkaException) -> HeadwaterError:
         reason: KafkaError = error.args[0]
@@ -155,7 +153,9 @@ class RolloutLog:
         self.close()
 
 
-def send_command(kafka: BrokerSettings, command: RolloutCommand) -> RolloutAnswer:
+def send_command(
+    kafka: BrokerSettings, command: rollout_messages.RolloutCommand
+) -> rollout_messages.RolloutAnswer:
     """Send a signed command (`deploy.rollout.commands`), and wait for its answer.
 
     Raises:
@@ -165,7 +165,7 @@ def send_command(kafka: BrokerSettings, command: RolloutCommand) -> RolloutAnswe
     with closing(rollouts.rollouts_consumer(kafka)) as consumer:
         for _ in rollouts.read_all(consumer):
             pass
-        key = command_key(command.model, command.command_id)
+        key = rollout_messages.command_key(command.model, command.command_id)
         rollouts.write_rollout_message(kafka, key, command, command.action)
         deadline = time.monotonic() + MAX_AGE_S
         while time.monotonic() < deadline:
@@ -173,7 +173,10 @@ def send_command(kafka: BrokerSettings, command: RolloutCommand) -> RolloutAnswe
             if message is None:
                 continue
             answer = rollouts.rollout_message_in(message, command.model)
-            if isinstance(answer, RolloutAnswer) and answer.command_id == command.command_id:
+            if (
+                isinstance(answer, rollout_messages.RolloutAnswer)
+                and answer.command_id == command.command_id
+            ):
                 if not answer.accepted:
                     raise CommandRejectedError(answer.reason)
                 return answer
@@ -193,9 +196,9 @@ class RolloutHistory:
         rejected: answers to commands that were rejected, oldest first.
     """
 
-    current: Rollout | None
-    steps: list[RolloutStep]
-    rejected: list[RolloutAnswer]
+    current: rollout_messages.Rollout | None
+    steps: list[rollout_messages.RolloutStep]
+    rejected: list[rollout_messages.RolloutAnswer]
 
 
 def read_history(kafka: BrokerSettings, model: str) -> RolloutHistory:
@@ -208,8 +211,8 @@ def read_history(kafka: BrokerSettings, model: str) -> RolloutHistory:
     with closing(rollouts.RolloutView(kafka, model)) as view:
         for message in view.read():
             match message:
-                case RolloutStep():
+                case rollout_messages.RolloutStep():
                     steps.append(message)
-                case RolloutAnswer(accepted=False):
+                case rollout_messages.RolloutAnswer(accepted=False):
                     rejected.append(message)
         return RolloutHistory(view.newest, steps, rejected)

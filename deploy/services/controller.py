@@ -1,7 +1,5 @@
 """Runs the controller in this process, and starts anew whenever it cannot go on."""
 
-from __future__ import annotations
-
 import asyncio
 import threading
 from functools import partial
@@ -19,8 +17,8 @@ from deploy.rollout.topic import RolloutLog
 from deploy.settings import Settings
 from features.inputs import MODEL_NAME
 from features.kafka import ensure_sources
+from features.schema import FILE_NAME, read_vocabulary
 from features.store.redis import RedisRowStore
-from features.vocabulary import FILE_NAME, read_vocabulary
 
 PAUSE_S = 1.0
 log = structlog.get_logger()

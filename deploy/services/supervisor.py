@@ -1,7 +1,9 @@
-"""Keeps a command running, as a service manager does in production."""
+"""Keeps a command running, as a service manager does in production.
 
-from __future__ import annotations
+Its logs are structured: one event a line; colours for people, JSON for everything else.
+"""
 
+import logging
 import os
 import signal
 import subprocess
@@ -12,11 +14,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
 
+import structlog
 from headwater_client.errors import ServerError
 
 from deploy.settings import Settings
-from deploy.settings_names import old_variables
-from deploy.settings_text import variable
+from deploy.settings_text import old_variables, variable
 
 _STOP_S = 20.0
 _MOST_STARTS = 10
@@ -144,3 +146,19 @@ def graceful_shutdown() -> Iterator[Event]:
     finally:
         for each, handler in zip(numbers, before, strict=True):
             signal.signal(each, handler)
+
+
+def configure_logs() -> None:
+    """Send Headwater's events, and what libraries warn of, to standard error."""
+    people = sys.stderr.isatty()
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso"),
+            structlog.processors.format_exc_info,
+            structlog.dev.ConsoleRenderer() if people else structlog.processors.JSONRenderer(),
+        ],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(name)s %(message)s")

@@ -1,7 +1,5 @@
 """Runs the slow loop: windows are written in a thread of their own, versions made of them here."""
 
-from __future__ import annotations
-
 import queue
 import threading
 import time

@@ -9,8 +9,6 @@ read: so two workers that hold the same person for a moment never lose an event.
 `RowStore`, and docs/decisions/0001 says what another would have to do.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum

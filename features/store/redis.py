@@ -6,8 +6,6 @@ version, with the bytes that were read. Keys and fields are Feast's own, so plai
 is written here. This is the only file that touches what Feast does not call public.
 """
 
-from __future__ import annotations
-
 from features import feast_import  # noqa: F401  (before anything of Feast)
 
 # isort: split

@@ -29,18 +29,11 @@ from features import rollouts
 from features.schema import FeatureSchema
 from tests.harness.models import SETTINGS, offline_registry, untrained
 from trainer import disk
-from trainer.registry import (
-    ModelRepository,
-    checkpoint,
-    model_server,
-    registry,
-    repository,
-    staging,
-)
+from trainer.registry import ModelRepository, checkpoint, registry, repository
 
 KEPT = 3
 VERSIONS_OF_A_LIFE = 2
-MODULES = (checkpoint, disk, model_server, registry, repository, rollouts, staging)
+MODULES = (checkpoint, disk, registry, repository, rollouts)
 FILES = {module.__file__ for module in MODULES}
 TRAINER = SETTINGS.model_copy(update={"keep_versions": KEPT, "publish_retry_s": 5.0})
 

@@ -19,7 +19,7 @@ from deploy import local
 from deploy.commands.windows import write
 from deploy.settings import load_settings
 from trainer.windows import writer
-from trainer.windows.offsets import OffsetTracker
+from trainer.windows.assembler import OffsetTracker
 from trainer.windows.store import WindowStore
 
 IMPORTED = (local, writer)

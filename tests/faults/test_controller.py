@@ -22,7 +22,7 @@ from headwater_client.topics import RECOMMENDATIONS
 from deploy import local
 from deploy.jobs.train import model_registry
 from deploy.rollout import CommandRejectedError, RolloutSettings, is_reproducible
-from deploy.rollout.feedback.codec import decode_feedback, encode_feedback
+from deploy.rollout.feedback.consumer import decode_feedback, encode_feedback
 from deploy.rollout.feedback.counters import FeedbackRow
 from deploy.rollout.feedback.ledger import FeedbackMessage, FeedbackScope, Ledger
 from deploy.settings import Settings

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from features.schema import FeatureSchema
-from features.vocabulary import Vocabulary
+from features.schema import FeatureSchema, Vocabulary
 from trainer.datasets import Log
 from trainer.examples import Examples, build_examples, observe_log, replay_log
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from features.arrays import Float64Array, Int64Array
+from features.schema import Float64Array, Int64Array
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from features.schema import FeatureSchema
+from features.schema import FIRST_ITEM, PADDING, UNKNOWN, FeatureSchema, Vocabulary
 from features.settings import BrokerSettings
-from features.vocabulary import FIRST_ITEM, PADDING, UNKNOWN, Vocabulary
 from trainer.examples.batches import Requests
 from trainer.network import (
     Architecture,

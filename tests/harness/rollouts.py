@@ -17,14 +17,14 @@ from headwater_client.event_types import CLICK
 from headwater_client.events import Click, Reason, Recommendation, RecommendedItem, Shadow, encode
 from headwater_client.topics import PARTITIONER, RECOMMENDATIONS
 
-from deploy.jobs.start_rollout import load_candidate
+from deploy.jobs.train import load_candidate
 from deploy.rollout import CommandRequest, RolloutSettings, sign_command
 from deploy.rollout.topic import RolloutHistory, read_history, send_command
 from deploy.settings import Settings
 from features.inputs import MODEL_NAME
 from features.kafka import client_config
 from features.rollout_messages import Rollout, RolloutAction, RolloutStep, Variant
-from features.vocabulary import Vocabulary
+from features.schema import Vocabulary
 from stream.routing import Routes
 from tests.harness.workers import environment
 

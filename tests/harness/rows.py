@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from feast import FeatureStore
 
-from deploy.local.feature_repo import feature_repo
+from deploy.local.store import feature_repo
 from deploy.settings import Settings
 from features.rows import UserRow, empty_user
 from features.schema import FeatureSchema

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from headwater_client.event_types import CLICK, EVENT_TYPES
+from headwater_client.events import Item
 
-from trainer.windows.assembler import AssemblyState, ClosedWindow, Deduplicator, WindowAssembler
+from features.schema import FeatureSchema
+from trainer.examples import Example, Replayer, observe_log
+from trainer.windows.assembler import (
+    AssemblyState,
+    ClosedWindow,
+    Deduplicator,
+    Source,
+    WindowAssembler,
+)
 from trainer.windows.events import WindowEvent
-from trainer.windows.offsets import Source
 from trainer.windows.settings import WindowSettings
-from trainer.windows.store import WindowStore
+from trainer.windows.store import WindowStore, read_log
 
 START_MS = 1_700_000_000_000 // 3_600_000 * 3_600_000
 MINUTE_MS = 60_000
@@ -62,3 +70,26 @@ def written(store: WindowStore, number: int, *minutes: float) -> ClosedWindow:
     window = closed(*minutes)
     store.write(store.prepare(number, window))
     return window
+
+
+def window_examples(
+    store: WindowStore, numbers: Collection[int], items: Sequence[Item], schema: FeatureSchema
+) -> Iterator[list[Example]]:
+    """The training rows of each of some windows, as of each event's time, ascending.
+
+    All earlier windows are replayed before. Who has done that keeps a `Replayer`, and gives it one
+    window after another.
+
+    Args:
+        items: the catalogue; people's categories are counted by it.
+
+    Raises:
+        DataError: a window is missing or damaged.
+    """
+    replayer = Replayer(schema)
+    last = max(numbers, default=0)
+    earlier = (number for number in store.numbers() if number <= last)
+    for number in sorted({*earlier, *numbers}):
+        made = replayer.replay(observe_log(read_log(store, [number]).events, items))
+        if number in numbers:
+            yield made

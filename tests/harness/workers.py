@@ -10,12 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench.harness.processes import (
-    ConsumerProgress,
-    end_process,
-    server_variables,
-    variables_of,
-)
+from bench.harness.processes import ConsumerProgress, end_process, server_variables, variables_of
 from deploy.settings import Settings
 
 COMMAND = (sys.executable, "-m", "deploy.cli", "worker")

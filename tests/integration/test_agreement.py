@@ -25,23 +25,22 @@ from headwater_client.events import Interaction, Item
 from bench.harness.processes import local_settings
 from deploy import local
 from deploy.jobs.replay import replay
-from deploy.local.feature_repo import feature_repo
+from deploy.local.store import feature_repo
 from deploy.settings import Settings
 from features import rows
 from features.inputs import trend_values, user_features
 from features.kafka import ensure_topics
 from features.rows import ItemGroup, UserRow
-from features.schema import FeatureSchema
+from features.schema import FeatureSchema, Vocabulary
 from features.store import USERS, item_sources
-from features.vocabulary import Vocabulary
 from tests.harness.rows import rows_of, user_row
 from tests.harness.waiting import wait_until
+from tests.harness.windows import window_examples
 from tests.harness.workers import WorkerProcess, running, without_model
 from trainer.datasets import DataSource, Log, load_log
 from trainer.examples import Example, compute_trends, order_by_person
-from trainer.windows.log import read_log, window_examples
 from trainer.windows.settings import WindowSettings
-from trainer.windows.store import WindowStore
+from trainer.windows.store import WindowStore, read_log
 from trainer.windows.writer import WindowLoader
 
 pytestmark = pytest.mark.integration

@@ -25,7 +25,7 @@ from redis import Redis
 from bench.harness.processes import local_settings
 from deploy import local
 from deploy.jobs.replay import replay
-from deploy.local.feature_repo import feature_repo, history_path
+from deploy.local.store import feature_repo, history_path
 from deploy.settings import Settings
 from features.inputs import user_features
 from features.kafka import ensure_topics, group_members
@@ -35,11 +35,11 @@ from stream.settings import WorkerSettings
 from tests.harness import oracle
 from tests.harness.rows import check_items, check_users, close, read_rows, total_counted, user_row
 from tests.harness.waiting import wait_until
+from tests.harness.windows import window_examples
 from tests.harness.workers import WorkerProcess, WorkerProgress, running, without_model
 from trainer.datasets import DataSource, Log, load_log
 from trainer.examples import Example
-from trainer.windows.log import read_log, window_examples
-from trainer.windows.store import WindowStore
+from trainer.windows.store import WindowStore, read_log
 
 pytestmark = pytest.mark.integration
 EVENTS = 12_000

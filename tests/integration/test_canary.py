@@ -23,8 +23,7 @@ from deploy.settings import Settings
 from features.inputs import MODEL_NAME
 from features.kafka import client_config, ensure_topics
 from features.rollout_messages import Rollout, RolloutPhase, RoutedVersion
-from features.schema import FeatureSchema
-from features.vocabulary import Vocabulary
+from features.schema import FeatureSchema, Vocabulary
 from stream.routing import Routes
 from tests.harness.models import SETTINGS, untrained
 from tests.harness.workers import WorkerProcess, WorkerProgress, running

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from headwater_client.event_types import CLICK
 
-from deploy.local.feature_repo import feature_repo
+from deploy.local.store import feature_repo
 from deploy.settings import Settings
 from features.columns import encode_user
 from features.rows import Observation, apply_event, empty_user

@@ -19,8 +19,7 @@ from deploy.jobs.train import model_registry
 from deploy.settings import Settings
 from features.kafka import ensure_topics
 from features.schema import FeatureSchema
-from stream.recommendations import recommendation_id
-from stream.recommender import POPULAR_ITEMS
+from stream.recommender import POPULAR_ITEMS, recommendation_id
 from tests.harness.models import SETTINGS, untrained
 from tests.harness.oracle import read_log
 from tests.harness.rows import check_items, check_users

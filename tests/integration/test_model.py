@@ -18,8 +18,7 @@ from features import inputs
 from features.kafka import client_config, ensure_topics
 from features.rollout_messages import Rollout
 from features.rows import UserRow
-from features.schema import FeatureSchema
-from features.vocabulary import Vocabulary
+from features.schema import FeatureSchema, Vocabulary
 from tests.harness.models import ITEMS, SETTINGS, offline_registry, untrained
 from trainer.export import Arrays, answers, open_session, sample_inputs
 from trainer.export.onnx import differences

@@ -21,8 +21,8 @@ from headwater_client.errors import ServerError
 from tritonclient.grpc import InferenceServerClient, InferInput
 
 from deploy import local
-from deploy.local import jars, process
-from deploy.local.server import StateFolder
+from deploy.local import kafka, process
+from deploy.local.process import StateFolder
 from deploy.settings import Settings
 from features.kafka import client_config
 from tests.harness.waiting import wait_until
@@ -284,5 +284,5 @@ def test_what_a_killed_triton_leaves_is_stopped_too(own: Settings) -> None:
 
 
 def test_the_locked_jars_are_of_one_kafka() -> None:
-    names = [jar.path(Path()).name for jar in jars.locked_jars()]
-    assert jars.kafka_versions(names) == {jars.KAFKA_VERSION}
+    names = [jar.path(Path()).name for jar in kafka.locked_jars()]
+    assert kafka.kafka_versions(names) == {kafka.KAFKA_VERSION}

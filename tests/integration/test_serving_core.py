@@ -16,12 +16,7 @@ from features.settings import BrokerSettings
 from features.store import popularity_table
 from features.store.redis import RedisRowStore
 from stream.catalogue import LOADED_ITEMS, ItemUpdate, write_items
-from stream.recommender import (
-    RankedLists,
-    RecommendationRequest,
-    Recommender,
-    make_recommender,
-)
+from stream.recommender import RankedLists, RecommendationRequest, Recommender, make_recommender
 from stream.routing import Routes
 from stream.row_updates import ConsumerRecord, RowUpdater
 from stream.settings import WorkerConfig

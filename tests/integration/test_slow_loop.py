@@ -33,9 +33,8 @@ from trainer.network import TrainedModel
 from trainer.registry import EXACT, GRAPH, ModelRegistry, ReleaseVersion, checkpoint
 from trainer.settings import FineTuneSettings, GateSettings, Release
 from trainer.training import TrainingSetup, fine_tune, train_first_model
-from trainer.windows.log import QuarantinedWindows
 from trainer.windows.settings import WindowSettings
-from trainer.windows.store import WindowStore
+from trainer.windows.store import QuarantinedWindows, WindowStore
 from trainer.windows.writer import WindowLoader
 
 pytestmark = pytest.mark.integration

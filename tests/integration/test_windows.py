@@ -24,9 +24,14 @@ from features.settings import BrokerSettings
 from tests.harness.servers import renew_topics
 from tests.harness.waiting import wait_until
 from trainer.windows.assembler import ClosedWindow
-from trainer.windows.log import read_log
 from trainer.windows.settings import WindowSettings
-from trainer.windows.store import ConcurrentWriterError, StagedWindow, WindowManifest, WindowStore
+from trainer.windows.store import (
+    ConcurrentWriterError,
+    StagedWindow,
+    WindowManifest,
+    WindowStore,
+    read_log,
+)
 from trainer.windows.writer import WindowWriter
 
 pytestmark = pytest.mark.integration

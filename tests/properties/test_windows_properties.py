@@ -9,9 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.harness.windows import NOW_MS, row
-from trainer.windows.assembler import AssemblyState, ClosedWindow, Deduplicator, WindowAssembler
+from trainer.windows.assembler import (
+    AssemblyState,
+    ClosedWindow,
+    Deduplicator,
+    Source,
+    WindowAssembler,
+)
 from trainer.windows.events import WindowEvent
-from trainer.windows.offsets import Source
 from trainer.windows.settings import WindowSettings
 
 SOURCES: dict[Source, str] = {

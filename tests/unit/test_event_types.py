@@ -16,9 +16,9 @@ from headwater_client.events import Click, Interaction, Item, Purchase, decode, 
 
 from deploy.demo.tally import PopularityRule
 from deploy.jobs.replay import replay
-from deploy.rollout.feedback.attribution import AttributionWindow, ServedRecommendation
 from deploy.rollout.feedback.consumer import list_topics as list_feedback_topics
 from deploy.rollout.feedback.counters import VariantCounters
+from deploy.rollout.feedback.ledger import AttributionWindow, ServedRecommendation
 from features.asyncapi import make_document
 from features.columns import decode_user, encode_user
 from features.rows import apply_event, apply_item_event, empty_group, empty_user, observation
@@ -31,10 +31,9 @@ from tests.harness.windows import SETTINGS, START_MS
 from tools.measure_code import PRODUCT, ROOT, source_files
 from trainer.datasets.log import DataSource, Log, load_log
 from trainer.datasets.tables import ColumnMapping, mapping_from_options
-from trainer.network.architecture import Architecture
+from trainer.network.layers import Architecture
 from trainer.network.model import TemporalModel
-from trainer.windows.log import read_log
-from trainer.windows.store import WindowStore
+from trainer.windows.store import WindowStore, read_log
 from trainer.windows.writer import WindowLoader
 
 SOURCE = Hash(7)

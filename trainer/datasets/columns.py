@@ -4,8 +4,6 @@ An empty text is none. A value that cannot be read stays the text that it was: t
 then refuses it by name, and nothing is lost on the way.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from datetime import datetime

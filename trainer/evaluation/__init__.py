@@ -12,10 +12,20 @@ recommended; an equal score counts half; an item that a method does not know is 
 two events, is less than an hour apart. Ranks become metrics and intervals in `trainer.metrics`.
 """
 
-from trainer.evaluation.evaluate import Evaluation, MethodEvaluation, evaluate, group_events
-from trainer.evaluation.held import HoldoutSet, hold_out
-from trainer.evaluation.popularity import DecayedPopularity, popularity_scores
-from trainer.evaluation.requests import EvalRequests, newest_requests, sample_requests, split_feeds
+from trainer.evaluation.evaluate import (
+    DecayedPopularity,
+    EvalRequests,
+    Evaluation,
+    HoldoutSet,
+    MethodEvaluation,
+    evaluate,
+    group_events,
+    hold_out,
+    newest_requests,
+    popularity_scores,
+    sample_requests,
+    split_feeds,
+)
 
 __all__ = [
     "DecayedPopularity",

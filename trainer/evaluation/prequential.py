@@ -6,8 +6,6 @@ prequential approach", Journal of the Royal Statistical Society A, 1984.
 E events of the log, in the order of `Examples`.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -17,13 +15,10 @@ import numpy as np
 from headwater_client.errors import DataError
 from headwater_client.events import Interaction
 
-from features.arrays import Float64Array
-from features.schema import FeatureSchema
+from features.schema import FeatureSchema, Float64Array, Vocabulary
 from features.topics import hash64
-from features.vocabulary import Vocabulary
 from trainer.datasets import Log
-from trainer.evaluation.evaluate import SNAPSHOT_MS, rank_batches
-from trainer.evaluation.held import HoldoutSet
+from trainer.evaluation.evaluate import SNAPSHOT_MS, HoldoutSet, rank_batches
 from trainer.examples import BoolArray, EventHistory, split_by_time
 from trainer.metrics import ndcg
 from trainer.network import TrainedModel, batch_scores

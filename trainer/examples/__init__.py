@@ -3,20 +3,21 @@
 What holds tensors is imported from its module: `batches`, `requests`, `cooccurrence`.
 """
 
+from trainer.examples.batches import previous_times_ms
 from trainer.examples.replay import (
     BoolArray,
     EventHistory,
     Example,
     Examples,
+    ItemTrends,
     Replayer,
     build_examples,
+    compute_trends,
     observe_log,
     order_by_person,
     replay_log,
 )
 from trainer.examples.splits import DataSplits, split_by_time
-from trainer.examples.tie_groups import previous_times_ms
-from trainer.examples.trends import ItemTrends, compute_trends
 
 __all__ = [
     "BoolArray",

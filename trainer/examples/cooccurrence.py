@@ -9,15 +9,13 @@ into folds, anew for each epoch, and a fold is shown the counts of all the other
 The version takes the counts of all with it.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from features.arrays import Float32Array, Int64Array
+from features.schema import Float32Array, Int64Array
 from features.settings import DAY_MS, HOUR_MS
 from trainer.examples.replay import BoolArray
 
@@ -59,7 +57,7 @@ class CooccurrenceTables:
     weights: Tensor
     factors: Tensor
 
-    def fold(self, number: int) -> CooccurrenceTables:
+    def fold(self, number: int) -> "CooccurrenceTables":
         """Those of all but one fold."""
         return CooccurrenceTables(
             self.neighbours[number], self.weights[number], self.factors[number]

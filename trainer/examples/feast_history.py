@@ -4,8 +4,6 @@ Feast's `get_historical_features` joins, for a person and a time, the newest row
 it. A training row knows nothing of its own event: ask for a millisecond before it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from itertools import groupby, islice
 from operator import attrgetter

@@ -3,14 +3,12 @@
 E events in the order of `Examples`.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np
 from headwater_client.errors import DataError
 
-from features.arrays import Int64Array
+from features.schema import Int64Array
 from trainer.examples.replay import BoolArray, Examples
 from trainer.settings import FineTuneSettings
 

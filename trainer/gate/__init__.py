@@ -7,9 +7,16 @@
 `docs/decisions/0015-gate.md` says what the checks catch, and how often they are wrong.
 """
 
-from trainer.gate.checks import GateMeasurements, Verdict, verdict
+from trainer.gate.checks import (
+    EVALUATION,
+    VERDICTS,
+    GateMeasurements,
+    Verdict,
+    encode_verdict,
+    record_verdict,
+    verdict,
+)
 from trainer.gate.measure import JudgedVersion, measure
-from trainer.gate.record import EVALUATION, VERDICTS, encode_verdict, record_verdict
 
 __all__ = [
     "EVALUATION",

@@ -3,8 +3,6 @@
 B people of a batch, N items, T trends, M requests.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,8 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from features.schema import FeatureSchema
-from features.vocabulary import FIRST_ITEM
+from features.schema import FIRST_ITEM, FeatureSchema
 from trainer.evaluation import HoldoutSet, popularity_scores
 from trainer.evaluation.evaluate import Scorer, rank_batches
 from trainer.examples.batches import Batch

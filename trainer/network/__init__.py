@@ -1,16 +1,19 @@
 """The network of `temporal_llm`, ensembles of it, and the scores of its requests."""
 
-from trainer.network.architecture import NEIGHBOURS, Architecture, architecture_of
 from trainer.network.devices import select_device, to_device
-from trainer.network.ensemble import Ensemble, Model, TrainedModel, TrainingOutcome, join_models
-from trainer.network.layers import LOWEST
+from trainer.network.layers import LOWEST, NEIGHBOURS, Architecture, architecture_of
 from trainer.network.model import (
     NEWEST,
     PARTS,
     AttentionBiases,
+    Ensemble,
+    Model,
     RequestStates,
     TemporalModel,
+    TrainedModel,
+    TrainingOutcome,
     cooccurrence_rows,
+    join_models,
 )
 from trainer.network.scoring import (
     VisibleCooccurrence,

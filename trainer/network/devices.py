@@ -1,7 +1,5 @@
 """Where and in which precision training computes."""
 
-from __future__ import annotations
-
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, TypeVar
 

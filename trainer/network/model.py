@@ -13,23 +13,27 @@ from all positions of a history at once.
 A score has five parts: the person's state times the item; the item's own bias; live trends; what
 follows the newest events in sessions (`trainer.examples.cooccurrence`); what is like the past
 events, in text and attributes, and by who else took them. The state says how much each part weighs.
+
+A trained model with what it takes to use it; and several models as one, their scores averaged.
+
+Networks that start from other random weights err in other places, so their mean errs less
+(L. Hansen, P. Salamon, "Neural network ensembles", IEEE PAMI 12, 1990). Averaged scores are
+logarithms of probabilities averaged, up to a number a request.
 """
 
-from __future__ import annotations
-
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from features.schema import PADDING, Vocabulary
 from features.settings import DAY_MS
-from features.vocabulary import PADDING
 from trainer.examples.batches import Requests
-from trainer.network.architecture import Architecture
-from trainer.network.layers import LOWEST, EventLayer, EventWeights, RequestLayer
+from trainer.network.layers import LOWEST, Architecture, EventLayer, EventWeights, RequestLayer
+from trainer.text import TunedTextEncoder
 
 # Two buckets an octave of seconds, up to two years; the last one also means "never".
 GAPS_PER_OCTAVE = 2
@@ -112,7 +116,7 @@ class TemporalModel(nn.Module):
     which only items with events in training have: `learned` says which. `described` is what
     items are alike by; `neighbours`, `neighbour_weights` and `factors` are what people do together,
     of all that was learned from (`trainer.examples.cooccurrence`). `scales` are what the parts of a
-    score were multiplied by after training (`trainer.training.calibration`).
+    score were multiplied by after training (`trainer.training.fit`).
     """
 
     texts: Tensor
@@ -280,8 +284,8 @@ class TemporalModel(nn.Module):
         return self.learned
 
     @property
-    def members(self) -> tuple[TemporalModel, ...]:
-        """The models whose scores are averaged: this one (others: `trainer.network.ensemble`)."""
+    def members(self) -> "tuple[TemporalModel, ...]":
+        """The models whose scores are averaged: this one (others: `trainer.network.model`)."""
         return (self,)
 
     @torch.no_grad()
@@ -352,3 +356,68 @@ def _distance_bias(table: Tensor, distance: Tensor) -> Tensor:
 def _distance_decay(fades: tuple[float, float], heads: int, history: int) -> Tensor:
     """Biases that fall with the distance, each head at a pace of its own: float[H, history]."""
     return -torch.linspace(*fades, heads)[:, None] * torch.arange(history)
+
+
+class Ensemble(nn.Module):
+    """Models of one shape, one vocabulary and one log."""
+
+    def __init__(self, members: Sequence[TemporalModel]) -> None:
+        super().__init__()
+        self._members = nn.ModuleList(members)
+
+    @property
+    def members(self) -> tuple[TemporalModel, ...]:
+        """The models whose scores are averaged; at least one."""
+        return cast("tuple[TemporalModel, ...]", tuple(self._members))
+
+    @property
+    def architecture(self) -> Architecture:
+        """The shape of each."""
+        return self.members[0].architecture
+
+    @property
+    def learned_items(self) -> Tensor:
+        """bool[N], items that have an identity."""
+        return self.members[0].learned_items
+
+    @property
+    def recommendable(self) -> Tensor:
+        """bool[N], items of which something is known."""
+        return self.members[0].recommendable
+
+
+Model = TemporalModel | Ensemble
+
+
+def join_models(members: Sequence[TemporalModel]) -> Model:
+    """The model itself where there is but one."""
+    return members[0] if len(members) == 1 else Ensemble(members)
+
+
+@dataclass(frozen=True)
+class TrainingOutcome:
+    """How training went: the epoch kept and its NDCG@10 on held-out events.
+
+    `gradients` is its cost without the machine: events learned, each as often as it was.
+    """
+
+    epoch: int
+    held_out: float
+    seconds: float
+    gradients: int = 0
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A trained model and what it takes to use it: item i of the model is i of the vocabulary.
+
+    Attributes:
+        until_ms: the time of the newest event that it was trained on, None where nobody knows.
+        language: the language model that read its items, where that was tuned.
+    """
+
+    model: Model
+    vocabulary: Vocabulary
+    outcome: TrainingOutcome
+    until_ms: int | None = None
+    language: TunedTextEncoder | None = None

@@ -3,8 +3,6 @@
 B histories, P requests of each, M requests in all, L history, N items, T trends, S folds of users.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import reduce
 from itertools import chain
@@ -14,9 +12,9 @@ from torch import Tensor
 
 from trainer.examples.batches import Batch, Requests, ScoredRequests
 from trainer.examples.cooccurrence import CooccurrenceTables
-from trainer.network.ensemble import Model
 from trainer.network.layers import LOWEST
 from trainer.network.model import (
+    Model,
     RequestStates,
     TemporalModel,
     collaborative_scores,

@@ -10,10 +10,25 @@ checkpoint.py                      a trained model in a folder, its manifest and
 
 from trainer.registry import checkpoint
 from trainer.registry.checkpoint import Lineage, ModelManifest
-from trainer.registry.model_server import ModelServer, ModelServerClient, ServerUnavailableError
-from trainer.registry.registry import ModelRegistry, ReleaseVersion, RolloutRejectedError
-from trainer.registry.repository import ModelRepository, ModelVersion, RepositoryLockedError
-from trainer.registry.staging import CONFIG, EXACT, GRAPH, StagedVersion, WriteExtras, exact_graph
+from trainer.registry.registry import (
+    ModelRegistry,
+    ModelServer,
+    ModelServerClient,
+    ReleaseVersion,
+    RolloutRejectedError,
+    ServerUnavailableError,
+)
+from trainer.registry.repository import (
+    CONFIG,
+    EXACT,
+    GRAPH,
+    ModelRepository,
+    ModelVersion,
+    RepositoryLockedError,
+    StagedVersion,
+    WriteExtras,
+    exact_graph,
+)
 
 __all__ = [
     "CONFIG",

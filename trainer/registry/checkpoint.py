@@ -3,8 +3,6 @@
 The manifest has the checksum of every other file, and is written last.
 """
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 import textwrap
@@ -21,9 +19,8 @@ from headwater_client.errors import DataError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from features.schema import Contract, FeatureSchema
+from features.schema import FILE_NAME, Contract, FeatureSchema, read_vocabulary
 from features.settings import FeatureSettings
-from features.vocabulary import FILE_NAME, read_vocabulary
 from trainer.disk import hidden_path, replace_synced, sha256
 from trainer.network import Architecture, TemporalModel, TrainedModel, TrainingOutcome, join_models
 from trainer.text import TextEncoder, load_tuned_encoder, save_weights
@@ -59,7 +56,7 @@ class ModelManifest(msgspec.Struct, frozen=True, kw_only=True):
     """What a version is: its shape, what it comes from, how training went, and its files.
 
     Attributes:
-        members: so many models of this shape are averaged (`trainer.network.ensemble`).
+        members: so many models of this shape are averaged (`trainer.network.model`).
         settings: those of `trainer` and of `features`.
         contract: the features that it reads; a version of release 0.1.0 does not say.
         trained_until_ms: the time of the newest event that it was trained on.

@@ -4,37 +4,144 @@ A version appears whole or not at all: it is written and checked in staging, ren
 once, and only then announced. What a dead trainer left is finished or removed: docs/decisions/0013.
 """
 
-from __future__ import annotations
-
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 from headwater_client.errors import DataError, HeadwaterError, ServerError
 from tenacity import Retrying
+from tritonclient.grpc import InferenceServerClient, InferInput
+from tritonclient.utils import InferenceServerException
 
-from features.inputs import MODEL_NAME
+from features.inputs import MODEL_NAME, model_inputs, model_outputs
 from features.rollout_messages import Rollout, RoutedVersion, Variant
 from features.rollouts import RolloutView, write_rollout_message
 from features.schema import FeatureSchema
 from features.settings import BrokerSettings
-from trainer.export import ScoringGraph
-from trainer.export.onnx import check_graph
+from trainer.export import Arrays, ScoringGraph, answers, open_session, sample_inputs
+from trainer.export.onnx import check_graph, differences, with_versions
 from trainer.network import TrainedModel
-from trainer.registry import checkpoint
+from trainer.registry import checkpoint, repository
 from trainer.registry.checkpoint import FIRST, Lineage
-from trainer.registry.model_server import ModelServer, ModelServerClient, ServerUnavailableError
-from trainer.registry.repository import ModelRepository, ModelVersion
-from trainer.registry.staging import CONFIG, GRAPH, StagedVersion, VersionWriter, WriteExtras
 from trainer.retrying import retrying
 from trainer.settings import TrainerSettings
+
+LOAD_TIMEOUT_S = 120.0
+ASK_TIMEOUT_S = 20.0
+POLL_S = 0.05
+CHECKED_BATCH = 7
+AWAY = ("StatusCode.UNAVAILABLE", "StatusCode.DEADLINE_EXCEEDED")
+
+
+class ServerUnavailableError(ServerError):
+    """Triton does not answer: it may in a moment."""
+
+
+@dataclass(frozen=True)
+class ModelServer:
+    """Where Triton is; `url` is host:port of its gRPC side."""
+
+    url: str
+    tls: bool = False
+    tls_ca_file: str | None = None
+
+    @contextmanager
+    def connect(self) -> "Iterator[ModelServerClient]":
+        """A connection, closed at the end.
+
+        Raises:
+            ServerUnavailableError: in the block, when Triton does not answer.
+            ServerError: in the block, when Triton refuses what it is asked.
+        """
+        client = InferenceServerClient(self.url, ssl=self.tls, root_certificates=self.tls_ca_file)
+        try:
+            yield ModelServerClient(client)
+        except InferenceServerException as error:
+            # What a Python backend adds, where in it, helps nobody.
+            reason = " ".join(str(error).split()).partition(" At: /")[0]
+            kind = ServerUnavailableError if error.status() in AWAY else ServerError
+            raise kind(f"Triton at {self.url}: {reason}") from error
+        finally:
+            client.close()
+
+
+class ModelServerClient:
+    """A connected Triton."""
+
+    def __init__(self, client: InferenceServerClient) -> None:
+        self._client = client
+
+    def is_ready(self, version: int) -> bool:
+        """Whether a version can be asked."""
+        ready: bool = self._client.is_model_ready(
+            MODEL_NAME, str(version), client_timeout=ASK_TIMEOUT_S
+        )
+        return ready
+
+    def list_ready(self, versions: Iterable[int]) -> list[int]:
+        """Those of these versions that can be asked."""
+        return [version for version in versions if self.is_ready(version)]
+
+    def load(self, config: str, versions: Sequence[int]) -> None:
+        """Serve exactly these versions, and wait until they are ready.
+
+        Args:
+            config: the text of `config.pbtxt`.
+
+        Raises:
+            ServerUnavailableError: one is not ready in time.
+        """
+        if not versions:
+            self._client.unload_model(MODEL_NAME, client_timeout=LOAD_TIMEOUT_S)
+            return
+        self._client.load_model(
+            MODEL_NAME, config=with_versions(config, versions), client_timeout=LOAD_TIMEOUT_S
+        )
+        deadline = time.monotonic() + LOAD_TIMEOUT_S
+        while missing := [version for version in versions if not self.is_ready(version)]:
+            if time.monotonic() > deadline:
+                raise ServerUnavailableError(
+                    f"Triton: versions {missing} of {MODEL_NAME} are not ready"
+                )
+            time.sleep(POLL_S)
+
+    def check_answer(self, version: int, graph: Path, items: int, schema: FeatureSchema) -> None:
+        """Ask once, which also warms the version, and compare with ONNX Runtime here.
+
+        Args:
+            items: how many items the model has.
+
+        Raises:
+            ServerError: the answers differ.
+        """
+        feeds = sample_inputs(items, schema, CHECKED_BATCH)
+        expected = answers(open_session(graph), feeds)
+        found = self.ask(version, feeds, schema)
+        for difference in differences(expected, found):
+            raise ServerError(
+                f"Triton: version {version} of {MODEL_NAME} answers wrongly: {difference}"
+            )
+
+    def ask(self, version: int, feeds: Arrays, schema: FeatureSchema) -> Arrays:
+        """What a version answers, by name."""
+        inputs = []
+        for tensor in model_inputs(schema):
+            array = feeds[tensor.name]
+            sent = InferInput(tensor.name, list(array.shape), tensor.triton_type)
+            inputs.append(sent.set_data_from_numpy(array))
+        result = self._client.infer(
+            MODEL_NAME, inputs, model_version=str(version), client_timeout=ASK_TIMEOUT_S
+        )
+        return {tensor.name: result.as_numpy(tensor.name) for tensor in model_outputs(schema)}
+
 
 log = structlog.get_logger()
 
 # Sends traffic to a version that is loaded; whether all of it, so that the version is live.
-ReleaseVersion = Callable[[ModelVersion], bool]
+ReleaseVersion = Callable[[repository.ModelVersion], bool]
 
 
 class RolloutRejectedError(HeadwaterError):
@@ -64,7 +171,7 @@ class ModelRegistry:
         schema: FeatureSchema,
         settings: TrainerSettings,
     ) -> None:
-        self.repository = ModelRepository(folder)
+        self.repository = repository.ModelRepository(folder)
         self.rollouts = RolloutView(kafka, MODEL_NAME)
         self.server = server
         self.schema = schema
@@ -81,10 +188,12 @@ class ModelRegistry:
         Raises:
             SettingsError: its `config.pbtxt` does not fit; it says what to do.
         """
-        VersionWriter(self.repository, self.schema, self.settings).check_config()
+        repository.VersionWriter(self.repository, self.schema, self.settings).check_config()
 
     @contextmanager
-    def stage(self, trained: TrainedModel, lineage: Lineage = FIRST) -> Iterator[StagedVersion]:
+    def stage(
+        self, trained: TrainedModel, lineage: Lineage = FIRST
+    ) -> Iterator[repository.StagedVersion]:
         """The next version, written in staging; what is not committed in the block is removed.
 
         Whether its graph answers as the model does is for whoever commits it to see
@@ -96,13 +205,13 @@ class ModelRegistry:
             DataError: it cannot be written; nothing of it is to be seen.
             ExportError: weights are no numbers.
         """
-        writer = VersionWriter(self.repository, self.schema, self.settings)
+        writer = repository.VersionWriter(self.repository, self.schema, self.settings)
         with self.repository.lock(), writer.stage(trained, lineage) as staged:
             yield staged
 
     def write_version(
-        self, trained: TrainedModel, extras: WriteExtras | None = None
-    ) -> ModelVersion:
+        self, trained: TrainedModel, extras: repository.WriteExtras | None = None
+    ) -> repository.ModelVersion:
         """Commit the next version, its graph checked, without a verdict: see `stage`.
 
         Args:
@@ -113,12 +222,14 @@ class ModelRegistry:
         """
         with self.stage(trained) as staged:
             graph = ScoringGraph(trained.model).eval()
-            check_graph(graph, self.schema, staged.folder / GRAPH)
+            check_graph(graph, self.schema, staged.folder / repository.GRAPH)
             if extras:
                 staged.write_extras(extras)
             return staged.commit()
 
-    def publish(self, trained: TrainedModel, extras: WriteExtras | None = None) -> ModelVersion:
+    def publish(
+        self, trained: TrainedModel, extras: repository.WriteExtras | None = None
+    ) -> repository.ModelVersion:
         """Bring a model live for everyone; the version before it stays loaded.
 
         Args:
@@ -135,7 +246,9 @@ class ModelRegistry:
             self.go_live(version)
         return version
 
-    def go_live(self, version: ModelVersion, release: ReleaseVersion | None = None) -> bool:
+    def go_live(
+        self, version: repository.ModelVersion, release: ReleaseVersion | None = None
+    ) -> bool:
         """Load a version, send it traffic, and remove what is no longer needed.
 
         Args:
@@ -173,7 +286,7 @@ class ModelRegistry:
                 log.warning("versions_not_retired", reason=str(error))
         return is_live
 
-    def load_and_verify(self, version: ModelVersion) -> None:
+    def load_and_verify(self, version: repository.ModelVersion) -> None:
         """Load a version beside those that are up, and ask it once.
 
         Raises:
@@ -184,9 +297,11 @@ class ModelRegistry:
         with self.repository.lock(), self.server.connect() as triton:
             loaded = triton.list_ready(self.repository.version_numbers())
             self._load(triton, {*loaded, version.number})
-            triton.check_answer(version.number, version.folder / GRAPH, items, self.schema)
+            triton.check_answer(
+                version.number, version.folder / repository.GRAPH, items, self.schema
+            )
 
-    def announce(self, version: ModelVersion) -> bool:
+    def announce(self, version: repository.ModelVersion) -> bool:
         """Say on `rollouts` that everyone gets this version; true, since it is live then.
 
         Raises:
@@ -217,7 +332,7 @@ class ModelRegistry:
         rollout = self.rollouts.refresh()
         return rollout.rollout_id if rollout and rollout.phase.is_active else ""
 
-    def recover(self, release: ReleaseVersion | None = None) -> ModelVersion | None:
+    def recover(self, release: ReleaseVersion | None = None) -> repository.ModelVersion | None:
         """Go on from wherever the last trainer ended, and give the version that is live then.
 
         The newest version that was committed, but neither announced nor overtaken by another
@@ -287,14 +402,14 @@ class ModelRegistry:
         """Calls again for as long as the settings wait, while it fails with this error."""
         return retrying(self.settings.publish_retry_s, error)
 
-    def _settle(self, version: ModelVersion, rollout: Rollout | None) -> None:
+    def _settle(self, version: repository.ModelVersion, rollout: Rollout | None) -> None:
         """See to a version that is not to go live: it already has, or is removed."""
         if rollout and version.number in {routed.version for routed in rollout.versions}:
             self.repository.mark_announced(version)
         else:
             self._discard(version)
 
-    def _ensure_loaded(self, version: ModelVersion) -> None:
+    def _ensure_loaded(self, version: repository.ModelVersion) -> None:
         """Load the live version where Triton has forgotten it."""
         try:
             self._retrying(ServerUnavailableError)(self._load_if_missing, version)
@@ -302,27 +417,27 @@ class ModelRegistry:
             # Who goes on from it is told then; a new version is a way out of this.
             log.warning("version_damaged", version=version.number, reason=str(error))
 
-    def _load_if_missing(self, version: ModelVersion) -> None:
+    def _load_if_missing(self, version: repository.ModelVersion) -> None:
         with self.server.connect() as triton:
             if triton.is_ready(version.number):
                 return
         checkpoint.verify(version.folder)
         self.load_and_verify(version)
 
-    def _discard(self, version: ModelVersion) -> None:
+    def _discard(self, version: repository.ModelVersion) -> None:
         """Remove a version that takes no traffic: first from Triton, then from the disk."""
         self._retrying(ServerUnavailableError)(self._unload, version)
         self.repository.remove(version)
         log.warning("version_removed", version=version.number)
 
-    def _unload(self, version: ModelVersion) -> None:
+    def _unload(self, version: repository.ModelVersion) -> None:
         with self.server.connect() as triton:
             loaded = triton.list_ready(self.repository.version_numbers())
             if version.number in loaded:
                 self._load(triton, set(loaded) - {version.number})
 
     def _load(self, triton: ModelServerClient, versions: Collection[int]) -> None:
-        triton.load((self.repository.model / CONFIG).read_text(), sorted(versions))
+        triton.load((self.repository.model / repository.CONFIG).read_text(), sorted(versions))
 
 
 def stable_version(rollout: Rollout) -> int:
@@ -341,7 +456,7 @@ def _versions_to_serve(loaded: Sequence[int], live: int, routed: Collection[int]
     return [number for number in loaded if number >= before or number in routed]
 
 
-def _is_pending(version: ModelVersion, rollout: Rollout | None) -> bool:
+def _is_pending(version: repository.ModelVersion, rollout: Rollout | None) -> bool:
     """Whether a version that was committed still is to go live."""
     try:
         manifest = checkpoint.verify(version.folder)

@@ -15,8 +15,7 @@ from trainer.text.item_features import (
     describe_more,
     similarity_width,
 )
-from trainer.text.pairs import find_pairs
-from trainer.text.tuning import TuningResult, tune_language_model
+from trainer.text.tuning import TuningResult, find_pairs, tune_language_model
 
 __all__ = [
     "BUCKETS",

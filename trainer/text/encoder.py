@@ -3,8 +3,6 @@
 N items, D width of the language model.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from features.arrays import Float32Array
+from features.schema import Float32Array
 from trainer.datasets.download import PackagedFiles, fetch
 from trainer.settings import TrainerSettings, TuningMode
 
@@ -106,7 +104,7 @@ class TextEncoder:
         said = torch.tensor([bool(text) for text in texts])
         return cast(Tensor, means * said[:, None])
 
-    def copy(self) -> TextEncoder:
+    def copy(self) -> "TextEncoder":
         """Another one with weights of its own."""
         other = copy.copy(self)
         other.network = copy.deepcopy(self.network)

@@ -3,8 +3,6 @@
 N items, D width of the language model, A width of what items are alike by.
 """
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,7 +12,7 @@ import numpy as np
 import torch
 from headwater_client.events import Item
 
-from features.arrays import Float32Array
+from features.schema import Float32Array
 from features.topics import hash64
 from trainer.datasets import item_text
 from trainer.examples import BoolArray

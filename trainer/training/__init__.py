@@ -3,7 +3,7 @@
 from trainer.training.fine_tune import fine_tune
 from trainer.training.fit import TrainingInputs, held_out_ndcg
 from trainer.training.from_scratch import HoldoutRule, TrainingSetup, train_first_model
-from trainer.training.tracking import track
+from trainer.training.search import track
 
 __all__ = [
     "HoldoutRule",

@@ -1,6 +1,4 @@
-"""Training of one model, or of an ensemble of them (`trainer.network.ensemble`)."""
-
-from __future__ import annotations
+"""Training of one model, or of an ensemble of them (`trainer.network.model`)."""
 
 from collections.abc import Callable
 from dataclasses import replace

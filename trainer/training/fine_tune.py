@@ -5,8 +5,6 @@ New items get rows at the end of its tables; those of the live version stay wher
 E events, N items of the new model.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -16,33 +14,18 @@ import torch
 from headwater_client.errors import DataError
 from torch import Tensor
 
-from features.arrays import Int64Array
-from features.vocabulary import FIRST_ITEM, Vocabulary
+from features.schema import FIRST_ITEM, Int64Array, Vocabulary
+from trainer import network
 from trainer.datasets import item_texts
 from trainer.examples import BoolArray, DataSplits, EventHistory, Examples, previous_times_ms
 from trainer.examples.batches import Batches
 from trainer.examples.splits import sample_runs
-from trainer.network import (
-    Architecture,
-    Model,
-    TemporalModel,
-    TrainedModel,
-    TrainingOutcome,
-    architecture_of,
-    join_models,
-    select_device,
-)
 from trainer.progress import ProgressReporter
 from trainer.settings import FineTuneScope, ModelPart, TrainerSettings
 from trainer.text import ItemDescriptions, TextEncoder, describe_more
+from trainer.training import from_scratch
 from trainer.training.ensembles import fit_ensemble
 from trainer.training.fit import TrainingInputs, held_out_ndcg
-from trainer.training.from_scratch import (
-    TrainingSetup,
-    count_cooccurrence,
-    count_tables,
-    set_cooccurrence,
-)
 
 # Weights by the beginning of their names.
 _ITEMS = ("items.", "item_bias")
@@ -66,12 +49,12 @@ _PARTS = {
 
 
 def fine_tune(
-    live: TrainedModel,
+    live: network.TrainedModel,
     history: EventHistory,
     splits: DataSplits,
-    setup: TrainingSetup,
+    setup: from_scratch.TrainingSetup,
     progress: ProgressReporter | None = None,
-) -> TrainedModel:
+) -> network.TrainedModel:
     """The next version: new items, all that is counted anew, and weights that learned the window.
 
     The live version stays as it is. What it was not yet told of earlier windows, because that told
@@ -88,7 +71,7 @@ def fine_tune(
     started = time.monotonic()
     settings, progress = setup.settings, progress or ProgressReporter()
     # Fail on an unavailable device before reading the data.
-    select_device(settings)
+    network.select_device(settings)
     torch.set_num_threads(setup.fine_tuning.threads)
     torch.manual_seed(settings.seed)
     vocabulary = next_vocabulary(live, history, settings.min_item_events)
@@ -101,12 +84,12 @@ def fine_tune(
     )
     columns = history.examples(vocabulary)
     known = columns.times_ms < splits.stop_ms
-    counter = count_cooccurrence(columns, known, len(vocabulary), settings)
-    tables = count_tables(counter, progress)
+    counter = from_scratch.count_cooccurrence(columns, known, len(vocabulary), settings)
+    tables = from_scratch.count_tables(counter, progress)
     for member in model.members:
         mark_learned(member, columns.items[known], settings.min_item_events)
         if tables:
-            set_cooccurrence(member, tables)
+            from_scratch.set_cooccurrence(member, tables)
     chosen = _select_events(columns, splits, setup) & model.learned_items.numpy()[columns.items]
     stopping = splits.stopping_mask(columns.times_ms)
     inputs = TrainingInputs(
@@ -118,7 +101,7 @@ def fine_tune(
     )
     model, outcome = _learn(model, inputs, setup.fine_tuning.part, progress)
     names = vocabulary.item_ids[FIRST_ITEM:]
-    return TrainedModel(
+    return network.TrainedModel(
         model.eval(),
         Vocabulary(names, model.learned_items[FIRST_ITEM:].tolist()),
         replace(outcome, seconds=time.monotonic() - started),
@@ -127,7 +110,7 @@ def fine_tune(
     )
 
 
-def mark_learned(model: TemporalModel, items: Int64Array, min_events: int) -> None:
+def mark_learned(model: network.TemporalModel, items: Int64Array, min_events: int) -> None:
     """Items with so many events have an identity of their own from now on."""
     counts = torch.bincount(torch.from_numpy(items), minlength=model.architecture.items)
     found = counts >= min_events
@@ -136,7 +119,9 @@ def mark_learned(model: TemporalModel, items: Int64Array, min_events: int) -> No
     model.recommendable |= found
 
 
-def _select_events(columns: Examples, splits: DataSplits, setup: TrainingSetup) -> BoolArray:
+def _select_events(
+    columns: Examples, splits: DataSplits, setup: from_scratch.TrainingSetup
+) -> BoolArray:
     """What is learned: the new events, and a sample of earlier ones."""
     # Another draw for every window.
     generator = np.random.default_rng([setup.settings.seed, splits.since_ms])
@@ -161,23 +146,23 @@ def build_batches(
     return Batches(columns, trended, chosen, length, settings.max_targets_per_sequence)
 
 
-def _window_settings(setup: TrainingSetup) -> TrainerSettings:
+def _window_settings(setup: from_scratch.TrainingSetup) -> TrainerSettings:
     """The settings of training, with those that a window has of its own."""
     of_window = {"epochs", "learning_rate", "batch_size", "warmup_ratio"}
     return setup.settings.model_copy(update=setup.fine_tuning.model_dump(include=of_window))
 
 
 def _learn(
-    model: Model, inputs: TrainingInputs, part: FineTuneScope, progress: ProgressReporter
-) -> tuple[Model, TrainingOutcome]:
+    model: network.Model, inputs: TrainingInputs, part: FineTuneScope, progress: ProgressReporter
+) -> tuple[network.Model, network.TrainingOutcome]:
     unfrozen = [_unfreeze(member, part) for member in model.members]
     if not (all(unfrozen) and inputs.learned.targets.any()):
         score = held_out_ndcg(model, inputs.held_out, inputs.settings.batch_size)
-        return model, TrainingOutcome(0, score, 0.0)
+        return model, network.TrainingOutcome(0, score, 0.0)
     return fit_ensemble(model.members.__getitem__, inputs, progress)
 
 
-def _unfreeze(model: TemporalModel, part: FineTuneScope) -> bool:
+def _unfreeze(model: network.TemporalModel, part: FineTuneScope) -> bool:
     """Let a part of the weights learn, and no other; whether there is any."""
     for name, weight in model.named_parameters():
         weight.requires_grad_(name.startswith(_PARTS[part]))
@@ -188,7 +173,9 @@ def _unfreeze(model: TemporalModel, part: FineTuneScope) -> bool:
 _OF_ITEMS = ("items", "neighbours", "dropout")
 
 
-def next_vocabulary(live: TrainedModel, history: EventHistory, min_events: int) -> Vocabulary:
+def next_vocabulary(
+    live: network.TrainedModel, history: EventHistory, min_events: int
+) -> Vocabulary:
     """The live version's items, then those that have a text or enough events since.
 
     `learned` is not of the new version yet.
@@ -201,12 +188,12 @@ def next_vocabulary(live: TrainedModel, history: EventHistory, min_events: int) 
 
 
 def expand_vocabulary(
-    live: TrainedModel,
+    live: network.TrainedModel,
     vocabulary: Vocabulary,
     history: EventHistory,
     settings: TrainerSettings,
     text_encoder: TextEncoder | None,
-) -> Model:
+) -> network.Model:
     """A model of the vocabulary that scores the live items as the live version does.
 
     A new item is what the catalogue says of it. What the live version read of its items stays: they
@@ -219,17 +206,17 @@ def expand_vocabulary(
         DataError: the live version is not of the shape that the settings ask for.
     """
     text_encoder = None if ModelPart.TEXT in settings.ablate else text_encoder
-    shape = architecture_of(vocabulary, history.schema, settings, text_encoder)
+    shape = network.architecture_of(vocabulary, history.schema, settings, text_encoder)
     _check_shape(live.model, shape, settings)
     members = [_widen(member, shape) for member in live.model.members]
     if text_encoder:
         _describe_new(members, vocabulary, history, text_encoder)
-    return join_models(members)
+    return network.join_models(members)
 
 
-def _widen(live: TemporalModel, shape: Architecture) -> TemporalModel:
+def _widen(live: network.TemporalModel, shape: network.Architecture) -> network.TemporalModel:
     """The live model, and rows of which nothing is known."""
-    model = TemporalModel(shape)
+    model = network.TemporalModel(shape)
     own = model.state_dict()
     for name, values in live.state_dict().items():
         _copy_rows(own[name], values)
@@ -244,7 +231,9 @@ def _widen(live: TemporalModel, shape: Architecture) -> TemporalModel:
     return model
 
 
-def _check_shape(live: Model, wanted: Architecture, settings: TrainerSettings) -> None:
+def _check_shape(
+    live: network.Model, wanted: network.Architecture, settings: TrainerSettings
+) -> None:
     found = asdict(live.architecture) | {"ensemble_size": len(live.members)}
     asked = asdict(wanted) | {"ensemble_size": settings.ensemble_size}
     for name in sorted(found.keys() - set(_OF_ITEMS)):
@@ -264,7 +253,7 @@ def _copy_rows(target: Tensor, values: Tensor) -> None:
 
 
 def _describe_new(
-    members: Sequence[TemporalModel],
+    members: Sequence[network.TemporalModel],
     vocabulary: Vocabulary,
     history: EventHistory,
     text_encoder: TextEncoder,

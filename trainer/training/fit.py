@@ -1,9 +1,19 @@
 """Training of `temporal_llm`: full softmax over the items that a person could still take.
 
 B segments, P requests, M requests in all, K targets, N items, T trends, D width.
-"""
 
-from __future__ import annotations
+The parts of a score brought into balance on events that were held out.
+
+K parts, k requests of a batch, N items, t targets.
+
+In training, taste is judged on what it has learned by heart, while counts are those of other people
+(`trainer.examples.cooccurrence`). So taste seems surer than it is, and the rest weighs too little.
+What each part is worth where nothing was learned is a number a part: stacking (D. Wolpert, "Stacked
+generalization", Neural Networks 1992), here softmax regression on the parts' scores. Each target
+weighs its probability to the power q, which makes the loss (1 - p^q) / q (Z. Zhang, M. Sabuncu,
+"Generalized cross entropy loss", NeurIPS 2018): what is far out of reach decides less, as it does
+in a top 10. The numbers go into the weights of the model: the graph stays as it is.
+"""
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,24 +26,145 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from trainer import network
 from trainer.examples.batches import Augmentation, Batch, Batches
 from trainer.examples.cooccurrence import CooccurrenceCounter
 from trainer.metrics import ndcg
-from trainer.network import (
-    LOWEST,
-    Model,
-    TemporalModel,
-    TrainingOutcome,
-    VisibleCooccurrence,
-    batch_scores,
-    to_device,
-)
 from trainer.network.devices import autocast
 from trainer.network.scoring import rank_targets
 from trainer.progress import EpochMetrics, ProgressReporter, TrainingPhase
 from trainer.schedule import learning_rate_factor
 from trainer.settings import TrainerSettings
-from trainer.training.calibration import calibrate, remove_calibration
+
+ITERATIONS = 8
+# q: 0 would be the softmax's own loss, 1 the share of targets that are hit.
+REACH = 0.5
+# A part is worth what was expected until so many targets say otherwise, and never next to nothing.
+PRIOR_TARGETS = 20.0
+LEAST = 0.05
+# Numbers of all parts and items that are worked on at once.
+_AT_ONCE = 20_000_000
+
+
+@dataclass(frozen=True)
+class _Derivatives:
+    """Of the loss summed over targets: its gradient float64[K] and Hessian float64[K, K]."""
+
+    gradient: Tensor
+    curvature: Tensor
+
+    def __add__(self, other: "_Derivatives") -> "_Derivatives":
+        return _Derivatives(self.gradient + other.gradient, self.curvature + other.curvature)
+
+
+@torch.no_grad()
+def calibrate(
+    model: network.TemporalModel,
+    held_out: Batches,
+    size: int,
+    expected: Tensor | None = None,
+    progress: ProgressReporter | None = None,
+) -> dict[str, float]:
+    """Bring a trained model into balance, in place; what each part was multiplied by.
+
+    Args:
+        held_out: events that were not learned from; where there are none, all is as expected.
+        size: segments of a batch.
+        expected: float[K], what the parts are likely to be worth; default: 1.
+    """
+    model.eval()
+    prior = torch.ones(len(network.PARTS)) if expected is None else expected
+    prior = scales = prior.double().cpu()
+    progress = progress or ProgressReporter()
+    progress.start(TrainingPhase.CALIBRATION)
+    for iteration in range(ITERATIONS):
+        batches = _track_batches(held_out, size, iteration, progress)
+        slope = _derivatives(model, batches, scales, prior)
+        step = torch.linalg.solve(slope.curvature, slope.gradient)
+        scales = (scales - step).clamp(min=LEAST)
+    found = dict(zip(network.PARTS, scales.tolist(), strict=True))
+    model.rescale(found)
+    return found
+
+
+def remove_calibration(model: network.TemporalModel) -> Tensor:
+    """Take the balance out of a model that is to learn on, in place; what it was, float[K].
+
+    A balanced model is surer than training would have it: learning on from there would first undo
+    that, and more.
+    """
+    found = model.scales.clone()
+    model.rescale(
+        {name: 1 / scale for name, scale in zip(network.PARTS, found.tolist(), strict=True)}
+    )
+    return found
+
+
+def _track_batches(
+    held_out: Batches, size: int, iteration: int, progress: ProgressReporter
+) -> Iterator[Batch]:
+    """The batches of held-out events, the same in each iteration."""
+    count = max(1, -(-held_out.segment_count() // size))
+    for number, batch in enumerate(held_out.epoch(size, np.random.default_rng(0)), 1):
+        yield batch
+        progress.update((iteration + min(1.0, number / count)) / ITERATIONS)
+
+
+def _derivatives(
+    model: network.TemporalModel, batches: Iterable[Batch], scales: Tensor, prior: Tensor
+) -> _Derivatives:
+    """At these scales, with what is expected of them."""
+    total = _Derivatives(
+        PRIOR_TARGETS * (scales - prior),
+        PRIOR_TARGETS * torch.eye(len(scales), dtype=torch.float64),
+    )
+    device = next(model.parameters()).device
+    for batch in batches:
+        total = total + _batch_derivatives(model, network.to_device(batch, device), scales)
+    return total
+
+
+def _batch_derivatives(model: network.TemporalModel, batch: Batch, scales: Tensor) -> _Derivatives:
+    count = len(scales)
+    total = _Derivatives(torch.zeros(count).double(), torch.zeros(count, count).double())
+    at_once = max(1, _AT_ONCE // (count * batch.excluded.shape[1]))
+    found = network.score_parts(model, batch.scored_requests)
+    nothing = torch.zeros_like(found["taste"])
+    for at in range(0, len(batch.positions), at_once):
+        rows = torch.arange(at, min(at + at_once, len(batch.positions)), device=batch.rows.device)
+        parts = torch.stack([found.get(name, nothing)[rows] for name in network.PARTS], 1)
+        total = total + _request_derivatives(model, batch, rows, parts, scales)
+    return total
+
+
+def _request_derivatives(
+    model: network.TemporalModel, batch: Batch, rows: Tensor, parts: Tensor, scales: Tensor
+) -> _Derivatives:
+    """Args: rows: int64[k], requests of the batch; parts: float[k, K, N], their scores."""
+    closed = batch.excluded[rows] | ~model.recommendable
+    parts = parts.masked_fill(closed[:, None], 0.0)
+    scores = torch.einsum("kpn,p->kn", parts, scales.to(parts))
+    # Where nothing is left to be wrong, nothing is missed.
+    wrong = scores.masked_fill(closed | batch.tied[rows], network.LOWEST)
+    of_wrong = torch.logsumexp(wrong, 1)
+    shares = torch.softmax(wrong, 1)
+    mean = torch.einsum("kpn,kn->kp", parts, shares)
+    spread = torch.einsum("kpn,kqn->kpq", parts * shares[:, None], parts)
+    spread = spread - mean[:, :, None] * mean[:, None, :]
+
+    mine = (batch.rows >= rows[0]) & (batch.rows <= rows[-1])
+    place, item = batch.rows[mine] - rows[0], batch.targets[mine]
+    known = ~closed[place, item]
+    place, item = place[known], item[known]
+    own = parts[place, :, item]
+    missed = torch.sigmoid(of_wrong[place] - scores[place, item])
+    ahead = mean[place] - own
+    found = 1 - missed
+    heeded = found**REACH * missed
+    # As if a target's weight did not change with the scales: so it is never below 0.
+    curvature = torch.einsum("t,tpq->pq", heeded, spread[place])
+    curvature = curvature + torch.einsum("t,tp,tq->pq", heeded * found, ahead, ahead)
+    return _Derivatives((heeded[:, None] * ahead).sum(0).double().cpu(), curvature.double().cpu())
 
 
 @dataclass(frozen=True)
@@ -53,12 +184,12 @@ class TrainingInputs:
     settings: TrainerSettings
     cooccurrence: CooccurrenceCounter | None = None
     live_fraction: float = 0.0
-    teacher: Model | None = None
+    teacher: network.Model | None = None
 
 
 def fit(
-    model: TemporalModel, inputs: TrainingInputs, progress: ProgressReporter | None = None
-) -> TrainingOutcome:
+    model: network.TemporalModel, inputs: TrainingInputs, progress: ProgressReporter | None = None
+) -> network.TrainingOutcome:
     """Train in place; the weights of the best epoch on the held-out targets are kept.
 
     What of the model needs no gradient stays as it is.
@@ -71,12 +202,12 @@ class MicroBatch:
     """A batch and what its people are shown of the counts; None: what the model has."""
 
     batch: Batch
-    shown: VisibleCooccurrence | None
+    shown: network.VisibleCooccurrence | None
 
 
 class _Training:
     def __init__(
-        self, model: TemporalModel, inputs: TrainingInputs, progress: ProgressReporter
+        self, model: network.TemporalModel, inputs: TrainingInputs, progress: ProgressReporter
     ) -> None:
         self.model = model
         self.calibrated = remove_calibration(model)
@@ -101,7 +232,7 @@ class _Training:
         self.loss = self.learning_rate = self.gradient_norm = 0.0
         self.score: float | None = None
 
-    def run(self) -> TrainingOutcome:
+    def run(self) -> network.TrainingOutcome:
         self.started = self.now_s()
         self.progress.start(TrainingPhase.EPOCHS, self.settings.max_seconds)
         best, best_epoch, kept = -1.0, 0, copy.deepcopy(self.average.state_dict())
@@ -121,7 +252,9 @@ class _Training:
         size = self.settings.batch_size
         calibrate(self.model, self.inputs.held_out, size, self.calibrated, self.progress)
         score = held_out_ndcg(self.model, self.inputs.held_out, self.settings.batch_size)
-        return TrainingOutcome(best_epoch, score, self.now_s() - self.started, self.gradients)
+        return network.TrainingOutcome(
+            best_epoch, score, self.now_s() - self.started, self.gradients
+        )
 
     def _epoch(self, epoch: int) -> None:
         self.model.train()
@@ -136,20 +269,22 @@ class _Training:
             ),
         )
         for group in group_batches(batches, self.settings.gradient_accumulation_steps):
-            self._step([to_device(MicroBatch(batch, shown(batch)), self.device) for batch in group])
+            self._step(
+                [network.to_device(MicroBatch(batch, shown(batch)), self.device) for batch in group]
+            )
             done = self._fraction_done()
             self._tell(epoch, done)
             if done >= 1:
                 break
 
-    def _draw_visible(self) -> Callable[[Batch], VisibleCooccurrence | None]:
+    def _draw_visible(self) -> Callable[[Batch], network.VisibleCooccurrence | None]:
         """What each batch is shown in this epoch."""
         if self.inputs.cooccurrence is None:
             return lambda _: None
         dealt, found = self.inputs.cooccurrence.draw_folds(self.generator)
-        known = to_device(found, self.device)
+        known = network.to_device(found, self.device)
         numbers = self.inputs.cooccurrence.numbers
-        return lambda batch: VisibleCooccurrence(
+        return lambda batch: network.VisibleCooccurrence(
             known, torch.from_numpy(dealt[np.searchsorted(numbers, batch.users.numpy())])
         )
 
@@ -219,11 +354,11 @@ class _Training:
 
 
 def accumulate_gradients(
-    model: TemporalModel,
+    model: network.TemporalModel,
     batches: Sequence[MicroBatch],
     settings: TrainerSettings,
     precision: AbstractContextManager[Any],
-    teacher: Model | None = None,
+    teacher: network.Model | None = None,
 ) -> float:
     """Add the gradient of the weighted mean loss over the targets of all batches; that loss."""
     weights = [
@@ -233,13 +368,13 @@ def accumulate_gradients(
     total = 0.0
     for one, weight in zip(batches, weights, strict=True):
         with precision:
-            scores = batch_scores(model, one.batch, one.shown, settings.identity_dropout)
+            scores = network.batch_scores(model, one.batch, one.shown, settings.identity_dropout)
         # An item without events is no negative: nobody has turned it down.
-        scores = scores.float().masked_fill(~model.learned, LOWEST)
+        scores = scores.float().masked_fill(~model.learned, network.LOWEST)
         losses = softmax_loss(scores, one.batch)
         if teacher is not None:
             with torch.no_grad():
-                answers = batch_scores(teacher, one.batch, one.shown).float()
+                answers = network.batch_scores(teacher, one.batch, one.shown).float()
             taught = distillation_loss(scores, answers)[one.batch.rows]
             losses = losses.lerp(taught, settings.distillation_weight)
         loss = (losses * weight).sum() / whole
@@ -256,13 +391,15 @@ def group_batches(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
 
 
 @torch.no_grad()
-def held_out_ndcg(model: Model, batches: Batches, size: int) -> float:
+def held_out_ndcg(model: network.Model, batches: Batches, size: int) -> float:
     """NDCG@10 of the held-out targets, each asked for at its own time; 0 where there are none."""
     model.eval()
     gains, count = 0.0, 0
     device = next(model.parameters()).device
-    for batch in (to_device(one, device) for one in batches.epoch(size, np.random.default_rng(0))):
-        scores = batch_scores(model, batch)
+    for batch in (
+        network.to_device(one, device) for one in batches.epoch(size, np.random.default_rng(0))
+    ):
+        scores = network.batch_scores(model, batch)
         ranks = rank_targets(scores, batch.rows, batch.targets, batch.tied)
         gains += float(ndcg(ranks.double().cpu().numpy()).sum())
         count += len(ranks)
@@ -286,7 +423,7 @@ def softmax_loss(scores: Tensor, batch: Batch) -> Tensor:
     Args:
         scores: float[M, N].
     """
-    wrong = torch.logsumexp(scores.masked_fill(batch.tied, LOWEST), 1)[batch.rows]
+    wrong = torch.logsumexp(scores.masked_fill(batch.tied, network.LOWEST), 1)[batch.rows]
     return nn.functional.softplus(wrong - scores[batch.rows, batch.targets])
 
 
@@ -300,5 +437,5 @@ def distillation_loss(scores: Tensor, answers: Tensor) -> Tensor:
         scores: float[M, N]; what is hidden in them is hidden from the teacher.
         answers: float[M, N].
     """
-    likely = torch.softmax(answers.masked_fill(scores <= LOWEST / 2, LOWEST), 1)
+    likely = torch.softmax(answers.masked_fill(scores <= network.LOWEST / 2, network.LOWEST), 1)
     return -(likely * torch.log_softmax(scores, 1)).sum(1)

@@ -1,7 +1,5 @@
 """The first model: trained from nothing on a log of events."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,45 +8,14 @@ import numpy as np
 import torch
 from headwater_client.errors import DataError
 
-from features.arrays import Int64Array
 from features.rows import Observation
-from features.schema import FeatureSchema
-from features.vocabulary import FIRST_ITEM, UNKNOWN, Vocabulary
+from features.schema import FIRST_ITEM, UNKNOWN, FeatureSchema, Int64Array, Vocabulary
+from trainer import examples, network, text
 from trainer.datasets import Log, item_texts
-from trainer.examples import (
-    BoolArray,
-    Example,
-    Examples,
-    build_examples,
-    compute_trends,
-    observe_log,
-    order_by_person,
-    replay_log,
-)
+from trainer.examples import cooccurrence
 from trainer.examples.batches import Batches
-from trainer.examples.cooccurrence import (
-    CooccurrenceCounter,
-    CooccurrenceTables,
-    InteractionColumns,
-)
-from trainer.network import (
-    NEIGHBOURS,
-    Architecture,
-    TemporalModel,
-    TrainedModel,
-    architecture_of,
-    select_device,
-)
 from trainer.progress import ProgressReporter, TrainingPhase
 from trainer.settings import FineTuneSettings, ModelPart, TrainerSettings, TuningMode
-from trainer.text import (
-    ItemDescriptions,
-    TextEncoder,
-    TuningResult,
-    describe,
-    find_pairs,
-    tune_language_model,
-)
 from trainer.training.ensembles import fit_ensemble
 from trainer.training.fit import TrainingInputs
 
@@ -66,8 +33,8 @@ class TrainingSetup:
 
     settings: TrainerSettings
     fine_tuning: FineTuneSettings = field(default_factory=FineTuneSettings)
-    text_encoder: TextEncoder | None = None
-    teacher: TrainedModel | None = None
+    text_encoder: text.TextEncoder | None = None
+    teacher: network.TrainedModel | None = None
 
 
 def train_first_model(
@@ -76,7 +43,7 @@ def train_first_model(
     setup: TrainingSetup,
     progress: ProgressReporter | None = None,
     is_held_out: HoldoutRule | None = None,
-) -> TrainedModel:
+) -> network.TrainedModel:
     """Train on a log. Items of the catalogue that have a text are known before their first event.
 
     Args:
@@ -89,7 +56,7 @@ def train_first_model(
     """
     settings = setup.settings
     # Fail on an unavailable device before reading the data.
-    select_device(settings)
+    network.select_device(settings)
     torch.set_num_threads(settings.threads)
     torch.manual_seed(settings.seed)
     return _FirstTraining(log, schema, setup, progress or ProgressReporter(), is_held_out).run()
@@ -109,10 +76,10 @@ class _FirstTraining:
         with_text = ModelPart.TEXT not in self.settings.ablate
         self.text_encoder = setup.text_encoder if with_text else None
 
-    def run(self) -> TrainedModel:
-        observed = observe_log(self.log.events, self.log.items)
+    def run(self) -> network.TrainedModel:
+        observed = examples.observe_log(self.log.events, self.log.items)
         tracked = self.progress.track(TrainingPhase.EXAMPLES, observed)
-        replayed = order_by_person(replay_log(tracked, self.schema))
+        replayed = examples.order_by_person(examples.replay_log(tracked, self.schema))
         seen = self._seen_items(replayed)
         texts = item_texts(self.log.items) if self.text_encoder else {}
         catalogue = {item.item_id: item for item in self.log.items if item.item_id in texts}
@@ -121,11 +88,13 @@ class _FirstTraining:
         vocabulary = Vocabulary([*seen, *sorted(catalogue.keys() - set(seen))])
         _check_teacher(self.setup.teacher, vocabulary)
         inputs, with_events = self._make_inputs(replayed, vocabulary, len(seen))
-        shape = architecture_of(vocabulary, self.schema, self.settings, text_encoder)
+        shape = network.architecture_of(vocabulary, self.schema, self.settings, text_encoder)
         described = None
         if text_encoder:
             self.progress.start(TrainingPhase.TEXT)
-            described = describe(vocabulary.item_ids, catalogue, text_encoder, self.progress.update)
+            described = text.describe(
+                vocabulary.item_ids, catalogue, text_encoder, self.progress.update
+            )
         # Once: factors are found by random draws, and an ensemble has one table of them.
         tables = count_tables(inputs.cooccurrence, self.progress)
         model, outcome = fit_ensemble(
@@ -133,9 +102,9 @@ class _FirstTraining:
         )
         names = vocabulary.item_ids[FIRST_ITEM:]
         known = Vocabulary(names, with_events[FIRST_ITEM:].tolist())
-        return TrainedModel(model, known, outcome, self.log.events[-1].timestamp, tuned)
+        return network.TrainedModel(model, known, outcome, self.log.events[-1].timestamp, tuned)
 
-    def _seen_items(self, replayed: Sequence[Example]) -> list[str]:
+    def _seen_items(self, replayed: Sequence[examples.Example]) -> list[str]:
         """The items with enough events, most frequent first."""
         least = self.settings.min_item_events
         seen = frequent_items(replayed, least)
@@ -148,7 +117,7 @@ class _FirstTraining:
 
     def _tune_text_encoder(
         self, observed: Sequence[Observation], texts: Mapping[str, str]
-    ) -> TuningResult | None:
+    ) -> text.TuningResult | None:
         """The language model tuned to what is learned from; None where it stays as it is.
 
         Raises:
@@ -162,17 +131,17 @@ class _FirstTraining:
         learned = [event for event, seen in pairs if not is_held_out(seen)]
         numbers = {item_id: number for number, item_id in enumerate(texts)}
         self.progress.start(TrainingPhase.TEXT_TUNING, settings.language_max_seconds)
-        return tune_language_model(
+        return text.tune_language_model(
             self.text_encoder,
             list(texts.values()),
-            find_pairs(learned, numbers),
+            text.find_pairs(learned, numbers),
             settings,
             lambda tuning: self.progress.update(tuning.step / tuning.steps),
         )
 
     def _make_inputs(
-        self, replayed: Sequence[Example], vocabulary: Vocabulary, seen: int
-    ) -> tuple[TrainingInputs, BoolArray]:
+        self, replayed: Sequence[examples.Example], vocabulary: Vocabulary, seen: int
+    ) -> tuple[TrainingInputs, examples.BoolArray]:
         """What is learned from and held out; and bool[N], which items can have an identity.
 
         Args:
@@ -180,8 +149,10 @@ class _FirstTraining:
         """
         settings, teacher = self.settings, self.setup.teacher
         events = [example.event for example in replayed]
-        trends = compute_trends(events, vocabulary, self.schema, settings.trend_snapshot_ms)
-        columns = build_examples(replayed, vocabulary, self.schema)
+        trends = examples.compute_trends(
+            events, vocabulary, self.schema, settings.trend_snapshot_ms
+        )
+        columns = examples.build_examples(replayed, vocabulary, self.schema)
         rule = self.is_held_out or _newest_rule(events, settings)
         held = np.fromiter(map(rule, events), np.bool_, len(events))
         if held.all():
@@ -201,8 +172,8 @@ class _FirstTraining:
 
 
 def count_tables(
-    counter: CooccurrenceCounter | None, progress: ProgressReporter
-) -> CooccurrenceTables | None:
+    counter: cooccurrence.CooccurrenceCounter | None, progress: ProgressReporter
+) -> cooccurrence.CooccurrenceTables | None:
     """The co-occurrence that a version takes with it; None for a model without."""
     if counter is None:
         return None
@@ -212,7 +183,7 @@ def count_tables(
     return tables
 
 
-def _check_teacher(teacher: TrainedModel | None, vocabulary: Vocabulary) -> None:
+def _check_teacher(teacher: network.TrainedModel | None, vocabulary: Vocabulary) -> None:
     if teacher and list(teacher.vocabulary.item_ids) != list(vocabulary.item_ids):
         raise DataError(
             f"trainer.teacher: knows {len(teacher.vocabulary)} items, here are {len(vocabulary)}, "
@@ -221,13 +192,13 @@ def _check_teacher(teacher: TrainedModel | None, vocabulary: Vocabulary) -> None
 
 
 def _initial_model(
-    shape: Architecture,
-    with_events: BoolArray,
-    described: ItemDescriptions | None,
-    counted: CooccurrenceTables | None,
-) -> TemporalModel:
+    shape: network.Architecture,
+    with_events: examples.BoolArray,
+    described: text.ItemDescriptions | None,
+    counted: cooccurrence.CooccurrenceTables | None,
+) -> network.TemporalModel:
     """A model told which items have events, what the catalogue says, and what is counted."""
-    model = TemporalModel(shape)
+    model = network.TemporalModel(shape)
     model.learned.copy_(torch.from_numpy(with_events))
     known = with_events
     if described:
@@ -241,14 +212,16 @@ def _initial_model(
     return model
 
 
-def set_cooccurrence(model: TemporalModel, counted: CooccurrenceTables) -> None:
+def set_cooccurrence(
+    model: network.TemporalModel, counted: cooccurrence.CooccurrenceTables
+) -> None:
     """Give a model what is known of what people take together."""
     model.neighbours.copy_(counted.neighbours)
     model.neighbour_weights.copy_(counted.weights)
     model.factors.copy_(counted.factors)
 
 
-def frequent_items(replayed: Sequence[Example], min_events: int) -> list[str]:
+def frequent_items(replayed: Sequence[examples.Example], min_events: int) -> list[str]:
     """The items that the log tells something of, most frequent first."""
     counts = Counter(one.event.item_id for one in replayed)
     seen = sorted(item for item, count in counts.items() if count >= min_events)
@@ -256,8 +229,8 @@ def frequent_items(replayed: Sequence[Example], min_events: int) -> list[str]:
 
 
 def count_cooccurrence(
-    columns: Examples, chosen: BoolArray, items: int, settings: TrainerSettings
-) -> CooccurrenceCounter | None:
+    columns: examples.Examples, chosen: examples.BoolArray, items: int, settings: TrainerSettings
+) -> cooccurrence.CooccurrenceCounter | None:
     """What people took together; None for a model that does not count.
 
     Args:
@@ -267,15 +240,15 @@ def count_cooccurrence(
     if ModelPart.COOCCURRENCE in settings.ablate:
         return None
     chosen = chosen & columns.is_target & (columns.items >= FIRST_ITEM)
-    taken = InteractionColumns(
+    taken = cooccurrence.InteractionColumns(
         columns.starts[chosen], columns.items[chosen], columns.times_ms[chosen]
     )
-    return CooccurrenceCounter(taken, items, NEIGHBOURS, settings.factors)
+    return cooccurrence.CooccurrenceCounter(taken, items, network.NEIGHBOURS, settings.factors)
 
 
-def _with_events(items: Int64Array, vocabulary: Vocabulary, end: int) -> BoolArray:
+def _with_events(items: Int64Array, vocabulary: Vocabulary, end: int) -> examples.BoolArray:
     """Which items are among these, bool[N]; the unknown item is, padding is not."""
-    found: BoolArray = np.bincount(items, minlength=len(vocabulary)) > 0
+    found: examples.BoolArray = np.bincount(items, minlength=len(vocabulary)) > 0
     found[UNKNOWN], found[end:] = True, False
     return found
 

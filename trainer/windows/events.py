@@ -1,7 +1,5 @@
 """A row of a window: an event, where it stood in Kafka, and what is to be known of it."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import msgspec

@@ -1,7 +1,5 @@
 """Reads topics from given offsets on, all partitions in one process."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Collection, Iterable, Mapping
 
@@ -15,7 +13,7 @@ from headwater_client.topics import ITEMS
 
 from features.kafka import client_config
 from features.settings import BrokerSettings
-from trainer.windows.offsets import OffsetTracker, Position, Source
+from trainer.windows.assembler import OffsetTracker, Position, Source
 
 BATCH = 500
 WAIT_S = 0.2
@@ -113,7 +111,7 @@ class MessageReader:
         except KafkaException as error:
             log.warning("offsets_not_reported", group=self._group, reason=error.args[0].str())
 
-    def backlog(self) -> Backlog:
+    def backlog(self) -> "Backlog":
         """What Kafka has by now, to be told of each message that is read."""
         return Backlog({source: self.bounds(source) for source in self.sources})
 

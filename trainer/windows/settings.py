@@ -1,7 +1,5 @@
 """Settings of the windows: where they are, and when one is closed."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Annotated, ClassVar
 

@@ -6,28 +6,143 @@
 
 Of two writers of one number, one creates the manifest. What it names cannot be anybody else's file,
 because names aside are unique. Whatever dies in between leaves a file aside that nothing names.
-"""
 
-from __future__ import annotations
+Files that are whole or absent, on a local disk or any other file system that fsspec knows.
+
+Locally a file is written aside, synced, and linked or renamed to its name. On an object store one
+put makes an object, and it appears whole.
+"""
 
 import hashlib
 import re
 import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from operator import attrgetter
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import fsspec
 import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
-from headwater_client.errors import DataError, HeadwaterError
+from fsspec.implementations.local import LocalFileSystem
+from headwater_client.errors import DataError, HeadwaterError, SettingsError
 from msgspec import Struct
 
+from trainer.datasets import Log
+from trainer.disk import replace_synced, sync, write_synced
 from trainer.windows.assembler import AssemblyState, ClosedWindow, CloseReason
 from trainer.windows.events import WindowEvent, from_table, to_table
-from trainer.windows.files import ASIDE, Files
+
+ASIDE = ".aside"
+
+
+class Files:
+    """Files below an address; paths are relative to it, with `/`.
+
+    Raises:
+        SettingsError: fsspec does not know the address, or lacks a package for it.
+    """
+
+    def __init__(self, address: str) -> None:
+        try:
+            self._fs, root = fsspec.core.url_to_fs(address)
+        except (ValueError, ImportError) as error:
+            raise SettingsError(f"windows.address: {address}: {error}") from error
+        self._root = root.rstrip("/")
+        self._local = isinstance(self._fs, LocalFileSystem)
+
+    def address(self, path: str) -> str:
+        """The whole address of a file, for messages and other programs."""
+        return str(self._fs.unstrip_protocol(self._path(path)))
+
+    def read(self, path: str) -> bytes:
+        """A file's content.
+
+        Raises:
+            FileNotFoundError: there is none.
+            DataError: it cannot be read.
+        """
+        with self._readable(path):
+            return bytes(self._fs.cat_file(self._path(path)))
+
+    def exists(self, path: str) -> bool:
+        """Whether there is such a file."""
+        self._fs.invalidate_cache()
+        return bool(self._fs.exists(self._path(path)))
+
+    def names(self, folder: str) -> list[str]:
+        """The names in a folder, none where it does not exist."""
+        self._fs.invalidate_cache()
+        with suppress(FileNotFoundError), self._readable(folder):
+            return [str(each).rsplit("/", 1)[-1] for each in self._fs.ls(self._path(folder), False)]
+        return []
+
+    def remove(self, path: str) -> None:
+        """Remove a file, if it is there."""
+        with suppress(FileNotFoundError):
+            self._fs.rm_file(self._path(path))
+
+    def put(self, path: str, content: bytes) -> None:
+        """Write a file that nobody looks for yet."""
+        self._make_folder_of(path)
+        if self._local:
+            write_synced(Path(self._path(path)), content)
+        else:
+            self._fs.pipe_file(self._path(path), content)
+
+    def create(self, path: str, content: bytes) -> None:
+        """Write a file that must not exist; of several writers at once, one succeeds.
+
+        Raises:
+            FileExistsError: it does.
+        """
+        self._make_folder_of(path)
+        if self._local:
+            self._link(path, content)
+        else:
+            self._fs.pipe_file(self._path(path), content, mode="create")
+
+    def move(self, path: str, target: str) -> None:
+        """Give a file another name; locally at once, else as a copy that appears whole."""
+        self._make_folder_of(target)
+        if self._local:
+            Path(self._path(path)).rename(self._path(target))
+            sync(Path(self._path(target)).parent)
+        else:
+            self._fs.cp_file(self._path(path), self._path(target))
+            self.remove(path)
+
+    @contextmanager
+    def _readable(self, path: str) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise DataError(f"{self.address(path)}: cannot be read: {error}") from error
+
+    def _link(self, path: str, content: bytes) -> None:
+        """A rename would replace what is there; a link to a whole file does not."""
+        target, aside = Path(self._path(path)), f"{ASIDE}/{uuid4()}"
+        self.put(aside, content)
+        try:
+            target.hardlink_to(self._path(aside))
+        finally:
+            self.remove(aside)
+        sync(target.parent)
+
+    def _make_folder_of(self, path: str) -> None:
+        self._fs.makedirs(self._path(path).rsplit("/", 1)[0], exist_ok=True)
+
+    def _path(self, path: str) -> str:
+        return f"{self._root}/{path}"
+
 
 MANIFESTS = "_manifests"
 SCHEMA_KEY = b"headwater_schema"
@@ -43,7 +158,7 @@ class ConcurrentWriterError(HeadwaterError):
 class Window:
     """A window's manifest and rows."""
 
-    manifest: WindowManifest
+    manifest: "WindowManifest"
     rows: list[WindowEvent]
 
 
@@ -51,7 +166,7 @@ class Window:
 class StagedWindow:
     """A window that is not written yet: its manifest, and its file's content."""
 
-    manifest: WindowManifest
+    manifest: "WindowManifest"
     content: bytes
 
 
@@ -74,12 +189,12 @@ class WindowStore:
         found = map(_MANIFEST.fullmatch, self._files.names(MANIFESTS))
         return sorted(int(each[1]) for each in found if each)
 
-    def newest(self) -> WindowManifest | None:
+    def newest(self) -> "WindowManifest | None":
         """The newest window; None where there is none."""
         numbers = self.numbers()
         return self.manifest(numbers[-1]) if numbers else None
 
-    def manifest(self, number: int) -> WindowManifest:
+    def manifest(self, number: int) -> "WindowManifest":
         """What a window is.
 
         Raises:
@@ -110,7 +225,7 @@ class WindowStore:
         table = pq.ParquetFile(pa.BufferReader(content), pre_buffer=False).read(use_threads=False)
         return Window(manifest, from_table(table))
 
-    def address(self, manifest: WindowManifest) -> str:
+    def address(self, manifest: "WindowManifest") -> str:
         """Where a window's rows are."""
         return self._files.address(manifest.file)
 
@@ -131,7 +246,7 @@ class WindowStore:
         self._create(draft.manifest)
         self.place(draft.manifest)
 
-    def place(self, manifest: WindowManifest) -> None:
+    def place(self, manifest: "WindowManifest") -> None:
         """Give the newest window's file its name, if a writer died before it could.
 
         Raises:
@@ -145,7 +260,7 @@ class WindowStore:
                 raise CorruptWindowError(address, "is gone", "put it back from a copy") from None
         self._sweep(manifest.number)
 
-    def _create(self, manifest: WindowManifest) -> None:
+    def _create(self, manifest: "WindowManifest") -> None:
         path = _manifest_path(manifest.number)
         try:
             self._files.create(path, seal(manifest))
@@ -164,7 +279,7 @@ class WindowStore:
             if found and int(found[1]) <= number:
                 self._files.remove(f"{ASIDE}/{name}")
 
-    def _content(self, manifest: WindowManifest, address: str) -> bytes:
+    def _content(self, manifest: "WindowManifest", address: str) -> bytes:
         for path in (manifest.file, manifest.aside, manifest.file):
             # Looked for twice: it may be moved in between.
             try:
@@ -174,7 +289,7 @@ class WindowStore:
         raise CorruptWindowError(address, "is gone", "put it back from a copy")
 
 
-def _describe(number: int, closed: ClosedWindow, content: bytes) -> WindowManifest:
+def _describe(number: int, closed: ClosedWindow, content: bytes) -> "WindowManifest":
     first_ms = closed.rows[0].event.timestamp
     date = datetime.fromtimestamp(first_ms / 1000, UTC).date()
     name = f"window-{number:08}"
@@ -281,3 +396,41 @@ def unseal(content: bytes, address: str) -> WindowManifest:
         raise CorruptWindowError(
             address, f"is not a manifest of a window: {error}", remedy
         ) from error
+
+
+def read_log(store: WindowStore, numbers: Iterable[int]) -> Log:
+    """The events of some windows in event-time order, late ones in their place.
+
+    What an app sent twice is in it once. It has no items: those are in the catalogue.
+
+    Raises:
+        DataError: a window is missing or damaged.
+    """
+    rows = [row for number in numbers for row in store.read(number).rows]
+    events = [row.event for row in rows if not row.repeated]
+    events.sort(key=attrgetter("timestamp"))
+    return Log(events, items=())
+
+
+FILE = "windows-left-out.json"
+
+
+class QuarantinedWindows:
+    """Their checksums, in a file of the model repository: the next trainer must not learn them."""
+
+    def __init__(self, repository: Path) -> None:
+        self._path = repository / FILE
+        text = self._path.read_bytes() if self._path.exists() else b"[]"
+        self._digests = msgspec.json.decode(text, type=set[str])
+
+    def __contains__(self, window: WindowManifest) -> bool:
+        return window.sha256 in self._digests
+
+    def add(self, windows: Iterable[WindowManifest]) -> None:
+        """Add some.
+
+        Raises:
+            OSError: the file cannot be written; it is as it was.
+        """
+        self._digests |= {window.sha256 for window in windows}
+        replace_synced(self._path, msgspec.json.encode(sorted(self._digests)))

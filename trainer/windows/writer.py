@@ -4,8 +4,6 @@ The files are the truth: a writer begins where the newest manifest says. What Ka
 committed offsets is a report for those who watch the lag, made after a file is whole.
 """
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,17 +19,15 @@ from headwater_client.events import Interaction
 from features.kafka import ensure_topics
 from features.settings import BrokerSettings
 from trainer.retrying import retrying
-from trainer.windows.assembler import AssemblyState, ClosedWindow, Deduplicator, WindowAssembler
-from trainer.windows.events import WindowEvent
-from trainer.windows.offsets import Source
-from trainer.windows.reader import (
-    Backlog,
-    MessageReader,
-    action_of,
-    is_end,
-    log_refused,
-    source_of,
+from trainer.windows.assembler import (
+    AssemblyState,
+    ClosedWindow,
+    Deduplicator,
+    Source,
+    WindowAssembler,
 )
+from trainer.windows.events import WindowEvent
+from trainer.windows.reader import Backlog, MessageReader, action_of, is_end, log_refused, source_of
 from trainer.windows.settings import WindowSettings
 from trainer.windows.store import StagedWindow, WindowManifest, WindowStore
 

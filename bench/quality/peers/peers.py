@@ -22,8 +22,6 @@ request is a user of its own whose interactions are its history. HSTU is told th
 
 # R requests, T targets of all of them, K = 200 items of an answer
 
-from __future__ import annotations
-
 import argparse
 import copy
 import json
@@ -84,14 +82,14 @@ class PeerRequests:
         """int64[R]."""
         return np.asarray(self.requests["request"], np.int64)
 
-    def only(self, ids: Ints) -> PeerRequests:
+    def only(self, ids: Ints) -> "PeerRequests":
         """The requests of these ids."""
         return PeerRequests(
             self.requests[self.requests["request"].isin(ids)],
             self.history[self.history["request"].isin(ids)],
         )
 
-    def sample(self, size: int) -> PeerRequests:
+    def sample(self, size: int) -> "PeerRequests":
         """At most `size` of them, the same ones each time."""
         if len(self.ids) <= size:
             return self

@@ -5,8 +5,6 @@ topics and the offsets that they have absorbed, in one conditional write: each e
 in user and item rows. Readers see the sum over the partitions.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +13,7 @@ import numpy as np
 import xxhash
 from headwater_client.event_types import CLICK, PURCHASE
 
-from features.arrays import BoolArray, Float64Array, Int64Array
+from features.schema import BoolArray, Float64Array, Int64Array
 from features.topics import Hash, hash64
 
 BUCKETS = 64
@@ -139,7 +137,7 @@ def sum_counters(parts: Iterable[VariantCounters]) -> VariantCounters:
     return total
 
 
-def sum_rows(rows: Sequence[FeedbackRow]) -> dict[str, VariantCounters]:
+def sum_rows(rows: "Sequence[FeedbackRow]") -> dict[str, VariantCounters]:
     """The counters by variant, those of all partitions together."""
     variants = sorted({variant for row in rows for variant in row.counters})
     return {

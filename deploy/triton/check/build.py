@@ -3,8 +3,6 @@
 `python -m deploy.triton.check.build`, once; the result is kept in git.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import onnx

@@ -9,8 +9,6 @@ Rows of requests that differ in another axis (lists of candidates) are filled wi
 longest; an output axis of the same symbolic name is cut back to each request's own length.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import threading

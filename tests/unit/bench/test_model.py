@@ -10,14 +10,19 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from bench.model.forms import EXACT, INT8, NARROW, PUBLISHED, RequestSizes, cpu_forms
 from bench.model.measures import (
     DEFAULT,
+    EXACT,
+    INT8,
+    NARROW,
+    PUBLISHED,
+    RequestSizes,
     RunReporter,
     choose_best,
     compare_answers,
     compare_serving,
     compare_sizes,
+    cpu_forms,
     make_tables,
     time_form,
 )

@@ -27,8 +27,7 @@ from bench.prequential.__main__ import (
     make_ways_table,
     retrain,
 )
-from features.arrays import Float64Array
-from features.schema import FeatureSchema
+from features.schema import FeatureSchema, Float64Array
 from features.settings import FeatureSettings
 from tests.harness.builders import click
 from tests.harness.walks import walks

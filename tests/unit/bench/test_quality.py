@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 from headwater_client.events import Interaction, Purchase
 
-from bench.quality.counting import ease, methods
 from bench.quality.figures import figures, groups
-from bench.quality.ours import first_member, scores, train_ours
+from bench.quality.ours import ease, first_member, methods, scores, train_ours
 from bench.quality.questions import (
     MISSED,
     TEST,

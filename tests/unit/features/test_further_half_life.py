@@ -12,7 +12,7 @@ import pytest
 from headwater_client.errors import SettingsError
 
 from deploy.jobs.train import train_and_publish
-from deploy.local.feature_repo import list_definitions, write_feature_repo
+from deploy.local.store import list_definitions, write_feature_repo
 from deploy.settings import Settings
 from features.columns import decode_group, decode_user, encode_group, encode_user
 from features.inputs import MODEL_NAME, model_inputs, model_outputs, user_features
@@ -20,7 +20,7 @@ from features.rows import empty_group, empty_user
 from features.schema import FeatureSchema, RowMark, check_version_fits
 from features.settings import DAY_MS, FeatureSettings
 from trainer.datasets import Log
-from trainer.export.triton_config import render_config, tensor_refusals
+from trainer.export.onnx import render_config, tensor_refusals
 
 GOLDEN = Path(__file__).parents[2] / "golden/13a9bcc/model_repo"
 DEFAULT = FeatureSettings()

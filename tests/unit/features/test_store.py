@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.local.feature_repo import list_definitions, write_feature_repo
+from deploy.local.store import list_definitions, write_feature_repo
 from features.store import (
     CATALOGUE,
     FEEDBACK,

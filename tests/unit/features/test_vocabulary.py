@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from features.schema import FIRST_ITEM, UNKNOWN, Vocabulary, read_vocabulary
 from features.topics import hash64
-from features.vocabulary import FIRST_ITEM, UNKNOWN, Vocabulary, read_vocabulary
 
 
 def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:

@@ -11,13 +11,7 @@ from headwater_client.events import Item, encode
 from features.columns import ENTRY_COLUMNS, CatalogueEntry, encode_item
 from features.store import RowWrite
 from features.topics import hash64
-from stream.catalogue import (
-    LOADED_ITEMS,
-    CatalogueCache,
-    ItemUpdate,
-    parse_item,
-    write_items,
-)
+from stream.catalogue import LOADED_ITEMS, CatalogueCache, ItemUpdate, parse_item, write_items
 from tests.harness.memory_store import MemoryRowStore
 
 NOW_MS = 1_700_000_000_000

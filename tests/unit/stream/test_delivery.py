@@ -9,7 +9,7 @@ import pytest
 from faust.types import TP
 from headwater_client.errors import ServerError
 
-from stream.delivery import Commits
+from stream.pipeline import Commits
 
 
 class World:

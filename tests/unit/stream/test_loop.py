@@ -12,7 +12,7 @@ from headwater_client.events import Click, Item, Purchase, encode
 from features.rows import UserRow, empty_user
 from features.schema import FeatureSchema
 from features.settings import FeatureSettings
-from stream.loop import RecordDecoder, _requests
+from stream.app import RecordDecoder, _requests
 from stream.row_updates import ConsumerRecord, RowChanges
 
 SCHEMA = FeatureSchema(FeatureSettings())

@@ -8,9 +8,8 @@ from headwater_client.event_types import CLICK, PURCHASE
 from headwater_client.events import Reason, RecommendedItem
 
 from features.columns import TrendList
-from features.schema import FeatureSchema
+from features.schema import FeatureSchema, Vocabulary
 from features.settings import DAY_MS, FeatureSettings
-from features.vocabulary import Vocabulary
 from stream.ranking import available_items, popular_items, rank, weigh_trends
 from stream.trending import TrendingIndex, sum_lists
 

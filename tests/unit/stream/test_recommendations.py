@@ -8,8 +8,14 @@ from headwater_client.events import Click, Reason, RecommendedItem, Shadow
 from features.rows import empty_user
 from features.schema import FeatureSchema
 from features.settings import FeatureSettings
-from stream.recommendations import make_recommendations, make_shadows, recommendation_id
-from stream.recommender import POPULAR_ITEMS, RankedLists, RecommendationRequest
+from stream.recommender import (
+    POPULAR_ITEMS,
+    RankedLists,
+    RecommendationRequest,
+    make_recommendations,
+    make_shadows,
+    recommendation_id,
+)
 
 ROW = empty_user(FeatureSchema(FeatureSettings()))
 CLICK = Click(event_id="e", user_id="ann", item_id="i", timestamp=1_700_000_000_000)

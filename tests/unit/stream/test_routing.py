@@ -9,9 +9,8 @@ import pytest
 from headwater_client.errors import SettingsError
 
 from features.rollout_messages import Rollout, RoutedVersion, Variant
-from features.schema import FeatureSchema
+from features.schema import FeatureSchema, Vocabulary
 from features.settings import FeatureSettings
-from features.vocabulary import Vocabulary
 from stream.routing import Assignment, Routes
 
 PEOPLE = [f"u{n}" for n in range(4000)]

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 from headwater_client.events import Click, Interaction, Item, Purchase
 
-from features.schema import FeatureSchema
+from features.schema import FeatureSchema, Vocabulary
 from features.settings import DAY_MS, HOUR_MS, FeatureSettings
-from features.vocabulary import Vocabulary
 from tests.harness.columns import columns_of
 from tests.harness.models import every_part
 from trainer.datasets import Log

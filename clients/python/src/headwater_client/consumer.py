@@ -7,8 +7,6 @@
 ...             print(recommendation.user_id, [item.item_id for item in recommendation.items])
 """
 
-from __future__ import annotations
-
 import os
 import time
 from collections.abc import Iterator, Mapping

@@ -6,7 +6,7 @@ HeadwaterError (1)
 │   ├── DeliveryError              Kafka did not take some messages; `undelivered` has them
 │   │   └── QueueFullError         the producer's local queue had no room for one
 │   ├── StoreRestartedError        features/store/__init__.py
-│   └── ServerUnavailableError     trainer/registry/model_server.py
+│   └── ServerUnavailableError     trainer/registry/registry.py
 ├── DataError (4)                  a file of events or items is missing or cannot be read
 │   └── CorruptWindowError         trainer/windows/store.py
 ├── EventError (5)                 one message breaks the event contract
@@ -27,8 +27,6 @@ HeadwaterError (1)
 Those with a file are the server side's, and stand beside what raises them; apps meet the others.
 A message names the field, the value and the remedy, on one line.
 """
-
-from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -72,7 +70,7 @@ class DeliveryError(ServerError):
         self.undelivered = list(undelivered)
 
     @classmethod
-    def from_messages(cls, undelivered: Sequence[Undelivered]) -> DeliveryError:
+    def from_messages(cls, undelivered: Sequence[Undelivered]) -> "DeliveryError":
         """The error of at least one message.
 
         >>> print(DeliveryError.from_messages([Undelivered("clicks", "ann", b"{}", "timed out")]))

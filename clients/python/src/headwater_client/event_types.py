@@ -14,8 +14,6 @@ are read and the first topic is opened:
 ('clicks', 'purchases', 'carts')
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ An app sends `Click`, `Purchase` and `Item`; Headwater answers with `Recommendat
 it refuses as `DeadLetter`. Values are JSON (UTF-8), times are integer milliseconds UTC.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import re

@@ -7,8 +7,6 @@
 ...         events.click(user_id="ann", item_id="lamp-7")
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import time

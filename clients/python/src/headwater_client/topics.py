@@ -1,7 +1,5 @@
 """The topics that apps and Headwater share, and how messages are put on them."""
 
-from __future__ import annotations
-
 ITEMS = "items"
 RECOMMENDATIONS = "recommendations"
 DEAD_LETTERS = "dead-letters"

@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-from headwater_client.events import (
-    Click,
-    Interaction,
-    Reason,
-    Recommendation,
-    RecommendedItem,
-)
+from headwater_client.events import Click, Interaction, Reason, Recommendation, RecommendedItem
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.demo.watch import Watch
+from deploy.demo.screen import Watch
 from deploy.settings import LocalSettings, Settings
 from features.settings import BrokerSettings
 

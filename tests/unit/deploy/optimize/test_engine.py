@@ -14,7 +14,6 @@ from headwater_client.errors import DataError
 from onnx import numpy_helper
 
 from deploy.optimize import BuildError, EngineUnavailableError, MatmulPrecision, OptimizeSettings
-from deploy.optimize.engine import EngineSpec, build_engine
 from deploy.optimize.precision import (
     PRODUCTS,
     CalibrationSet,
@@ -25,8 +24,10 @@ from deploy.optimize.precision import (
 from deploy.optimize.runtime import (
     ENGINE,
     EngineRecord,
+    EngineSpec,
     RunningEngine,
     TensorRTPackage,
+    build_engine,
     engine_file,
     load_package,
     profile_refusals,
@@ -39,13 +40,7 @@ from features.schema import FeatureSchema
 from tests.unit.deploy.optimize.conftest import HISTORY, ITEMS
 from trainer.disk import sha256
 from trainer.export import answers, open_session, sample_inputs
-from trainer.export.triton_config import (
-    MAX_BATCH,
-    Backend,
-    config_refusals,
-    graph_file,
-    render_config,
-)
+from trainer.export.onnx import MAX_BATCH, Backend, config_refusals, graph_file, render_config
 from trainer.network import TemporalModel
 
 KIND = TensorRTPackage.TENSORRT_RTX

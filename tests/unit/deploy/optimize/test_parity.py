@@ -9,11 +9,9 @@ import pytest
 from headwater_client.events import Click
 
 from deploy.optimize import OptimizeSettings
-from deploy.optimize.parity import measure_parity
-from deploy.optimize.variants import SourceVersion, build_variants
+from deploy.optimize.variants import SourceVersion, build_variants, measure_parity
 from features.inputs import model_inputs
-from features.schema import FeatureSchema
-from features.vocabulary import FIRST_ITEM, Vocabulary
+from features.schema import FIRST_ITEM, FeatureSchema, Vocabulary
 from tests.unit.deploy.optimize.conftest import HISTORY, ITEMS
 from trainer.datasets import Log
 from trainer.evaluation import EvalRequests, sample_requests

@@ -14,8 +14,7 @@ from headwater_client.events import Click
 
 from deploy.optimize import OptimizeSettings, ServedPrecision, variants
 from deploy.optimize.variants import SERVED_FILE, SourceVersion, serve_int8
-from features.schema import FeatureSchema
-from features.vocabulary import FIRST_ITEM, Vocabulary
+from features.schema import FIRST_ITEM, FeatureSchema, Vocabulary
 from tests.unit.deploy.optimize.conftest import ITEMS
 from trainer.evaluation import EvalRequests, newest_requests
 from trainer.examples import build_examples, observe_log, replay_log

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from deploy.rollout.feedback.codec import decode_feedback, encode_feedback
+from deploy.rollout.feedback.consumer import decode_feedback, encode_feedback
 from deploy.rollout.history import (
     RolloutProjection,
     has_inputs,

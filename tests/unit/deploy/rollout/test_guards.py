@@ -7,13 +7,8 @@ from headwater_client.event_types import CLICK
 
 from deploy.rollout import RolloutSettings, decide, guards, initial_state
 from deploy.rollout.evidence import collect_inputs
-from deploy.rollout.feedback.codec import decode_feedback, encode_feedback
-from deploy.rollout.feedback.counters import (
-    COUNTERS,
-    FeedbackRow,
-    Impression,
-    VariantCounters,
-)
+from deploy.rollout.feedback.consumer import decode_feedback, encode_feedback
+from deploy.rollout.feedback.counters import COUNTERS, FeedbackRow, Impression, VariantCounters
 from deploy.rollout.guards import GUARDS, Direction, RateGuard
 from deploy.rollout.history import inputs_as_json
 from features.rollout_messages import RolloutPhase

@@ -10,9 +10,8 @@ import torch
 from headwater_client.events import Click
 from torch import Tensor
 
-from features.schema import FeatureSchema
+from features.schema import FIRST_ITEM, FeatureSchema, Vocabulary
 from features.settings import HOUR_MS
-from features.vocabulary import FIRST_ITEM, Vocabulary
 from trainer.datasets import Log
 from trainer.evaluation import evaluate
 from trainer.evaluation.evaluate import select_targets

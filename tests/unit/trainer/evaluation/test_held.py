@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from features.vocabulary import FIRST_ITEM, UNKNOWN, Vocabulary
+from features.schema import FIRST_ITEM, UNKNOWN, Vocabulary
 from trainer.evaluation import HoldoutSet
-from trainer.evaluation.held import merge_vocabularies
+from trainer.evaluation.evaluate import merge_vocabularies
 from trainer.examples import Examples, ItemTrends
 
 

@@ -11,10 +11,8 @@ import torch
 from headwater_client.event_types import PURCHASE
 from headwater_client.events import Click, Interaction
 
-from features.arrays import Int64Array
-from features.schema import FeatureSchema
+from features.schema import FIRST_ITEM, PADDING, UNKNOWN, FeatureSchema, Int64Array, Vocabulary
 from features.settings import HOUR_MS, FeatureSettings
-from features.vocabulary import FIRST_ITEM, PADDING, UNKNOWN, Vocabulary
 from tests.harness.columns import columns_of
 from trainer.datasets import Log
 from trainer.examples import Examples, ItemTrends, compute_trends, observe_log

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from features.schema import UNKNOWN
 from features.settings import HOUR_MS
-from features.vocabulary import UNKNOWN
 from trainer.examples import cooccurrence
 from trainer.examples.cooccurrence import (
     FOLDS,

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 from headwater_client.events import Click, Item
 
-from features.schema import FeatureSchema
+from features.schema import FeatureSchema, Vocabulary
 from features.settings import HOUR_MS
-from features.vocabulary import Vocabulary
 from tests.harness.windows import closed
 from tests.unit.trainer.conftest import START_MS
 from trainer.datasets import Log
@@ -23,8 +22,7 @@ from trainer.examples import (
     observe_log,
     replay_log,
 )
-from trainer.windows.log import read_log
-from trainer.windows.store import WindowStore
+from trainer.windows.store import WindowStore, read_log
 
 
 @pytest.mark.parametrize("size", [1, 37, 1000])

@@ -11,10 +11,9 @@ from headwater_client.events import Click, Interaction, Purchase
 from msgspec.structs import replace
 
 from features import inputs, rows
-from features.schema import FeatureSchema
+from features.schema import FeatureSchema, Vocabulary
 from features.settings import FeatureSettings
 from features.topics import hash64
-from features.vocabulary import Vocabulary
 from tests.harness.columns import columns_of
 from trainer.datasets import Log
 from trainer.examples import Examples, Replayer, observe_log, replay_log

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from trainer.examples import Examples
-from trainer.examples.tie_groups import find_tie_groups, number_tied_items, shuffle_ties
+from trainer.examples.batches import find_tie_groups, number_tied_items, shuffle_ties
 
 
 def test_instants_cover_all_events_and_keep_a_person_s_moment_together(columns: Examples) -> None:

@@ -7,9 +7,8 @@ import pytest
 
 from features import inputs, rows
 from features.rows import ItemGroup
-from features.schema import FeatureSchema
+from features.schema import FeatureSchema, Vocabulary
 from features.settings import HOUR_MS
-from features.vocabulary import Vocabulary
 from trainer.datasets import Log
 from trainer.examples import ItemTrends, compute_trends, observe_log
 

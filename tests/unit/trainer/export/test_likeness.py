@@ -8,9 +8,8 @@ import torch
 from features.schema import FeatureSchema
 from tests.harness.models import every_part
 from trainer.export import ScoringGraph, sample_inputs
-from trainer.export.likeness import Widths, directions
 from trainer.export.onnx import torch_answers
-from trainer.export.scoring_graph import DenseCooccurrence
+from trainer.export.scoring_graph import DenseCooccurrence, Widths, directions
 from trainer.network import Architecture, Ensemble, TemporalModel
 
 

@@ -13,8 +13,7 @@ import pytest
 import torch
 
 from features.inputs import TOP_ITEMS, model_inputs, model_outputs
-from features.schema import FeatureSchema
-from features.vocabulary import PADDING, UNKNOWN
+from features.schema import PADDING, UNKNOWN, FeatureSchema
 from tests.harness.models import every_part
 from trainer.export import (
     Arrays,

@@ -12,9 +12,8 @@ from headwater_client.events import Click, Interaction
 
 from features import inputs
 from features.rows import UserRow, apply_event, empty_user
-from features.schema import FeatureSchema
+from features.schema import FIRST_ITEM, FeatureSchema, Vocabulary
 from features.settings import HOUR_MS, FeatureSettings
-from features.vocabulary import FIRST_ITEM, Vocabulary
 from tests.harness.models import every_part, requests_of
 from trainer.datasets import Log
 from trainer.examples import build_examples, compute_trends, observe_log, replay_log

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from features.schema import FeatureSchema
 from features.settings import FeatureSettings
-from trainer.export.triton_config import render_config, with_versions
+from trainer.export.onnx import render_config, with_versions
 
 CHECKED_IN = Path(__file__).parents[4] / "model_repo" / "temporal_llm" / "config.pbtxt"
 

@@ -8,13 +8,7 @@ import pytest
 
 from features.schema import FeatureSchema
 from tests.harness.walks import Events, shuffled, walks
-from tests.unit.trainer.training.test_fine_tune import (
-    BEFORE,
-    FILMS,
-    SETTINGS,
-    TEXT_ENCODER,
-    TUNING,
-)
+from tests.unit.trainer.training.test_fine_tune import BEFORE, FILMS, SETTINGS, TEXT_ENCODER, TUNING
 from trainer.datasets import Log
 from trainer.evaluation import hold_out
 from trainer.examples import EventHistory, split_by_time

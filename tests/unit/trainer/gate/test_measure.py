@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from features.schema import FeatureSchema
-from features.vocabulary import FIRST_ITEM, Vocabulary
+from features.schema import FIRST_ITEM, FeatureSchema, Vocabulary
 from trainer.evaluation import HoldoutSet
-from trainer.evaluation.held import merge_vocabularies
+from trainer.evaluation.evaluate import merge_vocabularies
 from trainer.examples import Examples, ItemTrends
 from trainer.export import ExportError, ScoringGraph, export
 from trainer.export.onnx import write_graph

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from features.schema import FeatureSchema
-from features.vocabulary import FIRST_ITEM
+from features.schema import FIRST_ITEM, FeatureSchema
 from tests.harness.models import every_part, requests_of
 from tests.harness.progress import keep_metrics
 from trainer.datasets import Log

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from features.vocabulary import FIRST_ITEM
+from features.schema import FIRST_ITEM
 from trainer.examples import Examples, ItemTrends
 from trainer.examples.batches import Batch, Batches, Requests, ScoredRequests
 from trainer.examples.cooccurrence import CooccurrenceTables

@@ -14,14 +14,12 @@ import pytest
 from headwater_client.errors import DataError, SettingsError
 
 from features.inputs import MODEL_NAME
-from features.schema import FeatureSchema, check_version_fits
+from features.schema import FeatureSchema, check_version_fits, read_vocabulary
 from features.settings import FeatureSettings
-from features.vocabulary import read_vocabulary
 from tests.harness.models import SETTINGS as PATIENT
 from tests.harness.models import offline_registry, untrained
 from trainer.export import answers, open_session, sample_inputs
-from trainer.export.onnx import export_unchecked
-from trainer.export.triton_config import render_config
+from trainer.export.onnx import export_unchecked, render_config
 from trainer.network import TemporalModel, TrainedModel
 from trainer.registry import (
     Lineage,
@@ -29,7 +27,6 @@ from trainer.registry import (
     ModelVersion,
     RepositoryLockedError,
     checkpoint,
-    staging,
 )
 from trainer.registry.repository import LOCK, STAGING
 
@@ -235,7 +232,7 @@ def test_a_graph_that_did_not_fit_is_written_again(
             path.symlink_to("/dev/full")
         export_unchecked(model, schema, path)
 
-    monkeypatch.setattr(staging, "export_unchecked", full_at_first)
+    monkeypatch.setattr("trainer.registry.repository.export_unchecked", full_at_first)
     version = offline_registry(tmp_path, schema, PATIENT).write_version(trained)
     assert len(attempts) == 2
     assert checkpoint.verify(version.folder).files["model.onnx"].size_bytes > 0

@@ -14,9 +14,7 @@ from headwater_client.errors import SettingsError
 from headwater_client.events import Click, Item
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
-from features.arrays import Float32Array
-from features.schema import FeatureSchema
-from features.vocabulary import FIRST_ITEM
+from features.schema import FIRST_ITEM, FeatureSchema, Float32Array
 from trainer.datasets import Log, item_text
 from trainer.export import ScoringGraph, answers, export, open_session, sample_inputs
 from trainer.settings import TrainerSettings

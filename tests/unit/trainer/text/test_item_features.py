@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from headwater_client.events import Item
 
-from features.arrays import Float32Array
+from features.schema import Float32Array
 from trainer.text import (
     BUCKETS,
     DIRECTIONS,

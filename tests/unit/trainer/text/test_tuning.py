@@ -28,8 +28,14 @@ from trainer.text import (
     tune_language_model,
 )
 from trainer.text import tuning as tuning_module
-from trainer.text.pairs import ItemPairs, draw_pairs, item_probabilities
-from trainer.text.tuning import TuningProgress, contrastive_loss, misranked_fraction
+from trainer.text.tuning import (
+    ItemPairs,
+    TuningProgress,
+    contrastive_loss,
+    draw_pairs,
+    item_probabilities,
+    misranked_fraction,
+)
 from trainer.training import TrainingSetup, fine_tune, train_first_model
 
 COLOURS = ("red", "blue", "green", "white")

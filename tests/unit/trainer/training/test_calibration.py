@@ -14,9 +14,8 @@ from torch import Tensor
 from trainer.examples import Examples, ItemTrends
 from trainer.examples.batches import Batches
 from trainer.network import LOWEST, PARTS, TemporalModel, batch_scores, score_parts
-from trainer.training import calibration as balancing
-from trainer.training.calibration import PRIOR_TARGETS, REACH, calibrate, remove_calibration
-from trainer.training.fit import softmax_loss
+from trainer.training import fit as balancing
+from trainer.training.fit import PRIOR_TARGETS, REACH, calibrate, remove_calibration, softmax_loss
 
 SIZE = 16
 

@@ -14,8 +14,7 @@ import torch
 from headwater_client.errors import DataError
 from headwater_client.events import Item
 
-from features.schema import FeatureSchema
-from features.vocabulary import FIRST_ITEM, Vocabulary
+from features.schema import FIRST_ITEM, FeatureSchema, Vocabulary
 from tests.harness.progress import keep_metrics
 from tests.harness.walks import ITEMS, START_MS, STEP_MS, Events, catalogue, walks
 from tests.unit.trainer.training.test_from_scratch import TEXT_ENCODER

@@ -16,11 +16,9 @@ from headwater_client.errors import DataError
 from headwater_client.events import Click
 from safetensors.torch import save
 
-from features.arrays import Float32Array
 from features.rows import Observation
-from features.schema import FeatureSchema
+from features.schema import FILE_NAME, FeatureSchema, Float32Array, Vocabulary
 from features.settings import HOUR_MS
-from features.vocabulary import FILE_NAME, Vocabulary
 from tests.harness.columns import columns_of
 from tests.harness.progress import keep_metrics
 from trainer.datasets import Log

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 from headwater_client.events import Click, Item
 
-from features.arrays import Float32Array
-from features.schema import FeatureSchema
+from features.schema import FeatureSchema, Float32Array
 from tests.harness.models import offline_registry
 from trainer.datasets import Log
 from trainer.evaluation import evaluate

@@ -12,8 +12,7 @@ import pytest
 from headwater_client.errors import DataError, SettingsError
 from headwater_client.events import Item
 
-from features.arrays import Float32Array
-from features.schema import FeatureSchema
+from features.schema import FeatureSchema, Float32Array
 from trainer.datasets import Log
 from trainer.network import TrainedModel, TrainingOutcome
 from trainer.progress import EpochMetrics, ProgressReporter

@@ -12,8 +12,7 @@ from headwater_client.event_types import CLICK
 from tests.harness.windows import NOW_MS, SETTINGS, row
 from trainer.datasets import Log
 from trainer.windows.assembler import CloseReason
-from trainer.windows.log import read_log
-from trainer.windows.store import WindowStore
+from trainer.windows.store import WindowStore, read_log
 from trainer.windows.writer import WindowAppender, WindowLoader
 
 

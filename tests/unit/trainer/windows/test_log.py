@@ -9,10 +9,9 @@ from headwater_client.errors import DataError
 from headwater_client.events import Item
 
 from features.schema import FeatureSchema
-from tests.harness.windows import closed
+from tests.harness.windows import closed, window_examples
 from trainer.examples import Replayer, observe_log, replay_log
-from trainer.windows.log import read_log, window_examples
-from trainer.windows.store import WindowStore
+from trainer.windows.store import WindowStore, read_log
 
 ITEMS = [Item(item_id="lamp", category=["light"])]
 
@@ -45,6 +44,6 @@ def test_rows_of_a_window_know_all_windows_before_it(
     assert one_by_one[3] == last
 
 
-def test_a_window_that_is_not_there_is_named(store: WindowStore, schema: FeatureSchema) -> None:
+def test_a_window_that_is_not_there_is_named(store: WindowStore) -> None:
     with pytest.raises(DataError, match="no such window"):
-        list(window_examples(store, [5], ITEMS, schema))
+        read_log(store, [5])

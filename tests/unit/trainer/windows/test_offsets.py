@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from trainer.windows.offsets import OffsetTracker, Position
+from trainer.windows.assembler import OffsetTracker, Position
 
 
 def test_what_is_open_is_where_reading_resumes() -> None:

@@ -15,8 +15,7 @@ from headwater_client.event_types import PURCHASE
 
 from tests.harness.windows import ONE_SOURCE, START_MS, assemble, closed, idled, row, written
 from trainer.windows.events import COLUMNS, WindowEvent, from_table, to_table
-from trainer.windows.log import read_log
-from trainer.windows.store import ConcurrentWriterError, Window, WindowStore
+from trainer.windows.store import ConcurrentWriterError, Window, WindowStore, read_log
 
 DATE = "date=2023-11-14"
 

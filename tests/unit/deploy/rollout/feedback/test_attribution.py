@@ -8,13 +8,13 @@ import pytest
 from headwater_client.event_types import CLICK, PURCHASE
 from headwater_client.events import Click, Purchase
 
-from deploy.rollout.feedback.attribution import (
+from deploy.rollout.feedback.ledger import (
     MAX_SERVED,
     AttributionWindow,
     Credit,
     ServedRecommendation,
+    TimeOrderedMerge,
 )
-from deploy.rollout.feedback.ledger import TimeOrderedMerge
 from features.topics import hash64
 
 WINDOW_MS = 1000

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from headwater_client.event_types import PURCHASE
 
-from deploy.rollout.feedback.codec import decode_feedback, encode_feedback
+from deploy.rollout.feedback.consumer import decode_feedback, encode_feedback
 from deploy.rollout.feedback.counters import (
     BUCKETS,
     FeedbackRow,

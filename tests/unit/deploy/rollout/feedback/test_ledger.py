@@ -7,7 +7,7 @@ import random
 import pytest
 from headwater_client.events import Click, Reason, Recommendation, RecommendedItem, Shadow
 
-from deploy.rollout.feedback.codec import decode_feedback, encode_feedback
+from deploy.rollout.feedback.consumer import decode_feedback, encode_feedback
 from deploy.rollout.feedback.counters import FeedbackRow
 from deploy.rollout.feedback.ledger import FeedbackMessage, FeedbackScope, Ledger
 from features.topics import Hash
