@@ -326,8 +326,8 @@ def _replay(
         Watch(settings, check_worker) as watch,
         _learning(settings, options, screen) as learning,
     ):
-        # The catalogue first; once it is absorbed the worker is up, and latency means something.
         replay(replace(live, events=(), refused=()), producer)
+        watch.wait_for_worker()
         watch.wait()
         if learning:
             learning.wait()

@@ -24,7 +24,7 @@ from rich.table import Table
 from deploy import local
 from deploy.demo.tally import DemoTally
 from deploy.settings import Settings
-from features.kafka import client_config
+from features.kafka import client_config, group_members
 from features.settings import BrokerSettings
 
 _LINE_EVERY_S = 5.0
@@ -221,6 +221,16 @@ class Watch:
         """
         if self._failure is not None:
             raise self._failure
+
+    def wait_for_worker(self) -> None:
+        """Wait until the worker reads: how long an event waited before says nothing of it.
+
+        Raises:
+            ServerError: as `check`.
+        """
+        while not group_members(self._settings.kafka, self._settings.worker.group):
+            time.sleep(_EVERY_S)
+            self.check()
 
     def wait(self, meanwhile: Callable[[], object] = lambda: time.sleep(_EVERY_S)) -> None:
         """Wait until all that was sent before this call is committed.
