@@ -19,6 +19,7 @@ from deploy.rollout.settings import RolloutSettings
 from deploy.settings_text import DELIMITER, PREFIX
 from features.settings import (
     BrokerSettings,
+    EventSettings,
     FeatureSettings,
     Section,
     SecurityProtocol,
@@ -106,6 +107,7 @@ class Settings(pydantic_settings.BaseSettings):
     kafka: BrokerSettings = BrokerSettings()
     store: StoreSettings = StoreSettings()
     features: FeatureSettings = FeatureSettings()
+    events: EventSettings = EventSettings()
     triton: TritonSettings = TritonSettings()
     worker: WorkerSettings = WorkerSettings()
     trainer: TrainerSettings = TrainerSettings()

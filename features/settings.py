@@ -13,6 +13,13 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, mo
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
 
+# What programs write where they know no id. Not 0: logs whose people are counted have one.
+NOBODY = (
+    *("", "-", "-1", "null", "(null)", "nil", "none", "(none)", "nan", "n/a", "undefined"),
+    *("unknown", "anonymous", "anon", "guest", "not set", "(not set)", "[object object]"),
+    "00000000-0000-0000-0000-000000000000",
+)
+
 Fraction = Annotated[float, Field(ge=0, le=1)]
 OpenFraction = Annotated[float, Field(gt=0, lt=1)]
 HalfOpenFraction = Annotated[float, Field(ge=0, lt=1)]
@@ -126,6 +133,20 @@ class BrokerSettings(Section):
                 f"security_protocol {self.security_protocol} needs sasl_username and sasl_password"
             )
         return self
+
+
+class EventSettings(Section):
+    """Which events are refused though they keep to the contract."""
+
+    nobody: frozenset[str] = Field(
+        frozenset(NOBODY),
+        description="user_ids that stand for nobody in particular, in any spelling of upper and "
+        "lower case: their events are refused, as all who are not known would be one person",
+    )
+
+    def is_nobody(self, user_id: str) -> bool:
+        """Whether an id stands for nobody."""
+        return user_id.strip().casefold() in self.nobody
 
 
 class Durability(StrEnum):

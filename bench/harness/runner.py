@@ -23,9 +23,9 @@ from rich.table import Table
 
 from bench.harness import charts
 from deploy import report
-from deploy.commands.data_options import Data, Map, Type
+from deploy.commands.data_options import Data, Map, Type, load_log
 from deploy.settings import default_cache_dir
-from trainer.datasets import DataSource, Log, load_log, mapping_from_options
+from trainer.datasets import DataSource, Log, mapping_from_options
 
 # No training is cut short because a machine is slow.
 UNHURRIED_S = 86_400.0

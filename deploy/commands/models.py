@@ -12,7 +12,7 @@ from headwater_client.errors import DataError, SettingsError
 from rich.console import Console
 from rich.table import Table
 
-from deploy.commands.data_options import Data, Map, Report, Type, data_source
+from deploy.commands.data_options import Data, Map, Report, Type, data_source, load_log
 from deploy.jobs.evaluate import Evaluated, Prequential, evaluate_prequential, evaluate_version
 from deploy.jobs.optimize import optimize_version
 from deploy.optimize.variants import VariantOutcome
@@ -20,7 +20,6 @@ from deploy.progress import ProgressDisplay, show_progress
 from deploy.report import write_report
 from deploy.settings import load_settings
 from features.schema import FeatureSchema
-from trainer.datasets import load_log
 from trainer.evaluation import MethodEvaluation
 from trainer.metrics import RankingMetrics
 from trainer.registry import ModelRepository

@@ -5,14 +5,13 @@ from typing import Annotated
 import typer
 
 from deploy import local
-from deploy.commands.data_options import Data, Map, Type, data_source
+from deploy.commands.data_options import Data, Map, Type, data_source, load_log
 from deploy.jobs.train import train_and_publish
 from deploy.progress import show_progress
 from deploy.services.supervisor import configure_logs, graceful_shutdown
 from deploy.services.trainer import slow_loop
 from deploy.settings import load_settings
 from features.kafka import ensure_topics
-from trainer.datasets import load_log
 from trainer.priority import give_way
 from trainer.progress import TrainingPhase
 

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from deploy import local
-from deploy.commands.data_options import Data, Map, Type, data_source
+from deploy.commands.data_options import Data, Map, Type, data_source, load_log
 from deploy.jobs.backfill import (
     fill_rows_from_kafka,
     fill_rows_from_log,
@@ -33,7 +33,7 @@ from deploy.services.supervisor import configure_logs, graceful_shutdown
 from deploy.settings import Settings, load_settings
 from features.kafka import ensure_topics
 from features.schema import FeatureSchema
-from trainer.datasets import Log, load_log
+from trainer.datasets import Log
 from trainer.examples import observe_log
 from trainer.examples.feast_history import write_history
 from trainer.windows.events import WindowEvent
@@ -208,7 +208,6 @@ def _write_windows(settings: Settings, log: Log | None) -> Iterable[WindowManife
 
 
 FASTEST = "max"
-SHOWN_REFUSALS = 3
 INTERRUPTED = 130
 
 Speed = Annotated[
@@ -270,8 +269,6 @@ def _positive(speed: str) -> float:
 
 
 def _warn_of_refused(log: Log) -> None:
-    for row in log.refused[:SHOWN_REFUSALS]:
-        print(f"headwater: refused: {row}", file=sys.stderr)
     if log.refused:
         print(
             f"headwater: {len(log.refused)} rows break the event contract: they are sent as they "

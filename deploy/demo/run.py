@@ -231,7 +231,10 @@ def run_demo(settings: Settings, options: DemoOptions) -> dict[str, Any]:
     seconds: dict[str, float] = {}
     screen = Screen({})
     with screen.stage("data", seconds):
-        log = _split(load_log(options.data), options)
+        whole = load_log(options.data)
+        for line in whole.describe_rows():
+            screen.say(f"  {line}")
+        log = _split(whole, options)
         past, live = log.past, log.live
         screen.titles = {item.item_id: item.title for item in past.items}
         screen.say(f"  {len(past.events)} events to learn from, {len(live.events)} to replay")

@@ -1,19 +1,24 @@
 """Logs of events out of files: MovieLens, or a shop's own tables."""
 
-from trainer.datasets.log import DataSource, Log, item_text, item_texts, load_log
+from trainer.datasets.inspection import LogSummary, summarise_log
+from trainer.datasets.log import DataSource, Log, examine_log, item_text, item_texts, load_log
 from trainer.datasets.movielens import movielens_100k
-from trainer.datasets.records import RefusedRecord
+from trainer.datasets.records import RefusedRecord, RowCounts
 from trainer.datasets.tables import ColumnMapping, RowType, mapping_from_options
 
 __all__ = [
     "ColumnMapping",
     "DataSource",
     "Log",
+    "LogSummary",
     "RefusedRecord",
+    "RowCounts",
     "RowType",
+    "examine_log",
     "item_text",
     "item_texts",
     "load_log",
     "mapping_from_options",
     "movielens_100k",
+    "summarise_log",
 ]

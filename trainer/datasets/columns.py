@@ -5,8 +5,11 @@ then refuses it by name, and nothing is lost on the way.
 """
 
 import math
-from collections.abc import Sequence
-from datetime import datetime
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from email.utils import parsedate_to_datetime
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -19,40 +22,132 @@ from trainer.datasets.tables import ColumnMapping, TimeUnit
 PER_SECOND = {TimeUnit.SECONDS: 1, TimeUnit.MILLISECONDS: 10**3}
 PER_SECOND |= {TimeUnit.MICROSECONDS: 10**6, TimeUnit.NANOSECONDS: 10**9}
 LARGEST_IN_SECONDS = 1e11
+# A number of seconds below this is of 1970, one of days since 1899 is of 1927 to 2173: Excel's.
+SMALLEST_IN_SECONDS, FIRST_EXCEL_DAY = 1e5, 1e4
+EXCEL_EPOCH = datetime(1899, 12, 30)  # noqa: DTZ001 (of any zone)
+DAY_MS = 86_400_000
+# Beyond what any unit can mean; times 1,000 it is still a number.
+LARGEST_NUMBER = 2.0**63
+# Numbers that are dates to people: 20260501, 20260501123000.
+COMPACT_DATES = {8: "%Y%m%d", 14: "%Y%m%d%H%M%S"}
+# Beside ISO 8601; where slashes part, whether days or months come first is found out.
+DATE_FORMATS = ("%Y/%m/%d", "%d.%m.%Y")
+DAY_OR_MONTH_FIRST = ("%d/%m/%Y", "%m/%d/%Y")
+TIMES_OF_DAY = ("", " %H:%M", " %H:%M:%S")
+SLASHES = re.compile(r"(\d{1,2})/(\d{1,2})/\d{4}")
+WEEKDAY = re.compile(r"[A-Z][a-z]{2}, \d")
+UTC_BEHIND = re.compile(r"^(\d.*) (?:UTC|GMT)$")
+WEB_SERVER_TIME = "%d/%b/%Y:%H:%M:%S %z"
+
+# `1.234,56`, and what a point means in it; `1,234.56`.
+DECIMAL_COMMA = re.compile(r"[+-]?(\d+|\d{1,3}(\.\d{3})+),\d+")
+ANY_WITH_COMMA = re.compile(r"[+-]?\d{1,3}(\.\d{3})*(,\d+)?|[+-]?\d+(,\d+)?")
+ANY_WITH_POINT = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d+)?")
+GROUPS_AND_POINT = re.compile(r"[+-]?\d{1,3}(,\d{3})+\.\d+")
+NOT_A_NUMBER = "nan"
+WHOLE_NUMBER = re.compile(r"(-?\d+)(\.0+)?")
 
 Values = list[Any]
 
 
 def texts(column: Any) -> Values:
     """Strings, or None; equal ones are one object, so that a long log stays small."""
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
-    if pa.types.is_floating(column.type):
-        column = _cast_to_integers(column)
+    column = _without_dictionary(column)
+    if pa.types.is_floating(column.type) or pa.types.is_decimal(column.type):
+        column = _written(column)
     encoded = column.cast(pa.string()).combine_chunks().dictionary_encode()
     names = [name or None for name in encoded.dictionary.to_pylist()]
     return [None if index is None else names[index] for index in encoded.indices.to_pylist()]
 
 
-def numbers(column: Any) -> Values:
+def _without_dictionary(column: Any) -> Any:
+    is_dictionary = pa.types.is_dictionary(column.type)
+    return column.cast(column.type.value_type) if is_dictionary else column
+
+
+def _written(column: Any) -> Any:
+    """Numbers as people write them: 17850 for 17850.0 and for 17850.00; none for NaN."""
+    if pa.types.is_float16(column.type):
+        column = column.cast(pa.float32())
+    pairs = zip(column.to_pylist(), column.cast(pa.string()).to_pylist(), strict=True)
+    names = [
+        None
+        if value is None or not math.isfinite(value)
+        else str(int(value))
+        if value == int(value)
+        else text
+        for value, text in pairs
+    ]
+    return pa.chunked_array([pa.array(names, pa.string())])
+
+
+def ids(column: Any) -> Values:
+    """`texts`, where a column of whole numbers may be written as 17850.0: so pandas writes them.
+
+    >>> ids(pa.chunked_array([["17850.0", "007", None]]))
+    ['17850', '007', None]
+    >>> ids(pa.chunked_array([["1.0", "NaN"]])), ids(pa.chunked_array([["1.0", "v2.0"]]))
+    (['1', None], ['1.0', 'v2.0'])
+    """
+    found = texts(column)
+    # A person may be called Nan, but not among numbers.
+    distinct = {
+        name: WHOLE_NUMBER.fullmatch(name)
+        for name in set(found)
+        if name and name.casefold() != NOT_A_NUMBER
+    }
+    if not all(distinct.values()) or not any(match and match[2] for match in distinct.values()):
+        return found
+    bare = {name: match[1] for name, match in distinct.items() if match}
+    return [bare.get(name) for name in found]
+
+
+def numbers(column: Any, decimal: str | None = None) -> Values:
     """Integers and floats, None for none and for NaN, text for what is no finite number.
+
+    Args:
+        decimal: a point or a comma; default: a comma where most have one.
 
     >>> numbers(pa.chunked_array([["1.5", "x", "inf", None]]))
     [1.5, 'x', 'inf', None]
+    >>> numbers(pa.chunked_array([["1.234,56", "7", "0,5"]]))
+    [1234.56, 7, 0.5]
     """
+    column = _without_dictionary(column)
     if pa.types.is_decimal(column.type):
         column = column.cast(pa.float64())
+    if pa.types.is_large_string(column.type) or pa.types.is_string_view(column.type):
+        column = column.cast(pa.string())
     for kind in (pa.int64(), pa.float64()) if pa.types.is_string(column.type) else ():
         try:
             return [_parse_finite(value) for value in column.cast(kind).to_pylist()]
         except pa.ArrowInvalid:
             continue
-    return [_parse_finite(_parse_number(value)) for value in column.to_pylist()]
+    values = column.to_pylist()
+    write = _with_point(values, decimal) if pa.types.is_string(column.type) else None
+    return [_parse_finite(_parse_number(write(value) if write else value)) for value in values]
 
 
-def integers(column: Any) -> Values:
+def _with_point(values: Values, decimal: str | None) -> Callable[[Any], Any]:
+    """How a number of the column is written for Python."""
+    if decimal is None:
+        commas = Counter(bool(DECIMAL_COMMA.fullmatch(value)) for value in values if value)
+        decimal = "," if commas[True] > commas[False] else None
+    form = {",": ANY_WITH_COMMA, ".": ANY_WITH_POINT, None: GROUPS_AND_POINT}[decimal]
+
+    def write(value: Any) -> Any:
+        if not value or not form.fullmatch(value):
+            return value
+        if decimal == ",":
+            return value.replace(".", "").replace(",", ".")
+        return value.replace(",", "")
+
+    return write
+
+
+def integers(column: Any, decimal: str | None = None) -> Values:
     """`numbers`, with 2.0 as 2."""
-    return [_to_integer(value) for value in numbers(column)]
+    return [_to_integer(value) for value in numbers(column, decimal)]
 
 
 def lists(column: Any, separator: str) -> Values:
@@ -68,16 +163,20 @@ def lists(column: Any, separator: str) -> Values:
 
 def times_ms(column: Any, mapping: ColumnMapping) -> Values:
     """Milliseconds UTC, of numbers, dates, or text of either."""
+    column = _without_dictionary(column)
     if pa.types.is_temporal(column.type):
         return _milliseconds(
             _to_utc(column.cast(_stamp_type(column), safe=False), mapping.time_zone)
         )
     if mapping.time_format:
         return _parse_with_format(column.cast(pa.string()), mapping)
-    values = numbers(column)
-    if _are_numbers(values):
-        return _epoch_ms(values, mapping.time_unit)
-    return _parse_dates(column, mapping.time_zone)
+    values = integers(column)
+    if not _are_numbers(values):
+        return _parse_dates(column, mapping.time_zone)
+    if mapping.time_unit is TimeUnit.AUTO and (written := _compact_format(values)):
+        column = pa.chunked_array([[None if value is None else str(value) for value in values]])
+        return _parse_with_format(column, mapping.model_copy(update={"time_format": written}))
+    return _epoch_ms(values, mapping)
 
 
 def _stamp_type(column: Any) -> Any:
@@ -107,21 +206,86 @@ def _parse_with_format(column: Any, mapping: ColumnMapping) -> Values:
     ]
 
 
+def _compact_format(values: Values) -> str | None:
+    """How most of the numbers are written, where they are dates to people; else None."""
+    present = [value for value in values if isinstance(value, int)]
+    lengths = Counter(len(str(value)) for value in present)
+    for length, written in COMPACT_DATES.items():
+        if 2 * lengths[length] > len(present) and _are_dates(present, length, written):
+            return written
+    return None
+
+
+def _are_dates(values: Sequence[int], length: int, written: str) -> bool:
+    texts_of_it = [str(value) for value in values if len(str(value)) == length]
+    stamps = pc.strptime(pa.array(texts_of_it), format=written, unit="s", error_is_null=True)
+    years = pc.year(stamps)
+    plausible = pc.and_(pc.greater_equal(years, 1970), pc.less(years, 2100))
+    return 2 * (pc.sum(plausible).as_py() or 0) > len(texts_of_it)
+
+
 def _parse_dates(column: Any, zone: str) -> Values:
     for kind in (pa.timestamp("us"), pa.timestamp("us", "UTC")):
         try:
             return _milliseconds(_to_utc(column.cast(kind), zone))
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
             continue
-    return [_parse_date(value, ZoneInfo(zone)) for value in column.to_pylist()]
+    values = column.to_pylist()
+    parser = _DateParser(_slashes(values), ZoneInfo(zone))
+    # Not each by each: a log has fewer times than rows.
+    read = {value: parser.parse(value) for value in set(values)}
+    return [read[value] for value in values]
 
 
-def _parse_date(value: Any, zone: ZoneInfo) -> Any:
+def _slashes(values: Values) -> Sequence[str]:
+    """The format of 24/12/2026 or of 12/24/2026, where some value can be read in one way only."""
+    parts = [match for value in set(values) if value and (match := SLASHES.match(value))]
+    day_first, month_first = (any(int(match[n]) > 12 for match in parts) for n in (1, 2))
+    if day_first == month_first:
+        return ()
+    return DAY_OR_MONTH_FIRST[:1] if day_first else DAY_OR_MONTH_FIRST[1:]
+
+
+class _DateParser:
+    """Reads dates of any form, that of the last one first."""
+
+    def __init__(self, slashes: Sequence[str], zone: ZoneInfo) -> None:
+        written = [f"{day}{time}" for day in (*DATE_FORMATS, *slashes) for time in TIMES_OF_DAY]
+        self._zone = zone
+        self._forms: list[Callable[[str], datetime]] = [
+            datetime.fromisoformat,
+            _parse_mail_date,
+            *(_with_format(each) for each in (*written, WEB_SERVER_TIME)),
+        ]
+
+    def parse(self, text: str | None) -> int | str | None:
+        """Milliseconds UTC; the text where it is none."""
+        if text is None:
+            return None
+        plain = UTC_BEHIND.sub(r"\1+00:00", text.strip())
+        for number, parse in enumerate(self._forms):
+            try:
+                date = parse(plain)
+                time_s = (date if date.tzinfo else date.replace(tzinfo=self._zone)).timestamp()
+            except (ValueError, OverflowError):
+                continue
+            self._forms.insert(0, self._forms.pop(number))
+            return math.floor(time_s * 1000)
+        return text
+
+
+def _with_format(written: str) -> Callable[[str], datetime]:
+    return lambda text: datetime.strptime(text, written)  # noqa: DTZ007 (the zone comes later)
+
+
+def _parse_mail_date(text: str) -> datetime:
+    """`Fri, 01 May 2026 12:00:00 GMT`."""
+    if not WEEKDAY.match(text):
+        raise ValueError(text)
     try:
-        date = datetime.fromisoformat(value)
-    except (TypeError, ValueError):
-        return value
-    return math.floor((date if date.tzinfo else date.replace(tzinfo=zone)).timestamp() * 1000)
+        return parsedate_to_datetime(text)
+    except (TypeError, IndexError) as error:
+        raise ValueError(text) from error
 
 
 def _are_numbers(values: Values) -> bool:
@@ -131,23 +295,37 @@ def _are_numbers(values: Values) -> bool:
     return found > 0 and 2 * found >= len(present)
 
 
-def _epoch_ms(values: Values, unit: TimeUnit) -> Values:
+def _epoch_ms(values: Values, mapping: ColumnMapping) -> Values:
+    unit, zone = mapping.time_unit, ZoneInfo(mapping.time_zone)
     if unit is TimeUnit.AUTO:
         unit = _unit_by_size([value for value in values if isinstance(value, int | float)])
-    per_second = PER_SECOND[unit]
-    return [
-        value
-        if value is None or isinstance(value, str)
-        else math.floor(value * 1000 / per_second)
-        if isinstance(value, float)
-        else value * 1000 // per_second
-        for value in values
-    ]
+    return [_to_ms(value, unit, zone) for value in values]
+
+
+def _to_ms(value: Any, unit: TimeUnit, zone: ZoneInfo) -> Any:
+    if value is None or isinstance(value, str) or abs(value) > LARGEST_NUMBER:
+        return value
+    if unit is TimeUnit.EXCEL:
+        return _clock_ms(value, zone)
+    if isinstance(value, float):
+        return math.floor(value * 1000 / PER_SECOND[unit])
+    return value * 1000 // PER_SECOND[unit]
+
+
+def _clock_ms(days: float, zone: ZoneInfo) -> float:
+    """What a clock of a zone shows as days of a workbook."""
+    try:
+        clock = EXCEL_EPOCH + timedelta(milliseconds=round(days * DAY_MS))
+        return math.floor(clock.replace(tzinfo=zone).timestamp() * 1000)
+    except OverflowError:
+        return days
 
 
 def _unit_by_size(values: Sequence[float]) -> TimeUnit:
     """By the middle value, so that a few bad ones do not decide."""
     middle = abs(sorted(values)[len(values) // 2])
+    if FIRST_EXCEL_DAY <= middle < SMALLEST_IN_SECONDS:
+        return TimeUnit.EXCEL
     for unit, per_second in PER_SECOND.items():
         if middle < LARGEST_IN_SECONDS * per_second:
             return unit
@@ -171,10 +349,3 @@ def _parse_finite(value: Any) -> Any:
 
 def _to_integer(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-def _cast_to_integers(column: Any) -> Any:
-    try:
-        return column.cast(pa.int64())
-    except pa.ArrowInvalid:
-        return column

@@ -1,18 +1,27 @@
 """Logs of events: MovieLens, or a shop's own tables, in event-time order."""
 
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from operator import attrgetter
 from pathlib import Path
 
+import msgspec
 import xxhash
 from headwater_client.errors import DataError
 from headwater_client.events import Interaction, Item, encode
 
+from features.settings import EventSettings
+from trainer.datasets import records
 from trainer.datasets.movielens import LAYOUTS, movielens_100k, read_movielens
-from trainer.datasets.records import RefusedRecord, TableRecords, read_events, read_items
+from trainer.datasets.records import RefusedRecord, RowCounts, TableRecords
 from trainer.datasets.tables import ColumnMapping, LogTables, read_tables
+
+# An id of a source may be 256 characters, and what tells its lines apart comes behind it.
+LONGEST_ORDER = 200
+SHOWN_REFUSALS = 3
 
 
 @dataclass(frozen=True)
@@ -30,19 +39,28 @@ class DataSource:
     cache_dir: Path
     path: Path | None = None
     mapping: ColumnMapping | None = None
+    events: EventSettings = field(default_factory=EventSettings)
 
 
 @dataclass(frozen=True)
 class Log:
     """What people did, and with what.
 
-    `events` are in event-time order, within a tie in the order of their file. `refused` are rows
-    that break the event contract.
+    Attributes:
+        events: in event-time order, within a tie in the order of their file.
+        refused: rows that break the event contract.
+        counts: what became of all rows of the files that the log was read from.
+        order_lines: events whose id another one has, too, that says something else: the id of an
+            order. Each was given an id of its own.
+        passed_over: files of the folder that were not read.
     """
 
     events: Sequence[Interaction]
     items: Sequence[Item]
     refused: Sequence[RefusedRecord] = ()
+    counts: RowCounts = field(default_factory=RowCounts)
+    order_lines: int = 0
+    passed_over: Sequence[str] = ()
 
     @property
     def fingerprint(self) -> str:
@@ -52,6 +70,18 @@ class Log:
             digest.update(type(event).__name__)
             digest.update(encode(event))
         return digest.hexdigest()
+
+    def describe_rows(self) -> list[str]:
+        """Lines that say what became of the rows of the files: none has vanished."""
+        lines = [f"refused: {row}" for row in self.refused[:SHOWN_REFUSALS]]
+        if self.order_lines:
+            lines.append(
+                f"{self.order_lines:,} rows have the event id of another row that says something "
+                "else, as if it were the id of an order: each counts, under an id of its own"
+            )
+        if beside := sum(not row.is_counted for row in self.refused):
+            lines.append(f"what rows of events say of {beside:,} items is refused; they count")
+        return [*lines, str(self.counts)]
 
     def head(self, count: int) -> "Log":
         """The first `count` events."""
@@ -86,31 +116,100 @@ def load_log(source: DataSource) -> Log:
     in `Log.refused`; a file that cannot be used as a whole is an error.
 
     Raises:
-        DataError: no such file, a missing column, not a readable row, nothing to fetch it from.
+        DataError: no such file, a missing column, no row can be used, nothing to fetch it from.
         SettingsError: the mapping is not understood.
     """
-    path = source.path or movielens_100k(source.cache_dir)
-    if not path.exists():
-        raise DataError(f"{path}: no such file or folder")
-    log = _build_log(_read_source(path, source.mapping))
+    log, parts = _read(source)
+    for part in parts:
+        part.check_any()
     if not log.events:
-        raise DataError(f"{path}: no events in it")
+        raise DataError(f"{source.path or 'MovieLens-100K'}: no events in it")
     return log
 
 
-def _read_source(path: Path, mapping: ColumnMapping | None) -> LogTables:
+def examine_log(source: DataSource) -> Log:
+    """`load_log`, where a log without one event is one, too."""
+    return _read(source)[0]
+
+
+def _read(source: DataSource) -> tuple[Log, Sequence[TableRecords]]:
+    path = source.path or movielens_100k(source.cache_dir)
+    if not path.exists():
+        raise DataError(f"{path}: no such file or folder")
     folder = path.parent if path.name in LAYOUTS else path
-    found = read_movielens(folder) if mapping is None and folder.is_dir() else None
-    return found or read_tables(path, mapping)
+    found = read_movielens(folder) if source.mapping is None and folder.is_dir() else None
+    return _build_log(found or read_tables(path, source.mapping), source.events)
 
 
-def _build_log(tables: LogTables) -> Log:
-    read = [read_events(table) for table in tables.events]
-    events = [event for part in read for event in part.values]
+def _build_log(tables: LogTables, settings: EventSettings) -> tuple[Log, Sequence[TableRecords]]:
+    with _one_of(len(tables.events)):
+        read = [records.read_events(table, settings.is_nobody) for table in tables.events]
+        is_of_items = tables.items is not tables.events
+        items = [records.read_items(table, is_of_items=is_of_items) for table in tables.items]
+    parts, order_lines = _tell_lines_apart([part.values for part in read])
+    events = [event for part in parts for event in part]
     events.sort(key=attrgetter("timestamp"))
-    items = [read_items(table) for table in tables.items]
     newest = {item.item_id: item for part in items for item in part.values}
-    return Log(events, list(newest.values()), _unique_refusals([*read, *items]))
+    counts = sum((part.counts for part in (*read, *items)), RowCounts())
+    counts.check()
+    log = Log(
+        events,
+        list(newest.values()),
+        _unique_refusals([*read, *items]),
+        counts,
+        order_lines,
+        tables.passed_over,
+    )
+    return log, [*read, *items] if is_of_items else read
+
+
+@contextmanager
+def _one_of(tables: int) -> Iterator[None]:
+    """What to do where one of several tables is none of events."""
+    try:
+        yield
+    except DataError as error:
+        if tables == 1:
+            raise
+        raise DataError(
+            f"{error}; it is one of {tables} tables in its folder: name one file with --data, or "
+            "--map items_file=NAME if it describes the items"
+        ) from error
+
+
+def _tell_lines_apart(
+    parts: Sequence[Sequence[Interaction]],
+) -> tuple[Sequence[Sequence[Interaction]], int]:
+    """Give each line of an order an id of its own, where the source named the order only.
+
+    Two events are taken for one if person, type and id are the same: of an order of three items one
+    would count. Events that say the same altogether stay one.
+
+    Returns:
+        The events of each table, and how many have got another id.
+    """
+    times = Counter(event.event_id for part in parts for event in part)
+    said: dict[tuple[type, str, str], set[bytes]] = {}
+    for event in (each for part in parts for each in part if times[each.event_id] > 1):
+        said.setdefault(_identity(event), set()).add(encode(event))
+    orders = {identity for identity, contents in said.items() if len(contents) > 1}
+    if not orders:
+        return parts, 0
+    names = [records.EventNames() for _ in parts]
+    told = [
+        [_name_line(event, each) if _identity(event) in orders else event for event in part]
+        for part, each in zip(parts, names, strict=True)
+    ]
+    return told, sum(_identity(event) in orders for part in parts for event in part)
+
+
+def _identity(event: Interaction) -> tuple[type, str, str]:
+    return type(event), event.user_id, event.event_id
+
+
+def _name_line(event: Interaction, names: records.EventNames) -> Interaction:
+    said = names.name(type(event).__name__, msgspec.structs.asdict(event))
+    return msgspec.structs.replace(event, event_id=f"{event.event_id[:LONGEST_ORDER]}/{said}")
 
 
 def _unique_refusals(parts: Sequence[TableRecords]) -> list[RefusedRecord]:

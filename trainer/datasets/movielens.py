@@ -12,10 +12,16 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from headwater_client.errors import DataError
 
+from trainer.datasets.delimited import TextFormat
 from trainer.datasets.download import PackagedFiles, fetch
-from trainer.datasets.tables import ColumnMapping, CsvFormat, LogTables, SourceTable, read_csv
+from trainer.datasets.tables import (
+    ColumnMapping,
+    LogTables,
+    SourceTable,
+    named_in_errors,
+    read_text,
+)
 
 # RecBole's wheel carries MovieLens-100K, links to a knowledge graph included.
 SHA256 = {
@@ -57,10 +63,8 @@ def read_movielens(folder: Path) -> LogTables | None:
     """The tables of a folder that has one of MovieLens' layouts; None for another."""
     for file, read in LAYOUTS.items():
         if (folder / file).is_file():
-            try:
+            with named_in_errors(folder):
                 return read(folder)
-            except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
-                raise DataError(f"{folder}: cannot be read: {error}".replace("\n", " ")) from error
     return None
 
 
@@ -83,7 +87,7 @@ def _ml_100k(folder: Path) -> LogTables:
 
 
 def _ml_1m(folder: Path) -> LogTables:
-    """`ratings.dat` and `movies.dat`: `::`, Latin-1."""
+    """`ratings.dat` and `movies.dat`: `::`; 1M and 10M."""
     ratings = _read_dat(folder / "ratings.dat", RATINGS)
     items = _read_dat(folder / "movies.dat", ("item_id", "title", "category"))
     return LogTables([_ratings(ratings, "ml-1m")], [_dated_films(items, items.columns["category"])])
@@ -117,23 +121,23 @@ def _read(
     encoding: str = "utf-8",
     quoted: bool = False,
 ) -> SourceTable:
-    form = ColumnMapping(delimiter=delimiter, encoding=encoding)
-    text = CsvFormat(column_names=names, quoted=quoted, null_values=NOTHING)
-    return read_csv(path, form, text)
+    form = TextFormat(delimiter, quoted, encoding, names, null_values=NOTHING)
+    return read_text(path, ColumnMapping(), form)
 
 
 def _read_dat(path: Path, names: Sequence[str]) -> SourceTable:
-    # Fields are parted by two characters, and titles hold single colons.
-    text = path.read_bytes().decode("latin-1").replace("::", "\t")
-    source = pa.BufferReader(text.encode())
-    form = ColumnMapping(delimiter="\t")
-    written = CsvFormat(path.name, names, quoted=False, null_values=NOTHING)
-    return read_csv(source, form, written)
+    """Two characters part fields, as titles hold single colons: Latin-1 in 1M, UTF-8 in 10M."""
+    try:
+        path.read_bytes().decode()
+        encoding = "utf-8"
+    except UnicodeDecodeError:
+        encoding = "latin-1"
+    return _read(path, delimiter="::", names=names, encoding=encoding)
 
 
 def _ratings(table: SourceTable, name: str) -> SourceTable:
     columns = table.columns.rename_columns(RATINGS)
-    return replace(table, name=name, columns=columns, mapping=ColumnMapping())
+    return replace(table, name=name, columns=columns, mapping=ColumnMapping(), has_fixed_rows=True)
 
 
 def _dated_films(table: SourceTable, genres: Any) -> SourceTable:

@@ -1,27 +1,37 @@
-"""Tables of events and items out of files: CSV, TSV (gzipped too) and Parquet.
+"""Tables of events and items out of files: delimited text (packed too) and Parquet.
 
 Which column holds what is said by options, or by `mapping.toml` beside the files.
 """
 
+import codecs
+import difflib
+import shlex
 import tomllib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import unquote
 from zoneinfo import ZoneInfo
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from headwater_client.errors import DataError, SettingsError
 from headwater_client.event_types import EVENT_TYPES, EventSpec
-from pyarrow import csv
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, field_validator
 
 from features.settings import Section
+from trainer.datasets import delimited
+from trainer.datasets.delimited import TextFormat
 
-SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".parquet")
-
+TEXT_SUFFIXES = (".csv", ".tsv", ".tab", ".txt")
+SUFFIXES = (*TEXT_SUFFIXES, ".parquet", ".gz", ".bz2", ".zst")
+# Texts beside the data that are no tables.
+PROSE = ("readme", "license", "licence", "notice", "notes", "changelog", "citation")
+SHOWN_NAMES = 10
+NO_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 
 MAPPING_FILE = "mapping.toml"
 
@@ -53,10 +63,15 @@ class TimeUnit(StrEnum):
     MILLISECONDS = "ms"
     MICROSECONDS = "us"
     NANOSECONDS = "ns"
+    EXCEL = "excel"
+    """Days since the end of 1899, as a workbook counts them."""
 
 
 def _as_list(value: object) -> object:
     return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_as_list)]
 
 
 class ColumnMapping(Section):
@@ -74,6 +89,9 @@ class ColumnMapping(Section):
     price: str = "price"
     quantity: str = "quantity"
 
+    columns: Names | None = Field(
+        None, description="names of the columns, in their order, of a file without a heading"
+    )
     type: str = Field("type", description="column whose values are named in `types`")
     types: Mapping[str, RowType] = Field(
         default_factory=lambda: {name: name for name in (*EVENT_TYPES, SKIP)}
@@ -93,12 +111,18 @@ class ColumnMapping(Section):
     category: str = "category"
     category_separator: str = "|"
     item_price: str | None = Field(None, description="column of the item's own price")
-    attributes: Annotated[tuple[str, ...], BeforeValidator(_as_list)] = ()
+    attributes: Names = ()
 
     delimiter: Annotated[str, Field(min_length=1, max_length=1)] | None = Field(
-        None, description="of CSV; empty: a comma, a tab in .tsv"
+        None, description="of text; empty: the one that the heading has"
     )
-    encoding: str = Field("utf-8", description="of CSV")
+    quoted: bool | None = Field(
+        None, description="whether fields of a text may stand in quotes; empty: not where tabs part"
+    )
+    decimal: Annotated[str, Field(pattern="^[.,]$")] | None = Field(
+        None, description="of numbers, a point or a comma; empty: as most of a column have it"
+    )
+    encoding: str = Field("utf-8", description="of text")
 
     @field_validator("time_zone")
     @classmethod
@@ -107,6 +131,15 @@ class ColumnMapping(Section):
             return ZoneInfo(name).key
         except (OSError, ValueError, KeyError) as error:
             raise ValueError("no such time zone: expected a name such as Europe/Paris") from error
+
+    @field_validator("encoding")
+    @classmethod
+    def _known_encoding(cls, name: str) -> str:
+        try:
+            "".encode(name)
+        except LookupError as error:
+            raise ValueError("no such encoding: expected a name such as latin-1") from error
+        return codecs.lookup(name).name
 
     def is_given(self, field: str) -> bool:
         """Whether a person named this field's column, which then must exist."""
@@ -126,7 +159,8 @@ def mapping_from_options(maps: Sequence[str], types: Sequence[str]) -> ColumnMap
     'customer'
     """
     given: dict[str, Any] = dict(_parse_pair("--map", option) for option in maps)
-    named = dict(_parse_pair("--type", option) for option in types if "=" in option)
+    # A value of a type column may be empty: `=skip`.
+    named = dict(option.rsplit("=", 1) for option in types if "=" in option)
     constants = [option for option in types if "=" not in option]
     if named:
         given["types"] = named
@@ -140,10 +174,13 @@ def merge_mapping_file(folder: Path, given: ColumnMapping | None) -> ColumnMappi
     path = folder / MAPPING_FILE
     if not path.is_file():
         return given or ColumnMapping()
+    content = path.read_bytes()
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise SettingsError(f"{path}: is UTF-16: save it as UTF-8")
     try:
-        in_file = tomllib.loads(path.read_text("utf-8"))
+        in_file = tomllib.loads(content.decode("utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path}: not TOML: {error}") from error
+        raise SettingsError(f"{path}: not TOML in UTF-8: {error}") from error
     over = given.model_dump(exclude_unset=True) if given else {}
     return _validate(in_file | over, str(path))
 
@@ -168,137 +205,189 @@ def _validate(given: Mapping[str, Any], where: str) -> ColumnMapping:
 
 
 @dataclass(frozen=True)
-class MalformedLine:
-    """A line that has another number of fields than the table has columns."""
-
-    row: int
-    text: str
-    reason: str
-
-
-@dataclass(frozen=True)
 class SourceTable:
     """One file's content, and what its columns mean.
 
-    `columns` is a pyarrow.Table; text of CSV is not interpreted yet, so that an id 007 stays one.
-    `malformed` rows, counted from 1 like all, are not in it.
+    Attributes:
+        text: the rows of a text, of which some are not in `columns`.
+        columns: a pyarrow.Table.
+        has_fixed_rows: the file is published and never changes: its events are named by the
+            numbers of their rows.
     """
 
     name: str
     columns: Any
     mapping: ColumnMapping
-    malformed: Sequence[MalformedLine] = field(default_factory=tuple)
+    text: delimited.TextRows = field(default_factory=delimited.TextRows)
+    has_fixed_rows: bool = False
 
     def has(self, column: str) -> bool:
         """Whether there is such a column."""
         return column in self.columns.column_names
 
     def row_numbers(self) -> Sequence[int]:
-        """The number in the file, from 1, of each row."""
-        if not self.malformed:
-            return range(1, len(self.columns) + 1)
-        left_out = {line.row for line in self.malformed}
+        """The number in the file, from 1, of each row of `columns`."""
+        left_out = {line.row for line in self.text.malformed}.union(self.text.headings)
         total = len(self.columns) + len(left_out)
         return [row for row in range(1, total + 1) if row not in left_out]
+
+    def column_of(self, field_name: str) -> str:
+        """What a field's column is called here.
+
+        Where `columns` names them, a field's own name stands for its column.
+        """
+        name: str = getattr(self.mapping, field_name)
+        if self.mapping.columns and not self.has(name) and self.has(field_name):
+            return field_name
+        return name
+
+    def get(self, field_name: str, name: str) -> Any:
+        """A field's column.
+
+        Raises:
+            DataError: there is none, or two of this name.
+        """
+        found = self.columns.column_names.count(name)
+        if found == 1:
+            return self.columns[name]
+        if found:
+            raise DataError(
+                f"{self.name}: {found} columns are called {name!r}: rename one of them, or name "
+                "all: --map columns=NAME,NAME,..."
+            )
+        raise DataError(
+            f"{self.name}: no column {name!r}: it has {self._list_columns()}: say "
+            f"--map {field_name}={self._nearest(name)}{self._without_heading()}"
+        )
+
+    def _list_columns(self) -> str:
+        return ", ".join(self.columns.column_names)
+
+    def _nearest(self, name: str) -> str:
+        """The column whose name is another spelling of one, or a word for any."""
+        plain = {_bare(each): each for each in self.columns.column_names}
+        near = difflib.get_close_matches(_bare(name), plain, n=1, cutoff=0.8)
+        return shlex.quote(plain[near[0]]) if near else "NAME"
+
+    def _without_heading(self) -> str:
+        names = self.columns.column_names
+        if not any(name[:1].isdigit() for name in names):
+            return ""
+        return (
+            "; if its first line is no heading, name the columns: --map columns=user,item,time,... "
+            f"({len(names)} names)"
+        )
+
+
+def _bare(name: str) -> str:
+    return "".join(filter(str.isalnum, name)).casefold()
 
 
 @dataclass(frozen=True)
 class LogTables:
-    """Where the events are, and where the items are; one table can hold both."""
+    """Where the events are, and where the items are; one table can hold both.
+
+    `passed_over` are files of the folder that were not read.
+    """
 
     events: Sequence[SourceTable]
     items: Sequence[SourceTable]
+    passed_over: Sequence[str] = ()
 
 
 def read_tables(path: Path, given: ColumnMapping | None) -> LogTables:
-    """The tables of a file, or of all CSV and Parquet files of a folder."""
+    """The tables of a file, or of all text and Parquet files of a folder.
+
+    Folders of partitions (`date=2026-11-24`) are a part of their folder, and what their names say
+    is a column. Hidden files (`.name`, `_name`) are no part of it.
+    """
     folder = path if path.is_dir() else path.parent
     mapping = merge_mapping_file(folder, given)
     items_path = folder / mapping.items_file if mapping.items_file else None
-    paths = [found for found in _table_files(path) if found != items_path]
-    events = [read_table(found, mapping) for found in paths]
-    if items_path is None:
-        return LogTables(events, events)
-    if not items_path.is_file():
+    if items_path and not items_path.is_file():
         raise DataError(f"{items_path}: no such file, but items_file names it")
-    return LogTables(events, [read_table(items_path, mapping)])
+    files = [path] if path.is_file() else sorted(_files_below(path))
+    paths = [file for file in files if file == path or _is_table(file)]
+    if not paths:
+        raise DataError(
+            f"{path}: neither MovieLens nor a table: no {', '.join(SUFFIXES)} file in it, only "
+            f"{', '.join(sorted(file.name for file in path.iterdir())[:SHOWN_NAMES]) or 'nothing'}"
+        )
+    events = [
+        _add_partitions(read_table(file, mapping), file.relative_to(folder))
+        for file in paths
+        if file != items_path
+    ]
+    passed_over = [file.name for file in files if file not in paths and file.name != MAPPING_FILE]
+    items = events if items_path is None else [read_table(items_path, mapping)]
+    return LogTables(events, items, passed_over)
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    """The files of a folder and of its partitions."""
+    for entry in folder.iterdir():
+        if entry.is_file():
+            yield entry
+        elif "=" in entry.name and not _is_hidden(entry):
+            yield from _files_below(entry)
+
+
+def _is_hidden(path: Path) -> bool:
+    return path.name.startswith((".", "_", "~"))
+
+
+def _is_table(path: Path) -> bool:
+    name = path.name.lower()
+    return not _is_hidden(path) and name.endswith(SUFFIXES) and not name.startswith(PROSE)
+
+
+def _add_partitions(table: SourceTable, path: Path) -> SourceTable:
+    """The table with what its folders' names say, where it has no column of that name."""
+    columns = table.columns
+    for name, _, value in (folder.partition("=") for folder in path.parts[:-1]):
+        if name not in columns.column_names:
+            said = None if value == NO_PARTITION else unquote(value)
+            columns = columns.append_column(name, pa.array([said] * len(columns), pa.string()))
+    return replace(table, name=str(path), columns=columns)
 
 
 def read_table(path: Path, mapping: ColumnMapping) -> SourceTable:
     """One file."""
+    with named_in_errors(path):
+        if _begins_as_parquet(path):
+            # Not `read_table`, which cannot have two columns of one name.
+            return SourceTable(path.name, pq.ParquetFile(path).read(), mapping)
+        form = TextFormat(
+            delimiter=mapping.delimiter,
+            quoted=mapping.quoted,
+            encoding=mapping.encoding,
+            column_names=mapping.columns,
+            row_signs=(mapping.time, mapping.item),
+        )
+        return read_text(path, mapping, form)
+
+
+def read_text(path: Path, mapping: ColumnMapping, form: TextFormat) -> SourceTable:
+    """One file of delimited text."""
+    rows = delimited.read_rows(path, form)
+    return SourceTable(path.name, rows.columns, mapping, rows)
+
+
+@contextmanager
+def named_in_errors(path: Path | str) -> Iterator[None]:
+    """What cannot be read at all (bytes for text, a wrong `time_format`) is one line with a name.
+
+    Raises:
+        DataError: the block raised an error of a file or of pyarrow.
+    """
     try:
-        if path.suffix == ".parquet":
-            return SourceTable(path.name, pq.read_table(path), mapping)
-        return read_csv(path, mapping)
-    except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
+        yield
+    except (OSError, EOFError, UnicodeError, pa.ArrowException) as error:
         raise DataError(f"{path}: cannot be read: {error}".replace("\n", " ")) from error
 
 
-@dataclass(frozen=True)
-class CsvFormat:
-    """How delimited text is written, beside what its mapping says.
-
-    Attributes:
-        name: what to call the table; default: the file's name.
-        column_names: default: the first line's.
-        quoted: whether fields may stand in double quotes.
-        null_values: what stands for no value. A person may be called NA.
-    """
-
-    name: str | None = None
-    column_names: Sequence[str] | None = None
-    quoted: bool = True
-    null_values: Sequence[str] = ("",)
-
-
-def read_csv(
-    source: Path | pa.BufferReader, mapping: ColumnMapping, text: CsvFormat | None = None
-) -> SourceTable:
-    """One file of delimited text."""
-    text = text or CsvFormat()
-    malformed: list[MalformedLine] = []
-
-    def keep(line: csv.InvalidRow) -> str:
-        found = f"{line.actual_columns} fields in {line.expected_columns} columns"
-        header = 0 if text.column_names else 1
-        malformed.append(MalformedLine(line.number - header, line.text, found))
-        return "skip"
-
-    parse = csv.ParseOptions(
-        delimiter=mapping.delimiter or _delimiter(source),
-        quote_char='"' if text.quoted else False,
-        newlines_in_values=text.quoted,
-        invalid_row_handler=keep,
-    )
-    # One thread: rows are numbered only then.
-    read = csv.ReadOptions(
-        use_threads=False, encoding=mapping.encoding, column_names=text.column_names
-    )
-    names = text.column_names or _heading(source, read, parse)
-    malformed.clear()
-    # All is text: an id 007 is not 7.
-    convert = csv.ConvertOptions(
-        column_types=dict.fromkeys(names, pa.string()),
-        null_values=text.null_values,
-        strings_can_be_null=True,
-    )
-    columns = csv.read_csv(source, read, parse, convert)
-    return SourceTable(text.name or Path(str(source)).name, columns, mapping, tuple(malformed))
-
-
-def _heading(path: Path, read: csv.ReadOptions, parse: csv.ParseOptions) -> Sequence[str]:
-    with csv.open_csv(path, read, parse) as reader:
-        return list(reader.schema.names)
-
-
-def _delimiter(source: object) -> str:
-    return "\t" if ".tsv" in str(source) else ","
-
-
-def _table_files(path: Path) -> list[Path]:
-    if path.is_file():
-        return [path]
-    found = sorted(file for file in path.iterdir() if file.name.endswith(SUFFIXES))
-    if not found:
-        raise DataError(f"{path}: neither MovieLens nor a table: no {', '.join(SUFFIXES)} file")
-    return found
+def _begins_as_parquet(path: Path) -> bool:
+    if path.suffix.lower() == ".parquet":
+        return True
+    with path.open("rb") as file:
+        return file.read(4) == b"PAR1"
