@@ -7,7 +7,7 @@ then refuses it by name, and nothing is lost on the way.
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -171,12 +171,12 @@ def times_ms(column: Any, mapping: ColumnMapping) -> Values:
     if mapping.time_format:
         return _parse_with_format(column.cast(pa.string()), mapping)
     values = integers(column)
-    if not _are_numbers(values):
+    if not any(isinstance(value, int | float) for value in values):
         return _parse_dates(column, mapping.time_zone)
     if mapping.time_unit is TimeUnit.AUTO and (written := _compact_format(values)):
         column = pa.chunked_array([[None if value is None else str(value) for value in values]])
         return _parse_with_format(column, mapping.model_copy(update={"time_format": written}))
-    return _epoch_ms(values, mapping)
+    return _parse_texts(_epoch_ms(values, mapping), ZoneInfo(mapping.time_zone))
 
 
 def _stamp_type(column: Any) -> Any:
@@ -230,16 +230,20 @@ def _parse_dates(column: Any, zone: str) -> Values:
             return _milliseconds(_to_utc(column.cast(kind), zone))
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
             continue
-    values = column.to_pylist()
-    parser = _DateParser(_slashes(values), ZoneInfo(zone))
-    # Not each by each: a log has fewer times than rows.
-    read = {value: parser.parse(value) for value in set(values)}
-    return [read[value] for value in values]
+    return _parse_texts(column.to_pylist(), ZoneInfo(zone))
 
 
-def _slashes(values: Values) -> Sequence[str]:
+def _parse_texts(values: Values, zone: ZoneInfo) -> Values:
+    """The values, dates among them as milliseconds; each text is read once."""
+    distinct = {value for value in values if isinstance(value, str)}
+    parser = _DateParser(_slashes(distinct), zone)
+    read = {text: parser.parse(text) for text in distinct}
+    return [read.get(value, value) for value in values]
+
+
+def _slashes(texts_of_it: Collection[str]) -> Sequence[str]:
     """The format of 24/12/2026 or of 12/24/2026, where some value can be read in one way only."""
-    parts = [match for value in set(values) if value and (match := SLASHES.match(value))]
+    parts = [match for each in texts_of_it if (match := SLASHES.match(each))]
     day_first, month_first = (any(int(match[n]) > 12 for match in parts) for n in (1, 2))
     if day_first == month_first:
         return ()
@@ -258,10 +262,8 @@ class _DateParser:
             *(_with_format(each) for each in (*written, WEB_SERVER_TIME)),
         ]
 
-    def parse(self, text: str | None) -> int | str | None:
+    def parse(self, text: str) -> int | str:
         """Milliseconds UTC; the text where it is none."""
-        if text is None:
-            return None
         plain = UTC_BEHIND.sub(r"\1+00:00", text.strip())
         for number, parse in enumerate(self._forms):
             try:
@@ -286,13 +288,6 @@ def _parse_mail_date(text: str) -> datetime:
         return parsedate_to_datetime(text)
     except (TypeError, IndexError) as error:
         raise ValueError(text) from error
-
-
-def _are_numbers(values: Values) -> bool:
-    """Whether most of a column are numbers: a few bad rows do not make it one of dates."""
-    present = [value for value in values if value is not None]
-    found = sum(not isinstance(value, str) for value in present)
-    return found > 0 and 2 * found >= len(present)
 
 
 def _epoch_ms(values: Values, mapping: ColumnMapping) -> Values:

@@ -138,6 +138,13 @@ def test_clocks_of_a_zone_are_read_in_any_form(tmp_path: Path) -> None:
         assert abs(read(path, ["time_zone=Europe/Paris"]).events[0].timestamp - NOON_MS) <= 1
 
 
+def test_one_file_may_have_times_of_several_forms(tmp_path: Path) -> None:
+    forms = ["2024-05-01 12:00", str(NOON_MS), "01.05.2024 12:00", "then", "", str(NOON_MS)]
+    log = read(parquet(tmp_path / "log.parquet", timestamp=forms))
+    assert [event.timestamp for event in log.events] == [NOON_MS] * 4
+    assert [row.row for row in log.refused] == [4, 5]
+
+
 def test_days_before_months_are_found_out_or_asked_for(tmp_path: Path) -> None:
     day_first = parquet(tmp_path / "a.parquet", timestamp=["24/12/2023", "01/02/2024 10:00"])
     assert [e.timestamp for e in read(day_first).events] == [1_703_376_000_000, 1_706_781_600_000]
