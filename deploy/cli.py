@@ -28,7 +28,7 @@ COMMANDS = {
     "optimize": ("models:optimize", "Build faster variants of a version."),
     "tune": ("models:tune", "Search for better settings of training."),
     "schema": ("config:schema", "Print the AsyncAPI document of the topics."),
-    "data": ("data_options:app", "Logs of events in files: what one holds, and what looks wrong."),
+    "data": ("data_options:app", "Logs of events in files: what they hold."),
     "replay": ("windows:replay", "Stream a log of events into Kafka, in event-time order."),
     "backfill": ("windows:backfill", "Rebuild the online store and the windows."),
     "rollout": ("rollout:app", "A canary's rollout: start one, look at it, steer it."),

@@ -15,7 +15,7 @@ from deploy.settings import Settings, load_settings
 from trainer import datasets
 from trainer.datasets import DataSource, Log, mapping_from_options
 
-app = typer.Typer(help="Logs of events in files.", no_args_is_help=True)
+app = typer.Typer(help="Logs of events in files: what they hold.", no_args_is_help=True)
 
 Data = Annotated[
     Path | None,
@@ -70,7 +70,7 @@ def load_log(source: DataSource) -> Log:
 
 @app.callback()
 def data() -> None:
-    """Logs of events in files."""
+    """Logs of events in files: what they hold."""
 
 
 @app.command()

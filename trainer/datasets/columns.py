@@ -52,20 +52,20 @@ Values = list[Any]
 
 def texts(column: Any) -> Values:
     """Strings, or None; equal ones are one object, so that a long log stays small."""
-    column = _without_dictionary(column)
+    column = _drop_dictionary(column)
     if pa.types.is_floating(column.type) or pa.types.is_decimal(column.type):
-        column = _written(column)
+        column = _write_numbers(column)
     encoded = column.cast(pa.string()).combine_chunks().dictionary_encode()
     names = [name or None for name in encoded.dictionary.to_pylist()]
     return [None if index is None else names[index] for index in encoded.indices.to_pylist()]
 
 
-def _without_dictionary(column: Any) -> Any:
+def _drop_dictionary(column: Any) -> Any:
     is_dictionary = pa.types.is_dictionary(column.type)
     return column.cast(column.type.value_type) if is_dictionary else column
 
 
-def _written(column: Any) -> Any:
+def _write_numbers(column: Any) -> Any:
     """Numbers as people write them: 17850 for 17850.0 and for 17850.00; none for NaN."""
     if pa.types.is_float16(column.type):
         column = column.cast(pa.float32())
@@ -113,7 +113,7 @@ def numbers(column: Any, decimal: str | None = None) -> Values:
     >>> numbers(pa.chunked_array([["1.234,56", "7", "0,5"]]))
     [1234.56, 7, 0.5]
     """
-    column = _without_dictionary(column)
+    column = _drop_dictionary(column)
     if pa.types.is_decimal(column.type):
         column = column.cast(pa.float64())
     if pa.types.is_large_string(column.type) or pa.types.is_string_view(column.type):
@@ -163,7 +163,7 @@ def lists(column: Any, separator: str) -> Values:
 
 def times_ms(column: Any, mapping: ColumnMapping) -> Values:
     """Milliseconds UTC, of numbers, dates, or text of either."""
-    column = _without_dictionary(column)
+    column = _drop_dictionary(column)
     if pa.types.is_temporal(column.type):
         return _milliseconds(
             _to_utc(column.cast(_stamp_type(column), safe=False), mapping.time_zone)

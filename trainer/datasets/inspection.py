@@ -85,29 +85,29 @@ def summarise_log(log: Log, settings: EventSettings) -> LogSummary:
         items=len(items),
         first_ms=log.events[0].timestamp if log.events else None,
         last_ms=log.events[-1].timestamp if log.events else None,
-        refused=_by_reason(row.kind for row in log.refused if row.is_counted),
-        refused_items=_by_reason(row.kind for row in log.refused if not row.is_counted),
+        refused=_count_reasons(row.kind for row in log.refused if row.is_counted),
+        refused_items=_count_reasons(row.kind for row in log.refused if not row.is_counted),
         warnings=_find_warnings(log, settings),
         passed_over=log.passed_over,
     )
 
 
-def _by_reason(kinds: Iterable[str]) -> dict[str, int]:
+def _count_reasons(kinds: Iterable[str]) -> dict[str, int]:
     return dict(Counter(kinds).most_common())
 
 
 def _find_warnings(log: Log, settings: EventSettings) -> list[LogWarning]:
     found = [
-        *_of_ids(log, settings),
-        *_of_repeats(log),
-        *_of_times(log),
-        *_of_refusals(log),
-        *_of_items(log),
+        *_check_ids(log, settings),
+        *_check_repeats(log),
+        *_check_times(log),
+        *_check_refusals(log),
+        *_check_items(log),
     ]
     return [warning for warning in found if warning.count]
 
 
-def _of_ids(log: Log, settings: EventSettings) -> list[LogWarning]:
+def _check_ids(log: Log, settings: EventSettings) -> list[LogWarning]:
     people = Counter(event.user_id for event in log.events)
     items = Counter(event.item_id for event in log.events)
     person, by_person = _outlier(people, LARGE_SHARE_OF_A_PERSON)
@@ -162,7 +162,7 @@ def _outlier(counts: Counter[str], share: float) -> tuple[str, int]:
     return (name, most) if is_large else ("", 0)
 
 
-def _of_repeats(log: Log) -> list[LogWarning]:
+def _check_repeats(log: Log) -> list[LogWarning]:
     ids = Counter((type(event), event.user_id, event.event_id) for event in log.events)
     said = Counter(
         (type(event), event.user_id, event.item_id, event.timestamp) for event in log.events
@@ -190,7 +190,7 @@ def _of_repeats(log: Log) -> list[LogWarning]:
     ]
 
 
-def _of_times(log: Log) -> list[LogWarning]:
+def _check_times(log: Log) -> list[LogWarning]:
     ancient = sum(event.timestamp < FIRST_PLAUSIBLE_MS for event in log.events)
     days = Counter(event.timestamp % DAY_MS for event in log.events)
     # Two: midnight of summer, and of winter.
@@ -206,19 +206,19 @@ def _of_times(log: Log) -> list[LogWarning]:
         ),
         LogWarning(
             "ancient",
-            ancient + _refused(log, "timestamp: Expected `int` >="),
+            ancient + _count_refused(log, "timestamp: Expected `int` >="),
             f"rows are of a time before {_date(FIRST_PLAUSIBLE_MS)}: another unit, it seems: "
             "--map time_unit=s, ms, us or ns",
         ),
         LogWarning(
             "future",
-            _refused(log, "timestamp: is in the future"),
+            _count_refused(log, "timestamp: is in the future"),
             "rows are of a time to come, and refused: another unit, or another time zone",
         ),
     ]
 
 
-def _of_refusals(log: Log) -> list[LogWarning]:
+def _check_refusals(log: Log) -> list[LogWarning]:
     returns = sum(_is_return(row) for row in log.refused)
     return [
         LogWarning(
@@ -229,7 +229,7 @@ def _of_refusals(log: Log) -> list[LogWarning]:
         ),
         LogWarning(
             "open_quotes",
-            _refused(log, OPEN_QUOTE),
+            _count_refused(log, OPEN_QUOTE),
             "rows begin a field with a quote that is not closed, and are refused: if the file "
             "quotes nothing, say --map quoted=false",
         ),
@@ -244,7 +244,7 @@ def _is_return(row: RefusedRecord) -> bool:
     return isinstance(value, int | float) and value < 0
 
 
-def _of_items(log: Log) -> list[LogWarning]:
+def _check_items(log: Log) -> list[LogWarning]:
     texts = item_texts(log.items)
     used = {event.item_id for event in log.events}
     without = len(used - texts.keys())
@@ -258,7 +258,7 @@ def _of_items(log: Log) -> list[LogWarning]:
     ]
 
 
-def _refused(log: Log, reason: str) -> int:
+def _count_refused(log: Log, reason: str) -> int:
     return sum(row.kind.startswith(reason) for row in log.refused)
 
 

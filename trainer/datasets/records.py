@@ -397,7 +397,7 @@ def _row_type(table: tables.SourceTable, value: str | None) -> Specs:
     plain = {each.strip().casefold(): row_type for each, row_type in known.items()}
     if (row_type := known.get(name) or plain.get(name.strip().casefold())) is not None:
         return tables.event_types_of(row_type)
-    if not name.strip():
+    if name.strip().casefold() in ("", column_values.NOT_A_NUMBER):
         return None
     raise DataError(
         f"{table.name}: {table.mapping.type}: {value!r} is no known type: "

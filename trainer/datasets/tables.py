@@ -257,7 +257,7 @@ class SourceTable:
             )
         raise DataError(
             f"{self.name}: no column {name!r}: it has {self._list_columns()}: say "
-            f"--map {field_name}={self._nearest(name)}{self._without_heading()}"
+            f"--map {field_name}={self._nearest(name)}{self._suggest_columns()}"
         )
 
     def _list_columns(self) -> str:
@@ -269,7 +269,7 @@ class SourceTable:
         near = difflib.get_close_matches(_bare(name), plain, n=1, cutoff=0.8)
         return shlex.quote(plain[near[0]]) if near else "NAME"
 
-    def _without_heading(self) -> str:
+    def _suggest_columns(self) -> str:
         names = self.columns.column_names
         if not any(name[:1].isdigit() for name in names):
             return ""

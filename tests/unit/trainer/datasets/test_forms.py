@@ -181,6 +181,15 @@ def test_a_row_without_a_type_is_refused_or_skipped(tmp_path: Path) -> None:
         read(path, [], ["buy=purchase", "=skip"])
 
 
+def test_a_type_that_is_nan_is_missing(tmp_path: Path) -> None:
+    log = read(
+        text(tmp_path / "a.csv", f"{HEADING},type", "u,i,1714564800,view", "u,i,1,nan"),
+        [],
+        ["view=click"],
+    )
+    assert (log.counts.events, log.counts.refused) == (1, 1)
+
+
 def test_the_same_file_name_every_night_counts_each_night(tmp_path: Path) -> None:
     monday = text(tmp_path / "mon" / "orders.csv", HEADING, "c1,A,1714564800", "c2,B,1714564801")
     tuesday = text(tmp_path / "tue" / "orders.csv", HEADING, "c1,C,1714651200", "c2,D,1714651201")
