@@ -4,12 +4,16 @@ A command's module is imported when the command runs, so that `headwater --help`
 command needs only what it uses.
 """
 
+import os
+import signal
 import sys
+import traceback
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import typer
-from headwater_client.errors import HeadwaterError
+from headwater_client.errors import HeadwaterError, mask_logins
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
@@ -75,14 +79,78 @@ def headwater() -> None:
     """A streaming, time-aware recommender: events in, recommendations out."""
 
 
+EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143
+EXIT_FAULT = 70
+MAX_ERROR_CHARS = 300
+FAULTS_LOG = "logs/faults.log"
+
+
 def main() -> None:
-    """Run a command; a mistake ends in a line a problem and the exit code of its kind."""
+    """Run a command; whatever goes wrong ends in a line a problem and the exit code of its kind."""
+    bypass_proxies_on_loopback()
+    # The kernel keeps SIGTERM from the first process of a container that does not ask for it.
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_TERMINATED))
     try:
         app()
     except HeadwaterError as error:
         for line in str(error).splitlines():
             print(f"headwater: {line}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(EXIT_INTERRUPTED)
+    except Exception as error:  # noqa: BLE001  (the one door: nobody meets a stack trace)
+        print(f"headwater: {describe_fault(error)}", file=sys.stderr)
+        sys.exit(EXIT_FAULT)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def bypass_proxies_on_loopback() -> None:
+    """Let clients reach servers of this machine directly where a proxy is set: gRPC obeys it."""
+    if not any(name.lower().endswith("_proxy") for name in os.environ):
+        return
+    names = ("no_proxy", "NO_PROXY")
+    known = next((os.environ[name] for name in names if os.environ.get(name)), "")
+    if known != "*":
+        direct = [*filter(None, known.split(",")), "localhost", "127.0.0.1", "::1"]
+        os.environ.update(dict.fromkeys(names, ",".join(dict.fromkeys(direct))))
+
+
+def describe_fault(error: Exception) -> str:
+    """An error that is none of Headwater's in one line, which says where its trace is."""
+    reference = os.urandom(4).hex()
+    where = _keep_trace(error, reference)
+    what = " ".join(mask_logins(f"{type(error).__name__}: {error}").split())
+    shown = what if len(what) <= MAX_ERROR_CHARS else f"{what[:MAX_ERROR_CHARS]}..."
+    return f"{shown.rstrip(': ')} (an unexpected error: its trace is {reference} in {where})"
+
+
+def _keep_trace(error: Exception, reference: str) -> str:
+    """Write an error's trace into a service's log, or into the file of a command; where it is."""
+    logging = sys.modules.get("structlog")
+    if logging is not None and logging.is_configured():
+        logging.get_logger().error("unexpected_error", reference=reference, exc_info=error)
+        return "the log"
+    path = _state_folder() / FAULTS_LOG
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        number = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        with os.fdopen(number, "a", encoding="utf-8", errors="backslashreplace") as file:
+            trace = mask_logins("".join(traceback.format_exception(error)))
+            file.write(f"{reference}\n{trace}\n")
+    except OSError:
+        traceback.print_exception(error)
+        return "the lines above"
+    return str(path)
+
+
+def _state_folder() -> Path:
+    try:
+        folder: Path = import_module("deploy.settings").load_settings().local.state_dir
+    except Exception:  # noqa: BLE001  (the settings may be what is wrong)
+        return Path(".headwater")
+    return folder
 
 
 if __name__ == "__main__":

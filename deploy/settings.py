@@ -3,6 +3,7 @@
 `kafka.partitions` in `headwater.toml` is `HEADWATER_KAFKA__PARTITIONS` in the environment.
 """
 
+import codecs
 import os
 import tomllib
 from collections.abc import Iterator
@@ -34,13 +35,23 @@ CONFIG_FILE = "headwater.toml"
 
 
 def absolute(path: Path) -> Path:
-    """The path from the root: servers and workers run in other folders than the command."""
-    return path.expanduser().absolute()
+    """The path from the root: servers and workers run in other folders than the command.
+
+    Raises:
+        ValueError: it begins with the folder of a user that this system does not know.
+    """
+    try:
+        return path.expanduser().absolute()
+    except RuntimeError as error:
+        raise ValueError(f"{path}: {error} Write the whole path, or set HOME") from error
 
 
 def default_cache_dir() -> Path:
-    """`$XDG_CACHE_HOME/headwater`, or `~/.cache/headwater`."""
-    return absolute(Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "headwater")
+    """`$XDG_CACHE_HOME/headwater`, or `~/.cache/headwater`; without a home here, `.cache`."""
+    given = os.environ.get("XDG_CACHE_HOME")
+    if not given and os.path.expanduser("~") == "~":  # noqa: PTH111  (pathlib's raises)
+        return absolute(Path(".cache/headwater"))
+    return absolute(Path(given or "~/.cache") / "headwater")
 
 
 Folder = Annotated[Path, AfterValidator(absolute), Field(validate_default=True)]
@@ -147,8 +158,8 @@ class Settings(pydantic_settings.BaseSettings):
         environment = pydantic_settings.EnvSettingsSource(settings_cls)
         environment.env_vars = settings_text.current_variables(settings_cls, environment.env_vars)
         path = config_file()
-        file = pydantic_settings.TomlConfigSettingsSource(settings_cls, path)
-        file.init_kwargs = settings_text.current_sections(settings_cls, file.init_kwargs, path)
+        given = settings_text.current_sections(settings_cls, read_file(path) if path else {}, path)
+        file = pydantic_settings.InitSettingsSource(settings_cls, given)
         return init_settings, environment, file
 
     @model_validator(mode="after")
@@ -182,6 +193,27 @@ def config_file() -> Path | None:
     return path if path.is_file() else None
 
 
+def read_file(path: Path) -> dict[str, Any]:
+    """What a settings file holds.
+
+    Raises:
+        SettingsError: it cannot be read, or is no TOML in UTF-8.
+    """
+    try:
+        raw = path.read_bytes()
+        return tomllib.loads(raw.decode("utf-8-sig"))
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        utf_16 = raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        found = "UTF-16" if utf_16 else f"no UTF-8 in line {raw[: error.start].count(10) + 1}"
+        raise SettingsError(f"{path}: is {found}: save it as UTF-8") from error
+    except tomllib.TOMLDecodeError as error:
+        if b"\0" in raw:
+            raise SettingsError(f"{path}: is UTF-16, or no text: save it as UTF-8") from error
+        raise SettingsError(f"{path}: not TOML: {error}") from error
+
+
 def load_settings() -> Settings:
     """The effective settings; SettingsError holds one line per problem."""
     variables = {name: v for name, v in os.environ.items() if name != CONFIG_VARIABLE}
@@ -192,8 +224,6 @@ def load_settings() -> Settings:
         problems += settings_text.problems(Settings, error)
     except SettingsError as error:
         problems.append(str(error))
-    except tomllib.TOMLDecodeError as error:
-        problems.append(f"{config_file()}: not TOML: {error}")
     except pydantic_settings.SettingsError as error:
         problems.append(f"{error}: lists and tables in a variable are written as JSON")
     if problems:

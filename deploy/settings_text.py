@@ -7,6 +7,7 @@ whichever names they use.
 """
 
 import difflib
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-from headwater_client.errors import SettingsError
+from headwater_client.errors import SettingsError, mask_logins
 from pydantic import BaseModel, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 
@@ -43,9 +44,29 @@ def unknown_variables(model: Model, environment: Mapping[str, str]) -> Iterator[
     """A line per misspelt section, which pydantic-settings would pass over in silence."""
     for name in sorted(environment):
         section = name.removeprefix(PREFIX).split(DELIMITER)[0].lower()
-        of_feast = name.startswith(FEAST_PREFIX)
-        if name.startswith(PREFIX) and not of_feast and section not in model.model_fields:
+        unknown = name.startswith(PREFIX) and section not in model.model_fields
+        if unknown and not _is_foreign(name, environment[name]):
             yield f"{name}: unknown setting{_suggestion(section, model)}"
+
+
+# What Kubernetes sets for a Service, and Docker for a link, whose name begins with `headwater`.
+_OF_SERVICES = (
+    re.compile(r"\w*_SERVICE_(HOST|PORT(_\w+)?)=.*", re.DOTALL),
+    re.compile(r"\w*_PORT(_\d+_(TCP|UDP|SCTP))?=(tcp|udp|sctp)://.*", re.DOTALL),
+    re.compile(r"\w*_PORT_\d+_(TCP|UDP|SCTP)_(PROTO|PORT|ADDR)=.*", re.DOTALL),
+    re.compile(r"\w*_(NAME=/|ENV_\w+=).*", re.DOTALL),
+)
+
+
+def _is_foreign(name: str, value: str) -> bool:
+    """Whether a variable is none of the settings, though its name begins as theirs do.
+
+    >>> _is_foreign("HEADWATER_PORT", "tcp://10.0.0.9:80"), _is_foreign("HEADWATER_PORT", "80")
+    (True, False)
+    """
+    text = f"{name.removeprefix(PREFIX.rstrip('_'))}={value}"
+    of_service = any(pattern.fullmatch(text) for pattern in _OF_SERVICES)
+    return (of_service and DELIMITER not in name) or name.startswith(FEAST_PREFIX)
 
 
 def problems(model: Model, error: ValidationError) -> Iterator[str]:
@@ -72,7 +93,7 @@ def _value(model: Model, location: Location, value: object) -> str:
         return ""
     field = _field(model, location)
     secret = field is None or "Secret" in str(field.annotation)
-    return f" = {MASK if secret else repr(value)}"
+    return f" = {MASK if secret else mask_logins(repr(value))}"
 
 
 def _field(model: Model, location: Location) -> FieldInfo | None:
@@ -139,7 +160,8 @@ def toml_literal(value: object) -> str:
         case tuple() | list():
             return f"[{', '.join(toml_literal(item) for item in value)}]"
         case _:
-            return '"' + str(value).replace("\\", "\\\\").replace('"', '\\"') + '"'
+            text = mask_logins(str(value)).replace("\\", "\\\\").replace('"', '\\"')
+            return f'"{text}"'
 
 
 UNTIL = "0.3.0"

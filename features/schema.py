@@ -9,7 +9,9 @@ A version's vocabulary says which index it gives to which item. Each version car
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Self
+from urllib.parse import unquote
 
 import fsspec
 import msgspec
@@ -205,7 +207,7 @@ def check_version_fits(folder: str, rows: Contract) -> None:
     """
     address = f"{folder.rstrip('/')}/{MANIFEST_FILE}"
     try:
-        with fsspec.open(address, "rb") as file:
+        with open_address(address) as file:
             manifest = file.read()
     except FileNotFoundError:
         # A model of one's own making has none: what it expects is not known.
@@ -267,8 +269,8 @@ class Vocabulary:
         """The index of each item id, int64[n]."""
         return self.indices(np.fromiter(map(hash64, item_ids), np.int64, len(item_ids)))
 
-    def write(self, address: str) -> None:
-        """Write as Parquet to an address that fsspec understands."""
+    def write(self, path: str) -> None:
+        """Write as Parquet to a file."""
         names = self.item_ids[FIRST_ITEM:]
         table: Any = pa.table(
             {
@@ -278,8 +280,20 @@ class Vocabulary:
                 "learned": pa.array(self.learned[FIRST_ITEM:], pa.bool_()),
             }
         )
-        with fsspec.open(address, "wb") as file:
+        with Path(path).open("wb") as file:
             pq.write_table(table, file)
+
+
+def open_address(address: str) -> Any:
+    """A file to read in a `with` block: at a path, a file:// URI, or whatever fsspec knows.
+
+    Paths and URIs of this machine are opened as they are: fsspec would neither decode `%20` nor
+    take `*`, `[1]` or `::` for letters.
+    """
+    scheme, is_uri, rest = address.partition("://")
+    if not is_uri or scheme == "file":
+        return Path(unquote(rest) if is_uri else address).open("rb")
+    return fsspec.open(address, "rb", expand=False)
 
 
 def read_vocabulary(address: str) -> Vocabulary:
@@ -289,7 +303,7 @@ def read_vocabulary(address: str) -> Vocabulary:
         OSError: it cannot be read.
         ValueError: a column is missing, or its indices do not count up from 2.
     """
-    with fsspec.open(address, "rb") as file:
+    with open_address(address) as file:
         parquet = pq.ParquetFile(file)
         if missing := set(COLUMNS) - set(parquet.schema_arrow.names):
             raise ValueError(f"{address}: no column {min(missing)}: publish a new version")

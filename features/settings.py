@@ -3,11 +3,13 @@
 import math
 from collections.abc import Mapping
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 import headwater_client
 from headwater_client.errors import SettingsError
 from headwater_client.event_types import CLICK, EVENT_TYPES, PURCHASE
+from headwater_client.kafka import join_address, parse_address
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 HOUR_MS = 3_600_000
@@ -59,6 +61,17 @@ class Section(BaseModel):
         return {cls.RENAMED.get(name, name): value for name, value in given.items()}
 
 
+def _readable_file(text: str) -> str:
+    try:
+        Path(text).open("rb").close()
+    except OSError as error:
+        raise ValueError(f"cannot be read: {error.strerror}") from error
+    return text
+
+
+PemFile = Annotated[str, AfterValidator(_readable_file)]
+
+
 class SecurityProtocol(StrEnum):
     """Kafka's own names for how a client connects."""
 
@@ -92,8 +105,14 @@ class BrokerSettings(Section):
     sasl_password: SecretStr | None = Field(
         None, description="password of sasl_username; best given in the environment"
     )
-    ssl_ca_file: str | None = Field(
+    ssl_ca_file: PemFile | None = Field(
         None, description="PEM file of the certificate authority to trust; empty: the system's"
+    )
+    ssl_certificate_file: PemFile | None = Field(
+        None, description="PEM file of the own certificate, where Kafka asks for one (mutual TLS)"
+    )
+    ssl_key_file: PemFile | None = Field(
+        None, description="PEM file of the private key of ssl_certificate_file"
     )
     partitions: Annotated[int, Field(ge=1, le=1024)] = Field(
         4,
@@ -123,6 +142,8 @@ class BrokerSettings(Section):
             sasl_username=self.sasl_username,
             sasl_password=password.get_secret_value() if password else None,
             ssl_ca_file=self.ssl_ca_file,
+            ssl_certificate_file=self.ssl_certificate_file,
+            ssl_key_file=self.ssl_key_file,
         )
 
     @model_validator(mode="after")
@@ -133,6 +154,28 @@ class BrokerSettings(Section):
                 f"security_protocol {self.security_protocol} needs sasl_username and sasl_password"
             )
         return self
+
+    @model_validator(mode="after")
+    def _brokers_are_addresses(self) -> "BrokerSettings":
+        if self.bootstrap_servers:
+            try:
+                _ = self.client_settings
+            except SettingsError as error:
+                raise ValueError(str(error)) from error
+        return self
+
+
+def _nodes(text: str) -> str:
+    """The addresses of a store, each as host:port."""
+    if "://" in text:
+        raise ValueError(
+            "write host:port without a scheme: the login goes into store.username and "
+            "store.password, TLS into store.tls"
+        )
+    given = [join_address(*parse_address(each)) for each in text.split(",") if each.strip()]
+    if not given:
+        raise ValueError("write host:port, or host:port,host:port")
+    return ",".join(given)
 
 
 class EventSettings(Section):
@@ -159,7 +202,7 @@ class Durability(StrEnum):
 class StoreSettings(Section):
     """The Feast online store (Redis or Valkey). Without `address` a local one is started."""
 
-    address: str | None = Field(
+    address: Annotated[str, AfterValidator(_nodes)] | None = Field(
         None, description="host:port, or host:port,host:port of a cluster; empty: a local store"
     )
     username: str | None = Field(None, description="login name; empty: the default user")
@@ -167,8 +210,15 @@ class StoreSettings(Section):
         None, description="password of the user; best given in the environment"
     )
     tls: bool = Field(False, description="connect by TLS")
-    tls_ca_file: str | None = Field(
+    tls_ca_file: PemFile | None = Field(
         None, description="PEM file of the certificate authority to trust; empty: the system's"
+    )
+    tls_certificate_file: PemFile | None = Field(
+        None,
+        description="PEM file of the own certificate, where the store asks for one (mutual TLS)",
+    )
+    tls_key_file: PemFile | None = Field(
+        None, description="PEM file of the private key of tls_certificate_file"
     )
     cluster: bool = Field(False, description="the store is a Redis Cluster")
     durability: Durability = Field(
@@ -176,6 +226,20 @@ class StoreSettings(Section):
         description="when offsets are committed. aof: once WAITAOF says that rows are on disk "
         "(Redis 7.2+); acknowledged: once the server has answered",
     )
+
+    @property
+    def nodes(self) -> list[tuple[str, int]]:
+        """Host and port of each server that `address` names."""
+        return [parse_address(each) for each in (self.address or "").split(",") if each]
+
+    @model_validator(mode="after")
+    def _one_server_has_one_address(self) -> "StoreSettings":
+        if len(self.nodes) > 1 and not self.cluster:
+            raise ValueError(
+                f"address {self.address}: several addresses are those of a cluster: set cluster, "
+                "or name one"
+            )
+        return self
 
     @model_validator(mode="after")
     def _a_cluster_cannot_say(self) -> "StoreSettings":

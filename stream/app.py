@@ -10,14 +10,12 @@ import asyncio
 import ssl
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import gettempdir
 from typing import Any, cast
 
 import faust
 from faust.types import EventT, StreamT
 from faust.types.auth import CredentialsT
-from headwater_client import EVENT_TYPES, EventError, decode
+from headwater_client import EVENT_TYPES, EventError, SettingsError, decode
 from headwater_client.topics import ITEMS
 
 from features.kafka import ensure_sources
@@ -29,9 +27,9 @@ from features.topics import Hash
 from stream import metrics
 from stream.catalogue import ItemUpdate, parse_item, write_items
 from stream.failures import critical_task, exit_process, retry_while_unavailable
-from stream.faust_internals import batches, set_transport
+from stream.faust_internals import FolderlessApp, batches, set_transport
 from stream.pipeline import Commits, Pipeline, RecommendationProducer, stage
-from stream.recommender import RecommendationRequest, Recommender, make_recommender
+from stream.recommender import EventPlace, RecommendationRequest, Recommender, make_recommender
 from stream.rollout_follower import RolloutFollower
 from stream.routing import Routes
 from stream.row_updates import ConsumerRecord, RowChanges, RowUpdater
@@ -68,7 +66,8 @@ class RecordDecoder:
         kind = EVENT_TYPES.spec_of_topic(topic).struct
         decoded = decode(kind, message.value, int(message.timestamp * 1000))
         source = self._sources[topic, partition]
-        return ConsumerRecord(decoded, f"{topic}_{partition}", source, message.offset)
+        arrived_ms = int(message.timestamp * 1000)
+        return ConsumerRecord(decoded, f"{topic}_{partition}", source, message.offset, arrived_ms)
 
     async def item_updates(self, events: Sequence[EventT[bytes]]) -> dict[str, ItemUpdate]:
         """The newest message of each item of a batch, by item_id."""
@@ -121,7 +120,8 @@ class FastLoop:
                 with attempt:
                     changes = await self._updater.apply(records)
         self._recommender.record(changes.groups)
-        calls = self._recommender.prepare(_requests(records, changes))
+        requests = _requests(records, changes, self._recommender.answers_since_ms())
+        calls = self._recommender.prepare(requests)
         await self._pipeline.start(calls, events)
 
     async def _start(self) -> None:
@@ -134,18 +134,27 @@ class FastLoop:
 
 
 def _requests(
-    records: Sequence[ConsumerRecord], changes: RowChanges
+    records: Sequence[ConsumerRecord], changes: RowChanges, since_ms: float
 ) -> list[RecommendationRequest]:
     """One request per user, for the last of the batch's events.
 
     A user asks at the newest event of the row, which an event that arrives late is not.
+
+    Args:
+        since_ms: nobody waits any more for the answer to an event that arrived before.
     """
-    last = {event.user_id: event for event, *_ in records}
+    last = {record.event.user_id: record for record in records if record.arrived_ms >= since_ms}
+    if late := sum(record.arrived_ms < since_ms for record in records):
+        metrics.UNANSWERED.labels("late").inc(late)
     requests = []
-    for user_id, event in last.items():
+    for user_id, record in last.items():
         row = changes.users[user_id]
-        time_ms = max(event.timestamp, row.reference_ms)
-        requests.append(RecommendationRequest(user_id, time_ms, row, event))
+        time_ms = max(record.event.timestamp, row.reference_ms)
+        # Absorbing an event raises one of the offsets, and nothing lowers one.
+        sequence = sum(row.offsets.values()) + len(row.offsets)
+        topic, _, partition = record.column.rpartition("_")
+        place = EventPlace(topic, int(partition), record.offset, sequence)
+        requests.append(RecommendationRequest(user_id, time_ms, row, record.event, place))
     return requests
 
 
@@ -170,8 +179,8 @@ Handle = Callable[[Sequence[EventT[bytes]]], Awaitable[None]]
 """Handles one batch of messages; a failure ends the process."""
 
 
-def make_app(config: WorkerConfig) -> faust.App:
-    """The worker's Faust app.
+def make_app(config: WorkerConfig) -> "tuple[faust.App, WorkerServices]":
+    """The worker's Faust app, and what it runs.
 
     Raises:
         ServerError: Kafka does not answer.
@@ -182,16 +191,21 @@ def make_app(config: WorkerConfig) -> faust.App:
     add_agents(app, config.worker.batch_size, services.loop.handle, services.catalogue.handle)
     for run in services.tasks:
         app.task(critical_task(run))
-    return app
+    return app, services
 
 
 @dataclass(frozen=True)
 class WorkerServices:
-    """What a worker runs: a handler for each agent, and tasks that never end by themselves."""
+    """What a worker runs: a handler for each agent, and tasks that never end by themselves.
+
+    Attributes:
+        routes: which version answers whom, as the tasks keep it up to date.
+    """
 
     loop: FastLoop
     catalogue: CatalogueWriter
     tasks: Sequence[Callable[[], Awaitable[None]]]
+    routes: Routes
 
 
 def make_services(config: WorkerConfig, app: faust.App) -> WorkerServices:
@@ -225,6 +239,7 @@ def make_services(config: WorkerConfig, app: faust.App) -> WorkerServices:
         FastLoop(decoder, updater, recommender, follower, pipeline),
         CatalogueWriter(store, decoder, commits),
         (follower.run, recommender.run, commits.run),
+        routes,
     )
 
 
@@ -268,8 +283,8 @@ async def _handle_batches(
 def make_faust_app(config: WorkerConfig) -> faust.App:
     """A Faust app without agents, as a worker configures it."""
     worker = config.worker
-    brokers = (config.kafka.bootstrap_servers or "").split(",")
-    app = faust.App(
+    brokers = config.kafka.client_settings.brokers
+    app = FolderlessApp(
         worker.group,
         broker=[f"aiokafka://{broker}" for broker in brokers],
         broker_credentials=_credentials(config.kafka),
@@ -285,8 +300,6 @@ def make_faust_app(config: WorkerConfig) -> faust.App:
         topic_disable_leader=True,
         store="memory://",
         web_enabled=False,
-        # Faust makes a folder for tables, which this worker has none of.
-        datadir=str(Path(gettempdir()) / "headwater-faust"),
     )
     set_transport(app)
     return app
@@ -297,7 +310,7 @@ def _credentials(settings: BrokerSettings) -> CredentialsT | None:
     if protocol is SecurityProtocol.PLAINTEXT:
         return None
     encrypted = protocol in (SecurityProtocol.SSL, SecurityProtocol.SASL_SSL)
-    context = ssl.create_default_context(cafile=settings.ssl_ca_file) if encrypted else None
+    context = _tls_context(settings) if encrypted else None
     if protocol is SecurityProtocol.SSL:
         return faust.SSLCredentials(context)
     password = settings.sasl_password
@@ -307,3 +320,16 @@ def _credentials(settings: BrokerSettings) -> CredentialsT | None:
         ssl_context=context,
         mechanism=settings.sasl_mechanism.value,
     )
+
+
+def _tls_context(settings: BrokerSettings) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=settings.ssl_ca_file)
+        if settings.ssl_certificate_file:
+            context.load_cert_chain(settings.ssl_certificate_file, settings.ssl_key_file)
+    except OSError as error:
+        raise SettingsError(
+            f"kafka.ssl_ca_file, kafka.ssl_certificate_file or kafka.ssl_key_file: {error}: name "
+            "PEM files, of a key without a password"
+        ) from error
+    return context

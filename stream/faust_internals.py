@@ -6,12 +6,12 @@ pyproject.toml pins faust-streaming==0.15.3. With another version this file is t
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, cast
 
 from aiokafka import AIOKafkaConsumer
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
-from faust import App, Stream
+from faust import App, Service, Stream, Worker
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ChannelT, EventT
 
@@ -41,6 +41,45 @@ class _Consumer(driver.Consumer):
 
 class _Transport(driver.Transport):
     Consumer = _Consumer
+
+
+class SignalledWorker(Worker):
+    """Runs an app in this process; Ctrl-C and SIGTERM stop it in good order.
+
+    Args:
+        app: what it runs.
+        services: run beside the app, from before its start on.
+        on_signal: called first when it is told to stop.
+    """
+
+    def __init__(
+        self, app: App, services: Sequence[Service], on_signal: Callable[[], None]
+    ) -> None:
+        super().__init__(app, *services, loglevel="WARN", redirect_stdouts=False, quiet=True)
+        self._on_signal = on_signal
+
+    def _flag_as_shutdown_by_signal(self) -> None:
+        self._on_signal()
+        super()._flag_as_shutdown_by_signal()
+
+    def run(self) -> None:
+        """Run until it is stopped.
+
+        Raises:
+            Exception: what ended the app, which Faust turns into an exit code that says nothing.
+        """
+        try:
+            self.execute_from_commandline()
+        except SystemExit as end:
+            if isinstance(end.__context__, Exception):
+                raise end.__context__ from None
+
+
+class FolderlessApp(App):
+    """An app that writes no file: Faust makes folders for tables, which a worker has none of."""
+
+    def _create_directories(self) -> None:
+        pass
 
 
 def set_transport(app: App) -> None:

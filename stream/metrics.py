@@ -13,6 +13,11 @@ DEAD_LETTERS = Counter("headwater_dead_letters_total", "Events refused", ["topic
 RECOMMENDATIONS = Counter(
     "headwater_recommendations_total", "Recommendations produced", ["variant", "fallback"]
 )
+UNANSWERED = Counter(
+    "headwater_unanswered_events_total",
+    "Events that are counted in the rows and not answered: late: older than worker.answer_within_s",
+    ["reason"],
+)
 MODEL_REQUEST_SECONDS = Histogram(
     "headwater_model_request_seconds",
     "Wall time of a call of a variant's version",

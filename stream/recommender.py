@@ -34,6 +34,19 @@ POPULAR_ITEMS = "popular-items"
 _SPARE = 4
 
 
+class EventPlace(NamedTuple):
+    """Where an event stands in Kafka, and how much of all that a user's row knew with it.
+
+    Attributes:
+        sequence: grows with each event that the row absorbs, of whichever topic.
+    """
+
+    topic: str
+    partition: int
+    offset: int
+    sequence: int
+
+
 class RecommendationRequest(NamedTuple):
     """A user to recommend for.
 
@@ -41,12 +54,14 @@ class RecommendationRequest(NamedTuple):
         time_ms: when the user asks; not before the newest event of the row.
         row: the user's feature row.
         event: the interaction that led to the request, if one did.
+        place: of that interaction, where it came by Kafka.
     """
 
     user_id: str
     time_ms: int
     row: UserRow
     event: Interaction | None = None
+    place: EventPlace | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +200,10 @@ class Recommender:
     def record(self, groups: Mapping[ItemGroupKey, ItemGroup]) -> None:
         """Take note of item counters that have changed: what trends is made from them."""
         self.items.trending.record(groups)
+
+    def answers_since_ms(self) -> float:
+        """When an event must have arrived, at least, for somebody to wait for its answer."""
+        return 1000 * (time() - self._settings.answer_within_s)
 
     def prepare(self, requests: Iterable[RecommendationRequest]) -> list[InferenceCall]:
         """Build the calls for these users from their rows as they are now.
@@ -394,6 +413,7 @@ def make_recommendations(
         event = request.event
         if event is None:
             raise ValueError(f"request of {request.user_id!r}: a recommendation needs an event")
+        place = request.place._asdict() if request.place else {}
         messages.append(
             Recommendation(
                 recommendation_id=recommendation_id(event),
@@ -408,6 +428,7 @@ def make_recommendations(
                 rollout_id=ranked.rollout_id,
                 failed=ranked.failed,
                 latency_ms=ranked.latency_ms,
+                **place,
             )
         )
     return messages

@@ -29,12 +29,16 @@ ValueT = TypeVar("ValueT")
 
 
 class ConsumerRecord(NamedTuple):
-    """A valid event and its place in Kafka. `column` is its source's column in item rows."""
+    """A valid event and its place in Kafka. `column` is its source's column in item rows.
+
+    `arrived_ms` is when Kafka took it.
+    """
 
     event: Interaction
     column: str
     source: Hash
     offset: int
+    arrived_ms: int = 0
 
 
 class ItemGroupKey(NamedTuple):

@@ -62,6 +62,11 @@ class WorkerSettings(Section):
     fallback_items: Annotated[int, Field(ge=1)] = Field(
         200, description="popular items looked through when the model does not answer"
     )
+    answer_within_s: Annotated[float, Field(gt=0)] = Field(
+        3600.0,
+        description="an event that Kafka took longer ago than so many seconds changes the rows and "
+        "is not answered: after an outage or a reset nobody waits for it",
+    )
     commit_interval_s: Annotated[float, Field(gt=0)] = Field(
         1.0, description="seconds from one commit of offsets to the next"
     )
@@ -76,7 +81,9 @@ class WorkerSettings(Section):
         "brokers refuse less than 6",
     )
     metrics_port: Annotated[int, Field(ge=0, le=65_535)] = Field(
-        0, description="port where Prometheus reads this worker's metrics; 0: nowhere"
+        0,
+        description="port where Prometheus reads this worker's metrics, and probes its health; 0: "
+        "nowhere",
     )
     metrics_address: str = Field(
         "127.0.0.1", description="network interface of metrics_port; 0.0.0.0: all of them"

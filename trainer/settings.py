@@ -291,6 +291,12 @@ class TrainerSettings(Section):
     nice: Annotated[int, Field(ge=0, le=19)] = Field(
         0, description="Unix niceness of `headwater trainer`; above 0, other processes go first"
     )
+    metrics_port: Annotated[int, Field(ge=0, le=65_535)] = Field(
+        0, description="port where Prometheus reads `headwater trainer`'s metrics; 0: nowhere"
+    )
+    metrics_address: str = Field(
+        "127.0.0.1", description="network interface of metrics_port; 0.0.0.0: all of them"
+    )
     publish_retry_s: Annotated[float, Field(ge=0)] = Field(
         60.0,
         description="how long publishing is tried again while the disk is full or Triton or "

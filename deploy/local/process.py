@@ -21,6 +21,7 @@ import psutil
 from headwater_client.errors import ServerError
 
 from deploy.settings import Settings
+from deploy.settings_text import PREFIX
 
 ROTATE_LOG_BYTES = 16 * 1024 * 1024
 TAIL_BYTES = 64 * 1024
@@ -48,7 +49,8 @@ def start(
     with log.open("ab") as output:
         child = subprocess.Popen(
             command,
-            env=environment,
+            # What it is told it is told by its options; passwords of ours are not its business.
+            env={k: v for k, v in environment.items() if not k.startswith(PREFIX)},
             cwd=folder,
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -56,7 +58,12 @@ def start(
             start_new_session=True,
         )
     _children[child.pid] = child
-    return ProcessId(child.pid, _started_s(psutil.Process(child.pid)))
+    return identify(child.pid)
+
+
+def identify(pid: int) -> ProcessId:
+    """The process that has this pid now."""
+    return ProcessId(pid, _started_s(psutil.Process(pid)))
 
 
 def find(process_id: ProcessId) -> psutil.Process | None:
@@ -279,7 +286,8 @@ class StateFolder:
     def lock(self, waiting: Callable[[], None]) -> Iterator[None]:
         """Alone among all commands on this folder; `waiting` is called if another is at work."""
         try:
-            self.root.mkdir(parents=True, exist_ok=True)
+            # Events, rows and logs are in it: nobody else's.
+            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise ServerError(f"local.state_dir {self.root}: {error.strerror}") from error
         with lock_file(self.root / "lock", waiting):

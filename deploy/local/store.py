@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 from feast import Entity, FeatureStore, FeatureView
-from headwater_client.errors import ServerError, SettingsError
+from headwater_client.errors import ServerError
 
 from deploy.local.process import LOOPBACK, Launch, NotReadyError, Progress
 from deploy.settings import Settings
@@ -74,7 +74,7 @@ class Store:
         from redis.retry import Retry
 
         store = settings.store
-        host, port = split_address(store.address or "")
+        host, port = store.nodes[0]
         client = redis.Redis(
             host=host,
             port=port,
@@ -82,6 +82,8 @@ class Store:
             password=store.password.get_secret_value() if store.password else None,
             ssl=store.tls,
             ssl_ca_certs=store.tls_ca_file,
+            ssl_certfile=store.tls_certificate_file,
+            ssl_keyfile=store.tls_key_file,
             socket_timeout=CHECK_TIMEOUT_S,
             socket_connect_timeout=CHECK_TIMEOUT_S,
             # By default a refused connection is tried for seconds: whoever waits asks again.
@@ -96,18 +98,6 @@ class Store:
 
     def prove(self, settings: Settings) -> None:
         """Nothing: an answer to PING comes only after the append-only file is loaded."""
-
-
-def split_address(address: str) -> tuple[str, int]:
-    """Host and port of the first node that an address names.
-
-    >>> split_address("cache-1:6379,cache-2:6380")
-    ('cache-1', 6379)
-    """
-    host, _, port = address.partition(",")[0].rpartition(":")
-    if not host or not port.isdigit():
-        raise SettingsError(f"store.address = {address!r}: write host:port, or host:port,host:port")
-    return host, int(port)
 
 
 def find_server() -> Path:
@@ -173,7 +163,7 @@ def write_feature_repo(folder: Path, connection: str, partitions: int) -> None:
         connection: the store's address and login as Feast writes them.
         partitions: of each topic of what people do.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     source = files("features.repo")
     store = yaml.safe_load((source / STORE_FILE).read_text())
     store["registry"] = "registry.db"
@@ -200,6 +190,7 @@ def _folder(settings: Settings) -> Path:
 
 
 def _write_private(path: Path, text: str) -> None:
-    """Write a file that may hold a password."""
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+    """Write a file that may hold a password, whoever could read the one before."""
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(text)

@@ -76,6 +76,13 @@ class RolloutLog:
             return None
         return rollouts.rollout_message_in(message, self._model)
 
+    @property
+    def problem(self) -> str:
+        """Why it neither leads nor waits to; "" where it does."""
+        if self.leads:
+            return "" if self.caught_up else f"reads topic {ROLLOUTS} from its beginning"
+        return "" if self._consumer.memberid() else f"has not joined group {GROUP}-{self._model}"
+
     def write(
         self,
         messages: Sequence[

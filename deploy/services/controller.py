@@ -2,11 +2,11 @@
 
 import asyncio
 import threading
+from collections.abc import Callable
 from functools import partial
 
 import structlog
 from headwater_client.errors import HeadwaterError, ServerError
-from prometheus_client import start_http_server
 
 from deploy.jobs.train import model_server
 from deploy.rollout import FencedError, Trial
@@ -14,6 +14,7 @@ from deploy.rollout.controller import Controller, Dependencies
 from deploy.rollout.feedback.consumer import FeedbackConsumer
 from deploy.rollout.feedback.ledger import FeedbackScope
 from deploy.rollout.topic import RolloutLog
+from deploy.services.health import Health, serve_health, store_problem
 from deploy.settings import Settings
 from features.inputs import MODEL_NAME
 from features.kafka import ensure_sources
@@ -31,12 +32,23 @@ def run_controller(settings: Settings, stop: threading.Event) -> None:
         ServerError: Kafka does not answer at the start.
         SettingsError: a topic has another number of partitions.
     """
-    if settings.rollout.metrics_port:
-        start_http_server(settings.rollout.metrics_port, settings.rollout.metrics_address)
-    asyncio.run(_run(settings, stop))
+    rules, missing = settings.rollout, {"rollouts": "is not read yet"}
+    health = Health(
+        {
+            "rollouts": lambda: missing["rollouts"],
+            "store": lambda: store_problem(settings.store),
+        }
+    )
+
+    def on_turn(problem: str) -> None:
+        missing["rollouts"] = problem
+        health.turn()
+
+    with serve_health("rollout", rules.metrics_port, rules.metrics_address, health):
+        asyncio.run(_run(settings, stop, on_turn))
 
 
-async def _run(settings: Settings, stop: threading.Event) -> None:
+async def _run(settings: Settings, stop: threading.Event, on_turn: Callable[[str], None]) -> None:
     sources = ensure_sources(settings.kafka)
     rules = settings.rollout
     store = RedisRowStore(settings.store)
@@ -50,22 +62,33 @@ async def _run(settings: Settings, stop: threading.Event) -> None:
     log.info("controller_started", steps=rules.steps, can_be_commanded=bool(rules.admin_token))
     try:
         while not stop.is_set():
-            await _lead(settings, dependencies, stop)
+            await _lead(settings, dependencies, stop, on_turn)
     finally:
         await store.close()
 
 
-async def _lead(settings: Settings, dependencies: Dependencies, stop: threading.Event) -> None:
-    """Lead until told to stop, or until it has to start anew."""
+async def _lead(
+    settings: Settings,
+    dependencies: Dependencies,
+    stop: threading.Event,
+    on_turn: Callable[[str], None],
+) -> None:
+    """Lead until told to stop, or until it has to start anew.
+
+    Args:
+        on_turn: told each time why it does not lead or wait to yet; "" where it does.
+    """
     with RolloutLog(settings.kafka, MODEL_NAME) as rollouts:
         controller = Controller(rollouts, MODEL_NAME, settings.rollout, dependencies)
         try:
             while not stop.is_set():
                 await controller.run_once()
+                on_turn(rollouts.problem)
         except FencedError as error:
             log.warning("controller_deposed", reason=str(error))
         except ServerError as error:
             log.warning("controller_begins_anew", reason=str(error))
+            on_turn(str(error))
             await asyncio.sleep(PAUSE_S)
         finally:
             controller.close()

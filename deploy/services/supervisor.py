@@ -135,12 +135,59 @@ class _Supervisor:
 # Ends a command in good order.
 
 
+END_S = 25.0
+"""Kubernetes kills 30 s after it has asked a process to end."""
+
+
+class StopSignal(Event):
+    """Set by Ctrl-C and SIGTERM. What hangs on the way is ended by force a little later."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._interrupts = False
+
+    def take(self, *_: object) -> None:
+        """Handle the signal."""
+        if not self.is_set():
+            end_by_force(END_S)
+        self.set()
+        if self._interrupts:
+            sys.exit(0)
+
+    @contextmanager
+    def interrupting(self) -> Iterator[None]:
+        """In the block the signal ends the process at once, as it may end it in any other way.
+
+        For what takes minutes and leaves nothing half-done wherever it ends.
+        """
+        self._interrupts = True
+        try:
+            if self.is_set():
+                sys.exit(0)
+            yield
+        finally:
+            self._interrupts = False
+
+
+def end_by_force(after_s: float) -> None:
+    """End this process after so long, whatever it waits for. What it left open is done again."""
+
+    def end() -> None:
+        structlog.get_logger().warning("ended_by_force", after_s=after_s)
+        sys.stderr.flush()
+        os._exit(0)
+
+    timer = threading.Timer(after_s, end)
+    timer.daemon = True
+    timer.start()
+
+
 @contextmanager
-def graceful_shutdown() -> Iterator[Event]:
+def graceful_shutdown() -> Iterator[StopSignal]:
     """An event that Ctrl-C and SIGTERM set, so that what is being written is written whole."""
-    stop = Event()
+    stop = StopSignal()
     numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(each, lambda *_: stop.set()) for each in numbers]
+    before = [signal.signal(each, stop.take) for each in numbers]
     try:
         yield stop
     finally:

@@ -15,6 +15,8 @@ from deploy.jobs.optimize import serve_window_variant
 from deploy.jobs.train import model_registry
 from deploy.rollout import CommandRejectedError, CommandRequest, RolloutSettings, sign_command
 from deploy.rollout.topic import send_command
+from deploy.services.health import Health, serve_health
+from deploy.services.supervisor import StopSignal
 from deploy.settings import Settings
 from features.inputs import MODEL_NAME
 from features.rollout_messages import RolloutAction
@@ -33,8 +35,10 @@ TRAINER = "trainer"
 log = structlog.get_logger()
 
 
-def slow_loop(settings: Settings, stop: threading.Event) -> Iterator[SlowLoopStep]:
+def slow_loop(settings: Settings, stop: StopSignal) -> Iterator[SlowLoopStep]:
     """Turn windows into versions until it is stopped; a step for all that closed meanwhile.
+
+    Told to stop while it makes a version, it ends at once: the next trainer goes on where it was.
 
     Raises:
         DataError: no version is live, or what is there is damaged.
@@ -42,23 +46,39 @@ def slow_loop(settings: Settings, stop: threading.Event) -> Iterator[SlowLoopSte
         ConcurrentWriterError, RepositoryLockedError: another trainer is at work here.
     """
     store = WindowStore(settings.windows_address)
+    missing = {"model": "the live version and the windows are being read"}
+    health = Health({"model": lambda: missing.get("model", "")})
+
+    @contextmanager
+    def working() -> Iterator[None]:
+        with health.busy("loop"), stop.interrupting():
+            yield
+
+    port, address = settings.trainer.metrics_port, settings.trainer.metrics_address
     with (
+        serve_health("trainer", port, address, health),
         closing(model_registry(settings)) as registry,
         closing(CatalogueReader(settings.kafka)) as catalogue,
     ):
-        loop = _loop(settings, store, registry)
-        waiting = loop.start(catalogue.news())
+        with working():
+            loop = _loop(settings, store, registry)
+            waiting = loop.start(catalogue.news())
         log.info("trainer_started", windows_waiting=waiting)
+        missing.clear()
         if waiting:
-            yield _log_step(loop.step([]), {})
+            with working():
+                step = loop.step([])
+            yield _log_step(step, {})
         with _windows(settings, store) as closed_windows:
             while not stop.is_set():
+                health.turn()
                 if closed := closed_windows():
                     waited_s = time.time() - closed[0].closed_ms / 1000
                     clock = Stopwatch()
                     with clock.stage("catalogue"):
                         items = catalogue.news()
-                    step = loop.step([one.number for one in closed], items)
+                    with working():
+                        step = loop.step([one.number for one in closed], items)
                     yield _log_step(step, {"waited": waited_s, **clock.seconds})
 
 

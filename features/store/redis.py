@@ -10,6 +10,7 @@ from features import feast_import  # noqa: F401  (before anything of Feast)
 
 # isort: split
 
+import json
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any
@@ -21,7 +22,7 @@ from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.repo_config import RegistryConfig
 from google.protobuf.timestamp_pb2 import Timestamp
-from headwater_client.errors import ServerError
+from headwater_client.errors import ServerError, SettingsError
 from hiredis import pack_command
 from redis.asyncio.connection import Connection
 from redis.exceptions import NoScriptError, RedisError, ResponseError
@@ -53,7 +54,7 @@ class RedisRowStore(RedisOnlineStore):
         self._settings = settings
         self._config = RedisOnlineStoreConfig(
             redis_type=RedisType.redis_cluster if settings.cluster else RedisType.redis,
-            connection_string=connection_string(settings),
+            connection_string="",
         )
         self._script: str | None = None
         self._run_id: str | None = None
@@ -62,6 +63,11 @@ class RedisRowStore(RedisOnlineStore):
     def address(self) -> str:
         """Where the server is, as the settings say."""
         return self._settings.address or ""
+
+    def _parse_connection_string(self, _: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        """The settings, in place of Feast's string, which has no place for an IPv6 address."""
+        nodes = [{"host": host, "port": port} for host, port in _nodes(self._settings)]
+        return nodes, _options(self._settings)
 
     async def read(self, reads: Sequence[RowRead]) -> list[dict[str, bytes | None]]:
         """See `RowStore.read`."""
@@ -160,21 +166,51 @@ class RedisRowStore(RedisOnlineStore):
 
 
 def connection_string(settings: StoreSettings) -> str:
-    """The store's address and login as Feast writes them: host:port,name=value,..."""
-    if not settings.address:
+    """The store's address and login as Feast reads them: host:port,name=value,...
+
+    Feast splits it at commas and reads each value as JSON, so that a password `1e5` or `true` would
+    become something else; and it replaces `$NAME` by variables. As JSON texts without either they
+    come through as they are.
+
+    Raises:
+        SettingsError: an address is one that Feast cannot read.
+    """
+    nodes = _nodes(settings)
+    if any(":" in host for host, _ in nodes):
+        raise SettingsError(
+            f"store.address: {settings.address}: Feast reads no IPv6 address: give it a name"
+        )
+    options = (f"{name}={_as_json(value)}" for name, value in _options(settings).items())
+    return ",".join([*(f"{host}:{port}" for host, port in nodes), *options])
+
+
+def _as_json(value: object) -> str:
+    return json.dumps(value).replace(",", "\\u002c").replace("$", "\\u0024")
+
+
+def _nodes(settings: StoreSettings) -> list[tuple[str, int]]:
+    if not settings.nodes:
         raise ServerError(
             "the store has no address: run `headwater up`, or set HEADWATER_STORE__ADDRESS"
         )
-    options: dict[str, object] = {"socket_timeout": 5, "socket_connect_timeout": 5}
+    return settings.nodes
+
+
+def _options(settings: StoreSettings) -> dict[str, Any]:
+    """What redis-py is given besides the address."""
+    options: dict[str, Any] = {"socket_timeout": 5, "socket_connect_timeout": 5}
     if settings.username:
         options["username"] = settings.username
     if settings.password:
         options["password"] = settings.password.get_secret_value()
     if settings.tls:
-        options["ssl"] = "true"
-    if settings.tls_ca_file:
-        options["ssl_ca_certs"] = settings.tls_ca_file
-    return ",".join([settings.address, *(f"{name}={value}" for name, value in options.items())])
+        options["ssl"] = True
+    files = {
+        "ssl_ca_certs": settings.tls_ca_file,
+        "ssl_certfile": settings.tls_certificate_file,
+        "ssl_keyfile": settings.tls_key_file,
+    }
+    return options | {name: path for name, path in files.items() if path}
 
 
 def repo_config(settings: StoreSettings, registry: str) -> RepoConfig:

@@ -51,7 +51,13 @@ class Files:
 
     def __init__(self, address: str) -> None:
         try:
-            self._fs, root = fsspec.core.url_to_fs(address)
+            # A path is taken as it is: `a::b` would be two addresses to fsspec.
+            is_path = "://" not in address
+            self._fs, root = (
+                (LocalFileSystem(), str(Path(address).absolute()))
+                if is_path
+                else fsspec.core.url_to_fs(address)
+            )
         except (ValueError, ImportError) as error:
             raise SettingsError(f"windows.address: {address}: {error}") from error
         self._root = root.rstrip("/")

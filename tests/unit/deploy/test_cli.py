@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
 import pytest
+import structlog
 
+from deploy import cli
 from deploy.cli import COMMANDS, load_command
 
 
@@ -84,3 +88,76 @@ def test_an_unknown_command_is_answered_with_the_nearest(tmp_path: Path) -> None
     done = headwater(tmp_path, "trian")
     assert done.returncode == 2
     assert "'train'" in done.stderr
+
+
+def test_an_error_of_a_library_is_one_line_that_says_where_its_trace_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> None:
+        raise KeyError("x" * 1000 + "\ud83d\n")
+
+    monkeypatch.setattr(cli, "app", fail)
+    monkeypatch.chdir(tmp_path)
+    structlog.reset_defaults()
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 70
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("headwater: KeyError: 'xxx")
+    assert len(line) < 500
+    reference = re.search(r"its trace is ([0-9a-f]{8}) in ", line)
+    assert reference
+    log = tmp_path / ".headwater" / "logs" / "faults.log"
+    assert log.read_text().startswith(reference[1])
+    assert "in fail\n" in log.read_text()
+    assert log.stat().st_mode & 0o777 == 0o600
+
+
+def fail_without_a_trace() -> None:
+    raise IndexError("nothing")
+
+
+def test_a_trace_that_cannot_be_kept_is_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli, "app", fail_without_a_trace)
+    monkeypatch.chdir(tmp_path)
+    structlog.reset_defaults()
+    (tmp_path / ".headwater").write_text("a file where a folder should be")
+    with pytest.raises(SystemExit):
+        cli.main()
+    printed = capsys.readouterr().err
+    assert "IndexError" in printed.splitlines()[-1]
+    assert "Traceback" in printed
+
+
+def test_ctrl_c_ends_a_command_without_a_word(tmp_path: Path) -> None:
+    code = (
+        "import os, time\nfrom deploy import cli\n"
+        "cli.app = lambda: os.kill(os.getpid(), 2) or time.sleep(9)\ncli.main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (128 + signal.SIGINT, "")
+
+
+def test_servers_of_this_machine_are_reached_without_a_proxy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("no_proxy", "")
+    monkeypatch.delenv("no_proxy")
+    monkeypatch.setenv("NO_PROXY", "corp.example")
+    monkeypatch.setenv("https_proxy", "http://proxy:3128")
+    cli.bypass_proxies_on_loopback()
+    assert os.environ["no_proxy"] == "corp.example,localhost,127.0.0.1,::1"
+    assert os.environ["NO_PROXY"] == os.environ["no_proxy"]
+    cli.bypass_proxies_on_loopback()
+    assert os.environ["no_proxy"].count("localhost") == 1

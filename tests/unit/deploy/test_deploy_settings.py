@@ -110,6 +110,152 @@ def test_a_misspelt_name_is_refused(
     assert f"unknown setting; {suggestion}" in problem()
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("HEADWATER_SERVICE_HOST", "10.0.0.1"),
+        ("HEADWATER_KAFKA_SERVICE_HOST", "10.0.0.1"),
+        ("HEADWATER_WORKER_SERVICE_PORT", "80"),
+        ("HEADWATER_WORKER_SERVICE_PORT_METRICS", "80"),
+        ("HEADWATER_PORT", "tcp://10.0.0.1:80"),
+        ("HEADWATER_TRITON_PORT", "tcp://10.0.0.9:8001"),
+        ("HEADWATER_PORT_80_TCP", "tcp://10.0.0.1:80"),
+        ("HEADWATER_DNS_PORT_53_UDP_PROTO", "udp"),
+        ("HEADWATER_PORT_80_TCP_PORT", "80"),
+        ("HEADWATER_PORT_80_TCP_ADDR", "10.0.0.1"),
+        ("HEADWATER_STORE_NAME", "/web/headwater-store"),
+        ("HEADWATER_STORE_ENV_VALKEY_VERSION", "8.1"),
+    ],
+)
+def test_a_variable_of_a_service_of_kubernetes_or_docker_is_passed_over(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    load_settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("HEADWATER_WORKER_METRICS_PORT", "9100"),
+        ("HEADWATER_WORKER_NAME", "worker-1"),
+        ("HEADWATER_STORE__PORT", "6379"),
+        ("HEADWATER_PORT__80_TCP_PROTO", "tcp"),
+        ("HEADWATER_VERSION", "1.2"),
+    ],
+)
+def test_a_setting_that_looks_like_one_of_a_service_is_refused(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    assert name in problem()
+    assert "unknown setting" in problem()
+
+
+def test_a_file_may_begin_with_a_byte_order_mark() -> None:
+    Path("headwater.toml").write_text("[kafka]\r\npartitions = 7\r\n", encoding="utf-8-sig")
+    assert load_settings().kafka.partitions == 7
+
+
+@pytest.mark.parametrize(
+    ("encoding", "words"),
+    [
+        ("utf-16", "is UTF-16: save it as UTF-8"),
+        ("utf-16-be", "is UTF-16, or no text: save it as UTF-8"),
+        ("latin-1", "is no UTF-8 in line 2: save it as UTF-8"),
+    ],
+)
+def test_a_file_in_another_encoding_is_named(encoding: str, words: str) -> None:
+    Path("headwater.toml").write_text('[worker]\nname = "Zürich"\n', encoding)
+    assert problem() == f"headwater.toml: {words}"
+
+
+def test_a_file_that_may_not_be_read_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: Path) -> bytes:
+        raise PermissionError(13, "Permission denied")
+
+    Path("headwater.toml").write_text("")
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    assert problem() == "headwater.toml: cannot be read: Permission denied"
+
+
+def test_without_a_home_the_cache_is_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def nobody(_: int) -> None:
+        raise KeyError("getpwuid(): uid not found")
+
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    assert load_settings().local.cache_dir == tmp_path / ".cache" / "headwater"
+    monkeypatch.setenv("HEADWATER_LOCAL__STATE_DIR", "~/state")
+    assert "local.state_dir (HEADWATER_LOCAL__STATE_DIR) = '~/state'" in problem()
+    assert "set HOME" in problem()
+
+
+@pytest.mark.parametrize(
+    ("given", "brokers"),
+    [
+        ("b1:9092, b2:9093", ["b1:9092", "b2:9093"]),
+        ("b1:9092,", ["b1:9092"]),
+        ("b1", ["b1:9092"]),
+        (" PLAINTEXT://b1:9094 ", ["b1:9094"]),
+        ("[::1]:9092,[fe80::1]", ["[::1]:9092", "[fe80::1]:9092"]),
+    ],
+)
+def test_brokers_are_read_as_librdkafka_reads_them(
+    monkeypatch: pytest.MonkeyPatch, given: str, brokers: list[str]
+) -> None:
+    monkeypatch.setenv("HEADWATER_KAFKA__BOOTSTRAP_SERVERS", given)
+    client = load_settings().kafka.client_settings
+    assert client.brokers == brokers
+    assert client.client_config()["bootstrap.servers"] == ",".join(brokers)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("b1:9092;b2:9092", "write host:port, or host:port,host:port"),
+        ("b1:port", "write host:port"),
+        ("b1:99999", "write host:port"),
+        ("::1:9092", "an IPv6 address stands in brackets"),
+        ("SSL://b1:9092", "security_protocol is PLAINTEXT: name the protocol there"),
+        (" , ", "names no broker"),
+    ],
+)
+def test_brokers_that_cannot_be_read_are_named(
+    monkeypatch: pytest.MonkeyPatch, given: str, words: str
+) -> None:
+    monkeypatch.setenv("HEADWATER_KAFKA__BOOTSTRAP_SERVERS", given)
+    assert words in problem()
+    assert len(problem().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "nodes"),
+    [
+        (" h:6379 ", [("h", 6379)]),
+        ("h:6379,", [("h", 6379)]),
+        ("[::1]:6379", [("::1", 6379)]),
+    ],
+)
+def test_the_address_of_the_store_is_read(
+    monkeypatch: pytest.MonkeyPatch, given: str, nodes: list[tuple[str, int]]
+) -> None:
+    monkeypatch.setenv("HEADWATER_STORE__ADDRESS", given)
+    assert load_settings().store.nodes == nodes
+
+
+@pytest.mark.parametrize(
+    "given", ["h", "h:", "h:abc", "::1:6379", "redis://h:6379", "h:6379/1", ",", "h:1,g:2", "h:0"]
+)
+def test_an_address_of_the_store_that_cannot_be_read_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    monkeypatch.setenv("HEADWATER_STORE__ADDRESS", given)
+    assert "store" in problem()
+    assert len(problem().splitlines()) == 1
+
+
 def test_an_old_name_in_the_file_is_accepted_with_a_warning(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -223,6 +369,17 @@ def test_the_printed_settings_mask_secrets_and_read_back(
     monkeypatch.delenv("HEADWATER_STORE__ADDRESS")
     (tmp_path / "headwater.toml").write_text(text)
     assert load_settings() == settings
+
+
+def test_a_login_in_an_address_shows_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADWATER_WINDOWS__ADDRESS", "s3://KEY:hunter2@bucket/w")
+    monkeypatch.setenv("HEADWATER_LOCAL__MAVEN_URL", "https://user:hunter2@maven/x")
+    text = settings_text.toml(load_settings())
+    assert "hunter2" not in text
+    assert "s3://**********@bucket/w" in text
+    monkeypatch.setenv("HEADWATER_STORE__ADDRESS", "rediss://user:hunter2@host:6379/0")
+    assert "hunter2" not in problem()
+    assert "hunter2" not in str(SettingsError("s3://KEY:hunter2@bucket: no such bucket"))
 
 
 def test_every_section_is_frozen_and_closed() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from deploy.local.store import list_definitions, write_feature_repo
+from features.settings import StoreSettings
 from features.store import (
     CATALOGUE,
     FEEDBACK,
@@ -19,6 +20,14 @@ from features.store import (
     read_views,
     views_for,
 )
+from features.store.redis import RedisRowStore, connection_string
+
+# isort: split
+
+from feast.infra.online_stores.redis import RedisOnlineStore
+from feast.repo_config import load_repo_config
+from headwater_client.errors import SettingsError
+from pydantic import SecretStr
 
 PARTITIONS = 3
 TABLES = [USERS, CATALOGUE, TRENDING, FEEDBACK, popularity_table(PARTITIONS)]
@@ -54,6 +63,52 @@ def test_the_repository_needs_nothing_of_ours(repository: Path) -> None:
     code = "import sys, definitions; sys.exit('features' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=repository, check=False)
     assert done.returncode == 0
+
+
+ODD_TEXTS = [
+    "plain",
+    "ab,cd=1",
+    "a,ssl=true",
+    "12e3",
+    "0007",
+    "true",
+    "null",
+    '"q"',
+    "[1]",
+    "Infinity",
+    "a=b",
+    "sp ace ",
+    "Pässw0rd 🦊",
+    "$HOME${PATH}",
+    "back\\slash:@/'",
+]
+
+
+@pytest.mark.parametrize("text", ODD_TEXTS)
+def test_a_login_of_any_characters_reaches_redis_and_plain_feast(tmp_path: Path, text: str) -> None:
+    settings = StoreSettings(address="cache:6379", username=text, password=SecretStr(text))
+    nodes, options = RedisRowStore(settings)._parse_connection_string("")
+    assert nodes == [{"host": "cache", "port": 6379}]
+    write_feature_repo(tmp_path, connection_string(settings), PARTITIONS)
+    stored = load_repo_config(tmp_path, tmp_path / "feature_store.yaml").online_store
+    of_feast = RedisOnlineStore._parse_connection_string(stored.connection_string)
+    assert of_feast == ([{"host": "cache", "port": "6379"}], options)
+    assert (options["username"], options["password"]) == (text, text)
+
+
+def test_a_repository_is_only_its_owners(tmp_path: Path) -> None:
+    (tmp_path / "feature_store.yaml").write_text("of a release before")
+    (tmp_path / "feature_store.yaml").chmod(0o644)
+    write_feature_repo(tmp_path, "cache:6379", PARTITIONS)
+    assert (tmp_path / "feature_store.yaml").stat().st_mode & 0o777 == 0o600
+
+
+def test_an_ipv6_address_reaches_redis_and_feast_is_not_given_it() -> None:
+    settings = StoreSettings(address="[::1]:6379")
+    nodes, _ = RedisRowStore(settings)._parse_connection_string("")
+    assert nodes == [{"host": "::1", "port": 6379}]
+    with pytest.raises(SettingsError, match=r"\[::1\]:6379: Feast reads no IPv6 address"):
+        connection_string(settings)
 
 
 def test_a_rendered_repository_has_its_partitions_whatever_the_environment_says(

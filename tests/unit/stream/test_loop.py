@@ -58,8 +58,8 @@ def test_interactions_keep_their_order_and_name_their_place() -> None:
     ]
     decoder = RecordDecoder(SOURCES, DeadLetters())  # type: ignore[arg-type]
     assert asyncio.run(decoder.interactions(batch)) == [  # type: ignore[arg-type]
-        ConsumerRecord(click(5), "clicks_0", 11, 5),  # type: ignore[arg-type]
-        ConsumerRecord(bought, "purchases_3", 12, 9),  # type: ignore[arg-type]
+        ConsumerRecord(click(5), "clicks_0", 11, 5, NOW_MS),  # type: ignore[arg-type]
+        ConsumerRecord(bought, "purchases_3", 12, 9, NOW_MS),  # type: ignore[arg-type]
     ]
 
 
@@ -102,13 +102,16 @@ def row_at(time_ms: int) -> UserRow:
 
 
 def records(*clicks: Click) -> Sequence[ConsumerRecord]:
-    return [ConsumerRecord(event, "clicks_0", 11, n) for n, event in enumerate(clicks)]  # type: ignore[arg-type]
+    return [
+        ConsumerRecord(event, "clicks_0", 11, n, NOW_MS + n)  # type: ignore[arg-type]
+        for n, event in enumerate(clicks)
+    ]
 
 
 def test_a_user_is_answered_once_a_batch_for_the_last_event() -> None:
     rows = {"ann": row_at(NOW_MS), "bob": row_at(NOW_MS)}
     batch = records(click(0), click(1, "bob"), click(2))
-    requests = _requests(batch, RowChanges(rows, {}))
+    requests = _requests(batch, RowChanges(rows, {}), 0)
     assert [(r.user_id, r.event and r.event.event_id) for r in requests] == [
         ("ann", "e2"),
         ("bob", "e1"),
@@ -118,7 +121,40 @@ def test_a_user_is_answered_once_a_batch_for_the_last_event() -> None:
 
 def test_a_late_event_asks_at_the_time_of_the_newest_one() -> None:
     rows = {"ann": row_at(NOW_MS)}
-    (late,) = _requests(records(click(0, time_ms=NOW_MS - 9_000)), RowChanges(rows, {}))
+    (late,) = _requests(records(click(0, time_ms=NOW_MS - 9_000)), RowChanges(rows, {}), 0)
     assert late.time_ms == NOW_MS
-    (newest,) = _requests(records(click(0, time_ms=NOW_MS + 5)), RowChanges(rows, {}))
+    (newest,) = _requests(records(click(0, time_ms=NOW_MS + 5)), RowChanges(rows, {}), 0)
     assert newest.time_ms == NOW_MS + 5
+
+
+def test_an_event_that_arrived_too_long_ago_is_not_answered() -> None:
+    rows = {"ann": row_at(NOW_MS), "bob": row_at(NOW_MS)}
+    batch = records(click(0), click(1), click(2, "bob"))
+    requests = _requests(batch, RowChanges(rows, {}), NOW_MS + 1)
+    assert [(r.user_id, r.event and r.event.event_id) for r in requests] == [
+        ("ann", "e1"),
+        ("bob", "e2"),
+    ]
+    assert _requests(batch, RowChanges(rows, {}), NOW_MS + 3) == []
+
+
+def test_a_request_says_where_its_event_stands_and_grows_with_every_event_of_the_row() -> None:
+    row = empty_user(SCHEMA)
+    batch = [
+        ConsumerRecord(click(7), "clicks_0", 11, 7, NOW_MS),  # type: ignore[arg-type]
+        ConsumerRecord(click(8), "further_types_0", 12, 0, NOW_MS),  # type: ignore[arg-type]
+        ConsumerRecord(click(9), "clicks_0", 11, 9, NOW_MS),  # type: ignore[arg-type]
+    ]
+    places = []
+    for record in batch:
+        row.offsets[record.source] = record.offset
+        (request,) = _requests([record], RowChanges({"ann": row}, {}), 0)
+        assert request.place is not None
+        places.append(request.place)
+    assert [place[:3] for place in places] == [
+        ("clicks", 0, 7),
+        ("further_types", 0, 0),
+        ("clicks", 0, 9),
+    ]
+    sequences = [place.sequence for place in places]
+    assert sequences == sorted(set(sequences))

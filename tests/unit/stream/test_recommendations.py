@@ -10,6 +10,7 @@ from features.schema import FeatureSchema
 from features.settings import FeatureSettings
 from stream.recommender import (
     POPULAR_ITEMS,
+    EventPlace,
     RankedLists,
     RecommendationRequest,
     make_recommendations,
@@ -23,7 +24,8 @@ ITEM = RecommendedItem("a", 1.5, Reason("popular"))
 
 
 def test_a_message_names_its_event_its_version_and_its_variant() -> None:
-    request = RecommendationRequest("ann", CLICK.timestamp + 5, ROW, CLICK)
+    place = EventPlace("clicks", 0, 7, 12)
+    request = RecommendationRequest("ann", CLICK.timestamp + 5, ROW, CLICK, place)
     lists = RankedLists([[ITEM]], POPULAR_ITEMS, "canary", "r", "version 2: too late", 12.5)
     (message,) = make_recommendations([request], lists)
     assert (message.recommendation_id, message.event_id) == (recommendation_id(CLICK), "e")
@@ -31,6 +33,7 @@ def test_a_message_names_its_event_its_version_and_its_variant() -> None:
     assert (message.variant, message.rollout_id) == ("canary", "r")
     assert (message.failed, message.latency_ms) == ("version 2: too late", 12.5)
     assert message.fallback
+    assert (message.topic, message.partition, message.offset, message.sequence) == place
     assert message.event_time == CLICK.timestamp
 
 

@@ -28,16 +28,30 @@ Those with a file are the server side's, and stand beside what raises them; apps
 A message names the field, the value and the remedy, on one line.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 MAX_VALUE_CHARS = 80
+_LOGIN = re.compile(r"(?<=://)[^/@\s]*:[^@\s]*(?=@)")
+
+
+def mask_logins(text: str) -> str:
+    """The text without the logins of addresses in it.
+
+    >>> mask_logins("cannot read s3://KEY:SECRET@bucket/windows")
+    'cannot read s3://**********@bucket/windows'
+    """
+    return _LOGIN.sub("**********", text)
 
 
 class HeadwaterError(Exception):
     """The root of the family: the command line prints it as one line, without a stack trace."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        return mask_logins(super().__str__())
 
 
 class SettingsError(HeadwaterError):

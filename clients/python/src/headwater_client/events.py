@@ -101,6 +101,9 @@ class Recommendation(Struct, frozen=True, kw_only=True, omit_defaults=True):
     `variant` is the person's; `failed` says why another version than the variant's own answered,
     and `fallback` that none did: these are popular items. `latency_ms` is how long the variant's
     version took, or was waited for. `shadow` is of a version that is only tried out.
+
+    `topic`, `partition` and `offset` say where the event stands. Of two recommendations of a person
+    the one with the larger `sequence` knows more events: an order that no clock has a part in.
     """
 
     recommendation_id: str
@@ -116,6 +119,10 @@ class Recommendation(Struct, frozen=True, kw_only=True, omit_defaults=True):
     failed: str = ""
     latency_ms: float | None = None
     shadow: Shadow | None = None
+    topic: str = ""
+    partition: int | None = None
+    offset: int | None = None
+    sequence: int | None = None
 
 
 class DeadLetter(Struct, frozen=True, kw_only=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+import re
 from dataclasses import dataclass, field
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,36 @@ if TYPE_CHECKING:
 
 PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
 MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
+DEFAULT_PORT = 9092
 log = logging.getLogger("headwater_client")
+_ADDRESS = re.compile(r"(?:\[([\da-fA-F:.]+(?:%\w+)?)\]|([^\s:/?#@\[\]=;,]+))(?::(\d{1,5}))?")
+
+
+def parse_address(text: str, default_port: int | None = None) -> tuple[str, int]:
+    """Host and port of one address; an IPv6 address stands in brackets.
+
+    Raises:
+        ValueError: it is none, or has no port and there is no default.
+
+    >>> parse_address(" [::1]:6379 "), parse_address("broker", 9092)
+    (('::1', 6379), ('broker', 9092))
+    """
+    found = _ADDRESS.fullmatch(text.strip())
+    if found is None and text.count(":") > 1 and not set("[]/@") & set(text):
+        raise ValueError("an IPv6 address stands in brackets: write [::1]:port")
+    port = int(found[3] or default_port or 0) if found else 0
+    if found is None or not 0 < port < 1 << 16:
+        raise ValueError("write host:port, or host:port,host:port")
+    return found[1] or found[2], port
+
+
+def join_address(host: str, port: int) -> str:
+    """The address of a host and a port.
+
+    >>> join_address("::1", 6379)
+    '[::1]:6379'
+    """
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 @dataclass(frozen=True)
@@ -25,12 +55,15 @@ class KafkaSettings:
     """Where Kafka is, and how to log in there.
 
     Args:
-        bootstrap_servers: host:port,host:port.
+        bootstrap_servers: host:port,host:port, as librdkafka takes them: blanks and empty places
+            are passed over, the port may be missing (9092).
         security_protocol: one of `PROTOCOLS`; those that begin with SASL need a login.
         sasl_mechanism: one of `MECHANISMS`.
         sasl_username: of the login.
         sasl_password: of the login; it is not printed.
         ssl_ca_file: PEM file of the authority to trust; default: the system's.
+        ssl_certificate_file: PEM file of the client's own certificate, where Kafka asks for one.
+        ssl_key_file: PEM file of that certificate's private key.
 
     Raises:
         SettingsError: one of them is missing or not known.
@@ -45,6 +78,8 @@ class KafkaSettings:
     sasl_username: str | None = None
     sasl_password: str | None = field(default=None, repr=False)
     ssl_ca_file: str | None = None
+    ssl_certificate_file: str | None = None
+    ssl_key_file: str | None = None
 
     def __post_init__(self) -> None:
         if not self.bootstrap_servers:
@@ -56,29 +91,71 @@ class KafkaSettings:
             raise SettingsError(
                 f"security_protocol {self.security_protocol} needs sasl_username and sasl_password"
             )
+        if not self.brokers:
+            raise SettingsError(f"bootstrap_servers: {self.bootstrap_servers!r}: names no broker")
+
+    @property
+    def brokers(self) -> list[str]:
+        """Each broker as host:port.
+
+        Raises:
+            SettingsError: one cannot be read.
+        """
+        given = (each.strip() for each in self.bootstrap_servers.split(","))
+        return [self._broker(each) for each in given if each]
+
+    def _broker(self, given: str) -> str:
+        scheme, separator, rest = given.rpartition("://")
+        if separator and scheme.upper() != self.security_protocol:
+            raise SettingsError(
+                f"bootstrap_servers: {given!r}: security_protocol is {self.security_protocol}: "
+                "name the protocol there"
+            )
+        try:
+            return join_address(*parse_address(rest, DEFAULT_PORT))
+        except ValueError as error:
+            raise SettingsError(f"bootstrap_servers: {given!r}: {error}") from error
 
     def client_config(self) -> dict[str, str]:
         """The same in librdkafka's words, for any client of confluent-kafka."""
         config = {
-            "bootstrap.servers": self.bootstrap_servers,
+            "bootstrap.servers": ",".join(self.brokers),
             "security.protocol": self.security_protocol,
         }
         if self._uses_sasl and self.sasl_username and self.sasl_password:
             config["sasl.mechanism"] = self.sasl_mechanism
             config["sasl.username"] = self.sasl_username
             config["sasl.password"] = self.sasl_password
-        if self.ssl_ca_file:
-            config["ssl.ca.location"] = self.ssl_ca_file
-        return config
+        files = {
+            "ssl.ca.location": self.ssl_ca_file,
+            "ssl.certificate.location": self.ssl_certificate_file,
+            "ssl.key.location": self.ssl_key_file,
+        }
+        return config | {name: path for name, path in files.items() if path}
 
     @property
     def _uses_sasl(self) -> bool:
         return self.security_protocol.startswith("SASL")
 
 
-def unreachable(error: KafkaException) -> ServerError:
-    """What to raise where Kafka does not answer a client."""
-    return ServerError(f"Kafka: {error.args[0].str()}: check kafka.bootstrap_servers")
+_REFUSALS = (
+    ("AUTHENTICATION", "check kafka.sasl_username and kafka.sasl_password"),
+    ("SASL", "check kafka.sasl_mechanism"),
+    ("AUTHORIZATION", "give this login the right to it, or use another login"),
+    ("SSL", "check kafka.security_protocol, kafka.ssl_ca_file and kafka.ssl_certificate_file"),
+)
+
+
+def unreachable(error: KafkaException) -> ServerError | SettingsError:
+    """What to raise where Kafka does not answer a client, or refuses it.
+
+    A refusal is a SettingsError: to ask again is of no use.
+    """
+    reason = error.args[0]
+    for word, remedy in _REFUSALS:
+        if word in reason.name():
+            return SettingsError(f"Kafka: {reason.str()}: {remedy}")
+    return ServerError(f"Kafka: {reason.str()}: check kafka.bootstrap_servers")
 
 
 class ProcessBound:

@@ -1,0 +1,154 @@
+"""Whether a service lives and is ready: /livez and /readyz beside /metrics, on the metrics port.
+
+A service lives while its loops turn. It is ready once nothing is missing that it needs to do its
+work: what is missing stands in the answer, which has status 503 then. What is missing is no reason
+to start a service again, so only /livez is for a liveness probe.
+"""
+
+import asyncio
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from http.server import ThreadingHTTPServer
+
+from headwater_client.errors import HeadwaterError, SettingsError
+from prometheus_client import MetricsHandler
+
+from features.settings import StoreSettings
+from features.store import USERS, VERSION, RowRead
+from features.store.redis import RedisRowStore
+
+STALE_S = 30.0
+
+MissingPart = Callable[[], str]
+"""What a service is not ready for, in one line; "" where nothing is missing. Asked from a thread
+of its own, so that a loop that hangs does not hang the answer."""
+
+
+class Health:
+    """What is known of a service's loops and of what it needs.
+
+    Args:
+        parts: what it is asked for /readyz, by name.
+        clock: seconds, never going back.
+    """
+
+    def __init__(
+        self, parts: Mapping[str, MissingPart], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._parts = parts
+        self._clock = clock
+        self._turned_s: dict[str, float] = {}
+        self._busy: set[str] = set()
+
+    def turn(self, loop: str = "loop") -> None:
+        """A loop has turned."""
+        self._turned_s[loop] = self._clock()
+
+    @contextmanager
+    def busy(self, loop: str) -> Iterator[None]:
+        """For the block, a loop is known to turn later: it computes."""
+        self._busy.add(loop)
+        try:
+            yield
+        finally:
+            self._busy.discard(loop)
+            self.turn(loop)
+
+    def stale_loops(self) -> dict[str, str]:
+        """The loops that have not turned for too long, and for how long."""
+        ages = {name: self._clock() - turned for name, turned in list(self._turned_s.items())}
+        return {
+            name: f"has not turned for {age:.0f} s"
+            for name, age in ages.items()
+            if age > STALE_S and name not in self._busy
+        }
+
+    def missing_parts(self) -> dict[str, str]:
+        """What the service is not ready for, by name; all that hangs, too."""
+        asked = {name: ask() for name, ask in self._parts.items()}
+        return {name: missing for name, missing in asked.items() if missing} | self.stale_loops()
+
+
+class HealthHandler(MetricsHandler):
+    """Answers /livez and /readyz; /metrics as prometheus_client does."""
+
+    health = Health({})
+
+    def do_GET(self) -> None:  # noqa: N802  (http.server's name)
+        """Answer a request."""
+        match self.path.partition("?")[0]:
+            case "/livez":
+                self._answer("live", self.health.stale_loops())
+            case "/readyz":
+                self._answer("ready", self.health.missing_parts())
+            case _:
+                super().do_GET()
+
+    def _answer(self, name: str, missing: Mapping[str, str]) -> None:
+        body = json.dumps({name: not missing, "missing": missing}).encode() + b"\n"
+        self.send_response(503 if missing else 200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+@contextmanager
+def serve_health(section: str, port: int, address: str, health: Health) -> Iterator[None]:
+    """Serve a service's metrics and health for the block; nothing where the port is 0.
+
+    Args:
+        section: of the settings that have the port.
+
+    Raises:
+        SettingsError: the port cannot be listened on.
+    """
+    if not port:
+        yield
+        return
+    handler = type("BoundHealthHandler", (HealthHandler,), {"health": health})
+    try:
+        server = _server_class(address, port)((address, port), handler)
+    except OSError as error:
+        raise SettingsError(
+            f"{section}.metrics_port: {address} port {port}: {error.strerror or error}: choose "
+            "another, or 0 for none"
+        ) from error
+    threading.Thread(target=server.serve_forever, name="health", daemon=True).start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def _server_class(address: str, port: int) -> type[ThreadingHTTPServer]:
+    """A server of the address's family: IPv4 or IPv6.
+
+    Raises:
+        OSError: the address has none.
+    """
+    family = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0][0]
+    options = {"address_family": family, "daemon_threads": True}
+    return type("HealthServer", (ThreadingHTTPServer,), options)
+
+
+def store_problem(settings: StoreSettings) -> str:
+    """Why rows cannot be read; "" where they can."""
+
+    async def read() -> None:
+        store = RedisRowStore(settings)
+        try:
+            await store.read([RowRead(USERS, "headwater:probe", (VERSION,))])
+        finally:
+            await store.close()
+
+    try:
+        asyncio.run(read())
+    except HeadwaterError as error:
+        return " ".join(str(error).split())
+    return ""

@@ -1,0 +1,117 @@
+"""A worker's process: what its probes say, that its name is its own, and that it ends when told."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from headwater_client import EventProducer, SettingsError
+from msgspec.structs import replace
+
+from deploy.local.process import Record, StateFolder, free_port
+from deploy.services.worker import WorkerName
+from deploy.settings import Settings
+from tests.harness.servers import renew_topics
+from tests.harness.waiting import wait_until
+from tests.harness.workers import COMMAND, WorkerProcess, WorkerProgress, environment, running
+from tests.unit.deploy.services.test_health import ask
+
+GRACE_S = 30.0
+"""How long Kubernetes waits between SIGTERM and SIGKILL."""
+
+
+def records(settings: Settings) -> dict[str, Record]:
+    return StateFolder(settings.local.state_dir).records()
+
+
+@contextmanager
+def asleep(settings: Settings, *names: str) -> Iterator[None]:
+    """Servers that do not answer, and do not close a connection either."""
+    pids = [records(settings)[name].process.pid for name in names]
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+
+
+def missing(port: int) -> dict[str, str]:
+    found: dict[str, str] = json.loads(ask(port, "/readyz")[1])["missing"]
+    return found
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(240)
+def test_a_worker_is_probed_keeps_its_name_and_ends_whatever_is_away(
+    kafka_and_store: Settings, tmp_path: Path
+) -> None:
+    settings, port = kafka_and_store, free_port()
+    renew_topics(settings.kafka)
+    first = WorkerProcess(settings, "one", tmp_path / "one.log", group="ending", metrics_port=port)
+    other = WorkerProcess(settings, "two", tmp_path / "two.log", group="ending-too")
+    progress = WorkerProgress(settings, "ending")
+    with running(first, other), EventProducer(settings.kafka.client_settings) as producer:
+        producer.click(user_id="u", item_id="i")
+        producer.flush()
+        progress.wait_for_all(60, [first, other])
+        WorkerProgress(settings, "ending-too").wait_for_all(60, [first, other])
+        # No version was ever announced here; all else is there.
+        assert set(missing(port)) == {"model"}
+        assert ask(port, "/livez")[0] == 200
+
+        second = subprocess.run(
+            COMMAND,
+            env=environment(settings, "one", group="ending"),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert second.returncode == 2, second.stderr
+        (line,) = second.stderr.splitlines()
+        assert line.startswith("headwater: worker.name: one: a worker of group ending has this")
+        assert first.running
+
+        with asleep(settings, "store"):
+            producer.click(user_id="u", item_id="j")
+            producer.flush()
+            wait_until(lambda: "store" in missing(port), 20)
+            assert ask(port, "/livez")[0] == 200
+            first.signal(signal.SIGTERM)
+            assert first.process is not None
+            assert first.process.wait(GRACE_S) == 0
+            with asleep(settings, "kafka"):
+                other.signal(signal.SIGTERM)
+                assert other.process is not None
+                assert other.process.wait(GRACE_S) == 0
+        # It may start again at once, and under its name: that process has ended.
+        first.start()
+        progress.wait_for_all(60, [first])
+
+
+@pytest.mark.faults
+def test_a_name_elsewhere_is_taken_for_as_long_as_it_is_renewed(kafka_and_store: Settings) -> None:
+    def name(machine: str) -> WorkerName:
+        found = WorkerName(kafka_and_store, renew_s=0.1, watch_s=0.6)
+        found._mine = replace(found._mine, machine=machine)
+        return found
+
+    away = name("another container")
+    with away.hold(), pytest.raises(SettingsError, match="has this name and runs"), name("").hold():
+        pass
+    # Given back when it ended.
+    with name("").hold():
+        pass
+    # Or not, where it died.
+    asyncio.run(away._take())
+    with name("").hold():
+        pass
