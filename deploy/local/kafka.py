@@ -239,14 +239,16 @@ class Kafka:
         progress(self.name, "checking its jars")
         paths = fetch(settings.local.cache_dir / "maven", settings.local.maven_url)
         base = [str(java), *JVM_FLAGS, "-cp", ":".join(map(str, paths))]
-        text = server_properties(folder / "data", ports)
+        text = server_properties(ports)
+        # Its paths are relative, since a path may have commas; Java reads others by the locale.
+        environment = {**os.environ, "LC_ALL": "C.UTF-8"}
         if not (folder / "data" / "meta.properties").exists():
             progress(self.name, "formatting its storage")
             properties.write_text(text)
-            _format(base, properties)
+            _format(base, properties, environment)
         heap = f"-Xmx{settings.local.kafka_heap_mb}m"
-        command = [*base[:1], heap, *base[1:], "kafka.Kafka", str(properties)]
-        return Launch(command, folder, dict(os.environ), {properties: text})
+        command = [*base[:1], heap, *base[1:], "kafka.Kafka", properties.name]
+        return Launch(command, folder, environment, {properties: text})
 
     def check(self, settings: Settings) -> None:
         from confluent_kafka import KafkaException
@@ -264,8 +266,8 @@ class Kafka:
         """Nothing: the metadata that `check` asks for comes from a broker that is up."""
 
 
-def server_properties(data: Path, ports: Mapping[str, int]) -> str:
-    """The configuration of the one node."""
+def server_properties(ports: Mapping[str, int]) -> str:
+    """The configuration of the one node, which runs in its own folder."""
     broker, controller = (f"{LOOPBACK}:{ports[name]}" for name in ("broker", "controller"))
     return f"""\
 process.roles=broker,controller
@@ -275,7 +277,7 @@ controller.listener.names=CONTROLLER
 listeners=PLAINTEXT://{broker},CONTROLLER://{controller}
 advertised.listeners=PLAINTEXT://{broker}
 listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
-log.dirs={data}
+log.dirs=data
 
 # A first consumer need not wait for others to join its group.
 group.initial.rebalance.delay.ms=0
@@ -305,14 +307,21 @@ background.threads=2
 """
 
 
-def _format(base: list[str], properties: Path) -> None:
+def _format(base: list[str], properties: Path, environment: Mapping[str, str]) -> None:
     """Prepare an empty data folder; a broker refuses one that is not."""
     cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
     # One argument: one id in 64 begins with a dash, and would be taken for an option.
     tool = ["kafka.tools.StorageTool", "format", f"--cluster-id={cluster}"]
     # For this second of work the fast first compiler does.
-    command = [base[0], "-XX:TieredStopAtLevel=1", *base[1:], *tool, "--config", str(properties)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = [base[0], "-XX:TieredStopAtLevel=1", *base[1:], *tool, "--config", properties.name]
+    done = subprocess.run(
+        command,
+        cwd=properties.parent,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode:
         lines = (done.stderr + done.stdout).strip().splitlines()
         raise ServerError(f"kafka: formatting {properties.parent} failed: {lines[-1:]}")

@@ -14,7 +14,7 @@ from weakref import WeakSet
 from headwater_client.errors import ServerError, SettingsError
 
 if TYPE_CHECKING:
-    from confluent_kafka import KafkaException
+    from confluent_kafka import KafkaError, KafkaException
 
 PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
 MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
@@ -151,11 +151,15 @@ def unreachable(error: KafkaException) -> ServerError | SettingsError:
 
     A refusal is a SettingsError: to ask again is of no use.
     """
-    reason = error.args[0]
-    for word, remedy in _REFUSALS:
-        if word in reason.name():
-            return SettingsError(f"Kafka: {reason.str()}: {remedy}")
+    reason: KafkaError = error.args[0]
+    if remedy := remedy_of(reason):
+        return SettingsError(f"Kafka: {reason.str()}: {remedy}")
     return ServerError(f"Kafka: {reason.str()}: check kafka.bootstrap_servers")
+
+
+def remedy_of(error: KafkaError) -> str:
+    """What to change where Kafka refuses a client; "" for an error that may pass by itself."""
+    return next((remedy for word, remedy in _REFUSALS if word in error.name()), "")
 
 
 class ProcessBound:
