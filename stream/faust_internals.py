@@ -22,15 +22,22 @@ FETCH_MAX_WAIT_MS = 10
 FETCH_MIN_BYTES = 16 * 1024
 
 
+def _replace(consumer: AIOKafkaConsumer, name: str, value: object) -> None:
+    """Set what the consumer has; under another name it would do nothing, and say nothing."""
+    if not hasattr(consumer, name):
+        raise AttributeError(f"aiokafka's consumer has no {name} any more: look at this file")
+    setattr(consumer, name, value)
+
+
 class _ConsumerThread(driver.AIOKafkaConsumerThread):
     def _create_worker_consumer(self, transport: Any) -> AIOKafkaConsumer:
         consumer = super()._create_worker_consumer(transport)
         # Faust passes neither on, and aiokafka has no setters; read anew at the consumer's start.
-        consumer._fetch_max_wait_ms = FETCH_MAX_WAIT_MS  # noqa: SLF001
-        consumer._fetch_min_bytes = FETCH_MIN_BYTES  # noqa: SLF001
+        _replace(consumer, "_fetch_max_wait_ms", FETCH_MAX_WAIT_MS)
+        _replace(consumer, "_fetch_min_bytes", FETCH_MIN_BYTES)
         # By range, one worker gets the same partition of every topic of interactions, and so all
         # events of a user. Faust's own choice without tables is round robin.
-        consumer._partition_assignment_strategy = (RangePartitionAssignor,)  # noqa: SLF001
+        _replace(consumer, "_partition_assignment_strategy", (RangePartitionAssignor,))
         return consumer
 
 

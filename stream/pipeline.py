@@ -29,6 +29,7 @@ from faust import App
 from faust.types import TP, EventT
 from headwater_client import DeadLetter, EventError, ServerError
 from headwater_client.events import Recommendation, Shadow, encode
+from headwater_client.kafka import remedy_of
 from headwater_client.topics import DEAD_LETTERS, MAX_MESSAGE_BYTES, PARTITIONER, RECOMMENDATIONS
 
 from features.kafka import client_config
@@ -67,6 +68,8 @@ class RecommendationProducer:
                 "message.max.bytes": str(MAX_MESSAGE_BYTES),
                 # A broker that is away is waited for: what was read is not committed meanwhile.
                 "message.timeout.ms": "0",
+                # One that refuses this login, from now on, is not.
+                "error_cb": self._on_error,
             }
         )
         self._sent = 0
@@ -127,9 +130,17 @@ class RecommendationProducer:
             await asyncio.sleep(_POLL_S)
         self._raise_failure()
 
+    def _on_error(self, error: KafkaError) -> None:
+        if remedy_of(error):
+            self._failed.append(error)
+
     def _raise_failure(self) -> None:
         if self._failed:
-            raise ServerError(f"Kafka does not take a message: {self._failed[0].str()}")
+            error = self._failed[0]
+            remedy = remedy_of(error)
+            raise ServerError(
+                f"Kafka does not take a message: {error.str()}{remedy and f': {remedy}'}"
+            )
 
 
 class Commits:

@@ -4,8 +4,12 @@ from threading import Event
 
 import structlog
 import tenacity
+from prometheus_client import Counter
 
 LONGEST_PAUSE_S = 10.0
+RETRIES = Counter(
+    "headwater_trainer_retries_total", "What failed for a while and was tried again", ["reason"]
+)
 log = structlog.get_logger()
 
 
@@ -28,6 +32,7 @@ def retrying(
 
     def log_attempt(state: tenacity.RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
+        RETRIES.labels(type(error).__name__).inc()
         log.warning(told, attempt=state.attempt_number, reason=str(error))
 
     return tenacity.Retrying(

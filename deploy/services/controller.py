@@ -7,6 +7,7 @@ from functools import partial
 
 import structlog
 from headwater_client.errors import HeadwaterError, ServerError
+from prometheus_client import Counter
 
 from deploy.jobs.train import model_server
 from deploy.rollout import FencedError, Trial
@@ -22,6 +23,9 @@ from features.schema import FILE_NAME, read_vocabulary
 from features.store.redis import RedisRowStore
 
 PAUSE_S = 1.0
+RESTARTS = Counter(
+    "headwater_rollout_restarts_total", "Times that a controller began anew", ["reason"]
+)
 log = structlog.get_logger()
 
 
@@ -85,8 +89,10 @@ async def _lead(
                 await controller.run_once()
                 on_turn(rollouts.problem)
         except FencedError as error:
+            RESTARTS.labels("deposed").inc()
             log.warning("controller_deposed", reason=str(error))
         except ServerError as error:
+            RESTARTS.labels("server away").inc()
             log.warning("controller_begins_anew", reason=str(error))
             on_turn(str(error))
             await asyncio.sleep(PAUSE_S)

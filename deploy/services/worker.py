@@ -45,22 +45,24 @@ def run_worker(settings: Settings) -> None:
     config = WorkerConfig(
         settings.kafka, settings.store, settings.features, settings.triton, settings.worker
     )
-    worker = settings.worker
     asyncio.run(_claim(settings))
+    with WorkerName(settings).hold():
+        _run(config)
+
+
+def _run(config: WorkerConfig) -> None:
     app, services = make_app(config)
+    worker = config.worker
     health = Health(
         {
             "partitions": _assignment_problem(app, worker.group),
-            "store": lambda: store_problem(settings.store),
+            "store": lambda: store_problem(config.store),
             "model": lambda: _routing_problem(services.routes),
         }
     )
     # What is imported by now stays: without this a full collection stops the loop for 100 ms.
     gc.freeze()
-    with (
-        serve_health("worker", worker.metrics_port, worker.metrics_address, health),
-        WorkerName(settings).hold(),
-    ):
+    with serve_health("worker", worker.metrics_port, worker.metrics_address, health):
         faust_worker = SignalledWorker(app, [_Heartbeat(health)], lambda: end_by_force(END_S))
         try:
             faust_worker.run()

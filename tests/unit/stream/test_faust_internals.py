@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from importlib.metadata import version
+from pathlib import Path
 from types import SimpleNamespace
 
+import pytest
 from aiokafka import AIOKafkaConsumer
 from faust import App
 from faust.transport.drivers import aiokafka as driver
 
-from stream.faust_internals import batches
+from features.settings import BrokerSettings, FeatureSettings, StoreSettings
+from stream.app import make_faust_app
+from stream.faust_internals import _replace, batches
+from stream.settings import TritonSettings, WorkerConfig, WorkerSettings
 
 
 def event(number: int, generation: int = 1) -> SimpleNamespace:
@@ -77,3 +82,25 @@ def test_the_pinned_faust_has_what_is_used_of_it() -> None:
     assert {"_fetch_max_wait_ms", "_fetch_min_bytes", "_partition_assignment_strategy"} <= set(
         names
     )
+
+
+def test_an_app_writes_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container's file system may be read-only, and without /tmp."""
+
+    def refuse(*_: object) -> None:
+        raise FileNotFoundError("No usable temporary directory")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("tempfile.gettempdir", refuse)
+    kafka = BrokerSettings(bootstrap_servers="b1:9092, [::1]")
+    others = (StoreSettings(), FeatureSettings(), TritonSettings(), WorkerSettings())
+    config = WorkerConfig(kafka, *others)
+    app = make_faust_app(config)
+    app._create_directories()
+    assert list(tmp_path.iterdir()) == []
+    assert [(url.host, url.port) for url in app.conf.broker] == [("b1", 9092), ("::1", 9092)]
+
+
+def test_a_name_that_aiokafka_has_no_more_is_said() -> None:
+    with pytest.raises(AttributeError, match="_fetch_max_wait_ms any more"):
+        _replace(SimpleNamespace(), "_fetch_max_wait_ms", 10)  # type: ignore[arg-type]
