@@ -9,7 +9,7 @@ from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPa
 from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec, TopicDescription  # type: ignore[attr-defined]  # public, but not to its types
 from headwater_client.errors import ServerError, SettingsError
 from headwater_client.event_types import EVENT_TYPES
-from headwater_client.kafka import unreachable
+from headwater_client.kafka import remedy_of, unreachable
 from headwater_client.topics import ITEMS
 
 from features.settings import BrokerSettings
@@ -17,6 +17,7 @@ from features.topics import Hash, Topic, list_topics, source_hash
 
 TIMEOUT_S = 15.0
 POLL_S = 0.05
+_ASK_S = 2.0
 NOT_THERE = (KafkaError.UNKNOWN_TOPIC_OR_PART,)
 NO_LEADER_YET = (
     *NOT_THERE,
@@ -55,7 +56,7 @@ def ensure_topics(
             settings say: a person would then change partition, and rows would be counted anew.
         ServerError: Kafka does not answer, or refuses to create one.
     """
-    admin = _admin(settings)
+    admin = _connect(settings)
     topics = list_topics() if topics is None else topics
     names = [topic.name for topic in topics]
     there = _describe(admin, names)
@@ -109,6 +110,31 @@ def _ids(described: Descriptions) -> dict[str, str]:
 def _admin(settings: BrokerSettings) -> AdminClient:
     # What goes wrong is raised; librdkafka's own lines on the terminal say it again and again.
     return AdminClient({**client_config(settings), "log_level": "0"})
+
+
+def _connect(settings: BrokerSettings) -> AdminClient:
+    """A client that Kafka has answered.
+
+    Raises:
+        SettingsError: Kafka refuses it.
+        ServerError: it does not answer.
+    """
+    heard: list[KafkaError] = []
+    try:
+        admin = AdminClient({**client_config(settings), "log_level": "0", "error_cb": heard.append})
+    except KafkaException as error:
+        raise SettingsError(f"kafka: {error.args[0].str()}") from error
+    deadline = time.monotonic() + TIMEOUT_S
+    while True:
+        try:
+            admin.list_topics(timeout=_ASK_S)
+            return admin
+        except KafkaException as error:
+            # The answer is that time is over; why, librdkafka tells by the way, again and again.
+            admin.poll(0)
+            refused = next(filter(remedy_of, heard), None)
+            if refused or time.monotonic() > deadline:
+                raise unreachable(KafkaException(refused) if refused else error) from error
 
 
 def _describe(admin: AdminClient, names: list[str]) -> Descriptions:

@@ -63,6 +63,7 @@ def _run(config: WorkerConfig) -> None:
     # What is imported by now stays: without this a full collection stops the loop for 100 ms.
     gc.freeze()
     with serve_health("worker", worker.metrics_port, worker.metrics_address, health):
+        health.turn()
         faust_worker = SignalledWorker(app, [_Heartbeat(health)], lambda: end_by_force(END_S))
         try:
             faust_worker.run()

@@ -18,6 +18,8 @@ from msgspec.structs import replace
 from deploy.local.process import Record, StateFolder, free_port
 from deploy.services.worker import WorkerName
 from deploy.settings import Settings
+from features.kafka import ensure_topics
+from features.settings import SecurityProtocol
 from tests.harness.servers import renew_topics
 from tests.harness.waiting import wait_until
 from tests.harness.workers import COMMAND, WorkerProcess, WorkerProgress, environment, running
@@ -115,3 +117,10 @@ def test_a_name_elsewhere_is_taken_for_as_long_as_it_is_renewed(kafka_and_store:
     asyncio.run(away._take())
     with name("").hold():
         pass
+
+
+@pytest.mark.faults
+def test_a_protocol_that_kafka_does_not_speak_is_named(kafka_and_store: Settings) -> None:
+    wrong = kafka_and_store.kafka.model_copy(update={"security_protocol": SecurityProtocol.SSL})
+    with pytest.raises(SettingsError, match=r"check kafka\.security_protocol"):
+        ensure_topics(wrong)

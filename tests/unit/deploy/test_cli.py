@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import structlog
+from structlog.testing import capture_logs
 
 from deploy import cli
 from deploy.cli import COMMANDS, load_command
@@ -161,3 +162,20 @@ def test_servers_of_this_machine_are_reached_without_a_proxy(
     assert os.environ["NO_PROXY"] == os.environ["no_proxy"]
     cli.bypass_proxies_on_loopback()
     assert os.environ["no_proxy"].count("localhost") == 1
+
+
+def test_the_trace_of_a_service_is_in_its_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli, "app", fail_without_a_trace)
+    monkeypatch.chdir(tmp_path)
+    structlog.configure()
+    try:
+        with capture_logs() as logged, pytest.raises(SystemExit):
+            cli.main()
+    finally:
+        structlog.reset_defaults()
+    (event,) = logged
+    assert event["event"] == "unexpected_error"
+    assert f"its trace is {event['reference']} in the log" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
