@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import ThreadingHTTPServer
+from typing import cast
 
 from headwater_client.errors import HeadwaterError, SettingsError
 from prometheus_client import MetricsHandler
@@ -73,18 +74,32 @@ class Health:
         return {name: missing for name, missing in asked.items() if missing} | self.stale_loops()
 
 
-class HealthHandler(MetricsHandler):
-    """Answers /livez and /readyz; /metrics as prometheus_client does."""
+class HealthServer(ThreadingHTTPServer):
+    """Answers on one port, of an IPv4 or an IPv6 address.
 
-    health = Health({})
+    Raises:
+        OSError: it cannot listen there.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, address: str, port: int, health: Health) -> None:
+        self.health = health
+        self.address_family = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0][0]
+        super().__init__((address, port), HealthHandler)
+
+
+class HealthHandler(MetricsHandler):
+    """Answers /livez and /readyz; anything else as prometheus_client does, with metrics."""
 
     def do_GET(self) -> None:  # noqa: N802  (http.server's name)
         """Answer a request."""
+        health = cast("HealthServer", self.server).health
         match self.path.partition("?")[0]:
             case "/livez":
-                self._answer("live", self.health.stale_loops())
+                self._answer("live", health.stale_loops())
             case "/readyz":
-                self._answer("ready", self.health.missing_parts())
+                self._answer("ready", health.missing_parts())
             case _:
                 super().do_GET()
 
@@ -110,9 +125,8 @@ def serve_health(section: str, port: int, address: str, health: Health) -> Itera
     if not port:
         yield
         return
-    handler = type("BoundHealthHandler", (HealthHandler,), {"health": health})
     try:
-        server = _server_class(address, port)((address, port), handler)
+        server = HealthServer(address, port, health)
     except OSError as error:
         raise SettingsError(
             f"{section}.metrics_port: {address} port {port}: {error.strerror or error}: choose "
@@ -124,17 +138,6 @@ def serve_health(section: str, port: int, address: str, health: Health) -> Itera
     finally:
         server.shutdown()
         server.server_close()
-
-
-def _server_class(address: str, port: int) -> type[ThreadingHTTPServer]:
-    """A server of the address's family: IPv4 or IPv6.
-
-    Raises:
-        OSError: the address has none.
-    """
-    family = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0][0]
-    options = {"address_family": family, "daemon_threads": True}
-    return type("HealthServer", (ThreadingHTTPServer,), options)
 
 
 def store_problem(settings: StoreSettings) -> str:
