@@ -7,6 +7,7 @@ torch where it is missing, and typeguard does nothing under `python -O`: both ar
 """
 
 import sys
+import tempfile
 from typing import Any
 
 import typeguard
@@ -20,9 +21,19 @@ def _as_it_is(target: Any = None, **_: Any) -> Any:
     return target if target is not None else _as_it_is
 
 
+def _has_temporary_folder() -> bool:
+    try:
+        return bool(tempfile.gettempdir())
+    except FileNotFoundError:
+        return False
+
+
 if _hidden:
     _modules["torch"] = None
 typeguard.typechecked = _as_it_is
+if not _has_temporary_folder():
+    # dill, which Feast uses, asks for its name as it is imported: a container may have none.
+    tempfile.tempdir = "/"
 try:
     import feast
 finally:

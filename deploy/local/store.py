@@ -3,6 +3,10 @@
 The feature repository is rendered and applied, so that plain Feast reads the local store.
 """
 
+from features import feast_import  # noqa: F401  (before anything of Feast)
+
+# isort: split
+
 import os
 import re
 import runpy
@@ -19,7 +23,6 @@ from headwater_client.errors import ServerError
 
 from deploy.local.process import LOOPBACK, Launch, NotReadyError, Progress
 from deploy.settings import Settings
-from features import feast_import  # noqa: F401  (before anything of Feast)
 from features.store import USERS, VIEWS_FILE, views_for
 from features.store.redis import connection_string
 

@@ -56,7 +56,8 @@ class Triton:
         _lay_out_backends(environment, folder / "backends")
         source = _packaged_folder("onnxruntime") / "model.py"
         backend = {folder / "backends" / "onnxruntime" / "model.py": source.read_text()}
-        command = [str(environment.server), *_options(settings, ports, folder / "backends")]
+        # Relative: the stub is started by a shell, which takes a blank for an end.
+        command = [str(environment.server), *_options(settings, ports, Path("backends"))]
         return Launch(command, folder, _variables(environment), backend)
 
     def check(self, settings: Settings) -> None:
