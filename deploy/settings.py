@@ -201,16 +201,15 @@ def read_file(path: Path) -> dict[str, Any]:
     """
     try:
         raw = path.read_bytes()
+        if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in raw:
+            raise SettingsError(f"{path}: is UTF-16, or no text: save it as UTF-8")
         return tomllib.loads(raw.decode("utf-8-sig"))
     except OSError as error:
         raise SettingsError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        utf_16 = raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-        found = "UTF-16" if utf_16 else f"no UTF-8 in line {raw[: error.start].count(10) + 1}"
-        raise SettingsError(f"{path}: is {found}: save it as UTF-8") from error
+        line = raw[: error.start].count(b"\n") + 1
+        raise SettingsError(f"{path}: is no UTF-8 in line {line}: save it as UTF-8") from error
     except tomllib.TOMLDecodeError as error:
-        if b"\0" in raw:
-            raise SettingsError(f"{path}: is UTF-16, or no text: save it as UTF-8") from error
         raise SettingsError(f"{path}: not TOML: {error}") from error
 
 

@@ -160,7 +160,7 @@ def test_a_file_may_begin_with_a_byte_order_mark() -> None:
 @pytest.mark.parametrize(
     ("encoding", "words"),
     [
-        ("utf-16", "is UTF-16: save it as UTF-8"),
+        ("utf-16", "is UTF-16, or no text: save it as UTF-8"),
         ("utf-16-be", "is UTF-16, or no text: save it as UTF-8"),
         ("latin-1", "is no UTF-8 in line 2: save it as UTF-8"),
     ],

@@ -6,6 +6,7 @@ import ctypes
 import logging
 import os
 import re
+import string
 from dataclasses import dataclass, field
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -33,7 +34,7 @@ def parse_address(text: str, default_port: int | None = None) -> tuple[str, int]
     (('::1', 6379), ('broker', 9092))
     """
     found = _ADDRESS.fullmatch(text.strip())
-    if found is None and text.count(":") > 1 and not set("[]/@") & set(text):
+    if found is None and text.count(":") > 1 and set(text.strip()) <= set(string.hexdigits + ":."):
         raise ValueError("an IPv6 address stands in brackets: write [::1]:port")
     port = int(found[3] or default_port or 0) if found else 0
     if found is None or not 0 < port < 1 << 16:
