@@ -15,7 +15,7 @@ from deploy.rollout.controller import Controller, Dependencies
 from deploy.rollout.feedback.consumer import FeedbackConsumer
 from deploy.rollout.feedback.ledger import FeedbackScope
 from deploy.rollout.topic import RolloutLog
-from deploy.services.health import Health, serve_health, store_problem
+from deploy.services.health import ServiceHealth, serve_health, store_problem
 from deploy.settings import Settings
 from features.inputs import MODEL_NAME
 from features.kafka import ensure_sources
@@ -37,7 +37,7 @@ def run_controller(settings: Settings, stop: threading.Event) -> None:
         SettingsError: a topic has another number of partitions.
     """
     rules, missing = settings.rollout, {"rollouts": "is not read yet"}
-    health = Health(
+    health = ServiceHealth(
         {
             "rollouts": lambda: missing["rollouts"],
             "store": lambda: store_problem(settings.store),

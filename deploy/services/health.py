@@ -29,7 +29,7 @@ MissingPart = Callable[[], str]
 of its own, so that a loop that hangs does not hang the answer."""
 
 
-class Health:
+class ServiceHealth:
     """What is known of a service's loops and of what it needs.
 
     Args:
@@ -83,7 +83,7 @@ class HealthServer(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, address: str, port: int, health: Health) -> None:
+    def __init__(self, address: str, port: int, health: ServiceHealth) -> None:
         self.health = health
         self.address_family = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0][0]
         super().__init__((address, port), HealthHandler)
@@ -113,7 +113,7 @@ class HealthHandler(MetricsHandler):
 
 
 @contextmanager
-def serve_health(section: str, port: int, address: str, health: Health) -> Iterator[None]:
+def serve_health(section: str, port: int, address: str, health: ServiceHealth) -> Iterator[None]:
     """Serve a service's metrics and health for the block; nothing where the port is 0.
 
     Args:

@@ -15,7 +15,7 @@ from deploy.jobs.optimize import serve_window_variant
 from deploy.jobs.train import model_registry
 from deploy.rollout import CommandRejectedError, CommandRequest, RolloutSettings, sign_command
 from deploy.rollout.topic import send_command
-from deploy.services.health import Health, serve_health
+from deploy.services.health import ServiceHealth, serve_health
 from deploy.services.supervisor import StopSignal
 from deploy.settings import Settings
 from features.inputs import MODEL_NAME
@@ -47,7 +47,7 @@ def slow_loop(settings: Settings, stop: StopSignal) -> Iterator[SlowLoopStep]:
     """
     store = WindowStore(settings.windows_address)
     missing = {"model": "the live version and the windows are being read"}
-    health = Health({"model": lambda: missing.get("model", "")})
+    health = ServiceHealth({"model": lambda: missing.get("model", "")})
 
     @contextmanager
     def working() -> Iterator[None]:

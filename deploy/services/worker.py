@@ -16,7 +16,7 @@ from headwater_client.errors import HeadwaterError, ServerError, SettingsError
 from msgspec.structs import replace
 
 from deploy.local import process
-from deploy.services.health import Health, MissingPart, serve_health, store_problem
+from deploy.services.health import MissingPart, ServiceHealth, serve_health, store_problem
 from deploy.services.supervisor import END_S, end_by_force
 from deploy.settings import Settings
 from features.schema import FeatureSchema
@@ -53,7 +53,7 @@ def run_worker(settings: Settings) -> None:
 def _run(config: WorkerConfig) -> None:
     app, services = make_app(config)
     worker = config.worker
-    health = Health(
+    health = ServiceHealth(
         {
             "partitions": _assignment_problem(app, worker.group),
             "store": lambda: store_problem(config.store),
@@ -74,7 +74,7 @@ def _run(config: WorkerConfig) -> None:
 class _Heartbeat(faust.Service):
     """Says that the event loop turns."""
 
-    def __init__(self, health: Health) -> None:
+    def __init__(self, health: ServiceHealth) -> None:
         super().__init__()
         self._health = health
 

@@ -10,7 +10,7 @@ import pytest
 from headwater_client.errors import SettingsError
 
 from deploy.local.process import free_port
-from deploy.services.health import STALE_S, Health, serve_health
+from deploy.services.health import STALE_S, ServiceHealth, serve_health
 
 
 class Clock:
@@ -34,7 +34,7 @@ def ask(port: int, path: str, host: str = "127.0.0.1") -> tuple[int, str]:
 
 def test_a_loop_that_does_not_turn_is_not_alive_unless_it_computes() -> None:
     clock = Clock()
-    health = Health({}, clock)
+    health = ServiceHealth({}, clock)
     assert health.stale_loops() == {}
     health.turn()
     clock.now_s = STALE_S
@@ -49,7 +49,7 @@ def test_a_loop_that_does_not_turn_is_not_alive_unless_it_computes() -> None:
 
 def test_probes_and_metrics_are_on_one_port() -> None:
     missing, clock = {"store": "away"}, Clock()
-    health = Health({"store": lambda: missing.get("store", ""), "model": lambda: ""}, clock)
+    health = ServiceHealth({"store": lambda: missing.get("store", ""), "model": lambda: ""}, clock)
     port = free_port()
     with serve_health("worker", port, "127.0.0.1", health):
         status, body = ask(port, "/readyz")
@@ -69,9 +69,9 @@ def test_probes_and_metrics_are_on_one_port() -> None:
 def test_a_port_that_is_taken_is_named() -> None:
     port = free_port()
     with (
-        serve_health("worker", port, "127.0.0.1", Health({})),
+        serve_health("worker", port, "127.0.0.1", ServiceHealth({})),
         pytest.raises(SettingsError, match=rf"worker\.metrics_port: .* {port}: Address already in"),
-        serve_health("worker", port, "127.0.0.1", Health({})),
+        serve_health("worker", port, "127.0.0.1", ServiceHealth({})),
     ):
         pass
 
@@ -79,20 +79,20 @@ def test_a_port_that_is_taken_is_named() -> None:
 def test_an_address_that_is_none_is_named() -> None:
     with (
         pytest.raises(SettingsError, match=r"rollout\.metrics_port: nowhere\.invalid port 1: "),
-        serve_health("rollout", 1, "nowhere.invalid", Health({})),
+        serve_health("rollout", 1, "nowhere.invalid", ServiceHealth({})),
     ):
         pass
 
 
 def test_without_a_port_nothing_listens() -> None:
-    with serve_health("worker", 0, "127.0.0.1", Health({})):
+    with serve_health("worker", 0, "127.0.0.1", ServiceHealth({})):
         pass
 
 
 def test_ipv6_is_served() -> None:
     port = free_port()
     try:
-        with serve_health("worker", port, "::1", Health({})):
+        with serve_health("worker", port, "::1", ServiceHealth({})):
             assert ask(port, "/livez", "[::1]")[0] == 200
     except SettingsError:
         pytest.skip("this machine has no IPv6")
