@@ -120,8 +120,9 @@ def _connect(settings: BrokerSettings) -> AdminClient:
         ServerError: it does not answer.
     """
     heard: list[KafkaError] = []
+    config: dict[str, Any] = {**client_config(settings), "log_level": "0", "error_cb": heard.append}
     try:
-        admin = AdminClient({**client_config(settings), "log_level": "0", "error_cb": heard.append})
+        admin = AdminClient(config)
     except KafkaException as error:
         raise SettingsError(f"kafka: {error.args[0].str()}") from error
     deadline = time.monotonic() + TIMEOUT_S

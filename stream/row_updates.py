@@ -147,7 +147,7 @@ class RowUpdater:
         """Apply the events in place; the rows that have changed."""
         changed_users: dict[str, CachedRow[UserRow]] = {}
         changed_groups: dict[ItemGroupKey, CachedRow[ItemGroup]] = {}
-        for event, column, source, offset in batch:
+        for event, column, source, offset, _ in batch:
             user = rows.users[event.user_id]
             if offset <= user.row.offsets.get(source, -1):
                 continue

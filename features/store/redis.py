@@ -64,7 +64,9 @@ class RedisRowStore(RedisOnlineStore):
         """Where the server is, as the settings say."""
         return self._settings.address or ""
 
-    def _parse_connection_string(self, _: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    def _parse_connection_string(  # type: ignore[override]  # Feast's is static, and has less
+        self, _: str
+    ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         """The settings, in place of Feast's string, which has no place for an IPv6 address."""
         nodes = [{"host": host, "port": port} for host, port in _nodes(self._settings)]
         return nodes, _options(self._settings)
