@@ -28,6 +28,7 @@ COMMANDS = {
     "trainer": ("train:trainer", "Run the slow loop: windows of events become versions."),
     "controller": ("controller:controller", "Run the rollout controller until it is stopped."),
     "train": ("train:train", "Train a model on a log of events, and give it all traffic."),
+    "publish": ("train:publish", "Bring a version live that was refused before."),
     "evaluate": ("models:evaluate", "Judge a version on the newest part of a log."),
     "optimize": ("models:optimize", "Build faster variants of a version."),
     "tune": ("models:tune", "Search for better settings of training."),

@@ -6,9 +6,9 @@
 import codecs
 import os
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import pydantic_settings
 from headwater_client.errors import SettingsError
@@ -61,6 +61,10 @@ Port = Annotated[int, Field(ge=1, le=65_535)]
 class LocalSettings(Section):
     """Where local servers keep their data, and the ports they take if these are free."""
 
+    REMOVED: ClassVar[Mapping[str, str]] = {
+        "triton_http_port": "the local Triton answers by gRPC only: remove it"
+    }
+
     state_dir: Folder = Field(
         Path(".headwater"), description="folder of local servers' data, logs and process ids"
     )
@@ -75,9 +79,6 @@ class LocalSettings(Section):
         9093, description="port of the local Kafka's controller; another if it is taken"
     )
     store_port: Port = Field(6379, description="port of the local store; another if it is taken")
-    triton_http_port: Port = Field(
-        8000, description="HTTP port of the local Triton; another if it is taken"
-    )
     triton_grpc_port: Port = Field(
         8001, description="gRPC port of the local Triton; another if it is taken"
     )
@@ -180,8 +181,9 @@ def _stray_security(settings: Settings) -> Iterator[tuple[str, str]]:
     if not store.address:
         names = [name for name in ("password", "tls", "cluster") if getattr(store, name)]
         yield from (("store.address", f"store.{name}") for name in names)
-    if not triton.url and triton.tls:
-        yield "triton.url", "triton.tls"
+    if not triton.url:
+        names = [name for name in ("tls", "control_key") if getattr(triton, name)]
+        yield from (("triton.url", f"triton.{name}") for name in names)
 
 
 def config_file() -> Path | None:

@@ -10,6 +10,7 @@ import asyncio
 import ssl
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import faust
@@ -19,6 +20,7 @@ from headwater_client import EVENT_TYPES, EventError, SettingsError, decode
 from headwater_client.topics import ITEMS
 
 from features.kafka import ensure_sources
+from features.model_server import keep_loaded
 from features.schema import FeatureSchema
 from features.settings import BrokerSettings, SecurityProtocol
 from features.store import RowStore, popularity_table
@@ -28,6 +30,7 @@ from stream import metrics
 from stream.catalogue import ItemUpdate, parse_item, write_items
 from stream.failures import critical_task, exit_process, retry_while_unavailable
 from stream.faust_internals import FolderlessApp, batches, set_transport
+from stream.inference import model_servers
 from stream.pipeline import Commits, Pipeline, RecommendationProducer, stage
 from stream.recommender import EventPlace, RecommendationRequest, Recommender, make_recommender
 from stream.rollout_follower import RolloutFollower
@@ -238,9 +241,15 @@ def make_services(config: WorkerConfig, app: faust.App) -> WorkerServices:
     return WorkerServices(
         FastLoop(decoder, updater, recommender, follower, pipeline),
         CatalogueWriter(store, decoder, commits),
-        (follower.run, recommender.run, commits.run),
+        (follower.run, recommender.run, commits.run, partial(keep_routed, config, routes)),
         routes,
     )
+
+
+async def keep_routed(config: WorkerConfig, routes: Routes) -> None:
+    """Keep what takes traffic loaded on every Triton, for ever."""
+    with keep_loaded(model_servers(config.triton), lambda: routes.routed):
+        await asyncio.Event().wait()
 
 
 def add_agents(app: faust.App, batch_size: int, actions: Handle, catalogue: Handle) -> None:

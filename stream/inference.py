@@ -7,7 +7,7 @@ Errors:
 """
 
 import asyncio
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from time import monotonic, perf_counter
@@ -22,6 +22,7 @@ from tritonclient.grpc.aio import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
 from features.inputs import Tensor
+from features.model_server import CHANNEL, ModelServer
 from features.schema import Tensors
 from stream.settings import TritonSettings
 
@@ -101,7 +102,7 @@ class _VersionState:
 class InferenceClient:
     """A client of the model, by names and types of `features.inputs`.
 
-    Each version fails and recovers by itself.
+    Each version of each Triton fails and recovers by itself. Several are asked in turn.
 
     Args:
         settings: `url` must be set.
@@ -115,22 +116,39 @@ class InferenceClient:
         self._settings = settings
         self._types = {tensor.name: tensor.triton_type for tensor in inputs}
         self._outputs = [InferRequestedOutput(tensor.name) for tensor in outputs]
-        self._float_outputs = [tensor.name for tensor in outputs if tensor.dtype is np.float32]
-        self._client: InferenceServerClient | None = None
-        # By version and whether it is on trial: a version that is promoted begins anew.
-        self._states: defaultdict[tuple[int, bool], _VersionState] = defaultdict(_VersionState)
+        self._answered = {tensor.name: tensor for tensor in outputs}
+        self._clients: dict[str, InferenceServerClient] = {}
+        # The next one is asked first.
+        self._urls = deque(settings.urls)
+        # By Triton, version and whether it is on trial: a version that is promoted begins anew.
+        self._states: defaultdict[tuple[str, int, bool], _VersionState] = defaultdict(_VersionState)
 
     async def infer(self, request: InferenceRequest) -> InferenceResponse:
-        """Call one version for a batch.
+        """Call one version for a batch: on another Triton where one cannot answer.
 
         Raises:
             CircuitOpenError: it failed a moment ago.
             InferenceError: no answer in time, an error, or scores that are not finite.
         """
-        state = self._states[request.version, request.on_trial]
+        self._urls.rotate(-1)
+        failed: InferenceError | None = None
+        for url in tuple(self._urls):
+            try:
+                return await self._infer_at(url, request)
+            except CircuitOpenError as error:
+                failed = failed or error
+            except InferenceError as error:
+                failed = error
+                if _timed_out(error.__cause__):
+                    # Its time is over: nobody waits for a second one.
+                    break
+        raise failed or InferenceError(f"version {request.version}: no Triton is set")
+
+    async def _infer_at(self, url: str, request: InferenceRequest) -> InferenceResponse:
+        state = self._states[url, request.version, request.on_trial]
         try:
             response = await (self._infer_in_turn if request.on_trial else self._infer_now)(
-                request, state
+                url, request, state
             )
         except CircuitOpenError:
             raise
@@ -141,7 +159,7 @@ class InferenceClient:
             reason = _reason(error)
             log.warning(
                 "triton_failed",
-                url=self._settings.url,
+                url=url,
                 version=request.version,
                 reason=reason,
                 error=str(error),
@@ -151,29 +169,30 @@ class InferenceClient:
         return response
 
     async def _infer_in_turn(
-        self, request: InferenceRequest, state: _VersionState
+        self, url: str, request: InferenceRequest, state: _VersionState
     ) -> InferenceResponse:
         """Call once it is this request's turn; waiting for that counts against its deadline."""
         limit_ms = min(self._settings.canary_timeout_ms, self._settings.timeout_ms)
         async with asyncio.timeout(limit_ms / 1000), state.turn:
-            return await self._infer_now(request, state)
+            return await self._infer_now(url, request, state)
 
     async def _infer_now(
-        self, request: InferenceRequest, state: _VersionState
+        self, url: str, request: InferenceRequest, state: _VersionState
     ) -> InferenceResponse:
         start = perf_counter()
         if state.breaker.is_open:
             raise CircuitOpenError(f"version {request.version}: not asked, it failed a moment ago")
-        result = await self._connect().infer(
+        result = await self._connect(url).infer(
             self._settings.model,
             [self._input(name, array) for name, array in request.tensors.items()],
             model_version=str(request.version),
             outputs=self._outputs,
             client_timeout=self._settings.timeout_ms / 1000,
         )
-        outputs = {output.name(): result.as_numpy(output.name()) for output in self._outputs}
-        if not all(np.isfinite(outputs[name]).all() for name in self._float_outputs):
-            raise InferenceError("scores that are not numbers")
+        outputs = {name: result.as_numpy(name) for name in self._answered}
+        rows = len(next(iter(request.tensors.values())))
+        for name, tensor in self._answered.items():
+            _check_output(outputs[name], tensor, rows)
         return InferenceResponse(outputs, perf_counter() - start)
 
     def _input(self, name: str, array: npt.NDArray[Any]) -> InferInput:
@@ -181,29 +200,59 @@ class InferenceClient:
         tensor.set_data_from_numpy(array)
         return tensor
 
-    def _connect(self) -> InferenceServerClient:
-        if self._client is None:
-            self._client = InferenceServerClient(
-                self._settings.url,
-                ssl=self._settings.tls,
-                root_certificates=self._settings.tls_ca_file,
+    def _connect(self, url: str) -> InferenceServerClient:
+        if url not in self._clients:
+            settings = self._settings
+            self._clients[url] = InferenceServerClient(
+                url, ssl=settings.tls, root_certificates=settings.tls_ca_file, channel_args=CHANNEL
             )
-        return self._client
+        return self._clients[url]
 
     async def close(self) -> None:
-        """Close the connection."""
-        if self._client is not None:
-            await self._client.close()
-            self._client = None
+        """Close the connections."""
+        while self._clients:
+            _, client = self._clients.popitem()
+            await client.close()
 
 
-def _status(error: Exception) -> str | None:
+def _check_output(array: npt.NDArray[Any] | None, tensor: Tensor, rows: int) -> None:
+    """A graph that answers otherwise than the contract says must not end the process.
+
+    Raises:
+        InferenceError: it is another array than it has to be, or holds what is no number.
+    """
+    if array is None:
+        raise InferenceError(f"{tensor.name}: is missing in the answer")
+    expected = (rows, *tensor.shape)
+    fits = len(array.shape) == len(expected) and all(
+        wanted in (-1, found) for wanted, found in zip(expected, array.shape, strict=True)
+    )
+    if array.dtype != tensor.dtype or not fits:
+        raise InferenceError(
+            f"{tensor.name}: {array.dtype}{list(array.shape)} instead of "
+            f"{np.dtype(tensor.dtype)}{list(expected)}"
+        )
+    if tensor.dtype is np.float32 and not np.isfinite(array).all():
+        raise InferenceError("scores that are not numbers")
+
+
+def model_servers(settings: TritonSettings) -> list[ModelServer]:
+    """The Tritons, as those see them who load versions."""
+    key = settings.control_key.get_secret_value() if settings.control_key else ""
+    return [ModelServer(url, settings.tls, settings.tls_ca_file, key) for url in settings.urls]
+
+
+def _status(error: BaseException | None) -> str | None:
     return error.status() if isinstance(error, InferenceServerException) else None
+
+
+def _timed_out(error: BaseException | None) -> bool:
+    return isinstance(error, TimeoutError) or _status(error) == _DEADLINE_EXCEEDED
 
 
 def _reason(error: Exception) -> str:
     """Why a call failed, in one line, without addresses: apps read it."""
-    if isinstance(error, TimeoutError) or _status(error) == _DEADLINE_EXCEEDED:
+    if _timed_out(error):
         return "no answer in time"
     if isinstance(error, OSError) or _status(error) == _UNAVAILABLE:
         return "Triton is away, or does not have it"

@@ -288,8 +288,7 @@ class Recommender:
         start = perf_counter()
         try:
             outputs, seconds = await self._client.infer(call.request)
-            if call.request.on_trial:
-                _check_indices(outputs, call)
+            _check_indices(outputs, call)
         except InferenceError as error:
             metrics.MODEL_FAILURES.labels(variant).inc(len(call.times_ms))
             was_called = not isinstance(error, CircuitOpenError)
@@ -342,12 +341,19 @@ class Recommender:
 
 
 def _check_indices(outputs: Tensors, call: VersionCall) -> None:
-    """A graph that does not fit its vocabulary must not end the process.
+    """A graph that does not fit its vocabulary must not end the process, nor name wrong items.
 
     Raises:
-        InferenceError: the outputs name an item or a past event that does not exist.
+        InferenceError: the outputs name an item or a past event that does not exist, or are of
+            other candidates.
     """
     length = call.request.tensors["item_indices"].shape[1]
+    asked = call.request.tensors["candidate_items"].shape
+    for name in ("candidate_scores", "candidate_explained_by"):
+        if outputs[name].shape != asked:
+            raise InferenceError(
+                f"version {call.request.version}: {name}: {outputs[name].shape} for {asked}"
+            )
     for name, least, below in (
         ("top_items", 0, len(call.route.vocabulary)),
         ("top_explained_by", -1, length),

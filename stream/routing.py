@@ -63,6 +63,11 @@ class Routes:
         """The version that a rollout relies on; None without any version."""
         return self._routes.get(Variant.STABLE)
 
+    @property
+    def routed(self) -> list[RoutedVersion]:
+        """Every version that takes traffic."""
+        return [route.version for route in self._routes.values()]
+
     def assign(self, user_id: str) -> Assignment | None:
         """A user's versions: the same as long as the shares stay; None without any version."""
         routes = self._routes

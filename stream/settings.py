@@ -1,10 +1,11 @@
 """Settings of the fast loop: the model server that it calls, and the worker itself."""
 
+import re
 from dataclasses import dataclass
 from socket import gethostname
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, SecretStr, field_validator
 
 from features.settings import BrokerSettings, FeatureSettings, Section, StoreSettings
 
@@ -12,7 +13,16 @@ from features.settings import BrokerSettings, FeatureSettings, Section, StoreSet
 class TritonSettings(Section):
     """Where Triton is. Without `url` a local server is started."""
 
-    url: str | None = Field(None, description="gRPC address, host:port; empty: a local Triton")
+    url: str | None = Field(
+        None,
+        description="gRPC address, host:port, or a list of them, each with a Triton of its own "
+        "that serves all versions; empty: a local Triton",
+    )
+    control_key: SecretStr | None = Field(
+        None,
+        description="value of the key headwater-key, where Triton's --grpc-restricted-protocol "
+        "asks for it before a version is loaded; a local Triton has one of its own",
+    )
     tls: bool = Field(False, description="connect by TLS")
     tls_ca_file: str | None = Field(
         None, description="PEM file of the certificate authority to trust; empty: the system's"
@@ -28,6 +38,27 @@ class TritonSettings(Section):
         description="how long a call to a version on trial may take, in milliseconds, before the "
         "stable one answers; never more than timeout_ms",
     )
+
+    @field_validator("url", mode="before")
+    @classmethod
+    def _join_list(cls, given: Any) -> Any:
+        return ",".join(map(str, given)) if isinstance(given, list | tuple) else given
+
+    @field_validator("url")
+    @classmethod
+    def _check_each(cls, url: str | None) -> str | None:
+        each = [one.strip() for one in url.split(",")] if url else []
+        for one in each:
+            if one.startswith(("http:", "https:")) or not re.fullmatch(r"\S+:\d{1,5}", one):
+                raise ValueError(f"{one!r}: write host:port, or host:port,host:port")
+        if len(set(each)) < len(each):
+            raise ValueError("an address stands twice: name each once")
+        return ",".join(each) if url else url
+
+    @property
+    def urls(self) -> list[str]:
+        """The address of each Triton."""
+        return self.url.split(",") if self.url else []
 
 
 class WorkerSettings(Section):

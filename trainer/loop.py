@@ -135,9 +135,10 @@ class SlowLoop:
         Raises:
             DataError: no version is live, or it is damaged.
             SettingsError: it was trained on other features.
-            ServerError: Triton or Kafka does not answer.
+            ServerError: Triton or Kafka does not answer, or Triton would refuse what is trained.
         """
         self._live = self._load(self._recover())
+        self._registry.probe()
         self._history.extend([], items)
         for number in self._windows.numbers():
             self._read(number)
@@ -290,7 +291,7 @@ class SlowLoop:
                 log.warning("version_not_exported", reason=str(error))
                 with clock.stage("judge"):
                     return self._verdict(
-                        gate.JudgedVersion(self._next(), candidate, None), slices
+                        gate.JudgedVersion(self._registry.next_number(), candidate, None), slices
                     ), None
             with clock.stage("judge"):
                 graph = staged.folder / GRAPH
@@ -303,9 +304,6 @@ class SlowLoop:
                     staged.write_extras(on_gate_passed(candidate, events))
             with clock.stage("keep"):
                 return found, staged.commit(gate.encode_verdict(found), _metrics(found))
-
-    def _next(self) -> int:
-        return max(self._registry.repository.version_numbers()) + 1
 
     def _verdict(self, candidate: gate.JudgedVersion, slices: DataSplits) -> gate.Verdict:
         live = self._live.judged_version

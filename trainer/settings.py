@@ -171,7 +171,7 @@ class TrainerSettings(Section):
     language_model: str = Field(
         "all-MiniLM-L6-v2",
         description="language model that encodes the items' text: the default, a folder of "
-        "weights, or empty for none",
+        "weights, NAME@COMMIT of the hub, or empty for none",
     )
     factors: Annotated[int, Field(ge=1, le=1024)] = Field(
         64, description="width of the factors that hold which people take which items"

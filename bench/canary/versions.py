@@ -99,7 +99,7 @@ def make_candidates(good: TrainedModel, workshop: Workshop) -> list[Candidate]:
 def load_by_hand(version: ModelVersion, registry: ModelRegistry) -> None:
     """Load a version beside those that are up, unchecked."""
     repository = registry.repository
-    with registry.server.connect() as triton:
+    with registry.servers[0].connect() as triton:
         up = triton.list_ready(repository.version_numbers())
         triton.load((repository.model / CONFIG).read_text(), sorted({*up, version.number}))
 

@@ -55,11 +55,13 @@ def local_settings(state_dir: Path) -> Settings:
 
 def server_variables(settings: Settings) -> dict[str, str]:
     """Environment variables that say where the servers are."""
+    key = settings.triton.control_key
     return variables_of(
         {
             "kafka.bootstrap_servers": settings.kafka.bootstrap_servers or "",
             "store.address": settings.store.address or "",
             "triton.url": settings.triton.url or "",
+            "triton.control_key": key.get_secret_value() if key else "",
         }
     )
 

@@ -69,7 +69,8 @@ def _print_table(servers: list[ServerStatus]) -> None:
 
     table = Table("server", "address", "pid", "state", box=None, header_style="bold")
     for one in servers:
-        state = "[green]healthy[/]" if one.healthy else f"[red]{one.detail}[/]"
+        well = f"[green]healthy[/]{': ' if one.serving else ''}{one.serving}"
+        state = well if one.healthy else f"[red]{one.detail}[/]"
         pid = "external" if one.external else str(one.pid or "-")
         table.add_row(one.name, one.address or "-", pid, state)
     Console().print(table)

@@ -1,15 +1,16 @@
 """`headwater train`, once, and `headwater trainer`, which goes on learning."""
 
+from contextlib import closing
 from typing import Annotated
 
 import typer
 
 from deploy import local
 from deploy.commands.data_options import Data, Map, Type, data_source, load_log
-from deploy.jobs.train import train_and_publish
+from deploy.jobs.train import model_registry, train_and_publish
 from deploy.progress import show_progress
 from deploy.services.supervisor import configure_logs, graceful_shutdown
-from deploy.services.trainer import slow_loop
+from deploy.services.trainer import release, slow_loop
 from deploy.settings import load_settings
 from features.kafka import ensure_topics
 from trainer.priority import give_way
@@ -34,6 +35,19 @@ def train(data: Data = None, maps: Map = None, types: Type = None, share: Share 
         f"version {published.version.number} is live: {published.items} items, "
         f"held-out NDCG@10 {published.held_out:.3f}, {published.seconds:.0f} s of training"
     )
+
+
+Kept = Annotated[
+    int | None, typer.Argument(help="a version that was kept aside; default: the newest", min=1)
+]
+
+
+def publish(version: Kept = None) -> None:
+    """Bring a version live that was refused before: what refused it has been mended."""
+    settings = local.connect(load_settings(), only=["kafka", "triton"])
+    with closing(model_registry(settings)) as registry:
+        brought, is_live = registry.publish_kept(version, release(settings))
+    print(f"version {brought.number} is {'live' if is_live else 'being tried out'}")
 
 
 def trainer() -> None:

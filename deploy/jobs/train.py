@@ -1,6 +1,7 @@
 """Trains a first model and brings it live, or loads a version beside the stable one to be tried."""
 
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,16 +10,15 @@ from headwater_client.errors import DataError, ServerError, SettingsError
 from deploy.jobs.optimize import serve_first_variant
 from deploy.rollout import CommandRejectedError
 from deploy.settings import Settings
+from features.inputs import MODEL_NAME
+from features.model_server import keep_loaded
+from features.rollout_messages import RoutedVersion
+from features.rollouts import RolloutView
 from features.schema import FIRST_ITEM, FeatureSchema, check_version_fits
+from stream.inference import model_servers
 from trainer.datasets import Log
 from trainer.progress import ProgressReporter, Report, TrainingPhase
-from trainer.registry import (
-    ModelRegistry,
-    ModelServer,
-    ModelVersion,
-    RepositoryLockedError,
-    checkpoint,
-)
+from trainer.registry import ModelRegistry, ModelVersion, RepositoryLockedError, checkpoint
 from trainer.registry.checkpoint import load
 from trainer.retrying import retrying
 from trainer.settings import TrainerSettings
@@ -36,12 +36,6 @@ class Published:
     seconds: float
 
 
-def model_server(settings: Settings) -> ModelServer:
-    """The Triton that versions are loaded into."""
-    triton = settings.triton
-    return ModelServer(triton.url or "", triton.tls, triton.tls_ca_file)
-
-
 def model_registry(settings: Settings, training: TrainerSettings | None = None) -> ModelRegistry:
     """The registry of the model, to be closed.
 
@@ -50,7 +44,7 @@ def model_registry(settings: Settings, training: TrainerSettings | None = None) 
     """
     return ModelRegistry(
         settings.model_repository,
-        model_server(settings),
+        model_servers(settings.triton),
         settings.kafka,
         FeatureSchema(settings.features),
         training or settings.trainer,
@@ -71,7 +65,7 @@ def train_and_publish(settings: Settings, log: Log, report: Report) -> Published
             the teacher is no version or knows other items.
         SettingsError: the repository is of other features, the language model cannot be read, or
             the curves cannot be written.
-        ServerError: Triton or Kafka does not answer.
+        ServerError: Triton or Kafka does not answer, or Triton would refuse what is trained.
     """
     schema = FeatureSchema(settings.features)
     text_encoder = load_text_encoder(settings.trainer.language_model, settings.local.cache_dir)
@@ -80,6 +74,7 @@ def train_and_publish(settings: Settings, log: Log, report: Report) -> Published
     with closing(model_registry(settings)) as registry, registry.repository.lock():
         registry.check_features()
         registry.recover()
+        registry.probe()
         with track(settings.trainer, report) as followed:
             setup = TrainingSetup(settings.trainer, text_encoder=text_encoder, teacher=teacher)
             trained = train_first_model(log, schema, setup, ProgressReporter(followed))
@@ -99,6 +94,8 @@ BUSY_S = 30.0
 def load_candidate(settings: Settings, number: int) -> ModelVersion:
     """Load a version into Triton, and check its answers against ONNX Runtime here.
 
+    Nobody removes it for the next minutes, in which it gets its traffic.
+
     Raises:
         CommandRejectedError: there is no such version, it is damaged, or it cannot be loaded.
         RepositoryLockedError: somebody else publishes, and does not end.
@@ -106,18 +103,33 @@ def load_candidate(settings: Settings, number: int) -> ModelVersion:
     with closing(model_registry(settings)) as registry:
         repository = registry.repository
         version = repository.version(number)
+        repository.reserve(version)
         if not version.folder.is_dir():
             existing = ", ".join(map(str, repository.version_numbers())) or "none"
+            kept = number in repository.list_kept()
+            remedy = f": it is kept aside: headwater publish {number}" if kept else ""
             raise CommandRejectedError(
-                f"start: version {number}: is not in {repository.model}: there: {existing}"
+                f"start: version {number}: is not in {repository.model}: there: {existing}{remedy}"
             )
         try:
             checkpoint.verify(version.folder)
             check_version_fits(version.address, registry.schema.contract)
-            with registry.server.connect() as triton:
-                if triton.is_ready(number):
-                    return version
-            retrying(BUSY_S, RepositoryLockedError)(registry.load_and_verify, version)
+            if not registry.is_ready(version):
+                retrying(BUSY_S, RepositoryLockedError)(registry.load_and_verify, version)
         except (ServerError, DataError, SettingsError) as error:
             raise CommandRejectedError(f"start: version {number}: {error}") from error
         return version
+
+
+@contextmanager
+def routed_versions_kept(settings: Settings) -> Iterator[None]:
+    """What takes traffic is kept loaded on every Triton for as long as the block."""
+    servers = model_servers(settings.triton)
+    with closing(RolloutView(settings.kafka, MODEL_NAME)) as view:
+
+        def routed() -> Sequence[RoutedVersion]:
+            rollout = view.refresh()
+            return rollout.versions if rollout else ()
+
+        with keep_loaded(servers, routed):
+            yield

@@ -268,7 +268,8 @@ class StateFolder:
         """What was started, by name; nothing where no server was."""
         try:
             return msgspec.json.decode(self._file.read_bytes(), type=dict[str, Record])
-        except FileNotFoundError:
+        except (FileNotFoundError, PermissionError):
+            # Another user's folder has no server of ours.
             return {}
         except (msgspec.DecodeError, NotADirectoryError) as error:
             raise ServerError(f"{self._file}: cannot be read ({error}): delete it") from error
@@ -286,8 +287,9 @@ class StateFolder:
     def lock(self, waiting: Callable[[], None]) -> Iterator[None]:
         """Alone among all commands on this folder; `waiting` is called if another is at work."""
         try:
-            # Events, rows and logs are in it: nobody else's.
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # Events, rows, logs and keys are in it: nobody else's, also where it was there before.
+            self.root.chmod(0o700)
         except OSError as error:
             raise ServerError(f"local.state_dir {self.root}: {error.strerror}") from error
         with lock_file(self.root / "lock", waiting):

@@ -1,9 +1,11 @@
 """Start, find and stop the servers of one state folder: exactly those that it started."""
 
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 from headwater_client.errors import ServerError, SettingsError
@@ -16,6 +18,9 @@ from deploy.local.triton import Triton
 from deploy.settings import Settings
 from deploy.settings_text import variable
 
+if TYPE_CHECKING:
+    from features.rollout_messages import RoutedVersion
+
 SERVERS: tuple[Server, ...] = (Kafka(), Store(), Triton())
 NAMES = tuple(server.name for server in SERVERS)
 POLL_S = 0.05
@@ -23,7 +28,11 @@ ATTEMPTS = 3
 
 
 class ServerStatus(msgspec.Struct, frozen=True):
-    """One line of `headwater status`. An external server has no pid here."""
+    """One line of `headwater status`. An external server has no pid here.
+
+    Attributes:
+        serving: of Triton, which versions it serves of those that take traffic.
+    """
 
     name: str
     pid: int | None
@@ -31,6 +40,7 @@ class ServerStatus(msgspec.Struct, frozen=True):
     healthy: bool
     external: bool
     detail: str
+    serving: str = ""
 
 
 class _PortLostError(Exception):
@@ -57,6 +67,8 @@ def up(settings: Settings, only: Collection[str] = NAMES, progress: Progress = q
         addresses = [start.result() for start in starts]
     for server, address in zip(chosen, addresses, strict=True):
         settings = server.with_address(settings, address)
+    if Triton.name in {server.name for server in chosen}:
+        _load_routed(settings, progress)
     return settings
 
 
@@ -64,11 +76,12 @@ def connect(settings: Settings, only: Collection[str] = NAMES) -> Settings:
     """The settings with the addresses of what runs; ServerError if something does not."""
     records = StateFolder(settings.local.state_dir).records()
     for server in _find_servers(only):
-        if server.address(settings) is None:
-            record = records.get(server.name)
-            if record is None or process.find(record.process) is None:
-                remedy = f"run `headwater up`, or set {variable(server.setting)}"
-                raise ServerError(f"{server.name} is not running: {remedy}")
+        record, named = records.get(server.name), server.address(settings)
+        if named is None and (record is None or process.find(record.process) is None):
+            remedy = f"run `headwater up`, or set {variable(server.setting)}"
+            raise ServerError(f"{server.name} is not running: {remedy}")
+        # Ours is known by its address, too: what it is asked with is in the folder.
+        if record and named in (None, record.address):
             settings = server.with_address(settings, record.address)
     return settings
 
@@ -98,7 +111,12 @@ def status(settings: Settings) -> list[ServerStatus]:
     """How each server is, wherever it runs."""
     records = StateFolder(settings.local.state_dir).records()
     with ThreadPoolExecutor(len(SERVERS)) as pool:
-        return list(pool.map(lambda one: _status(one, settings, records.get(one.name)), SERVERS))
+        found = list(pool.map(lambda one: _status(one, settings, records.get(one.name)), SERVERS))
+    well = {one.name for one in found if one.healthy}
+    if not {Kafka.name, Triton.name} <= well:
+        return found
+    reached = connect(settings, only=[Kafka.name, Triton.name])
+    return [_with_routing(one, reached) if one.name == Triton.name else one for one in found]
 
 
 def addresses(settings: Settings) -> dict[str, str | None]:
@@ -110,6 +128,66 @@ def log_path(settings: Settings, name: str) -> Path:
     """The log of the server of this name."""
     [known] = _names([name])
     return StateFolder(settings.local.state_dir).log(known)
+
+
+def _load_routed(settings: Settings, progress: Progress) -> None:
+    """Load what takes traffic into a Triton that may have been started again: it has forgotten it.
+
+    It is the workers' and the controller's to keep it so; a failure is theirs to tell.
+    """
+    from features.model_server import load_beside, missing_versions
+    from stream.inference import model_servers
+
+    try:
+        routed = _routed_versions(connect(settings, only=[Kafka.name]))
+        for server in model_servers(settings.triton):
+            for version in missing_versions(server, routed):
+                progress(Triton.name, f"loading version {version.version}, which takes traffic")
+                load_beside(server, version)
+    except (ServerError, OSError) as error:
+        progress(Triton.name, f"what takes traffic is not loaded: {error}")
+
+
+def _with_routing(found: ServerStatus, settings: Settings) -> ServerStatus:
+    """A Triton that answers, and whether it serves what takes traffic."""
+    from features.model_server import missing_versions
+    from stream.inference import model_servers
+
+    try:
+        routed = _routed_versions(settings)
+        missing = [
+            one.version
+            for server in model_servers(settings.triton)
+            for one in missing_versions(server, routed)
+        ]
+    except ServerError as error:
+        return msgspec.structs.replace(found, serving=f"routing is not known: {error}")
+    numbers = sorted({one.version for one in routed})
+    told = f"(routed: {_listed(numbers) or 'none'})"
+    if missing:
+        detail = f"does not serve version {_listed(sorted(set(missing)))} {told}"
+        return msgspec.structs.replace(found, healthy=False, detail=detail)
+    served = f"serves version {_listed(numbers)} {told}" if numbers else "no version is live"
+    return msgspec.structs.replace(found, serving=served)
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers))
+
+
+def _routed_versions(settings: Settings) -> list["RoutedVersion"]:
+    """The versions that take traffic; none where Kafka has no such topic yet."""
+    from headwater_client.topics import ROLLOUTS
+
+    from features.inputs import MODEL_NAME
+    from features.kafka import topic_ids
+    from features.rollouts import RolloutView
+
+    if not topic_ids(settings.kafka, [ROLLOUTS]):
+        return []
+    with closing(RolloutView(settings.kafka, MODEL_NAME)) as view:
+        rollout = view.refresh()
+    return rollout.versions if rollout else []
 
 
 def _names(names: Iterable[str]) -> list[str]:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import platform
+import secrets
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from headwater_client.errors import ServerError
+from pydantic import SecretStr
 
 from deploy.local import python_env
 from deploy.local.process import LOOPBACK, Launch, NotReadyError, Progress
@@ -18,11 +21,11 @@ from deploy.local.python_env import TritonEnvironment
 from deploy.settings import Settings
 
 if TYPE_CHECKING:
-    from tritonclient.grpc import InferenceServerClient
+    from features.model_server import ModelServerClient
 
-CHECK_TIMEOUT_S = 2.0
-PROOF_TIMEOUT_S = 60.0
 PROOF_MODEL = "headwater_check"
+# What could run a program of somebody else's, or write a file: only for who has the key.
+RESTRICTED = "model-repository,shared-memory,statistics,trace,logging"
 
 
 class Triton:
@@ -35,14 +38,15 @@ class Triton:
         return settings.triton.url
 
     def with_address(self, settings: Settings, address: str) -> Settings:
-        triton = settings.triton.model_copy(update={"url": address})
-        return settings.model_copy(update={"triton": triton})
+        found: dict[str, object] = {"url": address}
+        if key := _control_key(settings):
+            found["control_key"] = SecretStr(key)
+        return settings.model_copy(update={"triton": settings.triton.model_copy(update=found)})
 
     def ports(self, settings: Settings) -> dict[str, int]:
         local = settings.local
         return {
             "grpc": local.triton_grpc_port,
-            "http": local.triton_http_port,
             "metrics": local.triton_metrics_port,
         }
 
@@ -54,6 +58,7 @@ class Triton:
         folder = settings.local.state_dir / "triton"
         settings.model_repository.mkdir(parents=True, exist_ok=True)
         _lay_out_backends(environment, folder / "backends")
+        _make_control_key(settings)
         source = _packaged_folder("onnxruntime") / "model.py"
         backend = {folder / "backends" / "onnxruntime" / "model.py": source.read_text()}
         # Relative: the stub is started by a shell, which takes a blank for an end.
@@ -61,33 +66,28 @@ class Triton:
         return Launch(command, folder, _variables(environment), backend)
 
     def check(self, settings: Settings) -> None:
-        from tritonclient.utils import InferenceServerException
+        from stream.inference import model_servers
 
-        client = _client(settings)
-        try:
-            # Not `ready`: that is false while any model at all comes, goes or is broken.
-            if not client.is_server_live(client_timeout=CHECK_TIMEOUT_S):
-                raise NotReadyError("is not live")
-        except InferenceServerException as error:
-            raise NotReadyError(_one_line(error)) from error
-        finally:
-            client.close()
+        for server in model_servers(settings.triton):
+            try:
+                with server.connect() as triton:
+                    # Not `ready`: false while any model at all comes, goes or is broken.
+                    if not triton.is_live():
+                        raise NotReadyError("is not live")
+            except ServerError as error:
+                raise NotReadyError(str(error)) from error
 
     def prove(self, settings: Settings) -> None:
-        from tritonclient.utils import InferenceServerException
+        from stream.inference import model_servers
 
-        client = _client(settings)
+        [server] = model_servers(settings.triton)
         try:
-            client.load_model(PROOF_MODEL, client_timeout=PROOF_TIMEOUT_S)
-            _ask(client)
-            client.unload_model(PROOF_MODEL, client_timeout=PROOF_TIMEOUT_S)
-            if _has_versions(settings):
-                # A server that was started again has forgotten which model was live.
-                client.load_model(settings.triton.model, client_timeout=PROOF_TIMEOUT_S)
-        except InferenceServerException as error:
-            raise ServerError(f"triton: the start-up check failed: {_one_line(error)}") from error
-        finally:
-            client.close()
+            with server.connect() as triton:
+                triton.load_model(PROOF_MODEL)
+                _ask(triton)
+                triton.unload_model(PROOF_MODEL)
+        except ServerError as error:
+            raise ServerError(f"triton: the start-up check failed: {error}") from error
 
 
 def _refuse_foreign_machine() -> None:
@@ -98,9 +98,25 @@ def _refuse_foreign_machine() -> None:
         )
 
 
-def _has_versions(settings: Settings) -> bool:
-    model = settings.model_repository / settings.triton.model
-    return model.is_dir() and any(folder.name.isdecimal() for folder in model.iterdir())
+def _key_file(settings: Settings) -> Path:
+    return settings.local.state_dir / "triton" / "control_key"
+
+
+def _control_key(settings: Settings) -> str:
+    """What the local Triton asks for before it loads or unloads; "" if it was never started."""
+    try:
+        return _key_file(settings).read_text()
+    except FileNotFoundError:
+        return ""
+
+
+def _make_control_key(settings: Settings) -> None:
+    path = _key_file(settings)
+    with (
+        suppress(FileExistsError),
+        os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file,
+    ):
+        file.write(secrets.token_hex(32))
 
 
 def _packaged_folder(name: str) -> Path:
@@ -120,6 +136,8 @@ def _lay_out_backends(environment: TritonEnvironment, backends: Path) -> None:
 
 
 def _options(settings: Settings, ports: Mapping[str, int], backends: Path) -> list[str]:
+    from features.model_server import CONTROL_HEADER
+
     return [
         f"--model-repository={settings.model_repository}",
         f"--model-repository={_packaged_folder('check')}",
@@ -128,9 +146,9 @@ def _options(settings: Settings, ports: Mapping[str, int], backends: Path) -> li
         f"--backend-directory={backends}",
         f"--grpc-address={LOOPBACK}",
         f"--grpc-port={ports['grpc']}",
-        f"--http-address={LOOPBACK}",
-        f"--http-port={ports['http']}",
-        "--http-thread-count=1",
+        # Its HTTP side can be reached by pages in a browser, and nothing here asks it.
+        "--allow-http=false",
+        f"--grpc-restricted-protocol={RESTRICTED}:{CONTROL_HEADER}={_control_key(settings)}",
         f"--metrics-address={LOOPBACK}",
         f"--metrics-port={ports['metrics']}",
         # The counts of requests stay; these two poll the machine every two seconds.
@@ -152,32 +170,16 @@ def _variables(environment: TritonEnvironment) -> dict[str, str]:
     }
 
 
-def _client(settings: Settings) -> InferenceServerClient:
-    from tritonclient.grpc import InferenceServerClient
-
-    triton = settings.triton
-    return InferenceServerClient(triton.url, ssl=triton.tls, root_certificates=triton.tls_ca_file)
-
-
-def _ask(client: InferenceServerClient) -> None:
+def _ask(triton: ModelServerClient) -> None:
     """One request whose answer is known. With numpy 2 this Triton answers with nothing."""
     import numpy as np
-    from tritonclient.grpc import InferInput
 
     sent: dict[str, np.ndarray] = {
         "whole": np.array([[1, 2**62 - 1, -3]], np.int64),
         "real": np.array([[0.25, -1.5]], np.float32),
     }
-    inputs = []
-    for name, array in sent.items():
-        kind = "INT64" if array.dtype == np.int64 else "FP32"
-        inputs.append(InferInput(name, list(array.shape), kind).set_data_from_numpy(array))
-    answer = client.infer(PROOF_MODEL, inputs, client_timeout=PROOF_TIMEOUT_S)
+    answer = triton.infer(PROOF_MODEL, sent)
     for name, array in sent.items():
         got = answer.as_numpy(f"{name}_result")
         if got is None or not np.array_equal(got, array * 2 + 1):
             raise ServerError(f"triton answers wrongly: {name}={array.tolist()} gave {got}")
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -9,7 +9,7 @@ import structlog
 from headwater_client.errors import HeadwaterError, ServerError
 from prometheus_client import Counter
 
-from deploy.jobs.train import model_server
+from deploy.jobs.train import routed_versions_kept
 from deploy.rollout import FencedError, Trial
 from deploy.rollout.controller import Controller, Dependencies
 from deploy.rollout.feedback.consumer import FeedbackConsumer
@@ -19,8 +19,10 @@ from deploy.services.health import ServiceHealth, serve_health, store_problem
 from deploy.settings import Settings
 from features.inputs import MODEL_NAME
 from features.kafka import ensure_sources
+from features.model_server import on_each
 from features.schema import FILE_NAME, read_vocabulary
 from features.store.redis import RedisRowStore
+from stream.inference import model_servers
 
 PAUSE_S = 1.0
 RESTARTS = Counter(
@@ -48,7 +50,10 @@ def run_controller(settings: Settings, stop: threading.Event) -> None:
         missing["rollouts"] = problem
         health.turn()
 
-    with serve_health("rollout", rules.metrics_port, rules.metrics_address, health):
+    with (
+        serve_health("rollout", rules.metrics_port, rules.metrics_address, health),
+        routed_versions_kept(settings),
+    ):
         asyncio.run(_run(settings, stop, on_turn))
 
 
@@ -104,9 +109,9 @@ def find_problem(settings: Settings, version: int, address: str) -> str:
     """Why a version cannot be tried out; "" where it can."""
     try:
         read_vocabulary(f"{address.rstrip('/')}/{FILE_NAME}")
-        with model_server(settings).connect() as triton:
-            if not triton.is_ready(version):
-                return "is not loaded in Triton"
+        servers = model_servers(settings.triton)
+        if not all(on_each(servers, lambda triton: triton.is_ready(version))):
+            return "is not loaded in Triton"
     except (OSError, ValueError, HeadwaterError) as error:
         return " ".join(str(error).split())
     return ""

@@ -27,11 +27,13 @@ Warn = Callable[[str], None]
 
 def environment(settings: Settings) -> dict[str, str]:
     """The environment of this process, with what these settings have found out or been given."""
+    key = settings.triton.control_key
     windows = settings.windows.model_dump(mode="json") | {"address": settings.windows_address}
     found = {
         "kafka.bootstrap_servers": settings.kafka.bootstrap_servers,
         "store.address": settings.store.address,
         "triton.url": settings.triton.url,
+        "triton.control_key": key.get_secret_value() if key else None,
         "local.state_dir": settings.local.state_dir,
         "model_repository": settings.model_repository,
         **{f"windows.{name}": value for name, value in windows.items()},

@@ -12,7 +12,7 @@ import structlog
 from headwater_client.errors import SettingsError
 
 from deploy.jobs.optimize import serve_window_variant
-from deploy.jobs.train import model_registry
+from deploy.jobs.train import model_registry, routed_versions_kept
 from deploy.rollout import CommandRejectedError, CommandRequest, RolloutSettings, sign_command
 from deploy.rollout.topic import send_command
 from deploy.services.health import ServiceHealth, serve_health
@@ -57,6 +57,7 @@ def slow_loop(settings: Settings, stop: StopSignal) -> Iterator[SlowLoopStep]:
     port, address = settings.trainer.metrics_port, settings.trainer.metrics_address
     with (
         serve_health("trainer", port, address, health),
+        routed_versions_kept(settings),
         closing(model_registry(settings)) as registry,
         closing(CatalogueReader(settings.kafka)) as catalogue,
     ):

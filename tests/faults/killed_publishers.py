@@ -25,7 +25,7 @@ import torch
 
 from deploy.jobs.train import model_registry
 from deploy.settings import Settings, load_settings
-from features import rollouts
+from features import model_server, rollouts
 from features.schema import FeatureSchema
 from tests.harness.models import SETTINGS, offline_registry, untrained
 from trainer import disk
@@ -33,7 +33,7 @@ from trainer.registry import ModelRepository, checkpoint, registry, repository
 
 KEPT = 3
 VERSIONS_OF_A_LIFE = 2
-MODULES = (checkpoint, disk, registry, repository, rollouts)
+MODULES = (checkpoint, disk, model_server, registry, repository, rollouts)
 FILES = {module.__file__ for module in MODULES}
 TRAINER = SETTINGS.model_copy(update={"keep_versions": KEPT, "publish_retry_s": 5.0})
 

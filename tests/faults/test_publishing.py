@@ -16,17 +16,19 @@ import pytest
 from headwater_client.topics import ROLLOUTS
 
 from deploy import local
-from deploy.jobs.train import model_registry, model_server
+from deploy.jobs.train import model_registry
 from deploy.settings import Settings
 from features.kafka import ensure_topics
 from features.rollout_messages import Rollout
 from features.schema import FeatureSchema
+from stream.inference import model_servers
 from tests.faults.killed_publishers import KEPT
 from tests.harness.models import ITEMS, SETTINGS, untrained
 from tests.harness.oracle import read_topic
 from tests.harness.waiting import wait_until
 from tests.harness.workers import environment
 from trainer.registry import ModelRepository, checkpoint
+from trainer.registry.registry import check_answer
 from trainer.registry.repository import LOCK
 
 KILLS = 12
@@ -38,7 +40,7 @@ STEPS = (
     "commit>Path.touch:return",
     "commit>Path.rename:return",
     ">ModelServerClient.load:return",
-    ">ModelServerClient.check_answer:return",
+    ">check_answer:return",
     "write_rollout_message>Producer.produce:return",
     "go_live>ModelRepository.mark_announced:call",
     "go_live>ModelRepository.mark_announced:return",
@@ -109,9 +111,9 @@ def check(settings: Settings, schema: FeatureSchema, items: int = ITEMS + 2) -> 
     with closing(model_registry(settings)) as registry:
         live = registry.live_version()
     if live is not None:
-        with registry.server.connect() as triton:
+        with registry.servers[0].connect() as triton:
             assert triton.is_ready(live)
-            triton.check_answer(live, model / str(live) / "model.onnx", items, schema)
+            check_answer(triton, live, model / str(live) / "model.onnx", items, schema)
     return live
 
 
@@ -134,7 +136,8 @@ def check_end(settings: Settings, schema: FeatureSchema) -> None:
     assert [path.name for path in repository.staging.iterdir()] == [LOCK]
     numbers = repository.version_numbers()
     assert numbers == list(range(live - KEPT + 1, live + 1))
-    with model_server(settings).connect() as triton:
+    [server] = model_servers(settings.triton)
+    with server.connect() as triton:
         assert triton.list_ready(numbers) == [live - 1, live]
 
 

@@ -15,11 +15,11 @@ import pytest
 from headwater_client import EventProducer
 
 from deploy import local
-from deploy.jobs.train import model_server
 from deploy.settings import Settings
 from features.kafka import ensure_topics
 from features.schema import FeatureSchema
 from features.settings import FeatureSettings
+from stream.inference import model_servers
 from tests.faults.test_publishing import check
 from tests.faults.test_windows import check_each_once
 from tests.harness.walks import ITEMS, Events, catalogue, walks
@@ -153,7 +153,7 @@ def test_a_trainer_killed_again_and_again_loses_nothing(own: Settings, tmp_path:
     with closing(
         ModelRegistry(
             settings.model_repository,
-            model_server(settings),
+            model_servers(settings.triton),
             settings.kafka,
             schema,
             TRAINER,

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from features.model_server import ModelServer
 from features.schema import FIRST_ITEM, PADDING, UNKNOWN, FeatureSchema, Vocabulary
 from features.settings import BrokerSettings
 from trainer.examples.batches import Requests
@@ -18,7 +19,7 @@ from trainer.network import (
     TrainingOutcome,
     architecture_of,
 )
-from trainer.registry import ModelRegistry, ModelServer
+from trainer.registry import ModelRegistry
 from trainer.settings import TrainerSettings
 
 SETTINGS = TrainerSettings(width=16)
@@ -39,7 +40,7 @@ def offline_registry(
     folder: Path, schema: FeatureSchema, settings: TrainerSettings = SETTINGS
 ) -> ModelRegistry:
     """A registry without servers: for what is only written to its folder."""
-    return ModelRegistry(folder, ModelServer("127.0.0.1:1"), BrokerSettings(), schema, settings)
+    return ModelRegistry(folder, [ModelServer("127.0.0.1:1")], BrokerSettings(), schema, settings)
 
 
 def requests_of(feeds: Mapping[str, np.ndarray]) -> Requests:

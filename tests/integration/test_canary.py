@@ -174,7 +174,7 @@ def load_versions(settings: Settings) -> None:
     with closing(model_registry(settings, SETTINGS)) as registry:
         registry.publish(untrained(schema, 1))
         registry.write_version(untrained(schema, 2))
-    repository, server = registry.repository, registry.server
+    repository, server = registry.repository, registry.servers[0]
     copied(repository, NAN, answer_nan)
     copied(repository, LATE, lambda graph: answer_late(graph, LATE_PRODUCTS))
     config = (repository.model / "config.pbtxt").read_text()

@@ -55,6 +55,6 @@ def test_it_is_served(own: Settings, recorded: tuple[Arrays, Arrays]) -> None:
     with closing(model_registry(settings)) as registry:
         version = registry.repository.existing_version(1)
         registry.load_and_verify(version)
-        with registry.server.connect() as triton:
+        with registry.servers[0].connect() as triton:
             found = triton.ask(version.number, feeds, registry.schema)
     assert not list(differences(expected, found))

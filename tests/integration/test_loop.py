@@ -17,6 +17,7 @@ from bench.harness.processes import local_settings
 from deploy import local
 from deploy.jobs.train import model_registry
 from deploy.settings import Settings
+from features.inputs import MODEL_NAME
 from features.kafka import ensure_topics
 from features.schema import FeatureSchema
 from stream.recommender import POPULAR_ITEMS, recommendation_id
@@ -153,6 +154,29 @@ def test_without_triton_popular_items_come_marked_and_the_model_returns(shop: Sh
     assert all(item.reason.kind == "popular" for item in answer.items)
     local.up(shop.local, only=["triton"])
     shop.until("eve", lambda answer: not answer.fallback)
+
+
+def test_what_takes_traffic_answers_again_though_a_newer_version_is_there(shop: Shop) -> None:
+    schema = FeatureSchema(shop.settings.features)
+    with closing(model_registry(shop.settings, SETTINGS)) as registry:
+        first = registry.repository.version(1)
+        assert registry.publish(untrained(schema, 2)).number == 2
+        shop.until("hal", lambda answer: answer.model_version == "2")
+        registry.announce(first)
+        shop.until("hal", lambda answer: answer.model_version == "1")
+        # By `up`, before any worker looks.
+        os.kill(pid_of(shop, "triton"), signal.SIGKILL)
+        shop.until("hal", lambda answer: answer.fallback)
+        local.up(shop.local, only=["triton"])
+        assert registry.is_ready(first)
+        [triton] = (one for one in local.status(shop.local) if one.name == "triton")
+        assert (triton.healthy, triton.serving) == (True, "serves version 1 (routed: 1)")
+        shop.until("hal", lambda answer: answer.model_version == "1")
+        # By the worker, as after a supervisor has started it again, empty.
+        with registry.servers[0].connect() as client:
+            client.unload_model(MODEL_NAME)
+        shop.until("hal", lambda answer: answer.fallback)
+        shop.until("hal", lambda answer: answer.model_version == "1")
 
 
 def test_without_the_store_consumption_waits_and_nothing_is_lost(shop: Shop) -> None:

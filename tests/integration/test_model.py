@@ -16,13 +16,15 @@ from deploy.jobs.train import model_registry
 from deploy.settings import Settings
 from features import inputs
 from features.kafka import client_config, ensure_topics
+from features.model_server import ModelServer
 from features.rollout_messages import Rollout
 from features.rows import UserRow
 from features.schema import FeatureSchema, Vocabulary
+from stream.inference import model_servers
 from tests.harness.models import ITEMS, SETTINGS, offline_registry, untrained
 from trainer.export import Arrays, answers, open_session, sample_inputs
 from trainer.export.onnx import differences
-from trainer.registry import ModelServer, ModelVersion
+from trainer.registry import ModelVersion
 
 pytestmark = pytest.mark.integration
 
@@ -34,8 +36,7 @@ def schema(servers: Settings) -> FeatureSchema:
 
 @pytest.fixture(scope="module")
 def server(servers: Settings) -> ModelServer:
-    assert servers.triton.url
-    return ModelServer(servers.triton.url)
+    return model_servers(servers.triton)[0]
 
 
 @pytest.fixture(scope="module")

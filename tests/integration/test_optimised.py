@@ -14,11 +14,12 @@ from deploy.optimize.variants import SourceVersion, VariantOutcome, build_varian
 from deploy.settings import Settings
 from features.inputs import MODEL_NAME
 from features.schema import FeatureSchema
+from stream.inference import model_servers
 from tests.harness.models import ITEMS, untrained
 from trainer.evaluation import EvalRequests
 from trainer.export import answers, export, open_session, sample_inputs
 from trainer.export.onnx import differences
-from trainer.registry import CONFIG, GRAPH, ModelServer
+from trainer.registry import CONFIG, GRAPH
 
 pytestmark = pytest.mark.integration
 
@@ -46,7 +47,7 @@ def test_int8_is_served_as_it_answers_here(own: Settings, tmp_path: Path) -> Non
     own.model_repository.mkdir(parents=True)
     shutil.copytree(outcome.folder.parent, own.model_repository / MODEL_NAME)
     served = own.model_repository / MODEL_NAME
-    server = ModelServer(local.up(own, only=["triton"]).triton.url or "")
+    [server] = model_servers(local.up(own, only=["triton"]).triton)
     feeds = sample_inputs(ITEMS + 2, schema, 7)
     with server.connect() as triton:
         triton.load((served / CONFIG).read_text(), [1])

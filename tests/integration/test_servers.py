@@ -18,13 +18,14 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 from headwater_client.errors import ServerError
-from tritonclient.grpc import InferenceServerClient, InferInput
 
 from deploy import local
 from deploy.local import kafka, process
 from deploy.local.process import StateFolder
 from deploy.settings import Settings
 from features.kafka import client_config
+from features.model_server import on_each
+from stream.inference import model_servers
 from tests.harness.waiting import wait_until
 
 pytestmark = pytest.mark.integration
@@ -111,20 +112,29 @@ def test_the_store_keeps_a_value_on_disk(servers: Settings) -> None:
 
 
 def test_triton_answers(servers: Settings) -> None:
-    client = InferenceServerClient(servers.triton.url)
-    client.load_model("headwater_check")
-    try:
-        sent = {"whole": np.array([[5], [6]]), "real": np.array([[0.5], [1.5]], np.float32)}
-        inputs = [
-            InferInput("whole", [2, 1], "INT64").set_data_from_numpy(sent["whole"]),
-            InferInput("real", [2, 1], "FP32").set_data_from_numpy(sent["real"]),
-        ]
-        answer = client.infer("headwater_check", inputs)
-        assert answer.as_numpy("whole_result").tolist() == [[11], [13]]
-        assert answer.as_numpy("real_result").tolist() == [[2.0], [4.0]]
-    finally:
-        client.unload_model("headwater_check")
-        client.close()
+    with model_servers(servers.triton)[0].connect() as triton:
+        triton.load_model("headwater_check")
+        try:
+            sent = {"whole": np.array([[5], [6]]), "real": np.array([[0.5], [1.5]], np.float32)}
+            answer = triton.infer("headwater_check", sent)
+            assert answer.as_numpy("whole_result").tolist() == [[11], [13]]
+            assert answer.as_numpy("real_result").tolist() == [[2.0], [4.0]]
+        finally:
+            triton.unload_model("headwater_check")
+
+
+def test_triton_listens_for_grpc_and_metrics_only(servers: Settings) -> None:
+    record = StateFolder(servers.local.state_dir).records()["triton"]
+    connections = psutil.Process(record.process.pid).net_connections("tcp")
+    listening = {one.laddr.port for one in connections if one.status == psutil.CONN_LISTEN}
+    assert listening == set(record.ports.values())
+    assert record.ports.keys() == {"grpc", "metrics"}
+
+
+def test_nobody_else_on_this_machine_reads_the_state_folder(servers: Settings) -> None:
+    state = servers.local.state_dir
+    assert state.stat().st_mode & 0o777 == 0o700
+    assert (state / "triton" / "control_key").stat().st_mode & 0o777 == 0o600
 
 
 def test_a_taken_port_is_left_alone(own: Settings) -> None:
@@ -271,9 +281,7 @@ def test_two_ups_at_once_start_one_server(own: Settings) -> None:
 
 def test_what_a_killed_triton_leaves_is_stopped_too(own: Settings) -> None:
     settings = local.up(own, only=["triton"])
-    client = InferenceServerClient(settings.triton.url)
-    client.load_model("headwater_check")
-    client.close()
+    on_each(model_servers(settings.triton), lambda triton: triton.load_model("headwater_check"))
     server = psutil.Process(pid_of(own, "triton"))
     orphans = server.children(recursive=True)
     assert orphans

@@ -16,12 +16,13 @@ from features.settings import BrokerSettings
 from features.store import popularity_table
 from features.store.redis import RedisRowStore
 from stream.catalogue import LOADED_ITEMS, ItemUpdate, write_items
+from stream.inference import model_servers
 from stream.recommender import RankedLists, RecommendationRequest, Recommender, make_recommender
 from stream.routing import Routes
 from stream.row_updates import ConsumerRecord, RowUpdater
 from stream.settings import WorkerConfig
 from tests.harness.models import ITEMS, SETTINGS, untrained
-from trainer.registry import ModelRegistry, ModelServer
+from trainer.registry import ModelRegistry
 
 pytestmark = pytest.mark.integration
 NOW_MS = 1_700_000_000_000
@@ -30,8 +31,8 @@ NOW_MS = 1_700_000_000_000
 def serve_a_model(settings: Settings) -> Routes:
     """Routes to a model that Triton has loaded; nothing is announced to Kafka."""
     schema = FeatureSchema(settings.features)
-    server = ModelServer(settings.triton.url or "")
-    registry = ModelRegistry(settings.model_repository, server, BrokerSettings(), schema, SETTINGS)
+    servers, nowhere = model_servers(settings.triton), BrokerSettings()
+    registry = ModelRegistry(settings.model_repository, servers, nowhere, schema, SETTINGS)
     version = registry.write_version(untrained(schema, 1))
     registry.load_and_verify(version)
     routes = Routes(settings.triton.model, schema.contract)

@@ -13,7 +13,7 @@ from headwater_client.events import Item
 
 from deploy import local
 from deploy.jobs.optimize import serve_window_variant
-from deploy.jobs.train import model_registry, model_server
+from deploy.jobs.train import model_registry
 from deploy.optimize import OptimizeSettings, ServedPrecision
 from deploy.optimize.variants import SERVED_FILE
 from deploy.services.trainer import release
@@ -22,6 +22,7 @@ from features.kafka import ensure_topics
 from features.rollout_messages import RolloutAction
 from features.schema import FeatureSchema
 from features.settings import FeatureSettings
+from stream.inference import model_servers
 from tests.harness.rollouts import asked, controlling, rules, told
 from tests.harness.walks import ITEMS, Events, catalogue, shuffled, walks
 from tests.unit.trainer.training.test_fine_tune import SETTINGS, TUNING
@@ -101,7 +102,7 @@ class Stand:
         """What takes traffic; it is up."""
         live = self.registry.live_version()
         assert live is not None
-        with self.registry.server.connect() as triton:
+        with self.registry.servers[0].connect() as triton:
             assert triton.is_ready(live)
         return live - self.first
 
@@ -317,7 +318,11 @@ def test_without_a_live_version_there_is_nothing_to_learn_on(
     ensure_topics(settings.kafka)
     serving = Serving(
         ModelRegistry(
-            settings.model_repository, model_server(settings), settings.kafka, schema, TRAINER
+            settings.model_repository,
+            model_servers(settings.triton),
+            settings.kafka,
+            schema,
+            TRAINER,
         )
     )
     windows = WindowStore(settings.windows_address)

@@ -17,6 +17,7 @@ from tritonclient.grpc import InferenceServerClient, InferInput, InferRequestedO
 from tritonclient.utils import InferenceServerException
 
 from deploy.settings import Settings
+from features.model_server import CONTROL_HEADER
 from tests.harness.waiting import wait_until
 
 pytestmark = pytest.mark.integration
@@ -82,6 +83,10 @@ def write_version(repository: Path, version: int, config: str = CONFIG) -> None:
 @pytest.fixture
 def client(servers: Settings) -> Iterator[InferenceServerClient]:
     client = InferenceServerClient(servers.triton.url)
+    key = servers.triton.control_key
+    header = {f"triton-grpc-protocol-{CONTROL_HEADER}": key.get_secret_value() if key else ""}
+    # What Triton asks for before it loads a model, or tells statistics.
+    client.register_plugin(lambda request: request.headers.update(header))
     write_version(servers.model_repository, 1)
     client.load_model(MODEL)
     yield client

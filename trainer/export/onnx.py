@@ -17,7 +17,7 @@ import numpy.typing as npt
 import onnx
 import onnxruntime
 import torch
-from google.protobuf import json_format, text_format
+from google.protobuf import text_format
 from headwater_client.errors import HeadwaterError
 from onnxruntime.capi import onnxruntime_pybind11_state as runtime
 from tritonclient.grpc.model_config_pb2 import DataType, ModelConfig, ModelInstanceGroup
@@ -106,6 +106,44 @@ def write_graph(recommender: ScoringGraph, schema: FeatureSchema, path: Path) ->
     _name_shapes(graph, outputs)
     onnx.checker.check_model(graph)
     onnx.save(graph, path)
+
+
+class _Twice(torch.nn.Module):
+    def forward(self, number: torch.Tensor) -> torch.Tensor:
+        return 2 * number
+
+
+PROBE_CONFIG = """\
+backend: "onnxruntime"
+default_model_filename: "model.onnx"
+max_batch_size: 8
+input [{ name: "number", data_type: TYPE_FP32, dims: [1] }]
+output [{ name: "twice", data_type: TYPE_FP32, dims: [1] }]
+instance_group [{ count: 1, kind: KIND_CPU }]
+"""
+
+
+def write_probe(folder: Path) -> None:
+    """Write a model of one multiplication, by the exporter and in the formats of a version.
+
+    Args:
+        folder: to be made, in a model repository; its name is the model's.
+    """
+    graph = folder / "1" / "model.onnx"
+    graph.parent.mkdir(parents=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            _Twice().eval(),
+            (torch.ones(1, 1),),
+            graph,
+            dynamo=False,
+            opset_version=OPSET,
+            input_names=["number"],
+            output_names=["twice"],
+            dynamic_axes={"number": {0: "batch"}, "twice": {0: "batch"}},
+        )
+    (folder / "config.pbtxt").write_text(PROBE_CONFIG)
 
 
 def check_graph(recommender: ScoringGraph, schema: FeatureSchema, path: Path) -> None:
@@ -295,14 +333,6 @@ def render_config(schema: FeatureSchema, backend: Backend = Backend.ONNX_RUNTIME
         outputs=_tensors(model_outputs(schema)),
     )
     return text + _THREADS if on_cpu else text
-
-
-def with_versions(config: str, versions: Sequence[int]) -> str:
-    """A `config.pbtxt` as the load call takes it (JSON), with exactly these versions served."""
-    parsed = text_format.Parse(config, ModelConfig())
-    parsed.version_policy.Clear()
-    parsed.version_policy.specific.versions.extend(sorted(versions))
-    return str(json_format.MessageToJson(parsed, preserving_proto_field_name=True))
 
 
 def _tensors(tensors: Sequence[Tensor]) -> str:

@@ -3,23 +3,16 @@
 ModelRegistry  (registry.py)       makes versions and brings them live; all that publishes
 ├─ ModelRepository (repository)  the folder of versions, its lock, and what is staged in it
 ├─ VersionWriter   (staging)     writes the next version, whole or not at all
-├─ ModelServer     (model_server) the Triton that answers with them
+├─ ModelServer     (features)    each Triton that answers with them
 └─ RolloutView     (features)    what was announced
 checkpoint.py                      a trained model in a folder, its manifest and checksums
 """
 
+from features.model_server import CONFIG
 from trainer.registry import checkpoint
 from trainer.registry.checkpoint import Lineage, ModelManifest
-from trainer.registry.registry import (
-    ModelRegistry,
-    ModelServer,
-    ModelServerClient,
-    ReleaseVersion,
-    RolloutRejectedError,
-    ServerUnavailableError,
-)
+from trainer.registry.registry import ModelRegistry, ReleaseVersion, RolloutRejectedError
 from trainer.registry.repository import (
-    CONFIG,
     EXACT,
     GRAPH,
     ModelRepository,
@@ -38,13 +31,10 @@ __all__ = [
     "ModelManifest",
     "ModelRegistry",
     "ModelRepository",
-    "ModelServer",
-    "ModelServerClient",
     "ModelVersion",
     "ReleaseVersion",
     "RepositoryLockedError",
     "RolloutRejectedError",
-    "ServerUnavailableError",
     "StagedVersion",
     "WriteExtras",
     "checkpoint",

@@ -5,137 +5,57 @@ once, and only then announced. What a dead trainer left is finished or removed: 
 """
 
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import structlog
 from headwater_client.errors import DataError, HeadwaterError, ServerError
 from tenacity import Retrying
-from tritonclient.grpc import InferenceServerClient, InferInput
-from tritonclient.utils import InferenceServerException
 
-from features.inputs import MODEL_NAME, model_inputs, model_outputs
+from features.inputs import MODEL_NAME
+from features.model_server import (
+    CONFIG,
+    ModelServer,
+    ModelServerClient,
+    ServerUnavailableError,
+    on_each,
+)
 from features.rollout_messages import Rollout, RoutedVersion, Variant
 from features.rollouts import RolloutView, write_rollout_message
 from features.schema import FeatureSchema
 from features.settings import BrokerSettings
-from trainer.export import Arrays, ScoringGraph, answers, open_session, sample_inputs
-from trainer.export.onnx import check_graph, differences, with_versions
+from trainer.export import ScoringGraph, answers, open_session, sample_inputs
+from trainer.export.onnx import OPSET, check_graph, differences, write_probe
 from trainer.network import TrainedModel
 from trainer.registry import checkpoint, repository
 from trainer.registry.checkpoint import FIRST, Lineage
 from trainer.retrying import retrying
 from trainer.settings import TrainerSettings
 
-LOAD_TIMEOUT_S = 120.0
-ASK_TIMEOUT_S = 20.0
-POLL_S = 0.05
 CHECKED_BATCH = 7
-AWAY = ("StatusCode.UNAVAILABLE", "StatusCode.DEADLINE_EXCEEDED")
 
 
-class ServerUnavailableError(ServerError):
-    """Triton does not answer: it may in a moment."""
+def check_answer(
+    triton: ModelServerClient, version: int, graph: Path, items: int, schema: FeatureSchema
+) -> None:
+    """Ask once, which also warms the version, and compare with ONNX Runtime here.
 
+    Args:
+        items: how many items the model has.
 
-@dataclass(frozen=True)
-class ModelServer:
-    """Where Triton is; `url` is host:port of its gRPC side."""
-
-    url: str
-    tls: bool = False
-    tls_ca_file: str | None = None
-
-    @contextmanager
-    def connect(self) -> "Iterator[ModelServerClient]":
-        """A connection, closed at the end.
-
-        Raises:
-            ServerUnavailableError: in the block, when Triton does not answer.
-            ServerError: in the block, when Triton refuses what it is asked.
-        """
-        client = InferenceServerClient(self.url, ssl=self.tls, root_certificates=self.tls_ca_file)
-        try:
-            yield ModelServerClient(client)
-        except InferenceServerException as error:
-            # What a Python backend adds, where in it, helps nobody.
-            reason = " ".join(str(error).split()).partition(" At: /")[0]
-            kind = ServerUnavailableError if error.status() in AWAY else ServerError
-            raise kind(f"Triton at {self.url}: {reason}") from error
-        finally:
-            client.close()
-
-
-class ModelServerClient:
-    """A connected Triton."""
-
-    def __init__(self, client: InferenceServerClient) -> None:
-        self._client = client
-
-    def is_ready(self, version: int) -> bool:
-        """Whether a version can be asked."""
-        ready: bool = self._client.is_model_ready(
-            MODEL_NAME, str(version), client_timeout=ASK_TIMEOUT_S
+    Raises:
+        ServerError: the answers differ.
+    """
+    feeds = sample_inputs(items, schema, CHECKED_BATCH)
+    expected = answers(open_session(graph), feeds)
+    found = triton.ask(version, feeds, schema)
+    for difference in differences(expected, found):
+        raise ServerError(
+            f"Triton: version {version} of {MODEL_NAME} answers wrongly: {difference}"
         )
-        return ready
-
-    def list_ready(self, versions: Iterable[int]) -> list[int]:
-        """Those of these versions that can be asked."""
-        return [version for version in versions if self.is_ready(version)]
-
-    def load(self, config: str, versions: Sequence[int]) -> None:
-        """Serve exactly these versions, and wait until they are ready.
-
-        Args:
-            config: the text of `config.pbtxt`.
-
-        Raises:
-            ServerUnavailableError: one is not ready in time.
-        """
-        if not versions:
-            self._client.unload_model(MODEL_NAME, client_timeout=LOAD_TIMEOUT_S)
-            return
-        self._client.load_model(
-            MODEL_NAME, config=with_versions(config, versions), client_timeout=LOAD_TIMEOUT_S
-        )
-        deadline = time.monotonic() + LOAD_TIMEOUT_S
-        while missing := [version for version in versions if not self.is_ready(version)]:
-            if time.monotonic() > deadline:
-                raise ServerUnavailableError(
-                    f"Triton: versions {missing} of {MODEL_NAME} are not ready"
-                )
-            time.sleep(POLL_S)
-
-    def check_answer(self, version: int, graph: Path, items: int, schema: FeatureSchema) -> None:
-        """Ask once, which also warms the version, and compare with ONNX Runtime here.
-
-        Args:
-            items: how many items the model has.
-
-        Raises:
-            ServerError: the answers differ.
-        """
-        feeds = sample_inputs(items, schema, CHECKED_BATCH)
-        expected = answers(open_session(graph), feeds)
-        found = self.ask(version, feeds, schema)
-        for difference in differences(expected, found):
-            raise ServerError(
-                f"Triton: version {version} of {MODEL_NAME} answers wrongly: {difference}"
-            )
-
-    def ask(self, version: int, feeds: Arrays, schema: FeatureSchema) -> Arrays:
-        """What a version answers, by name."""
-        inputs = []
-        for tensor in model_inputs(schema):
-            array = feeds[tensor.name]
-            sent = InferInput(tensor.name, list(array.shape), tensor.triton_type)
-            inputs.append(sent.set_data_from_numpy(array))
-        result = self._client.infer(
-            MODEL_NAME, inputs, model_version=str(version), client_timeout=ASK_TIMEOUT_S
-        )
-        return {tensor.name: result.as_numpy(tensor.name) for tensor in model_outputs(schema)}
 
 
 log = structlog.get_logger()
@@ -153,7 +73,7 @@ class ModelRegistry:
 
     Args:
         folder: the model repository that Triton reads.
-        server: the Triton that versions are loaded into.
+        servers: the Tritons that versions are loaded into, one or more.
         kafka: where versions are announced.
         schema: of the rows that versions read.
         settings: how long it waits for servers and disks, and how many versions it keeps.
@@ -166,14 +86,14 @@ class ModelRegistry:
     def __init__(
         self,
         folder: Path,
-        server: ModelServer,
+        servers: Sequence[ModelServer],
         kafka: BrokerSettings,
         schema: FeatureSchema,
         settings: TrainerSettings,
     ) -> None:
         self.repository = repository.ModelRepository(folder)
         self.rollouts = RolloutView(kafka, MODEL_NAME)
-        self.server = server
+        self.servers = servers
         self.schema = schema
         self.settings = settings
         self._kafka = kafka
@@ -189,6 +109,31 @@ class ModelRegistry:
             SettingsError: its `config.pbtxt` does not fit; it says what to do.
         """
         repository.VersionWriter(self.repository, self.schema, self.settings).check_config()
+
+    def probe(self) -> None:
+        """Let each Triton load a small graph, as it is to load versions: before hours go into one.
+
+        Finds that a Triton sees another folder, may not read what is written there, does not take
+        commands, or is older than the exporter.
+
+        Raises:
+            ServerUnavailableError: none answers for so long.
+            ServerError: one does not serve the graph; it says what to look at.
+            SettingsError: the repository cannot be written.
+            RepositoryLockedError: another process publishes to it.
+        """
+        with self.repository.lock(), self.repository.probe_folder() as folder:
+            write_probe(folder)
+            try:
+                self._retrying(ServerUnavailableError)(on_each, self.servers, partial(_try, folder))
+            except ServerUnavailableError:
+                raise
+            except ServerError as error:
+                raise ServerError(
+                    f"{error}: it would refuse what is trained, too: start it with "
+                    f"--model-control-mode=explicit over {self.repository.folder}, and let it read "
+                    f"what is written there; it has to know ONNX opset {OPSET}"
+                ) from error
 
     @contextmanager
     def stage(
@@ -206,8 +151,13 @@ class ModelRegistry:
             ExportError: weights are no numbers.
         """
         writer = repository.VersionWriter(self.repository, self.schema, self.settings)
-        with self.repository.lock(), writer.stage(trained, lineage) as staged:
+        with self.repository.lock(), writer.stage(trained, lineage, self.next_number()) as staged:
             yield staged
+
+    def next_number(self) -> int:
+        """The number of the next version: none ever had it, though all it had may be removed."""
+        routed = _routed_numbers(self.rollouts.newest)
+        return max(self.repository.last_number(), *routed, 0) + 1
 
     def write_version(
         self, trained: TrainedModel, extras: repository.WriteExtras | None = None
@@ -258,25 +208,28 @@ class ModelRegistry:
             Whether it is live, not only tried out.
 
         Raises:
-            RolloutRejectedError: it gets no traffic; it is removed.
-            ServerUnavailableError: Triton does not answer for so long; `recover` goes on from
-                there.
-            ServerError: Kafka does not, likewise; or Triton cannot load the version, or answers
-                otherwise than the graph: then it is removed.
+            RolloutRejectedError: it gets no traffic; it is kept aside.
+            ServerUnavailableError: no Triton answers for so long; `recover` goes on from there.
+            ServerError: Kafka does not, likewise; or a Triton cannot load the version, or answers
+                otherwise than the graph: then it is kept aside.
         """
         with self.repository.lock():
             try:
                 self._retrying(ServerUnavailableError)(self.load_and_verify, version)
             except ServerUnavailableError:
                 raise
-            except ServerError:
-                self._discard(version)
-                raise
+            except ServerError as error:
+                raise ServerError(f"{error}{self._keep_aside(version)}") from error
+            if release:
+                # Should this process die now, its command may be carried out all the same.
+                self.repository.reserve(version)
             try:
                 is_live = self._retrying(ServerError)(release or self.announce, version)
-            except RolloutRejectedError:
-                self._discard(version)
-                raise
+            except RolloutRejectedError as error:
+                # The answer to a command may be lost, and the command sent again be refused.
+                if not self._is_routed(version):
+                    raise RolloutRejectedError(f"{error}{self._keep_aside(version)}") from error
+                is_live = self.live_version() == version.number
             self.repository.mark_announced(version)
             log.info("version_released", version=version.number)
             try:
@@ -286,20 +239,52 @@ class ModelRegistry:
                 log.warning("versions_not_retired", reason=str(error))
         return is_live
 
-    def load_and_verify(self, version: repository.ModelVersion) -> None:
-        """Load a version beside those that are up, and ask it once.
+    def publish_kept(
+        self, number: int | None, release: ReleaseVersion | None = None
+    ) -> tuple[repository.ModelVersion, bool]:
+        """Bring a version live that was kept aside: the newest one where no number is given.
+
+        Returns:
+            The version, and whether it is live, not only tried out.
 
         Raises:
-            ServerUnavailableError: Triton does not answer.
-            ServerError: Triton cannot load it, or it answers otherwise than ONNX Runtime does here.
+            RepositoryLockedError: another process publishes to the repository.
+            DataError: there is no such version, or it is damaged.
+            RolloutRejectedError, ServerError: as `go_live`.
+        """
+        with self.repository.lock():
+            version = self.repository.put_back(number)
+            return version, self.go_live(version, release)
+
+    def load_and_verify(self, version: repository.ModelVersion) -> None:
+        """Load a version beside those that are up, and ask it once, on each Triton.
+
+        One that is away, where another one is not, loads what takes traffic once it is back.
+
+        Raises:
+            ServerUnavailableError: no Triton answers.
+            ServerError: one cannot load it, or it answers otherwise than ONNX Runtime does here.
         """
         items = checkpoint.read_manifest(version.folder).architecture.items
-        with self.repository.lock(), self.server.connect() as triton:
-            loaded = triton.list_ready(self.repository.version_numbers())
-            self._load(triton, {*loaded, version.number})
-            triton.check_answer(
-                version.number, version.folder / repository.GRAPH, items, self.schema
-            )
+        graph = version.folder / repository.GRAPH
+        with self.repository.lock():
+            there = set(self.repository.version_numbers())
+            routed = there & {*_routed_numbers(self.rollouts.newest)}
+
+            def load(triton: ModelServerClient) -> None:
+                loaded = triton.list_ready(there)
+                self._load(triton, {*loaded, *routed, version.number})
+                check_answer(triton, version.number, graph, items, self.schema)
+
+            on_each(self.servers, load)
+
+    def is_ready(self, version: repository.ModelVersion) -> bool:
+        """Whether every Triton that answers can be asked for a version.
+
+        Raises:
+            ServerUnavailableError: none answers.
+        """
+        return all(on_each(self.servers, lambda triton: triton.is_ready(version.number)))
 
     def announce(self, version: repository.ModelVersion) -> bool:
         """Say on `rollouts` that everyone gets this version; true, since it is live then.
@@ -360,13 +345,17 @@ class ModelRegistry:
                 log.info("publishing_goes_on", version=pending.number)
                 try:
                     self.go_live(pending, release)
-                except RolloutRejectedError as error:
+                except (ServerError, RolloutRejectedError) as error:
+                    if pending.folder.is_dir():
+                        raise
                     log.warning("version_not_taken", version=pending.number, reason=str(error))
                 rollout = self.rollouts.refresh()
             live = self.repository.version(stable_version(rollout)) if rollout else None
-            if live is None or not live.folder.is_dir():
+            if rollout is None or live is None or not live.folder.is_dir():
                 return None
             self._ensure_loaded(live)
+            for number in _routed_numbers(rollout) - {live.number}:
+                self._ensure_tried(self.repository.version(number))
             return live
 
     def retire(self) -> None:
@@ -383,20 +372,24 @@ class ModelRegistry:
             rollout = self.rollouts.refresh()
             if rollout is None:
                 return
-            live = stable_version(rollout)
-            routed = {version.version for version in rollout.versions}
-            numbers = self.repository.version_numbers()
+            live, numbers = stable_version(rollout), self.repository.version_numbers()
             parent = checkpoint.read_manifest(self.repository.version(live).folder).parent
-            with self.server.connect() as triton:
+            # What somebody is about to try out may have traffic in a moment.
+            wanted = _routed_numbers(rollout) | set(self.repository.list_reserved())
+            kept = {*wanted, parent, *self.repository.list_unannounced()}
+
+            def narrow(triton: ModelServerClient) -> None:
                 loaded = triton.list_ready(numbers)
-                serving = _versions_to_serve(loaded, live, routed)
+                serving = _versions_to_serve(loaded, live, wanted)
                 if serving != loaded:
                     self._load(triton, serving)
-            kept = {*serving, *routed, parent, *self.repository.list_unannounced()}
+                kept.update(serving)
+
+            on_each(self.servers, narrow)
             old = [number for number in numbers if number not in kept]
             for number in old[: max(0, len(numbers) - self.settings.keep_versions)]:
-                self.repository.remove(self.repository.version(number))
-                log.info("version_removed", version=number)
+                if self.repository.remove(self.repository.version(number)):
+                    log.info("version_removed", version=number)
 
     def _retrying(self, error: type[Exception]) -> Retrying:
         """Calls again for as long as the settings wait, while it fails with this error."""
@@ -404,40 +397,70 @@ class ModelRegistry:
 
     def _settle(self, version: repository.ModelVersion, rollout: Rollout | None) -> None:
         """See to a version that is not to go live: it already has, or is removed."""
-        if rollout and version.number in {routed.version for routed in rollout.versions}:
+        if version.number in _routed_numbers(rollout):
             self.repository.mark_announced(version)
-        else:
-            self._discard(version)
+            return
+        self._retrying(ServerUnavailableError)(self._unload, version)
+        if self.repository.remove(version):
+            log.warning("version_removed", version=version.number)
+
+    def _keep_aside(self, version: repository.ModelVersion) -> str:
+        """Take a version that gets no traffic out of the Tritons; how it is published later."""
+        if self._is_routed(version):
+            self.repository.mark_announced(version)
+            return ""
+        self._retrying(ServerUnavailableError)(self._unload, version)
+        self.repository.put_aside(version)
+        log.warning("version_kept_aside", version=version.number)
+        return (
+            f": version {version.number} is kept aside: once that is mended: "
+            f"headwater publish {version.number}"
+        )
+
+    def _is_routed(self, version: repository.ModelVersion) -> bool:
+        rollout = self._retrying(ServerError)(self.rollouts.refresh)
+        return version.number in _routed_numbers(rollout)
 
     def _ensure_loaded(self, version: repository.ModelVersion) -> None:
-        """Load the live version where Triton has forgotten it."""
+        """Load a version that takes traffic where a Triton has forgotten it."""
         try:
             self._retrying(ServerUnavailableError)(self._load_if_missing, version)
         except DataError as error:
             # Who goes on from it is told then; a new version is a way out of this.
             log.warning("version_damaged", version=version.number, reason=str(error))
 
-    def _load_if_missing(self, version: repository.ModelVersion) -> None:
-        with self.server.connect() as triton:
-            if triton.is_ready(version.number):
-                return
-        checkpoint.verify(version.folder)
-        self.load_and_verify(version)
+    def _ensure_tried(self, version: repository.ModelVersion) -> None:
+        """The same for one on trial, which may fail: that is for the trial to find."""
+        try:
+            self._ensure_loaded(version)
+        except ServerError as error:
+            log.warning("version_not_loaded", version=version.number, reason=str(error))
 
-    def _discard(self, version: repository.ModelVersion) -> None:
-        """Remove a version that takes no traffic: first from Triton, then from the disk."""
-        self._retrying(ServerUnavailableError)(self._unload, version)
-        self.repository.remove(version)
-        log.warning("version_removed", version=version.number)
+    def _load_if_missing(self, version: repository.ModelVersion) -> None:
+        if not self.is_ready(version):
+            checkpoint.verify(version.folder)
+            self.load_and_verify(version)
 
     def _unload(self, version: repository.ModelVersion) -> None:
-        with self.server.connect() as triton:
+        def unload(triton: ModelServerClient) -> None:
             loaded = triton.list_ready(self.repository.version_numbers())
             if version.number in loaded:
                 self._load(triton, set(loaded) - {version.number})
 
+        on_each(self.servers, unload)
+
     def _load(self, triton: ModelServerClient, versions: Collection[int]) -> None:
-        triton.load((self.repository.model / repository.CONFIG).read_text(), sorted(versions))
+        triton.load((self.repository.model / CONFIG).read_text(), sorted(versions))
+
+
+def _try(folder: Path, triton: ModelServerClient) -> None:
+    triton.load_model(folder.name)
+    try:
+        found = triton.infer(folder.name, {"number": np.full((1, 1), 21, np.float32)})
+        if (twice := found.as_numpy("twice")) is None or twice.tolist() != [[42.0]]:
+            raise ServerError(f"Triton: {folder.name}: twice 21 is {twice}, it says")
+    finally:
+        triton.unload_model(folder.name)
 
 
 def stable_version(rollout: Rollout) -> int:
@@ -446,14 +469,19 @@ def stable_version(rollout: Rollout) -> int:
     return chosen.version
 
 
-def _versions_to_serve(loaded: Sequence[int], live: int, routed: Collection[int]) -> list[int]:
+def _routed_numbers(rollout: Rollout | None) -> set[int]:
+    """The versions that take traffic."""
+    return {routed.version for routed in rollout.versions} if rollout else set()
+
+
+def _versions_to_serve(loaded: Sequence[int], live: int, wanted: Collection[int]) -> list[int]:
     """Of the versions that are loaded those that stay so.
 
-    >>> _versions_to_serve([1, 2, 3, 4], live=3, routed={3})
+    >>> _versions_to_serve([1, 2, 3, 4], live=3, wanted={3})
     [2, 3, 4]
     """
     before = max((number for number in loaded if number < live), default=live)
-    return [number for number in loaded if number >= before or number in routed]
+    return [number for number in loaded if number >= before or number in wanted]
 
 
 def _is_pending(version: repository.ModelVersion, rollout: Rollout | None) -> bool:

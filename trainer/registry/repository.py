@@ -1,9 +1,12 @@
 """The versions of the model in their folder, and who may change them.
 
     temporal_llm/7/               a version: whole, never changed
+    last_version                  the highest number that a version ever had
     .aside/lock                   held by the process that publishes
     .aside/draft-8/               a version that is being written
     .aside/unannounced-7          written before version 7 is seen, removed once it is announced
+    .aside/reserved-3             version 3 is about to be tried out: it is not removed
+    .aside/kept-6/                a version that Triton, or the controller, refused
     .aside/removed-2/             a version that is being deleted
 
 What is aside lies beside the model's folder, not in it: Triton takes a new file there for a change
@@ -14,19 +17,27 @@ A version before it is one: written in staging, judged, and then committed or no
 
 import errno
 import fcntl
+import os
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from socket import gethostname
+from threading import Event, Thread
 from types import MappingProxyType
 from typing import IO
+from uuid import uuid4
 
+import msgspec
+import structlog
 from headwater_client.errors import DataError, HeadwaterError, SettingsError
 
 from features.inputs import MODEL_NAME
+from features.model_server import CONFIG
 from features.schema import FeatureSchema
-from trainer.disk import sync, write_synced
+from trainer.disk import replace_synced, sync, write_synced
 from trainer.export.onnx import export_unchecked, render_config, tensor_refusals
 from trainer.gate import EVALUATION
 from trainer.network import TrainedModel
@@ -40,6 +51,17 @@ LOCK = "lock"
 STAGED = "draft-"
 REMOVED = "removed-"
 UNANNOUNCED = "unannounced-"
+RESERVED = "reserved-"
+KEPT = "kept-"
+PROBE = "headwater_probe_"
+LAST_VERSION = "last_version"
+# Whoever reserves a version has been answered by then, or is dead.
+RESERVED_S = 120.0
+# Versions that were refused are published within some trainings, or never.
+MOST_KEPT = 3
+
+
+log = structlog.get_logger()
 
 
 class RepositoryLockedError(HeadwaterError):
@@ -105,7 +127,8 @@ class ModelRepository:
         Threads that share this object are not kept apart.
 
         The lock is the kernel's, and ends with the process that holds it. So what lies in staging
-        when it is taken is of dead processes, and is removed.
+        when it is taken is of dead processes, and is removed. Some volumes grant it to everybody:
+        so whoever holds it also says so in the file (`LockHolder`).
 
         Raises:
             RepositoryLockedError: another process holds it.
@@ -122,16 +145,101 @@ class ModelRepository:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                raise RepositoryLockedError(
-                    f"{self.folder}: another process publishes versions to it: wait until it has "
-                    "ended, or stop it; one trainer for a model repository"
-                ) from error
-            self._lock_depth = 1
-            try:
-                self._sweep()
-                yield
-            finally:
-                self._lock_depth = 0
+                raise self._locked("another process") from error
+            except OSError as error:
+                # A volume without such locks: what the file says has to do.
+                log.warning("no_locks_here", folder=str(self.folder), reason=error.strerror)
+            if other := living_holder(file.fileno(), self.staging / LOCK):
+                raise self._locked(f"process {other.pid} on {other.host}")
+            with holding(file.fileno()):
+                self._lock_depth = 1
+                try:
+                    self._sweep()
+                    yield
+                finally:
+                    self._lock_depth = 0
+
+    def _locked(self, who: str) -> RepositoryLockedError:
+        return RepositoryLockedError(
+            f"{self.folder}: {who} publishes versions to it: wait until it has ended, or stop it; "
+            "one trainer for a model repository"
+        )
+
+    def last_number(self) -> int:
+        """The highest number that a version ever had, be it removed by now; 0 for none."""
+        remembered = 0
+        with suppress(OSError, ValueError):
+            remembered = int((self.folder / LAST_VERSION).read_text())
+        return max([remembered, *self.version_numbers(), *self.list_kept()])
+
+    def list_kept(self) -> list[int]:
+        """The versions that were refused and can be published later, ascending."""
+        return self._list_aside(KEPT)
+
+    def put_aside(self, version: ModelVersion) -> None:
+        """Keep a version that got no traffic, to be published later; only the newest are kept."""
+        self._remember(version)
+        version.folder.rename(self.staging / f"{KEPT}{version.number}")
+        sync(version.folder.parent)
+        self.mark_announced(version)
+        for number in self.list_kept()[:-MOST_KEPT]:
+            shutil.rmtree(self.staging / f"{KEPT}{number}")
+
+    def put_back(self, number: int | None = None) -> ModelVersion:
+        """Give a version that was put aside its place again; the newest where none is named.
+
+        Raises:
+            DataError: there is no such version aside, or it is damaged.
+        """
+        kept = self.list_kept()
+        if not kept or number not in (None, *kept):
+            there = f"there are {', '.join(map(str, kept))}" if kept else "there is none"
+            which = "no version" if number is None else f"version {number}: not"
+            raise DataError(f"{self.folder}: {which} kept aside to be published: {there}")
+        version = self.version(number or kept[-1])
+        aside = self.staging / f"{KEPT}{version.number}"
+        checkpoint.verify(aside)
+        self.commit(aside, version)
+        return version
+
+    @contextmanager
+    def probe_folder(self) -> Iterator[Path]:
+        """A folder for a model beside ours, not made yet, for the block.
+
+        Raises:
+            SettingsError: the repository cannot be written.
+        """
+        folder = self.folder / f"{PROBE}{uuid4().hex[:8]}"
+        try:
+            yield folder
+        except OSError as error:
+            raise self._unwritable(error) from error
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def attempt(self, version: ModelVersion) -> str:
+        """Names the attempt to release a version: another one once it was put aside and back."""
+        mark = self._mark(version)
+        since = mark.stat().st_mtime_ns if mark.exists() else 0
+        return f"{version.number}-{since}"
+
+    def reserve(self, version: ModelVersion) -> None:
+        """Keep a version from being removed for a while: it is about to get traffic.
+
+        It needs no lock, which a training may hold for an hour. Who may only read reserves nothing.
+        """
+        with suppress(OSError):
+            (self.staging / f"{RESERVED}{version.number}").touch()
+
+    def list_reserved(self) -> list[int]:
+        """The versions that are about to get traffic, ascending."""
+        since_s = time.time() - RESERVED_S
+        found = []
+        for number in self._list_aside(RESERVED):
+            with suppress(FileNotFoundError):
+                if (self.staging / f"{RESERVED}{number}").stat().st_mtime > since_s:
+                    found.append(number)
+        return found
 
     def commit(self, staged: Path, version: ModelVersion) -> None:
         """Give a staged folder its place, whole; until it is announced it counts as unannounced.
@@ -156,44 +264,75 @@ class ModelRepository:
                 ) from error
             raise
         sync(version.folder.parent)
+        with suppress(OSError):
+            # Whoever takes it away remembers its number, too.
+            self._remember(version)
 
     def list_unannounced(self) -> list[int]:
         """The versions that were committed and not announced yet, ascending."""
-        marks = self.staging.glob(f"{UNANNOUNCED}*")
-        return sorted(int(mark.name.removeprefix(UNANNOUNCED)) for mark in marks)
+        return self._list_aside(UNANNOUNCED)
 
     def mark_announced(self, version: ModelVersion) -> None:
         """Remember that a version was announced, or is no more to be."""
         self._mark(version).unlink(missing_ok=True)
+        (self.staging / f"{RESERVED}{version.number}").unlink(missing_ok=True)
 
-    def remove(self, version: ModelVersion) -> None:
-        """Remove a version that nobody uses: it is gone in one step, whatever dies."""
+    def remove(self, version: ModelVersion) -> bool:
+        """Remove a version that nobody uses: it is gone in one step, whatever dies.
+
+        Returns:
+            False where somebody reserved it meanwhile: it stays.
+        """
         aside = self.staging / f"{REMOVED}{version.number}"
+        self._remember(version)
         version.folder.rename(aside)
+        # Whoever reserves looks for the folder after that: one of the two sees the other.
+        if version.number in self.list_reserved():
+            aside.rename(version.folder)
+            return False
         sync(version.folder.parent)
         self.mark_announced(version)
         shutil.rmtree(aside)
+        return True
+
+    def _remember(self, version: ModelVersion) -> None:
+        """A number is never given again: workers keep what they read of a version by its folder."""
+        if self.last_number() > version.number:
+            return
+        replace_synced(self.folder / LAST_VERSION, f"{version.number}\n".encode())
+
+    def _list_aside(self, prefix: str) -> list[int]:
+        names = (path.name.removeprefix(prefix) for path in self.staging.glob(f"{prefix}*"))
+        return sorted(int(name) for name in names if name.isdecimal())
 
     def _lock_file(self) -> IO[str]:
-        """The file that is locked, and never written."""
+        """The file that is locked."""
         try:
             self.model.mkdir(parents=True, exist_ok=True)
             self.staging.mkdir(exist_ok=True)
-            return (self.staging / LOCK).open("a")
+            (self.staging / LOCK).touch()
+            return (self.staging / LOCK).open("r+")
         except OSError as error:
-            raise SettingsError(
-                f"model_repository: {self.folder}: cannot be written: {error.strerror}: name a "
-                "folder that can be"
-            ) from error
+            raise self._unwritable(error) from error
+
+    def _unwritable(self, error: OSError) -> SettingsError:
+        return SettingsError(
+            f"model_repository: {self.folder}: cannot be written: {error.strerror}: name a "
+            "folder that can be"
+        )
 
     def _mark(self, version: ModelVersion) -> Path:
         return self.staging / f"{UNANNOUNCED}{version.number}"
 
     def _sweep(self) -> None:
+        for path in self.folder.glob(f"{PROBE}*"):
+            shutil.rmtree(path)
         for path in self.staging.iterdir():
+            if path.name == LOCK or path.name.startswith((UNANNOUNCED, RESERVED, KEPT)):
+                continue
             if path.is_dir():
                 shutil.rmtree(path)
-            elif path.name != LOCK and not path.name.startswith(UNANNOUNCED):
+            else:
                 path.unlink()
         for number in self.list_unannounced():
             version = self.version(number)
@@ -201,7 +340,100 @@ class ModelRepository:
                 self.mark_announced(version)
 
 
-CONFIG = "config.pbtxt"
+BEAT_S = 2.0
+# So many beats that nobody sees, and whoever holds a lock from elsewhere is dead.
+MISSED_BEATS = 4
+HOLDER_BYTES = 512
+
+
+class LockHolder(msgspec.Struct, frozen=True):
+    """Who holds the lock, as it says itself, every few seconds.
+
+    Attributes:
+        space: of process ids: a boot of a machine, and a container in it.
+        started: when the process was, in the kernel's own ticks: ids are given again.
+        beats: how many times it has said so.
+    """
+
+    host: str
+    space: str
+    pid: int
+    started: str
+    beats: int = 0
+
+    @property
+    def runs_here(self) -> bool | None:
+        """Whether that process still runs; None where it is of another machine or container."""
+        return None if self.space != _space() else _started(self.pid) == self.started
+
+
+def living_holder(lock: int, path: Path) -> LockHolder | None:
+    """Who else holds a lock that was just granted: on a volume that grants it to everybody.
+
+    Args:
+        lock: the open file.
+        path: of it, to be opened anew: what others write is seen then.
+    """
+    try:
+        found = msgspec.json.decode(os.pread(lock, HOLDER_BYTES, 0).rstrip(), type=LockHolder)
+    except msgspec.DecodeError:
+        return None
+    if (runs := found.runs_here) is not None:
+        return found if runs else None
+    before = path.read_bytes()
+    for _ in range(MISSED_BEATS):
+        time.sleep(BEAT_S)
+        if (now := path.read_bytes()) != before:
+            return found if now else None
+    return None
+
+
+@contextmanager
+def holding(lock: int) -> Iterator[None]:
+    """Say in the file of a lock who holds it, for as long as the block."""
+    me = LockHolder(gethostname(), _space(), os.getpid(), _started(os.getpid()))
+    ended = Event()
+
+    def say(beats: int) -> None:
+        said = msgspec.json.encode(msgspec.structs.replace(me, beats=beats))
+        with suppress(OSError):
+            os.pwrite(lock, said.ljust(HOLDER_BYTES), 0)
+
+    def beat() -> None:
+        beats = 1
+        while not ended.wait(BEAT_S):
+            say(beats)
+            beats += 1
+
+    say(0)
+    beating = Thread(target=beat, daemon=True)
+    beating.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        beating.join()
+        with suppress(OSError):
+            os.ftruncate(lock, 0)
+
+
+def _space() -> str:
+    """Within what process ids mean something."""
+    with suppress(OSError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    return gethostname()
+
+
+def _started(pid: int) -> str:
+    """When a process was started; "" where none of that id runs."""
+    with suppress(OSError):
+        # The name in brackets may hold blanks and brackets.
+        state, *told = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return "" if state in "ZX" else told[18]
+    return ""
+
+
 # What Triton serves; and the graph as it was exported, where another form of it is served.
 GRAPH = "model.onnx"
 EXACT = "float32.onnx"
@@ -270,14 +502,15 @@ class VersionWriter:
         }
 
     @contextmanager
-    def stage(self, trained: TrainedModel, lineage: Lineage) -> Iterator[StagedVersion]:
-        """The next version in staging; what is not committed in the block is removed.
+    def stage(
+        self, trained: TrainedModel, lineage: Lineage, number: int
+    ) -> Iterator[StagedVersion]:
+        """The version of this number in staging; what is not committed in the block is removed.
 
         Raises:
             DataError: it cannot be written; nothing of it is to be seen.
             ExportError: weights are no numbers.
         """
-        number = max(self.repository.version_numbers(), default=0) + 1
         folder = self.repository.staging / f"{STAGED}{number}"
         with _as_data_error(folder):
             folder.mkdir()

@@ -4,6 +4,7 @@ N items, D width of the language model.
 """
 
 import copy
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +43,7 @@ class TextEncoder:
     """An encoder or decoder of `transformers`, and how its tokens become one vector.
 
     Args:
-        name: a folder, or a name that `transformers` finds.
+        name: a folder, or NAME@COMMIT of the hub: a name alone can be other weights tomorrow.
 
     Attributes:
         network: its weights; `trainer/language_tuning.py` tunes them.
@@ -57,9 +58,10 @@ class TextEncoder:
         from transformers.utils import logging  # noqa: PLC0415
 
         logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        source, revision = (name, "main") if Path(name).is_dir() else _pinned(name)
         try:
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(name)
-            self.network: Any = AutoModel.from_pretrained(name).eval()
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(source, revision=revision)
+            self.network: Any = AutoModel.from_pretrained(source, revision=revision).eval()
         except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
             why = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise SettingsError(
@@ -109,6 +111,21 @@ class TextEncoder:
         other = copy.copy(self)
         other.network = copy.deepcopy(self.network)
         return other
+
+
+def _pinned(name: str) -> tuple[str, str]:
+    """The name and the commit of a model of the hub.
+
+    Raises:
+        SettingsError: it names no commit.
+    """
+    source, _, commit = name.rpartition("@")
+    if not source or not re.fullmatch("[0-9a-f]{40}", commit):
+        raise SettingsError(
+            f"trainer.language_model = {name!r}: cannot be loaded: it is no folder; write a folder "
+            "of weights, or NAME@COMMIT of the hub with the commit's 40 digits"
+        )
+    return source, commit
 
 
 def load_text_encoder(name: str, cache_dir: Path) -> TextEncoder | None:

@@ -328,11 +328,44 @@ def test_a_list_that_is_not_json_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize(
+    ("written", "urls"),
+    [
+        ('"one:8001"', ["one:8001"]),
+        ('"one:8001, two:8001"', ["one:8001", "two:8001"]),
+        ('["one:8001", "[::1]:8001"]', ["one:8001", "[::1]:8001"]),
+        ('"dns:///one:8001"', ["dns:///one:8001"]),
+        ('""', []),
+    ],
+)
+def test_several_tritons_can_be_named(tmp_path: Path, written: str, urls: list[str]) -> None:
+    (tmp_path / "headwater.toml").write_text(f"[triton]\nurl = {written}\n")
+    assert load_settings().triton.urls == urls
+
+
+@pytest.mark.parametrize(
+    ("written", "why"),
+    [
+        ("one", "'one': write host:port"),
+        ("one:8001,", "'': write host:port"),
+        ("http://one:8000", "'http://one:8000': write host:port"),
+        ("one:8001,one:8001", "an address stands twice"),
+    ],
+)
+def test_an_address_of_triton_that_is_none_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, written: str, why: str
+) -> None:
+    monkeypatch.setenv("HEADWATER_TRITON__URL", written)
+    assert why in problem()
+    assert len(problem().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
     ("name", "value", "missing"),
     [
         ("HEADWATER_KAFKA__SECURITY_PROTOCOL", "SSL", "kafka.bootstrap_servers"),
         ("HEADWATER_STORE__PASSWORD", "hunter2", "store.address"),
         ("HEADWATER_TRITON__TLS", "true", "triton.url"),
+        ("HEADWATER_TRITON__CONTROL_KEY", "hunter2", "triton.url"),
     ],
 )
 def test_security_without_an_address_is_refused(

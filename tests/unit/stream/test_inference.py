@@ -12,7 +12,13 @@ import numpy as np
 import pytest
 
 from features.inputs import Tensor
-from stream.inference import CircuitOpenError, InferenceClient, InferenceError, InferenceRequest
+from stream.inference import (
+    CircuitOpenError,
+    InferenceClient,
+    InferenceError,
+    InferenceRequest,
+    _check_output,
+)
 from stream.settings import TritonSettings
 
 TIMEOUT_S = 0.8
@@ -49,6 +55,47 @@ async def ask_nobody() -> None:
 
 def test_nobody_there_is_a_scoring_error_and_then_that_version_is_not_asked() -> None:
     asyncio.run(ask_nobody())
+
+
+async def ask_two_who_are_not_there() -> None:
+    async with client_of("127.0.0.1:9,127.0.0.1:1") as client:
+        with pytest.raises(InferenceError, match="version 1: Triton is away"):
+            await ask(client, 1, on_trial=False)
+        # Both were tried, and rest.
+        for _ in range(2):
+            with pytest.raises(CircuitOpenError, match="version 1: not asked"):
+                await ask(client, 1, on_trial=False)
+
+
+def test_of_several_model_servers_each_is_tried_before_it_is_an_error() -> None:
+    asyncio.run(ask_two_who_are_not_there())
+
+
+TOP = Tensor("top_items", np.int64, (3,))
+SCORES = Tensor("candidate_scores", np.float32, (-1,))
+
+
+@pytest.mark.parametrize(
+    ("tensor", "array", "why"),
+    [
+        (TOP, None, "top_items: is missing in the answer"),
+        (TOP, np.zeros((2, 4), np.int64), r"top_items: int64\[2, 4\] instead of int64\[2, 3\]"),
+        (TOP, np.zeros((1, 3), np.int64), r"top_items: int64\[1, 3\] instead of int64\[2, 3\]"),
+        (TOP, np.zeros((2, 3), np.int32), r"top_items: int32\[2, 3\] instead of int64\[2, 3\]"),
+        (
+            SCORES,
+            np.zeros((2, 1, 1), np.float32),
+            r"float32\[2, 1, 1\] instead of float32",
+        ),
+        (SCORES, np.full((2, 1), np.nan, np.float32), "scores that are not numbers"),
+    ],
+)
+def test_an_answer_of_another_contract_is_the_version_s_failure(
+    tensor: Tensor, array: np.ndarray | None, why: str
+) -> None:
+    with pytest.raises(InferenceError, match=why):
+        _check_output(array, tensor, 2)
+    _check_output(np.zeros((2, 0), np.float32), SCORES, 2)
 
 
 async def ask_one_who_never_answers(port: int) -> list[tuple[str, float]]:

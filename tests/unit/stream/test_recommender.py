@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 
 import numpy as np
+import pytest
 from headwater_client.events import Item
 
 from features.columns import TrendList, encode_item, encode_trending
@@ -17,11 +18,13 @@ from features.schema import FeatureSchema, Vocabulary
 from features.settings import BrokerSettings, FeatureSettings, StoreSettings
 from features.topics import hash64
 from stream.catalogue import CatalogueEntry, is_available
+from stream.inference import InferenceError
 from stream.recommender import (
     POPULAR_ITEMS,
     RankedLists,
     RecommendationRequest,
     Recommender,
+    _check_indices,
     make_recommender,
 )
 from stream.routing import Routes
@@ -126,6 +129,27 @@ def test_a_model_server_that_is_away_leaves_popular_items_and_says_why() -> None
     assert (lists.variant, lists.rollout_id, lists.fallback) == ("stable", "r", True)
     assert lists.failed == "version 1: Triton is away, or does not have it"
     assert lists.latency_ms is not None
+
+
+def test_a_stable_version_whose_graph_is_of_other_items_is_a_failure_too() -> None:
+    found = recommender(store_where_trend("a", "b"), routes_of(stable=1.0))
+    (call,) = found.prepare([RecommendationRequest("ann", NOW_MS, empty_user(SCHEMA))])
+    assert call.shown
+    candidates = call.shown.request.tensors["candidate_items"].shape
+    good = {
+        "top_items": np.full((1, 3), 6),
+        "top_explained_by": np.full((1, 3), -1),
+        "candidate_explained_by": np.full(candidates, -1),
+        "candidate_scores": np.zeros(candidates, np.float32),
+    }
+    _check_indices(good, call.shown)
+    for name, array in (
+        ("top_items", np.full((1, 3), 7)),
+        ("top_explained_by", np.full((1, 3), SCHEMA.settings.history_length)),
+        ("candidate_scores", np.zeros((1, candidates[1] + 1), np.float32)),
+    ):
+        with pytest.raises(InferenceError, match=f"version 1: {name}"):
+            _check_indices(good | {name: array}, call.shown)
 
 
 def test_users_of_one_variant_share_a_call_and_shadows_are_calls_of_their_own() -> None:

@@ -6,7 +6,7 @@ HeadwaterError (1)
 │   ├── DeliveryError              Kafka did not take some messages; `undelivered` has them
 │   │   └── QueueFullError         the producer's local queue had no room for one
 │   ├── StoreRestartedError        features/store/__init__.py
-│   └── ServerUnavailableError     trainer/registry/registry.py
+│   └── ServerUnavailableError     features/model_server.py
 ├── DataError (4)                  a file of events or items is missing or cannot be read
 │   └── CorruptWindowError         trainer/windows/store.py
 ├── EventError (5)                 one message breaks the event contract

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Event, Thread
 
+import msgspec
 import pytest
 from headwater_client.errors import DataError, SettingsError
 
@@ -28,7 +33,15 @@ from trainer.registry import (
     RepositoryLockedError,
     checkpoint,
 )
-from trainer.registry.repository import LOCK, STAGING
+from trainer.registry.repository import (
+    HOLDER_BYTES,
+    LOCK,
+    RESERVED_S,
+    STAGING,
+    LockHolder,
+    _space,
+    _started,
+)
 
 SETTINGS = PATIENT.model_copy(update={"publish_retry_s": 0.0})
 HOLDER = """
@@ -272,6 +285,146 @@ def test_what_a_killed_one_left_is_swept(
         assert aside(tmp_path) == [LOCK]
         assert repository.list_unannounced() == []
     assert offline_registry(tmp_path, schema, SETTINGS).write_version(trained).number == 1
+
+
+def test_a_number_is_never_given_again(
+    trained: TrainedModel, tmp_path: Path, schema: FeatureSchema
+) -> None:
+    registry = offline_registry(tmp_path, schema, SETTINGS)
+    first, second, third = (registry.write_version(trained) for _ in range(3))
+    with registry.repository.lock():
+        registry.repository.put_aside(third)
+        registry.repository.remove(second)
+    assert registry.repository.version_numbers() == [first.number]
+    again = offline_registry(tmp_path, schema, SETTINGS)
+    assert again.write_version(trained).number == 4
+    # Somebody tidies up by hand.
+    for path in (tmp_path / MODEL_NAME / "4", tmp_path / STAGING):
+        shutil.rmtree(path)
+    assert offline_registry(tmp_path, schema, SETTINGS).write_version(trained).number == 5
+    (tmp_path / "last_version").write_text("no number")
+    assert offline_registry(tmp_path, schema, SETTINGS).write_version(trained).number == 6
+
+
+def test_what_was_refused_is_put_back_whole(
+    trained: TrainedModel, tmp_path: Path, schema: FeatureSchema
+) -> None:
+    repository = (registry := offline_registry(tmp_path, schema, SETTINGS)).repository
+    with pytest.raises(DataError, match="no version kept aside to be published: there is none"):
+        repository.put_back()
+    for _ in range(5):
+        repository.put_aside(registry.write_version(trained))
+    with repository.lock():
+        # Whoever comes next tidies up, but not these: the newest.
+        assert repository.list_kept() == [3, 4, 5]
+    assert visible(tmp_path) == ["config.pbtxt"]
+    assert repository.put_back(4) == repository.version(4)
+    assert repository.put_back() == repository.version(5)
+    assert visible(tmp_path) == ["4", "5", "config.pbtxt"]
+    assert repository.list_unannounced() == [4, 5]
+    with pytest.raises(DataError, match="version 7: not kept aside to be published: there are 3"):
+        repository.put_back(7)
+
+
+def test_another_attempt_has_another_name(
+    trained: TrainedModel, tmp_path: Path, schema: FeatureSchema
+) -> None:
+    repository = (registry := offline_registry(tmp_path, schema, SETTINGS)).repository
+    version = registry.write_version(trained)
+    first = repository.attempt(version)
+    assert first.startswith("1-")
+    assert repository.attempt(version) == first
+    repository.put_aside(version)
+    assert repository.attempt(repository.put_back()) != first
+
+
+def test_what_is_about_to_get_traffic_is_not_removed(
+    trained: TrainedModel, tmp_path: Path, schema: FeatureSchema
+) -> None:
+    repository = (registry := offline_registry(tmp_path, schema, SETTINGS)).repository
+    version = registry.write_version(trained)
+    repository.reserve(version)
+    with repository.lock():
+        assert repository.list_reserved() == [1]
+        assert not repository.remove(version)
+    assert checkpoint.verify(version.folder)
+    long_ago = time.time() - RESERVED_S - 1
+    os.utime(tmp_path / STAGING / "reserved-1", (long_ago, long_ago))
+    assert repository.list_reserved() == []
+    assert repository.remove(version)
+    assert not version.folder.exists()
+
+
+def say_holder(folder: Path, holder: LockHolder) -> None:
+    """As on a volume that grants the lock to everybody: the file alone says who has it."""
+    (folder / STAGING).mkdir(exist_ok=True)
+    (folder / STAGING / LOCK).write_bytes(msgspec.json.encode(holder).ljust(HOLDER_BYTES))
+
+
+def holder_of(pid: int, space: str = "") -> LockHolder:
+    return LockHolder("a-host", space or _space(), pid, _started(pid))
+
+
+def test_a_lock_that_everybody_is_granted_is_held_by_who_says_so(tmp_path: Path) -> None:
+    repository = ModelRepository(tmp_path)
+    with subprocess.Popen(["sleep", "60"]) as other:
+        say_holder(tmp_path, holder_of(other.pid))
+        with (
+            pytest.raises(RepositoryLockedError, match=f"process {other.pid} on a-host publishes"),
+            repository.lock(),
+        ):
+            pass
+        other.kill()
+    with repository.lock():
+        said = (tmp_path / STAGING / LOCK).read_bytes()
+        assert msgspec.json.decode(said.rstrip(), type=LockHolder).pid == os.getpid()
+    assert (tmp_path / STAGING / LOCK).read_bytes() == b""
+
+
+def test_a_process_id_that_was_given_again_holds_nothing(tmp_path: Path) -> None:
+    with subprocess.Popen(["sleep", "60"]) as other:
+        say_holder(tmp_path, msgspec.structs.replace(holder_of(other.pid), started="1"))
+        with ModelRepository(tmp_path).lock():
+            pass
+        other.kill()
+
+
+def test_a_holder_elsewhere_lives_while_it_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer.registry.repository.BEAT_S", 0.05)
+    elsewhere = holder_of(1, "another machine")
+    say_holder(tmp_path, elsewhere)
+    with ModelRepository(tmp_path).lock():
+        pass
+    say_holder(tmp_path, elsewhere)
+    ended = Event()
+
+    def beat() -> None:
+        beats = 0
+        while not ended.wait(0.01):
+            beats += 1
+            say_holder(tmp_path, msgspec.structs.replace(elsewhere, beats=beats))
+
+    beating = Thread(target=beat)
+    beating.start()
+    try:
+        with (
+            pytest.raises(RepositoryLockedError, match="process 1 on a-host"),
+            ModelRepository(tmp_path).lock(),
+        ):
+            pass
+    finally:
+        ended.set()
+        beating.join()
+
+
+@pytest.mark.parametrize("said", [b"", b"\0" * 40, b"{", b'{"pid": 1}', b"[" * 600])
+def test_a_lock_file_that_says_nothing_locks_nobody_out(tmp_path: Path, said: bytes) -> None:
+    (tmp_path / STAGING).mkdir()
+    (tmp_path / STAGING / LOCK).write_bytes(said)
+    with ModelRepository(tmp_path).lock():
+        pass
 
 
 def test_a_repository_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:

@@ -199,6 +199,10 @@ def test_a_text_has_one_vector_whatever_it_is_read_with(weights: Path, tmp_path:
 def test_weights_that_are_not_there_are_named(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"trainer\.language_model = '.*nowhere'"):
         load_text_encoder(str(tmp_path / "nowhere"), tmp_path)
+    for name in ("bert-base-uncased", "bert-base-uncased@main", f"@{40 * 'a'}"):
+        with pytest.raises(SettingsError, match="or NAME@COMMIT of the hub") as caught:
+            load_text_encoder(name, tmp_path)
+        assert "\n" not in str(caught.value)
     (tmp_path / "empty").mkdir()
     with pytest.raises(SettingsError, match="cannot be loaded"):
         load_text_encoder(str(tmp_path / "empty"), tmp_path)
