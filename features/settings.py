@@ -178,10 +178,14 @@ def _nodes(text: str) -> str:
     return ",".join(given)
 
 
+def _plain(user_id: str) -> str:
+    return user_id.strip().casefold()
+
+
 class EventSettings(Section):
     """Which events are refused though they keep to the contract."""
 
-    nobody: frozenset[str] = Field(
+    nobody: frozenset[Annotated[str, AfterValidator(_plain)]] = Field(
         frozenset(NOBODY),
         description="user_ids that stand for nobody in particular, in any spelling of upper and "
         "lower case: their events are refused, as all who are not known would be one person",
@@ -189,7 +193,7 @@ class EventSettings(Section):
 
     def is_nobody(self, user_id: str) -> bool:
         """Whether an id stands for nobody."""
-        return user_id.strip().casefold() in self.nobody
+        return _plain(user_id) in self.nobody
 
 
 class Durability(StrEnum):

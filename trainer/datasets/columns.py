@@ -31,9 +31,13 @@ LARGEST_NUMBER = 2.0**63
 # Numbers that are dates to people: 20260501, 20260501123000.
 COMPACT_DATES = {8: "%Y%m%d", 14: "%Y%m%d%H%M%S"}
 # Beside ISO 8601; where slashes part, whether days or months come first is found out.
-DATE_FORMATS = ("%Y/%m/%d", "%d.%m.%Y")
+DATE_FORMATS = (
+    *("%Y/%m/%d", "%d.%m.%Y", "%d %b %Y", "%d-%b-%Y", "%b %d, %Y", "%d %B %Y", "%B %d, %Y"),
+)
 DAY_OR_MONTH_FIRST = ("%d/%m/%Y", "%m/%d/%Y")
-TIMES_OF_DAY = ("", " %H:%M", " %H:%M:%S")
+TIMES_OF_DAY = ("", " %H:%M", " %H:%M:%S", " %I:%M %p", " %I:%M:%S %p")
+# After so many texts that are no time the column is another one, and trying is in vain.
+MAX_MISSES = 1000
 SLASHES = re.compile(r"(\d{1,2})/(\d{1,2})/\d{4}")
 WEEKDAY = re.compile(r"[A-Z][a-z]{2}, \d")
 UTC_BEHIND = re.compile(r"^(\d.*) (?:UTC|GMT)$")
@@ -82,14 +86,16 @@ def _write_numbers(column: Any) -> Any:
 
 
 def ids(column: Any) -> Values:
-    """`texts`, where a column of whole numbers may be written as 17850.0: so pandas writes them.
+    """`texts` without blanks around them, and 17850 where pandas has written whole numbers so.
 
-    >>> ids(pa.chunked_array([["17850.0", "007", None]]))
+    >>> ids(pa.chunked_array([["17850.0", " 007", None]]))
     ['17850', '007', None]
     >>> ids(pa.chunked_array([["1.0", "NaN"]])), ids(pa.chunked_array([["1.0", "v2.0"]]))
     (['1', None], ['1.0', 'v2.0'])
     """
     found = texts(column)
+    bare = {name: name.strip() or None for name in set(found) if name}
+    found = [name and bare[name] for name in found]
     # A person may be called Nan, but not among numbers.
     distinct = {
         name: WHOLE_NUMBER.fullmatch(name)
@@ -98,8 +104,8 @@ def ids(column: Any) -> Values:
     }
     if not all(distinct.values()) or not any(match and match[2] for match in distinct.values()):
         return found
-    bare = {name: match[1] for name, match in distinct.items() if match}
-    return [bare.get(name) for name in found]
+    whole = {name: match[1] for name, match in distinct.items() if match}
+    return [name and whole.get(name) for name in found]
 
 
 def numbers(column: Any, decimal: str | None = None) -> Values:
@@ -256,6 +262,7 @@ class _DateParser:
     def __init__(self, slashes: Sequence[str], zone: ZoneInfo) -> None:
         written = [f"{day}{time}" for day in (*DATE_FORMATS, *slashes) for time in TIMES_OF_DAY]
         self._zone = zone
+        self._misses = 0
         self._forms: list[Callable[[str], datetime]] = [
             datetime.fromisoformat,
             _parse_mail_date,
@@ -265,7 +272,7 @@ class _DateParser:
     def parse(self, text: str) -> int | str:
         """Milliseconds UTC; the text where it is none."""
         plain = UTC_BEHIND.sub(r"\1+00:00", text.strip())
-        for number, parse in enumerate(self._forms):
+        for number, parse in enumerate(self._forms[: 1 if self._misses > MAX_MISSES else None]):
             try:
                 date = parse(plain)
                 time_s = (date if date.tzinfo else date.replace(tzinfo=self._zone)).timestamp()
@@ -273,6 +280,7 @@ class _DateParser:
                 continue
             self._forms.insert(0, self._forms.pop(number))
             return math.floor(time_s * 1000)
+        self._misses += 1
         return text
 
 

@@ -84,7 +84,9 @@ class ColumnMapping(Section):
     user: str = "user_id"
     item: str = "item_id"
     time: str = "timestamp"
-    event: str = Field("event_id", description="an id that the source gave; else made from the row")
+    event: str = Field(
+        "event_id", description="an id that the source gave; else made of what the row says"
+    )
     session: str = "session_id"
     price: str = "price"
     quantity: str = "quantity"
@@ -306,7 +308,8 @@ def read_tables(path: Path, given: ColumnMapping | None) -> LogTables:
     items_path = folder / mapping.items_file if mapping.items_file else None
     if items_path and not items_path.is_file():
         raise DataError(f"{items_path}: no such file, but items_file names it")
-    files = [path] if path.is_file() else sorted(_files_below(path))
+    with named_in_errors(path):
+        files = [path] if path.is_file() else sorted(_files_below(path))
     paths = [file for file in files if file == path or _is_table(file)]
     if not paths:
         raise DataError(

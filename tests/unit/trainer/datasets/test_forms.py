@@ -60,6 +60,7 @@ def parquet(path: Path, **columns: Any) -> Path:
         (pa.array(["a", "", None], pa.string_view()), ["a"]),
         (pa.array(["17850.0", "nan", "12"], pa.large_string()), ["17850", "12"]),
         (pa.array(["v1.0", "2.0"]), ["v1.0", "2.0"]),
+        (pa.array([" 12 ", "12", "  "]), ["12", "12"]),
         (pa.array([7, 8], pa.int8()), ["7", "8"]),
     ],
 )
@@ -81,9 +82,9 @@ def test_an_id_that_stands_for_nobody_is_refused(tmp_path: Path) -> None:
     assert [event.user_id for event in log.events] == ["ann", "0", "nobody"]
     assert log.counts.refused == 5
     assert str(log.refused[0]).startswith("log.csv: row 2: user_id: 'NULL': stands for nobody")
-    settings = EventSettings(nobody=frozenset({"0"}))
+    settings = EventSettings(nobody=frozenset({"0", "NOBODY "}))
     source = DataSource(tmp_path, path, ColumnMapping(constant_type="click"), settings)
-    assert [event.user_id for event in load_log(source).events] == [n for n in names if n != "0"]
+    assert [event.user_id for event in load_log(source).events] == [n.strip() for n in names[:6]]
 
 
 @pytest.mark.parametrize(
@@ -115,6 +116,8 @@ NOON = "2024-05-01 12:00"
         "01/May/2024:14:00:00 +0200",
         "2024/05/01 12:00",
         "01.05.2024 12:00:00",
+        "May 1, 2024 12:00 PM",
+        "1 May 2024 12:00",
         "20240501120000",
         "45413.5",
         " 2024-05-01T12:00:00.000Z ",
