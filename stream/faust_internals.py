@@ -11,9 +11,11 @@ from typing import Any, cast
 
 from aiokafka import AIOKafkaConsumer
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
+from aiokafka.errors import KafkaError
 from faust import App, Service, Stream, Worker
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ChannelT, EventT
+from headwater_client.errors import ServerError
 
 # A fetch waits at the broker for new messages, and only of those partitions of which none are
 # buffered: with Faust's fixed 1,500 ms a message of another partition would wait as long.
@@ -73,13 +75,17 @@ class SignalledWorker(Worker):
         """Run until it is stopped.
 
         Raises:
-            Exception: what ended the app, which Faust turns into an exit code that says nothing.
+            ServerError: Kafka does not answer.
+            Exception: what else ended the app: Faust has an exit code that says nothing.
         """
         try:
             self.execute_from_commandline()
         except SystemExit as end:
-            if isinstance(end.__context__, Exception):
-                raise end.__context__ from None
+            match end.__context__:
+                case KafkaError() as error:
+                    raise ServerError(f"Kafka: {error}") from error
+                case Exception() as error:
+                    raise error from None
 
 
 class FolderlessApp(App):
