@@ -190,7 +190,8 @@ class WindowAssembler:
         self._slots: defaultdict[int, list[WindowEvent]] = defaultdict(list)
         self._late: list[WindowEvent] = []
         self._count = self._refused = 0
-        self._moved_s = now_s
+        self._moved_s = self._added_s = self._empty_s = now_s
+        self._has_new = self._has_idled = False
 
     def resume(self) -> dict[Source, int]:
         """Where each partition has to be read from."""
@@ -210,6 +211,7 @@ class WindowAssembler:
             return
         self.trackers[source].read(row.offset)
         self._count += 1
+        self._has_new = True
         if row.event.timestamp < self._finished_ms:
             self._late.append(msgspec.structs.replace(row, late=True))
         else:
@@ -234,8 +236,7 @@ class WindowAssembler:
 
     def close(self, now_s: float) -> ClosedWindow | None:
         """The next window that is due; ask again until there is none."""
-        if self._watermark.advance():
-            self._moved_s = now_s
+        self._look_at_clock(now_s)
         passed_ms = self._passed_ms()
         oldest = min(self._slots, default=passed_ms)
         if oldest < passed_ms:
@@ -246,8 +247,18 @@ class WindowAssembler:
         if self.full:
             return self._close(CloseReason.COUNT, list(self._slots))
         if self._count and self._idle(now_s):
+            self._has_idled = True
             return self._close(CloseReason.IDLE, list(self._slots))
         return None
+
+    def _look_at_clock(self, now_s: float) -> None:
+        """Take note of what has happened since the last look."""
+        if self._watermark.advance():
+            self._moved_s, self._has_idled = now_s, False
+        if self._has_new:
+            self._added_s, self._has_new = now_s, False
+        if not self._count:
+            self._empty_s = now_s
 
     def fire(self, now_s: float) -> Iterator[ClosedWindow]:
         """All windows that are due."""
@@ -263,8 +274,16 @@ class WindowAssembler:
         return AssemblyState(self._finished_ms, tuple(positions))
 
     def _idle(self, now_s: float) -> bool:
-        """Whether event time stands still for good, not because there is more to be read."""
-        return self._watermark.is_at_end and now_s - self._moved_s >= self._settings.idle_s
+        """Whether event time stands still for good, not because there is more to be read.
+
+        Old events do not move it. So once a window was closed for that, those that still come are
+        gathered until they end, or for as long as a window covers: not a window for each of them.
+        """
+        settings = self._settings
+        if not self._watermark.is_at_end or now_s - self._moved_s < settings.idle_s:
+            return False
+        has_ended = now_s - self._added_s >= settings.idle_s
+        return not self._has_idled or has_ended or now_s - self._empty_s >= settings.duration_s
 
     def _close(self, reason: CloseReason, starts: Iterable[int]) -> ClosedWindow:
         rows = self._late + [row for start in starts for row in self._slots.pop(start)]

@@ -32,7 +32,8 @@ class WindowSettings(Section):
     )
     idle_s: Annotated[float, Field(gt=0)] = Field(
         300.0,
-        description="seconds without a new event after which open windows are closed",
+        description="seconds without a new event after which open windows are closed; while old "
+        "events keep coming, which move event time no further, once in duration_s",
     )
     dedup_window: Annotated[int, Field(ge=0, le=10_000_000)] = Field(
         200_000,

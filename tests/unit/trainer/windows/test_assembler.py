@@ -83,6 +83,48 @@ def test_event_time_that_stands_still_closes_what_is_open() -> None:
     assert take(assembler, 1000.0) == []
 
 
+def trickle(every_s: float, hours: float) -> list[ClosedWindow]:
+    """The windows of old events that keep coming into a shop where nothing else happens."""
+    assembler, windows, now_s = assemble(), [], 0.0
+    source = (CLICK.topic, 0)
+    assembler.add(row(0, 300), NOW_MS)
+    for offset in range(1, int(hours * 3600 / every_s)):
+        now_s = offset * every_s
+        assembler.reached_end(source)
+        windows += take(assembler, now_s)
+        assembler.add(row(offset, offset % 300), NOW_MS)
+    assembler.reached_end(source)
+    return [*windows, *take(assembler, now_s), *take(assembler, now_s + SETTINGS.idle_s)]
+
+
+@pytest.mark.parametrize("every_s", [0.5, 7.0, 50.0, 70.0])
+def test_old_events_in_a_quiet_shop_make_few_windows(every_s: float) -> None:
+    windows = trickle(every_s, hours=6)
+    gathered = sum(len(each.rows) for each in windows)
+    assert gathered == int(6 * 3600 / every_s)
+    if every_s < SETTINGS.idle_s:
+        # One a window's duration, one before, when nothing says yet that more will come.
+        assert len(windows) <= 6 + 2
+    else:
+        # They come so seldom that each time they seem to have ended.
+        assert len(windows) <= gathered
+
+
+def test_once_old_events_end_what_is_open_closes_as_ever() -> None:
+    assembler = assemble()
+    source = (CLICK.topic, 0)
+    assembler.add(row(0, 300), NOW_MS)
+    assembler.reached_end(source)
+    assert take(assembler, 0.0) == []
+    assert [len(each.rows) for each in take(assembler, 60.0)] == [1]
+    for offset, now_s in enumerate([70.0, 100.0], 1):
+        assembler.add(row(offset, 5), NOW_MS)
+        assembler.reached_end(source)
+        assert take(assembler, now_s) == []
+    assert take(assembler, 159.0) == []
+    assert [len(each.rows) for each in take(assembler, 160.0)] == [2]
+
+
 def test_catching_up_one_partition_after_the_other_makes_nothing_late() -> None:
     sources = {(CLICK.topic, 0): "id", (PURCHASE.topic, 0): "id"}
     assembler = assemble(sources=sources)
