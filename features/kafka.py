@@ -1,24 +1,33 @@
 """Kafka itself: how a client connects, and the topics as they must be there."""
 
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, NamedTuple
 
+import structlog
 from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec, TopicDescription  # type: ignore[attr-defined]  # public, but not to its types
+from confluent_kafka.admin import (  # type: ignore[attr-defined]  # public, but not to its types
+    AdminClient,
+    ConfigResource,
+    NewTopic,
+    OffsetSpec,
+    TopicDescription,
+)
 from headwater_client.errors import ServerError, SettingsError
 from headwater_client.event_types import EVENT_TYPES
 from headwater_client.kafka import remedy_of, unreachable
 from headwater_client.topics import ITEMS
 
 from features.settings import BrokerSettings
-from features.topics import Hash, Topic, list_topics, source_hash
+from features.topics import Hash, Topic, list_topics, source_hash, topic_faults, topic_weaknesses
 
 TIMEOUT_S = 15.0
 POLL_S = 0.05
 _ASK_S = 2.0
+_REPLICAS = 3
 NOT_THERE = (KafkaError.UNKNOWN_TOPIC_OR_PART,)
+_AWAY = (KafkaError._ALL_BROKERS_DOWN, KafkaError._TIMED_OUT, KafkaError._TRANSPORT)  # noqa: SLF001 (public)
 NO_LEADER_YET = (
     *NOT_THERE,
     KafkaError.LEADER_NOT_AVAILABLE,
@@ -26,6 +35,7 @@ NO_LEADER_YET = (
 )
 
 Descriptions = dict[str, TopicDescription]
+log = structlog.get_logger()
 
 
 def client_config(settings: BrokerSettings) -> dict[str, str]:
@@ -40,9 +50,10 @@ def client_config(settings: BrokerSettings) -> dict[str, str]:
 def ensure_topics(
     settings: BrokerSettings, topics: Collection[Topic] | None = None
 ) -> dict[str, str]:
-    """Create the topics that are missing, and wait until all can be used.
+    """Create the topics that are missing, wait until all can be used, and check how they are.
 
-    A topic that exists keeps its configuration.
+    A topic that exists keeps its configuration. What breaks a promise is refused, what weakens one
+    is logged.
 
     Args:
         settings: where Kafka is, and how many partitions a topic has.
@@ -52,8 +63,8 @@ def ensure_topics(
         Kafka's own id of each topic.
 
     Raises:
-        SettingsError: a topic of people's actions has another number of partitions than the
-            settings say: a person would then change partition, and rows would be counted anew.
+        SettingsError: a topic is not as it must be, with a line for each fault; or it is missing,
+            and `kafka.create_topics` is off.
         ServerError: Kafka does not answer, or refuses to create one.
     """
     admin = _connect(settings)
@@ -64,8 +75,7 @@ def ensure_topics(
     if missing:
         _create(admin, missing, settings)
         there = _wait_for(admin, names)
-    for topic in topics:
-        _check_partitions(topic, there[topic.name], settings)
+    _check(admin, topics, there, settings)
     return _ids(there)
 
 
@@ -145,12 +155,22 @@ def _describe(admin: AdminClient, names: list[str]) -> Descriptions:
 
 
 def _create(admin: AdminClient, topics: list[Topic], settings: BrokerSettings) -> None:
+    if not settings.create_topics:
+        names = ", ".join(topic.name for topic in topics)
+        raise SettingsError(
+            f"kafka.create_topics: false: Kafka has no topic {names}: create what is missing as "
+            "docs/how-to/operate.md says, or set kafka.create_topics to true"
+        )
+    # Of a cluster that does not tell its brokers, its own default (-1) is taken.
+    replicas = settings.replication_factor or min(_REPLICAS, _count_brokers(admin) or -1)
+    # A write is whole once it is on two brokers: one may then fail at any moment.
+    held = {"min.insync.replicas": "2"} if replicas >= _REPLICAS else {}
     new = [
         NewTopic(
             topic.name,
-            num_partitions=settings.partitions if topic.partitioned else 1,
-            replication_factor=settings.replication_factor,
-            config=topic.config,
+            num_partitions=_partitions(topic, settings),
+            replication_factor=replicas,
+            config=topic.config | held,
         )
         for topic in topics
     ]
@@ -182,14 +202,127 @@ def _leaders_answer(admin: AdminClient, topics: Descriptions) -> bool:
     return all(_answer(future, NO_LEADER_YET) is not None for future in futures.values())
 
 
-def _check_partitions(topic: Topic, there: TopicDescription, settings: BrokerSettings) -> None:
-    found = len(there.partitions)
-    # Workers name the source of each partition that they consume at start.
-    if topic.name in (*EVENT_TYPES.topics, ITEMS) and found != settings.partitions:
-        raise SettingsError(
-            f"kafka.partitions: {settings.partitions}: topic {topic.name} has {found}: "
-            f"set kafka.partitions to {found}, or use another cluster"
+def _partitions(topic: Topic, settings: BrokerSettings) -> int:
+    return settings.partitions if topic.partitioned else 1
+
+
+def _count_brokers(admin: AdminClient) -> int | None:
+    """How many brokers there are; None where Kafka does not tell."""
+    cluster = _told(admin.describe_cluster(request_timeout=TIMEOUT_S), "brokers")
+    return len(cluster.nodes) if cluster else None
+
+
+class _FoundTopic(NamedTuple):
+    """A topic as it is; what Kafka does not tell this client is left out."""
+
+    topic: Topic
+    partitions: int
+    copies: int
+    config: dict[str, str]
+    brokers: int | None
+
+
+def _check(
+    admin: AdminClient, topics: Collection[Topic], there: Descriptions, settings: BrokerSettings
+) -> None:
+    """Compare topics with what they must be.
+
+    Raises:
+        SettingsError: with a line for each fault.
+    """
+    faults: list[str] = []
+    for found in _inspect(admin, topics, there):
+        if fault := _setting_fault(found, settings):
+            # The other topics have as many, or are named once the setting is right.
+            raise SettingsError(fault)
+        faults += _faults(found, settings)
+        for weakness in _weaknesses(found, settings):
+            log.warning("topic_weak", topic=found.topic.name, problem=weakness)
+    if faults:
+        raise SettingsError("\n".join(faults))
+
+
+def _inspect(
+    admin: AdminClient, topics: Collection[Topic], there: Descriptions
+) -> Iterator[_FoundTopic]:
+    brokers = _count_brokers(admin)
+    asked = [ConfigResource(ConfigResource.Type.TOPIC, topic.name) for topic in topics]
+    futures = admin.describe_configs(asked, request_timeout=TIMEOUT_S)
+    for topic, resource in zip(topics, asked, strict=True):
+        told = _told(futures[resource], f"topic {topic.name}") or {}
+        partitions = there[topic.name].partitions
+        yield _FoundTopic(
+            topic,
+            len(partitions),
+            min(len(each.replicas) for each in partitions),
+            {name: entry.value for name, entry in told.items() if entry.value is not None},
+            brokers,
         )
+
+
+def _faults(found: _FoundTopic, settings: BrokerSettings) -> Iterator[str]:
+    """What breaks a promise, a line each."""
+    topic = found.topic
+    if fault := _partition_fault(topic, found.partitions, settings):
+        yield fault
+    for fault in topic_faults(topic, found.config):
+        yield f"topic {topic.name}: {fault}"
+    if _is_alone(found) and settings.replication_factor != 1:
+        yield (
+            f"topic {topic.name}: {_ALONE.format(found.brokers)}: keep it on three "
+            "(kafka-reassign-partitions.sh), or accept it: set kafka.replication_factor to 1"
+        )
+
+
+def _weaknesses(found: _FoundTopic, settings: BrokerSettings) -> Iterator[str]:
+    """What weakens a promise, a line each."""
+    yield from topic_weaknesses(found.topic, found.config)
+    if _is_alone(found) and settings.replication_factor == 1:
+        yield _ALONE.format(found.brokers)
+    if found.copies >= _REPLICAS and found.config.get("min.insync.replicas") == "1":
+        yield "min.insync.replicas is 1: what one broker alone has may be lost with it: set it to 2"
+
+
+_ALONE = "each partition is on one of {} brokers, and lost with it"
+
+
+def _is_alone(found: _FoundTopic) -> bool:
+    return found.copies == 1 and (found.brokers or 1) > 1
+
+
+def _setting_fault(found: _FoundTopic, settings: BrokerSettings) -> str:
+    """Why the setting of partitions is wrong; "" where it fits this topic."""
+    wanted, name = settings.partitions, found.topic.name
+    # Workers name the source of each partition that they consume at start.
+    if name not in (*EVENT_TYPES.topics, ITEMS) or found.partitions == wanted:
+        return ""
+    return (
+        f"kafka.partitions: {wanted}: topic {name} has {found.partitions}: "
+        f"set kafka.partitions to {found.partitions}, or use another cluster"
+    )
+
+
+def _partition_fault(topic: Topic, found: int, settings: BrokerSettings) -> str:
+    """Why a topic cannot have so many partitions; "" where it can."""
+    wanted = _partitions(topic, settings)
+    if topic.any_partitions or found == wanted:
+        return ""
+    if not topic.partitioned:
+        return f"topic {topic.name} has {found} partitions: its order needs one: make it anew"
+    # A click would be looked for in another partition than what was recommended before it.
+    return f"topic {topic.name} has {found} partitions, and events have {wanted}: make it anew"
+
+
+def _told(future: Future[Any], what: str) -> Any:
+    """What Kafka tells of itself; None, and a warning, where it does not tell this client."""
+    try:
+        return future.result()
+    except KafkaException as error:
+        reason: KafkaError = error.args[0]
+        if reason.retriable() or reason.code() in _AWAY:
+            raise unreachable(error) from error
+        log.warning("topics_not_checked", of=what, reason=reason.str())
+        return None
 
 
 def _answer(future: Future[Any], expected: Collection[int]) -> Any:

@@ -119,8 +119,13 @@ class BrokerSettings(Section):
         description="partitions of each topic of events; no more workers than this can share the "
         "work; fixed once the topics are made",
     )
-    replication_factor: Annotated[int, Field(ge=1, le=9)] = Field(
-        1, description="on how many brokers each partition is kept, where topics are made"
+    replication_factor: Annotated[int, Field(ge=1, le=9)] | None = Field(
+        None,
+        description="on how many brokers each partition is kept, where topics are made; default: "
+        "3, or as many as there are; 1: topics on one of several brokers are accepted",
+    )
+    create_topics: bool = Field(
+        True, description="whether topics that are missing are made; else they are an error"
     )
 
     @property
@@ -182,13 +187,31 @@ def _plain(user_id: str) -> str:
     return user_id.strip().casefold()
 
 
+class WrongTime(StrEnum):
+    """What becomes of an event whose time cannot be right."""
+
+    REFUSE = "refuse"
+    CLAMP = "clamp"
+
+
 class EventSettings(Section):
-    """Which events are refused though they keep to the contract."""
+    """Which events count, of those that keep to the contract."""
 
     nobody: frozenset[Annotated[str, AfterValidator(_plain)]] = Field(
         frozenset(NOBODY),
         description="user_ids that stand for nobody in particular, in any spelling of upper and "
         "lower case: their events are refused, as all who are not known would be one person",
+    )
+    wrong_time: WrongTime = Field(
+        WrongTime.REFUSE,
+        description="what becomes of an event of a wrong clock: more than an hour ahead of its "
+        "arrival, or older than max_age_s. refuse: it is a dead letter; clamp: it counts as of its "
+        "arrival",
+    )
+    max_age_s: Annotated[float, Field(gt=0)] | None = Field(
+        None,
+        description="an event that arrives so many seconds after its time is of a clock that is "
+        "behind; empty: an event may be of any age",
     )
 
     def is_nobody(self, user_id: str) -> bool:
@@ -317,6 +340,12 @@ class FeatureSettings(Section):
     seen_limit: Annotated[int, Field(ge=0)] = Field(
         4096, description="seen items that a person's row keeps, at most"
     )
+    item_event_limit: Annotated[int, Field(ge=1)] | None = Field(
+        None,
+        description="events of a type by which one person counts for an item's trend, of those "
+        "that the person's row keeps: a bot's thousand clicks are then no trend; empty: all count. "
+        "May be changed at any time, and counts from then on",
+    )
     category_limit: Annotated[int, Field(ge=0)] = Field(
         256, description="categories that a person's row keeps counts of, at most"
     )
@@ -338,7 +367,7 @@ class FeatureSettings(Section):
 
     def stored_values(self) -> dict[str, Any]:
         """What stores are marked with, as JSON: all that changes rows, by names that stay."""
-        values = self.model_dump(mode="json", exclude={"trending_half_life_ms"})
+        values = self.model_dump(mode="json", exclude={"trending_half_life_ms", "item_event_limit"})
         values["seen_by"] = sorted(self.seen_by)
         return {_STORED_NAMES.get(name, name): value for name, value in values.items()}
 

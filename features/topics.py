@@ -1,5 +1,6 @@
-"""Topics as they are created: partitions, retention; and the hashes that name things in rows."""
+"""Topics as they are created and must be; and the hashes that name things in rows."""
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import NewType
 
@@ -13,36 +14,109 @@ Hash = NewType("Hash", int)
 
 @dataclass(frozen=True)
 class Topic:
-    """A topic as it is created.
+    """A topic as it is created, and what it must be where it exists.
 
     `LogAppendTime` where a message's time decides something, so that a replay decides alike: what
     lies in the future, and what was recommended before a click.
+
+    Attributes:
+        partitioned: whether it has as many partitions as `kafka.partitions` says, else 1.
+        config: what it is created with.
+        any_partitions: whether another number of partitions harms nothing.
+        least_retention_ms: messages that go sooner may be missed; 0: they may.
     """
 
     name: str
     partitioned: bool
     config: dict[str, str]
+    any_partitions: bool = False
+    least_retention_ms: int = 0
 
 
 _DAY_MS = 86_400_000
 _ARRIVAL = {"message.timestamp.type": "LogAppendTime"}
+_COMPACTED = {"cleanup.policy": "compact"}
 
 _EVENTS = _ARRIVAL | {"retention.ms": str(30 * _DAY_MS)}
 _OTHER_TOPICS = (
-    Topic(topics.ITEMS, True, {"cleanup.policy": "compact"}),
-    Topic(topics.RECOMMENDATIONS, True, _ARRIVAL | {"retention.ms": str(_DAY_MS)}),
+    Topic(topics.ITEMS, True, _COMPACTED),
+    Topic(
+        topics.RECOMMENDATIONS,
+        True,
+        _ARRIVAL | {"retention.ms": str(_DAY_MS)},
+        least_retention_ms=_DAY_MS // 8,
+    ),
     Topic(
         topics.DEAD_LETTERS,
         False,
         {"retention.ms": str(30 * _DAY_MS), "max.message.bytes": str(topics.MAX_MESSAGE_BYTES)},
+        any_partitions=True,
+        least_retention_ms=_DAY_MS,
     ),
-    Topic(topics.ROLLOUTS, False, {"cleanup.policy": "compact"}),
+    Topic(topics.ROLLOUTS, False, _COMPACTED),
 )
+# Kafka's own default, about. No message of Headwater is larger: a dead letter is cut to fit.
+LEAST_MESSAGE_BYTES = 1_048_576
 
 
 def list_topics() -> tuple[Topic, ...]:
     """Every topic of Headwater: those of the registered event types first."""
-    return (*(Topic(name, True, _EVENTS) for name in EVENT_TYPES.topics), *_OTHER_TOPICS)
+    events = (Topic(name, True, _EVENTS, False, _DAY_MS) for name in EVENT_TYPES.topics)
+    return (*events, *_OTHER_TOPICS)
+
+
+def topic_faults(topic: Topic, found: Mapping[str, str]) -> Iterator[str]:
+    """What breaks an argument of docs/explanation/exactly-once.md in a topic that exists.
+
+    Args:
+        found: its configuration; what Kafka does not tell is taken for right.
+
+    Yields:
+        a line for each, with what sets it right.
+    """
+    for name, wanted in ({"cleanup.policy": "delete"} | topic.config).items():
+        has, why = found.get(name, wanted), _WHY.get((name, wanted))
+        if why and has != wanted:
+            yield f"{name} is {has}: {why}: {_alter(topic, name, wanted)}"
+    if int(found.get(_MAX_BYTES, LEAST_MESSAGE_BYTES)) < LEAST_MESSAGE_BYTES:
+        yield (
+            f"{_MAX_BYTES} is {found[_MAX_BYTES]}: a message that is larger would stop its "
+            f"partition: {_alter(topic, _MAX_BYTES, LEAST_MESSAGE_BYTES)}"
+        )
+
+
+def topic_weaknesses(topic: Topic, found: Mapping[str, str]) -> Iterator[str]:
+    """What makes a loss more likely in a topic that exists, likewise."""
+    retention_ms = int(found.get("retention.ms", -1))
+    if 0 <= retention_ms < topic.least_retention_ms:
+        yield (
+            f"retention.ms is {retention_ms}: a process that is down for longer misses messages: "
+            f"set {topic.least_retention_ms} or more"
+        )
+    if topic.least_retention_ms and int(found.get("retention.bytes", -1)) >= 0:
+        yield (
+            f"retention.bytes is {found['retention.bytes']}: what comes in a busy hour may go "
+            "before it is read: set retention.ms only"
+        )
+    if found.get("unclean.leader.election.enable") == "true":
+        yield "unclean.leader.election.enable is true: what was acknowledged may be lost: unset it"
+
+
+_MAX_BYTES = "max.message.bytes"
+_WHY = {
+    ("message.timestamp.type", "LogAppendTime"): (
+        "when a message arrived would be what its sender says, and one wrong clock decides for all"
+    ),
+    ("cleanup.policy", "compact"): "what has not changed for long would be forgotten",
+    ("cleanup.policy", "delete"): "only a key's newest message would be kept",
+}
+
+
+def _alter(topic: Topic, name: str, value: object) -> str:
+    return (
+        f"kafka-configs.sh --alter --entity-type topics --entity-name {topic.name} "
+        f"--add-config {name}={value}"
+    )
 
 
 def hash64(name: str) -> Hash:

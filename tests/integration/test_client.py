@@ -8,12 +8,14 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from uuid import uuid4
 
 import headwater_client
 import pytest
+import structlog
 from confluent_kafka import Producer
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import AdminClient, NewTopic
 from headwater_client import (
     DeliveryError,
     EventProducer,
@@ -24,14 +26,15 @@ from headwater_client import (
 from headwater_client.errors import EventError
 from headwater_client.event_types import CLICK, PURCHASE
 from headwater_client.events import Click, Item, Purchase, Recommendation, decode, encode
-from headwater_client.topics import ITEMS, PARTITIONER, RECOMMENDATIONS
+from headwater_client.topics import DEAD_LETTERS, ITEMS, PARTITIONER, RECOMMENDATIONS, ROLLOUTS
 
 from deploy.jobs.replay import ReplayResult, rate_pace, replay, speed_pace
 from deploy.settings import Settings
 from features.kafka import client_config, ensure_topics, topic_ids
 from features.settings import BrokerSettings
-from features.topics import Topic
+from features.topics import Topic, list_topics
 from tests.harness.topic_reader import TopicReader
+from tests.harness.waiting import wait_until
 from trainer.datasets import Log, RefusedRecord
 
 pytestmark = pytest.mark.integration
@@ -271,6 +274,60 @@ def test_another_number_of_partitions_is_refused(kafka: BrokerSettings) -> None:
     with pytest.raises(SettingsError, match=rf"partitions to {kafka.partitions}") as error:
         ensure_topics(other)
     assert "\n" not in str(error.value)
+
+
+def made_by_hand(
+    kafka: BrokerSettings, like: str, partitions: int, config: dict[str, str]
+) -> Topic:
+    """A topic that somebody else has made, to be used as one of Headwater's."""
+    [topic] = [replace(t, name=f"{like}-{uuid4()}") for t in list_topics() if t.name == like]
+    new = NewTopic(topic.name, partitions, 1, config=config)
+    AdminClient(client_config(kafka)).create_topics([new])[topic.name].result()
+    wait_until(lambda: topic_ids(kafka, [topic.name]), 20)
+    return topic
+
+
+def test_topics_that_others_made_wrong_are_refused_with_a_line_each(kafka: BrokerSettings) -> None:
+    wrong = [
+        made_by_hand(kafka, CLICK.topic, kafka.partitions, {"cleanup.policy": "compact"}),
+        made_by_hand(kafka, RECOMMENDATIONS, 1, {"message.timestamp.type": "LogAppendTime"}),
+        made_by_hand(kafka, ROLLOUTS, 3, {}),
+        made_by_hand(kafka, DEAD_LETTERS, 1, {"max.message.bytes": "1000"}),
+    ]
+    with pytest.raises(SettingsError) as refused:
+        ensure_topics(kafka, wrong)
+    lines = str(refused.value).splitlines()
+    expected = [
+        (0, "message.timestamp.type is CreateTime"),
+        (0, "cleanup.policy is compact"),
+        (1, f"has 1 partitions, and events have {kafka.partitions}"),
+        (2, "has 3 partitions: its order needs one"),
+        (2, "cleanup.policy is delete"),
+        (3, "max.message.bytes is 1000"),
+    ]
+    assert len(lines) == len(expected)
+    for at, problem in expected:
+        assert any(wrong[at].name in line and problem in line for line in lines), problem
+
+
+def test_a_topic_that_is_only_weak_is_used_and_told(kafka: BrokerSettings) -> None:
+    weak = made_by_hand(kafka, DEAD_LETTERS, 2, {"retention.ms": "1000"})
+    with structlog.testing.capture_logs() as told:
+        assert ensure_topics(kafka, [weak])
+    [line] = [entry for entry in told if entry["event"] == "topic_weak"]
+    assert line["topic"] == weak.name
+    assert "retention.ms is 1000" in line["problem"]
+
+
+def test_missing_topics_are_made_only_where_the_settings_say_so(kafka: BrokerSettings) -> None:
+    missing = Topic(f"test-{uuid4()}", True, {})
+    by_hand = kafka.model_copy(update={"create_topics": False})
+    with pytest.raises(SettingsError, match=rf"no topic {missing.name}: create") as refused:
+        ensure_topics(by_hand, [missing])
+    assert "\n" not in str(refused.value)
+    assert not topic_ids(kafka, [missing.name])
+    ensure_topics(kafka, [missing])
+    assert ensure_topics(by_hand, [missing])
 
 
 def test_a_replay_sends_all_and_counts(kafka: BrokerSettings, reader: TopicReader) -> None:
