@@ -7,6 +7,8 @@ from pydantic import Field, SecretStr, model_validator
 
 from features.settings import DAY_MS, OpenFraction, Section
 
+# Beyond a half a coin would do better, and no confidence sequence is defined.
+ErrorRate = Annotated[float, Field(gt=0, le=0.5)]
 CanaryFraction = Annotated[float, Field(gt=0, le=0.5)]
 DAY_S = DAY_MS / 1000
 
@@ -37,12 +39,12 @@ class RolloutSettings(Section):
         description="non-inferiority margin: largest accepted loss of reward, as a fraction of "
         "the baseline's",
     )
-    false_promotion: OpenFraction = Field(
+    false_promotion: ErrorRate = Field(
         0.01,
         description="type I error: largest probability that a version which is worse by more "
         "than the margin is promoted",
     )
-    false_rollback: OpenFraction = Field(
+    false_rollback: ErrorRate = Field(
         0.05,
         description="largest probability that a version as good as the baseline is rolled back "
         "for its reward",

@@ -11,6 +11,7 @@ import structlog
 from headwater_client.errors import SettingsError
 
 from deploy import settings_text
+from deploy.rollout.evidence import radius
 from deploy.services.supervisor import environment
 from deploy.settings import Settings, load_settings
 from deploy.settings_reference import render_reference
@@ -85,6 +86,16 @@ def test_a_wrong_value_is_named_as_key_and_variable(monkeypatch: pytest.MonkeyPa
     assert problem().startswith(
         "kafka.partitions (HEADWATER_KAFKA__PARTITIONS) = 'many': Input should be a valid integer"
     )
+
+
+@pytest.mark.parametrize("name", ["FALSE_PROMOTION", "FALSE_ROLLBACK"])
+def test_an_error_rate_beyond_a_half_is_refused(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """No confidence sequence has it: a controller would end at its first look."""
+    monkeypatch.setenv(f"HEADWATER_ROLLOUT__{name}", "0.65")
+    with pytest.raises(SettingsError, match=rf"rollout\.{name.lower()}: .*0\.5"):
+        load_settings()
+    monkeypatch.setenv(f"HEADWATER_ROLLOUT__{name}", "0.5")
+    assert radius(0.01, getattr(load_settings().rollout, name.lower())) > 0
 
 
 def test_every_problem_has_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
