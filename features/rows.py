@@ -13,12 +13,14 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import NamedTuple
 
 from headwater_client.event_types import EVENT_TYPES
 from headwater_client.events import Interaction
 
 from features import decay
+from features.events import latest_reference_ms
 from features.schema import FeatureSchema
 from features.topics import Hash, hash64
 
@@ -128,11 +130,29 @@ def apply_event(row: UserRow, event: Observation, schema: FeatureSchema) -> bool
         return False
     _remember(row, event.event, schema.settings.dedup_window)
     _count(row, event, schema)
-    happened = (event.time_ms, int(event.type), event.item)
-    _insert_newest(row.events, happened, schema.settings.history_length)
+    add_to_history(row, event, schema)
     if event.type in schema.seen_by:
         _insert_lowest(row.seen, event.item, schema.settings.seen_limit)
     return True
+
+
+def add_to_history(row: UserRow, event: Observation, schema: FeatureSchema) -> None:
+    """Give an event its place among the newest of its person, in place."""
+    happened = (event.time_ms, int(event.type), event.item)
+    _insert_newest(row.events, happened, schema.settings.history_length)
+
+
+def counts_for_item(row: UserRow, event: Observation, schema: FeatureSchema) -> bool:
+    """Whether an event that counts for its person counts for its item too.
+
+    By `features.item_event_limit`, so that one person is not a trend. Asked of the row before the
+    event is applied to it: a replay then decides from the same row.
+    """
+    limit = schema.settings.item_event_limit
+    if limit is None:
+        return True
+    events = zip(row.events[1::3], row.events[2::3], strict=True)
+    return sum(each == (event.type, event.item) for each in events) < limit
 
 
 def apply_item_event(group: ItemGroup, event: Observation, schema: FeatureSchema) -> None:
@@ -146,6 +166,39 @@ def apply_item_event(group: ItemGroup, event: Observation, schema: FeatureSchema
     group.reference_ms = decay.add(
         group.values, group.reference_ms, event.time_ms, (1.0,), schema.item_half_lives
     )
+
+
+def recover_user(row: UserRow, now_ms: int, schema: FeatureSchema) -> None:
+    """Free a row from events of a time that cannot be, in place: they lie in a far future.
+
+    Beside one of the year 2200 all that happens now adds nothing. It loses its place in the
+    history, the decayed counters are made anew from the events that are left there, and plain
+    counts stay. What categories had decayed to is gone.
+    """
+    latest_ms = latest_reference_ms(now_ms)
+    if row.reference_ms <= latest_ms:
+        return
+    history = [event for event in row.history if event[0] <= latest_ms]
+    row.events = array("q", chain.from_iterable(history))
+    plain, size = row.counters, len(schema.user_half_lives)
+    row.counters, reference_ms = [0.0] * len(plain), 0
+    for time_ms, code, _ in history:
+        weights = [float(code == each) for each in schema.event_codes]
+        reference_ms = decay.add(
+            row.counters, reference_ms, time_ms, weights, schema.user_half_lives
+        )
+    row.counters[size - 1 :: size] = plain[size - 1 :: size]
+    for values in row.categories.values():
+        values[:-1] = [0.0] * (len(values) - 1)
+
+
+def recover_group(group: ItemGroup, now_ms: int) -> None:
+    """Let a group that is kept at a time that cannot be go on from now, in place.
+
+    What it had decayed to at that time is what it has now.
+    """
+    if group.reference_ms > latest_reference_ms(now_ms):
+        group.reference_ms = now_ms
 
 
 def popularity(

@@ -14,15 +14,16 @@ from functools import partial
 from typing import Any, cast
 
 import faust
-from faust.types import EventT, StreamT
+from faust.types import EventT, Message, StreamT
 from faust.types.auth import CredentialsT
-from headwater_client import EVENT_TYPES, EventError, SettingsError, decode
+from headwater_client import EVENT_TYPES, EventError, SettingsError
 from headwater_client.topics import ITEMS
 
+from features.events import EventReader
 from features.kafka import ensure_sources
 from features.model_server import keep_loaded
 from features.schema import FeatureSchema
-from features.settings import BrokerSettings, SecurityProtocol
+from features.settings import BrokerSettings, EventSettings, SecurityProtocol
 from features.store import RowStore, popularity_table
 from features.store.redis import RedisRowStore
 from features.topics import Hash
@@ -44,13 +45,18 @@ class RecordDecoder:
 
     Args:
         sources: the source hash of each topic and partition.
+        settings: which events count.
     """
 
     def __init__(
-        self, sources: Mapping[tuple[str, int], Hash], producer: RecommendationProducer
+        self,
+        sources: Mapping[tuple[str, int], Hash],
+        producer: RecommendationProducer,
+        settings: EventSettings = EventSettings(),  # noqa: B008 (frozen)
     ) -> None:
         self._sources = sources
         self._producer = producer
+        self._reader = EventReader(settings, metrics.count_wrong_time)
 
     async def interactions(self, events: Sequence[EventT[bytes]]) -> list[ConsumerRecord]:
         """The interactions of a batch, in its order."""
@@ -66,10 +72,9 @@ class RecordDecoder:
     def _decode(self, event: EventT[bytes]) -> ConsumerRecord:
         message = event.message
         topic, partition = message.topic, message.partition
-        kind = EVENT_TYPES.spec_of_topic(topic).struct
-        decoded = decode(kind, message.value, int(message.timestamp * 1000))
+        decoded = self._reader.read(topic, message.value, _time_ms(message))
         source = self._sources[topic, partition]
-        arrived_ms = int(message.timestamp * 1000)
+        arrived_ms = self._reader.arrival_ms(_time_ms(message))
         return ConsumerRecord(decoded, f"{topic}_{partition}", source, message.offset, arrived_ms)
 
     async def item_updates(self, events: Sequence[EventT[bytes]]) -> dict[str, ItemUpdate]:
@@ -83,10 +88,15 @@ class RecordDecoder:
                 await self._producer.send_to_dead_letter(event, error)
             else:
                 source = self._sources[message.topic, message.partition]
-                time_ms = int(message.timestamp * 1000)
+                time_ms = self._reader.arrival_ms(_time_ms(message))
                 newest[item_id] = ItemUpdate(item, source, message.offset, time_ms)
         metrics.count_events(event.message.topic for event in events)
         return newest
+
+
+def _time_ms(message: Message) -> int | None:
+    """The time that Kafka gives a message; Faust has it in seconds, and None for none."""
+    return None if message.timestamp is None else int(message.timestamp * 1000)
 
 
 class FastLoop:
@@ -225,7 +235,7 @@ def make_services(config: WorkerConfig, app: faust.App) -> WorkerServices:
     store = RedisRowStore(config.store)
     producer = RecommendationProducer(config.kafka)
     commits = Commits(app, store, producer, config.worker.commit_interval_s)
-    decoder = RecordDecoder(sources, producer)
+    decoder = RecordDecoder(sources, producer, config.events)
     schema = FeatureSchema(config.features)
     routes = Routes(config.triton.model, schema.contract)
     follower = RolloutFollower(config.kafka, routes)

@@ -1,6 +1,6 @@
 """Every touch of what Faust keeps to itself: how it fetches, hands over and commits messages.
 
-Faust is used for membership and consumption only, and three things of that are not among its
+Faust is used for membership and consumption only, and four things of that are not among its
 settings. They are reached here by names that neither Faust nor aiokafka promises to keep: therefore
 pyproject.toml pins faust-streaming==0.15.3. With another version this file is the one to check.
 """
@@ -37,6 +37,9 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):
         # Faust passes neither on, and aiokafka has no setters; read anew at the consumer's start.
         _replace(consumer, "_fetch_max_wait_ms", FETCH_MAX_WAIT_MS)
         _replace(consumer, "_fetch_min_bytes", FETCH_MIN_BYTES)
+        # What a producer took back counts nowhere: neither here nor in windows or feedback, which
+        # read so by librdkafka's default. Faust asks for it only where it writes transactions.
+        _replace(consumer, "_isolation_level", "read_committed")
         # By range, one worker gets the same partition of every topic of interactions, and so all
         # events of a user. Faust's own choice without tables is round robin.
         _replace(consumer, "_partition_assignment_strategy", (RangePartitionAssignor,))

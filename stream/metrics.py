@@ -10,6 +10,11 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5
 
 EVENTS = Counter("headwater_events_total", "Events read, counted or not", ["topic"])
 DEAD_LETTERS = Counter("headwater_dead_letters_total", "Events refused", ["topic"])
+WRONG_TIMES = Counter(
+    "headwater_wrong_times_total",
+    "Events whose time, or whose message's arrival time, cannot be right: clamped or refused",
+    ["topic", "reason"],
+)
 RECOMMENDATIONS = Counter(
     "headwater_recommendations_total", "Recommendations produced", ["variant", "fallback"]
 )
@@ -41,6 +46,11 @@ STAGE_SECONDS = Histogram(
     buckets=_SECONDS,
 )
 COMMITTED_OFFSET = Gauge("headwater_committed_offset", "Offset committed", ["topic", "partition"])
+
+
+def count_wrong_time(topic: str, reason: str) -> None:
+    """Count an event whose time is ahead or behind, or whose message's time cannot be."""
+    WRONG_TIMES.labels(topic, reason).inc()
 
 
 def count_events(topics: Iterable[str]) -> None:

@@ -15,7 +15,17 @@ from headwater_client import Interaction
 
 from features import columns
 from features.columns import CatalogueEntry
-from features.rows import ItemGroup, UserRow, apply_event, apply_item_event, observation
+from features.events import current_ms
+from features.rows import (
+    ItemGroup,
+    UserRow,
+    apply_event,
+    apply_item_event,
+    counts_for_item,
+    observation,
+    recover_group,
+    recover_user,
+)
 from features.schema import FeatureSchema
 from features.store import USERS, VERSION, RowRead, RowStore, RowWrite, StoreTable
 from features.topics import Hash
@@ -130,12 +140,15 @@ class RowUpdater:
         ]
         entry_reads = [catalogue_read(name) for name in _missing(entries)]
         replies = iter(await self._store.read([*user_reads, *group_reads, *entry_reads]))
+        now_ms = current_ms()
         for read, stored in zip(user_reads, replies, strict=False):
             row = columns.decode_user(stored, self._schema)
+            recover_user(row, now_ms, self._schema)
             users[read.entity_id] = CachedRow(row, stored[VERSION])
         for read, stored in zip(group_reads, replies, strict=False):
             (column,) = read.columns
             group = columns.decode_group(stored[column], self._schema)
+            recover_group(group, now_ms)
             groups[ItemGroupKey(read.entity_id, column)] = CachedRow(group, stored[column])
         for read, stored in zip(entry_reads, replies, strict=True):
             entries[read.entity_id] = self._catalogue.put(read.entity_id, stored)
@@ -154,7 +167,8 @@ class RowUpdater:
             categories = rows.entries[event.item_id].category_hashes
             observed = observation(event, source, offset, categories)
             changed_users[event.user_id] = user
-            if apply_event(user.row, observed, self._schema):
+            for_item = counts_for_item(user.row, observed, self._schema)
+            if apply_event(user.row, observed, self._schema) and for_item:
                 key = ItemGroupKey(event.item_id, column)
                 apply_item_event(rows.groups[key].row, observed, self._schema)
                 changed_groups[key] = rows.groups[key]

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, SecretStr, field_validator
 
-from features.settings import BrokerSettings, FeatureSettings, Section, StoreSettings
+from features.settings import BrokerSettings, EventSettings, FeatureSettings, Section, StoreSettings
 
 
 class TritonSettings(Section):
@@ -130,3 +130,4 @@ class WorkerConfig:
     features: FeatureSettings
     triton: TritonSettings
     worker: WorkerSettings
+    events: EventSettings = EventSettings()  # noqa: RUF009 (frozen)

@@ -16,6 +16,7 @@ import structlog
 from headwater_client import EVENT_TYPES, ServerError
 
 from features.columns import TrendList, decode_trending, encode_trending
+from features.events import current_ms
 from features.rows import ItemGroup
 from features.schema import FeatureSchema, Float64Array, Int64Array, Vocabulary
 from features.store import TRENDING, VERSION, RowRead, RowStore, RowWrite, item_sources
@@ -48,43 +49,82 @@ class TrendingItems:
 
 
 def update_list(
-    stored: TrendList, changed: Mapping[str, ItemGroup], limit: int, schema: FeatureSchema
+    stored: TrendList,
+    changed: Mapping[str, ItemGroup],
+    limit: int,
+    schema: FeatureSchema,
+    now_ms: int | None = None,
 ) -> TrendList:
-    """A source's list with the groups that have changed: the `limit` most popular items of both."""
+    """A source's list with the groups that have changed: the `limit` most popular items of both.
+
+    Counters that are kept at a later time than now are taken as of now: beside one of the year 2200
+    all others would be worth nothing.
+    """
     kept = [place for place, name in enumerate(stored.item_ids) if name not in changed]
     names = [*(stored.item_ids[place] for place in kept), *changed]
     new_counts = [(group.reference_ms, *group.values) for group in changed.values()]
     width = stored.counts.shape[1]
     counts = np.concatenate([stored.counts[kept], np.reshape(new_counts, (-1, width))])
+    counts[:, 0] = np.minimum(counts[:, 0], now_ms or current_ms())
     newest = counts[:, 0].max(initial=0)
     factors = 2.0 ** -((newest - counts[:, 0]) / schema.settings.trending_half_life_ms)
     best = np.argsort(-counts[:, 1 + schema.trending_index] * factors, kind="stable")[:limit]
     return TrendList([names[place] for place in best], counts[best])
 
 
-def sum_lists(lists: Sequence[tuple[int, TrendList]], schema: FeatureSchema) -> TrendingItems:
+def sum_lists(
+    lists: Sequence[tuple[int, TrendList]], schema: FeatureSchema, now_ms: int | None = None
+) -> TrendingItems:
     """Add up the sources' lists, each counter brought to the newest reference time.
 
     Args:
         lists: each with the code of its event type.
         schema: what each type weighs.
+        now_ms: no reference time is later; default: this process's clock.
     """
-    half_lives = np.asarray(schema.item_half_lives[:-1])
-    newest = max((listed.counts[:, 0].max(initial=0) for _, listed in lists), default=0)
-    place: dict[str, int] = {}
-    for _, listed in lists:
-        for name in listed.item_ids:
-            place.setdefault(name, len(place))
-    total = np.zeros((len(place), len(half_lives)))
+    total = _TrendSum([listed for _, listed in lists], schema, now_ms or current_ms())
     for code, listed in lists:
-        factors = 2.0 ** -((newest - listed.counts[:, :1]) / half_lives)
-        rows = [place[name] for name in listed.item_ids]
-        total[rows] += schema.weight[code] * listed.counts[:, 1:-1] * factors
-    order = np.argsort(-total[:, schema.trending_index], kind="stable")
-    names = list(place)
-    return TrendingItems(
-        [names[row] for row in order], total[order], int(newest), half_lives, schema.trending_index
-    )
+        total.add(code, listed)
+    return total.items()
+
+
+class _TrendSum:
+    """A sum of lists that is made a list at a time, so that others get their turn in between.
+
+    Args:
+        lists: all that will be added.
+        now_ms: no reference time is later.
+    """
+
+    def __init__(self, lists: Sequence[TrendList], schema: FeatureSchema, now_ms: int) -> None:
+        newest = max((listed.counts[:, 0].max(initial=0) for listed in lists), default=0)
+        self._reference_ms = int(min(newest, now_ms))
+        self._schema = schema
+        self._half_lives = np.asarray(schema.item_half_lives[:-1])
+        self._place: dict[str, int] = {}
+        most = sum(len(listed.item_ids) for listed in lists)
+        self._total = np.zeros((most, len(self._half_lives)))
+
+    def add(self, code: int, listed: TrendList) -> None:
+        """Add a list of events of this type."""
+        place = self._place
+        rows = [place.setdefault(name, len(place)) for name in listed.item_ids]
+        elapsed = np.maximum(0, self._reference_ms - listed.counts[:, :1])
+        values = listed.counts[:, 1:-1] * 2.0 ** -(elapsed / self._half_lives)
+        self._total[rows] += self._schema.weight[code] * values
+
+    def items(self) -> TrendingItems:
+        """The sum, most popular first."""
+        ranked_by, names = self._schema.trending_index, list(self._place)
+        total = self._total[: len(names)]
+        order = np.argsort(-total[:, ranked_by], kind="stable")
+        return TrendingItems(
+            [names[row] for row in order],
+            total[order],
+            self._reference_ms,
+            self._half_lives,
+            ranked_by,
+        )
 
 
 class TrendingIndex:
@@ -159,10 +199,11 @@ class TrendingSource:
             ServerError: the store does not answer.
         """
         stored = await self._store.read(self._reads)
-        lists = {
-            read.entity_id: decode_trending(columns, self._schema)
-            for read, columns in zip(self._reads, stored, strict=True)
-        }
+        lists: dict[str, TrendList] = {}
+        for read, columns in zip(self._reads, stored, strict=True):
+            lists[read.entity_id] = decode_trending(columns, self._schema)
+            # A list takes half a millisecond, and there are hundreds: answers do not wait for all.
+            await asyncio.sleep(0)
         versions = {r.entity_id: s[VERSION] for r, s in zip(self._reads, stored, strict=True)}
         changed, self._changed = self._changed, {}
         for name, groups in changed.items():
@@ -171,9 +212,11 @@ class TrendingSource:
         await self._store.write(
             [_list_write(n, lists[n], groups, versions[n]) for n, groups in changed.items()]
         )
-        self.items = sum_lists(
-            [(_event_code(n), listed) for n, listed in lists.items()], self._schema
-        )
+        total = _TrendSum(list(lists.values()), self._schema, current_ms())
+        for name, listed in lists.items():
+            total.add(_event_code(name), listed)
+            await asyncio.sleep(0)
+        self.items = total.items()
 
 
 def _list_write(

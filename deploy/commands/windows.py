@@ -54,7 +54,8 @@ def write() -> None:
     settings = local.connect(load_settings(), only=["kafka"])
     store = WindowStore(settings.windows_address)
     with graceful_shutdown() as stop:
-        for _ in WindowWriter(settings.kafka, store, settings.windows).run(stop):
+        writer = WindowWriter(settings.kafka, store, settings.windows, settings.events)
+        for _ in writer.run(stop):
             pass
 
 
@@ -204,7 +205,8 @@ def _write_windows(settings: Settings, log: Log | None) -> Iterable[WindowManife
     store = WindowStore(settings.windows_address)
     if log:
         return WindowLoader(log.fingerprint, store, settings.windows).write(log.events)
-    return WindowWriter(settings.kafka, store, settings.windows).run(Event(), to_end=True)
+    writer = WindowWriter(settings.kafka, store, settings.windows, settings.events)
+    return writer.run(Event(), to_end=True)
 
 
 FASTEST = "max"

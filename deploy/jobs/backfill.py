@@ -27,6 +27,7 @@ from headwater_client.topics import ITEMS
 
 from deploy.settings import Settings
 from features import columns
+from features.events import EventReader, arrival_ms, current_ms
 from features.kafka import ensure_sources, group_members
 from features.rows import ItemGroup
 from features.schema import FeatureSchema
@@ -39,7 +40,7 @@ from stream.failures import is_transient
 from stream.row_updates import ConsumerRecord, ItemGroupKey, RowUpdater
 from stream.trending import TrendingSource
 from trainer.datasets import Log
-from trainer.windows.reader import MessageReader, action_of, is_end, log_refused, source_of
+from trainer.windows.reader import MessageReader, is_end, log_refused, read_event, source_of
 
 ATTEMPTS = 8
 DURABLE_MS = 5_000
@@ -192,6 +193,7 @@ async def fill_rows_from_kafka(settings: Settings, progress: Progress) -> Backfi
         ServerError: Kafka or the store does not answer.
     """
     sources, filled = ensure_sources(settings.kafka), BackfillCounts()
+    reader = EventReader(settings.events)
     with (
         closing(KafkaBacklog(settings.kafka, [ITEMS])) as catalogue,
         closing(KafkaBacklog(settings.kafka, EVENT_TYPES.topics)) as actions,
@@ -202,9 +204,7 @@ async def fill_rows_from_kafka(settings: Settings, progress: Progress) -> Backfi
                 await filler.add_items(_read_items(batch, sources, filled))
                 progress(filled.items + filled.refused, total)
             for batch in actions.batches():
-                records = [
-                    record for message in batch if (record := _read_event(message, sources, filled))
-                ]
+                records = _read_events(batch, reader, sources, filled)
                 await filler.add_events(records)
                 filled.events += len(records)
                 progress(filled.items + filled.events + filled.refused, total)
@@ -272,22 +272,26 @@ def _read_items(
             continue
         filled.items += 1
         source, offset = sources[source_of(message)], message.offset() or 0
-        newest[item_id] = ItemUpdate(item, source, offset, message.timestamp()[1])
+        time_ms = arrival_ms(message.timestamp()[1], current_ms())
+        newest[item_id] = ItemUpdate(item, source, offset, time_ms)
     return newest
 
 
-def _read_event(
-    message: Message, sources: Sources, filled: BackfillCounts
-) -> ConsumerRecord | None:
-    """An event; None for what breaks the contract."""
-    try:
-        event = action_of(message)
-    except EventError as error:
-        _refuse(message, error, filled)
-        return None
-    topic, partition = source_of(message)
-    source = sources[topic, partition]
-    return ConsumerRecord(event, f"{topic}_{partition}", source, message.offset() or 0)
+def _read_events(
+    batch: Iterable[Message], reader: EventReader, sources: Sources, filled: BackfillCounts
+) -> list[ConsumerRecord]:
+    """The events of a batch; what breaks the contract is passed over."""
+    records = []
+    for message in batch:
+        try:
+            event = read_event(message, reader)
+        except EventError as error:
+            _refuse(message, error, filled)
+            continue
+        topic, partition = source_of(message)
+        source, offset = sources[topic, partition], message.offset() or 0
+        records.append(ConsumerRecord(event, f"{topic}_{partition}", source, offset))
+    return records
 
 
 def _loaded_record(event: Interaction, offset: int) -> ConsumerRecord:

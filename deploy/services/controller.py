@@ -65,7 +65,7 @@ async def _run(settings: Settings, stop: threading.Event, on_turn: Callable[[str
     def count_feedback(trial: Trial) -> FeedbackConsumer:
         window_ms = int(1000 * rules.credit_window_s)
         scope = FeedbackScope(trial.rollout_id, trial.started_ms, window_ms, rules.purchase_reward)
-        return FeedbackConsumer(settings.kafka, store, sources, scope)
+        return FeedbackConsumer(settings.kafka, store, sources, scope, settings.events)
 
     dependencies = Dependencies(count_feedback, partial(find_problem, settings))
     log.info("controller_started", steps=rules.steps, can_be_commanded=bool(rules.admin_token))

@@ -149,7 +149,7 @@ def _windows(
     settings: Settings, store: WindowStore
 ) -> Iterator[Callable[[], list[WindowManifest]]]:
     """Writes windows meanwhile; gives those that closed since it was asked last, after a wait."""
-    writer = WindowWriter(settings.kafka, store, settings.windows)
+    writer = WindowWriter(settings.kafka, store, settings.windows, settings.events)
     written: queue.SimpleQueue[WindowManifest] = queue.SimpleQueue()
     ended = threading.Event()
 

@@ -43,7 +43,12 @@ def run_worker(settings: Settings) -> None:
         ServerError: Kafka or the store does not answer at the start.
     """
     config = WorkerConfig(
-        settings.kafka, settings.store, settings.features, settings.triton, settings.worker
+        settings.kafka,
+        settings.store,
+        settings.features,
+        settings.triton,
+        settings.worker,
+        settings.events,
     )
     asyncio.run(_claim(settings))
     with WorkerName(settings).hold():

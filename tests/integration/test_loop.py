@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
 import signal
 import time
@@ -10,24 +12,33 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
+from confluent_kafka import TIMESTAMP_CREATE_TIME, Message, Producer
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
 from headwater_client import EventProducer, RecommendationConsumer
-from headwater_client.events import Recommendation
+from headwater_client.event_types import CLICK
+from headwater_client.events import Click, Recommendation, encode
+from headwater_client.topics import DEAD_LETTERS, PARTITIONER
 
 from bench.harness.processes import local_settings
 from deploy import local
 from deploy.jobs.train import model_registry
 from deploy.settings import Settings
+from features.columns import decode_user
 from features.inputs import MODEL_NAME
-from features.kafka import ensure_topics
+from features.kafka import client_config, ensure_topics
+from features.rows import UserRow
 from features.schema import FeatureSchema
+from features.store import USERS, RowRead
+from features.store.redis import RedisRowStore
 from stream.recommender import POPULAR_ITEMS, recommendation_id
 from tests.harness.models import SETTINGS, untrained
-from tests.harness.oracle import read_log
+from tests.harness.oracle import read_log, read_topic
 from tests.harness.rows import check_items, check_users
 from tests.harness.workers import WorkerProcess, WorkerProgress, running
 
 pytestmark = pytest.mark.integration
 ANSWER_S = 30.0
+YEAR_2200_MS = 7_258_118_400_000
 
 
 class Shop:
@@ -194,3 +205,92 @@ def test_without_the_store_consumption_waits_and_nothing_is_lost(shop: Shop) -> 
     assert {event.event_id for event in logged} >= {event.event_id for event in waiting}
     check_users(shop.settings, [e for e in logged if e.user_id.startswith("gus")], {})
     check_items(shop.settings, logged)
+
+
+async def stored_row(shop: Shop, user_id: str) -> UserRow:
+    store = RedisRowStore(shop.settings.store)
+    [stored] = await store.read([RowRead(USERS, user_id, USERS.columns)])
+    await store.close()
+    return decode_user(stored, FeatureSchema(shop.settings.features))
+
+
+def clicked(user_id: str, event_id: str, time_ms: int | None = None) -> Click:
+    now_ms = int(time.time() * 1000)
+    return Click(event_id=event_id, user_id=user_id, item_id="i1", timestamp=time_ms or now_ms)
+
+
+def sender(shop: Shop, **options: str) -> Producer:
+    """A producer that is not ours."""
+    return Producer(
+        client_config(shop.settings.kafka)
+        | {"partitioner": PARTITIONER, "log_level": "0"}
+        | {name.replace("_", "."): value for name, value in options.items()}
+    )
+
+
+def test_what_a_producer_took_back_counts_nowhere(shop: Shop) -> None:
+    producer = sender(shop, transactional_id="orders")
+    producer.init_transactions(ANSWER_S)
+    for event_id, is_meant in (("taken-back", False), ("meant", True)):
+        producer.begin_transaction()
+        producer.produce(CLICK.topic, encode(clicked("hal", event_id)), "hal")
+        producer.flush(ANSWER_S)
+        if is_meant:
+            producer.commit_transaction(ANSWER_S)
+        else:
+            # A worker that reads all would have it by now.
+            time.sleep(1)
+            producer.abort_transaction(ANSWER_S)
+    shop.answer_to("meant")
+    assert len(asyncio.run(stored_row(shop, "hal")).history) == 1
+
+
+def set_topic(shop: Shop, **config: str) -> None:
+    entries = [
+        ConfigEntry(name.replace("_", "."), value, incremental_operation=AlterConfigOpType.SET)
+        for name, value in config.items()
+    ]
+    topic = ConfigResource(ConfigResource.Type.TOPIC, CLICK.topic, incremental_configs=entries)
+    admin = AdminClient(client_config(shop.settings.kafka))
+    admin.incremental_alter_configs([topic])[topic].result()
+
+
+def send_at(shop: Shop, click: Click, message_ms: int) -> Message:
+    """Send with a time of the sender's own; the message as Kafka has taken it."""
+    taken: list[Message] = []
+    producer = sender(shop)
+    producer.produce(
+        CLICK.topic,
+        encode(click),
+        click.user_id,
+        timestamp=message_ms,
+        on_delivery=lambda _, message: taken.append(message),
+    )
+    assert producer.flush(ANSWER_S) == 0
+    return taken[0]
+
+
+def test_an_event_of_the_year_2200_spoils_nothing_where_times_are_the_senders_own(
+    shop: Shop,
+) -> None:
+    shop.act("ida", "i1")
+    try:
+        # Somebody changes the topic while the worker runs.
+        set_topic(
+            shop,
+            message_timestamp_type="CreateTime",
+            message_timestamp_after_max_ms=str(2**63 - 1),
+        )
+        poison = clicked("ida", "poison", YEAR_2200_MS)
+        while send_at(shop, poison, YEAR_2200_MS).timestamp()[0] != TIMESTAMP_CREATE_TIME:
+            time.sleep(0.1)
+        good = clicked("ida", "good")
+        assert send_at(shop, good, 1).timestamp()[1] == 1
+        shop.answer_to("good")
+    finally:
+        set_topic(shop, message_timestamp_type="LogAppendTime")
+    row = asyncio.run(stored_row(shop, "ida"))
+    assert (row.reference_ms, len(row.history)) == (good.timestamp, 2)
+    assert row.counters[0] > 1
+    letters = [json.loads(value) for _, _, value in read_topic(shop.settings, DEAD_LETTERS, 1)]
+    assert any("is in the future" in letter["reason"] for letter in letters)

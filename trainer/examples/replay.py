@@ -66,6 +66,7 @@ class ItemPopularity:
     def __init__(self, schema: FeatureSchema) -> None:
         self._schema = schema
         self._groups: dict[int, dict[int, ItemGroup]] = {}
+        self._people: dict[str, UserRow] = {}
         self._known_ms = 0
 
     def apply(self, log: Sequence[Observation]) -> PopularityUpdates:
@@ -84,9 +85,19 @@ class ItemPopularity:
     def _apply_event(self, event: Observation) -> tuple[int, list[float]]:
         groups = self._groups.setdefault(event.item, {})
         group = groups.setdefault(event.type, rows.empty_group(self._schema))
-        rows.apply_item_event(group, event, self._schema)
+        if self._counts(event):
+            rows.apply_item_event(group, event, self._schema)
         time_ms = max(group.reference_ms for group in groups.values())
         return time_ms, rows.popularity(groups.items(), time_ms, self._schema)[:-1]
+
+    def _counts(self, event: Observation) -> bool:
+        """`rows.counts_for_item`, of rows that hold the history alone."""
+        if self._schema.settings.item_event_limit is None:
+            return True
+        row = self._people.setdefault(event.user_id, UserRow([]))
+        counts = rows.counts_for_item(row, event, self._schema)
+        rows.add_to_history(row, event, self._schema)
+        return counts
 
 
 def compute_trends(

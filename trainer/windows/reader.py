@@ -6,11 +6,11 @@ from collections.abc import Collection, Iterable, Mapping
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 from headwater_client.errors import EventError, ServerError
-from headwater_client.event_types import EVENT_TYPES
 from headwater_client.events import Interaction, Item, decode
 from headwater_client.kafka import unreachable
 from headwater_client.topics import ITEMS
 
+from features.events import EventReader
 from features.kafka import client_config
 from features.settings import BrokerSettings
 from trainer.windows.assembler import OffsetTracker, Position, Source
@@ -159,14 +159,13 @@ def source_of(message: Message) -> Source:
     return message.topic() or "", message.partition() or 0
 
 
-def action_of(message: Message) -> Interaction:
+def read_event(message: Message, reader: EventReader) -> Interaction:
     """The event of a message.
 
     Raises:
-        EventError: it breaks the contract.
+        EventError: it breaks the contract, or does not count.
     """
-    kind = EVENT_TYPES.spec_of_topic(message.topic() or "").struct
-    return decode(kind, message.value(), message.timestamp()[1])
+    return reader.read(message.topic() or "", message.value(), message.timestamp()[1])
 
 
 def log_refused(message: Message, error: EventError) -> None:

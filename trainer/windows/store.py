@@ -34,6 +34,7 @@ from fsspec.implementations.local import LocalFileSystem
 from headwater_client.errors import DataError, HeadwaterError, SettingsError
 from msgspec import Struct
 
+from features.events import current_ms, latest_reference_ms
 from trainer.datasets import Log
 from trainer.disk import replace_synced, sync, write_synced
 from trainer.windows.assembler import AssemblyState, ClosedWindow, CloseReason
@@ -407,13 +408,15 @@ def unseal(content: bytes, address: str) -> WindowManifest:
 def read_log(store: WindowStore, numbers: Iterable[int]) -> Log:
     """The events of some windows in event-time order, late ones in their place.
 
-    What an app sent twice is in it once. It has no items: those are in the catalogue.
+    What an app sent twice is in it once, and what lies in a far future is not: an older release
+    wrote it. It has no items: those are in the catalogue.
 
     Raises:
         DataError: a window is missing or damaged.
     """
     rows = [row for number in numbers for row in store.read(number).rows]
-    events = [row.event for row in rows if not row.repeated]
+    latest_ms = latest_reference_ms(current_ms())
+    events = [row.event for row in rows if not row.repeated and row.event.timestamp <= latest_ms]
     events.sort(key=attrgetter("timestamp"))
     return Log(events, items=())
 

@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from threading import Event
 
 import structlog
@@ -16,8 +17,9 @@ from headwater_client.errors import DataError, EventError, SettingsError
 from headwater_client.event_types import EVENT_TYPES
 from headwater_client.events import Interaction
 
+from features.events import EventReader, current_ms, latest_reference_ms
 from features.kafka import ensure_topics
-from features.settings import BrokerSettings
+from features.settings import BrokerSettings, EventSettings
 from trainer.retrying import retrying
 from trainer.windows.assembler import (
     AssemblyState,
@@ -27,7 +29,14 @@ from trainer.windows.assembler import (
     WindowAssembler,
 )
 from trainer.windows.events import WindowEvent
-from trainer.windows.reader import Backlog, MessageReader, action_of, is_end, log_refused, source_of
+from trainer.windows.reader import (
+    Backlog,
+    MessageReader,
+    is_end,
+    log_refused,
+    read_event,
+    source_of,
+)
 from trainer.windows.settings import WindowSettings
 from trainer.windows.store import StagedWindow, WindowManifest, WindowStore
 
@@ -39,6 +48,7 @@ class WindowWriter:
         kafka: where Kafka is.
         store: where the windows go.
         settings: when a window is closed.
+        events: which events count.
         now_s: a clock that never goes back.
     """
 
@@ -47,11 +57,13 @@ class WindowWriter:
         kafka: BrokerSettings,
         store: WindowStore,
         settings: WindowSettings,
+        events: EventSettings = EventSettings(),  # noqa: B008 (frozen)
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._kafka = kafka
         self._store = store
         self._settings = settings
+        self._events = EventReader(events)
         self._now_s = now_s
 
     def run(self, stop: Event, *, to_end: bool = False) -> Iterator[WindowManifest]:
@@ -97,27 +109,27 @@ class WindowWriter:
             for message in reader.read():
                 if backlog:
                     backlog.saw(message)
-                _take(message, assembler)
+                self._take(message, assembler)
                 if assembler.full:
                     yield from assembler.fire(self._now_s())
             yield from assembler.fire(self._now_s())
 
-
-def _take(message: Message, assembler: WindowAssembler) -> None:
-    """One message into its window; what breaks the contract the stream has as a dead letter."""
-    source = source_of(message)
-    if is_end(message):
-        assembler.reached_end(source)
-        return
-    topic, partition = source
-    offset, arrived_ms = message.offset() or 0, message.timestamp()[1]
-    try:
-        event = action_of(message)
-    except EventError as error:
-        if assembler.refuse(source, offset):
-            log_refused(message, error)
-        return
-    assembler.add(WindowEvent(topic, partition, offset, event), arrived_ms)
+    def _take(self, message: Message, assembler: WindowAssembler) -> None:
+        """One message into its window; what breaks the contract the stream has as a dead letter."""
+        source = source_of(message)
+        if is_end(message):
+            assembler.reached_end(source)
+            return
+        offset = message.offset() or 0
+        try:
+            event = read_event(message, self._events)
+        except EventError as error:
+            if assembler.refuse(source, offset):
+                log_refused(message, error)
+            return
+        # A clock of Kafka that is ahead must not make late what comes at the right time.
+        arrived_ms = min(self._events.arrival_ms(message.timestamp()[1]), current_ms())
+        assembler.add(WindowEvent(*source, offset, event), arrived_ms)
 
 
 LONGEST_PAUSE_S = 30.0
@@ -147,6 +159,9 @@ class WindowAppender:
         """What assembles the events that no window has; arguments as of `WindowAssembler`."""
         repeats = Deduplicator(self._settings.dedup_window, self._newest_rows())
         progress = self.newest.progress if self.newest else AssemblyState()
+        if progress.finished_ms > latest_reference_ms(current_ms()):
+            # An older release believed an event of the year 2200: all that came since was late.
+            progress = replace(progress, finished_ms=current_ms())
         return WindowAssembler(sources, self._settings, progress, repeats, now_s)
 
     def append(self, closed: ClosedWindow, stop: Event) -> WindowManifest:

@@ -9,9 +9,9 @@ V variants, one after another in every column, ordered by name.
 """
 
 import time
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from itertools import chain
 from typing import Any
 
@@ -20,11 +20,12 @@ import numpy as np
 import numpy.typing as npt
 import structlog
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
-from headwater_client.errors import ServerError
+from headwater_client.errors import EventError, ServerError
 from headwater_client.event_types import EVENT_TYPES
 from headwater_client.events import Interaction, Recommendation
 from headwater_client.kafka import unreachable
 from headwater_client.topics import RECOMMENDATIONS
+from prometheus_client import Gauge
 
 from deploy.rollout.commands import FencedError
 from deploy.rollout.feedback.counters import (
@@ -36,9 +37,10 @@ from deploy.rollout.feedback.counters import (
 )
 from deploy.rollout.feedback.ledger import FeedbackMessage, FeedbackScope, Ledger, TimeOrderedMerge
 from features.columns import Columns, Stored, decode_columns, encode_columns
+from features.events import EventReader, current_ms
 from features.kafka import client_config
 from features.rollouts import is_end
-from features.settings import BrokerSettings
+from features.settings import BrokerSettings, EventSettings
 from features.store import FEEDBACK, VERSION, RowRead, RowStore, RowWrite
 from features.topics import Hash
 
@@ -108,10 +110,43 @@ def _join(rows: Iterable[Iterable[float]]) -> list[float]:
 
 # At the end of a topic, a message older than this has been fetched.
 SETTLED_MS = 500
+# Beyond that, clocks that differ are told of; and what is measured is not believed.
+CLOCKS_DIFFER_MS = 1_000
+MAX_LEAD_MS = 60_000
+TELL_S = 60.0
+CLOCK_LEAD = Gauge(
+    "headwater_rollout_clock_lead_seconds",
+    "How far the controller's clock is ahead of the brokers', with the shortest way of a message",
+)
 FETCH_WAIT_MS = 50
 MAX_MESSAGES = 2000
 ANSWER_S = 10.0
 log = structlog.get_logger()
+
+
+class ClockLead:
+    """How far this process's clock is ahead of the broker's, by messages that have just arrived.
+
+    Each is a moment under way, so the least of several differences is nearest to the clocks' own.
+
+    >>> lead = ClockLead()
+    >>> for way_ms in (40, 25, 900):
+    ...     lead.measure(message_ms=1_000_000, now_ms=1_002_000 + way_ms)
+    >>> lead.ms
+    2025
+    """
+
+    def __init__(self) -> None:
+        self._newest: deque[int] = deque(maxlen=100)
+
+    def measure(self, message_ms: int, now_ms: int) -> None:
+        """Take in a message that was not there a moment ago."""
+        self._newest.append(now_ms - message_ms)
+
+    @property
+    def ms(self) -> int:
+        """The lead in milliseconds; 0 while nothing has arrived."""
+        return max(-MAX_LEAD_MS, min(MAX_LEAD_MS, min(self._newest, default=0)))
 
 
 @dataclass
@@ -129,6 +164,7 @@ class FeedbackConsumer:
 
     Args:
         sources: the source hash of each topic and partition.
+        events: which events count.
 
     Attributes:
         scope: which rollout it counts, and how.
@@ -140,11 +176,14 @@ class FeedbackConsumer:
         store: RowStore,
         sources: Mapping[tuple[str, int], Hash],
         scope: FeedbackScope,
+        events: EventSettings = EventSettings(),  # noqa: B008 (frozen)
     ) -> None:
         self.scope = scope
+        self._events = EventReader(events)
         self._store = store
         self._sources = sources
         self._at_end: set[tuple[str, int]] = set()
+        self._lead, self._told_s = ClockLead(), -TELL_S
         self._partitions: dict[int, _Partition] = {}
         self._consumer = Consumer(
             client_config(kafka)
@@ -177,14 +216,14 @@ class FeedbackConsumer:
     def _start_offsets(self, numbers: list[int]) -> list[TopicPartition]:
         """Where each partition is read from: one credit window before what was absorbed last.
 
-        Nothing of this rollout was shown before it began.
+        Nothing of this rollout was shown before it began, by whichever clock.
         """
+        rows = {number: self._partitions[number].ledger.row for number in numbers}
+        # A message of a time to come would let all before it be passed over.
+        until_ms = {number: min(row.until_ms, current_ms()) for number, row in rows.items()}
+        started_ms = self.scope.started_ms - MAX_LEAD_MS
         since_ms = {
-            number: max(
-                self.scope.started_ms - SETTLED_MS,
-                self._partitions[number].ledger.row.until_ms - self.scope.window_ms,
-            )
-            for number in numbers
+            number: max(started_ms, until_ms[number] - self.scope.window_ms) for number in numbers
         }
         times = [TopicPartition(topic, n, since_ms[n]) for topic in list_topics() for n in numbers]
         try:
@@ -217,15 +256,36 @@ class FeedbackConsumer:
             return
         if (error := message.error()) is not None:
             raise ServerError(f"Kafka: {topic}: {error.str()}")
-        self._at_end.discard((topic, number))
-        time_ms = message.timestamp()[1]
+        time_ms = self._events.arrival_ms(message.timestamp()[1])
+        if (topic, number) in self._at_end:
+            self._at_end.remove((topic, number))
+            self._lead.measure(time_ms, current_ms())
         source, offset = self._sources[topic, number], message.offset() or 0
-        entry = FeedbackMessage(source, offset, time_ms, _decode(topic, message))
+        entry = FeedbackMessage(source, offset, time_ms, self._decode(topic, message))
         self._partitions[number].merge.add(topic, time_ms, entry)
 
+    def _decode(self, topic: str, message: Message) -> Interaction | Recommendation | None:
+        """What a message says; None where it breaks the contract, as workers see it too."""
+        raw = message.value() or b""
+        try:
+            if topic == RECOMMENDATIONS:
+                return _decode_recommendation(raw)
+            return self._events.read(topic, raw, message.timestamp()[1])
+        except (EventError, msgspec.DecodeError, UnicodeDecodeError):
+            return None
+
     def _advance_watermarks(self) -> None:
-        """A topic that was read to its end holds no unread message older than a moment."""
-        settled_ms = int(time.time() * 1000) - SETTLED_MS
+        """A topic that was read to its end holds no unread message older than a moment.
+
+        By the broker's clock, as far as it can be known: a click would else go before the
+        recommendation that led to it, and earn nothing.
+        """
+        lead_ms = self._lead.ms
+        settled_ms = current_ms() - lead_ms - SETTLED_MS
+        CLOCK_LEAD.set(lead_ms / 1000)
+        if abs(lead_ms) >= CLOCKS_DIFFER_MS and time.monotonic() - self._told_s >= TELL_S:
+            self._told_s = time.monotonic()
+            log.warning("clocks_differ", ahead_of_kafka_s=lead_ms / 1000, remedy="set NTP up")
         for topic, number in self._at_end:
             self._partitions[number].merge.advance_watermark(topic, settled_ms)
 
@@ -237,7 +297,7 @@ class FeedbackConsumer:
             ServerError: the store does not answer.
         """
         changed = {n: partition for n, partition in self._partitions.items() if partition.changed}
-        now_ms = int(time.time() * 1000)
+        now_ms = current_ms()
         columns = {n: encode_feedback(partition.ledger.row) for n, partition in changed.items()}
         accepted = await self._store.write(
             [
@@ -271,16 +331,4 @@ def list_topics() -> tuple[str, ...]:
     return (RECOMMENDATIONS, *EVENT_TYPES.topics)
 
 
-@cache
-def _get_decoder(topic: str) -> msgspec.json.Decoder[Any]:
-    kind = Recommendation if topic == RECOMMENDATIONS else EVENT_TYPES.spec_of_topic(topic).struct
-    return msgspec.json.Decoder(kind)
-
-
-def _decode(topic: str, message: Message) -> Interaction | Recommendation | None:
-    """The event of a message; None where it breaks the contract, as workers see it too."""
-    try:
-        event: Interaction | Recommendation = _get_decoder(topic).decode(message.value() or b"")
-        return event
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return None
+_decode_recommendation = msgspec.json.Decoder(Recommendation).decode

@@ -92,7 +92,9 @@ def test_a_wrong_value_is_named_as_key_and_variable(monkeypatch: pytest.MonkeyPa
 def test_an_error_rate_beyond_a_half_is_refused(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """No confidence sequence has it: a controller would end at its first look."""
     monkeypatch.setenv(f"HEADWATER_ROLLOUT__{name}", "0.65")
-    with pytest.raises(SettingsError, match=rf"rollout\.{name.lower()}: .*0\.5"):
+    with pytest.raises(
+        SettingsError, match=rf"rollout\.{name.lower()} .* less than or equal to 0\.5"
+    ):
         load_settings()
     monkeypatch.setenv(f"HEADWATER_ROLLOUT__{name}", "0.5")
     assert radius(0.01, getattr(load_settings().rollout, name.lower())) > 0

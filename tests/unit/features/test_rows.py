@@ -8,6 +8,7 @@ from features.rows import (
     Observation,
     apply_event,
     apply_item_event,
+    counts_for_item,
     empty_group,
     empty_user,
     popularity,
@@ -120,3 +121,29 @@ def test_popularity_adds_the_sources_and_weighs_purchases() -> None:
     weight = SCHEMA.settings.click_weight + SCHEMA.settings.purchase_weight
     assert found[0] == weight / 2
     assert found[-1] == weight
+
+
+def test_one_person_is_no_trend_where_a_limit_says_so() -> None:
+    """A bot's clicks count for its own row; of those for one item, so many count for the item."""
+    schema = FeatureSchema(FeatureSettings(item_event_limit=3))
+    row, group, other = empty_user(schema), empty_group(schema), empty_group(schema)
+    for number in range(1000):
+        event = seen(number, START_MS + number, item="pushed")
+        if counts_for_item(row, event, schema):
+            apply_item_event(group, event, schema)
+        assert apply_event(row, event, schema)
+    assert group.values[-1] == 3.0
+    assert row.counters[len(schema.user_half_lives) - 1] == 1000.0
+    for kind in (1, PURCHASE.code):
+        event = seen(1000 + kind, item="pushed" if kind == PURCHASE.code else "other", kind=kind)
+        assert counts_for_item(row, event, schema)
+        apply_item_event(other, event, schema)
+    assert other.values[-1] == 2.0
+
+
+def test_without_a_limit_each_event_counts_for_its_item() -> None:
+    row = empty_user(SCHEMA)
+    for number in range(100):
+        event = seen(number, START_MS + number, item="pushed")
+        assert counts_for_item(row, event, SCHEMA)
+        apply_event(row, event, SCHEMA)

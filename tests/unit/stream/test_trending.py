@@ -11,6 +11,7 @@ from features.columns import TrendList, encode_trending
 from features.rows import ItemGroup
 from features.schema import FeatureSchema
 from features.settings import DAY_MS, FeatureSettings
+from features.store import item_sources
 from stream.ranking import popular_items
 from stream.row_updates import ItemGroupKey
 from stream.trending import TrendingSource, sum_lists, update_list
@@ -18,6 +19,7 @@ from tests.harness.memory_store import MemoryRowStore
 
 SCHEMA = FeatureSchema(FeatureSettings())
 NOW_MS = 1_700_000_000_000
+YEAR_2200_MS = 7_258_118_400_000
 NOTHING = TrendList([], np.zeros((0, 5)))
 
 
@@ -40,6 +42,28 @@ def test_a_changed_group_replaces_what_was_listed() -> None:
     after = update_list(before, {"a": group(3)}, 5, SCHEMA)
     assert after.item_ids == ["a", "b"]
     assert after.counts[:, 1].tolist() == [3.0, 2.0]
+
+
+def test_an_item_of_the_year_2200_takes_no_other_items_trend_away() -> None:
+    spoiled = TrendList(
+        ["future", "a", "b"],
+        np.array([[YEAR_2200_MS, *[1.0] * 4], [NOW_MS, *[500.0] * 4], [NOW_MS, *[900.0] * 4]]),
+    )
+    trends = sum_lists([(CLICK.code, spoiled)], SCHEMA, NOW_MS)
+    assert list(trends.item_ids) == ["b", "a", "future"]
+    assert trends.counts[:, 0].tolist() == [900.0, 500.0, 1.0]
+    assert trends.reference_ms == NOW_MS
+
+
+def test_a_list_that_was_spoiled_recovers_with_its_next_item() -> None:
+    spoiled = TrendList(
+        ["future", "a"], np.array([[YEAR_2200_MS, *[1.0] * 4], [NOW_MS, *[5.0] * 4]])
+    )
+    listed = update_list(spoiled, {"new": group(1000)}, 2, SCHEMA, NOW_MS)
+    assert listed.item_ids == ["new", "a"]
+    kept = update_list(spoiled, {"new": group(0.5)}, 3, SCHEMA, NOW_MS)
+    assert kept.item_ids == ["a", "future", "new"]
+    assert kept.counts[:, 0].tolist() == [NOW_MS] * 3
 
 
 def test_nothing_trends_in_an_empty_store() -> None:
@@ -97,3 +121,22 @@ def test_a_list_that_another_worker_wrote_meanwhile_stays() -> None:
         assert await refreshed(source) == ["x"]
 
     asyncio.run(run())
+
+
+def test_others_get_their_turn_while_lists_are_read() -> None:
+    async def run() -> int:
+        source = TrendingSource(MemoryRowStore(), SCHEMA, 50, 2, 1.0)  # type: ignore[arg-type]
+        turns = 0
+
+        async def count_turns() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        others = asyncio.create_task(count_turns())
+        await source.refresh()
+        others.cancel()
+        return turns
+
+    assert asyncio.run(run()) > len(item_sources(50))

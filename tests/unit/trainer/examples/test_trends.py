@@ -8,9 +8,10 @@ import pytest
 from features import inputs, rows
 from features.rows import ItemGroup
 from features.schema import FeatureSchema, Vocabulary
-from features.settings import HOUR_MS
+from features.settings import HOUR_MS, FeatureSettings
 from trainer.datasets import Log
 from trainer.examples import ItemTrends, compute_trends, observe_log
+from trainer.examples.replay import ItemPopularity
 
 
 @pytest.mark.parametrize("snapshot_ms", [HOUR_MS, 1000])
@@ -62,3 +63,25 @@ def test_what_arrived_late_counts_when_it_happened(
         compute_trends(late, vocabulary, schema, HOUR_MS).values,
         compute_trends(in_time, vocabulary, schema, HOUR_MS).values,
     )
+
+
+def test_training_and_rows_bound_what_one_person_weighs_alike(
+    small_log: Log, vocabulary: Vocabulary
+) -> None:
+    schema = FeatureSchema(FeatureSettings(item_event_limit=1, history_length=8))
+    log = observe_log(small_log.events, small_log.items)
+    people: dict[str, rows.UserRow] = {}
+    groups: dict[tuple[str, int], ItemGroup] = {}
+    for event in log:
+        row = people.setdefault(event.user_id, rows.empty_user(schema))
+        group = groups.setdefault((event.item_id, event.type), rows.empty_group(schema))
+        if rows.counts_for_item(row, event, schema):
+            rows.apply_item_event(group, event, schema)
+        rows.apply_event(row, event, schema)
+    popular = ItemPopularity(schema).apply(log)
+    last = {event.item_id: at for at, event in enumerate(log)}
+    for item_id, at in last.items():
+        mine = [(code, group) for (item, code), group in groups.items() if item == item_id]
+        expected = rows.popularity(mine, int(popular.reference_ms[at]), schema)[:-1]
+        assert popular.values[at].tolist() == pytest.approx(expected)
+    assert sum(group.values[-1] for group in groups.values()) < len(log)

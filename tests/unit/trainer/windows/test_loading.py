@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -9,11 +10,14 @@ import pytest
 from headwater_client.errors import SettingsError
 from headwater_client.event_types import CLICK
 
-from tests.harness.windows import NOW_MS, SETTINGS, row
+from features.events import current_ms
+from tests.harness.windows import MINUTE_MS, NOW_MS, SETTINGS, START_MS, assemble, idled, row
 from trainer.datasets import Log
-from trainer.windows.assembler import CloseReason
+from trainer.windows.assembler import AssemblyState, CloseReason
 from trainer.windows.store import WindowStore, read_log
 from trainer.windows.writer import WindowAppender, WindowLoader
+
+YEAR_2200_MS = 7_258_118_400_000
 
 
 @pytest.fixture
@@ -70,3 +74,25 @@ def test_a_writer_goes_on_with_all_of_kafka(small_log: Log, store: WindowStore) 
     closed = assembler.close(SETTINGS.idle_s)
     assert closed is not None
     assert [each.late for each in closed.rows] == [False]
+
+
+def test_windows_that_an_event_of_the_year_2200_closed_make_nothing_late_for_ever(
+    store: WindowStore,
+) -> None:
+    """Of an older release: its watermark is there, and the event in a window."""
+    first = assemble()
+    first.add(row(0, 5), START_MS)
+    first.add(row(1, (YEAR_2200_MS - START_MS) / MINUTE_MS), START_MS)
+    closed = idled(first)
+    assert closed is not None
+    assert len(closed.rows) == 2
+    spoiled = AssemblyState(YEAR_2200_MS, closed.progress.positions)
+    store.write(store.prepare(1, replace(closed, progress=spoiled)))
+    assert [event.timestamp for event in read_log(store, [1]).events] == [START_MS + 5 * MINUTE_MS]
+
+    second = WindowAppender(store, SETTINGS).assembler({(CLICK.topic, 0): "id"}, 0.0)
+    soon_ms = current_ms() + 5000
+    second.add(row(2, (soon_ms - START_MS) / MINUTE_MS), soon_ms)
+    next_window = idled(second)
+    assert next_window is not None
+    assert [each.late for each in next_window.rows] == [False]
