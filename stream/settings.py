@@ -7,7 +7,14 @@ from typing import Annotated, Any
 
 from pydantic import Field, SecretStr, field_validator
 
-from features.settings import BrokerSettings, EventSettings, FeatureSettings, Section, StoreSettings
+from features.settings import (
+    BrokerSettings,
+    EventSettings,
+    FeatureSettings,
+    PemFile,
+    Section,
+    StoreSettings,
+)
 
 
 class TritonSettings(Section):
@@ -24,7 +31,7 @@ class TritonSettings(Section):
         "asks for it before a version is loaded; a local Triton has one of its own",
     )
     tls: bool = Field(False, description="connect by TLS")
-    tls_ca_file: str | None = Field(
+    tls_ca_file: PemFile | None = Field(
         None, description="PEM file of the certificate authority to trust; empty: the system's"
     )
     model: str = Field("temporal_llm", description="name of the model that is asked for scores")
