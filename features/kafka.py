@@ -27,7 +27,14 @@ POLL_S = 0.05
 _ASK_S = 2.0
 _REPLICAS = 3
 NOT_THERE = (KafkaError.UNKNOWN_TOPIC_OR_PART,)
-_AWAY = (KafkaError._ALL_BROKERS_DOWN, KafkaError._TIMED_OUT, KafkaError._TRANSPORT)  # noqa: SLF001 (public)
+_AWAY = (
+    KafkaError._ALL_BROKERS_DOWN,  # noqa: SLF001 (public)
+    KafkaError._TIMED_OUT,  # noqa: SLF001
+    KafkaError._TRANSPORT,  # noqa: SLF001
+    KafkaError.BROKER_NOT_AVAILABLE,
+    KafkaError.NETWORK_EXCEPTION,
+    KafkaError.REQUEST_TIMED_OUT,
+)
 NO_LEADER_YET = (
     *NOT_THERE,
     KafkaError.LEADER_NOT_AVAILABLE,
@@ -319,7 +326,7 @@ def _told(future: Future[Any], what: str) -> Any:
         return future.result()
     except KafkaException as error:
         reason: KafkaError = error.args[0]
-        if reason.retriable() or reason.code() in _AWAY:
+        if reason.code() in _AWAY:
             raise unreachable(error) from error
         log.warning("topics_not_checked", of=what, reason=reason.str())
         return None

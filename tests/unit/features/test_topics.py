@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
 from dataclasses import replace
+from typing import Any
 
 import pytest
+import structlog
+from confluent_kafka import KafkaError, KafkaException
+from headwater_client.errors import ServerError
 from headwater_client.event_types import CLICK
 from headwater_client.topics import DEAD_LETTERS, ITEMS, RECOMMENDATIONS, ROLLOUTS
 
-from features.kafka import _faults, _FoundTopic, _weaknesses
+from features.kafka import _faults, _FoundTopic, _told, _weaknesses
 from features.settings import BrokerSettings
 from features.topics import Topic, list_topics
 
@@ -128,3 +133,28 @@ def test_what_kafka_does_not_tell_is_taken_for_right() -> None:
         silent = _FoundTopic(replace(topic), partitions, 1, {}, None)
         assert faults(silent) == []
         assert list(_weaknesses(silent, SETTINGS)) == []
+
+
+class Answer(Future[Any]):
+    """What a broker answers to a question about itself."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__()
+        self.set_exception(KafkaException(KafkaError(code)))
+
+
+@pytest.mark.parametrize(
+    "code", [KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED]
+)
+def test_a_client_that_may_not_read_configurations_is_told_and_goes_on(code: int) -> None:
+    with structlog.testing.capture_logs() as told:
+        assert _told(Answer(code), "topic clicks") is None
+    assert [(line["event"], line["of"]) for line in told] == [
+        ("topics_not_checked", "topic clicks")
+    ]
+
+
+def test_a_broker_that_is_away_is_no_missing_right() -> None:
+    for code in (KafkaError._TRANSPORT, KafkaError.REQUEST_TIMED_OUT):
+        with pytest.raises(ServerError, match="Kafka"):
+            _told(Answer(code), "topic clicks")
