@@ -372,7 +372,7 @@ def _types(table: tables.SourceTable) -> Sequence[Specs]:
     options = " or ".join(f"--type {name}" for name in EVENT_TYPES)
     raise DataError(
         f"{table.name}: no column {mapping.type!r} that says what a row is: say {options}, or name "
-        f"the column: --map type=NAME; it has {', '.join(table.columns.column_names)}"
+        f"the column: --map type=NAME; it has {', '.join(map(tables.show_name, table.columns.column_names))}"
     )
 
 
@@ -401,7 +401,7 @@ def _row_type(table: tables.SourceTable, value: str | None) -> Specs:
         return None
     raise DataError(
         f"{table.name}: {table.mapping.type}: {value!r} is no known type: "
-        f"say --type {value}={', '.join(EVENT_TYPES)} or {tables.SKIP}"
+        f"say --type {tables.show_name(name)}={', '.join(EVENT_TYPES)} or {tables.SKIP}"
     )
 
 

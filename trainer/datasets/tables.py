@@ -263,7 +263,7 @@ class SourceTable:
         )
 
     def _list_columns(self) -> str:
-        return ", ".join(self.columns.column_names)
+        return ", ".join(map(show_name, self.columns.column_names))
 
     def _nearest(self, name: str) -> str:
         """The column whose name is another spelling of one, or a word for any."""
@@ -279,6 +279,11 @@ class SourceTable:
             "; if its first line is no heading, name the columns: --map columns=user,item,time,... "
             f"({len(names)} names)"
         )
+
+
+def show_name(name: str) -> str:
+    """A name as messages of one line have it."""
+    return name if name.isprintable() else repr(name)
 
 
 def _bare(name: str) -> str:
