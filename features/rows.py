@@ -201,6 +201,17 @@ def recover_group(group: ItemGroup, now_ms: int) -> None:
         group.reference_ms = now_ms
 
 
+def says_otherwise(row: UserRow, event: Observation, schema: FeatureSchema) -> bool:
+    """Whether an event whose id its person has had is another one: of another item or time.
+
+    The row knows its newest `history_length` events; of one that is older it cannot be said.
+    """
+    if (event.time_ms, int(event.type), event.item) in row.history:
+        return False
+    is_all = len(row.events) < 3 * schema.settings.history_length
+    return is_all or event.time_ms > row.events[0]
+
+
 def popularity(
     groups: Iterable[tuple[int, ItemGroup]], time_ms: int, schema: FeatureSchema
 ) -> list[float]:

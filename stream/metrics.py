@@ -1,7 +1,9 @@
 """Prometheus metrics of a worker."""
 
+import math
 from collections import Counter as Tally
 from collections.abc import Iterable
+from time import monotonic
 
 from headwater_client import Recommendation
 from prometheus_client import Counter, Gauge, Histogram
@@ -35,6 +37,11 @@ MODEL_FAILURES = Counter(
 CONFLICTS = Counter(
     "headwater_write_conflicts_total", "Rows that another worker had written since they were read"
 )
+REPEATED_EVENTS = Counter(
+    "headwater_repeated_events_total",
+    "Events that do not count because their person has had one of their id",
+    ["topic", "content"],
+)
 RETRIES = Counter("headwater_retries_total", "Batches tried again in place", ["reason"])
 BATCH_EVENTS = Histogram(
     "headwater_batch_events", "Events in a batch", buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
@@ -51,6 +58,28 @@ COMMITTED_OFFSET = Gauge("headwater_committed_offset", "Offset committed", ["top
 def count_wrong_time(topic: str, reason: str) -> None:
     """Count an event whose time is ahead or behind, or whose message's time cannot be."""
     WRONG_TIMES.labels(topic, reason).inc()
+
+
+class LogThrottle:
+    """Lets a line of the log through once a second, and counts those in between.
+
+    >>> throttle = LogThrottle(every_s=60.0)
+    >>> [throttle.count() for _ in range(3)]
+    [1, 0, 0]
+    """
+
+    def __init__(self, every_s: float = 1.0) -> None:
+        self._every_s = every_s
+        self._due_s = -math.inf
+        self._held = 0
+
+    def count(self) -> int:
+        """How many there were since the last line, this one too; 0 where it is not to be told."""
+        self._held += 1
+        if (now_s := monotonic()) < self._due_s:
+            return 0
+        held, self._held, self._due_s = self._held, 0, now_s + self._every_s
+        return held
 
 
 def count_events(topics: Iterable[str]) -> None:

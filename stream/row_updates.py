@@ -18,6 +18,7 @@ from features.columns import CatalogueEntry
 from features.events import current_ms
 from features.rows import (
     ItemGroup,
+    Observation,
     UserRow,
     apply_event,
     apply_item_event,
@@ -25,6 +26,7 @@ from features.rows import (
     observation,
     recover_group,
     recover_user,
+    says_otherwise,
 )
 from features.schema import FeatureSchema
 from features.store import USERS, VERSION, RowRead, RowStore, RowWrite, StoreTable
@@ -103,6 +105,7 @@ class RowUpdater:
         cache_size: int,
     ) -> None:
         self._store = store
+        self._used_twice = metrics.LogThrottle(every_s=60.0)
         self._schema = schema
         self._catalogue = catalogue
         self._popularity = popularity
@@ -168,11 +171,20 @@ class RowUpdater:
             observed = observation(event, source, offset, categories)
             changed_users[event.user_id] = user
             for_item = counts_for_item(user.row, observed, self._schema)
-            if apply_event(user.row, observed, self._schema) and for_item:
+            if not apply_event(user.row, observed, self._schema):
+                self._count_repeat(user.row, observed, column)
+            elif for_item:
                 key = ItemGroupKey(event.item_id, column)
                 apply_item_event(rows.groups[key].row, observed, self._schema)
                 changed_groups[key] = rows.groups[key]
         return changed_users, changed_groups
+
+    def _count_repeat(self, row: UserRow, event: Observation, column: str) -> None:
+        """Count an event of a known id; one that says something else is told in the log."""
+        topic, other = column.rpartition("_")[0], says_otherwise(row, event, self._schema)
+        metrics.REPEATED_EVENTS.labels(topic, "other" if other else "same").inc()
+        if other and (count := self._used_twice.count()):
+            log.warning("event_id_used_twice", topic=topic, events=count)
 
     async def _write(
         self,

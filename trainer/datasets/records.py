@@ -372,7 +372,7 @@ def _types(table: tables.SourceTable) -> Sequence[Specs]:
     options = " or ".join(f"--type {name}" for name in EVENT_TYPES)
     raise DataError(
         f"{table.name}: no column {mapping.type!r} that says what a row is: say {options}, or name "
-        f"the column: --map type=NAME; it has {', '.join(map(tables.show_name, table.columns.column_names))}"
+        f"the column: --map type=NAME; it has {table.list_columns()}"
     )
 
 

@@ -258,11 +258,12 @@ class SourceTable:
                 "all: --map columns=NAME,NAME,..."
             )
         raise DataError(
-            f"{self.name}: no column {name!r}: it has {self._list_columns()}: say "
+            f"{self.name}: no column {name!r}: it has {self.list_columns()}: say "
             f"--map {field_name}={self._nearest(name)}{self._suggest_columns()}"
         )
 
-    def _list_columns(self) -> str:
+    def list_columns(self) -> str:
+        """The names of the columns, for messages."""
         return ", ".join(map(show_name, self.columns.column_names))
 
     def _nearest(self, name: str) -> str:

@@ -12,6 +12,7 @@ from features.rows import (
     empty_group,
     empty_user,
     popularity,
+    says_otherwise,
 )
 from features.schema import FeatureSchema
 from features.settings import DAY_MS, FeatureSettings
@@ -54,6 +55,19 @@ def test_an_event_sent_twice_counts_once_but_its_offset_is_absorbed() -> None:
     assert not apply_event(row, again, SCHEMA)
     assert row.counters == counters
     assert row.offsets == {SOURCE: 9}
+
+
+def test_an_event_of_a_known_id_that_says_something_else_is_told_apart() -> None:
+    schema = FeatureSchema(FeatureSettings(history_length=2))
+    row = empty_user(schema)
+    assert apply_event(row, seen(1, item="a"), schema)
+    again, other, later = seen(2, item="a"), seen(3, item="b"), seen(4, START_MS + 1, item="a")
+    assert [says_otherwise(row, each, schema) for each in (again, other, later)] == [0, 1, 1]
+    for number in (5, 6):
+        apply_event(row, seen(number, START_MS + number), schema)
+    # The history no longer reaches back to it.
+    assert not says_otherwise(row, other, schema)
+    assert says_otherwise(row, seen(7, START_MS + 7, item="b"), schema)
 
 
 def test_counters_halve_with_each_half_life() -> None:

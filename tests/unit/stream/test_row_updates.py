@@ -8,12 +8,15 @@ from collections.abc import Sequence
 import pytest
 from headwater_client.errors import ServerError
 from headwater_client.events import Click
+from msgspec import structs
+from structlog.testing import capture_logs
 
 from features.columns import decode_group, decode_user
 from features.rows import ItemGroup, UserRow
 from features.schema import FeatureSchema
 from features.settings import FeatureSettings
 from features.store import USERS, RowWrite, popularity_table
+from stream import metrics
 from stream.catalogue import CatalogueCache
 from stream.row_updates import ConsumerRecord, ItemGroupKey, RowChanges, RowUpdater
 from tests.harness.memory_store import MemoryRowStore
@@ -117,3 +120,22 @@ def test_rows_that_could_not_be_written_are_not_used_again() -> None:
     apply(rows, click(1))
     assert group(store).values[-1] == 2
     assert len(user(store).history) == 2
+
+
+def test_ids_that_are_used_twice_are_counted_and_told_once_a_minute() -> None:
+    def count(content: str) -> float:
+        return metrics.REPEATED_EVENTS.labels("clicks", content)._value.get()
+
+    before = {content: count(content) for content in ("same", "other")}
+    rows = updater(MemoryRowStore())
+    line = click(0).event
+    other = structs.replace(line, item_id="j")
+    with capture_logs() as lines:
+        apply(rows, click(0), click(0)._replace(offset=1))
+        for offset in (2, 3):
+            apply(rows, ConsumerRecord(other, "clicks_0", 1, offset))  # type: ignore[arg-type]
+    assert {content: count(content) - before[content] for content in before} == {
+        "same": 1,
+        "other": 2,
+    }
+    assert [each["event"] for each in lines] == ["event_id_used_twice"]
