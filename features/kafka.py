@@ -150,9 +150,14 @@ def _connect(settings: BrokerSettings) -> AdminClient:
         except KafkaException as error:
             # The answer is that time is over; why, librdkafka tells by the way, again and again.
             admin.poll(0)
-            refused = next(filter(remedy_of, heard), None)
-            if refused or time.monotonic() > deadline:
-                raise unreachable(KafkaException(refused) if refused else error) from error
+            if refused := next(filter(remedy_of, heard), None):
+                raise unreachable(KafkaException(refused)) from error
+            if time.monotonic() > deadline:
+                # The longest text guesses what is wrong: a listener of another protocol.
+                told = max((each.str() for each in heard), key=len, default=error.args[0].str())
+                raise ServerError(
+                    f"Kafka: {told}: check kafka.bootstrap_servers and kafka.security_protocol"
+                ) from error
 
 
 def _describe(admin: AdminClient, names: list[str]) -> Descriptions:

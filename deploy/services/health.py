@@ -23,6 +23,7 @@ from features.store import USERS, VERSION, RowRead
 from features.store.redis import RedisRowStore
 
 STALE_S = 30.0
+ANSWER_S = 3.0
 
 MissingPart = Callable[[], str]
 """What a service is not ready for, in one line; "" where nothing is missing. Asked from a thread
@@ -146,7 +147,8 @@ def store_problem(settings: StoreSettings) -> str:
     async def read() -> None:
         store = RedisRowStore(settings)
         try:
-            await store.read([RowRead(USERS, "headwater:probe", (VERSION,))])
+            async with asyncio.timeout(ANSWER_S):
+                await store.read([RowRead(USERS, "headwater:probe", (VERSION,))])
         finally:
             await store.close()
 
@@ -154,4 +156,6 @@ def store_problem(settings: StoreSettings) -> str:
         asyncio.run(read())
     except HeadwaterError as error:
         return " ".join(str(error).split())
+    except TimeoutError:
+        return f"the store at {settings.address} does not answer in {ANSWER_S:.0f} s"
     return ""
