@@ -48,9 +48,9 @@ class RefusedRecord:
     table: str
     row: int
     reason: str
-    kind: str
     topic: str
     raw: bytes
+    kind: str = ""
     is_counted: bool = True
 
     def __str__(self) -> str:
@@ -251,7 +251,7 @@ class _RecordCollector:
         """Keep a row that breaks the contract."""
         kind = f"{error.field}: {error.expected.partition(': expected')[0]}"
         self.refused.append(
-            RefusedRecord(self.table.name, number, str(error), kind, topic, _encode_row(row))
+            RefusedRecord(self.table.name, number, str(error), topic, _encode_row(row), kind)
         )
 
     def result(self, topic: str) -> TableRecords:
@@ -288,7 +288,7 @@ def _encode_row(row: Row) -> bytes:
 
 def _refuse_malformed(table: tables.SourceTable, line: MalformedLine, topic: str) -> RefusedRecord:
     raw = line.text.encode()
-    return RefusedRecord(table.name, line.row, line.reason, line.kind, topic, raw)
+    return RefusedRecord(table.name, line.row, line.reason, topic, raw, line.kind)
 
 
 def _iterate_rows(columns: Mapping[str, Sequence[Any]]) -> Iterator[Row]:
