@@ -33,6 +33,9 @@ from features.topics import Hash, hash64
 from trainer.windows.events import WindowEvent
 from trainer.windows.settings import WindowSettings
 
+# Old events that keep coming are gathered so many times idle_s: by default an hour.
+_TRICKLE = 12
+
 Source = tuple[str, int]
 """Topic and partition."""
 
@@ -191,7 +194,8 @@ class WindowAssembler:
         self._late: list[WindowEvent] = []
         self._count = self._refused = 0
         self._moved_s = self._added_s = self._empty_s = now_s
-        self._has_new = self._has_idled = False
+        self._idled_s: float | None = None
+        self._has_new = False
 
     def resume(self) -> dict[Source, int]:
         """Where each partition has to be read from."""
@@ -247,14 +251,14 @@ class WindowAssembler:
         if self.full:
             return self._close(CloseReason.COUNT, list(self._slots))
         if self._count and self._idle(now_s):
-            self._has_idled = True
+            self._idled_s = now_s
             return self._close(CloseReason.IDLE, list(self._slots))
         return None
 
     def _look_at_clock(self, now_s: float) -> None:
         """Take note of what has happened since the last look."""
         if self._watermark.advance():
-            self._moved_s, self._has_idled = now_s, False
+            self._moved_s, self._idled_s = now_s, None
         if self._has_new:
             self._added_s, self._has_new = now_s, False
         if not self._count:
@@ -277,13 +281,16 @@ class WindowAssembler:
         """Whether event time stands still for good, not because there is more to be read.
 
         Old events do not move it. So once a window was closed for that, those that still come are
-        gathered until they end, or for as long as a window covers: not a window for each of them.
+        gathered for longer, or until they end where that was long ago: not a window for each.
         """
         settings = self._settings
         if not self._watermark.is_at_end or now_s - self._moved_s < settings.idle_s:
             return False
+        longer_s = _TRICKLE * settings.idle_s
+        if self._idled_s is None or now_s - self._empty_s >= longer_s:
+            return True
         has_ended = now_s - self._added_s >= settings.idle_s
-        return not self._has_idled or has_ended or now_s - self._empty_s >= settings.duration_s
+        return has_ended and now_s - self._idled_s >= longer_s
 
     def _close(self, reason: CloseReason, starts: Iterable[int]) -> ClosedWindow:
         rows = self._late + [row for start in starts for row in self._slots.pop(start)]

@@ -33,7 +33,7 @@ class WindowSettings(Section):
     idle_s: Annotated[float, Field(gt=0)] = Field(
         300.0,
         description="seconds without a new event after which open windows are closed; while old "
-        "events keep coming, which move event time no further, once in duration_s",
+        "events keep coming, which move event time no further, once in twelve times that",
     )
     dedup_window: Annotated[int, Field(ge=0, le=10_000_000)] = Field(
         200_000,

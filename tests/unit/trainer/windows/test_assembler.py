@@ -94,35 +94,32 @@ def trickle(every_s: float, hours: float) -> list[ClosedWindow]:
         windows += take(assembler, now_s)
         assembler.add(row(offset, offset % 300), NOW_MS)
     assembler.reached_end(source)
-    return [*windows, *take(assembler, now_s), *take(assembler, now_s + SETTINGS.idle_s)]
+    return [*windows, *take(assembler, now_s), *take(assembler, now_s + 12 * SETTINGS.idle_s)]
 
 
-@pytest.mark.parametrize("every_s", [0.5, 7.0, 50.0, 70.0])
+@pytest.mark.parametrize("every_s", [0.5, 7.0, 50.0, 70.0, 600.0, 5000.0])
 def test_old_events_in_a_quiet_shop_make_few_windows(every_s: float) -> None:
-    windows = trickle(every_s, hours=6)
-    gathered = sum(len(each.rows) for each in windows)
-    assert gathered == int(6 * 3600 / every_s)
-    if every_s < SETTINGS.idle_s:
-        # One a window's duration, one before, when nothing says yet that more will come.
-        assert len(windows) <= 6 + 2
-    else:
-        # They come so seldom that each time they seem to have ended.
-        assert len(windows) <= gathered
+    hours = 12
+    windows = trickle(every_s, hours)
+    assert sum(len(each.rows) for each in windows) == int(hours * 3600 / every_s)
+    # One in twelve minutes; one before, when nothing says yet that more will come; and the last.
+    assert len(windows) <= 5 * hours + 2
 
 
-def test_once_old_events_end_what_is_open_closes_as_ever() -> None:
+def test_old_events_after_a_long_silence_close_once_they_end() -> None:
     assembler = assemble()
     source = (CLICK.topic, 0)
     assembler.add(row(0, 300), NOW_MS)
     assembler.reached_end(source)
     assert take(assembler, 0.0) == []
     assert [len(each.rows) for each in take(assembler, 60.0)] == [1]
-    for offset, now_s in enumerate([70.0, 100.0], 1):
+    for offset, now_s in enumerate([10_000.0, 10_030.0], 1):
+        assert take(assembler, now_s - 1) == []
         assembler.add(row(offset, 5), NOW_MS)
         assembler.reached_end(source)
         assert take(assembler, now_s) == []
-    assert take(assembler, 159.0) == []
-    assert [len(each.rows) for each in take(assembler, 160.0)] == [2]
+    assert take(assembler, 10_089.0) == []
+    assert [len(each.rows) for each in take(assembler, 10_090.0)] == [2]
 
 
 def test_catching_up_one_partition_after_the_other_makes_nothing_late() -> None:
