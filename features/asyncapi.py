@@ -5,9 +5,9 @@ from typing import Any
 import msgspec
 from headwater_client.event_types import EVENT_TYPES
 from headwater_client.events import DeadLetter, Item, Recommendation
-from headwater_client.topics import DEAD_LETTERS, ITEMS, RECOMMENDATIONS, ROLLOUTS
+from headwater_client.topics import DEAD_LETTERS, ITEMS, RECOMMENDATIONS, ROLLOUT_COMMANDS, ROLLOUTS
 
-from features.rollout_messages import Rollout, RolloutAnswer, RolloutCommand, RolloutStep
+from features import rollout_messages
 from features.topics import Topic, list_topics
 
 VERSION = "1.0.0"
@@ -21,10 +21,17 @@ _OTHER_CHANNELS: Channels = {
     ROLLOUTS: (
         "send",
         {
-            Rollout: "model name",
-            RolloutStep: "MODEL/history/ROLLOUT_ID/SEQUENCE",
-            RolloutCommand: "MODEL/command/COMMAND_ID; sent by operators and trainers",
-            RolloutAnswer: "MODEL/answer/COMMAND_ID",
+            rollout_messages.Rollout: "model name",
+            rollout_messages.RolloutLease: "MODEL/lease",
+            rollout_messages.RolloutStep: "MODEL/history/ROLLOUT_ID/SEQUENCE",
+            rollout_messages.RolloutAnswer: "MODEL/answer/COMMAND_ID",
+        },
+    ),
+    ROLLOUT_COMMANDS: (
+        "receive",
+        {
+            rollout_messages.RolloutCommand: "MODEL/command/COMMAND_ID; sent by operators and "
+            "trainers"
         },
     ),
 }

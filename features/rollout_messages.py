@@ -3,13 +3,16 @@
 Each kind of message has its own kind of key, so that compaction keeps what is needed:
 
     MODEL                             `Rollout`: which versions take traffic; the newest counts
+    MODEL/lease                       `RolloutLease`: a controller watches the rollout
     MODEL/history/ROLLOUT/SEQUENCE    `RolloutStep`: one step of a rollout and what it was taken on
-    MODEL/command/COMMAND             `RolloutCommand`: what somebody asks of the controller
-    MODEL/answer/COMMAND              `RolloutAnswer`: what became of it
+    MODEL/answer/COMMAND              `RolloutAnswer`: what became of a command
+
+`RolloutCommand`, what somebody asks of the controller, has a topic of its own, `rollout-commands`,
+so that who may ask need not be allowed to route. One that stands on `rollouts` is of release 0.1.0.
 """
 
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 from headwater_client.events import Id, TimestampMs
@@ -17,6 +20,8 @@ from msgspec import Meta, Struct, field
 
 # Of everyone, at most: as many people see the baseline.
 LARGEST_SHARE = 0.5
+MAX_ADDRESS = 2048
+MAX_VARIANTS = 8
 _ROUNDING = 1e-6
 
 
@@ -71,21 +76,24 @@ class RoutedVersion(Struct, frozen=True, kw_only=True):
     version: Annotated[int, Meta(ge=1)]
     variant: Annotated[str, Meta(min_length=1, max_length=64)]
     share: Annotated[float, Meta(ge=0, le=1)]
-    address: Annotated[str, Meta(min_length=1)]
+    address: Annotated[str, Meta(min_length=1, max_length=MAX_ADDRESS)]
 
 
 class Rollout(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Which versions of a model take traffic; the newest message of a model counts.
 
     `rollout_id` names the trial of a version: whoever follows deals people into variants by it.
+    `sequence` counts the trial's steps. `revision` counts the model's routing messages: one that is
+    not higher than another that was read is old, wherever it stands. 0: of release 0.1.0.
     """
 
     model: Id
-    versions: Annotated[list[RoutedVersion], Meta(min_length=1)]
+    versions: Annotated[list[RoutedVersion], Meta(min_length=1, max_length=MAX_VARIANTS)]
     phase: RolloutPhase = field(default=RolloutPhase.STABLE, name="state")
     time: TimestampMs
     rollout_id: Annotated[str, Meta(max_length=256)] = ""
     sequence: Annotated[int, Meta(ge=0)] = 0
+    revision: Annotated[int, Meta(ge=0)] = 0
 
     def __post_init__(self) -> None:
         names = [each.variant for each in self.versions]
@@ -105,6 +113,28 @@ class Rollout(Struct, frozen=True, kw_only=True, omit_defaults=True):
         """The version that a variant gets; None where nobody is in it."""
         return next((each for each in self.versions if each.variant == variant), None)
 
+    @property
+    def candidate(self) -> RoutedVersion | None:
+        """The version that is tried out; None where none is."""
+        return self.version_for(Variant.CANARY) or self.version_for(Variant.SHADOW)
+
+    @property
+    def needs_lease(self) -> bool:
+        """Whether a controller has to watch it: a version that everyone gets needs nobody."""
+        return any(each.variant != Variant.STABLE for each in self.versions)
+
+
+class RolloutLease(Struct, frozen=True, kw_only=True):
+    """A controller watches this rollout; without such a message for a while it is not shown.
+
+    `sequence` counts the leases of a model: one that is not higher than another is old.
+    """
+
+    model: Id
+    rollout_id: Annotated[str, Meta(max_length=256)]
+    sequence: Annotated[int, Meta(ge=1)]
+    time: TimestampMs
+
 
 class RolloutStep(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One step of a rollout: what it led to, who took it and why, and what it was taken on.
@@ -113,7 +143,10 @@ class RolloutStep(Struct, frozen=True, kw_only=True, omit_defaults=True):
         rollout: as it stands after the step.
         actor: `controller`, or the name of who asked for it.
         snapshot: the rollout's state after the step, with the versions it compares.
-        inputs: the state before, the figures and the rules; deciding again gives the same.
+        inputs: the state before, the figures and the rules; deciding again gives the same. A step
+            that somebody asked for has the rules only.
+        previous: SHA-256 of the step before it, as its value stands in the topic, so that a change
+            of either is seen; "" for the first one, and for those of release 0.1.0.
     """
 
     rollout: Rollout
@@ -122,10 +155,14 @@ class RolloutStep(Struct, frozen=True, kw_only=True, omit_defaults=True):
     command_id: str = ""
     snapshot: dict[str, Any] = field(default_factory=dict, name="state")
     inputs: dict[str, Any] = {}
+    previous: Annotated[str, Meta(max_length=64)] = ""
 
 
 class RolloutCommand(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What somebody asks of the controller; `signature` shows that they have the admin token."""
+    """What somebody asks of the controller; `signature` shows that they have the admin token.
+
+    `rollout_id` and `sequence` say which rollout is meant, and how far it was when they looked.
+    """
 
     command_id: Id
     model: Id
@@ -134,8 +171,10 @@ class RolloutCommand(Struct, frozen=True, kw_only=True, omit_defaults=True):
     reason: Annotated[str, Meta(min_length=1, max_length=1024)]
     time: TimestampMs
     version: Annotated[int, Meta(ge=1)] | None = None
-    address: Annotated[str, Meta(min_length=1)] | None = None
+    address: Annotated[str, Meta(min_length=1, max_length=MAX_ADDRESS)] | None = None
     signature: str = ""
+    rollout_id: Annotated[str, Meta(max_length=256)] = ""
+    sequence: Annotated[int, Meta(ge=0)] | None = None
 
 
 class RolloutAnswer(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -152,6 +191,11 @@ def history_key(rollout: Rollout) -> str:
     return f"{rollout.model}/history/{rollout.rollout_id}/{rollout.sequence:06}"
 
 
+def lease_key(model: str) -> str:
+    """The key of the lease of a model's rollout."""
+    return f"{model}/lease"
+
+
 def command_key(model: str, command_id: str) -> str:
     """The key of a command."""
     return f"{model}/command/{command_id}"
@@ -164,11 +208,25 @@ def answer_key(model: str, command_id: str) -> str:
 
 _KINDS: dict[str, msgspec.json.Decoder[Any]] = {
     "": msgspec.json.Decoder(Rollout),
+    "lease": msgspec.json.Decoder(RolloutLease),
     "history": msgspec.json.Decoder(RolloutStep),
     "command": msgspec.json.Decoder(RolloutCommand),
     "answer": msgspec.json.Decoder(RolloutAnswer),
 }
-RolloutMessage = Rollout | RolloutStep | RolloutCommand | RolloutAnswer
+RolloutMessage = Rollout | RolloutLease | RolloutStep | RolloutCommand | RolloutAnswer
+
+
+class RolloutRecord(NamedTuple):
+    """A message of the topic as it was found.
+
+    Attributes:
+        is_trusted: it bears our signature, or none is asked for.
+        digest: SHA-256 of its value, in hexadecimal.
+    """
+
+    message: RolloutMessage
+    is_trusted: bool
+    digest: str
 
 
 def decode_rollout_message(key: str, value: bytes, model: str) -> RolloutMessage | None:

@@ -1,25 +1,162 @@
-"""What the compacted topic `rollouts` says: which versions of a model take traffic."""
+"""What the compacted topic `rollouts` says: which versions of a model take traffic.
 
+With `kafka.signing_key` each message bears a signature in its header `headwater-signature`:
+HMAC-SHA256 of the topic's name, the message's key and its value, byte by byte as they stand in
+Kafka. Without the key whoever may write to the topic is believed.
+"""
+
+import hashlib
+import hmac
 from collections.abc import Iterator, Mapping
 from typing import Any
 from uuid import uuid4
 
 import confluent_kafka
-import msgspec
 import structlog
 from headwater_client.errors import ServerError
 from headwater_client.events import encode
 from headwater_client.topics import ROLLOUTS
+from prometheus_client import Counter
 
+from features import rollout_messages
 from features.kafka import client_config
-from features.rollout_messages import Rollout, RolloutMessage, decode_rollout_message
+from features.rollout_messages import Rollout, RolloutMessage, RolloutRecord, RolloutStep
 from features.settings import BrokerSettings
 
 ANSWER_S = 10.0
 WRITE_TIMEOUT_S = 15.0
 FETCH_WAIT_MS = 50
+SIGNATURE_HEADER = "headwater-signature"
+MAX_LOGGED_CHARS = 200
 PARTITION = confluent_kafka.TopicPartition(ROLLOUTS, 0, confluent_kafka.OFFSET_BEGINNING)
 log = structlog.get_logger()
+
+REFUSED = Counter(
+    "headwater_rollout_messages_refused_total",
+    "Messages on `rollouts` that changed nothing",
+    ["reason"],
+)
+
+
+def sign_message(settings: BrokerSettings, topic: str, key: str, value: bytes) -> str:
+    """The signature of a message with the settings' key, in hexadecimal; "" where none is set."""
+    if settings.signing_key is None:
+        return ""
+    signed = b"\0".join((topic.encode(), key.encode(), value))
+    secret = settings.signing_key.get_secret_value().encode()
+    return hmac.new(secret, signed, hashlib.sha256).hexdigest()
+
+
+def signature_headers(
+    settings: BrokerSettings, topic: str, key: str, value: bytes
+) -> list[tuple[str, str | bytes | None]]:
+    """The headers of a message that is about to be written."""
+    signature = sign_message(settings, topic, key, value)
+    return [(SIGNATURE_HEADER, signature.encode())] if signature else []
+
+
+def warn_if_unsigned(settings: BrokerSettings) -> None:
+    """Say at start that whoever may write to `rollouts` decides who gets what."""
+    if settings.signing_key is None:
+        log.warning(
+            "rollouts_not_signed",
+            remedy="set kafka.signing_key, the same for workers, trainer and controllers",
+        )
+
+
+class RolloutReader:
+    """Reads messages of the topic about one model, and says which of them count.
+
+    What stands there is others' work: nothing of it raises. What is unreadable, of another release,
+    not signed where a key is set, or older than what was read before, is logged, counted, and
+    changes nothing.
+
+    Attributes:
+        revision: of the newest rollout or step that counts; 0 before there is one, and for those of
+            release 0.1.0.
+        lease_sequence: of the newest lease.
+        step_digest: of the newest step, which the next one has to name; "" before there is one.
+        refusal: why the newest routing message does not count; "" where it does.
+        needs_restoring: one that is not signed, or old, stands behind the rollout that counts. Once
+            the topic is compacted nothing else may be left.
+    """
+
+    def __init__(self, settings: BrokerSettings, model: str) -> None:
+        self._settings = settings
+        self._model = model
+        self.revision = self.lease_sequence = 0
+        self.step_digest = self.refusal = ""
+        self.needs_restoring = False
+
+    def read(self, message: confluent_kafka.Message) -> RolloutMessage | None:
+        """What a message says, if it counts; else None."""
+        record = self.record(message)
+        return None if record is None else self.accept(record, message)
+
+    def accept(
+        self, record: RolloutRecord, message: confluent_kafka.Message
+    ) -> RolloutMessage | None:
+        """What a record says, if it counts; else None."""
+        said = record.message
+        if reason := self._find_refusal(record):
+            _refuse(reason, message)
+            if isinstance(said, Rollout):
+                self.refusal, self.needs_restoring = reason, True
+            return None
+        match said:
+            case Rollout():
+                self.revision, self.refusal, self.needs_restoring = said.revision, "", False
+            case rollout_messages.RolloutLease():
+                self.lease_sequence = said.sequence
+            case RolloutStep(rollout=rollout):
+                self.revision = rollout.revision or self.revision
+                self.step_digest = record.digest
+        return said
+
+    def record(self, message: confluent_kafka.Message) -> RolloutRecord | None:
+        """A message as it was found; None if it is of another model, a tombstone, or unreadable."""
+        key, value = message.key(), message.value()
+        if message.error() is not None or key is None or value is None:
+            return None
+        try:
+            name = key.decode()
+            said = rollout_messages.decode_rollout_message(name, value, self._model)
+            if said is None:
+                return None
+            expected = sign_message(self._settings, message.topic() or "", name, value)
+            found = dict(message.headers() or ()).get(SIGNATURE_HEADER) or b""
+            given = found.encode() if isinstance(found, str) else found
+            is_trusted = not expected or hmac.compare_digest(expected.encode(), given)
+            return RolloutRecord(said, is_trusted, hashlib.sha256(value).hexdigest())
+        except Exception as error:  # noqa: BLE001  (whoever may write there must not end a process)
+            _refuse("unreadable", message, error)
+            return None
+
+    def _find_refusal(self, record: RolloutRecord) -> str:
+        said, reason = record.message, ""
+        match said:
+            case rollout_messages.RolloutCommand():
+                # It bears a signature of its own, of the admin token.
+                pass
+            case _ if not record.is_trusted:
+                reason = "not signed"
+            case Rollout(model=model) if model != self._model:
+                reason = "of another model"
+            case Rollout(revision=revision) | RolloutStep(rollout=Rollout(revision=revision)) if (
+                revision
+            ):
+                least = self.revision + isinstance(said, Rollout)
+                reason = "old" if revision < least else ""
+            case rollout_messages.RolloutLease(sequence=number) if number <= self.lease_sequence:
+                reason = "old"
+        return reason
+
+
+def _refuse(reason: str, message: confluent_kafka.Message, error: Exception | None = None) -> None:
+    REFUSED.labels(reason).inc()
+    said = " ".join(str(error).split())[:MAX_LOGGED_CHARS] if error else ""
+    shown = {"error": f"{type(error).__name__}: {said}"} if error else {}
+    log.warning("rollout_ignored", offset=message.offset(), reason=reason, **shown)
 
 
 def rollouts_consumer(
@@ -55,11 +192,13 @@ class RolloutView:
 
     Attributes:
         newest: the rollout that counts, as of the last `refresh`; None where there was none.
+        reader: says which messages count.
     """
 
     def __init__(self, settings: BrokerSettings, model: str) -> None:
         self.model = model
         self.newest: Rollout | None = None
+        self.reader = RolloutReader(settings, model)
         self._settings = settings
         self._consumer: confluent_kafka.Consumer | None = None
         self._next = confluent_kafka.OFFSET_BEGINNING
@@ -77,7 +216,20 @@ class RolloutView:
     def read(self) -> Iterator[RolloutMessage]:
         """The messages of the model that were written since the last time, oldest first.
 
-        What is unreadable is logged and passed over. A reader that stops early goes on from there.
+        What does not count is logged and passed over. A reader that stops early goes on from there.
+
+        Raises:
+            ServerError: the topic cannot be read.
+        """
+        for message in self.messages():
+            said = self.reader.read(message)
+            if isinstance(said, Rollout):
+                self.newest = said
+            if said is not None:
+                yield said
+
+    def messages(self) -> Iterator[confluent_kafka.Message]:
+        """What was written since the last time, oldest first, of every model.
 
         Raises:
             ServerError: the topic cannot be read.
@@ -86,12 +238,12 @@ class RolloutView:
             self._consumer = rollouts_consumer(self._settings)
         try:
             for message in read_all(self._consumer, self._next):
-                self._next = (message.offset() or 0) + 1
-                said = rollout_message_in(message, self.model)
-                if isinstance(said, Rollout):
-                    self.newest = said
-                if said is not None:
-                    yield said
+                offset = message.offset() or 0
+                if offset < self._next:
+                    # A topic that was made anew counts anew.
+                    self.reader = RolloutReader(self._settings, self.model)
+                self._next = offset + 1
+                yield message
         finally:
             self._consumer.unassign()
 
@@ -140,9 +292,9 @@ def is_end(message: confluent_kafka.Message) -> bool:
 
 
 def write_rollout_message(
-    settings: BrokerSettings, key: str, message: RolloutMessage, what: str
+    settings: BrokerSettings, key: str, message: RolloutMessage, what: str, topic: str = ROLLOUTS
 ) -> None:
-    """Write one message, and wait until Kafka has it.
+    """Write one message, signed where a key is set, and wait until Kafka has it.
 
     Args:
         what: it is, for the error.
@@ -154,27 +306,14 @@ def write_rollout_message(
     producer = confluent_kafka.Producer(
         {**client_config(settings), "enable.idempotence": "true", "log_level": "0"}
     )
+    value = encode(message)
     producer.produce(
-        ROLLOUTS,
+        topic,
         key=key,
-        value=encode(message),
+        value=value,
+        headers=signature_headers(settings, topic, key, value),
         on_delivery=lambda error, _: failures.append(str(error)) if error else None,
     )
     if producer.flush(WRITE_TIMEOUT_S) or failures:
         reason = failures[0] if failures else f"no answer in {WRITE_TIMEOUT_S:.0f} s"
-        raise ServerError(f"Kafka: topic {ROLLOUTS}: {what}: {reason}")
-
-
-def rollout_message_in(message: confluent_kafka.Message, model: str) -> RolloutMessage | None:
-    """What a message says of a model; None if it is of another one, a tombstone, or unreadable.
-
-    What is unreadable is logged, and changes nothing.
-    """
-    key, value = message.key(), message.value()
-    if message.error() is not None or key is None or value is None:
-        return None
-    try:
-        return decode_rollout_message(key.decode(), value, model)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        log.warning("rollout_ignored", offset=message.offset(), error=str(error))
-        return None
+        raise ServerError(f"Kafka: topic {topic}: {what}: {reason}")

@@ -30,6 +30,11 @@ SCHEMA_VERSION = 1
 MANIFEST_FILE = "manifest.json"
 FOREVER = float("inf")
 CATEGORY_BUCKETS = 32
+MAX_ADDRESS = 200
+MAX_MANIFEST_BYTES = 16 * 1024 * 1024
+# A vocabulary beyond these is no vocabulary, but something that fills a worker's memory.
+MAX_VOCABULARY_ITEMS = 20_000_000
+MAX_VOCABULARY_BYTES = 4 * 1024**3
 
 
 class Contract(msgspec.Struct, frozen=True, kw_only=True):
@@ -208,7 +213,7 @@ def check_version_fits(folder: str, rows: Contract) -> None:
     address = f"{folder.rstrip('/')}/{MANIFEST_FILE}"
     try:
         with open_address(address) as file:
-            manifest = file.read()
+            manifest = file.read(MAX_MANIFEST_BYTES)
     except FileNotFoundError:
         # A model of one's own making has none: what it expects is not known.
         return
@@ -301,16 +306,82 @@ def read_vocabulary(address: str) -> Vocabulary:
 
     Raises:
         OSError: it cannot be read.
-        ValueError: a column is missing, or its indices do not count up from 2.
+        ValueError: it is too large, a column is missing, or its indices do not count up from 2.
     """
     with open_address(address) as file:
         parquet = pq.ParquetFile(file)
+        _check_size(address, parquet.metadata)
         if missing := set(COLUMNS) - set(parquet.schema_arrow.names):
             raise ValueError(f"{address}: no column {min(missing)}: publish a new version")
         table = parquet.read(columns=list(COLUMNS))
     if table["index"].to_pylist() != list(range(FIRST_ITEM, FIRST_ITEM + len(table))):
         raise ValueError(f"{address}: indices do not count up from {FIRST_ITEM}")
     return Vocabulary(table["item_id"].to_pylist(), table["learned"].to_pylist())
+
+
+def _check_size(address: str, metadata: pq.FileMetaData) -> None:
+    """Refuse by the footer what would not fit into memory, before it is unpacked."""
+    groups = map(metadata.row_group, range(metadata.num_row_groups))
+    size = sum(group.total_byte_size for group in groups)
+    if metadata.num_rows > MAX_VOCABULARY_ITEMS or size > MAX_VOCABULARY_BYTES:
+        raise ValueError(
+            f"{address}: {metadata.num_rows} items of {size} bytes: at most "
+            f"{MAX_VOCABULARY_ITEMS} items of {MAX_VOCABULARY_BYTES} bytes"
+        )
+
+
+def read_version(address: str, contract: Contract | None, allowed: Sequence[str]) -> Vocabulary:
+    """The vocabulary of a version that somebody else names, once all of it is checked.
+
+    Args:
+        address: of the vocabulary, in the version's folder.
+        contract: what the settings make of rows.
+        allowed: see `check_address`.
+
+    Raises:
+        SettingsError: it may not be read, or was trained on other features.
+        Exception: the file system that the address names raises what it likes.
+    """
+    check_address(address, allowed)
+    if contract is not None:
+        check_version_fits(address.removesuffix(f"/{FILE_NAME}"), contract)
+    return read_vocabulary(address)
+
+
+def check_address(address: str, allowed: Sequence[str]) -> None:
+    """Refuse to read a version from where the settings do not allow it.
+
+    Args:
+        allowed: addresses below which versions may lie; empty: any local path.
+
+    Raises:
+        SettingsError: it lies elsewhere; it names the setting.
+    """
+    place = _normalise(address)
+    if place is None:
+        raise SettingsError(f"address {address[:MAX_ADDRESS]!r}: has .. or :: in it: not read")
+    prefixes = [_normalise(each) for each in allowed]
+    is_local = place.startswith("/")
+    if (is_local and not prefixes) or any(
+        prefix is not None and f"{place}/".startswith(f"{prefix.rstrip('/')}/")
+        for prefix in prefixes
+    ):
+        return
+    where = ", ".join(allowed) or "a local path"
+    raise SettingsError(
+        f"address {address[:MAX_ADDRESS]!r}: is not below {where}: if versions lie there, set "
+        "worker.model_addresses"
+    )
+
+
+def _normalise(address: str) -> str | None:
+    """An address in the one form that addresses are compared in; None for one that could escape."""
+    plain = unquote(address)
+    if "::" in address or "\0" in plain or ".." in plain.replace("\\", "/").split("/"):
+        return None
+    for scheme in ("file://", "local://"):
+        plain = plain.removeprefix(scheme)
+    return plain if "://" in plain else str(Path(plain).absolute())
 
 
 BoolArray = npt.NDArray[np.bool_]

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, mo
 
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
+LEAST_KEY_CHARS = 32
 
 # What programs write where they know no id. Not 0: logs whose people are counted have one.
 NOBODY = (
@@ -72,6 +73,18 @@ def _readable_file(text: str) -> str:
 PemFile = Annotated[str, AfterValidator(_readable_file)]
 
 
+def _check_key(given: SecretStr) -> SecretStr:
+    if (length := len(given.get_secret_value())) < LEAST_KEY_CHARS:
+        raise ValueError(
+            f"has {length} characters: take at least {LEAST_KEY_CHARS}, such as those of: "
+            "openssl rand -hex 32"
+        )
+    return given
+
+
+SigningKey = Annotated[SecretStr, AfterValidator(_check_key)]
+
+
 class SecurityProtocol(StrEnum):
     """Kafka's own names for how a client connects."""
 
@@ -126,6 +139,12 @@ class BrokerSettings(Section):
     )
     create_topics: bool = Field(
         True, description="whether topics that are missing are made; else they are an error"
+    )
+    signing_key: SigningKey | None = Field(
+        None,
+        description="secret that messages on `rollouts`, which say who gets which version, are "
+        "signed with (HMAC-SHA256): the same for workers, trainer and controllers, at least 32 "
+        "characters, not rollout.admin_token; empty: whoever may write to the topic decides",
     )
 
     @property

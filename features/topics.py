@@ -53,7 +53,10 @@ _OTHER_TOPICS = (
         any_partitions=True,
         least_retention_ms=_DAY_MS,
     ),
-    Topic(topics.ROLLOUTS, False, _COMPACTED),
+    # Leases are written all the time: without an hour's segments they would lie there for a week.
+    Topic(topics.ROLLOUTS, False, _COMPACTED | {"segment.ms": str(_DAY_MS // 24)}),
+    # A command is refused 30 s after the broker took it, whatever its sender's clock says.
+    Topic(topics.ROLLOUT_COMMANDS, False, _ARRIVAL | {"retention.ms": str(_DAY_MS)}),
 )
 # Kafka's own default, about. No message of Headwater is larger: a dead letter is cut to fit.
 LEAST_MESSAGE_BYTES = 1_048_576

@@ -22,7 +22,7 @@ from headwater_client.topics import ITEMS
 from features.events import EventReader
 from features.kafka import ensure_sources
 from features.model_server import keep_loaded
-from features.schema import FeatureSchema
+from features.schema import FeatureSchema, read_version
 from features.settings import BrokerSettings, EventSettings, SecurityProtocol
 from features.store import RowStore, popularity_table
 from features.store.redis import RedisRowStore
@@ -35,7 +35,7 @@ from stream.inference import model_servers
 from stream.pipeline import Commits, Pipeline, RecommendationProducer, stage
 from stream.recommender import EventPlace, RecommendationRequest, Recommender, make_recommender
 from stream.rollout_follower import RolloutFollower
-from stream.routing import Routes
+from stream.routing import BackgroundReads, Routes
 from stream.row_updates import ConsumerRecord, RowChanges, RowUpdater
 from stream.settings import WorkerConfig
 
@@ -237,8 +237,9 @@ def make_services(config: WorkerConfig, app: faust.App) -> WorkerServices:
     commits = Commits(app, store, producer, config.worker.commit_interval_s)
     decoder = RecordDecoder(sources, producer, config.events)
     schema = FeatureSchema(config.features)
-    routes = Routes(config.triton.model, schema.contract)
-    follower = RolloutFollower(config.kafka, routes)
+    read = partial(read_version, contract=schema.contract, allowed=config.worker.model_addresses)
+    routes = Routes(config.triton.model, load=BackgroundReads(read))
+    follower = RolloutFollower(config.kafka, routes, config.worker.rollout_lease_s)
     recommender = make_recommender(config, store, routes)
     updater = RowUpdater(
         store,

@@ -52,6 +52,15 @@ STAGE_SECONDS = Histogram(
     ["stage"],
     buckets=_SECONDS,
 )
+ROUTED_VERSION = Gauge(
+    "headwater_routed_version",
+    "Version that a variant is answered by; 0 while it cannot be read",
+    ["variant"],
+)
+LEASE_EXPIRED = Gauge(
+    "headwater_rollout_lease_expired",
+    "Whether a rollout is not shown because no controller watches it",
+)
 COMMITTED_OFFSET = Gauge("headwater_committed_offset", "Offset committed", ["topic", "partition"])
 
 

@@ -1,32 +1,42 @@
 """Follows the compacted topic `rollouts`: routes are always those of the newest rollout."""
 
 import asyncio
+import time
 
 import structlog
 from confluent_kafka import Message
-from headwater_client import HeadwaterError
 
-from features.rollout_messages import Rollout
-from features.rollouts import is_end, read_all, rollout_message_in, rollouts_consumer
+from features.rollout_messages import Rollout, RolloutLease
+from features.rollouts import RolloutReader, is_end, read_all, rollouts_consumer, warn_if_unsigned
 from features.settings import BrokerSettings
+from stream import metrics
 from stream.routing import Routes
 
 log = structlog.get_logger()
 _POLL_S = 0.2
 _FETCH_WAIT_MS = 500
+# The first recommendation waits so long for its model; then popular items answer meanwhile.
+_FIRST_READ_S = 30.0
 
 
 class RolloutFollower:
     """Reads `rollouts` from its beginning and keeps `routes` up to date.
 
+    Nothing that stands there, and no address that it names, ends the worker.
+
     Args:
-        settings: where Kafka is.
+        settings: where Kafka is, and the key that messages are signed with.
         routes: what is kept up to date.
+        lease_s: how long a rollout is shown without a sign of life of its controller.
     """
 
-    def __init__(self, settings: BrokerSettings, routes: Routes) -> None:
+    def __init__(self, settings: BrokerSettings, routes: Routes, lease_s: float) -> None:
+        self._settings = settings
         self._routes = routes
+        self._lease_s = lease_s
+        self._reader = RolloutReader(settings, routes.model)
         self._started = asyncio.Event()
+        self._reported: object = None
         # Only the topic's end is told that much later, once at the start; messages come at once.
         self._consumer = rollouts_consumer(settings, {"fetch.wait.max.ms": str(_FETCH_WAIT_MS)})
 
@@ -36,32 +46,63 @@ class RolloutFollower:
         Raises:
             ServerError: the topic cannot be read.
         """
+        warn_if_unsigned(self._settings)
         await asyncio.to_thread(self._catch_up)
         self._started.set()
 
     def _catch_up(self) -> None:
+        """Follow the newest rollout; those before it are read, and not followed."""
+        self._reader = RolloutReader(self._settings, self._routes.model)
+        newest: Rollout | None = None
+        lease: RolloutLease | None = None
         for message in read_all(self._consumer):
-            self._follow(message)
+            match self._reader.read(message):
+                case Rollout() as newest:
+                    pass
+                case RolloutLease() as lease:
+                    pass
+        # What was written a while ago has been running down since.
+        if newest is not None:
+            self._follow(newest, self._lease_s - _age_s(newest.time))
+        if lease is not None:
+            self._routes.renew(lease.rollout_id, self._lease_s - _age_s(lease.time))
+        deadline = time.monotonic() + _FIRST_READ_S
+        while self._is_waiting() and time.monotonic() < deadline:
+            time.sleep(_POLL_S / 4)
+        self._report()
+
+    def _is_waiting(self) -> bool:
+        self._routes.refresh()
+        return self._routes.stable is None and self._routes.is_loading
 
     async def run(self) -> None:
         """Follow for ever, once `start` is done."""
         await self._started.wait()
         while True:
-            message = await asyncio.to_thread(self._consumer.poll, _POLL_S)
-            if message is not None and not is_end(message):
-                await asyncio.to_thread(self._follow, message)
+            await asyncio.to_thread(self._turn)
 
-    def _follow(self, message: Message) -> None:
+    def _turn(self) -> None:
+        message = self._consumer.poll(_POLL_S)
+        if message is not None and not is_end(message):
+            self._take(message)
+        self._routes.refresh()
+        self._report()
+
+    def _take(self, message: Message) -> None:
         if (failure := message.error()) is not None:
             log.warning("rollouts_unreadable", error=failure.str())
             return
-        rollout = rollout_message_in(message, self._routes.model)
-        if not isinstance(rollout, Rollout):
-            return
+        match self._reader.read(message):
+            case Rollout() as rollout:
+                self._follow(rollout, self._lease_s)
+            case RolloutLease(rollout_id=rollout_id):
+                self._routes.renew(rollout_id, self._lease_s)
+
+    def _follow(self, rollout: Rollout, lease_s: float) -> None:
         try:
-            self._routes.follow(rollout)
-        except (OSError, ValueError, HeadwaterError) as error:
-            log.warning("rollout_ignored", offset=message.offset(), error=str(error))
+            self._routes.follow(rollout, lease_s)
+        except ValueError as error:
+            log.warning("rollout_ignored", rollout_id=rollout.rollout_id, reason=str(error))
             return
         log.info(
             "rollout",
@@ -69,3 +110,32 @@ class RolloutFollower:
             state=rollout.phase,
             versions={v.variant: (v.version, v.share) for v in rollout.versions},
         )
+
+    def _report(self) -> None:
+        """Say what has changed since the last time, and show it."""
+        routes = self._routes
+        now = routes.loaded, routes.problems, routes.lease_expired
+        if now == self._reported:
+            return
+        loaded, problems, expired = self._reported = now
+        metrics.ROUTED_VERSION.clear()
+        for variant in (*problems, *loaded):
+            metrics.ROUTED_VERSION.labels(variant).set(loaded.get(variant, 0))
+        metrics.LEASE_EXPIRED.set(expired)
+        if routes.is_loading:
+            return
+        if problems:
+            log.warning("version_not_routed", problems=problems, answered_by=loaded)
+        elif expired:
+            log.warning(
+                "rollout_not_watched",
+                reason=f"no controller has renewed it for {self._lease_s:.0f} s: everyone gets the "
+                "stable version: run one: headwater controller",
+            )
+        else:
+            log.info("versions_routed", versions=loaded)
+
+
+def _age_s(time_ms: int) -> float:
+    """How long ago something was written; never negative, whatever the clocks say."""
+    return max(0.0, time.time() - time_ms / 1000)

@@ -1,12 +1,26 @@
 """Which version of the model answers which user: deterministic buckets, as a rollout says."""
 
+import math
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import xxhash
+from headwater_client.errors import HeadwaterError
 
 from features.rollout_messages import LARGEST_SHARE, Rollout, RoutedVersion, Variant
 from features.schema import FILE_NAME, Contract, Vocabulary, check_version_fits, read_vocabulary
+
+READ_TIMEOUT_S = 60.0
+MAX_BACKOFF_S = 60.0
+# Of reads that hang, such as those of a network disk that is away: no more threads than this.
+MAX_READS = 8
+MAX_PROBLEM_CHARS = 300
+
+
+class VersionPendingError(HeadwaterError):
+    """A version is being read."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,17 +47,26 @@ class Assignment:
 
 
 class Routes:
-    """The routes of one model as the newest rollout says.
+    """The routes of one model as the newest rollout says, as far as its versions can be read.
 
     A user's bucket between 0 and 1 is a hash of user, model and rollout. The canary has the buckets
     from 0 on, its baseline those from the middle on: as their shares grow users join them, and
     nobody leaves (Kohavi, Tang & Xu, "Trustworthy Online Controlled Experiments", 2020, ch. 4).
 
+    A canary or a shadow that cannot be read is left out: its users get the stable version. While
+    that cannot be read, the stable version of before goes on alone. `refresh` tries again.
+
     Args:
         model: name of the model.
         contract: what the rows are; a version that was trained on others is refused. None: any is
             taken.
-        load: reads the vocabulary of a version from its address.
+        load: reads a vocabulary from its address; what it raises is that version's problem.
+        clock: seconds, for leases.
+
+    Attributes:
+        problems: by variant, why its version is not there; empty where all are.
+        is_loading: whether one of these is only being read.
+        lease_expired: whether a rollout is not shown because no controller watches it.
     """
 
     def __init__(
@@ -51,11 +74,18 @@ class Routes:
         model: str,
         contract: Contract | None = None,
         load: Callable[[str], Vocabulary] = read_vocabulary,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.model = model
+        self.problems: dict[str, str] = {}
+        self.is_loading = self.lease_expired = False
         self._contract = contract
         self._load = load
-        # Replaced whole, never changed: `follow` runs in another thread than `assign`.
+        self._clock = clock
+        self._rollout: Rollout | None = None
+        self._lease_end = math.inf
+        self._vocabularies: dict[tuple[int, str], Vocabulary] = {}
+        # Replaced whole, never changed: `refresh` runs in another thread than `assign`.
         self._routes: dict[str, Route] = {}
 
     @property
@@ -65,8 +95,15 @@ class Routes:
 
     @property
     def routed(self) -> list[RoutedVersion]:
-        """Every version that takes traffic."""
-        return [route.version for route in self._routes.values()]
+        """What is to stay loaded: what the newest rollout names, readable or not; what answers."""
+        named = self._rollout.versions if self._rollout else []
+        answering = [route.version for route in self._routes.values()]
+        return [*named, *(each for each in answering if each not in named)]
+
+    @property
+    def loaded(self) -> dict[str, int]:
+        """By variant, the number of the version that answers."""
+        return {variant: route.version.version for variant, route in self._routes.items()}
 
     def assign(self, user_id: str) -> Assignment | None:
         """A user's versions: the same as long as the shares stay; None without any version."""
@@ -84,30 +121,74 @@ class Routes:
             return Assignment(baseline)
         return Assignment(stable, _route_if_within(routes.get(Variant.SHADOW), bucket))
 
-    def follow(self, rollout: Rollout) -> None:
+    def follow(self, rollout: Rollout, lease_s: float = math.inf) -> None:
         """Route as a rollout says; vocabularies already loaded are kept.
 
+        Args:
+            lease_s: how long it may be shown unless it is renewed; a version that everyone gets
+                needs no lease.
+
         Raises:
-            OSError, ValueError: a vocabulary cannot be read, or no version is stable.
-            SettingsError: a version was trained on other features.
-            In each case the routes stay as they are.
+            ValueError: no version is stable; the routes stay as they are.
         """
         if rollout.version_for(Variant.STABLE) is None:
             raise ValueError("versions: none is stable: one has to be")
-        loaded = {route.version.address: route.vocabulary for route in self._routes.values()}
-        self._routes = {
-            version.variant: Route(
-                version,
-                loaded.get(version.address) or self._load_vocabulary(version),
-                rollout.rollout_id,
-            )
-            for version in rollout.versions
-        }
+        self._rollout = rollout
+        self._lease_end = self._clock() + lease_s
+        self.refresh()
+
+    def renew(self, rollout_id: str, lease_s: float) -> None:
+        """A controller watches this rollout; a lease of another one changes nothing."""
+        if self._rollout is not None and self._rollout.rollout_id == rollout_id:
+            self._lease_end = max(self._lease_end, self._clock() + lease_s)
+            self.refresh()
+
+    def refresh(self) -> None:
+        """Load what is missing, and end what no controller watches; nothing raises."""
+        rollout = self._rollout
+        if rollout is None:
+            return
+        self.lease_expired = rollout.needs_lease and self._clock() >= self._lease_end
+        self.is_loading = False
+        problems: dict[str, str] = {}
+        routes: dict[str, Route] = {}
+        for version in rollout.versions:
+            if self.lease_expired and version.variant != Variant.STABLE:
+                continue
+            try:
+                routes[version.variant] = self._route(version, rollout.rollout_id)
+            except Exception as error:  # noqa: BLE001  (an address is others' work: it is said)
+                self.is_loading |= isinstance(error, VersionPendingError)
+                problems[version.variant] = _line(error)
+        self.problems = problems
+        if Variant.STABLE in routes:
+            self._routes = routes
+        elif (before := self.stable) is not None:
+            self._routes = {Variant.STABLE: before}
+        used = [each.version for each in self._routes.values()] + rollout.versions
+        names = {(each.version, each.address) for each in used}
+        self._vocabularies = {k: v for k, v in self._vocabularies.items() if k in names}
+
+    def _route(self, version: RoutedVersion, rollout_id: str) -> Route:
+        """The route of before, if it is the same, else a new one."""
+        before = self._routes.get(version.variant)
+        if before and (before.version, before.rollout_id) == (version, rollout_id):
+            return before
+        name = version.version, version.address
+        vocabulary = self._vocabularies.get(name)
+        if vocabulary is None:
+            vocabulary = self._vocabularies[name] = self._load_vocabulary(version)
+        return Route(version, vocabulary, rollout_id)
 
     def _load_vocabulary(self, version: RoutedVersion) -> Vocabulary:
         if self._contract is not None:
             check_version_fits(version.address, self._contract)
         return self._load(f"{version.address.rstrip('/')}/{FILE_NAME}")
+
+
+def _line(error: Exception) -> str:
+    said = " ".join(str(error).split())[:MAX_PROBLEM_CHARS]
+    return said if isinstance(error, HeadwaterError) else f"{type(error).__name__}: {said}"
 
 
 def _route_if_within(route: Route | None, bucket: float) -> Route | None:
@@ -122,3 +203,87 @@ def bucket_of(model: str, rollout_id: str, user_id: str) -> float:
     True
     """
     return xxhash.xxh3_64_intdigest(f"{model}/{rollout_id}/{user_id}") / 2**64
+
+
+@dataclass(slots=True)
+class _Read:
+    """A read that was begun; `outcome` is there once it has ended."""
+
+    begun_s: float
+    failures: int
+    outcome: Vocabulary | Exception | None = None
+    retry_s: float = 0.0
+
+
+class BackgroundReads:
+    """Reads addresses in threads of their own, each for a limited time, and again when it fails.
+
+    So who follows `rollouts` sees a rollback at once, whatever an address does meanwhile.
+
+    Args:
+        read: what is done in the thread.
+        timeout_s: how long one may take. It cannot be stopped: its thread is left alone.
+        clock: seconds.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[str], Vocabulary],
+        timeout_s: float = READ_TIMEOUT_S,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._read = read
+        self._timeout_s = timeout_s
+        self._clock = clock
+        self._reads: dict[str, _Read] = {}
+        self._threads: list[threading.Thread] = []
+
+    def __call__(self, address: str) -> Vocabulary:
+        """What was read; asked again it is read anew.
+
+        Raises:
+            VersionPendingError: it is being read, or has to wait for its turn.
+            Exception: what reading it raised last; it is tried again after 1 s, 2, 4 ... 60.
+            TimeoutError: it took too long, likewise.
+        """
+        now_s = self._clock()
+        found = self._reads.get(address)
+        if found is None:
+            raise self._begin(address, 0)
+        if isinstance(found.outcome, Vocabulary):
+            del self._reads[address]
+            return found.outcome
+        if found.outcome is None:
+            if now_s - found.begun_s < self._timeout_s:
+                raise VersionPendingError(f"{address}: is being read")
+            found.outcome = TimeoutError(f"{address}: no answer in {self._timeout_s:.0f} s")
+        if not found.retry_s:
+            found.retry_s = now_s + min(MAX_BACKOFF_S, 2.0**found.failures)
+        if now_s >= found.retry_s:
+            self._begin(address, found.failures + 1)
+        # Raised again and again, it must not collect a trace of each time.
+        raise found.outcome.with_traceback(None)
+
+    def _begin(self, address: str, failures: int) -> VersionPendingError:
+        self._threads = [thread for thread in self._threads if thread.is_alive()]
+        if len(self._threads) >= MAX_READS:
+            return VersionPendingError(f"{address}: waits: {MAX_READS} other reads hang")
+        read = _Read(self._clock(), failures)
+        # Those that nobody asks for any more go; a rollout has a few.
+        newest = list(self._reads.items())[-2 * MAX_READS :]
+        self._reads = {**dict(newest), address: read}
+        thread = threading.Thread(
+            target=self._run, args=(address, read), name="version-read", daemon=True
+        )
+        self._threads.append(thread)
+        thread.start()
+        return VersionPendingError(f"{address}: is being read")
+
+    def _run(self, address: str, read: _Read) -> None:
+        outcome: Vocabulary | Exception
+        try:
+            outcome = self._read(address)
+        except BaseException as error:  # noqa: BLE001  (kept: it is raised where it is asked for)
+            outcome = error if isinstance(error, Exception) else RuntimeError(repr(error))
+        if read.outcome is None:
+            read.outcome = outcome

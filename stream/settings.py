@@ -108,6 +108,17 @@ class WorkerSettings(Section):
     commit_interval_s: Annotated[float, Field(gt=0)] = Field(
         1.0, description="seconds from one commit of offsets to the next"
     )
+    model_addresses: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
+        (),
+        description="addresses below which versions of the model may lie, such as "
+        "s3://models/temporal_llm or /srv/model_repo: a routing message that names another one is "
+        "not followed; empty: any local path, and nothing else",
+    )
+    rollout_lease_s: Annotated[float, Field(ge=30)] = Field(
+        60.0,
+        description="seconds without a sign of life of the controller after which a rollout is not "
+        "shown any more, and everyone gets the stable version; controllers renew every 10 s",
+    )
     row_cache: Annotated[int, Field(ge=0)] = Field(
         20_000,
         description="rows of people, and as many columns of items, that are cached; a write still "

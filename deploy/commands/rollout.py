@@ -1,5 +1,6 @@
-"""`headwater rollout start`, `status`, `promote`, `rollback`, `pause`, `resume` and `history`."""
+"""`headwater rollout`: `start` one, look at it (`status`, `history`), `promote` it and so on."""
 
+import sys
 from dataclasses import replace
 from typing import Annotated
 
@@ -10,9 +11,9 @@ from rich.console import Console
 
 from deploy import local
 from deploy.jobs.train import load_candidate
-from deploy.rollout import CommandRequest, sign_command, tables
+from deploy.rollout import CommandRejectedError, CommandRequest, sign_command, tables
 from deploy.rollout.tables import status_table
-from deploy.rollout.topic import read_history, send_command
+from deploy.rollout.topic import read_history, send_command, sign_current
 from deploy.settings import Settings, load_settings
 from features.inputs import MODEL_NAME
 from features.rollout_messages import RolloutAction
@@ -22,6 +23,10 @@ app = typer.Typer(help="A canary's rollout: start one, look at it, steer it.", n
 AsJson = Annotated[bool, typer.Option("--json", help="as JSON, for programs")]
 Actor = Annotated[str, typer.Option("--by", help="who asks; stays in the history")]
 Reason = Annotated[str, typer.Option("--reason", help="why; stays in the history")]
+OnTrial = Annotated[
+    int | None,
+    typer.Argument(help="the version that is meant; a rollout of another one is left alone", min=1),
+]
 
 
 @app.command()
@@ -34,44 +39,57 @@ def start(
     """Try a version out: load it, and give it a growing share of people while figures allow."""
     settings = _settings(triton=True)
     address = load_candidate(settings, version).address
-    request = _request(RolloutAction.START, by, reason)
+    request = CommandRequest(MODEL_NAME, RolloutAction.START, by, reason)
     _send(settings, replace(request, version=version, address=address), as_json)
 
 
 @app.command()
-def promote(by: Actor, reason: Reason, as_json: AsJson = False) -> None:
+def promote(by: Actor, reason: Reason, version: OnTrial = None, as_json: AsJson = False) -> None:
     """Give the canary to everyone now."""
-    _send(_settings(), _request(RolloutAction.PROMOTE, by, reason), as_json)
+    _steer(RolloutAction.PROMOTE, (by, reason), version, as_json)
 
 
 @app.command()
-def rollback(by: Actor, reason: Reason, as_json: AsJson = False) -> None:
+def rollback(by: Actor, reason: Reason, version: OnTrial = None, as_json: AsJson = False) -> None:
     """Give everyone the stable version now."""
-    _send(_settings(), _request(RolloutAction.ROLLBACK, by, reason), as_json)
+    _steer(RolloutAction.ROLLBACK, (by, reason), version, as_json)
 
 
 @app.command()
-def pause(by: Actor, reason: Reason, as_json: AsJson = False) -> None:
+def pause(by: Actor, reason: Reason, version: OnTrial = None, as_json: AsJson = False) -> None:
     """Keep the share as it is; guards go on watching."""
-    _send(_settings(), _request(RolloutAction.PAUSE, by, reason), as_json)
+    _steer(RolloutAction.PAUSE, (by, reason), version, as_json)
 
 
 @app.command()
-def resume(by: Actor, reason: Reason, as_json: AsJson = False) -> None:
+def resume(by: Actor, reason: Reason, version: OnTrial = None, as_json: AsJson = False) -> None:
     """Go on after a pause."""
-    _send(_settings(), _request(RolloutAction.RESUME, by, reason), as_json)
+    _steer(RolloutAction.RESUME, (by, reason), version, as_json)
+
+
+@app.command()
+def sign() -> None:
+    """Sign the newest rollout, for once, after `kafka.signing_key` was set."""
+    signed = sign_current(_settings().kafka, MODEL_NAME)
+    Console().print(status_table(signed))
 
 
 @app.command()
 def status(as_json: AsJson = False) -> None:
     """Who gets which version now."""
-    current = read_history(_settings().kafka, MODEL_NAME).current
-    if current is None:
+    history = read_history(_settings().kafka, MODEL_NAME)
+    if history.current is None:
+        if history.refusal:
+            raise DataError(
+                f"no version is live: the newest rollout is {history.refusal}: if it is right, say "
+                "so: headwater rollout sign"
+            )
         raise DataError("no version is live: train a first one: headwater train")
     if as_json:
-        print(msgspec.json.encode(current).decode())
+        print(msgspec.json.encode(history.current).decode())
     else:
-        Console().print(status_table(current))
+        Console().print(status_table(history.current))
+    _print_breaks(history.breaks)
 
 
 @app.command("history")
@@ -83,25 +101,46 @@ def show_history(
     history = read_history(_settings().kafka, MODEL_NAME)
     steps = history.steps[-last:]
     if as_json:
-        rows = {"steps": [tables.step_as_json(step) for step in steps], "refused": history.rejected}
+        rows = {
+            "steps": [tables.step_as_json(step) for step in steps],
+            "refused": history.rejected,
+            "breaks": history.breaks,
+        }
         print(msgspec.json.encode(rows).decode())
         return
     Console().print(tables.history_table(steps))
+    _print_breaks(history.breaks)
     for answer in history.rejected[-last:]:
         print(f"refused: {answer.reason}")
 
 
 def _settings(*, triton: bool = False) -> Settings:
-
     return local.connect(load_settings(), only=["kafka", *(["triton"] if triton else [])])
 
 
-def _request(action: RolloutAction, actor: str, reason: str) -> CommandRequest:
+def _print_breaks(breaks: list[str]) -> None:
+    for each in breaks:
+        print(f"headwater: history: {each}", file=sys.stderr)
 
-    return CommandRequest(MODEL_NAME, action, actor, reason)
+
+def _steer(action: RolloutAction, who: tuple[str, str], version: int | None, as_json: bool) -> None:
+    """Ask for something of the rollout that is under way as this command sees it."""
+    settings = _settings()
+    current = read_history(settings.kafka, MODEL_NAME).current
+    found = current.candidate if current else None
+    if version is not None and (found is None or found.version != version):
+        on_trial = f"version {found.version} is" if found else "none is"
+        raise CommandRejectedError(f"{action}: version {version} is not tried out: {on_trial}")
+    if current and found and version is None and sys.stdin.isatty() and not as_json:
+        typer.confirm(
+            f"{action} rollout {current.rollout_id} of version {found.version}, which is "
+            f"{current.phase}?",
+            abort=True,
+        )
+    request = replace(CommandRequest(MODEL_NAME, action, *who), seen=current)
+    _send(settings, request, as_json)
 
 
 def _send(settings: Settings, request: CommandRequest, as_json: bool) -> None:
-
     answer = send_command(settings.kafka, sign_command(settings.rollout, request))
     print(msgspec.json.encode(answer).decode() if as_json else answer.reason)

@@ -13,17 +13,21 @@ from headwater_client.errors import ServerError
 from msgspec.structs import replace
 from prometheus_client import Counter, Gauge
 
-from deploy.rollout import history
-from deploy.rollout.commands import CommandRejectedError, FencedError, verify_command
+from deploy.rollout import commands, history
+from deploy.rollout.commands import CommandRejectedError, FencedError
 from deploy.rollout.decision import Decision, Trial, apply_action, decide, initial_state
 from deploy.rollout.evidence import collect_inputs
 from deploy.rollout.feedback.consumer import FeedbackConsumer
 from deploy.rollout.settings import RolloutSettings
-from deploy.rollout.topic import ANSWER_S, RolloutLog
+from deploy.rollout.topic import ANSWER_S, ControllerMessage, RolloutLog
 from features import rollout_messages
 
 CONTROLLER = "controller"
 POLL_S = 0.05
+# Workers wait for three times as long at least (`worker.rollout_lease_s`).
+RENEW_S = 10.0
+FORGET_S = 3600.0
+MAX_COMMANDS = 10
 log = structlog.get_logger()
 
 LEADS = Gauge("headwater_rollout_leads", "Whether this controller is the one that decides")
@@ -41,18 +45,21 @@ class Dependencies:
     """What the controller needs besides the topic.
 
     Attributes:
-        count_feedback: makes what counts a trial's feedback.
+        count_feedback: makes what counts a trial's feedback, by the trial's rules.
         find_problem: why a version at an address cannot be tried out; "" where it can.
     """
 
-    count_feedback: Callable[[Trial], FeedbackConsumer]
+    count_feedback: Callable[[Trial, RolloutSettings], FeedbackConsumer]
     find_problem: Callable[[int, str], str]
 
 
 class Controller:
     """Decides on the rollouts of one model, for as long as its log leads.
 
+    While it decides on a trial it says so all the time: workers stop showing what nobody watches.
+
     Args:
+        rules: of trials that begin from now on; one that is under way keeps its own.
         clock: seconds since 1970.
     """
 
@@ -71,7 +78,7 @@ class Controller:
         self._clock = clock
         self._projection = history.RolloutProjection()
         self._feedback: FeedbackConsumer | None = None
-        self._decided_s = 0.0
+        self._decided_s = self._renewed_s = self._forgot_s = 0.0
 
     async def run_once(self) -> None:
         """Read the topic, carry out commands, and decide on the trial.
@@ -79,7 +86,6 @@ class Controller:
         Raises:
             FencedError: another controller leads: start anew.
             ServerError: Kafka or the store does not answer: start anew, nothing is lost.
-            DataError: a stored step cannot be read.
         """
         message = self._log.poll(POLL_S)
         LEADS.set(self._log.leads)
@@ -90,10 +96,26 @@ class Controller:
             self._projection.apply(message)
         if not self._log.caught_up:
             return
+        self._restore()
         self._end_overtaken_trial()
-        for command in self._projection.open_commands:
+        # Not all of a flood at once: the trial is watched meanwhile.
+        for command in self._projection.open_commands[:MAX_COMMANDS]:
             self._execute(command)
+        self._forget_answers()
         await self._follow_trial()
+
+    def _restore(self) -> None:
+        """Write what workers follow once more, where somebody wrote over its place."""
+        current = self._projection.current
+        if current is not None and self._log.needs_restoring:
+            log.warning("rollout_restored", rollout_id=current.rollout_id, state=current.phase)
+            self._write([current])
+
+    def _forget_answers(self) -> None:
+        if self._clock() - self._forgot_s >= FORGET_S:
+            self._forgot_s = self._clock()
+            if old := self._projection.forget_answers(self._now_ms()):
+                self._log.forget(old)
 
     def _end_overtaken_trial(self) -> None:
         """End a trial in whose place somebody has announced a version to everyone."""
@@ -103,13 +125,17 @@ class Controller:
         ended = trial.advance(replace(trial.state, phase=rollout_messages.RolloutPhase.ROLLED_BACK))
         # The announcement stands, so only the step is written, for the history.
         reason = "overtaken: another version was announced"
-        rollout = ended.to_rollout(self._rules, self._now_ms())
+        rollout = ended.to_rollout(self._rules_of(ended), self._now_ms())
         self._write([history.build_step(history.Transition(ended, CONTROLLER, reason), rollout)])
 
-    def _execute(self, command: rollout_messages.RolloutCommand) -> None:
-        now_ms = self._now_ms()
+    def _rules_of(self, trial: Trial) -> RolloutSettings:
+        """Those that the trial began with, whatever the settings say meanwhile."""
+        return self._projection.rules_of(trial.rollout_id) or self._rules
+
+    def _execute(self, received: commands.ReceivedCommand) -> None:
+        now_ms, command = self._now_ms(), received.command
         try:
-            verify_command(command, self._rules, now_ms)
+            commands.verify_command(received, self._rules, now_ms)
             trial, outcome = self._apply_command(command)
         except CommandRejectedError as error:
             log.warning(
@@ -117,10 +143,15 @@ class Controller:
             )
             self._write([_answer(command, now_ms, str(error), accepted=False)])
             return
+        answer = _answer(command, now_ms, outcome, accepted=True)
+        if trial == self._projection.trial:
+            self._write([answer])
+            return
+        rules = history.rules_as_json(self._rules_of(trial))
         transition = history.Transition(
-            trial, command.actor, command.reason, command_id=command.command_id
+            trial, command.actor, command.reason, rules, command.command_id
         )
-        self._take_step(transition, _answer(command, now_ms, outcome, accepted=True))
+        self._take_step(transition, answer)
 
     def _apply_command(self, command: rollout_messages.RolloutCommand) -> tuple[Trial, str]:
         """The trial as it is after a command, and what to answer.
@@ -130,10 +161,13 @@ class Controller:
         """
         now_s, trial = self._clock(), self._projection.trial
         if command.action is rollout_messages.RolloutAction.START:
+            if trial and trial.candidate == (command.version, command.address):
+                return trial, f"rollout {trial.rollout_id} is {trial.state.phase}"
             started = self._start_trial(command, now_s)
             return started, f"rollout {started.rollout_id} begins"
         if trial is None:
             raise CommandRejectedError(f"{command.action}: no rollout is running")
+        commands.check_meaning(command, trial.rollout_id, trial.sequence)
         after = trial.advance(apply_action(trial.state, command.action, now_s))
         return after, f"rollout {trial.rollout_id} is {after.state.phase}"
 
@@ -174,26 +208,36 @@ class Controller:
             return
         feedback = await self._feedback_of(trial)
         feedback.absorb(POLL_S)
-        now_s = self._clock()
-        if now_s - self._decided_s < self._rules.interval_s:
-            return
-        self._decided_s = now_s
+        if self._clock() - self._decided_s >= self._rules.interval_s:
+            await self._decide(trial, feedback)
+        self._renew_lease()
+
+    async def _decide(self, trial: Trial, feedback: FeedbackConsumer) -> None:
+        self._decided_s = now_s = self._clock()
         await feedback.flush()
         shadow = trial.routing_phase is rollout_messages.RolloutPhase.SHADOW
         inputs = collect_inputs(feedback.counters(), now_s, shadow=shadow)
-        decision = decide(trial.state, inputs, self._rules)
-        set_reward(decision, self._rules)
+        rules = self._rules_of(trial)
+        decision = decide(trial.state, inputs, rules)
+        set_reward(decision, rules)
         if decision.state != trial.state:
-            recorded = history.inputs_as_json(trial.state, inputs, self._rules)
+            recorded = history.inputs_as_json(trial.state, inputs, rules)
             after = trial.advance(decision.state)
             self._take_step(history.Transition(after, CONTROLLER, decision.reason, recorded))
+
+    def _renew_lease(self) -> None:
+        """Say that somebody watches the trial; who cannot decide does not come here."""
+        trial, now_s = self._projection.trial, self._clock()
+        if trial is not None and now_s - self._renewed_s >= RENEW_S:
+            self._renewed_s = now_s
+            self._log.write([_lease(trial, self._now_ms())])
 
     async def _feedback_of(self, trial: Trial) -> FeedbackConsumer:
         """The consumer of a trial's feedback; that of another trial is closed."""
         if self._feedback is not None and self._feedback.scope.rollout_id != trial.rollout_id:
             self.close()
         if self._feedback is None:
-            self._feedback = self._dependencies.count_feedback(trial)
+            self._feedback = self._dependencies.count_feedback(trial, self._rules_of(trial))
             await self._feedback.start()
         return self._feedback
 
@@ -202,9 +246,9 @@ class Controller:
     ) -> None:
         """Write a step, what workers follow from now on, and the answer to who asked for it."""
         trial = transition.trial
-        rollout = trial.to_rollout(self._rules, self._now_ms())
+        rollout = trial.to_rollout(self._rules_of(trial), self._now_ms())
         step = history.build_step(transition, rollout)
-        self._write([step, rollout, *([answer] if answer else [])])
+        self._write([rollout, step, *([answer] if answer else [])])
         count_step(rollout)
         log.info(
             "rollout_step",
@@ -216,20 +260,15 @@ class Controller:
             reason=transition.reason,
         )
 
-    def _write(
-        self,
-        messages: Sequence[
-            rollout_messages.Rollout | rollout_messages.RolloutStep | rollout_messages.RolloutAnswer
-        ],
-    ) -> None:
+    def _write(self, messages: Sequence[ControllerMessage]) -> None:
         """Write, and read until it comes back, and with it all that others wrote before."""
-        self._log.write(messages)
+        last = self._log.write(messages)[-1]
         deadline = time.monotonic() + ANSWER_S
         while True:
             message = self._log.poll(POLL_S)
             if message is not None:
                 self._projection.apply(message)
-            if message == messages[-1]:
+            if message == last:
                 return
             if not self._log.leads:
                 raise FencedError("another controller leads")
@@ -251,6 +290,13 @@ def _answer(
 ) -> rollout_messages.RolloutAnswer:
     return rollout_messages.RolloutAnswer(
         command_id=command.command_id, accepted=accepted, reason=reason, time=now_ms
+    )
+
+
+def _lease(trial: Trial, now_ms: int) -> rollout_messages.RolloutLease:
+    # The log numbers it.
+    return rollout_messages.RolloutLease(
+        model=trial.model, rollout_id=trial.rollout_id, sequence=1, time=now_ms
     )
 
 

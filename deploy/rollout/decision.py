@@ -5,8 +5,9 @@ always give the same one. It knows neither Kafka nor Triton.
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from msgspec import Struct, field
+from msgspec import Meta, Struct, field
 from msgspec.structs import replace
 
 from deploy.rollout.commands import CommandRejectedError
@@ -14,6 +15,9 @@ from deploy.rollout.evidence import DecisionInputs, Effect, estimate_effect
 from deploy.rollout.guards import broken_guards
 from deploy.rollout.settings import RolloutSettings
 from features.rollout_messages import Rollout, RolloutAction, RolloutPhase, RoutedVersion, Variant
+
+# The year 5138: what is beyond is no time.
+MAX_TIME_S = 1e11
 
 
 class RolloutState(Struct, frozen=True):
@@ -26,9 +30,9 @@ class RolloutState(Struct, frozen=True):
         phase_before_pause: the phase that `resume` goes back to.
     """
 
-    step: int
-    started_s: float
-    step_since_s: float
+    step: Annotated[int, Meta(ge=0)]
+    started_s: Annotated[float, Meta(ge=0, le=MAX_TIME_S)]
+    step_since_s: Annotated[float, Meta(ge=0, le=MAX_TIME_S)]
     phase: RolloutPhase = field(default=RolloutPhase.RUNNING, name="status")
     phase_before_pause: RolloutPhase = field(default=RolloutPhase.RUNNING, name="resumes")
 
@@ -126,7 +130,7 @@ def _decide_on_effect(
         return _end(state, RolloutPhase.ROLLED_BACK, f"worse: {interval}", effect)
     if now_s - state.step_since_s < rules.min_step_s:
         return _wait(state, now_s, effect, rules)
-    if state.step == len(rules.steps) - 1:
+    if state.step >= len(rules.steps) - 1:
         if worst > -rules.margin:
             return _end(state, RolloutPhase.PROMOTED, f"no worse: {interval}", effect)
         return _wait(state, now_s, effect, rules)
@@ -199,7 +203,8 @@ class Trial(Struct, frozen=True):
                     _route(self.stable, Variant.STABLE, 1.0),
                     _route(self.candidate, Variant.SHADOW, rules.shadow_fraction),
                 ]
-        share = rules.steps[self.state.step]
+        # A trial of release 0.1.0 has no rules of its own: settings may have fewer steps by now.
+        share = rules.steps[min(self.state.step, len(rules.steps) - 1)]
         return [
             _route(self.stable, Variant.STABLE, 1 - 2 * share),
             _route(self.candidate, Variant.CANARY, share),

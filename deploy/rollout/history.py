@@ -1,23 +1,30 @@
 """Steps of the history: how they are written, read, replayed, and what they add up to."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
+import structlog
 from headwater_client.errors import DataError
+from msgspec import Meta
 
+from deploy.rollout.commands import REMEMBERED_S, ReceivedCommand
 from deploy.rollout.decision import Decision, RolloutState, Trial, decide
 from deploy.rollout.evidence import DecisionInputs, Health, VariantTally
 from deploy.rollout.feedback.counters import COUNTERS
 from deploy.rollout.settings import RolloutSettings
 from features import rollout_messages
+from features.rollout_messages import RolloutPhase, RolloutRecord
 
 # Counters that the history's JSON has under another name.
 _JSON_NAMES = {"failed": "errors"}
-_UNREADABLE = (KeyError, TypeError, ValueError, msgspec.ValidationError)
+_UNREADABLE = (KeyError, TypeError, ValueError, OverflowError, msgspec.ValidationError)
+_VERSION = tuple[Annotated[int, Meta(ge=1)], Annotated[str, Meta(min_length=1)]]
+MAX_OPEN_COMMANDS = 10_000
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
@@ -64,12 +71,13 @@ def inputs_as_json(
         "baseline_health": _health_as_json(inputs.baseline_health),
         "drift": inputs.drift,
     }
+    return {"state": msgspec.to_builtins(state), "figures": figures, **rules_as_json(rules)}
+
+
+def rules_as_json(rules: RolloutSettings) -> dict[str, Any]:
+    """The rules of a trial, for a step's `inputs`: without what is the controller's own."""
     excluded = {"admin_token", "metrics_port", "metrics_address"}
-    return {
-        "state": msgspec.to_builtins(state),
-        "figures": figures,
-        "rules": rules.model_dump(mode="json", exclude=excluded),
-    }
+    return {"rules": rules.model_dump(mode="json", exclude=excluded)}
 
 
 def _tally_as_json(tally: VariantTally) -> dict[str, list[float]]:
@@ -150,7 +158,12 @@ def trial_of(step: rollout_messages.RolloutStep) -> Trial:
     """
     rollout, state = step.rollout, state_of(step)
     with _reading(step):
-        candidate, stable = (tuple(step.snapshot[name]) for name in ("candidate", "stable"))
+        if RolloutPhase.STABLE in (state.phase, state.phase_before_pause):
+            raise ValueError(f"status: {state.phase}: no trial's")
+        candidate, stable = (
+            msgspec.convert(step.snapshot[name], _VERSION, strict=True)
+            for name in ("candidate", "stable")
+        )
         return Trial(rollout.rollout_id, rollout.model, candidate, stable, state, rollout.sequence)
 
 
@@ -198,6 +211,32 @@ def _reading(step: rollout_messages.RolloutStep) -> Iterator[None]:
         ) from error
 
 
+def find_breaks(records: Iterable[RolloutRecord]) -> Iterator[str]:
+    """Where a history was changed, added to or taken from since it was written, a line each.
+
+    Each step names the digest of the one before it. Steps of release 0.1.0 name none, and are
+    believed as long as no later one stands before them; so are steps of before a key was set.
+
+    Args:
+        records: its steps as they stand in the topic, oldest first.
+    """
+    before, is_chained, is_signed = "", False, False
+    for record in records:
+        step = record.message
+        if not isinstance(step, rollout_messages.RolloutStep):
+            continue
+        name = f"rollout {step.rollout.rollout_id}, step {step.rollout.sequence}"
+        if not record.is_trusted:
+            if is_signed:
+                yield f"{name}: is not signed: somebody without kafka.signing_key wrote it"
+            continue
+        is_signed = True
+        if (step.previous or is_chained) and step.previous != before:
+            yield f"{name}: chain broken: the step before it was changed, moved or removed"
+        is_chained |= bool(step.previous)
+        before = record.digest
+
+
 class RolloutProjection:
     """What the topic `rollouts` says of a model, put together message by message.
 
@@ -207,25 +246,52 @@ class RolloutProjection:
 
     def __init__(self) -> None:
         self.current: rollout_messages.Rollout | None = None
+        self._rules: RolloutSettings | None = None
         self._active: Trial | None = None
-        self._commands: dict[str, rollout_messages.RolloutCommand] = {}
+        self._commands: dict[str, ReceivedCommand] = {}
+        self._answers: dict[str, int] = {}
+        self._obeyed: set[str] = set()
 
-    def apply(self, message: rollout_messages.RolloutMessage) -> None:
-        """Take a message in, in the topic's order.
-
-        Raises:
-            DataError: a step that cannot be read.
-        """
+    def apply(self, message: rollout_messages.RolloutMessage | ReceivedCommand) -> None:
+        """Take a message in, in the topic's order. A step that cannot be read changes nothing."""
         match message:
             case rollout_messages.Rollout():
                 self.current = message
             case rollout_messages.RolloutStep():
-                trial = trial_of(message)
-                self._active = None if trial.state.is_terminal else trial
+                self._apply_step(message)
             case rollout_messages.RolloutCommand():
-                self._commands[message.command_id] = message
+                self.apply(ReceivedCommand(message))
+            case ReceivedCommand(command=command):
+                name = command.command_id
+                is_done = name in self._obeyed or name in self._answers
+                if not is_done and len(self._commands) < MAX_OPEN_COMMANDS:
+                    self._commands[name] = message
             case rollout_messages.RolloutAnswer():
+                self._answers[message.command_id] = message.time
                 self._commands.pop(message.command_id, None)
+
+    def _apply_step(self, step: rollout_messages.RolloutStep) -> None:
+        if step.command_id:
+            self._obeyed.add(step.command_id)
+        try:
+            trial = trial_of(step)
+        except DataError as error:
+            log.warning("rollout_step_ignored", error=str(error))
+            return
+        if self.rules_of(trial.rollout_id) is None:
+            self._rules = None
+            with suppress(DataError):
+                self._rules = rules_of(step)
+        self._active = None if trial.state.is_terminal else trial
+
+    def rules_of(self, rollout_id: str) -> RolloutSettings | None:
+        """The rules that the active trial began with.
+
+        None for another trial, or where the steps so far do not say: release 0.1.0 wrote them with
+        decisions only.
+        """
+        is_active = self._active is not None and self._active.rollout_id == rollout_id
+        return self._rules if is_active else None
 
     @property
     def trial(self) -> Trial | None:
@@ -238,9 +304,17 @@ class RolloutProjection:
         return None if self.current is None or self._is_followed() else self._active
 
     @property
-    def open_commands(self) -> list[rollout_messages.RolloutCommand]:
+    def open_commands(self) -> list[ReceivedCommand]:
         """The commands without an answer, oldest first."""
         return list(self._commands.values())
+
+    def forget_answers(self, now_ms: int) -> list[str]:
+        """Ids of the commands whose answers nobody asks for any more; they are forgotten here."""
+        until_ms = now_ms - 1000 * REMEMBERED_S
+        old = [name for name, time_ms in self._answers.items() if time_ms < until_ms]
+        for name in old:
+            del self._answers[name]
+        return old
 
     def _is_followed(self) -> bool:
         trial, current = self._active, self.current

@@ -10,7 +10,8 @@ from headwater_client.errors import HeadwaterError, ServerError
 from prometheus_client import Counter
 
 from deploy.jobs.train import routed_versions_kept
-from deploy.rollout import FencedError, Trial
+from deploy.rollout import FencedError, RolloutSettings, Trial
+from deploy.rollout.commands import is_short
 from deploy.rollout.controller import Controller, Dependencies
 from deploy.rollout.feedback.consumer import FeedbackConsumer
 from deploy.rollout.feedback.ledger import FeedbackScope
@@ -20,11 +21,14 @@ from deploy.settings import Settings
 from features.inputs import MODEL_NAME
 from features.kafka import ensure_sources
 from features.model_server import on_each
-from features.schema import FILE_NAME, read_vocabulary
+from features.rollouts import warn_if_unsigned
+from features.schema import FILE_NAME, read_version
+from features.settings import LEAST_KEY_CHARS
 from features.store.redis import RedisRowStore
 from stream.inference import model_servers
 
 PAUSE_S = 1.0
+LONG_PAUSE_S = 5.0
 RESTARTS = Counter(
     "headwater_rollout_restarts_total", "Times that a controller began anew", ["reason"]
 )
@@ -62,13 +66,20 @@ async def _run(settings: Settings, stop: threading.Event, on_turn: Callable[[str
     rules = settings.rollout
     store = RedisRowStore(settings.store)
 
-    def count_feedback(trial: Trial) -> FeedbackConsumer:
+    def count_feedback(trial: Trial, rules: RolloutSettings) -> FeedbackConsumer:
         window_ms = int(1000 * rules.credit_window_s)
         scope = FeedbackScope(trial.rollout_id, trial.started_ms, window_ms, rules.purchase_reward)
         return FeedbackConsumer(settings.kafka, store, sources, scope, settings.events)
 
     dependencies = Dependencies(count_feedback, partial(find_problem, settings))
     log.info("controller_started", steps=rules.steps, can_be_commanded=bool(rules.admin_token))
+    warn_if_unsigned(settings.kafka)
+    if is_short(rules):
+        log.warning(
+            "admin_token_short",
+            remedy=f"set rollout.admin_token to {LEAST_KEY_CHARS} characters or more, such as "
+            "those of: openssl rand -hex 32; the next release refuses a shorter one",
+        )
     try:
         while not stop.is_set():
             await _lead(settings, dependencies, stop, on_turn)
@@ -101,6 +112,11 @@ async def _lead(
             log.warning("controller_begins_anew", reason=str(error))
             on_turn(str(error))
             await asyncio.sleep(PAUSE_S)
+        except Exception as error:
+            # Whatever stands on the topic: a controller that ended would meet it again. Workers
+            # stop showing a trial that nobody decides on.
+            log.exception("controller_begins_anew", reason=repr(error))
+            await asyncio.sleep(LONG_PAUSE_S)
         finally:
             controller.close()
 
@@ -108,10 +124,12 @@ async def _lead(
 def find_problem(settings: Settings, version: int, address: str) -> str:
     """Why a version cannot be tried out; "" where it can."""
     try:
-        read_vocabulary(f"{address.rstrip('/')}/{FILE_NAME}")
+        allowed = settings.worker.model_addresses
+        read_version(f"{address.rstrip('/')}/{FILE_NAME}", None, allowed)
         servers = model_servers(settings.triton)
         if not all(on_each(servers, lambda triton: triton.is_ready(version))):
             return "is not loaded in Triton"
-    except (OSError, ValueError, HeadwaterError) as error:
-        return " ".join(str(error).split())
+    except Exception as error:  # noqa: BLE001  (an address is somebody else's: said, not raised)
+        said = " ".join(str(error).split())
+        return said if isinstance(error, HeadwaterError) else f"{type(error).__name__}: {said}"
     return ""

@@ -20,6 +20,7 @@ from deploy.services.supervisor import StopSignal
 from deploy.settings import Settings
 from features.inputs import MODEL_NAME
 from features.rollout_messages import RolloutAction
+from features.rollouts import warn_if_unsigned
 from features.settings import BrokerSettings
 from trainer.loop import Serving, SlowLoop, SlowLoopSettings, SlowLoopStep
 from trainer.progress import Stopwatch
@@ -45,6 +46,7 @@ def slow_loop(settings: Settings, stop: StopSignal) -> Iterator[SlowLoopStep]:
         ServerError: Triton or Kafka does not answer for longer than it is waited for.
         ConcurrentWriterError, RepositoryLockedError: another trainer is at work here.
     """
+    warn_if_unsigned(settings.kafka)
     store = WindowStore(settings.windows_address)
     missing = {"model": "the live version and the windows are being read"}
     health = ServiceHealth({"model": lambda: missing.get("model", "")})

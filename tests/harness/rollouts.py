@@ -28,7 +28,7 @@ from features.schema import Vocabulary
 from stream.routing import Routes
 from tests.harness.workers import environment
 
-TOKEN = "a token for tests"
+TOKEN = "a token for tests of 32 characters"
 QUICK: dict[str, object] = {
     "admin_token": TOKEN,
     "steps": "[0.1, 0.5]",
@@ -77,7 +77,8 @@ def asked(settings: Settings, action: RolloutAction, version: int | None = None)
     """What the controller answers to a command, which has to go well."""
     if version is not None:
         load_candidate(settings, version)
-    request = CommandRequest(MODEL_NAME, action, "ann", "a test", version)
+    seen = None if version else told(settings).current
+    request = CommandRequest(MODEL_NAME, action, "ann", "a test", version, seen=seen)
     return send_command(settings.kafka, sign_command(rules(), request)).reason
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 
 import pytest
 from confluent_kafka import Producer
 from headwater_client.errors import ServerError
-from headwater_client.topics import ROLLOUTS
+from headwater_client.events import encode
+from headwater_client.topics import ROLLOUT_COMMANDS, ROLLOUTS
+from msgspec.structs import replace as replace_fields
 
 from bench.harness.processes import local_settings
 from deploy import local
@@ -25,7 +28,15 @@ from deploy.rollout.topic import send_command
 from deploy.settings import Settings
 from features.inputs import MODEL_NAME
 from features.kafka import client_config, ensure_topics
-from features.rollout_messages import RolloutAction, RolloutPhase, RolloutStep, command_key
+from features.rollout_messages import (
+    Rollout,
+    RolloutAction,
+    RolloutLease,
+    RolloutPhase,
+    RolloutStep,
+    command_key,
+)
+from features.rollouts import RolloutView
 from features.schema import FeatureSchema
 from tests.harness.models import SETTINGS, untrained
 from tests.harness.rollouts import (
@@ -202,6 +213,94 @@ def test_what_makes_no_sense_is_refused_and_changes_nothing(shop: Settings) -> N
     assert any("another admin token" in answer.reason for answer in told(shop).rejected)
 
 
+def test_a_command_is_taken_by_the_rollout_that_it_was_meant_for(shop: Settings) -> None:
+    begun(shop)
+    seen = told(shop).current
+    promote = sign_command(
+        rules(), CommandRequest(MODEL_NAME, RolloutAction.PROMOTE, "ann", "8 is fine", seen=seen)
+    )
+    asked(shop, RolloutAction.ROLLBACK)
+    name = begun(shop)
+    with pytest.raises(CommandRejectedError, match=f"but {name} is under way"):
+        send_command(shop.kafka, promote)
+    with pytest.raises(CommandRejectedError, match=f"but {name} is under way"):
+        send_command(shop.kafka, promote)
+    done = command(shop, "promote", "7", "--by", "bob", "--reason", "a test")
+    assert "version 7 is not tried out: version 2 is" in done.stderr
+    current = told(shop).current
+    assert current
+    assert (current.rollout_id, current.phase) == (name, "shadow")
+    done = command(shop, "rollback", "2", "--by", "bob", "--reason", "a test")
+    assert "is rolled_back" in done.stdout, done.stderr
+
+
+def test_a_start_whose_answer_was_lost_is_the_same_start(shop: Settings) -> None:
+    request = CommandRequest(MODEL_NAME, RolloutAction.START, "ann", "x", 2, command_id="s-2")
+    first = send_command(shop.kafka, sign_command(rules(), request))
+    assert send_command(shop.kafka, sign_command(rules(), request)) == first
+    version = told(shop).current
+    assert version
+    candidate = version.candidate
+    assert candidate
+    again = replace(request, command_id="", address=candidate.address)
+    answer = send_command(shop.kafka, sign_command(rules(), again))
+    assert answer.reason == f"rollout {version.rollout_id} is shadow"
+    # A command that is written again is known, and one of before stands on `rollouts`.
+    recorded = encode(sign_command(rules(), request))
+    key = command_key(MODEL_NAME, "s-2")
+    for name in (ROLLOUT_COMMANDS, ROLLOUTS):
+        _write(shop, key, recorded, name)
+    old = sign_command(rules(), CommandRequest(MODEL_NAME, RolloutAction.ROLLBACK, "ann", "old"))
+    _write(shop, command_key(MODEL_NAME, old.command_id), encode(old))
+    found = until(shop, lambda now: ended(now, version.rollout_id) is not None, lambda: None)
+    assert [one.reason for one in found.steps if one.rollout.rollout_id == version.rollout_id] == [
+        "x",
+        "old",
+    ]
+
+
+def test_what_others_write_ends_no_controller_and_is_put_right(shop: Settings) -> None:
+    name = begun(shop)
+    before = told(shop).current
+    assert before
+    step = RolloutStep(rollout=before, actor="mallory", reason="why not")
+    older = replace_fields(before, revision=1, versions=before.versions[:1])
+    deep = b'{"a":' * 5000 + b"1" + b"}" * 5000
+    for key, value in {
+        MODEL_NAME: encode(older),
+        f"{MODEL_NAME}/history/{name}/000007": encode(step),
+        f"{MODEL_NAME}/history/{name}/000008": deep,
+        f"{MODEL_NAME}/answer/x": deep,
+        f"{MODEL_NAME}/lease": b"[]",
+    }.items():
+        _write(shop, key, value)
+    found = until(
+        shop, lambda now: not now.refusal and _revision(now.current) > before.revision, lambda: None
+    )
+    assert found.current == replace_fields(before, revision=_revision(found.current))
+    assert any("chain broken" in each for each in found.breaks)
+    assert "is rolled_back" in asked(shop, RolloutAction.ROLLBACK)
+    assert "chain broken" in command(shop, "history").stderr
+
+
+def test_a_controller_says_that_it_watches(shop: Settings) -> None:
+    name = begun(shop)
+    with closing(RolloutView(shop.kafka, MODEL_NAME)) as view:
+        found: list[str] = []
+        until(
+            shop,
+            lambda _: name in found,
+            lambda: found.extend(
+                each.rollout_id for each in view.read() if isinstance(each, RolloutLease)
+            ),
+        )
+    asked(shop, RolloutAction.ROLLBACK)
+
+
+def _revision(rollout: Rollout | None) -> int:
+    return rollout.revision if rollout else 0
+
+
 def test_an_announcement_to_everyone_ends_a_trial(shop: Settings) -> None:
     name = begun(shop)
     announce_first(shop)
@@ -213,7 +312,7 @@ def test_an_announcement_to_everyone_ends_a_trial(shop: Settings) -> None:
     assert found.current.rollout_id == ""
 
 
-def _write(settings: Settings, key: str, value: bytes) -> None:
+def _write(settings: Settings, key: str, value: bytes, name: str = ROLLOUTS) -> None:
     producer = Producer(client_config(settings.kafka))
-    producer.produce(ROLLOUTS, value, key)
+    producer.produce(name, value, key)
     assert producer.flush(10) == 0

@@ -295,8 +295,16 @@ class ModelRegistry:
         routed = RoutedVersion(
             version=version.number, variant=Variant.STABLE, share=1.0, address=version.address
         )
-        rollout = Rollout(model=MODEL_NAME, versions=[routed], time=int(time.time() * 1000))
+        self.rollouts.refresh()
+        rollout = Rollout(
+            model=MODEL_NAME,
+            versions=[routed],
+            time=int(time.time() * 1000),
+            revision=self.rollouts.reader.revision + 1,
+        )
         write_rollout_message(self._kafka, MODEL_NAME, rollout, f"version {version.number}")
+        if self.rollouts.refresh() != rollout:
+            raise ServerError(f"version {version.number}: another rollout was written meanwhile")
         return True
 
     def live_version(self) -> int | None:

@@ -8,8 +8,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from headwater_client.errors import SettingsError
 
-from features.schema import FIRST_ITEM, UNKNOWN, Vocabulary, read_vocabulary
+from features.schema import (
+    FIRST_ITEM,
+    MAX_VOCABULARY_ITEMS,
+    UNKNOWN,
+    Vocabulary,
+    check_address,
+    read_version,
+    read_vocabulary,
+)
 from features.topics import hash64
 
 
@@ -48,3 +57,54 @@ def test_one_of_an_earlier_release_is_refused(tmp_path: Path) -> None:
     pq.write_table(table, tmp_path / "old.parquet")
     with pytest.raises(ValueError, match=r"no column learned: publish a new version"):
         read_vocabulary(str(tmp_path / "old.parquet"))
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "s3://bucket/7",
+        "http://127.0.0.1:9/7",
+        "memory://x",
+        "simplecache::memory://x",
+        "zip://a::/etc/passwd",
+        "data:,hello",
+        "http://[::1",
+        "/srv/models/../../etc",
+        "file:///srv/%2e%2e/etc",
+        "\0bad",
+        "/srv/models2/7",
+        "file:///srv/other/7",
+    ],
+)
+def test_a_version_is_read_from_where_the_settings_allow_it(address: str) -> None:
+    with pytest.raises(SettingsError, match="address"):
+        read_version(address, None, ["/srv/models", "gs://bucket/models"])
+
+
+@pytest.mark.parametrize(
+    ("address", "allowed"),
+    [
+        ("/srv/models/7", []),
+        ("file:///srv/models/7", []),
+        ("file:///srv/models/7", ["/srv/models"]),
+        ("/srv/my%20models/7", ["file:///srv/my models/"]),
+        ("s3://bucket/models/7/", ["s3://bucket/models"]),
+    ],
+)
+def test_what_lies_below_an_allowed_address_may_be_read(address: str, allowed: list[str]) -> None:
+    check_address(address, allowed)
+
+
+def test_by_default_versions_lie_on_a_local_disk() -> None:
+    with pytest.raises(SettingsError, match=r"not below a local path.*worker\.model_addresses"):
+        check_address("s3://bucket/7", [])
+
+
+def test_a_file_that_unpacks_into_all_memory_is_refused(tmp_path: Path) -> None:
+    rows = MAX_VOCABULARY_ITEMS + 1
+    bomb = pa.table({"item_id": pa.nulls(rows, pa.string()), "index": pa.nulls(rows, pa.int64())})
+    path = tmp_path / "vocabulary.parquet"
+    pq.write_table(bomb, path)
+    assert path.stat().st_size < 1_000_000
+    with pytest.raises(ValueError, match="at most 20000000 items"):
+        read_vocabulary(str(path))

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from pathlib import Path
 
 import msgspec
 import pytest
-from headwater_client.errors import SettingsError
 
 from features.rollout_messages import Rollout, RoutedVersion, Variant
 from features.schema import FeatureSchema, Vocabulary
 from features.settings import FeatureSettings
-from stream.routing import Assignment, Routes
+from stream.routing import MAX_READS, Assignment, BackgroundReads, Routes, VersionPendingError
 
 PEOPLE = [f"u{n}" for n in range(4000)]
 
@@ -81,17 +82,147 @@ def test_a_shadow_is_asked_of_its_share_and_never_shown() -> None:
     assert 0.17 < len(asked) / len(PEOPLE) < 0.23
 
 
-def test_a_version_whose_vocabulary_cannot_be_read_changes_nothing() -> None:
+def failing(*words: str) -> Routes:
+    """Routes that cannot read addresses with one of these words in them."""
+
     def load(address: str) -> Vocabulary:
-        if "canary" in address:
-            raise OSError(address)
+        if any(word in address for word in words):
+            raise RuntimeError(f"no mount: {address}")
+        return Vocabulary(["a"])
+
+    return Routes("m", load=load)
+
+
+@pytest.mark.parametrize("variant", ["canary", "shadow"])
+def test_a_version_on_trial_that_cannot_be_read_is_left_out(variant: str) -> None:
+    found = failing(variant)
+    found.follow(rollout(stable=0.5, **{variant: 0.5}))
+    assert set(variants(found).values()) == {"stable"}
+    assert not any(assignment(found, user).shadow for user in PEOPLE)
+    assert "RuntimeError: no mount" in found.problems[variant]
+    assert found.loaded == {"stable": 1}
+    assert [each.variant for each in found.routed] == ["stable", variant]
+
+
+def test_while_a_new_stable_version_cannot_be_read_the_one_before_answers_alone() -> None:
+    found = failing("9")
+    found.follow(rollout(stable=0.5, canary=0.5))
+    newer = RoutedVersion(version=9, variant="stable", share=1, address="memory://9")
+    found.follow(Rollout(model="m", versions=[newer], time=1_700_000_000_000))
+    assert found.loaded == {"stable": 1}
+    assert set(found.problems) == {"stable"}
+
+
+def test_what_cannot_be_read_for_a_moment_comes_up_by_itself() -> None:
+    tries = []
+
+    def load(address: str) -> Vocabulary:
+        tries.append(address)
+        if len(tries) < 3:
+            raise OSError("the mount is not there yet")
         return Vocabulary(["a"])
 
     found = Routes("m", load=load)
     found.follow(rollout(stable=1.0))
-    with pytest.raises(OSError, match="canary"):
-        found.follow(rollout(stable=0.5, canary=0.5))
-    assert set(variants(found).values()) == {"stable"}
+    assert found.stable is None
+    found.refresh()
+    assert found.assign("u") is None
+    found.refresh()
+    route = found.stable
+    assert route is not None
+    assert not found.problems
+    found.refresh()
+    assert found.stable is route
+    assert len(tries) == 3
+
+
+class Clock:
+    now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def test_a_rollout_that_no_controller_watches_is_not_shown() -> None:
+    clock = Clock()
+    found = Routes("m", load=lambda _: Vocabulary([]), clock=clock)
+    for shares in ({"canary": 0.25, "baseline": 0.25, "stable": 0.5}, {"stable": 1, "shadow": 0.5}):
+        found.follow(rollout(**shares), lease_s=60)
+        clock.now_s += 59
+        found.renew("another", 60)
+        found.refresh()
+        assert not found.lease_expired
+        clock.now_s += 1
+        found.refresh()
+        assert found.lease_expired
+        assert set(variants(found).values()) == {"stable"}
+        assert found.loaded == {"stable": 1 if "shadow" in shares else 3}
+        found.renew("r1", 60)
+        assert not found.lease_expired
+        assert set(found.loaded) == set(shares)
+
+
+def test_a_version_that_everyone_gets_needs_no_controller() -> None:
+    clock = Clock()
+    found = Routes("m", load=lambda _: Vocabulary([]), clock=clock)
+    found.follow(rollout(stable=1), lease_s=60)
+    clock.now_s += 1e6
+    found.refresh()
+    assert not found.lease_expired
+    assert found.loaded == {"stable": 1}
+
+
+def read_until_known(reads: BackgroundReads, address: str) -> Vocabulary:
+    while True:
+        try:
+            return reads(address)
+        except VersionPendingError:
+            time.sleep(0.001)
+
+
+def test_reads_wait_longer_after_each_failure() -> None:
+    tries: list[float] = []
+    clock = Clock()
+
+    def read(address: str) -> Vocabulary:
+        tries.append(clock.now_s)
+        raise ImportError(f"{address}: no s3fs here")
+
+    reads = BackgroundReads(read, clock=clock)
+    for _ in range(100):
+        with pytest.raises(ImportError, match="no s3fs"):
+            read_until_known(reads, "s3://models/1")
+        clock.now_s += 1
+    assert tries[:5] == [0, 1, 4, 9, 18]
+
+
+def test_an_address_that_never_answers_keeps_nobody_waiting() -> None:
+    gate = threading.Event()
+    clock = Clock()
+
+    def read(address: str) -> Vocabulary:
+        if address == "hangs":
+            gate.wait()
+        return Vocabulary([address])
+
+    reads = BackgroundReads(read, timeout_s=60, clock=clock)
+    try:
+        with pytest.raises(VersionPendingError):
+            reads("hangs")
+        assert read_until_known(reads, "other").item_ids[-1] == "other"
+        clock.now_s += 60
+        with pytest.raises(TimeoutError, match="no answer in 60 s"):
+            reads("hangs")
+        for _ in range(100):
+            clock.now_s += 60
+            with pytest.raises((TimeoutError, VersionPendingError)):
+                reads("hangs")
+        assert sum(each.name == "version-read" for each in threading.enumerate()) <= MAX_READS
+    finally:
+        gate.set()
+    for each in threading.enumerate():
+        if each.name == "version-read":
+            each.join()
 
 
 def test_a_rollout_without_a_stable_version_changes_nothing() -> None:
@@ -108,8 +239,8 @@ def test_a_version_of_other_features_is_refused_and_the_routes_stay(tmp_path: Pa
     (tmp_path / "manifest.json").write_bytes(manifest)
     contract = FeatureSchema(FeatureSettings()).contract
     found = Routes("m", contract, load=lambda _: Vocabulary([]))
-    with pytest.raises(SettingsError, match="history_length 8, not 64: set features as they were"):
-        found.follow(stable_rollout(tmp_path.as_uri()))
+    found.follow(stable_rollout(tmp_path.as_uri()))
+    assert "history_length 8, not 64: set features as they were" in found.problems["stable"]
     assert found.stable is None
     matching = Routes("m", expected, load=lambda _: Vocabulary([]))
     matching.follow(stable_rollout(tmp_path.as_uri()))

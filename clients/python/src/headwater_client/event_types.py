@@ -18,16 +18,24 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from headwater_client import topics
 from headwater_client.errors import SettingsError
 from headwater_client.events import Click, Interaction, Purchase
-from headwater_client.topics import DEAD_LETTERS, ITEMS, RECOMMENDATIONS, ROLLOUTS
 
 PADDING_CODE = 0
 """What the model reads where nothing happened; no type has it."""
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _TOPIC = re.compile(r"[a-zA-Z0-9._-]{1,200}")
-_OTHER_TOPICS = frozenset({ITEMS, RECOMMENDATIONS, DEAD_LETTERS, ROLLOUTS})
+_OTHER_TOPICS = frozenset(
+    {
+        topics.ITEMS,
+        topics.RECOMMENDATIONS,
+        topics.DEAD_LETTERS,
+        topics.ROLLOUTS,
+        topics.ROLLOUT_COMMANDS,
+    }
+)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ ITEMS = "items"
 RECOMMENDATIONS = "recommendations"
 DEAD_LETTERS = "dead-letters"
 ROLLOUTS = "rollouts"
+ROLLOUT_COMMANDS = "rollout-commands"
 
 # librdkafka's name of the Java client's partitioner: whoever sends, a key has one partition.
 PARTITIONER = "murmur2_random"

@@ -2,16 +2,35 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from typing import Any
 
 import msgspec
 import pytest
 from headwater_client.errors import DataError
+from headwater_client.events import encode
 
-from deploy.rollout import RolloutSettings, is_reproducible
-from deploy.rollout.history import inputs_of, replay_decision, trial_of
+from deploy.rollout import RolloutSettings, decide, is_reproducible
+from deploy.rollout.commands import ReceivedCommand
+from deploy.rollout.history import (
+    RolloutProjection,
+    find_breaks,
+    inputs_of,
+    replay_decision,
+    rules_as_json,
+    trial_of,
+)
 from deploy.rollout.tables import history_table
-from features.rollout_messages import Rollout, RolloutPhase, RolloutStep, RoutedVersion
+from features.rollout_messages import (
+    Rollout,
+    RolloutAction,
+    RolloutAnswer,
+    RolloutCommand,
+    RolloutPhase,
+    RolloutRecord,
+    RolloutStep,
+    RoutedVersion,
+)
 
 BUCKETS = 64
 # As revision 13a9bcc wrote it: `status`, `resumes` and `errors` are names of the JSON.
@@ -93,3 +112,135 @@ def test_rules_and_states_that_cannot_be_read_are_named() -> None:
     taken.inputs["rules"]["steps"] = "none"
     with pytest.raises(DataError, match="step 3"):
         replay_decision(taken)
+
+
+def chain(length: int) -> list[RolloutRecord]:
+    """Steps that name each other, as the topic has them."""
+    found: list[RolloutRecord] = []
+    for at in range(length):
+        taken = step()
+        rollout = msgspec.structs.replace(taken.rollout, sequence=at, revision=at + 1)
+        before = found[-1].digest if found else ""
+        found.append(record(msgspec.structs.replace(taken, rollout=rollout, previous=before)))
+    return found
+
+
+def record(taken: RolloutStep, is_trusted: bool = True) -> RolloutRecord:
+    return RolloutRecord(taken, is_trusted, sha256(encode(taken)).hexdigest())
+
+
+def changed(found: RolloutRecord, **fields: Any) -> RolloutRecord:
+    return record(msgspec.structs.replace(found.message, **fields))
+
+
+def test_a_history_that_is_whole_has_no_breaks() -> None:
+    assert list(find_breaks([])) == []
+    assert list(find_breaks(chain(5))) == []
+    old = [record(step()), record(step())]
+    first = msgspec.structs.replace(step(), previous=old[-1].digest)
+    assert list(find_breaks([*old, record(first)])) == []
+
+
+def test_a_change_of_the_history_is_seen() -> None:
+    whole = chain(5)
+    edited = [*whole[:2], changed(whole[2], reason="nothing to see here"), *whole[3:]]
+    assert list(find_breaks(edited)) == [
+        "rollout 2-17, step 3: chain broken: the step before it was changed, moved or removed"
+    ]
+    for removed in range(4):
+        breaks = list(find_breaks([*whole[:removed], *whole[removed + 1 :]]))
+        assert [f"step {removed + 1}: chain broken" in each for each in breaks] == [True]
+    moved = [*whole[:1], *whole[2:], whole[1]]
+    assert len(list(find_breaks(moved))) == 2
+    inserted = [*whole[:2], record(step()), *whole[2:]]
+    assert len(list(find_breaks(inserted))) == 2
+
+
+def test_a_step_that_is_not_signed_is_named() -> None:
+    whole = chain(3)
+    before = record(step(), is_trusted=False)
+    assert list(find_breaks([before, *whole])) == []
+    assert list(find_breaks([*whole, before])) == [
+        "rollout 2-17, step 3: is not signed: somebody without kafka.signing_key wrote it"
+    ]
+
+
+RUNNING = STATE | {"candidate": [2, "memory://2"], "stable": [1, "memory://1"]}
+
+
+@pytest.mark.parametrize(
+    "snapshot",
+    [
+        {},
+        {name: value for name, value in RUNNING.items() if name != "step"},
+        *({key: value for key, value in RUNNING.items() if key != gone} for gone in RUNNING),
+        RUNNING | {"status": "warped"},
+        RUNNING | {"status": "stable"},
+        RUNNING | {"step": -1},
+        RUNNING | {"started_s": 1e300},
+        RUNNING | {"candidate": ["x", 5, 7]},
+        RUNNING | {"candidate": [0, ""]},
+        RUNNING | {"stable": None},
+    ],
+)
+def test_no_step_of_any_release_stops_the_controller(snapshot: dict[str, Any]) -> None:
+    projection = RolloutProjection()
+    for each in (RUNNING, snapshot):
+        projection.apply(msgspec.structs.replace(step(), snapshot=each))
+    projection.apply(step().rollout)
+    trial = projection.trial
+    assert trial is not None
+    assert trial.state.step == 0
+    assert trial.to_rollout(RolloutSettings(), 1_700_000_000_000).needs_lease
+
+
+def test_a_trial_keeps_the_rules_that_it_began_with() -> None:
+    first = RolloutSettings.model_validate({"steps": (0.1, 0.2, 0.5), "margin": 0.2})
+    later = RolloutSettings.model_validate({"steps": (0.1,)})
+    projection = RolloutProjection()
+    assert projection.rules_of("2-17") is None
+    for rules in (first, later):
+        taken = msgspec.structs.replace(step(), snapshot=RUNNING, inputs=rules_as_json(rules))
+        projection.apply(taken)
+        assert projection.rules_of("2-17") == first
+    assert projection.rules_of("3-18") is None
+    other = msgspec.structs.replace(taken.rollout, rollout_id="3-18")
+    projection.apply(msgspec.structs.replace(taken, rollout=other))
+    assert projection.rules_of("3-18") == later
+
+
+def test_fewer_steps_in_the_settings_than_a_trial_has_taken_stop_nothing() -> None:
+    """Only a trial of release 0.1.0 has no rules of its own."""
+    taken = msgspec.structs.replace(step(), snapshot=RUNNING | {"step": 3}, inputs={})
+    trial = trial_of(taken)
+    rules = RolloutSettings.model_validate({"steps": (0.1, 0.5)})
+    shares = [each.share for each in trial.to_rollout(rules, 1_700_000_000_000).versions]
+    assert shares == [0.0, 0.5, 0.5]
+    assert decide(trial.state, inputs_of(step()), rules).state.is_terminal
+
+
+def test_a_command_is_carried_out_once() -> None:
+    projection = RolloutProjection()
+    command = RolloutCommand(
+        command_id="c1",
+        model="m",
+        action=RolloutAction.ROLLBACK,
+        actor="ann",
+        reason="why",
+        time=1_700_000_000_000,
+    )
+    received = ReceivedCommand(command, command.time)
+    answer = RolloutAnswer(command_id="c1", accepted=True, reason="done", time=command.time)
+    projection.apply(received)
+    projection.apply(received)
+    assert projection.open_commands == [received]
+    projection.apply(answer)
+    projection.apply(received)
+    projection.apply(command)
+    assert projection.open_commands == []
+    now_ms = command.time + 86_400_000
+    assert projection.forget_answers(now_ms) == []
+    assert projection.forget_answers(now_ms + 1) == ["c1"]
+    projection.apply(msgspec.structs.replace(step(), command_id="c1"))
+    projection.apply(received)
+    assert projection.open_commands == []
