@@ -33,6 +33,13 @@ def headwater(folder: Path, *arguments: str, **variables: str) -> subprocess.Com
     )
 
 
+@pytest.fixture(autouse=True)
+def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command that runs in this process leaves its environment as it was."""
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
+
+
 def test_config_prints_toml(tmp_path: Path) -> None:
     done = headwater(tmp_path, "config", HEADWATER_KAFKA__PARTITIONS="6")
     assert done.returncode == 0
@@ -151,10 +158,7 @@ def test_ctrl_c_ends_a_command_without_a_word(tmp_path: Path) -> None:
 def test_servers_of_this_machine_are_reached_without_a_proxy(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
-        monkeypatch.delenv(name)
     monkeypatch.setenv("no_proxy", "")
-    monkeypatch.delenv("no_proxy")
     monkeypatch.setenv("NO_PROXY", "corp.example")
     monkeypatch.setenv("https_proxy", "http://proxy:3128")
     cli.bypass_proxies_on_loopback()
