@@ -21,6 +21,7 @@ from headwater_client.topics import RECOMMENDATIONS
 
 from deploy import local
 from deploy.jobs.train import model_registry
+from deploy.local.process import free_port
 from deploy.rollout import CommandRejectedError, RolloutSettings, is_reproducible
 from deploy.rollout.feedback.consumer import decode_feedback, encode_feedback
 from deploy.rollout.feedback.counters import FeedbackRow
@@ -34,6 +35,8 @@ from features.store.redis import RedisRowStore
 from features.topics import Hash
 from tests.harness.models import SETTINGS, untrained
 from tests.harness.rollouts import People, asked, controlling, told
+from tests.harness.waiting import wait_until
+from tests.unit.deploy.services.test_health import ask
 
 pytestmark = pytest.mark.faults
 FAULTS, LONGEST_S, STOPPED_S = 5, 8.0, 9.0
@@ -69,10 +72,12 @@ def test_controllers_killed_and_stopped_lose_and_double_nothing(
     people = People(servers, {"canary": 0.3, "baseline": 0.3, "stable": 0.3, "shadow": 0.3})
     with ExitStack() as stack:
 
-        def controller() -> subprocess.Popen[bytes]:
-            return stack.enter_context(controlling(servers, tmp_path / "log", **RULES))
+        def controller(at: int) -> subprocess.Popen[bytes]:
+            rules = RULES | {"metrics_port": ports[at]}
+            return stack.enter_context(controlling(servers, tmp_path / "log", **rules))
 
-        controllers = [controller(), controller()]
+        ports = [free_port(), free_port()]
+        controllers = [controller(at) for at in range(2)]
         begin(servers)
         for fault in range(FAULTS):
             keep_busy(servers, people, chance.uniform(0.5, LONGEST_S))
@@ -81,7 +86,7 @@ def test_controllers_killed_and_stopped_lose_and_double_nothing(
                 stopped_and_continued(controllers[at])
             else:
                 controllers[at].kill()
-                controllers[at] = controller()
+                controllers[at] = controller(at)
         before = len(told(servers).steps)
         deadline = time.monotonic() + PATIENCE_S
         while len(told(servers).steps) < before + 2:
@@ -90,6 +95,9 @@ def test_controllers_killed_and_stopped_lose_and_double_nothing(
         # Time for what was shown last to be counted.
         time.sleep(3)
         assert all(one.poll() is None for one in controllers)
+        # One leads and one waits to: both live, and have what they need.
+        wait_until(lambda: all(ask(port, "/readyz")[0] == 200 for port in ports), 30)
+        assert [ask(port, "/livez")[0] for port in ports] == [200, 200]
     check_history(told(servers).steps)
     check_counters(servers)
 
