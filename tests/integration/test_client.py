@@ -282,7 +282,8 @@ def made_by_hand(
     """A topic that somebody else has made, to be used as one of Headwater's."""
     [topic] = [replace(t, name=f"{like}-{uuid4()}") for t in list_topics() if t.name == like]
     new = NewTopic(topic.name, partitions, 1, config=config)
-    AdminClient(client_config(kafka)).create_topics([new])[topic.name].result()
+    admin = AdminClient(client_config(kafka))
+    admin.create_topics([new])[topic.name].result()
     wait_until(lambda: topic_ids(kafka, [topic.name]), 20)
     return topic
 

@@ -233,7 +233,7 @@ def test_what_a_producer_took_back_counts_nowhere(shop: Shop) -> None:
     producer.init_transactions(ANSWER_S)
     for event_id, is_meant in (("taken-back", False), ("meant", True)):
         producer.begin_transaction()
-        producer.produce(CLICK.topic, encode(clicked("hal", event_id)), "hal")
+        producer.produce(CLICK.topic, encode(clicked("una", event_id)), "una")
         producer.flush(ANSWER_S)
         if is_meant:
             producer.commit_transaction(ANSWER_S)
@@ -242,7 +242,7 @@ def test_what_a_producer_took_back_counts_nowhere(shop: Shop) -> None:
             time.sleep(1)
             producer.abort_transaction(ANSWER_S)
     shop.answer_to("meant")
-    assert len(asyncio.run(stored_row(shop, "hal")).history) == 1
+    assert len(asyncio.run(stored_row(shop, "una")).history) == 1
 
 
 def set_topic(shop: Shop, **config: str) -> None:
@@ -273,7 +273,7 @@ def send_at(shop: Shop, click: Click, message_ms: int) -> Message:
 def test_an_event_of_the_year_2200_spoils_nothing_where_times_are_the_senders_own(
     shop: Shop,
 ) -> None:
-    shop.act("ida", "i1")
+    shop.act("vic", "i1")
     try:
         # Somebody changes the topic while the worker runs.
         set_topic(
@@ -281,15 +281,15 @@ def test_an_event_of_the_year_2200_spoils_nothing_where_times_are_the_senders_ow
             message_timestamp_type="CreateTime",
             message_timestamp_after_max_ms=str(2**63 - 1),
         )
-        poison = clicked("ida", "poison", YEAR_2200_MS)
+        poison = clicked("vic", "poison", YEAR_2200_MS)
         while send_at(shop, poison, YEAR_2200_MS).timestamp()[0] != TIMESTAMP_CREATE_TIME:
             time.sleep(0.1)
-        good = clicked("ida", "good")
+        good = clicked("vic", "good")
         assert send_at(shop, good, 1).timestamp()[1] == 1
         shop.answer_to("good")
     finally:
         set_topic(shop, message_timestamp_type="LogAppendTime")
-    row = asyncio.run(stored_row(shop, "ida"))
+    row = asyncio.run(stored_row(shop, "vic"))
     assert (row.reference_ms, len(row.history)) == (good.timestamp, 2)
     assert row.counters[0] > 1
     letters = [json.loads(value) for _, _, value in read_topic(shop.settings, DEAD_LETTERS, 1)]
