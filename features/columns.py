@@ -8,8 +8,9 @@ from features import feast_import  # noqa: F401  (before anything of Feast)
 
 # isort: split
 
+import math
 from array import array
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 from types import MappingProxyType
@@ -24,6 +25,15 @@ from features.rows import ItemGroup, UserRow, empty_group, empty_user
 from features.schema import FeatureSchema, Float64Array
 from features.store import CATALOGUE, TRENDING, USERS, VERSION, ColumnType, StoreTable
 from features.topics import Hash, hash64
+
+
+class DamagedRowError(ValueError):
+    """What a row holds is not what any release wrote: it cannot be read, or does not fit together.
+
+    A flipped bit, or a plain `feast push` over it. Who needs the row begins it anew
+    (`features.store.set_aside`).
+    """
+
 
 Columns = dict[str, bytes]
 Stored = Mapping[str, bytes | None]
@@ -44,6 +54,9 @@ class TrendList:
 
 # Most items have no attributes: they share this, as a worker may keep a million entries.
 _NO_ATTRIBUTES: Mapping[str, AttributeValue] = MappingProxyType({})
+
+
+_ATTRIBUTES = msgspec.json.Decoder(dict[str, AttributeValue])
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +105,13 @@ def user_from_values(values: Values, schema: FeatureSchema) -> UserRow:
     """The row of what `user_values` made; an empty row where nothing is stored."""
     if (pairs := values["offsets"]) is None:
         return empty_user(schema)
-    history = zip(
-        values["history_times_ms"] or (),
-        values["history_types"] or (),
-        values["history_items"] or (),
-        strict=True,
-    )
+    times, types = values["history_times_ms"] or (), values["history_types"] or ()
+    history = zip(times, types, values["history_items"] or (), strict=True)
     size, flat = len(schema.category_half_lives), values["category_counters"] or ()
-    counters = list(values["counters"])
+    counters, names = list(values["counters"]), values["category_hashes"] or ()
+    _check(not set(types) - set(schema.event_codes), "types of events that are not known")
+    _check(len(flat) == size * len(names), "counters that fit no category")
+    _check(min(times, default=0) >= 0 and _are_finite(counters, flat), "odd numbers")
     # Of a type of event that was added since the row was written it has counted nothing.
     counters += [0.0] * (schema.user_counters - len(counters))
     return UserRow(
@@ -107,7 +119,7 @@ def user_from_values(values: Values, schema: FeatureSchema) -> UserRow:
         events=array("q", chain.from_iterable(history)),
         categories={
             category: list(flat[index * size : (index + 1) * size])
-            for index, category in enumerate(values["category_hashes"] or ())
+            for index, category in enumerate(names)
         },
         seen=array("q", values["taken"] or b""),
         dedup_ids=array("q", values["remembered"] or b""),
@@ -121,10 +133,15 @@ def encode_user(row: UserRow) -> Columns:
 
 
 def decode_user(stored: Stored, schema: FeatureSchema) -> UserRow:
-    """The row of what `encode_user` wrote; an empty row where nothing is stored."""
+    """The row of what `encode_user` wrote; an empty row where nothing is stored.
+
+    Raises:
+        DamagedRowError: something else is stored.
+    """
     if stored[VERSION] is None:
         return empty_user(schema)
-    return user_from_values(decode_columns(USERS, stored), schema)
+    with ReadingRow():
+        return user_from_values(decode_columns(USERS, stored), schema)
 
 
 def group_values(group: ItemGroup) -> list[float]:
@@ -137,6 +154,8 @@ def group_from_values(values: list[float] | None, schema: FeatureSchema) -> Item
     if not values:
         return empty_group(schema)
     source, offset, reference_ms, *counters = values
+    _check(len(counters) == len(schema.item_half_lives), "counters that fit no half-lives")
+    _check(reference_ms >= 0 and _are_finite(counters), "odd numbers")
     return ItemGroup(counters, int(source), int(offset), int(reference_ms))
 
 
@@ -146,8 +165,13 @@ def encode_group(group: ItemGroup) -> bytes:
 
 
 def decode_group(column: bytes | None, schema: FeatureSchema) -> ItemGroup:
-    """The group of what `encode_group` wrote; an empty one where nothing is stored."""
-    return group_from_values(None if column is None else _decode_doubles(column), schema)
+    """The group of what `encode_group` wrote; an empty one where nothing is stored.
+
+    Raises:
+        DamagedRowError: something else is stored.
+    """
+    with ReadingRow():
+        return group_from_values(None if column is None else _decode_doubles(column), schema)
 
 
 def encode_item(item: Item | None, source: int, offset: int) -> Columns:
@@ -172,14 +196,20 @@ def encode_item(item: Item | None, source: int, offset: int) -> Columns:
 
 
 def decode_catalogue_entry(stored: Stored) -> CatalogueEntry:
-    """What serving needs of an item: of its `ENTRY_COLUMNS`."""
-    values = decode_columns(CATALOGUE, stored)
-    attributes = values["attributes"] or "{}"
-    return CatalogueEntry(
-        category_hashes=tuple(map(hash64, values["category"] or ())),
-        available=values["available"] is not False,
-        attributes=msgspec.json.decode(attributes) or _NO_ATTRIBUTES,
-    )
+    """What serving needs of an item: of its `ENTRY_COLUMNS`.
+
+    Raises:
+        DamagedRowError: something else than `encode_item` wrote is stored.
+    """
+    with ReadingRow():
+        values = decode_columns(CATALOGUE, stored)
+        attributes = values["attributes"] or "{}"
+        _check(values["available"] in (None, True, False), "no truth value")
+        return CatalogueEntry(
+            category_hashes=tuple(map(hash64, values["category"] or ())),
+            available=values["available"] is not False,
+            attributes=_ATTRIBUTES.decode(attributes) or _NO_ATTRIBUTES,
+        )
 
 
 def encode_trending(listed: TrendList, source: int, offset: int) -> Columns:
@@ -195,19 +225,53 @@ def encode_trending(listed: TrendList, source: int, offset: int) -> Columns:
 
 
 def decode_trending(stored: Stored, schema: FeatureSchema) -> TrendList:
-    """The list of what `encode_trending` wrote; an empty one where nothing is stored."""
-    values = decode_columns(TRENDING, stored)
-    counts = np.array(values["counts"] or (), np.float64)
-    width = 1 + len(schema.item_half_lives)
-    return TrendList(values["item_ids"] or [], counts.reshape(-1, width))
+    """The list of what `encode_trending` wrote; an empty one where nothing is stored.
+
+    Raises:
+        DamagedRowError: something else is stored.
+    """
+    with ReadingRow():
+        values = decode_columns(TRENDING, stored)
+        item_ids: list[str] = values["item_ids"] or []
+        counts = np.array(values["counts"] or (), np.float64)
+        counts = counts.reshape(len(item_ids), 1 + len(schema.item_half_lives))
+        _check(bool(np.isfinite(counts).all()), "odd numbers")
+        return TrendList(item_ids, counts)
 
 
 def decode_pair(column: bytes | None) -> tuple[int, int]:
-    """(source, offset) of an `offsets` column with one pair; (0, -1) where nothing is stored."""
+    """(source, offset) of an `offsets` column with one pair; (0, -1) where nothing is stored.
+
+    Raises:
+        DamagedRowError: something else is stored.
+    """
     if column is None:
         return 0, -1
-    source, offset = Value.FromString(column).int64_list_val.val
-    return source, offset
+    with ReadingRow():
+        source, offset = Value.FromString(column).int64_list_val.val
+        return source, offset
+
+
+class ReadingRow:
+    """A block in which any failure says that the row is damaged."""
+
+    __slots__ = ()
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if isinstance(error, Exception) and not isinstance(error, MemoryError):
+            raise DamagedRowError(f"{type(error).__name__}: {error}"[:200]) from error
+
+
+def _check(holds: bool, what: str) -> None:
+    if not holds:
+        raise ValueError(what)
+
+
+def _are_finite(*numbers: Iterable[float]) -> bool:
+    return math.isfinite(sum(map(sum, numbers)))
 
 
 def _serialize(value: Value) -> bytes:

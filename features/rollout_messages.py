@@ -12,10 +12,9 @@ so that who may ask need not be allowed to route. One that stands on `rollouts` 
 """
 
 from enum import StrEnum
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, cast
 
-import msgspec
-from headwater_client.events import Id, TimestampMs
+from headwater_client.events import Id, TimestampMs, decode
 from msgspec import Meta, Struct, field
 
 # Of everyone, at most: as many people see the baseline.
@@ -206,12 +205,12 @@ def answer_key(model: str, command_id: str) -> str:
     return f"{model}/answer/{command_id}"
 
 
-_KINDS: dict[str, msgspec.json.Decoder[Any]] = {
-    "": msgspec.json.Decoder(Rollout),
-    "lease": msgspec.json.Decoder(RolloutLease),
-    "history": msgspec.json.Decoder(RolloutStep),
-    "command": msgspec.json.Decoder(RolloutCommand),
-    "answer": msgspec.json.Decoder(RolloutAnswer),
+_KINDS: dict[str, type[Struct]] = {
+    "": Rollout,
+    "lease": RolloutLease,
+    "history": RolloutStep,
+    "command": RolloutCommand,
+    "answer": RolloutAnswer,
 }
 RolloutMessage = Rollout | RolloutLease | RolloutStep | RolloutCommand | RolloutAnswer
 
@@ -233,11 +232,10 @@ def decode_rollout_message(key: str, value: bytes, model: str) -> RolloutMessage
     """A message of the topic; None if it is of another model, or of a kind not known here.
 
     Raises:
-        msgspec.DecodeError: the value breaks the contract; names the field.
+        EventError: the value breaks the contract; names the field.
     """
     if key != model and not key.startswith(f"{model}/"):
         return None
     kind = key[len(model) + 1 :].split("/", 1)[0]
-    decoder = _KINDS.get(kind)
-    message: RolloutMessage | None = decoder.decode(value) if decoder else None
-    return message
+    struct = _KINDS.get(kind)
+    return cast("RolloutMessage", decode(struct, value)) if struct else None

@@ -29,10 +29,11 @@ from features.store.redis import RedisRowStore
 from features.topics import Hash
 from stream import metrics
 from stream.catalogue import ItemUpdate, parse_item, write_items
-from stream.failures import critical_task, exit_process, retry_while_unavailable
+from stream.failures import critical_task, end_process, excuses, retry_while_unavailable
 from stream.faust_internals import FolderlessApp, batches, set_transport
 from stream.inference import model_servers
 from stream.pipeline import Commits, Pipeline, RecommendationProducer, stage
+from stream.poison import PoisonNet
 from stream.recommender import EventPlace, RecommendationRequest, Recommender, make_recommender
 from stream.rollout_follower import RolloutFollower
 from stream.routing import BackgroundReads, Routes
@@ -124,8 +125,7 @@ class FastLoop:
             StoreRestartedError: what was read since the last commit has to be read again.
             Exception: any other failure; one of an answer ends the process.
         """
-        if not self._ready:
-            await self._start()
+        await self.start()
         metrics.BATCH_EVENTS.observe(len(events))
         records = await self._decoder.interactions(events)
         with stage("absorb"):
@@ -137,8 +137,18 @@ class FastLoop:
         calls = self._recommender.prepare(requests)
         await self._pipeline.start(calls, events)
 
-    async def _start(self) -> None:
+    async def skip(self, events: Sequence[EventT[bytes]]) -> None:
+        """Take a batch for handled, once all before it is."""
+        await self._pipeline.start([], events)
+
+    async def drain(self) -> None:
+        """Wait until all batches are answered."""
+        await self._pipeline.drain()
+
+    async def start(self) -> None:
         """Before the first answer: which version to call, and what trends."""
+        if self._ready:
+            return
         async for attempt in retry_while_unavailable():
             with attempt:
                 await self._follower.start()
@@ -187,6 +197,16 @@ class CatalogueWriter:
                 await write_items(self._store, updates)
         self._commits.mark_done(events)
 
+    async def start(self) -> None:
+        """Nothing has to be known before the first item."""
+
+    async def skip(self, events: Sequence[EventT[bytes]]) -> None:
+        """Take a batch for handled."""
+        self._commits.mark_done(events)
+
+    async def drain(self) -> None:
+        """A batch is done when it is handled."""
+
 
 Handle = Callable[[Sequence[EventT[bytes]]], Awaitable[None]]
 """Handles one batch of messages; a failure ends the process."""
@@ -201,7 +221,9 @@ def make_app(config: WorkerConfig) -> "tuple[faust.App, WorkerServices]":
     """
     app = make_faust_app(config)
     services = make_services(config, app)
-    add_agents(app, config.worker.batch_size, services.loop.handle, services.catalogue.handle)
+    excuses.append(services.net.take_back)
+    stages = (partial(services.net.run, stage) for stage in (services.loop, services.catalogue))
+    add_agents(app, config.worker.batch_size, *stages)
     for run in services.tasks:
         app.task(critical_task(run))
     return app, services
@@ -215,6 +237,7 @@ class WorkerServices:
         routes: which version answers whom, as the tasks keep it up to date.
     """
 
+    net: PoisonNet
     loop: FastLoop
     catalogue: CatalogueWriter
     tasks: Sequence[Callable[[], Awaitable[None]]]
@@ -250,6 +273,7 @@ def make_services(config: WorkerConfig, app: faust.App) -> WorkerServices:
     )
     pipeline = Pipeline(recommender, producer, commits)
     return WorkerServices(
+        PoisonNet(store, sources, producer.send_to_dead_letter),
         FastLoop(decoder, updater, recommender, follower, pipeline),
         CatalogueWriter(store, decoder, commits),
         (follower.run, recommender.run, commits.run, partial(keep_routed, config, routes)),
@@ -297,7 +321,7 @@ async def _handle_batches(
         raise
     except BaseException as error:  # noqa: BLE001
         # Faust would restart the agent, past the batch that failed.
-        exit_process(error)
+        await end_process(error)
 
 
 def make_faust_app(config: WorkerConfig) -> faust.App:

@@ -4,14 +4,19 @@ from collections.abc import Callable, Iterable, Mapping
 from time import monotonic
 from typing import NamedTuple, cast
 
-from headwater_client import EventError, Item, ServerError, decode
+import structlog
+from headwater_client import EventError, Item, ServerError
+from headwater_client.events import MAX_ID, decode_item
 from headwater_client.topics import ITEMS
 
 from features import columns
-from features.columns import CatalogueEntry
-from features.store import CATALOGUE, LOADED, VERSION, RowRead, RowStore, RowWrite
+from features.columns import CatalogueEntry, DamagedRowError
+from features.store import CATALOGUE, LOADED, VERSION, RowRead, RowStore, RowWrite, tell_damaged
 from features.topics import Hash, source_hash
+from stream import metrics
 
+log = structlog.get_logger()
+_fitted = metrics.LogThrottle()
 # Items loaded from a file are older than any message.
 LOADED_ITEMS = source_hash(f"{ITEMS}_{LOADED}", 0)
 _MAX_CACHED_ITEMS = 1_000_000
@@ -56,8 +61,16 @@ class CatalogueCache:
         return {name: held[1] if held and held[0] > now else None for name, held in found}
 
     def put(self, item_id: str, stored: Mapping[str, bytes | None]) -> CatalogueEntry:
-        """Cache the entry that `catalogue_read` has brought."""
-        entry = columns.decode_catalogue_entry(stored)
+        """Cache the entry that `catalogue_read` has brought.
+
+        An item whose row is damaged is not recommended until its next message, which renews it.
+        """
+        try:
+            entry = columns.decode_catalogue_entry(stored)
+        except DamagedRowError as error:
+            entry = CatalogueEntry(available=False)
+            if (held := self._entries.get(item_id)) is None or held[1] != entry:
+                tell_damaged(CATALOGUE, f"item {item_id!r}", error)
         if len(self._entries) >= _MAX_CACHED_ITEMS:
             self._entries.clear()
         self._entries[item_id] = (self._clock() + self._refresh_s, entry)
@@ -79,7 +92,7 @@ class ItemUpdate(NamedTuple):
 
 
 def parse_item(key: bytes | None, value: bytes | None) -> tuple[str, Item | None]:
-    """(item_id, item) of a message; no item for a tombstone.
+    """(item_id, item) of a message; no item for a tombstone. What had to be cut is logged.
 
     Raises:
         EventError: it breaks the contract, or its key names another item than its value.
@@ -88,10 +101,16 @@ def parse_item(key: bytes | None, value: bytes | None) -> tuple[str, Item | None
     if value is None:
         if not name:
             raise EventError("<key>", "<empty>", "a tombstone needs an item_id as its key")
+        if len(name) > MAX_ID:
+            raise EventError("<key>", name, f"expected an item_id of at most {MAX_ID} characters")
         return name, None
-    item = decode(Item, value)
+    item, fitted = decode_item(value)
     if name != item.item_id:
         raise EventError("<key>", name or "<empty>", f"expected the item_id, {item.item_id!r}")
+    for field in fitted:
+        metrics.ITEM_FIELDS_FITTED.labels(field).inc()
+    if fitted and (items := _fitted.count()):
+        log.warning("item_fitted", item=name, fields=fitted, items=items)
     return name, item
 
 
@@ -114,6 +133,10 @@ async def write_items(store: RowStore, updates: Mapping[str, ItemUpdate]) -> Non
 
 def _is_stored(update: ItemUpdate, version: bytes | None) -> bool:
     """Whether the row holds this update or a newer one."""
-    source, offset = columns.decode_pair(version)
+    try:
+        source, offset = columns.decode_pair(version)
+    except DamagedRowError:
+        # The item's topic says it anew.
+        return False
     is_loaded = version is not None and update.source == LOADED_ITEMS
     return is_loaded or (source == update.source and offset >= update.offset)

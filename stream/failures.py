@@ -1,8 +1,10 @@
 """What a worker does about failures: wait for a server that is away, or end the process."""
 
+import asyncio
 import os
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from typing import Any, NoReturn
 
 import structlog
@@ -14,6 +16,7 @@ from stream import metrics
 
 log = structlog.get_logger()
 EXIT_FAILED = 70
+_EXCUSE_S = 1.0
 
 
 def retry_while_unavailable() -> AsyncRetrying:
@@ -44,9 +47,23 @@ def critical_task(work: Callable[[], Awaitable[None]]) -> Callable[[], Coroutine
         try:
             await work()
         except Exception as error:  # noqa: BLE001  (handed on: it ends the process)
-            exit_process(error)
+            await end_process(error)
 
     return run
+
+
+excuses: list[Callable[[], Awaitable[None]]] = []
+"""What is done before the process ends over a server or a setting, and not over a message."""
+
+
+async def end_process(error: BaseException) -> NoReturn:
+    """End at once, as `exit_process`; what no message is to blame for is not put down to one."""
+    if isinstance(error, HeadwaterError):
+        for excuse in excuses:
+            with suppress(Exception):
+                async with asyncio.timeout(_EXCUSE_S):
+                    await excuse()
+    exit_process(error)
 
 
 def exit_process(error: BaseException) -> NoReturn:

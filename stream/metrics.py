@@ -17,6 +17,14 @@ WRONG_TIMES = Counter(
     "Events whose time, or whose message's arrival time, cannot be right: clamped or refused",
     ["topic", "reason"],
 )
+ITEM_FIELDS_FITTED = Counter(
+    "headwater_item_fields_fitted_total", "Fields of items cut or left out to fit", ["field"]
+)
+DEAD_LETTERS_LOST = Counter(
+    "headwater_dead_letters_lost_total",
+    "Events refused of which the dead-letter topic does not even take the reason",
+    ["topic"],
+)
 RECOMMENDATIONS = Counter(
     "headwater_recommendations_total", "Recommendations produced", ["variant", "fallback"]
 )

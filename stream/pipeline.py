@@ -17,14 +17,16 @@ open (`Consumer._new_offset` is off by one), and they know nothing of the store'
 import asyncio
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
+from hashlib import sha256
+from typing import Any, NamedTuple
 
 import msgspec
 import structlog
-from confluent_kafka import KafkaError, Message, Producer
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from faust import App
 from faust.types import TP, EventT
 from headwater_client import DeadLetter, EventError, ServerError
@@ -50,6 +52,42 @@ log = structlog.get_logger()
 _POLL_S = 0.01
 _LINGER_MS = 5
 _DURABLE_MS = 5_000
+# What a letter holds beside the raw bytes, at most: the reason, the topic's name, a hash.
+_LETTER_BYTES = 8_192
+_TOO_LARGE = (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE)
+
+
+class _Outgoing(NamedTuple):
+    """A message as it is handed to the producer."""
+
+    topic: str
+    key: bytes | None
+    value: bytes
+
+
+class _Attempt(NamedTuple):
+    """A message that is not settled; the first of its forms is being tried."""
+
+    number: int
+    forms: Sequence[_Outgoing]
+    on_failure: Callable[[KafkaError], None]
+
+
+def make_dead_letter(message: Any, reason: str) -> DeadLetter:
+    """The letter of a message, with as many of its raw bytes as fit the dead-letter topic."""
+    raw = message.value or b""
+    room = MAX_MESSAGE_BYTES - len(message.key or b"") - _LETTER_BYTES
+    return DeadLetter(
+        # Base64 makes four bytes of three.
+        raw=raw[: max(0, room // 4 * 3)],
+        topic=message.topic,
+        partition=message.partition,
+        offset=message.offset,
+        reason=reason,
+        refused_time=int(time.time() * 1000),
+        size_bytes=len(raw),
+        sha256=sha256(raw).hexdigest(),
+    )
 
 
 class RecommendationProducer:
@@ -75,44 +113,67 @@ class RecommendationProducer:
         self._sent = 0
         self._open: dict[int, None] = {}
         self._failed: deque[KafkaError] = deque()
+        self._too_large: deque[_Attempt] = deque()
+        self._refused = metrics.LogThrottle()
 
     async def send(self, topic: str, key: bytes | None, value: bytes) -> None:
         """Hand a message over; waits only while the producer's queue is full."""
-        number = self._sent = self._sent + 1
+        await self._send([_Outgoing(topic, key, value)], self._failed.append)
 
-        def settle(error: KafkaError | None, _: Message) -> None:
-            self._open.pop(number, None)
+    async def send_to_dead_letter(self, event: EventT[bytes], error: EventError) -> None:
+        """Keep a message in the dead-letter topic, with the reason why it was refused.
+
+        Where that is too large for the broker it goes without its raw bytes and its key. A topic
+        that takes not even this is no reason to stop: the letter is lost, which is logged.
+        """
+        message = event.message
+        letter = make_dead_letter(message, str(error))
+        place = {"topic": letter.topic, "partition": letter.partition, "offset": letter.offset}
+
+        def lose(failure: KafkaError) -> None:
+            if failure.code() not in _TOO_LARGE:
+                self._failed.append(failure)
+                return
+            metrics.DEAD_LETTERS_LOST.labels(letter.topic).inc()
+            log.error("dead_letter_lost", **place, reason=letter.reason, sha256=letter.sha256)
+
+        smaller = msgspec.structs.replace(letter, raw=b"")
+        forms = [
+            _Outgoing(DEAD_LETTERS, message.key, encode(letter)),
+            _Outgoing(DEAD_LETTERS, None, encode(smaller)),
+        ]
+        await self._send(forms, lose)
+        metrics.DEAD_LETTERS.labels(letter.topic).inc()
+        if refused := self._refused.count():
+            log.warning("event_refused", **place, field=error.field, refused=refused)
+
+    async def _send(
+        self, forms: Sequence[_Outgoing], on_failure: Callable[[KafkaError], None]
+    ) -> None:
+        """Send a message in the first of its forms that the broker does not find too large."""
+        self._sent += 1
+        self._open[self._sent] = None
+        await self._produce(_Attempt(self._sent, forms, on_failure))
+
+    async def _produce(self, attempt: _Attempt) -> None:
+        def settle(error: KafkaError | None, _: Message | None) -> None:
+            if error is not None and error.code() in _TOO_LARGE and len(attempt.forms) > 1:
+                self._too_large.append(attempt)
+                return
+            self._open.pop(attempt.number, None)
             if error is not None:
-                self._failed.append(error)
+                attempt.on_failure(error)
 
-        self._open[number] = None
+        topic, key, value = attempt.forms[0]
         while True:
             try:
                 self._producer.produce(topic, value, key, on_delivery=settle)
                 return
             except BufferError:
                 await self._poll()
-
-    async def send_to_dead_letter(self, event: EventT[bytes], error: EventError) -> None:
-        """Keep a message that breaks the contract in the dead-letter topic, with the reason."""
-        message = event.message
-        letter = DeadLetter(
-            raw=message.value or b"",
-            topic=message.topic,
-            partition=message.partition,
-            offset=message.offset,
-            reason=str(error),
-            refused_time=int(time.time() * 1000),
-        )
-        await self.send(DEAD_LETTERS, message.key, encode(letter))
-        metrics.DEAD_LETTERS.labels(message.topic).inc()
-        log.warning(
-            "event_refused",
-            topic=message.topic,
-            partition=message.partition,
-            offset=message.offset,
-            field=error.field,
-        )
+            except KafkaException as error:
+                settle(error.args[0], None)
+                return
 
     async def flush(self) -> None:
         """Wait until everything sent before this call is delivered.
@@ -126,9 +187,12 @@ class RecommendationProducer:
         self._raise_failure()
 
     async def _poll(self) -> None:
-        if not self._producer.poll(0):
+        if not self._producer.poll(0) and not self._too_large:
             await asyncio.sleep(_POLL_S)
         self._raise_failure()
+        while self._too_large:
+            attempt = self._too_large.popleft()
+            await self._produce(attempt._replace(forms=attempt.forms[1:]))
 
     def _on_error(self, error: KafkaError) -> None:
         if remedy_of(error):
@@ -253,6 +317,11 @@ class Pipeline:
             work = partial(self._answer, batch, call, earlier)
             call.task = asyncio.create_task(critical_task(work)())
         self._finish_batches()
+
+    async def drain(self) -> None:
+        """Wait until every batch that was begun is done."""
+        while self._open:
+            await _join(self._open[0].calls[:1])
 
     async def _let_catch_up(self) -> None:
         """Wait a little for a version on trial that is more than a batch behind."""

@@ -456,4 +456,8 @@ def make_shadows(ranked: RankedLists) -> list[Shadow]:
 
 def recommendation_id(event: Interaction) -> str:
     """Names the answer to an event: the same whenever the event is answered again."""
-    return xxhash.xxh3_128_hexdigest(f"{event.user_id}\0{event.event_id}")
+    named = f"{event.user_id}\0{event.event_id}"
+    if named.count("\0") > 1:
+        # Ids may hold what stands between them: then it is said first how long one is.
+        named = f"\0{len(event.user_id)}\0{named}"
+    return xxhash.xxh3_128_hexdigest(named)

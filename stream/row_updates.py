@@ -14,7 +14,7 @@ from cachetools import LRUCache
 from headwater_client import Interaction
 
 from features import columns
-from features.columns import CatalogueEntry
+from features.columns import CatalogueEntry, DamagedRowError
 from features.events import current_ms
 from features.rows import (
     ItemGroup,
@@ -23,13 +23,15 @@ from features.rows import (
     apply_event,
     apply_item_event,
     counts_for_item,
+    empty_group,
+    empty_user,
     observation,
     recover_group,
     recover_user,
     says_otherwise,
 )
 from features.schema import FeatureSchema
-from features.store import USERS, VERSION, RowRead, RowStore, RowWrite, StoreTable
+from features.store import USERS, VERSION, RowRead, RowStore, RowWrite, StoreTable, set_aside
 from features.topics import Hash
 from stream import metrics
 from stream.catalogue import CatalogueCache, catalogue_read
@@ -145,12 +147,20 @@ class RowUpdater:
         replies = iter(await self._store.read([*user_reads, *group_reads, *entry_reads]))
         now_ms = current_ms()
         for read, stored in zip(user_reads, replies, strict=False):
-            row = columns.decode_user(stored, self._schema)
+            try:
+                row = columns.decode_user(stored, self._schema)
+            except DamagedRowError as error:
+                await set_aside(self._store, read, stored, error)
+                row = empty_user(self._schema)
             recover_user(row, now_ms, self._schema)
             users[read.entity_id] = CachedRow(row, stored[VERSION])
         for read, stored in zip(group_reads, replies, strict=False):
             (column,) = read.columns
-            group = columns.decode_group(stored[column], self._schema)
+            try:
+                group = columns.decode_group(stored[column], self._schema)
+            except DamagedRowError as error:
+                await set_aside(self._store, read, stored, error)
+                group = empty_group(self._schema)
             recover_group(group, now_ms)
             groups[ItemGroupKey(read.entity_id, column)] = CachedRow(group, stored[column])
         for read, stored in zip(entry_reads, replies, strict=True):

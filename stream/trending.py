@@ -15,11 +15,11 @@ import numpy as np
 import structlog
 from headwater_client import EVENT_TYPES, ServerError
 
-from features.columns import TrendList, decode_trending, encode_trending
+from features.columns import DamagedRowError, Stored, TrendList, decode_trending, encode_trending
 from features.events import current_ms
 from features.rows import ItemGroup
 from features.schema import FeatureSchema, Float64Array, Int64Array, Vocabulary
-from features.store import TRENDING, VERSION, RowRead, RowStore, RowWrite, item_sources
+from features.store import TRENDING, VERSION, RowRead, RowStore, RowWrite, item_sources, set_aside
 from stream.row_updates import ItemGroupKey
 
 log = structlog.get_logger()
@@ -201,7 +201,7 @@ class TrendingSource:
         stored = await self._store.read(self._reads)
         lists: dict[str, TrendList] = {}
         for read, columns in zip(self._reads, stored, strict=True):
-            lists[read.entity_id] = decode_trending(columns, self._schema)
+            lists[read.entity_id] = await self._decode(read, columns)
             # A list takes half a millisecond, and there are hundreds: answers do not wait for all.
             await asyncio.sleep(0)
         versions = {r.entity_id: s[VERSION] for r, s in zip(self._reads, stored, strict=True)}
@@ -217,6 +217,14 @@ class TrendingSource:
             total.add(_event_code(name), listed)
             await asyncio.sleep(0)
         self.items = total.items()
+
+    async def _decode(self, read: RowRead, stored: Stored) -> TrendList:
+        """A list; an empty one, which its source's next events fill, in place of a damaged one."""
+        try:
+            return decode_trending(stored, self._schema)
+        except DamagedRowError as error:
+            await set_aside(self._store, read, stored, error)
+            return TrendList([], np.empty((0, 1 + len(self._schema.item_half_lives))))
 
 
 def _list_write(

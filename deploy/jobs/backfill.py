@@ -14,7 +14,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import dataclass
 
 import structlog
@@ -125,12 +125,18 @@ class RowFiller:
 
     async def _groups(self, item_ids: Sequence[str]) -> dict[ItemGroupKey, ItemGroup]:
         reads = [RowRead(self._popularity, name, sorted(self._touched[name])) for name in item_ids]
-        return {
-            ItemGroupKey(read.entity_id, column): columns.decode_group(value, self._schema)
+        found = {
+            ItemGroupKey(read.entity_id, column): value
             for read, stored in zip(reads, await self._store.read(reads), strict=True)
             for column, value in stored.items()
             if value is not None
         }
+        groups = {}
+        for key, value in found.items():
+            # A damaged one, of which nothing has changed, waits for its next event.
+            with suppress(columns.DamagedRowError):
+                groups[key] = columns.decode_group(value, self._schema)
+        return groups
 
 
 @asynccontextmanager

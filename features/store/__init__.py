@@ -15,9 +15,11 @@ from enum import StrEnum
 from importlib.resources import files
 from typing import Any, NamedTuple, Protocol
 
+import structlog
 import yaml
 from headwater_client.errors import ServerError, SettingsError
 from headwater_client.event_types import EVENT_TYPES
+from prometheus_client import Counter
 
 from features.schema import FeatureSchema, RowMark
 
@@ -26,6 +28,11 @@ VIEWS_FILE = "views.yaml"
 VERSION = "offsets"
 _ROWS_MARK = "headwater:layout"
 _LOADED_MARK = "headwater:loaded"
+DAMAGED_ROWS = Counter(
+    "headwater_damaged_rows_total", "Rows that did not decode and were begun anew", ["table"]
+)
+_set_aside: set[int] = set()
+log = structlog.get_logger()
 
 
 class ColumnType(StrEnum):
@@ -172,8 +179,43 @@ class RowStore(Protocol):
             ServerError: the store does not answer.
         """
 
+    async def keep_damaged(self, read: RowRead, stored: Mapping[str, bytes | None]) -> str:
+        """Keep what columns hold under a key of its own, for 30 days; the row is left as it is.
+
+        Returns:
+            The key. It does not tell a person's id.
+
+        Raises:
+            ServerError: the store does not answer.
+        """
+
     async def close(self) -> None:
         """Close the connections."""
+
+
+async def set_aside(
+    store: RowStore, read: RowRead, stored: Mapping[str, bytes | None], error: Exception
+) -> None:
+    """Keep what does not decode before the row is begun anew; say so, and count it.
+
+    The row itself goes with the next write, which is conditional on what was read, as any other.
+
+    Raises:
+        ServerError: the store does not answer.
+    """
+    damage = hash((read.table.name, read.entity_id, *stored.values()))
+    if damage in _set_aside:
+        # Read again and again until it is written.
+        return
+    key = await store.keep_damaged(read, stored)
+    _set_aside.add(damage)
+    tell_damaged(read.table, key, error)
+
+
+def tell_damaged(table: StoreTable, kept: str, error: Exception) -> None:
+    """Count a row that does not decode, and say where what it held is kept."""
+    DAMAGED_ROWS.labels(table.name).inc()
+    log.error("row_damaged", table=table.name, kept=kept, error=str(error))
 
 
 async def claim_rows(store: RowStore, schema: FeatureSchema) -> None:

@@ -11,7 +11,7 @@ from features import feast_import  # noqa: F401  (before anything of Feast)
 # isort: split
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -29,10 +29,12 @@ from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from features.settings import Durability, StoreSettings
 from features.store import RowRead, RowWrite, StoreRestartedError, StoreTable
+from features.topics import hash64
 
 PROJECT = "headwater"
 ENTITY_KEY_VERSION = 3
 _DURABLE_MARK = "headwater:durable"
+_DAMAGED_KEPT_S = 30 * 86_400
 
 # KEYS: the row. ARGV: version field, version that was read ("" for none), then field, value, ...
 _WRITE_IF_UNCHANGED = """
@@ -139,6 +141,20 @@ class RedisRowStore(RedisOnlineStore):
             )
         self._run_id = run_id
 
+    async def keep_damaged(self, read: RowRead, stored: Mapping[str, bytes | None]) -> str:
+        """See `RowStore.keep_damaged`."""
+        name = f"{hash64(read.entity_id) & (1 << 64) - 1:016x}"
+        key = f"headwater:damaged:{read.table.name}:{name}"
+        held = {column: value for column, value in stored.items() if value is not None}
+        try:
+            pipe = (await self._redis()).pipeline(transaction=False)
+            pipe.hset(key, mapping=held)
+            pipe.expire(key, _DAMAGED_KEPT_S)
+            await pipe.execute()
+        except (RedisError, OSError) as error:
+            raise self._unreachable(error) from error
+        return key
+
     async def close(self) -> None:
         """Close the connections."""
         if self._client_async is not None:
@@ -151,7 +167,7 @@ class RedisRowStore(RedisOnlineStore):
             found = await (await self._redis()).set(mark, text, nx=not replace, get=True)
         except (RedisError, OSError) as error:
             raise self._unreachable(error) from error
-        return text if found is None else str(found.decode())
+        return text if found is None else str(found.decode(errors="replace"))
 
     async def _redis(self) -> Any:
         client = await self._get_client_async(self._config)

@@ -2,21 +2,38 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import random
+import sys
+import time
 from collections.abc import Callable
+from contextlib import closing
+from hashlib import sha256
+from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from headwater_client import EventProducer
-from headwater_client.event_types import CLICK, PURCHASE
-from headwater_client.topics import DEAD_LETTERS, ITEMS
+from confluent_kafka import Producer
+from headwater_client import DeadLetter, EventError, EventProducer, decode
+from headwater_client.event_types import CLICK, EVENT_TYPES, PURCHASE
+from headwater_client.topics import DEAD_LETTERS, ITEMS, PARTITIONER
 
+from bench.harness.hostile import GOOD as GOOD_IDS
+from bench.harness.hostile import generate_hostile_messages
 from deploy.settings import Settings
+from features.columns import decode_user
+from features.kafka import client_config
+from features.schema import FeatureSchema
+from features.store import USERS, RowRead
+from features.store.redis import RedisRowStore, _field, _key
+from stream.pipeline import RecommendationProducer
 from tests.harness.oracle import read_log, read_topic
 from tests.harness.rows import check_items, check_users
+from tests.harness.servers import connect_redis, renew_topics
 from tests.harness.workers import WorkerProcess, WorkerProgress, running
 
 MALFORMED = 10_000
@@ -86,3 +103,112 @@ def test_every_malformed_message_is_kept_and_every_good_one_counted(
     assert len(logged) == GOOD
     check_users(settings, logged, {})
     check_items(settings, logged)
+
+
+POISONED = (sys.executable, "-m", "tests.faults.poisoned_worker")
+PEOPLE = [f"{GOOD_IDS}-{number}" for number in range(40)]
+
+
+def keep_alive(worker: WorkerProcess, progress: WorkerProgress) -> int:
+    """Start the worker again whenever it ends, until all is committed; how often it was."""
+    starts, deadline = 0, time.monotonic() + 150
+    while progress.count_committed() < progress.count_produced():
+        if not worker.running:
+            worker.start()
+            starts += 1
+        assert time.monotonic() < deadline, worker.log.read_text()[-2000:]
+        time.sleep(0.1)
+    return starts
+
+
+def clicks_of_people(settings: Settings) -> dict[str, float]:
+    """How many clicks each person's row has counted."""
+    schema = FeatureSchema(settings.features)
+
+    async def read() -> list[dict[str, bytes | None]]:
+        store = RedisRowStore(settings.store)
+        try:
+            return await store.read([RowRead(USERS, name, USERS.columns) for name in PEOPLE])
+        finally:
+            await store.close()
+
+    rows = [decode_user(stored, schema) for stored in asyncio.run(read())]
+    place = len(schema.user_half_lives) - 1
+    return {name: row.counters[place] for name, row in zip(PEOPLE, rows, strict=True)}
+
+
+@pytest.mark.faults
+def test_no_message_and_no_row_stops_a_partition(empty_streams: Settings, tmp_path: Path) -> None:
+    """What ends the worker is put aside the third time; a row that does not decode begins anew."""
+    settings = empty_streams
+    worker = WorkerProcess(settings, "net", tmp_path / "worker.log", POISONED, group="net")
+    progress = WorkerProgress(settings, "net")
+    now_ms = int(time.time() * 1000)
+    hostile = generate_hostile_messages(7, now_ms, large_share=0.01)
+    events_of = {*EVENT_TYPES.topics, ITEMS}
+    sent = Producer(client_config(settings.kafka) | {"partitioner": PARTITIONER})
+    with running(worker), EventProducer(settings.kafka.client_settings) as producer:
+        for message in islice((each for each in hostile if each.topic in events_of), 2_000):
+            sent.produce(message.topic, message.value, message.key)
+            sent.poll(0)
+        assert sent.flush(30) == 0
+        for number in range(400):
+            name = PEOPLE[number % len(PEOPLE)]
+            producer.click(user_id=name, item_id="i", event_id=f"{GOOD_IDS}-{number}")
+            if number == 100:
+                producer.click(user_id=name, item_id="i", event_id="raises")
+        producer.flush()
+        starts = keep_alive(worker, progress)
+        assert clicks_of_people(settings) == dict.fromkeys(PEOPLE, 10.0)
+        with closing(connect_redis(settings)) as redis:
+            key = _key(USERS.join_key, PEOPLE[0])
+            redis.hset(key, _field(USERS.name, "offsets"), b"\xff\xffdamaged")
+            for name in PEOPLE:
+                producer.click(user_id=name, item_id="i")
+            producer.flush()
+            assert keep_alive(worker, progress) == 0
+            [kept] = redis.keys("headwater:damaged:user_activity:*")
+            assert redis.hget(kept, "offsets") == b"\xff\xffdamaged"
+            assert redis.ttl(kept) > 0
+    assert clicks_of_people(settings) == dict.fromkeys(PEOPLE, 11.0) | {PEOPLE[0]: 1.0}
+    letters = [json.loads(value) for _, _, value in read_topic(settings, DEAD_LETTERS, 1)]
+    aside = [letter for letter in letters if "ended over it" in letter["reason"]]
+    ids = {json.loads(base64.b64decode(letter["raw"]))["event_id"] for letter in aside}
+    assert (ids, starts) == ({"raises"}, 2)
+
+
+@pytest.mark.faults
+def test_a_dead_letter_fits_whatever_its_topic_takes(empty_streams: Settings) -> None:
+    settings = empty_streams
+    sizes = {10: b"k", 900_000: b"k", 3_500_000: b"k", 20: b"k" * 1_048_500}
+
+    async def send() -> None:
+        producer = RecommendationProducer(settings.kafka)
+        for offset, (size, key) in enumerate(sizes.items()):
+            message = SimpleNamespace(
+                topic="clicks", partition=0, offset=offset, key=key, value=b"x" * size
+            )
+            event = SimpleNamespace(message=message)
+            await producer.send_to_dead_letter(event, EventError("f", "v", "wrong"))  # type: ignore[arg-type]
+        await producer.flush()
+
+    def letters() -> dict[int, DeadLetter]:
+        found = [decode(DeadLetter, v) for _, _, v in read_topic(settings, DEAD_LETTERS, 1)]
+        return {letter.size_bytes or 0: letter for letter in found}
+
+    asyncio.run(send())
+    whole = letters()
+    assert {size: len(letter.raw) for size, letter in whole.items() if size != 3_500_000} == {
+        size: size for size in sizes if size != 3_500_000
+    }
+    assert 3_000_000 < len(whole[3_500_000].raw) < 3_200_000
+    assert whole[3_500_000].sha256 == sha256(b"x" * 3_500_000).hexdigest()
+    # As Kafka makes a topic that nobody has configured.
+    renew_topics(settings.kafka, {DEAD_LETTERS: {"max.message.bytes": "1048588"}})
+    asyncio.run(send())
+    assert {size: len(letter.raw) for size, letter in letters().items()} == {
+        10: 10,
+        900_000: 0,
+        3_500_000: 0,
+        20: 0,
+    }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from features.store import RowRead, RowWrite
 
@@ -11,12 +11,15 @@ class MemoryRowStore:
     """Rows by table and entity, each written only if its version is still as it was read.
 
     Attributes:
+        damaged: what was kept of rows that did not decode.
         reads: the number of calls of `read` that asked for something.
         before_write: called with each batch of writes; may change rows meanwhile, or fail.
     """
 
     def __init__(self) -> None:
         self.rows: dict[tuple[str, str], dict[str, bytes]] = {}
+        self.damaged: dict[tuple[str, str], dict[str, bytes | None]] = {}
+        self.marks: dict[str, str] = {}
         self.reads = 0
         self.before_write: Callable[[Sequence[RowWrite]], None] = lambda writes: None
 
@@ -31,6 +34,16 @@ class MemoryRowStore:
         if writes:
             self.before_write(writes)
         return [self._write(write) for write in writes]
+
+    async def claim(self, mark: str, text: str, replace: bool = False) -> str:
+        before = self.marks.get(mark)
+        if before is None or replace:
+            self.marks[mark] = text
+        return text if before is None else before
+
+    async def keep_damaged(self, read: RowRead, stored: Mapping[str, bytes | None]) -> str:
+        self.damaged[read.table.name, read.entity_id] = dict(stored)
+        return f"damaged:{read.table.name}"
 
     def _write(self, write: RowWrite) -> bool:
         row = self.rows.setdefault((write.table.name, write.entity_id), {})

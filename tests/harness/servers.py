@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -47,20 +48,34 @@ def empty_streams(kafka_and_store: Settings) -> Settings:
     A worker's place in its group outlives it: each test names a consumer group of its own.
     """
     renew_topics(kafka_and_store.kafka)
-    host, _, port = (kafka_and_store.store.address or "").rpartition(":")
-    with closing(Redis(host, int(port))) as store:
+    with closing(connect_redis(kafka_and_store)) as store:
         store.flushall()
     return kafka_and_store
 
 
-def renew_topics(kafka: BrokerSettings) -> None:
-    """Delete all topics of the contract and make them anew, with ids of their own."""
+def connect_redis(settings: Settings) -> Redis:
+    """A client of the store's server; to be closed."""
+    host, _, port = (settings.store.address or "").rpartition(":")
+    return Redis(host, int(port))
+
+
+def renew_topics(
+    kafka: BrokerSettings, other: Mapping[str, Mapping[str, str]] | None = None
+) -> None:
+    """Delete all topics of the contract and make them anew, with ids of their own.
+
+    Args:
+        other: configuration that a topic has instead of its own.
+    """
     admin, names = AdminClient(client_config(kafka)), [topic.name for topic in list_topics()]
     if there := list(topic_ids(kafka, names)):
         for deletion in admin.delete_topics(there).values():
             deletion.result()
     wait_until(lambda: not topic_ids(kafka, names), 20)
-    ensure_topics(kafka)
+    configs = {topic.name: topic.config for topic in list_topics()} | dict(other or {})
+    ensure_topics(
+        kafka, [replace(topic, config=dict(configs[topic.name])) for topic in list_topics()]
+    )
 
 
 @pytest.fixture

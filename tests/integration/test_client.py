@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 from uuid import uuid4
 
 import headwater_client
@@ -234,7 +235,9 @@ def test_a_group_goes_on_with_what_was_not_done(kafka: BrokerSettings) -> None:
         assert list(of_user(consumer)) == ["e2", "e3", "e4"]
 
 
-def test_a_message_that_is_no_recommendation_is_told_and_passed(kafka: BrokerSettings) -> None:
+def test_a_message_that_is_no_recommendation_is_told_and_passed(
+    kafka: BrokerSettings, caplog: pytest.LogCaptureFixture
+) -> None:
     with RecommendationConsumer(kafka.client_settings) as consumer:
         producer = Producer(client_config(kafka) | {"partitioner": PARTITIONER})
         producer.produce(RECOMMENDATIONS, b"{}", "ann")
@@ -243,7 +246,14 @@ def test_a_message_that_is_no_recommendation_is_told_and_passed(kafka: BrokerSet
         with pytest.raises(EventError, match="recommendation_id"):
             consumer.receive(10)
         received = consumer.receive(10)
+        answer(kafka, recommendation("ann"))
+        producer.produce(RECOMMENDATIONS, b"[" * 5_000, "ann")
+        producer.flush(10)
+        answer(kafka, recommendation("ann"))
+        people = [found.user_id for found in islice(consumer, 2)]
     assert received == recommendation("ann")
+    assert people == ["ann", "ann"]
+    assert "no recommendation: <message>: " in caplog.text
 
 
 def test_a_consumer_without_kafka_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 from headwater_client.errors import EventError, ServerError
-from headwater_client.events import Interaction, Item, decode
+from headwater_client.events import Interaction, Item, decode_item
 from headwater_client.kafka import unreachable
 from headwater_client.topics import ITEMS
 
@@ -240,7 +240,8 @@ class CatalogueReader:
         self._unread.add(source_of(message))
         if message.value() is not None:
             try:
-                found.append(decode(Item, message.value()))
+                # Workers say what had to be cut.
+                found.append(decode_item(message.value())[0])
             except EventError as error:
                 # Workers keep it as a dead letter.
                 log.warning("item_refused", offset=message.offset(), reason=str(error))

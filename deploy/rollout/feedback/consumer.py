@@ -15,14 +15,13 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 import structlog
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 from headwater_client.errors import EventError, ServerError
 from headwater_client.event_types import EVENT_TYPES
-from headwater_client.events import Interaction, Recommendation
+from headwater_client.events import Interaction, Recommendation, decode
 from headwater_client.kafka import unreachable
 from headwater_client.topics import RECOMMENDATIONS
 from prometheus_client import Gauge
@@ -36,12 +35,19 @@ from deploy.rollout.feedback.counters import (
     sum_rows,
 )
 from deploy.rollout.feedback.ledger import FeedbackMessage, FeedbackScope, Ledger, TimeOrderedMerge
-from features.columns import Columns, Stored, decode_columns, encode_columns
+from features.columns import (
+    Columns,
+    DamagedRowError,
+    ReadingRow,
+    Stored,
+    decode_columns,
+    encode_columns,
+)
 from features.events import EventReader, current_ms
 from features.kafka import client_config
 from features.rollouts import is_end
 from features.settings import BrokerSettings, EventSettings
-from features.store import FEEDBACK, VERSION, RowRead, RowStore, RowWrite
+from features.store import FEEDBACK, VERSION, RowRead, RowStore, RowWrite, set_aside
 from features.topics import Hash
 
 __all__ = ["VERSION", "decode_feedback", "encode_feedback"]
@@ -71,10 +77,17 @@ def decode_feedback(stored: Stored) -> FeedbackRow:
     """The row of what `encode_feedback` wrote; an empty one where nothing is stored.
 
     Counters that an older release did not have are 0; those of a newer one are left out.
+
+    Raises:
+        DamagedRowError: something else is stored.
     """
     if stored["offsets"] is None:
         return FeedbackRow({}, {})
-    values = decode_columns(FEEDBACK, stored)
+    with ReadingRow():
+        return _row_of(decode_columns(FEEDBACK, stored))
+
+
+def _row_of(values: Mapping[str, Any]) -> FeedbackRow:
     names = values["variants"] or []
     shown, reward, counts, latencies, scores = (
         _split(values[name] or (), names)
@@ -95,7 +108,10 @@ def decode_feedback(stored: Stored) -> FeedbackRow:
     pairs = values["offsets"]
     sources = (Hash(source) for source in pairs[::2])
     offsets = dict(zip(sources, pairs[1::2], strict=True))
-    return FeedbackRow(counters, offsets, values["until_ms"] or 0)
+    row = FeedbackRow(counters, offsets, values["until_ms"] or 0)
+    # Columns of another width cannot be added up.
+    sum_rows([row])
+    return row
 
 
 def _split(flat: Iterable[float], names: Sequence[str]) -> npt.NDArray[Any]:
@@ -206,9 +222,15 @@ class FeedbackConsumer:
         """
         numbers = sorted({number for topic, number in self._sources if topic == RECOMMENDATIONS})
         names = [self._row_name(number) for number in numbers]
-        stored = await self._store.read([RowRead(FEEDBACK, n, FEEDBACK.columns) for n in names])
-        for number, columns in zip(numbers, stored, strict=True):
-            row = decode_feedback(columns)
+        reads = [RowRead(FEEDBACK, name, FEEDBACK.columns) for name in names]
+        stored = await self._store.read(reads)
+        for number, read, columns in zip(numbers, reads, stored, strict=True):
+            try:
+                row = decode_feedback(columns)
+            except DamagedRowError as error:
+                # What it had counted is counted anew, from what the topics still have.
+                await set_aside(self._store, read, columns, error)
+                row = FeedbackRow({}, {})
             merge = TimeOrderedMerge[FeedbackMessage](list_topics())
             self._partitions[number] = _Partition(Ledger(self.scope, row), merge, columns[VERSION])
         self._consumer.assign(self._start_offsets(numbers))
@@ -269,9 +291,9 @@ class FeedbackConsumer:
         raw = message.value() or b""
         try:
             if topic == RECOMMENDATIONS:
-                return _decode_recommendation(raw)
+                return decode(Recommendation, raw)
             return self._events.read(topic, raw, message.timestamp()[1])
-        except (EventError, msgspec.DecodeError, UnicodeDecodeError):
+        except EventError:
             return None
 
     def _advance_watermarks(self) -> None:
@@ -329,6 +351,3 @@ class FeedbackConsumer:
 def list_topics() -> tuple[str, ...]:
     """What is read. Of messages of the same millisecond those of the first topic go first."""
     return (RECOMMENDATIONS, *EVENT_TYPES.topics)
-
-
-_decode_recommendation = msgspec.json.Decoder(Recommendation).decode

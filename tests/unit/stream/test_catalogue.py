@@ -95,6 +95,7 @@ def test_a_message_names_its_item_by_its_key() -> None:
     item = Item(item_id="i", title="Item")
     assert parse_item(b"i", encode(item)) == ("i", item)
     assert parse_item(b"i", None) == ("i", None)
-    for key, value in ((b"j", encode(item)), (None, encode(item)), (None, None), (b"i", b"{")):
+    wrong = [(b"j", encode(item)), (None, encode(item)), (b"i", b"{")]
+    for key, value in (*wrong, (None, None), (b"i" * 257, None)):
         with pytest.raises(EventError):
             parse_item(key, value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from headwater_client.events import Click, Reason, RecommendedItem, Shadow
+from msgspec.structs import replace
 
 from features.rows import empty_user
 from features.schema import FeatureSchema
@@ -21,6 +22,12 @@ from stream.recommender import (
 ROW = empty_user(FeatureSchema(FeatureSettings()))
 CLICK = Click(event_id="e", user_id="ann", item_id="i", timestamp=1_700_000_000_000)
 ITEM = RecommendedItem("a", 1.5, Reason("popular"))
+
+
+def test_ids_that_hold_a_separator_name_answers_of_their_own() -> None:
+    pairs = [("a", "b\0c"), ("a\0b", "c"), ("a", "1b"), ("a\0", "\0c"), ("a\0\0", "c"), ("a", "b")]
+    events = [replace(CLICK, user_id=user, event_id=event) for user, event in pairs]
+    assert len({recommendation_id(event) for event in events}) == len(pairs)
 
 
 def test_a_message_names_its_event_its_version_and_its_variant() -> None:

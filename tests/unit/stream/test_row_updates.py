@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Sequence
 
 import pytest
 from headwater_client.errors import ServerError
-from headwater_client.events import Click
+from headwater_client.events import Click, Item
 from msgspec import structs
 from structlog.testing import capture_logs
 
-from features.columns import decode_group, decode_user
+from features.columns import CatalogueEntry, decode_group, decode_user, encode_columns
 from features.rows import ItemGroup, UserRow
 from features.schema import FeatureSchema
 from features.settings import FeatureSettings
-from features.store import USERS, RowWrite, popularity_table
+from features.store import DAMAGED_ROWS, USERS, RowWrite, StoreTable, popularity_table
+from features.topics import Hash
 from stream import metrics
-from stream.catalogue import CatalogueCache
+from stream.catalogue import CatalogueCache, ItemUpdate, write_items
 from stream.row_updates import ConsumerRecord, ItemGroupKey, RowChanges, RowUpdater
 from tests.harness.memory_store import MemoryRowStore
 
@@ -139,3 +141,60 @@ def test_ids_that_are_used_twice_are_counted_and_told_once_a_minute() -> None:
         "other": 2,
     }
     assert [each["event"] for each in lines] == ["event_id_used_twice"]
+
+
+def stored(table: StoreTable, column: str, value: object) -> tuple[str, str, bytes]:
+    return table.name, column, encode_columns(table, {column: value})[column]
+
+
+DAMAGE: list[tuple[str, str, bytes | None]] = [
+    ("user_activity", "counters", b"\x12\xff"),
+    ("user_activity", "counters", None),
+    ("user_activity", "category_counters", b"junk"),
+    ("user_activity", "offsets", b"\xff\xff"),
+    ("item_popularity", "clicks_0", b"\xff"),
+    stored(USERS, "history_items", [1, 2]),
+    stored(USERS, "history_types", [9]),
+    stored(USERS, "counters", [math.nan]),
+    stored(USERS, "category_counters", [1.0]),
+    stored(USERS, "taken", b"123"),
+    stored(USERS, "offsets", [1, 2, 3]),
+    stored(POPULARITY, "clicks_0", [1.0, 2.0]),
+    stored(POPULARITY, "clicks_0", [math.inf] * 7),
+]
+
+
+@pytest.mark.parametrize(("table", "column", "found"), DAMAGE)
+def test_a_row_that_does_not_decode_is_kept_aside_and_begun_anew(
+    table: str, column: str, found: bytes | None
+) -> None:
+    store = MemoryRowStore()
+    apply(updater(store), click(0), click(1, "bob"))
+    entity = "ann" if table == "user_activity" else "i"
+    damaged = {name: value for name, value in store.rows[table, entity].items() if name != column}
+    store.rows[table, entity] = damaged | ({} if found is None else {column: found})
+    counted = DAMAGED_ROWS.labels(table)._value.get()
+    changes = apply(updater(store), click(2), click(3, "bob"))
+    # The others of the batch go on, and so does this one.
+    assert len(changes.users["bob"].history) == 2
+    assert [time for time, *_ in user(store).history][-1] == NOW_MS + 2
+    assert group(store).offset == 3
+    assert store.damaged[table, entity][column] == found
+    assert DAMAGED_ROWS.labels(table)._value.get() == counted + 1
+    apply(updater(store), click(4))
+    assert user(store).history[-1][0] == NOW_MS + 4
+    assert DAMAGED_ROWS.labels(table)._value.get() == counted + 1
+
+
+def test_an_item_whose_catalogue_row_is_damaged_is_not_shown_and_stops_nobody() -> None:
+    store = MemoryRowStore()
+    store.rows["item_catalogue", "i"] = {"available": b"\xff"}
+    catalogue = CatalogueCache(store, 5.0)  # type: ignore[arg-type]
+    rows = RowUpdater(store, SCHEMA, catalogue, POPULARITY, 0)  # type: ignore[arg-type]
+    assert len(apply(rows, click(0)).users["ann"].history) == 1
+    assert catalogue.get_cached(["i"])["i"] == CatalogueEntry(available=False)
+    renewed = ItemUpdate(Item(item_id="i"), Hash(3), 5, NOW_MS)
+    store.rows["item_catalogue", "i"]["offsets"] = b"\xff"
+    asyncio.run(write_items(store, {"i": renewed}))  # type: ignore[arg-type]
+    fresh = CatalogueCache(store, 5.0)  # type: ignore[arg-type]
+    assert asyncio.run(fresh.get(["i"]))["i"].available

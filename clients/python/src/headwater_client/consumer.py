@@ -7,6 +7,7 @@
 ...             print(recommendation.user_id, [item.item_id for item in recommendation.items])
 """
 
+import logging
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -15,17 +16,17 @@ from types import TracebackType
 from typing import Self
 from uuid import uuid4
 
-import msgspec
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
 from headwater_client.errors import EventError, ForkedError, ServerError
-from headwater_client.events import Recommendation
+from headwater_client.events import Recommendation, decode
 from headwater_client.kafka import KafkaSettings, ProcessBound, unreachable
 from headwater_client.topics import RECOMMENDATIONS
 
 WAIT_S = 0.5
 ANSWER_S = 15.0
 FETCH_WAIT_MS = 20
+log = logging.getLogger("headwater_client")
 
 
 class RecommendationConsumer(ProcessBound):
@@ -58,7 +59,6 @@ class RecommendationConsumer(ProcessBound):
         self._timeout_s = timeout_s
         self._group = group
         self._done: Message | None = None
-        self._decoder = msgspec.json.Decoder(Recommendation)
         handle = Consumer(
             {
                 **settings.client_config(),
@@ -98,13 +98,18 @@ class RecommendationConsumer(ProcessBound):
         if (error := message.error()) is not None:
             raise ServerError(f"Kafka: {RECOMMENDATIONS}: {error.str()}")
         self._done = message
-        return self._decode(message.value() or b"")
+        return decode(Recommendation, message.value())
 
     def __iter__(self) -> Iterator[Recommendation]:
         quiet_since = time.monotonic()
         while self._timeout_s is None or time.monotonic() - quiet_since < self._timeout_s:
             # In short waits, between which Ctrl-C is heard.
-            recommendation = self.receive(min(WAIT_S, self._timeout_s or WAIT_S))
+            try:
+                recommendation = self.receive(min(WAIT_S, self._timeout_s or WAIT_S))
+            except EventError as error:
+                # A loop over recommendations does not end for one that somebody else has written.
+                log.warning("passed over: no recommendation: %s: %s", error.field, error.expected)
+                continue
             if recommendation is not None:
                 yield recommendation
                 quiet_since = time.monotonic()
@@ -128,12 +133,6 @@ class RecommendationConsumer(ProcessBound):
             with suppress(KafkaException):
                 self._handle.store_offsets(message=self._done)
         self._done = None
-
-    def _decode(self, raw: bytes) -> Recommendation:
-        try:
-            return self._decoder.decode(raw)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise EventError("<message>", raw[:80], str(error)) from error
 
     def _end_offsets(self) -> list[TopicPartition]:
         """Where each partition ends now."""

@@ -33,6 +33,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 MAX_VALUE_CHARS = 80
+MAX_EXPECTED_CHARS = 300
+STAND_INS = frozenset({"<empty>", "<missing>", "<JSON>"})
+"""What stands where a value would, where there is none to show."""
 _LOGIN = re.compile(r"(?<=://)[^/@\s]*:[^@\s]*(?=@)")
 
 
@@ -114,16 +117,33 @@ class DataError(HeadwaterError):
 class EventError(HeadwaterError):
     """One message breaks the event contract: names the field, the value and what was expected.
 
-    Logs have `field` and `expected` only: a value may name a person.
+    Whatever the message held, the text is short, of one line, and can be written as UTF-8. Logs
+    have `field` and `expected` only: a value may name a person.
     """
 
     exit_code = 5
 
     def __init__(self, field: str, value: object, expected: str) -> None:
-        shown = value if isinstance(value, str) and value.startswith("<") else repr(value)
-        super().__init__(f"{field}: {shown[:MAX_VALUE_CHARS]}: {expected}")
-        self.field = field
-        self.expected = expected
+        self.field = _printable(field, MAX_VALUE_CHARS)
+        self.expected = _printable(expected, MAX_EXPECTED_CHARS)
+        super().__init__(f"{self.field}: {_shorten(value)}: {self.expected}")
+
+
+def _shorten(value: object) -> str:
+    """A value as Python writes it, cut; one of `STAND_INS` as it is."""
+    if isinstance(value, str) and value in STAND_INS:
+        return value
+    try:
+        shown = repr(value[:MAX_VALUE_CHARS] if isinstance(value, str | bytes) else value)
+    except Exception:  # noqa: BLE001  (an int of 5,000 digits: what counts is the refusal)
+        shown = f"<{type(value).__name__}>"
+    return _printable(shown, MAX_VALUE_CHARS)
+
+
+def _printable(text: str, limit: int) -> str:
+    """A text of one line, cut; what cannot be printed (a lone surrogate) is escaped."""
+    text = text[:limit]
+    return text if text.isprintable() else repr(text)[1:-1][:limit]
 
 
 class ForkedError(HeadwaterError):

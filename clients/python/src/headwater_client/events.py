@@ -8,19 +8,27 @@ import json
 import math
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
 
 from headwater_client.errors import MAX_VALUE_CHARS, EventError
+from headwater_client.topics import MAX_MESSAGE_BYTES
 
 # Before 1973 in milliseconds, but any date of our century in seconds: the commonest mistake.
 EARLIEST_TIMESTAMP_MS = 100_000_000_000
 MAX_FUTURE_MS = 3_600_000
 
-Id = Annotated[str, Meta(min_length=1, max_length=256, description="1 to 256 characters")]
+MAX_ID = 256
+MAX_TITLE = 1024
+MAX_DESCRIPTION = 65_536
+MAX_CATEGORIES = 16
+MAX_VARIANT = 64
+
+Id = Annotated[str, Meta(min_length=1, max_length=MAX_ID, description="1 to 256 characters")]
 TimestampMs = Annotated[
     int, Meta(ge=EARLIEST_TIMESTAMP_MS, description="milliseconds UTC since 1970, not seconds")
 ]
@@ -58,10 +66,10 @@ class Item(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """An item of the catalogue; the newest message of an item_id counts, a tombstone removes it."""
 
     item_id: Id
-    title: Annotated[str, Meta(max_length=1024)] = ""
-    description: Annotated[str, Meta(max_length=65_536)] = ""
-    category: Annotated[list[Id], Meta(max_length=16)] = []
-    brand: Annotated[str, Meta(max_length=256)] = ""
+    title: Annotated[str, Meta(max_length=MAX_TITLE)] = ""
+    description: Annotated[str, Meta(max_length=MAX_DESCRIPTION)] = ""
+    category: Annotated[list[Id], Meta(max_length=MAX_CATEGORIES)] = []
+    brand: Annotated[str, Meta(max_length=MAX_ID)] = ""
     price: Price | None = None
     attributes: Context = {}
     available: bool = True
@@ -111,7 +119,7 @@ class Recommendation(Struct, frozen=True, kw_only=True, omit_defaults=True):
     event_id: str
     items: list[RecommendedItem]
     model_version: str
-    variant: str
+    variant: Annotated[str, Meta(max_length=MAX_VARIANT)]
     event_time: int
     produced_time: int
     fallback: bool
@@ -126,7 +134,11 @@ class Recommendation(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class DeadLetter(Struct, frozen=True, kw_only=True):
-    """A message that was refused: its raw bytes (base64), where it stood, and why."""
+    """A message that was refused: its raw bytes (base64), where it stood, and why.
+
+    Of a message that is too large for the topic, `raw` has the first bytes, perhaps none;
+    `size_bytes` and `sha256` (hex) are of all of it.
+    """
 
     raw: bytes
     topic: str
@@ -134,22 +146,38 @@ class DeadLetter(Struct, frozen=True, kw_only=True):
     offset: int
     reason: str
     refused_time: int
+    size_bytes: int | None = None
+    sha256: str | None = None
 
 
-AnyEvent = TypeVar("AnyEvent", bound=Interaction | Item)
+AnyMessage = TypeVar("AnyMessage", bound=Struct)
+
+MAX_DEPTH = 100
+"""How deep a message may be nested; Python's parsers give up between 1,000 and 1,500 levels."""
 
 encode = msgspec.json.Encoder().encode
 _decoders: dict[type[Struct], msgspec.json.Decoder[Any]] = {}
+# A message that is longer is refused without its odd number named: to name it takes Python's own
+# parser, and that thirty times the message's bytes.
+_NAMED_BYTES = 256 * 1024
+_FIELD_BYTES = 1024 * 1024
+_SHOWN_BYTES = 4 * MAX_VALUE_CHARS
+_TEXTS = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
+_BRACKETS = bytes.maketrans(b"{}", b"[]")
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _AT_PATH = re.compile(r"^(?P<what>.*?)(?: - at `(?:key in )?\$\.?(?P<path>[^`]*)`)?$", re.DOTALL)
 _MISSING = re.compile(r"missing required field `(?P<field>[^`]+)`")
 
 
-def decode(kind: type[AnyEvent], raw: bytes | None, now_ms: int | None = None) -> AnyEvent:
-    """Decode and validate one message.
+def decode(kind: type[AnyMessage], raw: bytes | None, now_ms: int | None = None) -> AnyMessage:
+    """Decode and validate one message, whoever wrote it.
+
+    Total: it returns or raises `EventError`, whatever the bytes, with memory in proportion to them;
+    and it decides alike on every version of Python, however deep the caller's stack is.
 
     Args:
-        kind: `Item`, or the struct of an event type (`Click`, `Purchase`).
-        raw: the message's value, JSON in UTF-8.
+        kind: `Item`, the struct of an event type (`Click`, `Purchase`), or any other message.
+        raw: the message's value, JSON in UTF-8, at most 4 MiB and `MAX_DEPTH` levels deep.
         now_ms: when the message arrived (the broker's time, so that a replay decides alike);
             default: now.
 
@@ -158,16 +186,38 @@ def decode(kind: type[AnyEvent], raw: bytes | None, now_ms: int | None = None) -
     """
     if not raw:
         raise EventError("<message>", "<empty>", "expected a JSON object")
+    if len(raw) > MAX_MESSAGE_BYTES:
+        raise EventError("<message>", len(raw), f"bytes: expected at most {MAX_MESSAGE_BYTES}")
+    if _is_too_deep(raw):
+        raise EventError("<message>", raw, f"is nested deeper than {MAX_DEPTH} levels")
     try:
-        event: AnyEvent = _get_decoder(kind).decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        event: AnyMessage = _get_decoder(kind).decode(raw)
+    except MemoryError:
+        # No fault of the message.
+        raise
+    except Exception as error:
         raise _explain(kind, raw, error) from error
     if isinstance(event, Interaction):
         _check_not_in_future(event.timestamp, now_ms)
     return event
 
 
-def _get_decoder(kind: type[AnyEvent]) -> msgspec.json.Decoder[AnyEvent]:
+def _is_too_deep(raw: bytes) -> bool:
+    """Whether brackets, those within texts left out, are nested deeper than `MAX_DEPTH`."""
+    if raw.count(b"{") + raw.count(b"[") <= MAX_DEPTH:
+        return False
+    brackets = _TEXTS.sub(b"", raw).translate(_BRACKETS, _NO_BRACKETS)
+    for _ in range(MAX_DEPTH):
+        # Those that hold nothing go, and so a level.
+        shorter = brackets.replace(b"[]", b"")
+        if len(shorter) == len(brackets):
+            break
+        brackets = shorter
+    # What is left open at the end of a message that was cut is no level.
+    return b"[]" in brackets or brackets.count(b"[") > MAX_DEPTH
+
+
+def _get_decoder(kind: type[AnyMessage]) -> msgspec.json.Decoder[AnyMessage]:
     if kind not in _decoders:
         _decoders[kind] = msgspec.json.Decoder(kind)
     return _decoders[kind]
@@ -179,46 +229,177 @@ def _check_not_in_future(timestamp: int, now_ms: int | None) -> None:
         raise EventError("timestamp", timestamp, f"is in the future: expected at most {latest}")
 
 
-def _explain(kind: type[AnyEvent], raw: bytes, error: Exception) -> EventError:
+def _explain(kind: type[Struct], raw: bytes, error: Exception) -> EventError:
     """The same refusal with the field and the value named; slow, so only after a failure."""
+    if isinstance(error, msgspec.ValidationError):
+        try:
+            # Read to its end: what is no JSON there is none at all.
+            msgspec.json.decode(raw, type=msgspec.Raw)
+        except Exception as malformed:  # noqa: BLE001  (named below)
+            error = malformed
+        else:
+            return _from_validation(str(error), partial(_value_in, raw))
+    if len(raw) > _NAMED_BYTES:
+        return EventError("<message>", raw, f"not JSON in UTF-8: {error}")
     try:
-        # Python's own parser reads NaN and Infinity, which JSON forbids: so they can be named.
-        document = json.loads(raw)
+        document = _read_loosely(raw)
         msgspec.convert(document, kind)
     except msgspec.ValidationError as invalid:
-        return _from_validation(document, str(invalid))
-    except (ValueError, RecursionError):
-        return EventError("<message>", raw[:MAX_VALUE_CHARS], f"not JSON in UTF-8: {error}")
+        return _from_validation(str(invalid), lambda name: document[name])
+    except Exception:  # noqa: BLE001  (named below: no JSON at all)
+        return EventError("<message>", raw, f"not JSON in UTF-8: {error}")
     return _not_a_number(document, error)
 
 
-def _from_validation(document: Any, message: str) -> EventError:
+def _read_loosely(raw: bytes) -> Any:
+    """What Python's own parser reads though JSON forbids it: NaN, Infinity, half surrogate pairs.
+
+    Of the last U+FFFD is left: they cannot be written as UTF-8.
+    """
+    document = json.loads(raw.decode())
+    text = json.dumps(document, ensure_ascii=False)
+    if text.isprintable():
+        return document
+    return json.loads(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+
+
+def _from_validation(message: str, value_of: Callable[[str], Any]) -> EventError:
     match = _AT_PATH.match(message)
     what, path = (match["what"], match["path"] or "") if match else (message, "")
-    missing = _MISSING.search(what)
-    if missing:
-        return EventError(missing["field"], "<missing>", "is required")
-    return EventError(path or "<message>", _value_at(document, path), what)
+    if missing := _MISSING.search(what):
+        return EventError(
+            ".".join(filter(None, (path, missing["field"]))), "<missing>", "is required"
+        )
+    try:
+        value = value_of(re.split(r"[.\[]", path, maxsplit=1)[0])
+    except Exception:  # noqa: BLE001  (JSON that is broken further on, or no object)
+        value = "<JSON>"
+    return EventError(path or "<message>", value, what)
 
 
-def _value_at(document: Any, path: str) -> Any:
-    for name in path.replace("[...]", "").split("."):
-        if not isinstance(document, dict) or name not in document:
-            break
-        document = document[name]
-    return document
+def _value_in(raw: bytes, field: str) -> Any:
+    """The value of a field of a JSON object; a long one as it is written, cut."""
+    text = bytes(msgspec.json.decode(raw, type=dict[str, msgspec.Raw])[field])
+    if len(text) <= _SHOWN_BYTES:
+        return json.loads(text)
+    return text[:_SHOWN_BYTES].decode(errors="replace").removeprefix('"')
 
 
 def _not_a_number(document: Any, error: Exception) -> EventError:
-    for name, value in _numbers(document, ""):
+    for name, value in _numbers(document):
         if not math.isfinite(value):
             return EventError(name, value, "expected a finite number")
     return EventError("<message>", "<JSON>", str(error))
 
 
-def _numbers(document: Any, path: str) -> Iterator[tuple[str, float]]:
-    if isinstance(document, float):
-        yield path, document
-    elif isinstance(document, dict):
-        for name, value in document.items():
-            yield from _numbers(value, f"{path}.{name}" if path else name)
+def _numbers(document: Any) -> Iterator[tuple[str, float]]:
+    """Each float and its path, cut, in the document's order."""
+    waiting = [("", document)]
+    while waiting:
+        path, value = waiting.pop()
+        if isinstance(value, float):
+            yield path, value
+            continue
+        if isinstance(value, dict):
+            inner = [(f"{path}.{name}" if path else name, each) for name, each in value.items()]
+        elif isinstance(value, list):
+            inner = [(f"{path}[{place}]", each) for place, each in enumerate(value)]
+        else:
+            continue
+        waiting += ((name[:MAX_VALUE_CHARS], each) for name, each in reversed(inner))
+
+
+def decode_item(raw: bytes | None) -> tuple[Item, tuple[str, ...]]:
+    """An item as those who read the topic take it, and the fields that had to be made to fit.
+
+    Whether an item is available counts, however long its title is. So what only describes it is
+    cut, or left out where it cannot be read; null says nothing.
+
+    Raises:
+        EventError: it is no JSON object, or `item_id` or `available` is not what it must be.
+    """
+    try:
+        return decode(Item, raw), ()
+    except EventError as refused:
+        said = _read_fields(raw or b"")
+        if said is None:
+            raise
+        told = {name: value for name, value in said.items() if value is not None}
+        fitted = {name: _FITS[name](value) for name, value in told.items()}
+        try:
+            item = msgspec.convert({n: v for n, v in fitted.items() if v is not None}, Item)
+        except msgspec.ValidationError as invalid:
+            raise _from_validation(str(invalid), lambda name: said[name]) from refused
+        if "\ufffd" in item.item_id:
+            raise
+    return item, tuple(name for name, value in fitted.items() if value != told[name])
+
+
+def _read_fields(raw: bytes) -> dict[str, Any] | None:
+    """The fields of an item that was refused, each by itself; None where there are none."""
+    if _is_too_deep(raw):
+        return None
+    try:
+        fields = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
+        return {name: _read_field(bytes(fields[name])) for name in _FITS if name in fields}
+    except Exception:  # noqa: BLE001  (it was refused already, by name)
+        document = _read_field(raw) if len(raw) <= _NAMED_BYTES else None
+    if not isinstance(document, dict):
+        return None
+    return {name: document[name] for name in _FITS if name in document}
+
+
+def _read_field(text: bytes) -> Any:
+    """A field's value; its bytes, which fit nowhere, where it is too long or cannot be read."""
+    try:
+        return text if len(text) > _FIELD_BYTES else _read_loosely(text)
+    except ValueError:
+        return text
+
+
+def _fit_text(limit: int, value: Any) -> str | None:
+    return value[:limit] if isinstance(value, str) else None
+
+
+def _fit_category(value: Any) -> list[str] | None:
+    names = [value] if isinstance(value, str) else value
+    if not isinstance(names, list):
+        return None
+    return [fitted for name in names if (fitted := _fit_text(MAX_ID, name))][:MAX_CATEGORIES]
+
+
+def _fit_price(value: Any) -> float | None:
+    try:
+        price = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return price if math.isfinite(price) and price >= 0 else None
+
+
+def _fit_attributes(value: Any) -> Context | None:
+    if not isinstance(value, dict):
+        return None
+    return {name: each for name, each in value.items() if _is_plain(each)}
+
+
+def _is_plain(value: Any) -> bool:
+    is_finite = not isinstance(value, float) or math.isfinite(value)
+    return is_finite and isinstance(value, str | int | float | bool | None)
+
+
+def _fit_available(value: Any) -> Any:
+    """What other systems write for true and false; the contract refuses anything else."""
+    return _TRUTHS.get(str(value).strip().lower(), value) if isinstance(value, str | int) else value
+
+
+_TRUTHS = {"true": True, "1": True, "false": False, "0": False}
+_FITS: dict[str, Callable[[Any], Any]] = {
+    "item_id": lambda value: value,
+    "title": partial(_fit_text, MAX_TITLE),
+    "description": partial(_fit_text, MAX_DESCRIPTION),
+    "category": _fit_category,
+    "brand": partial(_fit_text, MAX_ID),
+    "price": _fit_price,
+    "attributes": _fit_attributes,
+    "available": _fit_available,
+}

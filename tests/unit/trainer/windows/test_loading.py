@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
 import pytest
-from headwater_client.errors import SettingsError
-from headwater_client.event_types import CLICK
+from headwater_client.errors import EventError, SettingsError
+from headwater_client.event_types import CLICK, EVENT_TYPES
+from headwater_client.events import decode
 
+from bench.harness.hostile import generate_hostile_messages
 from features.events import current_ms
 from tests.harness.windows import MINUTE_MS, NOW_MS, SETTINGS, START_MS, assemble, idled, row
 from trainer.datasets import Log
@@ -96,3 +99,19 @@ def test_windows_that_an_event_of_the_year_2200_closed_make_nothing_late_for_eve
     next_window = idled(second)
     assert next_window is not None
     assert [each.late for each in next_window.rows] == [False]
+
+
+def test_whatever_is_taken_from_hostile_messages_can_be_kept(store: WindowStore) -> None:
+    """Why a writer needs no net: what it does with an event hangs on no value that can be odd."""
+    events = {}
+    for message in islice(generate_hostile_messages(3, NOW_MS, large_share=0), 4_000):
+        if message.topic in EVENT_TYPES.topics:
+            with suppress(EventError):
+                struct = EVENT_TYPES.spec_of_topic(message.topic).struct
+                event = decode(struct, message.value, NOW_MS)
+                events.setdefault(event.event_id, event)
+    log = Log(sorted(events.values(), key=lambda e: e.timestamp), [])
+    assert len(log.events) > 20
+    list(loader(log, store).write(log.events))
+    kept = read_log(store, store.numbers()).events
+    assert sorted(kept, key=lambda e: e.event_id) == sorted(log.events, key=lambda e: e.event_id)
