@@ -178,7 +178,7 @@ def times_ms(column: Any, mapping: ColumnMapping) -> Values:
         return _parse_with_format(column.cast(pa.string()), mapping)
     values = integers(column)
     if not any(isinstance(value, int | float) for value in values):
-        return _parse_dates(column, mapping.time_zone)
+        return _parse_dates(column, values, mapping.time_zone)
     if mapping.time_unit is TimeUnit.AUTO and (written := _compact_format(values)):
         column = pa.chunked_array([[None if value is None else str(value) for value in values]])
         return _parse_with_format(column, mapping.model_copy(update={"time_format": written}))
@@ -230,13 +230,13 @@ def _are_dates(values: Sequence[int], length: int, written: str) -> bool:
     return 2 * (pc.sum(plausible).as_py() or 0) > len(texts_of_it)
 
 
-def _parse_dates(column: Any, zone: str) -> Values:
+def _parse_dates(column: Any, values: Values, zone: str) -> Values:
     for kind in (pa.timestamp("us"), pa.timestamp("us", "UTC")):
         try:
             return _milliseconds(_to_utc(column.cast(kind), zone))
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
             continue
-    return _parse_texts(column.to_pylist(), ZoneInfo(zone))
+    return _parse_texts(values, ZoneInfo(zone))
 
 
 def _parse_texts(values: Values, zone: ZoneInfo) -> Values:
@@ -244,7 +244,7 @@ def _parse_texts(values: Values, zone: ZoneInfo) -> Values:
     distinct = {value for value in values if isinstance(value, str)}
     parser = _DateParser(_slashes(distinct), zone)
     read = {text: parser.parse(text) for text in distinct}
-    return [read.get(value, value) for value in values]
+    return [read[value] if isinstance(value, str) else value for value in values]
 
 
 def _slashes(texts_of_it: Collection[str]) -> Sequence[str]:
@@ -336,12 +336,16 @@ def _unit_by_size(values: Sequence[float]) -> TimeUnit:
 
 
 def _parse_number(value: Any) -> Any:
+    if value is None or isinstance(value, int | float):
+        return value
+    # A date, a list, bytes: the contract names it as the text that it looks like.
+    text = str(value)
     for kind in (int, float):
         try:
-            return kind(value) if isinstance(value, str) else value
+            return kind(text)
         except ValueError:
             continue
-    return value
+    return text
 
 
 def _parse_finite(value: Any) -> Any:

@@ -391,7 +391,7 @@ def named_in_errors(path: Path | str) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, EOFError, UnicodeError, pa.ArrowException) as error:
+    except (OSError, EOFError, ValueError, OverflowError, pa.ArrowException) as error:
         raise DataError(f"{path}: cannot be read: {error}".replace("\n", " ")) from error
 
 

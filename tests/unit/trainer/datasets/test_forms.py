@@ -15,7 +15,7 @@ from headwater_client.errors import DataError, SettingsError
 from headwater_client.events import Click, Purchase
 
 from features.settings import EventSettings
-from trainer.datasets import ColumnMapping, DataSource, Log, load_log
+from trainer.datasets import ColumnMapping, DataSource, Log, examine_log, load_log
 from trainer.datasets import mapping_from_options as mapping_of
 from trainer.windows.settings import WindowSettings
 from trainer.windows.store import WindowStore
@@ -326,3 +326,37 @@ def test_what_is_wrong_with_an_item_does_not_cost_its_event(tmp_path: Path) -> N
     log = read(path)
     assert (log.counts.rows, log.counts.events, log.counts.refused) == (1, 1, 0)
     assert [row.is_counted for row in log.refused] == [False]
+
+
+ODD_COLUMNS = [
+    pa.array([b"\xff", None]),
+    pa.array([[1, 2], None]),
+    pa.array([["a", None], []]),
+    pa.array([{"a": 1}, None]),
+    pa.nulls(2),
+    pa.array([True, None]),
+    pa.array([dt.timedelta(1), None]),
+    pa.array([dt.time(1), None]),
+    pa.array([dt.date(2024, 5, 1), None]),
+    pa.array([dt.datetime(2024, 5, 1, 12, tzinfo=dt.UTC), None]),
+    pa.array([1e300, NAN]),
+    pa.array([2**63, None], pa.uint64()),
+    pa.array([Decimal("1.50"), None]),
+    pa.array(["1e999", "\x00"]),
+]
+
+
+@pytest.mark.parametrize(
+    "field", ["user_id", "item_id", "timestamp", "price", "quantity", "type", "title", "event_id"]
+)
+def test_a_column_of_any_type_is_read_or_named(tmp_path: Path, field: str) -> None:
+    for number, column in enumerate(ODD_COLUMNS):
+        path = parquet(tmp_path / "log.parquet", **{"timestamp": [NOON_MS] * 2, field: column})
+        types = [] if field == "type" else ["click"]
+        mapping = mapping_of([], types)
+        try:
+            said = str(examine_log(DataSource(tmp_path, path, mapping)).counts)
+        except DataError as error:
+            said = f"2 rows: {error}"
+        assert said.startswith("2 rows"), number
+        assert "\n" not in said, number
