@@ -19,6 +19,7 @@ from deploy.local import process
 from deploy.services.health import MissingPart, ServiceHealth, serve_health, store_problem
 from deploy.services.supervisor import END_S, end_by_force
 from deploy.settings import Settings
+from features.rollout_messages import Variant
 from features.schema import FeatureSchema
 from features.store import claim_rows
 from features.store.redis import RedisRowStore
@@ -108,7 +109,8 @@ def _assignment_problem(app: faust.App, group: str) -> MissingPart:
 def _routing_problem(routes: Routes) -> str:
     if routes.stable is not None:
         return ""
-    return "no version is routed that this worker can use: train one: headwater train"
+    problem = routes.problems.get(Variant.STABLE)
+    return problem or "no version is routed: train one: headwater train"
 
 
 @asynccontextmanager
