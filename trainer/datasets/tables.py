@@ -253,10 +253,7 @@ class SourceTable:
         if found == 1:
             return self.columns[name]
         if found:
-            raise DataError(
-                f"{self.name}: {found} columns are called {name!r}: rename one of them, or name "
-                "all: --map columns=NAME,NAME,..."
-            )
+            raise DataError(f"{self.name}: {found} columns are called {name!r}: rename one of them")
         raise DataError(
             f"{self.name}: no column {name!r}: it has {self.list_columns()}: say "
             f"--map {field_name}={self._nearest(name)}{self._suggest_columns()}"
