@@ -1,7 +1,9 @@
 """Topics as they are created and must be; and the hashes that name things in rows."""
 
+import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NewType
 
 import xxhash
@@ -33,6 +35,7 @@ class Topic:
     least_retention_ms: int = 0
 
 
+_MURMUR, _UINT32 = 0x5BD1E995, 0xFFFF_FFFF
 _DAY_MS = 86_400_000
 _ARRIVAL = {"message.timestamp.type": "LogAppendTime"}
 _COMPACTED = {"cleanup.policy": "compact"}
@@ -120,6 +123,28 @@ def _alter(topic: Topic, name: str, value: object) -> str:
         f"kafka-configs.sh --alter --entity-type topics --entity-name {topic.name} "
         f"--add-config {name}={value}"
     )
+
+
+@lru_cache(maxsize=65_536)
+def partition_of(user_id: str, partitions: int) -> int:
+    """The partition that a person's events and recommendations belong to.
+
+    It is that of Kafka's Java client for this key: 32-bit MurmurHash2, as its `Utils.murmur2`.
+
+    >>> [partition_of(name, 12) for name in ("ann", "bob")]
+    [2, 6]
+    """
+    key = user_id.encode()
+    words, rest = divmod(len(key), 4)
+    value = 0x9747B28C ^ len(key)
+    for (word,) in struct.iter_unpack("<I", key[: 4 * words]):
+        mixed = word * _MURMUR & _UINT32
+        mixed = (mixed ^ mixed >> 24) * _MURMUR & _UINT32
+        value = value * _MURMUR & _UINT32 ^ mixed
+    if rest:
+        value = (value ^ int.from_bytes(key[4 * words :], "little")) * _MURMUR & _UINT32
+    value = (value ^ value >> 13) * _MURMUR & _UINT32
+    return ((value ^ value >> 15) & 0x7FFF_FFFF) % partitions
 
 
 def hash64(name: str) -> Hash:

@@ -26,7 +26,7 @@ from features.schema import FeatureSchema, read_version
 from features.settings import BrokerSettings, EventSettings, SecurityProtocol
 from features.store import RowStore, popularity_table
 from features.store.redis import RedisRowStore
-from features.topics import Hash
+from features.topics import Hash, partition_of
 from stream import metrics
 from stream.catalogue import ItemUpdate, parse_item, write_items
 from stream.failures import critical_task, end_process, excuses, retry_while_unavailable
@@ -58,6 +58,7 @@ class RecordDecoder:
         self._sources = sources
         self._producer = producer
         self._reader = EventReader(settings, metrics.count_wrong_time)
+        self._partitions = 1 + max((partition for _, partition in sources), default=0)
 
     async def interactions(self, events: Sequence[EventT[bytes]]) -> list[ConsumerRecord]:
         """The interactions of a batch, in its order."""
@@ -76,7 +77,15 @@ class RecordDecoder:
         decoded = self._reader.read(topic, message.value, _time_ms(message))
         source = self._sources[topic, partition]
         arrived_ms = self._reader.arrival_ms(_time_ms(message))
+        self._check_place(decoded.user_id, message)
         return ConsumerRecord(decoded, f"{topic}_{partition}", source, message.offset, arrived_ms)
+
+    def _check_place(self, user_id: str, message: Message) -> None:
+        """Count what is not where its person's events are: no recommendation earns by it."""
+        if message.partition != partition_of(user_id, self._partitions):
+            metrics.MISPLACED_EVENTS.labels(message.topic, "partition").inc()
+        elif message.key != user_id.encode():
+            metrics.MISPLACED_EVENTS.labels(message.topic, "key").inc()
 
     async def item_updates(self, events: Sequence[EventT[bytes]]) -> dict[str, ItemUpdate]:
         """The newest message of each item of a batch, by item_id."""

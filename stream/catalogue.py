@@ -1,9 +1,10 @@
 """The catalogue: item messages become item rows, and serving reads those through a cache."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from time import monotonic
 from typing import NamedTuple, cast
 
+import numpy as np
 import structlog
 from headwater_client import EventError, Item, ServerError
 from headwater_client.events import MAX_ID, decode_item
@@ -11,6 +12,7 @@ from headwater_client.topics import ITEMS
 
 from features import columns
 from features.columns import CatalogueEntry, DamagedRowError
+from features.schema import FIRST_ITEM, BoolArray, Vocabulary
 from features.store import CATALOGUE, LOADED, VERSION, RowRead, RowStore, RowWrite, tell_damaged
 from features.topics import Hash, source_hash
 from stream import metrics
@@ -20,6 +22,8 @@ _fitted = metrics.LogThrottle()
 # Items loaded from a file are older than any message.
 LOADED_ITEMS = source_hash(f"{ITEMS}_{LOADED}", 0)
 _MAX_CACHED_ITEMS = 1_000_000
+# Items of a slice, which are read in one call.
+_SLICE = 1000
 
 
 def is_available(entry: CatalogueEntry) -> bool:
@@ -75,6 +79,48 @@ class CatalogueCache:
             self._entries.clear()
         self._entries[item_id] = (self._clock() + self._refresh_s, entry)
         return entry
+
+
+class AllowedItems:
+    """Which items of a version may be recommended, by index.
+
+    All of them are read at the first use, and a slice is read again at each later one: so a use
+    costs the same however many there are. What was read a while ago is only a guide for what a
+    version is asked for: every item of its answer is looked up once more.
+
+    Args:
+        check: whether each item may be recommended.
+    """
+
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        check: Callable[[Iterable[str]], Awaitable[Mapping[str, bool]]],
+    ) -> None:
+        self._item_ids = vocabulary.item_ids
+        self._check = check
+        self._allowed = np.zeros(len(vocabulary), np.bool_)
+        self._next = FIRST_ITEM
+        self._is_whole = len(vocabulary) == FIRST_ITEM
+
+    async def read(self) -> BoolArray:
+        """The mask: bool[N]; False for padding and the unknown item.
+
+        Raises:
+            ServerError: the store does not answer.
+        """
+        await self._read_slice()
+        while not self._is_whole:
+            await self._read_slice()
+        return self._allowed
+
+    async def _read_slice(self) -> None:
+        start, end = self._next, self._next + _SLICE
+        names = self._item_ids[start:end]
+        allowed = await self._check(names)
+        self._allowed[start:end] = [allowed[name] for name in names]
+        self._is_whole |= end >= len(self._item_ids)
+        self._next = FIRST_ITEM if end >= len(self._item_ids) else end
 
 
 def catalogue_read(item_id: str) -> RowRead:

@@ -11,6 +11,11 @@ from prometheus_client import Counter, Gauge, Histogram
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 
 EVENTS = Counter("headwater_events_total", "Events read, counted or not", ["topic"])
+MISPLACED_EVENTS = Counter(
+    "headwater_misplaced_events_total",
+    "Interactions in another partition than their person's, or there with another key",
+    ["topic", "reason"],
+)
 DEAD_LETTERS = Counter("headwater_dead_letters_total", "Events refused", ["topic"])
 WRONG_TIMES = Counter(
     "headwater_wrong_times_total",
@@ -32,6 +37,11 @@ UNANSWERED = Counter(
     "headwater_unanswered_events_total",
     "Events that are counted in the rows and not answered: late: older than worker.answer_within_s",
     ["reason"],
+)
+SHORT_LISTS = Counter(
+    "headwater_short_lists_total",
+    "Lists that the best of a version did not fill, by what filled them",
+    ["filled_by"],
 )
 MODEL_REQUEST_SECONDS = Histogram(
     "headwater_model_request_seconds",

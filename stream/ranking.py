@@ -73,7 +73,7 @@ class Ranking:
 
 
 _TRENDING = Reason("trending")
-_POPULAR = Reason("popular")
+POPULAR = Reason("popular")
 
 
 def rank(
@@ -148,13 +148,16 @@ def _best(scores: Float64Array, places: int) -> Int64Array:
     return np.take_along_axis(best, order, axis=1)
 
 
-def popular_items(trending: TrendingItems, time_ms: int, places: int) -> list[RecommendedItem]:
-    """The items that trend most at a time: the answer when the model has none."""
+def popular_items(
+    trending: TrendingItems, time_ms: int, places: int, skip: int = 0
+) -> list[RecommendedItem]:
+    """The items that trend most at a time, after so many: the answer when the model has none."""
     factor = trending.decay_factors([time_ms])[0, trending.ranked_by]
-    counts = (trending.counts[:places, trending.ranked_by] * factor).tolist()
+    wanted = slice(skip, skip + places)
+    counts = (trending.counts[wanted, trending.ranked_by] * factor).tolist()
     return [
-        RecommendedItem(name, count, _POPULAR)
-        for name, count in zip(trending.item_ids[:places], counts, strict=True)
+        RecommendedItem(name, count, POPULAR)
+        for name, count in zip(trending.item_ids[wanted], counts, strict=True)
     ]
 
 

@@ -4,11 +4,13 @@ Two steps, because rows change while a model computes. `prepare` reads the rows 
 builds the calls; `execute` makes a call and ranks its answer, at any later moment.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from time import perf_counter, time
 from typing import NamedTuple
 
+import numpy as np
 import xxhash
 from headwater_client import Interaction, RecommendedItem
 from headwater_client.events import Recommendation, Shadow
@@ -16,12 +18,12 @@ from headwater_client.events import Recommendation, Shadow
 from features.columns import CatalogueEntry
 from features.inputs import model_inputs, model_outputs, model_tensors
 from features.rows import ItemGroup, UserRow
-from features.schema import FeatureSchema, Tensors
+from features.schema import FeatureSchema, Int64Array, Tensors
 from features.store import RowStore
 from stream import metrics
-from stream.catalogue import CatalogueCache, is_available
+from stream.catalogue import AllowedItems, CatalogueCache, is_available
 from stream.inference import CircuitOpenError, InferenceClient, InferenceError, InferenceRequest
-from stream.ranking import Ranking, available_items, is_seen, popular_items, rank
+from stream.ranking import NEVER, POPULAR, Ranking, available_items, is_seen, popular_items, rank
 from stream.routing import Route, Routes
 from stream.row_updates import ItemGroupKey
 from stream.settings import WorkerConfig, WorkerSettings
@@ -30,8 +32,12 @@ from stream.trending import TrendingIndex, TrendingSource
 # The variant of users for whom there is no version.
 FALLBACK = "fallback"
 POPULAR_ITEMS = "popular-items"
-# Places ranked per item shown: a candidate stands twice, and some items are not available.
+# Places ranked per item shown: a candidate stands twice, and some items are not available. Where
+# these do not fill a list, all places are ranked.
 _SPARE = 4
+_EVERY_PLACE = 1 << 30
+# Excluded items of a call that is made again, over all its users: 16 MB on the wire.
+_MAX_EXCLUDED = 2_000_000
 
 
 class EventPlace(NamedTuple):
@@ -78,6 +84,20 @@ class VersionCall:
     times_ms: Sequence[int]
     trending: TrendingIndex
 
+    def select(self, users: Sequence[int]) -> "VersionCall":
+        """The call of some of its users."""
+        tensors = _select_rows(self.request.tensors, users)
+        request = replace(self.request, tensors=tensors)
+        return replace(self, request=request, times_ms=[self.times_ms[user] for user in users])
+
+    def exclude(self, items: Int64Array) -> "VersionCall":
+        """The call that leaves these items out, too: int64[n], by the version's indices."""
+        tensors = self.request.tensors
+        excluded = np.tile(items, (len(self.times_ms), 1))
+        widened = np.concatenate([tensors["excluded_items"], excluded], axis=1)
+        request = replace(self.request, tensors={**tensors, "excluded_items": widened})
+        return replace(self, request=request)
+
 
 @dataclass(frozen=True, slots=True)
 class InferenceCall:
@@ -109,6 +129,7 @@ class RankedLists:
         rollout_id: of the rollout; "" for none.
         failed: why the variant's own version did not answer; "" where it did.
         latency_ms: how long that version took or was waited for; None where it was not called.
+        top_k: how many items a full list has.
     """
 
     items: Sequence[list[RecommendedItem]]
@@ -117,6 +138,7 @@ class RankedLists:
     rollout_id: str = ""
     failed: str = ""
     latency_ms: float | None = None
+    top_k: int = 0
 
     @property
     def fallback(self) -> bool:
@@ -126,27 +148,49 @@ class RankedLists:
 
 @dataclass(frozen=True, slots=True)
 class _VersionAnswer:
-    """What became of a version's call; `ranking` is None where it failed."""
+    """What became of a version's call; `outputs` is None where it failed."""
 
-    route: Route
-    ranking: Ranking | None
+    call: VersionCall
+    outputs: Tensors | None
     latency_ms: float | None
     failed: str = ""
 
     @property
     def version(self) -> str:
-        return str(self.route.version.version)
+        return str(self.call.route.version.version)
 
-    def lists(self, items: Sequence[list[RecommendedItem]], model_version: str) -> RankedLists:
+    def select(self, users: Sequence[int]) -> "_VersionAnswer":
+        """The answer to some of its users."""
+        outputs = None if self.outputs is None else _select_rows(self.outputs, users)
+        return replace(self, call=self.call.select(users), outputs=outputs)
+
+    def rank(self, places: int) -> Ranking:
+        """The best places of every user; none where the call failed."""
+        call = self.call
+        outputs = self.outputs or {}
+        return rank(outputs, call.request.tensors, call.trending, call.times_ms, places)
+
+    def has_more(self, user: int) -> bool:
+        """Whether the version may know more items for a user than it has answered with."""
+        return self.outputs is not None and self.outputs["top_scores"][user].min() > NEVER
+
+    def lists(
+        self, items: Sequence[list[RecommendedItem]], model_version: str, top_k: int
+    ) -> RankedLists:
         """Lists for the users of this version, whoever made them."""
         return RankedLists(
             items,
             model_version,
-            self.route.version.variant,
-            self.route.rollout_id,
+            self.call.route.version.variant,
+            self.call.route.rollout_id,
             self.failed,
             self.latency_ms,
+            top_k,
         )
+
+
+def _select_rows(tensors: Tensors, users: Sequence[int]) -> Tensors:
+    return {name: array[users] for name, array in tensors.items()}
 
 
 @dataclass(frozen=True)
@@ -160,6 +204,15 @@ class ItemViews:
     catalogue: CatalogueCache
     trending: TrendingSource
     may_recommend: Callable[[CatalogueEntry], bool] = is_available
+
+    async def check(self, item_ids: Iterable[str]) -> dict[str, bool]:
+        """Whether each item may be recommended.
+
+        Raises:
+            ServerError: the store does not answer.
+        """
+        entries = await self.catalogue.get(item_ids)
+        return {name: self.may_recommend(entry) for name, entry in entries.items()}
 
 
 class Recommender:
@@ -183,6 +236,7 @@ class Recommender:
         self._client = client
         self._exclude_seen = bool(schema.seen_by)
         self._trending_indices: dict[str, TrendingIndex] = {}
+        self._allowed_items: dict[str, AllowedItems] = {}
         self.items = items
 
     async def start(self) -> None:
@@ -260,16 +314,25 @@ class Recommender:
     async def execute(self, call: InferenceCall) -> RankedLists:
         """Ranked lists by the users' version, else by the stable one, else of popular items.
 
+        A list is full as long as anything is left that the user may be shown. What the version
+        cannot fill, popular items do.
+
         Raises:
             ServerError: the store does not answer.
         """
+        top_k = self._settings.top_k
+        lists: list[list[RecommendedItem]] = [[] for _ in call.requests]
         if call.shown is None:
-            return RankedLists(await self._rank_popular(call.requests), POPULAR_ITEMS)
+            await self._add_popular(lists, call.requests, None)
+            return RankedLists(lists, POPULAR_ITEMS, top_k=top_k)
         own = await self._call_version(call.shown)
-        answer = own if own.ranking else await self._call_stable(call.requests, own)
-        if answer is None or answer.ranking is None:
-            return own.lists(await self._rank_popular(call.requests), POPULAR_ITEMS)
-        return own.lists(await self._cut(answer.ranking, len(call.requests)), answer.version)
+        answer = own if own.outputs else await self._call_stable(call.requests, own)
+        if answer is None or not answer.outputs:
+            await self._add_popular(lists, call.requests, call.shown.route)
+            return own.lists(lists, POPULAR_ITEMS, top_k)
+        lists = await self._list_items(answer)
+        await self._add_popular(lists, call.requests, None)
+        return own.lists(lists, answer.version, top_k)
 
     async def execute_shadow(self, call: VersionCall) -> RankedLists:
         """What a version in shadow mode would have shown; empty lists where it failed.
@@ -278,13 +341,12 @@ class Recommender:
             ServerError: the store does not answer.
         """
         answer = await self._call_version(call)
-        if answer.ranking is None:
-            return answer.lists([[] for _ in call.times_ms], answer.version)
-        return answer.lists(await self._cut(answer.ranking, len(call.times_ms)), answer.version)
+        items = await self._list_items(answer) if answer.outputs else [[] for _ in call.times_ms]
+        return answer.lists(items, answer.version, self._settings.top_k)
 
     async def _call_version(self, call: VersionCall) -> _VersionAnswer:
         """Call a version and rank what it answers; a failure is an answer too."""
-        route, variant = call.route, call.route.version.variant
+        variant = call.route.version.variant
         start = perf_counter()
         try:
             outputs, seconds = await self._client.infer(call.request)
@@ -293,47 +355,134 @@ class Recommender:
             metrics.MODEL_FAILURES.labels(variant).inc(len(call.times_ms))
             was_called = not isinstance(error, CircuitOpenError)
             waited_ms = _count_ms(perf_counter() - start, variant) if was_called else None
-            return _VersionAnswer(route, None, waited_ms, str(error))
-        latency_ms = _count_ms(seconds, variant)
-        places = _SPARE * self._settings.top_k
-        ranking = rank(outputs, call.request.tensors, call.trending, call.times_ms, places)
-        return _VersionAnswer(route, ranking, latency_ms)
+            return _VersionAnswer(call, None, waited_ms, str(error))
+        return _VersionAnswer(call, outputs, _count_ms(seconds, variant))
 
     async def _call_stable(
         self, requests: Sequence[RecommendationRequest], failed: _VersionAnswer
     ) -> _VersionAnswer | None:
         """The stable version's answer in place of another's; None if it is the one that failed."""
         stable = self._routes.stable
-        if stable is None or stable.version.version == failed.route.version.version:
+        if stable is None or stable.version.version == failed.call.route.version.version:
             return None
         return await self._call_version(self._version_call(stable, requests, on_trial=False))
 
-    async def _cut(self, ranking: Ranking, users: int) -> list[list[RecommendedItem]]:
-        available = await self._availability(ranking.item_ids())
+    async def _list_items(self, answer: _VersionAnswer) -> list[list[RecommendedItem]]:
+        """What a version's users may be shown, full as long as the version knows so many."""
+        lists = await self._cut(answer, _SPARE * self._settings.top_k)
+        if short := self._find_short(lists):
+            await self._refill(lists, short, answer.select(short))
+        return lists
+
+    async def _refill(
+        self, lists: list[list[RecommendedItem]], short: Sequence[int], answer: _VersionAnswer
+    ) -> None:
+        """Fill short lists from all that a version answered, then by asking it again.
+
+        Args:
+            answer: to the users of the short lists.
+        """
+        for user, items in zip(short, await self._cut(answer, _EVERY_PLACE), strict=True):
+            lists[user] = items
+        left = [at for at, user in enumerate(short) if self._is_short(lists[user])]
+        again = [at for at in left if answer.has_more(at)]
+        if not again:
+            return
+        allowed = await self._allowed(answer.call.route).read()
+        hidden = np.flatnonzero(~allowed)
+        excluded = answer.call.request.tensors["excluded_items"].shape[1] + len(hidden)
+        most = max(1, _MAX_EXCLUDED // excluded)
+        for start in range(0, len(again), most):
+            asked = again[start : start + most]
+            more = await self._call_version(answer.call.select(asked).exclude(hidden))
+            if not more.outputs:
+                return
+            for at, items in zip(asked, await self._cut(more, _EVERY_PLACE), strict=True):
+                lists[short[at]] = items
+                metrics.SHORT_LISTS.labels("version").inc(not self._is_short(items))
+
+    def _is_short(self, items: Sequence[RecommendedItem]) -> bool:
+        return len(items) < self._settings.top_k
+
+    def _find_short(self, lists: Sequence[Sequence[RecommendedItem]]) -> list[int]:
+        return [user for user, items in enumerate(lists) if self._is_short(items)]
+
+    def _allowed(self, route: Route) -> AllowedItems:
+        """Which of a version's items may be recommended; a version that went is forgotten."""
+        address = route.version.address
+        if address not in self._allowed_items:
+            known = self._trending_indices
+            kept = {name: view for name, view in self._allowed_items.items() if name in known}
+            self._allowed_items = kept | {address: AllowedItems(route.vocabulary, self.items.check)}
+        return self._allowed_items[address]
+
+    async def _cut(self, answer: _VersionAnswer, places: int) -> list[list[RecommendedItem]]:
+        ranking = answer.rank(places)
+        available = await self.items.check(ranking.item_ids())
         return [
             available_items(ranking.user_items(user), available, self._settings.top_k)
-            for user in range(users)
+            for user in range(len(answer.call.times_ms))
         ]
 
-    async def _rank_popular(
-        self, requests: Sequence[RecommendationRequest]
-    ) -> list[list[RecommendedItem]]:
+    async def _add_popular(
+        self,
+        lists: Sequence[list[RecommendedItem]],
+        requests: Sequence[RecommendationRequest],
+        route: Route | None,
+    ) -> None:
+        """Fill lists with what trends, then with anything that a version knows.
+
+        Args:
+            route: of a version that did not answer; None where one did, or there is none.
+        """
+        left = short = self._find_short(lists)
+        if not short:
+            return
+        async for popular in self._popular_chunks(requests, route):
+            available = await self.items.check(item.item_id for item in popular)
+            for user in left:
+                self._extend(lists[user], requests[user].row, popular, available)
+            left = [user for user in left if self._is_short(lists[user])]
+            if not left:
+                break
+        metrics.SHORT_LISTS.labels("popular").inc(len(short) - len(left))
+        metrics.SHORT_LISTS.labels("nothing").inc(len(left))
+
+    async def _popular_chunks(
+        self, requests: Sequence[RecommendationRequest], route: Route | None
+    ) -> AsyncIterator[list[RecommendedItem]]:
+        """What trends, most popular first; then what a version knows."""
+        trending, size = self.items.trending.items, self._settings.fallback_items
         newest_ms = max(request.time_ms for request in requests)
-        items = popular_items(self.items.trending.items, newest_ms, self._settings.fallback_items)
-        available = await self._availability(item.item_id for item in items)
-        return [
-            available_items(self._unseen(items, request.row), available, self._settings.top_k)
-            for request in requests
+        for start in range(0, len(trending.item_ids), size):
+            yield popular_items(trending, newest_ms, size, start)
+        if route is not None:
+            names, allowed = route.vocabulary.item_ids, await self._allowed(route).read()
+            known = [names[item] for item in np.flatnonzero(allowed).tolist()]
+            for start in range(0, len(known), size):
+                yield [RecommendedItem(name, 0.0, POPULAR) for name in known[start : start + size]]
+
+    def _extend(
+        self,
+        items: list[RecommendedItem],
+        row: UserRow,
+        more: Iterable[RecommendedItem],
+        available: Mapping[str, bool],
+    ) -> None:
+        """Fill a list; its scores still fall, though those of popular items are counts."""
+        held = {item.item_id for item in items}
+        lowest = items[-1].score if items else math.inf
+        others = (item for item in self._unseen(more, row) if item.item_id not in held)
+        places = self._settings.top_k - len(items)
+        items += [
+            RecommendedItem(item.item_id, min(item.score, lowest), item.reason)
+            for item in available_items(others, available, places)
         ]
 
     def _unseen(self, items: Iterable[RecommendedItem], row: UserRow) -> Iterable[RecommendedItem]:
         if not self._exclude_seen:
             return items
         return (item for item in items if not is_seen(row, item.item_id))
-
-    async def _availability(self, item_ids: Iterable[str]) -> dict[str, bool]:
-        entries = await self.items.catalogue.get(item_ids)
-        return {name: self.items.may_recommend(entry) for name, entry in entries.items()}
 
     async def close(self) -> None:
         """Close the connection to Triton."""
@@ -420,21 +569,24 @@ def make_recommendations(
         if event is None:
             raise ValueError(f"request of {request.user_id!r}: a recommendation needs an event")
         place = request.place._asdict() if request.place else {}
+        # Also where the version answered, and nothing that it knows may be shown to this user.
+        fallback = ranked.fallback or all(item.reason == POPULAR for item in items)
         messages.append(
             Recommendation(
                 recommendation_id=recommendation_id(event),
                 user_id=event.user_id,
                 event_id=event.event_id,
                 items=items,
-                model_version=ranked.model_version,
+                model_version=POPULAR_ITEMS if fallback else ranked.model_version,
                 variant=ranked.variant,
                 event_time=event.timestamp,
                 produced_time=now_ms,
-                fallback=ranked.fallback,
+                fallback=fallback,
                 rollout_id=ranked.rollout_id,
                 failed=ranked.failed,
                 latency_ms=ranked.latency_ms,
                 **place,
+                missing=max(0, ranked.top_k - len(items)),
             )
         )
     return messages

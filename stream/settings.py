@@ -98,7 +98,8 @@ class WorkerSettings(Section):
         5.0, description="how old a worker's view of an item's availability may be, in seconds"
     )
     fallback_items: Annotated[int, Field(ge=1)] = Field(
-        200, description="popular items looked through when the model does not answer"
+        200,
+        description="popular items looked through at a time where no version fills a list",
     )
     answer_within_s: Annotated[float, Field(gt=0)] = Field(
         3600.0,

@@ -47,6 +47,8 @@ RULES = RolloutSettings.model_validate(
         "shadow_s": 5,
         "min_requests": 100,
         "min_shown": 500,
+        "min_people": 30,
+        "min_buckets": 16,
         "min_step_s": 5,
         "margin": 0.3,
         "max_harm": 0.25,

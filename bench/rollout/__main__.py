@@ -23,6 +23,9 @@ from bench.rollout import simulation
 from deploy.rollout import RolloutSettings
 from features.rollout_messages import RolloutPhase
 
+# People who get each variant, and what a candidate earns there.
+FEW_PEOPLE = (1, 2, 4, 10, 100)
+FEW_CHANGES = (-0.5, 0.0)
 CHANGES = (-0.20, -0.05, 0.0, 0.05, 0.20)
 # What a fixed sample is made for.
 _SOUGHT = 0.05
@@ -64,9 +67,48 @@ def measure(options: RolloutOptions, console: Console) -> Results:
         simulation.look_repeatedly(population, 0.0, hours, generator(len(CHANGES), run))
         for run in track(range(options.runs), "tests looked at every hour", console=console)
     ]
+    few = {
+        f"{people} people, {change:+.0%}": {
+            name: _share_promoted(people, change, chosen, options)
+            for name, chosen in (("as set", rules), ("without limits", _allow_few(rules)))
+        }
+        for people in track(FEW_PEOPLE, "few people", console=console)
+        for change in FEW_CHANGES
+    }
     about = {"runs": options.runs, "seed": options.seed, "people": options.people}
-    report = {**figures(rollouts, looked), **about, "rules": rules.model_dump(mode="json")}
-    return Results(report, [make_rollouts_table(report)], partial(draw, rollouts, looked))
+    report = {
+        **figures(rollouts, looked),
+        "few_people_promoted": few,
+        **about,
+        "rules": rules.model_dump(mode="json"),
+    }
+    tables = [make_rollouts_table(report), make_few_people_table(few)]
+    return Results(report, tables, partial(draw, rollouts, looked))
+
+
+def _allow_few(rules: RolloutSettings) -> RolloutSettings:
+    return rules.model_copy(update={"min_people": 0, "min_buckets": 0})
+
+
+def _share_promoted(
+    people: int, change: float, rules: RolloutSettings, options: RolloutOptions
+) -> float:
+    ended = [
+        simulation.simulate_few_people(
+            people, change, rules, np.random.default_rng([options.seed, people, run])
+        )
+        for run in range(options.runs)
+    ]
+    return float(np.mean([phase is RolloutPhase.PROMOTED for phase in ended]))
+
+
+def make_few_people_table(few: Mapping[str, Mapping[str, float]]) -> Table:
+    """How often a candidate is promoted by a handful of people."""
+    columns = tuple(next(iter(few.values())))
+    table = make_table("promoted, by people of each variant and what it earns", "", columns)
+    for name, shares in few.items():
+        table.add_row(name, *(f"{share:.1%}" for share in shares.values()))
+    return table
 
 
 def figures(rollouts: Rollouts, looked: Sequence[simulation.RepeatedLooks]) -> dict[str, Any]:

@@ -186,6 +186,40 @@ def simulate_rollout(
     )
 
 
+# Of each variant in `simulate_few_people`, an hour.
+FEW_REQUESTS = 200
+
+
+def simulate_few_people(
+    people: int, change: float, rules: rollout.RolloutSettings, generator: np.random.Generator
+) -> RolloutPhase:
+    """How a rollout ends where so many people get each variant, and ask 200 times an hour.
+
+    Args:
+        change: of the version, on clicks: -.5 is half as good.
+    """
+    sides = []
+    for effect in (change, 0.0):
+        rates = (1 + effect) * generator.beta(1, 9, people)
+        sides.append((generator.integers(0, Population().buckets, people), rates))
+    totals = np.zeros((2, 2, Population().buckets))
+    known = rollout.Health(WELL.counts, WELL.p99_ms, WELL.p99_at_least_ms, WELL.coverage, people)
+    state, hour = rollout.initial_state(0.0), 0
+    while not state.is_terminal:
+        hour += 1
+        for (shown, reward), (buckets, rates) in zip(totals, sides, strict=True):
+            asked = generator.multinomial(FEW_REQUESTS, np.full(people, 1 / people))
+            np.add.at(shown, buckets, asked)
+            np.add.at(reward, buckets, generator.binomial(asked, rates))
+        canary, baseline = (
+            rollout.VariantTally(shown.copy(), reward.copy(), float(reward.sum()))
+            for shown, reward in totals
+        )
+        inputs = rollout.DecisionInputs(hour * TICK_S, canary, baseline, known, known, 0.0)
+        state = rollout.decide(state, inputs, rules).state
+    return state.phase
+
+
 @dataclass(frozen=True)
 class RepeatedLooks:
     """Tests for a single look at half of everyone, looked at every hour.

@@ -12,6 +12,7 @@ from rich.console import Console
 from deploy import local
 from deploy.jobs.train import load_candidate
 from deploy.rollout import CommandRejectedError, CommandRequest, sign_command, tables
+from deploy.rollout.feedback.consumer import sample_placement
 from deploy.rollout.tables import status_table
 from deploy.rollout.topic import read_history, send_command, sign_current
 from deploy.settings import Settings, load_settings
@@ -76,19 +77,24 @@ def sign() -> None:
 
 @app.command()
 def status(as_json: AsJson = False) -> None:
-    """Who gets which version now."""
-    history = read_history(_settings().kafka, MODEL_NAME)
-    if history.current is None:
+    """Who gets which version now, why, and whether what people do can be credited."""
+    settings = _settings()
+    history = read_history(settings.kafka, MODEL_NAME)
+    current, steps = history.current, history.steps
+    if current is None:
         if history.refusal:
             raise DataError(
                 f"no version is live: the newest rollout is {history.refusal}: if it is right, say "
                 "so: headwater rollout sign"
             )
         raise DataError("no version is live: train a first one: headwater train")
+    placement = sample_placement(settings.kafka, settings.events)
     if as_json:
-        print(msgspec.json.encode(history.current).decode())
+        print(msgspec.json.encode(tables.status_as_json(current, steps, placement)).decode())
     else:
-        Console().print(status_table(history.current))
+        Console().print(status_table(current))
+        for line in tables.status_lines(current, steps, placement):
+            print(line)
     _print_breaks(history.breaks)
 
 

@@ -11,7 +11,7 @@ from msgspec import Meta, Struct, field
 from msgspec.structs import replace
 
 from deploy.rollout.commands import CommandRejectedError
-from deploy.rollout.evidence import DecisionInputs, Effect, estimate_effect
+from deploy.rollout.evidence import DecisionInputs, Effect, estimate_effect, find_imbalance
 from deploy.rollout.guards import broken_guards
 from deploy.rollout.settings import RolloutSettings
 from features.rollout_messages import Rollout, RolloutAction, RolloutPhase, RoutedVersion, Variant
@@ -93,7 +93,8 @@ def decide(state: RolloutState, inputs: DecisionInputs, rules: RolloutSettings) 
     A broken guard rolls back at once, also during a pause. In shadow mode only guards count: what
     nobody sees earns nothing. Then the sequential test: a canary worse than the baseline is rolled
     back, one not worse than the margin at the last step is promoted; in between the share grows
-    while the worst effect still possible is bearable.
+    while the worst effect still possible is bearable. Unequal samples and few people decide
+    nothing.
     """
     if state.is_terminal:
         return Decision(state, f"has ended: {state.phase}", None)
@@ -103,11 +104,7 @@ def decide(state: RolloutState, inputs: DecisionInputs, rules: RolloutSettings) 
         return Decision(state, "paused", None)
     if state.phase is RolloutPhase.SHADOW:
         return _decide_in_shadow(state, inputs, rules)
-    effect = estimate_effect(inputs.canary, inputs.baseline)
-    shown = min(inputs.canary.shown.sum(), inputs.baseline.shown.sum())
-    if effect and shown >= rules.min_shown:
-        return _decide_on_effect(state, inputs.now_s, effect, rules)
-    return _wait(state, inputs.now_s, effect, rules)
+    return _decide_on_reward(state, inputs, rules)
 
 
 def _decide_in_shadow(
@@ -119,6 +116,36 @@ def _decide_in_shadow(
         reason = f"shown to {rules.steps[0]:.0%}: answered {requests} requests unseen"
         return Decision(shown, reason, None)
     return _wait(state, inputs.now_s, None, rules)
+
+
+def _decide_on_reward(
+    state: RolloutState, inputs: DecisionInputs, rules: RolloutSettings
+) -> Decision:
+    effect, now_s = estimate_effect(inputs.canary, inputs.baseline), inputs.now_s
+    if imbalance := find_imbalance(inputs):
+        waits = _wait(state, now_s, effect, rules)
+        return waits if waits.state.is_terminal else _hold(state, imbalance, effect)
+    shown = min(inputs.canary.shown.sum(), inputs.baseline.shown.sum())
+    few = _find_few_people(inputs, rules)
+    if effect and shown >= rules.min_shown and not few:
+        return _decide_on_effect(state, now_s, effect, rules)
+    return _wait(state, now_s, effect, rules, few)
+
+
+def _find_few_people(inputs: DecisionInputs, rules: RolloutSettings) -> str:
+    """Of what there is too few for anything to be decided on reward; empty where nothing is.
+
+    The variance between few people says little of that between all: with one person a variant there
+    is none at all.
+    """
+    people = [health.people for health in (inputs.canary_health, inputs.baseline_health)]
+    known = [number for number in people if number is not None]
+    if known and min(known) < rules.min_people:
+        return f"{min(known):.0f} of {rules.min_people} people (rollout.min_people)"
+    buckets = min(inputs.canary.buckets, inputs.baseline.buckets)
+    if 0 < buckets < rules.min_buckets:
+        return f"{buckets} of {rules.min_buckets} buckets of people (rollout.min_buckets)"
+    return ""
 
 
 def _decide_on_effect(
@@ -142,15 +169,25 @@ def _decide_on_effect(
 
 
 def _wait(
-    state: RolloutState, now_s: float, effect: Effect | None, rules: RolloutSettings
+    state: RolloutState, now_s: float, effect: Effect | None, rules: RolloutSettings, few: str = ""
 ) -> Decision:
-    """No verdict yet: hold after a while, and give up after a long one."""
+    """No verdict yet: hold after a while, and give up after a long one.
+
+    Args:
+        few: of what there is too few.
+    """
     if now_s - state.started_s >= rules.give_up_s:
         return _end(state, RolloutPhase.ROLLED_BACK, "no verdict in time", effect)
-    if state.phase is RolloutPhase.RUNNING and now_s - state.step_since_s >= rules.hold_s:
-        held = replace(state, phase=RolloutPhase.HOLDING)
-        return Decision(held, "holds: no verdict yet", effect)
+    if now_s - state.step_since_s >= rules.hold_s:
+        return _hold(state, f"no verdict yet: {few}" if few else "no verdict yet", effect)
     return Decision(state, "goes on", effect)
+
+
+def _hold(state: RolloutState, reason: str, effect: Effect | None) -> Decision:
+    """A step that operators should look at."""
+    if state.phase is not RolloutPhase.RUNNING:
+        return Decision(state, "goes on", effect)
+    return Decision(replace(state, phase=RolloutPhase.HOLDING), f"holds: {reason}", effect)
 
 
 def _end(state: RolloutState, phase: RolloutPhase, reason: str, effect: Effect | None) -> Decision:

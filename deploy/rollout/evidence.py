@@ -12,7 +12,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from deploy.rollout.feedback.counters import VariantCounters, empty_counts, quantile_ms
+from deploy.rollout.feedback.counters import (
+    PEOPLE_BITS,
+    VariantCounters,
+    empty_counts,
+    estimate_distinct,
+    quantile_ms,
+)
 from features.rollout_messages import Variant
 from features.schema import Float64Array, Int64Array
 
@@ -25,6 +31,9 @@ _PRIOR = 0.5
 # The .9999 quantile of chi-squared with nine degrees of freedom.
 _CHI_SQUARED = 33.72
 _P99 = 0.99
+# The .9995 quantile of chi-squared with one degree of freedom.
+_IMBALANCE = 12.116
+_NOT_CHANCE = ", more than chance explains: look for workers that do not follow, or lost answers"
 # Standard errors at which intervals are tightest, each with its part of alpha: most rollouts are
 # decided at the first; the others detect large differences early.
 _TIGHTEST = ((0.015, 0.8), (0.06, 0.1), (0.25, 0.1))
@@ -37,10 +46,17 @@ class VariantTally:
     Attributes:
         shown: float64[B], recommendations by bucket.
         reward: float64[B], what people did with them, discounted by position.
+        events: how many events earned that; None: not known.
     """
 
     shown: Float64Array
     reward: Float64Array
+    events: float | None = None
+
+    @property
+    def buckets(self) -> int:
+        """Buckets of people who got a recommendation."""
+        return int(np.count_nonzero(self.shown))
 
 
 @dataclass(frozen=True)
@@ -51,13 +67,15 @@ class Health:
         counts: by the names of `feedback.counters.COUNTERS`.
         p99_ms: of the version's answers.
         p99_at_least_ms: lower confidence bound of that, from so many answers.
-        coverage: different items shown.
+        coverage: different items shown, in as many lists of both variants.
+        people: who got recommendations, about; None: not known.
     """
 
     counts: Mapping[str, int] = field(default_factory=empty_counts)
     p99_ms: float = 0.0
     p99_at_least_ms: float = 0.0
     coverage: int = 0
+    people: float | None = None
 
     @property
     def requests(self) -> int:
@@ -94,12 +112,17 @@ def collect_inputs(
     canary, baseline = (counters.get(name, VariantCounters()) for name in pair)
     return DecisionInputs(
         now_s=now_s,
-        canary=VariantTally(canary.shown.copy(), canary.reward.copy()),
-        baseline=VariantTally(baseline.shown.copy(), baseline.reward.copy()),
+        canary=_tally(canary),
+        baseline=_tally(baseline),
         canary_health=_health(canary),
         baseline_health=_health(baseline),
         drift=score_drift(canary.scores, baseline.scores),
     )
+
+
+def _tally(counters: VariantCounters) -> VariantTally:
+    events = float(counters.counts["earned"])
+    return VariantTally(counters.shown.copy(), counters.reward.copy(), events)
 
 
 def _health(counters: VariantCounters) -> Health:
@@ -110,7 +133,52 @@ def _health(counters: VariantCounters) -> Health:
         p99_ms=quantile_ms(counters.latencies, _P99),
         p99_at_least_ms=quantile_ms(counters.latencies, max(0.0, _P99 - GUARD_SIGMAS * error)),
         coverage=counters.coverage(),
+        people=_count_people(counters),
     )
+
+
+def _count_people(counters: VariantCounters) -> float | None:
+    """People, about; None where an older release has counted, and not these."""
+    if counters.counts["requests"] and not counters.people.any():
+        return None
+    return round(estimate_distinct(counters.people), 1)
+
+
+def find_imbalance(inputs: DecisionInputs) -> str:
+    """Why canary and baseline are not equal samples, in one line; empty where chance explains it.
+
+    Both have the same share of people, so both get as many people and as many requests. Where they
+    do not, workers do not follow the rollout or answers are lost, and a comparison says nothing (A.
+    Fabijan et al., "Diagnosing sample ratio mismatch in online controlled experiments", KDD 2019).
+    """
+    ours, theirs = inputs.canary_health.people, inputs.baseline_health.people
+    # Where people are not known, the rules of a release that did not look at this hold.
+    if ours is None or theirs is None:
+        return ""
+    if _are_unequal(ours, theirs, _error_of(ours + theirs)):
+        return f"the canary has {ours:,.0f} people, its baseline {theirs:,.0f}{_NOT_CHANCE}"
+    shown = inputs.canary.shown, inputs.baseline.shown
+    ours, theirs = (float(each.sum()) for each in shown)
+    if _are_unequal(ours, theirs, math.sqrt(sum(map(_variance_of_sum, shown)))):
+        return f"the canary has {ours:,.0f} requests, its baseline {theirs:,.0f}{_NOT_CHANCE}"
+    return ""
+
+
+def _are_unequal(ours: float, theirs: float, error: float) -> bool:
+    return (ours - theirs) ** 2 > _IMBALANCE * error**2
+
+
+def _error_of(people: float) -> float:
+    """Standard error of the difference of two counts of people, this many together.
+
+    What a Poisson count of each and its bitmap add up to.
+    """
+    return math.sqrt(2 * PEOPLE_BITS * math.expm1(people / (2 * PEOPLE_BITS)))
+
+
+def _variance_of_sum(shown: Float64Array) -> float:
+    """Variance of the requests of all buckets; never less than that of a Poisson count."""
+    return float(max(len(shown) * shown.var(ddof=1), shown.sum()))
 
 
 def score_drift(ours: Int64Array, theirs: Int64Array) -> float:
@@ -179,7 +247,9 @@ def _log_rate(tally: VariantTally) -> tuple[float, float]:
     rate = reward / shown
     residuals = tally.reward - rate * tally.shown
     variance = buckets / (buckets - 1) * np.square(residuals).sum() / reward**2
-    return math.log(rate), float(variance)
+    # One bucket has no variance between buckets; n events have at least that of a Poisson count.
+    least = 1 / tally.events if tally.events else 0.0
+    return math.log(rate), float(max(variance, least))
 
 
 def radius(error: float, alpha: float) -> float:
@@ -193,7 +263,7 @@ def radius(error: float, alpha: float) -> float:
     which alpha is divided.
     """
     if error == 0:
-        return 0.0
+        return math.inf
     return min(_radius(error, alpha * part, tightest) for tightest, part in _TIGHTEST)
 
 

@@ -74,13 +74,18 @@ class RateGuard:
 def check_latency(inputs: DecisionInputs, rules: RolloutSettings) -> str:
     """The canary is much slower than its baseline."""
     ours, theirs = inputs.canary_health, inputs.baseline_health
-    if not ours.p99_at_least_ms > rules.max_slowdown * theirs.p99_ms > 0:
+    limit_ms = max(rules.min_slow_ms, rules.max_slowdown * theirs.p99_ms)
+    if not theirs.p99_ms or ours.p99_at_least_ms <= limit_ms:
         return ""
     return f"slow: p99 {ours.p99_ms:.0f} ms, the baseline's {theirs.p99_ms:.0f}"
 
 
 def check_coverage(inputs: DecisionInputs, rules: RolloutSettings) -> str:
-    """The canary shows few different items."""
+    """The canary shows few different items, in as many lists as the baseline."""
+    lists = [health.counts["covers"] for health in (inputs.canary_health, inputs.baseline_health)]
+    # An older release has counted all lists, and not how many.
+    if any(lists) and min(lists) < rules.min_requests:
+        return ""
     ours, theirs = inputs.canary_health.coverage, inputs.baseline_health.coverage
     if not ours < rules.min_coverage * theirs:
         return ""

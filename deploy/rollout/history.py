@@ -21,6 +21,8 @@ from features.rollout_messages import RolloutPhase, RolloutRecord
 
 # Counters that the history's JSON has under another name.
 _JSON_NAMES = {"failed": "errors"}
+# Rules that releases before them did not have, as if there were none.
+_RULES_BEFORE = {"min_people": 0, "min_buckets": 0, "min_slow_ms": 0.0}
 _UNREADABLE = (KeyError, TypeError, ValueError, OverflowError, msgspec.ValidationError)
 _VERSION = tuple[Annotated[int, Meta(ge=1)], Annotated[str, Meta(min_length=1)]]
 MAX_OPEN_COMMANDS = 10_000
@@ -80,16 +82,18 @@ def rules_as_json(rules: RolloutSettings) -> dict[str, Any]:
     return {"rules": rules.model_dump(mode="json", exclude=excluded)}
 
 
-def _tally_as_json(tally: VariantTally) -> dict[str, list[float]]:
-    return {"shown": tally.shown.tolist(), "reward": tally.reward.tolist()}
+def _tally_as_json(tally: VariantTally) -> dict[str, list[float] | float | None]:
+    arrays = {"shown": tally.shown.tolist(), "reward": tally.reward.tolist()}
+    return arrays | {"events": tally.events}
 
 
-def _health_as_json(health: Health) -> dict[str, float]:
+def _health_as_json(health: Health) -> dict[str, float | None]:
     counts = {_JSON_NAMES.get(name, name): count for name, count in health.counts.items()}
     return counts | {
         "p99_ms": health.p99_ms,
         "p99_at_least_ms": health.p99_at_least_ms,
         "coverage": health.coverage,
+        "people": health.people,
     }
 
 
@@ -118,7 +122,7 @@ def inputs_of(step: rollout_messages.RolloutStep) -> DecisionInputs:
 
 def _tally_from_json(stored: Mapping[str, Any]) -> VariantTally:
     shown, reward = (np.asarray(stored[name], np.float64) for name in ("shown", "reward"))
-    return VariantTally(shown, reward)
+    return VariantTally(shown, reward, stored.get("events"))
 
 
 def _health_from_json(stored: Mapping[str, Any]) -> Health:
@@ -127,17 +131,18 @@ def _health_from_json(stored: Mapping[str, Any]) -> Health:
         p99_ms=float(stored.get("p99_ms", 0.0)),
         p99_at_least_ms=float(stored.get("p99_at_least_ms", 0.0)),
         coverage=int(stored.get("coverage", 0)),
+        people=stored.get("people"),
     )
 
 
 def rules_of(step: rollout_messages.RolloutStep) -> RolloutSettings:
-    """The rules that a step was decided by.
+    """The rules that a step was decided by; those that its release did not have forbid nothing.
 
     Raises:
         DataError: they cannot be read.
     """
     with _reading(step):
-        return RolloutSettings.model_validate(step.inputs["rules"])
+        return RolloutSettings.model_validate(_RULES_BEFORE | step.inputs["rules"])
 
 
 def state_of(step: rollout_messages.RolloutStep) -> RolloutState:

@@ -57,6 +57,16 @@ class RolloutSettings(Section):
     min_shown: Annotated[int, Field(ge=1)] = Field(
         1000, description="recommendations of each variant before anything is decided, at least"
     )
+    min_people: Annotated[int, Field(ge=0)] = Field(
+        100,
+        description="people of each variant before anything is decided on reward, at least; "
+        "where a step has fewer, begin with larger steps",
+    )
+    min_buckets: Annotated[int, Field(ge=0, le=64)] = Field(
+        32,
+        description="of the 64 buckets of people that errors are estimated from, those with "
+        "recommendations of each variant before anything is decided on reward, at least",
+    )
     min_step_s: Annotated[float, Field(ge=0)] = Field(
         3600.0, description="seconds of each step, at least"
     )
@@ -103,6 +113,11 @@ class RolloutSettings(Section):
     )
     max_slowdown: Annotated[float, Field(gt=1)] = Field(
         2.0, description="guard: the canary's p99 latency, as a multiple of the baseline's, at most"
+    )
+    min_slow_ms: Annotated[float, Field(ge=0)] = Field(
+        20.0,
+        description="guard: a p99 latency of the canary up to this is not slow, whatever the "
+        "baseline's, in milliseconds",
     )
     min_coverage: OpenFraction = Field(
         0.5,

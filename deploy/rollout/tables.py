@@ -1,13 +1,17 @@
 """Rollouts as people read them, and as JSON for programs."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 from headwater_client.errors import DataError
+from headwater_client.topics import PARTITIONER
 from rich.table import Table
 
 from deploy.rollout import history
 from deploy.rollout.evidence import estimate_effect
+from deploy.rollout.feedback.counters import Placement
 from features.rollout_messages import Rollout, RolloutStep
 
 _FIGURES = ("shown", "reward", "effect", "failed", "p99", "drift")
@@ -23,6 +27,42 @@ def status_table(current: Rollout) -> Table:
     for routed in current.versions:
         table.add_row(routed.variant, str(routed.version), f"{routed.share:.0%}")
     return table
+
+
+def status_lines(current: Rollout, steps: Sequence[RolloutStep], placement: Placement) -> list[str]:
+    """What somebody should know beside the table: the newest step, and lost credit."""
+    lines = []
+    if (step := _newest_step(current, steps)) is not None:
+        lines.append(
+            f"{datetime.fromtimestamp(step.rollout.time / 1000, UTC):%m-%d %H:%M:%S} "
+            f"{step.actor}: {step.reason}"
+        )
+    if placement.elsewhere:
+        lines.append(
+            f"{placement.elsewhere / placement.sampled:.1%} of the newest {placement.sampled:,} "
+            "clicks and purchases are from people whose recommendations are in another partition, "
+            "and count for none: send events with the key user_id and Kafka's own partitioner "
+            f"({PARTITIONER})"
+        )
+    return lines
+
+
+def status_as_json(
+    current: Rollout, steps: Sequence[RolloutStep], placement: Placement
+) -> dict[str, Any]:
+    """The same for programs."""
+    step = _newest_step(current, steps)
+    return {
+        **msgspec.to_builtins(current),
+        "reason": step.reason if step else "",
+        "interactions": placement._asdict(),
+    }
+
+
+def _newest_step(current: Rollout, steps: Sequence[RolloutStep]) -> RolloutStep | None:
+    """That of the rollout that workers follow; None where a version was announced."""
+    step = steps[-1] if steps else None
+    return step if step and step.rollout.rollout_id == current.rollout_id else None
 
 
 def history_table(steps: list[RolloutStep]) -> Table:

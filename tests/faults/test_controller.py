@@ -46,6 +46,8 @@ RULES: dict[str, object] = {
     "shadow_fraction": 0.5,
     "min_step_s": 3,
     "min_shown": 50,
+    "min_people": 20,
+    "min_buckets": 10,
     "margin": 0.5,
     "max_harm": 0.9,
 }

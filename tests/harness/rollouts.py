@@ -36,6 +36,8 @@ QUICK: dict[str, object] = {
     "shadow_s": 1,
     "min_requests": 50,
     "min_shown": 200,
+    "min_people": 20,
+    "min_buckets": 10,
     "min_step_s": 0.5,
     "margin": 0.3,
     "max_harm": 0.5,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -10,7 +11,8 @@ from dataclasses import replace
 import pytest
 from confluent_kafka import Producer
 from headwater_client.errors import ServerError
-from headwater_client.events import encode
+from headwater_client.event_types import CLICK
+from headwater_client.events import Click, encode
 from headwater_client.topics import ROLLOUT_COMMANDS, ROLLOUTS
 from msgspec.structs import replace as replace_fields
 
@@ -38,6 +40,7 @@ from features.rollout_messages import (
 )
 from features.rollouts import RolloutView
 from features.schema import FeatureSchema
+from features.topics import partition_of
 from tests.harness.models import SETTINGS, untrained
 from tests.harness.rollouts import (
     People,
@@ -168,8 +171,20 @@ def test_people_steer_it_and_leave_their_name(shop: Settings) -> None:
     assert "is promoted" in done.stdout, done.stderr
     last = told(shop).steps[-1]
     assert (last.actor, last.reason) == ("bob", "it is Friday")
-    status = json.loads(command(shop, "status", "--json").stdout)
-    assert [each["version"] for each in status["versions"]] == [2]
+    People(shop, {"stable": 1.0}).act(20)
+    before = json.loads(command(shop, "status", "--json").stdout)
+    assert [each["version"] for each in before["versions"]] == [2]
+    assert (before["reason"], before["interactions"]["elsewhere"]) == ("it is Friday", 0)
+    partitions = shop.kafka.partitions
+    elsewhere = (partition_of("eve", partitions) + 1) % partitions
+    click = Click(event_id="c", user_id="eve", item_id="i", timestamp=int(time.time() * 1000))
+    producer = Producer(client_config(shop.kafka))
+    producer.produce(CLICK.topic, encode(click), "a shop", partition=elsewhere)
+    assert producer.flush(10) == 0
+    lines = command(shop, "status").stdout
+    assert "bob: it is Friday" in lines
+    sampled = before["interactions"]["sampled"] + 1
+    assert f"{1 / sampled:.1%} of the newest {sampled:,} clicks and purchases" in lines
 
 
 def test_a_rollout_right_after_another_counts_anew(shop: Settings) -> None:

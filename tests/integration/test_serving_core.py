@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from bisect import insort
+from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from headwater_client.events import Click, Item
@@ -15,6 +18,7 @@ from features.schema import FeatureSchema
 from features.settings import BrokerSettings
 from features.store import popularity_table
 from features.store.redis import RedisRowStore
+from features.topics import Hash, hash64
 from stream.catalogue import LOADED_ITEMS, ItemUpdate, write_items
 from stream.inference import model_servers
 from stream.recommender import RankedLists, RecommendationRequest, Recommender, make_recommender
@@ -68,7 +72,59 @@ def item_ids(lists: RankedLists, user: int) -> list[str]:
     return [item.item_id for item in lists.items[user]]
 
 
-async def check(config: WorkerConfig, routes: Routes) -> None:
+async def take_off_sale(store: RedisRowStore, item_ids: Sequence[str], offset: int) -> None:
+    gone = {
+        name: ItemUpdate(Item(item_id=name, available=False), Hash(1), offset, NOW_MS)
+        for name in item_ids
+    }
+    await write_items(store, gone)
+
+
+async def check_full_lists(config: WorkerConfig, routes: Routes, row: UserRow) -> None:
+    """Of 200 items, of which the model answers 100, ever more are off sale."""
+    store = RedisRowStore(config.store)
+    wide = replace(config, worker=config.worker.model_copy(update={"top_k": 100}))
+    top_k = config.worker.top_k
+    nobody = empty_user(FeatureSchema(config.features))
+
+    async def recommend_anew(config: WorkerConfig, *rows: UserRow) -> RankedLists:
+        core = make_recommender(config, store, routes)
+        await core.start()
+        try:
+            return await recommend(core, *rows)
+        finally:
+            await core.close()
+
+    try:
+        best = item_ids(await recommend_anew(wide, row), 0)
+        # Her own best 60; all that the model answers at first; all but twelve; all but three.
+        await take_off_sale(store, best[:60], 1)
+        assert item_ids(await recommend_anew(config, row), 0) == best[60:70]
+        await take_off_sale(store, best[60:], 2)
+        ranked = await recommend_anew(config, row, nobody)
+        for user in range(2):
+            assert len(set(item_ids(ranked, user)) - set(best)) == top_k
+            assert {item.reason.kind for item in ranked.items[user]} <= {"history", "trending"}
+            scores = [item.score for item in ranked.items[user]]
+            assert scores == sorted(scores, reverse=True)
+        others = [f"i{n}" for n in range(ITEMS) if n != 7 and f"i{n}" not in best]
+        await take_off_sale(store, others[12:], 3)
+        again = item_ids(await recommend_anew(config, row), 0)
+        assert len(again) == top_k
+        assert set(again) <= set(others[:12])
+        await take_off_sale(store, others[3:12], 4)
+        ranked = await recommend_anew(config, row, nobody)
+        assert set(item_ids(ranked, 0)) == set(others[:3])
+        # What she has clicked on is still on sale, and no one else has taken it.
+        assert set(item_ids(ranked, 1)) == {*others[:3], "i7"}
+        for name in others[:2]:
+            insort(row.seen, hash64(name))
+        assert item_ids(await recommend_anew(config, row), 0) == [others[2]]
+    finally:
+        await store.close()
+
+
+async def check(config: WorkerConfig, routes: Routes) -> UserRow:
     store = RedisRowStore(config.store)
     core = make_recommender(config, store, routes)
     try:
@@ -96,6 +152,7 @@ async def check(config: WorkerConfig, routes: Routes) -> None:
         assert item_ids(await recommend(everything, row), 0)[0] == best
         for other in (fresh, everything):
             await other.close()
+        return row
     finally:
         await core.close()
         await store.close()
@@ -107,4 +164,5 @@ def test_a_row_becomes_a_ranked_list_where_no_kafka_runs(own: Settings) -> None:
     config = WorkerConfig(
         settings.kafka, settings.store, settings.features, settings.triton, settings.worker
     )
-    asyncio.run(check(config, serve_a_model(settings)))
+    routes = serve_a_model(settings)
+    asyncio.run(check_full_lists(config, routes, asyncio.run(check(config, routes))))

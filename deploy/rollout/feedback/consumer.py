@@ -11,6 +11,7 @@ V variants, one after another in every column, ordered by name.
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -29,7 +30,10 @@ from prometheus_client import Gauge
 from deploy.rollout.commands import FencedError
 from deploy.rollout.feedback.counters import (
     COUNTERS,
+    ITEM_BITS,
+    PEOPLE_BITS,
     FeedbackRow,
+    Placement,
     VariantCounters,
     empty_counts,
     sum_rows,
@@ -48,7 +52,7 @@ from features.kafka import client_config
 from features.rollouts import is_end
 from features.settings import BrokerSettings, EventSettings
 from features.store import FEEDBACK, VERSION, RowRead, RowStore, RowWrite, set_aside
-from features.topics import Hash
+from features.topics import Hash, partition_of
 
 __all__ = ["VERSION", "decode_feedback", "encode_feedback"]
 
@@ -66,7 +70,7 @@ def encode_feedback(row: FeedbackRow) -> Columns:
             "counts": _join([variant.counts[name] for name in COUNTERS] for variant in variants),
             "latencies": _join(variant.latencies.tolist() for variant in variants),
             "scores": _join(variant.scores.tolist() for variant in variants),
-            "items": b"".join(np.packbits(variant.items).tobytes() for variant in variants),
+            "items": _join_bitmaps(variants),
             "until_ms": row.until_ms,
             "offsets": _join(sorted(row.offsets.items())),
         },
@@ -93,7 +97,12 @@ def _row_of(values: Mapping[str, Any]) -> FeedbackRow:
         _split(values[name] or (), names)
         for name in ("shown", "reward", "counts", "latencies", "scores")
     )
-    items = _split(np.unpackbits(np.frombuffer(values["items"] or b"", np.uint8)), names)
+    bits = _split(np.unpackbits(np.frombuffer(values["items"] or b"", np.uint8)), names)
+    # A row of an older release has no people.
+    width = ITEM_BITS + PEOPLE_BITS
+    if bits.shape[1] not in (0, ITEM_BITS, width):
+        raise ValueError(f"items: {bits.shape[1]} bits of each variant")
+    bits = np.pad(bits, ((0, 0), (0, width - bits.shape[1]))).astype(np.bool_)
     counters = {
         name: VariantCounters(
             shown=shown[index],
@@ -101,7 +110,8 @@ def _row_of(values: Mapping[str, Any]) -> FeedbackRow:
             counts=empty_counts() | dict(zip(COUNTERS, counts[index].tolist(), strict=False)),
             latencies=latencies[index],
             scores=scores[index],
-            items=items[index].astype(np.bool_),
+            items=bits[index, :ITEM_BITS].copy(),
+            people=bits[index, ITEM_BITS:].copy(),
         )
         for index, name in enumerate(names)
     }
@@ -112,6 +122,14 @@ def _row_of(values: Mapping[str, Any]) -> FeedbackRow:
     # Columns of another width cannot be added up.
     sum_rows([row])
     return row
+
+
+def _join_bitmaps(variants: Sequence[VariantCounters]) -> bytes:
+    """Of each variant the items, then the people; without those where none were counted."""
+    bitmaps = [np.stack([variant.items for variant in variants])] if variants else []
+    if any(variant.people.any() for variant in variants):
+        bitmaps.append(np.stack([variant.people for variant in variants]))
+    return np.packbits(np.concatenate(bitmaps, axis=1)).tobytes() if bitmaps else b""
 
 
 def _split(flat: Iterable[float], names: Sequence[str]) -> npt.NDArray[Any]:
@@ -135,6 +153,9 @@ CLOCK_LEAD = Gauge(
     "How far the controller's clock is ahead of the brokers', with the shortest way of a message",
 )
 FETCH_WAIT_MS = 50
+POLL_S = 0.1
+# Of each partition, for `sample_placement`.
+_SAMPLED = 500
 MAX_MESSAGES = 2000
 ANSWER_S = 10.0
 log = structlog.get_logger()
@@ -249,12 +270,17 @@ class FeedbackConsumer:
         }
         times = [TopicPartition(topic, n, since_ms[n]) for topic in list_topics() for n in numbers]
         try:
+            # Where nothing is so new Kafka says "the end", which is further on once it is asked for
+            # messages: what arrives in between would be passed over.
+            ends = [self._consumer.get_watermark_offsets(time, ANSWER_S)[1] for time in times]
             offsets: list[TopicPartition] = self._consumer.offsets_for_times(times, ANSWER_S)
         except KafkaException as error:
             raise unreachable(error) from error
-        for partition in offsets:
+        for partition, end in zip(offsets, ends, strict=True):
             if partition.error is not None:
                 raise ServerError(f"Kafka: topic {partition.topic}: {partition.error.str()}")
+            if partition.offset < 0:
+                partition.offset = end
         return offsets
 
     def absorb(self, timeout_s: float) -> None:
@@ -346,6 +372,48 @@ class FeedbackConsumer:
 
     def _row_name(self, number: int) -> str:
         return f"{self.scope.rollout_id}/{number}"
+
+
+def sample_placement(kafka: BrokerSettings, events: EventSettings) -> Placement:
+    """Look at the newest interactions of each partition.
+
+    Raises:
+        ServerError: Kafka cannot be read.
+    """
+    config = client_config(kafka) | {
+        "group.id": "headwater-rollout-status",
+        "enable.auto.commit": "false",
+        "enable.partition.eof": "true",
+        "log_level": "0",
+    }
+    consumer = Consumer(config)
+    try:
+        return _sample_placement(consumer, EventReader(events), kafka.partitions)
+    except KafkaException as error:
+        raise unreachable(error) from error
+    finally:
+        consumer.close()
+
+
+def _sample_placement(consumer: Consumer, reader: EventReader, partitions: int) -> Placement:
+    reads = [TopicPartition(name, n) for name in EVENT_TYPES.topics for n in range(partitions)]
+    for read in reads:
+        low, high = consumer.get_watermark_offsets(read, ANSWER_S)
+        read.offset = max(low, high - _SAMPLED)
+    consumer.assign(reads)
+    sampled = elsewhere = ended = 0
+    deadline = time.monotonic() + ANSWER_S
+    while ended < len(reads) and time.monotonic() < deadline:
+        for message in consumer.consume(MAX_MESSAGES, POLL_S):
+            ended += is_end(message)
+            if message.error() is not None:
+                continue
+            with suppress(EventError):
+                topic, time_ms = message.topic() or "", message.timestamp()[1]
+                user_id = reader.read(topic, message.value(), time_ms).user_id
+                sampled += 1
+                elsewhere += message.partition() != partition_of(user_id, partitions)
+    return Placement(sampled, elsewhere)
 
 
 def list_topics() -> tuple[str, ...]:

@@ -8,6 +8,7 @@ in user and item rows. Readers see the sum over the partitions.
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import xxhash
@@ -21,7 +22,8 @@ BUCKETS = 64
 LATENCY_BINS, LATENCY_GROWTH = 80, 1.15
 # Scores are logits: bins half a unit wide, the outer ones open.
 SCORE_BINS, SCORE_WIDTH, SCORE_LOWEST = 96, 0.5, -24.0
-ITEM_BITS = 8192
+# Of the bitmaps that different items, and different people, are counted with.
+ITEM_BITS = PEOPLE_BITS = 8192
 
 
 def bucket_of(rollout_id: str, user_id: str) -> int:
@@ -30,7 +32,16 @@ def bucket_of(rollout_id: str, user_id: str) -> int:
     >>> 0 <= bucket_of("r1", "ann") < BUCKETS
     True
     """
-    return xxhash.xxh3_64_intdigest(f"bucket/{rollout_id}/{user_id}") % BUCKETS
+    return _person_hash(rollout_id, user_id) % BUCKETS
+
+
+def bit_of(rollout_id: str, user_id: str) -> int:
+    """The person's place in the bitmap of people."""
+    return _person_hash(rollout_id, user_id) // BUCKETS % PEOPLE_BITS
+
+
+def _person_hash(rollout_id: str, user_id: str) -> int:
+    return xxhash.xxh3_64_intdigest(f"bucket/{rollout_id}/{user_id}")
 
 
 @dataclass(frozen=True)
@@ -45,6 +56,8 @@ class Impression:
         failed: whether the variant's own version did not answer.
         fallback: whether no version answered.
         first: whether it is the variant's first one for this person within the credit window.
+        covers: whether its items count as shown.
+        person: the person's place in the bitmap of people; None: not counted.
     """
 
     bucket: int
@@ -54,6 +67,8 @@ class Impression:
     failed: bool = False
     fallback: bool = False
     first: bool = True
+    covers: bool = True
+    person: int | None = None
 
 
 # Every counter by name, and which impressions it counts; None: it counts interactions instead.
@@ -64,6 +79,8 @@ COUNTERS: dict[str, Callable[[Impression], bool] | None] = {
     "requests": lambda _: True,
     "failed": lambda impression: impression.failed,
     "fallbacks": lambda impression: impression.fallback,
+    "covers": lambda impression: impression.covers,
+    "earned": None,
 }
 
 
@@ -86,6 +103,7 @@ class VariantCounters:
         latencies: int64[L], of the answers of the variant's version.
         scores: int64[S], of first places, one a person and visit.
         items: bool[ITEM_BITS], a bitmap of the items shown.
+        people: bool[PEOPLE_BITS], a bitmap of those who got them.
     """
 
     shown: Float64Array = field(default_factory=lambda: np.zeros(BUCKETS))
@@ -94,6 +112,7 @@ class VariantCounters:
     latencies: Int64Array = field(default_factory=lambda: np.zeros(LATENCY_BINS, np.int64))
     scores: Int64Array = field(default_factory=lambda: np.zeros(SCORE_BINS, np.int64))
     items: BoolArray = field(default_factory=lambda: np.zeros(ITEM_BITS, np.bool_))
+    people: BoolArray = field(default_factory=lambda: np.zeros(PEOPLE_BITS, np.bool_))
 
     def add_impression(self, impression: Impression) -> None:
         """Count one list. A person's scores are alike, so only the first of a visit counts."""
@@ -105,23 +124,32 @@ class VariantCounters:
             self.latencies[latency_bin(impression.latency_ms)] += 1
         if impression.first and impression.score is not None and not impression.failed:
             self.scores[score_bin(impression.score)] += 1
-        for item_id in impression.items:
-            self.items[hash64(item_id) % ITEM_BITS] = True
+        if impression.person is not None:
+            self.people[impression.person] = True
+        if impression.covers:
+            for item_id in impression.items:
+                self.items[hash64(item_id) % ITEM_BITS] = True
 
     def add_reward(self, bucket: int, reward: float, event_code: int) -> None:
         """Count what somebody did with a recommended item: an event of the type with this code."""
         self.reward[bucket] += reward
+        self.counts["earned"] += 1
         if event_code in _COUNTED_INTERACTIONS:
             self.counts[_COUNTED_INTERACTIONS[event_code]] += 1
 
     def coverage(self) -> int:
-        """Different items shown, about: linear counting.
+        """Different items shown, about."""
+        return round(estimate_distinct(self.items))
 
-        K. Whang, B. Vander-Zanden, H. Taylor, "A linear-time probabilistic counting algorithm for
-        database applications", ACM TODS 15, 1990.
-        """
-        free = ITEM_BITS - int(self.items.sum())
-        return round(-ITEM_BITS * math.log(max(free, 1) / ITEM_BITS))
+
+def estimate_distinct(bitmap: BoolArray) -> float:
+    """How many different things have set the bits of a bitmap, about: linear counting.
+
+    K. Whang, B. Vander-Zanden, H. Taylor, "A linear-time probabilistic counting algorithm for
+    database applications", ACM TODS 15, 1990.
+    """
+    free = len(bitmap) - int(bitmap.sum())
+    return -len(bitmap) * math.log(max(free, 1) / len(bitmap))
 
 
 def sum_counters(parts: Iterable[VariantCounters]) -> VariantCounters:
@@ -134,6 +162,7 @@ def sum_counters(parts: Iterable[VariantCounters]) -> VariantCounters:
         total.latencies += part.latencies
         total.scores += part.scores
         total.items |= part.items
+        total.people |= part.people
     return total
 
 
@@ -163,6 +192,15 @@ class FeedbackRow:
     def variant(self, name: str) -> VariantCounters:
         """The counters of a variant, new ones where nothing was counted yet."""
         return self.counters.setdefault(name, VariantCounters())
+
+
+class Placement(NamedTuple):
+    """Of so many of the newest interactions, how many are in another partition than their
+    person's recommendations: those are credited to nothing.
+    """
+
+    sampled: int
+    elsewhere: int
 
 
 def latency_bin(latency_ms: float) -> int:

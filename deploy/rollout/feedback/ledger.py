@@ -13,14 +13,14 @@ for purchases, and an event that comes twice counts once.
 
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Generic, NamedTuple, TypeVar
 
 from headwater_client.event_types import CLICK, EVENT_TYPES, PURCHASE
 from headwater_client.events import Interaction, Recommendation
 
-from deploy.rollout.feedback.counters import FeedbackRow, Impression, bucket_of
+from deploy.rollout.feedback.counters import FeedbackRow, Impression, bit_of, bucket_of
 from features.rollout_messages import Variant
 from features.topics import Hash, hash64
 from trainer.metrics import dcg_discount
@@ -28,6 +28,16 @@ from trainer.metrics import dcg_discount
 # The newest of one person are kept; whoever gets more within the window is a machine.
 MAX_SERVED = 50
 MAX_EVENTS = 200
+# So many answers to one person, and so many of their events, count in each stretch of the window's
+# length: a bot is no crowd.
+MAX_COUNTED = 50
+# What each variant is compared with.
+_COMPARED_WITH: dict[str, str] = {
+    Variant.CANARY: Variant.BASELINE,
+    Variant.BASELINE: Variant.CANARY,
+    Variant.SHADOW: Variant.STABLE,
+    Variant.STABLE: Variant.SHADOW,
+}
 
 
 @dataclass(slots=True)
@@ -63,8 +73,20 @@ class Credit:
 
 @dataclass(slots=True)
 class _Person:
+    """What the window keeps of somebody, and what has counted in the present stretch of time."""
+
     served: OrderedDict[str, ServedRecommendation] = field(default_factory=OrderedDict)
     events: OrderedDict[str, int] = field(default_factory=OrderedDict)
+    stretch: int = -1
+    counted: dict[str, int] = field(default_factory=dict)
+
+    def may_count(self, kind: str, stretch: int) -> bool:
+        """Count one more of a kind, unless there were so many already."""
+        if stretch > self.stretch:
+            self.stretch = stretch
+            self.counted.clear()
+        number = self.counted[kind] = self.counted.get(kind, 0) + 1
+        return number <= MAX_COUNTED
 
 
 class AttributionWindow:
@@ -92,6 +114,14 @@ class AttributionWindow:
             person.served.popitem(last=False)
         return True
 
+    def may_count_answer(self, user_id: str, time_ms: int) -> bool:
+        """Whether one more recommendation to somebody counts; False for the many of a bot."""
+        return self._person(user_id, time_ms).may_count("answers", self._stretch(time_ms))
+
+    def _stretch(self, time_ms: int) -> int:
+        """Stretches begin at fixed times, and none is longer than what a restart reads again."""
+        return time_ms // self._window_ms
+
     def recent_variants(self, user_id: str, time_ms: int) -> set[str]:
         """The variants that made a list for somebody in the window before a moment."""
         person = self._people.get(user_id)
@@ -117,6 +147,8 @@ class AttributionWindow:
         item, code = hash64(event.item_id), EVENT_TYPES.spec_of(event).code
         served = _find_recommendation(person, event, item, since_ms)
         if served is None or (item, code) in served.earned:
+            return []
+        if not person.may_count("events", self._stretch(time_ms)):
             return []
         served.earned.add((item, code))
         return list(_credits(served, item, code))
@@ -227,9 +259,24 @@ class Ledger:
         hashes = {variant: [hash64(item) for item in items] for variant, items in lists.items()}
         served = ServedRecommendation(answer.recommendation_id, time_ms, bucket, hashes)
         recent = self._window.recent_variants(answer.user_id, time_ms)
-        if self._window.remember(answer.user_id, served) and is_new:
+        counts = self._window.remember(answer.user_id, served) and self._window.may_count_answer(
+            answer.user_id, time_ms
+        )
+        if counts and is_new:
             for variant, impression in _impressions(answer, bucket, lists, recent).items():
-                self.row.variant(variant).add_impression(impression)
+                counted = replace(impression, covers=self._covers(variant, impression))
+                self.row.variant(variant).add_impression(counted)
+
+    def _covers(self, variant: str, impression: Impression) -> bool:
+        """Whether a list's items count as shown: as many lists of a variant as of the other.
+
+        More lists show more items, whoever makes them; and one person's are alike.
+        """
+        if not impression.first or impression.failed:
+            return False
+        other = self.row.counters.get(_COMPARED_WITH.get(variant, ""))
+        covered = self.row.variant(variant).counts["covers"]
+        return covered <= (other.counts["covers"] if other else 0)
 
     def _apply_interaction(self, event: Interaction, time_ms: int, is_new: bool) -> None:
         for credit in self._window.attribute(event, time_ms):
@@ -249,6 +296,7 @@ def _impressions(
         recent: variants that made a list for this person just before.
     """
     impressions = {}
+    person = bit_of(answer.rollout_id, answer.user_id)
     if (shadow := answer.shadow) is not None:
         impressions[Variant.SHADOW.value] = Impression(
             bucket,
@@ -257,6 +305,7 @@ def _impressions(
             latency_ms=shadow.latency_ms,
             failed=bool(shadow.failed),
             first=Variant.SHADOW not in recent,
+            person=person,
         )
     impressions[answer.variant] = Impression(
         bucket,
@@ -266,6 +315,7 @@ def _impressions(
         failed=bool(answer.failed),
         fallback=answer.fallback,
         first=answer.variant not in recent,
+        person=person,
     )
     return impressions
 

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 
+import numpy as np
 import pytest
 from headwater_client.errors import EventError, ServerError
 from headwater_client.events import Item, encode
 
 from features.columns import ENTRY_COLUMNS, CatalogueEntry, encode_item
+from features.schema import PADDING, UNKNOWN, Vocabulary
 from features.store import RowWrite
 from features.topics import hash64
-from stream.catalogue import LOADED_ITEMS, CatalogueCache, ItemUpdate, parse_item, write_items
+from stream.catalogue import (
+    LOADED_ITEMS,
+    AllowedItems,
+    CatalogueCache,
+    ItemUpdate,
+    parse_item,
+    write_items,
+)
 from tests.harness.memory_store import MemoryRowStore
 
 NOW_MS = 1_700_000_000_000
@@ -58,6 +68,23 @@ def test_entries_are_read_in_one_call_and_an_item_without_a_row_is_available() -
     }
     assert asyncio.run(catalogue.get(["k", "i"])) == {"k": entries["k"], "i": entries["i"]}
     assert store.reads == 1
+
+
+def test_what_a_version_may_be_asked_for_is_read_whole_and_then_slice_by_slice() -> None:
+    hidden, slices = {"i3", "i2400"}, list[int]()
+
+    async def check(item_ids: Iterable[str]) -> dict[str, bool]:
+        names = list(item_ids)
+        slices.append(len(names))
+        return {name: name not in hidden for name in names}
+
+    view = AllowedItems(Vocabulary([f"i{number}" for number in range(2500)]), check)
+    assert np.flatnonzero(~asyncio.run(view.read())).tolist() == [PADDING, UNKNOWN, 5, 2402]
+    assert sum(slices) == 2500
+    hidden.clear()
+    # Each later use reads one slice again: the first ones, then the next.
+    assert [len(np.flatnonzero(~asyncio.run(view.read()))) for _ in range(3)] == [3, 3, 2]
+    assert sum(slices) == 5000
 
 
 def test_the_newest_message_of_an_item_counts_however_often_one_is_read() -> None:

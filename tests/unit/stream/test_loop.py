@@ -8,10 +8,12 @@ from types import SimpleNamespace
 
 from headwater_client.errors import EventError
 from headwater_client.events import Click, Item, Purchase, encode
+from prometheus_client import REGISTRY
 
 from features.rows import UserRow, empty_user
 from features.schema import FeatureSchema
 from features.settings import FeatureSettings
+from features.topics import partition_of
 from stream.app import RecordDecoder, _requests
 from stream.row_updates import ConsumerRecord, RowChanges
 
@@ -158,3 +160,24 @@ def test_a_request_says_where_its_event_stands_and_grows_with_every_event_of_the
     ]
     sequences = [place.sequence for place in places]
     assert sequences == sorted(set(sequences))
+
+
+def test_what_lies_in_another_partition_than_its_persons_is_counted() -> None:
+    name = "headwater_misplaced_events_total"
+
+    def misplaced() -> list[float]:
+        labels = [{"topic": "clicks", "reason": reason} for reason in ("partition", "key")]
+        return [REGISTRY.get_sample_value(name, label) or 0.0 for label in labels]
+
+    before = misplaced()
+    sources = {("clicks", 0): 11, ("clicks", 1): 12}
+    decoder = RecordDecoder(sources, DeadLetters())  # type: ignore[arg-type]
+    home = {user: partition_of(user, 2) for user in ("ann", "bob", "eve")}
+    batch = [
+        message("clicks", home["ann"], 0, encode(click(0)), b"ann"),
+        message("clicks", 1 - home["ann"], 1, encode(click(1)), b"ann"),
+        message("clicks", 1 - home["bob"], 2, encode(click(2, "bob")), None),
+        message("clicks", home["eve"], 3, encode(click(3, "eve")), b"a shop"),
+    ]
+    assert len(asyncio.run(decoder.interactions(batch))) == 4  # type: ignore[arg-type]
+    assert [now - then for now, then in zip(misplaced(), before, strict=True)] == [2, 1]

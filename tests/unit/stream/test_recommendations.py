@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from headwater_client.events import Click, Reason, RecommendedItem, Shadow
+from headwater_client.events import Click, Reason, RecommendedItem, Shadow, encode
 from msgspec.structs import replace
 
 from features.rows import empty_user
@@ -49,6 +49,17 @@ def test_a_request_without_an_event_is_no_message() -> None:
         make_recommendations(
             [RecommendationRequest("ann", CLICK.timestamp, ROW)], RankedLists([[ITEM]], "1")
         )
+
+
+def test_a_list_without_an_item_of_the_version_is_marked_and_counts_what_is_missing() -> None:
+    request = RecommendationRequest("ann", CLICK.timestamp, ROW, CLICK)
+    own = RecommendedItem("b", 1.0, Reason("history"))
+    lists = RankedLists([[], [ITEM], [own, ITEM], [own] * 3], "1", "stable", top_k=3)
+    messages = make_recommendations([request] * 4, lists)
+    assert [message.fallback for message in messages] == [True, True, False, False]
+    assert [message.model_version for message in messages] == [POPULAR_ITEMS] * 2 + ["1"] * 2
+    assert [message.missing for message in messages] == [3, 2, 1, 0]
+    assert b"missing" not in encode(messages[3])
 
 
 def test_a_shadow_says_what_it_would_have_shown_or_why_nothing() -> None:

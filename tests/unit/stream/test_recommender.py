@@ -10,6 +10,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from headwater_client.events import Item
+from prometheus_client import REGISTRY
 
 from features.columns import TrendList, encode_item, encode_trending
 from features.rollout_messages import Rollout, RoutedVersion
@@ -97,6 +98,49 @@ def test_without_a_version_popular_items_answer_everyone_in_order() -> None:
     assert {item.reason.kind for items in lists.items for item in items} == {"popular"}
 
 
+def hide(store: MemoryRowStore, *item_ids: str) -> None:
+    for name in item_ids:
+        entry = encode_item(Item(item_id=name, available=False), 1, 1)
+        store.rows["item_catalogue", name] = dict(entry)
+
+
+def short_lists(filled_by: str) -> float:
+    name = "headwater_short_lists_total"
+    return REGISTRY.get_sample_value(name, {"filled_by": filled_by}) or 0.0
+
+
+def test_popular_lists_are_full_though_all_that_trends_most_is_off_sale() -> None:
+    names = [f"i{number}" for number in range(450)]
+    store = store_where_trend(*names)
+    hide(store, *names[:400])
+    popular, nothing = short_lists("popular"), short_lists("nothing")
+    (lists,) = recommend(recommender(store), ("ann", empty_user(SCHEMA)))
+    assert item_ids(lists) == [names[400:403]]
+    assert (short_lists("popular"), short_lists("nothing")) == (popular + 1, nothing)
+
+
+def test_where_nothing_trends_a_list_has_what_the_version_knows() -> None:
+    store = store_where_trend("b")
+    hide(store, "a", "d")
+    seen = empty_user(SCHEMA)
+    seen.seen.append(hash64("c"))
+    found = recommender(store, routes_of(stable=1.0))
+    (lists,) = recommend(found, ("ann", empty_user(SCHEMA)), ("bob", seen))
+    assert item_ids(lists) == [["b", "c", "e"], ["b", "e"]]
+    assert lists.fallback
+    assert {item.reason.kind for items in lists.items for item in items} == {"popular"}
+
+
+def test_a_list_that_nothing_fills_is_counted_and_says_how_many_are_missing() -> None:
+    store = store_where_trend("a", "b")
+    hide(store, "a", "b")
+    before = short_lists("nothing")
+    found = recommender(store)
+    (lists,) = recommend(found, ("ann", empty_user(SCHEMA)))
+    assert (item_ids(lists), lists.top_k) == ([[]], 3)
+    assert short_lists("nothing") == before + 1
+
+
 def test_what_may_not_be_recommended_is_left_out() -> None:
     store = store_where_trend("a", "b", "c", "d")
     store.rows["item_catalogue", "a"] = dict(encode_item(Item(item_id="a", available=False), 1, 1))
@@ -125,7 +169,7 @@ def test_an_attribute_of_ones_own_filters_with_one_predicate() -> None:
 def test_a_model_server_that_is_away_leaves_popular_items_and_says_why() -> None:
     found = recommender(store_where_trend("a", "b"), routes_of(stable=1.0))
     (lists,) = recommend(found, ("ann", empty_user(SCHEMA)))
-    assert item_ids(lists) == [["a", "b"]]
+    assert item_ids(lists) == [["a", "b", "c"]]
     assert (lists.variant, lists.rollout_id, lists.fallback) == ("stable", "r", True)
     assert lists.failed == "version 1: Triton is away, or does not have it"
     assert lists.latency_ms is not None

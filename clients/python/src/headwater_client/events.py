@@ -108,7 +108,8 @@ class Recommendation(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     `variant` is the person's; `failed` says why another version than the variant's own answered,
     and `fallback` that none did: these are popular items. `latency_ms` is how long the variant's
-    version took, or was waited for. `shadow` is of a version that is only tried out.
+    version took, or was waited for. `shadow` is of a version that is only tried out. `missing` says
+    how many items the list is short of, because nothing else may be shown to this person.
 
     `topic`, `partition` and `offset` say where the event stands. Of two recommendations of a person
     the one with the larger `sequence` knows more events: an order that no clock has a part in.
@@ -131,6 +132,7 @@ class Recommendation(Struct, frozen=True, kw_only=True, omit_defaults=True):
     partition: int | None = None
     offset: int | None = None
     sequence: int | None = None
+    missing: int = 0
 
 
 class DeadLetter(Struct, frozen=True, kw_only=True):

@@ -198,3 +198,70 @@ def test_somebody_may_decide_at_any_time(action: RolloutAction) -> None:
 def test_what_makes_no_sense_is_refused(action: RolloutAction) -> None:
     with pytest.raises(CommandRejectedError, match="the rollout is running"):
         apply_action(initial_state(0.0), action, 1.0)
+
+
+def asked_by(people: int, rate: float, generator: np.random.Generator) -> VariantTally:
+    """1,000 recommendations to so many people, each of whom clicks as often as they do."""
+    shown, reward = np.zeros(BUCKETS), np.zeros(BUCKETS)
+    chances = rate * generator.beta(1, 9, people)
+    asked = generator.multinomial(1000, [1 / people] * people)
+    for chance, number in zip(chances, asked, strict=True):
+        bucket = generator.integers(BUCKETS)
+        shown[bucket] += number
+        reward[bucket] += generator.binomial(number, chance)
+    return VariantTally(shown, reward)
+
+
+@pytest.mark.parametrize("people", [1, 2, 4, 10])
+@pytest.mark.parametrize("counted", [False, True])
+def test_few_people_decide_nothing_however_much_they_are_asked(people: int, counted: bool) -> None:
+    """With one person a variant, the variance between buckets is 0."""
+    generator = np.random.default_rng(people)
+    last = RolloutState(len(RULES.steps) - 1, 0.0, 0.0)
+    health = replace(WELL, people=float(people) if counted else None)
+    for _ in range(50):
+        ours, theirs = asked_by(people, 0.5, generator), asked_by(people, 1.0, generator)
+        inputs = DecisionInputs(2 * HOUR_S, ours, theirs, health, health, 0.0)
+        assert decide(last, inputs, RULES).state == last
+    held = decide(last, replace(inputs, now_s=RULES.hold_s), RULES)
+    assert held.state.phase is RolloutPhase.HOLDING
+    what = f"{people} of 100 people (rollout.min_people)" if counted else "of 32 buckets of people"
+    assert what in held.reason
+
+
+def test_enough_people_are_on_both_sides() -> None:
+    last = RolloutState(len(RULES.steps) - 1, 0.0, 0.0)
+    for people, promoted in ((99.0, False), (100.0, True)):
+        inputs = replace(seen(1.0), baseline_health=replace(WELL, people=people))
+        assert decide(last, inputs, RULES).state.is_terminal is promoted
+
+
+def test_unequal_samples_hold_whatever_is_earned_until_they_are_equal() -> None:
+    def figures(ours: float, theirs: float, ratio: float = 0.5) -> DecisionInputs:
+        counted = (replace(WELL, people=number) for number in (ours, theirs))
+        return DecisionInputs(HOUR_S, earned(0.1 * ratio), earned(0.1), *counted, 0.0)
+
+    state = initial_state(0.0)
+    held = decide(state, figures(300, 3000), RULES)
+    assert held.state.phase is RolloutPhase.HOLDING
+    assert held.reason.startswith("holds: the canary has 300 people, its baseline 3,000")
+    assert decide(held.state, figures(300, 3000), RULES).state == held.state
+    late = replace(figures(300, 3000), now_s=RULES.give_up_s)
+    assert decide(held.state, late, RULES).state.phase is RolloutPhase.ROLLED_BACK
+    equal = decide(held.state, figures(3000, 3030), RULES)
+    assert equal.reason.startswith("worse")
+    failing = replace(figures(300, 3000), canary_health=change(WELL, failed=2000))
+    assert decide(state, failing, RULES).state.phase is RolloutPhase.ROLLED_BACK
+
+
+def test_a_canary_that_nobody_gets_is_held_at_once() -> None:
+    nothing = VariantTally(np.zeros(BUCKETS), np.zeros(BUCKETS))
+    inputs = replace(
+        seen(1.0),
+        canary=nothing,
+        canary_health=Health(people=0.0),
+        baseline_health=replace(WELL, people=150.0),
+    )
+    held = decide(initial_state(0.0), inputs, RULES)
+    assert held.state.phase is RolloutPhase.HOLDING
+    assert "the canary has 0 people, its baseline 150" in held.reason

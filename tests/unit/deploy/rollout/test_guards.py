@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from headwater_client.event_types import CLICK
 
 from deploy.rollout import RolloutSettings, decide, guards, initial_state
-from deploy.rollout.evidence import collect_inputs
+from deploy.rollout.evidence import DecisionInputs, Health, VariantTally, collect_inputs
 from deploy.rollout.feedback.consumer import decode_feedback, encode_feedback
 from deploy.rollout.feedback.counters import COUNTERS, FeedbackRow, Impression, VariantCounters
-from deploy.rollout.guards import GUARDS, Direction, RateGuard
+from deploy.rollout.guards import GUARDS, Direction, RateGuard, check_latency
 from deploy.rollout.history import inputs_as_json
 from features.rollout_messages import RolloutPhase
 
@@ -88,3 +89,16 @@ def test_guards_name_counters_and_settings_that_exist() -> None:
         if isinstance(guard, RateGuard):
             assert {guard.numerator, guard.denominator} <= set(COUNTERS)
             assert guard.limit in RolloutSettings.model_fields
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [(3.5, 1.3), (4.7, 2.0), (19.0, 1.0)])
+def test_a_few_milliseconds_are_not_slow_whatever_the_baselines(ours: float, theirs: float) -> None:
+    def guard(scale: float) -> str:
+        canary, baseline = (
+            Health(p99_ms=scale * p99, p99_at_least_ms=scale * p99) for p99 in (ours, theirs)
+        )
+        nothing = VariantTally(np.zeros(64), np.zeros(64))
+        return check_latency(DecisionInputs(1.0, nothing, nothing, canary, baseline, 0.0), RULES)
+
+    assert guard(1.0) == ""
+    assert guard(30.0).startswith("slow: p99")

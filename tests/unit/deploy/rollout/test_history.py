@@ -6,18 +6,22 @@ from hashlib import sha256
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 from headwater_client.errors import DataError
 from headwater_client.events import encode
 
 from deploy.rollout import RolloutSettings, decide, is_reproducible
 from deploy.rollout.commands import ReceivedCommand
+from deploy.rollout.evidence import DecisionInputs, Health, VariantTally
 from deploy.rollout.history import (
     RolloutProjection,
     find_breaks,
+    inputs_as_json,
     inputs_of,
     replay_decision,
     rules_as_json,
+    rules_of,
     trial_of,
 )
 from deploy.rollout.tables import history_table
@@ -33,6 +37,8 @@ from features.rollout_messages import (
 )
 
 BUCKETS = 64
+# Rules of later releases, as they were before.
+LATER = {"min_people": 0, "min_buckets": 0, "min_slow_ms": 0.0}
 # As revision 13a9bcc wrote it: `status`, `resumes` and `errors` are names of the JSON.
 STATE = {
     "step": 0,
@@ -244,3 +250,21 @@ def test_a_command_is_carried_out_once() -> None:
     projection.apply(msgspec.structs.replace(step(), command_id="c1"))
     projection.apply(received)
     assert projection.open_commands == []
+
+
+def test_rules_that_a_release_did_not_have_forbid_it_nothing() -> None:
+    rules = {name: value for name, value in step().inputs["rules"].items() if name not in LATER}
+    old = msgspec.structs.replace(step(), inputs=step().inputs | {"rules": rules})
+    assert {name: getattr(rules_of(old), name) for name in LATER} == LATER
+    assert is_reproducible(old)
+
+
+def test_what_people_and_events_were_counted_is_kept() -> None:
+    tally = VariantTally(np.ones(BUCKETS), np.ones(BUCKETS), 70.0)
+    health = Health(people=120.5)
+    inputs = DecisionInputs(1.0, tally, tally, health, health, 0.0)
+    written = inputs_as_json(trial_of(step()).state, inputs, RolloutSettings())
+    again = msgspec.json.decode(msgspec.json.encode(written))
+    read = inputs_of(msgspec.structs.replace(step(), inputs=again))
+    assert (read.canary.events, read.baseline_health.people) == (70.0, 120.5)
+    assert (inputs_of(step()).canary.events, inputs_of(step()).canary_health.people) == (None, None)

@@ -7,9 +7,12 @@ import random
 import pytest
 from headwater_client.events import Click, Reason, Recommendation, RecommendedItem, Shadow
 
+from deploy.rollout.evidence import collect_inputs
 from deploy.rollout.feedback.consumer import decode_feedback, encode_feedback
 from deploy.rollout.feedback.counters import FeedbackRow
-from deploy.rollout.feedback.ledger import FeedbackMessage, FeedbackScope, Ledger
+from deploy.rollout.feedback.ledger import MAX_COUNTED, FeedbackMessage, FeedbackScope, Ledger
+from deploy.rollout.guards import broken_guards
+from deploy.rollout.settings import RolloutSettings
 from features.topics import Hash
 
 SHOWN, CLICKED = Hash(1), Hash(2)
@@ -24,10 +27,10 @@ def answer(number: int, variant: str = "canary", **known: object) -> Recommendat
         "latency_ms": 12.0,
         "recommendation_id": f"id{number}",
         "user_id": f"u{number % 3}",
+        "event_id": "e",
         **known,
     }
     return Recommendation(
-        event_id="e",
         items=items,
         model_version="2",
         variant=variant,
@@ -117,3 +120,65 @@ def test_a_shadow_is_counted_beside_what_was_shown() -> None:
     shown, unseen = (found.row.variant(name).counts for name in ("stable", "shadow"))
     assert shown["requests"] == unseen["requests"] == 2
     assert (unseen["failed"], shown["failed"]) == (1, 0)
+
+
+def test_a_bot_weighs_no_more_than_the_busiest_person() -> None:
+    """In each stretch of the window's length; and a crash forgets nothing of it."""
+    reads = []
+    for n in range(300):
+        known = {"user_id": "bot", "recommendation_id": f"id{n}"}
+        reads.append(FeedbackMessage(SHOWN, n, 10 * n, answer(7, **known)))
+        event = Click(event_id=f"c{n}", user_id="bot", item_id="i7", timestamp=10**12)
+        reads.append(FeedbackMessage(CLICKED, n, 10 * n + 5, event))
+    found = ledger()
+    for read in reads:
+        found.apply(read)
+    canary = found.row.variant("canary")
+    assert (canary.counts["requests"], canary.shown.sum()) == (MAX_COUNTED, MAX_COUNTED)
+    assert (canary.counts["earned"], canary.reward.sum()) == (MAX_COUNTED, MAX_COUNTED)
+    before = ledger()
+    for read in reads[:70]:
+        before.apply(read)
+    again = ledger(decode_feedback(encode_feedback(before.row)))
+    for read in reads:
+        again.apply(read)
+    assert encode_feedback(again.row) == encode_feedback(found.row)
+    later = Click(event_id="later", user_id="bot", item_id="i7", timestamp=10**12)
+    found.apply(FeedbackMessage(SHOWN, 300, WINDOW_MS, answer(7, user_id="bot", event_id="f")))
+    found.apply(FeedbackMessage(CLICKED, 300, WINDOW_MS + 1, later))
+    assert canary.counts["earned"] == MAX_COUNTED + 1
+
+
+def test_coverage_is_of_as_many_lists_and_one_a_person_and_visit() -> None:
+    """A bot with 5,000 lists in the baseline, and ten times as many people, show no more items."""
+    found, offset = ledger(), 0
+
+    def show(variant: str, user_id: str, first_item: int) -> None:
+        nonlocal offset
+        known = {"user_id": user_id, "recommendation_id": f"id{offset}"}
+        found.apply(FeedbackMessage(SHOWN, offset, offset, answer(first_item, variant, **known)))
+        offset += 1
+
+    for n in range(5000):
+        show("baseline", "bot", 10 * n)
+    for n in range(400):
+        show("canary", f"c{n}", n)
+        for m in range(10):
+            show("baseline", f"b{n}-{m}", 400 * m + n)
+    inputs = collect_inputs(found.row.counters, 1.0, shadow=False)
+    ours, theirs = inputs.canary_health, inputs.baseline_health
+    assert (ours.counts["covers"], theirs.counts["covers"]) == (400, 401)
+    assert ours.coverage == pytest.approx(402, rel=0.05)
+    assert theirs.coverage < 3 * 420
+    assert (ours.people, theirs.people) == pytest.approx((400, 4001), rel=0.05)
+
+
+def test_a_version_that_shows_few_items_is_seen_beside_its_baseline() -> None:
+    found = ledger()
+    for n in range(300):
+        for at, variant in enumerate(("canary", "baseline")):
+            known = {"user_id": f"{variant}{n}", "recommendation_id": f"id{n}{variant}"}
+            shown = answer(n if variant == "baseline" else n % 5, variant, **known)
+            found.apply(FeedbackMessage(SHOWN, 2 * n + at, n, shown))
+    inputs = collect_inputs(found.row.counters, 1.0, shadow=False)
+    assert broken_guards(inputs, RolloutSettings()).startswith("coverage: 7 items shown")
