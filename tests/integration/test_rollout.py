@@ -183,8 +183,9 @@ def test_people_steer_it_and_leave_their_name(shop: Settings) -> None:
     assert producer.flush(10) == 0
     lines = command(shop, "status").stdout
     assert "bob: it is Friday" in lines
-    sampled = before["interactions"]["sampled"] + 1
-    assert f"{1 / sampled:.1%} of the newest {sampled:,} clicks and purchases" in lines
+    assert before["interactions"]["sampled"] >= 20
+    assert "\n1 of the newest " in lines
+    assert "another partition" in lines
 
 
 def test_a_rollout_right_after_another_counts_anew(shop: Settings) -> None:
