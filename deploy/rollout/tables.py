@@ -40,9 +40,9 @@ def status_lines(current: Rollout, steps: Sequence[RolloutStep], placement: Plac
     if placement.elsewhere:
         lines.append(
             f"{placement.elsewhere:,} of the newest {placement.sampled:,} clicks and purchases "
-            f"({placement.elsewhere / placement.sampled:.1%}) are from people whose recommendations are in another partition, "
-            "and count for none: send events with the key user_id and Kafka's own partitioner "
-            f"({PARTITIONER})"
+            f"({placement.elsewhere / placement.sampled:.1%}) are from people whose "
+            "recommendations are in another partition, and count for none: send events with the "
+            f"key user_id and Kafka's own partitioner ({PARTITIONER})"
         )
     return lines
 
