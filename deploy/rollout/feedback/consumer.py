@@ -100,7 +100,7 @@ def _row_of(values: Mapping[str, Any]) -> FeedbackRow:
     bits = _split(np.unpackbits(np.frombuffer(values["items"] or b"", np.uint8)), names)
     # A row of an older release has no people.
     width = ITEM_BITS + PEOPLE_BITS
-    if bits.shape[1] not in (0, ITEM_BITS, width):
+    if names and bits.shape[1] not in (ITEM_BITS, width):
         raise ValueError(f"items: {bits.shape[1]} bits of each variant")
     bits = np.pad(bits, ((0, 0), (0, width - bits.shape[1]))).astype(np.bool_)
     counters = {
