@@ -269,8 +269,9 @@ class StoreSettings(Section):
     cluster: bool = Field(False, description="the store is a Redis Cluster")
     durability: Durability = Field(
         Durability.AOF,
-        description="when offsets are committed. aof: once WAITAOF says that rows are on disk "
-        "(Redis 7.2+); acknowledged: once the server has answered",
+        description="when offsets are committed. aof: once rows are on disk, by WAITAOF, or where "
+        "a version answers that too early, by an fsync that was seen (Redis 7.2+, Valkey); "
+        "acknowledged: once the server has answered",
     )
 
     @property

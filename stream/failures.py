@@ -36,7 +36,7 @@ def is_transient(error: BaseException) -> bool:
 
 def _count_retry(state: RetryCallState) -> None:
     error = state.outcome.exception() if state.outcome else None
-    metrics.RETRIES.labels(type(error).__name__).inc()
+    metrics.RETRIES.labels(getattr(error, "reason", type(error).__name__)).inc()
     log.warning("waiting_for_server", attempt=state.attempt_number, error=str(error))
 
 

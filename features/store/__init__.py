@@ -26,7 +26,7 @@ from features.schema import FeatureSchema, RowMark
 VIEWS_FILE = "views.yaml"
 # The column that a conditional write compares: every event absorbed changes it.
 VERSION = "offsets"
-_ROWS_MARK = "headwater:layout"
+ROWS_MARK = "headwater:layout"
 _LOADED_MARK = "headwater:loaded"
 DAMAGED_ROWS = Counter(
     "headwater_damaged_rows_total", "Rows that did not decode and were begun anew", ["table"]
@@ -112,7 +112,19 @@ def popularity_table(partitions: int) -> StoreTable:
 
 
 class StoreRestartedError(ServerError):
-    """The store was restarted: rows acknowledged but not yet on disk may be gone."""
+    """The store was restarted or failed over: rows that were not yet on disk may be gone."""
+
+
+class StoreRefusalError(SettingsError):
+    """The store will not do what it is asked, however long one waits."""
+
+
+class StoreUnavailableError(ServerError):
+    """The store is away, or takes no writes for now; `reason` is a word for metrics."""
+
+    def __init__(self, what: str, reason: str) -> None:
+        super().__init__(what)
+        self.reason = reason
 
 
 class RowRead(NamedTuple):
@@ -140,6 +152,14 @@ class RowStore(Protocol):
     @property
     def address(self) -> str:
         """Where the store is, as its settings say."""
+
+    async def check(self) -> None:
+        """Ask the server whether it keeps what it is given, and lets this user work.
+
+        Raises:
+            SettingsError: it does not; a line for each reason says what to change.
+            ServerError: the store does not answer.
+        """
 
     async def read(self, reads: Sequence[RowRead]) -> list[dict[str, bytes | None]]:
         """The raw columns of each row, in one round trip; None for a column without a value.
@@ -189,6 +209,33 @@ class RowStore(Protocol):
             ServerError: the store does not answer.
         """
 
+    async def read_mark(self, mark: str) -> str | None:
+        """A mark of the store; None where it has none.
+
+        Raises:
+            ServerError: the store does not answer.
+        """
+
+    async def positions(self) -> dict[str, bytes]:
+        """What the store says of how far its rows are, by name: `features.positions`.
+
+        Raises:
+            ServerError: the store does not answer.
+        """
+
+    async def move_positions(self, moves: Mapping[str, tuple[bytes, bytes]]) -> dict[str, bytes]:
+        """Write positions, each where it is still as it was read: all of them, or none.
+
+        Args:
+            moves: by name, what was read (b"" where there was none) and what is to be there.
+
+        Returns:
+            What is there now, by name: what was to be there, if they were written.
+
+        Raises:
+            ServerError: the store does not answer.
+        """
+
     async def close(self) -> None:
         """Close the connections."""
 
@@ -219,13 +266,14 @@ def tell_damaged(table: StoreTable, kept: str, error: Exception) -> None:
 
 
 async def claim_rows(store: RowStore, schema: FeatureSchema) -> None:
-    """Check that the rows in the store are of this schema; whoever comes first decides.
+    """Check the store, and that its rows are of this schema; whoever comes first decides.
 
     Raises:
-        SettingsError: rows of another schema are there.
+        SettingsError: rows of another schema are there, or the store does not keep rows.
         ServerError: the store does not answer.
     """
-    found = await store.claim(_ROWS_MARK, schema.row_mark)
+    await store.check()
+    found = await store.claim(ROWS_MARK, schema.row_mark)
     there, wanted = RowMark(found), RowMark(schema.row_mark)
     if not there.fits(wanted):
         raise SettingsError(
@@ -234,7 +282,7 @@ async def claim_rows(store: RowStore, schema: FeatureSchema) -> None:
         )
     if there != wanted:
         # Rows that this process writes count types of events that the mark does not know of.
-        await store.claim(_ROWS_MARK, schema.row_mark, replace=True)
+        await store.claim(ROWS_MARK, schema.row_mark, replace=True)
 
 
 async def claim_log(store: RowStore, fingerprint: str) -> None:

@@ -10,10 +10,13 @@ from features import feast_import  # noqa: F401  (before anything of Feast)
 
 # isort: split
 
+import asyncio
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from hashlib import sha1
+from typing import Any, NamedTuple
 
 from feast import RepoConfig
 from feast.infra.online_stores.helpers import _mmh3, _redis_key
@@ -25,10 +28,11 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from headwater_client.errors import ServerError, SettingsError
 from hiredis import pack_command
 from redis.asyncio.connection import Connection
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import NoPermissionError, NoScriptError, RedisError, ResponseError
 
+from features import store as base
 from features.settings import Durability, StoreSettings
-from features.store import RowRead, RowWrite, StoreRestartedError, StoreTable
+from features.store import RowRead, RowWrite, StoreTable
 from features.topics import hash64
 
 PROJECT = "headwater"
@@ -42,6 +46,25 @@ if (redis.call('HGET', KEYS[1], ARGV[1]) or '') ~= ARGV[2] then return 0 end
 redis.call('HSET', KEYS[1], unpack(ARGV, 3))
 return 1
 """
+# KEYS: the positions. ARGV: name, what was read ("" for none), what is to be there, ...
+# Those that are as they are to be were written by a call whose answer was lost.
+_MOVE_POSITIONS = """
+local found, fits = {}, true
+for at = 1, #ARGV, 3 do
+  local value = redis.call('HGET', KEYS[1], ARGV[at]) or ''
+  fits = fits and (value == ARGV[at + 1] or value == ARGV[at + 2])
+  found[#found + 1] = value
+end
+if not fits then return found end
+for at = 1, #ARGV, 3 do
+  redis.call('HSET', KEYS[1], ARGV[at], ARGV[at + 2])
+  found[(at + 2) / 3] = ARGV[at + 2]
+end
+return found
+"""
+_POSITIONS = "headwater:positions"
+# A server with `appendfsync everysec` starts an fsync a second after the one before.
+_FSYNC_S = 1.1
 
 
 class RedisRowStore(RedisOnlineStore):
@@ -58,8 +81,7 @@ class RedisRowStore(RedisOnlineStore):
             redis_type=RedisType.redis_cluster if settings.cluster else RedisType.redis,
             connection_string="",
         )
-        self._script: str | None = None
-        self._run_id: str | None = None
+        self._server: _Server | None = None
 
     @property
     def address(self) -> str:
@@ -73,18 +95,38 @@ class RedisRowStore(RedisOnlineStore):
         nodes = [{"host": host, "port": port} for host, port in _nodes(self._settings)]
         return nodes, _options(self._settings)
 
+    async def check(self) -> None:
+        """See `RowStore.check`. Of a cluster only the rights are asked."""
+        probe = ("EVAL", _WRITE_IF_UNCHANGED, 1, _key("user_id", ""), "version", "never written")
+        await self._execute([probe])
+        if self._settings.cluster:
+            return
+        needs_disk = self._settings.durability is Durability.AOF
+        (info,) = await self._execute([("INFO",)])
+        if faults := list(find_faults(info, await self._ask_config(), needs_disk)):
+            raise SettingsError("\n".join(f"the store at {self.address} {each}" for each in faults))
+        if needs_disk:
+            await self._look(timeout_ms=1)
+
+    async def _ask_config(self) -> dict[str, str]:
+        """What INFO does not tell; nothing where a managed server forbids CONFIG."""
+        command = ("CONFIG GET", "appendfsync", "no-appendfsync-on-rewrite")
+        (config,) = await self._execute([command], expected=(ResponseError,))
+        return config if isinstance(config, dict) else {}
+
     async def read(self, reads: Sequence[RowRead]) -> list[dict[str, bytes | None]]:
         """See `RowStore.read`."""
         if not reads:
             return []
-        try:
-            pipe = (await self._redis()).pipeline(transaction=False)
-            for read in reads:
-                fields = [_field(read.table.name, name) for name in read.columns]
-                pipe.hmget(_key(read.table.join_key, read.entity_id), fields)
-            replies = await pipe.execute()
-        except (RedisError, OSError) as error:
-            raise self._unreachable(error) from error
+        commands = [
+            (
+                "HMGET",
+                _key(read.table.join_key, read.entity_id),
+                *(_field(read.table.name, name) for name in read.columns),
+            )
+            for read in reads
+        ]
+        replies = await self._execute(commands)
         return [
             dict(zip(read.columns, reply, strict=True))
             for read, reply in zip(reads, replies, strict=True)
@@ -94,65 +136,72 @@ class RedisRowStore(RedisOnlineStore):
         """See `RowStore.write`."""
         if not writes:
             return []
-        try:
-            return await self._write(writes)
-        except NoScriptError:
-            self._script = None
-            return await self.write(writes)
-        except (RedisError, OSError) as error:
-            raise self._unreachable(error) from error
-
-    async def _write(self, writes: Sequence[RowWrite]) -> list[bool]:
-        client = await self._redis()
-        if self._script is None:
-            self._script = await client.script_load(_WRITE_IF_UNCHANGED)
-        pipe = client.pipeline(transaction=False)
-        for write in writes:
-            # In a cluster `pipe.evalsha` is blocked; the command itself is not.
-            pipe.execute_command("EVALSHA", self._script, 1, *_arguments(write))
-        return [reply == 1 for reply in await pipe.execute()]
+        # In a cluster `pipe.evalsha` is blocked; the command itself is not.
+        script = sha1(_WRITE_IF_UNCHANGED.encode(), usedforsecurity=False).hexdigest()
+        commands = [("EVALSHA", script, 1, *_arguments(write)) for write in writes]
+        replies = await self._execute(commands, expected=(NoScriptError,))
+        if any(isinstance(reply, NoScriptError) for reply in replies):
+            # Whole, the script needs no memory of the server's, and is known to it from then on.
+            whole = [("EVAL", _WRITE_IF_UNCHANGED, *command[2:]) for command in commands]
+            replies = await self._execute(whole)
+        return [reply == 1 for reply in replies]
 
     async def wait_until_durable(self, timeout_ms: int) -> bool:
-        """See `RowStore.wait_until_durable`: asks WAITAOF, which a server before 7.2 lacks."""
+        """See `RowStore.wait_until_durable`: asks WAITAOF, which a server before 7.2 lacks.
+
+        Valkey from 8.0 and Redis 7.4.0 to 7.4.2 answer WAITAOF before the fsync (redis 13793).
+        Of a server that is not known to be free of this, an fsync has to be seen: it starts one a
+        second after the last one, so one that had nothing open (`_Look.is_settled`) and has again
+        nothing open at a write a second later has synced in between all that came before.
+        """
         if self._settings.durability is not Durability.AOF:
             return True
-        try:
-            pipe = (await self._redis()).pipeline(transaction=False)
-            # WAITAOF speaks of its own connection's writes: this one comes after all others.
-            pipe.set(_DURABLE_MARK, 1)
-            pipe.execute_command("WAITAOF", 1, 0, timeout_ms)
-            pipe.info("server")
-            _, (synced, _), server = await pipe.execute()
-        except ResponseError as error:
-            raise ServerError(
-                f"the store cannot say when rows are on disk ({error}): use Redis 7.2+ or Valkey "
-                "with appendonly, or set HEADWATER_STORE__DURABILITY=acknowledged"
-            ) from error
-        except (RedisError, OSError) as error:
-            raise self._unreachable(error) from error
-        self._check_same_server(server["run_id"])
-        return bool(synced >= 1)
+        until = time.monotonic() + timeout_ms / 1000
+        first = await self._look(timeout_ms)
+        if first.is_on_disk and first.server.tells_truth:
+            return True
+        while time.monotonic() < until:
+            await asyncio.sleep(_FSYNC_S)
+            last = await self._look(timeout_ms)
+            # A rewrite goes on in a new file: the old one is synced where no look sees it.
+            if first.is_settled and last.is_settled and last.rewrites == first.rewrites:
+                return True
+            if not first.is_settled or last.rewrites != first.rewrites:
+                first = last
+        return False
 
-    def _check_same_server(self, run_id: str) -> None:
-        if self._run_id not in (None, run_id):
-            raise StoreRestartedError(
-                "the store was restarted and may have lost its last second: "
-                "start again from the committed offsets"
+    async def _look(self, timeout_ms: int) -> "_Look":
+        """What the server says of its file, once it has written to it all that came before."""
+        try:
+            # WAITAOF speaks of its own connection's writes: this one comes after all others.
+            _, (synced, _) = await self._execute(
+                [("SET", _DURABLE_MARK, 1), ("WAITAOF", 1, 0, timeout_ms)]
             )
-        self._run_id = run_id
+        except base.StoreRefusalError as error:
+            if isinstance(error.__cause__, NoPermissionError):
+                raise
+            raise base.StoreRefusalError(
+                f"the store at {self.address} cannot say when rows are on disk "
+                f"({error.__cause__}): use Redis 7.2+ or Valkey with appendonly, or set "
+                "HEADWATER_STORE__DURABILITY=acknowledged"
+            ) from error.__cause__
+        (info,) = await self._execute([("INFO",)])
+        look = _Look.from_info(info, synced >= 1)
+        if self._server is not None and look.server.identity != self._server.identity:
+            raise base.StoreRestartedError(
+                f"the store at {self.address} was restarted or failed over, and may lack its last "
+                "second: start again from the committed offsets"
+            )
+        self._server = look.server
+        return look
 
     async def keep_damaged(self, read: RowRead, stored: Mapping[str, bytes | None]) -> str:
         """See `RowStore.keep_damaged`."""
         name = f"{hash64(read.entity_id) & (1 << 64) - 1:016x}"
         key = f"headwater:damaged:{read.table.name}:{name}"
         held = {column: value for column, value in stored.items() if value is not None}
-        try:
-            pipe = (await self._redis()).pipeline(transaction=False)
-            pipe.hset(key, mapping=held)
-            pipe.expire(key, _DAMAGED_KEPT_S)
-            await pipe.execute()
-        except (RedisError, OSError) as error:
-            raise self._unreachable(error) from error
+        parts = [part for column in held.items() for part in column]
+        await self._execute([("HSET", key, *parts), ("EXPIRE", key, _DAMAGED_KEPT_S)])
         return key
 
     async def close(self) -> None:
@@ -163,24 +212,218 @@ class RedisRowStore(RedisOnlineStore):
 
     async def claim(self, mark: str, text: str, replace: bool = False) -> str:
         """See `RowStore.claim`."""
-        try:
-            found = await (await self._redis()).set(mark, text, nx=not replace, get=True)
-        except (RedisError, OSError) as error:
-            raise self._unreachable(error) from error
+        condition = () if replace else ("NX",)
+        (found,) = await self._execute([("SET", mark, text, *condition, "GET")])
         return text if found is None else str(found.decode(errors="replace"))
+
+    async def read_mark(self, mark: str) -> str | None:
+        """See `RowStore.read_mark`."""
+        (found,) = await self._execute([("GET", mark)])
+        return None if found is None else str(found.decode())
+
+    async def positions(self) -> dict[str, bytes]:
+        """See `RowStore.positions`."""
+        (found,) = await self._execute([("HGETALL", _POSITIONS)])
+        return {name.decode(): value for name, value in found.items()}
+
+    async def move_positions(self, moves: Mapping[str, tuple[bytes, bytes]]) -> dict[str, bytes]:
+        """See `RowStore.move_positions`."""
+        if not moves:
+            return {}
+        parts = [part for name, (before, told) in moves.items() for part in (name, before, told)]
+        (found,) = await self._execute([("EVAL", _MOVE_POSITIONS, 1, _POSITIONS, *parts)])
+        return dict(zip(moves, found, strict=True))
+
+    async def _execute(
+        self,
+        commands: Sequence[tuple[Any, ...]],
+        expected: tuple[type[ResponseError], ...] = (),
+    ) -> list[Any]:
+        """The replies to some commands, in one round trip.
+
+        Args:
+            expected: errors that are a reply.
+
+        Raises:
+            ServerError: the server is away, or cannot do it now.
+            StoreRefusalError: it will not do it.
+        """
+        try:
+            pipe = (await self._redis()).pipeline(transaction=False)
+            for command in commands:
+                pipe.execute_command(*command)
+            # redis-py would put a command, and so a person's id, into the text of its error.
+            replies: list[Any] = await pipe.execute(raise_on_error=False)
+        except (RedisError, OSError) as error:
+            raise await self._failure(error) from error
+        for reply in replies:
+            if isinstance(reply, Exception) and not isinstance(reply, expected):
+                raise await self._failure(reply) from reply
+        return replies
 
     async def _redis(self) -> Any:
         client = await self._get_client_async(self._config)
         if not self._settings.cluster:
             pool = client.connection_pool
             pool.connection_class = _with_fast_packing(pool.connection_class)
-        if self._run_id is None and self._settings.durability is Durability.AOF:
+        if self._server is None and self._settings.durability is Durability.AOF:
             # Before the first row is read: a restart from here on is noticed.
-            self._run_id = (await client.info("server"))["run_id"]
+            self._server = _Server.from_info(await client.info())
         return client
 
-    def _unreachable(self, error: Exception) -> ServerError:
-        return ServerError(f"the store at {self._settings.address} does not answer: {error}")
+    async def _failure(self, error: Exception) -> Exception:
+        """What an error of the server or of its connection means, in words of its own."""
+        code = _code(error)
+        meaning = _MEANINGS.get(code)
+        if code == "READONLY":
+            # After a fail-over the connection stays on the old primary; its address leads away.
+            await self.close()
+        if meaning is None and isinstance(error, ResponseError):
+            # The text may go on with what was sent: a person's id.
+            told = str(error).partition(", with args")[0][:80]
+            meaning = _Meaning("refused", f"refuses a command: {told}", waits=code not in _FINAL)
+        if meaning is None:
+            meaning = _Meaning("away", f"does not answer: {error}")
+        text = f"the store at {self.address} {meaning.words}"
+        if meaning.waits:
+            return base.StoreUnavailableError(text, meaning.reason)
+        return base.StoreRefusalError(text)
+
+
+class _Meaning(NamedTuple):
+    """What a server's error means. It `waits`: a batch is tried again until it is over."""
+
+    reason: str
+    words: str
+    waits: bool = True
+
+
+_FINAL = ("ERR", "WRONGTYPE", "NOSCRIPT")
+_MEANINGS = {
+    "READONLY": _Meaning(
+        "read_only",
+        "takes no writes, as a replica does: connected anew; if it stays so, set store.address to "
+        "the primary",
+    ),
+    "OOM": _Meaning("full", "is full: raise its maxmemory"),
+    "MISCONF": _Meaning("disk", "takes no writes, because it cannot write its file: free its disk"),
+    "LOADING": _Meaning("loading", "is still loading its file"),
+    "BUSY": _Meaning("busy", "is busy with somebody's script: end it with SCRIPT KILL"),
+    "NOREPLICAS": _Meaning("replicas", "takes no writes: it has too few replicas that are well"),
+    "MASTERDOWN": _Meaning("replicas", "is a replica that has lost its primary"),
+    "CLUSTERDOWN": _Meaning("cluster", "is a cluster that lacks some of its slots"),
+    "TRYAGAIN": _Meaning("cluster", "is a cluster that moves its slots"),
+    "WRONGPASS": _Meaning(
+        "login", "does not take the login: correct store.username and store.password", waits=False
+    ),
+    "NOAUTH": _Meaning("login", "asks for a password: set store.password", waits=False),
+    "NOPERM": _Meaning(
+        "rights",
+        "does not let this user do what a worker does: grant it ~* +@read +@write +@scripting "
+        "+waitaof +info",
+        waits=False,
+    ),
+    "MOVED": _Meaning(
+        "cluster",
+        "is part of a cluster: set store.cluster=true and store.durability=acknowledged",
+        waits=False,
+    ),
+}
+
+
+def _code(error: Exception) -> str:
+    """The word that a server's error begins with: redis-py takes some of them off."""
+    return getattr(error, "status_code", None) or str(error).partition(" ")[0]
+
+
+class _Server(NamedTuple):
+    """A server as it says it is.
+
+    Attributes:
+        identity: changes when it is restarted, and when it becomes the primary.
+        tells_truth: its WAITAOF is known to wait for the fsync.
+    """
+
+    identity: tuple[str, str]
+    tells_truth: bool
+
+    @classmethod
+    def from_info(cls, info: Mapping[str, Any]) -> "_Server":
+        identity = str(info.get("run_id")), str(info.get("master_replid"))
+        return cls(identity, waits_for_fsync(info))
+
+
+class _Look(NamedTuple):
+    """What a server says of its append-only file.
+
+    Attributes:
+        is_on_disk: by WAITAOF.
+        is_settled: nothing waits to be written or synced, and the last time neither failed.
+        rewrites: of the file, since the server was started.
+    """
+
+    server: _Server
+    is_on_disk: bool
+    is_settled: bool
+    rewrites: int
+
+    @classmethod
+    def from_info(cls, info: Mapping[str, Any], is_on_disk: bool) -> "_Look":
+        settled = (
+            info.get("aof_pending_bio_fsync") == 0
+            and info.get("aof_buffer_length") == 0
+            and info.get("aof_last_write_status") == "ok"
+        )
+        rewrites = int(info.get("aof_rewrites", 0))
+        return cls(_Server.from_info(info), is_on_disk, is_on_disk and settled, rewrites)
+
+
+def waits_for_fsync(info: Mapping[str, Any]) -> bool:
+    """Whether WAITAOF of such a version is known to answer only after the fsync.
+
+    >>> [waits_for_fsync({"redis_version": version}) for version in ("7.2.4", "7.4.2", "8.0.1")]
+    [True, False, True]
+    >>> waits_for_fsync({"redis_version": "7.2.4", "valkey_version": "8.1.8"})
+    False
+    """
+    text = info.get("valkey_version") or info.get("redis_version") or ""
+    version = tuple(int(part) for part in str(text).split(".")[:3] if part.isdigit())
+    if "valkey_version" in info or info.get("server_name", "redis") != "redis":
+        return version[:2] == (7, 2) and info.get("server_name") == "valkey"
+    return version[:2] == (7, 2) or version >= (7, 4, 3)
+
+
+def find_faults(
+    info: Mapping[str, Any], config: Mapping[str, str], needs_disk: bool
+) -> Iterator[str]:
+    """What of a server breaks a promise, each with its remedy; to be read after its name.
+
+    Args:
+        info: its answer to INFO.
+        config: of `appendfsync` and `no-appendfsync-on-rewrite`, what it tells.
+        needs_disk: offsets are committed once rows are on disk.
+    """
+    if info.get("role") == "slave":
+        yield "is a replica, which takes no writes: set store.address to the primary"
+    policy = str(info.get("maxmemory_policy", "noeviction"))
+    # Rows have no time to live: the other policies drop only what has one.
+    if policy.startswith("allkeys"):
+        yield (
+            f"drops rows when it is full (maxmemory-policy {policy}): "
+            "set maxmemory-policy noeviction"
+        )
+    if not needs_disk:
+        return
+    remedy = "or set store.durability=acknowledged, which can lose what was written last"
+    if not info.get("aof_enabled", 1):
+        yield f"has no append-only file: set appendonly yes, {remedy}"
+    if config.get("appendfsync") == "no":
+        yield f"never syncs its append-only file (appendfsync no): set everysec, {remedy}"
+    if config.get("no-appendfsync-on-rewrite") == "yes" and not waits_for_fsync(info):
+        yield (
+            "does not sync its file during a rewrite, and WAITAOF of its version does not tell: "
+            f"set no-appendfsync-on-rewrite no, {remedy}"
+        )
 
 
 def connection_string(settings: StoreSettings) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,12 +17,14 @@ from features.store import (
     FEEDBACK,
     TRENDING,
     USERS,
+    StoreRefusalError,
     StoreTable,
+    StoreUnavailableError,
     popularity_table,
     read_views,
     views_for,
 )
-from features.store.redis import RedisRowStore, connection_string
+from features.store.redis import RedisRowStore, connection_string, find_faults, waits_for_fsync
 
 # isort: split
 
@@ -28,6 +32,7 @@ from feast.infra.online_stores.redis import RedisOnlineStore
 from feast.repo_config import load_repo_config
 from headwater_client.errors import SettingsError
 from pydantic import SecretStr
+from redis.exceptions import BusyLoadingError, MovedError, ResponseError
 
 PARTITIONS = 3
 TABLES = [USERS, CATALOGUE, TRENDING, FEEDBACK, popularity_table(PARTITIONS)]
@@ -117,3 +122,89 @@ def test_a_rendered_repository_has_its_partitions_whatever_the_environment_says(
     monkeypatch.setenv("HEADWATER_KAFKA__PARTITIONS", "9")
     names = {one.name: one for one in list_definitions(repository)}
     assert len(names["item_popularity"].schema) == 2 * (PARTITIONS + 1)
+
+
+WELL = {
+    "role": "master",
+    "redis_version": "7.2.4",
+    "server_name": "valkey",
+    "valkey_version": "8.1.8",
+    "maxmemory_policy": "noeviction",
+    "aof_enabled": 1,
+}
+
+
+@pytest.mark.parametrize(
+    ("info", "config", "words"),
+    [
+        ({"role": "slave"}, {}, ["replica", "store.address"]),
+        ({"maxmemory_policy": "allkeys-lru"}, {}, ["allkeys-lru", "noeviction"]),
+        ({"aof_enabled": 0}, {}, ["appendonly yes", "store.durability=acknowledged"]),
+        ({}, {"appendfsync": "no"}, ["appendfsync no", "everysec"]),
+        ({}, {"no-appendfsync-on-rewrite": "yes"}, ["no-appendfsync-on-rewrite no"]),
+    ],
+)
+def test_what_breaks_a_promise_is_named_with_its_remedy(
+    info: dict[str, Any], config: dict[str, str], words: list[str]
+) -> None:
+    [line] = find_faults(WELL | info, config, needs_disk=True)
+    assert all(word in line for word in words)
+    assert "\n" not in line
+
+
+def test_a_store_that_keeps_its_promises_has_no_fault() -> None:
+    assert list(find_faults(WELL, {"appendfsync": "everysec"}, needs_disk=True)) == []
+    # Rows have no time to live, so these drop none of them.
+    assert list(find_faults(WELL | {"maxmemory_policy": "volatile-lru"}, {}, needs_disk=True)) == []
+    # Where nobody asks for the disk, what a managed server lacks is no fault.
+    assert list(find_faults(WELL | {"aof_enabled": 0}, {}, needs_disk=False)) == []
+
+
+@pytest.mark.parametrize(
+    ("info", "trusted"),
+    [
+        ({"redis_version": "7.2.11"}, True),
+        ({"redis_version": "7.4.0"}, False),
+        ({"redis_version": "7.4.2"}, False),
+        ({"redis_version": "7.4.3"}, True),
+        ({"redis_version": "8.2.1"}, True),
+        ({"redis_version": "7.2.4", "server_name": "valkey", "valkey_version": "7.2.9"}, True),
+        ({"redis_version": "7.2.4", "server_name": "valkey", "valkey_version": "8.1.8"}, False),
+        ({"redis_version": "7.2.4", "server_name": "valkey", "valkey_version": "9.1.2"}, False),
+        ({"redis_version": "7.4.9", "server_name": "another"}, False),
+        ({}, False),
+    ],
+)
+def test_waitaof_is_believed_where_the_version_is_known_to_wait(
+    info: dict[str, Any], trusted: bool
+) -> None:
+    assert waits_for_fsync(info) is trusted
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "words"),
+    [
+        (ResponseError("MISCONF Errors writing to the AOF file"), "disk", "free its disk"),
+        (BusyLoadingError("is loading", status_code="LOADING"), "loading", "still loading"),
+        (ResponseError("NOREPLICAS Not enough good replicas"), "replicas", "too few replicas"),
+        (ConnectionRefusedError("Connection refused"), "away", "does not answer"),
+        (MovedError("12 h:1", status_code="MOVED"), None, "store.cluster=true"),
+        (
+            ResponseError("ERR unknown command 'HMGET', with args beginning with: 'ann' "),
+            None,
+            "refuses a command",
+        ),
+    ],
+)
+def test_each_refusal_has_words_of_its_own_and_names_no_person(
+    error: Exception, kind: str | None, words: str
+) -> None:
+    store = RedisRowStore(StoreSettings(address="h:1"))
+    found = asyncio.run(store._failure(error))
+    assert words in str(found)
+    assert "'ann'" not in str(found)
+    if kind is None:
+        assert isinstance(found, StoreRefusalError)
+    else:
+        assert isinstance(found, StoreUnavailableError)
+        assert found.reason == kind

@@ -2,10 +2,12 @@
 
 HeadwaterError (1)
 ├── SettingsError (2)              a setting is wrong, or one is missing
+│   └── StoreRefusalError          features/store/__init__.py
 ├── ServerError (3)                Kafka, the store or Triton cannot be had or does not answer
 │   ├── DeliveryError              Kafka did not take some messages; `undelivered` has them
 │   │   └── QueueFullError         the producer's local queue had no room for one
 │   ├── StoreRestartedError        features/store/__init__.py
+│   ├── StoreUnavailableError      features/store/__init__.py
 │   └── ServerUnavailableError     features/model_server.py
 ├── DataError (4)                  a file of events or items is missing or cannot be read
 │   └── CorruptWindowError         trainer/windows/store.py
