@@ -44,7 +44,7 @@ STEPS = (
     "write_rollout_message>Producer.produce:return",
     "go_live>ModelRepository.mark_announced:call",
     "go_live>ModelRepository.mark_announced:return",
-    "retire>ModelRegistry._load:return",
+    "narrow>ModelRegistry._load:return",
     "remove>Path.rename:return",
     "remove>rmtree:return",
 )
