@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-import fsspec
 import numpy.typing as npt
 import structlog
 from google.protobuf import json_format, text_format
@@ -25,9 +24,10 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from features.inputs import MODEL_NAME, model_inputs, model_outputs
 from features.rollout_messages import RoutedVersion, Variant
-from features.schema import FeatureSchema
+from features.schema import FeatureSchema, check_address, open_address
 
 CONFIG = "config.pbtxt"
+MAX_CONFIG_BYTES = 1024 * 1024
 LOAD_TIMEOUT_S = 120.0
 ASK_TIMEOUT_S = 20.0
 # A look at a server that should answer at once: several of these fit between two of a reconciler.
@@ -237,17 +237,22 @@ def missing_versions(server: ModelServer, routed: Iterable[RoutedVersion]) -> li
     return [one for one in wanted if one.version not in ready]
 
 
-def load_beside(server: ModelServer, version: RoutedVersion) -> None:
+def load_beside(server: ModelServer, version: RoutedVersion, allowed: Sequence[str] = ()) -> None:
     """Load a version that takes traffic; what else is up stays so.
 
+    Args:
+        allowed: where versions may lie: see `check_address`.
+
     Raises:
+        SettingsError: it lies elsewhere.
         OSError: there is no `config.pbtxt` beside its folder.
         ServerUnavailableError: Triton does not answer.
         ServerError: Triton refuses it.
     """
+    check_address(version.address, allowed)
     folder = version.address.rstrip("/").rpartition("/")[0]
-    with fsspec.open(f"{folder}/{CONFIG}", "rb") as file:
-        config = file.read().decode()
+    with open_address(f"{folder}/{CONFIG}") as file:
+        config = file.read(MAX_CONFIG_BYTES).decode()
     with server.connect() as triton:
         triton.load(config, sorted({*triton.list_loaded(), version.version}))
 
@@ -258,6 +263,7 @@ class Reconciler:
     Args:
         routed: gives the versions that take traffic; what it raises is logged, and what it gave
             before counts on.
+        allowed: where versions may lie: see `check_address`.
         clock: seconds, to rest by after a refusal.
     """
 
@@ -265,9 +271,11 @@ class Reconciler:
         self,
         server: ModelServer,
         routed: Callable[[], Sequence[RoutedVersion]],
+        allowed: Sequence[str] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._server = server
+        self._allowed = allowed
         self._read_routed = routed
         self._clock = clock
         self._routed: Sequence[RoutedVersion] = ()
@@ -304,7 +312,7 @@ class Reconciler:
 
     def _load(self, version: RoutedVersion) -> bool:
         try:
-            load_beside(self._server, version)
+            load_beside(self._server, version, self._allowed)
         except ServerUnavailableError:
             raise
         except Exception as error:  # noqa: BLE001 (told; an address can fail in any way)
@@ -328,7 +336,9 @@ class Reconciler:
 
 @contextmanager
 def keep_loaded(
-    servers: Iterable[ModelServer], routed: Callable[[], Sequence[RoutedVersion]]
+    servers: Iterable[ModelServer],
+    routed: Callable[[], Sequence[RoutedVersion]],
+    allowed: Sequence[str] = (),
 ) -> Iterator[None]:
     """Run a `Reconciler` for each Triton, in threads of their own, for as long as the block."""
     stop, turn = threading.Event(), threading.Lock()
@@ -339,7 +349,7 @@ def keep_loaded(
 
     # Daemons: a load that takes minutes does not keep a process that was told to stop.
     threads = [
-        threading.Thread(target=Reconciler(one, read).run, args=(stop,), daemon=True)
+        threading.Thread(target=Reconciler(one, read, allowed).run, args=(stop,), daemon=True)
         for one in servers
     ]
     for thread in threads:

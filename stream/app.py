@@ -292,7 +292,8 @@ def make_services(config: WorkerConfig, app: faust.App) -> WorkerServices:
 
 async def keep_routed(config: WorkerConfig, routes: Routes) -> None:
     """Keep what takes traffic loaded on every Triton, for ever."""
-    with keep_loaded(model_servers(config.triton), lambda: routes.routed):
+    allowed = config.worker.model_addresses
+    with keep_loaded(model_servers(config.triton), lambda: routes.routed, allowed):
         await asyncio.Event().wait()
 
 

@@ -131,5 +131,5 @@ def routed_versions_kept(settings: Settings) -> Iterator[None]:
             rollout = view.refresh()
             return rollout.versions if rollout else ()
 
-        with keep_loaded(servers, routed):
+        with keep_loaded(servers, routed, settings.worker.model_addresses):
             yield

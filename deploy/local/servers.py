@@ -143,7 +143,7 @@ def _load_routed(settings: Settings, progress: Progress) -> None:
         for server in model_servers(settings.triton):
             for version in missing_versions(server, routed):
                 progress(Triton.name, f"loading version {version.version}, which takes traffic")
-                load_beside(server, version)
+                load_beside(server, version, settings.worker.model_addresses)
     except (ServerError, OSError) as error:
         progress(Triton.name, f"what takes traffic is not loaded: {error}")
 

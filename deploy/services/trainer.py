@@ -13,7 +13,7 @@ from headwater_client.errors import SettingsError
 
 from deploy.jobs.optimize import serve_window_variant
 from deploy.jobs.train import model_registry, routed_versions_kept
-from deploy.rollout import CommandRejectedError, CommandRequest, RolloutSettings, sign_command
+from deploy.rollout import CommandRejectedError, CommandRequest, sign_command
 from deploy.rollout.topic import send_command
 from deploy.services.health import ServiceHealth, serve_health
 from deploy.services.supervisor import StopSignal
@@ -21,10 +21,15 @@ from deploy.settings import Settings
 from features.inputs import MODEL_NAME
 from features.rollout_messages import RolloutAction
 from features.rollouts import warn_if_unsigned
-from features.settings import BrokerSettings
 from trainer.loop import Serving, SlowLoop, SlowLoopSettings, SlowLoopStep
 from trainer.progress import Stopwatch
-from trainer.registry import ModelRegistry, ModelVersion, ReleaseVersion, RolloutRejectedError
+from trainer.registry import (
+    ModelRegistry,
+    ModelRepository,
+    ModelVersion,
+    ReleaseVersion,
+    RolloutRejectedError,
+)
 from trainer.settings import Release
 from trainer.text import load_text_encoder
 from trainer.windows.reader import CatalogueReader
@@ -107,10 +112,10 @@ def release(settings: Settings) -> ReleaseVersion | None:
             "trainer.release = 'canary': starts rollouts, which needs the admin token: set "
             "rollout.admin_token"
         )
-    return partial(_try_out, settings.rollout, settings.kafka)
+    return partial(_try_out, settings)
 
 
-def _try_out(rules: RolloutSettings, kafka: BrokerSettings, version: ModelVersion) -> bool:
+def _try_out(settings: Settings, version: ModelVersion) -> bool:
     """Ask the controller to try a version out; false, since the one before it stays live.
 
     Raises:
@@ -118,11 +123,19 @@ def _try_out(rules: RolloutSettings, kafka: BrokerSettings, version: ModelVersio
         ServerError: Kafka does not answer, or no controller does.
     """
     reason = f"version {version.number} has passed the gate"
+    # The same however often it is sent: an answer may be lost.
+    attempt = ModelRepository(settings.model_repository).attempt(version)
     request = CommandRequest(
-        MODEL_NAME, RolloutAction.START, TRAINER, reason, version.number, version.address
+        MODEL_NAME,
+        RolloutAction.START,
+        TRAINER,
+        reason,
+        version.number,
+        version.address,
+        command_id=f"start-{attempt}",
     )
     try:
-        send_command(kafka, sign_command(rules, request))
+        send_command(settings.kafka, sign_command(settings.rollout, request))
     except CommandRejectedError as error:
         raise RolloutRejectedError(str(error)) from error
     return False

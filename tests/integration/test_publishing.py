@@ -8,9 +8,10 @@ import time
 from contextlib import ExitStack, closing
 from pathlib import Path
 
+import msgspec
 import onnx
 import pytest
-from headwater_client.errors import DataError, ServerError
+from headwater_client.errors import DataError, ServerError, SettingsError
 from headwater_client.topics import ROLLOUTS
 from prometheus_client import REGISTRY
 
@@ -25,6 +26,7 @@ from features.model_server import (
     Reconciler,
     ServerUnavailableError,
     keep_loaded,
+    load_beside,
     missing_versions,
     on_each,
 )
@@ -255,7 +257,7 @@ def test_one_that_cannot_be_loaded_does_not_keep_the_others_away(trainer: Traine
     (broken.folder / "model.onnx").write_bytes(b"no graph")
     forget(trainer)
     now = [0.0]
-    found = Reconciler(trainer.server, lambda: routed(live, broken), lambda: now[0])
+    found = Reconciler(trainer.server, lambda: routed(live, broken), clock=lambda: now[0])
     assert found.reconcile() == [broken.number]
     assert trainer.up([live.number]) == [live.number]
     missing = REGISTRY.get_sample_value(
@@ -268,6 +270,20 @@ def test_one_that_cannot_be_loaded_does_not_keep_the_others_away(trainer: Traine
     now[0] += LONGEST_REST_S
     assert found.reconcile() == []
     trainer.registry.repository.remove(broken)
+
+
+def test_nothing_is_read_where_versions_may_not_lie(trainer: Trainer, tmp_path: Path) -> None:
+    live = trainer.publish()
+    forget(trainer)
+    for elsewhere in ("http://127.0.0.1:1/temporal_llm/7", f"{live.address}/../7", "s3://a/b"):
+        [wanted] = routed(live)
+        wanted = msgspec.structs.replace(wanted, address=elsewhere)
+        with pytest.raises(SettingsError, match="address "):
+            load_beside(trainer.server, wanted)
+    with pytest.raises(SettingsError, match="is not below"):
+        load_beside(trainer.server, *routed(live), (str(tmp_path),))
+    assert trainer.up([live.number]) == []
+    assert Reconciler(trainer.server, lambda: routed(live), [live.address]).reconcile() == []
 
 
 def test_several_that_load_at_once_do_no_harm(trainer: Trainer) -> None:
