@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from headwater_client import EVENT_TYPES, DeadLetter, Item
 from headwater_client.events import Recommendation
-from headwater_client.topics import DEAD_LETTERS, ITEMS, RECOMMENDATIONS, ROLLOUTS
+from headwater_client.topics import DEAD_LETTERS, ITEMS, RECOMMENDATIONS, ROLLOUT_COMMANDS, ROLLOUTS
 
 GOOD = "good"
 LARGE_BYTES = 900_000
@@ -38,6 +38,7 @@ _FIELDS = {
     ),
     DEAD_LETTERS: DeadLetter.__struct_fields__,
 }
+_FIELDS[ROLLOUT_COMMANDS] = _FIELDS[ROLLOUTS]
 
 
 class HostileMessage(NamedTuple):
@@ -59,7 +60,8 @@ def generate_hostile_messages(
         large_share: of them so many are large, up to nearly 1 MB.
     """
     chance = random.Random(seed)
-    topics = (*EVENT_TYPES.topics, ITEMS, RECOMMENDATIONS, ROLLOUTS, DEAD_LETTERS)
+    of_rollouts = (ROLLOUTS, ROLLOUT_COMMANDS)
+    topics = (*EVENT_TYPES.topics, ITEMS, RECOMMENDATIONS, *of_rollouts, DEAD_LETTERS)
     while True:
         topic = chance.choice(topics)
         make = chance.choice(_LARGE if chance.random() < large_share else _SMALL)
@@ -78,7 +80,7 @@ def _fields(topic: str, model: str, now_ms: int, chance: random.Random) -> dict[
             fields = person | {"recommendation_id": name, "items": [], "model_version": "1"}
             fields |= {"variant": f"v{name}", "event_time": now_ms, "produced_time": now_ms}
             fields |= {"fallback": False, "rollout_id": f"{name}-7"}
-        case "rollouts":
+        case "rollouts" | "rollout-commands":
             # No version can have number 0: nothing of this is ever followed.
             routed = {"version": 0, "variant": "stable", "share": 1, "address": "memory://none"}
             fields = {"model": model, "versions": [routed], "time": now_ms, "sequence": 1 << 40}
@@ -91,8 +93,17 @@ def _fields(topic: str, model: str, now_ms: int, chance: random.Random) -> dict[
 
 
 def _key(topic: str, model: str, fields: dict[str, str], chance: random.Random) -> bytes | None:
-    if topic == ROLLOUTS:
-        kinds = ("", "/history/x/1", "/command/c", "/answer/c", "/later/1", "/", "/history")
+    if topic in (ROLLOUTS, ROLLOUT_COMMANDS):
+        kinds = (
+            "",
+            "/history/x/1",
+            "/command/c",
+            "/answer/c",
+            "/later/1",
+            "/",
+            "/history",
+            "/lease",
+        )
         return f"{model}{chance.choice(kinds)}".encode()
     own: bytes = json.loads(fields.get("item_id" if topic == ITEMS else "user_id", '"h"')).encode()
     odd = [None, b"", b"\xff\xfe", b"h" * 300, b"h\0h", own]
