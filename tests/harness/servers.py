@@ -34,7 +34,8 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
 @pytest.fixture(scope="session")
 def kafka_and_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     """Kafka and the store for tests that need them empty: whoever uses them empties them first."""
-    settings = local_settings(tmp_path_factory.mktemp("streams"))
+    # A folder may have any name.
+    settings = local_settings(tmp_path_factory.mktemp("streams") / "a b é 100% #1, x")
     try:
         yield without_model(local.up(settings, only=["kafka", "store"]))
     finally:
