@@ -115,7 +115,9 @@ async def _lead(
         except Exception as error:
             # Whatever stands on the topic: a controller that ended would meet it again. Workers
             # stop showing a trial that nobody decides on.
+            RESTARTS.labels(type(error).__name__).inc()
             log.exception("controller_begins_anew", reason=repr(error))
+            on_turn(f"begins anew: {type(error).__name__}")
             await asyncio.sleep(LONG_PAUSE_S)
         finally:
             controller.close()
