@@ -67,6 +67,10 @@ _POSITIONS = "headwater:positions"
 _FSYNC_S = 1.1
 
 
+# In a script, because redis-py makes a bool of the reply to SET, whatever it is.
+_SET = "return redis.call('SET', KEYS[1], ARGV[1], unpack(ARGV, 2))"
+
+
 class RedisRowStore(RedisOnlineStore):
     """A `RowStore` on Feast's Redis store. A mark is a key of its own beside the rows.
 
@@ -213,7 +217,7 @@ class RedisRowStore(RedisOnlineStore):
     async def claim(self, mark: str, text: str, replace: bool = False) -> str:
         """See `RowStore.claim`."""
         condition = () if replace else ("NX",)
-        (found,) = await self._execute([("SET", mark, text, *condition, "GET")])
+        (found,) = await self._execute([("EVAL", _SET, 1, mark, text, *condition, "GET")])
         return text if found is None else str(found.decode(errors="replace"))
 
     async def read_mark(self, mark: str) -> str | None:
