@@ -12,7 +12,7 @@ from pathlib import Path
 import faust
 import msgspec
 import structlog
-from headwater_client.errors import HeadwaterError, ServerError, SettingsError
+from headwater_client.errors import ServerError, SettingsError
 from msgspec.structs import replace
 
 from deploy.local import process
@@ -202,7 +202,7 @@ class WorkerName:
                     await self._renew(store)
                 except ServerError as error:
                     log.debug("worker_name_not_renewed", error=str(error))
-                except HeadwaterError as error:
+                except Exception as error:  # noqa: BLE001  (a name that nobody keeps is nobody's)
                     exit_process(error)
             try:
                 await store.claim(self._key, "", replace=True)
