@@ -39,6 +39,9 @@ NO_LEADER_YET = (
     *NOT_THERE,
     KafkaError.LEADER_NOT_AVAILABLE,
     KafkaError.NOT_LEADER_FOR_PARTITION,
+    # Of a topic that was made anew the epoch of the one before is still in mind.
+    KafkaError.UNKNOWN_LEADER_EPOCH,
+    KafkaError.FENCED_LEADER_EPOCH,
 )
 
 Descriptions = dict[str, TopicDescription]
