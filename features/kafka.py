@@ -1,10 +1,14 @@
 """Kafka itself: how a client connects, and the topics as they must be there."""
 
 import time
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Future
+from contextlib import closing
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import confluent_kafka
 import structlog
 from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import (  # type: ignore[attr-defined]  # public, but not to its types
@@ -44,8 +48,58 @@ NO_LEADER_YET = (
     KafkaError.FENCED_LEADER_EPOCH,
 )
 
+# What clients show for a topic of a broker that gives topics no ids.
+NO_TOPIC_ID = ("", "None", "AAAAAAAAAAAAAAAAAAAAAA")
+LOG_TOPICS = (*EVENT_TYPES.topics, ITEMS)
+
 Descriptions = dict[str, TopicDescription]
 log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class LogIdentity:
+    """What makes the log the one that was read.
+
+    Attributes:
+        cluster: Kafka's own id of the cluster; "" where it has none.
+        topics: by name, what each topic's sources are named by: Kafka's own id of the topic.
+        partitions: their number, by name of the topic.
+    """
+
+    cluster: str
+    topics: Mapping[str, str]
+    partitions: Mapping[str, int]
+
+    @property
+    def sources(self) -> dict[tuple[str, int], Hash]:
+        """What rows call each partition, by topic and number."""
+        return {
+            (topic, partition): source_hash(topic_id, partition)
+            for topic, topic_id in self.topics.items()
+            for partition in range(self.partitions[topic])
+        }
+
+    def find_change(self, now: "LogIdentity") -> str | None:
+        """What has become of the log since, and what to do; None where it is the same.
+
+        A topic that is missing may come back as it was.
+        """
+        if now.cluster != self.cluster:
+            return f"Kafka: cluster {self.cluster} is now {now.cluster}: start again"
+        for topic, topic_id in now.topics.items():
+            if topic_id != self.topics[topic]:
+                return (
+                    f"Kafka: topic {topic} was deleted and made anew: start again: it is read from "
+                    "its beginning"
+                )
+            found = now.partitions[topic]
+            if found != self.partitions[topic]:
+                return (
+                    f"Kafka: topic {topic} has {found} partitions, and had "
+                    f"{self.partitions[topic]}: give all topics of events and {ITEMS} as many, set "
+                    f"kafka.partitions to {found}, and rebuild the rows in an empty store"
+                )
+        return None
 
 
 def client_config(settings: BrokerSettings) -> dict[str, str]:
@@ -86,7 +140,17 @@ def ensure_topics(
         _create(admin, missing, settings)
         there = _wait_for(admin, names)
     _check(admin, topics, there, settings)
-    return _ids(there)
+    return _ids(there, _cluster_id(admin))
+
+
+def ensure_log(settings: BrokerSettings) -> LogIdentity:
+    """Create the topics that are missing; the identity of the log of events and items.
+
+    Raises:
+        SettingsError, ServerError: as `ensure_topics`.
+    """
+    ensure_topics(settings)
+    return describe_log(settings)
 
 
 def ensure_sources(settings: BrokerSettings) -> dict[tuple[str, int], Hash]:
@@ -102,12 +166,101 @@ def ensure_sources(settings: BrokerSettings) -> dict[tuple[str, int], Hash]:
     }
 
 
+def describe_log(settings: BrokerSettings) -> LogIdentity:
+    """The identity of the log of events and items, as it is now, without topics that are missing.
+
+    Raises:
+        ServerError: Kafka does not answer.
+    """
+    admin = _admin(settings)
+    described, cluster = _describe(admin, list(LOG_TOPICS)), _cluster_id(admin)
+    partitions = {name: len(topic.partitions) for name, topic in described.items()}
+    return LogIdentity(cluster, _ids(described, cluster), partitions)
+
+
+def partition_bounds(
+    settings: BrokerSettings, sources: Iterable[tuple[str, int]]
+) -> dict[tuple[str, int], tuple[int, int]]:
+    """The first offset that Kafka has of each partition, and the one after the last.
+
+    Raises:
+        ServerError: Kafka does not answer.
+    """
+    admin, places = _admin(settings), [TopicPartition(*source) for source in sources]
+    if not places:
+        return {}
+    first, end = (
+        admin.list_offsets(dict.fromkeys(places, spec), request_timeout=TIMEOUT_S)
+        for spec in (OffsetSpec.earliest(), OffsetSpec.latest())  # type: ignore[no-untyped-call]
+    )
+    return {
+        (place.topic, place.partition): tuple(
+            _answer(asked[place], ()).offset for asked in (first, end)
+        )
+        for place in places
+    }
+
+
+def message_times(
+    settings: BrokerSettings, places: Mapping[tuple[str, int], int]
+) -> dict[tuple[str, int], int]:
+    """The time of the message at an offset of each partition; none where Kafka has it no longer.
+
+    Raises:
+        ServerError: Kafka does not answer.
+    """
+    times: dict[tuple[str, int], int] = {}
+    if not places:
+        return times
+    options = {
+        "group.id": "headwater-positions",
+        "enable.auto.commit": "false",
+        "enable.partition.eof": "true",
+        "isolation.level": "read_uncommitted",
+        "auto.offset.reset": "earliest",
+        "log_level": "0",
+    }
+    waiting, deadline = dict(places), time.monotonic() + TIMEOUT_S
+    with closing(confluent_kafka.Consumer(client_config(settings) | options)) as consumer:
+        consumer.assign([TopicPartition(*source, offset) for source, offset in places.items()])
+        while waiting:
+            for message in consumer.consume(len(waiting), POLL_S):
+                source = message.topic() or "", message.partition() or 0
+                wanted = waiting.pop(source, None)
+                if message.error() is None and message.offset() == wanted:
+                    times[source] = message.timestamp()[1]
+            if waiting and time.monotonic() > deadline:
+                raise ServerError(f"Kafka: no answer in {TIMEOUT_S:.0f} s")
+    return times
+
+
+def group_offsets(
+    settings: BrokerSettings, group: str, identity: LogIdentity
+) -> dict[tuple[str, int], int]:
+    """What a consumer group has committed of the log; a partition without a commit is left out.
+
+    Raises:
+        ServerError: Kafka does not answer.
+    """
+    asked = confluent_kafka.ConsumerGroupTopicPartitions(group)
+    # Kept until it has answered: what a client that is gone was asked for is never answered.
+    admin = _admin(settings)
+    futures = admin.list_consumer_group_offsets([asked], request_timeout=TIMEOUT_S)
+    found = _answer(futures[group], (KafkaError.GROUP_ID_NOT_FOUND,))
+    return {
+        (place.topic, place.partition): place.offset
+        for place in (found.topic_partitions if found else ())
+        if place.offset >= 0 and place.partition < identity.partitions.get(place.topic, 0)
+    }
+
+
 def topic_ids(settings: BrokerSettings, names: Iterable[str]) -> dict[str, str]:
     """The id that Kafka gave each topic when it was created; topics that are missing are left out.
 
     A topic that is deleted and made anew has another id: `features.topics.source_hash`.
     """
-    return _ids(_describe(_admin(settings), list(names)))
+    admin = _admin(settings)
+    return _ids(_describe(admin, list(names)), _cluster_id(admin))
 
 
 def group_members(settings: BrokerSettings, group: str) -> list[str]:
@@ -123,8 +276,19 @@ def group_members(settings: BrokerSettings, group: str) -> list[str]:
     return sorted(each.group_instance_id or each.client_id for each in members)
 
 
-def _ids(described: Descriptions) -> dict[str, str]:
-    return {name: str(description.topic_id) for name, description in described.items()}
+def _ids(described: Descriptions, cluster: str) -> dict[str, str]:
+    """What names each topic: Kafka's id; of brokers without ids the names of cluster and topic."""
+    ids = {name: str(description.topic_id) for name, description in described.items()}
+    times = Counter(ids.values())
+    return {
+        name: f"{cluster}/{name}" if topic_id in NO_TOPIC_ID or times[topic_id] > 1 else topic_id
+        for name, topic_id in ids.items()
+    }
+
+
+def _cluster_id(admin: AdminClient) -> str:
+    described = _answer(admin.describe_cluster(request_timeout=TIMEOUT_S), ())
+    return str(described.cluster_id or "")
 
 
 def _admin(settings: BrokerSettings) -> AdminClient:

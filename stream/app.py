@@ -14,14 +14,15 @@ from functools import partial
 from typing import Any, cast
 
 import faust
-from faust.types import EventT, Message, StreamT
+from faust.types import TP, EventT, Message, StreamT
 from faust.types.auth import CredentialsT
 from headwater_client import EVENT_TYPES, EventError, SettingsError
 from headwater_client.topics import ITEMS
 
 from features.events import EventReader
-from features.kafka import ensure_sources
+from features.kafka import ensure_log
 from features.model_server import keep_loaded
+from features.positions import PositionKeeper
 from features.schema import FeatureSchema, read_version
 from features.settings import BrokerSettings, EventSettings, SecurityProtocol
 from features.store import RowStore, popularity_table
@@ -30,7 +31,7 @@ from features.topics import Hash, partition_of
 from stream import metrics
 from stream.catalogue import ItemUpdate, parse_item, write_items
 from stream.failures import critical_task, end_process, excuses, retry_while_unavailable
-from stream.faust_internals import FolderlessApp, batches, set_transport
+from stream.faust_internals import FolderlessApp, batches, commit_offsets, set_starts, set_transport
 from stream.inference import model_servers
 from stream.pipeline import Commits, Pipeline, RecommendationProducer, stage
 from stream.poison import PoisonNet
@@ -47,6 +48,7 @@ class RecordDecoder:
     Args:
         sources: the source hash of each topic and partition.
         settings: which events count.
+        answered: of each, the offset below which all was answered before.
     """
 
     def __init__(
@@ -54,8 +56,10 @@ class RecordDecoder:
         sources: Mapping[tuple[str, int], Hash],
         producer: RecommendationProducer,
         settings: EventSettings = EventSettings(),  # noqa: B008 (frozen)
+        answered: Mapping[tuple[str, int], int] | None = None,
     ) -> None:
         self._sources = sources
+        self._answered = {} if answered is None else answered
         self._producer = producer
         self._reader = EventReader(settings, metrics.count_wrong_time)
         self._partitions = 1 + max((partition for _, partition in sources), default=0)
@@ -75,10 +79,11 @@ class RecordDecoder:
         message = event.message
         topic, partition = message.topic, message.partition
         decoded = self._reader.read(topic, message.value, _time_ms(message))
-        source = self._sources[topic, partition]
+        source, column = self._sources[topic, partition], f"{topic}_{partition}"
         arrived_ms = self._reader.arrival_ms(_time_ms(message))
         self._check_place(decoded.user_id, message)
-        return ConsumerRecord(decoded, f"{topic}_{partition}", source, message.offset, arrived_ms)
+        answered = message.offset < self._answered.get((topic, partition), 0)
+        return ConsumerRecord(decoded, column, source, message.offset, arrived_ms, answered)
 
     def _check_place(self, user_id: str, message: Message) -> None:
         """Count what is not where its person's events are: no recommendation earns by it."""
@@ -168,16 +173,19 @@ class FastLoop:
 def _requests(
     records: Sequence[ConsumerRecord], changes: RowChanges, since_ms: float
 ) -> list[RecommendationRequest]:
-    """One request per user, for the last of the batch's events.
+    """One request per user, for the last of the batch's events that was not answered before.
 
     A user asks at the newest event of the row, which an event that arrives late is not.
 
     Args:
         since_ms: nobody waits any more for the answer to an event that arrived before.
     """
-    last = {record.event.user_id: record for record in records if record.arrived_ms >= since_ms}
-    if late := sum(record.arrived_ms < since_ms for record in records):
+    new = [record for record in records if not record.answered]
+    last = {record.event.user_id: record for record in new if record.arrived_ms >= since_ms}
+    if late := sum(record.arrived_ms < since_ms for record in new):
         metrics.UNANSWERED.labels("late").inc(late)
+    if again := len(records) - len(new):
+        metrics.UNANSWERED.labels("answered").inc(again)
     requests = []
     for user_id, record in last.items():
         row = changes.users[user_id]
@@ -231,11 +239,39 @@ def make_app(config: WorkerConfig) -> "tuple[faust.App, WorkerServices]":
     app = make_faust_app(config)
     services = make_services(config, app)
     excuses.append(services.net.take_back)
-    stages = (partial(services.net.run, stage) for stage in (services.loop, services.catalogue))
-    add_agents(app, config.worker.batch_size, *stages)
+    set_starts(app, partial(find_starts, app, services.positions))
+
+    async def handle(events: Sequence[EventT[bytes]]) -> None:
+        async for attempt in retry_while_unavailable():
+            with attempt:
+                await services.positions.wait_for_catalogue()
+        await services.net.run(services.loop, events)
+
+    catalogue = partial(services.net.run, services.catalogue)
+    add_agents(app, config.worker.batch_size, handle, catalogue)
     for run in services.tasks:
         app.task(critical_task(run))
     return app, services
+
+
+async def find_starts(
+    app: faust.App, positions: PositionKeeper, committed: Mapping[TP, int | None]
+) -> Mapping[TP, int]:
+    """Where to go on reading an assignment; what must not be read ends the process."""
+    try:
+        async for attempt in retry_while_unavailable():
+            with attempt:
+                found = await positions.find_starts(
+                    {(t, p): at for (t, p), at in committed.items()}
+                )
+        starts = {TP(*source): start for source, start in found.items()}
+        # So that the group's lag is what has to be read.
+        if resumed := {place: starts[place] for place in starts if place in positions.resumed}:
+            await commit_offsets(app, resumed)
+            positions.resumed.clear()
+    except Exception as error:  # noqa: BLE001  (handed on: it ends the process)
+        await end_process(error)
+    return starts
 
 
 @dataclass(frozen=True)
@@ -249,6 +285,7 @@ class WorkerServices:
     net: PoisonNet
     loop: FastLoop
     catalogue: CatalogueWriter
+    positions: PositionKeeper
     tasks: Sequence[Callable[[], Awaitable[None]]]
     routes: Routes
 
@@ -263,11 +300,12 @@ def make_services(config: WorkerConfig, app: faust.App) -> WorkerServices:
         ServerError: Kafka does not answer.
         SettingsError: a topic is missing, or has another number of partitions.
     """
-    sources = ensure_sources(config.kafka)
+    identity = ensure_log(config.kafka)
     store = RedisRowStore(config.store)
     producer = RecommendationProducer(config.kafka)
-    commits = Commits(app, store, producer, config.worker.commit_interval_s)
-    decoder = RecordDecoder(sources, producer, config.events)
+    positions = PositionKeeper(store, config.kafka, config.worker.group, identity)
+    commits = Commits(app, store, producer, positions, config.worker.commit_interval_s)
+    decoder = RecordDecoder(identity.sources, producer, config.events, positions.answered)
     schema = FeatureSchema(config.features)
     read = partial(read_version, contract=schema.contract, allowed=config.worker.model_addresses)
     routes = Routes(config.triton.model, load=BackgroundReads(read))
@@ -282,10 +320,17 @@ def make_services(config: WorkerConfig, app: faust.App) -> WorkerServices:
     )
     pipeline = Pipeline(recommender, producer, commits)
     return WorkerServices(
-        PoisonNet(store, sources, producer.send_to_dead_letter),
+        PoisonNet(store, identity.sources, producer.send_to_dead_letter),
         FastLoop(decoder, updater, recommender, follower, pipeline),
         CatalogueWriter(store, decoder, commits),
-        (follower.run, recommender.run, commits.run, partial(keep_routed, config, routes)),
+        positions,
+        (
+            follower.run,
+            recommender.run,
+            commits.run,
+            positions.watch,
+            partial(keep_routed, config, routes),
+        ),
         routes,
     )
 

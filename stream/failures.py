@@ -11,6 +11,7 @@ import structlog
 from headwater_client import HeadwaterError, ServerError
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_exponential_jitter
 
+from features.positions import PositionError
 from features.store import StoreRestartedError
 from stream import metrics
 
@@ -31,7 +32,8 @@ def retry_while_unavailable() -> AsyncRetrying:
 
 def is_transient(error: BaseException) -> bool:
     """Whether to try again in place: a server is away, and what was written is still there."""
-    return isinstance(error, ServerError) and not isinstance(error, StoreRestartedError)
+    ends = (StoreRestartedError, PositionError)
+    return isinstance(error, ServerError) and not isinstance(error, ends)
 
 
 def _count_retry(state: RetryCallState) -> None:

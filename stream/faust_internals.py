@@ -6,7 +6,7 @@ pyproject.toml pins faust-streaming==0.15.3. With another version this file is t
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, cast
 
 from aiokafka import AIOKafkaConsumer
@@ -22,6 +22,10 @@ from headwater_client.errors import ServerError
 FETCH_MAX_WAIT_MS = 10
 # Until then the broker gathers: a steady trickle would otherwise cost a fetch an event.
 FETCH_MIN_BYTES = 16 * 1024
+
+
+FindStarts = Callable[[Mapping[TP, int | None]], Awaitable[Mapping[TP, int]]]
+"""Where to go on reading each partition of an assignment, given what the group has committed."""
 
 
 def _replace(consumer: AIOKafkaConsumer, name: str, value: object) -> None:
@@ -50,9 +54,22 @@ class _Consumer(driver.Consumer):
     def _new_consumer_thread(self) -> _ConsumerThread:
         return _ConsumerThread(self, loop=self.loop, beacon=self.beacon)
 
+    async def seek_to_committed(self) -> Mapping[TP, int]:
+        committed = await super().seek_to_committed()
+        find_starts = cast("_Transport", self.transport).find_starts
+        if find_starts is None:
+            return committed
+        offsets = {TP(*place): offset for place, offset in committed.items()}
+        starts = await find_starts(offsets)
+        moved = {place: start for place, start in starts.items() if start != offsets[place]}
+        if moved:
+            await self._thread.seek_wait(moved)
+        return starts
+
 
 class _Transport(driver.Transport):
     Consumer = _Consumer
+    find_starts: FindStarts | None = None
 
 
 class SignalledWorker(Worker):
@@ -103,6 +120,11 @@ def set_transport(app: App) -> None:
     app.transport = _Transport(app.conf.broker_consumer, app)
 
 
+def set_starts(app: App, find_starts: FindStarts) -> None:
+    """Let an app ask at each assignment where to go on reading."""
+    cast("_Transport", app.transport).find_starts = staticmethod(find_starts)
+
+
 async def batches(app: App, stream: Stream[Any], limit: int) -> AsyncIterator[list[EventT[Any]]]:
     """Yield the events that have arrived, at most `limit` at once, until the worker stops.
 
@@ -137,10 +159,18 @@ def _is_current(app: App, event: EventT[Any]) -> bool:
     return is_newest and app.flow_control.is_active()
 
 
-async def commit_offsets(app: App, offsets: Mapping[TP, int]) -> None:
+def assigned_partitions(app: App) -> set[TP]:
+    """The partitions that this worker has now."""
+    return app.consumer.assignment()
+
+
+async def commit_offsets(app: App, offsets: Mapping[TP, int]) -> bool:
     """Commit the next offset to read of each partition that is still assigned.
 
     Topics are read with acks=False, so the public `commit`, which knows acknowledgements only,
     would commit nothing.
+
+    Returns:
+        False where Kafka refused, because a rebalance is under way: nothing was committed.
     """
-    await cast("driver.Consumer", app.consumer)._commit(offsets)  # noqa: SLF001
+    return await cast("driver.Consumer", app.consumer)._commit(offsets)  # noqa: SLF001

@@ -35,7 +35,8 @@ RECOMMENDATIONS = Counter(
 )
 UNANSWERED = Counter(
     "headwater_unanswered_events_total",
-    "Events that are counted in the rows and not answered: late: older than worker.answer_within_s",
+    "Events that are counted in the rows and not answered. late: older than "
+    "worker.answer_within_s; answered: read again, because the store had lost them",
     ["reason"],
 )
 SHORT_LISTS = Counter(

@@ -29,17 +29,19 @@ import structlog
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from faust import App
 from faust.types import TP, EventT
+from faust.types import Message as FaustMessage
 from headwater_client import DeadLetter, EventError, ServerError
 from headwater_client.events import Recommendation, Shadow, encode
 from headwater_client.kafka import remedy_of
 from headwater_client.topics import DEAD_LETTERS, MAX_MESSAGE_BYTES, PARTITIONER, RECOMMENDATIONS
 
 from features.kafka import client_config
+from features.positions import PositionKeeper
 from features.settings import BrokerSettings
 from features.store import RowStore
 from stream import metrics
 from stream.failures import critical_task, retry_while_unavailable
-from stream.faust_internals import commit_offsets
+from stream.faust_internals import assigned_partitions, commit_offsets
 from stream.recommender import (
     InferenceCall,
     Recommender,
@@ -208,21 +210,31 @@ class RecommendationProducer:
 
 
 class Commits:
-    """Remembers how far each partition is done, and commits that every `interval_s`."""
+    """Remembers how far each partition is done, and commits that every `interval_s`.
+
+    Args:
+        positions: told, with each commit, how far the rows of `store` are.
+    """
 
     def __init__(
-        self, app: App, store: RowStore, producer: RecommendationProducer, interval_s: float
+        self,
+        app: App,
+        store: RowStore,
+        producer: RecommendationProducer,
+        positions: PositionKeeper,
+        interval_s: float,
     ) -> None:
         self._app = app
         self._store = store
         self._producer = producer
+        self._positions = positions
         self._interval_s = interval_s
-        self._done: dict[TP, int] = {}
+        self._done: dict[TP, FaustMessage] = {}
 
     def mark_done(self, events: Iterable[EventT[bytes]]) -> None:
         """A batch is whole: its rows are written, its answers sent."""
         for event in events:
-            self._done[event.message.tp] = event.message.offset + 1
+            self._done[event.message.tp] = event.message
 
     async def run(self) -> None:
         """Commit for ever.
@@ -237,16 +249,31 @@ class Commits:
 
     async def commit(self) -> None:
         """Commit what is done by now, once it is delivered and on disk."""
-        done, self._done = self._done, {}
-        if not done:
+        if not self._done:
             return
+        done, self._done = self._done, {}
+        # What others have been given since is read again from the offset that was committed.
+        here = assigned_partitions(self._app)
+        done = {partition: last for partition, last in done.items() if partition in here}
         await self._producer.flush()
+        told = {
+            (topic, partition): (
+                last.offset + 1,
+                -1 if last.timestamp is None else round(last.timestamp * 1000),
+            )
+            for (topic, partition), last in done.items()
+        }
         async for attempt in retry_while_unavailable():
             with attempt:
+                await self._positions.move(told)
                 while not await self._store.wait_until_durable(_DURABLE_MS):
                     log.warning("store_slow_to_disk", waited_ms=_DURABLE_MS)
-        await commit_offsets(self._app, done)
-        for partition, offset in done.items():
+        offsets = {partition: last.offset + 1 for partition, last in done.items()}
+        if not await commit_offsets(self._app, offsets):
+            log.warning("commit_refused", partitions=len(offsets))
+            self._done = done | self._done
+            return
+        for partition, offset in offsets.items():
             metrics.COMMITTED_OFFSET.labels(partition.topic, partition.partition).set(offset)
 
 

@@ -45,7 +45,8 @@ ValueT = TypeVar("ValueT")
 class ConsumerRecord(NamedTuple):
     """A valid event and its place in Kafka. `column` is its source's column in item rows.
 
-    `arrived_ms` is when Kafka took it.
+    `arrived_ms` is when Kafka took it. `answered`: it is read again, and its person has had the
+    answer to it.
     """
 
     event: Interaction
@@ -53,6 +54,7 @@ class ConsumerRecord(NamedTuple):
     source: Hash
     offset: int
     arrived_ms: int = 0
+    answered: bool = False
 
 
 class ItemGroupKey(NamedTuple):
@@ -173,7 +175,7 @@ class RowUpdater:
         """Apply the events in place; the rows that have changed."""
         changed_users: dict[str, CachedRow[UserRow]] = {}
         changed_groups: dict[ItemGroupKey, CachedRow[ItemGroup]] = {}
-        for event, column, source, offset, _ in batch:
+        for event, column, source, offset, *_ in batch:
             user = rows.users[event.user_id]
             if offset <= user.row.offsets.get(source, -1):
                 continue

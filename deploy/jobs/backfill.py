@@ -28,7 +28,8 @@ from headwater_client.topics import ITEMS
 from deploy.settings import Settings
 from features import columns
 from features.events import EventReader, arrival_ms, current_ms
-from features.kafka import ensure_sources, group_members
+from features.kafka import LogIdentity, ensure_log, ensure_sources, group_members
+from features.positions import claim_positions, raise_positions
 from features.rows import ItemGroup
 from features.schema import FeatureSchema
 from features.settings import BrokerSettings
@@ -141,13 +142,18 @@ class RowFiller:
 
 @asynccontextmanager
 async def open_filler(
-    settings: Settings, fingerprint: str | None = None
+    settings: Settings,
+    fingerprint: str | None = None,
+    identity: LogIdentity | None = None,
+    ends: Mapping[tuple[str, int], int] | None = None,
 ) -> AsyncIterator[RowFiller]:
     """A filler of the store; what it was given is on disk when the block ends without an error.
 
     Args:
         settings: with the store's address.
         fingerprint: of the log that is loaded, if it is from files.
+        identity: of Kafka's log, if it is from there.
+        ends: up to where rows hold that log in the end.
 
     Raises:
         SettingsError: the store has rows of other settings, or of another log.
@@ -155,12 +161,15 @@ async def open_filler(
     """
     store = RedisRowStore(settings.store)
     try:
+        await claim_positions(store, settings.kafka, settings.worker.group, identity)
         await claim_rows(store, FeatureSchema(settings.features))
         if fingerprint is not None:
             await claim_log(store, fingerprint)
         filler = RowFiller(store, settings)
         yield filler
         await filler.finish()
+        if identity and ends:
+            await raise_positions(store, identity, ends)
     finally:
         await store.close()
 
@@ -198,14 +207,16 @@ async def fill_rows_from_kafka(settings: Settings, progress: Progress) -> Backfi
         SettingsError: the store has rows of other settings.
         ServerError: Kafka or the store does not answer.
     """
-    sources, filled = ensure_sources(settings.kafka), BackfillCounts()
+    identity, filled = ensure_log(settings.kafka), BackfillCounts()
+    sources = identity.sources
     reader = EventReader(settings.events)
     with (
         closing(KafkaBacklog(settings.kafka, [ITEMS])) as catalogue,
         closing(KafkaBacklog(settings.kafka, EVENT_TYPES.topics)) as actions,
     ):
         total = catalogue.total + actions.total
-        async with open_filler(settings) as filler:
+        ends = {**catalogue.ends, **actions.ends}
+        async with open_filler(settings, identity=identity, ends=ends) as filler:
             for batch in catalogue.batches():
                 await filler.add_items(_read_items(batch, sources, filled))
                 progress(filled.items + filled.refused, total)
@@ -332,6 +343,7 @@ class KafkaBacklog:
         self._reader = MessageReader(kafka, GROUP, topics)
         self._backlog = self._reader.backlog()
         self.total = self._backlog.total
+        self.ends = dict(self._backlog.ends)
 
     def batches(self) -> Iterator[list[Message]]:
         """The messages, each partition's in its order.

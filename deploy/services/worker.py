@@ -19,6 +19,8 @@ from deploy.local import process
 from deploy.services.health import MissingPart, ServiceHealth, serve_health, store_problem
 from deploy.services.supervisor import END_S, end_by_force
 from deploy.settings import Settings
+from features.kafka import LogIdentity, ensure_log
+from features.positions import PositionKeeper, claim_positions
 from features.rollout_messages import Variant
 from features.schema import FeatureSchema
 from features.store import claim_rows
@@ -51,7 +53,7 @@ def run_worker(settings: Settings) -> None:
         settings.worker,
         settings.events,
     )
-    asyncio.run(_claim(settings))
+    asyncio.run(_claim(settings, ensure_log(settings.kafka)))
     with WorkerName(settings).hold():
         _run(config)
 
@@ -122,10 +124,13 @@ async def _connect(settings: Settings) -> AsyncIterator[RedisRowStore]:
         await store.close()
 
 
-async def _claim(settings: Settings) -> None:
-    """Rows of other settings stop the worker at its start, before it reads one."""
+async def _claim(settings: Settings, identity: LogIdentity) -> None:
+    """Rows of other settings, or of another log, stop the worker before it reads one."""
+    group = settings.worker.group
     async with _connect(settings) as store:
+        await claim_positions(store, settings.kafka, group, identity)
         await claim_rows(store, FeatureSchema(settings.features))
+        await PositionKeeper(store, settings.kafka, group, identity).find_all_starts()
 
 
 class NameHolder(msgspec.Struct, frozen=True):

@@ -272,7 +272,6 @@ async def claim_rows(store: RowStore, schema: FeatureSchema) -> None:
         SettingsError: rows of another schema are there, or the store does not keep rows.
         ServerError: the store does not answer.
     """
-    await store.check()
     found = await store.claim(ROWS_MARK, schema.row_mark)
     there, wanted = RowMark(found), RowMark(schema.row_mark)
     if not there.fits(wanted):

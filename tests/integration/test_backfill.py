@@ -16,9 +16,10 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from confluent_kafka import Consumer, TopicPartition
 from feast import FeatureStore
 from headwater_client import EventProducer
-from headwater_client.event_types import CLICK
+from headwater_client.event_types import CLICK, EVENT_TYPES
 from headwater_client.topics import ITEMS
 from redis import Redis
 
@@ -28,7 +29,7 @@ from deploy.jobs.replay import replay
 from deploy.local.store import feature_repo, history_path
 from deploy.settings import Settings
 from features.inputs import user_features
-from features.kafka import ensure_topics, group_members
+from features.kafka import client_config, ensure_topics, group_members
 from features.schema import FeatureSchema
 from features.store import CATALOGUE, TRENDING, USERS, item_sources, popularity_table
 from stream.settings import WorkerSettings
@@ -243,8 +244,17 @@ def kill_at(stand: Stand, keys: int) -> None:
 
 
 def read_all_again(stand: Stand) -> None:
-    """A worker that begins at the oldest message: nothing was ever committed for its group."""
-    worker = stand.worker("later", group="later")
+    """A worker that begins at the oldest message, because its group was told to.
+
+    Of itself a new group would go on from what rows hold.
+    """
+    settings, group = stand.settings.kafka, "later"
+    consumer = Consumer(client_config(settings) | {"group.id": group})
+    partitions = [(t, p) for t in (*EVENT_TYPES.topics, ITEMS) for p in range(settings.partitions)]
+    oldest = [TopicPartition(*place, 0) for place in partitions]
+    consumer.commit(offsets=oldest, asynchronous=False)
+    consumer.close()
+    worker = stand.worker("later", group=group)
     with running(worker):
         WorkerProgress(stand.settings, "later").wait_for_all(120, [worker])
 

@@ -140,10 +140,12 @@ class AssemblyState:
         finished_ms: windows up to this event time are closed: an earlier event is late. Where the
             watermark was is not kept: of the windows that it had passed, some may not be written.
         positions: of every partition.
+        cluster: Kafka's own id of the cluster that they are of; "" where none was kept.
     """
 
     finished_ms: int = 0
     positions: tuple[Position, ...] = ()
+    cluster: str = ""
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from headwater_client.topics import ITEMS
 
 from features.events import EventReader
 from features.kafka import client_config
+from features.positions import PositionError
 from features.settings import BrokerSettings
 from trainer.windows.assembler import OffsetTracker, Position, Source
 
@@ -72,17 +73,27 @@ class MessageReader:
             ServerError: Kafka has less than was read from it: new messages would be taken for
                 settled ones.
         """
-        first, end = self.bounds(source)
+        first = self.check_end(source, settled)
         topic, partition = source
-        if end < settled.next:
-            raise ServerError(
-                f"Kafka: {topic}/{partition} ends at offset {end}, but windows have it up to "
-                f"{settled.next}: Kafka has lost messages: set another windows.address"
-            )
         is_new = settled.next == 0
         gone = settled.gone_before(first)
         if gone and not is_new:
             log.warning("events_gone", topic=topic, partition=partition, events=gone)
+
+    def check_end(self, source: Source, settled: OffsetTracker) -> int:
+        """Compare what is settled with the end of what Kafka has; the first offset that it has.
+
+        Raises:
+            ServerError: Kafka has less than was read from it.
+        """
+        first, end = self.bounds(source)
+        topic, partition = source
+        if end < settled.next:
+            raise PositionError(
+                f"Kafka: {topic}/{partition} ends at offset {end}, but windows have it up to "
+                f"{settled.next}: Kafka has lost messages: set another windows.address"
+            )
+        return first
 
     def start(self, offsets: Mapping[Source, int]) -> None:
         """Begin to read."""
@@ -139,19 +150,20 @@ class Backlog:
     def __init__(self, bounds: Mapping[Source, tuple[int, int]]) -> None:
         self.starts = {source: first for source, (first, _) in bounds.items()}
         self.total = sum(end - first for first, end in bounds.values())
-        self._ends = {source: end for source, (_, end) in bounds.items()}
+        self.ends = {source: end for source, (_, end) in bounds.items()}
+        self._unread = dict(self.ends)
 
     def saw(self, message: Message) -> None:
         """A message, or the end of a partition, was read."""
         source = source_of(message)
         # The end is told where no message is: of what was compacted away, and of nothing at all.
-        if is_end(message) or (message.offset() or 0) + 1 >= self._ends.get(source, 0):
-            self._ends.pop(source, None)
+        if is_end(message) or (message.offset() or 0) + 1 >= self._unread.get(source, 0):
+            self._unread.pop(source, None)
 
     @property
     def is_read(self) -> bool:
         """Whether all of it was read."""
-        return not self._ends
+        return not self._unread
 
 
 def source_of(message: Message) -> Source:

@@ -6,19 +6,20 @@ committed offsets is a report for those who watch the lag, made after a file is 
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from threading import Event
 
 import structlog
 from confluent_kafka import Message
-from headwater_client.errors import DataError, EventError, SettingsError
+from headwater_client.errors import DataError, EventError, ServerError, SettingsError
 from headwater_client.event_types import EVENT_TYPES
 from headwater_client.events import Interaction
 
 from features.events import EventReader, current_ms, latest_reference_ms
-from features.kafka import ensure_topics
+from features.kafka import LogIdentity, describe_log, ensure_log
+from features.positions import WATCH_S, PositionError
 from features.settings import BrokerSettings, EventSettings
 from trainer.retrying import retrying
 from trainer.windows.assembler import (
@@ -80,33 +81,36 @@ class WindowWriter:
             DataError: the newest window is damaged, or a file could not be written.
             ConcurrentWriterError: another writer has written the next window.
         """
-        appender = WindowAppender(self._store, self._settings)
-        topic_ids = ensure_topics(self._kafka)
+        identity = ensure_log(self._kafka)
+        appender = WindowAppender(self._store, self._settings, identity.cluster)
         with closing(
             MessageReader(self._kafka, self._settings.group, EVENT_TYPES.topics)
         ) as reader:
-            sources = {source: topic_ids[source[0]] for source in reader.sources}
+            sources = {source: identity.topics[source[0]] for source in reader.sources}
             assembler = appender.assembler(sources, self._now_s())
             for source, tracker in assembler.trackers.items():
                 reader.check(source, tracker)
             # Asked before it reads: between fetches a broker answers half a second later.
             backlog = reader.backlog() if to_end else None
+            watched = _WatchedLog(reader, assembler, self._kafka, identity)
             reader.start(assembler.resume())
-            for closed in self._fire(reader, assembler, stop, backlog):
+            for closed in self._fire(watched, assembler, stop, backlog):
+                # None of its events may be of a topic that was made anew since the start.
+                watched.confirm(self._settings.retry_s, stop)
                 manifest = appender.append(closed, stop)
                 reader.report(closed.progress.positions)
                 yield manifest
 
     def _fire(
         self,
-        reader: MessageReader,
+        watched: "_WatchedLog",
         assembler: WindowAssembler,
         stop: Event,
         backlog: Backlog | None,
     ) -> Iterator[ClosedWindow]:
         """Args: backlog: where to end; None: goes on until it is stopped."""
         while not (stop.is_set() or (backlog and backlog.is_read)):
-            for message in reader.read():
+            for message in watched.read():
                 if backlog:
                     backlog.saw(message)
                 self._take(message, assembler)
@@ -132,6 +136,65 @@ class WindowWriter:
         assembler.add(WindowEvent(*source, offset, event), arrived_ms)
 
 
+class _WatchedLog:
+    """Reads Kafka's log, and looks whether it is still the one that windows hold."""
+
+    def __init__(
+        self,
+        reader: MessageReader,
+        assembler: WindowAssembler,
+        kafka: BrokerSettings,
+        identity: LogIdentity,
+    ) -> None:
+        self._reader = reader
+        self._assembler = assembler
+        self._kafka = kafka
+        self._identity = identity
+        self._looked_s = time.monotonic()
+
+    def read(self) -> Iterable[Message]:
+        """What has arrived, as of `MessageReader.read`.
+
+        Raises:
+            PositionError: a topic was made anew, has more partitions, or lost messages.
+        """
+        if time.monotonic() - self._looked_s >= WATCH_S:
+            self._looked_s = time.monotonic()
+            try:
+                problem = self._find_problem()
+            except ServerError as error:
+                log.warning("kafka_away", reason=str(error))
+            else:
+                _refuse_log(problem)
+        return self._reader.read()
+
+    def confirm(self, within_s: float, stop: Event) -> None:
+        """Look until Kafka has answered.
+
+        Raises:
+            PositionError: as of `read`.
+            ServerError: Kafka does not answer for so long.
+        """
+        _refuse_log(
+            retrying(within_s, ServerError, told="kafka_away", stop=stop)(self._find_problem)
+        )
+
+    def _find_problem(self) -> str | None:
+        if change := self._identity.find_change(describe_log(self._kafka)):
+            return change
+        try:
+            for source, tracker in self._assembler.trackers.items():
+                self._reader.check_end(source, tracker)
+        except PositionError as error:
+            return str(error)
+        return None
+
+
+def _refuse_log(problem: str | None) -> None:
+    if problem:
+        raise PositionError(problem)
+
+
 LONGEST_PAUSE_S = 30.0
 log = structlog.get_logger()
 
@@ -142,16 +205,20 @@ class WindowAppender:
     Args:
         store: where the windows go.
         settings: when a window is closed.
+        cluster: Kafka's own id of the cluster that events are read from, if they are.
 
     Raises:
         DataError: the newest window is damaged.
+        SettingsError: it is of another cluster.
     """
 
-    def __init__(self, store: WindowStore, settings: WindowSettings) -> None:
+    def __init__(self, store: WindowStore, settings: WindowSettings, cluster: str = "") -> None:
         self._store = store
         self._settings = settings
+        self._cluster = cluster
         self.newest = store.newest()
         if self.newest:
+            _check_cluster(self.newest.progress.cluster, cluster)
             store.place(self.newest)
         self._number = self.newest.number if self.newest else 0
 
@@ -175,7 +242,8 @@ class WindowAppender:
             ConcurrentWriterError: another process has written this window.
         """
         self._number += 1
-        draft = self._store.prepare(self._number, closed)
+        progress = replace(closed.progress, cluster=self._cluster)
+        draft = self._store.prepare(self._number, replace(closed, progress=progress))
         self._write(draft, stop)
         return draft.manifest
 
@@ -225,6 +293,15 @@ class WindowAppender:
             refused=told.refused,
             reason=told.reason,
             bytes=told.size_bytes,
+        )
+
+
+def _check_cluster(there: str, now: str) -> None:
+    if there and now and there != now:
+        raise SettingsError(
+            f"windows.address: the windows there are of the Kafka cluster {there}, and this one is "
+            f"{now}: what was copied from there would be in windows twice: set another "
+            "windows.address"
         )
 
 

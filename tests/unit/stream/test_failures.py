@@ -8,6 +8,7 @@ import sys
 import pytest
 from headwater_client.errors import ServerError
 
+from features.positions import PositionError
 from features.store import StoreRefusalError, StoreRestartedError, StoreUnavailableError
 from stream.failures import EXIT_FAILED, is_transient
 
@@ -15,6 +16,7 @@ from stream.failures import EXIT_FAILED, is_transient
 def test_a_server_that_is_away_is_waited_for_and_one_that_lost_rows_is_not() -> None:
     assert is_transient(ServerError("away"))
     assert not is_transient(StoreRestartedError("restarted"))
+    assert not is_transient(PositionError("made anew"))
     assert is_transient(StoreUnavailableError("full", "full"))
     assert not is_transient(StoreRefusalError("wrong password"))
     assert not is_transient(ValueError("a fault of ours"))

@@ -181,3 +181,13 @@ def test_what_lies_in_another_partition_than_its_persons_is_counted() -> None:
     ]
     assert len(asyncio.run(decoder.interactions(batch))) == 4  # type: ignore[arg-type]
     assert [now - then for now, then in zip(misplaced(), before, strict=True)] == [2, 1]
+
+
+def test_an_event_that_was_answered_before_changes_rows_and_is_not_answered_again() -> None:
+    batch = [message("clicks", 0, offset, encode(click(offset))) for offset in (4, 5)]
+    decoder = RecordDecoder(SOURCES, DeadLetters(), answered={("clicks", 0): 5})  # type: ignore[arg-type]
+    records = asyncio.run(decoder.interactions(batch))  # type: ignore[arg-type]
+    assert [record.answered for record in records] == [True, False]
+    rows = RowChanges({"ann": row_at(NOW_MS)}, {})
+    assert _requests(records[:1], rows, 0) == []
+    assert [each.event and each.event.event_id for each in _requests(records, rows, 0)] == ["e5"]

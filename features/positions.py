@@ -1,0 +1,340 @@
+"""Where rows stand in Kafka's log: kept in the store beside them, and compared with Kafka.
+
+Kafka's committed offsets say how far the group has come, not what the rows hold: a store that was
+lost, restored or failed over holds less. So the store keeps a position of each source, written
+before offsets are committed. Where it is behind, the log is read again from there; where the log is
+not the one that was read, the process ends with a line that says what to do. Nothing is skipped.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import msgspec
+import structlog
+from headwater_client.errors import ServerError, SettingsError
+from headwater_client.event_types import EVENT_TYPES
+from headwater_client.topics import ITEMS
+
+from features import kafka
+from features.settings import BrokerSettings
+from features.store import ROWS_MARK, RowStore, StoreRestartedError
+
+Source = tuple[str, int]
+"""A topic, and the number of a partition."""
+
+WATCH_S = 5.0
+_FORMAT, _CLUSTER = "format", "cluster"
+_REMEDY = (
+    "put Kafka's data back from a copy, or empty the store and run `headwater backfill rows`, "
+    "which counts what Kafka has"
+)
+log = structlog.get_logger()
+
+
+class PositionError(ServerError):
+    """The log is not the one that was read, or lacks what has to be read again."""
+
+
+class LogPosition(msgspec.Struct, frozen=True, array_like=True):
+    """How far rows hold one source.
+
+    Attributes:
+        topic_id: of the topic, as `features.kafka.LogIdentity` has it.
+        offset: the first that is not in rows.
+        time_ms: Kafka's time of the message before it, which tells a log that was cut and written
+            anew; -1 where it is not known.
+    """
+
+    topic_id: str
+    offset: int
+    time_ms: int = -1
+
+
+class PartitionLog(NamedTuple):
+    """What Kafka has of a source: the first offset, the one after the last.
+
+    `time_ms` is that of the message before the store's position; None where it is gone.
+    """
+
+    topic_id: str
+    first: int
+    end: int
+    time_ms: int | None = None
+
+
+def find_start(
+    source: Source, stored: LogPosition | None, committed: int | None, found: PartitionLog
+) -> int:
+    """Where to go on reading a source.
+
+    Args:
+        stored: what the store says; None where rows hold nothing.
+        committed: by the group; None where it has committed nothing.
+        found: what Kafka has.
+
+    Raises:
+        PositionError: the log is not the one that rows hold, or lacks what they have lost.
+    """
+    name = f"{source[0]}/{source[1]}"
+    absorbed, time_ms = 0, -1
+    if stored is not None and stored.topic_id == found.topic_id:
+        absorbed, time_ms = stored.offset, stored.time_ms
+    if found.end < absorbed:
+        raise PositionError(
+            f"Kafka: {name} ends at offset {found.end}, but rows have it up to {absorbed}: Kafka "
+            f"has lost messages: {_REMEDY}"
+        )
+    if found.time_ms is not None and time_ms not in (-1, found.time_ms):
+        raise PositionError(
+            f"Kafka: {name} has another message at offset {absorbed - 1} than the one that rows "
+            f"have: its log was cut, or put back from a copy: {_REMEDY}"
+        )
+    if committed is not None and committed > absorbed and found.first > absorbed:
+        raise PositionError(
+            f"the store: rows have {name} up to offset {absorbed}, the workers had come to "
+            f"{committed}, and Kafka begins at {found.first}: the store was lost or put back from "
+            "a copy: put back a newer one, or empty the store and run `headwater backfill rows`, "
+            "which counts what Kafka has"
+        )
+    start = absorbed if committed is None else min(committed, absorbed)
+    if found.first > start and absorbed:
+        log.warning("events_gone", source=name, events=found.first - start)
+    return max(start, found.first)
+
+
+async def claim_positions(
+    store: RowStore, settings: BrokerSettings, group: str, identity: kafka.LogIdentity | None
+) -> None:
+    """Check the store, and mark it as one that keeps positions in this cluster's log.
+
+    Rows of a release that kept none are taken to hold what its workers have committed. Before
+    `claim_rows`: the mark of rows tells such a store from an empty one.
+
+    Args:
+        identity: of the log; None where rows are of no log, but of files.
+
+    Raises:
+        SettingsError: the store does not keep rows, or its rows hold the log of another cluster.
+        ServerError: the store or Kafka does not answer.
+    """
+    await store.check()
+    has_rows = await store.read_mark(ROWS_MARK) is not None
+    if _FORMAT not in await store.positions() and (identity or not has_rows):
+        moves = {_FORMAT: (b"", b"1")}
+        if identity and has_rows:
+            committed = await asyncio.to_thread(kafka.group_offsets, settings, group, identity)
+            moves |= {
+                _name(source): (b"", _encode(LogPosition(identity.topics[source[0]], offset)))
+                for source, offset in committed.items()
+            }
+            log.info("positions_adopted", sources=len(committed))
+        await store.move_positions(moves)
+    if not identity or not identity.cluster:
+        return
+    cluster = identity.cluster.encode()
+    there = (await store.move_positions({_CLUSTER: (b"", cluster)}))[_CLUSTER]
+    if there != cluster:
+        raise SettingsError(
+            f"the store at {store.address} holds rows of the Kafka cluster {there.decode()}, and "
+            f"this one is {identity.cluster}: what was copied from there would count twice: use an "
+            "empty store and `headwater backfill rows`; where nothing was copied, HDEL "
+            "headwater:positions cluster"
+        )
+
+
+async def raise_positions(
+    store: RowStore, identity: kafka.LogIdentity, ends: Mapping[Source, int]
+) -> None:
+    """Say that rows hold all of the log before some offsets: a backfill has read it.
+
+    Raises:
+        ServerError: the store does not answer.
+    """
+    there = await store.positions()
+    moves = {}
+    for source, end in ends.items():
+        told, found = LogPosition(identity.topics[source[0]], end), there.get(_name(source), b"")
+        position = _decode(found)
+        if not position or position.topic_id != told.topic_id or position.offset < end:
+            moves[_name(source)] = (found, _encode(told))
+    await store.move_positions(moves)
+
+
+class PositionKeeper:
+    """Keeps the positions of the sources that a worker reads.
+
+    Args:
+        identity: of the log, as it was when the worker named its sources.
+
+    Attributes:
+        answered: by source, the offset below which all was answered and delivered before the
+            source was assigned: what is read again from below changes rows and is not answered.
+        resumed: sources of which the group had committed nothing, though rows hold them: where.
+    """
+
+    def __init__(
+        self, store: RowStore, settings: BrokerSettings, group: str, identity: kafka.LogIdentity
+    ) -> None:
+        self._store = store
+        self._settings = settings
+        self._group = group
+        self._identity = identity
+        self._stored: dict[str, bytes] = {}
+        self._catalogue: dict[str, int] = {}
+        self.answered: dict[Source, int] = {}
+        self.resumed: dict[Source, int] = {}
+
+    async def find_starts(self, committed: Mapping[Source, int | None]) -> dict[Source, int]:
+        """Where to go on reading each source; asked at the start, and at each assignment.
+
+        Raises:
+            PositionError: nothing may be read: the line says why, and what to do.
+            ServerError: the store or Kafka does not answer.
+        """
+        await asyncio.to_thread(self._check_identity)
+        self._stored = await self._store.positions()
+        stored = {source: _decode(self._stored.get(_name(source))) for source in committed}
+        known = {source: each for source, each in stored.items() if each}
+        found = await asyncio.to_thread(self._ask_kafka, committed, known)
+        starts = {}
+        for source, offset in committed.items():
+            start = starts[source] = find_start(source, stored[source], offset, found[source])
+            position = stored[source]
+            if position and position.topic_id != found[source].topic_id:
+                # The topic was made anew: nothing of it was answered, whatever its group says.
+                self.answered[source] = 0
+                continue
+            self.answered[source] = max(position.offset if position else 0, offset or 0)
+            if offset is None and position:
+                self.resumed[source] = start
+            if offset is not None and start < offset:
+                log.warning("store_behind", source=_name(source), start=start, committed=offset)
+                if source[0] == ITEMS:
+                    self._catalogue[_name(source)] = offset
+        return starts
+
+    async def find_all_starts(self) -> None:
+        """Compare all sources before anything is read; arguments and errors as of `find_starts`."""
+        committed = await asyncio.to_thread(
+            kafka.group_offsets, self._settings, self._group, self._identity
+        )
+        await self.find_starts({source: committed.get(source) for source in self._sources()})
+
+    async def move(self, done: Mapping[Source, tuple[int, int]]) -> None:
+        """Let the store know how far its rows hold some sources; before that is committed.
+
+        Args:
+            done: by source, the first offset that is not in rows, and the time of the message
+                before it.
+
+        Raises:
+            StoreRestartedError: the store has lost rows since it was told last.
+            ServerError: it does not answer.
+        """
+        moves = {
+            _name(source): (
+                self._stored.get(_name(source), b""),
+                _encode(LogPosition(self._identity.topics[source[0]], *told)),
+            )
+            for source, told in done.items()
+        }
+        while moves:
+            found = await self._store.move_positions(moves)
+            self._stored |= found
+            if all(found[name] == told for name, (_, told) in moves.items()):
+                return
+            moves = {
+                name: (found[name], told)
+                for name, (before, told) in moves.items()
+                if self._is_behind(found[name], before, told)
+            }
+
+    def _is_behind(self, found: bytes, before: bytes, told: bytes) -> bool:
+        """Whether the store is still to be told; not where a later owner of the partition did."""
+        there, last, mine = _decode(found), _decode(before), _decode(told)
+        lost = last is not None and (
+            there is None or there.topic_id != last.topic_id or there.offset < last.offset
+        )
+        if lost:
+            raise StoreRestartedError(
+                f"the store at {self._store.address} says of its rows less than it did: it was "
+                "emptied, put back from a copy, or failed over: start again from what it has"
+            )
+        return there is None or mine is None or there.offset < mine.offset
+
+    async def wait_for_catalogue(self) -> None:
+        """Wait until items are in rows again: events that are read again need their categories."""
+        while self._catalogue:
+            stored = await self._store.positions()
+            for name, offset in list(self._catalogue.items()):
+                position = _decode(stored.get(name))
+                if position and position.offset >= offset:
+                    del self._catalogue[name]
+            if self._catalogue:
+                await asyncio.sleep(0.2)
+
+    async def watch(self) -> None:
+        """Look for ever whether the log is still the one that is read.
+
+        Raises:
+            PositionError: a topic was made anew, has more partitions, or lost messages.
+        """
+        while True:
+            await asyncio.sleep(WATCH_S)
+            positions = {
+                source: position
+                for source in self._sources()
+                if (position := _decode(self._stored.get(_name(source))))
+            }
+            try:
+                await asyncio.to_thread(self._check_log, positions)
+            except PositionError:
+                raise
+            except ServerError as error:
+                log.warning("kafka_away", reason=str(error))
+
+    def _sources(self) -> list[Source]:
+        return [
+            (topic, partition)
+            for topic in (*EVENT_TYPES.topics, ITEMS)
+            for partition in range(self._identity.partitions[topic])
+        ]
+
+    def _check_identity(self) -> None:
+        if change := self._identity.find_change(kafka.describe_log(self._settings)):
+            raise PositionError(change)
+
+    def _check_log(self, positions: Mapping[Source, LogPosition]) -> None:
+        self._check_identity()
+        for source, (first, end) in kafka.partition_bounds(self._settings, positions).items():
+            position = positions[source]
+            find_start(source, position, None, PartitionLog(position.topic_id, first, end))
+
+    def _ask_kafka(
+        self, committed: Mapping[Source, int | None], known: Mapping[Source, LogPosition]
+    ) -> dict[Source, PartitionLog]:
+        last = {source: each.offset - 1 for source, each in known.items() if each.offset}
+        bounds = kafka.partition_bounds(self._settings, committed)
+        there = {
+            source: offset
+            for source, offset in last.items()
+            if bounds[source][0] <= offset < bounds[source][1]
+        }
+        times = kafka.message_times(self._settings, there)
+        return {
+            source: PartitionLog(self._identity.topics[source[0]], *at, times.get(source))
+            for source, at in bounds.items()
+        }
+
+
+def _name(source: Source) -> str:
+    return f"{source[0]}/{source[1]}"
+
+
+def _encode(position: LogPosition) -> bytes:
+    return msgspec.json.encode(position)
+
+
+def _decode(text: bytes | None) -> LogPosition | None:
+    return msgspec.json.decode(text, type=LogPosition) if text else None

@@ -1,0 +1,166 @@
+"""The store and Kafka compare where they are: what one of them has lost is not passed over."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from confluent_kafka.admin import AdminClient
+from headwater_client import EventProducer
+from headwater_client.event_types import CLICK
+from headwater_client.topics import RECOMMENDATIONS
+from redis import Redis
+
+from deploy import local
+from deploy.settings import Settings
+from features.kafka import client_config, ensure_topics, topic_ids
+from features.topics import list_topics
+from tests.harness.oracle import read_log, read_topic
+from tests.harness.rows import check_items, check_users, total_counted
+from tests.harness.waiting import wait_until
+from tests.harness.workers import WorkerProcess, WorkerProgress, running, without_model
+
+pytestmark = pytest.mark.faults
+
+PEOPLE = [f"u{number}" for number in range(8)]
+CATEGORIES = {f"i{number}": (f"c{number % 2}",) for number in range(5)}
+START_MS = 1_700_000_000_000
+
+
+class Shop:
+    """What is sent, numbered through; and the store's own client."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.sent = 0
+        host, _, port = (settings.store.address or "").rpartition(":")
+        self.store = Redis(host, int(port))
+
+    def send(self, events: int, producer: EventProducer) -> None:
+        for number in range(self.sent, self.sent + events):
+            producer.click(
+                user_id=PEOPLE[number % len(PEOPLE)],
+                item_id=f"i{number % len(CATEGORIES)}",
+                event_id=f"e{number}",
+                timestamp=START_MS + number * 1000,
+            )
+        self.sent += events
+        producer.flush()
+
+    def copy(self) -> dict[bytes, bytes]:
+        return {key: self.store.dump(key) for key in self.store.scan_iter()}
+
+    def put_back(self, copy: dict[bytes, bytes]) -> None:
+        self.store.flushall()
+        for key, value in copy.items():
+            self.store.restore(key, 0, value)
+
+    def check_rows(self) -> None:
+        logged = read_log(self.settings)
+        assert len(logged) == self.sent
+        check_users(self.settings, logged, CATEGORIES)
+        check_items(self.settings, logged)
+
+    def answers(self) -> list[str]:
+        messages = read_topic(self.settings, RECOMMENDATIONS, self.settings.kafka.partitions)
+        return [json.loads(value)["event_id"] for _, _, value in messages]
+
+
+def wait_for_end(worker: WorkerProcess, words: str) -> None:
+    """Wait until the worker has ended itself, saying why."""
+    wait_until(lambda: not worker.running, 60)
+    assert worker.process is not None
+    assert worker.process.returncode == 70
+    assert words in worker.log.read_text()
+
+
+@pytest.mark.timeout(300)
+def test_what_the_store_lost_is_read_again_and_a_topic_made_anew_is_counted(
+    empty_streams: Settings, tmp_path: Path
+) -> None:
+    settings = empty_streams
+    worker = WorkerProcess(settings, "kept", tmp_path / "worker.log", group="kept")
+    progress, shop = WorkerProgress(settings, "kept"), Shop(settings)
+    with closing(shop.store), EventProducer(settings.kafka.client_settings) as producer:
+        with running(worker):
+            for item_id, category in CATEGORIES.items():
+                producer.item(item_id, category=list(category))
+            producer.flush()
+            progress.wait_for_all(60, [worker])
+            shop.send(40, producer)
+            progress.wait_for_all(60, [worker])
+            copy = shop.copy()
+            shop.send(40, producer)
+            progress.wait_for_all(60, [worker])
+        answered = shop.answers()
+        assert set(answered) <= {f"e{number}" for number in range(80)}
+
+        # Emptied while nobody runs: all is read again, and nobody is answered twice.
+        shop.store.flushall()
+        with running(worker):
+            shop.send(10, producer)
+            progress.wait_for_all(60, [worker])
+            wait_until(lambda: shop.store.exists("headwater:positions") == 1, 20)
+            wait_until(lambda: total_counted(settings, PEOPLE) == shop.sent, 20)
+            shop.check_rows()
+            later = set(shop.answers()[len(answered) :])
+            assert later <= {f"e{number}" for number in range(80, 90)}
+
+            # Put back from a copy while a worker runs.
+            shop.put_back(copy)
+            shop.send(10, producer)
+            wait_for_end(worker, "says of its rows less than it did")
+            worker.start()
+            progress.wait_for_all(60, [worker])
+            wait_until(lambda: total_counted(settings, PEOPLE) == shop.sent, 20)
+            shop.check_rows()
+
+            # Deleted and made anew: fewer events than there were offsets before, none passed over.
+            counted = shop.sent
+            make_anew(settings)
+            wait_for_end(worker, "topic clicks was deleted and made anew")
+            shop.send(20, producer)
+            worker.start()
+            wait_until(lambda: total_counted(settings, PEOPLE) == counted + 20, 60)
+
+
+def make_anew(settings: Settings) -> None:
+    admin = AdminClient(client_config(settings.kafka))
+    for deletion in admin.delete_topics([CLICK.topic]).values():
+        deletion.result()
+    wait_until(lambda: not topic_ids(settings.kafka, [CLICK.topic]), 20)
+    ensure_topics(settings.kafka, [each for each in list_topics() if each.name == CLICK.topic])
+
+
+@pytest.mark.timeout(300)
+def test_a_log_that_was_put_back_from_a_copy_ends_the_worker_with_the_remedy(
+    own: Settings, tmp_path: Path
+) -> None:
+    settings = without_model(local.up(own, only=["kafka", "store"]))
+    ensure_topics(settings.kafka)
+    worker = WorkerProcess(settings, "cut", tmp_path / "worker.log", group="cut")
+    progress, shop = WorkerProgress(settings, "cut"), Shop(settings)
+    data, copy = settings.local.state_dir / "kafka", tmp_path / "copy"
+    with closing(shop.store), EventProducer(settings.kafka.client_settings) as producer:
+        with running(worker):
+            shop.send(20, producer)
+            progress.wait_for_all(60, [worker])
+        local.down(own, only=["kafka"])
+        shutil.copytree(data, copy)
+        local.up(own, only=["kafka"])
+        with running(worker):
+            shop.send(20, producer)
+            progress.wait_for_all(60, [worker])
+        local.down(own, only=["kafka"])
+        shutil.rmtree(data)
+        shutil.copytree(copy, data)
+        local.up(own, only=["kafka"])
+        worker.start()
+        assert worker.process is not None
+        assert worker.process.wait(60) == 3
+    last = worker.log.read_text().splitlines()[-1]
+    assert "ends at offset" in last
+    assert "headwater backfill rows" in last
