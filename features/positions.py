@@ -24,7 +24,7 @@ Source = tuple[str, int]
 """A topic, and the number of a partition."""
 
 WATCH_S = 5.0
-_FORMAT, _CLUSTER = "format", "cluster"
+_FORMAT, _CLUSTER, _OVERWRITTEN = "format", "cluster", "overwritten"
 _REMEDY = (
     "put Kafka's data back from a copy, or empty the store and run `headwater backfill rows`, "
     "which counts what Kafka has"
@@ -120,7 +120,14 @@ async def claim_positions(
     """
     await store.check()
     has_rows = await store.read_mark(ROWS_MARK) is not None
-    if _FORMAT not in await store.positions() and (identity or not has_rows):
+    there = await store.positions()
+    if _OVERWRITTEN in there:
+        raise PositionError(
+            f"the store at {store.address} was emptied or put back while workers wrote to it: some "
+            "of its rows hold new events and lack older ones: empty it (FLUSHALL), or put it back "
+            "again, and start the workers then"
+        )
+    if _FORMAT not in there and (identity or not has_rows):
         moves = {_FORMAT: (b"", b"1")}
         if identity and has_rows:
             committed = await asyncio.to_thread(kafka.group_offsets, settings, group, identity)
@@ -133,10 +140,10 @@ async def claim_positions(
     if not identity or not identity.cluster:
         return
     cluster = identity.cluster.encode()
-    there = (await store.move_positions({_CLUSTER: (b"", cluster)}))[_CLUSTER]
-    if there != cluster:
+    found = (await store.move_positions({_CLUSTER: (b"", cluster)}))[_CLUSTER]
+    if found != cluster:
         raise SettingsError(
-            f"the store at {store.address} holds rows of the Kafka cluster {there.decode()}, and "
+            f"the store at {store.address} holds rows of the Kafka cluster {found.decode()}, and "
             f"this one is {identity.cluster}: what was copied from there would count twice: use an "
             "empty store and `headwater backfill rows`; where nothing was copied, HDEL "
             "headwater:positions cluster"
@@ -244,24 +251,19 @@ class PositionKeeper:
             self._stored |= found
             if all(found[name] == told for name, (_, told) in moves.items()):
                 return
+            if any(_has_lost(found[name], before) for name, (before, _) in moves.items()):
+                # Since then this worker has given rows late offsets, by which they would pass over
+                # what they have lost.
+                await self._store.move_positions({_OVERWRITTEN: (b"", b"1")})
+                raise StoreRestartedError(
+                    f"the store at {self._store.address} says of its rows less than it did: it was "
+                    "emptied, put back from a copy, or failed over, while this worker wrote to it"
+                )
             moves = {
                 name: (found[name], told)
-                for name, (before, told) in moves.items()
-                if self._is_behind(found[name], before, told)
+                for name, (_, told) in moves.items()
+                if _is_before(found[name], told)
             }
-
-    def _is_behind(self, found: bytes, before: bytes, told: bytes) -> bool:
-        """Whether the store is still to be told; not where a later owner of the partition did."""
-        there, last, mine = _decode(found), _decode(before), _decode(told)
-        lost = last is not None and (
-            there is None or there.topic_id != last.topic_id or there.offset < last.offset
-        )
-        if lost:
-            raise StoreRestartedError(
-                f"the store at {self._store.address} says of its rows less than it did: it was "
-                "emptied, put back from a copy, or failed over: start again from what it has"
-            )
-        return there is None or mine is None or there.offset < mine.offset
 
     async def wait_for_catalogue(self) -> None:
         """Wait until items are in rows again: events that are read again need their categories."""
@@ -330,6 +332,20 @@ class PositionKeeper:
 
 def _name(source: Source) -> str:
     return f"{source[0]}/{source[1]}"
+
+
+def _has_lost(found: bytes, before: bytes) -> bool:
+    """Whether the store says less than it did."""
+    there, last = _decode(found), _decode(before)
+    return last is not None and (
+        there is None or there.topic_id != last.topic_id or there.offset < last.offset
+    )
+
+
+def _is_before(found: bytes, told: bytes) -> bool:
+    """Whether the store is still to be told; not where a later owner of the partition did."""
+    there, mine = _decode(found), _decode(told)
+    return there is None or mine is None or there.offset < mine.offset
 
 
 def _encode(position: LogPosition) -> bytes:

@@ -56,7 +56,7 @@ class Shop:
     def put_back(self, copy: dict[bytes, bytes]) -> None:
         self.store.flushall()
         for key, value in copy.items():
-            self.store.restore(key, 0, value)
+            self.store.restore(key, 0, value, replace=True)
 
     def check_rows(self) -> None:
         logged = read_log(self.settings)
@@ -71,7 +71,7 @@ class Shop:
 
 def wait_for_end(worker: WorkerProcess, words: str) -> None:
     """Wait until the worker has ended itself, saying why."""
-    wait_until(lambda: not worker.running, 60)
+    wait_until(lambda: not worker.running, 120)
     assert worker.process is not None
     assert worker.process.returncode == 70
     assert words in worker.log.read_text()
@@ -89,12 +89,12 @@ def test_what_the_store_lost_is_read_again_and_a_topic_made_anew_is_counted(
             for item_id, category in CATEGORIES.items():
                 producer.item(item_id, category=list(category))
             producer.flush()
-            progress.wait_for_all(60, [worker])
+            progress.wait_for_all(120, [worker])
             shop.send(40, producer)
-            progress.wait_for_all(60, [worker])
+            progress.wait_for_all(120, [worker])
             copy = shop.copy()
             shop.send(40, producer)
-            progress.wait_for_all(60, [worker])
+            progress.wait_for_all(120, [worker])
         answered = shop.answers()
         assert set(answered) <= {f"e{number}" for number in range(80)}
 
@@ -102,19 +102,26 @@ def test_what_the_store_lost_is_read_again_and_a_topic_made_anew_is_counted(
         shop.store.flushall()
         with running(worker):
             shop.send(10, producer)
-            progress.wait_for_all(60, [worker])
+            progress.wait_for_all(120, [worker])
             wait_until(lambda: shop.store.exists("headwater:positions") == 1, 20)
             wait_until(lambda: total_counted(settings, PEOPLE) == shop.sent, 20)
             shop.check_rows()
             later = set(shop.answers()[len(answered) :])
             assert later <= {f"e{number}" for number in range(80, 90)}
 
-            # Put back from a copy while a worker runs.
+            # Put back from a copy while a worker runs: rows that it wrote since lack older events.
             shop.put_back(copy)
             shop.send(10, producer)
             wait_for_end(worker, "says of its rows less than it did")
             worker.start()
-            progress.wait_for_all(60, [worker])
+            assert worker.process is not None
+            assert worker.process.wait(120) == 3
+            assert "was emptied or put back while workers wrote" in worker.log.read_text()
+
+            # Put back while nobody runs.
+            shop.put_back(copy)
+            worker.start()
+            progress.wait_for_all(120, [worker])
             wait_until(lambda: total_counted(settings, PEOPLE) == shop.sent, 20)
             shop.check_rows()
 
@@ -147,20 +154,20 @@ def test_a_log_that_was_put_back_from_a_copy_ends_the_worker_with_the_remedy(
     with closing(shop.store), EventProducer(settings.kafka.client_settings) as producer:
         with running(worker):
             shop.send(20, producer)
-            progress.wait_for_all(60, [worker])
+            progress.wait_for_all(120, [worker])
         local.down(own, only=["kafka"])
         shutil.copytree(data, copy)
         local.up(own, only=["kafka"])
         with running(worker):
             shop.send(20, producer)
-            progress.wait_for_all(60, [worker])
+            progress.wait_for_all(120, [worker])
         local.down(own, only=["kafka"])
         shutil.rmtree(data)
         shutil.copytree(copy, data)
         local.up(own, only=["kafka"])
         worker.start()
         assert worker.process is not None
-        assert worker.process.wait(60) == 3
+        assert worker.process.wait(120) == 3
     last = worker.log.read_text().splitlines()[-1]
     assert "ends at offset" in last
     assert "headwater backfill rows" in last
