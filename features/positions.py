@@ -24,6 +24,7 @@ Source = tuple[str, int]
 """A topic, and the number of a partition."""
 
 WATCH_S = 5.0
+PAUSE_S, QUIET_S = 0.2, 10.0
 _FORMAT, _CLUSTER, _OVERWRITTEN = "format", "cluster", "overwritten"
 _REMEDY = (
     "put Kafka's data back from a copy, or empty the store and run `headwater backfill rows`, "
@@ -212,7 +213,9 @@ class PositionKeeper:
                 # The topic was made anew: nothing of it was answered, whatever its group says.
                 self.answered[source] = 0
                 continue
-            self.answered[source] = max(position.offset if position else 0, offset or 0)
+            answered = max(position.offset if position else 0, offset or 0)
+            # Committed of a log that was longer: what comes at those offsets now is new.
+            self.answered[source] = min(answered, found[source].end)
             if offset is None and position:
                 self.resumed[source] = start
             if offset is not None and start < offset:
@@ -266,15 +269,26 @@ class PositionKeeper:
             }
 
     async def wait_for_catalogue(self) -> None:
-        """Wait until items are in rows again: events that are read again need their categories."""
+        """Wait until items are in rows again: events that are read again need their categories.
+
+        Not for what does not come: the last messages of a compacted topic may be gone.
+        """
+        seen: dict[str, bytes | None] = {}
+        still_s = 0.0
         while self._catalogue:
             stored = await self._store.positions()
             for name, offset in list(self._catalogue.items()):
                 position = _decode(stored.get(name))
                 if position and position.offset >= offset:
                     del self._catalogue[name]
-            if self._catalogue:
-                await asyncio.sleep(0.2)
+            now = {name: stored.get(name) for name in self._catalogue}
+            still_s = still_s + PAUSE_S if now == seen else 0.0
+            seen = now
+            if still_s > QUIET_S:
+                log.warning("catalogue_read_no_further", sources=sorted(self._catalogue))
+                self._catalogue.clear()
+            elif self._catalogue:
+                await asyncio.sleep(PAUSE_S)
 
     async def watch(self) -> None:
         """Look for ever whether the log is still the one that is read.

@@ -268,8 +268,15 @@ class Commits:
                 await self._positions.move(told)
                 while not await self._store.wait_until_durable(_DURABLE_MS):
                     log.warning("store_slow_to_disk", waited_ms=_DURABLE_MS)
-        offsets = {partition: last.offset + 1 for partition, last in done.items()}
-        if not await commit_offsets(self._app, offsets):
+        # What is read again moves the store's positions only: of a group that was set back a crash
+        # would let all be answered again.
+        answered = self._positions.answered
+        offsets = {
+            partition: last.offset + 1
+            for partition, last in done.items()
+            if last.offset + 1 >= answered.get((partition.topic, partition.partition), 0)
+        }
+        if offsets and not await commit_offsets(self._app, offsets):
             log.warning("commit_refused", partitions=len(offsets))
             self._done = done | self._done
             return

@@ -20,6 +20,7 @@ class World:
         self.asked: list[object] = []
         self.consumer = self
         self.assigned = {TP("clicks", 0), TP("items", 0)}
+        self.answered: dict[tuple[str, int], int] = {}
         self._durable_after = durable_after
         self._fails = fails
         self._refusals = refusals
@@ -112,3 +113,15 @@ def test_what_was_done_of_a_partition_that_others_have_is_theirs_to_commit() -> 
     world.assigned = {TP("items", 0)}
     asyncio.run(found.commit())
     assert world.asked[-1] == {TP("items", 0): 8}
+
+
+def test_what_is_read_again_moves_the_store_and_not_the_group() -> None:
+    world = World()
+    world.answered = {("clicks", 0): 9}
+    found = commits(world)
+    found.mark_done(events(3))  # type: ignore[arg-type]
+    asyncio.run(found.commit())
+    assert world.asked == ["flush", ("move", {TP("clicks", 0): (4, 3)}), "durable"]
+    found.mark_done(events(8))  # type: ignore[arg-type]
+    asyncio.run(found.commit())
+    assert world.asked[-1] == {TP("clicks", 0): 9}
