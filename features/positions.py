@@ -323,9 +323,10 @@ class PositionKeeper:
 
     def _check_log(self, positions: Mapping[Source, LogPosition]) -> None:
         self._check_identity()
-        for source, (first, end) in kafka.partition_bounds(self._settings, positions).items():
-            position = positions[source]
-            find_start(source, position, None, PartitionLog(position.topic_id, first, end))
+        for source, bounds in kafka.partition_bounds(self._settings, positions).items():
+            # The store may still have the position of a topic that was there before.
+            found = PartitionLog(self._identity.topics[source[0]], *bounds)
+            find_start(source, positions[source], None, found)
 
     def _ask_kafka(
         self, committed: Mapping[Source, int | None], known: Mapping[Source, LogPosition]
