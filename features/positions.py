@@ -240,6 +240,7 @@ class PositionKeeper:
 
         Raises:
             StoreRestartedError: the store has lost rows since it was told last.
+            PositionError: another worker has met a topic that was made anew.
             ServerError: it does not answer.
         """
         moves = {
@@ -262,10 +263,18 @@ class PositionKeeper:
                     f"the store at {self._store.address} says of its rows less than it did: it was "
                     "emptied, put back from a copy, or failed over, while this worker wrote to it"
                 )
+            others = {
+                name: found[name] for name, (before, _) in moves.items() if found[name] != before
+            }
+            if anew := [n for n, there in others.items() if _differs(there, moves[n][1])]:
+                raise PositionError(
+                    f"the store at {self._store.address} has {', '.join(anew)} of another topic of "
+                    "this name: start again"
+                )
             moves = {
                 name: (found[name], told)
                 for name, (_, told) in moves.items()
-                if _is_before(found[name], told)
+                if name not in others or _is_before(found[name], told)
             }
 
     async def wait_for_catalogue(self) -> None:
@@ -352,9 +361,15 @@ def _name(source: Source) -> str:
 def _has_lost(found: bytes, before: bytes) -> bool:
     """Whether the store says less than it did."""
     there, last = _decode(found), _decode(before)
-    return last is not None and (
-        there is None or there.topic_id != last.topic_id or there.offset < last.offset
-    )
+    if last is None or (there and there.topic_id != last.topic_id):
+        return False
+    return there is None or there.offset < last.offset
+
+
+def _differs(found: bytes, told: bytes) -> bool:
+    """Whether another worker has met the topic of this name that was made anew."""
+    there, mine = _decode(found), _decode(told)
+    return there is not None and mine is not None and there.topic_id != mine.topic_id
 
 
 def _is_before(found: bytes, told: bytes) -> bool:

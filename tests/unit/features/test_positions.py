@@ -148,7 +148,21 @@ def test_positions_are_moved_on_and_never_back() -> None:
     assert store.there == {"clicks/0": b'["id",9,90]', "clicks/1": b'["id",3,30]'}
 
 
-@pytest.mark.parametrize("left", [{}, {"clicks/0": b'["id",3,30]'}, {"clicks/0": b'["old",9,9]'}])
+def test_a_worker_that_knows_the_topic_before_does_not_overwrite_the_one_that_is() -> None:
+    store = Store()
+    one = keeper(store)
+
+    async def run() -> None:
+        await one.move({SOURCE: (5, 50)})
+        store.there = {"clicks/0": b'["new",9,9]'}
+        await one.move({SOURCE: (6, 60)})
+
+    with pytest.raises(PositionError, match="another topic of this name"):
+        asyncio.run(run())
+    assert store.there == {"clicks/0": b'["new",9,9]'}
+
+
+@pytest.mark.parametrize("left", [{}, {"clicks/0": b'["id",3,30]'}])
 def test_a_store_that_says_less_than_before_has_lost_rows(left: dict[str, bytes]) -> None:
     store = Store()
     one = keeper(store)
