@@ -83,6 +83,8 @@ async def _run(settings: Settings, stop: threading.Event, on_turn: Callable[[str
     try:
         while not stop.is_set():
             await _lead(settings, dependencies, stop, on_turn)
+            # What was counted is read anew, of whichever server the store is by now.
+            await store.close()
     finally:
         await store.close()
 

@@ -191,12 +191,7 @@ class RedisRowStore(RedisOnlineStore):
             ) from error.__cause__
         (info,) = await self._execute([("INFO",)])
         look = _Look.from_info(info, synced >= 1)
-        if self._server is not None and look.server.identity != self._server.identity:
-            raise base.StoreRestartedError(
-                f"the store at {self.address} was restarted or failed over, and may lack its last "
-                "second: start again from the committed offsets"
-            )
-        self._server = look.server
+        self._recognise(look.server)
         return look
 
     async def keep_damaged(self, read: RowRead, stored: Mapping[str, bytes | None]) -> str:
@@ -208,8 +203,35 @@ class RedisRowStore(RedisOnlineStore):
         await self._execute([("HSET", key, *parts), ("EXPIRE", key, _DAMAGED_KEPT_S)])
         return key
 
+    def _recognise(self, server: "_Server") -> None:
+        if self._server is not None and server.identity != self._server.identity:
+            raise base.StoreRestartedError(
+                f"the store at {self.address} was restarted or failed over, and may lack its last "
+                "second: start again from the committed offsets"
+            )
+        self._server = server
+
+    async def _meet(self, connection: Any) -> None:
+        """Let a new connection do nothing on a server that may lack rows.
+
+        A row that is written there has a late offset, and would pass over what it has lost.
+        """
+        await connection.on_connect()
+        await connection.send_command("INFO")
+        text: bytes = await connection.read_response()
+        pairs = (line.partition(":") for line in text.decode().splitlines())
+        try:
+            self._recognise(_Server.from_info({name: value for name, _, value in pairs}))
+        except base.StoreRestartedError:
+            await connection.disconnect()
+            raise
+
     async def close(self) -> None:
-        """Close the connections."""
+        """Close the connections; used again, the store may be another server."""
+        await self._disconnect()
+        self._server = None
+
+    async def _disconnect(self) -> None:
         if self._client_async is not None:
             await self._client_async.aclose()
             self._client_async = None
@@ -270,9 +292,9 @@ class RedisRowStore(RedisOnlineStore):
         if not self._settings.cluster:
             pool = client.connection_pool
             pool.connection_class = _with_fast_packing(pool.connection_class)
-        if self._server is None and self._settings.durability is Durability.AOF:
-            # Before the first row is read: a restart from here on is noticed.
-            self._server = _Server.from_info(await client.info())
+            if self._settings.durability is Durability.AOF:
+                # From the first row that is read: a restart breaks its connections.
+                pool.connection_kwargs["redis_connect_func"] = self._meet
         return client
 
     async def _failure(self, error: Exception) -> Exception:
@@ -281,7 +303,7 @@ class RedisRowStore(RedisOnlineStore):
         meaning = _MEANINGS.get(code)
         if code == "READONLY":
             # After a fail-over the connection stays on the old primary; its address leads away.
-            await self.close()
+            await self._disconnect()
         if meaning is None and isinstance(error, ResponseError):
             # The text may go on with what was sent: a person's id.
             told = str(error).partition(", with args")[0][:80]
