@@ -16,6 +16,7 @@ HeadwaterError (1)
 ├── ForkedError                    a consumer was made in another process
 ├── InferenceError                 stream/inference.py
 │   └── CircuitOpenError           stream/inference.py
+├── VersionPendingError            stream/routing.py
 ├── ConcurrentWriterError          trainer/windows/store.py
 ├── ExportError                    trainer/export/onnx.py
 ├── RepositoryLockedError          trainer/registry/repository.py
