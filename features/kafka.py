@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import dataclass
@@ -38,6 +38,11 @@ _AWAY = (
     KafkaError.BROKER_NOT_AVAILABLE,
     KafkaError.NETWORK_EXCEPTION,
     KafkaError.REQUEST_TIMED_OUT,
+)
+_NO_COORDINATOR_YET = (
+    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+    KafkaError.COORDINATOR_NOT_AVAILABLE,
+    KafkaError.NOT_COORDINATOR,
 )
 NO_LEADER_YET = (
     *NOT_THERE,
@@ -245,8 +250,9 @@ def group_offsets(
     asked = confluent_kafka.ConsumerGroupTopicPartitions(group)
     # Kept until it has answered: what a client that is gone was asked for is never answered.
     admin = _admin(settings)
-    futures = admin.list_consumer_group_offsets([asked], request_timeout=TIMEOUT_S)
-    found = _answer(futures[group], (KafkaError.GROUP_ID_NOT_FOUND,))
+    found = _ask_coordinator(
+        lambda: admin.list_consumer_group_offsets([asked], request_timeout=TIMEOUT_S)[group]
+    )
     return {
         (place.topic, place.partition): place.offset
         for place in (found.topic_partitions if found else ())
@@ -270,8 +276,9 @@ def group_members(settings: BrokerSettings, group: str) -> list[str]:
         ServerError: Kafka does not answer.
     """
     admin = _admin(settings)
-    asked = admin.describe_consumer_groups([group], request_timeout=TIMEOUT_S)
-    described = _answer(asked[group], (KafkaError.GROUP_ID_NOT_FOUND,))
+    described = _ask_coordinator(
+        lambda: admin.describe_consumer_groups([group], request_timeout=TIMEOUT_S)[group]
+    )
     members = described.members if described else []
     return sorted(each.group_instance_id or each.client_id for each in members)
 
@@ -517,3 +524,23 @@ def _answer(future: Future[Any], expected: Collection[int]) -> Any:
         if reason.code() in expected:
             return None
         raise unreachable(error) from error
+
+
+def _ask_coordinator(ask: Callable[[], Future[Any]]) -> Any:
+    """What the coordinator of a group answers; None for a group that is not there.
+
+    A broker that has just started reads its groups first: it is asked again.
+
+    Raises:
+        ServerError: it does not answer, or still reads.
+    """
+    deadline = time.monotonic() + TIMEOUT_S
+    while True:
+        future = ask()
+        error = future.exception()
+        is_reading = isinstance(error, KafkaException) and (
+            error.args[0].code() in _NO_COORDINATOR_YET
+        )
+        if not is_reading or time.monotonic() > deadline:
+            return _answer(future, (KafkaError.GROUP_ID_NOT_FOUND,))
+        time.sleep(POLL_S)
