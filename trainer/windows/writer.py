@@ -95,8 +95,6 @@ class WindowWriter:
             watched = _WatchedLog(reader, assembler, self._kafka, identity)
             reader.start(assembler.resume())
             for closed in self._fire(watched, assembler, stop, backlog):
-                # None of its events may be of a topic that was made anew since the start.
-                watched.confirm(self._settings.retry_s, stop)
                 manifest = appender.append(closed, stop)
                 reader.report(closed.progress.positions)
                 yield manifest
@@ -167,17 +165,6 @@ class _WatchedLog:
             else:
                 _refuse_log(problem)
         return self._reader.read()
-
-    def confirm(self, within_s: float, stop: Event) -> None:
-        """Look until Kafka has answered.
-
-        Raises:
-            PositionError: as of `read`.
-            ServerError: Kafka does not answer for so long.
-        """
-        _refuse_log(
-            retrying(within_s, ServerError, told="kafka_away", stop=stop)(self._find_problem)
-        )
 
     def _find_problem(self) -> str | None:
         if change := self._identity.find_change(describe_log(self._kafka)):
