@@ -394,7 +394,7 @@ def _partitions(topic: Topic, settings: BrokerSettings) -> int:
 
 def _count_brokers(admin: AdminClient) -> int | None:
     """How many brokers there are; None where Kafka does not tell."""
-    cluster = _told(admin.describe_cluster(request_timeout=TIMEOUT_S), "brokers")
+    cluster = _answer_or_warn(admin.describe_cluster(request_timeout=TIMEOUT_S), "brokers")
     return len(cluster.nodes) if cluster else None
 
 
@@ -435,7 +435,7 @@ def _inspect(
     asked = [ConfigResource(ConfigResource.Type.TOPIC, topic.name) for topic in topics]
     futures = admin.describe_configs(asked, request_timeout=TIMEOUT_S)
     for topic, resource in zip(topics, asked, strict=True):
-        told = _told(futures[resource], f"topic {topic.name}") or {}
+        told = _answer_or_warn(futures[resource], f"topic {topic.name}") or {}
         partitions = there[topic.name].partitions
         yield _FoundTopic(
             topic,
@@ -499,7 +499,7 @@ def _partition_fault(topic: Topic, found: int, settings: BrokerSettings) -> str:
     return f"topic {topic.name} has {found} partitions, and events have {wanted}: make it anew"
 
 
-def _told(future: Future[Any], what: str) -> Any:
+def _answer_or_warn(future: Future[Any], what: str) -> Any:
     """What Kafka tells of itself; None, and a warning, where it does not tell this client."""
     try:
         return future.result()

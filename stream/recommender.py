@@ -388,7 +388,7 @@ class Recommender:
         again = [at for at in left if answer.has_more(at)]
         if not again:
             return
-        allowed = await self._allowed(answer.call.route).read()
+        allowed = await self._find_allowed(answer.call.route).read()
         hidden = np.flatnonzero(~allowed)
         excluded = answer.call.request.tensors["excluded_items"].shape[1] + len(hidden)
         most = max(1, _MAX_EXCLUDED // excluded)
@@ -407,7 +407,7 @@ class Recommender:
     def _find_short(self, lists: Sequence[Sequence[RecommendedItem]]) -> list[int]:
         return [user for user, items in enumerate(lists) if self._is_short(items)]
 
-    def _allowed(self, route: Route) -> AllowedItems:
+    def _find_allowed(self, route: Route) -> AllowedItems:
         """Which of a version's items may be recommended; a version that went is forgotten."""
         address = route.version.address
         if address not in self._allowed_items:
@@ -457,7 +457,7 @@ class Recommender:
         for start in range(0, len(trending.item_ids), size):
             yield popular_items(trending, newest_ms, size, start)
         if route is not None:
-            names, allowed = route.vocabulary.item_ids, await self._allowed(route).read()
+            names, allowed = route.vocabulary.item_ids, await self._find_allowed(route).read()
             known = [names[item] for item in np.flatnonzero(allowed).tolist()]
             for start in range(0, len(known), size):
                 yield [RecommendedItem(name, 0.0, POPULAR) for name in known[start : start + size]]

@@ -12,14 +12,13 @@ import time
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import partial
 from itertools import chain
 from statistics import median
 from typing import Annotated, Any
 
 import torch
 import typer
-from aiokafka.partitioner import murmur2
 from headwater_client.errors import ServerError
 from headwater_client.event_types import EVENT_TYPES
 from matplotlib.axes import Axes
@@ -41,6 +40,7 @@ from bench.harness.measure import (
 from bench.harness.processes import WORKER, SystemUnderTest
 from bench.harness.servers import LoadedServers, LoadPlan, run_loaded_servers
 from deploy.jobs.train import model_registry
+from features.topics import partition_of
 from trainer.network import Model
 from trainer.registry import ModelVersion, checkpoint
 from trainer.settings import FineTuneSettings, TrainerSettings
@@ -176,12 +176,6 @@ def _drop_known_to_earlier(
             if all(newest_s.get((event.user_id, o), -math.inf) < event.time_s for o in others):
                 left.append(event)
     return left
-
-
-@cache
-def partition_of(user_id: str, partitions: int) -> int:
-    """The partition of a person's events, as Kafka's Java client chooses it for a key."""
-    return int(murmur2(user_id.encode()) & 0x7FFFFFFF) % partitions
 
 
 def find_not_live(run: SwapRun) -> list[Answered]:

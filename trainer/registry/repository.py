@@ -145,12 +145,12 @@ class ModelRepository:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                raise self._locked("another process") from error
+                raise self._lock_error("another process") from error
             except OSError as error:
                 # A volume without such locks: what the file says has to do.
                 log.warning("no_locks_here", folder=str(self.folder), reason=error.strerror)
             if other := living_holder(file.fileno(), self.staging / LOCK):
-                raise self._locked(f"process {other.pid} on {other.host}")
+                raise self._lock_error(f"process {other.pid} on {other.host}")
             with holding(file.fileno()):
                 self._lock_depth = 1
                 try:
@@ -159,7 +159,7 @@ class ModelRepository:
                 finally:
                     self._lock_depth = 0
 
-    def _locked(self, who: str) -> RepositoryLockedError:
+    def _lock_error(self, who: str) -> RepositoryLockedError:
         return RepositoryLockedError(
             f"{self.folder}: {who} publishes versions to it: wait until it has ended, or stop it; "
             "one trainer for a model repository"
@@ -364,7 +364,7 @@ class LockHolder(msgspec.Struct, frozen=True):
     @property
     def runs_here(self) -> bool | None:
         """Whether that process still runs; None where it is of another machine or container."""
-        return None if self.space != _space() else _started(self.pid) == self.started
+        return None if self.space != _space() else _start_time(self.pid) == self.started
 
 
 def living_holder(lock: int, path: Path) -> LockHolder | None:
@@ -391,7 +391,7 @@ def living_holder(lock: int, path: Path) -> LockHolder | None:
 @contextmanager
 def holding(lock: int) -> Iterator[None]:
     """Say in the file of a lock who holds it, for as long as the block."""
-    me = LockHolder(gethostname(), _space(), os.getpid(), _started(os.getpid()))
+    me = LockHolder(gethostname(), _space(), os.getpid(), _start_time(os.getpid()))
     ended = Event()
 
     def say(beats: int) -> None:
@@ -425,7 +425,7 @@ def _space() -> str:
     return gethostname()
 
 
-def _started(pid: int) -> str:
+def _start_time(pid: int) -> str:
     """When a process was started; "" where none of that id runs."""
     with suppress(OSError):
         # The name in brackets may hold blanks and brackets.

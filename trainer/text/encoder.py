@@ -58,7 +58,7 @@ class TextEncoder:
         from transformers.utils import logging  # noqa: PLC0415
 
         logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-        source, revision = (name, "main") if Path(name).is_dir() else _pinned(name)
+        source, revision = (name, "main") if Path(name).is_dir() else _split_revision(name)
         try:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(source, revision=revision)
             self.network: Any = AutoModel.from_pretrained(source, revision=revision).eval()
@@ -113,7 +113,7 @@ class TextEncoder:
         return other
 
 
-def _pinned(name: str) -> tuple[str, str]:
+def _split_revision(name: str) -> tuple[str, str]:
     """The name and the commit of a model of the hub.
 
     Raises:

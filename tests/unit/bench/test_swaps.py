@@ -19,8 +19,8 @@ from bench.swaps.__main__ import (
     find_not_live,
     find_unanswered,
     make_figures_table,
-    partition_of,
 )
+from features.topics import partition_of
 
 MEGABYTE = 1_000_000
 

@@ -13,7 +13,7 @@ from headwater_client.errors import ServerError
 from headwater_client.event_types import CLICK
 from headwater_client.topics import DEAD_LETTERS, ITEMS, RECOMMENDATIONS, ROLLOUTS
 
-from features.kafka import _faults, _FoundTopic, _told, _weaknesses
+from features.kafka import _answer_or_warn, _faults, _FoundTopic, _weaknesses
 from features.settings import BrokerSettings
 from features.topics import Topic, list_topics
 
@@ -148,7 +148,7 @@ class Answer(Future[Any]):
 )
 def test_a_client_that_may_not_read_configurations_is_told_and_goes_on(code: int) -> None:
     with structlog.testing.capture_logs() as told:
-        assert _told(Answer(code), "topic clicks") is None
+        assert _answer_or_warn(Answer(code), "topic clicks") is None
     assert [(line["event"], line["of"]) for line in told] == [
         ("topics_not_checked", "topic clicks")
     ]
@@ -157,4 +157,4 @@ def test_a_client_that_may_not_read_configurations_is_told_and_goes_on(code: int
 def test_a_broker_that_is_away_is_no_missing_right() -> None:
     for code in (KafkaError._TRANSPORT, KafkaError.REQUEST_TIMED_OUT):
         with pytest.raises(ServerError, match="Kafka"):
-            _told(Answer(code), "topic clicks")
+            _answer_or_warn(Answer(code), "topic clicks")

@@ -40,7 +40,7 @@ from trainer.registry.repository import (
     STAGING,
     LockHolder,
     _space,
-    _started,
+    _start_time,
 )
 
 SETTINGS = PATIENT.model_copy(update={"publish_retry_s": 0.0})
@@ -362,7 +362,7 @@ def say_holder(folder: Path, holder: LockHolder) -> None:
 
 
 def holder_of(pid: int, space: str = "") -> LockHolder:
-    return LockHolder("a-host", space or _space(), pid, _started(pid))
+    return LockHolder("a-host", space or _space(), pid, _start_time(pid))
 
 
 def test_a_lock_that_everybody_is_granted_is_held_by_who_says_so(tmp_path: Path) -> None:
