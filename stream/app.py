@@ -20,7 +20,7 @@ from headwater_client import EVENT_TYPES, EventError, SettingsError
 from headwater_client.topics import ITEMS
 
 from features.events import EventReader
-from features.kafka import ensure_log
+from features.kafka import LogIdentity
 from features.model_server import keep_loaded
 from features.positions import PositionKeeper
 from features.schema import FeatureSchema, read_version
@@ -229,15 +229,14 @@ Handle = Callable[[Sequence[EventT[bytes]]], Awaitable[None]]
 """Handles one batch of messages; a failure ends the process."""
 
 
-def make_app(config: WorkerConfig) -> "tuple[faust.App, WorkerServices]":
+def make_app(config: WorkerConfig, identity: LogIdentity) -> "tuple[faust.App, WorkerServices]":
     """The worker's Faust app, and what it runs.
 
-    Raises:
-        ServerError: Kafka does not answer.
-        SettingsError: a topic is missing, or has another number of partitions.
+    Args:
+        identity: of the log that its rows were claimed for.
     """
     app = make_faust_app(config)
-    services = make_services(config, app)
+    services = make_services(config, app, identity)
     excuses.append(services.net.take_back)
     set_starts(app, partial(find_starts, app, services.positions))
 
@@ -290,17 +289,13 @@ class WorkerServices:
     routes: Routes
 
 
-def make_services(config: WorkerConfig, app: faust.App) -> WorkerServices:
+def make_services(config: WorkerConfig, app: faust.App, identity: LogIdentity) -> WorkerServices:
     """The parts of a worker.
 
     Args:
         app: whose consumer commits offsets.
-
-    Raises:
-        ServerError: Kafka does not answer.
-        SettingsError: a topic is missing, or has another number of partitions.
+        identity: of the log that is read.
     """
-    identity = ensure_log(config.kafka)
     store = RedisRowStore(config.store)
     producer = RecommendationProducer(config.kafka)
     positions = PositionKeeper(store, config.kafka, config.worker.group, identity)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 from tests.harness.leaks import _nothing_left_behind
 from tests.harness.servers import empty_streams, kafka_and_store, own, own_kafka, servers
@@ -18,9 +19,12 @@ __all__ = [
 
 
 def pytest_configure() -> None:
-    """Let torch compute on one thread, here and in all that tests start.
+    """Say how Python runs, here and in all that tests start.
 
-    Threads gain nothing on small tensors, and wait for each other awake: that takes the time of
-    whatever else is at work.
+    Torch computes on one thread: more gain nothing on small tensors, and wait for each other awake,
+    which takes the time of whatever else is at work. What is imported is compiled once, not by each
+    of a hundred programs, whatever the environment says.
     """
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False

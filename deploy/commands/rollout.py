@@ -10,7 +10,6 @@ from headwater_client.errors import DataError
 from rich.console import Console
 
 from deploy import local
-from deploy.jobs.train import load_candidate
 from deploy.rollout import CommandRejectedError, CommandRequest, sign_command, tables
 from deploy.rollout.feedback.consumer import sample_placement
 from deploy.rollout.tables import status_table
@@ -38,6 +37,9 @@ def start(
     as_json: AsJson = False,
 ) -> None:
     """Try a version out: load it, and give it a growing share of people while figures allow."""
+    # torch takes seconds to import, and who only steers may not have it.
+    from deploy.jobs.train import load_candidate  # noqa: PLC0415
+
     settings = _settings(triton=True)
     address = load_candidate(settings, version).address
     request = CommandRequest(MODEL_NAME, RolloutAction.START, by, reason)

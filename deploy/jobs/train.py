@@ -1,7 +1,6 @@
 """Trains a first model and brings it live, or loads a version beside the stable one to be tried."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,10 +9,6 @@ from headwater_client.errors import DataError, ServerError, SettingsError
 from deploy.jobs.optimize import serve_first_variant
 from deploy.rollout import CommandRejectedError
 from deploy.settings import Settings
-from features.inputs import MODEL_NAME
-from features.model_server import keep_loaded
-from features.rollout_messages import RoutedVersion
-from features.rollouts import RolloutView
 from features.schema import FIRST_ITEM, FeatureSchema, check_version_fits
 from stream.inference import model_servers
 from trainer.datasets import Log
@@ -119,17 +114,3 @@ def load_candidate(settings: Settings, number: int) -> ModelVersion:
         except (ServerError, DataError, SettingsError) as error:
             raise CommandRejectedError(f"start: version {number}: {error}") from error
         return version
-
-
-@contextmanager
-def routed_versions_kept(settings: Settings) -> Iterator[None]:
-    """What takes traffic is kept loaded on every Triton for as long as the block."""
-    servers = model_servers(settings.triton)
-    with closing(RolloutView(settings.kafka, MODEL_NAME)) as view:
-
-        def routed() -> Sequence[RoutedVersion]:
-            rollout = view.refresh()
-            return rollout.versions if rollout else ()
-
-        with keep_loaded(servers, routed, settings.worker.model_addresses):
-            yield

@@ -3,10 +3,6 @@
 The feature repository is rendered and applied, so that plain Feast reads the local store.
 """
 
-from features import feast_import  # noqa: F401  (before anything of Feast)
-
-# isort: split
-
 import os
 import re
 import runpy
@@ -18,13 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from feast import Entity, FeatureStore, FeatureView
 from headwater_client.errors import ServerError
 
 from deploy.local.process import LOOPBACK, Launch, NotReadyError, Progress
 from deploy.settings import Settings
 from features.store import USERS, VIEWS_FILE, views_for
-from features.store.redis import connection_string
 
 # The first with WAITAOF, by which a worker knows that rows are on disk.
 OLDEST_REDIS = (7, 2)
@@ -152,9 +146,13 @@ def feature_repo(settings: Settings) -> Path:
     Returns:
         The folder: `cd` there, and `feast` works.
     """
+    # Feast takes a second to import, which a command that starts or stops servers should not pay.
+    from features.feast_import import feast
+    from features.store.redis import connection_string
+
     folder = _folder(settings)
     write_feature_repo(folder, connection_string(settings.store), settings.kafka.partitions)
-    FeatureStore(repo_path=str(folder)).apply(list_definitions(folder))
+    feast.FeatureStore(repo_path=str(folder)).apply(list_definitions(folder))
     return folder
 
 
@@ -179,8 +177,11 @@ def write_feature_repo(folder: Path, connection: str, partitions: int) -> None:
 
 def list_definitions(folder: Path) -> list[Any]:
     """All entities and views of a written repository, as `feast apply` finds them there."""
+    from features.feast_import import feast
+
     names: dict[str, Any] = runpy.run_path(str(folder / DEFINITIONS))
-    return [value for value in names.values() if isinstance(value, (Entity, FeatureView))]
+    kinds = (feast.Entity, feast.FeatureView)
+    return [value for value in names.values() if isinstance(value, kinds)]
 
 
 def history_path(settings: Settings) -> Path:

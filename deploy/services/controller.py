@@ -2,14 +2,14 @@
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from functools import partial
 
 import structlog
 from headwater_client.errors import HeadwaterError, ServerError
 from prometheus_client import Counter
 
-from deploy.jobs.train import routed_versions_kept
 from deploy.rollout import FencedError, RolloutSettings, Trial
 from deploy.rollout.commands import is_short
 from deploy.rollout.controller import Controller, Dependencies
@@ -20,8 +20,9 @@ from deploy.services.health import ServiceHealth, serve_health, store_problem
 from deploy.settings import Settings
 from features.inputs import MODEL_NAME
 from features.kafka import ensure_sources
-from features.model_server import on_each
-from features.rollouts import warn_if_unsigned
+from features.model_server import keep_loaded, on_each
+from features.rollout_messages import RoutedVersion
+from features.rollouts import RolloutView, warn_if_unsigned
 from features.schema import FILE_NAME, read_version
 from features.settings import LEAST_KEY_CHARS
 from features.store.redis import RedisRowStore
@@ -59,6 +60,20 @@ def run_controller(settings: Settings, stop: threading.Event) -> None:
         routed_versions_kept(settings),
     ):
         asyncio.run(_run(settings, stop, on_turn))
+
+
+@contextmanager
+def routed_versions_kept(settings: Settings) -> Iterator[None]:
+    """What takes traffic is kept loaded on every Triton for as long as the block."""
+    servers = model_servers(settings.triton)
+    with closing(RolloutView(settings.kafka, MODEL_NAME)) as view:
+
+        def routed() -> Sequence[RoutedVersion]:
+            rollout = view.refresh()
+            return rollout.versions if rollout else ()
+
+        with keep_loaded(servers, routed, settings.worker.model_addresses):
+            yield
 
 
 async def _run(settings: Settings, stop: threading.Event, on_turn: Callable[[str], None]) -> None:

@@ -12,9 +12,10 @@ import structlog
 from headwater_client.errors import SettingsError
 
 from deploy.jobs.optimize import serve_window_variant
-from deploy.jobs.train import model_registry, routed_versions_kept
+from deploy.jobs.train import model_registry
 from deploy.rollout import CommandRejectedError, CommandRequest, sign_command
 from deploy.rollout.topic import send_command
+from deploy.services.controller import routed_versions_kept
 from deploy.services.health import ServiceHealth, serve_health
 from deploy.services.supervisor import StopSignal
 from deploy.settings import Settings

@@ -53,13 +53,14 @@ def run_worker(settings: Settings) -> None:
         settings.worker,
         settings.events,
     )
-    asyncio.run(_claim(settings, ensure_log(settings.kafka)))
+    identity = ensure_log(settings.kafka)
+    asyncio.run(_claim(settings, identity))
     with WorkerName(settings).hold():
-        _run(config)
+        _run(config, identity)
 
 
-def _run(config: WorkerConfig) -> None:
-    app, services = make_app(config)
+def _run(config: WorkerConfig, identity: LogIdentity) -> None:
+    app, services = make_app(config, identity)
     worker = config.worker
     health = ServiceHealth(
         {

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pytest
-from feast import FeatureStore
 
 from deploy.local.store import feature_repo
 from deploy.settings import Settings
+from features.feast_import import feast
 from features.rows import UserRow, empty_user
 from features.schema import FeatureSchema
 from features.store import item_sources
@@ -19,17 +19,26 @@ from tests.harness import oracle
 from tests.harness.oracle import Logged
 
 CHUNK = 500
+_stores: dict[tuple[object, ...], feast.FeatureStore] = {}
+
+
+def open_feast(settings: Settings) -> feast.FeatureStore:
+    """An SDK that knows nothing but the feature repository's folder, which is applied once."""
+    key = settings.local.state_dir, settings.store.address, settings.kafka.partitions
+    if key not in _stores:
+        _stores[key] = feast.FeatureStore(repo_path=str(feature_repo(settings)))
+    return _stores[key]
 
 
 def read_rows(
     settings: Settings, key: str, ids: Sequence[str], features: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """`get_online_features` of an SDK that knows nothing but the feature repository's folder."""
-    return rows_of(FeatureStore(repo_path=str(feature_repo(settings))), key, ids, features)
+    """`get_online_features` of plain Feast."""
+    return rows_of(open_feast(settings), key, ids, features)
 
 
 def rows_of(
-    store: FeatureStore, key: str, ids: Sequence[str], features: Sequence[str]
+    store: feast.FeatureStore, key: str, ids: Sequence[str], features: Sequence[str]
 ) -> list[dict[str, Any]]:
     """`read_rows` of a store that is open."""
     rows: list[dict[str, Any]] = []

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from confluent_kafka.admin import AdminClient
@@ -13,6 +16,8 @@ from redis import Redis
 
 from bench.harness.processes import local_settings
 from deploy import local
+from deploy.local.kafka import Kafka
+from deploy.local.servers import quiet
 from deploy.settings import Settings
 from features.kafka import client_config, ensure_topics, topic_ids
 from features.settings import BrokerSettings
@@ -21,25 +26,47 @@ from tests.harness.waiting import wait_until
 from tests.harness.workers import without_model
 
 
+@cache
+def _template() -> TemporaryDirectory[str]:
+    return TemporaryDirectory(prefix="headwater-")
+
+
+@cache
+def formatted_kafka() -> Path:
+    """The folder of a Kafka that was never started: to format each takes a Java of its own."""
+    settings = local_settings(Path(_template().name))
+    kafka = Kafka()
+    kafka.launch(settings, kafka.ports(settings), quiet)
+    return settings.local.state_dir / "kafka"
+
+
+@contextmanager
+def state_in(folder: Path) -> Iterator[Settings]:
+    """Settings with a state folder; the servers that were started in it end with the block."""
+    settings = local_settings(folder)
+    shutil.copytree(formatted_kafka(), folder / "kafka")
+    try:
+        yield settings
+    finally:
+        # Kafka puts its log in order for seconds, which nobody reads again.
+        at_once = settings.local.model_copy(update={"stop_timeout_s": 0.2})
+        local.down(settings.model_copy(update={"local": at_once}), only=["kafka"])
+        local.down(settings)
+
+
 @pytest.fixture(scope="session")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     """Kafka, the store and Triton, running; the settings have their addresses."""
-    settings = local_settings(tmp_path_factory.mktemp("servers"))
-    try:
+    with state_in(tmp_path_factory.mktemp("servers")) as settings:
         yield local.up(settings)
-    finally:
-        local.down(settings)
 
 
 @pytest.fixture(scope="session")
 def kafka_and_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     """Kafka and the store for tests that need them empty: whoever uses them empties them first."""
     # A folder may have any name.
-    settings = local_settings(tmp_path_factory.mktemp("streams") / "a b é 100% #1, x")
-    try:
+    with state_in(tmp_path_factory.mktemp("streams") / "a b é 100% #1, x") as settings:
         yield without_model(local.up(settings, only=["kafka", "store"]))
-    finally:
-        local.down(settings)
 
 
 @pytest.fixture
@@ -82,11 +109,8 @@ def renew_topics(
 @pytest.fixture
 def own(tmp_path: Path) -> Iterator[Settings]:
     """Settings with a state folder for one test, which may do to its servers what it likes."""
-    settings = local_settings(tmp_path / "state")
-    try:
+    with state_in(tmp_path / "state") as settings:
         yield settings
-    finally:
-        local.down(settings)
 
 
 @pytest.fixture

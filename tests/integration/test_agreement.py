@@ -17,23 +17,22 @@ from typing import Any
 
 import numpy as np
 import pytest
-from feast import FeatureStore
 from headwater_client import EventProducer
 from headwater_client.event_types import EVENT_TYPES
 from headwater_client.events import Interaction, Item
 
-from bench.harness.processes import local_settings
 from deploy import local
 from deploy.jobs.replay import replay
-from deploy.local.store import feature_repo
 from deploy.settings import Settings
 from features import rows
+from features.feast_import import feast
 from features.inputs import trend_values, user_features
 from features.kafka import ensure_topics
 from features.rows import ItemGroup, UserRow
 from features.schema import FeatureSchema, Vocabulary
 from features.store import USERS, item_sources
-from tests.harness.rows import rows_of, user_row
+from tests.harness.rows import open_feast, rows_of, user_row
+from tests.harness.servers import state_in
 from tests.harness.waiting import wait_until
 from tests.harness.windows import window_examples
 from tests.harness.workers import WorkerProcess, running, without_model
@@ -95,21 +94,15 @@ class Played:
 @pytest.fixture(scope="module")
 def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Played]:
     folder = tmp_path_factory.mktemp("agreement")
-    own = local_settings(folder / "state")
-    try:
+    with state_in(folder / "state") as own:
         settings = local.up(own, only=["kafka", "store"])
         ensure_topics(settings.kafka)
         log = some_people(load_log(DataSource(settings.local.cache_dir)))
         windows = WindowStore(str(folder / "windows"))
-        list(
-            WindowLoader(log.fingerprint, windows, WindowSettings(duration_s=DAY_S)).write(
-                log.events
-            )
-        )
+        loader = WindowLoader(log.fingerprint, windows, WindowSettings(duration_s=DAY_S))
+        list(loader.write(log.events))
         in_windows = read_log(windows, windows.numbers()).events
         yield play(settings, folder, Log(in_windows, log.items), windows)
-    finally:
-        local.down(own)
 
 
 def some_people(log: Log) -> Log:
@@ -128,7 +121,7 @@ def some_people(log: Log) -> Log:
 def play(settings: Settings, folder: Path, log: Log, windows: WindowStore) -> Played:
     sample = set(random.Random(SEED).sample([e.event_id for e in log.events], COMPARED))
     worker = WorkerProcess(without_model(settings), "worker", folder / "worker.log")
-    store = FeatureStore(repo_path=str(feature_repo(settings)))
+    store = open_feast(settings)
     with running(worker), EventProducer(settings.kafka.client_settings) as producer:
         replay(log.head(0), producer)
         wait_until(lambda: catalogue_is_known(store, log.items), 60)
@@ -172,13 +165,13 @@ def per_person(events: Sequence[Interaction]) -> list[list[Interaction]]:
     return list(people.values())
 
 
-def catalogue_is_known(store: FeatureStore, items: Sequence[Item]) -> bool:
+def catalogue_is_known(store: feast.FeatureStore, items: Sequence[Item]) -> bool:
     found = rows_of(store, "item_id", [i.item_id for i in items], ["item_catalogue:available"])
     return all(row["available"] is not None for row in found)
 
 
 def rows_once(
-    store: FeatureStore, people: Sequence[Feed], settings: Settings
+    store: feast.FeatureStore, people: Sequence[Feed], settings: Settings
 ) -> dict[str, UserRow]:
     """The rows of these people by plain Feast, once the worker has absorbed all that was sent."""
     schema = FeatureSchema(settings.features)
@@ -204,7 +197,7 @@ def counted(row: UserRow, schema: FeatureSchema) -> int:
 
 
 def item_rows(
-    store: FeatureStore, items: Sequence[Item], settings: Settings
+    store: feast.FeatureStore, items: Sequence[Item], settings: Settings
 ) -> dict[str, dict[str, Any]]:
     names = [f"item_popularity:{name}" for name in item_sources(settings.kafka.partitions)]
     found = rows_of(store, "item_id", [item.item_id for item in items], names)

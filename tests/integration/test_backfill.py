@@ -17,16 +17,14 @@ from typing import Any
 import pandas as pd
 import pytest
 from confluent_kafka import Consumer, TopicPartition
-from feast import FeatureStore
 from headwater_client import EventProducer
 from headwater_client.event_types import CLICK, EVENT_TYPES
 from headwater_client.topics import ITEMS
 from redis import Redis
 
-from bench.harness.processes import local_settings
 from deploy import local
 from deploy.jobs.replay import replay
-from deploy.local.store import feature_repo, history_path
+from deploy.local.store import history_path
 from deploy.settings import Settings
 from features.inputs import user_features
 from features.kafka import client_config, ensure_topics, group_members
@@ -34,7 +32,16 @@ from features.schema import FeatureSchema
 from features.store import CATALOGUE, TRENDING, USERS, item_sources, popularity_table
 from stream.settings import WorkerSettings
 from tests.harness import oracle
-from tests.harness.rows import check_items, check_users, close, read_rows, total_counted, user_row
+from tests.harness.rows import (
+    check_items,
+    check_users,
+    close,
+    open_feast,
+    read_rows,
+    total_counted,
+    user_row,
+)
+from tests.harness.servers import state_in
 from tests.harness.waiting import wait_until
 from tests.harness.windows import window_examples
 from tests.harness.workers import WorkerProcess, WorkerProgress, running, without_model
@@ -106,8 +113,7 @@ class Stand:
 def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
     """The head of MovieLens-100K, and an odd message of each kind, as a worker took them."""
     folder = tmp_path_factory.mktemp("backfill")
-    own = local_settings(folder / "state")
-    try:
+    with state_in(folder / "state") as own:
         settings = local.up(own, only=["kafka", "store"])
         ensure_topics(settings.kafka)
         log = load_log(DataSource(settings.local.cache_dir)).head(EVENTS)
@@ -121,8 +127,6 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
             replay(replace(log, items=()), producer)
             WorkerProgress(settings).wait_for_all(120, [worker])
         yield replace(empty, rows=all_rows(settings, log))
-    finally:
-        local.down(own)
 
 
 @pytest.fixture
@@ -340,7 +344,7 @@ def test_feast_gives_the_training_rows_of_a_history(stand: Stand) -> None:
             "place": range(COMPARED),
         }
     )
-    store = FeatureStore(repo_path=str(feature_repo(stand.settings)))
+    store = open_feast(stand.settings)
     features = [f"user_activity:{name}" for name in USERS.columns]
     found = store.get_historical_features(entity_df=asked, features=features).to_df()
     assert sorted(found["place"]) == list(range(COMPARED))

@@ -16,7 +16,6 @@ from headwater_client.events import Recommendation, encode
 from headwater_client.topics import ROLLOUTS
 
 from bench.canary.versions import answer_late, answer_nan
-from bench.harness.processes import local_settings
 from deploy import local
 from deploy.jobs.train import model_registry
 from deploy.settings import Settings
@@ -26,6 +25,7 @@ from features.rollout_messages import Rollout, RolloutPhase, RoutedVersion
 from features.schema import FeatureSchema, Vocabulary
 from stream.routing import Routes
 from tests.harness.models import SETTINGS, untrained
+from tests.harness.servers import state_in
 from tests.harness.workers import WorkerProcess, WorkerProgress, running
 from trainer.registry import ModelRepository
 
@@ -208,15 +208,11 @@ def open_trial(own: Settings, folder: Path) -> Iterator[Trial]:
 @pytest.fixture(scope="module")
 def trial(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trial]:
     folder = tmp_path_factory.mktemp("trial")
-    own = local_settings(folder / "state")
-    with pytest.MonkeyPatch.context() as environment:
+    with pytest.MonkeyPatch.context() as environment, state_in(folder / "state") as own:
         environment.setenv("HEADWATER_TRITON__CANARY_TIMEOUT_MS", str(CANARY_TIMEOUT_MS))
         environment.setenv("HEADWATER_TRITON__TIMEOUT_MS", str(STABLE_TIMEOUT_MS))
-        try:
-            with open_trial(own, folder) as trial:
-                yield trial
-        finally:
-            local.down(own)
+        with open_trial(own, folder) as trial:
+            yield trial
 
 
 def test_a_person_keeps_a_variant_while_shares_grow_and_a_worker_restarts(trial: Trial) -> None:

@@ -29,7 +29,7 @@ from headwater_client.event_types import CLICK, PURCHASE
 from headwater_client.events import Click, Item, Purchase, Recommendation, decode, encode
 from headwater_client.topics import DEAD_LETTERS, ITEMS, PARTITIONER, RECOMMENDATIONS, ROLLOUTS
 
-from deploy.jobs.replay import ReplayResult, rate_pace, replay, speed_pace
+from deploy.jobs.replay import PROGRESS_S, ReplayResult, rate_pace, replay, speed_pace
 from deploy.settings import Settings
 from features.kafka import client_config, ensure_topics, topic_ids
 from features.settings import BrokerSettings
@@ -365,20 +365,27 @@ def test_a_replay_keeps_its_pace(kafka: BrokerSettings) -> None:
         replay(log_of(1), producer)
         by_time = replay(log_of(11, every_s=60), producer, speed_pace(600, 1_714_564_800_000))
         by_rate = replay(log_of(200), producer, rate_pace(200), told.append)
-    assert by_time.seconds == pytest.approx(1.0, abs=0.3)
-    assert by_rate.seconds == pytest.approx(1.0, abs=0.3)
-    assert 5 <= len(told) <= 12
+    # No sooner than it is due; how exactly, a clock of its own shows in the unit tests.
+    assert by_time.seconds >= 1.0
+    assert by_rate.seconds >= 199 / 200
+    assert 1 <= len(told) <= by_rate.seconds / PROGRESS_S
 
 
 def test_ctrl_c_ends_a_replay_cleanly(kafka: BrokerSettings, reader: TopicReader) -> None:
     # A shell's background job ignores SIGINT, and so would Python.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    timer = threading.Timer(1.0, _thread.interrupt_main)
-    with EventProducer(kafka.client_settings) as producer:
-        timer.start()
-        sent = replay(log_of(1000), producer, rate_pace(100))
-    timer.join()
-    signal.signal(signal.SIGINT, before)
+
+    def interrupt_once(sent: ReplayResult) -> None:
+        if sent.events >= 10 and not interrupted:
+            interrupted.append(sent.events)
+            _thread.interrupt_main()
+
+    interrupted: list[int] = []
+    try:
+        with EventProducer(kafka.client_settings) as producer:
+            sent = replay(log_of(1000), producer, rate_pace(100), interrupt_once)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert sent.interrupted
-    assert 10 < sent.events < 200
+    assert [sent.events] == interrupted
     reader.read(sent.events + sent.items + sent.refused)

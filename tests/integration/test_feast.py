@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,14 @@ from features.topics import hash64, source_hash
 
 pytestmark = pytest.mark.integration
 NOW_MS = 1_700_000_000_000
+END = "\x1e"
+PROGRAM = f"""
+import json, sys
+from feast.cli.cli import cli
+for command in json.loads(sys.argv[1]):
+    cli(command, standalone_mode=False)
+    print(end={END!r})
+"""
 
 
 async def write_ann(settings: Settings) -> None:
@@ -38,30 +48,40 @@ async def write_ann(settings: Settings) -> None:
     await store.close()
 
 
-def feast(folder: Path, *arguments: str) -> str:
-    program = Path(sys.executable).with_name("feast")
+def feast(*commands: Sequence[object]) -> list[str]:
+    """What `feast` prints to each of some commands.
+
+    One process runs them all, as its program would each: to import Feast takes seconds.
+    """
     own = {k: v for k, v in os.environ.items() if not k.startswith(("HEADWATER_", "PYTHONPATH"))}
     done = subprocess.run(
-        [program, *arguments], cwd=folder, env=own, capture_output=True, text=True, check=True
+        [sys.executable, "-c", PROGRAM, json.dumps([[*map(str, each)] for each in commands])],
+        cwd="/",
+        env=own,
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    return done.stdout
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split(END)[:-1]
 
 
-def test_feast_lists_and_reads(servers: Settings) -> None:
+def test_feast_reads_what_is_written_and_applies_the_repository_by_itself(
+    servers: Settings, tmp_path: Path
+) -> None:
     asyncio.run(write_ann(servers))
-    folder = feature_repo(servers)
-    views = feast(folder, "feature-views", "list")
-    for view in read_views()["views"]:
-        assert view in views
+    ours = feature_repo(servers)
+    for name in ("definitions.py", "feature_store.yaml", "views.yaml"):
+        (tmp_path / name).write_text((ours / name).read_text())
     columns = ("counters", "history_times_ms")
     wanted = [part for name in columns for part in ("-f", f"user_activity:{name}")]
-    found = feast(folder, "get-online-features", "-e", "user_id=ann-of-feast", *wanted)
+    views, found, _, applied = feast(
+        ["-c", ours, "feature-views", "list"],
+        ["-c", ours, "get-online-features", "-e", "user_id=ann-of-feast", *wanted],
+        ["-c", tmp_path, "apply"],
+        ["-c", tmp_path, "feature-views", "list"],
+    )
+    for view in read_views()["views"]:
+        assert view in views
+        assert view in applied
     assert str(NOW_MS) in found
-
-
-def test_feast_applies_the_repository_by_itself(servers: Settings, tmp_path: Path) -> None:
-    source = feature_repo(servers)
-    for name in ("definitions.py", "feature_store.yaml", "views.yaml"):
-        (tmp_path / name).write_text((source / name).read_text())
-    feast(tmp_path, "apply")
-    assert "user_activity" in feast(tmp_path, "feature-views", "list")

@@ -19,7 +19,6 @@ from headwater_client.event_types import CLICK
 from headwater_client.events import Click, Recommendation, encode
 from headwater_client.topics import DEAD_LETTERS, PARTITIONER
 
-from bench.harness.processes import local_settings
 from deploy import local
 from deploy.jobs.train import model_registry
 from deploy.settings import Settings
@@ -34,6 +33,7 @@ from stream.recommender import POPULAR_ITEMS, recommendation_id
 from tests.harness.models import SETTINGS, untrained
 from tests.harness.oracle import read_log, read_topic
 from tests.harness.rows import check_items, check_users
+from tests.harness.servers import state_in
 from tests.harness.workers import WorkerProcess, WorkerProgress, running
 
 pytestmark = pytest.mark.integration
@@ -103,12 +103,8 @@ def open_shop(own: Settings, folder: Path) -> Iterator[Shop]:
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
     folder = tmp_path_factory.mktemp("shop")
-    own = local_settings(folder / "state")
-    try:
-        with open_shop(own, folder) as shop:
-            yield shop
-    finally:
-        local.down(own)
+    with state_in(folder / "state") as own, open_shop(own, folder) as shop:
+        yield shop
 
 
 def pid_of(shop: Shop, name: str) -> int:

@@ -16,7 +16,6 @@ from headwater_client.events import Click, encode
 from headwater_client.topics import ROLLOUT_COMMANDS, ROLLOUTS
 from msgspec.structs import replace as replace_fields
 
-from bench.harness.processes import local_settings
 from deploy import local
 from deploy.jobs.train import model_registry
 from deploy.rollout import (
@@ -53,6 +52,7 @@ from tests.harness.rollouts import (
     told,
     until,
 )
+from tests.harness.servers import state_in
 
 pytestmark = pytest.mark.integration
 ALIKE = {"canary": 0.3, "baseline": 0.3}
@@ -62,8 +62,7 @@ WORSE = {"canary": 0.02, "baseline": 0.3}
 @pytest.fixture(scope="module")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     """Servers with two versions, of which the first is live."""
-    own = local_settings(tmp_path_factory.mktemp("rollout"))
-    try:
+    with state_in(tmp_path_factory.mktemp("rollout")) as own:
         settings = local.up(own)
         ensure_topics(settings.kafka)
         schema = FeatureSchema(settings.features)
@@ -71,8 +70,6 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
             registry.publish(untrained(schema, 1))
             registry.write_version(untrained(schema, 2))
         yield settings
-    finally:
-        local.down(own)
 
 
 def announce_first(settings: Settings) -> None:

@@ -13,7 +13,6 @@ from headwater_client.errors import SettingsError
 from pydantic import SecretStr
 from redis import Redis
 
-from bench.harness.processes import local_settings
 from deploy import local
 from features.settings import StoreSettings
 from features.store import (
@@ -24,6 +23,7 @@ from features.store import (
     StoreUnavailableError,
 )
 from features.store.redis import RedisRowStore
+from tests.harness.servers import state_in
 
 pytestmark = pytest.mark.integration
 
@@ -33,11 +33,8 @@ PERSON = "ann@example.com"
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StoreSettings]:
     """A store for this module, whose configuration its tests change and put back."""
-    found = local_settings(tmp_path_factory.mktemp("store"))
-    try:
+    with state_in(tmp_path_factory.mktemp("store")) as found:
         yield local.up(found, only=["store"]).store
-    finally:
-        local.down(found)
 
 
 @pytest.fixture

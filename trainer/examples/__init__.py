@@ -1,9 +1,8 @@
 """Training examples: logs replayed as the stream would have seen them. Without torch.
 
-What holds tensors is imported from its module: `batches`, `requests`, `cooccurrence`.
+What holds tensors is imported from its module: `batches`, `cooccurrence`.
 """
 
-from trainer.examples.batches import previous_times_ms
 from trainer.examples.replay import (
     BoolArray,
     EventHistory,
@@ -15,6 +14,7 @@ from trainer.examples.replay import (
     compute_trends,
     observe_log,
     order_by_person,
+    previous_times_ms,
     replay_log,
 )
 from trainer.examples.splits import DataSplits, split_by_time

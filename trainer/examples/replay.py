@@ -230,6 +230,18 @@ def order_by_person(replayed: Sequence[Example]) -> list[Example]:
     return [replayed[index] for index in order]
 
 
+def previous_times_ms(columns: Examples) -> Int64Array:
+    """When the person did something last before each event's instant, int64[E].
+
+    Of a person's first instant it says nothing.
+    """
+    change = (np.diff(columns.starts) != 0) | (np.diff(columns.times_ms) != 0)
+    begins = np.concatenate([[True], change])
+    first = np.maximum.accumulate(np.where(begins, np.arange(len(columns)), 0))
+    before: Int64Array = columns.times_ms[np.maximum(first - 1, 0)]
+    return before
+
+
 def replay_log(log: Iterable[Observation], schema: FeatureSchema) -> list[Example]:
     """Each event of a log that counts, with what was known before it.
 

@@ -18,6 +18,7 @@ from trainer.windows.assembler import OffsetTracker, Position, Source
 
 BATCH = 500
 WAIT_S = 0.2
+FETCH_WAIT_MS = 100
 ANSWER_S = 15.0
 log = structlog.get_logger()
 
@@ -44,6 +45,8 @@ class MessageReader:
                 "auto.offset.reset": "earliest",
                 # The end of a partition is told: it then holds event time up no longer.
                 "enable.partition.eof": True,
+                # Told once a fetch comes back empty; whatever else is asked waits for that, too.
+                "fetch.wait.max.ms": FETCH_WAIT_MS,
                 "error_cb": _log_error,
                 "log_level": "0",
             }

@@ -140,10 +140,14 @@ def test_a_trace_that_cannot_be_kept_is_printed(
 
 
 def test_ctrl_c_ends_a_command_without_a_word(tmp_path: Path) -> None:
-    code = (
-        "import os, time\nfrom deploy import cli\n"
-        "cli.app = lambda: os.kill(os.getpid(), 2) or time.sleep(9)\ncli.main()"
-    )
+    # What a shell starts in the background ignores SIGINT, and so does all that it starts.
+    code = """
+import os, signal, time
+from deploy import cli
+signal.signal(signal.SIGINT, signal.default_int_handler)
+cli.app = lambda: os.kill(os.getpid(), signal.SIGINT) or time.sleep(9)
+cli.main()
+"""
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=tmp_path,
