@@ -144,10 +144,10 @@ async def claim_positions(
     found = (await store.move_positions({_CLUSTER: (b"", cluster)}))[_CLUSTER]
     if found != cluster:
         raise SettingsError(
-            f"the store at {store.address} holds rows of the Kafka cluster {found.decode()}, and "
-            f"this one is {identity.cluster}: what was copied from there would count twice: use an "
-            "empty store and `headwater backfill rows`; where nothing was copied, HDEL "
-            "headwater:positions cluster"
+            f"the store at {store.address} holds rows of the Kafka cluster "
+            f"{found.decode(errors='replace')}, and this one is {identity.cluster}: what was "
+            "copied from there would count twice: use an empty store and `headwater backfill "
+            "rows`; where nothing was copied, HDEL headwater:positions cluster"
         )
 
 
@@ -383,4 +383,11 @@ def _encode(position: LogPosition) -> bytes:
 
 
 def _decode(text: bytes | None) -> LogPosition | None:
-    return msgspec.json.decode(text, type=LogPosition) if text else None
+    try:
+        return msgspec.json.decode(text, type=LogPosition) if text else None
+    except msgspec.MsgspecError as error:
+        raise PositionError(
+            f"the store: headwater:positions holds {text!r:.80}, which is no position: HDEL the "
+            "field that holds it (see HGETALL), and its source is read again; rows keep what they "
+            "hold"
+        ) from error

@@ -136,7 +136,7 @@ class RowMark:
     def __init__(self, text: str) -> None:
         try:
             self._described = _FIRST_MARK | json.loads(text)
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, RecursionError):
             self._described = {}
 
     def fits(self, other: Self) -> bool:
@@ -147,7 +147,7 @@ class RowMark:
         """
         mine, others = dict(self._described), dict(other._described)
         types, more = mine.pop("event_types", None), others.pop("event_types", None)
-        return mine == others and types is not None and more[: len(types)] == types
+        return mine == others and isinstance(types, list) and more[: len(types)] == types
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, RowMark) and self._described == other._described

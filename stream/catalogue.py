@@ -13,7 +13,16 @@ from headwater_client.topics import ITEMS
 from features import columns
 from features.columns import CatalogueEntry, DamagedRowError
 from features.schema import FIRST_ITEM, BoolArray, Vocabulary
-from features.store import CATALOGUE, LOADED, VERSION, RowRead, RowStore, RowWrite, tell_damaged
+from features.store import (
+    CATALOGUE,
+    LOADED,
+    VERSION,
+    RowRead,
+    RowStore,
+    RowWrite,
+    set_aside,
+    tell_damaged,
+)
 from features.topics import Hash, source_hash
 from stream import metrics
 
@@ -169,8 +178,12 @@ async def write_items(store: RowStore, updates: Mapping[str, ItemUpdate]) -> Non
     stored = await store.read([RowRead(CATALOGUE, name, (VERSION,)) for name in updates])
     writes = []
     for (name, update), row in zip(updates.items(), stored, strict=True):
-        if _is_stored(update, row[VERSION]):
-            continue
+        try:
+            if _is_stored(update, row[VERSION]):
+                continue
+        except DamagedRowError as error:
+            # The item's topic says it anew.
+            await set_aside(store, RowRead(CATALOGUE, name, (VERSION,)), row, error)
         row_columns = columns.encode_item(update.item, update.source, update.offset)
         writes.append(RowWrite(CATALOGUE, name, row_columns, update.time_ms, VERSION, row[VERSION]))
     if not all(await store.write(writes)):
@@ -179,10 +192,6 @@ async def write_items(store: RowStore, updates: Mapping[str, ItemUpdate]) -> Non
 
 def _is_stored(update: ItemUpdate, version: bytes | None) -> bool:
     """Whether the row holds this update or a newer one."""
-    try:
-        source, offset = columns.decode_pair(version)
-    except DamagedRowError:
-        # The item's topic says it anew.
-        return False
+    source, offset = columns.decode_pair(version)
     is_loaded = version is not None and update.source == LOADED_ITEMS
     return is_loaded or (source == update.source and offset >= update.offset)

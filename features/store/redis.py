@@ -13,7 +13,7 @@ from features import feast_import  # noqa: F401  (before anything of Feast)
 import asyncio
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from hashlib import sha1
 from typing import Any, NamedTuple
@@ -32,7 +32,7 @@ from redis.exceptions import NoPermissionError, NoScriptError, RedisError, Respo
 
 from features import store as base
 from features.settings import Durability, StoreSettings
-from features.store import RowRead, RowWrite, StoreTable
+from features.store import CATALOGUE, VERSION, RowRead, RowWrite, StoreTable
 from features.topics import hash64
 
 PROJECT = "headwater"
@@ -40,9 +40,19 @@ ENTITY_KEY_VERSION = 3
 _DURABLE_MARK = "headwater:durable"
 _DAMAGED_KEPT_S = 30 * 86_400
 
+# What every column of a row is read as whose key holds no hash: somebody's SET, LPUSH, ... It is no
+# `Value`, so whoever reads the row finds it damaged. The script below has the same text.
+_OTHER_KIND = b"\xff\xffof another kind"
 # KEYS: the row. ARGV: version field, version that was read ("" for none), then field, value, ...
 _WRITE_IF_UNCHANGED = """
-if (redis.call('HGET', KEYS[1], ARGV[1]) or '') ~= ARGV[2] then return 0 end
+local held = redis.pcall('HGET', KEYS[1], ARGV[1]) or ''
+local other = type(held) == 'table'
+if other then
+  if not string.find(held.err, 'WRONGTYPE', 1, true) then return held end
+  held = '\\255\\255of another kind'
+end
+if held ~= ARGV[2] then return 0 end
+if other then redis.call('DEL', KEYS[1]) end
 redis.call('HSET', KEYS[1], unpack(ARGV, 3))
 return 1
 """
@@ -103,19 +113,21 @@ class RedisRowStore(RedisOnlineStore):
         """See `RowStore.check`. Of a cluster only the rights are asked."""
         probe = ("EVAL", _WRITE_IF_UNCHANGED, 1, _key("user_id", ""), "version", "never written")
         await self._execute([probe])
-        if self._settings.cluster:
-            return
         needs_disk = self._settings.durability is Durability.AOF
-        (info,) = await self._execute([("INFO",)])
-        if faults := list(find_faults(info, await self._ask_config(), needs_disk)):
-            raise SettingsError("\n".join(f"the store at {self.address} {each}" for each in faults))
+        if not self._settings.cluster:
+            (info,) = await self._execute([("INFO",)])
+            if faults := list(find_faults(info, await self._ask_config(), needs_disk)):
+                lines = (f"the store at {self.address} {each}" for each in faults)
+                raise SettingsError("\n".join(lines))
+        # One that is full, or whose disk is, still reads.
+        await self._execute([("SET", _DURABLE_MARK, 1)])
         if needs_disk:
             await self._look(timeout_ms=1)
 
     async def _ask_config(self) -> dict[str, str]:
         """What INFO does not tell; nothing where a managed server forbids CONFIG."""
         command = ("CONFIG GET", "appendfsync", "no-appendfsync-on-rewrite")
-        (config,) = await self._execute([command], expected=(ResponseError,))
+        (config,) = await self._execute([command], expected=lambda _: True)
         return config if isinstance(config, dict) else {}
 
     async def read(self, reads: Sequence[RowRead]) -> list[dict[str, bytes | None]]:
@@ -130,11 +142,21 @@ class RedisRowStore(RedisOnlineStore):
             )
             for read in reads
         ]
-        replies = await self._execute(commands)
-        return [
-            dict(zip(read.columns, reply, strict=True))
-            for read, reply in zip(reads, replies, strict=True)
-        ]
+        replies = await self._execute(commands, expected=_is_other_kind)
+        rows: list[dict[str, bytes | None]] = []
+        for read, reply in zip(reads, replies, strict=True):
+            if isinstance(reply, ResponseError):
+                await self._keep_dump(read)
+                rows.append(dict.fromkeys(read.columns, _OTHER_KIND))
+            else:
+                rows.append(dict(zip(read.columns, reply, strict=True)))
+        return rows
+
+    async def _keep_dump(self, read: RowRead) -> None:
+        """Keep what stands at a row's key, of whatever kind, before a write takes it away."""
+        (dump,) = await self._execute([("DUMP", _key(read.table.join_key, read.entity_id))])
+        if dump is not None:
+            await self._keep(read, {"dump": dump})
 
     async def write(self, writes: Sequence[RowWrite]) -> list[bool]:
         """See `RowStore.write`."""
@@ -143,7 +165,9 @@ class RedisRowStore(RedisOnlineStore):
         # In a cluster `pipe.evalsha` is blocked; the command itself is not.
         script = sha1(_WRITE_IF_UNCHANGED.encode(), usedforsecurity=False).hexdigest()
         commands = [("EVALSHA", script, 1, *_arguments(write)) for write in writes]
-        replies = await self._execute(commands, expected=(NoScriptError,))
+        replies = await self._execute(
+            commands, expected=lambda error: isinstance(error, NoScriptError)
+        )
         if any(isinstance(reply, NoScriptError) for reply in replies):
             # Whole, the script needs no memory of the server's, and is known to it from then on.
             whole = [("EVAL", _WRITE_IF_UNCHANGED, *command[2:]) for command in commands]
@@ -195,12 +219,18 @@ class RedisRowStore(RedisOnlineStore):
         return look
 
     async def keep_damaged(self, read: RowRead, stored: Mapping[str, bytes | None]) -> str:
-        """See `RowStore.keep_damaged`."""
+        """See `RowStore.keep_damaged`. Of a key of another kind `dump` is kept: see DUMP."""
+        nothing = (None, _OTHER_KIND)
+        held = {column: value for column, value in stored.items() if value not in nothing}
+        return await self._keep(read, held)
+
+    async def _keep(self, read: RowRead, held: Mapping[str, bytes | None]) -> str:
         name = f"{hash64(read.entity_id) & (1 << 64) - 1:016x}"
         key = f"headwater:damaged:{read.table.name}:{name}"
-        held = {column: value for column, value in stored.items() if value is not None}
         parts = [part for column in held.items() for part in column]
-        await self._execute([("HSET", key, *parts), ("EXPIRE", key, _DAMAGED_KEPT_S)])
+        if parts:
+            await self._ask(key, "HSET", key, *parts)
+        await self._ask(key, "EXPIRE", key, _DAMAGED_KEPT_S)
         return key
 
     def _recognise(self, server: "_Server") -> None:
@@ -239,36 +269,50 @@ class RedisRowStore(RedisOnlineStore):
     async def claim(self, mark: str, text: str, replace: bool = False) -> str:
         """See `RowStore.claim`."""
         condition = () if replace else ("NX",)
-        (found,) = await self._execute([("EVAL", _SET, 1, mark, text, *condition, "GET")])
+        found = await self._ask(mark, "EVAL", _SET, 1, mark, text, *condition, "GET")
         return text if found is None else str(found.decode(errors="replace"))
 
     async def read_mark(self, mark: str) -> str | None:
         """See `RowStore.read_mark`."""
-        (found,) = await self._execute([("GET", mark)])
-        return None if found is None else str(found.decode())
+        found = await self._ask(mark, "GET", mark)
+        return None if found is None else str(found.decode(errors="replace"))
 
     async def positions(self) -> dict[str, bytes]:
         """See `RowStore.positions`."""
-        (found,) = await self._execute([("HGETALL", _POSITIONS)])
-        return {name.decode(): value for name, value in found.items()}
+        found = await self._ask(_POSITIONS, "HGETALL", _POSITIONS)
+        return {name.decode(errors="replace"): value for name, value in found.items()}
 
     async def move_positions(self, moves: Mapping[str, tuple[bytes, bytes]]) -> dict[str, bytes]:
         """See `RowStore.move_positions`."""
         if not moves:
             return {}
         parts = [part for name, (before, told) in moves.items() for part in (name, before, told)]
-        (found,) = await self._execute([("EVAL", _MOVE_POSITIONS, 1, _POSITIONS, *parts)])
+        found = await self._ask(_POSITIONS, "EVAL", _MOVE_POSITIONS, 1, _POSITIONS, *parts)
         return dict(zip(moves, found, strict=True))
+
+    async def _ask(self, key: str, *command: Any) -> Any:
+        """The reply to a command about a key that is no row.
+
+        Raises:
+            ServerError, StoreRefusalError: as of `_execute`; also, the key holds another kind.
+        """
+        (reply,) = await self._execute([command], expected=_is_other_kind)
+        if isinstance(reply, ResponseError):
+            raise base.StoreRefusalError(
+                f"the store at {self.address} holds something else at {key} than Headwater wrote: "
+                f"DEL {key}"
+            )
+        return reply
 
     async def _execute(
         self,
         commands: Sequence[tuple[Any, ...]],
-        expected: tuple[type[ResponseError], ...] = (),
+        expected: Callable[[ResponseError], bool] = lambda _: False,
     ) -> list[Any]:
         """The replies to some commands, in one round trip.
 
         Args:
-            expected: errors that are a reply.
+            expected: whether an error is a reply.
 
         Raises:
             ServerError: the server is away, or cannot do it now.
@@ -283,7 +327,9 @@ class RedisRowStore(RedisOnlineStore):
         except (RedisError, OSError) as error:
             raise await self._failure(error) from error
         for reply in replies:
-            if isinstance(reply, Exception) and not isinstance(reply, expected):
+            if isinstance(reply, Exception) and not (
+                isinstance(reply, ResponseError) and expected(reply)
+            ):
                 raise await self._failure(reply) from reply
         return replies
 
@@ -304,6 +350,13 @@ class RedisRowStore(RedisOnlineStore):
         if code == "READONLY":
             # After a fail-over the connection stays on the old primary; its address leads away.
             await self._disconnect()
+        if meaning is None and any(sign in str(error) for sign in _OTHER_TLS):
+            meaning = _Meaning(
+                "tls",
+                f"and this client do not agree on TLS ({error}): check store.tls and "
+                "store.tls_ca_file",
+                waits=False,
+            )
         if meaning is None and isinstance(error, ResponseError):
             # The text may go on with what was sent: a person's id.
             told = str(error).partition(", with args")[0][:80]
@@ -324,6 +377,8 @@ class _Meaning(NamedTuple):
     waits: bool = True
 
 
+# OpenSSL's words for a certificate that is not trusted, and for a server that speaks no TLS.
+_OTHER_TLS = ("CERTIFICATE_VERIFY_FAILED", "WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE")
 _FINAL = ("ERR", "WRONGTYPE", "NOSCRIPT")
 _MEANINGS = {
     "READONLY": _Meaning(
@@ -360,6 +415,10 @@ _MEANINGS = {
 def _code(error: Exception) -> str:
     """The word that a server's error begins with: redis-py takes some of them off."""
     return getattr(error, "status_code", None) or str(error).partition(" ")[0]
+
+
+def _is_other_kind(error: ResponseError) -> bool:
+    return _code(error) == "WRONGTYPE"
 
 
 class _Server(NamedTuple):
@@ -544,6 +603,10 @@ def _arguments(write: RowWrite) -> list[bytes]:
     ]
     for name, value in write.columns.items():
         arguments += (_field(view, name), value)
+    if write.expected == _OTHER_KIND and view != CATALOGUE.name:
+        # What the key held of the catalogue is gone too: an item must not be on sale for that.
+        arguments += (_field(CATALOGUE.name, VERSION), _OTHER_KIND)
+        arguments += (_field(CATALOGUE.name, "available"), _OTHER_KIND)
     return arguments
 
 

@@ -28,7 +28,7 @@ from deploy.settings import Settings
 from features.columns import decode_user
 from features.kafka import client_config
 from features.schema import FeatureSchema
-from features.store import USERS, RowRead
+from features.store import CATALOGUE, USERS, RowRead
 from features.store.redis import RedisRowStore, _field, _key
 from stream.pipeline import RecommendationProducer
 from tests.harness.oracle import read_log, read_topic
@@ -163,14 +163,26 @@ def test_no_message_and_no_row_stops_a_partition(empty_streams: Settings, tmp_pa
         with closing(connect_redis(settings)) as redis:
             key = _key(USERS.join_key, PEOPLE[0])
             redis.hset(key, _field(USERS.name, "offsets"), b"\xff\xffdamaged")
+            # Somebody writes over keys of a person, and of the item that all of them click.
+            other, item = _key(USERS.join_key, PEOPLE[1]), _key(CATALOGUE.join_key, "i")
+            redis.delete(other, item)
+            redis.lpush(other, "somebody's")
+            redis.set(item, "somebody's")
             for name in PEOPLE:
                 producer.click(user_id=name, item_id="i")
             producer.flush()
             assert keep_alive(worker, progress) == 0
-            [kept] = redis.keys("headwater:damaged:user_activity:*")
-            assert redis.hget(kept, "offsets") == b"\xff\xffdamaged"
-            assert redis.ttl(kept) > 0
-    assert clicks_of_people(settings) == dict.fromkeys(PEOPLE, 11.0) | {PEOPLE[0]: 1.0}
+            damaged = redis.keys("headwater:damaged:user_activity:*")
+            kept = [redis.hgetall(each) for each in damaged]
+            assert sorted(map(len, kept)) == [1, len(USERS.columns)]
+            assert b"\xff\xffdamaged" in {each.get(b"offsets") for each in kept}
+            assert any(each.keys() == {b"dump"} for each in kept)
+            assert all(redis.ttl(each) > 0 for each in damaged)
+            assert redis.type(item) == b"hash"
+            assert redis.keys("headwater:damaged:item_popularity:*")
+    again = {PEOPLE[0]: 1.0, PEOPLE[1]: 1.0}
+    assert clicks_of_people(settings) == dict.fromkeys(PEOPLE, 11.0) | again
+    assert worker.log.read_text().count("row_damaged") >= 3
     letters = [json.loads(value) for _, _, value in read_topic(settings, DEAD_LETTERS, 1)]
     aside = [letter for letter in letters if "ended over it" in letter["reason"]]
     ids = {json.loads(base64.b64decode(letter["raw"]))["event_id"] for letter in aside}

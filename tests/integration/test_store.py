@@ -10,19 +10,36 @@ from typing import Any
 
 import pytest
 from headwater_client.errors import SettingsError
+from headwater_client.events import Item
 from pydantic import SecretStr
 from redis import Redis
 
 from deploy import local
-from features.settings import StoreSettings
+from features.columns import (
+    ENTRY_COLUMNS,
+    DamagedRowError,
+    decode_catalogue_entry,
+    decode_group,
+    decode_pair,
+)
+from features.kafka import LogIdentity
+from features.positions import PositionError, PositionKeeper
+from features.schema import FeatureSchema
+from features.settings import BrokerSettings, FeatureSettings, StoreSettings
 from features.store import (
+    CATALOGUE,
+    ROWS_MARK,
     TRENDING,
+    RowRead,
     RowWrite,
     StoreRefusalError,
     StoreRestartedError,
     StoreUnavailableError,
+    popularity_table,
 )
-from features.store.redis import RedisRowStore
+from features.store.redis import RedisRowStore, _key
+from features.topics import source_hash
+from stream.catalogue import ItemUpdate, write_items
 from tests.harness.servers import state_in
 
 pytestmark = pytest.mark.integration
@@ -180,3 +197,71 @@ def test_a_script_that_the_server_forgot_is_sent_whole(
         return accepted + await store.write([row(b"4", b"2")])
 
     assert ask(settings, forget) == [True, True, True, False]
+
+
+@pytest.mark.parametrize("overwrite", ["set", "lpush", "sadd"])
+def test_a_key_of_another_kind_is_kept_and_its_row_begun_anew(
+    settings: StoreSettings, server: Redis, overwrite: str
+) -> None:
+    getattr(server, overwrite)(_key(TRENDING.join_key, PERSON), "somebody's")
+    dump = server.dump(_key(TRENDING.join_key, PERSON))
+
+    async def begin_anew(store: RedisRowStore) -> list[bool]:
+        [stored] = await store.read([RowRead(TRENDING, PERSON, ("offsets",))])
+        with pytest.raises(DamagedRowError):
+            decode_pair(stored["offsets"])
+        # Where nothing was read, or another version, nothing is written over it.
+        accepted = await store.write([row(b"2"), row(b"2", b"1")])
+        accepted += await store.write([row(b"2", stored["offsets"])])
+        assert await store.read([RowRead(TRENDING, PERSON, ("offsets",))]) == [{"offsets": b"2"}]
+        return accepted + await store.write([row(b"3", stored["offsets"]), row(b"3", b"2")])
+
+    assert ask(settings, begin_anew) == [False, False, True, False, True]
+    [kept] = server.keys("headwater:damaged:trending:*")
+    assert PERSON not in kept.decode()
+    assert server.hgetall(kept) == {b"dump": dump}
+    assert server.ttl(kept) > 0
+
+
+def test_an_item_whose_key_was_overwritten_is_not_on_sale_until_its_topic_says_so(
+    settings: StoreSettings, server: Redis
+) -> None:
+    server.set(_key(CATALOGUE.join_key, "lamp"), "somebody's")
+    popularity, entry = popularity_table(1), RowRead(CATALOGUE, "lamp", ENTRY_COLUMNS)
+    column = popularity.columns[0]
+
+    async def count(store: RedisRowStore) -> None:
+        [stored] = await store.read([RowRead(popularity, "lamp", (column,))])
+        with pytest.raises(DamagedRowError):
+            decode_group(stored[column], FeatureSchema(FeatureSettings()))
+        write = RowWrite(popularity, "lamp", {column: b""}, 1, column, stored[column])
+        assert await store.write([write]) == [True]
+        with pytest.raises(DamagedRowError):
+            decode_catalogue_entry((await store.read([entry]))[0])
+        update = ItemUpdate(Item(item_id="lamp", category=["light"]), source_hash("id", 0), 1, 1)
+        await write_items(store, {"lamp": update})
+        assert decode_catalogue_entry((await store.read([entry]))[0]).available
+
+    ask(settings, count)
+
+
+def test_what_is_no_row_and_of_another_kind_is_one_line(
+    settings: StoreSettings, server: Redis
+) -> None:
+    server.set("headwater:positions", "somebody's")
+    server.lpush(ROWS_MARK, "somebody's")
+    uses: dict[str, Callable[[RedisRowStore], Coroutine[Any, Any, Any]]] = {
+        "headwater:positions": RedisRowStore.positions,
+        "headwater:positions$": lambda store: store.move_positions({"clicks/0": (b"", b"1")}),
+        ROWS_MARK: lambda store: store.read_mark(ROWS_MARK),
+        f"{ROWS_MARK}$": lambda store: store.claim(ROWS_MARK, "{}"),
+    }
+    for key, use in uses.items():
+        with pytest.raises(StoreRefusalError, match=rf"than Headwater wrote: DEL {key}"):
+            ask(settings, use)
+    server.delete("headwater:positions")
+    server.hset("headwater:positions", "clicks/0", "somebody's")
+    identity = LogIdentity("", {"clicks": "id"}, {"clicks": 1})
+    keeper = PositionKeeper(RedisRowStore(settings), BrokerSettings(), "g", identity)
+    with pytest.raises(PositionError, match="no position: HDEL"):
+        asyncio.run(keeper.move({("clicks", 0): (1, 1)}))
