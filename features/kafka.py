@@ -283,6 +283,29 @@ def group_members(settings: BrokerSettings, group: str) -> list[str]:
     return sorted(each.group_instance_id or each.client_id for each in members)
 
 
+def find_closed_topics(settings: BrokerSettings) -> Iterator[str]:
+    """Which topics of Headwater take no messages for now, a line each; one that is missing is none.
+
+    Raises:
+        ServerError: Kafka does not answer.
+    """
+    admin = _admin(settings)
+    there = _describe(admin, [topic.name for topic in list_topics()])
+    topics = [topic for topic in list_topics() if topic.name in there]
+    for found in _inspect(admin, topics, there):
+        name, least = found.topic.name, int(found.config.get("min.insync.replicas", 1))
+        closed = [
+            str(each.id)
+            for each in there[name].partitions
+            if each.leader is None or len(each.isr) < least
+        ]
+        if closed:
+            yield (
+                f"topic {name} takes no messages in partition {', '.join(closed)}: fewer brokers "
+                f"have it than its min.insync.replicas, {least}: bring the others back"
+            )
+
+
 def _ids(described: Descriptions, cluster: str) -> dict[str, str]:
     """What names each topic: Kafka's id; of brokers without ids the names of cluster and topic."""
     ids = {name: str(description.topic_id) for name, description in described.items()}

@@ -257,7 +257,7 @@ class Watch:
         for server in local.status(self._settings):
             if not server.healthy:
                 log = local.log_path(self._settings, server.name)
-                raise ServerError(f"{server.name} died: see {log}")
+                raise ServerError(f"{server.name}: {server.detail}: see {log}")
         self._behind = self._lag.count_uncommitted()
         self.dead_letters = self._letters.count_uncommitted() or 0
         self._looks += 1

@@ -265,6 +265,15 @@ class Kafka:
     def prove(self, settings: Settings) -> None:
         """Nothing: the metadata that `check` asks for comes from a broker that is up."""
 
+    def examine(self, settings: Settings) -> str:
+        """Which topics take no messages for now."""
+        from features.kafka import find_closed_topics
+
+        try:
+            return "; ".join(find_closed_topics(settings.kafka))
+        except ServerError as error:
+            return str(error)
+
 
 def server_properties(ports: Mapping[str, int]) -> str:
     """The configuration of the one node, which runs in its own folder."""

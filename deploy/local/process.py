@@ -239,6 +239,9 @@ class Server(Protocol):
     def prove(self, settings: Settings) -> None:
         """Once after a start: a known request has its known answer, else ServerError."""
 
+    def examine(self, settings: Settings) -> str:
+        """Why one that answers cannot do its work all the same; "" where it can."""
+
 
 # The state folder: which servers were started here, where they listen, and their logs.
 

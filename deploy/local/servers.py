@@ -119,6 +119,12 @@ def status(settings: Settings) -> list[ServerStatus]:
     return [_with_routing(one, reached) if one.name == Triton.name else one for one in found]
 
 
+def find_ailment(settings: Settings, name: str) -> str:
+    """Why a server does not answer at its address; "" if it does."""
+    [server] = _find_servers([name])
+    return _ailment(server, settings)
+
+
 def addresses(settings: Settings) -> dict[str, str | None]:
     """Where the settings say that each server is, by name."""
     return {server.name: server.address(settings) for server in SERVERS}
@@ -206,13 +212,14 @@ def _find_servers(names: Iterable[str]) -> list[Server]:
 def _status(server: Server, settings: Settings, record: Record | None) -> ServerStatus:
     elsewhere = server.address(settings)
     if elsewhere is not None:
-        detail = _ailment(server, settings)
+        detail = _ailment(server, settings) or server.examine(settings)
         return ServerStatus(server.name, None, elsewhere, not detail, True, detail or "ok")
     if record is None:
         return ServerStatus(server.name, None, None, False, False, "not started")
     if process.find(record.process) is None:
         return ServerStatus(server.name, None, record.address, False, False, "died")
-    detail = _local_ailment(server, server.with_address(settings, record.address), record)
+    reached = server.with_address(settings, record.address)
+    detail = _local_ailment(server, reached, record) or server.examine(reached)
     pid = record.process.pid
     return ServerStatus(server.name, pid, record.address, not detail, False, detail or "ok")
 

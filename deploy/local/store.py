@@ -3,6 +3,7 @@
 The feature repository is rendered and applied, so that plain Feast reads the local store.
 """
 
+import asyncio
 import os
 import re
 import runpy
@@ -14,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from headwater_client.errors import ServerError
+from headwater_client.errors import HeadwaterError, ServerError
 
 from deploy.local.process import LOOPBACK, Launch, NotReadyError, Progress
 from deploy.settings import Settings
+from features.settings import StoreSettings
 from features.store import USERS, VIEWS_FILE, views_for
 
 # The first with WAITAOF, by which a worker knows that rows are on disk.
@@ -95,6 +97,24 @@ class Store:
 
     def prove(self, settings: Settings) -> None:
         """Nothing: an answer to PING comes only after the append-only file is loaded."""
+
+    def examine(self, settings: Settings) -> str:
+        """What a worker would find at its start: full, read-only, rows that it would drop."""
+        try:
+            asyncio.run(_check_rows(settings.store))
+        except HeadwaterError as error:
+            return "; ".join(str(error).splitlines())
+        return ""
+
+
+async def _check_rows(settings: StoreSettings) -> None:
+    from features.store.redis import RedisRowStore
+
+    store = RedisRowStore(settings)
+    try:
+        await store.check()
+    finally:
+        await store.close()
 
 
 def find_server() -> Path:

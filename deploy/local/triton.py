@@ -89,6 +89,10 @@ class Triton:
         except ServerError as error:
             raise ServerError(f"triton: the start-up check failed: {error}") from error
 
+    def examine(self, settings: Settings) -> str:  # noqa: ARG002
+        """Nothing: what it has to serve Kafka says."""
+        return ""
+
 
 def _refuse_foreign_machine() -> None:
     if (platform.system(), platform.machine()) != ("Linux", "x86_64"):

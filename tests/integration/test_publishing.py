@@ -133,11 +133,13 @@ def test_what_was_announced_is_not_announced_again(trainer: Trainer, servers: Se
     assert trainer.nothing_is_left()
 
 
-def test_a_live_version_that_triton_forgot_is_loaded(trainer: Trainer) -> None:
+def test_a_live_version_that_triton_forgot_is_loaded(trainer: Trainer, servers: Settings) -> None:
     live = trainer.publish()
     with trainer.server.connect() as triton:
         triton.load("", [])
         assert triton.list_ready(trainer.numbers()) == []
+    *_, told = local.status(servers)
+    assert told.detail == f"does not serve version {live.number} (routed: {live.number})"
     assert trainer.recover() == live
     with trainer.server.connect() as triton:
         check_answer(triton, live.number, live.folder / "model.onnx", ITEMS + 2, trainer.schema)

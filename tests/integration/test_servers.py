@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -15,15 +16,19 @@ import psutil
 import pytest
 import redis
 from confluent_kafka import Consumer, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
 from confluent_kafka.cimpl import NewTopic
 from headwater_client.errors import ServerError
+from headwater_client.topics import ROLLOUTS
+from typer.testing import CliRunner
 
+from bench.harness.processes import server_variables
 from deploy import local
+from deploy.cli import app
 from deploy.local import kafka, process
 from deploy.local.process import StateFolder
 from deploy.settings import Settings
-from features.kafka import client_config
+from features.kafka import client_config, ensure_topics
 from features.model_server import on_each
 from stream.inference import model_servers
 from tests.harness.waiting import wait_until
@@ -240,6 +245,37 @@ def test_a_server_with_an_address_is_not_started(servers: Settings, own: Setting
     assert StateFolder(own.local.state_dir).records() == {}
     found = local.status(elsewhere)
     assert [(one.detail, one.external, one.pid) for one in found] == [("ok", True, None)] * 3
+
+
+def test_status_says_what_takes_no_writes(servers: Settings) -> None:
+    ensure_topics(servers.kafka)
+    rollouts = ConfigResource(ConfigResource.Type.TOPIC, ROLLOUTS)
+    admin, client = AdminClient(client_config(servers.kafka)), store_of(servers)
+    try:
+        change_least_copies(admin, rollouts, "2")
+        client.config_set("maxmemory", "1")
+        done = CliRunner().invoke(app, ["status", "--json"], env=server_variables(servers))
+    finally:
+        client.config_set("maxmemory", "0")
+        change_least_copies(admin, rollouts, "1")
+    assert done.exit_code == 3
+    kafka_told, store_told, _ = json.loads(done.stdout)
+    assert (kafka_told["healthy"], store_told["healthy"]) == (False, False)
+    assert "topic rollouts takes no messages in partition 0" in kafka_told["detail"]
+    assert "is full: raise its maxmemory" in store_told["detail"]
+    try:
+        client.replicaof("127.0.0.1", "1")
+        assert "takes no writes: set store.address" in _status(servers, "store").detail
+    finally:
+        client.replicaof("NO", "ONE")
+    assert [one.healthy for one in local.status(servers)[:2]] == [True, True]
+
+
+def change_least_copies(admin: AdminClient, topic: ConfigResource, copies: str) -> None:
+    """How many brokers have to have a message before Kafka takes it."""
+    entry = ConfigEntry("min.insync.replicas", copies, incremental_operation=AlterConfigOpType.SET)
+    change = ConfigResource(topic.restype, topic.name, incremental_configs=[entry])
+    admin.incremental_alter_configs([change])[change].result(10)
 
 
 def test_changed_settings_restart_a_server(own: Settings) -> None:
