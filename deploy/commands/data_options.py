@@ -78,11 +78,15 @@ def inspect(
     path: Annotated[Path, typer.Argument(help="as --data of other commands has it")],
     maps: Map = None,
     types: Type = None,
+    of_items: Annotated[
+        bool, typer.Option("--items", help="rows describe items: a catalogue, no log of events")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="as JSON, for programs")] = False,
 ) -> None:
     """Say what a log holds and what looks wrong in it, before anything is learned from it."""
     settings = load_settings()
-    log = datasets.examine_log(data_source(settings, path, maps, types))
+    source = data_source(settings, path, maps, types)
+    log = datasets.examine_catalogue(path, source) if of_items else datasets.examine_log(source)
     found = datasets.summarise_log(log, settings.events)
     if as_json:
         print(msgspec.json.format(msgspec.json.encode(_figures(found)), indent=2).decode())

@@ -246,7 +246,8 @@ def _is_return(row: RefusedRecord) -> bool:
 
 def _check_items(log: Log) -> list[LogWarning]:
     texts = item_texts(log.items)
-    used = {event.item_id for event in log.events}
+    # Of a catalogue all are.
+    used = {event.item_id for event in log.events} or {item.item_id for item in log.items}
     without = len(used - texts.keys())
     return [
         LogWarning(

@@ -132,6 +132,26 @@ def examine_log(source: DataSource) -> Log:
     return _read(source)[0]
 
 
+def examine_catalogue(path: Path, source: DataSource) -> Log:
+    """The items of tables whose rows describe items, and are no events; as `examine_log`.
+
+    Raises:
+        DataError: no such file, or no column describes an item.
+        SettingsError: the mapping is not understood.
+    """
+    if not path.exists():
+        raise DataError(f"{path}: no such file or folder")
+    found = read_tables(path, source.mapping)
+    items = [*found.events, *(found.items if found.items is not found.events else ())]
+    log, _ = _build_log(LogTables([], items, found.passed_over), source.events)
+    if not log.counts.rows:
+        raise DataError(
+            f"{path}: no row describes an item: its columns are {items[0].list_columns()}: say "
+            "--map item=NAME and --map title=NAME (or category, brand, description)"
+        )
+    return log
+
+
 def _read(source: DataSource) -> tuple[Log, Sequence[TableRecords]]:
     path = source.path or movielens_100k(source.cache_dir)
     if not path.exists():

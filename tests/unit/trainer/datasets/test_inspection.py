@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from headwater_client.errors import DataError
 from typer.testing import CliRunner
 
 from deploy.commands.data_options import app
@@ -106,3 +107,19 @@ def test_the_command_prints_it(tmp_path: Path, as_json: bool) -> None:
     assert sorted(found["refused"].values()) == [1, 1]
     assert found["warnings"]["nobody"] == 1
     assert found["warnings"].keys() == found["explanations"].keys()
+
+
+def test_a_catalogue_is_examined_before_it_is_sent(tmp_path: Path) -> None:
+    path = tmp_path / "items.csv"
+    rows = ["i1,Lamp,light", f"i2,{'x' * 1025},light", ",Chair,", "i1,Lamp 2,light", "i4,,"]
+    path.write_text("\n".join(["item_id,title,category", *rows]))
+    done = CliRunner().invoke(app, ["inspect", str(path), "--items", "--json"])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.output)
+    assert (found["rows"], found["rows_of_items"], found["events"]) == (5, 2, 0)
+    assert sorted(found["refused"].values()) == [1, 1]
+    assert any(reason.startswith("title") for reason in found["refused"])
+    assert sum(found["skipped"].values()) == 1
+    path.write_text("user_id,item_id\nann,i1\n")
+    with pytest.raises(DataError, match="no row describes an item"):
+        CliRunner().invoke(app, ["inspect", str(path), "--items"], catch_exceptions=False)
