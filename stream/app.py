@@ -130,6 +130,7 @@ class FastLoop:
         self._recommender = recommender
         self._follower = follower
         self._pipeline = pipeline
+        self._starting = asyncio.Lock()
         self._ready = False
 
     async def handle(self, events: Sequence[EventT[bytes]]) -> None:
@@ -160,14 +161,19 @@ class FastLoop:
         await self._pipeline.drain()
 
     async def start(self) -> None:
-        """Before the first answer: which version to call, and what trends."""
+        """Before the first answer: which version to call, and what trends.
+
+        Where nothing happens yet, and a worker without a partition, know it too.
+        """
         if self._ready:
             return
-        async for attempt in retry_while_unavailable():
-            with attempt:
-                await self._follower.start()
-                await self._recommender.start()
-        self._ready = True
+        async with self._starting:
+            if not self._ready:
+                async for attempt in retry_while_unavailable():
+                    with attempt:
+                        await self._follower.start()
+                        await self._recommender.start()
+            self._ready = True
 
 
 def _requests(
@@ -275,7 +281,7 @@ async def find_starts(
 
 @dataclass(frozen=True)
 class WorkerServices:
-    """What a worker runs: a handler for each agent, and tasks that never end by themselves.
+    """What a worker runs: a handler for each agent, and tasks beside them.
 
     Attributes:
         routes: which version answers whom, as the tasks keep it up to date.
@@ -314,12 +320,14 @@ def make_services(config: WorkerConfig, app: faust.App, identity: LogIdentity) -
         config.worker.row_cache,
     )
     pipeline = Pipeline(recommender, producer, commits)
+    loop = FastLoop(decoder, updater, recommender, follower, pipeline)
     return WorkerServices(
         PoisonNet(store, identity.sources, producer.send_to_dead_letter),
-        FastLoop(decoder, updater, recommender, follower, pipeline),
+        loop,
         CatalogueWriter(store, decoder, commits),
         positions,
         (
+            loop.start,
             follower.run,
             recommender.run,
             commits.run,

@@ -292,7 +292,9 @@ class TrainerSettings(Section):
         0, description="Unix niceness of `headwater trainer`; above 0, other processes go first"
     )
     metrics_port: Annotated[int, Field(ge=0, le=65_535)] = Field(
-        0, description="port where Prometheus reads `headwater trainer`'s metrics; 0: nowhere"
+        0,
+        description="port where Prometheus reads the metrics of `headwater trainer`, or of "
+        "`headwater windows write`, and probes its health; 0: nowhere",
     )
     metrics_address: str = Field(
         "127.0.0.1", description="network interface of metrics_port; 0.0.0.0: all of them"

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import partial
 from threading import Event
 from typing import Annotated
 
@@ -29,6 +30,7 @@ from deploy.jobs.replay import Pace, ReplayResult, immediate_pace, rate_pace, sp
 from deploy.jobs.replay import replay as replay_log
 from deploy.local.store import history_path
 from deploy.progress import ProgressDisplay, show_progress
+from deploy.services.health import ServiceHealth, ask_servers, serve_health
 from deploy.services.supervisor import configure_logs, graceful_shutdown
 from deploy.settings import Settings, load_settings
 from features.kafka import ensure_topics
@@ -53,9 +55,12 @@ def write() -> None:
     configure_logs()
     settings = local.connect(load_settings(), only=["kafka"])
     store = WindowStore(settings.windows_address)
-    with graceful_shutdown() as stop:
-        writer = WindowWriter(settings.kafka, store, settings.windows, settings.events)
-        for _ in writer.run(stop):
+    writer = WindowWriter(settings.kafka, store, settings.windows, settings.events)
+    # Of what a trainer does it is a part, and has its probes.
+    health = ServiceHealth(ask_servers(settings, "kafka"))
+    port, address = settings.trainer.metrics_port, settings.trainer.metrics_address
+    with graceful_shutdown() as stop, serve_health("trainer", port, address, health):
+        for _ in writer.run(stop, on_turn=partial(health.turn, "windows")):
             pass
 
 

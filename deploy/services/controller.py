@@ -16,7 +16,7 @@ from deploy.rollout.controller import Controller, Dependencies
 from deploy.rollout.feedback.consumer import FeedbackConsumer
 from deploy.rollout.feedback.ledger import FeedbackScope
 from deploy.rollout.topic import RolloutLog
-from deploy.services.health import ServiceHealth, serve_health, store_problem
+from deploy.services.health import ServiceHealth, ask_servers, serve_health, store_problem
 from deploy.settings import Settings
 from features.inputs import MODEL_NAME
 from features.kafka import ensure_sources
@@ -48,6 +48,7 @@ def run_controller(settings: Settings, stop: threading.Event) -> None:
         {
             "rollouts": lambda: missing["rollouts"],
             "store": lambda: store_problem(settings.store),
+            **ask_servers(settings, "kafka", "triton"),
         }
     )
 

@@ -11,13 +11,17 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from http.server import ThreadingHTTPServer
 from typing import cast
 
 from headwater_client.errors import HeadwaterError, SettingsError
 from prometheus_client import MetricsHandler
 
+from deploy import local
+from deploy.settings import Settings
 from features.settings import StoreSettings
 from features.store import USERS, VERSION, RowRead
 from features.store.redis import RedisRowStore
@@ -71,8 +75,11 @@ class ServiceHealth:
 
     def missing_parts(self) -> dict[str, str]:
         """What the service is not ready for, by name; all that hangs, too."""
-        asked = {name: ask() for name, ask in self._parts.items()}
-        return {name: missing for name, missing in asked.items() if missing} | self.stale_loops()
+        # At the same time: a server that sleeps is waited for, and a probe does not wait long.
+        with ThreadPoolExecutor(len(self._parts) or 1) as pool:
+            asked = list(pool.map(lambda ask: ask(), self._parts.values()))
+        found = dict(zip(self._parts, asked, strict=True))
+        return {name: missing for name, missing in found.items() if missing} | self.stale_loops()
 
 
 class HealthServer(ThreadingHTTPServer):
@@ -139,6 +146,11 @@ def serve_health(section: str, port: int, address: str, health: ServiceHealth) -
     finally:
         server.shutdown()
         server.server_close()
+
+
+def ask_servers(settings: Settings, *names: str) -> dict[str, MissingPart]:
+    """Parts that are missing while a server, which every client needs, does not answer."""
+    return {name: partial(local.find_ailment, settings, name) for name in names}
 
 
 def store_problem(settings: StoreSettings) -> str:

@@ -16,7 +16,7 @@ from deploy.jobs.train import model_registry
 from deploy.rollout import CommandRejectedError, CommandRequest, sign_command
 from deploy.rollout.topic import send_command
 from deploy.services.controller import routed_versions_kept
-from deploy.services.health import ServiceHealth, serve_health
+from deploy.services.health import ServiceHealth, ask_servers, serve_health
 from deploy.services.supervisor import StopSignal
 from deploy.settings import Settings
 from features.inputs import MODEL_NAME
@@ -55,7 +55,9 @@ def slow_loop(settings: Settings, stop: StopSignal) -> Iterator[SlowLoopStep]:
     warn_if_unsigned(settings.kafka)
     store = WindowStore(settings.windows_address)
     missing = {"model": "the live version and the windows are being read"}
-    health = ServiceHealth({"model": lambda: missing.get("model", "")})
+    health = ServiceHealth(
+        {"model": lambda: missing.get("model", ""), **ask_servers(settings, "kafka", "triton")}
+    )
 
     @contextmanager
     def working() -> Iterator[None]:
@@ -78,7 +80,7 @@ def slow_loop(settings: Settings, stop: StopSignal) -> Iterator[SlowLoopStep]:
             with working():
                 step = loop.step([])
             yield _log_step(step, {})
-        with _windows(settings, store) as closed_windows:
+        with _windows(settings, store, health) as closed_windows:
             while not stop.is_set():
                 health.turn()
                 if closed := closed_windows():
@@ -162,7 +164,7 @@ def _log_step(step: SlowLoopStep, before: dict[str, float]) -> SlowLoopStep:
 
 @contextmanager
 def _windows(
-    settings: Settings, store: WindowStore
+    settings: Settings, store: WindowStore, health: ServiceHealth
 ) -> Iterator[Callable[[], list[WindowManifest]]]:
     """Writes windows meanwhile; gives those that closed since it was asked last, after a wait."""
     writer = WindowWriter(settings.kafka, store, settings.windows, settings.events)
@@ -170,7 +172,7 @@ def _windows(
     ended = threading.Event()
 
     def write() -> None:
-        for manifest in writer.run(ended):
+        for manifest in writer.run(ended, on_turn=partial(health.turn, "windows")):
             written.put(manifest)
 
     with ThreadPoolExecutor(1, thread_name_prefix="windows") as pool:

@@ -5,7 +5,7 @@ import gc
 import os
 import socket
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
@@ -16,7 +16,13 @@ from headwater_client.errors import ServerError, SettingsError
 from msgspec.structs import replace
 
 from deploy.local import process
-from deploy.services.health import MissingPart, ServiceHealth, serve_health, store_problem
+from deploy.services.health import (
+    MissingPart,
+    ServiceHealth,
+    ask_servers,
+    serve_health,
+    store_problem,
+)
 from deploy.services.supervisor import END_S, end_by_force
 from deploy.settings import Settings
 from features.kafka import LogIdentity, ensure_log
@@ -56,10 +62,10 @@ def run_worker(settings: Settings) -> None:
     identity = ensure_log(settings.kafka)
     asyncio.run(_claim(settings, identity))
     with WorkerName(settings).hold():
-        _run(config, identity)
+        _run(config, identity, ask_servers(settings, "kafka"))
 
 
-def _run(config: WorkerConfig, identity: LogIdentity) -> None:
+def _run(config: WorkerConfig, identity: LogIdentity, servers: Mapping[str, MissingPart]) -> None:
     app, services = make_app(config, identity)
     worker = config.worker
     health = ServiceHealth(
@@ -67,6 +73,7 @@ def _run(config: WorkerConfig, identity: LogIdentity) -> None:
             "partitions": _assignment_problem(app, worker.group),
             "store": lambda: store_problem(config.store),
             "model": lambda: _routing_problem(services.routes),
+            **servers,
         }
     )
     # What is imported by now stays: without this a full collection stops the loop for 100 ms.

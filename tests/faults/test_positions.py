@@ -9,7 +9,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import AdminClient, NewPartitions
 from headwater_client import EventProducer
 from headwater_client.event_types import CLICK
 from headwater_client.topics import RECOMMENDATIONS
@@ -139,6 +139,20 @@ def test_what_the_store_lost_is_read_again_and_a_topic_made_anew_is_counted(
             worker.start()
             wait_until(lambda: total_counted(settings, PEOPLE) == counted + 20, 60)
 
+            # More partitions while it runs: nothing of the new ones is read under a wrong name.
+            more = settings.kafka.partitions + 1
+            add_partition(settings, CLICK.topic, more)
+            shop.send(20, producer)
+            wait_for_end(worker, f"set kafka.partitions to {more}, and rebuild the rows in an")
+            worker.start()
+            assert worker.process.wait(120) == 2
+            assert f"topic clicks has {more}: set kafka.partitions to" in worker.log.read_text()
+
+
+def add_partition(settings: Settings, topic: str, partitions: int) -> None:
+    admin = AdminClient(client_config(settings.kafka))
+    admin.create_partitions([NewPartitions(topic, partitions)])[topic].result()
+
 
 def make_anew(settings: Settings) -> None:
     admin = AdminClient(client_config(settings.kafka))
@@ -168,6 +182,16 @@ def test_a_log_that_was_put_back_from_a_copy_ends_the_worker_with_the_remedy(
     last = log.read_text().splitlines()[-1]
     assert "ends at offset" in last
     assert "headwater backfill rows" in last
+
+    # Another cluster at the same address: what it was copied would count twice.
+    local.down(own, only=["kafka"])
+    shutil.rmtree(data)
+    begin(own)
+    worker.start()
+    assert worker.process.wait(120) == 2
+    last = log.read_text().splitlines()[-1]
+    assert "holds rows of the Kafka cluster" in last
+    assert "use an empty store and `headwater backfill rows`" in last
 
 
 def begin(own: Settings) -> Settings:

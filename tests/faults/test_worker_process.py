@@ -3,52 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import os
 import signal
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from headwater_client import EventProducer, ServerError, SettingsError
 from msgspec.structs import replace
 
-from deploy.local.process import Record, StateFolder, free_port
+from deploy.local.process import free_port
 from deploy.services.worker import WorkerName
 from deploy.settings import Settings
 from features import kafka
 from features.settings import SecurityProtocol
-from tests.harness.servers import renew_topics
+from tests.harness.probes import ask, missing
+from tests.harness.servers import asleep, renew_topics
 from tests.harness.waiting import wait_until
 from tests.harness.workers import COMMAND, WorkerProcess, WorkerProgress, environment, running
-from tests.unit.deploy.services.test_health import ask
 
 GRACE_S = 30.0
 """How long Kubernetes waits between SIGTERM and SIGKILL."""
-
-
-def records(settings: Settings) -> dict[str, Record]:
-    return StateFolder(settings.local.state_dir).records()
-
-
-@contextmanager
-def asleep(settings: Settings, *names: str) -> Iterator[None]:
-    """Servers that do not answer, and do not close a connection either."""
-    pids = [records(settings)[name].process.pid for name in names]
-    for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        for pid in pids:
-            os.kill(pid, signal.SIGCONT)
-
-
-def missing(port: int) -> dict[str, str]:
-    found: dict[str, str] = json.loads(ask(port, "/readyz")[1])["missing"]
-    return found
 
 
 @pytest.mark.faults

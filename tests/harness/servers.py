@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -17,6 +19,7 @@ from redis import Redis
 from bench.harness.processes import local_settings
 from deploy import local
 from deploy.local.kafka import Kafka
+from deploy.local.process import StateFolder
 from deploy.local.servers import quiet
 from deploy.settings import Settings
 from features.kafka import client_config, ensure_topics, topic_ids
@@ -104,6 +107,20 @@ def renew_topics(
     ensure_topics(
         kafka, [replace(topic, config=dict(configs[topic.name])) for topic in list_topics()]
     )
+
+
+@contextmanager
+def asleep(settings: Settings, *names: str) -> Iterator[None]:
+    """Local servers that do not answer, and do not close a connection either."""
+    records = StateFolder(settings.local.state_dir).records()
+    pids = [records[name].process.pid for name in names]
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
 
 
 @pytest.fixture

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from confluent_kafka import Producer
+from headwater_client import EventProducer, RecommendationConsumer
 from headwater_client.errors import ServerError
 from headwater_client.event_types import CLICK
 from headwater_client.events import Click, encode
-from headwater_client.topics import ROLLOUT_COMMANDS, ROLLOUTS
+from headwater_client.topics import RECOMMENDATIONS, ROLLOUT_COMMANDS, ROLLOUTS
 from msgspec.structs import replace as replace_fields
 
+from bench.harness.processes import end_process, variables_of
 from deploy import local
 from deploy.jobs.train import model_registry
+from deploy.local.process import free_port
 from deploy.rollout import (
     CommandRejectedError,
     CommandRequest,
@@ -41,18 +48,22 @@ from features.rollouts import RolloutView
 from features.schema import FeatureSchema
 from features.topics import partition_of
 from tests.harness.models import SETTINGS, untrained
+from tests.harness.probes import ask, is_ready, missing
 from tests.harness.rollouts import (
     People,
     asked,
     command,
     controlling,
     ended,
+    rollout_environment,
     rules,
     steps,
     told,
     until,
 )
-from tests.harness.servers import state_in
+from tests.harness.servers import asleep, state_in
+from tests.harness.waiting import wait_until
+from tests.harness.workers import WorkerProcess, running
 
 pytestmark = pytest.mark.integration
 ALIKE = {"canary": 0.3, "baseline": 0.3}
@@ -90,6 +101,125 @@ def test_without_a_controller_a_command_says_so(
     monkeypatch.setattr(topic, "MAX_AGE_S", 2.0)
     with pytest.raises(ServerError, match="run one: headwater controller"):
         asked(fresh, RolloutAction.ROLLBACK)
+
+
+LEASE_S, READY_S = 30, 120
+NEEDED = {"controller": {"kafka", "store", "triton"}, "worker": {"kafka", "store"}}
+NEEDED_LATER = {"trainer": {"kafka", "triton"}, "writer": {"kafka"}}
+NOBODY_CLICKS = dict.fromkeys(("canary", "baseline", "stable", "shadow"), 0.0)
+
+
+@pytest.mark.timeout(400)
+def test_a_canary_that_nobody_watches_ends_and_probes_name_what_sleeps(
+    fresh: Settings, tmp_path: Path
+) -> None:
+    """A worker through a whole lease; meanwhile each service says what it lacks."""
+    ports: dict[str, int] = {}
+    for name in (*NEEDED, *NEEDED_LATER):
+        ports[name] = free_port(ports.values())
+    log = tmp_path / "worker.log"
+    worker = WorkerProcess(
+        fresh, "watched", log, metrics_port=ports["worker"], rollout_lease_s=LEASE_S
+    )
+    with ExitStack() as stack:
+        controller = stack.enter_context(
+            controlling(fresh, tmp_path / "controller.log", metrics_port=ports["controller"])
+        )
+        stack.enter_context(running(worker))
+        check_probes(fresh, ports, NEEDED)
+        begun(fresh)
+        # Who clicks nothing gives nothing to decide on: the canary stays.
+        people = People(fresh, NOBODY_CLICKS)
+        until(fresh, lambda _: routed(ports["worker"]) == {"stable": 1, "canary": 2}, people.act)
+        controller.kill()
+        for name in NEEDED_LATER:
+            stack.enter_context(service(fresh, name, ports[name], tmp_path / f"{name}.log"))
+        check_probes(fresh, ports, NEEDED_LATER)
+        wait_until(lambda: metrics(ports["worker"])["headwater_rollout_lease_expired"] == 1, 60)
+        assert routed(ports["worker"]) == {"stable": 1}
+        assert f"renewed it for {LEASE_S} s: everyone gets the stable version" in log.read_text()
+        assert answered_by(fresh) == {"stable"}
+
+
+def check_probes(
+    settings: Settings, ports: Mapping[str, int], needed: Mapping[str, set[str]]
+) -> None:
+    """Services are ready; while all servers sleep each names those that it needs; and ready again.
+
+    Args:
+        needed: by service, the servers.
+    """
+
+    def are_ready() -> bool:
+        return all(is_ready(ports[name]) for name in needed)
+
+    wait_until(are_ready, READY_S)
+    with asleep(settings, *local.NAMES), ThreadPoolExecutor() as pool:
+        found = pool.map(missing, (ports[name] for name in needed))
+        for name, lacked in zip(needed, found, strict=True):
+            assert lacked.keys() & set(local.NAMES) == needed[name], (name, lacked)
+            assert ask(ports[name], "/livez")[0] == 200, name
+    wait_until(are_ready, READY_S)
+
+
+COMMANDS = {"trainer": ("trainer",), "writer": ("windows", "write")}
+
+
+@contextmanager
+def service(settings: Settings, name: str, port: int, log: Path) -> Iterator[None]:
+    """A trainer, or a writer of windows, with probes."""
+    folder = log.with_suffix(".windows")
+    variables = rollout_environment(settings) | variables_of(
+        {
+            "trainer.metrics_port": port,
+            "trainer.language_model": "",
+            "trainer.width": SETTINGS.width,
+            "windows.address": folder,
+            "windows.group": f"windows-{name}",
+        }
+    )
+    with log.open("ab") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "deploy.cli", *COMMANDS[name]],
+            env=variables,
+            stdout=out,
+            stderr=out,
+        )
+    try:
+        yield
+    finally:
+        end_process(process)
+
+
+def metrics(port: int) -> dict[str, float]:
+    lines = ask(port, "/metrics")[1].splitlines()
+    pairs = (line.rpartition(" ") for line in lines if not line.startswith("#"))
+    return {name: float(value) for name, _, value in pairs}
+
+
+def routed(port: int) -> dict[str, int]:
+    """The version that a worker has for each variant; a baseline is another name for stable."""
+    found = metrics(port)
+    names = {name: f'headwater_routed_version{{variant="{name}"}}' for name in ("stable", "canary")}
+    return {name: int(found[line]) for name, line in names.items() if line in found}
+
+
+def answered_by(settings: Settings) -> set[str]:
+    """The variants that people are answered by."""
+    kafka = settings.kafka.client_settings
+    with EventProducer(kafka) as events, RecommendationConsumer(kafka) as answers:
+        sent = {events.click(user_id=f"p{n}", item_id="i0").event_id for n in range(40)}
+        events.flush()
+        found: dict[str, str] = {}
+
+        def is_answered() -> bool:
+            answer = answers.receive(1.0)
+            if answer is not None and answer.event_id in sent:
+                found[answer.event_id] = answer.variant
+            return len(found) == len(sent)
+
+        wait_until(is_answered, 30)
+    return set(found.values())
 
 
 @pytest.fixture(scope="module")
@@ -287,6 +417,9 @@ def test_what_others_write_ends_no_controller_and_is_put_right(shop: Settings) -
         f"{MODEL_NAME}/lease": b"[]",
     }.items():
         _write(shop, key, value)
+    # Who counts feedback meets it too.
+    for topic_name in (CLICK.topic, RECOMMENDATIONS):
+        _write(shop, "u1", deep, topic_name)
     found = until(
         shop, lambda now: not now.refusal and _revision(now.current) > before.revision, lambda: None
     )

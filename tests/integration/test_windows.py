@@ -115,13 +115,14 @@ def test_what_is_no_event_is_passed_over_counted_and_logged_once(
         producer.send_raw(CLICK.topic, "ann", b'{"user_id": "ann"')
         producer.send_raw(PURCHASE.topic, "ann", None)
         producer.send_raw(CLICK.topic, "ann", b'{"user_id": "ann", "timestamp": 1}')
+        producer.send_raw(CLICK.topic, "ann", b'{"x":' * 1_400 + b"1" + b"}" * 1_400)
     send(kafka, 5)
     with capture_logs() as logs:
         [window] = write(kafka, store, 1)
-    assert (window.events, window.refused) == (1, 3)
+    assert (window.events, window.refused) == (1, 4)
     refused = [each for each in logs if each["event"] == "event_refused"]
     assert sorted((each["topic"], each["offset"]) for each in refused) == [
-        *((CLICK.topic, 0), (CLICK.topic, 1), (PURCHASE.topic, 0)),
+        *((CLICK.topic, 0), (CLICK.topic, 1), (CLICK.topic, 2), (PURCHASE.topic, 0)),
     ]
     assert all(each["reason"] and "ann" not in each["reason"] for each in refused)
     send(kafka, 6)

@@ -67,7 +67,9 @@ class WindowWriter:
         self._events = EventReader(events)
         self._now_s = now_s
 
-    def run(self, stop: Event, *, to_end: bool = False) -> Iterator[WindowManifest]:
+    def run(
+        self, stop: Event, *, to_end: bool = False, on_turn: Callable[[], None] = lambda: None
+    ) -> Iterator[WindowManifest]:
         """Each window, once it is whole and Kafka knows of it.
 
         What is open when `stop` is set stays in Kafka, for the next run.
@@ -75,6 +77,7 @@ class WindowWriter:
         Args:
             stop: set it, from another thread, to end.
             to_end: end by itself once all is read that Kafka has by now.
+            on_turn: called again and again, at the latest after the longest pause of a try.
 
         Raises:
             ServerError: Kafka cannot be read.
@@ -92,10 +95,10 @@ class WindowWriter:
                 reader.check(source, tracker)
             # Asked before it reads: between fetches a broker answers half a second later.
             backlog = reader.backlog() if to_end else None
-            watched = _WatchedLog(reader, assembler, self._kafka, identity)
+            watched = _WatchedLog(reader, assembler, self._kafka, identity, on_turn)
             reader.start(assembler.resume())
             for closed in self._fire(watched, assembler, stop, backlog):
-                manifest = appender.append(closed, stop)
+                manifest = appender.append(closed, stop, on_turn)
                 reader.report(closed.progress.positions)
                 yield manifest
 
@@ -143,7 +146,9 @@ class _WatchedLog:
         assembler: WindowAssembler,
         kafka: BrokerSettings,
         identity: LogIdentity,
+        on_turn: Callable[[], None],
     ) -> None:
+        self._on_turn = on_turn
         self._reader = reader
         self._assembler = assembler
         self._kafka = kafka
@@ -156,6 +161,7 @@ class _WatchedLog:
         Raises:
             PositionError: a topic was made anew, has more partitions, or lost messages.
         """
+        self._on_turn()
         if time.monotonic() - self._looked_s >= WATCH_S:
             self._looked_s = time.monotonic()
             try:
@@ -182,7 +188,8 @@ def _refuse_log(problem: str | None) -> None:
         raise PositionError(problem)
 
 
-LONGEST_PAUSE_S = 30.0
+# Shorter than a loop may stand still (`on_turn`).
+LONGEST_PAUSE_S = 20.0
 log = structlog.get_logger()
 
 
@@ -218,11 +225,14 @@ class WindowAppender:
             progress = replace(progress, finished_ms=current_ms())
         return WindowAssembler(sources, self._settings, progress, repeats, now_s)
 
-    def append(self, closed: ClosedWindow, stop: Event) -> WindowManifest:
+    def append(
+        self, closed: ClosedWindow, stop: Event, on_turn: Callable[[], None] = lambda: None
+    ) -> WindowManifest:
         """Write the next window.
 
         Args:
             stop: set it, from another thread, to end trying again.
+            on_turn: called before each try.
 
         Raises:
             DataError: a file could not be written.
@@ -231,7 +241,7 @@ class WindowAppender:
         self._number += 1
         progress = replace(closed.progress, cluster=self._cluster)
         draft = self._store.prepare(self._number, replace(closed, progress=progress))
-        self._write(draft, stop)
+        self._write(draft, stop, on_turn)
         return draft.manifest
 
     def _newest_rows(self) -> Iterator[WindowEvent]:
@@ -254,7 +264,7 @@ class WindowAppender:
             log.warning("window_unreadable", window=number, reason=str(error))
             return []
 
-    def _write(self, draft: StagedWindow, stop: Event) -> None:
+    def _write(self, draft: StagedWindow, stop: Event, on_turn: Callable[[], None]) -> None:
         """Write a window; a disk that is full now may have room in a minute."""
         write = retrying(
             self._settings.retry_s,
@@ -263,8 +273,13 @@ class WindowAppender:
             told="window_not_written",
             stop=stop,
         )
+
+        def attempt() -> None:
+            on_turn()
+            self._store.write(draft)
+
         try:
-            write(self._store.write, draft)
+            write(attempt)
         except OSError as error:
             raise DataError(
                 f"{self._store.address(draft.manifest)}: cannot be written: {error}: make room or "

@@ -5,16 +5,24 @@ from __future__ import annotations
 import base64
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import msgspec
 import pytest
+from headwater_client.events import encode
+from msgspec.structs import replace
 
+from deploy.rollout import RolloutSettings
+from deploy.rollout.decision import Trial, initial_state
 from deploy.rollout.feedback.consumer import decode_feedback, encode_feedback
 from deploy.rollout.history import (
     RolloutProjection,
+    Transition,
+    build_step,
     has_inputs,
     is_reproducible,
     replay_decision,
+    rules_as_json,
     state_of,
 )
 from deploy.rollout.tables import figures_row, step_as_json
@@ -26,10 +34,41 @@ from features.rollout_messages import (
     RolloutMessage,
     RolloutPhase,
     RolloutStep,
+    RoutedVersion,
     decode_rollout_message,
+    lease_key,
 )
 from features.store import FEEDBACK, redis
 
+
+# How release 0.1.0 reads a routing message and a step; what it knows nothing of it passes over.
+class OldRollout(msgspec.Struct):
+    model: str
+    versions: list[RoutedVersion]
+    time: int
+    state: Literal["stable", "shadow", "running", "holding", "paused", "promoted", "rolled_back"]
+    rollout_id: str = ""
+    sequence: int = 0
+
+
+class OldStep(msgspec.Struct):
+    rollout: OldRollout
+    actor: str
+    reason: str
+    command_id: str = ""
+    state: dict[str, Any] = {}
+    inputs: dict[str, Any] = {}
+
+
+class OldState(msgspec.Struct):
+    step: int
+    started_s: float
+    step_since_s: float
+    status: str
+    resumes: str
+
+
+OLD_KINDS = {"", "history", "command", "answer"}
 FOLDER = Path(__file__).parents[3] / "golden/13a9bcc"
 ROWS = json.loads((FOLDER / "rows.json").read_text())
 FEEDBACK_ROWS: dict[str, Any] = json.loads((FOLDER / "expected_rows.json").read_text())["feedback"]
@@ -68,6 +107,24 @@ def test_each_decision_is_made_again(step: RolloutStep) -> None:
     if decision is not None:
         assert decision.state == state_of(step)
         assert figures_row(step)["failed"] == "0 / 0"
+
+
+def test_that_release_reads_what_this_one_writes_of_a_trial() -> None:
+    """A downgrade in mid-trial: its controller and its workers go on with the trial."""
+    candidate, stable = (2, "/models/2"), (1, "/models/1")
+    trial = Trial("2-17", MODEL_NAME, candidate, stable, initial_state(5.0, shadow=True), 3)
+    rules = RolloutSettings()
+    rollout = replace(trial.to_rollout(rules, 1_700_000_000_000), revision=7)
+    transition = Transition(trial, "ann", "why", rules_as_json(rules), "c")
+    step = replace(build_step(transition, rollout), previous="a" * 64)
+    found = msgspec.json.decode(encode(step), type=OldStep)
+    assert found.rollout == msgspec.json.decode(encode(rollout), type=OldRollout)
+    assert found.rollout.versions == rollout.versions
+    assert (found.rollout.state, found.rollout.sequence) == ("shadow", 3)
+    assert msgspec.convert(found.state, OldState) == OldState(0, 5.0, 5.0, "shadow", "running")
+    assert [tuple(found.state[name]) for name in ("candidate", "stable")] == [candidate, stable]
+    # It has no leases: a trial that it leads is shown by its own workers only.
+    assert lease_key(MODEL_NAME).removeprefix(f"{MODEL_NAME}/") not in OLD_KINDS
 
 
 def test_the_history_is_what_that_release_printed() -> None:

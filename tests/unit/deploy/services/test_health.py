@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import urllib.error
-import urllib.request
 
 import pytest
 from headwater_client.errors import SettingsError
 
 from deploy.local.process import free_port
 from deploy.services.health import STALE_S, ServiceHealth, serve_health
+from tests.harness.probes import ask
 
 
 class Clock:
@@ -20,16 +19,6 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now_s
-
-
-def ask(port: int, path: str, host: str = "127.0.0.1") -> tuple[int, str]:
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    try:
-        with opener.open(f"http://{host}:{port}{path}", timeout=10) as answer:
-            return answer.status, answer.read().decode()
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code, error.read().decode()
 
 
 def test_a_loop_that_does_not_turn_is_not_alive_unless_it_computes() -> None:
