@@ -4,10 +4,6 @@ Two steps: a row becomes values by column (plain Python, which Feast's own inter
 and values become bytes by the type that the table gives each column.
 """
 
-from features import feast_import  # noqa: F401  (before anything of Feast)
-
-# isort: split
-
 import math
 from array import array
 from collections.abc import Callable, Iterable, Mapping
@@ -18,9 +14,9 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from feast.protos.feast.types.Value_pb2 import DoubleList, Int64List, StringList, Value
 from headwater_client.events import Item
 
+from features.feast_import import DoubleList, Int64List, StringList, Value
 from features.rows import ItemGroup, UserRow, empty_group, empty_user
 from features.schema import FeatureSchema, Float64Array
 from features.store import CATALOGUE, TRENDING, USERS, VERSION, ColumnType, StoreTable

@@ -166,13 +166,13 @@ def feature_repo(settings: Settings) -> Path:
     Returns:
         The folder: `cd` there, and `feast` works.
     """
-    # Feast takes a second to import, which a command that starts or stops servers should not pay.
-    from features.feast_import import feast
+    # A command that stops servers, or looks at them, should not pay for what it has no use for.
+    from features.feast_import import import_feast
     from features.store.redis import connection_string
 
     folder = _folder(settings)
     write_feature_repo(folder, connection_string(settings.store), settings.kafka.partitions)
-    feast.FeatureStore(repo_path=str(folder)).apply(list_definitions(folder))
+    import_feast().FeatureStore(repo_path=str(folder)).apply(list_definitions(folder))
     return folder
 
 
@@ -197,8 +197,9 @@ def write_feature_repo(folder: Path, connection: str, partitions: int) -> None:
 
 def list_definitions(folder: Path) -> list[Any]:
     """All entities and views of a written repository, as `feast apply` finds them there."""
-    from features.feast_import import feast
+    from features.feast_import import import_feast
 
+    feast = import_feast()
     names: dict[str, Any] = runpy.run_path(str(folder / DEFINITIONS))
     kinds = (feast.Entity, feast.FeatureView)
     return [value for value in names.values() if isinstance(value, kinds)]

@@ -3,12 +3,8 @@
 Feast's Redis store reads a row's timestamp and then writes: not atomic, and it drops an event that
 is late or of the same instant. Here a row is written by a script that compares one column, the
 version, with the bytes that were read. Keys and fields are Feast's own, so plain Feast reads what
-is written here. This is the only file that touches what Feast does not call public.
+is written here.
 """
-
-from features import feast_import  # noqa: F401  (before anything of Feast)
-
-# isort: split
 
 import asyncio
 import json
@@ -18,19 +14,16 @@ from functools import lru_cache
 from hashlib import sha1
 from typing import Any, NamedTuple
 
-from feast import RepoConfig
-from feast.infra.online_stores.helpers import _mmh3, _redis_key
-from feast.infra.online_stores.redis import RedisOnlineStore, RedisOnlineStoreConfig, RedisType
-from feast.protos.feast.types.EntityKey_pb2 import EntityKey
-from feast.protos.feast.types.Value_pb2 import Value
-from feast.repo_config import RegistryConfig
+import mmh3
 from google.protobuf.timestamp_pb2 import Timestamp
 from headwater_client.errors import ServerError, SettingsError
 from hiredis import pack_command
+from redis import asyncio as redis
 from redis.asyncio.connection import Connection
 from redis.exceptions import NoPermissionError, NoScriptError, RedisError, ResponseError
 
 from features import store as base
+from features.feast_import import EntityKey, Value, serialize_entity_key
 from features.settings import Durability, StoreSettings
 from features.store import CATALOGUE, VERSION, RowRead, RowWrite, StoreTable
 from features.topics import hash64
@@ -81,33 +74,22 @@ _FSYNC_S = 1.1
 _SET = "return redis.call('SET', KEYS[1], ARGV[1], unpack(ARGV, 2))"
 
 
-class RedisRowStore(RedisOnlineStore):
-    """A `RowStore` on Feast's Redis store. A mark is a key of its own beside the rows.
+class RedisRowStore:
+    """A `RowStore` in Redis. A mark is a key of its own beside the rows.
 
     Args:
         settings: `address` must be set.
     """
 
     def __init__(self, settings: StoreSettings) -> None:
-        super().__init__()
         self._settings = settings
-        self._config = RedisOnlineStoreConfig(
-            redis_type=RedisType.redis_cluster if settings.cluster else RedisType.redis,
-            connection_string="",
-        )
+        self._client: Any = None
         self._server: _Server | None = None
 
     @property
     def address(self) -> str:
         """Where the server is, as the settings say."""
         return self._settings.address or ""
-
-    def _parse_connection_string(  # type: ignore[override]  # Feast's is static, and has less
-        self, _: str
-    ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-        """The settings, in place of Feast's string, which has no place for an IPv6 address."""
-        nodes = [{"host": host, "port": port} for host, port in _nodes(self._settings)]
-        return nodes, _options(self._settings)
 
     async def check(self) -> None:
         """See `RowStore.check`. Of a cluster only the rights are asked."""
@@ -262,9 +244,9 @@ class RedisRowStore(RedisOnlineStore):
         self._server = None
 
     async def _disconnect(self) -> None:
-        if self._client_async is not None:
-            await self._client_async.aclose()
-            self._client_async = None
+        if self._client is not None:
+            await self._client.aclose()
+            self._client = None
 
     async def claim(self, mark: str, text: str, replace: bool = False) -> str:
         """See `RowStore.claim`."""
@@ -319,7 +301,7 @@ class RedisRowStore(RedisOnlineStore):
             StoreRefusalError: it will not do it.
         """
         try:
-            pipe = (await self._redis()).pipeline(transaction=False)
+            pipe = self._redis().pipeline(transaction=False)
             for command in commands:
                 pipe.execute_command(*command)
             # redis-py would put a command, and so a person's id, into the text of its error.
@@ -333,14 +315,24 @@ class RedisRowStore(RedisOnlineStore):
                 raise await self._failure(reply) from reply
         return replies
 
-    async def _redis(self) -> Any:
-        client = await self._get_client_async(self._config)
-        if not self._settings.cluster:
-            pool = client.connection_pool
-            pool.connection_class = _with_fast_packing(pool.connection_class)
-            if self._settings.durability is Durability.AOF:
-                # From the first row that is read: a restart breaks its connections.
-                pool.connection_kwargs["redis_connect_func"] = self._meet
+    def _redis(self) -> Any:
+        """The client; it connects when it is first asked."""
+        if self._client is None:
+            self._client = self._make_client()
+        return self._client
+
+    def _make_client(self) -> Any:
+        nodes, options = _nodes(self._settings), _options(self._settings)
+        if self._settings.cluster:
+            startup = [redis.cluster.ClusterNode(host, port) for host, port in nodes]
+            return redis.RedisCluster(startup_nodes=startup, **options)
+        [(host, port), *_] = nodes
+        client: Any = redis.Redis(host=host, port=port, **options)
+        pool = client.connection_pool
+        pool.connection_class = _with_fast_packing(pool.connection_class)
+        if self._settings.durability is Durability.AOF:
+            # From the first row that is read: a restart breaks its connections.
+            pool.connection_kwargs["redis_connect_func"] = self._meet
         return client
 
     async def _failure(self, error: Exception) -> Exception:
@@ -559,31 +551,17 @@ def _options(settings: StoreSettings) -> dict[str, Any]:
     return options | {name: path for name, path in files.items() if path}
 
 
-def repo_config(settings: StoreSettings, registry: str) -> RepoConfig:
-    """A plain Feast configuration of this store: what `feature_store.yaml` says."""
-    return RepoConfig(
-        project=PROJECT,
-        provider="local",
-        registry=RegistryConfig(path=registry),
-        online_store=RedisOnlineStoreConfig(
-            redis_type=RedisType.redis_cluster if settings.cluster else RedisType.redis,
-            connection_string=connection_string(settings),
-        ),
-        entity_key_serialization_version=ENTITY_KEY_VERSION,
-    )
-
-
 @lru_cache(maxsize=100_000)
 def _key(join_key: str, entity_id: str) -> bytes:
     entity = EntityKey(join_keys=[join_key], entity_values=[Value(string_val=entity_id)])
-    return _redis_key(PROJECT, entity, ENTITY_KEY_VERSION)
+    encoded: bytes = serialize_entity_key(entity, ENTITY_KEY_VERSION)
+    return encoded + PROJECT.encode()
 
 
 @lru_cache(maxsize=10_000)
 def _field(view: str, column: str) -> bytes:
     """The field of a row's hash that Feast keeps a column in."""
-    field: bytes = _mmh3(f"{view}:{column}")
-    return field
+    return mmh3.hash(f"{view}:{column}", signed=False).to_bytes(4, "little")
 
 
 def _time_field(table: StoreTable) -> bytes:

@@ -31,7 +31,10 @@ def hold_once(marker: Path) -> None:
 if __name__ == "__main__":
     hold_once(Path(sys.argv[1]))
     if "unconditional" in sys.argv:
-        redis._WRITE_IF_UNCHANGED = "redis.call('HSET', KEYS[1], unpack(ARGV, 3)) return 1"
+        # What a worker asks at its start names no column.
+        redis._WRITE_IF_UNCHANGED = (
+            "if ARGV[3] then redis.call('HSET', KEYS[1], unpack(ARGV, 3)) end return 1"
+        )
     from deploy.commands.worker import worker
 
     worker()

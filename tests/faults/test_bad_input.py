@@ -34,7 +34,7 @@ from stream.pipeline import RecommendationProducer
 from tests.harness.oracle import read_log, read_topic
 from tests.harness.rows import check_items, check_users
 from tests.harness.servers import connect_redis, renew_topics
-from tests.harness.workers import WorkerProcess, WorkerProgress, running
+from tests.harness.workers import WorkerProcess, WorkerProgress, running, without_disk
 
 MALFORMED = 10_000
 GOOD = 5_000
@@ -70,7 +70,7 @@ def event(number: int) -> dict[str, Any]:
 def test_every_malformed_message_is_kept_and_every_good_one_counted(
     empty_streams: Settings, tmp_path: Path
 ) -> None:
-    settings = empty_streams
+    settings = without_disk(empty_streams)
     chance = random.Random(5)
     broken: dict[bytes, list[str]] = {}
     messages: list[tuple[str, str, bytes]] = []
@@ -140,7 +140,7 @@ def clicks_of_people(settings: Settings) -> dict[str, float]:
 @pytest.mark.faults
 def test_no_message_and_no_row_stops_a_partition(empty_streams: Settings, tmp_path: Path) -> None:
     """What ends the worker is put aside the third time; a row that does not decode begins anew."""
-    settings = empty_streams
+    settings = without_disk(empty_streams)
     worker = WorkerProcess(settings, "net", tmp_path / "worker.log", POISONED, group="net")
     progress = WorkerProgress(settings, "net")
     now_ms = int(time.time() * 1000)

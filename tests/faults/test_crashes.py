@@ -26,7 +26,9 @@ def test_rows_equal_the_log_after_kills(empty_streams: Settings, tmp_path: Path)
     seed = random.randrange(2**32)
     chance = random.Random(seed)
     print(f"seed {seed}")
-    worker = WorkerProcess(settings, "crashing", tmp_path / "worker.log", group="crashing")
+    worker = WorkerProcess(
+        settings, "crashing", tmp_path / "worker.log", group="crashing", commit_interval_s=1.0
+    )
     progress = WorkerProgress(settings, "crashing")
     with running(worker), EventProducer(settings.kafka.client_settings) as producer:
         # The catalogue first: an event counts under the categories known when it is absorbed.

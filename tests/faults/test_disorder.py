@@ -13,7 +13,7 @@ from deploy.settings import Settings
 from features.settings import DAY_MS
 from tests.harness.oracle import read_log
 from tests.harness.rows import check_items, check_users
-from tests.harness.workers import WorkerProcess, WorkerProgress, running
+from tests.harness.workers import WorkerProcess, WorkerProgress, running, without_disk
 
 EVENTS = 6_000
 PEOPLE = 60
@@ -52,7 +52,7 @@ def arrivals(made: list[Interaction]) -> list[Interaction]:
 
 @pytest.mark.faults
 def test_rows_do_not_depend_on_order_or_repetition(empty_streams: Settings, tmp_path: Path) -> None:
-    settings = empty_streams
+    settings = without_disk(empty_streams)
     worker = WorkerProcess(settings, "patient", tmp_path / "worker.log", group="patient")
     made = events()
     with running(worker), EventProducer(settings.kafka.client_settings) as producer:

@@ -22,7 +22,13 @@ from features.topics import list_topics
 from tests.harness.oracle import read_log, read_topic
 from tests.harness.rows import check_items, check_users, total_counted
 from tests.harness.waiting import wait_until
-from tests.harness.workers import WorkerProcess, WorkerProgress, running, without_model
+from tests.harness.workers import (
+    WorkerProcess,
+    WorkerProgress,
+    running,
+    without_disk,
+    without_model,
+)
 
 pytestmark = pytest.mark.faults
 
@@ -88,7 +94,7 @@ def wait_for_end(worker: WorkerProcess, words: str) -> None:
 def test_what_the_store_lost_is_read_again_and_a_topic_made_anew_is_counted(
     empty_streams: Settings, tmp_path: Path
 ) -> None:
-    settings = empty_streams
+    settings = without_disk(empty_streams)
     worker = WorkerProcess(settings, "kept", tmp_path / "worker.log", group="kept")
     progress, shop = WorkerProgress(settings, "kept"), Shop(settings)
     with closing(shop.store), EventProducer(settings.kafka.client_settings) as producer:
@@ -198,7 +204,7 @@ def begin(own: Settings) -> Settings:
     """Kafka and the store, over the data that they have."""
     settings = without_model(local.up(own, only=["kafka", "store"]))
     ensure_topics(settings.kafka)
-    return settings
+    return without_disk(settings)
 
 
 def feed(own: Settings, log: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from deploy.local.store import feature_repo
 from deploy.settings import Settings
-from features.feast_import import feast
+from features.feast_import import import_feast
 from features.rows import UserRow, empty_user
 from features.schema import FeatureSchema
 from features.store import item_sources
@@ -19,14 +19,14 @@ from tests.harness import oracle
 from tests.harness.oracle import Logged
 
 CHUNK = 500
-_stores: dict[tuple[object, ...], feast.FeatureStore] = {}
+_stores: dict[tuple[object, ...], Any] = {}
 
 
-def open_feast(settings: Settings) -> feast.FeatureStore:
+def open_feast(settings: Settings) -> Any:
     """An SDK that knows nothing but the feature repository's folder, which is applied once."""
     key = settings.local.state_dir, settings.store.address, settings.kafka.partitions
     if key not in _stores:
-        _stores[key] = feast.FeatureStore(repo_path=str(feature_repo(settings)))
+        _stores[key] = import_feast().FeatureStore(repo_path=str(feature_repo(settings)))
     return _stores[key]
 
 
@@ -38,7 +38,7 @@ def read_rows(
 
 
 def rows_of(
-    store: feast.FeatureStore, key: str, ids: Sequence[str], features: Sequence[str]
+    store: Any, key: str, ids: Sequence[str], features: Sequence[str]
 ) -> list[dict[str, Any]]:
     """`read_rows` of a store that is open."""
     rows: list[dict[str, Any]] = []

@@ -12,15 +12,26 @@ from pathlib import Path
 
 from bench.harness.processes import ConsumerProgress, end_process, server_variables, variables_of
 from deploy.settings import Settings
+from features.settings import Durability
 
 COMMAND = (sys.executable, "-m", "deploy.cli", "worker")
 
 
 def environment(settings: Settings, name: str, **worker: object) -> dict[str, str]:
     """The environment of a worker that uses these servers."""
-    chosen = {"name": name, "session_timeout_s": 6} | worker
-    own = variables_of({f"worker.{key}": value for key, value in chosen.items()})
-    return {**os.environ, **server_variables(settings), **own}
+    chosen = {"name": name, "session_timeout_s": 6, "commit_interval_s": 0.2} | worker
+    own = {f"worker.{key}": value for key, value in chosen.items()}
+    own["store.durability"] = settings.store.durability.value
+    return {**os.environ, **server_variables(settings), **variables_of(own)}
+
+
+def without_disk(settings: Settings) -> Settings:
+    """Offsets are committed before rows are on disk, for which a worker waits a second or two.
+
+    Where no store is killed, nothing hangs on it.
+    """
+    store = settings.store.model_copy(update={"durability": Durability.ACKNOWLEDGED})
+    return settings.model_copy(update={"store": store})
 
 
 def without_model(settings: Settings) -> Settings:

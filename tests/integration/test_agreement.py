@@ -25,7 +25,6 @@ from deploy import local
 from deploy.jobs.replay import replay
 from deploy.settings import Settings
 from features import rows
-from features.feast_import import feast
 from features.inputs import trend_values, user_features
 from features.kafka import ensure_topics
 from features.rows import ItemGroup, UserRow
@@ -165,40 +164,38 @@ def per_person(events: Sequence[Interaction]) -> list[list[Interaction]]:
     return list(people.values())
 
 
-def catalogue_is_known(store: feast.FeatureStore, items: Sequence[Item]) -> bool:
+def catalogue_is_known(store: Any, items: Sequence[Item]) -> bool:
     found = rows_of(store, "item_id", [i.item_id for i in items], ["item_catalogue:available"])
     return all(row["available"] is not None for row in found)
 
 
-def rows_once(
-    store: feast.FeatureStore, people: Sequence[Feed], settings: Settings
-) -> dict[str, UserRow]:
+def rows_once(store: Any, people: Sequence[Feed], settings: Settings) -> dict[str, UserRow]:
     """The rows of these people by plain Feast, once the worker has absorbed all that was sent."""
     schema = FeatureSchema(settings.features)
     sent = {feed.user_id: feed.sent for feed in people}
-    found: dict[str, UserRow] = {}
+    missing = set(sent)
 
     def all_absorbed() -> bool:
-        missing = [name for name in sent if name not in found]
-        features = [f"user_activity:{name}" for name in USERS.columns]
-        for row in rows_of(store, "user_id", missing, features):
-            user = user_row(row, schema)
-            if counted(user, schema) == sent[row["user_id"]]:
-                found[row["user_id"]] = user
-        return len(found) == len(sent)
+        counters = rows_of(store, "user_id", sorted(missing), ["user_activity:counters"])
+        missing.difference_update(
+            row["user_id"]
+            for row in counters
+            if counted(row["counters"] or [], schema) == sent[row["user_id"]]
+        )
+        return not missing
 
     wait_until(all_absorbed, 60)
-    return found
+    features = [f"user_activity:{name}" for name in USERS.columns]
+    rows = rows_of(store, "user_id", list(sent), features)
+    return {row["user_id"]: user_row(row, schema) for row in rows}
 
 
-def counted(row: UserRow, schema: FeatureSchema) -> int:
+def counted(counters: Sequence[float], schema: FeatureSchema) -> int:
     size = len(schema.user_half_lives)
-    return round(sum(row.counters[size - 1 :: size]))
+    return round(sum(counters[size - 1 :: size]))
 
 
-def item_rows(
-    store: feast.FeatureStore, items: Sequence[Item], settings: Settings
-) -> dict[str, dict[str, Any]]:
+def item_rows(store: Any, items: Sequence[Item], settings: Settings) -> dict[str, dict[str, Any]]:
     names = [f"item_popularity:{name}" for name in item_sources(settings.kafka.partitions)]
     found = rows_of(store, "item_id", [item.item_id for item in items], names)
     return {row["item_id"]: row for row in found}

@@ -44,7 +44,13 @@ from tests.harness.rows import (
 from tests.harness.servers import state_in
 from tests.harness.waiting import wait_until
 from tests.harness.windows import window_examples
-from tests.harness.workers import WorkerProcess, WorkerProgress, running, without_model
+from tests.harness.workers import (
+    WorkerProcess,
+    WorkerProgress,
+    running,
+    without_disk,
+    without_model,
+)
 from trainer.datasets import DataSource, Log, load_log
 from trainer.examples import Example
 from trainer.windows.store import WindowStore, read_log
@@ -105,7 +111,7 @@ class Stand:
 
     def worker(self, name: str, **known: str) -> WorkerProcess:
         """One that asks no model server: no version is announced."""
-        settings = without_model(self.settings)
+        settings = without_disk(without_model(self.settings))
         return WorkerProcess(settings, name, self.folder / f"{name}.log", **known)
 
 

@@ -1,4 +1,4 @@
-"""What neither trains nor serves a model needs no torch, and does not load it where it is there."""
+"""A process loads what it has a use for: torch where it trains, Feast where it asks Feast."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ MODULES = [
 ]
 
 
-def test_torch_is_for_training() -> None:
+def test_torch_is_for_training_and_feast_for_who_asks_it() -> None:
     """One process imports them all, one after another."""
     chosen = [name for name in MODULES if name.rpartition(".")[2] not in TRAINING]
     code = f"""
 import importlib, sys
 for name in {chosen}:
     importlib.import_module(name)
-    if "torch" in sys.modules:
-        sys.exit(f"{{name}} loads torch")
+    if found := {{"torch", "feast", "pandas"}} & sys.modules.keys():
+        sys.exit(f"{{name}} loads {{found}}")
 """
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -5,12 +5,17 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
+from headwater_client.errors import SettingsError
+from pydantic import SecretStr
+from redis.exceptions import BusyLoadingError, MovedError, ResponseError
 
 from deploy.local.store import list_definitions, write_feature_repo
+from features.feast_import import EntityKey, Value, import_feast
 from features.settings import StoreSettings
 from features.store import (
     CATALOGUE,
@@ -24,18 +29,33 @@ from features.store import (
     read_views,
     views_for,
 )
-from features.store.redis import RedisRowStore, connection_string, find_faults, waits_for_fsync
-
-# isort: split
-
-from feast.infra.online_stores.redis import RedisOnlineStore
-from feast.repo_config import load_repo_config
-from headwater_client.errors import SettingsError
-from pydantic import SecretStr
-from redis.exceptions import BusyLoadingError, MovedError, ResponseError
+from features.store.redis import (
+    RedisRowStore,
+    _field,
+    _key,
+    _nodes,
+    _options,
+    connection_string,
+    find_faults,
+    waits_for_fsync,
+)
 
 PARTITIONS = 3
 TABLES = [USERS, CATALOGUE, TRENDING, FEEDBACK, popularity_table(PARTITIONS)]
+
+
+def of_feast(module: str) -> Any:
+    import_feast()
+    return import_module(f"feast.{module}")
+
+
+@pytest.mark.parametrize("name", ["ann", "Ännchen 🦊", "x" * 300])
+def test_keys_and_fields_are_those_of_feast(name: str) -> None:
+    """They are made without Feast's store, which takes a second to import."""
+    helpers = of_feast("infra.online_stores.helpers")
+    entity = EntityKey(join_keys=["user_id"], entity_values=[Value(string_val=name)])
+    assert _key("user_id", name) == helpers._redis_key("headwater", entity, 3)
+    assert _field("user_activity", name) == helpers._mmh3(f"user_activity:{name}")
 
 
 @pytest.fixture(scope="module")
@@ -92,12 +112,13 @@ ODD_TEXTS = [
 @pytest.mark.parametrize("text", ODD_TEXTS)
 def test_a_login_of_any_characters_reaches_redis_and_plain_feast(tmp_path: Path, text: str) -> None:
     settings = StoreSettings(address="cache:6379", username=text, password=SecretStr(text))
-    nodes, options = RedisRowStore(settings)._parse_connection_string("")
-    assert nodes == [{"host": "cache", "port": 6379}]
+    options = _options(settings)
+    assert _nodes(settings) == [("cache", 6379)]
     write_feature_repo(tmp_path, connection_string(settings), PARTITIONS)
-    stored = load_repo_config(tmp_path, tmp_path / "feature_store.yaml").online_store
-    of_feast = RedisOnlineStore._parse_connection_string(stored.connection_string)
-    assert of_feast == ([{"host": "cache", "port": "6379"}], options)
+    config = of_feast("repo_config").load_repo_config(tmp_path, tmp_path / "feature_store.yaml")
+    theirs = of_feast("infra.online_stores.redis").RedisOnlineStore
+    found = theirs._parse_connection_string(config.online_store.connection_string)
+    assert found == ([{"host": "cache", "port": "6379"}], options)
     assert (options["username"], options["password"]) == (text, text)
 
 
@@ -110,8 +131,7 @@ def test_a_repository_is_only_its_owners(tmp_path: Path) -> None:
 
 def test_an_ipv6_address_reaches_redis_and_feast_is_not_given_it() -> None:
     settings = StoreSettings(address="[::1]:6379")
-    nodes, _ = RedisRowStore(settings)._parse_connection_string("")
-    assert nodes == [{"host": "::1", "port": 6379}]
+    assert _nodes(settings) == [("::1", 6379)]
     with pytest.raises(SettingsError, match=r"\[::1\]:6379: Feast reads no IPv6 address"):
         connection_string(settings)
 
