@@ -8,6 +8,7 @@ import math
 from array import array
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 from types import MappingProxyType
 from typing import Any
@@ -167,7 +168,8 @@ def decode_group(column: bytes | None, schema: FeatureSchema) -> ItemGroup:
         DamagedRowError: something else is stored.
     """
     with ReadingRow():
-        return group_from_values(None if column is None else _decode_doubles(column), schema)
+        counts = None if column is None else _get_list(column, ColumnType.DOUBLES)
+        return group_from_values(counts, schema)
 
 
 def encode_item(item: Item | None, source: int, offset: int) -> Columns:
@@ -244,7 +246,7 @@ def decode_pair(column: bytes | None) -> tuple[int, int]:
     if column is None:
         return 0, -1
     with ReadingRow():
-        source, offset = Value.FromString(column).int64_list_val.val
+        source, offset = _get_list(column, ColumnType.INT64S)
         return source, offset
 
 
@@ -291,24 +293,21 @@ def _encode_scalar(field: str) -> Callable[[Any], bytes]:
     return lambda value: _serialize(Value() if value is None else Value(**{field: value}))
 
 
-def _decode_doubles(column: bytes) -> list[float]:
-    return list(Value.FromString(column).double_list_val.val)
+def _get_value(column: bytes, kind: ColumnType) -> Any:
+    """The field of a column's `Value`; None where it has none. Another type's is no empty list."""
+    value, wanted = Value.FromString(column), _FIELDS[kind]
+    found = value.WhichOneof("val")
+    _check(found in (None, wanted), f"{found}, not {wanted}")
+    return None if found is None else getattr(value, wanted)
 
 
-def _decode_int64s(column: bytes) -> list[int]:
-    return list(Value.FromString(column).int64_list_val.val)
+def _get_list(column: bytes, kind: ColumnType) -> list[Any]:
+    found = _get_value(column, kind)
+    return [] if found is None else list(found.val)
 
 
-def _decode_strings(column: bytes) -> list[str]:
-    return list(Value.FromString(column).string_list_val.val)
-
-
-def _decode_scalar(column: bytes) -> Any:
-    value = Value.FromString(column)
-    field = value.WhichOneof("val")
-    return None if field is None else getattr(value, field)
-
-
+_FIELDS = {kind: f"{kind}_val" for kind in ColumnType}
+_LISTS = (ColumnType.DOUBLES, ColumnType.INT64S, ColumnType.STRINGS)
 _SCALARS = (
     ColumnType.BOOL,
     ColumnType.BYTES,
@@ -320,11 +319,9 @@ _ENCODERS: dict[ColumnType, Callable[[Any], bytes]] = {
     ColumnType.DOUBLES: _encode_doubles,
     ColumnType.INT64S: _encode_int64s,
     ColumnType.STRINGS: _encode_strings,
-    **{kind: _encode_scalar(f"{kind}_val") for kind in _SCALARS},
+    **{kind: _encode_scalar(_FIELDS[kind]) for kind in _SCALARS},
 }
 _DECODERS: dict[ColumnType, Callable[[bytes], Any]] = {
-    ColumnType.DOUBLES: _decode_doubles,
-    ColumnType.INT64S: _decode_int64s,
-    ColumnType.STRINGS: _decode_strings,
-    **dict.fromkeys(_SCALARS, _decode_scalar),
+    **{kind: partial(_get_list, kind=kind) for kind in _LISTS},
+    **{kind: partial(_get_value, kind=kind) for kind in _SCALARS},
 }

@@ -161,6 +161,10 @@ DAMAGE: list[tuple[str, str, bytes | None]] = [
     stored(USERS, "offsets", [1, 2, 3]),
     stored(POPULARITY, "clicks_0", [1.0, 2.0]),
     stored(POPULARITY, "clicks_0", [math.inf] * 7),
+    # A value of another type: it is no empty list, by which all would count once more.
+    ("user_activity", "offsets", stored(USERS, "counters", [1.0])[2]),
+    ("user_activity", "taken", stored(USERS, "offsets", [1, 2])[2]),
+    ("item_popularity", "clicks_0", stored(USERS, "offsets", [1, 2])[2]),
 ]
 
 
