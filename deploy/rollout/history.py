@@ -238,7 +238,7 @@ def find_breaks(records: Iterable[RolloutRecord]) -> Iterator[str]:
         is_signed = True
         if (step.previous or is_chained) and step.previous != before:
             yield f"{name}: chain broken: the step before it was changed, moved or removed"
-        is_chained |= bool(step.previous)
+        is_chained |= bool(step.previous or step.rollout.revision)
         before = record.digest
 
 
