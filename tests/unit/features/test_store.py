@@ -13,6 +13,7 @@ import pytest
 from headwater_client.errors import SettingsError
 from pydantic import SecretStr
 from redis.exceptions import BusyLoadingError, MovedError, ResponseError
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from deploy.local.store import list_definitions, write_feature_repo
 from features.feast_import import EntityKey, Value, import_feast
@@ -209,6 +210,12 @@ def test_waitaof_is_believed_where_the_version_is_known_to_wait(
         (ResponseError("NOREPLICAS Not enough good replicas"), "replicas", "too few replicas"),
         (ConnectionRefusedError("Connection refused"), "away", "does not answer"),
         (MovedError("12 h:1", status_code="MOVED"), None, "store.cluster=true"),
+        # As redis-py told of a certificate that nobody vouches for.
+        (
+            RedisConnectionError("Error 1 connecting to h:1. [SSL: CERTIFICATE_VERIFY_FAILED]."),
+            None,
+            "store.tls_ca_file",
+        ),
         (
             ResponseError("ERR unknown command 'HMGET', with args beginning with: 'ann' "),
             None,
