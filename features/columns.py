@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
+from struct import pack
 from types import MappingProxyType
 from typing import Any
 
@@ -277,12 +278,44 @@ def _serialize(value: Value) -> bytes:
     return serialized
 
 
+def _wrap(tag: bytes, content: bytes) -> bytes:
+    """A field of a protobuf message: its tag, the length of its content, the content.
+
+    What `SerializeToString` of a whole `Value` gives, in half the time: most of a row is lists.
+    """
+    size = len(content)
+    if size < 1 << 7:
+        return b"%b%c%b" % (tag, size, content)
+    length = bytearray()
+    while size >= 1 << 7:
+        length.append(size & 0x7F | 0x80)
+        size >>= 7
+    length.append(size)
+    return b"%b%b%b" % (tag, bytes(length), content)
+
+
+def _tag(message: Any, field: str) -> bytes:
+    """What begins a field that has a length, in a message of this type."""
+    return bytes([message.DESCRIPTOR.fields_by_name[field].number << 3 | 2])
+
+
+_IN_DOUBLES = _tag(DoubleList, "val")
+_DOUBLES, _INT64S, _BYTES = (
+    _tag(Value, name) for name in ("double_list_val", "int64_list_val", "bytes_val")
+)
+
+
 def _encode_doubles(values: Any) -> bytes:
-    return _serialize(Value(double_list_val=DoubleList(val=values)))
+    packed = pack(f"<{len(values)}d", *values)
+    return _wrap(_DOUBLES, packed and _wrap(_IN_DOUBLES, packed))
 
 
 def _encode_int64s(values: Any) -> bytes:
-    return _serialize(Value(int64_list_val=Int64List(val=values)))
+    return _wrap(_INT64S, Int64List(val=values).SerializeToString())
+
+
+def _encode_bytes(value: bytes | None) -> bytes:
+    return b"" if value is None else _wrap(_BYTES, value)
 
 
 def _encode_strings(values: Any) -> bytes:
@@ -320,6 +353,7 @@ _ENCODERS: dict[ColumnType, Callable[[Any], bytes]] = {
     ColumnType.INT64S: _encode_int64s,
     ColumnType.STRINGS: _encode_strings,
     **{kind: _encode_scalar(_FIELDS[kind]) for kind in _SCALARS},
+    ColumnType.BYTES: _encode_bytes,
 }
 _DECODERS: dict[ColumnType, Callable[[bytes], Any]] = {
     **{kind: partial(_get_list, kind=kind) for kind in _LISTS},

@@ -38,6 +38,7 @@ from stream.routing import Routes
 from stream.settings import WorkerConfig
 
 TURN_S = 1.0
+_GC_OBJECTS = 20_000
 log = structlog.get_logger()
 
 
@@ -78,6 +79,8 @@ def _run(config: WorkerConfig, identity: LogIdentity, servers: Mapping[str, Miss
     )
     # What is imported by now stays: without this a full collection stops the loop for 100 ms.
     gc.freeze()
+    # A batch makes thousands of objects and hardly a cycle: Python would look for one every 700.
+    gc.set_threshold(_GC_OBJECTS)
     with serve_health("worker", worker.metrics_port, worker.metrics_address, health):
         health.turn()
         faust_worker = SignalledWorker(app, [_Heartbeat(health)], lambda: end_by_force(END_S))

@@ -20,6 +20,8 @@ from headwater_client.errors import ServerError, SettingsError
 from hiredis import pack_command
 from redis import asyncio as redis
 from redis.asyncio.connection import Connection
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 from redis.exceptions import NoPermissionError, NoScriptError, RedisError, ResponseError
 
 from features import store as base
@@ -68,6 +70,8 @@ return found
 _POSITIONS = "headwater:positions"
 # A server with `appendfsync everysec` starts an fsync a second after the one before.
 _FSYNC_S = 1.1
+# How long an answer may take, and how many commands a second any server answers.
+_ANSWER_S, _COMMANDS_S = 5, 1_000
 
 
 # In a script, because redis-py makes a bool of the reply to SET, whatever it is.
@@ -185,7 +189,8 @@ class RedisRowStore:
         try:
             # WAITAOF speaks of its own connection's writes: this one comes after all others.
             _, (synced, _) = await self._execute(
-                [("SET", _DURABLE_MARK, 1), ("WAITAOF", 1, 0, timeout_ms)]
+                [("SET", _DURABLE_MARK, 1), ("WAITAOF", 1, 0, timeout_ms)],
+                waits_s=timeout_ms / 1000,
             )
         except base.StoreRefusalError as error:
             if isinstance(error.__cause__, NoPermissionError):
@@ -290,11 +295,13 @@ class RedisRowStore:
         self,
         commands: Sequence[tuple[Any, ...]],
         expected: Callable[[ResponseError], bool] = lambda _: False,
+        waits_s: float = 0.0,
     ) -> list[Any]:
         """The replies to some commands, in one round trip.
 
         Args:
             expected: whether an error is a reply.
+            waits_s: how long the server may wait with its answers.
 
         Raises:
             ServerError: the server is away, or cannot do it now.
@@ -304,8 +311,9 @@ class RedisRowStore:
             pipe = self._redis().pipeline(transaction=False)
             for command in commands:
                 pipe.execute_command(*command)
-            # redis-py would put a command, and so a person's id, into the text of its error.
-            replies: list[Any] = await pipe.execute(raise_on_error=False)
+            async with asyncio.timeout(_ANSWER_S + waits_s + len(commands) / _COMMANDS_S):
+                # redis-py would put a command, and so a person's id, into the text of its error.
+                replies: list[Any] = await pipe.execute(raise_on_error=False)
         except (RedisError, OSError) as error:
             raise await self._failure(error) from error
         for reply in replies:
@@ -327,7 +335,10 @@ class RedisRowStore:
             startup = [redis.cluster.ClusterNode(host, port) for host, port in nodes]
             return redis.RedisCluster(startup_nodes=startup, **options)
         [(host, port), *_] = nodes
-        client: Any = redis.Redis(host=host, port=port, **options)
+        # `_execute` has a limit for all replies; redis-py would set a timer for each.
+        options["socket_timeout"] = None
+        # Who asks tries again, and says so: at once, for a connection that was broken, is enough.
+        client: Any = redis.Redis(host=host, port=port, retry=Retry(NoBackoff(), 1), **options)
         pool = client.connection_pool
         pool.connection_class = _with_fast_packing(pool.connection_class)
         if self._settings.durability is Durability.AOF:
@@ -536,7 +547,7 @@ def _nodes(settings: StoreSettings) -> list[tuple[str, int]]:
 
 def _options(settings: StoreSettings) -> dict[str, Any]:
     """What redis-py is given besides the address."""
-    options: dict[str, Any] = {"socket_timeout": 5, "socket_connect_timeout": 5}
+    options: dict[str, Any] = {"socket_timeout": _ANSWER_S, "socket_connect_timeout": _ANSWER_S}
     if settings.username:
         options["username"] = settings.username
     if settings.password:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
+from feast.protos.feast.types.Value_pb2 import DoubleList, Int64List, Value
 from headwater_client.event_types import CLICK, PURCHASE
 from headwater_client.events import Item
+from hypothesis import given
+from hypothesis import strategies as st
 
 from features import columns
 from features.columns import CatalogueEntry, TrendList
@@ -91,3 +96,30 @@ def test_a_column_without_a_value_is_none(table: StoreTable) -> None:
     assert set(columns.decode_columns(table, stored).values()) <= {None}
     missing = dict.fromkeys(table.columns)
     assert columns.decode_columns(table, missing) == missing
+
+
+def message(kind: ColumnType, value: Any) -> bytes:
+    """A column as protobuf itself writes it."""
+    lists = {ColumnType.DOUBLES: DoubleList, ColumnType.INT64S: Int64List}
+    name = {ColumnType.DOUBLES: "double_list_val", ColumnType.INT64S: "int64_list_val"}
+    if kind in lists:
+        return Value(**{name[kind]: lists[kind](val=value)}).SerializeToString()
+    return Value(bytes_val=value).SerializeToString()
+
+
+@given(st.lists(st.floats(width=64), max_size=300))
+def test_lists_of_doubles_are_written_as_protobuf_does(values: list[float]) -> None:
+    found = columns.encode_columns(USERS, {"counters": values})["counters"]
+    assert found == message(ColumnType.DOUBLES, values)
+
+
+@given(st.lists(st.integers(-(2**63), 2**63 - 1), max_size=300))
+def test_lists_of_whole_numbers_are_written_as_protobuf_does(values: list[int]) -> None:
+    found = columns.encode_columns(USERS, {"history_items": values})["history_items"]
+    assert found == message(ColumnType.INT64S, values)
+
+
+@given(st.binary(max_size=300) | st.integers(0, 70_000).map(bytes))
+def test_bytes_are_written_as_protobuf_does(value: bytes) -> None:
+    found = columns.encode_columns(USERS, {"taken": value})["taken"]
+    assert found == message(ColumnType.BYTES, value)
