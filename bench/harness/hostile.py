@@ -1,7 +1,7 @@
 """Hostile messages: what anyone may write to a topic, drawn at random from a seed.
 
-Shared by the tests of the decoders, by `bench.fuzz` and by whoever sends them among good ones. None
-names an id that begins with `GOOD`: what was made of good events can so be told apart.
+The tests of the decoders read them, and soaks (`bench.soak`) mix them with good events. None names
+an id that begins with `GOOD`: what was made of good events can so be told apart.
 """
 
 import json

@@ -169,6 +169,15 @@ class ConsumerProgress:
         """Messages in all topics."""
         return sum(end.offset for end in self._ends())
 
+    def count_lag(self) -> int:
+        """Messages in all topics that are not committed."""
+        committed = self._consumer.committed(self._partitions, timeout=_ANSWER_S)
+        ends = self._ends()
+        return sum(
+            max(0, end.offset - max(0, place.offset))
+            for place, end in zip(committed, ends, strict=True)
+        )
+
     def skip_all(self) -> None:
         """The group, which has no members yet, is to begin after all that was produced so far."""
         self._consumer.commit(offsets=self._ends(), asynchronous=False)

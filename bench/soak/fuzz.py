@@ -1,6 +1,6 @@
 """Hostile messages over all topics, with everything running: who is up in the end, and what counts?
 
-    python -m bench.fuzz --messages 1000000
+    python -m bench.soak.fuzz --messages 1000000
 
 A worker, a writer of windows and a controller run on real servers, and a rollout's feedback is
 counted. Among the hostile messages (`bench.harness.hostile`) are good clicks. In the end each

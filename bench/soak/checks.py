@@ -1,0 +1,259 @@
+"""What must be true after a soak: rows and windows hold each event once, each has its answer."""
+
+import json
+import time
+from bisect import bisect_left, insort
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, TopicPartition
+from headwater_client import EVENT_TYPES, DeadLetter, EventError, ServerError, decode
+from headwater_client.topics import DEAD_LETTERS, RECOMMENDATIONS
+
+from bench.harness.hostile import GOOD
+from deploy.settings import Settings
+from features.kafka import client_config, partition_bounds
+from features.store import item_sources
+from tests.harness import oracle, rows
+from tests.harness.oracle import Logged
+from trainer.windows.store import WindowStore
+
+_MARK = f'"user_id":"{GOOD}-'.encode()
+_LONGEST_S, _POLL_S = 60.0, 0.2
+# Of a person's events in a micro-batch the last is answered; so long a micro-batch can be.
+_BATCH = 128
+_NEAR_MS = 60_000
+# A topic that was made anew begins at offset 0 again.
+_EPOCH = 1 << 40
+
+
+@dataclass(frozen=True)
+class Findings:
+    """How many events are missing, and how many are there twice."""
+
+    lost: int = 0
+    double: int = 0
+
+    @classmethod
+    def compare(cls, expected: int, found: int) -> "Findings":
+        """What a count says."""
+        return cls(max(0, expected - found), max(0, found - expected))
+
+    def __add__(self, other: "Findings") -> "Findings":
+        return Findings(self.lost + other.lost, self.double + other.double)
+
+
+def read_values(settings: Settings, topic: str) -> Iterator[tuple[int, int, bytes]]:
+    """(partition, offset, value) of every message of a topic, in the order of its partitions.
+
+    Raises:
+        ServerError: Kafka does not answer.
+    """
+    consumer = Consumer(
+        client_config(settings.kafka)
+        | {
+            "group.id": "soak-checks",
+            "enable.auto.commit": "false",
+            "enable.partition.eof": "true",
+            "log_level": "0",
+        }
+    )
+    unread = set(consumer.list_topics(topic, timeout=_LONGEST_S).topics[topic].partitions)
+    consumer.assign([TopicPartition(topic, number, OFFSET_BEGINNING) for number in unread])
+    deadline = time.monotonic() + _LONGEST_S
+    while unread:
+        for message in consumer.consume(10_000, _POLL_S):
+            deadline = time.monotonic() + _LONGEST_S
+            if (error := message.error()) is None:
+                place = message.partition() or 0, message.offset() or 0
+                yield *place, message.value() or b""
+            elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 (public)
+                unread.discard(message.partition())
+            else:
+                raise ServerError(f"{topic}: {error}")
+        if time.monotonic() > deadline:
+            raise ServerError(f"{topic}: partitions {unread} cannot be read to their end")
+    consumer.close()
+
+
+class KeptLog:
+    """All good messages that Kafka has had, of topics that were made anew as well."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._before: list[Logged] = []
+        self._epoch = 0
+
+    def keep(self, topic: str) -> None:
+        """Remember what a topic has, before it is deleted."""
+        self._before += self._read(topic)
+        self._epoch += 1
+
+    def read(self) -> list[Logged]:
+        """All messages, those sent twice as well; offsets grow from one topic to its successor."""
+        return self._before + [one for topic in EVENT_TYPES.topics for one in self._read(topic)]
+
+    def _read(self, topic: str) -> list[Logged]:
+        found = []
+        for partition, offset, value in read_values(self._settings, topic):
+            if _MARK in value:
+                event = json.loads(value)
+                names = (event[name] for name in ("user_id", "item_id", "event_id", "timestamp"))
+                at = offset + self._epoch * _EPOCH
+                found.append(Logged(topic, partition, at, *names))
+        return found
+
+
+def drop_repeats(log: Iterable[Logged]) -> list[Logged]:
+    """Each event once: the first of those with its id."""
+    first: dict[tuple[str, str], Logged] = {}
+    for event in sorted(log, key=lambda each: each.offset):
+        first.setdefault((event.topic, event.event_id), event)
+    return list(first.values())
+
+
+def compare_counts(settings: Settings, log: Sequence[Logged], length: int) -> Findings:
+    """Events that people's rows and items' rows lack, or have too often.
+
+    Args:
+        log: each event once.
+        length: counters of a type of event in a person's row; the last does not decay.
+    """
+    found = Findings()
+    people = oracle.by(log, "user_id")
+    ids = [str(user_id) for (user_id,) in people]
+    read = rows.read_rows(settings, "user_id", ids, ["user_activity:counters"])
+    for user_id, row in zip(ids, read, strict=True):
+        counters = row["counters"] or [0.0] * length
+        found += Findings.compare(len(people[user_id,]), round(sum(counters[length - 1 :: length])))
+    items = oracle.by(log, "item_id")
+    names = [str(item_id) for (item_id,) in items]
+    columns = item_sources(settings.kafka.partitions)
+    read = rows.read_rows(settings, "item_id", names, [f"item_popularity:{c}" for c in columns])
+    for item_id, row in zip(names, read, strict=True):
+        counted = sum(round(row[column][-1]) for column in columns if row[column] is not None)
+        found += Findings.compare(len(items[item_id,]), counted)
+    return found
+
+
+def count_wrong_rows(
+    settings: Settings, log: Sequence[Logged], categories: Mapping[str, Sequence[str]]
+) -> int:
+    """People and items whose rows are not what the log gives, computed anew by definition."""
+    people = list(oracle.by(log, "user_id").values())
+    # Rows have the offsets of the topic that there is now: they are not compared.
+    items = list(oracle.by([replace(event, offset=-1) for event in log], "item_id").values())
+    return _count_failing(
+        people, lambda events: rows.check_users(settings, events, categories)
+    ) + _count_failing(items, lambda events: rows.check_items(settings, events))
+
+
+def _count_failing(
+    groups: Sequence[Sequence[Logged]], check: Callable[[Sequence[Logged]], None]
+) -> int:
+    """How many groups fail: all are checked together, and halves of those that fail."""
+    try:
+        check([event for group in groups for event in group])
+    except AssertionError:
+        if len(groups) == 1:
+            return 1
+        half = len(groups) // 2
+        return _count_failing(groups[:half], check) + _count_failing(groups[half:], check)
+    return 0
+
+
+def windows_hold_all(settings: Settings) -> bool:
+    """Whether windows have come to the end of the topics of events."""
+    newest = WindowStore(settings.windows_address).newest()
+    held = {
+        (each.topic, each.partition): each.resume
+        for each in (newest.progress.positions if newest else ())
+    }
+    sources = [
+        (topic, number)
+        for topic in EVENT_TYPES.topics
+        for number in range(settings.kafka.partitions)
+    ]
+    ends = partition_bounds(settings.kafka, sources)
+    return all(held.get(source, 0) >= end for source, (_, end) in ends.items())
+
+
+def count_good_in_windows(address: str) -> Counter[tuple[str, str]]:
+    """How many rows of windows each good event has, by its topic and id."""
+    found: Counter[tuple[str, str]] = Counter()
+    store = WindowStore(address)
+    for number in store.numbers():
+        for row in store.read(number).rows:
+            if row.event.user_id.startswith(f"{GOOD}-"):
+                found[row.topic, row.event.event_id] += 1
+    return found
+
+
+def compare_windows(address: str, log: Sequence[Logged]) -> Findings:
+    """Messages that windows lack, or have twice; one sent twice is there twice, and marked."""
+    expected = Counter((each.topic, each.event_id) for each in log)
+    found = count_good_in_windows(address)
+    total = Findings()
+    for name in expected.keys() | found.keys():
+        total += Findings.compare(expected[name], found[name])
+    return total
+
+
+def read_answered(settings: Settings) -> set[str]:
+    """The ids of events that were answered."""
+    return {
+        json.loads(value)["event_id"]
+        for _, _, value in read_values(settings, RECOMMENDATIONS)
+        if _MARK in value
+    }
+
+
+def count_refused(settings: Settings) -> int:
+    """Good events among the dead letters, which nobody may refuse."""
+    return sum(
+        _MARK in _raw_of(value) for _, _, value in read_values(settings, DEAD_LETTERS) if value
+    )
+
+
+def _raw_of(letter: bytes) -> bytes:
+    try:
+        return decode(DeadLetter, letter).raw
+    except EventError:
+        # A hostile one.
+        return b""
+
+
+def list_unanswered(log: Sequence[Logged], answered: set[str]) -> list[Logged]:
+    """Events that have no answer, and of whose person no event in the same micro-batch has one.
+
+    A micro-batch is answered once a person: for the last of the person's events in it. Which those
+    were nobody knows; so an event of the same topic within the next 128 of its partition counts,
+    and one of another topic sent within a minute of it.
+    """
+    places: dict[str, int] = {}
+    stood: dict[tuple[str, str], list[int]] = defaultdict(list)
+    sent: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for events in oracle.by(log, "topic", "partition").values():
+        for place, event in enumerate(sorted(events, key=lambda each: each.offset)):
+            places[event.event_id] = place
+            if event.event_id in answered:
+                stood[event.user_id, event.topic].append(place)
+                insort(sent[event.user_id, event.topic], event.time_ms)
+
+    def is_answered(event: Logged) -> bool:
+        if event.event_id in answered:
+            return True
+        place, time_ms = places[event.event_id], event.time_ms
+        return _has_between(stood[event.user_id, event.topic], place, place + _BATCH) or any(
+            _has_between(sent[event.user_id, topic], time_ms - _NEAR_MS, time_ms + _NEAR_MS)
+            for topic in EVENT_TYPES.topics
+            if topic != event.topic
+        )
+
+    return [event for event in log if not is_answered(event)]
+
+
+def _has_between(ascending: Sequence[int], first: int, last: int) -> bool:
+    at = bisect_left(ascending, first)
+    return at < len(ascending) and ascending[at] <= last

@@ -1,0 +1,28 @@
+"""A short soak: a whole fleet on real servers, while each kind of fault strikes once or twice."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from rich.console import Console
+
+from bench.soak.__main__ import SoakOptions, measure
+
+EVENTS, FAULTS = 6_000, 16
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(900)
+def test_a_fleet_loses_and_doubles_nothing_whatever_strikes() -> None:
+    seed = random.randrange(2**16)
+    print(f"seed {seed}")
+    options = SoakOptions(events=EVENTS, faults=FAULTS, seed=seed, rate=100.0)
+    figures = measure(options, Console()).figures
+    faults = "\n".join(f"{each['at_event']}: {each['fault']}" for each in figures["told"])
+    wrong = ("lost", "double", "wrong_rows", "refused", "unanswered", "loops", "lag")
+    assert {name: figures[name] for name in wrong} == dict.fromkeys(wrong, 0), faults
+    assert figures["settled"], faults
+    assert figures["events"] == EVENTS
+    assert figures["faults"] == FAULTS
+    assert not [each for each in figures["told"] if each["error"]], faults

@@ -1,0 +1,129 @@
+"""A soak's faults are those of its seed and strike everybody; its checks see what is missing."""
+
+from __future__ import annotations
+
+import socket
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from threading import Thread
+
+from bench.soak.checks import Findings, drop_repeats, list_unanswered
+from bench.soak.plan import SERVERS, Fault, FaultKind, plan_faults
+from bench.soak.proxy import FaultyProxy
+from deploy.local.process import free_port
+from tests.harness.oracle import Logged
+
+SERVICES = ("worker-0", "worker-1", "trainer", "controller-0")
+
+
+def plan(seed: int, faults: int = 100, events: int = 100_000) -> list[Fault]:
+    return plan_faults(seed, events, faults, SERVICES, list(FaultKind))
+
+
+def test_a_seed_names_its_faults_and_another_one_others() -> None:
+    found = plan(1)
+    assert found == plan(1) != plan(2)
+    moments = [fault.at_event for fault in found]
+    assert moments == sorted(moments)
+    assert len(found) == 100
+    assert moments[-1] <= 100_000
+
+
+def test_every_kind_strikes_and_everybody_is_struck() -> None:
+    found = plan(3)
+    assert {fault.kind for fault in found} == set(FaultKind)
+    struck = {fault.target for fault in found}
+    assert struck >= {*SERVERS, *SERVICES, "topics", "workers", "purchases", "windows"}
+
+
+def test_a_store_loses_its_rows_before_a_topic_is_made_anew() -> None:
+    kinds = Counter(fault.kind for fault in plan(4))
+    assert kinds[FaultKind.FLUSH] == kinds[FaultKind.RESTORE] == kinds[FaultKind.REMAKE] == 2
+    first = {kind: [f.at_event for f in plan(4) if f.kind is kind] for kind in kinds}
+    last_loss = max(*first[FaultKind.FLUSH], *first[FaultKind.RESTORE])
+    assert last_loss <= min(first[FaultKind.REMAKE])
+
+
+def test_what_cannot_be_done_here_is_left_out() -> None:
+    able = set(FaultKind) - {FaultKind.CLOCK}
+    found = plan_faults(1, 10_000, 40, SERVICES, able)
+    assert len(found) == 40
+    assert FaultKind.CLOCK not in {fault.kind for fault in found}
+
+
+def event(number: int, user: str = "ann", topic: str = "clicks", ms: int = 0) -> Logged:
+    return Logged(topic, 0, number, user, "lamp", f"{topic}{number}", ms or number * 1000)
+
+
+def test_an_event_without_answer_is_answered_by_a_later_one_of_its_batch() -> None:
+    log = [event(number) for number in range(200)]
+    assert list_unanswered(log, {"clicks199"}) == log[:71]
+    assert not list_unanswered(log, {"clicks100", "clicks199"})
+    # Another person's answer is none.
+    assert list_unanswered([*log, event(200, "bob")], {"clicks200"}) == log
+
+
+def test_an_answer_to_a_purchase_nearby_stands_for_a_click() -> None:
+    click, purchase = event(1), event(1, topic="purchases", ms=30_000)
+    assert not list_unanswered([click, purchase], {"purchases1"})
+    late = replace(purchase, time_ms=100_000)
+    assert list_unanswered([click, late], {"purchases1"}) == [click]
+
+
+def test_of_events_of_one_id_the_first_counts() -> None:
+    first, again = event(1), replace(event(7), event_id="clicks1")
+    assert drop_repeats([again, first]) == [first]
+    assert Findings.compare(3, 1) + Findings.compare(1, 2) == Findings(lost=2, double=1)
+
+
+@contextmanager
+def echo() -> Iterator[int]:
+    """A server that says again what it is told."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            while True:
+                try:
+                    connection, _ = server.accept()
+                except OSError:
+                    return
+                with connection:
+                    while told := connection.recv(100):
+                        connection.sendall(told)
+
+        thread = Thread(target=serve)
+        thread.start()
+        yield server.getsockname()[1]
+        server.shutdown(socket.SHUT_RDWR)
+    thread.join()
+
+
+def test_a_proxy_passes_on_holds_and_cuts() -> None:
+    port = free_port()
+    with echo() as target, FaultyProxy(port, target).run() as proxy:
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            client.settimeout(5)
+            client.sendall(b"one")
+            assert client.recv(10) == b"one"
+            client.settimeout(0.3)
+            with proxy.hold(inwards=False):
+                client.sendall(b"two")
+                try:
+                    held = client.recv(10)
+                except TimeoutError:
+                    held = None
+                assert held is None
+            client.settimeout(5)
+            assert client.recv(10) == b"two"
+            with proxy.delay(0.01, inwards=True):
+                client.sendall(b"three")
+                assert client.recv(10) == b"three"
+            proxy.cut()
+            with suppress(ConnectionResetError):
+                assert client.recv(10) == b""
+        with socket.create_connection(("127.0.0.1", port)) as again:
+            again.settimeout(5)
+            again.sendall(b"four")
+            assert again.recv(10) == b"four"
