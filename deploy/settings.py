@@ -26,7 +26,7 @@ from features.settings import (
     SecurityProtocol,
     StoreSettings,
 )
-from stream.settings import TritonSettings, WorkerSettings
+from stream.settings import ApiSettings, TritonSettings, WorkerSettings
 from trainer.settings import FineTuneSettings, GateSettings, TrainerSettings
 from trainer.windows.settings import WindowSettings
 
@@ -122,6 +122,7 @@ class Settings(pydantic_settings.BaseSettings):
     events: EventSettings = EventSettings()
     triton: TritonSettings = TritonSettings()
     worker: WorkerSettings = WorkerSettings()
+    api: ApiSettings = ApiSettings()
     trainer: TrainerSettings = TrainerSettings()
     fine_tune: FineTuneSettings = FineTuneSettings()
     windows: WindowSettings = WindowSettings()

@@ -21,9 +21,8 @@ from headwater_client.topics import ITEMS
 
 from features.events import EventReader
 from features.kafka import LogIdentity
-from features.model_server import keep_loaded
 from features.positions import PositionKeeper
-from features.schema import FeatureSchema, read_version
+from features.schema import FeatureSchema
 from features.settings import BrokerSettings, EventSettings, SecurityProtocol
 from features.store import RowStore, popularity_table
 from features.store.redis import RedisRowStore
@@ -32,12 +31,11 @@ from stream import metrics
 from stream.catalogue import ItemUpdate, parse_item, write_items
 from stream.failures import critical_task, end_process, excuses, retry_while_unavailable
 from stream.faust_internals import FolderlessApp, batches, commit_offsets, set_starts, set_transport
-from stream.inference import model_servers
 from stream.pipeline import Commits, Pipeline, RecommendationProducer, stage
 from stream.poison import PoisonNet
 from stream.recommender import EventPlace, RecommendationRequest, Recommender, make_recommender
-from stream.rollout_follower import RolloutFollower
-from stream.routing import BackgroundReads, Routes
+from stream.rollout_follower import RolloutFollower, keep_routed, make_follower
+from stream.routing import Routes
 from stream.row_updates import ConsumerRecord, RowChanges, RowUpdater
 from stream.settings import WorkerConfig
 
@@ -308,10 +306,8 @@ def make_services(config: WorkerConfig, app: faust.App, identity: LogIdentity) -
     commits = Commits(app, store, producer, positions, config.worker.commit_interval_s)
     decoder = RecordDecoder(identity.sources, producer, config.events, positions.answered)
     schema = FeatureSchema(config.features)
-    read = partial(read_version, contract=schema.contract, allowed=config.worker.model_addresses)
-    routes = Routes(config.triton.model, load=BackgroundReads(read))
-    follower = RolloutFollower(config.kafka, routes, config.worker.rollout_lease_s)
-    recommender = make_recommender(config, store, routes)
+    follower = make_follower(config)
+    recommender = make_recommender(config, store, follower.routes)
     updater = RowUpdater(
         store,
         schema,
@@ -332,17 +328,10 @@ def make_services(config: WorkerConfig, app: faust.App, identity: LogIdentity) -
             recommender.run,
             commits.run,
             positions.watch,
-            partial(keep_routed, config, routes),
+            partial(keep_routed, config, follower.routes),
         ),
-        routes,
+        follower.routes,
     )
-
-
-async def keep_routed(config: WorkerConfig, routes: Routes) -> None:
-    """Keep what takes traffic loaded on every Triton, for ever."""
-    allowed = config.worker.model_addresses
-    with keep_loaded(model_servers(config.triton), lambda: routes.routed, allowed):
-        await asyncio.Event().wait()
 
 
 def add_agents(app: faust.App, batch_size: int, actions: Handle, catalogue: Handle) -> None:

@@ -99,9 +99,7 @@ def rank(
     explained_by = np.concatenate(
         [outputs["top_explained_by"], outputs["candidate_explained_by"]], axis=1
     )
-    values = trending.values(items, times_ms)
-    trend = weigh_trends(outputs["trend_weights"], values, vocabulary.learned[items])
-    total = np.where(scores > NEVER, scores + trend, 10 * NEVER)
+    total = _add_trends(items, scores, outputs, trending, times_ms)
     # Before the cut: active users have seen most of what trends, and it would fill all places.
     total[:, top:][_seen_candidates(tensors, trending)] = 10 * NEVER
     order = _best(total, places)
@@ -114,6 +112,39 @@ def rank(
         order < top,
         vocabulary,
     )
+
+
+def rank_candidates(
+    outputs: Tensors, tensors: Tensors, trending: TrendingIndex, times_ms: Sequence[int]
+) -> Ranking:
+    """The candidates alone, trends added, each user's own; seen ones too; as `rank`."""
+    items = tensors["candidate_items"]
+    total = _add_trends(items, outputs["candidate_scores"], outputs, trending, times_ms)
+    total[items < FIRST_ITEM] = 10 * NEVER
+    order = np.argsort(-total, axis=1, kind="stable")
+    past = np.take_along_axis(outputs["candidate_explained_by"], order, axis=1)
+    causes = np.take_along_axis(tensors["item_indices"], np.maximum(past, 0), axis=1)
+    return Ranking(
+        np.take_along_axis(items, order, axis=1),
+        np.where(past < 0, PADDING, causes),
+        np.take_along_axis(total, order, axis=1),
+        np.ones(items.shape, np.bool_),
+        trending.vocabulary,
+    )
+
+
+def _add_trends(
+    items: Int64Array,
+    scores: Float32Array,
+    outputs: Tensors,
+    trending: TrendingIndex,
+    times_ms: Sequence[int],
+) -> Float64Array:
+    """Scores with what trends add: float64[B, P]; far below `NEVER` for what may not be shown."""
+    values = trending.values(items, times_ms)
+    learned = trending.vocabulary.learned[items]
+    trend = weigh_trends(outputs["trend_weights"], values, learned)
+    return np.where(scores > NEVER, scores + trend, 10 * NEVER)
 
 
 def _seen_candidates(tensors: Tensors, trending: TrendingIndex) -> BoolArray:

@@ -5,7 +5,7 @@ builds the calls; `execute` makes a call and ranks its answer, at any later mome
 """
 
 import math
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter, time
 from typing import NamedTuple
@@ -18,12 +18,21 @@ from headwater_client.events import Recommendation, Shadow
 from features.columns import CatalogueEntry
 from features.inputs import model_inputs, model_outputs, model_tensors
 from features.rows import ItemGroup, UserRow
-from features.schema import FeatureSchema, Int64Array, Tensors
+from features.schema import PADDING, FeatureSchema, Int64Array, Tensors, Vocabulary
 from features.store import RowStore
 from stream import metrics
 from stream.catalogue import AllowedItems, CatalogueCache, is_available
 from stream.inference import CircuitOpenError, InferenceClient, InferenceError, InferenceRequest
-from stream.ranking import NEVER, POPULAR, Ranking, available_items, is_seen, popular_items, rank
+from stream.ranking import (
+    NEVER,
+    POPULAR,
+    Ranking,
+    available_items,
+    is_seen,
+    popular_items,
+    rank,
+    rank_candidates,
+)
 from stream.routing import Route, Routes
 from stream.row_updates import ItemGroupKey
 from stream.settings import WorkerConfig, WorkerSettings
@@ -61,6 +70,8 @@ class RecommendationRequest(NamedTuple):
         row: the user's feature row.
         event: the interaction that led to the request, if one did.
         place: of that interaction, where it came by Kafka.
+        limit: how many items the list has, at most; None: `worker.top_k`.
+        candidates: of who wants these items in order, and no others.
     """
 
     user_id: str
@@ -68,6 +79,8 @@ class RecommendationRequest(NamedTuple):
     row: UserRow
     event: Interaction | None = None
     place: EventPlace | None = None
+    limit: int | None = None
+    candidates: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +90,14 @@ class VersionCall:
     Attributes:
         times_ms: int[B], when each user asks.
         trending: by the version's item indices.
+        top_k: how many items the longest list has.
     """
 
     route: Route
     request: InferenceRequest
     times_ms: Sequence[int]
     trending: TrendingIndex
+    top_k: int
 
     def select(self, users: Sequence[int]) -> "VersionCall":
         """The call of some of its users."""
@@ -129,7 +144,7 @@ class RankedLists:
         rollout_id: of the rollout; "" for none.
         failed: why the variant's own version did not answer; "" where it did.
         latency_ms: how long that version took or was waited for; None where it was not called.
-        top_k: how many items a full list has.
+        top_k: how many items a full list has; a request of a smaller limit has a shorter one.
     """
 
     items: Sequence[list[RecommendedItem]]
@@ -174,9 +189,7 @@ class _VersionAnswer:
         """Whether the version may know more items for a user than it has answered with."""
         return self.outputs is not None and self.outputs["top_scores"][user].min() > NEVER
 
-    def lists(
-        self, items: Sequence[list[RecommendedItem]], model_version: str, top_k: int
-    ) -> RankedLists:
+    def lists(self, items: Sequence[list[RecommendedItem]], model_version: str) -> RankedLists:
         """Lists for the users of this version, whoever made them."""
         return RankedLists(
             items,
@@ -185,7 +198,7 @@ class _VersionAnswer:
             self.call.route.rollout_id,
             self.failed,
             self.latency_ms,
-            top_k,
+            self.call.top_k,
         )
 
 
@@ -211,7 +224,13 @@ class ItemViews:
         Raises:
             ServerError: the store does not answer.
         """
-        entries = await self.catalogue.get(item_ids)
+        return self._allow(await self.catalogue.get(item_ids))
+
+    def recall(self, item_ids: Iterable[str]) -> dict[str, bool]:
+        """Whether each item might be recommended when it was looked up last; no server is asked."""
+        return self._allow(self.catalogue.recall(item_ids))
+
+    def _allow(self, entries: Mapping[str, CatalogueEntry]) -> dict[str, bool]:
         return {name: self.may_recommend(entry) for name, entry in entries.items()}
 
 
@@ -234,7 +253,6 @@ class Recommender:
         self._schema = schema
         self._routes = routes
         self._client = client
-        self._exclude_seen = bool(schema.seen_by)
         self._trending_indices: dict[str, TrendingIndex] = {}
         self._allowed_items: dict[str, AllowedItems] = {}
         self.items = items
@@ -291,15 +309,22 @@ class Recommender:
     ) -> VersionCall:
         trending = self._trending_index(route)
         times_ms = [request.time_ms for request in requests]
+        own = [request.candidates for request in requests if request.candidates]
         tensors = model_tensors(
             [request.row for request in requests],
             times_ms,
             route.vocabulary,
             self._schema,
-            candidates=trending.indices[: self._settings.trending_candidates],
+            candidates=None if own else trending.indices[: self._settings.trending_candidates],
         )
+        if own:
+            tensors["candidate_items"] = _pad_candidates(requests, route.vocabulary)
         request = InferenceRequest(route.version.version, tensors, on_trial)
-        return VersionCall(route, request, times_ms, trending)
+        return VersionCall(route, request, times_ms, trending, self._longest(requests))
+
+    def _longest(self, requests: Iterable[RecommendationRequest]) -> int:
+        """How many items the longest list of these requests has."""
+        return max(request.limit or self._settings.top_k for request in requests)
 
     def _trending_index(self, route: Route) -> TrendingIndex:
         """The trends by this version's indices, built again when the trends are."""
@@ -320,19 +345,65 @@ class Recommender:
         Raises:
             ServerError: the store does not answer.
         """
-        top_k = self._settings.top_k
         lists: list[list[RecommendedItem]] = [[] for _ in call.requests]
         if call.shown is None:
             await self._add_popular(lists, call.requests, None)
-            return RankedLists(lists, POPULAR_ITEMS, top_k=top_k)
+            top_k = self._longest(call.requests)
+            return RankedLists(_shorten(lists, call.requests), POPULAR_ITEMS, top_k=top_k)
         own = await self._call_version(call.shown)
         answer = own if own.outputs else await self._call_stable(call.requests, own)
         if answer is None or not answer.outputs:
             await self._add_popular(lists, call.requests, call.shown.route)
-            return own.lists(lists, POPULAR_ITEMS, top_k)
+            return own.lists(_shorten(lists, call.requests), POPULAR_ITEMS)
         lists = await self._list_items(answer)
         await self._add_popular(lists, call.requests, None)
-        return own.lists(lists, answer.version, top_k)
+        return own.lists(_shorten(lists, call.requests), answer.version)
+
+    async def rank_candidates(self, call: InferenceCall) -> RankedLists:
+        """The candidates of each request in order, best first; those without a score are left out.
+
+        Where no version answers, those that trend, most popular first.
+        """
+        own = await self._call_version(call.shown) if call.shown else None
+        answer = own if own is None or own.outputs else await self._call_stable(call.requests, own)
+        if answer is not None and answer.outputs:
+            made = answer.call
+            ranking = rank_candidates(
+                answer.outputs, made.request.tensors, made.trending, made.times_ms
+            )
+            lists = [list(ranking.user_items(user)) for user in range(len(call.requests))]
+            return (own or answer).lists(lists, answer.version)
+        lists = [self._order_by_trend(request) for request in call.requests]
+        if own is None:
+            return RankedLists(lists, POPULAR_ITEMS)
+        return own.lists(lists, POPULAR_ITEMS)
+
+    def _order_by_trend(self, request: RecommendationRequest) -> list[RecommendedItem]:
+        wanted = set(request.candidates)
+        trending = self.items.trending.items
+        popular = popular_items(trending, request.time_ms, len(trending.item_ids))
+        return [item for item in popular if item.item_id in wanted]
+
+    def recall(self, request: RecommendationRequest, failed: str) -> RankedLists:
+        """What trends, out of memory alone: for who cannot wait for a server that is away.
+
+        Args:
+            failed: why the user's version is not asked.
+        """
+        assignment = self._routes.assign(request.user_id)
+        top_k, items = self._longest([request]), list[RecommendedItem]()
+        if request.candidates:
+            items = self._order_by_trend(request)
+        for popular in self._trending_chunks(request.time_ms):
+            if request.candidates or len(items) >= top_k:
+                break
+            available = self.items.recall(item.item_id for item in popular)
+            self._extend(items, request.row, popular, available, top_k)
+        if assignment is None:
+            return RankedLists([items], POPULAR_ITEMS, failed=failed, top_k=top_k)
+        route = assignment.shown
+        variant, rollout_id = route.version.variant, route.rollout_id
+        return RankedLists([items], POPULAR_ITEMS, variant, rollout_id, failed, None, top_k)
 
     async def execute_shadow(self, call: VersionCall) -> RankedLists:
         """What a version in shadow mode would have shown; empty lists where it failed.
@@ -342,7 +413,7 @@ class Recommender:
         """
         answer = await self._call_version(call)
         items = await self._list_items(answer) if answer.outputs else [[] for _ in call.times_ms]
-        return answer.lists(items, answer.version, self._settings.top_k)
+        return answer.lists(items, answer.version)
 
     async def _call_version(self, call: VersionCall) -> _VersionAnswer:
         """Call a version and rank what it answers; a failure is an answer too."""
@@ -369,8 +440,9 @@ class Recommender:
 
     async def _list_items(self, answer: _VersionAnswer) -> list[list[RecommendedItem]]:
         """What a version's users may be shown, full as long as the version knows so many."""
-        lists = await self._cut(answer, _SPARE * self._settings.top_k)
-        if short := self._find_short(lists):
+        top_k = answer.call.top_k
+        lists = await self._cut(answer, _SPARE * top_k)
+        if short := _find_short(lists, top_k):
             await self._refill(lists, short, answer.select(short))
         return lists
 
@@ -384,7 +456,8 @@ class Recommender:
         """
         for user, items in zip(short, await self._cut(answer, _EVERY_PLACE), strict=True):
             lists[user] = items
-        left = [at for at, user in enumerate(short) if self._is_short(lists[user])]
+        top_k = answer.call.top_k
+        left = [at for at, user in enumerate(short) if len(lists[user]) < top_k]
         again = [at for at in left if answer.has_more(at)]
         if not again:
             return
@@ -399,13 +472,7 @@ class Recommender:
                 return
             for at, items in zip(asked, await self._cut(more, _EVERY_PLACE), strict=True):
                 lists[short[at]] = items
-                metrics.SHORT_LISTS.labels("version").inc(not self._is_short(items))
-
-    def _is_short(self, items: Sequence[RecommendedItem]) -> bool:
-        return len(items) < self._settings.top_k
-
-    def _find_short(self, lists: Sequence[Sequence[RecommendedItem]]) -> list[int]:
-        return [user for user, items in enumerate(lists) if self._is_short(items)]
+                metrics.SHORT_LISTS.labels("version").inc(len(items) >= top_k)
 
     def _find_allowed(self, route: Route) -> AllowedItems:
         """Which of a version's items may be recommended; a version that went is forgotten."""
@@ -420,7 +487,7 @@ class Recommender:
         ranking = answer.rank(places)
         available = await self.items.check(ranking.item_ids())
         return [
-            available_items(ranking.user_items(user), available, self._settings.top_k)
+            available_items(ranking.user_items(user), available, answer.call.top_k)
             for user in range(len(answer.call.times_ms))
         ]
 
@@ -435,14 +502,15 @@ class Recommender:
         Args:
             route: of a version that did not answer; None where one did, or there is none.
         """
-        left = short = self._find_short(lists)
+        top_k = self._longest(requests)
+        left = short = _find_short(lists, top_k)
         if not short:
             return
         async for popular in self._popular_chunks(requests, route):
             available = await self.items.check(item.item_id for item in popular)
             for user in left:
-                self._extend(lists[user], requests[user].row, popular, available)
-            left = [user for user in left if self._is_short(lists[user])]
+                self._extend(lists[user], requests[user].row, popular, available, top_k)
+            left = [user for user in left if len(lists[user]) < top_k]
             if not left:
                 break
         metrics.SHORT_LISTS.labels("popular").inc(len(short) - len(left))
@@ -452,41 +520,69 @@ class Recommender:
         self, requests: Sequence[RecommendationRequest], route: Route | None
     ) -> AsyncIterator[list[RecommendedItem]]:
         """What trends, most popular first; then what a version knows."""
-        trending, size = self.items.trending.items, self._settings.fallback_items
-        newest_ms = max(request.time_ms for request in requests)
-        for start in range(0, len(trending.item_ids), size):
-            yield popular_items(trending, newest_ms, size, start)
+        for popular in self._trending_chunks(max(request.time_ms for request in requests)):
+            yield popular
         if route is not None:
             names, allowed = route.vocabulary.item_ids, await self._find_allowed(route).read()
             known = [names[item] for item in np.flatnonzero(allowed).tolist()]
+            size = self._settings.fallback_items
             for start in range(0, len(known), size):
                 yield [RecommendedItem(name, 0.0, POPULAR) for name in known[start : start + size]]
 
+    def _trending_chunks(self, time_ms: int) -> Iterator[list[RecommendedItem]]:
+        trending, size = self.items.trending.items, self._settings.fallback_items
+        for start in range(0, len(trending.item_ids), size):
+            yield popular_items(trending, time_ms, size, start)
+
+    @staticmethod
     def _extend(
-        self,
         items: list[RecommendedItem],
         row: UserRow,
         more: Iterable[RecommendedItem],
         available: Mapping[str, bool],
+        top_k: int,
     ) -> None:
         """Fill a list; its scores still fall, though those of popular items are counts."""
         held = {item.item_id for item in items}
         lowest = items[-1].score if items else math.inf
-        others = (item for item in self._unseen(more, row) if item.item_id not in held)
-        places = self._settings.top_k - len(items)
+        others = (item for item in _unseen(more, row) if item.item_id not in held)
+        places = top_k - len(items)
         items += [
             RecommendedItem(item.item_id, min(item.score, lowest), item.reason)
             for item in available_items(others, available, places)
         ]
 
-    def _unseen(self, items: Iterable[RecommendedItem], row: UserRow) -> Iterable[RecommendedItem]:
-        if not self._exclude_seen:
-            return items
-        return (item for item in items if not is_seen(row, item.item_id))
-
     async def close(self) -> None:
         """Close the connection to Triton."""
         await self._client.close()
+
+
+def _pad_candidates(
+    requests: Sequence[RecommendationRequest], vocabulary: Vocabulary
+) -> Int64Array:
+    """Each request's own candidates by the version's indices: int64[B, C], padded."""
+    most = max(len(request.candidates) for request in requests)
+    padded = np.full((len(requests), most), PADDING, np.int64)
+    for user, request in enumerate(requests):
+        padded[user, : len(request.candidates)] = vocabulary.indices_of(request.candidates)
+    return padded
+
+
+def _unseen(items: Iterable[RecommendedItem], row: UserRow) -> Iterable[RecommendedItem]:
+    if not row.seen:
+        return items
+    return (item for item in items if not is_seen(row, item.item_id))
+
+
+def _find_short(lists: Sequence[Sequence[RecommendedItem]], top_k: int) -> list[int]:
+    return [user for user, items in enumerate(lists) if len(items) < top_k]
+
+
+def _shorten(
+    lists: Sequence[list[RecommendedItem]], requests: Sequence[RecommendationRequest]
+) -> list[list[RecommendedItem]]:
+    """The lists as long as each request asks: a shorter list is the beginning of a longer one."""
+    return [items[: request.limit] for items, request in zip(lists, requests, strict=True)]
 
 
 def _check_indices(outputs: Tensors, call: VersionCall) -> None:

@@ -2,15 +2,20 @@
 
 import asyncio
 import time
+from functools import partial
 
 import structlog
 from confluent_kafka import Message
 
+from features.model_server import keep_loaded
 from features.rollout_messages import Rollout, RolloutLease
 from features.rollouts import RolloutReader, is_end, read_all, rollouts_consumer, warn_if_unsigned
+from features.schema import FeatureSchema, read_version
 from features.settings import BrokerSettings
 from stream import metrics
-from stream.routing import Routes
+from stream.inference import model_servers
+from stream.routing import BackgroundReads, Routes
+from stream.settings import WorkerConfig
 
 log = structlog.get_logger()
 _POLL_S = 0.2
@@ -28,11 +33,14 @@ class RolloutFollower:
         settings: where Kafka is, and the key that messages are signed with.
         routes: what is kept up to date.
         lease_s: how long a rollout is shown without a sign of life of its controller.
+
+    Attributes:
+        routes: as given.
     """
 
     def __init__(self, settings: BrokerSettings, routes: Routes, lease_s: float) -> None:
+        self.routes = routes
         self._settings = settings
-        self._routes = routes
         self._lease_s = lease_s
         self._reader = RolloutReader(settings, routes.model)
         self._started = asyncio.Event()
@@ -52,7 +60,7 @@ class RolloutFollower:
 
     def _catch_up(self) -> None:
         """Follow the newest rollout; those before it are read, and not followed."""
-        self._reader = RolloutReader(self._settings, self._routes.model)
+        self._reader = RolloutReader(self._settings, self.routes.model)
         newest: Rollout | None = None
         lease: RolloutLease | None = None
         for message in read_all(self._consumer):
@@ -65,15 +73,15 @@ class RolloutFollower:
         if newest is not None:
             self._follow(newest, self._lease_s - _age_s(newest.time))
         if lease is not None:
-            self._routes.renew(lease.rollout_id, self._lease_s - _age_s(lease.time))
+            self.routes.renew(lease.rollout_id, self._lease_s - _age_s(lease.time))
         deadline = time.monotonic() + _FIRST_READ_S
         while self._is_waiting() and time.monotonic() < deadline:
             time.sleep(_POLL_S / 4)
         self._report()
 
     def _is_waiting(self) -> bool:
-        self._routes.refresh()
-        return self._routes.stable is None and self._routes.is_loading
+        self.routes.refresh()
+        return self.routes.stable is None and self.routes.is_loading
 
     async def run(self) -> None:
         """Follow for ever, once `start` is done."""
@@ -85,7 +93,7 @@ class RolloutFollower:
         message = self._consumer.poll(_POLL_S)
         if message is not None and not is_end(message):
             self._take(message)
-        self._routes.refresh()
+        self.routes.refresh()
         self._report()
 
     def _take(self, message: Message) -> None:
@@ -96,11 +104,11 @@ class RolloutFollower:
             case Rollout() as rollout:
                 self._follow(rollout, self._lease_s)
             case RolloutLease(rollout_id=rollout_id):
-                self._routes.renew(rollout_id, self._lease_s)
+                self.routes.renew(rollout_id, self._lease_s)
 
     def _follow(self, rollout: Rollout, lease_s: float) -> None:
         try:
-            self._routes.follow(rollout, lease_s)
+            self.routes.follow(rollout, lease_s)
         except ValueError as error:
             log.warning("rollout_ignored", rollout_id=rollout.rollout_id, reason=str(error))
             return
@@ -113,7 +121,7 @@ class RolloutFollower:
 
     def _report(self) -> None:
         """Say what has changed since the last time, and show it."""
-        routes = self._routes
+        routes = self.routes
         now = routes.loaded, routes.problems, routes.lease_expired
         if now == self._reported:
             return
@@ -134,6 +142,21 @@ class RolloutFollower:
             )
         else:
             log.info("versions_routed", versions=loaded)
+
+
+def make_follower(config: WorkerConfig) -> RolloutFollower:
+    """Who follows `rollouts` as the settings say, for a process that answers with versions."""
+    contract = FeatureSchema(config.features).contract
+    read = partial(read_version, contract=contract, allowed=config.worker.model_addresses)
+    routes = Routes(config.triton.model, load=BackgroundReads(read))
+    return RolloutFollower(config.kafka, routes, config.worker.rollout_lease_s)
+
+
+async def keep_routed(config: WorkerConfig, routes: Routes) -> None:
+    """Keep what takes traffic loaded on every Triton, for ever."""
+    allowed = config.worker.model_addresses
+    with keep_loaded(model_servers(config.triton), lambda: routes.routed, allowed):
+        await asyncio.Event().wait()
 
 
 def _age_s(time_ms: int) -> float:

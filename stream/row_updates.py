@@ -1,10 +1,11 @@
-"""Applies a batch of events to user and item rows, each event once.
+"""Applies a batch of events to user and item rows, each event once; reads rows for who only asks.
 
 Item rows are written before user rows. So an event that a user's row contains has been counted for
 its item too, and whether it is a duplicate is always decided from a row that does not contain it
 yet: docs/explanation/exactly-once.md says why this is exact under replay.
 """
 
+from array import array
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
@@ -14,7 +15,7 @@ from cachetools import LRUCache
 from headwater_client import Interaction
 
 from features import columns
-from features.columns import CatalogueEntry, DamagedRowError
+from features.columns import CatalogueEntry, DamagedRowError, Stored
 from features.events import current_ms
 from features.rows import (
     ItemGroup,
@@ -32,7 +33,7 @@ from features.rows import (
 )
 from features.schema import FeatureSchema
 from features.store import USERS, VERSION, RowRead, RowStore, RowWrite, StoreTable, set_aside
-from features.topics import Hash
+from features.topics import Hash, hash64, source_hash
 from stream import metrics
 from stream.catalogue import CatalogueCache, catalogue_read
 
@@ -149,11 +150,7 @@ class RowUpdater:
         replies = iter(await self._store.read([*user_reads, *group_reads, *entry_reads]))
         now_ms = current_ms()
         for read, stored in zip(user_reads, replies, strict=False):
-            try:
-                row = columns.decode_user(stored, self._schema)
-            except DamagedRowError as error:
-                await set_aside(self._store, read, stored, error)
-                row = empty_user(self._schema)
+            row = await _decode_user(self._store, read, stored, self._schema)
             recover_user(row, now_ms, self._schema)
             users[read.entity_id] = CachedRow(row, stored[VERSION])
         for read, stored in zip(group_reads, replies, strict=False):
@@ -232,6 +229,88 @@ class RowUpdater:
         for name, user in users.items():
             user.version = user_columns[name][VERSION]
         return all(accepted)
+
+
+async def _decode_user(
+    store: RowStore, read: RowRead, stored: Stored, schema: FeatureSchema
+) -> UserRow:
+    """A person's row as it is stored; one that is damaged is kept aside, and begun anew."""
+    try:
+        return columns.decode_user(stored, schema)
+    except DamagedRowError as error:
+        await set_aside(store, read, stored, error)
+        return empty_user(schema)
+
+
+class RowView(NamedTuple):
+    """Whose row is wanted, and what of it the store may not know yet.
+
+    Attributes:
+        events: have just happened to this person, in this order.
+        left_out: items that are taken for seen.
+        is_guest: nothing is stored of this person.
+    """
+
+    user_id: str
+    events: Sequence[Interaction] = ()
+    left_out: Sequence[str] = ()
+    is_guest: bool = False
+
+
+# Where events stand that are in no topic yet: a source that no stored row has absorbed.
+_REQUEST = source_hash("request", 0)
+
+
+class RowReader:
+    """Reads people's rows as they are now; nothing is written, and nothing is kept.
+
+    Events that came with a question change the row in memory, by the function that the worker
+    changes it by: an event that the worker has absorbed meanwhile counts once all the same.
+    """
+
+    def __init__(self, store: RowStore, schema: FeatureSchema, catalogue: CatalogueCache) -> None:
+        self._store = store
+        self._schema = schema
+        self._catalogue = catalogue
+
+    async def read(self, views: Sequence[RowView]) -> list[UserRow]:
+        """A row of its own for each view; all are read in one call.
+
+        Raises:
+            ServerError: the store does not answer.
+        """
+        item_ids = {event.item_id for view in views for event in view.events}
+        entries = self._catalogue.get_cached(item_ids)
+        people = dict.fromkeys(view.user_id for view in views if not view.is_guest)
+        user_reads = [RowRead(USERS, name, USERS.columns) for name in people]
+        entry_reads = [catalogue_read(name) for name in _missing(entries)]
+        replies = await self._store.read([*user_reads, *entry_reads])
+        for read, found in zip(entry_reads, replies[len(user_reads) :], strict=True):
+            entries[read.entity_id] = self._catalogue.put(read.entity_id, found)
+        stored = {
+            read.entity_id: (read, found) for read, found in zip(user_reads, replies, strict=False)
+        }
+        known = _present(entries)
+        return [self._apply(await self._decode(view, stored), view, known) for view in views]
+
+    async def _decode(self, view: RowView, stored: Mapping[str, tuple[RowRead, Stored]]) -> UserRow:
+        if view.is_guest:
+            return empty_user(self._schema)
+        return await _decode_user(self._store, *stored[view.user_id], self._schema)
+
+    def recall(self, view: RowView) -> UserRow:
+        """What the view alone says, without the row: for when the store is away."""
+        entries = self._catalogue.recall(event.item_id for event in view.events)
+        return self._apply(empty_user(self._schema), view, entries)
+
+    def _apply(self, row: UserRow, view: RowView, entries: Mapping[str, CatalogueEntry]) -> UserRow:
+        recover_user(row, current_ms(), self._schema)
+        for number, event in enumerate(view.events):
+            categories = entries[event.item_id].category_hashes
+            apply_event(row, observation(event, _REQUEST, number, categories), self._schema)
+        if view.left_out:
+            row.seen = array("q", sorted({*row.seen, *map(hash64, view.left_out)}))
+        return row
 
 
 def _pop(

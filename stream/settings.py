@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from socket import gethostname
 from typing import Annotated, Any
 
@@ -137,6 +138,41 @@ class WorkerSettings(Section):
     )
     metrics_address: str = Field(
         "127.0.0.1", description="network interface of metrics_port; 0.0.0.0: all of them"
+    )
+
+
+class ApiSettings(Section):
+    """The HTTP API. How lists are made, `worker` says: of how many items, how fresh, from where."""
+
+    address: str = Field(
+        "127.0.0.1", description="network interface that it listens on; 0.0.0.0: all of them"
+    )
+    port: Annotated[int, Field(ge=1, le=65_535)] = Field(8080, description="port")
+    keys_file: Path | None = Field(
+        None,
+        description="file of the keys that may ask, made by headwater keys add; empty: whoever is "
+        "on this machine may do all, which is allowed only on loopback, with local servers",
+    )
+    deadline_ms: Annotated[int, Field(ge=10, le=60_000)] = Field(
+        800,
+        description="how long a request may wait for the store and the model, in milliseconds, "
+        "before it is answered with what trends; more than triton.timeout_ms",
+    )
+    deliver_within_s: Annotated[float, Field(gt=0, le=300)] = Field(
+        5.0,
+        description="how long Kafka may take to have an event on all in-sync replicas, in seconds, "
+        "before whoever sent it is told to send it again",
+    )
+    batch_size: Annotated[int, Field(ge=1, le=256)] = Field(
+        64, description="requests that are answered by one inference call, at most"
+    )
+    batch_wait_ms: Annotated[float, Field(ge=0, le=1000)] = Field(
+        10.0,
+        description="how long a request may wait for others to join it while an earlier call is "
+        "under way, in milliseconds; a quiet service does not wait",
+    )
+    max_body_bytes: Annotated[int, Field(ge=1024, le=4 * 1024 * 1024)] = Field(
+        1024 * 1024, description="size of a request, at most, in bytes"
     )
 
 

@@ -9,9 +9,14 @@ from deploy import settings_text
 from deploy.settings import Settings, load_settings
 from deploy.settings_reference import render_reference
 from features.asyncapi import make_document
+from stream.api.openapi import make_openapi
 
 Reference = Annotated[
     bool, typer.Option("--reference", help="print docs/reference/settings.md: all settings")
+]
+
+OfHttp = Annotated[
+    bool, typer.Option("--http", help="the OpenAPI document of the HTTP API, openapi.json there")
 ]
 
 
@@ -21,6 +26,7 @@ def config(reference: Reference = False) -> None:
     print(text, end="")
 
 
-def schema() -> None:
+def schema(http: OfHttp = False) -> None:
     """Print the AsyncAPI document of the topics, kept in `docs/reference/asyncapi.json`."""
-    print(json.dumps(make_document(), indent=2, ensure_ascii=False))
+    document = make_openapi() if http else make_document()
+    print(json.dumps(document, indent=2, ensure_ascii=False))

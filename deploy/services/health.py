@@ -22,9 +22,11 @@ from prometheus_client import MetricsHandler
 
 from deploy import local
 from deploy.settings import Settings
+from features.rollout_messages import Variant
 from features.settings import StoreSettings
 from features.store import USERS, VERSION, RowRead
 from features.store.redis import RedisRowStore
+from stream.routing import Routes
 
 STALE_S = 30.0
 ANSWER_S = 3.0
@@ -171,3 +173,11 @@ def store_problem(settings: StoreSettings) -> str:
     except TimeoutError:
         return f"the store at {settings.address} does not answer in {ANSWER_S:.0f} s"
     return ""
+
+
+def routing_problem(routes: Routes) -> str:
+    """Why no version answers; "" where one does."""
+    if routes.stable is not None:
+        return ""
+    problem = routes.problems.get(Variant.STABLE)
+    return problem or "no version is routed: train one: headwater train"

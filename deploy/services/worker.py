@@ -20,6 +20,7 @@ from deploy.services.health import (
     MissingPart,
     ServiceHealth,
     ask_servers,
+    routing_problem,
     serve_health,
     store_problem,
 )
@@ -27,14 +28,12 @@ from deploy.services.supervisor import END_S, end_by_force
 from deploy.settings import Settings
 from features.kafka import LogIdentity, ensure_log
 from features.positions import PositionKeeper, claim_positions
-from features.rollout_messages import Variant
 from features.schema import FeatureSchema
 from features.store import claim_rows
 from features.store.redis import RedisRowStore
 from stream.app import make_app
 from stream.failures import exit_process
 from stream.faust_internals import SignalledWorker
-from stream.routing import Routes
 from stream.settings import WorkerConfig
 
 TURN_S = 1.0
@@ -73,7 +72,7 @@ def _run(config: WorkerConfig, identity: LogIdentity, servers: Mapping[str, Miss
         {
             "partitions": _assignment_problem(app, worker.group),
             "store": lambda: store_problem(config.store),
-            "model": lambda: _routing_problem(services.routes),
+            "model": lambda: routing_problem(services.routes),
             **servers,
         }
     )
@@ -117,13 +116,6 @@ def _assignment_problem(app: faust.App, group: str) -> MissingPart:
         state["missing"] = f"group {group} gives partitions to other workers"
 
     return lambda: state["missing"]
-
-
-def _routing_problem(routes: Routes) -> str:
-    if routes.stable is not None:
-        return ""
-    problem = routes.problems.get(Variant.STABLE)
-    return problem or "no version is routed: train one: headwater train"
 
 
 @asynccontextmanager

@@ -83,10 +83,12 @@ class RedisRowStore:
 
     Args:
         settings: `address` must be set.
+        any_server: whether one that was restarted is as good: to who writes no rows it is.
     """
 
-    def __init__(self, settings: StoreSettings) -> None:
+    def __init__(self, settings: StoreSettings, *, any_server: bool = False) -> None:
         self._settings = settings
+        self._any_server = any_server
         self._client: Any = None
         self._server: _Server | None = None
 
@@ -341,7 +343,7 @@ class RedisRowStore:
         client: Any = redis.Redis(host=host, port=port, retry=Retry(NoBackoff(), 1), **options)
         pool = client.connection_pool
         pool.connection_class = _with_fast_packing(pool.connection_class)
-        if self._settings.durability is Durability.AOF:
+        if self._settings.durability is Durability.AOF and not self._any_server:
             # From the first row that is read: a restart breaks its connections.
             pool.connection_kwargs["redis_connect_func"] = self._meet
         return client

@@ -14,6 +14,7 @@ HeadwaterError (1)
 │   └── CorruptWindowError         trainer/windows/store.py
 ├── EventError (5)                 one message breaks the event contract
 ├── ForkedError                    a consumer was made in another process
+├── RequestError                   stream/api/problems.py
 ├── InferenceError                 stream/inference.py
 │   └── CircuitOpenError           stream/inference.py
 ├── VersionPendingError            stream/routing.py
@@ -122,15 +123,16 @@ class EventError(HeadwaterError):
     """One message breaks the event contract: names the field, the value and what was expected.
 
     Whatever the message held, the text is short, of one line, and can be written as UTF-8. Logs
-    have `field` and `expected` only: a value may name a person.
+    have `field` and `expected` only: `value` may name a person.
     """
 
     exit_code = 5
 
     def __init__(self, field: str, value: object, expected: str) -> None:
         self.field = _printable(field, MAX_VALUE_CHARS)
+        self.value = _shorten(value)
         self.expected = _printable(expected, MAX_EXPECTED_CHARS)
-        super().__init__(f"{self.field}: {_shorten(value)}: {self.expected}")
+        super().__init__(f"{self.field}: {self.value}: {self.expected}")
 
 
 def _shorten(value: object) -> str:

@@ -168,6 +168,7 @@ _TEXTS = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 _BRACKETS = bytes.maketrans(b"{}", b"[]")
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _AT_PATH = re.compile(r"^(?P<what>.*?)(?: - at `(?:key in )?\$\.?(?P<path>[^`]*)`)?$", re.DOTALL)
+_UNKNOWN = re.compile(r"contains unknown field `(?P<field>[^`]+)`")
 _MISSING = re.compile(r"missing required field `(?P<field>[^`]+)`")
 
 
@@ -240,14 +241,14 @@ def _explain(kind: type[Struct], raw: bytes, error: Exception) -> EventError:
         except Exception as malformed:  # noqa: BLE001  (named below)
             error = malformed
         else:
-            return _from_validation(str(error), partial(_value_in, raw))
+            return explain_refusal(str(error), partial(_value_in, raw))
     if len(raw) > _NAMED_BYTES:
         return EventError("<message>", raw, f"not JSON in UTF-8: {error}")
     try:
         document = _read_loosely(raw)
         msgspec.convert(document, kind)
     except msgspec.ValidationError as invalid:
-        return _from_validation(str(invalid), lambda name: document[name])
+        return explain_refusal(str(invalid), lambda name: document[name])
     except Exception:  # noqa: BLE001  (named below: no JSON at all)
         return EventError("<message>", raw, f"not JSON in UTF-8: {error}")
     return _not_a_number(document, error)
@@ -265,13 +266,22 @@ def _read_loosely(raw: bytes) -> Any:
     return json.loads(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
 
 
-def _from_validation(message: str, value_of: Callable[[str], Any]) -> EventError:
+def explain_refusal(message: str, value_of: Callable[[str], Any]) -> EventError:
+    """What msgspec refuses, with its field and value.
+
+    Args:
+        message: of its `ValidationError`.
+        value_of: gives the value of a field of the whole object; may raise.
+    """
     match = _AT_PATH.match(message)
     what, path = (match["what"], match["path"] or "") if match else (message, "")
     if missing := _MISSING.search(what):
         return EventError(
             ".".join(filter(None, (path, missing["field"]))), "<missing>", "is required"
         )
+    if unknown := _UNKNOWN.search(what):
+        path = ".".join(filter(None, (path, unknown["field"])))
+        what = "is no field of this object"
     try:
         value = value_of(re.split(r"[.\[]", path, maxsplit=1)[0])
     except Exception:  # noqa: BLE001  (JSON that is broken further on, or no object)
@@ -331,7 +341,7 @@ def decode_item(raw: bytes | None) -> tuple[Item, tuple[str, ...]]:
         try:
             item = msgspec.convert({n: v for n, v in fitted.items() if v is not None}, Item)
         except msgspec.ValidationError as invalid:
-            raise _from_validation(str(invalid), lambda name: said[name]) from refused
+            raise explain_refusal(str(invalid), lambda name: said[name]) from refused
         if "\ufffd" in item.item_id:
             raise
     return item, tuple(name for name, value in fitted.items() if value != told[name])

@@ -1,0 +1,155 @@
+"""The HTTP API: how many requests a second one core answers, and how soon.
+
+    uv run python -m bench.api
+
+Kafka, the store, Triton and the service share one core, each answer is made from the person's
+present row. Whoever asks has a core of its own.
+"""
+
+import asyncio
+import random
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from headwater_client.errors import ServerError
+from rich.console import Console, RenderableType
+
+from bench.api.requests import Target, send_all
+from bench.harness import processes
+from bench.harness.load import Workload
+from bench.harness.measure import Measurement
+from bench.harness.runner import Benchmark, Cores, DataOptions, Quick, Results, make_table
+from bench.harness.servers import LoadedServers, LoadPlan, run_loaded_servers
+from deploy.local.process import free_port
+from stream.api.contract import Scope
+from stream.api.keys import make_key, write_keys
+from trainer.datasets import Log
+
+API = ("-m", "deploy.cli", "api")
+CANDIDATES = 100
+_TIMEOUT_S = 600.0
+_START_S = 60.0
+_REQUESTS = 5_000
+_SEED = 7
+
+
+@dataclass(frozen=True, kw_only=True)
+class ApiPlan(LoadPlan):
+    """How much is measured: seconds of each kind of request, on so many connections."""
+
+    seconds: float = 20.0
+    connections: int = 64
+
+
+QUICK = ApiPlan(seconds=3.0, train_s=3.0, log_events=20_000)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ApiOptions(DataOptions):
+    """Options of `bench.api`."""
+
+    cores: Cores = 1
+    quick: Quick = False
+
+
+def make_requests(log: Log, target: Target) -> dict[str, list[bytes]]:
+    """Requests of each kind, for people of the log drawn at random."""
+    draw = random.Random(_SEED)
+    people = sorted({event.user_id for event in log.events})
+    items = sorted({event.item_id for event in log.events})
+
+    def encode_some(path: str, make_body: Any) -> list[bytes]:
+        return [target.encode(path, make_body(draw.choice(people))) for _ in range(_REQUESTS)]
+
+    def with_event(person: str) -> dict[str, Any]:
+        return {"person": person, "events": [{"type": "click", "item_id": draw.choice(items)}]}
+
+    def with_candidates(person: str) -> dict[str, Any]:
+        return {"person": person, "items": draw.sample(items, CANDIDATES)}
+
+    return {
+        "recommendations": encode_some("/v1/recommendations", lambda person: {"person": person}),
+        "with an event": encode_some("/v1/recommendations", with_event),
+        f"rank {CANDIDATES}": encode_some("/v1/rank", with_candidates),
+        "similar items": encode_some(
+            "/v1/items/similar", lambda _: {"items": [draw.choice(items)]}
+        ),
+    }
+
+
+def wait_until_started(port: int) -> None:
+    """Wait until the service answers.
+
+    Raises:
+        ServerError: it does not.
+    """
+    deadline = time.monotonic() + _START_S
+    while time.monotonic() < deadline:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/startupz", timeout=5):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.2)
+    raise ServerError(f"the service does not answer in {_START_S:.0f} s")
+
+
+def measure_service(loaded: LoadedServers, plan: ApiPlan) -> dict[str, Any]:
+    """Each kind of request: as fast as they are answered, then at half of that rate."""
+    secret, key = make_key("bench", list(Scope), None)
+    keys_file = Path(loaded.settings.local.state_dir) / "keys.toml"
+    write_keys(keys_file, [key])
+    target = Target(free_port([]), secret)
+    variables = processes.variables_of({"api.port": target.port, "api.keys_file": keys_file})
+    found: dict[str, Any] = {}
+    with loaded.run(API, "api", variables) as system:
+        wait_until_started(target.port)
+        for name, requests in make_requests(loaded.log, target).items():
+            loaded.say(f"{name}: {plan.seconds:.0f} s as fast as they are answered ...")
+            system.check()
+            asyncio.run(send_all(target, requests, 1.0, plan.connections, None))
+            whole = asyncio.run(send_all(target, requests, plan.seconds, plan.connections, None))
+            most = whole.summarise()
+            rate = most["requests_per_second"] / 2
+            half = asyncio.run(send_all(target, requests, plan.seconds, plan.connections, rate))
+            found[name] = {"most": most, "half": half.summarise()}
+    return found
+
+
+def show(found: Mapping[str, Any], cores: int) -> Sequence[RenderableType]:
+    """The figures for people."""
+    title = f"The HTTP API, service and servers on {cores} core{'s' * (cores > 1)}"
+    table = make_table(title, "", ("requests/s", "ms, p50 / p99", "at half: p50 / p99"))
+    for name, kind in found.items():
+        most, half = kind["most"], kind["half"]
+        table.add_row(
+            name,
+            f"{most['requests_per_second']:,.0f}",
+            f"{most['p50_ms']:.0f} / {most['p99_ms']:.0f}",
+            f"{half['p50_ms']:.0f} / {half['p99_ms']:.0f}",
+        )
+    fallbacks = sum(kind[load]["fallbacks"] for kind in found.values() for load in kind)
+    return [table, f"fallbacks {fallbacks}"]
+
+
+def measure(options: ApiOptions, console: Console) -> Results:
+    """Measure the HTTP API on people with half a log of history."""
+    plan = QUICK if options.quick else ApiPlan()
+    workload = Workload(options.source, limit=plan.log_events)
+    with run_loaded_servers(plan, workload, options.cores, console) as loaded:
+        history = len(loaded.log.events) // 2
+        loaded.say(f"{history:,} events of history ...")
+        with loaded.run(processes.WORKER, "headwater") as worker:
+            Measurement(worker, loaded.load, _TIMEOUT_S).prepare(history)
+        found = measure_service(loaded, plan)
+    return Results({"cores": options.cores, "requests": found}, show(found, options.cores))
+
+
+BENCHMARK = Benchmark("api", ApiOptions, measure)
+
+if __name__ == "__main__":
+    BENCHMARK.main()

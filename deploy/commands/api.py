@@ -1,0 +1,80 @@
+"""`headwater api`, and `headwater keys`: who may ask it."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from headwater_client.errors import SettingsError
+from rich.console import Console
+
+from deploy import local
+from deploy.services.api import run_api
+from deploy.services.supervisor import configure_logs
+from deploy.settings import load_settings
+from stream.api.contract import Scope
+from stream.api.keys import ApiKey, make_key, read_keys, write_keys
+
+keys = typer.Typer(help="Keys of the HTTP API: who may do what.", no_args_is_help=True)
+
+KeysFile = Annotated[
+    Path | None, typer.Option("--file", help="the file of keys; default: api.keys_file")
+]
+
+
+def api() -> None:
+    """Run the HTTP API until it is stopped; as many as one likes."""
+    configure_logs()
+    settings = load_settings()
+    is_local = not any(local.addresses(settings).values())
+    run_api(local.connect(settings), is_local=is_local)
+
+
+@keys.command()
+def add(
+    name: Annotated[str, typer.Argument(help="whose key it is: letters, digits, . _ -")],
+    scope: Annotated[list[Scope], typer.Option(help="what it is for; again for each")],
+    per_second: Annotated[
+        float | None, typer.Option(help="requests a second of one process; default: any number")
+    ] = None,
+    file: KeysFile = None,
+) -> None:
+    """Make a key, and print it: it is kept as a hash only, and is not shown again."""
+    path = _find_file(file)
+    known = read_keys(path) if path.exists() else []
+    if any(key.name == name for key in known):
+        raise SettingsError(f"a key is named {name} already: headwater keys remove {name}")
+    secret, key = make_key(name, scope, per_second)
+    write_keys(path, [*known, key])
+    print(secret)
+
+
+@keys.command("ls")
+def show(file: KeysFile = None) -> None:
+    """List the keys."""
+    for key in read_keys(_find_file(file)):
+        Console(highlight=False, soft_wrap=True).print(_line(key), markup=False)
+
+
+@keys.command()
+def remove(
+    name: Annotated[str, typer.Argument(help="as `keys ls` has it")], file: KeysFile = None
+) -> None:
+    """Take a key back: a second later it is not known any more."""
+    path = _find_file(file)
+    known = read_keys(path)
+    left = [key for key in known if key.name != name]
+    if len(left) == len(known):
+        raise SettingsError(f"no key is named {name}: headwater keys ls")
+    write_keys(path, left)
+
+
+def _find_file(given: Path | None) -> Path:
+    path = given or load_settings().api.keys_file
+    if path is None:
+        raise SettingsError("no file of keys: set api.keys_file, or name one with --file")
+    return path
+
+
+def _line(key: ApiKey) -> str:
+    rate = "" if key.per_second is None else f", {key.per_second:g} a second"
+    return f"{key.name}: {', '.join(key.scopes)}{rate}"

@@ -1,0 +1,240 @@
+"""Runs the HTTP API in this process: puts its parts together, and keeps them up to date."""
+
+import asyncio
+import gc
+import signal
+import socket
+from collections.abc import Coroutine, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import structlog
+import uvicorn
+from headwater_client.errors import SettingsError
+
+from deploy.services.health import ServiceHealth, ask_servers, routing_problem, store_problem
+from deploy.services.supervisor import END_S, end_by_force
+from deploy.settings import Settings
+from features.kafka import ensure_log
+from features.schema import FeatureSchema
+from features.store import claim_rows
+from features.store.redis import RedisRowStore
+from features.topics import Hash
+from stream.api.answers import Answerer, Batching
+from stream.api.http import HttpApi
+from stream.api.intake import EventIntake, EventPublisher
+from stream.api.keys import KeyRing
+from stream.api.service import ApiParts, ApiService
+from stream.failures import retry_while_unavailable
+from stream.metrics import count_wrong_time
+from stream.recommender import make_recommender
+from stream.rollout_follower import RolloutFollower, keep_routed, make_follower
+from stream.row_updates import RowReader
+from stream.settings import WorkerConfig
+
+TURN_S = 1.0
+DRAIN_S = 10
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+Source = tuple[str, int]
+log = structlog.get_logger()
+
+
+def run_api(settings: Settings, *, is_local: bool) -> None:
+    """Answer until told to stop; what is under way then is answered.
+
+    Args:
+        settings: with all addresses.
+        is_local: whether all servers are this machine's own: then it needs no keys on loopback.
+
+    Raises:
+        SettingsError: keys are missing, the port is taken, or rows of other settings are there.
+        ServerError: Kafka or the store does not answer at the start.
+    """
+    keys = KeyRing(find_keys_file(settings, is_local=is_local))
+    sources = ensure_log(settings.kafka).sources
+    asyncio.run(_claim(settings))
+    with closing(listen(settings.api.address, settings.api.port)) as listener:
+        asyncio.run(_run(settings, keys, sources, listener))
+
+
+def find_keys_file(settings: Settings, *, is_local: bool) -> Path | None:
+    """The file of keys; None where none are asked for.
+
+    Raises:
+        SettingsError: keys are missing where they have to be.
+    """
+    api = settings.api
+    if api.keys_file is not None or (is_local and api.address in LOOPBACK):
+        return api.keys_file
+    why = f"api.address is {api.address}" if is_local else "the servers are not this machine's own"
+    raise SettingsError(
+        f"api.keys_file: is not set, and {why}: without keys only a service of this machine "
+        "answers: make a key: headwater keys add NAME --scope ask --file keys.toml"
+    )
+
+
+def listen(address: str, port: int) -> socket.socket:
+    """A socket that listens there.
+
+    Raises:
+        SettingsError: it cannot be.
+    """
+    try:
+        family = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((address, port), family=family, backlog=2048)
+    except OSError as error:
+        raise SettingsError(
+            f"api.port: {address} port {port}: {error.strerror or error}: choose another"
+        ) from error
+
+
+async def _claim(settings: Settings) -> None:
+    """Rows of other settings stop the service before it reads one."""
+    store = RedisRowStore(settings.store)
+    try:
+        await claim_rows(store, FeatureSchema(settings.features))
+    finally:
+        await store.close()
+
+
+class ApiServer(uvicorn.Server):
+    """Uvicorn's server, which is told to stop by whoever runs it."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals alone: uvicorn would end the process by the signal that it was sent."""
+        yield
+
+
+@dataclass(frozen=True)
+class _Service:
+    """The parts of the service.
+
+    Attributes:
+        api: the transport.
+        parts: what the operations use.
+        follower: keeps the routes up to date.
+    """
+
+    api: HttpApi
+    parts: ApiParts
+    health: ServiceHealth
+    follower: RolloutFollower
+    store: RedisRowStore
+
+    async def start(self) -> None:
+        """Read what the first answer needs, then keep what trends up to date, for ever."""
+        recommender, starting = self.parts.recommender, self.api.starting
+        async for attempt in retry_while_unavailable():
+            with attempt:
+                await self.follower.start()
+                await recommender.start()
+        starting.clear()
+        log.info("api_started", versions=self.follower.routes.loaded)
+        await recommender.run()
+
+    async def beat(self) -> None:
+        """Say that the event loop turns, for ever."""
+        while True:
+            self.health.turn()
+            await asyncio.sleep(TURN_S)
+
+    async def close(self) -> None:
+        """Deliver what is under way, and close the connections."""
+        await asyncio.to_thread(self.parts.publisher.close)
+        await self.parts.recommender.close()
+        await self.store.close()
+
+
+def _make_service(
+    settings: Settings, config: WorkerConfig, keys: KeyRing, sources: Mapping[Source, Hash]
+) -> _Service:
+    api, schema = settings.api, FeatureSchema(settings.features)
+    store, follower = RedisRowStore(settings.store, any_server=True), make_follower(config)
+    recommender = make_recommender(config, store, follower.routes)
+    rows = RowReader(store, schema, recommender.items.catalogue)
+    publisher = EventPublisher(settings.kafka, api.deliver_within_s)
+    deadline_s = api.deadline_ms / 1000
+    batching = Batching(api.batch_size, api.batch_wait_ms / 1000)
+    parts = ApiParts(
+        answerer=Answerer(rows, recommender, batching, deadline_s),
+        recommender=recommender,
+        rows=rows,
+        routes=follower.routes,
+        schema=schema,
+        intake=EventIntake(settings.events, count_wrong_time),
+        publisher=publisher,
+        sources=sources,
+        top_k=settings.worker.top_k,
+        deadline_s=deadline_s,
+    )
+    health = ServiceHealth(
+        {
+            "store": lambda: store_problem(settings.store),
+            "model": lambda: routing_problem(follower.routes),
+            **ask_servers(settings, "kafka", "triton"),
+        }
+    )
+    transport = HttpApi(ApiService(parts), keys, health, api.max_body_bytes)
+    return _Service(transport, parts, health, follower, store)
+
+
+async def _run(
+    settings: Settings, keys: KeyRing, sources: Mapping[Source, Hash], listener: socket.socket
+) -> None:
+    config = WorkerConfig(
+        settings.kafka,
+        settings.store,
+        settings.features,
+        settings.triton,
+        settings.worker,
+        settings.events,
+    )
+    service = _make_service(settings, config, keys, sources)
+    # What is imported by now stays: without this a full collection stops the loop for 100 ms.
+    gc.freeze()
+    server = ApiServer(
+        uvicorn.Config(
+            service.api.make_app(),
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            proxy_headers=False,
+            server_header=False,
+            timeout_graceful_shutdown=DRAIN_S,
+        )
+    )
+
+    def stop() -> None:
+        end_by_force(END_S)
+        server.should_exit = True
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop)
+    log.info("api_listens", address=settings.api.address, port=settings.api.port)
+    try:
+        await _run_until_first(
+            server.serve([listener]),
+            service.start(),
+            service.follower.run(),
+            service.beat(),
+            keep_routed(config, service.follower.routes),
+        )
+    finally:
+        await service.close()
+
+
+async def _run_until_first(*works: Coroutine[Any, Any, None]) -> None:
+    """Run all until one of them ends: the server, when it is told to; any other by its failure."""
+    tasks = [asyncio.create_task(work) for work in works]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    for task in done:
+        task.result()

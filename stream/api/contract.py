@@ -1,0 +1,339 @@
+"""What the HTTP API takes and answers, and its operations: the OpenAPI document is made of this.
+
+The words are those of the topics. Unknown fields of a query are refused, so that a misspelt one is
+not passed over; answers grow by optional fields.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Annotated
+
+import msgspec
+from headwater_client import Item, Reason, RecommendedItem
+from headwater_client.events import MAX_VARIANT, Id
+from msgspec import Meta, Struct
+
+MAX_LIMIT = 100
+MAX_EVENTS = 1000
+MAX_CANDIDATES = 1000
+
+Limit = Annotated[int, Meta(ge=1, le=MAX_LIMIT, description="items of the list, at most")]
+Ids = Annotated[list[Id], Meta(max_length=MAX_CANDIDATES)]
+Events = Annotated[
+    list[msgspec.Raw],
+    Meta(
+        max_length=MAX_LIMIT,
+        description="what has just happened to this person, in this order: the answer knows it, "
+        "whether the worker has seen it yet or not",
+    ),
+]
+
+
+class Scope(StrEnum):
+    """What a key may be used for."""
+
+    SEND = "send"
+    """Send events."""
+    ASK = "ask"
+    """Ask for lists."""
+    READ_PEOPLE = "read-people"
+    """Read what is known of a person."""
+    ADMINISTER = "administer"
+    """Change the catalogue."""
+
+
+class Problem(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Why a request is refused (RFC 9457): the field, its value, and what to do about it.
+
+    `type` leads to a line of `/docs`. `errors` names each, where there are several.
+    """
+
+    type: str
+    title: str
+    status: int
+    detail: str = ""
+    field: str = ""
+    value: str = ""
+    remedy: str = ""
+    errors: "list[Problem]" = []
+
+
+class RecommendationQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Whom to recommend for, and what is known of them by now.
+
+    Without `person` it is a guest, of whom `events` are all that is known; nothing is kept of them.
+    `record` sends the events to Kafka as well: they count once, whoever sees them first. `exclude`
+    names items that must not be in the list. `limit` is `worker.top_k` by default.
+    """
+
+    person: Id | None = None
+    limit: Limit | None = None
+    events: Events = []
+    record: bool = False
+    exclude: Ids = []
+
+
+class RankQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A list of the caller's own, to be put in order for a person; as `RecommendationQuery`."""
+
+    items: Annotated[list[Id], Meta(min_length=1, max_length=MAX_CANDIDATES)]
+    person: Id | None = None
+    events: Events = []
+    record: bool = False
+
+
+class SimilarQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Items, such as the one of a page or those of a cart, whose like is wanted."""
+
+    items: Annotated[list[Id], Meta(min_length=1, max_length=MAX_LIMIT)]
+    limit: Limit | None = None
+    exclude: Ids = []
+
+
+class PopularQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is popular: overall, or in one category."""
+
+    limit: Limit | None = None
+    category: Id | None = None
+
+
+class EventAnswer(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What became of one event: it is `accepted` once Kafka has it on all in-sync replicas.
+
+    `event_id` is the event's own, or the one that it was given.
+    """
+
+    accepted: bool
+    event_id: str = ""
+    problem: Problem | None = None
+
+
+class EventsAnswer(Struct, frozen=True, kw_only=True):
+    """What became of each event, in the order of the request."""
+
+    accepted: int
+    refused: int
+    events: list[EventAnswer]
+
+
+class RecommendationAnswer(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The best items for a person, as of now.
+
+    `variant` is the person's in a rollout. `fallback`: no version answered, these are popular
+    items; `failed` says why the variant's own version did not. `event_age_ms` is the age of the
+    newest event that the answer knows; missing where it knows none. `missing` says how many items
+    the list is short of, because nothing else may be shown. `recorded`: Kafka has the request's
+    events; `not_recorded` says why it has not, where it was to.
+    """
+
+    recommendation_id: str
+    items: list[RecommendedItem]
+    model_version: str
+    variant: Annotated[str, Meta(max_length=MAX_VARIANT)]
+    fallback: bool
+    produced_time: int
+    person: str | None = None
+    event_age_ms: int | None = None
+    missing: int = 0
+    rollout_id: str = ""
+    failed: str = ""
+    recorded: bool = False
+    not_recorded: str = ""
+
+
+class RankedItem(Struct, frozen=True, omit_defaults=True):
+    """One place of a list in order; without a score, where the version does not know the item."""
+
+    item_id: str
+    score: float | None = None
+    reason: Reason | None = None
+
+
+class RankAnswer(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The caller's list in order; as `RecommendationAnswer`.
+
+    Items that the version does not know come last, in the caller's order. In a `fallback` all are
+    ordered by what trends.
+    """
+
+    recommendation_id: str
+    items: list[RankedItem]
+    model_version: str
+    variant: Annotated[str, Meta(max_length=MAX_VARIANT)]
+    fallback: bool
+    produced_time: int
+    person: str | None = None
+    event_age_ms: int | None = None
+    rollout_id: str = ""
+    failed: str = ""
+    recorded: bool = False
+    not_recorded: str = ""
+
+
+class PopularAnswer(Struct, frozen=True, kw_only=True):
+    """The items that are popular now, by decayed rates."""
+
+    items: list[RecommendedItem]
+    produced_time: int
+
+
+class PastEvent(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An event of a person's history; no `item_id` where the version does not know the item."""
+
+    type: str
+    timestamp: int
+    item_id: str | None = None
+
+
+class PersonAnswer(Struct, frozen=True, kw_only=True):
+    """What is known of a person, and why: the counters are sums over the events, decayed to now.
+
+    `counters`: by type of event and half-life in milliseconds; `all` is the plain count. `events`
+    are the newest, ascending. `seen` items are not recommended again. `offsets` says up to where
+    each partition of the log is in this row.
+    """
+
+    person: str
+    counters: dict[str, dict[str, float]]
+    events: list[PastEvent]
+    seen: int
+    categories: int
+    offsets: dict[str, int]
+
+
+class ItemsQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Items of the catalogue, each whole: it replaces what was sent of it before."""
+
+    items: Annotated[list[Item], Meta(min_length=1, max_length=MAX_EVENTS)]
+
+
+class ItemsAnswer(Struct, frozen=True, kw_only=True):
+    """How many items Kafka has on all in-sync replicas."""
+
+    accepted: int
+
+
+class VersionAnswer(Struct, frozen=True, kw_only=True):
+    """The release that answers, and which version of the model each variant is answered by."""
+
+    release: str
+    versions: dict[str, int]
+
+
+class HealthAnswer(Struct, frozen=True, kw_only=True):
+    """Whether it is so, and what is missing, by name."""
+
+    ok: bool
+    missing: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One operation of the API.
+
+    Attributes:
+        name: of the function that answers, and of the operation in the OpenAPI document.
+        scope: what the caller's key must be for; None: any key.
+        body: what a request holds; events are read one by one.
+        answer: what is answered with status 200.
+        query: what its query string holds.
+        is_open: whether no key is asked for.
+    """
+
+    name: str
+    method: str
+    path: str
+    summary: str
+    answer: type[Struct] | None = None
+    scope: Scope | None = None
+    body: type[Struct] | None = None
+    query: type[Struct] | None = None
+    is_open: bool = False
+
+
+OPERATIONS = (
+    Operation(
+        "send_events",
+        "POST",
+        "/v1/events",
+        "Send events, one or many, of any registered type",
+        EventsAnswer,
+        Scope.SEND,
+    ),
+    Operation(
+        "recommend",
+        "POST",
+        "/v1/recommendations",
+        "The best items for a person, who may have done something a moment ago",
+        RecommendationAnswer,
+        Scope.ASK,
+        RecommendationQuery,
+    ),
+    Operation(
+        "rank_items",
+        "POST",
+        "/v1/rank",
+        "Put a list of the caller's own in order for a person",
+        RankAnswer,
+        Scope.ASK,
+        RankQuery,
+    ),
+    Operation(
+        "find_similar",
+        "POST",
+        "/v1/items/similar",
+        "What goes with an item, or with a cart",
+        RecommendationAnswer,
+        Scope.ASK,
+        SimilarQuery,
+    ),
+    Operation(
+        "list_popular",
+        "GET",
+        "/v1/popular",
+        "What is popular now, overall or in a category",
+        PopularAnswer,
+        Scope.ASK,
+        query=PopularQuery,
+    ),
+    Operation(
+        "describe_person",
+        "GET",
+        "/v1/people/{person}",
+        "What is known of a person",
+        PersonAnswer,
+        Scope.READ_PEOPLE,
+    ),
+    Operation(
+        "put_items",
+        "PUT",
+        "/v1/items",
+        "Put items into the catalogue",
+        ItemsAnswer,
+        Scope.ADMINISTER,
+        ItemsQuery,
+    ),
+    Operation("tell_version", "GET", "/version", "Which release answers", VersionAnswer),
+    Operation("tell_metrics", "GET", "/metrics", "Prometheus metrics"),
+    Operation("tell_contract", "GET", "/openapi.json", "This document"),
+    Operation("show_contract", "GET", "/docs", "This document as a page"),
+    Operation(
+        "tell_live", "GET", "/livez", "Whether the service lives", HealthAnswer, is_open=True
+    ),
+    Operation(
+        "tell_ready",
+        "GET",
+        "/readyz",
+        "Whether it may be sent requests, and what is missing",
+        HealthAnswer,
+        is_open=True,
+    ),
+    Operation(
+        "tell_started",
+        "GET",
+        "/startupz",
+        "Whether it has read all that its first answer needs",
+        HealthAnswer,
+        is_open=True,
+    ),
+)

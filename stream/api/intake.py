@@ -1,0 +1,221 @@
+"""Events and items that come by HTTP: each read by itself, then sent to Kafka and waited for."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import NamedTuple
+from uuid import uuid4
+
+import msgspec
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
+from headwater_client import EVENT_TYPES, EventError, Interaction, Item, decode, encode
+from headwater_client.kafka import remedy_of
+from headwater_client.topics import ITEMS, MAX_MESSAGE_BYTES, PARTITIONER
+from msgspec import Struct
+
+from features.events import CountDoubt, EventReader, current_ms
+from features.kafka import client_config
+from features.settings import BrokerSettings, EventSettings
+from stream.api.contract import MAX_EVENTS
+
+_POLL_S = 0.1
+_LINGER_MS = 2
+# Whose the events of a guest are: the id goes nowhere.
+GUEST = "headwater:guest"
+_Fields = dict[str, msgspec.Raw]
+
+
+class _EventList(Struct):
+    """Events that came together."""
+
+    events: list[msgspec.Raw]
+
+
+def split_events(body: bytes) -> list[bytes]:
+    """The events of a request: its array's, or the one that it is.
+
+    Raises:
+        EventError: it is no JSON, or an array of too many.
+    """
+    if body.lstrip()[:1] != b"[":
+        return [body]
+    events = decode(_EventList, b'{"events":' + body + b"}").events
+    if not 0 < len(events) <= MAX_EVENTS:
+        raise EventError("<message>", len(events), f"events: expected 1 to {MAX_EVENTS}")
+    return [bytes(raw) for raw in events]
+
+
+class EventIntake:
+    """Reads events as the worker will read them from Kafka, so that none is refused later.
+
+    What an app need not know is filled in: a new `event_id`, `timestamp` now, and where the request
+    names a person, `user_id`.
+
+    Args:
+        settings: whose events count, and what becomes of one of a wrong clock.
+        count: told of each event whose time is in doubt.
+        clock: milliseconds UTC.
+    """
+
+    def __init__(
+        self,
+        settings: EventSettings,
+        count: CountDoubt | None = None,
+        clock: Callable[[], int] = current_ms,
+    ) -> None:
+        self._reader = EventReader(settings, count, clock)
+        self._clock = clock
+
+    def read(self, raw: bytes, person: str | None = None) -> Interaction:
+        """One event.
+
+        Args:
+            raw: JSON, with the `type` of the event besides the fields of its topic.
+            person: whose events the request is about; None: anybody's; `GUEST`: of somebody whose
+                id goes nowhere.
+
+        Raises:
+            EventError: it breaks the contract; or it is another person's.
+        """
+        fields = _read_fields(raw)
+        name = _read_text(fields, "type")
+        if name not in EVENT_TYPES:
+            raise EventError("type", name, f"expected one of {', '.join(EVENT_TYPES)}")
+        now_ms = self._clock()
+        known = {"event_id": uuid4().hex, "timestamp": now_ms}
+        if person is not None:
+            known["user_id"] = person
+        missing = {field: value for field, value in known.items() if field not in fields}
+        whole = encode({**fields, **missing}) if missing else raw
+        event = self._reader.read(EVENT_TYPES[name].topic, whole, now_ms)
+        if person not in (None, GUEST, event.user_id):
+            raise EventError("user_id", event.user_id, "expected the person of the request")
+        return event
+
+
+def _read_fields(raw: bytes) -> _Fields:
+    try:
+        return msgspec.json.decode(raw, type=_Fields)
+    except Exception as error:
+        raise EventError("<event>", raw, f"expected a JSON object: {error}") from error
+
+
+def _read_text(fields: _Fields, name: str) -> str:
+    if name not in fields:
+        known = ", ".join(EVENT_TYPES)
+        raise EventError(name, "<missing>", f"is required: expected one of {known}")
+    try:
+        return msgspec.json.decode(fields[name], type=str)
+    except Exception as error:
+        raise EventError(name, bytes(fields[name]), f"expected a text: {error}") from error
+
+
+class TopicMessage(NamedTuple):
+    """A message for a topic."""
+
+    topic: str
+    key: str
+    value: bytes
+
+
+def event_message(event: Interaction) -> TopicMessage:
+    """An event as it is sent: to its person's partition."""
+    return TopicMessage(EVENT_TYPES.spec_of(event).topic, event.user_id, encode(event))
+
+
+def item_message(item: Item) -> TopicMessage:
+    """An item as it is sent."""
+    return TopicMessage(ITEMS, item.item_id, encode(item))
+
+
+class EventPublisher:
+    """Sends messages, and says of each whether Kafka has it on all in-sync replicas.
+
+    Args:
+        settings: where Kafka is.
+        within_s: a message that is not acknowledged by then is given up, and not sent later.
+    """
+
+    def __init__(self, settings: BrokerSettings, within_s: float) -> None:
+        self._within_s = within_s
+        self._producer = Producer(
+            client_config(settings)
+            | {
+                # As the worker's producer, and not idempotent for the same reason: an event that is
+                # sent twice has the same event_id, and counts once.
+                "acks": "all",
+                "partitioner": PARTITIONER,
+                "linger.ms": str(_LINGER_MS),
+                "message.max.bytes": str(MAX_MESSAGE_BYTES),
+                "message.timeout.ms": str(int(1000 * within_s)),
+                "log_level": "0",
+            }
+        )
+        self._ended = threading.Event()
+        self._polling = threading.Thread(target=self._poll, name="api-deliveries", daemon=True)
+        self._polling.start()
+
+    async def publish(self, messages: Sequence[TopicMessage]) -> list[str]:
+        """Send messages and wait for them: of each, why Kafka does not have it; "" where it has."""
+        if not messages:
+            return []
+        delivery = _Delivery(len(messages), asyncio.get_running_loop())
+        for place, (topic, key, value) in enumerate(messages):
+            try:
+                self._producer.produce(
+                    topic, value, key, on_delivery=partial(delivery.report, place)
+                )
+            except BufferError:
+                delivery.settle(place, "the queue is full: Kafka is away, or slower than this")
+            except KafkaException as error:
+                delivery.settle(place, _explain(error.args[0]))
+        return await delivery.wait()
+
+    def close(self) -> None:
+        """Deliver what is left, for as long as a message may take."""
+        self._producer.flush(self._within_s)
+        self._ended.set()
+        self._polling.join()
+
+    def _poll(self) -> None:
+        while not self._ended.is_set():
+            self._producer.poll(_POLL_S)
+
+
+class _Delivery:
+    """What becomes of messages that were sent together; told by librdkafka in another thread."""
+
+    def __init__(self, number: int, loop: asyncio.AbstractEventLoop) -> None:
+        self._reasons = [""] * number
+        self._left = number
+        self._turn = threading.Lock()
+        self._loop = loop
+        self._done = loop.create_future()
+
+    async def wait(self) -> list[str]:
+        await self._done
+        return self._reasons
+
+    def report(self, place: int, error: KafkaError | None, _: Message) -> None:
+        self.settle(place, "" if error is None else _explain(error))
+
+    def settle(self, place: int, reason: str) -> None:
+        with self._turn:
+            self._reasons[place] = reason
+            self._left -= 1
+            is_last = not self._left
+        if is_last:
+            # The loop may have ended: then nobody waits.
+            with suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._finish)
+
+    def _finish(self) -> None:
+        if not self._done.done():
+            self._done.set_result(None)
+
+
+def _explain(error: KafkaError) -> str:
+    remedy = remedy_of(error)
+    return f"Kafka: {error.str()}{remedy and f': {remedy}'}"

@@ -1,0 +1,359 @@
+"""What each operation of the API does. The transport knows nothing of this, nor this of HTTP."""
+
+import asyncio
+from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+from headwater_client import (
+    EVENT_TYPES,
+    Click,
+    EventError,
+    Interaction,
+    RecommendedItem,
+    ServerError,
+)
+from msgspec.structs import replace
+
+from features import decay
+from features.events import current_ms
+from features.rows import UserRow
+from features.schema import FeatureSchema
+from features.topics import Hash, hash64
+from stream.api import contract
+from stream.api.answers import Answerer, Found, Question
+from stream.api.contract import Scope
+from stream.api.intake import (
+    GUEST,
+    EventIntake,
+    EventPublisher,
+    event_message,
+    item_message,
+    split_events,
+)
+from stream.api.keys import ApiKey, check_scope
+from stream.api.problems import RETRY_S, RequestError, describe_field, make_problem, refuse
+from stream.ranking import POPULAR, popular_items
+from stream.recommender import POPULAR_ITEMS, Recommender
+from stream.routing import Routes
+from stream.row_updates import RowReader, RowView
+
+_CHUNK = 200
+_ACKNOWLEDGE = "Kafka has not acknowledged it in time: send it again with the same event_id"
+
+
+@dataclass(frozen=True)
+class ApiCall:
+    """A request that was admitted and read.
+
+    Attributes:
+        key: whose it is.
+        raw: the bytes of its body.
+        body, query: as the operation's structs; None where it has none.
+        path: the parts of the path that have names.
+    """
+
+    key: ApiKey
+    raw: bytes
+    body: Any
+    query: Any
+    path: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class ApiParts:
+    """What the operations use.
+
+    Attributes:
+        sources: what rows call each partition of the log, by topic and number.
+        top_k: items of a list that says no limit.
+        deadline_s: how long an answer waits for what it could do without.
+    """
+
+    answerer: Answerer
+    recommender: Recommender
+    rows: RowReader
+    routes: Routes
+    schema: FeatureSchema
+    intake: EventIntake
+    publisher: EventPublisher
+    sources: Mapping[tuple[str, int], Hash]
+    top_k: int
+    deadline_s: float
+
+
+class ApiService:
+    """The operations, by their names in `contract.OPERATIONS`."""
+
+    def __init__(self, parts: ApiParts) -> None:
+        self._parts = parts
+        self._release = version("headwater")
+        # Records that nobody waits for any more; asyncio alone would forget them.
+        self._recording: set[asyncio.Task[list[str]]] = set()
+
+    async def send_events(self, call: ApiCall) -> contract.EventsAnswer:
+        """Send events to Kafka, each by itself.
+
+        Raises:
+            RequestError: none of them was taken.
+            EventError: it is no JSON.
+        """
+        raws = split_events(call.raw)
+        outcomes, events = list[contract.EventAnswer](), dict[int, Interaction]()
+        for place, raw in enumerate(raws):
+            where = f"events[{place}]" if len(raws) > 1 else ""
+            try:
+                event = events[place] = self._parts.intake.read(raw)
+                outcomes.append(contract.EventAnswer(accepted=True, event_id=event.event_id))
+            except EventError as error:
+                problem = describe_field(error, where)
+                outcomes.append(contract.EventAnswer(accepted=False, problem=problem))
+        messages = [event_message(event) for event in events.values()]
+        reasons = await self._parts.publisher.publish(messages)
+        for (place, event), reason in zip(events.items(), reasons, strict=True):
+            if reason:
+                problem = make_problem("unavailable", reason, "send it again, with its event_id")
+                outcomes[place] = contract.EventAnswer(
+                    accepted=False, event_id=event.event_id, problem=problem
+                )
+        problems = [outcome.problem for outcome in outcomes if outcome.problem]
+        if len(problems) == len(outcomes):
+            raise _refuse_all(problems)
+        accepted = len(outcomes) - len(problems)
+        return contract.EventsAnswer(accepted=accepted, refused=len(problems), events=outcomes)
+
+    async def recommend(self, call: ApiCall) -> contract.RecommendationAnswer:
+        """The best items for a person.
+
+        Raises:
+            EventError: an event breaks the contract.
+            RequestError: the key may not send events.
+        """
+        query: contract.RecommendationQuery = call.body
+        events, recording = self._take_events(call, query)
+        view = _view(query.person, events, query.exclude)
+        found, recorded = await _both(
+            self._parts.answerer.answer(Question(view, query.limit)), recording
+        )
+        return self._list_answer(found, query.limit, query.person, recorded)
+
+    async def find_similar(self, call: ApiCall) -> contract.RecommendationAnswer:
+        """What a guest would be recommended who has looked at these items a moment ago."""
+        query: contract.SimilarQuery = call.body
+        now_ms = current_ms()
+        events = [
+            Click(event_id=uuid4().hex, user_id=GUEST, item_id=item_id, timestamp=now_ms)
+            for item_id in query.items
+        ]
+        view = _view(None, events, [*query.exclude, *query.items])
+        found = await self._parts.answerer.answer(Question(view, query.limit))
+        return self._list_answer(found, query.limit, None, None)
+
+    async def rank_items(self, call: ApiCall) -> contract.RankAnswer:
+        """The caller's list in order; as `recommend`."""
+        query: contract.RankQuery = call.body
+        events, recording = self._take_events(call, query)
+        question = Question(_view(query.person, events, ()), candidates=query.items)
+        found, recorded = await _both(self._parts.answerer.answer(question), recording)
+        placed = [
+            contract.RankedItem(item.item_id, item.score, item.reason) for item in found.items
+        ]
+        known = {item.item_id for item in placed}
+        rest = [name for name in dict.fromkeys(query.items) if name not in known]
+        return contract.RankAnswer(
+            **_describe(found, found.lists.fallback),
+            items=[*placed, *map(contract.RankedItem, rest)],
+            person=query.person,
+            **_describe_record(recorded),
+        )
+
+    async def list_popular(self, call: ApiCall) -> contract.PopularAnswer:
+        """What is popular now; of items that are not available none."""
+        query: contract.PopularQuery = call.query
+        views, now_ms = self._parts.recommender.items, current_ms()
+        limit = query.limit or self._parts.top_k
+        category = None if query.category is None else hash64(query.category)
+        found: list[RecommendedItem] = []
+        for start in range(0, len(views.trending.items.item_ids), _CHUNK):
+            chunk = popular_items(views.trending.items, now_ms, _CHUNK, start)
+            names = [item.item_id for item in chunk]
+            try:
+                async with asyncio.timeout(self._parts.deadline_s):
+                    entries = await views.catalogue.get(names)
+            except (ServerError, TimeoutError):
+                entries = views.catalogue.recall(names)
+            found += [
+                item
+                for item in chunk
+                if views.may_recommend(entries[item.item_id])
+                and (category is None or category in entries[item.item_id].category_hashes)
+            ]
+            if len(found) >= limit:
+                break
+        return contract.PopularAnswer(items=found[:limit], produced_time=now_ms)
+
+    async def describe_person(self, call: ApiCall) -> contract.PersonAnswer:
+        """What is known of a person.
+
+        Raises:
+            RequestError: nothing is.
+            ServerError: the store does not answer.
+        """
+        person = call.path["person"]
+        async with asyncio.timeout(self._parts.deadline_s):
+            (row,) = await self._parts.rows.read([RowView(person)])
+        if not row.offsets:
+            raise refuse("not-found", "nothing is known of this person", "send an event of theirs")
+        return contract.PersonAnswer(
+            person=person,
+            counters=_counters(row, self._parts.schema),
+            events=self._past_events(row),
+            seen=len(row.seen),
+            categories=len(row.categories),
+            offsets={
+                f"{topic}/{number}": row.offsets[source]
+                for (topic, number), source in self._parts.sources.items()
+                if source in row.offsets
+            },
+        )
+
+    async def put_items(self, call: ApiCall) -> contract.ItemsAnswer:
+        """Send items to Kafka.
+
+        Raises:
+            RequestError: Kafka does not take one.
+        """
+        query: contract.ItemsQuery = call.body
+        reasons = await self._parts.publisher.publish([item_message(one) for one in query.items])
+        if failed := [reason for reason in reasons if reason]:
+            raise refuse(
+                "unavailable",
+                f"{len(failed)} of {len(reasons)} items: {failed[0]}",
+                "send them again",
+                retry_after=str(RETRY_S),
+            )
+        return contract.ItemsAnswer(accepted=len(reasons))
+
+    async def tell_version(self, _: ApiCall) -> contract.VersionAnswer:
+        """Which release answers, with which versions of the model."""
+        return contract.VersionAnswer(release=self._release, versions=self._parts.routes.loaded)
+
+    def _take_events(
+        self, call: ApiCall, query: "contract.RecommendationQuery | contract.RankQuery"
+    ) -> tuple[list[Interaction], Coroutine[Any, Any, str] | None]:
+        """The events of a request, and what sends them where they are to be recorded."""
+        person = query.person
+        events = []
+        for place, raw in enumerate(query.events):
+            try:
+                events.append(self._parts.intake.read(bytes(raw), person or GUEST))
+            except EventError as error:
+                raise RequestError(describe_field(error, f"events[{place}]")) from error
+        if not (query.record and events):
+            return events, None
+        check_scope(call.key, Scope.SEND)
+        if person is None:
+            raise EventError("person", "<missing>", "is required with record: events have a person")
+        return events, self._record(events)
+
+    async def _record(self, events: Sequence[Interaction]) -> str:
+        """Send events; why Kafka has not got them by the deadline, "" where it has."""
+        messages = [event_message(event) for event in events]
+        sending = asyncio.create_task(self._parts.publisher.publish(messages))
+        self._recording.add(sending)
+        sending.add_done_callback(self._recording.discard)
+        try:
+            async with asyncio.timeout(self._parts.deadline_s):
+                reasons = await asyncio.shield(sending)
+        except TimeoutError:
+            return _ACKNOWLEDGE
+        return next(filter(None, reasons), "")
+
+    def _list_answer(
+        self, found: Found, limit: int | None, person: str | None, recorded: str | None
+    ) -> contract.RecommendationAnswer:
+        wanted = limit or self._parts.top_k
+        # Also where a version answered, and nothing that it knows may be shown to this person.
+        fallback = found.lists.fallback or all(item.reason == POPULAR for item in found.items)
+        return contract.RecommendationAnswer(
+            **_describe(found, fallback),
+            items=found.items,
+            person=person,
+            missing=max(0, wanted - len(found.items)),
+            **_describe_record(recorded),
+        )
+
+    def _past_events(self, row: UserRow) -> list[contract.PastEvent]:
+        """A row's history, by the names that the stable version has for the items."""
+        types = {spec.code: name for name, spec in EVENT_TYPES.items()}
+        stable, history = self._parts.routes.stable, row.history
+        names: list[str | None] = [None] * len(history)
+        if stable is not None:
+            known = stable.vocabulary
+            indices = known.indices(np.array([item for *_, item in history], np.int64))
+            names = [known.item_ids[index] or None for index in indices.tolist()]
+        return [
+            contract.PastEvent(type=types[code], timestamp=time_ms, item_id=name)
+            for (time_ms, code, _), name in zip(history, names, strict=True)
+        ]
+
+
+def _view(person: str | None, events: Sequence[Interaction], left_out: Sequence[str]) -> RowView:
+    """Whose row is wanted; a guest is somebody new to a rollout each time."""
+    if person is None:
+        return RowView(uuid4().hex, events, left_out, is_guest=True)
+    return RowView(person, events, left_out)
+
+
+async def _both(
+    answer: Coroutine[Any, Any, Found], recording: Coroutine[Any, Any, str] | None
+) -> tuple[Found, str | None]:
+    """The answer, and what came of recording; both at once."""
+    if recording is None:
+        return await answer, None
+    found, recorded = await asyncio.gather(answer, recording)
+    return found, recorded
+
+
+def _describe(found: Found, fallback: bool) -> dict[str, Any]:
+    """What answers say of themselves."""
+    lists = found.lists
+    return {
+        "recommendation_id": uuid4().hex,
+        "model_version": POPULAR_ITEMS if fallback else lists.model_version,
+        "variant": lists.variant,
+        "fallback": fallback,
+        "produced_time": current_ms(),
+        "event_age_ms": found.event_age_ms,
+        "rollout_id": lists.rollout_id,
+        "failed": lists.failed,
+    }
+
+
+def _describe_record(recorded: str | None) -> dict[str, Any]:
+    return {"recorded": recorded == "", "not_recorded": recorded or ""}
+
+
+def _counters(row: UserRow, schema: FeatureSchema) -> dict[str, dict[str, float]]:
+    """A row's counters as of now, by type of event and half-life."""
+    lives = schema.user_half_lives
+    values = decay.read(row.counters, row.reference_ms, current_ms(), lives)
+    names = [*map(str, schema.settings.user_half_lives_ms), "all"]
+    return {
+        kind: dict(zip(names, values[at * len(lives) : (at + 1) * len(lives)], strict=True))
+        for at, kind in enumerate(schema.event_types)
+    }
+
+
+def _refuse_all(problems: Sequence[contract.Problem]) -> RequestError:
+    """The error of a request of which nothing was taken."""
+    first = problems[0]
+    headers = {"Retry-After": str(RETRY_S)} if first.status >= 500 else {}
+    if len(problems) == 1:
+        return RequestError(first, headers)
+    kind = first.type.rpartition("#")[2]
+    whole = make_problem(kind, f"none of {len(problems)} events was taken")
+    return RequestError(replace(whole, errors=list(problems)), headers)

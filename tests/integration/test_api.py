@@ -1,0 +1,281 @@
+"""The HTTP API on the real servers, beside a worker: it answers, whatever the worker has seen."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from headwater_client import EventProducer
+
+from bench.harness.processes import end_process, folder_variables, local_settings, variables_of
+from deploy import local
+from deploy.jobs.train import model_registry
+from deploy.local.process import free_port
+from deploy.settings import Settings
+from features.kafka import ensure_topics
+from features.schema import FeatureSchema
+from stream.api.contract import Scope
+from stream.api.keys import make_key, write_keys
+from tests.harness.models import ITEMS, SETTINGS, untrained
+from tests.harness.waiting import wait_until
+from tests.harness.workers import WorkerProcess, WorkerProgress, environment, running
+
+pytestmark = pytest.mark.integration
+ASK, EVENTS = "/v1/recommendations", "/v1/events"
+DEADLINE_MS = 1500
+
+
+@dataclass
+class Service:
+    """The service as a process, a worker beside it, and a caller with a key."""
+
+    local: Settings
+    settings: Settings
+    worker: WorkerProcess
+    process: subprocess.Popen[bytes]
+    log: Path
+    url: str
+    secret: str
+
+    def call(self, method: str, path: str, body: Any = None, secret: str | None = None) -> Any:
+        """Status and document of an answer."""
+        sent = self.secret if secret is None else secret
+        headers = {"Content-Type": "application/json"}
+        if sent:
+            headers["Authorization"] = f"Bearer {sent}"
+        raw = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.url + path, raw, headers, method=method)
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                return answer.status, _read(answer)
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, _read(error)
+
+    def take(self, method: str, path: str, body: Any = None) -> Any:
+        """The document of an answer that has to be one."""
+        status, document = self.call(method, path, body)
+        assert status == 200, document
+        return document
+
+    def clicks(self, person: str) -> float:
+        """Clicks that the stored row of a person has counted."""
+        status, document = self.call("GET", f"/v1/people/{person}")
+        assert status in (200, 404), document
+        return document["counters"]["click"]["all"] if status == 200 else 0.0
+
+
+def _read(answer: Any) -> Any:
+    raw = answer.read()
+    kind = answer.headers["Content-Type"].partition(";")[0]
+    return json.loads(raw) if kind.endswith("json") else raw.decode()
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    folder = tmp_path_factory.mktemp("api")
+    own = local_settings(folder / "state")
+    try:
+        settings = local.up(own)
+        ensure_topics(settings.kafka)
+        with closing(model_registry(settings, SETTINGS)) as registry:
+            registry.publish(untrained(FeatureSchema(settings.features), 1))
+        worker = WorkerProcess(settings, "api", folder / "worker.log", catalogue_refresh_s=0.5)
+        with running(worker):
+            with EventProducer(settings.kafka.client_settings) as producer:
+                for number in range(ITEMS):
+                    producer.item(f"i{number}", title=f"Item {number}", category=[f"c{number % 5}"])
+            WorkerProgress(settings).wait_for_all(60, [worker])
+            with started(own, settings, worker, folder) as service:
+                yield service
+    finally:
+        local.down(own)
+
+
+@contextmanager
+def started(
+    own: Settings, settings: Settings, worker: WorkerProcess, folder: Path
+) -> Iterator[Service]:
+    secret, key = make_key("test", list(Scope), None)
+    write_keys(folder / "keys.toml", [key])
+    port, log = free_port([]), folder / "api.log"
+    chosen = {
+        "api.port": port,
+        "api.keys_file": folder / "keys.toml",
+        "api.deadline_ms": DEADLINE_MS,
+        "worker.catalogue_refresh_s": 0.5,
+    }
+    variables = environment(settings, "api") | folder_variables(settings) | variables_of(chosen)
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "deploy.cli", "api"], env=variables, stdout=output, stderr=output
+        )
+    url = f"http://127.0.0.1:{port}"
+    service = Service(own, settings, worker, process, log, url, secret)
+
+    def is_ready() -> bool:
+        assert process.poll() is None, log.read_text()[-2000:]
+        try:
+            return bool(service.call("GET", "/readyz")[0] == 200)
+        except urllib.error.URLError:
+            return False
+
+    try:
+        wait_until(is_ready, 60)
+        yield service
+    finally:
+        end_process(process)
+    assert process.returncode == 0, log.read_text()[-2000:]
+
+
+def items(document: Any) -> list[str]:
+    return [item["item_id"] for item in document["items"]]
+
+
+def click(item_id: str, **fields: Any) -> dict[str, Any]:
+    return {"type": "click", "item_id": item_id, **fields}
+
+
+@contextmanager
+def paused(*pids: int) -> Iterator[None]:
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+
+
+def pid_of(service: Service, name: str) -> int:
+    (pid,) = (each.pid for each in local.status(service.local) if each.name == name)
+    assert pid
+    return pid
+
+
+def test_a_person_is_answered_by_the_live_version(service: Service) -> None:
+    person = uuid4().hex
+    found = service.take("POST", ASK, {"person": person, "limit": 4})
+    assert (found["model_version"], found["variant"], found["fallback"]) == ("1", "stable", False)
+    assert len(set(items(found))) == 4
+    assert "event_age_ms" not in found
+    everything = service.take("POST", ASK, {"person": person})
+    assert items(everything)[:4] == items(found)
+    rest = service.take("POST", ASK, {"person": person, "exclude": items(found), "limit": 6})
+    assert items(rest) == items(everything)[4:]
+    guest = service.take("POST", ASK, {"events": [click("i1"), click("i2")]})
+    assert not {"i1", "i2"} & set(items(guest))
+    assert "person" not in guest
+
+
+def test_an_answer_knows_the_events_of_its_request_and_each_counts_once(service: Service) -> None:
+    person = uuid4().hex
+    first = service.take("POST", ASK, {"person": person})
+    best = items(first)[0]
+    events = [click(best, event_id=f"{person}-1")]
+    assert service.worker.process
+    with paused(service.worker.process.pid):
+        seen = service.take("POST", ASK, {"person": person, "events": events, "record": True})
+        assert seen["recorded"]
+        assert best not in items(seen)
+        assert 0 <= seen["event_age_ms"] < 60_000
+        assert service.clicks(person) == 0
+        again = service.take("POST", ASK, {"person": person, "events": events})
+        assert items(again) == items(seen)
+    wait_until(lambda: service.clicks(person) == 1, 30)
+    # Whoever sends it again, and whatever the worker has seen by now.
+    later = service.take("POST", ASK, {"person": person, "events": events, "record": True})
+    assert items(later) == items(seen)
+    service.take("POST", EVENTS, click(best, user_id=person, event_id=f"{person}-1"))
+    service.take("POST", EVENTS, click("i3", user_id=person))
+    wait_until(lambda: service.clicks(person) > 1, 30)
+    assert service.clicks(person) == 2
+    found = service.take("GET", f"/v1/people/{person}")
+    assert [event["item_id"] for event in found["events"]] == [best, "i3"]
+    assert sum(offset + 1 for offset in found["offsets"].values()) >= 3
+
+
+def test_each_refused_event_is_named_and_the_others_are_taken(service: Service) -> None:
+    person = uuid4().hex
+    sent = [
+        click("i1", user_id=person),
+        click("i2", user_id=person, timestamp=1_700_000_000),
+        {"type": "purchase", "user_id": person, "item_id": "i3", "price": 3.5},
+        {"type": "look", "user_id": person, "item_id": "i4"},
+    ]
+    found = service.take("POST", EVENTS, sent)
+    assert (found["accepted"], found["refused"]) == (2, 2)
+    assert [event["accepted"] for event in found["events"]] == [True, False, True, False]
+    assert found["events"][1]["problem"]["field"] == "events[1].timestamp"
+    assert found["events"][3]["problem"]["remedy"] == "expected one of click, purchase"
+    wait_until(lambda: service.clicks(person) == 1, 30)
+
+
+def test_a_list_of_the_callers_own_comes_back_in_order(service: Service) -> None:
+    asked = ["i5", "nowhere", "i6", "i7", "i5"]
+    found = service.take("POST", "/v1/rank", {"person": "ann", "items": asked})
+    assert sorted(items(found)[:3]) == ["i5", "i6", "i7"]
+    assert items(found)[3] == "nowhere"
+    scores = [item["score"] for item in found["items"][:3]]
+    assert scores == sorted(scores, reverse=True)
+    assert "score" not in found["items"][3]
+    assert (found["model_version"], found["fallback"]) == ("1", False)
+    again = service.take("POST", "/v1/rank", {"person": "ann", "items": asked[::-1]})
+    assert items(again) == items(found)
+
+
+def test_the_catalogue_is_written_and_read(service: Service) -> None:
+    best = items(service.take("POST", ASK, {"person": "cleo"}))[0]
+    gone = {"item_id": best, "available": False}
+    assert service.take("PUT", "/v1/items", {"items": [gone]}) == {"accepted": 1}
+    wait_until(lambda: best not in items(service.take("POST", ASK, {"person": "cleo"})), 30)
+    alike = service.take("POST", "/v1/items/similar", {"items": ["i8", "i9"], "limit": 5})
+    assert len(alike["items"]) == 5
+    assert not {"i8", "i9", best} & set(items(alike))
+    status, problem = service.call("PUT", "/v1/items", {"items": [{"item_id": "a", "price": -1}]})
+    assert (status, problem["field"]) == (400, "items[0].price")
+
+
+def test_health_contract_and_metrics_are_told(service: Service) -> None:
+    for path in ("/livez", "/readyz", "/startupz"):
+        assert service.call("GET", path, secret="") == (200, {"ok": True, "missing": {}})
+    status, problem = service.call("GET", "/metrics", secret="")
+    assert (status, problem["type"]) == (401, "/docs#no-key")
+    assert service.take("GET", "/version")["versions"] == {"stable": 1}
+    assert service.take("GET", "/openapi.json")["openapi"] == "3.1.0"
+    assert "POST" in service.take("GET", "/docs")
+    assert "headwater_api_batch_requests_count" in service.take("GET", "/metrics")
+
+
+def test_what_trends_answers_while_triton_or_the_store_is_away(service: Service) -> None:
+    person = uuid4().hex
+    for number in range(12):
+        service.take("POST", EVENTS, click(f"i{20 + number}", user_id=uuid4().hex))
+    wait_until(lambda: len(service.take("GET", "/v1/popular?limit=12")["items"]) == 12, 30)
+    for name in ("triton", "store"):
+        with paused(pid_of(service, name)):
+            events = [click("i20", event_id=name)]
+            found = service.take("POST", ASK, {"person": person, "events": events})
+            assert found["fallback"], name
+            assert found["failed"], name
+            assert len(found["items"]) == 10
+            assert "i20" not in items(found)
+            assert name in service.call("GET", "/readyz")[1]["missing"]
+            assert service.take("POST", EVENTS, click("i1", user_id=person))["accepted"] == 1
+
+    def is_back() -> bool:
+        return not service.take("POST", ASK, {"person": person})["fallback"]
+
+    wait_until(is_back, 30)
