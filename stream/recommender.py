@@ -97,7 +97,7 @@ class VersionCall:
     request: InferenceRequest
     times_ms: Sequence[int]
     trending: TrendingIndex
-    top_k: int
+    top_k: int = 0
 
     def select(self, users: Sequence[int]) -> "VersionCall":
         """The call of some of its users."""

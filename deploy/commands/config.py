@@ -27,6 +27,6 @@ def config(reference: Reference = False) -> None:
 
 
 def schema(http: OfHttp = False) -> None:
-    """Print the AsyncAPI document of the topics, kept in `docs/reference/asyncapi.json`."""
+    """Print the AsyncAPI document of the topics, or the OpenAPI document of the HTTP API."""
     document = make_openapi() if http else make_document()
     print(json.dumps(document, indent=2, ensure_ascii=False))

@@ -30,6 +30,7 @@ from stream.api.problems import RequestError, refuse
 from stream.api.service import ApiCall, ApiService
 
 JSON = "application/json"
+LOOK_S = 0.7
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "[::1]")
 REQUESTS = Counter(
     "headwater_api_requests_total", "Requests by operation and status", ["operation", "status"]
@@ -77,6 +78,8 @@ class HttpApi:
         self._health = health
         self._max_body_bytes = max_body_bytes
         self._was_ready = False
+        self._missing = {"servers": "are being looked at"}
+        self._looking: asyncio.Task[dict[str, str]] | None = None
         document = make_openapi()
         self._document, self._page = encode(document), render_page(document).encode()
 
@@ -234,9 +237,25 @@ class HttpApi:
 
         A service that is new and finds no model does not take over from those that have one.
         """
-        missing = self.starting or await asyncio.to_thread(self._health.missing_parts)
+        missing = self.starting or await self._find_missing()
         self._was_ready |= not missing
         return _answer_health(self._was_ready and not self.starting, missing)
+
+    async def _find_missing(self) -> Mapping[str, str]:
+        """What is missing; what was a moment ago, where a server that hangs holds the look up.
+
+        A prober gives up after a second, and would take the service for one that hangs itself.
+        """
+        if self._looking is None:
+            self._looking = asyncio.create_task(asyncio.to_thread(self._health.missing_parts))
+            self._looking.add_done_callback(self._note_missing)
+        await asyncio.wait([self._looking], timeout=LOOK_S)
+        return self._missing
+
+    def _note_missing(self, looking: asyncio.Task[dict[str, str]]) -> None:
+        self._looking = None
+        if not looking.cancelled():
+            self._missing = looking.result()
 
 
 _OF = {operation.name: operation for operation in OPERATIONS}

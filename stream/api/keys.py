@@ -62,7 +62,7 @@ def hash_key(secret: str) -> str:
     """What the file has of a key.
 
     >>> hash_key("hw_a")[:8]
-    'b20ec1d9'
+    '5ed04289'
     """
     return sha256(secret.encode(errors="surrogateescape")).hexdigest()
 

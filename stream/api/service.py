@@ -8,14 +8,7 @@ from typing import Any
 from uuid import uuid4
 
 import numpy as np
-from headwater_client import (
-    EVENT_TYPES,
-    Click,
-    EventError,
-    Interaction,
-    RecommendedItem,
-    ServerError,
-)
+from headwater_client import EVENT_TYPES, EventError, Interaction, RecommendedItem, ServerError
 from msgspec.structs import replace
 
 from features import decay
@@ -144,8 +137,9 @@ class ApiService:
         """What a guest would be recommended who has looked at these items a moment ago."""
         query: contract.SimilarQuery = call.body
         now_ms = current_ms()
+        kind = next(iter(EVENT_TYPES.values())).struct
         events = [
-            Click(event_id=uuid4().hex, user_id=GUEST, item_id=item_id, timestamp=now_ms)
+            kind(event_id=uuid4().hex, user_id=GUEST, item_id=item_id, timestamp=now_ms)
             for item_id in query.items
         ]
         view = _view(None, events, [*query.exclude, *query.items])

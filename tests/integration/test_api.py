@@ -272,7 +272,8 @@ def test_what_trends_answers_while_triton_or_the_store_is_away(service: Service)
             assert found["failed"], name
             assert len(found["items"]) == 10
             assert "i20" not in items(found)
-            assert name in service.call("GET", "/readyz")[1]["missing"]
+            # It answers, so it stays ready, and says what is missing.
+            wait_until(lambda name=name: name in service.take("GET", "/readyz")["missing"], 20)
             assert service.take("POST", EVENTS, click("i1", user_id=person))["accepted"] == 1
 
     def is_back() -> bool:

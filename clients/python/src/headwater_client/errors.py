@@ -6,6 +6,7 @@ HeadwaterError (1)
 ├── ServerError (3)                Kafka, the store or Triton cannot be had or does not answer
 │   ├── DeliveryError              Kafka did not take some messages; `undelivered` has them
 │   │   └── QueueFullError         the producer's local queue had no room for one
+│   ├── OverloadedError            stream/api/answers.py
 │   ├── PositionError              features/positions.py
 │   ├── StoreRestartedError        features/store/__init__.py
 │   ├── StoreUnavailableError      features/store/__init__.py
