@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -17,17 +20,27 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from headwater_client import EventProducer
+from headwater_client import EVENT_TYPES, EventProducer, Interaction
 
 from bench.harness.processes import end_process, folder_variables, local_settings, variables_of
 from deploy import local
 from deploy.jobs.train import model_registry
 from deploy.local.process import free_port
 from deploy.settings import Settings
+from features.inputs import MODEL_NAME
 from features.kafka import ensure_topics
-from features.schema import FeatureSchema
+from features.rollout_messages import Rollout, RolloutPhase, RoutedVersion
+from features.rollouts import write_rollout_message
+from features.rows import UserRow, apply_event, empty_user, observation
+from features.schema import FeatureSchema, Vocabulary
+from features.store.redis import RedisRowStore
+from features.topics import Hash, hash64
 from stream.api.contract import Scope
+from stream.api.intake import EventPublisher, event_message
 from stream.api.keys import make_key, write_keys
+from stream.catalogue import CatalogueCache
+from stream.routing import Routes
+from stream.row_updates import RowReader, RowView
 from tests.harness.models import ITEMS, SETTINGS, untrained
 from tests.harness.waiting import wait_until
 from tests.harness.workers import WorkerProcess, WorkerProgress, environment, running
@@ -280,3 +293,148 @@ def test_what_trends_answers_while_triton_or_the_store_is_away(service: Service)
         return not service.take("POST", ASK, {"person": person})["fallback"]
 
     wait_until(is_back, 30)
+
+
+def test_the_service_follows_a_rollout_as_a_worker_does(service: Service) -> None:
+    settings, schema = service.settings, FeatureSchema(service.settings.features)
+    with closing(model_registry(settings, SETTINGS)) as registry:
+        # Whoever follows the rollout has it loaded.
+        address = registry.write_version(untrained(schema, 2)).address
+        stable = registry.repository.version(1).address
+    shares = {
+        "stable": (1, 0.5, stable),
+        "canary": (2, 0.25, address),
+        "baseline": (1, 0.25, stable),
+    }
+    trial = rollout_of("trial", 1000, shares)
+    write_rollout_message(settings.kafka, MODEL_NAME, trial, "a test")
+    routes = Routes(MODEL_NAME, load=lambda _: Vocabulary([]))
+    routes.follow(trial)
+    people = [f"u{number}" for number in range(40)]
+    assigned = {person: routes.assign(person) for person in people}
+    expected = {
+        person: (each.shown.version.variant, str(each.shown.version.version), "trial")
+        for person, each in assigned.items()
+        if each
+    }
+    assert {variant for variant, *_ in expected.values()} == set(shares)
+
+    def is_followed() -> bool:
+        found = {person: service.take("POST", ASK, {"person": person}) for person in people}
+        return expected == {
+            person: (each["variant"], each["model_version"], each.get("rollout_id"))
+            for person, each in found.items()
+        }
+
+    wait_until(is_followed, 60)
+    ended = rollout_of("", 1001, {"stable": (1, 1.0, stable)})
+    write_rollout_message(settings.kafka, MODEL_NAME, ended, "a test")
+    wait_until(lambda: service.take("GET", "/version")["versions"] == {"stable": 1}, 30)
+
+
+def rollout_of(
+    rollout_id: str, revision: int, shares: dict[str, tuple[int, float, str]]
+) -> Rollout:
+    return Rollout(
+        model=MODEL_NAME,
+        versions=[
+            RoutedVersion(version=version, variant=variant, share=share, address=address)
+            for variant, (version, share, address) in shares.items()
+        ],
+        phase=RolloutPhase.RUNNING if rollout_id else RolloutPhase.STABLE,
+        time=int(time.time() * 1000),
+        rollout_id=rollout_id,
+        revision=revision,
+    )
+
+
+class Session:
+    """People whose every event is known here: what their rows must be is a sum over these."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.schema = FeatureSchema(settings.features)
+        self.log: dict[str, list[Interaction]] = {uuid4().hex: [] for _ in range(20)}
+        self._store = RedisRowStore(settings.store, any_server=True)
+        catalogue = CatalogueCache(self._store, 60.0)
+        self._reader = RowReader(self._store, self.schema, catalogue)
+        self._publisher = EventPublisher(settings.kafka, 10.0)
+        self._draw = random.Random(7)
+
+    async def act(self) -> None:
+        """Somebody does something and asks: the answer's row knows all that they did."""
+        person = self._draw.choice(list(self.log))
+        kind = EVENT_TYPES[self._draw.choice(list(EVENT_TYPES))].struct
+        ago_ms = self._draw.randrange(86_400_000)
+        event = kind(
+            event_id=uuid4().hex,
+            user_id=person,
+            item_id=f"i{self._draw.randrange(40)}",
+            timestamp=int(time.time() * 1000) - ago_ms,
+        )
+        self.log[person].append(event)
+        if self._draw.random() < 0.8:
+            assert await self._publisher.publish([event_message(event)]) == [""]
+            sent = self.log[person]
+        else:
+            # It is not recorded, and so nobody knows it afterwards.
+            sent = self.log[person][:]
+            self.log[person].pop()
+        (row,) = await self._reader.read([RowView(person, sent)])
+        self._compare(row, sent)
+
+    async def is_absorbed(self) -> bool:
+        """Whether the stored rows are what the log makes of them, and no more."""
+        rows = await self._reader.read([RowView(person) for person in self.log])
+        for row, events in zip(rows, self.log.values(), strict=True):
+            if len(row.dedup_ids) < len(events):
+                return False
+            self._compare(row, events)
+        return True
+
+    def _compare(self, row: UserRow, events: list[Interaction]) -> None:
+        expected = empty_user(self.schema)
+        for offset, event in enumerate(events):
+            category = hash64(f"c{int(event.item_id[1:]) % 5}")
+            apply_event(expected, observation(event, Hash(1), offset, (category,)), self.schema)
+        assert row.counters == pytest.approx(expected.counters, rel=1e-9, abs=1e-9)
+        assert row.events == expected.events
+        assert row.seen == expected.seen
+        assert row.categories.keys() == expected.categories.keys()
+        for name, values in expected.categories.items():
+            assert row.categories[name] == pytest.approx(values, rel=1e-9, abs=1e-9)
+
+    async def close(self) -> None:
+        self._publisher.close()
+        await self._store.close()
+
+
+def test_an_answer_is_a_sum_over_the_log_whether_the_worker_runs_sleeps_or_is_dead(
+    service: Service,
+) -> None:
+    worker = service.worker
+
+    async def run() -> None:
+        session = Session(service.settings)
+
+        async def act_often() -> None:
+            for _ in range(120):
+                await session.act()
+
+        try:
+            await act_often()
+            worker.signal(signal.SIGSTOP)
+            await act_often()
+            worker.signal(signal.SIGCONT)
+            await act_often()
+            worker.kill()
+            await act_often()
+            worker.start()
+            await act_often()
+            deadline = time.monotonic() + 60
+            while not await session.is_absorbed():
+                assert time.monotonic() < deadline, worker.log.read_text()[-2000:]
+                await asyncio.sleep(0.1)
+        finally:
+            await session.close()
+
+    asyncio.run(run())
