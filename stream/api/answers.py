@@ -19,7 +19,7 @@ from functools import partial
 from typing import Generic, NamedTuple, TypeVar
 
 import structlog
-from headwater_client import RecommendedItem, ServerError
+from headwater_client import HeadwaterError, RecommendedItem, ServerError
 from prometheus_client import Counter, Histogram
 
 from features.events import current_ms
@@ -225,7 +225,7 @@ class Answerer:
             raise
         except TimeoutError:
             return self._recall(question, "late", f"no answer in {1000 * self._deadline_s:.0f} ms")
-        except ServerError as error:
+        except HeadwaterError as error:
             self._tell(error)
             return self._recall(question, "away", "the store does not answer")
 

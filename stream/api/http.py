@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import msgspec
 import structlog
-from headwater_client import EventError, ServerError, decode, encode
+from headwater_client import EventError, HeadwaterError, decode, encode
 from headwater_client.errors import mask_logins
 from headwater_client.events import explain_refusal
 from msgspec import Struct
@@ -139,7 +139,7 @@ class HttpApi:
             return _answer_problem(problems.describe_field(error))
         except ClientDisconnect:
             return Response(status_code=400)
-        except (ServerError, TimeoutError) as error:
+        except (HeadwaterError, TimeoutError) as error:
             log.warning("api_server_away", operation=operation.name, error=str(error))
             what = str(error) or "a server does not answer in time"
             problem = problems.make_problem("unavailable", what, "send it again in a moment")

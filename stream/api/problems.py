@@ -37,7 +37,9 @@ KINDS = {
     "scope": ProblemKind(
         403, "The key is not for this", "`remedy` names the scope that is asked for."
     ),
-    "not-found": ProblemKind(404, "There is no such path", "`/docs` lists all that there are."),
+    "not-found": ProblemKind(
+        404, "Nothing is there", "`detail` says what; this page lists all paths that there are."
+    ),
     "method": ProblemKind(
         405, "Not by this method", "The header `Allow` names those that there are."
     ),

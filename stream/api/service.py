@@ -8,7 +8,7 @@ from typing import Any
 from uuid import uuid4
 
 import numpy as np
-from headwater_client import EVENT_TYPES, EventError, Interaction, RecommendedItem, ServerError
+from headwater_client import EVENT_TYPES, EventError, HeadwaterError, Interaction, RecommendedItem
 from msgspec.structs import replace
 
 from features import decay
@@ -177,7 +177,7 @@ class ApiService:
             try:
                 async with asyncio.timeout(self._parts.deadline_s):
                     entries = await views.catalogue.get(names)
-            except (ServerError, TimeoutError):
+            except (HeadwaterError, TimeoutError):
                 entries = views.catalogue.recall(names)
             found += [
                 item
