@@ -22,7 +22,7 @@ from uuid import uuid4
 import pytest
 from headwater_client import EVENT_TYPES, EventProducer, Interaction
 
-from bench.harness.processes import end_process, folder_variables, local_settings, variables_of
+from bench.harness.processes import end_process, folder_variables, variables_of
 from deploy import local
 from deploy.jobs.train import model_registry
 from deploy.local.process import free_port
@@ -42,6 +42,7 @@ from stream.catalogue import CatalogueCache
 from stream.routing import Routes
 from stream.row_updates import RowReader, RowView
 from tests.harness.models import ITEMS, SETTINGS, untrained
+from tests.harness.servers import state_in
 from tests.harness.waiting import wait_until
 from tests.harness.workers import WorkerProcess, WorkerProgress, environment, running
 
@@ -99,8 +100,7 @@ def _read(answer: Any) -> Any:
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     folder = tmp_path_factory.mktemp("api")
-    own = local_settings(folder / "state")
-    try:
+    with state_in(folder / "state") as own:
         settings = local.up(own)
         ensure_topics(settings.kafka)
         with closing(model_registry(settings, SETTINGS)) as registry:
@@ -113,8 +113,6 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
             WorkerProgress(settings).wait_for_all(60, [worker])
             with started(own, settings, worker, folder) as service:
                 yield service
-    finally:
-        local.down(own)
 
 
 @contextmanager
