@@ -156,7 +156,8 @@ class ApiSettings(Section):
     deadline_ms: Annotated[int, Field(ge=10, le=60_000)] = Field(
         800,
         description="how long a request may wait for the store and the model, in milliseconds, "
-        "before it is answered with what trends; more than triton.timeout_ms",
+        "before it is answered with what trends: after half of it, where the store is silent; more "
+        "than triton.timeout_ms",
     )
     deliver_within_s: Annotated[float, Field(gt=0, le=300)] = Field(
         5.0,

@@ -24,6 +24,7 @@ from prometheus_client import Counter, Histogram
 
 from features.events import current_ms
 from features.rows import UserRow
+from stream.inference import REST_S, CircuitBreaker
 from stream.metrics import LogThrottle
 from stream.recommender import InferenceCall, RankedLists, RecommendationRequest, Recommender
 from stream.row_updates import RowReader, RowView
@@ -204,6 +205,7 @@ class Answerer:
         self._recommender = recommender
         self._deadline_s = deadline_s
         self._told = LogThrottle()
+        self._store_breaker = CircuitBreaker()
 
         def make_batcher(execute: Execute) -> RequestBatcher[Question, Found]:
             return RequestBatcher(partial(self._answer, execute), batching)
@@ -217,6 +219,8 @@ class Answerer:
         Raises:
             OverloadedError: too many requests wait.
         """
+        if self._store_breaker.is_open:
+            return self._recall(question, "away", "the store is not asked, it failed a moment ago")
         try:
             async with asyncio.timeout(self._deadline_s):
                 batcher = self._ranking if question.candidates else self._choosing
@@ -240,7 +244,7 @@ class Answerer:
             log.warning("answered_without_rows", error=str(error), requests=requests)
 
     async def _answer(self, execute: Execute, batch: Sequence[_Waiting[Question, Found]]) -> None:
-        rows = await self._rows.read([waiting.question.view for waiting in batch])
+        rows = await self._read_rows([waiting.question.view for waiting in batch])
         requests = [_request(w.question, row) for w, row in zip(batch, rows, strict=True)]
         # Two requests may be equal: of one person, at one moment.
         asked = {id(request): waiting for request, waiting in zip(requests, batch, strict=True)}
@@ -248,6 +252,17 @@ class Answerer:
             for call in self._recommender.prepare(requests):
                 waiting = [asked[id(request)] for request in call.requests]
                 answering.create_task(_execute(execute, call, waiting))
+
+    async def _read_rows(self, views: Sequence[RowView]) -> list[UserRow]:
+        """The rows; a store that fails is left alone for a moment, for its clients wait long."""
+        try:
+            async with asyncio.timeout(self._deadline_s / 2):
+                rows = await self._rows.read(views)
+        except (HeadwaterError, TimeoutError) as error:
+            self._store_breaker.trip(REST_S)
+            raise ServerError(f"rows cannot be read: {error or 'no answer in time'}") from error
+        self._store_breaker.reset()
+        return rows
 
 
 async def _execute(
