@@ -58,12 +58,19 @@ class Problem(Struct, frozen=True, kw_only=True, omit_defaults=True):
     errors: "list[Problem]" = []
 
 
+Offsets = Annotated[
+    dict[str, Annotated[int, Meta(ge=0)]],
+    Meta(max_length=MAX_LIMIT, description="offsets by TOPIC/PARTITION, such as clicks/2"),
+]
+
+
 class RecommendationQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Whom to recommend for, and what is known of them by now.
 
     Without `person` it is a guest, of whom `events` are all that is known; nothing is kept of them.
     `record` sends the events to Kafka as well: they count once, whoever sees them first. `exclude`
-    names items that must not be in the list. `limit` is `worker.top_k` by default.
+    names items that must not be in the list. `limit` is `worker.top_k` by default. `min_offset`
+    waits until the person's row has absorbed so much of the log, for `api.deadline_ms` at most.
     """
 
     person: Id | None = None
@@ -71,6 +78,7 @@ class RecommendationQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     events: Events = []
     record: bool = False
     exclude: Ids = []
+    min_offset: Offsets = {}
 
 
 class RankQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -100,11 +108,13 @@ class PopularQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 class EventAnswer(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What became of one event: it is `accepted` once Kafka has it on all in-sync replicas.
 
-    `event_id` is the event's own, or the one that it was given.
+    `event_id` is the event's own, or the one that it was given. `place` is where it stands, as
+    `min_offset` of a query takes it.
     """
 
     accepted: bool
     event_id: str = ""
+    place: Offsets = {}
     problem: Problem | None = None
 
 
@@ -121,7 +131,8 @@ class RecommendationAnswer(Struct, frozen=True, kw_only=True, omit_defaults=True
 
     `variant` is the person's in a rollout. `fallback`: no version answered, these are popular
     items; `failed` says why the variant's own version did not. `event_age_ms` is the age of the
-    newest event that the answer knows; missing where it knows none. `missing` says how many items
+    newest event that the answer knows; missing where it knows none. `offsets` says how much of the
+    log the stored row had absorbed, of the person's partitions. `missing` says how many items
     the list is short of, because nothing else may be shown. `recorded`: Kafka has the request's
     events; `not_recorded` says why it has not, where it was to.
     """
@@ -134,6 +145,7 @@ class RecommendationAnswer(Struct, frozen=True, kw_only=True, omit_defaults=True
     produced_time: int
     person: str | None = None
     event_age_ms: int | None = None
+    offsets: Offsets = {}
     missing: int = 0
     rollout_id: str = ""
     failed: str = ""

@@ -120,6 +120,14 @@ class TopicMessage(NamedTuple):
     value: bytes
 
 
+class Delivered(NamedTuple):
+    """What became of a message: why Kafka does not have it, "" where it has; where it stands."""
+
+    problem: str
+    partition: int = -1
+    offset: int = -1
+
+
 def event_message(event: Interaction) -> TopicMessage:
     """An event as it is sent: to its person's partition."""
     return TopicMessage(EVENT_TYPES.spec_of(event).topic, event.user_id, encode(event))
@@ -157,8 +165,8 @@ class EventPublisher:
         self._polling = threading.Thread(target=self._poll, name="api-deliveries", daemon=True)
         self._polling.start()
 
-    async def publish(self, messages: Sequence[TopicMessage]) -> list[str]:
-        """Send messages and wait for them: of each, why Kafka does not have it; "" where it has."""
+    async def publish(self, messages: Sequence[TopicMessage]) -> list[Delivered]:
+        """Send messages, and wait until each is acknowledged or given up."""
         if not messages:
             return []
         delivery = _Delivery(len(messages), asyncio.get_running_loop())
@@ -168,9 +176,10 @@ class EventPublisher:
                     topic, value, key, on_delivery=partial(delivery.report, place)
                 )
             except BufferError:
-                delivery.settle(place, "the queue is full: Kafka is away, or slower than this")
+                full = "the queue is full: Kafka is away, or slower than this"
+                delivery.settle(place, Delivered(full))
             except KafkaException as error:
-                delivery.settle(place, _explain(error.args[0]))
+                delivery.settle(place, Delivered(_explain(error.args[0])))
         return await delivery.wait()
 
     def close(self) -> None:
@@ -188,22 +197,26 @@ class _Delivery:
     """What becomes of messages that were sent together; told by librdkafka in another thread."""
 
     def __init__(self, number: int, loop: asyncio.AbstractEventLoop) -> None:
-        self._reasons = [""] * number
+        self._delivered = [Delivered("")] * number
         self._left = number
         self._turn = threading.Lock()
         self._loop = loop
         self._done = loop.create_future()
 
-    async def wait(self) -> list[str]:
+    async def wait(self) -> list[Delivered]:
         await self._done
-        return self._reasons
+        return self._delivered
 
-    def report(self, place: int, error: KafkaError | None, _: Message) -> None:
-        self.settle(place, "" if error is None else _explain(error))
+    def report(self, place: int, error: KafkaError | None, message: Message) -> None:
+        if error is not None:
+            self.settle(place, Delivered(_explain(error)))
+            return
+        partition, offset = message.partition(), message.offset()
+        self.settle(place, Delivered("", -1 if partition is None else partition, offset or 0))
 
-    def settle(self, place: int, reason: str) -> None:
+    def settle(self, place: int, delivered: Delivered) -> None:
         with self._turn:
-            self._reasons[place] = reason
+            self._delivered[place] = delivered
             self._left -= 1
             is_last = not self._left
         if is_last:

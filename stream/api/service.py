@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Coroutine, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -15,12 +16,13 @@ from features import decay
 from features.events import current_ms
 from features.rows import UserRow
 from features.schema import FeatureSchema
-from features.topics import Hash, hash64
+from features.topics import Hash, hash64, partition_of
 from stream.api import contract
 from stream.api.answers import Answerer, Found, Question
 from stream.api.contract import Scope
 from stream.api.intake import (
     GUEST,
+    Delivered,
     EventIntake,
     EventPublisher,
     event_message,
@@ -35,6 +37,7 @@ from stream.routing import Routes
 from stream.row_updates import RowReader, RowView
 
 _CHUNK = 200
+_LOOK_S = 0.02
 _ACKNOWLEDGE = "Kafka has not acknowledged it in time: send it again with the same event_id"
 
 
@@ -84,8 +87,9 @@ class ApiService:
     def __init__(self, parts: ApiParts) -> None:
         self._parts = parts
         self._release = version("headwater")
+        self._partitions = 1 + max(partition for _, partition in parts.sources)
         # Records that nobody waits for any more; asyncio alone would forget them.
-        self._recording: set[asyncio.Task[list[str]]] = set()
+        self._recording: set[asyncio.Task[list[Delivered]]] = set()
 
     async def send_events(self, call: ApiCall) -> contract.EventsAnswer:
         """Send events to Kafka, each by itself.
@@ -105,13 +109,15 @@ class ApiService:
                 problem = describe_field(error, where)
                 outcomes.append(contract.EventAnswer(accepted=False, problem=problem))
         messages = [event_message(event) for event in events.values()]
-        reasons = await self._parts.publisher.publish(messages)
-        for (place, event), reason in zip(events.items(), reasons, strict=True):
-            if reason:
-                problem = make_problem("unavailable", reason, "send it again, with its event_id")
-                outcomes[place] = contract.EventAnswer(
-                    accepted=False, event_id=event.event_id, problem=problem
-                )
+        delivered = await self._parts.publisher.publish(messages)
+        for place, message, one in zip(events, messages, delivered, strict=True):
+            if one.problem:
+                remedy = "send it again, with its event_id"
+                problem = make_problem("unavailable", one.problem, remedy)
+                outcomes[place] = replace(outcomes[place], accepted=False, problem=problem)
+            else:
+                stands = {f"{message.topic}/{one.partition}": one.offset}
+                outcomes[place] = replace(outcomes[place], place=stands)
         problems = [outcome.problem for outcome in outcomes if outcome.problem]
         if len(problems) == len(outcomes):
             raise _refuse_all(problems)
@@ -126,7 +132,10 @@ class ApiService:
             RequestError: the key may not send events.
         """
         query: contract.RecommendationQuery = call.body
+        wanted = self._read_offsets(query)
         events, recording = self._take_events(call, query)
+        if wanted:
+            await self._wait_until_absorbed(query.person or "", wanted)
         view = _view(query.person, events, query.exclude)
         found, recorded = await _both(
             self._parts.answerer.answer(Question(view, query.limit)), recording
@@ -221,19 +230,52 @@ class ApiService:
             RequestError: Kafka does not take one.
         """
         query: contract.ItemsQuery = call.body
-        reasons = await self._parts.publisher.publish([item_message(one) for one in query.items])
-        if failed := [reason for reason in reasons if reason]:
+        delivered = await self._parts.publisher.publish([item_message(one) for one in query.items])
+        if failed := [one.problem for one in delivered if one.problem]:
             raise refuse(
                 "unavailable",
-                f"{len(failed)} of {len(reasons)} items: {failed[0]}",
+                f"{len(failed)} of {len(delivered)} items: {failed[0]}",
                 "send them again",
                 retry_after=str(RETRY_S),
             )
-        return contract.ItemsAnswer(accepted=len(reasons))
+        return contract.ItemsAnswer(accepted=len(delivered))
 
     async def tell_version(self, _: ApiCall) -> contract.VersionAnswer:
         """Which release answers, with which versions of the model."""
         return contract.VersionAnswer(release=self._release, versions=self._parts.routes.loaded)
+
+    def _own_sources(self, person: str) -> dict[str, Hash]:
+        """The sources that a person's events come from, by topic and partition."""
+        own = partition_of(person, self._partitions)
+        topics = EVENT_TYPES.topics
+        return {f"{topic}/{own}": self._parts.sources[topic, own] for topic in topics}
+
+    def _read_offsets(self, query: contract.RecommendationQuery) -> dict[Hash, int]:
+        """What is waited for, by source.
+
+        Raises:
+            EventError: a guest has no row; or a person's events are elsewhere.
+        """
+        if not query.min_offset:
+            return {}
+        if query.person is None:
+            raise EventError("person", "<missing>", "is required with min_offset: of whose row?")
+        own = self._own_sources(query.person)
+        for name in query.min_offset:
+            if name not in own:
+                expected = f"expected one of {', '.join(own)}, where this person's events are"
+                raise EventError("min_offset", name, expected)
+        return {own[name]: offset for name, offset in query.min_offset.items()}
+
+    async def _wait_until_absorbed(self, person: str, wanted: Mapping[Hash, int]) -> None:
+        """Wait until the stored row has absorbed so much, or the deadline is over."""
+        with suppress(TimeoutError, HeadwaterError):
+            async with asyncio.timeout(self._parts.deadline_s):
+                while True:
+                    (row,) = await self._parts.rows.read([RowView(person)])
+                    if all(row.offsets.get(source, -1) >= at for source, at in wanted.items()):
+                        return
+                    await asyncio.sleep(_LOOK_S)
 
     def _take_events(
         self, call: ApiCall, query: "contract.RecommendationQuery | contract.RankQuery"
@@ -261,10 +303,10 @@ class ApiService:
         sending.add_done_callback(self._recording.discard)
         try:
             async with asyncio.timeout(self._parts.deadline_s):
-                reasons = await asyncio.shield(sending)
+                delivered = await asyncio.shield(sending)
         except TimeoutError:
             return _ACKNOWLEDGE
-        return next(filter(None, reasons), "")
+        return next((one.problem for one in delivered if one.problem), "")
 
     def _list_answer(
         self, found: Found, limit: int | None, person: str | None, recorded: str | None
@@ -276,9 +318,16 @@ class ApiService:
             **_describe(found, fallback),
             items=found.items,
             person=person,
+            offsets=self._find_offsets(person, found.row),
             missing=max(0, wanted - len(found.items)),
             **_describe_record(recorded),
         )
+
+    def _find_offsets(self, person: str | None, row: UserRow) -> dict[str, int]:
+        if person is None or not row.offsets:
+            return {}
+        own = self._own_sources(person).items()
+        return {name: row.offsets[source] for name, source in own if source in row.offsets}
 
     def _past_events(self, row: UserRow) -> list[contract.PastEvent]:
         """A row's history, by the names that the stable version has for the items."""

@@ -218,6 +218,22 @@ def test_an_answer_knows_the_events_of_its_request_and_each_counts_once(service:
     assert sum(offset + 1 for offset in found["offsets"].values()) >= 3
 
 
+def test_an_answer_waits_for_an_offset_that_the_worker_has_yet_to_reach(service: Service) -> None:
+    person = uuid4().hex
+    for _ in range(3):
+        (sent,) = service.take("POST", EVENTS, click("i1", user_id=person))["events"]
+        found = service.take("POST", ASK, {"person": person, "min_offset": sent["place"]})
+        ((name, offset),) = sent["place"].items()
+        assert found["offsets"][name] >= offset
+    assert service.clicks(person) == 3
+    # What never comes is waited for no longer than the deadline.
+    late = service.take("POST", ASK, {"person": person, "min_offset": {name: offset + 1000}})
+    assert late["offsets"][name] < offset + 1000
+    status, problem = service.call("POST", ASK, {"person": person, "min_offset": {"clicks/77": 1}})
+    assert (status, problem["field"], problem["value"]) == (400, "min_offset", "'clicks/77'")
+    assert name in problem["remedy"]
+
+
 def test_each_refused_event_is_named_and_the_others_are_taken(service: Service) -> None:
     person = uuid4().hex
     sent = [
@@ -371,7 +387,8 @@ class Session:
         )
         self.log[person].append(event)
         if self._draw.random() < 0.8:
-            assert await self._publisher.publish([event_message(event)]) == [""]
+            (delivered,) = await self._publisher.publish([event_message(event)])
+            assert not delivered.problem
             sent = self.log[person]
         else:
             # It is not recorded, and so nobody knows it afterwards.
