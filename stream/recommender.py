@@ -326,6 +326,17 @@ class Recommender:
         """How many items the longest list of these requests has."""
         return max(request.limit or self._settings.top_k for request in requests)
 
+    def _shorten(
+        self,
+        lists: Sequence[list[RecommendedItem]],
+        requests: Sequence[RecommendationRequest],
+    ) -> list[list[RecommendedItem]]:
+        """The lists as long as each request asks: a short list is the beginning of a longer one."""
+        return [
+            items[: request.limit or self._settings.top_k]
+            for items, request in zip(lists, requests, strict=True)
+        ]
+
     def _trending_index(self, route: Route) -> TrendingIndex:
         """The trends by this version's indices, built again when the trends are."""
         address, items = route.version.address, self.items.trending.items
@@ -349,15 +360,15 @@ class Recommender:
         if call.shown is None:
             await self._add_popular(lists, call.requests, None)
             top_k = self._longest(call.requests)
-            return RankedLists(_shorten(lists, call.requests), POPULAR_ITEMS, top_k=top_k)
+            return RankedLists(self._shorten(lists, call.requests), POPULAR_ITEMS, top_k=top_k)
         own = await self._call_version(call.shown)
         answer = own if own.outputs else await self._call_stable(call.requests, own)
         if answer is None or not answer.outputs:
             await self._add_popular(lists, call.requests, call.shown.route)
-            return own.lists(_shorten(lists, call.requests), POPULAR_ITEMS)
+            return own.lists(self._shorten(lists, call.requests), POPULAR_ITEMS)
         lists = await self._list_items(answer)
         await self._add_popular(lists, call.requests, None)
-        return own.lists(_shorten(lists, call.requests), answer.version)
+        return own.lists(self._shorten(lists, call.requests), answer.version)
 
     async def rank_candidates(self, call: InferenceCall) -> RankedLists:
         """The candidates of each request in order, best first; those without a score are left out.
@@ -576,13 +587,6 @@ def _unseen(items: Iterable[RecommendedItem], row: UserRow) -> Iterable[Recommen
 
 def _find_short(lists: Sequence[Sequence[RecommendedItem]], top_k: int) -> list[int]:
     return [user for user, items in enumerate(lists) if len(items) < top_k]
-
-
-def _shorten(
-    lists: Sequence[list[RecommendedItem]], requests: Sequence[RecommendationRequest]
-) -> list[list[RecommendedItem]]:
-    """The lists as long as each request asks: a shorter list is the beginning of a longer one."""
-    return [items[: request.limit] for items, request in zip(lists, requests, strict=True)]
 
 
 def _check_indices(outputs: Tensors, call: VersionCall) -> None:

@@ -10,7 +10,7 @@ from headwater_client.events import Reason, RecommendedItem
 from features.columns import TrendList
 from features.schema import FeatureSchema, Vocabulary
 from features.settings import DAY_MS, FeatureSettings
-from stream.ranking import available_items, popular_items, rank, weigh_trends
+from stream.ranking import available_items, popular_items, rank, rank_candidates, weigh_trends
 from stream.trending import TrendingIndex, sum_lists
 
 SCHEMA = FeatureSchema(FeatureSettings())
@@ -126,6 +126,22 @@ def test_only_the_best_places_are_kept_and_in_order() -> None:
     outputs = answer([B, C], [0.1, 0.9], 0.0)
     items = rank(outputs, TENSORS, trending(), [NOW_MS], 2)
     assert [item.item_id for item in items.user_items(0)] == ["c", "d"]
+
+
+def test_candidates_alone_are_in_order_seen_ones_too_and_what_is_not_known_is_left_out() -> None:
+    tensors = TENSORS | {
+        "candidate_items": np.array([[D, VOCABULARY.unknown, 0, C, B]]),
+        "excluded_items": np.array([[C]]),
+    }
+    outputs = answer([A], [9.0], 2.0) | {
+        "candidate_scores": np.array([[0.5, 9.0, -1e9, 0.9, -1e9]], np.float32),
+        "candidate_explained_by": np.array([[0, -1, -1, 1, -1]]),
+    }
+    ranking = rank_candidates(outputs, tensors, trending(d=9.0), [NOW_MS])
+    items = list(ranking.user_items(0))
+    assert [item.item_id for item in items] == ["d", "c"]
+    assert items[0].score == pytest.approx(0.5 + 2 * np.log1p(9.0), rel=1e-5)
+    assert items[1].reason == Reason("history", "a")
 
 
 def test_what_cannot_be_had_is_left_out_and_the_list_is_cut() -> None:

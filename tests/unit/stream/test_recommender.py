@@ -98,6 +98,41 @@ def test_without_a_version_popular_items_answer_everyone_in_order() -> None:
     assert {item.reason.kind for items in lists.items for item in items} == {"popular"}
 
 
+def test_each_request_has_a_list_of_its_own_length() -> None:
+    found = recommender(store_where_trend("a", "b", "c", "d", "e"))
+    row = empty_user(SCHEMA)
+    limits = (None, 1, 5)
+    requests = [RecommendationRequest("ann", NOW_MS, row, limit=limit) for limit in limits]
+
+    async def run() -> RankedLists:
+        await found.start()
+        (call,) = found.prepare(requests)
+        try:
+            return await found.execute(call)
+        finally:
+            await found.close()
+
+    assert item_ids(asyncio.run(run())) == [["a", "b", "c"], ["a"], ["a", "b", "c", "d", "e"]]
+
+
+def test_what_trends_is_recalled_without_the_store() -> None:
+    store = store_where_trend("a", "b", "c", "d", "e")
+    hide(store, "b")
+    found = recommender(store, routes_of(stable=0.5, canary=0.5))
+    seen = empty_user(SCHEMA)
+    seen.seen.append(hash64("c"))
+    recommend(found, ("ann", seen))
+    reads = store.reads
+    lists = found.recall(RecommendationRequest("ann", NOW_MS, seen, limit=2), "the store is away")
+    # What is off sale is remembered, too.
+    assert item_ids(lists) == [["a", "d"]]
+    assert lists.variant in ("stable", "canary")
+    assert (lists.failed, lists.fallback, lists.rollout_id) == ("the store is away", True, "r")
+    ordered = found.recall(RecommendationRequest("ann", NOW_MS, seen, candidates=("e", "c")), "")
+    assert item_ids(ordered) == [["c", "e"]]
+    assert store.reads == reads
+
+
 def hide(store: MemoryRowStore, *item_ids: str) -> None:
     for name in item_ids:
         entry = encode_item(Item(item_id=name, available=False), 1, 1)
