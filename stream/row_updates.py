@@ -150,7 +150,11 @@ class RowUpdater:
         replies = iter(await self._store.read([*user_reads, *group_reads, *entry_reads]))
         now_ms = current_ms()
         for read, stored in zip(user_reads, replies, strict=False):
-            row = await _decode_user(self._store, read, stored, self._schema)
+            try:
+                row = columns.decode_user(stored, self._schema)
+            except DamagedRowError as error:
+                await set_aside(self._store, read, stored, error)
+                row = empty_user(self._schema)
             recover_user(row, now_ms, self._schema)
             users[read.entity_id] = CachedRow(row, stored[VERSION])
         for read, stored in zip(group_reads, replies, strict=False):
@@ -231,17 +235,6 @@ class RowUpdater:
         return all(accepted)
 
 
-async def _decode_user(
-    store: RowStore, read: RowRead, stored: Stored, schema: FeatureSchema
-) -> UserRow:
-    """A person's row as it is stored; one that is damaged is kept aside, and begun anew."""
-    try:
-        return columns.decode_user(stored, schema)
-    except DamagedRowError as error:
-        await set_aside(store, read, stored, error)
-        return empty_user(schema)
-
-
 class RowView(NamedTuple):
     """Whose row is wanted, and what of it the store may not know yet.
 
@@ -272,6 +265,7 @@ class RowReader:
         self._store = store
         self._schema = schema
         self._catalogue = catalogue
+        self._damaged = metrics.LogThrottle()
 
     async def read(self, views: Sequence[RowView]) -> list[UserRow]:
         """A row of its own for each view; all are read in one call.
@@ -287,16 +281,23 @@ class RowReader:
         replies = await self._store.read([*user_reads, *entry_reads])
         for read, found in zip(entry_reads, replies[len(user_reads) :], strict=True):
             entries[read.entity_id] = self._catalogue.put(read.entity_id, found)
-        stored = {
-            read.entity_id: (read, found) for read, found in zip(user_reads, replies, strict=False)
-        }
+        stored = {read.entity_id: found for read, found in zip(user_reads, replies, strict=False)}
         known = _present(entries)
-        return [self._apply(await self._decode(view, stored), view, known) for view in views]
+        found_rows = (None if view.is_guest else stored[view.user_id] for view in views)
+        rows = map(self._decode, found_rows)
+        return [self._apply(row, view, known) for row, view in zip(rows, views, strict=True)]
 
-    async def _decode(self, view: RowView, stored: Mapping[str, tuple[RowRead, Stored]]) -> UserRow:
-        if view.is_guest:
+    def _decode(self, stored: Stored | None) -> UserRow:
+        """A row as it is stored; a guest's and a damaged one, which its next event mends, is empty.
+
+        Who only reads needs no right to write, and keeps nothing aside.
+        """
+        try:
+            return columns.decode_user(stored, self._schema) if stored else empty_user(self._schema)
+        except DamagedRowError as error:
+            if rows := self._damaged.count():
+                log.warning("damaged_row_read", table=USERS.name, rows=rows, error=str(error))
             return empty_user(self._schema)
-        return await _decode_user(self._store, *stored[view.user_id], self._schema)
 
     def recall(self, view: RowView) -> UserRow:
         """What the view alone says, without the row: for when the store is away."""

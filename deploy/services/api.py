@@ -19,7 +19,7 @@ from deploy.services.supervisor import END_S, end_by_force
 from deploy.settings import Settings
 from features.kafka import ensure_log
 from features.schema import FeatureSchema
-from features.store import claim_rows
+from features.store import check_rows
 from features.store.redis import RedisRowStore
 from features.topics import Hash
 from stream.api.answers import Answerer, Batching
@@ -54,7 +54,7 @@ def run_api(settings: Settings, *, is_local: bool) -> None:
     """
     keys = KeyRing(find_keys_file(settings, is_local=is_local))
     sources = ensure_log(settings.kafka).sources
-    asyncio.run(_claim(settings))
+    asyncio.run(_check_store(settings))
     with closing(listen(settings.api.address, settings.api.port)) as listener:
         asyncio.run(_run(settings, keys, sources, listener))
 
@@ -90,11 +90,11 @@ def listen(address: str, port: int) -> socket.socket:
         ) from error
 
 
-async def _claim(settings: Settings) -> None:
+async def _check_store(settings: Settings) -> None:
     """Rows of other settings stop the service before it reads one."""
     store = RedisRowStore(settings.store)
     try:
-        await claim_rows(store, FeatureSchema(settings.features))
+        await check_rows(store, FeatureSchema(settings.features))
     finally:
         await store.close()
 

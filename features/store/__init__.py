@@ -273,15 +273,29 @@ async def claim_rows(store: RowStore, schema: FeatureSchema) -> None:
         ServerError: the store does not answer.
     """
     found = await store.claim(ROWS_MARK, schema.row_mark)
-    there, wanted = RowMark(found), RowMark(schema.row_mark)
-    if not there.fits(wanted):
+    _check_mark(store, schema, found)
+    if RowMark(found) != RowMark(schema.row_mark):
+        # Rows that this process writes count types of events that the mark does not know of.
+        await store.claim(ROWS_MARK, schema.row_mark, replace=True)
+
+
+async def check_rows(store: RowStore, schema: FeatureSchema) -> None:
+    """Check that rows are of this schema, for who only reads them.
+
+    Raises:
+        SettingsError: rows of another schema are there.
+        ServerError: the store does not answer.
+    """
+    if (found := await store.read_mark(ROWS_MARK)) is not None:
+        _check_mark(store, schema, found)
+
+
+def _check_mark(store: RowStore, schema: FeatureSchema, found: str) -> None:
+    if not RowMark(found).fits(RowMark(schema.row_mark)):
         raise SettingsError(
             f"features: the store at {store.address} holds rows of other settings, {found}: "
             "set these, or use an empty store"
         )
-    if there != wanted:
-        # Rows that this process writes count types of events that the mark does not know of.
-        await store.claim(ROWS_MARK, schema.row_mark, replace=True)
 
 
 async def claim_log(store: RowStore, fingerprint: str) -> None:

@@ -20,7 +20,14 @@ from features.store import DAMAGED_ROWS, USERS, RowWrite, StoreTable, popularity
 from features.topics import Hash
 from stream import metrics
 from stream.catalogue import CatalogueCache, ItemUpdate, write_items
-from stream.row_updates import ConsumerRecord, ItemGroupKey, RowChanges, RowUpdater
+from stream.row_updates import (
+    ConsumerRecord,
+    ItemGroupKey,
+    RowChanges,
+    RowReader,
+    RowUpdater,
+    RowView,
+)
 from tests.harness.memory_store import MemoryRowStore
 
 SCHEMA = FeatureSchema(FeatureSettings())
@@ -202,3 +209,40 @@ def test_an_item_whose_catalogue_row_is_damaged_is_not_shown_and_stops_nobody() 
     asyncio.run(write_items(store, {"i": renewed}))  # type: ignore[arg-type]
     fresh = CatalogueCache(store, 5.0)  # type: ignore[arg-type]
     assert asyncio.run(fresh.get(["i"]))["i"].available
+
+
+def read(store: MemoryRowStore, *views: RowView) -> list[UserRow]:
+    reader = RowReader(store, SCHEMA, CatalogueCache(store, 5.0))  # type: ignore[arg-type]
+    return asyncio.run(reader.read(views))
+
+
+def test_who_only_reads_writes_nothing_and_has_rows_of_their_own() -> None:
+    store = MemoryRowStore()
+    apply(updater(store), click(0), click(1, "bob"))
+    before = {key: dict(row) for key, row in store.rows.items()}
+    store.reads = 0
+    more = [click(2).event, click(0).event]
+    ann, again, bob, guest = read(
+        store,
+        RowView("ann", more),
+        RowView("ann", left_out=["j"]),
+        RowView("bob"),
+        RowView("bob", more, is_guest=True),
+    )
+    # What the worker has counted already counts once.
+    assert [len(row.history) for row in (ann, again, bob, guest)] == [2, 1, 1, 2]
+    assert [len(row.seen) for row in (ann, again, bob, guest)] == [1, 2, 1, 1]
+    assert store.reads == 1
+    assert store.rows == before
+
+
+def test_a_damaged_row_is_empty_to_who_only_reads_and_stays_for_who_mends_it() -> None:
+    store = MemoryRowStore()
+    apply(updater(store), click(0))
+    store.rows["user_activity", "ann"]["counters"] = b"\xff"
+    before = {key: dict(row) for key, row in store.rows.items()}
+    with capture_logs() as told:
+        (row,) = read(store, RowView("ann", [click(1).event]))
+    assert len(row.history) == 1
+    assert [line["event"] for line in told] == ["damaged_row_read"]
+    assert (store.rows, store.damaged) == (before, {})
