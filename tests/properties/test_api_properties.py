@@ -39,11 +39,11 @@ bodies = st.one_of(
     values.map(json.dumps).map(str.encode),
     st.binary(max_size=60),
 )
-# Those that open no connection to Kafka: what it does not take is waited for.
+# Not what is sent to Kafka, which is away here and would be waited for; nor the probes.
 PATHS = [
     (operation.method, operation.path.replace("{person}", "ann"))
     for operation in OPERATIONS
-    if operation.path not in ("/v1/events", "/v1/items")
+    if operation.path not in ("/v1/events", "/v1/items") and not operation.is_open
 ]
 odd_text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 requests = st.tuples(st.sampled_from(PATHS), odd_text, bodies)
