@@ -243,13 +243,13 @@ class PositionKeeper:
             PositionError: another worker has met a topic that was made anew.
             ServerError: it does not answer.
         """
-        moves = {
-            _name(source): (
-                self._stored.get(_name(source), b""),
-                _encode(LogPosition(self._identity.topics[source[0]], *told)),
-            )
-            for source, told in done.items()
-        }
+        moves = {}
+        for source, told in done.items():
+            before = self._stored.get(_name(source), b"")
+            position = _encode(LogPosition(self._identity.topics[source[0]], *told))
+            # A partition that went and came back: another worker has come further meanwhile.
+            if _is_before(before, position) or _differs(before, position):
+                moves[_name(source)] = (before, position)
         while moves:
             found = await self._store.move_positions(moves)
             self._stored |= found

@@ -36,6 +36,12 @@ def _replace(consumer: AIOKafkaConsumer, name: str, value: object) -> None:
 
 
 class _ConsumerThread(driver.AIOKafkaConsumerThread):
+    async def _commit(self, offsets: Mapping[TP, int]) -> bool:
+        # Of partitions that have gone meanwhile nothing is left, which aiokafka takes for a fault.
+        if self.assignment().isdisjoint(offsets):
+            return False
+        return await super()._commit(offsets)
+
     def _create_worker_consumer(self, transport: Any) -> AIOKafkaConsumer:
         consumer = super()._create_worker_consumer(transport)
         # Faust passes neither on, and aiokafka has no setters; read anew at the consumer's start.
@@ -54,7 +60,17 @@ class _Consumer(driver.Consumer):
     def _new_consumer_thread(self) -> _ConsumerThread:
         return _ConsumerThread(self, loop=self.loop, beacon=self.beacon)
 
+    # Grows when a seek begins, and when it ends.
+    _seeks = 0
+
     async def seek_to_committed(self) -> Mapping[TP, int]:
+        self._seeks += 1
+        try:
+            return await self._seek_to_starts()
+        finally:
+            self._seeks += 1
+
+    async def _seek_to_starts(self) -> Mapping[TP, int]:
         committed = await super().seek_to_committed()
         find_starts = cast("_Transport", self.transport).find_starts
         if find_starts is None:
@@ -65,6 +81,20 @@ class _Consumer(driver.Consumer):
         if moved:
             await self._thread.seek_wait(moved)
         return starts
+
+    async def _wait_next_records(self, timeout: float) -> tuple[Any, Any]:  # noqa: ASYNC109 (Faust's)
+        """What was fetched; nothing of it where a seek came in between.
+
+        It may be of the place before the seek. Rows would take its offsets for absorbed up to
+        there, and Faust, which drops what is not beyond the last that it has read, would pass over
+        what comes before: so all is sought once more.
+        """
+        seeks = self._seeks
+        records, partitions = await super()._wait_next_records(timeout)
+        if records and self._seeks != seeks:
+            await self.perform_seek()
+            return None, partitions
+        return records, partitions
 
 
 class _Transport(driver.Transport):

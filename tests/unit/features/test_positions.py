@@ -148,6 +148,21 @@ def test_positions_are_moved_on_and_never_back() -> None:
     assert store.there == {"clicks/0": b'["id",9,90]', "clicks/1": b'["id",3,30]'}
 
 
+def test_a_partition_that_went_and_came_back_moves_nothing_back() -> None:
+    store = Store()
+    first, second = keeper(store), keeper(store)
+
+    async def run() -> None:
+        await first.move({SOURCE: (5, 50)})
+        await second.move({SOURCE: (9, 90)})
+        # Assigned anew, it knows the position of the other one, and has still to tell its own.
+        first._stored = await store.positions()
+        await first.move({SOURCE: (6, 60)})
+
+    asyncio.run(run())
+    assert store.there == {"clicks/0": b'["id",9,90]'}
+
+
 def test_a_worker_that_knows_the_topic_before_does_not_overwrite_the_one_that_is() -> None:
     store = Store()
     one = keeper(store)

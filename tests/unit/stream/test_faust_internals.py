@@ -11,10 +11,11 @@ import pytest
 from aiokafka import AIOKafkaConsumer
 from faust import App
 from faust.transport.drivers import aiokafka as driver
+from faust.types import TP
 
 from features.settings import BrokerSettings, FeatureSettings, StoreSettings
 from stream.app import make_faust_app
-from stream.faust_internals import _replace, batches
+from stream.faust_internals import _Consumer, _ConsumerThread, _replace, batches
 from stream.settings import TritonSettings, WorkerConfig, WorkerSettings
 
 
@@ -104,3 +105,58 @@ def test_an_app_writes_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_a_name_that_aiokafka_has_no_more_is_said() -> None:
     with pytest.raises(AttributeError, match="_fetch_max_wait_ms any more"):
         _replace(SimpleNamespace(), "_fetch_max_wait_ms", 10)  # type: ignore[arg-type]
+
+
+class SeekingConsumer(_Consumer):
+    """Says how often it has sought; that is all that a seek does here."""
+
+    def __init__(self) -> None:
+        self.sought = 0
+
+    async def _seek_to_starts(self) -> dict[TP, int]:
+        await asyncio.sleep(0)
+        return {}
+
+    async def perform_seek(self) -> None:
+        self.sought += 1
+        await self.seek_to_committed()
+
+
+@pytest.mark.parametrize("moment", ["before", "while", "begun", "never"])
+def test_what_was_fetched_while_a_seek_was_under_way_is_sought_again(
+    monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    consumer = SeekingConsumer()
+
+    async def fetch(*_: object) -> tuple[dict[str, int], set[TP]]:
+        if moment == "while":
+            await consumer.seek_to_committed()
+        elif moment == "begun":
+            seeks.append(asyncio.create_task(consumer.seek_to_committed()))
+            await asyncio.sleep(0)
+        return {"records": 1}, set()
+
+    seeks: list[asyncio.Task[object]] = []
+    monkeypatch.setattr(driver.Consumer, "_wait_next_records", fetch)
+
+    async def run() -> object:
+        if moment == "before":
+            await consumer.seek_to_committed()
+        return (await consumer._wait_next_records(1.0))[0]
+
+    found = asyncio.run(run())
+    if moment in ("before", "never"):
+        assert (found, consumer.sought) == ({"records": 1}, 0)
+    else:
+        assert (found, consumer.sought) == (None, 1)
+
+
+def test_a_commit_of_partitions_that_have_gone_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def commit(_: object, offsets: dict[TP, int]) -> bool:
+        return True
+
+    monkeypatch.setattr(driver.AIOKafkaConsumerThread, "_commit", commit)
+    thread = _ConsumerThread.__new__(_ConsumerThread)
+    monkeypatch.setattr(_ConsumerThread, "assignment", lambda _: {TP("clicks", 1)})
+    assert not asyncio.run(thread._commit({TP("clicks", 0): 5}))
+    assert asyncio.run(thread._commit({TP("clicks", 0): 5, TP("clicks", 1): 7}))
