@@ -69,6 +69,7 @@ margin = 0.9
 max_doubt = 1
 max_latency_ms = 60000
 max_slowdown = 1000
+max_growth = 1000
 [rollout]
 steps = [0.1, 0.5]
 shadow_s = 2
@@ -245,10 +246,13 @@ class Soak:
         every = self.kept.read()
         log = checks.drop_repeats(every)
         schema = FeatureSchema(settings.features)
-        found = checks.compare_counts(settings, log, len(schema.user_half_lives))
-        found += checks.compare_windows(settings.windows_address, every)
-        # What Kafka did not take would be missing on all sides.
-        found += checks.Findings(lost=max(0, self.options.events - len(log)))
+        parts = {
+            "rows": checks.compare_counts(settings, log, len(schema.user_half_lives)),
+            "windows": checks.compare_windows(settings.windows_address, every),
+            # What Kafka did not take would be missing on all sides.
+            "kafka": checks.Findings(lost=max(0, self.options.events - len(log))),
+        }
+        found = sum(parts.values(), checks.Findings())
         categories = {item.item_id: item.category for item in self.log.items}
         unanswered = checks.list_unanswered(log, checks.read_answered(settings))
         return {
@@ -257,6 +261,7 @@ class Soak:
             "faults": len(self.told),
             "lost": found.lost,
             "double": found.double,
+            "found_in": {name: asdict(part) for name, part in parts.items()},
             "wrong_rows": checks.count_wrong_rows(settings, log, categories),
             "refused": checks.count_refused(settings),
             "unanswered": len(unanswered),

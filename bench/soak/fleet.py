@@ -37,6 +37,7 @@ _PAUSE_S, _LONGEST_PAUSE_S = 0.5, 8.0
 _LOOP, _LIVED_S = 10, 60.0
 _END_S = 40.0
 _SLOW_S = 0.05
+_LATER_S = 10.0
 _POISON = 200
 _TRIES, _MARGIN_BYTES = 20, 64 << 10
 _DISK_BYTES = {"store": 4 << 30, "windows": 512 << 20}
@@ -339,24 +340,29 @@ class Fleet:
                 if time.monotonic() > deadline:
                     break
                 time.sleep(_LOOK_S)
-            with _hold(*self.workers()):
-                for worker in self.workers():
-                    worker.end()
+            with _hold(*self.workers()), self._without_workers():
                 store.flushall()
-                for worker in self.workers():
-                    worker.start()
 
     def _restore(self) -> None:
         """Put the store back from a copy that lacks the last seconds, while nobody runs."""
         with self._connect() as store, _hold(*self.workers()):
-            copy: dict[bytes, Any] = {key: store.dump(key) for key in store.scan_iter(count=1000)}
-            time.sleep(_SLOW_S * 100)
-            for worker in self.workers():
-                worker.end()
-            store.flushall()
-            for key, value in copy.items():
-                if value is not None:
-                    store.restore(key, 0, value, replace=True)
+            # As a snapshot is: of one moment, at which no row is written.
+            with self._without_workers():
+                copy: dict[bytes, Any] = {key: store.dump(key) for key in store.scan_iter()}
+            time.sleep(_LATER_S)
+            with self._without_workers():
+                store.flushall()
+                for key, value in copy.items():
+                    if value is not None:
+                        store.restore(key, 0, value, replace=True)
+
+    @contextmanager
+    def _without_workers(self) -> Iterator[None]:
+        for worker in self.workers():
+            worker.end()
+        try:
+            yield
+        finally:
             for worker in self.workers():
                 worker.start()
 
