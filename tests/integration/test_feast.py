@@ -31,6 +31,8 @@ from feast.cli.cli import cli
 for command in json.loads(sys.argv[1]):
     cli(command, standalone_mode=False)
     print(end={END!r})
+if "features" in sys.modules:
+    sys.exit("the repository needs a module of ours")
 """
 
 
