@@ -340,24 +340,24 @@ class Fleet:
                 if time.monotonic() > deadline:
                     break
                 time.sleep(_LOOK_S)
-            with _hold(*self.workers()), self._without_workers():
+            with _hold(*self.workers()), self._stop_workers():
                 store.flushall()
 
     def _restore(self) -> None:
         """Put the store back from a copy that lacks the last seconds, while nobody runs."""
         with self._connect() as store, _hold(*self.workers()):
             # As a snapshot is: of one moment, at which no row is written.
-            with self._without_workers():
+            with self._stop_workers():
                 copy: dict[bytes, Any] = {key: store.dump(key) for key in store.scan_iter()}
             time.sleep(_LATER_S)
-            with self._without_workers():
+            with self._stop_workers():
                 store.flushall()
                 for key, value in copy.items():
                     if value is not None:
                         store.restore(key, 0, value, replace=True)
 
     @contextmanager
-    def _without_workers(self) -> Iterator[None]:
+    def _stop_workers(self) -> Iterator[None]:
         for worker in self.workers():
             worker.end()
         try:
