@@ -36,6 +36,7 @@ from stream.settings import WorkerConfig
 
 TURN_S = 1.0
 DRAIN_S = 10
+GC_OBJECTS = 20_000
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 Source = tuple[str, int]
 log = structlog.get_logger()
@@ -195,6 +196,8 @@ async def _run(
     service = _make_service(settings, config, keys, sources)
     # What is imported by now stays: without this a full collection stops the loop for 100 ms.
     gc.freeze()
+    # As a worker: a request makes hundreds of objects, and hardly a cycle.
+    gc.set_threshold(GC_OBJECTS)
     server = ApiServer(
         uvicorn.Config(
             service.api.make_app(),
