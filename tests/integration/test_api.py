@@ -107,9 +107,9 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
             registry.publish(untrained(FeatureSchema(settings.features), 1))
         worker = WorkerProcess(settings, "api", folder / "worker.log", catalogue_refresh_s=0.5)
         with running(worker):
-            with EventProducer(settings.kafka.client_settings) as producer:
-                for number in range(ITEMS):
-                    producer.item(f"i{number}", title=f"Item {number}", category=[f"c{number % 5}"])
+            with EventProducer(settings.kafka.client_settings, {"log_level": 0}) as producer:
+                for name in (f"i{number}" for number in range(ITEMS)):
+                    producer.item(name, title=f"Item {name}", category=[category_of(name)])
             WorkerProgress(settings).wait_for_all(60, [worker])
             with started(own, settings, worker, folder) as service:
                 yield service
@@ -149,6 +149,10 @@ def started(
     finally:
         end_process(process)
     assert process.returncode == 0, log.read_text()[-2000:]
+
+
+def category_of(item_id: str) -> str:
+    return f"c{int(item_id[1:]) % 5}"
 
 
 def items(document: Any) -> list[str]:
@@ -265,7 +269,7 @@ def test_a_list_of_the_callers_own_comes_back_in_order(service: Service) -> None
 
 def test_the_catalogue_is_written_and_read(service: Service) -> None:
     best = items(service.take("POST", ASK, {"person": "cleo"}))[0]
-    gone = {"item_id": best, "available": False}
+    gone = {"item_id": best, "available": False, "category": [category_of(best)]}
     assert service.take("PUT", "/v1/items", {"items": [gone]}) == {"accepted": 1}
     wait_until(lambda: best not in items(service.take("POST", ASK, {"person": "cleo"})), 30)
     alike = service.take("POST", "/v1/items/similar", {"items": ["i8", "i9"], "limit": 5})
@@ -409,7 +413,7 @@ class Session:
     def _compare(self, row: UserRow, events: list[Interaction]) -> None:
         expected = empty_user(self.schema)
         for offset, event in enumerate(events):
-            category = hash64(f"c{int(event.item_id[1:]) % 5}")
+            category = hash64(category_of(event.item_id))
             apply_event(expected, observation(event, Hash(1), offset, (category,)), self.schema)
         assert row.counters == pytest.approx(expected.counters, rel=1e-9, abs=1e-9)
         assert row.events == expected.events
