@@ -255,6 +255,7 @@ class Soak:
         found = sum(parts.values(), checks.Findings())
         categories = {item.item_id: item.category for item in self.log.items}
         unanswered = checks.list_unanswered(log, checks.read_answered(settings))
+        wrong = checks.list_wrong_rows(settings, log, categories)
         return {
             "events": len(log),
             "sent_twice": len(every) - len(log),
@@ -262,7 +263,7 @@ class Soak:
             "lost": found.lost,
             "double": found.double,
             "found_in": {name: asdict(part) for name, part in parts.items()},
-            "wrong_rows": checks.count_wrong_rows(settings, log, categories),
+            "wrong_rows": len(wrong),
             "refused": checks.count_refused(settings),
             "unanswered": len(unanswered),
             "loops": sum(each.looped for each in services.values()),
@@ -272,6 +273,7 @@ class Soak:
             "ended": {name: dict(each.ended) for name, each in services.items() if each.ended},
             "told": self.told,
             "first_unanswered": [asdict(each) for each in unanswered[:5]],
+            "first_wrong": wrong[:5],
         }
 
 

@@ -23,6 +23,7 @@ _MARK = f'"user_id":"{GOOD}-'.encode()
 _LONGEST_S, _POLL_S = 60.0, 0.2
 # Of a person's events in a micro-batch the last is answered; so long a micro-batch can be.
 _BATCH = 128
+_SHOWN = 2_000
 _NEAR_MS = 60_000
 # A topic that was made anew begins at offset 0 again.
 _EPOCH = 1 << 40
@@ -137,30 +138,36 @@ def compare_counts(settings: Settings, log: Sequence[Logged], length: int) -> Fi
     return found
 
 
-def count_wrong_rows(
+def list_wrong_rows(
     settings: Settings, log: Sequence[Logged], categories: Mapping[str, Sequence[str]]
-) -> int:
-    """People and items whose rows are not what the log gives, computed anew by definition."""
+) -> list[str]:
+    """People and items whose rows are not what the log gives, computed anew by definition.
+
+    Returns:
+        Of each who it is, and what the comparison says.
+    """
     people = list(oracle.by(log, "user_id").values())
     # Rows have the offsets of the topic that there is now: they are not compared.
     items = list(oracle.by([replace(event, offset=-1) for event in log], "item_id").values())
-    return _count_failing(
-        people, lambda events: rows.check_users(settings, events, categories)
-    ) + _count_failing(items, lambda events: rows.check_items(settings, events))
+    return [
+        *_list_failing(people, lambda events: rows.check_users(settings, events, categories)),
+        *_list_failing(items, lambda events: rows.check_items(settings, events)),
+    ]
 
 
-def _count_failing(
+def _list_failing(
     groups: Sequence[Sequence[Logged]], check: Callable[[Sequence[Logged]], None]
-) -> int:
-    """How many groups fail: all are checked together, and halves of those that fail."""
+) -> list[str]:
+    """The groups that fail: all are checked together, and halves of those that fail."""
     try:
         check([event for group in groups for event in group])
-    except AssertionError:
+    except AssertionError as error:
         if len(groups) == 1:
-            return 1
+            first = groups[0][0]
+            return [f"{first.user_id}, {first.item_id}: {error}"[:_SHOWN]]
         half = len(groups) // 2
-        return _count_failing(groups[:half], check) + _count_failing(groups[half:], check)
-    return 0
+        return _list_failing(groups[:half], check) + _list_failing(groups[half:], check)
+    return []
 
 
 def windows_hold_all(settings: Settings) -> bool:
