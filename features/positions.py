@@ -104,6 +104,25 @@ def find_start(
     return max(start, found.first)
 
 
+def find_missing_items(
+    stored: Mapping[str, bytes], committed: Mapping[Source, int]
+) -> dict[str, int]:
+    """Up to which offset the store lacks items that workers had come to, by partition's name.
+
+    Of all partitions: another worker reads them again, and a person's events need any item.
+
+    >>> position = _encode(LogPosition("id", 5))
+    >>> find_missing_items({"items/0": position}, {("items", 0): 5, ("items", 1): 7})
+    {'items/1': 7}
+    """
+    return {
+        _name(source): offset
+        for source, offset in committed.items()
+        if source[0] == ITEMS
+        and ((position := _decode(stored.get(_name(source)))) is None or position.offset < offset)
+    }
+
+
 async def claim_positions(
     store: RowStore, settings: BrokerSettings, group: str, identity: kafka.LogIdentity | None
 ) -> None:
@@ -220,16 +239,19 @@ class PositionKeeper:
                 self.resumed[source] = start
             if offset is not None and start < offset:
                 log.warning("store_behind", source=_name(source), start=start, committed=offset)
-                if source[0] == ITEMS:
-                    self._catalogue[_name(source)] = offset
+        if any(starts[source] < (offset or 0) for source, offset in committed.items()):
+            self._catalogue = find_missing_items(self._stored, await self._group_offsets())
         return starts
 
     async def find_all_starts(self) -> None:
         """Compare all sources before anything is read; arguments and errors as of `find_starts`."""
-        committed = await asyncio.to_thread(
+        committed = await self._group_offsets()
+        await self.find_starts({source: committed.get(source) for source in self._sources()})
+
+    async def _group_offsets(self) -> dict[Source, int]:
+        return await asyncio.to_thread(
             kafka.group_offsets, self._settings, self._group, self._identity
         )
-        await self.find_starts({source: committed.get(source) for source in self._sources()})
 
     async def move(self, done: Mapping[Source, tuple[int, int]]) -> None:
         """Let the store know how far its rows hold some sources; before that is committed.
