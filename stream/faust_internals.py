@@ -77,12 +77,12 @@ class _Consumer(driver.Consumer):
             return committed
         offsets = {TP(*place): offset for place, offset in committed.items()}
         starts = await find_starts(offsets)
-        moved = {place: start for place, start in starts.items() if start != offsets[place]}
-        if moved:
-            await self._thread.seek_wait(moved)
+        # All of them: aiokafka seeks to no offset 0, and what was fetched meanwhile is gone.
+        if starts:
+            await self._thread.seek_wait(starts)
         return starts
 
-    async def _wait_next_records(self, timeout: float) -> tuple[Any, Any]:  # noqa: ASYNC109 (Faust's)
+    async def _getmany(self, active_partitions: set[TP] | None, timeout: float) -> Any:  # noqa: ASYNC109 (Faust's)
         """What was fetched; nothing of it where a seek came in between.
 
         It may be of the place before the seek. Rows would take its offsets for absorbed up to
@@ -90,11 +90,11 @@ class _Consumer(driver.Consumer):
         what comes before: so all is sought once more.
         """
         seeks = self._seeks
-        records, partitions = await super()._wait_next_records(timeout)
+        records = await super()._getmany(active_partitions=active_partitions, timeout=timeout)
         if records and self._seeks != seeks:
             await self.perform_seek()
-            return None, partitions
-        return records, partitions
+            return {}
+        return records
 
 
 class _Transport(driver.Transport):

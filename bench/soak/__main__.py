@@ -279,8 +279,6 @@ class Soak:
 
 def measure(options: SoakOptions, console: Console) -> Results:
     """Send events through a fleet while faults strike, and compare rows and windows with them."""
-    # What our own calls of the product say of hostile messages, its processes say as well.
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     log = options.load_log()
     begun = time.monotonic()
     with work_folder(options.work) as folder, fleet.mount_disks(folder / "state") as disks:
@@ -389,4 +387,6 @@ class _Crew:
 BENCHMARK = Benchmark("soak", SoakOptions, measure)
 
 if __name__ == "__main__":
+    # What our own calls of the product say of hostile messages, its processes say as well.
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     BENCHMARK.main()

@@ -128,27 +128,27 @@ def test_what_was_fetched_while_a_seek_was_under_way_is_sought_again(
 ) -> None:
     consumer = SeekingConsumer()
 
-    async def fetch(*_: object) -> tuple[dict[str, int], set[TP]]:
+    async def fetch(*_: object, **__: object) -> dict[str, int]:
         if moment == "while":
             await consumer.seek_to_committed()
         elif moment == "begun":
             seeks.append(asyncio.create_task(consumer.seek_to_committed()))
             await asyncio.sleep(0)
-        return {"records": 1}, set()
+        return {"records": 1}
 
     seeks: list[asyncio.Task[object]] = []
-    monkeypatch.setattr(driver.Consumer, "_wait_next_records", fetch)
+    monkeypatch.setattr(driver.Consumer, "_getmany", fetch)
 
     async def run() -> object:
         if moment == "before":
             await consumer.seek_to_committed()
-        return (await consumer._wait_next_records(1.0))[0]
+        return await consumer._getmany(set(), 1.0)
 
     found = asyncio.run(run())
     if moment in ("before", "never"):
         assert (found, consumer.sought) == ({"records": 1}, 0)
     else:
-        assert (found, consumer.sought) == (None, 1)
+        assert (found, consumer.sought) == ({}, 1)
 
 
 def test_a_commit_of_partitions_that_have_gone_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
