@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import dataclass
@@ -247,16 +247,15 @@ def group_offsets(
     Raises:
         ServerError: Kafka does not answer.
     """
-    asked = confluent_kafka.ConsumerGroupTopicPartitions(group)
-    # Kept until it has answered: what a client that is gone was asked for is never answered.
-    admin = _admin(settings)
-    found = _ask_coordinator(
-        lambda: admin.list_consumer_group_offsets([asked], request_timeout=TIMEOUT_S)[group]
-    )
+    places = [
+        TopicPartition(topic, partition)
+        for topic in identity.topics
+        for partition in range(identity.partitions[topic])
+    ]
     return {
         (place.topic, place.partition): place.offset
-        for place in (found.topic_partitions if found else ())
-        if place.offset >= 0 and place.partition < identity.partitions.get(place.topic, 0)
+        for place in _read_committed(settings, group, places)
+        if place.offset >= 0
     }
 
 
@@ -275,10 +274,11 @@ def group_members(settings: BrokerSettings, group: str) -> list[str]:
     Raises:
         ServerError: Kafka does not answer.
     """
+    # By now its coordinator has read its groups: see there.
+    _read_committed(settings, group, [TopicPartition(LOG_TOPICS[0], 0)])
     admin = _admin(settings)
-    described = _ask_coordinator(
-        lambda: admin.describe_consumer_groups([group], request_timeout=TIMEOUT_S)[group]
-    )
+    asked = admin.describe_consumer_groups([group], request_timeout=TIMEOUT_S)
+    described = _answer(asked[group], (KafkaError.GROUP_ID_NOT_FOUND,))
     members = described.members if described else []
     return sorted(each.group_instance_id or each.client_id for each in members)
 
@@ -549,21 +549,25 @@ def _answer(future: Future[Any], expected: Collection[int]) -> Any:
         raise unreachable(error) from error
 
 
-def _ask_coordinator(ask: Callable[[], Future[Any]]) -> Any:
-    """What the coordinator of a group answers; None for a group that is not there.
+def _read_committed(
+    settings: BrokerSettings, group: str, places: list[TopicPartition]
+) -> list[TopicPartition]:
+    """What a group has committed, by a consumer that does not join it.
 
-    A broker that has just started reads its groups first: it is asked again.
+    A broker that has just started reads its groups first: it is asked again. Not by an AdminClient:
+    librdkafka 2.16 ends the process (SIGSEGV) where that one's coordinator is still reading.
 
     Raises:
         ServerError: it does not answer, or still reads.
     """
     deadline = time.monotonic() + TIMEOUT_S
-    while True:
-        future = ask()
-        error = future.exception()
-        is_reading = isinstance(error, KafkaException) and (
-            error.args[0].code() in _NO_COORDINATOR_YET
-        )
-        if not is_reading or time.monotonic() > deadline:
-            return _answer(future, (KafkaError.GROUP_ID_NOT_FOUND,))
-        time.sleep(POLL_S)
+    options = {"group.id": group, "enable.auto.commit": "false", "log_level": "0"}
+    with closing(confluent_kafka.Consumer(client_config(settings) | options)) as consumer:
+        while True:
+            try:
+                return consumer.committed(places, timeout=TIMEOUT_S)
+            except KafkaException as error:
+                is_reading = error.args[0].code() in _NO_COORDINATOR_YET
+                if not is_reading or time.monotonic() > deadline:
+                    raise unreachable(error) from error
+            time.sleep(POLL_S)
