@@ -26,7 +26,7 @@ from features.settings import (
     SecurityProtocol,
     StoreSettings,
 )
-from stream.settings import ApiSettings, TritonSettings, WorkerSettings
+from stream.settings import ApiSettings, TritonSettings, WorkerConfig, WorkerSettings
 from trainer.settings import FineTuneSettings, GateSettings, TrainerSettings
 from trainer.windows.settings import WindowSettings
 
@@ -141,6 +141,13 @@ class Settings(pydantic_settings.BaseSettings):
     def optimised_repository(self) -> Path:
         """Where other forms of versions are, a model repository each: beside the versions' own."""
         return self.model_repository.with_name(f"{self.model_repository.name}-optimised")
+
+    @property
+    def worker_config(self) -> WorkerConfig:
+        """What a worker needs of them, and whoever answers as one does."""
+        return WorkerConfig(
+            self.kafka, self.store, self.features, self.triton, self.worker, self.events
+        )
 
     @property
     def windows_address(self) -> str:

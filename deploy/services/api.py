@@ -185,14 +185,7 @@ def _make_service(
 async def _run(
     settings: Settings, keys: KeyRing, sources: Mapping[Source, Hash], listener: socket.socket
 ) -> None:
-    config = WorkerConfig(
-        settings.kafka,
-        settings.store,
-        settings.features,
-        settings.triton,
-        settings.worker,
-        settings.events,
-    )
+    config = settings.worker_config
     service = _make_service(settings, config, keys, sources)
     # What is imported by now stays: without this a full collection stops the loop for 100 ms.
     gc.freeze()

@@ -51,14 +51,7 @@ def run_worker(settings: Settings) -> None:
         SettingsError: rows of other settings are there, or a worker of this name runs.
         ServerError: Kafka or the store does not answer at the start.
     """
-    config = WorkerConfig(
-        settings.kafka,
-        settings.store,
-        settings.features,
-        settings.triton,
-        settings.worker,
-        settings.events,
-    )
+    config = settings.worker_config
     identity = ensure_log(settings.kafka)
     asyncio.run(_claim(settings, identity))
     with WorkerName(settings).hold():

@@ -113,7 +113,13 @@ def renew_topics(
 def asleep(settings: Settings, *names: str) -> Iterator[None]:
     """Local servers that do not answer, and do not close a connection either."""
     records = StateFolder(settings.local.state_dir).records()
-    pids = [records[name].process.pid for name in names]
+    with pause(*(records[name].process.pid for name in names)):
+        yield
+
+
+@contextmanager
+def pause(*pids: int) -> Iterator[None]:
+    """Processes that do nothing, in the block."""
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
     try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import random
 import signal
 import subprocess
@@ -42,7 +41,7 @@ from stream.catalogue import CatalogueCache
 from stream.routing import Routes
 from stream.row_updates import RowReader, RowView
 from tests.harness.models import ITEMS, SETTINGS, untrained
-from tests.harness.servers import state_in
+from tests.harness.servers import pause, state_in
 from tests.harness.waiting import wait_until
 from tests.harness.workers import WorkerProcess, WorkerProgress, environment, running
 
@@ -163,17 +162,6 @@ def click(item_id: str, **fields: Any) -> dict[str, Any]:
     return {"type": "click", "item_id": item_id, **fields}
 
 
-@contextmanager
-def paused(*pids: int) -> Iterator[None]:
-    for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        for pid in pids:
-            os.kill(pid, signal.SIGCONT)
-
-
 def pid_of(service: Service, name: str) -> int:
     (pid,) = (each.pid for each in local.status(service.local) if each.name == name)
     assert pid
@@ -201,7 +189,7 @@ def test_an_answer_knows_the_events_of_its_request_and_each_counts_once(service:
     best = items(first)[0]
     events = [click(best, event_id=f"{person}-1")]
     assert service.worker.process
-    with paused(service.worker.process.pid):
+    with pause(service.worker.process.pid):
         seen = service.take("POST", ASK, {"person": person, "events": events, "record": True})
         assert seen["recorded"]
         assert best not in items(seen)
@@ -296,7 +284,7 @@ def test_what_trends_answers_while_triton_or_the_store_is_away(service: Service)
         service.take("POST", EVENTS, click(f"i{20 + number}", user_id=uuid4().hex))
     wait_until(lambda: len(service.take("GET", "/v1/popular?limit=12")["items"]) == 12, 30)
     for name in ("triton", "store"):
-        with paused(pid_of(service, name)):
+        with pause(pid_of(service, name)):
             events = [click("i20", event_id=name)]
             found = service.take("POST", ASK, {"person": person, "events": events})
             assert found["fallback"], name
