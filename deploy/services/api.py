@@ -1,7 +1,6 @@
 """Runs the HTTP API in this process: puts its parts together, and keeps them up to date."""
 
 import asyncio
-import gc
 import signal
 import socket
 from collections.abc import Coroutine, Iterator, Mapping
@@ -15,7 +14,7 @@ import uvicorn
 from headwater_client.errors import SettingsError
 
 from deploy.services.health import ServiceHealth, ask_servers, routing_problem, store_problem
-from deploy.services.supervisor import END_S, end_by_force
+from deploy.services.supervisor import END_S, end_by_force, relax_collector
 from deploy.settings import Settings
 from features.kafka import ensure_log
 from features.schema import FeatureSchema
@@ -36,7 +35,6 @@ from stream.settings import WorkerConfig
 
 TURN_S = 1.0
 DRAIN_S = 10
-GC_OBJECTS = 20_000
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 Source = tuple[str, int]
 log = structlog.get_logger()
@@ -187,10 +185,7 @@ async def _run(
 ) -> None:
     config = settings.worker_config
     service = _make_service(settings, config, keys, sources)
-    # What is imported by now stays: without this a full collection stops the loop for 100 ms.
-    gc.freeze()
-    # As a worker: a request makes hundreds of objects, and hardly a cycle.
-    gc.set_threshold(GC_OBJECTS)
+    relax_collector()
     server = ApiServer(
         uvicorn.Config(
             service.api.make_app(),

@@ -1,7 +1,6 @@
 """Runs a worker in this process, under a name that no other worker of its group has."""
 
 import asyncio
-import gc
 import os
 import socket
 import threading
@@ -24,7 +23,7 @@ from deploy.services.health import (
     serve_health,
     store_problem,
 )
-from deploy.services.supervisor import END_S, end_by_force
+from deploy.services.supervisor import END_S, end_by_force, relax_collector
 from deploy.settings import Settings
 from features.kafka import LogIdentity, ensure_log
 from features.positions import PositionKeeper, claim_positions
@@ -37,7 +36,6 @@ from stream.faust_internals import SignalledWorker
 from stream.settings import WorkerConfig
 
 TURN_S = 1.0
-_GC_OBJECTS = 20_000
 log = structlog.get_logger()
 
 
@@ -69,10 +67,7 @@ def _run(config: WorkerConfig, identity: LogIdentity, servers: Mapping[str, Miss
             **servers,
         }
     )
-    # What is imported by now stays: without this a full collection stops the loop for 100 ms.
-    gc.freeze()
-    # A batch makes thousands of objects and hardly a cycle: Python would look for one every 700.
-    gc.set_threshold(_GC_OBJECTS)
+    relax_collector()
     with serve_health("worker", worker.metrics_port, worker.metrics_address, health):
         health.turn()
         faust_worker = SignalledWorker(app, [_Heartbeat(health)], lambda: end_by_force(END_S))
