@@ -454,6 +454,8 @@ def _check(
 def _inspect(
     admin: AdminClient, topics: Collection[Topic], there: Descriptions
 ) -> Iterator[_FoundTopic]:
+    if not topics:
+        return  # confluent-kafka refuses to ask for nothing.
     brokers = _count_brokers(admin)
     asked = [ConfigResource(ConfigResource.Type.TOPIC, topic.name) for topic in topics]
     futures = admin.describe_configs(asked, request_timeout=TIMEOUT_S)

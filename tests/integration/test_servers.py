@@ -184,6 +184,8 @@ def test_a_killed_store_starts_again_over_its_data(own: Settings) -> None:
 
 def test_a_killed_kafka_starts_again_over_its_log(own: Settings) -> None:
     options = client_config(local.up(own, only=["kafka"]).kafka)
+    # Also as long as it has none of Headwater's topics.
+    assert _status(own, "kafka").detail == "ok"
     admin = AdminClient(options)
     admin.create_topics([NewTopic("kept", 1)])["kept"].result(10)
     producer = Producer(options)
