@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from headwater_client.contract import Scope
 from headwater_client.errors import ServerError
 from rich.console import Console, RenderableType
 
@@ -26,7 +27,6 @@ from bench.harness.measure import Measurement
 from bench.harness.runner import Benchmark, Cores, DataOptions, Quick, Results, make_table
 from bench.harness.servers import LoadedServers, LoadPlan, run_loaded_servers
 from deploy.local.process import free_port
-from stream.api.contract import Scope
 from stream.api.keys import make_key, write_keys
 from trainer.datasets import Log
 

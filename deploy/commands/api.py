@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from headwater_client.contract import Scope
 from headwater_client.errors import SettingsError
 from rich.console import Console
 
@@ -11,7 +12,6 @@ from deploy import local
 from deploy.services.api import run_api
 from deploy.services.supervisor import configure_logs
 from deploy.settings import load_settings
-from stream.api.contract import Scope
 from stream.api.keys import ApiKey, make_key, read_keys, write_keys
 
 keys = typer.Typer(help="Keys of the HTTP API: who may do what.", no_args_is_help=True)

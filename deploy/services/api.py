@@ -25,6 +25,7 @@ from stream.api.answers import Answerer, Batching
 from stream.api.http import HttpApi
 from stream.api.intake import EventIntake, EventPublisher
 from stream.api.keys import KeyRing
+from stream.api.readiness import Readiness
 from stream.api.service import ApiParts, ApiService
 from stream.failures import retry_while_unavailable
 from stream.metrics import count_wrong_time
@@ -113,11 +114,13 @@ class _Service:
 
     Attributes:
         api: the transport.
+        readiness: what is not there yet.
         parts: what the operations use.
         follower: keeps the routes up to date.
     """
 
     api: HttpApi
+    readiness: Readiness
     parts: ApiParts
     health: ServiceHealth
     follower: RolloutFollower
@@ -125,7 +128,7 @@ class _Service:
 
     async def start(self) -> None:
         """Read what the first answer needs, then keep what trends up to date, for ever."""
-        recommender, starting = self.parts.recommender, self.api.starting
+        recommender, starting = self.parts.recommender, self.readiness.starting
         async for attempt in retry_while_unavailable():
             with attempt:
                 await self.follower.start()
@@ -176,8 +179,9 @@ def _make_service(
             **ask_servers(settings, "kafka", "triton"),
         }
     )
-    transport = HttpApi(ApiService(parts), keys, health, api.max_body_bytes)
-    return _Service(transport, parts, health, follower, store)
+    readiness = Readiness(health)
+    transport = HttpApi(ApiService(parts), keys, readiness, api.max_body_bytes)
+    return _Service(transport, readiness, parts, health, follower, store)
 
 
 async def _run(

@@ -11,6 +11,7 @@ from uuid import uuid4
 import msgspec
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from headwater_client import EVENT_TYPES, EventError, Interaction, Item, decode, encode
+from headwater_client.contract import MAX_EVENTS
 from headwater_client.kafka import remedy_of
 from headwater_client.topics import ITEMS, MAX_MESSAGE_BYTES, PARTITIONER
 from msgspec import Struct
@@ -18,7 +19,6 @@ from msgspec import Struct
 from features.events import CountDoubt, EventReader, current_ms
 from features.kafka import client_config
 from features.settings import BrokerSettings, EventSettings
-from stream.api.contract import MAX_EVENTS
 
 _POLL_S = 0.1
 _LINGER_MS = 2

@@ -24,9 +24,9 @@ from typing import Annotated
 import msgspec
 import structlog
 from headwater_client import SettingsError
+from headwater_client.contract import Scope
 from msgspec import Meta, Struct
 
-from stream.api.contract import Scope
 from stream.api.problems import refuse
 
 PREFIX = "hw_"

@@ -8,9 +8,9 @@ from typing import Any
 
 import msgspec
 from headwater_client import EVENT_TYPES
+from headwater_client.contract import MAX_EVENTS, OPERATIONS, EventsAnswer, Operation, Problem
 from msgspec import Struct
 
-from stream.api.contract import MAX_EVENTS, OPERATIONS, EventsAnswer, Operation, Problem
 from stream.api.problems import KINDS, MEDIA_TYPE
 
 VERSION = "1.0.0"

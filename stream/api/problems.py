@@ -9,9 +9,8 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from headwater_client import EventError, HeadwaterError
+from headwater_client.contract import Problem
 from msgspec.structs import replace
-
-from stream.api.contract import Problem
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_S = 1

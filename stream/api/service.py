@@ -9,7 +9,15 @@ from typing import Any
 from uuid import uuid4
 
 import numpy as np
-from headwater_client import EVENT_TYPES, EventError, HeadwaterError, Interaction, RecommendedItem
+from headwater_client import (
+    EVENT_TYPES,
+    EventError,
+    HeadwaterError,
+    Interaction,
+    RecommendedItem,
+    contract,
+)
+from headwater_client.contract import Scope
 from msgspec.structs import replace
 
 from features import decay
@@ -17,9 +25,7 @@ from features.events import current_ms
 from features.rows import UserRow
 from features.schema import FeatureSchema
 from features.topics import Hash, hash64, partition_of
-from stream.api import contract
 from stream.api.answers import Answerer, Found, Question
-from stream.api.contract import Scope
 from stream.api.intake import (
     GUEST,
     Delivered,

@@ -18,6 +18,7 @@ from stream.api.answers import Answerer, Batching
 from stream.api.http import HttpApi
 from stream.api.intake import EventIntake, EventPublisher
 from stream.api.keys import KeyRing
+from stream.api.readiness import Readiness
 from stream.api.service import ApiParts, ApiService
 from stream.recommender import make_recommender
 from stream.routing import Routes
@@ -95,9 +96,10 @@ class OfflineApi:
                     deadline_s=self.deadline_s,
                 )
                 keys = KeyRing(self.keys_file)
-                api = HttpApi(ApiService(parts), keys, NoChecks(), self.max_body_bytes)
+                readiness = Readiness(NoChecks())
+                api = HttpApi(ApiService(parts), keys, readiness, self.max_body_bytes)
                 await recommender.start()
-                api.starting.clear()
+                readiness.starting.clear()
                 try:
                     return await work(api.make_app())
                 finally:

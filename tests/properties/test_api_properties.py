@@ -7,10 +7,10 @@ import json
 from typing import Any
 
 import msgspec
+from headwater_client.contract import OPERATIONS, Problem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream.api.contract import OPERATIONS, Problem
 from stream.api.problems import MEDIA_TYPE
 from tests.harness.http_api import HttpAnswer, OfflineApi, ask
 from tests.unit.stream.test_recommender import store_where_trend

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
+from headwater_client.contract import OPERATIONS
 from headwater_client.errors import ServerError
 
 from bench.api.__main__ import CANDIDATES, make_requests, show
 from bench.api.requests import HttpAnswers, Target
-from stream.api.contract import OPERATIONS
 from tests.harness.builders import click, log_of
 
 

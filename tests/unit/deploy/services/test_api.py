@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 from headwater_client import SettingsError
+from headwater_client.contract import Scope
 from typer.testing import CliRunner
 
 from deploy.commands.api import keys
 from deploy.services.api import find_keys_file, listen
 from deploy.settings import Settings
-from stream.api.contract import Scope
 from stream.api.keys import KeyRing
 from stream.settings import ApiSettings
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 from headwater_client import EVENT_TYPES, Item
+from headwater_client.contract import OPERATIONS, Scope
 
 from features.columns import encode_item, encode_user
 from features.rows import apply_event, empty_user, observation
 from features.schema import FeatureSchema
-from stream.api.contract import OPERATIONS, Scope
 from stream.api.keys import make_key, write_keys
 from stream.api.problems import KINDS, MEDIA_TYPE
 from tests.harness.builders import START_MS, click

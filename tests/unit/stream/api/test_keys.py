@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 from headwater_client import SettingsError
+from headwater_client.contract import Scope
 
-from stream.api.contract import Scope
 from stream.api.keys import KeyRing, hash_key, make_key, read_keys, write_keys
 from stream.api.problems import RequestError
 

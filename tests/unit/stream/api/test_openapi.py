@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from headwater_client import EVENT_TYPES
+from headwater_client.contract import OPERATIONS
 
-from stream.api.contract import OPERATIONS
 from stream.api.openapi import make_openapi
 
 PUBLISHED = Path(__file__).parents[4] / "docs" / "reference" / "openapi.json"

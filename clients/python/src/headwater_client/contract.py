@@ -9,9 +9,9 @@ from enum import StrEnum
 from typing import Annotated
 
 import msgspec
-from headwater_client import Item, Reason, RecommendedItem
-from headwater_client.events import MAX_VARIANT, Id
 from msgspec import Meta, Struct
+
+from headwater_client.events import MAX_VARIANT, Id, Item, Reason, RecommendedItem
 
 MAX_LIMIT = 100
 MAX_EVENTS = 1000

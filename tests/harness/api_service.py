@@ -1,0 +1,136 @@
+"""The HTTP API as a process on real servers, with a worker beside it, and a caller with a key."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from headwater_client import EventProducer
+from headwater_client.contract import Scope
+
+from bench.harness.processes import end_process, folder_variables, variables_of
+from deploy import local
+from deploy.jobs.train import model_registry
+from deploy.local.process import free_port
+from deploy.settings import Settings
+from features.kafka import ensure_topics
+from features.schema import FeatureSchema
+from stream.api.keys import make_key, write_keys
+from tests.harness.models import ITEMS, SETTINGS, untrained
+from tests.harness.servers import state_in
+from tests.harness.waiting import wait_until
+from tests.harness.workers import WorkerProcess, WorkerProgress, environment, running
+
+DEADLINE_MS = 1500
+
+
+@dataclass
+class Service:
+    """The service as a process, a worker beside it, and a caller with a key."""
+
+    local: Settings
+    settings: Settings
+    worker: WorkerProcess
+    process: subprocess.Popen[bytes]
+    log: Path
+    url: str
+    secret: str
+
+    def call(self, method: str, path: str, body: Any = None, secret: str | None = None) -> Any:
+        """Status and document of an answer."""
+        sent = self.secret if secret is None else secret
+        headers = {"Content-Type": "application/json"}
+        if sent:
+            headers["Authorization"] = f"Bearer {sent}"
+        raw = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.url + path, raw, headers, method=method)
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                return answer.status, _read(answer)
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, _read(error)
+
+    def take(self, method: str, path: str, body: Any = None) -> Any:
+        """The document of an answer that has to be one."""
+        status, document = self.call(method, path, body)
+        assert status == 200, document
+        return document
+
+    def clicks(self, person: str) -> float:
+        """Clicks that the stored row of a person has counted."""
+        status, document = self.call("GET", f"/v1/people/{person}")
+        assert status in (200, 404), document
+        return document["counters"]["click"]["all"] if status == 200 else 0.0
+
+
+def _read(answer: Any) -> Any:
+    raw = answer.read()
+    kind = answer.headers["Content-Type"].partition(";")[0]
+    return json.loads(raw) if kind.endswith("json") else raw.decode()
+
+
+@contextmanager
+def serving_api(folder: Path) -> Iterator[Service]:
+    """The service, with an untrained version, all items in the catalogue, and a key for all."""
+    with state_in(folder / "state") as own:
+        settings = local.up(own)
+        ensure_topics(settings.kafka)
+        with closing(model_registry(settings, SETTINGS)) as registry:
+            registry.publish(untrained(FeatureSchema(settings.features), 1))
+        worker = WorkerProcess(settings, "api", folder / "worker.log", catalogue_refresh_s=0.5)
+        with running(worker):
+            with EventProducer(settings.kafka.client_settings, {"log_level": 0}) as producer:
+                for name in (f"i{number}" for number in range(ITEMS)):
+                    producer.item(name, title=f"Item {name}", category=[category_of(name)])
+            WorkerProgress(settings).wait_for_all(60, [worker])
+            with _started(own, settings, worker, folder) as service:
+                yield service
+
+
+@contextmanager
+def _started(
+    own: Settings, settings: Settings, worker: WorkerProcess, folder: Path
+) -> Iterator[Service]:
+    secret, key = make_key("test", list(Scope), None)
+    write_keys(folder / "keys.toml", [key])
+    port, log = free_port([]), folder / "api.log"
+    chosen = {
+        "api.port": port,
+        "api.keys_file": folder / "keys.toml",
+        "api.deadline_ms": DEADLINE_MS,
+        "worker.catalogue_refresh_s": 0.5,
+    }
+    variables = environment(settings, "api") | folder_variables(settings) | variables_of(chosen)
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "deploy.cli", "api"], env=variables, stdout=output, stderr=output
+        )
+    url = f"http://127.0.0.1:{port}"
+    service = Service(own, settings, worker, process, log, url, secret)
+
+    def is_ready() -> bool:
+        assert process.poll() is None, log.read_text()[-2000:]
+        try:
+            return bool(service.call("GET", "/readyz")[0] == 200)
+        except urllib.error.URLError:
+            return False
+
+    try:
+        wait_until(is_ready, 60)
+        yield service
+    finally:
+        end_process(process)
+    assert process.returncode == 0, log.read_text()[-2000:]
+
+
+def category_of(item_id: str) -> str:
+    return f"c{int(item_id[1:]) % 5}"
