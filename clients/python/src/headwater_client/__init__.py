@@ -1,7 +1,8 @@
 """What apps need to talk to Headwater: send what people do, receive what to recommend to them.
 
 The event contract (`Click`, `Purchase`, `Item`, `Recommendation` and `EVENT_TYPES`), a producer, a
-consumer, and the errors, drawn as a tree in `headwater_client.errors`.
+consumer, clients of the HTTP API (what it takes and answers is in `headwater_client.contract`), and
+the errors, drawn as a tree in `headwater_client.errors`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from headwater_client.errors import (
     EventError,
     ForkedError,
     HeadwaterError,
+    ProblemError,
     QueueFullError,
     ServerError,
     SettingsError,
@@ -36,10 +38,13 @@ from headwater_client.kafka import KafkaSettings
 
 if TYPE_CHECKING:
     from headwater_client.consumer import RecommendationConsumer
+    from headwater_client.http import ApiClient, AsyncApiClient
     from headwater_client.producer import EventProducer, WhenFull
 
 __all__ = [
     "EVENT_TYPES",
+    "ApiClient",
+    "AsyncApiClient",
     "Click",
     "DeadLetter",
     "DeliveryError",
@@ -51,6 +56,7 @@ __all__ = [
     "Interaction",
     "Item",
     "KafkaSettings",
+    "ProblemError",
     "Purchase",
     "QueueFullError",
     "Reason",
@@ -65,9 +71,11 @@ __all__ = [
     "encode",
 ]
 
-# They need confluent-kafka, which takes a tenth of a second: who only reads or writes messages of
-# the contract does not pay for it.
-_NEED_KAFKA = {
+# They need confluent-kafka or httpx, which take a tenth of a second: who only reads or writes
+# messages of the contract does not pay for it.
+_LOADED_WHEN_ASKED = {
+    "ApiClient": "http",
+    "AsyncApiClient": "http",
     "EventProducer": "producer",
     "WhenFull": "producer",
     "RecommendationConsumer": "consumer",
@@ -75,9 +83,9 @@ _NEED_KAFKA = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _NEED_KAFKA:
+    if name not in _LOADED_WHEN_ASKED:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_NEED_KAFKA[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_LOADED_WHEN_ASKED[name]}"), name)
 
 
 def __dir__() -> list[str]:

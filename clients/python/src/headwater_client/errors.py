@@ -15,6 +15,7 @@ HeadwaterError (1)
 │   └── CorruptWindowError         trainer/windows/store.py
 ├── EventError (5)                 one message breaks the event contract
 ├── ForkedError                    a consumer was made in another process
+├── ProblemError                   the HTTP API refuses a request; `problem` says why
 ├── RequestError                   stream/api/problems.py
 ├── InferenceError                 stream/inference.py
 │   └── CircuitOpenError           stream/inference.py
@@ -37,6 +38,10 @@ A message names the field, the value and the remedy, on one line.
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from headwater_client.contract import Problem
 
 MAX_VALUE_CHARS = 80
 MAX_EXPECTED_CHARS = 300
@@ -155,3 +160,11 @@ def _printable(text: str, limit: int) -> str:
 
 class ForkedError(HeadwaterError):
     """A consumer that was made before a fork was asked in the child."""
+
+
+class ProblemError(HeadwaterError):
+    """The HTTP API refuses a request: `problem` has status, field, value and remedy."""
+
+    def __init__(self, problem: "Problem") -> None:
+        super().__init__(f"{problem.status} {problem.title}: {problem.detail}".removesuffix(": "))
+        self.problem = problem
