@@ -68,6 +68,7 @@ def user_features(row: UserRow, time_ms: int, schema: FeatureSchema) -> list[flo
 
     log(1 + counter) of each decayed counter, then of the categories' slowest counter, hashed into
     buckets (Weinberger et al., "Feature Hashing for Large Scale Multitask Learning", ICML 2009).
+    What is below 0, as more was taken back than counted, reads as 0.
     """
     reference = row.reference_ms
     counters = decay.read(row.counters, reference, time_ms, schema.user_half_lives)
@@ -75,12 +76,12 @@ def user_features(row: UserRow, time_ms: int, schema: FeatureSchema) -> list[flo
     left = decay.factor(max(0, time_ms - reference), schema.category_half_lives[-1])
     for category, values in row.categories.items():
         buckets[category % CATEGORY_BUCKETS] += values[-1] * left
-    return [math.log1p(value) for value in counters + buckets]
+    return [math.log1p(value) if value > 0 else 0.0 for value in counters + buckets]
 
 
 def trend_values(popularity: Sequence[float]) -> list[float]:
     """What the trend weights of the model weigh, float[T], of an item's decayed popularity."""
-    return [math.log1p(value) for value in popularity[:-1]]
+    return [math.log1p(max(0.0, value)) for value in popularity[:-1]]
 
 
 def model_tensors(

@@ -7,6 +7,9 @@ Exactly once: a row carries the offset up to which it has absorbed each source (
 topic). Kafka delivers a partition in order, so a row at offset X holds all of its key's events up
 to X, and an event at or below X is a replay. Bounded sets keep their lowest hashes: an arbitrary
 choice, but one that no order of arrival changes.
+
+What one event of another takes back counts no more, as of the time of that one: exact, as counters
+are sums. It may arrive before that one.
 """
 
 from array import array
@@ -30,6 +33,8 @@ class Observation(NamedTuple):
 
     `type` is the code of its event type.
     `categories` are those that the catalogue gave the item when the event was read.
+    `strength` is what of a whole event it is; below 0 where it has no place in a history.
+    `taken_ms` is when that happened which it takes back; None where it does not say.
     """
 
     type: int
@@ -41,6 +46,13 @@ class Observation(NamedTuple):
     source: Hash
     offset: int
     categories: tuple[Hash, ...] = ()
+    strength: float = 1.0
+    taken_ms: int | None = None
+
+    @property
+    def is_action(self) -> bool:
+        """Whether the person has taken to the item: it has a place in their history."""
+        return self.strength >= 0
 
 
 def observation(
@@ -59,6 +71,8 @@ def observation(
         source,
         offset,
         categories,
+        spec.measure_strength(event),
+        getattr(event, "taken_time", None) if spec.takes_back else None,
     )
 
 
@@ -129,30 +143,60 @@ def apply_event(row: UserRow, event: Observation, schema: FeatureSchema) -> bool
     if event.event in row.dedup_ids:
         return False
     _remember(row, event.event, schema.settings.dedup_window)
-    _count(row, event, schema)
-    add_to_history(row, event, schema)
-    if event.type in schema.seen_by:
-        _insert_lowest(row.seen, event.item, schema.settings.seen_limit)
+    if event.type in schema.takes_back:
+        _take_back(row, event, schema)
+        return True
+    if event.is_action:
+        was_taken_back = (
+            event.type in schema.can_be_taken_back
+            and _mark_of(event.type, event.item, event.time_ms) in row.dedup_ids
+        )
+        _count(row, event, schema, 0.0 if was_taken_back else 1.0)
+        add_to_history(row, event, schema, as_look=was_taken_back)
+    if event.type in schema.seen_by or speaks_against(event, schema):
+        insert_lowest(row.seen, event.item, schema.settings.seen_limit)
     return True
 
 
-def add_to_history(row: UserRow, event: Observation, schema: FeatureSchema) -> None:
-    """Give an event its place among the newest of its person, in place."""
-    happened = (event.time_ms, int(event.type), event.item)
-    _insert_newest(row.events, happened, schema.settings.history_length)
+def speaks_against(event: Observation, schema: FeatureSchema) -> bool:
+    """Whether an event says that its person does not want the item."""
+    has_a_say = event.type in schema.stands_for or event.type in schema.seen_by
+    return has_a_say and not event.is_action
 
 
-def counts_for_item(row: UserRow, event: Observation, schema: FeatureSchema) -> bool:
-    """Whether an event that counts for its person counts for its item too.
+def add_to_history(
+    row: UserRow, event: Observation, schema: FeatureSchema, *, as_look: bool = False
+) -> None:
+    """Give an event its place among the newest of its person, in place.
+
+    Args:
+        as_look: it was taken back, and what is left of it is a look at the item.
+    """
+    code = schema.event_codes[0] if as_look else schema.stands_for[event.type]
+    happened = event.time_ms, code, event.item
+    insert_newest(row.events, happened, schema.settings.history_length)
+
+
+def find_item_event(row: UserRow, event: Observation, schema: FeatureSchema) -> Observation | None:
+    """An event that counts for its person as its item counts it; None where that does not.
 
     By `features.item_event_limit`, so that one person is not a trend. Asked of the row before the
-    event is applied to it: a replay then decides from the same row.
+    event is applied to it: a replay then decides from the same row. One that takes another back
+    counts as of that one's time.
     """
+    if taken := schema.takes_back.get(event.type):
+        taken_ms = _find_taken_ms(row, event, schema)
+        if taken_ms is None or _mark_of(taken, event.item, taken_ms) in row.dedup_ids:
+            return None
+        return event._replace(time_ms=taken_ms, strength=1.0)
+    if not event.is_action:
+        return None
     limit = schema.settings.item_event_limit
     if limit is None:
-        return True
+        return event
+    place = schema.stands_for[event.type], event.item
     events = zip(row.events[1::3], row.events[2::3], strict=True)
-    return sum(each == (event.type, event.item) for each in events) < limit
+    return event if sum(each == place for each in events) < limit else None
 
 
 def apply_item_event(group: ItemGroup, event: Observation, schema: FeatureSchema) -> None:
@@ -164,7 +208,7 @@ def apply_item_event(group: ItemGroup, event: Observation, schema: FeatureSchema
         return
     group.offset = event.offset
     group.reference_ms = decay.add(
-        group.values, group.reference_ms, event.time_ms, (1.0,), schema.item_half_lives
+        group.values, group.reference_ms, event.time_ms, (event.strength,), schema.item_half_lives
     )
 
 
@@ -204,9 +248,15 @@ def recover_group(group: ItemGroup, now_ms: int) -> None:
 def says_otherwise(row: UserRow, event: Observation, schema: FeatureSchema) -> bool:
     """Whether an event whose id its person has had is another one: of another item or time.
 
-    The row knows its newest `history_length` events; of one that is older it cannot be said.
+    The row knows its newest `history_length` events; of one that is older it cannot be said, nor
+    of one that has no place among them.
     """
-    if (event.time_ms, int(event.type), event.item) in row.history:
+    if not event.is_action:
+        return False
+    known = {(event.time_ms, schema.stands_for[event.type], event.item)}
+    # It may have been taken back since.
+    known.add((event.time_ms, schema.event_codes[0], event.item))
+    if not known.isdisjoint(row.history):
         return False
     is_all = len(row.events) < 3 * schema.settings.history_length
     return is_all or event.time_ms > row.events[0]
@@ -233,29 +283,78 @@ def popularity(
     return total
 
 
-def _count(row: UserRow, event: Observation, schema: FeatureSchema) -> None:
-    weights = [float(event.type == code) for code in schema.event_codes]
+def _find_taken_ms(row: UserRow, event: Observation, schema: FeatureSchema) -> int | None:
+    """When that happened which an event takes back; None where nobody knows, or it cannot be."""
+    if event.taken_ms is not None:
+        return event.taken_ms if event.taken_ms <= event.time_ms else None
+    wanted = schema.stands_for[schema.takes_back[event.type]], event.item
+    newest_first = reversed(row.history)
+    return next(
+        (at for at, *what in newest_first if tuple(what) == wanted and at <= event.time_ms), None
+    )
+
+
+def _take_back(row: UserRow, event: Observation, schema: FeatureSchema) -> None:
+    """Let that count no more which an event takes back; what is left of it is a look.
+
+    Where it has not arrived yet, a mark among the remembered events tells it so when it does. What
+    is older than the whole history was counted, or will be: its counters are a sum.
+    """
+    taken, taken_ms = schema.takes_back[event.type], _find_taken_ms(row, event, schema)
+    if taken_ms is None:
+        return
+    mark = _mark_of(taken, event.item, taken_ms)
+    if mark in row.dedup_ids:
+        return
+    happened = (taken_ms, schema.stands_for[taken], event.item)
+    history = row.history
+    is_there = happened in history
+    is_full = len(history) == schema.settings.history_length
+    is_older = is_full and not is_there and taken_ms <= history[0][0]
+    if not is_older:
+        _remember(row, mark, schema.settings.dedup_window)
+    undone = event._replace(type=taken, time_ms=taken_ms, strength=1.0)
+    if is_there or is_older:
+        _count(row, undone, schema, -1.0)
+    if is_there:
+        place = 3 * history.index(happened)
+        del row.events[place : place + 3]
+        add_to_history(row, undone, schema, as_look=True)
+
+
+def _mark_of(code: int, item: int, time_ms: int) -> Hash:
+    """Names an event that is taken back, whatever its id."""
+    return hash64(f"TAKEN BACK/{code}/{item}/{time_ms}")
+
+
+def _count(row: UserRow, event: Observation, schema: FeatureSchema, times: float) -> None:
+    """Count an event so many times: once, not at all, or once less."""
+    stands_for = schema.stands_for[event.type]
+    weights = [times * (stands_for == code) for code in schema.event_codes]
     reference = row.reference_ms
     decay.add(row.counters, reference, event.time_ms, weights, schema.user_half_lives)
     if row.categories or event.categories:
-        _count_categories(row.categories, reference, event, schema)
+        weight = times * event.strength * schema.weight[event.type]
+        _count_categories(row.categories, reference, event, weight, schema.category_half_lives)
+    while len(row.categories) > schema.settings.category_limit:
+        del row.categories[max(row.categories)]
 
 
 def _count_categories(
-    categories: dict[int, list[float]], reference_ms: int, event: Observation, schema: FeatureSchema
+    categories: dict[int, list[float]],
+    reference_ms: int,
+    event: Observation,
+    weight: float,
+    half_lives: tuple[float, ...],
 ) -> None:
-    half_lives = schema.category_half_lives
     if event.time_ms > reference_ms:
         left = decay.factors(event.time_ms - reference_ms, half_lives)
         for values in categories.values():
             values[:] = [value * kept for value, kept in zip(values, left, strict=True)]
     added = decay.factors(max(0, reference_ms - event.time_ms), half_lives)
-    weight = schema.weight[event.type]
     for category in event.categories:
         values = categories.setdefault(category, [0.0] * len(half_lives))
         values[:] = [value + weight * part for value, part in zip(values, added, strict=True)]
-    while len(categories) > schema.settings.category_limit:
-        del categories[max(categories)]
 
 
 def _remember(row: UserRow, event: int, limit: int) -> None:
@@ -264,7 +363,7 @@ def _remember(row: UserRow, event: int, limit: int) -> None:
         del row.dedup_ids[0]
 
 
-def _insert_newest(events: "array[int]", event: tuple[int, ...], limit: int) -> None:
+def insert_newest(events: "array[int]", event: tuple[int, ...], limit: int) -> None:
     """Insert an event where it belongs by time, type, item: no order of arrival shows."""
     number = len(events) // 3
 
@@ -280,7 +379,8 @@ def _insert_newest(events: "array[int]", event: tuple[int, ...], limit: int) -> 
         del events[:3]
 
 
-def _insert_lowest(items: "array[int]", item: int, limit: int) -> None:
+def insert_lowest(items: "array[int]", item: int, limit: int) -> None:
+    """Insert into a set of which the lowest are kept: no order of arrival shows."""
     place = bisect_left(items, item)
     if place == len(items) or items[place] != item:
         items.insert(place, item)

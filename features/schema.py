@@ -75,6 +75,16 @@ class FeatureSchema:
 
     Every set of half-lives ends with an infinite one: the plain count, exact as long as counts
     stay below 2**53.
+
+    Attributes:
+        event_types, event_codes: of the types that a person's row has counters of.
+        weight: of every type by its code, what one event adds to popularity; below 0 of a type
+            that takes another one's events back.
+        stands_for: by code, the code in whose counters and for which an event stands in a person's
+            row; types without a place there are not in it.
+        takes_back: by code, the code of the type whose events it takes back.
+        can_be_taken_back: the codes of those.
+        seen_by: the codes of types whose items are not recommended again.
     """
 
     def __init__(self, settings: FeatureSettings) -> None:
@@ -82,10 +92,24 @@ class FeatureSchema:
         self.user_half_lives = (*map(float, settings.user_half_lives_ms), FOREVER)
         self.category_half_lives = tuple(map(float, settings.category_half_lives_ms))
         self.item_half_lives = (*map(float, settings.item_half_lives_ms), FOREVER)
-        self.event_types = tuple(EVENT_TYPES)
-        self.event_codes = EVENT_TYPES.codes
+        self.event_types = tuple(spec.name for spec in EVENT_TYPES.with_counters)
+        self.event_codes = tuple(spec.code for spec in EVENT_TYPES.with_counters)
         self.weight = settings.weights()
-        self.seen_by = frozenset(EVENT_TYPES[name].code for name in settings.seen_by)
+        specs = EVENT_TYPES.values()
+        self.stands_for = {
+            spec.code: EVENT_TYPES[spec.counts_as or spec.name].code
+            for spec in specs
+            if spec.has_counters or spec.counts_as
+        }
+        self.takes_back = {
+            spec.code: EVENT_TYPES[spec.takes_back].code for spec in specs if spec.takes_back
+        }
+        self.can_be_taken_back = frozenset(self.takes_back.values())
+        self.seen_by = frozenset(
+            spec.code
+            for spec in specs
+            if spec.negative or not {spec.name, spec.counts_as}.isdisjoint(settings.seen_by)
+        )
 
     @property
     def contract(self) -> Contract:

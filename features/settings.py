@@ -352,10 +352,11 @@ class FeatureSettings(Section):
     )
     seen_by: frozenset[Annotated[str, AfterValidator(_event_type)]] = Field(
         default_factory=lambda: frozenset(
-            spec.name for spec in EVENT_TYPES.values() if spec.marks_seen
+            spec.name for spec in EVENT_TYPES.with_counters if spec.marks_seen
         ),
         description="types of events that mark an item as seen by their person, so that it is "
-        "not recommended to them again; empty: all items may be recommended again",
+        "not recommended to them again; what counts as one of these does, too, and dislikes and "
+        "hides always do; empty: all other items may be recommended again",
     )
     seen_limit: Annotated[int, Field(ge=0)] = Field(
         4096, description="seen items that a person's row keeps, at most"
@@ -383,7 +384,14 @@ class FeatureSettings(Section):
     def weights(self) -> dict[int, float]:
         """What one event of each type adds to popularity and categories, by the type's code."""
         named = {CLICK.name: self.click_weight, PURCHASE.name: self.purchase_weight}
-        return {spec.code: named.get(spec.name, spec.weight) for spec in EVENT_TYPES.values()}
+        added = {
+            spec.name: named.get(spec.name, spec.weight) * (not spec.negative)
+            for spec in EVENT_TYPES.values()
+        }
+        return {
+            spec.code: -added[spec.takes_back] if spec.takes_back else added[spec.name]
+            for spec in EVENT_TYPES.values()
+        }
 
     def stored_values(self) -> dict[str, Any]:
         """What stores are marked with, as JSON: all that changes rows, by names that stay."""

@@ -67,7 +67,7 @@ LEAST_MESSAGE_BYTES = 1_048_576
 
 def list_topics() -> tuple[Topic, ...]:
     """Every topic of Headwater: those of the registered event types first."""
-    events = (Topic(name, True, _EVENTS, False, _DAY_MS) for name in EVENT_TYPES.topics)
+    events = (Topic(name, True, _EVENTS, False, _DAY_MS) for name in EVENT_TYPES.all_topics)
     return (*events, *_OTHER_TOPICS)
 
 

@@ -23,9 +23,9 @@ from features.rows import (
     UserRow,
     apply_event,
     apply_item_event,
-    counts_for_item,
     empty_group,
     empty_user,
+    find_item_event,
     observation,
     recover_group,
     recover_user,
@@ -140,7 +140,9 @@ class RowUpdater:
     async def _take_rows(self, batch: Sequence[ConsumerRecord]) -> BatchRows:
         """The rows of the batch, out of the cache until they are written; others are read."""
         users = _pop(self._users, (record.event.user_id for record in batch))
-        groups = _pop(self._groups, (ItemGroupKey(r.event.item_id, r.column) for r in batch))
+        # Of what speaks against an item there is nothing to count for it.
+        counted = (record for record in batch if record.column in self._popularity.types)
+        groups = _pop(self._groups, (ItemGroupKey(r.event.item_id, r.column) for r in counted))
         entries = self._catalogue.get_cached({record.event.item_id for record in batch})
         user_reads = [RowRead(USERS, name, USERS.columns) for name in _missing(users)]
         group_reads = [
@@ -183,12 +185,12 @@ class RowUpdater:
             categories = rows.entries[event.item_id].category_hashes
             observed = observation(event, source, offset, categories)
             changed_users[event.user_id] = user
-            for_item = counts_for_item(user.row, observed, self._schema)
+            for_item = find_item_event(user.row, observed, self._schema)
             if not apply_event(user.row, observed, self._schema):
                 self._count_repeat(user.row, observed, column)
-            elif for_item:
+            elif for_item is not None:
                 key = ItemGroupKey(event.item_id, column)
-                apply_item_event(rows.groups[key].row, observed, self._schema)
+                apply_item_event(rows.groups[key].row, for_item, self._schema)
                 changed_groups[key] = rows.groups[key]
         return changed_users, changed_groups
 

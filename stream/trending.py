@@ -116,7 +116,8 @@ class _TrendSum:
     def items(self) -> TrendingItems:
         """The sum, most popular first."""
         ranked_by, names = self._schema.trending_index, list(self._place)
-        total = self._total[: len(names)]
+        # More may have been taken back than the lists have: they are short.
+        total = np.maximum(0.0, self._total[: len(names)])
         order = np.argsort(-total[:, ranked_by], kind="stable")
         return TrendingItems(
             [names[row] for row in order],

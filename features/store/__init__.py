@@ -77,13 +77,13 @@ def read_views() -> dict[str, Any]:
 
 def views_for(partitions: int) -> dict[str, Any]:
     """The views file for topics of so many partitions: what a rendered repository holds."""
-    return read_views() | {"topics": list(EVENT_TYPES.topics), "partitions": partitions}
+    return read_views() | {"topics": list(EVENT_TYPES.item_topics), "partitions": partitions}
 
 
 def item_sources(partitions: int) -> list[str]:
     """Names of the columns of `item_popularity`: one for each topic and partition."""
     parts = [*map(str, range(partitions)), LOADED]
-    return [f"{topic}_{part}" for topic in EVENT_TYPES.topics for part in parts]
+    return [f"{topic}_{part}" for topic in EVENT_TYPES.item_topics for part in parts]
 
 
 def _join_key(view: str) -> str:

@@ -294,12 +294,14 @@ class ApiService:
                 events.append(self._parts.intake.read(bytes(raw), person or GUEST))
             except EventError as error:
                 raise RequestError(describe_field(error, f"events[{place}]")) from error
+        # That a list was seen changes no row.
+        for_row = [event for event in events if not EVENT_TYPES.spec_of(event).about_list]
         if not (query.record and events):
-            return events, None
+            return for_row, None
         check_scope(call.key, Scope.SEND)
         if person is None:
             raise EventError("person", "<missing>", "is required with record: events have a person")
-        return events, self._record(events)
+        return for_row, self._record(events)
 
     async def _record(self, events: Sequence[Interaction]) -> str:
         """Send events; why Kafka has not got them by the deadline, "" where it has."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from headwater_client.events import Click, Purchase
+from headwater_client.event_types import EVENT_TYPES
+from headwater_client.events import Click, Interaction, Purchase
 
 from trainer.datasets import Log
 
@@ -36,3 +37,17 @@ def _fields(user: str, item: str, second: float) -> dict[str, Any]:
 def log_of(events: Iterable[Click | Purchase]) -> Log:
     """A log of these events, in the order of their times, without a catalogue."""
     return Log(sorted(events, key=lambda event: event.timestamp), [])
+
+
+CHANGE_ROWS = [name for name, spec in EVENT_TYPES.items() if not spec.about_list]
+ASKED: dict[str, dict[str, Any]] = {
+    "rating": {"value": 4.0},
+    "play": {"seconds": 30.0, "length_seconds": 40.0},
+    "impression": {"recommendation_id": "r", "position": 3},
+}
+"""What some types must say beside what all do."""
+
+
+def make_interaction(name: str, **fields: Any) -> Interaction:
+    """An event of a registered type, by its name."""
+    return EVENT_TYPES[name].struct(**{"user_id": "ann", **ASKED.get(name, {}), **fields})

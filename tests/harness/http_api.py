@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from headwater_client import EVENT_TYPES
 
 from features.schema import FeatureSchema
 from features.settings import BrokerSettings, EventSettings, FeatureSettings, StoreSettings
@@ -33,7 +34,7 @@ CONFIG = WorkerConfig(
     TritonSettings(url="127.0.0.1:9"),
     WorkerSettings(top_k=3),
 )
-SOURCES = {("clicks", 0): source_hash("c", 0), ("purchases", 0): source_hash("p", 0)}
+SOURCES = {(topic, 0): source_hash(topic, 0) for topic in EVENT_TYPES.topics}
 HEADERS = {"content-type": "application/json", "host": "127.0.0.1"}
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from headwater_client.event_types import EVENT_TYPES
 from headwater_client.events import Interaction, Item
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,6 +16,7 @@ from features.settings import HOUR_MS, FeatureSettings
 from features.topics import hash64, source_hash
 from stream.catalogue import CatalogueCache
 from stream.row_updates import RowReader, RowView
+from tests.harness.builders import CHANGE_ROWS, make_interaction
 from tests.harness.memory_store import MemoryRowStore
 
 SCHEMA = FeatureSchema(FeatureSettings(history_length=8))
@@ -25,7 +25,7 @@ SOURCE = source_hash("t", 0)
 
 events = st.lists(
     st.tuples(
-        st.sampled_from(list(EVENT_TYPES)),
+        st.sampled_from(CHANGE_ROWS),
         st.integers(0, 5),
         st.integers(0, 60).map(lambda hours: START_MS + hours * 12 * HOUR_MS),
     ),
@@ -36,9 +36,7 @@ events = st.lists(
 
 def make_events(drawn: list[tuple[str, int, int]]) -> list[Interaction]:
     return [
-        EVENT_TYPES[name].struct(
-            event_id=f"e{number}", user_id="ann", item_id=f"i{item}", timestamp=time_ms
-        )
+        make_interaction(name, event_id=f"e{number}", item_id=f"i{item}", timestamp=time_ms)
         for number, (name, item, time_ms) in enumerate(drawn)
     ]
 

@@ -6,7 +6,6 @@ import random
 from collections.abc import Sequence
 
 import pytest
-from headwater_client.event_types import EVENT_TYPES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -28,7 +27,7 @@ START_MS = 1_600_000_000_000
 
 events = st.lists(
     st.tuples(
-        st.sampled_from(EVENT_TYPES.codes),
+        st.sampled_from(SCHEMA.event_codes),
         st.integers(0, 5),
         # Weeks apart, and many in the same instant.
         st.integers(0, 60).map(lambda hours: START_MS + hours * 12 * HOUR_MS),
@@ -83,7 +82,7 @@ def test_counters_equal_the_sum_over_the_log(drawn: list[tuple[int, int, int, in
     row = absorbed(log(drawn))
     expected = [
         summed(log(drawn), kind, half_life)
-        for kind in EVENT_TYPES.codes
+        for kind in SCHEMA.event_codes
         for half_life in SCHEMA.user_half_lives
     ]
     assert row.counters == [close(value) for value in expected]

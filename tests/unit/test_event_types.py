@@ -11,7 +11,14 @@ from pathlib import Path
 
 import pytest
 from headwater_client import EventProducer, KafkaSettings, SettingsError
-from headwater_client.event_types import CLICK, EVENT_TYPES, PURCHASE, EventRegistry, EventSpec
+from headwater_client.event_types import (
+    CLICK,
+    EVENT_TYPES,
+    FIRST_CODE_OUTSIDE_ROWS,
+    PURCHASE,
+    EventRegistry,
+    EventSpec,
+)
 from headwater_client.events import Click, Interaction, Item, Purchase, decode, encode
 
 from deploy.demo.tally import PopularityRule
@@ -39,16 +46,17 @@ from trainer.windows.writer import WindowLoader
 SOURCE = Hash(7)
 
 
-class AddToCart(Interaction, frozen=True, kw_only=True, omit_defaults=True):
-    """A person put an item into the cart."""
+class Wish(Interaction, frozen=True, kw_only=True, omit_defaults=True):
+    """A person put an item on the wish list."""
 
 
-class Dislike(Interaction, frozen=True, kw_only=True, omit_defaults=True):
+class Block(Interaction, frozen=True, kw_only=True, omit_defaults=True):
     """A person said no to an item."""
 
 
-CODE = len(EVENT_TYPES) + 1
-ADD_TO_CART = EventSpec("add_to_cart", AddToCart, "carts", code=CODE, weight=2.0, reward=0.5)
+CODE = len(EVENT_TYPES.with_counters) + 1
+OTHER = FIRST_CODE_OUTSIDE_ROWS + len(EVENT_TYPES) - CODE + 1
+WISH = EventSpec("wish", Wish, "wishes", code=CODE, weight=2.0, reward=0.5)
 
 
 @pytest.fixture(autouse=True)
@@ -56,39 +64,41 @@ def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
     """The one entry, in this process, for one test."""
     for name in ("_by_name", "_by_topic", "_by_struct"):
         monkeypatch.setattr(EVENT_TYPES, name, dict(getattr(EVENT_TYPES, name)))
-    EVENT_TYPES.register(ADD_TO_CART)
+    EVENT_TYPES.register(WISH)
 
 
-def cart(number: int = 0, item: str = "lamp", time_ms: int = START_MS) -> AddToCart:
-    return AddToCart(event_id=f"c{number}", user_id="ann", item_id=item, timestamp=time_ms)
+def wish(number: int = 0, item: str = "lamp", time_ms: int = START_MS) -> Wish:
+    return Wish(event_id=f"c{number}", user_id="ann", item_id=item, timestamp=time_ms)
 
 
 def test_it_is_written_read_and_sent_to_its_topic(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert decode(AddToCart, encode(cart())) == cart()
-    assert EVENT_TYPES.spec_of(cart()) is EVENT_TYPES["add_to_cart"] is ADD_TO_CART
+    assert decode(Wish, encode(wish())) == wish()
+    assert EVENT_TYPES.spec_of(wish()) is EVENT_TYPES["wish"] is WISH
     sent: list[tuple[str, str]] = []
     monkeypatch.setattr(EventProducer, "send_raw", lambda _, *raw: sent.append(raw[:2]))
     with EventProducer(KafkaSettings("localhost:1"), {"log_level": "0"}) as events:
-        events.send(cart())
-        made = events.send_interaction("add_to_cart", user_id="bob", item_id="lamp")
-    assert sent == [("carts", "ann"), ("carts", "bob")]
-    assert isinstance(made, AddToCart)
+        events.send(wish())
+        made = events.send_interaction("wish", user_id="bob", item_id="lamp")
+    assert sent == [("wishes", "ann"), ("wishes", "bob")]
+    assert isinstance(made, Wish)
 
 
 def test_its_topic_is_made_and_has_columns_in_the_store() -> None:
-    [topic] = [topic for topic in list_topics() if topic.name == "carts"]
+    [topic] = [topic for topic in list_topics() if topic.name == "wishes"]
     assert topic.partitioned
     assert topic.config == list_topics()[0].config
     columns = popularity_table(2).columns
-    assert {"carts_0", "carts_1", "carts_loaded", "clicks_0"} <= set(columns)
-    assert views_for(2)["topics"] == ["clicks", "purchases", "carts"]
-    assert list_feedback_topics() == ("recommendations", "clicks", "purchases", "carts")
+    assert {"wishes_0", "wishes_1", "wishes_loaded", "clicks_0"} <= set(columns)
+    assert views_for(2)["topics"][:2] == ["clicks", "purchases"]
+    assert views_for(2)["topics"][-1] == "wishes"
+    assert list_feedback_topics()[:3] == ("recommendations", "clicks", "purchases")
+    assert {"wishes", "impressions"} <= set(list_feedback_topics())
 
 
 def test_it_is_counted_as_itself_with_its_own_weight() -> None:
     schema = FeatureSchema(FeatureSettings())
     row, group = empty_user(schema), empty_group(schema)
-    event = observation(cart(), SOURCE, 0, (Hash(5),))
+    event = observation(wish(), SOURCE, 0, (Hash(5),))
     assert apply_event(row, event, schema)
     apply_item_event(group, event, schema)
     half_lives = len(schema.user_half_lives)
@@ -101,7 +111,7 @@ def test_it_is_counted_as_itself_with_its_own_weight() -> None:
     click = Click(event_id="c0", user_id="ann", item_id="lamp", timestamp=START_MS)
     assert apply_event(row, observation(click, SOURCE, 1), schema)
     popularity = PopularityRule(["lamp", "rug"], schema)
-    popularity.add(cart())
+    popularity.add(wish())
     popularity.add(Click(event_id="x", user_id="bob", item_id="rug", timestamp=START_MS))
     assert popularity.has_in_top("lamp", set(), START_MS)
 
@@ -118,11 +128,11 @@ def test_rows_and_stores_of_before_stay_readable(monkeypatch: pytest.MonkeyPatch
         mark = RowMark(old.row_mark)
     again = decode_user(stored, now)
     assert again.counters == row.counters + [0.0] * len(now.user_half_lives)
-    assert apply_event(again, observation(cart(), SOURCE, 1), now)
+    assert apply_event(again, observation(wish(), SOURCE, 1), now)
     assert again.counters[-1] == 1.0
     assert mark.fits(RowMark(now.row_mark))
     assert list(old.contract.differences(now.contract)) == [
-        "event_types ['click', 'purchase'], not ['click', 'purchase', 'add_to_cart']"
+        "event_types ['click', 'purchase'], not ['click', 'purchase', 'wish']"
     ]
 
 
@@ -136,51 +146,51 @@ def test_a_model_of_before_keeps_its_shape() -> None:
 
 def test_it_is_in_the_document() -> None:
     document = make_document()
-    assert document["operations"]["receiveCarts"]["channel"] == {"$ref": "#/channels/carts"}
-    assert document["components"]["messages"]["AddToCart"]["summary"] == AddToCart.__doc__
-    assert "AddToCart" in document["components"]["schemas"]
+    assert document["operations"]["receiveWishes"]["channel"] == {"$ref": "#/channels/wishes"}
+    assert document["components"]["messages"]["Wish"]["summary"] == Wish.__doc__
+    assert "Wish" in document["components"]["schemas"]
     json.dumps(document)
 
 
 def test_tables_can_have_it(tmp_path: Path) -> None:
     path = tmp_path / "log.csv"
     path.write_text(
-        "user_id,item_id,timestamp,type\nann,lamp,1700000000,add_to_cart\nann,lamp,1700000001,click\n"
+        "user_id,item_id,timestamp,type\nann,lamp,1700000000,wish\nann,lamp,1700000001,click\n"
     )
     log = load_log(DataSource(tmp_path, path, ColumnMapping()))
-    assert [type(event) for event in log.events] == [AddToCart, Click]
-    mapping = mapping_from_options([], ["basket=add_to_cart"])
+    assert [type(event) for event in log.events] == [Wish, Click]
+    mapping = mapping_from_options([], ["basket=wish"])
     path.write_text("user_id,item_id,timestamp,type\nann,lamp,1700000000,basket\n")
     [event] = load_log(DataSource(tmp_path, path, mapping)).events
-    assert isinstance(event, AddToCart)
-    with pytest.raises(SettingsError, match="one of click, purchase, add_to_cart and skip"):
-        mapping_from_options([], ["wish"])
+    assert isinstance(event, Wish)
+    with pytest.raises(SettingsError, match="one of click, purchase, .*, wish and skip"):
+        mapping_from_options([], ["look"])
 
 
 def test_windows_keep_it(tmp_path: Path) -> None:
     events = [
-        cart(0, time_ms=START_MS),
+        wish(0, time_ms=START_MS),
         Purchase(event_id="p", user_id="ann", item_id="lamp", timestamp=START_MS + 1),
     ]
     store = WindowStore(str(tmp_path))
     list(WindowLoader(Log(events, []).fingerprint, store, SETTINGS).write(events))
     [rows] = [store.read(number).rows for number in store.numbers()]
-    assert [row.topic for row in rows] == ["carts", "purchases"]
+    assert [row.topic for row in rows] == ["wishes", "purchases"]
     assert list(read_log(store, store.numbers()).events) == events
 
 
 def test_a_replay_counts_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(EventProducer, "send_raw", lambda *_: None)
     with EventProducer(KafkaSettings("localhost:1"), {"log_level": "0"}) as producer:
-        sent = replay(Log([cart(n) for n in range(3)], [Item(item_id="lamp")]), producer)
-    assert sent.events_by_type == {"add_to_cart": 3}
+        sent = replay(Log([wish(n) for n in range(3)], [Item(item_id="lamp")]), producer)
+    assert sent.events_by_type == {"wish": 3}
     assert sent.events == 3
 
 
 def test_what_led_to_it_is_credited() -> None:
     window = AttributionWindow(1000)
     window.remember("ann", ServedRecommendation("r", 0, 3, {"canary": [hash64("lamp")]}))
-    [credit] = window.attribute(cart(), 1)
+    [credit] = window.attribute(wish(), 1)
     assert credit.event_code == CODE
     counters = VariantCounters()
     counters.add_reward(3, 0.5, credit.event_code)
@@ -189,14 +199,17 @@ def test_what_led_to_it_is_credited() -> None:
 
 
 def test_all_that_an_entry_says_is_carried() -> None:
-    spec = EventSpec("dislike", Dislike, "dislikes", code=4, marks_seen=True, negative=True)
+    spec = EventSpec("block", Block, "blocks", code=OTHER, negative=True)
     assert EVENT_TYPES.register(spec).negative
-    schema = FeatureSchema(FeatureSettings())
-    assert 4 in schema.seen_by
+    schema = FeatureSchema(FeatureSettings(seen_by=frozenset()))
+    assert OTHER in schema.seen_by
+    assert OTHER not in schema.event_codes
     row = empty_user(schema)
-    event = Dislike(event_id="e", user_id="ann", item_id="rug", timestamp=START_MS)
-    apply_event(row, observation(event, SOURCE, 0), schema)
+    event = Block(event_id="e", user_id="ann", item_id="rug", timestamp=START_MS)
+    assert apply_event(row, observation(event, SOURCE, 0), schema)
     assert list(row.seen) == [hash64("rug")]
+    assert (row.history, set(row.counters)) == ([], {0.0})
+    assert "blocks_0" not in popularity_table(2).columns
 
 
 class Wider(Interaction, frozen=True, kw_only=True):
@@ -208,16 +221,21 @@ class Wider(Interaction, frozen=True, kw_only=True):
 @pytest.mark.parametrize(
     ("spec", "told"),
     [
-        (EventSpec("click", Dislike, "x", 4), "the name is taken"),
-        (EventSpec("skip", Dislike, "x", 4), "the name is taken"),
-        (EventSpec("Add", Dislike, "x", 4), "lower-case"),
-        (EventSpec("dislike", Dislike, "a b", 4), "that Kafka accepts"),
-        (EventSpec("dislike", Dislike, "items", 4), "topic 'items' is taken"),
-        (EventSpec("dislike", Dislike, "clicks", 4), "topic 'clicks' is taken"),
-        (EventSpec("dislike", Click, "x", 4), "Click is the struct of another type"),
-        (EventSpec("dislike", Wider, "x", 4), "use context"),
-        (EventSpec("dislike", Dislike, "x", 7), "code 7: expected 4"),
-        (EventSpec("dislike", Dislike, "x", 4, weight=-1), "expected 0 or more"),
+        (EventSpec("click", Block, "x", 4), "the name is taken"),
+        (EventSpec("skip", Block, "x", 4), "the name is taken"),
+        (EventSpec("Add", Block, "x", 4), "lower-case"),
+        (EventSpec("block", Block, "a b", 4), "that Kafka accepts"),
+        (EventSpec("block", Block, "items", 4), "topic 'items' is taken"),
+        (EventSpec("block", Block, "clicks", 4), "topic 'clicks' is taken"),
+        (EventSpec("block", Click, "x", 4), "Click is the struct of another type"),
+        (EventSpec("block", Wider, "x", 4), "use context"),
+        (EventSpec("block", Block, "x", 7), "code 7: expected 4"),
+        (
+            EventSpec("block", Block, "x", 4, counts_as="click"),
+            f"code 4: expected {FIRST_CODE_OUTSIDE_ROWS + 8}",
+        ),
+        (EventSpec("block", Block, "x", OTHER, takes_back="look"), "no such type: look"),
+        (EventSpec("block", Block, "x", 4, weight=-1), "expected 0 or more"),
     ],
 )
 def test_an_entry_that_cannot_be_is_refused(spec: EventSpec, told: str) -> None:
@@ -227,17 +245,18 @@ def test_an_entry_that_cannot_be_is_refused(spec: EventSpec, told: str) -> None:
 
 
 def test_what_is_not_registered_is_no_click() -> None:
-    event = Dislike(event_id="e", user_id="ann", item_id="rug", timestamp=START_MS)
-    with pytest.raises(SettingsError, match="Dislike is no registered event type"):
+    event = Block(event_id="e", user_id="ann", item_id="rug", timestamp=START_MS)
+    with pytest.raises(SettingsError, match="Block is no registered event type"):
         observation(event, SOURCE, 0)
     with pytest.raises(KeyError):
-        EventRegistry(CLICK).spec_of_topic("carts")
+        EventRegistry(CLICK).spec_of_topic("wishes")
 
 
 # Where code is about clicks and purchases themselves: their settings, stored counters, ratings.
 ABOUT_TWO_TYPES = {
     "bench/harness/load.py",
     "clients/python/src/headwater_client/__init__.py",
+    "clients/python/src/headwater_client/actions.py",
     "clients/python/src/headwater_client/event_types.py",
     "clients/python/src/headwater_client/events.py",
     "clients/python/src/headwater_client/producer.py",

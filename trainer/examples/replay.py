@@ -85,19 +85,19 @@ class ItemPopularity:
     def _apply_event(self, event: Observation) -> tuple[int, list[float]]:
         groups = self._groups.setdefault(event.item, {})
         group = groups.setdefault(event.type, rows.empty_group(self._schema))
-        if self._counts(event):
+        if event.is_action and self._counts(event):
             rows.apply_item_event(group, event, self._schema)
         time_ms = max(group.reference_ms for group in groups.values())
         return time_ms, rows.popularity(groups.items(), time_ms, self._schema)[:-1]
 
     def _counts(self, event: Observation) -> bool:
-        """`rows.counts_for_item`, of rows that hold the history alone."""
+        """Whether `rows.find_item_event` finds one, of rows that hold the history alone."""
         if self._schema.settings.item_event_limit is None:
             return True
         row = self._people.setdefault(event.user_id, UserRow([]))
-        counts = rows.counts_for_item(row, event, self._schema)
+        counted = rows.find_item_event(row, event, self._schema)
         rows.add_to_history(row, event, self._schema)
-        return counts
+        return counted is not None
 
 
 def compute_trends(
@@ -149,7 +149,7 @@ def take_snapshots(
         reference_ms[indices[done:end]] = found.reference_ms[done:end]
         current[vocabulary.unknown] = 0
         left = np.exp2((reference_ms - time_ms) / half_lives[:, None])
-        values[at] = np.log1p(current.T * left)
+        values[at] = np.log1p(np.maximum(0.0, current.T) * left)
         done = end
     return ItemTrends(starts, values)
 
@@ -264,7 +264,9 @@ class Replayer:
         self._taken: dict[str, set[int]] = {}
 
     def replay(self, log: Iterable[Observation]) -> list[Example]:
-        """Each event that counts, with what was known before it, all earlier logs included.
+        """Each event that counts as an action, with what was known before it, of all logs so far.
+
+        One that speaks against an item, or takes another back, changes its person's row only.
 
         Args:
             log: what arrived next, in this order. Its offsets are numbered anew: those of several
@@ -280,6 +282,10 @@ class Replayer:
         if not rows.apply_event(row, event, self._schema):
             return None
         mine = self._taken.setdefault(event.user_id, set())
+        if not event.is_action:
+            if rows.speaks_against(event, self._schema):
+                mine.add(event.item)
+            return None
         wanted = event.item not in mine
         takes = wanted and event.type in self._schema.seen_by
         if takes:
@@ -304,7 +310,9 @@ def _to_columns(
     width = schema.user_feature_count
     return Examples(
         items=vocabulary.indices(hashes),
-        types=np.fromiter((one.event.type for one in ordered), np.int64, size),
+        types=np.fromiter(
+            (schema.stands_for[one.event.type] for one in ordered), np.int64, size
+        ),
         times_ms=np.fromiter((one.event.time_ms for one in ordered), np.int64, size),
         starts=_person_starts([one.event.user_id for one in ordered]),
         is_target=np.fromiter((one.is_target for one in ordered), np.bool_, size),
@@ -422,12 +430,12 @@ class EventHistory:
 
     def _columns(self, replayed: Sequence[Example]) -> _EventColumns:
         size, width = len(replayed), self.schema.user_feature_count
-        numbers = self._users
+        numbers, stands_for = self._users, self.schema.stands_for
         people = [numbers.setdefault(one.event.user_id, len(numbers)) for one in replayed]
         return _EventColumns(
             users=np.array(people, np.int64),
             hashes=np.array([one.event.item for one in replayed], np.int64),
-            types=np.array([one.event.type for one in replayed], np.int64),
+            types=np.array([stands_for[one.event.type] for one in replayed], np.int64),
             times_ms=np.array([one.event.time_ms for one in replayed], np.int64),
             is_target=np.array([one.is_target for one in replayed], np.bool_),
             marks_seen=np.array([one.marks_seen for one in replayed], np.bool_),

@@ -4,10 +4,11 @@ from typing import Any
 
 import msgspec
 import pyarrow as pa
-from headwater_client.event_types import EVENT_TYPES
+from headwater_client.event_types import EVENT_TYPES, EXTRA_FIELDS
 from headwater_client.events import Interaction, encode
 from msgspec import Struct
 
+_EXTRA_TYPES: Any = dict.fromkeys(EXTRA_FIELDS, pa.float64()) | {"taken_time": pa.int64()}
 COLUMNS: Any = pa.schema(
     [
         pa.field("type", pa.string(), nullable=False),
@@ -21,6 +22,7 @@ COLUMNS: Any = pa.schema(
         pa.field("price", pa.float64()),
         pa.field("quantity", pa.int32()),
         pa.field("context", pa.string()),
+        *(pa.field(name, _EXTRA_TYPES[name]) for name in EXTRA_FIELDS),
         pa.field("topic", pa.string(), nullable=False),
         pa.field("partition", pa.int32(), nullable=False),
         pa.field("offset", pa.int64(), nullable=False),
@@ -71,7 +73,10 @@ def to_table(rows: list[WindowEvent]) -> Any:
         "type": [EVENT_TYPES.spec_of(event).name for event in events],
         "context": [_context_text(event) for event in events],
     }
-    columns |= {name: [getattr(event, name) for event in events] for name in _OF_AN_EVENT}
+    columns |= {
+        name: [getattr(event, name, None) for event in events]
+        for name in (*_OF_AN_EVENT, *EXTRA_FIELDS)
+    }
     for name in ("topic", "partition", "offset", "late", "repeated"):
         columns[name] = [getattr(row, name) for row in rows]
     return pa.table(columns, schema=COLUMNS)
@@ -97,7 +102,9 @@ def _context_text(event: Interaction) -> str | None:
 
 
 def _event(row: dict[str, Any]) -> Interaction:
-    known = {name: row[name] for name in _OF_AN_EVENT if row[name] is not None}
+    # Windows of before have no columns of what types have beside the others.
+    names = (*_OF_AN_EVENT, *EXTRA_FIELDS)
+    known = {name: row[name] for name in names if row.get(name) is not None}
     if row["context"] is not None:
         known["context"] = msgspec.json.decode(row["context"])
     return EVENT_TYPES.spec_of_topic(row["topic"]).struct(**known)

@@ -418,4 +418,4 @@ def _sample_placement(consumer: Consumer, reader: EventReader, partitions: int) 
 
 def list_topics() -> tuple[str, ...]:
     """What is read. Of messages of the same millisecond those of the first topic go first."""
-    return (RECOMMENDATIONS, *EVENT_TYPES.topics)
+    return (RECOMMENDATIONS, *EVENT_TYPES.all_topics)

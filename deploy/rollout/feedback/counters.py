@@ -45,7 +45,7 @@ def _person_hash(rollout_id: str, user_id: str) -> int:
 
 
 @dataclass(frozen=True)
-class Impression:
+class VariantList:
     """One list that a variant put together: shown to a person, or made in shadow mode.
 
     Attributes:
@@ -71,15 +71,15 @@ class Impression:
     person: int | None = None
 
 
-# Every counter by name, and which impressions it counts; None: it counts interactions instead.
+# Every counter by name, and which lists it counts; None: it counts interactions instead.
 # Rows store them in this order: append only. In a row of an older release a new counter is 0.
-COUNTERS: dict[str, Callable[[Impression], bool] | None] = {
+COUNTERS: dict[str, Callable[[VariantList], bool] | None] = {
     "clicked": None,
     "bought": None,
     "requests": lambda _: True,
-    "failed": lambda impression: impression.failed,
-    "fallbacks": lambda impression: impression.fallback,
-    "covers": lambda impression: impression.covers,
+    "failed": lambda made: made.failed,
+    "fallbacks": lambda made: made.fallback,
+    "covers": lambda made: made.covers,
     "earned": None,
 }
 
@@ -97,7 +97,7 @@ class VariantCounters:
     """What one variant has shown and earned so far.
 
     Attributes:
-        shown: float64[B], impressions by bucket.
+        shown: float64[B], lists by bucket.
         reward: float64[B], what people did with them, discounted by position.
         counts: by the names of `COUNTERS`.
         latencies: int64[L], of the answers of the variant's version.
@@ -114,20 +114,20 @@ class VariantCounters:
     items: BoolArray = field(default_factory=lambda: np.zeros(ITEM_BITS, np.bool_))
     people: BoolArray = field(default_factory=lambda: np.zeros(PEOPLE_BITS, np.bool_))
 
-    def add_impression(self, impression: Impression) -> None:
+    def add_list(self, made: VariantList) -> None:
         """Count one list. A person's scores are alike, so only the first of a visit counts."""
         for name, is_counted in COUNTERS.items():
-            if is_counted is not None and is_counted(impression):
+            if is_counted is not None and is_counted(made):
                 self.counts[name] += 1
-        self.shown[impression.bucket] += 1
-        if impression.latency_ms is not None:
-            self.latencies[latency_bin(impression.latency_ms)] += 1
-        if impression.first and impression.score is not None and not impression.failed:
-            self.scores[score_bin(impression.score)] += 1
-        if impression.person is not None:
-            self.people[impression.person] = True
-        if impression.covers:
-            for item_id in impression.items:
+        self.shown[made.bucket] += 1
+        if made.latency_ms is not None:
+            self.latencies[latency_bin(made.latency_ms)] += 1
+        if made.first and made.score is not None and not made.failed:
+            self.scores[score_bin(made.score)] += 1
+        if made.person is not None:
+            self.people[made.person] = True
+        if made.covers:
+            for item_id in made.items:
                 self.items[hash64(item_id) % ITEM_BITS] = True
 
     def add_reward(self, bucket: int, reward: float, event_code: int) -> None:

@@ -20,7 +20,7 @@ from typing import Generic, NamedTuple, TypeVar
 from headwater_client.event_types import CLICK, EVENT_TYPES, PURCHASE
 from headwater_client.events import Interaction, Recommendation
 
-from deploy.rollout.feedback.counters import FeedbackRow, Impression, bit_of, bucket_of
+from deploy.rollout.feedback.counters import FeedbackRow, VariantList, bit_of, bucket_of
 from features.rollout_messages import Variant
 from features.topics import Hash, hash64
 from trainer.metrics import dcg_discount
@@ -263,22 +263,24 @@ class Ledger:
             answer.user_id, time_ms
         )
         if counts and is_new:
-            for variant, impression in _impressions(answer, bucket, lists, recent).items():
-                counted = replace(impression, covers=self._covers(variant, impression))
-                self.row.variant(variant).add_impression(counted)
+            for variant, made in _make_lists(answer, bucket, lists, recent).items():
+                counted = replace(made, covers=self._covers(variant, made))
+                self.row.variant(variant).add_list(counted)
 
-    def _covers(self, variant: str, impression: Impression) -> bool:
+    def _covers(self, variant: str, made: VariantList) -> bool:
         """Whether a list's items count as shown: as many lists of a variant as of the other.
 
         More lists show more items, whoever makes them; and one person's are alike.
         """
-        if not impression.first or impression.failed:
+        if not made.first or made.failed:
             return False
         other = self.row.counters.get(_COMPARED_WITH.get(variant, ""))
         covered = self.row.variant(variant).counts["covers"]
         return covered <= (other.counts["covers"] if other else 0)
 
     def _apply_interaction(self, event: Interaction, time_ms: int, is_new: bool) -> None:
+        if not self._rewards[EVENT_TYPES.spec_of(event).code]:
+            return
         for credit in self._window.attribute(event, time_ms):
             if is_new:
                 reward = self._rewards[credit.event_code] * credit.discount
@@ -287,18 +289,18 @@ class Ledger:
                 )
 
 
-def _impressions(
+def _make_lists(
     answer: Recommendation, bucket: int, lists: Mapping[str, Sequence[str]], recent: set[str]
-) -> dict[str, Impression]:
+) -> dict[str, VariantList]:
     """The list that was shown, and the shadow's, by variant.
 
     Args:
         recent: variants that made a list for this person just before.
     """
-    impressions = {}
+    made = {}
     person = bit_of(answer.rollout_id, answer.user_id)
     if (shadow := answer.shadow) is not None:
-        impressions[Variant.SHADOW.value] = Impression(
+        made[Variant.SHADOW.value] = VariantList(
             bucket,
             shadow.items,
             score=shadow.score,
@@ -307,7 +309,7 @@ def _impressions(
             first=Variant.SHADOW not in recent,
             person=person,
         )
-    impressions[answer.variant] = Impression(
+    made[answer.variant] = VariantList(
         bucket,
         lists[answer.variant],
         score=None if answer.fallback or not answer.items else answer.items[0].score,
@@ -317,7 +319,7 @@ def _impressions(
         first=answer.variant not in recent,
         person=person,
     )
-    return impressions
+    return made
 
 
 def _compared_lists(answer: Recommendation) -> dict[str, list[str]]:

@@ -8,9 +8,9 @@ from features.rows import (
     Observation,
     apply_event,
     apply_item_event,
-    counts_for_item,
     empty_group,
     empty_user,
+    find_item_event,
     popularity,
     says_otherwise,
 )
@@ -143,14 +143,14 @@ def test_one_person_is_no_trend_where_a_limit_says_so() -> None:
     row, group, other = empty_user(schema), empty_group(schema), empty_group(schema)
     for number in range(1000):
         event = seen(number, START_MS + number, item="pushed")
-        if counts_for_item(row, event, schema):
+        if find_item_event(row, event, schema):
             apply_item_event(group, event, schema)
         assert apply_event(row, event, schema)
     assert group.values[-1] == 3.0
     assert row.counters[len(schema.user_half_lives) - 1] == 1000.0
     for kind in (1, PURCHASE.code):
         event = seen(1000 + kind, item="pushed" if kind == PURCHASE.code else "other", kind=kind)
-        assert counts_for_item(row, event, schema)
+        assert find_item_event(row, event, schema) is event
         apply_item_event(other, event, schema)
     assert other.values[-1] == 2.0
 
@@ -159,5 +159,5 @@ def test_without_a_limit_each_event_counts_for_its_item() -> None:
     row = empty_user(SCHEMA)
     for number in range(100):
         event = seen(number, START_MS + number, item="pushed")
-        assert counts_for_item(row, event, SCHEMA)
+        assert find_item_event(row, event, SCHEMA) is event
         apply_event(row, event, SCHEMA)

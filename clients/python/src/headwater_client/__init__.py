@@ -1,8 +1,8 @@
 """What apps need to talk to Headwater: send what people do, receive what to recommend to them.
 
-The event contract (`Click`, `Purchase`, `Item`, `Recommendation` and `EVENT_TYPES`), a producer, a
-consumer, clients of the HTTP API (what it takes and answers is in `headwater_client.contract`), and
-the errors, drawn as a tree in `headwater_client.errors`.
+The event contract (`Click`, `Purchase` and the other types of `EVENT_TYPES`, `Item`,
+`Recommendation`), a producer, a consumer, clients of the HTTP API (what it takes and answers is in
+`headwater_client.contract`), and the errors, drawn as a tree in `headwater_client.errors`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,16 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from headwater_client.actions import (
+    AddToCart,
+    Dislike,
+    Hide,
+    Impression,
+    Play,
+    Rating,
+    RemoveFromCart,
+    Return,
+)
 from headwater_client.errors import (
     DeliveryError,
     EventError,
@@ -43,26 +53,34 @@ if TYPE_CHECKING:
 
 __all__ = [
     "EVENT_TYPES",
+    "AddToCart",
     "ApiClient",
     "AsyncApiClient",
     "Click",
     "DeadLetter",
     "DeliveryError",
+    "Dislike",
     "EventError",
     "EventProducer",
     "EventSpec",
     "ForkedError",
     "HeadwaterError",
+    "Hide",
+    "Impression",
     "Interaction",
     "Item",
     "KafkaSettings",
+    "Play",
     "ProblemError",
     "Purchase",
     "QueueFullError",
+    "Rating",
     "Reason",
     "Recommendation",
     "RecommendationConsumer",
     "RecommendedItem",
+    "RemoveFromCart",
+    "Return",
     "ServerError",
     "SettingsError",
     "Undelivered",

@@ -5,25 +5,36 @@ names of the data mapping are derived from `EVENT_TYPES`. A type is added before
 are read and the first topic is opened:
 
 >>> registry = EventRegistry(CLICK, PURCHASE)
->>> class AddToCart(Interaction, frozen=True, kw_only=True, omit_defaults=True):
-...     '''A person put an item into the cart.'''
->>> spec = EventSpec("add_to_cart", AddToCart, "carts", code=3, weight=2.0)
+>>> class Wish(Interaction, frozen=True, kw_only=True, omit_defaults=True):
+...     '''A person put an item on the wish list.'''
+>>> spec = EventSpec("wish", Wish, "wishes", code=101, weight=2.0, counts_as="click")
 >>> registry.register(spec).topic
-'carts'
+'wishes'
 >>> registry.topics
-('clicks', 'purchases', 'carts')
+('clicks', 'purchases', 'wishes')
+
+A type either has counters of its own in each person's row, which rows of before and model versions
+of before do not have, or it says what it says by counters that are there: then both stay as they are
+(docs/decisions/0026-what-an-event-says.md).
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from headwater_client import topics
+from headwater_client import actions, topics
 from headwater_client.errors import SettingsError
 from headwater_client.events import Click, Interaction, Purchase
 
 PADDING_CODE = 0
 """What the model reads where nothing happened; no type has it."""
+
+FIRST_CODE_OUTSIDE_ROWS = 101
+"""Types without counters of their own are numbered from here: no row and no model knows them."""
+
+EXTRA_FIELDS = ("value", "seconds", "length_seconds", "taken_time")
+"""What a type may say beside the fields of `Interaction`; windows have a column for each."""
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _TOPIC = re.compile(r"[a-zA-Z0-9._-]{1,200}")
@@ -46,12 +57,19 @@ class EventSpec:
         name: what settings, data mappings and `EventProducer.send_interaction` call it.
         struct: what its messages are; a class of its own.
         topic: where they are sent, with the user_id as key.
-        code: what rows store and the model reads. Types are numbered from 1 without gaps, in the
-            order in which they were added, and a number never changes its meaning.
+        code: names it wherever types are compared. A type with counters of its own has the code
+            that rows store and the model reads: these are numbered from 1 without gaps; all others
+            from `FIRST_CODE_OUTSIDE_ROWS`. In the order in which they were added, and a number
+            never changes its meaning.
         weight: what one event adds to popularity and to a person's categories, by default.
         reward: what it earns the recommendation that led to it, by default.
         marks_seen: whether the item is not recommended to this person again, by default.
-        negative: whether it speaks against the item.
+        negative: it speaks against the item, which this person is not recommended any more; it
+            counts nothing.
+        counts_as: the type in whose counters and for which it stands in a person's row.
+        takes_back: the type of which it takes an event back.
+        about_list: it is about a list and no item: rows do not know of it.
+        strength: what of a whole event one is, from 0 to 1; below 0 it speaks against the item.
     """
 
     name: str
@@ -62,6 +80,26 @@ class EventSpec:
     reward: float = 0.0
     marks_seen: bool = False
     negative: bool = False
+    counts_as: str = ""
+    takes_back: str = ""
+    about_list: bool = False
+    strength: Callable[[Any], float] | None = None
+
+    @property
+    def has_counters(self) -> bool:
+        """Whether a person's row has counters of this very type."""
+        return not (self.negative or self.counts_as or self.takes_back or self.about_list)
+
+    @property
+    def counts_for_items(self) -> bool:
+        """Whether it changes what is popular."""
+        return not (self.negative or self.about_list)
+
+    def measure_strength(self, event: Interaction) -> float:
+        """What of a whole event this one is; below 0 where it adds nothing of its own."""
+        if not self.has_counters and not self.counts_as:
+            return -1.0
+        return 1.0 if self.strength is None else self.strength(event)
 
 
 class EventRegistry(Mapping[str, EventSpec]):
@@ -98,8 +136,10 @@ class EventRegistry(Mapping[str, EventSpec]):
 
     def _problem(self, spec: EventSpec) -> str:
         """Why a type cannot be added; "" if it can."""
-        next_code = len(self) + 1
-        struct = spec.struct.__name__
+        alike = sum(each.has_counters == spec.has_counters for each in self.values())
+        next_code = alike + (1 if spec.has_counters else FIRST_CODE_OUTSIDE_ROWS)
+        struct, fields = spec.struct.__name__, set(spec.struct.__struct_fields__)
+        others = {spec.counts_as, spec.takes_back} - {"", *self}
         checks = {
             "expected a name of lower-case letters, digits and _": _NAME.fullmatch(spec.name),
             "the name is taken": spec.name not in self._by_name and spec.name != "skip",
@@ -110,8 +150,9 @@ class EventRegistry(Mapping[str, EventSpec]):
             f"{struct} is the struct of another type": spec.struct
             not in {*self._by_struct, Interaction},
             f"{struct} has fields of its own, which windows would lose: use context": (
-                set(spec.struct.__struct_fields__) == set(Interaction.__struct_fields__)
+                fields - set(EXTRA_FIELDS) == set(Interaction.__struct_fields__)
             ),
+            f"counts_as or takes_back: no such type: {', '.join(others)}": not others,
             f"code {spec.code}: expected {next_code}, the next free one": spec.code == next_code,
             f"weight {spec.weight}: expected 0 or more": spec.weight >= 0,
         }
@@ -119,16 +160,26 @@ class EventRegistry(Mapping[str, EventSpec]):
 
     @property
     def topics(self) -> tuple[str, ...]:
-        """The topics of all types. They have as many partitions and the same key.
+        """The topics that change rows. They have as many partitions and the same key.
 
         So that one worker gets a person's partition of each of them.
         """
+        return tuple(spec.topic for spec in self._by_topic.values() if not spec.about_list)
+
+    @property
+    def all_topics(self) -> tuple[str, ...]:
+        """The topics of all types, those about lists too."""
         return tuple(self._by_topic)
 
     @property
-    def codes(self) -> tuple[int, ...]:
-        """The codes of all types: 1, 2, ..."""
-        return tuple(spec.code for spec in self.values())
+    def item_topics(self) -> tuple[str, ...]:
+        """The topics whose events change what is popular: rows of items have columns for them."""
+        return tuple(spec.topic for spec in self._by_topic.values() if spec.counts_for_items)
+
+    @property
+    def with_counters(self) -> tuple[EventSpec, ...]:
+        """The types of which a person's row has counters, in the order of their codes: 1, 2, ..."""
+        return tuple(spec for spec in self.values() if spec.has_counters)
 
     def spec_of_topic(self, topic: str) -> EventSpec:
         """The type whose events are on a topic.
@@ -155,5 +206,37 @@ class EventRegistry(Mapping[str, EventSpec]):
 CLICK = EventSpec("click", Click, "clicks", 1, weight=1.0, reward=1.0, marks_seen=True)
 PURCHASE = EventSpec("purchase", Purchase, "purchases", 2, weight=3.0, reward=1.0, marks_seen=True)
 
-EVENT_TYPES = EventRegistry(CLICK, PURCHASE)
+EVENT_TYPES = EventRegistry(
+    CLICK,
+    PURCHASE,
+    EventSpec(
+        "add_to_cart", actions.AddToCart, "carts", 101, weight=2.0, reward=1.0, counts_as="click"
+    ),
+    EventSpec(
+        "rating",
+        actions.Rating,
+        "ratings",
+        102,
+        weight=2.0,
+        counts_as="click",
+        strength=actions.rate_strength,
+    ),
+    EventSpec(
+        "play",
+        actions.Play,
+        "plays",
+        103,
+        weight=2.0,
+        reward=1.0,
+        counts_as="click",
+        strength=actions.play_strength,
+    ),
+    EventSpec("dislike", actions.Dislike, "dislikes", 104, negative=True),
+    EventSpec("hide", actions.Hide, "hides", 105, negative=True),
+    EventSpec(
+        "remove_from_cart", actions.RemoveFromCart, "removals", 106, takes_back="add_to_cart"
+    ),
+    EventSpec("return", actions.Return, "returns", 107, takes_back="purchase"),
+    EventSpec("impression", actions.Impression, "impressions", 108, about_list=True),
+)
 """The types that this process knows."""

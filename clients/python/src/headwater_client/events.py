@@ -202,6 +202,7 @@ def decode(kind: type[AnyMessage], raw: bytes | None, now_ms: int | None = None)
         raise _explain(kind, raw, error) from error
     if isinstance(event, Interaction):
         _check_not_in_future(event.timestamp, now_ms)
+        _check_taken_time(event)
     return event
 
 
@@ -230,6 +231,12 @@ def _check_not_in_future(timestamp: int, now_ms: int | None) -> None:
     latest = (now_ms if now_ms is not None else int(time.time() * 1000)) + MAX_FUTURE_MS
     if timestamp > latest:
         raise EventError("timestamp", timestamp, f"is in the future: expected at most {latest}")
+
+
+def _check_taken_time(event: Interaction) -> None:
+    taken_time: int | None = getattr(event, "taken_time", None)
+    if taken_time is not None and taken_time > event.timestamp:
+        raise EventError("taken_time", taken_time, "is after the event's own timestamp")
 
 
 def _explain(kind: type[Struct], raw: bytes, error: Exception) -> EventError:

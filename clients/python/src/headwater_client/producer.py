@@ -19,6 +19,7 @@ from uuid import uuid4
 import msgspec
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
+from headwater_client.actions import Impression
 from headwater_client.errors import DeliveryError, EventError, QueueFullError, Undelivered
 from headwater_client.event_types import EVENT_TYPES
 from headwater_client.events import Click, Interaction, Item, Purchase, decode, encode
@@ -126,6 +127,13 @@ class EventProducer(ProcessBound):
     def purchase(self, *, user_id: str, item_id: str, **fields: Any) -> Purchase:
         """Send that a person bought an item; as `click`."""
         return self._send_new(Purchase, {**fields, "user_id": user_id, "item_id": item_id})
+
+    def impression(
+        self, *, user_id: str, recommendation_id: str, position: int, **fields: Any
+    ) -> Impression:
+        """Send that a person has seen a list up to a place, which counts from 0; as `click`."""
+        named = {"user_id": user_id, "recommendation_id": recommendation_id, "position": position}
+        return self._send_new(Impression, {**fields, **named})
 
     def send_interaction(
         self, event_type: str, *, user_id: str, item_id: str, **fields: Any

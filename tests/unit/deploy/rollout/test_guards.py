@@ -9,7 +9,7 @@ from headwater_client.event_types import CLICK
 from deploy.rollout import RolloutSettings, decide, guards, initial_state
 from deploy.rollout.evidence import DecisionInputs, Health, VariantTally, collect_inputs
 from deploy.rollout.feedback.consumer import decode_feedback, encode_feedback
-from deploy.rollout.feedback.counters import COUNTERS, FeedbackRow, Impression, VariantCounters
+from deploy.rollout.feedback.counters import COUNTERS, FeedbackRow, VariantList, VariantCounters
 from deploy.rollout.guards import GUARDS, Direction, RateGuard, check_latency
 from deploy.rollout.history import inputs_as_json
 from features.rollout_messages import RolloutPhase
@@ -29,7 +29,7 @@ def counted(empty: int, shown: int = 1000) -> VariantCounters:
     counters = VariantCounters()
     for n in range(shown):
         items = [] if n < empty else [f"i{n}"]
-        counters.add_impression(Impression(n % 64, items, 1.0, latency_ms=20))
+        counters.add_list(VariantList(n % 64, items, 1.0, latency_ms=20))
     return counters
 
 
@@ -54,7 +54,7 @@ def test_a_row_of_the_release_before_has_none_of_a_new_counter(
     row = decode_feedback(before)
     assert row.variant("canary").counts["empty"] == 0
     assert row.variant("canary").counts["requests"] == 1000
-    row.variant("canary").add_impression(Impression(0, []))
+    row.variant("canary").add_list(VariantList(0, []))
     assert decode_feedback(encode_feedback(row)).variant("canary").counts["empty"] == 1
 
 

@@ -16,7 +16,7 @@ from features.rows import apply_event, empty_user, observation
 from features.schema import FeatureSchema
 from stream.api.keys import make_key, write_keys
 from stream.api.problems import KINDS, MEDIA_TYPE
-from tests.harness.builders import START_MS, click
+from tests.harness.builders import ASKED, START_MS, click
 from tests.harness.http_api import CONFIG, SOURCES, HttpAnswer, OfflineApi, ask
 from tests.harness.memory_store import MemoryRowStore
 from tests.unit.stream.test_recommender import store_where_trend
@@ -304,6 +304,6 @@ def test_the_document_and_its_page_are_served() -> None:
 
 
 def test_every_type_of_event_is_taken() -> None:
-    events = [now_event(type=name, event_id=name) for name in EVENT_TYPES]
+    events = [now_event(type=name, event_id=name, **ASKED.get(name, {})) for name in EVENT_TYPES]
     found = post(ASK, {"person": "ann", "events": events}, OfflineApi(store_where_trend("a", "b")))
     assert [item["item_id"] for item in found.document["items"]] == ["b"]

@@ -75,7 +75,7 @@ def test_training_and_rows_bound_what_one_person_weighs_alike(
     for event in log:
         row = people.setdefault(event.user_id, rows.empty_user(schema))
         group = groups.setdefault((event.item_id, event.type), rows.empty_group(schema))
-        if rows.counts_for_item(row, event, schema):
+        if rows.find_item_event(row, event, schema):
             rows.apply_item_event(group, event, schema)
         rows.apply_event(row, event, schema)
     popular = ItemPopularity(schema).apply(log)

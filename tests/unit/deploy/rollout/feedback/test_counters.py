@@ -10,7 +10,7 @@ from deploy.rollout.feedback.consumer import decode_feedback, encode_feedback
 from deploy.rollout.feedback.counters import (
     BUCKETS,
     FeedbackRow,
-    Impression,
+    VariantList,
     VariantCounters,
     bucket_of,
     quantile_ms,
@@ -23,7 +23,7 @@ from features.topics import Hash
 def shown(*latencies_ms: float, items: tuple[str, ...] = ("a", "b")) -> VariantCounters:
     counters = VariantCounters()
     for at, latency_ms in enumerate(latencies_ms):
-        counters.add_impression(Impression(at % BUCKETS, items, 1.5, latency_ms))
+        counters.add_list(VariantList(at % BUCKETS, items, 1.5, latency_ms))
     return counters
 
 
@@ -61,7 +61,7 @@ def test_coverage_is_about_right(items: int) -> None:
 
 def test_what_failed_has_no_score() -> None:
     counters = VariantCounters()
-    counters.add_impression(Impression(0, [], None, 150.0, failed=True, fallback=True))
+    counters.add_list(VariantList(0, [], None, 150.0, failed=True, fallback=True))
     counts = counters.counts
     assert (counts["failed"], counts["fallbacks"], counters.scores.sum()) == (1, 1, 0)
 
