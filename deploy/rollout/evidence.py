@@ -7,7 +7,7 @@ uncertainty for massive data streams", Google 2012).
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,6 +17,7 @@ from deploy.rollout.feedback.counters import (
     VariantCounters,
     empty_counts,
     estimate_distinct,
+    name_seen,
     quantile_ms,
 )
 from features.rollout_messages import Variant
@@ -31,6 +32,9 @@ _PRIOR = 0.5
 # The .9999 quantile of chi-squared with nine degrees of freedom.
 _CHI_SQUARED = 33.72
 _P99 = 0.99
+# From so many lists that were seen on, of both variants, and such a share of those sent, what was
+# seen is what counts. A worker sends a list after each event, and few of them are shown.
+_LEAST_SEEN, _LEAST_SEEN_SHARE = 100, 0.005
 # The .9995 quantile of chi-squared with one degree of freedom.
 _IMBALANCE = 12.116
 _NOT_CHANCE = ", more than chance explains: look for workers that do not follow, or lost answers"
@@ -90,6 +94,7 @@ class DecisionInputs:
     Attributes:
         drift: between the canary's scores and the baseline's: population stability index, less
             what chance explains.
+        of_seen: whether lists that were really seen are counted, and not all that were sent.
     """
 
     now_s: float
@@ -98,6 +103,7 @@ class DecisionInputs:
     canary_health: Health
     baseline_health: Health
     drift: float
+    of_seen: bool = False
 
 
 def collect_inputs(
@@ -105,19 +111,33 @@ def collect_inputs(
 ) -> DecisionInputs:
     """The inputs from the counters by variant.
 
+    Where the app says what people have really seen, reward, people, coverage and drift are of what
+    was seen. Failures and times are of all that was sent: a list that is not shown because its
+    version failed is a failure too.
+
     Args:
         shadow: whether the candidate runs in shadow mode: it stands beside what is shown then.
     """
     pair = (Variant.SHADOW, Variant.STABLE) if shadow else (Variant.CANARY, Variant.BASELINE)
-    canary, baseline = (counters.get(name, VariantCounters()) for name in pair)
+    sent = [counters.get(name, VariantCounters()) for name in pair]
+    seen = [counters.get(name_seen(name), VariantCounters()) for name in pair]
+    of_seen = _are_enough(seen, sent)
+    canary, baseline = seen if of_seen else sent
     return DecisionInputs(
         now_s=now_s,
         canary=_tally(canary),
         baseline=_tally(baseline),
-        canary_health=_health(canary),
-        baseline_health=_health(baseline),
+        canary_health=_health(sent[0], canary),
+        baseline_health=_health(sent[1], baseline),
         drift=score_drift(canary.scores, baseline.scores),
+        of_seen=of_seen,
     )
+
+
+def _are_enough(seen: Sequence[VariantCounters], sent: Sequence[VariantCounters]) -> bool:
+    """Whether impressions are sent, and not only now and then by somebody who tries it."""
+    ours, all_of_them = (sum(each.counts["requests"] for each in side) for side in (seen, sent))
+    return ours >= max(_LEAST_SEEN, _LEAST_SEEN_SHARE * all_of_them)
 
 
 def _tally(counters: VariantCounters) -> VariantTally:
@@ -125,15 +145,16 @@ def _tally(counters: VariantCounters) -> VariantTally:
     return VariantTally(counters.shown.copy(), counters.reward.copy(), events)
 
 
-def _health(counters: VariantCounters) -> Health:
-    answers = int(counters.latencies.sum())
+def _health(sent: VariantCounters, counted: VariantCounters) -> Health:
+    """How a variant serves, by all that was sent; what is shown of it, by the lists that count."""
+    answers = int(sent.latencies.sum())
     error = math.sqrt(_P99 * (1 - _P99) / max(1, answers))
     return Health(
-        counts=dict(counters.counts),
-        p99_ms=quantile_ms(counters.latencies, _P99),
-        p99_at_least_ms=quantile_ms(counters.latencies, max(0.0, _P99 - GUARD_SIGMAS * error)),
-        coverage=counters.coverage(),
-        people=_count_people(counters),
+        counts=sent.counts | {"covers": counted.counts["covers"]},
+        p99_ms=quantile_ms(sent.latencies, _P99),
+        p99_at_least_ms=quantile_ms(sent.latencies, max(0.0, _P99 - GUARD_SIGMAS * error)),
+        coverage=counted.coverage(),
+        people=_count_people(counted),
     )
 
 

@@ -72,6 +72,7 @@ def inputs_as_json(
         "canary_health": _health_as_json(inputs.canary_health),
         "baseline_health": _health_as_json(inputs.baseline_health),
         "drift": inputs.drift,
+        "of_seen": inputs.of_seen,
     }
     return {"state": msgspec.to_builtins(state), "figures": figures, **rules_as_json(rules)}
 
@@ -117,6 +118,7 @@ def inputs_of(step: rollout_messages.RolloutStep) -> DecisionInputs:
             canary_health=_health_from_json(figures["canary_health"]),
             baseline_health=_health_from_json(figures["baseline_health"]),
             drift=figures["drift"],
+            of_seen=figures.get("of_seen", False),
         )
 
 

@@ -37,6 +37,8 @@ def status_lines(current: Rollout, steps: Sequence[RolloutStep], placement: Plac
             f"{datetime.fromtimestamp(step.rollout.time / 1000, UTC):%m-%d %H:%M:%S} "
             f"{step.actor}: {step.reason}"
         )
+    if counted := _describe_counted(steps):
+        lines.append(f"reward, people and coverage count the lists that people {counted}")
     if placement.elsewhere:
         lines.append(
             f"{placement.elsewhere:,} of the newest {placement.sampled:,} clicks and purchases "
@@ -55,8 +57,24 @@ def status_as_json(
     return {
         **msgspec.to_builtins(current),
         "reason": step.reason if step else "",
+        "counted": _describe_counted(steps),
         "interactions": placement._asdict(),
     }
+
+
+_OF_SEEN = "have seen, by their impressions"
+_OF_SENT = "were sent: the app sends no impressions, or few"
+
+
+def _describe_counted(steps: Sequence[RolloutStep]) -> str:
+    """Whether what was seen counts or what was sent; "" where nothing was decided on figures."""
+    decided = next((step for step in reversed(steps) if history.has_inputs(step)), None)
+    if decided is None:
+        return ""
+    try:
+        return _OF_SEEN if history.inputs_of(decided).of_seen else _OF_SENT
+    except DataError:
+        return ""
 
 
 def _newest_step(current: Rollout, steps: Sequence[RolloutStep]) -> RolloutStep | None:

@@ -1,4 +1,4 @@
-"""An installation of release 0.1.0, which knew clicks and purchases only, goes on with all types."""
+"""An installation of release 0.1.0, which knew two types of events, goes on with all."""
 
 from __future__ import annotations
 
@@ -48,7 +48,8 @@ def put_store_back(settings: Settings) -> None:
 
 def remove_new_topics(settings: Settings) -> None:
     names = [name for name in EVENT_TYPES.all_topics if name not in OLD_TOPICS]
-    for deletion in AdminClient(client_config(settings.kafka)).delete_topics(names).values():
+    admin = AdminClient(client_config(settings.kafka))
+    for deletion in admin.delete_topics(names).values():
         deletion.result()
     wait_until(lambda: not topic_ids(settings.kafka, names), 20)
 

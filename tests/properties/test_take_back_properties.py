@@ -85,9 +85,7 @@ def test_the_order_of_arrival_changes_no_feature(
 
 @settings(max_examples=200, deadline=None)
 @given(drawn=drawn_events, chance=st.randoms(use_true_random=False))
-def test_counters_are_those_of_what_was_not_taken_back(
-    drawn: Drawn, chance: random.Random
-) -> None:
+def test_counters_are_those_of_what_was_not_taken_back(drawn: Drawn, chance: random.Random) -> None:
     schema = FeatureSchema(FeatureSettings())
     log = make_log(drawn)
     gone = {(schema.takes_back[e.type], e.item, e.taken_ms) for e in log if e.taken_ms}

@@ -23,9 +23,9 @@ from headwater_client.events import Click, Interaction, Item, Purchase, decode, 
 
 from deploy.demo.tally import PopularityRule
 from deploy.jobs.replay import replay
+from deploy.rollout.feedback.attribution import AttributionWindow, ServedRecommendation
 from deploy.rollout.feedback.consumer import list_topics as list_feedback_topics
 from deploy.rollout.feedback.counters import VariantCounters
-from deploy.rollout.feedback.ledger import AttributionWindow, ServedRecommendation
 from features.asyncapi import make_document
 from features.columns import decode_user, encode_user
 from features.rows import apply_event, apply_item_event, empty_group, empty_user, observation
@@ -163,7 +163,7 @@ def test_tables_can_have_it(tmp_path: Path) -> None:
     path.write_text("user_id,item_id,timestamp,type\nann,lamp,1700000000,basket\n")
     [event] = load_log(DataSource(tmp_path, path, mapping)).events
     assert isinstance(event, Wish)
-    with pytest.raises(SettingsError, match="one of click, purchase, .*, wish and skip"):
+    with pytest.raises(SettingsError, match=r"one of click, purchase, .*, wish and skip"):
         mapping_from_options([], ["look"])
 
 

@@ -310,9 +310,7 @@ def _to_columns(
     width = schema.user_feature_count
     return Examples(
         items=vocabulary.indices(hashes),
-        types=np.fromiter(
-            (schema.stands_for[one.event.type] for one in ordered), np.int64, size
-        ),
+        types=np.fromiter((schema.stands_for[one.event.type] for one in ordered), np.int64, size),
         times_ms=np.fromiter((one.event.time_ms for one in ordered), np.int64, size),
         starts=_person_starts([one.event.user_id for one in ordered]),
         is_target=np.fromiter((one.is_target for one in ordered), np.bool_, size),

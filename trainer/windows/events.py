@@ -22,12 +22,12 @@ COLUMNS: Any = pa.schema(
         pa.field("price", pa.float64()),
         pa.field("quantity", pa.int32()),
         pa.field("context", pa.string()),
-        *(pa.field(name, _EXTRA_TYPES[name]) for name in EXTRA_FIELDS),
         pa.field("topic", pa.string(), nullable=False),
         pa.field("partition", pa.int32(), nullable=False),
         pa.field("offset", pa.int64(), nullable=False),
         pa.field("late", pa.bool_(), nullable=False),
         pa.field("repeated", pa.bool_(), nullable=False),
+        *(pa.field(name, _EXTRA_TYPES[name]) for name in EXTRA_FIELDS),
     ]
 )
 _OF_AN_EVENT = (

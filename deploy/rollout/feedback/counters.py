@@ -15,9 +15,10 @@ import xxhash
 from headwater_client.event_types import CLICK, PURCHASE
 
 from features.schema import BoolArray, Float64Array, Int64Array
-from features.topics import Hash, hash64
+from features.topics import Hash
 
 BUCKETS = 64
+_SEEN = "/seen"
 # Each bin of latencies is 15 % above the one before, from 1 ms to more than a minute.
 LATENCY_BINS, LATENCY_GROWTH = 80, 1.15
 # Scores are logits: bins half a unit wide, the outer ones open.
@@ -35,6 +36,15 @@ def bucket_of(rollout_id: str, user_id: str) -> int:
     return _person_hash(rollout_id, user_id) % BUCKETS
 
 
+def name_seen(variant: str) -> str:
+    """What a row calls the counters of a variant's lists that were really seen.
+
+    >>> name_seen("canary")
+    'canary/seen'
+    """
+    return f"{variant}{_SEEN}"
+
+
 def bit_of(rollout_id: str, user_id: str) -> int:
     """The person's place in the bitmap of people."""
     return _person_hash(rollout_id, user_id) // BUCKETS % PEOPLE_BITS
@@ -50,7 +60,7 @@ class VariantList:
 
     Attributes:
         bucket: of the person.
-        items: best first.
+        items: their hashes, best first.
         score: of the first place; None where no version gave one.
         latency_ms: of the variant's own version; None where it was not asked.
         failed: whether the variant's own version did not answer.
@@ -61,7 +71,7 @@ class VariantList:
     """
 
     bucket: int
-    items: Sequence[str]
+    items: Sequence[Hash]
     score: float | None = None
     latency_ms: float | None = None
     failed: bool = False
@@ -127,8 +137,8 @@ class VariantCounters:
         if made.person is not None:
             self.people[made.person] = True
         if made.covers:
-            for item_id in made.items:
-                self.items[hash64(item_id) % ITEM_BITS] = True
+            for item in made.items:
+                self.items[item % ITEM_BITS] = True
 
     def add_reward(self, bucket: int, reward: float, event_code: int) -> None:
         """Count what somebody did with a recommended item: an event of the type with this code."""

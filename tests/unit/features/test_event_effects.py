@@ -79,7 +79,7 @@ def absorb(*events: Interaction, schema: FeatureSchema = SCHEMA) -> World:
         (event("rating", value=2.4), 0, 0.0, True),
         (event("play", seconds=30, length_seconds=120), 1, 0.5, True),
         (event("play", seconds=500, length_seconds=120), 1, 2.0, True),
-        (event("play", seconds=5), 1, 2.0, True),
+        (event("play", seconds=5, length_seconds=None), 1, 2.0, True),
         (event("dislike"), 0, 0.0, True),
         (event("hide"), 0, 0.0, True),
         (event("return"), 0, 0.0, False),
@@ -158,7 +158,7 @@ def test_a_purchase_that_left_the_history_is_taken_back_by_its_time() -> None:
 
 def test_what_is_to_come_cannot_be_taken_back() -> None:
     back = event("return", 1, taken_time=START_MS + 2 * HOUR_MS)
-    with pytest.raises(EventError, match="taken_time.*after the event's own timestamp"):
+    with pytest.raises(EventError, match=r"taken_time.*after the event"):
         decode(type(back), encode(back))
     # A clock that was set right since (`events.wrong_time`) may leave one behind.
     world = absorb(event("purchase"), back)

@@ -24,6 +24,7 @@ from features.store import (
     StoreRefusalError,
     StoreTable,
     StoreUnavailableError,
+    item_sources,
     popularity_table,
     read_views,
     views_for,
@@ -134,7 +135,7 @@ def test_a_rendered_repository_has_its_partitions_whatever_the_environment_says(
 ) -> None:
     monkeypatch.setenv("HEADWATER_KAFKA__PARTITIONS", "9")
     names = {one.name: one for one in list_definitions(repository)}
-    assert len(names["item_popularity"].schema) == 2 * (PARTITIONS + 1)
+    assert len(names["item_popularity"].schema) == len(item_sources(PARTITIONS))
 
 
 WELL = {

@@ -13,9 +13,9 @@ are read and the first topic is opened:
 >>> registry.topics
 ('clicks', 'purchases', 'wishes')
 
-A type either has counters of its own in each person's row, which rows of before and model versions
-of before do not have, or it says what it says by counters that are there: then both stay as they are
-(docs/decisions/0026-what-an-event-says.md).
+A type either has counters of its own in each person's row, which rows and model versions of before
+do not have, or it says what it says by counters that are there: then both stay as they are
+(docs/decisions/0028-what-an-event-says.md).
 """
 
 import re

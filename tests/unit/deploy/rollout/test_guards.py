@@ -9,10 +9,11 @@ from headwater_client.event_types import CLICK
 from deploy.rollout import RolloutSettings, decide, guards, initial_state
 from deploy.rollout.evidence import DecisionInputs, Health, VariantTally, collect_inputs
 from deploy.rollout.feedback.consumer import decode_feedback, encode_feedback
-from deploy.rollout.feedback.counters import COUNTERS, FeedbackRow, VariantList, VariantCounters
+from deploy.rollout.feedback.counters import COUNTERS, FeedbackRow, VariantCounters, VariantList
 from deploy.rollout.guards import GUARDS, Direction, RateGuard, check_latency
 from deploy.rollout.history import inputs_as_json
 from features.rollout_messages import RolloutPhase
+from features.topics import hash64
 
 RULES = RolloutSettings()
 EMPTY_LISTS = RateGuard("empty lists", "empty", "requests", "max_fallback_rate")
@@ -28,7 +29,7 @@ def counts_empty_lists(monkeypatch: pytest.MonkeyPatch) -> None:
 def counted(empty: int, shown: int = 1000) -> VariantCounters:
     counters = VariantCounters()
     for n in range(shown):
-        items = [] if n < empty else [f"i{n}"]
+        items = [] if n < empty else [hash64(f"i{n}")]
         counters.add_list(VariantList(n % 64, items, 1.0, latency_ms=20))
     return counters
 

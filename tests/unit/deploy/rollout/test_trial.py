@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from deploy.rollout import RolloutSettings
 from deploy.rollout.decision import RolloutState, Trial, apply_action, decide, initial_state
 from deploy.rollout.evidence import collect_inputs, score_drift
-from deploy.rollout.feedback.counters import SCORE_BINS, VariantList, VariantCounters
+from deploy.rollout.feedback.counters import SCORE_BINS, VariantCounters, VariantList
 from deploy.rollout.history import (
     RolloutProjection,
     Transition,
@@ -29,6 +29,7 @@ from features.rollout_messages import (
     decode_rollout_message,
     history_key,
 )
+from features.topics import Hash
 
 RULES = RolloutSettings()
 NOW_MS = 1_700_000_000_000
@@ -59,7 +60,7 @@ def test_a_step_says_all_that_it_was_taken_on() -> None:
     counters = {"canary": VariantCounters(), "baseline": VariantCounters()}
     for at in range(3000):
         for name, one in counters.items():
-            one.add_list(VariantList(at % 64, ["a"], 1.0, 20, failed=name == "canary"))
+            one.add_list(VariantList(at % 64, [Hash(1)], 1.0, 20, failed=name == "canary"))
     state = initial_state(0.0)
     seen = collect_inputs(counters, 99.0, shadow=False)
     decided = decide(state, seen, RULES)

@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 
 import pytest
+from headwater_client import Impression
 from headwater_client.event_types import CLICK, PURCHASE
 from headwater_client.events import Click, Purchase
 
-from deploy.rollout.feedback.ledger import (
+from deploy.rollout.feedback.attribution import (
     MAX_SERVED,
     AttributionWindow,
     Credit,
     ServedRecommendation,
-    TimeOrderedMerge,
 )
+from deploy.rollout.feedback.ledger import TimeOrderedMerge
 from features.topics import hash64
 
 WINDOW_MS = 1000
@@ -124,3 +125,45 @@ def test_the_order_does_not_hang_on_what_is_fetched_first(order: str) -> None:
     for source in "sc":
         merge.advance_watermark(source, 100)
     assert found + ready(merge) == ["s1", "c2", "c3", "s4"]
+
+
+def impression(name: str, position: int) -> Impression:
+    return Impression(
+        event_id=f"{name}{position}",
+        user_id="ann",
+        recommendation_id=name,
+        position=position,
+        timestamp=10**12,
+    )
+
+
+def test_what_was_seen_earns_apart_from_what_was_sent() -> None:
+    """The newest list that was sent with it, and the newest of which it was seen."""
+    found = memory(shown("r1", 0, "a", "b"), shown("r2", 10, "b", "a"))
+    assert found.see(impression("r1", 0), 20)
+    sent = Credit("canary", 3, 1 / math.log2(3), CLICK.code)
+    assert found.attribute(click("a"), 30) == [
+        sent,
+        Credit("canary", 3, 1.0, CLICK.code, of_seen=True),
+    ]
+    # It was sent, and below what was seen.
+    assert [each.of_seen for each in found.attribute(click("b", "e2"), 40)] == [False]
+    assert found.see(impression("r1", 1), 50) is None
+    assert [
+        each.of_seen for each in found.attribute(click("b", "e3", recommendation_id="r1"), 60)
+    ] == [False, True]
+
+
+def test_an_impression_of_no_list_of_the_window_says_nothing() -> None:
+    found = memory(shown("r1", 0, "a"))
+    assert found.see(impression("r9", 0), 10) is None
+    other = Impression(
+        event_id="e", user_id="bob", recommendation_id="r1", position=0, timestamp=10**12
+    )
+    assert found.see(other, 10) is None
+    seen = found.see(impression("r1", 0), 10)
+    assert seen
+    assert seen.recent == set()
+    assert found.see(impression("r1", 0), 11) is None
+    late = memory(shown("r1", 0, "a"))
+    assert late.see(impression("r1", 0), WINDOW_MS + 1) is None

@@ -10,20 +10,21 @@ from deploy.rollout.feedback.consumer import decode_feedback, encode_feedback
 from deploy.rollout.feedback.counters import (
     BUCKETS,
     FeedbackRow,
-    VariantList,
     VariantCounters,
+    VariantList,
     bucket_of,
     quantile_ms,
     sum_counters,
 )
 from features.store import FEEDBACK
-from features.topics import Hash
+from features.topics import Hash, hash64
 
 
 def shown(*latencies_ms: float, items: tuple[str, ...] = ("a", "b")) -> VariantCounters:
     counters = VariantCounters()
     for at, latency_ms in enumerate(latencies_ms):
-        counters.add_list(VariantList(at % BUCKETS, items, 1.5, latency_ms))
+        hashes = list(map(hash64, items))
+        counters.add_list(VariantList(at % BUCKETS, hashes, 1.5, latency_ms))
     return counters
 
 

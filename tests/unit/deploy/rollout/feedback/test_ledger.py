@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import random
 
+import msgspec
 import pytest
+from headwater_client import Hide, Impression
 from headwater_client.events import Click, Reason, Recommendation, RecommendedItem, Shadow
 
 from deploy.rollout.evidence import collect_inputs
+from deploy.rollout.feedback.attribution import MAX_COUNTED
 from deploy.rollout.feedback.consumer import decode_feedback, encode_feedback
 from deploy.rollout.feedback.counters import FeedbackRow
-from deploy.rollout.feedback.ledger import MAX_COUNTED, FeedbackMessage, FeedbackScope, Ledger
+from deploy.rollout.feedback.ledger import FeedbackMessage, FeedbackScope, Ledger
 from deploy.rollout.guards import broken_guards
 from deploy.rollout.settings import RolloutSettings
 from features.topics import Hash
 
-SHOWN, CLICKED = Hash(1), Hash(2)
+SHOWN, CLICKED, SEEN = Hash(1), Hash(2), Hash(3)
 WINDOW_MS = 100_000
 
 
@@ -182,3 +185,70 @@ def test_a_version_that_shows_few_items_is_seen_beside_its_baseline() -> None:
             found.apply(FeedbackMessage(SHOWN, 2 * n + at, n, shown))
     inputs = collect_inputs(found.row.counters, 1.0, shadow=False)
     assert broken_guards(inputs, RolloutSettings()).startswith("coverage: 7 items shown")
+
+
+def log_with_impressions(share: int, people: int = 400) -> list[FeedbackMessage]:
+    """Of one list in so many its person has seen the first two places, before the click."""
+    reads = []
+    for n in range(people):
+        name, at_ms = f"u{n}", 10 * n
+        shown = answer(n, "canary" if n % 2 else "baseline", user_id=name)
+        reads.append(FeedbackMessage(SHOWN, n, at_ms, shown))
+        if n % (2 * share) < 2:
+            seen = Impression(
+                event_id=f"s{n}",
+                user_id=name,
+                recommendation_id=f"id{n}",
+                position=1,
+                timestamp=10**12,
+            )
+            reads.append(FeedbackMessage(SEEN, n, at_ms + 1, seen))
+        clicked = msgspec.structs.replace(click(n), user_id=name)
+        reads.append(FeedbackMessage(CLICKED, n, at_ms + 5, clicked))
+    return reads
+
+
+def test_where_impressions_come_what_was_seen_counts() -> None:
+    found = ledger()
+    for read in log_with_impressions(share=2):
+        found.apply(read)
+    inputs = collect_inputs(found.row.counters, 1.0, shadow=False)
+    assert inputs.of_seen
+    assert inputs.canary.shown.sum() == inputs.baseline.shown.sum() == 100
+    # Each of those who saw it has clicked what stood in the second place.
+    assert inputs.canary.reward.sum() == pytest.approx(100 * 0.6309, rel=1e-3)
+    # Failures and times are of all that was sent.
+    assert inputs.canary_health.requests == 200
+    assert inputs.canary_health.coverage < found.row.variant("canary").coverage()
+
+
+@pytest.mark.parametrize("share", [1000, 400])
+def test_a_few_impressions_do_not_decide(share: int) -> None:
+    found = ledger()
+    for read in log_with_impressions(share):
+        found.apply(read)
+    inputs = collect_inputs(found.row.counters, 1.0, shadow=False)
+    assert not inputs.of_seen
+    assert inputs.canary.shown.sum() == 200
+
+
+def test_a_restart_at_any_moment_counts_what_was_seen_alike() -> None:
+    whole, reads = ledger(), log_with_impressions(share=2, people=60)
+    for read in reads:
+        whole.apply(read)
+    draw = random.Random(3)
+    row = FeedbackRow({}, {})
+    for crash in [*sorted(draw.sample(range(len(reads)), 5)), len(reads)]:
+        anew = ledger(decode_feedback(encode_feedback(row)))
+        for read in reads[:crash]:
+            anew.apply(read)
+        row = anew.row
+    assert encode_feedback(row) == encode_feedback(whole.row)
+
+
+def test_what_earns_nothing_is_no_event_that_earned() -> None:
+    found = ledger()
+    found.apply(FeedbackMessage(SHOWN, 0, 0, answer(0)))
+    hide = Hide(event_id="h", user_id="u0", item_id="i1", timestamp=10**12)
+    found.apply(FeedbackMessage(CLICKED, 0, 5, hide))
+    assert found.row.variant("canary").counts["earned"] == 0
