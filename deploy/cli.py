@@ -40,6 +40,7 @@ COMMANDS = {
     ),
     "data": ("data_options:app", "Logs of events in files: what they hold."),
     "replay": ("windows:replay", "Stream a log of events into Kafka, in event-time order."),
+    "import": ("move_in:app", "Bring in a log of Gorse or Metarank."),
     "backfill": ("windows:backfill", "Rebuild the online store and the windows."),
     "rollout": ("rollout:app", "A canary's rollout: start one, look at it, steer it."),
     "windows": ("windows:app", "Windows of events, which training reads."),

@@ -211,6 +211,22 @@ def decode_catalogue_entry(stored: Stored) -> CatalogueEntry:
         )
 
 
+def decode_catalogue_item(item_id: str, stored: Stored) -> Item | None:
+    """An item as its message said it; None where there was none, or it was taken out again.
+
+    Raises:
+        DamagedRowError: something else than `encode_item` wrote is stored.
+    """
+    with ReadingRow():
+        values = decode_columns(CATALOGUE, stored)
+        del values["offsets"]
+        attributes = _ATTRIBUTES.decode(values.pop("attributes") or "{}")
+        described = {name: value for name, value in values.items() if value is not None}
+        item = msgspec.convert({**described, "item_id": item_id, "attributes": attributes}, Item)
+    is_gone = item == Item(item_id=item_id, available=False)
+    return None if is_gone or not described else item
+
+
 def encode_trending(listed: TrendList, source: int, offset: int) -> Columns:
     """The columns of a source's list of trending items."""
     return encode_columns(

@@ -67,6 +67,19 @@ class CatalogueCache:
             entries[read.entity_id] = self.put(read.entity_id, stored)
         return cast("dict[str, CatalogueEntry]", entries)
 
+    async def find(self, item_id: str) -> Item | None:
+        """All that the catalogue says of an item, as it is stored now; None where it says nothing.
+
+        Raises:
+            ServerError: the store does not answer.
+        """
+        (stored,) = await self._store.read([RowRead(CATALOGUE, item_id, CATALOGUE.columns)])
+        try:
+            return columns.decode_catalogue_item(item_id, stored)
+        except DamagedRowError as error:
+            tell_damaged(CATALOGUE, f"item {item_id!r}", error)
+            return None
+
     def get_cached(self, item_ids: Iterable[str]) -> dict[str, CatalogueEntry | None]:
         """The entry of each item; None where it has to be read."""
         now = self._clock()

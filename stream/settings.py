@@ -175,6 +175,11 @@ class ApiSettings(Section):
     max_body_bytes: Annotated[int, Field(ge=1024, le=4 * 1024 * 1024)] = Field(
         1024 * 1024, description="size of a request, at most, in bytes"
     )
+    event_aliases: tuple[Annotated[str, Field(pattern=r"^[^=]+=[^=]+$")], ...] = Field(
+        ("read=click", "star=click", "like=click"),
+        description="which event is meant by the name that Gorse or Metarank has for it, "
+        "NAME=EVENT; an event's own name stands for itself",
+    )
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import asyncio
 import signal
 import socket
-from collections.abc import Coroutine, Iterator, Mapping
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,9 @@ from features.store import check_rows
 from features.store.redis import RedisRowStore
 from features.topics import Hash
 from stream.api.answers import Answerer, Batching
+from stream.api.compat.dialect import Dialect
+from stream.api.compat.gorse import GorseDialect
+from stream.api.compat.metarank import MetarankDialect
 from stream.api.http import HttpApi
 from stream.api.intake import EventIntake, EventPublisher
 from stream.api.keys import KeyRing
@@ -36,6 +39,7 @@ from stream.settings import WorkerConfig
 
 TURN_S = 1.0
 DRAIN_S = 10
+DIALECTS = (GorseDialect, MetarankDialect)
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 Source = tuple[str, int]
 log = structlog.get_logger()
@@ -114,12 +118,14 @@ class _Service:
 
     Attributes:
         api: the transport.
+        dialects: the interfaces of other systems.
         readiness: what is not there yet.
         parts: what the operations use.
         follower: keeps the routes up to date.
     """
 
     api: HttpApi
+    dialects: Sequence[Dialect]
     readiness: Readiness
     parts: ApiParts
     health: ServiceHealth
@@ -180,8 +186,10 @@ def _make_service(
         }
     )
     readiness = Readiness(health)
-    transport = HttpApi(ApiService(parts), keys, readiness, api.max_body_bytes)
-    return _Service(transport, readiness, parts, health, follower, store)
+    service = ApiService(parts)
+    dialects = [kind(service, parts, api.event_aliases) for kind in DIALECTS]
+    transport = HttpApi(service, keys, readiness, api.max_body_bytes)
+    return _Service(transport, dialects, readiness, parts, health, follower, store)
 
 
 async def _run(
@@ -192,7 +200,7 @@ async def _run(
     relax_collector()
     server = ApiServer(
         uvicorn.Config(
-            service.api.make_app(),
+            service.api.make_app(service.dialects),
             log_config=None,
             access_log=False,
             lifespan="off",

@@ -3,8 +3,7 @@
 Whatever a caller sends, the answer is the operation's or a problem (RFC 9457), never a trace.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 
 import msgspec
 from headwater_client import EventError, decode, encode
@@ -13,14 +12,16 @@ from headwater_client.events import explain_refusal
 from msgspec import Struct
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
+from starlette.datastructures import QueryParams
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from stream.api import problems
+from stream.api.compat.dialect import PREFIX, Dialect, Work, make_refusal
 from stream.api.guard import observe
-from stream.api.keys import KeyRing
+from stream.api.keys import ApiKey, KeyRing
 from stream.api.openapi import make_openapi, render_page
 from stream.api.problems import RequestError, refuse
 from stream.api.readiness import Readiness
@@ -28,6 +29,9 @@ from stream.api.service import ApiCall, ApiService
 
 JSON = "application/json"
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "[::1]")
+METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+Endpoint = Callable[[Request], Awaitable[Response]]
+WriteProblem = Callable[[Problem, Mapping[str, str]], Response]
 # Neither script nor another host, whatever a page holds.
 _PAGE_HEADERS = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}
 
@@ -52,8 +56,12 @@ class HttpApi:
         document = make_openapi()
         self._document, self._page = encode(document), render_page(document).encode()
 
-    def make_app(self) -> Starlette:
-        """The ASGI application."""
+    def make_app(self, dialects: Sequence[Dialect] = ()) -> Starlette:
+        """The ASGI application.
+
+        Args:
+            dialects: the interfaces of other systems that it has besides its own.
+        """
         routes = [
             Route(
                 operation.path.replace("{person}", "{person:path}"),
@@ -62,40 +70,65 @@ class HttpApi:
             )
             for operation in OPERATIONS
         ]
+        for dialect in dialects:
+            routes += self._make_dialect(dialect)
         return Starlette(routes=routes, exception_handlers={HTTPException: self._refuse_path})
 
-    def _make_endpoint(self, operation: Operation) -> Callable[[Request], Awaitable[Response]]:
+    def _make_endpoint(self, operation: Operation) -> Endpoint:
         own = getattr(self, f"_{operation.name}", None)
-        act = own or self._make_action(operation)
+        act = own or self._make_action(operation, getattr(self._service, operation.name))
 
         async def answer(request: Request) -> Response:
-            return await _answer(operation.name, act(request))
+            return await _answer(operation.name, act(request), _answer_problem)
 
         return answer
 
-    def _make_action(self, operation: Operation) -> Callable[[Request], Awaitable[Response]]:
-        """Reads a request, has the service answer it, and writes the answer."""
-        work = getattr(self._service, operation.name)
+    def _make_dialect(self, dialect: Dialect) -> Iterator[Route]:
+        """Its routes: clients end a path with a slash or without, and mean the same."""
+        prefix = f"{PREFIX}/{dialect.name}"
+
+        def make_route(operation: Operation, path: str, work: Work) -> Route:
+            act = self._make_action(operation, work)
+
+            async def answer(request: Request) -> Response:
+                return await _answer(f"{dialect.name}_{operation.name}", act(request), write)
+
+            methods = [operation.method] if operation.method else METHODS
+            return Route(prefix + path, answer, methods=methods)
+
+        def write(problem: Problem, headers: Mapping[str, str]) -> Response:
+            body, media_type = dialect.write_problem(problem)
+            return Response(body, problem.status, headers, media_type)
+
+        for operation in dialect.operations:
+            for path in (operation.path, f"{operation.path}/"):
+                yield make_route(operation, path, dialect.find_work(operation))
+        other = Operation(_ELSEWHERE, "", "", "")
+        yield make_route(other, "{rest:path}", make_refusal(f"there is no such path in {prefix}"))
+
+    def _make_action(self, operation: Operation, work: Work) -> Endpoint:
+        """Reads a request, has it answered, and writes the answer."""
 
         async def act(request: Request) -> Response:
             self._readiness.check_started()
             key = self._admit(operation, request)
-            raw = await self._read_body(request) if operation.method != "GET" else b""
+            raw = await self._read_body(request) if _may_have_body(operation, request) else b""
             call = ApiCall(
                 key,
                 raw,
                 decode(operation.body, raw) if operation.body else None,
                 _read_query(operation.query, request.query_params) if operation.query else None,
                 request.path_params,
+                request.headers,
             )
             return Response(encode(await work(call)), media_type=JSON)
 
         return act
 
-    def _admit(self, operation: Operation, request: Request) -> Any:
+    def _admit(self, operation: Operation, request: Request) -> ApiKey:
         if self._keys.is_open:
             _check_host(request)
-        return self._keys.admit(request.headers.get("authorization", ""), operation.scope)
+        return self._keys.admit(_read_authorization(request), operation.scope)
 
     async def _read_body(self, request: Request) -> bytes:
         """The body of a request of JSON.
@@ -104,7 +137,8 @@ class HttpApi:
             RequestError: it is too large, or of another media type.
         """
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind != JSON or request.headers.get("content-encoding", "identity") != "identity":
+        is_plain = request.headers.get("content-encoding", "identity") == "identity"
+        if not (is_plain and (kind == JSON or _may_be_unnamed(request))):
             raise refuse(
                 "media-type",
                 f"content-type {kind or 'is missing'}",
@@ -137,14 +171,14 @@ class HttpApi:
         assert isinstance(error, HTTPException)
 
         async def tell(request: Request) -> Response:
-            self._keys.admit(request.headers.get("authorization", ""), None)
+            self._keys.admit(_read_authorization(request), None)
             shown = request.url.path[:200]
             if error.status_code == 405:
                 problem = problems.make_problem("method", f"{request.method} {shown}")
                 raise RequestError(problem, error.headers)
             raise refuse("not-found", shown, "/docs lists what there is")
 
-        return await _answer(_ELSEWHERE, tell(request))
+        return await _answer(_ELSEWHERE, tell(request), _answer_problem)
 
     async def _tell_metrics(self, request: Request) -> Response:
         self._admit(_OF["tell_metrics"], request)
@@ -174,21 +208,45 @@ _OF = {operation.name: operation for operation in OPERATIONS}
 _ELSEWHERE = "elsewhere"
 
 
-async def _answer(operation: str, work: Awaitable[Response]) -> Response:
+async def _answer(operation: str, work: Awaitable[Response], write: WriteProblem) -> Response:
     """The answer to a request, or the problem that came in its way."""
     try:
         return await observe(operation, work, lambda response: response.status_code)
     except RequestError as error:
-        return _answer_problem(error.problem, error.headers)
+        return write(error.problem, error.headers)
 
 
-def _read_query(kind: type[Struct], given: Mapping[str, str]) -> Struct:
-    """What a query string holds.
+def _may_have_body(operation: Operation, request: Request) -> bool:
+    """Whether a body is expected, or there is one: those of other systems may leave it out."""
+    if operation.path.startswith("/v1/"):
+        return operation.method != "GET"
+    headers = request.headers
+    return headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
+
+
+def _may_be_unnamed(request: Request) -> bool:
+    """Whether a body is taken for JSON whatever its media type is said to be.
+
+    As other systems do. But a page of a browser has to say it: then the browser asks first.
+    """
+    is_dialect = request.url.path.startswith(f"{PREFIX}/")
+    return is_dialect and not {"origin", "sec-fetch-site"} & set(request.headers)
+
+
+def _read_authorization(request: Request) -> str:
+    """The key as the header `Authorization` has it; other systems' clients send X-API-Key."""
+    headers = request.headers
+    return headers.get("authorization") or f"Bearer {headers.get('x-api-key', '')}"
+
+
+def _read_query(kind: type[Struct], given: QueryParams) -> Struct:
+    """What a query string holds; a name that stands there twice is a list.
 
     Raises:
         EventError: a field breaks the contract.
     """
-    fields = dict(given)
+    lists = {name: given.getlist(name) for name in given}
+    fields = {name: each if len(each) > 1 else each[0] for name, each in lists.items()}
     try:
         return msgspec.convert(fields, kind, strict=False)
     except msgspec.ValidationError as error:
@@ -211,7 +269,7 @@ def _check_host(request: Request) -> None:
         )
 
 
-def _answer_problem(problem: Problem, headers: Mapping[str, str] | None = None) -> Response:
+def _answer_problem(problem: Problem, headers: Mapping[str, str]) -> Response:
     return Response(encode(problem), problem.status, headers, problems.MEDIA_TYPE)
 
 

@@ -113,11 +113,11 @@ def _read_text(fields: _Fields, name: str) -> str:
 
 
 class TopicMessage(NamedTuple):
-    """A message for a topic."""
+    """A message for a topic; without a value, of what is no longer there."""
 
     topic: str
     key: str
-    value: bytes
+    value: bytes | None
 
 
 class Delivered(NamedTuple):
@@ -136,6 +136,11 @@ def event_message(event: Interaction) -> TopicMessage:
 def item_message(item: Item) -> TopicMessage:
     """An item as it is sent."""
     return TopicMessage(ITEMS, item.item_id, encode(item))
+
+
+def removal_message(item_id: str) -> TopicMessage:
+    """What takes an item out of the catalogue."""
+    return TopicMessage(ITEMS, item_id, None)
 
 
 class EventPublisher:

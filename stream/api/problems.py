@@ -56,6 +56,11 @@ KINDS = {
         "An error of the service",
         "`detail` has a reference to its trace in the service's log.",
     ),
+    "no-counterpart": ProblemKind(
+        501,
+        "Headwater has no counterpart of this",
+        "Of another system's interface: `detail` says why, and what there is instead.",
+    ),
     "unavailable": ProblemKind(
         503,
         "A server is away",

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
 from uuid import uuid4
@@ -56,6 +56,7 @@ class ApiCall:
         raw: the bytes of its body.
         body, query: as the operation's structs; None where it has none.
         path: the parts of the path that have names.
+        headers: by their names in lower case.
     """
 
     key: ApiKey
@@ -63,6 +64,7 @@ class ApiCall:
     body: Any
     query: Any
     path: Mapping[str, str]
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 from headwater_client import EVENT_TYPES
 
+from deploy.services.api import DIALECTS
 from features.schema import FeatureSchema
 from features.settings import BrokerSettings, EventSettings, FeatureSettings, StoreSettings
 from features.topics import source_hash
@@ -24,7 +25,7 @@ from stream.api.service import ApiParts, ApiService
 from stream.recommender import make_recommender
 from stream.routing import Routes
 from stream.row_updates import RowReader
-from stream.settings import TritonSettings, WorkerConfig, WorkerSettings
+from stream.settings import ApiSettings, TritonSettings, WorkerConfig, WorkerSettings
 from tests.harness.memory_store import MemoryRowStore
 
 CONFIG = WorkerConfig(
@@ -98,11 +99,14 @@ class OfflineApi:
                 )
                 keys = KeyRing(self.keys_file)
                 readiness = Readiness(NoChecks())
-                api = HttpApi(ApiService(parts), keys, readiness, self.max_body_bytes)
+                service = ApiService(parts)
+                api = HttpApi(service, keys, readiness, self.max_body_bytes)
+                aliases = ApiSettings().event_aliases
+                dialects = [kind(service, parts, aliases) for kind in DIALECTS]
                 await recommender.start()
                 readiness.starting.clear()
                 try:
-                    return await work(api.make_app())
+                    return await work(api.make_app(dialects))
                 finally:
                     await recommender.close()
 

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
+import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
+from gorse import AsyncGorse, Gorse, GorseException
 from headwater_client import EVENT_TYPES, Interaction
 
+from bench.harness.processes import folder_variables
 from deploy import local
 from deploy.jobs.train import model_registry
 from deploy.settings import Settings
@@ -33,6 +40,7 @@ from tests.harness.builders import CHANGE_ROWS, make_interaction
 from tests.harness.models import SETTINGS, untrained
 from tests.harness.servers import pause
 from tests.harness.waiting import wait_until
+from tests.harness.workers import environment
 
 pytestmark = pytest.mark.integration
 ASK, EVENTS = "/v1/recommendations", "/v1/events"
@@ -341,3 +349,287 @@ def test_an_answer_is_a_sum_over_the_log_whether_the_worker_runs_sleeps_or_is_de
             await session.close()
 
     asyncio.run(run())
+
+
+def test_gorses_own_client_works_by_another_address(service: Service) -> None:
+    """The session of its README, and what an app asks besides."""
+    client = Gorse(f"{service.url}/compat/gorse", service.secret)
+    person, vase = uuid4().hex, f"vase-{uuid4().hex}"
+    assert client.insert_user({"UserId": person, "Labels": []}) == {"RowAffected": 1}
+    described = {
+        "ItemId": vase,
+        "IsHidden": False,
+        "Categories": ["c1", "vases"],
+        "Labels": {"material": "clay", "for": ["flowers"]},
+        "Timestamp": "2022-02-24T00:00:00Z",
+        "Comment": "A vase of clay",
+    }
+    assert client.insert_item(described) == {"RowAffected": 1}
+    told = [
+        {"FeedbackType": "read", "UserId": person, "ItemId": "i1", "Timestamp": "2022-02-24"},
+        {"FeedbackType": "star", "UserId": person, "ItemId": "i2", "Timestamp": "2022-02-25"},
+    ]
+    assert client.insert_feedbacks(told) == {"RowAffected": 2}
+    # Sent again, each counts once.
+    assert client.insert_feedbacks(told) == {"RowAffected": 2}
+    assert client.insert_feedback("purchase", person, "i3", "2022-02-26 10:00:00") == {
+        "RowAffected": 1
+    }
+    wait_until(lambda: len(client.list_feedbacks("read", person)) == 2, 30)
+    wait_until(lambda: len(client.list_feedbacks("purchase", person)) == 1, 30)
+    assert service.clicks(person) == 2
+    assert client.list_feedbacks("star", person)[1] == {
+        "FeedbackType": "click",
+        "UserId": person,
+        "ItemId": "i2",
+        "Timestamp": "2022-02-25T00:00:00Z",
+        "Comment": "",
+    }
+    assert client.get_user(person)["UserId"] == person
+
+    both = client.get_recommend(person, n=10)
+    assert [each.score for each in both] == sorted((each.score for each in both), reverse=True)
+    names = [each.id for each in both]
+    assert len(names) == 10
+    assert not {"i1", "i2", "i3"} & set(names)
+    pages = [client.get_recommend(person, n=5, offset=offset) for offset in (0, 5)]
+    assert [each.id for page in pages for each in page] == names
+    of_one = client.get_recommend(person, category="c3", n=8)
+    assert {category_of(each.id) for each in of_one} == {"c3"}
+    assert len(of_one) == 8
+    near = client.get_neighbors("i5", n=4)
+    assert len({each["Id"] for each in near} - {"i5"}) == 4
+    session = client.session_recommend([{**told[0], "UserId": ""}, told[1]], n=3)
+    assert len(session) == 3
+    assert not {"i1", "i2"} & {each["Id"] for each in session}
+
+    wait_until(lambda: _has_item(client, vase), 30)
+    assert client.get_item(vase) == {
+        **described,
+        "Labels": {"material": "clay", "for.flowers": True},
+    }
+    client.update_item(vase, is_hidden=True, categories=["vases"])
+    wait_until(lambda: client.get_item(vase)["IsHidden"], 30)
+    assert client.get_item(vase)["Categories"] == ["vases"]
+    assert client.get_item(vase)["Comment"] == "A vase of clay"
+    assert client.delete_item(vase) == {"RowAffected": 1}
+    wait_until(lambda: not _has_item(client, vase), 30)
+
+
+def _has_item(client: Gorse, item_id: str) -> bool:
+    try:
+        client.get_item(item_id)
+    except GorseException as error:
+        if error.status_code != 404:
+            raise
+        return False
+    return True
+
+
+def test_gorses_own_client_says_what_is_wrong_and_what_has_no_counterpart(service: Service) -> None:
+    url = f"{service.url}/compat/gorse"
+    client = Gorse(url, service.secret)
+    bad = [
+        {"FeedbackType": "read", "UserId": "ann", "ItemId": "i1"},
+        {"FeedbackType": "read", "UserId": "", "ItemId": "i1"},
+        {"FeedbackType": "smell", "UserId": "ann", "ItemId": "i1"},
+    ]
+    labels = {"UserId": "ann", "Labels": ["tall"]}
+    for ask, status, words in [
+        (lambda: client.insert_feedbacks(bad[1:2]), 400, "UserId: <missing>: is required"),
+        (lambda: client.insert_feedbacks(bad[:2]), 400, "1 were taken, 1 not: send all again"),
+        (lambda: client.insert_feedbacks(bad), 400, "feedback[2].FeedbackType: 'smell': expected "),
+        (lambda: client.insert_feedback("read", "ann", "i1", "today"), 400, "Timestamp: 'today': "),
+        (
+            lambda: client.insert_item({"ItemId": "", "IsHidden": False}),
+            400,
+            "ItemId: '': Expected",
+        ),
+        (lambda: client.insert_item({"IsHidden": False}), 400, "ItemId: <missing>: is required"),
+        (lambda: client.get_recommend("ann", n=300), 400, "n: 300: expected at most 100"),
+        (lambda: client.get_recommend("ann", write_back_type="read"), 501, "write-back-type: "),
+        (lambda: client.insert_user(labels), 501, "Labels: a person is known by their events"),
+        (lambda: client.get_users(5), 501, "people are not listed"),
+        (lambda: client.get_items(5), 501, "the catalogue is not listed here"),
+        (lambda: client.delete_feedback("ann", "i1"), 501, "an event is not taken back"),
+        (lambda: client.delete_user("ann"), 501, "not erased by this interface"),
+        (lambda: Gorse(url, "wrong").get_recommend("ann"), 401, "the key is not known"),
+        (lambda: Gorse(f"{url}/old", service.secret).get_recommend("a"), 501, "no such path"),
+    ]:
+        with pytest.raises(GorseException) as refused:
+            ask()
+        assert refused.value.status_code == status, refused.value.message
+        assert words in refused.value.message
+        assert "\n" not in refused.value.message
+
+
+def test_gorses_asynchronous_client_works_too(service: Service) -> None:
+    async def run() -> None:
+        client = AsyncGorse(f"{service.url}/compat/gorse", service.secret)
+        person = uuid4().hex
+        await client.insert_feedback("read", person, "i4", "2022-02-24")
+        found = await asyncio.gather(*(client.get_recommend(person, n=5) for _ in range(8)))
+        assert {len(each) for each in found} == {5}
+        deadline = time.monotonic() + 30
+        while not await client.list_feedbacks("read", person):
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.1)
+        assert "i4" not in [each.id for each in await client.get_recommend(person)]
+
+    asyncio.run(run())
+
+
+def test_gorses_javascript_client_works_by_another_address(
+    service: Service, tmp_path: Path
+) -> None:
+    if shutil.which("npm") is None:
+        pytest.skip("npm is not installed")
+    source = Path(__file__).parent / "gorse_js"
+    for name in ("package.json", "package-lock.json", "session.js"):
+        shutil.copy(source / name, tmp_path)
+    quiet = ["--ignore-scripts", "--no-audit", "--no-fund", "--prefer-offline"]
+    subprocess.run(["npm", "ci", *quiet], cwd=tmp_path, check=True, capture_output=True)
+    person, vase = uuid4().hex, f"vase-{uuid4().hex}"
+    given = [f"{service.url}/compat/gorse", service.secret, person, vase]
+    done = subprocess.run(
+        ["node", "session.js", *given], cwd=tmp_path, check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    rows = {name: found[name] for name in ("user", "users", "upserted", "inserted", "again")}
+    assert rows == {"user": 1, "users": 2, "upserted": 1, "inserted": 2, "again": 1}
+    assert {each["ItemId"] for each in found["feedback"]} == {"i1", "i2"}
+    assert found["one"]["Timestamp"] == "2022-02-24T10:00:00Z"
+    assert len(set(found["recommended"]) - {"i1", "i2"}) == 6
+    assert found["page"] == found["recommended"][3:]
+    assert {category_of(name) for name in found["category"]} == {"c2"}
+    assert len(found["category"]) == 5
+    for name in ("session", "neighbors"):
+        assert len({each["Id"] for each in found[name]} - {"i1"}) == 3
+    assert len(found["popular"]) == 2
+    assert found["item"]["Labels"] == ["new"]
+    assert found["item"]["Timestamp"] == "2022-02-24T10:00:00.250Z"
+    assert found["categories"]["Categories"] == ["c1", "vases"]
+    assert (found["categorised"], found["deleted"]) == (1, 1)
+    assert [found[name]["code"] for name in ("latest", "listed", "misnamed")] == [501, 501, 400]
+    assert "no list of the newest items" in found["latest"]["message"]
+    assert "feedback[0].FeedbackType: 'smell'" in found["misnamed"]["message"]
+
+
+def test_what_metarank_documents_works_by_another_address(service: Service) -> None:
+    def take(path: str, body: Any) -> Any:
+        return service.take("POST", f"/compat/metarank{path}", body)
+
+    person, name = uuid4().hex, f"cat-{uuid4().hex}"
+    shared = {"timestamp": "1599391467000", "id": uuid4().hex}
+    described = {
+        **shared,
+        "event": "item",
+        "item": name,
+        "fields": [
+            {"name": "title", "value": "You favourite cat"},
+            {"name": "color", "value": ["white", "black"]},
+            {"name": "is_cute", "value": True},
+        ],
+    }
+    clicked = {
+        **shared,
+        "event": "interaction",
+        "ranking": "81f46c34",
+        "user": person,
+        "session": "session1",
+        "type": "click",
+        "item": "i1",
+        "fields": [{"name": "source", "value": "search"}],
+    }
+    shown = {**shared, "event": "ranking", "user": person, "items": [{"id": "i1"}]}
+    found = take("/feedback", [described, clicked, shown])
+    assert (found["accepted"], found["updated"]) == (2, 0)
+    assert found["status"].startswith("1 of ranking: what was shown is not kept")
+    # Sent again it is the same event.
+    again = take("/feedback", clicked)
+    assert {**again, "tookMillis": 0} == {
+        "accepted": 1,
+        "status": "ok",
+        "tookMillis": 0,
+        "updated": 0,
+    }
+    wait_until(lambda: service.clicks(person) == 1, 30)
+    wait_until(lambda: service.call("GET", f"/compat/gorse/api/item/{name}")[0] == 200, 30)
+    cat = service.take("GET", f"/compat/gorse/api/item/{name}")
+    assert cat["Labels"] == ["color.white", "color.black", "is_cute"]
+
+    asked = {
+        **shared,
+        "user": person,
+        "session": "session1",
+        "fields": [{"name": "query", "value": "jeans"}],
+        "items": [
+            {"id": "nowhere", "fields": [{"name": "relevancy", "value": 2.0}]},
+            {"id": "i5", "fields": [{"name": "relevancy", "value": 1.0}]},
+            {"id": "i6"},
+        ],
+    }
+    ranked = take("/rank/xgboost", asked)
+    assert [item["item"] for item in ranked["items"]][2] == "nowhere"
+    scores = [item["score"] for item in ranked["items"]]
+    assert scores == sorted(scores, reverse=True)
+    assert ranked["not_used"] == ["fields.query", "items.fields.relevancy"]
+    assert "features" not in ranked["items"][0]
+    own = service.take("POST", "/v1/rank", {"person": person, "items": ["nowhere", "i5", "i6"]})
+    assert [item["item"] for item in ranked["items"]] == items(own)
+    explained = take("/rank/xgboost?explain=true", asked)
+    assert explained["items"][0]["features"][0]["name"] == "reason"
+    assert explained["items"][2]["features"] == []
+
+    best = take("/recommend/similar", {"count": 4, "user": person, "items": ["i7"]})
+    assert len({item["item"] for item in best["items"]} - {"i1", "i7"}) == 4
+    near = take("/recommend/similar", {"count": 4, "items": ["i7", "i8"]})
+    alike = service.take("POST", "/v1/items/similar", {"items": ["i7", "i8"], "limit": 4})
+    assert [item["item"] for item in near["items"]] == items(alike)
+    wait_until(lambda: take("/recommend/trending", {"count": 1})["items"], 30)
+    status, problem = service.call("POST", "/compat/metarank/train/xgboost")
+    assert (status, problem["type"]) == (501, "/docs#no-counterpart")
+
+
+def test_an_import_counts_each_row_and_again_each_event_once(
+    service: Service, tmp_path: Path
+) -> None:
+    person, vase = uuid4().hex, f"vase-{uuid4().hex}"
+    told = [
+        {"FeedbackType": kind, "UserId": person, "ItemId": item, "Timestamp": f"2022-01-0{day}"}
+        for day, (kind, item) in enumerate([("read", "i1"), ("smell", "i2"), ("read", "i3")], 1)
+    ]
+    item = {"ItemId": vase, "IsHidden": False, "Comment": "A vase of clay"}
+    rows = {"feedback": told, "items": [item], "users": [{"UserId": person, "Labels": ["tall"]}]}
+    for name, each in rows.items():
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, each)))
+    for _ in range(2):
+        done = run_command(service, "import", "gorse", str(tmp_path))
+        assert "feedback.jsonl: row 2: FeedbackType: 'smell': expected one of" in done.stderr
+        assert (
+            "sent 1 items, 2 events (2 click); 5 rows: 2 of events, 1 of items, 1 refused, 1"
+            in (done.stdout)
+        )
+    client = Gorse(f"{service.url}/compat/gorse", service.secret)
+    wait_until(lambda: _has_item(client, vase), 30)
+    # The app itself sends it, too.
+    client.insert_feedbacks([told[2]])
+    client.insert_feedback("read", person, "i9", "2022-02-01")
+    wait_until(lambda: service.clicks(person) == 3, 30)
+    assert [each["ItemId"] for each in client.list_feedbacks("click", person)] == ["i1", "i3", "i9"]
+
+
+def run_command(service: Service, *command: str) -> subprocess.CompletedProcess[str]:
+    """A command of Headwater on the service's servers, which has to succeed."""
+    settings = service.settings
+    variables = environment(settings, "import") | folder_variables(settings)
+    done = subprocess.run(
+        [sys.executable, "-m", "deploy.cli", *command],
+        env=variables,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return done

@@ -1,0 +1,450 @@
+"""Gorse's REST interface: its official clients work by another address.
+
+Lists are those of `ApiService`; a page of Gorse (`n`, `offset`) is the end of a longer list.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+from headwater_client import EventError, RecommendedItem, decode, encode
+from headwater_client.contract import (
+    MAX_EVENTS,
+    MAX_LIMIT,
+    ItemsQuery,
+    Operation,
+    PersonAnswer,
+    PopularQuery,
+    Problem,
+    RecommendationQuery,
+    Scope,
+    SimilarQuery,
+)
+from headwater_client.events import Item
+from msgspec import Struct
+from msgspec.structs import replace as replace_fields
+
+from features.events import current_ms
+from features.topics import hash64
+from stream.api.compat import gorse_forms
+from stream.api.compat.dialect import (
+    Work,
+    check_page,
+    describe_in_words,
+    make_call,
+    make_query,
+    make_refusal,
+)
+from stream.api.compat.gorse_forms import GorseFeedback, GorseItem, GorsePatch
+from stream.api.compat.values import EventAliases, write_time
+from stream.api.intake import removal_message
+from stream.api.problems import RequestError, describe_field, refuse
+from stream.api.service import ApiCall, ApiParts, ApiService
+from stream.ranking import is_seen
+from stream.row_updates import RowView
+
+_ONE_ROW = {"RowAffected": 1}
+_SCORES = "2"
+
+
+class GorsePage(Struct, frozen=True, kw_only=True, rename="kebab"):
+    """Which part of a list is asked for."""
+
+    n: int = 10
+    offset: int = 0
+    category: str | list[str] = []
+    user_id: str = ""
+    write_back_type: str = ""
+
+
+class _FeedbackList(Struct):
+    feedback: list[GorseFeedback]
+
+
+class _GorseItems(Struct):
+    items: list[GorseItem]
+
+
+class _GorseUsers(Struct):
+    users: list[gorse_forms.GorseUser]
+
+
+_ITEM, _CATEGORY = "/item/{item}", "/item/{item}/category/{category}"
+OPERATIONS = tuple(
+    Operation(name, method, f"/api{path}", "", scope=scope)
+    for name, method, path, scope in (
+        ("insert_feedback", "POST", "/feedback", Scope.SEND),
+        ("insert_feedback", "PUT", "/feedback", Scope.SEND),
+        ("list_feedback", "GET", "/user/{user}/feedback", Scope.READ_PEOPLE),
+        ("list_feedback", "GET", "/user/{user}/feedback/{type}", Scope.READ_PEOPLE),
+        ("list_feedback", "GET", "/feedback/{user}/{item}", Scope.READ_PEOPLE),
+        ("get_feedback", "GET", "/feedback/{type}/{user}/{item}", Scope.READ_PEOPLE),
+        ("insert_user", "POST", "/user", Scope.SEND),
+        ("insert_users", "POST", "/users", Scope.SEND),
+        ("update_user", "PATCH", "/user/{user}", Scope.SEND),
+        ("get_user", "GET", "/user/{user}", Scope.READ_PEOPLE),
+        ("insert_item", "POST", "/item", Scope.ADMINISTER),
+        ("insert_items", "POST", "/items", Scope.ADMINISTER),
+        ("update_item", "PATCH", _ITEM, Scope.ADMINISTER),
+        ("get_item", "GET", _ITEM, Scope.ASK),
+        ("delete_item", "DELETE", _ITEM, Scope.ADMINISTER),
+        ("add_category", "PUT", _CATEGORY, Scope.ADMINISTER),
+        ("remove_category", "DELETE", _CATEGORY, Scope.ADMINISTER),
+    )
+)
+LISTS = tuple(
+    Operation(name, method, f"/api{path}{category}", "", scope=Scope.ASK, query=GorsePage)
+    for name, method, path in (
+        ("recommend", "GET", "/recommend/{user}"),
+        ("recommend_session", "POST", "/session/recommend"),
+        ("find_neighbors", "GET", "/item/{item}/neighbors"),
+        ("list_popular", "GET", "/popular"),
+    )
+    for category in ("", "/{category}")
+)
+_LOG = "events are a log, in Kafka: read its topics, or ask for one person's feedback"
+_UNDO = "an event is not taken back: what it counts for decays"
+_PEOPLE = "people are not listed: each is known by their events alone"
+_CATALOGUE = "the catalogue is not listed here: read the topic items"
+_LATEST = "there is no list of the newest items: recommendations know them, by their text"
+_ALIKE = "no people are said to be like a person"
+_PROBES = "ask /livez and /readyz of the service itself: they need no key"
+NO_COUNTERPART = tuple(
+    Operation("refuse_it", method, f"/api{path}", line)
+    for method, path, line in (
+        ("GET", "/feedback", _LOG),
+        ("GET", "/feedback/{type}", _LOG),
+        ("DELETE", "/feedback/{user}/{item}", _UNDO),
+        ("DELETE", "/feedback/{type}/{user}/{item}", _UNDO),
+        ("GET", "/item/{item}/feedback", _LOG),
+        ("GET", "/item/{item}/feedback/{type}", _LOG),
+        ("GET", "/users", _PEOPLE),
+        ("DELETE", "/user/{user}", "a person is not erased by this interface"),
+        ("GET", "/user/{user}/neighbors", _ALIKE),
+        ("GET", "/items", _CATALOGUE),
+        ("GET", "/latest", _LATEST),
+        ("GET", "/latest/{category}", _LATEST),
+        ("GET", "/health/live", _PROBES),
+        ("GET", "/health/ready", _PROBES),
+    )
+)
+
+
+class GorseDialect:
+    """Gorse's interface, below `/compat/gorse`.
+
+    Args:
+        service: what answers.
+        parts: what it answers from.
+        aliases: see `EventAliases`.
+
+    Raises:
+        SettingsError: an alias stands for no event.
+    """
+
+    name = "gorse"
+    operations: Sequence[Operation] = (*OPERATIONS, *LISTS, *NO_COUNTERPART)
+
+    def __init__(self, service: ApiService, parts: ApiParts, aliases: Sequence[str]) -> None:
+        self._service = service
+        self._parts = parts
+        self._aliases = EventAliases(aliases)
+
+    def find_work(self, operation: Operation) -> Work:
+        """See `Dialect`."""
+        if operation in NO_COUNTERPART:
+            return make_refusal(operation.summary)
+        work: Work = getattr(self, operation.name)
+        return work
+
+    def write_problem(self, problem: Problem) -> tuple[bytes, str]:
+        """One line of text: each of the clients shows it as its error's message."""
+        return describe_in_words(problem, gorse_forms.NAMES).encode(), "text/plain"
+
+    async def insert_feedback(self, call: ApiCall) -> dict[str, int]:
+        """Feedback becomes events. The first that is refused is named, the others are taken.
+
+        Raises:
+            RequestError: some were refused. All may be sent again: each counts once.
+            EventError: it is no feedback.
+        """
+        given = decode(_FeedbackList, b'{"feedback":' + call.raw + b"}").feedback
+        events, taken = self._make_events(given), 0
+        for start in range(0, len(events), MAX_EVENTS):
+            raw = encode(events[start : start + MAX_EVENTS])
+            answer = await self._service.send_events(make_call(call, raw=raw))
+            taken += answer.accepted
+            if refused := [each.problem for each in answer.events if each.problem]:
+                left = len(events) - taken
+                more = f"{taken} were taken, {left} not: send all again, each counts once"
+                raise RequestError(
+                    replace_fields(refused[0], remedy=f"{refused[0].remedy}; {more}")
+                )
+        return {"RowAffected": taken}
+
+    def _make_events(self, given: Iterable[GorseFeedback]) -> list[dict[str, Any]]:
+        now_ms, events = current_ms(), list[dict[str, Any]]()
+        for place, feedback in enumerate(given):
+            try:
+                events.append(gorse_forms.make_event(feedback, self._aliases, now_ms))
+            except EventError as error:
+                raise RequestError(describe_field(error, f"feedback[{place}]")) from error
+        return events
+
+    async def list_feedback(self, call: ApiCall) -> list[dict[str, Any]]:
+        """A person's newest events: all, of a type, or with an item."""
+        wanted = call.path.get("type")
+        event = None if wanted is None else self._aliases.event_of(wanted, "FeedbackType")
+        try:
+            known: PersonAnswer = await self._service.describe_person(
+                make_call(call, path={"person": call.path["user"]})
+            )
+        except RequestError as error:
+            if error.problem.status == 404:
+                return []
+            raise
+        item = call.path.get("item")
+        return [
+            {
+                "FeedbackType": self._aliases.name_of(past.type),
+                "UserId": known.person,
+                "ItemId": past.item_id,
+                "Timestamp": write_time(past.timestamp),
+                "Comment": "",
+            }
+            for past in known.events
+            if past.item_id and event in (None, past.type) and item in (None, past.item_id)
+        ]
+
+    async def get_feedback(self, call: ApiCall) -> dict[str, Any]:
+        """A person's newest event of a type with an item.
+
+        Raises:
+            RequestError: there is none.
+        """
+        found = await self.list_feedback(call)
+        if not found:
+            raise refuse("not-found", "no such feedback is among this person's newest events")
+        return found[-1]
+
+    async def insert_user(self, call: ApiCall) -> dict[str, int]:
+        """Nobody needs to be registered; what is said of a person is not kept.
+
+        Raises:
+            RequestError: something is said of them.
+        """
+        _check_user(decode(gorse_forms.GorseUser, call.raw), "")
+        return _ONE_ROW
+
+    async def insert_users(self, call: ApiCall) -> dict[str, int]:
+        """As `insert_user`, of many."""
+        users = decode(_GorseUsers, b'{"users":' + call.raw + b"}").users
+        for place, user in enumerate(users):
+            _check_user(user, f"users[{place}].")
+        return {"RowAffected": len(users)}
+
+    update_user = insert_user
+
+    async def get_user(self, call: ApiCall) -> dict[str, Any]:
+        """A person who is known by their events.
+
+        Raises:
+            RequestError: nothing is known of them.
+        """
+        person = call.path["user"]
+        await self._service.describe_person(make_call(call, path={"person": person}))
+        return {"UserId": person, "Labels": [], "Subscribe": [], "Comment": ""}
+
+    async def insert_item(self, call: ApiCall) -> dict[str, int]:
+        """An item becomes one of the catalogue, whole."""
+        return await self._put(call, [decode(GorseItem, call.raw)])
+
+    async def insert_items(self, call: ApiCall) -> dict[str, int]:
+        """As `insert_item`, of many."""
+        return await self._put(call, decode(_GorseItems, b'{"items":' + call.raw + b"}").items)
+
+    async def _put(self, call: ApiCall, items: Sequence[GorseItem]) -> dict[str, int]:
+        made = [gorse_forms.make_item(item.item_id, item) for item in items]
+        return await self._send_items(call, made)
+
+    async def _send_items(self, call: ApiCall, made: Sequence[dict[str, Any]]) -> dict[str, int]:
+        items = list[Item]()
+        for place, each in enumerate(made):
+            try:
+                items.append(make_query(Item, **each))
+            except EventError as error:
+                where = f"items[{place}]" if len(made) > 1 else ""
+                raise RequestError(describe_field(error, where)) from error
+        for start in range(0, len(items), MAX_EVENTS):
+            query = ItemsQuery(items=items[start : start + MAX_EVENTS])
+            await self._service.put_items(make_call(call, body=query))
+        return {"RowAffected": len(items)}
+
+    async def get_item(self, call: ApiCall) -> dict[str, Any]:
+        """An item as the store has it."""
+        return gorse_forms.describe_item(await self._find(call))
+
+    async def _find(self, call: ApiCall) -> Item:
+        """The item of a path.
+
+        Raises:
+            RequestError: the store does not have it.
+        """
+        item = await self._parts.recommender.items.catalogue.find(call.path["item"])
+        if item is None:
+            why = "the store has no such item; one that was sent a moment ago is on its way"
+            raise refuse("not-found", f"item {call.path['item'][:80]}: {why}")
+        return item
+
+    async def update_item(self, call: ApiCall) -> dict[str, int]:
+        """What is said of an item replaces what the store has of it."""
+        said = decode(GorsePatch, call.raw)
+        item = await self._find(call)
+        return await self._send_items(call, [gorse_forms.make_item(item.item_id, said, item)])
+
+    async def add_category(self, call: ApiCall) -> dict[str, int]:
+        """An item gets one more category."""
+        item = await self._find(call)
+        categories = list(dict.fromkeys([*item.category, call.path["category"]]))
+        return await self._categorise(call, item, categories)
+
+    async def remove_category(self, call: ApiCall) -> dict[str, int]:
+        """An item loses a category."""
+        item = await self._find(call)
+        left = [name for name in item.category if name != call.path["category"]]
+        return await self._categorise(call, item, left)
+
+    async def _categorise(self, call: ApiCall, item: Item, names: list[str]) -> dict[str, int]:
+        said = GorsePatch(categories=names)
+        return await self._send_items(call, [gorse_forms.make_item(item.item_id, said, item)])
+
+    async def delete_item(self, call: ApiCall) -> dict[str, int]:
+        """An item leaves the catalogue. Its events stay.
+
+        Raises:
+            RequestError: Kafka does not take the message.
+        """
+        item = make_query(Item, item_id=call.path["item"])
+        (delivered,) = await self._parts.publisher.publish([removal_message(item.item_id)])
+        if delivered.problem:
+            raise refuse("unavailable", delivered.problem, "send it again", retry_after="1")
+        return _ONE_ROW
+
+    async def recommend(self, call: ApiCall) -> list[Any]:
+        """What a person is recommended: names, or with scores, as the client's version asks."""
+        page: GorsePage = call.query
+        if page.write_back_type:
+            raise refuse(
+                "no-counterpart",
+                "write-back-type: an event says what a person did, and a list that was sent is "
+                "nothing that they did",
+                "leave it out",
+            )
+        wanted, categories = _wanted(page), _categories(call)
+        query = make_query(
+            RecommendationQuery,
+            person=call.path["user"],
+            limit=MAX_LIMIT if categories else wanted,
+        )
+        found = (await self._service.recommend(make_call(call, body=query))).items
+        kept = await self._keep(found, categories)
+        if len(kept) < wanted and categories:
+            kept = await self._fill(call, kept, call.path["user"], categories)
+        scored = call.headers.get("x-api-version") == _SCORES
+        return _scores(kept, page) if scored else [each["Id"] for each in _scores(kept, page)]
+
+    async def _keep(
+        self, items: Sequence[RecommendedItem], categories: Sequence[str]
+    ) -> list[RecommendedItem]:
+        """Those that are in all of these categories."""
+        if not categories:
+            return list(items)
+        names = [item.item_id for item in items]
+        entries = await self._parts.recommender.items.catalogue.get(names)
+        wanted = {hash64(name) for name in categories}
+        return [one for one in items if wanted <= {*entries[one.item_id].category_hashes}]
+
+    async def _fill(
+        self,
+        call: ApiCall,
+        items: Sequence[RecommendedItem],
+        person: str,
+        categories: Sequence[str],
+    ) -> list[RecommendedItem]:
+        """A list, and after it what trends in its categories; scores still fall."""
+        popular = await self._popular(call, person, categories)
+        held, lowest = {item.item_id for item in items}, items[-1].score if items else 0.0
+        return [
+            *items,
+            *(
+                msgspec.structs.replace(item, score=min(lowest, item.score))
+                for item in popular
+                if item.item_id not in held
+            ),
+        ]
+
+    async def recommend_session(self, call: ApiCall) -> list[Any]:
+        """What goes with what a guest has just done; nothing is kept of them."""
+        given = decode(_FeedbackList, b'{"feedback":' + call.raw + b"}").feedback
+        events = sorted(self._make_events(given), key=lambda event: event["timestamp"])
+        page: GorsePage = call.query
+        wanted, categories = _wanted(page), _categories(call)
+        query = make_query(
+            RecommendationQuery,
+            limit=MAX_LIMIT if categories else wanted,
+            exclude=list({event["item_id"] for event in events}),
+        )
+        newest = [msgspec.Raw(encode(event)) for event in events[-MAX_LIMIT:]]
+        query = replace_fields(query, events=newest)
+        answer = await self._service.recommend(make_call(call, body=query))
+        return _scores(await self._keep(answer.items, categories), page)
+
+    async def find_neighbors(self, call: ApiCall) -> list[Any]:
+        """What goes with an item."""
+        page: GorsePage = call.query
+        wanted, categories = _wanted(page), _categories(call)
+        limit = MAX_LIMIT if categories else wanted
+        query = make_query(SimilarQuery, items=[call.path["item"]], limit=limit)
+        answer = await self._service.find_similar(make_call(call, body=query))
+        return _scores(await self._keep(answer.items, categories), page)
+
+    async def list_popular(self, call: ApiCall) -> list[Any]:
+        """What trends; without what a person has seen, where one is named."""
+        page: GorsePage = call.query
+        _wanted(page)
+        return _scores(await self._popular(call, page.user_id, _categories(call)), page)
+
+    async def _popular(
+        self, call: ApiCall, person: str, categories: Sequence[str]
+    ) -> list[RecommendedItem]:
+        first = categories[0] if categories else None
+        query = make_query(PopularQuery, limit=MAX_LIMIT, category=first)
+        found = (await self._service.list_popular(make_call(call, query=query))).items
+        kept = await self._keep(found, categories)
+        if not person:
+            return kept
+        (row,) = await self._parts.rows.read([RowView(person)])
+        return [item for item in kept if not is_seen(row, item.item_id)]
+
+
+def _wanted(page: GorsePage) -> int:
+    return check_page(page.offset, page.n, MAX_LIMIT)
+
+
+def _categories(call: ApiCall) -> list[str]:
+    """The categories that a request names, in its path or its query."""
+    named = call.query.category
+    names = [call.path.get("category", ""), *([named] if isinstance(named, str) else named)]
+    return [name for name in dict.fromkeys(names) if name]
+
+
+def _scores(items: Sequence[RecommendedItem], page: GorsePage) -> list[dict[str, Any]]:
+    part = items[page.offset : page.offset + page.n]
+    return [{"Id": item.item_id, "Score": item.score} for item in part]
+
+
+def _check_user(user: gorse_forms.GorseUser, where: str) -> None:
+    for name in ("labels", "subscribe", "comment"):
+        if getattr(user, name):
+            why = f"{where}{name.title()}: a person is known by their events alone"
+            raise refuse("no-counterpart", why, "leave it out")

@@ -1,0 +1,233 @@
+"""Metarank's REST interface: what its documentation asks works by another address."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any
+
+import msgspec
+from headwater_client import EVENT_TYPES, EventError, Item, RecommendedItem, decode, encode
+from headwater_client.contract import (
+    MAX_EVENTS,
+    ItemsQuery,
+    Operation,
+    PopularQuery,
+    Problem,
+    RankedItem,
+    RankQuery,
+    RecommendationQuery,
+    Scope,
+    SimilarQuery,
+)
+from msgspec import Struct
+from msgspec.structs import replace as replace_fields
+
+from stream.api.compat import metarank_forms
+from stream.api.compat.dialect import Work, make_call, make_query, make_refusal
+from stream.api.compat.metarank_forms import MetarankEvent, RankRequest, RecommendRequest
+from stream.api.compat.values import EventAliases
+from stream.api.keys import check_scope
+from stream.api.problems import MEDIA_TYPE, RequestError, describe_field, refuse
+from stream.api.service import ApiCall, ApiParts, ApiService
+
+
+@dataclass
+class _Feedback:
+    """What a body held: events, items, and how many of each kind that has no counterpart."""
+
+    events: list[dict[str, Any]] = field(default_factory=list)
+    items: list[MetarankEvent] = field(default_factory=list)
+    without: Counter[str] = field(default_factory=Counter)
+
+
+class ExplainQuery(Struct, frozen=True):
+    """Whether it is told why."""
+
+    explain: bool = False
+
+
+OPERATIONS = (
+    Operation("take_feedback", "POST", "/feedback", "", scope=Scope.SEND),
+    Operation("rank", "POST", "/rank/{model}", "", scope=Scope.ASK, query=ExplainQuery),
+    Operation("recommend", "POST", "/recommend/{model}", "", scope=Scope.ASK),
+    Operation("flush", "POST", "/flush", "", scope=Scope.SEND),
+)
+_TRAIN = "training is not asked for here: headwater trainer learns from each window of events"
+_INFERENCE = "texts are not encoded here: the model reads those of the catalogue"
+NO_COUNTERPART = tuple(
+    Operation("refuse_it", method, path, line)
+    for method, path, line in (
+        ("POST", "/train/{model}", _TRAIN),
+        ("POST", "/inference/encoder/{model}", _INFERENCE),
+        ("POST", "/inference/cross/{model}", _INFERENCE),
+        ("GET", "/metrics", "ask /metrics of the service itself"),
+        ("GET", "/health", "ask /livez and /readyz of the service itself: they need no key"),
+    )
+)
+
+
+class MetarankDialect:
+    """Metarank's interface, below `/compat/metarank`. The name of a model says nothing here.
+
+    Args:
+        service: what answers.
+        parts: what it answers from.
+        aliases: see `EventAliases`.
+
+    Raises:
+        SettingsError: an alias stands for no event.
+    """
+
+    name = "metarank"
+    operations: Sequence[Operation] = (*OPERATIONS, *NO_COUNTERPART)
+
+    def __init__(self, service: ApiService, parts: ApiParts, aliases: Sequence[str]) -> None:
+        self._service = service
+        self._parts = parts
+        self._aliases = EventAliases(aliases)
+
+    def find_work(self, operation: Operation) -> Work:
+        """See `Dialect`."""
+        if operation in NO_COUNTERPART:
+            return make_refusal(operation.summary)
+        work: Work = getattr(self, operation.name)
+        return work
+
+    def write_problem(self, problem: Problem) -> tuple[bytes, str]:
+        """As it is: Metarank documents no form of its own."""
+        return encode(problem), MEDIA_TYPE
+
+    async def take_feedback(self, call: ApiCall) -> dict[str, Any]:
+        """Interactions become events, items those of the catalogue.
+
+        Raises:
+            RequestError: one breaks the contract, and none was taken; or none has a counterpart.
+        """
+        begin = perf_counter()
+        read = self._read(call.raw)
+        if read.items:
+            check_scope(call.key, Scope.ADMINISTER)
+        accepted = len(read.items) and await self._put_items(call, read.items)
+        problems = [f"{count} of {kind}: {_WHY[kind]}" for kind, count in read.without.items()]
+        for start in range(0, len(read.events), MAX_EVENTS):
+            raw = encode(read.events[start : start + MAX_EVENTS])
+            answer = await self._service.send_events(make_call(call, raw=raw))
+            accepted += answer.accepted
+            problems += [each.problem.detail for each in answer.events if each.problem]
+        if problems and not accepted:
+            raise refuse("no-counterpart", "; ".join(problems))
+        return _feedback_answer(accepted, "; ".join(problems) or "ok", begin)
+
+    def _read(self, raw: bytes) -> _Feedback:
+        """The events of a body, each as what it becomes."""
+        read = _Feedback()
+        raws = list(metarank_forms.read_events(raw))
+        for place, each in enumerate(raws):
+            try:
+                self._add(read, decode(MetarankEvent, each))
+            except EventError as error:
+                where = f"events[{place}]" if len(raws) > 1 else ""
+                raise RequestError(describe_field(error, where)) from error
+        return read
+
+    def _add(self, read: _Feedback, said: MetarankEvent) -> None:
+        if said.event == "interaction":
+            read.events.append(metarank_forms.make_event(said, self._aliases))
+        elif said.event == "item":
+            read.items.append(said)
+        elif said.event in _WHY:
+            read.without[said.event] += 1
+        else:
+            known = "expected one of item, user, interaction, ranking"
+            raise EventError("event", said.event, known)
+
+    async def _put_items(self, call: ApiCall, said: Iterable[MetarankEvent]) -> int:
+        """Put items into the catalogue; how many events said something of them."""
+        made, number = dict[str, Item | None](), 0
+        for event in said:
+            if event.item not in made:
+                found = await self._parts.recommender.items.catalogue.find(event.item)
+                made[event.item] = found
+            item = metarank_forms.make_item(event, made[event.item])
+            made[event.item] = make_query(Item, **item)
+            number += 1
+        items = [item for item in made.values() if item is not None]
+        for start in range(0, len(items), MAX_EVENTS):
+            query = ItemsQuery(items=items[start : start + MAX_EVENTS])
+            await self._service.put_items(make_call(call, body=query))
+        return number
+
+    async def rank(self, call: ApiCall) -> dict[str, Any]:
+        """A list in order. What the version does not know stands last, with the lowest score."""
+        begin = perf_counter()
+        asked = decode(RankRequest, call.raw)
+        person = asked.user or asked.session
+        query = make_query(RankQuery, items=[entry.id for entry in asked.items], person=person)
+        answer = await self._service.rank_items(make_call(call, body=query))
+        lowest = min((one.score for one in answer.items if one.score is not None), default=0.0)
+        items = [
+            {"item": one.item_id, "score": lowest if one.score is None else one.score}
+            | ({"features": _explain(one)} if call.query.explain else {})
+            for one in answer.items
+        ]
+        return {"took": _took_ms(begin), "items": items} | _tell_unused(asked)
+
+    async def recommend(self, call: ApiCall) -> dict[str, Any]:
+        """What goes with items, is best for a person, or trends."""
+        begin = perf_counter()
+        asked = decode(RecommendRequest, call.raw)
+        items = await self._find(call, asked)
+        scored = [{"item": item.item_id, "score": item.score} for item in items]
+        return {"took": _took_ms(begin), "items": scored}
+
+    async def _find(self, call: ApiCall, asked: RecommendRequest) -> Sequence[RecommendedItem]:
+        if asked.user:
+            query = make_query(
+                RecommendationQuery, person=asked.user, limit=asked.count, exclude=asked.items
+            )
+            # A person is on the page of these items: the answer knows it, and nothing is kept.
+            kind = next(iter(EVENT_TYPES))
+            seen = [msgspec.Raw(encode({"type": kind, "item_id": name})) for name in asked.items]
+            query = replace_fields(query, events=seen)
+            return (await self._service.recommend(make_call(call, body=query))).items
+        if asked.items:
+            alike = make_query(SimilarQuery, items=asked.items, limit=asked.count)
+            return (await self._service.find_similar(make_call(call, body=alike))).items
+        popular = make_query(PopularQuery, limit=asked.count)
+        return (await self._service.list_popular(make_call(call, query=popular))).items
+
+    async def flush(self, _: ApiCall) -> dict[str, Any]:
+        """Nothing waits here for a session to end: an event counts at once."""
+        return _feedback_answer(0, "ok", perf_counter())
+
+
+_WHY = metarank_forms.NO_COUNTERPART
+
+
+def _feedback_answer(accepted: int, status: str, begin_s: float) -> dict[str, Any]:
+    return {
+        "accepted": accepted,
+        "status": status,
+        "tookMillis": _took_ms(begin_s),
+        "updated": 0,
+    }
+
+
+def _explain(item: RankedItem) -> list[dict[str, Any]]:
+    """What led to an item: Headwater's score has parts of its own, not Metarank's features."""
+    if item.reason is None:
+        return []
+    told = {"reason": item.reason.kind, "because_of": item.reason.item_id}
+    return [{"name": name, "value": value} for name, value in told.items() if value is not None]
+
+
+def _tell_unused(asked: RankRequest) -> dict[str, Any]:
+    """The fields of a request that say nothing here."""
+    names = {f"fields.{each.name}" for each in asked.fields}
+    names |= {f"items.fields.{each.name}" for entry in asked.items for each in entry.fields}
+    return {"not_used": sorted(names)} if names else {}
+
+
+def _took_ms(begin_s: float) -> int:
+    return round(1000 * (perf_counter() - begin_s))

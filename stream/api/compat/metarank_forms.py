@@ -1,0 +1,143 @@
+"""Metarank's events, and what they are called here.
+
+| Metarank | Headwater |
+|---|---|
+| `interaction` of a type | event of that name, or of the one that `api.event_aliases` names |
+| `item`: fields title, description, category, brand, price, available | the item's own |
+| `item`: other fields | attributes: a text of a list is one that is true |
+| `user`, `ranking` | no counterpart |
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+from headwater_client import EventError, Item, decode
+from msgspec import Struct
+from msgspec.structs import asdict
+
+from stream.api.compat.values import EventAliases, flatten, read_time_ms
+
+_OWN = ("title", "description", "category", "brand", "price", "available")
+_OF_EVENTS = ("price", "quantity")
+# Of events that say nothing here, and why.
+NO_COUNTERPART = {
+    "user": "what is said of a person is not kept: a person is known by their events alone",
+    "ranking": "what was shown is not kept: recommendations are joined with what led to them",
+}
+
+
+class MetarankField(Struct, frozen=True):
+    """A named value."""
+
+    name: str
+    value: bool | int | float | str | list[str | int | float] | None = None
+
+
+class MetarankEvent(Struct, frozen=True):
+    """An event of any of the four kinds."""
+
+    event: str
+    timestamp: str | int | float
+    id: str = ""
+    item: str = ""
+    user: str | None = None
+    session: str | None = None
+    type: str = ""
+    ranking: str | None = None
+    fields: list[MetarankField] = []
+
+
+class RankedEntry(Struct, frozen=True):
+    """An item of a list that is to be ranked."""
+
+    id: str
+    fields: list[MetarankField] = []
+
+
+class RankRequest(Struct, frozen=True):
+    """A list that is to be ranked."""
+
+    items: list[RankedEntry]
+    id: str = ""
+    user: str | None = None
+    session: str | None = None
+    fields: list[MetarankField] = []
+
+
+class RecommendRequest(Struct, frozen=True):
+    """What is recommended is asked for: beside some items, or for a person."""
+
+    count: int
+    user: str | None = None
+    items: list[str] = []
+
+
+def read_events(raw: bytes) -> Iterator[bytes]:
+    """The events of a body: one, an array, or one a line.
+
+    Raises:
+        EventError: it is no JSON.
+    """
+    if raw.lstrip()[:1] == b"[":
+        yield from map(bytes, decode(_RawEvents, b'{"events":' + raw + b"}").events)
+        return
+    try:
+        yield from map(bytes, msgspec.json.Decoder(msgspec.Raw).decode_lines(raw))
+    except msgspec.DecodeError as error:
+        raise EventError("<message>", raw, f"expected events as JSON: {error}") from error
+
+
+class _RawEvents(Struct):
+    events: list[msgspec.Raw]
+
+
+def make_event(said: MetarankEvent, aliases: EventAliases) -> dict[str, Any]:
+    """An event as the API takes it. Without a user it is of the session's.
+
+    Raises:
+        EventError: it is of no known type or time, or nobody's.
+    """
+    person = said.user or said.session
+    if not person:
+        raise EventError("user", "<missing>", "is required, or session: whose is it?")
+    told = {field.name: field.value for field in said.fields if field.value is not None}
+    own = {name: told.pop(name) for name in _OF_EVENTS if name in told}
+    lists = {name: ", ".join(map(str, v)) for name, v in told.items() if isinstance(v, list)}
+    made = {
+        "type": aliases.event_of(said.type, "type"),
+        "event_id": said.id,
+        "user_id": person,
+        "item_id": said.item,
+        "timestamp": read_time_ms(said.timestamp, "timestamp"),
+        "session_id": said.session,
+        "recommendation_id": said.ranking,
+        "context": told | lists | {"type": said.type},
+        **own,
+    }
+    if isinstance(quantity := made.get("quantity"), float) and quantity.is_integer():
+        made["quantity"] = int(quantity)
+    return {name: value for name, value in made.items() if value is not None}
+
+
+def make_item(said: MetarankEvent, known: Item | None) -> dict[str, Any]:
+    """An item as the API takes it: what is said replaces that alone.
+
+    Args:
+        known: what the catalogue says of it.
+
+    Raises:
+        EventError: a field cannot be kept.
+    """
+    made = asdict(known or Item(item_id=said.item))
+    attributes = dict(made["attributes"])
+    for field in said.fields:
+        if field.name in _OWN:
+            made[field.name] = field.value
+            continue
+        for name in [name for name in attributes if name.startswith(f"{field.name}.")]:
+            del attributes[name]
+        attributes |= flatten("fields", field.value, field.name)
+    if isinstance(made["category"], str):
+        made["category"] = [made["category"]]
+    return made | {"attributes": attributes}
