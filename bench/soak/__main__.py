@@ -27,6 +27,7 @@ from pydantic import SecretStr
 from rich.console import Console
 
 from bench.harness import processes
+from bench.harness.disks import Disk
 from bench.harness.hostile import GOOD
 from bench.harness.load import Order, generate_workload
 from bench.harness.runner import Benchmark, DataOptions, Results, make_table, work_folder
@@ -316,7 +317,7 @@ def _run_soak(
     options: SoakOptions,
     settings: tuple[Settings, Settings],
     log: Log,
-    disks: Mapping[str, fleet.Disk],
+    disks: Mapping[str, Disk],
     console: Console,
 ) -> Iterator[tuple[Soak, list[Fault]]]:
     wanted, real = settings

@@ -1,7 +1,6 @@
 """The fleet of a soak: its servers and processes, who starts them again, and how each is struck."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from headwater_client.topics import PARTITIONER, RECOMMENDATIONS
 from redis import Redis
 
 from bench.harness import processes
+from bench.harness.disks import Disk, can_mount
 from bench.harness.hostile import generate_hostile_messages
 from bench.soak.plan import Fault, FaultKind
 from bench.soak.proxy import FaultyProxy
@@ -39,7 +39,6 @@ _END_S = 40.0
 _SLOW_S = 0.05
 _LATER_S = 10.0
 _POISON = 200
-_TRIES, _MARGIN_BYTES = 20, 64 << 10
 _DISK_BYTES = {"store": 4 << 30, "windows": 512 << 20}
 _OVERWRITTEN = "overwritten"
 
@@ -110,66 +109,6 @@ class Service:
             self._due_s = now + min(_PAUSE_S * 2**self._in_a_row, _LONGEST_PAUSE_S)
         elif now >= self._due_s:
             self.start()
-
-
-@dataclass
-class Disk:
-    """A small disk of its own below a folder, which can be filled."""
-
-    folder: Path
-    size_bytes: int
-
-    @contextmanager
-    def mount(self) -> Iterator[None]:
-        """Mount it, in the block.
-
-        Raises:
-            subprocess.CalledProcessError: this user may not.
-            FileNotFoundError: there is no program for it.
-        """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        options = ("-t", "tmpfs", "-o", f"size={self.size_bytes}", "tmpfs", str(self.folder))
-        _run("mount", *options)
-        try:
-            yield
-        finally:
-            _run("umount", "--lazy", str(self.folder))
-
-    @contextmanager
-    def fill(self) -> Iterator[None]:
-        """Leave no room on it, in the block."""
-        # At once, and without writing: the disk becomes as small as what is on it.
-        for attempt in range(_TRIES):
-            try:
-                self._resize(shutil.disk_usage(self.folder).used + _MARGIN_BYTES)
-                break
-            except subprocess.CalledProcessError:
-                # More was written in between.
-                if attempt == _TRIES - 1:
-                    raise
-        try:
-            yield
-        finally:
-            self._resize(self.size_bytes)
-
-    def _resize(self, size_bytes: int) -> None:
-        _run("mount", "-o", f"remount,size={size_bytes}", str(self.folder))
-
-
-def _run(program: str, *arguments: str) -> None:
-    path = shutil.which(program)
-    if path is None:
-        raise FileNotFoundError(program)
-    subprocess.run([path, *arguments], check=True, capture_output=True)
-
-
-def can_mount(folder: Path) -> bool:
-    """Whether this user may mount a disk."""
-    try:
-        with Disk(folder, 1 << 20).mount():
-            return True
-    except (OSError, subprocess.CalledProcessError):
-        return False
 
 
 @dataclass

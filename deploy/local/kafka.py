@@ -274,6 +274,10 @@ class Kafka:
         except ServerError as error:
             return str(error)
 
+    def mend(self, settings: Settings, last_words: str) -> str:  # noqa: ARG002
+        """Nothing: it mends its own files."""
+        return ""
+
 
 def server_properties(ports: Mapping[str, int]) -> str:
     """The configuration of the one node, which runs in its own folder."""

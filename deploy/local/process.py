@@ -242,6 +242,9 @@ class Server(Protocol):
     def examine(self, settings: Settings) -> str:
         """Why one that answers cannot do its work all the same; "" where it can."""
 
+    def mend(self, settings: Settings, last_words: str) -> str:
+        """What was mended of that it died of at its start; "" for nothing."""
+
 
 # The state folder: which servers were started here, where they listen, and their logs.
 

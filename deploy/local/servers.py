@@ -43,8 +43,8 @@ class ServerStatus(msgspec.Struct, frozen=True):
     serving: str = ""
 
 
-class _PortLostError(Exception):
-    """Another program took a port between its choice and the server's start."""
+class _TryAgainError(Exception):
+    """A start failed for a reason that is gone by now."""
 
 
 def quiet(_name: str, _text: str) -> None:
@@ -251,12 +251,14 @@ def _ensure(server: Server, settings: Settings, state: StateFolder, progress: Pr
             return record.address
         progress(server.name, f"{reason}: starting again")
         _stop(server.name, record, settings, state, progress)
+    reason = ""
     for _ in range(ATTEMPTS):
         try:
             return _start(server, settings, state, record, progress)
-        except _PortLostError:
-            progress(server.name, "another program took its port: trying another one")
-    raise ServerError(f"{server.name}: no port stayed free in {ATTEMPTS} attempts: try again")
+        except _TryAgainError as error:
+            progress(server.name, f"{error}: starting again")
+            reason = str(error)
+    raise ServerError(f"{server.name}: {reason}, {ATTEMPTS} times: try again")
 
 
 def _reason_to_restart(
@@ -321,8 +323,11 @@ def _failure(
         waited = f"{settings.local.start_timeout_s:g} s"
         return ServerError(f"{server.name} does not answer after {waited} ({ailment}): see {log}")
     if not all(process.is_free(port) for port in record.ports.values()):
-        return _PortLostError()
-    return ServerError(f"{server.name} died at its start: {process.last_words(log, since)}: {log}")
+        return _TryAgainError("another program took its port")
+    words = process.last_words(log, since)
+    if mended := server.mend(settings, words):
+        return _TryAgainError(mended)
+    return ServerError(f"{server.name} died at its start: {words}: {log}")
 
 
 def _stop(

@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 from headwater_client.errors import HeadwaterError, ServerError
 
+from deploy.local.append_file import mend_append_files
 from deploy.local.process import LOOPBACK, Launch, NotReadyError, Progress
 from deploy.settings import Settings
 from features.settings import StoreSettings
@@ -25,6 +26,8 @@ from features.store import USERS, VIEWS_FILE, views_for
 # The first with WAITAOF, by which a worker knows that rows are on disk.
 OLDEST_REDIS = (7, 2)
 CHECK_TIMEOUT_S = 2.0
+# As Redis and Valkey say it.
+_UNREADABLE = "Bad file format reading the append only file"
 
 
 class Store:
@@ -49,7 +52,7 @@ class Store:
         ports: Mapping[str, int],
         progress: Progress,  # noqa: ARG002 (nothing to fetch)
     ) -> Launch:
-        folder = settings.local.state_dir / "store"
+        folder = _store_folder(settings)
         folder.mkdir(parents=True, exist_ok=True)
         options = {
             "bind": LOOPBACK,
@@ -105,6 +108,22 @@ class Store:
         except HeadwaterError as error:
             return "; ".join(str(error).splitlines())
         return ""
+
+    def mend(self, settings: Settings, last_words: str) -> str:
+        """Its file, where a full disk has left zeros in it."""
+        if _UNREADABLE not in last_words:
+            return ""
+        try:
+            cut = mend_append_files(_store_folder(settings))
+        except OSError as error:
+            raise ServerError(
+                f"store: {last_words}: its file cannot be mended: {error.strerror}: free its disk"
+            ) from error
+        return f"its file had {cut:,} bytes that a full disk had left unfinished" if cut else ""
+
+
+def _store_folder(settings: Settings) -> Path:
+    return settings.local.state_dir / "store"
 
 
 async def _check_rows(settings: StoreSettings) -> None:

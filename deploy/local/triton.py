@@ -93,6 +93,10 @@ class Triton:
         """Nothing: what it has to serve Kafka says."""
         return ""
 
+    def mend(self, settings: Settings, last_words: str) -> str:  # noqa: ARG002
+        """Nothing: it mends its own files."""
+        return ""
+
 
 def _refuse_foreign_machine() -> None:
     if (platform.system(), platform.machine()) != ("Linux", "x86_64"):

@@ -15,6 +15,7 @@ from hashlib import sha1
 from typing import Any, NamedTuple
 
 import mmh3
+import structlog
 from google.protobuf.timestamp_pb2 import Timestamp
 from headwater_client.errors import ServerError, SettingsError
 from hiredis import pack_command
@@ -28,8 +29,10 @@ from features import store as base
 from features.feast_import import EntityKey, Value, serialize_entity_key
 from features.settings import Durability, StoreSettings
 from features.store import CATALOGUE, VERSION, RowRead, RowWrite, StoreTable
+from features.store.append_file import FileLook, FileRenewal, FileStep, StoreServer, waits_for_fsync
 from features.topics import hash64
 
+log = structlog.get_logger()
 PROJECT = "headwater"
 ENTITY_KEY_VERSION = 3
 _DURABLE_MARK = "headwater:durable"
@@ -90,7 +93,8 @@ class RedisRowStore:
         self._settings = settings
         self._any_server = any_server
         self._client: Any = None
-        self._server: _Server | None = None
+        self._server: StoreServer | None = None
+        self._renewal = FileRenewal()
 
     @property
     def address(self) -> str:
@@ -167,8 +171,8 @@ class RedisRowStore:
 
         Valkey from 8.0 and Redis 7.4.0 to 7.4.2 answer WAITAOF before the fsync (redis 13793).
         Of a server that is not known to be free of this, an fsync has to be seen: it starts one a
-        second after the last one, so one that had nothing open (`_Look.is_settled`) and has again
-        nothing open at a write a second later has synced in between all that came before.
+        second after the last one, so one that had nothing open (`FileLook.is_settled`) and has
+        again nothing open at a write a second later has synced in between all that came before.
         """
         if self._settings.durability is not Durability.AOF:
             return True
@@ -186,7 +190,7 @@ class RedisRowStore:
                 first = last
         return False
 
-    async def _look(self, timeout_ms: int) -> "_Look":
+    async def _look(self, timeout_ms: int) -> FileLook:
         """What the server says of its file, once it has written to it all that came before."""
         try:
             # WAITAOF speaks of its own connection's writes: this one comes after all others.
@@ -203,9 +207,30 @@ class RedisRowStore:
                 "HEADWATER_STORE__DURABILITY=acknowledged"
             ) from error.__cause__
         (info,) = await self._execute([("INFO",)])
-        look = _Look.from_info(info, synced >= 1)
+        look = FileLook.from_info(info, synced >= 1)
         self._recognise(look.server)
-        return look
+        if await self._renew_file(info):
+            return look
+        return look._replace(is_on_disk=False, is_settled=False)
+
+    async def _renew_file(self, info: Mapping[str, Any]) -> bool:
+        """Whether the server's file can be relied on; where it had no room it is written anew."""
+        step = self._renewal.look(info)
+        if step is FileStep.RENEWED:
+            log.info("store_file_renewed", store=self.address)
+        if step is FileStep.ASK:
+            (reply,) = await self._execute([("BGREWRITEAOF",)], expected=lambda _: True)
+            if isinstance(reply, ResponseError):
+                self._renewal.give_up()
+                log.warning(
+                    "store_file_doubtful",
+                    store=self.address,
+                    reason=str(reply)[:80],
+                    remedy="its disk was full, and its file may not be readable at its next "
+                    "start: run BGREWRITEAOF on it",
+                )
+                return True
+        return step in (FileStep.NOTHING, FileStep.RENEWED)
 
     async def keep_damaged(self, read: RowRead, stored: Mapping[str, bytes | None]) -> str:
         """See `RowStore.keep_damaged`. Of a key of another kind `dump` is kept: see DUMP."""
@@ -222,7 +247,7 @@ class RedisRowStore:
         await self._ask(key, "EXPIRE", key, _DAMAGED_KEPT_S)
         return key
 
-    def _recognise(self, server: "_Server") -> None:
+    def _recognise(self, server: StoreServer) -> None:
         if self._server is not None and server.identity != self._server.identity:
             raise base.StoreRestartedError(
                 f"the store at {self.address} was restarted or failed over, and may lack its last "
@@ -240,7 +265,7 @@ class RedisRowStore:
         text: bytes = await connection.read_response()
         pairs = (line.partition(":") for line in text.decode().splitlines())
         try:
-            self._recognise(_Server.from_info({name: value for name, _, value in pairs}))
+            self._recognise(StoreServer.from_info({name: value for name, _, value in pairs}))
         except base.StoreRestartedError:
             await connection.disconnect()
             raise
@@ -352,6 +377,8 @@ class RedisRowStore:
         """What an error of the server or of its connection means, in words of its own."""
         code = _code(error)
         meaning = _MEANINGS.get(code)
+        if code == "MISCONF":
+            self._renewal.note_failure()
         if code == "READONLY":
             # After a fail-over the connection stays on the old primary; its address leads away.
             await self._disconnect()
@@ -424,63 +451,6 @@ def _code(error: Exception) -> str:
 
 def _is_other_kind(error: ResponseError) -> bool:
     return _code(error) == "WRONGTYPE"
-
-
-class _Server(NamedTuple):
-    """A server as it says it is.
-
-    Attributes:
-        identity: changes when it is restarted, and when it becomes the primary.
-        tells_truth: its WAITAOF is known to wait for the fsync.
-    """
-
-    identity: tuple[str, str]
-    tells_truth: bool
-
-    @classmethod
-    def from_info(cls, info: Mapping[str, Any]) -> "_Server":
-        identity = str(info.get("run_id")), str(info.get("master_replid"))
-        return cls(identity, waits_for_fsync(info))
-
-
-class _Look(NamedTuple):
-    """What a server says of its append-only file.
-
-    Attributes:
-        is_on_disk: by WAITAOF.
-        is_settled: nothing waits to be written or synced, and the last time neither failed.
-        rewrites: of the file, since the server was started.
-    """
-
-    server: _Server
-    is_on_disk: bool
-    is_settled: bool
-    rewrites: int
-
-    @classmethod
-    def from_info(cls, info: Mapping[str, Any], is_on_disk: bool) -> "_Look":
-        settled = (
-            info.get("aof_pending_bio_fsync") == 0
-            and info.get("aof_buffer_length") == 0
-            and info.get("aof_last_write_status") == "ok"
-        )
-        rewrites = int(info.get("aof_rewrites", 0))
-        return cls(_Server.from_info(info), is_on_disk, is_on_disk and settled, rewrites)
-
-
-def waits_for_fsync(info: Mapping[str, Any]) -> bool:
-    """Whether WAITAOF of such a version is known to answer only after the fsync.
-
-    >>> [waits_for_fsync({"redis_version": version}) for version in ("7.2.4", "7.4.2", "8.0.1")]
-    [True, False, True]
-    >>> waits_for_fsync({"redis_version": "7.2.4", "valkey_version": "8.1.8"})
-    False
-    """
-    text = info.get("valkey_version") or info.get("redis_version") or ""
-    version = tuple(int(part) for part in str(text).split(".")[:3] if part.isdigit())
-    if "valkey_version" in info or info.get("server_name", "redis") != "redis":
-        return version[:2] == (7, 2) and info.get("server_name") == "valkey"
-    return version[:2] == (7, 2) or version >= (7, 4, 3)
 
 
 def find_faults(

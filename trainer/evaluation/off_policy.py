@@ -60,7 +60,7 @@ class LoggedDecisions:
         for name, values in vars(self).items():
             if values.shape != self.people.shape or not np.isfinite(values).all():
                 raise ValueError(f"{name}: expected {len(self.people)} numbers")
-        if len(self.people) and not (0 < self.logged.min() and self.logged.max() <= 1):
+        if len(self.people) and not (self.logged.min() > 0 and self.logged.max() <= 1):
             raise ValueError("logged: expected probabilities above 0")
 
 

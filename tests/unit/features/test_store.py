@@ -29,6 +29,7 @@ from features.store import (
     read_views,
     views_for,
 )
+from features.store.append_file import waits_for_fsync
 from features.store.redis import (
     RedisRowStore,
     _field,
@@ -37,7 +38,6 @@ from features.store.redis import (
     _options,
     connection_string,
     find_faults,
-    waits_for_fsync,
 )
 
 PARTITIONS = 3

@@ -13,7 +13,7 @@ ITEMS, PEOPLE, DECISIONS, EXPLORED, REPEATS = 20, 300, 6, 0.3, 400
 RATES = np.linspace(0.02, 0.4, ITEMS)
 BY_LOGGED = np.argsort(np.random.default_rng(1).permutation(ITEMS))
 # The other policy prefers the better half, a little.
-OTHER = np.where(RATES > np.median(RATES), 1.6, 0.4) / ITEMS
+OTHER = np.where(np.median(RATES) < RATES, 1.6, 0.4) / ITEMS
 LOGGED = np.full(ITEMS, EXPLORED / ITEMS)
 LOGGED[BY_LOGGED[:4]] += (1 - EXPLORED) / 4
 # What a model believes that has the right order and wrong numbers.
@@ -86,9 +86,10 @@ def test_decisions_of_one_person_are_no_more_than_that_person() -> None:
 def test_it_says_where_the_log_cannot_say() -> None:
     log = simulate(4)
     unsupported = replace(log, supported=np.full(len(log.people), 0.4))
-    assert "60% of what it would show could not have been shown" in compare_policies(
-        unsupported
-    ).silence
+    assert (
+        "60% of what it would show could not have been shown"
+        in compare_policies(unsupported).silence
+    )
     # Of what the other policy would show, the log has shown one decision.
     rare = np.where(np.arange(len(log.people)) == 0, 1.0, 0.0)
     assert "1 decisions count for it" in compare_policies(replace(log, other=rare)).silence
