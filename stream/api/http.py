@@ -248,9 +248,14 @@ def _read_query(kind: type[Struct], given: QueryParams) -> Struct:
     lists = {name: given.getlist(name) for name in given}
     fields = {name: each if len(each) > 1 else each[0] for name, each in lists.items()}
     try:
-        return msgspec.convert(fields, kind, strict=False)
+        query = msgspec.convert(fields, kind, strict=False)
     except msgspec.ValidationError as error:
         raise explain_refusal(str(error), lambda name: fields[name]) from error
+    for name, value in fields.items():
+        # A text is made to fit, and `null` would be taken for a field that is not there.
+        if getattr(query, name, value) is None:
+            raise EventError(name, value, "expected a value, or no such field")
+    return query
 
 
 def _check_host(request: Request) -> None:

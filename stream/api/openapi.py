@@ -83,6 +83,14 @@ def _event_schemas(schemas: Mapping[str, Any]) -> _Document:
             },
         },
     }
+    # By names, so that a new type of event is seen to be no other change of the request.
+    made["SentEvent"] = {
+        "description": "An event that says whose it is.",
+        "$ref": _REF.format(name="Event"),
+        "required": ["user_id"],
+    }
+    sent = {"$ref": _REF.format(name="SentEvent")}
+    made["SentEvents"] = {"type": "array", "items": sent, "minItems": 1, "maxItems": MAX_EVENTS}
     for query in ("RecommendationQuery", "RankQuery"):
         schemas[query]["properties"]["events"]["items"] = {"$ref": _REF.format(name="Event")}
     for spec in EVENT_TYPES.values():
@@ -111,9 +119,7 @@ def _describe(operation: Operation, schemas: Mapping[str, Any]) -> _Document:
 
 def _body_schema(operation: Operation) -> _Document:
     if operation.answer is EventsAnswer:
-        event = {"$ref": _REF.format(name="Event")}
-        many = {"type": "array", "items": event, "minItems": 1, "maxItems": MAX_EVENTS}
-        return {"oneOf": [event, many]}
+        return {"oneOf": [{"$ref": _REF.format(name=f"SentEvent{s}")} for s in ("", "s")]}
     return {"$ref": _REF.format(name=operation.body.__name__)} if operation.body else {}
 
 

@@ -34,7 +34,10 @@ DEADLINE_MS = 1500
 
 @dataclass
 class Service:
-    """The service as a process, a worker beside it, and a caller with a key."""
+    """The service as a process, a worker beside it, and callers with keys.
+
+    The key `slow_secret` may ask once a second.
+    """
 
     local: Settings
     settings: Settings
@@ -43,6 +46,7 @@ class Service:
     log: Path
     url: str
     secret: str
+    slow_secret: str
 
     def call(self, method: str, path: str, body: Any = None, secret: str | None = None) -> Any:
         """Status and document of an answer."""
@@ -101,7 +105,8 @@ def _started(
     own: Settings, settings: Settings, worker: WorkerProcess, folder: Path
 ) -> Iterator[Service]:
     secret, key = make_key("test", list(Scope), None)
-    write_keys(folder / "keys.toml", [key])
+    slow_secret, slow = make_key("slow", list(Scope), 1.0)
+    write_keys(folder / "keys.toml", [key, slow])
     port, log = free_port([]), folder / "api.log"
     chosen = {
         "api.port": port,
@@ -115,7 +120,7 @@ def _started(
             [sys.executable, "-m", "deploy.cli", "api"], env=variables, stdout=output, stderr=output
         )
     url = f"http://127.0.0.1:{port}"
-    service = Service(own, settings, worker, process, log, url, secret)
+    service = Service(own, settings, worker, process, log, url, secret, slow_secret)
 
     def is_ready() -> bool:
         assert process.poll() is None, log.read_text()[-2000:]
@@ -134,3 +139,9 @@ def _started(
 
 def category_of(item_id: str) -> str:
     return f"c{int(item_id[1:]) % 5}"
+
+
+def pid_of(service: Service, name: str) -> int:
+    (pid,) = (each.pid for each in local.status(service.local) if each.name == name)
+    assert pid
+    return pid

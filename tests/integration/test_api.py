@@ -21,7 +21,6 @@ from gorse import AsyncGorse, Gorse, GorseException
 from headwater_client import EVENT_TYPES, Interaction
 
 from bench.harness.processes import folder_variables
-from deploy import local
 from deploy.jobs.train import model_registry
 from deploy.settings import Settings
 from features.inputs import MODEL_NAME
@@ -35,7 +34,7 @@ from stream.api.intake import EventPublisher, event_message
 from stream.catalogue import CatalogueCache
 from stream.routing import Routes
 from stream.row_updates import RowReader, RowView
-from tests.harness.api_service import Service, category_of, serving_api
+from tests.harness.api_service import Service, category_of, pid_of, serving_api
 from tests.harness.builders import CHANGE_ROWS, make_interaction
 from tests.harness.models import SETTINGS, untrained
 from tests.harness.servers import pause
@@ -58,12 +57,6 @@ def items(document: Any) -> list[str]:
 
 def click(item_id: str, **fields: Any) -> dict[str, Any]:
     return {"type": "click", "item_id": item_id, **fields}
-
-
-def pid_of(service: Service, name: str) -> int:
-    (pid,) = (each.pid for each in local.status(service.local) if each.name == name)
-    assert pid
-    return pid
 
 
 def test_a_person_is_answered_by_the_live_version(service: Service) -> None:
