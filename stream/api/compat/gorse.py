@@ -194,7 +194,10 @@ class GorseDialect:
     async def list_feedback(self, call: ApiCall) -> list[dict[str, Any]]:
         """A person's newest events: all, of a type, or with an item."""
         wanted = call.path.get("type")
-        event = None if wanted is None else self._aliases.event_of(wanted, "FeedbackType")
+        event = None if wanted is None else self._aliases.kept_as(wanted, "FeedbackType")
+        if event == "":
+            why = "of events against an item, or that take one back, no list is kept"
+            raise refuse("no-counterpart", f"FeedbackType: {wanted}: {why}")
         try:
             known: PersonAnswer = await self._service.describe_person(
                 make_call(call, path={"person": call.path["user"]})

@@ -14,7 +14,7 @@ from headwater_client import Item
 from headwater_client.events import MAX_TITLE
 from msgspec import Struct
 
-from stream.api.compat.values import EventAliases, flatten, read_time_ms, write_time
+from stream.api.compat.values import EventAliases, flatten, read_time_ms, split_fields, write_time
 
 TIMESTAMP = "Timestamp"
 # What Go writes for no time at all.
@@ -25,6 +25,7 @@ NAMES = {
     "item_id": "ItemId",
     "timestamp": TIMESTAMP,
     "type": "FeedbackType",
+    "value": "Value",
     "category": "Categories",
     "attributes": "Labels",
     "title": "Comment",
@@ -79,19 +80,18 @@ def make_event(feedback: GorseFeedback, aliases: EventAliases, now_ms: int) -> d
     """
     time_ms = read_time_ms(feedback.timestamp, TIMESTAMP)
     timestamp = now_ms if time_ms is None else time_ms
-    told = {
-        "feedback_type": feedback.feedback_type,
-        "comment": feedback.comment or None,
-        "value": feedback.value or None,
-    }
+    kind = aliases.event_of(feedback.feedback_type, "FeedbackType")
+    said = {"comment": feedback.comment or None, "value": feedback.value or None}
+    own, told = split_fields(kind, {name: v for name, v in said.items() if v is not None})
     key = "\0".join((feedback.feedback_type, feedback.user_id, feedback.item_id, str(timestamp)))
     event = {
-        "type": aliases.event_of(feedback.feedback_type, "FeedbackType"),
+        "type": kind,
         "event_id": f"gorse:{xxhash.xxh3_128_hexdigest(key)}",
         "user_id": feedback.user_id,
         "item_id": feedback.item_id,
         "timestamp": timestamp,
-        "context": {name: value for name, value in told.items() if value is not None},
+        "context": {"feedback_type": feedback.feedback_type} | told,
+        **own,
     }
     if not feedback.user_id:
         del event["user_id"]

@@ -16,10 +16,9 @@ from headwater_client import EventError, Item, decode
 from msgspec import Struct
 from msgspec.structs import asdict
 
-from stream.api.compat.values import EventAliases, flatten, read_time_ms
+from stream.api.compat.values import EventAliases, flatten, read_time_ms, split_fields
 
 _OWN = ("title", "description", "category", "brand", "price", "available")
-_OF_EVENTS = ("price", "quantity")
 # Of events that say nothing here, and why.
 NO_COUNTERPART = {
     "user": "what is said of a person is not kept: a person is known by their events alone",
@@ -101,11 +100,12 @@ def make_event(said: MetarankEvent, aliases: EventAliases) -> dict[str, Any]:
     person = said.user or said.session
     if not person:
         raise EventError("user", "<missing>", "is required, or session: whose is it?")
-    told = {field.name: field.value for field in said.fields if field.value is not None}
-    own = {name: told.pop(name) for name in _OF_EVENTS if name in told}
+    kind = aliases.event_of(said.type, "type")
+    values = {field.name: field.value for field in said.fields if field.value is not None}
+    own, told = split_fields(kind, values)
     lists = {name: ", ".join(map(str, v)) for name, v in told.items() if isinstance(v, list)}
     made = {
-        "type": aliases.event_of(said.type, "type"),
+        "type": kind,
         "event_id": said.id,
         "user_id": person,
         "item_id": said.item,

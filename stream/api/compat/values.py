@@ -11,6 +11,8 @@ Attribute = str | int | float | bool
 # Of Go's `time.String`, which has the zone twice: 2022-02-24 10:00:00 +0000 UTC.
 _ZONE_TWICE = re.compile(r"^(\S+ \S+) ([+-]\d{4}) [A-Z]{3,5}( m=\S+)?$")
 _TIME = "expected a time of ISO 8601, such as 2022-02-24T10:00:00Z, or seconds or milliseconds UTC"
+# What says which event it is, and is never one of its values.
+_IDENTITY = {"event_id", "user_id", "item_id", "timestamp", "session_id", "context"}
 _DIGITS = {10: 1000, 13: 1}
 
 
@@ -51,9 +53,31 @@ class EventAliases:
             raise EventError(field, name, expected)
         return self._events[name]
 
+    def kept_as(self, name: str, field: str) -> str:
+        """The event as which a person's history has what is meant; "" where it has it not.
+
+        Raises:
+            EventError: no event is known by this name.
+        """
+        spec = EVENT_TYPES[self.event_of(name, field)]
+        return spec.name if spec.has_counters else spec.counts_as
+
     def name_of(self, event: str) -> str:
         """What an event is called there; its own name, where several become this one."""
         return self._only.get(event, event)
+
+
+def split_fields(event: str, values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What an event has fields for, such as a rating's `value`, and what it has not.
+
+    >>> split_fields("rating", {"value": 4.5, "comment": "good"})
+    ({'value': 4.5}, {'comment': 'good'})
+    """
+    own = {*EVENT_TYPES[event].struct.__struct_fields__} - _IDENTITY
+    return (
+        {name: value for name, value in values.items() if name in own},
+        {name: value for name, value in values.items() if name not in own},
+    )
 
 
 def read_time_ms(value: str | float | None, field: str) -> int | None:

@@ -119,5 +119,10 @@ def test_aliases_are_of_registered_events() -> None:
     ]
     # Several types became clicks: which of them it was cannot be told any more.
     assert [aliases.name_of(event) for event in ("purchase", "click")] == ["star", "click"]
+    assert [aliases.kept_as(name, "type") for name in ("star", "rating", "dislike")] == [
+        "purchase",
+        "click",
+        "",
+    ]
     with pytest.raises(SettingsError, match=r"api.event_aliases: star=buy: no such event"):
         EventAliases(["star=buy"])
