@@ -2,10 +2,10 @@
 
     python -m bench.soak.fuzz --messages 1000000
 
-A worker, a writer of windows and a controller run on real servers, and a rollout's feedback is
+A worker, a trainer, a controller and the HTTP API run on real servers, and a rollout's feedback is
 counted. Among the hostile messages (`bench.harness.hostile`) are good clicks. In the end each
 process is the one that was started, each good click is counted once in its person's and its item's
-row and stands in one window, and the feedback is read to its end.
+row and stands in one window, the feedback is read to its end, and the API answers.
 """
 
 import asyncio
@@ -16,10 +16,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
 from typing import Annotated, Any
+from urllib.request import Request, urlopen
 
 import typer
 from confluent_kafka import Producer
-from headwater_client import encode
+from headwater_client import decode, encode
+from headwater_client.contract import RecommendationAnswer, Scope
 from headwater_client.errors import ServerError
 from headwater_client.event_types import EVENT_TYPES
 from headwater_client.events import Interaction
@@ -30,16 +32,22 @@ from rich.table import Table
 from bench.harness import processes
 from bench.harness.hostile import GOOD, HostileMessage, generate_hostile_messages
 from bench.harness.measure import memory_bytes
-from bench.harness.runner import Benchmark, Options, Results, work_folder
+from bench.harness.runner import Benchmark, DataOptions, Results, work_folder
+from bench.harness.servers import publish_first
 from deploy import local
+from deploy.local.process import free_port
 from deploy.rollout.feedback.consumer import FeedbackConsumer
 from deploy.rollout.feedback.ledger import FeedbackScope
-from deploy.settings import Settings
+from deploy.settings import CONFIG_VARIABLE, Settings
 from features import columns
 from features.kafka import client_config, ensure_sources
 from features.schema import FeatureSchema
 from features.store import USERS, RowRead, popularity_table
 from features.store.redis import RedisRowStore
+from stream.api.keys import make_key, write_keys
+from trainer.registry import ModelRepository
+from trainer.settings import TrainerSettings
+from trainer.training import TrainingSetup, train_first_model
 from trainer.windows.store import WindowStore
 
 HOSTILE_TO_GOOD = 20
@@ -47,16 +55,20 @@ PEOPLE, ITEMS = 500, 50
 AHEAD = 50_000
 GROUP = "fuzz"
 SPEC = EVENT_TYPES["click"]
-SYSTEMS = {
-    "worker": ("worker",),
-    "windows": ("windows", "write"),
-    "controller": ("controller",),
-}
+SYSTEMS = ("worker", "trainer", "controller", "api")
+# What is learned is no matter here: that the trainer reads on is.
+_RULES = """
+[trainer]
+language_model = ""
+[fine_tune]
+replay = 1.0
+"""
+_TRAINING = TrainerSettings(max_seconds=3.0, language_model="")
 
 
 @dataclass(frozen=True, kw_only=True)
-class FuzzOptions(Options):
-    """What is sent."""
+class FuzzOptions(DataOptions):
+    """What is sent; the log is what the first version has learned."""
 
     messages: Annotated[int, typer.Option(help="hostile messages", min=1)] = 100_000
     seed: Annotated[int, typer.Option(help="of the messages")] = 1
@@ -93,24 +105,30 @@ class Fuzz:
     def __init__(self, settings: Settings, stack: ExitStack) -> None:
         self.settings = settings
         self.windows = WindowStore(str(settings.local.state_dir / "windows"))
+        self.api_port, keys_file = free_port(), settings.local.state_dir / "keys.toml"
+        self._secret, key = make_key(GROUP, [Scope.ASK], None)
+        write_keys(keys_file, [key])
         variables = processes.variables_of(
             {
                 "windows.address": settings.local.state_dir / "windows",
                 "windows.idle_s": 5,
-                # Where no version is announced, nobody asks the model server.
-                "triton.url": "127.0.0.1:9",
+                "api.port": self.api_port,
+                "api.keys_file": keys_file,
             }
         )
+        config = settings.local.state_dir / "headwater.toml"
+        config.write_text(_RULES)
+        variables[CONFIG_VARIABLE] = str(config)
         self.systems = {
             name: stack.enter_context(
                 processes.run_system(
                     settings,
-                    ("-m", "deploy.cli", *command),
+                    ("-m", "deploy.cli", name),
                     GROUP if name == "worker" else name,
                     variables=variables,
                 )
             )
-            for name, command in SYSTEMS.items()
+            for name in SYSTEMS
         }
         self.store = RedisRowStore(settings.store)
         scope = FeedbackScope("h1-7", int(time.time() * 1000), 600_000)
@@ -166,6 +184,18 @@ class Fuzz:
             self.feedback.absorb(0.1)
         await self.feedback.flush()
 
+    def count_answers(self) -> int:
+        """How many people of good clicks the API answers, with a version's list."""
+        url = f"http://127.0.0.1:{self.api_port}/v1/recommendations"
+        headers = {"Authorization": f"Bearer {self._secret}", "Content-Type": "application/json"}
+        answered = 0
+        for number in range(PEOPLE):
+            body = encode({"person": f"{GOOD}-u{number}"})
+            request = Request(url, body, headers, method="POST")
+            with urlopen(request, timeout=60) as answer:  # noqa: S310
+                answered += not decode(RecommendationAnswer, answer.read()).fallback
+        return answered
+
     def good_in_windows(self) -> Counter[str]:
         """How often each good click stands in windows."""
         found: Counter[str] = Counter()
@@ -201,7 +231,12 @@ def measure(options: FuzzOptions, console: Console) -> Results:
     with work_folder() as folder:
         wanted = processes.local_settings(folder)
         try:
-            settings = local.up(wanted, only=["kafka", "store"])
+            training = TrainingSetup(_TRAINING)
+            trained = train_first_model(
+                options.load_log(), FeatureSchema(wanted.features), training
+            )
+            settings = local.up(wanted)
+            publish_first(trained, settings, _TRAINING)
             with ExitStack() as stack:
                 fuzz = Fuzz(settings, stack)
                 return asyncio.run(_run(fuzz, options, console))
@@ -221,6 +256,8 @@ async def _run(fuzz: Fuzz, options: FuzzOptions, console: Console) -> Results:
         "wrong_rows": await fuzz.count_wrong_rows(options),
         "good_missing_in_windows": good - len(windows),
         "good_twice_in_windows": sum(count > 1 for count in windows.values()),
+        "people_answered": fuzz.count_answers(),
+        "versions": len(ModelRepository(fuzz.settings.model_repository).version_numbers()),
         "memory_mb": {
             name: memory_bytes(system.process.pid) // 1024**2
             for name, system in fuzz.systems.items()
