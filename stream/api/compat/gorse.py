@@ -11,7 +11,6 @@ from headwater_client import EventError, RecommendedItem, decode, encode
 from headwater_client.contract import (
     MAX_EVENTS,
     MAX_LIMIT,
-    ItemsQuery,
     Operation,
     PersonAnswer,
     PopularQuery,
@@ -36,8 +35,8 @@ from stream.api.compat.dialect import (
     make_refusal,
 )
 from stream.api.compat.gorse_forms import GorseFeedback, GorseItem, GorsePatch
+from stream.api.compat.items import ItemEditor
 from stream.api.compat.values import EventAliases, write_time
-from stream.api.intake import removal_message
 from stream.api.problems import RequestError, describe_field, refuse
 from stream.api.service import ApiCall, ApiParts, ApiService
 from stream.ranking import is_seen
@@ -149,6 +148,7 @@ class GorseDialect:
         self._service = service
         self._parts = parts
         self._aliases = EventAliases(aliases)
+        self._items = ItemEditor(service, parts)
 
     def find_work(self, operation: Operation) -> Work:
         """See `Dialect`."""
@@ -278,29 +278,27 @@ class GorseDialect:
             except EventError as error:
                 where = f"items[{place}]" if len(made) > 1 else ""
                 raise RequestError(describe_field(error, where)) from error
-        for start in range(0, len(items), MAX_EVENTS):
-            query = ItemsQuery(items=items[start : start + MAX_EVENTS])
-            await self._service.put_items(make_call(call, body=query))
+        await self._items.put(call, items)
         return {"RowAffected": len(items)}
 
     async def get_item(self, call: ApiCall) -> dict[str, Any]:
-        """An item as the store has it."""
+        """All that is said of an item."""
         return gorse_forms.describe_item(await self._find(call))
 
     async def _find(self, call: ApiCall) -> Item:
         """The item of a path.
 
         Raises:
-            RequestError: the store does not have it.
+            RequestError: there is none.
         """
-        item = await self._parts.recommender.items.catalogue.find(call.path["item"])
+        item = await self._items.find(call.path["item"])
         if item is None:
             why = "the store has no such item; one that was sent a moment ago is on its way"
             raise refuse("not-found", f"item {call.path['item'][:80]}: {why}")
         return item
 
     async def update_item(self, call: ApiCall) -> dict[str, int]:
-        """What is said of an item replaces what the store has of it."""
+        """What is said of an item replaces that alone."""
         said = decode(GorsePatch, call.raw)
         item = await self._find(call)
         return await self._send_items(call, [gorse_forms.make_item(item.item_id, said, item)])
@@ -328,9 +326,7 @@ class GorseDialect:
             RequestError: Kafka does not take the message.
         """
         item = make_query(Item, item_id=call.path["item"])
-        (delivered,) = await self._parts.publisher.publish([removal_message(item.item_id)])
-        if delivered.problem:
-            raise refuse("unavailable", delivered.problem, "send it again", retry_after="1")
+        await self._items.remove(item.item_id)
         return _ONE_ROW
 
     async def recommend(self, call: ApiCall) -> list[Any]:

@@ -10,7 +10,6 @@ import msgspec
 from headwater_client import EVENT_TYPES, EventError, Item, RecommendedItem, decode, encode
 from headwater_client.contract import (
     MAX_EVENTS,
-    ItemsQuery,
     Operation,
     PopularQuery,
     Problem,
@@ -25,6 +24,7 @@ from msgspec.structs import replace as replace_fields
 
 from stream.api.compat import metarank_forms
 from stream.api.compat.dialect import Work, make_call, make_query, make_refusal
+from stream.api.compat.items import ItemEditor
 from stream.api.compat.metarank_forms import MetarankEvent, RankRequest, RecommendRequest
 from stream.api.compat.values import EventAliases
 from stream.api.keys import check_scope
@@ -84,8 +84,8 @@ class MetarankDialect:
 
     def __init__(self, service: ApiService, parts: ApiParts, aliases: Sequence[str]) -> None:
         self._service = service
-        self._parts = parts
         self._aliases = EventAliases(aliases)
+        self._items = ItemEditor(service, parts)
 
     def find_work(self, operation: Operation) -> Work:
         """See `Dialect`."""
@@ -147,15 +147,11 @@ class MetarankDialect:
         made, number = dict[str, Item | None](), 0
         for event in said:
             if event.item not in made:
-                found = await self._parts.recommender.items.catalogue.find(event.item)
-                made[event.item] = found
+                made[event.item] = await self._items.find(event.item)
             item = metarank_forms.make_item(event, made[event.item])
             made[event.item] = make_query(Item, **item)
             number += 1
-        items = [item for item in made.values() if item is not None]
-        for start in range(0, len(items), MAX_EVENTS):
-            query = ItemsQuery(items=items[start : start + MAX_EVENTS])
-            await self._service.put_items(make_call(call, body=query))
+        await self._items.put(call, [item for item in made.values() if item is not None])
         return number
 
     async def rank(self, call: ApiCall) -> dict[str, Any]:

@@ -1,0 +1,61 @@
+"""Items that are changed in part: what is said replaces that alone, so the rest has to be known."""
+
+from collections.abc import Sequence
+
+from cachetools import TTLCache
+from headwater_client import Item
+from headwater_client.contract import MAX_EVENTS, ItemsQuery
+
+from stream.api.compat.dialect import make_call
+from stream.api.intake import removal_message
+from stream.api.problems import RETRY_S, refuse
+from stream.api.service import ApiCall, ApiParts, ApiService
+
+_KEPT, _KEPT_S = 10_000, 10.0
+
+
+class ItemEditor:
+    """Reads and writes the catalogue.
+
+    What was sent a moment ago is known here before a worker has brought it to the store: who
+    changes an item twice, or puts it and asks for it, finds what they have said. Another process of
+    the service knows it once the store does.
+    """
+
+    def __init__(self, service: ApiService, parts: ApiParts) -> None:
+        self._service = service
+        self._parts = parts
+        self._sent: TTLCache[str, Item | None] = TTLCache(_KEPT, _KEPT_S)
+
+    async def find(self, item_id: str) -> Item | None:
+        """All that is said of an item; None where nothing is, or it was taken out.
+
+        Raises:
+            ServerError: the store does not answer.
+        """
+        if item_id in self._sent:
+            return self._sent[item_id]
+        return await self._parts.recommender.items.catalogue.find(item_id)
+
+    async def put(self, call: ApiCall, items: Sequence[Item]) -> None:
+        """Send items, each whole.
+
+        Raises:
+            RequestError: Kafka does not take one.
+        """
+        for start in range(0, len(items), MAX_EVENTS):
+            part = list(items[start : start + MAX_EVENTS])
+            await self._service.put_items(make_call(call, body=ItemsQuery(items=part)))
+            self._sent.update({item.item_id: item for item in part})
+
+    async def remove(self, item_id: str) -> None:
+        """Take an item out of the catalogue.
+
+        Raises:
+            RequestError: Kafka does not take the message.
+        """
+        (delivered,) = await self._parts.publisher.publish([removal_message(item_id)])
+        if delivered.problem:
+            again = str(RETRY_S)
+            raise refuse("unavailable", delivered.problem, "send it again", retry_after=again)
+        self._sent[item_id] = None
