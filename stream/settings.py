@@ -148,6 +148,11 @@ class ApiSettings(Section):
         "127.0.0.1", description="network interface that it listens on; 0.0.0.0: all of them"
     )
     port: Annotated[int, Field(ge=1, le=65_535)] = Field(8080, description="port")
+    grpc_port: Annotated[int, Field(ge=1, le=65_535)] | None = Field(
+        None,
+        description="port of the gRPC API, on the same interface, with the same keys; empty: there "
+        "is none",
+    )
     keys_file: Path | None = Field(
         None,
         description="file of the keys that may ask, made by headwater keys add; empty: whoever is "

@@ -9,7 +9,9 @@ from deploy import settings_text
 from deploy.settings import Settings, load_settings
 from deploy.settings_reference import render_reference
 from features.asyncapi import make_document
+from stream.api import headwater_pb2
 from stream.api.openapi import make_openapi
+from stream.api.proto import make_proto, read_numbers
 
 Reference = Annotated[
     bool, typer.Option("--reference", help="print docs/reference/settings.md: all settings")
@@ -17,6 +19,9 @@ Reference = Annotated[
 
 OfHttp = Annotated[
     bool, typer.Option("--http", help="the OpenAPI document of the HTTP API, openapi.json there")
+]
+OfGrpc = Annotated[
+    bool, typer.Option("--grpc", help="the protocol buffers of the gRPC API, headwater.proto there")
 ]
 
 
@@ -26,7 +31,10 @@ def config(reference: Reference = False) -> None:
     print(text, end="")
 
 
-def schema(http: OfHttp = False) -> None:
-    """Print the AsyncAPI document of the topics, or the OpenAPI document of the HTTP API."""
+def schema(http: OfHttp = False, grpc: OfGrpc = False) -> None:
+    """Print the AsyncAPI document of the topics, or what describes the HTTP or the gRPC API."""
+    if grpc:
+        print(make_proto(read_numbers(headwater_pb2.DESCRIPTOR)), end="")
+        return
     document = make_openapi() if http else make_document()
     print(json.dumps(document, indent=2, ensure_ascii=False))

@@ -29,6 +29,7 @@ from stream.api.http import HttpApi
 from stream.api.intake import EventIntake, EventPublisher
 from stream.api.keys import KeyRing
 from stream.api.readiness import Readiness
+from stream.api.rpc import RpcApi, RpcListener
 from stream.api.service import ApiParts, ApiService
 from stream.failures import retry_while_unavailable
 from stream.metrics import count_wrong_time
@@ -117,7 +118,8 @@ class _Service:
     """The parts of the service.
 
     Attributes:
-        api: the transport.
+        api: the HTTP transport.
+        rpc: the gRPC transport, where there is one.
         dialects: the interfaces of other systems.
         readiness: what is not there yet.
         parts: what the operations use.
@@ -125,6 +127,7 @@ class _Service:
     """
 
     api: HttpApi
+    rpc: RpcApi | None
     dialects: Sequence[Dialect]
     readiness: Readiness
     parts: ApiParts
@@ -188,8 +191,12 @@ def _make_service(
     readiness = Readiness(health)
     service = ApiService(parts)
     dialects = [kind(service, parts, api.event_aliases) for kind in DIALECTS]
+    rpc = None
+    if api.grpc_port is not None:
+        taking = RpcListener(api.address, api.grpc_port, api.max_body_bytes, DRAIN_S / 2)
+        rpc = RpcApi(service, keys, readiness, taking)
     transport = HttpApi(service, keys, readiness, api.max_body_bytes)
-    return _Service(transport, dialects, readiness, parts, health, follower, store)
+    return _Service(transport, rpc, dialects, readiness, parts, health, follower, store)
 
 
 async def _run(
@@ -217,10 +224,12 @@ async def _run(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop)
-    log.info("api_listens", address=settings.api.address, port=settings.api.port)
+    api = settings.api
+    log.info("api_listens", address=api.address, port=api.port, grpc_port=api.grpc_port)
     try:
         await _run_until_first(
             server.serve([listener]),
+            *([service.rpc.serve()] if service.rpc else []),
             service.start(),
             service.follower.run(),
             service.beat(),

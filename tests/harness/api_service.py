@@ -36,7 +36,7 @@ DEADLINE_MS = 1500
 class Service:
     """The service as a process, a worker beside it, and callers with keys.
 
-    The key `slow_secret` may ask once a second.
+    The key `slow_secret` may ask once a second; `ask_secret` may do nothing but ask for lists.
     """
 
     local: Settings
@@ -47,6 +47,8 @@ class Service:
     url: str
     secret: str
     slow_secret: str
+    ask_secret: str
+    grpc_address: str
 
     def call(self, method: str, path: str, body: Any = None, secret: str | None = None) -> Any:
         """Status and document of an answer."""
@@ -106,10 +108,13 @@ def _started(
 ) -> Iterator[Service]:
     secret, key = make_key("test", list(Scope), None)
     slow_secret, slow = make_key("slow", list(Scope), 1.0)
-    write_keys(folder / "keys.toml", [key, slow])
+    ask_secret, ask = make_key("ask", [Scope.ASK], None)
+    write_keys(folder / "keys.toml", [key, slow, ask])
     port, log = free_port([]), folder / "api.log"
+    grpc_port = free_port([port])
     chosen = {
         "api.port": port,
+        "api.grpc_port": grpc_port,
         "api.keys_file": folder / "keys.toml",
         "api.deadline_ms": DEADLINE_MS,
         "worker.catalogue_refresh_s": 0.5,
@@ -120,7 +125,18 @@ def _started(
             [sys.executable, "-m", "deploy.cli", "api"], env=variables, stdout=output, stderr=output
         )
     url = f"http://127.0.0.1:{port}"
-    service = Service(own, settings, worker, process, log, url, secret, slow_secret)
+    service = Service(
+        local=own,
+        settings=settings,
+        worker=worker,
+        process=process,
+        log=log,
+        url=url,
+        secret=secret,
+        slow_secret=slow_secret,
+        ask_secret=ask_secret,
+        grpc_address=f"127.0.0.1:{grpc_port}",
+    )
 
     def is_ready() -> bool:
         assert process.poll() is None, log.read_text()[-2000:]

@@ -12,15 +12,21 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
+import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from headwater_client import ApiClient, AsyncApiClient, Click, Item, ProblemError
 from headwater_client.contract import PopularQuery, RankQuery, RecommendationQuery, SimilarQuery
 from headwater_client.http import raw_event
 
 from tests.harness.api_service import Service, pid_of, serving_api
+from tests.harness.rpc_client import RpcCaller, calling, same
 from tests.harness.servers import pause
 from tests.harness.waiting import wait_until
 
@@ -34,6 +40,12 @@ EXAMPLES = os.environ.get("SCHEMATHESIS_EXAMPLES", "10")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     with serving_api(tmp_path_factory.mktemp("contract")) as service:
         yield service
+
+
+@pytest.fixture(scope="module")
+def caller(service: Service) -> Iterator[RpcCaller]:
+    with calling(service.grpc_address, service.secret) as caller:
+        yield caller
 
 
 def test_schemathesis_finds_nothing(service: Service) -> None:
@@ -157,3 +169,122 @@ def test_the_typescript_client_is_generated_typed_and_understood(service: Servic
         HEADWATER_KEY=service.secret,
         HEADWATER_SLOW_KEY=service.slow_secret,
     )
+
+
+# What no two answers have in common.
+_OWN = {"recommendation_id", "produced_time", "event_age_ms"}
+
+
+def _asked_alike(service: Service) -> Iterator[tuple[str, str, Any, str]]:
+    """HTTP's method, path and document of the same request, and gRPC's method."""
+    person, now_ms = "of-both", int(time.time() * 1000)
+    event = {"type": "click", "item_id": "i3", "event_id": "both-1", "timestamp": now_ms}
+    yield "PUT", "/v1/items", {"items": [{"item_id": "i-both", "price": 2.5}]}, "PutItems"
+    yield "POST", "/v1/recommendations", {"person": person, "limit": 4}, "Recommend"
+    asked = {"person": person, "events": [event], "exclude": ["i1"]}
+    yield "POST", "/v1/recommendations", asked, "Recommend"
+    yield "POST", "/v1/rank", {"person": person, "items": ["i5", "nowhere", "i6"]}, "RankItems"
+    yield "POST", "/v1/items/similar", {"items": ["i8", "i9"], "limit": 5}, "FindSimilar"
+    yield "GET", "/v1/popular", {}, "ListPopular"
+    yield "GET", "/version", {}, "TellVersion"
+
+
+def _without_own(answer: Any) -> Any:
+    return {name: value for name, value in answer.items() if name not in _OWN}
+
+
+def test_grpc_answers_as_http_does(service: Service, caller: RpcCaller) -> None:
+    for method, path, asked, called in _asked_alike(service):
+        told = service.take(method, path, asked if method != "GET" else None)
+        heard = caller.call(called, asked)
+        assert same(_without_own(told), _without_own(heard)), (called, told, heard)
+        assert told.keys() & _OWN == heard.keys() & _OWN
+
+
+def test_grpc_sends_events_that_http_reads_back(service: Service, caller: RpcCaller) -> None:
+    person = f"rpc-{uuid4().hex}"
+    events = [
+        {"type": "click", "user_id": person, "item_id": "i1", "context": {"n": 2, "at": "home"}},
+        {"type": "look", "user_id": person, "item_id": "i2"},
+        {"type": "click", "user_id": person, "item_id": "i2", "timestamp": 1_700_000_000},
+    ]
+    heard = caller.call("SendEvents", {"events": events})
+    told = service.take("POST", "/v1/events", events)
+    assert [each["accepted"] for each in heard["events"]] == [True, False, False]
+    assert same(told["events"][1:], heard["events"][1:])
+    assert told["events"][0].keys() == heard["events"][0].keys()
+    wait_until(lambda: service.clicks(person) == 2, 30)
+    described = caller.call("DescribePerson", {"person": person})
+    assert same(service.take("GET", f"/v1/people/{person}"), described)
+
+
+@pytest.mark.parametrize(
+    ("called", "path", "asked", "code"),
+    [
+        ("Recommend", "/v1/recommendations", {"limit": 0}, "INVALID_ARGUMENT"),
+        ("Recommend", "/v1/recommendations", {"events": [{}, {}]}, "INVALID_ARGUMENT"),
+        (
+            *("Recommend", "/v1/recommendations"),
+            {"person": "a", "min_offset": {"clicks/77": 1}},
+            "INVALID_ARGUMENT",
+        ),
+        ("RankItems", "/v1/rank", {"person": "ann"}, "INVALID_ARGUMENT"),
+        (
+            *("SendEvents", "/v1/events"),
+            {"events": [{"type": "look"}, {"item_id": "i1"}]},
+            "INVALID_ARGUMENT",
+        ),
+        ("PutItems", "/v1/items", {"items": [{"item_id": "a", "price": -1.5}]}, "INVALID_ARGUMENT"),
+    ],
+)
+def test_grpc_refuses_as_http_does(
+    service: Service, caller: RpcCaller, called: str, path: str, asked: Any, code: str
+) -> None:
+    method = "PUT" if called == "PutItems" else "POST"
+    body = asked["events"] if called == "SendEvents" else asked
+    status, problem = service.call(method, path, body)
+    refused, heard, fields = caller.refusal(called, asked)
+    assert (status, refused) == (400, code)
+    assert same(problem, heard), (problem, heard)
+    assert fields == [each["field"] for each in problem.get("errors") or [problem]]
+
+
+def test_grpc_needs_the_same_keys(service: Service, caller: RpcCaller) -> None:
+    for secret in ("", "hw_wrong"):
+        _, problem = service.call("POST", "/v1/recommendations", {}, secret=secret)
+        code, heard, _ = replace(caller, secret=secret).refusal("Recommend", {})
+        assert code == "UNAUTHENTICATED"
+        assert same(problem, heard)
+    asks_only = replace(caller, secret=service.ask_secret)
+    _, problem = service.call("GET", "/v1/people/ann", secret=service.ask_secret)
+    code, heard, _ = asks_only.refusal("DescribePerson", {"person": "ann"})
+    assert code == "PERMISSION_DENIED"
+    assert same(problem, heard)
+    code, heard, _ = caller.refusal("DescribePerson", {"person": "nobody"})
+    assert (code, heard["status"]) == ("NOT_FOUND", "404")
+
+
+def test_grpc_tells_its_health_to_all_and_what_there_is_to_keys(
+    service: Service, caller: RpcCaller
+) -> None:
+    check = health_pb2_grpc.HealthStub(caller.channel).Check
+    serving = health_pb2.HealthCheckResponse.SERVING
+    for name in ("", "headwater.v1.Headwater"):
+        asked = health_pb2.HealthCheckRequest(service=name)
+        wait_until(lambda asked=asked: check(asked).status == serving, 10)
+    wanted = reflection_pb2.ServerReflectionRequest(list_services="")
+    reflect = reflection_pb2_grpc.ServerReflectionStub(caller.channel).ServerReflectionInfo
+    (told,) = reflect(iter([wanted]), metadata=caller.metadata)
+    named = {each.name for each in told.list_services_response.service}
+    assert {"headwater.v1.Headwater", "grpc.health.v1.Health"} <= named
+    with pytest.raises(grpc.RpcError, match="no key was sent"):
+        list(reflect(iter([wanted])))
+
+
+def test_a_call_that_is_no_message_is_refused(service: Service, caller: RpcCaller) -> None:
+    raw = caller.channel.unary_unary("/headwater.v1.Headwater/Recommend")
+    for wrong in (b"\xff\xff\xff", b"\x0a\x02\xff\xfe"):
+        with pytest.raises(grpc.RpcError, match="is no RecommendationQuery"):
+            raw(wrong, metadata=caller.metadata, timeout=30)
+    with pytest.raises(grpc.RpcError, match="finite"):
+        caller.call("PutItems", {"items": [{"item_id": "a", "price": "NaN"}]})
