@@ -66,8 +66,9 @@ class CatalogueEntry:
     attributes: Mapping[str, AttributeValue] = field(default_factory=lambda: _NO_ATTRIBUTES)
 
 
-# The columns that a `CatalogueEntry` is read from.
+# The columns that a `CatalogueEntry` is read from; and all that filters ask for.
 ENTRY_COLUMNS = ("category", "available", "attributes")
+ITEM_COLUMNS = ("title", "brand", "price", *ENTRY_COLUMNS, VERSION)
 
 
 def encode_columns(table: StoreTable, values: Values) -> Columns:

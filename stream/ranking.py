@@ -133,6 +133,29 @@ def rank_candidates(
     )
 
 
+def hide_items(outputs: Tensors, tensors: Tensors, allowed: Sequence[BoolArray | None]) -> Tensors:
+    """The outputs with items that a person's filter does not allow far below `NEVER`.
+
+    Args:
+        allowed: for each person bool[N], by the version's indices; None: all are.
+    """
+    shown = {name: outputs[name].copy() for name in ("top_scores", "candidate_scores")}
+    for user, mask in enumerate(allowed):
+        if mask is not None:
+            shown["top_scores"][user][~mask[outputs["top_items"][user]]] = 10 * NEVER
+            shown["candidate_scores"][user][~mask[tensors["candidate_items"][user]]] = 10 * NEVER
+    return {**outputs, **shown}
+
+
+def hide_seen(outputs: Tensors, tensors: Tensors) -> Tensors:
+    """The outputs with candidates that are excluded far below `NEVER`."""
+    scores = outputs["candidate_scores"].copy()
+    both = zip(tensors["candidate_items"], tensors["excluded_items"], strict=True)
+    for user, (items, excluded) in enumerate(both):
+        scores[user][np.isin(items, excluded)] = 10 * NEVER
+    return {**outputs, "candidate_scores": scores}
+
+
 def _add_trends(
     items: Int64Array,
     scores: Float32Array,
@@ -189,6 +212,18 @@ def popular_items(
     return [
         RecommendedItem(name, count, POPULAR)
         for name, count in zip(trending.item_ids[wanted], counts, strict=True)
+    ]
+
+
+def popular_at(
+    trending: TrendingItems, time_ms: int, places: Sequence[int]
+) -> list[RecommendedItem]:
+    """The items at some places of what trends, with their popularity at a time."""
+    factor = trending.decay_factors([time_ms])[0, trending.ranked_by]
+    counts = (trending.counts[places, trending.ranked_by] * factor).tolist()
+    return [
+        RecommendedItem(trending.item_ids[place], count, POPULAR)
+        for place, count in zip(places, counts, strict=True)
     ]
 
 

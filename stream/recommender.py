@@ -7,6 +7,7 @@ builds the calls; `execute` makes a call and ranks its answer, at any later mome
 import math
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from time import perf_counter, time
 from typing import NamedTuple
 
@@ -18,17 +19,21 @@ from headwater_client.events import Recommendation, Shadow
 from features.columns import CatalogueEntry
 from features.inputs import model_inputs, model_outputs, model_tensors
 from features.rows import ItemGroup, UserRow
-from features.schema import PADDING, FeatureSchema, Int64Array, Tensors, Vocabulary
+from features.schema import PADDING, BoolArray, FeatureSchema, Int64Array, Tensors
 from features.store import RowStore
 from stream import metrics
 from stream.catalogue import AllowedItems, CatalogueCache, is_available
+from stream.filtering import ItemFilter
 from stream.inference import CircuitOpenError, InferenceClient, InferenceError, InferenceRequest
 from stream.ranking import (
     NEVER,
     POPULAR,
     Ranking,
     available_items,
+    hide_items,
+    hide_seen,
     is_seen,
+    popular_at,
     popular_items,
     rank,
     rank_candidates,
@@ -72,6 +77,7 @@ class RecommendationRequest(NamedTuple):
         place: of that interaction, where it came by Kafka.
         limit: how many items the list has, at most; None: `worker.top_k`.
         candidates: of who wants these items in order, and no others.
+        wanted: which items may be in the list; None: all.
     """
 
     user_id: str
@@ -81,6 +87,7 @@ class RecommendationRequest(NamedTuple):
     place: EventPlace | None = None
     limit: int | None = None
     candidates: Sequence[str] = ()
+    wanted: ItemFilter | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +98,8 @@ class VersionCall:
         times_ms: int[B], when each user asks.
         trending: by the version's item indices.
         top_k: how many items the longest list has.
+        wanted: which items each user may be shown; None: all.
+        is_whole: the candidates are all that these users may be shown, and not what trends.
     """
 
     route: Route
@@ -98,20 +107,33 @@ class VersionCall:
     times_ms: Sequence[int]
     trending: TrendingIndex
     top_k: int = 0
+    wanted: Sequence[ItemFilter | None] = ()
+    is_whole: bool = False
 
     def select(self, users: Sequence[int]) -> "VersionCall":
         """The call of some of its users."""
-        tensors = _select_rows(self.request.tensors, users)
-        request = replace(self.request, tensors=tensors)
-        return replace(self, request=request, times_ms=[self.times_ms[user] for user in users])
+        request = replace(self.request, tensors=_select_rows(self.request.tensors, users))
+        return replace(
+            self,
+            request=request,
+            times_ms=[self.times_ms[user] for user in users],
+            wanted=[self.wanted[user] for user in users],
+        )
 
-    def exclude(self, items: Int64Array) -> "VersionCall":
-        """The call that leaves these items out, too: int64[n], by the version's indices."""
-        tensors = self.request.tensors
-        excluded = np.tile(items, (len(self.times_ms), 1))
-        widened = np.concatenate([tensors["excluded_items"], excluded], axis=1)
-        request = replace(self.request, tensors={**tensors, "excluded_items": widened})
-        return replace(self, request=request)
+    def narrow(self, allowed: BoolArray) -> "VersionCall":
+        """The call that is about some items only: bool[N], by the version's indices.
+
+        They are named, or the others are left out: whichever are fewer.
+        """
+        tensors, users = self.request.tensors, len(self.times_ms)
+        chosen, hidden = np.flatnonzero(allowed), np.flatnonzero(~allowed)
+        if len(chosen) < len(hidden):
+            changed = {"candidate_items": np.tile(chosen, (users, 1))}
+        else:
+            left_out = [tensors["excluded_items"], np.tile(hidden, (users, 1))]
+            changed = {"excluded_items": np.concatenate(left_out, axis=1)}
+        request = replace(self.request, tensors={**tensors, **changed})
+        return replace(self, request=request, is_whole="candidate_items" in changed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,13 +203,21 @@ class _VersionAnswer:
 
     def rank(self, places: int) -> Ranking:
         """The best places of every user; none where the call failed."""
-        call = self.call
+        call, tensors = self.call, self.call.request.tensors
         outputs = self.outputs or {}
-        return rank(outputs, call.request.tensors, call.trending, call.times_ms, places)
+        if any(call.wanted):
+            allowed = [each.mask_by_index(call.route) if each else None for each in call.wanted]
+            outputs = hide_items(outputs, tensors, allowed)
+        if call.is_whole:
+            outputs = hide_seen(outputs, tensors)
+            return rank_candidates(outputs, tensors, call.trending, call.times_ms)
+        return rank(outputs, tensors, call.trending, call.times_ms, places)
 
     def has_more(self, user: int) -> bool:
         """Whether the version may know more items for a user than it has answered with."""
-        return self.outputs is not None and self.outputs["top_scores"][user].min() > NEVER
+        if self.outputs is None or self.call.is_whole:
+            return False
+        return bool(self.outputs["top_scores"][user].min() > NEVER)
 
     def lists(self, items: Sequence[list[RecommendedItem]], model_version: str) -> RankedLists:
         """Lists for the users of this version, whoever made them."""
@@ -283,16 +313,18 @@ class Recommender:
         Later changes of a row do not affect its call. Only where something has to stand in for a
         version that failed, the row is read again.
         """
-        alike: dict[tuple[Route | None, Route | None], list[RecommendationRequest]] = {}
+        alike: dict[tuple[Route | None, Route | None, bool], list[RecommendationRequest]] = {}
         for request in requests:
             assignment = self._routes.assign(request.user_id)
             routes = (assignment.shown, assignment.shadow) if assignment else (None, None)
-            alike.setdefault(routes, []).append(request)
+            # Others would be padded to as many candidates.
+            has_pool = _find_pool(request, routes[0]) is not None
+            alike.setdefault((*routes, has_pool), []).append(request)
         return [
             InferenceCall(
                 users, self._assigned_call(shown, users), self._assigned_call(shadow, users)
             )
-            for (shown, shadow), users in alike.items()
+            for (shown, shadow, _), users in alike.items()
         ]
 
     def _assigned_call(
@@ -309,18 +341,22 @@ class Recommender:
     ) -> VersionCall:
         trending = self._trending_index(route)
         times_ms = [request.time_ms for request in requests]
-        own = [request.candidates for request in requests if request.candidates]
+        pools = [_find_pool(request, route) for request in requests]
+        own = [pool for pool in pools if pool is not None]
         tensors = model_tensors(
             [request.row for request in requests],
             times_ms,
             route.vocabulary,
             self._schema,
-            candidates=None if own else trending.indices[: self._settings.trending_candidates],
+            candidates=trending.indices[: self._settings.trending_candidates],
         )
-        if own:
-            tensors["candidate_items"] = _pad_candidates(requests, route.vocabulary)
-        request = InferenceRequest(route.version.version, tensors, on_trial)
-        return VersionCall(route, request, times_ms, trending, self._longest(requests))
+        is_whole = len(own) == len(requests)
+        if is_whole:
+            tensors["candidate_items"] = _pad(own)
+        inference = InferenceRequest(route.version.version, tensors, on_trial)
+        wanted = [request.wanted for request in requests]
+        top_k = self._longest(requests)
+        return VersionCall(route, inference, times_ms, trending, top_k, wanted, is_whole)
 
     def _longest(self, requests: Iterable[RecommendationRequest]) -> int:
         """How many items the longest list of these requests has."""
@@ -405,7 +441,12 @@ class Recommender:
         top_k, items = self._longest([request]), list[RecommendedItem]()
         if request.candidates:
             items = self._order_by_trend(request)
-        for popular in self._trending_chunks(request.time_ms):
+        chunks = (
+            self._wanted_chunks(request, top_k)
+            if request.wanted
+            else self._trending_chunks(request.time_ms)
+        )
+        for popular in chunks:
             if request.candidates or len(items) >= top_k:
                 break
             available = self.items.recall(item.item_id for item in popular)
@@ -472,18 +513,23 @@ class Recommender:
         again = [at for at in left if answer.has_more(at)]
         if not again:
             return
-        allowed = await self._find_allowed(answer.call.route).read()
-        hidden = np.flatnonzero(~allowed)
-        excluded = answer.call.request.tensors["excluded_items"].shape[1] + len(hidden)
-        most = max(1, _MAX_EXCLUDED // excluded)
-        for start in range(0, len(again), most):
-            asked = again[start : start + most]
-            more = await self._call_version(answer.call.select(asked).exclude(hidden))
-            if not more.outputs:
-                return
-            for at, items in zip(asked, await self._cut(more, _EVERY_PLACE), strict=True):
-                lists[short[at]] = items
-                metrics.SHORT_LISTS.labels("version").inc(len(items) >= top_k)
+        groups: dict[ItemFilter | None, list[int]] = {}
+        for at in again:
+            groups.setdefault(answer.call.wanted[at], []).append(at)
+        for wanted, users in groups.items():
+            route = answer.call.route
+            allowed = (
+                wanted.mask_by_index(route) if wanted else await self._find_allowed(route).read()
+            )
+            named = min(np.count_nonzero(allowed), np.count_nonzero(~allowed))
+            width = answer.call.request.tensors["excluded_items"].shape[1] + int(named)
+            for asked in _split(users, max(1, _MAX_EXCLUDED // max(1, width))):
+                more = await self._call_version(answer.call.select(asked).narrow(allowed))
+                if not more.outputs:
+                    return
+                for at, items in zip(asked, await self._cut(more, _EVERY_PLACE), strict=True):
+                    lists[short[at]] = items
+                    metrics.SHORT_LISTS.labels("version").inc(len(items) >= top_k)
 
     def _find_allowed(self, route: Route) -> AllowedItems:
         """Which of a version's items may be recommended; a version that went is forgotten."""
@@ -514,18 +560,25 @@ class Recommender:
             route: of a version that did not answer; None where one did, or there is none.
         """
         top_k = self._longest(requests)
-        left = short = _find_short(lists, top_k)
+        short = _find_short(lists, top_k)
         if not short:
             return
-        async for popular in self._popular_chunks(requests, route):
+        left = [user for user in short if not requests[user].wanted]
+        chunks = self._popular_chunks(requests, route)
+        while left and (popular := await anext(chunks, None)) is not None:
             available = await self.items.check(item.item_id for item in popular)
             for user in left:
                 self._extend(lists[user], requests[user].row, popular, available, top_k)
             left = [user for user in left if len(lists[user]) < top_k]
-            if not left:
-                break
-        metrics.SHORT_LISTS.labels("popular").inc(len(short) - len(left))
-        metrics.SHORT_LISTS.labels("nothing").inc(len(left))
+        for user in short:
+            for popular in self._wanted_chunks(requests[user], top_k - len(lists[user])):
+                available = await self.items.check(item.item_id for item in popular)
+                self._extend(lists[user], requests[user].row, popular, available, top_k)
+                if len(lists[user]) >= top_k:
+                    break
+        missing = len([user for user in short if len(lists[user]) < top_k])
+        metrics.SHORT_LISTS.labels("popular").inc(len(short) - missing)
+        metrics.SHORT_LISTS.labels("nothing").inc(missing)
 
     async def _popular_chunks(
         self, requests: Sequence[RecommendationRequest], route: Route | None
@@ -544,6 +597,21 @@ class Recommender:
         trending, size = self.items.trending.items, self._settings.fallback_items
         for start in range(0, len(trending.item_ids), size):
             yield popular_items(trending, time_ms, size, start)
+
+    def _wanted_chunks(
+        self, request: RecommendationRequest, places: int
+    ) -> Iterator[list[RecommendedItem]]:
+        """What a request's filter allows: what trends, most popular first, then all else."""
+        if request.wanted is None or places <= 0:
+            return
+        trending, size = self.items.trending.items, self._settings.fallback_items
+        allowed = np.flatnonzero(request.wanted.allow(trending.item_ids)).tolist()
+        for some in _split(allowed, size):
+            yield popular_at(trending, request.time_ms, some)
+        popular = set(trending.item_ids)
+        rest = (name for name in request.wanted.allowed_ids() if name not in popular)
+        while names := list(islice(rest, size)):
+            yield [RecommendedItem(name, 0.0, POPULAR) for name in names]
 
     @staticmethod
     def _extend(
@@ -568,14 +636,20 @@ class Recommender:
         await self._client.close()
 
 
-def _pad_candidates(
-    requests: Sequence[RecommendationRequest], vocabulary: Vocabulary
-) -> Int64Array:
-    """Each request's own candidates by the version's indices: int64[B, C], padded."""
-    most = max(len(request.candidates) for request in requests)
-    padded = np.full((len(requests), most), PADDING, np.int64)
-    for user, request in enumerate(requests):
-        padded[user, : len(request.candidates)] = vocabulary.indices_of(request.candidates)
+def _find_pool(request: RecommendationRequest, route: Route | None) -> Int64Array | None:
+    """All that a request may be answered with, by a version's indices; None: too many to name."""
+    if route is None:
+        return None
+    if request.candidates:
+        return route.vocabulary.indices_of(request.candidates)
+    return request.wanted.find_pool(route) if request.wanted else None
+
+
+def _pad(pools: Sequence[Int64Array]) -> Int64Array:
+    """Each user's own candidates: int64[B, C], padded."""
+    padded = np.full((len(pools), max(map(len, pools))), PADDING, np.int64)
+    for user, pool in enumerate(pools):
+        padded[user, : len(pool)] = pool
     return padded
 
 
@@ -583,6 +657,11 @@ def _unseen(items: Iterable[RecommendedItem], row: UserRow) -> Iterable[Recommen
     if not row.seen:
         return items
     return (item for item in items if not is_seen(row, item.item_id))
+
+
+def _split(users: Sequence[int], most: int) -> Iterator[Sequence[int]]:
+    """Users in their order, at most so many at a time."""
+    return (users[start : start + most] for start in range(0, len(users), most))
 
 
 def _find_short(lists: Sequence[Sequence[RecommendedItem]], top_k: int) -> list[int]:

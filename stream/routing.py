@@ -101,6 +101,11 @@ class Routes:
         return [*named, *(each for each in answering if each not in named)]
 
     @property
+    def answering(self) -> list[Route]:
+        """The versions that answer."""
+        return list(self._routes.values())
+
+    @property
     def loaded(self) -> dict[str, int]:
         """By variant, the number of the version that answers."""
         return {variant: route.version.version for variant, route in self._routes.items()}

@@ -7,11 +7,12 @@ present row. Whoever asks has a core of its own.
 """
 
 import asyncio
+import json
 import random
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,8 @@ from trainer.datasets import Log
 
 API = ("-m", "deploy.cli", "api")
 CANDIDATES = 100
+SHARES = (0.01, 0.1, 0.9)
+_HALF = 0.5
 _TIMEOUT_S = 600.0
 _START_S = 60.0
 _REQUESTS = 5_000
@@ -69,12 +72,23 @@ def make_requests(log: Log, target: Target) -> dict[str, list[bytes]]:
     def with_event(person: str) -> dict[str, Any]:
         return {"person": person, "events": [{"type": "click", "item_id": draw.choice(items)}]}
 
+    def with_filter(share: float) -> Callable[[str], dict[str, Any]]:
+        """A filter that leaves this share of the items, by their names."""
+        few = draw.sample(items, max(1, round(min(share, 1 - share) * len(items))))
+        listed = f"item.id in {json.dumps(few)}"
+        text = listed if share < _HALF else f"!({listed})"
+        return lambda person: {"person": person, "filter": text}
+
     def with_candidates(person: str) -> dict[str, Any]:
         return {"person": person, "items": draw.sample(items, CANDIDATES)}
 
     return {
         "recommendations": encode_some("/v1/recommendations", lambda person: {"person": person}),
         "with an event": encode_some("/v1/recommendations", with_event),
+        **{
+            f"a filter leaves {share:.0%}": encode_some("/v1/recommendations", with_filter(share))
+            for share in SHARES
+        },
         f"rank {CANDIDATES}": encode_some("/v1/rank", with_candidates),
         "similar items": encode_some(
             "/v1/items/similar", lambda _: {"items": [draw.choice(items)]}

@@ -32,6 +32,7 @@ from stream.api.readiness import Readiness
 from stream.api.rpc import RpcApi, RpcListener
 from stream.api.service import ApiParts, ApiService
 from stream.failures import retry_while_unavailable
+from stream.item_follower import ItemFollower
 from stream.metrics import count_wrong_time
 from stream.recommender import make_recommender
 from stream.rollout_follower import RolloutFollower, keep_routed, make_follower
@@ -124,6 +125,7 @@ class _Service:
         readiness: what is not there yet.
         parts: what the operations use.
         follower: keeps the routes up to date.
+        items: keeps what filters are evaluated over up to date.
     """
 
     api: HttpApi
@@ -133,6 +135,7 @@ class _Service:
     parts: ApiParts
     health: ServiceHealth
     follower: RolloutFollower
+    items: ItemFollower
     store: RedisRowStore
 
     async def start(self) -> None:
@@ -142,6 +145,7 @@ class _Service:
             with attempt:
                 await self.follower.start()
                 await recommender.start()
+                await self.items.start(self.parts.sources)
         starting.clear()
         log.info("api_started", versions=self.follower.routes.loaded)
         await recommender.run()
@@ -156,6 +160,7 @@ class _Service:
         """Deliver what is under way, and close the connections."""
         await asyncio.to_thread(self.parts.publisher.close)
         await self.parts.recommender.close()
+        await self.items.close()
         await self.store.close()
 
 
@@ -166,12 +171,20 @@ def _make_service(
     store, follower = RedisRowStore(settings.store, any_server=True), make_follower(config)
     recommender = make_recommender(config, store, follower.routes)
     rows = RowReader(store, schema, recommender.items.catalogue)
+    items = ItemFollower(
+        settings.kafka,
+        store,
+        follower.routes,
+        recommender.items.trending,
+        settings.worker.catalogue_refresh_s,
+    )
     publisher = EventPublisher(settings.kafka, api.deliver_within_s)
     deadline_s = api.deadline_ms / 1000
     batching = Batching(api.batch_size, api.batch_wait_ms / 1000)
     parts = ApiParts(
         answerer=Answerer(rows, recommender, batching, deadline_s),
         recommender=recommender,
+        items=items.items,
         rows=rows,
         routes=follower.routes,
         schema=schema,
@@ -196,7 +209,7 @@ def _make_service(
         taking = RpcListener(api.address, api.grpc_port, api.max_body_bytes, DRAIN_S / 2)
         rpc = RpcApi(service, keys, readiness, taking)
     transport = HttpApi(service, keys, readiness, api.max_body_bytes)
-    return _Service(transport, rpc, dialects, readiness, parts, health, follower, store)
+    return _Service(transport, rpc, dialects, readiness, parts, health, follower, items, store)
 
 
 async def _run(
@@ -232,6 +245,7 @@ async def _run(
             *([service.rpc.serve()] if service.rpc else []),
             service.start(),
             service.follower.run(),
+            service.items.run(),
             service.beat(),
             keep_routed(config, service.follower.routes),
         )

@@ -24,6 +24,7 @@ from prometheus_client import Counter, Histogram
 
 from features.events import current_ms
 from features.rows import UserRow
+from stream.filtering import ItemFilter
 from stream.inference import REST_S, CircuitBreaker
 from stream.metrics import LogThrottle
 from stream.recommender import InferenceCall, RankedLists, RecommendationRequest, Recommender
@@ -160,11 +161,13 @@ class Question(NamedTuple):
         view: of whom, and what the store may not know yet.
         limit: items of the list, at most; None: `worker.top_k`.
         candidates: of who wants these items in order, and no others.
+        wanted: what may be in the list; None: all.
     """
 
     view: RowView
     limit: int | None = None
     candidates: Sequence[str] = ()
+    wanted: ItemFilter | None = None
 
 
 class Found(NamedTuple):
@@ -282,7 +285,11 @@ async def _execute(
 def _request(question: Question, row: UserRow) -> RecommendationRequest:
     """What the core is asked: as of now, or of the row's newest event, where its clock is ahead."""
     time_ms = max(current_ms(), row.reference_ms)
-    view, limit, candidates = question
     return RecommendationRequest(
-        view.user_id, time_ms, row, limit=limit, candidates=tuple(dict.fromkeys(candidates))
+        question.view.user_id,
+        time_ms,
+        row,
+        limit=question.limit,
+        candidates=tuple(dict.fromkeys(question.candidates)),
+        wanted=question.wanted,
     )

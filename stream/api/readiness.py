@@ -27,7 +27,9 @@ class Readiness:
     """
 
     def __init__(self, health: HealthChecks) -> None:
-        self.starting = {"routing": "it is being read which version answers whom, and what trends"}
+        self.starting = {
+            "routing": "it is being read which version answers whom, what trends, and the catalogue"
+        }
         self._health = health
         self._was_ready = False
         self._missing = {"servers": "are being looked at"}

@@ -26,6 +26,7 @@ from features.rows import UserRow
 from features.schema import FeatureSchema
 from features.topics import Hash, hash64, partition_of
 from stream.api.answers import Answerer, Found, Question
+from stream.api.filters import read_filter
 from stream.api.intake import (
     GUEST,
     Delivered,
@@ -37,6 +38,7 @@ from stream.api.intake import (
 )
 from stream.api.keys import ApiKey, check_scope
 from stream.api.problems import RETRY_S, RequestError, describe_field, make_problem, refuse
+from stream.filtering import FilterableItems, ItemFilter
 from stream.ranking import POPULAR, popular_items
 from stream.recommender import POPULAR_ITEMS, Recommender
 from stream.routing import Routes
@@ -72,6 +74,7 @@ class ApiParts:
     """What the operations use.
 
     Attributes:
+        items: what filters are evaluated over.
         sources: what rows call each partition of the log, by topic and number.
         top_k: items of a list that says no limit.
         deadline_s: how long an answer waits for what it could do without.
@@ -79,6 +82,7 @@ class ApiParts:
 
     answerer: Answerer
     recommender: Recommender
+    items: FilterableItems
     rows: RowReader
     routes: Routes
     schema: FeatureSchema
@@ -140,14 +144,13 @@ class ApiService:
             RequestError: the key may not send events.
         """
         query: contract.RecommendationQuery = call.body
-        wanted = self._read_offsets(query)
+        awaited, wanted = self._read_offsets(query), self._read_filter(query)
         events, recording = self._take_events(call, query)
-        if wanted:
-            await self._wait_until_absorbed(query.person or "", wanted)
+        if awaited:
+            await self._wait_until_absorbed(query.person or "", awaited)
         view = _view(query.person, events, query.exclude)
-        found, recorded = await _both(
-            self._parts.answerer.answer(Question(view, query.limit)), recording
-        )
+        question = Question(view, query.limit, wanted=wanted)
+        found, recorded = await _both(self._parts.answerer.answer(question), recording)
         return self._list_answer(found, query.limit, query.person, recorded)
 
     async def find_similar(self, call: ApiCall) -> contract.RecommendationAnswer:
@@ -160,20 +163,25 @@ class ApiService:
             for item_id in query.items
         ]
         view = _view(None, events, [*query.exclude, *query.items])
-        found = await self._parts.answerer.answer(Question(view, query.limit))
+        question = Question(view, query.limit, wanted=self._read_filter(query))
+        found = await self._parts.answerer.answer(question)
         return self._list_answer(found, query.limit, None, None)
 
     async def rank_items(self, call: ApiCall) -> contract.RankAnswer:
         """The caller's list in order; as `recommend`."""
         query: contract.RankQuery = call.body
+        wanted = self._read_filter(query)
+        allowed = wanted.choose(query.items) if wanted else set(query.items)
         events, recording = self._take_events(call, query)
         question = Question(_view(query.person, events, ()), candidates=query.items)
         found, recorded = await _both(self._parts.answerer.answer(question), recording)
         placed = [
-            contract.RankedItem(item.item_id, item.score, item.reason) for item in found.items
+            contract.RankedItem(item.item_id, item.score, item.reason)
+            for item in found.items
+            if item.item_id in allowed
         ]
-        known = {item.item_id for item in placed}
-        rest = [name for name in dict.fromkeys(query.items) if name not in known]
+        left = allowed - {item.item_id for item in placed}
+        rest = [name for name in dict.fromkeys(query.items) if name in left]
         return contract.RankAnswer(
             **_describe(found, found.lists.fallback),
             items=[*placed, *map(contract.RankedItem, rest)],
@@ -184,6 +192,7 @@ class ApiService:
     async def list_popular(self, call: ApiCall) -> contract.PopularAnswer:
         """What is popular now; of items that are not available none."""
         query: contract.PopularQuery = call.query
+        wanted = read_filter(self._parts.items, query.filter, {})
         views, now_ms = self._parts.recommender.items, current_ms()
         limit = query.limit or self._parts.top_k
         category = None if query.category is None else hash64(query.category)
@@ -191,6 +200,7 @@ class ApiService:
         for start in range(0, len(views.trending.items.item_ids), _CHUNK):
             chunk = popular_items(views.trending.items, now_ms, _CHUNK, start)
             names = [item.item_id for item in chunk]
+            allowed = wanted.choose(names) if wanted else set(names)
             try:
                 async with asyncio.timeout(self._parts.deadline_s):
                     entries = await views.catalogue.get(names)
@@ -199,7 +209,8 @@ class ApiService:
             found += [
                 item
                 for item in chunk
-                if views.may_recommend(entries[item.item_id])
+                if item.item_id in allowed
+                and views.may_recommend(entries[item.item_id])
                 and (category is None or category in entries[item.item_id].category_hashes)
             ]
             if len(found) >= limit:
@@ -251,6 +262,11 @@ class ApiService:
     async def tell_version(self, _: ApiCall) -> contract.VersionAnswer:
         """Which release answers, with which versions of the model."""
         return contract.VersionAnswer(release=self._release, versions=self._parts.routes.loaded)
+
+    def _read_filter(
+        self, query: contract.RecommendationQuery | contract.RankQuery | contract.SimilarQuery
+    ) -> ItemFilter | None:
+        return read_filter(self._parts.items, query.filter, query.context)
 
     def _own_sources(self, person: str) -> dict[str, Hash]:
         """The sources that a person's events come from, by topic and partition."""

@@ -71,6 +71,11 @@ class Service:
         assert status == 200, document
         return document
 
+    def is_on_sale(self, item_id: str) -> bool:
+        """Whether the catalogue has an item as available."""
+        query = {"filter": f"item.id == '{item_id}'"}
+        return bool(self.take("POST", "/v1/recommendations", query)["items"])
+
     def clicks(self, person: str) -> float:
         """Clicks that the stored row of a person has counted."""
         status, document = self.call("GET", f"/v1/people/{person}")

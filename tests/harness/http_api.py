@@ -22,6 +22,7 @@ from stream.api.intake import EventIntake, EventPublisher
 from stream.api.keys import KeyRing
 from stream.api.readiness import Readiness
 from stream.api.service import ApiParts, ApiService
+from stream.filtering import FilterableItems
 from stream.recommender import make_recommender
 from stream.routing import Routes
 from stream.row_updates import RowReader
@@ -68,6 +69,7 @@ class OfflineApi:
     keys_file: Path | None = None
     deadline_s: float = 2.0
     max_body_bytes: int = 4096
+    items: FilterableItems = field(default_factory=FilterableItems)
 
     def ask(self, *requests: tuple[str, str, bytes], **headers: str) -> list[HttpAnswer]:
         """The answers to requests: method, path and body of each."""
@@ -88,6 +90,7 @@ class OfflineApi:
                 parts = ApiParts(
                     answerer=Answerer(rows, recommender, batching, self.deadline_s),
                     recommender=recommender,
+                    items=self.items,
                     rows=rows,
                     routes=routes,
                     schema=schema,

@@ -36,7 +36,7 @@ from stream.routing import Routes
 from stream.row_updates import RowReader, RowView
 from tests.harness.api_service import Service, category_of, pid_of, serving_api
 from tests.harness.builders import CHANGE_ROWS, make_interaction
-from tests.harness.models import SETTINGS, untrained
+from tests.harness.models import ITEMS, SETTINGS, untrained
 from tests.harness.servers import pause
 from tests.harness.waiting import wait_until
 from tests.harness.workers import environment
@@ -158,6 +158,74 @@ def test_the_catalogue_is_written_and_read(service: Service) -> None:
     assert (status, problem["field"]) == (400, "items[0].price")
 
 
+def wait_until_priced(service: Service, item_id: str, price: float) -> None:
+    """The catalogue's columns have an item with this price."""
+    item = {"item_id": item_id, "title": "Lamp", "price": price, "attributes": {"shade": "red"}}
+    service.take("PUT", "/v1/items", {"items": [item]})
+    exact = f"item.id == '{item_id}' && item.price == {price}"
+
+    def is_there() -> bool:
+        return items(service.take("POST", ASK, {"filter": exact})) == [item_id]
+
+    wait_until(is_there, 30)
+
+
+def test_a_list_is_full_of_what_a_filter_leaves(service: Service) -> None:
+    person = uuid4().hex
+    for text, left in (
+        ("item.id in ['i3', 'i50', 'i77']", {"i3", "i50", "i77"}),
+        ("item.title.startsWith('Item i19')", {"i19", *(f"i{n}" for n in range(190, 200))}),
+        ("'c2' in item.category", {f"i{n}" for n in range(2, ITEMS, 5)}),
+        ("!('c0' in item.category)", {f"i{n}" for n in range(ITEMS) if n % 5}),
+        ("item.id.startsWith('nothing')", set()),
+    ):
+        for asked in ({"person": person}, {"events": [click("i4")]}):
+            found = service.take("POST", ASK, {**asked, "filter": text, "limit": 50})
+            gone = {each for each in left if not service.is_on_sale(each)}
+            shown = left - gone - ({"i4"} if "events" in asked else set())
+            assert len(items(found)) == min(50, len(shown)), text
+            assert set(items(found)) <= shown
+            assert found.get("missing", 0) == 50 - len(items(found))
+
+
+def test_a_filter_knows_what_the_catalogue_says_now_and_what_the_request_brings(
+    service: Service,
+) -> None:
+    wait_until_priced(service, "i60", 25.0)
+    wait_until_priced(service, "i61", 75.0)
+    text = "has(item.price) && item.price <= context.budget"
+    for budget, expected in ((30, {"i60"}), (80.5, {"i60", "i61"}), (1, set())):
+        query = {"filter": text, "context": {"budget": budget}}
+        assert set(items(service.take("POST", ASK, query))) == expected
+        similar = service.take("POST", "/v1/items/similar", {"items": ["i8"], **query})
+        assert set(items(similar)) == expected
+        ranked = service.take("POST", "/v1/rank", {"items": ["i61", "no", "i60", "i1"], **query})
+        assert set(items(ranked)) == expected
+    wait_until_priced(service, "i60", 90.0)
+    query = {"filter": text, "context": {"budget": 80}}
+    assert items(service.take("POST", ASK, query)) == ["i61"]
+
+
+def test_a_filter_with_a_fault_is_refused_at_its_column(service: Service) -> None:
+    wait_until_priced(service, "i60", 25.0)
+    for text, context, column, remedy in (
+        ("item.price <", {}, 13, "it ends too early"),
+        ("item.cost < 5", {}, 1, "there is no item.cost: there are item.id, item.title"),
+        ("true && item.attributes.shape == 'x'", {}, 9, "no item has an attribute 'shape'"),
+        ("item.price < context.budget", {"top": 1}, 14, "the request has no context.budget"),
+        ("item.brand in context.brands", {"brands": 1}, 15, "expected a list"),
+    ):
+        for path, more in ((ASK, {}), ("/v1/items/similar", {"items": ["i1"]})):
+            query = {"filter": text, "context": context, **more}
+            status, problem = service.call("POST", path, query)
+            assert (status, problem["field"]) == (400, "filter")
+            assert problem["column"] == column, problem
+            assert remedy in problem["remedy"]
+            assert problem.get("value", "") == text[column - 1 :][:40]
+    status, problem = service.call("GET", "/v1/popular?filter=item.price")
+    assert (status, problem["column"]) == (400, 1)
+
+
 def test_health_contract_and_metrics_are_told(service: Service) -> None:
     for path in ("/livez", "/readyz", "/startupz"):
         assert service.call("GET", path, secret="") == (200, {"ok": True, "missing": {}})
@@ -182,6 +250,13 @@ def test_what_trends_answers_while_triton_or_the_store_is_away(service: Service)
             assert found["failed"], name
             assert len(found["items"]) == 10
             assert "i20" not in items(found)
+            # A filter holds for what trends, too, and a list of it is full of all else there is.
+            text = "'c3' in item.category && item.id != 'i23'"
+            left = service.take("POST", ASK, {"filter": text, "limit": 20})
+            assert left["fallback"]
+            assert len(items(left)) == 20
+            assert {int(each[1:]) % 5 for each in items(left)} == {3}
+            assert "i23" not in items(left)
             # It answers, so it stays ready, and says what is missing.
             wait_until(lambda name=name: name in service.take("GET", "/readyz")["missing"], 20)
             assert service.take("POST", EVENTS, click("i1", user_id=person))["accepted"] == 1

@@ -20,7 +20,9 @@ from features.store import popularity_table
 from features.store.redis import RedisRowStore
 from features.topics import Hash, hash64
 from stream.catalogue import LOADED_ITEMS, ItemUpdate, write_items
+from stream.filtering import MAX_POOL, FilterableItems
 from stream.inference import model_servers
+from stream.ranking import is_seen
 from stream.recommender import RankedLists, RecommendationRequest, Recommender, make_recommender
 from stream.routing import Routes
 from stream.row_updates import ConsumerRecord, RowUpdater
@@ -124,6 +126,55 @@ async def check_full_lists(config: WorkerConfig, routes: Routes, row: UserRow) -
         await store.close()
 
 
+async def check_filters(
+    config: WorkerConfig, routes: Routes, row: UserRow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A list is the beginning of the whole order, of what the filter leaves; and full of it."""
+    store = RedisRowStore(config.store)
+    core, filterable = make_recommender(config, store, routes), FilterableItems()
+    away = replace(config, triton=config.triton.model_copy(update={"url": "127.0.0.1:9"}))
+    alone = make_recommender(away, store, routes)
+    names = [f"i{n}" for n in range(ITEMS)]
+    for number, name in enumerate(names):
+        filterable.table.put(Item(item_id=name, attributes={"n": number}))
+    try:
+        await core.start()
+        await alone.start()
+        asked = RecommendationRequest("u", NOW_MS, row, candidates=names)
+        (call,) = core.prepare([asked])
+        (order,) = (await core.rank_candidates(call)).items
+        on_sale = await core.items.check(names)
+        shown = [i.item_id for i in order if on_sale[i.item_id] and not is_seen(row, i.item_id)]
+        for left in (1, 2, 9, 10, 20, 100, 180, 200):
+            found = filterable.make_filter(f"item.attributes.n < {left}", {})
+            wanted = [name for name in shown if int(name[1:]) < left]
+            # By the scores of all that is left; by the version's best, and what it is asked again.
+            for most in (MAX_POOL, 0):
+                monkeypatch.setattr("stream.filtering.MAX_POOL", most)
+                requests = [
+                    RecommendationRequest("u", NOW_MS, row, wanted=found),
+                    RecommendationRequest("v", NOW_MS, row),
+                ]
+                for call in core.prepare(requests):
+                    lists = await core.execute(call)
+                    assert not lists.failed
+                    for request, items in zip(call.requests, lists.items, strict=True):
+                        expected = wanted if request.user_id == "u" else shown
+                        top_k = config.worker.top_k
+                        assert [item.item_id for item in items] == expected[:top_k], (left, most)
+            (call,) = alone.prepare(requests[:1])
+            lists = await alone.execute(call)
+            assert lists.fallback
+            recalled = alone.recall(requests[0], "away")
+            for fallback in (lists, recalled):
+                assert set(item_ids(fallback, 0)) <= set(wanted)
+                assert len(item_ids(fallback, 0)) == min(len(wanted), config.worker.top_k)
+    finally:
+        await core.close()
+        await alone.close()
+        await store.close()
+
+
 async def check(config: WorkerConfig, routes: Routes) -> UserRow:
     store = RedisRowStore(config.store)
     core = make_recommender(config, store, routes)
@@ -158,11 +209,15 @@ async def check(config: WorkerConfig, routes: Routes) -> UserRow:
         await store.close()
 
 
-def test_a_row_becomes_a_ranked_list_where_no_kafka_runs(own: Settings) -> None:
+def test_a_row_becomes_a_ranked_list_where_no_kafka_runs(
+    own: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings = local.up(own, only=["store", "triton"])
     assert settings.kafka.bootstrap_servers is None
     config = WorkerConfig(
         settings.kafka, settings.store, settings.features, settings.triton, settings.worker
     )
     routes = serve_a_model(settings)
-    asyncio.run(check_full_lists(config, routes, asyncio.run(check(config, routes))))
+    row = asyncio.run(check(config, routes))
+    asyncio.run(check_filters(config, routes, row, monkeypatch))
+    asyncio.run(check_full_lists(config, routes, row))

@@ -18,6 +18,7 @@ from tests.unit.stream.test_recommender import store_where_trend
 FIELDS = (
     *("person", "limit", "events", "record", "exclude", "items", "category", "type", "event_id"),
     *("user_id", "item_id", "timestamp", "price", "quantity", "position", "context", "title"),
+    "filter",
 )
 plain = st.one_of(
     st.none(),
@@ -25,6 +26,7 @@ plain = st.one_of(
     st.integers(-(2**70), 2**70),
     st.floats(),
     st.sampled_from(["a", "b", "ann", "click", "purchase", 1_700_000_000_000]),
+    st.sampled_from(["item.id in context.a", "item.price < context.b", "true", "item.id ==", "("]),
     st.text(max_size=300),
 )
 values = st.recursive(

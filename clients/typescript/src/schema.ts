@@ -767,7 +767,8 @@ export interface components {
          * Problem
          * @description Why a request is refused (RFC 9457): the field, its value, and what to do about it.
          *
-         *         `type` leads to a line of `/docs`. `errors` names each, where there are several.
+         *         `type` leads to a line of `/docs`. `errors` names each, where there are several. `line` and
+         *         `column` are of a fault within a text, counted from 1 in characters; `value` begins there.
          */
         Problem: {
             type: string;
@@ -781,6 +782,10 @@ export interface components {
             value?: string;
             /** @default  */
             remedy?: string;
+            /** @default null */
+            line?: number | null;
+            /** @default null */
+            column?: number | null;
             /** @default [] */
             errors?: components["schemas"]["Problem"][];
         };
@@ -875,6 +880,8 @@ export interface components {
         /**
          * RankQuery
          * @description A list of the caller's own, to be put in order for a person; as `RecommendationQuery`.
+         *
+         *         What the `filter` does not allow is left out.
          */
         RankQuery: {
             items: string[];
@@ -887,6 +894,15 @@ export interface components {
             events?: components["schemas"]["Event"][];
             /** @default false */
             record?: boolean;
+            /** @default null */
+            filter?: string | null;
+            /**
+             * @description what the request knows, such as device or budget: a filter asks for it by context.NAME
+             * @default {}
+             */
+            context?: {
+                [key: string]: string | number | boolean | (string | number | boolean | null)[] | null;
+            };
         };
         /**
          * RankedItem
@@ -1022,6 +1038,7 @@ export interface components {
          *         `record` sends the events to Kafka as well: they count once, whoever sees them first. `exclude`
          *         names items that must not be in the list. `limit` is `worker.top_k` by default. `min_offset`
          *         waits until the person's row has absorbed so much of the log, for `api.deadline_ms` at most.
+         *         `filter` says what may be in the list, by the attributes of items and the `context`.
          */
         RecommendationQuery: {
             /** @default null */
@@ -1043,6 +1060,15 @@ export interface components {
              */
             min_offset?: {
                 [key: string]: number;
+            };
+            /** @default null */
+            filter?: string | null;
+            /**
+             * @description what the request knows, such as device or budget: a filter asks for it by context.NAME
+             * @default {}
+             */
+            context?: {
+                [key: string]: string | number | boolean | (string | number | boolean | null)[] | null;
             };
         };
         /**
@@ -1209,6 +1235,15 @@ export interface components {
             limit?: number | null;
             /** @default [] */
             exclude?: string[];
+            /** @default null */
+            filter?: string | null;
+            /**
+             * @description what the request knows, such as device or budget: a filter asks for it by context.NAME
+             * @default {}
+             */
+            context?: {
+                [key: string]: string | number | boolean | (string | number | boolean | null)[] | null;
+            };
         };
         /**
          * VersionAnswer
@@ -1366,6 +1401,7 @@ export interface operations {
             query?: {
                 limit?: number;
                 category?: string;
+                filter?: string;
             };
             header?: never;
             path?: never;

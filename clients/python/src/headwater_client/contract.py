@@ -16,6 +16,7 @@ from headwater_client.events import MAX_VARIANT, Id, Item, Reason, RecommendedIt
 MAX_LIMIT = 100
 MAX_EVENTS = 1000
 MAX_CANDIDATES = 1000
+MAX_FILTER_CHARS = 4000
 
 Limit = Annotated[int, Meta(ge=1, le=MAX_LIMIT, description="items of the list, at most")]
 Ids = Annotated[list[Id], Meta(max_length=MAX_CANDIDATES)]
@@ -25,6 +26,28 @@ Events = Annotated[
         max_length=MAX_LIMIT,
         description="what has just happened to this person, in this order: the answer knows it, "
         "whether the worker has seen it yet or not",
+    ),
+]
+
+
+FilterText = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=MAX_FILTER_CHARS,
+        description="what may be in the list, in a subset of CEL, such as item.price < "
+        "context.budget && 'shoes' in item.category; a list is full as long as "
+        "enough items are allowed",
+    ),
+]
+_Scalar = str | int | float | bool | None
+ContextValue = _Scalar | Annotated[list[_Scalar], Meta(max_length=MAX_CANDIDATES)]
+RequestContext = Annotated[
+    dict[Id, ContextValue],
+    Meta(
+        max_length=MAX_LIMIT,
+        description="what the request knows, such as device or budget: a filter asks for it by "
+        "context.NAME",
     ),
 ]
 
@@ -45,7 +68,8 @@ class Scope(StrEnum):
 class Problem(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Why a request is refused (RFC 9457): the field, its value, and what to do about it.
 
-    `type` leads to a line of `/docs`. `errors` names each, where there are several.
+    `type` leads to a line of `/docs`. `errors` names each, where there are several. `line` and
+    `column` are of a fault within a text, counted from 1 in characters; `value` begins there.
     """
 
     type: str
@@ -55,6 +79,8 @@ class Problem(Struct, frozen=True, kw_only=True, omit_defaults=True):
     field: str = ""
     value: str = ""
     remedy: str = ""
+    line: int | None = None
+    column: int | None = None
     errors: "list[Problem]" = []
 
 
@@ -71,6 +97,7 @@ class RecommendationQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     `record` sends the events to Kafka as well: they count once, whoever sees them first. `exclude`
     names items that must not be in the list. `limit` is `worker.top_k` by default. `min_offset`
     waits until the person's row has absorbed so much of the log, for `api.deadline_ms` at most.
+    `filter` says what may be in the list, by the attributes of items and the `context`.
     """
 
     person: Id | None = None
@@ -79,15 +106,22 @@ class RecommendationQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     record: bool = False
     exclude: Ids = []
     min_offset: Offsets = {}
+    filter: FilterText | None = None
+    context: RequestContext = {}
 
 
 class RankQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A list of the caller's own, to be put in order for a person; as `RecommendationQuery`."""
+    """A list of the caller's own, to be put in order for a person; as `RecommendationQuery`.
+
+    What the `filter` does not allow is left out.
+    """
 
     items: Annotated[list[Id], Meta(min_length=1, max_length=MAX_CANDIDATES)]
     person: Id | None = None
     events: Events = []
     record: bool = False
+    filter: FilterText | None = None
+    context: RequestContext = {}
 
 
 class SimilarQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -96,13 +130,16 @@ class SimilarQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     items: Annotated[list[Id], Meta(min_length=1, max_length=MAX_LIMIT)]
     limit: Limit | None = None
     exclude: Ids = []
+    filter: FilterText | None = None
+    context: RequestContext = {}
 
 
 class PopularQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What is popular: overall, or in one category."""
+    """What is popular: overall, in one category, or of what a filter allows."""
 
     limit: Limit | None = None
     category: Id | None = None
+    filter: FilterText | None = None
 
 
 class EventAnswer(Struct, frozen=True, kw_only=True, omit_defaults=True):

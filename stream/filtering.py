@@ -1,0 +1,149 @@
+"""What a request's filter allows: by name, and by the indices of the version that is asked.
+
+N items of the table, V items of a version.
+
+A filter is evaluated over all items once. What came of it is kept, shared by requests with the same
+filter and the same context, and brought up to date for the items alone that have changed.
+"""
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from cachetools import LRUCache
+
+from features.rules.conditions import Scope
+from features.rules.filters import Filter, compile_filter
+from features.rules.table import CatalogueTable, TableView
+from features.schema import UNKNOWN, BoolArray, Int64Array
+from stream.routing import Route
+
+# A filter that leaves no more is answered by scores of all that it leaves: the best hundred of the
+# whole catalogue would hold too few of them.
+MAX_POOL = 1000
+_KEPT = 32
+_AVAILABLE = compile_filter("item.available")
+
+
+@dataclass
+class AllowedMask:
+    """What a filter allows.
+
+    Attributes:
+        revision: of the table, as which it is.
+        allowed: bool[N], by row.
+        by_index: by a version's address, bool[V], by its indices; and how many are allowed.
+    """
+
+    revision: int
+    allowed: BoolArray
+    by_index: dict[str, tuple[BoolArray, int]] = field(default_factory=dict)
+
+
+class FilterableItems:
+    """The catalogue as columns, and which indices the routed versions give its items.
+
+    Attributes:
+        table: the items; whoever keeps it up to date changes it in place.
+    """
+
+    def __init__(self) -> None:
+        self.table = CatalogueTable()
+        self._masks: LRUCache[tuple[str, str], AllowedMask] = LRUCache(_KEPT)
+        self._indices: dict[str, Int64Array] = {}
+
+    def make_filter(self, text: str, scope: Scope) -> "ItemFilter":
+        """A filter for one request.
+
+        Args:
+            scope: what the request brings.
+
+        Raises:
+            RuleError: it cannot be used, or asks for what no item, or not this request, has.
+        """
+        found = compile_filter(text)
+        found.check_attributes(self.table.attributes)
+        found.check_scope(scope)
+        return ItemFilter(self, found, scope)
+
+    def find_mask(self, found: Filter, scope: Scope) -> AllowedMask:
+        """What a filter allows now, of the items that are available."""
+        asked = found.text, found.describe_scope(scope)
+        known = self._masks.get(asked)
+        changed = None if known is None else self.table.changed_since(known.revision)
+        if known is None or changed is None:
+            allowed = _evaluate(found, scope, self.table.view())
+            known = self._masks[asked] = AllowedMask(self.table.revision, allowed)
+        elif len(changed):
+            known.allowed = np.pad(known.allowed, (0, len(self.table) - len(known.allowed)))
+            known.allowed[changed] = _evaluate(found, scope, self.table.view(changed))
+            known.revision = self.table.revision
+            known.by_index.clear()
+        return known
+
+    def find_indices(self, route: Route) -> Int64Array:
+        """The index that a version gives each item, int64[N], by row; else `UNKNOWN`."""
+        address, names = route.version.address, self.table.item_ids
+        known = self._indices.get(address, np.zeros(0, np.int64))
+        if len(known) < len(names):
+            more = route.vocabulary.indices_of(names[len(known) :])
+            known = self._indices[address] = np.concatenate([known, more])
+        return known
+
+    def forget_versions(self, addresses: Collection[str]) -> None:
+        """Forget the indices of all versions but these."""
+        self._indices = {name: held for name, held in self._indices.items() if name in addresses}
+
+
+def _evaluate(found: Filter, scope: Scope, view: TableView) -> BoolArray:
+    return found.mask(view, scope) & _AVAILABLE.mask(view, scope)
+
+
+class ItemFilter:
+    """The filter of one request over the items as they are known now.
+
+    An item that is not in the table is not allowed: nothing is known of it that could be asked.
+    """
+
+    def __init__(self, items: FilterableItems, found: Filter, scope: Scope) -> None:
+        self._items = items
+        self._filter = found
+        self._scope = scope
+
+    def _mask(self) -> AllowedMask:
+        return self._items.find_mask(self._filter, self._scope)
+
+    def allow(self, item_ids: Sequence[str]) -> BoolArray:
+        """Which of these items are allowed: bool[n]."""
+        rows = self._items.table.rows_of(item_ids)
+        allowed: BoolArray = np.append(self._mask().allowed, False)[rows]
+        return allowed
+
+    def choose(self, item_ids: Sequence[str]) -> set[str]:
+        """Those of some items that are allowed."""
+        return {
+            name for name, allowed in zip(item_ids, self.allow(item_ids), strict=True) if allowed
+        }
+
+    def allowed_ids(self) -> Iterator[str]:
+        """All items that are allowed."""
+        names = self._items.table.item_ids
+        return (names[row] for row in np.flatnonzero(self._mask().allowed).tolist())
+
+    def mask_by_index(self, route: Route) -> BoolArray:
+        """Which items of a version are allowed: bool[V]."""
+        return self._count_allowed(route)[0]
+
+    def find_pool(self, route: Route) -> Int64Array | None:
+        """All items of a version that are allowed, int64[p]; None where they are many."""
+        allowed, count = self._count_allowed(route)
+        return np.flatnonzero(allowed) if count <= MAX_POOL else None
+
+    def _count_allowed(self, route: Route) -> tuple[BoolArray, int]:
+        mask, address = self._mask(), route.version.address
+        if address not in mask.by_index:
+            allowed = np.zeros(len(route.vocabulary), np.bool_)
+            allowed[self._items.find_indices(route)[mask.allowed]] = True
+            allowed[: UNKNOWN + 1] = False
+            mask.by_index[address] = allowed, int(np.count_nonzero(allowed))
+        return mask.by_index[address]
