@@ -5,7 +5,14 @@ from typing import Any
 import msgspec
 from headwater_client.event_types import EVENT_TYPES
 from headwater_client.events import DeadLetter, Item, Recommendation
-from headwater_client.topics import DEAD_LETTERS, ITEMS, RECOMMENDATIONS, ROLLOUT_COMMANDS, ROLLOUTS
+from headwater_client.topics import (
+    DEAD_LETTERS,
+    ITEMS,
+    RECOMMENDATIONS,
+    ROLLOUT_COMMANDS,
+    ROLLOUTS,
+    SERVED,
+)
 
 from features import rollout_messages
 from features.topics import Topic, list_topics
@@ -17,6 +24,7 @@ Channels = dict[str, tuple[str, dict[type[msgspec.Struct], str]]]
 _OTHER_CHANNELS: Channels = {
     ITEMS: ("receive", {Item: "item_id; a tombstone (no value) removes the item"}),
     RECOMMENDATIONS: ("send", {Recommendation: "user_id"}),
+    SERVED: ("send", {Recommendation: "user_id"}),
     DEAD_LETTERS: ("send", {DeadLetter: "as it came"}),
     ROLLOUTS: (
         "send",

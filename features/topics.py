@@ -49,6 +49,13 @@ _OTHER_TOPICS = (
         _ARRIVAL | {"retention.ms": str(_DAY_MS)},
         least_retention_ms=_DAY_MS // 8,
     ),
+    # So far back one can ask what other rules would have earned.
+    Topic(
+        topics.SERVED,
+        True,
+        _ARRIVAL | {"retention.ms": str(7 * _DAY_MS)},
+        least_retention_ms=_DAY_MS // 8,
+    ),
     Topic(
         topics.DEAD_LETTERS,
         False,

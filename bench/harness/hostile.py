@@ -11,7 +11,14 @@ from typing import Any, NamedTuple
 
 from headwater_client import EVENT_TYPES, DeadLetter, Item
 from headwater_client.events import Recommendation
-from headwater_client.topics import DEAD_LETTERS, ITEMS, RECOMMENDATIONS, ROLLOUT_COMMANDS, ROLLOUTS
+from headwater_client.topics import (
+    DEAD_LETTERS,
+    ITEMS,
+    RECOMMENDATIONS,
+    ROLLOUT_COMMANDS,
+    ROLLOUTS,
+    SERVED,
+)
 
 GOOD = "good"
 LARGE_BYTES = 900_000
@@ -32,6 +39,7 @@ _EVENT_FIELDS = (*EVENT_TYPES["click"].struct.__struct_fields__, "unknown", "<\\
 _FIELDS = {
     ITEMS: (*Item.__struct_fields__, "in_stock", "<\\udc00"),
     RECOMMENDATIONS: Recommendation.__struct_fields__,
+    SERVED: Recommendation.__struct_fields__,
     ROLLOUTS: (
         *("model", "versions", "state", "time", "rollout_id", "sequence", "rollout", "actor"),
         *("reason", "inputs", "command_id", "action", "accepted", "signature", "version"),
@@ -61,7 +69,8 @@ def generate_hostile_messages(
     """
     chance = random.Random(seed)
     of_rollouts = (ROLLOUTS, ROLLOUT_COMMANDS)
-    topics = (*EVENT_TYPES.topics, ITEMS, RECOMMENDATIONS, *of_rollouts, DEAD_LETTERS)
+    served = (RECOMMENDATIONS, SERVED)
+    topics = (*EVENT_TYPES.topics, ITEMS, *served, *of_rollouts, DEAD_LETTERS)
     while True:
         topic = chance.choice(topics)
         make = chance.choice(_LARGE if chance.random() < large_share else _SMALL)

@@ -12,14 +12,21 @@ import msgspec
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from headwater_client import EVENT_TYPES, EventError, Interaction, Item, decode, encode
 from headwater_client.contract import MAX_EVENTS
+from headwater_client.events import Recommendation
 from headwater_client.kafka import remedy_of
-from headwater_client.topics import ITEMS, MAX_MESSAGE_BYTES, PARTITIONER
+from headwater_client.topics import ITEMS, MAX_MESSAGE_BYTES, PARTITIONER, SERVED
 from msgspec import Struct
+from prometheus_client import Counter
 
 from features.events import CountDoubt, EventReader, current_ms
 from features.kafka import client_config
 from features.settings import BrokerSettings, EventSettings
 
+UNDELIVERED = Counter(
+    "headwater_api_undelivered_total",
+    "Messages of lists that were answered, which Kafka did not get: no rollout counts them",
+    ["topic"],
+)
 _POLL_S = 0.1
 _LINGER_MS = 2
 # Whose the events of a guest are: the id goes nowhere.
@@ -143,6 +150,11 @@ def removal_message(item_id: str) -> TopicMessage:
     return TopicMessage(ITEMS, item_id, None)
 
 
+def served_message(served: Recommendation) -> TopicMessage:
+    """A list that was answered, as it is sent: to the partition of its person's events."""
+    return TopicMessage(SERVED, served.user_id, encode(served))
+
+
 class EventPublisher:
     """Sends messages, and says of each whether Kafka has it on all in-sync replicas.
 
@@ -187,6 +199,15 @@ class EventPublisher:
                 delivery.settle(place, Delivered(_explain(error.args[0])))
         return await delivery.wait()
 
+    def send(self, message: TopicMessage) -> None:
+        """Send a message that nobody waits for; one that Kafka does not get is counted."""
+        try:
+            self._producer.produce(
+                message.topic, message.value, message.key, on_delivery=_count_undelivered
+            )
+        except (BufferError, KafkaException):
+            UNDELIVERED.labels(message.topic).inc()
+
     def close(self) -> None:
         """Deliver what is left, for as long as a message may take."""
         self._producer.flush(self._within_s)
@@ -196,6 +217,11 @@ class EventPublisher:
     def _poll(self) -> None:
         while not self._ended.is_set():
             self._producer.poll(_POLL_S)
+
+
+def _count_undelivered(error: KafkaError | None, message: Message) -> None:
+    if error is not None:
+        UNDELIVERED.labels(message.topic() or "").inc()
 
 
 class _Delivery:

@@ -18,6 +18,7 @@ from headwater_client import (
     contract,
 )
 from headwater_client.contract import Scope
+from headwater_client.events import Recommendation
 from msgspec.structs import replace
 
 from features import decay
@@ -34,6 +35,7 @@ from stream.api.intake import (
     EventPublisher,
     event_message,
     item_message,
+    served_message,
     split_events,
 )
 from stream.api.keys import ApiKey, check_scope
@@ -175,15 +177,15 @@ class ApiService:
         events, recording = self._take_events(call, query)
         question = Question(_view(query.person, events, ()), candidates=query.items)
         found, recorded = await _both(self._parts.answerer.answer(question), recording)
-        placed = [
-            contract.RankedItem(item.item_id, item.score, item.reason)
-            for item in found.items
-            if item.item_id in allowed
-        ]
+        shown = [item for item in found.items if item.item_id in allowed]
+        placed = [contract.RankedItem(item.item_id, item.score, item.reason) for item in shown]
         left = allowed - {item.item_id for item in placed}
         rest = [name for name in dict.fromkeys(query.items) if name in left]
+        described = _describe(found, found.lists.fallback)
+        if query.person is not None:
+            self._report_served(query.person, found._replace(items=shown), described)
         return contract.RankAnswer(
-            **_describe(found, found.lists.fallback),
+            **described,
             items=[*placed, *map(contract.RankedItem, rest)],
             person=query.person,
             **_describe_record(recorded),
@@ -340,14 +342,33 @@ class ApiService:
         wanted = limit or self._parts.top_k
         # Also where a version answered, and nothing that it knows may be shown to this person.
         fallback = found.lists.fallback or all(item.reason == POPULAR for item in found.items)
+        described, missing = _describe(found, fallback), max(0, wanted - len(found.items))
+        if person is not None:
+            self._report_served(person, found, described, missing)
         return contract.RecommendationAnswer(
-            **_describe(found, fallback),
+            **described,
             items=found.items,
             person=person,
             offsets=self._find_offsets(person, found.row),
-            missing=max(0, wanted - len(found.items)),
+            missing=missing,
             **_describe_record(recorded),
         )
+
+    def _report_served(
+        self, person: str, found: Found, described: Mapping[str, Any], missing: int = 0
+    ) -> None:
+        """Tell Kafka what a person was given: a rollout earns by it."""
+        told = {name: value for name, value in described.items() if name != "event_age_ms"}
+        served = Recommendation(
+            **told,
+            user_id=person,
+            event_id="",
+            items=found.items,
+            event_time=described["produced_time"],
+            latency_ms=found.lists.latency_ms,
+            missing=missing,
+        )
+        self._parts.publisher.send(served_message(served))
 
     def _find_offsets(self, person: str | None, row: UserRow) -> dict[str, int]:
         if person is None or not row.offsets:

@@ -17,7 +17,7 @@ from confluent_kafka import Consumer, KafkaError, TopicPartition
 from headwater_client.errors import ServerError
 from headwater_client.event_types import CLICK
 from headwater_client.events import Click, Recommendation
-from headwater_client.topics import RECOMMENDATIONS
+from headwater_client.topics import RECOMMENDATIONS, SERVED
 
 from deploy import local
 from deploy.jobs.train import model_registry
@@ -48,7 +48,8 @@ RULES: dict[str, object] = {
     "margin": 0.5,
     "max_harm": 0.9,
 }
-KINDS = {RECOMMENDATIONS: Recommendation, CLICK.topic: Click}
+# In the order in which messages of one millisecond go.
+KINDS = {RECOMMENDATIONS: Recommendation, SERVED: Recommendation, CLICK.topic: Click}
 
 
 @pytest.fixture
@@ -181,10 +182,10 @@ def in_order(
 ) -> Iterator[FeedbackMessage]:
     """A partition's messages, in the broker's order of time."""
     reads = []
-    for topic, kind in KINDS.items():
+    for rank, (topic, kind) in enumerate(KINDS.items()):
         for offset, time_ms, value in messages(settings, topic, number):
             event = msgspec.json.decode(value, type=kind)
-            reads.append((time_ms, topic != RECOMMENDATIONS, offset, topic, event))
+            reads.append((time_ms, rank, offset, topic, event))
     for time_ms, _, offset, topic, event in sorted(reads, key=lambda each: each[:3]):
         yield FeedbackMessage(sources[topic, number], offset, time_ms, event)
 

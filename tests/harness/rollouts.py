@@ -15,7 +15,7 @@ from typing import Any
 from confluent_kafka import Producer
 from headwater_client.event_types import CLICK
 from headwater_client.events import Click, Reason, Recommendation, RecommendedItem, Shadow, encode
-from headwater_client.topics import PARTITIONER, RECOMMENDATIONS
+from headwater_client.topics import PARTITIONER, RECOMMENDATIONS, SERVED
 
 from deploy.jobs.train import load_candidate
 from deploy.rollout import CommandRequest, RolloutSettings, sign_command
@@ -167,8 +167,10 @@ class People:
         routes = Routes(MODEL_NAME, load=lambda _: Vocabulary([]))
         routes.follow(current)
         acts = [self._recommended(routes, current) for _ in range(count)]
-        for answer in acts:
-            self._producer.produce(RECOMMENDATIONS, encode(answer), answer.user_id)
+        for number, answer in enumerate(acts):
+            # By the stream and by the API.
+            topic = SERVED if number % 2 else RECOMMENDATIONS
+            self._producer.produce(topic, encode(answer), answer.user_id)
         self._producer.flush()
         time.sleep(0.01)
         for answer in acts:

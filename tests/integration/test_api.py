@@ -22,8 +22,13 @@ from headwater_client import EVENT_TYPES, Interaction, Item
 
 from bench.harness.processes import folder_variables
 from deploy.jobs.train import model_registry
+from deploy.rollout.feedback.consumer import FeedbackConsumer
+from deploy.rollout.feedback.counters import VariantCounters
+from deploy.rollout.feedback.ledger import FeedbackScope
 from deploy.settings import Settings
+from features.events import current_ms
 from features.inputs import MODEL_NAME
+from features.kafka import ensure_sources
 from features.rollout_messages import Rollout, RolloutPhase, RoutedVersion
 from features.rollouts import write_rollout_message
 from features.rows import UserRow, apply_event, empty_user, observation
@@ -269,6 +274,7 @@ def test_what_trends_answers_while_triton_or_the_store_is_away(service: Service)
 
 def test_the_service_follows_a_rollout_as_a_worker_does(service: Service) -> None:
     settings, schema = service.settings, FeatureSchema(service.settings.features)
+    began_ms = current_ms()
     with closing(model_registry(settings, SETTINGS)) as registry:
         # Whoever follows the rollout has it loaded.
         address = registry.write_version(untrained(schema, 2)).address
@@ -299,9 +305,37 @@ def test_the_service_follows_a_rollout_as_a_worker_does(service: Service) -> Non
         }
 
     wait_until(is_followed, 60)
+    canary = next(person for person, each in expected.items() if each[0] == "canary")
+    led = service.take("POST", ASK, {"person": canary})
+    told = {"recommendation_id": led["recommendation_id"], "position": 0}
+    clicked = click(items(led)[0], user_id=canary, **told)
+    service.take("POST", "/v1/events", clicked)
+    counted = asyncio.run(count_feedback(service.settings, began_ms))
+    assert set(counted) == {"canary", "baseline"}
+    assert all(counters.counts["requests"] for counters in counted.values())
+    assert counted["canary"].counts["clicked"] == 1
     ended = rollout_of("", 1001, {"stable": (1, 1.0, stable)})
     write_rollout_message(settings.kafka, MODEL_NAME, ended, "a test")
     wait_until(lambda: service.take("GET", "/version")["versions"] == {"stable": 1}, 30)
+
+
+async def count_feedback(settings: Settings, began_ms: int) -> dict[str, VariantCounters]:
+    """What a controller counts of the rollout, once it has counted a click."""
+    store = RedisRowStore(settings.store)
+    scope = FeedbackScope("trial", began_ms, 600_000)
+    consumer = FeedbackConsumer(settings.kafka, store, ensure_sources(settings.kafka), scope)
+    try:
+        await consumer.start()
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            consumer.absorb(0.1)
+            counted = consumer.counters()
+            if sum(one.counts["clicked"] for one in counted.values()):
+                return counted
+        raise AssertionError("no click was credited")
+    finally:
+        consumer.close()
+        await store.close()
 
 
 def rollout_of(

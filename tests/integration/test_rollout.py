@@ -18,7 +18,7 @@ from headwater_client import EventProducer, RecommendationConsumer
 from headwater_client.errors import ServerError
 from headwater_client.event_types import CLICK
 from headwater_client.events import Click, encode
-from headwater_client.topics import RECOMMENDATIONS, ROLLOUT_COMMANDS, ROLLOUTS
+from headwater_client.topics import RECOMMENDATIONS, ROLLOUT_COMMANDS, ROLLOUTS, SERVED
 from msgspec.structs import replace as replace_fields
 
 from bench.harness.processes import end_process, variables_of
@@ -418,7 +418,7 @@ def test_what_others_write_ends_no_controller_and_is_put_right(shop: Settings) -
     }.items():
         _write(shop, key, value)
     # Who counts feedback meets it too.
-    for topic_name in (CLICK.topic, RECOMMENDATIONS):
+    for topic_name in (CLICK.topic, RECOMMENDATIONS, SERVED):
         _write(shop, "u1", deep, topic_name)
     found = until(
         shop, lambda now: not now.refusal and _revision(now.current) > before.revision, lambda: None

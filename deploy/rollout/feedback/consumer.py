@@ -24,7 +24,7 @@ from headwater_client.errors import EventError, ServerError
 from headwater_client.event_types import EVENT_TYPES
 from headwater_client.events import Interaction, Recommendation, decode
 from headwater_client.kafka import unreachable
-from headwater_client.topics import RECOMMENDATIONS
+from headwater_client.topics import RECOMMENDATIONS, SERVED
 from prometheus_client import Gauge
 
 from deploy.rollout.commands import FencedError
@@ -158,6 +158,8 @@ POLL_S = 0.1
 _SAMPLED = 500
 MAX_MESSAGES = 2000
 ANSWER_S = 10.0
+# What people were given: after an event, and by the API.
+_LISTS = (RECOMMENDATIONS, SERVED)
 log = structlog.get_logger()
 
 
@@ -316,7 +318,7 @@ class FeedbackConsumer:
         """What a message says; None where it breaks the contract, as workers see it too."""
         raw = message.value() or b""
         try:
-            if topic == RECOMMENDATIONS:
+            if topic in _LISTS:
                 return decode(Recommendation, raw)
             return self._events.read(topic, raw, message.timestamp()[1])
         except EventError:
@@ -418,4 +420,4 @@ def _sample_placement(consumer: Consumer, reader: EventReader, partitions: int) 
 
 def list_topics() -> tuple[str, ...]:
     """What is read. Of messages of the same millisecond those of the first topic go first."""
-    return (RECOMMENDATIONS, *EVENT_TYPES.all_topics)
+    return (*_LISTS, *EVENT_TYPES.all_topics)

@@ -111,6 +111,9 @@ class Recommendation(Struct, frozen=True, kw_only=True, omit_defaults=True):
     version took, or was waited for. `shadow` is of a version that is only tried out. `missing` says
     how many items the list is short of, because nothing else may be shown to this person.
 
+    On the topic `served` it is a list that the API has answered: `event_id` is empty, and
+    `event_time` is that of the answer.
+
     `topic`, `partition` and `offset` say where the event stands. Of two recommendations of a person
     the one with the larger `sequence` knows more events: an order that no clock has a part in.
     """

@@ -2,6 +2,7 @@
 
 ITEMS = "items"
 RECOMMENDATIONS = "recommendations"
+SERVED = "served"
 DEAD_LETTERS = "dead-letters"
 ROLLOUTS = "rollouts"
 ROLLOUT_COMMANDS = "rollout-commands"
