@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 
+from hypothesis import settings
+
 from tests.harness.leaks import _nothing_left_behind
 from tests.harness.servers import empty_streams, kafka_and_store, own, own_kafka, servers
 
@@ -23,8 +25,10 @@ def pytest_configure() -> None:
 
     Torch computes on one thread: more gain nothing on small tensors, and wait for each other awake,
     which takes the time of whatever else is at work. What is imported is compiled once, not by each
-    of a hundred programs, whatever the environment says.
+    of a hundred programs, whatever the environment says. And no example has to be quick.
     """
+    settings.register_profile("headwater", deadline=None)
+    settings.load_profile("headwater")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     sys.dont_write_bytecode = False
