@@ -4,10 +4,11 @@ from typing import Any
 
 import msgspec
 from headwater_client.event_types import EVENT_TYPES
-from headwater_client.events import DeadLetter, Item, Recommendation
+from headwater_client.events import DeadLetter, Item, PersonAttributes, Recommendation
 from headwater_client.topics import (
     DEAD_LETTERS,
     ITEMS,
+    PEOPLE,
     RECOMMENDATIONS,
     ROLLOUT_COMMANDS,
     ROLLOUTS,
@@ -23,6 +24,7 @@ Channels = dict[str, tuple[str, dict[type[msgspec.Struct], str]]]
 
 _OTHER_CHANNELS: Channels = {
     ITEMS: ("receive", {Item: "item_id; a tombstone (no value) removes the item"}),
+    PEOPLE: ("receive", {PersonAttributes: "user_id; a tombstone (no value) removes them"}),
     RECOMMENDATIONS: ("send", {Recommendation: "user_id"}),
     SERVED: ("send", {Recommendation: "user_id"}),
     DEAD_LETTERS: ("send", {DeadLetter: "as it came"}),

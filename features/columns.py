@@ -21,7 +21,7 @@ from headwater_client.events import Item
 from features.feast_import import DoubleList, Int64List, StringList, Value
 from features.rows import ItemGroup, UserRow, empty_group, empty_user
 from features.schema import FeatureSchema, Float64Array
-from features.store import CATALOGUE, TRENDING, USERS, VERSION, ColumnType, StoreTable
+from features.store import ATTRIBUTES, CATALOGUE, TRENDING, USERS, VERSION, ColumnType, StoreTable
 from features.topics import Hash, hash64
 
 
@@ -37,6 +37,7 @@ Columns = dict[str, bytes]
 Stored = Mapping[str, bytes | None]
 Values = Mapping[str, Any]
 AttributeValue = str | int | float | bool | None
+Place = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -193,6 +194,27 @@ def encode_item(item: Item | None, source: int, offset: int) -> Columns:
             "offsets": (source, offset),
         },
     )
+
+
+def encode_attributes(attributes: Mapping[str, AttributeValue], place: Place) -> Columns:
+    """The columns of what an app knows of a person; none, after a tombstone.
+
+    Args:
+        place: source and offset of the message.
+    """
+    text = msgspec.json.encode(attributes).decode()
+    return encode_columns(ATTRIBUTES, {"attributes": text, "offsets": place})
+
+
+def decode_attributes(stored: Stored) -> Mapping[str, AttributeValue]:
+    """What an app knows of a person; nothing where nothing is stored.
+
+    Raises:
+        DamagedRowError: something else than `encode_attributes` wrote is stored.
+    """
+    with ReadingRow():
+        text = decode_columns(ATTRIBUTES, stored)["attributes"]
+        return _ATTRIBUTES.decode(text) if text else _NO_ATTRIBUTES
 
 
 def decode_catalogue_entry(stored: Stored) -> CatalogueEntry:

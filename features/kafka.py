@@ -21,7 +21,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # public, but
 from headwater_client.errors import ServerError, SettingsError
 from headwater_client.event_types import EVENT_TYPES
 from headwater_client.kafka import remedy_of, unreachable
-from headwater_client.topics import ITEMS
+from headwater_client.topics import ITEMS, PEOPLE
 
 from features.settings import BrokerSettings
 from features.topics import Hash, Topic, list_topics, source_hash, topic_faults, topic_weaknesses
@@ -55,7 +55,7 @@ NO_LEADER_YET = (
 
 # What clients show for a topic of a broker that gives topics no ids.
 NO_TOPIC_ID = ("", "None", "AAAAAAAAAAAAAAAAAAAAAA")
-LOG_TOPICS = (*EVENT_TYPES.topics, ITEMS)
+LOG_TOPICS = (*EVENT_TYPES.topics, ITEMS, PEOPLE)
 
 Descriptions = dict[str, TopicDescription]
 log = structlog.get_logger()
@@ -505,7 +505,7 @@ def _setting_fault(found: _FoundTopic, settings: BrokerSettings) -> str:
     """Why the setting of partitions is wrong; "" where it fits this topic."""
     wanted, name = settings.partitions, found.topic.name
     # Workers name the source of each partition that they consume at start.
-    if name not in (*EVENT_TYPES.topics, ITEMS) or found.partitions == wanted:
+    if name not in LOG_TOPICS or found.partitions == wanted:
         return ""
     return (
         f"kafka.partitions: {wanted}: topic {name} has {found.partitions}: "

@@ -13,7 +13,6 @@ from typing import NamedTuple
 import msgspec
 import structlog
 from headwater_client.errors import ServerError, SettingsError
-from headwater_client.event_types import EVENT_TYPES
 from headwater_client.topics import ITEMS
 
 from features import kafka
@@ -344,7 +343,7 @@ class PositionKeeper:
     def _sources(self) -> list[Source]:
         return [
             (topic, partition)
-            for topic in (*EVENT_TYPES.topics, ITEMS)
+            for topic in kafka.LOG_TOPICS
             for partition in range(self._identity.partitions[topic])
         ]
 

@@ -43,6 +43,7 @@ _COMPACTED = {"cleanup.policy": "compact"}
 _EVENTS = _ARRIVAL | {"retention.ms": str(30 * _DAY_MS)}
 _OTHER_TOPICS = (
     Topic(topics.ITEMS, True, _COMPACTED),
+    Topic(topics.PEOPLE, True, _COMPACTED),
     Topic(
         topics.RECOMMENDATIONS,
         True,

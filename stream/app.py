@@ -11,26 +11,27 @@ import ssl
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, cast
+from typing import Any, Generic, TypeVar, cast
 
 import faust
 from faust.types import TP, EventT, Message, StreamT
 from faust.types.auth import CredentialsT
 from headwater_client import EVENT_TYPES, EventError, SettingsError
-from headwater_client.topics import ITEMS
+from headwater_client.topics import ITEMS, PEOPLE
 
 from features.events import EventReader
 from features.kafka import LogIdentity
 from features.positions import PositionKeeper
 from features.schema import FeatureSchema
 from features.settings import BrokerSettings, EventSettings, SecurityProtocol
-from features.store import RowStore, popularity_table
+from features.store import popularity_table
 from features.store.redis import RedisRowStore
 from features.topics import Hash, partition_of
 from stream import metrics
 from stream.catalogue import ItemUpdate, parse_item, write_items
 from stream.failures import critical_task, end_process, excuses, retry_while_unavailable
 from stream.faust_internals import FolderlessApp, batches, commit_offsets, set_starts, set_transport
+from stream.people import AttributesUpdate, parse_attributes, write_attributes
 from stream.pipeline import Commits, Pipeline, RecommendationProducer, stage
 from stream.poison import PoisonNet
 from stream.recommender import EventPlace, RecommendationRequest, Recommender, make_recommender
@@ -38,6 +39,9 @@ from stream.rollout_follower import RolloutFollower, keep_routed, make_follower
 from stream.routing import Routes
 from stream.row_updates import ConsumerRecord, RowChanges, RowUpdater
 from stream.settings import WorkerConfig
+
+ToldT = TypeVar("ToldT")
+UpdateT = TypeVar("UpdateT")
 
 
 class RecordDecoder:
@@ -92,17 +96,31 @@ class RecordDecoder:
 
     async def item_updates(self, events: Sequence[EventT[bytes]]) -> dict[str, ItemUpdate]:
         """The newest message of each item of a batch, by item_id."""
-        newest: dict[str, ItemUpdate] = {}
+        return await self._newest_updates(events, parse_item, ItemUpdate)
+
+    async def attribute_updates(
+        self, events: Sequence[EventT[bytes]]
+    ) -> dict[str, AttributesUpdate]:
+        """The newest message about each person of a batch, by user_id."""
+        return await self._newest_updates(events, parse_attributes, AttributesUpdate)
+
+    async def _newest_updates(
+        self,
+        events: Sequence[EventT[bytes]],
+        parse: Callable[[bytes | None, bytes | None], tuple[str, ToldT]],
+        make: Callable[[ToldT, Hash, int, int], UpdateT],
+    ) -> dict[str, UpdateT]:
+        newest: dict[str, UpdateT] = {}
         for event in events:
             message = event.message
             try:
-                item_id, item = parse_item(message.key, message.value)
+                name, told = parse(message.key, message.value)
             except EventError as error:
                 await self._producer.send_to_dead_letter(event, error)
             else:
                 source = self._sources[message.topic, message.partition]
                 time_ms = self._reader.arrival_ms(_time_ms(message))
-                newest[item_id] = ItemUpdate(item, source, message.offset, time_ms)
+                newest[name] = make(told, source, message.offset, time_ms)
         metrics.count_events(event.message.topic for event in events)
         return newest
 
@@ -202,24 +220,34 @@ def _requests(
     return requests
 
 
-class CatalogueWriter:
-    """Handles batches of item messages: the newest message of an item becomes its row."""
+class NewestWriter(Generic[UpdateT]):
+    """Handles batches of messages of which the newest of each key becomes a row.
 
-    def __init__(self, store: RowStore, decoder: RecordDecoder, commits: Commits) -> None:
-        self._store = store
-        self._decoder = decoder
+    Args:
+        read: the newest updates of a batch, by key.
+        write: writes them, where the store has nothing newer.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[Sequence[EventT[bytes]]], Awaitable[Mapping[str, UpdateT]]],
+        write: Callable[[Mapping[str, UpdateT]], Awaitable[None]],
+        commits: Commits,
+    ) -> None:
+        self._read = read
+        self._write = write
         self._commits = commits
 
     async def handle(self, events: Sequence[EventT[bytes]]) -> None:
-        """Write the rows of a batch of item messages."""
-        updates = await self._decoder.item_updates(events)
+        """Write the rows of a batch of messages."""
+        updates = await self._read(events)
         async for attempt in retry_while_unavailable():
             with attempt:
-                await write_items(self._store, updates)
+                await self._write(updates)
         self._commits.mark_done(events)
 
     async def start(self) -> None:
-        """Nothing has to be known before the first item."""
+        """Nothing has to be known before the first message."""
 
     async def skip(self, events: Sequence[EventT[bytes]]) -> None:
         """Take a batch for handled."""
@@ -250,8 +278,15 @@ def make_app(config: WorkerConfig, identity: LogIdentity) -> "tuple[faust.App, W
                 await services.positions.wait_for_catalogue()
         await services.net.run(services.loop, events)
 
-    catalogue = partial(services.net.run, services.catalogue)
-    add_agents(app, config.worker.batch_size, handle, catalogue)
+    add_agents(
+        app,
+        config.worker.batch_size,
+        {
+            "actions": (EVENT_TYPES.topics, handle),
+            "catalogue": ((ITEMS,), partial(services.net.run, services.catalogue)),
+            "people": ((PEOPLE,), partial(services.net.run, services.people)),
+        },
+    )
     for run in services.tasks:
         app.task(critical_task(run))
     return app, services
@@ -287,7 +322,8 @@ class WorkerServices:
 
     net: PoisonNet
     loop: FastLoop
-    catalogue: CatalogueWriter
+    catalogue: NewestWriter[ItemUpdate]
+    people: NewestWriter[AttributesUpdate]
     positions: PositionKeeper
     tasks: Sequence[Callable[[], Awaitable[None]]]
     routes: Routes
@@ -320,7 +356,8 @@ def make_services(config: WorkerConfig, app: faust.App, identity: LogIdentity) -
     return WorkerServices(
         PoisonNet(store, identity.sources, producer.send_to_dead_letter),
         loop,
-        CatalogueWriter(store, decoder, commits),
+        NewestWriter(decoder.item_updates, partial(write_items, store), commits),
+        NewestWriter(decoder.attribute_updates, partial(write_attributes, store), commits),
         positions,
         (
             loop.start,
@@ -334,16 +371,21 @@ def make_services(config: WorkerConfig, app: faust.App, identity: LogIdentity) -
     )
 
 
-def add_agents(app: faust.App, batch_size: int, actions: Handle, catalogue: Handle) -> None:
-    """Register the agents: `actions` handles interactions, `catalogue` handles items."""
+def add_agents(
+    app: faust.App, batch_size: int, agents: Mapping[str, tuple[Sequence[str], Handle]]
+) -> None:
+    """Register agents, by name: the topics that each reads, and what handles its batches."""
+    for name, (topics, handle) in agents.items():
+        app.agent(_topic(app, *topics), name=name)(_make_agent(app, batch_size, handle))
 
-    @app.agent(_topic(app, *EVENT_TYPES.topics), name="actions")
-    async def on_actions(stream: StreamT[bytes]) -> None:
-        await _handle_batches(app, stream, batch_size, actions)
 
-    @app.agent(_topic(app, ITEMS), name="catalogue")
-    async def on_items(stream: StreamT[bytes]) -> None:
-        await _handle_batches(app, stream, batch_size, catalogue)
+def _make_agent(
+    app: faust.App, batch_size: int, handle: Handle
+) -> Callable[[StreamT[bytes]], Awaitable[None]]:
+    async def on_messages(stream: StreamT[bytes]) -> None:
+        await _handle_batches(app, stream, batch_size, handle)
+
+    return on_messages
 
 
 def _topic(app: faust.App, *names: str) -> Any:

@@ -17,6 +17,7 @@ from headwater_client import Interaction
 from features import columns
 from features.columns import CatalogueEntry, DamagedRowError, Stored
 from features.events import current_ms
+from features.merging import merge_rows
 from features.rows import (
     ItemGroup,
     Observation,
@@ -244,12 +245,14 @@ class RowView(NamedTuple):
         events: have just happened to this person, in this order.
         left_out: items that are taken for seen.
         is_guest: nothing is stored of this person.
+        merged_id: of a guest who has become this person, "" for none: what is known of both counts.
     """
 
     user_id: str
     events: Sequence[Interaction] = ()
     left_out: Sequence[str] = ()
     is_guest: bool = False
+    merged_id: str = ""
 
 
 # Where events stand that are in no topic yet: a source that no stored row has absorbed.
@@ -277,7 +280,11 @@ class RowReader:
         """
         item_ids = {event.item_id for view in views for event in view.events}
         entries = self._catalogue.get_cached(item_ids)
-        people = dict.fromkeys(view.user_id for view in views if not view.is_guest)
+        stored_views = [view for view in views if not view.is_guest]
+        people = dict.fromkeys(
+            [view.user_id for view in stored_views]
+            + [view.merged_id for view in stored_views if view.merged_id]
+        )
         user_reads = [RowRead(USERS, name, USERS.columns) for name in people]
         entry_reads = [catalogue_read(name) for name in _missing(entries)]
         replies = await self._store.read([*user_reads, *entry_reads])
@@ -285,9 +292,17 @@ class RowReader:
             entries[read.entity_id] = self._catalogue.put(read.entity_id, found)
         stored = {read.entity_id: found for read, found in zip(user_reads, replies, strict=False)}
         known = _present(entries)
-        found_rows = (None if view.is_guest else stored[view.user_id] for view in views)
-        rows = map(self._decode, found_rows)
-        return [self._apply(row, view, known) for row, view in zip(rows, views, strict=True)]
+        return [self._apply(self._merge(view, stored), view, known) for view in views]
+
+    def _merge(self, view: RowView, stored: Mapping[str, Stored]) -> UserRow:
+        """The stored row, with that of the guest whom the person has been."""
+        row = self._decode(None if view.is_guest else stored[view.user_id])
+        if view.merged_id and not view.is_guest:
+            guest = self._decode(stored[view.merged_id])
+            for each in (row, guest):
+                recover_user(each, current_ms(), self._schema)
+            merge_rows(row, guest, self._schema)
+        return row
 
     def _decode(self, stored: Stored | None) -> UserRow:
         """A row as it is stored; a guest's and a damaged one, which its next event mends, is empty.

@@ -14,13 +14,11 @@ from pathlib import Path
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 from headwater_client.errors import ServerError
-from headwater_client.event_types import EVENT_TYPES
-from headwater_client.topics import ITEMS
 
 from deploy.local.process import free_port
 from deploy.settings import LocalSettings, Settings
 from deploy.settings_text import variable
-from features.kafka import client_config
+from features.kafka import LOG_TOPICS, client_config
 from features.settings import BrokerSettings, StoreSettings
 from stream.settings import TritonSettings
 
@@ -150,7 +148,7 @@ class ConsumerProgress:
         )
         self._partitions = [
             TopicPartition(topic, partition)
-            for topic in (*EVENT_TYPES.topics, ITEMS)
+            for topic in LOG_TOPICS
             for partition in range(settings.kafka.partitions)
         ]
 

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 from faust import Worker
 from faust.types import EventT
+from headwater_client import EVENT_TYPES
+from headwater_client.topics import ITEMS
 
 from deploy.settings import load_settings
 from stream.app import add_agents, make_faust_app
@@ -50,7 +52,11 @@ def main(events: str) -> None:
     )
     app = make_faust_app(config)
     counter = Counter(int(events))
-    add_agents(app, settings.worker.batch_size, counter.count, counter.count)
+    agents = {
+        "actions": (EVENT_TYPES.topics, counter.count),
+        "catalogue": ((ITEMS,), counter.count),
+    }
+    add_agents(app, settings.worker.batch_size, agents)
     Worker(app, loglevel="WARN", redirect_stdouts=False).execute_from_commandline()
 
 

@@ -294,7 +294,9 @@ def _summarise(sent: ReplayResult) -> None:
     how = "interrupted after" if sent.interrupted else "sent"
     refused = f", {sent.refused} refused rows" if sent.refused else ""
     events = ", ".join(
-        f"{sent.events_by_type[name]} {spec.topic}" for name, spec in EVENT_TYPES.items()
+        f"{sent.events_by_type[name]} {spec.topic}"
+        for name, spec in EVENT_TYPES.items()
+        if spec.has_counters or sent.events_by_type[name]
     )
     print(
         f"{how} {sent.items} items, {events}{refused} "

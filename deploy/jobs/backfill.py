@@ -23,7 +23,7 @@ from confluent_kafka import Message
 from headwater_client.errors import EventError, HeadwaterError
 from headwater_client.event_types import EVENT_TYPES
 from headwater_client.events import Interaction, Item
-from headwater_client.topics import ITEMS
+from headwater_client.topics import ITEMS, PEOPLE
 
 from deploy.settings import Settings
 from features import columns
@@ -38,6 +38,7 @@ from features.store.redis import RedisRowStore
 from features.topics import Hash, source_hash
 from stream.catalogue import LOADED_ITEMS, CatalogueCache, ItemUpdate, parse_item, write_items
 from stream.failures import is_transient
+from stream.people import AttributesUpdate, parse_attributes, write_attributes
 from stream.row_updates import ConsumerRecord, ItemGroupKey, RowUpdater
 from stream.trending import TrendingSource
 from trainer.datasets import Log
@@ -62,6 +63,12 @@ class BackfillCounts:
     items: int = 0
     events: int = 0
     refused: int = 0
+    people: int = 0
+
+    @property
+    def total(self) -> int:
+        """All messages read."""
+        return self.items + self.events + self.refused + self.people
 
 
 class RowFiller:
@@ -95,6 +102,16 @@ class RowFiller:
         async for attempt in _retry_attempts():
             with attempt:
                 await write_items(self._store, newest)
+
+    async def add_attributes(self, newest: Mapping[str, AttributesUpdate]) -> None:
+        """What apps know of people, by user_id.
+
+        Raises:
+            ServerError: the store does not answer.
+        """
+        async for attempt in _retry_attempts():
+            with attempt:
+                await write_attributes(self._store, newest)
 
     async def add_events(self, batch: Sequence[ConsumerRecord]) -> None:
         """What people did, each source's in its order.
@@ -212,19 +229,23 @@ async def fill_rows_from_kafka(settings: Settings, progress: Progress) -> Backfi
     reader = EventReader(settings.events)
     with (
         closing(KafkaBacklog(settings.kafka, [ITEMS])) as catalogue,
+        closing(KafkaBacklog(settings.kafka, [PEOPLE])) as people,
         closing(KafkaBacklog(settings.kafka, EVENT_TYPES.topics)) as actions,
     ):
-        total = catalogue.total + actions.total
-        ends = {**catalogue.ends, **actions.ends}
+        total = catalogue.total + people.total + actions.total
+        ends = {**catalogue.ends, **people.ends, **actions.ends}
         async with open_filler(settings, identity=identity, ends=ends) as filler:
             for batch in catalogue.batches():
                 await filler.add_items(_read_items(batch, sources, filled))
-                progress(filled.items + filled.refused, total)
+                progress(filled.total, total)
+            for batch in people.batches():
+                await filler.add_attributes(_read_people(batch, sources, filled))
+                progress(filled.total, total)
             for batch in actions.batches():
                 records = _read_events(batch, reader, sources, filled)
                 await filler.add_events(records)
                 filled.events += len(records)
-                progress(filled.items + filled.events + filled.refused, total)
+                progress(filled.total, total)
     return filled
 
 
@@ -291,6 +312,24 @@ def _read_items(
         source, offset = sources[source_of(message)], message.offset() or 0
         time_ms = arrival_ms(message.timestamp()[1], current_ms())
         newest[item_id] = ItemUpdate(item, source, offset, time_ms)
+    return newest
+
+
+def _read_people(
+    batch: Iterable[Message], sources: Sources, filled: BackfillCounts
+) -> dict[str, AttributesUpdate]:
+    """The newest message about each person; what breaks the contract is passed over."""
+    newest: dict[str, AttributesUpdate] = {}
+    for message in batch:
+        try:
+            user_id, attributes = parse_attributes(message.key(), message.value())
+        except EventError as error:
+            _refuse(message, error, filled)
+            continue
+        filled.people += 1
+        source, offset = sources[source_of(message)], message.offset() or 0
+        time_ms = arrival_ms(message.timestamp()[1], current_ms())
+        newest[user_id] = AttributesUpdate(attributes, source, offset, time_ms)
     return newest
 
 

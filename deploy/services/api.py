@@ -6,6 +6,7 @@ import socket
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from stream.api.service import ApiParts, ApiService
 from stream.failures import retry_while_unavailable
 from stream.item_follower import ItemFollower
 from stream.metrics import count_wrong_time
+from stream.people import read_attributes
 from stream.recommender import make_recommender
 from stream.rollout_follower import RolloutFollower, keep_routed, make_follower
 from stream.row_updates import RowReader
@@ -190,6 +192,7 @@ def _make_service(
         schema=schema,
         intake=EventIntake(settings.events, count_wrong_time),
         publisher=publisher,
+        read_attributes=partial(read_attributes, store),
         sources=sources,
         top_k=settings.worker.top_k,
         deadline_s=deadline_s,

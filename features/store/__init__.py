@@ -99,6 +99,7 @@ def _table(view: str) -> StoreTable:
 _VIEWS = read_views()
 LOADED: str = _VIEWS["loaded"]
 USERS = _table("user_activity")
+ATTRIBUTES = _table("person_attributes")
 CATALOGUE = _table("item_catalogue")
 TRENDING = _table("trending")
 FEEDBACK = _table("rollout_feedback")

@@ -12,9 +12,9 @@ import msgspec
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from headwater_client import EVENT_TYPES, EventError, Interaction, Item, decode, encode
 from headwater_client.contract import MAX_EVENTS
-from headwater_client.events import Recommendation
+from headwater_client.events import PersonAttributes, Recommendation
 from headwater_client.kafka import remedy_of
-from headwater_client.topics import ITEMS, MAX_MESSAGE_BYTES, PARTITIONER, SERVED
+from headwater_client.topics import ITEMS, MAX_MESSAGE_BYTES, PARTITIONER, PEOPLE, SERVED
 from msgspec import Struct
 from prometheus_client import Counter
 
@@ -138,6 +138,11 @@ class Delivered(NamedTuple):
 def event_message(event: Interaction) -> TopicMessage:
     """An event as it is sent: to its person's partition."""
     return TopicMessage(EVENT_TYPES.spec_of(event).topic, event.user_id, encode(event))
+
+
+def attributes_message(person: PersonAttributes) -> TopicMessage:
+    """What is known of a person, as it is sent: to their partition."""
+    return TopicMessage(PEOPLE, person.user_id, encode(person))
 
 
 def item_message(item: Item) -> TopicMessage:

@@ -1,7 +1,7 @@
 """What each operation of the API does. The transport knows nothing of this, nor this of HTTP."""
 
 import asyncio
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -16,12 +16,15 @@ from headwater_client import (
     Interaction,
     RecommendedItem,
     contract,
+    decode,
+    encode,
 )
 from headwater_client.contract import Scope
-from headwater_client.events import Recommendation
+from headwater_client.events import PersonAttributes, Recommendation
 from msgspec.structs import replace
 
 from features import decay
+from features.columns import AttributeValue
 from features.events import current_ms
 from features.rows import UserRow
 from features.schema import FeatureSchema
@@ -33,6 +36,7 @@ from stream.api.intake import (
     Delivered,
     EventIntake,
     EventPublisher,
+    attributes_message,
     event_message,
     item_message,
     served_message,
@@ -77,6 +81,7 @@ class ApiParts:
 
     Attributes:
         items: what filters are evaluated over.
+        read_attributes: what an app knows of a person.
         sources: what rows call each partition of the log, by topic and number.
         top_k: items of a list that says no limit.
         deadline_s: how long an answer waits for what it could do without.
@@ -90,6 +95,7 @@ class ApiParts:
     schema: FeatureSchema
     intake: EventIntake
     publisher: EventPublisher
+    read_attributes: Callable[[str], Awaitable[Mapping[str, AttributeValue]]]
     sources: Mapping[tuple[str, int], Hash]
     top_k: int
     deadline_s: float
@@ -146,11 +152,12 @@ class ApiService:
             RequestError: the key may not send events.
         """
         query: contract.RecommendationQuery = call.body
+        _check_guest(query)
         awaited, wanted = self._read_offsets(query), self._read_filter(query)
         events, recording = self._take_events(call, query)
         if awaited:
             await self._wait_until_absorbed(query.person or "", awaited)
-        view = _view(query.person, events, query.exclude)
+        view = _view(query.person, events, query.exclude)._replace(merged_id=query.guest or "")
         question = Question(view, query.limit, wanted=wanted)
         found, recorded = await _both(self._parts.answerer.answer(question), recording)
         return self._list_answer(found, query.limit, query.person, recorded)
@@ -229,7 +236,8 @@ class ApiService:
         person = call.path["person"]
         async with asyncio.timeout(self._parts.deadline_s):
             (row,) = await self._parts.rows.read([RowView(person)])
-        if not row.offsets:
+            attributes = dict(await self._parts.read_attributes(person))
+        if not row.offsets and not attributes:
             raise refuse("not-found", "nothing is known of this person", "send an event of theirs")
         return contract.PersonAnswer(
             person=person,
@@ -242,6 +250,26 @@ class ApiService:
                 for (topic, number), source in self._parts.sources.items()
                 if source in row.offsets
             },
+            attributes=attributes,
+        )
+
+    async def put_attributes(self, call: ApiCall) -> contract.AttributesAnswer:
+        """Send what is known of a person to Kafka.
+
+        Raises:
+            EventError: the id is none that a person can have.
+            RequestError: Kafka does not take it.
+        """
+        query: contract.AttributesQuery = call.body
+        raw = encode({"user_id": call.path["person"], "attributes": query.attributes})
+        message = attributes_message(decode(PersonAttributes, raw))
+        (delivered,) = await self._parts.publisher.publish([message])
+        if delivered.problem:
+            raise refuse(
+                "unavailable", delivered.problem, "send it again", retry_after=str(RETRY_S)
+            )
+        return contract.AttributesAnswer(
+            place={f"{message.topic}/{delivered.partition}": delivered.offset}
         )
 
     async def put_items(self, call: ApiCall) -> contract.ItemsAnswer:
@@ -396,6 +424,20 @@ def _view(person: str | None, events: Sequence[Interaction], left_out: Sequence[
     if person is None:
         return RowView(uuid4().hex, events, left_out, is_guest=True)
     return RowView(person, events, left_out)
+
+
+def _check_guest(query: contract.RecommendationQuery) -> None:
+    """Refuse a guest who has become nobody, or who is the person: all would count twice.
+
+    Raises:
+        EventError: so it is.
+    """
+    if query.guest is None:
+        return
+    if query.person is None:
+        raise EventError("person", "<missing>", "is required with guest: who is the guest now?")
+    if query.guest == query.person:
+        raise EventError("guest", query.guest, "expected another id than the person's")
 
 
 async def _both(

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from stream.api.keys import KeyRing
 from stream.api.readiness import Readiness
 from stream.api.service import ApiParts, ApiService
 from stream.filtering import FilterableItems
+from stream.people import read_attributes
 from stream.recommender import make_recommender
 from stream.routing import Routes
 from stream.row_updates import RowReader
@@ -96,6 +98,7 @@ class OfflineApi:
                     schema=schema,
                     intake=EventIntake(EventSettings()),
                     publisher=publisher,
+                    read_attributes=partial(read_attributes, self.store),
                     sources=SOURCES,
                     top_k=CONFIG.worker.top_k,
                     deadline_s=self.deadline_s,

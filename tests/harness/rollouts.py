@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from confluent_kafka import Producer
+from headwater_client import EVENT_TYPES, Impression
 from headwater_client.event_types import CLICK
 from headwater_client.events import Click, Reason, Recommendation, RecommendedItem, Shadow, encode
 from headwater_client.topics import PARTITIONER, RECOMMENDATIONS, SERVED
@@ -140,6 +141,8 @@ class People:
     Args:
         clicks: by variant, how likely a recommendation is clicked.
         failing: by variant, how likely its version fails.
+        seen: of the lists, how many are seen and told of by impressions, of which alone something
+            is clicked; None: nothing is told.
     """
 
     def __init__(
@@ -148,13 +151,14 @@ class People:
         clicks: dict[str, float],
         failing: dict[str, float] | None = None,
         latency_ms: dict[str, float] | None = None,
-        seed: int = 1,
+        seen: float | None = None,
     ) -> None:
         self._settings = settings
+        self._seen = seen
         self._clicks = clicks
         self._failing = failing or {}
         self._latency_ms = latency_ms or {}
-        self._chance = random.Random(seed)
+        self._chance = random.Random(1)
         self._producer = Producer(
             client_config(settings.kafka) | {"partitioner": PARTITIONER, "linger.ms": "1"}
         )
@@ -173,10 +177,27 @@ class People:
             self._producer.produce(topic, encode(answer), answer.user_id)
         self._producer.flush()
         time.sleep(0.01)
+        if self._seen is not None:
+            acts = [answer for answer in acts if self._chance.random() < self._seen]
+            for answer in acts:
+                self._tell_seen(answer)
+            self._producer.flush()
+            time.sleep(0.01)
         for answer in acts:
             if self._chance.random() < self._clicks.get(answer.variant, 0.1):
                 self._click(answer)
         self._producer.flush()
+
+    def _tell_seen(self, answer: Recommendation) -> None:
+        impression = Impression(
+            event_id=f"seen-{answer.recommendation_id}",
+            user_id=answer.user_id,
+            timestamp=int(time.time() * 1000),
+            recommendation_id=answer.recommendation_id,
+            position=2,
+        )
+        topic = EVENT_TYPES["impression"].topic
+        self._producer.produce(topic, encode(impression), impression.user_id)
 
     def _click(self, answer: Recommendation) -> None:
         item = answer.items[self._chance.randrange(3)].item_id

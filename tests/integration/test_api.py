@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import random
 import shutil
 import signal
 import subprocess
@@ -18,8 +17,9 @@ from uuid import uuid4
 
 import pytest
 from gorse import AsyncGorse, Gorse, GorseException
-from headwater_client import EVENT_TYPES, Interaction, Item
+from headwater_client import EVENT_TYPES, Item
 
+from bench.api.known_people import KnownPeople
 from bench.harness.processes import folder_variables
 from deploy.jobs.train import model_registry
 from deploy.rollout.feedback.consumer import FeedbackConsumer
@@ -31,16 +31,11 @@ from features.inputs import MODEL_NAME
 from features.kafka import ensure_sources
 from features.rollout_messages import Rollout, RolloutPhase, RoutedVersion
 from features.rollouts import write_rollout_message
-from features.rows import UserRow, apply_event, empty_user, observation
 from features.schema import FeatureSchema, Vocabulary
 from features.store.redis import RedisRowStore
-from features.topics import Hash, hash64
-from stream.api.intake import EventPublisher, event_message
 from stream.catalogue import CatalogueCache
 from stream.routing import Routes
-from stream.row_updates import RowReader, RowView
 from tests.harness.api_service import Service, category_of, pid_of, serving_api
-from tests.harness.builders import CHANGE_ROWS, make_interaction
 from tests.harness.models import ITEMS, SETTINGS, untrained
 from tests.harness.servers import pause
 from tests.harness.waiting import wait_until
@@ -231,6 +226,52 @@ def test_a_filter_with_a_fault_is_refused_at_its_column(service: Service) -> Non
     assert (status, problem["column"]) == (400, 1)
 
 
+def test_who_was_a_guest_is_answered_by_what_both_did(service: Service) -> None:
+    guest, person = uuid4().hex, uuid4().hex
+    best = items(service.take("POST", ASK, {"person": person}))
+    service.take("POST", EVENTS, click(best[0], user_id=guest))
+    service.take("POST", EVENTS, click(best[1], user_id=person))
+    wait_until(lambda: service.clicks(guest) == service.clicks(person) == 1, 30)
+    alone = items(service.take("POST", ASK, {"person": person}))
+    assert best[0] in alone
+    both = items(service.take("POST", ASK, {"person": person, "guest": guest}))
+    assert not {*best[:2]} & {*both}
+    for body in ({"guest": guest}, {"person": guest, "guest": guest}):
+        status, problem = service.call("POST", ASK, body)
+        assert (status, problem["field"]) == (400, "guest" if "person" in body else "person")
+
+
+def test_what_is_known_of_a_person_is_kept_and_shown(service: Service) -> None:
+    person, path = uuid4().hex, "/v1/people/{}/attributes"
+    first = {"city": "Ghent", "age": 31, "member": True, "score": 0.5, "note": None}
+    sent = service.take("PUT", path.format(person), {"attributes": first})
+    ((place, offset),) = sent["place"].items()
+    assert (place.partition("/")[0], offset >= 0) == ("people", True)
+
+    def known() -> Any:
+        status, found = service.call("GET", f"/v1/people/{person}")
+        assert status in (200, 404)
+        return found.get("attributes", {}) if status == 200 else None
+
+    wait_until(lambda: known() == first, 30)
+    service.take("PUT", path.format(person), {"attributes": {"city": "Bruges"}})
+    service.take("POST", EVENTS, click("i1", user_id=person))
+    wait_until(lambda: known() == {"city": "Bruges"} and service.clicks(person) == 1, 30)
+    service.worker.end()
+    service.worker.start()
+    assert known() == {"city": "Bruges"}
+    for body, field in (
+        ({"attributes": {"city": ["a"]}}, "attributes[...]"),
+        ({"attributes": {f"a{n}": n for n in range(65)}}, "attributes"),
+        ({}, "attributes"),
+        ({"attributes": {}, "city": "x"}, "city"),
+    ):
+        status, problem = service.call("PUT", path.format(person), body)
+        assert (status, problem["field"]) == (400, field)
+    status, problem = service.call("PUT", path.format("x" * 257), {"attributes": {}})
+    assert (status, problem["field"]) == (400, "user_id")
+
+
 def test_health_contract_and_metrics_are_told(service: Service) -> None:
     for path in ("/livez", "/readyz", "/startupz"):
         assert service.call("GET", path, secret="") == (200, {"ok": True, "missing": {}})
@@ -354,84 +395,17 @@ def rollout_of(
     )
 
 
-class Session:
-    """People whose every event is known here: what their rows must be is a sum over these."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.schema = FeatureSchema(settings.features)
-        self.log: dict[str, list[Interaction]] = {uuid4().hex: [] for _ in range(20)}
-        self._store = RedisRowStore(settings.store, any_server=True)
-        catalogue = CatalogueCache(self._store, 60.0)
-        self._reader = RowReader(self._store, self.schema, catalogue)
-        self._publisher = EventPublisher(settings.kafka, 10.0)
-        self._draw = random.Random(7)
-
-    async def act(self) -> None:
-        """Somebody does something and asks: the answer's row knows all that they did."""
-        person = self._draw.choice(list(self.log))
-        event = self._draw_event(person)
-        self.log[person].append(event)
-        if self._draw.random() < 0.8:
-            (delivered,) = await self._publisher.publish([event_message(event)])
-            assert not delivered.problem
-            sent = self.log[person]
-        else:
-            # It is not recorded, and so nobody knows it afterwards.
-            sent = self.log[person][:]
-            self.log[person].pop()
-        (row,) = await self._reader.read([RowView(person, sent)])
-        self._compare(row, sent)
-
-    def _draw_event(self, person: str) -> Interaction:
-        """Any type; one that takes another back names one of theirs, or none that there is."""
-        name = self._draw.choice(CHANGE_ROWS)
-        time_ms = int(time.time() * 1000) - self._draw.randrange(86_400_000)
-        fields: dict[str, Any] = {"item_id": f"i{self._draw.randrange(40)}", "timestamp": time_ms}
-        taken = EVENT_TYPES[name].takes_back
-        if theirs := [e for e in self.log[person] if EVENT_TYPES.spec_of(e).name == taken]:
-            other = self._draw.choice(theirs)
-            fields = {"item_id": other.item_id, "taken_time": other.timestamp}
-            fields["timestamp"] = max(time_ms, other.timestamp)
-        return make_interaction(name, event_id=uuid4().hex, user_id=person, **fields)
-
-    async def is_absorbed(self) -> bool:
-        """Whether the stored rows are what the log makes of them, and no more."""
-        rows = await self._reader.read([RowView(person) for person in self.log])
-        for row, events in zip(rows, self.log.values(), strict=True):
-            known = set(row.dedup_ids)
-            if not all(observation(e, Hash(1), 0).event in known for e in events):
-                return False
-            self._compare(row, events)
-        return True
-
-    def _compare(self, row: UserRow, events: list[Interaction]) -> None:
-        expected = empty_user(self.schema)
-        for offset, event in enumerate(events):
-            category = hash64(category_of(event.item_id))
-            apply_event(expected, observation(event, Hash(1), offset, (category,)), self.schema)
-        assert row.counters == pytest.approx(expected.counters, rel=1e-9, abs=1e-9)
-        assert row.events == expected.events
-        assert row.seen == expected.seen
-        assert row.categories.keys() == expected.categories.keys()
-        for name, values in expected.categories.items():
-            assert row.categories[name] == pytest.approx(values, rel=1e-9, abs=1e-9)
-
-    async def close(self) -> None:
-        self._publisher.close()
-        await self._store.close()
-
-
 def test_an_answer_is_a_sum_over_the_log_whether_the_worker_runs_sleeps_or_is_dead(
     service: Service,
 ) -> None:
     worker = service.worker
 
     async def run() -> None:
-        session = Session(service.settings)
+        people = KnownPeople(service.settings, people=20, seed=7)
 
         async def act_often() -> None:
             for _ in range(120):
-                await session.act()
+                assert not await people.act()
 
         try:
             await act_often()
@@ -444,11 +418,14 @@ def test_an_answer_is_a_sum_over_the_log_whether_the_worker_runs_sleeps_or_is_de
             worker.start()
             await act_often()
             deadline = time.monotonic() + 60
-            while not await session.is_absorbed():
-                assert time.monotonic() < deadline, worker.log.read_text()[-2000:]
+            while differences := await people.find_differences():
+                assert time.monotonic() < deadline, (
+                    differences[:3],
+                    worker.log.read_text()[-2000:],
+                )
                 await asyncio.sleep(0.1)
         finally:
-            await session.close()
+            await people.close()
 
     asyncio.run(run())
 

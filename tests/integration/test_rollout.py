@@ -269,11 +269,16 @@ def test_history_shows_each_decision_with_its_figures(shop: Settings) -> None:
     assert "promoted" in shown.stdout
 
 
-def test_a_worse_one_is_rolled_back(shop: Settings) -> None:
-    last = verdict(shop, begun(shop), People(shop, WORSE))[-1]
+def test_a_worse_one_is_rolled_back_by_what_people_have_seen(shop: Settings) -> None:
+    assert "were sent" in json.loads(command(shop, "status", "--json").stdout)["counted"]
+    last = verdict(shop, begun(shop), People(shop, WORSE, seen=0.5))[-1]
     assert last.rollout.phase is RolloutPhase.ROLLED_BACK
     assert last.reason.startswith("worse: reward -")
     assert [each.version for each in last.rollout.versions] == [1]
+    figures = last.inputs["figures"]
+    assert figures["of_seen"]
+    assert sum(figures["canary"]["shown"]) < 0.7 * figures["canary_health"]["requests"]
+    assert "count the lists that people have seen" in command(shop, "status").stdout
 
 
 @pytest.mark.parametrize(

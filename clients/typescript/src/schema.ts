@@ -124,6 +124,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/people/{person}/attributes": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        /**
+         * Say what is known of a person
+         * @description Asks for a key with the scope `send`.
+         */
+        put: operations["put_attributes"];
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/items": {
         parameters: {
             query?: never;
@@ -327,6 +347,26 @@ export interface components {
             } | null;
             /** @default null */
             quantity?: number | null;
+        };
+        /**
+         * AttributesAnswer
+         * @description Kafka has the attributes on all in-sync replicas; `place` is where they stand.
+         */
+        AttributesAnswer: {
+            /** @description offsets by TOPIC/PARTITION, such as clicks/2 */
+            place: {
+                [key: string]: number;
+            };
+        };
+        /**
+         * AttributesQuery
+         * @description What the app knows of a person, whole: it replaces what was sent before.
+         */
+        AttributesQuery: {
+            /** @description at most 64, by name */
+            attributes: {
+                [key: string]: string | number | boolean | null;
+            };
         };
         /**
          * Click
@@ -670,7 +710,7 @@ export interface components {
          *
          *         `counters`: by type of event and half-life in milliseconds; `all` is the plain count. `events`
          *         are the newest, ascending. `seen` items are not recommended again. `offsets` says up to where
-         *         each partition of the log is in this row.
+         *         each partition of the log is in this row. `attributes` are what the app has said of them.
          */
         PersonAnswer: {
             person: string;
@@ -684,6 +724,10 @@ export interface components {
             categories: number;
             offsets: {
                 [key: string]: number;
+            };
+            /** @default {} */
+            attributes?: {
+                [key: string]: string | number | boolean | null;
             };
         };
         /**
@@ -1039,6 +1083,7 @@ export interface components {
          *         names items that must not be in the list. `limit` is `worker.top_k` by default. `min_offset`
          *         waits until the person's row has absorbed so much of the log, for `api.deadline_ms` at most.
          *         `filter` says what may be in the list, by the attributes of items and the `context`.
+         *         `guest` is the id under which this person was known until now: the answer knows what both did.
          */
         RecommendationQuery: {
             /** @default null */
@@ -1070,6 +1115,8 @@ export interface components {
             context?: {
                 [key: string]: string | number | boolean | (string | number | boolean | null)[] | null;
             };
+            /** @default null */
+            guest?: string | null;
         };
         /**
          * RecommendedItem
@@ -1447,6 +1494,41 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["PersonAnswer"];
+                };
+            };
+            /** @description a problem (RFC 9457) */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    put_attributes: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                person: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["AttributesQuery"];
+            };
+        };
+        responses: {
+            /** @description answered */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["AttributesAnswer"];
                 };
             };
             /** @description a problem (RFC 9457) */

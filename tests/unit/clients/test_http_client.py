@@ -102,6 +102,7 @@ def test_each_operation_is_sent_as_the_contract_has_it() -> None:
             "categories": 0,
             "offsets": {},
         },
+        {"place": {"people/0": 1}},
         {"accepted": 1},
         {"release": "1", "versions": {}},
     ]
@@ -113,6 +114,7 @@ def test_each_operation_is_sent_as_the_contract_has_it() -> None:
         api.find_similar(SimilarQuery(items=["lamp"], limit=3))
         api.list_popular(PopularQuery(category="a b"))
         assert api.describe_person("a/b").person == "a/b"
+        api.put_attributes("a/b", {"city": "Ghent"})
         api.put_items([Item(item_id="lamp", available=False)])
         assert api.tell_version().release == "1"
     event = {"type": "click", "event_id": "e1", "user_id": "ann", "item_id": "lamp"}
@@ -125,6 +127,7 @@ def test_each_operation_is_sent_as_the_contract_has_it() -> None:
         ("POST", "/v1/items/similar", {"items": ["lamp"], "limit": 3}),
         ("GET", "/v1/popular?category=a+b", None),
         ("GET", "/v1/people/a%2Fb", None),
+        ("PUT", "/v1/people/a%2Fb/attributes", {"attributes": {"city": "Ghent"}}),
         ("PUT", "/v1/items", {"items": [{"item_id": "lamp", "available": False}]}),
         ("GET", "/version", None),
     ]

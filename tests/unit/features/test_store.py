@@ -17,6 +17,7 @@ from deploy.local.store import list_definitions, write_feature_repo
 from features.feast_import import EntityKey, Value, import_feast
 from features.settings import StoreSettings
 from features.store import (
+    ATTRIBUTES,
     CATALOGUE,
     FEEDBACK,
     TRENDING,
@@ -41,7 +42,7 @@ from features.store.redis import (
 )
 
 PARTITIONS = 3
-TABLES = [USERS, CATALOGUE, TRENDING, FEEDBACK, popularity_table(PARTITIONS)]
+TABLES = [USERS, ATTRIBUTES, CATALOGUE, TRENDING, FEEDBACK, popularity_table(PARTITIONS)]
 
 
 def of_feast(module: str) -> Any:

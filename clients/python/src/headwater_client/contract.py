@@ -11,7 +11,15 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Struct
 
-from headwater_client.events import MAX_VARIANT, Id, Item, Reason, RecommendedItem
+from headwater_client.events import (
+    MAX_VARIANT,
+    Attributes,
+    Context,
+    Id,
+    Item,
+    Reason,
+    RecommendedItem,
+)
 
 MAX_LIMIT = 100
 MAX_EVENTS = 1000
@@ -56,7 +64,7 @@ class Scope(StrEnum):
     """What a key may be used for."""
 
     SEND = "send"
-    """Send events."""
+    """Send events, and what is known of people."""
     ASK = "ask"
     """Ask for lists."""
     READ_PEOPLE = "read-people"
@@ -98,6 +106,7 @@ class RecommendationQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     names items that must not be in the list. `limit` is `worker.top_k` by default. `min_offset`
     waits until the person's row has absorbed so much of the log, for `api.deadline_ms` at most.
     `filter` says what may be in the list, by the attributes of items and the `context`.
+    `guest` is the id under which this person was known until now: the answer knows what both did.
     """
 
     person: Id | None = None
@@ -108,6 +117,7 @@ class RecommendationQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     min_offset: Offsets = {}
     filter: FilterText | None = None
     context: RequestContext = {}
+    guest: Id | None = None
 
 
 class RankQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -234,12 +244,12 @@ class PastEvent(Struct, frozen=True, kw_only=True, omit_defaults=True):
     item_id: str | None = None
 
 
-class PersonAnswer(Struct, frozen=True, kw_only=True):
+class PersonAnswer(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What is known of a person, and why: the counters are sums over the events, decayed to now.
 
     `counters`: by type of event and half-life in milliseconds; `all` is the plain count. `events`
     are the newest, ascending. `seen` items are not recommended again. `offsets` says up to where
-    each partition of the log is in this row.
+    each partition of the log is in this row. `attributes` are what the app has said of them.
     """
 
     person: str
@@ -248,6 +258,7 @@ class PersonAnswer(Struct, frozen=True, kw_only=True):
     seen: int
     categories: int
     offsets: dict[str, int]
+    attributes: Context = {}
 
 
 class ItemsQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -260,6 +271,18 @@ class ItemsAnswer(Struct, frozen=True, kw_only=True):
     """How many items Kafka has on all in-sync replicas."""
 
     accepted: int
+
+
+class AttributesQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the app knows of a person, whole: it replaces what was sent before."""
+
+    attributes: Attributes
+
+
+class AttributesAnswer(Struct, frozen=True, kw_only=True):
+    """Kafka has the attributes on all in-sync replicas; `place` is where they stand."""
+
+    place: Offsets
 
 
 class VersionAnswer(Struct, frozen=True, kw_only=True):
@@ -352,6 +375,15 @@ OPERATIONS = (
         "What is known of a person",
         PersonAnswer,
         Scope.READ_PEOPLE,
+    ),
+    Operation(
+        "put_attributes",
+        "PUT",
+        "/v1/people/{person}/attributes",
+        "Say what is known of a person",
+        AttributesAnswer,
+        Scope.SEND,
+        AttributesQuery,
     ),
     Operation(
         "put_items",

@@ -41,6 +41,7 @@ _TOPIC = re.compile(r"[a-zA-Z0-9._-]{1,200}")
 _OTHER_TOPICS = frozenset(
     {
         topics.ITEMS,
+        topics.PEOPLE,
         topics.RECOMMENDATIONS,
         topics.DEAD_LETTERS,
         topics.ROLLOUTS,

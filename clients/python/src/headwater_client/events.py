@@ -35,6 +35,7 @@ TimestampMs = Annotated[
 Price = Annotated[float, Meta(ge=0, description="in the shop's currency")]
 Quantity = Annotated[int, Meta(ge=1, le=1_000_000)]
 Context = dict[str, str | int | float | bool | None]
+Attributes = Annotated[Context, Meta(max_length=64, description="at most 64, by name")]
 
 
 class Interaction(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -73,6 +74,16 @@ class Item(Struct, frozen=True, kw_only=True, omit_defaults=True):
     price: Price | None = None
     attributes: Context = {}
     available: bool = True
+
+
+class PersonAttributes(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What an app knows of a person, whole; the newest message of a user_id counts.
+
+    A tombstone (no value) removes it.
+    """
+
+    user_id: Id
+    attributes: Attributes = {}
 
 
 class Reason(Struct, frozen=True, omit_defaults=True):

@@ -20,6 +20,8 @@ from msgspec import Struct
 
 from headwater_client.contract import (
     OPERATIONS,
+    AttributesAnswer,
+    AttributesQuery,
     EventsAnswer,
     ItemsAnswer,
     ItemsQuery,
@@ -36,7 +38,7 @@ from headwater_client.contract import (
 )
 from headwater_client.errors import ProblemError, ServerError, SettingsError
 from headwater_client.event_types import EVENT_TYPES
-from headwater_client.events import Interaction, Item, encode
+from headwater_client.events import Context, Interaction, Item, encode
 
 try:
     import httpx
@@ -136,6 +138,11 @@ def _send_events(events: Sequence[Interaction]) -> _ApiRequest[EventsAnswer]:
     return _ApiRequest(operation.method, operation.path, EventsAnswer, body)
 
 
+def _tell_attributes(person: str, attributes: Context) -> _ApiRequest[AttributesAnswer]:
+    query = AttributesQuery(attributes=attributes)
+    return _ask("put_attributes", AttributesAnswer, query, person=person)
+
+
 @dataclass(frozen=True)
 class _Options:
     """How the API is reached; as `ApiClient` has it."""
@@ -229,6 +236,10 @@ class ApiClient:
         """What is known of a person."""
         return self._take(_ask("describe_person", PersonAnswer, person=person))
 
+    def put_attributes(self, person: str, attributes: Context) -> AttributesAnswer:
+        """Say what is known of a person, whole: it replaces what was sent before."""
+        return self._take(_tell_attributes(person, attributes))
+
     def put_items(self, items: Sequence[Item]) -> ItemsAnswer:
         """Put items into the catalogue, each whole."""
         return self._take(_ask("put_items", ItemsAnswer, ItemsQuery(items=list(items))))
@@ -292,6 +303,10 @@ class AsyncApiClient:
     async def describe_person(self, person: str) -> PersonAnswer:
         """What is known of a person."""
         return await self._take(_ask("describe_person", PersonAnswer, person=person))
+
+    async def put_attributes(self, person: str, attributes: Context) -> AttributesAnswer:
+        """As `ApiClient.put_attributes`."""
+        return await self._take(_tell_attributes(person, attributes))
 
     async def put_items(self, items: Sequence[Item]) -> ItemsAnswer:
         """Put items into the catalogue, each whole."""

@@ -1,6 +1,7 @@
 """The topics that apps and Headwater share, and how messages are put on them."""
 
 ITEMS = "items"
+PEOPLE = "people"
 RECOMMENDATIONS = "recommendations"
 SERVED = "served"
 DEAD_LETTERS = "dead-letters"
