@@ -17,6 +17,7 @@ HeadwaterError (1)
 ├── ForkedError                    a consumer was made in another process
 ├── ProblemError                   the HTTP API refuses a request; `problem` says why
 ├── RequestError                   stream/api/problems.py
+├── RuleError                      features/rules/errors.py
 ├── InferenceError                 stream/inference.py
 │   └── CircuitOpenError           stream/inference.py
 ├── VersionPendingError            stream/routing.py
