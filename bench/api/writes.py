@@ -151,9 +151,9 @@ async def ask_often(
         left = 0
         for _ in range(requests):
             if left == 0:
-                left = draw.randint(*_CHANGE_AFTER)
+                left, before = draw.randint(*_CHANGE_AFTER), worker.state
                 worker.bring(draw.choice([RUNS, RUNS, PAUSED, KILLED]))
-                found.kills += worker.state == KILLED
+                found.kills += KILLED == worker.state != before
             left -= 1
             found.requests[worker.state] += 1
             if difference := await people.act():
