@@ -255,7 +255,7 @@ class Soak:
         }
         found = sum(parts.values(), checks.Findings())
         categories = {item.item_id: item.category for item in self.log.items}
-        unanswered = checks.list_unanswered(log, checks.read_answered(settings))
+        unanswered = checks.list_unanswered(log, checks.read_answers(settings))
         wrong = checks.list_wrong_rows(settings, log, categories)
         return {
             "events": len(log),

@@ -2,7 +2,7 @@
 
 import json
 import time
-from bisect import bisect_left, insort
+from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,7 +24,8 @@ _LONGEST_S, _POLL_S = 60.0, 0.2
 # Of a person's events in a micro-batch the last is answered; so long a micro-batch can be.
 _BATCH = 128
 _SHOWN = 2_000
-_NEAR_MS = 60_000
+# Versions of a rollout answer their people of a micro-batch one after another.
+_SAME_MS = 500
 # A topic that was made anew begins at offset 0 again.
 _EPOCH = 1 << 40
 
@@ -207,13 +208,23 @@ def compare_windows(address: str, log: Sequence[Logged]) -> Findings:
     return total
 
 
-def read_answered(settings: Settings) -> set[str]:
-    """The ids of events that were answered."""
-    return {
-        json.loads(value)["event_id"]
+@dataclass(frozen=True)
+class Answer:
+    """A recommendation: to which event, and when it was made."""
+
+    event_id: str
+    user_id: str
+    produced_ms: int
+
+
+def read_answers(settings: Settings) -> list[Answer]:
+    """Every answer to a good event."""
+    values = (
+        json.loads(value)
         for _, _, value in read_values(settings, RECOMMENDATIONS)
         if _MARK in value
-    }
+    )
+    return [Answer(each["event_id"], each["user_id"], each["produced_time"]) for each in values]
 
 
 def count_refused(settings: Settings) -> int:
@@ -231,34 +242,49 @@ def _raw_of(letter: bytes) -> bytes:
         return b""
 
 
-def list_unanswered(log: Sequence[Logged], answered: set[str]) -> list[Logged]:
+def list_unanswered(log: Sequence[Logged], answers: Sequence[Answer]) -> list[Logged]:
     """Events that have no answer, and of whose person no event in the same micro-batch has one.
 
-    A micro-batch is answered once a person: for the last of the person's events in it. Which those
-    were nobody knows; so an event of the same topic within the next 128 of its partition counts,
-    and one of another topic sent within a minute of it.
+    A micro-batch is answered once a person: for the last of the person's events in it, of whichever
+    topic. So an event of the same topic within the next 128 of its partition counts, and so does an
+    answer to an event of another topic that was made when the events beside this one were answered:
+    those before and after it in its partition that have an answer.
     """
-    places: dict[str, int] = {}
-    stood: dict[tuple[str, str], list[int]] = defaultdict(list)
-    sent: dict[tuple[str, str], list[int]] = defaultdict(list)
-    for events in oracle.by(log, "topic", "partition").values():
-        for place, event in enumerate(sorted(events, key=lambda each: each.offset)):
-            places[event.event_id] = place
-            if event.event_id in answered:
-                stood[event.user_id, event.topic].append(place)
-                insort(sent[event.user_id, event.topic], event.time_ms)
+    topics = {event.event_id: event.topic for event in log}
+    made: dict[str, list[int]] = defaultdict(list)
+    own: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for answer in answers:
+        made[answer.event_id].append(answer.produced_ms)
+        own[answer.user_id, topics.get(answer.event_id, "")].append(answer.produced_ms)
+    for times in own.values():
+        times.sort()
 
-    def is_answered(event: Logged) -> bool:
-        if event.event_id in answered:
-            return True
-        place, time_ms = places[event.event_id], event.time_ms
-        return _has_between(stood[event.user_id, event.topic], place, place + _BATCH) or any(
-            _has_between(sent[event.user_id, topic], time_ms - _NEAR_MS, time_ms + _NEAR_MS)
+    def is_read_with(event: Logged, beside: Iterable[Logged]) -> bool:
+        return any(
+            _has_between(own[event.user_id, topic], time_ms - _SAME_MS, time_ms + _SAME_MS)
+            for other in beside
+            for time_ms in made[other.event_id]
             for topic in EVENT_TYPES.topics
             if topic != event.topic
         )
 
-    return [event for event in log if not is_answered(event)]
+    unanswered = []
+    for events in oracle.by(log, "topic", "partition").values():
+        ordered = sorted(events, key=lambda each: each.offset)
+        places = [place for place, event in enumerate(ordered) if event.event_id in made]
+        stood: dict[str, list[int]] = defaultdict(list)
+        for place in places:
+            stood[ordered[place].user_id].append(place)
+        for place, event in enumerate(ordered):
+            at = bisect_left(places, place)
+            beside = [ordered[near] for near in places[max(0, at - 1) : at + 1]]
+            if not (
+                event.event_id in made
+                or _has_between(stood[event.user_id], place, place + _BATCH)
+                or is_read_with(event, beside)
+            ):
+                unanswered.append(event)
+    return unanswered
 
 
 def _has_between(ascending: Sequence[int], first: int, last: int) -> bool:
