@@ -1,4 +1,4 @@
-.PHONY: check test test-fast docs bench demo
+.PHONY: check test test-fast docs bench demo reference
 
 check:
 	./hw check
@@ -18,3 +18,13 @@ bench:
 
 demo:
 	./hw demo
+
+# What is made from the code and kept: documents, gRPC's messages, the TypeScript client's types.
+reference:
+	uv run headwater config --reference > docs/reference/settings.md
+	uv run headwater schema > docs/reference/asyncapi.json
+	uv run headwater schema --http > docs/reference/openapi.json
+	uv run headwater schema --grpc > docs/reference/headwater.proto
+	uv run python -m grpc_tools.protoc -I docs/reference --python_out stream/api headwater.proto
+	npm --prefix clients/typescript ci --no-audit --no-fund
+	npm --prefix clients/typescript run generate

@@ -16,7 +16,9 @@ extensions = [
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = f"Headwater {release}"
-html_extra_path = ["reference/asyncapi.json", "reference/openapi.json"]
+html_extra_path = [
+    f"reference/{name}" for name in ("asyncapi.json", "openapi.json", "headwater.proto")
+]
 
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_fence_as_directive = ["mermaid"]

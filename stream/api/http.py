@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 
 import msgspec
 from headwater_client import EventError, decode, encode
-from headwater_client.contract import OPERATIONS, HealthAnswer, Operation, Problem
+from headwater_client.contract import JSON, OPERATIONS, HealthAnswer, Operation, Problem
 from headwater_client.events import explain_refusal
 from msgspec import Struct
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -27,7 +27,6 @@ from stream.api.problems import RequestError, refuse
 from stream.api.readiness import Readiness
 from stream.api.service import ApiCall, ApiService
 
-JSON = "application/json"
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "[::1]")
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -112,7 +111,9 @@ class HttpApi:
         async def act(request: Request) -> Response:
             self._readiness.check_started()
             key = self._admit(operation, request)
-            raw = await self._read_body(request) if _may_have_body(operation, request) else b""
+            raw = b""
+            if _may_have_body(operation, request):
+                raw = await self._read_body(request, operation.media_types)
             call = ApiCall(
                 key,
                 raw,
@@ -130,19 +131,19 @@ class HttpApi:
             _check_host(request)
         return self._keys.admit(_read_authorization(request), operation.scope)
 
-    async def _read_body(self, request: Request) -> bytes:
-        """The body of a request of JSON.
+    async def _read_body(self, request: Request, kinds: Sequence[str]) -> bytes:
+        """The body of a request.
 
         Raises:
-            RequestError: it is too large, or of another media type.
+            RequestError: it is too large, or of none of these media types.
         """
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         is_plain = request.headers.get("content-encoding", "identity") == "identity"
-        if not (is_plain and (kind == JSON or _may_be_unnamed(request))):
+        if not (is_plain and (kind in kinds or _may_be_unnamed(request))):
             raise refuse(
                 "media-type",
                 f"content-type {kind or 'is missing'}",
-                f"send it as it is, with Content-Type: {JSON}",
+                f"send it as it is, with Content-Type: {' or '.join(kinds)}",
             )
         most = self._max_body_bytes
         length = request.headers.get("content-length", "0")

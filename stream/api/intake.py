@@ -86,7 +86,7 @@ class EventIntake:
         Raises:
             EventError: it breaks the contract; or it is another person's.
         """
-        fields = _read_fields(raw)
+        fields = read_fields(raw)
         name = _read_text(fields, "type")
         if name not in EVENT_TYPES:
             raise EventError("type", name, f"expected one of {', '.join(EVENT_TYPES)}")
@@ -102,7 +102,12 @@ class EventIntake:
         return event
 
 
-def _read_fields(raw: bytes) -> _Fields:
+def read_fields(raw: bytes) -> _Fields:
+    """The fields of a JSON object, each as it is written.
+
+    Raises:
+        EventError: it is none.
+    """
     try:
         return msgspec.json.decode(raw, type=_Fields)
     except Exception as error:

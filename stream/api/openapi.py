@@ -8,7 +8,15 @@ from typing import Any
 
 import msgspec
 from headwater_client import EVENT_TYPES
-from headwater_client.contract import MAX_EVENTS, OPERATIONS, EventsAnswer, Operation, Problem
+from headwater_client.contract import (
+    CLOUD_EVENT,
+    CLOUD_EVENTS,
+    MAX_EVENTS,
+    OPERATIONS,
+    EventsAnswer,
+    Operation,
+    Problem,
+)
 from msgspec import Struct
 
 from stream.api.problems import KINDS, MEDIA_TYPE
@@ -17,6 +25,10 @@ VERSION = "1.0.0"
 _REF = "#/components/schemas/{name}"
 _FILLED_IN = ("event_id", "timestamp", "user_id")
 _Document = dict[str, Any]
+_CLOUD_BODIES = {
+    CLOUD_EVENT: {"$ref": _REF.format(name="CloudEvent")},
+    CLOUD_EVENTS: {"$ref": _REF.format(name="CloudEvents")},
+}
 
 
 def make_openapi() -> _Document:
@@ -91,10 +103,51 @@ def _event_schemas(schemas: Mapping[str, Any]) -> _Document:
     }
     sent = {"$ref": _REF.format(name="SentEvent")}
     made["SentEvents"] = {"type": "array", "items": sent, "minItems": 1, "maxItems": MAX_EVENTS}
+    made |= _cloud_schemas(made)
     for query in ("RecommendationQuery", "RankQuery"):
         schemas[query]["properties"]["events"]["items"] = {"$ref": _REF.format(name="Event")}
     for spec in EVENT_TYPES.values():
         made[spec.struct.__name__] = schemas[spec.struct.__name__]
+    return made
+
+
+def _cloud_schemas(events: Mapping[str, Any]) -> _Document:
+    """CloudEvents: attributes, and in `data` the fields of an event that they do not have."""
+    made: _Document = {}
+    for name, spec in EVENT_TYPES.items():
+        event = events[f"{spec.struct.__name__}Event"]
+        fields = {
+            field: kind
+            for field, kind in event["properties"].items()
+            if field not in ("type", *_FILLED_IN)
+        }
+        needed = [field for field in event["required"] if field in fields]
+        text, identity = {"type": "string", "minLength": 1}, event["properties"]["event_id"]
+        attributes = {
+            "specversion": {"const": "1.0"},
+            "id": identity,
+            "source": text,
+            "type": {"type": "string", "pattern": rf"^([^.]*\.)*{name}$"},
+            "subject": identity,
+        }
+        made[f"{spec.struct.__name__}CloudEvent"] = {
+            "title": f"{spec.struct.__name__}CloudEvent",
+            "type": "object",
+            "properties": {
+                **attributes,
+                "time": {"anyOf": [{"type": "string", "format": "date-time"}, {"type": "null"}]},
+                "data": {"type": "object", "properties": fields, "required": needed},
+            },
+            "required": [*attributes, "data"],
+        }
+    made["CloudEvent"] = {
+        "description": "A CloudEvent 1.0: `id` is the `event_id`, `type` ends with the event's "
+        "type, `subject` is the person, `time` the timestamp, and `data` has the other fields. In "
+        "binary mode the attributes are headers (`ce-id`, ...), and the body is `data`.",
+        "oneOf": [{"$ref": _REF.format(name=name)} for name in made],
+    }
+    one = {"$ref": _REF.format(name="CloudEvent")}
+    made["CloudEvents"] = {"type": "array", "items": one, "minItems": 1, "maxItems": MAX_EVENTS}
     return made
 
 
@@ -112,7 +165,9 @@ def _describe(operation: Operation, schemas: Mapping[str, Any]) -> _Document:
     if body := _body_schema(operation):
         described["requestBody"] = {
             "required": True,
-            "content": {"application/json": {"schema": body}},
+            "content": {
+                kind: {"schema": _CLOUD_BODIES.get(kind, body)} for kind in operation.media_types
+            },
         }
     return {name: value for name, value in described.items() if value or name == "security"}
 

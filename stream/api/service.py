@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 from uuid import uuid4
@@ -30,6 +31,7 @@ from features.rows import UserRow
 from features.schema import FeatureSchema
 from features.topics import Hash, hash64, partition_of
 from stream.api.answers import Answerer, Found, Question
+from stream.api.cloud_events import is_cloud, read_cloud_event, split_cloud_events
 from stream.api.filters import read_filter
 from stream.api.intake import (
     GUEST,
@@ -118,12 +120,17 @@ class ApiService:
             RequestError: none of them was taken.
             EventError: it is no JSON.
         """
-        raws = split_events(call.raw)
+        intake = self._parts.intake
+        if is_cloud(call.headers):
+            raws = split_cloud_events(call.headers, call.raw)
+            read: Callable[[bytes], Interaction] = partial(read_cloud_event, intake)
+        else:
+            raws, read = split_events(call.raw), intake.read
         outcomes, events = list[contract.EventAnswer](), dict[int, Interaction]()
         for place, raw in enumerate(raws):
             where = f"events[{place}]" if len(raws) > 1 else ""
             try:
-                event = events[place] = self._parts.intake.read(raw)
+                event = events[place] = read(raw)
                 outcomes.append(contract.EventAnswer(accepted=True, event_id=event.event_id))
             except EventError as error:
                 problem = describe_field(error, where)

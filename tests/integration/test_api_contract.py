@@ -18,7 +18,10 @@ from typing import Any
 from uuid import uuid4
 
 import grpc
+import httpx
 import pytest
+from cloudevents.core.bindings.http import HTTPMessage, to_binary_event, to_structured_event
+from cloudevents.core.v1.event import CloudEvent
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from headwater_client import ApiClient, AsyncApiClient, Click, Item, ProblemError
@@ -33,7 +36,13 @@ from tests.harness.waiting import wait_until
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(3600)]
 ROOT = Path(__file__).parents[2]
 TYPESCRIPT = ROOT / "clients" / "typescript"
-EXAMPLES = os.environ.get("SCHEMATHESIS_EXAMPLES", "10")
+EXAMPLES = os.environ.get("SCHEMATHESIS_EXAMPLES")
+# Each field of each type of event, in three forms, takes ten minutes: that is the longer run.
+BRIEF = (
+    ("--phases", "coverage", "--exclude-path-regex", "/v1/(events|recommendations|rank)$"),
+    ("--phases", "fuzzing,stateful", "--max-examples", "10"),
+)
+WHOLE = (("--max-examples", EXAMPLES or ""),)
 
 
 @pytest.fixture(scope="module")
@@ -48,14 +57,15 @@ def caller(service: Service) -> Iterator[RpcCaller]:
         yield caller
 
 
-def test_schemathesis_finds_nothing(service: Service) -> None:
+@pytest.mark.parametrize("words", WHOLE if EXAMPLES else BRIEF, ids=" ".join)
+def test_schemathesis_finds_nothing(service: Service, words: tuple[str, ...]) -> None:
     run = subprocess.run(
         [
             *(sys.executable, "-m", "schemathesis.cli"),
             *("--config-file", str(ROOT / "tests" / "schemathesis.toml")),
             *("run", f"{service.url}/openapi.json"),
             *("--header", f"Authorization: Bearer {service.secret}"),
-            *("--max-examples", EXAMPLES, "--seed", "1", "--no-color", "--continue-on-failure"),
+            *("--seed", "1", "--no-color", "--continue-on-failure", *words),
         ],
         cwd=ROOT,
         env=os.environ | {"SCHEMATHESIS_HOOKS": "tests.harness.schemathesis_checks"},
@@ -140,6 +150,34 @@ def test_an_event_that_is_sent_again_while_kafka_is_away_counts_once(service: Se
         patient.send_events([event, click(person)])
         wait_until(lambda: service.clicks(person) >= 2, 60)
         assert service.clicks(person) == 2
+
+
+def test_cloud_events_count_in_each_mode(service: Service) -> None:
+    person = f"cloud-{uuid4().hex}"
+    sent = [make_cloud_event(person, "click"), make_cloud_event(person, "look")]
+    structured, binary = to_structured_event(sent[0]), to_binary_event(sent[0])
+    batch = b"[%s]" % b",".join(to_structured_event(event).body for event in sent)
+    batched = HTTPMessage({"content-type": "application/cloudevents-batch+json"}, batch)
+    for message in (structured, binary, batched):
+        answer = post(service, message)
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["events"][0]["event_id"] == sent[0].get_id()
+    assert answer.json()["events"][1]["problem"]["field"] == "events[1].type"
+    refused = post(service, to_binary_event(sent[1]))
+    assert (refused.status_code, refused.json()["field"]) == (400, "type")
+    wait_until(lambda: service.clicks(person) == 1, 30)
+    post(service, to_structured_event(make_cloud_event(person, "click")))
+    wait_until(lambda: service.clicks(person) == 2, 30)
+
+
+def make_cloud_event(person: str, kind: str) -> CloudEvent:
+    attributes = {"source": "/shop", "type": f"com.example.{kind}", "subject": person}
+    return CloudEvent({**attributes, "datacontenttype": "application/json"}, {"item_id": "i1"})
+
+
+def post(service: Service, message: HTTPMessage) -> httpx.Response:
+    headers = {**message.headers, "Authorization": f"Bearer {service.secret}"}
+    return httpx.post(f"{service.url}/v1/events", content=message.body, headers=headers)
 
 
 def run_npm(*words: str, **variables: str) -> None:

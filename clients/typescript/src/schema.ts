@@ -315,6 +315,36 @@ export interface components {
             /** @default null */
             quantity?: number | null;
         };
+        /** AddToCartCloudEvent */
+        AddToCartCloudEvent: {
+            /** @constant */
+            specversion: "1.0";
+            /** @description 1 to 256 characters */
+            id: string;
+            source: string;
+            type: string;
+            /** @description 1 to 256 characters */
+            subject: string;
+            time?: string | null;
+            data: {
+                /** @description 1 to 256 characters */
+                item_id: string;
+                /** @default null */
+                session_id?: string | null;
+                /** @default null */
+                recommendation_id?: string | null;
+                /** @default null */
+                position?: number | null;
+                /** @default null */
+                price?: number | null;
+                /** @default null */
+                context?: {
+                    [key: string]: string | number | boolean | null;
+                } | null;
+                /** @default null */
+                quantity?: number | null;
+            };
+        };
         /**
          * AddToCartEvent
          * @description A person put an item into the cart.
@@ -396,6 +426,36 @@ export interface components {
             /** @default null */
             quantity?: number | null;
         };
+        /** ClickCloudEvent */
+        ClickCloudEvent: {
+            /** @constant */
+            specversion: "1.0";
+            /** @description 1 to 256 characters */
+            id: string;
+            source: string;
+            type: string;
+            /** @description 1 to 256 characters */
+            subject: string;
+            time?: string | null;
+            data: {
+                /** @description 1 to 256 characters */
+                item_id: string;
+                /** @default null */
+                session_id?: string | null;
+                /** @default null */
+                recommendation_id?: string | null;
+                /** @default null */
+                position?: number | null;
+                /** @default null */
+                price?: number | null;
+                /** @default null */
+                context?: {
+                    [key: string]: string | number | boolean | null;
+                } | null;
+                /** @default null */
+                quantity?: number | null;
+            };
+        };
         /**
          * ClickEvent
          * @description A person looked at an item.
@@ -429,6 +489,9 @@ export interface components {
             /** @default null */
             quantity?: number | null;
         };
+        /** @description A CloudEvent 1.0: `id` is the `event_id`, `type` ends with the event's type, `subject` is the person, `time` the timestamp, and `data` has the other fields. In binary mode the attributes are headers (`ce-id`, ...), and the body is `data`. */
+        CloudEvent: components["schemas"]["ClickCloudEvent"] | components["schemas"]["PurchaseCloudEvent"] | components["schemas"]["AddToCartCloudEvent"] | components["schemas"]["RatingCloudEvent"] | components["schemas"]["PlayCloudEvent"] | components["schemas"]["DislikeCloudEvent"] | components["schemas"]["HideCloudEvent"] | components["schemas"]["RemoveFromCartCloudEvent"] | components["schemas"]["ReturnCloudEvent"] | components["schemas"]["ImpressionCloudEvent"];
+        CloudEvents: components["schemas"]["CloudEvent"][];
         /**
          * Dislike
          * @description A person said no to an item.
@@ -456,6 +519,36 @@ export interface components {
             } | null;
             /** @default null */
             quantity?: number | null;
+        };
+        /** DislikeCloudEvent */
+        DislikeCloudEvent: {
+            /** @constant */
+            specversion: "1.0";
+            /** @description 1 to 256 characters */
+            id: string;
+            source: string;
+            type: string;
+            /** @description 1 to 256 characters */
+            subject: string;
+            time?: string | null;
+            data: {
+                /** @description 1 to 256 characters */
+                item_id: string;
+                /** @default null */
+                session_id?: string | null;
+                /** @default null */
+                recommendation_id?: string | null;
+                /** @default null */
+                position?: number | null;
+                /** @default null */
+                price?: number | null;
+                /** @default null */
+                context?: {
+                    [key: string]: string | number | boolean | null;
+                } | null;
+                /** @default null */
+                quantity?: number | null;
+            };
         };
         /**
          * DislikeEvent
@@ -560,6 +653,36 @@ export interface components {
             /** @default null */
             quantity?: number | null;
         };
+        /** HideCloudEvent */
+        HideCloudEvent: {
+            /** @constant */
+            specversion: "1.0";
+            /** @description 1 to 256 characters */
+            id: string;
+            source: string;
+            type: string;
+            /** @description 1 to 256 characters */
+            subject: string;
+            time?: string | null;
+            data: {
+                /** @description 1 to 256 characters */
+                item_id: string;
+                /** @default null */
+                session_id?: string | null;
+                /** @default null */
+                recommendation_id?: string | null;
+                /** @default null */
+                position?: number | null;
+                /** @default null */
+                price?: number | null;
+                /** @default null */
+                context?: {
+                    [key: string]: string | number | boolean | null;
+                } | null;
+                /** @default null */
+                quantity?: number | null;
+            };
+        };
         /**
          * HideEvent
          * @description A person does not want to be shown an item.
@@ -621,6 +744,35 @@ export interface components {
             } | null;
             /** @default null */
             quantity?: number | null;
+        };
+        /** ImpressionCloudEvent */
+        ImpressionCloudEvent: {
+            /** @constant */
+            specversion: "1.0";
+            /** @description 1 to 256 characters */
+            id: string;
+            source: string;
+            type: string;
+            /** @description 1 to 256 characters */
+            subject: string;
+            time?: string | null;
+            data: {
+                /** @default  */
+                item_id?: string;
+                /** @default null */
+                session_id?: string | null;
+                /** @description 1 to 256 characters */
+                recommendation_id: string;
+                position: number;
+                /** @default null */
+                price?: number | null;
+                /** @default null */
+                context?: {
+                    [key: string]: string | number | boolean | null;
+                } | null;
+                /** @default null */
+                quantity?: number | null;
+            };
         };
         /**
          * ImpressionEvent
@@ -762,6 +914,40 @@ export interface components {
             /** @default null */
             length_seconds?: number | null;
         };
+        /** PlayCloudEvent */
+        PlayCloudEvent: {
+            /** @constant */
+            specversion: "1.0";
+            /** @description 1 to 256 characters */
+            id: string;
+            source: string;
+            type: string;
+            /** @description 1 to 256 characters */
+            subject: string;
+            time?: string | null;
+            data: {
+                /** @description 1 to 256 characters */
+                item_id: string;
+                /** @default null */
+                session_id?: string | null;
+                /** @default null */
+                recommendation_id?: string | null;
+                /** @default null */
+                position?: number | null;
+                /** @default null */
+                price?: number | null;
+                /** @default null */
+                context?: {
+                    [key: string]: string | number | boolean | null;
+                } | null;
+                /** @default null */
+                quantity?: number | null;
+                /** @description seconds */
+                seconds: number;
+                /** @default null */
+                length_seconds?: number | null;
+            };
+        };
         /**
          * PlayEvent
          * @description A person watched or listened to an item: for so many `seconds`, of so many that it has.
@@ -860,6 +1046,36 @@ export interface components {
             } | null;
             /** @default 1 */
             quantity?: number;
+        };
+        /** PurchaseCloudEvent */
+        PurchaseCloudEvent: {
+            /** @constant */
+            specversion: "1.0";
+            /** @description 1 to 256 characters */
+            id: string;
+            source: string;
+            type: string;
+            /** @description 1 to 256 characters */
+            subject: string;
+            time?: string | null;
+            data: {
+                /** @description 1 to 256 characters */
+                item_id: string;
+                /** @default null */
+                session_id?: string | null;
+                /** @default null */
+                recommendation_id?: string | null;
+                /** @default null */
+                position?: number | null;
+                /** @default null */
+                price?: number | null;
+                /** @default null */
+                context?: {
+                    [key: string]: string | number | boolean | null;
+                } | null;
+                /** @default 1 */
+                quantity?: number;
+            };
         };
         /**
          * PurchaseEvent
@@ -988,6 +1204,38 @@ export interface components {
             quantity?: number | null;
             /** @description 0 to 5; below 2.5 is a no */
             value: number;
+        };
+        /** RatingCloudEvent */
+        RatingCloudEvent: {
+            /** @constant */
+            specversion: "1.0";
+            /** @description 1 to 256 characters */
+            id: string;
+            source: string;
+            type: string;
+            /** @description 1 to 256 characters */
+            subject: string;
+            time?: string | null;
+            data: {
+                /** @description 1 to 256 characters */
+                item_id: string;
+                /** @default null */
+                session_id?: string | null;
+                /** @default null */
+                recommendation_id?: string | null;
+                /** @default null */
+                position?: number | null;
+                /** @default null */
+                price?: number | null;
+                /** @default null */
+                context?: {
+                    [key: string]: string | number | boolean | null;
+                } | null;
+                /** @default null */
+                quantity?: number | null;
+                /** @description 0 to 5; below 2.5 is a no */
+                value: number;
+            };
         };
         /**
          * RatingEvent
@@ -1160,6 +1408,38 @@ export interface components {
             /** @default null */
             taken_time?: number | null;
         };
+        /** RemoveFromCartCloudEvent */
+        RemoveFromCartCloudEvent: {
+            /** @constant */
+            specversion: "1.0";
+            /** @description 1 to 256 characters */
+            id: string;
+            source: string;
+            type: string;
+            /** @description 1 to 256 characters */
+            subject: string;
+            time?: string | null;
+            data: {
+                /** @description 1 to 256 characters */
+                item_id: string;
+                /** @default null */
+                session_id?: string | null;
+                /** @default null */
+                recommendation_id?: string | null;
+                /** @default null */
+                position?: number | null;
+                /** @default null */
+                price?: number | null;
+                /** @default null */
+                context?: {
+                    [key: string]: string | number | boolean | null;
+                } | null;
+                /** @default null */
+                quantity?: number | null;
+                /** @default null */
+                taken_time?: number | null;
+            };
+        };
         /**
          * RemoveFromCartEvent
          * @description A person took an item out of the cart again.
@@ -1230,6 +1510,38 @@ export interface components {
             quantity?: number | null;
             /** @default null */
             taken_time?: number | null;
+        };
+        /** ReturnCloudEvent */
+        ReturnCloudEvent: {
+            /** @constant */
+            specversion: "1.0";
+            /** @description 1 to 256 characters */
+            id: string;
+            source: string;
+            type: string;
+            /** @description 1 to 256 characters */
+            subject: string;
+            time?: string | null;
+            data: {
+                /** @description 1 to 256 characters */
+                item_id: string;
+                /** @default null */
+                session_id?: string | null;
+                /** @default null */
+                recommendation_id?: string | null;
+                /** @default null */
+                position?: number | null;
+                /** @default null */
+                price?: number | null;
+                /** @default null */
+                context?: {
+                    [key: string]: string | number | boolean | null;
+                } | null;
+                /** @default null */
+                quantity?: number | null;
+                /** @default null */
+                taken_time?: number | null;
+            };
         };
         /**
          * ReturnEvent
@@ -1321,6 +1633,8 @@ export interface operations {
         requestBody: {
             content: {
                 "application/json": components["schemas"]["SentEvent"] | components["schemas"]["SentEvents"];
+                "application/cloudevents+json": components["schemas"]["CloudEvent"];
+                "application/cloudevents-batch+json": components["schemas"]["CloudEvents"];
             };
         };
         responses: {

@@ -25,6 +25,9 @@ MAX_LIMIT = 100
 MAX_EVENTS = 1000
 MAX_CANDIDATES = 1000
 MAX_FILTER_CHARS = 4000
+JSON = "application/json"
+CLOUD_EVENT = "application/cloudevents+json"
+CLOUD_EVENTS = "application/cloudevents-batch+json"
 
 Limit = Annotated[int, Meta(ge=1, le=MAX_LIMIT, description="items of the list, at most")]
 Ids = Annotated[list[Id], Meta(max_length=MAX_CANDIDATES)]
@@ -310,6 +313,7 @@ class Operation:
         answer: what is answered with status 200.
         query: what its query string holds.
         is_open: whether no key is asked for.
+        media_types: what a body may be.
     """
 
     name: str
@@ -321,6 +325,7 @@ class Operation:
     body: type[Struct] | None = None
     query: type[Struct] | None = None
     is_open: bool = False
+    media_types: tuple[str, ...] = (JSON,)
 
 
 OPERATIONS = (
@@ -331,6 +336,7 @@ OPERATIONS = (
         "Send events, one or many, of any registered type",
         EventsAnswer,
         Scope.SEND,
+        media_types=(JSON, CLOUD_EVENT, CLOUD_EVENTS),
     ),
     Operation(
         "recommend",

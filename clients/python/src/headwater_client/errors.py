@@ -141,6 +141,17 @@ class EventError(HeadwaterError):
         self.expected = _printable(expected, MAX_EXPECTED_CHARS)
         super().__init__(f"{self.field}: {self.value}: {self.expected}")
 
+    def rename(self, field: str) -> "EventError":
+        """The same refusal, of a field that goes by another name in what was sent.
+
+        >>> print(EventError("timestamp", 7, "expected more").rename("time"))
+        time: 7: expected more
+        """
+        other = EventError(field, "<missing>", self.expected)
+        other.value = self.value
+        other.args = (f"{other.field}: {other.value}: {other.expected}",)
+        return other
+
 
 def _shorten(value: object) -> str:
     """A value as Python writes it, cut; one of `STAND_INS` as it is."""
