@@ -27,6 +27,7 @@ COMMANDS = {
     "worker": ("worker:worker", "Run one worker of the fast loop until it is stopped."),
     "api": ("api:api", "Run the HTTP API until it is stopped."),
     "keys": ("api:keys", "Keys of the HTTP API: who may do what."),
+    "placements": ("placements:app", "What the lists of a place are made by."),
     "trainer": ("train:trainer", "Run the slow loop: windows of events become versions."),
     "controller": ("controller:controller", "Run the rollout controller until it is stopped."),
     "train": ("train:train", "Train a model on a log of events, and give it all traffic."),

@@ -3,12 +3,14 @@
 from typing import Any
 
 import msgspec
+from headwater_client.contract import PlacementRules
 from headwater_client.event_types import EVENT_TYPES
 from headwater_client.events import DeadLetter, Item, PersonAttributes, Recommendation
 from headwater_client.topics import (
     DEAD_LETTERS,
     ITEMS,
     PEOPLE,
+    PLACEMENTS,
     RECOMMENDATIONS,
     ROLLOUT_COMMANDS,
     ROLLOUTS,
@@ -36,6 +38,10 @@ _OTHER_CHANNELS: Channels = {
             rollout_messages.RolloutStep: "MODEL/history/ROLLOUT_ID/SEQUENCE",
             rollout_messages.RolloutAnswer: "MODEL/answer/COMMAND_ID",
         },
+    ),
+    PLACEMENTS: (
+        "receive",
+        {PlacementRules: "its name; a tombstone (no value) removes it"},
     ),
     ROLLOUT_COMMANDS: (
         "receive",

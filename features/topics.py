@@ -66,6 +66,7 @@ _OTHER_TOPICS = (
     ),
     # Leases are written all the time: without an hour's segments they would lie there for a week.
     Topic(topics.ROLLOUTS, False, _COMPACTED | {"segment.ms": str(_DAY_MS // 24)}),
+    Topic(topics.PLACEMENTS, False, _COMPACTED),
     # A command is refused 30 s after the broker took it, whatever its sender's clock says.
     Topic(topics.ROLLOUT_COMMANDS, False, _ARRIVAL | {"retention.ms": str(_DAY_MS)}),
 )

@@ -13,7 +13,7 @@ import numpy as np
 from cachetools import LRUCache
 
 from features.rules.conditions import Scope
-from features.rules.filters import Filter, compile_filter
+from features.rules.filters import Filter, compile_filter, join_filters
 from features.rules.table import CatalogueTable, TableView
 from features.schema import UNKNOWN, BoolArray, Int64Array
 from stream.routing import Route
@@ -61,8 +61,24 @@ class FilterableItems:
         Raises:
             RuleError: it cannot be used, or asks for what no item, or not this request, has.
         """
+        self.check_filter(text)
+        return self.apply_filter(text, scope)
+
+    def check_filter(self, text: str) -> None:
+        """Refuse a filter that cannot be used, or asks for an attribute that no item has.
+
+        Raises:
+            RuleError: with the column.
+        """
+        compile_filter(text).check_attributes(self.table.attributes)
+
+    def apply_filter(self, text: str, scope: Scope) -> "ItemFilter":
+        """A filter that was checked once, for one request: items may have changed since.
+
+        Raises:
+            RuleError: the request lacks what it asks for.
+        """
         found = compile_filter(text)
-        found.check_attributes(self.table.attributes)
         found.check_scope(scope)
         return ItemFilter(self, found, scope)
 
@@ -103,15 +119,22 @@ class ItemFilter:
     """The filter of one request over the items as they are known now.
 
     An item that is not in the table is not allowed: nothing is known of it that could be asked.
+
+    Attributes:
+        found: the filter as it was compiled.
     """
 
     def __init__(self, items: FilterableItems, found: Filter, scope: Scope) -> None:
+        self.found = found
         self._items = items
-        self._filter = found
         self._scope = scope
 
+    def join(self, other: "ItemFilter") -> "ItemFilter":
+        """What this filter and another one of the same request allow."""
+        return ItemFilter(self._items, join_filters(self.found, other.found), self._scope)
+
     def _mask(self) -> AllowedMask:
-        return self._items.find_mask(self._filter, self._scope)
+        return self._items.find_mask(self.found, self._scope)
 
     def allow(self, item_ids: Sequence[str]) -> BoolArray:
         """Which of these items are allowed: bool[n]."""

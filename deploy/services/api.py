@@ -36,6 +36,7 @@ from stream.failures import retry_while_unavailable
 from stream.item_follower import ItemFollower
 from stream.metrics import count_wrong_time
 from stream.people import read_attributes
+from stream.placement_follower import PlacementFollower
 from stream.recommender import make_recommender
 from stream.rollout_follower import RolloutFollower, keep_routed, make_follower
 from stream.row_updates import RowReader
@@ -128,6 +129,7 @@ class _Service:
         parts: what the operations use.
         follower: keeps the routes up to date.
         items: keeps what filters are evaluated over up to date.
+        placements: keeps placements up to date.
     """
 
     api: HttpApi
@@ -138,6 +140,7 @@ class _Service:
     health: ServiceHealth
     follower: RolloutFollower
     items: ItemFollower
+    placements: PlacementFollower
     store: RedisRowStore
 
     async def start(self) -> None:
@@ -148,6 +151,7 @@ class _Service:
                 await self.follower.start()
                 await recommender.start()
                 await self.items.start(self.parts.sources)
+                await self.placements.start()
         starting.clear()
         log.info("api_started", versions=self.follower.routes.loaded)
         await recommender.run()
@@ -163,6 +167,7 @@ class _Service:
         await asyncio.to_thread(self.parts.publisher.close)
         await self.parts.recommender.close()
         await self.items.close()
+        await self.placements.close()
         await self.store.close()
 
 
@@ -180,6 +185,7 @@ def _make_service(
         recommender.items.trending,
         settings.worker.catalogue_refresh_s,
     )
+    placements = PlacementFollower(settings.kafka)
     publisher = EventPublisher(settings.kafka, api.deliver_within_s)
     deadline_s = api.deadline_ms / 1000
     batching = Batching(api.batch_size, api.batch_wait_ms / 1000)
@@ -187,6 +193,7 @@ def _make_service(
         answerer=Answerer(rows, recommender, batching, deadline_s),
         recommender=recommender,
         items=items.items,
+        placements=placements.table,
         rows=rows,
         routes=follower.routes,
         schema=schema,
@@ -212,7 +219,9 @@ def _make_service(
         taking = RpcListener(api.address, api.grpc_port, api.max_body_bytes, DRAIN_S / 2)
         rpc = RpcApi(service, keys, readiness, taking)
     transport = HttpApi(service, keys, readiness, api.max_body_bytes)
-    return _Service(transport, rpc, dialects, readiness, parts, health, follower, items, store)
+    return _Service(
+        transport, rpc, dialects, readiness, parts, health, follower, items, placements, store
+    )
 
 
 async def _run(
@@ -249,6 +258,7 @@ async def _run(
             service.start(),
             service.follower.run(),
             service.items.run(),
+            service.placements.run(),
             service.beat(),
             keep_routed(config, service.follower.routes),
         )

@@ -145,6 +145,15 @@ def _list_names(name: str, known: Collection[str]) -> str:
     return f"there are {', '.join(names[:_SHOWN_NAMES])}{more}"
 
 
+def join_filters(first: Filter, second: Filter) -> Filter:
+    """The filter that allows what both allow."""
+    return Filter(
+        f"{first.text}\0{second.text}",
+        AllOf((first.condition, second.condition)),
+        (*first.mentions, *second.mentions),
+    )
+
+
 @lru_cache(maxsize=_COMPILED)
 def compile_filter(text: str) -> Filter:
     """Compile an expression.

@@ -22,22 +22,26 @@ from headwater_client import (
 )
 from headwater_client.contract import Scope
 from headwater_client.events import PersonAttributes, Recommendation
+from headwater_client.topics import PLACEMENTS
 from msgspec.structs import replace
 
 from features import decay
 from features.columns import AttributeValue
 from features.events import current_ms
+from features.placements import PlacementTable, check_placement
 from features.rows import UserRow
+from features.rules.errors import RuleError
 from features.schema import FeatureSchema
 from features.topics import Hash, hash64, partition_of
 from stream.api.answers import Answerer, Found, Question
 from stream.api.cloud_events import is_cloud, read_cloud_event, split_cloud_events
-from stream.api.filters import read_filter
+from stream.api.filters import ListWish, describe_rule, read_filter, read_wish
 from stream.api.intake import (
     GUEST,
     Delivered,
     EventIntake,
     EventPublisher,
+    TopicMessage,
     attributes_message,
     event_message,
     item_message,
@@ -46,7 +50,7 @@ from stream.api.intake import (
 )
 from stream.api.keys import ApiKey, check_scope
 from stream.api.problems import RETRY_S, RequestError, describe_field, make_problem, refuse
-from stream.filtering import FilterableItems, ItemFilter
+from stream.filtering import FilterableItems
 from stream.ranking import POPULAR, popular_items
 from stream.recommender import POPULAR_ITEMS, Recommender
 from stream.routing import Routes
@@ -84,6 +88,7 @@ class ApiParts:
     Attributes:
         items: what filters are evaluated over.
         read_attributes: what an app knows of a person.
+        placements: those that count.
         sources: what rows call each partition of the log, by topic and number.
         top_k: items of a list that says no limit.
         deadline_s: how long an answer waits for what it could do without.
@@ -92,6 +97,7 @@ class ApiParts:
     answerer: Answerer
     recommender: Recommender
     items: FilterableItems
+    placements: PlacementTable
     rows: RowReader
     routes: Routes
     schema: FeatureSchema
@@ -160,14 +166,14 @@ class ApiService:
         """
         query: contract.RecommendationQuery = call.body
         _check_guest(query)
-        awaited, wanted = self._read_offsets(query), self._read_filter(query)
+        awaited, wish = self._read_offsets(query), self._read_wish(query)
         events, recording = self._take_events(call, query)
         if awaited:
             await self._wait_until_absorbed(query.person or "", awaited)
         view = _view(query.person, events, query.exclude)._replace(merged_id=query.guest or "")
-        question = Question(view, query.limit, wanted=wanted)
+        question = Question(view, wish.limit, wanted=wish.wanted)
         found, recorded = await _both(self._parts.answerer.answer(question), recording)
-        return self._list_answer(found, query.limit, query.person, recorded)
+        return self._list_answer(found, wish, query.person, recorded)
 
     async def find_similar(self, call: ApiCall) -> contract.RecommendationAnswer:
         """What a guest would be recommended who has looked at these items a moment ago."""
@@ -179,14 +185,14 @@ class ApiService:
             for item_id in query.items
         ]
         view = _view(None, events, [*query.exclude, *query.items])
-        question = Question(view, query.limit, wanted=self._read_filter(query))
-        found = await self._parts.answerer.answer(question)
-        return self._list_answer(found, query.limit, None, None)
+        wish = self._read_wish(query)
+        found = await self._parts.answerer.answer(Question(view, wish.limit, wanted=wish.wanted))
+        return self._list_answer(found, wish, None, None)
 
     async def rank_items(self, call: ApiCall) -> contract.RankAnswer:
         """The caller's list in order; as `recommend`."""
         query: contract.RankQuery = call.body
-        wanted = self._read_filter(query)
+        wanted = read_filter(self._parts.items, query.filter, query.context)
         allowed = wanted.choose(query.items) if wanted else set(query.items)
         events, recording = self._take_events(call, query)
         question = Question(_view(query.person, events, ()), candidates=query.items)
@@ -300,10 +306,34 @@ class ApiService:
         """Which release answers, with which versions of the model."""
         return contract.VersionAnswer(release=self._release, versions=self._parts.routes.loaded)
 
-    def _read_filter(
-        self, query: contract.RecommendationQuery | contract.RankQuery | contract.SimilarQuery
-    ) -> ItemFilter | None:
-        return read_filter(self._parts.items, query.filter, query.context)
+    async def list_placements(self, _: ApiCall) -> contract.PlacementsAnswer:
+        """All placements, by name."""
+        known = self._parts.placements.known
+        return contract.PlacementsAnswer(placements=[known[name] for name in sorted(known)])
+
+    async def put_placement(self, call: ApiCall) -> contract.PlacementAnswer:
+        """Send a placement to Kafka; this service follows it at once.
+
+        Raises:
+            EventError, RequestError: it could not be used, or Kafka does not take it.
+        """
+        name, placement = call.path["name"], call.body
+        try:
+            check_placement(name, placement)
+            if placement.filter is not None:
+                self._parts.items.check_filter(placement.filter)
+        except RuleError as error:
+            raise describe_rule(error, "filter") from error
+        message = TopicMessage(PLACEMENTS, name, encode(placement))
+        (delivered,) = await self._parts.publisher.publish([message])
+        if delivered.problem:
+            wait = str(RETRY_S)
+            raise refuse("unavailable", delivered.problem, "send it again", retry_after=wait)
+        self._parts.placements.take(name, placement, delivered.offset)
+        return contract.PlacementAnswer(name=name, revision=delivered.offset, placement=placement)
+
+    def _read_wish(self, query: contract.RecommendationQuery | contract.SimilarQuery) -> ListWish:
+        return read_wish(self._parts.items, self._parts.placements, query)
 
     def _own_sources(self, person: str) -> dict[str, Hash]:
         """The sources that a person's events come from, by topic and partition."""
@@ -372,17 +402,21 @@ class ApiService:
         return next((one.problem for one in delivered if one.problem), "")
 
     def _list_answer(
-        self, found: Found, limit: int | None, person: str | None, recorded: str | None
+        self, found: Found, wish: ListWish, person: str | None, recorded: str | None
     ) -> contract.RecommendationAnswer:
-        wanted = limit or self._parts.top_k
         # Also where a version answered, and nothing that it knows may be shown to this person.
         fallback = found.lists.fallback or all(item.reason == POPULAR for item in found.items)
-        described, missing = _describe(found, fallback), max(0, wanted - len(found.items))
+        if fallback and wish.is_empty_without_version:
+            found = found._replace(items=[])
+        missing = max(0, (wish.limit or self._parts.top_k) - len(found.items))
+        described, placed = _describe(found, fallback), wish.placement
         if person is not None:
             self._report_served(person, found, described, missing)
         return contract.RecommendationAnswer(
             **described,
             items=found.items,
+            placement=placed.name if placed else "",
+            placement_revision=placed.revision if placed else None,
             person=person,
             offsets=self._find_offsets(person, found.row),
             missing=missing,

@@ -14,6 +14,7 @@ import msgspec
 from headwater_client import EVENT_TYPES
 
 from deploy.services.api import DIALECTS
+from features.placements import PlacementTable
 from features.schema import FeatureSchema
 from features.settings import BrokerSettings, EventSettings, FeatureSettings, StoreSettings
 from features.topics import source_hash
@@ -72,6 +73,7 @@ class OfflineApi:
     deadline_s: float = 2.0
     max_body_bytes: int = 4096
     items: FilterableItems = field(default_factory=FilterableItems)
+    placements: PlacementTable = field(default_factory=PlacementTable)
 
     def ask(self, *requests: tuple[str, str, bytes], **headers: str) -> list[HttpAnswer]:
         """The answers to requests: method, path and body of each."""
@@ -93,6 +95,7 @@ class OfflineApi:
                     answerer=Answerer(rows, recommender, batching, self.deadline_s),
                     recommender=recommender,
                     items=self.items,
+                    placements=self.placements,
                     rows=rows,
                     routes=routes,
                     schema=schema,

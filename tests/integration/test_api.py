@@ -272,6 +272,53 @@ def test_what_is_known_of_a_person_is_kept_and_shown(service: Service) -> None:
     assert (status, problem["field"]) == (400, "user_id")
 
 
+def test_a_placement_changes_lists_without_a_restart(service: Service) -> None:
+    wait_until_priced(service, "i60", 25.0)
+    place = f"p{uuid4().hex[:8]}"
+    path = f"/v1/placements/{place}"
+    status, problem = service.call("POST", ASK, {"placement": place})
+    assert (status, problem["field"], problem["value"]) == (400, "placement", repr(place))
+    first = service.take("PUT", path, {"filter": "'c1' in item.category", "limit": 4})
+    for route, query in ((ASK, {}), ("/v1/items/similar", {"items": ["i1"]})):
+        found = service.take("POST", route, {"placement": place, **query})
+        assert len(items(found)) == 4
+        assert {category_of(name) for name in items(found)} == {"c1"}
+        assert (found["placement"], found["placement_revision"]) == (place, first["revision"])
+    both = {"placement": place, "filter": "item.id.endsWith('6')", "limit": 30}
+    assert {name[-1] for name in items(service.take("POST", ASK, both))} == {"6"}
+    # Written by a command, it counts as soon as the service has read it.
+    put = ("placements", "put", place, "--filter", "item.price <= context.budget", "--limit", "2")
+    assert try_command(service, *put).returncode == 0
+    asked = {"placement": place, "context": {"budget": 30}}
+    wait_until(lambda: items(service.take("POST", ASK, asked)) == ["i60"], 30)
+    status, problem = service.call("POST", ASK, {"placement": place})
+    assert (status, problem["field"], problem["column"]) == (400, "placement", 15)
+    assert "the request has no context.budget" in problem["remedy"]
+    listed = service.take("GET", "/v1/placements")["placements"]
+    (mine,) = (each for each in listed if each["name"] == place)
+    assert mine["revision"] > first["revision"]
+    for name, rules, field in (
+        (place, {"filter": "item.price <"}, "filter"),
+        (place, {"filter": "item.attributes.nothing == 1"}, "filter"),
+        (place, {"limit": 0}, "limit"),
+        ("Not a name", {}, "name"),
+    ):
+        status, problem = service.call("PUT", f"/v1/placements/{name.replace(' ', '%20')}", rules)
+        assert (status, problem["field"]) == (400, field), problem
+    refused = try_command(service, "placements", "put", place, "--filter", "item.cost < 1")
+    assert refused.returncode != 0
+    assert "column 1: there is no item.cost" in refused.stderr
+    assert try_command(service, "placements", "delete", place).returncode == 0
+    wait_until(lambda: service.call("POST", ASK, asked)[0] == 400, 30)
+    assert "there are" in try_command(service, "placements", "show", place).stderr
+
+
+def try_command(service: Service, *words: str) -> subprocess.CompletedProcess[str]:
+    variables = environment(service.settings, "api") | folder_variables(service.settings)
+    command = [sys.executable, "-m", "deploy.cli", *words]
+    return subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
+
+
 def test_health_contract_and_metrics_are_told(service: Service) -> None:
     for path in ("/livez", "/readyz", "/startupz"):
         assert service.call("GET", path, secret="") == (200, {"ok": True, "missing": {}})
@@ -288,6 +335,7 @@ def test_what_trends_answers_while_triton_or_the_store_is_away(service: Service)
     for number in range(12):
         service.take("POST", EVENTS, click(f"i{20 + number}", user_id=uuid4().hex))
     wait_until(lambda: len(service.take("GET", "/v1/popular?limit=12")["items"]) == 12, 30)
+    service.take("PUT", "/v1/placements/hidden", {"fallback": "nothing"})
     for name in ("triton", "store"):
         with pause(pid_of(service, name)):
             events = [click("i20", event_id=name)]
@@ -303,6 +351,8 @@ def test_what_trends_answers_while_triton_or_the_store_is_away(service: Service)
             assert len(items(left)) == 20
             assert {int(each[1:]) % 5 for each in items(left)} == {3}
             assert "i23" not in items(left)
+            hidden = service.take("POST", ASK, {"placement": "hidden"})
+            assert (items(hidden), hidden["fallback"], hidden["missing"]) == ([], True, 10)
             # It answers, so it stays ready, and says what is missing.
             wait_until(lambda name=name: name in service.take("GET", "/readyz")["missing"], 20)
             assert service.take("POST", EVENTS, click("i1", user_id=person))["accepted"] == 1
@@ -699,7 +749,7 @@ def test_an_import_counts_each_row_and_again_each_event_once(
     for name, each in rows.items():
         (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, each)))
     for _ in range(2):
-        done = run_command(service, "import", "gorse", str(tmp_path))
+        done = try_command(service, "import", "gorse", str(tmp_path))
         assert "feedback.jsonl: row 2: FeedbackType: 'smell': expected one of" in done.stderr
         assert (
             "sent 1 items, 2 events (2 click); 5 rows: 2 of events, 1 of items, 1 refused, 1"

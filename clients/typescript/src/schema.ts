@@ -164,6 +164,46 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/placements": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * The placements, as this service follows them
+         * @description Asks for a key with the scope `administer`.
+         */
+        get: operations["list_placements"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/placements/{name}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        /**
+         * Make a placement, or change it whole; it counts at once
+         * @description Asks for a key with the scope `administer`.
+         */
+        put: operations["put_placement"];
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/version": {
         parameters: {
             query?: never;
@@ -616,6 +656,12 @@ export interface components {
             events: components["schemas"]["EventAnswer"][];
         };
         /**
+         * Fallback
+         * @description What is shown where no version answers.
+         * @enum {unknown}
+         */
+        Fallback: "nothing" | "popular";
+        /**
          * HealthAnswer
          * @description Whether it is so, and what is missing, by name.
          */
@@ -881,6 +927,34 @@ export interface components {
             attributes?: {
                 [key: string]: string | number | boolean | null;
             };
+        };
+        /**
+         * PlacementAnswer
+         * @description A placement; `revision` grows with each change of any placement, and an answer names it.
+         */
+        PlacementAnswer: {
+            name: string;
+            revision: number;
+            placement: components["schemas"]["PlacementRules"];
+        };
+        /**
+         * PlacementRules
+         * @description How the lists of a place are made: what may be in them, how long they are, what stands in.
+         */
+        PlacementRules: {
+            /** @default null */
+            filter?: string | null;
+            /** @default null */
+            limit?: number | null;
+            /** @default popular */
+            fallback?: components["schemas"]["Fallback"];
+        };
+        /**
+         * PlacementsAnswer
+         * @description All placements, by name.
+         */
+        PlacementsAnswer: {
+            placements: components["schemas"]["PlacementAnswer"][];
         };
         /**
          * Play
@@ -1321,6 +1395,10 @@ export interface components {
             recorded?: boolean;
             /** @default  */
             not_recorded?: string;
+            /** @default  */
+            placement?: string;
+            /** @default null */
+            placement_revision?: number | null;
         };
         /**
          * RecommendationQuery
@@ -1332,6 +1410,8 @@ export interface components {
          *         waits until the person's row has absorbed so much of the log, for `api.deadline_ms` at most.
          *         `filter` says what may be in the list, by the attributes of items and the `context`.
          *         `guest` is the id under which this person was known until now: the answer knows what both did.
+         *         `placement` brings a filter and a limit of its own: both filters hold, and `limit` here goes
+         *         before the placement's.
          */
         RecommendationQuery: {
             /** @default null */
@@ -1365,6 +1445,8 @@ export interface components {
             };
             /** @default null */
             guest?: string | null;
+            /** @default null */
+            placement?: string | null;
         };
         /**
          * RecommendedItem
@@ -1603,6 +1685,8 @@ export interface components {
             context?: {
                 [key: string]: string | number | boolean | (string | number | boolean | null)[] | null;
             };
+            /** @default null */
+            placement?: string | null;
         };
         /**
          * VersionAnswer
@@ -1876,6 +1960,70 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["ItemsAnswer"];
+                };
+            };
+            /** @description a problem (RFC 9457) */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    list_placements: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description answered */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["PlacementsAnswer"];
+                };
+            };
+            /** @description a problem (RFC 9457) */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    put_placement: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["PlacementRules"];
+            };
+        };
+        responses: {
+            /** @description answered */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["PlacementAnswer"];
                 };
             };
             /** @description a problem (RFC 9457) */

@@ -63,6 +63,16 @@ RequestContext = Annotated[
 ]
 
 
+PlacementName = Annotated[
+    str,
+    Meta(
+        pattern="^[a-z0-9][a-z0-9_-]{0,63}$",
+        description="where lists are shown, such as home, product, cart: small letters, digits, "
+        "- and _",
+    ),
+]
+
+
 class Scope(StrEnum):
     """What a key may be used for."""
 
@@ -73,7 +83,7 @@ class Scope(StrEnum):
     READ_PEOPLE = "read-people"
     """Read what is known of a person."""
     ADMINISTER = "administer"
-    """Change the catalogue."""
+    """Change the catalogue and placements."""
 
 
 class Problem(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -110,6 +120,8 @@ class RecommendationQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     waits until the person's row has absorbed so much of the log, for `api.deadline_ms` at most.
     `filter` says what may be in the list, by the attributes of items and the `context`.
     `guest` is the id under which this person was known until now: the answer knows what both did.
+    `placement` brings a filter and a limit of its own: both filters hold, and `limit` here goes
+    before the placement's.
     """
 
     person: Id | None = None
@@ -121,6 +133,7 @@ class RecommendationQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     filter: FilterText | None = None
     context: RequestContext = {}
     guest: Id | None = None
+    placement: PlacementName | None = None
 
 
 class RankQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -145,6 +158,7 @@ class SimilarQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     exclude: Ids = []
     filter: FilterText | None = None
     context: RequestContext = {}
+    placement: PlacementName | None = None
 
 
 class PopularQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -201,6 +215,8 @@ class RecommendationAnswer(Struct, frozen=True, kw_only=True, omit_defaults=True
     failed: str = ""
     recorded: bool = False
     not_recorded: str = ""
+    placement: str = ""
+    placement_revision: int | None = None
 
 
 class RankedItem(Struct, frozen=True, omit_defaults=True):
@@ -286,6 +302,39 @@ class AttributesAnswer(Struct, frozen=True, kw_only=True):
     """Kafka has the attributes on all in-sync replicas; `place` is where they stand."""
 
     place: Offsets
+
+
+class Fallback(StrEnum):
+    """What is shown where no version answers."""
+
+    POPULAR = "popular"
+    """What trends, and is allowed."""
+    NOTHING = "nothing"
+    """An empty list: the place is left out of the page."""
+
+
+class PlacementRules(
+    Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True
+):
+    """How the lists of a place are made: what may be in them, how long they are, what stands in."""
+
+    filter: FilterText | None = None
+    limit: Limit | None = None
+    fallback: Fallback = Fallback.POPULAR
+
+
+class PlacementAnswer(Struct, frozen=True, kw_only=True):
+    """A placement; `revision` grows with each change of any placement, and an answer names it."""
+
+    name: str
+    revision: int
+    placement: PlacementRules
+
+
+class PlacementsAnswer(Struct, frozen=True, kw_only=True):
+    """All placements, by name."""
+
+    placements: list[PlacementAnswer]
 
 
 class VersionAnswer(Struct, frozen=True, kw_only=True):
@@ -399,6 +448,23 @@ OPERATIONS = (
         ItemsAnswer,
         Scope.ADMINISTER,
         ItemsQuery,
+    ),
+    Operation(
+        "list_placements",
+        "GET",
+        "/v1/placements",
+        "The placements, as this service follows them",
+        PlacementsAnswer,
+        Scope.ADMINISTER,
+    ),
+    Operation(
+        "put_placement",
+        "PUT",
+        "/v1/placements/{name}",
+        "Make a placement, or change it whole; it counts at once",
+        PlacementAnswer,
+        Scope.ADMINISTER,
+        PlacementRules,
     ),
     Operation("tell_version", "GET", "/version", "Which release answers", VersionAnswer),
     Operation("tell_metrics", "GET", "/metrics", "Prometheus metrics"),

@@ -44,6 +44,7 @@ _OTHER_TOPICS = frozenset(
         topics.PEOPLE,
         topics.RECOMMENDATIONS,
         topics.DEAD_LETTERS,
+        topics.PLACEMENTS,
         topics.ROLLOUTS,
         topics.ROLLOUT_COMMANDS,
     }

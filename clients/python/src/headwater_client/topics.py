@@ -5,6 +5,7 @@ PEOPLE = "people"
 RECOMMENDATIONS = "recommendations"
 SERVED = "served"
 DEAD_LETTERS = "dead-letters"
+PLACEMENTS = "placements"
 ROLLOUTS = "rollouts"
 ROLLOUT_COMMANDS = "rollout-commands"
 
