@@ -1,6 +1,6 @@
 """Logs of other recommenders as logs of Headwater: what becomes of each row is counted.
 
-    path -> rows, as JSON -> events, items, refused, skipped
+    path -> rows, as JSON -> events, items, people, refused, skipped
 
 An event is named for what it says, so the same log sent again is the same events.
 """
@@ -10,28 +10,28 @@ import gzip
 import io
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import msgspec
 from headwater_client import EVENT_TYPES, EventError, Interaction, Item, decode, encode
 from headwater_client.errors import DataError
+from headwater_client.events import PersonAttributes
 
 from deploy.jobs.gorse_dump import is_dump, read_dump
 from features.events import current_ms
 from features.settings import EventSettings
 from stream.api.compat import gorse_forms, metarank_forms
-from stream.api.compat.gorse_forms import GorseFeedback, GorseItem
+from stream.api.compat.gorse_forms import GorseFeedback, GorseItem, GorseUser
 from stream.api.compat.metarank_forms import MetarankEvent
 from stream.api.compat.values import EventAliases, read_time_ms
 from stream.api.intake import EventIntake
 from trainer.datasets import Log, RefusedRecord, RowCounts
 
-PEOPLE = "of people, who are known by their events alone"
 RANKINGS = "of rankings, as what was shown is not kept"
 TWICE = "that another row says, too"
-LATER = "of an item that a later row describes"
+LATER = "of an item or a person that a later row describes"
 _GZIP = b"\x1f\x8b"
 _SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".bin", ".dump")
 # What the columns of Gorse's tables were called, in lower case and without what parts words.
@@ -59,6 +59,13 @@ class FileRow(NamedTuple):
     raw: bytes
 
 
+class ForeignLog(NamedTuple):
+    """A log, and what is said of people in it."""
+
+    log: Log
+    people: Sequence[PersonAttributes]
+
+
 class LogCollector:
     """Collects what rows become. Each row is counted once.
 
@@ -68,11 +75,12 @@ class LogCollector:
 
     def __init__(self, settings: EventSettings) -> None:
         self.items: dict[str, Item] = {}
+        self.people: dict[str, PersonAttributes] = {}
         self._intake = EventIntake(settings)
         self._events: dict[str, Interaction] = {}
         self._refused: list[RefusedRecord] = []
         self._skipped: Counter[str] = Counter()
-        self._of_items = self._rows = 0
+        self._of_items = self._of_people = self._rows = 0
 
     def add(self, row: FileRow, take: Callable[[bytes], None]) -> None:
         """Take a row, or keep why it was refused."""
@@ -114,11 +122,21 @@ class LogCollector:
             self._of_items += 1
         self.items[item.item_id] = item
 
+    def add_person(self, user_id: str, attributes: Mapping[str, Any], *, is_whole: bool) -> None:
+        """Take what is said of a person; as `add_item`."""
+        made = {"user_id": user_id, "attributes": attributes}
+        person = decode(PersonAttributes, encode(made))
+        if is_whole and user_id in self.people:
+            self._skipped[LATER] += 1
+        else:
+            self._of_people += 1
+        self.people[user_id] = person
+
     def skip(self, reason: str) -> None:
         """Pass a row over."""
         self._skipped[reason] += 1
 
-    def make_log(self) -> Log:
+    def make_log(self) -> ForeignLog:
         """What was collected, in event-time order.
 
         Raises:
@@ -126,16 +144,22 @@ class LogCollector:
         """
         events = sorted(self._events.values(), key=lambda event: event.timestamp)
         counts = RowCounts(
-            self._rows, len(events), self._of_items, len(self._refused), self._skipped
+            self._rows,
+            len(events),
+            self._of_items,
+            len(self._refused),
+            self._skipped,
+            self._of_people,
         )
         counts.check()
-        return Log(events, list(self.items.values()), self._refused, counts)
+        log = Log(events, list(self.items.values()), self._refused, counts)
+        return ForeignLog(log, list(self.people.values()))
 
 
 _TOPIC = next(iter(EVENT_TYPES.topics))
 
 
-def read_gorse(path: Path, settings: EventSettings, aliases: EventAliases) -> Log:
+def read_gorse(path: Path, settings: EventSettings, aliases: EventAliases) -> ForeignLog:
     """A log of Gorse: a dump, or exports of users, items and feedback as JSON lines or CSV.
 
     Args:
@@ -157,7 +181,9 @@ def read_gorse(path: Path, settings: EventSettings, aliases: EventAliases) -> Lo
             item = decode(GorseItem, raw)
             found.add_item(gorse_forms.make_item(item.item_id, item), is_whole=True)
         elif "UserId" in keys:
-            found.skip(PEOPLE)
+            user = decode(GorseUser, raw)
+            said = gorse_forms.make_attributes(user)
+            found.add_person(user.user_id, said, is_whole=True)
         else:
             expected = "expected FeedbackType, ItemId or UserId, as Gorse exports them"
             raise EventError("<message>", ", ".join(keys), expected)
@@ -171,7 +197,7 @@ def read_gorse(path: Path, settings: EventSettings, aliases: EventAliases) -> Lo
 _WHEN = "is required: of an event that has no time nobody knows when it happened"
 
 
-def read_metarank(path: Path, settings: EventSettings, aliases: EventAliases) -> Log:
+def read_metarank(path: Path, settings: EventSettings, aliases: EventAliases) -> ForeignLog:
     """A log of Metarank: events as JSON lines, as its file source reads them.
 
     Args:
@@ -189,8 +215,13 @@ def read_metarank(path: Path, settings: EventSettings, aliases: EventAliases) ->
         elif said.event == "item":
             known = found.items.get(said.item)
             found.add_item(metarank_forms.make_item(said, known), is_whole=False)
-        elif said.event in _PASSED_OVER:
-            found.skip(_PASSED_OVER[said.event])
+        elif said.event == "user":
+            person = found.people.get(said.user or "")
+            known_of = person.attributes if person else {}
+            attributes = metarank_forms.make_attributes(said, known_of)
+            found.add_person(said.user or "", attributes, is_whole=False)
+        elif said.event == "ranking":
+            found.skip(RANKINGS)
         else:
             known_kinds = "expected one of item, user, interaction, ranking"
             raise EventError("event", said.event, known_kinds)
@@ -199,9 +230,6 @@ def read_metarank(path: Path, settings: EventSettings, aliases: EventAliases) ->
         for row in _name_file(file, _read_lines(file)):
             found.add(row, take)
     return found.make_log()
-
-
-_PASSED_OVER = {"user": PEOPLE, "ranking": RANKINGS}
 
 
 def decode_keys(raw: bytes) -> Sequence[str]:

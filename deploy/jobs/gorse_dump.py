@@ -27,7 +27,12 @@ _STRING, _BYTES, _BOOL = _KINDS.TYPE_STRING, _KINDS.TYPE_BYTES, _KINDS.TYPE_BOOL
 _TIME, _STRINGS = "time", "strings"
 # By the numbers of Gorse's protocol.
 _MESSAGES = {
-    _USERS: {"UserId": (1, _STRING)},
+    _USERS: {
+        "UserId": (1, _STRING),
+        "Labels": (2, _BYTES),
+        "Comment": (3, _STRING),
+        "Subscribe": (4, _STRINGS),
+    },
     _ITEMS: {
         "ItemId": (2, _STRING),
         "IsHidden": (3, _BOOL),

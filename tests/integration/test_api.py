@@ -484,7 +484,9 @@ def test_gorses_own_client_works_by_another_address(service: Service) -> None:
     """The session of its README, and what an app asks besides."""
     client = Gorse(f"{service.url}/compat/gorse", service.secret)
     person, vase = uuid4().hex, f"vase-{uuid4().hex}"
-    assert client.insert_user({"UserId": person, "Labels": []}) == {"RowAffected": 1}
+    user = {"UserId": person, "Labels": ["tall"], "Subscribe": ["news"], "Comment": "Ann"}
+    assert client.insert_user(user) == {"RowAffected": 1}
+    assert client.get_user(person) == user
     described = {
         "ItemId": vase,
         "IsHidden": False,
@@ -519,7 +521,9 @@ def test_gorses_own_client_works_by_another_address(service: Service) -> None:
         "Timestamp": "2022-02-25T00:00:00Z",
         "Comment": "",
     }
-    assert client.get_user(person)["UserId"] == person
+    wait_until(lambda: "attributes" in service.take("GET", f"/v1/people/{person}"), 30)
+    attributes = service.take("GET", f"/v1/people/{person}")["attributes"]
+    assert attributes == {"tall": True, "Subscribe.news": True, "Comment": "Ann"}
 
     both = client.get_recommend(person, n=10)
     assert [each.score for each in both] == sorted((each.score for each in both), reverse=True)
@@ -578,7 +582,7 @@ def test_gorses_own_client_says_what_is_wrong_and_what_has_no_counterpart(servic
         {"FeedbackType": "read", "UserId": "", "ItemId": "i1"},
         {"FeedbackType": "smell", "UserId": "ann", "ItemId": "i1"},
     ]
-    labels = {"UserId": "ann", "Labels": ["tall"]}
+    labels = {"UserId": "ann", "Labels": {"vector": [0.5]}}
     for ask, status, words in [
         (lambda: client.insert_feedbacks(bad[1:2]), 400, "UserId: <missing>: is required"),
         (lambda: client.insert_feedbacks(bad[:2]), 400, "1 were taken, 1 not: send all again"),
@@ -592,7 +596,8 @@ def test_gorses_own_client_says_what_is_wrong_and_what_has_no_counterpart(servic
         (lambda: client.insert_item({"IsHidden": False}), 400, "ItemId: <missing>: is required"),
         (lambda: client.get_recommend("ann", n=300), 400, "n: 300: expected at most 100"),
         (lambda: client.get_recommend("ann", write_back_type="read"), 501, "write-back-type: "),
-        (lambda: client.insert_user(labels), 501, "Labels: a person is known by their events"),
+        (lambda: client.insert_user(labels), 400, "Labels.vector: 0.5: expected texts in a list"),
+        (lambda: client.get_user("nobody-at-all"), 404, "nothing is known of this person"),
         (lambda: client.get_users(5), 501, "people are not listed"),
         (lambda: client.get_items(5), 501, "the catalogue is not listed here"),
         (lambda: client.delete_feedback("ann", "i1"), 501, "an event is not taken back"),
@@ -687,8 +692,9 @@ def test_what_metarank_documents_works_by_another_address(service: Service) -> N
         "fields": [{"name": "source", "value": "search"}],
     }
     shown = {**shared, "event": "ranking", "user": person, "items": [{"id": "i1"}]}
-    found = take("/feedback", [described, clicked, shown])
-    assert (found["accepted"], found["updated"]) == (2, 0)
+    is_told = {**shared, "event": "user", "user": person, "fields": [{"name": "age", "value": 33}]}
+    found = take("/feedback", [described, clicked, shown, is_told])
+    assert (found["accepted"], found["updated"]) == (3, 0)
     assert found["status"].startswith("1 of ranking: what was shown is not kept")
     # Sent again it is the same event.
     again = take("/feedback", clicked)
@@ -699,6 +705,9 @@ def test_what_metarank_documents_works_by_another_address(service: Service) -> N
         "updated": 0,
     }
     wait_until(lambda: service.clicks(person) == 1, 30)
+    wait_until(
+        lambda: service.take("GET", f"/v1/people/{person}").get("attributes") == {"age": 33}, 30
+    )
     wait_until(lambda: service.call("GET", f"/compat/gorse/api/item/{name}")[0] == 200, 30)
     cat = service.take("GET", f"/compat/gorse/api/item/{name}")
     assert cat["Labels"] == ["color.white", "color.black", "is_cute"]
@@ -751,12 +760,11 @@ def test_an_import_counts_each_row_and_again_each_event_once(
     for _ in range(2):
         done = try_command(service, "import", "gorse", str(tmp_path))
         assert "feedback.jsonl: row 2: FeedbackType: 'smell': expected one of" in done.stderr
-        assert (
-            "sent 1 items, 2 events (2 click); 5 rows: 2 of events, 1 of items, 1 refused, 1"
-            in (done.stdout)
-        )
+        assert "sent 1 items, 1 people, 2 events (2 click); 5 rows: 2 of events" in done.stdout
+        assert "1 of items, 1 of people, 1 refused, 0 skipped" in done.stdout
     client = Gorse(f"{service.url}/compat/gorse", service.secret)
     wait_until(lambda: _has_item(client, vase), 30)
+    wait_until(lambda: client.get_user(person)["Labels"] == ["tall"], 30)
     # The app itself sends it, too.
     client.insert_feedbacks([told[2]])
     client.insert_feedback("read", person, "i9", "2022-02-01")

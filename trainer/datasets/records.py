@@ -68,6 +68,7 @@ class RowCounts:
         items: those of tables of items only.
         refused: those that break the event contract.
         skipped: those passed over, by reason.
+        people: those that say something of a person.
     """
 
     rows: int = 0
@@ -75,6 +76,7 @@ class RowCounts:
     items: int = 0
     refused: int = 0
     skipped: Mapping[str, int] = field(default_factory=Counter)
+    people: int = 0
 
     def __add__(self, other: "RowCounts") -> "RowCounts":
         return RowCounts(
@@ -83,11 +85,13 @@ class RowCounts:
             self.items + other.items,
             self.refused + other.refused,
             Counter(self.skipped) + Counter(other.skipped),
+            self.people + other.people,
         )
 
     def __str__(self) -> str:
         skipped = ", ".join(f"{count:,} {reason}" for reason, count in self.skipped.items())
         items = f"{self.items:,} of items, " if self.items else ""
+        items += f"{self.people:,} of people, " if self.people else ""
         return (
             f"{self.rows:,} rows: {self.events:,} of events, {items}{self.refused:,} refused, "
             f"{sum(self.skipped.values()):,} skipped{f' ({skipped})' if skipped else ''}"
@@ -99,7 +103,8 @@ class RowCounts:
         Raises:
             HeadwaterError: the parts are not the whole, which is a mistake of Headwater's.
         """
-        found = self.events + self.items + self.refused + sum(self.skipped.values())
+        found = self.events + self.items + self.people + self.refused
+        found += sum(self.skipped.values())
         if found != self.rows:
             raise HeadwaterError(
                 f"{self}: these are {found:,}: rows have been lost or counted twice: please report "

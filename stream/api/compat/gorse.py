@@ -34,8 +34,15 @@ from stream.api.compat.dialect import (
     make_query,
     make_refusal,
 )
-from stream.api.compat.gorse_forms import GorseFeedback, GorseItem, GorsePatch
+from stream.api.compat.gorse_forms import (
+    GorseFeedback,
+    GorseItem,
+    GorsePatch,
+    GorseUser,
+    GorseUserPatch,
+)
 from stream.api.compat.items import ItemEditor
+from stream.api.compat.people import PersonEditor
 from stream.api.compat.values import EventAliases, write_time
 from stream.api.problems import RequestError, describe_field, refuse
 from stream.api.service import ApiCall, ApiParts, ApiService
@@ -65,7 +72,7 @@ class _GorseItems(Struct):
 
 
 class _GorseUsers(Struct):
-    users: list[gorse_forms.GorseUser]
+    users: list[GorseUser]
 
 
 _ITEM, _CATEGORY = "/item/{item}", "/item/{item}/category/{category}"
@@ -149,6 +156,7 @@ class GorseDialect:
         self._parts = parts
         self._aliases = EventAliases(aliases)
         self._items = ItemEditor(service, parts)
+        self._people = PersonEditor(service, parts)
 
     def find_work(self, operation: Operation) -> Work:
         """See `Dialect`."""
@@ -231,32 +239,37 @@ class GorseDialect:
         return found[-1]
 
     async def insert_user(self, call: ApiCall) -> dict[str, int]:
-        """Nobody needs to be registered; what is said of a person is not kept.
-
-        Raises:
-            RequestError: something is said of them.
-        """
-        _check_user(decode(gorse_forms.GorseUser, call.raw), "")
-        return _ONE_ROW
+        """What is said of a person becomes their attributes, whole."""
+        return await self._put_people(call, [decode(GorseUser, call.raw)])
 
     async def insert_users(self, call: ApiCall) -> dict[str, int]:
         """As `insert_user`, of many."""
-        users = decode(_GorseUsers, b'{"users":' + call.raw + b"}").users
-        for place, user in enumerate(users):
-            _check_user(user, f"users[{place}].")
+        return await self._put_people(
+            call, decode(_GorseUsers, b'{"users":' + call.raw + b"}").users
+        )
+
+    async def _put_people(self, call: ApiCall, users: Sequence[GorseUser]) -> dict[str, int]:
+        said = {user.user_id: gorse_forms.make_attributes(user) for user in users}
+        await self._people.put(call, said)
         return {"RowAffected": len(users)}
 
-    update_user = insert_user
+    async def update_user(self, call: ApiCall) -> dict[str, int]:
+        """What is said of a person replaces that alone."""
+        said, person = decode(GorseUserPatch, call.raw), call.path["user"]
+        known = await self._people.find(person)
+        await self._people.put(call, {person: gorse_forms.make_attributes(said, known)})
+        return _ONE_ROW
 
     async def get_user(self, call: ApiCall) -> dict[str, Any]:
-        """A person who is known by their events.
+        """A person of whom something is said, or who has done something.
 
         Raises:
             RequestError: nothing is known of them.
         """
         person = call.path["user"]
-        await self._service.describe_person(make_call(call, path={"person": person}))
-        return {"UserId": person, "Labels": [], "Subscribe": [], "Comment": ""}
+        if not self._people.has_sent(person):
+            await self._service.describe_person(make_call(call, path={"person": person}))
+        return gorse_forms.describe_user(person, await self._people.find(person))
 
     async def insert_item(self, call: ApiCall) -> dict[str, int]:
         """An item becomes one of the catalogue, whole."""
@@ -440,10 +453,3 @@ def _categories(call: ApiCall) -> list[str]:
 def _scores(items: Sequence[RecommendedItem], page: GorsePage) -> list[dict[str, Any]]:
     part = items[page.offset : page.offset + page.n]
     return [{"Id": item.item_id, "Score": item.score} for item in part]
-
-
-def _check_user(user: gorse_forms.GorseUser, where: str) -> None:
-    for name in ("labels", "subscribe", "comment"):
-        if getattr(user, name):
-            why = f"{where}{name.title()}: a person is known by their events alone"
-            raise refuse("no-counterpart", why, "leave it out")

@@ -5,8 +5,10 @@
 | feedback of a type | event of that name, or of the one that `api.event_aliases` names |
 | item: Categories, IsHidden, Comment | item: category, available, title (or description, if long) |
 | item: Labels, Timestamp | attributes: a label of a list is one that is true |
+| user: Labels, Subscribe, Comment | attributes of the person, likewise |
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import xxhash
@@ -16,7 +18,7 @@ from msgspec import Struct
 
 from stream.api.compat.values import EventAliases, flatten, read_time_ms, split_fields, write_time
 
-TIMESTAMP = "Timestamp"
+TIMESTAMP, COMMENT, SUBSCRIBE = "Timestamp", "Comment", "Subscribe."
 # What Go writes for no time at all.
 NO_TIME = "0001-01-01T00:00:00Z"
 NAMES = {
@@ -63,13 +65,18 @@ class GorseItem(GorsePatch, frozen=True, kw_only=True, rename="pascal"):
     item_id: str
 
 
-class GorseUser(Struct, frozen=True, kw_only=True, rename="pascal"):
-    """A person, whom nobody needs to register."""
+class GorseUserPatch(Struct, frozen=True, kw_only=True, rename="pascal"):
+    """What is said of a person; what is None stays as it is."""
 
-    user_id: str = ""
     labels: Any = None
     subscribe: list[str] | None = None
     comment: str | None = None
+
+
+class GorseUser(GorseUserPatch, frozen=True, kw_only=True, rename="pascal"):
+    """A person, whole."""
+
+    user_id: str
 
 
 def make_event(feedback: GorseFeedback, aliases: EventAliases, now_ms: int) -> dict[str, Any]:
@@ -134,16 +141,62 @@ def make_item(item_id: str, said: GorsePatch, known: Item | None = None) -> dict
     return made
 
 
+def make_attributes(said: GorseUserPatch, known: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What is said of a person, as their attributes.
+
+    Args:
+        known: those that they have; None: what is said is all.
+
+    Raises:
+        EventError: a label cannot be kept.
+    """
+    labels, own = _split_attributes(known or {})
+    if said.labels is not None:
+        labels = dict(flatten("Labels", said.labels))
+    if said.subscribe is not None:
+        own = {name: value for name, value in own.items() if name == COMMENT}
+        own |= {f"{SUBSCRIBE}{name}": True for name in said.subscribe}
+    if said.comment is not None:
+        own[COMMENT] = said.comment
+    return labels | {name: value for name, value in own.items() if value != ""}
+
+
+def _split_attributes(known: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Labels; and what else Gorse says of a person."""
+    own = {
+        name: value
+        for name, value in known.items()
+        if name == COMMENT or name.startswith(SUBSCRIBE)
+    }
+    return {name: value for name, value in known.items() if name not in own}, own
+
+
+def describe_user(person: str, attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """A person as Gorse answers."""
+    labels, own = _split_attributes(attributes)
+    return {
+        "UserId": person,
+        "Labels": _describe_labels(labels),
+        "Subscribe": [name.removeprefix(SUBSCRIBE) for name in own if name != COMMENT],
+        COMMENT: own.get(COMMENT, ""),
+    }
+
+
+def _describe_labels(attributes: Mapping[str, Any]) -> Any:
+    """Labels that are all true are a list of them."""
+    is_list = all(value is True for value in attributes.values())
+    return list(attributes) if is_list else dict(attributes)
+
+
 def describe_item(item: Item) -> dict[str, Any]:
     """An item as Gorse answers."""
     attributes = dict(item.attributes)
     timestamp = attributes.pop(TIMESTAMP, NO_TIME)
-    is_list = all(value is True for value in attributes.values())
     return {
         "ItemId": item.item_id,
         "IsHidden": not item.available,
         "Categories": item.category,
         TIMESTAMP: timestamp,
-        "Labels": list(attributes) if is_list else attributes,
+        "Labels": _describe_labels(attributes),
         "Comment": item.description or item.title,
     }

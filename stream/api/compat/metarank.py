@@ -1,7 +1,7 @@
 """Metarank's REST interface: what its documentation asks works by another address."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
@@ -26,6 +26,7 @@ from stream.api.compat import metarank_forms
 from stream.api.compat.dialect import Work, make_call, make_query, make_refusal
 from stream.api.compat.items import ItemEditor
 from stream.api.compat.metarank_forms import MetarankEvent, RankRequest, RecommendRequest
+from stream.api.compat.people import PersonEditor
 from stream.api.compat.values import EventAliases
 from stream.api.keys import check_scope
 from stream.api.problems import MEDIA_TYPE, RequestError, describe_field, refuse
@@ -34,10 +35,11 @@ from stream.api.service import ApiCall, ApiParts, ApiService
 
 @dataclass
 class _Feedback:
-    """What a body held: events, items, and how many of each kind that has no counterpart."""
+    """What a body held: events, items, people, and how many that have no counterpart, by kind."""
 
     events: list[dict[str, Any]] = field(default_factory=list)
     items: list[MetarankEvent] = field(default_factory=list)
+    people: list[MetarankEvent] = field(default_factory=list)
     without: Counter[str] = field(default_factory=Counter)
 
 
@@ -86,6 +88,7 @@ class MetarankDialect:
         self._service = service
         self._aliases = EventAliases(aliases)
         self._items = ItemEditor(service, parts)
+        self._people = PersonEditor(service, parts)
 
     def find_work(self, operation: Operation) -> Work:
         """See `Dialect`."""
@@ -99,7 +102,7 @@ class MetarankDialect:
         return encode(problem), MEDIA_TYPE
 
     async def take_feedback(self, call: ApiCall) -> dict[str, Any]:
-        """Interactions become events, items those of the catalogue.
+        """Interactions become events, items those of the catalogue, users attributes of people.
 
         Raises:
             RequestError: one breaks the contract, and none was taken; or none has a counterpart.
@@ -108,7 +111,9 @@ class MetarankDialect:
         read = self._read(call.raw)
         if read.items:
             check_scope(call.key, Scope.ADMINISTER)
-        accepted = len(read.items) and await self._put_items(call, read.items)
+        accepted = await self._put_items(call, read.items) + await self._put_people(
+            call, read.people
+        )
         problems = [f"{count} of {kind}: {_WHY[kind]}" for kind, count in read.without.items()]
         for start in range(0, len(read.events), MAX_EVENTS):
             raw = encode(read.events[start : start + MAX_EVENTS])
@@ -136,6 +141,8 @@ class MetarankDialect:
             read.events.append(metarank_forms.make_event(said, self._aliases))
         elif said.event == "item":
             read.items.append(said)
+        elif said.event == "user":
+            read.people.append(said)
         elif said.event in _WHY:
             read.without[said.event] += 1
         else:
@@ -152,6 +159,18 @@ class MetarankDialect:
             made[event.item] = make_query(Item, **item)
             number += 1
         await self._items.put(call, [item for item in made.values() if item is not None])
+        return number
+
+    async def _put_people(self, call: ApiCall, said: Iterable[MetarankEvent]) -> int:
+        """Send what is said of people; how many events said something."""
+        made, number = dict[str, Mapping[str, Any]](), 0
+        for event in said:
+            person = event.user or ""
+            if person not in made:
+                made[person] = await self._people.find(person) if person else {}
+            made[person] = metarank_forms.make_attributes(event, made[person])
+            number += 1
+        await self._people.put(call, made)
         return number
 
     async def rank(self, call: ApiCall) -> dict[str, Any]:

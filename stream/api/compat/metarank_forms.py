@@ -5,10 +5,11 @@
 | `interaction` of a type | event of that name, or of the one that `api.event_aliases` names |
 | `item`: fields title, description, category, brand, price, available | the item's own |
 | `item`: other fields | attributes: a text of a list is one that is true |
-| `user`, `ranking` | no counterpart |
+| `user`: fields | attributes of the person |
+| `ranking` | no counterpart |
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -21,7 +22,6 @@ from stream.api.compat.values import EventAliases, flatten, read_time_ms, split_
 _OWN = ("title", "description", "category", "brand", "price", "available")
 # Of events that say nothing here, and why.
 NO_COUNTERPART = {
-    "user": "what is said of a person is not kept: a person is known by their events alone",
     "ranking": "what was shown is not kept: recommendations are joined with what led to them",
 }
 
@@ -120,6 +120,26 @@ def make_event(said: MetarankEvent, aliases: EventAliases) -> dict[str, Any]:
     return {name: value for name, value in made.items() if value is not None}
 
 
+def make_attributes(said: MetarankEvent, known: Mapping[str, Any]) -> dict[str, Any]:
+    """What is said of a person, as their attributes: what is said replaces that alone.
+
+    Raises:
+        EventError: a field cannot be kept; or it is nobody's.
+    """
+    if not said.user:
+        raise EventError("user", said.user or "<missing>", "is required")
+    return _replace_fields(known, said.fields)
+
+
+def _replace_fields(known: Mapping[str, Any], fields: Iterable[MetarankField]) -> dict[str, Any]:
+    attributes = dict(known)
+    for field in fields:
+        for name in [name for name in attributes if name.startswith(f"{field.name}.")]:
+            del attributes[name]
+        attributes |= flatten("fields", field.value, field.name)
+    return attributes
+
+
 def make_item(said: MetarankEvent, known: Item | None) -> dict[str, Any]:
     """An item as the API takes it: what is said replaces that alone.
 
@@ -130,14 +150,8 @@ def make_item(said: MetarankEvent, known: Item | None) -> dict[str, Any]:
         EventError: a field cannot be kept.
     """
     made = asdict(known or Item(item_id=said.item))
-    attributes = dict(made["attributes"])
-    for field in said.fields:
-        if field.name in _OWN:
-            made[field.name] = field.value
-            continue
-        for name in [name for name in attributes if name.startswith(f"{field.name}.")]:
-            del attributes[name]
-        attributes |= flatten("fields", field.value, field.name)
+    made |= {field.name: field.value for field in said.fields if field.name in _OWN}
     if isinstance(made["category"], str):
         made["category"] = [made["category"]]
-    return made | {"attributes": attributes}
+    others = (field for field in said.fields if field.name not in _OWN)
+    return made | {"attributes": _replace_fields(made["attributes"], others)}

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from headwater_client.errors import DataError
+from headwater_client.events import PersonAttributes
 
 from deploy.jobs.foreign_logs import read_gorse, read_metarank
 from deploy.jobs.gorse_dump import _FEEDBACK, _ITEMS, _USERS, _make_classes
@@ -23,11 +24,11 @@ NEW_YEAR_MS = 1_640_995_200_000
 
 
 def from_gorse(path: Path) -> Log:
-    return read_gorse(path, EventSettings(), ALIASES)
+    return read_gorse(path, EventSettings(), ALIASES).log
 
 
 def from_metarank(path: Path) -> Log:
-    return read_metarank(path, EventSettings(), ALIASES)
+    return read_metarank(path, EventSettings(), ALIASES).log
 
 
 def lines(*rows: Any) -> bytes:
@@ -46,7 +47,9 @@ def told(log: Log) -> Sequence[tuple[str, str, str, int]]:
 
 
 def test_each_row_of_gorses_exports_is_accounted_for(tmp_path: Path) -> None:
-    (tmp_path / "users.jsonl").write_bytes(lines({"UserId": "ann", "Labels": ["tall"]}))
+    (tmp_path / "users.jsonl").write_bytes(
+        lines({"UserId": "ann", "Labels": ["tall"], "Comment": "Ann"}, {"UserId": ""})
+    )
     items = gzip.compress(
         lines(
             {"ItemId": "a", "IsHidden": False, "Labels": None, "Comment": "Old"},
@@ -76,8 +79,10 @@ def test_each_row_of_gorses_exports_is_accounted_for(tmp_path: Path) -> None:
     (item,) = log.items
     assert (item.title, item.available, item.category) == ("New", False, ["x"])
     counts = log.counts
-    assert (counts.rows, counts.events, counts.items, counts.refused) == (12, 2, 1, 6)
-    assert sum(counts.skipped.values()) == 3
+    assert (counts.rows, counts.events, counts.items, counts.refused) == (13, 2, 1, 7)
+    assert (counts.people, sum(counts.skipped.values())) == (1, 2)
+    (ann,) = read_gorse(tmp_path, EventSettings(), ALIASES).people
+    assert ann == PersonAttributes(user_id="ann", attributes={"tall": True, "Comment": "Ann"})
     assert [(row.table, row.row) for row in log.refused] == [
         ("feedback.jsonl", 4),
         ("feedback.jsonl", 5),
@@ -85,9 +90,10 @@ def test_each_row_of_gorses_exports_is_accounted_for(tmp_path: Path) -> None:
         ("feedback.jsonl", 7),
         ("feedback.jsonl", 8),
         ("items.jsonl.gz", 3),
+        ("users.jsonl", 2),
     ]
     assert "FeedbackType: 'smell': expected one of" in log.refused[0].reason
-    assert "Labels.vector: 1.5: expected texts" in log.refused[-1].reason
+    assert "Labels.vector: 1.5: expected texts" in log.refused[-2].reason
 
 
 def test_the_same_log_is_the_same_events_whatever_it_is_written_as(tmp_path: Path) -> None:
@@ -147,7 +153,7 @@ def dump(people: Sequence[str], items: Sequence[str], told: Sequence[tuple[str, 
         happened.append(row)
     return b"".join(
         [
-            part(_USERS, [classes[_USERS](UserId=name) for name in people]),
+            part(_USERS, [classes[_USERS](UserId=name, Labels=b"null") for name in people]),
             part(_ITEMS, described),
             part(_FEEDBACK, happened),
             pack("<q", 0),
@@ -162,7 +168,7 @@ def test_a_dump_of_gorse_is_read_to_its_end(tmp_path: Path) -> None:
     log = from_gorse(path)
     assert told(log) == [("Click", "ann", "a", NEW_YEAR_MS)]
     assert log.items[0].attributes == {"new": True}
-    assert (log.counts.rows, log.counts.items) == (3, 1)
+    assert (log.counts.rows, log.counts.items, log.counts.people) == (3, 1, 1)
     end = whole.index(b'{"Users"')
     for cut in range(9, end, 7):
         path.write_bytes(whole[:cut])
@@ -207,7 +213,20 @@ def test_each_event_of_metarank_is_accounted_for(tmp_path: Path) -> None:
                         {"name": "category", "value": "pets"},
                     ],
                 },
-                {"event": "user", "id": "6", "timestamp": 1, "user": "ann", "fields": []},
+                {
+                    "event": "user",
+                    "id": "6",
+                    "timestamp": 1,
+                    "user": "ann",
+                    "fields": [{"name": "age", "value": 33}, {"name": "likes", "value": ["cats"]}],
+                },
+                {
+                    "event": "user",
+                    "id": "6",
+                    "timestamp": 2,
+                    "user": "ann",
+                    "fields": [{"name": "likes", "value": ["dogs"]}],
+                },
                 {"event": "ranking", "id": "7", "timestamp": 1, "items": [{"id": "a"}]},
                 {"event": "look", "id": "8", "timestamp": 1},
             )
@@ -222,8 +241,10 @@ def test_each_event_of_metarank_is_accounted_for(tmp_path: Path) -> None:
     (cat,) = log.items
     assert (cat.title, cat.category, cat.attributes) == ("Cat", ["pets"], {"color.red": True})
     counts = log.counts
-    assert (counts.rows, counts.events, counts.items, counts.refused) == (9, 2, 2, 3)
-    assert sum(counts.skipped.values()) == 2
+    assert (counts.rows, counts.events, counts.items, counts.refused) == (10, 2, 2, 3)
+    assert (counts.people, sum(counts.skipped.values())) == (2, 1)
+    (ann,) = read_metarank(tmp_path, EventSettings(), ALIASES).people
+    assert ann.attributes == {"age": 33, "likes.dogs": True}
     assert "user: <missing>: is required, or session" in log.refused[0].reason
 
 

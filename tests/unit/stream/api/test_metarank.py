@@ -60,10 +60,10 @@ def test_an_event_that_breaks_the_contract_is_named(said: Any, field: str, words
 
 
 def test_events_that_say_nothing_here_are_told() -> None:
-    people = {"event": "user", "id": "1", "timestamp": 1599391467000, "user": "ann", "fields": []}
-    answer = post("/feedback", [people, people])
+    shown = {"event": "ranking", "id": "1", "timestamp": 1599391467000, "items": [{"id": "a"}]}
+    answer = post("/feedback", [shown, shown])
     assert answer.status == 501
-    assert answer.document["detail"].startswith("2 of user: what is said of a person is not kept")
+    assert answer.document["detail"].startswith("2 of ranking: what was shown is not kept")
 
 
 def test_a_page_of_a_browser_says_that_it_sends_json() -> None:
