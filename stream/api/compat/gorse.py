@@ -24,7 +24,6 @@ from msgspec import Struct
 from msgspec.structs import replace as replace_fields
 
 from features.events import current_ms
-from features.topics import hash64
 from stream.api.compat import gorse_forms
 from stream.api.compat.dialect import (
     Work,
@@ -352,102 +351,65 @@ class GorseDialect:
                 "nothing that they did",
                 "leave it out",
             )
-        wanted, categories = _wanted(page), _categories(call)
         query = make_query(
             RecommendationQuery,
             person=call.path["user"],
-            limit=MAX_LIMIT if categories else wanted,
+            limit=_wanted(page),
+            filter=_filter(call),
         )
         found = (await self._service.recommend(make_call(call, body=query))).items
-        kept = await self._keep(found, categories)
-        if len(kept) < wanted and categories:
-            kept = await self._fill(call, kept, call.path["user"], categories)
-        scored = call.headers.get("x-api-version") == _SCORES
-        return _scores(kept, page) if scored else [each["Id"] for each in _scores(kept, page)]
-
-    async def _keep(
-        self, items: Sequence[RecommendedItem], categories: Sequence[str]
-    ) -> list[RecommendedItem]:
-        """Those that are in all of these categories."""
-        if not categories:
-            return list(items)
-        names = [item.item_id for item in items]
-        entries = await self._parts.recommender.items.catalogue.get(names)
-        wanted = {hash64(name) for name in categories}
-        return [one for one in items if wanted <= {*entries[one.item_id].category_hashes}]
-
-    async def _fill(
-        self,
-        call: ApiCall,
-        items: Sequence[RecommendedItem],
-        person: str,
-        categories: Sequence[str],
-    ) -> list[RecommendedItem]:
-        """A list, and after it what trends in its categories; scores still fall."""
-        popular = await self._popular(call, person, categories)
-        held, lowest = {item.item_id for item in items}, items[-1].score if items else 0.0
-        return [
-            *items,
-            *(
-                msgspec.structs.replace(item, score=min(lowest, item.score))
-                for item in popular
-                if item.item_id not in held
-            ),
-        ]
+        scores = _scores(found, page)
+        is_scored = call.headers.get("x-api-version") == _SCORES
+        return scores if is_scored else [each["Id"] for each in scores]
 
     async def recommend_session(self, call: ApiCall) -> list[Any]:
         """What goes with what a guest has just done; nothing is kept of them."""
         given = decode(_FeedbackList, b'{"feedback":' + call.raw + b"}").feedback
         events = sorted(self._make_events(given), key=lambda event: event["timestamp"])
         page: GorsePage = call.query
-        wanted, categories = _wanted(page), _categories(call)
         query = make_query(
             RecommendationQuery,
-            limit=MAX_LIMIT if categories else wanted,
+            limit=_wanted(page),
             exclude=list({event["item_id"] for event in events}),
+            filter=_filter(call),
         )
         newest = [msgspec.Raw(encode(event)) for event in events[-MAX_LIMIT:]]
         query = replace_fields(query, events=newest)
         answer = await self._service.recommend(make_call(call, body=query))
-        return _scores(await self._keep(answer.items, categories), page)
+        return _scores(answer.items, page)
 
     async def find_neighbors(self, call: ApiCall) -> list[Any]:
         """What goes with an item."""
         page: GorsePage = call.query
-        wanted, categories = _wanted(page), _categories(call)
-        limit = MAX_LIMIT if categories else wanted
-        query = make_query(SimilarQuery, items=[call.path["item"]], limit=limit)
+        query = make_query(
+            SimilarQuery, items=[call.path["item"]], limit=_wanted(page), filter=_filter(call)
+        )
         answer = await self._service.find_similar(make_call(call, body=query))
-        return _scores(await self._keep(answer.items, categories), page)
+        return _scores(answer.items, page)
 
     async def list_popular(self, call: ApiCall) -> list[Any]:
         """What trends; without what a person has seen, where one is named."""
         page: GorsePage = call.query
-        _wanted(page)
-        return _scores(await self._popular(call, page.user_id, _categories(call)), page)
-
-    async def _popular(
-        self, call: ApiCall, person: str, categories: Sequence[str]
-    ) -> list[RecommendedItem]:
-        first = categories[0] if categories else None
-        query = make_query(PopularQuery, limit=MAX_LIMIT, category=first)
+        wanted = MAX_LIMIT if page.user_id else _wanted(page)
+        query = make_query(PopularQuery, limit=wanted, filter=_filter(call))
         found = (await self._service.list_popular(make_call(call, query=query))).items
-        kept = await self._keep(found, categories)
-        if not person:
-            return kept
-        (row,) = await self._parts.rows.read([RowView(person)])
-        return [item for item in kept if not is_seen(row, item.item_id)]
+        if page.user_id:
+            (row,) = await self._parts.rows.read([RowView(page.user_id)])
+            found = [item for item in found if not is_seen(row, item.item_id)]
+        return _scores(found, page)
 
 
 def _wanted(page: GorsePage) -> int:
     return check_page(page.offset, page.n, MAX_LIMIT)
 
 
-def _categories(call: ApiCall) -> list[str]:
-    """The categories that a request names, in its path or its query."""
+def _filter(call: ApiCall) -> str | None:
+    """That an item is in all categories that a request names, in its path or its query."""
     named = call.query.category
     names = [call.path.get("category", ""), *([named] if isinstance(named, str) else named)]
-    return [name for name in dict.fromkeys(names) if name]
+    # A text of JSON is one of CEL.
+    texts = [encode(name).decode() for name in dict.fromkeys(names) if name]
+    return " && ".join(f"{text} in item.category" for text in texts) or None
 
 
 def _scores(items: Sequence[RecommendedItem], page: GorsePage) -> list[dict[str, Any]]:
