@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from headwater_client import EventError, Item, SettingsError, decode
 
-from stream.api.compat.gorse import NO_COUNTERPART
 from stream.api.compat.gorse_forms import GorsePatch, describe_item, make_item
+from stream.api.compat.gorse_operations import NO_COUNTERPART
 from stream.api.compat.values import EventAliases, flatten, read_time_ms
 from tests.harness.http_api import HttpAnswer, OfflineApi
 
