@@ -3,6 +3,7 @@
 Whatever a caller sends, the answer is the operation's or a problem (RFC 9457), never a trace.
 """
 
+import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 
 import msgspec
@@ -176,7 +177,8 @@ class HttpApi:
             shown = request.url.path[:200]
             if error.status_code == 405:
                 problem = problems.make_problem("method", f"{request.method} {shown}")
-                raise RequestError(problem, error.headers)
+                allowed = _allowed_methods(request.url.path)
+                raise RequestError(problem, {"Allow": allowed} if allowed else error.headers)
             raise refuse("not-found", shown, "/docs lists what there is")
 
         return await _answer(_ELSEWHERE, tell(request), _answer_problem)
@@ -207,6 +209,21 @@ class HttpApi:
 
 _OF = {operation.name: operation for operation in OPERATIONS}
 _ELSEWHERE = "elsewhere"
+
+
+def _allowed_methods(path: str) -> str:
+    """The methods of a path, by the operations whose template says most of it.
+
+    A person's id may have slashes, so that longer paths below it are ids, too.
+    """
+    templates = {
+        operation.path
+        for operation in OPERATIONS
+        if re.fullmatch(re.sub(r"{\w+}", ".*", operation.path), path)
+    }
+    best = max(templates, key=len, default="")
+    methods = {operation.method for operation in OPERATIONS if operation.path == best}
+    return ", ".join(sorted(methods | ({"HEAD"} if "GET" in methods else set())))
 
 
 async def _answer(operation: str, work: Awaitable[Response], write: WriteProblem) -> Response:

@@ -120,6 +120,11 @@ def test_paths_and_methods_that_there_are_not_are_problems_too() -> None:
     assert problem(missing, 404)["detail"] == "/v2"
     problem(wrong, 405)
     assert wrong.headers["allow"] == "POST"
+    person, inner = OfflineApi().ask(
+        ("PATCH", "/v1/people/a/b", b""), ("PATCH", "/v1/people/a/b/attributes", b"")
+    )
+    assert person.headers["allow"] == "GET, HEAD"
+    assert inner.headers["allow"] == "PUT"
 
 
 def test_without_keys_only_this_machine_is_answered() -> None:
