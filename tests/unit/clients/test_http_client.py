@@ -19,6 +19,7 @@ import pytest
 from headwater_client import ApiClient, AsyncApiClient, Click, ProblemError, ServerError
 from headwater_client.contract import (
     OPERATIONS,
+    PlacementRules,
     PopularQuery,
     Problem,
     RankQuery,
@@ -104,6 +105,8 @@ def test_each_operation_is_sent_as_the_contract_has_it() -> None:
         },
         {"place": {"people/0": 1}},
         {"accepted": 1},
+        {"placements": []},
+        {"name": "home", "revision": 7, "placement": {"limit": 4}},
         {"release": "1", "versions": {}},
     ]
     with peer(*((200, answer, {}) for answer in answers)) as told, ApiClient(told.url, "k") as api:
@@ -116,6 +119,8 @@ def test_each_operation_is_sent_as_the_contract_has_it() -> None:
         assert api.describe_person("a/b").person == "a/b"
         api.put_attributes("a/b", {"city": "Ghent"})
         api.put_items([Item(item_id="lamp", available=False)])
+        assert api.list_placements().placements == []
+        assert api.put_placement("home", PlacementRules(limit=4)).revision == 7
         assert api.tell_version().release == "1"
     event = {"type": "click", "event_id": "e1", "user_id": "ann", "item_id": "lamp"}
     event |= {"timestamp": 1_700_000_000_000}  # type: ignore[dict-item]
@@ -129,6 +134,8 @@ def test_each_operation_is_sent_as_the_contract_has_it() -> None:
         ("GET", "/v1/people/a%2Fb", None),
         ("PUT", "/v1/people/a%2Fb/attributes", {"attributes": {"city": "Ghent"}}),
         ("PUT", "/v1/items", {"items": [{"item_id": "lamp", "available": False}]}),
+        ("GET", "/v1/placements", None),
+        ("PUT", "/v1/placements/home", {"limit": 4}),
         ("GET", "/version", None),
     ]
     assert {key for *_, key in told.asked} == {"Bearer k"}

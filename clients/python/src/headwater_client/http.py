@@ -26,6 +26,9 @@ from headwater_client.contract import (
     ItemsAnswer,
     ItemsQuery,
     PersonAnswer,
+    PlacementAnswer,
+    PlacementRules,
+    PlacementsAnswer,
     PopularAnswer,
     PopularQuery,
     Problem,
@@ -112,7 +115,7 @@ def _read_problem(response: httpx.Response) -> Problem:
 
 
 def _ask(
-    name: str, answer: type[AnswerT], query: Struct | None = None, **path: str
+    name: str, answer: type[AnswerT], query: Struct | None = None, /, **path: str
 ) -> _ApiRequest[AnswerT]:
     """A request of an operation: its query as a body, or as a query string."""
     operation = _OF[name]
@@ -244,6 +247,14 @@ class ApiClient:
         """Put items into the catalogue, each whole."""
         return self._take(_ask("put_items", ItemsAnswer, ItemsQuery(items=list(items))))
 
+    def list_placements(self) -> PlacementsAnswer:
+        """The placements, as the API follows them."""
+        return self._take(_ask("list_placements", PlacementsAnswer))
+
+    def put_placement(self, name: str, rules: PlacementRules) -> PlacementAnswer:
+        """Make a placement, or change it whole."""
+        return self._take(_ask("put_placement", PlacementAnswer, rules, name=name))
+
     def tell_version(self) -> VersionAnswer:
         """Which release answers, with which versions of the model."""
         return self._take(_ask("tell_version", VersionAnswer))
@@ -311,6 +322,14 @@ class AsyncApiClient:
     async def put_items(self, items: Sequence[Item]) -> ItemsAnswer:
         """Put items into the catalogue, each whole."""
         return await self._take(_ask("put_items", ItemsAnswer, ItemsQuery(items=list(items))))
+
+    async def list_placements(self) -> PlacementsAnswer:
+        """The placements, as the API follows them."""
+        return await self._take(_ask("list_placements", PlacementsAnswer))
+
+    async def put_placement(self, name: str, rules: PlacementRules) -> PlacementAnswer:
+        """Make a placement, or change it whole."""
+        return await self._take(_ask("put_placement", PlacementAnswer, rules, name=name))
 
     async def tell_version(self) -> VersionAnswer:
         """Which release answers, with which versions of the model."""
