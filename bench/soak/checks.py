@@ -24,8 +24,8 @@ _LONGEST_S, _POLL_S = 60.0, 0.2
 # Of a person's events in a micro-batch the last is answered; so long a micro-batch can be.
 _BATCH = 128
 _SHOWN = 2_000
-# Versions of a rollout answer their people of a micro-batch one after another.
-_SAME_MS = 500
+# A version on trial answers its people of a micro-batch up to so much later than the stable one.
+_SAME_MS = 1_500
 # A topic that was made anew begins at offset 0 again.
 _EPOCH = 1 << 40
 
