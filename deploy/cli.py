@@ -37,7 +37,7 @@ COMMANDS = {
     "tune": ("models:tune", "Search for better settings of training."),
     "schema": (
         "config:schema",
-        "Print the AsyncAPI document of the topics, or the OpenAPI document of the HTTP API.",
+        "Print the AsyncAPI document of the topics, or what describes the HTTP or the gRPC API.",
     ),
     "data": ("data_options:app", "Logs of events in files: what they hold."),
     "replay": ("windows:replay", "Stream a log of events into Kafka, in event-time order."),
