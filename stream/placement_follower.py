@@ -4,7 +4,8 @@ import asyncio
 
 import confluent_kafka
 
-from features.placements import PlacementTable, placements_consumer, read_to_end
+from features.placement_topic import placements_consumer, read_to_end, take_message
+from features.placements import PlacementTable
 from features.settings import BrokerSettings
 
 _POLL_S = 0.2
@@ -38,7 +39,7 @@ class PlacementFollower:
             self._consumer.close()
         self._consumer = placements_consumer(self._settings)
         for message in read_to_end(self._consumer):
-            self.table.read(message)
+            take_message(self.table, message)
 
     async def run(self) -> None:
         """Follow for ever, once `start` is done."""
@@ -47,7 +48,7 @@ class PlacementFollower:
         while True:
             message = await asyncio.to_thread(self._consumer.poll, _POLL_S)
             if message is not None:
-                self.table.read(message)
+                take_message(self.table, message)
 
     async def close(self) -> None:
         """Leave Kafka."""

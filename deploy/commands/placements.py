@@ -10,7 +10,7 @@ from rich.console import Console
 from deploy import local
 from deploy.settings import load_settings
 from features.kafka import ensure_topics
-from features.placements import read_placements, write_placement
+from features.placement_topic import read_placements, write_placement
 from features.rules.errors import RuleError
 from features.settings import BrokerSettings
 

@@ -8,6 +8,7 @@ import pytest
 from headwater_client import EventError, encode
 from headwater_client.contract import Fallback, PlacementRules
 
+from features.placement_topic import take_message
 from features.placements import PlacementTable, check_placement
 from features.rules.errors import RuleError
 
@@ -35,7 +36,7 @@ def read(*messages: tuple[bytes | None, bytes | None]) -> PlacementTable:
     table = PlacementTable()
     for offset, (key, value) in enumerate(messages):
         message: Any = Written(key, value, offset)
-        table.read(message)
+        take_message(table, message)
     return table
 
 
