@@ -15,6 +15,7 @@ from headwater_client.contract import (
     OPERATIONS,
     EventsAnswer,
     Operation,
+    PlacementName,
     Problem,
 )
 from msgspec import Struct
@@ -178,9 +179,13 @@ def _body_schema(operation: Operation) -> _Document:
     return {"$ref": _REF.format(name=operation.body.__name__)} if operation.body else {}
 
 
+_PATH_TYPES = {"name": PlacementName}
+
+
 def _path_parameters(operation: Operation) -> Iterator[_Document]:
     for name in re.findall(r"{(\w+)}", operation.path):
-        yield {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+        schema = msgspec.json.schema(_PATH_TYPES.get(name, str))
+        yield {"name": name, "in": "path", "required": True, "schema": schema}
 
 
 def _query_parameters(operation: Operation, schemas: Mapping[str, Any]) -> Iterator[_Document]:

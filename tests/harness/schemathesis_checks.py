@@ -15,6 +15,8 @@ REASONS = (
     "the person of the request",
     "where this person's events are",
     "is required with",
+    # A placement that nobody has made.
+    "headwater placements put",
     # To JSON Schema 7.0 is an integer.
     r"Expected `int( \| null)?`, got `float`",
 )
