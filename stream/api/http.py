@@ -20,7 +20,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from stream.api import problems
-from stream.api.compat.dialect import PREFIX, Dialect, Work, make_refusal
+from stream.api.compat.dialect import PREFIX, Dialect, Work, find_work, make_refusal
 from stream.api.guard import observe
 from stream.api.keys import ApiKey, KeyRing
 from stream.api.openapi import make_openapi, render_page
@@ -102,7 +102,7 @@ class HttpApi:
 
         for operation in dialect.operations:
             for path in (operation.path, f"{operation.path}/"):
-                yield make_route(operation, path, dialect.find_work(operation))
+                yield make_route(operation, path, find_work(dialect, operation))
         other = Operation(_ELSEWHERE, "", "", "")
         yield make_route(other, "{rest:path}", make_refusal(f"there is no such path in {prefix}"))
 

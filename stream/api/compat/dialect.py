@@ -22,14 +22,13 @@ class Dialect(Protocol):
 
     Attributes:
         name: its paths begin with /compat/NAME.
-        operations: its own, by the paths that follow.
+        operations: its own, by the paths that follow; each is done by the method of its name.
+        without_counterpart: those of them that are refused, with their summary.
     """
 
     name: str
     operations: Sequence[Operation]
-
-    def find_work(self, operation: Operation) -> Work:
-        """What an operation does: the answer is written as JSON."""
+    without_counterpart: Sequence[Operation]
 
     def write_problem(self, problem: Problem) -> tuple[bytes, str]:
         """A problem as the other system's clients show it, and its media type."""
@@ -52,6 +51,14 @@ def make_call(call: ApiCall, **parts: Any) -> ApiCall:
     """The same caller's call of one of the API's own operations."""
     given = {"raw": b"", "body": None, "query": None, "path": {}} | parts
     return ApiCall(key=call.key, **given)
+
+
+def find_work(dialect: Dialect, operation: Operation) -> Work:
+    """What an operation does: the answer is written as JSON."""
+    if operation in dialect.without_counterpart:
+        return make_refusal(operation.summary)
+    work: Work = getattr(dialect, operation.name)
+    return work
 
 
 def make_refusal(line: str) -> Work:

@@ -24,14 +24,7 @@ from msgspec.structs import replace as replace_fields
 
 from features.events import current_ms
 from stream.api.compat import gorse_forms
-from stream.api.compat.dialect import (
-    Work,
-    check_page,
-    describe_in_words,
-    make_call,
-    make_query,
-    make_refusal,
-)
+from stream.api.compat.dialect import check_page, describe_in_words, make_call, make_query
 from stream.api.compat.gorse_forms import (
     GorseFeedback,
     GorseItem,
@@ -78,6 +71,7 @@ class GorseDialect:
 
     name = "gorse"
     operations: Sequence[Operation] = (*OPERATIONS, *LISTS, *NO_COUNTERPART)
+    without_counterpart: Sequence[Operation] = NO_COUNTERPART
 
     def __init__(self, service: ApiService, parts: ApiParts, aliases: Sequence[str]) -> None:
         self._service = service
@@ -85,13 +79,6 @@ class GorseDialect:
         self._aliases = EventAliases(aliases)
         self._items = ItemEditor(service, parts)
         self._people = PersonEditor(service, parts)
-
-    def find_work(self, operation: Operation) -> Work:
-        """See `Dialect`."""
-        if operation in NO_COUNTERPART:
-            return make_refusal(operation.summary)
-        work: Work = getattr(self, operation.name)
-        return work
 
     def write_problem(self, problem: Problem) -> tuple[bytes, str]:
         """One line of text: each of the clients shows it as its error's message."""
@@ -283,7 +270,7 @@ class GorseDialect:
         query = make_query(
             RecommendationQuery,
             person=call.path["user"],
-            limit=_wanted(page),
+            limit=_count_wanted(page),
             filter=_filter(call),
         )
         found = (await self._service.recommend(make_call(call, body=query))).items
@@ -298,7 +285,7 @@ class GorseDialect:
         page: GorsePage = call.query
         query = make_query(
             RecommendationQuery,
-            limit=_wanted(page),
+            limit=_count_wanted(page),
             exclude=list({event["item_id"] for event in events}),
             filter=_filter(call),
         )
@@ -311,7 +298,7 @@ class GorseDialect:
         """What goes with an item."""
         page: GorsePage = call.query
         query = make_query(
-            SimilarQuery, items=[call.path["item"]], limit=_wanted(page), filter=_filter(call)
+            SimilarQuery, items=[call.path["item"]], limit=_count_wanted(page), filter=_filter(call)
         )
         answer = await self._service.find_similar(make_call(call, body=query))
         return _scores(answer.items, page)
@@ -319,7 +306,7 @@ class GorseDialect:
     async def list_popular(self, call: ApiCall) -> list[Any]:
         """What trends; without what a person has seen, where one is named."""
         page: GorsePage = call.query
-        wanted = MAX_LIMIT if page.user_id else _wanted(page)
+        wanted = MAX_LIMIT if page.user_id else _count_wanted(page)
         query = make_query(PopularQuery, limit=wanted, filter=_filter(call))
         found = (await self._service.list_popular(make_call(call, query=query))).items
         if page.user_id:
@@ -328,7 +315,7 @@ class GorseDialect:
         return _scores(found, page)
 
 
-def _wanted(page: GorsePage) -> int:
+def _count_wanted(page: GorsePage) -> int:
     return check_page(page.offset, page.n, MAX_LIMIT)
 
 

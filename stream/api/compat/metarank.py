@@ -23,7 +23,7 @@ from msgspec import Struct
 from msgspec.structs import replace as replace_fields
 
 from stream.api.compat import metarank_forms
-from stream.api.compat.dialect import Work, make_call, make_query, make_refusal
+from stream.api.compat.dialect import make_call, make_query
 from stream.api.compat.items import ItemEditor
 from stream.api.compat.metarank_forms import MetarankEvent, RankRequest, RecommendRequest
 from stream.api.compat.people import PersonEditor
@@ -83,19 +83,13 @@ class MetarankDialect:
 
     name = "metarank"
     operations: Sequence[Operation] = (*OPERATIONS, *NO_COUNTERPART)
+    without_counterpart: Sequence[Operation] = NO_COUNTERPART
 
     def __init__(self, service: ApiService, parts: ApiParts, aliases: Sequence[str]) -> None:
         self._service = service
         self._aliases = EventAliases(aliases)
         self._items = ItemEditor(service, parts)
         self._people = PersonEditor(service, parts)
-
-    def find_work(self, operation: Operation) -> Work:
-        """See `Dialect`."""
-        if operation in NO_COUNTERPART:
-            return make_refusal(operation.summary)
-        work: Work = getattr(self, operation.name)
-        return work
 
     def write_problem(self, problem: Problem) -> tuple[bytes, str]:
         """As it is: Metarank documents no form of its own."""
