@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import confluent_kafka
 import structlog
-from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, Message, TopicCollection, TopicPartition
 from confluent_kafka.admin import (  # type: ignore[attr-defined]  # public, but not to its types
     AdminClient,
     ConfigResource,
@@ -181,6 +181,12 @@ def describe_log(settings: BrokerSettings) -> LogIdentity:
     described, cluster = _describe(admin, list(LOG_TOPICS)), _cluster_id(admin)
     partitions = {name: len(topic.partitions) for name, topic in described.items()}
     return LogIdentity(cluster, _ids(described, cluster), partitions)
+
+
+def is_end(message: Message) -> bool:
+    """Whether it says that a partition was read to its end, for now."""
+    error = message.error()
+    return error is not None and error.code() == KafkaError._PARTITION_EOF  # noqa: SLF001 (public)
 
 
 def partition_bounds(

@@ -15,7 +15,7 @@ from headwater_client import EventError, ServerError, decode, encode
 from headwater_client.contract import PlacementRules
 from headwater_client.topics import PLACEMENTS
 
-from features.kafka import client_config
+from features.kafka import client_config, is_end
 from features.placements import PlacementTable, check_placement
 from features.rules.errors import RuleError
 from features.settings import BrokerSettings
@@ -69,12 +69,11 @@ def read_to_end(consumer: confluent_kafka.Consumer) -> Iterator[Message]:
         message = consumer.poll(ANSWER_S)
         if message is None:
             raise ServerError(f"topic {PLACEMENTS} cannot be read: no answer in {ANSWER_S:.0f} s")
-        if (error := message.error()) is None:
-            yield message
-        elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 (public)
+        if is_end(message):
             return
-        else:
+        if (error := message.error()) is not None:
             raise ServerError(f"Kafka: topic {PLACEMENTS}: {error.str()}")
+        yield message
 
 
 def read_placements(settings: BrokerSettings) -> PlacementTable:

@@ -19,7 +19,7 @@ from headwater_client.topics import ROLLOUTS
 from prometheus_client import Counter
 
 from features import rollout_messages
-from features.kafka import client_config
+from features.kafka import client_config, is_end
 from features.rollout_messages import Rollout, RolloutMessage, RolloutRecord, RolloutStep
 from features.settings import BrokerSettings
 
@@ -283,12 +283,6 @@ def read_all(
         if (problem := message.error()) is not None:
             raise ServerError(f"Kafka: topic {ROLLOUTS}: {problem.str()}")
         yield message
-
-
-def is_end(message: confluent_kafka.Message) -> bool:
-    """Whether this says that there is no more for now."""
-    error = message.error()
-    return error is not None and error.code() == confluent_kafka.KafkaError._PARTITION_EOF  # noqa: SLF001
 
 
 def write_rollout_message(

@@ -7,9 +7,10 @@ from functools import partial
 import structlog
 from confluent_kafka import Message
 
+from features.kafka import is_end
 from features.model_server import keep_loaded
 from features.rollout_messages import Rollout, RolloutLease
-from features.rollouts import RolloutReader, is_end, read_all, rollouts_consumer, warn_if_unsigned
+from features.rollouts import RolloutReader, read_all, rollouts_consumer, warn_if_unsigned
 from features.schema import FeatureSchema, read_version
 from features.settings import BrokerSettings
 from stream import metrics

@@ -7,13 +7,13 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 from headwater_client import EVENT_TYPES, DeadLetter, EventError, ServerError, decode
 from headwater_client.topics import DEAD_LETTERS, RECOMMENDATIONS
 
 from bench.harness.hostile import GOOD
 from deploy.settings import Settings
-from features.kafka import client_config, partition_bounds
+from features.kafka import client_config, is_end, partition_bounds
 from features.store import item_sources
 from tests.harness import oracle, rows
 from tests.harness.oracle import Logged
@@ -67,13 +67,13 @@ def read_values(settings: Settings, topic: str) -> Iterator[tuple[int, int, byte
     while unread:
         for message in consumer.consume(10_000, _POLL_S):
             deadline = time.monotonic() + _LONGEST_S
-            if (error := message.error()) is None:
+            if is_end(message):
+                unread.discard(message.partition())
+            elif (error := message.error()) is not None:
+                raise ServerError(f"{topic}: {error}")
+            else:
                 place = message.partition() or 0, message.offset() or 0
                 yield *place, message.value() or b""
-            elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 (public)
-                unread.discard(message.partition())
-            else:
-                raise ServerError(f"{topic}: {error}")
         if time.monotonic() > deadline:
             raise ServerError(f"{topic}: partitions {unread} cannot be read to their end")
     consumer.close()

@@ -28,7 +28,7 @@ from headwater_client.topics import ITEMS, PEOPLE
 from deploy.settings import Settings
 from features import columns
 from features.events import EventReader, arrival_ms, current_ms
-from features.kafka import LogIdentity, ensure_log, ensure_sources, group_members
+from features.kafka import LogIdentity, ensure_log, ensure_sources, group_members, is_end
 from features.positions import claim_positions, raise_positions
 from features.rows import ItemGroup
 from features.schema import FeatureSchema
@@ -42,7 +42,7 @@ from stream.people import AttributesUpdate, parse_attributes, write_attributes
 from stream.row_updates import ConsumerRecord, ItemGroupKey, RowUpdater
 from stream.trending import TrendingSource
 from trainer.datasets import Log
-from trainer.windows.reader import MessageReader, is_end, log_refused, read_event, source_of
+from trainer.windows.reader import MessageReader, log_refused, read_event, source_of
 
 ATTEMPTS = 8
 DURABLE_MS = 5_000

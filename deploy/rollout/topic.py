@@ -24,7 +24,7 @@ from msgspec.structs import replace
 from deploy.rollout.commands import MAX_AGE_S, CommandRejectedError, FencedError, ReceivedCommand
 from deploy.rollout.history import find_breaks
 from features import rollout_messages, rollouts
-from features.kafka import client_config
+from features.kafka import client_config, is_end
 from features.settings import BrokerSettings
 
 POLL_S = 0.2
@@ -91,7 +91,7 @@ class RolloutLog:
             raise self._resign_after(error) from error
         if message is None:
             return None
-        if rollouts.is_end(message):
+        if is_end(message):
             self.caught_up = True
             return None
         if (problem := message.error()) is not None:
@@ -108,7 +108,7 @@ class RolloutLog:
 
     def _next_command(self) -> ReceivedCommand | None:
         message = self._commands.poll(0)
-        if message is None or rollouts.is_end(message):
+        if message is None or is_end(message):
             return None
         if (problem := message.error()) is not None:
             log.warning("commands_unreadable", error=problem.str())

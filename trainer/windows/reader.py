@@ -11,7 +11,7 @@ from headwater_client.kafka import unreachable
 from headwater_client.topics import ITEMS
 
 from features.events import EventReader
-from features.kafka import client_config
+from features.kafka import client_config, is_end
 from features.positions import PositionError
 from features.settings import BrokerSettings
 from trainer.windows.assembler import OffsetTracker, Position, Source
@@ -192,12 +192,6 @@ def log_refused(message: Message, error: EventError) -> None:
         offset=message.offset(),
         reason=f"{error.field}: {error.expected}",
     )
-
-
-def is_end(message: Message) -> bool:
-    """Whether it says that a partition was read to its end."""
-    error = message.error()
-    return error is not None and error.code() == KafkaError._PARTITION_EOF  # noqa: SLF001 (public)
 
 
 def _log_error(error: KafkaError) -> None:

@@ -18,7 +18,7 @@ from headwater_client.event_types import EVENT_TYPES
 from headwater_client.events import Interaction
 
 from features.events import EventReader, current_ms, latest_reference_ms
-from features.kafka import LogIdentity, describe_log, ensure_log
+from features.kafka import LogIdentity, describe_log, ensure_log, is_end
 from features.positions import WATCH_S, PositionError
 from features.settings import BrokerSettings, EventSettings
 from trainer.retrying import retrying
@@ -30,14 +30,7 @@ from trainer.windows.assembler import (
     WindowAssembler,
 )
 from trainer.windows.events import WindowEvent
-from trainer.windows.reader import (
-    Backlog,
-    MessageReader,
-    is_end,
-    log_refused,
-    read_event,
-    source_of,
-)
+from trainer.windows.reader import Backlog, MessageReader, log_refused, read_event, source_of
 from trainer.windows.settings import WindowSettings
 from trainer.windows.store import StagedWindow, WindowManifest, WindowStore
 

@@ -48,8 +48,7 @@ from features.columns import (
     encode_columns,
 )
 from features.events import EventReader, current_ms
-from features.kafka import client_config
-from features.rollouts import is_end
+from features.kafka import client_config, is_end
 from features.settings import BrokerSettings, EventSettings
 from features.store import FEEDBACK, VERSION, RowRead, RowStore, RowWrite, set_aside
 from features.topics import Hash, partition_of
