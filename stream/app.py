@@ -34,7 +34,8 @@ from stream.faust_internals import FolderlessApp, batches, commit_offsets, set_s
 from stream.people import AttributesUpdate, parse_attributes, write_attributes
 from stream.pipeline import Commits, Pipeline, RecommendationProducer, stage
 from stream.poison import PoisonNet
-from stream.recommender import EventPlace, RecommendationRequest, Recommender, make_recommender
+from stream.recommendations import EventPlace, RecommendationRequest
+from stream.recommender import Recommender, make_recommender
 from stream.rollout_follower import RolloutFollower, keep_routed, make_follower
 from stream.routing import Routes
 from stream.row_updates import ConsumerRecord, RowChanges, RowUpdater

@@ -42,13 +42,9 @@ from features.store import RowStore
 from stream import metrics
 from stream.failures import critical_task, retry_while_unavailable
 from stream.faust_internals import assigned_partitions, commit_offsets
-from stream.recommender import (
-    InferenceCall,
-    Recommender,
-    VersionCall,
-    make_recommendations,
-    make_shadows,
-)
+from stream.recommendations import make_recommendations, make_shadows
+from stream.recommender import Recommender
+from stream.version_calls import InferenceCall, VersionCall
 
 log = structlog.get_logger()
 _POLL_S = 0.01

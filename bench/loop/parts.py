@@ -39,7 +39,7 @@ from stream.catalogue import catalogue_read
 from stream.inference import InferenceClient, InferenceRequest
 from stream.pipeline import RecommendationProducer
 from stream.ranking import available_items, rank
-from stream.recommender import recommendation_id
+from stream.recommendations import recommendation_id
 from stream.row_updates import ItemGroupKey
 from stream.trending import TrendingIndex, TrendingSource
 from trainer.datasets import DataSource, load_log

@@ -29,9 +29,10 @@ from stream.api.compat.metarank import MetarankDialect
 from stream.api.http import HttpApi
 from stream.api.intake import EventIntake, EventPublisher
 from stream.api.keys import KeyRing
+from stream.api.parts import ApiParts
 from stream.api.readiness import Readiness
 from stream.api.rpc import RpcApi, RpcListener
-from stream.api.service import ApiParts, ApiService
+from stream.api.service import ApiService
 from stream.failures import retry_while_unavailable
 from stream.item_follower import ItemFollower
 from stream.metrics import count_wrong_time

@@ -27,8 +27,10 @@ from features.rows import UserRow
 from stream.filtering import ItemFilter
 from stream.inference import REST_S, CircuitBreaker
 from stream.metrics import LogThrottle
-from stream.recommender import InferenceCall, RankedLists, RecommendationRequest, Recommender
+from stream.recommendations import RankedLists, RecommendationRequest
+from stream.recommender import Recommender
 from stream.row_updates import RowReader, RowView
+from stream.version_calls import InferenceCall
 
 MAX_WAITING = 4096
 MAX_OPEN = 8

@@ -24,9 +24,10 @@ from stream.api.compat.dialect import PREFIX, Dialect, Work, find_work, make_ref
 from stream.api.guard import observe
 from stream.api.keys import ApiKey, KeyRing
 from stream.api.openapi import make_openapi, render_page
+from stream.api.parts import ApiCall
 from stream.api.problems import RequestError, refuse
 from stream.api.readiness import Readiness
-from stream.api.service import ApiCall, ApiService
+from stream.api.service import ApiService
 
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "[::1]")
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")

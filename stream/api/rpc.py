@@ -25,10 +25,11 @@ from msgspec import Struct
 from stream.api.guard import observe
 from stream.api.keys import ApiKey, KeyRing
 from stream.api.messages import message_class, read_message, write_message
+from stream.api.parts import ApiCall
 from stream.api.problems import RequestError
 from stream.api.proto import SERVICE, path_parts, request_name, rpc_name, rpc_operations
 from stream.api.readiness import Readiness
-from stream.api.service import ApiCall, ApiService
+from stream.api.service import ApiService
 
 HEALTH_EVERY_S = 1.0
 # What a client of gRPC does by itself depends on these: it sends UNAVAILABLE again.

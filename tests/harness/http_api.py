@@ -22,8 +22,9 @@ from stream.api.answers import Answerer, Batching
 from stream.api.http import HttpApi
 from stream.api.intake import EventIntake, EventPublisher
 from stream.api.keys import KeyRing
+from stream.api.parts import ApiParts
 from stream.api.readiness import Readiness
-from stream.api.service import ApiParts, ApiService
+from stream.api.service import ApiService
 from stream.filtering import FilterableItems
 from stream.people import read_attributes
 from stream.recommender import make_recommender

@@ -29,7 +29,7 @@ from features.rows import UserRow
 from features.schema import FeatureSchema
 from features.store import USERS, RowRead
 from features.store.redis import RedisRowStore
-from stream.recommender import POPULAR_ITEMS, recommendation_id
+from stream.recommendations import POPULAR_ITEMS, recommendation_id
 from tests.harness.models import SETTINGS, untrained
 from tests.harness.oracle import read_log, read_topic
 from tests.harness.rows import check_items, check_users

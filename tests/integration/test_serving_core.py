@@ -23,7 +23,8 @@ from stream.catalogue import LOADED_ITEMS, ItemUpdate, write_items
 from stream.filtering import MAX_POOL, FilterableItems
 from stream.inference import model_servers
 from stream.ranking import is_seen
-from stream.recommender import RankedLists, RecommendationRequest, Recommender, make_recommender
+from stream.recommendations import RankedLists, RecommendationRequest
+from stream.recommender import Recommender, make_recommender
 from stream.routing import Routes
 from stream.row_updates import ConsumerRecord, RowUpdater
 from stream.settings import WorkerConfig

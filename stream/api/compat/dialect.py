@@ -9,8 +9,8 @@ from headwater_client.contract import Operation, Problem
 from headwater_client.events import explain_refusal
 from msgspec import Struct
 
+from stream.api.parts import ApiCall
 from stream.api.problems import refuse
-from stream.api.service import ApiCall
 
 PREFIX = "/compat"
 Work = Callable[[ApiCall], Awaitable[Any]]

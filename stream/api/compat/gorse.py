@@ -36,8 +36,9 @@ from stream.api.compat.gorse_operations import LISTS, NO_COUNTERPART, OPERATIONS
 from stream.api.compat.items import ItemEditor
 from stream.api.compat.people import PersonEditor
 from stream.api.compat.values import EventAliases, write_time
+from stream.api.parts import ApiCall, ApiParts
 from stream.api.problems import RequestError, describe_field, refuse
-from stream.api.service import ApiCall, ApiParts, ApiService
+from stream.api.service import ApiService
 from stream.ranking import is_seen
 from stream.row_updates import RowView
 

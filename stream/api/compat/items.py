@@ -8,8 +8,9 @@ from headwater_client.contract import MAX_EVENTS, ItemsQuery
 
 from stream.api.compat.dialect import make_call
 from stream.api.intake import removal_message
+from stream.api.parts import ApiCall, ApiParts
 from stream.api.problems import RETRY_S, refuse
-from stream.api.service import ApiCall, ApiParts, ApiService
+from stream.api.service import ApiService
 
 _KEPT, _KEPT_S = 10_000, 10.0
 

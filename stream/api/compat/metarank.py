@@ -29,8 +29,9 @@ from stream.api.compat.metarank_forms import MetarankEvent, RankRequest, Recomme
 from stream.api.compat.people import PersonEditor
 from stream.api.compat.values import EventAliases
 from stream.api.keys import check_scope
+from stream.api.parts import ApiCall, ApiParts
 from stream.api.problems import MEDIA_TYPE, RequestError, describe_field, refuse
-from stream.api.service import ApiCall, ApiParts, ApiService
+from stream.api.service import ApiService
 
 
 @dataclass

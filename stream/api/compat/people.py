@@ -8,7 +8,8 @@ from cachetools import TTLCache
 from headwater_client.contract import AttributesQuery
 
 from stream.api.compat.dialect import make_call, make_query
-from stream.api.service import ApiCall, ApiParts, ApiService
+from stream.api.parts import ApiCall, ApiParts
+from stream.api.service import ApiService
 
 _KEPT, _KEPT_S = 10_000, 10.0
 _AT_ONCE = 100

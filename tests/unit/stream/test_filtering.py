@@ -11,7 +11,7 @@ from features.rows import empty_user
 from features.rules.errors import RuleError
 from features.schema import FIRST_ITEM
 from stream.filtering import FilterableItems, ItemFilter
-from stream.recommender import RankedLists, RecommendationRequest
+from stream.recommendations import RankedLists, RecommendationRequest
 from tests.unit.stream.test_recommender import (
     NOW_MS,
     SCHEMA,

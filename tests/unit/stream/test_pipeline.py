@@ -15,7 +15,8 @@ from features.schema import FeatureSchema
 from features.settings import FeatureSettings
 from stream.inference import InferenceRequest
 from stream.pipeline import Pipeline
-from stream.recommender import InferenceCall, RankedLists, RecommendationRequest, VersionCall
+from stream.recommendations import RankedLists, RecommendationRequest
+from stream.version_calls import InferenceCall, VersionCall
 
 SCHEMA = FeatureSchema(FeatureSettings())
 

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from features.rows import empty_user
 from features.schema import FeatureSchema
 from features.settings import FeatureSettings
-from stream.recommender import (
+from stream.recommendations import (
     POPULAR_ITEMS,
     EventPlace,
     RankedLists,

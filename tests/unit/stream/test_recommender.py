@@ -20,16 +20,11 @@ from features.settings import BrokerSettings, FeatureSettings, StoreSettings
 from features.topics import hash64
 from stream.catalogue import CatalogueEntry, is_available
 from stream.inference import InferenceError
-from stream.recommender import (
-    POPULAR_ITEMS,
-    RankedLists,
-    RecommendationRequest,
-    Recommender,
-    _check_indices,
-    make_recommender,
-)
+from stream.recommendations import POPULAR_ITEMS, RankedLists, RecommendationRequest
+from stream.recommender import Recommender, make_recommender
 from stream.routing import Routes
 from stream.settings import TritonSettings, WorkerConfig, WorkerSettings
+from stream.version_calls import check_indices
 from tests.harness.memory_store import MemoryRowStore
 
 NOW_MS = 1_700_000_000_000
@@ -221,14 +216,14 @@ def test_a_stable_version_whose_graph_is_of_other_items_is_a_failure_too() -> No
         "candidate_explained_by": np.full(candidates, -1),
         "candidate_scores": np.zeros(candidates, np.float32),
     }
-    _check_indices(good, call.shown)
+    check_indices(good, call.shown)
     for name, array in (
         ("top_items", np.full((1, 3), 7)),
         ("top_explained_by", np.full((1, 3), SCHEMA.settings.history_length)),
         ("candidate_scores", np.zeros((1, candidates[1] + 1), np.float32)),
     ):
         with pytest.raises(InferenceError, match=f"version 1: {name}"):
-            _check_indices(good | {name: array}, call.shown)
+            check_indices(good | {name: array}, call.shown)
 
 
 def test_users_of_one_variant_share_a_call_and_shadows_are_calls_of_their_own() -> None:

@@ -1,0 +1,210 @@
+"""Lists: for a person, like some items, of the caller's own in order, of what is popular."""
+
+import asyncio
+from collections.abc import Coroutine, Mapping, Sequence
+from typing import Any
+from uuid import uuid4
+
+from headwater_client import (
+    EVENT_TYPES,
+    EventError,
+    HeadwaterError,
+    Interaction,
+    RecommendedItem,
+    contract,
+)
+from headwater_client.events import Recommendation
+
+from features.events import current_ms
+from features.topics import hash64
+from stream.api.answers import Found, Question
+from stream.api.filters import ListWish, read_filter, read_wish
+from stream.api.intake import GUEST, served_message
+from stream.api.own_writes import OwnWrites
+from stream.api.parts import ApiCall, ApiParts, Operations
+from stream.ranking import POPULAR, popular_items
+from stream.recommendations import POPULAR_ITEMS
+from stream.row_updates import RowView
+
+_CHUNK = 200
+
+
+class ListOperations(Operations):
+    """Answer with lists of items."""
+
+    def __init__(self, parts: ApiParts) -> None:
+        super().__init__(parts)
+        self._writes = OwnWrites(parts)
+
+    async def recommend(self, call: ApiCall) -> contract.RecommendationAnswer:
+        """The best items for a person.
+
+        Raises:
+            EventError: an event breaks the contract.
+            RequestError: the key may not send events.
+        """
+        query: contract.RecommendationQuery = call.body
+        _check_guest(query)
+        awaited, wish = self._writes.read_offsets(query), self._read_wish(query)
+        events, recording = self._writes.take_events(call, query)
+        if awaited:
+            await self._writes.wait_until_absorbed(query.person or "", awaited)
+        view = _view(query.person, events, query.exclude)._replace(merged_id=query.guest or "")
+        question = Question(view, wish.limit, wanted=wish.wanted)
+        found, recorded = await _both(self._parts.answerer.answer(question), recording)
+        return self._list_answer(found, wish, query.person, recorded)
+
+    async def find_similar(self, call: ApiCall) -> contract.RecommendationAnswer:
+        """What a guest would be recommended who has looked at these items a moment ago."""
+        query: contract.SimilarQuery = call.body
+        now_ms = current_ms()
+        kind = next(iter(EVENT_TYPES.values())).struct
+        events = [
+            kind(event_id=uuid4().hex, user_id=GUEST, item_id=item_id, timestamp=now_ms)
+            for item_id in query.items
+        ]
+        view = _view(None, events, [*query.exclude, *query.items])
+        wish = self._read_wish(query)
+        found = await self._parts.answerer.answer(Question(view, wish.limit, wanted=wish.wanted))
+        return self._list_answer(found, wish, None, None)
+
+    async def rank_items(self, call: ApiCall) -> contract.RankAnswer:
+        """The caller's list in order; as `recommend`."""
+        query: contract.RankQuery = call.body
+        wanted = read_filter(self._parts.items, query.filter, query.context)
+        allowed = wanted.choose(query.items) if wanted else set(query.items)
+        events, recording = self._writes.take_events(call, query)
+        question = Question(_view(query.person, events, ()), candidates=query.items)
+        found, recorded = await _both(self._parts.answerer.answer(question), recording)
+        shown = [item for item in found.items if item.item_id in allowed]
+        placed = [contract.RankedItem(item.item_id, item.score, item.reason) for item in shown]
+        left = allowed - {item.item_id for item in placed}
+        rest = [name for name in dict.fromkeys(query.items) if name in left]
+        described = _describe(found, found.lists.fallback)
+        if query.person is not None:
+            self._report_served(query.person, found._replace(items=shown), described)
+        return contract.RankAnswer(
+            **described,
+            items=[*placed, *map(contract.RankedItem, rest)],
+            person=query.person,
+            **_describe_record(recorded),
+        )
+
+    async def list_popular(self, call: ApiCall) -> contract.PopularAnswer:
+        """What is popular now; of items that are not available none."""
+        query: contract.PopularQuery = call.query
+        wanted = read_filter(self._parts.items, query.filter, {})
+        views, now_ms = self._parts.recommender.items, current_ms()
+        limit = query.limit or self._parts.top_k
+        category = None if query.category is None else hash64(query.category)
+        found: list[RecommendedItem] = []
+        for start in range(0, len(views.trending.items.item_ids), _CHUNK):
+            chunk = popular_items(views.trending.items, now_ms, _CHUNK, start)
+            names = [item.item_id for item in chunk]
+            allowed = wanted.choose(names) if wanted else set(names)
+            try:
+                async with asyncio.timeout(self._parts.deadline_s):
+                    entries = await views.catalogue.get(names)
+            except (HeadwaterError, TimeoutError):
+                entries = views.catalogue.recall(names)
+            found += [
+                item
+                for item in chunk
+                if item.item_id in allowed
+                and views.may_recommend(entries[item.item_id])
+                and (category is None or category in entries[item.item_id].category_hashes)
+            ]
+            if len(found) >= limit:
+                break
+        return contract.PopularAnswer(items=found[:limit], produced_time=now_ms)
+
+    def _read_wish(self, query: contract.RecommendationQuery | contract.SimilarQuery) -> ListWish:
+        return read_wish(self._parts.items, self._parts.placements, query)
+
+    def _list_answer(
+        self, found: Found, wish: ListWish, person: str | None, recorded: str | None
+    ) -> contract.RecommendationAnswer:
+        # Also where a version answered, and nothing that it knows may be shown to this person.
+        fallback = found.lists.fallback or all(item.reason == POPULAR for item in found.items)
+        if fallback and wish.is_empty_without_version:
+            found = found._replace(items=[])
+        missing = max(0, (wish.limit or self._parts.top_k) - len(found.items))
+        described, placed = _describe(found, fallback), wish.placement
+        if person is not None:
+            self._report_served(person, found, described, missing)
+        return contract.RecommendationAnswer(
+            **described,
+            items=found.items,
+            placement=placed.name if placed else "",
+            placement_revision=placed.revision if placed else None,
+            person=person,
+            offsets=self._writes.find_offsets(person, found.row),
+            missing=missing,
+            **_describe_record(recorded),
+        )
+
+    def _report_served(
+        self, person: str, found: Found, described: Mapping[str, Any], missing: int = 0
+    ) -> None:
+        """Tell Kafka what a person was given: a rollout earns by it."""
+        told = {name: value for name, value in described.items() if name != "event_age_ms"}
+        served = Recommendation(
+            **told,
+            user_id=person,
+            event_id="",
+            items=found.items,
+            event_time=described["produced_time"],
+            latency_ms=found.lists.latency_ms,
+            missing=missing,
+        )
+        self._parts.publisher.send(served_message(served))
+
+
+def _view(person: str | None, events: Sequence[Interaction], left_out: Sequence[str]) -> RowView:
+    """Whose row is wanted; a guest is somebody new to a rollout each time."""
+    if person is None:
+        return RowView(uuid4().hex, events, left_out, is_guest=True)
+    return RowView(person, events, left_out)
+
+
+def _check_guest(query: contract.RecommendationQuery) -> None:
+    """Refuse a guest who has become nobody, or who is the person: all would count twice.
+
+    Raises:
+        EventError: so it is.
+    """
+    if query.guest is None:
+        return
+    if query.person is None:
+        raise EventError("person", "<missing>", "is required with guest: who is the guest now?")
+    if query.guest == query.person:
+        raise EventError("guest", query.guest, "expected another id than the person's")
+
+
+async def _both(
+    answer: Coroutine[Any, Any, Found], recording: Coroutine[Any, Any, str] | None
+) -> tuple[Found, str | None]:
+    """The answer, and what came of recording; both at once."""
+    if recording is None:
+        return await answer, None
+    found, recorded = await asyncio.gather(answer, recording)
+    return found, recorded
+
+
+def _describe(found: Found, fallback: bool) -> dict[str, Any]:
+    """What answers say of themselves."""
+    lists = found.lists
+    return {
+        "recommendation_id": uuid4().hex,
+        "model_version": POPULAR_ITEMS if fallback else lists.model_version,
+        "variant": lists.variant,
+        "fallback": fallback,
+        "produced_time": current_ms(),
+        "event_age_ms": found.event_age_ms,
+        "rollout_id": lists.rollout_id,
+        "failed": lists.failed,
+    }
+
+
+def _describe_record(recorded: str | None) -> dict[str, Any]:
+    return {"recorded": recorded == "", "not_recorded": recorded or ""}
