@@ -17,8 +17,8 @@ from urllib.parse import unquote
 
 import msgspec
 from headwater_client import EventError, Interaction, decode, encode
-from headwater_client.contract import CLOUD_EVENT, CLOUD_EVENTS
 from headwater_client.events import EARLIEST_TIMESTAMP_MS, Id
+from headwater_client.operations import CLOUD_EVENT, CLOUD_EVENTS
 from msgspec import Meta, Struct
 
 from stream.api.intake import EventIntake, read_fields, split_events

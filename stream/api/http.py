@@ -8,8 +8,9 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 
 import msgspec
 from headwater_client import EventError, decode, encode
-from headwater_client.contract import JSON, OPERATIONS, HealthAnswer, Operation, Problem
+from headwater_client.contract import HealthAnswer, Problem
 from headwater_client.events import explain_refusal
+from headwater_client.operations import JSON, OPERATIONS, Operation
 from msgspec import Struct
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette

@@ -8,16 +8,8 @@ from typing import Any
 
 import msgspec
 from headwater_client import EVENT_TYPES
-from headwater_client.contract import (
-    CLOUD_EVENT,
-    CLOUD_EVENTS,
-    MAX_EVENTS,
-    OPERATIONS,
-    EventsAnswer,
-    Operation,
-    PlacementName,
-    Problem,
-)
+from headwater_client.contract import MAX_EVENTS, EventsAnswer, PlacementName, Problem
+from headwater_client.operations import CLOUD_EVENT, CLOUD_EVENTS, OPERATIONS, Operation
 from msgspec import Struct
 
 from stream.api.problems import KINDS, MEDIA_TYPE

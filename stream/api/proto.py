@@ -12,7 +12,8 @@ from typing import Any
 
 from google.protobuf.descriptor_pb2 import DescriptorProto
 from headwater_client import EVENT_TYPES
-from headwater_client.contract import OPERATIONS, Operation, Problem
+from headwater_client.contract import Problem
+from headwater_client.operations import OPERATIONS, Operation
 from msgspec import Struct, inspect
 
 PACKAGE = "headwater.v1"

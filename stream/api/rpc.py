@@ -18,8 +18,8 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from grpc_status import rpc_status
 from headwater_client import SettingsError, decode, encode
-from headwater_client.contract import Operation
 from headwater_client.events import explain_refusal
+from headwater_client.operations import Operation
 from msgspec import Struct
 
 from stream.api.guard import observe

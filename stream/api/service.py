@@ -12,7 +12,7 @@ from stream.api.sending import SendingOperations
 
 
 class ApiService(ListOperations, SendingOperations, PeopleOperations, PlacementOperations):
-    """The operations, by their names in `contract.OPERATIONS`."""
+    """The operations, by their names in `headwater_client.operations`."""
 
     _release = version("headwater")
 

@@ -7,7 +7,8 @@ import json
 from typing import Any
 
 import msgspec
-from headwater_client.contract import OPERATIONS, Problem
+from headwater_client.contract import Problem
+from headwater_client.operations import OPERATIONS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -1193,7 +1193,6 @@ export interface components {
          */
         RankAnswer: {
             recommendation_id: string;
-            items: components["schemas"]["RankedItem"][];
             model_version: string;
             variant: string;
             fallback: boolean;
@@ -1210,6 +1209,7 @@ export interface components {
             recorded?: boolean;
             /** @default  */
             not_recorded?: string;
+            items: components["schemas"]["RankedItem"][];
         };
         /**
          * RankQuery
@@ -1369,7 +1369,6 @@ export interface components {
          */
         RecommendationAnswer: {
             recommendation_id: string;
-            items: components["schemas"]["RecommendedItem"][];
             model_version: string;
             variant: string;
             fallback: boolean;
@@ -1378,6 +1377,15 @@ export interface components {
             person?: string | null;
             /** @default null */
             event_age_ms?: number | null;
+            /** @default  */
+            rollout_id?: string;
+            /** @default  */
+            failed?: string;
+            /** @default false */
+            recorded?: boolean;
+            /** @default  */
+            not_recorded?: string;
+            items: components["schemas"]["RecommendedItem"][];
             /**
              * @description offsets by TOPIC/PARTITION, such as clicks/2
              * @default {}
@@ -1387,14 +1395,6 @@ export interface components {
             };
             /** @default 0 */
             missing?: number;
-            /** @default  */
-            rollout_id?: string;
-            /** @default  */
-            failed?: string;
-            /** @default false */
-            recorded?: boolean;
-            /** @default  */
-            not_recorded?: string;
             /** @default  */
             placement?: string;
             /** @default null */

@@ -5,8 +5,9 @@ from typing import Any, Protocol, TypeVar
 
 import msgspec
 from headwater_client import EventError
-from headwater_client.contract import Operation, Problem
+from headwater_client.contract import Problem
 from headwater_client.events import explain_refusal
+from headwater_client.operations import Operation
 from msgspec import Struct
 
 from stream.api.parts import ApiCall

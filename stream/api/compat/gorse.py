@@ -11,7 +11,6 @@ from headwater_client import EventError, RecommendedItem, decode, encode
 from headwater_client.contract import (
     MAX_EVENTS,
     MAX_LIMIT,
-    Operation,
     PersonAnswer,
     PopularQuery,
     Problem,
@@ -19,6 +18,7 @@ from headwater_client.contract import (
     SimilarQuery,
 )
 from headwater_client.events import Item
+from headwater_client.operations import Operation
 from msgspec import Struct
 from msgspec.structs import replace as replace_fields
 

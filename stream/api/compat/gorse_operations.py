@@ -1,6 +1,7 @@
 """The table of Gorse's operations: those that are answered, and those that have no counterpart."""
 
-from headwater_client.contract import Operation, Scope
+from headwater_client.contract import Scope
+from headwater_client.operations import Operation
 from msgspec import Struct
 
 

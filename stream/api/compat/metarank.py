@@ -10,7 +10,6 @@ import msgspec
 from headwater_client import EVENT_TYPES, EventError, Item, RecommendedItem, decode, encode
 from headwater_client.contract import (
     MAX_EVENTS,
-    Operation,
     PopularQuery,
     Problem,
     RankedItem,
@@ -19,6 +18,7 @@ from headwater_client.contract import (
     Scope,
     SimilarQuery,
 )
+from headwater_client.operations import Operation
 from msgspec import Struct
 from msgspec.structs import replace as replace_fields
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
-from headwater_client.contract import OPERATIONS
 from headwater_client.errors import ServerError
+from headwater_client.operations import OPERATIONS
 
 from bench.api.__main__ import CANDIDATES, make_requests, show
 from bench.api.requests import HttpAnswers, Target

@@ -18,7 +18,6 @@ from typing import Any
 import pytest
 from headwater_client import ApiClient, AsyncApiClient, Click, ProblemError, ServerError
 from headwater_client.contract import (
-    OPERATIONS,
     PlacementRules,
     PopularQuery,
     Problem,
@@ -29,6 +28,7 @@ from headwater_client.contract import (
 from headwater_client.errors import SettingsError
 from headwater_client.events import Item, encode
 from headwater_client.http import raw_event
+from headwater_client.operations import OPERATIONS
 
 CLICK = Click(event_id="e1", user_id="ann", item_id="lamp", timestamp=1_700_000_000_000)
 LIST = {

@@ -1,10 +1,9 @@
-"""What the HTTP API takes and answers, and its operations: the OpenAPI document is made of this.
+"""What the HTTP API takes and answers: the OpenAPI document is made of this and its operations.
 
 The words are those of the topics. Unknown fields of a query are refused, so that a misspelt one is
 not passed over; answers grow by optional fields.
 """
 
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated
 
@@ -25,9 +24,6 @@ MAX_LIMIT = 100
 MAX_EVENTS = 1000
 MAX_CANDIDATES = 1000
 MAX_FILTER_CHARS = 4000
-JSON = "application/json"
-CLOUD_EVENT = "application/cloudevents+json"
-CLOUD_EVENTS = "application/cloudevents-batch+json"
 
 Limit = Annotated[int, Meta(ge=1, le=MAX_LIMIT, description="items of the list, at most")]
 Ids = Annotated[list[Id], Meta(max_length=MAX_CANDIDATES)]
@@ -190,7 +186,23 @@ class EventsAnswer(Struct, frozen=True, kw_only=True):
     events: list[EventAnswer]
 
 
-class RecommendationAnswer(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class ListAnswer(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a list says of itself, whoever chose its items."""
+
+    recommendation_id: str
+    model_version: str
+    variant: Annotated[str, Meta(max_length=MAX_VARIANT)]
+    fallback: bool
+    produced_time: int
+    person: str | None = None
+    event_age_ms: int | None = None
+    rollout_id: str = ""
+    failed: str = ""
+    recorded: bool = False
+    not_recorded: str = ""
+
+
+class RecommendationAnswer(ListAnswer, frozen=True, kw_only=True, omit_defaults=True):
     """The best items for a person, as of now.
 
     `variant` is the person's in a rollout. `fallback`: no version answered, these are popular
@@ -201,20 +213,9 @@ class RecommendationAnswer(Struct, frozen=True, kw_only=True, omit_defaults=True
     events; `not_recorded` says why it has not, where it was to.
     """
 
-    recommendation_id: str
     items: list[RecommendedItem]
-    model_version: str
-    variant: Annotated[str, Meta(max_length=MAX_VARIANT)]
-    fallback: bool
-    produced_time: int
-    person: str | None = None
-    event_age_ms: int | None = None
     offsets: Offsets = {}
     missing: int = 0
-    rollout_id: str = ""
-    failed: str = ""
-    recorded: bool = False
-    not_recorded: str = ""
     placement: str = ""
     placement_revision: int | None = None
 
@@ -227,25 +228,14 @@ class RankedItem(Struct, frozen=True, omit_defaults=True):
     reason: Reason | None = None
 
 
-class RankAnswer(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class RankAnswer(ListAnswer, frozen=True, kw_only=True, omit_defaults=True):
     """The caller's list in order; as `RecommendationAnswer`.
 
     Items that the version does not know come last, in the caller's order. In a `fallback` all are
     ordered by what trends.
     """
 
-    recommendation_id: str
     items: list[RankedItem]
-    model_version: str
-    variant: Annotated[str, Meta(max_length=MAX_VARIANT)]
-    fallback: bool
-    produced_time: int
-    person: str | None = None
-    event_age_ms: int | None = None
-    rollout_id: str = ""
-    failed: str = ""
-    recorded: bool = False
-    not_recorded: str = ""
 
 
 class PopularAnswer(Struct, frozen=True, kw_only=True):
@@ -349,144 +339,3 @@ class HealthAnswer(Struct, frozen=True, kw_only=True):
 
     ok: bool
     missing: dict[str, str]
-
-
-@dataclass(frozen=True)
-class Operation:
-    """One operation of the API.
-
-    Attributes:
-        name: of the function that answers, and of the operation in the OpenAPI document.
-        scope: what the caller's key must be for; None: any key.
-        body: what a request holds; events are read one by one.
-        answer: what is answered with status 200.
-        query: what its query string holds.
-        is_open: whether no key is asked for.
-        media_types: what a body may be.
-    """
-
-    name: str
-    method: str
-    path: str
-    summary: str
-    answer: type[Struct] | None = None
-    scope: Scope | None = None
-    body: type[Struct] | None = None
-    query: type[Struct] | None = None
-    is_open: bool = False
-    media_types: tuple[str, ...] = (JSON,)
-
-
-OPERATIONS = (
-    Operation(
-        "send_events",
-        "POST",
-        "/v1/events",
-        "Send events, one or many, of any registered type",
-        EventsAnswer,
-        Scope.SEND,
-        media_types=(JSON, CLOUD_EVENT, CLOUD_EVENTS),
-    ),
-    Operation(
-        "recommend",
-        "POST",
-        "/v1/recommendations",
-        "The best items for a person, who may have done something a moment ago",
-        RecommendationAnswer,
-        Scope.ASK,
-        RecommendationQuery,
-    ),
-    Operation(
-        "rank_items",
-        "POST",
-        "/v1/rank",
-        "Put a list of the caller's own in order for a person",
-        RankAnswer,
-        Scope.ASK,
-        RankQuery,
-    ),
-    Operation(
-        "find_similar",
-        "POST",
-        "/v1/items/similar",
-        "What goes with an item, or with a cart",
-        RecommendationAnswer,
-        Scope.ASK,
-        SimilarQuery,
-    ),
-    Operation(
-        "list_popular",
-        "GET",
-        "/v1/popular",
-        "What is popular now, overall or in a category",
-        PopularAnswer,
-        Scope.ASK,
-        query=PopularQuery,
-    ),
-    Operation(
-        "describe_person",
-        "GET",
-        "/v1/people/{person}",
-        "What is known of a person",
-        PersonAnswer,
-        Scope.READ_PEOPLE,
-    ),
-    Operation(
-        "put_attributes",
-        "PUT",
-        "/v1/people/{person}/attributes",
-        "Say what is known of a person",
-        AttributesAnswer,
-        Scope.SEND,
-        AttributesQuery,
-    ),
-    Operation(
-        "put_items",
-        "PUT",
-        "/v1/items",
-        "Put items into the catalogue",
-        ItemsAnswer,
-        Scope.ADMINISTER,
-        ItemsQuery,
-    ),
-    Operation(
-        "list_placements",
-        "GET",
-        "/v1/placements",
-        "The placements, as this service follows them",
-        PlacementsAnswer,
-        Scope.ADMINISTER,
-    ),
-    Operation(
-        "put_placement",
-        "PUT",
-        "/v1/placements/{name}",
-        "Make a placement, or change it whole; it counts at once",
-        PlacementAnswer,
-        Scope.ADMINISTER,
-        PlacementRules,
-    ),
-    Operation("tell_version", "GET", "/version", "Which release answers", VersionAnswer),
-    Operation("tell_metrics", "GET", "/metrics", "Prometheus metrics"),
-    Operation("tell_contract", "GET", "/openapi.json", "This document"),
-    Operation("show_contract", "GET", "/docs", "This document as a page"),
-    Operation(
-        "tell_live", "GET", "/livez", "Whether the service lives", HealthAnswer, is_open=True
-    ),
-    Operation(
-        "tell_ready",
-        "GET",
-        "/readyz",
-        "Whether it may be sent requests, and what is missing",
-        HealthAnswer,
-        is_open=True,
-    ),
-    Operation(
-        "tell_started",
-        "GET",
-        "/startupz",
-        "Whether it has read all that its first answer needs",
-        HealthAnswer,
-        is_open=True,
-    ),
-)

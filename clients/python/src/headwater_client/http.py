@@ -19,7 +19,6 @@ import msgspec
 from msgspec import Struct
 
 from headwater_client.contract import (
-    OPERATIONS,
     AttributesAnswer,
     AttributesQuery,
     EventsAnswer,
@@ -42,6 +41,7 @@ from headwater_client.contract import (
 from headwater_client.errors import ProblemError, ServerError, SettingsError
 from headwater_client.event_types import EVENT_TYPES
 from headwater_client.events import Context, Interaction, Item, encode
+from headwater_client.operations import OPERATIONS
 
 try:
     import httpx

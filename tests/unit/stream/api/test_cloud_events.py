@@ -10,7 +10,7 @@ import pytest
 from cloudevents.core.bindings.http import to_binary_event, to_structured_event
 from cloudevents.core.v1.event import CloudEvent
 from headwater_client import Click, EventError, Purchase
-from headwater_client.contract import CLOUD_EVENT, CLOUD_EVENTS
+from headwater_client.operations import CLOUD_EVENT, CLOUD_EVENTS
 
 from features.settings import EventSettings
 from stream.api.cloud_events import is_cloud, read_cloud_event, split_cloud_events

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 from headwater_client import EVENT_TYPES, Item
-from headwater_client.contract import OPERATIONS, Scope
+from headwater_client.contract import Scope
+from headwater_client.operations import OPERATIONS
 
 from features.columns import encode_item, encode_user
 from features.rows import apply_event, empty_user, observation

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from headwater_client import EVENT_TYPES
-from headwater_client.contract import OPERATIONS
+from headwater_client.operations import OPERATIONS
 
 from stream.api.openapi import make_openapi
 

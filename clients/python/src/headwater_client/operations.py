@@ -1,0 +1,158 @@
+"""The operations of the HTTP API: what answers which request, and to whose key."""
+
+from dataclasses import dataclass
+
+from msgspec import Struct
+
+from headwater_client import contract
+from headwater_client.contract import Scope
+
+JSON = "application/json"
+CLOUD_EVENT = "application/cloudevents+json"
+CLOUD_EVENTS = "application/cloudevents-batch+json"
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One operation of the API.
+
+    Attributes:
+        name: of the function that answers, and of the operation in the OpenAPI document.
+        scope: what the caller's key must be for; None: any key.
+        body: what a request holds; events are read one by one.
+        answer: what is answered with status 200.
+        query: what its query string holds.
+        is_open: whether no key is asked for.
+        media_types: what a body may be.
+    """
+
+    name: str
+    method: str
+    path: str
+    summary: str
+    answer: type[Struct] | None = None
+    scope: Scope | None = None
+    body: type[Struct] | None = None
+    query: type[Struct] | None = None
+    is_open: bool = False
+    media_types: tuple[str, ...] = (JSON,)
+
+
+OPERATIONS = (
+    Operation(
+        "send_events",
+        "POST",
+        "/v1/events",
+        "Send events, one or many, of any registered type",
+        contract.EventsAnswer,
+        Scope.SEND,
+        media_types=(JSON, CLOUD_EVENT, CLOUD_EVENTS),
+    ),
+    Operation(
+        "recommend",
+        "POST",
+        "/v1/recommendations",
+        "The best items for a person, who may have done something a moment ago",
+        contract.RecommendationAnswer,
+        Scope.ASK,
+        contract.RecommendationQuery,
+    ),
+    Operation(
+        "rank_items",
+        "POST",
+        "/v1/rank",
+        "Put a list of the caller's own in order for a person",
+        contract.RankAnswer,
+        Scope.ASK,
+        contract.RankQuery,
+    ),
+    Operation(
+        "find_similar",
+        "POST",
+        "/v1/items/similar",
+        "What goes with an item, or with a cart",
+        contract.RecommendationAnswer,
+        Scope.ASK,
+        contract.SimilarQuery,
+    ),
+    Operation(
+        "list_popular",
+        "GET",
+        "/v1/popular",
+        "What is popular now, overall or in a category",
+        contract.PopularAnswer,
+        Scope.ASK,
+        query=contract.PopularQuery,
+    ),
+    Operation(
+        "describe_person",
+        "GET",
+        "/v1/people/{person}",
+        "What is known of a person",
+        contract.PersonAnswer,
+        Scope.READ_PEOPLE,
+    ),
+    Operation(
+        "put_attributes",
+        "PUT",
+        "/v1/people/{person}/attributes",
+        "Say what is known of a person",
+        contract.AttributesAnswer,
+        Scope.SEND,
+        contract.AttributesQuery,
+    ),
+    Operation(
+        "put_items",
+        "PUT",
+        "/v1/items",
+        "Put items into the catalogue",
+        contract.ItemsAnswer,
+        Scope.ADMINISTER,
+        contract.ItemsQuery,
+    ),
+    Operation(
+        "list_placements",
+        "GET",
+        "/v1/placements",
+        "The placements, as this service follows them",
+        contract.PlacementsAnswer,
+        Scope.ADMINISTER,
+    ),
+    Operation(
+        "put_placement",
+        "PUT",
+        "/v1/placements/{name}",
+        "Make a placement, or change it whole; it counts at once",
+        contract.PlacementAnswer,
+        Scope.ADMINISTER,
+        contract.PlacementRules,
+    ),
+    Operation("tell_version", "GET", "/version", "Which release answers", contract.VersionAnswer),
+    Operation("tell_metrics", "GET", "/metrics", "Prometheus metrics"),
+    Operation("tell_contract", "GET", "/openapi.json", "This document"),
+    Operation("show_contract", "GET", "/docs", "This document as a page"),
+    Operation(
+        "tell_live",
+        "GET",
+        "/livez",
+        "Whether the service lives",
+        contract.HealthAnswer,
+        is_open=True,
+    ),
+    Operation(
+        "tell_ready",
+        "GET",
+        "/readyz",
+        "Whether it may be sent requests, and what is missing",
+        contract.HealthAnswer,
+        is_open=True,
+    ),
+    Operation(
+        "tell_started",
+        "GET",
+        "/startupz",
+        "Whether it has read all that its first answer needs",
+        contract.HealthAnswer,
+        is_open=True,
+    ),
+)
