@@ -147,15 +147,20 @@ def apply_event(row: UserRow, event: Observation, schema: FeatureSchema) -> bool
         _take_back(row, event, schema)
         return True
     if event.is_action:
-        was_taken_back = (
-            event.type in schema.can_be_taken_back
-            and _mark_of(event.type, event.item, event.time_ms) in row.dedup_ids
-        )
+        was_taken_back = is_taken_back(row, event, schema)
         _count(row, event, schema, 0.0 if was_taken_back else 1.0)
         add_to_history(row, event, schema, as_look=was_taken_back)
     if event.type in schema.seen_by or speaks_against(event, schema):
         insert_lowest(row.seen, event.item, schema.settings.seen_limit)
     return True
+
+
+def is_taken_back(row: UserRow, event: Observation, schema: FeatureSchema) -> bool:
+    """Whether another event that arrived before takes this one back."""
+    return (
+        event.type in schema.can_be_taken_back
+        and _mark_of(event.type, event.item, event.time_ms) in row.dedup_ids
+    )
 
 
 def speaks_against(event: Observation, schema: FeatureSchema) -> bool:
@@ -186,7 +191,7 @@ def find_item_event(row: UserRow, event: Observation, schema: FeatureSchema) -> 
     """
     if taken := schema.takes_back.get(event.type):
         taken_ms = _find_taken_ms(row, event, schema)
-        if taken_ms is None or _mark_of(taken, event.item, taken_ms) in row.dedup_ids:
+        if taken_ms is None or _is_said(row, taken, event.item, taken_ms):
             return None
         return event._replace(time_ms=taken_ms, strength=1.0)
     if not event.is_action:
@@ -303,16 +308,16 @@ def _take_back(row: UserRow, event: Observation, schema: FeatureSchema) -> None:
     taken, taken_ms = schema.takes_back[event.type], _find_taken_ms(row, event, schema)
     if taken_ms is None:
         return
-    mark = _mark_of(taken, event.item, taken_ms)
-    if mark in row.dedup_ids:
+    if _is_said(row, taken, event.item, taken_ms):
         return
     happened = (taken_ms, schema.stands_for[taken], event.item)
     history = row.history
     is_there = happened in history
     is_full = len(history) == schema.settings.history_length
     is_older = is_full and not is_there and taken_ms <= history[0][0]
-    if not is_older:
-        _remember(row, mark, schema.settings.dedup_window)
+    mark_of = _older_mark_of if is_older else _mark_of
+    mark = mark_of(taken, event.item, taken_ms)
+    _remember(row, mark, schema.settings.dedup_window)
     undone = event._replace(type=taken, time_ms=taken_ms, strength=1.0)
     if is_there or is_older:
         _count(row, undone, schema, -1.0)
@@ -325,6 +330,17 @@ def _take_back(row: UserRow, event: Observation, schema: FeatureSchema) -> None:
 def _mark_of(code: int, item: int, time_ms: int) -> Hash:
     """Names an event that is taken back, whatever its id."""
     return hash64(f"TAKEN BACK/{code}/{item}/{time_ms}")
+
+
+def _older_mark_of(code: int, item: int, time_ms: int) -> Hash:
+    """Names one that was subtracted at once: whenever it arrives, it counts."""
+    return hash64(f"TAKEN BACK AT ONCE/{code}/{item}/{time_ms}")
+
+
+def _is_said(row: UserRow, code: int, item: int, time_ms: int) -> bool:
+    """Whether one that takes this back was there before: several take back what was there once."""
+    marks = _mark_of(code, item, time_ms), _older_mark_of(code, item, time_ms)
+    return any(mark in row.dedup_ids for mark in marks)
 
 
 def _count(row: UserRow, event: Observation, schema: FeatureSchema, times: float) -> None:

@@ -11,7 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from features import decay
-from features.rows import Observation, UserRow, apply_event, empty_user, observation
+from features.rows import (
+    Observation,
+    UserRow,
+    apply_event,
+    empty_user,
+    find_item_event,
+    observation,
+)
 from features.schema import FeatureSchema
 from features.settings import HOUR_MS, FeatureSettings
 from features.topics import hash64, source_hash
@@ -100,3 +107,34 @@ def test_counters_are_those_of_what_was_not_taken_back(drawn: Drawn, chance: ran
     )
     assert found == close(wanted)
     assert found[len(lives) - 1 :: len(lives)] == wanted[len(lives) - 1 :: len(lives)]
+
+
+@pytest.mark.parametrize("length", [1, 8])
+@settings(max_examples=100, deadline=None)
+@given(
+    drawn=drawn_events,
+    times=st.lists(st.integers(1, 3), min_size=40, max_size=40),
+    chance=st.randoms(use_true_random=False),
+)
+def test_several_that_take_one_event_back_take_it_back_once(
+    length: int, drawn: Drawn, times: list[int], chance: random.Random
+) -> None:
+    """Each with an id of its own, however old what they name is, and for items too."""
+    schema = FeatureSchema(FeatureSettings(history_length=length, dedup_window=1000))
+    log = make_log(drawn)
+    again = [
+        each._replace(event=hash64(f"{each.event}/{number}"))
+        for each, copies in zip(log, times, strict=False)
+        for number in range(copies if each.taken_ms is not None else 1)
+    ]
+    chance.shuffle(again)
+    one, other = absorb(log, schema), absorb(again, schema)
+    assert other.history == one.history
+    assert other.counters == close(one.counters)
+    counted, row = list[tuple[int, int, int | None]](), empty_user(schema)
+    for offset, event in enumerate(again):
+        found = find_item_event(row, event._replace(offset=offset), schema)
+        if found is not None and event.taken_ms is not None:
+            counted.append((event.type, event.item, event.taken_ms))
+        apply_event(row, event._replace(offset=offset), schema)
+    assert len(counted) == len(set(counted))

@@ -281,7 +281,7 @@ def select_targets(
     replayed = examples.replay_log(events, schema)
     # A request right after an earlier event needs the trends of that time.
     trended = examples.compute_trends(
-        [one.event for one in replayed],
+        examples.item_events(replayed),
         trained.vocabulary,
         schema,
         SNAPSHOT_MS,

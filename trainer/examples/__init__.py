@@ -12,10 +12,12 @@ from trainer.examples.replay import (
     Replayer,
     build_examples,
     compute_trends,
+    item_events,
     observe_log,
     order_by_person,
     previous_times_ms,
     replay_log,
+    select_positive,
 )
 from trainer.examples.splits import DataSplits, split_by_time
 
@@ -29,9 +31,11 @@ __all__ = [
     "Replayer",
     "build_examples",
     "compute_trends",
+    "item_events",
     "observe_log",
     "order_by_person",
     "previous_times_ms",
     "replay_log",
+    "select_positive",
     "split_by_time",
 ]

@@ -10,7 +10,7 @@ S snapshots.
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from operator import attrgetter
 from typing import TypeVar
 
@@ -85,7 +85,11 @@ class ItemPopularity:
     def _apply_event(self, event: Observation) -> tuple[int, list[float]]:
         groups = self._groups.setdefault(event.item, {})
         group = groups.setdefault(event.type, rows.empty_group(self._schema))
-        if event.is_action and self._counts(event):
+        if event.taken_ms is not None:
+            # As of the time of what it takes back, as the stream counts it.
+            undone = event._replace(time_ms=event.taken_ms, strength=1.0)
+            rows.apply_item_event(group, undone, self._schema)
+        elif event.is_action and self._counts(event):
             rows.apply_item_event(group, event, self._schema)
         time_ms = max(group.reference_ms for group in groups.values())
         return time_ms, rows.popularity(groups.items(), time_ms, self._schema)[:-1]
@@ -110,7 +114,7 @@ def compute_trends(
     """Trends at the starts of periods of `snapshot_ms` in which events happened.
 
     Args:
-        log: the events that counted, in any order.
+        log: the events that counted, and what took some of them back, in any order.
         since_ms: no snapshot is needed for what happened before.
     """
     ordered = sorted(log, key=attrgetter("time_ms"))
@@ -175,7 +179,8 @@ class Examples:
         types: int64[E].
         times_ms: int64[E].
         starts: int64[E], where the events of the same person begin.
-        is_target: bool[E], a recommendation could have been right: the item was not taken before.
+        is_target: bool[E], a recommendation could have been right: the item was not taken before,
+            and what was done was not taken back since.
         marks_seen: bool[E], this event takes its item for the first time.
         features: float32[E, F], of the person as of the event's time, before it.
         features_after_last: float32[E, F], the same as of the event before it.
@@ -196,13 +201,25 @@ class Examples:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One event that counted and what was known before it; fields as in `Examples`."""
+    """One event that counted and what was known before it; fields as in `Examples`.
+
+    `taken_back` is what took it back since, with its `taken_ms`: what is left of it is a look.
+    """
 
     event: Observation
     is_target: bool
     marks_seen: bool
     features: list[float]
     features_after_last: list[float]
+    taken_back: Observation | None = None
+
+    def undo(self, taken_back: Observation) -> "Example":
+        """What is left of it: nothing to be predicted."""
+        return replace(self, is_target=False, taken_back=taken_back)
+
+    def type_in_rows(self, schema: FeatureSchema) -> int:
+        """The code for which it stands in its person's history."""
+        return schema.event_codes[0] if self.taken_back else schema.stands_for[self.event.type]
 
 
 def observe_log(events: Sequence[Interaction], items: Iterable[Item]) -> list[Observation]:
@@ -212,6 +229,26 @@ def observe_log(events: Sequence[Interaction], items: Iterable[Item]) -> list[Ob
         rows.observation(event, SOURCE, offset, categories.get(event.item_id, ()))
         for offset, event in enumerate(events)
     ]
+
+
+def item_events(replayed: Sequence[Example]) -> list[Observation]:
+    """What items count of replayed events: each, and what took it back, in order of arrival."""
+    undone = [one.taken_back for one in replayed if one.taken_back]
+    events = [one.event for one in replayed]
+    return sorted([*events, *undone], key=attrgetter("offset")) if undone else events
+
+
+def select_positive(
+    observed: Sequence[Observation], replayed: Sequence[Example]
+) -> list[Observation]:
+    """The events of a log that say for an item, and were not taken back since.
+
+    Args:
+        observed: the log, as of `observe_log`.
+        replayed: the same log.
+    """
+    undone = {one.event.offset for one in replayed if one.taken_back}
+    return [seen for seen in observed if seen.is_action and seen.offset not in undone]
 
 
 def build_examples(
@@ -255,6 +292,10 @@ class Replayer:
     """People as far as their events were replayed; it goes on where the last log ended.
 
     So the training rows of a window cost no replay of those before it.
+
+    Attributes:
+        unmatched: of the last log, what takes back an event that is in no example of that log;
+            each with its `taken_ms`.
     """
 
     def __init__(self, schema: FeatureSchema) -> None:
@@ -262,24 +303,48 @@ class Replayer:
         self._arrived = 0
         self._known: dict[str, UserRow] = {}
         self._taken: dict[str, set[int]] = {}
+        self._taken_by = {taken: code for code, taken in schema.takes_back.items()}
+        self.unmatched: list[Observation] = []
 
     def replay(self, log: Iterable[Observation]) -> list[Example]:
         """Each event that counts as an action, with what was known before it, of all logs so far.
 
-        One that speaks against an item, or takes another back, changes its person's row only.
+        One that speaks against an item changes its person's row only, and so does one that takes
+        another back: but that one is nothing to be predicted then.
 
         Args:
             log: what arrived next, in this order. Its offsets are numbered anew: those of several
                 logs, or of a window, do not ascend.
         """
-        return [made for event in log if (made := self._replay_event(event))]
+        self.unmatched = []
+        made = [one for event in log if (one := self._replay_event(event))]
+        return self._undo(made) if self.unmatched else made
+
+    def _undo(self, made: list[Example]) -> list[Example]:
+        """Take back those of these examples that were taken back."""
+        places = {_name_of(one.event, one.event.type, one.event.time_ms): n for n, one in enumerate(made)}
+        said, self.unmatched = self.unmatched, []
+        for event in said:
+            taken = self._schema.takes_back[event.type]
+            place = places.get(_name_of(event, taken, event.taken_ms))
+            if place is None:
+                self.unmatched.append(event)
+            elif made[place].taken_back is None:
+                made[place] = made[place].undo(event)
+        return made
 
     def _replay_event(self, event: Observation) -> Example | None:
         event = event._replace(source=SOURCE, offset=self._arrived)
         self._arrived += 1
         row = self._known.setdefault(event.user_id, rows.empty_user(self._schema))
         before = _previous_features(row, event, self._schema)
+        counted = rows.find_item_event(row, event, self._schema)
+        undone = rows.is_taken_back(row, event, self._schema)
         if not rows.apply_event(row, event, self._schema):
+            return None
+        if event.type in self._schema.takes_back:
+            if counted:
+                self.unmatched.append(event._replace(taken_ms=counted.time_ms))
             return None
         mine = self._taken.setdefault(event.user_id, set())
         if not event.is_action:
@@ -290,7 +355,17 @@ class Replayer:
         takes = wanted and event.type in self._schema.seen_by
         if takes:
             mine.add(event.item)
-        return Example(event, wanted, takes, *before)
+        made = Example(event, wanted, takes, *before)
+        if not undone:
+            return made
+        # It comes after what took it back, which found nothing to undo then.
+        by = event._replace(type=self._taken_by[event.type], strength=-1.0, taken_ms=event.time_ms)
+        return made.undo(by)
+
+
+def _name_of(event: Observation, code: int, time_ms: int | None) -> tuple[str, Hash, int, int | None]:
+    """Names what an event takes back, or itself."""
+    return event.user_id, event.item, code, time_ms
 
 
 def _previous_features(
@@ -310,7 +385,7 @@ def _to_columns(
     width = schema.user_feature_count
     return Examples(
         items=vocabulary.indices(hashes),
-        types=np.fromiter((schema.stands_for[one.event.type] for one in ordered), np.int64, size),
+        types=np.fromiter((one.type_in_rows(schema) for one in ordered), np.int64, size),
         times_ms=np.fromiter((one.event.time_ms for one in ordered), np.int64, size),
         starts=_person_starts([one.event.user_id for one in ordered]),
         is_target=np.fromiter((one.is_target for one in ordered), np.bool_, size),
@@ -384,10 +459,31 @@ class EventHistory:
         known = [self.catalogue[name] for name in named if name in self.catalogue]
         replayed = self._replayer.replay(observe_log(events, known))
         self.events_of.update(one.event.item_id for one in replayed)
+        undone = self._undo(self._replayer.unmatched)
         self._rows = _concatenate(self._rows, self._columns(replayed))
         self._by_person = None
-        found = self._popularity.apply([one.event for one in replayed])
+        counted = sorted([*item_events(replayed), *undone], key=attrgetter("offset"))
+        found = self._popularity.apply(counted)
         self._popularities = _concatenate(self._popularities, found)
+
+    def _undo(self, said: Sequence[Observation]) -> list[Observation]:
+        """Take back what earlier logs had; those events that have found something to undo."""
+        if not said:
+            return []
+        known, done = self._rows, list[Observation]()
+        places: dict[tuple[int, int, int, int], int] = {}
+        items = np.fromiter((event.item for event in said), np.int64, len(said))
+        columns = known.users, known.hashes, known.types, known.times_ms
+        for at in np.flatnonzero(np.isin(known.hashes, items)).tolist():
+            user, item, code, time_ms = (int(column[at]) for column in columns)
+            places[user, item, code, time_ms] = at
+        for event in said:
+            user, taken = self._users.get(event.user_id, -1), self.schema.takes_back[event.type]
+            place = user, event.item, self.schema.stands_for[taken], event.taken_ms or 0
+            if (at := places.pop(place, None)) is not None:
+                known.is_target[at], known.types[at] = False, self.schema.event_codes[0]
+                done.append(event)
+        return done
 
     @property
     def users(self) -> list[str]:

@@ -83,7 +83,7 @@ class _FirstTraining:
         seen = self._seen_items(replayed)
         texts = item_texts(self.log.items) if self.text_encoder else {}
         catalogue = {item.item_id: item for item in self.log.items if item.item_id in texts}
-        tuned = self._tune_text_encoder(observed, texts)
+        tuned = self._tune_text_encoder(examples.select_positive(observed, replayed), texts)
         text_encoder = tuned.text_encoder if tuned else self.text_encoder
         vocabulary = Vocabulary([*seen, *sorted(catalogue.keys() - set(seen))])
         _check_teacher(self.setup.teacher, vocabulary)
@@ -120,6 +120,9 @@ class _FirstTraining:
     ) -> text.TuningResult | None:
         """The language model tuned to what is learned from; None where it stays as it is.
 
+        Args:
+            observed: events of the log that say for an item.
+
         Raises:
             DataError: there is nothing to tune it on.
         """
@@ -127,8 +130,7 @@ class _FirstTraining:
         if not self.text_encoder or settings.language_tuning is TuningMode.FROZEN:
             return None
         is_held_out = self.is_held_out or _newest_rule(observed, settings)
-        pairs = zip(self.log.events, observed, strict=True)
-        learned = [event for event, seen in pairs if not is_held_out(seen)]
+        learned = [self.log.events[seen.offset] for seen in observed if not is_held_out(seen)]
         numbers = {item_id: number for number, item_id in enumerate(texts)}
         self.progress.start(TrainingPhase.TEXT_TUNING, settings.language_max_seconds)
         return text.tune_language_model(
@@ -150,7 +152,7 @@ class _FirstTraining:
         settings, teacher = self.settings, self.setup.teacher
         events = [example.event for example in replayed]
         trends = examples.compute_trends(
-            events, vocabulary, self.schema, settings.trend_snapshot_ms
+            examples.item_events(replayed), vocabulary, self.schema, settings.trend_snapshot_ms
         )
         columns = examples.build_examples(replayed, vocabulary, self.schema)
         rule = self.is_held_out or _newest_rule(events, settings)
