@@ -31,6 +31,8 @@ POLL_S = 0.05
 _ASK_S = 2.0
 _REPLICAS = 3
 NOT_THERE = (KafkaError.UNKNOWN_TOPIC_OR_PART,)
+# Of a message that its topic will never take.
+TOO_LARGE = (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE)
 _AWAY = (
     KafkaError._ALL_BROKERS_DOWN,  # noqa: SLF001 (public)
     KafkaError._TIMED_OUT,  # noqa: SLF001

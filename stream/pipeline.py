@@ -35,7 +35,7 @@ from headwater_client.events import Recommendation, Shadow, encode
 from headwater_client.kafka import remedy_of
 from headwater_client.topics import DEAD_LETTERS, MAX_MESSAGE_BYTES, PARTITIONER, RECOMMENDATIONS
 
-from features.kafka import client_config
+from features.kafka import TOO_LARGE, client_config
 from features.positions import PositionKeeper
 from features.settings import BrokerSettings
 from features.store import RowStore
@@ -52,7 +52,6 @@ _LINGER_MS = 5
 _DURABLE_MS = 5_000
 # What a letter holds beside the raw bytes, at most: the reason, the topic's name, a hash.
 _LETTER_BYTES = 8_192
-_TOO_LARGE = (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE)
 
 
 class _Outgoing(NamedTuple):
@@ -129,7 +128,7 @@ class RecommendationProducer:
         place = {"topic": letter.topic, "partition": letter.partition, "offset": letter.offset}
 
         def lose(failure: KafkaError) -> None:
-            if failure.code() not in _TOO_LARGE:
+            if failure.code() not in TOO_LARGE:
                 self._failed.append(failure)
                 return
             metrics.DEAD_LETTERS_LOST.labels(letter.topic).inc()
@@ -155,7 +154,7 @@ class RecommendationProducer:
 
     async def _produce(self, attempt: _Attempt) -> None:
         def settle(error: KafkaError | None, _: Message | None) -> None:
-            if error is not None and error.code() in _TOO_LARGE and len(attempt.forms) > 1:
+            if error is not None and error.code() in TOO_LARGE and len(attempt.forms) > 1:
                 self._too_large.append(attempt)
                 return
             self._open.pop(attempt.number, None)

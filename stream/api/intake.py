@@ -19,7 +19,7 @@ from msgspec import Struct
 from prometheus_client import Counter
 
 from features.events import CountDoubt, EventReader, current_ms
-from features.kafka import client_config
+from features.kafka import TOO_LARGE, client_config
 from features.settings import BrokerSettings, EventSettings
 
 UNDELIVERED = Counter(
@@ -138,6 +138,7 @@ class Delivered(NamedTuple):
     problem: str
     partition: int = -1
     offset: int = -1
+    is_too_large: bool = False
 
 
 def event_message(event: Interaction) -> TopicMessage:
@@ -206,7 +207,7 @@ class EventPublisher:
                 full = "the queue is full: Kafka is away, or slower than this"
                 delivery.settle(place, Delivered(full))
             except KafkaException as error:
-                delivery.settle(place, Delivered(_explain(error.args[0])))
+                delivery.settle(place, _explain(error.args[0]))
         return await delivery.wait()
 
     def send(self, message: TopicMessage) -> None:
@@ -250,7 +251,7 @@ class _Delivery:
 
     def report(self, place: int, error: KafkaError | None, message: Message) -> None:
         if error is not None:
-            self.settle(place, Delivered(_explain(error)))
+            self.settle(place, _explain(error))
             return
         partition, offset = message.partition(), message.offset()
         self.settle(place, Delivered("", -1 if partition is None else partition, offset or 0))
@@ -270,6 +271,7 @@ class _Delivery:
             self._done.set_result(None)
 
 
-def _explain(error: KafkaError) -> str:
+def _explain(error: KafkaError) -> Delivered:
     remedy = remedy_of(error)
-    return f"Kafka: {error.str()}{remedy and f': {remedy}'}"
+    problem = f"Kafka: {error.str()}{remedy and f': {remedy}'}"
+    return Delivered(problem, is_too_large=error.code() in TOO_LARGE)

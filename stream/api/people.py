@@ -12,7 +12,8 @@ from features.rows import UserRow
 from features.schema import FeatureSchema
 from stream.api.intake import attributes_message
 from stream.api.parts import ApiCall, Operations
-from stream.api.problems import RETRY_S, refuse
+from stream.api.problems import refuse
+from stream.api.undelivered import refuse_undelivered
 from stream.row_updates import RowView
 
 
@@ -58,9 +59,7 @@ class PeopleOperations(Operations):
         message = attributes_message(decode(PersonAttributes, raw))
         (delivered,) = await self._parts.publisher.publish([message])
         if delivered.problem:
-            raise refuse(
-                "unavailable", delivered.problem, "send it again", retry_after=str(RETRY_S)
-            )
+            raise refuse_undelivered(delivered, message)
         return contract.AttributesAnswer(
             place={f"{message.topic}/{delivered.partition}": delivered.offset}
         )

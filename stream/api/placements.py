@@ -8,7 +8,7 @@ from features.rules.errors import RuleError
 from stream.api.filters import describe_rule
 from stream.api.intake import TopicMessage
 from stream.api.parts import ApiCall, Operations
-from stream.api.problems import RETRY_S, refuse
+from stream.api.undelivered import refuse_undelivered
 
 
 class PlacementOperations(Operations):
@@ -35,7 +35,6 @@ class PlacementOperations(Operations):
         message = TopicMessage(PLACEMENTS, name, encode(placement))
         (delivered,) = await self._parts.publisher.publish([message])
         if delivered.problem:
-            wait = str(RETRY_S)
-            raise refuse("unavailable", delivered.problem, "send it again", retry_after=wait)
+            raise refuse_undelivered(delivered, message)
         self._parts.placements.take(name, placement, delivered.offset)
         return contract.PlacementAnswer(name=name, revision=delivered.offset, placement=placement)

@@ -43,7 +43,10 @@ KINDS = {
         405, "Not by this method", "The header `Allow` names those that there are."
     ),
     "too-large": ProblemKind(
-        413, "The request is too large", "Send less at once; `remedy` says how much."
+        413,
+        "The request is too large",
+        "Send less at once; `remedy` says how much. Where a message is larger than its topic "
+        "takes, `field` names what to shorten.",
     ),
     "media-type": ProblemKind(
         415, "Not of this media type", "Send JSON, with `Content-Type: application/json`."

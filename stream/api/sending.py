@@ -9,7 +9,10 @@ from msgspec.structs import replace
 from stream.api.cloud_events import is_cloud, read_cloud_event, split_cloud_events
 from stream.api.intake import event_message, item_message, split_events
 from stream.api.parts import ApiCall, Operations
-from stream.api.problems import RETRY_S, RequestError, describe_field, make_problem, refuse
+from stream.api.problems import RETRY_S, RequestError, describe_field, make_problem
+from stream.api.undelivered import describe_undelivered
+
+_SAME_ID = "send it again, with its event_id"
 
 
 class SendingOperations(Operations):
@@ -41,8 +44,8 @@ class SendingOperations(Operations):
         delivered = await self._parts.publisher.publish(messages)
         for place, message, one in zip(events, messages, delivered, strict=True):
             if one.problem:
-                remedy = "send it again, with its event_id"
-                problem = make_problem("unavailable", one.problem, remedy)
+                where = f"events[{place}]" if len(raws) > 1 else ""
+                problem = describe_undelivered(one, message, where, _SAME_ID)
                 outcomes[place] = replace(outcomes[place], accepted=False, problem=problem)
             else:
                 stands = {f"{message.topic}/{one.partition}": one.offset}
@@ -60,15 +63,24 @@ class SendingOperations(Operations):
             RequestError: Kafka does not take one.
         """
         query: contract.ItemsQuery = call.body
-        delivered = await self._parts.publisher.publish([item_message(one) for one in query.items])
-        if failed := [one.problem for one in delivered if one.problem]:
-            raise refuse(
-                "unavailable",
-                f"{len(failed)} of {len(delivered)} items: {failed[0]}",
-                "send them again",
-                retry_after=str(RETRY_S),
-            )
+        messages = [item_message(one) for one in query.items]
+        delivered = await self._parts.publisher.publish(messages)
+        problems = [
+            describe_undelivered(one, message, f"items[{place}]")
+            for place, (one, message) in enumerate(zip(delivered, messages, strict=True))
+            if one.problem
+        ]
+        if problems:
+            raise _refuse_items(problems, len(delivered))
         return contract.ItemsAnswer(accepted=len(delivered))
+
+
+def _refuse_items(problems: Sequence[contract.Problem], items: int) -> RequestError:
+    """The error of a request of which some items were not taken; the caller's fault comes first."""
+    worst = min(problems, key=lambda problem: problem.status)
+    many = f"{len(problems)} of {items} items: {worst.detail}"
+    headers = {"Retry-After": str(RETRY_S)} if worst.status >= 500 else {}
+    return RequestError(replace(worst, detail=many), headers)
 
 
 def _refuse_all(problems: Sequence[contract.Problem]) -> RequestError:

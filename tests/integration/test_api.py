@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -785,3 +785,34 @@ def run_command(service: Service, *command: str) -> subprocess.CompletedProcess[
     )
     assert done.returncode == 0, done.stderr
     return done
+
+
+def test_what_no_topic_takes_is_the_callers_to_shorten(service: Service) -> None:
+    """A body may be as large as a message, and the message is a little larger then."""
+    person, largest = uuid4().hex, 1024 * 1024
+
+    def fill(make: Callable[[str], Any]) -> Any:
+        return make("x" * (largest - len(json.dumps(make("")))))
+
+    attributes = fill(lambda much: {"attributes": {"city": "Bonn", "about": much}})
+    items = fill(
+        lambda much: {"items": [{"item_id": "i1"}, {"item_id": "i2", "attributes": {"a": much}}]}
+    )
+    event = fill(lambda much: click("i1", user_id=person, context={"page": much}))
+    events = fill(
+        lambda much: [{"type": "click"}, click("i1", user_id=person, context={"p": much})]
+    )
+    asked = {
+        "attributes.about": ("PUT", f"/v1/people/{person}/attributes", attributes),
+        "items[1].attributes.a": ("PUT", "/v1/items", items),
+        "context.page": ("POST", EVENTS, event),
+        "events[1].context.p": ("POST", EVENTS, events),
+    }
+    for field, request in asked.items():
+        _, problem = service.call(*request)
+        refused = problem.get("errors", [problem])[-1]
+        assert (refused["status"], refused["field"]) == (413, field)
+        assert "xxx" in refused["value"]
+        assert len(refused["value"]) < 500
+        assert "shorten" in refused["remedy"]
+    assert service.clicks(person) == 0

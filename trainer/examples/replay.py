@@ -322,7 +322,9 @@ class Replayer:
 
     def _undo(self, made: list[Example]) -> list[Example]:
         """Take back those of these examples that were taken back."""
-        places = {_name_of(one.event, one.event.type, one.event.time_ms): n for n, one in enumerate(made)}
+        places = {
+            _name_of(one.event, one.event.type, one.event.time_ms): n for n, one in enumerate(made)
+        }
         said, self.unmatched = self.unmatched, []
         for event in said:
             taken = self._schema.takes_back[event.type]
@@ -363,7 +365,9 @@ class Replayer:
         return made.undo(by)
 
 
-def _name_of(event: Observation, code: int, time_ms: int | None) -> tuple[str, Hash, int, int | None]:
+def _name_of(
+    event: Observation, code: int, time_ms: int | None
+) -> tuple[str, Hash, int, int | None]:
     """Names what an event takes back, or itself."""
     return event.user_id, event.item, code, time_ms
 
@@ -480,7 +484,8 @@ class EventHistory:
         for event in said:
             user, taken = self._users.get(event.user_id, -1), self.schema.takes_back[event.type]
             place = user, event.item, self.schema.stands_for[taken], event.taken_ms or 0
-            if (at := places.pop(place, None)) is not None:
+            if place in places:
+                at = places.pop(place)
                 known.is_target[at], known.types[at] = False, self.schema.event_codes[0]
                 done.append(event)
         return done
@@ -524,12 +529,12 @@ class EventHistory:
 
     def _columns(self, replayed: Sequence[Example]) -> _EventColumns:
         size, width = len(replayed), self.schema.user_feature_count
-        numbers, stands_for = self._users, self.schema.stands_for
+        numbers = self._users
         people = [numbers.setdefault(one.event.user_id, len(numbers)) for one in replayed]
         return _EventColumns(
             users=np.array(people, np.int64),
             hashes=np.array([one.event.item for one in replayed], np.int64),
-            types=np.array([stands_for[one.event.type] for one in replayed], np.int64),
+            types=np.array([one.type_in_rows(self.schema) for one in replayed], np.int64),
             times_ms=np.array([one.event.time_ms for one in replayed], np.int64),
             is_target=np.array([one.is_target for one in replayed], np.bool_),
             marks_seen=np.array([one.marks_seen for one in replayed], np.bool_),

@@ -9,8 +9,8 @@ from headwater_client.contract import MAX_EVENTS, ItemsQuery
 from stream.api.compat.dialect import make_call
 from stream.api.intake import removal_message
 from stream.api.parts import ApiCall, ApiParts
-from stream.api.problems import RETRY_S, refuse
 from stream.api.service import ApiService
+from stream.api.undelivered import refuse_undelivered
 
 _KEPT, _KEPT_S = 10_000, 10.0
 
@@ -55,8 +55,8 @@ class ItemEditor:
         Raises:
             RequestError: Kafka does not take the message.
         """
-        (delivered,) = await self._parts.publisher.publish([removal_message(item_id)])
+        message = removal_message(item_id)
+        (delivered,) = await self._parts.publisher.publish([message])
         if delivered.problem:
-            again = str(RETRY_S)
-            raise refuse("unavailable", delivered.problem, "send it again", retry_after=again)
+            raise refuse_undelivered(delivered, message)
         self._sent[item_id] = None
