@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar
 
 import pydantic_settings
 from headwater_client.errors import SettingsError
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
 from deploy import settings_text
 from deploy.optimize.settings import OptimizeSettings
@@ -25,6 +25,7 @@ from features.settings import (
     Section,
     SecurityProtocol,
     StoreSettings,
+    clean_text,
 )
 from stream.settings import ApiSettings, TritonSettings, WorkerConfig, WorkerSettings
 from trainer.settings import FineTuneSettings, GateSettings, TrainerSettings
@@ -44,17 +45,27 @@ def absolute(path: Path) -> Path:
         return path.expanduser().absolute()
     except RuntimeError as error:
         raise ValueError(f"{path}: {error} Write the whole path, or set HOME") from error
+    except FileNotFoundError as error:
+        raise ValueError("the folder that this runs in is gone: change to another") from error
 
 
 def default_cache_dir() -> Path:
     """`$XDG_CACHE_HOME/headwater`, or `~/.cache/headwater`; without a home here, `.cache`."""
     given = os.environ.get("XDG_CACHE_HOME")
-    if not given and os.path.expanduser("~") == "~":  # noqa: PTH111  (pathlib's raises)
+    if not given and os.path.expanduser("~") in ("", "~", "/"):  # noqa: PTH111  (pathlib's raises)
         return absolute(Path(".cache/headwater"))
     return absolute(Path(given or "~/.cache") / "headwater")
 
 
-Folder = Annotated[Path, AfterValidator(absolute), Field(validate_default=True)]
+def _clean_path(given: object) -> object:
+    if given == "":
+        raise ValueError("is blank: write a folder: . is the one that this runs in")
+    return clean_text(given) if isinstance(given, str) else given
+
+
+Folder = Annotated[
+    Path, BeforeValidator(_clean_path), AfterValidator(absolute), Field(validate_default=True)
+]
 Port = Annotated[int, Field(ge=1, le=65_535)]
 
 
@@ -197,10 +208,14 @@ def _stray_security(settings: Settings) -> Iterator[tuple[str, str]]:
 def config_file() -> Path | None:
     """The settings file: `$HEADWATER_CONFIG`, else `headwater.toml` here, else none."""
     named = os.environ.get(CONFIG_VARIABLE)
-    if named and not Path(named).is_file():
-        raise SettingsError(f"{CONFIG_VARIABLE}={named}: no such file: correct or unset it")
     path = Path(named or CONFIG_FILE)
-    return path if path.is_file() else None
+    try:
+        is_there = path.is_file()
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be read: {error.strerror}") from error
+    if named and not is_there:
+        raise SettingsError(f"{CONFIG_VARIABLE}={named}: no such file: correct or unset it")
+    return path if is_there else None
 
 
 def read_file(path: Path) -> dict[str, Any]:
@@ -219,7 +234,8 @@ def read_file(path: Path) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
         raise SettingsError(f"{path}: is no UTF-8 in line {line}: save it as UTF-8") from error
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
+        # Not only `TOMLDecodeError`: a number of 5,000 digits, 1,000 brackets.
         raise SettingsError(f"{path}: not TOML: {error}") from error
 
 
@@ -234,7 +250,7 @@ def load_settings() -> Settings:
     except SettingsError as error:
         problems.append(str(error))
     except pydantic_settings.SettingsError as error:
-        problems.append(f"{error}: lists and tables in a variable are written as JSON")
+        problems.append(settings_text.explain_json(error, variables))
     if problems:
         raise SettingsError("\n".join(problems))
     return settings

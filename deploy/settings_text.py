@@ -7,6 +7,7 @@ whichever names they use.
 """
 
 import difflib
+import json
 import re
 import sys
 from collections.abc import Iterator, Mapping
@@ -46,7 +47,25 @@ def unknown_variables(model: Model, environment: Mapping[str, str]) -> Iterator[
         section = name.removeprefix(PREFIX).split(DELIMITER)[0].lower()
         unknown = name.startswith(PREFIX) and section not in model.model_fields
         if unknown and not _is_foreign(name, environment[name]):
-            yield f"{name}: unknown setting{_suggestion(section, model)}"
+            yield f"{name}: unknown setting{_suggest_variable(name, section, model)}"
+
+
+def _suggest_variable(name: str, section: str, model: Model) -> str:
+    """Two `_` part a section and its setting; one is the commonest mistake."""
+    given = name.removeprefix(PREFIX).lower()
+    for known, fields in sections(model):
+        setting = given.removeprefix(f"{known}_")
+        if setting != given and setting in fields.model_fields:
+            return f"; did you mean {variable(f'{known}.{setting}')}?"
+    return _suggestion(section, model)
+
+
+def explain_json(error: Exception, environment: Mapping[str, str]) -> str:
+    """Which variable is to hold JSON and does not: pydantic-settings names the section."""
+    text = getattr(error.__cause__, "doc", None)
+    found = (name for name, value in sorted(environment.items()) if value == text)
+    names = ", ".join(name for name in found if name.upper().startswith(PREFIX))
+    return f'{names or error}: lists and tables in a variable are written as JSON: ["a", "b"]'
 
 
 # What Kubernetes sets for a Service, and Docker for a link, whose name begins with `headwater`.
@@ -122,6 +141,9 @@ def _explain_unknown(name: str, section: Model | None) -> str:
     removed = getattr(section, "REMOVED", {})
     if name in removed:
         return f"this setting is gone: {removed[name]}"
+    homes = () if section is None else sections(section)
+    if found := [each for each, fields in homes if name in fields.model_fields]:
+        return f"unknown setting; it is one of the section [{'], ['.join(found)}]"
     return f"unknown setting{_suggestion(name, section)}"
 
 
@@ -160,8 +182,7 @@ def toml_literal(value: object) -> str:
         case tuple() | list():
             return f"[{', '.join(toml_literal(item) for item in value)}]"
         case _:
-            text = mask_logins(str(value)).replace("\\", "\\\\").replace('"', '\\"')
-            return f'"{text}"'
+            return json.dumps(mask_logins(str(value)), ensure_ascii=False)
 
 
 UNTIL = "0.3.0"

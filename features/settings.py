@@ -10,7 +10,16 @@ import headwater_client
 from headwater_client.errors import SettingsError
 from headwater_client.event_types import CLICK, EVENT_TYPES, PURCHASE
 from headwater_client.kafka import join_address, parse_address
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
@@ -19,6 +28,20 @@ LEAST_KEY_CHARS = 32
 # What programs write where they know no id. Not 0: logs whose people are counted have one.
 NOBODY = (
     *("", "-", "-1", "null", "(null)", "nil", "none", "(none)", "nan", "n/a", "undefined"),
+    # Hive, MySQL, workbooks, Go, JSON.
+    *(
+        "\\n",
+        "#n/a",
+        "#null!",
+        "#value!",
+        "#ref!",
+        "#name?",
+        "<null>",
+        "[null]",
+        "<nil>",
+        "{}",
+        "[]",
+    ),
     *("unknown", "anonymous", "anon", "guest", "not set", "(not set)", "[object object]"),
     "00000000-0000-0000-0000-000000000000",
 )
@@ -29,6 +52,30 @@ HalfOpenFraction = Annotated[float, Field(ge=0, lt=1)]
 HalfLives = Annotated[tuple[Annotated[int, Field(gt=0)], ...], Field(min_length=1)]
 
 
+def clean_text(given: str, *, is_secret: bool = False) -> str:
+    """A value without the line breaks around it, which nobody sees: `echo` leaves one.
+
+    Raises:
+        ValueError: it is all blanks, it is no UTF-8, or a secret begins or ends in a line break.
+    """
+    if given.isspace():
+        raise ValueError("is blank: give it a value, or leave it out")
+    if "\0" in given or not _can_be_written(given):
+        raise ValueError("is no text in UTF-8")
+    bare = given.strip("\r\n")
+    if is_secret and bare != given:
+        raise ValueError("ends in a line break, as `echo` writes one: use `printf %s`")
+    return bare
+
+
+def _can_be_written(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 class Section(BaseModel):
     """A part of the settings: unknown names are refused, values never change after start.
 
@@ -36,11 +83,21 @@ class Section(BaseModel):
         RENAMED: names of the release before and what they are called now. They are accepted from
             the settings file, the environment and stored settings.
         REMOVED: names of settings that are gone, and what to do instead.
+        KEEPS_BLANKS: whether blanks around a text, and a text of blanks, mean something.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     RENAMED: ClassVar[Mapping[str, str]] = {}
     REMOVED: ClassVar[Mapping[str, str]] = {}
+    KEEPS_BLANKS: ClassVar[bool] = False
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _check_text(cls, given: Any, info: ValidationInfo) -> Any:
+        if not isinstance(given, str) or cls.KEEPS_BLANKS:
+            return given
+        field = cls.model_fields[info.field_name or ""]
+        return clean_text(given, is_secret="Secret" in str(field.annotation))
 
     @model_validator(mode="before")
     @classmethod

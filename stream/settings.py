@@ -1,11 +1,11 @@
 """Settings of the fast loop: the model server that it calls, and the worker itself."""
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from socket import gethostname
 from typing import Annotated, Any
 
+from headwater_client.kafka import join_address, parse_address
 from pydantic import Field, SecretStr, field_validator
 
 from features.settings import (
@@ -55,18 +55,28 @@ class TritonSettings(Section):
     @field_validator("url")
     @classmethod
     def _check_each(cls, url: str | None) -> str | None:
-        each = [one.strip() for one in url.split(",")] if url else []
-        for one in each:
-            if one.startswith(("http:", "https:")) or not re.fullmatch(r"\S+:\d{1,5}", one):
-                raise ValueError(f"{one!r}: write host:port, or host:port,host:port")
+        each = [_join_triton(one) for one in (url or "").split(",") if one.strip()]
         if len(set(each)) < len(each):
             raise ValueError("an address stands twice: name each once")
-        return ",".join(each) if url else url
+        return ",".join(each) or None
 
     @property
     def urls(self) -> list[str]:
         """The address of each Triton."""
         return self.url.split(",") if self.url else []
+
+
+_BY_DNS = "dns:///"
+"""gRPC's own way to say that all addresses of a name are asked."""
+
+
+def _join_triton(given: str) -> str:
+    text = given.strip()
+    try:
+        address = join_address(*parse_address(text.removeprefix(_BY_DNS)))
+    except ValueError as error:
+        raise ValueError(f"{text!r}: {error}") from error
+    return f"{_BY_DNS}{address}" if text.startswith(_BY_DNS) else address
 
 
 class WorkerSettings(Section):

@@ -48,6 +48,9 @@ DECIMAL_COMMA = re.compile(r"[+-]?(\d+|\d{1,3}(\.\d{3})+),\d+")
 ANY_WITH_COMMA = re.compile(r"[+-]?\d{1,3}(\.\d{3})*(,\d+)?|[+-]?\d+(,\d+)?")
 ANY_WITH_POINT = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d+)?")
 GROUPS_AND_POINT = re.compile(r"[+-]?\d{1,3}(,\d{3})+\.\d+")
+# 1,234 may be either.
+UNDECIDED = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")
+POINT = re.compile(r"[+-]?\d*\.\d+")
 NOT_A_NUMBER = "nan"
 WHOLE_NUMBER = re.compile(r"(-?\d+)(\.0+)?")
 
@@ -112,12 +115,15 @@ def numbers(column: Any, decimal: str | None = None) -> Values:
     """Integers and floats, None for none and for NaN, text for what is no finite number.
 
     Args:
-        decimal: a point or a comma; default: a comma where most have one.
+        decimal: a point or a comma; default: a comma where most have one. Where nothing tells what
+            1,234 is, it stays a text.
 
     >>> numbers(pa.chunked_array([["1.5", "x", "inf", None]]))
     [1.5, 'x', 'inf', None]
     >>> numbers(pa.chunked_array([["1.234,56", "7", "0,5"]]))
     [1234.56, 7, 0.5]
+    >>> numbers(pa.chunked_array([["1,234", "12.50"]])), numbers(pa.chunked_array([["1,234", "9"]]))
+    ([1234, 12.5], ['1,234', 9])
     """
     column = _drop_dictionary(column)
     if pa.types.is_decimal(column.type):
@@ -137,8 +143,7 @@ def numbers(column: Any, decimal: str | None = None) -> Values:
 def _with_point(values: Values, decimal: str | None) -> Callable[[Any], Any]:
     """How a number of the column is written for Python."""
     if decimal is None:
-        commas = Counter(bool(DECIMAL_COMMA.fullmatch(value)) for value in values if value)
-        decimal = "," if commas[True] > commas[False] else None
+        decimal = _find_decimal([value for value in values if value])
     form = {",": ANY_WITH_COMMA, ".": ANY_WITH_POINT, None: GROUPS_AND_POINT}[decimal]
 
     def write(value: Any) -> Any:
@@ -149,6 +154,17 @@ def _with_point(values: Values, decimal: str | None) -> Callable[[Any], Any]:
         return value.replace(",", "")
 
     return write
+
+
+def _find_decimal(values: Sequence[str]) -> str | None:
+    """A comma or a point, as most of those have it that can be read in one way only."""
+    commas = sum(
+        bool(DECIMAL_COMMA.fullmatch(each) and not UNDECIDED.fullmatch(each)) for each in values
+    )
+    points = sum(bool(POINT.fullmatch(each) or GROUPS_AND_POINT.fullmatch(each)) for each in values)
+    if commas > points:
+        return ","
+    return "." if points else None
 
 
 def integers(column: Any, decimal: str | None = None) -> Values:

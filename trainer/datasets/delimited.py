@@ -25,12 +25,24 @@ from headwater_client.errors import DataError
 MAX_LINES = 1000
 BATCH_ROWS = 65_536
 COMPRESSIONS = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\x28\xb5\x2f\xfd": "zstd"}
+_JSON = "JSON, which is not read here: make CSV or Parquet of it"
+_PAGE = "a page of the web: export the table itself, as CSV"
 FOREIGN = {
     b"PK\x03\x04": "a ZIP archive or a workbook: unpack it, or save its sheet as CSV",
+    b"\xd0\xcf\x11\xe0": "a workbook (.xls): save its sheet as CSV",
     b"\xfd7zXZ": "compressed by xz: unpack it, or compress it by gzip",
     b"SQLite": "a database: export its table as CSV",
-    b"{": "JSON, which is not read here: make CSV or Parquet of it",
-    b"[{": "JSON, which is not read here: make CSV or Parquet of it",
+    b"ARROW1": "Arrow (Feather): save it as Parquet",
+    b"Obj\x01": "Avro: make CSV or Parquet of it",
+    b"ORC": "ORC: make CSV or Parquet of it",
+    b"PAR1": "Parquet that is compressed once more: unpack it",
+    b"%PDF": "a PDF: export the table itself, as CSV",
+    b"{": _JSON,
+    b"[": _JSON,
+    b"<!DOCTYPE": _PAGE,
+    b"<!doctype": _PAGE,
+    b"<html": _PAGE,
+    b"<?xml": "XML: export the table as CSV",
 }
 DELIMITERS = (",", "\t", ";", "|")
 TABS = ("tsv", "tab")
@@ -54,7 +66,8 @@ class TextFormat:
             heading has none.
         encoding: a name that Python knows.
         column_names: default: the first line's.
-        null_values: what stands for no value. A person may be called NA.
+        null_values: what stands for no value: nothing, and what Hive and MySQL write. A person may
+            be called NA.
         row_signs: columns by which a line is known to be a row: of a time, and of an id.
     """
 
@@ -62,7 +75,7 @@ class TextFormat:
     quoted: bool | None = None
     encoding: str = "utf-8"
     column_names: Sequence[str] | None = None
-    null_values: Sequence[str] = ("",)
+    null_values: Sequence[str] = ("", "\\N")
     row_signs: tuple[str, str] = ("", "")
 
 
@@ -163,8 +176,11 @@ def _open_lines(path: Path, encoding: str) -> Iterator[_Lines]:
 
 
 def _check_is_text(path: Path, begin: bytes, encoding: str) -> None:
+    if any(begin.startswith(sign) for sign in COMPRESSIONS):
+        raise DataError(f"{path}: cannot be read: is compressed twice: unpack it once")
+    said = begin.removeprefix(codecs.BOM_UTF8).lstrip()
     for sign, what in FOREIGN.items():
-        if begin.startswith(sign):
+        if said.startswith(sign):
             raise DataError(f"{path}: cannot be read: is {what}")
     if codecs.lookup(encoding).name.startswith(("utf-16", "utf-32")):
         return

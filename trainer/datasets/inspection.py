@@ -14,6 +14,8 @@ from trainer.datasets.delimited import OPEN_QUOTE
 from trainer.datasets.log import Log, item_texts
 from trainer.datasets.records import STANDS_FOR_NOBODY, RefusedRecord, RowCounts
 
+UNREAD_TIMES = ("timestamp: Expected `int`, got `str`",)
+UNREAD = ("price: Expected `float | null`, got", "quantity: Expected `int | null`, got", "rating: ")
 NO_PERSON = ("user_id: is required", f"user_id: {STANDS_FOR_NOBODY}")
 
 # Of all events, what one person's, or one item's, may be before it looks like a machine's.
@@ -220,7 +222,24 @@ def _check_times(log: Log) -> list[LogWarning]:
 
 def _check_refusals(log: Log) -> list[LogWarning]:
     returns = sum(_is_return(row) for row in log.refused)
+    times, numbers = (
+        [row for row in log.refused if row.kind.startswith(kinds)]
+        for kinds in (UNREAD_TIMES, UNREAD)
+    )
     return [
+        LogWarning(
+            "times_not_read",
+            len(times),
+            f"rows have a time that is not understood{_show_example(times)}: say how it is "
+            "written: --map time_format='%d/%m/%Y %H:%M'",
+        ),
+        LogWarning(
+            "numbers_not_read",
+            len(numbers),
+            f"rows have a number that is not understood{_show_example(numbers)}: where a comma "
+            "stands before the fraction say --map decimal=, and where it parts thousands --map "
+            "decimal=.",
+        ),
         LogWarning(
             "returns",
             returns,
@@ -234,6 +253,15 @@ def _check_refusals(log: Log) -> list[LogWarning]:
             "quotes nothing, say --map quoted=false",
         ),
     ]
+
+
+def _show_example(rows: Sequence[RefusedRecord]) -> str:
+    """The value of the first row that was not understood."""
+    for row in rows[:1]:
+        name = row.kind.partition(":")[0]
+        value = msgspec.json.decode(row.raw).get(name)
+        return f", such as {value!r:.60}" if value is not None else ""
+    return ""
 
 
 def _is_return(row: RefusedRecord) -> bool:

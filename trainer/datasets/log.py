@@ -139,8 +139,7 @@ def examine_catalogue(path: Path, source: DataSource) -> Log:
         DataError: no such file, or no column describes an item.
         SettingsError: the mapping is not understood.
     """
-    if not path.exists():
-        raise DataError(f"{path}: no such file or folder")
+    _check_is_there(path)
     found = read_tables(path, source.mapping)
     items = [*found.events, *(found.items if found.items is not found.events else ())]
     log, _ = _build_log(LogTables([], items, found.passed_over), source.events)
@@ -152,10 +151,18 @@ def examine_catalogue(path: Path, source: DataSource) -> Log:
     return log
 
 
+def _check_is_there(path: Path) -> None:
+    try:
+        is_there = path.exists()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    if not is_there:
+        raise DataError(f"{path}: no such file or folder")
+
+
 def _read(source: DataSource) -> tuple[Log, Sequence[TableRecords]]:
     path = source.path or movielens_100k(source.cache_dir)
-    if not path.exists():
-        raise DataError(f"{path}: no such file or folder")
+    _check_is_there(path)
     folder = path.parent if path.name in LAYOUTS else path
     found = read_movielens(folder) if source.mapping is None and folder.is_dir() else None
     return _build_log(found or read_tables(path, source.mapping), source.events)

@@ -26,8 +26,8 @@ SAID = ("user_id", "item_id", "timestamp", "session_id", "price", "quantity")
 DIGITS_OF_A_TIME = 8
 STANDS_FOR_NOBODY = "stands for nobody, by events.nobody"
 MISSING_TYPE = "type", "<missing>", "is required: to leave such rows out, say --type =skip"
-Specs = tuple[EventSpec, ...] | None
-"""What events a row becomes: none of a type that is skipped; None where it does not say."""
+Specs = tuple[EventSpec, ...] | EventError
+"""What events a row becomes: none of a type that is skipped; an error where it does not say."""
 
 
 # Why a row is passed over that breaks no rule.
@@ -151,8 +151,8 @@ def read_events(table: tables.SourceTable, nobody: Callable[[str], bool]) -> Tab
     read, named = _RecordCollector(table, nobody), EventNames()
     events = 0
     for number, row, specs in zip(table.row_numbers(), _iterate_rows(columns), types, strict=True):
-        if specs is None:
-            read.refuse(number, row, CLICK.topic, EventError(*MISSING_TYPE))
+        if isinstance(specs, EventError):
+            read.refuse(number, row, CLICK.topic, specs)
             continue
         if not specs:
             read.skipped[SKIPPED_TYPE] += 1
@@ -321,10 +321,20 @@ def _event_columns(table: tables.SourceTable) -> dict[str, Sequence[Any]]:
     _check_heading(table)
     columns |= {field: _find_column(table, by) for field, by in optional.items()}
     return {
-        field: readers.get(field, column_values.ids)(column)
+        field: _read_column(table, (needed | optional)[field], column, readers.get(field))
         for field, column in columns.items()
         if column is not None
     }
+
+
+def _read_column(
+    table: tables.SourceTable,
+    by: str,
+    column: Any,
+    read: Callable[[Any], Sequence[Any]] | None,
+) -> Sequence[Any]:
+    with tables.named_in_errors(f"{table.name}: column {tables.show_name(table.column_of(by))}"):
+        return (read or column_values.ids)(column)
 
 
 def _check_heading(table: tables.SourceTable) -> None:
@@ -356,7 +366,7 @@ def _item_columns(table: tables.SourceTable) -> dict[str, Sequence[Any]]:
 
 def _attributes(table: tables.SourceTable) -> Sequence[Any]:
     columns = {
-        name: column_values.numbers(table.get("attributes", name))
+        name: column_values.numbers(table.get("attributes", name), table.mapping.decimal)
         for name in table.mapping.attributes
     }
     return list(_iterate_rows(columns))
@@ -384,10 +394,13 @@ def _types(table: tables.SourceTable) -> Sequence[Specs]:
 def _types_by_rating(table: tables.SourceTable, column: Any) -> Sequence[Specs]:
     both, click = (CLICK, PURCHASE), (CLICK,)
     lowest = table.mapping.purchase_rating
-    return [
-        both if isinstance(value, int | float) and value >= lowest else click
-        for value in column_values.numbers(column)
-    ]
+
+    def specs_of(value: Any) -> Specs:
+        if isinstance(value, str):
+            return EventError("rating", value, "expected a number, or nothing")
+        return both if value is not None and value >= lowest else click
+
+    return [specs_of(value) for value in column_values.numbers(column, table.mapping.decimal)]
 
 
 def _types_by_name(table: tables.SourceTable, column: Any) -> Sequence[Specs]:
@@ -403,7 +416,7 @@ def _row_type(table: tables.SourceTable, value: str | None) -> Specs:
     if (row_type := known.get(name) or plain.get(name.strip().casefold())) is not None:
         return tables.event_types_of(row_type)
     if name.strip().casefold() in ("", column_values.NOT_A_NUMBER):
-        return None
+        return EventError(*MISSING_TYPE)
     raise DataError(
         f"{table.name}: {table.mapping.type}: {value!r} is no known type: "
         f"say --type {tables.show_name(name)}={', '.join(EVENT_TYPES)} or {tables.SKIP}"

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 from urllib.parse import unquote
 from zoneinfo import ZoneInfo
 
@@ -31,6 +31,7 @@ SUFFIXES = (*TEXT_SUFFIXES, ".parquet", ".gz", ".bz2", ".zst")
 # Texts beside the data that are no tables.
 PROSE = ("readme", "license", "licence", "notice", "notes", "changelog", "citation")
 SHOWN_NAMES = 10
+MOST_NAMES, SHOWN_CHARS = 60, 80
 NO_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 
 MAPPING_FILE = "mapping.toml"
@@ -81,6 +82,7 @@ class ColumnMapping(Section):
     `user`, `item`, `time` and a type (of one kind or another) must be there.
     """
 
+    KEEPS_BLANKS: ClassVar[bool] = True
     user: str = "user_id"
     item: str = "item_id"
     time: str = "timestamp"
@@ -160,10 +162,16 @@ def mapping_from_options(maps: Sequence[str], types: Sequence[str]) -> ColumnMap
     >>> mapping_from_options(["user=customer"], ["purchase"]).user
     'customer'
     """
-    given: dict[str, Any] = dict(_parse_pair("--map", option) for option in maps)
+    given: dict[str, Any] = _unique("--map", [_parse_pair("--map", option) for option in maps])
     # A value of a type column may be empty: `=skip`.
-    named = dict(option.rsplit("=", 1) for option in types if "=" in option)
+    pairs = [option.rpartition("=") for option in types if "=" in option]
+    named = _unique("--type", [(value, kind) for value, _, kind in pairs])
     constants = [option for option in types if "=" not in option]
+    if len(set(constants)) > 1 or (constants and named):
+        raise SettingsError(
+            f"--type {constants[-1]}: says what every row is, and another --type says otherwise: "
+            "give one of them"
+        )
     if named:
         given["types"] = named
     if constants:
@@ -185,6 +193,16 @@ def merge_mapping_file(folder: Path, given: ColumnMapping | None) -> ColumnMappi
         raise SettingsError(f"{path}: not TOML in UTF-8: {error}") from error
     over = given.model_dump(exclude_unset=True) if given else {}
     return _validate(in_file | over, str(path))
+
+
+def _unique(option: str, pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name, value in pairs:
+        if found.setdefault(name, value) != value:
+            raise SettingsError(
+                f"{option} {name}={value}: is {name}={found[name]} as well: give one of them"
+            )
+    return found
 
 
 def _parse_pair(option: str, text: str) -> tuple[str, str]:
@@ -261,7 +279,9 @@ class SourceTable:
 
     def list_columns(self) -> str:
         """The names of the columns, for messages."""
-        return ", ".join(map(show_name, self.columns.column_names))
+        names = [show_name(name)[:SHOWN_CHARS] for name in self.columns.column_names[:MOST_NAMES]]
+        more = len(self.columns.column_names) - len(names)
+        return ", ".join(names) + (f" and {more} more" if more else "")
 
     def _nearest(self, name: str) -> str:
         """The column whose name is another spelling of one, or a word for any."""
@@ -311,6 +331,8 @@ def read_tables(path: Path, given: ColumnMapping | None) -> LogTables:
     items_path = folder / mapping.items_file if mapping.items_file else None
     if items_path and not items_path.is_file():
         raise DataError(f"{items_path}: no such file, but items_file names it")
+    if not (path.is_file() or path.is_dir()):
+        raise DataError(f"{path}: is neither a file nor a folder: save it as a file")
     with named_in_errors(path):
         files = [path] if path.is_file() else sorted(_files_below(path))
     paths = [file for file in files if file == path or _is_table(file)]
@@ -325,6 +347,7 @@ def read_tables(path: Path, given: ColumnMapping | None) -> LogTables:
         if file != items_path
     ]
     passed_over = [file.name for file in files if file not in paths and file.name != MAPPING_FILE]
+    passed_over += _list_unread(path)
     items = events if items_path is None else [read_table(items_path, mapping)]
     return LogTables(events, items, passed_over)
 
@@ -336,6 +359,16 @@ def _files_below(folder: Path) -> Iterator[Path]:
             yield entry
         elif "=" in entry.name and not _is_hidden(entry):
             yield from _files_below(entry)
+
+
+def _list_unread(folder: Path) -> list[str]:
+    """What of a folder is no file and no partition: other folders, links that lead nowhere."""
+    entries = sorted(folder.iterdir()) if folder.is_dir() else ()
+    return [
+        f"{entry.name}/" if entry.is_dir() else entry.name
+        for entry in entries
+        if not (entry.is_file() or _is_hidden(entry) or (entry.is_dir() and "=" in entry.name))
+    ]
 
 
 def _is_hidden(path: Path) -> bool:
@@ -388,6 +421,8 @@ def named_in_errors(path: Path | str) -> Iterator[None]:
     """
     try:
         yield
+    except UnicodeEncodeError as error:
+        raise DataError(f"{path}: cannot be read: its name is no UTF-8: rename it") from error
     except (OSError, EOFError, ValueError, OverflowError, pa.ArrowException) as error:
         raise DataError(f"{path}: cannot be read: {error}".replace("\n", " ")) from error
 

@@ -206,6 +206,90 @@ def test_without_a_home_the_cache_is_here(monkeypatch: pytest.MonkeyPatch, tmp_p
 
 
 @pytest.mark.parametrize(
+    ("name", "given", "words"),
+    [
+        ("LOCAL__STATE_DIR", " ", "is blank: give it a value"),
+        ("MODEL_REPOSITORY", "\t", "is blank: give it a value"),
+        ("KAFKA__BOOTSTRAP_SERVERS", " \n", "is blank: give it a value"),
+        ("WINDOWS__ADDRESS", " ", "is blank: give it a value"),
+        ("KAFKA__BOOTSTRAP_SERVERS", "b\udcff:9092", "is no text in UTF-8"),
+        ("LOCAL__STATE_DIR", "/tmp/\udcff", "is no text in UTF-8"),
+        ("ROLLOUT__ADMIN_TOKEN", "secret\n", "ends in a line break, as `echo` writes one"),
+        ("STORE__PASSWORD", "\r\nsecret", "ends in a line break"),
+        ("STORE__PASSWORD", "s\udcff", "is no text in UTF-8"),
+    ],
+)
+def test_what_nobody_sees_in_a_value_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, name: str, given: str, words: str
+) -> None:
+    monkeypatch.setenv(f"HEADWATER_{name}", given)
+    assert f"HEADWATER_{name}" in problem()
+    assert words in problem()
+    assert "secret" not in problem()
+    assert len(problem().splitlines()) == 1
+
+
+def test_a_line_break_behind_a_value_is_taken_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADWATER_KAFKA__BOOTSTRAP_SERVERS", "b:9092\r\n")
+    monkeypatch.setenv("HEADWATER_STORE__ADDRESS", "s:6379\n")
+    monkeypatch.setenv("HEADWATER_STORE__PASSWORD", 'a%b$c"d,e=f\\ g')
+    settings = load_settings()
+    assert settings.kafka.bootstrap_servers == "b:9092"
+    assert settings.store.address == "s:6379"
+    assert settings.store.password is not None
+    assert settings.store.password.get_secret_value() == 'a%b$c"d,e=f\\ g'
+
+
+@pytest.mark.parametrize("written", ["[a]\nb = " + "9" * 5000, "a = " + "[" * 5000])
+def test_a_file_that_no_parser_reads_is_one_line(written: str) -> None:
+    Path("headwater.toml").write_text(written)
+    assert problem().startswith("headwater.toml: not TOML: ")
+    assert len(problem().splitlines()) == 1
+
+
+def test_a_name_of_a_file_that_no_system_takes_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADWATER_CONFIG", "a" * 5000)
+    assert problem().endswith(": cannot be read: File name too long")
+
+
+def test_an_empty_folder_in_the_file_is_one_line() -> None:
+    Path("headwater.toml").write_text('[local]\nstate_dir = ""\n')
+    assert "local.state_dir (HEADWATER_LOCAL__STATE_DIR) = '': is blank" in problem()
+
+
+def test_a_folder_that_is_gone_is_one_line(tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    os.chdir(gone)
+    gone.rmdir()
+    try:
+        assert "the folder that this runs in is gone: change to another" in problem()
+    finally:
+        os.chdir(tmp_path)
+
+
+def test_a_setting_at_the_wrong_place_is_told_where_it_belongs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    Path("headwater.toml").write_text("partitions = 4\n")
+    assert "unknown setting; it is one of the section [kafka]" in problem()
+    Path("headwater.toml").unlink()
+    monkeypatch.setenv("HEADWATER_KAFKA_PARTITIONS", "4")
+    assert problem() == (
+        "HEADWATER_KAFKA_PARTITIONS: unknown setting; did you mean HEADWATER_KAFKA__PARTITIONS?"
+    )
+
+
+@pytest.mark.parametrize("home", ["", "/"])
+def test_a_home_that_is_none_is_no_place_for_the_cache(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, home: str
+) -> None:
+    monkeypatch.setenv("HOME", home)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert load_settings().local.cache_dir == tmp_path / ".cache" / "headwater"
+
+
+@pytest.mark.parametrize(
     ("given", "brokers"),
     [
         ("b1:9092, b2:9093", ["b1:9092", "b2:9093"]),
@@ -336,8 +420,10 @@ def test_a_supervised_command_inherits_a_setting_by_one_name(
 
 def test_a_list_that_is_not_json_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HEADWATER_FEATURES__USER_HALF_LIVES_MS", "[1,")
-    assert '"features"' in problem()
-    assert "written as JSON" in problem()
+    assert problem() == (
+        "HEADWATER_FEATURES__USER_HALF_LIVES_MS: lists and tables in a variable are written as "
+        'JSON: ["a", "b"]'
+    )
 
 
 @pytest.mark.parametrize(
@@ -347,6 +433,7 @@ def test_a_list_that_is_not_json_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
         ('"one:8001, two:8001"', ["one:8001", "two:8001"]),
         ('["one:8001", "[::1]:8001"]', ["one:8001", "[::1]:8001"]),
         ('"dns:///one:8001"', ["dns:///one:8001"]),
+        ('" one:8001 ,, two:8001,"', ["one:8001", "two:8001"]),
         ('""', []),
     ],
 )
@@ -359,8 +446,11 @@ def test_several_tritons_can_be_named(tmp_path: Path, written: str, urls: list[s
     ("written", "why"),
     [
         ("one", "'one': write host:port"),
-        ("one:8001,", "'': write host:port"),
         ("http://one:8000", "'http://one:8000': write host:port"),
+        # What Kubernetes says of a service called triton.
+        ("tcp://10.0.0.1:8001", "'tcp://10.0.0.1:8001': write host:port"),
+        ("grpc://one:8001", "'grpc://one:8001': write host:port"),
+        ("one:99999", "'one:99999': write host:port"),
         ("one:8001,one:8001", "an address stands twice"),
     ],
 )

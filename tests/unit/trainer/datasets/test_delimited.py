@@ -207,6 +207,27 @@ def test_encodings_are_read_or_named(tmp_path: Path) -> None:
             read(path)
 
 
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"\xd0\xcf\x11\xe0" + bytes(600), "a workbook .*: save its sheet as CSV"),
+        (b"ARROW1\0\0" + bytes(600), "save it as Parquet"),
+        (b"Obj\x01\x04", "Avro"),
+        (b"%PDF-1.7\n%\xe2\xe3", "a PDF"),
+        (b"\xef\xbb\xbf{}", "JSON"),
+        (b'\n [\n {"user_id": 1}]', "JSON"),
+        (b"<!DOCTYPE html><table>", "a page of the web"),
+        (gzip.compress(gzip.compress(b"a,b\n")), "is compressed twice"),
+        (gzip.compress(b"PAR1" + bytes(40)), "Parquet that is compressed once more"),
+    ],
+)
+def test_a_file_of_another_program_is_named(tmp_path: Path, content: bytes, words: str) -> None:
+    path = tmp_path / "log.csv"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=words):
+        read(path)
+
+
 def test_packed_files_are_known_by_their_content(tmp_path: Path) -> None:
     content = f"{HEADING}\nu1,i1,1714564800,x\n".encode()
     for name, packed in [

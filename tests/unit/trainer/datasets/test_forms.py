@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
 from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
@@ -15,7 +16,7 @@ from headwater_client.errors import DataError, SettingsError
 from headwater_client.events import Click, Purchase
 
 from features.settings import EventSettings
-from trainer.datasets import ColumnMapping, DataSource, Log, examine_log, load_log
+from trainer.datasets import ColumnMapping, DataSource, Log, examine_log, load_log, summarise_log
 from trainer.datasets import mapping_from_options as mapping_of
 from trainer.windows.settings import WindowSettings
 from trainer.windows.store import WindowStore
@@ -87,6 +88,15 @@ def test_an_id_that_stands_for_nobody_is_refused(tmp_path: Path) -> None:
     assert [event.user_id for event in load_log(source).events] == [n.strip() for n in names[:6]]
 
 
+def test_what_programs_write_for_no_id_is_nobody(tmp_path: Path) -> None:
+    """Hive and MySQL, workbooks, Go, JSON: as one person they would be the busiest of all."""
+    names = ["\\N", "#N/A", "<nil>", "[object Object]", "{}", "\\N"]
+    rows = [f"{name},i,{1_714_564_800 + n}" for n, name in enumerate([*names, "ann"])]
+    log = read(text(tmp_path / "log.csv", HEADING, *rows))
+    assert [event.user_id for event in log.events] == ["ann"]
+    assert log.counts.refused == len(names)
+
+
 @pytest.mark.parametrize(
     ("written", "maps", "expected"),
     [
@@ -95,6 +105,12 @@ def test_an_id_that_stands_for_nobody_is_refused(tmp_path: Path) -> None:
         (["1,234", "1.5"], ["decimal=."], [1234.0, 1.5]),
         (["1,234.56", "2"], [], [1234.56, 2.0]),
         (["1.5", "2", ""], [], [1.5, 2.0, None]),
+        # Whole numbers say nothing of the comma; points do.
+        (["12", "13", "12,50"], [], [12.0, 13.0, 12.5]),
+        (["0,500", "12", "13"], [], [0.5, 12.0, 13.0]),
+        (["1,234", "12.50", "9"], [], [1234.0, 12.5, 9.0]),
+        (["1,234", "9"], ["decimal=."], [1234.0, 9.0]),
+        (["\\N", "1.5"], [], [None, 1.5]),
     ],
 )
 def test_numbers_of_other_countries(
@@ -103,6 +119,29 @@ def test_numbers_of_other_countries(
     rows = [f"u;i;{1_714_564_800 + n};{price}" for n, price in enumerate(written)]
     path = text(tmp_path / "log.csv", "user_id;item_id;timestamp;price", *rows)
     assert [event.price for event in read(path, maps).events] == expected
+
+
+def test_a_number_that_may_be_two_is_refused_and_said(tmp_path: Path) -> None:
+    rows = [f'u{n},i,{1_714_564_800 + n},"{price}"' for n, price in enumerate(["1,234", "9"])]
+    log = read(text(tmp_path / "log.csv", f"{HEADING},price", *rows))
+    assert [(event.user_id, event.price) for event in log.events] == [("u1", 9.0)]
+    (warning,) = (
+        each for each in summarise_log(log, EventSettings()).warnings if "number" in each.name
+    )
+    assert (warning.name, warning.count) == ("numbers_not_read", 1)
+    assert "such as '1,234'" in warning.text
+
+
+@pytest.mark.parametrize("maps", [["rating=rating"], ["rating=rating", "decimal=,"]])
+def test_a_rating_is_read_as_other_numbers_are(tmp_path: Path, maps: list[str]) -> None:
+    rows = [f"u{n};i;{1_714_564_800};{rating}" for n, rating in enumerate(["5,0", "4", "4,5", ""])]
+    log = read(text(tmp_path / "log.csv", "user_id;item_id;timestamp;rating", *rows), maps, ())
+    assert [type(event) for event in log.events] == [Click, Purchase, Click, Click, Click]
+    path = text(tmp_path / "odd" / "log.csv", f"{HEADING},rating", "u1,i,1714564800,5 stars")
+    log = examine_log(DataSource(tmp_path, path, mapping_of(["rating=rating"], ())))
+    assert str(log.refused[0]) == (
+        "log.csv: row 1: rating: '5 stars': expected a number, or nothing"
+    )
 
 
 NOON = "2024-05-01 12:00"
@@ -360,3 +399,55 @@ def test_a_column_of_any_type_is_read_or_named(tmp_path: Path, field: str) -> No
             said = f"2 rows: {error}"
         assert said.startswith("2 rows"), number
         assert "\n" not in said, number
+
+
+@pytest.mark.parametrize(
+    ("maps", "types"),
+    [
+        (["user=a", "user=b"], ["click"]),
+        ([], ["view=click", "view=purchase"]),
+        ([], ["click", "purchase"]),
+        ([], ["click", "view=purchase"]),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(maps: list[str], types: list[str]) -> None:
+    with pytest.raises(SettingsError, match="give one of them"):
+        mapping_of(maps, types)
+
+
+def test_a_column_of_another_kind_is_named(tmp_path: Path) -> None:
+    for column in (pa.array([["a", "b"]]), pa.array([{"a": 1}]), pa.array([b"\xff"])):
+        with pytest.raises(DataError, match=r"log\.parquet: column item_id: cannot be read: "):
+            read(parquet(tmp_path / "log.parquet", item_id=column))
+
+
+def test_a_folder_says_what_of_it_was_not_read(tmp_path: Path) -> None:
+    text(tmp_path / "log.csv", HEADING, "u1,i1,1714564800")
+    text(tmp_path / "2024" / "log.csv", HEADING, "u2,i1,1714564800")
+    text(tmp_path / ".git" / "log.csv", HEADING, "u3,i1,1714564800")
+    text(tmp_path / "day=1" / "log.csv", HEADING, "u4,i1,1714564800")
+    (tmp_path / "gone.csv").symlink_to("nowhere.csv")
+    log = read(tmp_path)
+    assert {event.user_id for event in log.events} == {"u1", "u4"}
+    assert log.passed_over == ["2024/", "gone.csv"]
+
+
+def test_a_path_that_no_file_can_have_is_one_line(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    odd = tmp_path / os.fsdecode(b"b\xff.csv")
+    text(odd, HEADING, "u1,i1,1714564800")
+    for path, words in [
+        (tmp_path / ("a" * 5000), "cannot be read: File name too long"),
+        (pipe, "is neither a file nor a folder: save it as a file"),
+        (odd, "its name is no UTF-8: rename it"),
+    ]:
+        with pytest.raises(DataError, match=words):
+            read(path)
+
+
+def test_a_row_of_many_columns_is_no_line_of_many(tmp_path: Path) -> None:
+    path = text(tmp_path / "log.csv", ",".join("x" * 500 for _ in range(5000)), "1")
+    with pytest.raises(DataError, match="and 4940 more") as refused:
+        read(path)
+    assert len(str(refused.value)) < 6000

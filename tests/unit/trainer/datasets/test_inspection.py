@@ -75,6 +75,13 @@ def test_times_that_look_wrong_are_counted(tmp_path: Path) -> None:
     assert warnings(inspect(tmp_path, [*clean_rows(), *odd])) == {"ancient": 2, "future": 1}
 
 
+def test_times_that_are_not_understood_are_told_with_one(tmp_path: Path) -> None:
+    # Whether the day or the month comes first, nothing says.
+    found = inspect(tmp_path, ["u1,i1,05/01/2024 10:00 PM,x", "u1,i2,06/01/2024 10:00 PM,x"])
+    assert warnings(found) == {"times_not_read": 2}
+    assert "such as '05/01/2024 10:00 PM': say how it is written" in found.warnings[0].text
+
+
 def test_returns_open_quotes_and_missing_text_are_counted(tmp_path: Path) -> None:
     heading = "user_id,item_id,timestamp,quantity"
     rows = [f"u{n % 40},i{n % 30},{START_S + 61 * n},{-1 if n < 4 else 1}" for n in range(200)]

@@ -154,7 +154,7 @@ def test_bad_rows_are_refused_by_name_and_kept(tmp_path: Path) -> None:
         "ann,1,1714564800,1,1,Lamp",
         ",1,1714564800,1,1,Lamp",
         "ann,1,then,1,1,Lamp",
-        'ann,1,1714564800,"1,5",1,Lamp',
+        'ann,1,1714564800,"1,500",1,Lamp',
         "ann,1",
         "ann,1,1714564800,inf,1,Lamp",
         "ann,1,1714564800,1,-1,Lamp",
@@ -170,7 +170,7 @@ def test_bad_rows_are_refused_by_name_and_kept(tmp_path: Path) -> None:
     assert len(log.refused) == 7
     assert str(refused[2]) == "log.csv: row 2: user_id: <missing>: is required"
     assert refused[3].reason.startswith("timestamp: 'then': Expected `int`")
-    assert refused[4].reason.startswith("price: '1,5': Expected `float")
+    assert refused[4].reason.startswith("price: '1,500': Expected `float")
     assert refused[5].reason == "2 fields in 6 columns"
     assert refused[6].reason.startswith("price: 'inf'")
     assert refused[7].reason.startswith("quantity: -1")
