@@ -5,12 +5,12 @@
 
 import codecs
 import os
-import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 import pydantic_settings
+from headwater_client.documents import DocumentError, read_toml
 from headwater_client.errors import SettingsError
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
@@ -228,14 +228,13 @@ def read_file(path: Path) -> dict[str, Any]:
         raw = path.read_bytes()
         if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in raw:
             raise SettingsError(f"{path}: is UTF-16, or no text: save it as UTF-8")
-        return tomllib.loads(raw.decode("utf-8-sig"))
+        return read_toml(raw.decode("utf-8-sig"))
     except OSError as error:
         raise SettingsError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
         raise SettingsError(f"{path}: is no UTF-8 in line {line}: save it as UTF-8") from error
-    except (ValueError, RecursionError) as error:
-        # Not only `TOMLDecodeError`: a number of 5,000 digits, 1,000 brackets.
+    except DocumentError as error:
         raise SettingsError(f"{path}: not TOML: {error}") from error
 
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import msgspec
 import structlog
+from headwater_client.documents import DocumentError, read_json
 from headwater_client.errors import ServerError, SettingsError
 from headwater_client.topics import ITEMS
 
@@ -405,8 +406,8 @@ def _encode(position: LogPosition) -> bytes:
 
 def _decode(text: bytes | None) -> LogPosition | None:
     try:
-        return msgspec.json.decode(text, type=LogPosition) if text else None
-    except msgspec.MsgspecError as error:
+        return read_json(text, LogPosition) if text else None
+    except DocumentError as error:
         raise PositionError(
             f"the store: headwater:positions holds {text!r:.80}, which is no position: HDEL the "
             "field that holds it (see HGETALL), and its source is read again; rows keep what they "

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
+from headwater_client.documents import DocumentError, read_json
 from headwater_client.errors import SettingsError
 from headwater_client.event_types import EVENT_TYPES
 
@@ -158,9 +159,10 @@ class RowMark:
     """
 
     def __init__(self, text: str) -> None:
+        self._described: dict[str, Any]
         try:
-            self._described = _FIRST_MARK | json.loads(text)
-        except (ValueError, TypeError, RecursionError):
+            self._described = _FIRST_MARK | read_json(text, dict[str, Any])
+        except DocumentError:
             self._described = {}
 
     def fits(self, other: Self) -> bool:
@@ -194,9 +196,9 @@ def contract_of_manifest(manifest: bytes) -> Contract | None:
     """The contract of a version, by the text of its manifest; None where it does not say.
 
     Raises:
-        msgspec.ValidationError, msgspec.DecodeError: it is no manifest.
+        ValueError: it is no manifest.
     """
-    part = msgspec.json.decode(manifest, type=_ManifestPart)
+    part = read_json(manifest, _ManifestPart)
     described = part.settings.get("features")
     if part.contract is None and described:
         return msgspec.convert(described, Contract)
@@ -243,7 +245,7 @@ def check_version_fits(folder: str, rows: Contract) -> None:
         return
     try:
         expected = contract_of_manifest(manifest)
-    except msgspec.MsgspecError as error:
+    except ValueError as error:
         raise SettingsError(f"{address}: not a manifest: {error}") from error
     check_fits(folder, expected, rows)
 

@@ -20,6 +20,7 @@ import msgspec
 import structlog
 from faust.types import EventT
 from headwater_client import EventError, HeadwaterError
+from headwater_client.documents import DocumentError, read_json
 
 from features.store import RowStore
 from features.topics import Hash
@@ -179,8 +180,8 @@ class PoisonNet:
             with attempt:
                 text = await self._store.claim(self._mark(place), "")
         try:
-            return msgspec.json.decode(text, type=DeathMarks)
-        except ValueError:
+            return read_json(text, DeathMarks)
+        except DocumentError:
             # None yet, or of somebody else.
             return DeathMarks()
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import msgspec
 from headwater_client import EventProducer, RecommendationConsumer
+from headwater_client.documents import read_json
 from headwater_client.errors import DataError, ServerError, SettingsError
 from headwater_client.events import Interaction, Item
 
@@ -110,7 +110,7 @@ class DemoTrainer:
         self._read_bytes += len(whole) + len(newline)
         # What a library warns of is no JSON.
         found = (line for line in whole.splitlines() if line.startswith(b"{"))
-        self._lines += map(msgspec.json.decode, found)
+        self._lines += (read_json(line, dict) for line in found)
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from typing import IO, Any, NamedTuple
 
 import msgspec
 from headwater_client import EVENT_TYPES, EventError, Interaction, Item, decode, encode
+from headwater_client.documents import DocumentError, read_json
 from headwater_client.errors import DataError
 from headwater_client.events import PersonAttributes
 
@@ -239,8 +240,8 @@ def decode_keys(raw: bytes) -> Sequence[str]:
         EventError: it is none.
     """
     try:
-        return list(msgspec.json.decode(raw, type=dict[str, msgspec.Raw]))
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        return list(read_json(raw, dict[str, msgspec.Raw]))
+    except DocumentError as error:
         raise EventError("<message>", raw, f"expected a JSON object: {error}") from error
 
 
@@ -338,6 +339,6 @@ def _describe(names: Sequence[str], values: Sequence[str]) -> dict[str, Any]:
 def _read_labels(text: str) -> Any:
     """Labels are JSON, or in the oldest tables texts."""
     try:
-        return msgspec.json.decode(text)
-    except msgspec.DecodeError:
+        return read_json(text, object)
+    except DocumentError:
         return text.split(_MANY)

@@ -18,6 +18,7 @@ from typing import Protocol
 
 import msgspec
 import psutil
+from headwater_client.documents import DocumentError, read_json
 from headwater_client.errors import ServerError
 
 from deploy.settings import Settings
@@ -273,11 +274,11 @@ class StateFolder:
     def records(self) -> dict[str, Record]:
         """What was started, by name; nothing where no server was."""
         try:
-            return msgspec.json.decode(self._file.read_bytes(), type=dict[str, Record])
+            return read_json(self._file.read_bytes(), dict[str, Record])
         except (FileNotFoundError, PermissionError):
             # Another user's folder has no server of ours.
             return {}
-        except (msgspec.DecodeError, NotADirectoryError) as error:
+        except (DocumentError, NotADirectoryError) as error:
             raise ServerError(f"{self._file}: cannot be read ({error}): delete it") from error
 
     def record(self, name: str, record: Record | None) -> None:

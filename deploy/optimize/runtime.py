@@ -22,6 +22,7 @@ import msgspec
 import onnx
 import structlog
 import torch
+from headwater_client.documents import DocumentError, read_json
 from headwater_client.errors import DataError
 
 from deploy.optimize import BuildError, EngineUnavailableError, MatmulPrecision, OptimizeSettings
@@ -118,8 +119,8 @@ def read_record(engine: Path) -> EngineRecord:
     """
     path = record_path(engine)
     try:
-        return msgspec.json.decode(path.read_bytes(), type=EngineRecord)
-    except (OSError, msgspec.DecodeError) as error:
+        return read_json(path.read_bytes(), EngineRecord)
+    except (OSError, DocumentError) as error:
         raise DataError(f"{path}: no record of an engine: {error}: build it again") from error
 
 

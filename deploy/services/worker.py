@@ -11,6 +11,7 @@ from pathlib import Path
 import faust
 import msgspec
 import structlog
+from headwater_client.documents import DocumentError, read_json
 from headwater_client.errors import ServerError, SettingsError
 from msgspec.structs import replace
 
@@ -247,6 +248,6 @@ class WorkerName:
 def _read_mark(text: str) -> NameHolder | None:
     """Who has the name; None for a name that was given back."""
     try:
-        return msgspec.json.decode(text, type=NameHolder)
-    except msgspec.MsgspecError:
+        return read_json(text, NameHolder)
+    except DocumentError:
         return None

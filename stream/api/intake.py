@@ -12,6 +12,7 @@ import msgspec
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from headwater_client import EVENT_TYPES, EventError, Interaction, Item, decode, encode
 from headwater_client.contract import MAX_EVENTS
+from headwater_client.documents import DocumentError, read_json
 from headwater_client.events import PersonAttributes, Recommendation
 from headwater_client.kafka import remedy_of
 from headwater_client.topics import ITEMS, MAX_MESSAGE_BYTES, PARTITIONER, PEOPLE, SERVED
@@ -109,8 +110,8 @@ def read_fields(raw: bytes) -> _Fields:
         EventError: it is none.
     """
     try:
-        return msgspec.json.decode(raw, type=_Fields)
-    except Exception as error:
+        return read_json(raw, _Fields)
+    except DocumentError as error:
         raise EventError("<event>", raw, f"expected a JSON object: {error}") from error
 
 
@@ -119,8 +120,8 @@ def _read_text(fields: _Fields, name: str) -> str:
         known = ", ".join(EVENT_TYPES)
         raise EventError(name, "<missing>", f"is required: expected one of {known}")
     try:
-        return msgspec.json.decode(fields[name], type=str)
-    except Exception as error:
+        return read_json(bytes(fields[name]), str)
+    except DocumentError as error:
         raise EventError(name, bytes(fields[name]), f"expected a text: {error}") from error
 
 

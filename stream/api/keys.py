@@ -12,7 +12,6 @@ for what nobody can guess: a slow hash is for passwords.
 
 import math
 import os
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from hashlib import sha256
@@ -25,6 +24,7 @@ import msgspec
 import structlog
 from headwater_client import SettingsError
 from headwater_client.contract import Scope
+from headwater_client.documents import read_toml
 from msgspec import Meta, Struct
 
 from stream.api.problems import refuse
@@ -74,7 +74,7 @@ def read_keys(path: Path) -> list[ApiKey]:
         SettingsError: it cannot be read, or a key in it is not as it must be.
     """
     try:
-        found = msgspec.convert(tomllib.loads(path.read_text()), _KeysFile).keys
+        found = msgspec.convert(read_toml(path.read_text()), _KeysFile).keys
     except OSError as error:
         raise SettingsError(
             f"api.keys_file: {path}: {error.strerror}: make a key: headwater keys add"

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-import msgspec
+from headwater_client.documents import read_json
 from headwater_client.event_types import EVENT_TYPES
 
 from features.settings import DAY_MS, EventSettings
@@ -268,7 +268,7 @@ def _is_return(row: RefusedRecord) -> bool:
     name = row.kind.partition(":")[0]
     if name not in ("quantity", "price"):
         return False
-    value = msgspec.json.decode(row.raw).get(name)
+    value = read_json(row.raw, dict).get(name)
     return isinstance(value, int | float) and value < 0
 
 

@@ -6,7 +6,6 @@ Which column holds what is said by options, or by `mapping.toml` beside the file
 import codecs
 import difflib
 import shlex
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -18,6 +17,7 @@ from zoneinfo import ZoneInfo
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from headwater_client.documents import read_toml
 from headwater_client.errors import DataError, SettingsError
 from headwater_client.event_types import EVENT_TYPES, EventSpec
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, field_validator
@@ -31,7 +31,7 @@ SUFFIXES = (*TEXT_SUFFIXES, ".parquet", ".gz", ".bz2", ".zst")
 # Texts beside the data that are no tables.
 PROSE = ("readme", "license", "licence", "notice", "notes", "changelog", "citation")
 SHOWN_NAMES = 10
-MOST_NAMES, SHOWN_CHARS = 60, 80
+MOST_NAMES, SHOWN_CHARS = 60, 64
 NO_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 
 MAPPING_FILE = "mapping.toml"
@@ -188,8 +188,8 @@ def merge_mapping_file(folder: Path, given: ColumnMapping | None) -> ColumnMappi
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise SettingsError(f"{path}: is UTF-16: save it as UTF-8")
     try:
-        in_file = tomllib.loads(content.decode("utf-8-sig"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        in_file = read_toml(content.decode("utf-8-sig"))
+    except ValueError as error:
         raise SettingsError(f"{path}: not TOML in UTF-8: {error}") from error
     over = given.model_dump(exclude_unset=True) if given else {}
     return _validate(in_file | over, str(path))
@@ -278,10 +278,10 @@ class SourceTable:
         )
 
     def list_columns(self) -> str:
-        """The names of the columns, for messages."""
-        names = [show_name(name)[:SHOWN_CHARS] for name in self.columns.column_names[:MOST_NAMES]]
-        more = len(self.columns.column_names) - len(names)
-        return ", ".join(names) + (f" and {more} more" if more else "")
+        """The names of the columns, for messages; of many the first."""
+        names = self.columns.column_names
+        more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+        return ", ".join(map(show_name, names[:MOST_NAMES])) + more
 
     def _nearest(self, name: str) -> str:
         """The column whose name is another spelling of one, or a word for any."""
@@ -300,7 +300,13 @@ class SourceTable:
 
 
 def show_name(name: str) -> str:
-    """A name as messages of one line have it."""
+    """A name as messages of one line have it; a long one is cut.
+
+    >>> show_name("a" * 100)
+    'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa... (100 characters)'
+    """
+    if len(name) > SHOWN_CHARS:
+        return f"{show_name(name[:SHOWN_CHARS])}... ({len(name)} characters)"
     return name if name.isprintable() else repr(name)
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from headwater_client.documents import read_json
 from headwater_client.errors import DataError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -184,7 +185,7 @@ def read_manifest(folder: Path) -> ModelManifest:
         DataError: the folder does not hold one.
     """
     with _named_in_errors(folder):
-        return msgspec.json.decode((folder / MANIFEST).read_bytes(), type=ModelManifest)
+        return read_json((folder / MANIFEST).read_bytes(), ModelManifest)
 
 
 def trained_schema(folder: Path, settings: FeatureSettings) -> FeatureSchema:

@@ -32,6 +32,7 @@ from uuid import uuid4
 
 import msgspec
 import structlog
+from headwater_client.documents import DocumentError, read_json
 from headwater_client.errors import DataError, HeadwaterError, SettingsError
 
 from features.inputs import MODEL_NAME
@@ -375,8 +376,8 @@ def living_holder(lock: int, path: Path) -> LockHolder | None:
         path: of it, to be opened anew: what others write is seen then.
     """
     try:
-        found = msgspec.json.decode(os.pread(lock, HOLDER_BYTES, 0).rstrip(), type=LockHolder)
-    except msgspec.DecodeError:
+        found = read_json(os.pread(lock, HOLDER_BYTES, 0).rstrip(), LockHolder)
+    except DocumentError:
         return None
     if (runs := found.runs_here) is not None:
         return found if runs else None

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-import msgspec
 import pyarrow as pa
+from headwater_client.documents import read_json
 from headwater_client.event_types import EVENT_TYPES, EXTRA_FIELDS
 from headwater_client.events import Interaction, encode
 from msgspec import Struct
@@ -106,5 +106,5 @@ def _event(row: dict[str, Any]) -> Interaction:
     names = (*_OF_AN_EVENT, *EXTRA_FIELDS)
     known = {name: row[name] for name in names if row.get(name) is not None}
     if row["context"] is not None:
-        known["context"] = msgspec.json.decode(row["context"])
+        known["context"] = read_json(row["context"], dict)
     return EVENT_TYPES.spec_of_topic(row["topic"]).struct(**known)

@@ -31,6 +31,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 from fsspec.implementations.local import LocalFileSystem
+from headwater_client.documents import DocumentError, read_json
 from headwater_client.errors import DataError, HeadwaterError, SettingsError
 from msgspec import Struct
 
@@ -390,7 +391,7 @@ def unseal(content: bytes, address: str) -> WindowManifest:
     """
     remedy = "put it back from a copy; without it no window can follow"
     try:
-        sealed = msgspec.json.decode(content, type=_Sealed)
+        sealed = read_json(content, _Sealed)
         if sealed.headwater_schema != SCHEMA:
             why = f"has schema {sealed.headwater_schema}, and this Headwater reads {SCHEMA}"
             raise CorruptWindowError(
@@ -398,8 +399,8 @@ def unseal(content: bytes, address: str) -> WindowManifest:
             )
         if xxhash.xxh3_64_hexdigest(bytes(sealed.manifest)) != sealed.xxh3:
             raise CorruptWindowError(address, "is damaged: its checksum differs", remedy)
-        return msgspec.json.decode(sealed.manifest, type=WindowManifest)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        return read_json(bytes(sealed.manifest), WindowManifest)
+    except DocumentError as error:
         raise CorruptWindowError(
             address, f"is not a manifest of a window: {error}", remedy
         ) from error
@@ -428,9 +429,16 @@ class QuarantinedWindows:
     """Their checksums, in a file of the model repository: the next trainer must not learn them."""
 
     def __init__(self, repository: Path) -> None:
+        """Raises `DataError` where the file is none."""
         self._path = repository / FILE
         text = self._path.read_bytes() if self._path.exists() else b"[]"
-        self._digests = msgspec.json.decode(text, type=set[str])
+        try:
+            self._digests = read_json(text, set[str])
+        except DocumentError as error:
+            raise DataError(
+                f"{self._path}: cannot be read ({error}): put it back from a copy, or delete it, "
+                "and windows that made a version worse are learned again"
+            ) from error
 
     def __contains__(self, window: WindowManifest) -> bool:
         return window.sha256 in self._digests

@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 from headwater_client import EventError, Item, decode
+from headwater_client.documents import DocumentError, read_json_lines
 from msgspec import Struct
 from msgspec.structs import asdict
 
@@ -82,8 +83,8 @@ def read_events(raw: bytes) -> Iterator[bytes]:
         yield from map(bytes, decode(_RawEvents, b'{"events":' + raw + b"}").events)
         return
     try:
-        yield from map(bytes, msgspec.json.Decoder(msgspec.Raw).decode_lines(raw))
-    except msgspec.DecodeError as error:
+        yield from map(bytes, read_json_lines(raw))
+    except DocumentError as error:
         raise EventError("<message>", raw, f"expected events as JSON: {error}") from error
 
 

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from msgspec import Meta, Struct
 
+from headwater_client.documents import MAX_DEPTH, is_too_deep
 from headwater_client.errors import MAX_VALUE_CHARS, EventError
 from headwater_client.topics import MAX_MESSAGE_BYTES
 
@@ -168,7 +169,6 @@ class DeadLetter(Struct, frozen=True, kw_only=True):
 
 AnyMessage = TypeVar("AnyMessage", bound=Struct)
 
-MAX_DEPTH = 100
 """How deep a message may be nested; Python's parsers give up between 1,000 and 1,500 levels."""
 
 encode = msgspec.json.Encoder().encode
@@ -178,9 +178,6 @@ _decoders: dict[type[Struct], msgspec.json.Decoder[Any]] = {}
 _NAMED_BYTES = 256 * 1024
 _FIELD_BYTES = 1024 * 1024
 _SHOWN_BYTES = 4 * MAX_VALUE_CHARS
-_TEXTS = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
-_BRACKETS = bytes.maketrans(b"{}", b"[]")
-_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _AT_PATH = re.compile(r"^(?P<what>.*?)(?: - at `(?:key in )?\$\.?(?P<path>[^`]*)`)?$", re.DOTALL)
 _UNKNOWN = re.compile(r"contains unknown field `(?P<field>[^`]+)`")
 _MISSING = re.compile(r"missing required field `(?P<field>[^`]+)`")
@@ -205,7 +202,7 @@ def decode(kind: type[AnyMessage], raw: bytes | None, now_ms: int | None = None)
         raise EventError("<message>", "<empty>", "expected a JSON object")
     if len(raw) > MAX_MESSAGE_BYTES:
         raise EventError("<message>", len(raw), f"bytes: expected at most {MAX_MESSAGE_BYTES}")
-    if _is_too_deep(raw):
+    if is_too_deep(raw):
         raise EventError("<message>", raw, f"is nested deeper than {MAX_DEPTH} levels")
     try:
         event: AnyMessage = _get_decoder(kind).decode(raw)
@@ -218,21 +215,6 @@ def decode(kind: type[AnyMessage], raw: bytes | None, now_ms: int | None = None)
         _check_not_in_future(event.timestamp, now_ms)
         _check_taken_time(event)
     return event
-
-
-def _is_too_deep(raw: bytes) -> bool:
-    """Whether brackets, those within texts left out, are nested deeper than `MAX_DEPTH`."""
-    if raw.count(b"{") + raw.count(b"[") <= MAX_DEPTH:
-        return False
-    brackets = _TEXTS.sub(b"", raw).translate(_BRACKETS, _NO_BRACKETS)
-    for _ in range(MAX_DEPTH):
-        # Those that hold nothing go, and so a level.
-        shorter = brackets.replace(b"[]", b"")
-        if len(shorter) == len(brackets):
-            break
-        brackets = shorter
-    # What is left open at the end of a message that was cut is no level.
-    return b"[]" in brackets or brackets.count(b"[") > MAX_DEPTH
 
 
 def _get_decoder(kind: type[AnyMessage]) -> msgspec.json.Decoder[AnyMessage]:
@@ -370,7 +352,7 @@ def decode_item(raw: bytes | None) -> tuple[Item, tuple[str, ...]]:
 
 def _read_fields(raw: bytes) -> dict[str, Any] | None:
     """The fields of an item that was refused, each by itself; None where there are none."""
-    if _is_too_deep(raw):
+    if is_too_deep(raw):
         return None
     try:
         fields = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])

@@ -38,6 +38,7 @@ from headwater_client.contract import (
     SimilarQuery,
     VersionAnswer,
 )
+from headwater_client.documents import DocumentError, read_json
 from headwater_client.errors import ProblemError, ServerError, SettingsError
 from headwater_client.event_types import EVENT_TYPES
 from headwater_client.events import Context, Interaction, Item, encode
@@ -95,17 +96,22 @@ class _ApiRequest(Generic[AnswerT]):
 
         Raises:
             ProblemError: it is a problem.
+            ServerError: it is no answer of Headwater's, but of a proxy's.
         """
-        if response.status_code == 200:
-            return msgspec.json.decode(response.content, type=self.answer)
-        raise ProblemError(_read_problem(response))
+        if response.status_code != 200:
+            raise ProblemError(_read_problem(response))
+        try:
+            return read_json(response.content, self.answer)
+        except DocumentError as error:
+            what = f"{response.url}: answers what is no {self.answer.__name__}: {error}"
+            raise ServerError(f"{what}: is this the address of a Headwater API?") from error
 
 
 def _read_problem(response: httpx.Response) -> Problem:
     """The problem of an answer; one that a proxy has made up may be any text."""
     try:
-        return msgspec.json.decode(response.content, type=Problem)
-    except msgspec.MsgspecError:
+        return read_json(response.content, Problem)
+    except DocumentError:
         return Problem(
             type="about:blank",
             title=response.reason_phrase,

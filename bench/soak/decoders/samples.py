@@ -1,0 +1,42 @@
+"""What a fuzzer begins with: bytes that decoders take, and some that it would hardly come by."""
+
+NOW_MS = 1_764_000_000_000
+MODEL = "temporal_llm"
+CLICK = (
+    b'{"event_id":"e","user_id":"ann","item_id":"i","timestamp":1764000000000,'
+    b'"context":{"device":"phone"},"price":12.5,"quantity":2,"type":"click"}'
+)
+RATED = (
+    b'{"event_id":"e","user_id":"ann","item_id":"i","timestamp":1764000000000,"value":4,'
+    b'"seconds":60,"length":90,"recommendation_id":"r","position":3}'
+)
+ITEM = b'{"item_id":"i","title":"A","category":["b"],"attributes":{"c":1},"available":true}'
+PLACEMENT = b'{"filter":"item.price < 12","limit":5,"fallback":"nothing"}'
+LETTER = b'{"raw":"AAAA","topic":"clicks","partition":0,"offset":1,"reason":"a","refused_time":2}'
+ROUTED = (
+    b'{"model":"temporal_llm","versions":[{"version":1,"variant":"stable","share":1,'
+    b'"address":"/v"}],"time":1764000000000,"rollout_id":"r","sequence":3}'
+)
+# By what follows the model in the message's key.
+ROLLOUTS = {
+    "": ROUTED,
+    "/history/x/1": b'{"rollout":%s,"actor":"a","reason":"b","inputs":{"a":1}}' % ROUTED,
+    "/command/c": (
+        b'{"command_id":"c","model":"temporal_llm","action":"promote","actor":"a","reason":"b",'
+        b'"time":1764000000000,"version":2,"sequence":3}'
+    ),
+    "/answer/c": b'{"command_id":"c","accepted":true,"reason":"b","time":1764000000000}',
+    "/lease": b'{"model":"temporal_llm","rollout_id":"r","sequence":3,"time":1764000000000}',
+}
+FILTERS = (
+    b'item.brand == "acme" && !(item.price > 12.5 || "new" in item.category)',
+    b'has(item.attributes.size) ? item.attributes.size in [1, 2] : context.device != "tv"',
+    b'item.title.startsWith("A") || item.title.contains("b") && size(item.category) >= 2',
+)
+# What a fuzzer would hardly come by: very deep, very long, no text.
+ODD = (
+    *(opening * 5_000 for opening in (b"[", b'{"a":', b"a={b=", b"(", b"!", b"a.")),
+    *(b"[" * 200 + b"]" * 200, b"a=" + b"[" * 3_000 + b"]" * 3_000, b"\0" * 100, b"PAR1" * 20),
+    *(b'{"a":"\xff"}', b'{"kind":"\xed\xa0\x80"}', b'"\\ud800"', b"\xff\xfe", b"9" * 5_000),
+    *(b"a=" + b"9" * 5_000, b'{"timestamp":' + b"9" * 5_000 + b"}", b"a=2024-99-99"),
+)
