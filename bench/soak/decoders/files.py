@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from headwater_client.errors import DataError, SettingsError
 
 from bench.soak.decoders.samples import MODEL
-from bench.soak.decoders.target import Target
+from bench.soak.decoders.target import FuzzTarget
 from deploy import settings as deploy_settings
 from deploy.jobs import foreign_logs
 from deploy.local.append_file import mend_append_files
@@ -27,7 +27,7 @@ from trainer.windows.store import unseal
 GOLDEN = Path(__file__).parents[3] / "tests/golden/13a9bcc"
 
 
-def make_own_files(folder: Path) -> dict[str, Target]:
+def make_own_files(folder: Path) -> dict[str, FuzzTarget]:
     """Of what Headwater wrote, and a disk, a copy or a person has changed."""
     version = GOLDEN / "model_repo" / MODEL / "1"
     windows = sorted((GOLDEN / "windows").rglob("*"))
@@ -40,58 +40,58 @@ def make_own_files(folder: Path) -> dict[str, Target]:
     key = b'[[keys]]\nname = "a"\nscopes = ["ask"]\nsha256 = "' + b"5" * 64 + b'"\n'
     settings = b'[kafka]\nbootstrap_servers = "a:9092"\n[features]\nhalf_lives_days = [1, 7]\n'
 
-    def of(name: str, read: Callable[[Path], object], refusal: Any, *seeds: bytes) -> Target:
+    def make(name: str, read: Callable[[Path], object], refusal: Any, *seeds: bytes) -> FuzzTarget:
         def write_and_read(raw: bytes) -> None:
             path = folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(raw)
             read(path)
 
-        return Target(write_and_read, refusal, seeds)
+        return FuzzTarget(write_and_read, refusal, seeds)
 
     data = (DataError,)
     return {
-        "file.manifest": of(
+        "file.manifest": make(
             f"model/{MANIFEST}",
             lambda path: read_manifest(path.parent),
             data,
             (version / MANIFEST).read_bytes(),
         ),
-        "file.vocabulary": of(
+        "file.vocabulary": make(
             "vocabulary.parquet",
             lambda path: read_vocabulary(str(path)),
             (OSError, ValueError),
             (version / "vocabulary.parquet").read_bytes(),
         ),
-        "file.window": Target(
+        "file.window": FuzzTarget(
             lambda raw: unseal(raw, "window"),
             data,
             tuple(each.read_bytes() for each in windows if each.suffix == ".json"),
         ),
-        "file.engine": of(
+        "file.engine": make(
             record_path(Path("engine.plan")).name,
             lambda path: read_record(path.with_name("engine.plan")),
             data,
             record,
         ),
-        "file.keys": of("keys.toml", read_keys, (SettingsError,), key),
-        "file.settings": of(
+        "file.keys": make("keys.toml", read_keys, (SettingsError,), key),
+        "file.settings": make(
             "headwater.toml", deploy_settings.read_file, (SettingsError,), settings
         ),
-        "file.append_only": of(
+        "file.append_only": make(
             "appendonlydir/a.incr.aof", lambda path: mend_append_files(path.parent.parent), (), log
         ),
     }
 
 
-def make_files_of_others(folder: Path) -> dict[str, Target]:
+def make_files_of_others(folder: Path) -> dict[str, FuzzTarget]:
     """Of logs: of shops, and of other systems."""
     header = b"user_id,item_id,timestamp,type,price,title\n"
     table = header + b'ann,i,1764000000,click,"1,5",A\nbob,"j ""x""",1764000001,purchase,2,B\n'
     gorse = b'{"FeedbackType":"click","UserId":"a","ItemId":"i","Timestamp":"2025-11-24T16:00:00Z"}'
     refused = (DataError, SettingsError)
 
-    def of(name: str, read: Callable[[Path], object], *seeds: bytes) -> Target:
+    def make(name: str, read: Callable[[Path], object], *seeds: bytes) -> FuzzTarget:
         place = folder / f"log-of-{name}"
 
         def write_and_read(raw: bytes) -> None:
@@ -99,27 +99,27 @@ def make_files_of_others(folder: Path) -> dict[str, Target]:
             (place / name).write_bytes(raw)
             read(place / name)
 
-        return Target(write_and_read, refused, seeds)
+        return FuzzTarget(write_and_read, refused, seeds)
 
     def read_log(path: Path) -> object:
         return load_log(DataSource(folder, path))
 
     aliases, settings = EventAliases(()), EventSettings()
     return {
-        "log.csv": of(
+        "log.csv": make(
             "log.csv", read_log, table, table.replace(b",", b";"), table.decode().encode("utf-16")
         ),
-        "log.tsv": of("log.tsv", read_log, table.replace(b",", b"\t")),
-        "log.parquet": of("log.parquet", read_log, _make_parquet()),
-        "log.gorse": of(
+        "log.tsv": make("log.tsv", read_log, table.replace(b",", b"\t")),
+        "log.parquet": make("log.parquet", read_log, _make_parquet()),
+        "log.gorse": make(
             "feedback.jsonl",
             lambda path: foreign_logs.read_gorse(path, settings, aliases),
             gorse,
         ),
-        "log.gorse_dump": of(
+        "log.gorse_dump": make(
             "dump.bin", lambda path: foreign_logs.read_gorse(path, settings, aliases), b"\xff" * 8
         ),
-        "log.metarank": of(
+        "log.metarank": make(
             "events.jsonl",
             lambda path: foreign_logs.read_metarank(path, settings, aliases),
             b'{"event":"item","id":"e","item":"i","timestamp":"1764000000000","fields":[]}',

@@ -7,7 +7,7 @@ from headwater_client.errors import HeadwaterError
 
 
 @dataclass(frozen=True)
-class Target:
+class FuzzTarget:
     """A decoder.
 
     Attributes:
@@ -21,7 +21,7 @@ class Target:
     seeds: tuple[bytes, ...]
 
 
-def refuse(target: Target, raw: bytes) -> str:
+def refuse(target: FuzzTarget, raw: bytes) -> str:
     """What a target says of bytes that it refuses; "" of those that it takes.
 
     Raises:

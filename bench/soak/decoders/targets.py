@@ -28,7 +28,7 @@ from bench.soak.decoders.samples import (
     RATED,
     ROLLOUTS,
 )
-from bench.soak.decoders.target import Target
+from bench.soak.decoders.target import FuzzTarget
 from deploy.rollout.feedback.consumer import decode_feedback
 from features import columns
 from features.events import EventReader
@@ -53,7 +53,7 @@ from stream.people import parse_attributes
 _NO_COLUMN = 0xFFFF
 
 
-def make_targets(folder: Path) -> dict[str, Target]:
+def make_targets(folder: Path) -> dict[str, FuzzTarget]:
     """All decoders, by name.
 
     Args:
@@ -69,13 +69,13 @@ def make_targets(folder: Path) -> dict[str, Target]:
     return {name: replace(each, seeds=(*each.seeds, *ODD)) for name, each in targets.items()}
 
 
-def _make_messages() -> dict[str, Target]:
+def _make_messages() -> dict[str, FuzzTarget]:
     """Of topics."""
     messages = generate_hostile_messages(7, NOW_MS, large_share=0)
     hostile = tuple(each.value or b"" for each in islice(messages, 300))
     reader = EventReader(EventSettings(), clock=lambda: NOW_MS)
     targets = {
-        f"topic.{spec.topic}": Target(
+        f"topic.{spec.topic}": FuzzTarget(
             lambda raw, topic=spec.topic: encode(reader.read(topic, raw, NOW_MS)),  # type: ignore[misc]
             (EventError,),
             (CLICK, RATED, *hostile),
@@ -83,7 +83,7 @@ def _make_messages() -> dict[str, Target]:
         for spec in EVENT_TYPES.values()
     }
     targets |= {
-        f"message.{struct.__name__}": Target(
+        f"message.{struct.__name__}": FuzzTarget(
             lambda raw, struct=struct: encode(decode(struct, raw)),  # type: ignore[misc]
             (EventError,),
             (LETTER, *hostile),
@@ -91,7 +91,7 @@ def _make_messages() -> dict[str, Target]:
         for struct in (Recommendation, DeadLetter)
     }
     targets |= {
-        f"rollouts{key}": Target(
+        f"rollouts{key}": FuzzTarget(
             lambda raw, key=key: encode(decode_rollout_message(f"{MODEL}{key}", raw, MODEL)),  # type: ignore[misc]
             (EventError,),
             (right, *hostile),
@@ -100,11 +100,15 @@ def _make_messages() -> dict[str, Target]:
     }
     person = b'{"user_id":"ann","attributes":{"city":"Ghent","age":41}}'
     return targets | {
-        "topic.items": Target(lambda raw: parse_item(b"i", raw), (EventError,), (ITEM, *hostile)),
-        "topic.people": Target(
+        "topic.items": FuzzTarget(
+            lambda raw: parse_item(b"i", raw), (EventError,), (ITEM, *hostile)
+        ),
+        "topic.people": FuzzTarget(
             lambda raw: parse_attributes(b"ann", raw), (EventError,), (person, *hostile)
         ),
-        "topic.placements": Target(_read_placement, (EventError, RuleError), (PLACEMENT, *hostile)),
+        "topic.placements": FuzzTarget(
+            _read_placement, (EventError, RuleError), (PLACEMENT, *hostile)
+        ),
     }
 
 
@@ -114,7 +118,7 @@ def _read_placement(raw: bytes) -> object:
     return encode(placement)
 
 
-def _make_requests() -> dict[str, Target]:
+def _make_requests() -> dict[str, FuzzTarget]:
     """Of the API: bodies in JSON and protobuf, events, filters."""
     intake = EventIntake(EventSettings(), clock=lambda: NOW_MS)
     asked = (
@@ -135,7 +139,7 @@ def _make_requests() -> dict[str, Target]:
     )
     bodies = {each.body.__name__: each.body for each in OPERATIONS if each.body}
     targets = {
-        f"body.{name}": Target(
+        f"body.{name}": FuzzTarget(
             lambda raw, struct=struct: encode(decode(struct, raw)),  # type: ignore[misc]
             (EventError,),
             asked,
@@ -143,7 +147,7 @@ def _make_requests() -> dict[str, Target]:
         for name, struct in bodies.items()
     }
     targets |= {
-        f"protobuf.{name}": Target(
+        f"protobuf.{name}": FuzzTarget(
             lambda raw, name=name: read_message(message_class(name), raw),  # type: ignore[misc]
             (EventError,),
             (b"\n\x03ann",),
@@ -151,10 +155,12 @@ def _make_requests() -> dict[str, Target]:
         for name in map(request_name, OPERATIONS)
     }
     return targets | {
-        "event": Target(intake.read, (EventError,), (CLICK,)),
-        "cloud_event": Target(lambda raw: read_cloud_event(intake, raw), (EventError,), (cloud,)),
-        "metarank": Target(_read_metarank, (EventError,), (metarank,)),
-        "filter": Target(_compile, (RuleError, UnicodeDecodeError), FILTERS),
+        "event": FuzzTarget(intake.read, (EventError,), (CLICK,)),
+        "cloud_event": FuzzTarget(
+            lambda raw: read_cloud_event(intake, raw), (EventError,), (cloud,)
+        ),
+        "metarank": FuzzTarget(_read_metarank, (EventError,), (metarank,)),
+        "filter": FuzzTarget(_compile, (RuleError, UnicodeDecodeError), FILTERS),
     }
 
 
@@ -173,7 +179,7 @@ def _compile(raw: bytes) -> None:
     compile_filter(raw.decode())
 
 
-def _make_rows() -> dict[str, Target]:
+def _make_rows() -> dict[str, FuzzTarget]:
     """Of the feature store."""
     schema = FeatureSchema(FeatureSettings())
     person = columns.encode_user(empty_user(schema))
@@ -181,11 +187,11 @@ def _make_rows() -> dict[str, Target]:
     attributes = columns.encode_attributes({"city": "Ghent"}, (1, 2))
     group = columns.encode_group(empty_group(schema))
 
-    def of(
+    def make(
         table: StoreTable, read: Callable[[Mapping[str, bytes | None]], object], *rows: Any
-    ) -> Target:
+    ) -> FuzzTarget:
         seeds = tuple(_join(row.get(name) for name in table.columns) for row in rows)
-        return Target(
+        return FuzzTarget(
             lambda raw: read(_split(raw, table.columns)),
             (columns.DamagedRowError,),
             (*seeds, b""),
@@ -195,20 +201,20 @@ def _make_rows() -> dict[str, Target]:
         columns.encode_user(columns.decode_user(stored, schema))
 
     return {
-        "row.user": of(USERS, write_again, person),
-        "row.attributes": of(ATTRIBUTES, columns.decode_attributes, attributes),
-        "row.catalogue": of(
+        "row.user": make(USERS, write_again, person),
+        "row.attributes": make(ATTRIBUTES, columns.decode_attributes, attributes),
+        "row.catalogue": make(
             CATALOGUE, lambda stored: columns.decode_catalogue_item("i", stored), item
         ),
-        "row.entry": of(CATALOGUE, columns.decode_catalogue_entry, item),
-        "row.trending": of(TRENDING, lambda stored: columns.decode_trending(stored, schema)),
-        "row.feedback": of(FEEDBACK, decode_feedback),
-        "row.group": Target(
+        "row.entry": make(CATALOGUE, columns.decode_catalogue_entry, item),
+        "row.trending": make(TRENDING, lambda stored: columns.decode_trending(stored, schema)),
+        "row.feedback": make(FEEDBACK, decode_feedback),
+        "row.group": FuzzTarget(
             lambda raw: columns.encode_group(columns.decode_group(raw, schema)),
             (columns.DamagedRowError,),
             (group,),
         ),
-        "row.pair": Target(columns.decode_pair, (columns.DamagedRowError,), (item["offsets"],)),
+        "row.pair": FuzzTarget(columns.decode_pair, (columns.DamagedRowError,), (item["offsets"],)),
     }
 
 

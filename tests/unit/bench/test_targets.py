@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.soak.decoders.target import Target, refuse
+from bench.soak.decoders.target import FuzzTarget, refuse
 from bench.soak.decoders.targets import make_targets
 
 NAMES = sorted(make_targets(Path(tempfile.gettempdir())))
@@ -14,12 +14,12 @@ TRIES = 60
 
 
 @pytest.fixture
-def target(request: pytest.FixtureRequest, tmp_path: Path) -> Target:
+def target(request: pytest.FixtureRequest, tmp_path: Path) -> FuzzTarget:
     return make_targets(tmp_path)[request.param]
 
 
 @pytest.mark.parametrize("target", NAMES, indirect=True)
-def test_whatever_the_bytes_a_decoder_takes_or_refuses_them(target: Target) -> None:
+def test_whatever_the_bytes_a_decoder_takes_or_refuses_them(target: FuzzTarget) -> None:
     chance = random.Random(7)
     for seed in target.seeds:
         refuse(target, seed)
@@ -38,5 +38,5 @@ def damage(raw: bytes, chance: random.Random) -> bytes:
 
 
 @pytest.mark.parametrize("target", NAMES, indirect=True)
-def test_a_decoder_takes_something(target: Target) -> None:
+def test_a_decoder_takes_something(target: FuzzTarget) -> None:
     assert any(not refuse(target, seed) for seed in target.seeds)
