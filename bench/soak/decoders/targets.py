@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from headwater_client import EVENT_TYPES, EventError, Item, decode, encode
-from headwater_client.contract import OPERATIONS, PlacementRules
+from headwater_client.contract import PlacementRules
 from headwater_client.events import DeadLetter, Recommendation
+from headwater_client.operations import OPERATIONS
 
 from bench.harness.hostile import generate_hostile_messages
 from bench.soak.decoders.files import make_files_of_others, make_own_files
