@@ -34,9 +34,12 @@ def test_what_is_right_is_read() -> None:
 def test_what_is_no_json_is_refused(raw: bytes | str) -> None:
     with pytest.raises(DocumentError):
         read_json(raw, dict)
-    if raw and isinstance(raw, bytes):
-        with pytest.raises(DocumentError):
-            read_json_lines(raw)
+
+
+@pytest.mark.parametrize("raw", [b"{", b"\xff", b'[1]\n{"a":', b'{"a":' * 5_000, b"[" * 100_000])
+def test_what_is_no_json_lines_is_refused(raw: bytes) -> None:
+    with pytest.raises(DocumentError):
+        read_json_lines(raw)
 
 
 def test_the_kind_is_checked() -> None:
