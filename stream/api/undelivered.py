@@ -2,9 +2,9 @@
 
 from typing import Any
 
-import msgspec
 from headwater_client import EventError, encode
 from headwater_client.contract import Problem
+from headwater_client.documents import read_json
 from msgspec.structs import replace
 
 from stream.api.intake import Delivered, TopicMessage
@@ -28,7 +28,7 @@ def describe_undelivered(
     if not delivered.is_too_large:
         return make_problem("unavailable", delivered.problem, remedy)
     value = message.value or b""
-    field, held = _find_largest(msgspec.json.decode(value))
+    field, held = _find_largest(read_json(value, dict[str, Any]))
     size = len(encode(held))
     expected = (
         f"{size} of the message's {len(value)} bytes, more than the topic {message.topic} takes "

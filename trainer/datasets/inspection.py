@@ -259,7 +259,7 @@ def _show_example(rows: Sequence[RefusedRecord]) -> str:
     """The value of the first row that was not understood."""
     for row in rows[:1]:
         name = row.kind.partition(":")[0]
-        value = msgspec.json.decode(row.raw).get(name)
+        value = read_json(row.raw, dict).get(name)
         return f", such as {value!r:.60}" if value is not None else ""
     return ""
 
