@@ -9,6 +9,7 @@ class RuleError(HeadwaterError):
     """An expression cannot be used.
 
     Attributes:
+        field: where the expression stands, where there are several.
         problem: what is wrong, and what to write instead.
         line, column: where, counted from 1 in characters.
         near: the text from there on, cut.
@@ -16,6 +17,7 @@ class RuleError(HeadwaterError):
 
     def __init__(self, text: str, position: int, problem: str) -> None:
         before = text[:position]
+        self.field = ""
         self.problem = problem
         self.line = before.count("\n") + 1
         self.column = position - (before.rfind("\n") + 1) + 1

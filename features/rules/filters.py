@@ -103,7 +103,7 @@ class Filter:
         for mention in self.mentions:
             if mention.root == ITEM and mention.name not in known and not mention.is_guarded:
                 problem = f"no item has an attribute {_shorten(mention.name)!r}"
-                raise self._fail(mention, f"{problem}: {_list_names(mention.name, known)}")
+                raise self._fail(mention, f"{problem}: {list_names(mention.name, known)}")
 
     def check_scope(self, scope: Scope) -> None:
         """Refuse a request that lacks what the expression asks for without `has`.
@@ -117,7 +117,7 @@ class Filter:
             given = scope.get(mention.root, {})
             name, value = f"{mention.root}.{_shorten(mention.name)}", given.get(mention.name)
             if value is None and not mention.is_guarded:
-                problem = f"the request has no {name}: {_list_names(mention.name, given)}"
+                problem = f"the request has no {name}: {list_names(mention.name, given)}"
                 raise self._fail(mention, problem)
             if value is not None and mention.is_list and kind_of(value) != "a list":
                 raise self._fail(mention, f"{name} is {kind_of(value)}: expected a list")
@@ -135,7 +135,7 @@ def _shorten(name: str) -> str:
     return name[:_SHOWN_CHARS]
 
 
-def _list_names(name: str, known: Collection[str]) -> str:
+def list_names(name: str, known: Collection[str]) -> str:
     """The names that there are, those like the one that is not first."""
     if not known:
         return "there are none"

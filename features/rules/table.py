@@ -20,6 +20,7 @@ from cachetools import LRUCache
 from headwater_client.events import Item
 
 from features.schema import BoolArray, Float64Array, Int64Array
+from features.topics import Hash, hash64
 
 ItemValue = str | float | bool | tuple[str, ...] | None
 Int32Array = npt.NDArray[np.int32]
@@ -180,6 +181,7 @@ class CatalogueTable:
         self.revision = 0
         self._changed: deque[int] = deque(maxlen=_REMEMBERED_CHANGES)
         self._rows: dict[str, int] = {}
+        self._rows_by_hash: dict[Hash, int] = {}
         self._columns = {name: ItemColumn(0) for name in FIELDS}
         self._room = 0
 
@@ -226,7 +228,7 @@ class CatalogueTable:
                 self.put(Item(item_id=name))
 
     def _add_row(self, item_id: str) -> int:
-        row = self._rows[item_id] = len(self.item_ids)
+        row = self._rows[item_id] = self._rows_by_hash[hash64(item_id)] = len(self.item_ids)
         self.item_ids.append(item_id)
         if row >= self._room:
             self._room = max(_LEAST_ROOM, 2 * self._room)
@@ -236,6 +238,15 @@ class CatalogueTable:
 
     def __contains__(self, item_id: str) -> bool:
         return item_id in self._rows
+
+    def row_of(self, item_id: str) -> int:
+        """The row of an item; -1 where it has none."""
+        return self._rows.get(item_id, -1)
+
+    def rows_of_hashes(self, hashes: Iterable[Hash]) -> Int64Array:
+        """The rows of items by their hashes; those that have none are left out."""
+        found = (self._rows_by_hash.get(each) for each in hashes)
+        return np.array([row for row in found if row is not None], np.int64)
 
     def rows_of(self, item_ids: Sequence[str]) -> Int64Array:
         """The row of each item, int64[n]; -1 where it has none."""

@@ -1451,11 +1451,21 @@ export interface components {
         /**
          * RecommendedItem
          * @description One place of a recommendation.
+         *
+         *         `placed_by` is the rule that gave it the place (`pin`, `promotion`, `exploration`), else empty;
+         *         `label` is the promotion's. `probability` is that of this item at this place, after those before
+         *         it; missing where nothing was left to chance.
          */
         RecommendedItem: {
             item_id: string;
             score: number;
             reason: components["schemas"]["Reason"];
+            /** @default  */
+            placed_by?: string;
+            /** @default  */
+            label?: string;
+            /** @default null */
+            probability?: number | null;
         };
         /**
          * RemoveFromCart

@@ -94,12 +94,20 @@ class Reason(Struct, frozen=True, omit_defaults=True):
     item_id: str | None = None
 
 
-class RecommendedItem(Struct, frozen=True):
-    """One place of a recommendation."""
+class RecommendedItem(Struct, frozen=True, omit_defaults=True):
+    """One place of a recommendation.
+
+    `placed_by` is the rule that gave it the place (`pin`, `promotion`, `exploration`), else empty;
+    `label` is the promotion's. `probability` is that of this item at this place, after those before
+    it; missing where nothing was left to chance.
+    """
 
     item_id: str
     score: float
     reason: Reason
+    placed_by: str = ""
+    label: str = ""
+    probability: float | None = None
 
 
 class Shadow(Struct, frozen=True, kw_only=True, omit_defaults=True):
