@@ -4,24 +4,19 @@ A placement's revision is the offset of its message: whoever changes one, and fr
 grow, and nobody hands them out.
 """
 
-from collections.abc import Iterator
 from contextlib import closing
-from uuid import uuid4
 
-import confluent_kafka
 import structlog
-from confluent_kafka import KafkaError, Message, TopicPartition
-from headwater_client import EventError, ServerError, decode, encode
+from confluent_kafka import Message
+from headwater_client import EventError, decode, encode
 from headwater_client.contract import PlacementRules
 from headwater_client.topics import PLACEMENTS
 
-from features.kafka import client_config, is_end
+from features import kafka
 from features.placements import PlacementTable, check_placement
 from features.rules.errors import RuleError
 from features.settings import BrokerSettings
 
-ANSWER_S = 15.0
-_FETCH_WAIT_MS = 50
 log = structlog.get_logger()
 
 
@@ -42,40 +37,6 @@ def take_message(table: PlacementTable, message: Message) -> None:
     table.take(name, placement, message.offset() or 0)
 
 
-def placements_consumer(settings: BrokerSettings) -> confluent_kafka.Consumer:
-    """A consumer of the whole topic, which commits nothing and tells where the topic ends."""
-    consumer = confluent_kafka.Consumer(
-        client_config(settings)
-        | {
-            "group.id": f"placements-{uuid4()}",
-            "enable.auto.commit": "false",
-            "enable.partition.eof": "true",
-            "auto.offset.reset": "earliest",
-            "fetch.wait.max.ms": str(_FETCH_WAIT_MS),
-            "log_level": "0",
-        }
-    )
-    consumer.assign([TopicPartition(PLACEMENTS, 0, confluent_kafka.OFFSET_BEGINNING)])
-    return consumer
-
-
-def read_to_end(consumer: confluent_kafka.Consumer) -> Iterator[Message]:
-    """The messages that there are.
-
-    Raises:
-        ServerError: the topic cannot be read.
-    """
-    while True:
-        message = consumer.poll(ANSWER_S)
-        if message is None:
-            raise ServerError(f"topic {PLACEMENTS} cannot be read: no answer in {ANSWER_S:.0f} s")
-        if is_end(message):
-            return
-        if (error := message.error()) is not None:
-            raise ServerError(f"Kafka: topic {PLACEMENTS}: {error.str()}")
-        yield message
-
-
 def read_placements(settings: BrokerSettings) -> PlacementTable:
     """All placements, as they are now.
 
@@ -83,8 +44,8 @@ def read_placements(settings: BrokerSettings) -> PlacementTable:
         ServerError: the topic cannot be read.
     """
     table = PlacementTable()
-    with closing(placements_consumer(settings)) as consumer:
-        for message in read_to_end(consumer):
+    with closing(kafka.topic_consumer(settings)) as consumer:
+        for message in kafka.read_to_end(consumer, PLACEMENTS):
             take_message(table, message)
     return table
 
@@ -98,15 +59,5 @@ def write_placement(settings: BrokerSettings, name: str, placement: PlacementRul
     """
     if placement is not None:
         check_placement(name, placement)
-    told: list[tuple[KafkaError | None, Message]] = []
-    producer = confluent_kafka.Producer(
-        client_config(settings) | {"enable.idempotence": "true", "log_level": "0"}
-    )
     value = None if placement is None else encode(placement)
-    producer.produce(PLACEMENTS, value, name, on_delivery=lambda *each: told.append(each))
-    if producer.flush(ANSWER_S) or not told:
-        raise ServerError(f"Kafka: topic {PLACEMENTS}: no answer in {ANSWER_S:.0f} s")
-    ((error, message),) = told
-    if error is not None:
-        raise ServerError(f"Kafka: topic {PLACEMENTS}: {error.str()}")
-    return message.offset() or 0
+    return kafka.write_message(settings, PLACEMENTS, name, value)

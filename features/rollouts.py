@@ -7,9 +7,7 @@ Kafka. Without the key whoever may write to the topic is believed.
 
 import hashlib
 import hmac
-from collections.abc import Iterator, Mapping
-from typing import Any
-from uuid import uuid4
+from collections.abc import Iterator
 
 import confluent_kafka
 import structlog
@@ -18,17 +16,12 @@ from headwater_client.events import encode
 from headwater_client.topics import ROLLOUTS
 from prometheus_client import Counter
 
-from features import rollout_messages
-from features.kafka import client_config, is_end
+from features import kafka, rollout_messages
 from features.rollout_messages import Rollout, RolloutMessage, RolloutRecord, RolloutStep
 from features.settings import BrokerSettings
 
-ANSWER_S = 10.0
-WRITE_TIMEOUT_S = 15.0
-FETCH_WAIT_MS = 50
 SIGNATURE_HEADER = "headwater-signature"
 MAX_LOGGED_CHARS = 200
-PARTITION = confluent_kafka.TopicPartition(ROLLOUTS, 0, confluent_kafka.OFFSET_BEGINNING)
 log = structlog.get_logger()
 
 REFUSED = Counter(
@@ -159,32 +152,6 @@ def _refuse(reason: str, message: confluent_kafka.Message, error: Exception | No
     log.warning("rollout_ignored", offset=message.offset(), reason=reason, **shown)
 
 
-def rollouts_consumer(
-    settings: BrokerSettings, options: Mapping[str, Any] | None = None
-) -> confluent_kafka.Consumer:
-    """A consumer for the whole topic; it commits nothing, and tells where the topic ends.
-
-    What a controller wrote in one transaction is seen whole, or not at all.
-
-    Args:
-        options: more of librdkafka's configuration; by default the consumer is alone in its group,
-            to be assigned and never subscribed.
-    """
-    return confluent_kafka.Consumer(
-        client_config(settings)
-        | {
-            "group.id": f"rollouts-{uuid4()}",
-            "enable.auto.commit": "false",
-            "enable.partition.eof": "true",
-            "isolation.level": "read_committed",
-            # The end is told once a fetch comes back empty: by default after half a second.
-            "fetch.wait.max.ms": str(FETCH_WAIT_MS),
-            "log_level": "0",
-        }
-        | dict(options or {})
-    )
-
-
 class RolloutView:
     """What the topic says of one model: read from its beginning once, and on from there each time.
 
@@ -235,9 +202,9 @@ class RolloutView:
             ServerError: the topic cannot be read.
         """
         if self._consumer is None:
-            self._consumer = rollouts_consumer(self._settings)
+            self._consumer = kafka.topic_consumer(self._settings)
         try:
-            for message in read_all(self._consumer, self._next):
+            for message in kafka.read_to_end(self._consumer, ROLLOUTS, self._next):
                 offset = message.offset() or 0
                 if offset < self._next:
                     # A topic that was made anew counts anew.
@@ -254,37 +221,6 @@ class RolloutView:
             self._consumer = None
 
 
-def read_all(
-    consumer: confluent_kafka.Consumer, start: int = confluent_kafka.OFFSET_BEGINNING
-) -> Iterator[confluent_kafka.Message]:
-    """Every message that the topic has now; the consumer is left assigned, behind the last.
-
-    Args:
-        start: the offset to begin at. Of a topic that was made anew since, and is shorter than
-            that, all is read.
-
-    Raises:
-        ServerError: the topic cannot be read.
-    """
-    try:
-        # Asked before it reads: between fetches a broker answers half a second later.
-        _, end = consumer.get_watermark_offsets(PARTITION, timeout=ANSWER_S)
-        begin = start if start <= end else confluent_kafka.OFFSET_BEGINNING
-        # Anew each time, so that the end is told also where nothing has come since.
-        consumer.assign([confluent_kafka.TopicPartition(ROLLOUTS, 0, begin)])
-    except confluent_kafka.KafkaException as error:
-        raise ServerError(f"Kafka: topic {ROLLOUTS}: {error.args[0].str()}") from error
-    while True:
-        message = consumer.poll(ANSWER_S)
-        if message is None:
-            raise ServerError(f"topic {ROLLOUTS} cannot be read: no answer in {ANSWER_S:.0f} s")
-        if is_end(message):
-            return
-        if (problem := message.error()) is not None:
-            raise ServerError(f"Kafka: topic {ROLLOUTS}: {problem.str()}")
-        yield message
-
-
 def write_rollout_message(
     settings: BrokerSettings, key: str, message: RolloutMessage, what: str, topic: str = ROLLOUTS
 ) -> None:
@@ -296,18 +232,9 @@ def write_rollout_message(
     Raises:
         ServerError: Kafka does not take it.
     """
-    failures: list[str] = []
-    producer = confluent_kafka.Producer(
-        {**client_config(settings), "enable.idempotence": "true", "log_level": "0"}
-    )
     value = encode(message)
-    producer.produce(
-        topic,
-        key=key,
-        value=value,
-        headers=signature_headers(settings, topic, key, value),
-        on_delivery=lambda error, _: failures.append(str(error)) if error else None,
-    )
-    if producer.flush(WRITE_TIMEOUT_S) or failures:
-        reason = failures[0] if failures else f"no answer in {WRITE_TIMEOUT_S:.0f} s"
-        raise ServerError(f"Kafka: topic {topic}: {what}: {reason}")
+    try:
+        headers = signature_headers(settings, topic, key, value)
+        kafka.write_message(settings, topic, key, value, headers)
+    except ServerError as error:
+        raise ServerError(f"{what}: {error}") from error

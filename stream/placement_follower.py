@@ -3,8 +3,10 @@
 import asyncio
 
 import confluent_kafka
+from headwater_client.topics import PLACEMENTS
 
-from features.placement_topic import placements_consumer, read_to_end, take_message
+from features.kafka import read_to_end, topic_consumer
+from features.placement_topic import take_message
 from features.placements import PlacementTable
 from features.settings import BrokerSettings
 
@@ -34,11 +36,9 @@ class PlacementFollower:
         self._started.set()
 
     def _catch_up(self) -> None:
-        if self._consumer is not None:
-            # The end is told once: after a failure it is read anew.
-            self._consumer.close()
-        self._consumer = placements_consumer(self._settings)
-        for message in read_to_end(self._consumer):
+        if self._consumer is None:
+            self._consumer = topic_consumer(self._settings)
+        for message in read_to_end(self._consumer, PLACEMENTS):
             take_message(self.table, message)
 
     async def run(self) -> None:

@@ -6,11 +6,12 @@ from functools import partial
 
 import structlog
 from confluent_kafka import Message
+from headwater_client.topics import ROLLOUTS
 
-from features.kafka import is_end
+from features.kafka import is_end, read_to_end, topic_consumer
 from features.model_server import keep_loaded
 from features.rollout_messages import Rollout, RolloutLease
-from features.rollouts import RolloutReader, read_all, rollouts_consumer, warn_if_unsigned
+from features.rollouts import RolloutReader, warn_if_unsigned
 from features.schema import FeatureSchema, read_version
 from features.settings import BrokerSettings
 from stream import metrics
@@ -47,7 +48,7 @@ class RolloutFollower:
         self._started = asyncio.Event()
         self._reported: object = None
         # Only the topic's end is told that much later, once at the start; messages come at once.
-        self._consumer = rollouts_consumer(settings, {"fetch.wait.max.ms": str(_FETCH_WAIT_MS)})
+        self._consumer = topic_consumer(settings, {"fetch.wait.max.ms": str(_FETCH_WAIT_MS)})
 
     async def start(self) -> None:
         """Read what is there, so that the first recommendation has its model.
@@ -64,7 +65,7 @@ class RolloutFollower:
         self._reader = RolloutReader(self._settings, self.routes.model)
         newest: Rollout | None = None
         lease: RolloutLease | None = None
-        for message in read_all(self._consumer):
+        for message in read_to_end(self._consumer, ROLLOUTS):
             match self._reader.read(message):
                 case Rollout() as newest:
                     pass

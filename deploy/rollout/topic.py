@@ -24,7 +24,7 @@ from msgspec.structs import replace
 from deploy.rollout.commands import MAX_AGE_S, CommandRejectedError, FencedError, ReceivedCommand
 from deploy.rollout.history import find_breaks
 from features import rollout_messages, rollouts
-from features.kafka import client_config, is_end
+from features.kafka import client_config, is_end, topic_consumer
 from features.settings import BrokerSettings
 
 POLL_S = 0.2
@@ -32,6 +32,7 @@ GROUP = "headwater-controller"
 # The least that brokers allow. Another controller takes over so long after a death.
 SESSION_TIMEOUT_MS = 6000
 ANSWER_S = 15.0
+_WHOLE = TopicPartition(ROLLOUTS, 0, confluent_kafka.OFFSET_BEGINNING)
 COMMANDS = TopicPartition(ROLLOUT_COMMANDS, 0, confluent_kafka.OFFSET_BEGINNING)
 log = structlog.get_logger()
 
@@ -59,8 +60,8 @@ class RolloutLog:
         self._producer: Producer | None = None
         self._reader = rollouts.RolloutReader(settings, model)
         self.leads = self.caught_up = False
-        self._commands = rollouts.rollouts_consumer(settings)
-        self._consumer = rollouts.rollouts_consumer(
+        self._commands = topic_consumer(settings)
+        self._consumer = topic_consumer(
             settings,
             {
                 "group.id": f"{GROUP}-{model}",
@@ -174,7 +175,7 @@ class RolloutLog:
     def _take_over(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         if not partitions:
             return
-        consumer.assign([rollouts.PARTITION])
+        consumer.assign([_WHOLE])
         self._reader = rollouts.RolloutReader(self._settings, self._model)
         self._commands.assign([COMMANDS])
         producer = Producer(

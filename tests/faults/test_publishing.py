@@ -41,7 +41,7 @@ STEPS = (
     "commit>Path.rename:return",
     ">ModelServerClient.load:return",
     ">check_answer:return",
-    "write_rollout_message>Producer.produce:return",
+    "write_message>Producer.produce:return",
     "go_live>ModelRepository.mark_announced:call",
     "go_live>ModelRepository.mark_announced:return",
     "narrow>ModelRegistry._load:return",

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from deploy.local.process import free_port
 from deploy.services.worker import WorkerName
 from deploy.settings import Settings
-from features import kafka
+from features.kafka import admin, ensure_topics
 from features.settings import SecurityProtocol
 from tests.harness.probes import ask, missing
 from tests.harness.servers import asleep, renew_topics
@@ -89,7 +89,7 @@ def test_a_name_elsewhere_is_taken_for_as_long_as_it_is_renewed(kafka_and_store:
 def test_a_protocol_that_kafka_does_not_speak_is_named(
     kafka_and_store: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kafka, "TIMEOUT_S", 0.0)
+    monkeypatch.setattr(admin, "TIMEOUT_S", 0.0)
     wrong = kafka_and_store.kafka.model_copy(update={"security_protocol": SecurityProtocol.SSL})
     with pytest.raises(ServerError, match=r"PLAINTEXT broker listener.*kafka\.security_protocol"):
-        kafka.ensure_topics(wrong)
+        ensure_topics(wrong)

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 
 import pytest
 
-from features.kafka import LogIdentity, _ids
+from features.kafka import LogIdentity
+from features.kafka.admin import identify_topics
 from features.positions import (
     LogPosition,
     PartitionLog,
@@ -102,10 +103,10 @@ class Described:
 
 def test_sources_keep_their_names_and_brokers_without_ids_get_others() -> None:
     given = {"clicks": Described("x"), "purchases": Described("y")}
-    assert _ids(given, "c") == {"clicks": "x", "purchases": "y"}  # type: ignore[arg-type]
+    assert identify_topics(given, "c") == {"clicks": "x", "purchases": "y"}  # type: ignore[arg-type]
     for missing in (None, "AAAAAAAAAAAAAAAAAAAAAA", "the same"):
         given = {"clicks": Described(missing), "purchases": Described(missing)}
-        named = _ids(given, "c")  # type: ignore[arg-type]
+        named = identify_topics(given, "c")  # type: ignore[arg-type]
         assert named == {"clicks": "c/clicks", "purchases": "c/purchases"}
     # As rows of earlier releases have it: another value would count them twice.
     assert source_hash("bQ4tGZ6YSUmBEu1WmLTMvA", 3) == 982327454060518

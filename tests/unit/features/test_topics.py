@@ -13,7 +13,7 @@ from headwater_client.errors import ServerError
 from headwater_client.event_types import CLICK
 from headwater_client.topics import DEAD_LETTERS, ITEMS, RECOMMENDATIONS, ROLLOUTS
 
-from features.kafka import _answer_or_warn, _faults, _FoundTopic, _weaknesses
+from features.kafka.topics import _answer_or_warn, _faults, _FoundTopic, _weaknesses
 from features.settings import BrokerSettings
 from features.topics import Topic, list_topics
 

@@ -1,0 +1,112 @@
+"""How a client connects to Kafka, and asks it about itself."""
+
+import time
+from collections import Counter
+from collections.abc import Collection
+from concurrent.futures import Future
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException, TopicCollection
+from confluent_kafka.admin import AdminClient, TopicDescription  # type: ignore[attr-defined]  # public, but not to its types
+from headwater_client.errors import ServerError, SettingsError
+from headwater_client.kafka import remedy_of, unreachable
+
+from features.settings import BrokerSettings
+
+TIMEOUT_S = 15.0
+POLL_S = 0.05
+_ASK_S = 2.0
+NOT_THERE = (KafkaError.UNKNOWN_TOPIC_OR_PART,)
+# Of a message that its topic will never take.
+TOO_LARGE = (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE)
+# What clients show for a topic of a broker that gives topics no ids.
+NO_TOPIC_ID = ("", "None", "AAAAAAAAAAAAAAAAAAAAAA")
+TopicDescriptions = dict[str, TopicDescription]
+
+
+def client_config(settings: BrokerSettings) -> dict[str, str]:
+    """Librdkafka's configuration of any client: where Kafka is, and how to log in there.
+
+    Raises:
+        SettingsError: no address is set.
+    """
+    return settings.client_settings.client_config()
+
+
+def admin_client(settings: BrokerSettings) -> AdminClient:
+    """A client that has not been answered yet."""
+    # What goes wrong is raised; librdkafka's own lines on the terminal say it again and again.
+    return AdminClient({**client_config(settings), "log_level": "0"})
+
+
+def connect(settings: BrokerSettings) -> AdminClient:
+    """A client that Kafka has answered.
+
+    Raises:
+        SettingsError: Kafka refuses it.
+        ServerError: it does not answer.
+    """
+    heard: list[KafkaError] = []
+    config: dict[str, Any] = {**client_config(settings), "log_level": "0", "error_cb": heard.append}
+    try:
+        admin = AdminClient(config)
+    except KafkaException as error:
+        raise SettingsError(f"kafka: {error.args[0].str()}") from error
+    deadline = time.monotonic() + TIMEOUT_S
+    while True:
+        try:
+            admin.list_topics(timeout=_ASK_S)
+            return admin
+        except KafkaException as error:
+            # The answer is that time is over; why, librdkafka tells by the way, again and again.
+            admin.poll(0)
+            if refused := next(filter(remedy_of, heard), None):
+                raise unreachable(KafkaException(refused)) from error
+            if time.monotonic() > deadline:
+                # The longest text guesses what is wrong: a listener of another protocol.
+                told = max((each.str() for each in heard), key=len, default=error.args[0].str())
+                raise ServerError(
+                    f"Kafka: {told}: check kafka.bootstrap_servers and kafka.security_protocol"
+                ) from error
+
+
+def describe_topics(admin: AdminClient, names: list[str]) -> TopicDescriptions:
+    """What Kafka says of the topics that are there.
+
+    Raises:
+        ServerError: Kafka does not answer.
+    """
+    futures = admin.describe_topics(TopicCollection(names), request_timeout=TIMEOUT_S)
+    answers = ((name, take_answer(future, NOT_THERE)) for name, future in futures.items())
+    return {name: answer for name, answer in answers if answer is not None}
+
+
+def identify_topics(described: TopicDescriptions, cluster: str) -> dict[str, str]:
+    """What names each topic: Kafka's id; of brokers without ids the names of cluster and topic."""
+    ids = {name: str(description.topic_id) for name, description in described.items()}
+    times = Counter(ids.values())
+    return {
+        name: f"{cluster}/{name}" if topic_id in NO_TOPIC_ID or times[topic_id] > 1 else topic_id
+        for name, topic_id in ids.items()
+    }
+
+
+def cluster_id(admin: AdminClient) -> str:
+    """Kafka's own id of the cluster; "" where it has none."""
+    described = take_answer(admin.describe_cluster(request_timeout=TIMEOUT_S), ())
+    return str(described.cluster_id or "")
+
+
+def take_answer(future: Future[Any], expected: Collection[int]) -> Any:
+    """A future's result; None for an expected error.
+
+    Raises:
+        ServerError: any other.
+    """
+    try:
+        return future.result()
+    except KafkaException as error:
+        reason: KafkaError = error.args[0]
+        if reason.code() in expected:
+            return None
+        raise unreachable(error) from error

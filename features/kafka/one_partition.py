@@ -1,0 +1,110 @@
+"""Topics of one partition: read whole and in order, written one message at a time."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+from uuid import uuid4
+
+import confluent_kafka
+from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, Message, TopicPartition
+from headwater_client.errors import ServerError
+
+from features.kafka.admin import TIMEOUT_S, client_config
+from features.settings import BrokerSettings
+
+FETCH_WAIT_MS = 50
+Headers = Sequence[tuple[str, str | bytes | None]]
+
+
+def is_end(message: Message) -> bool:
+    """Whether it says that a partition was read to its end, for now."""
+    error = message.error()
+    return error is not None and error.code() == KafkaError._PARTITION_EOF  # noqa: SLF001 (public)
+
+
+def topic_consumer(
+    settings: BrokerSettings, options: Mapping[str, Any] | None = None
+) -> confluent_kafka.Consumer:
+    """A consumer of a whole topic: it commits nothing, and tells where the topic ends.
+
+    What was written in one transaction is seen whole, or not at all.
+
+    Args:
+        options: more of librdkafka's configuration; by default the consumer is alone in its group,
+            to be assigned and never subscribed.
+    """
+    return confluent_kafka.Consumer(
+        client_config(settings)
+        | {
+            "group.id": f"headwater-{uuid4()}",
+            "enable.auto.commit": "false",
+            "enable.partition.eof": "true",
+            # Of a topic that was deleted and made anew.
+            "auto.offset.reset": "earliest",
+            "isolation.level": "read_committed",
+            # The end is told once a fetch comes back empty: by default after half a second.
+            "fetch.wait.max.ms": str(FETCH_WAIT_MS),
+            "log_level": "0",
+        }
+        | dict(options or {})
+    )
+
+
+def read_to_end(
+    consumer: confluent_kafka.Consumer, topic: str, start: int = OFFSET_BEGINNING
+) -> Iterator[Message]:
+    """Every message that a topic has now; the consumer is left assigned, behind the last.
+
+    Args:
+        start: the offset to begin at. Of a topic that was made anew since, and is shorter than
+            that, all is read.
+
+    Raises:
+        ServerError: the topic cannot be read.
+    """
+    try:
+        # Asked before it reads: between fetches a broker answers half a second later.
+        _, end = consumer.get_watermark_offsets(TopicPartition(topic, 0), timeout=TIMEOUT_S)
+        begin = start if start <= end else OFFSET_BEGINNING
+        # Anew each time, so that the end is told also where nothing has come since.
+        consumer.assign([TopicPartition(topic, 0, begin)])
+    except KafkaException as error:
+        raise ServerError(f"Kafka: topic {topic}: {error.args[0].str()}") from error
+    while True:
+        message = consumer.poll(TIMEOUT_S)
+        if message is None:
+            raise ServerError(f"topic {topic} cannot be read: no answer in {TIMEOUT_S:.0f} s")
+        if is_end(message):
+            return
+        if (problem := message.error()) is not None:
+            raise ServerError(f"Kafka: topic {topic}: {problem.str()}")
+        yield message
+
+
+def write_message(
+    settings: BrokerSettings, topic: str, key: str, value: bytes | None, headers: Headers = ()
+) -> int:
+    """Write one message, and wait until Kafka has it; its offset.
+
+    Args:
+        value: None removes what the key stood for.
+
+    Raises:
+        ServerError: Kafka does not take it.
+    """
+    reports: list[tuple[KafkaError | None, Message]] = []
+    producer = confluent_kafka.Producer(
+        client_config(settings) | {"enable.idempotence": "true", "log_level": "0"}
+    )
+    producer.produce(
+        topic,
+        value,
+        key,
+        headers=list(headers),
+        on_delivery=lambda *report: reports.append(report),
+    )
+    if producer.flush(TIMEOUT_S) or not reports:
+        raise ServerError(f"Kafka: topic {topic}: no answer in {TIMEOUT_S:.0f} s")
+    ((error, message),) = reports
+    if error is not None:
+        raise ServerError(f"Kafka: topic {topic}: {error.str()}")
+    return message.offset() or 0

@@ -1,0 +1,301 @@
+"""Topics as they must be there: made where they are missing, checked where they are not."""
+
+import time
+from collections.abc import Collection, Iterator, Mapping
+from concurrent.futures import Future
+from typing import Any, NamedTuple
+
+import structlog
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetSpec  # type: ignore[attr-defined]  # public, but not to its types
+from headwater_client.errors import ServerError, SettingsError
+from headwater_client.kafka import unreachable
+
+from features.kafka.admin import (
+    NOT_THERE,
+    POLL_S,
+    TIMEOUT_S,
+    TopicDescriptions,
+    admin_client,
+    cluster_id,
+    connect,
+    describe_topics,
+    identify_topics,
+    take_answer,
+)
+from features.kafka.log import LOG_TOPICS, LogIdentity, describe_log
+from features.settings import BrokerSettings
+from features.topics import Hash, Topic, list_topics, source_hash, topic_faults, topic_weaknesses
+
+_REPLICAS = 3
+_AWAY = (
+    KafkaError._ALL_BROKERS_DOWN,  # noqa: SLF001 (public)
+    KafkaError._TIMED_OUT,  # noqa: SLF001
+    KafkaError._TRANSPORT,  # noqa: SLF001
+    KafkaError.BROKER_NOT_AVAILABLE,
+    KafkaError.NETWORK_EXCEPTION,
+    KafkaError.REQUEST_TIMED_OUT,
+)
+_NO_LEADER_YET = (
+    *NOT_THERE,
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    # Of a topic that was made anew the epoch of the one before is still in mind.
+    KafkaError.UNKNOWN_LEADER_EPOCH,
+    KafkaError.FENCED_LEADER_EPOCH,
+)
+log = structlog.get_logger()
+
+
+def ensure_topics(
+    settings: BrokerSettings, topics: Collection[Topic] | None = None
+) -> dict[str, str]:
+    """Create the topics that are missing, wait until all can be used, and check how they are.
+
+    A topic that exists keeps its configuration. What breaks a promise is refused, what weakens one
+    is logged.
+
+    Args:
+        settings: where Kafka is, and how many partitions a topic has.
+        topics: default: all of Headwater's.
+
+    Returns:
+        Kafka's own id of each topic.
+
+    Raises:
+        SettingsError: a topic is not as it must be, with a line for each fault; or it is missing,
+            and `kafka.create_topics` is off.
+        ServerError: Kafka does not answer, or refuses to create one.
+    """
+    admin = connect(settings)
+    topics = list_topics() if topics is None else topics
+    names = [topic.name for topic in topics]
+    there = describe_topics(admin, names)
+    missing = [topic for topic in topics if topic.name not in there]
+    if missing:
+        _create(admin, missing, settings)
+        there = _wait_for(admin, names)
+    _check(admin, topics, there, settings)
+    return identify_topics(there, cluster_id(admin))
+
+
+def ensure_log(settings: BrokerSettings) -> LogIdentity:
+    """Create the topics that are missing; the identity of the log of events and items.
+
+    Raises:
+        SettingsError, ServerError: as `ensure_topics`.
+    """
+    ensure_topics(settings)
+    return describe_log(settings)
+
+
+def ensure_sources(settings: BrokerSettings) -> dict[tuple[str, int], Hash]:
+    """Create the topics that are missing; what rows call each partition, by topic and number.
+
+    Raises:
+        SettingsError, ServerError: as `ensure_topics`.
+    """
+    return {
+        (topic, partition): source_hash(topic_id, partition)
+        for topic, topic_id in ensure_topics(settings).items()
+        for partition in range(settings.partitions)
+    }
+
+
+def find_closed_topics(settings: BrokerSettings) -> Iterator[str]:
+    """Which topics of Headwater take no messages for now, a line each; one that is missing is none.
+
+    Raises:
+        ServerError: Kafka does not answer.
+    """
+    admin = admin_client(settings)
+    there = describe_topics(admin, [topic.name for topic in list_topics()])
+    topics = [topic for topic in list_topics() if topic.name in there]
+    for found in _inspect(admin, topics, there):
+        name, least = found.topic.name, int(found.config.get("min.insync.replicas", 1))
+        closed = [
+            str(each.id)
+            for each in there[name].partitions
+            if each.leader is None or len(each.isr) < least
+        ]
+        if closed:
+            yield (
+                f"topic {name} takes no messages in partition {', '.join(closed)}: fewer brokers "
+                f"have it than its min.insync.replicas, {least}: bring the others back"
+            )
+
+
+def _create(admin: AdminClient, topics: list[Topic], settings: BrokerSettings) -> None:
+    if not settings.create_topics:
+        names = ", ".join(topic.name for topic in topics)
+        raise SettingsError(
+            f"kafka.create_topics: false: Kafka has no topic {names}: create what is missing as "
+            "docs/how-to/operate.md says, or set kafka.create_topics to true"
+        )
+    # Of a cluster that does not tell its brokers, its own default (-1) is taken.
+    replicas = settings.replication_factor or min(_REPLICAS, _count_brokers(admin) or -1)
+    # A write is whole once it is on two brokers: one may then fail at any moment.
+    held = {"min.insync.replicas": "2"} if replicas >= _REPLICAS else {}
+    new = [
+        NewTopic(
+            topic.name,
+            num_partitions=_partitions(topic, settings),
+            replication_factor=replicas,
+            config=topic.config | held,
+        )
+        for topic in topics
+    ]
+    futures: Mapping[str, Future[Any]] = admin.create_topics(new, request_timeout=TIMEOUT_S)
+    for future in futures.values():
+        # Another process may be creating the same topics at the same moment.
+        take_answer(future, (KafkaError.TOPIC_ALREADY_EXISTS,))
+
+
+def _wait_for(admin: AdminClient, names: list[str]) -> TopicDescriptions:
+    """What was just created takes a moment to be known, and to have leaders that answer."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while time.monotonic() < deadline:
+        there = describe_topics(admin, names)
+        if len(there) == len(names) and _leaders_answer(admin, there):
+            return there
+        time.sleep(POLL_S)
+    raise ServerError(f"Kafka created the topics, but they have no leader after {TIMEOUT_S:.0f} s")
+
+
+def _leaders_answer(admin: AdminClient, topics: TopicDescriptions) -> bool:
+    latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
+    asked = {
+        TopicPartition(name, partition.id): latest
+        for name, topic in topics.items()
+        for partition in topic.partitions
+    }
+    futures = admin.list_offsets(asked, request_timeout=TIMEOUT_S)
+    return all(take_answer(future, _NO_LEADER_YET) is not None for future in futures.values())
+
+
+def _partitions(topic: Topic, settings: BrokerSettings) -> int:
+    return settings.partitions if topic.partitioned else 1
+
+
+def _count_brokers(admin: AdminClient) -> int | None:
+    """How many brokers there are; None where Kafka does not tell."""
+    cluster = _answer_or_warn(admin.describe_cluster(request_timeout=TIMEOUT_S), "brokers")
+    return len(cluster.nodes) if cluster else None
+
+
+class _FoundTopic(NamedTuple):
+    """A topic as it is; what Kafka does not tell this client is left out."""
+
+    topic: Topic
+    partitions: int
+    copies: int
+    config: dict[str, str]
+    brokers: int | None
+
+
+def _check(
+    admin: AdminClient,
+    topics: Collection[Topic],
+    there: TopicDescriptions,
+    settings: BrokerSettings,
+) -> None:
+    """Compare topics with what they must be.
+
+    Raises:
+        SettingsError: with a line for each fault.
+    """
+    faults: list[str] = []
+    for found in _inspect(admin, topics, there):
+        if fault := _setting_fault(found, settings):
+            # The other topics have as many, or are named once the setting is right.
+            raise SettingsError(fault)
+        faults += _faults(found, settings)
+        for weakness in _weaknesses(found, settings):
+            log.warning("topic_weak", topic=found.topic.name, problem=weakness)
+    if faults:
+        raise SettingsError("\n".join(faults))
+
+
+def _inspect(
+    admin: AdminClient, topics: Collection[Topic], there: TopicDescriptions
+) -> Iterator[_FoundTopic]:
+    if not topics:
+        return  # confluent-kafka refuses to ask for nothing.
+    brokers = _count_brokers(admin)
+    asked = [ConfigResource(ConfigResource.Type.TOPIC, topic.name) for topic in topics]
+    futures = admin.describe_configs(asked, request_timeout=TIMEOUT_S)
+    for topic, resource in zip(topics, asked, strict=True):
+        told = _answer_or_warn(futures[resource], f"topic {topic.name}") or {}
+        partitions = there[topic.name].partitions
+        yield _FoundTopic(
+            topic,
+            len(partitions),
+            min(len(each.replicas) for each in partitions),
+            {name: entry.value for name, entry in told.items() if entry.value is not None},
+            brokers,
+        )
+
+
+def _faults(found: _FoundTopic, settings: BrokerSettings) -> Iterator[str]:
+    """What breaks a promise, a line each."""
+    topic = found.topic
+    if fault := _partition_fault(topic, found.partitions, settings):
+        yield fault
+    for fault in topic_faults(topic, found.config):
+        yield f"topic {topic.name}: {fault}"
+    if _is_alone(found) and settings.replication_factor != 1:
+        yield (
+            f"topic {topic.name}: {_ALONE.format(found.brokers)}: keep it on three "
+            "(kafka-reassign-partitions.sh), or accept it: set kafka.replication_factor to 1"
+        )
+
+
+def _weaknesses(found: _FoundTopic, settings: BrokerSettings) -> Iterator[str]:
+    """What weakens a promise, a line each."""
+    yield from topic_weaknesses(found.topic, found.config)
+    if _is_alone(found) and settings.replication_factor == 1:
+        yield _ALONE.format(found.brokers)
+    if found.copies >= _REPLICAS and found.config.get("min.insync.replicas") == "1":
+        yield "min.insync.replicas is 1: what one broker alone has may be lost with it: set it to 2"
+
+
+_ALONE = "each partition is on one of {} brokers, and lost with it"
+
+
+def _is_alone(found: _FoundTopic) -> bool:
+    return found.copies == 1 and (found.brokers or 1) > 1
+
+
+def _setting_fault(found: _FoundTopic, settings: BrokerSettings) -> str:
+    """Why the setting of partitions is wrong; "" where it fits this topic."""
+    wanted, name = settings.partitions, found.topic.name
+    # Workers name the source of each partition that they consume at start.
+    if name not in LOG_TOPICS or found.partitions == wanted:
+        return ""
+    return (
+        f"kafka.partitions: {wanted}: topic {name} has {found.partitions}: "
+        f"set kafka.partitions to {found.partitions}, or use another cluster"
+    )
+
+
+def _partition_fault(topic: Topic, found: int, settings: BrokerSettings) -> str:
+    """Why a topic cannot have so many partitions; "" where it can."""
+    wanted = _partitions(topic, settings)
+    if topic.any_partitions or found == wanted:
+        return ""
+    if not topic.partitioned:
+        return f"topic {topic.name} has {found} partitions: its order needs one: make it anew"
+    # A click would be looked for in another partition than what was recommended before it.
+    return f"topic {topic.name} has {found} partitions, and events have {wanted}: make it anew"
+
+
+def _answer_or_warn(future: Future[Any], what: str) -> Any:
+    """What Kafka tells of itself; None, and a warning, where it does not tell this client."""
+    try:
+        return future.result()
+    except KafkaException as error:
+        reason: KafkaError = error.args[0]
+        if reason.code() in _AWAY:
+            raise unreachable(error) from error
+        log.warning("topics_not_checked", of=what, reason=reason.str())
+        return None
