@@ -109,7 +109,7 @@ def load_candidate(settings: Settings, number: int) -> ModelVersion:
         try:
             checkpoint.verify(version.folder)
             check_version_fits(version.address, registry.schema.contract)
-            if not registry.is_ready(version):
+            if not registry.loaded.is_ready(version):
                 retrying(BUSY_S, RepositoryLockedError)(registry.load_and_verify, version)
         except (ServerError, DataError, SettingsError) as error:
             raise CommandRejectedError(f"start: version {number}: {error}") from error

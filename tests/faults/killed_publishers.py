@@ -26,14 +26,25 @@ import torch
 from deploy.jobs.train import model_registry
 from deploy.settings import Settings, load_settings
 from features import model_server, rollouts
+from features.kafka import one_partition
 from features.schema import FeatureSchema
 from tests.harness.models import SETTINGS, offline_registry, untrained
 from trainer import disk
-from trainer.registry import ModelRepository, checkpoint, registry, repository
+from trainer.registry import ModelRepository, checkpoint, loaded, registry, repository, staging
 
 KEPT = 3
 VERSIONS_OF_A_LIFE = 2
-MODULES = (checkpoint, disk, model_server, registry, repository, rollouts)
+MODULES = (
+    checkpoint,
+    disk,
+    loaded,
+    model_server,
+    one_partition,
+    registry,
+    repository,
+    rollouts,
+    staging,
+)
 FILES = {module.__file__ for module in MODULES}
 TRAINER = SETTINGS.model_copy(update={"keep_versions": KEPT, "publish_retry_s": 5.0})
 

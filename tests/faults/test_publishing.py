@@ -28,7 +28,7 @@ from tests.harness.oracle import read_topic
 from tests.harness.waiting import wait_until
 from tests.harness.workers import environment
 from trainer.registry import ModelRepository, checkpoint
-from trainer.registry.registry import check_answer
+from trainer.registry.loaded import check_answer
 from trainer.registry.repository import LOCK
 
 KILLS = 12
@@ -44,7 +44,7 @@ STEPS = (
     "write_message>Producer.produce:return",
     "go_live>ModelRepository.mark_announced:call",
     "go_live>ModelRepository.mark_announced:return",
-    "narrow>ModelRegistry._load:return",
+    "narrow>LoadedVersions._load:return",
     "remove>Path.rename:return",
     "remove>rmtree:return",
 )

@@ -175,7 +175,7 @@ def test_what_takes_traffic_answers_again_though_a_newer_version_is_there(shop: 
         os.kill(pid_of(shop, "triton"), signal.SIGKILL)
         shop.until("hal", lambda answer: answer.fallback)
         local.up(shop.local, only=["triton"])
-        assert registry.is_ready(first)
+        assert registry.loaded.is_ready(first)
         [triton] = (one for one in local.status(shop.local) if one.name == "triton")
         assert (triton.healthy, triton.serving) == (True, "serves version 1 (routed: 1)")
         shop.until("hal", lambda answer: answer.model_version == "1")

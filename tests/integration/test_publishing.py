@@ -40,7 +40,7 @@ from tests.harness.waiting import wait_until
 from trainer.export import sample_inputs
 from trainer.export.onnx import write_probe
 from trainer.registry import Lineage, ModelVersion, RolloutRejectedError
-from trainer.registry.registry import check_answer
+from trainer.registry.loaded import check_answer
 from trainer.registry.repository import LOCK
 from trainer.settings import TrainerSettings
 
@@ -326,7 +326,7 @@ def test_versions_go_to_each_triton_and_one_that_is_away_is_left_out(
     settings = servers.model_copy(update={"triton": triton})
     with closing(model_registry(settings, ONCE)) as registry:
         version = registry.publish(untrained(trainer.schema, 77))
-        assert registry.is_ready(version)
+        assert registry.loaded.is_ready(version)
         loaded = on_each(registry.servers[1:], lambda one: one.is_ready(version.number))
         assert loaded == [True, True]
         with pytest.raises(ServerUnavailableError):

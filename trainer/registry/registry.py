@@ -5,63 +5,35 @@ once, and only then announced. What a dead trainer left is finished or removed: 
 """
 
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 
-import numpy as np
 import structlog
 from headwater_client.errors import DataError, HeadwaterError, ServerError
 from tenacity import Retrying
 
 from features.inputs import MODEL_NAME
-from features.model_server import (
-    CONFIG,
-    ModelServer,
-    ModelServerClient,
-    ServerUnavailableError,
-    on_each,
-)
+from features.model_server import ModelServer, ServerUnavailableError
 from features.rollout_messages import Rollout, RoutedVersion, Variant
 from features.rollouts import RolloutView, write_rollout_message
 from features.schema import FeatureSchema
 from features.settings import BrokerSettings
-from trainer.export import ScoringGraph, answers, open_session, sample_inputs
-from trainer.export.onnx import OPSET, check_graph, differences, write_probe
+from trainer.export import ScoringGraph
+from trainer.export.onnx import OPSET, check_graph, write_probe
 from trainer.network import TrainedModel
-from trainer.registry import checkpoint, repository
+from trainer.registry import checkpoint
 from trainer.registry.checkpoint import FIRST, Lineage
+from trainer.registry.loaded import LoadedVersions
+from trainer.registry.repository import ModelRepository, ModelVersion
+from trainer.registry.staging import GRAPH, StagedVersion, VersionWriter, WriteExtras
 from trainer.retrying import retrying
 from trainer.settings import TrainerSettings
-
-CHECKED_BATCH = 7
-
-
-def check_answer(
-    triton: ModelServerClient, version: int, graph: Path, items: int, schema: FeatureSchema
-) -> None:
-    """Ask once, which also warms the version, and compare with ONNX Runtime here.
-
-    Args:
-        items: how many items the model has.
-
-    Raises:
-        ServerError: the answers differ.
-    """
-    feeds = sample_inputs(items, schema, CHECKED_BATCH)
-    expected = answers(open_session(graph), feeds)
-    found = triton.ask(version, feeds, schema)
-    for difference in differences(expected, found):
-        raise ServerError(
-            f"Triton: version {version} of {MODEL_NAME} answers wrongly: {difference}"
-        )
-
 
 log = structlog.get_logger()
 
 # Sends traffic to a version that is loaded; whether all of it, so that the version is live.
-ReleaseVersion = Callable[[repository.ModelVersion], bool]
+ReleaseVersion = Callable[[ModelVersion], bool]
 
 
 class RolloutRejectedError(HeadwaterError):
@@ -80,6 +52,7 @@ class ModelRegistry:
 
     Attributes:
         repository: what is on disk.
+        loaded: what the Tritons have of it.
         rollouts: what was announced.
     """
 
@@ -91,9 +64,10 @@ class ModelRegistry:
         schema: FeatureSchema,
         settings: TrainerSettings,
     ) -> None:
-        self.repository = repository.ModelRepository(folder)
+        self.repository = ModelRepository(folder)
         self.rollouts = RolloutView(kafka, MODEL_NAME)
         self.servers = servers
+        self.loaded = LoadedVersions(self.repository, servers, schema)
         self.schema = schema
         self.settings = settings
         self._kafka = kafka
@@ -108,7 +82,7 @@ class ModelRegistry:
         Raises:
             SettingsError: its `config.pbtxt` does not fit; it says what to do.
         """
-        repository.VersionWriter(self.repository, self.schema, self.settings).check_config()
+        VersionWriter(self.repository, self.schema, self.settings).check_config()
 
     def probe(self) -> None:
         """Let each Triton load a small graph, as it is to load versions: before hours go into one.
@@ -125,7 +99,7 @@ class ModelRegistry:
         with self.repository.lock(), self.repository.probe_folder() as folder:
             write_probe(folder)
             try:
-                self._retrying(ServerUnavailableError)(on_each, self.servers, partial(_try, folder))
+                self._retrying(ServerUnavailableError)(self.loaded.probe, folder)
             except ServerUnavailableError:
                 raise
             except ServerError as error:
@@ -136,9 +110,7 @@ class ModelRegistry:
                 ) from error
 
     @contextmanager
-    def stage(
-        self, trained: TrainedModel, lineage: Lineage = FIRST
-    ) -> Iterator[repository.StagedVersion]:
+    def stage(self, trained: TrainedModel, lineage: Lineage = FIRST) -> Iterator[StagedVersion]:
         """The next version, written in staging; what is not committed in the block is removed.
 
         Whether its graph answers as the model does is for whoever commits it to see
@@ -150,7 +122,7 @@ class ModelRegistry:
             DataError: it cannot be written; nothing of it is to be seen.
             ExportError: weights are no numbers.
         """
-        writer = repository.VersionWriter(self.repository, self.schema, self.settings)
+        writer = VersionWriter(self.repository, self.schema, self.settings)
         with self.repository.lock(), writer.stage(trained, lineage, self.next_number()) as staged:
             yield staged
 
@@ -160,8 +132,8 @@ class ModelRegistry:
         return max(self.repository.last_number(), *routed, 0) + 1
 
     def write_version(
-        self, trained: TrainedModel, extras: repository.WriteExtras | None = None
-    ) -> repository.ModelVersion:
+        self, trained: TrainedModel, extras: WriteExtras | None = None
+    ) -> ModelVersion:
         """Commit the next version, its graph checked, without a verdict: see `stage`.
 
         Args:
@@ -172,14 +144,12 @@ class ModelRegistry:
         """
         with self.stage(trained) as staged:
             graph = ScoringGraph(trained.model).eval()
-            check_graph(graph, self.schema, staged.folder / repository.GRAPH)
+            check_graph(graph, self.schema, staged.folder / GRAPH)
             if extras:
                 staged.write_extras(extras)
             return staged.commit()
 
-    def publish(
-        self, trained: TrainedModel, extras: repository.WriteExtras | None = None
-    ) -> repository.ModelVersion:
+    def publish(self, trained: TrainedModel, extras: WriteExtras | None = None) -> ModelVersion:
         """Bring a model live for everyone; the version before it stays loaded.
 
         Args:
@@ -196,9 +166,7 @@ class ModelRegistry:
             self.go_live(version)
         return version
 
-    def go_live(
-        self, version: repository.ModelVersion, release: ReleaseVersion | None = None
-    ) -> bool:
+    def go_live(self, version: ModelVersion, release: ReleaseVersion | None = None) -> bool:
         """Load a version, send it traffic, and remove what is no longer needed.
 
         Args:
@@ -241,7 +209,7 @@ class ModelRegistry:
 
     def publish_kept(
         self, number: int | None, release: ReleaseVersion | None = None
-    ) -> tuple[repository.ModelVersion, bool]:
+    ) -> tuple[ModelVersion, bool]:
         """Bring a version live that was kept aside: the newest one where no number is given.
 
         Returns:
@@ -256,7 +224,7 @@ class ModelRegistry:
             version = self.repository.put_back(number)
             return version, self.go_live(version, release)
 
-    def load_and_verify(self, version: repository.ModelVersion) -> None:
+    def load_and_verify(self, version: ModelVersion) -> None:
         """Load a version beside those that are up, and ask it once, on each Triton.
 
         One that is away, where another one is not, loads what takes traffic once it is back.
@@ -265,28 +233,10 @@ class ModelRegistry:
             ServerUnavailableError: no Triton answers.
             ServerError: one cannot load it, or it answers otherwise than ONNX Runtime does here.
         """
-        items = checkpoint.read_manifest(version.folder).architecture.items
-        graph = version.folder / repository.GRAPH
         with self.repository.lock():
-            there = set(self.repository.version_numbers())
-            routed = there & {*_routed_numbers(self.rollouts.newest)}
+            self.loaded.load_and_verify(version, _routed_numbers(self.rollouts.newest))
 
-            def load(triton: ModelServerClient) -> None:
-                loaded = triton.list_ready(there)
-                self._load(triton, {*loaded, *routed, version.number})
-                check_answer(triton, version.number, graph, items, self.schema)
-
-            on_each(self.servers, load)
-
-    def is_ready(self, version: repository.ModelVersion) -> bool:
-        """Whether every Triton that answers can be asked for a version.
-
-        Raises:
-            ServerUnavailableError: none answers.
-        """
-        return all(on_each(self.servers, lambda triton: triton.is_ready(version.number)))
-
-    def announce(self, version: repository.ModelVersion) -> bool:
+    def announce(self, version: ModelVersion) -> bool:
         """Say on `rollouts` that everyone gets this version; true, since it is live then.
 
         Raises:
@@ -325,7 +275,7 @@ class ModelRegistry:
         rollout = self.rollouts.refresh()
         return rollout.rollout_id if rollout and rollout.phase.is_active else ""
 
-    def recover(self, release: ReleaseVersion | None = None) -> repository.ModelVersion | None:
+    def recover(self, release: ReleaseVersion | None = None) -> ModelVersion | None:
         """Go on from wherever the last trainer ended, and give the version that is live then.
 
         The newest version that was committed, but neither announced nor overtaken by another
@@ -385,15 +335,7 @@ class ModelRegistry:
             # What somebody is about to try out may have traffic in a moment.
             wanted = _routed_numbers(rollout) | set(self.repository.list_reserved())
             kept = {*wanted, parent, *self.repository.list_unannounced()}
-
-            def narrow(triton: ModelServerClient) -> None:
-                loaded = triton.list_ready(numbers)
-                serving = _versions_to_serve(loaded, live, wanted)
-                if serving != loaded:
-                    self._load(triton, serving)
-                kept.update(serving)
-
-            on_each(self.servers, narrow)
+            kept |= self.loaded.narrow(live, wanted)
             old = [number for number in numbers if number not in kept]
             for number in old[: max(0, len(numbers) - self.settings.keep_versions)]:
                 if self.repository.remove(self.repository.version(number)):
@@ -403,21 +345,21 @@ class ModelRegistry:
         """Calls again for as long as the settings wait, while it fails with this error."""
         return retrying(self.settings.publish_retry_s, error)
 
-    def _settle(self, version: repository.ModelVersion, rollout: Rollout | None) -> None:
+    def _settle(self, version: ModelVersion, rollout: Rollout | None) -> None:
         """See to a version that is not to go live: it already has, or is removed."""
         if version.number in _routed_numbers(rollout):
             self.repository.mark_announced(version)
             return
-        self._retrying(ServerUnavailableError)(self._unload, version)
+        self._retrying(ServerUnavailableError)(self.loaded.unload, version)
         if self.repository.remove(version):
             log.warning("version_removed", version=version.number)
 
-    def _keep_aside(self, version: repository.ModelVersion) -> str:
+    def _keep_aside(self, version: ModelVersion) -> str:
         """Take a version that gets no traffic out of the Tritons; how it is published later."""
         if self._is_routed(version):
             self.repository.mark_announced(version)
             return ""
-        self._retrying(ServerUnavailableError)(self._unload, version)
+        self._retrying(ServerUnavailableError)(self.loaded.unload, version)
         self.repository.put_aside(version)
         log.warning("version_kept_aside", version=version.number)
         return (
@@ -425,11 +367,11 @@ class ModelRegistry:
             f"headwater publish {version.number}"
         )
 
-    def _is_routed(self, version: repository.ModelVersion) -> bool:
+    def _is_routed(self, version: ModelVersion) -> bool:
         rollout = self._retrying(ServerError)(self.rollouts.refresh)
         return version.number in _routed_numbers(rollout)
 
-    def _ensure_loaded(self, version: repository.ModelVersion) -> None:
+    def _ensure_loaded(self, version: ModelVersion) -> None:
         """Load a version that takes traffic where a Triton has forgotten it."""
         try:
             self._retrying(ServerUnavailableError)(self._load_if_missing, version)
@@ -437,38 +379,17 @@ class ModelRegistry:
             # Who goes on from it is told then; a new version is a way out of this.
             log.warning("version_damaged", version=version.number, reason=str(error))
 
-    def _ensure_tried(self, version: repository.ModelVersion) -> None:
+    def _ensure_tried(self, version: ModelVersion) -> None:
         """The same for one on trial, which may fail: that is for the trial to find."""
         try:
             self._ensure_loaded(version)
         except ServerError as error:
             log.warning("version_not_loaded", version=version.number, reason=str(error))
 
-    def _load_if_missing(self, version: repository.ModelVersion) -> None:
-        if not self.is_ready(version):
+    def _load_if_missing(self, version: ModelVersion) -> None:
+        if not self.loaded.is_ready(version):
             checkpoint.verify(version.folder)
             self.load_and_verify(version)
-
-    def _unload(self, version: repository.ModelVersion) -> None:
-        def unload(triton: ModelServerClient) -> None:
-            loaded = triton.list_ready(self.repository.version_numbers())
-            if version.number in loaded:
-                self._load(triton, set(loaded) - {version.number})
-
-        on_each(self.servers, unload)
-
-    def _load(self, triton: ModelServerClient, versions: Collection[int]) -> None:
-        triton.load((self.repository.model / CONFIG).read_text(), sorted(versions))
-
-
-def _try(folder: Path, triton: ModelServerClient) -> None:
-    triton.load_model(folder.name)
-    try:
-        found = triton.infer(folder.name, {"number": np.full((1, 1), 21, np.float32)})
-        if (twice := found.as_numpy("twice")) is None or twice.tolist() != [[42.0]]:
-            raise ServerError(f"Triton: {folder.name}: twice 21 is {twice}, it says")
-    finally:
-        triton.unload_model(folder.name)
 
 
 def stable_version(rollout: Rollout) -> int:
@@ -482,17 +403,7 @@ def _routed_numbers(rollout: Rollout | None) -> set[int]:
     return {routed.version for routed in rollout.versions} if rollout else set()
 
 
-def _versions_to_serve(loaded: Sequence[int], live: int, wanted: Collection[int]) -> list[int]:
-    """Of the versions that are loaded those that stay so.
-
-    >>> _versions_to_serve([1, 2, 3, 4], live=3, wanted={3})
-    [2, 3, 4]
-    """
-    before = max((number for number in loaded if number < live), default=live)
-    return [number for number in loaded if number >= before or number in wanted]
-
-
-def _is_pending(version: repository.ModelVersion, rollout: Rollout | None) -> bool:
+def _is_pending(version: ModelVersion, rollout: Rollout | None) -> bool:
     """Whether a version that was committed still is to go live."""
     try:
         manifest = checkpoint.verify(version.folder)

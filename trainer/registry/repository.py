@@ -11,45 +11,29 @@
 
 What is aside lies beside the model's folder, not in it: Triton takes a new file there for a change
 of every version, and reloads them all.
-
-A version before it is one: written in staging, judged, and then committed or not.
 """
 
 import errno
 import fcntl
-import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from socket import gethostname
-from threading import Event, Thread
-from types import MappingProxyType
 from typing import IO
 from uuid import uuid4
 
-import msgspec
 import structlog
-from headwater_client.documents import DocumentError, read_json
 from headwater_client.errors import DataError, HeadwaterError, SettingsError
 
 from features.inputs import MODEL_NAME
-from features.model_server import CONFIG
-from features.schema import FeatureSchema
-from trainer.disk import replace_synced, sync, write_synced
-from trainer.export.onnx import export_unchecked, render_config, tensor_refusals
-from trainer.gate import EVALUATION
-from trainer.network import TrainedModel
+from trainer.disk import replace_synced, sync
 from trainer.registry import checkpoint
-from trainer.registry.checkpoint import Lineage
-from trainer.retrying import retrying
-from trainer.settings import TrainerSettings
+from trainer.registry.lock_holder import announce_holder, find_other_holder
 
 STAGING = ".aside"
 LOCK = "lock"
-STAGED = "draft-"
 REMOVED = "removed-"
 UNANNOUNCED = "unannounced-"
 RESERVED = "reserved-"
@@ -60,8 +44,6 @@ LAST_VERSION = "last_version"
 RESERVED_S = 120.0
 # Versions that were refused are published within some trainings, or never.
 MOST_KEPT = 3
-
-
 log = structlog.get_logger()
 
 
@@ -150,9 +132,9 @@ class ModelRepository:
             except OSError as error:
                 # A volume without such locks: what the file says has to do.
                 log.warning("no_locks_here", folder=str(self.folder), reason=error.strerror)
-            if other := living_holder(file.fileno(), self.staging / LOCK):
+            if other := find_other_holder(file.fileno(), self.staging / LOCK):
                 raise self._lock_error(f"process {other.pid} on {other.host}")
-            with holding(file.fileno()):
+            with announce_holder(file.fileno()):
                 self._lock_depth = 1
                 try:
                     self._sweep()
@@ -339,234 +321,3 @@ class ModelRepository:
             version = self.version(number)
             if not version.folder.is_dir():
                 self.mark_announced(version)
-
-
-BEAT_S = 2.0
-# So many beats that nobody sees, and whoever holds a lock from elsewhere is dead.
-MISSED_BEATS = 4
-HOLDER_BYTES = 512
-
-
-class LockHolder(msgspec.Struct, frozen=True):
-    """Who holds the lock, as it says itself, every few seconds.
-
-    Attributes:
-        space: of process ids: a boot of a machine, and a container in it.
-        started: when the process was, in the kernel's own ticks: ids are given again.
-        beats: how many times it has said so.
-    """
-
-    host: str
-    space: str
-    pid: int
-    started: str
-    beats: int = 0
-
-    @property
-    def runs_here(self) -> bool | None:
-        """Whether that process still runs; None where it is of another machine or container."""
-        return None if self.space != _space() else _start_time(self.pid) == self.started
-
-
-def living_holder(lock: int, path: Path) -> LockHolder | None:
-    """Who else holds a lock that was just granted: on a volume that grants it to everybody.
-
-    Args:
-        lock: the open file.
-        path: of it, to be opened anew: what others write is seen then.
-    """
-    try:
-        found = read_json(os.pread(lock, HOLDER_BYTES, 0).rstrip(), LockHolder)
-    except DocumentError:
-        return None
-    if (runs := found.runs_here) is not None:
-        return found if runs else None
-    before = path.read_bytes()
-    for _ in range(MISSED_BEATS):
-        time.sleep(BEAT_S)
-        if (now := path.read_bytes()) != before:
-            return found if now else None
-    return None
-
-
-@contextmanager
-def holding(lock: int) -> Iterator[None]:
-    """Say in the file of a lock who holds it, for as long as the block."""
-    me = LockHolder(gethostname(), _space(), os.getpid(), _start_time(os.getpid()))
-    ended = Event()
-
-    def say(beats: int) -> None:
-        said = msgspec.json.encode(msgspec.structs.replace(me, beats=beats))
-        with suppress(OSError):
-            os.pwrite(lock, said.ljust(HOLDER_BYTES), 0)
-
-    def beat() -> None:
-        beats = 1
-        while not ended.wait(BEAT_S):
-            say(beats)
-            beats += 1
-
-    say(0)
-    beating = Thread(target=beat, daemon=True)
-    beating.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        beating.join()
-        with suppress(OSError):
-            os.ftruncate(lock, 0)
-
-
-def _space() -> str:
-    """Within what process ids mean something."""
-    with suppress(OSError):
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
-    return gethostname()
-
-
-def _start_time(pid: int) -> str:
-    """When a process was started; "" where none of that id runs."""
-    with suppress(OSError):
-        # The name in brackets may hold blanks and brackets.
-        state, *told = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return "" if state in "ZX" else told[18]
-    return ""
-
-
-# What Triton serves; and the graph as it was exported, where another form of it is served.
-GRAPH = "model.onnx"
-EXACT = "float32.onnx"
-NO_METRICS: Mapping[str, float] = MappingProxyType({})
-
-
-@dataclass(frozen=True)
-class StagedVersion:
-    """What becomes version `number` once committed; `folder` holds the checkpoint and the graph."""
-
-    number: int
-    folder: Path
-    writer: "VersionWriter"
-
-    def commit(
-        self, evaluation: bytes | None = None, metrics: Mapping[str, float] = NO_METRICS
-    ) -> ModelVersion:
-        """Make it a version, whole: to be called once, within the block of `ModelRegistry.stage`.
-
-        Args:
-            evaluation: content of `evaluation.json`, the verdict on it.
-            metrics: what was measured, for the manifest.
-
-        Raises:
-            RepositoryLockedError: another process has written this version meanwhile.
-            DataError: the disk stays full; nothing of it is to be seen.
-        """
-        with _as_data_error(self.folder):
-            return self.writer.retry_writes(self._commit, evaluation, metrics)
-
-    def write_extras(self, extras: "WriteExtras") -> None:
-        """Let something else be written into it.
-
-        Raises:
-            DataError: the disk stays full.
-        """
-        with _as_data_error(self.folder):
-            self.writer.retry_writes(extras, self)
-
-    def _commit(self, evaluation: bytes | None, metrics: Mapping[str, float]) -> ModelVersion:
-        if evaluation is not None:
-            write_synced(self.folder / EVALUATION, evaluation)
-        checkpoint.seal(self.folder, metrics)
-        repository = self.writer.repository
-        version = repository.version(self.number)
-        repository.commit(self.folder, version)
-        return version
-
-
-# Writes into a staged folder what a version has besides; called again if a disk was full.
-WriteExtras = Callable[[StagedVersion], None]
-
-
-class VersionWriter:
-    """Writes versions into the staging folder of a repository, whose lock the caller holds."""
-
-    def __init__(
-        self, repository: ModelRepository, schema: FeatureSchema, settings: TrainerSettings
-    ) -> None:
-        self.repository = repository
-        self.retry_writes = retrying(settings.publish_retry_s, OSError)
-        self._schema = schema
-        self._described = {
-            "trainer": settings.model_dump(mode="json"),
-            "features": schema.settings.model_dump(mode="json"),
-        }
-
-    @contextmanager
-    def stage(
-        self, trained: TrainedModel, lineage: Lineage, number: int
-    ) -> Iterator[StagedVersion]:
-        """The version of this number in staging; what is not committed in the block is removed.
-
-        Raises:
-            DataError: it cannot be written; nothing of it is to be seen.
-            ExportError: weights are no numbers.
-        """
-        folder = self.repository.staging / f"{STAGED}{number}"
-        with _as_data_error(folder):
-            folder.mkdir()
-        try:
-            with _as_data_error(folder):
-                self.retry_writes(self._ensure_config)
-                self.retry_writes(self._fill, folder, trained, lineage)
-            yield StagedVersion(number, folder, self)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-
-    def check_config(self) -> None:
-        """Refuse a `config.pbtxt` that is there and fits other features: Triton would, later.
-
-        Raises:
-            SettingsError: it does not fit; it names what differs.
-        """
-        config = self.repository.model / CONFIG
-        if not config.exists():
-            return
-        if different := list(tensor_refusals(config.read_text(), self._schema)):
-            raise SettingsError(
-                f"features: {config} is for other features, {different[0]}: set features as they "
-                "were, or train into an empty model_repository"
-            )
-
-    def _ensure_config(self) -> None:
-        """Write `config.pbtxt` where there is none: a change of it reloads every version."""
-        self.check_config()
-        config = self.repository.model / CONFIG
-        if config.exists():
-            return
-        staged = self.repository.staging / CONFIG
-        write_synced(staged, render_config(self._schema).encode())
-        staged.rename(config)
-
-    def _fill(self, folder: Path, trained: TrainedModel, lineage: Lineage) -> None:
-        for part in folder.iterdir():
-            # Of an attempt before, when the disk was full: it takes room.
-            part.unlink()
-        checkpoint.save(trained, folder, self._described, lineage, self._schema.contract)
-        export_unchecked(trained.model, self._schema, folder / GRAPH)
-
-
-def exact_graph(folder: Path) -> Path:
-    """A version's graph that answers as its model does, whatever form of it is served."""
-    exact = folder / EXACT
-    return exact if exact.exists() else folder / GRAPH
-
-
-@contextmanager
-def _as_data_error(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise DataError(
-            f"{folder}: cannot be written: {error}: make room, and train again"
-        ) from error

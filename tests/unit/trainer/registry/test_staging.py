@@ -33,15 +33,8 @@ from trainer.registry import (
     RepositoryLockedError,
     checkpoint,
 )
-from trainer.registry.repository import (
-    HOLDER_BYTES,
-    LOCK,
-    RESERVED_S,
-    STAGING,
-    LockHolder,
-    _space,
-    _start_time,
-)
+from trainer.registry.lock_holder import HOLDER_BYTES, LockHolder, _space, _start_time
+from trainer.registry.repository import LOCK, RESERVED_S, STAGING
 
 SETTINGS = PATIENT.model_copy(update={"publish_retry_s": 0.0})
 HOLDER = """
@@ -245,7 +238,7 @@ def test_a_graph_that_did_not_fit_is_written_again(
             path.symlink_to("/dev/full")
         export_unchecked(model, schema, path)
 
-    monkeypatch.setattr("trainer.registry.repository.export_unchecked", full_at_first)
+    monkeypatch.setattr("trainer.registry.staging.export_unchecked", full_at_first)
     version = offline_registry(tmp_path, schema, PATIENT).write_version(trained)
     assert len(attempts) == 2
     assert checkpoint.verify(version.folder).files["model.onnx"].size_bytes > 0
@@ -392,7 +385,7 @@ def test_a_process_id_that_was_given_again_holds_nothing(tmp_path: Path) -> None
 def test_a_holder_elsewhere_lives_while_it_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trainer.registry.repository.BEAT_S", 0.05)
+    monkeypatch.setattr("trainer.registry.lock_holder.BEAT_S", 0.05)
     elsewhere = holder_of(1, "another machine")
     say_holder(tmp_path, elsewhere)
     with ModelRepository(tmp_path).lock():
