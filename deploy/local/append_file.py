@@ -2,8 +2,8 @@
 
 What Valkey had begun to write when its disk was full it takes off again, at a place that is wrong
 once it has rewritten its file: part of a command stays, zeros follow, then the whole command once
-more (see `features.store.append_file`). The next start refuses the file. Without the part and the
-zeros it holds what it was to hold. Other damage is left to who looks after the store.
+more (see `features.store.redis.append_file`). The next start refuses the file. Without the part and
+the zeros it holds what it was to hold. Other damage is left to who looks after the store.
 """
 
 import mmap

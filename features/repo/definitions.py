@@ -2,7 +2,7 @@
 
 Whoever reads needs only Feast, this file, `views.yaml` and `feature_store.yaml`. What the columns
 hold is written in docs/reference/features.md; the worker writes them conditionally
-(features/store/redis.py), so do not `feast materialize` over them.
+(features/store/redis/row_store.py), so do not `feast materialize` over them.
 """
 
 import os

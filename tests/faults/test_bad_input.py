@@ -29,7 +29,8 @@ from features.columns import decode_user
 from features.kafka import client_config
 from features.schema import FeatureSchema
 from features.store import CATALOGUE, USERS, RowRead
-from features.store.redis import RedisRowStore, _field, _key
+from features.store.redis import RedisRowStore
+from features.store.redis.keys import field_of, row_key
 from stream.pipeline import RecommendationProducer
 from tests.harness.oracle import read_log, read_topic
 from tests.harness.rows import check_items, check_users
@@ -161,10 +162,10 @@ def test_no_message_and_no_row_stops_a_partition(empty_streams: Settings, tmp_pa
         starts = keep_alive(worker, progress)
         assert clicks_of_people(settings) == dict.fromkeys(PEOPLE, 10.0)
         with closing(connect_redis(settings)) as redis:
-            key = _key(USERS.join_key, PEOPLE[0])
-            redis.hset(key, _field(USERS.name, "offsets"), b"\xff\xffdamaged")
+            key = row_key(USERS.join_key, PEOPLE[0])
+            redis.hset(key, field_of(USERS.name, "offsets"), b"\xff\xffdamaged")
             # Somebody writes over keys of a person, and of the item that all of them click.
-            other, item = _key(USERS.join_key, PEOPLE[1]), _key(CATALOGUE.join_key, "i")
+            other, item = row_key(USERS.join_key, PEOPLE[1]), row_key(CATALOGUE.join_key, "i")
             redis.delete(other, item)
             redis.lpush(other, "somebody's")
             redis.set(item, "somebody's")

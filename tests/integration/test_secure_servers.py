@@ -29,7 +29,7 @@ from deploy.settings import Settings
 from features.kafka import client_config, ensure_topics
 from features.settings import BrokerSettings, SaslMechanism, SecurityProtocol
 from features.store import USERS
-from features.store.redis import _key
+from features.store.redis.keys import row_key
 from tests.harness.servers import connect_redis
 from tests.harness.waiting import wait_until
 from tests.harness.workers import WorkerProcess, WorkerProgress, running, without_model
@@ -177,4 +177,4 @@ def test_a_worker_logs_in_over_tls_everywhere(
         with pytest.raises(SettingsError, match=r"kafka\.security_protocol"):
             ensure_topics(stranger)
         with closing(connect_redis(plain)) as client:
-            assert client.exists(*(_key(USERS.join_key, name) for name in PEOPLE)) == len(PEOPLE)
+            assert client.exists(*(row_key(USERS.join_key, name) for name in PEOPLE)) == len(PEOPLE)

@@ -37,7 +37,8 @@ from features.store import (
     StoreUnavailableError,
     popularity_table,
 )
-from features.store.redis import RedisRowStore, _key
+from features.store.redis import RedisRowStore
+from features.store.redis.keys import row_key
 from features.topics import source_hash
 from stream.catalogue import ItemUpdate, write_items
 from tests.harness.servers import state_in
@@ -203,8 +204,8 @@ def test_a_script_that_the_server_forgot_is_sent_whole(
 def test_a_key_of_another_kind_is_kept_and_its_row_begun_anew(
     settings: StoreSettings, server: Redis, overwrite: str
 ) -> None:
-    getattr(server, overwrite)(_key(TRENDING.join_key, PERSON), "somebody's")
-    dump = server.dump(_key(TRENDING.join_key, PERSON))
+    getattr(server, overwrite)(row_key(TRENDING.join_key, PERSON), "somebody's")
+    dump = server.dump(row_key(TRENDING.join_key, PERSON))
 
     async def begin_anew(store: RedisRowStore) -> list[bool]:
         [stored] = await store.read([RowRead(TRENDING, PERSON, ("offsets",))])
@@ -226,7 +227,7 @@ def test_a_key_of_another_kind_is_kept_and_its_row_begun_anew(
 def test_an_item_whose_key_was_overwritten_is_not_on_sale_until_its_topic_says_so(
     settings: StoreSettings, server: Redis
 ) -> None:
-    server.set(_key(CATALOGUE.join_key, "lamp"), "somebody's")
+    server.set(row_key(CATALOGUE.join_key, "lamp"), "somebody's")
     popularity, entry = popularity_table(1), RowRead(CATALOGUE, "lamp", ENTRY_COLUMNS)
     column = popularity.columns[0]
 

@@ -30,16 +30,11 @@ from features.store import (
     read_views,
     views_for,
 )
-from features.store.append_file import waits_for_fsync
-from features.store.redis import (
-    RedisRowStore,
-    _field,
-    _key,
-    _nodes,
-    _options,
-    connection_string,
-    find_faults,
-)
+from features.store.redis import RedisRowStore, connection_string
+from features.store.redis.append_file import waits_for_fsync
+from features.store.redis.connection import client_options, list_nodes
+from features.store.redis.faults import find_faults
+from features.store.redis.keys import field_of, row_key
 
 PARTITIONS = 3
 TABLES = [USERS, ATTRIBUTES, CATALOGUE, TRENDING, FEEDBACK, popularity_table(PARTITIONS)]
@@ -55,8 +50,8 @@ def test_keys_and_fields_are_those_of_feast(name: str) -> None:
     """They are made without Feast's store, which takes a second to import."""
     helpers = of_feast("infra.online_stores.helpers")
     entity = EntityKey(join_keys=["user_id"], entity_values=[Value(string_val=name)])
-    assert _key("user_id", name) == helpers._redis_key("headwater", entity, 3)
-    assert _field("user_activity", name) == helpers._mmh3(f"user_activity:{name}")
+    assert row_key("user_id", name) == helpers._redis_key("headwater", entity, 3)
+    assert field_of("user_activity", name) == helpers._mmh3(f"user_activity:{name}")
 
 
 @pytest.fixture(scope="module")
@@ -107,8 +102,8 @@ ODD_TEXTS = [
 @pytest.mark.parametrize("text", ODD_TEXTS)
 def test_a_login_of_any_characters_reaches_redis_and_plain_feast(tmp_path: Path, text: str) -> None:
     settings = StoreSettings(address="cache:6379", username=text, password=SecretStr(text))
-    options = _options(settings)
-    assert _nodes(settings) == [("cache", 6379)]
+    options = client_options(settings)
+    assert list_nodes(settings) == [("cache", 6379)]
     write_feature_repo(tmp_path, connection_string(settings), PARTITIONS)
     config = of_feast("repo_config").load_repo_config(tmp_path, tmp_path / "feature_store.yaml")
     theirs = of_feast("infra.online_stores.redis").RedisOnlineStore
@@ -126,7 +121,7 @@ def test_a_repository_is_only_its_owners(tmp_path: Path) -> None:
 
 def test_an_ipv6_address_reaches_redis_and_feast_is_not_given_it() -> None:
     settings = StoreSettings(address="[::1]:6379")
-    assert _nodes(settings) == [("::1", 6379)]
+    assert list_nodes(settings) == [("::1", 6379)]
     with pytest.raises(SettingsError, match=r"\[::1\]:6379: Feast reads no IPv6 address"):
         connection_string(settings)
 

@@ -7,40 +7,31 @@ is written here.
 """
 
 import asyncio
-import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha1
-from typing import Any, NamedTuple
+from typing import Any
 
-import mmh3
 import structlog
-from google.protobuf.timestamp_pb2 import Timestamp
-from headwater_client.errors import ServerError, SettingsError
-from hiredis import pack_command
+from headwater_client.errors import SettingsError
 from redis import asyncio as redis
-from redis.asyncio.connection import Connection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import NoPermissionError, NoScriptError, RedisError, ResponseError
 
 from features import store as base
-from features.feast_import import EntityKey, Value, serialize_entity_key
 from features.settings import Durability, StoreSettings
-from features.store import CATALOGUE, VERSION, RowRead, RowWrite, StoreTable
-from features.store.append_file import FileLook, FileRenewal, FileStep, StoreServer, waits_for_fsync
+from features.store import RowRead, RowWrite
+from features.store.redis.append_file import FileLook, FileRenewal, FileStep, StoreServer
+from features.store.redis.connection import ANSWER_S, client_options, list_nodes, with_fast_packing
+from features.store.redis.faults import explain_error, find_faults, is_other_kind
+from features.store.redis.keys import OTHER_KIND, field_of, row_key, write_arguments
 from features.topics import hash64
 
 log = structlog.get_logger()
-PROJECT = "headwater"
-ENTITY_KEY_VERSION = 3
 _DURABLE_MARK = "headwater:durable"
 _DAMAGED_KEPT_S = 30 * 86_400
 
-# What every column of a row is read as whose key holds no hash: somebody's SET, LPUSH, ... It is no
-# `Value`, so whoever reads the row finds it damaged. The script below has the same text.
-_OTHER_KIND = b"\xff\xffof another kind"
 # KEYS: the row. ARGV: version field, version that was read ("" for none), then field, value, ...
 _WRITE_IF_UNCHANGED = """
 local held = redis.pcall('HGET', KEYS[1], ARGV[1]) or ''
@@ -73,8 +64,8 @@ return found
 _POSITIONS = "headwater:positions"
 # A server with `appendfsync everysec` starts an fsync a second after the one before.
 _FSYNC_S = 1.1
-# How long an answer may take, and how many commands a second any server answers.
-_ANSWER_S, _COMMANDS_S = 5, 1_000
+# How many commands a second any server answers.
+_COMMANDS_S = 1_000
 
 
 # In a script, because redis-py makes a bool of the reply to SET, whatever it is.
@@ -103,7 +94,7 @@ class RedisRowStore:
 
     async def check(self) -> None:
         """See `RowStore.check`. Of a cluster only the rights are asked."""
-        probe = ("EVAL", _WRITE_IF_UNCHANGED, 1, _key("user_id", ""), "version", "never written")
+        probe = ("EVAL", _WRITE_IF_UNCHANGED, 1, row_key("user_id", ""), "version", "never written")
         await self._execute([probe])
         needs_disk = self._settings.durability is Durability.AOF
         if not self._settings.cluster:
@@ -129,24 +120,24 @@ class RedisRowStore:
         commands = [
             (
                 "HMGET",
-                _key(read.table.join_key, read.entity_id),
-                *(_field(read.table.name, name) for name in read.columns),
+                row_key(read.table.join_key, read.entity_id),
+                *(field_of(read.table.name, name) for name in read.columns),
             )
             for read in reads
         ]
-        replies = await self._execute(commands, expected=_is_other_kind)
+        replies = await self._execute(commands, expected=is_other_kind)
         rows: list[dict[str, bytes | None]] = []
         for read, reply in zip(reads, replies, strict=True):
             if isinstance(reply, ResponseError):
                 await self._keep_dump(read)
-                rows.append(dict.fromkeys(read.columns, _OTHER_KIND))
+                rows.append(dict.fromkeys(read.columns, OTHER_KIND))
             else:
                 rows.append(dict(zip(read.columns, reply, strict=True)))
         return rows
 
     async def _keep_dump(self, read: RowRead) -> None:
         """Keep what stands at a row's key, of whatever kind, before a write takes it away."""
-        (dump,) = await self._execute([("DUMP", _key(read.table.join_key, read.entity_id))])
+        (dump,) = await self._execute([("DUMP", row_key(read.table.join_key, read.entity_id))])
         if dump is not None:
             await self._keep(read, {"dump": dump})
 
@@ -156,7 +147,7 @@ class RedisRowStore:
             return []
         # In a cluster `pipe.evalsha` is blocked; the command itself is not.
         script = sha1(_WRITE_IF_UNCHANGED.encode(), usedforsecurity=False).hexdigest()
-        commands = [("EVALSHA", script, 1, *_arguments(write)) for write in writes]
+        commands = [("EVALSHA", script, 1, *write_arguments(write)) for write in writes]
         replies = await self._execute(
             commands, expected=lambda error: isinstance(error, NoScriptError)
         )
@@ -234,7 +225,7 @@ class RedisRowStore:
 
     async def keep_damaged(self, read: RowRead, stored: Mapping[str, bytes | None]) -> str:
         """See `RowStore.keep_damaged`. Of a key of another kind `dump` is kept: see DUMP."""
-        nothing = (None, _OTHER_KIND)
+        nothing = (None, OTHER_KIND)
         held = {column: value for column, value in stored.items() if value not in nothing}
         return await self._keep(read, held)
 
@@ -310,7 +301,7 @@ class RedisRowStore:
         Raises:
             ServerError, StoreRefusalError: as of `_execute`; also, the key holds another kind.
         """
-        (reply,) = await self._execute([command], expected=_is_other_kind)
+        (reply,) = await self._execute([command], expected=is_other_kind)
         if isinstance(reply, ResponseError):
             raise base.StoreRefusalError(
                 f"the store at {self.address} holds something else at {key} than Headwater wrote: "
@@ -338,7 +329,7 @@ class RedisRowStore:
             pipe = self._redis().pipeline(transaction=False)
             for command in commands:
                 pipe.execute_command(*command)
-            async with asyncio.timeout(_ANSWER_S + waits_s + len(commands) / _COMMANDS_S):
+            async with asyncio.timeout(ANSWER_S + waits_s + len(commands) / _COMMANDS_S):
                 # redis-py would put a command, and so a person's id, into the text of its error.
                 replies: list[Any] = await pipe.execute(raise_on_error=False)
         except (RedisError, OSError) as error:
@@ -357,7 +348,7 @@ class RedisRowStore:
         return self._client
 
     def _make_client(self) -> Any:
-        nodes, options = _nodes(self._settings), _options(self._settings)
+        nodes, options = list_nodes(self._settings), client_options(self._settings)
         if self._settings.cluster:
             startup = [redis.cluster.ClusterNode(host, port) for host, port in nodes]
             return redis.RedisCluster(startup_nodes=startup, **options)
@@ -367,7 +358,7 @@ class RedisRowStore:
         # Who asks tries again, and says so: at once, for a connection that was broken, is enough.
         client: Any = redis.Redis(host=host, port=port, retry=Retry(NoBackoff(), 1), **options)
         pool = client.connection_pool
-        pool.connection_class = _with_fast_packing(pool.connection_class)
+        pool.connection_class = with_fast_packing(pool.connection_class)
         if self._settings.durability is Durability.AOF and not self._any_server:
             # From the first row that is read: a restart breaks its connections.
             pool.connection_kwargs["redis_connect_func"] = self._meet
@@ -375,218 +366,13 @@ class RedisRowStore:
 
     async def _failure(self, error: Exception) -> Exception:
         """What an error of the server or of its connection means, in words of its own."""
-        code = _code(error)
-        meaning = _MEANINGS.get(code)
-        if code == "MISCONF":
+        meaning = explain_error(error)
+        if meaning.reason == "disk":
             self._renewal.note_failure()
-        if code == "READONLY":
+        if meaning.reason == "read_only":
             # After a fail-over the connection stays on the old primary; its address leads away.
             await self._disconnect()
-        if meaning is None and any(sign in str(error) for sign in _OTHER_TLS):
-            meaning = _Meaning(
-                "tls",
-                f"and this client do not agree on TLS ({error}): check store.tls and "
-                "store.tls_ca_file",
-                waits=False,
-            )
-        if meaning is None and isinstance(error, ResponseError):
-            # The text may go on with what was sent: a person's id.
-            told = str(error).partition(", with args")[0][:80]
-            meaning = _Meaning("refused", f"refuses a command: {told}", waits=code not in _FINAL)
-        if meaning is None:
-            meaning = _Meaning("away", f"does not answer: {error}")
         text = f"the store at {self.address} {meaning.words}"
         if meaning.waits:
             return base.StoreUnavailableError(text, meaning.reason)
         return base.StoreRefusalError(text)
-
-
-class _Meaning(NamedTuple):
-    """What a server's error means. It `waits`: a batch is tried again until it is over."""
-
-    reason: str
-    words: str
-    waits: bool = True
-
-
-# OpenSSL's words for a certificate that is not trusted, and for a server that speaks no TLS.
-_OTHER_TLS = ("CERTIFICATE_VERIFY_FAILED", "WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE")
-_FINAL = ("ERR", "WRONGTYPE", "NOSCRIPT")
-_MEANINGS = {
-    "READONLY": _Meaning(
-        "read_only",
-        "takes no writes, as a replica does: connected anew; if it stays so, set store.address to "
-        "the primary",
-    ),
-    "OOM": _Meaning("full", "is full: raise its maxmemory"),
-    "MISCONF": _Meaning("disk", "takes no writes, because it cannot write its file: free its disk"),
-    "LOADING": _Meaning("loading", "is still loading its file"),
-    "BUSY": _Meaning("busy", "is busy with somebody's script: end it with SCRIPT KILL"),
-    "NOREPLICAS": _Meaning("replicas", "takes no writes: it has too few replicas that are well"),
-    "MASTERDOWN": _Meaning("replicas", "is a replica that has lost its primary"),
-    "CLUSTERDOWN": _Meaning("cluster", "is a cluster that lacks some of its slots"),
-    "TRYAGAIN": _Meaning("cluster", "is a cluster that moves its slots"),
-    "WRONGPASS": _Meaning(
-        "login", "does not take the login: correct store.username and store.password", waits=False
-    ),
-    "NOAUTH": _Meaning("login", "asks for a password: set store.password", waits=False),
-    "NOPERM": _Meaning(
-        "rights",
-        "does not let this user do what a worker does: grant it ~* +@read +@write +@scripting "
-        "+waitaof +info",
-        waits=False,
-    ),
-    "MOVED": _Meaning(
-        "cluster",
-        "is part of a cluster: set store.cluster=true and store.durability=acknowledged",
-        waits=False,
-    ),
-}
-
-
-def _code(error: Exception) -> str:
-    """The word that a server's error begins with: redis-py takes some of them off."""
-    return getattr(error, "status_code", None) or str(error).partition(" ")[0]
-
-
-def _is_other_kind(error: ResponseError) -> bool:
-    return _code(error) == "WRONGTYPE"
-
-
-def find_faults(
-    info: Mapping[str, Any], config: Mapping[str, str], needs_disk: bool
-) -> Iterator[str]:
-    """What of a server breaks a promise, each with its remedy; to be read after its name.
-
-    Args:
-        info: its answer to INFO.
-        config: of `appendfsync` and `no-appendfsync-on-rewrite`, what it tells.
-        needs_disk: offsets are committed once rows are on disk.
-    """
-    if info.get("role") == "slave":
-        yield "is a replica, which takes no writes: set store.address to the primary"
-    policy = str(info.get("maxmemory_policy", "noeviction"))
-    # Rows have no time to live: the other policies drop only what has one.
-    if policy.startswith("allkeys"):
-        yield (
-            f"drops rows when it is full (maxmemory-policy {policy}): "
-            "set maxmemory-policy noeviction"
-        )
-    if not needs_disk:
-        return
-    remedy = "or set store.durability=acknowledged, which can lose what was written last"
-    if not info.get("aof_enabled", 1):
-        yield f"has no append-only file: set appendonly yes, {remedy}"
-    if config.get("appendfsync") == "no":
-        yield f"never syncs its append-only file (appendfsync no): set everysec, {remedy}"
-    if config.get("no-appendfsync-on-rewrite") == "yes" and not waits_for_fsync(info):
-        yield (
-            "does not sync its file during a rewrite, and WAITAOF of its version does not tell: "
-            f"set no-appendfsync-on-rewrite no, {remedy}"
-        )
-
-
-def connection_string(settings: StoreSettings) -> str:
-    """The store's address and login as Feast reads them: host:port,name=value,...
-
-    Feast splits it at commas and reads each value as JSON, so that a password `1e5` or `true` would
-    become something else; and it replaces `$NAME` by variables. As JSON texts without either they
-    come through as they are.
-
-    Raises:
-        SettingsError: an address is one that Feast cannot read.
-    """
-    nodes = _nodes(settings)
-    if any(":" in host for host, _ in nodes):
-        raise SettingsError(
-            f"store.address: {settings.address}: Feast reads no IPv6 address: give it a name"
-        )
-    options = (f"{name}={_as_json(value)}" for name, value in _options(settings).items())
-    return ",".join([*(f"{host}:{port}" for host, port in nodes), *options])
-
-
-def _as_json(value: object) -> str:
-    return json.dumps(value).replace(",", "\\u002c").replace("$", "\\u0024")
-
-
-def _nodes(settings: StoreSettings) -> list[tuple[str, int]]:
-    if not settings.nodes:
-        raise ServerError(
-            "the store has no address: run `headwater up`, or set HEADWATER_STORE__ADDRESS"
-        )
-    return settings.nodes
-
-
-def _options(settings: StoreSettings) -> dict[str, Any]:
-    """What redis-py is given besides the address."""
-    options: dict[str, Any] = {"socket_timeout": _ANSWER_S, "socket_connect_timeout": _ANSWER_S}
-    if settings.username:
-        options["username"] = settings.username
-    if settings.password:
-        options["password"] = settings.password.get_secret_value()
-    if settings.tls:
-        options["ssl"] = True
-    files = {
-        "ssl_ca_certs": settings.tls_ca_file,
-        "ssl_certfile": settings.tls_certificate_file,
-        "ssl_keyfile": settings.tls_key_file,
-    }
-    return options | {name: path for name, path in files.items() if path}
-
-
-@lru_cache(maxsize=100_000)
-def _key(join_key: str, entity_id: str) -> bytes:
-    entity = EntityKey(join_keys=[join_key], entity_values=[Value(string_val=entity_id)])
-    encoded: bytes = serialize_entity_key(entity, ENTITY_KEY_VERSION)
-    return encoded + PROJECT.encode()
-
-
-@lru_cache(maxsize=10_000)
-def _field(view: str, column: str) -> bytes:
-    """The field of a row's hash that Feast keeps a column in."""
-    return mmh3.hash(f"{view}:{column}", signed=False).to_bytes(4, "little")
-
-
-def _time_field(table: StoreTable) -> bytes:
-    return f"_ts:{table.name}".encode()
-
-
-def _arguments(write: RowWrite) -> list[bytes]:
-    view = write.table.name
-    seconds, rest = divmod(write.time_ms, 1000)
-    time = Timestamp(seconds=seconds, nanos=rest * 1_000_000).SerializeToString()
-    arguments = [
-        _key(write.table.join_key, write.entity_id),
-        _field(view, write.version),
-        write.expected or b"",
-        _time_field(write.table),
-        time,
-    ]
-    for name, value in write.columns.items():
-        arguments += (_field(view, name), value)
-    if write.expected == _OTHER_KIND and view != CATALOGUE.name:
-        # What the key held of the catalogue is gone too: an item must not be on sale for that.
-        arguments += (_field(CATALOGUE.name, VERSION), _OTHER_KIND)
-        arguments += (_field(CATALOGUE.name, "available"), _OTHER_KIND)
-    return arguments
-
-
-class _PackedByHiredis:
-    """Packs a connection's commands in C: in Python, as redis-py does here, a row takes 20 µs."""
-
-    def pack_command(self, *arguments: Any) -> list[bytes]:
-        # A command of two words, such as CLIENT SETINFO, goes over the wire as two arguments.
-        name = arguments[0]
-        words = tuple(name.split()) if isinstance(name, str) else (name,)
-        return [pack_command((*words, *arguments[1:]))]
-
-    def pack_commands(self, commands: Iterable[Iterable[Any]]) -> list[bytes]:
-        return [b"".join(part for command in commands for part in self.pack_command(*command))]
-
-
-@lru_cache
-def _with_fast_packing(kind: type[Connection]) -> type[Connection]:
-    """The connection class with hiredis' packing; a class that has it already as it is."""
-    if issubclass(kind, _PackedByHiredis):
-        return kind
-    return type(f"Packed{kind.__name__}", (_PackedByHiredis, kind), {})
