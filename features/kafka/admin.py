@@ -33,7 +33,7 @@ def client_config(settings: BrokerSettings) -> dict[str, str]:
     return settings.client_settings.client_config()
 
 
-def admin_client(settings: BrokerSettings) -> AdminClient:
+def make_client(settings: BrokerSettings) -> AdminClient:
     """A client that has not been answered yet."""
     # What goes wrong is raised; librdkafka's own lines on the terminal say it again and again.
     return AdminClient({**client_config(settings), "log_level": "0"})

@@ -13,16 +13,7 @@ from headwater_client.event_types import EVENT_TYPES
 from headwater_client.kafka import unreachable
 from headwater_client.topics import ITEMS, PEOPLE
 
-from features.kafka.admin import (
-    POLL_S,
-    TIMEOUT_S,
-    admin_client,
-    client_config,
-    cluster_id,
-    describe_topics,
-    identify_topics,
-    take_answer,
-)
+from features.kafka import admin
 from features.settings import BrokerSettings
 from features.topics import Hash, source_hash
 
@@ -86,10 +77,10 @@ def describe_log(settings: BrokerSettings) -> LogIdentity:
     Raises:
         ServerError: Kafka does not answer.
     """
-    admin = admin_client(settings)
-    described, cluster = describe_topics(admin, list(LOG_TOPICS)), cluster_id(admin)
+    client = admin.make_client(settings)
+    described, cluster = admin.describe_topics(client, list(LOG_TOPICS)), admin.cluster_id(client)
     partitions = {name: len(topic.partitions) for name, topic in described.items()}
-    return LogIdentity(cluster, identify_topics(described, cluster), partitions)
+    return LogIdentity(cluster, admin.identify_topics(described, cluster), partitions)
 
 
 def topic_ids(settings: BrokerSettings, names: Iterable[str]) -> dict[str, str]:
@@ -97,8 +88,10 @@ def topic_ids(settings: BrokerSettings, names: Iterable[str]) -> dict[str, str]:
 
     A topic that is deleted and made anew has another id: `features.topics.source_hash`.
     """
-    admin = admin_client(settings)
-    return identify_topics(describe_topics(admin, list(names)), cluster_id(admin))
+    client = admin.make_client(settings)
+    return admin.identify_topics(
+        admin.describe_topics(client, list(names)), admin.cluster_id(client)
+    )
 
 
 def partition_bounds(
@@ -109,16 +102,16 @@ def partition_bounds(
     Raises:
         ServerError: Kafka does not answer.
     """
-    admin, places = admin_client(settings), [TopicPartition(*source) for source in sources]
+    client, places = admin.make_client(settings), [TopicPartition(*source) for source in sources]
     if not places:
         return {}
     first, end = (
-        admin.list_offsets(dict.fromkeys(places, spec), request_timeout=TIMEOUT_S)
+        client.list_offsets(dict.fromkeys(places, spec), request_timeout=admin.TIMEOUT_S)
         for spec in (OffsetSpec.earliest(), OffsetSpec.latest())  # type: ignore[no-untyped-call]
     )
     return {
         (place.topic, place.partition): tuple(
-            take_answer(asked[place], ()).offset for asked in (first, end)
+            admin.take_answer(asked[place], ()).offset for asked in (first, end)
         )
         for place in places
     }
@@ -143,17 +136,17 @@ def message_times(
         "auto.offset.reset": "earliest",
         "log_level": "0",
     }
-    waiting, deadline = dict(places), time.monotonic() + TIMEOUT_S
-    with closing(confluent_kafka.Consumer(client_config(settings) | options)) as consumer:
+    waiting, deadline = dict(places), time.monotonic() + admin.TIMEOUT_S
+    with closing(confluent_kafka.Consumer(admin.client_config(settings) | options)) as consumer:
         consumer.assign([TopicPartition(*source, offset) for source, offset in places.items()])
         while waiting:
-            for message in consumer.consume(len(waiting), POLL_S):
+            for message in consumer.consume(len(waiting), admin.POLL_S):
                 source = message.topic() or "", message.partition() or 0
                 wanted = waiting.pop(source, None)
                 if message.error() is None and message.offset() == wanted:
                     times[source] = message.timestamp()[1]
             if waiting and time.monotonic() > deadline:
-                raise ServerError(f"Kafka: no answer in {TIMEOUT_S:.0f} s")
+                raise ServerError(f"Kafka: no answer in {admin.TIMEOUT_S:.0f} s")
     return times
 
 
@@ -185,9 +178,9 @@ def group_members(settings: BrokerSettings, group: str) -> list[str]:
     """
     # By now its coordinator has read its groups: see there.
     _read_committed(settings, group, [TopicPartition(LOG_TOPICS[0], 0)])
-    admin = admin_client(settings)
-    asked = admin.describe_consumer_groups([group], request_timeout=TIMEOUT_S)
-    described = take_answer(asked[group], (KafkaError.GROUP_ID_NOT_FOUND,))
+    client = admin.make_client(settings)
+    asked = client.describe_consumer_groups([group], request_timeout=admin.TIMEOUT_S)
+    described = admin.take_answer(asked[group], (KafkaError.GROUP_ID_NOT_FOUND,))
     members = described.members if described else []
     return sorted(each.group_instance_id or each.client_id for each in members)
 
@@ -203,14 +196,14 @@ def _read_committed(
     Raises:
         ServerError: it does not answer, or still reads.
     """
-    deadline = time.monotonic() + TIMEOUT_S
+    deadline = time.monotonic() + admin.TIMEOUT_S
     options = {"group.id": group, "enable.auto.commit": "false", "log_level": "0"}
-    with closing(confluent_kafka.Consumer(client_config(settings) | options)) as consumer:
+    with closing(confluent_kafka.Consumer(admin.client_config(settings) | options)) as consumer:
         while True:
             try:
-                return consumer.committed(places, timeout=TIMEOUT_S)
+                return consumer.committed(places, timeout=admin.TIMEOUT_S)
             except KafkaException as error:
                 is_reading = error.args[0].code() in _NO_COORDINATOR_YET
                 if not is_reading or time.monotonic() > deadline:
                     raise unreachable(error) from error
-            time.sleep(POLL_S)
+            time.sleep(admin.POLL_S)

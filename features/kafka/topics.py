@@ -11,18 +11,7 @@ from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetS
 from headwater_client.errors import ServerError, SettingsError
 from headwater_client.kafka import unreachable
 
-from features.kafka.admin import (
-    NOT_THERE,
-    POLL_S,
-    TIMEOUT_S,
-    TopicDescriptions,
-    admin_client,
-    cluster_id,
-    connect,
-    describe_topics,
-    identify_topics,
-    take_answer,
-)
+from features.kafka import admin
 from features.kafka.log import LOG_TOPICS, LogIdentity, describe_log
 from features.settings import BrokerSettings
 from features.topics import Hash, Topic, list_topics, source_hash, topic_faults, topic_weaknesses
@@ -37,7 +26,7 @@ _AWAY = (
     KafkaError.REQUEST_TIMED_OUT,
 )
 _NO_LEADER_YET = (
-    *NOT_THERE,
+    *admin.NOT_THERE,
     KafkaError.LEADER_NOT_AVAILABLE,
     KafkaError.NOT_LEADER_FOR_PARTITION,
     # Of a topic that was made anew the epoch of the one before is still in mind.
@@ -67,16 +56,16 @@ def ensure_topics(
             and `kafka.create_topics` is off.
         ServerError: Kafka does not answer, or refuses to create one.
     """
-    admin = connect(settings)
+    client = admin.connect(settings)
     topics = list_topics() if topics is None else topics
     names = [topic.name for topic in topics]
-    there = describe_topics(admin, names)
+    there = admin.describe_topics(client, names)
     missing = [topic for topic in topics if topic.name not in there]
     if missing:
-        _create(admin, missing, settings)
-        there = _wait_for(admin, names)
-    _check(admin, topics, there, settings)
-    return identify_topics(there, cluster_id(admin))
+        _create(client, missing, settings)
+        there = _wait_for(client, names)
+    _check(client, topics, there, settings)
+    return admin.identify_topics(there, admin.cluster_id(client))
 
 
 def ensure_log(settings: BrokerSettings) -> LogIdentity:
@@ -108,10 +97,10 @@ def find_closed_topics(settings: BrokerSettings) -> Iterator[str]:
     Raises:
         ServerError: Kafka does not answer.
     """
-    admin = admin_client(settings)
-    there = describe_topics(admin, [topic.name for topic in list_topics()])
+    client = admin.make_client(settings)
+    there = admin.describe_topics(client, [topic.name for topic in list_topics()])
     topics = [topic for topic in list_topics() if topic.name in there]
-    for found in _inspect(admin, topics, there):
+    for found in _inspect(client, topics, there):
         name, least = found.topic.name, int(found.config.get("min.insync.replicas", 1))
         closed = [
             str(each.id)
@@ -125,7 +114,7 @@ def find_closed_topics(settings: BrokerSettings) -> Iterator[str]:
             )
 
 
-def _create(admin: AdminClient, topics: list[Topic], settings: BrokerSettings) -> None:
+def _create(client: AdminClient, topics: list[Topic], settings: BrokerSettings) -> None:
     if not settings.create_topics:
         names = ", ".join(topic.name for topic in topics)
         raise SettingsError(
@@ -133,7 +122,7 @@ def _create(admin: AdminClient, topics: list[Topic], settings: BrokerSettings) -
             "docs/how-to/operate.md says, or set kafka.create_topics to true"
         )
     # Of a cluster that does not tell its brokers, its own default (-1) is taken.
-    replicas = settings.replication_factor or min(_REPLICAS, _count_brokers(admin) or -1)
+    replicas = settings.replication_factor or min(_REPLICAS, _count_brokers(client) or -1)
     # A write is whole once it is on two brokers: one may then fail at any moment.
     held = {"min.insync.replicas": "2"} if replicas >= _REPLICAS else {}
     new = [
@@ -145,41 +134,43 @@ def _create(admin: AdminClient, topics: list[Topic], settings: BrokerSettings) -
         )
         for topic in topics
     ]
-    futures: Mapping[str, Future[Any]] = admin.create_topics(new, request_timeout=TIMEOUT_S)
+    futures: Mapping[str, Future[Any]] = client.create_topics(new, request_timeout=admin.TIMEOUT_S)
     for future in futures.values():
         # Another process may be creating the same topics at the same moment.
-        take_answer(future, (KafkaError.TOPIC_ALREADY_EXISTS,))
+        admin.take_answer(future, (KafkaError.TOPIC_ALREADY_EXISTS,))
 
 
-def _wait_for(admin: AdminClient, names: list[str]) -> TopicDescriptions:
+def _wait_for(client: AdminClient, names: list[str]) -> admin.TopicDescriptions:
     """What was just created takes a moment to be known, and to have leaders that answer."""
-    deadline = time.monotonic() + TIMEOUT_S
+    deadline = time.monotonic() + admin.TIMEOUT_S
     while time.monotonic() < deadline:
-        there = describe_topics(admin, names)
-        if len(there) == len(names) and _leaders_answer(admin, there):
+        there = admin.describe_topics(client, names)
+        if len(there) == len(names) and _leaders_answer(client, there):
             return there
-        time.sleep(POLL_S)
-    raise ServerError(f"Kafka created the topics, but they have no leader after {TIMEOUT_S:.0f} s")
+        time.sleep(admin.POLL_S)
+    raise ServerError(
+        f"Kafka created the topics, but they have no leader after {admin.TIMEOUT_S:.0f} s"
+    )
 
 
-def _leaders_answer(admin: AdminClient, topics: TopicDescriptions) -> bool:
+def _leaders_answer(client: AdminClient, topics: admin.TopicDescriptions) -> bool:
     latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
     asked = {
         TopicPartition(name, partition.id): latest
         for name, topic in topics.items()
         for partition in topic.partitions
     }
-    futures = admin.list_offsets(asked, request_timeout=TIMEOUT_S)
-    return all(take_answer(future, _NO_LEADER_YET) is not None for future in futures.values())
+    futures = client.list_offsets(asked, request_timeout=admin.TIMEOUT_S)
+    return all(admin.take_answer(future, _NO_LEADER_YET) is not None for future in futures.values())
 
 
 def _partitions(topic: Topic, settings: BrokerSettings) -> int:
     return settings.partitions if topic.partitioned else 1
 
 
-def _count_brokers(admin: AdminClient) -> int | None:
+def _count_brokers(client: AdminClient) -> int | None:
     """How many brokers there are; None where Kafka does not tell."""
-    cluster = _answer_or_warn(admin.describe_cluster(request_timeout=TIMEOUT_S), "brokers")
+    cluster = _answer_or_warn(client.describe_cluster(request_timeout=admin.TIMEOUT_S), "brokers")
     return len(cluster.nodes) if cluster else None
 
 
@@ -194,9 +185,9 @@ class _FoundTopic(NamedTuple):
 
 
 def _check(
-    admin: AdminClient,
+    client: AdminClient,
     topics: Collection[Topic],
-    there: TopicDescriptions,
+    there: admin.TopicDescriptions,
     settings: BrokerSettings,
 ) -> None:
     """Compare topics with what they must be.
@@ -205,7 +196,7 @@ def _check(
         SettingsError: with a line for each fault.
     """
     faults: list[str] = []
-    for found in _inspect(admin, topics, there):
+    for found in _inspect(client, topics, there):
         if fault := _setting_fault(found, settings):
             # The other topics have as many, or are named once the setting is right.
             raise SettingsError(fault)
@@ -217,13 +208,13 @@ def _check(
 
 
 def _inspect(
-    admin: AdminClient, topics: Collection[Topic], there: TopicDescriptions
+    client: AdminClient, topics: Collection[Topic], there: admin.TopicDescriptions
 ) -> Iterator[_FoundTopic]:
     if not topics:
         return  # confluent-kafka refuses to ask for nothing.
-    brokers = _count_brokers(admin)
+    brokers = _count_brokers(client)
     asked = [ConfigResource(ConfigResource.Type.TOPIC, topic.name) for topic in topics]
-    futures = admin.describe_configs(asked, request_timeout=TIMEOUT_S)
+    futures = client.describe_configs(asked, request_timeout=admin.TIMEOUT_S)
     for topic, resource in zip(topics, asked, strict=True):
         told = _answer_or_warn(futures[resource], f"topic {topic.name}") or {}
         partitions = there[topic.name].partitions

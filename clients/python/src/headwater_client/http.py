@@ -18,26 +18,7 @@ from urllib.parse import quote
 import msgspec
 from msgspec import Struct
 
-from headwater_client.contract import (
-    AttributesAnswer,
-    AttributesQuery,
-    EventsAnswer,
-    ItemsAnswer,
-    ItemsQuery,
-    PersonAnswer,
-    PlacementAnswer,
-    PlacementRules,
-    PlacementsAnswer,
-    PopularAnswer,
-    PopularQuery,
-    Problem,
-    RankAnswer,
-    RankQuery,
-    RecommendationAnswer,
-    RecommendationQuery,
-    SimilarQuery,
-    VersionAnswer,
-)
+from headwater_client import contract
 from headwater_client.documents import DocumentError, read_json
 from headwater_client.errors import ProblemError, ServerError, SettingsError
 from headwater_client.event_types import EVENT_TYPES
@@ -107,12 +88,12 @@ class _ApiRequest(Generic[AnswerT]):
             raise ServerError(f"{what}: is this the address of a Headwater API?") from error
 
 
-def _read_problem(response: httpx.Response) -> Problem:
+def _read_problem(response: httpx.Response) -> contract.Problem:
     """The problem of an answer; one that a proxy has made up may be any text."""
     try:
-        return read_json(response.content, Problem)
+        return read_json(response.content, contract.Problem)
     except DocumentError:
-        return Problem(
+        return contract.Problem(
             type="about:blank",
             title=response.reason_phrase,
             status=response.status_code,
@@ -141,15 +122,15 @@ def _changes(query: Struct) -> Iterator[tuple[str, Any]]:
             yield field.encode_name, value
 
 
-def _send_events(events: Sequence[Interaction]) -> _ApiRequest[EventsAnswer]:
+def _send_events(events: Sequence[Interaction]) -> _ApiRequest[contract.EventsAnswer]:
     operation = _OF["send_events"]
     body = encode([raw_event(event) for event in events])
-    return _ApiRequest(operation.method, operation.path, EventsAnswer, body)
+    return _ApiRequest(operation.method, operation.path, contract.EventsAnswer, body)
 
 
-def _tell_attributes(person: str, attributes: Context) -> _ApiRequest[AttributesAnswer]:
-    query = AttributesQuery(attributes=attributes)
-    return _ask("put_attributes", AttributesAnswer, query, person=person)
+def _tell_attributes(person: str, attributes: Context) -> _ApiRequest[contract.AttributesAnswer]:
+    query = contract.AttributesQuery(attributes=attributes)
+    return _ask("put_attributes", contract.AttributesAnswer, query, person=person)
 
 
 @dataclass(frozen=True)
@@ -221,49 +202,53 @@ class ApiClient:
         self._options = _Options(url, key, timeout_s, tries)
         self._http = httpx.Client(**self._options.arguments())
 
-    def send_events(self, events: Sequence[Interaction]) -> EventsAnswer:
+    def send_events(self, events: Sequence[Interaction]) -> contract.EventsAnswer:
         """Send events; what became of each, in their order."""
         return self._take(_send_events(events))
 
-    def recommend(self, query: RecommendationQuery) -> RecommendationAnswer:
+    def recommend(self, query: contract.RecommendationQuery) -> contract.RecommendationAnswer:
         """The best items for a person."""
-        return self._take(_ask("recommend", RecommendationAnswer, query))
+        return self._take(_ask("recommend", contract.RecommendationAnswer, query))
 
-    def rank_items(self, query: RankQuery) -> RankAnswer:
+    def rank_items(self, query: contract.RankQuery) -> contract.RankAnswer:
         """A list of the caller's own, in order."""
-        return self._take(_ask("rank_items", RankAnswer, query))
+        return self._take(_ask("rank_items", contract.RankAnswer, query))
 
-    def find_similar(self, query: SimilarQuery) -> RecommendationAnswer:
+    def find_similar(self, query: contract.SimilarQuery) -> contract.RecommendationAnswer:
         """What goes with items."""
-        return self._take(_ask("find_similar", RecommendationAnswer, query))
+        return self._take(_ask("find_similar", contract.RecommendationAnswer, query))
 
-    def list_popular(self, query: PopularQuery | None = None) -> PopularAnswer:
+    def list_popular(self, query: contract.PopularQuery | None = None) -> contract.PopularAnswer:
         """What is popular now."""
-        return self._take(_ask("list_popular", PopularAnswer, query or PopularQuery()))
+        return self._take(
+            _ask("list_popular", contract.PopularAnswer, query or contract.PopularQuery())
+        )
 
-    def describe_person(self, person: str) -> PersonAnswer:
+    def describe_person(self, person: str) -> contract.PersonAnswer:
         """What is known of a person."""
-        return self._take(_ask("describe_person", PersonAnswer, person=person))
+        return self._take(_ask("describe_person", contract.PersonAnswer, person=person))
 
-    def put_attributes(self, person: str, attributes: Context) -> AttributesAnswer:
+    def put_attributes(self, person: str, attributes: Context) -> contract.AttributesAnswer:
         """Say what is known of a person, whole: it replaces what was sent before."""
         return self._take(_tell_attributes(person, attributes))
 
-    def put_items(self, items: Sequence[Item]) -> ItemsAnswer:
+    def put_items(self, items: Sequence[Item]) -> contract.ItemsAnswer:
         """Put items into the catalogue, each whole."""
-        return self._take(_ask("put_items", ItemsAnswer, ItemsQuery(items=list(items))))
+        return self._take(
+            _ask("put_items", contract.ItemsAnswer, contract.ItemsQuery(items=list(items)))
+        )
 
-    def list_placements(self) -> PlacementsAnswer:
+    def list_placements(self) -> contract.PlacementsAnswer:
         """The placements, as the API follows them."""
-        return self._take(_ask("list_placements", PlacementsAnswer))
+        return self._take(_ask("list_placements", contract.PlacementsAnswer))
 
-    def put_placement(self, name: str, rules: PlacementRules) -> PlacementAnswer:
+    def put_placement(self, name: str, rules: contract.PlacementRules) -> contract.PlacementAnswer:
         """Make a placement, or change it whole."""
-        return self._take(_ask("put_placement", PlacementAnswer, rules, name=name))
+        return self._take(_ask("put_placement", contract.PlacementAnswer, rules, name=name))
 
-    def tell_version(self) -> VersionAnswer:
+    def tell_version(self) -> contract.VersionAnswer:
         """Which release answers, with which versions of the model."""
-        return self._take(_ask("tell_version", VersionAnswer))
+        return self._take(_ask("tell_version", contract.VersionAnswer))
 
     def close(self) -> None:
         """Close the connections."""
@@ -297,49 +282,57 @@ class AsyncApiClient:
         self._options = _Options(url, key, timeout_s, tries)
         self._http = httpx.AsyncClient(**self._options.arguments())
 
-    async def send_events(self, events: Sequence[Interaction]) -> EventsAnswer:
+    async def send_events(self, events: Sequence[Interaction]) -> contract.EventsAnswer:
         """Send events; what became of each, in their order."""
         return await self._take(_send_events(events))
 
-    async def recommend(self, query: RecommendationQuery) -> RecommendationAnswer:
+    async def recommend(self, query: contract.RecommendationQuery) -> contract.RecommendationAnswer:
         """The best items for a person."""
-        return await self._take(_ask("recommend", RecommendationAnswer, query))
+        return await self._take(_ask("recommend", contract.RecommendationAnswer, query))
 
-    async def rank_items(self, query: RankQuery) -> RankAnswer:
+    async def rank_items(self, query: contract.RankQuery) -> contract.RankAnswer:
         """A list of the caller's own, in order."""
-        return await self._take(_ask("rank_items", RankAnswer, query))
+        return await self._take(_ask("rank_items", contract.RankAnswer, query))
 
-    async def find_similar(self, query: SimilarQuery) -> RecommendationAnswer:
+    async def find_similar(self, query: contract.SimilarQuery) -> contract.RecommendationAnswer:
         """What goes with items."""
-        return await self._take(_ask("find_similar", RecommendationAnswer, query))
+        return await self._take(_ask("find_similar", contract.RecommendationAnswer, query))
 
-    async def list_popular(self, query: PopularQuery | None = None) -> PopularAnswer:
+    async def list_popular(
+        self, query: contract.PopularQuery | None = None
+    ) -> contract.PopularAnswer:
         """What is popular now."""
-        return await self._take(_ask("list_popular", PopularAnswer, query or PopularQuery()))
+        return await self._take(
+            _ask("list_popular", contract.PopularAnswer, query or contract.PopularQuery())
+        )
 
-    async def describe_person(self, person: str) -> PersonAnswer:
+    async def describe_person(self, person: str) -> contract.PersonAnswer:
         """What is known of a person."""
-        return await self._take(_ask("describe_person", PersonAnswer, person=person))
+        return await self._take(_ask("describe_person", contract.PersonAnswer, person=person))
 
-    async def put_attributes(self, person: str, attributes: Context) -> AttributesAnswer:
+    async def put_attributes(self, person: str, attributes: Context) -> contract.AttributesAnswer:
         """As `ApiClient.put_attributes`."""
         return await self._take(_tell_attributes(person, attributes))
 
-    async def put_items(self, items: Sequence[Item]) -> ItemsAnswer:
+    async def put_items(self, items: Sequence[Item]) -> contract.ItemsAnswer:
         """Put items into the catalogue, each whole."""
-        return await self._take(_ask("put_items", ItemsAnswer, ItemsQuery(items=list(items))))
+        return await self._take(
+            _ask("put_items", contract.ItemsAnswer, contract.ItemsQuery(items=list(items)))
+        )
 
-    async def list_placements(self) -> PlacementsAnswer:
+    async def list_placements(self) -> contract.PlacementsAnswer:
         """The placements, as the API follows them."""
-        return await self._take(_ask("list_placements", PlacementsAnswer))
+        return await self._take(_ask("list_placements", contract.PlacementsAnswer))
 
-    async def put_placement(self, name: str, rules: PlacementRules) -> PlacementAnswer:
+    async def put_placement(
+        self, name: str, rules: contract.PlacementRules
+    ) -> contract.PlacementAnswer:
         """Make a placement, or change it whole."""
-        return await self._take(_ask("put_placement", PlacementAnswer, rules, name=name))
+        return await self._take(_ask("put_placement", contract.PlacementAnswer, rules, name=name))
 
-    async def tell_version(self) -> VersionAnswer:
+    async def tell_version(self) -> contract.VersionAnswer:
         """Which release answers, with which versions of the model."""
-        return await self._take(_ask("tell_version", VersionAnswer))
+        return await self._take(_ask("tell_version", contract.VersionAnswer))
 
     async def close(self) -> None:
         """Close the connections."""
