@@ -44,7 +44,7 @@ def read_placements(settings: BrokerSettings) -> PlacementTable:
         ServerError: the topic cannot be read.
     """
     table = PlacementTable()
-    with closing(kafka.topic_consumer(settings)) as consumer:
+    with closing(kafka.topic_consumer(settings, PLACEMENTS)) as consumer:
         for message in kafka.read_to_end(consumer, PLACEMENTS):
             take_message(table, message)
     return table

@@ -202,7 +202,7 @@ class RolloutView:
             ServerError: the topic cannot be read.
         """
         if self._consumer is None:
-            self._consumer = kafka.topic_consumer(self._settings)
+            self._consumer = kafka.topic_consumer(self._settings, ROLLOUTS)
         try:
             for message in kafka.read_to_end(self._consumer, ROLLOUTS, self._next):
                 offset = message.offset() or 0

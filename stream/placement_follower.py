@@ -37,7 +37,7 @@ class PlacementFollower:
 
     def _catch_up(self) -> None:
         if self._consumer is None:
-            self._consumer = topic_consumer(self._settings)
+            self._consumer = topic_consumer(self._settings, PLACEMENTS)
         for message in read_to_end(self._consumer, PLACEMENTS):
             take_message(self.table, message)
 

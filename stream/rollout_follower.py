@@ -48,7 +48,9 @@ class RolloutFollower:
         self._started = asyncio.Event()
         self._reported: object = None
         # Only the topic's end is told that much later, once at the start; messages come at once.
-        self._consumer = topic_consumer(settings, {"fetch.wait.max.ms": str(_FETCH_WAIT_MS)})
+        self._consumer = topic_consumer(
+            settings, ROLLOUTS, {"fetch.wait.max.ms": str(_FETCH_WAIT_MS)}
+        )
 
     async def start(self) -> None:
         """Read what is there, so that the first recommendation has its model.

@@ -60,9 +60,10 @@ class RolloutLog:
         self._producer: Producer | None = None
         self._reader = rollouts.RolloutReader(settings, model)
         self.leads = self.caught_up = False
-        self._commands = topic_consumer(settings)
+        self._commands = topic_consumer(settings, ROLLOUTS)
         self._consumer = topic_consumer(
             settings,
+            ROLLOUTS,
             {
                 "group.id": f"{GROUP}-{model}",
                 "session.timeout.ms": str(SESSION_TIMEOUT_MS),

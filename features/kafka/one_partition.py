@@ -22,20 +22,21 @@ def is_end(message: Message) -> bool:
 
 
 def topic_consumer(
-    settings: BrokerSettings, options: Mapping[str, Any] | None = None
+    settings: BrokerSettings, group: str, options: Mapping[str, Any] | None = None
 ) -> confluent_kafka.Consumer:
     """A consumer of a whole topic: it commits nothing, and tells where the topic ends.
 
     What was written in one transaction is seen whole, or not at all.
 
     Args:
-        options: more of librdkafka's configuration; by default the consumer is alone in its group,
-            to be assigned and never subscribed.
+        group: what the name of its group begins with, which rights are given by. It is alone in
+            it, to be assigned and never subscribed.
+        options: more of librdkafka's configuration.
     """
     return confluent_kafka.Consumer(
         client_config(settings)
         | {
-            "group.id": f"headwater-{uuid4()}",
+            "group.id": f"{group}-{uuid4()}",
             "enable.auto.commit": "false",
             "enable.partition.eof": "true",
             # Of a topic that was deleted and made anew.
