@@ -1,13 +1,13 @@
 """The HTTP API: how many requests a second one core answers, and how soon.
 
     uv run python -m bench.api
+    uv run python -m bench.api --items 100000
 
 Kafka, the store, Triton and the service share one core, each answer is made from the person's
 present row. Whoever asks has a core of its own.
 """
 
 import asyncio
-import json
 import random
 import time
 import urllib.error
@@ -15,8 +15,9 @@ import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from headwater_client.contract import Scope
 from headwater_client.errors import ServerError
 from rich.console import Console, RenderableType
@@ -32,9 +33,8 @@ from stream.api.keys import make_key, write_keys
 from trainer.datasets import Log
 
 API = ("-m", "deploy.cli", "api")
-CANDIDATES = 100
+CANDIDATES = BATCH = 100
 SHARES = (0.01, 0.1, 0.9)
-_HALF = 0.5
 _TIMEOUT_S = 600.0
 _START_S = 60.0
 _REQUESTS = 5_000
@@ -58,6 +58,9 @@ class ApiOptions(DataOptions):
 
     cores: Cores = 1
     quick: Quick = False
+    items: Annotated[
+        int, typer.Option(help="in the catalogue, made-up ones beside the log's", min=0)
+    ] = 0
 
 
 def make_requests(log: Log, target: Target) -> dict[str, list[bytes]]:
@@ -73,11 +76,17 @@ def make_requests(log: Log, target: Target) -> dict[str, list[bytes]]:
         return {"person": person, "events": [{"type": "click", "item_id": draw.choice(items)}]}
 
     def with_filter(share: float) -> Callable[[str], dict[str, Any]]:
-        """A filter that leaves this share of the items, by their names."""
-        few = draw.sample(items, max(1, round(min(share, 1 - share) * len(items))))
-        listed = f"item.id in {json.dumps(few)}"
-        text = listed if share < _HALF else f"!({listed})"
-        return lambda person: {"person": person, "filter": text}
+        """A filter that leaves about this share of the items, by their prices."""
+        return lambda person: {"person": person, "filter": f"item.price < {share}"}
+
+    def encode_batch(size: int) -> list[bytes]:
+        return [
+            target.encode("/v1/events", [make_event() for _ in range(size)])
+            for _ in range(_REQUESTS // size)
+        ]
+
+    def make_event() -> dict[str, Any]:
+        return {"type": "click", "user_id": draw.choice(people), "item_id": draw.choice(items)}
 
     def with_candidates(person: str) -> dict[str, Any]:
         return {"person": person, "items": draw.sample(items, CANDIDATES)}
@@ -93,6 +102,8 @@ def make_requests(log: Log, target: Target) -> dict[str, list[bytes]]:
         "similar items": encode_some(
             "/v1/items/similar", lambda _: {"items": [draw.choice(items)]}
         ),
+        "one event": encode_batch(1),
+        f"{BATCH} events": encode_batch(BATCH),
     }
 
 
@@ -134,9 +145,11 @@ def measure_service(loaded: LoadedServers, plan: ApiPlan) -> dict[str, Any]:
     return found
 
 
-def show(found: Mapping[str, Any], cores: int) -> Sequence[RenderableType]:
+def show(found: Mapping[str, Any], options: ApiOptions) -> Sequence[RenderableType]:
     """The figures for people."""
-    title = f"The HTTP API, service and servers on {cores} core{'s' * (cores > 1)}"
+    cores = f"{options.cores} core{'s' * (options.cores > 1)}"
+    catalogue = f", {options.items:,} items" if options.items else ""
+    title = f"The HTTP API, service and servers on {cores}{catalogue}"
     table = make_table(title, "", ("requests/s", "ms, p50 / p99", "at half: p50 / p99"))
     for name, kind in found.items():
         most, half = kind["most"], kind["half"]
@@ -153,14 +166,16 @@ def show(found: Mapping[str, Any], cores: int) -> Sequence[RenderableType]:
 def measure(options: ApiOptions, console: Console) -> Results:
     """Measure the HTTP API on people with half a log of history."""
     plan = QUICK if options.quick else ApiPlan()
-    workload = Workload(options.source, limit=plan.log_events)
+    workload = Workload(options.source, limit=plan.log_events, items=options.items)
     with run_loaded_servers(plan, workload, options.cores, console) as loaded:
         history = len(loaded.log.events) // 2
         loaded.say(f"{history:,} events of history ...")
         with loaded.run(processes.WORKER, "headwater") as worker:
             Measurement(worker, loaded.load, _TIMEOUT_S).prepare(history)
         found = measure_service(loaded, plan)
-    return Results({"cores": options.cores, "requests": found}, show(found, options.cores))
+    return Results(
+        {"cores": options.cores, "items": options.items, "requests": found}, show(found, options)
+    )
 
 
 BENCHMARK = Benchmark("api", ApiOptions, measure)

@@ -6,6 +6,7 @@ Both are an app's own clients (headwater_client). Each is told what to do throug
 reading the log and starting up are over before anything is measured.
 """
 
+import dataclasses
 import gc
 import multiprocessing
 import os
@@ -28,6 +29,7 @@ from headwater_client.event_types import CLICK, EVENT_TYPES
 from headwater_client.events import Interaction, Recommendation
 from msgspec.structs import replace
 
+from bench.harness.catalogue import extend_catalogue
 from deploy.jobs.replay import Clock, Pace, immediate_pace, paced_events, rate_pace, replay
 from features.settings import BrokerSettings
 from trainer.datasets import DataSource, Log, load_log
@@ -151,6 +153,7 @@ class Workload:
         limit: only the first so many of them.
         since: only what comes after this fraction of them.
         newcomers: each time they are other people's.
+        items: so many are in the catalogue, made-up ones among them; None: the log's own.
     """
 
     source: DataSource
@@ -158,11 +161,14 @@ class Workload:
     limit: int | None = None
     since: float = 0.0
     newcomers: bool = False
+    items: int | None = None
 
     def load_log(self) -> Log:
         """Read the part of the log that is produced."""
         log = load_log(self.source)
         log = log.head(self.limit) if self.limit else log
+        if self.items is not None:
+            log = dataclasses.replace(log, items=extend_catalogue(log.items, self.items))
         return log.split(self.since)[1] if self.since else log
 
 
