@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar
 import pydantic_settings
 from headwater_client.documents import DocumentError, read_toml
 from headwater_client.errors import SettingsError
+from headwater_client.event_types import EVENT_TYPES
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
 from deploy import settings_text
@@ -115,8 +116,8 @@ def _default_model_repository(validated: dict[str, Any]) -> Path:
     return local.state_dir / "model_repo"
 
 
-class Settings(pydantic_settings.BaseSettings):
-    """Every setting of Headwater. Frozen: what `up` finds out comes back as a new object."""
+class _Sources(pydantic_settings.BaseSettings):
+    """Where settings are read from."""
 
     model_config = pydantic_settings.SettingsConfigDict(
         env_prefix=PREFIX,
@@ -126,6 +127,35 @@ class Settings(pydantic_settings.BaseSettings):
         frozen=True,
         protected_namespaces=(),
     )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[pydantic_settings.BaseSettings],
+        init_settings: pydantic_settings.PydanticBaseSettingsSource,
+        env_settings: pydantic_settings.PydanticBaseSettingsSource,  # noqa: ARG003 (pydantic's signature)
+        dotenv_settings: pydantic_settings.PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: pydantic_settings.PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[pydantic_settings.PydanticBaseSettingsSource, ...]:
+        """Arguments win over the environment, and that over the file."""
+        environment = pydantic_settings.EnvSettingsSource(settings_cls)
+        environment.env_vars = settings_text.current_variables(settings_cls, environment.env_vars)
+        path = config_file()
+        given = settings_text.current_sections(settings_cls, read_file(path) if path else {}, path)
+        file = pydantic_settings.InitSettingsSource(settings_cls, given)
+        return init_settings, environment, file
+
+
+class _EventTypes(_Sources):
+    """What has to be known before all else is read: other settings name types of events."""
+
+    model_config = pydantic_settings.SettingsConfigDict(extra="ignore")
+
+    events: EventSettings = EventSettings()
+
+
+class Settings(_Sources):
+    """Every setting of Headwater. Frozen: what `up` finds out comes back as a new object."""
 
     kafka: BrokerSettings = BrokerSettings()
     store: StoreSettings = StoreSettings()
@@ -164,23 +194,6 @@ class Settings(pydantic_settings.BaseSettings):
     def windows_address(self) -> str:
         """Where windows of events are: by default in the folder of what is local."""
         return self.windows.address or str(self.local.state_dir / "windows")
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[pydantic_settings.BaseSettings],
-        init_settings: pydantic_settings.PydanticBaseSettingsSource,
-        env_settings: pydantic_settings.PydanticBaseSettingsSource,  # noqa: ARG003 (pydantic's signature)
-        dotenv_settings: pydantic_settings.PydanticBaseSettingsSource,  # noqa: ARG003
-        file_secret_settings: pydantic_settings.PydanticBaseSettingsSource,  # noqa: ARG003
-    ) -> tuple[pydantic_settings.PydanticBaseSettingsSource, ...]:
-        """Arguments win over the environment, and that over the file."""
-        environment = pydantic_settings.EnvSettingsSource(settings_cls)
-        environment.env_vars = settings_text.current_variables(settings_cls, environment.env_vars)
-        path = config_file()
-        given = settings_text.current_sections(settings_cls, read_file(path) if path else {}, path)
-        file = pydantic_settings.InitSettingsSource(settings_cls, given)
-        return init_settings, environment, file
 
     @model_validator(mode="after")
     def _local_servers_speak_plainly(self) -> "Settings":
@@ -239,10 +252,15 @@ def read_file(path: Path) -> dict[str, Any]:
 
 
 def load_settings() -> Settings:
-    """The effective settings; SettingsError holds one line per problem."""
+    """The effective settings, with the types of events that they name in `EVENT_TYPES`.
+
+    Raises:
+        SettingsError: one line per problem.
+    """
     variables = {name: v for name, v in os.environ.items() if name != CONFIG_VARIABLE}
     problems = list(settings_text.unknown_variables(Settings, variables))
     try:
+        EVENT_TYPES.set_own(each.own_type for each in _EventTypes().events.types)
         settings = Settings()
     except ValidationError as error:
         problems += settings_text.problems(Settings, error)

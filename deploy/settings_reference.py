@@ -79,6 +79,8 @@ def _default(field: FieldInfo) -> str:
 def _value(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
     """What a value may be, in words, from its JSON schema."""
     schema = definitions[schema["$ref"].split("/")[-1]] if "$ref" in schema else schema
+    if schema.get("type") == "object":
+        return f"tables of {', '.join(f'`{name}`' for name in schema['properties'])}"
     if "anyOf" in schema:
         kinds = [each for each in schema["anyOf"] if each.get("type") != "null"]
         return ", ".join(_value(each, definitions) for each in kinds)

@@ -12,8 +12,9 @@ import re
 import sys
 from collections.abc import Iterator, Mapping
 from functools import cache
+from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import structlog
 from headwater_client.errors import SettingsError, mask_logins
@@ -103,7 +104,9 @@ def problems(model: Model, error: ValidationError) -> Iterator[str]:
 
 def _name(location: Location) -> str:
     key = ".".join(str(part) for part in location)
-    return f"{key} ({variable(key)})"
+    # A variable holds a list whole.
+    of_variable = takewhile(lambda part: isinstance(part, str), location)
+    return f"{key} ({variable('.'.join(map(str, of_variable)))})"
 
 
 def _value(model: Model, location: Location, value: object) -> str:
@@ -122,7 +125,9 @@ def _field(model: Model, location: Location) -> FieldInfo | None:
     for part in location:
         if section is None:
             break
-        field = section.model_fields.get(str(part))
+        if isinstance(part, int):
+            continue
+        field = section.model_fields.get(part)
         section = _as_model(field.annotation) if field else None
     return field
 
@@ -133,8 +138,13 @@ def _section(model: Model, location: Location) -> Model | None:
 
 
 def _as_model(annotation: object) -> Model | None:
-    is_model = isinstance(annotation, type) and issubclass(annotation, BaseModel)
-    return annotation if is_model else None  # type: ignore[return-value]
+    """The section that a field is, or that a list of tables has; None for any other."""
+    models = (
+        each
+        for each in (annotation, *get_args(annotation))
+        if isinstance(each, type) and issubclass(each, BaseModel)
+    )
+    return next(models, None)
 
 
 def _explain_unknown(name: str, section: Model | None) -> str:
@@ -173,12 +183,13 @@ def toml_literal(value: object) -> str:
     match value:
         case SecretStr():
             return f'"{MASK}"'
-        case bool():
+        case bool() | int() | float():
             return str(value).lower()
-        case int() | float():
-            return str(value)
         case frozenset():
             return toml_literal(sorted(value))
+        case BaseModel():
+            pairs = (f"{name} = {toml_literal(item)}" for name, item in value)
+            return f"{{ {', '.join(pairs)} }}"
         case tuple() | list():
             return f"[{', '.join(toml_literal(item) for item in value)}]"
         case _:

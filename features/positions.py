@@ -344,7 +344,7 @@ class PositionKeeper:
     def _sources(self) -> list[Source]:
         return [
             (topic, partition)
-            for topic in kafka.LOG_TOPICS
+            for topic in kafka.log_topics()
             for partition in range(self._identity.partitions[topic])
         ]
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar
 
 import headwater_client
 from headwater_client.errors import SettingsError
-from headwater_client.event_types import CLICK, EVENT_TYPES, PURCHASE
+from headwater_client.event_types import CLICK, EVENT_TYPES, PURCHASE, OwnEventType
 from headwater_client.kafka import join_address, parse_address
 from pydantic import (
     AfterValidator,
@@ -270,8 +270,33 @@ class WrongTime(StrEnum):
     CLAMP = "clamp"
 
 
+class OwnEventSettings(Section):
+    """A type of event of one's own: a table `[[events.types]]`."""
+
+    name: Annotated[str, Field(min_length=1)]
+    topic: str = ""
+    weight: Annotated[float, Field(ge=0)] = 1.0
+    reward: Annotated[float, Field(ge=0)] = 0.0
+    counts_as: str = ""
+    negative: bool = False
+    takes_item: bool = True
+
+    @model_validator(mode="after")
+    def _can_be(self) -> "OwnEventSettings":
+        try:
+            self.own_type.make_spec()
+        except SettingsError as error:
+            raise ValueError(str(error)) from error
+        return self
+
+    @property
+    def own_type(self) -> OwnEventType:
+        """The type as the registry takes it."""
+        return OwnEventType(**self.model_dump())
+
+
 class EventSettings(Section):
-    """Which events count, of those that keep to the contract."""
+    """Which events count, of those that keep to the contract; and types of one's own."""
 
     nobody: frozenset[Annotated[str, AfterValidator(_plain)]] = Field(
         frozenset(NOBODY),
@@ -288,6 +313,12 @@ class EventSettings(Section):
         None,
         description="an event that arrives so many seconds after its time is of a clock that is "
         "behind; empty: an event may be of any age",
+    )
+    types: tuple[OwnEventSettings, ...] = Field(
+        (),
+        description="types of events of one's own, each with name, topic (default: the name), "
+        "weight (1), reward in a rollout (0), counts_as (click), negative (false: it does not "
+        "speak against its item) and takes_item (true); the same for every process",
     )
 
     def is_nobody(self, user_id: str) -> bool:

@@ -18,7 +18,7 @@ from headwater_client.errors import ServerError
 from deploy.local.process import free_port
 from deploy.settings import LocalSettings, Settings
 from deploy.settings_text import variable
-from features.kafka import LOG_TOPICS, client_config
+from features.kafka import client_config, log_topics
 from features.settings import BrokerSettings, StoreSettings
 from stream.settings import TritonSettings
 
@@ -148,7 +148,7 @@ class ConsumerProgress:
         )
         self._partitions = [
             TopicPartition(topic, partition)
-            for topic in LOG_TOPICS
+            for topic in log_topics()
             for partition in range(settings.kafka.partitions)
         ]
 

@@ -8,11 +8,11 @@ one_partition.py  topics that are read whole, and written one message at a time
 
 from features.kafka.admin import TOO_LARGE, client_config
 from features.kafka.log import (
-    LOG_TOPICS,
     LogIdentity,
     describe_log,
     group_members,
     group_offsets,
+    log_topics,
     message_times,
     partition_bounds,
     topic_ids,
@@ -21,7 +21,6 @@ from features.kafka.one_partition import is_end, read_to_end, topic_consumer, wr
 from features.kafka.topics import ensure_log, ensure_sources, ensure_topics, find_closed_topics
 
 __all__ = [
-    "LOG_TOPICS",
     "TOO_LARGE",
     "LogIdentity",
     "client_config",
@@ -33,6 +32,7 @@ __all__ = [
     "group_members",
     "group_offsets",
     "is_end",
+    "log_topics",
     "message_times",
     "partition_bounds",
     "read_to_end",

@@ -17,12 +17,16 @@ from features.kafka import admin
 from features.settings import BrokerSettings
 from features.topics import Hash, source_hash
 
-LOG_TOPICS = (*EVENT_TYPES.topics, ITEMS, PEOPLE)
 _NO_COORDINATOR_YET = (
     KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
     KafkaError.COORDINATOR_NOT_AVAILABLE,
     KafkaError.NOT_COORDINATOR,
 )
+
+
+def log_topics() -> tuple[str, ...]:
+    """The topics that rows are made of."""
+    return (*EVENT_TYPES.topics, ITEMS, PEOPLE)
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,7 @@ def describe_log(settings: BrokerSettings) -> LogIdentity:
         ServerError: Kafka does not answer.
     """
     client = admin.make_client(settings)
-    described, cluster = admin.describe_topics(client, list(LOG_TOPICS)), admin.cluster_id(client)
+    described, cluster = admin.describe_topics(client, list(log_topics())), admin.cluster_id(client)
     partitions = {name: len(topic.partitions) for name, topic in described.items()}
     return LogIdentity(cluster, admin.identify_topics(described, cluster), partitions)
 
@@ -177,7 +181,7 @@ def group_members(settings: BrokerSettings, group: str) -> list[str]:
         ServerError: Kafka does not answer.
     """
     # By now its coordinator has read its groups: see there.
-    _read_committed(settings, group, [TopicPartition(LOG_TOPICS[0], 0)])
+    _read_committed(settings, group, [TopicPartition(log_topics()[0], 0)])
     client = admin.make_client(settings)
     asked = client.describe_consumer_groups([group], request_timeout=admin.TIMEOUT_S)
     described = admin.take_answer(asked[group], (KafkaError.GROUP_ID_NOT_FOUND,))

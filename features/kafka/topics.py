@@ -12,7 +12,7 @@ from headwater_client.errors import ServerError, SettingsError
 from headwater_client.kafka import unreachable
 
 from features.kafka import admin
-from features.kafka.log import LOG_TOPICS, LogIdentity, describe_log
+from features.kafka.log import LogIdentity, describe_log, log_topics
 from features.settings import BrokerSettings
 from features.topics import Hash, Topic, list_topics, source_hash, topic_faults, topic_weaknesses
 
@@ -261,7 +261,7 @@ def _setting_fault(found: _FoundTopic, settings: BrokerSettings) -> str:
     """Why the setting of partitions is wrong; "" where it fits this topic."""
     wanted, name = settings.partitions, found.topic.name
     # Workers name the source of each partition that they consume at start.
-    if name not in LOG_TOPICS or found.partitions == wanted:
+    if name not in log_topics() or found.partitions == wanted:
         return ""
     return (
         f"kafka.partitions: {wanted}: topic {name} has {found.partitions}: "

@@ -189,6 +189,9 @@ class WindowAssembler:
         self.trackers = {
             source: _tracker(known.get(source), topic_id) for source, topic_id in sources.items()
         }
+        # Of types that the settings name no more: named again, they are gone on with from there.
+        of_types = {topic for topic, _ in sources}
+        self._left_out = [each for each in progress.positions if each.topic not in of_types]
         self._watermark = Watermark(sources)
         self._finished_ms = progress.finished_ms
         self._repeats = repeats
@@ -201,7 +204,7 @@ class WindowAssembler:
 
     def resume(self) -> dict[Source, int]:
         """Where each partition has to be read from."""
-        return {each.source: each.resume for each in self.progress().positions}
+        return {each.source: each.resume for each in self._positions()}
 
     def add(self, row: WindowEvent, arrived_ms: int) -> None:
         """Gather an event, unless a window has it already.
@@ -273,11 +276,11 @@ class WindowAssembler:
 
     def progress(self) -> AssemblyState:
         """How far it has come."""
-        positions = (
-            tracker.position(source, self._topic_ids[source])
-            for source, tracker in self.trackers.items()
-        )
-        return AssemblyState(self._finished_ms, tuple(positions))
+        return AssemblyState(self._finished_ms, (*self._positions(), *self._left_out))
+
+    def _positions(self) -> Iterator[Position]:
+        for source, tracker in self.trackers.items():
+            yield tracker.position(source, self._topic_ids[source])
 
     def _idle(self, now_s: float) -> bool:
         """Whether event time stands still for good, not because there is more to be read.

@@ -1,13 +1,17 @@
 """A row of a window: an event, where it stood in Kafka, and what is to be known of it."""
 
+from collections import Counter
 from typing import Any
 
 import pyarrow as pa
+import structlog
 from headwater_client.documents import read_json
 from headwater_client.event_types import EVENT_TYPES, EXTRA_FIELDS
 from headwater_client.events import Interaction, encode
 from msgspec import Struct
 
+log = structlog.get_logger()
+_REMEDY = "they are not learned from: put their type back into events.types, if they are to be"
 _EXTRA_TYPES: Any = dict.fromkeys(EXTRA_FIELDS, pa.float64()) | {"taken_time": pa.int64()}
 COLUMNS: Any = pa.schema(
     [
@@ -83,7 +87,15 @@ def to_table(rows: list[WindowEvent]) -> Any:
 
 
 def from_table(table: Any) -> list[WindowEvent]:
-    """The rows of a pyarrow.Table of `COLUMNS`."""
+    """The rows of a pyarrow.Table of `COLUMNS`.
+
+    Those of a type that the settings named once, and name no more, are counted and left out.
+    """
+    rows = table.to_pylist()
+    known = set(EVENT_TYPES.all_topics)
+    for topic, events in Counter(row["topic"] for row in rows).items():
+        if topic not in known:
+            log.warning("window_events_of_no_type", topic=topic, events=events, remedy=_REMEDY)
     return [
         WindowEvent(
             topic=row["topic"],
@@ -93,7 +105,8 @@ def from_table(table: Any) -> list[WindowEvent]:
             late=row["late"],
             repeated=row["repeated"],
         )
-        for row in table.to_pylist()
+        for row in rows
+        if row["topic"] in known
     ]
 
 

@@ -119,7 +119,11 @@ class MessageReader:
 
     def report(self, positions: Iterable[Position]) -> None:
         """Tell Kafka how far windows have come, for those who watch the lag."""
-        offsets = [TopicPartition(*each.source, each.resume) for each in positions]
+        offsets = [
+            TopicPartition(*each.source, each.resume)
+            for each in positions
+            if each.source in self.sources
+        ]
         try:
             self._consumer.commit(offsets=offsets, asynchronous=False)
         except KafkaException as error:
