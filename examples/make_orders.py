@@ -1,11 +1,14 @@
 """Writes the orders of a made-up shop as CSV, for who has none at hand.
 
     python examples/make_orders.py orders.csv
+    python examples/make_orders.py orders.csv items.json
 
-Each customer likes two of six categories, buys what is in season, and buys some things again.
+The second file is the shop's catalogue, as `PUT /v1/items` takes it. Each customer likes two of six
+categories, buys what is in season, and buys some things again.
 """
 
 import csv
+import json
 import random
 import sys
 from datetime import UTC, datetime, timedelta
@@ -40,12 +43,24 @@ def make_rows(seed: int = 7) -> list[tuple[str, ...]]:
     return rows
 
 
+def make_items(rows: list[tuple[str, ...]]) -> list[dict[str, object]]:
+    """Each item once, as the API has it."""
+    described = {sku: (price, name, group) for _, sku, _, price, name, group in rows}
+    return [
+        {"item_id": sku, "title": name, "category": [group], "price": float(price)}
+        for sku, (price, name, group) in sorted(described.items())
+    ]
+
+
 def main() -> None:
-    """Write the file that the command names."""
+    """Write the files that the command names."""
+    rows = make_rows()
     with Path(sys.argv[1]).open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
-        writer.writerows(make_rows())
+        writer.writerows(rows)
+    if len(sys.argv) > 2:
+        Path(sys.argv[2]).write_text(json.dumps({"items": make_items(rows)}))
 
 
 if __name__ == "__main__":

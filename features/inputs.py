@@ -17,6 +17,8 @@ from features.schema import CATEGORY_BUCKETS, PADDING, FeatureSchema, Int64Array
 
 TOP_ITEMS = 100
 MODEL_NAME = "temporal_llm"
+SCORE_PARTS = ("taste", "prior", "content", "cooccurrence", "collaborative")
+"""What a graph's scores are the sum of; live trends are added by whoever asks."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,23 @@ def model_outputs(schema: FeatureSchema) -> tuple[Tensor, ...]:
         Tensor("candidate_explained_by", np.int64, (-1,)),
         Tensor("trend_weights", np.float32, (2 * schema.trend_count,)),
     )
+
+
+def part_outputs() -> tuple[Tensor, ...]:
+    """What the model answers who asks why: of each score the parts that it is the sum of.
+
+    Graphs of before release 0.3 do not have them, nor does the `config.pbtxt` that such a release
+    has written: a server then does not know them.
+    """
+    return (
+        Tensor("top_parts", np.float32, (TOP_ITEMS, len(SCORE_PARTS))),
+        Tensor("candidate_parts", np.float32, (-1, len(SCORE_PARTS))),
+    )
+
+
+def graph_outputs(schema: FeatureSchema) -> tuple[Tensor, ...]:
+    """All that a graph answers, in its order."""
+    return (*model_outputs(schema), *part_outputs())
 
 
 def user_features(row: UserRow, time_ms: int, schema: FeatureSchema) -> list[float]:

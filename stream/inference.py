@@ -21,7 +21,7 @@ from tritonclient.grpc import InferInput, InferRequestedOutput
 from tritonclient.grpc.aio import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
-from features.inputs import Tensor
+from features.inputs import Tensor, part_outputs
 from features.model_server import CHANNEL, ModelServer
 from features.schema import Tensors
 from stream.settings import TritonSettings
@@ -77,11 +77,13 @@ class InferenceRequest:
     Attributes:
         on_trial: another version answers where this one does not: it has less time, is called one
             request at a time, and is left out longer while it keeps failing.
+        explained: the parts of scores are asked for, where the version tells them.
     """
 
     version: int
     tensors: Tensors
     on_trial: bool = False
+    explained: bool = False
 
 
 class InferenceResponse(NamedTuple):
@@ -115,8 +117,9 @@ class InferenceClient:
     ) -> None:
         self._settings = settings
         self._types = {tensor.name: tensor.triton_type for tensor in inputs}
-        self._outputs = [InferRequestedOutput(tensor.name) for tensor in outputs]
-        self._answered = {tensor.name: tensor for tensor in outputs}
+        self._outputs = tuple(outputs)
+        # Triton and version, once it has said that it tells the parts of its scores.
+        self._with_parts: set[tuple[str, int]] = set()
         self._clients: dict[str, InferenceServerClient] = {}
         # The next one is asked first.
         self._urls = deque(settings.urls)
@@ -182,18 +185,35 @@ class InferenceClient:
         start = perf_counter()
         if state.breaker.is_open:
             raise CircuitOpenError(f"version {request.version}: not asked, it failed a moment ago")
+        wanted = self._outputs
+        if request.explained and await self._tells_parts(url, request.version):
+            wanted = (*wanted, *part_outputs())
         result = await self._connect(url).infer(
             self._settings.model,
             [self._input(name, array) for name, array in request.tensors.items()],
             model_version=str(request.version),
-            outputs=self._outputs,
+            outputs=[InferRequestedOutput(tensor.name) for tensor in wanted],
             client_timeout=self._settings.timeout_ms / 1000,
         )
-        outputs = {name: result.as_numpy(name) for name in self._answered}
+        outputs = {tensor.name: result.as_numpy(tensor.name) for tensor in wanted}
         rows = len(next(iter(request.tensors.values())))
-        for name, tensor in self._answered.items():
-            _check_output(outputs[name], tensor, rows)
+        for tensor in wanted:
+            _check_output(outputs[tensor.name], tensor, rows)
         return InferenceResponse(outputs, perf_counter() - start)
+
+    async def _tells_parts(self, url: str, version: int) -> bool:
+        """Whether a version can be asked for the parts of its scores."""
+        if (url, version) not in self._with_parts:
+            told = await self._connect(url).get_model_metadata(
+                self._settings.model,
+                str(version),
+                client_timeout=self._settings.timeout_ms / 1000,
+            )
+            names = {output.name for output in told.outputs}
+            if any(tensor.name not in names for tensor in part_outputs()):
+                return False
+            self._with_parts.add((url, version))
+        return True
 
     def _input(self, name: str, array: npt.NDArray[Any]) -> InferInput:
         tensor = InferInput(name, array.shape, self._types[name])

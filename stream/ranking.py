@@ -11,6 +11,7 @@ from itertools import islice
 import numpy as np
 from headwater_client import Reason, RecommendedItem
 
+from features.inputs import SCORE_PARTS
 from features.rows import UserRow
 from features.schema import (
     FIRST_ITEM,
@@ -35,7 +36,8 @@ class Ranking:
 
     `items`, `causes`: int64[B, P], indices of items and of the past items that explain them.
     `scores`: float[B, P]; below `NEVER` where a place is empty. `from_model`: bool[B, P], False for
-    a trending candidate.
+    a trending candidate. `parts`: float[B, P, `PARTS`], what each score is the sum of; None where
+    the version was not asked, or does not tell.
     """
 
     items: Int64Array
@@ -43,6 +45,7 @@ class Ranking:
     scores: Float64Array
     from_model: BoolArray
     vocabulary: Vocabulary
+    parts: Float64Array | None = None
 
     def item_ids(self) -> list[str]:
         """Every item that has a place."""
@@ -60,16 +63,48 @@ class Ranking:
             self.from_model[user].tolist(),
             strict=True,
         )
-        for item, score, cause, from_model in places:
+        for place, (item, score, cause, from_model) in enumerate(places):
             if score <= NEVER or item in seen:
                 continue
             seen.add(item)
-            yield RecommendedItem(names[item], score, self._reason(cause, from_model))
+            reason = self._reason(cause, from_model)
+            if self.parts is None:
+                yield RecommendedItem(names[item], score, reason)
+            else:
+                parts = _name_parts(self.parts[user, place])
+                yield RecommendedItem(names[item], score, reason, parts=parts)
 
     def _reason(self, cause: int, from_model: bool) -> Reason:
         if not from_model or cause == PADDING:
             return _TRENDING
         return Reason("history", self.vocabulary.item_ids[cause] if cause >= FIRST_ITEM else None)
+
+
+PARTS = (*SCORE_PARTS, "trends", "rounding")
+"""What a score is the sum of. `rounding` is what a graph in lower precision has lost of it."""
+# Below this the sum of the parts is the score, for all that float32 can say.
+LEAST_ROUNDING = 1e-3
+
+
+def _name_parts(parts: Float64Array) -> dict[str, float]:
+    """What a score is the sum of, by name: float[`PARTS`]; what adds nothing is left out."""
+    named = dict(zip(PARTS, parts.tolist(), strict=True))
+    if abs(named["rounding"]) < LEAST_ROUNDING:
+        del named["rounding"]
+    return {name: value for name, value in named.items() if value}
+
+
+def _find_parts(told: Float32Array, scores: Float32Array, total: Float64Array) -> Float64Array:
+    """What each place's score is the sum of, float[B, P, `PARTS`].
+
+    Args:
+        told: float32[B, P, `SCORE_PARTS`], by the model.
+        scores: float32[B, P], of the model.
+        total: float64[B, P], with trends.
+    """
+    known = told.astype(np.float64)
+    rounding = scores - known.sum(2)
+    return np.concatenate([known, (total - scores)[..., None], rounding[..., None]], axis=2)
 
 
 _TRENDING = Reason("trending")
@@ -100,6 +135,10 @@ def rank(
         [outputs["top_explained_by"], outputs["candidate_explained_by"]], axis=1
     )
     total = _add_trends(items, scores, outputs, trending, times_ms)
+    parts = None
+    if "top_parts" in outputs:
+        told = np.concatenate([outputs["top_parts"], outputs["candidate_parts"]], axis=1)
+        parts = _find_parts(told, scores, total)
     # Before the cut: active users have seen most of what trends, and it would fill all places.
     total[:, top:][_seen_candidates(tensors, trending)] = 10 * NEVER
     order = _best(total, places)
@@ -111,6 +150,7 @@ def rank(
         np.take_along_axis(total, order, axis=1),
         order < top,
         vocabulary,
+        None if parts is None else np.take_along_axis(parts, order[..., None], axis=1),
     )
 
 
@@ -119,7 +159,11 @@ def rank_candidates(
 ) -> Ranking:
     """The candidates alone, trends added, each user's own; seen ones too; as `rank`."""
     items = tensors["candidate_items"]
-    total = _add_trends(items, outputs["candidate_scores"], outputs, trending, times_ms)
+    scores = outputs["candidate_scores"]
+    total = _add_trends(items, scores, outputs, trending, times_ms)
+    parts = None
+    if "candidate_parts" in outputs:
+        parts = _find_parts(outputs["candidate_parts"], scores, total)
     total[items < FIRST_ITEM] = 10 * NEVER
     order = np.argsort(-total, axis=1, kind="stable")
     past = np.take_along_axis(outputs["candidate_explained_by"], order, axis=1)
@@ -130,6 +174,7 @@ def rank_candidates(
         np.take_along_axis(total, order, axis=1),
         np.ones(items.shape, np.bool_),
         trending.vocabulary,
+        None if parts is None else np.take_along_axis(parts, order[..., None], axis=1),
     )
 
 

@@ -42,6 +42,7 @@ class RecommendationRequest(NamedTuple):
         limit: how many items the list has, at most; None: `worker.top_k`.
         candidates: of who wants these items in order, and no others.
         wanted: which items may be in the list; None: all.
+        explained: whether each item says what its score is the sum of.
     """
 
     user_id: str
@@ -52,6 +53,7 @@ class RecommendationRequest(NamedTuple):
     limit: int | None = None
     candidates: Sequence[str] = ()
     wanted: ItemFilter | None = None
+    explained: bool = False
 
 
 def longest_limit(requests: Iterable[RecommendationRequest], top_k: int) -> int:

@@ -36,6 +36,10 @@ _EVERY_PLACE = 1 << 30
 # Excluded items of a call that is made again, over all its users: 16 MB on the wire.
 _MAX_EXCLUDED = 2_000_000
 
+# Who is answered in one call: by which versions, by candidates of their own or not, with the parts
+# of scores or not.
+_Alike = tuple[Route | None, Route | None, bool, bool]
+
 
 class Recommender:
     """Makes ranked lists from feature rows.
@@ -80,18 +84,18 @@ class Recommender:
         Later changes of a row do not affect its call. Only where something has to stand in for a
         version that failed, the row is read again.
         """
-        alike: dict[tuple[Route | None, Route | None, bool], list[RecommendationRequest]] = {}
+        alike: dict[_Alike, list[RecommendationRequest]] = {}
         for request in requests:
             assignment = self._routes.assign(request.user_id)
             routes = (assignment.shown, assignment.shadow) if assignment else (None, None)
             # Others would be padded to as many candidates.
             has_pool = find_pool(request, routes[0]) is not None
-            alike.setdefault((*routes, has_pool), []).append(request)
+            alike.setdefault((*routes, has_pool, request.explained), []).append(request)
         return [
             InferenceCall(
                 users, self._assigned_call(shown, users), self._assigned_call(shadow, users)
             )
-            for (shown, shadow, _), users in alike.items()
+            for (shown, shadow, *_), users in alike.items()
         ]
 
     def _assigned_call(

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 import xxhash
 from headwater_client.errors import HeadwaterError
@@ -17,6 +18,7 @@ MAX_BACKOFF_S = 60.0
 # Of reads that hang, such as those of a network disk that is away: no more threads than this.
 MAX_READS = 8
 MAX_PROBLEM_CHARS = 300
+ReadT = TypeVar("ReadT")
 
 
 class VersionPendingError(HeadwaterError):
@@ -210,17 +212,20 @@ def bucket_of(model: str, rollout_id: str, user_id: str) -> float:
     return xxhash.xxh3_64_intdigest(f"{model}/{rollout_id}/{user_id}") / 2**64
 
 
+_PENDING: Any = object()
+
+
 @dataclass(slots=True)
 class _Read:
     """A read that was begun; `outcome` is there once it has ended."""
 
     begun_s: float
     failures: int
-    outcome: Vocabulary | Exception | None = None
+    outcome: Any = _PENDING
     retry_s: float = 0.0
 
 
-class BackgroundReads:
+class BackgroundReads(Generic[ReadT]):
     """Reads addresses in threads of their own, each for a limited time, and again when it fails.
 
     So who follows `rollouts` sees a rollback at once, whatever an address does meanwhile.
@@ -233,7 +238,7 @@ class BackgroundReads:
 
     def __init__(
         self,
-        read: Callable[[str], Vocabulary],
+        read: Callable[[str], ReadT],
         timeout_s: float = READ_TIMEOUT_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -243,7 +248,7 @@ class BackgroundReads:
         self._reads: dict[str, _Read] = {}
         self._threads: list[threading.Thread] = []
 
-    def __call__(self, address: str) -> Vocabulary:
+    def __call__(self, address: str) -> ReadT:
         """What was read; asked again it is read anew.
 
         Raises:
@@ -255,10 +260,11 @@ class BackgroundReads:
         found = self._reads.get(address)
         if found is None:
             raise self._begin(address, 0)
-        if isinstance(found.outcome, Vocabulary):
+        if not isinstance(found.outcome, Exception) and found.outcome is not _PENDING:
             del self._reads[address]
-            return found.outcome
-        if found.outcome is None:
+            read: ReadT = found.outcome
+            return read
+        if found.outcome is _PENDING:
             if now_s - found.begun_s < self._timeout_s:
                 raise VersionPendingError(f"{address}: is being read")
             found.outcome = TimeoutError(f"{address}: no answer in {self._timeout_s:.0f} s")
@@ -285,10 +291,10 @@ class BackgroundReads:
         return VersionPendingError(f"{address}: is being read")
 
     def _run(self, address: str, read: _Read) -> None:
-        outcome: Vocabulary | Exception
+        outcome: ReadT | Exception
         try:
             outcome = self._read(address)
         except BaseException as error:  # noqa: BLE001  (kept: it is raised where it is asked for)
             outcome = error if isinstance(error, Exception) else RuntimeError(repr(error))
-        if read.outcome is None:
+        if read.outcome is _PENDING:
             read.outcome = outcome

@@ -6,7 +6,7 @@ yet: docs/explanation/exactly-once.md says why this is exact under replay.
 """
 
 from array import array
-from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
 
@@ -244,6 +244,7 @@ class RowView(NamedTuple):
     Attributes:
         events: have just happened to this person, in this order.
         left_out: items that are taken for seen.
+        left_out_hashes: likewise, by their hashes.
         is_guest: nothing is stored of this person.
         merged_id: of a guest who has become this person, "" for none: what is known of both counts.
     """
@@ -253,6 +254,7 @@ class RowView(NamedTuple):
     left_out: Sequence[str] = ()
     is_guest: bool = False
     merged_id: str = ""
+    left_out_hashes: Collection[Hash] = ()
 
 
 # Where events stand that are in no topic yet: a source that no stored row has absorbed.
@@ -326,8 +328,9 @@ class RowReader:
         for number, event in enumerate(view.events):
             categories = entries[event.item_id].category_hashes
             apply_event(row, observation(event, _REQUEST, number, categories), self._schema)
-        if view.left_out:
-            row.seen = array("q", sorted({*row.seen, *map(hash64, view.left_out)}))
+        if view.left_out or view.left_out_hashes:
+            others = {*map(hash64, view.left_out), *view.left_out_hashes}
+            row.seen = array("q", sorted(others.union(row.seen)))
         return row
 
 

@@ -190,6 +190,15 @@ class ApiSettings(Section):
     max_body_bytes: Annotated[int, Field(ge=1024, le=4 * 1024 * 1024)] = Field(
         1024 * 1024, description="size of a request, at most, in bytes"
     )
+    shown_items: Annotated[int, Field(ge=0, le=10_000)] = Field(
+        200,
+        description="items of the newest lists of a person that their row remembers, for "
+        "exclude_shown, at most; 12 bytes each; 0: none, and the API writes no rows",
+    )
+    shown_for_s: Annotated[float, Field(gt=0)] = Field(
+        86_400.0,
+        description="how long an item that was shown is left out by exclude_shown, in seconds",
+    )
     event_aliases: tuple[Annotated[str, Field(pattern=r"^[^=]+=[^=]+$")], ...] = Field(
         ("read=click", "star=click", "like=click"),
         description="which event is meant by the name that Gorse or Metarank has for it, "

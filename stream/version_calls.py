@@ -180,7 +180,8 @@ class VersionCaller:
         is_whole = len(own) == len(requests)
         if is_whole:
             tensors["candidate_items"] = _pad(own)
-        inference = InferenceRequest(route.version.version, tensors, on_trial)
+        explained = any(request.explained for request in requests)
+        inference = InferenceRequest(route.version.version, tensors, on_trial, explained)
         wanted = [request.wanted for request in requests]
         top_k = longest_limit(requests, self._settings.top_k)
         return VersionCall(route, inference, times_ms, trending, top_k, wanted, is_whole)

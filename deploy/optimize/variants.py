@@ -31,11 +31,18 @@ import structlog
 
 from deploy.optimize import OptimizeError, OptimizeSettings, ServedPrecision, runtime
 from deploy.optimize.precision import CalibrationSet, write_int8, write_narrow
-from features.inputs import MODEL_NAME
+from features.inputs import MODEL_NAME, part_outputs
 from features.schema import FeatureSchema, Float64Array, Int64Array
 from trainer.evaluation import EvalRequests
 from trainer.export import Arrays, ExportError, answers, open_session
-from trainer.export.onnx import Array, Backend, config_refusals, graph_file, render_config
+from trainer.export.onnx import (
+    Array,
+    Backend,
+    ModelFile,
+    config_refusals,
+    graph_file,
+    render_config,
+)
 from trainer.metrics import CUTOFF, ndcg, ranks_in_lists
 from trainer.network import Model
 from trainer.registry import CONFIG, EXACT, GRAPH, exact_graph
@@ -275,15 +282,29 @@ def _build_and_compare(
 def _triton_refusals(
     version: SourceVersion, variant: ServingVariant, folder: Path, model: Path
 ) -> Iterator[str]:
-    """Why Triton would not serve a variant with the configuration that is written for it."""
+    """Why Triton would not serve a variant with the configuration that it has, or will have."""
+    if variant.backend is Backend.TENSORRT:
+        yield from runtime.profile_refusals(runtime.read_record(folder / runtime.ENGINE))
+    model_file = _find_file(version, variant, folder)
+    placed = replace(model_file, path=model / str(version.number) / model_file.path.name)
+    yield from config_refusals(_find_config(version, variant, folder, model), placed)
+
+
+def _find_file(version: SourceVersion, variant: ServingVariant, folder: Path) -> ModelFile:
+    """The file of a variant, as Triton sees it."""
     if variant.backend is Backend.TENSORRT:
         record = runtime.read_record(folder / runtime.ENGINE)
-        yield from runtime.profile_refusals(record)
-        model_file = runtime.engine_file(record, graph_file(version.graph))
-    else:
-        model_file = graph_file(folder / GRAPH)
-    placed = replace(model_file, path=model / str(version.number) / model_file.path.name)
-    yield from config_refusals(render_config(version.schema, variant.backend), placed)
+        return runtime.engine_file(record, graph_file(version.graph))
+    return graph_file(folder / GRAPH)
+
+
+def _find_config(version: SourceVersion, variant: ServingVariant, folder: Path, model: Path) -> str:
+    """The configuration of a variant's model: the one that is there, or what it is to be."""
+    if (model / CONFIG).exists():
+        return (model / CONFIG).read_text()
+    outputs = _find_file(version, variant, folder).outputs
+    has_parts = all(one.name in outputs for one in part_outputs())
+    return render_config(version.schema, variant.backend, parts=has_parts)
 
 
 def _commit(staging: Path, model: Path, variant: ServingVariant, version: SourceVersion) -> Path:
@@ -291,7 +312,7 @@ def _commit(staging: Path, model: Path, variant: ServingVariant, version: Source
     folder = model / str(version.number)
     model.mkdir(parents=True, exist_ok=True)
     if not (model / CONFIG).exists():
-        (model / CONFIG).write_text(render_config(version.schema, variant.backend))
+        (model / CONFIG).write_text(_find_config(version, variant, staging, model))
     if folder.exists():
         raise OptimizeError(f"{folder}: there already: remove it to make it again")
     staging.rename(folder)

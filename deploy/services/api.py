@@ -42,6 +42,8 @@ from stream.recommender import make_recommender
 from stream.rollout_follower import RolloutFollower, keep_routed, make_follower
 from stream.row_updates import RowReader
 from stream.settings import WorkerConfig
+from stream.shown import ShownItems, ShownSettings
+from stream.together import TogetherTables
 
 TURN_S = 1.0
 DRAIN_S = 10
@@ -195,6 +197,8 @@ def _make_service(
         recommender=recommender,
         items=items.items,
         placements=placements.table,
+        shown=ShownItems(store, ShownSettings(api.shown_items, api.shown_for_s, deadline_s / 4)),
+        together=TogetherTables(follower.routes, deadline_s),
         rows=rows,
         routes=follower.routes,
         schema=schema,

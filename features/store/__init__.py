@@ -100,6 +100,7 @@ _VIEWS = read_views()
 LOADED: str = _VIEWS["loaded"]
 USERS = _table("user_activity")
 ATTRIBUTES = _table("person_attributes")
+SHOWN = _table("person_shown")
 CATALOGUE = _table("item_catalogue")
 TRENDING = _table("trending")
 FEEDBACK = _table("rollout_feedback")
@@ -147,6 +148,26 @@ class RowWrite(NamedTuple):
     expected: bytes | None
 
 
+class EntryAppend(NamedTuple):
+    """Entries to add to a column of bytes: each a time, then what it is about.
+
+    Attributes:
+        entries: one after another, of `ENTRY_BYTES` each: a time (`ENTRY_TIME_BYTES`), then its
+            subject. What there is of the same subject goes.
+        limit: entries that the column keeps, the last ones.
+    """
+
+    table: StoreTable
+    entity_id: str
+    column: str
+    entries: bytes
+    time_ms: int
+    limit: int
+
+
+ENTRY_TIME_BYTES, ENTRY_BYTES = 4, 12
+
+
 class RowStore(Protocol):
     """Reads many rows in one round trip, and writes each only if it is still as it was read."""
 
@@ -176,6 +197,13 @@ class RowStore(Protocol):
 
         Raises:
             ServerError: the store does not answer. Some rows may have been written: read again.
+        """
+
+    async def append(self, appends: Sequence[EntryAppend]) -> None:
+        """Add entries to columns, each at once: several writers take nothing from each other.
+
+        Raises:
+            ServerError: the store does not answer. Adding the same again changes nothing.
         """
 
     async def wait_until_durable(self, timeout_ms: int) -> bool:

@@ -164,12 +164,14 @@ class Question(NamedTuple):
         limit: items of the list, at most; None: `worker.top_k`.
         candidates: of who wants these items in order, and no others.
         wanted: what may be in the list; None: all.
+        explained: whether each item says what its score is the sum of.
     """
 
     view: RowView
     limit: int | None = None
     candidates: Sequence[str] = ()
     wanted: ItemFilter | None = None
+    explained: bool = False
 
 
 class Found(NamedTuple):
@@ -294,4 +296,5 @@ def _request(question: Question, row: UserRow) -> RecommendationRequest:
         limit=question.limit,
         candidates=tuple(dict.fromkeys(question.candidates)),
         wanted=question.wanted,
+        explained=question.explained,
     )

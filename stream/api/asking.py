@@ -14,11 +14,13 @@ from headwater_client import (
     contract,
 )
 from headwater_client.events import Recommendation
+from msgspec.structs import replace
 
 from features.events import current_ms
-from features.topics import hash64
+from features.topics import Hash, hash64
 from stream.api.answers import Found, Question
-from stream.api.filters import ListWish, read_filter, read_wish
+from stream.api.cursor import read_cursor
+from stream.api.filters import ListQuery, ListWish, read_filter, read_wish
 from stream.api.intake import GUEST, served_message
 from stream.api.own_writes import OwnWrites
 from stream.api.parts import ApiCall, ApiParts, Operations
@@ -46,27 +48,45 @@ class ListOperations(Operations):
         query: contract.RecommendationQuery = call.body
         _check_guest(query)
         awaited, wish = self._writes.read_offsets(query), self._read_wish(query)
+        cursor, shown = read_cursor(query), await self._read_shown(query)
         events, recording = self._writes.take_events(call, query)
         if awaited:
             await self._writes.wait_until_absorbed(query.person or "", awaited)
-        view = _view(query.person, events, query.exclude)._replace(merged_id=query.guest or "")
-        question = Question(view, wish.limit, wanted=wish.wanted)
-        found, recorded = await _both(self._parts.answerer.answer(question), recording)
-        return self._list_answer(found, wish, query.person, recorded)
+        view = make_view(query.person, events, query.exclude)._replace(
+            merged_id=query.guest or "", left_out_hashes={*cursor.shown, *(shown or ())}
+        )
+        question = Question(view, wish.limit, wanted=wish.wanted, explained=query.explain)
+        found, recorded = await wait_for_both(self._parts.answerer.answer(question), recording)
+        answer = await self._list_answer(found, wish, query.person, recorded)
+        return replace(
+            answer,
+            cursor="" if answer.missing else cursor.turn(item.item_id for item in answer.items),
+            shown=None if shown is None else len(shown),
+            not_explained=_find_unexplained(found) if query.explain else "",
+        )
+
+    async def _read_shown(self, query: contract.RecommendationQuery) -> set[Hash] | None:
+        """What a request leaves out as shown; None where it does not, or the store cannot say.
+
+        Raises:
+            EventError: nothing is remembered: of a guest, or at all.
+        """
+        if not query.exclude_shown:
+            return None
+        if query.person is None:
+            raise EventError("person", "<missing>", "is required with exclude_shown: to whom?")
+        if not self._parts.shown.is_on:
+            off = "nothing is remembered of lists: set api.shown_items"
+            raise EventError("exclude_shown", query.exclude_shown, off)
+        return await self._parts.shown.read([*filter(None, (query.person, query.guest))])
 
     async def find_similar(self, call: ApiCall) -> contract.RecommendationAnswer:
         """What a guest would be recommended who has looked at these items a moment ago."""
         query: contract.SimilarQuery = call.body
-        now_ms = current_ms()
-        kind = next(iter(EVENT_TYPES.values())).struct
-        events = [
-            kind(event_id=uuid4().hex, user_id=GUEST, item_id=item_id, timestamp=now_ms)
-            for item_id in query.items
-        ]
-        view = _view(None, events, [*query.exclude, *query.items])
+        view = make_view(None, make_looks(query.items), [*query.exclude, *query.items])
         wish = self._read_wish(query)
         found = await self._parts.answerer.answer(Question(view, wish.limit, wanted=wish.wanted))
-        return self._list_answer(found, wish, None, None)
+        return await self._list_answer(found, wish, None, None)
 
     async def rank_items(self, call: ApiCall) -> contract.RankAnswer:
         """The caller's list in order; as `recommend`."""
@@ -74,10 +94,13 @@ class ListOperations(Operations):
         wanted = read_filter(self._parts.items, query.filter, query.context)
         allowed = wanted.choose(query.items) if wanted else set(query.items)
         events, recording = self._writes.take_events(call, query)
-        question = Question(_view(query.person, events, ()), candidates=query.items)
-        found, recorded = await _both(self._parts.answerer.answer(question), recording)
+        view = make_view(query.person, events, ())
+        question = Question(view, candidates=query.items, explained=query.explain)
+        found, recorded = await wait_for_both(self._parts.answerer.answer(question), recording)
         shown = [item for item in found.items if item.item_id in allowed]
-        placed = [contract.RankedItem(item.item_id, item.score, item.reason) for item in shown]
+        placed = [
+            contract.RankedItem(item.item_id, item.score, item.reason, item.parts) for item in shown
+        ]
         left = allowed - {item.item_id for item in placed}
         rest = [name for name in dict.fromkeys(query.items) if name in left]
         described = _describe(found, found.lists.fallback)
@@ -87,6 +110,7 @@ class ListOperations(Operations):
             **described,
             items=[*placed, *map(contract.RankedItem, rest)],
             person=query.person,
+            not_explained=_find_unexplained(found) if query.explain else "",
             **_describe_record(recorded),
         )
 
@@ -118,10 +142,10 @@ class ListOperations(Operations):
                 break
         return contract.PopularAnswer(items=found[:limit], produced_time=now_ms)
 
-    def _read_wish(self, query: contract.RecommendationQuery | contract.SimilarQuery) -> ListWish:
+    def _read_wish(self, query: ListQuery) -> ListWish:
         return read_wish(self._parts.items, self._parts.placements, query)
 
-    def _list_answer(
+    async def _list_answer(
         self, found: Found, wish: ListWish, person: str | None, recorded: str | None
     ) -> contract.RecommendationAnswer:
         # Also where a version answered, and nothing that it knows may be shown to this person.
@@ -131,6 +155,7 @@ class ListOperations(Operations):
         missing = max(0, (wish.limit or self._parts.top_k) - len(found.items))
         described, placed = _describe(found, fallback), wish.placement
         if person is not None:
+            await self._parts.shown.add(person, [item.item_id for item in found.items])
             self._report_served(person, found, described, missing)
         return contract.RecommendationAnswer(
             **described,
@@ -152,7 +177,7 @@ class ListOperations(Operations):
             **told,
             user_id=person,
             event_id="",
-            items=found.items,
+            items=[replace(item, parts={}) if item.parts else item for item in found.items],
             event_time=described["produced_time"],
             latency_ms=found.lists.latency_ms,
             missing=missing,
@@ -160,7 +185,18 @@ class ListOperations(Operations):
         self._parts.publisher.send(served_message(served))
 
 
-def _view(person: str | None, events: Sequence[Interaction], left_out: Sequence[str]) -> RowView:
+def make_looks(item_ids: Sequence[str]) -> list[Interaction]:
+    """Looks at some items, a moment ago."""
+    now_ms, kind = current_ms(), next(iter(EVENT_TYPES.values())).struct
+    return [
+        kind(event_id=uuid4().hex, user_id=GUEST, item_id=item_id, timestamp=now_ms)
+        for item_id in item_ids
+    ]
+
+
+def make_view(
+    person: str | None, events: Sequence[Interaction], left_out: Sequence[str]
+) -> RowView:
     """Whose row is wanted; a guest is somebody new to a rollout each time."""
     if person is None:
         return RowView(uuid4().hex, events, left_out, is_guest=True)
@@ -181,7 +217,7 @@ def _check_guest(query: contract.RecommendationQuery) -> None:
         raise EventError("guest", query.guest, "expected another id than the person's")
 
 
-async def _both(
+async def wait_for_both(
     answer: Coroutine[Any, Any, Found], recording: Coroutine[Any, Any, str] | None
 ) -> tuple[Found, str | None]:
     """The answer, and what came of recording; both at once."""
@@ -189,6 +225,19 @@ async def _both(
         return await answer, None
     found, recorded = await asyncio.gather(answer, recording)
     return found, recorded
+
+
+def _find_unexplained(found: Found) -> str:
+    """Why no item says what its score is the sum of; "" where one does."""
+    if any(item.parts for item in found.items):
+        return ""
+    if found.lists.fallback or all(item.reason == POPULAR for item in found.items):
+        return "no version of the model answered"
+    version = found.lists.model_version
+    return (
+        f"version {version} does not tell the parts of its scores: a release before this one has "
+        "exported it, or written config.pbtxt of its model repository"
+    )
 
 
 def _describe(found: Found, fallback: bool) -> dict[str, Any]:

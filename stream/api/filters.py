@@ -12,6 +12,8 @@ from features.rules.errors import RuleError
 from stream.api.problems import RequestError, make_problem
 from stream.filtering import FilterableItems, ItemFilter
 
+ListQuery = contract.RecommendationQuery | contract.SimilarQuery | contract.TogetherQuery
+
 
 class ListWish(NamedTuple):
     """What a list is to be.
@@ -36,7 +38,7 @@ class ListWish(NamedTuple):
 def read_wish(
     items: FilterableItems,
     placements: PlacementTable,
-    query: contract.RecommendationQuery | contract.SimilarQuery,
+    query: ListQuery,
 ) -> ListWish:
     """What a request says of its list.
 

@@ -97,7 +97,7 @@ def _event_schemas(schemas: Mapping[str, Any]) -> _Document:
     sent = {"$ref": _REF.format(name="SentEvent")}
     made["SentEvents"] = {"type": "array", "items": sent, "minItems": 1, "maxItems": MAX_EVENTS}
     made |= _cloud_schemas(made)
-    for query in ("RecommendationQuery", "RankQuery"):
+    for query in ("RecommendationQuery", "RankQuery", "TogetherQuery"):
         schemas[query]["properties"]["events"]["items"] = {"$ref": _REF.format(name="Event")}
     for spec in EVENT_TYPES.values():
         made[spec.struct.__name__] = schemas[spec.struct.__name__]

@@ -63,7 +63,9 @@ class OwnWrites:
                     await asyncio.sleep(_LOOK_S)
 
     def take_events(
-        self, call: ApiCall, query: contract.RecommendationQuery | contract.RankQuery
+        self,
+        call: ApiCall,
+        query: contract.RecommendationQuery | contract.RankQuery | contract.TogetherQuery,
     ) -> tuple[list[Interaction], Coroutine[Any, Any, str] | None]:
         """The events of a request, and what sends them where they are to be recorded.
 

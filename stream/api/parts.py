@@ -15,6 +15,8 @@ from stream.filtering import FilterableItems
 from stream.recommender import Recommender
 from stream.routing import Routes
 from stream.row_updates import RowReader
+from stream.shown import ShownItems
+from stream.together import TogetherTables
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,8 @@ class ApiParts:
         items: what filters are evaluated over.
         read_attributes: what an app knows of a person.
         placements: those that count.
+        shown: what people were shown.
+        together: what versions have seen taken together.
         sources: what rows call each partition of the log, by topic and number.
         top_k: items of a list that says no limit.
         deadline_s: how long an answer waits for what it could do without.
@@ -54,6 +58,8 @@ class ApiParts:
     recommender: Recommender
     items: FilterableItems
     placements: PlacementTable
+    shown: ShownItems
+    together: TogetherTables
     rows: RowReader
     routes: Routes
     schema: FeatureSchema

@@ -4,14 +4,14 @@ from importlib.metadata import version
 
 from headwater_client import contract
 
-from stream.api.asking import ListOperations
 from stream.api.parts import ApiCall
 from stream.api.people import PeopleOperations
 from stream.api.placements import PlacementOperations
 from stream.api.sending import SendingOperations
+from stream.api.together import TogetherOperations
 
 
-class ApiService(ListOperations, SendingOperations, PeopleOperations, PlacementOperations):
+class ApiService(TogetherOperations, SendingOperations, PeopleOperations, PlacementOperations):
     """The operations, by their names in `headwater_client.operations`."""
 
     _release = version("headwater")

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from headwater_client import EventProducer
+from headwater_client import EVENT_TYPES, EventProducer
 from headwater_client.contract import Scope
+from headwater_client.event_types import OwnEventType
 
 from bench.harness.processes import end_process, folder_variables, variables_of
 from deploy import local
 from deploy.jobs.train import model_registry
 from deploy.local.process import free_port
 from deploy.settings import Settings
+from deploy.settings_text import variable
 from features.kafka import ensure_topics
 from features.schema import FeatureSchema
 from stream.api.keys import make_key, write_keys
@@ -30,6 +33,25 @@ from tests.harness.waiting import wait_until
 from tests.harness.workers import WorkerProcess, WorkerProgress, environment, running
 
 DEADLINE_MS = 1500
+# As an `[[events.types]]` of the settings says them.
+OWN_TYPES = (
+    OwnEventType("wishlist", weight=2.0),
+    OwnEventType("complaint", topic="complaints", negative=True),
+    OwnEventType("search", takes_item=False),
+)
+
+
+@contextmanager
+def own_event_types() -> Iterator[None]:
+    """Types of the settings, in this process and in those that it starts."""
+    name, told = variable("events.types"), [asdict(each) for each in OWN_TYPES]
+    os.environ[name] = json.dumps(told)
+    EVENT_TYPES.set_own(OWN_TYPES)
+    try:
+        yield
+    finally:
+        EVENT_TYPES.set_own([])
+        del os.environ[name]
 
 
 @dataclass
@@ -92,7 +114,7 @@ def _read(answer: Any) -> Any:
 @contextmanager
 def serving_api(folder: Path) -> Iterator[Service]:
     """The service, with an untrained version, all items in the catalogue, and a key for all."""
-    with state_in(folder / "state") as own:
+    with own_event_types(), state_in(folder / "state") as own:
         settings = local.up(own)
         ensure_topics(settings.kafka)
         with closing(model_registry(settings, SETTINGS)) as registry:

@@ -31,6 +31,8 @@ from stream.recommender import make_recommender
 from stream.routing import Routes
 from stream.row_updates import RowReader
 from stream.settings import ApiSettings, TritonSettings, WorkerConfig, WorkerSettings
+from stream.shown import ShownItems, ShownSettings
+from stream.together import TogetherTables
 from tests.harness.memory_store import MemoryRowStore
 
 CONFIG = WorkerConfig(
@@ -97,6 +99,8 @@ class OfflineApi:
                     recommender=recommender,
                     items=self.items,
                     placements=self.placements,
+                    shown=ShownItems(self.store, ShownSettings(20, 60.0, 1.0)),  # type: ignore[arg-type]
+                    together=TogetherTables(routes, 1.0),
                     rows=rows,
                     routes=routes,
                     schema=schema,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from features.store import RowRead, RowWrite
+from features.columns import decode_columns, encode_columns
+from features.store import ENTRY_BYTES, ENTRY_TIME_BYTES, EntryAppend, RowRead, RowWrite
 
 
 class MemoryRowStore:
@@ -35,6 +36,17 @@ class MemoryRowStore:
             self.before_write(writes)
         return [self._write(write) for write in writes]
 
+    async def append(self, appends: Sequence[EntryAppend]) -> None:
+        for append in appends:
+            row = self.rows.setdefault((append.table.name, append.entity_id), {})
+            held = decode_columns(append.table, {append.column: row.get(append.column)})
+            added = _split(append.entries)
+            subjects = {entry[ENTRY_TIME_BYTES:] for entry in added}
+            old = _split(held[append.column] or b"")
+            kept = [entry for entry in old if entry[ENTRY_TIME_BYTES:] not in subjects]
+            content = b"".join([*kept, *added][-append.limit :])
+            row.update(encode_columns(append.table, {append.column: content}))
+
     async def claim(self, mark: str, text: str, replace: bool = False) -> str:
         before = self.marks.get(mark)
         if before is None or replace:
@@ -51,3 +63,7 @@ class MemoryRowStore:
             return False
         row.update(write.columns)
         return True
+
+
+def _split(entries: bytes) -> list[bytes]:
+    return [entries[at : at + ENTRY_BYTES] for at in range(0, len(entries), ENTRY_BYTES)]

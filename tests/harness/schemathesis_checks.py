@@ -17,6 +17,7 @@ REASONS = (
     "is required with",
     # A placement that nobody has made.
     "headwater placements put",
+    "expected a cursor of an answer",
     # To JSON Schema 7.0 is an integer.
     r"Expected `int( \| null)?`, got `float`",
 )

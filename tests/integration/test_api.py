@@ -31,9 +31,11 @@ from features.inputs import MODEL_NAME
 from features.kafka import ensure_sources
 from features.rollout_messages import Rollout, RolloutPhase, RoutedVersion
 from features.rollouts import write_rollout_message
-from features.schema import FeatureSchema, Vocabulary
+from features.schema import FILE_NAME, FeatureSchema, Vocabulary, read_vocabulary
 from features.store.redis import RedisRowStore
+from features.together import read_together
 from stream.catalogue import CatalogueCache
+from stream.ranking import PARTS
 from stream.routing import Routes
 from tests.harness.api_service import Service, category_of, pid_of, serving_api
 from tests.harness.models import ITEMS, SETTINGS, untrained
@@ -311,6 +313,180 @@ def test_a_placement_changes_lists_without_a_restart(service: Service) -> None:
     assert try_command(service, "placements", "delete", place).returncode == 0
     wait_until(lambda: service.call("POST", ASK, asked)[0] == 400, 30)
     assert "there are" in try_command(service, "placements", "show", place).stderr
+
+
+def test_pages_repeat_nothing_whatever_happens_in_between(service: Service) -> None:
+    wait_until_priced(service, "i60", 25.0)
+    person, everyone = uuid4().hex, {f"i{number}" for number in range(ITEMS)}
+    query = {"person": person, "filter": "item.id.startsWith('i')", "limit": 17}
+    cursor, seen, pages = None, list[str](), 0
+    while cursor != "":
+        page = service.take("POST", ASK, {**query, "cursor": cursor} if cursor else query)
+        cursor, pages = page.get("cursor", ""), pages + 1
+        seen += items(page)
+        # What the worker counts changes the row, and what trends with it.
+        for name in items(page)[:2]:
+            service.take("POST", EVENTS, click(name, user_id=person))
+        if pages == 3:
+            wait_until(lambda: service.clicks(person) >= 6, 30)
+        if cursor:
+            again = service.take("POST", ASK, {**query, "cursor": cursor, "limit": 5})
+            assert not set(items(again)) & set(seen)
+    assert len(set(seen)) == len(seen)
+    assert {each for each in everyone if service.is_on_sale(each)} <= set(seen)
+    first = service.take("POST", ASK, query)["cursor"]
+    for other in (
+        {**query, "person": "somebody", "cursor": first},
+        {"person": person, "cursor": first},
+        {**query, "cursor": first[:-6]},
+        {**query, "cursor": "nonsense"},
+    ):
+        status, problem = service.call("POST", ASK, other)
+        assert (status, problem["field"]) == (400, "cursor")
+        assert "ask without one for the first page" in problem["remedy"]
+
+
+def test_what_a_person_was_shown_is_left_out(service: Service) -> None:
+    person, guest = uuid4().hex, uuid4().hex
+    first = service.take("POST", ASK, {"person": person, "limit": 6})
+    assert "shown" not in first
+    assert items(service.take("POST", ASK, {"person": person, "limit": 6})) == items(first)
+    second = service.take("POST", ASK, {"person": person, "limit": 6, "exclude_shown": True})
+    assert not set(items(first)) & set(items(second))
+    assert (len(items(second)), second["shown"]) == (6, 6)
+    third = service.take("POST", ASK, {"person": person, "exclude_shown": True})
+    assert third["shown"] == 12
+    assert not {*items(first), *items(second)} & set(items(third))
+    # Nothing of it is a thing that they did.
+    assert service.call("GET", f"/v1/people/{person}")[0] == 404
+    service.take("POST", ASK, {"person": guest, "limit": 30})
+    both = {"person": person, "guest": guest, "exclude_shown": True, "limit": 1}
+    assert service.take("POST", ASK, both)["shown"] >= 30
+    status, problem = service.call("POST", ASK, {"exclude_shown": True})
+    assert (status, problem["field"]) == (400, "person")
+    with pause(pid_of(service, "store")):
+        away = service.take("POST", ASK, {"person": person, "exclude_shown": True})
+        assert away["fallback"]
+        assert "shown" not in away
+
+    def is_back() -> bool:
+        found = service.take("POST", ASK, {"person": guest, "exclude_shown": True})
+        return not found["fallback"] and found.get("shown", 0) > 40
+
+    # It is remembered again, too.
+    wait_until(is_back, 30)
+
+
+def together_of(service: Service, *cart: str) -> list[str]:
+    """What the live version has counted together with a cart, best first."""
+    folder = service.settings.model_repository / MODEL_NAME / "1"
+    table, vocabulary = read_together(str(folder)), read_vocabulary(str(folder / FILE_NAME))
+    assert table is not None
+    return [vocabulary.item_ids[at] for at in table.find(vocabulary.indices_of(cart)).items]
+
+
+def test_what_people_take_together_comes_first(service: Service) -> None:
+    cart = ["i11", "i12"]
+    expected = [each for each in together_of(service, *cart) if service.is_on_sale(each)]
+    asked = {"items": [*cart, "i11"], "limit": 8}
+    found = service.take("POST", "/v1/items/together", asked)
+    assert items(found) == expected[:8]
+    assert {item["known_by"] for item in found["items"]} == {"together"}
+    assert {item["goes_with"] for item in found["items"]} <= set(cart)
+    assert (found["model_version"], found["fallback"]) == ("1", False)
+    assert "not_counted" not in found
+    rest = {**asked, "exclude": expected[:3]}
+    assert items(service.take("POST", "/v1/items/together", rest)) == expected[3:11]
+    of_one = {**asked, "filter": "'c2' in item.category", "limit": 40}
+    filtered = service.take("POST", "/v1/items/together", of_one)
+    counted = [each for each in expected if category_of(each) == "c2"]
+    assert items(filtered)[: len(counted)] == counted
+    # What was never taken with it fills the list, and says so.
+    fill = filtered["items"][len(counted) :]
+    assert {item["known_by"] for item in fill} == {"similar"}
+    assert {category_of(item["item_id"]) for item in fill} == {"c2"}
+    assert len(set(items(filtered))) == len(items(filtered))
+
+
+def test_an_item_that_no_version_knows_goes_with_what_the_model_finds(service: Service) -> None:
+    found = service.take("POST", "/v1/items/together", {"items": ["brand-new"], "limit": 4})
+    assert len(items(found)) == 4
+    assert {item["known_by"] for item in found["items"]} <= {"similar", "popular"}
+    assert not [item for item in found["items"] if "goes_with" in item]
+
+
+def test_what_goes_with_a_cart_knows_the_person_and_the_placement(service: Service) -> None:
+    person, cart = uuid4().hex, ["i21"]
+    service.take("PUT", "/v1/placements/cart", {"filter": "'c3' in item.category", "limit": 3})
+    query = {"items": cart, "person": person, "placement": "cart"}
+    first = service.take("POST", "/v1/items/together", query)
+    assert (first["person"], first["placement"], len(items(first))) == (person, "cart", 3)
+    bought = {"type": "purchase", "item_id": items(first)[0], "event_id": f"{person}-1"}
+    then = service.take("POST", "/v1/items/together", {**query, "events": [bought], "record": True})
+    assert then["recorded"]
+    assert items(then)[:2] == items(first)[1:]
+    # The list was theirs: it counts as shown.
+    shown = service.take("POST", ASK, {"person": person, "exclude_shown": True})["shown"]
+    assert shown == len({*items(first), *items(then)})
+    status, problem = service.call("POST", "/v1/items/together", {"items": []})
+    assert (status, problem["field"]) == (400, "items")
+
+
+def test_each_score_says_what_it_is_the_sum_of(service: Service) -> None:
+    person = uuid4().hex
+    events = [click("i1"), click("i2")]
+    plain = {"person": person, "events": events, "limit": 20}
+    known = service.take("POST", ASK, plain)
+    assert not [item for item in known["items"] if "parts" in item]
+    found = service.take("POST", ASK, {**plain, "explain": True})
+    assert items(found) == items(known)
+    assert "not_explained" not in found
+    wanted = [*items(found)[:3], "nowhere"]
+    query = {"person": person, "events": events, "items": wanted, "explain": True}
+    ranked = service.take("POST", "/v1/rank", query)
+    for item in [*found["items"], *ranked["items"][:3]]:
+        assert set(item["parts"]) <= set(PARTS)
+        assert len(item["parts"]) > 2
+        assert sum(item["parts"].values()) == pytest.approx(item["score"], abs=1e-3)
+    assert "parts" not in ranked["items"][3]
+    # A list of few candidates, too.
+    few = {**plain, "filter": "'c2' in item.category", "explain": True}
+    assert all(item["parts"] for item in service.take("POST", ASK, few)["items"])
+    with pause(pid_of(service, "triton")):
+        away = service.take("POST", ASK, {**plain, "explain": True})
+        assert away["not_explained"] == "no version of the model answered"
+
+    def is_back() -> bool:
+        return not service.take("POST", ASK, {"person": person})["fallback"]
+
+    wait_until(is_back, 30)
+
+
+def test_types_of_the_settings_are_events_as_any_other(service: Service) -> None:
+    person, other = uuid4().hex, uuid4().hex
+    best = items(service.take("POST", ASK, {"person": person}))[0]
+    sent = [
+        {"type": "wishlist", "user_id": person, "item_id": "i1"},
+        {"type": "complaint", "user_id": person, "item_id": best},
+        {"type": "search", "user_id": person},
+        {"type": "stroke", "user_id": person, "item_id": "i1"},
+    ]
+    told = service.take("POST", EVENTS, sent)
+    assert [each["accepted"] for each in told["events"]] == [True, True, True, False]
+    assert "wishlist, complaint, search" in told["events"][3]["problem"]["remedy"]
+    place = told["events"][0]["place"]
+    assert {name.partition("/")[0] for name in place} == {"wishlist"}
+    found = service.take("POST", ASK, {"person": person, "min_offset": place})
+    wait_until(lambda: service.clicks(person) == 1, 30)
+    wait_until(lambda: best not in items(service.take("POST", ASK, {"person": person})), 30)
+    assert service.take("GET", f"/v1/people/{person}")["events"][0]["type"] == "click"
+    assert found["items"]
+    # And in a request, before anybody has counted it.
+    events = [{"type": "complaint", "item_id": best}]
+    asked = {"person": other, "events": events}
+    assert best not in items(service.take("POST", ASK, asked))
+    document = service.take("GET", "/openapi.json")
+    assert "wishlist" in document["components"]["schemas"]["Event"]["discriminator"]["mapping"]
 
 
 def try_command(service: Service, *words: str) -> subprocess.CompletedProcess[str]:
@@ -732,7 +908,10 @@ def test_what_metarank_documents_works_by_another_address(service: Service) -> N
     own = service.take("POST", "/v1/rank", {"person": person, "items": ["nowhere", "i5", "i6"]})
     assert [item["item"] for item in ranked["items"]] == items(own)
     explained = take("/rank/xgboost?explain=true", asked)
-    assert explained["items"][0]["features"][0]["name"] == "reason"
+    (first, *parts) = explained["items"][0]["features"]
+    assert first["name"] == "reason"
+    sums = sum(part["value"] for part in parts if part["name"] in PARTS)
+    assert sums == pytest.approx(explained["items"][0]["score"], abs=1e-3)
     assert explained["items"][2]["features"] == []
 
     best = take("/recommend/similar", {"count": 4, "user": person, "items": ["i7"]})

@@ -25,7 +25,15 @@ from cloudevents.core.v1.event import CloudEvent
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from headwater_client import ApiClient, AsyncApiClient, Click, Item, ProblemError
-from headwater_client.contract import PopularQuery, RankQuery, RecommendationQuery, SimilarQuery
+from headwater_client.contract import (
+    KnownBy,
+    PlacementRules,
+    PopularQuery,
+    RankQuery,
+    RecommendationQuery,
+    SimilarQuery,
+    TogetherQuery,
+)
 from headwater_client.http import raw_event
 
 from tests.harness.api_service import Service, pid_of, serving_api
@@ -106,6 +114,24 @@ def test_the_python_client_does_all_that_the_api_does(service: Service) -> None:
         ranked = api.rank_items(RankQuery(person=person, items=["i3", "i4", "nowhere"]))
         assert {item.item_id for item in ranked.items} == {"i3", "i4", "nowhere"}
         assert len(api.find_similar(SimilarQuery(items=["i8"], limit=3)).items) == 3
+        together = api.find_together(TogetherQuery(items=["i8", "i9"], person=person, limit=3))
+        assert [item.known_by for item in together.items] == [KnownBy.TOGETHER] * 3
+        explained = api.recommend(RecommendationQuery(person=person, explain=True, limit=5))
+        for item in explained.items:
+            assert abs(sum(item.parts.values()) - item.score) < 1e-3
+        following = RecommendationQuery(person=person, cursor=explained.cursor)
+        page = {item.item_id for item in api.recommend(following).items}
+        assert not page & {item.item_id for item in explained.items}
+        unseen = api.recommend(RecommendationQuery(person=person, exclude_shown=True))
+        assert (unseen.shown or 0) >= 15
+        assert not page & {item.item_id for item in unseen.items}
+        put = api.put_placement("of-the-client", PlacementRules(limit=2))
+        there = api.list_placements().placements
+        assert ("of-the-client", put.revision) in [(each.name, each.revision) for each in there]
+        placed = api.recommend(RecommendationQuery(person=person, placement="of-the-client"))
+        assert (len(placed.items), placed.placement_revision) == (2, put.revision)
+        assert api.put_attributes(person, {"city": "Ghent"}).place
+        wait_until(lambda: api.describe_person(person).attributes == {"city": "Ghent"}, 30)
         assert len(api.list_popular(PopularQuery(limit=1)).items) <= 1
         assert api.put_items([Item(item_id="of-the-client")]).accepted == 1
         assert api.tell_version().versions == {"stable": 1}
@@ -119,6 +145,8 @@ def test_the_python_client_does_all_that_the_api_does(service: Service) -> None:
 def test_the_client_for_asyncio_asks_at_once(service: Service) -> None:
     async def ask() -> list[str | None]:
         async with AsyncApiClient(service.url, service.secret) as api:
+            together = await api.find_together(TogetherQuery(items=["i8"], limit=2))
+            assert len(together.items) == 2
             queries = [RecommendationQuery(person=f"p{number}", limit=1) for number in range(20)]
             return [each.person for each in await asyncio.gather(*map(api.recommend, queries))]
 
@@ -223,6 +251,11 @@ def _asked_alike(service: Service) -> Iterator[tuple[str, str, Any, str]]:
     yield "POST", "/v1/recommendations", asked, "Recommend"
     yield "POST", "/v1/rank", {"person": person, "items": ["i5", "nowhere", "i6"]}, "RankItems"
     yield "POST", "/v1/items/similar", {"items": ["i8", "i9"], "limit": 5}, "FindSimilar"
+    cart = {"items": ["i8", "i9"], "person": person, "limit": 5, "filter": "'c1' in item.category"}
+    yield "POST", "/v1/items/together", cart, "FindTogether"
+    asked = {"person": person, "limit": 4, "explain": True}
+    yield "POST", "/v1/recommendations", asked, "Recommend"
+    yield "POST", "/v1/rank", {"items": ["i5", "i6"], "explain": True}, "RankItems"
     yield "GET", "/v1/popular", {}, "ListPopular"
     yield "GET", "/version", {}, "TellVersion"
 
@@ -266,6 +299,8 @@ def test_grpc_sends_events_that_http_reads_back(service: Service, caller: RpcCal
             {"person": "a", "min_offset": {"clicks/77": 1}},
             "INVALID_ARGUMENT",
         ),
+        ("Recommend", "/v1/recommendations", {"cursor": "x"}, "INVALID_ARGUMENT"),
+        ("FindTogether", "/v1/items/together", {"items": []}, "INVALID_ARGUMENT"),
         ("RankItems", "/v1/rank", {"person": "ann"}, "INVALID_ARGUMENT"),
         (
             *("SendEvents", "/v1/events"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from contextlib import closing
 from pathlib import Path
@@ -12,7 +13,11 @@ import pytest
 from deploy import local
 from deploy.jobs.train import model_registry
 from deploy.settings import Settings
+from features.inputs import model_inputs, model_outputs
+from features.schema import FeatureSchema, Tensors
 from features.settings import FeatureSettings
+from features.together import read_together
+from stream.inference import InferenceClient, InferenceRequest
 from tests.harness.models import offline_registry
 from trainer.export import Arrays, answers, open_session
 from trainer.export.onnx import differences
@@ -58,3 +63,18 @@ def test_it_is_served(own: Settings, recorded: tuple[Arrays, Arrays]) -> None:
         with registry.servers[0].connect() as triton:
             found = triton.ask(version.number, feeds, registry.schema)
     assert not list(differences(expected, found))
+    # It has no parts of its scores: who asks for them gets all else, and no failure.
+    explained = asyncio.run(ask_why(settings, feeds))
+    assert not list(differences(expected, explained))
+    assert "candidate_parts" not in explained
+    # Nor has it a table of what is taken together.
+    assert read_together(version.address) is None
+
+
+async def ask_why(settings: Settings, feeds: Arrays) -> Tensors:
+    schema = FeatureSchema(settings.features)
+    client = InferenceClient(settings.triton, model_inputs(schema), model_outputs(schema))
+    try:
+        return (await client.infer(InferenceRequest(1, feeds, explained=True))).outputs
+    finally:
+        await client.close()

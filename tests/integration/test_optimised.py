@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 
 from deploy import local
@@ -13,7 +14,7 @@ from deploy.optimize import OptimizeSettings
 from deploy.optimize.variants import SourceVersion, VariantOutcome, build_variants
 from deploy.settings import Settings
 from features.inputs import MODEL_NAME
-from features.schema import FeatureSchema
+from features.schema import FIRST_ITEM, FeatureSchema
 from stream.inference import model_servers
 from tests.harness.models import ITEMS, untrained
 from trainer.evaluation import EvalRequests
@@ -52,8 +53,13 @@ def test_int8_is_served_as_it_answers_here(own: Settings, tmp_path: Path) -> Non
     with server.connect() as triton:
         triton.load((served / CONFIG).read_text(), [1])
         found = triton.ask(1, feeds, schema)
+        whole = triton.infer(MODEL_NAME, feeds, "1")
     expected = answers(open_session(served / "1" / GRAPH), feeds)
     assert not list(differences(expected, found))
+    parts, scores = (whole.as_numpy(f"candidate_{name}") for name in ("parts", "scores"))
+    shown = feeds["candidate_items"] >= FIRST_ITEM
+    # The products over the catalogue are in INT8, the parts are not: they differ by its rounding.
+    assert np.abs(parts.sum(2) - scores)[shown].max() < 0.05 * np.abs(scores[shown]).max()
 
 
 def test_a_form_that_answers_otherwise_is_not_kept(tmp_path: Path) -> None:

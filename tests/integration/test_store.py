@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import closing
+from random import Random
 from typing import Any
 
 import pytest
@@ -26,9 +27,11 @@ from features.kafka import LogIdentity
 from features.positions import PositionError, PositionKeeper
 from features.schema import FeatureSchema
 from features.settings import BrokerSettings, FeatureSettings, StoreSettings
+from features.shown import append_shown, decode_shown
 from features.store import (
     CATALOGUE,
     ROWS_MARK,
+    SHOWN,
     TRENDING,
     RowRead,
     RowWrite,
@@ -39,8 +42,9 @@ from features.store import (
 )
 from features.store.redis import RedisRowStore
 from features.store.redis.keys import row_key
-from features.topics import source_hash
+from features.topics import hash64, source_hash
 from stream.catalogue import ItemUpdate, write_items
+from tests.harness.memory_store import MemoryRowStore
 from tests.harness.servers import state_in
 
 pytestmark = pytest.mark.integration
@@ -266,3 +270,55 @@ def test_what_is_no_row_and_of_another_kind_is_one_line(
     keeper = PositionKeeper(RedisRowStore(settings), BrokerSettings(), "g", identity)
     with pytest.raises(PositionError, match="no position: HDEL"):
         asyncio.run(keeper.move({("clicks", 0): (1, 1)}))
+
+
+def test_entries_are_added_as_each_writer_says_and_feast_s_fields_stay(
+    settings: StoreSettings, server: Redis
+) -> None:
+    """Against the same in plain Python: both ends of the length's varint, repeats, a bound."""
+    memory, random = MemoryRowStore(), Random(1)
+    reads = [RowRead(SHOWN, PERSON, ("shown",))]
+    appends = [
+        append_shown(
+            PERSON,
+            [f"i{random.randrange(60)}" for _ in range(random.randrange(1, 12))],
+            1_700_000_000_000 + 1000 * at,
+            random.choice([1, 10, 11, 40]),
+        )
+        for at in range(120)
+    ]
+
+    async def run(store: RedisRowStore) -> None:
+        await store.write([row()])
+        for at in range(0, len(appends), 3):
+            await store.append(appends[at : at + 3])
+            await memory.append(appends[at : at + 3])
+            (found,), (expected,) = await store.read(reads), await memory.read(reads)
+            assert found == expected
+            since_ms = appends[at].time_ms
+            assert decode_shown(found, since_ms) == decode_shown(expected, since_ms)
+        server.script_flush()
+        await store.append(appends[:1])
+        (other,) = await store.read([RowRead(TRENDING, PERSON, ("offsets",))])
+        assert other == {"offsets": b"1"}
+
+    ask(settings, run)
+
+
+def test_two_writers_of_one_row_take_nothing_from_each_other(
+    settings: StoreSettings, server: Redis
+) -> None:
+    async def write(store: RedisRowStore, first: int) -> None:
+        for number in range(first, first + 50):
+            await store.append([append_shown(PERSON, [f"i{number}"], 1_700_000_000_000, 200)])
+
+    async def run(store: RedisRowStore) -> None:
+        other = RedisRowStore(settings)
+        try:
+            await asyncio.gather(write(store, 0), write(other, 50))
+            (found,) = await store.read([RowRead(SHOWN, PERSON, ("shown",))])
+            assert decode_shown(found, 0) == {hash64(f"i{number}") for number in range(100)}
+        finally:
+            await other.close()
+
+    ask(settings, run)

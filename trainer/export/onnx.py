@@ -22,7 +22,7 @@ from headwater_client.errors import HeadwaterError
 from onnxruntime.capi import onnxruntime_pybind11_state as runtime
 from tritonclient.grpc.model_config_pb2 import DataType, ModelConfig, ModelInstanceGroup
 
-from features.inputs import MODEL_NAME, Tensor, model_inputs, model_outputs
+from features.inputs import MODEL_NAME, Tensor, graph_outputs, model_inputs, part_outputs
 from features.schema import FeatureSchema
 from features.settings import DAY_MS
 from trainer.export.scoring_graph import ScoringGraph
@@ -50,6 +50,7 @@ LENGTHS = {
     "candidate_items": "candidates",
     "candidate_scores": "candidates",
     "candidate_explained_by": "candidates",
+    "candidate_parts": "candidates",
     "excluded_items": "excluded",
 }
 
@@ -88,7 +89,7 @@ def not_finite(model: Model) -> int:
 
 def write_graph(recommender: ScoringGraph, schema: FeatureSchema, path: Path) -> None:
     """Write the ONNX graph, with names and types of `features.inputs`."""
-    inputs, outputs = model_inputs(schema), model_outputs(schema)
+    inputs, outputs = model_inputs(schema), graph_outputs(schema)
     with warnings.catch_warnings():
         # The newer exporter needs one more package, and takes lengths 0 and 1 for constants.
         warnings.simplefilter("ignore")
@@ -193,7 +194,7 @@ def torch_answers(recommender: ScoringGraph, schema: FeatureSchema, feeds: "Arra
     """Torch's outputs by name."""
     with torch.no_grad():
         outputs = recommender(*_arguments(feeds, schema))
-    names = [one.name for one in model_outputs(schema)]
+    names = [one.name for one in graph_outputs(schema)]
     return {name: output.numpy() for name, output in zip(names, outputs, strict=True)}
 
 
@@ -224,8 +225,9 @@ def sample_inputs(
 def _name_shapes(graph: onnx.ModelProto, outputs: tuple[Tensor, ...]) -> None:
     """Write the known lengths into the outputs: the exporter follows them no further than top K."""
     for node, tensor in zip(graph.graph.output, outputs, strict=True):
-        if tensor.shape[0] > 0:
-            node.type.tensor_type.shape.dim[1].dim_value = tensor.shape[0]
+        for axis, length in enumerate(tensor.shape, 1):
+            if length > 0:
+                node.type.tensor_type.shape.dim[axis].dim_value = length
 
 
 def _arguments(feeds: "Arrays", schema: FeatureSchema) -> tuple[torch.Tensor, ...]:
@@ -246,15 +248,25 @@ Arrays = dict[str, Array]
 
 
 def differences(expected: Mapping[str, Array], found: Mapping[str, Array]) -> Iterator[str]:
-    """What differs between two answers of the model, a line each."""
-    for name, array in expected.items():
+    """What differs between two answers of the model, a line each.
+
+    Parts of scores are compared where both have them.
+    """
+    parts = {one.name for one in part_outputs()}
+    shared = {*expected} if parts <= found.keys() else {*expected} - parts
+    for name in sorted(shared):
+        array = expected[name]
         if found[name].shape != array.shape or found[name].dtype != array.dtype:
             yield (
                 f"{name}: {found[name].dtype}{list(found[name].shape)} "
                 f"instead of {array.dtype}{list(array.shape)}"
             )
             return
-    for name in ("top_scores", "candidate_scores", "trend_weights"):
+    # Of places that changed with a neighbour the parts are another item's.
+    same = (expected["top_items"] == found["top_items"])[:, :, None]
+    if "top_parts" in shared:
+        found = {**found, "top_parts": np.where(same, found["top_parts"], expected["top_parts"])}
+    for name in sorted({"top_scores", "candidate_scores", "trend_weights", *(shared & parts)}):
         # Not `>`: what is no number differs too.
         if not (furthest := _furthest(expected[name], found[name])) <= TOLERANCE:
             yield f"{name}: differs by {furthest:.2g}"
@@ -320,9 +332,15 @@ class Backend(StrEnum):
     TENSORRT = "tensorrt"
 
 
-def render_config(schema: FeatureSchema, backend: Backend = Backend.ONNX_RUNTIME) -> str:
-    """The whole `config.pbtxt` for rows of this schema."""
-    on_cpu = backend is Backend.ONNX_RUNTIME
+def render_config(
+    schema: FeatureSchema, backend: Backend = Backend.ONNX_RUNTIME, *, parts: bool = True
+) -> str:
+    """The whole `config.pbtxt` for rows of this schema.
+
+    Args:
+        parts: whether the model tells the parts of its scores.
+    """
+    on_cpu, outputs = backend is Backend.ONNX_RUNTIME, graph_outputs(schema)
     text = _TEXT.format(
         name=MODEL_NAME,
         backend=backend.value,
@@ -330,7 +348,7 @@ def render_config(schema: FeatureSchema, backend: Backend = Backend.ONNX_RUNTIME
         device="KIND_CPU" if on_cpu else "KIND_GPU",
         max_batch=MAX_BATCH,
         inputs=_tensors(model_inputs(schema)),
-        outputs=_tensors(model_outputs(schema)),
+        outputs=_tensors(outputs if parts else outputs[: -len(part_outputs())]),
     )
     return text + _THREADS if on_cpu else text
 
@@ -392,8 +410,9 @@ def config_refusals(config: str, model: ModelFile) -> Iterator[str]:
         return
     yield from _place_refusals(found, model.path)
     yield from _backend_refusals(found)
+    outputs = _as_configured(model.outputs, found.output)
     yield from _tensor_refusals("input", found.input, model.inputs, found.max_batch_size)
-    yield from _tensor_refusals("output", found.output, model.outputs, found.max_batch_size)
+    yield from _tensor_refusals("output", found.output, outputs, found.max_batch_size)
     if not found.HasField("version_policy"):
         yield "version_policy: none: Triton would serve the newest version by itself"
 
@@ -406,7 +425,19 @@ def tensor_refusals(config: str, schema: FeatureSchema) -> Iterator[str]:
         yield f"config.pbtxt: {error}"
         return
     yield from _tensor_refusals("input", found.input, _declare(model_inputs(schema)), MAX_BATCH)
-    yield from _tensor_refusals("output", found.output, _declare(model_outputs(schema)), MAX_BATCH)
+    outputs = _as_configured(_declare(graph_outputs(schema)), found.output)
+    yield from _tensor_refusals("output", found.output, outputs, MAX_BATCH)
+
+
+def _as_configured(
+    outputs: Mapping[str, ModelTensor], configured: Sequence[Any]
+) -> dict[str, ModelTensor]:
+    """The outputs, without parts of scores that a `config.pbtxt` of before does not have.
+
+    A server then does not tell them, and all else is as it was.
+    """
+    left_out = {one.name for one in part_outputs()} - {one.name for one in configured}
+    return {name: tensor for name, tensor in outputs.items() if name not in left_out}
 
 
 def _declare(tensors: Sequence[Tensor]) -> dict[str, ModelTensor]:

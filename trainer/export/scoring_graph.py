@@ -113,7 +113,7 @@ def directions(vectors: Tensor, scales: Tensor, width: int) -> tuple[Tensor, Ten
     return basis @ turned[:, largest], values[largest]
 
 
-Outputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+Outputs = tuple[Tensor, ...]
 
 # So many principal directions stand for what an event adds to an item's score by the attention to
 # it, by likeness and by who else took it: enough to tell which event adds most, at a tenth of the
@@ -231,7 +231,7 @@ class ScoringGraph(nn.Module):
         candidate_items: Tensor,
         excluded_items: Tensor,
     ) -> Outputs:
-        """Outputs in the order of `features.inputs.model_outputs`."""
+        """Outputs in the order of `features.inputs.graph_outputs`."""
         # What is older than the model's history is not read.
         newest = self.architecture.history
         items = item_indices[:, -newest:]
@@ -245,12 +245,14 @@ class ScoringGraph(nn.Module):
         readings = self._readings(asked)
         reading = mean_reading(readings)
         followers = self._followers(items)
-        scores = self._scores(readings, reading, items, followers)
+        profile = self._profile(readings, reading, items)
+        scores = self._scores(readings, reading, profile, followers)
         top_scores, top_items = self._top(scores, excluded_items)
         wanted = torch.cat([top_items, candidate_items], 1)
         explained_by = self._explained_by(wanted, items, reading, followers)
         # Padding stands on the left: a history without a last event has none.
         unread = item_indices.shape[1] - items.shape[1]
+        parts = self._parts(readings, reading, profile, followers, wanted)
         explained_by = torch.where(items[:, -1:] == PADDING, -1, explained_by + unread)
         return (
             top_items,
@@ -259,6 +261,8 @@ class ScoringGraph(nn.Module):
             scores.gather(1, candidate_items),
             explained_by[:, TOP_ITEMS:],
             reading.trend_weights[:, 0] * float(self.architecture.decay),
+            parts[:, :TOP_ITEMS],
+            parts[:, TOP_ITEMS:],
         )
 
     def _readings(self, asked: Requests) -> list[RequestStates]:
@@ -286,26 +290,55 @@ class ScoringGraph(nn.Module):
         newest = items[:, -NEWEST:]
         return self.followers(newest, known.neighbours, known.neighbour_weights, size.items)
 
+    def _profile(
+        self, readings: Sequence[RequestStates], reading: RequestStates, items: Tensor
+    ) -> Tensor | None:
+        """What the past adds up to, float[B, a + c]; None where nothing is alike or related."""
+        if not (self.architecture.alike or self.architecture.related):
+            return None
+        return self.likeness.sum_up(readings, reading.collaborative_weights, items)
+
     def _scores(
         self,
         readings: Sequence[RequestStates],
         reading: RequestStates,
-        items: Tensor,
+        profile: Tensor | None,
         followers: CooccurrenceTerm | None,
     ) -> Tensor:
         """Every item's score without trends, float[B, N]; `reading` is the mean of the readings."""
         pairs = zip(readings, self.tables.unbind(0), strict=True)
         tastes = [one.states[:, 0] @ table.T for one, table in pairs]
         scores = _mean(tastes) + self.item_bias
-        if self.architecture.alike or self.architecture.related:
-            scores = (
-                scores
-                + self.likeness.sum_up(readings, reading.collaborative_weights, items)
-                @ self.likeness.kinds.T
-            )
+        if profile is not None:
+            scores = scores + profile @ self.likeness.kinds.T
         if followers is not None:
             scores = followers.add_to(scores, reading.session_weights[:, 0, -NEWEST:])
         return scores
+
+    def _parts(
+        self,
+        readings: Sequence[RequestStates],
+        reading: RequestStates,
+        profile: Tensor | None,
+        followers: CooccurrenceTerm | None,
+        wanted: Tensor,
+    ) -> Tensor:
+        """What each wanted item's score is the sum of, float[B, W, `SCORE_PARTS`].
+
+        From the rows of the wanted items alone: what nobody asks for a server need not compute.
+        """
+        pairs = zip(readings, self.tables.unbind(0), strict=True)
+        taste = _mean([_products(one.states[:, 0], table[wanted]) for one, table in pairs])
+        prior = self.item_bias[wanted]
+        content = cooccurrence = collaborative = torch.zeros_like(prior)
+        if profile is not None:
+            kinds, width = self.likeness.kinds[wanted], self.likeness.width
+            content = _products(profile[:, :width], kinds[:, :, :width])
+            collaborative = _products(profile[:, width:], kinds[:, :, width:])
+        if followers is not None:
+            weights = reading.session_weights[:, :, -NEWEST:]
+            cooccurrence = (weights @ followers.gather(wanted))[:, 0]
+        return torch.stack([taste, prior, content, cooccurrence, collaborative], 2)
 
     def _top(self, scores: Tensor, excluded: Tensor) -> tuple[Tensor, Tensor]:
         """The K best scores and items of each row; padding where there are no more."""
@@ -356,6 +389,11 @@ def mean_reading(readings: Sequence[RequestStates]) -> RequestStates:
         _mean([one.collaborative_weights for one in readings]),
         _mean([one.trend_weights for one in readings]),
     )
+
+
+def _products(states: Tensor, vectors: Tensor) -> Tensor:
+    """The products of float[B, D] with float[B, W, D]: float[B, W]."""
+    return (vectors @ states[:, :, None])[:, :, 0]
 
 
 def _mean(values: Sequence[Tensor]) -> Tensor:

@@ -29,6 +29,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from features.inputs import SCORE_PARTS
 from features.schema import PADDING, Vocabulary
 from features.settings import DAY_MS
 from trainer.examples.batches import Requests
@@ -45,7 +46,7 @@ GAP_ROUNDING = 0.01
 # The newest events whose companions are looked up, and how many companions each.
 NEWEST = 16
 # What a score is the sum of.
-PARTS = ("taste", "prior", "content", "cooccurrence", "collaborative", "trends")
+PARTS = (*SCORE_PARTS, "trends")
 # What the weights are before training: enough to be felt beside an untrained state.
 _NEAR_SIZE, _ALIKE_SIZE, _RELATED_SIZE = 10.0, 1.0, 7.0
 _NEAR_FADE, _ALIKE_FADE = (0.05, 0.3), (0.02, 0.2)

@@ -11,6 +11,8 @@ from headwater_client.errors import DataError, SettingsError
 
 from features.model_server import CONFIG
 from features.schema import FeatureSchema
+from features.together import FILE_NAME as TOGETHER
+from features.together import make_together
 from trainer.disk import write_synced
 from trainer.export.onnx import export_unchecked, render_config, tensor_refusals
 from trainer.gate import EVALUATION
@@ -140,6 +142,10 @@ class VersionWriter:
             # Of an attempt before, when the disk was full: it takes room.
             part.unlink()
         checkpoint.save(trained, folder, self._described, lineage, self._schema.contract)
+        # Of several members all have counted the same.
+        counted = trained.model.members[0]
+        together = make_together(counted.neighbours.numpy(), counted.neighbour_weights.numpy())
+        together.write(folder / TOGETHER)
         export_unchecked(trained.model, self._schema, folder / GRAPH)
 
 

@@ -74,10 +74,30 @@ export interface paths {
         get?: never;
         put?: never;
         /**
-         * What goes with an item, or with a cart
+         * What is like an item, or like those of a cart
          * @description Asks for a key with the scope `ask`.
          */
         post: operations["find_similar"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/items/together": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * What people take together with an item, or with a cart
+         * @description Asks for a key with the scope `ask`.
+         */
+        post: operations["find_together"];
         delete?: never;
         options?: never;
         head?: never;
@@ -893,6 +913,12 @@ export interface components {
             items: components["schemas"]["Item"][];
         };
         /**
+         * KnownBy
+         * @description How it is known that an item goes with others.
+         * @enum {unknown}
+         */
+        KnownBy: "popular" | "similar" | "together";
+        /**
          * PastEvent
          * @description An event of a person's history; no `item_id` where the version does not know the item.
          */
@@ -1210,6 +1236,8 @@ export interface components {
             /** @default  */
             not_recorded?: string;
             items: components["schemas"]["RankedItem"][];
+            /** @default  */
+            not_explained?: string;
         };
         /**
          * RankQuery
@@ -1237,6 +1265,8 @@ export interface components {
             context?: {
                 [key: string]: string | number | boolean | (string | number | boolean | null)[] | null;
             };
+            /** @default false */
+            explain?: boolean;
         };
         /**
          * RankedItem
@@ -1248,6 +1278,10 @@ export interface components {
             score?: number | null;
             /** @default null */
             reason?: components["schemas"]["Reason"] | null;
+            /** @default {} */
+            parts?: {
+                [key: string]: number;
+            };
         };
         /**
          * Rating
@@ -1365,7 +1399,10 @@ export interface components {
          *         newest event that the answer knows; missing where it knows none. `offsets` says how much of the
          *         log the stored row had absorbed, of the person's partitions. `missing` says how many items
          *         the list is short of, because nothing else may be shown. `recorded`: Kafka has the request's
-         *         events; `not_recorded` says why it has not, where it was to.
+         *         events; `not_recorded` says why it has not, where it was to. `cursor` asks for the next page; it
+         *         is missing after the last one. `shown` says how many items were left out by `exclude_shown`; it
+         *         is missing where the store could not say. `not_explained` says why no item has `parts`, where
+         *         they were asked for.
          */
         RecommendationAnswer: {
             recommendation_id: string;
@@ -1399,6 +1436,12 @@ export interface components {
             placement?: string;
             /** @default null */
             placement_revision?: number | null;
+            /** @default  */
+            cursor?: string;
+            /** @default null */
+            shown?: number | null;
+            /** @default  */
+            not_explained?: string;
         };
         /**
          * RecommendationQuery
@@ -1412,6 +1455,10 @@ export interface components {
          *         `guest` is the id under which this person was known until now: the answer knows what both did.
          *         `placement` brings a filter and a limit of its own: both filters hold, and `limit` here goes
          *         before the placement's.
+         *         `exclude_shown` leaves out what the API's lists have held for this person lately, for `guest`
+         *         too, as `api.shown_for_s` and `api.shown_items` say. `cursor` asks for the page after that of
+         *         the answer it is from: no item stands on two pages, whatever has changed in between.
+         *         `explain` says of each item what its score is the sum of.
          */
         RecommendationQuery: {
             /** @default null */
@@ -1447,6 +1494,12 @@ export interface components {
             guest?: string | null;
             /** @default null */
             placement?: string | null;
+            /** @default false */
+            exclude_shown?: boolean;
+            /** @default null */
+            cursor?: string | null;
+            /** @default false */
+            explain?: boolean;
         };
         /**
          * RecommendedItem
@@ -1455,6 +1508,8 @@ export interface components {
          *         `placed_by` is the rule that gave it the place (`pin`, `promotion`, `exploration`), else empty;
          *         `label` is the promotion's. `probability` is that of this item at this place, after those before
          *         it; missing where nothing was left to chance.
+         *         `parts` are in answers of the API that were asked for with `explain`: what the score is the sum
+         *         of, by name.
          */
         RecommendedItem: {
             item_id: string;
@@ -1466,6 +1521,10 @@ export interface components {
             label?: string;
             /** @default null */
             probability?: number | null;
+            /** @default {} */
+            parts?: {
+                [key: string]: number;
+            };
         };
         /**
          * RemoveFromCart
@@ -1699,6 +1758,89 @@ export interface components {
             placement?: string | null;
         };
         /**
+         * TogetherAnswer
+         * @description What goes with some items: first what is taken together, then what is like them.
+         *
+         *         `not_counted` says why nothing is known of what is taken together, where it is so for the whole
+         *         version; the other fields are those of `RecommendationAnswer`.
+         */
+        TogetherAnswer: {
+            recommendation_id: string;
+            model_version: string;
+            variant: string;
+            fallback: boolean;
+            produced_time: number;
+            /** @default null */
+            person?: string | null;
+            /** @default null */
+            event_age_ms?: number | null;
+            /** @default  */
+            rollout_id?: string;
+            /** @default  */
+            failed?: string;
+            /** @default false */
+            recorded?: boolean;
+            /** @default  */
+            not_recorded?: string;
+            items: components["schemas"]["TogetherItem"][];
+            /** @default 0 */
+            missing?: number;
+            /** @default  */
+            placement?: string;
+            /** @default null */
+            placement_revision?: number | null;
+            /** @default  */
+            not_counted?: string;
+        };
+        /**
+         * TogetherItem
+         * @description An item that goes with those that were asked for; `goes_with` is the one it has most with.
+         *
+         *         Scores compare items of one `known_by`: of `together` the sum of cosines with all that was
+         *         asked for, else as the items of other lists.
+         */
+        TogetherItem: {
+            item_id: string;
+            score: number;
+            known_by: components["schemas"]["KnownBy"];
+            /** @default null */
+            goes_with?: string | null;
+        };
+        /**
+         * TogetherQuery
+         * @description An item, or those of a cart, of which it is asked what people take with them.
+         *
+         *         Of a `person` what they have already is left out, and the list is theirs in a rollout; the other
+         *         fields are those of `RecommendationQuery`.
+         */
+        TogetherQuery: {
+            items: string[];
+            /** @default null */
+            person?: string | null;
+            /** @default null */
+            limit?: number | null;
+            /**
+             * @description what has just happened to this person, in this order: the answer knows it, whether the worker has seen it yet or not
+             * @default []
+             */
+            events?: components["schemas"]["Event"][];
+            /** @default false */
+            record?: boolean;
+            /** @default [] */
+            exclude?: string[];
+            /** @default null */
+            filter?: string | null;
+            /**
+             * @description what the request knows, such as device or budget: a filter asks for it by context.NAME
+             * @default {}
+             */
+            context?: {
+                [key: string]: string | number | boolean | (string | number | boolean | null)[] | null;
+            };
+            /** @default null */
+            placement?: string | null;
+        };
+        /**
          * VersionAnswer
          * @description The release that answers, and which version of the model each variant is answered by.
          */
@@ -1838,6 +1980,39 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["RecommendationAnswer"];
+                };
+            };
+            /** @description a problem (RFC 9457) */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    find_together: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["TogetherQuery"];
+            };
+        };
+        responses: {
+            /** @description answered */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["TogetherAnswer"];
                 };
             };
             /** @description a problem (RFC 9457) */

@@ -35,6 +35,33 @@ test("events are sent, and a list is put in order", async () => {
   assert.ok((popular.data?.items.length ?? 9) <= 3);
 });
 
+test("pages repeat nothing, and scores say what they are the sum of", async () => {
+  const person = randomUUID();
+  const first = await api.POST("/v1/recommendations", { body: { person, limit: 5, explain: true } });
+  const cursor = first.data?.cursor;
+  assert.ok(cursor);
+  for (const item of first.data?.items ?? []) {
+    const sum = Object.values(item.parts ?? {}).reduce((one, other) => one + other, 0);
+    assert.ok(Math.abs(sum - item.score) < 1e-3);
+  }
+  const second = await api.POST("/v1/recommendations", { body: { person, limit: 5, cursor } });
+  const unseen = await api.POST("/v1/recommendations", { body: { person, exclude_shown: true } });
+  const names = [first, second, unseen].flatMap((page) => page.data?.items.map((item) => item.item_id) ?? []);
+  assert.equal(new Set(names).size, names.length);
+  assert.equal(unseen.data?.shown, 10);
+});
+
+test("what goes with a cart, at a place that was made, for who is known", async () => {
+  const person = randomUUID();
+  await api.PUT("/v1/placements/{name}", { params: { path: { name: "ts" } }, body: { limit: 3 } });
+  const body = { items: ["i8", "i9"], person, placement: "ts" };
+  const found = await api.POST("/v1/items/together", { body });
+  assert.deepEqual(found.data?.items.map((item) => item.known_by), ["together", "together", "together"]);
+  const put = { params: { path: { person } }, body: { attributes: { city: "Ghent" } } };
+  const told = await api.PUT("/v1/people/{person}/attributes", put);
+  assert.ok(Object.keys(told.data?.place ?? {}).length);
+});
+
 test("a problem is thrown, with its field", async () => {
   const asked = api.POST("/v1/recommendations", { body: { person: "ann", limit: 0 } });
   await assert.rejects(asked, (error) => {

@@ -21,11 +21,17 @@ from redis.exceptions import NoPermissionError, NoScriptError, RedisError, Respo
 
 from features import store as base
 from features.settings import Durability, StoreSettings
-from features.store import RowRead, RowWrite
+from features.store import EntryAppend, RowRead, RowWrite
 from features.store.redis.append_file import FileLook, FileRenewal, FileStep, StoreServer
 from features.store.redis.connection import ANSWER_S, client_options, list_nodes, with_fast_packing
 from features.store.redis.faults import explain_error, find_faults, is_other_kind
-from features.store.redis.keys import OTHER_KIND, field_of, row_key, write_arguments
+from features.store.redis.keys import (
+    OTHER_KIND,
+    append_arguments,
+    field_of,
+    row_key,
+    write_arguments,
+)
 from features.topics import hash64
 
 log = structlog.get_logger()
@@ -43,6 +49,26 @@ end
 if held ~= ARGV[2] then return 0 end
 if other then redis.call('DEL', KEYS[1]) end
 redis.call('HSET', KEYS[1], unpack(ARGV, 3))
+return 1
+"""
+# KEYS: the row. ARGV: field, the tag that a column of bytes begins with, new entries, how many are
+# kept, then field and value of the time. A column is the tag, its length as a varint, its entries.
+_APPEND = f"""
+local held, at = redis.call('HGET', KEYS[1], ARGV[1]) or '', 2
+while (string.byte(held, at) or 0) > 127 do at = at + 1 end
+local width, time = {base.ENTRY_BYTES}, {base.ENTRY_TIME_BYTES}
+local added, new, kept = ARGV[3], {{}}, {{}}
+for place = 1, #added, width do new[string.sub(added, place + time, place + width - 1)] = true end
+for place = at + 1, #held - width + 1, width do
+  local entry = string.sub(held, place, place + width - 1)
+  if not new[string.sub(entry, time + 1)] then kept[#kept + 1] = entry end
+end
+local content = string.sub(table.concat(kept) .. added, -width * tonumber(ARGV[4]))
+local column, size = ARGV[2], #content
+while size > 127 do
+  column, size = column .. string.char(size % 128 + 128), math.floor(size / 128)
+end
+redis.call('HSET', KEYS[1], ARGV[1], column .. string.char(size) .. content, ARGV[5], ARGV[6])
 return 1
 """
 # KEYS: the positions. ARGV: name, what was read ("" for none), what is to be there, ...
@@ -143,19 +169,27 @@ class RedisRowStore:
 
     async def write(self, writes: Sequence[RowWrite]) -> list[bool]:
         """See `RowStore.write`."""
-        if not writes:
+        calls = [write_arguments(write) for write in writes]
+        return [reply == 1 for reply in await self._run(_WRITE_IF_UNCHANGED, calls)]
+
+    async def append(self, appends: Sequence[EntryAppend]) -> None:
+        """See `RowStore.append`."""
+        await self._run(_APPEND, [append_arguments(each) for each in appends])
+
+    async def _run(self, script: str, calls: Sequence[Sequence[Any]]) -> list[Any]:
+        """The replies to calls of a script, each with its key first."""
+        if not calls:
             return []
         # In a cluster `pipe.evalsha` is blocked; the command itself is not.
-        script = sha1(_WRITE_IF_UNCHANGED.encode(), usedforsecurity=False).hexdigest()
-        commands = [("EVALSHA", script, 1, *write_arguments(write)) for write in writes]
+        digest = sha1(script.encode(), usedforsecurity=False).hexdigest()
+        commands = [("EVALSHA", digest, 1, *call) for call in calls]
         replies = await self._execute(
             commands, expected=lambda error: isinstance(error, NoScriptError)
         )
         if any(isinstance(reply, NoScriptError) for reply in replies):
             # Whole, the script needs no memory of the server's, and is known to it from then on.
-            whole = [("EVAL", _WRITE_IF_UNCHANGED, *command[2:]) for command in commands]
-            replies = await self._execute(whole)
-        return [reply == 1 for reply in replies]
+            replies = await self._execute([("EVAL", script, 1, *call) for call in calls])
+        return replies
 
     async def wait_until_durable(self, timeout_ms: int) -> bool:
         """See `RowStore.wait_until_durable`: asks WAITAOF, which a server before 7.2 lacks.

@@ -173,12 +173,14 @@ class MetarankDialect:
         begin = perf_counter()
         asked = decode(RankRequest, call.raw)
         person = asked.user or asked.session
-        query = make_query(RankQuery, items=[entry.id for entry in asked.items], person=person)
+        names = [entry.id for entry in asked.items]
+        explain = call.query.explain
+        query = make_query(RankQuery, items=names, person=person, explain=explain)
         answer = await self._service.rank_items(make_call(call, body=query))
         lowest = min((one.score for one in answer.items if one.score is not None), default=0.0)
         items = [
             {"item": one.item_id, "score": lowest if one.score is None else one.score}
-            | ({"features": _explain(one)} if call.query.explain else {})
+            | ({"features": _explain(one)} if explain else {})
             for one in answer.items
         ]
         return {"took": _took_ms(begin), "items": items} | _tell_unused(asked)
@@ -225,10 +227,10 @@ def _feedback_answer(accepted: int, status: str, begin_s: float) -> dict[str, An
 
 
 def _explain(item: RankedItem) -> list[dict[str, Any]]:
-    """What led to an item: Headwater's score has parts of its own, not Metarank's features."""
+    """What led to an item, and the parts of its score, which are no features of Metarank's."""
     if item.reason is None:
         return []
-    told = {"reason": item.reason.kind, "because_of": item.reason.item_id}
+    told = {"reason": item.reason.kind, "because_of": item.reason.item_id, **item.parts}
     return [{"name": name, "value": value} for name, value in told.items() if value is not None]
 
 

@@ -20,6 +20,7 @@ from features.store import (
     ATTRIBUTES,
     CATALOGUE,
     FEEDBACK,
+    SHOWN,
     TRENDING,
     USERS,
     StoreRefusalError,
@@ -37,7 +38,7 @@ from features.store.redis.faults import find_faults
 from features.store.redis.keys import field_of, row_key
 
 PARTITIONS = 3
-TABLES = [USERS, ATTRIBUTES, CATALOGUE, TRENDING, FEEDBACK, popularity_table(PARTITIONS)]
+TABLES = [USERS, ATTRIBUTES, SHOWN, CATALOGUE, TRENDING, FEEDBACK, popularity_table(PARTITIONS)]
 
 
 def of_feast(module: str) -> Any:

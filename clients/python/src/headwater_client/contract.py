@@ -25,6 +25,8 @@ MAX_LIMIT = 100
 MAX_EVENTS = 1000
 MAX_CANDIDATES = 1000
 MAX_FILTER_CHARS = 4000
+MAX_PAGES = 20
+MAX_CURSOR_CHARS = 24_000
 
 Limit = Annotated[int, Meta(ge=1, le=MAX_LIMIT, description="items of the list, at most")]
 Ids = Annotated[list[Id], Meta(max_length=MAX_CANDIDATES)]
@@ -66,6 +68,16 @@ PlacementName = Annotated[
         pattern="^[a-z0-9][a-z0-9_-]{0,63}$",
         description="where lists are shown, such as home, product, cart: small letters, digits, "
         "- and _",
+    ),
+]
+
+
+Cursor = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=MAX_CURSOR_CHARS,
+        description="of an answer to the same person, guest, placement and filter, as it was",
     ),
 ]
 
@@ -119,6 +131,10 @@ class RecommendationQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     `guest` is the id under which this person was known until now: the answer knows what both did.
     `placement` brings a filter and a limit of its own: both filters hold, and `limit` here goes
     before the placement's.
+    `exclude_shown` leaves out what the API's lists have held for this person lately, for `guest`
+    too, as `api.shown_for_s` and `api.shown_items` say. `cursor` asks for the page after that of
+    the answer it is from: no item stands on two pages, whatever has changed in between.
+    `explain` says of each item what its score is the sum of.
     """
 
     person: Id | None = None
@@ -131,6 +147,9 @@ class RecommendationQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     context: RequestContext = {}
     guest: Id | None = None
     placement: PlacementName | None = None
+    exclude_shown: bool = False
+    cursor: Cursor | None = None
+    explain: bool = False
 
 
 class RankQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -145,6 +164,7 @@ class RankQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     record: bool = False
     filter: FilterText | None = None
     context: RequestContext = {}
+    explain: bool = False
 
 
 class SimilarQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -152,6 +172,24 @@ class SimilarQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     items: Annotated[list[Id], Meta(min_length=1, max_length=MAX_LIMIT)]
     limit: Limit | None = None
+    exclude: Ids = []
+    filter: FilterText | None = None
+    context: RequestContext = {}
+    placement: PlacementName | None = None
+
+
+class TogetherQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An item, or those of a cart, of which it is asked what people take with them.
+
+    Of a `person` what they have already is left out, and the list is theirs in a rollout; the other
+    fields are those of `RecommendationQuery`.
+    """
+
+    items: Annotated[list[Id], Meta(min_length=1, max_length=MAX_LIMIT)]
+    person: Id | None = None
+    limit: Limit | None = None
+    events: Events = []
+    record: bool = False
     exclude: Ids = []
     filter: FilterText | None = None
     context: RequestContext = {}
@@ -211,7 +249,10 @@ class RecommendationAnswer(ListAnswer, frozen=True, kw_only=True, omit_defaults=
     newest event that the answer knows; missing where it knows none. `offsets` says how much of the
     log the stored row had absorbed, of the person's partitions. `missing` says how many items
     the list is short of, because nothing else may be shown. `recorded`: Kafka has the request's
-    events; `not_recorded` says why it has not, where it was to.
+    events; `not_recorded` says why it has not, where it was to. `cursor` asks for the next page; it
+    is missing after the last one. `shown` says how many items were left out by `exclude_shown`; it
+    is missing where the store could not say. `not_explained` says why no item has `parts`, where
+    they were asked for.
     """
 
     items: list[RecommendedItem]
@@ -219,6 +260,47 @@ class RecommendationAnswer(ListAnswer, frozen=True, kw_only=True, omit_defaults=
     missing: int = 0
     placement: str = ""
     placement_revision: int | None = None
+    cursor: str = ""
+    shown: int | None = None
+    not_explained: str = ""
+
+
+class KnownBy(StrEnum):
+    """How it is known that an item goes with others."""
+
+    TOGETHER = "together"
+    """People take it in the same sessions."""
+    SIMILAR = "similar"
+    """The model finds it like them, by its text or by who takes it: new items are known by that."""
+    POPULAR = "popular"
+    """It is popular; nothing more is known."""
+
+
+class TogetherItem(Struct, frozen=True, omit_defaults=True):
+    """An item that goes with those that were asked for; `goes_with` is the one it has most with.
+
+    Scores compare items of one `known_by`: of `together` the sum of cosines with all that was
+    asked for, else as the items of other lists.
+    """
+
+    item_id: str
+    score: float
+    known_by: KnownBy
+    goes_with: str | None = None
+
+
+class TogetherAnswer(ListAnswer, frozen=True, kw_only=True, omit_defaults=True):
+    """What goes with some items: first what is taken together, then what is like them.
+
+    `not_counted` says why nothing is known of what is taken together, where it is so for the whole
+    version; the other fields are those of `RecommendationAnswer`.
+    """
+
+    items: list[TogetherItem]
+    missing: int = 0
+    placement: str = ""
+    placement_revision: int | None = None
+    not_counted: str = ""
 
 
 class RankedItem(Struct, frozen=True, omit_defaults=True):
@@ -227,6 +309,7 @@ class RankedItem(Struct, frozen=True, omit_defaults=True):
     item_id: str
     score: float | None = None
     reason: Reason | None = None
+    parts: dict[str, float] = {}
 
 
 class RankAnswer(ListAnswer, frozen=True, kw_only=True, omit_defaults=True):
@@ -237,6 +320,7 @@ class RankAnswer(ListAnswer, frozen=True, kw_only=True, omit_defaults=True):
     """
 
     items: list[RankedItem]
+    not_explained: str = ""
 
 
 class PopularAnswer(Struct, frozen=True, kw_only=True):

@@ -100,6 +100,8 @@ class RecommendedItem(Struct, frozen=True, omit_defaults=True):
     `placed_by` is the rule that gave it the place (`pin`, `promotion`, `exploration`), else empty;
     `label` is the promotion's. `probability` is that of this item at this place, after those before
     it; missing where nothing was left to chance.
+    `parts` are in answers of the API that were asked for with `explain`: what the score is the sum
+    of, by name.
     """
 
     item_id: str
@@ -108,6 +110,7 @@ class RecommendedItem(Struct, frozen=True, omit_defaults=True):
     placed_by: str = ""
     label: str = ""
     probability: float | None = None
+    parts: dict[str, float] = {}
 
 
 class Shadow(Struct, frozen=True, kw_only=True, omit_defaults=True):

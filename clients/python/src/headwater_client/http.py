@@ -218,6 +218,10 @@ class ApiClient:
         """What goes with items."""
         return self._take(_ask("find_similar", contract.RecommendationAnswer, query))
 
+    def find_together(self, query: contract.TogetherQuery) -> contract.TogetherAnswer:
+        """What people take together with items."""
+        return self._take(_ask("find_together", contract.TogetherAnswer, query))
+
     def list_popular(self, query: contract.PopularQuery | None = None) -> contract.PopularAnswer:
         """What is popular now."""
         return self._take(
@@ -297,6 +301,10 @@ class AsyncApiClient:
     async def find_similar(self, query: contract.SimilarQuery) -> contract.RecommendationAnswer:
         """What goes with items."""
         return await self._take(_ask("find_similar", contract.RecommendationAnswer, query))
+
+    async def find_together(self, query: contract.TogetherQuery) -> contract.TogetherAnswer:
+        """What people take together with items."""
+        return await self._take(_ask("find_together", contract.TogetherAnswer, query))
 
     async def list_popular(
         self, query: contract.PopularQuery | None = None

@@ -35,7 +35,7 @@ from deploy.optimize.runtime import (
     record_path,
     shape_profiles,
 )
-from features.inputs import model_inputs, model_outputs
+from features.inputs import graph_outputs, model_inputs
 from features.schema import FeatureSchema
 from tests.unit.deploy.optimize.conftest import HISTORY, ITEMS
 from trainer.disk import sha256
@@ -68,7 +68,7 @@ def test_an_engine_has_the_inputs_and_outputs_of_the_contract(
 ) -> None:
     _, record = built
     assert list(record.inputs) == [tensor.name for tensor in model_inputs(schema)]
-    assert record.outputs == {one.name: (-1, *one.shape) for one in model_outputs(schema)}
+    assert record.outputs == {one.name: (-1, *one.shape) for one in graph_outputs(schema)}
 
 
 def test_an_engine_is_built_for_every_batch_and_history(

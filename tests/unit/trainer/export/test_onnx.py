@@ -12,7 +12,7 @@ import onnxruntime
 import pytest
 import torch
 
-from features.inputs import TOP_ITEMS, model_inputs, model_outputs
+from features.inputs import TOP_ITEMS, graph_outputs, model_inputs
 from features.schema import PADDING, UNKNOWN, FeatureSchema
 from tests.harness.models import every_part
 from trainer.export import (
@@ -58,7 +58,7 @@ def test_the_graph_has_the_names_and_types_of_the_contract(
     kinds = {np.int64: "tensor(int64)", np.float32: "tensor(float)"}
     for nodes, tensors in (
         (session.get_inputs(), model_inputs(schema)),
-        (session.get_outputs(), model_outputs(schema)),
+        (session.get_outputs(), graph_outputs(schema)),
     ):
         assert [node.name for node in nodes] == [tensor.name for tensor in tensors]
         assert [node.type for node in nodes] == [kinds[tensor.dtype] for tensor in tensors]

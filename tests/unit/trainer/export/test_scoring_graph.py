@@ -11,6 +11,7 @@ import torch
 from headwater_client.events import Click, Interaction
 
 from features import inputs
+from features.inputs import SCORE_PARTS
 from features.rows import UserRow, apply_event, empty_user
 from features.schema import FIRST_ITEM, FeatureSchema, Vocabulary
 from features.settings import HOUR_MS, FeatureSettings
@@ -21,11 +22,14 @@ from trainer.examples.batches import Batches, ScoredRequests
 from trainer.examples.replay import SOURCE
 from trainer.export import ScoringGraph, sample_inputs
 from trainer.export.onnx import torch_answers
+from trainer.export.scoring_graph import DenseCooccurrence, SparseCooccurrence
 from trainer.network import (
     LOWEST,
     NEWEST,
     Architecture,
     TemporalModel,
+    join_models,
+    score_parts,
     score_requests,
     trend_scores,
 )
@@ -80,6 +84,37 @@ def test_so_does_a_model_without_a_part(
     scores = torch.from_numpy(found["candidate_scores"])[:, FIRST_ITEM:]
     torch.testing.assert_close(scores, expected, rtol=1e-4, atol=1e-4)
     assert found["trend_weights"].any() == (part != "decay")
+
+
+@pytest.mark.parametrize("members", [1, 3])
+@pytest.mark.parametrize("followers", [DenseCooccurrence, SparseCooccurrence])
+def test_the_parts_of_a_score_are_those_of_training_and_sum_up_to_it(
+    shape: Architecture,
+    schema: FeatureSchema,
+    followers: type[DenseCooccurrence | SparseCooccurrence],
+    members: int,
+) -> None:
+    model = join_models([every_part(shape, seed) for seed in range(members)])
+    for member in model.members[1:]:
+        # As training makes them: what was counted is the same for all.
+        for name in ("neighbours", "neighbour_weights", "factors", "described"):
+            getattr(member, name).copy_(getattr(model.members[0], name))
+    feeds = sample_inputs(ITEMS, schema, 9)
+    feeds["candidate_items"] = np.tile(np.arange(ITEMS), (9, 1))
+    found = torch_answers(ScoringGraph(model, followers), schema, feeds)
+    asked = requests_of(feeds)
+    scored = ScoredRequests(asked, torch.arange(9), torch.zeros(9, shape.trends, ITEMS))
+    with torch.no_grad():
+        expected = [score_parts(member, scored) for member in model.members]
+    for place, name in enumerate(SCORE_PARTS):
+        part = torch.stack([parts[name] for parts in expected]).mean(0)[:, FIRST_ITEM:]
+        assert part.std() > 0.01, name
+        told = torch.from_numpy(found["candidate_parts"][:, FIRST_ITEM:, place])
+        torch.testing.assert_close(told, part, rtol=1e-4, atol=1e-4)
+    there = found["top_scores"] > LOWEST / 2
+    for kind, shown in (("candidate", np.s_[:, FIRST_ITEM:]), ("top", there)):
+        sums = found[f"{kind}_parts"].sum(2)[shown]
+        np.testing.assert_allclose(sums, found[f"{kind}_scores"][shown], rtol=0, atol=1e-4)
 
 
 def test_a_stream_s_row_scores_as_the_training_batch_before_that_event(

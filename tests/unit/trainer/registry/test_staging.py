@@ -18,9 +18,10 @@ import msgspec
 import pytest
 from headwater_client.errors import DataError, SettingsError
 
-from features.inputs import MODEL_NAME
+from features.inputs import MODEL_NAME, graph_outputs
 from features.schema import FeatureSchema, check_version_fits, read_vocabulary
 from features.settings import FeatureSettings
+from features.together import read_together
 from tests.harness.models import SETTINGS as PATIENT
 from tests.harness.models import offline_registry, untrained
 from trainer.export import answers, open_session, sample_inputs
@@ -76,7 +77,11 @@ def test_versions_count_up_and_appear_whole(
     vocabulary = read_vocabulary(f"{second.address}/vocabulary.parquet")
     assert vocabulary.item_ids == trained.vocabulary.item_ids
     feeds = sample_inputs(len(vocabulary), schema, 2)
-    assert len(answers(open_session(second.folder / "model.onnx"), feeds)) == 6
+    found = answers(open_session(second.folder / "model.onnx"), feeds)
+    assert list(found) == [one.name for one in graph_outputs(schema)]
+    counted, together = trained.model.members[0], read_together(second.address)
+    assert together is not None
+    assert len(together) == int((counted.neighbour_weights > 0).sum()) > 0
 
 
 def test_a_config_that_is_there_is_kept(
@@ -129,7 +134,9 @@ def test_the_manifest_says_what_a_version_is_made_of(
     assert (version.folder / "evaluation.json").read_bytes() == b'{"passed": true}'
 
 
-@pytest.mark.parametrize("file", ["model.onnx", "vocabulary.parquet", "weights.safetensors"])
+@pytest.mark.parametrize(
+    "file", ["model.onnx", "together.parquet", "vocabulary.parquet", "weights.safetensors"]
+)
 def test_a_file_that_is_damaged_or_gone_is_named(
     trained: TrainedModel, tmp_path: Path, schema: FeatureSchema, file: str
 ) -> None:
@@ -152,6 +159,7 @@ def test_what_is_not_kept_is_never_seen(
         assert sorted(path.name for path in staged.folder.iterdir()) == [
             "manifest.json",
             "model.onnx",
+            "together.parquet",
             "vocabulary.parquet",
             "weights.safetensors",
         ]
