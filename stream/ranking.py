@@ -80,18 +80,16 @@ class Ranking:
         return Reason("history", self.vocabulary.item_ids[cause] if cause >= FIRST_ITEM else None)
 
 
-PARTS = (*SCORE_PARTS, "trends", "rounding")
-"""What a score is the sum of. `rounding` is what a graph in lower precision has lost of it."""
-# Below this the sum of the parts is the score, for all that float32 can say.
-LEAST_ROUNDING = 1e-3
+PARTS = (*SCORE_PARTS, "trends")
+"""What a score is the sum of."""
+# Less is nothing but float32's rounding.
+LEAST_PART = 1e-6
 
 
 def _name_parts(parts: Float64Array) -> dict[str, float]:
     """What a score is the sum of, by name: float[`PARTS`]; what adds nothing is left out."""
-    named = dict(zip(PARTS, parts.tolist(), strict=True))
-    if abs(named["rounding"]) < LEAST_ROUNDING:
-        del named["rounding"]
-    return {name: value for name, value in named.items() if value}
+    named = zip(PARTS, parts.tolist(), strict=True)
+    return {name: value for name, value in named if abs(value) >= LEAST_PART}
 
 
 def _find_parts(told: Float32Array, scores: Float32Array, total: Float64Array) -> Float64Array:
@@ -102,9 +100,7 @@ def _find_parts(told: Float32Array, scores: Float32Array, total: Float64Array) -
         scores: float32[B, P], of the model.
         total: float64[B, P], with trends.
     """
-    known = told.astype(np.float64)
-    rounding = scores - known.sum(2)
-    return np.concatenate([known, (total - scores)[..., None], rounding[..., None]], axis=2)
+    return np.concatenate([told, (total - scores)[..., None]], axis=2, dtype=np.float64)
 
 
 _TRENDING = Reason("trending")

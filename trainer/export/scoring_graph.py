@@ -246,13 +246,14 @@ class ScoringGraph(nn.Module):
         reading = mean_reading(readings)
         followers = self._followers(items)
         profile = self._profile(readings, reading, items)
-        scores = self._scores(readings, reading, profile, followers)
+        sums = self._sums(readings, reading, profile, followers)
+        scores = sums[-1]
         top_scores, top_items = self._top(scores, excluded_items)
         wanted = torch.cat([top_items, candidate_items], 1)
         explained_by = self._explained_by(wanted, items, reading, followers)
         # Padding stands on the left: a history without a last event has none.
         unread = item_indices.shape[1] - items.shape[1]
-        parts = self._parts(readings, reading, profile, followers, wanted)
+        parts = self._parts(sums, profile, wanted)
         explained_by = torch.where(items[:, -1:] == PADDING, -1, explained_by + unread)
         return (
             top_items,
@@ -298,47 +299,46 @@ class ScoringGraph(nn.Module):
             return None
         return self.likeness.sum_up(readings, reading.collaborative_weights, items)
 
-    def _scores(
+    def _sums(
         self,
         readings: Sequence[RequestStates],
         reading: RequestStates,
         profile: Tensor | None,
         followers: CooccurrenceTerm | None,
-    ) -> Tensor:
-        """Every item's score without trends, float[B, N]; `reading` is the mean of the readings."""
-        pairs = zip(readings, self.tables.unbind(0), strict=True)
-        tastes = [one.states[:, 0] @ table.T for one, table in pairs]
-        scores = _mean(tastes) + self.item_bias
-        if profile is not None:
-            scores = scores + profile @ self.likeness.kinds.T
-        if followers is not None:
-            scores = followers.add_to(scores, reading.session_weights[:, 0, -NEWEST:])
-        return scores
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Every item's score without trends as it comes together, float[B, N] each.
 
-    def _parts(
-        self,
-        readings: Sequence[RequestStates],
-        reading: RequestStates,
-        profile: Tensor | None,
-        followers: CooccurrenceTerm | None,
-        wanted: Tensor,
-    ) -> Tensor:
-        """What each wanted item's score is the sum of, float[B, W, `SCORE_PARTS`].
-
-        From the rows of the wanted items alone: what nobody asks for a server need not compute.
+        By taste and the item's own bias; with likeness; with co-occurrence: the last is the score.
+        `reading` is the mean of the readings.
         """
         pairs = zip(readings, self.tables.unbind(0), strict=True)
-        taste = _mean([_products(one.states[:, 0], table[wanted]) for one, table in pairs])
-        prior = self.item_bias[wanted]
-        content = cooccurrence = collaborative = torch.zeros_like(prior)
+        tastes = [one.states[:, 0] @ table.T for one, table in pairs]
+        own = liked = _mean(tastes) + self.item_bias
         if profile is not None:
-            kinds, width = self.likeness.kinds[wanted], self.likeness.width
-            content = _products(profile[:, :width], kinds[:, :, :width])
-            collaborative = _products(profile[:, width:], kinds[:, :, width:])
-        if followers is not None:
-            weights = reading.session_weights[:, :, -NEWEST:]
-            cooccurrence = (weights @ followers.gather(wanted))[:, 0]
-        return torch.stack([taste, prior, content, cooccurrence, collaborative], 2)
+            liked = own + profile @ self.likeness.kinds.T
+        if followers is None:
+            return own, liked, liked
+        return own, liked, followers.add_to(liked, reading.session_weights[:, 0, -NEWEST:])
+
+    def _parts(self, sums: Sequence[Tensor], profile: Tensor | None, wanted: Tensor) -> Tensor:
+        """What each wanted item's score is the sum of, float[B, W, `SCORE_PARTS`].
+
+        Differences of the sums that the score was made by, whatever precision it was made in. Only
+        who else took the past ones is multiplied anew, for the wanted items alone: a server
+        computes this for everybody, asked or not.
+
+        Args:
+            sums: as of `_sums`.
+        """
+        own, liked, score = (each.gather(1, wanted) for each in sums)
+        prior = self.item_bias[wanted]
+        collaborative = torch.zeros_like(prior)
+        if profile is not None and self.architecture.related:
+            width = self.likeness.width
+            taken = self.likeness.kinds[:, width:]
+            collaborative = (taken[wanted] @ profile[:, width:, None])[:, :, 0]
+        content = liked - own - collaborative
+        return torch.stack([own - prior, prior, content, score - liked, collaborative], 2)
 
     def _top(self, scores: Tensor, excluded: Tensor) -> tuple[Tensor, Tensor]:
         """The K best scores and items of each row; padding where there are no more."""
@@ -389,11 +389,6 @@ def mean_reading(readings: Sequence[RequestStates]) -> RequestStates:
         _mean([one.collaborative_weights for one in readings]),
         _mean([one.trend_weights for one in readings]),
     )
-
-
-def _products(states: Tensor, vectors: Tensor) -> Tensor:
-    """The products of float[B, D] with float[B, W, D]: float[B, W]."""
-    return (vectors @ states[:, :, None])[:, :, 0]
 
 
 def _mean(values: Sequence[Tensor]) -> Tensor:

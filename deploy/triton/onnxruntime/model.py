@@ -35,7 +35,6 @@ class TritonPythonModel:
         alone = _parameter(config, "intra_op_thread_count", 1) == 1
         with ThreadPoolExecutor(1, initializer=_give_way if alone else None) as aside:
             self._session = aside.submit(_open, config, folder).result()
-        self._only_asked = _run_options()
         self._batches = config["max_batch_size"] > 0
         self._inputs = {tensor["name"]: tensor for tensor in config["input"]}
         self._output_names = [tensor["name"] for tensor in config["output"]]
@@ -54,7 +53,7 @@ class TritonPythonModel:
     def _run_alone(self, request: Any) -> Any:
         try:
             names = self._output_names_for(request)
-            outputs = self._session.run(names, self._feeds(request), self._only_asked)
+            outputs = self._session.run(names, self._feeds(request))
         except Exception as error:  # noqa: BLE001 (handed on to whoever asked)
             return pb.InferenceResponse([], pb.TritonError(" ".join(str(error).split())))
         return _response(names, outputs)
@@ -65,8 +64,7 @@ class TritonPythonModel:
         joined = {name: _concatenate([one[name] for one in feeds]) for name in feeds[0]}
         wanted = [self._output_names_for(request) for request in requests]
         names = [name for name in self._output_names if any(name in one for one in wanted)]
-        found = self._session.run(names, joined, self._only_asked)
-        outputs = dict(zip(names, found, strict=True))
+        outputs = dict(zip(names, self._session.run(names, joined), strict=True))
         responses, start = [], 0
         for request_names, own, count in zip(wanted, feeds, rows, strict=True):
             cut = [self._cut(outputs, name, start, count, own) for name in request_names]
@@ -144,15 +142,6 @@ def _open(config: dict[str, Any], version: Path) -> Any:
     options.inter_op_num_threads = _parameter(config, "inter_op_thread_count", 1)
     path = version / (config.get("default_model_filename") or "model.onnx")
     return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-
-
-def _run_options() -> Any:
-    """Runs compute what leads to the outputs that were asked for, and nothing else."""
-    import onnxruntime as ort  # noqa: PLC0415 (as above)
-
-    options = ort.RunOptions()
-    options.only_execute_path_to_fetches = True
-    return options
 
 
 def _parameter(config: dict[str, Any], name: str, default: int) -> int:
