@@ -14,7 +14,9 @@ from deploy.services.supervisor import configure_logs
 from deploy.settings import load_settings
 from stream.api.keys import ApiKey, make_key, read_keys, write_keys
 
-keys = typer.Typer(help="Keys of the HTTP API: who may do what.", no_args_is_help=True)
+keys = typer.Typer(
+    help="Keys of the HTTP API: who may do what.", no_args_is_help=True, add_completion=False
+)
 
 KeysFile = Annotated[
     Path | None, typer.Option("--file", help="the file of keys; default: api.keys_file")
@@ -22,7 +24,7 @@ KeysFile = Annotated[
 
 
 def api() -> None:
-    """Run the HTTP API until it is stopped; as many as one likes."""
+    """Run the HTTP API until it is stopped; any number of them may run."""
     configure_logs()
     settings = load_settings()
     is_local = not any(local.addresses(settings).values())
@@ -32,13 +34,13 @@ def api() -> None:
 @keys.command()
 def add(
     name: Annotated[str, typer.Argument(help="whose key it is: letters, digits, . _ -")],
-    scope: Annotated[list[Scope], typer.Option(help="what it is for; again for each")],
+    scope: Annotated[list[Scope], typer.Option(help="what it allows; may be repeated")],
     per_second: Annotated[
-        float | None, typer.Option(help="requests a second of one process; default: any number")
+        float | None, typer.Option(help="requests a second that one process takes from it; default: no limit")
     ] = None,
     file: KeysFile = None,
 ) -> None:
-    """Make a key, and print it: it is kept as a hash only, and is not shown again."""
+    """Make a key and print it. Only a hash of it is kept: it cannot be shown again."""
     path = _find_file(file)
     known = read_keys(path) if path.exists() else []
     if any(key.name == name for key in known):
@@ -48,8 +50,8 @@ def add(
     print(secret)
 
 
-@keys.command("ls")
-def show(file: KeysFile = None) -> None:
+@keys.command("list")
+def list_keys(file: KeysFile = None) -> None:
     """List the keys."""
     for key in read_keys(_find_file(file)):
         Console(highlight=False, soft_wrap=True).print(_line(key), markup=False)
@@ -57,14 +59,14 @@ def show(file: KeysFile = None) -> None:
 
 @keys.command()
 def remove(
-    name: Annotated[str, typer.Argument(help="as `keys ls` has it")], file: KeysFile = None
+    name: Annotated[str, typer.Argument(help="as `keys list` shows it")], file: KeysFile = None
 ) -> None:
-    """Take a key back: a second later it is not known any more."""
+    """Revoke a key: the API refuses it from about a second later on."""
     path = _find_file(file)
     known = read_keys(path)
     left = [key for key in known if key.name != name]
     if len(left) == len(known):
-        raise SettingsError(f"no key is named {name}: headwater keys ls")
+        raise SettingsError(f"no key is named {name}: headwater keys list")
     write_keys(path, left)
 
 

@@ -14,14 +14,14 @@ from stream.api.openapi import make_openapi
 from stream.api.proto import make_proto, read_numbers
 
 Reference = Annotated[
-    bool, typer.Option("--reference", help="print docs/reference/settings.md: all settings")
+    bool, typer.Option("--reference", help="print the page docs/reference/settings.md, which lists all settings")
 ]
 
 OfHttp = Annotated[
-    bool, typer.Option("--http", help="the OpenAPI document of the HTTP API, openapi.json there")
+    bool, typer.Option("--http", help="the OpenAPI document of the HTTP API")
 ]
 OfGrpc = Annotated[
-    bool, typer.Option("--grpc", help="the protocol buffers of the gRPC API, headwater.proto there")
+    bool, typer.Option("--grpc", help="the protocol buffers of the gRPC API")
 ]
 
 
@@ -32,7 +32,7 @@ def config(reference: Reference = False) -> None:
 
 
 def schema(http: OfHttp = False, grpc: OfGrpc = False) -> None:
-    """Print the AsyncAPI document of the topics, or what describes the HTTP or the gRPC API."""
+    """Print the AsyncAPI document of the topics, or the document of the HTTP or the gRPC API."""
     if grpc:
         print(make_proto(read_numbers(headwater_pb2.DESCRIPTOR)), end="")
         return

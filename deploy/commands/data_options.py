@@ -15,14 +15,16 @@ from deploy.settings import Settings, load_settings
 from trainer import datasets
 from trainer.datasets import DataSource, Log, mapping_from_options
 
-app = typer.Typer(help="Logs of events in files: what they hold.", no_args_is_help=True)
+app = typer.Typer(
+    help="Logs of events in files: what they hold.", no_args_is_help=True, add_completion=False
+)
 
 Data = Annotated[
     Path | None,
     typer.Option(
         "--data",
         help="file or folder: MovieLens in any of its layouts, CSV or Parquet; "
-        "MovieLens-100K if none is given",
+        "default: MovieLens-100K",
     ),
 ]
 Map = Annotated[
@@ -31,7 +33,7 @@ Map = Annotated[
         "--map",
         metavar="FIELD=COLUMN",
         help="the column of a table that holds a field (user, item, time, price, title, ...); "
-        "again for each",
+        "may be repeated",
     ),
 ]
 Type = Annotated[
@@ -39,8 +41,8 @@ Type = Annotated[
     typer.Option(
         "--type",
         metavar="TYPE|VALUE=TYPE",
-        help="what each row of a table is (click, purchase, another registered type), or what a "
-        "value of its type column stands for (one of these, or skip); again for each",
+        help="the event type of all rows of a table (click, purchase, ...); or, as VALUE=TYPE, the "
+        "type that a value of the type column stands for, or skip; may be repeated",
     ),
 ]
 
@@ -75,15 +77,15 @@ def data() -> None:
 
 @app.command()
 def inspect(
-    path: Annotated[Path, typer.Argument(help="as --data of other commands has it")],
+    path: Annotated[Path, typer.Argument(help="file or folder, as for --data of other commands")],
     maps: Map = None,
     types: Type = None,
     of_items: Annotated[
-        bool, typer.Option("--items", help="rows describe items: a catalogue, no log of events")
+        bool, typer.Option("--items", help="the rows are a catalogue of items, not events")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="as JSON, for programs")] = False,
 ) -> None:
-    """Say what a log holds and what looks wrong in it, before anything is learned from it."""
+    """Show what a log holds and what looks wrong in it, before anything is learned from it."""
     settings = load_settings()
     source = data_source(settings, path, maps, types)
     log = datasets.examine_catalogue(path, source) if of_items else datasets.examine_log(source)

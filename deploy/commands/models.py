@@ -38,10 +38,10 @@ GROUPS = {
 Folder = Annotated[
     Path | None,
     typer.Argument(
-        help="a version's folder; the newest version of the repository if none is given"
+        help="folder of the version; default: the newest version of the model repository"
     ),
 ]
-Version = Annotated[int | None, typer.Option(help="this version of the model repository", min=1)]
+Version = Annotated[int | None, typer.Option(help="number of the version in the model repository", min=1)]
 Share = Annotated[
     float | None,
     typer.Option(
@@ -55,18 +55,18 @@ RightAfter = Annotated[
     bool,
     typer.Option(
         "--right-after",
-        help="ask right after a person's event, as the stream does, not at the time of the next",
+        help="predict right after each event, as the stream does, not at the time of the next one",
     ),
 ]
 Prequentially = Annotated[
     bool,
     typer.Option(
         "--prequential",
-        help="judge no version but the slow loop: train on the first 30 % of the log, then "
+        help="judge the slow loop instead of a version: train on the first 30 % of the log, then "
         "judge each window before learning from it",
     ),
 ]
-WindowEvents = Annotated[int, typer.Option(help="with --prequential: of a window", min=1)]
+WindowEvents = Annotated[int, typer.Option(help="with --prequential: events of a window", min=1)]
 
 
 def evaluate(  # noqa: PLR0913 (its options)
@@ -180,7 +180,7 @@ def _cells(found: RankingMetrics) -> list[str]:
 
 
 Number = Annotated[
-    int | None, typer.Option("--version", help="of the model repository; default: newest", min=1)
+    int | None, typer.Option("--version", help="number of the version; default: the newest", min=1)
 ]
 
 
@@ -208,14 +208,14 @@ def _line(outcome: VariantOutcome) -> str:
 
 
 Trials = Annotated[
-    int, typer.Option(help="trainings in all, those of an earlier run in --study included", min=1)
+    int, typer.Option(help="trainings in all; those of earlier runs in --study count", min=1)
 ]
 SearchShare = Annotated[
-    float, typer.Option(help="search on this first part of the log only", min=0.01, max=1)
+    float, typer.Option(help="use this first part of the log only", min=0.01, max=1)
 ]
-Timeout = Annotated[float | None, typer.Option(help="seconds after which none begins", min=0)]
+Timeout = Annotated[float | None, typer.Option(help="seconds after which no further trial begins", min=0)]
 Study = Annotated[
-    Path | None, typer.Option(help="keep the trials in this file, and go on from there next time")
+    Path | None, typer.Option(help="keep the trials in this file, and continue from it next time")
 ]
 
 

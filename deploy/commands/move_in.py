@@ -18,7 +18,9 @@ from features.kafka import ensure_topics
 from features.settings import EventSettings
 from stream.api.compat.values import EventAliases
 
-app = typer.Typer(help="Bring in a log of Gorse or Metarank.", no_args_is_help=True)
+app = typer.Typer(
+    help="Bring in a log of Gorse or Metarank.", no_args_is_help=True, add_completion=False
+)
 INTERRUPTED = 130
 Source = Annotated[Path, typer.Argument(metavar="PATH", help="a file, or a folder of them")]
 ReadLog = Callable[[Path, EventSettings, EventAliases], ForeignLog]
@@ -26,13 +28,13 @@ ReadLog = Callable[[Path, EventSettings, EventAliases], ForeignLog]
 
 @app.command()
 def gorse(path: Source) -> None:
-    """A dump of Gorse, or its exports of items and feedback (JSON lines, CSV), also gzipped."""
+    """Import a dump of Gorse, or its exports of items and feedback: JSON lines, CSV, gzip."""
     _import(path, read_gorse)
 
 
 @app.command()
 def metarank(path: Source) -> None:
-    """Event files of Metarank: JSON lines, also gzipped."""
+    """Import event files of Metarank: JSON lines, gzip."""
     _import(path, read_metarank)
 
 

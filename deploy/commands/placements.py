@@ -14,7 +14,11 @@ from features.placement_topic import read_placements, write_placement
 from features.rules.errors import RuleError
 from features.settings import BrokerSettings
 
-app = typer.Typer(help="What the lists of a place are made by.", no_args_is_help=True)
+app = typer.Typer(
+    help="Placements: named rules that the lists of a page are made by.",
+    no_args_is_help=True,
+    add_completion=False,
+)
 Name = Annotated[str, typer.Argument(help="of the placement, such as home, product or cart")]
 
 
@@ -39,7 +43,7 @@ def put(
 
 
 @app.command("list")
-def show_all() -> None:
+def list_placements() -> None:
     """List the placements."""
     for each in read_placements(_kafka()).known.values():
         _print(each.name, each.revision, each.placement)
@@ -55,8 +59,8 @@ def show(name: Name) -> None:
 
 
 @app.command()
-def delete(name: Name) -> None:
-    """Remove a placement: whoever asks for it is refused from then on."""
+def remove(name: Name) -> None:
+    """Remove a placement: requests that name it are refused from then on."""
     settings = _kafka()
     known = read_placements(settings).known
     if name not in known:

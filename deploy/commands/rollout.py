@@ -18,14 +18,18 @@ from deploy.settings import Settings, load_settings
 from features.inputs import MODEL_NAME
 from features.rollout_messages import RolloutAction
 
-app = typer.Typer(help="A canary's rollout: start one, look at it, steer it.", no_args_is_help=True)
+app = typer.Typer(
+    help="A canary's rollout: start one, look at it, steer it.",
+    no_args_is_help=True,
+    add_completion=False,
+)
 
 AsJson = Annotated[bool, typer.Option("--json", help="as JSON, for programs")]
 Actor = Annotated[str, typer.Option("--by", help="who asks; stays in the history")]
 Reason = Annotated[str, typer.Option("--reason", help="why; stays in the history")]
 OnTrial = Annotated[
     int | None,
-    typer.Argument(help="the version that is meant; a rollout of another one is left alone", min=1),
+    typer.Argument(help="act only if the rollout is of this version", min=1),
 ]
 
 
@@ -72,7 +76,7 @@ def resume(by: Actor, reason: Reason, version: OnTrial = None, as_json: AsJson =
 
 @app.command()
 def sign() -> None:
-    """Sign the newest rollout, for once, after `kafka.signing_key` was set."""
+    """Sign the newest rollout: needed once, after `kafka.signing_key` was set."""
     signed = sign_current(_settings().kafka, MODEL_NAME)
     Console().print(status_table(signed))
 

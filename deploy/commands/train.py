@@ -17,7 +17,7 @@ from trainer.priority import give_way
 from trainer.progress import TrainingPhase
 
 Share = Annotated[
-    float, typer.Option(help="learn from this first part of the log only", min=0.01, max=1)
+    float, typer.Option(help="train on this first part of the log only", min=0.01, max=1)
 ]
 
 
@@ -38,12 +38,12 @@ def train(data: Data = None, maps: Map = None, types: Type = None, share: Share 
 
 
 Kept = Annotated[
-    int | None, typer.Argument(help="a version that was kept aside; default: the newest", min=1)
+    int | None, typer.Argument(help="number of the version; default: the newest one that was kept aside", min=1)
 ]
 
 
 def publish(version: Kept = None) -> None:
-    """Bring a version live that was refused before: what refused it has been mended."""
+    """Publish a version that was kept aside, once the cause is mended."""
     settings = local.connect(load_settings(), only=["kafka", "triton"])
     with closing(model_registry(settings)) as registry:
         brought, is_live = registry.publish_kept(version, release(settings))

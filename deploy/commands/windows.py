@@ -42,16 +42,18 @@ from trainer.windows.events import WindowEvent
 from trainer.windows.store import WindowManifest, WindowStore, read_log
 from trainer.windows.writer import WindowLoader, WindowWriter
 
-app = typer.Typer(help="Windows of events, which training reads.", no_args_is_help=True)
+app = typer.Typer(
+    help="Windows of events, which training reads.", no_args_is_help=True, add_completion=False
+)
 
 AsJson = Annotated[bool, typer.Option("--json", help="as JSON, for programs")]
-Number = Annotated[int, typer.Argument(help="as `ls` shows it", min=1)]
+Number = Annotated[int, typer.Argument(help="as `windows list` shows it", min=1)]
 Head = Annotated[int, typer.Option(help="only the first so many events", min=0)]
 
 
 @app.command()
 def write() -> None:
-    """Gather events from Kafka into windows until Ctrl-C or SIGTERM; run one of it."""
+    """Gather events from Kafka into windows until Ctrl-C or SIGTERM; run it once only."""
     configure_logs()
     settings = local.connect(load_settings(), only=["kafka"])
     store = WindowStore(settings.windows_address)
@@ -64,7 +66,9 @@ def write() -> None:
             pass
 
 
-@app.command("ls")
+# It was `ls` up to release 0.2.0.
+@app.command("ls", hidden=True)
+@app.command("list")
 def list_windows(as_json: AsJson = False) -> None:
     """List the windows, oldest first."""
     store = WindowStore(load_settings().windows_address)
@@ -220,7 +224,7 @@ INTERRUPTED = 130
 Speed = Annotated[
     str | None,
     typer.Option(
-        help="seconds of event time that pass in one (3600: an hour), or max, the default"
+        help="seconds of event time replayed in one second (3600: an hour), or max, the default"
     ),
 ]
 Rate = Annotated[float | None, typer.Option(help="events a second, instead of --speed", min=0.001)]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from deploy.cli import COMMANDS
 from deploy.settings import Settings
 from tools.measure_code import ROOT
 
@@ -42,6 +43,11 @@ def test_links_lead_somewhere(name: str) -> None:
         if not file.exists() or (anchor and file.suffix == ".md" and anchor not in _headings(file)):
             dead.append(link)
     assert not dead
+
+
+def test_every_command_is_in_the_reference() -> None:
+    text = (ROOT / "docs/reference/commands.md").read_text()
+    assert [name for name in COMMANDS if f"`{name}" not in text] == []
 
 
 def test_the_readme_is_short() -> None:

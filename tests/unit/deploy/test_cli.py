@@ -92,6 +92,12 @@ def test_the_help_lists_every_command_as_it_says_itself() -> None:
         assert own.startswith(line.rstrip(".")), f"{name}: {own.splitlines()[0]!r} beside {line!r}"
 
 
+def test_the_name_that_a_command_had_in_the_release_before_is_understood() -> None:
+    windows = load_command("windows").commands
+    assert windows["ls"].callback is windows["list"].callback
+    assert windows["ls"].hidden
+
+
 def test_an_unknown_command_is_answered_with_the_nearest(tmp_path: Path) -> None:
     done = headwater(tmp_path, "trian")
     assert done.returncode == 2
