@@ -36,7 +36,8 @@ def add(
     name: Annotated[str, typer.Argument(help="whose key it is: letters, digits, . _ -")],
     scope: Annotated[list[Scope], typer.Option(help="what it allows; may be repeated")],
     per_second: Annotated[
-        float | None, typer.Option(help="requests a second that one process takes from it; default: no limit")
+        float | None,
+        typer.Option(help="requests a second that one process takes from it; default: no limit"),
     ] = None,
     file: KeysFile = None,
 ) -> None:

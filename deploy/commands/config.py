@@ -14,15 +14,14 @@ from stream.api.openapi import make_openapi
 from stream.api.proto import make_proto, read_numbers
 
 Reference = Annotated[
-    bool, typer.Option("--reference", help="print the page docs/reference/settings.md, which lists all settings")
+    bool,
+    typer.Option(
+        "--reference", help="print the page docs/reference/settings.md, which lists all settings"
+    ),
 ]
 
-OfHttp = Annotated[
-    bool, typer.Option("--http", help="the OpenAPI document of the HTTP API")
-]
-OfGrpc = Annotated[
-    bool, typer.Option("--grpc", help="the protocol buffers of the gRPC API")
-]
+OfHttp = Annotated[bool, typer.Option("--http", help="the OpenAPI document of the HTTP API")]
+OfGrpc = Annotated[bool, typer.Option("--grpc", help="the protocol buffers of the gRPC API")]
 
 
 def config(reference: Reference = False) -> None:

@@ -41,7 +41,9 @@ Folder = Annotated[
         help="folder of the version; default: the newest version of the model repository"
     ),
 ]
-Version = Annotated[int | None, typer.Option(help="number of the version in the model repository", min=1)]
+Version = Annotated[
+    int | None, typer.Option(help="number of the version in the model repository", min=1)
+]
 Share = Annotated[
     float | None,
     typer.Option(
@@ -213,7 +215,9 @@ Trials = Annotated[
 SearchShare = Annotated[
     float, typer.Option(help="use this first part of the log only", min=0.01, max=1)
 ]
-Timeout = Annotated[float | None, typer.Option(help="seconds after which no further trial begins", min=0)]
+Timeout = Annotated[
+    float | None, typer.Option(help="seconds after which no further trial begins", min=0)
+]
 Study = Annotated[
     Path | None, typer.Option(help="keep the trials in this file, and continue from it next time")
 ]

@@ -38,7 +38,10 @@ def train(data: Data = None, maps: Map = None, types: Type = None, share: Share 
 
 
 Kept = Annotated[
-    int | None, typer.Argument(help="number of the version; default: the newest one that was kept aside", min=1)
+    int | None,
+    typer.Argument(
+        help="number of the version; default: the newest one that was kept aside", min=1
+    ),
 ]
 
 

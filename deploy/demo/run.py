@@ -311,6 +311,6 @@ def _summarise(screen: Screen, figures: dict[str, Any]) -> None:
     for line in give_advice(figures):
         screen.say(f"\n[yellow]{line}[/]")
     screen.say(
-        "\nNext: [bold]headwater demo --data FILE[/] (in a checkout: [bold]./hw demo --data FILE[/]) "
-        "plays it with your own events, and docs/tutorial.md runs the parts one by one."
+        "\nNext: [bold]headwater demo --data FILE[/], or [bold]./hw demo --data FILE[/] in a "
+        "checkout, plays it with your own events; docs/tutorial.md runs the parts one by one."
     )

@@ -33,7 +33,7 @@ from features.store import FEEDBACK, RowRead
 from features.store.redis import RedisRowStore
 from features.topics import Hash
 from tests.harness.models import SETTINGS, untrained
-from tests.harness.rollouts import People, asked, controlling, told
+from tests.harness.rollouts import People, controlling, read_rollouts, send_action
 
 pytestmark = pytest.mark.faults
 FAULTS, LONGEST_S, STOPPED_S = 5, 8.0, 9.0
@@ -85,15 +85,15 @@ def test_controllers_killed_and_stopped_lose_and_double_nothing(
             else:
                 controllers[at].kill()
                 controllers[at] = controller()
-        before = len(told(servers).steps)
+        before = len(read_rollouts(servers).steps)
         deadline = time.monotonic() + PATIENCE_S
-        while len(told(servers).steps) < before + 2:
+        while len(read_rollouts(servers).steps) < before + 2:
             assert time.monotonic() < deadline, "nobody leads any more"
             keep_busy(servers, people, 0.5)
         # Time for what was shown last to be counted.
         time.sleep(3)
         assert all(one.poll() is None for one in controllers)
-    check_history(told(servers).steps)
+    check_history(read_rollouts(servers).steps)
     check_counters(servers)
 
 
@@ -108,7 +108,7 @@ def keep_busy(settings: Settings, people: People, seconds: float) -> None:
     """People act; where a rollout has ended, the other version is tried out."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
-        current = told(settings).current
+        current = read_rollouts(settings).current
         assert current
         if current.phase in ("promoted", "rolled_back", "stable"):
             begin(settings)
@@ -119,14 +119,14 @@ def begin(settings: Settings) -> None:
     """Try out the version that is not live; a controller that dies meanwhile is waited for."""
     deadline = time.monotonic() + 2 * PATIENCE_S
     while True:
-        current = told(settings).current
+        current = read_rollouts(settings).current
         assert current
         stable = current.version_for("stable")
         assert stable
         if current.phase in ("shadow", "running", "holding"):
             return
         try:
-            asked(settings, RolloutAction.START, 3 - stable.version)
+            send_action(settings, RolloutAction.START, 3 - stable.version)
         except (ServerError, CommandRejectedError):
             assert time.monotonic() < deadline, "no controller answers"
 
@@ -148,9 +148,9 @@ def check_counters(settings: Settings) -> None:
     """What the store holds is what the log says, up to where it was read."""
     sources = ensure_sources(settings.kafka)
     logs = {n: list(in_order(settings, n, sources)) for n in range(settings.kafka.partitions)}
-    names = {step.rollout.rollout_id for step in told(settings).steps}
+    names = {step.rollout.rollout_id for step in read_rollouts(settings).steps}
     requests = 0
-    for (name, number), row in asyncio.run(stored(settings, names)).items():
+    for (name, number), row in asyncio.run(read_feedback(settings, names)).items():
         rules = RolloutSettings()
         window_ms = int(1000 * rules.credit_window_s)
         scope = FeedbackScope(name, 0, window_ms, rules.purchase_reward)
@@ -165,7 +165,7 @@ def check_counters(settings: Settings) -> None:
     assert requests > 1000
 
 
-async def stored(settings: Settings, names: set[str]) -> dict[tuple[str, int], FeedbackRow]:
+async def read_feedback(settings: Settings, names: set[str]) -> dict[tuple[str, int], FeedbackRow]:
     keys = [(name, number) for name in names for number in range(settings.kafka.partitions)]
     store = RedisRowStore(settings.store)
     try:

@@ -117,7 +117,7 @@ def check(settings: Settings, schema: FeatureSchema, items: int = ITEMS + 2) -> 
     return live
 
 
-def announced(settings: Settings) -> list[int]:
+def announced_versions(settings: Settings) -> list[int]:
     """The versions that went live, in order; one announced twice in a row is there once."""
     rollouts = [
         msgspec.json.decode(value, type=Rollout)
@@ -131,7 +131,7 @@ def check_end(settings: Settings, schema: FeatureSchema) -> None:
     """After a trainer that nobody killed: nothing is left to do, and nothing was left out."""
     live = check(settings, schema)
     assert live is not None
-    assert announced(settings) == list(range(1, live + 1))
+    assert announced_versions(settings) == list(range(1, live + 1))
     repository = ModelRepository(settings.model_repository)
     assert [path.name for path in repository.staging.iterdir()] == [LOCK]
     numbers = repository.version_numbers()

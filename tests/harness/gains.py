@@ -41,7 +41,7 @@ def slices(
         easy = random.gamma(2.0, 0.5, world.people)[whose]
         live, other = (_gains(easy * world.hit_rate, random) for _ in range(2))
         mine = np.where(random.random(world.events) < world.alike, live, other)
-        yield mine * _kept(worth, world.events, random), live, whose
+        yield mine * _draw_kept(worth, world.events, random), live, whose
 
 
 def _gains(hit_rates: Float64Array, random: np.random.Generator) -> Float64Array:
@@ -50,6 +50,6 @@ def _gains(hit_rates: Float64Array, random: np.random.Generator) -> Float64Array
     return hits * random.choice(1 / np.log2(np.arange(10) + 2), len(hit_rates))
 
 
-def _kept(worth: float, events: int, random: np.random.Generator) -> Float64Array:
+def _draw_kept(worth: float, events: int, random: np.random.Generator) -> Float64Array:
     """A worse candidate misses what it would have hit; a better one gains more by each."""
     return (random.random(events) < worth).astype(np.float64) * max(1.0, worth)

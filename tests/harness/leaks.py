@@ -47,11 +47,11 @@ class Left:
     def since(self, before: Left) -> list[str]:
         """What is new or gone, one line each; nothing of a process that has ended."""
         threads = [f"thread {t.name}" for t in self.threads - before.threads if t.is_alive()]
-        children = [f"process {pid}: {program}" for pid, program in self._started(before)]
+        children = [f"process {pid}: {program}" for pid, program in self._new_children(before)]
         changed = {name for name, _ in self.variables ^ before.variables}
         return sorted([*threads, *children, *(f"variable {name}" for name in changed)])
 
-    def _started(self, before: Left) -> Iterator[tuple[int, str]]:
+    def _new_children(self, before: Left) -> Iterator[tuple[int, str]]:
         """Children that are new: pid and program."""
         ended = Counter(before.children[pid] for pid in before.children.keys() - self.children)
         for pid, program in sorted(self.children.items() - before.children.items()):

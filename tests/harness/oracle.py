@@ -86,7 +86,9 @@ def read_log(
     return list(first.values())
 
 
-def decayed(times_ms: Sequence[int], reference_ms: int, half_lives: Sequence[float]) -> list[float]:
+def decayed_sums(
+    times_ms: Sequence[int], reference_ms: int, half_lives: Sequence[float]
+) -> list[float]:
     """Sum of 2^-(age / half-life) over the events, for each half-life, as of the reference."""
     ages = reference_ms - np.asarray(times_ms, np.float64)
     return [float(np.sum(2.0 ** (-ages / half_life))) for half_life in half_lives]
@@ -108,7 +110,7 @@ def expected_counters(
     counters: list[float] = []
     for topic in (CLICK.topic, PURCHASE.topic):
         times = [event.time_ms for event in events if event.topic == topic]
-        counters += decayed(times, reference, half_lives)
+        counters += decayed_sums(times, reference, half_lives)
     return reference, counters
 
 

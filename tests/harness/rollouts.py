@@ -76,11 +76,11 @@ def rules(**changed: object) -> RolloutSettings:
     return RolloutSettings.model_validate({"steps": (0.1, 0.5), **chosen})
 
 
-def asked(settings: Settings, action: RolloutAction, version: int | None = None) -> str:
+def send_action(settings: Settings, action: RolloutAction, version: int | None = None) -> str:
     """What the controller answers to a command, which has to go well."""
     if version is not None:
         load_candidate(settings, version)
-    seen = None if version else told(settings).current
+    seen = None if version else read_rollouts(settings).current
     request = CommandRequest(MODEL_NAME, action, "ann", "a test", version, seen=seen)
     return send_command(settings.kafka, sign_command(rules(), request)).reason
 
@@ -116,7 +116,7 @@ def controlling(
             process.wait()
 
 
-def told(settings: Settings) -> RolloutHistory:
+def read_rollouts(settings: Settings) -> RolloutHistory:
     """What the topic says."""
     return read_history(settings.kafka, MODEL_NAME)
 
@@ -128,7 +128,7 @@ def until(
     deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
         act()
-        found = told(settings)
+        found = read_rollouts(settings)
         if is_so(found):
             return found
     newest = found.steps[-1] if found.steps else None
@@ -166,11 +166,11 @@ class People:
 
     def act(self, count: int = 400) -> None:
         """So many recommendations, and a click on some of them a moment later."""
-        current = told(self._settings).current
+        current = read_rollouts(self._settings).current
         assert current
         routes = Routes(MODEL_NAME, load=lambda _: Vocabulary([]))
         routes.follow(current)
-        acts = [self._recommended(routes, current) for _ in range(count)]
+        acts = [self._make_recommendation(routes, current) for _ in range(count)]
         for number, answer in enumerate(acts):
             # By the stream and by the API.
             topic = SERVED if number % 2 else RECOMMENDATIONS
@@ -210,7 +210,7 @@ class People:
         )
         self._producer.produce(CLICK.topic, encode(click), click.user_id)
 
-    def _recommended(self, routes: Routes, current: Rollout) -> Recommendation:
+    def _make_recommendation(self, routes: Routes, current: Rollout) -> Recommendation:
         self._number += 1
         name = f"{self._chance.getrandbits(64):x}"
         user = f"u{self._chance.randrange(PEOPLE)}"
@@ -231,16 +231,16 @@ class People:
             produced_time=current.time,
             fallback=False,
             rollout_id=current.rollout_id,
-            failed=self._failed(version.variant),
+            failed=self._failure(version.variant),
             latency_ms=self._latency_ms.get(version.variant, 20.0),
             shadow=self._shadow(items) if routing.shadow else None,
         )
 
-    def _failed(self, variant: str) -> str:
+    def _failure(self, variant: str) -> str:
         return "not numbers" if self._chance.random() < self._failing.get(variant, 0) else ""
 
     def _shadow(self, items: list[str]) -> Shadow:
-        failed = self._failed(Variant.SHADOW)
+        failed = self._failure(Variant.SHADOW)
         return Shadow(
             model_version="2",
             items=[] if failed else items,
@@ -250,7 +250,7 @@ class People:
         )
 
 
-def ended(found: RolloutHistory, rollout_id: str) -> RolloutStep | None:
+def final_step(found: RolloutHistory, rollout_id: str) -> RolloutStep | None:
     """The last step of a rollout, once it has ended."""
     last = next(
         (one for one in reversed(found.steps) if one.rollout.rollout_id == rollout_id), None

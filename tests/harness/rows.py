@@ -57,7 +57,7 @@ def user_row(row: Mapping[str, Any], schema: FeatureSchema) -> UserRow:
         return empty_user(schema)
     history = zip(*(row[f"history_{name}"] for name in ("times_ms", "types", "items")), strict=True)
     size = len(schema.category_half_lives)
-    hashes, flat = (_listed(row[f"category_{name}"]) for name in ("hashes", "counters"))
+    hashes, flat = (_as_list(row[f"category_{name}"]) for name in ("hashes", "counters"))
     return UserRow(
         list(row["counters"]),
         array("q", [number for event in history for number in event]),
@@ -65,7 +65,7 @@ def user_row(row: Mapping[str, Any], schema: FeatureSchema) -> UserRow:
     )
 
 
-def _listed(values: Any) -> list[Any]:
+def _as_list(values: Any) -> list[Any]:
     """Feast has None for an empty list."""
     return [] if values is None else list(values)
 

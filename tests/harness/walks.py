@@ -30,7 +30,7 @@ def walks(people: range, step: int, names: str = "i") -> Events:
     ]
 
 
-def shuffled(events: Events) -> Events:
+def swap_items(events: Events) -> Events:
     """The same with each other's items."""
     items = np.random.default_rng(0).permutation([event.item_id for event in events])
     return [

@@ -48,17 +48,17 @@ def assemble(
     return WindowAssembler(sources, settings, progress or AssemblyState(), repeats, now_s)
 
 
-def closed(*minutes: float, first_offset: int = 0) -> ClosedWindow:
+def closed_window(*minutes: float, first_offset: int = 0) -> ClosedWindow:
     """A window of events at these minutes, closed because nothing moved."""
     assembler = assemble(AssemblyState())
     for at, minute in enumerate(minutes):
         assembler.add(row(first_offset + at, minute), NOW_MS)
-    found = idled(assembler)
+    found = close_when_idle(assembler)
     assert found is not None
     return found
 
 
-def idled(assembler: WindowAssembler) -> ClosedWindow | None:
+def close_when_idle(assembler: WindowAssembler) -> ClosedWindow | None:
     """What closes when no partition has more and event time stands still."""
     for source in assembler.trackers:
         assembler.reached_end(source)
@@ -66,8 +66,8 @@ def idled(assembler: WindowAssembler) -> ClosedWindow | None:
     return assembler.close(0.0) or assembler.close(SETTINGS.idle_s)
 
 
-def written(store: WindowStore, number: int, *minutes: float) -> ClosedWindow:
-    window = closed(*minutes)
+def write_window(store: WindowStore, number: int, *minutes: float) -> ClosedWindow:
+    window = closed_window(*minutes)
     store.write(store.prepare(number, window))
     return window
 

@@ -180,7 +180,7 @@ def rows_once(store: Any, people: Sequence[Feed], settings: Settings) -> dict[st
         missing.difference_update(
             row["user_id"]
             for row in counters
-            if counted(row["counters"] or [], schema) == sent[row["user_id"]]
+            if count_events(row["counters"] or [], schema) == sent[row["user_id"]]
         )
         return not missing
 
@@ -190,7 +190,7 @@ def rows_once(store: Any, people: Sequence[Feed], settings: Settings) -> dict[st
     return {row["user_id"]: user_row(row, schema) for row in rows}
 
 
-def counted(counters: Sequence[float], schema: FeatureSchema) -> int:
+def count_events(counters: Sequence[float], schema: FeatureSchema) -> int:
     size = len(schema.user_half_lives)
     return round(sum(counters[size - 1 :: size]))
 

@@ -162,7 +162,7 @@ def is_sooner(some: Iterable[Recommendation], others: Iterable[Recommendation]) 
     return median(map(age_ms, some)) < min(map(age_ms, others))
 
 
-def copied(repository: ModelRepository, version: int, change: Callable[[Path], None]) -> None:
+def copy_version(repository: ModelRepository, version: int, change: Callable[[Path], None]) -> None:
     """A version that is the candidate with another graph."""
     folder = repository.version(version).folder
     shutil.copytree(repository.version(CANDIDATE).folder, folder)
@@ -175,8 +175,8 @@ def load_versions(settings: Settings) -> None:
         registry.publish(untrained(schema, 1))
         registry.write_version(untrained(schema, 2))
     repository, server = registry.repository, registry.servers[0]
-    copied(repository, NAN, answer_nan)
-    copied(repository, LATE, lambda graph: answer_late(graph, LATE_PRODUCTS))
+    copy_version(repository, NAN, answer_nan)
+    copy_version(repository, LATE, lambda graph: answer_late(graph, LATE_PRODUCTS))
     config = (repository.model / "config.pbtxt").read_text()
     with server.connect() as triton:
         triton.load(config, [STABLE, CANDIDATE, NAN, LATE])

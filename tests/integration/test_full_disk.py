@@ -50,7 +50,7 @@ def disk(own: Settings) -> Iterator[Disk]:
 
 
 @asynccontextmanager
-async def connected(settings: StoreSettings) -> AsyncIterator[RedisRowStore]:
+async def connected_store(settings: StoreSettings) -> AsyncIterator[RedisRowStore]:
     store = RedisRowStore(settings)
     try:
         yield store
@@ -102,7 +102,7 @@ def kill_and_start(own: Settings) -> tuple[Settings, list[str]]:
 
 
 async def count_rows(settings: StoreSettings, names: list[str]) -> int:
-    async with connected(settings) as store:
+    async with connected_store(settings) as store:
         rows = await store.read([RowRead(TRENDING, name, ("offsets",)) for name in names])
     return sum(row["offsets"] == ROW.encode() for row in rows)
 
@@ -111,7 +111,7 @@ def test_rows_are_durable_only_once_the_file_was_written_anew(own: Settings, dis
     settings = local.up(own, only=["store"]).store
 
     async def fill() -> None:
-        async with connected(settings) as store:
+        async with connected_store(settings) as store:
             await store.write([make_row("before")])
             assert await store.wait_until_durable(10_000)
             renew(settings)
@@ -134,7 +134,7 @@ def test_a_file_that_a_full_disk_has_broken_is_mended_at_the_start(
     settings = local.up(own, only=["store"]).store
 
     async def fill() -> None:
-        async with connected(settings) as store:
+        async with connected_store(settings) as store:
             await store.write([make_row("before")])
             renew(settings)
             with disk.fill():

@@ -113,7 +113,7 @@ def pid_of(shop: Shop, name: str) -> int:
     return pid
 
 
-def listed(answer: Recommendation) -> list[str]:
+def item_ids(answer: Recommendation) -> list[str]:
     return [item.item_id for item in answer.items]
 
 
@@ -121,11 +121,11 @@ def test_an_event_changes_the_next_recommendation(shop: Shop) -> None:
     first = shop.act("ann", "i1")
     assert (first.variant, first.model_version, first.fallback) == ("stable", "1", False)
     assert first.user_id == "ann"
-    assert len(set(listed(first))) == 10
-    assert "i1" not in listed(first)
-    second = shop.act("ann", listed(first)[0])
-    assert listed(first)[0] not in listed(second)
-    assert listed(second) != listed(first)
+    assert len(set(item_ids(first))) == 10
+    assert "i1" not in item_ids(first)
+    second = shop.act("ann", item_ids(first)[0])
+    assert item_ids(first)[0] not in item_ids(second)
+    assert item_ids(second) != item_ids(first)
     assert second.event_time <= second.produced_time
 
 
@@ -138,13 +138,13 @@ def test_the_answer_to_an_event_has_one_name_however_often_it_is_sent(shop: Shop
 
 
 def test_what_cannot_be_had_is_not_recommended(shop: Shop) -> None:
-    best = listed(shop.act("cas", "i1"))[0]
+    best = item_ids(shop.act("cas", "i1"))[0]
     shop.producer.item(best, available=False)
-    gone = shop.until("cas", lambda answer: best not in listed(answer))
+    gone = shop.until("cas", lambda answer: best not in item_ids(answer))
     assert not gone.fallback
-    also = listed(gone)[0]
+    also = item_ids(gone)[0]
     shop.producer.remove_item(also)
-    shop.until("cas", lambda answer: also not in listed(answer))
+    shop.until("cas", lambda answer: also not in item_ids(answer))
 
 
 def test_without_triton_popular_items_come_marked_and_the_model_returns(shop: Shop) -> None:
@@ -156,7 +156,7 @@ def test_without_triton_popular_items_come_marked_and_the_model_returns(shop: Sh
     assert (answer.variant, answer.model_version) == ("stable", POPULAR_ITEMS)
     assert answer.failed
     # A worker's view of the trends may be some seconds old.
-    answer = shop.until("eve", lambda answer: trending <= set(listed(answer)))
+    answer = shop.until("eve", lambda answer: trending <= set(item_ids(answer)))
     assert answer.fallback
     assert all(item.reason.kind == "popular" for item in answer.items)
     local.up(shop.local, only=["triton"])
@@ -210,7 +210,7 @@ async def stored_row(shop: Shop, user_id: str) -> UserRow:
     return decode_user(stored, FeatureSchema(shop.settings.features))
 
 
-def clicked(user_id: str, event_id: str, time_ms: int | None = None) -> Click:
+def make_click(user_id: str, event_id: str, time_ms: int | None = None) -> Click:
     now_ms = int(time.time() * 1000)
     return Click(event_id=event_id, user_id=user_id, item_id="i1", timestamp=time_ms or now_ms)
 
@@ -229,7 +229,7 @@ def test_what_a_producer_took_back_counts_nowhere(shop: Shop) -> None:
     producer.init_transactions(ANSWER_S)
     for event_id, is_meant in (("taken-back", False), ("meant", True)):
         producer.begin_transaction()
-        producer.produce(CLICK.topic, encode(clicked("una", event_id)), "una")
+        producer.produce(CLICK.topic, encode(make_click("una", event_id)), "una")
         producer.flush(ANSWER_S)
         if is_meant:
             producer.commit_transaction(ANSWER_S)
@@ -277,10 +277,10 @@ def test_an_event_of_the_year_2200_spoils_nothing_where_times_are_the_senders_ow
             message_timestamp_type="CreateTime",
             message_timestamp_after_max_ms=str(2**63 - 1),
         )
-        poison = clicked("vic", "poison", YEAR_2200_MS)
+        poison = make_click("vic", "poison", YEAR_2200_MS)
         while send_at(shop, poison, YEAR_2200_MS).timestamp()[0] != TIMESTAMP_CREATE_TIME:
             time.sleep(0.1)
-        good = clicked("vic", "good")
+        good = make_click("vic", "good")
         assert send_at(shop, good, 1).timestamp()[1] == 1
         shop.answer_to("good")
     finally:

@@ -223,7 +223,7 @@ def announce(settings: Settings, stable: ModelVersion, canary: ModelVersion) -> 
     write_rollout_message(settings.kafka, MODEL_NAME, rollout, "a trial")
 
 
-def routed(*versions: ModelVersion) -> list[RoutedVersion]:
+def routed_versions(*versions: ModelVersion) -> list[RoutedVersion]:
     """The first is the stable one."""
     return [
         RoutedVersion(
@@ -243,7 +243,7 @@ def forget(trainer: Trainer) -> None:
 def test_whatever_takes_traffic_is_loaded_again(trainer: Trainer) -> None:
     older, newer = trainer.publish(), trainer.publish()
     forget(trainer)
-    wanted = routed(older, newer)
+    wanted = routed_versions(older, newer)
     assert [one.version for one in missing_versions(trainer.server, wanted)] == [
         older.number,
         newer.number,
@@ -259,7 +259,7 @@ def test_one_that_cannot_be_loaded_does_not_keep_the_others_away(trainer: Traine
     (broken.folder / "model.onnx").write_bytes(b"no graph")
     forget(trainer)
     now = [0.0]
-    found = Reconciler(trainer.server, lambda: routed(live, broken), clock=lambda: now[0])
+    found = Reconciler(trainer.server, lambda: routed_versions(live, broken), clock=lambda: now[0])
     assert found.reconcile() == [broken.number]
     assert trainer.up([live.number]) == [live.number]
     missing = REGISTRY.get_sample_value(
@@ -278,20 +278,22 @@ def test_nothing_is_read_where_versions_may_not_lie(trainer: Trainer, tmp_path: 
     live = trainer.publish()
     forget(trainer)
     for elsewhere in ("http://127.0.0.1:1/temporal_llm/7", f"{live.address}/../7", "s3://a/b"):
-        [wanted] = routed(live)
+        [wanted] = routed_versions(live)
         wanted = msgspec.structs.replace(wanted, address=elsewhere)
         with pytest.raises(SettingsError, match="address "):
             load_beside(trainer.server, wanted)
     with pytest.raises(SettingsError, match="is not below"):
-        load_beside(trainer.server, *routed(live), (str(tmp_path),))
+        load_beside(trainer.server, *routed_versions(live), (str(tmp_path),))
     assert trainer.up([live.number]) == []
-    assert Reconciler(trainer.server, lambda: routed(live), [live.address]).reconcile() == []
+    assert (
+        Reconciler(trainer.server, lambda: routed_versions(live), [live.address]).reconcile() == []
+    )
 
 
 def test_several_that_load_at_once_do_no_harm(trainer: Trainer) -> None:
     versions = [trainer.publish() for _ in range(3)]
     forget(trainer)
-    wanted = [routed(one) for one in versions]
+    wanted = [routed_versions(one) for one in versions]
     with ExitStack() as stack:
         for each in wanted:
             stack.enter_context(keep_loaded([trainer.server], lambda each=each: each))
@@ -305,7 +307,7 @@ def test_routing_that_cannot_be_read_is_told_and_what_was_read_counts(trainer: T
     def read() -> list[RoutedVersion]:
         if next(said, "gone") == "gone":
             raise ServerError("Kafka is away")
-        return routed(live)
+        return routed_versions(live)
 
     found = Reconciler(trainer.server, read)
     assert found.reconcile() == []

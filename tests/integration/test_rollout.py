@@ -51,14 +51,14 @@ from tests.harness.models import SETTINGS, untrained
 from tests.harness.probes import ask, is_ready, missing
 from tests.harness.rollouts import (
     People,
-    asked,
     command,
     controlling,
-    ended,
+    final_step,
+    read_rollouts,
     rollout_environment,
     rules,
+    send_action,
     steps,
-    told,
     until,
 )
 from tests.harness.servers import asleep, state_in
@@ -100,7 +100,7 @@ def test_without_a_controller_a_command_says_so(
 ) -> None:
     monkeypatch.setattr(topic, "MAX_AGE_S", 2.0)
     with pytest.raises(ServerError, match="run one: headwater controller"):
-        asked(fresh, RolloutAction.ROLLBACK)
+        send_action(fresh, RolloutAction.ROLLBACK)
 
 
 LEASE_S, READY_S = 30, 120
@@ -127,16 +127,20 @@ def test_a_canary_that_nobody_watches_ends_and_probes_name_what_sleeps(
         )
         stack.enter_context(running(worker))
         check_probes(fresh, ports, NEEDED)
-        begun(fresh)
+        start_rollout(fresh)
         # Who clicks nothing gives nothing to decide on: the canary stays.
         people = People(fresh, NOBODY_CLICKS)
-        until(fresh, lambda _: routed(ports["worker"]) == {"stable": 1, "canary": 2}, people.act)
+        until(
+            fresh,
+            lambda _: routed_versions(ports["worker"]) == {"stable": 1, "canary": 2},
+            people.act,
+        )
         controller.kill()
         for name in NEEDED_LATER:
             stack.enter_context(service(fresh, name, ports[name], tmp_path / f"{name}.log"))
         check_probes(fresh, ports, NEEDED_LATER)
         wait_until(lambda: metrics(ports["worker"])["headwater_rollout_lease_expired"] == 1, 60)
-        assert routed(ports["worker"]) == {"stable": 1}
+        assert routed_versions(ports["worker"]) == {"stable": 1}
         assert f"renewed it for {LEASE_S} s: everyone gets the stable version" in log.read_text()
         assert answered_by(fresh) == {"stable"}
 
@@ -197,7 +201,7 @@ def metrics(port: int) -> dict[str, float]:
     return {name: float(value) for name, _, value in pairs}
 
 
-def routed(port: int) -> dict[str, int]:
+def routed_versions(port: int) -> dict[str, int]:
     """The version that a worker has for each variant; a baseline is another name for stable."""
     found = metrics(port)
     names = {name: f'headwater_routed_version{{variant="{name}"}}' for name in ("stable", "canary")}
@@ -233,24 +237,24 @@ def shop(fresh: Settings, controller: None) -> Settings:
     return fresh
 
 
-def begun(settings: Settings) -> str:
+def start_rollout(settings: Settings) -> str:
     """Start a rollout of the second version; its id."""
-    return asked(settings, RolloutAction.START, 2).split()[1]
+    return send_action(settings, RolloutAction.START, 2).split()[1]
 
 
 def verdict(settings: Settings, name: str, people: People) -> list[RolloutStep]:
     """The steps of a rollout, once people have acted until it ended."""
-    found = until(settings, lambda now: ended(now, name) is not None, people.act)
+    found = until(settings, lambda now: final_step(now, name) is not None, people.act)
     return [one for one in found.steps if one.rollout.rollout_id == name]
 
 
 def test_one_as_good_is_promoted_step_by_step(shop: Settings) -> None:
-    name = begun(shop)
+    name = start_rollout(shop)
     mine = verdict(shop, name, People(shop, ALIKE))
     states = [one.rollout.phase for one in mine]
     assert (states[0], states[-1]) == ("shadow", "promoted"), [one.reason for one in mine]
     assert RolloutPhase.RUNNING in states
-    current = told(shop).current
+    current = read_rollouts(shop).current
     assert current
     assert [each.version for each in current.versions] == [2]
     # Each decision is there with what it was taken on, and is taken alike again.
@@ -271,7 +275,7 @@ def test_history_shows_each_decision_with_its_figures(shop: Settings) -> None:
 
 def test_a_worse_one_is_rolled_back_by_what_people_have_seen(shop: Settings) -> None:
     assert "were sent" in json.loads(command(shop, "status", "--json").stdout)["counted"]
-    last = verdict(shop, begun(shop), People(shop, WORSE, seen=0.5))[-1]
+    last = verdict(shop, start_rollout(shop), People(shop, WORSE, seen=0.5))[-1]
     assert last.rollout.phase is RolloutPhase.ROLLED_BACK
     assert last.reason.startswith("worse: reward -")
     assert [each.version for each in last.rollout.versions] == [1]
@@ -288,20 +292,20 @@ def test_a_worse_one_is_rolled_back_by_what_people_have_seen(shop: Settings) -> 
 def test_what_fails_unseen_is_shown_to_nobody(
     shop: Settings, failing: dict[str, float], latency_ms: dict[str, float], why: str
 ) -> None:
-    mine = verdict(shop, begun(shop), People(shop, {}, failing, latency_ms))
+    mine = verdict(shop, start_rollout(shop), People(shop, {}, failing, latency_ms))
     assert [one.rollout.phase for one in mine] == ["shadow", "rolled_back"]
     assert mine[-1].reason.startswith(why)
 
 
 def test_people_steer_it_and_leave_their_name(shop: Settings) -> None:
-    begun(shop)
-    assert "is paused" in asked(shop, RolloutAction.PAUSE)
-    assert "is shadow" in asked(shop, RolloutAction.RESUME)
+    start_rollout(shop)
+    assert "is paused" in send_action(shop, RolloutAction.PAUSE)
+    assert "is shadow" in send_action(shop, RolloutAction.RESUME)
     with pytest.raises(CommandRejectedError, match="resume: the rollout is shadow"):
-        asked(shop, RolloutAction.RESUME)
+        send_action(shop, RolloutAction.RESUME)
     done = command(shop, "promote", "--by", "bob", "--reason", "it is Friday")
     assert "is promoted" in done.stdout, done.stderr
-    last = told(shop).steps[-1]
+    last = read_rollouts(shop).steps[-1]
     assert (last.actor, last.reason) == ("bob", "it is Friday")
     People(shop, {"stable": 1.0}).act(20)
     before = json.loads(command(shop, "status", "--json").stdout)
@@ -321,32 +325,32 @@ def test_people_steer_it_and_leave_their_name(shop: Settings) -> None:
 
 
 def test_a_rollout_right_after_another_counts_anew(shop: Settings) -> None:
-    name = begun(shop)
+    name = start_rollout(shop)
     people = People(shop, {})
-    until(shop, lambda now: _shown(now.steps, name) > 0, people.act)
-    asked(shop, RolloutAction.PROMOTE)
-    second = asked(shop, RolloutAction.START, 1).split()[1]
+    until(shop, lambda now: _count_requests(now.steps, name) > 0, people.act)
+    send_action(shop, RolloutAction.PROMOTE)
+    second = send_action(shop, RolloutAction.START, 1).split()[1]
     people.act(60)
-    found = until(shop, lambda now: _shown(now.steps, second) > 0, lambda: people.act(10))
-    assert _shown(found.steps, second) < 200
-    asked(shop, RolloutAction.ROLLBACK)
+    found = until(shop, lambda now: _count_requests(now.steps, second) > 0, lambda: people.act(10))
+    assert _count_requests(found.steps, second) < 200
+    send_action(shop, RolloutAction.ROLLBACK)
 
 
-def _shown(steps_: list[RolloutStep], name: str) -> int:
+def _count_requests(steps_: list[RolloutStep], name: str) -> int:
     """Requests that the newest decision of a rollout was taken on."""
     mine = [one for one in steps_ if one.rollout.rollout_id == name and "figures" in one.inputs]
     return int(mine[-1].inputs["figures"]["canary_health"]["requests"]) if mine else 0
 
 
 def test_what_makes_no_sense_is_refused_and_changes_nothing(shop: Settings) -> None:
-    begun(shop)
-    before = told(shop).current
+    start_rollout(shop)
+    before = read_rollouts(shop).current
     _write(shop, command_key(MODEL_NAME, "x1"), b'{"command_id": "x1", "action": "explode"}')
     _write(shop, MODEL_NAME, b'{"model": "temporal_llm", "versions": []}')
     with pytest.raises(CommandRejectedError, match="promote it or roll it back first"):
-        asked(shop, RolloutAction.START, 2)
+        send_action(shop, RolloutAction.START, 2)
     with pytest.raises(CommandRejectedError, match=r"version 9: is not in .*: there: 1, 2"):
-        asked(shop, RolloutAction.START, 9)
+        send_action(shop, RolloutAction.START, 9)
     for token, line in ((None, "set rollout.admin_token"), ("wrong", "another admin token")):
         promote = CommandRequest(MODEL_NAME, RolloutAction.PROMOTE, "ann", "x")
         with pytest.raises(CommandRejectedError, match=line):
@@ -356,26 +360,26 @@ def test_what_makes_no_sense_is_refused_and_changes_nothing(shop: Settings) -> N
     done = command(shop, "start", "9", "--by", "ann", "--reason", "a test")
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert done.stderr.startswith("headwater: start: version 9: is not in")
-    assert told(shop).current == before
-    asked(shop, RolloutAction.ROLLBACK)
-    assert any("another admin token" in answer.reason for answer in told(shop).rejected)
+    assert read_rollouts(shop).current == before
+    send_action(shop, RolloutAction.ROLLBACK)
+    assert any("another admin token" in answer.reason for answer in read_rollouts(shop).rejected)
 
 
 def test_a_command_is_taken_by_the_rollout_that_it_was_meant_for(shop: Settings) -> None:
-    begun(shop)
-    seen = told(shop).current
+    start_rollout(shop)
+    seen = read_rollouts(shop).current
     promote = sign_command(
         rules(), CommandRequest(MODEL_NAME, RolloutAction.PROMOTE, "ann", "8 is fine", seen=seen)
     )
-    asked(shop, RolloutAction.ROLLBACK)
-    name = begun(shop)
+    send_action(shop, RolloutAction.ROLLBACK)
+    name = start_rollout(shop)
     with pytest.raises(CommandRejectedError, match=f"but {name} is under way"):
         send_command(shop.kafka, promote)
     with pytest.raises(CommandRejectedError, match=f"but {name} is under way"):
         send_command(shop.kafka, promote)
     done = command(shop, "promote", "7", "--by", "bob", "--reason", "a test")
     assert "version 7 is not tried out: version 2 is" in done.stderr
-    current = told(shop).current
+    current = read_rollouts(shop).current
     assert current
     assert (current.rollout_id, current.phase) == (name, "shadow")
     done = command(shop, "rollback", "2", "--by", "bob", "--reason", "a test")
@@ -386,7 +390,7 @@ def test_a_start_whose_answer_was_lost_is_the_same_start(shop: Settings) -> None
     request = CommandRequest(MODEL_NAME, RolloutAction.START, "ann", "x", 2, command_id="s-2")
     first = send_command(shop.kafka, sign_command(rules(), request))
     assert send_command(shop.kafka, sign_command(rules(), request)) == first
-    version = told(shop).current
+    version = read_rollouts(shop).current
     assert version
     candidate = version.candidate
     assert candidate
@@ -400,7 +404,7 @@ def test_a_start_whose_answer_was_lost_is_the_same_start(shop: Settings) -> None
         _write(shop, key, recorded, name)
     old = sign_command(rules(), CommandRequest(MODEL_NAME, RolloutAction.ROLLBACK, "ann", "old"))
     _write(shop, command_key(MODEL_NAME, old.command_id), encode(old))
-    found = until(shop, lambda now: ended(now, version.rollout_id) is not None, lambda: None)
+    found = until(shop, lambda now: final_step(now, version.rollout_id) is not None, lambda: None)
     assert [one.reason for one in found.steps if one.rollout.rollout_id == version.rollout_id] == [
         "x",
         "old",
@@ -408,8 +412,8 @@ def test_a_start_whose_answer_was_lost_is_the_same_start(shop: Settings) -> None
 
 
 def test_what_others_write_ends_no_controller_and_is_put_right(shop: Settings) -> None:
-    name = begun(shop)
-    before = told(shop).current
+    name = start_rollout(shop)
+    before = read_rollouts(shop).current
     assert before
     step = RolloutStep(rollout=before, actor="mallory", reason="why not")
     older = replace_fields(before, revision=1, versions=before.versions[:1])
@@ -430,12 +434,12 @@ def test_what_others_write_ends_no_controller_and_is_put_right(shop: Settings) -
     )
     assert found.current == replace_fields(before, revision=_revision(found.current))
     assert any("chain broken" in each for each in found.breaks)
-    assert "is rolled_back" in asked(shop, RolloutAction.ROLLBACK)
+    assert "is rolled_back" in send_action(shop, RolloutAction.ROLLBACK)
     assert "chain broken" in command(shop, "history").stderr
 
 
 def test_a_controller_says_that_it_watches(shop: Settings) -> None:
-    name = begun(shop)
+    name = start_rollout(shop)
     with closing(RolloutView(shop.kafka, MODEL_NAME)) as view:
         found: list[str] = []
         until(
@@ -445,7 +449,7 @@ def test_a_controller_says_that_it_watches(shop: Settings) -> None:
                 each.rollout_id for each in view.read() if isinstance(each, RolloutLease)
             ),
         )
-    asked(shop, RolloutAction.ROLLBACK)
+    send_action(shop, RolloutAction.ROLLBACK)
 
 
 def _revision(rollout: Rollout | None) -> int:
@@ -453,10 +457,10 @@ def _revision(rollout: Rollout | None) -> int:
 
 
 def test_an_announcement_to_everyone_ends_a_trial(shop: Settings) -> None:
-    name = begun(shop)
+    name = start_rollout(shop)
     announce_first(shop)
-    found = until(shop, lambda now: ended(now, name) is not None, lambda: None)
-    last = ended(found, name)
+    found = until(shop, lambda now: final_step(now, name) is not None, lambda: None)
+    last = final_step(found, name)
     assert last
     assert last.reason.startswith("overtaken")
     assert found.current

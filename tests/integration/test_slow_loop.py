@@ -23,8 +23,8 @@ from features.rollout_messages import RolloutAction
 from features.schema import FeatureSchema
 from features.settings import FeatureSettings
 from stream.inference import model_servers
-from tests.harness.rollouts import asked, controlling, rules, told
-from tests.harness.walks import ITEMS, Events, catalogue, shuffled, walks
+from tests.harness.rollouts import controlling, read_rollouts, rules, send_action
+from tests.harness.walks import ITEMS, Events, catalogue, swap_items, walks
 from tests.unit.trainer.training.test_fine_tune import SETTINGS, TUNING
 from trainer import loop as slow_loop
 from trainer.datasets import Log
@@ -175,11 +175,11 @@ def test_a_version_is_tried_out_and_windows_wait_for_its_end(
     with controlling(servers, tmp_path / "log"):
         tried = loop.step(stand.write(WINDOW))
         assert tried.version, tried.reason
-        assert (stand.live(), told(servers).steps[-1].actor) == (0, "trainer")
+        assert (stand.live(), read_rollouts(servers).steps[-1].actor) == (0, "trainer")
         waiting = loop.step(stand.write(NEXT))
         assert waiting.version is None
         assert "has no verdict yet" in waiting.reason
-        asked(servers, RolloutAction.PROMOTE)
+        send_action(servers, RolloutAction.PROMOTE)
         assert stand.live() == 1
         after = loop.step([])
     assert after.version, after.reason
@@ -278,7 +278,7 @@ def test_a_corrupted_window_is_left_out_and_the_next_one_learned(
 
 def test_a_window_of_garbage_is_stopped_and_a_good_one_after_it_is_not(stand: Stand) -> None:
     loop = stand.loop()
-    step = loop.step(stand.write(shuffled(WINDOW)))
+    step = loop.step(stand.write(swap_items(WINDOW)))
     assert step.version is None
     assert "foresaw it" in step.reason
     assert stand.live() == 0

@@ -74,7 +74,7 @@ def minutes(store: WindowStore, number: int) -> list[float]:
     return [(row.event.timestamp - START_MS) / MINUTE_MS for row in rows]
 
 
-def committed(kafka: BrokerSettings) -> int:
+def count_committed(kafka: BrokerSettings) -> int:
     """Messages that Kafka thinks are in windows."""
     consumer = Consumer(client_config(kafka) | {"group.id": SETTINGS.group})
     places = [
@@ -95,13 +95,13 @@ def test_windows_follow_event_time_and_a_later_writer_goes_on(
     assert minutes(store, 1) == [5, 30]
     assert (first.reason, first.late) == ("watermark", 0)
     # The report is of what lies before the first open event.
-    assert committed(kafka) == 0
+    assert count_committed(kafka) == 0
     send(kafka, 10, 140)
     write(kafka, store, 2)
     assert minutes(store, 2) == [10, 61, 62, 70]
     assert [row.late for row in store.read(2).rows] == [True, False, False, False]
     assert minutes(store, 3) == [140]
-    assert committed(kafka) == 7
+    assert count_committed(kafka) == 7
     log = read_log(store, store.numbers())
     assert [(event.timestamp - START_MS) / MINUTE_MS for event in log.events] == [
         *(5, 10, 30, 61, 62, 70, 140),

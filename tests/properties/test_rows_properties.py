@@ -60,7 +60,7 @@ def in_order(events: Sequence[Observation]) -> list[Observation]:
     return [event._replace(offset=offset) for offset, event in enumerate(events)]
 
 
-def absorbed(events: Sequence[Observation]) -> UserRow:
+def row_of(events: Sequence[Observation]) -> UserRow:
     row = empty_user(SCHEMA)
     for event in events:
         apply_event(row, event, SCHEMA)
@@ -71,7 +71,7 @@ def close(value: float) -> object:
     return pytest.approx(value, rel=1e-9, abs=1e-12)
 
 
-def summed(events: Sequence[Observation], kind: int, half_life: float) -> float:
+def sum_decayed(events: Sequence[Observation], kind: int, half_life: float) -> float:
     """A counter by its definition: every event's weight, decayed to the newest event's time."""
     newest = max(event.time_ms for event in events)
     return sum(2.0 ** (-(newest - e.time_ms) / half_life) for e in events if e.type == kind)
@@ -79,9 +79,9 @@ def summed(events: Sequence[Observation], kind: int, half_life: float) -> float:
 
 @given(events)
 def test_counters_equal_the_sum_over_the_log(drawn: list[tuple[int, int, int, int]]) -> None:
-    row = absorbed(log(drawn))
+    row = row_of(log(drawn))
     expected = [
-        summed(log(drawn), kind, half_life)
+        sum_decayed(log(drawn), kind, half_life)
         for kind in SCHEMA.event_codes
         for half_life in SCHEMA.user_half_lives
     ]
@@ -94,7 +94,7 @@ def test_order_of_arrival_changes_no_feature(
 ) -> None:
     shuffled = log(drawn)
     chance.shuffle(shuffled)
-    one, other = absorbed(log(drawn)), absorbed(in_order(shuffled))
+    one, other = row_of(log(drawn)), row_of(in_order(shuffled))
     assert other.history == one.history
     assert other.seen == one.seen
     assert other.counters == [close(value) for value in one.counters]
@@ -110,7 +110,7 @@ def test_a_replay_from_any_offset_changes_nothing(
     whole = log(drawn)
     crash = min(crash, len(whole))
     replayed = whole[:crash] + whole[min(restart, crash) :]
-    assert absorbed(replayed) == absorbed(whole)
+    assert row_of(replayed) == row_of(whole)
 
 
 @given(events, st.data())
@@ -119,8 +119,8 @@ def test_an_event_sent_again_changes_nothing(
 ) -> None:
     whole = log(drawn)
     again = data.draw(st.lists(st.sampled_from(whole), max_size=10))
-    with_copies = absorbed(in_order(whole + again))
-    once = absorbed(whole)
+    with_copies = row_of(in_order(whole + again))
+    once = row_of(whole)
     assert with_copies.counters == once.counters
     assert with_copies.history == once.history
     assert with_copies.dedup_ids == once.dedup_ids

@@ -109,7 +109,7 @@ def place(row: WindowEvent) -> tuple[Source, int]:
 def test_every_event_is_in_exactly_one_window(
     drawn: list[Message], settings: WindowSettings, lives: list[int], turn: list[int]
 ) -> None:
-    writers = written(drawn, settings, lives, turn)
+    writers = write_log(drawn, settings, lives, turn)
     rows = [each for window in writers.windows for each in window.rows]
     expected = [
         (source, offset)
@@ -132,11 +132,11 @@ def test_what_comes_in_order_is_never_late(
 ) -> None:
     """Whatever partition is read first, and wherever writers are killed."""
     in_order = sorted(drawn, key=lambda each: each[1] or 0)
-    writers = written(in_order, settings, lives, turn)
+    writers = write_log(in_order, settings, lives, turn)
     assert not any(each.late for window in writers.windows for each in window.rows)
 
 
-def written(
+def write_log(
     drawn: list[Message], settings: WindowSettings, lives: list[int], turn: list[int]
 ) -> Writers:
     log: dict[Source, list[tuple[int | None, int]]] = {source: [] for source in SOURCES}

@@ -13,9 +13,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from trainer.datasets import tables
 from trainer.datasets.delimited import TextFormat
 from trainer.datasets.download import PackagedFiles, fetch
-from trainer.datasets import tables
 
 # RecBole's wheel carries MovieLens-100K, links to a knowledge graph included.
 SHA256 = {
@@ -84,7 +84,9 @@ def _ml_1m(folder: Path) -> tables.LogTables:
     """`ratings.dat` and `movies.dat`: `::`; 1M and 10M."""
     ratings = _read_dat(folder / "ratings.dat", RATINGS)
     items = _read_dat(folder / "movies.dat", ("item_id", "title", "category"))
-    return tables.LogTables([_ratings(ratings, "ml-1m")], [_dated_films(items, items.columns["category"])])
+    return tables.LogTables(
+        [_ratings(ratings, "ml-1m")], [_dated_films(items, items.columns["category"])]
+    )
 
 
 def _ml_latest(folder: Path) -> tables.LogTables | None:
@@ -131,7 +133,9 @@ def _read_dat(path: Path, names: Sequence[str]) -> tables.SourceTable:
 
 def _ratings(table: tables.SourceTable, name: str) -> tables.SourceTable:
     columns = table.columns.rename_columns(RATINGS)
-    return replace(table, name=name, columns=columns, mapping=tables.ColumnMapping(), has_fixed_rows=True)
+    return replace(
+        table, name=name, columns=columns, mapping=tables.ColumnMapping(), has_fixed_rows=True
+    )
 
 
 def _dated_films(table: tables.SourceTable, genres: Any) -> tables.SourceTable:

@@ -107,13 +107,13 @@ def test_a_part_that_fails_leaves_the_others() -> None:
     assert kept[-1] == {"second": 2, "failed": {"first": "ValueError: no such device"}}
 
 
-def timed(users: float, ndcg: float) -> dict[str, float]:
+def timings(users: float, ndcg: float) -> dict[str, float]:
     return {"users_per_second": users, "over_fp32": 1, "ndcg": ndcg, "ndcg_kept": 1, "overlap": 1}
 
 
 FIGURES = {
     "forms": {"INT8": {"50": {"1": {"users_per_second": 1234.0}}}},
-    "sizes": {"default, as published": timed(4000, 0.11), "small, INT8": timed(8000, 0.112)},
+    "sizes": {"default, as published": timings(4000, 0.11), "small, INT8": timings(8000, 0.112)},
 }
 
 

@@ -62,7 +62,7 @@ def asked() -> Questions:
     return questions(takes_of(log, Protocol.LEAVE_ONE_OUT), TEST)
 
 
-def printed(drawn: Any) -> str:
+def print_table(drawn: Any) -> str:
     text = io.StringIO()
     Console(width=200, file=text).print(drawn)
     return text.getvalue()
@@ -128,11 +128,11 @@ def test_tables_show_coverage_and_mark_what_is_beyond_its_interval(asked: Questi
     assert plain["coverage"] == pytest.approx(3 / 7)
     lost = np.full(PEOPLE, 0.25)
     rows = {OURS: plain, PART: with_differences(asked, plain, lost)}
-    assert "0.43" in printed(make_table_of_methods("title", rows))
-    assert "+0.2500 [+0.250 +0.250]*" in printed(*make_difference_table(rows))
+    assert "0.43" in print_table(make_table_of_methods("title", rows))
+    assert "+0.2500 [+0.250 +0.250]*" in print_table(*make_difference_table(rows))
     assert not list(make_difference_table({OURS: plain}))
     nothing = {PART: with_differences(asked, plain, np.zeros(PEOPLE))}
-    assert "*" not in printed(*make_difference_table(nothing)).split("\n", 1)[1]
+    assert "*" not in print_table(*make_difference_table(nothing)).split("\n", 1)[1]
 
 
 def test_a_chart_has_a_panel_a_protocol_and_a_mark_a_method() -> None:

@@ -95,11 +95,11 @@ def test_no_depth_is_too_much(kind: Any, opening: bytes, closing: bytes, *, clos
 def test_the_limit_of_depth_is_the_same_wherever_it_is_asked() -> None:
     """A message that a worker takes the writer of windows takes, too, however deep its stack."""
 
-    def nested(depth: int) -> bytes:
+    def nested_click(depth: int) -> bytes:
         return CLICK % (b"[" * depth + b"]" * depth)
 
     def from_below(frames: int, depth: int) -> str:
-        return from_below(frames - 1, depth) if frames else refusal(nested(depth))
+        return from_below(frames - 1, depth) if frames else refusal(nested_click(depth))
 
     for frames in (0, 300, 600):
         assert from_below(frames, MAX_DEPTH - 1) == ""

@@ -50,10 +50,10 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    return written(tmp_path / "log.csv", "i")
+    return write_log(tmp_path / "log.csv", "i")
 
 
-def written(path: Path, prefix: str) -> Path:
+def write_log(path: Path, prefix: str) -> Path:
     with path.open("w") as file:
         rows = csv.writer(file)
         rows.writerow(["user_id", "item_id", "timestamp", "type"])
@@ -158,7 +158,7 @@ def test_what_cannot_be_judged_is_one_line(
 
 def test_a_log_of_other_items_is_one_line(run: Command, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="10: knows none of the log's 20 items"):
-        run(data=written(tmp_path / "other.csv", "other"))
+        run(data=write_log(tmp_path / "other.csv", "other"))
 
 
 def test_a_repository_without_versions_says_what_makes_one(

@@ -39,7 +39,7 @@ def feedback(kind: str, person: str, item: str, time: str = "2022-01-01T00:00:00
     return {"FeedbackType": kind, "UserId": person, "ItemId": item, "Timestamp": time}
 
 
-def told(log: Log) -> Sequence[tuple[str, str, str, int]]:
+def summarise_events(log: Log) -> Sequence[tuple[str, str, str, int]]:
     return [
         (type(event).__name__, event.user_id, event.item_id, event.timestamp)
         for event in log.events
@@ -72,7 +72,7 @@ def test_each_row_of_gorses_exports_is_accounted_for(tmp_path: Path) -> None:
     )
     (tmp_path / "notes.txt").write_text("of somebody")
     log = from_gorse(tmp_path)
-    assert told(log) == [
+    assert summarise_events(log) == [
         ("Click", "ann", "a", NEW_YEAR_MS),
         ("Purchase", "ann", "a", NEW_YEAR_MS + 86_400_123),
     ]
@@ -166,7 +166,7 @@ def test_a_dump_of_gorse_is_read_to_its_end(tmp_path: Path) -> None:
     path, whole = tmp_path / "dump", dump(["ann"], ["a"], [("read", "ann", "a")])
     path.write_bytes(gzip.compress(whole))
     log = from_gorse(path)
-    assert told(log) == [("Click", "ann", "a", NEW_YEAR_MS)]
+    assert summarise_events(log) == [("Click", "ann", "a", NEW_YEAR_MS)]
     assert log.items[0].attributes == {"new": True}
     assert (log.counts.rows, log.counts.items, log.counts.people) == (3, 1, 1)
     end = whole.index(b'{"Users"')
@@ -233,7 +233,10 @@ def test_each_event_of_metarank_is_accounted_for(tmp_path: Path) -> None:
         )
     )
     log = from_metarank(tmp_path)
-    assert told(log) == [("Click", "ann", "a", NEW_YEAR_MS), ("Purchase", "s1", "a", NEW_YEAR_MS)]
+    assert summarise_events(log) == [
+        ("Click", "ann", "a", NEW_YEAR_MS),
+        ("Purchase", "s1", "a", NEW_YEAR_MS),
+    ]
     click, purchase = log.events
     assert (click.event_id, click.session_id, click.recommendation_id) == ("2", "s", "r7")
     assert (purchase.price, purchase.quantity) == (2.5, 2)

@@ -23,7 +23,7 @@ START_MS = 1_700_000_000_000
 SOURCE = source_hash("topic", 0)
 
 
-def seen(
+def observation(
     number: int,
     time_ms: int = START_MS,
     kind: int = CLICK.code,
@@ -39,16 +39,16 @@ def seen(
 
 def test_a_replayed_offset_changes_nothing() -> None:
     row = empty_user(SCHEMA)
-    assert apply_event(row, seen(5), SCHEMA)
+    assert apply_event(row, observation(5), SCHEMA)
     before = repr(row)
-    assert not apply_event(row, seen(5), SCHEMA)
-    assert not apply_event(row, seen(4), SCHEMA)
+    assert not apply_event(row, observation(5), SCHEMA)
+    assert not apply_event(row, observation(4), SCHEMA)
     assert repr(row) == before
 
 
 def test_an_event_sent_twice_counts_once_but_its_offset_is_absorbed() -> None:
     row = empty_user(SCHEMA)
-    first = seen(1)
+    first = observation(1)
     again = first._replace(offset=9)
     assert apply_event(row, first, SCHEMA)
     counters = list(row.counters)
@@ -60,20 +60,24 @@ def test_an_event_sent_twice_counts_once_but_its_offset_is_absorbed() -> None:
 def test_an_event_of_a_known_id_that_says_something_else_is_told_apart() -> None:
     schema = FeatureSchema(FeatureSettings(history_length=2))
     row = empty_user(schema)
-    assert apply_event(row, seen(1, item="a"), schema)
-    again, other, later = seen(2, item="a"), seen(3, item="b"), seen(4, START_MS + 1, item="a")
+    assert apply_event(row, observation(1, item="a"), schema)
+    again, other, later = (
+        observation(2, item="a"),
+        observation(3, item="b"),
+        observation(4, START_MS + 1, item="a"),
+    )
     assert [says_otherwise(row, each, schema) for each in (again, other, later)] == [0, 1, 1]
     for number in (5, 6):
-        apply_event(row, seen(number, START_MS + number), schema)
+        apply_event(row, observation(number, START_MS + number), schema)
     # The history no longer reaches back to it.
     assert not says_otherwise(row, other, schema)
-    assert says_otherwise(row, seen(7, START_MS + 7, item="b"), schema)
+    assert says_otherwise(row, observation(7, START_MS + 7, item="b"), schema)
 
 
 def test_counters_halve_with_each_half_life() -> None:
     row = empty_user(SCHEMA)
-    apply_event(row, seen(1, START_MS), SCHEMA)
-    apply_event(row, seen(2, START_MS + DAY_MS), SCHEMA)
+    apply_event(row, observation(1, START_MS), SCHEMA)
+    apply_event(row, observation(2, START_MS + DAY_MS), SCHEMA)
     day = SCHEMA.user_half_lives.index(DAY_MS)
     assert row.counters[day] == 1.5
     assert row.counters[len(SCHEMA.user_half_lives) - 1] == 2.0
@@ -81,7 +85,7 @@ def test_counters_halve_with_each_half_life() -> None:
 
 def test_purchases_have_counters_of_their_own() -> None:
     row = empty_user(SCHEMA)
-    apply_event(row, seen(1, kind=PURCHASE.code), SCHEMA)
+    apply_event(row, observation(1, kind=PURCHASE.code), SCHEMA)
     half = len(SCHEMA.user_half_lives)
     assert row.counters == [0.0] * half + [1.0] * half
 
@@ -90,14 +94,14 @@ def test_history_keeps_the_newest_events_by_time_whatever_the_order() -> None:
     schema = FeatureSchema(FeatureSettings(history_length=3))
     row = empty_user(schema)
     for number, minute in enumerate([5, 1, 4, 2, 3]):
-        apply_event(row, seen(number, START_MS + minute), schema)
+        apply_event(row, observation(number, START_MS + minute), schema)
     assert [time - START_MS for time, _, _ in row.history] == [3, 4, 5]
 
 
 def test_bounded_sets_hold_the_same_members_whatever_the_order() -> None:
     schema = FeatureSchema(FeatureSettings(seen_limit=3, category_limit=2))
     events = [
-        seen(n, START_MS + n, categories=(hash64(f"c{n}"),), source=source_hash("t", n))
+        observation(n, START_MS + n, categories=(hash64(f"c{n}"),), source=source_hash("t", n))
         for n in range(8)
     ]
     forward, backward = empty_user(schema), empty_user(schema)
@@ -114,23 +118,23 @@ def test_bounded_sets_hold_the_same_members_whatever_the_order() -> None:
 def test_only_what_the_settings_name_takes_an_item() -> None:
     schema = FeatureSchema(FeatureSettings(seen_by=frozenset({"purchase"})))
     row = empty_user(schema)
-    apply_event(row, seen(1, item="looked"), schema)
-    apply_event(row, seen(2, item="bought", kind=PURCHASE.code), schema)
+    apply_event(row, observation(1, item="looked"), schema)
+    apply_event(row, observation(2, item="bought", kind=PURCHASE.code), schema)
     assert list(row.seen) == [hash64("bought")]
 
 
 def test_a_topic_made_anew_starts_again_without_losing_what_was_counted() -> None:
     group = empty_group(SCHEMA)
-    apply_item_event(group, seen(100), SCHEMA)
-    apply_item_event(group, seen(0, source=source_hash("the topic's next life", 0)), SCHEMA)
+    apply_item_event(group, observation(100), SCHEMA)
+    apply_item_event(group, observation(0, source=source_hash("the topic's next life", 0)), SCHEMA)
     assert group.values[-1] == 2.0
     assert group.offset == 0
 
 
 def test_popularity_adds_the_sources_and_weighs_purchases() -> None:
     clicked, bought = empty_group(SCHEMA), empty_group(SCHEMA)
-    apply_item_event(clicked, seen(1, START_MS), SCHEMA)
-    apply_item_event(bought, seen(1, START_MS, PURCHASE.code), SCHEMA)
+    apply_item_event(clicked, observation(1, START_MS), SCHEMA)
+    apply_item_event(bought, observation(1, START_MS, PURCHASE.code), SCHEMA)
     found = popularity([(CLICK.code, clicked), (PURCHASE.code, bought)], START_MS + DAY_MS, SCHEMA)
     weight = SCHEMA.settings.click_weight + SCHEMA.settings.purchase_weight
     assert found[0] == weight / 2
@@ -142,14 +146,16 @@ def test_one_person_is_no_trend_where_a_limit_says_so() -> None:
     schema = FeatureSchema(FeatureSettings(item_event_limit=3))
     row, group, other = empty_user(schema), empty_group(schema), empty_group(schema)
     for number in range(1000):
-        event = seen(number, START_MS + number, item="pushed")
+        event = observation(number, START_MS + number, item="pushed")
         if find_item_event(row, event, schema):
             apply_item_event(group, event, schema)
         assert apply_event(row, event, schema)
     assert group.values[-1] == 3.0
     assert row.counters[len(schema.user_half_lives) - 1] == 1000.0
     for kind in (1, PURCHASE.code):
-        event = seen(1000 + kind, item="pushed" if kind == PURCHASE.code else "other", kind=kind)
+        event = observation(
+            1000 + kind, item="pushed" if kind == PURCHASE.code else "other", kind=kind
+        )
         assert find_item_event(row, event, schema) is event
         apply_item_event(other, event, schema)
     assert other.values[-1] == 2.0
@@ -158,6 +164,6 @@ def test_one_person_is_no_trend_where_a_limit_says_so() -> None:
 def test_without_a_limit_each_event_counts_for_its_item() -> None:
     row = empty_user(SCHEMA)
     for number in range(100):
-        event = seen(number, START_MS + number, item="pushed")
+        event = observation(number, START_MS + number, item="pushed")
         assert find_item_event(row, event, SCHEMA) is event
         apply_event(row, event, SCHEMA)

@@ -44,7 +44,7 @@ class EndingQueue(asyncio.Queue[SimpleNamespace]):
         return await super().get()
 
 
-def taken(app: FakeApp, *events: SimpleNamespace, limit: int = 3) -> list[list[int]]:
+def take_batches(app: FakeApp, *events: SimpleNamespace, limit: int = 3) -> list[list[int]]:
     async def run() -> list[list[int]]:
         queue = EndingQueue()
         for each in events:
@@ -57,18 +57,18 @@ def taken(app: FakeApp, *events: SimpleNamespace, limit: int = 3) -> list[list[i
 
 
 def test_a_batch_is_what_has_arrived_up_to_a_limit() -> None:
-    assert taken(FakeApp(), *map(event, range(5))) == [[0, 1, 2], [3, 4]]
+    assert take_batches(FakeApp(), *map(event, range(5))) == [[0, 1, 2], [3, 4]]
 
 
 def test_what_was_fetched_before_a_rebalance_is_left_out() -> None:
     arrived = [event(0, generation=0), event(1), event(2, generation=0), event(3, generation=0)]
-    assert taken(FakeApp(), *arrived, limit=2) == [[1]]
+    assert take_batches(FakeApp(), *arrived, limit=2) == [[1]]
 
 
 def test_nothing_is_handled_while_a_rebalance_is_under_way() -> None:
     app = FakeApp()
     app.active = False
-    assert taken(app, event(0), event(1)) == []
+    assert take_batches(app, event(0), event(1)) == []
 
 
 def test_the_pinned_faust_has_what_is_used_of_it() -> None:

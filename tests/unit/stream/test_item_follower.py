@@ -21,7 +21,7 @@ def write(store: MemoryRowStore, item: Item | None, source: int, offset: int, na
     store.rows["item_catalogue", name] = dict(encode_item(item, source, offset))
 
 
-def priced(name: str, price: float) -> Item:
+def priced_item(name: str, price: float) -> Item:
     return Item(item_id=name, price=price, attributes={"n": 1})
 
 
@@ -35,10 +35,10 @@ def test_rows_are_read_once_and_what_changes_is_found() -> None:
     nothing: Any = None
     follower = ItemFollower(BrokerSettings(), store, nothing, nothing, 1.0)  # type: ignore[arg-type]
     follower._sources = {0: TOPIC}
-    write(store, priced("a", 5), TOPIC, 3, "a")
-    write(store, priced("b", 50), LOADED_ITEMS, 1, "b")
+    write(store, priced_item("a", 5), TOPIC, 3, "a")
+    write(store, priced_item("b", 50), LOADED_ITEMS, 1, "b")
     write(store, None, TOPIC, 4, "gone")
-    write(store, priced("odd", 5), TOPIC, 5, "odd")
+    write(store, priced_item("odd", 5), TOPIC, 5, "odd")
     store.rows["item_catalogue", "odd"]["price"] = b"\xff\xff"
 
     async def run() -> None:
@@ -49,14 +49,14 @@ def test_rows_are_read_once_and_what_changes_is_found() -> None:
         await follower._compare_slice()
         assert store.reads <= reads + 3
         # A message that the worker has not written yet stays; one that it has written is the same.
-        follower._put(priced("a", 70), (TOPIC, 9))
+        follower._put(priced_item("a", 70), (TOPIC, 9))
         follower._next = 0
         await follower._compare_slice()
         assert cheap(follower) == {"without a row"}
         # What came by another way, or before this process followed the topic, is found.
-        write(store, priced("b", 7), TOPIC, 6, "b")
-        write(store, priced("without a row", 90), TOPIC, 7, "without a row")
-        write(store, priced("a", 1), TOPIC, 10, "a")
+        write(store, priced_item("b", 7), TOPIC, 6, "b")
+        write(store, priced_item("without a row", 90), TOPIC, 7, "without a row")
+        write(store, priced_item("a", 1), TOPIC, 10, "a")
         follower._next = 0
         await follower._compare_slice()
         assert cheap(follower) == {"a", "b"}

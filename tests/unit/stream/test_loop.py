@@ -165,11 +165,11 @@ def test_a_request_says_where_its_event_stands_and_grows_with_every_event_of_the
 def test_what_lies_in_another_partition_than_its_persons_is_counted() -> None:
     name = "headwater_misplaced_events_total"
 
-    def misplaced() -> list[float]:
+    def misplaced_counts() -> list[float]:
         labels = [{"topic": "clicks", "reason": reason} for reason in ("partition", "key")]
         return [REGISTRY.get_sample_value(name, label) or 0.0 for label in labels]
 
-    before = misplaced()
+    before = misplaced_counts()
     sources = {("clicks", 0): 11, ("clicks", 1): 12}
     decoder = RecordDecoder(sources, DeadLetters())  # type: ignore[arg-type]
     home = {user: partition_of(user, 2) for user in ("ann", "bob", "eve")}
@@ -180,7 +180,7 @@ def test_what_lies_in_another_partition_than_its_persons_is_counted() -> None:
         message("clicks", home["eve"], 3, encode(click(3, "eve")), b"a shop"),
     ]
     assert len(asyncio.run(decoder.interactions(batch))) == 4  # type: ignore[arg-type]
-    assert [now - then for now, then in zip(misplaced(), before, strict=True)] == [2, 1]
+    assert [now - then for now, then in zip(misplaced_counts(), before, strict=True)] == [2, 1]
 
 
 def test_an_event_that_was_answered_before_changes_rows_and_is_not_answered_again() -> None:

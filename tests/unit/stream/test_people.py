@@ -14,7 +14,7 @@ from tests.harness.memory_store import MemoryRowStore
 SOURCE, OTHER = source_hash("people", 0), source_hash("people anew", 0)
 
 
-def told(offset: int, source: int = SOURCE, **attributes: object) -> AttributesUpdate:
+def attributes_update(offset: int, source: int = SOURCE, **attributes: object) -> AttributesUpdate:
     return AttributesUpdate(attributes, source, offset, 1)  # type: ignore[arg-type]
 
 
@@ -27,14 +27,14 @@ def test_the_newest_message_counts_whatever_is_read_again() -> None:
             return await read_attributes(store, "ann")  # type: ignore[arg-type]
 
         assert await read_attributes(store, "ann") == {}  # type: ignore[arg-type]
-        assert await tell(told(3, city="Ghent")) == {"city": "Ghent"}
-        assert await tell(told(2, city="Rome")) == {"city": "Ghent"}
-        assert await tell(told(4)) == {}
+        assert await tell(attributes_update(3, city="Ghent")) == {"city": "Ghent"}
+        assert await tell(attributes_update(2, city="Rome")) == {"city": "Ghent"}
+        assert await tell(attributes_update(4)) == {}
         # The topic was made anew: its offsets begin again.
-        assert await tell(told(0, OTHER, age=3)) == {"age": 3}
+        assert await tell(attributes_update(0, OTHER, age=3)) == {"age": 3}
         store.rows["person_attributes", "ann"]["attributes"] = b"\xff"
         assert await read_attributes(store, "ann") == {}  # type: ignore[arg-type]
-        assert await tell(told(1, OTHER, age=4)) == {"age": 4}
+        assert await tell(attributes_update(1, OTHER, age=4)) == {"age": 4}
 
     asyncio.run(run())
 

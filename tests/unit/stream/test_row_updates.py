@@ -150,7 +150,7 @@ def test_ids_that_are_used_twice_are_counted_and_told_once_a_minute() -> None:
     assert [each["event"] for each in lines] == ["event_id_used_twice"]
 
 
-def stored(table: StoreTable, column: str, value: object) -> tuple[str, str, bytes]:
+def stored_column(table: StoreTable, column: str, value: object) -> tuple[str, str, bytes]:
     return table.name, column, encode_columns(table, {column: value})[column]
 
 
@@ -160,18 +160,18 @@ DAMAGE: list[tuple[str, str, bytes | None]] = [
     ("user_activity", "category_counters", b"junk"),
     ("user_activity", "offsets", b"\xff\xff"),
     ("item_popularity", "clicks_0", b"\xff"),
-    stored(USERS, "history_items", [1, 2]),
-    stored(USERS, "history_types", [9]),
-    stored(USERS, "counters", [math.nan]),
-    stored(USERS, "category_counters", [1.0]),
-    stored(USERS, "taken", b"123"),
-    stored(USERS, "offsets", [1, 2, 3]),
-    stored(POPULARITY, "clicks_0", [1.0, 2.0]),
-    stored(POPULARITY, "clicks_0", [math.inf] * 7),
+    stored_column(USERS, "history_items", [1, 2]),
+    stored_column(USERS, "history_types", [9]),
+    stored_column(USERS, "counters", [math.nan]),
+    stored_column(USERS, "category_counters", [1.0]),
+    stored_column(USERS, "taken", b"123"),
+    stored_column(USERS, "offsets", [1, 2, 3]),
+    stored_column(POPULARITY, "clicks_0", [1.0, 2.0]),
+    stored_column(POPULARITY, "clicks_0", [math.inf] * 7),
     # A value of another type: it is no empty list, by which all would count once more.
-    ("user_activity", "offsets", stored(USERS, "counters", [1.0])[2]),
-    ("user_activity", "taken", stored(USERS, "offsets", [1, 2])[2]),
-    ("item_popularity", "clicks_0", stored(USERS, "offsets", [1, 2])[2]),
+    ("user_activity", "offsets", stored_column(USERS, "counters", [1.0])[2]),
+    ("user_activity", "taken", stored_column(USERS, "offsets", [1, 2])[2]),
+    ("item_popularity", "clicks_0", stored_column(USERS, "offsets", [1, 2])[2]),
 ]
 
 

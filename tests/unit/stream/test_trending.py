@@ -87,7 +87,7 @@ def test_a_further_half_life_does_not_change_what_is_ranked_by() -> None:
     assert popular_items(trends, NOW_MS, 1)[0].item_id == "by seven days"
 
 
-async def refreshed(source: TrendingSource, **counts: float) -> list[str]:
+async def refreshed_ids(source: TrendingSource, **counts: float) -> list[str]:
     """What trends once groups with these counts have changed."""
     source.record({ItemGroupKey(name, "clicks_0"): group(count) for name, count in counts.items()})
     await source.refresh()
@@ -98,10 +98,10 @@ def test_a_worker_writes_what_its_batches_changed_and_sees_what_others_wrote() -
     async def run() -> None:
         store = MemoryRowStore()
         mine, other = (TrendingSource(store, SCHEMA, 1, 2, 1.0) for _ in range(2))  # type: ignore[arg-type]
-        assert await refreshed(mine, a=1, b=3, c=2) == ["b", "c"]
-        assert await refreshed(other) == ["b", "c"]
-        assert await refreshed(other, a=9) == ["a", "b"]
-        assert await refreshed(mine) == ["a", "b"]
+        assert await refreshed_ids(mine, a=1, b=3, c=2) == ["b", "c"]
+        assert await refreshed_ids(other) == ["b", "c"]
+        assert await refreshed_ids(other, a=9) == ["a", "b"]
+        assert await refreshed_ids(mine) == ["a", "b"]
 
     asyncio.run(run())
 
@@ -117,8 +117,8 @@ def test_a_list_that_another_worker_wrote_meanwhile_stays() -> None:
             store.rows["trending", "clicks_0"] = dict(theirs)
 
         store.before_write = intrude
-        await refreshed(source, a=1)
-        assert await refreshed(source) == ["x"]
+        await refreshed_ids(source, a=1)
+        assert await refreshed_ids(source) == ["x"]
 
     asyncio.run(run())
 

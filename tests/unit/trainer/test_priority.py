@@ -14,8 +14,8 @@ SCRIPT = "import os; from trainer.priority import give_way; give_way({}); print(
 def test_it_is_as_nice_as_it_is_told_on_top_of_what_it_was(nice: int, more: int) -> None:
     """In a process of its own: what is nice stays so."""
 
-    def found(by: int) -> int:
+    def nice_of(by: int) -> int:
         command = [sys.executable, "-c", SCRIPT.format(by)]
         return int(subprocess.run(command, capture_output=True, check=True).stdout)
 
-    assert found(nice) == found(0) + more
+    assert nice_of(nice) == nice_of(0) + more

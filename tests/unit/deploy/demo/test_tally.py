@@ -89,12 +89,12 @@ def test_the_tally_is_the_same_whatever_the_order_and_timing(
     ]
     after = find_follow_ups([], events, [], SCHEMA)
     together = data.draw(st.permutations([*answers, *answers[:3]]))
-    assert tallied(events, answers, after, early=True) == tallied(
+    assert tally_figures(events, answers, after, early=True) == tally_figures(
         events, together, after, early=False
     )
 
 
-def tallied(
+def tally_figures(
     events: list[Interaction],
     answers: list[Recommendation],
     after: dict[str, FollowUp],

@@ -40,13 +40,13 @@ def test_what_answers_otherwise_is_refused(graph: Path, asked: EvalRequests) -> 
         found = answers(session, feeds)
         return found | {"top_items": found["top_items"][:, ::-1]}
 
-    def broken(feeds: Arrays) -> Arrays:
+    def broken_answers(feeds: Arrays) -> Arrays:
         found = answers(session, feeds)
         return found | {"trend_weights": found["trend_weights"] * np.float32(np.nan)}
 
     found = measure_parity(lambda f: answers(session, f), reversed_items, asked)
     assert any(line.startswith("best 10") for line in found.refusals(OptimizeSettings()))
-    found = measure_parity(lambda f: answers(session, f), broken, asked)
+    found = measure_parity(lambda f: answers(session, f), broken_answers, asked)
     assert [line.split(":")[0] for line in found.refusals(OptimizeSettings())] == ["scores"]
 
 

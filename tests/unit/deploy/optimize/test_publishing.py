@@ -39,7 +39,7 @@ def draft(
     return SourceVersion(3, folder, model, schema, asked)
 
 
-def told(draft: SourceVersion) -> dict[str, Any]:
+def read_record(draft: SourceVersion) -> dict[str, Any]:
     found: dict[str, Any] = msgspec.json.decode((draft.folder / SERVED_FILE).read_bytes())
     return found
 
@@ -57,7 +57,7 @@ def test_a_form_that_agrees_is_served_and_the_graph_kept_beside_it(
     assert (draft.folder / GRAPH).read_bytes() != graph.read_bytes()
     feeds = sample_inputs(ITEMS, schema, 7)
     assert answers(open_session(draft.folder / GRAPH), feeds)["top_items"].shape[0] == 7
-    assert (told(draft)["served"], told(draft)["refusal"]) == ("int8", None)
+    assert (read_record(draft)["served"], read_record(draft)["refusal"]) == ("int8", None)
 
 
 def test_a_form_that_does_not_agree_leaves_the_graph_and_says_why(
@@ -66,8 +66,8 @@ def test_a_form_that_does_not_agree_leaves_the_graph_and_says_why(
     assert serve_int8(draft, tmp_path, STRICT).served is ServedPrecision.FLOAT32
     assert names(draft) == {GRAPH, SERVED_FILE}
     assert exact_graph(draft.folder).read_bytes() == graph.read_bytes()
-    assert told(draft)["served"] == "float32"
-    assert told(draft)["refusal"].startswith("best 10: ")
+    assert read_record(draft)["served"] == "float32"
+    assert read_record(draft)["refusal"].startswith("best 10: ")
 
 
 def test_a_version_without_events_to_ask_about_keeps_its_graph(

@@ -23,13 +23,13 @@ from features.rollout_messages import Rollout, RolloutAction, RolloutCommand, Ro
 RULES = RolloutSettings.model_validate({"admin_token": "secret"})
 
 
-def given(rules: RolloutSettings = RULES) -> RolloutCommand:
+def signed_command(rules: RolloutSettings = RULES) -> RolloutCommand:
     request = CommandRequest("m", RolloutAction.START, " ann ", "why not", 8, "memory://8")
     return sign_command(rules, request)
 
 
 def test_a_signed_command_passes_and_the_token_does_not_travel() -> None:
-    asked = given()
+    asked = signed_command()
     read = msgspec.json.decode(encode(asked), type=RolloutCommand)
     verify_command(ReceivedCommand(read), RULES, asked.time)
     assert asked.actor == "ann"
@@ -41,28 +41,28 @@ def test_a_signed_command_passes_and_the_token_does_not_travel() -> None:
     [{"version": 9}, {"actor": "bob"}, {"signature": ""}, {"action": RolloutAction.PROMOTE}],
 )
 def test_what_was_changed_on_the_way_is_refused(change: dict[str, object]) -> None:
-    asked = given()
+    asked = signed_command()
     with pytest.raises(CommandRejectedError, match="another admin token"):
         verify_command(ReceivedCommand(replace(asked, **change)), RULES, asked.time)
 
 
 def test_without_the_token_nobody_commands() -> None:
     with pytest.raises(CommandRejectedError, match="HEADWATER_ROLLOUT__ADMIN_TOKEN"):
-        given(RolloutSettings())
+        signed_command(RolloutSettings())
     with pytest.raises(CommandRejectedError, match="admin token"):
-        verify_command(ReceivedCommand(given()), RolloutSettings(), 0)
+        verify_command(ReceivedCommand(signed_command()), RolloutSettings(), 0)
 
 
 @pytest.mark.parametrize("late_s", [MAX_AGE_S + 1, -MAX_AGE_S - 1])
 def test_an_old_command_is_not_obeyed_behind_anyones_back(late_s: float) -> None:
-    asked = given()
+    asked = signed_command()
     with pytest.raises(CommandRejectedError, match="was given"):
         verify_command(ReceivedCommand(asked), RULES, asked.time + int(1000 * late_s))
 
 
 def test_the_age_of_a_command_is_the_brokers_to_say() -> None:
     """The clock of who gives it may be off; one that is off by more than an hour is a copy."""
-    asked = given()
+    asked = signed_command()
     for offset_s in (-1800, 1800):
         arrived_ms = asked.time + 1000 * offset_s
         verify_command(ReceivedCommand(asked, arrived_ms), RULES, arrived_ms + 1000)

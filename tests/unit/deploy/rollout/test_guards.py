@@ -26,7 +26,7 @@ def counts_empty_lists(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guards, "GUARDS", (*GUARDS, EMPTY_LISTS))
 
 
-def counted(empty: int, shown: int = 1000) -> VariantCounters:
+def counters_with(empty: int, shown: int = 1000) -> VariantCounters:
     counters = VariantCounters()
     for n in range(shown):
         items = [] if n < empty else [hash64(f"i{n}")]
@@ -36,7 +36,7 @@ def counted(empty: int, shown: int = 1000) -> VariantCounters:
 
 @pytest.mark.usefixtures("counts_empty_lists")
 def test_a_new_guard_is_a_counter_and_an_entry() -> None:
-    rows = FeedbackRow({"canary": counted(empty=90), "baseline": counted(empty=5)}, {})
+    rows = FeedbackRow({"canary": counters_with(empty=90), "baseline": counters_with(empty=5)}, {})
     stored = decode_feedback(encode_feedback(rows))
     inputs = collect_inputs(stored.counters, 1.0, shadow=False)
     decision = decide(initial_state(0.0), inputs, RULES)
@@ -50,7 +50,7 @@ def test_a_row_of_the_release_before_has_none_of_a_new_counter(
     request: pytest.FixtureRequest,
 ) -> None:
     """Five numbers a variant are read, and counting goes on from there."""
-    before = encode_feedback(FeedbackRow({"canary": counted(empty=3)}, {}))
+    before = encode_feedback(FeedbackRow({"canary": counters_with(empty=3)}, {}))
     request.getfixturevalue("counts_empty_lists")
     row = decode_feedback(before)
     assert row.variant("canary").counts["empty"] == 0
@@ -65,7 +65,7 @@ def test_a_row_of_the_release_after_is_read_without_its_new_counter(
     with monkeypatch.context() as later:
         later.setitem(COUNTERS, "empty", lambda impression: not impression.items)
         columns = encode_feedback(
-            FeedbackRow({"canary": counted(empty=3), "baseline": counted(empty=0)}, {})
+            FeedbackRow({"canary": counters_with(empty=3), "baseline": counters_with(empty=0)}, {})
         )
     row = decode_feedback(columns)
     assert "empty" not in row.variant("canary").counts
@@ -75,7 +75,7 @@ def test_a_row_of_the_release_after_is_read_without_its_new_counter(
 @pytest.mark.parametrize("direction", list(Direction))
 def test_a_guard_looks_to_one_side(direction: Direction) -> None:
     guard = RateGuard("clicks", "clicked", "requests", "max_fallback_rate", direction)
-    few, many = counted(0), counted(0)
+    few, many = counters_with(0), counters_with(0)
     for n in range(500):
         many.add_reward(n % 64, 1.0, CLICK.code)
     fewer = collect_inputs({"canary": few, "baseline": many}, 1.0, shadow=False)

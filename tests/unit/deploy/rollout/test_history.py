@@ -135,7 +135,7 @@ def record(taken: RolloutStep, is_trusted: bool = True) -> RolloutRecord:
     return RolloutRecord(taken, is_trusted, sha256(encode(taken)).hexdigest())
 
 
-def changed(found: RolloutRecord, **fields: Any) -> RolloutRecord:
+def changed_record(found: RolloutRecord, **fields: Any) -> RolloutRecord:
     return record(msgspec.structs.replace(found.message, **fields))
 
 
@@ -149,7 +149,7 @@ def test_a_history_that_is_whole_has_no_breaks() -> None:
 
 def test_a_change_of_the_history_is_seen() -> None:
     whole = chain(5)
-    edited = [*whole[:2], changed(whole[2], reason="nothing to see here"), *whole[3:]]
+    edited = [*whole[:2], changed_record(whole[2], reason="nothing to see here"), *whole[3:]]
     assert list(find_breaks(edited)) == [
         "rollout 2-17, step 3: chain broken: the step before it was changed, moved or removed"
     ]

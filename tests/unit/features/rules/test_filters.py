@@ -26,7 +26,7 @@ def table_of(*items: Item) -> CatalogueTable:
     return table
 
 
-def allowed(text: str, **context: object) -> list[str]:
+def allowed_items(text: str, **context: object) -> list[str]:
     table = table_of(*ITEMS)
     mask = compile_filter(text).mask(table.view(), {"context": context})
     return [table.item_ids[row] for row in np.flatnonzero(mask)]
@@ -61,13 +61,13 @@ def allowed(text: str, **context: object) -> list[str]:
     ],
 )
 def test_a_filter_allows_what_it_says(text: str, expected: list[str]) -> None:
-    assert allowed(text) == expected
+    assert allowed_items(text) == expected
 
 
 def test_a_filter_asks_for_what_the_request_brings() -> None:
     text = "item.price <= context.budget && (!has(context.brands) || item.brand in context.brands)"
-    assert allowed(text, budget=80) == ["lamp", "chair", "stool"]
-    assert allowed(text, budget=80, brands=["Sit"]) == ["chair"]
+    assert allowed_items(text, budget=80) == ["lamp", "chair", "stool"]
+    assert allowed_items(text, budget=80, brands=["Sit"]) == ["chair"]
     found = compile_filter(text)
     found.check_scope({"context": {"budget": 1}})
     for context, column, problem in (
@@ -126,7 +126,7 @@ def test_an_attribute_that_no_item_has_is_named_with_those_that_there_are() -> N
         compile_filter("item.price < 5 || item.attributes.colour == 'red'").check_attributes(known)
     assert caught.value.column == 19
     assert caught.value.problem == "no item has an attribute 'colour': there are color, legs"
-    assert allowed("item.attributes.colour == 'red' || item.id == 'lamp'") == ["lamp"]
+    assert allowed_items("item.attributes.colour == 'red' || item.id == 'lamp'") == ["lamp"]
 
 
 def test_an_item_that_changes_has_no_more_what_it_had() -> None:

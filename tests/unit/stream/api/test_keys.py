@@ -12,7 +12,7 @@ from stream.api.keys import KeyRing, hash_key, make_key, read_keys, write_keys
 from stream.api.problems import RequestError
 
 
-def refused(ring: KeyRing, authorization: str, scope: Scope | None = None) -> RequestError:
+def refusal_of(ring: KeyRing, authorization: str, scope: Scope | None = None) -> RequestError:
     with pytest.raises(RequestError) as caught:
         ring.admit(authorization, scope)
     return caught.value
@@ -41,10 +41,10 @@ def test_what_is_no_key_is_refused(tmp_path: Path) -> None:
         f"Bearer {secret}x",
         "Bearer \udc80",
     ):
-        error = refused(ring, authorization)
+        error = refusal_of(ring, authorization)
         assert (error.problem.status, error.headers) == (401, {"Www-Authenticate": "Bearer"})
         assert secret not in str(error.problem)
-    assert refused(ring, f"Bearer {secret}", Scope.SEND).problem.status == 403
+    assert refusal_of(ring, f"Bearer {secret}", Scope.SEND).problem.status == 403
 
 
 def test_a_key_that_is_taken_back_is_not_known_a_second_later(tmp_path: Path) -> None:
@@ -55,7 +55,7 @@ def test_a_key_that_is_taken_back_is_not_known_a_second_later(tmp_path: Path) ->
     ring.admit(f"Bearer {theirs}", Scope.ASK)
     write_keys(tmp_path / "keys.toml", [my_key])
     now[0] += 1.5
-    refused(ring, f"Bearer {theirs}")
+    refusal_of(ring, f"Bearer {theirs}")
     (tmp_path / "keys.toml").write_text("[[keys]]\nname = 3")
     now[0] += 1.5
     ring.admit(f"Bearer {mine}", Scope.ASK)
@@ -68,7 +68,7 @@ def test_a_key_has_a_rate(tmp_path: Path) -> None:
     ring = KeyRing(tmp_path / "keys.toml", lambda: now[0])
     for _ in range(2):
         ring.admit(f"Bearer {secret}", Scope.ASK)
-    error = refused(ring, f"Bearer {secret}", Scope.ASK)
+    error = refusal_of(ring, f"Bearer {secret}", Scope.ASK)
     assert (error.problem.status, error.headers) == (429, {"Retry-After": "1"})
     now[0] += 0.6
     ring.admit(f"Bearer {secret}", Scope.ASK)

@@ -26,7 +26,7 @@ NOW_MS = 1_700_000_000_000
 LAMP, DESK, SHELF, CHAIR = range(2, 6)
 
 
-def taken(*events: tuple[int, int, int]) -> InteractionColumns:
+def interactions_of(*events: tuple[int, int, int]) -> InteractionColumns:
     """Of (person, item, time)."""
     people, items, times = np.array(events, np.int64).reshape(-1, 3).T
     return InteractionColumns(people, items, times)
@@ -36,7 +36,7 @@ def taken(*events: tuple[int, int, int]) -> InteractionColumns:
 def many() -> InteractionColumns:
     """Forty people with sessions of a few minutes, numbered as a log's first events are."""
     random = np.random.default_rng(4)
-    return taken(
+    return interactions_of(
         *(
             (7 * person, int(item), NOW_MS + person * HOUR_MS + 60_000 * at)
             for person in range(40)
@@ -53,7 +53,7 @@ def cosines(known: CooccurrenceTables, item: int) -> dict[int, float]:
 
 def test_a_small_log_by_hand() -> None:
     """Two take lamp and desk together, one of them a shelf too; chairs are taken alone."""
-    log = taken(
+    log = interactions_of(
         (0, LAMP, NOW_MS),
         (0, DESK, NOW_MS),
         (0, SHELF, NOW_MS),
@@ -74,7 +74,7 @@ def test_a_small_log_by_hand() -> None:
 def test_what_is_old_counts_less() -> None:
     """Both the pair, as of its later event, and how often each was taken."""
     old_ms = NOW_MS - HALF_LIFE_MS
-    log = taken((0, LAMP, old_ms), (0, DESK, old_ms), (1, CHAIR, NOW_MS))
+    log = interactions_of((0, LAMP, old_ms), (0, DESK, old_ms), (1, CHAIR, NOW_MS))
     known = CooccurrenceCounter(log, ITEMS, 8, 4).count_all()
     assert cosines(known, LAMP) == pytest.approx({DESK: 0.5 / (0.5 + SMOOTHING)})
 
@@ -92,7 +92,7 @@ def test_what_is_old_counts_less() -> None:
 def test_only_what_is_near_and_one_person_s_is_together(
     events: list[tuple[int, int, int]], together: bool
 ) -> None:
-    known = CooccurrenceCounter(taken(*events), ITEMS, 8, 4).count_all()
+    known = CooccurrenceCounter(interactions_of(*events), ITEMS, 8, 4).count_all()
     assert (DESK in cosines(known, LAMP)) is together
 
 
@@ -205,11 +205,15 @@ def test_products_of_factors_are_the_cosines_of_who_took_what(many: InteractionC
 
 
 def test_the_same_seed_gives_the_same(many: InteractionColumns) -> None:
-    def drawn(seed: int) -> tuple[np.ndarray, CooccurrenceTables]:
+    def draw_tables(seed: int) -> tuple[np.ndarray, CooccurrenceTables]:
         torch.manual_seed(seed)
         return CooccurrenceCounter(many, ITEMS, 8, 4).draw_folds(np.random.default_rng(seed))
 
-    (dealt, known), (same_dealt, same), (other_dealt, _) = drawn(1), drawn(1), drawn(2)
+    (dealt, known), (same_dealt, same), (other_dealt, _) = (
+        draw_tables(1),
+        draw_tables(1),
+        draw_tables(2),
+    )
     np.testing.assert_array_equal(dealt, same_dealt)
     assert (dealt != other_dealt).any()
     for field in fields(CooccurrenceTables):
@@ -218,7 +222,7 @@ def test_the_same_seed_gives_the_same(many: InteractionColumns) -> None:
 
 @pytest.mark.parametrize("events", [[], [(0, LAMP, NOW_MS)]])
 def test_next_to_nothing_can_be_counted(events: list[tuple[int, int, int]]) -> None:
-    counts = CooccurrenceCounter(taken(*events), ITEMS, 8, 4)
+    counts = CooccurrenceCounter(interactions_of(*events), ITEMS, 8, 4)
     dealt, shown = counts.draw_folds(np.random.default_rng(0))
     assert len(dealt) == len(events)
     for known in (counts.count_all(), shown):

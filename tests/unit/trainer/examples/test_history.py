@@ -11,7 +11,7 @@ from headwater_client.events import Click, Item
 
 from features.schema import FeatureSchema, Vocabulary
 from features.settings import HOUR_MS
-from tests.harness.windows import closed
+from tests.harness.windows import closed_window
 from tests.unit.trainer.conftest import START_MS
 from trainer.datasets import Log
 from trainer.examples import (
@@ -89,7 +89,7 @@ def test_it_is_rebuilt_from_window_files(
     kept, rebuilt = EventHistory(schema), EventHistory(schema)
     # All of the last window is late.
     for number, minutes in enumerate([(65, 67), (121, 125), (20, 30)], start=1):
-        store.write(store.prepare(number, closed(*minutes, first_offset=10 * number)))
+        store.write(store.prepare(number, closed_window(*minutes, first_offset=10 * number)))
         kept.extend(read_log(store, [number]).events)
     for number in WindowStore(str(tmp_path)).numbers():
         rebuilt.extend(read_log(store, [number]).events)

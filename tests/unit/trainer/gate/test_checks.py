@@ -34,11 +34,11 @@ FAIR = GateMeasurements(
 BLIND = Foresight(FAIR.people, np.where(np.arange(200) == 0, np.inf, HALF), HALF)
 
 
-def failed(found: Verdict) -> list[str]:
+def failed_checks(found: Verdict) -> list[str]:
     return [check.name for check in found.checks if not check.passed]
 
 
-def named(found: Verdict, name: str) -> GateCheck:
+def find_check(found: Verdict, name: str) -> GateCheck:
     (check,) = [check for check in found.checks if check.name == name]
     return check
 
@@ -81,9 +81,9 @@ def test_a_fair_candidate_passes_with_every_check_said() -> None:
 def test_each_check_stops_what_it_is_for(name: str, changes: dict[str, Any], says: str) -> None:
     found = verdict(replace(FAIR, **changes), SETTINGS)
     assert not found.passed
-    assert failed(found) == [name]
-    assert says in named(found, name).reason
-    assert found.refusals == [f"{name}: {named(found, name).reason}"]
+    assert failed_checks(found) == [name]
+    assert says in find_check(found, name).reason
+    assert found.refusals == [f"{name}: {find_check(found, name).reason}"]
 
 
 def test_just_within_the_limits_passes() -> None:
@@ -108,7 +108,7 @@ def test_the_limits_are_those_of_the_settings() -> None:
         growth=WeightGrowth("items.weight", 1e6),
         latency_ms=9e4,
     )
-    assert failed(verdict(bad, SETTINGS)) == ["quality", "norms", "coverage", "latency"]
+    assert failed_checks(verdict(bad, SETTINGS)) == ["quality", "norms", "coverage", "latency"]
     assert verdict(bad, lenient).passed
 
 
@@ -129,8 +129,8 @@ def test_of_too_few_events_nothing_is_concluded(events: int) -> None:
         reference=MethodRanking(HALF[:events], 10),
     )
     found = verdict(few, SETTINGS)
-    assert failed(found) == ["quality"]
-    assert f"{events} held-out events, fewer than 50" in named(found, "quality").reason
+    assert failed_checks(found) == ["quality"]
+    assert f"{events} held-out events, fewer than 50" in find_check(found, "quality").reason
     assert verdict(few, GateSettings(min_events=max(1, events))).passed == (events > 0)
 
 
@@ -138,8 +138,8 @@ def test_without_a_live_version_it_is_set_beside_popularity() -> None:
     first = replace(FAIR, live=None, growth=None, live_latency_ms=None)
     found = verdict(first, SETTINGS)
     assert found.passed
-    assert "decayed popularity" in named(found, "quality").reason
-    assert "decayed popularity" in named(found, "coverage").reason
-    assert named(found, "norms").reason == "no live version to compare with"
+    assert "decayed popularity" in find_check(found, "quality").reason
+    assert "decayed popularity" in find_check(found, "coverage").reason
+    assert find_check(found, "norms").reason == "no live version to compare with"
     worse = replace(first, candidate=MethodRanking(np.full(200, np.inf), 300))
-    assert failed(verdict(worse, SETTINGS)) == ["quality"]
+    assert failed_checks(verdict(worse, SETTINGS)) == ["quality"]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from features.schema import FeatureSchema
-from tests.harness.walks import Events, shuffled, walks
+from tests.harness.walks import Events, swap_items, walks
 from tests.unit.trainer.training.test_fine_tune import BEFORE, FILMS, SETTINGS, TEXT_ENCODER, TUNING
 from trainer.datasets import Log
 from trainer.evaluation import hold_out
@@ -29,10 +29,10 @@ def live(schema: FeatureSchema, tmp_path_factory: pytest.TempPathFactory) -> Jud
     trained = train_first_model(
         Log(BEFORE, FILMS), schema, TrainingSetup(SETTINGS, text_encoder=TEXT_ENCODER)
     )
-    return exported(7, trained, schema, tmp_path_factory.mktemp("live"))
+    return export_version(7, trained, schema, tmp_path_factory.mktemp("live"))
 
 
-def exported(
+def export_version(
     version: int, trained: TrainedModel, schema: FeatureSchema, folder: Path
 ) -> JudgedVersion:
     graph = folder / "model.onnx"
@@ -43,7 +43,7 @@ def exported(
     return JudgedVersion(version, trained, graph)
 
 
-def judged(
+def judge(
     live: JudgedVersion,
     window: Events,
     tuning: FineTuneSettings,
@@ -59,14 +59,14 @@ def judged(
     versions = [live.trained.vocabulary, found.vocabulary]
     held = hold_out(history, slices.judge_ms, versions)
     new = hold_out(history, slices.since_ms + 1, versions)
-    candidate = exported(8, found, schema, folder)
+    candidate = export_version(8, found, schema, folder)
     return verdict(measure(candidate, live, held, schema, new), LIMITS)
 
 
 def test_a_window_like_those_before_passes(
     live: JudgedVersion, schema: FeatureSchema, tmp_path: Path
 ) -> None:
-    found = judged(live, WINDOW, LEARNING, schema, tmp_path)
+    found = judge(live, WINDOW, LEARNING, schema, tmp_path)
     assert found.refusals == []
     assert found.events > LIMITS.min_events
 
@@ -75,7 +75,7 @@ def test_a_learning_rate_far_too_high_is_stopped(
     live: JudgedVersion, schema: FeatureSchema, tmp_path: Path
 ) -> None:
     wild = LEARNING.model_copy(update={"learning_rate": 1000 * LEARNING.learning_rate})
-    found = judged(live, WINDOW, wild, schema, tmp_path)
+    found = judge(live, WINDOW, wild, schema, tmp_path)
     whys = dict(line.split(": ", 1) for line in found.refusals)
     assert "times the live version's norm" in whys["norms"]
     assert "live version 7" in whys["quality"]
@@ -84,7 +84,7 @@ def test_a_learning_rate_far_too_high_is_stopped(
 def test_a_window_of_shuffled_items_is_stopped(
     live: JudgedVersion, schema: FeatureSchema, tmp_path: Path
 ) -> None:
-    found = judged(live, shuffled(WINDOW), LEARNING, schema, tmp_path)
+    found = judge(live, swap_items(WINDOW), LEARNING, schema, tmp_path)
     (why,) = found.refusals
     assert why.startswith("window: live version 7 foresaw it with NDCG@10 ")
 
@@ -92,5 +92,5 @@ def test_a_window_of_shuffled_items_is_stopped(
 def test_a_window_of_one_event_is_stopped(
     live: JudgedVersion, schema: FeatureSchema, tmp_path: Path
 ) -> None:
-    found = judged(live, WINDOW[:1], LEARNING, schema, tmp_path)
+    found = judge(live, WINDOW[:1], LEARNING, schema, tmp_path)
     assert found.refusals == ["quality: 0 held-out events, fewer than 50: nothing is concluded"]

@@ -67,13 +67,13 @@ def judge(
         model = copy.deepcopy(live.trained.model)
         with torch.no_grad():
             change(model)
-        candidate = exported(model, live.trained.vocabulary, schema, tmp_path)
+        candidate = export_version(model, live.trained.vocabulary, schema, tmp_path)
         return verdict(measure(candidate, live, held, schema), SETTINGS)
 
     return judged
 
 
-def exported(
+def export_version(
     model: TemporalModel, vocabulary: Vocabulary, schema: FeatureSchema, folder: Path
 ) -> JudgedVersion:
     graph = folder / "model.onnx"
@@ -84,7 +84,7 @@ def exported(
     return JudgedVersion(8, trained(model, vocabulary), graph)
 
 
-def failed(found: Verdict) -> set[str]:
+def failed_checks(found: Verdict) -> set[str]:
     return {check.name for check in found.checks if not check.passed}
 
 
@@ -124,7 +124,7 @@ def shuffle_items(model: TemporalModel) -> None:
 
 def test_shuffled_items_are_stopped_by_quality(judge: Callable[[Change], Verdict]) -> None:
     found = judge(shuffle_items)
-    assert failed(found) == {"quality"}
+    assert failed_checks(found) == {"quality"}
     assert found.candidate.ndcg_at_10 < 0.75 * found.reference.ndcg_at_10
 
 
@@ -134,7 +134,7 @@ def lose_a_weight(model: TemporalModel) -> None:
 
 def test_a_weight_that_is_no_number_is_stopped(judge: Callable[[Change], Verdict]) -> None:
     found = judge(lose_a_weight)
-    assert {"finite", "norms", "parity", "latency"} <= failed(found)
+    assert {"finite", "norms", "parity", "latency"} <= failed_checks(found)
     assert "1 weights and" in found.checks[1].reason
     assert "0 scores" not in found.checks[1].reason
 
@@ -146,7 +146,7 @@ def explode(model: TemporalModel) -> None:
 
 def test_exploded_weights_are_stopped(judge: Callable[[Change], Verdict]) -> None:
     found = judge(explode)
-    assert "norms" in failed(found)
+    assert "norms" in failed_checks(found)
     assert found.checks[2].value is not None
     assert found.checks[2].value > 100
 
@@ -158,8 +158,8 @@ def collapse(model: TemporalModel) -> None:
 
 def test_collapsed_diversity_is_stopped(judge: Callable[[Change], Verdict]) -> None:
     found = judge(collapse)
-    assert "coverage" in failed(found)
-    assert "norms" not in failed(found)
+    assert "coverage" in failed_checks(found)
+    assert "norms" not in failed_checks(found)
 
 
 def test_a_slow_graph_is_stopped(
@@ -167,7 +167,7 @@ def test_a_slow_graph_is_stopped(
 ) -> None:
     measured = measure(replace(live, version=8), live, held, schema)
     tiny = SETTINGS.model_copy(update={"max_latency_ms": 1e-6})
-    assert failed(verdict(measured, tiny)) == {"latency"}
+    assert failed_checks(verdict(measured, tiny)) == {"latency"}
     assert verdict(measured, SETTINGS).passed
 
 
@@ -186,7 +186,7 @@ def test_a_damaged_graph_is_stopped(
         write_graph(ScoringGraph(other), schema, graph)
     measured = measure(JudgedVersion(8, live.trained, graph), live, held, schema)
     found = verdict(measured, SETTINGS)
-    assert failed(found) == {"parity", "latency"}
+    assert failed_checks(found) == {"parity", "latency"}
     assert str(graph) in found.checks[5].reason
     assert "\n" not in found.checks[5].reason
 
@@ -205,7 +205,7 @@ def test_an_item_unknown_to_one_version_is_missed_by_that_one(
     }
     state |= {name: smaller.state_dict()[name] for name in ("neighbours", "neighbour_weights")}
     smaller.load_state_dict(state)
-    old = exported(smaller.eval(), few, schema, tmp_path)
+    old = export_version(smaller.eval(), few, schema, tmp_path)
     both = merge_vocabularies([live.trained.vocabulary, few])
     measured = measure(replace(live, version=9), old, held.translate_to(both), schema)
     asked = held.columns.items[held.targets]
@@ -224,7 +224,7 @@ def test_a_window_of_one_event_has_a_verdict(
     chosen[np.flatnonzero(held.targets)[:events]] = True
     measured = measure(replace(live, version=8), live, replace(held, chosen=chosen), schema)
     found = verdict(measured, SETTINGS)
-    assert failed(found) == {"quality"}
+    assert failed_checks(found) == {"quality"}
     assert f"{events} held-out events" in found.refusals[0]
 
 

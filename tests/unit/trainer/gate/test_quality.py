@@ -13,7 +13,7 @@ SETTINGS = GateSettings()
 SLICES = 200
 
 
-def stopped(world: World, worth: float) -> int:
+def count_stopped(world: World, worth: float) -> int:
     """Of `SLICES` candidates that are worth so much of the live version."""
     found = [
         probability_worse(*each, SETTINGS.margin) for each in slices(world, worth, SLICES, seed=3)
@@ -23,23 +23,23 @@ def stopped(world: World, worth: float) -> int:
 
 @pytest.mark.parametrize(("events", "people"), [(100, 30), (200, 60), (1000, 100)])
 def test_an_equal_candidate_passes_nine_times_in_ten(events: int, people: int) -> None:
-    assert stopped(World(events, people), worth=1.0) <= SLICES // 10
+    assert count_stopped(World(events, people), worth=1.0) <= SLICES // 10
 
 
 @pytest.mark.parametrize(("events", "people"), [(100, 30), (200, 60), (1000, 100)])
 def test_a_ruined_candidate_is_stopped(events: int, people: int) -> None:
-    assert stopped(World(events, people), worth=0.1) >= SLICES * 95 // 100
+    assert count_stopped(World(events, people), worth=0.1) >= SLICES * 95 // 100
 
 
 def test_more_events_see_smaller_losses() -> None:
-    found = [stopped(World(events, 60), worth=0.8) for events in (60, 200, 1000)]
+    found = [count_stopped(World(events, 60), worth=0.8) for events in (60, 200, 1000)]
     assert found == sorted(found)
     assert found[0] < SLICES // 2
     assert found[-1] > SLICES * 8 // 10
 
 
 def test_a_better_candidate_is_hardly_ever_stopped() -> None:
-    assert stopped(World(150, 40), worth=1.2) <= SLICES // 50
+    assert count_stopped(World(150, 40), worth=1.2) <= SLICES // 50
 
 
 def test_the_margin_is_a_share_of_the_live_version_s() -> None:

@@ -33,7 +33,7 @@ def batch(columns: Examples, trended: ItemTrends) -> Batch:
     return next(batches.epoch(4, np.random.default_rng(0)))
 
 
-def judged(rows: list[int], targets: list[int], together: list[list[int]], items: int) -> Batch:
+def batch_of(rows: list[int], targets: list[int], together: list[list[int]], items: int) -> Batch:
     """Only what ranks and losses read; item lists of what each request's instant has."""
     nothing = torch.zeros(1, 1, dtype=torch.long)
     same = torch.zeros(len(together), items, dtype=torch.bool)
@@ -55,7 +55,7 @@ def judged(rows: list[int], targets: list[int], together: list[list[int]], items
 
 def test_the_loss_is_cross_entropy_without_the_other_right_ones() -> None:
     scores = torch.tensor([[LOWEST, 0.5, 2.0, -1.0, 3.0], [0.0, 1.0, LOWEST, 4.0, -2.0]])
-    asked = judged([0, 0, 1], [2, 4, 3], [[2, 4], [3]], 5)
+    asked = batch_of([0, 0, 1], [2, 4, 3], [[2, 4], [3]], 5)
     open_to = [[1, 2, 3], [1, 3, 4], [0, 1, 3, 4]]
     expected = [
         -float(torch.log_softmax(scores[row, items], 0)[items.index(target)])
@@ -96,7 +96,7 @@ def test_the_loss_of_a_model_is_cross_entropy_over_the_allowed_items(
 
 def test_no_gradient_pushes_the_other_right_ones_down() -> None:
     scores = torch.tensor([[0.5, 2.0, -1.0, 3.0]], requires_grad=True)
-    asked = judged([0], [1], [[1, 3]], 4)
+    asked = batch_of([0], [1], [[1, 3]], 4)
     softmax_loss(scores, asked).sum().backward()  # type: ignore[no-untyped-call]
     assert scores.grad is not None
     assert scores.grad[0, 3] == 0
@@ -110,7 +110,7 @@ def ranks_of(scores: Tensor, batch: Batch) -> Tensor:
 
 def test_ranks_count_ties_as_half() -> None:
     scores = torch.tensor([[5.0, 1.0, 5.0, 5.0], [1.0, 2.0, 3.0, 4.0]])
-    asked = judged([0, 1], [2, 1], [[2], [1]], 4)
+    asked = batch_of([0, 1], [2, 1], [[2], [1]], 4)
     assert ranks_of(scores, asked).tolist() == [1.0, 2.0]
     never = torch.full((2, 4), torch.nan)
     assert ranks_of(never, asked).tolist() == [torch.inf, torch.inf]
@@ -121,13 +121,13 @@ def test_ranks_count_ties_as_half() -> None:
 
 def test_what_was_taken_at_the_same_instant_does_not_stand_before() -> None:
     scores = torch.tensor([[5.0, 4.0, 3.0, 3.0]])
-    apart = judged([0, 0, 0], [0, 1, 2], [[0, 1, 2]], 4)
+    apart = batch_of([0, 0, 0], [0, 1, 2], [[0, 1, 2]], 4)
     assert ranks_of(scores, apart).tolist() == [0, 0, 0.5]
 
 
 def test_only_a_target_that_is_no_number_is_missed() -> None:
     scores = torch.tensor([[torch.nan, 4.0, 3.0]])
-    assert ranks_of(scores, judged([0, 0], [0, 2], [[0, 2]], 3)).tolist() == [torch.inf, 1]
+    assert ranks_of(scores, batch_of([0, 0], [0, 2], [[0, 2]], 3)).tolist() == [torch.inf, 1]
 
 
 def test_forbidden_items_score_lowest_and_others_do_not(model: TemporalModel, batch: Batch) -> None:

@@ -25,12 +25,12 @@ def held_out(columns: Examples, trended: ItemTrends) -> Batches:
     return Batches(columns, trended, np.ones(len(columns), bool), 8, 16)
 
 
-def generalised(lost: Tensor) -> Tensor:
+def generalised_loss(lost: Tensor) -> Tensor:
     """(1 - p^q) / q of softmax losses, which are -log p."""
     return (1 - torch.exp(-REACH * lost)) / REACH
 
 
-def weighed(lost: Tensor) -> Tensor:
+def weighed_loss(lost: Tensor) -> Tensor:
     """The softmax losses, each with a weight p^q that stays as it is."""
     return torch.exp(-REACH * lost).detach() * lost
 
@@ -39,7 +39,7 @@ def loss(
     model: TemporalModel,
     held_out: Batches,
     scales: Tensor | None = None,
-    of: Callable[[Tensor], Tensor] = generalised,
+    of: Callable[[Tensor], Tensor] = generalised_loss,
 ) -> Tensor:
     """Summed over the targets, with the prior of the scales."""
     scales = torch.ones(len(PARTS)).double() if scales is None else scales
@@ -82,7 +82,7 @@ def test_the_slope_is_that_of_the_loss(
         found = balancing._derivatives(model, batches, scales, torch.ones(len(PARTS)))
     gradient = torch.autograd.functional.jacobian(partial(loss, model, held_out), scales)
     curvature = torch.autograd.functional.hessian(
-        partial(loss, model, held_out, of=weighed), scales
+        partial(loss, model, held_out, of=weighed_loss), scales
     )
     torch.testing.assert_close(found.gradient, gradient, rtol=1e-3, atol=1e-2)
     torch.testing.assert_close(found.curvature, curvature, rtol=1e-3, atol=1e-2)

@@ -71,7 +71,7 @@ def part(changes: FineTuneScope) -> FineTuneSettings:
     return TUNING.model_copy(update={"part": changes, "epochs": 1})
 
 
-def judged(trained: TrainedModel, history: EventHistory) -> Batches:
+def held_batches(trained: TrainedModel, history: EventHistory) -> Batches:
     """The slice of the window that is left to the gate."""
     columns = history.examples(trained.vocabulary)
     cut = split_by_time(history.times_ms, BEFORE[-1].timestamp, TUNING)
@@ -87,9 +87,9 @@ def weights(model: TemporalModel) -> dict[str, torch.Tensor]:
 def test_a_window_is_learned(live: TrainedModel, schema: FeatureSchema) -> None:
     """Everyone has begun to go by threes."""
     history = history_of(schema, WINDOW)
-    before = held_out_ndcg(live.model, judged(live, history), 4)
+    before = held_out_ndcg(live.model, held_batches(live, history), 4)
     found = tuned(live, history)
-    assert held_out_ndcg(found.model, judged(found, history), 4) > before + 0.1
+    assert held_out_ndcg(found.model, held_batches(found, history), 4) > before + 0.1
     assert found.outcome.held_out > 0
     cut = split_by_time(history.times_ms, live.until_ms, TUNING)
     assert found.until_ms == history.times_ms[history.times_ms < cut.stop_ms].max()
@@ -140,7 +140,7 @@ def test_a_new_item_scores_from_its_text_at_once(live: TrainedModel, schema: Fea
     )
     assert "says nothing" not in found.vocabulary.item_ids
     assert not model.items.weight[own].any(), "nothing but the text"
-    batch = next(judged(found, history).epoch(4, np.random.default_rng(0)))
+    batch = next(held_batches(found, history).epoch(4, np.random.default_rng(0)))
     scores = batch_scores(model, batch)
     assert (scores[:, own] > -100).all()
 
@@ -198,12 +198,12 @@ def test_the_next_version_is_a_mean_of_the_live_one_and_what_was_learned(
 ) -> None:
     history = history_of(schema, [*WINDOW, *walks(range(90, 110), 1, names="other ")])
 
-    def learned(live_fraction: float) -> torch.Tensor:
+    def learned_weights(live_fraction: float) -> torch.Tensor:
         settings = TUNING.model_copy(update={"live_fraction": live_fraction})
         return tuned(live, history, settings).model.items.weight
 
     known = len(live.vocabulary)
-    whole, quarter, before = learned(0.0), learned(0.75), live.model.items.weight
+    whole, quarter, before = learned_weights(0.0), learned_weights(0.75), live.model.items.weight
     assert not torch.allclose(whole[:known], before)
     assert torch.allclose(quarter[:known] - before, (whole[:known] - before) / 4, atol=1e-6)
     # What is new has nothing to be averaged with.
@@ -300,8 +300,8 @@ def test_more_items_change_no_score_of_the_others(
     vocabulary = next_vocabulary(live, history, 1)
     model = expand_vocabulary(live, vocabulary, history, SETTINGS, TEXT_ENCODER).eval()
     more = replace(live, model=model, vocabulary=vocabulary)
-    batch = next(judged(live, history).epoch(4, np.random.default_rng(0)))
-    grew = next(judged(more, history).epoch(4, np.random.default_rng(0)))
+    batch = next(held_batches(live, history).epoch(4, np.random.default_rng(0)))
+    grew = next(held_batches(more, history).epoch(4, np.random.default_rng(0)))
     known = len(live.vocabulary)
     torch.testing.assert_close(
         batch_scores(more.model, grew)[:, :known], batch_scores(live.model, batch)

@@ -5,7 +5,15 @@ from __future__ import annotations
 import pytest
 from headwater_client.event_types import CLICK, PURCHASE
 
-from tests.harness.windows import MINUTE_MS, NOW_MS, SETTINGS, START_MS, assemble, idled, row
+from tests.harness.windows import (
+    MINUTE_MS,
+    NOW_MS,
+    SETTINGS,
+    START_MS,
+    assemble,
+    close_when_idle,
+    row,
+)
 from trainer.windows.assembler import ClosedWindow, CloseReason, WindowAssembler
 
 
@@ -65,7 +73,7 @@ def test_so_many_events_close_whatever_is_open() -> None:
     [closed] = take(assembler)
     assert (closed.reason, minutes(closed)) == (CloseReason.COUNT, [5, 10, 65])
     assembler.add(row(3, 12), NOW_MS)
-    last = idled(assembler)
+    last = close_when_idle(assembler)
     assert last is not None
     assert not last.rows[0].late
 
@@ -189,7 +197,7 @@ def test_a_topic_made_anew_is_read_from_its_beginning() -> None:
     [closed] = take(first)
     again = assemble(closed.progress, sources={(CLICK.topic, 0): "another id"})
     again.add(row(0, 205), NOW_MS)
-    closed_again = idled(again)
+    closed_again = close_when_idle(again)
     assert closed_again is not None
     assert minutes(closed_again) == [205]
 
@@ -199,7 +207,7 @@ def test_a_refused_message_is_counted_once() -> None:
     assert assembler.refuse((CLICK.topic, 0), 0)
     assert not assembler.refuse((CLICK.topic, 0), 0)
     assembler.add(row(1, 5), NOW_MS)
-    closed = idled(assembler)
+    closed = close_when_idle(assembler)
     assert closed is not None
     assert closed.refused == 1
     assert closed.progress.positions[0].next == 2
@@ -213,7 +221,7 @@ def test_an_event_sent_again_is_marked(across_windows: bool) -> None:
     assembler.add(row(1, 75 if across_windows else 6, event_id="other"), NOW_MS)
     windows = take(assembler)
     assembler.add(row(2, 5, event_id="once"), NOW_MS)
-    last = idled(assembler)
+    last = close_when_idle(assembler)
     rows = [each for window in [*windows, last] if window for each in window.rows]
     assert [(each.offset, each.repeated) for each in rows if each.offset != 1] == [
         (0, False),
@@ -226,7 +234,7 @@ def test_the_same_id_of_another_person_or_type_is_no_repeat() -> None:
     assembler.add(row(0, 5, event_id="e"), NOW_MS)
     assembler.add(row(1, 5, event_id="e", user_id="bob"), NOW_MS)
     assembler.add(row(0, 5, event_id="e", topic=PURCHASE.topic), NOW_MS)
-    closed = idled(assembler)
+    closed = close_when_idle(assembler)
     assert closed is not None
     assert not any(each.repeated for each in closed.rows)
 
@@ -235,6 +243,6 @@ def test_repeats_are_forgotten_beyond_the_remembered_events() -> None:
     assembler = assemble(settings=SETTINGS.model_copy(update={"dedup_window": 1}))
     for offset, event_id in enumerate(["a", "b", "a"]):
         assembler.add(row(offset, offset, event_id=event_id), NOW_MS)
-    closed = idled(assembler)
+    closed = close_when_idle(assembler)
     assert closed is not None
     assert not any(each.repeated for each in closed.rows)

@@ -14,7 +14,15 @@ from headwater_client.events import decode
 
 from bench.harness.hostile import generate_hostile_messages
 from features.events import current_ms
-from tests.harness.windows import MINUTE_MS, NOW_MS, SETTINGS, START_MS, assemble, idled, row
+from tests.harness.windows import (
+    MINUTE_MS,
+    NOW_MS,
+    SETTINGS,
+    START_MS,
+    assemble,
+    close_when_idle,
+    row,
+)
 from trainer.datasets import Log
 from trainer.windows.assembler import AssemblyState, CloseReason
 from trainer.windows.store import WindowStore, read_log
@@ -86,7 +94,7 @@ def test_windows_that_an_event_of_the_year_2200_closed_make_nothing_late_for_eve
     first = assemble()
     first.add(row(0, 5), START_MS)
     first.add(row(1, (YEAR_2200_MS - START_MS) / MINUTE_MS), START_MS)
-    closed = idled(first)
+    closed = close_when_idle(first)
     assert closed is not None
     assert len(closed.rows) == 2
     spoiled = AssemblyState(YEAR_2200_MS, closed.progress.positions)
@@ -96,7 +104,7 @@ def test_windows_that_an_event_of_the_year_2200_closed_make_nothing_late_for_eve
     second = WindowAppender(store, SETTINGS).assembler({(CLICK.topic, 0): "id"}, 0.0)
     soon_ms = current_ms() + 5000
     second.add(row(2, (soon_ms - START_MS) / MINUTE_MS), soon_ms)
-    next_window = idled(second)
+    next_window = close_when_idle(second)
     assert next_window is not None
     assert [each.late for each in next_window.rows] == [False]
 

@@ -9,7 +9,7 @@ from headwater_client.errors import DataError
 from headwater_client.events import Item
 
 from features.schema import FeatureSchema
-from tests.harness.windows import closed, window_examples
+from tests.harness.windows import closed_window, window_examples
 from trainer.examples import Replayer, observe_log, replay_log
 from trainer.windows.store import WindowStore, read_log
 
@@ -21,7 +21,7 @@ def store(tmp_path: Path) -> WindowStore:
     store = WindowStore(str(tmp_path))
     # The last window is of before the others: all of it is late.
     for number, minutes in enumerate([(65, 67), (121, 121, 125), (180,), (20, 30)], start=1):
-        store.write(store.prepare(number, closed(*minutes, first_offset=10 * number)))
+        store.write(store.prepare(number, closed_window(*minutes, first_offset=10 * number)))
     return store
 
 

@@ -13,7 +13,15 @@ import pytest
 from headwater_client.errors import DataError, SettingsError
 from headwater_client.event_types import PURCHASE
 
-from tests.harness.windows import ONE_SOURCE, START_MS, assemble, closed, idled, row, written
+from tests.harness.windows import (
+    ONE_SOURCE,
+    START_MS,
+    assemble,
+    close_when_idle,
+    closed_window,
+    row,
+    write_window,
+)
 from trainer.windows.events import COLUMNS, WindowEvent, from_table, to_table
 from trainer.windows.store import ConcurrentWriterError, Window, WindowStore, read_log
 
@@ -53,12 +61,12 @@ def replace(address: str, path: str, content: bytes) -> None:
 def test_an_empty_address_has_no_windows(address: str) -> None:
     store = WindowStore(address)
     assert (store.numbers(), store.newest()) == ([], None)
-    written(store, 1, 5)
+    write_window(store, 1, 5)
 
 
 def test_what_was_written_is_read_back(store: WindowStore, address: str) -> None:
-    first = written(store, 1, 5, 7)
-    second = written(store, 2, 6)
+    first = write_window(store, 1, 5, 7)
+    second = write_window(store, 2, 6)
     assert store.numbers() == [1, 2]
     assert store.read(1).rows == first.rows
     newest = store.newest()
@@ -89,8 +97,8 @@ def test_every_field_is_kept() -> None:
 
 def test_other_programs_read_the_folder_as_one_table(tmp_path: Path) -> None:
     store = WindowStore(str(tmp_path))
-    written(store, 1, 5, 7)
-    written(store, 2, 60 * 24)
+    write_window(store, 1, 5, 7)
+    write_window(store, 2, 60 * 24)
     table = pq.read_table(tmp_path)
     assert table["timestamp"].to_pylist() == [START_MS + m * 60_000 for m in (5, 7, 60 * 24)]
     assert table["date"].to_pylist() == ["2023-11-14"] * 2 + ["2023-11-15"]
@@ -101,10 +109,10 @@ def test_other_programs_read_the_folder_as_one_table(tmp_path: Path) -> None:
 def test_a_writer_that_died_before_the_manifest_has_written_nothing(
     store: WindowStore, address: str
 ) -> None:
-    draft = store.prepare(1, closed(5))
+    draft = store.prepare(1, closed_window(5))
     store._files.put(draft.manifest.aside, draft.content)
     assert store.numbers() == []
-    written(store, 1, 6)
+    write_window(store, 1, 6)
     assert len(store.read(1).rows) == 1
     assert not any(each.startswith(".aside") for each in files(address))
 
@@ -112,7 +120,7 @@ def test_a_writer_that_died_before_the_manifest_has_written_nothing(
 def test_a_writer_that_died_after_the_manifest_has_written_all(
     store: WindowStore, address: str
 ) -> None:
-    window = closed(5)
+    window = closed_window(5)
     draft = store.prepare(1, window)
     store._files.put(draft.manifest.aside, draft.content)
     store._create(draft.manifest)
@@ -124,7 +132,7 @@ def test_a_writer_that_died_after_the_manifest_has_written_all(
 
 
 def test_writing_again_after_a_failure_changes_nothing(store: WindowStore) -> None:
-    window = closed(5)
+    window = closed_window(5)
     draft = store.prepare(1, window)
     store.write(draft)
     store.write(draft)
@@ -133,24 +141,24 @@ def test_writing_again_after_a_failure_changes_nothing(store: WindowStore) -> No
 
 
 def test_of_two_writers_of_a_number_one_succeeds(store: WindowStore, address: str) -> None:
-    first, second = store.prepare(1, closed(5)), store.prepare(1, closed(6, 7))
+    first, second = store.prepare(1, closed_window(5)), store.prepare(1, closed_window(6, 7))
     store.write(first)
     with pytest.raises(ConcurrentWriterError, match=r"00000001.json: written by another writer"):
         store.write(second)
     assert store.read(1) == Window(first.manifest, store.read(1).rows)
-    written(store, 2, 8)
+    write_window(store, 2, 8)
     assert not any(each.startswith(".aside") for each in files(address))
 
 
 def test_a_window_that_is_being_written_is_left_alone(store: WindowStore, address: str) -> None:
-    draft = store.prepare(2, closed(6))
+    draft = store.prepare(2, closed_window(6))
     store._files.put(draft.manifest.aside, draft.content)
-    written(store, 1, 5)
+    write_window(store, 1, 5)
     assert draft.manifest.aside in files(address)
 
 
 def test_any_flipped_bit_is_found(store: WindowStore, address: str) -> None:
-    written(store, 1, 5, 7)
+    write_window(store, 1, 5, 7)
     path = f"{DATE}/window-00000001.parquet"
     content = bytearray(read(address, path))
     for at in range(0, len(content), 97):
@@ -163,14 +171,14 @@ def test_any_flipped_bit_is_found(store: WindowStore, address: str) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff"])
 def test_a_damaged_manifest_is_named(store: WindowStore, address: str, content: bytes) -> None:
-    written(store, 1, 5)
+    write_window(store, 1, 5)
     replace(address, "_manifests/00000001.json", content)
     with pytest.raises(DataError, match=r"00000001.json: is not a manifest of a window: "):
         store.newest()
 
 
 def test_a_changed_manifest_is_found(store: WindowStore, address: str) -> None:
-    written(store, 1, 5)
+    write_window(store, 1, 5)
     path = "_manifests/00000001.json"
     content = read(address, path)
     replace(address, path, content.replace(b'"next":1', b'"next":7'))
@@ -179,7 +187,7 @@ def test_a_changed_manifest_is_found(store: WindowStore, address: str) -> None:
 
 
 def test_a_newer_schema_is_refused_with_what_to_do(store: WindowStore, address: str) -> None:
-    written(store, 1, 5)
+    write_window(store, 1, 5)
     path = "_manifests/00000001.json"
     newer = json.loads(read(address, path)) | {"headwater_schema": 2}
     replace(address, path, json.dumps(newer).encode())
@@ -188,7 +196,7 @@ def test_a_newer_schema_is_refused_with_what_to_do(store: WindowStore, address: 
 
 
 def test_a_missing_window_and_a_missing_file_are_named(store: WindowStore, address: str) -> None:
-    written(store, 1, 5)
+    write_window(store, 1, 5)
     with pytest.raises(DataError, match=r"00000007.json: no such window"):
         store.read(7)
     fs, root = fsspec.core.url_to_fs(address)
@@ -216,7 +224,7 @@ def test_a_log_has_each_event_once_in_event_time_order(store: WindowStore) -> No
         assembler.add(row(offset, minute, event_id=event_id), 10**13)
     first = assembler.close(0)
     assembler.add(row(4, 1, event_id="late"), 10**13)
-    second = idled(assembler)
+    second = close_when_idle(assembler)
     for number, window in enumerate((first, second), 1):
         assert window is not None
         store.write(store.prepare(number, window))

@@ -21,7 +21,9 @@ from features.topics import hash64
 WINDOW_MS = 1000
 
 
-def shown(name: str, time_ms: int, *items: str, variant: str = "canary") -> ServedRecommendation:
+def served_list(
+    name: str, time_ms: int, *items: str, variant: str = "canary"
+) -> ServedRecommendation:
     return ServedRecommendation(name, time_ms, 3, {variant: [hash64(item) for item in items]})
 
 
@@ -37,12 +39,16 @@ def memory(*lists: ServedRecommendation) -> AttributionWindow:
 
 
 def test_the_newest_that_held_the_item_earns_by_its_position() -> None:
-    found = memory(shown("r1", 0, "a", "b"), shown("r2", 10, "b", "c", "a"), shown("r3", 20, "x"))
+    found = memory(
+        served_list("r1", 0, "a", "b"),
+        served_list("r2", 10, "b", "c", "a"),
+        served_list("r3", 20, "x"),
+    )
     assert found.attribute(click("a"), 30) == [Credit("canary", 3, 1 / math.log2(4), CLICK.code)]
 
 
 def test_the_one_that_the_app_names_goes_first_if_it_held_the_item() -> None:
-    found = memory(shown("r1", 0, "a"), shown("r2", 10, "b", "a"))
+    found = memory(served_list("r1", 0, "a"), served_list("r2", 10, "b", "a"))
     (earned,) = found.attribute(click("a", recommendation_id="r1"), 30)
     assert earned.discount == 1
     (other,) = found.attribute(click("b", "e2", recommendation_id="r1"), 30)
@@ -50,7 +56,7 @@ def test_the_one_that_the_app_names_goes_first_if_it_held_the_item() -> None:
 
 
 def test_nothing_is_earned_by_chance_late_or_unseen() -> None:
-    found = memory(shown("r1", 0, "a"))
+    found = memory(served_list("r1", 0, "a"))
     assert not found.attribute(click("z"), 1)
     assert not found.attribute(click("a", "e2"), WINDOW_MS + 1)
     assert not found.attribute(click("a", "e3", recommendation_id="r1"), WINDOW_MS + 1)
@@ -58,7 +64,7 @@ def test_nothing_is_earned_by_chance_late_or_unseen() -> None:
 
 
 def test_an_event_counts_once_and_an_item_once_a_recommendation() -> None:
-    found = memory(shown("r1", 0, "a"))
+    found = memory(served_list("r1", 0, "a"))
     assert found.attribute(click("a"), 1)
     assert not found.attribute(click("a"), 2)
     assert not found.attribute(click("a", "e2"), 3)
@@ -68,8 +74,8 @@ def test_an_event_counts_once_and_an_item_once_a_recommendation() -> None:
 
 
 def test_a_recommendation_that_is_sent_again_is_shown_once() -> None:
-    found = memory(shown("r1", 0, "a"))
-    assert not found.remember("ann", shown("r1", 5, "a"))
+    found = memory(served_list("r1", 0, "a"))
+    assert not found.remember("ann", served_list("r1", 5, "a"))
 
 
 def test_a_shadow_earns_beside_what_was_shown() -> None:
@@ -83,17 +89,17 @@ def test_a_shadow_earns_beside_what_was_shown() -> None:
 
 
 def test_what_is_remembered_is_bounded() -> None:
-    found = memory(*(shown(f"r{n}", 0, f"i{n}") for n in range(MAX_SERVED + 5)))
+    found = memory(*(served_list(f"r{n}", 0, f"i{n}") for n in range(MAX_SERVED + 5)))
     assert not found.attribute(click("i4"), 1)
     assert found.attribute(click("i5", "e2"), 1)
     for n in range(100):
-        found.remember(f"u{n}", shown("r", 10 * WINDOW_MS * n, "a"))
+        found.remember(f"u{n}", served_list("r", 10 * WINDOW_MS * n, "a"))
     assert len(found) < 5
 
 
 def test_a_person_who_comes_back_after_the_window_is_remembered_anew() -> None:
-    found = memory(shown("r1", 0, "a"))
-    found.remember("ann", shown("r2", 50 * WINDOW_MS, "b"))
+    found = memory(served_list("r1", 0, "a"))
+    found.remember("ann", served_list("r2", 50 * WINDOW_MS, "b"))
     assert found.attribute(click("b"), 50 * WINDOW_MS + 1)
 
 
@@ -139,7 +145,7 @@ def impression(name: str, position: int) -> Impression:
 
 def test_what_was_seen_earns_apart_from_what_was_sent() -> None:
     """The newest list that was sent with it, and the newest of which it was seen."""
-    found = memory(shown("r1", 0, "a", "b"), shown("r2", 10, "b", "a"))
+    found = memory(served_list("r1", 0, "a", "b"), served_list("r2", 10, "b", "a"))
     assert found.see(impression("r1", 0), 20)
     sent = Credit("canary", 3, 1 / math.log2(3), CLICK.code)
     assert found.attribute(click("a"), 30) == [
@@ -155,7 +161,7 @@ def test_what_was_seen_earns_apart_from_what_was_sent() -> None:
 
 
 def test_an_impression_of_no_list_of_the_window_says_nothing() -> None:
-    found = memory(shown("r1", 0, "a"))
+    found = memory(served_list("r1", 0, "a"))
     assert found.see(impression("r9", 0), 10) is None
     other = Impression(
         event_id="e", user_id="bob", recommendation_id="r1", position=0, timestamp=10**12
@@ -165,5 +171,5 @@ def test_an_impression_of_no_list_of_the_window_says_nothing() -> None:
     assert seen
     assert seen.recent == set()
     assert found.see(impression("r1", 0), 11) is None
-    late = memory(shown("r1", 0, "a"))
+    late = memory(served_list("r1", 0, "a"))
     assert late.see(impression("r1", 0), WINDOW_MS + 1) is None

@@ -20,7 +20,7 @@ from features.store import FEEDBACK
 from features.topics import Hash, hash64
 
 
-def shown(*latencies_ms: float, items: tuple[str, ...] = ("a", "b")) -> VariantCounters:
+def counters_of(*latencies_ms: float, items: tuple[str, ...] = ("a", "b")) -> VariantCounters:
     counters = VariantCounters()
     for at, latency_ms in enumerate(latencies_ms):
         hashes = list(map(hash64, items))
@@ -29,7 +29,9 @@ def shown(*latencies_ms: float, items: tuple[str, ...] = ("a", "b")) -> VariantC
 
 
 def test_a_row_comes_back_as_it_was_written() -> None:
-    row = FeedbackRow({"canary": shown(3, 40), "baseline": shown(5)}, {Hash(7): 12, Hash(3): 0}, 5)
+    row = FeedbackRow(
+        {"canary": counters_of(3, 40), "baseline": counters_of(5)}, {Hash(7): 12, Hash(3): 0}, 5
+    )
     row.variant("canary").add_reward(4, 0.63, PURCHASE.code)
     columns = encode_feedback(row)
     assert set(columns) == set(FEEDBACK.columns)
@@ -49,14 +51,14 @@ def test_nothing_stored_is_an_empty_row() -> None:
 
 
 def test_partitions_add_up() -> None:
-    total = sum_counters([shown(2, 2), shown(900, items=("b", "c"))])
+    total = sum_counters([counters_of(2, 2), counters_of(900, items=("b", "c"))])
     assert (total.counts["requests"], total.shown.sum(), total.coverage()) == (3, 3, 3)
     assert 900 <= quantile_ms(total.latencies, 0.99) <= 900 * 1.15
 
 
 @pytest.mark.parametrize("items", [10, 500, 3000])
 def test_coverage_is_about_right(items: int) -> None:
-    counters = shown(1.0, items=tuple(f"i{n}" for n in range(items)))
+    counters = counters_of(1.0, items=tuple(f"i{n}" for n in range(items)))
     assert counters.coverage() == pytest.approx(items, rel=0.05)
 
 
