@@ -169,15 +169,15 @@ def _with_routing(found: ServerStatus, settings: Settings) -> ServerStatus:
     except ServerError as error:
         return msgspec.structs.replace(found, serving=f"routing is not known: {error}")
     numbers = sorted({one.version for one in routed})
-    told = f"(routed: {_listed(numbers) or 'none'})"
+    told = f"(routed: {_join_numbers(numbers) or 'none'})"
     if missing:
-        detail = f"does not serve version {_listed(sorted(set(missing)))} {told}"
+        detail = f"does not serve version {_join_numbers(sorted(set(missing)))} {told}"
         return msgspec.structs.replace(found, healthy=False, detail=detail)
-    served = f"serves version {_listed(numbers)} {told}" if numbers else "no version is live"
+    served = f"serves version {_join_numbers(numbers)} {told}" if numbers else "no version is live"
     return msgspec.structs.replace(found, serving=served)
 
 
-def _listed(numbers: Sequence[int]) -> str:
+def _join_numbers(numbers: Sequence[int]) -> str:
     return ", ".join(map(str, numbers))
 
 

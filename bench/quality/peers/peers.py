@@ -211,13 +211,13 @@ def answers(model: Any, requests: PeerRequests, *, repeats: bool) -> Ints:
     top = np.full((len(ids), TOP), -1, np.int64)
     for start in range(0, len(ids), CHUNK):
         chunk = requests.only(ids[start : start + CHUNK])
-        found = recommended(model, chunk, known, repeats=repeats)
+        found = recommend_lists(model, chunk, known, repeats=repeats)
         rows = np.searchsorted(ids, found[Columns.User].to_numpy(np.int64))
         top[rows, found[Columns.Rank].to_numpy(np.int64) - 1] = found[Columns.Item].astype(np.int64)
     return top
 
 
-def recommended(
+def recommend_lists(
     model: Any, requests: PeerRequests, known: set[int], *, repeats: bool
 ) -> pd.DataFrame:
     """What RecTools recommends to those it can: user_id (the request), item_id, rank."""
