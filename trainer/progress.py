@@ -55,7 +55,8 @@ class TrainingProgress:
     """How far a phase is.
 
     Attributes:
-        done: the fraction of the phase that is done, 0 to 1.
+        done: the fraction of the phase that is done, 0 to 1: of its work or of its time limit,
+            whichever is reached first at this pace.
         seconds_left: until the phase ends, at the pace so far and within its time limit; None where
             neither is known. It may end earlier: epochs that bring nothing more are left out.
         metrics: in the phase `EPOCHS`, after each step.
@@ -91,13 +92,15 @@ class ProgressReporter:
     def start(self, phase: TrainingPhase, limit_s: float = math.inf, *, tell: bool = True) -> None:
         """Begin a phase, which ends after `limit_s` at the latest."""
         self._phase, self._limit_s, self._began_s = phase, limit_s, self.now_s()
-        if tell:
-            self.update(0.0)
+        if tell and self.report:
+            self.report(TrainingProgress(phase, 0.0, self._seconds_left(0.0, 0.0)))
 
     def update(self, done: float, metrics: EpochMetrics | None = None) -> None:
-        """Say how far the phase is, 0 to 1."""
+        """Say how much of the phase's work is done, 0 to 1."""
         if self.report:
-            left_s = self._seconds_left(done)
+            elapsed_s = self.now_s() - self._began_s
+            done = max(done, min(1.0, elapsed_s / self._limit_s))
+            left_s = self._seconds_left(done, elapsed_s)
             self.report(TrainingProgress(self._phase, done, left_s, metrics))
 
     def track(self, phase: TrainingPhase, values: Sequence[Value]) -> Iterator[Value]:
@@ -109,11 +112,10 @@ class ProgressReporter:
             yield value
         self.update(1.0)
 
-    def _seconds_left(self, done: float) -> float | None:
-        elapsed_s = self.now_s() - self._began_s
-        at_this_pace_s = elapsed_s * (1 - done) / done if done > 0 else math.inf
-        left_s = min(at_this_pace_s, max(0.0, self._limit_s - elapsed_s))
-        return None if math.isinf(left_s) else left_s
+    def _seconds_left(self, done: float, elapsed_s: float) -> float | None:
+        if done > 0:
+            return elapsed_s * (1 - done) / done
+        return None if math.isinf(self._limit_s) else self._limit_s
 
 
 class Stopwatch:

@@ -245,6 +245,21 @@ def test_training_ends_in_time(log: Log, schema: FeatureSchema) -> None:
     assert 300 < trained.outcome.seconds < 600
 
 
+def test_how_far_a_phase_is_and_how_long_it_takes_fit_each_other() -> None:
+    """A slow machine reaches the time limit before the last epoch."""
+    now, seen = [0.0], list[TrainingProgress]()
+    progress = ProgressReporter(seen.append, lambda: now[0])
+    progress.start(TrainingPhase.EPOCHS, limit_s=300.0)
+    now[0] = 120.0
+    progress.update(0.03)
+    progress.update(0.6)
+    assert [(one.done, one.seconds_left) for one in seen] == [
+        (0.0, 300.0),
+        (0.4, pytest.approx(180.0)),
+        (0.6, pytest.approx(80.0)),
+    ]
+
+
 def test_each_phase_says_how_far_it_is_and_how_long_it_takes(
     small_log: Log, schema: FeatureSchema
 ) -> None:
