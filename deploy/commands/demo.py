@@ -31,7 +31,7 @@ def demo(  # noqa: PLR0913 (its options)
     report: Report = None,
 ) -> None:
     """Play the whole loop: servers, a first model, live recommendations."""
-    configure_logs()
+    configure_logs(only_warnings=True)
     settings = load_settings()
     source = data_source(settings, data, maps, types)
     figures = run_demo(settings, DemoOptions(source, events, rate or None, learn_every))

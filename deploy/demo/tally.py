@@ -160,7 +160,7 @@ class FollowUp:
         new_item: of their next event whose item was new to them; None: there is no such event. An
             item is new until an event of a type in `features.seen_by` names it.
         popular: whether decayed popularity, as of the event, had it among its best ten.
-        next_item: of their next event, whatever its item; None: it is their last.
+        next_item: of their next event at a later time, whatever its item; None: there is none.
         own: whether it is among the ten items that they had last.
     """
 
@@ -233,22 +233,28 @@ def find_follow_ups(
 def _next_items(
     events: Sequence[Interaction], schema: FeatureSchema
 ) -> tuple[Mapping[int, str], Mapping[int, str]]:
-    """By an event's number: the next item that is new to its person, and the next of any kind."""
+    """By an event's number: the next item that is new to its person, and the next at a later time.
+
+    A rating of MovieLens may be a click and a purchase of one item in one instant: nobody returned.
+    """
     new_items: dict[int, str] = {}
     next_items: dict[int, str] = {}
     open_new: dict[str, list[int]] = {}
-    last: dict[str, int] = {}
+    # Those of the person's newest instant: none of them is what the person did after another.
+    newest: dict[str, list[int]] = {}
     seen_before: dict[str, set[str]] = {}
     for number, event in enumerate(events):
         person, item = event.user_id, event.item_id
-        if person in last:
-            next_items[last[person]] = item
+        together = newest.setdefault(person, [])
+        if together and events[together[0]].timestamp < event.timestamp:
+            next_items |= dict.fromkeys(together, item)
+            together.clear()
         if item not in seen_before.get(person, ()):
             new_items |= dict.fromkeys(open_new.pop(person, ()), item)
         if EVENT_TYPES.spec_of(event).code in schema.seen_by:
             seen_before.setdefault(person, set()).add(item)
         open_new.setdefault(person, []).append(number)
-        last[person] = number
+        together.append(number)
     return new_items, next_items
 
 

@@ -209,8 +209,12 @@ def graceful_shutdown() -> Iterator[StopSignal]:
             signal.signal(each, handler)
 
 
-def configure_logs() -> None:
-    """Send Headwater's events, and what libraries warn of, to standard error."""
+def configure_logs(*, only_warnings: bool = False) -> None:
+    """Send Headwater's events, and what libraries warn of, to standard error.
+
+    Args:
+        only_warnings: of a command that tells people itself what it does.
+    """
     people = sys.stderr.isatty()
     structlog.configure(
         processors=[
@@ -219,6 +223,9 @@ def configure_logs() -> None:
             structlog.processors.format_exc_info,
             structlog.dev.ConsoleRenderer() if people else structlog.processors.JSONRenderer(),
         ],
+        wrapper_class=structlog.make_filtering_bound_logger(
+            logging.WARNING if only_warnings else logging.NOTSET
+        ),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from headwater_client.events import Click, Interaction, Reason, Recommendation, RecommendedItem
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from deploy.demo.tally import ENOUGH, DemoTally, FollowUp, find_follow_ups, give_advice
 from features.schema import FeatureSchema
@@ -53,6 +54,14 @@ def test_an_item_that_a_person_has_is_passed_over() -> None:
     assert [after[f"e{number}"].new_item for number in range(4)] == ["b", "c", "c", None]
     assert [after[f"e{number}"].next_item for number in range(4)] == ["b", "a", "c", None]
     assert [after[f"e{number}"].own for number in range(4)] == [False, True, False, False]
+
+
+def test_what_happened_at_the_same_time_is_no_return() -> None:
+    """A rating of five is a click and a purchase of the same item."""
+    first, *rest = log_of("ann:a", "bob:x", "ann:b")
+    events = [first, replace(click(9, "ann", "a"), timestamp=first.timestamp), *rest]
+    after = find_follow_ups([], events, [], SCHEMA)
+    assert after["e0"] == after["e9"] == FollowUp("b", popular=True, next_item="b", own=False)
 
 
 def test_where_nothing_marks_an_item_as_seen_every_item_is_new() -> None:
