@@ -2,7 +2,7 @@
 
 NOW_MS = 1_764_000_000_000
 MODEL = "temporal_llm"
-CLICK = (
+CLICK_EVENT = (
     b'{"event_id":"e","user_id":"ann","item_id":"i","timestamp":1764000000000,'
     b'"context":{"device":"phone"},"price":12.5,"quantity":2,"type":"click"}'
 )

@@ -18,7 +18,7 @@ from headwater_client.operations import OPERATIONS
 from bench.harness.hostile import generate_hostile_messages
 from bench.soak.decoders.files import make_files_of_others, make_own_files
 from bench.soak.decoders.samples import (
-    CLICK,
+    CLICK_EVENT,
     FILTERS,
     ITEM,
     LETTER,
@@ -79,7 +79,7 @@ def _make_messages() -> dict[str, FuzzTarget]:
         f"topic.{spec.topic}": FuzzTarget(
             lambda raw, topic=spec.topic: encode(reader.read(topic, raw, NOW_MS)),  # type: ignore[misc]
             (EventError,),
-            (CLICK, RATED, *hostile),
+            (CLICK_EVENT, RATED, *hostile),
         )
         for spec in EVENT_TYPES.values()
     }
@@ -124,7 +124,8 @@ def _make_requests() -> dict[str, FuzzTarget]:
     intake = EventIntake(EventSettings(), clock=lambda: NOW_MS)
     asked = (
         b'{"person":"ann","limit":5,"filter":"item.price < 12","events":[%s],"exclude":["a"],'
-        b'"min_offset":{"clicks/2":7},"context":{"device":"phone"},"placement":"home"}' % CLICK,
+        b'"min_offset":{"clicks/2":7},"context":{"device":"phone"},"placement":"home"}'
+        % CLICK_EVENT,
         b'{"items":["a","b"],"filter":"item.price < 12"}',
         b'{"items":[%s]}' % ITEM,
         b'{"attributes":{"city":"Ghent"}}',
@@ -156,7 +157,7 @@ def _make_requests() -> dict[str, FuzzTarget]:
         for name in map(request_name, OPERATIONS)
     }
     return targets | {
-        "event": FuzzTarget(intake.read, (EventError,), (CLICK,)),
+        "event": FuzzTarget(intake.read, (EventError,), (CLICK_EVENT,)),
         "cloud_event": FuzzTarget(
             lambda raw: read_cloud_event(intake, raw), (EventError,), (cloud,)
         ),

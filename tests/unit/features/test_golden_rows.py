@@ -34,8 +34,8 @@ from features.store import (
     StoreTable,
     item_sources,
     popularity_table,
-    redis,
 )
+from features.store.redis import keys
 from features.topics import hash64
 
 FOLDER = Path(__file__).parents[2] / "golden/13a9bcc"
@@ -55,10 +55,10 @@ EXPECTED = read_json("expected_rows.json")
 
 def stored_row(table: StoreTable, entity_id: str) -> dict[str, bytes | None]:
     """The columns of a row, found by the key and fields that today's store uses."""
-    key = redis._key(table.join_key, entity_id)
+    key = keys.row_key(table.join_key, entity_id)
     fields = ROWS[base64.b64encode(key).decode()]["value"]
     raw = {base64.b64decode(name): base64.b64decode(value) for name, value in fields.items()}
-    return {name: raw.get(redis._field(table.name, name)) for name in table.columns}
+    return {name: raw.get(keys.field_of(table.name, name)) for name in table.columns}
 
 
 @pytest.mark.parametrize("user_id", EXPECTED["users"])
@@ -143,8 +143,8 @@ def test_nothing_in_the_store_is_unknown() -> None:
             field
             for table in tables[join_key]
             for field in (
-                redis._time_field(table),
-                *(redis._field(table.name, column) for column in table.columns),
+                keys.time_field(table),
+                *(keys.field_of(table.name, column) for column in table.columns),
             )
         }
         assert {base64.b64decode(field) for field in row["value"]} <= known

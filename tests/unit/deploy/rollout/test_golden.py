@@ -38,7 +38,8 @@ from features.rollout_messages import (
     decode_rollout_message,
     lease_key,
 )
-from features.store import FEEDBACK, redis
+from features.store import FEEDBACK
+from features.store.redis import keys
 
 
 # How release 0.1.0 reads a routing message and a step; what it knows nothing of it passes over.
@@ -148,9 +149,9 @@ def test_the_topic_adds_up_to_what_was_live() -> None:
 
 @pytest.mark.parametrize("name", FEEDBACK_ROWS)
 def test_counters_are_read_and_written_the_same(name: str) -> None:
-    key = base64.b64encode(redis._key(FEEDBACK.join_key, name)).decode()
+    key = base64.b64encode(keys.row_key(FEEDBACK.join_key, name)).decode()
     raw = {base64.b64decode(k): base64.b64decode(v) for k, v in ROWS[key]["value"].items()}
-    stored = {column: raw.get(redis._field(FEEDBACK.name, column)) for column in FEEDBACK.columns}
+    stored = {column: raw.get(keys.field_of(FEEDBACK.name, column)) for column in FEEDBACK.columns}
     row, expected = decode_feedback(stored), FEEDBACK_ROWS[name]
     assert row.until_ms == expected["until_ms"]
     assert {str(source): offset for source, offset in row.offsets.items()} == expected["offsets"]
