@@ -50,6 +50,36 @@ def read_placements(settings: BrokerSettings) -> PlacementTable:
     return table
 
 
+class PlacementView:
+    """The placements as they are now, for one thread.
+
+    Attributes:
+        table: the placements that count, as of the last `refresh`.
+    """
+
+    def __init__(self, settings: BrokerSettings) -> None:
+        self.table = PlacementTable()
+        self._consumer = kafka.topic_consumer(settings, PLACEMENTS)
+        self._is_read = False
+
+    def refresh(self) -> None:
+        """Take in what has changed: the first time all that there is, then what has come since.
+
+        Raises:
+            ServerError: the topic cannot be read.
+        """
+        if not self._is_read:
+            for message in kafka.read_to_end(self._consumer, PLACEMENTS):
+                take_message(self.table, message)
+            self._is_read = True
+        while (changed := self._consumer.poll(0)) is not None:
+            take_message(self.table, changed)
+
+    def close(self) -> None:
+        """Leave Kafka."""
+        self._consumer.close()
+
+
 def write_placement(settings: BrokerSettings, name: str, placement: PlacementRules | None) -> int:
     """Write a placement, or that there is none any more; its revision.
 

@@ -1,19 +1,23 @@
 """The messages of the compacted topic `rollouts`: who gets which version, and its history.
 
-Each kind of message has its own kind of key, so that compaction keeps what is needed:
+What is tried out is a subject: a model, of which it is another version, or `placement:NAME`, of
+which it is other rules. Each kind of message has its own kind of key, so that compaction keeps what
+is needed:
 
-    MODEL                             `Rollout`: which versions take traffic; the newest counts
-    MODEL/lease                       `RolloutLease`: a controller watches the rollout
-    MODEL/history/ROLLOUT/SEQUENCE    `RolloutStep`: one step of a rollout and what it was taken on
-    MODEL/answer/COMMAND              `RolloutAnswer`: what became of a command
+    SUBJECT                           `Rollout`: which versions take traffic; the newest counts
+    SUBJECT/lease                     `RolloutLease`: a controller watches the rollout
+    SUBJECT/history/ROLLOUT/SEQUENCE  `RolloutStep`: one step of a rollout and what it was taken on
+    SUBJECT/answer/COMMAND            `RolloutAnswer`: what became of a command
 
 `RolloutCommand`, what somebody asks of the controller, has a topic of its own, `rollout-commands`,
 so that who may ask need not be allowed to route. One that stands on `rollouts` is of release 0.1.0.
 """
 
+import re
 from enum import StrEnum
 from typing import Annotated, Any, NamedTuple, cast
 
+from headwater_client.contract import PlacementRules
 from headwater_client.events import Id, TimestampMs, decode
 from msgspec import Meta, Struct, field
 
@@ -22,6 +26,7 @@ LARGEST_SHARE = 0.5
 MAX_ADDRESS = 2048
 MAX_VARIANTS = 8
 _ROUNDING = 1e-6
+_PLACEMENT = re.compile(r"placement:([a-z0-9][a-z0-9_-]{0,63})")
 
 
 class Variant(StrEnum):
@@ -65,22 +70,28 @@ class RolloutAction(StrEnum):
     RESUME = "resume"
 
 
-class RoutedVersion(Struct, frozen=True, kw_only=True):
-    """One version of a model and the share of people who get it.
+class RoutedVersion(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One version of a model, or rules of a placement, and the share of people who get it.
 
     `address` names its folder (with its vocabulary) for any fsspec file system. The version of
     variant `shadow` is asked for that share of people, and its answer is not shown.
+
+    Of a placement `version` is the revision of its rules; of rules that are tried out, and have
+    none yet, what it would be at least. `address` names their content, and `rules` are those that
+    are tried out.
     """
 
-    version: Annotated[int, Meta(ge=1)]
+    version: Annotated[int, Meta(ge=0)]
     variant: Annotated[str, Meta(min_length=1, max_length=64)]
     share: Annotated[float, Meta(ge=0, le=1)]
     address: Annotated[str, Meta(min_length=1, max_length=MAX_ADDRESS)]
+    rules: PlacementRules | None = None
 
 
 class Rollout(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Which versions of a model take traffic; the newest message of a model counts.
 
+    `model` is the subject: of a placement on trial it is `placement:NAME`.
     `rollout_id` names the trial of a version: whoever follows deals people into variants by it.
     `sequence` counts the trial's steps. `revision` counts the model's routing messages: one that is
     not higher than another that was read is old, wherever it stands. 0: of release 0.1.0.
@@ -98,6 +109,8 @@ class Rollout(Struct, frozen=True, kw_only=True, omit_defaults=True):
         names = [each.variant for each in self.versions]
         if len(set(names)) < len(names):
             raise ValueError(f"versions: variants {names}: each may stand once")
+        if placement_of(self.model) is None and any(each.version < 1 for each in self.versions):
+            raise ValueError("versions: version 0: expected 1 or more")
         shown = sum(each.share for each in self.versions if each.variant != Variant.SHADOW)
         if shown > 1 + _ROUNDING:
             raise ValueError(f"versions: shares add up to {shown:.0%}: at most 100 %")
@@ -161,6 +174,7 @@ class RolloutCommand(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What somebody asks of the controller; `signature` shows that they have the admin token.
 
     `rollout_id` and `sequence` say which rollout is meant, and how far it was when they looked.
+    `rules` are those to try out, where the subject is a placement.
     """
 
     command_id: Id
@@ -174,6 +188,7 @@ class RolloutCommand(Struct, frozen=True, kw_only=True, omit_defaults=True):
     signature: str = ""
     rollout_id: Annotated[str, Meta(max_length=256)] = ""
     sequence: Annotated[int, Meta(ge=0)] | None = None
+    rules: PlacementRules | None = None
 
 
 class RolloutAnswer(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -183,6 +198,21 @@ class RolloutAnswer(Struct, frozen=True, kw_only=True, omit_defaults=True):
     accepted: bool
     reason: str
     time: TimestampMs
+
+
+def placement_subject(name: str) -> str:
+    """What the topic calls a placement on trial.
+
+    >>> placement_subject("cart")
+    'placement:cart'
+    """
+    return f"placement:{name}"
+
+
+def placement_of(subject: str) -> str | None:
+    """The placement's name, where the subject is one; else None."""
+    found = _PLACEMENT.fullmatch(subject)
+    return found[1] if found else None
 
 
 def history_key(rollout: Rollout) -> str:
@@ -229,7 +259,7 @@ class RolloutRecord(NamedTuple):
 
 
 def decode_rollout_message(key: str, value: bytes, model: str) -> RolloutMessage | None:
-    """A message of the topic; None if it is of another model, or of a kind not known here.
+    """A message of the topic; None if it is of another subject, or of a kind not known here.
 
     Raises:
         EventError: the value breaks the contract; names the field.

@@ -22,6 +22,8 @@ from features.settings import BrokerSettings
 
 SIGNATURE_HEADER = "headwater-signature"
 MAX_LOGGED_CHARS = 200
+# Whoever may write to the topic can make up names: no more are followed.
+MAX_SUBJECTS = 1000
 log = structlog.get_logger()
 
 REFUSED = Counter(
@@ -58,13 +60,14 @@ def warn_if_unsigned(settings: BrokerSettings) -> None:
 
 
 class RolloutReader:
-    """Reads messages of the topic about one model, and says which of them count.
+    """Reads messages of the topic about one subject, and says which of them count.
 
     What stands there is others' work: nothing of it raises. What is unreadable, of another release,
     not signed where a key is set, or older than what was read before, is logged, counted, and
     changes nothing.
 
     Attributes:
+        model: the subject.
         revision: of the newest rollout or step that counts; 0 before there is one, and for those of
             release 0.1.0.
         lease_sequence: of the newest lease.
@@ -75,8 +78,8 @@ class RolloutReader:
     """
 
     def __init__(self, settings: BrokerSettings, model: str) -> None:
+        self.model = model
         self._settings = settings
-        self._model = model
         self.revision = self.lease_sequence = 0
         self.step_digest = self.refusal = ""
         self.needs_restoring = False
@@ -113,7 +116,7 @@ class RolloutReader:
             return None
         try:
             name = key.decode()
-            said = rollout_messages.decode_rollout_message(name, value, self._model)
+            said = rollout_messages.decode_rollout_message(name, value, self.model)
             if said is None:
                 return None
             expected = sign_message(self._settings, message.topic() or "", name, value)
@@ -133,7 +136,7 @@ class RolloutReader:
                 pass
             case _ if not record.is_trusted:
                 reason = "not signed"
-            case Rollout(model=model) if model != self._model:
+            case Rollout(model=model) if model != self.model:
                 reason = "of another model"
             case Rollout(revision=revision) | RolloutStep(rollout=Rollout(revision=revision)) if (
                 revision
@@ -143,6 +146,33 @@ class RolloutReader:
             case rollout_messages.RolloutLease(sequence=number) if number <= self.lease_sequence:
                 reason = "old"
         return reason
+
+
+class SubjectReaders:
+    """A reader for each subject of the topic: the model, and every placement that stands there.
+
+    Args:
+        model: whose versions take traffic.
+    """
+
+    def __init__(self, settings: BrokerSettings, model: str) -> None:
+        self._settings = settings
+        self._model = model
+        self._readers: dict[str, RolloutReader] = {}
+
+    def find(self, message: confluent_kafka.Message) -> "RolloutReader | None":
+        """The reader of a message's subject; None for a subject that nobody here follows."""
+        key = message.key() or b""
+        name = key if isinstance(key, str) else key.decode(errors="replace")
+        subject = name.partition("/")[0]
+        if name == self._model or name.startswith(f"{self._model}/"):
+            subject = self._model
+        elif rollout_messages.placement_of(subject) is None:
+            return None
+        found = self._readers.get(subject)
+        if found is None and len(self._readers) < MAX_SUBJECTS:
+            found = self._readers[subject] = RolloutReader(self._settings, subject)
+        return found
 
 
 def _refuse(reason: str, message: confluent_kafka.Message, error: Exception | None = None) -> None:

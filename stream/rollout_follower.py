@@ -10,14 +10,15 @@ from headwater_client.topics import ROLLOUTS
 
 from features.kafka import is_end, read_to_end, topic_consumer
 from features.model_server import keep_loaded
-from features.rollout_messages import Rollout, RolloutLease
-from features.rollouts import RolloutReader, warn_if_unsigned
+from features.rollout_messages import Rollout, RolloutLease, RolloutMessage
+from features.rollouts import SubjectReaders, warn_if_unsigned
 from features.schema import FeatureSchema, read_version
 from features.settings import BrokerSettings
 from stream import metrics
 from stream.inference import model_servers
 from stream.routing import BackgroundReads, Routes
 from stream.settings import WorkerConfig
+from stream.trials import PlacementTrials
 
 log = structlog.get_logger()
 _POLL_S = 0.2
@@ -27,7 +28,7 @@ _FIRST_READ_S = 30.0
 
 
 class RolloutFollower:
-    """Reads `rollouts` from its beginning and keeps `routes` up to date.
+    """Reads `rollouts` from its beginning and keeps `routes` and `trials` up to date.
 
     Nothing that stands there, and no address that it names, ends the worker.
 
@@ -38,13 +39,15 @@ class RolloutFollower:
 
     Attributes:
         routes: as given.
+        trials: of placements.
     """
 
     def __init__(self, settings: BrokerSettings, routes: Routes, lease_s: float) -> None:
         self.routes = routes
+        self.trials = PlacementTrials()
         self._settings = settings
         self._lease_s = lease_s
-        self._reader = RolloutReader(settings, routes.model)
+        self._readers = SubjectReaders(settings, routes.model)
         self._started = asyncio.Event()
         self._reported: object = None
         # Only the topic's end is told that much later, once at the start; messages come at once.
@@ -63,21 +66,21 @@ class RolloutFollower:
         self._started.set()
 
     def _catch_up(self) -> None:
-        """Follow the newest rollout; those before it are read, and not followed."""
-        self._reader = RolloutReader(self._settings, self.routes.model)
-        newest: Rollout | None = None
-        lease: RolloutLease | None = None
+        """Follow the newest rollout of each subject; those before are read, and not followed."""
+        self._readers = SubjectReaders(self._settings, self.routes.model)
+        newest: dict[str, Rollout] = {}
+        leases: dict[str, RolloutLease] = {}
         for message in read_to_end(self._consumer, ROLLOUTS):
-            match self._reader.read(message):
-                case Rollout() as newest:
-                    pass
+            match self._read(message):
+                case Rollout() as rollout:
+                    newest[rollout.model] = rollout
                 case RolloutLease() as lease:
-                    pass
+                    leases[lease.model] = lease
         # What was written a while ago has been running down since.
-        if newest is not None:
-            self._follow(newest, self._lease_s - _age_s(newest.time))
-        if lease is not None:
-            self.routes.renew(lease.rollout_id, self._lease_s - _age_s(lease.time))
+        for rollout in newest.values():
+            self._follow(rollout, self._lease_s - _age_s(rollout.time))
+        for lease in leases.values():
+            self._renew(lease, self._lease_s - _age_s(lease.time))
         deadline = time.monotonic() + _FIRST_READ_S
         while self._is_waiting() and time.monotonic() < deadline:
             time.sleep(_POLL_S / 4)
@@ -104,15 +107,28 @@ class RolloutFollower:
         if (failure := message.error()) is not None:
             log.warning("rollouts_unreadable", error=failure.str())
             return
-        match self._reader.read(message):
+        match self._read(message):
             case Rollout() as rollout:
                 self._follow(rollout, self._lease_s)
-            case RolloutLease(rollout_id=rollout_id):
-                self.routes.renew(rollout_id, self._lease_s)
+            case RolloutLease() as lease:
+                self._renew(lease, self._lease_s)
+
+    def _read(self, message: Message) -> RolloutMessage | None:
+        reader = self._readers.find(message)
+        return reader.read(message) if reader else None
+
+    def _renew(self, lease: RolloutLease, lease_s: float) -> None:
+        if lease.model == self.routes.model:
+            self.routes.renew(lease.rollout_id, lease_s)
+        else:
+            self.trials.renew(lease.model, lease.rollout_id, lease_s)
 
     def _follow(self, rollout: Rollout, lease_s: float) -> None:
         try:
-            self.routes.follow(rollout, lease_s)
+            if rollout.model == self.routes.model:
+                self.routes.follow(rollout, lease_s)
+            else:
+                self.trials.follow(rollout, lease_s)
         except ValueError as error:
             log.warning("rollout_ignored", rollout_id=rollout.rollout_id, reason=str(error))
             return

@@ -3,7 +3,7 @@
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -120,13 +120,10 @@ class Routes:
             return None
         if len(routes) == 1:
             return Assignment(stable)
+        shares = {name: route.version.share for name, route in routes.items()}
         bucket = bucket_of(self.model, stable.rollout_id, user_id)
-        if (canary := _route_if_within(routes.get(Variant.CANARY), bucket)) is not None:
-            return Assignment(canary)
-        baseline = _route_if_within(routes.get(Variant.BASELINE), bucket - LARGEST_SHARE)
-        if baseline is not None:
-            return Assignment(baseline)
-        return Assignment(stable, _route_if_within(routes.get(Variant.SHADOW), bucket))
+        variant, has_shadow = deal_variant(bucket, shares)
+        return Assignment(routes[variant], routes[Variant.SHADOW] if has_shadow else None)
 
     def follow(self, rollout: Rollout, lease_s: float = math.inf) -> None:
         """Route as a rollout says; vocabularies already loaded are kept.
@@ -198,9 +195,24 @@ def _line(error: Exception) -> str:
     return said if isinstance(error, HeadwaterError) else f"{type(error).__name__}: {said}"
 
 
-def _route_if_within(route: Route | None, bucket: float) -> Route | None:
-    """The route, if a bucket counted from the route's first one is among its share."""
-    return route if route is not None and 0 <= bucket < route.version.share else None
+def deal_variant(bucket: float, shares: Mapping[str, float]) -> tuple[Variant, bool]:
+    """What a person is shown, by their bucket; and whether the shadow is asked besides.
+
+    Args:
+        shares: by variant; what nobody has is left out.
+
+    >>> deal_variant(0.55, {"stable": 0.8, "canary": 0.1, "baseline": 0.1})
+    (<Variant.BASELINE: 'baseline'>, False)
+    """
+
+    def is_within(variant: Variant, place: float) -> bool:
+        return 0 <= place < shares.get(variant, 0.0)
+
+    if is_within(Variant.CANARY, bucket):
+        return Variant.CANARY, False
+    if is_within(Variant.BASELINE, bucket - LARGEST_SHARE):
+        return Variant.BASELINE, False
+    return Variant.STABLE, is_within(Variant.SHADOW, bucket)
 
 
 def bucket_of(model: str, rollout_id: str, user_id: str) -> float:

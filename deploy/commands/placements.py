@@ -1,16 +1,22 @@
 """`headwater placements`: what the lists of a place are made by."""
 
+from dataclasses import replace
 from typing import Annotated
 
+import msgspec
 import typer
 from headwater_client.contract import Fallback, PlacementRules
 from headwater_client.errors import SettingsError
 from rich.console import Console
 
 from deploy import local
-from deploy.settings import load_settings
+from deploy.rollout import CommandRequest, sign_command
+from deploy.rollout.topic import send_command
+from deploy.settings import Settings, load_settings
 from features.kafka import ensure_topics
 from features.placement_topic import read_placements, write_placement
+from features.placements import check_placement
+from features.rollout_messages import RolloutAction, placement_subject
 from features.rules.errors import RuleError
 from features.settings import BrokerSettings
 
@@ -20,26 +26,47 @@ app = typer.Typer(
     add_completion=False,
 )
 Name = Annotated[str, typer.Argument(help="of the placement, such as home, product or cart")]
+FilterOption = Annotated[
+    str | None, typer.Option("--filter", help="what may be in its lists (docs/how-to/rules.md)")
+]
+LimitOption = Annotated[int | None, typer.Option(help="items of a list", min=1, max=100)]
+FallbackOption = Annotated[Fallback, typer.Option(help="what is shown where no version answers")]
 
 
 @app.command()
 def put(
     name: Name,
-    filter_text: Annotated[
-        str | None, typer.Option("--filter", help="what may be in its lists (docs/how-to/rules.md)")
-    ] = None,
-    limit: Annotated[int | None, typer.Option(help="items of a list", min=1, max=100)] = None,
-    fallback: Annotated[
-        Fallback, typer.Option(help="what is shown where no version answers")
-    ] = Fallback.POPULAR,
+    filter_text: FilterOption = None,
+    limit: LimitOption = None,
+    fallback: FallbackOption = Fallback.POPULAR,
 ) -> None:
     """Make a placement, or change it whole; services follow at once."""
-    placement = PlacementRules(filter=filter_text, limit=limit, fallback=fallback)
-    try:
-        revision = write_placement(_kafka(), name, placement)
-    except RuleError as error:
-        raise SettingsError(f"--filter: {error}: {error.near}") from error
+    placement = _read_rules(name, filter_text, limit, fallback)
+    revision = write_placement(_kafka(), name, placement)
     print(f"{name}: revision {revision}")
+
+
+@app.command("try")
+def try_out(  # noqa: PLR0913  (the rules of a placement, and who asks)
+    name: Name,
+    by: Annotated[str, typer.Option("--by", help="who asks; stays in the history")],
+    reason: Annotated[str, typer.Option("--reason", help="why; stays in the history")],
+    filter_text: FilterOption = None,
+    limit: LimitOption = None,
+    fallback: FallbackOption = Fallback.POPULAR,
+    as_json: Annotated[bool, typer.Option("--json", help="as JSON, for programs")] = False,
+) -> None:
+    """Try other rules out: a growing share of people gets them while figures allow.
+
+    They become the placement's where they are no worse, and go by themselves where they are.
+    `headwater rollout status --placement NAME` says how it stands.
+    """
+    rules = _read_rules(name, filter_text, limit, fallback)
+    settings = _connect()
+    request = CommandRequest(placement_subject(name), RolloutAction.START, by, reason)
+    command = sign_command(settings.rollout, replace(request, rules=rules))
+    answer = send_command(settings.kafka, command)
+    print(msgspec.json.encode(answer).decode() if as_json else answer.reason)
 
 
 @app.command("list")
@@ -68,10 +95,31 @@ def remove(name: Name) -> None:
     write_placement(settings, name, None)
 
 
-def _kafka() -> BrokerSettings:
-    settings = local.connect(load_settings()).kafka
-    ensure_topics(settings)
+def _read_rules(
+    name: str, filter_text: str | None, limit: int | None, fallback: Fallback
+) -> PlacementRules:
+    """The rules that the options say.
+
+    Raises:
+        SettingsError: the filter cannot be used.
+        EventError: a placement cannot be called so.
+    """
+    rules = PlacementRules(filter=filter_text, limit=limit, fallback=fallback)
+    try:
+        check_placement(name, rules)
+    except RuleError as error:
+        raise SettingsError(f"--filter: {error}: {error.near}") from error
+    return rules
+
+
+def _connect() -> Settings:
+    settings = local.connect(load_settings())
+    ensure_topics(settings.kafka)
     return settings
+
+
+def _kafka() -> BrokerSettings:
+    return _connect().kafka
 
 
 def _unknown(name: str, known: list[str]) -> SettingsError:

@@ -2,21 +2,24 @@
 
 import sys
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import msgspec
 import typer
+from headwater_client.contract import PlacementRules
 from headwater_client.errors import DataError
 from rich.console import Console
 
 from deploy import local
-from deploy.rollout import CommandRejectedError, CommandRequest, sign_command, tables
+from deploy.rollout import CommandRejectedError, CommandRequest, sign_command, tables, topic
 from deploy.rollout.feedback.consumer import sample_placement
+from deploy.rollout.history import share_of
 from deploy.rollout.tables import status_table
 from deploy.rollout.topic import read_history, send_command, sign_current
 from deploy.settings import Settings, load_settings
 from features.inputs import MODEL_NAME
-from features.rollout_messages import RolloutAction
+from features.placements import check_placement
+from features.rollout_messages import RolloutAction, placement_subject
 
 app = typer.Typer(
     help="A canary's rollout: start one, look at it, steer it.",
@@ -30,6 +33,10 @@ Reason = Annotated[str, typer.Option("--reason", help="why; stays in the history
 OnTrial = Annotated[
     int | None,
     typer.Argument(help="act only if the rollout is of this version", min=1),
+]
+OfPlacement = Annotated[
+    str | None,
+    typer.Option("--placement", help="of its rules (headwater placements try), not of a version"),
 ]
 
 
@@ -51,27 +58,51 @@ def start(
 
 
 @app.command()
-def promote(by: Actor, reason: Reason, version: OnTrial = None, as_json: AsJson = False) -> None:
-    """Give the canary to everyone now."""
-    _steer(RolloutAction.PROMOTE, (by, reason), version, as_json)
+def promote(
+    by: Actor,
+    reason: Reason,
+    version: OnTrial = None,
+    placement: OfPlacement = None,
+    as_json: AsJson = False,
+) -> None:
+    """Give the canary to everyone now; rules that were tried out become the placement's."""
+    _steer(RolloutAction.PROMOTE, (by, reason), OnTrialNow(version, placement), as_json)
 
 
 @app.command()
-def rollback(by: Actor, reason: Reason, version: OnTrial = None, as_json: AsJson = False) -> None:
-    """Give everyone the stable version now."""
-    _steer(RolloutAction.ROLLBACK, (by, reason), version, as_json)
+def rollback(
+    by: Actor,
+    reason: Reason,
+    version: OnTrial = None,
+    placement: OfPlacement = None,
+    as_json: AsJson = False,
+) -> None:
+    """Give everyone the stable version now, or the placement's rules as they were."""
+    _steer(RolloutAction.ROLLBACK, (by, reason), OnTrialNow(version, placement), as_json)
 
 
 @app.command()
-def pause(by: Actor, reason: Reason, version: OnTrial = None, as_json: AsJson = False) -> None:
+def pause(
+    by: Actor,
+    reason: Reason,
+    version: OnTrial = None,
+    placement: OfPlacement = None,
+    as_json: AsJson = False,
+) -> None:
     """Keep the share as it is; guards go on watching."""
-    _steer(RolloutAction.PAUSE, (by, reason), version, as_json)
+    _steer(RolloutAction.PAUSE, (by, reason), OnTrialNow(version, placement), as_json)
 
 
 @app.command()
-def resume(by: Actor, reason: Reason, version: OnTrial = None, as_json: AsJson = False) -> None:
+def resume(
+    by: Actor,
+    reason: Reason,
+    version: OnTrial = None,
+    placement: OfPlacement = None,
+    as_json: AsJson = False,
+) -> None:
     """Go on after a pause."""
-    _steer(RolloutAction.RESUME, (by, reason), version, as_json)
+    _steer(RolloutAction.RESUME, (by, reason), OnTrialNow(version, placement), as_json)
 
 
 @app.command()
@@ -82,35 +113,59 @@ def sign() -> None:
 
 
 @app.command()
-def status(as_json: AsJson = False) -> None:
+def status(placement: OfPlacement = None, as_json: AsJson = False) -> None:
     """Who gets which version now, why, and whether what people do can be credited."""
-    settings = _settings()
-    history = read_history(settings.kafka, MODEL_NAME)
+    settings, subject = _settings(), _subject(placement)
+    history = read_history(settings.kafka, subject)
     current, steps = history.current, history.steps
     if current is None:
-        if history.refusal:
-            raise DataError(
-                f"no version is live: the newest rollout is {history.refusal}: if it is right, say "
-                "so: headwater rollout sign"
-            )
-        raise DataError("no version is live: train a first one: headwater train")
-    placement = sample_placement(settings.kafka, settings.events)
+        raise DataError(_describe_nothing(history, placement))
+    sample = sample_placement(settings.kafka, settings.events)
     if as_json:
-        print(msgspec.json.encode(tables.status_as_json(current, steps, placement)).decode())
+        print(msgspec.json.encode(tables.status_as_json(current, steps, sample)).decode())
     else:
         Console().print(status_table(current))
-        for line in tables.status_lines(current, steps, placement):
+        for line in tables.status_lines(current, steps, sample):
             print(line)
+        if placement is None:
+            _print_trials(settings)
     _print_breaks(history.breaks)
+
+
+def _describe_nothing(history: topic.RolloutHistory, placement: str | None) -> str:
+    """Why there is nothing to show, and what to do."""
+    if placement:
+        refused = f": the newest message is {history.refusal}" if history.refusal else ""
+        return (
+            f"placement {placement}: no other rules were tried out{refused}: headwater placements "
+            f"try {placement} --help"
+        )
+    if history.refusal:
+        return (
+            f"no version is live: the newest rollout is {history.refusal}: if it is right, say so: "
+            "headwater rollout sign"
+        )
+    return "no version is live: train a first one: headwater train"
+
+
+def _print_trials(settings: Settings) -> None:
+    """The placements of which other rules are tried out, a line each."""
+    for name, trial in topic.read_trials(settings.kafka, MODEL_NAME).items():
+        share = share_of(trial)
+        print(
+            f"placement {name}: {trial.phase}, {share:.0%}: headwater rollout status --placement "
+            f"{name}"
+        )
 
 
 @app.command("history")
 def show_history(
+    placement: OfPlacement = None,
     as_json: AsJson = False,
     last: Annotated[int, typer.Option(help="only so many steps", min=1)] = 50,
 ) -> None:
     """Show each step of the rollouts, who took it, and the figures that it was taken on."""
-    history = read_history(_settings().kafka, MODEL_NAME)
+    history = read_history(_settings().kafka, _subject(placement))
     steps = history.steps[-last:]
     if as_json:
         rows = {
@@ -135,21 +190,48 @@ def _print_breaks(breaks: list[str]) -> None:
         print(f"headwater: history: {each}", file=sys.stderr)
 
 
-def _steer(action: RolloutAction, who: tuple[str, str], version: int | None, as_json: bool) -> None:
+def _subject(placement: str | None) -> str:
+    """What the topic calls it.
+
+    Raises:
+        EventError: a placement cannot be called so.
+    """
+    if placement is None:
+        return MODEL_NAME
+    check_placement(placement, PlacementRules())
+    return placement_subject(placement)
+
+
+class OnTrialNow(NamedTuple):
+    """Which rollout is meant.
+
+    Attributes:
+        version: None: whichever is tried out.
+        placement: of whose rules; None: of a version of the model.
+    """
+
+    version: int | None
+    placement: str | None
+
+
+def _steer(action: RolloutAction, who: tuple[str, str], meant: OnTrialNow, as_json: bool) -> None:
     """Ask for something of the rollout that is under way as this command sees it."""
-    settings = _settings()
-    current = read_history(settings.kafka, MODEL_NAME).current
+    settings, (version, placement) = _settings(), meant
+    subject = _subject(placement)
+    if version is not None and placement is not None:
+        raise CommandRejectedError(f"{action}: {version}: rules of a placement have no number")
+    current = read_history(settings.kafka, subject).current
     found = current.candidate if current else None
     if version is not None and (found is None or found.version != version):
         on_trial = f"version {found.version} is" if found else "none is"
         raise CommandRejectedError(f"{action}: version {version} is not tried out: {on_trial}")
     if current and found and version is None and sys.stdin.isatty() and not as_json:
+        what = f"other rules of {placement}" if placement else f"version {found.version}"
         typer.confirm(
-            f"{action} rollout {current.rollout_id} of version {found.version}, which is "
-            f"{current.phase}?",
+            f"{action} rollout {current.rollout_id} of {what}, which is {current.phase}?",
             abort=True,
         )
-    request = replace(CommandRequest(MODEL_NAME, action, *who), seen=current)
+    request = replace(CommandRequest(subject, action, *who), seen=current)
     _send(settings, request, as_json)
 
 

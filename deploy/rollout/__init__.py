@@ -6,7 +6,9 @@
     decision    a pure function of state, inputs and settings
     history     steps as they are stored, read and replayed
     commands    what operators and trainers ask of the controller; `topic` sends them
-    topic       the topic `rollouts`: one controller leads, others and operators read
+    subjects    what can be tried out: a version of a model, or rules of a placement
+    log         the topic `rollouts` as the controller that leads reads and writes it
+    topic       the same as operators read it
     controller  ties these to Kafka and the store
 
 What is imported here needs neither Kafka nor Feast.

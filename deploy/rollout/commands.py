@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from uuid import uuid4
 
 import msgspec
+from headwater_client.contract import PlacementRules
 from headwater_client.errors import HeadwaterError
 from headwater_client.events import encode
 
@@ -44,7 +45,9 @@ class CommandRequest:
 
     Attributes:
         actor, reason: who asks and why; both stay in the history.
+        model: the subject: a model, or a placement (`features.rollout_messages`).
         version, address: of the candidate, for `start`.
+        rules: those to try out, for `start` of a placement.
         command_id: names what is asked: asked again under the same name it is done once. "": a new
             one.
         seen: the rollout that is meant, as it was when they looked; None for `start`.
@@ -58,6 +61,7 @@ class CommandRequest:
     address: str | None = None
     command_id: str = ""
     seen: Rollout | None = None
+    rules: PlacementRules | None = None
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,7 @@ def sign_command(rules: RolloutSettings, request: CommandRequest) -> RolloutComm
         address=request.address,
         rollout_id=request.seen.rollout_id if request.seen else "",
         sequence=request.seen.sequence if request.seen and request.seen.rollout_id else None,
+        rules=request.rules,
     )
     return msgspec.structs.replace(unsigned, signature=_signature(unsigned, _token(rules, action)))
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import structlog
+from headwater_client.contract import PlacementRules
 from headwater_client.errors import ServerError
 from msgspec.structs import replace
 from prometheus_client import Counter, Gauge
@@ -18,8 +19,9 @@ from deploy.rollout.commands import CommandRejectedError, FencedError
 from deploy.rollout.decision import Decision, Trial, apply_action, decide, initial_state
 from deploy.rollout.evidence import collect_inputs
 from deploy.rollout.feedback.consumer import FeedbackConsumer
+from deploy.rollout.log import ANSWER_S, ControllerMessage, RolloutLog, SubjectLog
 from deploy.rollout.settings import RolloutSettings
-from deploy.rollout.topic import ANSWER_S, ControllerMessage, RolloutLog
+from deploy.rollout.subjects import Subject
 from features import rollout_messages
 
 CONTROLLER = "controller"
@@ -46,15 +48,71 @@ class Dependencies:
 
     Attributes:
         count_feedback: makes what counts a trial's feedback, by the trial's rules.
-        find_problem: why a version at an address cannot be tried out; "" where it can.
+        make_subject: what a name on the topic is.
+        refresh_placements: takes in how placements have changed.
     """
 
     count_feedback: Callable[[Trial, RolloutSettings], FeedbackConsumer]
-    find_problem: Callable[[int, str], str]
+    make_subject: Callable[[str], Subject]
+    refresh_placements: Callable[[], None]
+
+
+class ControllerFleet:
+    """A controller for each subject of the topic, as long as the log leads.
+
+    Args:
+        rules: of trials that begin from now on; one that is under way keeps its own.
+    """
+
+    def __init__(
+        self, rollouts: RolloutLog, rules: RolloutSettings, dependencies: Dependencies
+    ) -> None:
+        self._log = rollouts
+        self._rules = rules
+        self._dependencies = dependencies
+        self._controllers: dict[SubjectLog, Controller] = {}
+
+    async def run_once(self) -> None:
+        """Read the topic, carry out commands, and decide on the trials.
+
+        Raises:
+            FencedError: another controller leads: start anew.
+            ServerError: Kafka or the store does not answer: start anew, nothing is lost.
+        """
+        self._log.pump(POLL_S)
+        LEADS.set(self._log.leads)
+        if not self._log.leads:
+            self.close()
+            return
+        self._follow_subjects()
+        if self._log.caught_up:
+            self._dependencies.refresh_placements()
+            for controller in self._controllers.values():
+                await controller.turn()
+
+    def _follow_subjects(self) -> None:
+        """A controller for each subject; after another take-over all is read anew."""
+        for name, part in self._log.subjects.items():
+            if part not in self._controllers:
+                subject = self._dependencies.make_subject(name)
+                made = Controller(part, subject, self._rules, self._dependencies)
+                self._controllers[part] = made
+        current = set(self._log.subjects.values())
+        for part, controller in list(self._controllers.items()):
+            if part in current:
+                controller.take_messages()
+            else:
+                self._controllers.pop(part).close()
+
+    def close(self) -> None:
+        """Stop counting."""
+        for controller in self._controllers.values():
+            controller.close()
+        self._controllers.clear()
 
 
 class Controller:
-    """Decides on the rollouts of one model, for as long as its log leads.
+    """Decides on the rollouts of one subject, for as long as its log leads.
 
     While it decides on a trial it says so all the time: workers stop showing what nobody watches.
 
@@ -65,14 +123,14 @@ class Controller:
 
     def __init__(
         self,
-        rollouts: RolloutLog,
-        model: str,
+        rollouts: SubjectLog,
+        subject: Subject,
         rules: RolloutSettings,
         dependencies: Dependencies,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._log = rollouts
-        self._model = model
+        self._subject = subject
         self._rules = rules
         self._dependencies = dependencies
         self._clock = clock
@@ -80,22 +138,17 @@ class Controller:
         self._feedback: FeedbackConsumer | None = None
         self._decided_s = self._renewed_s = self._forgot_s = 0.0
 
-    async def run_once(self) -> None:
-        """Read the topic, carry out commands, and decide on the trial.
+    def take_messages(self) -> None:
+        """Take in what has come of the subject."""
+        while (message := self._log.take()) is not None:
+            self._projection.apply(message)
+
+    async def turn(self) -> None:
+        """Carry out commands, and decide on the trial, once the topic was read to its end.
 
         Raises:
-            FencedError: another controller leads: start anew.
-            ServerError: Kafka or the store does not answer: start anew, nothing is lost.
+            FencedError, ServerError: as of `ControllerFleet.run_once`.
         """
-        message = self._log.poll(POLL_S)
-        LEADS.set(self._log.leads)
-        if not self._log.leads:
-            self.close()
-            return
-        if message is not None:
-            self._projection.apply(message)
-        if not self._log.caught_up:
-            return
         self._restore()
         self._end_overtaken_trial()
         # Not all of a flood at once: the trial is watched meanwhile.
@@ -118,15 +171,17 @@ class Controller:
                 self._log.forget(old)
 
     def _end_overtaken_trial(self) -> None:
-        """End a trial in whose place somebody has announced a version to everyone."""
-        trial = self._projection.overtaken_trial
-        if trial is None:
-            return
-        ended = trial.advance(replace(trial.state, phase=rollout_messages.RolloutPhase.ROLLED_BACK))
-        # The announcement stands, so only the step is written, for the history.
-        reason = "overtaken: another version was announced"
-        rollout = ended.to_rollout(self._rules_of(ended), self._now_ms())
-        self._write([history.build_step(history.Transition(ended, CONTROLLER, reason), rollout)])
+        """End a trial in whose place somebody has announced something else to everyone."""
+        if (trial := self._projection.overtaken_trial) is not None:
+            # The announcement stands, so only the step is written, for the history.
+            reason = "overtaken: another version was announced"
+            ended = _roll_back(trial)
+            rollout = ended.to_rollout(self._rules_of(ended), self._now_ms())
+            step = history.build_step(history.Transition(ended, CONTROLLER, reason), rollout)
+            self._write([step])
+        elif (trial := self._projection.trial) and (reason := self._subject.find_overtaking(trial)):
+            rules = history.rules_as_json(self._rules_of(trial))
+            self._take_step(history.Transition(_roll_back(trial), CONTROLLER, reason, rules))
 
     def _rules_of(self, trial: Trial) -> RolloutSettings:
         """Those that the trial began with, whatever the settings say meanwhile."""
@@ -161,44 +216,21 @@ class Controller:
         """
         now_s, trial = self._clock(), self._projection.trial
         if command.action is rollout_messages.RolloutAction.START:
-            if trial and trial.candidate == (command.version, command.address):
+            if trial and self._subject.is_same(trial, command):
                 return trial, f"rollout {trial.rollout_id} is {trial.state.phase}"
-            started = self._start_trial(command, now_s)
+            if trial is not None:
+                raise CommandRejectedError(
+                    f"start: rollout {trial.rollout_id} is {trial.state.phase}: promote it or roll "
+                    "it back first"
+                )
+            state = initial_state(now_s, shadow=self._rules.shadow_s > 0)
+            started = self._subject.begin(command, self._projection.current, state)
             return started, f"rollout {started.rollout_id} begins"
         if trial is None:
             raise CommandRejectedError(f"{command.action}: no rollout is running")
         commands.check_meaning(command, trial.rollout_id, trial.sequence)
         after = trial.advance(apply_action(trial.state, command.action, now_s))
         return after, f"rollout {trial.rollout_id} is {after.state.phase}"
-
-    def _start_trial(self, command: rollout_messages.RolloutCommand, now_s: float) -> Trial:
-        current = self._projection.current
-        stable = current.version_for(rollout_messages.Variant.STABLE) if current else None
-        if stable is None:
-            raise CommandRejectedError(
-                "start: no version is live yet: train a first one: headwater train"
-            )
-        if (running := self._projection.trial) is not None:
-            raise CommandRejectedError(
-                f"start: rollout {running.rollout_id} of version {running.candidate[0]} is "
-                f"{running.state.phase}: promote it or roll it back first"
-            )
-        if command.version is None:
-            raise CommandRejectedError("start: version: is missing: name the version to try out")
-        if command.version == stable.version:
-            raise CommandRejectedError(
-                f"start: version {command.version} is what everyone gets already"
-            )
-        address = command.address or _sibling_address(stable.address, command.version)
-        if problem := self._dependencies.find_problem(command.version, address):
-            raise CommandRejectedError(f"start: version {command.version}: {problem}")
-        return Trial(
-            rollout_id=f"{command.version}-{command.time}",
-            model=self._model,
-            candidate=(command.version, address),
-            stable=(stable.version, stable.address),
-            state=initial_state(now_s, shadow=self._rules.shadow_s > 0),
-        )
 
     async def _follow_trial(self) -> None:
         """Count the feedback that has arrived, and decide where it is time to."""
@@ -219,7 +251,8 @@ class Controller:
         inputs = collect_inputs(feedback.counters(), now_s, shadow=shadow)
         rules = self._rules_of(trial)
         decision = decide(trial.state, inputs, rules)
-        set_reward(decision, rules)
+        if rollout_messages.placement_of(trial.model) is None:
+            set_reward(decision, rules)
         if decision.state != trial.state:
             recorded = history.inputs_as_json(trial.state, inputs, rules)
             after = trial.advance(decision.state)
@@ -248,7 +281,8 @@ class Controller:
         trial = transition.trial
         rollout = trial.to_rollout(self._rules_of(trial), self._now_ms())
         step = history.build_step(transition, rollout)
-        self._write([rollout, step, *([answer] if answer else [])])
+        promoted = trial.change.candidate if trial.change and _is_promoted(trial) else None
+        self._write([rollout, step, *([answer] if answer else [])], promoted)
         count_step(rollout)
         log.info(
             "rollout_step",
@@ -260,9 +294,15 @@ class Controller:
             reason=transition.reason,
         )
 
-    def _write(self, messages: Sequence[ControllerMessage]) -> None:
-        """Write, and read until it comes back, and with it all that others wrote before."""
-        last = self._log.write(messages)[-1]
+    def _write(
+        self, messages: Sequence[ControllerMessage], promoted: PlacementRules | None = None
+    ) -> None:
+        """Write, and read until it comes back, and with it all that others wrote before.
+
+        Args:
+            promoted: what the placement's rules are from now on.
+        """
+        last = self._log.write(messages, promoted)[-1]
         deadline = time.monotonic() + ANSWER_S
         while True:
             message = self._log.poll(POLL_S)
@@ -300,19 +340,21 @@ def _lease(trial: Trial, now_ms: int) -> rollout_messages.RolloutLease:
     )
 
 
-def _sibling_address(address: str, version: int) -> str:
-    """The address of a version in the same folder as another.
+def _roll_back(trial: Trial) -> Trial:
+    """The trial one step on, ended."""
+    return trial.advance(replace(trial.state, phase=rollout_messages.RolloutPhase.ROLLED_BACK))
 
-    >>> _sibling_address("s3://models/temporal_llm/7/", 8)
-    's3://models/temporal_llm/8'
-    """
-    return f"{address.rstrip('/').rpartition('/')[0]}/{version}"
+
+def _is_promoted(trial: Trial) -> bool:
+    return trial.state.phase is rollout_messages.RolloutPhase.PROMOTED
 
 
 def count_step(rollout: rollout_messages.Rollout) -> None:
     """Count a step, and show the candidate's share after it."""
     STEPS.labels(rollout.phase.value).inc()
-    SHARE.set(history.share_of(rollout))
+    # Of placements there may be several on trial at a time.
+    if rollout_messages.placement_of(rollout.model) is None:
+        SHARE.set(history.share_of(rollout))
 
 
 def set_reward(decision: Decision, rules: RolloutSettings) -> None:

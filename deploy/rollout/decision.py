@@ -7,6 +7,7 @@ always give the same one. It knows neither Kafka nor Triton.
 from dataclasses import dataclass
 from typing import Annotated
 
+from headwater_client.contract import PlacementRules
 from msgspec import Meta, Struct, field
 from msgspec.structs import replace
 
@@ -194,12 +195,21 @@ def _end(state: RolloutState, phase: RolloutPhase, reason: str, effect: Effect |
     return Decision(replace(state, phase=phase), reason, effect)
 
 
+class PlacementChange(Struct, frozen=True):
+    """The rules of a placement that are tried out, and those that are compared with them."""
+
+    candidate: PlacementRules
+    stable: PlacementRules
+
+
 class Trial(Struct, frozen=True):
     """A candidate and the stable version.
 
     Attributes:
+        model: the subject: a model, or a placement (`features.rollout_messages`).
         candidate, stable: version number and address of each.
         sequence: number of its newest step, from 0.
+        change: what is tried out of a placement; None where the subject is a model.
     """
 
     rollout_id: str
@@ -208,6 +218,7 @@ class Trial(Struct, frozen=True):
     stable: tuple[int, str]
     state: RolloutState
     sequence: int = 0
+    change: PlacementChange | None = None
 
     @property
     def started_ms(self) -> int:
@@ -238,15 +249,20 @@ class Trial(Struct, frozen=True):
             case RolloutPhase.SHADOW:
                 return [
                     _route(self.stable, Variant.STABLE, 1.0),
-                    _route(self.candidate, Variant.SHADOW, rules.shadow_fraction),
+                    self._on_trial(Variant.SHADOW, rules.shadow_fraction),
                 ]
         # A trial of release 0.1.0 has no rules of its own: settings may have fewer steps by now.
         share = rules.steps[min(self.state.step, len(rules.steps) - 1)]
         return [
             _route(self.stable, Variant.STABLE, 1 - 2 * share),
-            _route(self.candidate, Variant.CANARY, share),
+            self._on_trial(Variant.CANARY, share),
             _route(self.stable, Variant.BASELINE, share),
         ]
+
+    def _on_trial(self, variant: Variant, share: float) -> RoutedVersion:
+        """The candidate, with its rules: those of a placement stand nowhere else yet."""
+        rules = self.change.candidate if self.change else None
+        return replace(_route(self.candidate, variant, share), rules=rules)
 
     @property
     def routing_phase(self) -> RolloutPhase:

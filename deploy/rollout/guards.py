@@ -100,6 +100,7 @@ def check_drift(inputs: DecisionInputs, rules: RolloutSettings) -> str:
 GUARDS: tuple[Guard, ...] = (
     RateGuard("errors", "failed", "requests", "max_error_rate"),
     RateGuard("fallbacks", "fallbacks", "requests", "max_fallback_rate"),
+    RateGuard("short lists", "short", "requests", "max_short_rate"),
     check_latency,
     check_coverage,
     check_drift,

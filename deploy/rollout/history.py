@@ -12,7 +12,7 @@ from headwater_client.errors import DataError
 from msgspec import Meta
 
 from deploy.rollout.commands import REMEMBERED_S, ReceivedCommand
-from deploy.rollout.decision import Decision, RolloutState, Trial, decide
+from deploy.rollout.decision import Decision, PlacementChange, RolloutState, Trial, decide
 from deploy.rollout.evidence import DecisionInputs, Health, VariantTally
 from deploy.rollout.feedback.counters import COUNTERS
 from deploy.rollout.settings import RolloutSettings
@@ -24,7 +24,7 @@ _JSON_NAMES = {"failed": "errors"}
 # Rules that releases before them did not have, as if there were none.
 _RULES_BEFORE = {"min_people": 0, "min_buckets": 0, "min_slow_ms": 0.0}
 _UNREADABLE = (KeyError, TypeError, ValueError, OverflowError, msgspec.ValidationError)
-_VERSION = tuple[Annotated[int, Meta(ge=1)], Annotated[str, Meta(min_length=1)]]
+_VERSION = tuple[Annotated[int, Meta(ge=0)], Annotated[str, Meta(min_length=1)]]
 MAX_OPEN_COMMANDS = 10_000
 log = structlog.get_logger()
 
@@ -51,12 +51,13 @@ def build_step(
     """The history's message for a transition that led to this rollout."""
     trial = transition.trial
     versions = {"candidate": list(trial.candidate), "stable": list(trial.stable)}
+    change = {"change": msgspec.to_builtins(trial.change)} if trial.change else {}
     return rollout_messages.RolloutStep(
         rollout=rollout,
         actor=transition.actor,
         reason=transition.reason,
         command_id=transition.command_id,
-        snapshot=msgspec.to_builtins(trial.state) | versions,
+        snapshot=msgspec.to_builtins(trial.state) | versions | change,
         inputs=transition.inputs,
     )
 
@@ -171,7 +172,16 @@ def trial_of(step: rollout_messages.RolloutStep) -> Trial:
             msgspec.convert(step.snapshot[name], _VERSION, strict=True)
             for name in ("candidate", "stable")
         )
-        return Trial(rollout.rollout_id, rollout.model, candidate, stable, state, rollout.sequence)
+        change = msgspec.convert(step.snapshot.get("change"), PlacementChange | None)
+        return Trial(
+            rollout.rollout_id,
+            rollout.model,
+            candidate,
+            stable,
+            state,
+            rollout.sequence,
+            change,
+        )
 
 
 def replay_decision(step: rollout_messages.RolloutStep) -> Decision | None:

@@ -111,6 +111,11 @@ class RolloutSettings(Section):
         description="guard: fraction of the canary's requests that may be answered with popular "
         "items beyond the baseline's",
     )
+    max_short_rate: OpenFraction = Field(
+        0.1,
+        description="guard: fraction of the canary's lists that may be shorter than asked for, "
+        "beyond the baseline's, because nothing else may be shown",
+    )
     max_slowdown: Annotated[float, Field(gt=1)] = Field(
         2.0, description="guard: the canary's p99 latency, as a multiple of the baseline's, at most"
     )

@@ -12,7 +12,8 @@ from rich.table import Table
 from deploy.rollout import history
 from deploy.rollout.evidence import estimate_effect
 from deploy.rollout.feedback.counters import Placement
-from features.rollout_messages import Rollout, RolloutStep
+from features import rollout_messages
+from features.rollout_messages import Rollout, RolloutPhase, RolloutStep
 
 _FIGURES = ("shown", "reward", "effect", "failed", "p99", "drift")
 
@@ -22,11 +23,21 @@ def status_table(current: Rollout) -> Table:
     name = f"{current.rollout_id}: " if current.rollout_id else ""
     table = Table(title=f"{name}{current.phase}", title_justify="left")
     table.add_column("variant")
-    for column in ("version", "share"):
+    of_placement = rollout_messages.placement_of(current.model) is not None
+    for column in ("rules" if of_placement else "version", "share"):
         table.add_column(column, justify="right")
     for routed in current.versions:
-        table.add_row(routed.variant, str(routed.version), f"{routed.share:.0%}")
+        name = _name_rules(current, routed) if of_placement else str(routed.version)
+        table.add_row(routed.variant, name, f"{routed.share:.0%}")
     return table
+
+
+def _name_rules(current: Rollout, routed: rollout_messages.RoutedVersion) -> str:
+    """Rules have a revision once they stand on the topic `placements`."""
+    if routed.rules is not None:
+        return "tried out"
+    is_promoted = current.phase is RolloutPhase.PROMOTED
+    return "promoted" if is_promoted else f"revision {routed.version}"
 
 
 def status_lines(current: Rollout, steps: Sequence[RolloutStep], placement: Placement) -> list[str]:
@@ -159,6 +170,7 @@ def step_as_json(step: RolloutStep) -> dict[str, Any]:
             {"variant": routed.variant, "version": routed.version, "share": routed.share}
             for routed in step.rollout.versions
         ],
+        **({"change": step.snapshot["change"]} if "change" in step.snapshot else {}),
         "actor": step.actor,
         "reason": step.reason,
         "inputs": step.inputs,

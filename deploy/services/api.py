@@ -199,6 +199,7 @@ def _make_service(
         placements=placements.table,
         shown=ShownItems(store, ShownSettings(api.shown_items, api.shown_for_s, deadline_s / 4)),
         together=TogetherTables(follower.routes, deadline_s),
+        trials=follower.trials,
         rows=rows,
         routes=follower.routes,
         schema=schema,

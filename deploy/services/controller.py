@@ -12,16 +12,18 @@ from prometheus_client import Counter
 
 from deploy.rollout import FencedError, RolloutSettings, Trial
 from deploy.rollout.commands import is_short
-from deploy.rollout.controller import Controller, Dependencies
+from deploy.rollout.controller import ControllerFleet, Dependencies
 from deploy.rollout.feedback.consumer import FeedbackConsumer
 from deploy.rollout.feedback.ledger import FeedbackScope
-from deploy.rollout.topic import RolloutLog
+from deploy.rollout.log import RolloutLog
+from deploy.rollout.subjects import ModelSubject, PlacementSubject, Subject
 from deploy.services.health import ServiceHealth, ask_servers, serve_health, store_problem
 from deploy.settings import Settings
 from features.inputs import MODEL_NAME
 from features.kafka import ensure_sources
 from features.model_server import keep_loaded, on_each
-from features.rollout_messages import RoutedVersion
+from features.placement_topic import PlacementView
+from features.rollout_messages import RoutedVersion, placement_of
 from features.rollouts import RolloutView, warn_if_unsigned
 from features.schema import FILE_NAME, read_version
 from features.settings import LEAST_KEY_CHARS
@@ -83,11 +85,15 @@ async def _run(settings: Settings, stop: threading.Event, on_turn: Callable[[str
     store = RedisRowStore(settings.store)
 
     def count_feedback(trial: Trial, rules: RolloutSettings) -> FeedbackConsumer:
-        window_ms = int(1000 * rules.credit_window_s)
-        scope = FeedbackScope(trial.rollout_id, trial.started_ms, window_ms, rules.purchase_reward)
+        scope = FeedbackScope(
+            trial.rollout_id,
+            trial.started_ms,
+            int(1000 * rules.credit_window_s),
+            rules.purchase_reward,
+            of_placement=trial.change is not None,
+        )
         return FeedbackConsumer(settings.kafka, store, sources, scope, settings.events)
 
-    dependencies = Dependencies(count_feedback, partial(find_problem, settings))
     log.info("controller_started", steps=rules.steps, can_be_commanded=bool(rules.admin_token))
     warn_if_unsigned(settings.kafka)
     if is_short(rules):
@@ -98,7 +104,7 @@ async def _run(settings: Settings, stop: threading.Event, on_turn: Callable[[str
         )
     try:
         while not stop.is_set():
-            await _lead(settings, dependencies, stop, on_turn)
+            await _lead(settings, count_feedback, stop, on_turn)
             # What was counted is read anew, of whichever server the store is by now.
             await store.close()
     finally:
@@ -107,7 +113,7 @@ async def _run(settings: Settings, stop: threading.Event, on_turn: Callable[[str
 
 async def _lead(
     settings: Settings,
-    dependencies: Dependencies,
+    count_feedback: Callable[[Trial, RolloutSettings], FeedbackConsumer],
     stop: threading.Event,
     on_turn: Callable[[str], None],
 ) -> None:
@@ -116,8 +122,19 @@ async def _lead(
     Args:
         on_turn: told each time why it does not lead or wait to yet; "" where it does.
     """
-    with RolloutLog(settings.kafka, MODEL_NAME) as rollouts:
-        controller = Controller(rollouts, MODEL_NAME, settings.rollout, dependencies)
+    with (
+        RolloutLog(settings.kafka, MODEL_NAME) as rollouts,
+        closing(PlacementView(settings.kafka)) as placements,
+    ):
+
+        def make_subject(name: str) -> Subject:
+            placement = placement_of(name)
+            if placement is None:
+                return ModelSubject(name, partial(find_problem, settings))
+            return PlacementSubject(placement, placements.table)
+
+        dependencies = Dependencies(count_feedback, make_subject, placements.refresh)
+        controller = ControllerFleet(rollouts, settings.rollout, dependencies)
         try:
             while not stop.is_set():
                 await controller.run_once()

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Coroutine, Mapping, Sequence
+from time import perf_counter
 from typing import Any
 from uuid import uuid4
 
@@ -13,7 +14,7 @@ from headwater_client import (
     RecommendedItem,
     contract,
 )
-from headwater_client.events import Recommendation
+from headwater_client.events import PlacementTrial, Recommendation, Shadow
 from msgspec.structs import replace
 
 from features.events import current_ms
@@ -37,6 +38,8 @@ class ListOperations(Operations):
     def __init__(self, parts: ApiParts) -> None:
         super().__init__(parts)
         self._writes = OwnWrites(parts)
+        # Lists that nobody sees, and waits for; asyncio alone would forget them.
+        self._unseen: set[asyncio.Task[None]] = set()
 
     async def recommend(self, call: ApiCall) -> contract.RecommendationAnswer:
         """The best items for a person.
@@ -56,8 +59,12 @@ class ListOperations(Operations):
             merged_id=query.guest or "", left_out_hashes={*cursor.shown, *(shown or ())}
         )
         question = Question(view, wish.limit, wanted=wish.wanted, explained=query.explain)
+        start_s = perf_counter()
         found, recorded = await wait_for_both(self._parts.answerer.answer(question), recording)
-        answer = await self._list_answer(found, wish, query.person, recorded)
+        seconds = perf_counter() - start_s
+        answer, served = await self._list_answer(found, wish, query.person, recorded)
+        if served is not None:
+            self._report(served, wish, view, seconds)
         return replace(
             answer,
             cursor="" if answer.missing else cursor.turn(item.item_id for item in answer.items),
@@ -86,7 +93,8 @@ class ListOperations(Operations):
         view = make_view(None, make_looks(query.items), [*query.exclude, *query.items])
         wish = self._read_wish(query)
         found = await self._parts.answerer.answer(Question(view, wish.limit, wanted=wish.wanted))
-        return await self._list_answer(found, wish, None, None)
+        answer, _ = await self._list_answer(found, wish, None, None)
+        return answer
 
     async def rank_items(self, call: ApiCall) -> contract.RankAnswer:
         """The caller's list in order; as `recommend`."""
@@ -105,7 +113,8 @@ class ListOperations(Operations):
         rest = [name for name in dict.fromkeys(query.items) if name in left]
         described = _describe(found, found.lists.fallback)
         if query.person is not None:
-            self._report_served(query.person, found._replace(items=shown), described)
+            served = _make_served(query.person, found._replace(items=shown), described)
+            self._parts.publisher.send(served_message(served))
         return contract.RankAnswer(
             **described,
             items=[*placed, *map(contract.RankedItem, rest)],
@@ -143,46 +152,94 @@ class ListOperations(Operations):
         return contract.PopularAnswer(items=found[:limit], produced_time=now_ms)
 
     def _read_wish(self, query: ListQuery) -> ListWish:
-        return read_wish(self._parts.items, self._parts.placements, query)
+        parts = self._parts
+        return read_wish(parts.items, parts.placements, parts.trials, query)
 
     async def _list_answer(
         self, found: Found, wish: ListWish, person: str | None, recorded: str | None
-    ) -> contract.RecommendationAnswer:
+    ) -> tuple[contract.RecommendationAnswer, Recommendation | None]:
+        """The answer, and what Kafka is told of it: a rollout earns by it."""
         # Also where a version answered, and nothing that it knows may be shown to this person.
         fallback = found.lists.fallback or all(item.reason == POPULAR for item in found.items)
         if fallback and wish.is_empty_without_version:
             found = found._replace(items=[])
-        missing = max(0, (wish.limit or self._parts.top_k) - len(found.items))
-        described, placed = _describe(found, fallback), wish.placement
+        described = _describe(found, fallback)
+        placed: dict[str, Any] = {"missing": self._missing(found, wish)}
+        if wish.placement is not None:
+            name, revision = wish.placement.name, wish.revision
+            placed |= {"placement": name, "placement_revision": revision}
+        served = None
         if person is not None:
             await self._parts.shown.add(person, [item.item_id for item in found.items])
-            self._report_served(person, found, described, missing)
-        return contract.RecommendationAnswer(
+            served = _make_served(person, found, described | placed)
+        answer = contract.RecommendationAnswer(
             **described,
+            **placed,
             items=found.items,
-            placement=placed.name if placed else "",
-            placement_revision=placed.revision if placed else None,
+            placement_variant=wish.tried.part.variant if wish.tried else "",
             person=person,
             offsets=self._writes.find_offsets(person, found.row),
-            missing=missing,
             **_describe_record(recorded),
         )
+        return answer, served
 
-    def _report_served(
-        self, person: str, found: Found, described: Mapping[str, Any], missing: int = 0
+    def _missing(self, found: Found, wish: ListWish) -> int:
+        """How many items a list is short of."""
+        return max(0, (wish.limit or self._parts.top_k) - len(found.items))
+
+    def _report(
+        self, served: Recommendation, wish: ListWish, view: RowView, seconds: float
     ) -> None:
-        """Tell Kafka what a person was given: a rollout earns by it."""
-        told = {name: value for name, value in described.items() if name != "event_age_ms"}
-        served = Recommendation(
-            **told,
-            user_id=person,
-            event_id="",
-            items=[replace(item, parts={}) if item.parts else item for item in found.items],
-            event_time=described["produced_time"],
-            latency_ms=found.lists.latency_ms,
-            missing=missing,
+        """Tell Kafka what a person was given, and what rules on trial have to do with it."""
+        if (tried := wish.tried) is None:
+            self._parts.publisher.send(served_message(served))
+            return
+        trial = PlacementTrial(
+            rollout_id=tried.part.rollout_id,
+            variant=tried.part.variant,
+            latency_ms=round(1000 * seconds, 3),
         )
-        self._parts.publisher.send(served_message(served))
+        if tried.part.shadow is None:
+            trial = replace(trial, failed=tried.failed)
+            self._parts.publisher.send(served_message(replace(served, trial=trial)))
+            return
+        telling = asyncio.create_task(self._report_unseen(replace(served, trial=trial), wish, view))
+        self._unseen.add(telling)
+        telling.add_done_callback(self._unseen.discard)
+
+    async def _report_unseen(self, served: Recommendation, wish: ListWish, view: RowView) -> None:
+        """The same, with the list that rules on trial make unseen; the person has been answered."""
+        assert wish.tried is not None
+        assert served.trial is not None
+        shadow = Shadow(model_version=served.model_version, failed=wish.tried.failed)
+        if (unseen := wish.tried.shadow) is not None:
+            question, start_s = Question(view, unseen.limit, wanted=unseen.wanted), perf_counter()
+            try:
+                found = await self._parts.answerer.answer(question)
+            except HeadwaterError as error:
+                shadow = replace(shadow, failed=str(error))
+            else:
+                shadow = Shadow(
+                    model_version=found.lists.model_version,
+                    items=[item.item_id for item in found.items],
+                    latency_ms=round(1000 * (perf_counter() - start_s), 3),
+                    missing=self._missing(found, unseen),
+                )
+        trial = replace(served.trial, shadow=shadow)
+        self._parts.publisher.send(served_message(replace(served, trial=trial)))
+
+
+def _make_served(person: str, found: Found, described: Mapping[str, Any]) -> Recommendation:
+    """What Kafka is told that a person was given."""
+    told = {name: value for name, value in described.items() if name != "event_age_ms"}
+    return Recommendation(
+        **told,
+        user_id=person,
+        event_id="",
+        items=[replace(item, parts={}) if item.parts else item for item in found.items],
+        event_time=described["produced_time"],
+        latency_ms=found.lists.latency_ms,
+    )
 
 
 def make_looks(item_ids: Sequence[str]) -> list[Interaction]:

@@ -17,6 +17,7 @@ from stream.routing import Routes
 from stream.row_updates import RowReader
 from stream.shown import ShownItems
 from stream.together import TogetherTables
+from stream.trials import PlacementTrials
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class ApiParts:
         placements: those that count.
         shown: what people were shown.
         together: what versions have seen taken together.
+        trials: of placements.
         sources: what rows call each partition of the log, by topic and number.
         top_k: items of a list that says no limit.
         deadline_s: how long an answer waits for what it could do without.
@@ -60,6 +62,7 @@ class ApiParts:
     placements: PlacementTable
     shown: ShownItems
     together: TogetherTables
+    trials: PlacementTrials
     rows: RowReader
     routes: Routes
     schema: FeatureSchema

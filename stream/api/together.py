@@ -12,6 +12,7 @@ from features.schema import FIRST_ITEM
 from stream.api.answers import Found, Question
 from stream.api.asking import ListOperations, make_looks, make_view, wait_for_both
 from stream.api.filters import ListWish
+from stream.api.intake import served_message
 from stream.api.parts import ApiCall
 from stream.ranking import is_seen
 from stream.routing import Route
@@ -52,7 +53,10 @@ class TogetherOperations(ListOperations):
         known = {item.item_id for item in counted.items}
         fill = (item for item in found.items if item.item_id not in known)
         joined = [*counted.items, *fill][: wish.limit or self._parts.top_k]
-        answer = await self._list_answer(found._replace(items=joined), wish, query.person, recorded)
+        found = found._replace(items=joined)
+        answer, served = await self._list_answer(found, wish, query.person, recorded)
+        if served is not None:
+            self._parts.publisher.send(served_message(served))
         shared = {name: getattr(answer, name) for name in contract.ListAnswer.__struct_fields__}
         return contract.TogetherAnswer(
             **shared,

@@ -33,6 +33,7 @@ from stream.row_updates import RowReader
 from stream.settings import ApiSettings, TritonSettings, WorkerConfig, WorkerSettings
 from stream.shown import ShownItems, ShownSettings
 from stream.together import TogetherTables
+from stream.trials import PlacementTrials
 from tests.harness.memory_store import MemoryRowStore
 
 CONFIG = WorkerConfig(
@@ -77,6 +78,7 @@ class OfflineApi:
     max_body_bytes: int = 4096
     items: FilterableItems = field(default_factory=FilterableItems)
     placements: PlacementTable = field(default_factory=PlacementTable)
+    trials: PlacementTrials = field(default_factory=PlacementTrials)
 
     def ask(self, *requests: tuple[str, str, bytes], **headers: str) -> list[HttpAnswer]:
         """The answers to requests: method, path and body of each."""
@@ -101,6 +103,7 @@ class OfflineApi:
                     placements=self.placements,
                     shown=ShownItems(self.store, ShownSettings(20, 60.0, 1.0)),  # type: ignore[arg-type]
                     together=TogetherTables(routes, 1.0),
+                    trials=self.trials,
                     rows=rows,
                     routes=routes,
                     schema=schema,

@@ -1402,7 +1402,8 @@ export interface components {
          *         events; `not_recorded` says why it has not, where it was to. `cursor` asks for the next page; it
          *         is missing after the last one. `shown` says how many items were left out by `exclude_shown`; it
          *         is missing where the store could not say. `not_explained` says why no item has `parts`, where
-         *         they were asked for.
+         *         they were asked for. `placement_variant` is the
+         *         person's where other rules of the placement are tried out; these have no revision yet.
          */
         RecommendationAnswer: {
             recommendation_id: string;
@@ -1440,6 +1441,8 @@ export interface components {
             cursor?: string;
             /** @default null */
             shown?: number | null;
+            /** @default  */
+            placement_variant?: string;
             /** @default  */
             not_explained?: string;
         };

@@ -132,6 +132,11 @@ class AttributionWindow:
             person.served.popitem(last=False)
         return True
 
+    def holds(self, user_id: str, recommendation_id: str) -> bool:
+        """Whether a recommendation to somebody is remembered."""
+        person = self._people.get(user_id)
+        return person is not None and recommendation_id in person.served
+
     def may_count_answer(self, user_id: str, time_ms: int) -> bool:
         """Whether one more recommendation to somebody counts; False for the many of a bot."""
         return self._person(user_id, time_ms).may_count("answers", self._stretch(time_ms))

@@ -65,6 +65,7 @@ class VariantList:
         latency_ms: of the variant's own version; None where it was not asked.
         failed: whether the variant's own version did not answer.
         fallback: whether no version answered.
+        short: whether fewer items may be shown than were asked for.
         first: whether it is the variant's first one for this person within the credit window.
         covers: whether its items count as shown.
         person: the person's place in the bitmap of people; None: not counted.
@@ -76,6 +77,7 @@ class VariantList:
     latency_ms: float | None = None
     failed: bool = False
     fallback: bool = False
+    short: bool = False
     first: bool = True
     covers: bool = True
     person: int | None = None
@@ -91,6 +93,7 @@ COUNTERS: dict[str, Callable[[VariantList], bool] | None] = {
     "fallbacks": lambda made: made.fallback,
     "covers": lambda made: made.covers,
     "earned": None,
+    "short": lambda made: made.short,
 }
 
 

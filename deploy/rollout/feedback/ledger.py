@@ -16,6 +16,7 @@ from typing import Generic, NamedTuple, TypeVar
 from headwater_client import Impression
 from headwater_client.event_types import CLICK, EVENT_TYPES, PURCHASE
 from headwater_client.events import Interaction, Recommendation
+from msgspec import structs
 
 from deploy.rollout.feedback.attribution import AttributionWindow, ServedRecommendation
 from deploy.rollout.feedback.counters import FeedbackRow, VariantList, bit_of, bucket_of, name_seen
@@ -53,12 +54,14 @@ class FeedbackScope:
         started_ms: when the rollout began.
         window_ms: how long after it was shown a recommendation can earn.
         purchase_reward: what a purchase earns, beside 1 for a click.
+        of_placement: whether rules of a placement are tried out, and not a version.
     """
 
     rollout_id: str
     started_ms: int
     window_ms: int
     purchase_reward: float = 1.0
+    of_placement: bool = False
 
 
 class Ledger:
@@ -84,21 +87,23 @@ class Ledger:
             self.row.offsets[message.source] = message.offset
             self.row.until_ms = max(self.row.until_ms, message.time_ms)
         if isinstance(message.event, Recommendation):
-            self._apply_recommendation(message.event, message.time_ms, is_new)
+            if (answer := _find_part(message.event, self._scope.rollout_id)) is not None:
+                self._apply_recommendation(answer, message.time_ms, is_new)
         elif isinstance(message.event, Impression):
             self._apply_impression(message.event, message.time_ms, is_new)
         elif message.event is not None:
             self._apply_interaction(message.event, message.time_ms, is_new)
 
     def _apply_recommendation(self, answer: Recommendation, time_ms: int, is_new: bool) -> None:
-        if answer.rollout_id != self._scope.rollout_id:
-            return
         lists = _compared_lists(answer)
         if not lists:
             return
         hashes = {variant: [hash64(item) for item in items] for variant, items in lists.items()}
         recent = self._window.recent_variants(answer.user_id, time_ms)
         made = _make_lists(answer, hashes, recent)
+        if self._scope.of_placement:
+            # Rules are there to show other items, so neither their scores nor their number count.
+            made = {name: replace(each, score=None) for name, each in made.items()}
         served = ServedRecommendation(
             answer.recommendation_id,
             time_ms,
@@ -130,7 +135,7 @@ class Ledger:
 
         More lists show more items, whoever makes them; and one person's are alike.
         """
-        if not made.first or made.failed:
+        if not made.first or made.failed or self._scope.of_placement:
             return False
         other = self.row.counters.get(_COMPARED_WITH.get(variant, ""))
         covered = self.row.variant(variant).counts["covers"]
@@ -139,11 +144,33 @@ class Ledger:
     def _apply_interaction(self, event: Interaction, time_ms: int, is_new: bool) -> None:
         if not EVENT_TYPES.spec_of(event).reward:
             return
+        named = event.recommendation_id
+        # What was clicked in another place is none of this placement's.
+        if self._scope.of_placement and named and not self._window.holds(event.user_id, named):
+            return
         for credit in self._window.attribute(event, time_ms):
             if is_new:
                 reward = self._rewards[credit.event_code] * credit.discount
                 name = name_seen(credit.variant) if credit.of_seen else credit.variant
                 self.row.variant(name).add_reward(credit.bucket, reward, credit.event_code)
+
+
+def _find_part(answer: Recommendation, rollout_id: str) -> Recommendation | None:
+    """A list as the rollout sees it; None for a list that is no part of it.
+
+    A list may be part of two: of a model's rollout, and of its placement's.
+    """
+    trial = answer.trial
+    if trial is None or trial.rollout_id != rollout_id:
+        return answer if answer.rollout_id == rollout_id else None
+    return structs.replace(
+        answer,
+        rollout_id=rollout_id,
+        variant=trial.variant,
+        failed=trial.failed,
+        latency_ms=trial.latency_ms,
+        shadow=trial.shadow,
+    )
 
 
 def _make_lists(
@@ -165,6 +192,7 @@ def _make_lists(
             score=shadow.score,
             latency_ms=shadow.latency_ms,
             failed=bool(shadow.failed),
+            short=shadow.missing > 0,
             first=Variant.SHADOW not in recent,
             person=person,
         )
@@ -175,6 +203,7 @@ def _make_lists(
         latency_ms=answer.latency_ms,
         failed=bool(answer.failed),
         fallback=answer.fallback,
+        short=answer.missing > 0,
         first=answer.variant not in recent,
         person=person,
     )

@@ -46,8 +46,11 @@ def test_impossible_shares_are_refused(versions: list[tuple[str, float]], names:
 
 
 def test_a_malformed_message_names_its_field() -> None:
-    raw = b'{"model":"m","versions":[{"version":0,"variant":"stable","share":1,"address":"a"}]}'
-    with pytest.raises(EventError, match=r"version"):
+    raw = (
+        b'{"model":"m","time":1700000000000,'
+        b'"versions":[{"version":0,"variant":"stable","share":1,"address":"a"}]}'
+    )
+    with pytest.raises(EventError, match=r"version 0: expected 1 or more"):
         decode_rollout_message("m", raw, "m")
 
 

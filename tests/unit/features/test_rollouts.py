@@ -7,8 +7,10 @@ import json
 import msgspec
 import pytest
 from confluent_kafka import Message
+from headwater_client.contract import PlacementRules
 from headwater_client.events import encode
 from headwater_client.topics import ROLLOUTS
+from msgspec.structs import replace
 
 from features.rollout_messages import (
     Rollout,
@@ -20,8 +22,9 @@ from features.rollout_messages import (
     answer_key,
     history_key,
     lease_key,
+    placement_subject,
 )
-from features.rollouts import RolloutReader, signature_headers
+from features.rollouts import MAX_SUBJECTS, RolloutReader, SubjectReaders, signature_headers
 from features.settings import BrokerSettings
 
 OPEN = BrokerSettings()
@@ -166,3 +169,61 @@ def test_a_key_that_can_be_guessed_is_refused() -> None:
         BrokerSettings.model_validate({"signing_key": "short"})
     assert "short" not in str(raised.value).split("input_value")[0]
     assert "k" * 32 not in str(SIGNED)
+
+
+def at_key(message: Rollout, by: BrokerSettings) -> Message:
+    """What is tried out of a subject, under the subject's own key."""
+    key, value = message.model, encode(message)
+    headers = signature_headers(by, ROLLOUTS, key, value)
+    return Message(topic=ROLLOUTS, key=key.encode(), value=value, headers=headers, offset=1)
+
+
+def tried(name: str, revision: int, limit: int = 3) -> Rollout:
+    stable = RoutedVersion(version=0, variant="stable", share=0.5, address="a")
+    canary = replace(stable, variant="canary", rules=PlacementRules(limit=limit))
+    versions, subject = [stable, canary], placement_subject(name)
+    return Rollout(model=subject, versions=versions, time=TIME, rollout_id="t", revision=revision)
+
+
+def test_placements_are_subjects_beside_the_model_each_with_a_count_of_its_own() -> None:
+    readers, found = SubjectReaders(SIGNED, "m"), []
+    for message in (rollout(2, 5), tried("cart", 1), tried("home", 1), tried("cart", 2)):
+        written_there = at_key(message, SIGNED)
+        reader = readers.find(written_there)
+        assert reader is not None
+        assert reader.read(written_there) == message
+        found.append(reader.model)
+    assert found == ["m", "placement:cart", "placement:home", "placement:cart"]
+    again = (readers.find(at_key(tried("cart", 9), by)) for by in (SIGNED, OPEN))
+    assert len(set(map(id, again))) == 1
+
+
+def test_one_message_of_somebody_without_the_key_tries_nothing_out() -> None:
+    readers = SubjectReaders(SIGNED, "m")
+    good = at_key(tried("cart", 1), SIGNED)
+    reader = readers.find(good)
+    assert reader is not None
+    assert reader.read(good)
+    forged = tried("cart", 2, limit=1)
+    for message in (at_key(forged, OPEN), at_key(forged, OTHERS), good):
+        assert reader.read(message) is None
+    # A signature of one placement's rules is none of another's.
+    moved = Message(
+        topic=ROLLOUTS,
+        key=placement_subject("home").encode(),
+        value=good.value(),
+        headers=good.headers(),
+        offset=2,
+    )
+    other = readers.find(moved)
+    assert other is not None
+    assert other.read(moved) is None
+
+
+def test_made_up_names_open_nothing() -> None:
+    readers = SubjectReaders(OPEN, "m")
+    for key in (b"m2", b"placement:", b"placement:Not A Name", b"placement:\xff", b"m:cart", b""):
+        assert readers.find(Message(topic=ROLLOUTS, key=key, value=b"{}", offset=1)) is None
+    for number in range(MAX_SUBJECTS + 5):
+        readers.find(Message(topic=ROLLOUTS, key=f"placement:p{number}".encode(), value=b"{}"))
+    assert readers.find(Message(topic=ROLLOUTS, key=b"placement:late", value=b"{}")) is None

@@ -252,7 +252,8 @@ class RecommendationAnswer(ListAnswer, frozen=True, kw_only=True, omit_defaults=
     events; `not_recorded` says why it has not, where it was to. `cursor` asks for the next page; it
     is missing after the last one. `shown` says how many items were left out by `exclude_shown`; it
     is missing where the store could not say. `not_explained` says why no item has `parts`, where
-    they were asked for.
+    they were asked for. `placement_variant` is the
+    person's where other rules of the placement are tried out; these have no revision yet.
     """
 
     items: list[RecommendedItem]
@@ -262,6 +263,7 @@ class RecommendationAnswer(ListAnswer, frozen=True, kw_only=True, omit_defaults=
     placement_revision: int | None = None
     cursor: str = ""
     shown: int | None = None
+    placement_variant: Annotated[str, Meta(max_length=MAX_VARIANT)] = ""
     not_explained: str = ""
 
 

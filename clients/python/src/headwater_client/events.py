@@ -116,7 +116,8 @@ class RecommendedItem(Struct, frozen=True, omit_defaults=True):
 class Shadow(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a version that is only tried out would have recommended; nobody is shown it.
 
-    `items` are item_ids, best first; `failed` says why there are none.
+    `items` are item_ids, best first; `failed` says why there are none. `missing` says how many the
+    list would have been short of.
     """
 
     model_version: str
@@ -124,6 +125,22 @@ class Shadow(Struct, frozen=True, kw_only=True, omit_defaults=True):
     score: float | None = None
     latency_ms: float | None = None
     failed: str = ""
+    missing: int = 0
+
+
+class PlacementTrial(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Which rules made a list of a placement, while a change of the placement is tried out.
+
+    `failed` says why the variant's own rules could not be used: the placement's made the list.
+    `latency_ms` is how long the whole answer took. `shadow` is what rules that are only tried out
+    would have recommended.
+    """
+
+    rollout_id: str
+    variant: Annotated[str, Meta(max_length=MAX_VARIANT)]
+    failed: str = ""
+    latency_ms: float | None = None
+    shadow: Shadow | None = None
 
 
 class Recommendation(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -135,7 +152,8 @@ class Recommendation(Struct, frozen=True, kw_only=True, omit_defaults=True):
     how many items the list is short of, because nothing else may be shown to this person.
 
     On the topic `served` it is a list that the API has answered: `event_id` is empty, and
-    `event_time` is that of the answer.
+    `event_time` is that of the answer. `placement` is where it was shown, `placement_revision` by
+    which change of its rules it was made, and `trial` says so where a change is tried out.
 
     `topic`, `partition` and `offset` say where the event stands. Of two recommendations of a person
     the one with the larger `sequence` knows more events: an order that no clock has a part in.
@@ -159,6 +177,9 @@ class Recommendation(Struct, frozen=True, kw_only=True, omit_defaults=True):
     offset: int | None = None
     sequence: int | None = None
     missing: int = 0
+    placement: str = ""
+    placement_revision: int | None = None
+    trial: PlacementTrial | None = None
 
 
 class DeadLetter(Struct, frozen=True, kw_only=True):

@@ -7,7 +7,14 @@ import random
 import msgspec
 import pytest
 from headwater_client import Hide, Impression
-from headwater_client.events import Click, Reason, Recommendation, RecommendedItem, Shadow
+from headwater_client.events import (
+    Click,
+    PlacementTrial,
+    Reason,
+    Recommendation,
+    RecommendedItem,
+    Shadow,
+)
 
 from deploy.rollout.evidence import collect_inputs
 from deploy.rollout.feedback.attribution import MAX_COUNTED
@@ -252,3 +259,62 @@ def test_what_earns_nothing_is_no_event_that_earned() -> None:
     hide = Hide(event_id="h", user_id="u0", item_id="i1", timestamp=10**12)
     found.apply(FeedbackMessage(CLICKED, 0, 5, hide))
     assert found.row.variant("canary").counts["earned"] == 0
+
+
+def of_cart(number: int, variant: str = "canary", **known: object) -> Recommendation:
+    """A list of a placement on trial, by a version that is none."""
+    trial = PlacementTrial(rollout_id="t", variant=variant, latency_ms=20.0)
+    return answer(number, "stable", **{"rollout_id": "", "trial": trial, **known})
+
+
+def cart_ledger() -> Ledger:
+    return Ledger(FeedbackScope("t", 0, WINDOW_MS, of_placement=True), FeedbackRow({}, {}))
+
+
+def test_a_list_of_a_placement_counts_for_its_trial_and_not_for_its_scores() -> None:
+    found = cart_ledger()
+    for n in range(80):
+        variant = "canary" if n % 2 else "baseline"
+        found.apply(FeedbackMessage(SHOWN, n, 10 * n, of_cart(n, variant, missing=int(n % 4 == 1))))
+        found.apply(FeedbackMessage(CLICKED, n, 10 * n + 5, click(n)))
+    found.apply(FeedbackMessage(SHOWN, 80, 1000, answer(80, "canary")))
+    canary, baseline = found.row.variant("canary"), found.row.variant("baseline")
+    counted = (canary.counts[name] for name in ("requests", "clicked", "short"))
+    assert tuple(counted) == (40, 40, 20)
+    assert (baseline.counts["requests"], baseline.counts["short"]) == (40, 0)
+    assert canary.latencies.sum() == 40
+    assert not canary.scores.any()
+    assert not canary.items.any()
+    # Half of the canary's lists are short; of the baseline's none.
+    inputs = collect_inputs(found.row.counters, 1.0, shadow=False)
+    problem = broken_guards(inputs, RolloutSettings(min_requests=20, max_short_rate=0.05))
+    assert problem == "short lists: 50.00% of requests, of the baseline's 0.00%"
+
+
+def test_a_list_may_count_for_a_rollout_and_for_a_trial() -> None:
+    both = msgspec.structs.replace(of_cart(0), rollout_id="r", variant="baseline")
+    of_model, of_placement = ledger(), cart_ledger()
+    for each in (of_model, of_placement):
+        each.apply(FeedbackMessage(SHOWN, 0, 1, both))
+    assert set(of_model.row.counters) == {"baseline"}
+    assert set(of_placement.row.counters) == {"canary"}
+
+
+def test_what_was_clicked_in_another_place_earns_a_trial_nothing() -> None:
+    found = cart_ledger()
+    found.apply(FeedbackMessage(SHOWN, 0, 1, of_cart(0)))
+    elsewhere = msgspec.structs.replace(click(0), recommendation_id="of another place")
+    found.apply(FeedbackMessage(CLICKED, 0, 2, elsewhere))
+    assert found.row.variant("canary").counts["clicked"] == 0
+    here = msgspec.structs.replace(click(0), event_id="c2", recommendation_id="id0")
+    found.apply(FeedbackMessage(CLICKED, 1, 3, here))
+    assert found.row.variant("canary").counts["clicked"] == 1
+
+
+def test_rules_in_shadow_mode_count_beside_what_was_shown() -> None:
+    unseen = Shadow(model_version="2", items=[], failed="column 1: no budget")
+    trial = PlacementTrial(rollout_id="t", variant="stable", latency_ms=5.0, shadow=unseen)
+    found = cart_ledger()
+    found.apply(FeedbackMessage(SHOWN, 0, 1, of_cart(0, trial=trial)))
+    assert found.row.variant("stable").counts["requests"] == 1
+    assert found.row.variant("shadow").counts["failed"] == 1
