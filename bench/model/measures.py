@@ -30,7 +30,8 @@ from features.settings import FeatureSettings
 from trainer.evaluation import EvalRequests
 from trainer.evaluation.evaluate import BATCH
 from trainer.export import Arrays, ScoringGraph, sample_inputs
-from trainer.export.onnx import Backend, write_graph
+from trainer.export.onnx import write_graph
+from trainer.export.triton_config import Backend
 from trainer.network import NEIGHBOURS, Architecture, Model, TemporalModel, join_models
 from trainer.registry import GRAPH
 from trainer.settings import TrainerSettings

@@ -31,7 +31,8 @@ from features.inputs import Tensor, model_inputs
 from features.schema import FeatureSchema
 from trainer.disk import sha256
 from trainer.export import Arrays
-from trainer.export.onnx import LENGTHS, MAX_BATCH, VARIES, ModelFile, ModelTensor
+from trainer.export.onnx import LENGTHS
+from trainer.export.triton_config import MAX_BATCH, VARIES, ModelFile, ModelTensor
 
 Tensors = dict[str, torch.Tensor]
 log = structlog.get_logger()

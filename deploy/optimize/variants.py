@@ -35,8 +35,8 @@ from features.inputs import MODEL_NAME, part_outputs
 from features.schema import FeatureSchema, Float64Array, Int64Array
 from trainer.evaluation import EvalRequests
 from trainer.export import Arrays, ExportError, answers, open_session
-from trainer.export.onnx import (
-    Array,
+from trainer.export.onnx import Array
+from trainer.export.triton_config import (
     Backend,
     ModelFile,
     config_refusals,

@@ -14,7 +14,8 @@ from features.schema import FeatureSchema
 from features.together import FILE_NAME as TOGETHER
 from features.together import make_together
 from trainer.disk import write_synced
-from trainer.export.onnx import export_unchecked, render_config, tensor_refusals
+from trainer.export.onnx import export_unchecked
+from trainer.export.triton_config import render_config, tensor_refusals
 from trainer.gate import EVALUATION
 from trainer.network import TrainedModel
 from trainer.registry import checkpoint

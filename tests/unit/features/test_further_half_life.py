@@ -20,7 +20,7 @@ from features.rows import empty_group, empty_user
 from features.schema import FeatureSchema, RowMark, check_version_fits
 from features.settings import DAY_MS, FeatureSettings
 from trainer.datasets import Log
-from trainer.export.onnx import render_config, tensor_refusals
+from trainer.export.triton_config import render_config, tensor_refusals
 
 GOLDEN = Path(__file__).parents[2] / "golden/13a9bcc/model_repo"
 DEFAULT = FeatureSettings()

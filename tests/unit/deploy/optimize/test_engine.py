@@ -40,7 +40,13 @@ from features.schema import FeatureSchema
 from tests.unit.deploy.optimize.conftest import HISTORY, ITEMS
 from trainer.disk import sha256
 from trainer.export import answers, open_session, sample_inputs
-from trainer.export.onnx import MAX_BATCH, Backend, config_refusals, graph_file, render_config
+from trainer.export.triton_config import (
+    MAX_BATCH,
+    Backend,
+    config_refusals,
+    graph_file,
+    render_config,
+)
 from trainer.network import TemporalModel
 
 KIND = TensorRTPackage.TENSORRT_RTX

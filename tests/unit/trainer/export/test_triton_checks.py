@@ -6,7 +6,13 @@ import pytest
 
 from features.schema import FeatureSchema
 from trainer.export import export
-from trainer.export.onnx import Backend, ModelFile, config_refusals, graph_file, render_config
+from trainer.export.triton_config import (
+    Backend,
+    ModelFile,
+    config_refusals,
+    graph_file,
+    render_config,
+)
 from trainer.network import TemporalModel
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from features.model_server import with_versions
 from features.schema import FeatureSchema
 from features.settings import FeatureSettings
-from trainer.export.onnx import render_config
+from trainer.export.triton_config import render_config
 
 CHECKED_IN = Path(__file__).parents[4] / "model_repo" / "temporal_llm" / "config.pbtxt"
 

@@ -25,7 +25,8 @@ from features.together import read_together
 from tests.harness.models import SETTINGS as PATIENT
 from tests.harness.models import offline_registry, untrained
 from trainer.export import answers, open_session, sample_inputs
-from trainer.export.onnx import export_unchecked, render_config
+from trainer.export.onnx import export_unchecked
+from trainer.export.triton_config import render_config
 from trainer.network import TemporalModel, TrainedModel
 from trainer.registry import (
     Lineage,
