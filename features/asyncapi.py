@@ -3,7 +3,7 @@
 from typing import Any
 
 import msgspec
-from headwater_client.contract import PlacementRules
+from headwater_client.contract import PlacementRules, SegmentRules
 from headwater_client.event_types import EVENT_TYPES
 from headwater_client.events import DeadLetter, Item, PersonAttributes, Recommendation
 from headwater_client.topics import (
@@ -41,7 +41,10 @@ _OTHER_CHANNELS: Channels = {
     ),
     PLACEMENTS: (
         "receive",
-        {PlacementRules: "its name; a tombstone (no value) removes it"},
+        {
+            PlacementRules: "its name; a tombstone (no value) removes it",
+            SegmentRules: "segment/ and its name; a tombstone (no value) removes it",
+        },
     ),
     ROLLOUT_COMMANDS: (
         "receive",

@@ -1,4 +1,4 @@
-"""Placements on their compacted topic: the newest message of a name counts, a tombstone removes it.
+"""Placements and segments on a compacted topic: the newest of a name counts, a tombstone ends it.
 
 A placement's revision is the offset of its message: whoever changes one, and from where, revisions
 grow, and nobody hands them out.
@@ -9,11 +9,17 @@ from contextlib import closing
 import structlog
 from confluent_kafka import Message
 from headwater_client import EventError, decode, encode
-from headwater_client.contract import PlacementRules
+from headwater_client.contract import PlacementRules, SegmentRules
 from headwater_client.topics import PLACEMENTS
 
 from features import kafka
-from features.placements import PlacementTable, check_placement
+from features.placements import (
+    SEGMENT_PREFIX,
+    PlacementTable,
+    check_placement,
+    check_segment,
+    segment_key,
+)
 from features.rules.errors import RuleError
 from features.settings import BrokerSettings
 
@@ -28,13 +34,23 @@ def take_message(table: PlacementTable, message: Message) -> None:
     name = key if isinstance(key, str) else key.decode(errors="replace")
     raw = value.encode() if isinstance(value, str) else value
     try:
-        placement = None if raw is None else decode(PlacementRules, raw)
-        if placement is not None:
-            check_placement(name, placement)
+        _take(table, name, raw, message.offset() or 0)
     except (EventError, RuleError) as error:
         log.warning("placement_ignored", placement=name[:64], reason=str(error))
+
+
+def _take(table: PlacementTable, key: str, raw: bytes | None, revision: int) -> None:
+    if key.startswith(SEGMENT_PREFIX):
+        name = key.removeprefix(SEGMENT_PREFIX)
+        segment = None if raw is None else decode(SegmentRules, raw)
+        if segment is not None:
+            check_segment(name, segment)
+        table.take_segment(name, segment, revision)
         return
-    table.take(name, placement, message.offset() or 0)
+    placement = None if raw is None else decode(PlacementRules, raw)
+    if placement is not None:
+        check_placement(key, placement)
+    table.take(key, placement, revision)
 
 
 def read_placements(settings: BrokerSettings) -> PlacementTable:
@@ -91,3 +107,11 @@ def write_placement(settings: BrokerSettings, name: str, placement: PlacementRul
         check_placement(name, placement)
     value = None if placement is None else encode(placement)
     return kafka.write_message(settings, PLACEMENTS, name, value)
+
+
+def write_segment(settings: BrokerSettings, name: str, segment: SegmentRules | None) -> int:
+    """Write a segment, or that there is none any more; its revision. As `write_placement`."""
+    if segment is not None:
+        check_segment(name, segment)
+    value = None if segment is None else encode(segment)
+    return kafka.write_message(settings, PLACEMENTS, segment_key(name), value)

@@ -21,7 +21,8 @@ from stream.routing import Route
 # A filter that leaves no more is answered by scores of all that it leaves: the best hundred of the
 # whole catalogue would hold too few of them.
 MAX_POOL = 1000
-_KEPT = 32
+_KEPT = 128
+_NOTHING: BoolArray = np.zeros(0, np.bool_)
 _AVAILABLE = compile_filter("item.available")
 
 
@@ -51,6 +52,7 @@ class FilterableItems:
         self.table = CatalogueTable()
         self._masks: LRUCache[tuple[str, str], AllowedMask] = LRUCache(_KEPT)
         self._indices: dict[str, Int64Array] = {}
+        self._new: dict[str, BoolArray] = {}
 
     def make_filter(self, text: str, scope: Scope) -> "ItemFilter":
         """A filter for one request.
@@ -106,9 +108,18 @@ class FilterableItems:
             known = self._indices[address] = np.concatenate([known, more])
         return known
 
+    def find_new(self, route: Route) -> BoolArray:
+        """What a version has not learned, or does not know: bool[N], by row."""
+        address, indices = route.version.address, self.find_indices(route)
+        known = self._new.get(address, _NOTHING)
+        if len(known) < len(indices):
+            known = self._new[address] = (indices <= UNKNOWN) | ~route.vocabulary.learned[indices]
+        return known
+
     def forget_versions(self, addresses: Collection[str]) -> None:
         """Forget the indices of all versions but these."""
         self._indices = {name: held for name, held in self._indices.items() if name in addresses}
+        self._new = {name: held for name, held in self._new.items() if name in addresses}
 
 
 def _evaluate(found: Filter, scope: Scope, view: TableView) -> BoolArray:
@@ -128,6 +139,11 @@ class ItemFilter:
         self.found = found
         self._items = items
         self._scope = scope
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """The same for filters that allow the same."""
+        return self.found.text, self.found.describe_scope(self._scope)
 
     def join(self, other: "ItemFilter") -> "ItemFilter":
         """What this filter and another one of the same request allow."""

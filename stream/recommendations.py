@@ -11,6 +11,7 @@ from headwater_client.events import Recommendation, Shadow
 
 from features.rows import UserRow
 from stream.filtering import ItemFilter
+from stream.list_rules import RequestRules
 from stream.ranking import POPULAR
 
 # The variant of users for whom there is no version.
@@ -43,6 +44,7 @@ class RecommendationRequest(NamedTuple):
         candidates: of who wants these items in order, and no others.
         wanted: which items may be in the list; None: all.
         explained: whether each item says what its score is the sum of.
+        rules: which of them the list has, and where; None: the best by their scores.
     """
 
     user_id: str
@@ -54,6 +56,7 @@ class RecommendationRequest(NamedTuple):
     candidates: Sequence[str] = ()
     wanted: ItemFilter | None = None
     explained: bool = False
+    rules: RequestRules | None = None
 
 
 def longest_limit(requests: Iterable[RecommendationRequest], top_k: int) -> int:

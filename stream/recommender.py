@@ -21,6 +21,7 @@ from stream.filling import ListFiller, find_short, split
 from stream.filtering import ItemFilter
 from stream.inference import InferenceClient
 from stream.item_views import ItemViews
+from stream.list_rules import ListSources
 from stream.ranking import available_items, rank_candidates
 from stream.recommendations import POPULAR_ITEMS, RankedLists, RecommendationRequest, longest_limit
 from stream.routing import Route, Routes
@@ -37,8 +38,8 @@ _EVERY_PLACE = 1 << 30
 _MAX_EXCLUDED = 2_000_000
 
 # Who is answered in one call: by which versions, by candidates of their own or not, with the parts
-# of scores or not.
-_Alike = tuple[Route | None, Route | None, bool, bool]
+# of scores or not, by rules or not: only these have more items looked at than a list has.
+_Alike = tuple[Route | None, Route | None, bool, bool, bool]
 
 
 class Recommender:
@@ -90,7 +91,8 @@ class Recommender:
             routes = (assignment.shown, assignment.shadow) if assignment else (None, None)
             # Others would be padded to as many candidates.
             has_pool = find_pool(request, routes[0]) is not None
-            alike.setdefault((*routes, has_pool, request.explained), []).append(request)
+            has_rules = request.rules is not None
+            alike.setdefault((*routes, has_pool, request.explained, has_rules), []).append(request)
         return [
             InferenceCall(
                 users, self._assigned_call(shown, users), self._assigned_call(shadow, users)
@@ -120,15 +122,19 @@ class Recommender:
         if call.shown is None:
             await self._filler.fill(lists, call.requests, None)
             top_k = longest_limit(call.requests, self._settings.top_k)
-            return RankedLists(self._shorten(lists, call.requests), POPULAR_ITEMS, top_k=top_k)
+            return RankedLists(self._choose(lists, call.requests), POPULAR_ITEMS, top_k=top_k)
         own = await self._versions.call_version(call.shown)
         answer = own if own.outputs else await self._call_stable(call.requests, own)
         if answer is None or not answer.outputs:
             await self._filler.fill(lists, call.requests, call.shown.route)
-            return own.lists(self._shorten(lists, call.requests), POPULAR_ITEMS)
+            route = call.shown.route
+            return own.lists(self._choose(lists, call.requests, route), POPULAR_ITEMS)
         lists = await self._list_items(answer)
+        await self._add_raised(lists, call.requests, answer)
         await self._filler.fill(lists, call.requests, None)
-        return own.lists(self._shorten(lists, call.requests), answer.version)
+        route = answer.call.route
+        chosen = self._choose(lists, call.requests, route, is_fallback=False)
+        return own.lists(chosen, answer.version)
 
     async def rank_candidates(self, call: InferenceCall) -> RankedLists:
         """The candidates of each request in order, best first; those without a score are left out.
@@ -161,6 +167,8 @@ class Recommender:
             items = self._filler.order_by_trend(request)
         else:
             items = self._filler.recall(request, top_k)
+            route = assignment.shown if assignment else None
+            (items,) = self._choose([items], [request], route)
         if assignment is None:
             return RankedLists([items], POPULAR_ITEMS, failed=failed, top_k=top_k)
         route = assignment.shown
@@ -191,7 +199,7 @@ class Recommender:
     async def _list_items(self, answer: ModelAnswer) -> list[list[RecommendedItem]]:
         """What a version's users may be shown, full as long as the version knows so many."""
         top_k = answer.call.top_k
-        lists = await self._cut(answer, _SPARE * top_k)
+        lists = await self._cut(answer, _SPARE * answer.call.depth)
         if short := find_short(lists, top_k):
             await self._refill(lists, short, answer.select(short))
         return lists
@@ -235,20 +243,62 @@ class Recommender:
         ranking = answer.rank(places)
         available = await self.items.check(ranking.item_ids())
         return [
-            available_items(ranking.user_items(user), available, answer.call.top_k)
+            available_items(ranking.user_items(user), available, answer.call.depth)
             for user in range(len(answer.call.times_ms))
         ]
 
-    def _shorten(
+    async def _add_raised(
+        self,
+        lists: list[list[RecommendedItem]],
+        requests: Sequence[RecommendationRequest],
+        answer: ModelAnswer,
+    ) -> None:
+        """Ask a version for what rules raise, where that may be in no list yet."""
+        groups: dict[tuple[str, str], list[int]] = {}
+        for user, request in enumerate(requests if not answer.call.is_whole else ()):
+            rules = request.rules
+            places = request.limit or self._settings.top_k
+            if rules is None or rules.raised is None:
+                continue
+            if rules.needs_raised(lists[user], places, answer.bound(user, lists[user])):
+                groups.setdefault(rules.raised.key, []).append(user)
+        for users in groups.values():
+            raised = requests[users[0]].rules
+            assert raised is not None
+            assert raised.raised is not None
+            mask = raised.raised.mask_by_index(answer.call.route)
+            if not mask.any():
+                continue
+            more = await self._versions.call_version(answer.call.select(users).narrow(mask))
+            if not more.outputs:
+                continue
+            for user, items in zip(users, await self._cut(more, _EVERY_PLACE), strict=True):
+                held = {item.item_id for item in lists[user]}
+                lists[user] += [item for item in items if item.item_id not in held]
+                lists[user].sort(key=lambda item: -item.score)
+
+    def _choose(
         self,
         lists: Sequence[list[RecommendedItem]],
         requests: Sequence[RecommendationRequest],
+        route: Route | None = None,
+        *,
+        is_fallback: bool = True,
     ) -> list[list[RecommendedItem]]:
-        """The lists as long as each request asks: a short list is the beginning of a longer one."""
-        return [
-            items[: request.limit or self._settings.top_k]
-            for items, request in zip(lists, requests, strict=True)
-        ]
+        """The lists as long as each request asks, and as its rules will have them.
+
+        A short list is the beginning of a longer one.
+        """
+        chosen = []
+        for items, request in zip(lists, requests, strict=True):
+            places = request.limit or self._settings.top_k
+            if request.rules is None:
+                chosen.append(items[:places])
+                continue
+            trending = self.items.trending.items
+            sources = ListSources(request.row, route, trending, is_fallback)
+            chosen.append(request.rules.arrange(items, places, sources))
+        return chosen
 
     async def close(self) -> None:
         """Close the connection to Triton."""

@@ -4,6 +4,7 @@ Rows change while a model computes: a call is built from the rows as they are, a
 moment.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
@@ -14,7 +15,7 @@ from headwater_client import RecommendedItem
 from features.inputs import model_tensors
 from features.schema import PADDING, BoolArray, FeatureSchema, Int64Array, Tensors
 from stream import metrics
-from stream.filtering import ItemFilter
+from stream.filtering import MAX_POOL, ItemFilter
 from stream.inference import CircuitOpenError, InferenceClient, InferenceError, InferenceRequest
 from stream.item_views import ItemViews
 from stream.ranking import NEVER, Ranking, hide_items, hide_seen, rank, rank_candidates
@@ -22,6 +23,8 @@ from stream.recommendations import RankedLists, RecommendationRequest, longest_l
 from stream.routing import Route
 from stream.settings import WorkerSettings
 from stream.trending import TrendingIndex
+
+_RULES_DEPTH = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,7 @@ class VersionCall:
         times_ms: int[B], when each user asks.
         trending: by the version's item indices.
         top_k: how many items the longest list has.
+        depth: how many of a person's items are looked at, at least as many.
         wanted: which items each user may be shown; None: all.
         is_whole: the candidates are all that these users may be shown, and not what trends.
     """
@@ -41,6 +45,7 @@ class VersionCall:
     times_ms: Sequence[int]
     trending: TrendingIndex
     top_k: int = 0
+    depth: int = 0
     wanted: Sequence[ItemFilter | None] = ()
     is_whole: bool = False
 
@@ -126,6 +131,13 @@ class ModelAnswer:
             return False
         return bool(self.outputs["top_scores"][user].min() > NEVER)
 
+    def bound(self, user: int, items: Sequence[RecommendedItem]) -> float:
+        """The score that no item passes which is not among these, the user's best by score."""
+        least = items[-1].score if len(items) >= self.call.depth else -math.inf
+        if self.outputs is not None and self.has_more(user):
+            least = max(least, float(self.outputs["top_scores"][user].min()))
+        return least
+
     def lists(self, items: Sequence[list[RecommendedItem]], model_version: str) -> RankedLists:
         """Lists for the users of this version, whoever made them."""
         return RankedLists(
@@ -184,7 +196,8 @@ class VersionCaller:
         inference = InferenceRequest(route.version.version, tensors, on_trial, explained)
         wanted = [request.wanted for request in requests]
         top_k = longest_limit(requests, self._settings.top_k)
-        return VersionCall(route, inference, times_ms, trending, top_k, wanted, is_whole)
+        depth = max(top_k, *(_depth_of(request, is_whole) for request in requests))
+        return VersionCall(route, inference, times_ms, trending, top_k, depth, wanted, is_whole)
 
     async def call_version(self, call: VersionCall) -> ModelAnswer:
         """Call a version; a failure is an answer too."""
@@ -212,6 +225,17 @@ def find_pool(request: RecommendationRequest, route: Route | None) -> Int64Array
     if request.candidates:
         return route.vocabulary.indices_of(request.candidates)
     return request.wanted.find_pool(route) if request.wanted else None
+
+
+def _depth_of(request: RecommendationRequest, is_whole: bool) -> int:
+    """How many items the rules of a request choose among.
+
+    Args:
+        is_whole: whether the version scores all that may be shown: then it is asked once.
+    """
+    if request.rules is None:
+        return 0
+    return MAX_POOL if is_whole and request.rules.raised else _RULES_DEPTH
 
 
 def _pad(pools: Sequence[Int64Array]) -> Int64Array:

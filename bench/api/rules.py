@@ -1,10 +1,10 @@
-"""Filters over a catalogue of 100,000 items: what it takes to compile one and to evaluate it.
+"""Filters and rules over a catalogue of 100,000 items: what a filter costs, and what a list does.
 
     uv run python -m bench.api.rules
 
 `first` asks each different value of a column once; `again` is what a filter costs from then on,
 with another value of the context each time; `changed` brings what it allows up to date after one
-item has changed.
+item has changed. A list is made of the best 100 items by their scores, with masks that are known.
 """
 
 import random
@@ -16,10 +16,13 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from headwater_client.events import Item
+from headwater_client.rules import AtMost, Boost, Diversity, Exploration, ListRules, Pin, Promotion
 from rich.console import Console
 
 from bench.harness.runner import Benchmark, Options, Results, make_table
+from features.rules.arranging import ScoredItems, arrange_list
 from features.rules.filters import compile_filter
+from features.rules.plans import find_conditions, plan_list
 from features.rules.table import CatalogueTable
 
 _SEED = 7
@@ -36,6 +39,29 @@ FILTERS = {
     "categories by prefix": "item.category.exists(c, c.startsWith('category-1'))",
     "four together": "item.price < context.budget && item.brand != 'brand-7' "
     "&& !('category-3' in item.category) && item.attributes.color in ['red', 'blue']",
+}
+
+_POOL = 100
+_PLACES = (10, 20, 40)
+_BOOST = Boost(filter=FILTERS["an attribute"], factor=2)
+_PROMOTION = Promotion(filter=FILTERS["a category"], every=5)
+RULES = {
+    "no rule": ListRules(),
+    "a boost": ListRules(boosts=[_BOOST]),
+    "a pin": ListRules(pins=[Pin(item_id="item-7", place=2)]),
+    "2 of a category": ListRules(at_most=[AtMost(by="category", items=2)]),
+    "1 of 5 promoted": ListRules(promotions=[_PROMOTION]),
+    "diversity": ListRules(diversity=Diversity(strength=0.5)),
+    "exploration": ListRules(exploration=Exploration(share=0.1, filter=FILTERS["a brand"])),
+    "exploration of all": ListRules(exploration=Exploration(share=0.1)),
+    "all of these": ListRules(
+        boosts=[_BOOST],
+        pins=[Pin(item_id="item-7", place=2)],
+        at_most=[AtMost(by="category", items=2)],
+        promotions=[_PROMOTION],
+        diversity=Diversity(strength=0.5),
+        exploration=Exploration(share=0.1, filter=FILTERS["a brand"]),
+    ),
 }
 
 
@@ -94,6 +120,24 @@ def measure_filter(table: CatalogueTable, text: str) -> dict[str, float]:
     }
 
 
+def measure_list(table: CatalogueTable, rules: ListRules, places: int) -> float:
+    """What a list of so many places takes by these rules, in microseconds."""
+    masks = {
+        text: compile_filter(text).mask(table.view(), {}) for _, text in find_conditions(rules)
+    }
+    allowed = np.ones(len(table), np.bool_)
+    draw = random.Random(_SEED)
+    names = [table.item_ids[row] for row in draw.sample(range(len(table)), _POOL)]
+    scored = ScoredItems(names, -np.arange(_POOL) / 20)
+    seeds = iter(range(_TIMES))
+
+    def make() -> None:
+        plan = plan_list(rules, table, masks.__getitem__, allowed)
+        arrange_list(plan, [scored], places, str(next(seeds)))
+
+    return measure_us(make)
+
+
 def measure(options: RulesOptions, console: Console) -> Results:
     """Measure all filters."""
     items, table = list(make_items(options.items)), CatalogueTable()
@@ -108,7 +152,15 @@ def measure(options: RulesOptions, console: Console) -> Results:
     for name, of in found.items():
         times = (f"{of[f'{each}_us']:,.0f}" for each in columns[1:])
         shown.add_row(name, f"{of['left_share']:.1%}", *times)
-    return Results({"items": len(items), "put_us": put_us, "filters": found}, [shown])
+    lists = {
+        name: {f"{k}_us": measure_list(table, rules, k) for k in _PLACES}
+        for name, rules in RULES.items()
+    }
+    made = make_table(f"Lists out of {_POOL} scored items, µs", "rules", map(str, _PLACES))
+    for name, of in lists.items():
+        made.add_row(name, *(f"{each:,.0f}" for each in of.values()))
+    figures = {"items": len(items), "put_us": put_us, "filters": found, "lists": lists}
+    return Results(figures, [shown, made])
 
 
 BENCHMARK = Benchmark("rules", RulesOptions, measure)

@@ -1,12 +1,15 @@
 """`headwater placements`: what the lists of a place are made by."""
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 import typer
+from headwater_client import EventError, decode, encode
 from headwater_client.contract import Fallback, PlacementRules
 from headwater_client.errors import SettingsError
+from msgspec import structs
 from rich.console import Console
 
 from deploy import local
@@ -18,6 +21,7 @@ from features.placement_topic import read_placements, write_placement
 from features.placements import check_placement
 from features.rollout_messages import RolloutAction, placement_subject
 from features.rules.errors import RuleError
+from features.rules.plans import has_rules
 from features.settings import BrokerSettings
 
 app = typer.Typer(
@@ -30,7 +34,14 @@ FilterOption = Annotated[
     str | None, typer.Option("--filter", help="what may be in its lists (docs/how-to/rules.md)")
 ]
 LimitOption = Annotated[int | None, typer.Option(help="items of a list", min=1, max=100)]
-FallbackOption = Annotated[Fallback, typer.Option(help="what is shown where no version answers")]
+FallbackOption = Annotated[
+    Fallback | None,
+    typer.Option(help="what is shown where no version answers: popular (default) or nothing"),
+]
+RulesOption = Annotated[
+    typer.FileBinaryRead | None,
+    typer.Option("--rules", help="JSON file of all rules: boosts, pins, ...; -: standard input"),
+]
 
 
 @app.command()
@@ -38,11 +49,12 @@ def put(
     name: Name,
     filter_text: FilterOption = None,
     limit: LimitOption = None,
-    fallback: FallbackOption = Fallback.POPULAR,
+    fallback: FallbackOption = None,
+    rules: RulesOption = None,
 ) -> None:
     """Make a placement, or change it whole; services follow at once."""
-    placement = _read_rules(name, filter_text, limit, fallback)
-    revision = write_placement(_kafka(), name, placement)
+    given = {"filter": filter_text, "limit": limit, "fallback": fallback}
+    revision = write_placement(connect_kafka(), name, _read_rules(name, rules, given))
     print(f"{name}: revision {revision}")
 
 
@@ -53,7 +65,8 @@ def try_out(  # noqa: PLR0913  (the rules of a placement, and who asks)
     reason: Annotated[str, typer.Option("--reason", help="why; stays in the history")],
     filter_text: FilterOption = None,
     limit: LimitOption = None,
-    fallback: FallbackOption = Fallback.POPULAR,
+    fallback: FallbackOption = None,
+    file: RulesOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="as JSON, for programs")] = False,
 ) -> None:
     """Try other rules out: a growing share of people gets them while figures allow.
@@ -61,7 +74,7 @@ def try_out(  # noqa: PLR0913  (the rules of a placement, and who asks)
     They become the placement's where they are no worse, and go by themselves where they are.
     `headwater rollout status --placement NAME` says how it stands.
     """
-    rules = _read_rules(name, filter_text, limit, fallback)
+    rules = _read_rules(name, file, {"filter": filter_text, "limit": limit, "fallback": fallback})
     settings = _connect()
     request = CommandRequest(placement_subject(name), RolloutAction.START, by, reason)
     command = sign_command(settings.rollout, replace(request, rules=rules))
@@ -72,14 +85,14 @@ def try_out(  # noqa: PLR0913  (the rules of a placement, and who asks)
 @app.command("list")
 def list_placements() -> None:
     """List the placements."""
-    for each in read_placements(_kafka()).known.values():
+    for each in read_placements(connect_kafka()).known.values():
         _print(each.name, each.revision, each.placement)
 
 
 @app.command()
 def show(name: Name) -> None:
     """Show one placement."""
-    known = read_placements(_kafka()).known
+    known = read_placements(connect_kafka()).known
     if name not in known:
         raise _unknown(name, list(known))
     _print(name, known[name].revision, known[name].placement)
@@ -88,7 +101,7 @@ def show(name: Name) -> None:
 @app.command()
 def remove(name: Name) -> None:
     """Remove a placement: requests that name it are refused from then on."""
-    settings = _kafka()
+    settings = connect_kafka()
     known = read_placements(settings).known
     if name not in known:
         raise _unknown(name, list(known))
@@ -96,19 +109,25 @@ def remove(name: Name) -> None:
 
 
 def _read_rules(
-    name: str, filter_text: str | None, limit: int | None, fallback: Fallback
+    name: str, file: typer.FileBinaryRead | None, given: Mapping[str, Any]
 ) -> PlacementRules:
-    """The rules that the options say.
+    """The rules of a file, with those that options say in their place.
 
     Raises:
-        SettingsError: the filter cannot be used.
-        EventError: a placement cannot be called so.
+        SettingsError: the file breaks the contract, or an expression cannot be used.
+        EventError: a placement cannot be called so, or an attribute is none.
     """
-    rules = PlacementRules(filter=filter_text, limit=limit, fallback=fallback)
+    try:
+        rules = PlacementRules() if file is None else decode(PlacementRules, file.read())
+    except EventError as error:
+        raise SettingsError(f"--rules: {error}") from error
+    said = {field: value for field, value in given.items() if value is not None}
+    rules = structs.replace(rules, **said)
     try:
         check_placement(name, rules)
     except RuleError as error:
-        raise SettingsError(f"--filter: {error}: {error.near}") from error
+        where = f"--{error.field}" if error.field in said else error.field
+        raise SettingsError(f"{where}: {error}: {error.near}") from error
     return rules
 
 
@@ -118,7 +137,8 @@ def _connect() -> Settings:
     return settings
 
 
-def _kafka() -> BrokerSettings:
+def connect_kafka() -> BrokerSettings:
+    """Where Kafka is, with its topics."""
     return _connect().kafka
 
 
@@ -131,4 +151,7 @@ def _print(name: str, revision: int, placement: PlacementRules) -> None:
     limit = "worker.top_k" if placement.limit is None else placement.limit
     text = f"{name}: revision {revision}, limit {limit}, fallback {placement.fallback}"
     told = f"{text}, filter {placement.filter}" if placement.filter else text
+    if has_rules(placement):
+        plain = {"filter": None, "limit": None, "fallback": Fallback.POPULAR}
+        told += f", rules {encode(structs.replace(placement, **plain)).decode()}"
     Console(highlight=False, soft_wrap=True).print(told, markup=False)

@@ -1,76 +1,19 @@
-"""Filters: an expression is checked, and compiled to a condition over columns of the catalogue."""
+"""Filters: an expression that says of each item whether it is allowed, or of a person."""
 
-import difflib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 
-from features.rules import memberships
-from features.rules.conditions import (
-    COMPARISONS,
-    VARIABLES,
-    AllOf,
-    AnyOf,
-    Attribute,
-    Choice,
-    Comparison,
-    Condition,
-    Constant,
-    Given,
-    ListOfValues,
-    Negation,
-    Operand,
-    Scalar,
-    Scope,
-    kind_of,
-)
+from features.rules.compiler import ITEM, PERSON, SEGMENT, Compiler, Mention, list_names, shorten
+from features.rules.conditions import AllOf, AnyOf, Condition, Scope, kind_of
 from features.rules.errors import RuleError
-from features.rules.parse import (
-    Call,
-    ExpressionPart,
-    ListOf,
-    Literal,
-    Name,
-    OperatorCall,
-    Select,
-    parse_expression,
-)
-from features.rules.table import ATTRIBUTE, FIELDS, TableView
+from features.rules.parse import parse_expression
+from features.rules.table import TableView
 from features.schema import BoolArray
 
-ITEM = "item"
-# What a request brings. People's attributes become `person` once there are any.
-ROOTS = ("context",)
 _COMPILED = 256
-_SHOWN_NAMES = 20
-_SHOWN_CHARS = 60
-_KINDS = {
-    "id": "a text",
-    "title": "a text",
-    "brand": "a text",
-    "price": "a number",
-    "available": "true or false",
-    "category": "a list",
-}
-_PARTS_OF_ITEM = (*FIELDS, "attributes.NAME")
-
-
-@dataclass(frozen=True, slots=True)
-class Mention:
-    """A name that an expression asks for, and where.
-
-    Attributes:
-        is_guarded: whether it is asked for by `has` somewhere, so that it may be missing.
-        is_list: whether it has to be a list.
-    """
-
-    root: str
-    name: str
-    position: int
-    is_guarded: bool
-    is_list: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +22,15 @@ class Filter:
 
     Attributes:
         text: the expression.
-        mentions: the attributes of items (`item`) and what of the request (`context`) it asks for.
+        mentions: what it asks for: of items (`item`), of the request (`context`), of the `person`,
+            for a `segment`.
+        item_position: where it asks for something of an item first; None: nowhere.
     """
 
     text: str
     condition: Condition
     mentions: tuple[Mention, ...]
+    item_position: int | None = None
 
     def mask(self, view: TableView, scope: Scope) -> BoolArray:
         """Which items of a view are allowed, bool[n]; one that cannot be decided is not."""
@@ -102,11 +48,25 @@ class Filter:
         """
         for mention in self.mentions:
             if mention.root == ITEM and mention.name not in known and not mention.is_guarded:
-                problem = f"no item has an attribute {_shorten(mention.name)!r}"
+                problem = f"no item has an attribute {shorten(mention.name)!r}"
+                raise self._fail(mention, f"{problem}: {list_names(mention.name, known)}")
+
+    def check_segments(self, known: Collection[str]) -> None:
+        """Refuse a segment that does not exist.
+
+        Raises:
+            RuleError: it names the segment, and those that there are.
+        """
+        for mention in self.mentions:
+            if mention.root == SEGMENT and mention.name not in known:
+                problem = f"there is no segment {shorten(mention.name)!r}"
                 raise self._fail(mention, f"{problem}: {list_names(mention.name, known)}")
 
     def check_scope(self, scope: Scope) -> None:
         """Refuse a request that lacks what the expression asks for without `has`.
+
+        What nobody has said of a person is no fault of the request: it leaves the expression
+        undecided.
 
         Raises:
             RuleError: it names what is missing, and what the request has.
@@ -115,12 +75,19 @@ class Filter:
             if mention.root == ITEM:
                 continue
             given = scope.get(mention.root, {})
-            name, value = f"{mention.root}.{_shorten(mention.name)}", given.get(mention.name)
-            if value is None and not mention.is_guarded:
-                problem = f"the request has no {name}: {list_names(mention.name, given)}"
+            name, value = f"{mention.root}.{shorten(mention.name)}", given.get(mention.name)
+            is_unknown = mention.root == PERSON and PERSON in scope
+            if value is None and not mention.is_guarded and not is_unknown:
+                what = "there is no" if mention.root == SEGMENT else "the request has no"
+                problem = f"{what} {name}: {list_names(mention.name, given)}"
                 raise self._fail(mention, problem)
             if value is not None and mention.is_list and kind_of(value) != "a list":
                 raise self._fail(mention, f"{name} is {kind_of(value)}: expected a list")
+
+    @property
+    def asks_for_person(self) -> bool:
+        """Whether it asks for anything that an app knows of the person."""
+        return any(mention.root in (PERSON, SEGMENT) for mention in self.mentions)
 
     def describe_scope(self, scope: Scope) -> str:
         """What the expression gets of a request: the same text for the same answers."""
@@ -129,20 +96,6 @@ class Filter:
 
     def _fail(self, mention: Mention, problem: str) -> RuleError:
         return RuleError(self.text, mention.position, problem)
-
-
-def _shorten(name: str) -> str:
-    return name[:_SHOWN_CHARS]
-
-
-def list_names(name: str, known: Collection[str]) -> str:
-    """The names that there are, those like the one that is not first."""
-    if not known:
-        return "there are none"
-    close = difflib.get_close_matches(_shorten(name), map(_shorten, sorted(known)))
-    names = list(dict.fromkeys([*close, *map(_shorten, sorted(known))]))
-    more = f" and {len(names) - _SHOWN_NAMES} more" if len(names) > _SHOWN_NAMES else ""
-    return f"there are {', '.join(names[:_SHOWN_NAMES])}{more}"
 
 
 def join_filters(first: Filter, second: Filter) -> Filter:
@@ -154,6 +107,15 @@ def join_filters(first: Filter, second: Filter) -> Filter:
     )
 
 
+def unite_filters(filters: Sequence[Filter]) -> Filter:
+    """The filter that allows what any of some allows."""
+    return Filter(
+        "\1".join(each.text for each in filters),
+        AnyOf(tuple(each.condition for each in filters)),
+        tuple(mention for each in filters for mention in each.mentions),
+    )
+
+
 @lru_cache(maxsize=_COMPILED)
 def compile_filter(text: str) -> Filter:
     """Compile an expression.
@@ -161,232 +123,9 @@ def compile_filter(text: str) -> Filter:
     Raises:
         RuleError: it does not follow the grammar, or can never be decided; with the column.
     """
-    compiler = _Compiler(text)
+    compiler = Compiler(text)
     condition = compiler.condition(parse_expression(text))
-    return Filter(text, condition, tuple(compiler.mentions()))
+    return Filter(text, condition, tuple(compiler.mentions()), compiler.item_position)
 
 
-class _Compiler:
-    """Makes conditions of the parts of one expression."""
-
-    def __init__(self, text: str) -> None:
-        self._text = text
-        self._found: dict[tuple[str, str], int] = {}
-        self._guarded: set[tuple[str, str]] = set()
-        self._lists: set[tuple[str, str]] = set()
-        self._read: list[Given] = []
-        # Of an `exists` or `all`: its variable, and no attribute of the item may be asked for.
-        self._variable: str | None = None
-
-    def mentions(self) -> Iterator[Mention]:
-        """What the expression asks for."""
-        for key, position in self._found.items():
-            yield Mention(*key, position, key in self._guarded, key in self._lists)
-
-    def condition(self, part: ExpressionPart) -> Condition:
-        """What a part says of an item.
-
-        Raises:
-            RuleError: it is no condition.
-        """
-        match part:
-            case OperatorCall(operator="in", operands=(left, right)):
-                made = self._membership(left, right)
-            case OperatorCall(operator=comparison, operands=(left, right)) if (
-                comparison in COMPARISONS
-            ):
-                made = self._comparison(comparison, left, right)
-            case OperatorCall(operator=sign, operands=operands):
-                made = _join(sign, tuple(map(self.condition, operands)))
-            case Call():
-                made = self._call(part)
-            case _:
-                made = self._truth(part)
-        return made
-
-    def _fail(self, part: ExpressionPart, problem: str) -> RuleError:
-        return RuleError(self._text, part.position, problem)
-
-    def _truth(self, part: ExpressionPart) -> Condition:
-        operand = self._operand(part)
-        if (kind := _static_kind(operand)) not in {None, "true or false"}:
-            raise self._fail(part, f"is {kind}: expected a condition, such as a comparison with ==")
-        return memberships.Truth(operand)
-
-    def _comparison(
-        self, comparison: str, left: ExpressionPart, right: ExpressionPart
-    ) -> Condition:
-        operands = self._operand(left), self._operand(right)
-        kinds = [_static_kind(operand) for operand in operands]
-        for part, kind in zip((left, right), kinds, strict=True):
-            if kind == "a list":
-                raise self._fail(part, 'is a list: write "shoes" in item.category')
-        if None not in kinds and kinds[0] != kinds[1]:
-            raise self._fail(right, f"is {kinds[1]}, and it is compared with {kinds[0]}")
-        return Comparison(comparison, *operands)
-
-    def _membership(self, left: ExpressionPart, right: ExpressionPart) -> Condition:
-        if isinstance(right, ListOf):
-            values = ListOfValues(tuple(map(self._scalar, right.parts)))
-            operand = self._single(left)
-            self._check_listed(right, operand, values)
-            return memberships.InList(operand, values)
-        where = self._operand(right)
-        if isinstance(where, Given) and where.root != VARIABLES:
-            # A fault is where it is taken for a list.
-            self._found[where.root, where.name] = right.position
-            self._lists.add((where.root, where.name))
-            return memberships.InList(self._single(left), where)
-        if where == _CATEGORY:
-            value = self._scalar(left)
-            if (kind := _static_kind(value)) not in {None, "a text"}:
-                raise self._fail(left, f"is {kind}, and categories are texts")
-            return memberships.InCategory(value, _CATEGORY)
-        raise self._fail(right, "expected a list: [...], item.category, or a list of the context")
-
-    def _check_listed(self, part: ListOf, operand: Operand, values: ListOfValues) -> None:
-        kind = _static_kind(operand)
-        for each, value in zip(part.parts, values.values, strict=True):
-            other = _static_kind(value)
-            if None not in {kind, other} and kind != other:
-                raise self._fail(each, f"is {other}, and it is compared with {kind}")
-
-    def _call(self, call: Call) -> Condition:
-        if call.operand is None:
-            return self._presence(call)
-        if call.name in memberships.TEXT_TESTS:
-            return self._text_test(call)
-        if call.name in {"exists", "all"}:
-            return self._quantifier(call)
-        known = ", ".join([*memberships.TEXT_TESTS, "exists", "all"])
-        raise self._fail(
-            call, f"there is no function {_shorten(call.name)!r}: there are has, {known}"
-        )
-
-    def _presence(self, call: Call) -> Condition:
-        if call.name != "has" or len(call.arguments) != 1:
-            raise self._fail(call, "expected has(...) of one name, such as has(item.price)")
-        (asked,) = call.arguments
-        operand = self._operand(asked)
-        if not isinstance(asked, Select) or isinstance(operand, Constant):
-            raise self._fail(asked, "expected a name with a dot, such as item.price")
-        if isinstance(operand, Given):
-            self._guarded.add((operand.root, operand.name))
-        elif operand.name.startswith(ATTRIBUTE):
-            self._guarded.add((ITEM, operand.name.removeprefix(ATTRIBUTE)))
-        return memberships.Presence(operand)
-
-    def _text_test(self, call: Call) -> Condition:
-        assert call.operand is not None
-        if len(call.arguments) != 1:
-            raise self._fail(call, f"{call.name} takes one text")
-        (argument,) = call.arguments
-        operand, value = self._operand(call.operand), self._scalar(argument)
-        if operand == _CATEGORY:
-            hint = f"item.category.exists(c, c.{call.name}(...))"
-            raise self._fail(call.operand, f"is a list: write {hint}")
-        for part, each in ((call.operand, operand), (argument, value)):
-            if (kind := _static_kind(each)) not in {None, "a text"}:
-                raise self._fail(part, f"is {kind}: {call.name} takes texts")
-        return memberships.TextTest(call.name, operand, value)
-
-    def _quantifier(self, call: Call) -> Condition:
-        assert call.operand is not None
-        match call.arguments:
-            case (Name(name=variable), inner) if self._operand(call.operand) == _CATEGORY:
-                pass
-            case _:
-                raise self._fail(call, f'expected item.category.{call.name}(c, c == "shoes")')
-        if self._variable is not None or variable in {ITEM, *ROOTS}:
-            raise self._fail(call, f"a name of its own, and no {call.name} in another, is expected")
-        self._variable = variable
-        begin = len(self._read)
-        condition = self.condition(inner)
-        self._variable = None
-        given = tuple(dict.fromkeys(self._read[begin:]))
-        return memberships.OfEach(_CATEGORY, call.name == "exists", variable, condition, given)
-
-    def _single(self, part: ExpressionPart) -> Operand:
-        operand = self._operand(part)
-        if _static_kind(operand) == "a list":
-            raise self._fail(part, 'is a list: write "shoes" in item.category')
-        return operand
-
-    def _scalar(self, part: ExpressionPart) -> Scalar:
-        """A value that does not hang on the item."""
-        operand = self._operand(part)
-        if isinstance(operand, Attribute):
-            raise self._fail(
-                part, "expected a text, a number, true, false or a name of the context"
-            )
-        return operand
-
-    def _operand(self, part: ExpressionPart) -> Operand:
-        match part:
-            case Literal(value=None):
-                problem = "null is not compared with: ask has(item.price)"
-            case Literal(value=value):
-                return Constant(value)
-            case Name(name=name) if name == self._variable:
-                return Given(VARIABLES, name)
-            case Name(name=name):
-                problem = self._explain_name(name)
-            case Select():
-                return self._select(part)
-            case ListOf():
-                problem = 'a list stands after in: item.brand in ["a", "b"]'
-            case _:
-                problem = "expected an attribute, a text or a number, not a condition"
-        raise self._fail(part, problem)
-
-    def _select(self, part: Select) -> Operand:
-        match part.operand:
-            case Name(name=root) if root == ITEM:
-                return self._attribute(part, part.name)
-            case Select(operand=Name(name=root), name="attributes") if root == ITEM:
-                return self._attribute(part, f"{ATTRIBUTE}{part.name}")
-            case Name(name=root) if root in ROOTS:
-                self._found.setdefault((root, part.name), part.position)
-                self._read.append(Given(root, part.name))
-                return self._read[-1]
-            case Name(name=name) if name != self._variable:
-                problem = self._explain_name(name)
-            case _:
-                problem = f"nothing is known by {_shorten(part.name)!r} there"
-        raise self._fail(part, problem)
-
-    def _attribute(self, part: ExpressionPart, name: str) -> Attribute:
-        if self._variable is not None:
-            raise self._fail(part, f"{self._variable} alone is known here, and the context")
-        if name.startswith(ATTRIBUTE):
-            self._found.setdefault((ITEM, name.removeprefix(ATTRIBUTE)), part.position)
-        elif name not in FIELDS:
-            known = ", ".join(f"item.{each}" for each in _PARTS_OF_ITEM)
-            raise self._fail(part, f"there is no item.{_shorten(name)}: there are {known}")
-        return Attribute(name)
-
-    def _explain_name(self, name: str) -> str:
-        roots = ", ".join(f"{root}.NAME" for root in (ITEM, *ROOTS))
-        hint = f"; did you mean item.{name}?" if name in FIELDS else ""
-        return f"nothing is called {_shorten(name)!r}: expected {roots}{hint}"
-
-
-_CATEGORY = Attribute("category")
-
-
-def _join(sign: str, conditions: tuple[Condition, ...]) -> Condition:
-    """Conditions under `&&`, `||`, `!` or `?:`."""
-    if sign == "&&":
-        return AllOf(conditions)
-    if sign == "||":
-        return AnyOf(conditions)
-    return Negation(*conditions) if sign == "!" else Choice(*conditions)
-
-
-def _static_kind(operand: Operand) -> str | None:
-    """What kind of value an operand always is; None where only the item or the request says."""
-    if isinstance(operand, Attribute):
-        return _KINDS.get(operand.name)
-    if isinstance(operand, Constant):
-        return kind_of(operand.value)
-    return "a text" if operand.root == VARIABLES else None
+EVERYTHING = compile_filter("true")

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
 import numpy as np
-from headwater_client.contract import AtMost
+from headwater_client.rules import AtMost
 
 from features.rules.attributes import AttributeValues, read_values
 from features.rules.plans import ListPlan

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from headwater_client import EventError
-from headwater_client.contract import AtMost, ListRules
+from headwater_client.contract import PlacementRules
+from headwater_client.rules import AtMost, ListRules
 
+from features.rules.compiler import list_names
 from features.rules.errors import RuleError
-from features.rules.filters import compile_filter, list_names
+from features.rules.filters import compile_filter
 from features.rules.table import ATTRIBUTE, FIELDS, CatalogueTable
 from features.schema import BoolArray, Float64Array, Int64Array
 
@@ -23,7 +25,7 @@ Evaluate = Callable[[str], BoolArray]
 def find_conditions(rules: ListRules) -> Iterator[tuple[str, str]]:
     """Every expression of some rules, after the field where it stands.
 
-    >>> from headwater_client.contract import Boost
+    >>> from headwater_client.rules import Boost
     >>> list(find_conditions(ListRules(boosts=[Boost(filter="item.available", factor=2)])))
     [('boosts[0].filter', 'item.available')]
     """
@@ -33,13 +35,31 @@ def find_conditions(rules: ListRules) -> Iterator[tuple[str, str]]:
         yield f"promotions[{place}].filter", promotion.filter
     if rules.exploration is not None and rules.exploration.filter is not None:
         yield "exploration.filter", rules.exploration.filter
+    if isinstance(rules, PlacementRules) and rules.filter is not None:
+        yield "filter", rules.filter
 
 
-def check_rules(rules: ListRules, attributes: Collection[str] | None = None) -> None:
+def has_rules(rules: ListRules) -> bool:
+    """Whether a list is anything but the best by their scores."""
+    return bool(
+        rules.boosts
+        or rules.pins
+        or rules.at_most
+        or rules.diversity
+        or rules.exploration
+        or rules.promotions
+    )
+
+
+def check_rules(
+    rules: ListRules,
+    attributes: Collection[str] | None = None,
+    segments: Collection[str] | None = None,
+) -> None:
     """Refuse rules that cannot be used.
 
     Args:
-        attributes: of all items; None: it is not known which there are.
+        attributes, segments: those that there are; None: it is not known.
 
     Raises:
         RuleError: an expression cannot be used, or names what no item has; with field and column.
@@ -50,6 +70,8 @@ def check_rules(rules: ListRules, attributes: Collection[str] | None = None) -> 
             found = compile_filter(text)
             if attributes is not None:
                 found.check_attributes(attributes)
+            if segments is not None:
+                found.check_segments(segments)
         except RuleError as error:
             error.field = field
             raise

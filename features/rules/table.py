@@ -20,7 +20,7 @@ from cachetools import LRUCache
 from headwater_client.events import Item
 
 from features.schema import BoolArray, Float64Array, Int64Array
-from features.topics import Hash, hash64
+from features.topics import hash64
 
 ItemValue = str | float | bool | tuple[str, ...] | None
 Int32Array = npt.NDArray[np.int32]
@@ -181,7 +181,7 @@ class CatalogueTable:
         self.revision = 0
         self._changed: deque[int] = deque(maxlen=_REMEMBERED_CHANGES)
         self._rows: dict[str, int] = {}
-        self._rows_by_hash: dict[Hash, int] = {}
+        self._rows_by_hash: dict[int, int] = {}
         self._columns = {name: ItemColumn(0) for name in FIELDS}
         self._room = 0
 
@@ -243,7 +243,7 @@ class CatalogueTable:
         """The row of an item; -1 where it has none."""
         return self._rows.get(item_id, -1)
 
-    def rows_of_hashes(self, hashes: Iterable[Hash]) -> Int64Array:
+    def rows_of_hashes(self, hashes: Iterable[int]) -> Int64Array:
         """The rows of items by their hashes; those that have none are left out."""
         found = (self._rows_by_hash.get(each) for each in hashes)
         return np.array([row for row in found if row is not None], np.int64)

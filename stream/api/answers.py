@@ -26,6 +26,7 @@ from features.events import current_ms
 from features.rows import UserRow
 from stream.filtering import ItemFilter
 from stream.inference import REST_S, CircuitBreaker
+from stream.list_rules import RequestRules
 from stream.metrics import LogThrottle
 from stream.recommendations import RankedLists, RecommendationRequest
 from stream.recommender import Recommender
@@ -165,6 +166,7 @@ class Question(NamedTuple):
         candidates: of who wants these items in order, and no others.
         wanted: what may be in the list; None: all.
         explained: whether each item says what its score is the sum of.
+        rules: which of that it has, and where.
     """
 
     view: RowView
@@ -172,6 +174,7 @@ class Question(NamedTuple):
     candidates: Sequence[str] = ()
     wanted: ItemFilter | None = None
     explained: bool = False
+    rules: RequestRules | None = None
 
 
 class Found(NamedTuple):
@@ -297,4 +300,5 @@ def _request(question: Question, row: UserRow) -> RecommendationRequest:
         candidates=tuple(dict.fromkeys(question.candidates)),
         wanted=question.wanted,
         explained=question.explained,
+        rules=question.rules,
     )

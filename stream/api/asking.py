@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Coroutine, Mapping, Sequence
+from contextlib import suppress
 from time import perf_counter
 from typing import Any
 from uuid import uuid4
@@ -17,11 +18,15 @@ from headwater_client import (
 from headwater_client.events import PlacementTrial, Recommendation, Shadow
 from msgspec.structs import replace
 
+from features.columns import AttributeValue
 from features.events import current_ms
+from features.rules.compiler import PERSON, SEGMENT
+from features.rules.conditions import Scope
+from features.rules.segments import SegmentValues
 from features.topics import Hash, hash64
 from stream.api.answers import Found, Question
 from stream.api.cursor import read_cursor
-from stream.api.filters import ListQuery, ListWish, read_filter, read_wish
+from stream.api.filters import ListQuery, ListWish, asks_for_person, read_filter, read_wish
 from stream.api.intake import GUEST, served_message
 from stream.api.own_writes import OwnWrites
 from stream.api.parts import ApiCall, ApiParts, Operations
@@ -50,7 +55,7 @@ class ListOperations(Operations):
         """
         query: contract.RecommendationQuery = call.body
         _check_guest(query)
-        awaited, wish = self._writes.read_offsets(query), self._read_wish(query)
+        awaited, wish = self._writes.read_offsets(query), await self._read_wish(query)
         cursor, shown = read_cursor(query), await self._read_shown(query)
         events, recording = self._writes.take_events(call, query)
         if awaited:
@@ -58,7 +63,7 @@ class ListOperations(Operations):
         view = make_view(query.person, events, query.exclude)._replace(
             merged_id=query.guest or "", left_out_hashes={*cursor.shown, *(shown or ())}
         )
-        question = Question(view, wish.limit, wanted=wish.wanted, explained=query.explain)
+        question = wish.ask(view, explained=query.explain)
         start_s = perf_counter()
         found, recorded = await wait_for_both(self._parts.answerer.answer(question), recording)
         seconds = perf_counter() - start_s
@@ -91,15 +96,15 @@ class ListOperations(Operations):
         """What a guest would be recommended who has looked at these items a moment ago."""
         query: contract.SimilarQuery = call.body
         view = make_view(None, make_looks(query.items), [*query.exclude, *query.items])
-        wish = self._read_wish(query)
-        found = await self._parts.answerer.answer(Question(view, wish.limit, wanted=wish.wanted))
+        wish = await self._read_wish(query)
+        found = await self._parts.answerer.answer(wish.ask(view))
         answer, _ = await self._list_answer(found, wish, None, None)
         return answer
 
     async def rank_items(self, call: ApiCall) -> contract.RankAnswer:
         """The caller's list in order; as `recommend`."""
         query: contract.RankQuery = call.body
-        wanted = read_filter(self._parts.items, query.filter, query.context)
+        wanted = read_filter(self._parts.items, query.filter, await self._read_scope(query))
         allowed = wanted.choose(query.items) if wanted else set(query.items)
         events, recording = self._writes.take_events(call, query)
         view = make_view(query.person, events, ())
@@ -111,7 +116,7 @@ class ListOperations(Operations):
         ]
         left = allowed - {item.item_id for item in placed}
         rest = [name for name in dict.fromkeys(query.items) if name in left]
-        described = _describe(found, found.lists.fallback)
+        described = _describe(found, found.lists.fallback, uuid4().hex)
         if query.person is not None:
             served = _make_served(query.person, found._replace(items=shown), described)
             self._parts.publisher.send(served_message(served))
@@ -151,9 +156,32 @@ class ListOperations(Operations):
                 break
         return contract.PopularAnswer(items=found[:limit], produced_time=now_ms)
 
-    def _read_wish(self, query: ListQuery) -> ListWish:
+    async def _read_wish(self, query: ListQuery) -> ListWish:
+        scope = await self._read_scope(query)
         parts = self._parts
-        return read_wish(parts.items, parts.placements, parts.trials, query)
+        return read_wish(parts.items, parts.placements, parts.trials, query, scope)
+
+    async def _read_scope(self, query: ListQuery | contract.RankQuery) -> Scope:
+        """What expressions get of a request; of the person only where they ask for it."""
+        if not asks_for_person(self._parts.placements, self._parts.trials, query):
+            return {"context": query.context}
+        person = await self._read_attributes(getattr(query, "person", None))
+        scope: Scope = {"context": query.context, PERSON: person}
+        known = self._parts.placements.segments.items()
+        segments = {name: each.segment.filter for name, each in known}
+        return {**scope, SEGMENT: SegmentValues(segments, scope)}
+
+    async def _read_attributes(self, person: str | None) -> Mapping[str, AttributeValue]:
+        """What an app knows of a person; nothing of a guest, and while the store is away.
+
+        Then the answer says so itself: it needs the store, too.
+        """
+        if person is None:
+            return {}
+        with suppress(HeadwaterError, TimeoutError):
+            async with asyncio.timeout(self._parts.deadline_s / 2):
+                return await self._parts.read_attributes(person)
+        return {}
 
     async def _list_answer(
         self, found: Found, wish: ListWish, person: str | None, recorded: str | None
@@ -163,7 +191,7 @@ class ListOperations(Operations):
         fallback = found.lists.fallback or all(item.reason == POPULAR for item in found.items)
         if fallback and wish.is_empty_without_version:
             found = found._replace(items=[])
-        described = _describe(found, fallback)
+        described = _describe(found, fallback, wish.list_id)
         placed: dict[str, Any] = {"missing": self._missing(found, wish)}
         if wish.placement is not None:
             name, revision = wish.placement.name, wish.revision
@@ -213,7 +241,7 @@ class ListOperations(Operations):
         assert served.trial is not None
         shadow = Shadow(model_version=served.model_version, failed=wish.tried.failed)
         if (unseen := wish.tried.shadow) is not None:
-            question, start_s = Question(view, unseen.limit, wanted=unseen.wanted), perf_counter()
+            question, start_s = unseen.ask(view), perf_counter()
             try:
                 found = await self._parts.answerer.answer(question)
             except HeadwaterError as error:
@@ -297,11 +325,11 @@ def _find_unexplained(found: Found) -> str:
     )
 
 
-def _describe(found: Found, fallback: bool) -> dict[str, Any]:
+def _describe(found: Found, fallback: bool, list_id: str) -> dict[str, Any]:
     """What answers say of themselves."""
     lists = found.lists
     return {
-        "recommendation_id": uuid4().hex,
+        "recommendation_id": list_id,
         "model_version": POPULAR_ITEMS if fallback else lists.model_version,
         "variant": lists.variant,
         "fallback": fallback,

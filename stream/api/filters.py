@@ -1,16 +1,24 @@
 """What a request says of its list: a placement, a filter, a limit; and what is wrong with it."""
 
-from collections.abc import Mapping
+from contextlib import suppress
 from typing import NamedTuple
+from uuid import uuid4
 
 from headwater_client import EventError, contract
 from headwater_client.contract import PlacementAnswer, PlacementRules
 from msgspec.structs import replace
 
 from features.placements import PlacementTable
+from features.rules.compiler import PERSON, SEGMENT
+from features.rules.conditions import Scope
 from features.rules.errors import RuleError
+from features.rules.filters import compile_filter
+from features.rules.plans import find_conditions, has_rules
+from stream.api.answers import Question
 from stream.api.problems import RequestError, make_problem
 from stream.filtering import FilterableItems, ItemFilter
+from stream.list_rules import RequestRules
+from stream.row_updates import RowView
 from stream.trials import PlacementPart, PlacementTrials
 
 ListQuery = contract.RecommendationQuery | contract.SimilarQuery | contract.TogetherQuery
@@ -25,6 +33,8 @@ class ListWish(NamedTuple):
         placement: which it is for.
         rules: of the placement, or those that are tried out there.
         tried: where other rules of the placement are tried out.
+        bound: the same rules for this request; None where its list is the best by their scores.
+        list_id: the recommendation_id of the list; what is left to chance falls by it.
     """
 
     limit: int | None = None
@@ -32,6 +42,12 @@ class ListWish(NamedTuple):
     placement: PlacementAnswer | None = None
     rules: PlacementRules | None = None
     tried: "TriedRules | None" = None
+    bound: RequestRules | None = None
+    list_id: str = ""
+
+    def ask(self, view: RowView, *, explained: bool = False) -> Question:
+        """The question of such a list for a person."""
+        return Question(view, self.limit, wanted=self.wanted, explained=explained, rules=self.bound)
 
     @property
     def is_empty_without_version(self) -> bool:
@@ -60,59 +76,96 @@ class TriedRules(NamedTuple):
     shadow: ListWish | None = None
 
 
+class _Asked(NamedTuple):
+    """A request, its own filter, what expressions get of it, and the id of its list."""
+
+    query: ListQuery
+    own: ItemFilter | None
+    scope: Scope
+    list_id: str
+
+
+def asks_for_person(
+    placements: PlacementTable, trials: PlacementTrials, query: ListQuery | contract.RankQuery
+) -> bool:
+    """Whether an expression of a request, or of its placement, asks what is known of the person."""
+    texts = [] if query.filter is None else [query.filter]
+    placed = placements.known.get(getattr(query, "placement", None) or "")
+    if placed is not None:
+        part = _find_part(trials, placed, query)
+        rules = [placed.placement, part and (part.tried or part.shadow)]
+        texts += [text for each in rules if each for _, text in find_conditions(each)]
+    return any(map(_asks_for_person, texts))
+
+
+def _asks_for_person(text: str) -> bool:
+    # Most name no person: then nothing has to be compiled. What has a fault is refused at its use.
+    with suppress(RuleError):
+        return (PERSON in text or SEGMENT in text) and compile_filter(text).asks_for_person
+    return False
+
+
+def _find_part(
+    trials: PlacementTrials, placed: PlacementAnswer, query: ListQuery | contract.RankQuery
+) -> PlacementPart | None:
+    # A guest is somebody new each time, of whom no trial can learn.
+    person = query.person if isinstance(query, contract.RecommendationQuery) else None
+    return None if person is None else trials.assign(placed, person)
+
+
 def read_wish(
     items: FilterableItems,
     placements: PlacementTable,
     trials: PlacementTrials,
     query: ListQuery,
+    scope: Scope,
 ) -> ListWish:
     """What a request says of its list.
+
+    Args:
+        scope: what expressions get of the request.
 
     Raises:
         EventError: there is no such placement.
         RequestError: a filter cannot be used.
     """
-    own = read_filter(items, query.filter, query.context)
+    asked = _Asked(query, read_filter(items, query.filter, scope), scope, uuid4().hex)
     if query.placement is None:
-        return ListWish(query.limit, own)
+        return ListWish(query.limit, asked.own, list_id=asked.list_id)
     placed = placements.known.get(query.placement)
     if placed is None:
         there = ", ".join(sorted(placements.known)) or "none"
         remedy = f"there are {there}: headwater placements put {query.placement}"
         raise EventError("placement", query.placement, remedy)
     try:
-        wish = _bind(items, placed.placement, query, own)._replace(placement=placed)
+        wish = _bind(items, placed.placement, asked)._replace(placement=placed)
     except RuleError as error:
         raise describe_rule(error, "placement") from error
-    # A guest is somebody new each time, of whom no trial can learn.
-    person = query.person if isinstance(query, contract.RecommendationQuery) else None
-    part = trials.assign(placed, person) if person is not None else None
-    return wish if part is None else _try_out(items, part, wish, (query, own))
+    part = _find_part(trials, placed, query)
+    return wish if part is None else _try_out(items, part, wish, asked)
 
 
-def _bind(
-    items: FilterableItems,
-    rules: PlacementRules,
-    query: ListQuery,
-    own: ItemFilter | None,
-) -> ListWish:
+def _bind(items: FilterableItems, rules: PlacementRules, asked: _Asked) -> ListWish:
     """Rules for one request.
 
     Raises:
         RuleError: the request lacks what they ask for.
     """
-    wanted = own
+    query, wanted, scope, list_id = asked
     if rules.filter is not None:
-        bound = items.apply_filter(rules.filter, {"context": query.context})
-        wanted = bound.join(own) if own else bound
-    return ListWish(query.limit or rules.limit, wanted, rules=rules)
+        own, wanted = wanted, items.apply_filter(rules.filter, scope)
+        wanted = wanted.join(own) if own else wanted
+    for _, text in find_conditions(rules):
+        compile_filter(text).check_scope(scope)
+    bound = None
+    if has_rules(rules):
+        bound = RequestRules(items, rules, scope, wanted, list_id)
+    limit = query.limit or rules.limit
+    return ListWish(limit, wanted, rules=rules, bound=bound, list_id=list_id)
 
 
 def _try_out(
-    items: FilterableItems,
-    part: PlacementPart,
-    wish: ListWish,
-    asked: tuple[ListQuery, ItemFilter | None],
+    items: FilterableItems, part: PlacementPart, wish: ListWish, asked: _Asked
 ) -> ListWish:
     """The list as this person's part in the trial of its placement has it.
 
@@ -120,13 +173,12 @@ def _try_out(
 
     Args:
         wish: by the placement's own rules.
-        asked: the request, and its own filter.
     """
     rules = part.tried or part.shadow
     if rules is None:
         return wish._replace(tried=TriedRules(part))
     try:
-        bound = _bind(items, rules, *asked)._replace(placement=wish.placement)
+        bound = _bind(items, rules, asked)._replace(placement=wish.placement)
     except RuleError as error:
         return wish._replace(tried=TriedRules(part, f"the rules that are tried out: {error}"))
     if part.tried is not None:
@@ -134,9 +186,7 @@ def _try_out(
     return wish._replace(tried=TriedRules(part, shadow=bound))
 
 
-def read_filter(
-    items: FilterableItems, text: str | None, context: Mapping[str, contract.ContextValue]
-) -> ItemFilter | None:
+def read_filter(items: FilterableItems, text: str | None, scope: Scope) -> ItemFilter | None:
     """The filter of a request; None where it has none.
 
     Raises:
@@ -145,7 +195,7 @@ def read_filter(
     if text is None:
         return None
     try:
-        return items.make_filter(text, {"context": context})
+        return items.make_filter(text, scope)
     except RuleError as error:
         raise describe_rule(error, "filter") from error
 

@@ -239,7 +239,7 @@ async def _answer(operation: str, work: Awaitable[Response], write: WriteProblem
 def _may_have_body(operation: Operation, request: Request) -> bool:
     """Whether a body is expected, or there is one: those of other systems may leave it out."""
     if operation.path.startswith("/v1/"):
-        return operation.method != "GET"
+        return operation.method not in ("GET", "DELETE")
     headers = request.headers
     return headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
 

@@ -38,7 +38,7 @@ class TogetherOperations(ListOperations):
             RequestError: the key may not send events.
         """
         query: contract.TogetherQuery = call.body
-        wish, asked = self._read_wish(query), list(dict.fromkeys(query.items))
+        wish, asked = await self._read_wish(query), list(dict.fromkeys(query.items))
         events, recording = self._writes.take_events(call, query)
         view = make_view(query.person, [*events, *make_looks(asked)], [*query.exclude, *asked])
         question = Question(view, wish.limit, wanted=wish.wanted)

@@ -18,6 +18,9 @@ REASONS = (
     # A placement that nobody has made.
     "headwater placements put",
     "expected a cursor of an answer",
+    # An attribute that no item has, and two pins of one place.
+    "no item has it",
+    "another pin has it already",
     # To JSON Schema 7.0 is an integer.
     r"Expected `int( \| null)?`, got `float`",
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import shutil
 import signal
 import subprocess
@@ -13,11 +14,15 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 from uuid import uuid4
 
+import msgspec
 import pytest
 from gorse import AsyncGorse, Gorse, GorseException
-from headwater_client import EVENT_TYPES, Item
+from headwater_client import EVENT_TYPES, Item, decode, encode
+from headwater_client.events import Recommendation
+from headwater_client.topics import SERVED
 
 from bench.api.known_people import KnownPeople
 from bench.harness.processes import folder_variables
@@ -40,6 +45,7 @@ from stream.routing import Routes
 from tests.harness.api_service import Service, category_of, pid_of, serving_api
 from tests.harness.models import ITEMS, SETTINGS, untrained
 from tests.harness.servers import pause
+from tests.harness.topic_reader import TopicReader
 from tests.harness.waiting import wait_until
 from tests.harness.workers import environment
 
@@ -307,10 +313,19 @@ def test_a_placement_changes_lists_without_a_restart(service: Service) -> None:
     ):
         status, problem = service.call("PUT", f"/v1/placements/{name.replace(' ', '%20')}", rules)
         assert (status, problem["field"]) == (400, field), problem
+    path = service.log.with_name("rules.json")
+    path.write_text('{"pins": [{"item_id": "i60", "place": 1}], "limit": 3}')
+    put = ("placements", "put", place, "--rules", str(path), "--limit", "2")
+    assert try_command(service, *put).returncode == 0
+    assert '"pins":[{"item_id":"i60"' in try_command(service, "placements", "show", place).stdout
+    assert "limit 2" in try_command(service, "placements", "show", place).stdout
+    path.write_text('{"boosts": [{"filter": "item.cost < 1", "factor": 2}]}')
+    refused = try_command(service, *put)
+    assert "boosts[0].filter: column 1: there is no item.cost" in refused.stderr
     refused = try_command(service, "placements", "put", place, "--filter", "item.cost < 1")
     assert refused.returncode != 0
     assert "column 1: there is no item.cost" in refused.stderr
-    assert try_command(service, "placements", "delete", place).returncode == 0
+    assert try_command(service, "placements", "remove", place).returncode == 0
     wait_until(lambda: service.call("POST", ASK, asked)[0] == 400, 30)
     assert "there are" in try_command(service, "placements", "show", place).stderr
 
@@ -487,6 +502,199 @@ def test_types_of_the_settings_are_events_as_any_other(service: Service) -> None
     assert best not in items(service.take("POST", ASK, asked))
     document = service.take("GET", "/openapi.json")
     assert "wishlist" in document["components"]["schemas"]["Event"]["discriminator"]["mapping"]
+
+
+def place_with(service: Service, **rules: Any) -> str:
+    """A placement of its own with these rules."""
+    place = f"p{uuid4().hex[:8]}"
+    service.take("PUT", f"/v1/placements/{place}", rules)
+    return place
+
+
+def test_a_placement_has_rules_beyond_filters(service: Service) -> None:
+    best = items(service.take("POST", ASK, {"person": "eve", "limit": 100}))
+    pinned = best[40]
+    promoted = next(name for name in reversed(best) if category_of(name) != category_of(pinned))
+    place = place_with(
+        service,
+        limit=10,
+        pins=[{"item_id": pinned, "place": 2}],
+        at_most=[{"by": "category", "items": 2}],
+        promotions=[{"filter": f"item.id == '{promoted}'", "every": 5, "label": "spring"}],
+    )
+    found = service.take("POST", ASK, {"person": "eve", "placement": place})
+    names = items(found)
+    assert (len(names), names[1], names[4]) == (10, pinned, promoted)
+    kinds = [item.get("placed_by", "") for item in found["items"]]
+    assert kinds == ["", "pin", "", "", "promotion", *[""] * 5]
+    assert found["items"][4]["label"] == "spring"
+    # Five categories: each has its two places.
+    held = [category_of(name) for name in names]
+    assert {held.count(name) for name in held} == {2}
+    assert "missing" not in found
+    without = {"person": "eve", "placement": place, "exclude": [pinned]}
+    assert pinned not in items(service.take("POST", ASK, without))
+
+
+def test_boosts_find_what_the_versions_best_hundred_lack(service: Service) -> None:
+    text = "'c3' in item.category"
+    only = service.take("POST", ASK, {"person": "eve", "filter": text})
+    raised = place_with(service, boosts=[{"filter": text, "factor": 1000}])
+    found = service.take("POST", ASK, {"person": "eve", "placement": raised})
+    assert items(found) == items(only)
+    for item, alone in zip(found["items"], only["items"], strict=True):
+        assert item["score"] == pytest.approx(alone["score"] + math.log(1000), abs=1e-3)
+    buried = place_with(service, boosts=[{"filter": text, "factor": 0.001}])
+    found = service.take("POST", ASK, {"person": "eve", "placement": buried})
+    assert len(items(found)) == 10
+    assert "c3" not in {category_of(name) for name in items(found)}
+    # Among what a filter leaves, too.
+    some = "item.id.startsWith('i1')"
+    both = {"person": "eve", "placement": raised, "filter": some, "limit": 40}
+    held = [category_of(name) == "c3" for name in items(service.take("POST", ASK, both))]
+    assert held == sorted(held, reverse=True)
+    assert 0 < sum(held) < len(held) == 40
+
+
+def test_rules_know_what_an_app_has_said_of_a_person(service: Service) -> None:
+    person, text = uuid4().hex, "person.likes in item.category"
+    place = place_with(service, boosts=[{"filter": "person.vip && item.id == 'i42'", "factor": 9}])
+    service.take("PUT", f"/v1/people/{person}/attributes", {"attributes": {"likes": "c4"}})
+
+    def categories(**query: Any) -> set[str]:
+        return {category_of(name) for name in items(service.take("POST", ASK, query))}
+
+    wait_until(lambda: categories(person=person, filter=text) == {"c4"}, 30)
+    ranked = {"person": person, "items": ["i1", "i4", "i9"], "filter": text}
+    assert set(items(service.take("POST", "/v1/rank", ranked))) == {"i4", "i9"}
+    # Of others nothing is known: no item is certain to be what they like.
+    for query in ({"person": uuid4().hex}, {"events": [click("i1")]}):
+        assert categories(**query, filter=text) == set()
+        unless = f"!has(person.likes) || {text}"
+        assert len(categories(**query, filter=unless)) > 1
+    for query in ({"person": person}, {"events": [click("i1")]}):
+        assert len(items(service.take("POST", ASK, {**query, "placement": place}))) == 10
+    status, problem = service.call("GET", f"/v1/popular?filter={quote(text)}")
+    assert (status, problem["column"]) == (400, 1)
+    assert "the request has no person.likes" in problem["remedy"]
+
+
+def test_segments_are_people_by_a_name(service: Service) -> None:
+    person, name = uuid4().hex, f"s{uuid4().hex[:8]}"
+    path = f"/v1/segments/{name}"
+    rules = {"filter": "person.spent > 100 || context.campaign == 'vip'"}
+    made = service.take("PUT", path, rules)
+    assert made["segment"] == rules
+    assert made in service.take("GET", "/v1/segments")["segments"]
+    place = place_with(service, filter=f"!segment.{name} || 'c2' in item.category")
+
+    def categories(**query: Any) -> set[str]:
+        found = service.take("POST", ASK, {"placement": place, **query})
+        return {category_of(item) for item in items(found)}
+
+    assert len(categories(person=person)) > 1
+    assert categories(person=person, context={"campaign": "vip"}) == {"c2"}
+    service.take("PUT", f"/v1/people/{person}/attributes", {"attributes": {"spent": 101}})
+    wait_until(lambda: categories(person=person) == {"c2"}, 30)
+    assert len(categories(events=[click("i1")])) > 1
+    for text, column, remedy in (
+        ("item.price > 1", 1, "a segment is of people"),
+        (f"segment.{name}", 1, "no other segment"),
+        ("person.", 8, ""),
+    ):
+        status, problem = service.call("PUT", "/v1/segments/other", {"filter": text})
+        assert (status, problem["field"], problem["column"]) == (400, "filter", column), problem
+        assert remedy in problem["remedy"]
+    status, problem = service.call("POST", ASK, {"filter": "segment.nobody"})
+    assert (status, problem["field"], problem["column"]) == (400, "filter", 1)
+    assert "there is no segment.nobody: there are" in problem["remedy"]
+    broken = {"filter": "true && segment.nobody"}
+    status, problem = service.call("PUT", "/v1/placements/broken", broken)
+    assert (status, problem["field"], problem["column"]) == (400, "filter", 9)
+    status, problem = service.call("DELETE", path)
+    assert (status, problem["field"]) == (400, "name")
+    assert place in problem["remedy"]
+    assert place in try_command(service, "segments", "remove", name).stderr
+    service.take("DELETE", f"/v1/placements/{place}")
+    assert try_command(service, "segments", "put", name, "--filter", "person.vip").returncode == 0
+    wait_until(lambda: service.take("GET", "/v1/segments")["segments"] != [made], 30)
+    assert "filter person.vip" in try_command(service, "segments", "list").stdout
+    assert service.take("DELETE", path)["name"] == name
+    assert service.call("DELETE", path)[0] == 404
+
+
+def test_a_varied_list_begins_with_what_is_unlike(service: Service) -> None:
+    place = place_with(service, diversity={"strength": 0.9, "by": ["category"]})
+    found = service.take("POST", ASK, {"person": "eve", "placement": place})
+    assert len({category_of(name) for name in items(found)[:5]}) == 5
+    assert len(items(found)) == 10
+
+
+def test_what_is_tried_out_is_logged_with_its_probability(service: Service) -> None:
+    tried = [name for name in ("i101", "i102", "i103") if service.is_on_sale(name)]
+    text = f"item.id in {tried}"
+    place = place_with(service, exploration={"share": 0.5, "filter": text}, limit=4)
+    with closing(TopicReader(service.settings.kafka, SERVED)) as reader:
+        answers = [
+            service.take("POST", ASK, {"person": f"eve{at}", "placement": place})
+            for at in range(20)
+        ]
+        messages = reader.read(20)
+    served = [decode(Recommendation, message.value()) for message in messages]
+    by_id = {each.recommendation_id: encode(each.items) for each in served}
+    explored = 0
+    for answer in answers:
+        assert msgspec.json.decode(by_id[answer["recommendation_id"]]) == answer["items"]
+        assert len(answer["items"]) == 4
+        left = set(tried)
+        for item in answer["items"]:
+            by_chance = 0.5 / len(left) if left else 0.0
+            chances = [by_chance] if item.get("placed_by") == "exploration" else [0.5, 1.0]
+            chances += [0.5 + by_chance]
+            assert any(item["probability"] == pytest.approx(each) for each in chances)
+            explored += item.get("placed_by") == "exploration"
+            left.discard(item["item_id"])
+    assert 0 < explored < 80
+
+
+def test_faulty_rules_are_named_by_their_field(service: Service) -> None:
+    wait_until_priced(service, "i60", 25.0)
+    path = "/v1/placements/faulty"
+    for rules, field, column, remedy in (
+        (
+            {"boosts": [{"filter": "item.cost > 1", "factor": 2}]},
+            "boosts[0].filter",
+            1,
+            "there is no item.cost",
+        ),
+        (
+            {"promotions": [{"filter": "item.attributes.hue == 1", "every": 3}]},
+            "promotions[0].filter",
+            1,
+            "no item has an attribute 'hue'",
+        ),
+        ({"exploration": {"share": 0.1, "filter": "item."}}, "exploration.filter", 6, ""),
+        ({"at_most": [{"by": "attributes.hue", "items": 1}]}, "at_most[0].by", None, "brand"),
+        ({"diversity": {"strength": 0.5, "by": ["colour"]}}, "diversity.by[0]", None, "brand"),
+        (
+            {"pins": [{"item_id": "i1", "place": 1}, {"item_id": "i2", "place": 1}]},
+            "pins[1].place",
+            None,
+            "another pin",
+        ),
+        ({"exploration": {"share": 0.9}}, "exploration.share", None, "<= 0.5"),
+        ({"boosts": [{"filter": "true", "factor": 0}]}, "boosts[0].factor", None, ">= 0.001"),
+    ):
+        status, problem = service.call("PUT", path, rules)
+        assert (status, problem["field"], problem.get("column")) == (400, field, column), problem
+        assert remedy in problem["remedy"]
+    place = place_with(service, boosts=[{"filter": "item.price < context.budget", "factor": 2}])
+    status, problem = service.call("POST", ASK, {"placement": place})
+    assert (status, problem["field"], problem["column"]) == (400, "placement", 14)
+    assert service.take("DELETE", f"/v1/placements/{place}")["name"] == place
+    status, problem = service.call("DELETE", f"/v1/placements/{place}")
+    assert (status, problem["type"]) == (404, "/docs#not-found")
+    assert service.call("POST", ASK, {"placement": place})[0] == 400
 
 
 def try_command(service: Service, *words: str) -> subprocess.CompletedProcess[str]:

@@ -11,16 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from headwater_client.contract import (
-    AtMost,
-    Boost,
-    Diversity,
-    Exploration,
-    ListRules,
-    Pin,
-    Promotion,
-)
 from headwater_client.events import Item
+from headwater_client.rules import AtMost, Boost, Diversity, Exploration, ListRules, Pin, Promotion
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 

@@ -218,7 +218,55 @@ export interface paths {
          */
         put: operations["put_placement"];
         post?: never;
+        /**
+         * Remove a placement; whoever asks for it is refused from then on
+         * @description Asks for a key with the scope `administer`.
+         */
+        delete: operations["delete_placement"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/segments": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * The segments, as this service follows them
+         * @description Asks for a key with the scope `administer`.
+         */
+        get: operations["list_segments"];
+        put?: never;
+        post?: never;
         delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/segments/{name}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        /**
+         * Make a segment of people, or change it; it counts at once
+         * @description Asks for a key with the scope `administer`.
+         */
+        put: operations["put_segment"];
+        post?: never;
+        /**
+         * Remove a segment that no placement asks for
+         * @description Asks for a key with the scope `administer`.
+         */
+        delete: operations["delete_segment"];
         options?: never;
         head?: never;
         patch?: never;
@@ -439,6 +487,21 @@ export interface components {
             quantity?: number | null;
         };
         /**
+         * AtMost
+         * @description At most `items` of one brand, one category, one value of any attribute in the first places.
+         *
+         *         `places`: how many; the whole list by default. An item in several categories counts for each;
+         *         one without a value for none.
+         */
+        AtMost: {
+            /** @description of items, as filters name it after item: brand, category, attributes.color */
+            by: string;
+            /** @description of a list, counted from 1 */
+            items: number;
+            /** @default null */
+            places?: number | null;
+        };
+        /**
          * AttributesAnswer
          * @description Kafka has the attributes on all in-sync replicas; `place` is where they stand.
          */
@@ -457,6 +520,18 @@ export interface components {
             attributes: {
                 [key: string]: string | number | boolean | null;
             };
+        };
+        /**
+         * Boost
+         * @description What a filter finds counts as so many times as likely as the version says.
+         *
+         *         A `factor` above 1 raises it, one below 1 buries it. A version's score is a logarithm of odds:
+         *         the natural logarithm of the factor is added to it; a popular item's count is multiplied.
+         */
+        Boost: {
+            /** @description what may be in the list, in a subset of CEL, such as item.price < context.budget && 'shoes' in item.category; a list is full as long as enough items are allowed */
+            filter: string;
+            factor: number;
         };
         /**
          * Click
@@ -643,6 +718,19 @@ export interface components {
             /** @default null */
             quantity?: number | null;
         };
+        /**
+         * Diversity
+         * @description How much a list is varied: each place goes to what is likely, and unlike those before it.
+         *
+         *         The best by (1 - strength) * p - strength * s (maximal marginal relevance): p is how likely the
+         *         item is beside the likeliest, s its greatest likeness to an item before it. Two items are as
+         *         alike as the share of their values `by` these attributes that both have (Jaccard); category and
+         *         brand by default.
+         */
+        Diversity: {
+            strength: number;
+            by?: string[];
+        };
         /** @description An event of a registered type. A new `event_id`, `timestamp` now and, where the request names a person, `user_id` are filled in. */
         Event: components["schemas"]["ClickEvent"] | components["schemas"]["PurchaseEvent"] | components["schemas"]["AddToCartEvent"] | components["schemas"]["RatingEvent"] | components["schemas"]["PlayEvent"] | components["schemas"]["DislikeEvent"] | components["schemas"]["HideEvent"] | components["schemas"]["RemoveFromCartEvent"] | components["schemas"]["ReturnEvent"] | components["schemas"]["ImpressionEvent"];
         /**
@@ -674,6 +762,19 @@ export interface components {
             accepted: number;
             refused: number;
             events: components["schemas"]["EventAnswer"][];
+        };
+        /**
+         * Exploration
+         * @description A share of places that try out items: each of them is as likely there as any other.
+         *
+         *         `filter` says which items; by default those that the version has not learned, and where there
+         *         are none, all that are allowed. Each item of the list says with which probability it has its
+         *         place, so that the log can tell what other rules would have earned.
+         */
+        Exploration: {
+            share: number;
+            /** @default null */
+            filter?: string | null;
         };
         /**
          * Fallback
@@ -955,6 +1056,16 @@ export interface components {
             };
         };
         /**
+         * Pin
+         * @description An item that has a place of its own, unless it may not be shown to this person.
+         */
+        Pin: {
+            /** @description 1 to 256 characters */
+            item_id: string;
+            /** @description of a list, counted from 1 */
+            place: number;
+        };
+        /**
          * PlacementAnswer
          * @description A placement; `revision` grows with each change of any placement, and an answer names it.
          */
@@ -968,6 +1079,18 @@ export interface components {
          * @description How the lists of a place are made: what may be in them, how long they are, what stands in.
          */
         PlacementRules: {
+            /** @default [] */
+            boosts?: components["schemas"]["Boost"][];
+            /** @default [] */
+            pins?: components["schemas"]["Pin"][];
+            /** @default [] */
+            at_most?: components["schemas"]["AtMost"][];
+            /** @default null */
+            diversity?: components["schemas"]["Diversity"] | null;
+            /** @default null */
+            exploration?: components["schemas"]["Exploration"] | null;
+            /** @default [] */
+            promotions?: components["schemas"]["Promotion"][];
             /** @default null */
             filter?: string | null;
             /** @default null */
@@ -1118,6 +1241,19 @@ export interface components {
             column?: number | null;
             /** @default [] */
             errors?: components["schemas"]["Problem"][];
+        };
+        /**
+         * Promotion
+         * @description What a filter finds has at least one of `every` so many places, marked with the `label`.
+         *
+         *         Where none has come by itself, the last of these places goes to the best of them.
+         */
+        Promotion: {
+            /** @description what may be in the list, in a subset of CEL, such as item.price < context.budget && 'shoes' in item.category; a list is full as long as enough items are allowed */
+            filter: string;
+            every: number;
+            /** @default  */
+            label?: string;
         };
         /**
          * Purchase
@@ -1530,6 +1666,14 @@ export interface components {
             };
         };
         /**
+         * RemovalAnswer
+         * @description A placement or segment is no more; `revision` is that of its removal.
+         */
+        RemovalAnswer: {
+            name: string;
+            revision: number;
+        };
+        /**
          * RemoveFromCart
          * @description A person took an item out of the cart again.
          *
@@ -1734,6 +1878,32 @@ export interface components {
             quantity?: number | null;
             /** @default null */
             taken_time?: number | null;
+        };
+        /**
+         * SegmentAnswer
+         * @description A segment; `revision` grows with each change of any segment or placement.
+         */
+        SegmentAnswer: {
+            name: string;
+            revision: number;
+            segment: components["schemas"]["SegmentRules"];
+        };
+        /**
+         * SegmentRules
+         * @description Whom a segment is of: those of whom a filter over `person` and `context` is true.
+         *
+         *         Filters and rules ask for it by its name: segment.vip.
+         */
+        SegmentRules: {
+            /** @description what may be in the list, in a subset of CEL, such as item.price < context.budget && 'shoes' in item.category; a list is full as long as enough items are allowed */
+            filter: string;
+        };
+        /**
+         * SegmentsAnswer
+         * @description All segments, by name.
+         */
+        SegmentsAnswer: {
+            segments: components["schemas"]["SegmentAnswer"][];
         };
         /** @description An event that says whose it is. */
         SentEvent: components["schemas"]["Event"];
@@ -2212,6 +2382,132 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["PlacementAnswer"];
+                };
+            };
+            /** @description a problem (RFC 9457) */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    delete_placement: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description answered */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["RemovalAnswer"];
+                };
+            };
+            /** @description a problem (RFC 9457) */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    list_segments: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description answered */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SegmentsAnswer"];
+                };
+            };
+            /** @description a problem (RFC 9457) */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    put_segment: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["SegmentRules"];
+            };
+        };
+        responses: {
+            /** @description answered */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SegmentAnswer"];
+                };
+            };
+            /** @description a problem (RFC 9457) */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    delete_segment: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description answered */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["RemovalAnswer"];
                 };
             };
             /** @description a problem (RFC 9457) */

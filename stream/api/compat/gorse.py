@@ -10,7 +10,6 @@ import msgspec
 from headwater_client import EventError, RecommendedItem, decode, encode
 from headwater_client.contract import (
     MAX_EVENTS,
-    MAX_LIMIT,
     PersonAnswer,
     PopularQuery,
     Problem,
@@ -19,6 +18,7 @@ from headwater_client.contract import (
 )
 from headwater_client.events import Item
 from headwater_client.operations import Operation
+from headwater_client.rules import MAX_LIMIT
 from msgspec import Struct
 from msgspec.structs import replace as replace_fields
 

@@ -23,6 +23,7 @@ from headwater_client.contract import (
     Problem,
     RankQuery,
     RecommendationQuery,
+    SegmentRules,
     SimilarQuery,
 )
 from headwater_client.errors import SettingsError
@@ -70,7 +71,7 @@ def peer(*answers: tuple[int, Any, dict[str, str]]) -> Iterator[Peer]:
             self.end_headers()
             self.wfile.write(sent)
 
-        do_GET = do_POST = do_PUT = answer  # noqa: N815  (http.server's names)
+        do_GET = do_POST = do_PUT = do_DELETE = answer  # noqa: N815  (http.server's names)
 
         def log_message(self, *_: Any) -> None:
             pass
@@ -107,6 +108,10 @@ def test_each_operation_is_sent_as_the_contract_has_it() -> None:
         {"accepted": 1},
         {"placements": []},
         {"name": "home", "revision": 7, "placement": {"limit": 4}},
+        {"name": "home", "revision": 8},
+        {"segments": []},
+        {"name": "vip", "revision": 9, "segment": {"filter": "person.vip"}},
+        {"name": "vip", "revision": 10},
         {"release": "1", "versions": {}},
     ]
     with peer(*((200, answer, {}) for answer in answers)) as told, ApiClient(told.url, "k") as api:
@@ -121,6 +126,10 @@ def test_each_operation_is_sent_as_the_contract_has_it() -> None:
         api.put_items([Item(item_id="lamp", available=False)])
         assert api.list_placements().placements == []
         assert api.put_placement("home", PlacementRules(limit=4)).revision == 7
+        assert api.delete_placement("home").revision == 8
+        assert api.list_segments().segments == []
+        assert api.put_segment("vip", SegmentRules(filter="person.vip")).revision == 9
+        assert api.delete_segment("vip").revision == 10
         assert api.tell_version().release == "1"
     event = {"type": "click", "event_id": "e1", "user_id": "ann", "item_id": "lamp"}
     event |= {"timestamp": 1_700_000_000_000}  # type: ignore[dict-item]
@@ -136,6 +145,10 @@ def test_each_operation_is_sent_as_the_contract_has_it() -> None:
         ("PUT", "/v1/items", {"items": [{"item_id": "lamp", "available": False}]}),
         ("GET", "/v1/placements", None),
         ("PUT", "/v1/placements/home", {"limit": 4}),
+        ("DELETE", "/v1/placements/home", None),
+        ("GET", "/v1/segments", None),
+        ("PUT", "/v1/segments/vip", {"filter": "person.vip"}),
+        ("DELETE", "/v1/segments/vip", None),
         ("GET", "/version", None),
     ]
     assert {key for *_, key in told.asked} == {"Bearer k"}

@@ -108,7 +108,7 @@ def _ask(
     operation = _OF[name]
     where = operation.path.format_map({part: quote(value, "") for part, value in path.items()})
     given = {} if query is None else dict(_changes(query))
-    if operation.method == "GET":
+    if operation.method in ("GET", "DELETE"):
         return _ApiRequest(operation.method, where, answer, params=given)
     return _ApiRequest(operation.method, where, answer, encode(given))
 
@@ -250,6 +250,22 @@ class ApiClient:
         """Make a placement, or change it whole."""
         return self._take(_ask("put_placement", contract.PlacementAnswer, rules, name=name))
 
+    def delete_placement(self, name: str) -> contract.RemovalAnswer:
+        """Remove a placement."""
+        return self._take(_ask("delete_placement", contract.RemovalAnswer, name=name))
+
+    def list_segments(self) -> contract.SegmentsAnswer:
+        """The segments of people, as the API follows them."""
+        return self._take(_ask("list_segments", contract.SegmentsAnswer))
+
+    def put_segment(self, name: str, rules: contract.SegmentRules) -> contract.SegmentAnswer:
+        """Make a segment of people, or change it."""
+        return self._take(_ask("put_segment", contract.SegmentAnswer, rules, name=name))
+
+    def delete_segment(self, name: str) -> contract.RemovalAnswer:
+        """Remove a segment that no placement asks for."""
+        return self._take(_ask("delete_segment", contract.RemovalAnswer, name=name))
+
     def tell_version(self) -> contract.VersionAnswer:
         """Which release answers, with which versions of the model."""
         return self._take(_ask("tell_version", contract.VersionAnswer))
@@ -337,6 +353,22 @@ class AsyncApiClient:
     ) -> contract.PlacementAnswer:
         """Make a placement, or change it whole."""
         return await self._take(_ask("put_placement", contract.PlacementAnswer, rules, name=name))
+
+    async def delete_placement(self, name: str) -> contract.RemovalAnswer:
+        """Remove a placement."""
+        return await self._take(_ask("delete_placement", contract.RemovalAnswer, name=name))
+
+    async def list_segments(self) -> contract.SegmentsAnswer:
+        """The segments of people, as the API follows them."""
+        return await self._take(_ask("list_segments", contract.SegmentsAnswer))
+
+    async def put_segment(self, name: str, rules: contract.SegmentRules) -> contract.SegmentAnswer:
+        """Make a segment of people, or change it."""
+        return await self._take(_ask("put_segment", contract.SegmentAnswer, rules, name=name))
+
+    async def delete_segment(self, name: str) -> contract.RemovalAnswer:
+        """Remove a segment that no placement asks for."""
+        return await self._take(_ask("delete_segment", contract.RemovalAnswer, name=name))
 
     async def tell_version(self) -> contract.VersionAnswer:
         """Which release answers, with which versions of the model."""

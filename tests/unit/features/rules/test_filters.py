@@ -9,6 +9,7 @@ from headwater_client.events import Item
 from features.rules.errors import RuleError
 from features.rules.filters import compile_filter
 from features.rules.parse import MAX_CHARS, MAX_DEPTH
+from features.rules.segments import SegmentValues, compile_segment
 from features.rules.table import MAX_ATTRIBUTES, CatalogueTable
 
 ITEMS = (
@@ -89,7 +90,7 @@ def test_a_filter_asks_for_what_the_request_brings() -> None:
         ("item.price = 5", 12, "compare with =="),
         ("item.price * 2 < 5", 12, "no arithmetic"),
         ("true & false", 6, "join conditions with &&"),
-        ("price < 5", 1, "nothing is called 'price': expected item.NAME, context.NAME; did you"),
+        ("price < 5", 1, "person.NAME, segment.NAME; did you mean item.price?"),
         ("item.cost < 5", 1, "there is no item.cost: there are item.id, item.title"),
         ("item.price < 'x'", 14, "is a text, and it is compared with a number"),
         ("item.price", 1, "is a number: expected a condition"),
@@ -170,3 +171,34 @@ def test_an_item_of_which_nothing_is_known_is_available() -> None:
     assert table.item_ids == ["a", "b"]
     assert table.rows_of(["b", "c"]).tolist() == [1, -1]
     assert compile_filter("item.available && !has(item.price)").mask(table.view(), {}).all()
+
+
+def test_what_nobody_has_said_of_a_person_decides_nothing() -> None:
+    found = compile_filter("person.vip || item.price < 3")
+    assert found.asks_for_person
+    for person, expected in (({"vip": True}, True), ({"vip": False}, False), ({}, False)):
+        scope = {"context": {}, "person": person}
+        found.check_scope(scope)
+        assert (found.condition.find(table_of().view(), scope, True) is True) is expected
+    with pytest.raises(RuleError, match=r"column 1: the request has no person\.vip"):
+        found.check_scope({"context": {}})
+
+
+def test_a_segment_is_of_people_alone() -> None:
+    known = {"vip": "person.spent > 100", "new": "!has(person.spent)"}
+    values = SegmentValues(known, {"context": {}, "person": {"spent": 101}})
+    assert dict(values) == {"vip": True, "new": False}
+    assert dict(SegmentValues(known, {"person": {}})) == {"vip": False, "new": True}
+    found = compile_filter("segment.vip && !segment['new']")
+    found.check_segments(known)
+    assert found.condition.find(table_of().view(), {"segment": values}, True) is True
+    with pytest.raises(RuleError, match=r"column 17: there is no segment 'new': there are vip"):
+        found.check_segments(["vip"])
+    for text, words in (
+        ("context.a && item.id == 'a'", "column 14: a segment is of people"),
+        ("item.attributes.x == 1", "column 1: a segment is of people"),
+        ("segment.vip", "column 1: a segment asks for no other segment"),
+        ("person.spent >", "column 15"),
+    ):
+        with pytest.raises(RuleError, match=words):
+            compile_segment(text)
