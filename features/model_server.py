@@ -303,7 +303,7 @@ class Reconciler:
             if self._clock() >= self._rests_until:
                 missing = [one for one in missing if not self._load(one)]
                 self._rest(self._rest_s if missing else 0.0)
-        except ServerUnavailableError as error:
+        except Exception as error:  # noqa: BLE001 (told; who answers there may be no Triton)
             # Once it is back it is asked at once: what it refused it may take then.
             self._rest(0.0)
             self._tell("triton_away", error)

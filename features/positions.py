@@ -188,6 +188,33 @@ async def raise_positions(
     await store.move_positions(moves)
 
 
+def check_identity(settings: BrokerSettings, identity: kafka.LogIdentity) -> None:
+    """Compare the log with what a process has named its sources by.
+
+    Raises:
+        PositionError: a topic was made anew, or has more partitions; or it is another cluster.
+        ServerError: Kafka does not answer.
+    """
+    if change := identity.find_change(kafka.describe_log(settings)):
+        raise PositionError(change)
+
+
+async def watch_identity(settings: BrokerSettings, identity: kafka.LogIdentity) -> None:
+    """`check_identity` now and then, for ever, for a process that keeps no positions.
+
+    Raises:
+        PositionError: likewise.
+    """
+    while True:
+        await asyncio.sleep(WATCH_S)
+        try:
+            await asyncio.to_thread(check_identity, settings, identity)
+        except PositionError:
+            raise
+        except ServerError as error:
+            log.warning("kafka_away", reason=str(error))
+
+
 class PositionKeeper:
     """Keeps the positions of the sources that a worker reads.
 
@@ -349,8 +376,7 @@ class PositionKeeper:
         ]
 
     def _check_identity(self) -> None:
-        if change := self._identity.find_change(kafka.describe_log(self._settings)):
-            raise PositionError(change)
+        check_identity(self._settings, self._identity)
 
     def _check_log(self, positions: Mapping[Source, LogPosition]) -> None:
         self._check_identity()

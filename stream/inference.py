@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import structlog
 from headwater_client import HeadwaterError
-from tritonclient.grpc import InferInput, InferRequestedOutput
+from tritonclient.grpc import InferInput, InferRequestedOutput, InferResult
 from tritonclient.grpc.aio import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
@@ -195,10 +195,11 @@ class InferenceClient:
             outputs=[InferRequestedOutput(tensor.name) for tensor in wanted],
             client_timeout=self._settings.timeout_ms / 1000,
         )
-        outputs = {tensor.name: result.as_numpy(tensor.name) for tensor in wanted}
         rows = len(next(iter(request.tensors.values())))
-        for tensor in wanted:
-            _check_output(outputs[tensor.name], tensor, rows)
+        outputs = {
+            tensor.name: _check_output(_read_output(result, tensor.name), tensor, rows)
+            for tensor in wanted
+        }
         return InferenceResponse(outputs, perf_counter() - start)
 
     async def _tells_parts(self, url: str, version: int) -> bool:
@@ -235,7 +236,20 @@ class InferenceClient:
             await client.close()
 
 
-def _check_output(array: npt.NDArray[Any] | None, tensor: Tensor, rows: int) -> None:
+def _read_output(result: InferResult, name: str) -> npt.NDArray[Any] | None:
+    """An output; None where the answer has none.
+
+    Raises:
+        InferenceError: its bytes are not those of the array that they are said to be.
+    """
+    try:
+        array: npt.NDArray[Any] | None = result.as_numpy(name)
+    except Exception as error:
+        raise InferenceError(f"{name}: cannot be read: {type(error).__name__}: {error}") from error
+    return array
+
+
+def _check_output(array: npt.NDArray[Any] | None, tensor: Tensor, rows: int) -> npt.NDArray[Any]:
     """A graph that answers otherwise than the contract says must not end the process.
 
     Raises:
@@ -254,6 +268,7 @@ def _check_output(array: npt.NDArray[Any] | None, tensor: Tensor, rows: int) -> 
         )
     if tensor.dtype is np.float32 and not np.isfinite(array).all():
         raise InferenceError("scores that are not numbers")
+    return array
 
 
 def model_servers(settings: TritonSettings) -> list[ModelServer]:

@@ -17,7 +17,8 @@ from headwater_client.errors import SettingsError
 from deploy.services.health import ServiceHealth, ask_servers, routing_problem, store_problem
 from deploy.services.supervisor import END_S, end_by_force, relax_collector
 from deploy.settings import Settings
-from features.kafka import ensure_log
+from features.kafka import LogIdentity, ensure_log
+from features.positions import watch_identity
 from features.schema import FeatureSchema
 from features.store import check_rows
 from features.store.redis import RedisRowStore
@@ -62,13 +63,14 @@ def run_api(settings: Settings, *, is_local: bool) -> None:
 
     Raises:
         SettingsError: keys are missing, the port is taken, or rows of other settings are there.
-        ServerError: Kafka or the store does not answer at the start.
+        ServerError: Kafka or the store does not answer at the start; or a topic was made anew, or
+            has more partitions.
     """
     keys = KeyRing(find_keys_file(settings, is_local=is_local))
-    sources = ensure_log(settings.kafka).sources
+    identity = ensure_log(settings.kafka)
     asyncio.run(_check_store(settings))
     with closing(listen(settings.api.address, settings.api.port)) as listener:
-        asyncio.run(_run(settings, keys, sources, listener))
+        asyncio.run(_run(settings, keys, identity, listener))
 
 
 def find_keys_file(settings: Settings, *, is_local: bool) -> Path | None:
@@ -231,10 +233,10 @@ def _make_service(
 
 
 async def _run(
-    settings: Settings, keys: KeyRing, sources: Mapping[Source, Hash], listener: socket.socket
+    settings: Settings, keys: KeyRing, identity: LogIdentity, listener: socket.socket
 ) -> None:
     config = settings.worker_config
-    service = _make_service(settings, config, keys, sources)
+    service = _make_service(settings, config, keys, identity.sources)
     relax_collector()
     server = ApiServer(
         uvicorn.Config(
@@ -266,6 +268,7 @@ async def _run(
             service.items.run(),
             service.placements.run(),
             service.beat(),
+            watch_identity(settings.kafka, identity),
             keep_routed(config, service.follower.routes),
         )
     finally:

@@ -2,12 +2,14 @@
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from functools import partial
 
 import structlog
-from headwater_client.errors import HeadwaterError, ServerError
+from headwater_client.errors import HeadwaterError, ServerError, SettingsError
 from prometheus_client import Counter
 
 from deploy.rollout import FencedError, RolloutSettings, Trial
@@ -20,14 +22,16 @@ from deploy.rollout.subjects import ModelSubject, PlacementSubject, Subject
 from deploy.services.health import ServiceHealth, ask_servers, serve_health, store_problem
 from deploy.settings import Settings
 from features.inputs import MODEL_NAME
-from features.kafka import ensure_sources
+from features.kafka import ensure_sources, topic_ids
 from features.model_server import keep_loaded, on_each
 from features.placement_topic import PlacementView
+from features.positions import WATCH_S
 from features.rollout_messages import RoutedVersion, placement_of
 from features.rollouts import RolloutView, warn_if_unsigned
 from features.schema import FILE_NAME, read_version
 from features.settings import LEAST_KEY_CHARS
 from features.store.redis import RedisRowStore
+from features.topics import Hash, source_hash
 from stream.inference import model_servers
 
 PAUSE_S = 1.0
@@ -80,20 +84,9 @@ def routed_versions_kept(settings: Settings) -> Iterator[None]:
 
 
 async def _run(settings: Settings, stop: threading.Event, on_turn: Callable[[str], None]) -> None:
-    sources = ensure_sources(settings.kafka)
+    sources: Mapping[tuple[str, int], Hash] = ensure_sources(settings.kafka)
     rules = settings.rollout
     store = RedisRowStore(settings.store)
-
-    def count_feedback(trial: Trial, rules: RolloutSettings) -> FeedbackConsumer:
-        scope = FeedbackScope(
-            trial.rollout_id,
-            trial.started_ms,
-            int(1000 * rules.credit_window_s),
-            rules.purchase_reward,
-            of_placement=trial.change is not None,
-        )
-        return FeedbackConsumer(settings.kafka, store, sources, scope, settings.events)
-
     log.info("controller_started", steps=rules.steps, can_be_commanded=bool(rules.admin_token))
     warn_if_unsigned(settings.kafka)
     if is_short(rules):
@@ -104,23 +97,75 @@ async def _run(settings: Settings, stop: threading.Event, on_turn: Callable[[str
         )
     try:
         while not stop.is_set():
-            await _lead(settings, count_feedback, stop, on_turn)
+            feedback = _TrialFeedback(settings, store, sources)
+            has_changed = await _lead(settings, feedback, stop, on_turn)
             # What was counted is read anew, of whichever server the store is by now.
             await store.close()
+            if has_changed:
+                sources = await _name_sources(settings, sources)
     finally:
         await store.close()
 
 
+@dataclass(frozen=True)
+class _TrialFeedback:
+    """Counts the feedback of a rollout from the topics as they were when it began.
+
+    Attributes:
+        sources: what rows call each partition.
+    """
+
+    settings: Settings
+    store: RedisRowStore
+    sources: Mapping[tuple[str, int], Hash]
+
+    def count(self, trial: Trial, rules: RolloutSettings) -> FeedbackConsumer:
+        """A consumer of the feedback of a trial."""
+        scope = FeedbackScope(
+            trial.rollout_id,
+            trial.started_ms,
+            int(1000 * rules.credit_window_s),
+            rules.purchase_reward,
+            of_placement=trial.change is not None,
+        )
+        settings = self.settings
+        return FeedbackConsumer(settings.kafka, self.store, self.sources, scope, settings.events)
+
+    def has_changed(self) -> bool:
+        """Whether a topic was made anew since it began; False where Kafka does not say."""
+        names = {topic for topic, _ in self.sources}
+        try:
+            found = topic_ids(self.settings.kafka, names)
+        except ServerError as error:
+            log.warning("kafka_away", reason=str(error))
+            return False
+        return any(source_hash(found[name], 0) != self.sources[name, 0] for name in found)
+
+
+async def _name_sources(
+    settings: Settings, before: Mapping[tuple[str, int], Hash]
+) -> Mapping[tuple[str, int], Hash]:
+    """What rows call each partition by now; as before, where Kafka does not say."""
+    try:
+        return await asyncio.to_thread(ensure_sources, settings.kafka)
+    except HeadwaterError as error:
+        log.warning("topics_not_read", reason=str(error))
+        return before
+
+
 async def _lead(
     settings: Settings,
-    count_feedback: Callable[[Trial, RolloutSettings], FeedbackConsumer],
+    feedback: _TrialFeedback,
     stop: threading.Event,
     on_turn: Callable[[str], None],
-) -> None:
+) -> bool:
     """Lead until told to stop, or until it has to start anew.
 
     Args:
         on_turn: told each time why it does not lead or wait to yet; "" where it does.
+
+    Returns:
+        Whether a topic of feedback was made anew.
     """
     with (
         RolloutLog(settings.kafka, MODEL_NAME) as rollouts,
@@ -133,12 +178,18 @@ async def _lead(
                 return ModelSubject(name, partial(find_problem, settings))
             return PlacementSubject(placement, placements.table)
 
-        dependencies = Dependencies(count_feedback, make_subject, placements.refresh)
+        dependencies = Dependencies(feedback.count, make_subject, placements.refresh)
         controller = ControllerFleet(rollouts, settings.rollout, dependencies)
+        looked_s = time.monotonic()
         try:
             while not stop.is_set():
                 await controller.run_once()
                 on_turn(rollouts.problem)
+                if time.monotonic() - looked_s >= WATCH_S:
+                    looked_s = time.monotonic()
+                    if await asyncio.to_thread(feedback.has_changed):
+                        log.warning("controller_begins_anew", reason="a topic was made anew")
+                        return True
         except FencedError as error:
             RESTARTS.labels("deposed").inc()
             log.warning("controller_deposed", reason=str(error))
@@ -147,6 +198,11 @@ async def _lead(
             log.warning("controller_begins_anew", reason=str(error))
             on_turn(str(error))
             await asyncio.sleep(PAUSE_S)
+        except SettingsError as error:
+            RESTARTS.labels("refused").inc()
+            log.warning("controller_begins_anew", reason=str(error))
+            on_turn(str(error))
+            await asyncio.sleep(LONG_PAUSE_S)
         except Exception as error:
             # Whatever stands on the topic: a controller that ended would meet it again. Workers
             # stop showing a trial that nobody decides on.
@@ -156,6 +212,7 @@ async def _lead(
             await asyncio.sleep(LONG_PAUSE_S)
         finally:
             controller.close()
+    return False
 
 
 def find_problem(settings: Settings, version: int, address: str) -> str:

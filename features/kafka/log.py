@@ -69,8 +69,8 @@ class LogIdentity:
             if found != self.partitions[topic]:
                 return (
                     f"Kafka: topic {topic} has {found} partitions, and had "
-                    f"{self.partitions[topic]}: give all topics of events and {ITEMS} as many, set "
-                    f"kafka.partitions to {found}, and rebuild the rows in an empty store"
+                    f"{self.partitions[topic]}: give all topics of events, {ITEMS} and {PEOPLE} as "
+                    f"many, set kafka.partitions to {found}, and rebuild the rows in an empty store"
                 )
         return None
 

@@ -196,10 +196,11 @@ def _check(
         SettingsError: with a line for each fault.
     """
     faults: list[str] = []
+    in_log = {name: len(topic.partitions) for name, topic in there.items() if name in log_topics()}
+    if fault := _setting_fault(in_log, settings):
+        # The other topics are named once this is right.
+        raise SettingsError(fault)
     for found in _inspect(client, topics, there):
-        if fault := _setting_fault(found, settings):
-            # The other topics have as many, or are named once the setting is right.
-            raise SettingsError(fault)
         faults += _faults(found, settings)
         for weakness in _weaknesses(found, settings):
             log.warning("topic_weak", topic=found.topic.name, problem=weakness)
@@ -257,15 +258,30 @@ def _is_alone(found: _FoundTopic) -> bool:
     return found.copies == 1 and (found.brokers or 1) > 1
 
 
-def _setting_fault(found: _FoundTopic, settings: BrokerSettings) -> str:
-    """Why the setting of partitions is wrong; "" where it fits this topic."""
-    wanted, name = settings.partitions, found.topic.name
+def _setting_fault(found: Mapping[str, int], settings: BrokerSettings) -> str:
+    """Why the setting of partitions is wrong; "" where it fits.
+
+    Args:
+        found: the partitions of each topic of the log.
+    """
+    most = max(found.values(), default=settings.partitions)
+    fewer = [name for name, partitions in found.items() if partitions < most]
+    if fewer:
+        # None can be taken away again.
+        more = next(name for name, partitions in found.items() if partitions == most)
+        return (
+            f"kafka.partitions: topic {more} has {most}, and {', '.join(fewer)} fewer: give each "
+            f"as many (kafka-topics.sh --alter --topic {fewer[0]} --partitions {most}), set "
+            f"kafka.partitions to {most}, and rebuild the rows in an empty store (headwater "
+            "backfill rows)"
+        )
     # Workers name the source of each partition that they consume at start.
-    if name not in log_topics() or found.partitions == wanted:
+    if most == settings.partitions:
         return ""
+    name = next(iter(found))
     return (
-        f"kafka.partitions: {wanted}: topic {name} has {found.partitions}: "
-        f"set kafka.partitions to {found.partitions}, or use another cluster"
+        f"kafka.partitions: {settings.partitions}: topic {name} has {most}: "
+        f"set kafka.partitions to {most}, or use another cluster"
     )
 
 
@@ -277,7 +293,12 @@ def _partition_fault(topic: Topic, found: int, settings: BrokerSettings) -> str:
     if not topic.partitioned:
         return f"topic {topic.name} has {found} partitions: its order needs one: make it anew"
     # A click would be looked for in another partition than what was recommended before it.
-    return f"topic {topic.name} has {found} partitions, and events have {wanted}: make it anew"
+    remedy = (
+        f"kafka-topics.sh --alter --topic {topic.name} --partitions {wanted}"
+        if found < wanted
+        else "make it anew"
+    )
+    return f"topic {topic.name} has {found} partitions, and events have {wanted}: {remedy}"
 
 
 def _answer_or_warn(future: Future[Any], what: str) -> Any:

@@ -74,7 +74,7 @@ def read_keys(path: Path) -> list[ApiKey]:
         SettingsError: it cannot be read, or a key in it is not as it must be.
     """
     try:
-        found = msgspec.convert(read_toml(path.read_text()), _KeysFile).keys
+        found = msgspec.convert(read_toml(path.read_text("utf-8-sig")), _KeysFile).keys
     except OSError as error:
         raise SettingsError(
             f"api.keys_file: {path}: {error.strerror}: make a key: headwater keys add"

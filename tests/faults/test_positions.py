@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from threading import Event
 
 import pytest
 from confluent_kafka.admin import AdminClient, NewPartitions
-from headwater_client import EventProducer
+from headwater_client import EventProducer, ServerError, SettingsError
 from headwater_client.event_types import CLICK
 from headwater_client.topics import RECOMMENDATIONS
 from redis import Redis
@@ -29,6 +31,10 @@ from tests.harness.workers import (
     without_disk,
     without_model,
 )
+from trainer.windows.settings import WindowSettings
+from trainer.windows.store import WindowStore
+from trainer.windows.store import read_log as read_windows
+from trainer.windows.writer import WindowWriter
 
 pytestmark = pytest.mark.faults
 
@@ -152,7 +158,9 @@ def test_what_the_store_lost_is_read_again_and_a_topic_made_anew_is_counted(
             wait_for_end(worker, f"set kafka.partitions to {more}, and rebuild the rows in an")
             worker.start()
             assert worker.process.wait(120) == 2
-            assert f"topic clicks has {more}: set kafka.partitions to" in worker.log.read_text()
+            last = worker.log.read_text().splitlines()[-1]
+            assert f"kafka.partitions: topic clicks has {more}, and " in last
+            assert "fewer: give each as many (kafka-topics.sh --alter --topic" in last
 
 
 def add_partition(settings: Settings, topic: str, partitions: int) -> None:
@@ -181,7 +189,8 @@ def test_a_log_that_was_put_back_from_a_copy_ends_the_worker_with_the_remedy(
     local.down(own, only=["kafka"])
     shutil.rmtree(data)
     shutil.copytree(copy, data)
-    worker = WorkerProcess(begin(own), "cut", log, group="cut")
+    settings = begin(own)
+    worker = WorkerProcess(settings, "cut", log, group="cut")
     worker.start()
     assert worker.process is not None
     assert worker.process.wait(120) == 3
@@ -189,15 +198,34 @@ def test_a_log_that_was_put_back_from_a_copy_ends_the_worker_with_the_remedy(
     assert "ends at offset" in last
     assert "headwater backfill rows" in last
 
-    # Another cluster at the same address: what it was copied would count twice.
-    local.down(own, only=["kafka"])
-    shutil.rmtree(data)
-    begin(own)
+    # Another cluster at the same address: what it was copied would count twice. A writer of
+    # windows that runs meanwhile takes nothing of it.
+    windows = WindowStore(str(tmp_path / "windows"))
+    with ThreadPoolExecutor(1) as pool:
+        writing = pool.submit(write_windows, settings, windows)
+        wait_until(windows.numbers, 60)
+        local.down(own, only=["kafka"])
+        shutil.rmtree(data)
+        settings = begin(own)
+        with EventProducer(settings.kafka.client_settings) as producer:
+            for number in range(300):
+                producer.click(user_id=PEOPLE[number % 8], item_id="i0", event_id=f"other{number}")
+        with pytest.raises(ServerError, match="Kafka"):
+            writing.result(90)
+    log_of_windows = read_windows(windows, windows.numbers()).events
+    assert {event.event_id[0] for event in log_of_windows} == {"e"}
+    with pytest.raises(SettingsError, match=r"windows\.address"):
+        write_windows(settings, windows)
     worker.start()
     assert worker.process.wait(120) == 2
     last = log.read_text().splitlines()[-1]
     assert "holds rows of the Kafka cluster" in last
     assert "use an empty store and `headwater backfill rows`" in last
+
+
+def write_windows(settings: Settings, windows: WindowStore) -> None:
+    for _ in WindowWriter(settings.kafka, windows, WindowSettings(idle_s=0.5)).run(Event()):
+        pass
 
 
 def begin(own: Settings) -> Settings:

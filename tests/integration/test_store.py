@@ -26,7 +26,7 @@ from features.columns import (
 from features.kafka import LogIdentity
 from features.positions import PositionError, PositionKeeper
 from features.schema import FeatureSchema
-from features.settings import BrokerSettings, FeatureSettings, StoreSettings
+from features.settings import BrokerSettings, Durability, FeatureSettings, StoreSettings
 from features.shown import append_shown, decode_shown
 from features.store import (
     CATALOGUE,
@@ -190,6 +190,25 @@ def test_a_login_and_rights_that_do_not_do_end_with_the_remedy(
         ask(reader, RedisRowStore.check)
     finally:
         server.acl_deluser("reader")
+
+
+def test_after_a_full_disk_the_file_is_renewed_though_no_commit_waits_for_it(
+    settings: StoreSettings, server: Redis
+) -> None:
+    lenient = settings.model_copy(update={"durability": Durability.ACKNOWLEDGED})
+    before = server.info("persistence")["aof_rewrites"]
+
+    async def commit(store: RedisRowStore) -> None:
+        assert await store.wait_until_durable(1)
+        assert server.info("persistence")["aof_rewrites"] == before
+        # As the answer MISCONF does: test_full_disk.py has a disk that is full.
+        store._renewal.note_failure()
+        while store._renewal.is_due:
+            assert await store.wait_until_durable(1)
+            await asyncio.sleep(0.01)
+
+    ask(lenient, commit)
+    assert server.info("persistence")["aof_rewrites"] > before
 
 
 def test_a_script_that_the_server_forgot_is_sent_whole(

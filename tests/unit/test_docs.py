@@ -50,6 +50,44 @@ def test_every_command_is_in_the_reference() -> None:
     assert [name for name in COMMANDS if f"`{name}" not in text] == []
 
 
+# Those of the review, and of the cases from public reports: docs/research/faults.md.
+FINDINGS = set(range(1, 51))
+CASES = {*range(1, 7), *range(8, 13), 15, 17, 19, 20, 22, 24, *range(26, 31), 34, 37}
+CASES |= {39, 40, 42, 43, 46, 47, 48, 51, 55, 56}
+OF_A_CASE = re.compile(r"(?:cases?|live) (\d+\w*(?:(?:, | and )\d+)*)")
+NAMED_TEST = re.compile(r"(test_\w+\.py)?(?:::(\w+))?")
+
+
+def _fault_lines() -> list[str]:
+    page = (ROOT / "docs/research/faults.md").read_text()
+    return [line for line in page.splitlines() if line.startswith("| ")]
+
+
+def test_every_finding_and_every_case_has_a_line() -> None:
+    findings, cases = set(), set()
+    for line in _fault_lines():
+        subject = line.split("|")[1]
+        cases |= {int(each) for each in re.findall(r"\d+", " ".join(OF_A_CASE.findall(subject)))}
+        findings |= {int(each) for each in re.findall(r"\d+", OF_A_CASE.sub("", subject))}
+    assert findings >= FINDINGS
+    assert cases >= CASES
+
+
+def test_every_test_that_the_table_of_faults_names_exists() -> None:
+    # Several of one name are taken for one.
+    files: dict[str, str] = {}
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        files[path.name] = files.get(path.name, "") + path.read_text()
+    missing = []
+    for line in _fault_lines():
+        file = ""
+        for name, test in NAMED_TEST.findall(line):
+            file = name or file
+            if file not in files or (test and f"def {test}(" not in files[file]):
+                missing += [f"{name}::{test}"] * bool(name or test)
+    assert missing == []
+
+
 def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= MAX_README_LINES
 

@@ -31,6 +31,10 @@ class MessageReader:
         group: the consumer group that offsets are reported to.
         topics: what to read, all partitions of it.
 
+    Attributes:
+        was_cut_off: a connection has broken since who reads has set it back: told before anything
+            is read by a new one.
+
     Raises:
         ServerError: Kafka does not answer, or a topic is missing.
     """
@@ -47,10 +51,12 @@ class MessageReader:
                 "enable.partition.eof": True,
                 # Told once a fetch comes back empty; whatever else is asked waits for that, too.
                 "fetch.wait.max.ms": FETCH_WAIT_MS,
-                "error_cb": _log_error,
+                "error_cb": self._note_error,
                 "log_level": "0",
             }
         )
+        # A connection has broken: whoever answers at the address now may be another cluster.
+        self.was_cut_off = False
         try:
             self.sources = [source for topic in topics for source in self._partitions(topic)]
         except BaseException:
@@ -137,6 +143,11 @@ class MessageReader:
         """End reading."""
         self._consumer.close()
 
+    def _note_error(self, error: KafkaError) -> None:
+        """What librdkafka heals by itself: a broker that is away."""
+        self.was_cut_off = True
+        log.warning("kafka_away", reason=error.str())
+
     def _partitions(self, topic: str) -> list[Source]:
         try:
             known = self._consumer.list_topics(topic, ANSWER_S).topics[topic]
@@ -196,11 +207,6 @@ def log_refused(message: Message, error: EventError) -> None:
         offset=message.offset(),
         reason=f"{error.field}: {error.expected}",
     )
-
-
-def _log_error(error: KafkaError) -> None:
-    """What librdkafka heals by itself: a broker that is away."""
-    log.warning("kafka_away", reason=error.str())
 
 
 GROUP = "headwater-trainer"

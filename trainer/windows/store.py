@@ -13,6 +13,7 @@ Locally a file is written aside, synced, and linked or renamed to its name. On a
 put makes an object, and it appears whole.
 """
 
+import errno
 import hashlib
 import re
 import time
@@ -60,8 +61,10 @@ class Files:
                 if is_path
                 else fsspec.core.url_to_fs(address)
             )
-        except (ValueError, ImportError) as error:
-            raise SettingsError(f"windows.address: {address}: {error}") from error
+        except Exception as error:
+            # Each file system raises what it likes: a package that is missing, a host that is away.
+            said = " ".join(str(error).split()) or type(error).__name__
+            raise SettingsError(f"windows.address: {address}: {said}") from error
         self._root = root.rstrip("/")
         self._local = isinstance(self._fs, LocalFileSystem)
 
@@ -115,6 +118,30 @@ class Files:
             self._link(path, content)
         else:
             self._fs.pipe_file(self._path(path), content, mode="create")
+
+    def keeps_what_is_there(self) -> bool:
+        """Whether `create` leaves alone what is there; True where nothing can be written now.
+
+        Raises:
+            SettingsError: the disk has no links, by which a file is made whole or not at all.
+        """
+        path = f"{ASIDE}/probe-{uuid4()}"
+        try:
+            self.create(path, b"")
+            self.create(path, b"")
+        except FileExistsError:
+            return True
+        except OSError as error:
+            if self._local and error.errno in (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK):
+                raise SettingsError(
+                    f"windows.address: {self._root}: a disk without hard links: use another, or an "
+                    "object store"
+                ) from error
+            return True
+        finally:
+            with suppress(Exception):
+                self.remove(path)
+        return False
 
     def move(self, path: str, target: str) -> None:
         """Give a file another name; locally at once, else as a copy that appears whole."""
@@ -191,6 +218,19 @@ class WindowStore:
 
     def __init__(self, address: str) -> None:
         self._files = Files(address)
+
+    def check(self) -> None:
+        """Find out whether of two writers of one number only one can succeed.
+
+        Raises:
+            SettingsError: both would, and each would lose the other's events.
+        """
+        if not self._files.keeps_what_is_there():
+            raise SettingsError(
+                f"windows.address: {self._files.address('')}: writes over a file that must not "
+                "exist, so that two writers would lose events: use a store that puts only if "
+                "absent (S3, Google's, Azure's), or a local disk"
+            )
 
     def numbers(self) -> list[int]:
         """The windows that there are, ascending."""
@@ -399,11 +439,15 @@ def unseal(content: bytes, address: str) -> WindowManifest:
             )
         if xxhash.xxh3_64_hexdigest(bytes(sealed.manifest)) != sealed.xxh3:
             raise CorruptWindowError(address, "is damaged: its checksum differs", remedy)
-        return read_json(bytes(sealed.manifest), WindowManifest)
+        manifest = read_json(bytes(sealed.manifest), WindowManifest)
     except DocumentError as error:
         raise CorruptWindowError(
             address, f"is not a manifest of a window: {error}", remedy
         ) from error
+    # Its checksum is none that an attacker could not write.
+    if any(name.startswith("/") or ".." in name for name in (manifest.file, manifest.aside)):
+        raise CorruptWindowError(address, "names a file elsewhere", remedy)
+    return manifest
 
 
 def read_log(store: WindowStore, numbers: Iterable[int]) -> Log:

@@ -91,6 +91,7 @@ class WindowWriter:
             watched = _WatchedLog(reader, assembler, self._kafka, identity, on_turn)
             reader.start(assembler.resume())
             for closed in self._fire(watched, assembler, stop, backlog):
+                watched.confirm()
                 manifest = appender.append(closed, stop, on_turn)
                 reader.report(closed.progress.positions)
                 yield manifest
@@ -146,7 +147,7 @@ class _WatchedLog:
         self._assembler = assembler
         self._kafka = kafka
         self._identity = identity
-        self._looked_s = time.monotonic()
+        self._looked_s = self._confirmed_s = time.monotonic()
 
     def read(self) -> Iterable[Message]:
         """What has arrived, as of `MessageReader.read`.
@@ -157,16 +158,36 @@ class _WatchedLog:
         self._on_turn()
         if time.monotonic() - self._looked_s >= WATCH_S:
             self._looked_s = time.monotonic()
-            try:
-                problem = self._find_problem()
-            except ServerError as error:
-                log.warning("kafka_away", reason=str(error))
-            else:
-                _refuse_log(problem)
-        return self._reader.read()
+            self._look(self._find_problem)
+        messages = list(self._reader.read())
+        if messages and self._reader.was_cut_off:
+            self._look(self._find_change)
+        return messages
+
+    def confirm(self) -> None:
+        """Look once more before a window is written, unless that was a moment ago.
+
+        Raises:
+            PositionError: its events may be those of another log.
+        """
+        if self._reader.was_cut_off or time.monotonic() - self._confirmed_s >= CONFIRM_S:
+            self._look(self._find_change)
+
+    def _look(self, find: Callable[[], str | None]) -> None:
+        self._confirmed_s = time.monotonic()
+        try:
+            problem = find()
+        except ServerError as error:
+            log.warning("kafka_away", reason=str(error))
+        else:
+            self._reader.was_cut_off = False
+            _refuse_log(problem)
+
+    def _find_change(self) -> str | None:
+        return self._identity.find_change(describe_log(self._kafka))
 
     def _find_problem(self) -> str | None:
-        if change := self._identity.find_change(describe_log(self._kafka)):
+        if change := self._find_change():
             return change
         try:
             for source, tracker in self._assembler.trackers.items():
@@ -181,6 +202,8 @@ def _refuse_log(problem: str | None) -> None:
         raise PositionError(problem)
 
 
+# When windows close one after another, each look takes as long as one of them.
+CONFIRM_S = 1.0
 # Shorter than a loop may stand still (`on_turn`).
 LONGEST_PAUSE_S = 20.0
 log = structlog.get_logger()
@@ -196,13 +219,14 @@ class WindowAppender:
 
     Raises:
         DataError: the newest window is damaged.
-        SettingsError: it is of another cluster.
+        SettingsError: it is of another cluster; or two writers could not be kept apart there.
     """
 
     def __init__(self, store: WindowStore, settings: WindowSettings, cluster: str = "") -> None:
         self._store = store
         self._settings = settings
         self._cluster = cluster
+        store.check()
         self.newest = store.newest()
         if self.newest:
             _check_cluster(self.newest.progress.cluster, cluster)

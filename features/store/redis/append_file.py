@@ -98,6 +98,11 @@ class FileRenewal:
         # Rewrites that had begun when the file could not be written, the last time that was seen.
         self._rewrites = -1
 
+    @property
+    def is_due(self) -> bool:
+        """Whether it has to be written anew, or that is under way."""
+        return self._is_due
+
     def note_failure(self) -> None:
         """The server has refused a write because it cannot write its file."""
         self._is_due, self._rewrites = True, -1

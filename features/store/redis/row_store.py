@@ -200,6 +200,7 @@ class RedisRowStore:
         again nothing open at a write a second later has synced in between all that came before.
         """
         if self._settings.durability is not Durability.AOF:
+            await self._renew_if_due()
             return True
         until = time.monotonic() + timeout_ms / 1000
         first = await self._look(timeout_ms)
@@ -238,6 +239,30 @@ class RedisRowStore:
             return look
         return look._replace(is_on_disk=False, is_settled=False)
 
+    async def _renew_if_due(self) -> None:
+        """Have the file written anew after a full disk, though no commit waits for it."""
+        if not self._renewal.is_due:
+            return
+        if self._settings.cluster:
+            self._renewal.give_up()
+            self._tell_doubt("of a cluster each primary has to be asked", "run it on each of them")
+            return
+        (info,) = await self._execute([("INFO",)])
+        if info.get("aof_enabled"):
+            await self._renew_file(info)
+        else:
+            # It was its snapshot that it could not write.
+            self._renewal.give_up()
+
+    def _tell_doubt(self, reason: str, remedy: str) -> None:
+        log.warning(
+            "store_file_doubtful",
+            store=self.address,
+            reason=reason,
+            remedy="its disk was full, and its file may not be readable at its next start: "
+            f"BGREWRITEAOF writes it anew: {remedy}",
+        )
+
     async def _renew_file(self, info: Mapping[str, Any]) -> bool:
         """Whether the server's file can be relied on; where it had no room it is written anew."""
         step = self._renewal.look(info)
@@ -247,13 +272,7 @@ class RedisRowStore:
             (reply,) = await self._execute([("BGREWRITEAOF",)], expected=lambda _: True)
             if isinstance(reply, ResponseError):
                 self._renewal.give_up()
-                log.warning(
-                    "store_file_doubtful",
-                    store=self.address,
-                    reason=str(reply)[:80],
-                    remedy="its disk was full, and its file may not be readable at its next "
-                    "start: run BGREWRITEAOF on it",
-                )
+                self._tell_doubt(str(reply)[:80], "run it on the server")
                 return True
         return step in (FileStep.NOTHING, FileStep.RENEWED)
 

@@ -13,7 +13,7 @@ from headwater_client.errors import ServerError
 from headwater_client.event_types import CLICK
 from headwater_client.topics import DEAD_LETTERS, ITEMS, RECOMMENDATIONS, ROLLOUTS
 
-from features.kafka.topics import _answer_or_warn, _faults, _FoundTopic, _weaknesses
+from features.kafka.topics import _answer_or_warn, _faults, _FoundTopic, _setting_fault, _weaknesses
 from features.settings import BrokerSettings
 from features.topics import Topic, list_topics
 
@@ -95,6 +95,31 @@ def test_a_configuration_that_breaks_a_promise_is_a_line(
 def test_another_number_of_partitions_is_a_line(name: str) -> None:
     [fault] = faults(found(name)._replace(partitions=7))
     assert f"topic {name} has 7" in fault
+
+
+def test_fewer_partitions_than_events_have_can_be_added() -> None:
+    [fault] = faults(found(RECOMMENDATIONS)._replace(partitions=3))
+    assert "kafka-topics.sh --alter --topic recommendations --partitions 4" in fault
+    [fault] = faults(found(RECOMMENDATIONS)._replace(partitions=7))
+    assert fault.endswith("make it anew")
+
+
+@pytest.mark.parametrize("wanted", [4, 5])
+def test_topics_that_differ_say_the_same_whichever_the_setting_follows(wanted: int) -> None:
+    """Else to follow the line of one topic leads to the line of another, and back."""
+    fault = _setting_fault(
+        {"clicks": 5, "purchases": 4, "people": 4}, BrokerSettings(partitions=wanted)
+    )
+    assert fault.startswith("kafka.partitions: topic clicks has 5, and purchases, people fewer: ")
+    assert "kafka-topics.sh --alter --topic purchases --partitions 5" in fault
+    assert "set kafka.partitions to 5, and rebuild the rows in an empty store" in fault
+
+
+def test_a_setting_that_all_topics_contradict_is_named() -> None:
+    assert _setting_fault({"clicks": 4, "items": 4}, BrokerSettings(partitions=8)) == (
+        "kafka.partitions: 8: topic clicks has 4: set kafka.partitions to 4, or use another cluster"
+    )
+    assert _setting_fault({"clicks": 4}, BrokerSettings(partitions=4)) == ""
 
 
 def test_dead_letters_may_have_any_number_of_partitions() -> None:

@@ -10,6 +10,8 @@ from contextlib import asynccontextmanager
 
 import numpy as np
 import pytest
+from tritonclient.grpc import InferResult
+from tritonclient.grpc.service_pb2 import ModelInferResponse
 
 from features.inputs import Tensor
 from stream.inference import (
@@ -18,6 +20,7 @@ from stream.inference import (
     InferenceError,
     InferenceRequest,
     _check_output,
+    _read_output,
 )
 from stream.settings import TritonSettings
 
@@ -127,3 +130,14 @@ def test_a_version_on_trial_has_less_time_and_is_asked_once_at_a_time() -> None:
     assert stable[0] == "version 1: no answer in time"
     assert 0.9 * CANARY_TIMEOUT_S < first[1] < TIMEOUT_S
     assert stable[1] > 0.9 * TIMEOUT_S
+
+
+@pytest.mark.parametrize(
+    ("datatype", "raw"), [("FP32", b"123"), ("INT64", b"1234567"), ("BYTES", b"\xff\xff\xff\x7f")]
+)
+def test_bytes_that_are_no_array_are_the_versions_failure(datatype: str, raw: bytes) -> None:
+    answer = ModelInferResponse(raw_output_contents=[raw])
+    answer.outputs.add(name="scores", datatype=datatype, shape=[1, 2])
+    with pytest.raises(InferenceError, match="scores: cannot be read: "):
+        _read_output(InferResult(answer), "scores")
+    assert _read_output(InferResult(answer), "another") is None

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
 
 import fsspec
+import msgspec
 import pyarrow.parquet as pq
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from headwater_client.errors import DataError, SettingsError
 from headwater_client.event_types import PURCHASE
 
@@ -23,7 +26,7 @@ from tests.harness.windows import (
     write_window,
 )
 from trainer.windows.events import COLUMNS, WindowEvent, from_table, to_table
-from trainer.windows.store import ConcurrentWriterError, Window, WindowStore, read_log
+from trainer.windows.store import ConcurrentWriterError, Window, WindowStore, read_log, seal, unseal
 
 DATE = "date=2023-11-14"
 
@@ -203,6 +206,43 @@ def test_a_missing_window_and_a_missing_file_are_named(store: WindowStore, addre
     fs.rm_file(f"{root}/{DATE}/window-00000001.parquet")
     with pytest.raises(DataError, match=r"window-00000001.parquet: is gone"):
         store.read(1)
+
+
+@pytest.mark.parametrize("name", ["../../elsewhere.parquet", "/etc/passwd", "a/../../b"])
+@pytest.mark.parametrize("field", ["file", "aside"])
+def test_a_manifest_that_names_a_file_elsewhere_is_refused(
+    store: WindowStore, field: str, name: str
+) -> None:
+    write_window(store, 1, 5)
+    forged = msgspec.structs.replace(store.manifest(1), **{field: name})
+    with pytest.raises(DataError, match=r"00000001\.json: names a file elsewhere"):
+        unseal(seal(forged), "00000001.json")
+
+
+class OverwritingFileSystem(MemoryFileSystem):
+    """A store that knows no put "only if absent", as older gateways do."""
+
+    protocol = "overwriting"
+
+    def pipe_file(self, path: str, value: bytes, **_: object) -> None:
+        super().pipe_file(path, value)
+
+
+def test_a_store_that_keeps_no_two_writers_apart_is_refused(address: str) -> None:
+    WindowStore(address).check()
+    assert files(address) == set()
+    fsspec.register_implementation("overwriting", OverwritingFileSystem, clobber=True)
+    with pytest.raises(SettingsError, match="writes over a file that must not exist"):
+        WindowStore(f"overwriting://{uuid4()}").check()
+
+
+def test_a_disk_without_links_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: Path, __: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    with pytest.raises(SettingsError, match="a disk without hard links"):
+        WindowStore(str(tmp_path)).check()
 
 
 @pytest.mark.parametrize("address", ["nowhere://x", "s3://bucket/windows"])
