@@ -40,7 +40,11 @@ Attributes = Annotated[Context, Meta(max_length=64, description="at most 64, by 
 
 
 class Interaction(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A person did something with an item: what all event types share."""
+    """A person did something with an item: what all event types share.
+
+    Headwater checks and keeps `session_id`, `price`, `quantity` and `context` in its windows; the
+    model does not read them: none of them made lists better (docs/decisions/0043).
+    """
 
     event_id: Id
     user_id: Id
