@@ -32,6 +32,7 @@ COMMANDS = {
         "Placements: named rules that the lists of a page are made by.",
     ),
     "segments": ("segments:app", "People by a named condition."),
+    "rules": ("rules:app", "What changed rules of a placement would do."),
     "trainer": ("train:trainer", "Run the slow loop: windows of events become versions."),
     "controller": ("controller:controller", "Run the rollout controller until it is stopped."),
     "train": ("train:train", "Train a model on a log of events, and give it all traffic."),

@@ -54,7 +54,7 @@ def put(
 ) -> None:
     """Make a placement, or change it whole; services follow at once."""
     given = {"filter": filter_text, "limit": limit, "fallback": fallback}
-    revision = write_placement(connect_kafka(), name, _read_rules(name, rules, given))
+    revision = write_placement(connect_kafka(), name, read_rules(name, rules, given))
     print(f"{name}: revision {revision}")
 
 
@@ -74,7 +74,7 @@ def try_out(  # noqa: PLR0913  (the rules of a placement, and who asks)
     They become the placement's where they are no worse, and go by themselves where they are.
     `headwater rollout status --placement NAME` says how it stands.
     """
-    rules = _read_rules(name, file, {"filter": filter_text, "limit": limit, "fallback": fallback})
+    rules = read_rules(name, file, {"filter": filter_text, "limit": limit, "fallback": fallback})
     settings = _connect()
     request = CommandRequest(placement_subject(name), RolloutAction.START, by, reason)
     command = sign_command(settings.rollout, replace(request, rules=rules))
@@ -108,7 +108,7 @@ def remove(name: Name) -> None:
     write_placement(settings, name, None)
 
 
-def _read_rules(
+def read_rules(
     name: str, file: typer.FileBinaryRead | None, given: Mapping[str, Any]
 ) -> PlacementRules:
     """The rules of a file, with those that options say in their place.

@@ -95,6 +95,27 @@ def find_probabilities(
     return [*found, *[0.0] * (len(logged) - len(found))]
 
 
+def find_offers(
+    plan: ListPlan, pools: Iterable[ScoredItems], places: int, logged: Sequence[str]
+) -> list[tuple[str, float]]:
+    """What a plan would have put at each place of a logged list, after the items before it there.
+
+    Each with its probability, below 1 where the place may try something else out. Shorter than the
+    logged list where the plan's ends.
+
+    Args:
+        pools, places: as of `arrange_list`.
+    """
+    making = _ListInTheMaking(plan, pools, places)
+    found: list[tuple[str, float]] = []
+    for item_id in logged:
+        if (offer := making.offer()) is None:
+            break
+        found.append((offer.item_id, making.find_probability(offer.item_id, offer)))
+        making.take(item_id, offer)
+    return found
+
+
 @dataclass(frozen=True)
 class _Offer:
     """What a place goes to, unless it tries something out.

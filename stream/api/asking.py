@@ -15,7 +15,7 @@ from headwater_client import (
     RecommendedItem,
     contract,
 )
-from headwater_client.events import PlacementTrial, Recommendation, Shadow
+from headwater_client.events import ListRequest, PlacementTrial, Recommendation, Shadow
 from msgspec.structs import replace
 
 from features.columns import AttributeValue
@@ -69,6 +69,7 @@ class ListOperations(Operations):
         seconds = perf_counter() - start_s
         answer, served = await self._list_answer(found, wish, query.person, recorded)
         if served is not None:
+            served = replace(served, asked=_read_request(query))
             self._report(served, wish, view, seconds)
         return replace(
             answer,
@@ -255,6 +256,21 @@ class ListOperations(Operations):
                 )
         trial = replace(served.trial, shadow=shadow)
         self._parts.publisher.send(served_message(replace(served, trial=trial)))
+
+
+def _read_request(query: contract.RecommendationQuery) -> ListRequest | None:
+    """What Kafka is told that was asked for, of a placement; of first pages only.
+
+    What was left out because it was shown before is nowhere in the log.
+    """
+    if query.placement is None or query.cursor or query.exclude_shown:
+        return None
+    return ListRequest(
+        filter=query.filter or "",
+        context=query.context,
+        limit=query.limit,
+        exclude=query.exclude,
+    )
 
 
 def _make_served(person: str, found: Found, described: Mapping[str, Any]) -> Recommendation:

@@ -6,6 +6,7 @@
     prequential.py  test, then train, window by window
     popularity.py   decayed popularity, the baseline
     off_policy.py   what another policy would have earned on what was logged
+    rules_replay.py what other rules of a list would have done with the lists that were logged
 
 Rules: an event is asked for with what its person did strictly before its instant; what else was
 taken at that instant is no wrong answer; an item that was taken before is neither asked for nor

@@ -132,6 +132,15 @@ class Shadow(Struct, frozen=True, kw_only=True, omit_defaults=True):
     missing: int = 0
 
 
+class ListRequest(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What was asked for of a placement, so that other rules can be tried on it later."""
+
+    filter: str = ""
+    context: dict[str, Any] = {}
+    limit: int | None = None
+    exclude: list[str] = []
+
+
 class PlacementTrial(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Which rules made a list of a placement, while a change of the placement is tried out.
 
@@ -157,7 +166,8 @@ class Recommendation(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     On the topic `served` it is a list that the API has answered: `event_id` is empty, and
     `event_time` is that of the answer. `placement` is where it was shown, `placement_revision` by
-    which change of its rules it was made, and `trial` says so where a change is tried out.
+    which change of its rules it was made, and `trial` says so where a change is tried out. `asked`
+    is what the request said of the list.
 
     `topic`, `partition` and `offset` say where the event stands. Of two recommendations of a person
     the one with the larger `sequence` knows more events: an order that no clock has a part in.
@@ -184,6 +194,7 @@ class Recommendation(Struct, frozen=True, kw_only=True, omit_defaults=True):
     placement: str = ""
     placement_revision: int | None = None
     trial: PlacementTrial | None = None
+    asked: ListRequest | None = None
 
 
 class DeadLetter(Struct, frozen=True, kw_only=True):
