@@ -51,6 +51,20 @@ def has_rules(rules: ListRules) -> bool:
     )
 
 
+def merge_rules(first: ListRules, second: ListRules) -> ListRules:
+    """Rules that hold together; where only one can hold, it is the first's."""
+    places, names = ({getattr(pin, each) for pin in first.pins} for each in ("place", "item_id"))
+    free = [pin for pin in second.pins if not (pin.place in places or pin.item_id in names)]
+    return ListRules(
+        boosts=[*first.boosts, *second.boosts],
+        pins=[*first.pins, *free],
+        at_most=[*first.at_most, *second.at_most],
+        diversity=first.diversity or second.diversity,
+        exploration=first.exploration or second.exploration,
+        promotions=[*first.promotions, *second.promotions],
+    )
+
+
 def check_rules(
     rules: ListRules,
     attributes: Collection[str] | None = None,

@@ -6,6 +6,7 @@ from uuid import uuid4
 
 from headwater_client import EventError, contract
 from headwater_client.contract import PlacementAnswer, PlacementRules
+from headwater_client.rules import ListRules
 from msgspec.structs import replace
 
 from features.placements import PlacementTable
@@ -13,9 +14,9 @@ from features.rules.compiler import PERSON, SEGMENT
 from features.rules.conditions import Scope
 from features.rules.errors import RuleError
 from features.rules.filters import compile_filter
-from features.rules.plans import find_conditions, has_rules
+from features.rules.plans import check_rules, find_conditions, has_rules, merge_rules
 from stream.api.answers import Question
-from stream.api.problems import RequestError, make_problem
+from stream.api.problems import RequestError, describe_field, make_problem
 from stream.filtering import FilterableItems, ItemFilter
 from stream.list_rules import RequestRules
 from stream.row_updates import RowView
@@ -77,10 +78,11 @@ class TriedRules(NamedTuple):
 
 
 class _Asked(NamedTuple):
-    """A request, its own filter, what expressions get of it, and the id of its list."""
+    """A request, its own filter and rules, what expressions get of it, and the id of its list."""
 
     query: ListQuery
     own: ItemFilter | None
+    rules: ListRules | None
     scope: Scope
     list_id: str
 
@@ -90,6 +92,8 @@ def asks_for_person(
 ) -> bool:
     """Whether an expression of a request, or of its placement, asks what is known of the person."""
     texts = [] if query.filter is None else [query.filter]
+    if (own := getattr(query, "rules", None)) is not None:
+        texts += [text for _, text in find_conditions(own)]
     placed = placements.known.get(getattr(query, "placement", None) or "")
     if placed is not None:
         part = _find_part(trials, placed, query)
@@ -129,9 +133,15 @@ def read_wish(
         EventError: there is no such placement.
         RequestError: a filter cannot be used.
     """
-    asked = _Asked(query, read_filter(items, query.filter, scope), scope, uuid4().hex)
+    asked = _Asked(
+        query,
+        read_filter(items, query.filter, scope),
+        _check_rules(items, placements, getattr(query, "rules", None), scope),
+        scope,
+        uuid4().hex,
+    )
     if query.placement is None:
-        return ListWish(query.limit, asked.own, list_id=asked.list_id)
+        return _bind(items, PlacementRules(), asked)._replace(rules=None)
     placed = placements.known.get(query.placement)
     if placed is None:
         there = ", ".join(sorted(placements.known)) or "none"
@@ -145,21 +155,56 @@ def read_wish(
     return wish if part is None else _try_out(items, part, wish, asked)
 
 
+def _check_rules(
+    items: FilterableItems,
+    placements: PlacementTable,
+    rules: ListRules | None,
+    scope: Scope,
+) -> ListRules | None:
+    """The rules of a request itself.
+
+    Raises:
+        RequestError: they cannot be used, or ask for what no item, or not this request, has.
+    """
+    if rules is None:
+        return None
+    try:
+        check_rules(rules, items.table.attributes, placements.segments)
+        _check_scope(rules, scope)
+    except RuleError as error:
+        raise describe_rule(error, f"rules.{error.field}") from error
+    except EventError as error:
+        raise RequestError(describe_field(error, "rules")) from error
+    return rules
+
+
+def _check_scope(rules: ListRules, scope: Scope) -> None:
+    """Refuse a request that lacks what a rule asks for.
+
+    Raises:
+        RuleError: so it does; with the field.
+    """
+    for field, text in find_conditions(rules):
+        try:
+            compile_filter(text).check_scope(scope)
+        except RuleError as error:
+            error.field = field
+            raise
+
+
 def _bind(items: FilterableItems, rules: PlacementRules, asked: _Asked) -> ListWish:
     """Rules for one request.
 
     Raises:
         RuleError: the request lacks what they ask for.
     """
-    query, wanted, scope, list_id = asked
+    query, wanted, own, scope, list_id = asked
     if rules.filter is not None:
-        own, wanted = wanted, items.apply_filter(rules.filter, scope)
-        wanted = wanted.join(own) if own else wanted
-    for _, text in find_conditions(rules):
-        compile_filter(text).check_scope(scope)
-    bound = None
-    if has_rules(rules):
-        bound = RequestRules(items, rules, scope, wanted, list_id)
+        bound_filter = items.apply_filter(rules.filter, scope)
+        wanted = bound_filter.join(wanted) if wanted else bound_filter
+    _check_scope(rules, scope)
+    whole = rules if own is None else merge_rules(rules, own)
+    bound = RequestRules(items, whole, scope, wanted, list_id) if has_rules(whole) else None
     limit = query.limit or rules.limit
     return ListWish(limit, wanted, rules=rules, bound=bound, list_id=list_id)
 

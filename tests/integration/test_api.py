@@ -532,6 +532,12 @@ def test_a_placement_has_rules_beyond_filters(service: Service) -> None:
     held = [category_of(name) for name in names]
     assert {held.count(name) for name in held} == {2}
     assert "missing" not in found
+    # Rules of the request hold besides, and the placement's go before.
+    rules = {"pins": [{"item_id": names[9], "place": 2}, {"item_id": names[8], "place": 1}]}
+    both = items(service.take("POST", ASK, {"person": "eve", "placement": place, "rules": rules}))
+    assert both[:2] == [names[8], pinned]
+    alike = {"items": ["i1"], "rules": {"pins": [{"item_id": pinned, "place": 3}]}}
+    assert items(service.take("POST", "/v1/items/similar", alike))[2] == pinned
     without = {"person": "eve", "placement": place, "exclude": [pinned]}
     assert pinned not in items(service.take("POST", ASK, without))
 
@@ -688,6 +694,14 @@ def test_faulty_rules_are_named_by_their_field(service: Service) -> None:
         status, problem = service.call("PUT", path, rules)
         assert (status, problem["field"], problem.get("column")) == (400, field, column), problem
         assert remedy in problem["remedy"]
+    for rules, field, column in (
+        ({"boosts": [{"filter": "item.cost > 1", "factor": 2}]}, "rules.boosts[0].filter", 1),
+        ({"boosts": [{"filter": "context.x", "factor": 2}]}, "rules.boosts[0].filter", 1),
+        ({"at_most": [{"by": "hue", "items": 1}]}, "rules.at_most[0].by", None),
+        ({"at_most": [{"by": "brand", "items": 0}]}, "rules.at_most[0].items", None),
+    ):
+        status, problem = service.call("POST", ASK, {"rules": rules})
+        assert (status, problem["field"], problem.get("column")) == (400, field, column), problem
     place = place_with(service, boosts=[{"filter": "item.price < context.budget", "factor": 2}])
     status, problem = service.call("POST", ASK, {"placement": place})
     assert (status, problem["field"], problem["column"]) == (400, "placement", 14)

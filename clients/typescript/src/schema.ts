@@ -1020,6 +1020,27 @@ export interface components {
          */
         KnownBy: "popular" | "similar" | "together";
         /**
+         * ListRules
+         * @description Which items of those that are allowed a list has, and where.
+         *
+         *         Above all stands what may be shown at all. Then pins, then `at_most`, which counts the pins,
+         *         then promotions, then exploration; all else goes by the boosted score and diversity.
+         */
+        ListRules: {
+            /** @default [] */
+            boosts?: components["schemas"]["Boost"][];
+            /** @default [] */
+            pins?: components["schemas"]["Pin"][];
+            /** @default [] */
+            at_most?: components["schemas"]["AtMost"][];
+            /** @default null */
+            diversity?: components["schemas"]["Diversity"] | null;
+            /** @default null */
+            exploration?: components["schemas"]["Exploration"] | null;
+            /** @default [] */
+            promotions?: components["schemas"]["Promotion"][];
+        };
+        /**
          * PastEvent
          * @description An event of a person's history; no `item_id` where the version does not know the item.
          */
@@ -1593,7 +1614,7 @@ export interface components {
          *         `filter` says what may be in the list, by the attributes of items and the `context`.
          *         `guest` is the id under which this person was known until now: the answer knows what both did.
          *         `placement` brings a filter and a limit of its own: both filters hold, and `limit` here goes
-         *         before the placement's.
+         *         before the placement's. `rules` hold besides the placement's, which go before.
          *         `exclude_shown` leaves out what the API's lists have held for this person lately, for `guest`
          *         too, as `api.shown_for_s` and `api.shown_items` say. `cursor` asks for the page after that of
          *         the answer it is from: no item stands on two pages, whatever has changed in between.
@@ -1633,6 +1654,8 @@ export interface components {
             guest?: string | null;
             /** @default null */
             placement?: string | null;
+            /** @default null */
+            rules?: components["schemas"]["ListRules"] | null;
             /** @default false */
             exclude_shown?: boolean;
             /** @default null */
@@ -1929,6 +1952,8 @@ export interface components {
             };
             /** @default null */
             placement?: string | null;
+            /** @default null */
+            rules?: components["schemas"]["ListRules"] | null;
         };
         /**
          * TogetherAnswer

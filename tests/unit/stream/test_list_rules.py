@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import math
+from typing import Any
 
 import pytest
 from headwater_client import Reason, RecommendedItem
-from headwater_client.events import Item
+from headwater_client.contract import PlacementRules
+from headwater_client.events import Item, encode
 from headwater_client.rules import AtMost, Boost, ListRules, Pin, Promotion
 
+from features.placements import PlacementTable
 from features.rows import UserRow, empty_user
 from features.topics import hash64
 from stream.filtering import FilterableItems
 from stream.list_rules import RequestRules
 from stream.recommendations import RankedLists, RecommendationRequest
+from tests.harness.http_api import OfflineApi
 from tests.unit.stream.test_recommender import (
     NOW_MS,
     SCHEMA,
@@ -106,3 +110,34 @@ def test_a_version_is_asked_for_what_could_rise_and_for_nothing_else() -> None:
     assert not needs(promoted, 1.0)
     # What was found below the bound need not be the best of the promotion.
     assert needs(promoted, 2.0)
+
+
+def test_rules_of_a_request_hold_besides_the_placements() -> None:
+    placements = PlacementTable()
+    pins = [Pin(item_id="e", place=1)]
+    placements.take("home", PlacementRules(pins=pins, limit=3), 7)
+    api = OfflineApi(store_where_trend("a", "b", "c", "d"), items=SHOP, placements=placements)
+
+    def answer(**query: Any) -> Any:
+        (found,) = api.ask(("POST", "/v1/recommendations", encode(query)))
+        return found.document
+
+    def names(**query: Any) -> list[str]:
+        return [item["item_id"] for item in answer(**query)["items"]]
+
+    assert names(placement="home") == ["e", "a", "b"]
+    own = {"pins": [{"item_id": "d", "place": 1}, {"item_id": "c", "place": 2}]}
+    assert names(placement="home", rules=own) == ["e", "c", "a"]
+    assert names(rules=own) == ["d", "c", "a"]
+    few = answer(rules={"at_most": [{"by": "brand", "items": 1}]}, limit=5)
+    assert [item["item_id"] for item in few["items"]] == ["a", "d"]
+    assert few["missing"] == 3
+    for rules, field, column in (
+        ({"boosts": [{"filter": "item.cost > 1", "factor": 2}]}, "rules.boosts[0].filter", 1),
+        ({"boosts": [{"filter": "context.x", "factor": 2}]}, "rules.boosts[0].filter", 1),
+        ({"boosts": [{"filter": "segment.x", "factor": 2}]}, "rules.boosts[0].filter", 1),
+        ({"at_most": [{"by": "hue", "items": 1}]}, "rules.at_most[0].by", None),
+        ({"at_most": [{"by": "brand", "items": 0}]}, "rules.at_most[0].items", None),
+    ):
+        problem = answer(rules=rules)
+        assert (problem["status"], problem["field"], problem.get("column")) == (400, field, column)

@@ -118,7 +118,7 @@ class RecommendationQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     `filter` says what may be in the list, by the attributes of items and the `context`.
     `guest` is the id under which this person was known until now: the answer knows what both did.
     `placement` brings a filter and a limit of its own: both filters hold, and `limit` here goes
-    before the placement's.
+    before the placement's. `rules` hold besides the placement's, which go before.
     `exclude_shown` leaves out what the API's lists have held for this person lately, for `guest`
     too, as `api.shown_for_s` and `api.shown_items` say. `cursor` asks for the page after that of
     the answer it is from: no item stands on two pages, whatever has changed in between.
@@ -135,6 +135,7 @@ class RecommendationQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     context: RequestContext = {}
     guest: Id | None = None
     placement: PlacementName | None = None
+    rules: ListRules | None = None
     exclude_shown: bool = False
     cursor: Cursor | None = None
     explain: bool = False
@@ -164,6 +165,7 @@ class SimilarQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     filter: FilterText | None = None
     context: RequestContext = {}
     placement: PlacementName | None = None
+    rules: ListRules | None = None
 
 
 class TogetherQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
