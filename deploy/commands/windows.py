@@ -53,7 +53,7 @@ Head = Annotated[int, typer.Option(help="only the first so many events", min=0)]
 
 @app.command()
 def write() -> None:
-    """Gather events from Kafka into windows until Ctrl-C or SIGTERM; run it once only."""
+    """Gather events from Kafka into windows until Ctrl-C or SIGTERM; one process at a time."""
     configure_logs()
     settings = local.connect(load_settings(), only=["kafka"])
     store = WindowStore(settings.windows_address)
