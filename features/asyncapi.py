@@ -6,8 +6,10 @@ import msgspec
 from headwater_client.contract import PlacementRules, SegmentRules
 from headwater_client.event_types import EVENT_TYPES
 from headwater_client.events import DeadLetter, Item, PersonAttributes, Recommendation
+from headwater_client.identities import Erased, Erasure, HandOver, Merge, SentOn
 from headwater_client.topics import (
     DEAD_LETTERS,
+    IDENTITIES,
     ITEMS,
     PEOPLE,
     PLACEMENTS,
@@ -27,6 +29,16 @@ Channels = dict[str, tuple[str, dict[type[msgspec.Struct], str]]]
 _OTHER_CHANNELS: Channels = {
     ITEMS: ("receive", {Item: "item_id; a tombstone (no value) removes the item"}),
     PEOPLE: ("receive", {PersonAttributes: "user_id; a tombstone (no value) removes them"}),
+    IDENTITIES: (
+        "receive",
+        {
+            Merge: "guest",
+            Erasure: "user_id",
+            HandOver: "user_id; sent by workers",
+            SentOn: "user_id; sent by workers",
+            Erased: "user_id; sent by workers",
+        },
+    ),
     RECOMMENDATIONS: ("send", {Recommendation: "user_id"}),
     SERVED: ("send", {Recommendation: "user_id"}),
     DEAD_LETTERS: ("send", {DeadLetter: "as it came"}),

@@ -19,6 +19,7 @@ import numpy as np
 from headwater_client.events import Item
 
 from features.feast_import import DoubleList, Int64List, StringList, Value
+from features.person_merges import decode_merges, encode_merges
 from features.rows import ItemGroup, UserRow, empty_group, empty_user
 from features.schema import FeatureSchema, Float64Array
 from features.store import ATTRIBUTES, CATALOGUE, TRENDING, USERS, VERSION, ColumnType, StoreTable
@@ -88,6 +89,8 @@ def decode_columns(table: StoreTable, stored: Stored) -> dict[str, Any]:
 def user_values(row: UserRow) -> dict[str, Any]:
     """The values of table `USERS`."""
     categories = sorted(row.categories)
+    # Most rows have no such column.
+    merges = {} if row.merges is None else {"merges": encode_merges(row.merges)}
     return {
         "counters": list(row.counters),
         "category_hashes": categories,
@@ -97,6 +100,7 @@ def user_values(row: UserRow) -> dict[str, Any]:
         "history_times_ms": row.events[::3].tolist(),
         "taken": row.seen.tobytes(),
         "remembered": row.dedup_ids.tobytes(),
+        **merges,
         "offsets": list(chain.from_iterable(sorted(row.offsets.items()))),
     }
 
@@ -124,6 +128,7 @@ def user_from_values(values: Values, schema: FeatureSchema) -> UserRow:
         seen=array("q", values["taken"] or b""),
         dedup_ids=array("q", values["remembered"] or b""),
         offsets=dict(zip(pairs[::2], pairs[1::2], strict=True)),
+        merges=decode_merges(merges) if (merges := values.get("merges")) else None,
     )
 
 

@@ -100,8 +100,7 @@ class EventReader:
         """
         # Its time is checked here: by the arrival, and it may be clamped.
         event = decode(EVENT_TYPES.spec_of_topic(topic).struct, raw, sys.maxsize)
-        if self._is_nobody(event.user_id):
-            raise EventError("user_id", event.user_id, "stands for nobody, by events.nobody")
+        self.check_person(event.user_id)
         arrived_ms = self.arrival_ms(message_ms)
         if arrived_ms != message_ms:
             self._doubt(topic, "arrival")
@@ -118,6 +117,15 @@ class EventReader:
         if arrived_ms != message_ms:
             limit += f", by this process's clock: the message's own time, {message_ms}, cannot be"
         raise EventError("timestamp", event.timestamp, limit)
+
+    def check_person(self, person: str, field: str = "user_id") -> None:
+        """Refuse an id that stands for nobody in particular.
+
+        Raises:
+            EventError: it names the field.
+        """
+        if self._is_nobody(person):
+            raise EventError(field, person, "stands for nobody, by events.nobody")
 
     def arrival_ms(self, message_ms: int | None) -> int:
         """When a message arrived, by `arrival_ms` and this process's clock."""

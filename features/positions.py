@@ -14,7 +14,8 @@ import msgspec
 import structlog
 from headwater_client.documents import DocumentError, read_json
 from headwater_client.errors import ServerError, SettingsError
-from headwater_client.topics import ITEMS
+from headwater_client.event_types import EVENT_TYPES
+from headwater_client.topics import IDENTITIES, ITEMS
 
 from features import kafka
 from features.settings import BrokerSettings
@@ -236,6 +237,11 @@ class PositionKeeper:
         self._identity = identity
         self._stored: dict[str, bytes] = {}
         self._catalogue: dict[str, int] = {}
+        # What is read again: in the order in which it has to be in rows.
+        self._identities: dict[str, int] = {}
+        self._events: dict[str, int] = {}
+        self._requests: dict[str, int] = {}
+        self._unread: dict[Source, int] = {}
         self.answered: dict[Source, int] = {}
         self.resumed: dict[Source, int] = {}
 
@@ -266,9 +272,29 @@ class PositionKeeper:
                 self.resumed[source] = start
             if offset is not None and start < offset:
                 log.warning("store_behind", source=_name(source), start=start, committed=offset)
+        self._note_behind(stored, found)
         if any(starts[source] < (offset or 0) for source, offset in committed.items()):
             self._catalogue = find_missing_items(self._stored, await self._group_offsets())
         return starts
+
+    def _note_behind(
+        self,
+        stored: Mapping[Source, LogPosition | None],
+        found: Mapping[Source, PartitionLog],
+    ) -> None:
+        """Take note of what rows lack though it had been answered."""
+        behind = {
+            source: self.answered[source]
+            for source, position in stored.items()
+            if (position.offset if position else 0) < self.answered[source]
+        }
+        known = {each: at for each, at in behind.items() if each[0] == IDENTITIES}
+        self._identities = {_name(each): at for each, at in known.items()}
+        self._unread = {each: at for each, at in behind.items() if each[0] in EVENT_TYPES.topics}
+        self._events = {_name(each): at for each, at in self._unread.items()}
+        ends = {each: log.end for each, log in found.items() if each[0] == IDENTITIES and log.end}
+        again = bool(self._identities or self._events)
+        self._requests = {_name(each): end for each, end in ends.items()} if again else {}
 
     async def find_all_starts(self) -> None:
         """Compare all sources before anything is read; arguments and errors as of `find_starts`."""
@@ -326,27 +352,74 @@ class PositionKeeper:
                 if name not in others or _is_before(found[name], told)
             }
 
+    async def wait_for_items(self) -> None:
+        """Wait until items are in rows again: events that are read again need their categories."""
+        await self._wait_until_read(self._catalogue)
+
     async def wait_for_catalogue(self) -> None:
-        """Wait until items are in rows again: events that are read again need their categories.
+        """Wait for items, and until it is known who has become whom, and who was forgotten."""
+        await self.wait_for_items()
+        await self._wait_until_read(self._identities)
+
+    @property
+    def is_reading_again(self) -> bool:
+        """Whether rows lack what had been answered when this worker took its partitions over."""
+        return bool(self._unread or self._requests)
+
+    def split_answered(self, source: Source, offset: int) -> bool:
+        """Take note of an event that is to be handled; whether it had been answered before."""
+        answered = self.answered.get(source, 0)
+        if offset + 1 >= answered:
+            self._unread.pop(source, None)
+        return offset < answered
+
+    @property
+    def lacks_events(self) -> bool:
+        """Whether events have still to come that had been answered."""
+        return bool(self._unread)
+
+    @property
+    def has_events_to_store(self) -> bool:
+        """Whether rows may still lack events that had been answered."""
+        return bool(self._events)
+
+    async def wait_for_events(self) -> None:
+        """Wait until rows hold all events again that had been answered."""
+        while self._events:
+            await self._take_read(self._events)
+            if self._events:
+                await asyncio.sleep(PAUSE_S)
+
+    async def wait_for_identities(self) -> None:
+        """Wait until what was asked of rows by now is done."""
+        await self._wait_until_read(self._requests)
+
+    async def _wait_until_read(self, wanted: dict[str, int]) -> None:
+        """Wait until rows hold sources again.
 
         Not for what does not come: the last messages of a compacted topic may be gone.
         """
         seen: dict[str, bytes | None] = {}
         still_s = 0.0
-        while self._catalogue:
-            stored = await self._store.positions()
-            for name, offset in list(self._catalogue.items()):
-                position = _decode(stored.get(name))
-                if position and position.offset >= offset:
-                    del self._catalogue[name]
-            now = {name: stored.get(name) for name in self._catalogue}
+        while wanted:
+            stored = await self._take_read(wanted)
+            now = {name: stored.get(name) for name in wanted}
             still_s = still_s + PAUSE_S if now == seen else 0.0
             seen = now
             if still_s > QUIET_S:
-                log.warning("catalogue_read_no_further", sources=sorted(self._catalogue))
-                self._catalogue.clear()
-            elif self._catalogue:
+                log.warning("sources_read_no_further", sources=sorted(wanted))
+                wanted.clear()
+            elif wanted:
                 await asyncio.sleep(PAUSE_S)
+
+    async def _take_read(self, wanted: dict[str, int]) -> dict[str, bytes]:
+        """Take out what rows hold by now; what the store says of all sources."""
+        stored = await self._store.positions()
+        for name, offset in list(wanted.items()):
+            position = _decode(stored.get(name))
+            if position and position.offset >= offset:
+                del wanted[name]
+        return stored
 
     async def watch(self) -> None:
         """Look for ever whether the log is still the one that is read.

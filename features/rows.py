@@ -21,9 +21,11 @@ from typing import NamedTuple
 
 from headwater_client.event_types import EVENT_TYPES
 from headwater_client.events import Interaction
+from msgspec.structs import replace
 
 from features import decay
 from features.events import latest_reference_ms
+from features.person_merges import MAX_WAITING, NO_MERGES, PersonMerges, TakenBack
 from features.schema import FeatureSchema
 from features.topics import Hash, hash64
 
@@ -85,7 +87,8 @@ class UserRow:
     and item of each of the newest `history_length` events, ascending, one after another: in this
     form they become a tensor without a copy in Python. `seen`: int64, hashes of items that are not
     recommended again, ascending. `dedup_ids`: int64, hashes of the newest event ids, in order of
-    arrival. `offsets`: the last absorbed offset by source.
+    arrival. `offsets`: the last absorbed offset by source. `merges`: who has become whom; None
+    where nothing was ever said of it.
     """
 
     counters: list[float]
@@ -94,6 +97,7 @@ class UserRow:
     seen: "array[int]" = field(default_factory=lambda: array("q"))
     dedup_ids: "array[int]" = field(default_factory=lambda: array("q"))
     offsets: dict[int, int] = field(default_factory=dict)
+    merges: PersonMerges | None = None
 
     @property
     def reference_ms(self) -> int:
@@ -319,12 +323,33 @@ def _take_back(row: UserRow, event: Observation, schema: FeatureSchema) -> None:
     mark = mark_of(taken, event.item, taken_ms)
     _remember(row, mark, schema.settings.dedup_window)
     undone = event._replace(type=taken, time_ms=taken_ms, strength=1.0)
-    if is_there or is_older:
-        _count(row, undone, schema, -1.0)
     if is_there:
-        place = 3 * history.index(happened)
-        del row.events[place : place + 3]
-        add_to_history(row, undone, schema, as_look=True)
+        _undo(row, undone, schema)
+    elif is_older:
+        _count(row, undone, schema, -1.0)
+    else:
+        merges = row.merges or NO_MERGES
+        waiting = *merges.waiting, TakenBack(taken, event.item, taken_ms, event.categories)
+        row.merges = replace(merges, waiting=waiting[-MAX_WAITING:])
+
+
+def undo_waiting(row: UserRow, waiting: Iterable[TakenBack], schema: FeatureSchema) -> None:
+    """Let what another row of the same person has taken back count no more, in place."""
+    for said in waiting:
+        item, nowhere, categories = Hash(said.item), Hash(0), tuple(map(Hash, said.categories))
+        undone = Observation(
+            said.code, "", "", item, said.time_ms, nowhere, nowhere, -1, categories
+        )
+        if (said.time_ms, schema.stands_for[said.code], said.item) in row.history:
+            _undo(row, undone, schema)
+
+
+def _undo(row: UserRow, event: Observation, schema: FeatureSchema) -> None:
+    """Take an event out of the counters, and leave a look in its place."""
+    _count(row, event, schema, -1.0)
+    place = 3 * row.history.index((event.time_ms, schema.stands_for[event.type], event.item))
+    del row.events[place : place + 3]
+    add_to_history(row, event, schema, as_look=True)
 
 
 def _mark_of(code: int, item: int, time_ms: int) -> Hash:

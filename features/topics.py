@@ -44,6 +44,8 @@ _EVENTS = _ARRIVAL | {"retention.ms": str(30 * _DAY_MS)}
 _OTHER_TOPICS = (
     Topic(topics.ITEMS, True, _COMPACTED),
     Topic(topics.PEOPLE, True, _COMPACTED),
+    # What is sent on to a member is in no other topic: it is there for as long as events are.
+    Topic(topics.IDENTITIES, True, _EVENTS, least_retention_ms=_DAY_MS),
     Topic(
         topics.RECOMMENDATIONS,
         True,

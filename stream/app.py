@@ -17,7 +17,7 @@ import faust
 from faust.types import TP, EventT, Message, StreamT
 from faust.types.auth import CredentialsT
 from headwater_client import EVENT_TYPES, EventError, SettingsError
-from headwater_client.topics import ITEMS, PEOPLE
+from headwater_client.topics import IDENTITIES, ITEMS, PEOPLE
 
 from features.events import EventReader
 from features.kafka import LogIdentity
@@ -31,6 +31,8 @@ from stream import metrics
 from stream.catalogue import ItemUpdate, parse_item, write_items
 from stream.failures import critical_task, end_process, excuses, retry_while_unavailable
 from stream.faust_internals import FolderlessApp, batches, commit_offsets, set_starts, set_transport
+from stream.identities import IdentityReader, IdentityRecord, IdentityUpdater, send_on
+from stream.identity_stage import EventGate, IdentityStage
 from stream.people import AttributesUpdate, parse_attributes, write_attributes
 from stream.pipeline import Commits, Pipeline, RecommendationProducer, stage
 from stream.poison import PoisonNet
@@ -94,6 +96,23 @@ class RecordDecoder:
             metrics.MISPLACED_EVENTS.labels(message.topic, "partition").inc()
         elif message.key != user_id.encode():
             metrics.MISPLACED_EVENTS.labels(message.topic, "key").inc()
+
+    def check_person(self, person: str, field: str) -> None:
+        """As `EventReader.check_person`."""
+        self._reader.check_person(person, field)
+
+    def identity(self, reader: IdentityReader, event: EventT[bytes]) -> IdentityRecord:
+        """A message of `identities`.
+
+        Raises:
+            EventError: it breaks the contract.
+        """
+        message, place = event.message, (event.message.topic, event.message.partition)
+        told, sent_on = reader.read(message.key, message.value)
+        arrived_ms = self._reader.arrival_ms(_time_ms(message))
+        answered = message.offset < self._answered.get(place, 0)
+        source, offset = self._sources[place], message.offset
+        return IdentityRecord(told, source, offset, arrived_ms, sent_on, answered)
 
     async def item_updates(self, events: Sequence[EventT[bytes]]) -> dict[str, ItemUpdate]:
         """The newest message of each item of a batch, by item_id."""
@@ -164,6 +183,7 @@ class FastLoop:
             async for attempt in retry_while_unavailable():
                 with attempt:
                     changes = await self._updater.apply(records)
+        await self._pipeline.send_on(send_on(records, changes.users))
         self._recommender.record(changes.groups)
         requests = _requests(records, changes, self._recommender.answers_since_ms())
         calls = self._recommender.prepare(requests)
@@ -273,19 +293,15 @@ def make_app(config: WorkerConfig, identity: LogIdentity) -> "tuple[faust.App, W
     excuses.append(services.net.take_back)
     set_starts(app, partial(find_starts, app, services.positions))
 
-    async def handle(events: Sequence[EventT[bytes]]) -> None:
-        async for attempt in retry_while_unavailable():
-            with attempt:
-                await services.positions.wait_for_catalogue()
-        await services.net.run(services.loop, events)
-
+    gate = EventGate(services.positions, partial(services.net.run, services.loop))
     add_agents(
         app,
         config.worker.batch_size,
         {
-            "actions": (EVENT_TYPES.topics, handle),
+            "actions": (EVENT_TYPES.topics, gate.handle),
             "catalogue": ((ITEMS,), partial(services.net.run, services.catalogue)),
             "people": ((PEOPLE,), partial(services.net.run, services.people)),
+            "identities": ((IDENTITIES,), partial(services.net.run, services.identities)),
         },
     )
     for run in services.tasks:
@@ -325,6 +341,7 @@ class WorkerServices:
     loop: FastLoop
     catalogue: NewestWriter[ItemUpdate]
     people: NewestWriter[AttributesUpdate]
+    identities: IdentityStage
     positions: PositionKeeper
     tasks: Sequence[Callable[[], Awaitable[None]]]
     routes: Routes
@@ -359,6 +376,13 @@ def make_services(config: WorkerConfig, app: faust.App, identity: LogIdentity) -
         loop,
         NewestWriter(decoder.item_updates, partial(write_items, store), commits),
         NewestWriter(decoder.attribute_updates, partial(write_attributes, store), commits),
+        IdentityStage(
+            partial(decoder.identity, IdentityReader(schema, decoder.check_person)),
+            IdentityUpdater(store, schema, recommender.items.catalogue),
+            producer,
+            commits,
+            positions,
+        ),
         positions,
         (
             loop.start,

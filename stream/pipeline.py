@@ -32,8 +32,15 @@ from faust.types import TP, EventT
 from faust.types import Message as FaustMessage
 from headwater_client import DeadLetter, EventError, ServerError
 from headwater_client.events import Recommendation, Shadow, encode
+from headwater_client.identities import HandOver, IdentityMessage, key_of
 from headwater_client.kafka import remedy_of
-from headwater_client.topics import DEAD_LETTERS, MAX_MESSAGE_BYTES, PARTITIONER, RECOMMENDATIONS
+from headwater_client.topics import (
+    DEAD_LETTERS,
+    IDENTITIES,
+    MAX_MESSAGE_BYTES,
+    PARTITIONER,
+    RECOMMENDATIONS,
+)
 
 from features.kafka import TOO_LARGE, client_config
 from features.positions import PositionKeeper
@@ -116,6 +123,21 @@ class RecommendationProducer:
     async def send(self, topic: str, key: bytes | None, value: bytes) -> None:
         """Hand a message over; waits only while the producer's queue is full."""
         await self._send([_Outgoing(topic, key, value)], self._failed.append)
+
+    async def send_identities(self, messages: Iterable[IdentityMessage]) -> None:
+        """Hand over what is said of people's rows.
+
+        A row that is larger than the topic takes goes without the items that its person has seen.
+        """
+        for message in messages:
+            forms = [message]
+            if isinstance(message, HandOver):
+                row = {name: value for name, value in message.row.items() if name != "taken"}
+                forms.append(msgspec.structs.replace(message, row=row))
+            key = key_of(message).encode()
+            await self._send(
+                [_Outgoing(IDENTITIES, key, encode(form)) for form in forms], self._failed.append
+            )
 
     async def send_to_dead_letter(self, event: EventT[bytes], error: EventError) -> None:
         """Keep a message in the dead-letter topic, with the reason why it was refused.
@@ -346,6 +368,10 @@ class Pipeline:
             work = partial(self._answer, batch, call, earlier)
             call.task = asyncio.create_task(critical_task(work)())
         self._finish_batches()
+
+    async def send_on(self, messages: Iterable[IdentityMessage]) -> None:
+        """Hand over what a batch leads to besides answers, before it is begun."""
+        await self._producer.send_identities(messages)
 
     async def drain(self) -> None:
         """Wait until every batch that was begun is done."""

@@ -179,9 +179,13 @@ class RowUpdater:
         """Apply the events in place; the rows that have changed."""
         changed_users: dict[str, CachedRow[UserRow]] = {}
         changed_groups: dict[ItemGroupKey, CachedRow[ItemGroup]] = {}
-        for event, column, source, offset, *_ in batch:
+        for event, column, source, offset, arrived_ms, _ in batch:
             user = rows.users[event.user_id]
             if offset <= user.row.offsets.get(source, -1):
+                continue
+            if user.row.merges and user.row.merges.forgets(arrived_ms):
+                user.row.offsets[source] = offset
+                changed_users[event.user_id] = user
                 continue
             categories = rows.entries[event.item_id].category_hashes
             observed = observation(event, source, offset, categories)
@@ -301,6 +305,8 @@ class RowReader:
         row = self._decode(None if view.is_guest else stored[view.user_id])
         if view.merged_id and not view.is_guest:
             guest = self._decode(stored[view.merged_id])
+            if _is_handed_over(row, guest):
+                return row
             for each in (row, guest):
                 recover_user(each, current_ms(), self._schema)
             merge_rows(row, guest, self._schema)
@@ -332,6 +338,12 @@ class RowReader:
             others = {*map(hash64, view.left_out), *view.left_out_hashes}
             row.seen = array("q", sorted(others.union(row.seen)))
         return row
+
+
+def _is_handed_over(row: UserRow, guest: UserRow) -> bool:
+    """Whether a person's row has that of the guest, by a merge for good."""
+    into = guest.merges.into if guest.merges else None
+    return into is not None and row.merges is not None and row.merges.knows(into.merge)
 
 
 def _pop(

@@ -228,13 +228,15 @@ class SlowLoop:
     def _read(self, number: int) -> None:
         """Add a window to the history, where it can be read and was not left out before."""
         try:
-            if self._windows.manifest(number) in self._left_out:
+            manifest = self._windows.manifest(number)
+            if manifest in self._left_out:
                 return
             events = read_log(self._windows, [number]).events
         except DataError as error:
             log.warning("window_left_out", window=number, reason=str(error))
             return
         self._known.append(number)
+        self._history.merge(manifest.merges)
         self._history.extend(events)
 
     def _not_learned(self) -> tuple[int, ...]:

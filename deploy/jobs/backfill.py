@@ -23,12 +23,20 @@ from confluent_kafka import Message
 from headwater_client.errors import EventError, HeadwaterError
 from headwater_client.event_types import EVENT_TYPES
 from headwater_client.events import Interaction, Item
-from headwater_client.topics import ITEMS, PEOPLE
+from headwater_client.identities import Erased
+from headwater_client.topics import IDENTITIES, ITEMS, PEOPLE
 
 from deploy.settings import Settings
 from features import columns
 from features.events import EventReader, arrival_ms, current_ms
-from features.kafka import LogIdentity, ensure_log, ensure_sources, group_members, is_end
+from features.kafka import (
+    LogIdentity,
+    ensure_log,
+    ensure_sources,
+    group_members,
+    group_offsets,
+    is_end,
+)
 from features.positions import claim_positions, raise_positions
 from features.rows import ItemGroup
 from features.schema import FeatureSchema
@@ -38,6 +46,7 @@ from features.store.redis import RedisRowStore
 from features.topics import Hash, source_hash
 from stream.catalogue import LOADED_ITEMS, CatalogueCache, ItemUpdate, parse_item, write_items
 from stream.failures import is_transient
+from stream.identities import IdentityReader, IdentityRecord, IdentityUpdater
 from stream.people import AttributesUpdate, parse_attributes, write_attributes
 from stream.row_updates import ConsumerRecord, ItemGroupKey, RowUpdater
 from stream.trending import TrendingSource
@@ -88,6 +97,7 @@ class RowFiller:
         self._updater = RowUpdater(
             store, self._schema, catalogue, self._popularity, worker.row_cache
         )
+        self._identities = IdentityUpdater(store, self._schema, catalogue)
         self._trends = TrendingSource(
             store, self._schema, partitions, worker.trending_items, worker.trends_refresh_s
         )
@@ -112,6 +122,16 @@ class RowFiller:
         async for attempt in _retry_attempts():
             with attempt:
                 await write_attributes(self._store, newest)
+
+    async def add_identities(self, batch: Sequence[IdentityRecord]) -> None:
+        """Who has become whom, and who was forgotten; nothing is sent.
+
+        Raises:
+            ServerError: the store does not answer.
+        """
+        async for attempt in _retry_attempts():
+            with attempt:
+                await self._identities.apply(batch)
 
     async def add_events(self, batch: Sequence[ConsumerRecord]) -> None:
         """What people did, each source's in its order.
@@ -227,19 +247,29 @@ async def fill_rows_from_kafka(settings: Settings, progress: Progress) -> Backfi
     identity, filled = ensure_log(settings.kafka), BackfillCounts()
     sources = identity.sources
     reader = EventReader(settings.events)
+    identity_reader = IdentityReader(FeatureSchema(settings.features), reader.check_person)
+    answered = group_offsets(settings.kafka, settings.worker.group, identity)
     with (
         closing(KafkaBacklog(settings.kafka, [ITEMS])) as catalogue,
         closing(KafkaBacklog(settings.kafka, [PEOPLE])) as people,
+        closing(KafkaBacklog(settings.kafka, [IDENTITIES])) as identities,
         closing(KafkaBacklog(settings.kafka, EVENT_TYPES.topics)) as actions,
     ):
-        total = catalogue.total + people.total + actions.total
+        total = catalogue.total + people.total + identities.total + actions.total
         ends = {**catalogue.ends, **people.ends, **actions.ends}
+        # What workers have not answered is left to them: it wants rows that are whole.
+        ends |= {each: answered[each] for each in identities.ends if each in answered}
         async with open_filler(settings, identity=identity, ends=ends) as filler:
             for batch in catalogue.batches():
                 await filler.add_items(_read_items(batch, sources, filled))
                 progress(filled.total, total)
             for batch in people.batches():
                 await filler.add_attributes(_read_people(batch, sources, filled))
+                progress(filled.total, total)
+            for batch in identities.batches():
+                told = _read_identities(batch, identity_reader, sources, answered)
+                filled.people += len(batch)
+                await filler.add_identities(told)
                 progress(filled.total, total)
             for batch in actions.batches():
                 records = _read_events(batch, reader, sources, filled)
@@ -333,6 +363,31 @@ def _read_people(
     return newest
 
 
+def _read_identities(
+    batch: Iterable[Message],
+    reader: IdentityReader,
+    sources: Sources,
+    answered: Mapping[tuple[str, int], int],
+) -> list[IdentityRecord]:
+    """What workers have answered; and of what they have not, for how long who is forgotten."""
+    records = []
+    for message in batch:
+        try:
+            told, event = reader.read(message.key(), message.value())
+        except EventError as error:
+            log_refused(message, error)
+            continue
+        place, offset = source_of(message), message.offset() or 0
+        source, time_ms = sources[place], arrival_ms(message.timestamp()[1], current_ms())
+        if offset >= answered.get(place, 0):
+            if not isinstance(told, Erased):
+                continue
+            # As far as what had asked for it: what comes between is still to be done.
+            offset = told.offsets.get(str(source), -1)
+        records.append(IdentityRecord(told, source, offset, time_ms, event, answered=True))
+    return records
+
+
 def _read_events(
     batch: Iterable[Message], reader: EventReader, sources: Sources, filled: BackfillCounts
 ) -> list[ConsumerRecord]:
@@ -346,7 +401,8 @@ def _read_events(
             continue
         topic, partition = source_of(message)
         source, offset = sources[topic, partition], message.offset() or 0
-        records.append(ConsumerRecord(event, f"{topic}_{partition}", source, offset))
+        time_ms = arrival_ms(message.timestamp()[1], current_ms())
+        records.append(ConsumerRecord(event, f"{topic}_{partition}", source, offset, time_ms))
     return records
 
 

@@ -11,7 +11,7 @@ from confluent_kafka.admin import OffsetSpec  # type: ignore[attr-defined]  # pu
 from headwater_client.errors import ServerError
 from headwater_client.event_types import EVENT_TYPES
 from headwater_client.kafka import unreachable
-from headwater_client.topics import ITEMS, PEOPLE
+from headwater_client.topics import IDENTITIES, ITEMS, PEOPLE
 
 from features.kafka import admin
 from features.settings import BrokerSettings
@@ -26,7 +26,7 @@ _NO_COORDINATOR_YET = (
 
 def log_topics() -> tuple[str, ...]:
     """The topics that rows are made of."""
-    return (*EVENT_TYPES.topics, ITEMS, PEOPLE)
+    return (*EVENT_TYPES.topics, ITEMS, PEOPLE, IDENTITIES)
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ class HttpApi:
         """
         routes = [
             Route(
-                operation.path.replace("{person}", "{person:path}"),
+                re.sub(r"{(person|guest)}", r"{\1:path}", operation.path),
                 self._make_endpoint(operation),
                 methods=[operation.method],
             )

@@ -14,8 +14,16 @@ from headwater_client import EVENT_TYPES, EventError, Interaction, Item, decode,
 from headwater_client.contract import MAX_EVENTS
 from headwater_client.documents import DocumentError, read_json
 from headwater_client.events import PersonAttributes, Recommendation
+from headwater_client.identities import IdentityMessage, key_of
 from headwater_client.kafka import remedy_of
-from headwater_client.topics import ITEMS, MAX_MESSAGE_BYTES, PARTITIONER, PEOPLE, SERVED
+from headwater_client.topics import (
+    IDENTITIES,
+    ITEMS,
+    MAX_MESSAGE_BYTES,
+    PARTITIONER,
+    PEOPLE,
+    SERVED,
+)
 from msgspec import Struct
 from prometheus_client import Counter
 
@@ -75,6 +83,10 @@ class EventIntake:
     ) -> None:
         self._reader = EventReader(settings, count, clock)
         self._clock = clock
+
+    def check_person(self, person: str, field: str) -> None:
+        """As `EventReader.check_person`."""
+        self._reader.check_person(person, field)
 
     def read(self, raw: bytes, person: str | None = None) -> Interaction:
         """One event.
@@ -150,6 +162,11 @@ def event_message(event: Interaction) -> TopicMessage:
 def attributes_message(person: PersonAttributes) -> TopicMessage:
     """What is known of a person, as it is sent: to their partition."""
     return TopicMessage(PEOPLE, person.user_id, encode(person))
+
+
+def identity_message(message: IdentityMessage) -> TopicMessage:
+    """Who has become whom, or is to be forgotten, as it is sent: to that person's partition."""
+    return TopicMessage(IDENTITIES, key_of(message), encode(message))
 
 
 def item_message(item: Item) -> TopicMessage:

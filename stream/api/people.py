@@ -31,7 +31,7 @@ class PeopleOperations(Operations):
         async with asyncio.timeout(self._parts.deadline_s):
             (row,) = await self._parts.rows.read([RowView(person)])
             attributes = dict(await self._parts.read_attributes(person))
-        if not row.offsets and not attributes:
+        if not (row.events or row.seen or row.dedup_ids or attributes):
             raise refuse("not-found", "nothing is known of this person", "send an event of theirs")
         return contract.PersonAnswer(
             person=person,
@@ -45,6 +45,7 @@ class PeopleOperations(Operations):
                 if source in row.offsets
             },
             attributes=attributes,
+            merged_into=row.merges.into.merge.member if row.merges and row.merges.into else "",
         )
 
     async def put_attributes(self, call: ApiCall) -> contract.AttributesAnswer:

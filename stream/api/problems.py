@@ -42,6 +42,9 @@ KINDS = {
     "method": ProblemKind(
         405, "Not by this method", "The header `Allow` names those that there are."
     ),
+    "conflict": ProblemKind(
+        409, "It is otherwise already", "`detail` says how it is; what was said first stays."
+    ),
     "too-large": ProblemKind(
         413,
         "The request is too large",

@@ -4,6 +4,7 @@ from importlib.metadata import version
 
 from headwater_client import contract
 
+from stream.api.identities import IdentityOperations
 from stream.api.parts import ApiCall
 from stream.api.people import PeopleOperations
 from stream.api.placements import PlacementOperations
@@ -11,7 +12,13 @@ from stream.api.sending import SendingOperations
 from stream.api.together import TogetherOperations
 
 
-class ApiService(TogetherOperations, SendingOperations, PeopleOperations, PlacementOperations):
+class ApiService(
+    TogetherOperations,
+    SendingOperations,
+    PeopleOperations,
+    IdentityOperations,
+    PlacementOperations,
+):
     """The operations, by their names in `headwater_client.operations`."""
 
     _release = version("headwater")

@@ -124,7 +124,7 @@ def _check_categories(
                 for e in events
                 if e.topic == topic and name in categories.get(e.item_id, ())
             ]
-            values = oracle.decayed(times, reference, schema.category_half_lives)
+            values = oracle.decayed_sums(times, reference, schema.category_half_lives)
             have = expected.setdefault(hash64(name), [0.0] * size)
             expected[hash64(name)] = [h + weight * v for h, v in zip(have, values, strict=True)]
     assert list(row["category_hashes"] or []) == sorted(expected)
@@ -152,7 +152,7 @@ def check_items(settings: Settings, log: Sequence[Logged]) -> None:
             assert reference == newest, (item_id, column)
             assert offset >= max(event.offset for event in events)
             assert values == close(
-                oracle.decayed([e.time_ms for e in events], newest, schema.item_half_lives)
+                oracle.decayed_sums([e.time_ms for e in events], newest, schema.item_half_lives)
             ), (item_id, column)
             counted += round(values[-1])
     assert counted == len(log)

@@ -999,7 +999,6 @@ def test_gorses_own_client_says_what_is_wrong_and_what_has_no_counterpart(servic
         (lambda: client.get_users(5), 501, "people are not listed"),
         (lambda: client.get_items(5), 501, "the catalogue is not listed here"),
         (lambda: client.delete_feedback("ann", "i1"), 501, "an event is not taken back"),
-        (lambda: client.delete_user("ann"), 501, "not erased by this interface"),
         (lambda: Gorse(url, "wrong").get_recommend("ann"), 401, "the key is not known"),
         (lambda: Gorse(f"{url}/old", service.secret).get_recommend("a"), 501, "no such path"),
     ]:
@@ -1186,6 +1185,57 @@ def run_command(service: Service, *command: str) -> subprocess.CompletedProcess[
     )
     assert done.returncode == 0, done.stderr
     return done
+
+
+def test_a_guest_becomes_a_member_for_good(service: Service) -> None:
+    guest, person = f"g/{uuid4().hex}", uuid4().hex
+    path = f"/v1/people/{guest}/merge"
+    for sent in (click("i1", user_id=guest), click("i2", user_id=person)):
+        service.take("POST", EVENTS, sent)
+    wait_until(lambda: service.clicks(guest) == service.clicks(person) == 1, 30)
+    merged = service.take("POST", path, {"member": person})
+    assert next(iter(merged["place"].values())) >= 0
+    service.take("POST", EVENTS, click("i3", user_id=guest))
+    wait_until(lambda: service.clicks(person) == 3, 30)
+    found = service.take("GET", f"/v1/people/{person}")
+    assert [event["item_id"] for event in found["events"]] == ["i1", "i2", "i3"]
+    assert service.take("GET", f"/v1/people/{guest}")["merged_into"] == person
+    # Whoever goes on to name the guest counts nothing twice, and the first merge stays.
+    body = {"person": person, "limit": 5}
+    both = items(service.take("POST", ASK, {**body, "guest": guest}))
+    assert both == items(service.take("POST", ASK, body))
+    service.take("POST", path, {"member": person})
+    refused = {
+        409: ("POST", path, {"member": "somebody"}),
+        400: ("POST", path, {"member": guest}),
+    }
+    for status, request in refused.items():
+        assert service.call(*request)[0] == status
+    assert service.call("POST", f"/v1/people/{person}/merge", {"member": guest})[0] == 409
+    status, problem = service.call("POST", "/v1/people/anon/merge", {"member": person})
+    assert (status, problem["field"]) == (400, "guest")
+    status, _ = service.call("POST", path, {"member": person}, secret=service.ask_secret)
+    assert status == 403
+    assert service.clicks(person) == 3
+
+
+def test_a_person_is_forgotten_with_a_receipt_and_is_then_new(service: Service) -> None:
+    person = uuid4().hex
+    path = f"/v1/people/{person}"
+    service.take("POST", EVENTS, click("i1", user_id=person, event_id="first"))
+    service.take("PUT", f"{path}/attributes", {"attributes": {"city": "Ghent"}})
+    wait_until(lambda: service.clicks(person) == 1, 30)
+    assert service.call("DELETE", path, secret=service.ask_secret)[0] == 403
+    receipt = service.take("DELETE", path)
+    states = {place["place"]: place["state"] for place in receipt["places"]}
+    assert states["feature row"] == states["attributes"] == "removed"
+    assert states["windows"] == states["Kafka"] == "kept"
+    assert {name.partition("/")[0] for name in receipt["offsets"]} == {"identities", "people"}
+    wait_until(lambda: service.call("GET", path)[0] == 404, 30)
+    # The same event again is a new person's.
+    service.take("POST", EVENTS, click("i1", user_id=person, event_id="first"))
+    wait_until(lambda: service.clicks(person) == 1, 30)
+    assert "attributes" not in service.take("GET", path)
 
 
 def test_what_no_topic_takes_is_the_callers_to_shorten(service: Service) -> None:

@@ -13,9 +13,11 @@ from pathlib import Path
 from threading import Event
 
 import pytest
-from confluent_kafka import Consumer, TopicPartition
-from headwater_client import EventProducer
+from confluent_kafka import Consumer, Producer, TopicPartition
+from headwater_client import EventProducer, encode
 from headwater_client.event_types import CLICK, PURCHASE
+from headwater_client.identities import Merge
+from headwater_client.topics import IDENTITIES, PARTITIONER
 from structlog.testing import capture_logs
 
 from deploy.settings import Settings
@@ -226,3 +228,20 @@ def test_the_commands(kafka: BrokerSettings, store: WindowStore, tmp_path: Path)
     shown = json.loads(run(kafka, tmp_path, "show", "1", "--json", "--head", "1"))
     assert [each["event"]["item_id"] for each in shown["rows"]] == ["lamp"]
     assert "... 1 more: --head 2" in run(kafka, tmp_path, "show", "1", "--head", "1")
+
+
+def test_a_window_says_which_guests_have_become_members(
+    kafka: BrokerSettings, store: WindowStore
+) -> None:
+    producer = Producer(client_config(kafka) | {"partitioner": PARTITIONER})
+    for number, guest in enumerate(("g1", "g2", "g1")):
+        merge = Merge(merge_id=f"m{number}", guest=guest, member="ann" if number < 2 else "bob")
+        producer.produce(IDENTITIES, encode(merge), guest)
+    producer.produce(IDENTITIES, b"no message", "g1")
+    assert producer.flush(30) == 0
+    send(kafka, 5)
+    [first] = write(kafka, store, 1)
+    assert first.merges == {"g1": "ann", "g2": "ann"}
+    send(kafka, 66)
+    [second] = write(kafka, store, 1)
+    assert (second.merges, second.refused) == ({}, 0)

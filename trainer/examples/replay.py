@@ -9,7 +9,7 @@ S snapshots.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from operator import attrgetter
 from typing import TypeVar
@@ -17,8 +17,10 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 from headwater_client.events import Interaction, Item
+from msgspec.structs import replace as replace_fields
 
 from features import inputs, rows
+from features.merging import merge_rows
 from features.rows import ItemGroup, Observation, UserRow
 from features.schema import FeatureSchema, Float32Array, Int64Array, Vocabulary
 from features.topics import Hash, hash64
@@ -320,6 +322,14 @@ class Replayer:
         made = [one for event in log if (one := self._replay_event(event))]
         return self._undo(made) if self.unmatched else made
 
+    def merge(self, guest: str, member: str) -> None:
+        """Let a guest be a member: what is known of both is one row, and what they have taken."""
+        if guest in self._known:
+            row = self._known.setdefault(member, rows.empty_user(self._schema))
+            merge_rows(row, self._known.pop(guest), self._schema)
+            taken = self._taken.pop(guest, set())
+            self._taken.setdefault(member, set()).update(taken)
+
     def _undo(self, made: list[Example]) -> list[Example]:
         """Take back those of these examples that were taken back."""
         places = {
@@ -445,6 +455,7 @@ class EventHistory:
         self._replayer = Replayer(schema)
         self._popularity = ItemPopularity(schema)
         self._users: dict[str, int] = {}
+        self._members: dict[str, str] = {}
         self._rows = self._columns([])
         # The order of `examples`, once somebody has asked for it.
         self._by_person: Int64Array | None = None
@@ -459,6 +470,8 @@ class EventHistory:
             items: new words on the catalogue.
         """
         self.catalogue |= {item.item_id: item for item in items}
+        if self._members:
+            events = [self._rename(event) for event in events]
         named = {event.item_id for event in events}
         known = [self.catalogue[name] for name in named if name in self.catalogue]
         replayed = self._replayer.replay(observe_log(events, known))
@@ -469,6 +482,33 @@ class EventHistory:
         counted = sorted([*item_events(replayed), *undone], key=attrgetter("offset"))
         found = self._popularity.apply(counted)
         self._popularities = _concatenate(self._popularities, found)
+
+    def merge(self, merges: Mapping[str, str]) -> None:
+        """Let guests be members, in what is known and in what arrives next; the first word stays.
+
+        What was known before each event stays as it was: then they were two.
+        """
+        for guest, member in merges.items():
+            root = self._find_member(member)
+            if guest in self._members or root == guest:
+                continue
+            self._members[guest] = root
+            self._replayer.merge(guest, root)
+            if (number := self._users.get(guest)) is not None:
+                own = self._users.setdefault(root, len(self._users))
+                self._rows.users[self._rows.users == number] = own
+                self._by_person = None
+
+    def _find_member(self, person: str) -> str:
+        """Whom a person has become, and that one, and so on; circles are not among them."""
+        while person in self._members:
+            person = self._members[person]
+        return person
+
+    def _rename(self, event: Interaction) -> Interaction:
+        if event.user_id not in self._members:
+            return event
+        return replace_fields(event, user_id=self._find_member(event.user_id))
 
     def _undo(self, said: Sequence[Observation]) -> list[Observation]:
         """Take back what earlier logs had; those events that have found something to undo."""
@@ -492,7 +532,7 @@ class EventHistory:
 
     @property
     def users(self) -> list[str]:
-        """Everyone, in the order in which `examples` has them."""
+        """Everyone, in the order in which `examples` has them; guests of old, too."""
         return list(self._users)
 
     @property

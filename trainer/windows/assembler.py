@@ -22,7 +22,7 @@ passes over what is settled, so it gathers exactly what no window has.
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from operator import attrgetter
 
@@ -155,12 +155,14 @@ class ClosedWindow:
     Attributes:
         rows: in event-time order.
         refused: messages refused since the window before.
+        merges: by guest, whom the guest has become since the window before.
     """
 
     reason: CloseReason
     rows: list[WindowEvent]
     refused: int
     progress: AssemblyState
+    merges: Mapping[str, str] = field(default_factory=dict)
 
 
 class WindowAssembler:
@@ -197,6 +199,8 @@ class WindowAssembler:
         self._repeats = repeats
         self._slots: defaultdict[int, list[WindowEvent]] = defaultdict(list)
         self._late: list[WindowEvent] = []
+        self._merges: dict[str, str] = {}
+        self._merged_at: list[tuple[Source, int]] = []
         self._count = self._refused = 0
         self._moved_s = self._added_s = self._empty_s = now_s
         self._idled_s: float | None = None
@@ -225,6 +229,19 @@ class WindowAssembler:
             self._late.append(msgspec.structs.replace(row, late=True))
         else:
             self._slots[self._start(row.event.timestamp)].append(row)
+
+    def merge(self, source: Source, offset: int, guest: str, member: str) -> None:
+        """Gather that a guest has become a member, unless a window has it already."""
+        if self.trackers[source].has(offset):
+            return
+        self.trackers[source].read(offset)
+        self._merged_at.append((source, offset))
+        self._merges.setdefault(guest, member)
+
+    def pass_over(self, source: Source, offset: int) -> None:
+        """Settle a message that says nothing to a window."""
+        if not self.trackers[source].has(offset):
+            self.trackers[source].settle(offset)
 
     def refuse(self, source: Source, offset: int) -> bool:
         """Pass over a message that is no event; False if that was done before."""
@@ -302,9 +319,12 @@ class WindowAssembler:
         rows.sort(key=attrgetter("order"))
         for row in rows:
             self.trackers[row.topic, row.partition].settle(row.offset)
+        for source, offset in self._merged_at:
+            self.trackers[source].settle(offset)
+        merges, self._merges, self._merged_at = self._merges, {}, []
         refused, self._refused, self._late = self._refused, 0, []
         self._count -= len(rows)
-        return ClosedWindow(reason, self._repeats.mark(rows), refused, self.progress())
+        return ClosedWindow(reason, self._repeats.mark(rows), refused, self.progress(), merges)
 
     def _passed_ms(self) -> int:
         """Up to where the watermark has passed windows, and their lateness."""

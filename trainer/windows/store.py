@@ -356,6 +356,7 @@ def _describe(number: int, closed: ClosedWindow, content: bytes) -> "WindowManif
         closed_ms=int(time.time() * 1000),
         reason=closed.reason,
         progress=closed.progress,
+        merges=dict(closed.merges),
     )
 
 
@@ -375,7 +376,7 @@ def _manifest_path(number: int) -> str:
 SCHEMA = 1
 
 
-class WindowManifest(Struct, frozen=True, kw_only=True):
+class WindowManifest(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A window. It exists once its manifest does.
 
     Attributes:
@@ -385,6 +386,7 @@ class WindowManifest(Struct, frozen=True, kw_only=True):
         refused: messages that break the event contract, since the window before.
         first_ms, last_ms: event times.
         closed_ms: when, by this machine's clock.
+        merges: by guest, whom the guest has become since the window before; the first word stays.
     """
 
     number: int
@@ -401,6 +403,7 @@ class WindowManifest(Struct, frozen=True, kw_only=True):
     closed_ms: int
     reason: CloseReason
     progress: AssemblyState
+    merges: dict[str, str] = {}
 
 
 class _Sealed(Struct, frozen=True):

@@ -16,6 +16,8 @@ from confluent_kafka import Message
 from headwater_client.errors import DataError, EventError, ServerError, SettingsError
 from headwater_client.event_types import EVENT_TYPES
 from headwater_client.events import Interaction
+from headwater_client.identities import Merge, decode_identity
+from headwater_client.topics import IDENTITIES
 
 from features.events import EventReader, current_ms, latest_reference_ms
 from features.kafka import LogIdentity, describe_log, ensure_log, is_end
@@ -80,7 +82,7 @@ class WindowWriter:
         identity = ensure_log(self._kafka)
         appender = WindowAppender(self._store, self._settings, identity.cluster)
         with closing(
-            MessageReader(self._kafka, self._settings.group, EVENT_TYPES.topics)
+            MessageReader(self._kafka, self._settings.group, (*EVENT_TYPES.topics, IDENTITIES))
         ) as reader:
             sources = {source: identity.topics[source[0]] for source in reader.sources}
             assembler = appender.assembler(sources, self._now_s())
@@ -120,6 +122,9 @@ class WindowWriter:
             assembler.reached_end(source)
             return
         offset = message.offset() or 0
+        if source[0] == IDENTITIES:
+            _take_identity(message, assembler)
+            return
         try:
             event = read_event(message, self._events)
         except EventError as error:
@@ -129,6 +134,19 @@ class WindowWriter:
         # A clock of Kafka that is ahead must not make late what comes at the right time.
         arrived_ms = min(self._events.arrival_ms(message.timestamp()[1]), current_ms())
         assembler.add(WindowEvent(*source, offset, event), arrived_ms)
+
+
+def _take_identity(message: Message, assembler: WindowAssembler) -> None:
+    """That a guest has become a member; what breaks the contract workers keep as a dead letter."""
+    source, offset = source_of(message), message.offset() or 0
+    try:
+        told = decode_identity(message.value())
+    except EventError:
+        told = None
+    if isinstance(told, Merge):
+        assembler.merge(source, offset, told.guest, told.member)
+    else:
+        assembler.pass_over(source, offset)
 
 
 class _WatchedLog:

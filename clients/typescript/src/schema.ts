@@ -138,7 +138,11 @@ export interface paths {
         get: operations["describe_person"];
         put?: never;
         post?: never;
-        delete?: never;
+        /**
+         * Forget a person; the answer says what is kept
+         * @description Asks for a key with the scope `administer`.
+         */
+        delete: operations["erase_person"];
         options?: never;
         head?: never;
         patch?: never;
@@ -158,6 +162,26 @@ export interface paths {
          */
         put: operations["put_attributes"];
         post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/people/{guest}/merge": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * A guest has become a member, for good
+         * @description Asks for a key with the scope `send`.
+         */
+        post: operations["merge_guest"];
         delete?: never;
         options?: never;
         head?: never;
@@ -731,6 +755,36 @@ export interface components {
             strength: number;
             by?: string[];
         };
+        /**
+         * ErasureAnswer
+         * @description Kafka has on all in-sync replicas that a person is to be forgotten: a receipt.
+         *
+         *         `offsets` are where that stands. What the person does from then on is a new person's.
+         */
+        ErasureAnswer: {
+            person: string;
+            erasure_id: string;
+            /** @description offsets by TOPIC/PARTITION, such as clicks/2 */
+            offsets: {
+                [key: string]: number;
+            };
+            places: components["schemas"]["ErasurePlace"][];
+        };
+        /**
+         * ErasurePlace
+         * @description A place where something is known of a person; `about` says what, and for how long.
+         */
+        ErasurePlace: {
+            place: string;
+            state: components["schemas"]["ErasureState"];
+            about: string;
+        };
+        /**
+         * ErasureState
+         * @description What becomes of what is known of a person in one place.
+         * @enum {unknown}
+         */
+        ErasureState: "kept" | "removed";
         /** @description An event of a registered type. A new `event_id`, `timestamp` now and, where the request names a person, `user_id` are filled in. */
         Event: components["schemas"]["ClickEvent"] | components["schemas"]["PurchaseEvent"] | components["schemas"]["AddToCartEvent"] | components["schemas"]["RatingEvent"] | components["schemas"]["PlayEvent"] | components["schemas"]["DislikeEvent"] | components["schemas"]["HideEvent"] | components["schemas"]["RemoveFromCartEvent"] | components["schemas"]["ReturnEvent"] | components["schemas"]["ImpressionEvent"];
         /**
@@ -1041,6 +1095,27 @@ export interface components {
             promotions?: components["schemas"]["Promotion"][];
         };
         /**
+         * MergeAnswer
+         * @description Kafka has the merge on all in-sync replicas; `place` is where it stands.
+         */
+        MergeAnswer: {
+            merge_id: string;
+            /** @description offsets by TOPIC/PARTITION, such as clicks/2 */
+            place: {
+                [key: string]: number;
+            };
+        };
+        /**
+         * MergeQuery
+         * @description Whom a guest has become; `merge_id` names the merge, by default by a new id.
+         */
+        MergeQuery: {
+            /** @description 1 to 256 characters */
+            member: string;
+            /** @default null */
+            merge_id?: string | null;
+        };
+        /**
          * PastEvent
          * @description An event of a person's history; no `item_id` where the version does not know the item.
          */
@@ -1057,6 +1132,7 @@ export interface components {
          *         `counters`: by type of event and half-life in milliseconds; `all` is the plain count. `events`
          *         are the newest, ascending. `seen` items are not recommended again. `offsets` says up to where
          *         each partition of the log is in this row. `attributes` are what the app has said of them.
+         *         `merged_into` is the member whom a guest has become.
          */
         PersonAnswer: {
             person: string;
@@ -1075,6 +1151,8 @@ export interface components {
             attributes?: {
                 [key: string]: string | number | boolean | null;
             };
+            /** @default  */
+            merged_into?: string;
         };
         /**
          * Pin
@@ -2288,6 +2366,37 @@ export interface operations {
             };
         };
     };
+    erase_person: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                person: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description answered */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErasureAnswer"];
+                };
+            };
+            /** @description a problem (RFC 9457) */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     put_attributes: {
         parameters: {
             query?: never;
@@ -2310,6 +2419,41 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["AttributesAnswer"];
+                };
+            };
+            /** @description a problem (RFC 9457) */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    merge_guest: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                guest: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["MergeQuery"];
+            };
+        };
+        responses: {
+            /** @description answered */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["MergeAnswer"];
                 };
             };
             /** @description a problem (RFC 9457) */

@@ -187,6 +187,15 @@ class GorseDialect:
             await self._service.describe_person(make_call(call, path={"person": person}))
         return gorse_forms.describe_user(person, await self._people.find(person))
 
+    async def delete_user(self, call: ApiCall) -> dict[str, int]:
+        """A person is forgotten, with their feedback.
+
+        Raises:
+            RequestError: Kafka does not take the message.
+        """
+        await self._people.remove(call, call.path["user"])
+        return _ONE_ROW
+
     async def insert_item(self, call: ApiCall) -> dict[str, int]:
         """An item becomes one of the catalogue, whole."""
         return await self._put(call, [decode(GorseItem, call.raw)])

@@ -54,6 +54,15 @@ class PersonEditor:
             await asyncio.gather(*(self._send(call, person, query) for person, query in part))
         self._sent.update(people)
 
+    async def remove(self, call: ApiCall, person: str) -> None:
+        """Forget a person.
+
+        Raises:
+            RequestError: Kafka does not take it.
+        """
+        await self._service.erase_person(make_call(call, path={"person": person}))
+        self._sent.pop(person, None)
+
     async def _send(self, call: ApiCall, person: str, query: AttributesQuery) -> None:
         named = make_call(call, body=query, path={"person": person})
         await self._service.put_attributes(named)

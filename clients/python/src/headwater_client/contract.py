@@ -80,7 +80,7 @@ class Scope(StrEnum):
     READ_PEOPLE = "read-people"
     """Read what is known of a person."""
     ADMINISTER = "administer"
-    """Change the catalogue and placements."""
+    """Change the catalogue and placements, and forget people."""
 
 
 class Problem(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -336,6 +336,7 @@ class PersonAnswer(Struct, frozen=True, kw_only=True, omit_defaults=True):
     `counters`: by type of event and half-life in milliseconds; `all` is the plain count. `events`
     are the newest, ascending. `seen` items are not recommended again. `offsets` says up to where
     each partition of the log is in this row. `attributes` are what the app has said of them.
+    `merged_into` is the member whom a guest has become.
     """
 
     person: str
@@ -345,6 +346,50 @@ class PersonAnswer(Struct, frozen=True, kw_only=True, omit_defaults=True):
     categories: int
     offsets: dict[str, int]
     attributes: Context = {}
+    merged_into: str = ""
+
+
+class MergeQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Whom a guest has become; `merge_id` names the merge, by default by a new id."""
+
+    member: Id
+    merge_id: Id | None = None
+
+
+class MergeAnswer(Struct, frozen=True, kw_only=True):
+    """Kafka has the merge on all in-sync replicas; `place` is where it stands."""
+
+    merge_id: str
+    place: Offsets
+
+
+class ErasureState(StrEnum):
+    """What becomes of what is known of a person in one place."""
+
+    REMOVED = "removed"
+    """It is removed once a worker has read that the person is to be forgotten."""
+    KEPT = "kept"
+    """It is kept."""
+
+
+class ErasurePlace(Struct, frozen=True, kw_only=True):
+    """A place where something is known of a person; `about` says what, and for how long."""
+
+    place: str
+    state: ErasureState
+    about: str
+
+
+class ErasureAnswer(Struct, frozen=True, kw_only=True):
+    """Kafka has on all in-sync replicas that a person is to be forgotten: a receipt.
+
+    `offsets` are where that stands. What the person does from then on is a new person's.
+    """
+
+    person: str
+    erasure_id: str
+    offsets: Offsets
+    places: list[ErasurePlace]
 
 
 class ItemsQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -55,7 +55,9 @@ _OTHER_TOPICS = frozenset(
     {
         topics.ITEMS,
         topics.PEOPLE,
+        topics.IDENTITIES,
         topics.RECOMMENDATIONS,
+        topics.SERVED,
         topics.DEAD_LETTERS,
         topics.PLACEMENTS,
         topics.ROLLOUTS,

@@ -236,6 +236,14 @@ class ApiClient:
         """Say what is known of a person, whole: it replaces what was sent before."""
         return self._take(_tell_attributes(person, attributes))
 
+    def merge_guest(self, guest: str, query: contract.MergeQuery) -> contract.MergeAnswer:
+        """Say that a guest has become a member, for good."""
+        return self._take(_ask("merge_guest", contract.MergeAnswer, query, guest=guest))
+
+    def erase_person(self, person: str) -> contract.ErasureAnswer:
+        """Forget a person; the answer says what is kept."""
+        return self._take(_ask("erase_person", contract.ErasureAnswer, person=person))
+
     def put_items(self, items: Sequence[Item]) -> contract.ItemsAnswer:
         """Put items into the catalogue, each whole."""
         return self._take(
@@ -337,6 +345,14 @@ class AsyncApiClient:
     async def put_attributes(self, person: str, attributes: Context) -> contract.AttributesAnswer:
         """As `ApiClient.put_attributes`."""
         return await self._take(_tell_attributes(person, attributes))
+
+    async def merge_guest(self, guest: str, query: contract.MergeQuery) -> contract.MergeAnswer:
+        """Say that a guest has become a member, for good."""
+        return await self._take(_ask("merge_guest", contract.MergeAnswer, query, guest=guest))
+
+    async def erase_person(self, person: str) -> contract.ErasureAnswer:
+        """Forget a person; the answer says what is kept."""
+        return await self._take(_ask("erase_person", contract.ErasureAnswer, person=person))
 
     async def put_items(self, items: Sequence[Item]) -> contract.ItemsAnswer:
         """Put items into the catalogue, each whole."""

@@ -111,6 +111,23 @@ OPERATIONS = (
         contract.AttributesQuery,
     ),
     Operation(
+        "merge_guest",
+        "POST",
+        "/v1/people/{guest}/merge",
+        "A guest has become a member, for good",
+        contract.MergeAnswer,
+        Scope.SEND,
+        contract.MergeQuery,
+    ),
+    Operation(
+        "erase_person",
+        "DELETE",
+        "/v1/people/{person}",
+        "Forget a person; the answer says what is kept",
+        contract.ErasureAnswer,
+        Scope.ADMINISTER,
+    ),
+    Operation(
         "put_items",
         "PUT",
         "/v1/items",

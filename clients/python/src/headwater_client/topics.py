@@ -2,6 +2,7 @@
 
 ITEMS = "items"
 PEOPLE = "people"
+IDENTITIES = "identities"
 RECOMMENDATIONS = "recommendations"
 SERVED = "served"
 DEAD_LETTERS = "dead-letters"

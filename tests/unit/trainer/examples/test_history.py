@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from headwater_client.events import Click, Item
+from msgspec.structs import replace
 
 from features.schema import FeatureSchema, Vocabulary
 from features.settings import HOUR_MS
@@ -103,3 +104,26 @@ def test_the_newest_word_of_the_catalogue_stays(schema: FeatureSchema) -> None:
     history = EventHistory(schema, [Item(item_id="a", title="old"), Item(item_id="b")])
     history.extend([], [Item(item_id="a", title="new")])
     assert history.catalogue == {"a": Item(item_id="a", title="new"), "b": Item(item_id="b")}
+
+
+def test_a_guest_who_has_become_a_member_is_one_person_from_then_on(schema: FeatureSchema) -> None:
+    vocabulary = Vocabulary(["i1", "i2", "i3", "i4"])
+    past = [replace(click("g", "i1", 0), user_id="guest"), click("a", "i2", 1)]
+    later = [
+        replace(click("h", "i3", 3), user_id="guest"),
+        click("b", "i1", 4),
+        click("c", "i4", 5),
+    ]
+    history = EventHistory(schema)
+    history.extend(past)
+    # Somebody else's word on the guest comes too late, and a circle changes nothing.
+    history.merge({"guest": "u"})
+    history.merge({"guest": "eve", "u": "guest"})
+    history.extend(later)
+    found = history.examples(vocabulary)
+    as_one = [replace(event, user_id="u") for event in (*past, *later)]
+    whole = build_examples(replay_log(observe_log(as_one, []), schema), vocabulary, schema)
+    for name in ("items", "types", "times_ms", "starts", "is_target", "marks_seen"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(whole, name))
+    np.testing.assert_allclose(found.features[2:], whole.features[2:], rtol=1e-6)
+    assert (found.features[1] != whole.features[1]).any(), "what was known then was one of them"

@@ -1,0 +1,133 @@
+"""The worker's way with `identities`: what rows lack is waited for, what they lead to is sent.
+
+A store that was put back is read again, in this order: what workers had answered of `identities`,
+what they had answered of events, what was asked of `identities` by then, and what is new. So a row
+is handed over, or emptied, as it is once it holds again what it held, and no more: what comes then
+is sent on.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+
+from faust.types import EventT
+from headwater_client import EventError
+
+from features.positions import PositionKeeper
+from stream import metrics
+from stream.failures import retry_while_unavailable
+from stream.identities import IdentityRecord, IdentityUpdater
+from stream.pipeline import Commits, RecommendationProducer
+
+
+class IdentityStage:
+    """Handles batches of messages about who is whom.
+
+    Args:
+        read: a message; raises `EventError`.
+        positions: says what is read again.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[EventT[bytes]], IdentityRecord],
+        updater: IdentityUpdater,
+        producer: RecommendationProducer,
+        commits: Commits,
+        positions: PositionKeeper,
+    ) -> None:
+        self._read = read
+        self._updater = updater
+        self._producer = producer
+        self._commits = commits
+        self._positions = positions
+
+    async def handle(self, events: Sequence[EventT[bytes]]) -> None:
+        """Let a batch change rows, and send what it leads to."""
+        async for attempt in retry_while_unavailable():
+            with attempt:
+                await self._positions.wait_for_items()
+        records, begin = list[IdentityRecord](), 0
+        for place, event in enumerate(events):
+            try:
+                record = self._read(event)
+            except EventError as error:
+                await self._producer.send_to_dead_letter(event, error)
+                continue
+            is_new = record.is_request and not record.answered
+            if is_new and self._positions.has_events_to_store:
+                await self._apply(records, events[begin:place])
+                records, begin = [], place
+                await self._wait_for_events()
+            records.append(record)
+        await self._apply(records, events[begin:])
+        metrics.count_events(event.message.topic for event in events)
+
+    async def _apply(
+        self, records: Sequence[IdentityRecord], events: Sequence[EventT[bytes]]
+    ) -> None:
+        async for attempt in retry_while_unavailable():
+            with attempt:
+                leads_to = await self._updater.apply(records)
+        await self._producer.send_identities(leads_to)
+        self._commits.mark_done(events)
+
+    async def _wait_for_events(self) -> None:
+        async for attempt in retry_while_unavailable():
+            with attempt:
+                await self._positions.wait_for_events()
+
+    async def start(self) -> None:
+        """Nothing has to be known before the first message."""
+
+    async def skip(self, events: Sequence[EventT[bytes]]) -> None:
+        """Take a batch for handled."""
+        self._commits.mark_done(events)
+
+    async def drain(self) -> None:
+        """A batch is done when it is handled."""
+
+
+class EventGate:
+    """Lets batches of events through, those that are new not before it is their turn.
+
+    Args:
+        positions: says what is read again.
+        handle: handles a batch.
+    """
+
+    def __init__(
+        self,
+        positions: PositionKeeper,
+        handle: Callable[[Sequence[EventT[bytes]]], Awaitable[None]],
+    ) -> None:
+        self._positions = positions
+        self._handle = handle
+        self._held: list[EventT[bytes]] = []
+
+    async def handle(self, events: Sequence[EventT[bytes]]) -> None:
+        """Handle a batch, or keep those of it that are new until what is read again is there."""
+        async for attempt in retry_while_unavailable():
+            with attempt:
+                await self._positions.wait_for_catalogue()
+        if self._positions.is_reading_again:
+            events = await self._handle_answered(events)
+        events, self._held = [*self._held, *events], []
+        if self._positions.lacks_events:
+            self._held = events
+            return
+        async for attempt in retry_while_unavailable():
+            with attempt:
+                await self._positions.wait_for_identities()
+        if events:
+            await self._handle(events)
+
+    async def _handle_answered(self, events: Sequence[EventT[bytes]]) -> list[EventT[bytes]]:
+        """Handle those that had been answered; the others."""
+        answered, new = list[EventT[bytes]](), list[EventT[bytes]]()
+        for event in events:
+            message = event.message
+            place = message.topic, message.partition
+            known = self._positions.split_answered(place, message.offset)
+            (answered if known else new).append(event)
+        if answered:
+            await self._handle(answered)
+        return new
