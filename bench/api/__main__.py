@@ -22,9 +22,10 @@ from headwater_client.contract import Scope
 from headwater_client.errors import ServerError
 from rich.console import Console, RenderableType
 
+from bench.api.gorse import measure_gorse
 from bench.api.requests import Target, send_all
 from bench.harness import processes
-from bench.harness.load import Workload
+from bench.harness.load import Workload, mix_people
 from bench.harness.measure import Measurement
 from bench.harness.runner import Benchmark, Cores, DataOptions, Quick, Results, make_table
 from bench.harness.servers import LoadedServers, LoadPlan, run_loaded_servers
@@ -58,6 +59,7 @@ class ApiOptions(DataOptions):
 
     cores: Cores = 1
     quick: Quick = False
+    gorse: Annotated[bool, typer.Option(help="Gorse beside, built by Go from its module")] = False
     items: Annotated[
         int, typer.Option(help="in the catalogue, made-up ones beside the log's", min=0)
     ] = 0
@@ -136,13 +138,18 @@ def measure_service(loaded: LoadedServers, plan: ApiPlan) -> dict[str, Any]:
         for name, requests in make_requests(loaded.log, target).items():
             loaded.say(f"{name}: {plan.seconds:.0f} s as fast as they are answered ...")
             system.check()
-            asyncio.run(send_all(target, requests, 1.0, plan.connections, None))
-            whole = asyncio.run(send_all(target, requests, plan.seconds, plan.connections, None))
-            most = whole.summarise()
-            rate = most["requests_per_second"] / 2
-            half = asyncio.run(send_all(target, requests, plan.seconds, plan.connections, rate))
-            found[name] = {"most": most, "half": half.summarise()}
+            found[name] = measure_requests(target, requests, plan)
     return found
+
+
+def measure_requests(target: Target, requests: Sequence[bytes], plan: ApiPlan) -> dict[str, Any]:
+    """As fast as they are answered, then at half of that rate."""
+    asyncio.run(send_all(target, requests, 1.0, plan.connections, None))
+    most = asyncio.run(send_all(target, requests, plan.seconds, plan.connections, None))
+    figures = most.summarise()
+    rate = figures["requests_per_second"] / 2
+    half = asyncio.run(send_all(target, requests, plan.seconds, plan.connections, rate))
+    return {"most": figures, "half": half.summarise()}
 
 
 def show(found: Mapping[str, Any], options: ApiOptions) -> Sequence[RenderableType]:
@@ -173,6 +180,14 @@ def measure(options: ApiOptions, console: Console) -> Results:
         with loaded.run(processes.WORKER, "headwater") as worker:
             Measurement(worker, loaded.load, _TIMEOUT_S).prepare(history)
         found = measure_service(loaded, plan)
+        if options.gorse:
+            sent = mix_people(loaded.log.events)[:history]
+
+            def ask(target: Target, name: str, requests: list[bytes]) -> None:
+                loaded.say(f"{name}: {plan.seconds:.0f} s as fast as they are answered ...")
+                found[name] = measure_requests(target, requests, plan)
+
+            measure_gorse(loaded, sent, ask)
     return Results(
         {"cores": options.cores, "items": options.items, "requests": found}, show(found, options)
     )

@@ -31,6 +31,10 @@ class Target:
         )
         return head.encode() + raw
 
+    def encode_get(self, path: str) -> bytes:
+        """A request that reads, as it stands on the wire; without a key."""
+        return f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode()
+
 
 @dataclass
 class HttpAnswers:
