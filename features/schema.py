@@ -334,15 +334,23 @@ def read_vocabulary(address: str) -> Vocabulary:
         OSError: it cannot be read.
         ValueError: it is too large, a column is missing, or its indices do not count up from 2.
     """
+    try:
+        table = _read_columns(address)
+    except pa.ArrowException as error:
+        # Some of Arrow's errors are no ValueError.
+        raise ValueError(f"{address}: cannot be read: {error}: publish a new version") from error
+    if table["index"].to_pylist() != list(range(FIRST_ITEM, FIRST_ITEM + len(table))):
+        raise ValueError(f"{address}: indices do not count up from {FIRST_ITEM}")
+    return Vocabulary(table["item_id"].to_pylist(), table["learned"].to_pylist())
+
+
+def _read_columns(address: str) -> Any:
     with open_address(address) as file:
         parquet = pq.ParquetFile(file)
         _check_size(address, parquet.metadata)
         if missing := set(COLUMNS) - set(parquet.schema_arrow.names):
             raise ValueError(f"{address}: no column {min(missing)}: publish a new version")
-        table = parquet.read(columns=list(COLUMNS))
-    if table["index"].to_pylist() != list(range(FIRST_ITEM, FIRST_ITEM + len(table))):
-        raise ValueError(f"{address}: indices do not count up from {FIRST_ITEM}")
-    return Vocabulary(table["item_id"].to_pylist(), table["learned"].to_pylist())
+        return parquet.read(columns=list(COLUMNS))
 
 
 def _check_size(address: str, metadata: pq.FileMetaData) -> None:

@@ -10,10 +10,13 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from headwater_client import EVENT_TYPES, DeadLetter, Item
-from headwater_client.events import Recommendation
+from headwater_client.contract import PlacementRules
+from headwater_client.events import PersonAttributes, Recommendation
 from headwater_client.topics import (
     DEAD_LETTERS,
     ITEMS,
+    PEOPLE,
+    PLACEMENTS,
     RECOMMENDATIONS,
     ROLLOUT_COMMANDS,
     ROLLOUTS,
@@ -21,6 +24,7 @@ from headwater_client.topics import (
 )
 
 GOOD = "good"
+_COMPACTED = (ITEMS, PEOPLE, PLACEMENTS)
 LARGE_BYTES = 900_000
 # Python's parsers stop between 1,000 and 1,500 levels, each version at another.
 _DEPTHS = (1, 60, 99, 100, 101, 102, 200, 500, 970, 990, 1_000, 1_100, 1_490)
@@ -37,6 +41,8 @@ _VALUES = (
 )
 _EVENT_FIELDS = (*EVENT_TYPES["click"].struct.__struct_fields__, "unknown", "<\\udc00", "a`b.$")
 _FIELDS = {
+    PEOPLE: (*PersonAttributes.__struct_fields__, "<\\udc00"),
+    PLACEMENTS: (*PlacementRules.__struct_fields__, "<\\udc00"),
     ITEMS: (*Item.__struct_fields__, "in_stock", "<\\udc00"),
     RECOMMENDATIONS: Recommendation.__struct_fields__,
     SERVED: Recommendation.__struct_fields__,
@@ -70,7 +76,7 @@ def generate_hostile_messages(
     chance = random.Random(seed)
     of_rollouts = (ROLLOUTS, ROLLOUT_COMMANDS)
     served = (RECOMMENDATIONS, SERVED)
-    topics = (*EVENT_TYPES.topics, ITEMS, *served, *of_rollouts, DEAD_LETTERS)
+    topics = (*EVENT_TYPES.topics, *_COMPACTED, *served, *of_rollouts, DEAD_LETTERS)
     while True:
         topic = chance.choice(topics)
         make = chance.choice(_LARGE if chance.random() < large_share else _SMALL)
@@ -85,6 +91,11 @@ def _fields(topic: str, model: str, now_ms: int, chance: random.Random) -> dict[
     match topic:
         case "items":
             fields = {"item_id": name, "title": name, "available": chance.random() < 0.5}
+        case "people":
+            fields = {"user_id": name, "attributes": {"city": name, "age": 41}}
+        case "placements":
+            # Nobody asks for a placement of such a name.
+            fields = {"filter": "item.price < 12", "limit": 5, "fallback": "nothing"}
         case "recommendations":
             fields = person | {"recommendation_id": name, "items": [], "model_version": "1"}
             fields |= {"variant": f"v{name}", "event_time": now_ms, "produced_time": now_ms}
@@ -114,10 +125,12 @@ def _key(topic: str, model: str, fields: dict[str, str], chance: random.Random) 
             "/lease",
         )
         return f"{model}{chance.choice(kinds)}".encode()
-    own: bytes = json.loads(fields.get("item_id" if topic == ITEMS else "user_id", '"h"')).encode()
+    own: bytes = json.loads(
+        fields.get("item_id" if topic == ITEMS else "user_id", '"h-9"')
+    ).encode()
     odd = [None, b"", b"\xff\xfe", b"h" * 300, b"h\0h", own]
     # A compacted topic takes no message without a key.
-    odd = odd[1:] if topic == ITEMS else odd
+    odd = odd[1:] if topic in _COMPACTED else odd
     return own if chance.random() < 0.8 else chance.choice(odd)
 
 

@@ -17,7 +17,7 @@ from urllib.parse import unquote
 
 import msgspec
 from headwater_client import EventError, Interaction, decode, encode
-from headwater_client.documents import read_json
+from headwater_client.documents import DocumentError, read_json
 from headwater_client.events import EARLIEST_TIMESTAMP_MS, Id
 from headwater_client.operations import CLOUD_EVENT, CLOUD_EVENTS
 from msgspec import Meta, Struct
@@ -118,4 +118,8 @@ def _read_time(time: datetime) -> int:
 
 
 def _differ(one: msgspec.Raw, other: msgspec.Raw) -> bool:
-    return read_json(bytes(one), object) != read_json(bytes(other), object)
+    try:
+        return read_json(bytes(one), object) != read_json(bytes(other), object)
+    except DocumentError:
+        # What cannot be read is not what an attribute says.
+        return True

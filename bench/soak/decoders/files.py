@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from headwater_client.errors import DataError, SettingsError
 
-from bench.soak.decoders.samples import MODEL
+from bench.soak.decoders.samples import CONTROL_IN_HEADING, MODEL
 from bench.soak.decoders.target import FuzzTarget
 from deploy import settings as deploy_settings
 from deploy.jobs import foreign_logs
@@ -109,7 +109,7 @@ def make_files_of_others(folder: Path) -> dict[str, FuzzTarget]:
         "log.csv": make(
             "log.csv", read_log, table, table.replace(b",", b";"), table.decode().encode("utf-16")
         ),
-        "log.tsv": make("log.tsv", read_log, table.replace(b",", b"\t")),
+        "log.tsv": make("log.tsv", read_log, table.replace(b",", b"\t"), CONTROL_IN_HEADING),
         "log.parquet": make("log.parquet", read_log, _make_parquet()),
         "log.gorse": make(
             "feedback.jsonl",

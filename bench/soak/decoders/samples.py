@@ -28,7 +28,14 @@ ROLLOUTS = {
     "/answer/c": b'{"command_id":"c","accepted":true,"reason":"b","time":1764000000000}',
     "/lease": b'{"model":"temporal_llm","rollout_id":"r","sequence":3,"time":1764000000000}',
 }
+# Each was no refusal once.
+CLOUD_OF_NO_TEXT = (
+    b'{"specversion":"1.0","type":"shop.click","id":"e","source":"/shop","subject":"ann",'
+    b'"data":{"type":"shop.\xffclick","item_id":"i"}}'
+)
+CONTROL_IN_HEADING = b"1aP\x08user_id;item_id;timestamp;type\nann;i;1764000000;click\n"
 FILTERS = (
+    b'"\\\x00800"',
     b'item.brand == "acme" && !(item.price > 12.5 || "new" in item.category)',
     b'has(item.attributes.size) ? item.attributes.size in [1, 2] : context.device != "tv"',
     b'item.title.startsWith("A") || item.title.contains("b") && size(item.category) >= 2',

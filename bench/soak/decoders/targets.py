@@ -19,6 +19,7 @@ from bench.harness.hostile import generate_hostile_messages
 from bench.soak.decoders.files import make_files_of_others, make_own_files
 from bench.soak.decoders.samples import (
     CLICK_EVENT,
+    CLOUD_OF_NO_TEXT,
     FILTERS,
     ITEM,
     LETTER,
@@ -129,6 +130,7 @@ def _make_requests() -> dict[str, FuzzTarget]:
         b'{"items":["a","b"],"filter":"item.price < 12"}',
         b'{"items":[%s]}' % ITEM,
         b'{"attributes":{"city":"Ghent"}}',
+        b'{"filter":"person.age > 40"}',
         PLACEMENT,
     )
     cloud = (
@@ -159,7 +161,7 @@ def _make_requests() -> dict[str, FuzzTarget]:
     return targets | {
         "event": FuzzTarget(intake.read, (EventError,), (CLICK_EVENT,)),
         "cloud_event": FuzzTarget(
-            lambda raw: read_cloud_event(intake, raw), (EventError,), (cloud,)
+            lambda raw: read_cloud_event(intake, raw), (EventError,), (cloud, CLOUD_OF_NO_TEXT)
         ),
         "metarank": FuzzTarget(_read_metarank, (EventError,), (metarank,)),
         "filter": FuzzTarget(_compile, (RuleError, UnicodeDecodeError), FILTERS),

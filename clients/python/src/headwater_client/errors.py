@@ -60,13 +60,24 @@ def mask_logins(text: str) -> str:
     return _LOGIN.sub("**********", text)
 
 
+def escape_controls(text: str) -> str:
+    r"""The text with what a terminal would obey, or not show, escaped; line breaks stay.
+
+    >>> print(escape_controls("no column 'a\x1b[2Jb'"))
+    no column 'a\x1b[2Jb'
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
+
+
 class HeadwaterError(Exception):
     """The root of the family: the command line prints it as one line, without a stack trace."""
 
     exit_code = 1
 
     def __str__(self) -> str:
-        return mask_logins(super().__str__())
+        return escape_controls(mask_logins(super().__str__()))
 
 
 class SettingsError(HeadwaterError):
