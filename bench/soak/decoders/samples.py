@@ -28,6 +28,24 @@ ROLLOUTS = {
     "/answer/c": b'{"command_id":"c","accepted":true,"reason":"b","time":1764000000000}',
     "/lease": b'{"model":"temporal_llm","rollout_id":"r","sequence":3,"time":1764000000000}',
 }
+# Of the topic `identities`, about the person whose key is `IDENTITY_KEY`.
+IDENTITY_KEY = b"g"
+IDENTITIES = (
+    b'{"type":"merge","merge_id":"m","guest":"g","member":"ann"}',
+    b'{"type":"erasure","erasure_id":"m","user_id":"g"}',
+    (
+        b'{"type":"hand-over","merge_id":"m","user_id":"g","guest":"x","features":"{}",'
+        b'"row":{"counters":"AAAA"},"arrived_time":1764000000000,"by":["x"]}'
+    ),
+    (
+        b'{"type":"sent-on","user_id":"g","topic":"clicks","arrived_time":1764000000000,"by":["x"],'
+        b'"event":{"event_id":"e","user_id":"g","item_id":"i","timestamp":1764000000000}}'
+    ),
+    (
+        b'{"type":"erased","erasure_id":"m","user_id":"g","offsets":{"1":2},'
+        b'"arrived_time":1764000000000}'
+    ),
+)
 # Each was no refusal once.
 CLOUD_OF_NO_TEXT = (
     b'{"specversion":"1.0","type":"shop.click","id":"e","source":"/shop","subject":"ann",'

@@ -21,6 +21,8 @@ from bench.soak.decoders.samples import (
     CLICK_EVENT,
     CLOUD_OF_NO_TEXT,
     FILTERS,
+    IDENTITIES,
+    IDENTITY_KEY,
     ITEM,
     LETTER,
     MODEL,
@@ -49,6 +51,7 @@ from stream.api.intake import EventIntake
 from stream.api.messages import message_class, read_message
 from stream.api.proto import request_name
 from stream.catalogue import parse_item
+from stream.identities import IdentityReader
 from stream.people import parse_attributes
 
 # How a target's bytes hold the columns of a row: a length of two bytes before each; or no column.
@@ -75,6 +78,7 @@ def _make_messages() -> dict[str, FuzzTarget]:
     """Of topics."""
     messages = generate_hostile_messages(7, NOW_MS, large_share=0)
     hostile = tuple(each.value or b"" for each in islice(messages, 300))
+    identities = IdentityReader(FeatureSchema(FeatureSettings()), lambda *_: None)
     reader = EventReader(EventSettings(), clock=lambda: NOW_MS)
     targets = {
         f"topic.{spec.topic}": FuzzTarget(
@@ -108,6 +112,11 @@ def _make_messages() -> dict[str, FuzzTarget]:
         "topic.people": FuzzTarget(
             lambda raw: parse_attributes(b"ann", raw), (EventError,), (person, *hostile)
         ),
+        "topic.identities": FuzzTarget(
+            lambda raw: encode(identities.read(IDENTITY_KEY, raw)[0]),
+            (EventError,),
+            (*IDENTITIES, *hostile),
+        ),
         "topic.placements": FuzzTarget(
             _read_placement, (EventError, RuleError), (PLACEMENT, *hostile)
         ),
@@ -131,6 +140,7 @@ def _make_requests() -> dict[str, FuzzTarget]:
         b'{"items":[%s]}' % ITEM,
         b'{"attributes":{"city":"Ghent"}}',
         b'{"filter":"person.age > 40"}',
+        b'{"member":"ann"}',
         PLACEMENT,
     )
     cloud = (
