@@ -64,17 +64,30 @@ class HttpApi:
         Args:
             dialects: the interfaces of other systems that it has besides its own.
         """
-        routes = [
-            Route(
-                re.sub(r"{(person|guest)}", r"{\1:path}", operation.path),
-                self._make_endpoint(operation),
-                methods=[operation.method],
-            )
-            for operation in OPERATIONS
-        ]
+        # The longest first: a person's id may have slashes, and so be all of a longer path.
+        paths = sorted({operation.path for operation in OPERATIONS}, key=len, reverse=True)
+        routes = [self._make_route(path) for path in paths]
         for dialect in dialects:
             routes += self._make_dialect(dialect)
         return Starlette(routes=routes, exception_handlers={HTTPException: self._refuse_path})
+
+    def _make_route(self, path: str) -> Route:
+        """All methods of a path; those that it has not are refused, not looked for elsewhere."""
+        endpoints = {
+            operation.method: self._make_endpoint(operation)
+            for operation in OPERATIONS
+            if operation.path == path
+        }
+        if "GET" in endpoints:
+            endpoints["HEAD"] = endpoints["GET"]
+
+        async def answer(request: Request) -> Response:
+            if request.method not in endpoints:
+                raise HTTPException(405)
+            return await endpoints[request.method](request)
+
+        template = re.sub(r"{(person|guest)}", r"{\1:path}", path)
+        return Route(template, answer, methods=[*METHODS, "HEAD", "OPTIONS", "TRACE"])
 
     def _make_endpoint(self, operation: Operation) -> Endpoint:
         own = getattr(self, f"_{operation.name}", None)

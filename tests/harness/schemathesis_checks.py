@@ -15,6 +15,7 @@ REASONS = (
     "the person of the request",
     "where this person's events are",
     "is required with",
+    "another id than the (person|guest)'s",
     # A placement that nobody has made.
     "headwater placements put",
     "expected a cursor of an answer",

@@ -300,7 +300,7 @@ def test_grpc_sends_events_that_http_reads_back(service: Service, caller: RpcCal
             "INVALID_ARGUMENT",
         ),
         ("Recommend", "/v1/recommendations", {"cursor": "x"}, "INVALID_ARGUMENT"),
-        ("FindTogether", "/v1/items/together", {"items": []}, "INVALID_ARGUMENT"),
+        ("FindTogether", "/v1/items/together", {"items": [""]}, "INVALID_ARGUMENT"),
         ("RankItems", "/v1/rank", {"person": "ann"}, "INVALID_ARGUMENT"),
         (
             *("SendEvents", "/v1/events"),

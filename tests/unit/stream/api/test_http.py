@@ -124,8 +124,15 @@ def test_paths_and_methods_that_there_are_not_are_problems_too() -> None:
     person, inner = OfflineApi().ask(
         ("PATCH", "/v1/people/a/b", b""), ("PATCH", "/v1/people/a/b/attributes", b"")
     )
-    assert person.headers["allow"] == "GET, HEAD"
+    assert person.headers["allow"] == "DELETE, GET, HEAD"
     assert inner.headers["allow"] == "PUT"
+
+
+def test_what_ends_like_a_longer_path_is_no_person() -> None:
+    """Whoever mistypes a method must not erase somebody."""
+    for path in ("/v1/people/ann/attributes", "/v1/people/ann/merge"):
+        (refused,) = OfflineApi().ask(("DELETE", path, b""))
+        problem(refused, 405)
 
 
 def test_without_keys_only_this_machine_is_answered() -> None:
