@@ -28,6 +28,7 @@ from stream.trending import TrendingIndex, TrendingItems
 
 # Below this a score stands for "never": padding, unknown and excluded items.
 NEVER = -1e8
+EVERY_PLACE = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,11 @@ def rank(
 
 
 def rank_candidates(
-    outputs: Tensors, tensors: Tensors, trending: TrendingIndex, times_ms: Sequence[int]
+    outputs: Tensors,
+    tensors: Tensors,
+    trending: TrendingIndex,
+    times_ms: Sequence[int],
+    places: int = EVERY_PLACE,
 ) -> Ranking:
     """The candidates alone, trends added, each user's own; seen ones too; as `rank`."""
     items = tensors["candidate_items"]
@@ -161,7 +166,7 @@ def rank_candidates(
     if "candidate_parts" in outputs:
         parts = _find_parts(outputs["candidate_parts"], scores, total)
     total[items < FIRST_ITEM] = 10 * NEVER
-    order = np.argsort(-total, axis=1, kind="stable")
+    order = np.argsort(-total, axis=1, kind="stable")[:, :places]
     past = np.take_along_axis(outputs["candidate_explained_by"], order, axis=1)
     causes = np.take_along_axis(tensors["item_indices"], np.maximum(past, 0), axis=1)
     return Ranking(

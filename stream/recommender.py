@@ -22,7 +22,7 @@ from stream.filtering import ItemFilter
 from stream.inference import InferenceClient
 from stream.item_views import ItemViews
 from stream.list_rules import ListSources
-from stream.ranking import available_items, rank_candidates
+from stream.ranking import EVERY_PLACE, available_items, rank_candidates
 from stream.recommendations import POPULAR_ITEMS, RankedLists, RecommendationRequest, longest_limit
 from stream.routing import Route, Routes
 from stream.row_updates import ItemGroupKey
@@ -33,7 +33,6 @@ from stream.version_calls import InferenceCall, ModelAnswer, VersionCall, Versio
 # Places ranked per item shown: a candidate stands twice, and some items are not available. Where
 # these do not fill a list, all places are ranked.
 _SPARE = 4
-_EVERY_PLACE = 1 << 30
 # Excluded items of a call that is made again, over all its users: 16 MB on the wire.
 _MAX_EXCLUDED = 2_000_000
 
@@ -212,7 +211,7 @@ class Recommender:
         Args:
             answer: to the users of the short lists.
         """
-        for user, items in zip(short, await self._cut(answer, _EVERY_PLACE), strict=True):
+        for user, items in zip(short, await self._cut(answer, EVERY_PLACE), strict=True):
             lists[user] = items
         top_k = answer.call.top_k
         left = [at for at, user in enumerate(short) if len(lists[user]) < top_k]
@@ -235,7 +234,7 @@ class Recommender:
                 more = await self._versions.call_version(answer.call.select(asked).narrow(allowed))
                 if not more.outputs:
                     return
-                for at, items in zip(asked, await self._cut(more, _EVERY_PLACE), strict=True):
+                for at, items in zip(asked, await self._cut(more, EVERY_PLACE), strict=True):
                     lists[short[at]] = items
                     metrics.SHORT_LISTS.labels("version").inc(len(items) >= top_k)
 
@@ -272,7 +271,7 @@ class Recommender:
             more = await self._versions.call_version(answer.call.select(users).narrow(mask))
             if not more.outputs:
                 continue
-            for user, items in zip(users, await self._cut(more, _EVERY_PLACE), strict=True):
+            for user, items in zip(users, await self._cut(more, EVERY_PLACE), strict=True):
                 held = {item.item_id for item in lists[user]}
                 lists[user] += [item for item in items if item.item_id not in held]
                 lists[user].sort(key=lambda item: -item.score)

@@ -122,7 +122,7 @@ class ModelAnswer:
             outputs = hide_items(outputs, tensors, allowed)
         if call.is_whole:
             outputs = hide_seen(outputs, tensors)
-            return rank_candidates(outputs, tensors, call.trending, call.times_ms)
+            return rank_candidates(outputs, tensors, call.trending, call.times_ms, places)
         return rank(outputs, tensors, call.trending, call.times_ms, places)
 
     def has_more(self, user: int) -> bool:
