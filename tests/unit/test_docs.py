@@ -88,6 +88,14 @@ def test_every_test_that_the_table_of_faults_names_exists() -> None:
     assert missing == []
 
 
+def test_each_decision_has_a_number_of_its_own() -> None:
+    found = sorted((ROOT / "docs" / "decisions").glob("*.md"))
+    numbers = [int(path.name.partition("-")[0]) for path in found]
+    assert numbers == list(range(1, len(found) + 1))
+    for number, path in zip(numbers, found, strict=True):
+        assert path.read_text().startswith(f"# {number}. "), path.name
+
+
 def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= MAX_README_LINES
 
