@@ -173,7 +173,7 @@ def rank_candidates(
         np.take_along_axis(items, order, axis=1),
         np.where(past < 0, PADDING, causes),
         np.take_along_axis(total, order, axis=1),
-        np.ones(items.shape, np.bool_),
+        np.ones(order.shape, np.bool_),
         trending.vocabulary,
         None if parts is None else np.take_along_axis(parts, order[..., None], axis=1),
     )

@@ -15,7 +15,7 @@ from deploy import local
 from deploy.commands import placements
 from deploy.jobs.replay_rules import Change, RulesReplay, replay_rules
 from deploy.settings import load_settings
-from trainer.evaluation.off_policy import Estimate, PolicyComparison
+from trainer.policies.off_policy import Estimate, PolicyComparison
 
 app = typer.Typer(help="What changed rules of a placement would do.", no_args_is_help=True)
 ESTIMATORS = {"ips": "IPS", "snips": "SNIPS", "dr": "doubly robust"}

@@ -40,7 +40,7 @@ from stream.people import read_attributes
 from stream.recommendations import RecommendationRequest
 from stream.recommender import Recommender, make_recommender
 from stream.rollout_follower import make_follower
-from trainer.evaluation.rules_replay import LoggedList, PlannedList, RulesComparison, compare_rules
+from trainer.policies.rules_replay import LoggedList, PlannedList, RulesComparison, compare_rules
 
 # Items that are scored for each list: its places are among the best of them.
 POOL = 100

@@ -80,7 +80,7 @@ def find_probabilities(
     """With which probability a plan puts each item of a logged list at its place.
 
     Each after the items that stood before it in the logged list: what off-policy estimates weigh
-    (`trainer.evaluation.off_policy`). 0 from the place on at which the plan's list ends.
+    (`trainer.policies.off_policy`). 0 from the place on at which the plan's list ends.
 
     Args:
         pools, places: as of `arrange_list`.

@@ -165,7 +165,7 @@ class FullAtFirst(WindowStore):
     def prepare(self, number: int, closed: ClosedWindow) -> StagedWindow:
         draft = super().prepare(number, closed)
         aside = Path(self._files._path(draft.manifest.aside))
-        aside.parent.mkdir(parents=True)
+        aside.parent.mkdir(parents=True, exist_ok=True)
         aside.symlink_to("/dev/full")
         return draft
 

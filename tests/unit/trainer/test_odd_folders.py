@@ -7,7 +7,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from deploy.rollout.controller import _sibling_address
+from deploy.rollout.subjects import _sibling_address
 from features.schema import FILE_NAME, Vocabulary, open_address, read_vocabulary
 from trainer.registry.repository import ModelRepository
 from trainer.windows.store import Files

@@ -46,7 +46,7 @@ def test_keys_are_made_listed_and_taken_back(tmp_path: Path) -> None:
     assert made.exit_code == 0, made.output
     secret = made.output.strip()
     assert KeyRing(Path(file)).admit(f"Bearer {secret}", Scope.SEND).name == "shop"
-    assert run(keys, ["ls", "--file", file]).output == "shop: send, ask, 20 a second\n"
+    assert run(keys, ["list", "--file", file]).output == "shop: send, ask, 20 a second\n"
     again = run(keys, [*words, "--file", file])
     assert isinstance(again.exception, SettingsError)
     assert run(keys, ["remove", "shop", "--file", file]).exit_code == 0

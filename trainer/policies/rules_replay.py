@@ -23,8 +23,8 @@ from msgspec import structs
 from features.rules import arranging
 from features.rules.plans import ListPlan
 from features.schema import Float64Array
-from trainer.evaluation.off_policy import LoggedDecisions, PolicyComparison, compare_policies
 from trainer.metrics import dcg_discount
+from trainer.policies.off_policy import LoggedDecisions, PolicyComparison, compare_policies
 
 # Lists of which the rate of an item is taken to have been seen before it was shown once.
 _PRIOR_LISTS = 20.0

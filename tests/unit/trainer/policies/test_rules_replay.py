@@ -14,8 +14,8 @@ from features.rules.filters import compile_filter
 from features.rules.plans import plan_list
 from features.rules.table import CatalogueTable
 from features.schema import BoolArray
-from trainer.evaluation.rules_replay import LoggedList, PlannedList, compare_rules
 from trainer.metrics import dcg_discount
+from trainer.policies.rules_replay import LoggedList, PlannedList, compare_rules
 
 ITEMS = [f"i{number}" for number in range(12)]
 RATES = {name: 0.1 + 0.07 * number for number, name in enumerate(ITEMS)}

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from trainer.evaluation.off_policy import LoggedDecisions, compare_policies
+from trainer.policies.off_policy import LoggedDecisions, compare_policies
 
 ITEMS, PEOPLE, DECISIONS, EXPLORED, REPEATS = 20, 300, 6, 0.3, 400
 RATES = np.linspace(0.02, 0.4, ITEMS)
