@@ -247,8 +247,8 @@ def list_unanswered(log: Sequence[Logged], answers: Sequence[Answer]) -> list[Lo
 
     A micro-batch is answered once a person: for the last of the person's events in it, of whichever
     topic. So an event of the same topic within the next 128 of its partition counts, and so does an
-    answer to an event of another topic that was made when the events beside this one were answered:
-    those before and after it in its partition that have an answer.
+    answer to an event of another topic that was made when this one was read: not before those
+    before it in its partition were answered (or it was sent), nor after those after it were.
     """
     topics = {event.event_id: event.topic for event in log}
     made: dict[str, list[int]] = defaultdict(list)
@@ -259,11 +259,11 @@ def list_unanswered(log: Sequence[Logged], answers: Sequence[Answer]) -> list[Lo
     for times in own.values():
         times.sort()
 
-    def is_read_with(event: Logged, beside: Iterable[Logged]) -> bool:
-        return any(
-            _has_between(own[event.user_id, topic], time_ms - _SAME_MS, time_ms + _SAME_MS)
-            for other in beside
-            for time_ms in made[other.event_id]
+    def is_read_with(event: Logged, before: Logged | None, after: Logged | None) -> bool:
+        first = min(made[before.event_id]) if before else event.time_ms
+        last = max(made[after.event_id]) if after else first
+        return (before or after) is not None and any(
+            _has_between(own[event.user_id, topic], first - _SAME_MS, last + _SAME_MS)
             for topic in EVENT_TYPES.topics
             if topic != event.topic
         )
@@ -277,11 +277,12 @@ def list_unanswered(log: Sequence[Logged], answers: Sequence[Answer]) -> list[Lo
             stood[ordered[place].user_id].append(place)
         for place, event in enumerate(ordered):
             at = bisect_left(places, place)
-            beside = [ordered[near] for near in places[max(0, at - 1) : at + 1]]
+            before = ordered[places[at - 1]] if at else None
+            after = ordered[places[at]] if at < len(places) else None
             if not (
                 event.event_id in made
                 or _has_between(stood[event.user_id], place, place + _BATCH)
-                or is_read_with(event, beside)
+                or is_read_with(event, before, after)
             ):
                 unanswered.append(event)
     return unanswered

@@ -80,6 +80,19 @@ def test_an_answer_to_a_purchase_read_with_it_stands_for_a_click() -> None:
     assert list_unanswered(log, [answer(purchase, 7000)]) == [click, beside]
 
 
+def test_an_event_is_read_between_those_beside_it_however_long_these_took() -> None:
+    """As a model's first answers do: the events beside this one are of other micro-batches."""
+    purchase = event(1, topic="purchases", ms=100)
+    click, later = event(2, ms=200), event(3, "bob", topic="purchases", ms=300)
+    log = [purchase, click, later]
+    assert not list_unanswered(log, [answer(click, 1000), answer(later, 9000)])
+    earlier = event(0, "bob", topic="purchases", ms=50)
+    log = [earlier, *log]
+    answers = [answer(earlier, 5000), answer(later, 9000)]
+    assert not list_unanswered(log, [*answers, answer(click, 7000)])
+    assert list_unanswered(log, [*answers, answer(click, 1000)]) == [purchase]
+
+
 def test_of_events_of_one_id_the_first_counts() -> None:
     first, again = event(1), replace(event(7), event_id="clicks1")
     assert drop_repeats([again, first]) == [first]
