@@ -88,7 +88,9 @@ class OneAtATime:
             apply_item_event(group, seen, self._schema)
             answer.groups[column] = group_values(group)
             self._push("item_popularity_push", {"item_id": event.item_id, **answer.groups})
-        self._push("user_activity_push", {"user_id": event.user_id, **user_values(answer.row)})
+        # Feast asks for a value of every column, of those too that a row does without.
+        values = dict.fromkeys(USERS.columns) | user_values(answer.row)
+        self._push("user_activity_push", {"user_id": event.user_id, **values})
         return await self._recommend(event, answer.row)
 
     def _ask_feast(self, event: Interaction) -> FeastAnswer:
