@@ -9,21 +9,18 @@ present row. Whoever asks has a core of its own.
 
 import asyncio
 import random
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import httpx
 import typer
 from headwater_client.contract import Scope
-from headwater_client.errors import ServerError
 from rich.console import Console, RenderableType
 
 from bench.api.gorse import measure_gorse
-from bench.api.requests import Target, send_all
+from bench.api.requests import Target, send_all, wait_until_answered
 from bench.harness import processes
 from bench.harness.load import Workload, mix_people
 from bench.harness.measure import Measurement
@@ -109,22 +106,6 @@ def make_requests(log: Log, target: Target) -> dict[str, list[bytes]]:
     }
 
 
-def wait_until_started(port: int) -> None:
-    """Wait until the service answers.
-
-    Raises:
-        ServerError: it does not.
-    """
-    deadline = time.monotonic() + _START_S
-    while time.monotonic() < deadline:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/startupz", timeout=5):
-                return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.2)
-    raise ServerError(f"the service does not answer in {_START_S:.0f} s")
-
-
 def measure_service(loaded: LoadedServers, plan: ApiPlan) -> dict[str, Any]:
     """Each kind of request: as fast as they are answered, then at half of that rate."""
     secret, key = make_key("bench", list(Scope), None)
@@ -132,9 +113,14 @@ def measure_service(loaded: LoadedServers, plan: ApiPlan) -> dict[str, Any]:
     write_keys(keys_file, [key])
     target = Target(free_port([]), secret)
     variables = processes.variables_of({"api.port": target.port, "api.keys_file": keys_file})
+    started = f"http://127.0.0.1:{target.port}/startupz"
     found: dict[str, Any] = {}
     with loaded.run(API, "api", variables) as system:
-        wait_until_started(target.port)
+        wait_until_answered(
+            lambda: httpx.get(started, timeout=5).raise_for_status(),
+            _START_S,
+            "the service does not answer",
+        )
         for name, requests in make_requests(loaded.log, target).items():
             loaded.say(f"{name}: {plan.seconds:.0f} s as fast as they are answered ...")
             system.check()

@@ -22,7 +22,7 @@ from headwater_client.errors import DataError, ServerError
 from headwater_client.event_types import EVENT_TYPES
 from headwater_client.events import Interaction
 
-from bench.api.requests import Target
+from bench.api.requests import Target, wait_until_answered
 from bench.harness.runner import work_folder
 from bench.harness.servers import LoadedServers
 from deploy.local.process import free_port
@@ -104,7 +104,11 @@ class Gorse:
         """Gorse itself, for as long as the block."""
         command = (str(self._program), "-c", str(self._folder / "gorse.toml"))
         with _running(command, self._folder / "gorse.log", self._folder):
-            _wait(lambda: self._get("/api/health/ready")["Ready"], _READY_S, "get ready")
+            wait_until_answered(
+                lambda: self._get("/api/health/ready")["Ready"],
+                _READY_S,
+                "Gorse does not get ready",
+            )
             yield
 
     def send(self, log: Log, events: Sequence[Interaction]) -> None:
@@ -165,19 +169,6 @@ def _running(command: Sequence[str], log: Path, folder: Path) -> Iterator[None]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-
-
-def _wait(ask: Callable[[], Any], seconds: float, what: str) -> None:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        try:
-            if ask():
-                return
-        except httpx.HTTPError:
-            # Not yet: it starts, or has nothing to say.
-            pass
-        time.sleep(0.5)
-    raise ServerError(f"Gorse does not {what} in {seconds:.0f} s")
 
 
 Ask = Callable[[Target, str, list[bytes]], None]

@@ -3,11 +3,12 @@
 import asyncio
 import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+import httpx
 import msgspec
 import numpy as np
 from headwater_client.errors import ServerError
@@ -107,6 +108,24 @@ async def send_all(
             group.create_task(work())
     answers.took_s = time.perf_counter() - begin
     return answers
+
+
+def wait_until_answered(ask: Callable[[], Any], seconds: float, otherwise: str) -> None:
+    """Wait until a service that starts answers with something true.
+
+    Raises:
+        ServerError: it does not in time; `otherwise` says so.
+    """
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            if ask():
+                return
+        except httpx.HTTPError:
+            # Not yet.
+            pass
+        time.sleep(0.2)
+    raise ServerError(f"{otherwise} in {seconds:.0f} s")
 
 
 async def _read_answer(reader: asyncio.StreamReader) -> tuple[int, bytes]:

@@ -18,6 +18,7 @@ from headwater_client.kafka import unreachable
 from headwater_client.topics import SERVED
 
 from deploy.rollout import RolloutSettings
+from deploy.rollout.evidence import are_seen_enough
 from features.events import EventReader
 from features.kafka import client_config, is_end
 from features.schema import Float64Array
@@ -27,9 +28,6 @@ from trainer.metrics import dcg_discount
 
 ANSWER_S = 15.0
 _MESSAGES, _POLL_S = 1000, 0.1
-# From so many lists that were seen on, and such a share of all, what was seen is what counts: as in
-# a rollout.
-_LEAST_SEEN, _LEAST_SEEN_SHARE = 100, 0.005
 
 
 class LoggedEvent(NamedTuple):
@@ -83,7 +81,7 @@ class ServedLog:
     def keep_seen(self) -> bool:
         """Leave only what was seen, where the app says so; whether it does."""
         seen = [each for each in self.lists if each.seen_to >= 0]
-        if len(seen) < max(_LEAST_SEEN, _LEAST_SEEN_SHARE * len(self.lists)):
+        if not are_seen_enough(len(seen), len(self.lists)):
             return False
         self.lists = seen
         return True

@@ -137,7 +137,12 @@ def collect_inputs(
 def _are_enough(seen: Sequence[VariantCounters], sent: Sequence[VariantCounters]) -> bool:
     """Whether impressions are sent, and not only now and then by somebody who tries it."""
     ours, all_of_them = (sum(each.counts["requests"] for each in side) for side in (seen, sent))
-    return ours >= max(_LEAST_SEEN, _LEAST_SEEN_SHARE * all_of_them)
+    return are_seen_enough(ours, all_of_them)
+
+
+def are_seen_enough(seen: float, sent: float) -> bool:
+    """Whether so many lists that were seen on, of so many sent, say what people see."""
+    return seen >= max(_LEAST_SEEN, _LEAST_SEEN_SHARE * sent)
 
 
 def _tally(counters: VariantCounters) -> VariantTally:

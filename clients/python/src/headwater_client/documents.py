@@ -33,8 +33,7 @@ def read_json(raw: bytes | str, kind: type[AnyKind]) -> AnyKind:
     """
     try:
         encoded = raw.encode() if isinstance(raw, str) else raw
-        if is_too_deep(encoded):
-            raise DocumentError(f"is nested deeper than {MAX_DEPTH} levels")
+        _check_depth(encoded)
         return msgspec.json.decode(encoded, type=kind)
     except (ValueError, RecursionError) as error:
         raise DocumentError(str(error)) from error
@@ -47,8 +46,7 @@ def read_json_lines(raw: bytes) -> list[msgspec.Raw]:
         DocumentError: a line is no JSON, or all together nest deeper than `MAX_DEPTH`.
     """
     try:
-        if is_too_deep(raw):
-            raise DocumentError(f"is nested deeper than {MAX_DEPTH} levels")
+        _check_depth(raw)
         return msgspec.json.Decoder(msgspec.Raw).decode_lines(raw)
     except (ValueError, RecursionError) as error:
         raise DocumentError(str(error)) from error
@@ -66,6 +64,11 @@ def read_toml(text: str) -> dict[str, Any]:
         raise DocumentError("is nested too deep") from error
     except ValueError as error:
         raise DocumentError(str(error)) from error
+
+
+def _check_depth(raw: bytes) -> None:
+    if is_too_deep(raw):
+        raise DocumentError(f"is nested deeper than {MAX_DEPTH} levels")
 
 
 def is_too_deep(raw: bytes) -> bool:
