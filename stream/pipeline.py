@@ -60,6 +60,8 @@ _DURABLE_MS = 5_000
 # What a letter holds beside the raw bytes, at most: the reason, the topic's name, a hash.
 _LETTER_BYTES = 8_192
 
+_Settle = Callable[[KafkaError | None, Message | None], None]
+
 
 class _Outgoing(NamedTuple):
     """A message as it is handed to the producer."""
@@ -69,10 +71,28 @@ class _Outgoing(NamedTuple):
     value: bytes
 
 
-class _Attempt(NamedTuple):
-    """A message that is not settled; the first of its forms is being tried."""
+class _Epoch:
+    """The messages between two flushes: how many of them are not settled.
 
-    number: int
+    They share one callback: one for each message, and garbage collection over all that are under
+    way, costs three times as much as sending.
+    """
+
+    def __init__(self, on_failure: Callable[[KafkaError], None]) -> None:
+        self.open = 0
+        self._on_failure = on_failure
+
+    def settle(self, error: KafkaError | None, _: Message | None) -> None:
+        """Note that a message is delivered, or given up."""
+        self.open -= 1
+        if error is not None:
+            self._on_failure(error)
+
+
+class _Attempt(NamedTuple):
+    """A message of several forms that is not settled; the first of them is being tried."""
+
+    epoch: _Epoch
     forms: Sequence[_Outgoing]
     on_failure: Callable[[KafkaError], None]
 
@@ -114,15 +134,16 @@ class RecommendationProducer:
                 "error_cb": self._on_error,
             }
         )
-        self._sent = 0
-        self._open: dict[int, None] = {}
         self._failed: deque[KafkaError] = deque()
+        self._epochs = [_Epoch(self._failed.append)]
         self._too_large: deque[_Attempt] = deque()
         self._refused = metrics.LogThrottle()
 
     async def send(self, topic: str, key: bytes | None, value: bytes) -> None:
         """Hand a message over; waits only while the producer's queue is full."""
-        await self._send([_Outgoing(topic, key, value)], self._failed.append)
+        epoch = self._epochs[-1]
+        epoch.open += 1
+        await self._produce(_Outgoing(topic, key, value), epoch.settle)
 
     async def send_identities(self, messages: Iterable[IdentityMessage]) -> None:
         """Hand over what is said of people's rows.
@@ -170,20 +191,23 @@ class RecommendationProducer:
         self, forms: Sequence[_Outgoing], on_failure: Callable[[KafkaError], None]
     ) -> None:
         """Send a message in the first of its forms that the broker does not find too large."""
-        self._sent += 1
-        self._open[self._sent] = None
-        await self._produce(_Attempt(self._sent, forms, on_failure))
+        epoch = self._epochs[-1]
+        epoch.open += 1
+        await self._try(_Attempt(epoch, forms, on_failure))
 
-    async def _produce(self, attempt: _Attempt) -> None:
-        def settle(error: KafkaError | None, _: Message | None) -> None:
+    async def _try(self, attempt: _Attempt) -> None:
+        def settle(error: KafkaError | None, message: Message | None) -> None:
             if error is not None and error.code() in TOO_LARGE and len(attempt.forms) > 1:
                 self._too_large.append(attempt)
                 return
-            self._open.pop(attempt.number, None)
+            attempt.epoch.settle(None, message)
             if error is not None:
                 attempt.on_failure(error)
 
-        topic, key, value = attempt.forms[0]
+        await self._produce(attempt.forms[0], settle)
+
+    async def _produce(self, outgoing: _Outgoing, settle: _Settle) -> None:
+        topic, key, value = outgoing
         while True:
             try:
                 self._producer.produce(topic, value, key, on_delivery=settle)
@@ -200,9 +224,11 @@ class RecommendationProducer:
         Raises:
             ServerError: a message cannot be delivered; what led to it must not be committed.
         """
-        last = self._sent
-        while (oldest := next(iter(self._open), None)) is not None and oldest <= last:
+        before = list(self._epochs)
+        self._epochs.append(_Epoch(self._failed.append))
+        while any(epoch.open for epoch in before):
             await self._poll()
+        self._epochs[:-1] = [epoch for epoch in self._epochs[:-1] if epoch.open]
         self._raise_failure()
 
     async def _poll(self) -> None:
@@ -211,7 +237,7 @@ class RecommendationProducer:
         self._raise_failure()
         while self._too_large:
             attempt = self._too_large.popleft()
-            await self._produce(attempt._replace(forms=attempt.forms[1:]))
+            await self._try(attempt._replace(forms=attempt.forms[1:]))
 
     def _on_error(self, error: KafkaError) -> None:
         if remedy_of(error):
