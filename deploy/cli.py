@@ -26,7 +26,9 @@ COMMANDS = {
     "demo": ("demo:demo", "Play the whole loop: servers, a first model, live recommendations."),
     "worker": ("worker:worker", "Run one worker of the fast loop until it is stopped."),
     "api": ("api:api", "Run the HTTP API until it is stopped."),
-    "keys": ("api:keys", "Keys of the HTTP API: who may do what."),
+    "console": ("console:console", "Run the console, pages about the system, until it is stopped."),
+    "audit": ("console:audit", "Print who has changed what at the console, and check it."),
+    "keys": ("api:keys", "Keys of the HTTP API and the console: who may do what."),
     "placements": (
         "placements:app",
         "Placements: named rules that the lists of a page are made by.",

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
+import pydantic
 import pydantic_settings
 from headwater_client.documents import DocumentError, read_toml
 from headwater_client.errors import SettingsError
@@ -20,6 +21,7 @@ from deploy.optimize.settings import OptimizeSettings
 from deploy.rollout.settings import RolloutSettings
 from deploy.settings_text import DELIMITER, PREFIX
 from features.settings import (
+    LEAST_KEY_CHARS,
     BrokerSettings,
     EventSettings,
     FeatureSettings,
@@ -111,6 +113,39 @@ class LocalSettings(Section):
     )
 
 
+class ConsoleSettings(Section):
+    """The console: where it listens, and who may see what. Keys are those of `api.keys_file`."""
+
+    address: str = Field(
+        "127.0.0.1", description="network interface that it listens on; 0.0.0.0: all of them"
+    )
+    port: Port = Field(8090, description="port")
+    secret: Annotated[pydantic.SecretStr, Field(min_length=LEAST_KEY_CHARS)] | None = Field(
+        None,
+        description="signs sessions and masks people's ids, the same for all consoles; empty: a "
+        "new one at each start, which ends all sessions",
+    )
+    session_s: Annotated[int, Field(ge=60, le=30 * 86_400)] = Field(
+        8 * 3600, description="how long after its login a session ends, in seconds"
+    )
+    secure_cookies: bool = Field(
+        False,
+        description="browsers send the session by HTTPS only: for a console behind a proxy that "
+        "speaks it",
+    )
+    logins_per_minute: Annotated[float, Field(gt=0, le=1000)] = Field(
+        10, description="tries to log in that one address may make a minute"
+    )
+    mask_people: bool = Field(
+        False,
+        description="who has no key with the scope read-people sees a keyed hash in place of a "
+        "person's id",
+    )
+    sample_every_s: Annotated[float, Field(ge=0.2, le=60)] = Field(
+        2.0, description="how often figures are made anew while somebody looks, in seconds"
+    )
+
+
 def _default_model_repository(validated: dict[str, Any]) -> Path:
     local: LocalSettings = validated["local"]
     return local.state_dir / "model_repo"
@@ -164,6 +199,7 @@ class Settings(_Sources):
     triton: TritonSettings = TritonSettings()
     worker: WorkerSettings = WorkerSettings()
     api: ApiSettings = ApiSettings()
+    console: ConsoleSettings = ConsoleSettings()
     trainer: TrainerSettings = TrainerSettings()
     fine_tune: FineTuneSettings = FineTuneSettings()
     windows: WindowSettings = WindowSettings()

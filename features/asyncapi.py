@@ -3,21 +3,12 @@
 from typing import Any
 
 import msgspec
+from headwater_client import topics
+from headwater_client.admin.audit import AuditEntry
 from headwater_client.contract import PlacementRules, SegmentRules
 from headwater_client.event_types import EVENT_TYPES
 from headwater_client.events import DeadLetter, Item, PersonAttributes, Recommendation
 from headwater_client.identities import Erased, Erasure, HandOver, Merge, SentOn
-from headwater_client.topics import (
-    DEAD_LETTERS,
-    IDENTITIES,
-    ITEMS,
-    PEOPLE,
-    PLACEMENTS,
-    RECOMMENDATIONS,
-    ROLLOUT_COMMANDS,
-    ROLLOUTS,
-    SERVED,
-)
 
 from features import rollout_messages
 from features.topics import Topic, list_topics
@@ -27,9 +18,9 @@ Channels = dict[str, tuple[str, dict[type[msgspec.Struct], str]]]
 """By topic: whether Headwater receives or sends, and the messages with their keys."""
 
 _OTHER_CHANNELS: Channels = {
-    ITEMS: ("receive", {Item: "item_id; a tombstone (no value) removes the item"}),
-    PEOPLE: ("receive", {PersonAttributes: "user_id; a tombstone (no value) removes them"}),
-    IDENTITIES: (
+    topics.ITEMS: ("receive", {Item: "item_id; a tombstone (no value) removes the item"}),
+    topics.PEOPLE: ("receive", {PersonAttributes: "user_id; a tombstone (no value) removes them"}),
+    topics.IDENTITIES: (
         "receive",
         {
             Merge: "guest",
@@ -39,10 +30,10 @@ _OTHER_CHANNELS: Channels = {
             Erased: "user_id; sent by workers",
         },
     ),
-    RECOMMENDATIONS: ("send", {Recommendation: "user_id"}),
-    SERVED: ("send", {Recommendation: "user_id"}),
-    DEAD_LETTERS: ("send", {DeadLetter: "as it came"}),
-    ROLLOUTS: (
+    topics.RECOMMENDATIONS: ("send", {Recommendation: "user_id"}),
+    topics.SERVED: ("send", {Recommendation: "user_id"}),
+    topics.DEAD_LETTERS: ("send", {DeadLetter: "as it came"}),
+    topics.ROLLOUTS: (
         "send",
         {
             rollout_messages.Rollout: "model name",
@@ -51,14 +42,15 @@ _OTHER_CHANNELS: Channels = {
             rollout_messages.RolloutAnswer: "MODEL/answer/COMMAND_ID",
         },
     ),
-    PLACEMENTS: (
+    topics.PLACEMENTS: (
         "receive",
         {
             PlacementRules: "its name; a tombstone (no value) removes it",
             SegmentRules: "segment/ and its name; a tombstone (no value) removes it",
         },
     ),
-    ROLLOUT_COMMANDS: (
+    topics.AUDIT: ("send", {AuditEntry: "action_id"}),
+    topics.ROLLOUT_COMMANDS: (
         "receive",
         {
             rollout_messages.RolloutCommand: "MODEL/command/COMMAND_ID; sent by operators and "

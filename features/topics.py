@@ -69,6 +69,8 @@ _OTHER_TOPICS = (
     # Leases are written all the time: without an hour's segments they would lie there for a week.
     Topic(topics.ROLLOUTS, False, _COMPACTED | {"segment.ms": str(_DAY_MS // 24)}),
     Topic(topics.PLACEMENTS, False, _COMPACTED),
+    # Who has changed what, for ever: each message names the digest of the one before it.
+    Topic(topics.AUDIT, False, {"retention.ms": "-1"}),
     # A command is refused 30 s after the broker took it, whatever its sender's clock says.
     Topic(topics.ROLLOUT_COMMANDS, False, _ARRIVAL | {"retention.ms": str(_DAY_MS)}),
 )

@@ -11,18 +11,9 @@ from itertools import islice
 import numpy as np
 from headwater_client import Reason, RecommendedItem
 
+from features import schema
 from features.inputs import SCORE_PARTS
 from features.rows import UserRow
-from features.schema import (
-    FIRST_ITEM,
-    PADDING,
-    BoolArray,
-    Float32Array,
-    Float64Array,
-    Int64Array,
-    Tensors,
-    Vocabulary,
-)
 from features.topics import hash64
 from stream.trending import TrendingIndex, TrendingItems
 
@@ -41,12 +32,12 @@ class Ranking:
     the version was not asked, or does not tell.
     """
 
-    items: Int64Array
-    causes: Int64Array
-    scores: Float64Array
-    from_model: BoolArray
-    vocabulary: Vocabulary
-    parts: Float64Array | None = None
+    items: schema.Int64Array
+    causes: schema.Int64Array
+    scores: schema.Float64Array
+    from_model: schema.BoolArray
+    vocabulary: schema.Vocabulary
+    parts: schema.Float64Array | None = None
 
     def item_ids(self) -> list[str]:
         """Every item that has a place."""
@@ -76,9 +67,11 @@ class Ranking:
                 yield RecommendedItem(names[item], score, reason, parts=parts)
 
     def _reason(self, cause: int, from_model: bool) -> Reason:
-        if not from_model or cause == PADDING:
+        if not from_model or cause == schema.PADDING:
             return _TRENDING
-        return Reason("history", self.vocabulary.item_ids[cause] if cause >= FIRST_ITEM else None)
+        return Reason(
+            "history", self.vocabulary.item_ids[cause] if cause >= schema.FIRST_ITEM else None
+        )
 
 
 PARTS = (*SCORE_PARTS, "trends")
@@ -87,13 +80,15 @@ PARTS = (*SCORE_PARTS, "trends")
 LEAST_PART = 1e-6
 
 
-def _name_parts(parts: Float64Array) -> dict[str, float]:
+def _name_parts(parts: schema.Float64Array) -> dict[str, float]:
     """What a score is the sum of, by name: float[`PARTS`]; what adds nothing is left out."""
     named = zip(PARTS, parts.tolist(), strict=True)
     return {name: value for name, value in named if abs(value) >= LEAST_PART}
 
 
-def _find_parts(told: Float32Array, scores: Float32Array, total: Float64Array) -> Float64Array:
+def _find_parts(
+    told: schema.Float32Array, scores: schema.Float32Array, total: schema.Float64Array
+) -> schema.Float64Array:
     """What each place's score is the sum of, float[B, P, `PARTS`].
 
     Args:
@@ -109,8 +104,8 @@ POPULAR = Reason("popular")
 
 
 def rank(
-    outputs: Tensors,
-    tensors: Tensors,
+    outputs: schema.Tensors,
+    tensors: schema.Tensors,
     trending: TrendingIndex,
     times_ms: Sequence[int],
     places: int,
@@ -143,7 +138,7 @@ def rank(
     causes = np.take_along_axis(tensors["item_indices"], np.maximum(past, 0), axis=1)
     return Ranking(
         np.take_along_axis(items, order, axis=1),
-        np.where(past < 0, PADDING, causes),
+        np.where(past < 0, schema.PADDING, causes),
         np.take_along_axis(total, order, axis=1),
         order < top,
         vocabulary,
@@ -152,8 +147,8 @@ def rank(
 
 
 def rank_candidates(
-    outputs: Tensors,
-    tensors: Tensors,
+    outputs: schema.Tensors,
+    tensors: schema.Tensors,
     trending: TrendingIndex,
     times_ms: Sequence[int],
     places: int = EVERY_PLACE,
@@ -165,13 +160,13 @@ def rank_candidates(
     parts = None
     if "candidate_parts" in outputs:
         parts = _find_parts(outputs["candidate_parts"], scores, total)
-    total[items < FIRST_ITEM] = 10 * NEVER
+    total[items < schema.FIRST_ITEM] = 10 * NEVER
     order = np.argsort(-total, axis=1, kind="stable")[:, :places]
     past = np.take_along_axis(outputs["candidate_explained_by"], order, axis=1)
     causes = np.take_along_axis(tensors["item_indices"], np.maximum(past, 0), axis=1)
     return Ranking(
         np.take_along_axis(items, order, axis=1),
-        np.where(past < 0, PADDING, causes),
+        np.where(past < 0, schema.PADDING, causes),
         np.take_along_axis(total, order, axis=1),
         np.ones(order.shape, np.bool_),
         trending.vocabulary,
@@ -179,7 +174,9 @@ def rank_candidates(
     )
 
 
-def hide_items(outputs: Tensors, tensors: Tensors, allowed: Sequence[BoolArray | None]) -> Tensors:
+def hide_items(
+    outputs: schema.Tensors, tensors: schema.Tensors, allowed: Sequence[schema.BoolArray | None]
+) -> schema.Tensors:
     """The outputs with items that a person's filter does not allow far below `NEVER`.
 
     Args:
@@ -193,7 +190,7 @@ def hide_items(outputs: Tensors, tensors: Tensors, allowed: Sequence[BoolArray |
     return {**outputs, **shown}
 
 
-def hide_seen(outputs: Tensors, tensors: Tensors) -> Tensors:
+def hide_seen(outputs: schema.Tensors, tensors: schema.Tensors) -> schema.Tensors:
     """The outputs with candidates that are excluded far below `NEVER`."""
     scores = outputs["candidate_scores"].copy()
     both = zip(tensors["candidate_items"], tensors["excluded_items"], strict=True)
@@ -203,12 +200,12 @@ def hide_seen(outputs: Tensors, tensors: Tensors) -> Tensors:
 
 
 def _add_trends(
-    items: Int64Array,
-    scores: Float32Array,
-    outputs: Tensors,
+    items: schema.Int64Array,
+    scores: schema.Float32Array,
+    outputs: schema.Tensors,
     trending: TrendingIndex,
     times_ms: Sequence[int],
-) -> Float64Array:
+) -> schema.Float64Array:
     """Scores with what trends add: float64[B, P]; far below `NEVER` for what may not be shown."""
     values = trending.values(items, times_ms)
     learned = trending.vocabulary.learned[items]
@@ -216,7 +213,7 @@ def _add_trends(
     return np.where(scores > NEVER, scores + trend, 10 * NEVER)
 
 
-def _seen_candidates(tensors: Tensors, trending: TrendingIndex) -> BoolArray:
+def _seen_candidates(tensors: schema.Tensors, trending: TrendingIndex) -> schema.BoolArray:
     """Candidates that are excluded, bool[B, C]; the model itself leaves them out of its top."""
     batch, candidates = tensors["candidate_items"].shape
     seen = np.zeros((batch, candidates), np.bool_)
@@ -226,7 +223,9 @@ def _seen_candidates(tensors: Tensors, trending: TrendingIndex) -> BoolArray:
     return seen
 
 
-def weigh_trends(weights: Float32Array, values: Float64Array, learned: BoolArray) -> Float64Array:
+def weigh_trends(
+    weights: schema.Float32Array, values: schema.Float64Array, learned: schema.BoolArray
+) -> schema.Float64Array:
     """What live trends add to each place, float64[B, P].
 
     Args:
@@ -238,7 +237,7 @@ def weigh_trends(weights: Float32Array, values: Float64Array, learned: BoolArray
     return np.where(learned, both[:, 0], both[:, 1])
 
 
-def _best(scores: Float64Array, places: int) -> Int64Array:
+def _best(scores: schema.Float64Array, places: int) -> schema.Int64Array:
     """int64[B, places], the columns of the highest scores, best first."""
     columns = scores.shape[1]
     if places >= columns:

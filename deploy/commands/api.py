@@ -15,7 +15,9 @@ from deploy.settings import load_settings
 from stream.api.keys import ApiKey, make_key, read_keys, write_keys
 
 keys = typer.Typer(
-    help="Keys of the HTTP API: who may do what.", no_args_is_help=True, add_completion=False
+    help="Keys of the HTTP API and the console: who may do what.",
+    no_args_is_help=True,
+    add_completion=False,
 )
 
 KeysFile = Annotated[

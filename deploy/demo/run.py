@@ -24,6 +24,7 @@ from deploy.demo.screen import Screen, Watch, versions_table
 from deploy.demo.tally import DemoTally, find_follow_ups, give_advice
 from deploy.jobs.backfill import fill_rows_from_log
 from deploy.jobs.replay import ReplayResult, immediate_pace, rate_pace, replay
+from deploy.local.process import free_port, is_free
 from deploy.local.store import feature_repo
 from deploy.progress import show_progress
 from deploy.services.supervisor import supervise
@@ -90,23 +91,25 @@ def run_demo(settings: Settings, options: DemoOptions) -> dict[str, Any]:
         past, live = log.past, log.live
         screen.titles = {item.item_id: item.title for item in past.items}
         screen.say(f"  {len(past.events)} events to learn from, {len(live.events)} to replay")
-    with _servers(settings, screen, seconds) as settings:
+    with _servers(settings, screen, seconds) as running, _console(settings, screen) as page:
         with screen.stage("train", seconds):
-            _train(settings, past, screen)
+            _train(running, past, screen)
         with screen.stage("load", seconds):
-            _load(settings, past, screen)
+            _load(running, past, screen)
             if options.learn_every:
-                screen.say(f"  {learning.write_windows(settings, past)} windows of events")
+                screen.say(f"  {learning.write_windows(running, past)} windows of events")
         with screen.stage("replay", seconds):
-            tally, sent, steps = _replay(settings, log, options, screen)
-    figures = _figures(tally, sent, seconds)
-    if options.learn_every:
-        figures["slow_loop"] = slow_loop = learning.summarise_learning(
-            settings, steps, tally.versions
-        )
-        screen.say("")
-        screen.console.print(versions_table(slow_loop))
-    _summarise(screen, figures)
+            screen.say(f"  look at it: [bold]{page}[/]")
+            tally, sent, steps = _replay(running, log, options, screen)
+        figures = _figures(tally, sent, seconds)
+        if options.learn_every:
+            figures["slow_loop"] = slow_loop = learning.summarise_learning(
+                running, steps, tally.versions
+            )
+            screen.say("")
+            screen.console.print(versions_table(slow_loop))
+        _summarise(screen, figures)
+        screen.wait_for_enter(f"\n[bold]{page}[/] goes on until you press Enter.")
     return figures
 
 
@@ -146,6 +149,26 @@ def _servers(settings: Settings, screen: Screen, seconds: dict[str, float]) -> I
         yield running
     finally:
         local.down(settings)
+
+
+@contextmanager
+def _console(settings: Settings, screen: Screen) -> Iterator[str]:
+    """The console, as a process of its own; its address.
+
+    It starts while the model trains: it takes nothing from the replay but what it shows.
+
+    Args:
+        settings: without the servers' addresses: they are this machine's own, so nobody logs in.
+    """
+    console = settings.console
+    if not is_free(console.port):
+        console = console.model_copy(update={"port": free_port()})
+    log = settings.local.state_dir / "logs" / "console.log"
+    address = f"http://{console.address}:{console.port}"
+    shown = settings.model_copy(update={"console": console})
+    with supervise("console", shown, log, screen.say):
+        screen.say(f"  console {address}")
+        yield address
 
 
 def _train(settings: Settings, past: Log, screen: Screen) -> None:

@@ -3,6 +3,7 @@
 And watches what the demo started: servers that die, a worker that gives up, events still open.
 """
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -45,6 +46,16 @@ class Screen:
     def say(self, text: str) -> None:
         """A line of its own."""
         self.console.print(text, highlight=False, soft_wrap=True)
+
+    def wait_for_enter(self, text: str) -> None:
+        """Wait until somebody who reads this at a terminal presses Enter."""
+        if not (self.console.is_terminal and sys.stdin.isatty()):
+            return
+        self.say(text)
+        try:
+            sys.stdin.readline()
+        except KeyboardInterrupt:
+            self.say("stopped")
 
     @contextmanager
     def stage(self, name: str, seconds: dict[str, float]) -> Iterator[None]:

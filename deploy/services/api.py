@@ -3,7 +3,7 @@
 import asyncio
 import signal
 import socket
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +13,7 @@ from typing import Any
 import structlog
 import uvicorn
 from headwater_client.errors import SettingsError
+from starlette.types import ASGIApp
 
 from deploy.services.health import ServiceHealth, ask_servers, routing_problem, store_problem
 from deploy.services.supervisor import END_S, end_by_force, relax_collector
@@ -22,9 +23,7 @@ from features.positions import watch_identity
 from features.schema import FeatureSchema
 from features.store import check_rows
 from features.store.redis import RedisRowStore
-from features.topics import Hash
 from stream.api.answers import Answerer, Batching
-from stream.api.compat.dialect import Dialect
 from stream.api.compat.gorse import GorseDialect
 from stream.api.compat.metarank import MetarankDialect
 from stream.api.http import HttpApi
@@ -42,7 +41,6 @@ from stream.placement_follower import PlacementFollower
 from stream.recommender import make_recommender
 from stream.rollout_follower import RolloutFollower, keep_routed, make_follower
 from stream.row_updates import RowReader
-from stream.settings import WorkerConfig
 from stream.shown import ShownItems, ShownSettings
 from stream.together import TogetherTables
 
@@ -50,7 +48,7 @@ TURN_S = 1.0
 DRAIN_S = 10
 DIALECTS = (GorseDialect, MetarankDialect)
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
-Source = tuple[str, int]
+Work = Callable[[], Coroutine[Any, Any, None]]
 log = structlog.get_logger()
 
 
@@ -66,31 +64,54 @@ def run_api(settings: Settings, *, is_local: bool) -> None:
         ServerError: Kafka or the store does not answer at the start; or a topic was made anew, or
             has more partitions.
     """
-    keys = KeyRing(find_keys_file(settings, is_local=is_local))
-    identity = ensure_log(settings.kafka)
-    asyncio.run(_check_store(settings))
-    with closing(listen(settings.api.address, settings.api.port)) as listener:
+    api = settings.api
+    keys = KeyRing(find_keys_file(settings, "api", is_local=is_local))
+    identity = check_servers(settings)
+    with closing(listen("api", api.address, api.port)) as listener:
         asyncio.run(_run(settings, keys, identity, listener))
 
 
-def find_keys_file(settings: Settings, *, is_local: bool) -> Path | None:
+async def _run(
+    settings: Settings, keys: KeyRing, identity: LogIdentity, listener: socket.socket
+) -> None:
+    api, core = settings.api, make_core(settings, identity)
+    service = ApiService(core.parts)
+    dialects = [kind(service, core.parts, api.event_aliases) for kind in DIALECTS]
+    transport = HttpApi(service, keys, core.readiness, api.max_body_bytes)
+    works: list[Work] = []
+    if api.grpc_port is not None:
+        taking = RpcListener(api.address, api.grpc_port, api.max_body_bytes, DRAIN_S / 2)
+        works.append(RpcApi(service, keys, core.readiness, taking).serve)
+    log.info("api_listens", address=api.address, port=api.port, grpc_port=api.grpc_port)
+    await core.serve(transport.make_app(dialects), listener, works)
+
+
+def find_keys_file(settings: Settings, section: str, *, is_local: bool) -> Path | None:
     """The file of keys; None where none are asked for.
+
+    Args:
+        section: of the settings that say where is listened.
 
     Raises:
         SettingsError: keys are missing where they have to be.
     """
-    api = settings.api
-    if api.keys_file is not None or (is_local and api.address in LOOPBACK):
-        return api.keys_file
-    why = f"api.address is {api.address}" if is_local else "the servers are not this machine's own"
+    address = getattr(settings, section).address
+    if settings.api.keys_file is not None or (is_local and address in LOOPBACK):
+        return settings.api.keys_file
+    why = (
+        f"{section}.address is {address}" if is_local else "the servers are not this machine's own"
+    )
     raise SettingsError(
         f"api.keys_file: is not set, and {why}: without keys only a service of this machine "
         "answers: make a key: headwater keys add NAME --scope ask --file keys.toml"
     )
 
 
-def listen(address: str, port: int) -> socket.socket:
+def listen(section: str, address: str, port: int) -> socket.socket:
     """A socket that listens there.
+
+    Args:
+        section: of the settings that say so.
 
     Raises:
         SettingsError: it cannot be.
@@ -100,8 +121,19 @@ def listen(address: str, port: int) -> socket.socket:
         return socket.create_server((address, port), family=family, backlog=2048)
     except OSError as error:
         raise SettingsError(
-            f"api.port: {address} port {port}: {error.strerror or error}: choose another"
+            f"{section}.port: {address} port {port}: {error.strerror or error}: choose another"
         ) from error
+
+
+def check_servers(settings: Settings) -> LogIdentity:
+    """What makes the log the one that is read, once the topics and the rows are as they must be.
+
+    Raises:
+        SettingsError, ServerError: they are not.
+    """
+    identity = ensure_log(settings.kafka)
+    asyncio.run(_check_store(settings))
+    return identity
 
 
 async def _check_store(settings: Settings) -> None:
@@ -123,13 +155,10 @@ class ApiServer(uvicorn.Server):
 
 
 @dataclass(frozen=True)
-class _Service:
-    """The parts of the service.
+class ApiCore:
+    """What answers, and what keeps it up to date, whatever it is asked by.
 
     Attributes:
-        api: the HTTP transport.
-        rpc: the gRPC transport, where there is one.
-        dialects: the interfaces of other systems.
         readiness: what is not there yet.
         parts: what the operations use.
         follower: keeps the routes up to date.
@@ -137,9 +166,8 @@ class _Service:
         placements: keeps placements up to date.
     """
 
-    api: HttpApi
-    rpc: RpcApi | None
-    dialects: Sequence[Dialect]
+    settings: Settings
+    identity: LogIdentity
     readiness: Readiness
     parts: ApiParts
     health: ServiceHealth
@@ -148,7 +176,56 @@ class _Service:
     placements: PlacementFollower
     store: RedisRowStore
 
-    async def start(self) -> None:
+    async def serve(
+        self,
+        app: ASGIApp,
+        listener: socket.socket,
+        works: Sequence[Work] = (),
+        on_stop: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Answer until told to stop.
+
+        Args:
+            works: what else is done meanwhile.
+            on_stop: called when it is told to: what would not end by itself is ended.
+        """
+        relax_collector()
+        server = ApiServer(
+            uvicorn.Config(
+                app,
+                log_config=None,
+                access_log=False,
+                lifespan="off",
+                proxy_headers=False,
+                server_header=False,
+                timeout_graceful_shutdown=DRAIN_S,
+            )
+        )
+
+        def stop() -> None:
+            end_by_force(END_S)
+            server.should_exit = True
+            on_stop()
+
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, stop)
+        try:
+            await _run_until_first(
+                server.serve([listener]),
+                *(work() for work in works),
+                self._start(),
+                self.follower.run(),
+                self.items.run(),
+                self.placements.run(),
+                self._beat(),
+                watch_identity(self.settings.kafka, self.identity),
+                keep_routed(self.settings.worker_config, self.follower.routes),
+            )
+        finally:
+            await self._close()
+
+    async def _start(self) -> None:
         """Read what the first answer needs, then keep what trends up to date, for ever."""
         recommender, starting = self.parts.recommender, self.readiness.starting
         async for attempt in retry_while_unavailable():
@@ -161,13 +238,13 @@ class _Service:
         log.info("api_started", versions=self.follower.routes.loaded)
         await recommender.run()
 
-    async def beat(self) -> None:
+    async def _beat(self) -> None:
         """Say that the event loop turns, for ever."""
         while True:
             self.health.turn()
             await asyncio.sleep(TURN_S)
 
-    async def close(self) -> None:
+    async def _close(self) -> None:
         """Deliver what is under way, and close the connections."""
         await asyncio.to_thread(self.parts.publisher.close)
         await self.parts.recommender.close()
@@ -176,9 +253,9 @@ class _Service:
         await self.store.close()
 
 
-def _make_service(
-    settings: Settings, config: WorkerConfig, keys: KeyRing, sources: Mapping[Source, Hash]
-) -> _Service:
+def make_core(settings: Settings, identity: LogIdentity) -> ApiCore:
+    """Put the parts together, in the event loop that they are to run in."""
+    config = settings.worker_config
     api, schema = settings.api, FeatureSchema(settings.features)
     store, follower = RedisRowStore(settings.store, any_server=True), make_follower(config)
     recommender = make_recommender(config, store, follower.routes)
@@ -208,7 +285,7 @@ def _make_service(
         intake=EventIntake(settings.events, count_wrong_time),
         publisher=publisher,
         read_attributes=partial(read_attributes, store),
-        sources=sources,
+        sources=identity.sources,
         top_k=settings.worker.top_k,
         deadline_s=deadline_s,
     )
@@ -219,60 +296,17 @@ def _make_service(
             **ask_servers(settings, "kafka", "triton"),
         }
     )
-    readiness = Readiness(health)
-    service = ApiService(parts)
-    dialects = [kind(service, parts, api.event_aliases) for kind in DIALECTS]
-    rpc = None
-    if api.grpc_port is not None:
-        taking = RpcListener(api.address, api.grpc_port, api.max_body_bytes, DRAIN_S / 2)
-        rpc = RpcApi(service, keys, readiness, taking)
-    transport = HttpApi(service, keys, readiness, api.max_body_bytes)
-    return _Service(
-        transport, rpc, dialects, readiness, parts, health, follower, items, placements, store
+    return ApiCore(
+        settings=settings,
+        identity=identity,
+        readiness=Readiness(health),
+        parts=parts,
+        health=health,
+        follower=follower,
+        items=items,
+        placements=placements,
+        store=store,
     )
-
-
-async def _run(
-    settings: Settings, keys: KeyRing, identity: LogIdentity, listener: socket.socket
-) -> None:
-    config = settings.worker_config
-    service = _make_service(settings, config, keys, identity.sources)
-    relax_collector()
-    server = ApiServer(
-        uvicorn.Config(
-            service.api.make_app(service.dialects),
-            log_config=None,
-            access_log=False,
-            lifespan="off",
-            proxy_headers=False,
-            server_header=False,
-            timeout_graceful_shutdown=DRAIN_S,
-        )
-    )
-
-    def stop() -> None:
-        end_by_force(END_S)
-        server.should_exit = True
-
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop)
-    api = settings.api
-    log.info("api_listens", address=api.address, port=api.port, grpc_port=api.grpc_port)
-    try:
-        await _run_until_first(
-            server.serve([listener]),
-            *([service.rpc.serve()] if service.rpc else []),
-            service.start(),
-            service.follower.run(),
-            service.items.run(),
-            service.placements.run(),
-            service.beat(),
-            watch_identity(settings.kafka, identity),
-            keep_routed(config, service.follower.routes),
-        )
-    finally:
-        await service.close()
 
 
 async def _run_until_first(*works: Coroutine[Any, Any, None]) -> None:

@@ -36,6 +36,7 @@ def environment(settings: Settings) -> dict[str, str]:
         "store.address": settings.store.address,
         "triton.url": settings.triton.url,
         "triton.control_key": key.get_secret_value() if key else None,
+        "console.port": settings.console.port,
         "local.state_dir": settings.local.state_dir,
         "model_repository": settings.model_repository,
         **{f"windows.{name}": value for name, value in windows.items()},
@@ -56,7 +57,7 @@ def supervise(
     """Run a `headwater` command for as long as the block; one that ends is started again.
 
     Args:
-        command: `worker` or `trainer`.
+        command: `worker`, `trainer` or `console`.
         log: where its output goes.
         warn: told when it had to be started again.
 

@@ -18,7 +18,7 @@ from starlette.datastructures import QueryParams
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 
 from stream.api import problems
 from stream.api.compat.dialect import PREFIX, Dialect, Work, find_work, make_refusal
@@ -55,18 +55,22 @@ class HttpApi:
         self._keys = keys
         self._readiness = readiness
         self._max_body_bytes = max_body_bytes
-        document = make_openapi()
+        self._operations = service.operations
+        document = make_openapi(self._operations)
         self._document, self._page = encode(document), render_page(document).encode()
 
-    def make_app(self, dialects: Sequence[Dialect] = ()) -> Starlette:
+    def make_app(
+        self, dialects: Sequence[Dialect] = (), pages: Sequence[BaseRoute] = ()
+    ) -> Starlette:
         """The ASGI application.
 
         Args:
             dialects: the interfaces of other systems that it has besides its own.
+            pages: what it shows besides.
         """
         # The longest first: a person's id may have slashes, and so be all of a longer path.
-        paths = sorted({operation.path for operation in OPERATIONS}, key=len, reverse=True)
-        routes = [self._make_route(path) for path in paths]
+        paths = sorted({operation.path for operation in self._operations}, key=len, reverse=True)
+        routes = [*(self._make_route(path) for path in paths), *pages]
         for dialect in dialects:
             routes += self._make_dialect(dialect)
         return Starlette(routes=routes, exception_handlers={HTTPException: self._refuse_path})
@@ -75,7 +79,7 @@ class HttpApi:
         """All methods of a path; those that it has not are refused, not looked for elsewhere."""
         endpoints = {
             operation.method: self._make_endpoint(operation)
-            for operation in OPERATIONS
+            for operation in self._operations
             if operation.path == path
         }
         if "GET" in endpoints:
@@ -86,12 +90,12 @@ class HttpApi:
                 raise HTTPException(405)
             return await endpoints[request.method](request)
 
-        template = re.sub(r"{(person|guest)}", r"{\1:path}", path)
+        template = re.sub(r"{(person|guest|item)}", r"{\1:path}", path)
         return Route(template, answer, methods=[*METHODS, "HEAD", "OPTIONS", "TRACE"])
 
     def _make_endpoint(self, operation: Operation) -> Endpoint:
         own = getattr(self, f"_{operation.name}", None)
-        act = own or self._make_action(operation, getattr(self._service, operation.name))
+        act = own or self._make_action(operation, self._service.find_work(operation))
 
         async def answer(request: Request) -> Response:
             return await _answer(operation.name, act(request), _answer_problem)
@@ -125,11 +129,12 @@ class HttpApi:
         """Reads a request, has it answered, and writes the answer."""
 
         async def act(request: Request) -> Response:
-            self._readiness.check_started()
+            if not operation.is_admin:
+                self._readiness.check_started()
             key = self._admit(operation, request)
             raw = b""
             if _may_have_body(operation, request):
-                raw = await self._read_body(request, operation.media_types)
+                raw = await self.read_body(request, operation.media_types)
             call = ApiCall(
                 key,
                 raw,
@@ -144,10 +149,10 @@ class HttpApi:
 
     def _admit(self, operation: Operation, request: Request) -> ApiKey:
         if self._keys.is_open:
-            _check_host(request)
+            check_host(request)
         return self._keys.admit(_read_authorization(request), operation.scope)
 
-    async def _read_body(self, request: Request, kinds: Sequence[str]) -> bytes:
+    async def read_body(self, request: Request, kinds: Sequence[str]) -> bytes:
         """The body of a request.
 
         Raises:
@@ -192,7 +197,7 @@ class HttpApi:
             shown = request.url.path[:200]
             if error.status_code == 405:
                 problem = problems.make_problem("method", f"{request.method} {shown}")
-                allowed = _allowed_methods(request.url.path)
+                allowed = _allowed_methods(self._operations, request.url.path)
                 raise RequestError(problem, {"Allow": allowed} if allowed else error.headers)
             raise refuse("not-found", shown, "/docs lists what there is")
 
@@ -226,18 +231,18 @@ _OF = {operation.name: operation for operation in OPERATIONS}
 _ELSEWHERE = "elsewhere"
 
 
-def _allowed_methods(path: str) -> str:
+def _allowed_methods(operations: Sequence[Operation], path: str) -> str:
     """The methods of a path, by the operations whose template says most of it.
 
     A person's id may have slashes, so that longer paths below it are ids, too.
     """
     templates = {
         operation.path
-        for operation in OPERATIONS
+        for operation in operations
         if re.fullmatch(re.sub(r"{\w+}", ".*", operation.path), path)
     }
     best = max(templates, key=len, default="")
-    methods = {operation.method for operation in OPERATIONS if operation.path == best}
+    methods = {operation.method for operation in operations if operation.path == best}
     return ", ".join(sorted(methods | ({"HEAD"} if "GET" in methods else set())))
 
 
@@ -291,7 +296,7 @@ def _read_query(kind: type[Struct], given: QueryParams) -> Struct:
     return query
 
 
-def _check_host(request: Request) -> None:
+def check_host(request: Request) -> None:
     """Without keys only programs of this machine are answered, and no page of another host.
 
     Raises:

@@ -10,20 +10,12 @@ from uuid import uuid4
 
 import msgspec
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
-from headwater_client import EVENT_TYPES, EventError, Interaction, Item, decode, encode
+from headwater_client import EVENT_TYPES, EventError, Interaction, Item, decode, encode, topics
 from headwater_client.contract import MAX_EVENTS
 from headwater_client.documents import DocumentError, read_json
 from headwater_client.events import PersonAttributes, Recommendation
 from headwater_client.identities import IdentityMessage, key_of
 from headwater_client.kafka import remedy_of
-from headwater_client.topics import (
-    IDENTITIES,
-    ITEMS,
-    MAX_MESSAGE_BYTES,
-    PARTITIONER,
-    PEOPLE,
-    SERVED,
-)
 from msgspec import Struct
 from prometheus_client import Counter
 
@@ -161,27 +153,27 @@ def event_message(event: Interaction) -> TopicMessage:
 
 def attributes_message(person: PersonAttributes) -> TopicMessage:
     """What is known of a person, as it is sent: to their partition."""
-    return TopicMessage(PEOPLE, person.user_id, encode(person))
+    return TopicMessage(topics.PEOPLE, person.user_id, encode(person))
 
 
 def identity_message(message: IdentityMessage) -> TopicMessage:
     """Who has become whom, or is to be forgotten, as it is sent: to that person's partition."""
-    return TopicMessage(IDENTITIES, key_of(message), encode(message))
+    return TopicMessage(topics.IDENTITIES, key_of(message), encode(message))
 
 
 def item_message(item: Item) -> TopicMessage:
     """An item as it is sent."""
-    return TopicMessage(ITEMS, item.item_id, encode(item))
+    return TopicMessage(topics.ITEMS, item.item_id, encode(item))
 
 
 def removal_message(item_id: str) -> TopicMessage:
     """What takes an item out of the catalogue."""
-    return TopicMessage(ITEMS, item_id, None)
+    return TopicMessage(topics.ITEMS, item_id, None)
 
 
 def served_message(served: Recommendation) -> TopicMessage:
     """A list that was answered, as it is sent: to the partition of its person's events."""
-    return TopicMessage(SERVED, served.user_id, encode(served))
+    return TopicMessage(topics.SERVED, served.user_id, encode(served))
 
 
 class EventPublisher:
@@ -200,9 +192,9 @@ class EventPublisher:
                 # As the worker's producer, and not idempotent for the same reason: an event that is
                 # sent twice has the same event_id, and counts once.
                 "acks": "all",
-                "partitioner": PARTITIONER,
+                "partitioner": topics.PARTITIONER,
                 "linger.ms": str(_LINGER_MS),
-                "message.max.bytes": str(MAX_MESSAGE_BYTES),
+                "message.max.bytes": str(topics.MAX_MESSAGE_BYTES),
                 "message.timeout.ms": str(int(1000 * within_s)),
                 "log_level": "0",
             }

@@ -54,6 +54,11 @@ class _KeysFile(Struct, frozen=True, forbid_unknown_fields=True):
     keys: list[ApiKey] = []
 
 
+# Who may do one thing may do the other.
+_INCLUDED_IN = {
+    Scope.VIEW: (Scope.OPERATE, Scope.ADMINISTER),
+    Scope.OPERATE: (Scope.ADMINISTER,),
+}
 # Whoever asks from this machine, where no keys are asked for.
 ANYONE = ApiKey(name="anyone", scopes=list(Scope), sha256="0" * 64)
 
@@ -196,6 +201,22 @@ class KeyRing:
                 "send the header Authorization: Bearer KEY; headwater keys add makes one",
                 www_authenticate="Bearer",
             )
+        self.use(key, scope)
+        return key
+
+    def find(self, sha256: str) -> ApiKey | None:
+        """The key of this hash, as long as it is in use: for who has shown it a while ago."""
+        if self._path is None:
+            return ANYONE if sha256 == ANYONE.sha256 else None
+        self._refresh(self._path)
+        return self._keys.get(sha256)
+
+    def use(self, key: ApiKey, scope: Scope | None) -> None:
+        """Count a request of a key.
+
+        Raises:
+            RequestError: it is not for this, or these are too many requests.
+        """
         if (wait_s := self._take(key)) > 0:
             raise refuse(
                 "rate",
@@ -204,7 +225,6 @@ class KeyRing:
                 retry_after=str(math.ceil(wait_s)),
             )
         check_scope(key, scope)
-        return key
 
     def _take(self, key: ApiKey) -> float:
         if key.per_second is None:
@@ -243,5 +263,14 @@ def check_scope(key: ApiKey, scope: Scope | None) -> None:
     Raises:
         RequestError: its scopes do not have this one.
     """
-    if scope is not None and scope not in key.scopes:
+    if scope is not None and not has_scope(key, scope):
         raise refuse("scope", f"key {key.name} is not for this", f"use one with the scope {scope}")
+
+
+def has_scope(key: ApiKey, scope: Scope) -> bool:
+    """Whether a key is for this, or for what includes it.
+
+    >>> has_scope(ApiKey(name="a", scopes=[Scope.OPERATE], sha256="0" * 64), Scope.VIEW)
+    True
+    """
+    return bool({scope, *_INCLUDED_IN.get(scope, ())} & set(key.scopes))

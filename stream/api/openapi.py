@@ -2,12 +2,13 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
 import msgspec
 from headwater_client import EVENT_TYPES
+from headwater_client.admin import ADMIN_OPERATIONS
 from headwater_client.contract import MAX_EVENTS, EventsAnswer, PlacementName, Problem
 from headwater_client.operations import CLOUD_EVENT, CLOUD_EVENTS, OPERATIONS, Operation
 from msgspec import Struct
@@ -15,6 +16,9 @@ from msgspec import Struct
 from stream.api.problems import KINDS, MEDIA_TYPE
 
 VERSION = "1.0.0"
+ALL_OPERATIONS = (*OPERATIONS, *ADMIN_OPERATIONS)
+# What shows the system answers its operations, and no other process does.
+CONSOLE = {"url": "http://127.0.0.1:8090", "description": "headwater console"}
 _REF = "#/components/schemas/{name}"
 _FILLED_IN = ("event_id", "timestamp", "user_id")
 _Document = dict[str, Any]
@@ -24,20 +28,20 @@ _CLOUD_BODIES = {
 }
 
 
-def make_openapi() -> _Document:
-    """The OpenAPI 3.1 document of all operations."""
+def make_openapi(operations: Sequence[Operation] = ALL_OPERATIONS) -> _Document:
+    """The OpenAPI 3.1 document of operations; by default of all, those of the console too."""
     kinds: set[type[Struct]] = {Problem, *(spec.struct for spec in EVENT_TYPES.values())}
-    for operation in OPERATIONS:
+    for operation in operations:
         kinds |= {kind for kind in (operation.body, operation.answer, operation.query) if kind}
     named = sorted(kinds, key=lambda kind: kind.__name__)
     _, schemas = msgspec.json.schema_components(named, ref_template=_REF)
     schemas |= _event_schemas(schemas)
     paths: _Document = {}
-    for operation in OPERATIONS:
+    for operation in operations:
         described = _describe(operation, schemas)
         paths.setdefault(operation.path, {})[operation.method.lower()] = described
     # What is in a query string is said there.
-    for kind in {operation.query for operation in OPERATIONS if operation.query}:
+    for kind in {operation.query for operation in operations if operation.query}:
         del schemas[kind.__name__]
     return {
         "openapi": "3.1.0",
@@ -148,6 +152,8 @@ def _describe(operation: Operation, schemas: Mapping[str, Any]) -> _Document:
     described: _Document = {
         "operationId": operation.name,
         "summary": operation.summary,
+        "tags": ["admin"] if operation.is_admin else [],
+        "servers": [CONSOLE] if operation.is_admin else [],
         "parameters": [*_path_parameters(operation), *_query_parameters(operation, schemas)],
         "responses": _responses(operation),
     }
@@ -196,6 +202,8 @@ def _responses(operation: Operation) -> _Document:
         content = {"application/json": {"schema": reference}}
     elif operation.name == "tell_contract":
         content = {"application/json": {"schema": {"type": "object"}}}
+    elif operation.name == "stream_live":
+        content = {"text/event-stream": {"schema": {"type": "string"}}}
     elif operation.name == "show_contract":
         content = {"text/html": {"schema": {"type": "string"}}}
     responses: _Document = {"200": {**made, "content": content}}

@@ -114,20 +114,22 @@ class OfflineApi:
                     top_k=CONFIG.worker.top_k,
                     deadline_s=self.deadline_s,
                 )
-                keys = KeyRing(self.keys_file)
                 readiness = Readiness(NoChecks())
-                service = ApiService(parts)
-                api = HttpApi(service, keys, readiness, self.max_body_bytes)
-                aliases = ApiSettings().event_aliases
-                dialects = [kind(service, parts, aliases) for kind in DIALECTS]
+                app = self.make_app(parts, readiness)
                 await recommender.start()
                 readiness.starting.clear()
                 try:
-                    return await work(api.make_app(dialects))
+                    return await work(app)
                 finally:
                     await recommender.close()
 
         return asyncio.run(run())
+
+    def make_app(self, parts: ApiParts, readiness: Readiness) -> Any:
+        service = ApiService(parts)
+        api = HttpApi(service, KeyRing(self.keys_file), readiness, self.max_body_bytes)
+        aliases = ApiSettings().event_aliases
+        return api.make_app([kind(service, parts, aliases) for kind in DIALECTS])
 
 
 async def ask(

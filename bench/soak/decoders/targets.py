@@ -16,22 +16,8 @@ from headwater_client.events import DeadLetter, Recommendation
 from headwater_client.operations import OPERATIONS
 
 from bench.harness.hostile import generate_hostile_messages
+from bench.soak.decoders import samples
 from bench.soak.decoders.files import make_files_of_others, make_own_files
-from bench.soak.decoders.samples import (
-    CLICK_EVENT,
-    CLOUD_OF_NO_TEXT,
-    FILTERS,
-    IDENTITIES,
-    IDENTITY_KEY,
-    ITEM,
-    LETTER,
-    MODEL,
-    NOW_MS,
-    ODD,
-    PLACEMENT,
-    RATED,
-    ROLLOUTS,
-)
 from bench.soak.decoders.target import FuzzTarget
 from deploy.rollout.feedback.consumer import decode_feedback
 from features import columns
@@ -71,20 +57,22 @@ def make_targets(folder: Path) -> dict[str, FuzzTarget]:
         **make_own_files(folder),
         **make_files_of_others(folder),
     }
-    return {name: replace(each, seeds=(*each.seeds, *ODD)) for name, each in targets.items()}
+    return {
+        name: replace(each, seeds=(*each.seeds, *samples.ODD)) for name, each in targets.items()
+    }
 
 
 def _make_messages() -> dict[str, FuzzTarget]:
     """Of topics."""
-    messages = generate_hostile_messages(7, NOW_MS, large_share=0)
+    messages = generate_hostile_messages(7, samples.NOW_MS, large_share=0)
     hostile = tuple(each.value or b"" for each in islice(messages, 300))
     identities = IdentityReader(FeatureSchema(FeatureSettings()), lambda *_: None)
-    reader = EventReader(EventSettings(), clock=lambda: NOW_MS)
+    reader = EventReader(EventSettings(), clock=lambda: samples.NOW_MS)
     targets = {
         f"topic.{spec.topic}": FuzzTarget(
-            lambda raw, topic=spec.topic: encode(reader.read(topic, raw, NOW_MS)),  # type: ignore[misc]
+            lambda raw, topic=spec.topic: encode(reader.read(topic, raw, samples.NOW_MS)),  # type: ignore[misc]
             (EventError,),
-            (CLICK_EVENT, RATED, *hostile),
+            (samples.CLICK_EVENT, samples.RATED, *hostile),
         )
         for spec in EVENT_TYPES.values()
     }
@@ -92,33 +80,35 @@ def _make_messages() -> dict[str, FuzzTarget]:
         f"message.{struct.__name__}": FuzzTarget(
             lambda raw, struct=struct: encode(decode(struct, raw)),  # type: ignore[misc]
             (EventError,),
-            (LETTER, *hostile),
+            (samples.LETTER, *hostile),
         )
         for struct in (Recommendation, DeadLetter)
     }
     targets |= {
         f"rollouts{key}": FuzzTarget(
-            lambda raw, key=key: encode(decode_rollout_message(f"{MODEL}{key}", raw, MODEL)),  # type: ignore[misc]
+            lambda raw, key=key: encode(  # type: ignore[misc]
+                decode_rollout_message(f"{samples.MODEL}{key}", raw, samples.MODEL)
+            ),
             (EventError,),
             (right, *hostile),
         )
-        for key, right in ROLLOUTS.items()
+        for key, right in samples.ROLLOUTS.items()
     }
     person = b'{"user_id":"ann","attributes":{"city":"Ghent","age":41}}'
     return targets | {
         "topic.items": FuzzTarget(
-            lambda raw: parse_item(b"i", raw), (EventError,), (ITEM, *hostile)
+            lambda raw: parse_item(b"i", raw), (EventError,), (samples.ITEM, *hostile)
         ),
         "topic.people": FuzzTarget(
             lambda raw: parse_attributes(b"ann", raw), (EventError,), (person, *hostile)
         ),
         "topic.identities": FuzzTarget(
-            lambda raw: encode(identities.read(IDENTITY_KEY, raw)[0]),
+            lambda raw: encode(identities.read(samples.IDENTITY_KEY, raw)[0]),
             (EventError,),
-            (*IDENTITIES, *hostile),
+            (*samples.IDENTITIES, *hostile),
         ),
         "topic.placements": FuzzTarget(
-            _read_placement, (EventError, RuleError), (PLACEMENT, *hostile)
+            _read_placement, (EventError, RuleError), (samples.PLACEMENT, *hostile)
         ),
     }
 
@@ -131,17 +121,17 @@ def _read_placement(raw: bytes) -> object:
 
 def _make_requests() -> dict[str, FuzzTarget]:
     """Of the API: bodies in JSON and protobuf, events, filters."""
-    intake = EventIntake(EventSettings(), clock=lambda: NOW_MS)
+    intake = EventIntake(EventSettings(), clock=lambda: samples.NOW_MS)
     asked = (
         b'{"person":"ann","limit":5,"filter":"item.price < 12","events":[%s],"exclude":["a"],'
         b'"min_offset":{"clicks/2":7},"context":{"device":"phone"},"placement":"home"}'
-        % CLICK_EVENT,
+        % samples.CLICK_EVENT,
         b'{"items":["a","b"],"filter":"item.price < 12"}',
-        b'{"items":[%s]}' % ITEM,
+        b'{"items":[%s]}' % samples.ITEM,
         b'{"attributes":{"city":"Ghent"}}',
         b'{"filter":"person.age > 40"}',
         b'{"member":"ann"}',
-        PLACEMENT,
+        samples.PLACEMENT,
     )
     cloud = (
         b'{"specversion":"1.0","type":"shop.click","id":"e","source":"/shop","subject":"ann",'
@@ -169,12 +159,14 @@ def _make_requests() -> dict[str, FuzzTarget]:
         for name in map(request_name, OPERATIONS)
     }
     return targets | {
-        "event": FuzzTarget(intake.read, (EventError,), (CLICK_EVENT,)),
+        "event": FuzzTarget(intake.read, (EventError,), (samples.CLICK_EVENT,)),
         "cloud_event": FuzzTarget(
-            lambda raw: read_cloud_event(intake, raw), (EventError,), (cloud, CLOUD_OF_NO_TEXT)
+            lambda raw: read_cloud_event(intake, raw),
+            (EventError,),
+            (cloud, samples.CLOUD_OF_NO_TEXT),
         ),
         "metarank": FuzzTarget(_read_metarank, (EventError,), (metarank,)),
-        "filter": FuzzTarget(_compile, (RuleError, UnicodeDecodeError), FILTERS),
+        "filter": FuzzTarget(_compile, (RuleError, UnicodeDecodeError), samples.FILTERS),
     }
 
 
@@ -197,7 +189,7 @@ def _make_rows() -> dict[str, FuzzTarget]:
     """Of the feature store."""
     schema = FeatureSchema(FeatureSettings())
     person = columns.encode_user(empty_user(schema))
-    item = columns.encode_item(decode(Item, ITEM), 1, 2)
+    item = columns.encode_item(decode(Item, samples.ITEM), 1, 2)
     attributes = columns.encode_attributes({"city": "Ghent"}, (1, 2))
     group = columns.encode_group(empty_group(schema))
 

@@ -7,15 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
-from headwater_client import EventError, RecommendedItem, decode, encode
-from headwater_client.contract import (
-    MAX_EVENTS,
-    PersonAnswer,
-    PopularQuery,
-    Problem,
-    RecommendationQuery,
-    SimilarQuery,
-)
+from headwater_client import EventError, RecommendedItem, contract, decode, encode
 from headwater_client.events import Item
 from headwater_client.operations import Operation
 from headwater_client.rules import MAX_LIMIT
@@ -81,7 +73,7 @@ class GorseDialect:
         self._items = ItemEditor(service, parts)
         self._people = PersonEditor(service, parts)
 
-    def write_problem(self, problem: Problem) -> tuple[bytes, str]:
+    def write_problem(self, problem: contract.Problem) -> tuple[bytes, str]:
         """One line of text: each of the clients shows it as its error's message."""
         return describe_in_words(problem, gorse_forms.NAMES).encode(), "text/plain"
 
@@ -94,8 +86,8 @@ class GorseDialect:
         """
         given = decode(_FeedbackList, b'{"feedback":' + call.raw + b"}").feedback
         events, taken = self._make_events(given), 0
-        for start in range(0, len(events), MAX_EVENTS):
-            raw = encode(events[start : start + MAX_EVENTS])
+        for start in range(0, len(events), contract.MAX_EVENTS):
+            raw = encode(events[start : start + contract.MAX_EVENTS])
             answer = await self._service.send_events(make_call(call, raw=raw))
             taken += answer.accepted
             if refused := [each.problem for each in answer.events if each.problem]:
@@ -123,7 +115,7 @@ class GorseDialect:
             why = "of events against an item, or that take one back, no list is kept"
             raise refuse("no-counterpart", f"FeedbackType: {wanted}: {why}")
         try:
-            known: PersonAnswer = await self._service.describe_person(
+            known: contract.PersonAnswer = await self._service.describe_person(
                 make_call(call, path={"person": call.path["user"]})
             )
         except RequestError as error:
@@ -278,7 +270,7 @@ class GorseDialect:
                 "leave it out",
             )
         query = make_query(
-            RecommendationQuery,
+            contract.RecommendationQuery,
             person=call.path["user"],
             limit=_count_wanted(page),
             filter=_filter(call),
@@ -294,7 +286,7 @@ class GorseDialect:
         events = sorted(self._make_events(given), key=lambda event: event["timestamp"])
         page: GorsePage = call.query
         query = make_query(
-            RecommendationQuery,
+            contract.RecommendationQuery,
             limit=_count_wanted(page),
             exclude=list({event["item_id"] for event in events}),
             filter=_filter(call),
@@ -308,7 +300,10 @@ class GorseDialect:
         """What goes with an item."""
         page: GorsePage = call.query
         query = make_query(
-            SimilarQuery, items=[call.path["item"]], limit=_count_wanted(page), filter=_filter(call)
+            contract.SimilarQuery,
+            items=[call.path["item"]],
+            limit=_count_wanted(page),
+            filter=_filter(call),
         )
         answer = await self._service.find_similar(make_call(call, body=query))
         return _scores(answer.items, page)
@@ -317,7 +312,7 @@ class GorseDialect:
         """What trends; without what a person has seen, where one is named."""
         page: GorsePage = call.query
         wanted = MAX_LIMIT if page.user_id else _count_wanted(page)
-        query = make_query(PopularQuery, limit=wanted, filter=_filter(call))
+        query = make_query(contract.PopularQuery, limit=wanted, filter=_filter(call))
         found = (await self._service.list_popular(make_call(call, query=query))).items
         if page.user_id:
             (row,) = await self._parts.rows.read([RowView(page.user_id)])

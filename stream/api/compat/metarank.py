@@ -7,16 +7,14 @@ from time import perf_counter
 from typing import Any
 
 import msgspec
-from headwater_client import EVENT_TYPES, EventError, Item, RecommendedItem, decode, encode
-from headwater_client.contract import (
-    MAX_EVENTS,
-    PopularQuery,
-    Problem,
-    RankedItem,
-    RankQuery,
-    RecommendationQuery,
-    Scope,
-    SimilarQuery,
+from headwater_client import (
+    EVENT_TYPES,
+    EventError,
+    Item,
+    RecommendedItem,
+    contract,
+    decode,
+    encode,
 )
 from headwater_client.operations import Operation
 from msgspec import Struct
@@ -51,10 +49,10 @@ class ExplainQuery(Struct, frozen=True):
 
 
 OPERATIONS = (
-    Operation("take_feedback", "POST", "/feedback", "", scope=Scope.SEND),
-    Operation("rank", "POST", "/rank/{model}", "", scope=Scope.ASK, query=ExplainQuery),
-    Operation("recommend", "POST", "/recommend/{model}", "", scope=Scope.ASK),
-    Operation("flush", "POST", "/flush", "", scope=Scope.SEND),
+    Operation("take_feedback", "POST", "/feedback", "", scope=contract.Scope.SEND),
+    Operation("rank", "POST", "/rank/{model}", "", scope=contract.Scope.ASK, query=ExplainQuery),
+    Operation("recommend", "POST", "/recommend/{model}", "", scope=contract.Scope.ASK),
+    Operation("flush", "POST", "/flush", "", scope=contract.Scope.SEND),
 )
 _TRAIN = "training is not asked for here: headwater trainer learns from each window of events"
 _INFERENCE = "texts are not encoded here: the model reads those of the catalogue"
@@ -92,7 +90,7 @@ class MetarankDialect:
         self._items = ItemEditor(service, parts)
         self._people = PersonEditor(service, parts)
 
-    def write_problem(self, problem: Problem) -> tuple[bytes, str]:
+    def write_problem(self, problem: contract.Problem) -> tuple[bytes, str]:
         """As it is: Metarank documents no form of its own."""
         return encode(problem), MEDIA_TYPE
 
@@ -105,13 +103,13 @@ class MetarankDialect:
         begin = perf_counter()
         read = self._read(call.raw)
         if read.items:
-            check_scope(call.key, Scope.ADMINISTER)
+            check_scope(call.key, contract.Scope.ADMINISTER)
         accepted = await self._put_items(call, read.items) + await self._put_people(
             call, read.people
         )
         problems = [f"{count} of {kind}: {_WHY[kind]}" for kind, count in read.without.items()]
-        for start in range(0, len(read.events), MAX_EVENTS):
-            raw = encode(read.events[start : start + MAX_EVENTS])
+        for start in range(0, len(read.events), contract.MAX_EVENTS):
+            raw = encode(read.events[start : start + contract.MAX_EVENTS])
             answer = await self._service.send_events(make_call(call, raw=raw))
             accepted += answer.accepted
             problems += [each.problem.detail for each in answer.events if each.problem]
@@ -175,7 +173,7 @@ class MetarankDialect:
         person = asked.user or asked.session
         names = [entry.id for entry in asked.items]
         explain = call.query.explain
-        query = make_query(RankQuery, items=names, person=person, explain=explain)
+        query = make_query(contract.RankQuery, items=names, person=person, explain=explain)
         answer = await self._service.rank_items(make_call(call, body=query))
         lowest = min((one.score for one in answer.items if one.score is not None), default=0.0)
         items = [
@@ -196,7 +194,10 @@ class MetarankDialect:
     async def _find(self, call: ApiCall, asked: RecommendRequest) -> Sequence[RecommendedItem]:
         if asked.user:
             query = make_query(
-                RecommendationQuery, person=asked.user, limit=asked.count, exclude=asked.items
+                contract.RecommendationQuery,
+                person=asked.user,
+                limit=asked.count,
+                exclude=asked.items,
             )
             # A person is on the page of these items: the answer knows it, and nothing is kept.
             kind = next(iter(EVENT_TYPES))
@@ -204,9 +205,9 @@ class MetarankDialect:
             query = replace_fields(query, events=seen)
             return (await self._service.recommend(make_call(call, body=query))).items
         if asked.items:
-            alike = make_query(SimilarQuery, items=asked.items, limit=asked.count)
+            alike = make_query(contract.SimilarQuery, items=asked.items, limit=asked.count)
             return (await self._service.find_similar(make_call(call, body=alike))).items
-        popular = make_query(PopularQuery, limit=asked.count)
+        popular = make_query(contract.PopularQuery, limit=asked.count)
         return (await self._service.list_popular(make_call(call, query=popular))).items
 
     async def flush(self, _: ApiCall) -> dict[str, Any]:
@@ -226,7 +227,7 @@ def _feedback_answer(accepted: int, status: str, begin_s: float) -> dict[str, An
     }
 
 
-def _explain(item: RankedItem) -> list[dict[str, Any]]:
+def _explain(item: contract.RankedItem) -> list[dict[str, Any]]:
     """What led to an item, and the parts of its score, which are no features of Metarank's."""
     if item.reason is None:
         return []

@@ -80,7 +80,11 @@ class Scope(StrEnum):
     READ_PEOPLE = "read-people"
     """Read what is known of a person."""
     ADMINISTER = "administer"
-    """Change the catalogue and placements, and forget people."""
+    """Change the catalogue and placements, and forget people; at the console, do all."""
+    VIEW = "view"
+    """Look at the console."""
+    OPERATE = "operate"
+    """Steer rollouts, placements and dead letters at the console, and look at it."""
 
 
 class Problem(Struct, frozen=True, kw_only=True, omit_defaults=True):

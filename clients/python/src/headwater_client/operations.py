@@ -10,6 +10,7 @@ from headwater_client.contract import Scope
 JSON = "application/json"
 CLOUD_EVENT = "application/cloudevents+json"
 CLOUD_EVENTS = "application/cloudevents-batch+json"
+ADMIN_PREFIX = "/v1/admin/"
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,16 @@ class Operation:
     query: type[Struct] | None = None
     is_open: bool = False
     media_types: tuple[str, ...] = (JSON,)
+
+    @property
+    def is_admin(self) -> bool:
+        """Whether the console answers it, and not the API."""
+        return self.path.startswith(ADMIN_PREFIX)
+
+    @property
+    def is_action(self) -> bool:
+        """Whether it changes how the system runs, for all: at the console it leaves a trace."""
+        return self.method != "GET" and self.scope in (Scope.OPERATE, Scope.ADMINISTER)
 
 
 OPERATIONS = (

@@ -9,6 +9,7 @@ DEAD_LETTERS = "dead-letters"
 PLACEMENTS = "placements"
 ROLLOUTS = "rollouts"
 ROLLOUT_COMMANDS = "rollout-commands"
+AUDIT = "audit"
 
 # librdkafka's name of the Java client's partitioner: whoever sends, a key has one partition.
 PARTITIONER = "murmur2_random"

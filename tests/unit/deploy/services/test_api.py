@@ -22,21 +22,21 @@ def settings_of(**api: object) -> Settings:
 
 
 def test_without_keys_it_answers_on_loopback_beside_local_servers_only(tmp_path: Path) -> None:
-    assert find_keys_file(settings_of(), is_local=True) is None
+    assert find_keys_file(settings_of(), "api", is_local=True) is None
     named = settings_of(keys_file=tmp_path / "keys.toml", address="0.0.0.0")
     for is_local in (True, False):
-        assert find_keys_file(named, is_local=is_local) == tmp_path / "keys.toml"
+        assert find_keys_file(named, "api", is_local=is_local) == tmp_path / "keys.toml"
     with pytest.raises(SettingsError, match=r"api\.keys_file: is not set, and the servers are not"):
-        find_keys_file(settings_of(), is_local=False)
+        find_keys_file(settings_of(), "api", is_local=False)
     with pytest.raises(SettingsError, match=r"api\.address is 0\.0\.0\.0: .* headwater keys add"):
-        find_keys_file(settings_of(address="0.0.0.0"), is_local=True)
+        find_keys_file(settings_of(address="0.0.0.0"), "api", is_local=True)
 
 
 def test_a_port_that_is_taken_is_a_wrong_setting() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(SettingsError, match=rf"api\.port: 127\.0\.0\.1 port {port}: "):
-            listen("127.0.0.1", port)
+            listen("api", "127.0.0.1", port)
 
 
 def test_keys_are_made_listed_and_taken_back(tmp_path: Path) -> None:

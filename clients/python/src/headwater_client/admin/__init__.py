@@ -1,0 +1,13 @@
+"""The operations that `headwater console` answers besides those of the API, by area.
+
+Each area's structs stand in a module of its own, with its `OPERATIONS`.
+"""
+
+from headwater_client.admin import audit, live, now
+from headwater_client.operations import Operation
+
+ADMIN_OPERATIONS: tuple[Operation, ...] = (
+    *now.OPERATIONS,
+    *live.OPERATIONS,
+    *audit.OPERATIONS,
+)

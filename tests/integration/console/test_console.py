@@ -1,0 +1,174 @@
+"""The console in a real browser, on the real servers, while people click."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from headwater_client import encode
+from headwater_client.topics import AUDIT
+from msgspec.structs import replace
+from playwright.sync_api import Browser
+
+from bench.harness.processes import folder_variables
+from deploy.console.audit import AuditLog, make_entry
+from deploy.console.pages import PAGES
+from features.kafka import write_message
+from tests.harness.console import Console, visiting
+from tests.harness.servers import asleep
+from tests.harness.waiting import wait_until
+from tests.harness.workers import environment
+
+pytestmark = pytest.mark.integration
+PATHS = [page.path.replace("{person}", "p1").replace("{item}", "i1") for page in PAGES]
+PHONE = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True}
+
+
+def test_each_page_can_be_used_by_all_in_both_themes_and_asks_no_other_host(
+    console: Console, browser: Browser
+) -> None:
+    with console.replaying(), visiting(browser, console) as visit:
+        for path in PATHS:
+            visit.page.emulate_media(color_scheme="light")
+            visit.go(path)
+            assert visit.page.locator("h1").count() == 1, path
+            assert visit.find_faults() == [], path
+            visit.page.emulate_media(color_scheme="dark")
+            assert visit.find_faults("color-contrast") == [], path
+        assert visit.faults == []
+
+
+def test_figures_move_while_somebody_looks(console: Console, browser: Browser) -> None:
+    with visiting(browser, console, "viewer") as visit:
+        visit.go("/")
+        events = "[data-live='now.events']"
+        before = visit.value(events)
+        with console.replaying():
+            wait_until(lambda: visit.value(events) > before, 20)
+        assert visit.page.inner_text("#live") == "live"
+
+        def is_told() -> bool:
+            return visit.value(events) == console.take("GET", "/v1/admin/now")["events"]
+
+        wait_until(is_told, 20)
+        assert visit.faults == []
+
+
+def test_pages_fit_a_phone(console: Console, browser: Browser) -> None:
+    with visiting(browser, console, **PHONE) as visit:
+        for path in PATHS:
+            visit.go(path)
+            wide = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+            assert visit.page.evaluate(wide) <= 0, path
+
+
+def test_one_gets_about_by_keyboard(console: Console, browser: Browser) -> None:
+    with visiting(browser, console) as visit:
+        visit.go("/")
+        visit.page.keyboard.press("Tab")
+        assert visit.page.evaluate("document.activeElement.className") == "skip"
+        visit.page.keyboard.press("Enter")
+        assert visit.page.evaluate("document.activeElement.id") == "main"
+        visit.page.get_by_role("link", name="Audit").focus()
+        visit.page.keyboard.press("Enter")
+        visit.page.wait_for_url("**/audit")
+
+
+def test_pages_are_whole_without_scripts(console: Console, browser: Browser) -> None:
+    with visiting(browser, console, java_script_enabled=False) as visit:
+        visit.go("/")
+        assert visit.value("[data-live='now.events']") >= 0
+        assert visit.page.inner_text("main").count("Recommendations") == 1
+
+
+def test_a_server_that_sleeps_is_named_and_the_page_stays(
+    console: Console, browser: Browser
+) -> None:
+    with visiting(browser, console) as visit:
+        with asleep(console.local, "kafka"):
+            visit.go("/")
+            assert "A server is away" in visit.page.inner_text("main")
+            assert visit.page.locator("nav").is_visible()
+        wait_until(lambda: console.call("GET", "/v1/admin/now")[0] == 200, 60)
+
+
+def test_who_logs_out_is_out(console: Console, browser: Browser) -> None:
+    with visiting(browser, console, "operator") as visit:
+        assert "operator, operator" in visit.page.inner_text("header")
+        visit.page.click("text=Log out")
+        visit.page.wait_for_url("**/login")
+        visit.go("/quality")
+        assert visit.page.url.endswith("/login?next=%2Fquality")
+
+
+def test_what_is_changed_is_on_record(console: Console, browser: Browser) -> None:
+    count = console.take("GET", "/v1/admin/audit")["count"]
+    status, problem = console.call("PUT", "/v1/placements/home", {"limit": 3}, "operator")
+    assert (status, problem["remedy"]) == (403, "use one with the scope administer")
+    console.take("PUT", "/v1/placements/home", {"limit": 3})
+    status, _ = console.call("DELETE", "/v1/placements/nowhere")
+    assert status == 404
+    found = console.take("GET", "/v1/admin/audit", key="viewer")
+    assert (found["count"], found["breaks"]) == (count + 4, [])
+    failed, _, done, asked = found["entries"][:4]
+    assert [each["outcome"] for each in (asked, done)] == ["asked", "done"]
+    assert asked["action_id"] == done["action_id"]
+    assert (done["who"], done["role"], done["operation"]) == (
+        "admin",
+        "administrator",
+        "put_placement",
+    )
+    assert "name='home', limit=3" in done["target"]
+    assert failed["outcome"].startswith("failed: ")
+    with visiting(browser, console, "viewer") as visit:
+        visit.go("/audit")
+        assert "put_placement" in visit.page.inner_text("table")
+
+
+def audit_command(console: Console, *words: str) -> subprocess.CompletedProcess[str]:
+    variables = environment(console.settings, "audit") | folder_variables(console.settings)
+    return subprocess.run(
+        [sys.executable, "-m", "deploy.cli", "audit", *words],
+        env=variables,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_consoles_that_write_at_once_make_one_chain_and_a_stranger_breaks_it(
+    console: Console,
+) -> None:
+    logs = [AuditLog(console.settings.kafka) for _ in range(2)]
+
+    def write(number: int) -> None:
+        entry = make_entry(
+            action_id=f"at-once-{number}",
+            who="test",
+            role="operator",
+            operation="test",
+            target="",
+            reason="\x1b[31m[bold]no markup",
+            outcome="done",
+        )
+        logs[number % 2].append(entry)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write, range(8)))
+    chain = AuditLog(console.settings.kafka).read()
+    assert chain.breaks == []
+    written = [each.action_id for each in chain.entries if each.action_id.startswith("at-once")]
+    assert sorted(written) == [f"at-once-{number}" for number in range(8)]
+    told = audit_command(console)
+    assert told.returncode == 0, told.stderr
+    assert f"{len(chain.entries)} entries fit together" in told.stdout
+    assert chain.digest in told.stdout
+    assert "\x1b" not in told.stdout
+    assert len(audit_command(console, "--json").stdout.splitlines()) == len(chain.entries)
+    newest = chain.entries[-1]
+    write_message(console.settings.kafka, AUDIT, "x", encode(replace(newest, who="stranger")))
+    broken = audit_command(console)
+    assert broken.returncode == 4, broken.stderr
+    assert f"entry {newest.number} does not follow" in broken.stderr
