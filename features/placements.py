@@ -7,11 +7,13 @@ from headwater_client import EventError
 from headwater_client.contract import PlacementAnswer, PlacementRules, SegmentAnswer, SegmentRules
 
 from features.rules.compiler import SEGMENT
+from features.rules.errors import RuleError
 from features.rules.filters import compile_filter
 from features.rules.plans import check_rules, find_conditions
 from features.rules.segments import compile_segment
 
 SEGMENT_PREFIX = "segment/"
+Rules = PlacementRules | SegmentRules
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
 
@@ -39,10 +41,14 @@ def check_segment(name: str, segment: SegmentRules) -> None:
 
     Raises:
         EventError: its name is none.
-        RuleError: its condition cannot be used, with the column.
+        RuleError: its condition cannot be used, with its field and column.
     """
     _check_name(name)
-    compile_segment(segment.filter)
+    try:
+        compile_segment(segment.filter)
+    except RuleError as error:
+        error.field = "filter"
+        raise
 
 
 def _check_name(name: str) -> None:
@@ -63,31 +69,36 @@ class PlacementTable:
         self.segments: dict[str, SegmentAnswer] = {}
         self._newest: dict[str, int] = {}
 
-    def take(self, name: str, placement: PlacementRules | None, revision: int) -> None:
-        """Take what was written of a placement; what is older than what is known changes nothing.
+    def newest(self, key: str) -> int:
+        """The revision of the newest message of a key that counts; -1 where there was none."""
+        return self._newest.get(key, -1)
+
+    def take(
+        self, key: str, rules: Rules | None, revision: int, follows: int | None = None
+    ) -> bool:
+        """Take what was written of a placement or a segment; whether it counts.
+
+        What is older than what is known changes nothing, nor what was written by somebody who did
+        not know what is known.
 
         Args:
-            placement: None: it was removed.
+            rules: None: it was removed.
+            follows: the revision that its writer knew as the newest; None: it is not said.
         """
-        if revision <= self._newest.get(name, -1):
-            return
-        self._newest[name] = revision
-        if placement is None:
-            self.known.pop(name, None)
-        else:
-            made = PlacementAnswer(name=name, revision=revision, placement=placement)
-            self.known[name] = made
-
-    def take_segment(self, name: str, segment: SegmentRules | None, revision: int) -> None:
-        """Take what was written of a segment; as `take`."""
-        if revision <= self._newest.get(segment_key(name), -1):
-            return
-        self._newest[segment_key(name)] = revision
-        if segment is None:
+        newest = self.newest(key)
+        if revision <= newest or (follows is not None and follows < newest):
+            return False
+        self._newest[key] = revision
+        name = key.removeprefix(SEGMENT_PREFIX)
+        if key.startswith(SEGMENT_PREFIX):
             self.segments.pop(name, None)
         else:
-            made = SegmentAnswer(name=name, revision=revision, segment=segment)
-            self.segments[name] = made
+            self.known.pop(name, None)
+        if isinstance(rules, SegmentRules):
+            self.segments[name] = SegmentAnswer(name=name, revision=revision, segment=rules)
+        elif rules is not None:
+            self.known[name] = PlacementAnswer(name=name, revision=revision, placement=rules)
+        return True
 
     def find_users(self, segment: str) -> list[str]:
         """The placements that ask for a segment."""

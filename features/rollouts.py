@@ -1,12 +1,10 @@
 """What the compacted topic `rollouts` says: which versions of a model take traffic.
 
-With `kafka.signing_key` each message bears a signature in its header `headwater-signature`:
-HMAC-SHA256 of the topic's name, the message's key and its value, byte by byte as they stand in
-Kafka. Without the key whoever may write to the topic is believed.
+With `kafka.signing_key` each message is signed (`features.signing`). Without the key whoever may
+write to the topic is believed.
 """
 
 import hashlib
-import hmac
 from collections.abc import Iterator
 
 import confluent_kafka
@@ -19,8 +17,8 @@ from prometheus_client import Counter
 from features import kafka, rollout_messages
 from features.rollout_messages import Rollout, RolloutMessage, RolloutRecord, RolloutStep
 from features.settings import BrokerSettings
+from features.signing import is_trusted, signature_headers
 
-SIGNATURE_HEADER = "headwater-signature"
 MAX_LOGGED_CHARS = 200
 # Whoever may write to the topic can make up names: no more are followed.
 MAX_SUBJECTS = 1000
@@ -33,29 +31,12 @@ REFUSED = Counter(
 )
 
 
-def sign_message(settings: BrokerSettings, topic: str, key: str, value: bytes) -> str:
-    """The signature of a message with the settings' key, in hexadecimal; "" where none is set."""
-    if settings.signing_key is None:
-        return ""
-    signed = b"\0".join((topic.encode(), key.encode(), value))
-    secret = settings.signing_key.get_secret_value().encode()
-    return hmac.new(secret, signed, hashlib.sha256).hexdigest()
-
-
-def signature_headers(
-    settings: BrokerSettings, topic: str, key: str, value: bytes
-) -> list[tuple[str, str | bytes | None]]:
-    """The headers of a message that is about to be written."""
-    signature = sign_message(settings, topic, key, value)
-    return [(SIGNATURE_HEADER, signature.encode())] if signature else []
-
-
 def warn_if_unsigned(settings: BrokerSettings) -> None:
-    """Say at start that whoever may write to `rollouts` decides who gets what."""
+    """Say at start that whoever may write to `rollouts` and `placements` decides who gets what."""
     if settings.signing_key is None:
         log.warning(
             "rollouts_not_signed",
-            remedy="set kafka.signing_key, the same for workers, trainer and controllers",
+            remedy="set kafka.signing_key, the same for workers, trainer, controllers and the API",
         )
 
 
@@ -119,11 +100,8 @@ class RolloutReader:
             said = rollout_messages.decode_rollout_message(name, value, self.model)
             if said is None:
                 return None
-            expected = sign_message(self._settings, message.topic() or "", name, value)
-            found = dict(message.headers() or ()).get(SIGNATURE_HEADER) or b""
-            given = found.encode() if isinstance(found, str) else found
-            is_trusted = not expected or hmac.compare_digest(expected.encode(), given)
-            return RolloutRecord(said, is_trusted, hashlib.sha256(value).hexdigest())
+            digest = hashlib.sha256(value).hexdigest()
+            return RolloutRecord(said, is_trusted(self._settings, message), digest)
         except Exception as error:  # noqa: BLE001  (whoever may write there must not end a process)
             _refuse("unreadable", message, error)
             return None

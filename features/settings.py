@@ -199,9 +199,10 @@ class BrokerSettings(Section):
     )
     signing_key: SigningKey | None = Field(
         None,
-        description="secret that messages on `rollouts`, which say who gets which version, are "
-        "signed with (HMAC-SHA256): the same for workers, trainer and controllers, at least 32 "
-        "characters, not rollout.admin_token; empty: whoever may write to the topic decides",
+        description="secret that messages on `rollouts` and `placements`, which say who gets which "
+        "version and by which rules, are signed with (HMAC-SHA256): the same for workers, trainer, "
+        "controllers and the API, at least 32 characters, not rollout.admin_token; empty: whoever "
+        "may write to the topics decides",
     )
 
     @property

@@ -1,13 +1,13 @@
 """What an app knows of people: messages about a person become that person's attributes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from headwater_client import EventError, ServerError, decode
 from headwater_client.events import MAX_ID, PersonAttributes
 
 from features import columns
-from features.columns import AttributeValue, DamagedRowError
+from features.columns import AttributeValue, DamagedRowError, Stored
 from features.store import ATTRIBUTES, VERSION, RowRead, RowStore, RowWrite, set_aside
 from features.topics import Hash
 
@@ -70,7 +70,19 @@ async def read_attributes(store: RowStore, user_id: str) -> Mapping[str, Attribu
     Raises:
         ServerError: the store does not answer.
     """
-    (stored,) = await store.read([RowRead(ATTRIBUTES, user_id, ATTRIBUTES.columns)])
+    (found,) = await read_people(store, [user_id])
+    return found
+
+
+async def read_people(
+    store: RowStore, user_ids: Sequence[str]
+) -> list[Mapping[str, AttributeValue]]:
+    """What an app knows of each of some people; as `read_attributes`."""
+    reads = [RowRead(ATTRIBUTES, name, ATTRIBUTES.columns) for name in user_ids]
+    return [_decode(stored) for stored in await store.read(reads)]
+
+
+def _decode(stored: Stored) -> Mapping[str, AttributeValue]:
     try:
         return columns.decode_attributes(stored)
     except DamagedRowError:

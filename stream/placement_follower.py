@@ -6,7 +6,7 @@ import confluent_kafka
 from headwater_client.topics import PLACEMENTS
 
 from features.kafka import read_to_end, topic_consumer
-from features.placement_topic import take_message
+from features.placement_topic import PlacementReader
 from features.placements import PlacementTable
 from features.settings import BrokerSettings
 
@@ -17,14 +17,19 @@ class PlacementFollower:
     """Reads all placements, and then what changes.
 
     Attributes:
-        table: the placements that count.
+        reader: says which messages count.
     """
 
     def __init__(self, settings: BrokerSettings) -> None:
-        self.table = PlacementTable()
+        self.reader = PlacementReader(settings)
         self._settings = settings
         self._consumer: confluent_kafka.Consumer | None = None
-        self._started = asyncio.Event()
+        self._started, self._read = asyncio.Event(), asyncio.Condition()
+
+    @property
+    def table(self) -> PlacementTable:
+        """The placements that count."""
+        return self.reader.table
 
     async def start(self) -> None:
         """Read all placements.
@@ -39,7 +44,7 @@ class PlacementFollower:
         if self._consumer is None:
             self._consumer = topic_consumer(self._settings, PLACEMENTS)
         for message in read_to_end(self._consumer, PLACEMENTS):
-            take_message(self.table, message)
+            self.reader.take(message)
 
     async def run(self) -> None:
         """Follow for ever, once `start` is done."""
@@ -48,7 +53,14 @@ class PlacementFollower:
         while True:
             message = await asyncio.to_thread(self._consumer.poll, _POLL_S)
             if message is not None:
-                take_message(self.table, message)
+                self.reader.take(message)
+                async with self._read:
+                    self._read.notify_all()
+
+    async def reach(self, revision: int) -> None:
+        """Wait until a message was read; whoever waits says for how long."""
+        async with self._read:
+            await self._read.wait_for(lambda: self.reader.end > revision)
 
     async def close(self) -> None:
         """Leave Kafka."""

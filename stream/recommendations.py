@@ -59,13 +59,14 @@ class RecommendationRequest(NamedTuple):
     rules: RequestRules | None = None
 
 
-def longest_limit(requests: Iterable[RecommendationRequest], top_k: int) -> int:
-    """How many items the longest list of these requests has.
+def count_places(limit: int | None, top_k: int) -> int:
+    """How many items a list has, at most: as many as were asked for, else `worker.top_k`."""
+    return top_k if limit is None else limit
 
-    Args:
-        top_k: of a request that says no limit.
-    """
-    return max(request.limit or top_k for request in requests)
+
+def longest_limit(requests: Iterable[RecommendationRequest], top_k: int) -> int:
+    """How many items the longest list of these requests has."""
+    return max(count_places(request.limit, top_k) for request in requests)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,13 @@ from stream.inference import InferenceClient
 from stream.item_views import ItemViews
 from stream.list_rules import ListSources
 from stream.ranking import EVERY_PLACE, available_items, rank_candidates
-from stream.recommendations import POPULAR_ITEMS, RankedLists, RecommendationRequest, longest_limit
+from stream.recommendations import (
+    POPULAR_ITEMS,
+    RankedLists,
+    RecommendationRequest,
+    count_places,
+    longest_limit,
+)
 from stream.routing import Route, Routes
 from stream.row_updates import ItemGroupKey
 from stream.settings import WorkerConfig, WorkerSettings
@@ -256,7 +262,7 @@ class Recommender:
         groups: dict[tuple[str, str], list[int]] = {}
         for user, request in enumerate(requests if not answer.call.is_whole else ()):
             rules = request.rules
-            places = request.limit or self._settings.top_k
+            places = count_places(request.limit, self._settings.top_k)
             if rules is None or rules.raised is None:
                 continue
             if rules.needs_raised(lists[user], places, answer.bound(user, lists[user])):
@@ -290,7 +296,7 @@ class Recommender:
         """
         chosen = []
         for items, request in zip(lists, requests, strict=True):
-            places = request.limit or self._settings.top_k
+            places = count_places(request.limit, self._settings.top_k)
             if request.rules is None:
                 chosen.append(items[:places])
                 continue

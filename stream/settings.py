@@ -199,6 +199,16 @@ class ApiSettings(Section):
         86_400.0,
         description="how long an item that was shown is left out by exclude_shown, in seconds",
     )
+    segment_events: Annotated[int, Field(ge=0, le=10_000_000)] = Field(
+        200_000,
+        description="newest events that a process keeps in memory, once it was asked what is "
+        "popular in a segment, at most; about 150 bytes each; 0: none, and that is refused",
+    )
+    segment_horizon_s: Annotated[float, Field(gt=0)] = Field(
+        2_592_000.0,
+        description="events that Kafka took longer ago than so many seconds do not count for what "
+        "is popular in a segment",
+    )
     event_aliases: tuple[Annotated[str, Field(pattern=r"^[^=]+=[^=]+$")], ...] = Field(
         ("read=click", "star=click", "like=click"),
         description="which event is meant by the name that Gorse or Metarank has for it, "

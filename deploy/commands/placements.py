@@ -17,7 +17,7 @@ from deploy.rollout import CommandRequest, sign_command
 from deploy.rollout.topic import send_command
 from deploy.settings import Settings, load_settings
 from features.kafka import ensure_topics
-from features.placement_topic import read_placements, write_placement
+from features.placement_topic import read_placements, sign_placements, write_placement
 from features.placements import check_placement
 from features.rollout_messages import RolloutAction, placement_subject
 from features.rules.errors import RuleError
@@ -106,6 +106,13 @@ def remove(name: Name) -> None:
     if name not in known:
         raise _unknown(name, list(known))
     write_placement(settings, name, None)
+
+
+@app.command()
+def sign() -> None:
+    """Sign placements and segments as they are: needed once, after `kafka.signing_key` was set."""
+    signed = sign_placements(connect_kafka())
+    print(f"signed: {', '.join(signed)}" if signed else "all that stands there is signed")
 
 
 def read_rules(

@@ -37,7 +37,7 @@ from features.topics import hash64
 from stream.filtering import FilterableItems, ItemFilter
 from stream.item_follower import ItemFollower
 from stream.people import read_attributes
-from stream.recommendations import RecommendationRequest
+from stream.recommendations import RecommendationRequest, count_places
 from stream.recommender import Recommender, make_recommender
 from stream.rollout_follower import make_follower
 from trainer.policies.rules_replay import LoggedList, PlannedList, RulesComparison, compare_rules
@@ -325,8 +325,8 @@ class _Core:
         allowed = self._items.find_mask(wanted.found, scope).allowed & fresh
         plan = plans.plan_list(rules, table, evaluate, allowed, self._new)
         told = asked.served.told.asked
-        limit = (told.limit if told else None) or rules.limit or self._top_k
-        return PlannedList(plan, [scored], limit)
+        limit = told.limit if told and told.limit is not None else rules.limit
+        return PlannedList(plan, [scored], count_places(limit, self._top_k))
 
 
 def _make(asked: _Replayed, before: PlannedList, after: PlannedList) -> LoggedList:

@@ -2,32 +2,28 @@
 
 import heapq
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from operator import attrgetter
-from time import monotonic
 from typing import NamedTuple
 
-import confluent_kafka
 import numpy as np
-from confluent_kafka import KafkaException, Message, TopicPartition
-from headwater_client import EVENT_TYPES, EventError, Impression, Interaction, ServerError, decode
+from confluent_kafka import Message
+from headwater_client import EVENT_TYPES, EventError, Impression, Interaction, decode
 from headwater_client.events import Recommendation
-from headwater_client.kafka import unreachable
 from headwater_client.topics import SERVED
 
 from deploy.rollout import RolloutSettings
 from deploy.rollout.evidence import are_seen_enough
+from deploy.rollout.feedback.attribution import AttributionWindow, Credit, ServedRecommendation
+from deploy.rollout.feedback.ledger import find_credits, find_rewards
 from features.events import EventReader
-from features.kafka import client_config, is_end
+from features.kafka import read_since
 from features.schema import Float64Array
 from features.settings import BrokerSettings, EventSettings
 from features.topics import hash64
-from trainer.metrics import dcg_discount
 
-ANSWER_S = 15.0
-_MESSAGES, _POLL_S = 1000, 0.1
+GROUP = "headwater-rules-replay"
 
 
 class LoggedEvent(NamedTuple):
@@ -45,23 +41,38 @@ class ServedList:
     """A list that the API has answered, and when Kafka took it.
 
     Attributes:
-        rewards: what each place earned, discounted: float64[k].
-        seen_to: the last place that its person has seen, by impressions; -1 for none.
+        seen: the list as its person has seen it; None: not at all, as far as impressions say.
+        rewards: what each place has earned, discounted, as it was sent: float64[k].
+        seen_rewards: the same among what was seen.
     """
 
     told: Recommendation
     time_ms: int
-    seen_to: int = -1
+    seen: ServedRecommendation | None = None
     rewards: Float64Array = field(init=False)
-    earned: set[tuple[str, int]] = field(default_factory=set)
+    seen_rewards: Float64Array = field(init=False)
 
     def __post_init__(self) -> None:
-        self.rewards = np.zeros(len(self.told.items))
+        self.rewards, self.seen_rewards = (np.zeros(len(self.told.items)) for _ in range(2))
 
-    def find_place(self, item_id: str) -> int | None:
-        """Where it holds an item; None where it does not."""
-        ids = [item.item_id for item in self.told.items]
-        return ids.index(item_id) if item_id in ids else None
+    @property
+    def seen_to(self) -> int:
+        """The last place that its person has seen; -1 for none."""
+        return -1 if self.seen is None else self.seen.seen_to
+
+    def as_recommendation(self) -> ServedRecommendation:
+        """The list as events are credited to it."""
+        items = [hash64(item.item_id) for item in self.told.items]
+        return ServedRecommendation(self.told.recommendation_id, self.time_ms, 0, {"": items})
+
+    def add(self, credit: Credit, rewards: Mapping[int, float]) -> None:
+        """Count what an event has earned.
+
+        Args:
+            rewards: what one event of each type earns, by its code.
+        """
+        earned = self.seen_rewards if credit.of_seen else self.rewards
+        earned[credit.place] += rewards[credit.event_code] * credit.discount
 
 
 @dataclass
@@ -84,6 +95,8 @@ class ServedLog:
         if not are_seen_enough(len(seen), len(self.lists)):
             return False
         self.lists = seen
+        for each in seen:
+            each.rewards = each.seen_rewards
         return True
 
 
@@ -134,7 +147,7 @@ def read_served_log(
         ServerError: Kafka cannot be read.
     """
     people, total = SampledPeople(most_lists), 0
-    for message in _read_topics(kafka, [SERVED], since_ms):
+    for message in read_since(kafka, GROUP, [SERVED], since_ms):
         told = _read_list(message)
         if told is not None and told.placement == placement:
             total += 1
@@ -143,7 +156,8 @@ def read_served_log(
     wanted = {each.told.user_id.encode() for each in lists}
     events: dict[str, list[LoggedEvent]] = defaultdict(list)
     read = EventReader(reader)
-    for message in _read_topics(kafka, list(EVENT_TYPES.all_topics), 0) if wanted else ():
+    topics = EVENT_TYPES.all_topics if wanted else ()
+    for message in read_since(kafka, GROUP, topics, 0):
         if message.key() not in wanted:
             continue
         topic, time_ms = message.topic() or "", read.arrival_ms(message.timestamp()[1])
@@ -166,80 +180,26 @@ def _read_list(message: Message) -> Recommendation | None:
         return None
 
 
-def _read_topics(kafka: BrokerSettings, topics: Sequence[str], since_ms: int) -> Iterator[Message]:
-    """What topics have since a moment, up to their ends as they are now.
-
-    Raises:
-        ServerError: Kafka cannot be read.
-    """
-    consumer = confluent_kafka.Consumer(
-        client_config(kafka)
-        | {
-            "group.id": "headwater-rules-replay",
-            "enable.auto.commit": "false",
-            "enable.partition.eof": "true",
-            "auto.offset.reset": "earliest",
-            "log_level": "0",
-        }
-    )
-    places = [TopicPartition(name, n, since_ms) for name in topics for n in range(kafka.partitions)]
-    with closing(consumer):
-        try:
-            starts = consumer.offsets_for_times(places, ANSWER_S)
-            consumer.assign(starts)
-        except KafkaException as error:
-            raise unreachable(error) from error
-        ended, heard_s = set[tuple[str, int]](), monotonic()
-        while len(ended) < len(places):
-            for message in consumer.consume(_MESSAGES, _POLL_S):
-                heard_s = monotonic()
-                if is_end(message):
-                    ended.add((message.topic() or "", message.partition() or 0))
-                elif (problem := message.error()) is not None:
-                    raise ServerError(f"Kafka: {message.topic()}: {problem.str()}")
-                else:
-                    yield message
-            if monotonic() - heard_s > ANSWER_S:
-                raise ServerError(f"Kafka: {', '.join(topics)}: no answer in {ANSWER_S:.0f} s")
-
-
 def credit_events(log: ServedLog, rules: RolloutSettings) -> None:
-    """Give each list what its items have earned, and how far it was seen: as a rollout does.
-
-    An event earns the list that it names, else its person's newest one within the credit window
-    that held the item; an item earns once in a list for each type.
-    """
-    window_ms = 1000 * rules.credit_window_s
+    """Give each list what its items have earned, and how far it was seen: as a rollout does."""
+    rewards = find_rewards(rules.purchase_reward)
+    named = {each.told.recommendation_id: each for each in log.lists}
     by_person: dict[str, list[ServedList]] = defaultdict(list)
     for served in log.lists:
         by_person[served.told.user_id].append(served)
     for person, lists in by_person.items():
-        named = {each.told.recommendation_id: each for each in lists}
-        for logged in log.events.get(person, ()):
-            event, now_ms = logged.event, logged.time_ms
-            if isinstance(event, Impression):
-                seen = named.get(event.recommendation_id)
-                if seen is not None and 0 <= now_ms - seen.time_ms <= window_ms:
-                    seen.seen_to = max(seen.seen_to, event.position)
-            elif reward := _find_reward(event, rules):
-                recent = [each for each in lists if 0 <= now_ms - each.time_ms <= window_ms]
-                _credit(recent, event, reward)
-
-
-def _find_reward(event: Interaction, rules: RolloutSettings) -> float:
-    spec = EVENT_TYPES.spec_of(event)
-    return rules.purchase_reward if spec.name == "purchase" else spec.reward
-
-
-def _credit(lists: Sequence[ServedList], event: Interaction, reward: float) -> None:
-    holding = [each for each in lists if each.find_place(event.item_id) is not None]
-    if event.recommendation_id:
-        # What was clicked in another place is none of this placement's.
-        holding = [e for e in holding if e.told.recommendation_id == event.recommendation_id]
-    if not holding:
-        return
-    served, once = holding[-1], (event.item_id, EVENT_TYPES.spec_of(event).code)
-    place = served.find_place(event.item_id)
-    if once not in served.earned and place is not None:
-        served.earned.add(once)
-        served.rewards[place] += reward * float(dcg_discount(place))
+        # A list that came in the same millisecond as an event came before it.
+        happened: Iterable[ServedList | LoggedEvent] = heapq.merge(
+            lists, log.events.get(person, ()), key=_TIME
+        )
+        window = AttributionWindow(int(1000 * rules.credit_window_s))
+        for each in happened:
+            if isinstance(each, ServedList):
+                window.remember(person, each.as_recommendation())
+            elif isinstance(each.event, Impression):
+                seen = window.see(each.event, each.time_ms)
+                if seen is not None:
+                    named[seen.served.recommendation_id].seen = seen.served
+            else:
+                for credit in find_credits(window, each.event, each.time_ms, of_placement=True):
+                    named[credit.recommendation_id].add(credit, rewards)

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import structlog
-from headwater_client.contract import PlacementRules
 from headwater_client.errors import ServerError
 from msgspec.structs import replace
 from prometheus_client import Counter, Gauge
@@ -19,7 +18,7 @@ from deploy.rollout.commands import CommandRejectedError, FencedError
 from deploy.rollout.decision import Decision, Trial, apply_action, decide, initial_state
 from deploy.rollout.evidence import collect_inputs
 from deploy.rollout.feedback.consumer import FeedbackConsumer
-from deploy.rollout.log import ANSWER_S, ControllerMessage, RolloutLog, SubjectLog
+from deploy.rollout.log import ANSWER_S, ControllerMessage, PromotedRules, RolloutLog, SubjectLog
 from deploy.rollout.settings import RolloutSettings
 from deploy.rollout.subjects import Subject
 from features import rollout_messages
@@ -281,7 +280,9 @@ class Controller:
         trial = transition.trial
         rollout = trial.to_rollout(self._rules_of(trial), self._now_ms())
         step = history.build_step(transition, rollout)
-        promoted = trial.change.candidate if trial.change and _is_promoted(trial) else None
+        promoted = None
+        if trial.change and _is_promoted(trial):
+            promoted = PromotedRules(trial.change.candidate, trial.stable[0])
         self._write([rollout, step, *([answer] if answer else [])], promoted)
         count_step(rollout)
         log.info(
@@ -295,7 +296,7 @@ class Controller:
         )
 
     def _write(
-        self, messages: Sequence[ControllerMessage], promoted: PlacementRules | None = None
+        self, messages: Sequence[ControllerMessage], promoted: PromotedRules | None = None
     ) -> None:
         """Write, and read until it comes back, and with it all that others wrote before.
 

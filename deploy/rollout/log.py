@@ -9,7 +9,7 @@ at once. Who leads reads the commands, too.
 from collections import deque
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 import confluent_kafka
 import structlog
@@ -24,6 +24,7 @@ from deploy.rollout.commands import FencedError, ReceivedCommand
 from features import rollout_messages, rollouts
 from features.kafka import client_config, is_end, topic_consumer
 from features.settings import BrokerSettings
+from features.signing import signature_headers
 
 GROUP = "headwater-controller"
 # The least that brokers allow. Another controller takes over so long after a death.
@@ -40,8 +41,22 @@ ControllerMessage = (
     | rollout_messages.RolloutAnswer
 )
 SubjectMessage = rollout_messages.RolloutMessage | ReceivedCommand
-TopicMessage = tuple[str, str, bytes | None]
-"""A topic, a key, and a value; None: a tombstone."""
+
+
+class LogMessage(NamedTuple):
+    """What is to be written; without a value, a tombstone. `follows`: `features.signing`."""
+
+    topic: str
+    key: str
+    value: bytes | None
+    follows: int | None = None
+
+
+class PromotedRules(NamedTuple):
+    """What a placement's rules are from now on, in place of those of a revision."""
+
+    rules: PlacementRules
+    revision: int
 
 
 class RolloutLog:
@@ -127,7 +142,7 @@ class RolloutLog:
         by_broker = kind == confluent_kafka.TIMESTAMP_LOG_APPEND_TIME
         self._subject(reader).put(ReceivedCommand(record.message, time_ms if by_broker else None))
 
-    def commit(self, messages: Sequence[TopicMessage]) -> None:
+    def commit(self, messages: Sequence[LogMessage]) -> None:
         """Write messages in one transaction.
 
         Raises:
@@ -138,9 +153,9 @@ class RolloutLog:
             raise FencedError("another controller leads")
         try:
             self._producer.begin_transaction()
-            for topic, key, value in messages:
-                headers = rollouts.signature_headers(self._settings, topic, key, value or b"")
-                self._producer.produce(topic, value, key, headers=headers)
+            for topic, key, value, follows in messages:
+                headers = signature_headers(self._settings, topic, key, value or b"", follows)
+                self._producer.produce(topic, value, key, headers=list(headers))
             self._producer.commit_transaction(ANSWER_S)
         except KafkaException as error:
             raise self._resign_after(error) from error
@@ -228,7 +243,7 @@ class SubjectLog:
         return self.take()
 
     def write(
-        self, messages: Sequence[ControllerMessage], promoted: PlacementRules | None = None
+        self, messages: Sequence[ControllerMessage], promoted: PromotedRules | None = None
     ) -> list[ControllerMessage]:
         """Write messages in one transaction; as they were written, numbered.
 
@@ -239,12 +254,11 @@ class SubjectLog:
             FencedError, ServerError: as of `RolloutLog.commit`.
         """
         written = [number_message(message, self._reader) for message in messages]
-        sent: list[TopicMessage] = [
-            (ROLLOUTS, self._key(message), encode(message)) for message in written
-        ]
+        sent = [LogMessage(ROLLOUTS, self._key(each), encode(each)) for each in written]
         placement = rollout_messages.placement_of(self._reader.model)
         if placement and promoted:
-            sent.append((PLACEMENTS, placement, encode(promoted)))
+            rules = encode(promoted.rules)
+            sent.append(LogMessage(PLACEMENTS, placement, rules, promoted.revision))
         self._log.commit(sent)
         return written
 
@@ -256,7 +270,7 @@ class SubjectLog:
         """
         keys = (rollout_messages.answer_key, rollout_messages.command_key)
         names = [key(self._reader.model, each) for each in command_ids for key in keys]
-        self._log.commit([(ROLLOUTS, name, None) for name in names])
+        self._log.commit([LogMessage(ROLLOUTS, name, None) for name in names])
 
     def _key(self, message: ControllerMessage) -> str:
         match message:

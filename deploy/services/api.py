@@ -17,7 +17,9 @@ from starlette.types import ASGIApp
 
 from deploy.services.health import ServiceHealth, ask_servers, routing_problem, store_problem
 from deploy.services.supervisor import END_S, end_by_force, relax_collector
+from deploy.services.trial_desk import ControllerDesk
 from deploy.settings import Settings
+from features.events import EventReader
 from features.kafka import LogIdentity, ensure_log
 from features.positions import watch_identity
 from features.schema import FeatureSchema
@@ -36,11 +38,12 @@ from stream.api.service import ApiService
 from stream.failures import retry_while_unavailable
 from stream.item_follower import ItemFollower
 from stream.metrics import count_wrong_time
-from stream.people import read_attributes
+from stream.people import read_attributes, read_people
 from stream.placement_follower import PlacementFollower
 from stream.recommender import make_recommender
 from stream.rollout_follower import RolloutFollower, keep_routed, make_follower
 from stream.row_updates import RowReader
+from stream.segment_rates import EventHorizon, SegmentRates
 from stream.shown import ShownItems, ShownSettings
 from stream.together import TogetherTables
 
@@ -218,6 +221,7 @@ class ApiCore:
                 self.follower.run(),
                 self.items.run(),
                 self.placements.run(),
+                self.parts.segment_rates.run(),
                 self._beat(),
                 watch_identity(self.settings.kafka, self.identity),
                 keep_routed(self.settings.worker_config, self.follower.routes),
@@ -276,9 +280,20 @@ def make_core(settings: Settings, identity: LogIdentity) -> ApiCore:
         recommender=recommender,
         items=items.items,
         placements=placements.table,
+        placement_log=placements,
+        segment_rates=SegmentRates(
+            settings.kafka,
+            EventReader(settings.events),
+            schema,
+            partial(read_people, store),
+            EventHorizon(
+                api.segment_events, api.segment_horizon_s, settings.worker.trends_refresh_s
+            ),
+        ),
         shown=ShownItems(store, ShownSettings(api.shown_items, api.shown_for_s, deadline_s / 4)),
         together=TogetherTables(follower.routes, deadline_s),
         trials=follower.trials,
+        trial_desk=ControllerDesk(settings),
         rows=rows,
         routes=follower.routes,
         schema=schema,

@@ -1,6 +1,11 @@
-"""Topics of one partition: read whole and in order, written one message at a time."""
+"""Topics that are read up to their ends: those of one partition whole, those of events by time.
 
+Topics of one partition are written one message at a time.
+"""
+
+import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from typing import Any
 from uuid import uuid4
 
@@ -10,9 +15,10 @@ from headwater_client.errors import ServerError
 
 from features.kafka.admin import TIMEOUT_S, client_config
 from features.settings import BrokerSettings
+from features.signing import Headers
 
 FETCH_WAIT_MS = 50
-Headers = Sequence[tuple[str, str | bytes | None]]
+_MESSAGES, _POLL_S = 1000, 0.05
 
 
 def is_end(message: Message) -> bool:
@@ -65,20 +71,66 @@ def read_to_end(
     try:
         # Asked before it reads: between fetches a broker answers half a second later.
         _, end = consumer.get_watermark_offsets(TopicPartition(topic, 0), timeout=TIMEOUT_S)
-        begin = start if start <= end else OFFSET_BEGINNING
-        # Anew each time, so that the end is told also where nothing has come since.
-        consumer.assign([TopicPartition(topic, 0, begin)])
     except KafkaException as error:
         raise ServerError(f"Kafka: topic {topic}: {error.args[0].str()}") from error
-    while True:
-        message = consumer.poll(TIMEOUT_S)
-        if message is None:
-            raise ServerError(f"topic {topic} cannot be read: no answer in {TIMEOUT_S:.0f} s")
-        if is_end(message):
-            return
-        if (problem := message.error()) is not None:
-            raise ServerError(f"Kafka: topic {topic}: {problem.str()}")
-        yield message
+    begin = start if start <= end else OFFSET_BEGINNING
+    yield from read_places(consumer, [TopicPartition(topic, 0, begin)])
+
+
+def read_since(
+    settings: BrokerSettings, group: str, topics: Sequence[str], since_ms: int
+) -> Iterator[Message]:
+    """What topics of events have since a moment, up to their ends as they are now.
+
+    Args:
+        group: as of `topic_consumer`.
+        since_ms: when Kafka took the first, at least.
+
+    Raises:
+        ServerError: Kafka cannot be read.
+    """
+    numbers = range(settings.partitions)
+    times = [TopicPartition(name, number, since_ms) for name in topics for number in numbers]
+    with closing(topic_consumer(settings, group)) as consumer:
+        try:
+            places = consumer.offsets_for_times(times, TIMEOUT_S) if times else []
+        except KafkaException as error:
+            raise ServerError(f"Kafka: {', '.join(topics)}: {error.args[0].str()}") from error
+        yield from read_places(consumer, places)
+
+
+def read_places(
+    consumer: confluent_kafka.Consumer, places: Sequence[TopicPartition]
+) -> Iterator[Message]:
+    """What partitions have now from their offsets on; the consumer is left assigned, behind it.
+
+    What has come meanwhile may be among it.
+
+    Raises:
+        ServerError: a partition cannot be read.
+    """
+    try:
+        # Anew each time, so that the ends are told also where nothing has come since.
+        consumer.assign(list(places))
+    except KafkaException as error:
+        raise ServerError(f"Kafka: {error.args[0].str()}") from error
+    left = {(place.topic, place.partition) for place in places}
+    heard_s = time.monotonic()
+    while left:
+        # The first at once, as it comes, and what has come with it. What is out of the consumer is
+        # handed on, also behind an end.
+        first = consumer.poll(_POLL_S)
+        for message in [first, *consumer.consume(_MESSAGES, 0)] if first else ():
+            heard_s = time.monotonic()
+            if is_end(message):
+                left.discard((message.topic() or "", message.partition() or 0))
+            elif (problem := message.error()) is not None:
+                raise ServerError(f"Kafka: topic {message.topic()}: {problem.str()}")
+            else:
+                yield message
+        if left and time.monotonic() - heard_s > TIMEOUT_S:
+            names = ", ".join(sorted({topic for topic, _ in left}))
+            raise ServerError(f"topic {names} cannot be read: no answer in {TIMEOUT_S:.0f} s")
 
 
 def write_message(

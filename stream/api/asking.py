@@ -1,4 +1,4 @@
-"""Lists: for a person, like some items, of the caller's own in order, of what is popular."""
+"""Lists: for a person, like some items, of the caller's own in order."""
 
 import asyncio
 from collections.abc import Coroutine, Mapping, Sequence
@@ -7,14 +7,7 @@ from time import perf_counter
 from typing import Any
 from uuid import uuid4
 
-from headwater_client import (
-    EVENT_TYPES,
-    EventError,
-    HeadwaterError,
-    Interaction,
-    RecommendedItem,
-    contract,
-)
+from headwater_client import EVENT_TYPES, EventError, HeadwaterError, Interaction, contract
 from headwater_client.events import ListRequest, PlacementTrial, Recommendation, Shadow
 from msgspec.structs import replace
 
@@ -23,18 +16,16 @@ from features.events import current_ms
 from features.rules.compiler import PERSON, SEGMENT
 from features.rules.conditions import Scope
 from features.rules.segments import SegmentValues
-from features.topics import Hash, hash64
+from features.topics import Hash
 from stream.api.answers import Found, Question
 from stream.api.cursor import read_cursor
 from stream.api.filters import ListQuery, ListWish, asks_for_person, read_filter, read_wish
 from stream.api.intake import GUEST, served_message
 from stream.api.own_writes import OwnWrites
 from stream.api.parts import ApiCall, ApiParts, Operations
-from stream.ranking import POPULAR, popular_items
-from stream.recommendations import POPULAR_ITEMS
+from stream.ranking import POPULAR
+from stream.recommendations import POPULAR_ITEMS, count_places
 from stream.row_updates import RowView
-
-_CHUNK = 200
 
 
 class ListOperations(Operations):
@@ -129,34 +120,6 @@ class ListOperations(Operations):
             **_describe_record(recorded),
         )
 
-    async def list_popular(self, call: ApiCall) -> contract.PopularAnswer:
-        """What is popular now; of items that are not available none."""
-        query: contract.PopularQuery = call.query
-        wanted = read_filter(self._parts.items, query.filter, {})
-        views, now_ms = self._parts.recommender.items, current_ms()
-        limit = query.limit or self._parts.top_k
-        category = None if query.category is None else hash64(query.category)
-        found: list[RecommendedItem] = []
-        for start in range(0, len(views.trending.items.item_ids), _CHUNK):
-            chunk = popular_items(views.trending.items, now_ms, _CHUNK, start)
-            names = [item.item_id for item in chunk]
-            allowed = wanted.choose(names) if wanted else set(names)
-            try:
-                async with asyncio.timeout(self._parts.deadline_s):
-                    entries = await views.catalogue.get(names)
-            except (HeadwaterError, TimeoutError):
-                entries = views.catalogue.recall(names)
-            found += [
-                item
-                for item in chunk
-                if item.item_id in allowed
-                and views.may_recommend(entries[item.item_id])
-                and (category is None or category in entries[item.item_id].category_hashes)
-            ]
-            if len(found) >= limit:
-                break
-        return contract.PopularAnswer(items=found[:limit], produced_time=now_ms)
-
     async def _read_wish(self, query: ListQuery) -> ListWish:
         scope = await self._read_scope(query)
         parts = self._parts
@@ -214,7 +177,7 @@ class ListOperations(Operations):
 
     def _missing(self, found: Found, wish: ListWish) -> int:
         """How many items a list is short of."""
-        return max(0, (wish.limit or self._parts.top_k) - len(found.items))
+        return max(0, count_places(wish.limit, self._parts.top_k) - len(found.items))
 
     def _report(
         self, served: Recommendation, wish: ListWish, view: RowView, seconds: float

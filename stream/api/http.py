@@ -87,7 +87,7 @@ class HttpApi:
 
         async def answer(request: Request) -> Response:
             if request.method not in endpoints:
-                raise HTTPException(405)
+                raise HTTPException(405, headers={"Allow": ", ".join(sorted(endpoints))})
             return await endpoints[request.method](request)
 
         template = re.sub(r"{(person|guest|item)}", r"{\1:path}", path)
@@ -197,8 +197,7 @@ class HttpApi:
             shown = request.url.path[:200]
             if error.status_code == 405:
                 problem = problems.make_problem("method", f"{request.method} {shown}")
-                allowed = _allowed_methods(self._operations, request.url.path)
-                raise RequestError(problem, {"Allow": allowed} if allowed else error.headers)
+                raise RequestError(problem, error.headers)
             raise refuse("not-found", shown, "/docs lists what there is")
 
         return await _answer(_ELSEWHERE, tell(request), _answer_problem)
@@ -229,21 +228,6 @@ class HttpApi:
 
 _OF = {operation.name: operation for operation in OPERATIONS}
 _ELSEWHERE = "elsewhere"
-
-
-def _allowed_methods(operations: Sequence[Operation], path: str) -> str:
-    """The methods of a path, by the operations whose template says most of it.
-
-    A person's id may have slashes, so that longer paths below it are ids, too.
-    """
-    templates = {
-        operation.path
-        for operation in operations
-        if re.fullmatch(re.sub(r"{\w+}", ".*", operation.path), path)
-    }
-    best = max(templates, key=len, default="")
-    methods = {operation.method for operation in operations if operation.path == best}
-    return ", ".join(sorted(methods | ({"HEAD"} if "GET" in methods else set())))
 
 
 async def _answer(operation: str, work: Awaitable[Response], write: WriteProblem) -> Response:

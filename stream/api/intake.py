@@ -22,6 +22,7 @@ from prometheus_client import Counter
 from features.events import CountDoubt, EventReader, current_ms
 from features.kafka import TOO_LARGE, client_config
 from features.settings import BrokerSettings, EventSettings
+from features.signing import Headers
 
 UNDELIVERED = Counter(
     "headwater_api_undelivered_total",
@@ -135,6 +136,7 @@ class TopicMessage(NamedTuple):
     topic: str
     key: str
     value: bytes | None
+    headers: Headers = ()
 
 
 class Delivered(NamedTuple):
@@ -208,11 +210,10 @@ class EventPublisher:
         if not messages:
             return []
         delivery = _Delivery(len(messages), asyncio.get_running_loop())
-        for place, (topic, key, value) in enumerate(messages):
+        for place, (topic, key, value, headers) in enumerate(messages):
+            told = partial(delivery.report, place)
             try:
-                self._producer.produce(
-                    topic, value, key, on_delivery=partial(delivery.report, place)
-                )
+                self._producer.produce(topic, value, key, headers=list(headers), on_delivery=told)
             except BufferError:
                 full = "the queue is full: Kafka is away, or slower than this"
                 delivery.settle(place, Delivered(full))

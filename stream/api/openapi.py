@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 from headwater_client import EVENT_TYPES
 from headwater_client.admin import ADMIN_OPERATIONS
-from headwater_client.contract import MAX_EVENTS, EventsAnswer, PlacementName, Problem
+from headwater_client.contract import MAX_EVENTS, EventsAnswer, PlacementName, Problem, TrialAction
 from headwater_client.operations import CLOUD_EVENT, CLOUD_EVENTS, OPERATIONS, Operation
 from msgspec import Struct
 
@@ -177,12 +177,15 @@ def _body_schema(operation: Operation) -> _Document:
     return {"$ref": _REF.format(name=operation.body.__name__)} if operation.body else {}
 
 
-_PATH_TYPES = {"name": PlacementName}
+_PATH_SCHEMAS: dict[str, _Document] = {
+    "name": msgspec.json.schema(PlacementName),
+    "action": {"type": "string", "enum": [each.value for each in TrialAction]},
+}
 
 
 def _path_parameters(operation: Operation) -> Iterator[_Document]:
     for name in re.findall(r"{(\w+)}", operation.path):
-        schema = msgspec.json.schema(_PATH_TYPES.get(name, str))
+        schema = _PATH_SCHEMAS.get(name, {"type": "string"})
         yield {"name": name, "in": "path", "required": True, "schema": schema}
 
 

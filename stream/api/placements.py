@@ -1,11 +1,14 @@
-"""Placements and segments: what they are now, and how they are changed."""
+"""Placements and segments: what they are now, how they are changed, and how a change is tried."""
 
-from collections.abc import Collection
+import asyncio
+from collections.abc import Callable, Collection
+from typing import Any
 
-from headwater_client import EventError, contract, encode
+from headwater_client import EventError, HeadwaterError, contract, encode
 from headwater_client.topics import PLACEMENTS
 
-from features.placements import check_placement, check_segment, segment_key
+from features.placement_topic import OvertakenError
+from features.placements import Rules, check_placement, check_segment, segment_key
 from features.rules.errors import RuleError
 from stream.api.filters import describe_rule
 from stream.api.intake import TopicMessage
@@ -15,7 +18,7 @@ from stream.api.undelivered import refuse_undelivered
 
 
 class PlacementOperations(Operations):
-    """List and change placements and segments."""
+    """List and change placements and segments, and try changes out."""
 
     async def list_placements(self, _: ApiCall) -> contract.PlacementsAnswer:
         """All placements, by name."""
@@ -26,29 +29,22 @@ class PlacementOperations(Operations):
         """Send a placement to Kafka; this service follows it at once.
 
         Raises:
-            EventError, RequestError: it could not be used, or Kafka does not take it.
+            EventError, RequestError: it could not be used, or as of `_change`.
         """
         name, placement = call.path["name"], call.body
-        try:
-            attributes = self._parts.items.table.attributes
-            check_placement(name, placement, attributes, self._parts.placements.segments)
-        except RuleError as error:
-            raise describe_rule(error, error.field) from error
-        revision = await self._publish(name, encode(placement))
-        self._parts.placements.take(name, placement, revision)
+        self._check_placement(name, placement)
+        revision = await self._change(name, placement)
         return contract.PlacementAnswer(name=name, revision=revision, placement=placement)
 
     async def delete_placement(self, call: ApiCall) -> contract.RemovalAnswer:
         """Tell Kafka that a placement is no more; this service follows it at once.
 
         Raises:
-            RequestError: there is none of this name, or Kafka does not take it.
+            RequestError: there is none of this name, or as of `_change`.
         """
         name = call.path["name"]
         _check_known("placement", name, self._parts.placements.known)
-        revision = await self._publish(name, None)
-        self._parts.placements.take(name, None, revision)
-        return contract.RemovalAnswer(name=name, revision=revision)
+        return contract.RemovalAnswer(name=name, revision=await self._change(name, None))
 
     async def list_segments(self, _: ApiCall) -> contract.SegmentsAnswer:
         """All segments, by name."""
@@ -59,15 +55,11 @@ class PlacementOperations(Operations):
         """Send a segment to Kafka; this service follows it at once.
 
         Raises:
-            EventError, RequestError: it could not be used, or Kafka does not take it.
+            EventError, RequestError: it could not be used, or as of `_change`.
         """
         name, segment = call.path["name"], call.body
-        try:
-            check_segment(name, segment)
-        except RuleError as error:
-            raise describe_rule(error, "filter") from error
-        revision = await self._publish(segment_key(name), encode(segment))
-        self._parts.placements.take_segment(name, segment, revision)
+        _check(check_segment, name, segment)
+        revision = await self._change(segment_key(name), segment)
         return contract.SegmentAnswer(name=name, revision=revision, segment=segment)
 
     async def delete_segment(self, call: ApiCall) -> contract.RemovalAnswer:
@@ -75,7 +67,7 @@ class PlacementOperations(Operations):
 
         Raises:
             EventError: a placement asks for it.
-            RequestError: there is none of this name, or Kafka does not take it.
+            RequestError: there is none of this name, or as of `_change`.
         """
         name, placements = call.path["name"], self._parts.placements
         _check_known("segment", name, placements.segments)
@@ -83,21 +75,103 @@ class PlacementOperations(Operations):
             raise EventError(
                 "name", name, f"is asked for by {', '.join(users)}: change these first"
             )
-        revision = await self._publish(segment_key(name), None)
-        placements.take_segment(name, None, revision)
+        revision = await self._change(segment_key(name), None)
         return contract.RemovalAnswer(name=name, revision=revision)
 
-    async def _publish(self, key: str, value: bytes | None) -> int:
-        """Send a message to the topic; the revision.
+    async def try_placement(self, call: ApiCall) -> contract.TrialAnswer:
+        """Ask the controller to try other rules out, and wait for its answer.
 
         Raises:
-            RequestError: Kafka does not take it.
+            EventError, RequestError: they could not be used, or the controller refuses.
+            ServerError: no controller answers.
         """
-        message = TopicMessage(PLACEMENTS, key, value)
+        name, query = call.path["name"], call.body
+        _check_known("placement", name, self._parts.placements.known)
+        self._check_placement(name, query.rules, "rules.")
+        return await self._parts.trial_desk.begin(name, query, call.key.name)
+
+    async def steer_trial(self, call: ApiCall) -> contract.TrialAnswer:
+        """Ask the controller to end, pause or resume a placement's trial, and wait for its answer.
+
+        Raises:
+            EventError: no placement can be called so.
+            RequestError: there is no such action, or the controller refuses.
+            ServerError: no controller answers.
+        """
+        actions = {each.value: each for each in contract.TrialAction}
+        if (action := actions.get(call.path["action"])) is None:
+            there = f"there are {', '.join(actions)}"
+            raise refuse("not-found", f"no action is named {call.path['action'][:64]!r}", there)
+        self._check_placement(call.path["name"], contract.PlacementRules())
+        return await self._parts.trial_desk.steer(
+            call.path["name"], action, call.body, call.key.name
+        )
+
+    async def list_trials(self, call: ApiCall) -> contract.TrialsAnswer:
+        """What was tried out of a placement, newest first, as the topic `rollouts` has it.
+
+        Raises:
+            EventError: no placement can be called so.
+            ServerError: Kafka does not answer.
+        """
+        name = call.path["name"]
+        self._check_placement(name, contract.PlacementRules())
+        return await self._parts.trial_desk.read(name)
+
+    def _check_placement(
+        self, name: str, placement: contract.PlacementRules, before: str = ""
+    ) -> None:
+        """Refuse a placement that could not be used.
+
+        Args:
+            before: what stands before the names of its fields.
+
+        Raises:
+            EventError, RequestError: so it is.
+        """
+        attributes = self._parts.items.table.attributes
+        known = attributes, self._parts.placements.segments
+        try:
+            _check(check_placement, name, placement, *known, before=before)
+        except EventError as error:
+            if error.field == "name":
+                raise
+            raise EventError(f"{before}{error.field}", error.value, error.expected) from error
+
+    async def _change(self, key: str, rules: Rules | None) -> int:
+        """Write a placement or a segment, and follow it; the revision.
+
+        Raises:
+            RequestError: Kafka does not take it, or somebody has changed it at the same moment.
+        """
+        written, value = self._parts.placement_log, None if rules is None else encode(rules)
+        try:
+            headers = written.reader.make_headers(key, value)
+        except HeadwaterError as error:
+            raise refuse("conflict", str(error)) from error
+        message = TopicMessage(PLACEMENTS, key, value, headers)
         (delivered,) = await self._parts.publisher.publish([message])
         if delivered.problem:
             raise refuse_undelivered(delivered, message)
+        async with asyncio.timeout(self._parts.deadline_s):
+            await written.reach(delivered.offset)
+        try:
+            written.reader.check_written(key, delivered.offset)
+        except OvertakenError as error:
+            raise refuse("conflict", str(error)) from error
         return delivered.offset
+
+
+def _check(check: Callable[..., None], name: str, *rules: Any, before: str = "") -> None:
+    """Refuse what could not be used.
+
+    Raises:
+        EventError, RequestError: so it is; an expression with its column.
+    """
+    try:
+        check(name, *rules)
+    except RuleError as error:
+        raise describe_rule(error, f"{before}{error.field}") from error
 
 
 def _check_known(what: str, name: str, known: Collection[str]) -> None:

@@ -11,6 +11,7 @@ from stream.api.identities import IdentityOperations
 from stream.api.parts import ApiCall
 from stream.api.people import PeopleOperations
 from stream.api.placements import PlacementOperations
+from stream.api.popular import PopularOperations
 from stream.api.sending import SendingOperations
 from stream.api.together import TogetherOperations
 
@@ -21,6 +22,7 @@ class ApiService(
     PeopleOperations,
     IdentityOperations,
     PlacementOperations,
+    PopularOperations,
 ):
     """The operations, by their names in `headwater_client.operations`.
 

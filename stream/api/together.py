@@ -15,6 +15,7 @@ from stream.api.filters import ListWish
 from stream.api.intake import served_message
 from stream.api.parts import ApiCall
 from stream.ranking import is_seen
+from stream.recommendations import count_places
 from stream.routing import Route
 
 _CHUNK = 200
@@ -52,7 +53,7 @@ class TogetherOperations(ListOperations):
                 found = found._replace(lists=replace(found.lists, model_version=version))
         known = {item.item_id for item in counted.items}
         fill = (item for item in found.items if item.item_id not in known)
-        joined = [*counted.items, *fill][: wish.limit or self._parts.top_k]
+        joined = [*counted.items, *fill][: count_places(wish.limit, self._parts.top_k)]
         found = found._replace(items=joined)
         answer, served = await self._list_answer(found, wish, query.person, recorded)
         if served is not None:
@@ -88,7 +89,7 @@ class TogetherOperations(ListOperations):
             for item, score, cause in best
             if not is_seen(found.row, names[item])
         ]
-        limit, items = wish.limit or self._parts.top_k, list[RecommendedItem]()
+        limit, items = count_places(wish.limit, self._parts.top_k), list[RecommendedItem]()
         for start in range(0, len(scored), _CHUNK):
             chunk = scored[start : start + _CHUNK]
             allowed = await self._choose([item.item_id for item in chunk], wish)

@@ -28,6 +28,7 @@ from features.kafka import ensure_topics
 from features.schema import FeatureSchema
 from stream.api.keys import make_key, write_keys
 from tests.harness.models import ITEMS, SETTINGS, untrained
+from tests.harness.rollouts import TOKEN
 from tests.harness.servers import state_in
 from tests.harness.waiting import wait_until
 from tests.harness.workers import WorkerProcess, WorkerProgress, environment, running
@@ -145,6 +146,8 @@ def _started(
         "api.keys_file": folder / "keys.toml",
         "api.deadline_ms": DEADLINE_MS,
         "worker.catalogue_refresh_s": 0.5,
+        "worker.trends_refresh_s": 0.5,
+        "rollout.admin_token": TOKEN,
     }
     variables = environment(settings, "api") | folder_variables(settings) | variables_of(chosen)
     with log.open("ab") as output:

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from headwater_client import EVENT_TYPES
+from headwater_client import EVENT_TYPES, ServerError, contract
 
 from deploy.services.api import DIALECTS
+from features.events import EventReader
 from features.placements import PlacementTable
 from features.schema import FeatureSchema
 from features.settings import BrokerSettings, EventSettings, FeatureSettings, StoreSettings
@@ -26,10 +27,12 @@ from stream.api.parts import ApiParts
 from stream.api.readiness import Readiness
 from stream.api.service import ApiService
 from stream.filtering import FilterableItems
-from stream.people import read_attributes
+from stream.people import read_attributes, read_people
+from stream.placement_follower import PlacementFollower
 from stream.recommender import make_recommender
 from stream.routing import Routes
 from stream.row_updates import RowReader
+from stream.segment_rates import EventHorizon, SegmentRates
 from stream.settings import ApiSettings, TritonSettings, WorkerConfig, WorkerSettings
 from stream.shown import ShownItems, ShownSettings
 from stream.together import TogetherTables
@@ -68,6 +71,19 @@ class NoChecks:
         return {}
 
 
+class NoController:
+    """Trials of placements where no controller answers."""
+
+    async def begin(self, placement: str, *_: object) -> contract.TrialAnswer:
+        raise ServerError(f"start {placement}: no controller has answered")
+
+    async def steer(self, placement: str, *_: object) -> contract.TrialAnswer:
+        return await self.begin(placement)
+
+    async def read(self, placement: str) -> contract.TrialsAnswer:
+        return contract.TrialsAnswer(placement=placement, trials=[])
+
+
 @dataclass
 class OfflineApi:
     """Answers requests where Kafka and Triton are away; the store is in memory."""
@@ -101,9 +117,18 @@ class OfflineApi:
                     recommender=recommender,
                     items=self.items,
                     placements=self.placements,
+                    placement_log=PlacementFollower(CONFIG.kafka),
+                    segment_rates=SegmentRates(
+                        CONFIG.kafka,
+                        EventReader(EventSettings()),
+                        schema,
+                        partial(read_people, self.store),
+                        EventHorizon(100, 60.0),
+                    ),
                     shown=ShownItems(self.store, ShownSettings(20, 60.0, 1.0)),  # type: ignore[arg-type]
                     together=TogetherTables(routes, 1.0),
                     trials=self.trials,
+                    trial_desk=NoController(),
                     rows=rows,
                     routes=routes,
                     schema=schema,

@@ -978,6 +978,83 @@ def _has_item(client: Gorse, item_id: str) -> bool:
     return True
 
 
+def test_gorses_own_client_forgets_a_person(service: Service) -> None:
+    client, person = Gorse(f"{service.url}/compat/gorse", service.secret), uuid4().hex
+    client.insert_user({"UserId": person, "Labels": ["tall"], "Subscribe": [], "Comment": ""})
+    client.insert_feedback("star", person, "i2", "2022-02-25")
+    wait_until(lambda: service.clicks(person) == 1, 30)
+    wait_until(lambda: "attributes" in service.take("GET", f"/v1/people/{person}"), 30)
+    assert client.delete_user(person) == {"RowAffected": 1}
+    wait_until(lambda: client.list_feedbacks("star", person) == [], 30)
+    wait_until(lambda: service.call("GET", f"/v1/people/{person}")[0] == 404, 30)
+    with pytest.raises(GorseException) as refused:
+        client.get_user(person)
+    assert refused.value.status_code == 404
+    # What they do from then on is a new person's.
+    client.insert_feedback("star", person, "i3", "2022-02-26")
+    wait_until(lambda: [each["ItemId"] for each in client.list_feedbacks("star", person)] == ["i3"])
+    assert service.clicks(person) == 1
+
+
+def test_what_is_popular_with_a_segment_is_what_its_people_did(service: Service) -> None:
+    name = f"s{uuid4().hex[:8]}"
+    tall, small, guest = ([f"{name}-{kind}-{at}" for at in range(3)] for kind in "tsg")
+
+    def popular(*more: str) -> Any:
+        query = "&".join([f"segment={name}", "limit=100", *more])
+        status, found = service.call("GET", f"/v1/popular?{query}")
+        # The first time the log is read.
+        return found if status == 200 else None
+
+    def ids(*more: str) -> list[str]:
+        found = popular(*more)
+        return [item["item_id"] for item in found["items"]] if found else []
+
+    status, problem = service.call("GET", f"/v1/popular?segment={name}")
+    assert (status, problem["field"], problem["value"]) == (400, "segment", repr(name))
+    assert f"headwater segments put {name}" in problem["remedy"]
+    service.take("PUT", f"/v1/segments/{name}", {"filter": f"person.{name} > 180"})
+    for person in (*tall, *small):
+        said = {"attributes": {name: 190 if person in tall else 160}}
+        service.take("PUT", f"/v1/people/{person}/attributes", said)
+    bought = {"type": "purchase", "user_id": tall[0], "item_id": "i21", "event_id": f"{name}-b"}
+    events = [
+        *({"type": "click", "user_id": person, "item_id": "i20"} for person in tall),
+        *({"type": "click", "user_id": person, "item_id": "i22"} for person in small),
+        {"type": "click", "user_id": guest[0], "item_id": "i23"},
+        # Three clicks are one purchase; one that was sent twice counts once.
+        *[bought | {"user_id": person, "event_id": f"{name}-{person}"} for person in tall[:2]],
+        *[bought | {"event_id": f"{name}-{tall[0]}"}],
+    ]
+    assert service.take("POST", "/v1/events", events)["refused"] == 0
+    wait_until(lambda: ids() == ["i21", "i20"], 30)
+    found = popular()
+    assert (found["segment"], found["people"]) == (name, 3)
+    assert [item["score"] for item in found["items"]] == pytest.approx([6, 3], rel=1e-3)
+    assert found["counted_since"] < found["produced_time"]
+    assert {item["reason"]["kind"] for item in found["items"]} == {"popular"}
+    assert ids("category=c1") == ["i21"]
+    assert ids("filter=" + quote("'c0' in item.category")) == ["i20"]
+    # Who is in a segment is decided by what is said of them now.
+    service.take("PUT", f"/v1/people/{small[0]}/attributes", {"attributes": {name: 181}})
+    service.take("PUT", f"/v1/people/{tall[0]}/attributes", {"attributes": {name: 170}})
+    wait_until(lambda: ids() == ["i21", "i20", "i22"], 30)
+    assert [item["score"] for item in popular()["items"]] == pytest.approx([3, 2, 1], rel=1e-3)
+    # A guest who becomes one of them brings what they did; one takes back; one is forgotten.
+    service.take("POST", f"/v1/people/{guest[0]}/merge", {"member": tall[1]})
+    wait_until(lambda: set(ids()) == {"i21", "i20", "i22", "i23"}, 30)
+    back = {"type": "return", "user_id": tall[1], "item_id": "i21"}
+    service.take("POST", "/v1/events", [back])
+    wait_until(lambda: set(ids()) == {"i20", "i22", "i23"}, 30)
+    service.take("DELETE", f"/v1/people/{small[0]}")
+    wait_until(lambda: set(ids()) == {"i20", "i23"}, 30)
+    assert popular()["people"] == 2
+    # Everyone's are as they were.
+    overall = service.take("GET", "/v1/popular?limit=100")
+    assert "segment" not in overall
+    assert "people" not in overall
+
+
 def test_gorses_own_client_says_what_is_wrong_and_what_has_no_counterpart(service: Service) -> None:
     url = f"{service.url}/compat/gorse"
     client = Gorse(url, service.secret)

@@ -11,6 +11,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from headwater_client import ApiClient
 
 from bench.harness.processes import folder_variables
 from deploy.rollout import is_reproducible
@@ -80,6 +81,65 @@ def test_rules_that_people_dislike_go_by_themselves_and_better_ones_stay(
     last = json.loads(shown.stdout)["steps"][-1]
     assert last["change"]["candidate"] == {"filter": "'c1' in item.category", "limit": 5}
     assert last["inputs"]["figures"]["baseline_health"]["requests"] >= 100
+
+
+def test_a_trial_is_begun_looked_at_and_ended_over_http(service: Service, tmp_path: Path) -> None:
+    shelf = Shelf(service, f"p{uuid4().hex[:8]}", liked="c1")
+    path = f"/v1/placements/{shelf.name}/trials"
+    tried = {"rules": {"filter": "'c1' in item.category", "limit": 5}, "reason": "a test"}
+    missing = service.call("POST", path, tried)
+    assert (missing[0], missing[1]["detail"]) == (404, f"no placement is named '{shelf.name}'")
+    placed = service.take("PUT", f"/v1/placements/{shelf.name}", {"limit": 5})
+    assert service.take("GET", path) == {"placement": shelf.name, "trials": []}
+    wrong = {"rules": {"boosts": [{"filter": "item.cost < 5", "factor": 2}]}, "reason": "a test"}
+    status, problem = service.call("POST", path, wrong)
+    assert (status, problem["field"], problem["column"]) == (400, "rules.boosts[0].filter", 1)
+    status, problem = service.call("POST", path, {"rules": {"limit": 5}})
+    assert (status, problem["field"]) == (400, "reason")
+    with controlling(service.settings, tmp_path / "log", steps="[0.5]", shadow_s=60):
+        begun = service.take("POST", path, tried | {"by": "ann", "command_id": shelf.name})
+        assert (begun["state"], begun["revision"]) == ("shadow", placed["revision"])
+        assert begun["rules"] == tried["rules"]
+        assert begun["steps"][0]["actor"] == "ann (test)"
+        # Sent again under the same name, it is done once.
+        again = service.take("POST", path, tried | {"by": "ann", "command_id": shelf.name})
+        assert again["rollout_id"] == begun["rollout_id"]
+        other = {"rules": {"limit": 3}, "reason": "another"}
+        status, problem = service.call("POST", path, other)
+        assert status == 409
+        assert f"rollout {begun['rollout_id']} is shadow" in problem["detail"]
+        shares = {each["variant"]: each["share"] for each in begun["variants"]}
+        assert shares["stable"] == 1
+        assert shares["shadow"] > 0
+        named = {"reason": "enough", "rollout_id": "another"}
+        status, problem = service.call("POST", f"{path}/rollback", named)
+        assert (status, problem["detail"]) == (
+            409,
+            f"another is not under way: {begun['rollout_id']} is",
+        )
+        assert service.call("POST", f"{path}/burn", {"reason": "x"})[0] == 404
+        paused = service.take("POST", f"{path}/pause", {"reason": "lunch"})
+        assert (paused["state"], paused["steps"][-1]["actor"]) == ("paused", "test")
+        promoted = service.take("POST", f"{path}/promote", {"reason": "I know"})
+        assert promoted["state"] == "promoted"
+    wait_until(lambda: placement(service, shelf.name)["placement"] == tried["rules"], 10)
+    assert placement(service, shelf.name)["revision"] > placed["revision"]
+    found = service.take("GET", path)
+    assert [each["rollout_id"] for each in found["trials"]] == [begun["rollout_id"]]
+    assert [step["state"] for step in found["trials"][0]["steps"]] == [
+        "shadow",
+        "paused",
+        "promoted",
+    ]
+    assert any("is shadow" in reason for reason in found["refused"])
+    with ApiClient(service.url, service.secret) as api:
+        told = api.list_trials(shelf.name)
+        assert told.trials[0].state == "promoted"
+
+
+def placement(service: Service, name: str) -> Any:
+    known = service.take("GET", "/v1/placements")["placements"]
+    return next(each for each in known if each["name"] == name)
 
 
 def replay_rules(service: Service, name: str, filter_text: str, *options: str) -> str:

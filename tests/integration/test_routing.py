@@ -6,17 +6,28 @@ import asyncio
 import socket
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 from confluent_kafka import Producer
+from headwater_client import SettingsError
+from headwater_client.contract import PlacementRules, SegmentRules
 from headwater_client.events import encode
-from headwater_client.topics import ROLLOUTS
+from headwater_client.topics import PLACEMENTS, ROLLOUTS
 
 from deploy.settings import Settings
-from features.kafka import client_config, ensure_topics
+from features.kafka import client_config, ensure_topics, read_to_end, topic_consumer, write_message
+from features.placement_topic import (
+    OvertakenError,
+    PlacementReader,
+    read_placements,
+    sign_placements,
+    write_placement,
+    write_segment,
+)
 from features.rollout_messages import (
     Rollout,
     RolloutLease,
@@ -28,6 +39,7 @@ from features.rollout_messages import (
 from features.rollouts import write_rollout_message
 from features.schema import FILE_NAME, Vocabulary, read_version
 from features.settings import BrokerSettings
+from stream.placement_follower import PlacementFollower
 from stream.rollout_follower import RolloutFollower
 from stream.routing import BackgroundReads, Routes
 
@@ -46,7 +58,7 @@ class Topic:
             }
         )
         self.model = f"m-{uuid4().hex}"
-        self._open = settings.kafka
+        self.open = settings.kafka
         self._folder = folder
         self._revision = 0
 
@@ -77,10 +89,10 @@ class Topic:
     def write(self, message: RolloutMessage, key: str = "") -> None:
         write_rollout_message(self.kafka, key or self.model, message, "a test")
 
-    def forge(self, value: bytes, key: str = "") -> None:
+    def forge(self, value: bytes, key: str = "", topic: str = ROLLOUTS) -> None:
         """Without the key."""
-        producer = Producer(client_config(self._open))
-        producer.produce(ROLLOUTS, value, key or self.model)
+        producer = Producer(client_config(self.open))
+        producer.produce(topic, value, key or self.model)
         assert producer.flush(10) == 0
 
 
@@ -197,3 +209,52 @@ def test_a_rollout_of_before_is_shown_once_a_controller_watches_it(topic: Topic)
         assert not routes.lease_expired
 
     asyncio.run(following(topic, act))
+
+
+def test_where_a_key_is_set_only_signed_placements_count(topic: Topic) -> None:
+    home, vip = f"home-{uuid4().hex[:8]}", f"vip-{uuid4().hex[:8]}"
+    write_placement(topic.open, home, PlacementRules(limit=3))
+    write_segment(topic.open, vip, SegmentRules(filter="person.vip"))
+    assert home in read_placements(topic.open).known
+    # Once a key is set what stands there counts no more, until somebody says that it is right.
+    assert home not in read_placements(topic.kafka).known
+    assert {home, f"segment/{vip}"} <= set(sign_placements(topic.kafka))
+    assert sign_placements(topic.kafka) == []
+    signed = read_placements(topic.kafka)
+    assert (signed.known[home].placement.limit, vip in signed.segments) == (3, True)
+
+    async def follow() -> None:
+        follower = PlacementFollower(topic.kafka)
+        await follower.start()
+        running = asyncio.create_task(follower.run())
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                topic.forge(encode(PlacementRules(limit=1)), home, PLACEMENTS)
+                changed = write_placement(topic.kafka, home, PlacementRules(limit=5))
+                await follower.reach(changed)
+            assert follower.table.known[home].placement.limit == 5
+            assert follower.table.known[home].revision == changed
+        finally:
+            running.cancel()
+            await asyncio.wait([running])
+            await follower.close()
+
+    asyncio.run(follow())
+    # Who has no key would write what counts for nobody, and is told.
+    with pytest.raises(SettingsError, match=r"kafka\.signing_key: is not set"):
+        write_placement(topic.open, home, PlacementRules(limit=9))
+
+
+def test_of_two_who_change_a_placement_at_once_one_is_told(topic: Topic) -> None:
+    name, value = f"cart-{uuid4().hex[:8]}", encode(PlacementRules(limit=4))
+    reader = PlacementReader(topic.kafka)
+    # Whoever looked before the other has written writes what follows nothing.
+    headers = reader.make_headers(name, value)
+    revision = write_placement(topic.kafka, name, PlacementRules(limit=3))
+    late = write_message(topic.kafka, PLACEMENTS, name, value, headers)
+    with closing(topic_consumer(topic.kafka, PLACEMENTS)) as consumer:
+        for message in read_to_end(consumer, PLACEMENTS):
+            reader.take(message)
+    with pytest.raises(OvertakenError, match=f"by revision {revision}: look at it"):
+        reader.check_written(name, late)
+    assert read_placements(topic.kafka).known[name].placement.limit == 3

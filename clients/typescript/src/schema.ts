@@ -112,7 +112,7 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * What is popular now, overall or in a category
+         * What is popular now, overall, in a category, or with the people of a segment
          * @description Asks for a key with the scope `ask`.
          */
         get: operations["list_popular"];
@@ -247,6 +247,50 @@ export interface paths {
          * @description Asks for a key with the scope `administer`.
          */
         delete: operations["delete_placement"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/placements/{name}/trials": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * The trials of a placement, newest first
+         * @description Asks for a key with the scope `administer`.
+         */
+        get: operations["list_trials"];
+        put?: never;
+        /**
+         * Try other rules of a placement out on a growing share of people
+         * @description Asks for a key with the scope `administer`.
+         */
+        post: operations["try_placement"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/placements/{name}/trials/{action}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Promote, roll back, pause or resume the trial that is under way
+         * @description Asks for a key with the scope `administer`.
+         */
+        post: operations["steer_trial"];
+        delete?: never;
         options?: never;
         head?: never;
         patch?: never;
@@ -1310,10 +1354,19 @@ export interface components {
         /**
          * PopularAnswer
          * @description The items that are popular now, by decayed rates.
+         *
+         *         Of a `segment` the rates are of its `people`: those of them who have done something since
+         *         `counted_since`. What was done before is not counted.
          */
         PopularAnswer: {
             items: components["schemas"]["RecommendedItem"][];
             produced_time: number;
+            /** @default  */
+            segment?: string;
+            /** @default null */
+            people?: number | null;
+            /** @default null */
+            counted_since?: number | null;
         };
         /**
          * Problem
@@ -2034,6 +2087,23 @@ export interface components {
             rules?: components["schemas"]["ListRules"] | null;
         };
         /**
+         * SteeringQuery
+         * @description Why a trial is steered, and by whom: by default whoever has the key.
+         *
+         *         `rollout_id` says which one is meant: by default the one that is under way. `command_id` names
+         *         what is asked: asked again under the same name it is done once.
+         */
+        SteeringQuery: {
+            /** @description why; stays in the history */
+            reason: string;
+            /** @default null */
+            by?: string | null;
+            /** @default null */
+            rollout_id?: string | null;
+            /** @default null */
+            command_id?: string | null;
+        };
+        /**
          * TogetherAnswer
          * @description What goes with some items: first what is taken together, then what is like them.
          *
@@ -2115,6 +2185,74 @@ export interface components {
             };
             /** @default null */
             placement?: string | null;
+        };
+        /**
+         * TrialAnswer
+         * @description A trial of a placement's rules: which, beside which revision, and how it has gone so far.
+         *
+         *         `state` is that of a rollout: shadow, running, holding, paused, promoted or rolled_back.
+         */
+        TrialAnswer: {
+            placement: string;
+            rollout_id: string;
+            state: string;
+            variants: components["schemas"]["TrialVariant"][];
+            steps: components["schemas"]["TrialStep"][];
+            rules: components["schemas"]["PlacementRules"];
+            revision: number;
+        };
+        /**
+         * TrialQuery
+         * @description Rules that are tried out in place of a placement's own, all of them, and why.
+         *
+         *         `by` and `command_id` as in `SteeringQuery`.
+         */
+        TrialQuery: {
+            rules: components["schemas"]["PlacementRules"];
+            /** @description why; stays in the history */
+            reason: string;
+            /** @default null */
+            by?: string | null;
+            /** @default null */
+            command_id?: string | null;
+        };
+        /**
+         * TrialStep
+         * @description A step of a trial: what it led to, who took it, and why. `share`: of who gets the rules.
+         */
+        TrialStep: {
+            time: number;
+            state: string;
+            share: number;
+            actor: string;
+            reason: string;
+        };
+        /**
+         * TrialVariant
+         * @description A part of people in a trial: its share, and the revision of its rules, if they have one.
+         *
+         *         `shadow` lists are made and shown to nobody.
+         */
+        TrialVariant: {
+            variant: string;
+            share: number;
+            /** @default null */
+            revision?: number | null;
+        };
+        /**
+         * TrialsAnswer
+         * @description The trials of a placement, newest first.
+         *
+         *         `refused` are the reasons for which what was asked was not done, oldest first. `breaks` say
+         *         where the history was changed by others, a line each.
+         */
+        TrialsAnswer: {
+            placement: string;
+            trials: components["schemas"]["TrialAnswer"][];
+            /** @default [] */
+            refused?: string[];
+            /** @default [] */
+            breaks?: string[];
         };
         /**
          * VersionAnswer
@@ -2308,6 +2446,7 @@ export interface operations {
                 limit?: number;
                 category?: string;
                 filter?: string;
+                segment?: string;
             };
             header?: never;
             path?: never;
@@ -2582,6 +2721,108 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["RemovalAnswer"];
+                };
+            };
+            /** @description a problem (RFC 9457) */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    list_trials: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description answered */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["TrialsAnswer"];
+                };
+            };
+            /** @description a problem (RFC 9457) */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    try_placement: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["TrialQuery"];
+            };
+        };
+        responses: {
+            /** @description answered */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["TrialAnswer"];
+                };
+            };
+            /** @description a problem (RFC 9457) */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    steer_trial: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                name: string;
+                action: "promote" | "rollback" | "pause" | "resume";
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["SteeringQuery"];
+            };
+        };
+        responses: {
+            /** @description answered */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["TrialAnswer"];
                 };
             };
             /** @description a problem (RFC 9457) */

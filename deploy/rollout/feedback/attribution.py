@@ -69,6 +69,7 @@ class Credit:
         event_code: of the event's type.
         discount: 1 / log2(position + 2), as in DCG: 1 in the first place.
         of_seen: it is of a list that was seen, and not only sent.
+        recommendation_id, place: which list, and where in it the item stands, from 0.
     """
 
     variant: str
@@ -76,6 +77,8 @@ class Credit:
     discount: float
     event_code: int
     of_seen: bool = False
+    recommendation_id: str = field(default="", compare=False)
+    place: int = field(default=0, compare=False)
 
 
 class SeenList(NamedTuple):
@@ -240,5 +243,6 @@ def _credits(
     for variant, items in served.lists.items():
         shown = items[: served.seen_to + 1] if of_seen else items
         if item in shown:
-            discount = float(dcg_discount(list(shown).index(item)))
-            yield Credit(variant, served.bucket, discount, code, of_seen)
+            place, name = list(shown).index(item), served.recommendation_id
+            discount = float(dcg_discount(place))
+            yield Credit(variant, served.bucket, discount, code, of_seen, name, place)

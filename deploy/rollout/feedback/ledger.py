@@ -18,7 +18,7 @@ from headwater_client.event_types import CLICK, EVENT_TYPES, PURCHASE
 from headwater_client.events import Interaction, Recommendation
 from msgspec import structs
 
-from deploy.rollout.feedback.attribution import AttributionWindow, ServedRecommendation
+from deploy.rollout.feedback.attribution import AttributionWindow, Credit, ServedRecommendation
 from deploy.rollout.feedback.counters import FeedbackRow, VariantList, bit_of, bucket_of, name_seen
 from features.rollout_messages import Variant
 from features.topics import Hash, hash64
@@ -75,10 +75,7 @@ class Ledger:
         self.row = row
         self._scope = scope
         self._window = AttributionWindow(scope.window_ms)
-        named = {CLICK.code: 1.0, PURCHASE.code: scope.purchase_reward}
-        self._rewards = {
-            spec.code: named.get(spec.code, spec.reward) for spec in EVENT_TYPES.values()
-        }
+        self._rewards = find_rewards(scope.purchase_reward)
 
     def apply(self, message: FeedbackMessage) -> None:
         """Take the next message, in the broker's order of time."""
@@ -142,17 +139,36 @@ class Ledger:
         return covered <= (other.counts["covers"] if other else 0)
 
     def _apply_interaction(self, event: Interaction, time_ms: int, is_new: bool) -> None:
-        if not EVENT_TYPES.spec_of(event).reward:
-            return
-        named = event.recommendation_id
-        # What was clicked in another place is none of this placement's.
-        if self._scope.of_placement and named and not self._window.holds(event.user_id, named):
-            return
-        for credit in self._window.attribute(event, time_ms):
+        for credit in find_credits(
+            self._window, event, time_ms, of_placement=self._scope.of_placement
+        ):
             if is_new:
                 reward = self._rewards[credit.event_code] * credit.discount
                 name = name_seen(credit.variant) if credit.of_seen else credit.variant
                 self.row.variant(name).add_reward(credit.bucket, reward, credit.event_code)
+
+
+def find_rewards(purchase_reward: float) -> dict[int, float]:
+    """What an event of each type earns, by its code."""
+    named = {CLICK.code: 1.0, PURCHASE.code: purchase_reward}
+    return {spec.code: named.get(spec.code, spec.reward) for spec in EVENT_TYPES.values()}
+
+
+def find_credits(
+    window: AttributionWindow, event: Interaction, time_ms: int, *, of_placement: bool
+) -> list[Credit]:
+    """What an event earns the lists of a window.
+
+    Args:
+        of_placement: the window has lists of one placement alone: what was clicked in another place
+            is none of its.
+    """
+    if not EVENT_TYPES.spec_of(event).reward:
+        return []
+    named = event.recommendation_id
+    if of_placement and named and not window.holds(event.user_id, named):
+        return []
+    return window.attribute(event, time_ms)
 
 
 def _find_part(answer: Recommendation, rollout_id: str) -> Recommendation | None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 from headwater_client import Click, Impression, Purchase
 from headwater_client.events import Interaction, Reason, Recommendation, RecommendedItem
+from msgspec.structs import replace
 
 from deploy.jobs.served_log import LoggedEvent, SampledPeople, ServedList, ServedLog, credit_events
 from deploy.rollout import RolloutSettings
+from deploy.rollout.feedback.attribution import MAX_COUNTED
 
 RULES = RolloutSettings(credit_window_s=100, purchase_reward=5)
 START_MS = 1_700_000_000_000
@@ -84,13 +86,44 @@ def test_where_impressions_are_sent_only_what_was_seen_counts() -> None:
         )
         for number in range(110)
     ]
+    # Of one person so many lists count in each stretch of the window.
+    rules = RolloutSettings(credit_window_s=1)
     few, enough = (ServedLog(list(lists), {"ann": some}, 120) for some in (seen[:50], seen))
     for log in (few, enough):
         for each in lists:
-            each.seen_to = -1
-        credit_events(log, RULES)
+            each.seen = None
+        credit_events(log, rules)
         assert log.keep_seen() is (log is enough)
     assert [each.seen_to for each in enough.lists] == [number % 2 for number in range(110)]
+
+
+def test_what_was_not_seen_earns_nothing_where_impressions_are_sent() -> None:
+    lists = [served(f"l{number}", person=f"p{number}") for number in range(200)]
+    events: dict[str, list[LoggedEvent]] = {}
+    for number in range(200):
+        name, person = f"l{number}", f"p{number}"
+        shown = Impression(
+            event_id="s", user_id=person, timestamp=START_MS, recommendation_id=name, position=1
+        )
+        events[person] = [
+            LoggedEvent(shown, "impressions", 0, 0, START_MS + 1),
+            *(
+                each._replace(event=replace(each.event, user_id=person))
+                for each in (event(Click, "b", 2), event(Click, "c", 3))
+            ),
+        ]
+    log = ServedLog(lists, events, 200)
+    credit_events(log, RULES)
+    assert {tuple(each.rewards.round(3)) for each in lists} == {(0, 0.631, 0.5)}
+    assert log.keep_seen()
+    assert {tuple(each.rewards.round(3)) for each in log.lists} == {(0, 0.631, 0)}
+
+
+def test_a_machine_earns_no_more_than_a_rollout_lets_it() -> None:
+    lists = [served(f"l{number}", at_s=number / 10) for number in range(120)]
+    clicks = [event(Click, "a", number / 10 + 0.01, f"l{number}") for number in range(120)]
+    counted = sum(each[0] for each in earned(lists, *clicks))
+    assert counted == MAX_COUNTED
 
 
 @pytest.mark.parametrize("most", [1, 30, 1000])

@@ -24,8 +24,9 @@ from features.rollout_messages import (
     lease_key,
     placement_subject,
 )
-from features.rollouts import MAX_SUBJECTS, RolloutReader, SubjectReaders, signature_headers
+from features.rollouts import MAX_SUBJECTS, RolloutReader, SubjectReaders
 from features.settings import BrokerSettings
+from features.signing import signature_headers
 
 OPEN = BrokerSettings()
 SIGNED = BrokerSettings.model_validate({"signing_key": "k" * 32})
@@ -59,7 +60,7 @@ def key_of(message: RolloutMessage) -> str:
 def written(message: RolloutMessage, by: BrokerSettings = OPEN) -> Message:
     """A message as it stands in Kafka."""
     key, value = key_of(message), encode(message)
-    headers = signature_headers(by, ROLLOUTS, key, value)
+    headers = list(signature_headers(by, ROLLOUTS, key, value))
     return Message(topic=ROLLOUTS, key=key.encode(), value=value, headers=headers, offset=1)
 
 
@@ -159,7 +160,7 @@ def test_nothing_that_stands_there_raises(key: str) -> None:
 def test_a_later_release_may_say_more() -> None:
     more = msgspec.json.decode(encode(rollout(2, 5))) | {"colour": "blue"}
     value = msgspec.json.encode(more)
-    headers = signature_headers(SIGNED, ROLLOUTS, "m", value)
+    headers = list(signature_headers(SIGNED, ROLLOUTS, "m", value))
     message = Message(topic=ROLLOUTS, key=b"m", value=value, headers=headers, offset=1)
     assert RolloutReader(SIGNED, "m").read(message) == rollout(2, 5)
 
@@ -174,7 +175,7 @@ def test_a_key_that_can_be_guessed_is_refused() -> None:
 def at_key(message: Rollout, by: BrokerSettings) -> Message:
     """What is tried out of a subject, under the subject's own key."""
     key, value = message.model, encode(message)
-    headers = signature_headers(by, ROLLOUTS, key, value)
+    headers = list(signature_headers(by, ROLLOUTS, key, value))
     return Message(topic=ROLLOUTS, key=key.encode(), value=value, headers=headers, offset=1)
 
 

@@ -191,11 +191,15 @@ class TogetherQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class PopularQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What is popular: overall, in one category, or of what a filter allows."""
+    """What is popular: overall, in one category, of what a filter allows; with a segment's people.
+
+    `segment`: by what those did who are in it by what is said of them now.
+    """
 
     limit: Limit | None = None
     category: Id | None = None
     filter: FilterText | None = None
+    segment: PlacementName | None = None
 
 
 class EventAnswer(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -319,11 +323,18 @@ class RankAnswer(ListAnswer, frozen=True, kw_only=True, omit_defaults=True):
     not_explained: str = ""
 
 
-class PopularAnswer(Struct, frozen=True, kw_only=True):
-    """The items that are popular now, by decayed rates."""
+class PopularAnswer(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The items that are popular now, by decayed rates.
+
+    Of a `segment` the rates are of its `people`: those of them who have done something since
+    `counted_since`. What was done before is not counted.
+    """
 
     items: list[RecommendedItem]
     produced_time: int
+    segment: str = ""
+    people: int | None = None
+    counted_since: int | None = None
 
 
 class PastEvent(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -458,6 +469,106 @@ class PlacementsAnswer(Struct, frozen=True, kw_only=True):
     """All placements, by name."""
 
     placements: list[PlacementAnswer]
+
+
+class TrialAction(StrEnum):
+    """What can be asked of a trial that is under way."""
+
+    PROMOTE = "promote"
+    """The rules become the placement's now."""
+    ROLLBACK = "rollback"
+    """Everyone gets the placement's own rules now."""
+    PAUSE = "pause"
+    """The share stays; guards go on watching."""
+    RESUME = "resume"
+    """It goes on after a pause."""
+
+
+Explanation = Annotated[
+    str, Meta(min_length=1, max_length=1000, description="why; stays in the history")
+]
+Asker = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=128,
+        description="who asks; stays in the history, beside the name of the key",
+    ),
+]
+
+
+class SteeringQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Why a trial is steered, and by whom: by default whoever has the key.
+
+    `rollout_id` says which one is meant: by default the one that is under way. `command_id` names
+    what is asked: asked again under the same name it is done once.
+    """
+
+    reason: Explanation
+    by: Asker | None = None
+    rollout_id: Id | None = None
+    command_id: Id | None = None
+
+
+class TrialQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Rules that are tried out in place of a placement's own, all of them, and why.
+
+    `by` and `command_id` as in `SteeringQuery`.
+    """
+
+    rules: PlacementRules
+    reason: Explanation
+    by: Asker | None = None
+    command_id: Id | None = None
+
+
+class TrialVariant(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A part of people in a trial: its share, and the revision of its rules, if they have one.
+
+    `shadow` lists are made and shown to nobody.
+    """
+
+    variant: Annotated[str, Meta(max_length=MAX_VARIANT)]
+    share: float
+    revision: int | None = None
+
+
+class TrialStep(Struct, frozen=True, kw_only=True):
+    """A step of a trial: what it led to, who took it, and why. `share`: of who gets the rules."""
+
+    time: int
+    state: str
+    share: float
+    actor: str
+    reason: str
+
+
+class TrialAnswer(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A trial of a placement's rules: which, beside which revision, and how it has gone so far.
+
+    `state` is that of a rollout: shadow, running, holding, paused, promoted or rolled_back.
+    """
+
+    placement: str
+    rollout_id: str
+    state: str
+    variants: list[TrialVariant]
+    steps: list[TrialStep]
+    rules: PlacementRules
+    revision: int
+
+
+class TrialsAnswer(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The trials of a placement, newest first.
+
+    `refused` are the reasons for which what was asked was not done, oldest first. `breaks` say
+    where the history was changed by others, a line each.
+    """
+
+    placement: str
+    trials: list[TrialAnswer]
+    refused: list[str] = []
+    breaks: list[str] = []
 
 
 class SegmentRules(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

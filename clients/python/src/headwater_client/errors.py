@@ -18,6 +18,7 @@ HeadwaterError (1)
 ├── ProblemError                   the HTTP API refuses a request; `problem` says why
 ├── RequestError                   stream/api/problems.py
 ├── RuleError                      features/rules/errors.py
+├── OvertakenError                 features/placement_topic.py
 ├── InferenceError                 stream/inference.py
 │   └── CircuitOpenError           stream/inference.py
 ├── VersionPendingError            stream/routing.py

@@ -262,6 +262,21 @@ class ApiClient:
         """Remove a placement."""
         return self._take(_ask("delete_placement", contract.RemovalAnswer, name=name))
 
+    def try_placement(self, name: str, query: contract.TrialQuery) -> contract.TrialAnswer:
+        """Try other rules of a placement out on a growing share of people."""
+        return self._take(_ask("try_placement", contract.TrialAnswer, query, name=name))
+
+    def list_trials(self, name: str) -> contract.TrialsAnswer:
+        """The trials of a placement, newest first."""
+        return self._take(_ask("list_trials", contract.TrialsAnswer, name=name))
+
+    def steer_trial(
+        self, name: str, action: contract.TrialAction, query: contract.SteeringQuery
+    ) -> contract.TrialAnswer:
+        """Promote, roll back, pause or resume the trial of a placement that is under way."""
+        asked = _ask("steer_trial", contract.TrialAnswer, query, name=name, action=action)
+        return self._take(asked)
+
     def list_segments(self) -> contract.SegmentsAnswer:
         """The segments of people, as the API follows them."""
         return self._take(_ask("list_segments", contract.SegmentsAnswer))
@@ -373,6 +388,21 @@ class AsyncApiClient:
     async def delete_placement(self, name: str) -> contract.RemovalAnswer:
         """Remove a placement."""
         return await self._take(_ask("delete_placement", contract.RemovalAnswer, name=name))
+
+    async def try_placement(self, name: str, query: contract.TrialQuery) -> contract.TrialAnswer:
+        """Try other rules of a placement out on a growing share of people."""
+        return await self._take(_ask("try_placement", contract.TrialAnswer, query, name=name))
+
+    async def list_trials(self, name: str) -> contract.TrialsAnswer:
+        """The trials of a placement, newest first."""
+        return await self._take(_ask("list_trials", contract.TrialsAnswer, name=name))
+
+    async def steer_trial(
+        self, name: str, action: contract.TrialAction, query: contract.SteeringQuery
+    ) -> contract.TrialAnswer:
+        """Promote, roll back, pause or resume the trial of a placement that is under way."""
+        asked = _ask("steer_trial", contract.TrialAnswer, query, name=name, action=action)
+        return await self._take(asked)
 
     async def list_segments(self) -> contract.SegmentsAnswer:
         """The segments of people, as the API follows them."""
