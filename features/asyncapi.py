@@ -39,6 +39,7 @@ _OTHER_CHANNELS: Channels = {
             rollout_messages.Rollout: "model name",
             rollout_messages.RolloutLease: "MODEL/lease",
             rollout_messages.RolloutStep: "MODEL/history/ROLLOUT_ID/SEQUENCE",
+            rollout_messages.RolloutCourse: "MODEL/course/ROLLOUT_ID",
             rollout_messages.RolloutAnswer: "MODEL/answer/COMMAND_ID",
         },
     ),

@@ -7,6 +7,7 @@ is needed:
     SUBJECT                           `Rollout`: which versions take traffic; the newest counts
     SUBJECT/lease                     `RolloutLease`: a controller watches the rollout
     SUBJECT/history/ROLLOUT/SEQUENCE  `RolloutStep`: one step of a rollout and what it was taken on
+    SUBJECT/course/ROLLOUT            `RolloutCourse`: how its evidence went, the newest decision
     SUBJECT/answer/COMMAND            `RolloutAnswer`: what became of a command
 
 `RolloutCommand`, what somebody asks of the controller, has a topic of its own, `rollout-commands`,
@@ -25,6 +26,7 @@ from msgspec import Meta, Struct, field
 LARGEST_SHARE = 0.5
 MAX_ADDRESS = 2048
 MAX_VARIANTS = 8
+MAX_SAMPLES = 160
 _ROUNDING = 1e-6
 _PLACEMENT = re.compile(r"placement:([a-z0-9][a-z0-9_-]{0,63})")
 
@@ -170,6 +172,50 @@ class RolloutStep(Struct, frozen=True, kw_only=True, omit_defaults=True):
     previous: Annotated[str, Meta(max_length=64)] = ""
 
 
+class EvidenceSample(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What was known of a rollout at one moment: all that it had shown and earned until then.
+
+    Attributes:
+        share: of people who saw the canary, or for whom the candidate ran in shadow mode.
+        is_shadow: whether nobody saw the candidate: it is the stable version that earned.
+        shown, events: recommendations, and events that earned a reward, of both variants together.
+        canary_people, baseline_people: who got recommendations, about; None: not known.
+        estimate: logarithm of the canary's reward over the baseline's; None: nothing is earned.
+        error: its standard error.
+        lower, upper: the bounds of its confidence sequence, at the error rates of the rules.
+    """
+
+    time: TimestampMs
+    share: Annotated[float, Meta(ge=0, le=1)] = 0.0
+    is_shadow: bool = False
+    shown: float = 0.0
+    events: float = 0.0
+    canary_people: float | None = None
+    baseline_people: float | None = None
+    estimate: float | None = None
+    error: float | None = None
+    lower: float | None = None
+    upper: float | None = None
+
+
+class RolloutCourse(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How the evidence of a rollout went. The newest message of a rollout has all of it.
+
+    Attributes:
+        time: when it was decided last, in milliseconds since 1970.
+        samples: oldest first, spread over the rollout's time; more are thinned out.
+        reason: of the newest decision, be it to go on.
+        inputs: that this decision was taken on, as a step has them: the state, figures and rules.
+    """
+
+    model: Id
+    rollout_id: Annotated[str, Meta(max_length=256)]
+    time: TimestampMs
+    samples: Annotated[list[EvidenceSample], Meta(max_length=MAX_SAMPLES)] = []
+    reason: str = ""
+    inputs: dict[str, Any] = {}
+
+
 class RolloutCommand(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What somebody asks of the controller; `signature` shows that they have the admin token.
 
@@ -220,6 +266,11 @@ def history_key(rollout: Rollout) -> str:
     return f"{rollout.model}/history/{rollout.rollout_id}/{rollout.sequence:06}"
 
 
+def course_key(model: str, rollout_id: str) -> str:
+    """The key of a rollout's course."""
+    return f"{model}/course/{rollout_id}"
+
+
 def lease_key(model: str) -> str:
     """The key of the lease of a model's rollout."""
     return f"{model}/lease"
@@ -239,10 +290,13 @@ _KINDS: dict[str, type[Struct]] = {
     "": Rollout,
     "lease": RolloutLease,
     "history": RolloutStep,
+    "course": RolloutCourse,
     "command": RolloutCommand,
     "answer": RolloutAnswer,
 }
-RolloutMessage = Rollout | RolloutLease | RolloutStep | RolloutCommand | RolloutAnswer
+RolloutMessage = (
+    Rollout | RolloutLease | RolloutStep | RolloutCourse | RolloutCommand | RolloutAnswer
+)
 
 
 class RolloutRecord(NamedTuple):

@@ -175,7 +175,7 @@ def make_follower(config: WorkerConfig) -> RolloutFollower:
 async def keep_routed(config: WorkerConfig, routes: Routes) -> None:
     """Keep what takes traffic loaded on every Triton, for ever."""
     allowed = config.worker.model_addresses
-    with keep_loaded(model_servers(config.triton), lambda: routes.routed, allowed):
+    with keep_loaded(model_servers(config.triton), lambda: routes.versions_to_keep, allowed):
         await asyncio.Event().wait()
 
 

@@ -96,7 +96,7 @@ class Routes:
         return self._routes.get(Variant.STABLE)
 
     @property
-    def routed(self) -> list[RoutedVersion]:
+    def versions_to_keep(self) -> list[RoutedVersion]:
         """What is to stay loaded: what the newest rollout names, readable or not; what answers."""
         named = self._rollout.versions if self._rollout else []
         answering = [route.version for route in self._routes.values()]

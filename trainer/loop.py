@@ -18,6 +18,7 @@ from trainer import gate
 from trainer.evaluation import hold_out
 from trainer.examples import DataSplits, EventHistory, Examples, split_by_time
 from trainer.export import ExportError
+from trainer.gate import measure
 from trainer.network import TrainedModel
 from trainer.progress import Stopwatch
 from trainer.registry import (
@@ -94,8 +95,8 @@ class _Live:
     trained: TrainedModel
 
     @property
-    def judged_version(self) -> gate.JudgedVersion:
-        return gate.JudgedVersion(
+    def judged_version(self) -> measure.JudgedVersion:
+        return measure.JudgedVersion(
             self.version.number, self.trained, exact_graph(self.version.folder)
         )
 
@@ -293,11 +294,13 @@ class SlowLoop:
                 log.warning("version_not_exported", reason=str(error))
                 with clock.stage("judge"):
                     return self._verdict(
-                        gate.JudgedVersion(self._registry.next_number(), candidate, None), slices
+                        measure.JudgedVersion(self._registry.next_number(), candidate, None), slices
                     ), None
             with clock.stage("judge"):
                 graph = staged.folder / GRAPH
-                found = self._verdict(gate.JudgedVersion(staged.number, candidate, graph), slices)
+                found = self._verdict(
+                    measure.JudgedVersion(staged.number, candidate, graph), slices
+                )
             if not found.passed or self._registry.live_version() != self._live.version.number:
                 return found, None
             if on_gate_passed := self._serving.on_gate_passed:
@@ -307,12 +310,12 @@ class SlowLoop:
             with clock.stage("keep"):
                 return found, staged.commit(gate.encode_verdict(found), _metrics(found))
 
-    def _verdict(self, candidate: gate.JudgedVersion, slices: DataSplits) -> gate.Verdict:
+    def _verdict(self, candidate: measure.JudgedVersion, slices: DataSplits) -> gate.Verdict:
         live = self._live.judged_version
         vocabularies = [one.trained.vocabulary for one in (live, candidate)]
         held = hold_out(self._history, slices.judge_ms, vocabularies)
         window = hold_out(self._history, slices.since_ms + 1, vocabularies)
-        measured = gate.measure(candidate, live, held, self._schema, window)
+        measured = measure.measure(candidate, live, held, self._schema, window)
         found = gate.verdict(measured, self._rules.gate)
         keep = retrying(self._rules.trainer.publish_retry_s, DataError)
         keep(gate.record_verdict, found, self._registry.repository.folder / gate.VERDICTS)

@@ -1,6 +1,7 @@
 """`headwater rollout`: `start` one, look at it (`status`, `history`), `promote` it and so on."""
 
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Annotated, NamedTuple
 
@@ -57,52 +58,33 @@ def start(
     _send(settings, replace(request, version=version, address=address), as_json)
 
 
-@app.command()
-def promote(
-    by: Actor,
-    reason: Reason,
-    version: OnTrial = None,
-    placement: OfPlacement = None,
-    as_json: AsJson = False,
-) -> None:
-    """Give the canary to everyone now; rules that were tried out become the placement's."""
-    _steer(RolloutAction.PROMOTE, (by, reason), OnTrialNow(version, placement), as_json)
+STEERING = {
+    RolloutAction.PROMOTE: "Give the canary to everyone now; rules that were tried out become the "
+    "placement's.",
+    RolloutAction.ROLLBACK: "Give everyone the stable version now, or the placement's rules as "
+    "they were.",
+    RolloutAction.PAUSE: "Keep the share as it is; guards go on watching.",
+    RolloutAction.RESUME: "Go on after a pause.",
+}
 
 
-@app.command()
-def rollback(
-    by: Actor,
-    reason: Reason,
-    version: OnTrial = None,
-    placement: OfPlacement = None,
-    as_json: AsJson = False,
-) -> None:
-    """Give everyone the stable version now, or the placement's rules as they were."""
-    _steer(RolloutAction.ROLLBACK, (by, reason), OnTrialNow(version, placement), as_json)
+def _make_steering(action: RolloutAction) -> Callable[..., None]:
+    """The command that asks for an action: all take the same."""
+
+    def steer(
+        by: Actor,
+        reason: Reason,
+        version: OnTrial = None,
+        placement: OfPlacement = None,
+        as_json: AsJson = False,
+    ) -> None:
+        _steer(action, (by, reason), OnTrialNow(version, placement), as_json)
+
+    return steer
 
 
-@app.command()
-def pause(
-    by: Actor,
-    reason: Reason,
-    version: OnTrial = None,
-    placement: OfPlacement = None,
-    as_json: AsJson = False,
-) -> None:
-    """Keep the share as it is; guards go on watching."""
-    _steer(RolloutAction.PAUSE, (by, reason), OnTrialNow(version, placement), as_json)
-
-
-@app.command()
-def resume(
-    by: Actor,
-    reason: Reason,
-    version: OnTrial = None,
-    placement: OfPlacement = None,
-    as_json: AsJson = False,
-) -> None:
-    """Go on after a pause."""
-    _steer(RolloutAction.RESUME, (by, reason), OnTrialNow(version, placement), as_json)
+for _action, _text in STEERING.items():
+    app.command(_action.value, help=_text)(_make_steering(_action))
 
 
 @app.command()

@@ -5,6 +5,7 @@
     guards      limits of errors, latency, coverage and drift
     decision    a pure function of state, inputs and settings
     history     steps as they are stored, read and replayed
+    course      how the evidence went, in samples, and when a verdict is to be expected
     commands    what operators and trainers ask of the controller; `topic` sends them
     subjects    what can be tried out: a version of a model, or rules of a placement
     log         the topic `rollouts` as the controller that leads reads and writes it

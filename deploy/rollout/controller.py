@@ -13,7 +13,7 @@ from headwater_client.errors import ServerError
 from msgspec.structs import replace
 from prometheus_client import Counter, Gauge
 
-from deploy.rollout import commands, history
+from deploy.rollout import commands, course, history
 from deploy.rollout.commands import CommandRejectedError, FencedError
 from deploy.rollout.decision import Decision, Trial, apply_action, decide, initial_state
 from deploy.rollout.evidence import collect_inputs
@@ -135,6 +135,7 @@ class Controller:
         self._clock = clock
         self._projection = history.RolloutProjection()
         self._feedback: FeedbackConsumer | None = None
+        self._course: rollout_messages.RolloutCourse | None = None
         self._decided_s = self._renewed_s = self._forgot_s = 0.0
 
     def take_messages(self) -> None:
@@ -252,8 +253,15 @@ class Controller:
         decision = decide(trial.state, inputs, rules)
         if rollout_messages.placement_of(trial.model) is None:
             set_reward(decision, rules)
-        if decision.state != trial.state:
-            recorded = history.inputs_as_json(trial.state, inputs, rules)
+        has_changed = decision.state != trial.state
+        so_far = course.begin_course(trial, self._course or self._projection.course)
+        if not has_changed and not course.is_due(so_far, trial, now_s):
+            return
+        recorded = history.inputs_as_json(trial.state, inputs, rules)
+        sample = course.make_sample(trial, inputs, decision, rules)
+        self._course = course.add_sample(so_far, sample, decision.reason, recorded)
+        self._log.write([self._course])
+        if has_changed:
             after = trial.advance(decision.state)
             self._take_step(history.Transition(after, CONTROLLER, decision.reason, recorded))
 

@@ -127,13 +127,13 @@ def _decide_on_reward(
         waits = _wait(state, now_s, effect, rules)
         return waits if waits.state.is_terminal else _hold(state, imbalance, effect)
     shown = min(inputs.canary.shown.sum(), inputs.baseline.shown.sum())
-    few = _find_few_people(inputs, rules)
+    few = find_few_people(inputs, rules)
     if effect and shown >= rules.min_shown and not few:
-        return _decide_on_effect(state, now_s, effect, rules)
+        return decide_on_effect(state, now_s, effect, rules)
     return _wait(state, now_s, effect, rules, few)
 
 
-def _find_few_people(inputs: DecisionInputs, rules: RolloutSettings) -> str:
+def find_few_people(inputs: DecisionInputs, rules: RolloutSettings) -> str:
     """Of what there is too few for anything to be decided on reward; empty where nothing is.
 
     The variance between few people says little of that between all: with one person a variant there
@@ -149,9 +149,10 @@ def _find_few_people(inputs: DecisionInputs, rules: RolloutSettings) -> str:
     return ""
 
 
-def _decide_on_effect(
+def decide_on_effect(
     state: RolloutState, now_s: float, effect: Effect, rules: RolloutSettings
 ) -> Decision:
+    """The decision where the samples are equal, and there are enough people."""
     best, worst = effect.upper(rules.false_rollback), effect.lower(rules.false_promotion)
     interval = f"reward {worst:+.1%} to {best:+.1%} beside the baseline"
     if best < 0:

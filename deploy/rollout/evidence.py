@@ -9,6 +9,7 @@ uncertainty for massive data streams", Google 2012).
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -170,8 +171,32 @@ def _count_people(counters: VariantCounters) -> float | None:
     return round(estimate_distinct(counters.people), 1)
 
 
-def find_imbalance(inputs: DecisionInputs) -> str:
-    """Why canary and baseline are not equal samples, in one line; empty where chance explains it.
+class SampleRatio(NamedTuple):
+    """How many of something canary and baseline got, which should be as many each.
+
+    Attributes:
+        name: of what there are so many.
+        chi_squared: of the difference, with one degree of freedom.
+        limit: beyond this chance does not explain it (p < .0005).
+    """
+
+    name: str
+    canary: float
+    baseline: float
+    chi_squared: float
+    limit: float = _IMBALANCE
+
+    @property
+    def problem(self) -> str:
+        """In one line; "" where chance explains it."""
+        if self.chi_squared <= self.limit:
+            return ""
+        ours, theirs = f"{self.canary:,.0f} {self.name}", f"{self.baseline:,.0f}"
+        return f"the canary has {ours}, its baseline {theirs}{_NOT_CHANCE}"
+
+
+def read_ratios(inputs: DecisionInputs) -> list[SampleRatio]:
+    """The numbers that are to be equal: of people, and of requests.
 
     Both have the same share of people, so both get as many people and as many requests. Where they
     do not, workers do not follow the rollout or answers are lost, and a comparison says nothing (A.
@@ -180,18 +205,23 @@ def find_imbalance(inputs: DecisionInputs) -> str:
     ours, theirs = inputs.canary_health.people, inputs.baseline_health.people
     # Where people are not known, the rules of a release that did not look at this hold.
     if ours is None or theirs is None:
-        return ""
-    if _are_unequal(ours, theirs, _error_of(ours + theirs)):
-        return f"the canary has {ours:,.0f} people, its baseline {theirs:,.0f}{_NOT_CHANCE}"
+        return []
     shown = inputs.canary.shown, inputs.baseline.shown
-    ours, theirs = (float(each.sum()) for each in shown)
-    if _are_unequal(ours, theirs, math.sqrt(sum(map(_variance_of_sum, shown)))):
-        return f"the canary has {ours:,.0f} requests, its baseline {theirs:,.0f}{_NOT_CHANCE}"
-    return ""
+    sums = float(shown[0].sum()), float(shown[1].sum())
+    error = math.sqrt(sum(map(_variance_of_sum, shown)))
+    return [
+        SampleRatio("people", ours, theirs, _chi_squared(ours, theirs, _error_of(ours + theirs))),
+        SampleRatio("requests", *sums, _chi_squared(*sums, error)),
+    ]
 
 
-def _are_unequal(ours: float, theirs: float, error: float) -> bool:
-    return (ours - theirs) ** 2 > _IMBALANCE * error**2
+def find_imbalance(inputs: DecisionInputs) -> str:
+    """Why canary and baseline are not equal samples; "" where chance explains it."""
+    return next((each.problem for each in read_ratios(inputs) if each.problem), "")
+
+
+def _chi_squared(ours: float, theirs: float, error: float) -> float:
+    return ((ours - theirs) / error) ** 2 if error else 0.0
 
 
 def _error_of(people: float) -> float:

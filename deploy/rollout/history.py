@@ -110,17 +110,20 @@ def inputs_of(step: rollout_messages.RolloutStep) -> DecisionInputs:
     Raises:
         DataError: it cannot be read.
     """
-    with _reading(step):
-        figures = step.inputs["figures"]
-        return DecisionInputs(
-            now_s=figures["now_s"],
-            canary=_tally_from_json(figures["canary"]),
-            baseline=_tally_from_json(figures["baseline"]),
-            canary_health=_health_from_json(figures["canary_health"]),
-            baseline_health=_health_from_json(figures["baseline_health"]),
-            drift=figures["drift"],
-            of_seen=figures.get("of_seen", False),
-        )
+    with _reading(_name(step)):
+        return _inputs_from_json(step.inputs["figures"])
+
+
+def _inputs_from_json(figures: Mapping[str, Any]) -> DecisionInputs:
+    return DecisionInputs(
+        now_s=figures["now_s"],
+        canary=_tally_from_json(figures["canary"]),
+        baseline=_tally_from_json(figures["baseline"]),
+        canary_health=_health_from_json(figures["canary_health"]),
+        baseline_health=_health_from_json(figures["baseline_health"]),
+        drift=figures["drift"],
+        of_seen=figures.get("of_seen", False),
+    )
 
 
 def _tally_from_json(stored: Mapping[str, Any]) -> VariantTally:
@@ -144,8 +147,12 @@ def rules_of(step: rollout_messages.RolloutStep) -> RolloutSettings:
     Raises:
         DataError: they cannot be read.
     """
-    with _reading(step):
-        return RolloutSettings.model_validate(_RULES_BEFORE | step.inputs["rules"])
+    with _reading(_name(step)):
+        return _rules_from_json(step.inputs["rules"])
+
+
+def _rules_from_json(rules: Mapping[str, Any]) -> RolloutSettings:
+    return RolloutSettings.model_validate({**_RULES_BEFORE, **rules})
 
 
 def state_of(step: rollout_messages.RolloutStep) -> RolloutState:
@@ -154,7 +161,7 @@ def state_of(step: rollout_messages.RolloutStep) -> RolloutState:
     Raises:
         DataError: it cannot be read.
     """
-    with _reading(step):
+    with _reading(_name(step)):
         return msgspec.convert(step.snapshot, RolloutState)
 
 
@@ -165,7 +172,7 @@ def trial_of(step: rollout_messages.RolloutStep) -> Trial:
         DataError: it cannot be read.
     """
     rollout, state = step.rollout, state_of(step)
-    with _reading(step):
+    with _reading(_name(step)):
         if RolloutPhase.STABLE in (state.phase, state.phase_before_pause):
             raise ValueError(f"status: {state.phase}: no trial's")
         candidate, stable = (
@@ -184,18 +191,43 @@ def trial_of(step: rollout_messages.RolloutStep) -> Trial:
         )
 
 
+@dataclass(frozen=True)
+class RecordedDecision:
+    """All that a decision was taken on."""
+
+    before: RolloutState
+    inputs: DecisionInputs
+    rules: RolloutSettings
+
+    def replay(self) -> Decision:
+        """The decision made again."""
+        return decide(self.before, self.inputs, self.rules)
+
+
+def read_recorded(recorded: Mapping[str, Any], name: str) -> RecordedDecision:
+    """What stands in the `inputs` of a step, or of a course.
+
+    Args:
+        name: whose they are, for the error.
+
+    Raises:
+        DataError: they cannot be read.
+    """
+    with _reading(name):
+        return RecordedDecision(
+            msgspec.convert(recorded["state"], RolloutState),
+            _inputs_from_json(recorded["figures"]),
+            _rules_from_json(recorded["rules"]),
+        )
+
+
 def replay_decision(step: rollout_messages.RolloutStep) -> Decision | None:
     """The decision made again from what was recorded; None for a step that somebody asked for.
 
     Raises:
         DataError: what was recorded cannot be read.
     """
-    if not has_inputs(step):
-        return None
-    inputs, rules = inputs_of(step), rules_of(step)
-    with _reading(step):
-        before = msgspec.convert(step.inputs["state"], RolloutState)
-    return decide(before, inputs, rules)
+    return read_recorded(step.inputs, _name(step)).replay() if has_inputs(step) else None
 
 
 def is_reproducible(step: rollout_messages.RolloutStep) -> bool:
@@ -216,16 +248,18 @@ def share_of(rollout: rollout_messages.Rollout) -> float:
     return 0.0
 
 
+def _name(step: rollout_messages.RolloutStep) -> str:
+    return f"rollout {step.rollout.rollout_id}, step {step.rollout.sequence}"
+
+
 @contextmanager
-def _reading(step: rollout_messages.RolloutStep) -> Iterator[None]:
-    """What is wrong with a stored step, as an error that says which one it is."""
+def _reading(name: str) -> Iterator[None]:
+    """What is wrong with something stored, as an error that says which it is."""
     try:
         yield
     except _UNREADABLE as error:
-        rollout, reason = step.rollout, " ".join(str(error).split())
-        raise DataError(
-            f"rollout {rollout.rollout_id}, step {rollout.sequence}: cannot be read: {reason}"
-        ) from error
+        reason = " ".join(str(error).split())
+        raise DataError(f"{name}: cannot be read: {reason}") from error
 
 
 def find_breaks(records: Iterable[RolloutRecord]) -> Iterator[str]:
@@ -242,7 +276,7 @@ def find_breaks(records: Iterable[RolloutRecord]) -> Iterator[str]:
         step = record.message
         if not isinstance(step, rollout_messages.RolloutStep):
             continue
-        name = f"rollout {step.rollout.rollout_id}, step {step.rollout.sequence}"
+        name = _name(step)
         if not record.is_trusted:
             if is_signed:
                 yield f"{name}: is not signed: somebody without kafka.signing_key wrote it"
@@ -259,10 +293,12 @@ class RolloutProjection:
 
     Attributes:
         current: what workers follow; None where no version was announced.
+        course: of the rollout that was decided on last; None where none was.
     """
 
     def __init__(self) -> None:
         self.current: rollout_messages.Rollout | None = None
+        self.course: rollout_messages.RolloutCourse | None = None
         self._rules: RolloutSettings | None = None
         self._active: Trial | None = None
         self._commands: dict[str, ReceivedCommand] = {}
@@ -276,6 +312,8 @@ class RolloutProjection:
                 self.current = message
             case rollout_messages.RolloutStep():
                 self._apply_step(message)
+            case rollout_messages.RolloutCourse():
+                self.course = message
             case rollout_messages.RolloutCommand():
                 self.apply(ReceivedCommand(message))
             case ReceivedCommand(command=command):

@@ -38,6 +38,7 @@ ControllerMessage = (
     rollout_messages.Rollout
     | rollout_messages.RolloutLease
     | rollout_messages.RolloutStep
+    | rollout_messages.RolloutCourse
     | rollout_messages.RolloutAnswer
 )
 SubjectMessage = rollout_messages.RolloutMessage | ReceivedCommand
@@ -280,6 +281,8 @@ class SubjectLog:
                 return rollout_messages.lease_key(self._reader.model)
             case rollout_messages.RolloutStep(rollout=rollout):
                 return rollout_messages.history_key(rollout)
+            case rollout_messages.RolloutCourse(rollout_id=rollout_id):
+                return rollout_messages.course_key(self._reader.model, rollout_id)
             case rollout_messages.RolloutAnswer(command_id=command_id):
                 return rollout_messages.answer_key(self._reader.model, command_id)
 

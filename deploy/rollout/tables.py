@@ -8,6 +8,7 @@ import msgspec
 from headwater_client.errors import DataError
 from headwater_client.topics import PARTITIONER
 from rich.table import Table
+from rich.text import Text
 
 from deploy.rollout import history
 from deploy.rollout.evidence import estimate_effect
@@ -21,14 +22,14 @@ _FIGURES = ("shown", "reward", "effect", "failed", "p99", "drift")
 def status_table(current: Rollout) -> Table:
     """Who gets which version now."""
     name = f"{current.rollout_id}: " if current.rollout_id else ""
-    table = Table(title=f"{name}{current.phase}", title_justify="left")
+    table = Table(title=as_text(f"{name}{current.phase}"), title_justify="left")
     table.add_column("variant")
     of_placement = rollout_messages.placement_of(current.model) is not None
     for column in ("rules" if of_placement else "version", "share"):
         table.add_column(column, justify="right")
     for routed in current.versions:
         name = _name_rules(current, routed) if of_placement else str(routed.version)
-        table.add_row(routed.variant, name, f"{routed.share:.0%}")
+        table.add_row(as_text(routed.variant), name, f"{routed.share:.0%}")
     return table
 
 
@@ -46,7 +47,7 @@ def status_lines(current: Rollout, steps: Sequence[RolloutStep], placement: Plac
     if (step := _newest_step(current, steps)) is not None:
         lines.append(
             f"{datetime.fromtimestamp(step.rollout.time / 1000, UTC):%m-%d %H:%M:%S} "
-            f"{step.actor}: {step.reason}"
+            f"{as_text(step.actor)}: {as_text(step.reason)}"
         )
     if counted := _describe_counted(steps):
         lines.append(f"reward, people and coverage count the lists that people {counted}")
@@ -107,14 +108,23 @@ def history_table(steps: list[RolloutStep]) -> Table:
         figures, note = _figures_and_note(step)
         table.add_row(
             f"{datetime.fromtimestamp(step.rollout.time / 1000, UTC):%m-%d %H:%M:%S}",
-            step.rollout.rollout_id,
+            as_text(step.rollout.rollout_id),
             step.rollout.phase,
             f"{history.share_of(step.rollout):.0%}",
             *(figures.get(name, "") for name in _FIGURES),
-            step.actor,
-            f"{step.reason}{note}",
+            as_text(step.actor),
+            as_text(f"{step.reason}{note}"),
         )
     return table
+
+
+def as_text(said: str) -> Text:
+    r"""What somebody wrote, as it stands: brackets are no markup, and nothing moves the cursor.
+
+    >>> as_text("[/] \x1b[2J").plain
+    '[/] ?[2J'
+    """
+    return Text("".join(each if each.isprintable() else "?" for each in said))
 
 
 def _figures_and_note(step: RolloutStep) -> tuple[dict[str, str], str]:

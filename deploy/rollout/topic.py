@@ -1,9 +1,12 @@
 """The topics `rollouts` and `rollout-commands` as operators and trainers use them."""
 
+import threading
 import time
+from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from confluent_kafka import Message
 from headwater_client.errors import DataError, ServerError, SettingsError
 from headwater_client.topics import ROLLOUT_COMMANDS
 from msgspec.structs import replace
@@ -60,7 +63,7 @@ def _find_answer(
 
 @dataclass(frozen=True)
 class RolloutHistory:
-    """What the topic says of a model.
+    """What the topic says of a subject.
 
     Attributes:
         current: what workers follow; None where no version was announced.
@@ -68,6 +71,8 @@ class RolloutHistory:
         rejected: answers to commands that were rejected, oldest first.
         breaks: where steps were changed, removed or added by others, a line each.
         refusal: why the newest routing message does not count; "" where it does.
+        courses: by rollout, how its evidence went; rollouts of older releases have none.
+        lease_ms: when a controller said last that it watches the rollout; 0: never.
     """
 
     current: rollout_messages.Rollout | None
@@ -75,30 +80,113 @@ class RolloutHistory:
     rejected: list[rollout_messages.RolloutAnswer]
     breaks: list[str]
     refusal: str = ""
+    courses: Mapping[str, rollout_messages.RolloutCourse] = field(default_factory=dict)
+    lease_ms: int = 0
+
+
+class _Collected:
+    """What was read of one subject so far, also steps that do not count."""
+
+    def __init__(self) -> None:
+        self._current: rollout_messages.Rollout | None = None
+        self._records: list[rollout_messages.RolloutRecord] = []
+        self._steps: list[rollout_messages.RolloutStep] = []
+        self._rejected: list[rollout_messages.RolloutAnswer] = []
+        self._courses: dict[str, rollout_messages.RolloutCourse] = {}
+        self._lease_ms = 0
+        self._refusal = ""
+
+    def take(self, reader: rollouts.RolloutReader, message: Message) -> None:
+        """Take a message in, in the topic's order."""
+        if (record := reader.record(message)) is None:
+            return
+        if isinstance(record.message, rollout_messages.RolloutStep):
+            self._steps.append(record.message)
+            self._records.append(record)
+        match reader.accept(record, message):
+            case rollout_messages.Rollout() as current:
+                self._current = current
+            case rollout_messages.RolloutAnswer(accepted=False) as answer:
+                self._rejected.append(answer)
+            case rollout_messages.RolloutCourse() as course:
+                self._courses[course.rollout_id] = course
+            case rollout_messages.RolloutLease(time=time_ms):
+                self._lease_ms = time_ms
+        self._refusal = reader.refusal
+
+    def to_history(self) -> RolloutHistory:
+        """What it comes to; not changed by what is read later."""
+        return RolloutHistory(
+            self._current,
+            list(self._steps),
+            list(self._rejected),
+            list(find_breaks(self._records)),
+            self._refusal,
+            dict(self._courses),
+            self._lease_ms,
+        )
 
 
 def read_history(kafka: BrokerSettings, model: str) -> RolloutHistory:
-    """All that the topic says of a model, also steps that do not count.
+    """All that the topic says of a subject, also steps that do not count.
 
     Raises:
         ServerError: it cannot be read.
     """
-    current: rollout_messages.Rollout | None = None
-    steps, records, rejected = [], [], []
+    found = _Collected()
     with closing(rollouts.RolloutView(kafka, model)) as view:
         for message in view.messages():
-            if (record := view.reader.record(message)) is None:
-                continue
-            if isinstance(record.message, rollout_messages.RolloutStep):
-                steps.append(record.message)
-                records.append(record)
-            match view.reader.accept(record, message):
-                case rollout_messages.Rollout() as current:
-                    pass
-                case rollout_messages.RolloutAnswer(accepted=False) as answer:
-                    rejected.append(answer)
-        breaks = list(find_breaks(records))
-        return RolloutHistory(current, steps, rejected, breaks, view.reader.refusal)
+            found.take(view.reader, message)
+        return found.to_history()
+
+
+class RolloutArchive:
+    """All that the topic says of every subject: read once, and on from there each time it is asked.
+
+    For any thread; one reads at a time.
+
+    Args:
+        model: whose versions take traffic; placements that are tried out are subjects besides it.
+    """
+
+    def __init__(self, kafka: BrokerSettings, model: str) -> None:
+        self._kafka = kafka
+        self._model = model
+        self._lock = threading.Lock()
+        self._view = rollouts.RolloutView(kafka, model)
+        self._begin()
+
+    def _begin(self) -> None:
+        self._reader = self._view.reader
+        self._readers = rollouts.SubjectReaders(self._kafka, self._model)
+        self._subjects: dict[str, _Collected] = {}
+        self._known: dict[str, RolloutHistory] = {}
+
+    def read(self) -> Mapping[str, RolloutHistory]:
+        """The history of each subject of which something stands there, as of now.
+
+        Raises:
+            ServerError: the topic cannot be read.
+        """
+        with self._lock:
+            changed: set[str] = set()
+            for message in self._view.messages():
+                if self._view.reader is not self._reader:
+                    # The view begins anew with a topic that was made anew.
+                    self._begin()
+                    changed.clear()
+                if (reader := self._readers.find(message)) is not None:
+                    collected = self._subjects.setdefault(reader.model, _Collected())
+                    collected.take(reader, message)
+                    changed.add(reader.model)
+            fresh = {name: self._subjects[name].to_history() for name in changed}
+            self._known = {**self._known, **fresh}
+            return self._known
+
+    def close(self) -> None:
+        """Disconnect; a later read connects anew."""
+        with self._lock:
+            self._view.close()
 
 
 def read_trials(kafka: BrokerSettings, model: str) -> dict[str, rollout_messages.Rollout]:

@@ -75,11 +75,11 @@ def routed_versions_kept(settings: Settings) -> Iterator[None]:
     servers = model_servers(settings.triton)
     with closing(RolloutView(settings.kafka, MODEL_NAME)) as view:
 
-        def routed() -> Sequence[RoutedVersion]:
+        def list_routed() -> Sequence[RoutedVersion]:
             rollout = view.refresh()
             return rollout.versions if rollout else ()
 
-        with keep_loaded(servers, routed, settings.worker.model_addresses):
+        with keep_loaded(servers, list_routed, settings.worker.model_addresses):
             yield
 
 

@@ -32,11 +32,13 @@ from deploy.rollout import (
     sign_command,
     topic,
 )
-from deploy.rollout.topic import send_command
+from deploy.rollout.history import read_recorded
+from deploy.rollout.topic import RolloutHistory, send_command
 from deploy.settings import Settings
 from features.inputs import MODEL_NAME
 from features.kafka import client_config, ensure_topics
 from features.rollout_messages import (
+    EvidenceSample,
     Rollout,
     RolloutAction,
     RolloutLease,
@@ -101,6 +103,41 @@ def test_without_a_controller_a_command_says_so(
     monkeypatch.setattr(topic, "MAX_AGE_S", 2.0)
     with pytest.raises(ServerError, match="run one: headwater controller"):
         send_action(fresh, RolloutAction.ROLLBACK)
+
+
+def test_the_course_of_a_rollout_goes_on_with_the_next_controller(
+    fresh: Settings, tmp_path: Path
+) -> None:
+    """What the band was is read from the topic, not from the log of events."""
+    archive, people = topic.RolloutArchive(fresh.kafka, MODEL_NAME), People(fresh, ALIKE)
+
+    def banded(found: RolloutHistory) -> list[EvidenceSample]:
+        assert found.current
+        kept = found.courses.get(found.current.rollout_id)
+        return [each for each in kept.samples if each.lower is not None] if kept else []
+
+    never = {"min_step_s": 3600, "interval_s": 0.2}
+    with closing(archive):
+        with controlling(fresh, tmp_path / "first.log", **never) as first:
+            start_rollout(fresh)
+            found = until(fresh, lambda now: len(banded(now)) >= 2, people.act)
+            before = banded(found)
+            assert archive.read()[MODEL_NAME].courses == found.courses
+            first.kill()
+        with controlling(fresh, tmp_path / "second.log", **never):
+            found = until(fresh, lambda now: len(banded(now)) > len(before) + 1, people.act)
+            after = banded(found)
+            assert after[: len(before)] == before
+            assert [each.time for each in after] == sorted(each.time for each in after)
+            assert all(each.lower < each.estimate < each.upper for each in after)  # type: ignore[operator]
+            assert after[-1].events > before[-1].events > 0
+            assert after[-1].error < before[0].error  # type: ignore[operator]
+            assert archive.read()[MODEL_NAME].steps == found.steps
+            assert found.current
+            kept = found.courses[found.current.rollout_id]
+            recorded = read_recorded(kept.inputs, "the course")
+            assert recorded.replay().reason == kept.reason == "goes on"
+            send_action(fresh, RolloutAction.ROLLBACK)
 
 
 LEASE_S, READY_S = 30, 120

@@ -173,7 +173,7 @@ def test_a_rollback_is_seen_whatever_an_address_does(topic: Topic, silent: str) 
         for address in addresses:
             canary = (2, 0.5, address)
             topic.write(topic.rollout(stable=(1, 0.5, stable), canary=canary))
-            wait_for(lambda address=address: bool(routes.routed[-1].address == address))
+            wait_for(lambda address=address: bool(routes.versions_to_keep[-1].address == address))
             assert routes.loaded == {"stable": 1}
             wait_for(lambda: "canary" in routes.problems)
         topic.write(topic.rollout(stable=(3, 1.0, topic.address(3))))

@@ -4,6 +4,7 @@
     events that neither has seen      (numbers)      (pure: the    (JSON)        verdicts.jsonl
                                                      verdict)
 
+Who only reads verdicts needs no torch: `measure` is imported by its own name.
 `docs/decisions/0015-gate.md` says what the checks catch, and how often they are wrong.
 """
 
@@ -16,16 +17,13 @@ from trainer.gate.checks import (
     record_verdict,
     verdict,
 )
-from trainer.gate.measure import JudgedVersion, measure
 
 __all__ = [
     "EVALUATION",
     "VERDICTS",
     "GateMeasurements",
-    "JudgedVersion",
     "Verdict",
     "encode_verdict",
-    "measure",
     "record_verdict",
     "verdict",
 ]

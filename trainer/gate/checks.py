@@ -6,7 +6,8 @@ Verdicts are kept beside the version, and in a log of all, refused ones too.
 import errno
 import math
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -72,6 +73,7 @@ class GateMeasurements:
         mismatch: how the graph differs from the model; None where it does not.
         latency_ms: of the graph for a batch; None where it differs, and was not run.
         live_latency_ms: in turns with that; None also without a live version.
+        without: NDCG@10 of the candidate without one part of its scores, by the part.
     """
 
     version: int
@@ -88,6 +90,7 @@ class GateMeasurements:
     mismatch: str | None
     latency_ms: float | None
     live_latency_ms: float | None
+    without: Mapping[str, float] = field(default_factory=dict)
 
 
 class GateCheck(Struct, frozen=True):
@@ -100,6 +103,18 @@ class GateCheck(Struct, frozen=True):
     limit: float | None = None
 
 
+class ForesightMetrics(Struct, frozen=True):
+    """Prequential quality: NDCG@10 of a window before anyone had learned from it.
+
+    Attributes:
+        live, popularity: of the live version, and of popularity that fades.
+    """
+
+    events: int
+    live: float
+    popularity: float
+
+
 class Verdict(Struct, frozen=True, kw_only=True):
     """Whether a version may leave the trainer, and why.
 
@@ -108,6 +123,9 @@ class Verdict(Struct, frozen=True, kw_only=True):
         time_ms: when it was measured.
         events: held out, of so many people.
         candidate, reference: figures on those.
+        foresight: of the new window; None without a live version, and in verdicts of release 0.2.0.
+        without: NDCG@10 of the candidate where one part of its scores is left out, by the part: an
+            ablation, not trained anew.
     """
 
     version: int
@@ -119,6 +137,8 @@ class Verdict(Struct, frozen=True, kw_only=True):
     candidate: RankingMetrics
     reference: RankingMetrics
     checks: list[GateCheck]
+    foresight: ForesightMetrics | None = None
+    without: dict[str, float] = {}
 
     @property
     def doubts_window(self) -> bool:
@@ -157,7 +177,16 @@ def verdict(measured: GateMeasurements, settings: GateSettings) -> Verdict:
         candidate=ranking_metrics(measured.candidate.ranks),
         reference=ranking_metrics(measured.reference.ranks),
         checks=checks,
+        foresight=_foresight_metrics(measured.foresight),
+        without=dict(measured.without),
     )
+
+
+def _foresight_metrics(found: Foresight | None) -> ForesightMetrics | None:
+    if found is None or not len(found.people):
+        return None
+    means = (float(ndcg(ranks).mean()) for ranks in (found.live, found.popularity))
+    return ForesightMetrics(len(found.people), *means)
 
 
 def _quality(measured: GateMeasurements, settings: GateSettings) -> GateCheck:

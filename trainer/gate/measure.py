@@ -6,21 +6,22 @@ B people of a batch, N items, T trends, M requests.
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from features.schema import FIRST_ITEM, FeatureSchema
+from features.schema import FIRST_ITEM, FeatureSchema, Float64Array
 from trainer.evaluation import HoldoutSet, popularity_scores
 from trainer.evaluation.evaluate import Scorer, rank_batches
 from trainer.examples.batches import Batch
 from trainer.export import ExportError, ScoringGraph, answers, open_session, sample_inputs
 from trainer.export.onnx import check_graph, not_finite
 from trainer.gate.checks import Foresight, GateMeasurements, MethodRanking, WeightGrowth
-from trainer.network import Model, TrainedModel, batch_scores
+from trainer.metrics import ndcg
+from trainer.network import LOWEST, PARTS, Model, TrainedModel, batch_scores, score_parts
 
 # The batch whose latency is measured, and how often.
 LATENCY_BATCH = 32
@@ -60,8 +61,8 @@ def measure(
     """
     model = candidate.trained.model
     own = held.translate_to(candidate.trained.vocabulary)
-    scorer = _Counting(model)
-    shown = _rank_holdout(own, scorer, schema)
+    scorer, parts = _Counting(model), _PartScores(model)
+    shown, *without = _rank_holdout(own, [scorer, *parts.scorers()], schema)
     broken_weights = not_finite(model)
     mismatch = _mismatch(candidate, broken_weights, schema)
     graphs = [one for one in (candidate, live) if one and not mismatch]
@@ -72,6 +73,7 @@ def measure(
         time_ms=int(time.time() * 1000),
         people=held.columns.starts[held.targets],
         candidate=shown,
+        without=parts.name_figures([each.ranks for each in without]),
         reference=_reference(live, held, own, schema),
         catalogue=len(held.vocabulary) - FIRST_ITEM,
         foresight=_foresight(live, window, schema) if live and window else None,
@@ -97,13 +99,55 @@ class _Counting:
         return scores
 
 
+class _PartScores:
+    """Scores of a model without one of the parts that each is the sum of, for each part."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model.eval()
+        self._batch: Batch | None = None
+        self._parts: dict[str, Tensor] = {}
+
+    def scorers(self) -> list[Scorer]:
+        """One a part, in the order of `PARTS`: to be asked batch by batch."""
+        return [partial(self._score_without, name) for name in PARTS]
+
+    def name_figures(self, ranks: Sequence[Float64Array]) -> dict[str, float]:
+        """NDCG@10 by the part that was left out; a part that the model does not have is none.
+
+        Args:
+            ranks: of each scorer.
+        """
+        named = zip(PARTS, ranks, strict=True)
+        return {
+            name: float(ndcg(found).mean()) if len(found) else 0.0
+            for name, found in named
+            if name in self._parts
+        }
+
+    def _score_without(self, name: str, batch: Batch) -> Tensor:
+        if batch is not self._batch:
+            self._batch, self._parts = batch, self._add_members(batch)
+        others = [scores for part, scores in self._parts.items() if part != name]
+        # The prior is also what keeps out items that nobody may be recommended.
+        closed = batch.excluded | ~self._model.members[0].recommendable
+        return reduce(torch.add, others).masked_fill(closed, LOWEST)
+
+    def _add_members(self, batch: Batch) -> dict[str, Tensor]:
+        """Each part, of all members together: an average has the same order."""
+        total: dict[str, Tensor] = {}
+        for member in self._model.members:
+            for name, scores in score_parts(member, batch.scored_requests).items():
+                total[name] = total[name] + scores if name in total else scores
+        return total
+
+
 def _reference(
     live: JudgedVersion | None, held: HoldoutSet, own: HoldoutSet, schema: FeatureSchema
 ) -> MethodRanking:
     if live is None:
-        return _rank_holdout(own, partial(popularity_scores, schema=schema), schema)
+        return _rank_holdout(own, [partial(popularity_scores, schema=schema)], schema)[0]
     theirs = held.translate_to(live.trained.vocabulary)
-    return _rank_holdout(theirs, partial(batch_scores, live.trained.model.eval()), schema)
+    return _rank_holdout(theirs, [partial(batch_scores, live.trained.model.eval())], schema)[0]
 
 
 def _foresight(live: JudgedVersion, window: HoldoutSet, schema: FeatureSchema) -> Foresight:
@@ -117,9 +161,14 @@ def _foresight(live: JudgedVersion, window: HoldoutSet, schema: FeatureSchema) -
     return Foresight(own.columns.starts[own.targets], ours, theirs)
 
 
-def _rank_holdout(held: HoldoutSet, scorer: Scorer, schema: FeatureSchema) -> MethodRanking:
-    (found,) = rank_batches(held.batches(schema.settings.history_length), [scorer])
-    return MethodRanking(found.ranks[held.targets], int(found.shown[FIRST_ITEM:].sum()))
+def _rank_holdout(
+    held: HoldoutSet, scorers: Sequence[Scorer], schema: FeatureSchema
+) -> list[MethodRanking]:
+    ranked = rank_batches(held.batches(schema.settings.history_length), scorers)
+    return [
+        MethodRanking(found.ranks[held.targets], int(found.shown[FIRST_ITEM:].sum()))
+        for found in ranked
+    ]
 
 
 def growth(candidate: Model, live: Model) -> WeightGrowth | None:

@@ -396,16 +396,34 @@ def join_models(members: Sequence[TemporalModel]) -> Model:
 
 
 @dataclass(frozen=True)
+class EpochOutcome:
+    """Where training stood after an epoch.
+
+    Attributes:
+        loss: a moving mean; None where it is no finite number.
+        held_out: NDCG@10 on held-out events.
+        member: of an ensemble, from 1 on.
+    """
+
+    epoch: int
+    loss: float | None
+    held_out: float
+    member: int = 1
+
+
+@dataclass(frozen=True)
 class TrainingOutcome:
     """How training went: the epoch kept and its NDCG@10 on held-out events.
 
-    `gradients` is its cost without the machine: events learned, each as often as it was.
+    `gradients` is its cost without the machine: events learned, each as often as it was. `curve`
+    has each epoch; a version of release 0.2.0 or before has none.
     """
 
     epoch: int
     held_out: float
     seconds: float
     gradients: int = 0
+    curve: tuple[EpochOutcome, ...] = ()
 
 
 @dataclass(frozen=True)

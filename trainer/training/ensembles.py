@@ -42,6 +42,11 @@ def fit_ensemble(
         held_out=held_out_ndcg(ensemble, inputs.held_out, settings.batch_size),
         seconds=sum(outcome.seconds for outcome in outcomes),
         gradients=sum(outcome.gradients for outcome in outcomes),
+        curve=tuple(
+            replace(epoch, member=number)
+            for number, outcome in enumerate(outcomes, 1)
+            for epoch in outcome.curve
+        ),
     )
 
 

@@ -236,9 +236,11 @@ class _Training:
         self.started = self.now_s()
         self.progress.start(TrainingPhase.EPOCHS, self.settings.max_seconds)
         best, best_epoch, kept = -1.0, 0, copy.deepcopy(self.average.state_dict())
+        curve: list[network.EpochOutcome] = []
         for epoch in range(1, self.settings.epochs + 1):
             self._epoch(epoch)
             self.score = held_out_ndcg(self.average, self.inputs.held_out, self.settings.batch_size)
+            curve.append(network.EpochOutcome(epoch, self.loss, self.score))
             # Where nothing is held out, the last one is kept.
             if self.score > best or not self.inputs.held_out.targets.any():
                 best, best_epoch = self.score, epoch
@@ -252,9 +254,8 @@ class _Training:
         size = self.settings.batch_size
         calibrate(self.model, self.inputs.held_out, size, self.calibrated, self.progress)
         score = held_out_ndcg(self.model, self.inputs.held_out, self.settings.batch_size)
-        return network.TrainingOutcome(
-            best_epoch, score, self.now_s() - self.started, self.gradients
-        )
+        seconds = self.now_s() - self.started
+        return network.TrainingOutcome(best_epoch, score, seconds, self.gradients, tuple(curve))
 
     def _epoch(self, epoch: int) -> None:
         self.model.train()

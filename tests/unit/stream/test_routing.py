@@ -101,7 +101,7 @@ def test_a_version_on_trial_that_cannot_be_read_is_left_out(variant: str) -> Non
     assert not any(assignment(found, user).shadow for user in PEOPLE)
     assert "RuntimeError: no mount" in found.problems[variant]
     assert found.loaded == {"stable": 1}
-    assert [each.variant for each in found.routed] == ["stable", variant]
+    assert [each.variant for each in found.versions_to_keep] == ["stable", variant]
 
 
 def test_while_a_new_stable_version_cannot_be_read_the_one_before_answers_alone() -> None:

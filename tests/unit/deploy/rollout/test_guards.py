@@ -81,8 +81,12 @@ def test_a_guard_looks_to_one_side(direction: Direction) -> None:
     fewer = collect_inputs({"canary": few, "baseline": many}, 1.0, shadow=False)
     more = collect_inputs({"canary": many, "baseline": few}, 1.0, shadow=False)
     broken, well = (more, fewer) if direction is Direction.ABOVE else (fewer, more)
-    assert guard(broken, RULES).startswith("clicks: ")
-    assert guard(well, RULES) == ""
+    assert guard(broken, RULES).problem.startswith("clicks: ")
+    assert guard(well, RULES).problem == ""
+    found, apart = guard(well, RULES), RULES.max_fallback_rate
+    assert found.baseline is not None
+    side = 1 if direction is Direction.ABOVE else -1
+    assert found.limit == pytest.approx(found.baseline + side * apart)
 
 
 def test_guards_name_counters_and_settings_that_exist() -> None:
@@ -99,7 +103,8 @@ def test_a_few_milliseconds_are_not_slow_whatever_the_baselines(ours: float, the
             Health(p99_ms=scale * p99, p99_at_least_ms=scale * p99) for p99 in (ours, theirs)
         )
         nothing = VariantTally(np.zeros(64), np.zeros(64))
-        return check_latency(DecisionInputs(1.0, nothing, nothing, canary, baseline, 0.0), RULES)
+        inputs = DecisionInputs(1.0, nothing, nothing, canary, baseline, 0.0)
+        return check_latency(inputs, RULES).problem
 
     assert guard(1.0) == ""
     assert guard(30.0).startswith("slow: p99")

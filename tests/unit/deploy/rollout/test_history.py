@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hashlib import sha256
+from io import StringIO
 from typing import Any
 
 import msgspec
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from headwater_client.errors import DataError
 from headwater_client.events import encode
+from rich.console import Console
 
 from deploy.rollout import RolloutSettings, decide, is_reproducible
 from deploy.rollout.commands import ReceivedCommand
@@ -270,3 +272,12 @@ def test_what_people_and_events_were_counted_is_kept() -> None:
     read = inputs_of(msgspec.structs.replace(step(), inputs=again))
     assert (read.canary.events, read.baseline_health.people) == (70.0, 120.5)
     assert (inputs_of(step()).canary.events, inputs_of(step()).canary_health.people) == (None, None)
+
+
+def test_hostile_words_are_shown_as_they_stand() -> None:
+    """Brackets are no markup of the table, and no escape reaches the terminal."""
+    hostile = "[/] [bold red]x \x1b[2J <script>"
+    written = msgspec.structs.replace(step(), actor=hostile, reason=hostile)
+    shown = StringIO()
+    Console(width=400, file=shown, force_terminal=False).print(history_table([written]))
+    assert shown.getvalue().count("[/] [bold red]x ?[2J <script>") == 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -41,6 +42,20 @@ def failed_checks(found: Verdict) -> list[str]:
 def find_check(found: Verdict, name: str) -> GateCheck:
     (check,) = [check for check in found.checks if check.name == name]
     return check
+
+
+def test_what_was_foreseen_of_the_window_is_kept() -> None:
+    found = verdict(FAIR, SETTINGS).foresight
+    assert found
+    assert (found.events, found.live, found.popularity) == (200, 0.5, 0.0)
+    assert verdict(replace(FAIR, foresight=None), SETTINGS).foresight is None
+
+
+def test_a_verdict_of_the_release_before_is_read() -> None:
+    told = msgspec.to_builtins(verdict(FAIR, SETTINGS))
+    del told["foresight"], told["without"]
+    again = msgspec.json.decode(msgspec.json.encode(told), type=Verdict)
+    assert (again.foresight, again.without) == (None, {})
 
 
 def test_a_fair_candidate_passes_with_every_check_said() -> None:

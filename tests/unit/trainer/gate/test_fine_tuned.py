@@ -13,7 +13,8 @@ from trainer.datasets import Log
 from trainer.evaluation import hold_out
 from trainer.examples import EventHistory, split_by_time
 from trainer.export import ExportError, export
-from trainer.gate import JudgedVersion, Verdict, measure, verdict
+from trainer.gate import Verdict, verdict
+from trainer.gate.measure import JudgedVersion, measure
 from trainer.network import TrainedModel
 from trainer.settings import FineTuneSettings, GateSettings
 from trainer.training import TrainingSetup, fine_tune, train_first_model

@@ -17,9 +17,9 @@ from trainer.evaluation.evaluate import merge_vocabularies
 from trainer.examples import Examples, ItemTrends
 from trainer.export import ExportError, ScoringGraph, export
 from trainer.export.onnx import write_graph
-from trainer.gate import JudgedVersion, Verdict, measure, verdict
-from trainer.gate.measure import growth
-from trainer.network import TemporalModel, TrainedModel, TrainingOutcome
+from trainer.gate import Verdict, verdict
+from trainer.gate.measure import JudgedVersion, growth, measure
+from trainer.network import PARTS, TemporalModel, TrainedModel, TrainingOutcome
 from trainer.settings import GateSettings
 
 # Whoever else works on the machine: a test fails by no time but the one that it is about.
@@ -112,6 +112,22 @@ def test_the_live_version_itself_is_neither_better_nor_worse(
     assert found.passed
     assert found.candidate == found.reference
     assert found.checks[0].value == 0
+
+
+def forget_popularity(model: TemporalModel) -> None:
+    """A part of the score that says the same of each item."""
+    model.item_bias.zero_()
+    if model.text_bias is not None:
+        model.text_bias.weight.zero_()
+        model.text_bias.bias.zero_()
+
+
+def test_a_part_that_says_nothing_is_not_missed(judge: Callable[[Change], Verdict]) -> None:
+    found, without = judge(forget_popularity), judge(lambda _: None)
+    assert found.without["prior"] == pytest.approx(found.candidate.ndcg_at_10)
+    # The live version knows what people take by nothing else.
+    assert without.without["prior"] < 0.75 * without.candidate.ndcg_at_10
+    assert {"taste", "prior"} <= set(without.without) <= set(PARTS)
 
 
 def shuffle_items(model: TemporalModel) -> None:

@@ -351,6 +351,8 @@ def test_a_checkpoint_is_the_model_again(trained: TrainedModel, tmp_path: Path, 
     assert again.vocabulary.item_ids == trained.vocabulary.item_ids
     assert again.vocabulary.learned.tolist() == trained.vocabulary.learned.tolist()
     assert again.outcome == trained.outcome
+    assert again.outcome.curve[0].epoch == 1
+    assert max(each.held_out for each in again.outcome.curve) > 0
     assert again.until_ms == log.split(0.8)[0].events[-1].timestamp
     assert again.model.architecture == trained.model.architecture
     for name, weight in trained.model.state_dict().items():
