@@ -71,7 +71,12 @@ PAGES = (
     Page("/items/{item}", "item", "An item", is_listed=False),
     Page("/models", "models", "Models"),
     Page("/rollouts", "rollouts", "Rollouts"),
-    Page("/placements", "placements", "Placements"),
+    Page(
+        "/placements", "placements", "Placements", ("list_placement_figures",), finds="placements"
+    ),
+    Page(
+        "/placements/{name}", "placement", "A placement", ("describe_placement",), is_listed=False
+    ),
     Page("/quality", "quality", "Quality of data"),
     Page("/fairness", "fairness", "Fairness"),
     Page("/audit", "audit", "Audit", ("list_audit",)),

@@ -19,6 +19,7 @@ from deploy.console.audit import make_entry
 from deploy.console.live import Sampler
 from deploy.console.now import NowOperations
 from deploy.console.parts import ConsoleOperations, ConsoleParts
+from deploy.console.placements import PlacementAreaOperations
 from deploy.console.session import role_of
 from deploy.settings import Settings
 from stream.api.parts import ApiCall
@@ -49,7 +50,7 @@ class AuditOperations(ConsoleOperations):
         )
 
 
-class ConsoleService(ApiService, NowOperations, AuditOperations):
+class ConsoleService(ApiService, NowOperations, PlacementAreaOperations, AuditOperations):
     """All that the console answers, by the names of the operations."""
 
     operations: Sequence[Operation] = (*OPERATIONS, *ADMIN_OPERATIONS)

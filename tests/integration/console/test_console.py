@@ -22,7 +22,8 @@ from tests.harness.waiting import wait_until
 from tests.harness.workers import environment
 
 pytestmark = pytest.mark.integration
-PATHS = [page.path.replace("{person}", "p1").replace("{item}", "i1") for page in PAGES]
+NAMES = {"person": "p1", "item": "i1", "name": "home"}
+PATHS = [page.path.format_map(NAMES) for page in PAGES]
 PHONE = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True}
 
 

@@ -3,11 +3,12 @@
 Each area's structs stand in a module of its own, with its `OPERATIONS`.
 """
 
-from headwater_client.admin import audit, live, now
+from headwater_client.admin import audit, live, now, placements
 from headwater_client.operations import Operation
 
 ADMIN_OPERATIONS: tuple[Operation, ...] = (
     *now.OPERATIONS,
+    *placements.OPERATIONS,
     *live.OPERATIONS,
     *audit.OPERATIONS,
 )
