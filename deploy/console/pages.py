@@ -203,6 +203,7 @@ class ConsolePages:
             key = keys.admit(f"Bearer {fields.get('key', '')}", Scope.VIEW)
         except RequestError as error:
             status = error.problem.status
+            rendering.log.warning("console_login_refused", reason=str(error))
             return self._render(
                 "login", request, None, status, next=leads_to, problem=error.problem
             )
@@ -289,7 +290,7 @@ class ConsolePages:
             here=_own_path(request),
             **context,
         )
-        response = Response(body, status, {"Cache-Control": "no-store"}, "text/html")
+        response = Response(body, status, media_type="text/html")
         if session and self._api.gate.keys.is_open:
             self._set_session(response, self._api.gate.sessions.write(session))
         return response

@@ -99,17 +99,23 @@ class SecureAnswers:
 
     def __init__(self, app: Any) -> None:
         self._app = app
-        self._headers = [
-            (name.lower().encode(), value.encode()) for name, value in SECURITY_HEADERS.items()
-        ]
+        # What a page is made of is asked for again, and not sent again as long as it is the same.
+        self._headers, self._static = (
+            [
+                (name.lower().encode(), value.encode())
+                for name, value in {**SECURITY_HEADERS, "Cache-Control": kept}.items()
+            ]
+            for kept in ("no-store", "no-cache")
+        )
 
     async def __call__(self, scope: Mapping[str, Any], receive: Any, send: Any) -> None:
         """Answer a request of ASGI."""
+        headers = self._static if scope["path"].startswith("/static/") else self._headers
 
         async def send_on(message: dict[str, Any]) -> None:
             if message["type"] == "http.response.start":
                 known = {name for name, _ in message["headers"]}
-                more = [each for each in self._headers if each[0] not in known]
+                more = [each for each in headers if each[0] not in known]
                 message = {**message, "headers": [*message["headers"], *more]}
             await send(message)
 

@@ -34,15 +34,8 @@ from deploy.optimize.precision import CalibrationSet, write_int8, write_narrow
 from features.inputs import MODEL_NAME, part_outputs
 from features.schema import FeatureSchema, Float64Array, Int64Array
 from trainer.evaluation import EvalRequests
-from trainer.export import Arrays, ExportError, answers, open_session
+from trainer.export import Arrays, ExportError, answers, open_session, triton_config
 from trainer.export.onnx import Array
-from trainer.export.triton_config import (
-    Backend,
-    ModelFile,
-    config_refusals,
-    graph_file,
-    render_config,
-)
 from trainer.metrics import CUTOFF, ndcg, ranks_in_lists
 from trainer.network import Model
 from trainer.registry import CONFIG, EXACT, GRAPH, exact_graph
@@ -175,7 +168,7 @@ class ServingVariant:
     """
 
     name: str
-    backend: Backend
+    backend: triton_config.Backend
     build: Callable[[SourceVersion, Path], InferFunction]
 
 
@@ -196,7 +189,11 @@ class VariantOutcome(msgspec.Struct, frozen=True):
 def available_variants(settings: OptimizeSettings, target: Path) -> list[ServingVariant]:
     """Those that can be built here: INT8 for CPUs, and an engine by each TensorRT."""
     engines = [
-        ServingVariant(package.value, Backend.TENSORRT, _engine_builder(package, settings, target))
+        ServingVariant(
+            package.value,
+            triton_config.Backend.TENSORRT,
+            _engine_builder(package, settings, target),
+        )
         for package in runtime.installed_packages()
     ]
     return [INT8, *engines]
@@ -283,19 +280,21 @@ def _triton_refusals(
     version: SourceVersion, variant: ServingVariant, folder: Path, model: Path
 ) -> Iterator[str]:
     """Why Triton would not serve a variant with the configuration that it has, or will have."""
-    if variant.backend is Backend.TENSORRT:
+    if variant.backend is triton_config.Backend.TENSORRT:
         yield from runtime.profile_refusals(runtime.read_record(folder / runtime.ENGINE))
     model_file = _find_file(version, variant, folder)
     placed = replace(model_file, path=model / str(version.number) / model_file.path.name)
-    yield from config_refusals(_find_config(version, variant, folder, model), placed)
+    yield from triton_config.config_refusals(_find_config(version, variant, folder, model), placed)
 
 
-def _find_file(version: SourceVersion, variant: ServingVariant, folder: Path) -> ModelFile:
+def _find_file(
+    version: SourceVersion, variant: ServingVariant, folder: Path
+) -> triton_config.ModelFile:
     """The file of a variant, as Triton sees it."""
-    if variant.backend is Backend.TENSORRT:
+    if variant.backend is triton_config.Backend.TENSORRT:
         record = runtime.read_record(folder / runtime.ENGINE)
-        return runtime.engine_file(record, graph_file(version.graph))
-    return graph_file(folder / GRAPH)
+        return runtime.engine_file(record, triton_config.graph_file(version.graph))
+    return triton_config.graph_file(folder / GRAPH)
 
 
 def _find_config(version: SourceVersion, variant: ServingVariant, folder: Path, model: Path) -> str:
@@ -304,7 +303,7 @@ def _find_config(version: SourceVersion, variant: ServingVariant, folder: Path, 
         return (model / CONFIG).read_text()
     outputs = _find_file(version, variant, folder).outputs
     has_parts = all(one.name in outputs for one in part_outputs())
-    return render_config(version.schema, variant.backend, parts=has_parts)
+    return triton_config.render_config(version.schema, variant.backend, parts=has_parts)
 
 
 def _commit(staging: Path, model: Path, variant: ServingVariant, version: SourceVersion) -> Path:
@@ -327,7 +326,7 @@ def _build_int8(version: SourceVersion, folder: Path) -> InferFunction:
     return load_graph(folder / GRAPH)
 
 
-INT8 = ServingVariant("int8", Backend.ONNX_RUNTIME, _build_int8)
+INT8 = ServingVariant("int8", triton_config.Backend.ONNX_RUNTIME, _build_int8)
 
 
 def _engine_builder(

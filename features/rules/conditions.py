@@ -16,16 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from features.rules.table import (
-    ABSENT,
-    NUMBER,
-    Int32Array,
-    ItemColumn,
-    ItemValue,
-    TableView,
-    ValueAnswers,
-    as_double,
-)
+from features.rules import table
 from features.schema import BoolArray
 
 ScopeValue = str | float | bool | None | Sequence[str | float | bool | None]
@@ -47,7 +38,7 @@ MISSING = _Missing()
 class Condition(Protocol):
     """A part of an expression that is true or false of an item."""
 
-    def find(self, view: TableView, scope: Scope, wanted: bool) -> Mask:
+    def find(self, view: table.TableView, scope: Scope, wanted: bool) -> Mask:
         """Where it is true; where it is false, if that is `wanted`."""
 
 
@@ -93,7 +84,7 @@ class Attribute:
 
     name: str
 
-    def column(self, view: TableView) -> ItemColumn | None:
+    def column(self, view: table.TableView) -> table.ItemColumn | None:
         """The column; None where no item has the attribute."""
         return view.table.find_column(self.name)
 
@@ -146,7 +137,7 @@ class AllOf:
 
     conditions: tuple[Condition, ...]
 
-    def find(self, view: TableView, scope: Scope, wanted: bool) -> Mask:
+    def find(self, view: table.TableView, scope: Scope, wanted: bool) -> Mask:
         """See `Condition.find`."""
         masks = (each.find(view, scope, wanted) for each in self.conditions)
         return _join(masks, wanted)
@@ -158,7 +149,7 @@ class AnyOf:
 
     conditions: tuple[Condition, ...]
 
-    def find(self, view: TableView, scope: Scope, wanted: bool) -> Mask:
+    def find(self, view: table.TableView, scope: Scope, wanted: bool) -> Mask:
         """See `Condition.find`."""
         masks = (each.find(view, scope, wanted) for each in self.conditions)
         return _join(masks, not wanted)
@@ -170,7 +161,7 @@ class Negation:
 
     condition: Condition
 
-    def find(self, view: TableView, scope: Scope, wanted: bool) -> Mask:
+    def find(self, view: table.TableView, scope: Scope, wanted: bool) -> Mask:
         """See `Condition.find`."""
         return self.condition.find(view, scope, not wanted)
 
@@ -183,7 +174,7 @@ class Choice:
     chosen: Condition
     other: Condition
 
-    def find(self, view: TableView, scope: Scope, wanted: bool) -> Mask:
+    def find(self, view: table.TableView, scope: Scope, wanted: bool) -> Mask:
         """See `Condition.find`."""
         ways = ((True, self.chosen), (False, self.other))
         masks = (
@@ -215,7 +206,7 @@ class Comparison:
     left: Operand
     right: Operand
 
-    def find(self, view: TableView, scope: Scope, wanted: bool) -> Mask:
+    def find(self, view: table.TableView, scope: Scope, wanted: bool) -> Mask:
         """See `Condition.find`."""
         left, right = self.left, self.right
         if isinstance(left, Attribute):
@@ -229,7 +220,7 @@ class Comparison:
 
 
 def _compare_column(
-    view: TableView, attribute: Attribute, comparison: str, value: Any, wanted: bool
+    view: table.TableView, attribute: Attribute, comparison: str, value: Any, wanted: bool
 ) -> Mask:
     column = attribute.column(view)
     if column is None or value is MISSING:
@@ -241,7 +232,7 @@ def _compare_column(
         if column.numbers is None:
             return False
         order = COMPARISONS[comparison if wanted else _NEGATED[comparison]]
-        found: BoolArray = order(view.select(column.numbers), as_double(value))
+        found: BoolArray = order(view.select(column.numbers), table.as_double(value))
         return found
     if kind not in {"a text", "true or false"}:
         return False
@@ -249,42 +240,42 @@ def _compare_column(
     return find_answered(view, column, column.ask((comparison, value), answer), wanted)
 
 
-def _compare_to(comparison: str, right: Any, left: ItemValue) -> bool | None:
+def _compare_to(comparison: str, right: Any, left: table.ItemValue) -> bool | None:
     return compare(comparison, left, right)
 
 
-def find_equal(view: TableView, column: ItemColumn, value: Any, wanted: bool) -> Mask:
+def find_equal(view: table.TableView, column: table.ItemColumn, value: Any, wanted: bool) -> Mask:
     """Where a column has this value; where it has another, if not `wanted`."""
     codes, found = view.select(column.codes), _NOWHERE
     if kind_of(value) == "a number":
         if column.numbers is not None:
-            found = view.select(column.numbers) == as_double(value)
-    elif kind_of(value) != "a list" and (code := column.code_of(value)) > NUMBER:
+            found = view.select(column.numbers) == table.as_double(value)
+    elif kind_of(value) != "a list" and (code := column.code_of(value)) > table.NUMBER:
         found = codes == code
     return found if wanted else find_present(codes, found)
 
 
-def find_present(codes: Int32Array, found: Mask) -> Mask:
+def find_present(codes: table.Int32Array, found: Mask) -> Mask:
     """Where an item has a value, and is not among the `found`."""
-    present: BoolArray = codes != ABSENT
+    present: BoolArray = codes != table.ABSENT
     return present if isinstance(found, bool) else present & ~found
 
 
 def find_answered(
-    view: TableView, column: ItemColumn, answers: ValueAnswers, wanted: bool
+    view: table.TableView, column: table.ItemColumn, answers: table.ValueAnswers, wanted: bool
 ) -> BoolArray:
     """Where a column's answer is true; false, if that is `wanted`."""
     return look_up(view, column, answers.true if wanted else answers.false)
 
 
-def look_up(view: TableView, column: ItemColumn, answer: BoolArray) -> BoolArray:
+def look_up(view: table.TableView, column: table.ItemColumn, answer: BoolArray) -> BoolArray:
     """What holds of each item, of what holds of each value: bool[D]."""
     found: BoolArray = np.take(answer, view.select(column.codes), mode="clip")
     return found
 
 
 def _compare_columns(
-    view: TableView, comparison: str, left: Attribute, right: Attribute, wanted: bool
+    view: table.TableView, comparison: str, left: Attribute, right: Attribute, wanted: bool
 ) -> Mask:
     """Numbers by numbers; other values by where they stand among all that the two columns have."""
     first, second = left.column(view), right.column(view)
@@ -295,21 +286,26 @@ def _compare_columns(
         if wanted is (comparison == "=="):
             return found
         codes = [view.select(column.codes) for column in (first, second)]
-        return _join((codes[0] != ABSENT, find_present(codes[1], found)), True)
+        return _join((codes[0] != table.ABSENT, find_present(codes[1], found)), True)
     chosen = comparison if wanted else _NEGATED[comparison]
     return _join(_ordered_parts(view, first, second, COMPARISONS[chosen]), False)
 
 
-def _equal_parts(view: TableView, first: ItemColumn, second: ItemColumn) -> Iterable[Mask]:
+def _equal_parts(
+    view: table.TableView, first: table.ItemColumn, second: table.ItemColumn
+) -> Iterable[Mask]:
     if first.numbers is not None and second.numbers is not None:
         yield view.select(first.numbers) == view.select(second.numbers)
     same = np.array([second.code_of(value) for value in first.values], np.int64)
-    same[: NUMBER + 1] = -1
+    same[: table.NUMBER + 1] = -1
     yield same[view.select(first.codes)] == view.select(second.codes)
 
 
 def _ordered_parts(
-    view: TableView, first: ItemColumn, second: ItemColumn, order: Callable[[Any, Any], Any]
+    view: table.TableView,
+    first: table.ItemColumn,
+    second: table.ItemColumn,
+    order: Callable[[Any, Any], Any],
 ) -> Iterable[Mask]:
     if first.numbers is not None and second.numbers is not None:
         yield order(view.select(first.numbers), view.select(second.numbers))

@@ -66,7 +66,6 @@ class Console:
 
     local: Settings
     settings: Settings
-    worker: WorkerProcess
     process: subprocess.Popen[bytes]
     log: Path
     url: str
@@ -141,18 +140,21 @@ def serving_console(folder: Path, **chosen: object) -> Iterator[Console]:
                         f"i{number}", title=f"Item i{number}", category=[f"c{number % 5}"]
                     )
             WorkerProgress(settings).wait_for_all(60, [worker])
-            with _started(own, settings, worker, folder, chosen) as console:
+            with running_console(own, settings, folder, chosen) as console:
                 yield console
 
 
 @contextmanager
-def _started(
-    own: Settings,
-    settings: Settings,
-    worker: WorkerProcess,
-    folder: Path,
-    chosen: Mapping[str, object],
+def running_console(
+    own: Settings, settings: Settings, folder: Path, chosen: Mapping[str, object]
 ) -> Iterator[Console]:
+    """The console's process, and a key a role.
+
+    Args:
+        own: settings with which the local servers can be found.
+        settings: with their addresses.
+        chosen: settings of the console.
+    """
     made = {name: make_key(name, scopes, None) for name, scopes in KEYS.items()}
     write_keys(folder / "keys.toml", [key for _, key in made.values()])
     port, log = free_port([]), folder / "console.log"
@@ -175,12 +177,12 @@ def _started(
         )
     secrets = {name: secret for name, (secret, _) in made.items()}
     url = f"http://127.0.0.1:{port}"
-    console = Console(own, settings, worker, process, log, url, secrets)
+    console = Console(own, settings, process, log, url, secrets)
 
     def is_ready() -> bool:
         assert process.poll() is None, log.read_text()[-2000:]
         try:
-            return bool(console.call("GET", "/readyz")[0] == 200)
+            return bool(console.call("GET", "/startupz")[0] == 200)
         except urllib.error.URLError:
             return False
 

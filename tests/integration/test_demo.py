@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import socket
+import threading
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from deploy.demo import DemoOptions, run_demo
+from deploy.local.process import free_port
 from deploy.settings import Settings
 from trainer.datasets.log import DataSource
 from trainer.datasets.tables import mapping_from_options
@@ -35,10 +42,40 @@ def play(settings: Settings, log: Path, rate: float | None) -> dict[str, Any]:
     return run_demo(settings, DemoOptions(source, rate=rate))
 
 
-def test_two_rates_give_the_same_hit_rate(own: Settings, walks: Path) -> None:
+@contextmanager
+def watching(url: str) -> Iterator[list[Any]]:
+    """What the console tells in the block, each time that it can be asked."""
+    told, ended = list[Any](), threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(0.3):
+            with suppress(OSError), urllib.request.urlopen(f"{url}/v1/admin/now") as answer:
+                told.append(json.load(answer))
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield told
+    finally:
+        ended.set()
+        thread.join()
+
+
+def test_two_rates_give_the_same_hit_rate(
+    own: Settings, walks: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     trainer = own.trainer.model_copy(update={"language_model": "", "width": 16, "epochs": 3})
-    settings = own.model_copy(update={"trainer": trainer})
-    slow, fast = (play(settings, walks, rate) for rate in (60.0, None))
+    port = free_port()
+    console = own.console.model_copy(update={"port": port})
+    settings = own.model_copy(update={"trainer": trainer, "console": console})
+    with watching(f"http://127.0.0.1:{port}") as told:
+        slow = play(settings, walks, 60.0)
+    # It is live while the demo runs, and gone with it.
+    assert f"http://127.0.0.1:{port}" in capsys.readouterr().err
+    assert told[-1]["events"] > told[0]["events"]
+    with pytest.raises(OSError, match="refused"):
+        socket.create_connection(("127.0.0.1", port))
+    fast = play(settings, walks, None)
     assert 0 < fast["answered_fraction"] <= 1
     # At leisure more of them are answered one by one, unless others have the core just then.
     assert fast["answered_fraction"] - 0.1 <= slow["answered_fraction"] <= 1

@@ -57,6 +57,33 @@ def test_figures_move_while_somebody_looks(console: Console, browser: Browser) -
         assert visit.faults == []
 
 
+DRAW = """async () => {
+  const { lines } = await import("/static/charts.js");
+  const element = document.createElement("div");
+  document.querySelector("main").append(element);
+  const series = [{ name: "share" }, { name: "low", hidden: true }, { name: "high", hidden: true }];
+  series[0] = { ...series[0], low: 2, high: 3 };
+  lines(element, { label: "A share", series }).set([[0, 60, 120], [2, 3, 4], [1, 2, 3], [3, 4, 5]]);
+}"""
+INK = """() => {
+  const canvas = document.querySelector("main canvas");
+  const pixels = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+  return pixels.filter((value, at) => at % 4 === 3 && value > 0).length;
+}"""
+
+
+def test_charts_are_drawn_and_named_in_both_themes(console: Console, browser: Browser) -> None:
+    with visiting(browser, console) as visit:
+        visit.go("/fairness")
+        visit.page.evaluate(DRAW)
+        for theme in ("light", "dark"):
+            visit.page.emulate_media(color_scheme=theme)  # type: ignore[arg-type]
+            wait_until(lambda: visit.page.evaluate(INK) > 1000, 10)
+            assert visit.find_faults() == []
+        assert visit.page.get_by_role("img", name="A share").count() == 1
+        assert visit.faults == []
+
+
 def test_pages_fit_a_phone(console: Console, browser: Browser) -> None:
     with visiting(browser, console, **PHONE) as visit:
         for path in PATHS:
