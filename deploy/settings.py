@@ -14,7 +14,14 @@ import pydantic_settings
 from headwater_client.documents import DocumentError, read_toml
 from headwater_client.errors import SettingsError
 from headwater_client.event_types import EVENT_TYPES
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 
 from deploy import settings_text
 from deploy.optimize.settings import OptimizeSettings
@@ -140,6 +147,22 @@ class ConsoleSettings(Section):
         False,
         description="who has no key with the scope read-people sees a keyed hash in place of a "
         "person's id",
+    )
+    targets: tuple[Annotated[str, Field(pattern=r"^https?://\S+$")], ...] = Field(
+        (),
+        description="addresses of the metrics of workers, APIs, trainers and controllers, such as "
+        "http://10.0.0.7:9188/metrics; empty: those that run on this machine, at the metrics_port "
+        "of worker, trainer and rollout, and at api.port",
+    )
+    prometheus_url: Annotated[str, Field(pattern=r"^https?://\S+$")] | None = Field(
+        None,
+        description="a Prometheus that reads these metrics, such as http://prometheus:9090: it is "
+        "asked, and the processes are not; empty: the console reads them itself",
+    )
+    metrics_key: SecretStr | None = Field(
+        None,
+        description="sent as a bearer token to targets, or to the Prometheus: the API tells its "
+        "metrics to keys only",
     )
     sample_every_s: Annotated[float, Field(ge=0.2, le=60)] = Field(
         2.0, description="how often figures are made anew while somebody looks, in seconds"

@@ -237,7 +237,11 @@ def _requests(
         sequence = sum(row.offsets.values()) + len(row.offsets)
         topic, _, partition = record.column.rpartition("_")
         place = EventPlace(topic, int(partition), record.offset, sequence)
-        requests.append(RecommendationRequest(user_id, time_ms, row, record.event, place))
+        requests.append(
+            RecommendationRequest(
+                user_id, time_ms, row, record.event, place, arrived_ms=record.arrived_ms
+            )
+        )
     return requests
 
 

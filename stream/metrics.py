@@ -3,12 +3,18 @@
 import math
 from collections import Counter as Tally
 from collections.abc import Iterable
-from time import monotonic
+from time import monotonic, time
 
 from headwater_client import Recommendation
 from prometheus_client import Counter, Gauge, Histogram
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+
+# Fine where answers are: a quantile is interpolated within a bucket.
+_ANSWER_SECONDS = (
+    *(0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75),
+    *(1.0, 1.5, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0),
+)
 
 EVENTS = Counter("headwater_events_total", "Events read, counted or not", ["topic"])
 MISPLACED_EVENTS = Counter(
@@ -32,6 +38,11 @@ DEAD_LETTERS_LOST = Counter(
 )
 RECOMMENDATIONS = Counter(
     "headwater_recommendations_total", "Recommendations produced", ["variant", "fallback"]
+)
+ANSWER_SECONDS = Histogram(
+    "headwater_event_to_answer_seconds",
+    "Time from when Kafka took an event until its answer left for Kafka",
+    buckets=_ANSWER_SECONDS,
 )
 UNANSWERED = Counter(
     "headwater_unanswered_events_total",
@@ -121,3 +132,16 @@ def count_recommendations(recommendations: Iterable[Recommendation]) -> None:
     tally = Tally((message.variant, message.fallback) for message in recommendations)
     for (variant, fallback), number in tally.items():
         RECOMMENDATIONS.labels(variant, fallback).inc(number)
+
+
+def observe_answers(arrivals_ms: Iterable[int | None]) -> None:
+    """Note how long ago the events came that were answered just now.
+
+    Args:
+        arrivals_ms: when Kafka took each, by its broker's clock; None where that is not known.
+    """
+    now_ms = time() * 1000
+    for arrived_ms in arrivals_ms:
+        if arrived_ms is not None:
+            # The broker's clock may be ahead of this one.
+            ANSWER_SECONDS.observe(max(0.0, now_ms - arrived_ms) / 1000)

@@ -428,6 +428,7 @@ class Pipeline:
             for answer in answers:
                 await self._producer.send(RECOMMENDATIONS, answer.user_id.encode(), encode(answer))
             metrics.count_recommendations(answers)
+            metrics.observe_answers(request.arrived_ms for request in call.requests)
         batch.calls.remove(open_call)
         self._finish_batches()
 

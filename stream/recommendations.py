@@ -45,6 +45,7 @@ class RecommendationRequest(NamedTuple):
         wanted: which items may be in the list; None: all.
         explained: whether each item says what its score is the sum of.
         rules: which of them the list has, and where; None: the best by their scores.
+        arrived_ms: when Kafka took that interaction; None where it came otherwise.
     """
 
     user_id: str
@@ -57,6 +58,7 @@ class RecommendationRequest(NamedTuple):
     wanted: ItemFilter | None = None
     explained: bool = False
     rules: RequestRules | None = None
+    arrived_ms: int | None = None
 
 
 def count_places(limit: int | None, top_k: int) -> int:

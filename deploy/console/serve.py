@@ -59,6 +59,6 @@ async def _run(
     api = transport.ConsoleApi(operations, gate, core.readiness, feed)
     routes = pages.ConsolePages(api, operations).make_routes()
     log.info("console_listens", address=chosen.address, port=chosen.port)
-    await core.serve(
-        transport.SecureAnswers(api.make_app((), routes)), listener, [feed.run], feed.close
-    )
+    works = [feed.run, operations.watch_now]
+    app = transport.SecureAnswers(api.make_app((), routes))
+    await core.serve(app, listener, works, feed.close)

@@ -123,8 +123,11 @@ def _own_settings(settings: Settings) -> Settings:
             )
     state_dir = settings.local.state_dir / "demo"
     own = settings.local.model_copy(update={"state_dir": state_dir})
+    # What the console shows of the worker, the worker tells there.
+    port = settings.worker.metrics_port or free_port()
+    worker = settings.worker.model_copy(update={"metrics_port": port})
     settings = settings.model_copy(
-        update={"local": own, "model_repository": state_dir / "model_repo"}
+        update={"local": own, "model_repository": state_dir / "model_repo", "worker": worker}
     )
     local.down(settings)
     shutil.rmtree(state_dir, ignore_errors=True)

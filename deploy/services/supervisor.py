@@ -37,6 +37,7 @@ def environment(settings: Settings) -> dict[str, str]:
         "triton.url": settings.triton.url,
         "triton.control_key": key.get_secret_value() if key else None,
         "console.port": settings.console.port,
+        "worker.metrics_port": settings.worker.metrics_port,
         "local.state_dir": settings.local.state_dir,
         "model_repository": settings.model_repository,
         **{f"windows.{name}": value for name, value in windows.items()},

@@ -131,7 +131,9 @@ def serving_console(folder: Path, **chosen: object) -> Iterator[Console]:
         ensure_topics(settings.kafka)
         with closing(model_registry(settings, SETTINGS)) as registry:
             registry.publish(untrained(FeatureSchema(settings.features), 1))
-        worker = WorkerProcess(settings, "console", folder / "worker.log", catalogue_refresh_s=0.5)
+        told = {"catalogue_refresh_s": 0.5, "metrics_port": free_port([])}
+        settings = settings.model_copy(update={"worker": settings.worker.model_copy(update=told)})
+        worker = WorkerProcess(settings, "console", folder / "worker.log", **told)
         with running(worker):
             with EventProducer(settings.kafka.client_settings, {"log_level": 0}) as producer:
                 producer.item("i1", title=Console.title, category=["c1"])
@@ -165,6 +167,7 @@ def running_console(
         "console.logins_per_minute": 1000,
         "api.keys_file": folder / "keys.toml",
         "worker.catalogue_refresh_s": 0.5,
+        "worker.metrics_port": settings.worker.metrics_port,
         **{f"console.{name}": value for name, value in chosen.items()},
     }
     variables = environment(settings, "console") | folder_variables(settings) | variables_of(named)

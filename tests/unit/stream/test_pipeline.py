@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
 import pytest
 from headwater_client.events import Click, Recommendation
+from prometheus_client import REGISTRY
 
 from features.rows import empty_user
 from features.schema import FeatureSchema
@@ -71,10 +73,17 @@ class World:
 
 
 def call(
-    event_id: str, user_id: str, *, on_trial: bool = False, shadow: bool = False
+    event_id: str,
+    user_id: str,
+    *,
+    on_trial: bool = False,
+    shadow: bool = False,
+    arrived_ms: int | None = None,
 ) -> InferenceCall:
     event = Click(event_id=event_id, user_id=user_id, item_id="i", timestamp=1_700_000_000_000)
-    request = RecommendationRequest(user_id, event.timestamp, empty_user(SCHEMA), event)
+    request = RecommendationRequest(
+        user_id, event.timestamp, empty_user(SCHEMA), event, arrived_ms=arrived_ms
+    )
     return InferenceCall(
         [request],
         version_call(event_id, on_trial=on_trial),
@@ -168,3 +177,26 @@ def test_who_waits_for_whom(what_happens: Callable[[World], Awaitable[None]]) ->
             await what_happens(World())
 
     asyncio.run(run())
+
+
+def test_how_long_an_event_waited_for_its_answer_is_told() -> None:
+    """Of those that came by Kafka; a broker whose clock is ahead makes no negative time."""
+
+    def told() -> tuple[float, float]:
+        name = "headwater_event_to_answer_seconds"
+        found = [REGISTRY.get_sample_value(f"{name}_{what}") for what in ("count", "sum")]
+        return found[0] or 0.0, found[1] or 0.0
+
+    async def run() -> None:
+        world, now_ms = World(), int(time.time() * 1000)
+        arrivals = {"a": now_ms - 90_000, "b": now_ms + 60_000, "c": None}
+        calls = [call(name, name, arrived_ms=at) for name, at in arrivals.items()]
+        await world.start("b1", *calls)
+        await world.answered(*arrivals)
+        assert world.done_batches == ["b1"]
+
+    before = told()
+    asyncio.run(run())
+    after = told()
+    assert after[0] - before[0] == 2
+    assert after[1] - before[1] >= 90

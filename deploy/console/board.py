@@ -1,0 +1,384 @@
+"""What is seen every two seconds: metrics, offsets, servers. One look serves all who ask.
+
+Looks are taken in a thread: nobody's answer waits for a server that hangs. What a look saw goes
+into the history (`deploy.console.history`), and stands in `NowBoard.newest` until the next one.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from io import BytesIO
+from typing import Any
+from urllib.error import HTTPError
+from urllib.parse import urlsplit, urlunsplit
+
+import structlog
+from headwater_client import EVENT_TYPES, HeadwaterError
+from headwater_client.admin.now import ServerNow, ServerState, Span
+from headwater_client.documents import DocumentError, read_json
+from headwater_client.topics import DEAD_LETTERS, RECOMMENDATIONS
+
+from deploy import local
+from deploy.console import readings
+from deploy.console.history import LOOK_S, NOTHING, History, Slot, look_at, merge
+from deploy.console.readings import CounterWatch, MetricsSource, Reading
+from deploy.settings import Settings
+from features.kafka import log_topics, message_times
+from features.kafka.lag import LagReader, PartitionPlace
+
+CHECK_S = 10.0
+NOW_LOOKS, MINUTE_LOOKS = 5, 30
+_AWAY_S = 60.0
+_MAX_POINTS = 512
+_ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  (asked, not listened on)
+Source = tuple[str, int]
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one look saw.
+
+    Attributes:
+        samples: what all processes say of themselves.
+        totals: their counters together, each since its process began.
+        recent, minute, hour, day: what was seen in the last ten seconds, and longer.
+        places: of each partition; empty where Kafka does not answer.
+        ages_ms: how long the oldest message has waited that is not read, of partitions where one
+            does and where it is known.
+        problems: why something is missing, by what it is: a process, or `kafka`.
+    """
+
+    time_ms: int
+    samples: tuple[Reading, ...] = ()
+    totals: Mapping[str, float] = field(default_factory=dict)
+    recent: Slot = NOTHING
+    minute: Slot = NOTHING
+    hour: Slot = NOTHING
+    day: Slot = NOTHING
+    begin_ms: int | None = None
+    places: Mapping[Source, PartitionPlace] = field(default_factory=dict)
+    ages_ms: Mapping[Source, int] = field(default_factory=dict)
+    problems: Mapping[str, str] = field(default_factory=dict)
+
+
+class OffsetTimes:
+    """When the messages of a partition came, by how long it was at each look.
+
+    Between two looks messages are taken to have come evenly, as lag exporters of Kafka do: no
+    message has to be read for that.
+
+    >>> times = OffsetTimes()
+    >>> for at_s, end in ((10.0, 100), (12.0, 100), (14.0, 120)):
+    ...     times.note(at_s, end)
+    >>> times.find(110), times.find(120), times.find(90)
+    (13.0, None, None)
+    """
+
+    def __init__(self) -> None:
+        self._points: deque[tuple[float, int]] = deque()
+
+    def note(self, at_s: float, end: int) -> None:
+        """The partition has this end by now."""
+        if self._points and end < self._points[-1][1]:
+            # The topic was made anew.
+            self._points.clear()
+        if len(self._points) > 1 and self._points[-2][1] == end:
+            self._points.pop()
+        self._points.append((at_s, end))
+        if len(self._points) > _MAX_POINTS:
+            self._points = deque(list(self._points)[::2])
+
+    def find(self, offset: int) -> float | None:
+        """When the message at an offset came; None before the first look, or from the end on."""
+        before: tuple[float, int] | None = None
+        for at_s, end in self._points:
+            if end > offset:
+                if before is None:
+                    return None
+                share = (offset - before[1]) / (end - before[1])
+                return before[0] + share * (at_s - before[0])
+            before = at_s, end
+        return None
+
+    def forget(self, offset: int) -> None:
+        """Messages before this one are not asked for any more."""
+        while len(self._points) > 1 and self._points[1][1] <= offset:
+            self._points.popleft()
+
+
+class AgeWatch:
+    """How long what a group has not read waits, partition by partition.
+
+    Args:
+        ask_times: the times in milliseconds of the messages at some places, of those that had come
+            before the first look.
+    """
+
+    def __init__(self, ask_times: Callable[[Mapping[Source, int]], Mapping[Source, int]]) -> None:
+        self._ask_times = ask_times
+        self._times: dict[Source, OffsetTimes] = {}
+        self._asked: dict[Source, tuple[int, int | None]] = {}
+
+    def take(
+        self, places: Mapping[Source, PartitionPlace], now_s: float, wall_ms: int
+    ) -> dict[Source, int]:
+        """The age in milliseconds of the oldest message that waits, where that is known.
+
+        Args:
+            places: those that the group reads.
+            now_s: seconds of a clock that never goes back.
+            wall_ms: the time of day.
+
+        Raises:
+            ServerError: Kafka does not answer.
+        """
+        for source, place in places.items():
+            times = self._times.setdefault(source, OffsetTimes())
+            times.note(now_s, place.end)
+            times.forget(place.end - place.lag)
+        waiting = {source: place.end - place.lag for source, place in places.items() if place.lag}
+        found = {source: self._times[source].find(offset) for source, offset in waiting.items()}
+        ages = {source: int(1000 * (now_s - at)) for source, at in found.items() if at is not None}
+        older = {source: waiting[source] for source, at in found.items() if at is None}
+        for source, came_ms in self._find_older(older).items():
+            ages[source] = max(0, wall_ms - came_ms)
+        return ages
+
+    def _find_older(self, waiting: Mapping[Source, int]) -> dict[Source, int]:
+        new = {s: at for s, at in waiting.items() if self._asked.get(s, (None,))[0] != at}
+        if new:
+            times = self._ask_times(new)
+            self._asked |= {source: (at, times.get(source)) for source, at in new.items()}
+        kept = {source: self._asked[source][1] for source in waiting}
+        return {source: came_ms for source, came_ms in kept.items() if came_ms is not None}
+
+
+class NowBoard:
+    """Looks at everything, again and again.
+
+    Attributes:
+        newest: what the last look saw; None before the first.
+        servers: how each server and service was when it was asked last.
+        history: None before the first look.
+    """
+
+    def __init__(
+        self, settings: Settings, source: MetricsSource, targets: Mapping[str, str]
+    ) -> None:
+        self.newest: Look | None = None
+        self.servers: list[ServerNow] = []
+        self.history: History | None = None
+        self._settings = settings
+        self._source = source
+        self._targets = dict(targets)
+        self._counters = CounterWatch()
+        self._lag = LagReader(settings.kafka, settings.worker.group)
+        self._followed = frozenset(log_topics())
+        self._ages = AgeWatch(lambda places: message_times(settings.kafka, places))
+        self._recent: deque[Slot] = deque(maxlen=MINUTE_LOOKS)
+        self._answered: dict[str, float] = {}
+        self._watched: tuple[float, float] | None = None
+
+    async def run(self, on_look: Callable[[], None]) -> None:
+        """Look for ever.
+
+        Args:
+            on_look: called in the event loop after each look.
+        """
+        path = self._settings.local.state_dir / "console" / "history.sqlite"
+        self.history = await asyncio.to_thread(History, path)
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._repeat(self.look, LOOK_S, on_look))
+                group.create_task(self._repeat(self.check_servers, CHECK_S, on_look))
+        finally:
+            self.history.close()
+            self._lag.close()
+
+    async def _repeat(
+        self, work: Callable[[], None], every_s: float, on_look: Callable[[], None]
+    ) -> None:
+        while True:
+            begin_s = time.monotonic()
+            try:
+                await asyncio.to_thread(work)
+                on_look()
+            except Exception:
+                # A page that stands still is no reason to end what answers people.
+                log.exception("now_not_looked_at", what=work.__name__)
+            await asyncio.sleep(max(0.1, every_s - (time.monotonic() - begin_s)))
+
+    def look(self) -> None:
+        """Look once."""
+        assert self.history is not None
+        said = self._source.read()
+        problems = {name: why for name, why in said.problems.items() if why}
+        now_s, wall_s = time.monotonic(), time.time()
+        places, ages = self._read_places(now_s, wall_s, problems)
+        grown = self._counters.take(said.samples)
+        levels = self._levels(places, ages)
+        slot = Slot(
+            self._watch_seconds(said.problems, now_s, wall_s),
+            grown,
+            {name: look_at(value) for name, value in levels.items()},
+        )
+        self.history.add(slot)
+        self._recent.append(slot)
+        self.newest = Look(
+            time_ms=int(wall_s * 1000),
+            samples=tuple(said.samples),
+            totals=readings.sum_counters(said.samples),
+            recent=merge(list(self._recent)[-NOW_LOOKS:]),
+            minute=merge(self._recent),
+            hour=self.history.total(Span.HOUR),
+            day=self.history.total(Span.DAY),
+            begin_ms=self.history.begin_ms(),
+            places=places,
+            ages_ms=ages,
+            problems=problems,
+        )
+
+    def _read_places(
+        self, now_s: float, wall_s: float, problems: dict[str, str]
+    ) -> tuple[Mapping[Source, PartitionPlace], Mapping[Source, int]]:
+        """Each partition, and how old what waits there is; a problem where Kafka is away."""
+        places: Mapping[Source, PartitionPlace] = {}
+        ages: Mapping[Source, int] = {}
+        try:
+            others = {*EVENT_TYPES.all_topics, RECOMMENDATIONS, DEAD_LETTERS} - self._followed
+            places = self._lag.read(self._followed, others)
+            read = {s: place for s, place in places.items() if s[0] in self._followed}
+            ages = self._ages.take(read, now_s, int(wall_s * 1000))
+        except HeadwaterError as error:
+            problems["kafka"] = " ".join(str(error).split())
+        return places, ages
+
+    def _levels(
+        self, places: Mapping[Source, PartitionPlace], ages: Mapping[Source, int]
+    ) -> dict[str, float]:
+        """The levels that the history keeps."""
+        if not places:
+            return {}
+        lags: dict[str, float] = {}
+        for (topic, _), place in places.items():
+            if topic in self._followed:
+                lags[topic] = lags.get(topic, 0.0) + place.lag
+        waits = [source for source, place in places.items() if place.lag and source[0] in lags]
+        levels = {f"lag|{topic}": lag for topic, lag in lags.items()}
+        if all(source in ages for source in waits):
+            levels["age"] = float(max(ages.values(), default=0))
+        return levels
+
+    def _watch_seconds(self, problems: Mapping[str, str], now_s: float, wall_s: float) -> float:
+        """For how long counters were watched since they were last; 0 while a process is away.
+
+        What it counts meanwhile is seen when it is back: over all of that time.
+        """
+        self._answered |= {name: now_s for name, why in problems.items() if not why}
+        gone = [at for name, at in self._answered.items() if problems.get(name, "gone")]
+        if self._watched and any(now_s - at < _AWAY_S for at in gone):
+            return 0.0
+        before, self._watched = self._watched, (now_s, wall_s)
+        # The clock that never goes back stands still while the machine sleeps.
+        return max(now_s - before[0], wall_s - before[1]) if before else 0.0
+
+    def check_servers(self) -> None:
+        """Ask each server and service how it is."""
+        problems = self.newest.problems if self.newest else {}
+        asked = [*local.NAMES, *self._targets]
+        with ThreadPoolExecutor(len(asked)) as pool:
+            servers = pool.map(self._check_server, local.NAMES)
+            services = pool.map(
+                lambda name: check_service(name, self._targets[name], self._is_named), self._targets
+            )
+            found = [*servers, *services]
+        # Of a Prometheus, whose processes are known by what it says.
+        others = set(problems) - {each.name for each in found} - {"kafka"}
+        found += [ServerNow(name=n, address="", state=ServerState.AWAY, detail=problems[n])
+                  for n in sorted(others)]  # fmt: skip
+        self.servers = found
+
+    @property
+    def _is_named(self) -> bool:
+        return bool(self._settings.console.targets)
+
+    def _check_server(self, name: str) -> ServerNow:
+        address = local.addresses(self._settings)[name] or ""
+        try:
+            ailment = local.find_ailment(self._settings, name)
+        except HeadwaterError as error:
+            ailment = str(error)
+        state = ServerState.AWAY if ailment else ServerState.WELL
+        return ServerNow(name=name, address=address, state=state, detail=ailment)
+
+
+def check_service(name: str, url: str, is_named: bool) -> ServerNow:
+    """Whether a service is ready, as its /readyz says.
+
+    Args:
+        url: of its metrics.
+        is_named: whether the settings say that it is there.
+    """
+    parts = urlsplit(url)
+    ready = urlunsplit(parts._replace(path="/readyz", query=""))
+    detail = ""
+    try:
+        readings.fetch(ready)
+        state = ServerState.WELL
+    except HTTPError as error:
+        # Who knows no probes and answers is up.
+        state = ServerState.NOT_READY if error.code == 503 else ServerState.WELL
+        detail = _read_missing(error) if error.code == 503 else ""
+    except (OSError, ValueError) as error:
+        refused = isinstance(getattr(error, "reason", None), ConnectionRefusedError)
+        state = ServerState.NOT_HERE if refused and not is_named else ServerState.AWAY
+        detail = readings.explain(error) if isinstance(error, OSError) else str(error)
+    return ServerNow(name=name, address=parts.netloc, state=state, detail=detail)
+
+
+def _read_missing(error: HTTPError) -> str:
+    """What a service that is not ready lacks."""
+    try:
+        found: Any = read_json((error.fp or BytesIO()).read(readings.MAX_BYTES), dict)
+    except (DocumentError, OSError):
+        return "is not ready"
+    missing = found.get("missing") or {}
+    return "; ".join(f"{name}: {why}" for name, why in missing.items()) or "is not ready"
+
+
+def find_targets(settings: Settings) -> dict[str, str]:
+    """The addresses of metrics, by what each is called: those of the settings, or this machine's.
+
+    None where a Prometheus is asked.
+    """
+    if settings.console.targets or settings.console.prometheus_url:
+        return {urlsplit(url).netloc: url for url in settings.console.targets}
+    ports = {
+        "worker": (settings.worker.metrics_address, settings.worker.metrics_port),
+        "trainer": (settings.trainer.metrics_address, settings.trainer.metrics_port),
+        "controller": (settings.rollout.metrics_address, settings.rollout.metrics_port),
+        "api": (settings.api.address, settings.api.port),
+    }
+    return {
+        name: f"http://{_host(address)}:{port}/metrics"
+        for name, (address, port) in ports.items()
+        if port
+    }
+
+
+def _host(address: str) -> str:
+    here = _ANY_ADDRESS.get(address, address)
+    return f"[{here}]" if ":" in here else here
+
+
+def make_source(settings: Settings, targets: Mapping[str, str]) -> MetricsSource:
+    """Where metrics are read: a Prometheus, where the settings name one; else each process."""
+    console = settings.console
+    key = console.metrics_key.get_secret_value() if console.metrics_key else None
+    if console.prometheus_url:
+        return readings.PrometheusReader(console.prometheus_url, key)
+    return readings.TargetReader(targets, key)

@@ -1,0 +1,307 @@
+"""Every number on page "Now" is what the API, the metrics and the log say, on the real servers."""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.request
+from collections import Counter
+from contextlib import closing
+from typing import Any
+
+import numpy as np
+import pytest
+from confluent_kafka import OFFSET_BEGINNING, Consumer, Producer, TopicPartition
+from headwater_client import EVENT_TYPES, EventProducer
+from playwright.sync_api import Browser
+from prometheus_client.parser import text_string_to_metric_families
+
+from features.kafka import client_config, describe_log, group_offsets, partition_bounds
+from features.settings import BrokerSettings
+from tests.harness.console import Console, Visit, visiting
+from tests.harness.servers import asleep
+from tests.harness.waiting import wait_until
+
+pytestmark = pytest.mark.integration
+PEOPLE, CLICKS, PURCHASES, BAD, ASKED = 12, 60, 15, 4, 3
+
+
+def messages_of(kafka: BrokerSettings, topic: str) -> list[Any]:
+    """All messages of a topic, read from its beginning."""
+    options = {"group.id": "test-now", "enable.partition.eof": "true"}
+    found, ended = [], set()
+    with closing(Consumer(client_config(kafka) | options)) as consumer:
+        numbers = consumer.list_topics(topic, timeout=10).topics[topic].partitions
+        consumer.assign([TopicPartition(topic, number, OFFSET_BEGINNING) for number in numbers])
+        while len(ended) < len(numbers):
+            for message in consumer.consume(500, 1.0):
+                if message.error():
+                    ended.add(message.partition())
+                else:
+                    found.append(json.loads(message.value()))
+    return found
+
+
+def metrics_of(console: Console) -> dict[str, list[tuple[dict[str, str], float]]]:
+    """What the worker tells Prometheus: by name, labels and value of each sample."""
+    url = f"http://127.0.0.1:{console.settings.worker.metrics_port}/metrics"
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        text = answer.read().decode()
+    found: dict[str, list[tuple[dict[str, str], float]]] = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            found.setdefault(sample.name, []).append((sample.labels, sample.value))
+    return found
+
+
+def sums(samples: list[tuple[dict[str, str], float]], *labels: str) -> dict[Any, float]:
+    total: Counter[Any] = Counter()
+    for named, value in samples:
+        total[tuple(named[label] for label in labels)] += value
+    return dict(total)
+
+
+@pytest.fixture(scope="module")
+def quiet(console: Console) -> dict[str, Any]:
+    """What the console tells once events of all kinds are handled and nothing moves any more."""
+    # What was counted before the first look is not known to be of the last hour.
+    wait_until(lambda: console.call("GET", "/v1/admin/now")[0] == 200, 30)
+    with EventProducer(console.settings.kafka.client_settings, {"log_level": 0}) as producer:
+        for number in range(CLICKS):
+            producer.click(user_id=f"n{number % PEOPLE}", item_id=f"i{number * 7 % 50}")
+        for number in range(PURCHASES):
+            producer.purchase(user_id=f"n{number % PEOPLE}", item_id=f"i{number}")
+    raw = Producer(client_config(console.settings.kafka))
+    for _ in range(BAD):
+        raw.produce("clicks", b'{"user_id": "n1"}', b"n1")
+    raw.flush(10)
+    for number in range(ASKED):
+        console.take("POST", "/v1/recommendations", {"person": f"n{number}", "limit": 3})
+    console.call("POST", "/v1/recommendations", {"person": "n1", "limit": 0})
+
+    def is_quiet() -> bool:
+        now = console.take("GET", "/v1/admin/now")
+        handled = now["all_events"]["total"] + now["dead_letters_in_log"]
+        told = now["all_events"]["total"] == now["all_events"]["hour"]
+        return bool(
+            now["knowledge"]["lag"] == 0 and handled >= CLICKS + PURCHASES + 2 * BAD and told
+        )
+
+    wait_until(is_quiet, 60)
+    # What trends is read again now and then.
+    last: dict[str, Any] = {}
+
+    def stands_still() -> bool:
+        nonlocal last
+        before, last = last, console.take("GET", "/v1/admin/now")
+        time.sleep(2.5)
+        ids = [each["item_id"] for each in last["trends"]["items"]]
+        return bool(
+            before
+            and ids
+            and before["all_answers"]["total"] == last["all_answers"]["total"]
+            and ids == [each["item_id"] for each in before["trends"]["items"]]
+        )
+
+    wait_until(stands_still, 60)
+    return console.take("GET", "/v1/admin/now")
+
+
+def test_counts_are_those_of_the_metrics_and_of_the_log(
+    console: Console, quiet: dict[str, Any]
+) -> None:
+    metrics, kafka = metrics_of(console), console.settings.kafka
+    events = {each["topic"]: each for each in quiet["events"]}
+    by_topic = sums(metrics["headwater_events_total"], "topic")
+    assert {topic: events[topic]["total"] for (topic,) in by_topic} == {
+        topic: count for (topic,), count in by_topic.items()
+    }
+    assert events["clicks"]["total"] == events["clicks"]["in_log"] == CLICKS + BAD
+    assert events["purchases"]["total"] == events["purchases"]["in_log"] == PURCHASES
+    assert quiet["all_events"]["total"] == CLICKS + BAD + PURCHASES
+    for topic in ("clicks", "purchases", "items"):
+        assert events[topic]["in_log"] == len(messages_of(kafka, topic)), topic
+    # The console was there from the beginning of the worker's reading on.
+    for each in quiet["events"]:
+        if each["type"]:
+            assert each["hour"] == each["day"] == each["total"], each
+
+
+def test_answers_fallbacks_and_dead_letters_are_those_on_their_topics(
+    console: Console, quiet: dict[str, Any]
+) -> None:
+    kafka, metrics = console.settings.kafka, metrics_of(console)
+    answers = messages_of(kafka, "recommendations")
+    on_topic = Counter((each["variant"], each.get("fallback", False)) for each in answers)
+    told = {(each["variant"], each["fallback"]): each["total"] for each in quiet["answers"]}
+    assert told == dict(on_topic)
+    counted = sums(metrics["headwater_recommendations_total"], "variant", "fallback")
+    assert {(v, f == "True"): count for (v, f), count in counted.items()} == told
+    assert quiet["all_answers"]["total"] == quiet["answers_in_log"] == len(answers)
+    fallbacks = sum(each.get("fallback", False) for each in answers)
+    assert quiet["fallbacks"]["total"] == fallbacks
+    letters = messages_of(kafka, "dead-letters")
+    assert quiet["dead_letters_in_log"] == len(letters) == BAD
+    by_topic = Counter(each["topic"] for each in letters)
+    assert {each["topic"]: each["total"] for each in quiet["dead_letters"]} == dict(by_topic)
+
+
+def test_quantiles_are_those_of_the_histogram(console: Console, quiet: dict[str, Any]) -> None:
+    samples = metrics_of(console)["headwater_event_to_answer_seconds_bucket"]
+    bounds = np.array([float(labels["le"]) for labels, _ in samples])
+    counts = np.array([value for _, value in samples])
+    latency = quiet["latency"]["hour"]
+    assert latency["count"] == counts[-1] == quiet["all_answers"]["total"]
+    for name, share in (("p50_ms", 0.5), ("p99_ms", 0.99)):
+        # Within a bucket observations lie evenly, and the first begins at 0.
+        edges, below = np.concatenate(([0.0], bounds[:-1])), np.concatenate(([0.0], counts[:-1]))
+        expected = np.interp(share * counts[-1], below, edges)
+        assert latency[name] == pytest.approx(1000 * expected)
+
+
+def test_offsets_are_kafkas_own(console: Console, quiet: dict[str, Any]) -> None:
+    kafka = console.settings.kafka
+    identity = describe_log(kafka)
+    bounds = partition_bounds(kafka, identity.sources)
+    committed = group_offsets(kafka, console.settings.worker.group, identity)
+    assert {
+        (each["topic"], each["partition"]): (each["first"], each["end"], each["committed"])
+        for each in quiet["partitions"]
+    } == {source: (*bounds[source], committed.get(source)) for source in bounds}
+    assert {each["lag"] for each in quiet["partitions"]} == {0}
+    assert (quiet["knowledge"]["lag"], quiet["knowledge"]["age_ms"]) == (0, 0)
+
+
+def test_versions_trends_and_requests_are_those_of_the_api(
+    console: Console, quiet: dict[str, Any]
+) -> None:
+    versions = console.take("GET", "/version")["versions"]
+    assert {each["variant"]: each["version"] for each in quiet["versions"]} == versions
+    (stable,) = quiet["versions"]
+    assert (stable["share"], stable["answer_share"], stable["problem"]) == (1.0, 1.0, "")
+    assert set(stable["workers"].values()) == {stable["version"]}
+    popular = console.take("GET", "/v1/popular?limit=10")["items"]
+    trends = quiet["trends"]
+    assert [each["item_id"] for each in trends["items"]] == [e["item_id"] for e in popular]
+    ranked_by = str(trends["ranked_by_ms"])
+    for item, known in zip(trends["items"], popular, strict=True):
+        assert item["counts"][ranked_by] == pytest.approx(known["score"], rel=1e-3)
+        per_hour = item["counts"][ranked_by] * np.log(2) / trends["ranked_by_ms"] * 3_600_000
+        assert item["per_hour"][ranked_by] == pytest.approx(per_hour)
+        assert item["title"]
+    own = console.call("GET", "/metrics")[1]
+    asked: Counter[str] = Counter()
+    for family in text_string_to_metric_families(own):
+        for sample in family.samples:
+            if sample.name == "headwater_api_requests_total":
+                asked[sample.labels["operation"]] += int(sample.value)
+    (requests,) = [each for each in quiet["requests"] if each["operation"] == "recommend"]
+    assert (requests["total"], requests["failed"]) == (asked["recommend"], 1)
+    assert asked["recommend"] == ASKED + 1
+
+
+def test_each_server_is_well(console: Console, quiet: dict[str, Any]) -> None:
+    states = {each["name"]: (each["state"], each["detail"]) for each in quiet["servers"]}
+    for name in ("kafka", "store", "triton", "worker"):
+        assert states[name] == ("well", ""), states
+    assert states["api"][0] == "not-here"
+    assert quiet["missing"] == {}
+
+
+def test_the_page_shows_exactly_these_numbers(
+    console: Console, browser: Browser, quiet: dict[str, Any]
+) -> None:
+    with visiting(browser, console, "viewer") as visit:
+        visit.go("/")
+        now, shown = console.take("GET", "/v1/admin/now"), numbers_of(visit)
+        stands = {path: value for path, value in shown.items() if not moves(path)}
+        assert stands.keys() >= {
+            "events.0.total",
+            "answers.0.total",
+            "all_answers.total",
+            "fallbacks.total",
+            "dead_letters_in_log",
+            "dead_letters.0.total",
+            "latency.hour.p50_ms",
+            "latency.day.p99_ms",
+            "knowledge.lag",
+            "versions.0.share",
+            "partitions.0.end",
+            "requests.0.total",
+        }
+        for path, value in stands.items():
+            assert value == find(now, path), path
+        assert visit.faults == []
+
+
+def test_lines_and_numbers_move_while_people_click(console: Console, browser: Browser) -> None:
+    with visiting(browser, console, "viewer") as visit:
+        visit.go("/")
+        visit.page.wait_for_selector("[data-chart='events'] canvas")
+        before = numbers_of(visit)["events.0.total"]
+        with console.replaying():
+            wait_until(lambda: numbers_of(visit)["events.0.total"] > before, 60)
+        visit.page.click("[data-span='day']")
+        visit.page.wait_for_selector("[data-span='day'][aria-pressed='true']")
+        assert visit.page.inner_text("#span-name") == "day"
+        assert visit.page.locator("[data-chart] canvas").count() == 4
+        assert visit.faults == []
+    wait_until(lambda: console.take("GET", "/v1/admin/now")["knowledge"]["lag"] == 0, 60)
+
+
+def test_the_history_has_all_that_was_counted(console: Console, quiet: dict[str, Any]) -> None:
+    now = console.take("GET", "/v1/admin/now")
+    for span in ("hour", "day"):
+
+        def is_whole(span: str = span) -> bool:
+            # A history is read anew with its next step.
+            found = console.take("GET", f"/v1/admin/history?span={span}")
+            series = {each["name"]: each["values"] for each in found["series"]}
+            assert len({len(values) for values in series.values()} | {len(found["times"])}) == 1
+            known = [value for values in series.values() for value in values if value is not None]
+            assert min(known) >= 0
+            names = {
+                f"events.{each['type']}" for each in now["events"] if each["type"] and each["hour"]
+            }
+            return all(any(series.get(name, ())) for name in (*names, "answers.all", "latency.p99"))
+
+        wait_until(is_whole, 30)
+    status, problem = console.call("GET", "/v1/admin/history?span=week")
+    assert (status, problem["field"]) == (400, "span")
+
+
+def test_a_server_that_is_away_is_told_and_the_rest_stays(
+    console: Console, quiet: dict[str, Any]
+) -> None:
+    def state_of(name: str) -> str:
+        now = console.take("GET", "/v1/admin/now")
+        assert now["all_answers"]["total"] >= quiet["all_answers"]["total"]
+        return str({each["name"]: each["state"] for each in now["servers"]}[name])
+
+    with asleep(console.local, "triton"):
+        wait_until(lambda: state_of("triton") == "away", 60)
+    wait_until(lambda: state_of("triton") == "well", 60)
+
+
+def test_types_of_events_are_told_by_their_names(quiet: dict[str, Any]) -> None:
+    types = {each["topic"]: each["type"] for each in quiet["events"] if each["type"]}
+    assert types == {spec.topic: name for name, spec in EVENT_TYPES.items()}
+
+
+def moves(path: str) -> bool:
+    """Whether a number changes though nothing happens: rates, the last minute, what fades."""
+    return "per_second" in path or "minute" in path or path.startswith("trends.")
+
+
+def find(answer: Any, path: str) -> Any:
+    for name in path.split("."):
+        answer = answer[int(name)] if isinstance(answer, list) else answer[name]
+    return answer
+
+
+def numbers_of(visit: Visit) -> dict[str, float]:
+    """The exact value of each number on the page, by where the answer has it."""
+    script = """() => [...document.querySelectorAll("[data-now]")]
+        .filter((each) => each.querySelector("data"))
+        .map((each) => [each.dataset.now, Number(each.querySelector("data").value)])"""
+    return dict(visit.page.evaluate(script))
