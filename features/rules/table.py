@@ -261,6 +261,26 @@ class CatalogueTable:
         """A column by its name, such as `price` or `attributes.color`; None where there is none."""
         return self._columns.get(name)
 
+    def read_value(self, item_id: str, name: str) -> ItemValue:
+        """What an item has of `FIELDS`, but for its price; None where it has no row."""
+        row, column = self._rows.get(item_id, -1), self._columns[name]
+        return None if row < 0 else column.values[column.codes[row]]
+
+    def copy_lists(self, name: str) -> Callable[[], dict[str, tuple[str, ...]]]:
+        """What items have in a column of lists, as it is now.
+
+        The mapping is made when it is called: in another thread, where this one must not wait.
+        """
+        column = self._columns[name]
+        names, codes = [*self.item_ids], column.codes[: len(self.item_ids)].copy()
+        lists = {code: each for code, each in enumerate(column.values) if isinstance(each, tuple)}
+
+        def make() -> dict[str, tuple[str, ...]]:
+            pairs = zip(names, codes.tolist(), strict=True)
+            return {item: lists[code] for item, code in pairs if code in lists}
+
+        return make
+
 
 class TableView(NamedTuple):
     """Some items of a table, or all.

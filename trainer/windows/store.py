@@ -17,7 +17,7 @@ import errno
 import hashlib
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -263,15 +263,27 @@ class WindowStore:
             CorruptWindowError: it cannot be read, or is not as it was written.
         """
         manifest = self.manifest(number)
+        return Window(manifest, from_table(self._table(manifest)))
+
+    def read_columns(self, number: int, columns: Sequence[str]) -> Any:
+        """Some columns of a window's rows, as a pyarrow.Table: for who counts, and needs no events.
+
+        Raises:
+            CorruptWindowError: it cannot be read, or is not as it was written.
+        """
+        return self._table(self.manifest(number), columns)
+
+    def _table(self, manifest: "WindowManifest", columns: Sequence[str] | None = None) -> Any:
         address = self._files.address(manifest.file)
         content = self._content(manifest, address)
         if hashlib.sha256(content).hexdigest() != manifest.sha256:
             raise CorruptWindowError(
                 address, "is damaged: its checksum differs", "put it back from a copy"
             )
+        chosen = None if columns is None else list(columns)
         # In this thread: a command that ends at once would abort while Arrow starts its own.
-        table = pq.ParquetFile(pa.BufferReader(content), pre_buffer=False).read(use_threads=False)
-        return Window(manifest, from_table(table))
+        file = pq.ParquetFile(pa.BufferReader(content), pre_buffer=False)
+        return file.read(chosen, use_threads=False)
 
     def address(self, manifest: "WindowManifest") -> str:
         """Where a window's rows are."""
