@@ -69,8 +69,10 @@ PAGES = (
     Page("/people/{person}", "person", "A person", is_listed=False),
     Page("/items", "items", "Items", finds="items"),
     Page("/items/{item}", "item", "An item", is_listed=False),
-    Page("/models", "models", "Models"),
-    Page("/rollouts", "rollouts", "Rollouts"),
+    Page("/models", "models", "Models", ("list_models",)),
+    Page("/models/{version}", "model", "A version", ("describe_model",), is_listed=False),
+    Page("/rollouts", "rollouts", "Rollouts", ("list_rollouts",)),
+    Page("/rollouts/{rollout}", "rollout", "A rollout", ("describe_rollout",), is_listed=False),
     Page(
         "/placements", "placements", "Placements", ("list_placement_figures",), finds="placements"
     ),

@@ -17,9 +17,11 @@ from msgspec.structs import asdict, replace
 
 from deploy.console.audit import make_entry
 from deploy.console.live import Sampler
+from deploy.console.models import ModelOperations
 from deploy.console.now import NowOperations
 from deploy.console.parts import ConsoleOperations, ConsoleParts
 from deploy.console.placements import PlacementAreaOperations
+from deploy.console.rollouts import RolloutOperations
 from deploy.console.session import role_of
 from deploy.settings import Settings
 from stream.api.parts import ApiCall
@@ -50,7 +52,14 @@ class AuditOperations(ConsoleOperations):
         )
 
 
-class ConsoleService(ApiService, NowOperations, PlacementAreaOperations, AuditOperations):
+class ConsoleService(
+    ApiService,
+    NowOperations,
+    ModelOperations,
+    RolloutOperations,
+    PlacementAreaOperations,
+    AuditOperations,
+):
     """All that the console answers, by the names of the operations."""
 
     operations: Sequence[Operation] = (*OPERATIONS, *ADMIN_OPERATIONS)
@@ -64,7 +73,7 @@ class ConsoleService(ApiService, NowOperations, PlacementAreaOperations, AuditOp
     @property
     def samplers(self) -> Mapping[str, Sampler]:
         """What each area says while somebody looks; nothing that a viewer may not see."""
-        return {"now": self.sample_now}
+        return {"now": self.sample_now, "rollouts": self.sample_rollouts}
 
     def find_work(self, operation: Operation) -> Callable[[ApiCall], Awaitable[Any]]:
         """What answers an operation."""

@@ -3,11 +3,13 @@
 Each area's structs stand in a module of its own, with its `OPERATIONS`.
 """
 
-from headwater_client.admin import audit, live, now, placements
+from headwater_client.admin import audit, live, models, now, placements, rollouts
 from headwater_client.operations import Operation
 
 ADMIN_OPERATIONS: tuple[Operation, ...] = (
     *now.OPERATIONS,
+    *models.OPERATIONS,
+    *rollouts.OPERATIONS,
     *placements.OPERATIONS,
     *live.OPERATIONS,
     *audit.OPERATIONS,
