@@ -18,9 +18,10 @@ from features.rules.table import CatalogueTable, TableView
 from features.schema import UNKNOWN, BoolArray, Int64Array
 from stream.routing import Route
 
-# A filter that leaves no more is answered by scores of all that it leaves: the best hundred of the
-# whole catalogue would hold too few of them.
+# A filter that leaves no more, and a small share of the version's items, is answered by scores of
+# all that it leaves: the best hundred of the whole catalogue would hold too few of them.
 MAX_POOL = 1000
+_POOL_SHARE = 0.25
 _KEPT = 128
 _NOTHING: BoolArray = np.zeros(0, np.bool_)
 _AVAILABLE = compile_filter("item.available")
@@ -88,6 +89,8 @@ class FilterableItems:
         """What a filter allows now, of the items that are available."""
         asked = found.text, found.describe_scope(scope)
         known = self._masks.get(asked)
+        if known is not None and known.revision == self.table.revision:
+            return known
         changed = None if known is None else self.table.changed_since(known.revision)
         if known is None or changed is None:
             allowed = _evaluate(found, scope, self.table.view())
@@ -176,7 +179,8 @@ class ItemFilter:
     def find_pool(self, route: Route) -> Int64Array | None:
         """All items of a version that are allowed, int64[p]; None where they are many."""
         allowed, count = self._count_allowed(route)
-        return np.flatnonzero(allowed) if count <= MAX_POOL else None
+        most = min(MAX_POOL, _POOL_SHARE * len(allowed))
+        return np.flatnonzero(allowed) if count <= most else None
 
     def _count_allowed(self, route: Route) -> tuple[BoolArray, int]:
         mask, address = self._mask(), route.version.address
