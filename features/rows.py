@@ -105,6 +105,14 @@ class UserRow:
         return self.events[-3] if self.events else 0
 
     @property
+    def sequence(self) -> int:
+        """How much of all that the row knows: any event that it absorbs raises it.
+
+        Absorbing an event raises one of the offsets, and nothing lowers one.
+        """
+        return sum(self.offsets.values()) + len(self.offsets)
+
+    @property
     def history(self) -> list[tuple[int, int, int]]:
         """The events as (time_ms, type, item), ascending."""
         flat = self.events

@@ -233,10 +233,8 @@ def _requests(
     for user_id, record in last.items():
         row = changes.users[user_id]
         time_ms = max(record.event.timestamp, row.reference_ms)
-        # Absorbing an event raises one of the offsets, and nothing lowers one.
-        sequence = sum(row.offsets.values()) + len(row.offsets)
         topic, _, partition = record.column.rpartition("_")
-        place = EventPlace(topic, int(partition), record.offset, sequence)
+        place = EventPlace(topic, int(partition), record.offset, row.sequence)
         requests.append(
             RecommendationRequest(
                 user_id, time_ms, row, record.event, place, arrived_ms=record.arrived_ms

@@ -159,34 +159,43 @@ class IdentityUpdater:
             name = identities.key_of(record.message)
             row = people[name]
             if record.offset > row.offsets.get(record.source, -1):
-                self._change_row(row, record, entries)
-                row.offsets[record.source] = record.offset
+                apply_identity(row, record, entries, self._schema)
                 changed[name] = row
             if not record.answered:
                 leads_to += follow_up(row, record, self._schema)
         return changed, leads_to
 
-    def _change_row(
-        self, row: UserRow, record: IdentityRecord, entries: Mapping[str, CatalogueEntry]
-    ) -> None:
-        match record.message:
-            case identities.Merge() as merge:
-                merging.mark_merged(row, merge, record.arrived_ms)
-            case identities.HandOver() as handed:
-                merging.absorb_hand_over(row, handed, self._schema)
-            case identities.Erasure() as erasure:
-                row.offsets[record.source] = record.offset
-                merging.erase_row(row, erasure, record.arrived_ms, self._schema)
-            case identities.Erased() as erased:
-                merging.pass_over_erased(row, erased)
-            case identities.SentOn() as sent if not (
-                row.merges and row.merges.forgets(sent.arrived_time)
-            ):
-                event = record.event
-                assert event is not None
-                found = entries[event.item_id].category_hashes
-                seen = observation(event, record.source, record.offset, found)
-                apply_event(row, seen, self._schema)
+
+def apply_identity(
+    row: UserRow,
+    record: IdentityRecord,
+    entries: Mapping[str, CatalogueEntry],
+    schema: FeatureSchema,
+) -> None:
+    """Let a message that its row has not absorbed change it, in place.
+
+    Args:
+        entries: of the item of an event that was sent on.
+    """
+    match record.message:
+        case identities.Merge() as merge:
+            merging.mark_merged(row, merge, record.arrived_ms)
+        case identities.HandOver() as handed:
+            merging.absorb_hand_over(row, handed, schema)
+        case identities.Erasure() as erasure:
+            row.offsets[record.source] = record.offset
+            merging.erase_row(row, erasure, record.arrived_ms, schema)
+        case identities.Erased() as erased:
+            merging.pass_over_erased(row, erased)
+        case identities.SentOn() as sent if not (
+            row.merges and row.merges.forgets(sent.arrived_time)
+        ):
+            event = record.event
+            assert event is not None
+            found = entries[event.item_id].category_hashes
+            seen = observation(event, record.source, record.offset, found)
+            apply_event(row, seen, schema)
+    row.offsets[record.source] = record.offset
 
 
 def follow_up(

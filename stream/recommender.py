@@ -64,6 +64,15 @@ class Recommender:
         self._filler = ListFiller(settings, items)
         self.items = items
 
+    def ask_as(self, routes: Routes, items: ItemViews | None = None) -> "Recommender":
+        """The same core by other routes; it asks the same Triton.
+
+        Args:
+            items: as which it sees the items; None: as this one does.
+        """
+        views = items or self.items
+        return Recommender(self._settings, views, routes, self._versions.look_at(views))
+
     async def start(self) -> None:
         """Read what trends, before the first request.
 

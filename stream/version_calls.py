@@ -170,6 +170,10 @@ class VersionCaller:
         self._items = items
         self._client = client
 
+    def look_at(self, items: ItemViews) -> "VersionCaller":
+        """The same over other views of the items; it has the same connections."""
+        return VersionCaller(self._settings, self._schema, items, self._client)
+
     def make_call(
         self, route: Route, requests: Sequence[RecommendationRequest], *, on_trial: bool
     ) -> VersionCall:

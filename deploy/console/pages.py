@@ -65,10 +65,23 @@ class Page:
 
 PAGES = (
     Page("/", "now", "Now", ("tell_now",)),
-    Page("/people", "people", "People", finds="people"),
-    Page("/people/{person}", "person", "A person", is_listed=False),
-    Page("/items", "items", "Items", finds="items"),
-    Page("/items/{item}", "item", "An item", is_listed=False),
+    Page("/people", "people", "People", ("list_people",), finds="people"),
+    Page(
+        "/people/{person}",
+        "person",
+        "A person",
+        ("show_person", "ask_what_if", "list_sent"),
+        is_listed=False,
+    ),
+    Page(
+        "/recommendations/{recommendation_id}",
+        "recommendation",
+        "Why a list",
+        ("reproduce_list",),
+        is_listed=False,
+    ),
+    Page("/items", "items", "Items", ("find_items",), finds="items"),
+    Page("/items/{item}", "item", "An item", ("show_item",), is_listed=False),
     Page("/models", "models", "Models", ("list_models",)),
     Page("/models/{version}", "model", "A version", ("describe_model",), is_listed=False),
     Page("/rollouts", "rollouts", "Rollouts", ("list_rollouts",)),
@@ -139,9 +152,7 @@ class ConsolePages:
             f"/{page.finds}/"
         ):
             return RedirectResponse(found, 303)
-        operations = [self._operations[name] for name in page.operations]
-        asked = await asyncio.gather(*(self._ask(each, key, request) for each in operations))
-        answers = dict(zip(page.operations, asked, strict=True))
+        answers = await self._ask_all(page, key, request)
         problems = {name: said for name, said in answers.items() if isinstance(said, Problem)}
         main = problems.get(page.operations[0]) if page.operations else None
         return self._render(
@@ -156,12 +167,26 @@ class ConsolePages:
             answers={name: None if name in problems else said for name, said in answers.items()},
         )
 
+    async def _ask_all(self, page: Page, key: ApiKey, request: Request) -> dict[str, Any]:
+        """What each operation of a page answers, or its problem.
+
+        Where what the page is about is not there, nothing else is asked.
+        """
+        operations = [self._operations[name] for name in page.operations]
+        if not operations:
+            return {}
+        main = await self._ask(operations[0], key, request)
+        if isinstance(main, Problem) and main.status < 500:
+            return dict.fromkeys(page.operations, main)
+        rest = await asyncio.gather(*(self._ask(each, key, request) for each in operations[1:]))
+        return dict(zip(page.operations, [main, *rest], strict=True))
+
     async def _ask(self, operation: Operation, key: ApiKey, request: Request) -> Any:
         """What an operation answers to the holder of a key; or the problem."""
         try:
             check_scope(key, operation.scope)
             kind = operation.query or operation.body
-            asked = _convert(_pick(request.query_params, kind), kind) if kind else None
+            asked = _convert(_pick(request, kind), kind) if kind else None
             body, query = (None, asked) if operation.query else (asked, None)
             call = ApiCall(key, b"", body, query, request.path_params, request.headers)
             async with asyncio.timeout(WITHIN_S):
@@ -338,10 +363,21 @@ def _check_origin(request: Request) -> None:
         raise refuse("scope", f"the form is of {origin[:80]!r}", "send it from this console's page")
 
 
-def _pick(given: Mapping[str, str], kind: type[msgspec.Struct]) -> dict[str, str]:
-    """What a page's own query says of an operation's: the fields that it has, if not left empty."""
-    names = {field.encode_name for field in msgspec.structs.fields(kind)}
-    return {name: value for name, value in given.items() if value and name in names}
+def _pick(request: Request, kind: type[msgspec.Struct]) -> dict[str, Any]:
+    """What a page's path and query say of an operation's fields, if not left empty.
+
+    What stands in the query several times is a list, and so is the one of a field of lists.
+    """
+    found: dict[str, Any] = {}
+    for field in msgspec.structs.fields(kind):
+        name = field.encode_name
+        given = [value for value in request.query_params.getlist(name) if value]
+        if name in request.path_params:
+            found[name] = request.path_params[name]
+        elif given:
+            is_list = isinstance(msgspec.inspect.type_info(field.type), msgspec.inspect.ListType)
+            found[name] = given if is_list else given[-1]
+    return found
 
 
 def _convert(fields: Mapping[str, Any], kind: type[msgspec.Struct]) -> Any:

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import msgspec
 import structlog
+from headwater_client import encode
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
@@ -32,7 +34,12 @@ def make_templates(pages: Sequence[Any]) -> Environment:
         lstrip_blocks=True,
         auto_reload=False,
     )
-    templates.filters |= {"figure": figure, "percent": percent, "moment": moment}
+    templates.filters |= {
+        "figure": figure,
+        "percent": percent,
+        "moment": moment,
+        "document": format_document,
+    }
     templates.globals |= {
         "listed": [page for page in pages if page.is_listed],
         "modules": _list_modules(),
@@ -82,6 +89,15 @@ def moment(time_ms: int | None) -> Markup:
         return Markup("{} ms").format(time_ms)
     exact = f"{at:%Y-%m-%dT%H:%M:%S}.{time_ms % 1000:03d}Z"
     return Markup('<time datetime="{}">{}</time>').format(exact, f"{at:%Y-%m-%d %H:%M:%S}")
+
+
+def format_document(value: Any) -> str:
+    """What a struct is as JSON, to be read by people.
+
+    >>> format_document([])
+    '[]'
+    """
+    return msgspec.json.format(encode(value), indent=2).decode()
 
 
 def link(room: str, name: str) -> str:

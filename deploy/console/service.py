@@ -16,10 +16,12 @@ from headwater_client.operations import OPERATIONS, Operation
 from msgspec.structs import asdict, replace
 
 from deploy.console.audit import make_entry
+from deploy.console.items import ItemOperations
 from deploy.console.live import Sampler
 from deploy.console.models import ModelOperations
 from deploy.console.now import NowOperations
 from deploy.console.parts import ConsoleOperations, ConsoleParts
+from deploy.console.people import PersonOperations
 from deploy.console.placements import PlacementAreaOperations
 from deploy.console.rollouts import RolloutOperations
 from deploy.console.session import role_of
@@ -58,6 +60,8 @@ class ConsoleService(
     ModelOperations,
     RolloutOperations,
     PlacementAreaOperations,
+    PersonOperations,
+    ItemOperations,
     AuditOperations,
 ):
     """All that the console answers, by the names of the operations."""

@@ -60,7 +60,12 @@ class ListOperations(Operations):
         seconds = perf_counter() - start_s
         answer, served = await self._list_answer(found, wish, query.person, recorded)
         if served is not None:
-            served = replace(served, asked=_read_request(query))
+            is_plain = not events and query.guest is None
+            served = replace(
+                served,
+                asked=_read_request(query),
+                sequence=found.row.sequence if is_plain else None,
+            )
             self._report(served, wish, view, seconds)
         return replace(
             answer,
@@ -111,7 +116,8 @@ class ListOperations(Operations):
         described = _describe(found, found.lists.fallback, uuid4().hex)
         if query.person is not None:
             served = _make_served(query.person, found._replace(items=shown), described)
-            self._parts.publisher.send(served_message(served))
+            known = None if events else found.row.sequence
+            self._parts.publisher.send(served_message(replace(served, sequence=known)))
         return contract.RankAnswer(
             **described,
             items=[*placed, *map(contract.RankedItem, rest)],

@@ -29,6 +29,7 @@ from uuid import uuid4
 import fsspec
 import msgspec
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
 from fsspec.implementations.local import LocalFileSystem
@@ -256,14 +257,20 @@ class WindowStore:
                 self._files.address(path), "no such window", "see `headwater windows list`"
             ) from error
 
-    def read(self, number: int) -> Window:
+    def read(self, number: int, person: str = "") -> Window:
         """A window with its rows.
+
+        Args:
+            person: of whom alone, where one is named.
 
         Raises:
             CorruptWindowError: it cannot be read, or is not as it was written.
         """
         manifest = self.manifest(number)
-        return Window(manifest, from_table(self._table(manifest)))
+        table = self._table(manifest)
+        if person:
+            table = table.filter(pc.equal(table["user_id"], person))
+        return Window(manifest, from_table(table))
 
     def read_columns(self, number: int, columns: Sequence[str]) -> Any:
         """Some columns of a window's rows, as a pyarrow.Table: for who counts, and needs no events.

@@ -167,7 +167,8 @@ class Recommendation(Struct, frozen=True, kw_only=True, omit_defaults=True):
     On the topic `served` it is a list that the API has answered: `event_id` is empty, and
     `event_time` is that of the answer. `placement` is where it was shown, `placement_revision` by
     which change of its rules it was made, and `trial` says so where a change is tried out. `asked`
-    is what the request said of the list.
+    is what the request said of the list. `sequence` is there where the row knew the log alone:
+    where the request brought neither events nor a guest.
 
     `topic`, `partition` and `offset` say where the event stands. Of two recommendations of a person
     the one with the larger `sequence` knows more events: an order that no clock has a part in.

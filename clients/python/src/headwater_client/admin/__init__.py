@@ -3,7 +3,7 @@
 Each area's structs stand in a module of its own, with its `OPERATIONS`.
 """
 
-from headwater_client.admin import audit, live, models, now, placements, rollouts
+from headwater_client.admin import audit, live, models, now, people, placements, rollouts
 from headwater_client.operations import Operation
 
 ADMIN_OPERATIONS: tuple[Operation, ...] = (
@@ -13,4 +13,5 @@ ADMIN_OPERATIONS: tuple[Operation, ...] = (
     *placements.OPERATIONS,
     *live.OPERATIONS,
     *audit.OPERATIONS,
+    *people.OPERATIONS,
 )
