@@ -7,7 +7,7 @@ into the history (`deploy.console.history`), and stands in `NowBoard.newest` unt
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -181,6 +181,7 @@ class NowBoard:
         self._ages = AgeWatch(lambda places: message_times(settings.kafka, places))
         self._recent: deque[Slot] = deque(maxlen=MINUTE_LOOKS)
         self._answered: dict[str, float] = {}
+        self._said: dict[str, tuple[float, list[Reading]]] = {}
         self._watched: tuple[float, float] | None = None
 
     async def run(self, on_look: Callable[[], None]) -> None:
@@ -218,8 +219,9 @@ class NowBoard:
         said = self._source.read()
         problems = {name: why for name, why in said.problems.items() if why}
         now_s, wall_s = time.monotonic(), time.time()
+        samples = self._recall_samples(said.samples, now_s)
         places, ages = self._read_places(now_s, wall_s, problems)
-        grown = self._counters.take(said.samples)
+        grown = self._counters.take(samples)
         levels = self._levels(places, ages)
         slot = Slot(
             self._watch_seconds(said.problems, now_s, wall_s),
@@ -230,8 +232,8 @@ class NowBoard:
         self._recent.append(slot)
         self.newest = Look(
             time_ms=int(wall_s * 1000),
-            samples=tuple(said.samples),
-            totals=readings.sum_counters(said.samples),
+            samples=tuple(samples),
+            totals=readings.sum_counters(samples),
             recent=merge(list(self._recent)[-NOW_LOOKS:]),
             minute=merge(self._recent),
             hour=self.history.total(Span.HOUR),
@@ -241,6 +243,15 @@ class NowBoard:
             ages_ms=ages,
             problems=problems,
         )
+
+    def _recall_samples(self, samples: Iterable[Reading], now_s: float) -> list[Reading]:
+        """What all processes say; of one that does not answer for a moment, what it said last."""
+        said: dict[str, list[Reading]] = {}
+        for reading in samples:
+            said.setdefault(reading.process, []).append(reading)
+        self._said |= {process: (now_s, each) for process, each in said.items()}
+        self._said = {n: each for n, each in self._said.items() if now_s - each[0] < _AWAY_S}
+        return [reading for _, each in self._said.values() for reading in each]
 
     def _read_places(
         self, now_s: float, wall_s: float, problems: dict[str, str]

@@ -224,9 +224,10 @@ class History:
             return merge([whole, *(slot for _, slot in self._read(MINUTES, minute, minute))])
 
     def begin_ms(self) -> int | None:
-        """Since when there is a history, in milliseconds; None without any."""
+        """The minute since when there is a history, in milliseconds; None without any."""
         with self._lock, suppress(sqlite3.Error):
-            (first,) = self._file.execute("SELECT min(at) FROM slots").fetchone()
+            asked = "SELECT min(at) FROM slots WHERE step = ?"
+            (first,) = self._file.execute(asked, (MINUTE_S,)).fetchone()
             return None if first is None else first * 1000
         return None
 

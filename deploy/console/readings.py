@@ -20,7 +20,7 @@ from prometheus_client.registry import CollectorRegistry
 
 from deploy.console.history import MAX_FIGURES
 
-ANSWER_S = 1.5
+ANSWER_S = 3.0
 MAX_BYTES = 8 * 1024 * 1024
 BEGAN = "process_start_time_seconds"
 BUCKET = "_bucket"

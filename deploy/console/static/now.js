@@ -131,7 +131,12 @@ async function show(chosen) {
 
 export function update(sample) {
   const answer = sample.now;
-  if (!page || !answer?.shape) return;
+  if (!answer?.shape) return;
+  if (!page) {
+    // It was drawn before anything was seen.
+    location.reload();
+    return;
+  }
   if (answer.shape !== page.dataset.shape) drawAnew(answer.shape);
   else showNumbers(answer);
   if (history) addPoint(answer);

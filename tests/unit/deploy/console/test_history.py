@@ -44,10 +44,12 @@ def see(events: float = 1.0, seconds: float = 2.0, **levels: float) -> Slot:
     return Slot(seconds, {"events|clicks": events}, {n: look_at(v) for n, v in levels.items()})
 
 
-def watch(history: History, clock: Clock, seconds: int, events: float = 1.0) -> None:
-    for _ in range(0, seconds, 2):
-        clock.now_s += 2
-        history.add(see(events))
+def watch(
+    history: History, clock: Clock, seconds: int, events: float = 1.0, every_s: int = 2
+) -> None:
+    for _ in range(0, seconds, every_s):
+        clock.now_s += every_s
+        history.add(see(events, every_s))
 
 
 def test_an_empty_history_says_nothing(history: History) -> None:
@@ -67,7 +69,7 @@ def test_an_hour_is_told_in_steps_of_ten_seconds(history: History, clock: Clock)
 def test_a_day_is_told_though_an_hour_of_it_is_kept_in_seconds(
     history: History, clock: Clock
 ) -> None:
-    watch(history, clock, 2 * HOUR_S, events=2.0)
+    watch(history, clock, 2 * HOUR_S, events=20.0, every_s=20)
     total = sum(slot.counts["events|clicks"] for _, slot in history.read(Span.DAY))
     assert total == history.total(Span.DAY).counts["events|clicks"] == 2 * HOUR_S
     assert history.total(Span.HOUR).counts["events|clicks"] == pytest.approx(HOUR_S, abs=60)
@@ -75,9 +77,7 @@ def test_a_day_is_told_though_an_hour_of_it_is_kept_in_seconds(
 
 
 def test_its_size_is_bounded(history: History, clock: Clock, path: Path) -> None:
-    for _ in range(3 * 1440):
-        clock.now_s += 60
-        history.add(see())
+    watch(history, clock, DAY_S + 2 * HOUR_S, every_s=60)
     history.close()
     with sqlite3.connect(path) as file:
         counts = dict(file.execute("SELECT step, count(*) FROM slots GROUP BY step"))
