@@ -210,11 +210,12 @@ def compare_windows(address: str, log: Sequence[Logged]) -> Findings:
 
 @dataclass(frozen=True)
 class Answer:
-    """A recommendation: to which event, and when it was made."""
+    """A recommendation: to which event, when it was made, and for which variant's people."""
 
     event_id: str
     user_id: str
     produced_ms: int
+    variant: str = ""
 
 
 def read_answers(settings: Settings) -> list[Answer]:
@@ -224,7 +225,10 @@ def read_answers(settings: Settings) -> list[Answer]:
         for _, _, value in read_values(settings, RECOMMENDATIONS)
         if _MARK in value
     )
-    return [Answer(each["event_id"], each["user_id"], each["produced_time"]) for each in values]
+    return [
+        Answer(each["event_id"], each["user_id"], each["produced_time"], each["variant"])
+        for each in values
+    ]
 
 
 def count_refused(settings: Settings) -> int:
@@ -242,49 +246,78 @@ def _raw_of(letter: bytes) -> bytes:
         return b""
 
 
+Places = dict[str, list[int]]
+"""By variant: where in a partition events stand that its people were answered for."""
+
+
+class _AnswerTimes:
+    """When events were answered, by variant of the rollout, and people by topic of the event."""
+
+    def __init__(self, log: Sequence[Logged], answers: Sequence[Answer]) -> None:
+        topics = {event.event_id: event.topic for event in log}
+        self.of: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+        self._own: dict[tuple[str, str], dict[str, list[int]]] = defaultdict(
+            lambda: defaultdict(list)
+        )
+        for answer in sorted(answers, key=lambda each: each.produced_ms):
+            person = answer.user_id, topics.get(answer.event_id, "")
+            self.of[answer.event_id][answer.variant].append(answer.produced_ms)
+            self._own[person][answer.variant].append(answer.produced_ms)
+
+    def is_read_with(self, place: int, ordered: Sequence[Logged], places: Places) -> bool:
+        """Whether an event of another topic was answered when this one was read."""
+        event = ordered[place]
+        others = (topic for topic in EVENT_TYPES.topics if topic != event.topic)
+        own = (self._own.get((event.user_id, topic), {}) for topic in others)
+        return any(
+            self._are_made_beside(times, variant, place, ordered, places[variant])
+            for each in own
+            for variant, times in each.items()
+        )
+
+    def _are_made_beside(
+        self,
+        times: Sequence[int],
+        variant: str,
+        place: int,
+        ordered: Sequence[Logged],
+        places: Sequence[int],
+    ) -> bool:
+        at = bisect_left(places, place)
+        before = [ordered[each] for each in places[max(0, at - 1) : at]]
+        after = [ordered[each] for each in places[at : at + 1]]
+        first = self.of[before[0].event_id][variant][0] if before else ordered[place].time_ms
+        last = self.of[after[0].event_id][variant][-1] if after else first
+        return bool(before or after) and _has_between(times, first - _SAME_MS, last + _SAME_MS)
+
+
 def list_unanswered(log: Sequence[Logged], answers: Sequence[Answer]) -> list[Logged]:
     """Events that have no answer, and of whose person no event in the same micro-batch has one.
 
     A micro-batch is answered once a person: for the last of the person's events in it, of whichever
     topic. So an event of the same topic within the next 128 of its partition counts, and so does an
     answer to an event of another topic that was made when this one was read: not before those
-    before it in its partition were answered (or it was sent), nor after those after it were.
+    before it in its partition were answered (or it was sent), nor after those after it were. Those
+    are people of the same variant: a version on trial may be some micro-batches behind.
     """
-    topics = {event.event_id: event.topic for event in log}
-    made: dict[str, list[int]] = defaultdict(list)
-    own: dict[tuple[str, str], list[int]] = defaultdict(list)
-    for answer in answers:
-        made[answer.event_id].append(answer.produced_ms)
-        own[answer.user_id, topics.get(answer.event_id, "")].append(answer.produced_ms)
-    for times in own.values():
-        times.sort()
-
-    def is_read_with(event: Logged, before: Logged | None, after: Logged | None) -> bool:
-        first = min(made[before.event_id]) if before else event.time_ms
-        last = max(made[after.event_id]) if after else first
-        return (before or after) is not None and any(
-            _has_between(own[event.user_id, topic], first - _SAME_MS, last + _SAME_MS)
-            for topic in EVENT_TYPES.topics
-            if topic != event.topic
-        )
-
+    answered = _AnswerTimes(log, answers)
     unanswered = []
     for events in oracle.by(log, "topic", "partition").values():
         ordered = sorted(events, key=lambda each: each.offset)
-        places = [place for place, event in enumerate(ordered) if event.event_id in made]
+        places: Places = defaultdict(list)
         stood: dict[str, list[int]] = defaultdict(list)
-        for place in places:
-            stood[ordered[place].user_id].append(place)
         for place, event in enumerate(ordered):
-            at = bisect_left(places, place)
-            before = ordered[places[at - 1]] if at else None
-            after = ordered[places[at]] if at < len(places) else None
-            if not (
-                event.event_id in made
-                or _has_between(stood[event.user_id], place, place + _BATCH)
-                or is_read_with(event, before, after)
-            ):
-                unanswered.append(event)
+            if event.event_id in answered.of:
+                stood[event.user_id].append(place)
+                for variant in answered.of[event.event_id]:
+                    places[variant].append(place)
+        unanswered += [
+            event
+            for place, event in enumerate(ordered)
+            if event.event_id not in answered.of
+            and not _has_between(stood[event.user_id], place, place + _BATCH)
+            and not answered.is_read_with(place, ordered, places)
+        ]
     return unanswered
 
 

@@ -57,8 +57,8 @@ def event(number: int, user: str = "ann", topic: str = "clicks", ms: int = 0) ->
     return Logged(topic, 0, number, user, "lamp", f"{topic}{number}", ms or number * 1000)
 
 
-def answer(event: Logged, ms: int = 0) -> Answer:
-    return Answer(event.event_id, event.user_id, ms)
+def answer(event: Logged, ms: int = 0, variant: str = "stable") -> Answer:
+    return Answer(event.event_id, event.user_id, ms, variant)
 
 
 def test_an_event_without_answer_is_answered_by_a_later_one_of_its_batch() -> None:
@@ -91,6 +91,18 @@ def test_an_event_is_read_between_those_beside_it_however_long_these_took() -> N
     answers = [answer(earlier, 5000), answer(later, 9000)]
     assert not list_unanswered(log, [*answers, answer(click, 7000)])
     assert list_unanswered(log, [*answers, answer(click, 1000)]) == [purchase]
+
+
+def test_a_version_on_trial_may_answer_later_than_the_stable_one() -> None:
+    """The people of a variant are compared with each other, however far it is behind."""
+    log = [event(1, "bob"), event(2, "eve"), event(3), event(4, "bob"), event(5, "eve")]
+    purchase = event(6, topic="purchases")
+    stable = [answer(log[at], at) for at in (0, 3)]
+    trial = [answer(log[at], 60_000 + at, "canary") for at in (1, 4)]
+    read_with = answer(purchase, 60_002, "canary")
+    assert not list_unanswered([*log, purchase], [*stable, *trial, read_with])
+    of_before = answer(purchase, 2, "canary")
+    assert list_unanswered([*log, purchase], [*stable, *trial, of_before]) == [log[2]]
 
 
 def test_of_events_of_one_id_the_first_counts() -> None:
