@@ -24,6 +24,7 @@ from pydantic import (
 )
 
 from deploy import settings_text
+from deploy.monitoring.settings import MonitoringSettings
 from deploy.optimize.settings import OptimizeSettings
 from deploy.rollout.settings import RolloutSettings
 from deploy.settings_text import DELIMITER, PREFIX
@@ -226,6 +227,7 @@ class Settings(_Sources):
     trainer: TrainerSettings = TrainerSettings()
     fine_tune: FineTuneSettings = FineTuneSettings()
     windows: WindowSettings = WindowSettings()
+    monitoring: MonitoringSettings = MonitoringSettings()
     gate: GateSettings = GateSettings()
     rollout: RolloutSettings = RolloutSettings()
     optimize: OptimizeSettings = OptimizeSettings()

@@ -81,7 +81,7 @@ PAGES = (
         is_listed=False,
     ),
     Page("/items", "items", "Items", ("find_items",), finds="items"),
-    Page("/items/{item}", "item", "An item", ("show_item",), is_listed=False),
+    Page("/items/{item}", "item", "An item", ("show_item", "forecast_item"), is_listed=False),
     Page("/models", "models", "Models", ("list_models",)),
     Page("/models/{version}", "model", "A version", ("describe_model",), is_listed=False),
     Page("/rollouts", "rollouts", "Rollouts", ("list_rollouts",)),
@@ -92,7 +92,8 @@ PAGES = (
     Page(
         "/placements/{name}", "placement", "A placement", ("describe_placement",), is_listed=False
     ),
-    Page("/quality", "quality", "Quality of data"),
+    Page("/demand", "demand", "Demand", ("list_forecasts",)),
+    Page("/quality", "quality", "Quality of data", ("list_anomalies", "tell_drift")),
     Page("/fairness", "fairness", "Fairness"),
     Page("/audit", "audit", "Audit", ("list_audit",)),
 )

@@ -3,16 +3,20 @@
 import hmac
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 from hashlib import sha256
 
 from cachetools import LRUCache
 from headwater_client.contract import Scope
 
 from deploy.console.audit import AuditLog
+from deploy.console.outlook import DemandOutlook
+from deploy.console.rates import SignalFollower
 from deploy.settings import Settings
 from stream.api.keys import ApiKey, has_scope
 from stream.api.parts import ApiParts, Operations
 from stream.api.problems import refuse
+from trainer.windows.store import WindowStore
 
 _SHOWN_PEOPLE = 100_000
 _DIGITS = 20
@@ -61,6 +65,19 @@ class ConsoleParts(ApiParts):
     settings: Settings
     audit: AuditLog
     masks: PersonMasks | None
+
+    @cached_property
+    def outlook(self) -> DemandOutlook:
+        """What is expected of items and categories."""
+        return DemandOutlook(WindowStore(self.settings.windows_address), self.items.table)
+
+    @cached_property
+    def signals(self) -> SignalFollower:
+        """Rates, features and scores that are not as they were."""
+        store = WindowStore(self.settings.windows_address)
+        return SignalFollower(
+            self.settings.kafka, store, self.settings.monitoring, self.items.table
+        )
 
     def may_read_people(self, key: ApiKey) -> bool:
         """Whether the holder of a key may see people's ids."""

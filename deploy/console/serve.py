@@ -59,6 +59,11 @@ async def _run(
     api = transport.ConsoleApi(operations, gate, core.readiness, feed)
     routes = pages.ConsolePages(api, operations).make_routes()
     log.info("console_listens", address=chosen.address, port=chosen.port)
-    works = [feed.run, operations.watch_now]
+    works = [
+        feed.run,
+        operations.watch_now,
+        operations.watch_demand,
+        operations.watch_signals,
+    ]
     app = transport.SecureAnswers(api.make_app((), routes))
     await core.serve(app, listener, works, feed.close)

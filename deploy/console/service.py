@@ -16,6 +16,7 @@ from headwater_client.operations import OPERATIONS, Operation
 from msgspec.structs import asdict, replace
 
 from deploy.console.audit import make_entry
+from deploy.console.forecast import ForecastOperations
 from deploy.console.items import ItemOperations
 from deploy.console.live import Sampler
 from deploy.console.models import ModelOperations
@@ -25,6 +26,7 @@ from deploy.console.people import PersonOperations
 from deploy.console.placements import PlacementAreaOperations
 from deploy.console.rollouts import RolloutOperations
 from deploy.console.session import role_of
+from deploy.console.signals import SignalOperations
 from deploy.settings import Settings
 from stream.api.parts import ApiCall
 from stream.api.service import ApiService
@@ -62,6 +64,8 @@ class ConsoleService(
     PlacementAreaOperations,
     PersonOperations,
     ItemOperations,
+    ForecastOperations,
+    SignalOperations,
     AuditOperations,
 ):
     """All that the console answers, by the names of the operations."""

@@ -3,7 +3,17 @@
 Each area's structs stand in a module of its own, with its `OPERATIONS`.
 """
 
-from headwater_client.admin import audit, live, models, now, people, placements, rollouts
+from headwater_client.admin import (
+    audit,
+    forecast,
+    live,
+    models,
+    now,
+    people,
+    placements,
+    rollouts,
+    signals,
+)
 from headwater_client.operations import Operation
 
 ADMIN_OPERATIONS: tuple[Operation, ...] = (
@@ -11,6 +21,8 @@ ADMIN_OPERATIONS: tuple[Operation, ...] = (
     *models.OPERATIONS,
     *rollouts.OPERATIONS,
     *placements.OPERATIONS,
+    *forecast.OPERATIONS,
+    *signals.OPERATIONS,
     *live.OPERATIONS,
     *audit.OPERATIONS,
     *people.OPERATIONS,

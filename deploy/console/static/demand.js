@@ -1,0 +1,1 @@
+import "./forecast.js";
