@@ -202,7 +202,7 @@ class ApiSettings(Section):
     segment_events: Annotated[int, Field(ge=0, le=10_000_000)] = Field(
         200_000,
         description="newest events that a process keeps in memory, once it was asked what is "
-        "popular in a segment, at most; about 150 bytes each; 0: none, and that is refused",
+        "popular in a segment, at most; about 125 bytes each; 0: none, and that is refused",
     )
     segment_horizon_s: Annotated[float, Field(gt=0)] = Field(
         2_592_000.0,

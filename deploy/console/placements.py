@@ -87,13 +87,12 @@ class PlacementAreaOperations(ConsoleOperations, PlacementOperations):
         name, query = call.path["name"], call.query
         self._check_placement(name, contract.PlacementRules())
         missing: list[str] = []
-        revisions = await self._read(missing, "its revisions", self._read_revisions, name) or []
-        entries = await self._read(missing, "the audit", self._find_actions, name) or []
-        trials = contract.TrialsAnswer(placement=name, trials=[])
-        try:
-            trials = await self._parts.trial_desk.read(name)
-        except HeadwaterError as error:
-            missing.append(f"its trials: {error}")
+        found = await asyncio.gather(
+            self._read(missing, "its revisions", self._read_revisions, name),
+            self._read(missing, "the audit", self._find_actions, name),
+            self._read_trials(missing, name),
+        )
+        revisions, entries, trials = found[0] or [], found[1] or [], found[2]
         known = self._parts.placements.known.get(name)
         rules = known.placement if known else contract.PlacementRules()
         if query is not None and query.revision is not None:
@@ -124,6 +123,13 @@ class PlacementAreaOperations(ConsoleOperations, PlacementOperations):
         except HeadwaterError as error:
             missing.append(f"{what}: {error}")
             return None
+
+    async def _read_trials(self, missing: list[str], name: str) -> contract.TrialsAnswer:
+        try:
+            return await self._parts.trial_desk.read(name)
+        except HeadwaterError as error:
+            missing.append(f"its trials: {error}")
+            return contract.TrialsAnswer(placement=name, trials=[])
 
     def _read_revisions(self, name: str) -> list[admin.RevisionFigures]:
         """The revisions of a placement, newest first, also those that count for nobody."""
@@ -210,7 +216,7 @@ class PlacementAreaOperations(ConsoleOperations, PlacementOperations):
         """
         rules, faults = self._drafts.read(call.path["name"], call.body)
         if rules is None:
-            return admin.DraftAnswer(faults=faults)
+            return admin.DraftAnswer(faults=faults, items=len(self._parts.items.table))
         items, allowed = self._parts.items, None
         found = compile_filter(rules.filter or "true")
         if all(mention.root == "item" for mention in found.mentions):

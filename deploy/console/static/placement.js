@@ -2,6 +2,7 @@
 // would do is asked for before anybody gets it. Without it the form still saves.
 
 const form = document.querySelector("#editor");
+const asked = document.querySelector("#questions");
 const base = `/v1/admin/placements/${encodeURIComponent(form.dataset.name)}`;
 const WAIT_MS = 250;
 const SHOWN_WORDS = 12;
@@ -288,11 +289,12 @@ function showReplay(found) {
   return parts;
 }
 
-const number = (name) => Number(form.elements[name].value);
+asked.addEventListener("submit", (event) => event.preventDefault());
+const number = (name) => Number(asked.elements[name].value);
 const questions = {
   preview: () => {
-    const people = form.elements.people.value.split(/[\s,]+/).filter(Boolean);
-    const context = form.elements.context.value.trim();
+    const people = asked.elements.people.value.split(/[\s,]+/).filter(Boolean);
+    const context = asked.elements.context.value.trim();
     return { ...draft(), people, count: number("count"), ...(context ? { context: JSON.parse(context) } : {}) };
   },
   replay: () => ({ ...draft(), days: number("days"), lists: number("lists") }),

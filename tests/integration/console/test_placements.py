@@ -12,6 +12,9 @@ from uuid import uuid4
 import pytest
 from playwright.sync_api import Browser, expect
 
+from deploy.rollout.log import GROUP
+from features.inputs import MODEL_NAME
+from features.kafka import group_members
 from features.placement_topic import read_placements
 from tests.harness.console import Console, serving_console, visiting
 from tests.harness.rollouts import TOKEN, controlling
@@ -33,6 +36,10 @@ def console(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Console]:
 @pytest.fixture
 def name() -> str:
     return f"p{uuid4().hex[:8]}"
+
+
+def names(items: list[Any]) -> list[str]:
+    return [item["item_id"] for item in items]
 
 
 def post(console: Console, name: str, what: str, key: str = "admin", **fields: Any) -> Any:
@@ -82,27 +89,34 @@ def test_rules_are_checked_looked_at_and_saved_by_who_may(console: Console, name
 
 def test_a_preview_shows_real_people_before_and_after(console: Console, name: str) -> None:
     post(console, name, "change", limit=5, reason="a shelf")
-    status, found = post(console, name, "preview", filter="'c3' in item.category", limit=4, count=3)
-    assert (status, found["faults"], found["missing"]) == (200, [], [])
-    assert len(found["lists"]) == 3
-    for each in found["lists"]:
+    draft = {"filter": "'c3' in item.category", "limit": 4, "count": 3}
+
+    def preview() -> Any:
+        status, found = post(console, name, "preview", **draft)
+        assert (status, found["faults"], found["missing"]) == (200, [], [])
+        return found["lists"]
+
+    def show(person: str) -> list[str]:
+        asked = {"person": person, "placement": name}
+        return names(console.take("POST", "/v1/recommendations", asked)["items"])
+
+    # What the page says is what a person is given, once all that they did has been absorbed.
+    wait_until(lambda: all(show(each["person"]) == names(each["before"]) for each in preview()), 60)
+    lists = preview()
+    assert len(lists) == 3
+    for each in lists:
         assert re.fullmatch(r"p\d+", each["person"])
-        after = [item["item_id"] for item in each["after"]]
+        before, after = names(each["before"]), names(each["after"])
         assert {int(item[1:]) % 5 for item in after} == {3}
-        assert (len(each["before"]), len(after)) == (5, 4)
-        before = [item["item_id"] for item in each["before"]]
+        assert (len(before), len(after)) == (5, 4)
         places = {item: place for place, item in enumerate(before, 1)}
         for item in each["after"]:
             assert item.get("other_place") == places.get(item["item_id"])
             assert item["title"]
-        # What the page says is what the person is given.
-        asked = {"person": each["person"], "placement": name}
-        shown = console.take("POST", "/v1/recommendations", asked)["items"]
-        assert [item["item_id"] for item in shown] == before
-    status, found = post(console, name, "preview", filter="item.price < context.budget")
+    _, found = post(console, name, "preview", filter="item.price < context.budget")
     assert "the request has no context.budget" in found["lists"][0]["fault"]
     named = {"filter": "item.price < context.budget", "people": ["nobody-yet"]}
-    status, found = post(console, name, "preview", context={"budget": 3}, **named)
+    _, found = post(console, name, "preview", context={"budget": 3}, **named)
     assert (found["lists"][0]["person"], found["lists"][0].get("fault", "")) == ("nobody-yet", "")
 
 
@@ -150,6 +164,8 @@ def test_a_draft_is_replayed_on_the_log_and_tried_out(
     assert replay(filter="item.price <")["faults"]
     with controlling(console.settings, tmp_path / "log", shadow_s=60):
         draft = {"filter": "'c3' in item.category", "limit": 5}
+        group = f"{GROUP}-{MODEL_NAME}"
+        wait_until(lambda: bool(group_members(console.settings.kafka, group)), 60)
         status, begun = post(console, name, "try", "operator", reason="a guess", **draft)
         assert (status, begun["state"], begun["steps"][0]["actor"]) == (200, "shadow", "operator")
         overview = console.take("GET", "/v1/admin/placements")["placements"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from headwater_client.admin import placements as admin
@@ -102,6 +103,15 @@ def test_a_placement_is_shown_with_all_that_is_known_of_it() -> None:
         assert words in shown
     assert 'formaction="/actions/try_draft"' in shown
     assert "/actions/remove_placement" in shown
+
+
+def test_what_the_form_sends_is_what_the_action_takes() -> None:
+    shown = show("placement", describe_placement=details())
+    form = shown.partition('<form id="editor"')[2].partition("</form>")[0]
+    tags = re.findall(r"<(?:input|textarea|select)\b[^>]*>", form)
+    sent = {re.findall(r' name="(\w+)"', tag)[0] for tag in tags if ' form="' not in tag}
+    # Of a form of their own are the questions that change nothing.
+    assert sent == {*admin.ChangeQuery.__struct_fields__, "csrf", "next", "name"}
 
 
 def test_who_may_only_look_has_no_button_that_changes_anything() -> None:

@@ -109,8 +109,8 @@ class DraftAnswer(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """
 
     faults: list[RuleFault]
+    items: int
     rules: PlacementRules | None = None
-    items: int = 0
     allowed: int | None = None
 
 
@@ -178,7 +178,7 @@ class RewardFigures(Struct, frozen=True, kw_only=True):
     gain: RewardEstimate
 
 
-class ReplayAnswer(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class ReplayAnswer(Struct, frozen=True, kw_only=True):
     """What a draft would have done with the lists of the last days.
 
     `cannot_say` is why the log does not tell what it would have earned; "" where it does.
