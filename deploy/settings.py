@@ -33,6 +33,7 @@ from features.settings import (
     BrokerSettings,
     EventSettings,
     FeatureSettings,
+    OpenFraction,
     Section,
     SecurityProtocol,
     StoreSettings,
@@ -167,6 +168,50 @@ class ConsoleSettings(Section):
     )
     sample_every_s: Annotated[float, Field(ge=0.2, le=60)] = Field(
         2.0, description="how often figures are made anew while somebody looks, in seconds"
+    )
+    sample_events: Annotated[int, Field(ge=100, le=1_000_000)] = Field(
+        20_000,
+        description="newest events that the quality of data is told from, of all topics together",
+    )
+    sample_letters: Annotated[int, Field(ge=1, le=100_000)] = Field(
+        1000, description="newest dead letters that are looked at; of large ones fewer"
+    )
+    sender: str = Field(
+        "",
+        description="name in the context of events that says which app sent one: its clock is "
+        "told by itself; empty: clocks are told by type of event alone",
+    )
+    sample_lists: Annotated[int, Field(ge=100, le=1_000_000)] = Field(
+        20_000,
+        description="newest lists, and as many interactions, that the fairness of what is shown is "
+        "told from",
+    )
+    exposure_hours: Annotated[float, Field(gt=0, le=168)] = Field(
+        24.0, description="how old these may be, in hours"
+    )
+    tail_quantile: OpenFraction = Field(
+        0.8,
+        description="the long tail is all of the catalogue but the fewest items that have this "
+        "part of all that people took",
+    )
+    supplier: str = Field(
+        "brand",
+        description="attribute of items by which shares are told besides the category, such as "
+        "brand or attributes.seller",
+    )
+    blocked_words: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
+        (), description="words that no item that is shown should have in its title"
+    )
+    blocked_categories: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
+        (), description="categories of which no item should be shown"
+    )
+    group_attribute: str = Field(
+        "",
+        description="attribute of people by whose values it is told who sees what; empty: none",
+    )
+    least_group: Annotated[int, Field(ge=5)] = Field(
+        20,
+        description="people that a group has at least: smaller ones are told together, or not",
     )
 
 

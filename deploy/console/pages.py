@@ -93,8 +93,28 @@ PAGES = (
         "/placements/{name}", "placement", "A placement", ("describe_placement",), is_listed=False
     ),
     Page("/demand", "demand", "Demand", ("list_forecasts",)),
-    Page("/quality", "quality", "Quality of data", ("list_anomalies", "tell_drift")),
-    Page("/fairness", "fairness", "Fairness"),
+    Page(
+        "/quality",
+        "quality",
+        "Quality of data",
+        ("list_dead_letters", "check_events", "list_anomalies", "tell_drift"),
+    ),
+    Page(
+        "/quality/letters/{letter}",
+        "letter",
+        "A dead letter",
+        ("show_dead_letter",),
+        is_listed=False,
+    ),
+    Page(
+        "/quality/faults",
+        "faults",
+        "Letters of one fault",
+        ("preview_corrections", "list_dead_letters"),
+        is_listed=False,
+    ),
+    Page("/fairness", "fairness", "Fairness", ("measure_fairness",)),
+    Page("/fairness/report", "fairness_report", "Report", ("report_fairness",), is_listed=False),
     Page("/audit", "audit", "Audit", ("list_audit",)),
 )
 

@@ -16,6 +16,7 @@ from headwater_client.operations import OPERATIONS, Operation
 from msgspec.structs import asdict, replace
 
 from deploy.console.audit import make_entry
+from deploy.console.fairness import FairnessOperations
 from deploy.console.forecast import ForecastOperations
 from deploy.console.items import ItemOperations
 from deploy.console.live import Sampler
@@ -24,6 +25,7 @@ from deploy.console.now import NowOperations
 from deploy.console.parts import ConsoleOperations, ConsoleParts
 from deploy.console.people import PersonOperations
 from deploy.console.placements import PlacementAreaOperations
+from deploy.console.quality import QualityOperations
 from deploy.console.rollouts import RolloutOperations
 from deploy.console.session import role_of
 from deploy.console.signals import SignalOperations
@@ -32,6 +34,8 @@ from stream.api.parts import ApiCall
 from stream.api.service import ApiService
 
 _TARGET_CHARS = 1000
+# A reason has a field of its own; a message may name a person, and the audit is kept for ever.
+_NOT_TOLD = ("reason", "text")
 # A target may name a person, and so may what stands in a message.
 _MASKED = "not shown to this key: it may name people"
 ASKED, DONE = "asked", "done"
@@ -66,6 +70,8 @@ class ConsoleService(
     ItemOperations,
     ForecastOperations,
     SignalOperations,
+    QualityOperations,
+    FairnessOperations,
     AuditOperations,
 ):
     """All that the console answers, by the names of the operations."""
@@ -126,6 +132,6 @@ class ConsoleService(
 def _describe_target(call: ApiCall) -> str:
     """On what: the names of the path, then the fields of the request; cut where it is long."""
     body = asdict(call.body) if call.body is not None else {}
-    said = {name: value for name, value in body.items() if name != "reason" and value}
+    said = {name: value for name, value in body.items() if name not in _NOT_TOLD and value}
     text = ", ".join(f"{name}={value!r}" for name, value in {**call.path, **said}.items())
     return text[:_TARGET_CHARS]

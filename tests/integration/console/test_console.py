@@ -23,9 +23,13 @@ from tests.harness.workers import environment
 
 pytestmark = pytest.mark.integration
 NAMES = {"person": "p1", "item": "i1", "name": "home"}
-# Which lists there are test_people.py knows.
-LISTS = "{recommendation_id}"
-PATHS = [page.path.format_map(NAMES) for page in PAGES if LISTS not in page.path]
+# Which lists there are test_people.py knows, and which letters test_quality.py.
+LISTS, LETTERS = "{recommendation_id}", ("/quality/letters", "/quality/faults")
+PATHS = [
+    page.path.format_map(NAMES)
+    for page in PAGES
+    if LISTS not in page.path and not page.path.startswith(LETTERS)
+]
 PHONE = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True}
 
 

@@ -5,12 +5,14 @@ Each area's structs stand in a module of its own, with its `OPERATIONS`.
 
 from headwater_client.admin import (
     audit,
+    fairness,
     forecast,
     live,
     models,
     now,
     people,
     placements,
+    quality,
     rollouts,
     signals,
 )
@@ -24,6 +26,8 @@ ADMIN_OPERATIONS: tuple[Operation, ...] = (
     *forecast.OPERATIONS,
     *signals.OPERATIONS,
     *live.OPERATIONS,
+    *quality.OPERATIONS,
+    *fairness.OPERATIONS,
     *audit.OPERATIONS,
     *people.OPERATIONS,
 )
