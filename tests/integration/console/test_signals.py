@@ -14,7 +14,7 @@ from headwater_client import EventProducer
 from headwater_client.event_types import CLICK
 from headwater_client.events import Item
 
-from deploy.console.signals import SignalFollower
+from deploy.console.rates import SignalFollower
 from deploy.monitoring.settings import MonitoringSettings
 from deploy.settings import Settings
 from features.rules.table import CatalogueTable
