@@ -15,7 +15,8 @@ from deploy.console import rendering
 from deploy.console.models import _describe as describe_version
 from deploy.console.models import _state_of
 from deploy.console.pages import PAGES
-from deploy.console.rollouts import _describe, _Found, _list_found, _name_actor, _summarise
+from deploy.console.rollout_figures import FoundRollout, describe, list_found, summarise
+from deploy.console.rollouts import _name_actor
 from deploy.rollout import DecisionInputs, Health, RolloutSettings, VariantTally, course, decide
 from deploy.rollout.decision import Trial, initial_state
 from deploy.rollout.history import Transition, build_step, inputs_as_json, rules_as_json
@@ -84,13 +85,13 @@ def make_history(reason: str = "larger history", *, with_course: bool = True) ->
     return RolloutHistory(rollout, steps, [], [], "", courses, int(1000 * now_s))
 
 
-def find(history: RolloutHistory) -> _Found:
-    (found,) = _list_found({"temporal_llm": history})
+def find(history: RolloutHistory) -> FoundRollout:
+    (found,) = list_found({"temporal_llm": history})
     return found
 
 
 def test_a_rollout_is_told_with_all_that_its_decision_hung_on() -> None:
-    told = _describe(find(make_history()))
+    told = describe(find(make_history()))
     assert (told.summary.candidate, told.summary.stable, told.summary.state) == (8, 7, "running")
     assert told.summary.ended is None
     assert told.sequence == 1
@@ -104,14 +105,17 @@ def test_a_rollout_is_told_with_all_that_its_decision_hung_on() -> None:
     assert len(told.decision.guards) == 6
     assert {each.problem for each in told.decision.ratios} == {""}
     assert told.outlook
-    assert {each.case: each.verdict for each in told.outlook.cases}["estimate"] == "promoted"
+    cases = {each.case: each for each in told.outlook.cases}
+    assert cases["estimate"].verdict == "promoted"
+    assert cases["estimate"].effect == pytest.approx(0.3)
+    assert cases["harm"].effect == pytest.approx(-0.2)
     widths = [each.upper - each.lower for each in told.evidence if each.upper and each.lower]
     assert len(widths) == 3
     assert widths == sorted(widths, reverse=True)
 
 
 def test_of_an_older_release_the_band_is_that_of_its_steps() -> None:
-    told = _describe(find(make_history(with_course=False)))
+    told = describe(find(make_history(with_course=False)))
     assert [each.time for each in told.evidence] == [told.history[-1].time]
     assert told.evidence[0].lower == told.history[-1].lower
     assert told.decision
@@ -124,7 +128,7 @@ def test_a_rollout_that_ended_can_be_looked_at_and_not_steered() -> None:
     ended = msgspec.structs.replace(history.steps[-1].rollout, phase=RolloutPhase.PROMOTED)
     step = msgspec.structs.replace(history.steps[-1], rollout=ended)
     found = find(RolloutHistory(ended, [history.steps[0], step], [], []))
-    told = _describe(found)
+    told = describe(found)
     assert (told.actions, told.outlook, told.watched) == ([], None, None)
     assert told.no_outlook == "it has ended"
     assert told.summary.ended == ended.time
@@ -135,15 +139,15 @@ def test_steps_that_cannot_be_read_are_told_and_the_rest_stays() -> None:
     damaged: RolloutStep = msgspec.structs.replace(
         history.steps[-1], inputs={"figures": 5}, snapshot={"step": "x"}
     )
-    told = _describe(find(RolloutHistory(history.current, [history.steps[0], damaged], [], [])))
+    told = describe(find(RolloutHistory(history.current, [history.steps[0], damaged], [], [])))
     assert "cannot be read" in told.history[-1].problem
     assert (told.decision, told.evidence, told.outlook) == (None, [], None)
-    assert _summarise(find(RolloutHistory(None, [damaged], [], []))).candidate == 0
+    assert summarise(find(RolloutHistory(None, [damaged], [], []))).candidate == 0
     assert "cannot be read" in render("rollout", "describe_rollout", told, {"rollout": "8-17"})
 
 
 def test_what_somebody_wrote_is_shown_as_text() -> None:
-    told = _describe(find(make_history(HOSTILE)))
+    told = describe(find(make_history(HOSTILE)))
     page = render("rollout", "describe_rollout", told, {"rollout": HOSTILE})
     assert "<script>alert" not in page
     assert "&lt;script&gt;alert" in page
@@ -152,7 +156,7 @@ def test_what_somebody_wrote_is_shown_as_text() -> None:
 
 
 def test_the_state_machine_shows_where_it_is_and_was() -> None:
-    told = _describe(find(make_history()))
+    told = describe(find(make_history()))
     page = render("rollout", "describe_rollout", told, {"rollout": "8-17"})
     assert "State of rollout 8-17: running" in page
     assert page.count('class="phase is-current"') == 1

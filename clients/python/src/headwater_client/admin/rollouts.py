@@ -185,7 +185,8 @@ class DecisionFigures(Struct, frozen=True, kw_only=True):
 class VerdictCase(Struct, frozen=True, kw_only=True):
     """The verdict, if the canary's true effect on reward is this one.
 
-    `case`: `estimate`, as it looks now; `equal`, no effect; `harm`, a fifth less.
+    `case`: `estimate`, as it looks now; `equal`, no effect; `harm`, a fifth less. `effect` is a
+    fraction of the baseline's reward: .1 is 10 % more.
     """
 
     case: str
