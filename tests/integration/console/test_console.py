@@ -22,14 +22,10 @@ from tests.harness.waiting import wait_until
 from tests.harness.workers import environment
 
 pytestmark = pytest.mark.integration
-NAMES = {"person": "p1", "item": "i1", "name": "home"}
-# Which lists there are test_people.py knows, and which letters test_quality.py.
-LISTS, LETTERS = "{recommendation_id}", ("/quality/letters", "/quality/faults")
-PATHS = [
-    page.path.format_map(NAMES)
-    for page in PAGES
-    if LISTS not in page.path and not page.path.startswith(LETTERS)
-]
+NAMES = {"person": "p1", "item": "i1", "name": "home", "version": "1"}
+# Which lists, rollouts and letters there are the tests of these pages know.
+ELSEWHERE = ("/recommendations/", "/rollouts/", "/quality/letters/", "/quality/faults")
+PATHS = [page.path.format_map(NAMES) for page in PAGES if not page.path.startswith(ELSEWHERE)]
 PHONE = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True}
 
 
