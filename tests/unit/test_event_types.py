@@ -253,7 +253,8 @@ def test_what_is_not_registered_is_no_click() -> None:
         EventRegistry(CLICK).spec_of_topic("wishes")
 
 
-# Where code is about clicks and purchases themselves: their settings, stored counters, ratings.
+# Where code is about clicks and purchases themselves: their settings, stored counters, ratings, and
+# what a shop has to order.
 ABOUT_TWO_TYPES = {
     "bench/harness/load.py",
     "clients/python/src/headwater_client/__init__.py",
@@ -261,6 +262,7 @@ ABOUT_TWO_TYPES = {
     "clients/python/src/headwater_client/event_types.py",
     "clients/python/src/headwater_client/events.py",
     "clients/python/src/headwater_client/producer.py",
+    "deploy/monitoring/demand.py",
     "deploy/rollout/feedback/counters.py",
     "deploy/rollout/feedback/ledger.py",
     "features/settings.py",

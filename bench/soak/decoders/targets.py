@@ -131,6 +131,8 @@ def _make_requests() -> dict[str, FuzzTarget]:
         b'{"attributes":{"city":"Ghent"}}',
         b'{"filter":"person.age > 40"}',
         b'{"member":"ann"}',
+        b'{"reason":"too many of a brand","by":"ann","rules":{"limit":5}}',
+        b'{"reason":"sales fall","by":"ann","rollout_id":"r1"}',
         samples.PLACEMENT,
     )
     cloud = (

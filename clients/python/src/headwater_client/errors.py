@@ -31,6 +31,7 @@ HeadwaterError (1)
 │   └── EngineUnavailableError     deploy/optimize/__init__.py
 ├── CommandRejectedError           deploy/rollout/commands.py
 ├── FencedError                    deploy/rollout/commands.py
+├── VersionProblemError            deploy/jobs/past_versions.py
 └── WorkersRunningError            deploy/jobs/backfill.py
 
 Those with a file are the server side's, and stand beside what raises them; apps meet the others.
