@@ -6,10 +6,9 @@ from typing import NamedTuple
 
 import confluent_kafka
 from confluent_kafka import KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]  # see log.py
 from headwater_client.kafka import unreachable
 
-from features.kafka import admin
+from features.kafka import admin, log
 from features.settings import BrokerSettings
 
 _ANSWER_S = 3.0
@@ -35,7 +34,7 @@ class PartitionPlace(NamedTuple):
 
 
 class LagReader:
-    """Asks Kafka how long partitions are and how far a group is, by the same clients each time.
+    """Asks Kafka how long partitions are and how far a group is, by the same client each time.
 
     The group is not joined. For one thread at a time.
     """
@@ -43,7 +42,6 @@ class LagReader:
     def __init__(self, settings: BrokerSettings, group: str) -> None:
         self._settings = settings
         self._group = group
-        self._admin: AdminClient | None = None
         self._consumer: confluent_kafka.Consumer | None = None
 
     def read(
@@ -59,50 +57,42 @@ class LagReader:
             ServerError: Kafka does not answer.
             SettingsError: it refuses this login.
         """
-        if self._admin is None:
-            self._admin = admin.make_client(self._settings)
-        client = self._admin
+        consumer = self._connect()
         try:
-            known = client.list_topics(timeout=_ANSWER_S).topics
+            known = consumer.list_topics(timeout=_ANSWER_S).topics
             sources = [
                 (name, number)
                 for name in {*followed, *others}
                 for number in (known[name].partitions if name in known else ())
             ]
-            committed = self._find_committed([each for each in sources if each[0] in followed])
+            bounds = log.read_bounds(consumer, sources, _ANSWER_S)
+            places = [TopicPartition(*source) for source in sources if source[0] in followed]
+            committed = consumer.committed(places, timeout=_ANSWER_S) if places else []
         except KafkaException as error:
             raise unreachable(error) from error
-        places = [TopicPartition(*source) for source in sources]
-        if not places:
-            return {}
-        first, end = (
-            client.list_offsets(dict.fromkeys(places, spec), request_timeout=_ANSWER_S)
-            for spec in (OffsetSpec.earliest(), OffsetSpec.latest())  # type: ignore[no-untyped-call]
-        )
-        found: dict[Source, PartitionPlace] = {}
-        for source, place in zip(sources, places, strict=True):
-            # A topic that is being deleted is not there.
-            bounds = [admin.take_answer(each[place], admin.NOT_THERE) for each in (first, end)]
-            if all(bounds):
-                found[source] = PartitionPlace(
-                    bounds[0].offset, bounds[1].offset, committed.get(source)
-                )
-        return found
+        # Where nothing was committed the offset is negative.
+        reads = {
+            (each.topic, each.partition): each.offset for each in committed if each.offset >= 0
+        }
+        return {
+            source: PartitionPlace(first, end, reads.get(source))
+            for source, (first, end) in bounds.items()
+        }
 
-    def _find_committed(self, sources: Collection[Source]) -> dict[Source, int]:
-        """By a consumer, and not by the other client: see `features.kafka.log`."""
-        if not sources:
-            return {}
+    def _connect(self) -> confluent_kafka.Consumer:
         if self._consumer is None:
-            options = {"group.id": self._group, "enable.auto.commit": "false", "log_level": "0"}
+            options = {
+                "group.id": self._group,
+                "enable.auto.commit": "false",
+                "isolation.level": "read_uncommitted",
+                "log_level": "0",
+            }
             self._consumer = confluent_kafka.Consumer(admin.client_config(self._settings) | options)
-        places = [TopicPartition(*source) for source in sources]
-        found = self._consumer.committed(places, timeout=_ANSWER_S)
-        return {(each.topic, each.partition): each.offset for each in found if each.offset >= 0}
+        return self._consumer
 
     def close(self) -> None:
         """Disconnect."""
         if self._consumer is not None:
             with suppress(KafkaException):
                 self._consumer.close()
-        self._admin = self._consumer = None
+        self._consumer = None
