@@ -1,4 +1,4 @@
-"""A short soak: a whole fleet on real servers, while each kind of fault strikes once or twice."""
+"""A short soak: a whole fleet on real servers, while each kind of fault strikes once."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rich.console import Console
 
 from bench.soak.__main__ import SoakOptions, measure
 
-EVENTS, FAULTS = 6_000, 16
+EVENTS, FAULTS = 4_000, 14
 
 
 @pytest.mark.faults
