@@ -16,8 +16,8 @@ REASONS = (
     "where this person's events are",
     "is required with",
     "another id than the (person|guest)'s",
-    # A placement that nobody has made.
-    "headwater placements put",
+    # A placement or a segment that nobody has made.
+    "headwater (placements|segments) put",
     "expected a cursor of an answer",
     # An attribute that no item has, and two pins of one place.
     "no item has it",

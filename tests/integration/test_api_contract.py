@@ -73,7 +73,7 @@ def test_schemathesis_finds_nothing(service: Service, words: tuple[str, ...]) ->
             *("--config-file", str(ROOT / "tests" / "schemathesis.toml")),
             *("run", f"{service.url}/openapi.json"),
             *("--header", f"Authorization: Bearer {service.secret}"),
-            *("--seed", "1", "--workers", "2", "--no-color", "--continue-on-failure", *words),
+            *("--seed", "1", "--no-color", "--continue-on-failure", *words),
         ],
         cwd=ROOT,
         env=os.environ | {"SCHEMATHESIS_HOOKS": "tests.harness.schemathesis_checks"},
