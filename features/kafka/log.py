@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import confluent_kafka
 from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import OffsetSpec  # type: ignore[attr-defined]  # public, see there
 from headwater_client.errors import ServerError
 from headwater_client.event_types import EVENT_TYPES
 from headwater_client.kafka import unreachable
@@ -105,10 +106,19 @@ def partition_bounds(
     Raises:
         ServerError: Kafka does not answer.
     """
-    options = {"group.id": "headwater-bounds", "enable.auto.commit": "false", "log_level": "0"}
-    options["isolation.level"] = "read_uncommitted"
-    with closing(confluent_kafka.Consumer(admin.client_config(settings) | options)) as consumer:
-        return read_bounds(consumer, sources, admin.TIMEOUT_S)
+    client, places = admin.make_client(settings), [TopicPartition(*source) for source in sources]
+    if not places:
+        return {}
+    first, end = (
+        client.list_offsets(dict.fromkeys(places, spec), request_timeout=admin.TIMEOUT_S)
+        for spec in (OffsetSpec.earliest(), OffsetSpec.latest())  # type: ignore[no-untyped-call]
+    )
+    return {
+        (place.topic, place.partition): tuple(
+            admin.take_answer(asked[place], ()).offset for asked in (first, end)
+        )
+        for place in places
+    }
 
 
 def read_bounds(
