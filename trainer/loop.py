@@ -125,7 +125,7 @@ class SlowLoop:
         self._history = EventHistory(self._schema)
         self._left_out = QuarantinedWindows(serving.registry.repository.folder)
         self._known: list[int] = []
-        self._passed_over_ms = 0
+        self._passed_over = self._passed_over_ms = 0
 
     def start(self, items: Sequence[Item]) -> bool:
         """Go on from wherever the last trainer ended; whether windows wait to be learned.
@@ -206,6 +206,7 @@ class SlowLoop:
             newest_ms = int(self._history.times_ms.max())
             # A clock may run ahead; what is really of that time is still to come.
             self._passed_over_ms = min(newest_ms, int(time.time() * 1000))
+            self._passed_over = max(windows, default=0)
 
     def _recover(self) -> ModelVersion:
         version = self._registry.recover(self._serving.release)
@@ -241,11 +242,24 @@ class SlowLoop:
         self._history.extend(events)
 
     def _not_learned(self) -> tuple[int, ...]:
-        """The windows with events that the live version and those before it have not learned."""
-        learned = max(checkpoint.read_manifest(self._live.version.folder).windows, default=0)
-        since_ms = self._since_ms or 0
-        later = (number for number in self._known if number > learned)
+        """The windows that neither the live version nor one before it has learned."""
+        if learned := self._find_learned():
+            return tuple(one for one in self._known if one > max(learned, self._passed_over))
+        # A first version, of a log: what of it came by Kafka as well is in windows, too.
+        since_ms = self._live.trained.until_ms or 0
+        later = (number for number in self._known if number > self._passed_over)
         return tuple(one for one in later if self._windows.manifest(one).last_ms > since_ms)
+
+    def _find_learned(self) -> int:
+        """The newest window that the live version or one before it says it learned; 0: none."""
+        folder = self._live.version.folder
+        while not (manifest := checkpoint.read_manifest(folder)).windows:
+            if manifest.parent is None:
+                return 0
+            folder = self._registry.repository.version(manifest.parent).folder
+            if not folder.is_dir():
+                return 0
+        return max(manifest.windows)
 
     @property
     def _since_ms(self) -> int | None:

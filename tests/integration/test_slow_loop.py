@@ -226,6 +226,22 @@ def test_windows_that_came_while_no_trainer_ran_are_learned_together(stand: Stan
     assert stand.live() == 1
 
 
+def test_a_window_of_events_older_than_what_is_learned_is_of_the_version_after(
+    stand: Stand,
+) -> None:
+    # Partitions are read one after another: what one of them still holds may be the older half.
+    loop = stand.loop()
+    (new,) = stand.write(NEXT)
+    assert loop.step([new]).version
+    (late,) = stand.write(WINDOW)
+    assert stand.windows.manifest(late).last_ms < stand.windows.manifest(new).last_ms
+    step = loop.step([late])
+    assert step.windows == (late,)
+    after = stand.write(walks(range(130, 170), 1))
+    waiting = () if step.version else (late,)
+    assert loop.step(after).windows == (*waiting, *after)
+
+
 def test_a_return_to_an_older_version_is_gone_on_from(stand: Stand) -> None:
     loop = stand.loop()
     loop.step(stand.write(WINDOW))
