@@ -20,11 +20,14 @@ POLL_S = 0.2
 
 
 def send_command(
-    kafka: BrokerSettings, command: rollout_messages.RolloutCommand
+    kafka: BrokerSettings, command: rollout_messages.RolloutCommand, answer_s: float = MAX_AGE_S
 ) -> rollout_messages.RolloutAnswer:
     """Send a signed command (`deploy.rollout.commands`), and wait for its answer.
 
     One that was answered before, under the same id, is not sent again: it has that answer.
+
+    Args:
+        answer_s: how long; a controller takes commands of the last `MAX_AGE_S` seconds.
 
     Raises:
         CommandRejectedError: the controller rejects it.
@@ -35,12 +38,13 @@ def send_command(
         if answer is None:
             key = rollout_messages.command_key(command.model, command.command_id)
             rollouts.write_rollout_message(kafka, key, command, command.action, ROLLOUT_COMMANDS)
-        deadline = time.monotonic() + MAX_AGE_S
+        deadline = time.monotonic() + answer_s
         while answer is None:
             if time.monotonic() > deadline:
                 raise ServerError(
-                    f"{command.action}: no controller has answered in {MAX_AGE_S:.0f} s: "
-                    "run one: headwater controller"
+                    f"{command.action}: no controller has answered in {answer_s:.0f} s: run one: "
+                    f"headwater controller; sent again as command_id {command.command_id} it is "
+                    "done once"
                 )
             time.sleep(POLL_S)
             answer = _find_answer(view, command)

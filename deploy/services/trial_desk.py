@@ -12,6 +12,9 @@ from deploy.settings import Settings
 from features.rollout_messages import RolloutAction, RolloutStep, placement_subject
 from stream.api.problems import refuse
 
+# Who asks by HTTP waits for ten seconds, as a rule.
+_ANSWER_S = 8.0
+
 
 class ControllerDesk:
     """Signs what the API is asked with the admin token, and waits for the controller's answer.
@@ -77,7 +80,8 @@ class ControllerDesk:
         """
         settings = self._settings
         try:
-            topic.send_command(settings.kafka, sign_command(settings.rollout, request))
+            command = sign_command(settings.rollout, request)
+            topic.send_command(settings.kafka, command, _ANSWER_S)
         except CommandRejectedError as error:
             raise refuse("conflict", str(error)) from error
         trials = self._read(placement).trials

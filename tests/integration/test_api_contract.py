@@ -37,6 +37,7 @@ from headwater_client.contract import (
 from headwater_client.http import raw_event
 
 from tests.harness.api_service import Service, pid_of, serving_api
+from tests.harness.rollouts import controlling
 from tests.harness.rpc_client import RpcCaller, calling, same
 from tests.harness.servers import pause
 from tests.harness.waiting import wait_until
@@ -45,18 +46,23 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(3600)]
 ROOT = Path(__file__).parents[2]
 TYPESCRIPT = ROOT / "clients" / "typescript"
 EXAMPLES = os.environ.get("SCHEMATHESIS_EXAMPLES")
-# Each field of each type of event, in three forms, takes ten minutes: that is the longer run. No
-# controller runs here: who steers a trial waits for it until the deadline.
+# Each field of each type of event, in three forms, takes ten minutes, and so do commands that the
+# controller answers one by one: that is the longer run.
 BRIEF = (
-    ("--phases", "coverage", "--exclude-path-regex", "/v1/(events|recommendations|rank)$|/trials/"),
-    ("--phases", "fuzzing,stateful", "--max-examples", "10", "--exclude-path-regex", "/trials/"),
+    (
+        *("--phases", "coverage"),
+        *("--exclude-path-regex", "/v1/(events|recommendations|rank)$|/trials(/|$)"),
+    ),
+    ("--phases", "fuzzing,stateful", "--max-examples", "10"),
 )
 WHOLE = (("--max-examples", EXAMPLES or ""),)
 
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    with serving_api(tmp_path_factory.mktemp("contract")) as service:
+    folder = tmp_path_factory.mktemp("contract")
+    # What is asked of trials, a controller answers.
+    with serving_api(folder) as service, controlling(service.settings, folder / "log"):
         yield service
 
 

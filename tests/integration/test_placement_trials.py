@@ -138,6 +138,11 @@ def test_a_trial_is_begun_looked_at_and_ended_over_http(service: Service, tmp_pa
     with ApiClient(service.url, service.secret) as api:
         told = api.list_trials(shelf.name)
         assert told.trials[0].state == "promoted"
+    # No controller runs any more: it is said so, in less time than a caller waits.
+    status, problem = service.call("POST", path, tried | {"command_id": "another"})
+    assert status == 503
+    assert "no controller has answered in 8 s" in problem["detail"]
+    assert "sent again as command_id another it is done once" in problem["detail"]
 
 
 def placement(service: Service, name: str) -> Any:
