@@ -35,7 +35,7 @@ from headwater_client.topics import IDENTITIES, PEOPLE
 
 from features.columns import AttributeValue
 from features.events import EventReader, current_ms
-from features.kafka import client_config, is_end, partition_bounds
+from features.kafka import ask_offsets, client_config, is_end, partition_bounds
 from features.rules.compiler import PERSON
 from features.rules.conditions import Scope
 from features.rules.segments import SegmentValues
@@ -431,7 +431,7 @@ class SegmentRates:
         numbers = range(self._kafka.partitions)
         bounds = partition_bounds(self._kafka, [(name, n) for name in since for n in numbers])
         times = [TopicPartition(name, n, since[name]) for name, n in bounds]
-        starts = consumer.offsets_for_times(times, _ANSWER_S)
+        starts = ask_offsets(consumer, times, _ANSWER_S)
         for start in starts:
             if start.offset < 0:
                 start.offset = bounds[start.topic, start.partition][1]

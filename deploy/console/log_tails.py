@@ -10,11 +10,10 @@ such a one leaves free the others get. Nothing is read from its beginning, and n
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from time import monotonic
+from functools import partial
 from typing import NamedTuple
 
-from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
-from headwater_client.errors import ServerError
+from confluent_kafka import Consumer, KafkaException, Message
 from headwater_client.kafka import unreachable
 
 from features import kafka
@@ -22,7 +21,6 @@ from features.settings import BrokerSettings
 
 # Less than a page waits, so that it can say which server is away.
 ANSWER_S = 4.0
-_MESSAGES, _POLL_S = 500, 0.1
 # Dead letters may have 4 MiB each: no more of them wait in memory than this, about.
 _QUEUE_KB = 32_768
 Place = tuple[str, int]
@@ -116,30 +114,7 @@ def read_tails(settings: BrokerSettings, plan: TailPlan) -> Iterator[Message]:
     Raises:
         ServerError: Kafka does not answer, or says why a partition cannot be read.
     """
-    open_ends = {place: end for place, (start, end) in plan.reaches.items() if start < end}
-    if not open_ends:
-        return
-    with closing(_make_consumer(settings)) as consumer:
-        consumer.assign([TopicPartition(*place, plan.reaches[place][0]) for place in open_ends])
-        heard_s = monotonic()
-        while open_ends:
-            for message in consumer.consume(_MESSAGES, _POLL_S):
-                heard_s = monotonic()
-                place = message.topic() or "", message.partition() or 0
-                if kafka.is_end(message):
-                    open_ends.pop(place, None)
-                elif (problem := message.error()) is not None:
-                    raise ServerError(f"Kafka: {place[0]}: {problem.str()}")
-                elif (offset := message.offset() or 0) < plan.reaches[place][1]:
-                    yield message
-                    if offset + 1 == plan.reaches[place][1]:
-                        open_ends.pop(place, None)
-                else:
-                    # Newer than the plan: what stood at its end was of an aborted transaction.
-                    open_ends.pop(place, None)
-            if monotonic() - heard_s > ANSWER_S:
-                waiting = ", ".join(sorted({topic for topic, _ in open_ends}))
-                raise ServerError(f"Kafka: {waiting}: no answer in {ANSWER_S:.0f} s")
+    yield from kafka.read_ranges(partial(_make_consumer, settings), plan.reaches, ANSWER_S)
 
 
 def find_message(settings: BrokerSettings, topic: str, place: tuple[int, int]) -> Message | None:

@@ -8,7 +8,6 @@ than a bound. What Kafka has no longer is taken from windows, where there are so
     read      |---------->|---------------->|
 """
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -17,10 +16,9 @@ from operator import attrgetter
 from typing import NamedTuple
 
 import confluent_kafka
-from confluent_kafka import KafkaException, Message, TopicPartition
-from headwater_client import EVENT_TYPES, EventError, HeadwaterError, ServerError, decode, topics
+from confluent_kafka import Message, TopicPartition
+from headwater_client import EVENT_TYPES, EventError, HeadwaterError, decode, topics
 from headwater_client.events import Recommendation
-from headwater_client.kafka import unreachable
 
 from deploy.settings import Settings
 from features import kafka
@@ -35,7 +33,6 @@ Source = tuple[str, int]
 Record = ConsumerRecord | IdentityRecord
 ANSWER_S = 15.0
 LONGEST_S = 60.0
-_MESSAGES, _POLL_S = 2000, 0.1
 
 
 class ReadingBounds(NamedTuple):
@@ -249,11 +246,8 @@ class PersonLogReader:
     def _ranges_since(self, places: Sequence[Source], since_ms: int) -> dict[Source, _Range]:
         bounds = kafka.partition_bounds(self._settings.kafka, places)
         with closing(self._connect()) as consumer:
-            try:
-                asked = [TopicPartition(*place, since_ms) for place in places]
-                starts = consumer.offsets_for_times(asked, ANSWER_S)
-            except KafkaException as error:
-                raise unreachable(error) from error
+            asked = [TopicPartition(*place, since_ms) for place in places]
+            starts = kafka.ask_offsets(consumer, asked, ANSWER_S)
         ranges = {}
         for each in starts:
             first, end = bounds[each.topic, each.partition]
@@ -264,18 +258,7 @@ class PersonLogReader:
         return ranges
 
     def _connect(self) -> confluent_kafka.Consumer:
-        return confluent_kafka.Consumer(
-            kafka.client_config(self._settings.kafka)
-            | {
-                # It is alone, is assigned its partitions, and commits nothing.
-                "group.id": "headwater-console",
-                "enable.auto.commit": "false",
-                "enable.partition.eof": "true",
-                "auto.offset.reset": "earliest",
-                "fetch.wait.max.ms": "50",
-                "log_level": "0",
-            }
-        )
+        return kafka.topic_consumer(self._settings.kafka, "headwater-console")
 
     def _read(self, ranges: Mapping[Source, _Range], key: bytes | None) -> Iterator[Message]:
         """The messages of some ranges; of one key alone, where it is named.
@@ -283,28 +266,10 @@ class PersonLogReader:
         Raises:
             ServerError: Kafka does not answer, or takes too long.
         """
-        left = {place: each for place, each in ranges.items() if each.start < each.end}
-        if not left:
-            return
-        heard_s = began_s = time.monotonic()
-        with closing(self._connect()) as consumer:
-            consumer.assign([TopicPartition(*place, each.start) for place, each in left.items()])
-            while left:
-                for message in consumer.consume(_MESSAGES, _POLL_S):
-                    heard_s = time.monotonic()
-                    place = message.topic() or "", message.partition() or 0
-                    error, offset = message.error(), message.offset() or 0
-                    if error is not None and not kafka.is_end(message):
-                        raise ServerError(f"Kafka: {place[0]}: {error.str()}")
-                    within = place in left and offset < left[place].end
-                    if error is None and within and key in (None, message.key()):
-                        yield message
-                    if place in left and offset + 1 >= left[place].end:
-                        del left[place]
-                now_s = time.monotonic()
-                if left and (now_s - heard_s > ANSWER_S or now_s - began_s > LONGEST_S):
-                    names = ", ".join(sorted({topic for topic, _ in left}))
-                    raise ServerError(f"Kafka: {names}: not read in {now_s - began_s:.0f} s")
+        reaches = {place: (each.start, each.end) for place, each in ranges.items()}
+        for message in kafka.read_ranges(self._connect, reaches, ANSWER_S, LONGEST_S):
+            if key in (None, message.key()):
+                yield message
 
 
 _LISTS = (topics.RECOMMENDATIONS, topics.SERVED)

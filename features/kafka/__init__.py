@@ -3,6 +3,7 @@
 admin.py          a client that asks Kafka about itself
 log.py            the log of events and items: what it is known by, how far it has been read
 topics.py         the topics as they must be
+offsets.py        which offsets a log has at a moment, at its beginning and end
 one_partition.py  topics that are read up to their ends, and written one message at a time
 """
 
@@ -14,12 +15,13 @@ from features.kafka.log import (
     group_offsets,
     log_topics,
     message_times,
-    partition_bounds,
     topic_ids,
 )
+from features.kafka.offsets import ask_bounds, ask_offsets, partition_bounds
 from features.kafka.one_partition import (
     is_end,
     read_places,
+    read_ranges,
     read_since,
     read_to_end,
     topic_consumer,
@@ -30,6 +32,8 @@ from features.kafka.topics import ensure_log, ensure_sources, ensure_topics, fin
 __all__ = [
     "TOO_LARGE",
     "LogIdentity",
+    "ask_bounds",
+    "ask_offsets",
     "client_config",
     "describe_log",
     "ensure_log",
@@ -43,6 +47,7 @@ __all__ = [
     "message_times",
     "partition_bounds",
     "read_places",
+    "read_ranges",
     "read_since",
     "read_to_end",
     "topic_consumer",

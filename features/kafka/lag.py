@@ -8,7 +8,7 @@ import confluent_kafka
 from confluent_kafka import KafkaException, TopicPartition
 from headwater_client.kafka import unreachable
 
-from features.kafka import admin, log
+from features.kafka import admin, offsets
 from features.settings import BrokerSettings
 
 _ANSWER_S = 3.0
@@ -65,7 +65,7 @@ class LagReader:
                 for name in {*followed, *others}
                 for number in (known[name].partitions if name in known else ())
             ]
-            bounds = log.read_bounds(consumer, sources, _ANSWER_S)
+            bounds = offsets.ask_bounds(consumer, sources, _ANSWER_S)
             places = [TopicPartition(*source) for source in sources if source[0] in followed]
             committed = consumer.committed(places, timeout=_ANSWER_S) if places else []
         except KafkaException as error:

@@ -6,8 +6,7 @@ from contextlib import closing
 from dataclasses import dataclass
 
 import confluent_kafka
-from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, KafkaError, KafkaException, TopicPartition
-from confluent_kafka.admin import OffsetSpec  # type: ignore[attr-defined]  # public, see there
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from headwater_client.errors import ServerError
 from headwater_client.event_types import EVENT_TYPES
 from headwater_client.kafka import unreachable
@@ -96,59 +95,6 @@ def topic_ids(settings: BrokerSettings, names: Iterable[str]) -> dict[str, str]:
     return admin.identify_topics(
         admin.describe_topics(client, list(names)), admin.cluster_id(client)
     )
-
-
-def partition_bounds(
-    settings: BrokerSettings, sources: Iterable[tuple[str, int]]
-) -> dict[tuple[str, int], tuple[int, int]]:
-    """The first offset that Kafka has of each partition, and the one after the last.
-
-    Raises:
-        ServerError: Kafka does not answer.
-    """
-    client, places = admin.make_client(settings), [TopicPartition(*source) for source in sources]
-    if not places:
-        return {}
-    first, end = (
-        client.list_offsets(dict.fromkeys(places, spec), request_timeout=admin.TIMEOUT_S)
-        for spec in (OffsetSpec.earliest(), OffsetSpec.latest())  # type: ignore[no-untyped-call]
-    )
-    return {
-        (place.topic, place.partition): tuple(
-            admin.take_answer(asked[place], ()).offset for asked in (first, end)
-        )
-        for place in places
-    }
-
-
-def read_bounds(
-    consumer: confluent_kafka.Consumer, sources: Iterable[tuple[str, int]], timeout_s: float
-) -> dict[tuple[str, int], tuple[int, int]]:
-    """The same, by a consumer that is there; as of `partition_bounds`.
-
-    Not by an AdminClient: librdkafka 2.16 ends the process (SIGABRT) where a broker does not answer
-    that one's question for offsets in time.
-
-    Args:
-        consumer: whose isolation level is `read_uncommitted`.
-        timeout_s: of each of two questions.
-    """
-    wanted = list(sources)
-    if not wanted:
-        return {}
-    bounds = []
-    for end in (OFFSET_BEGINNING, OFFSET_END):
-        places = [TopicPartition(*source, end) for source in wanted]
-        try:
-            found = consumer.offsets_for_times(places, timeout=timeout_s)
-        except KafkaException as error:
-            raise unreachable(error) from error
-        for place in found:
-            if place.error is not None:
-                raise unreachable(KafkaException(place.error))
-        bounds.append({(place.topic, place.partition): place.offset for place in found})
-    first, last = bounds
-    return {source: (first[source], last[source]) for source in wanted}
 
 
 def message_times(

@@ -3,22 +3,32 @@
 Topics of one partition are written one message at a time.
 """
 
+import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import Any
 from uuid import uuid4
 
 import confluent_kafka
-from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    OFFSET_END,
+    KafkaError,
+    KafkaException,
+    Message,
+    TopicPartition,
+)
 from headwater_client.errors import ServerError
 
 from features.kafka.admin import TIMEOUT_S, client_config
+from features.kafka.offsets import ask_offsets
 from features.settings import BrokerSettings
 from features.signing import Headers
 
 FETCH_WAIT_MS = 50
 _MESSAGES, _POLL_S = 1000, 0.05
+_RANGE_MESSAGES, _RANGE_POLL_S = 500, 0.1
 
 
 def is_end(message: Message) -> bool:
@@ -68,12 +78,9 @@ def read_to_end(
     Raises:
         ServerError: the topic cannot be read.
     """
-    try:
-        # Asked before it reads: between fetches a broker answers half a second later.
-        _, end = consumer.get_watermark_offsets(TopicPartition(topic, 0), timeout=TIMEOUT_S)
-    except KafkaException as error:
-        raise ServerError(f"Kafka: topic {topic}: {error.args[0].str()}") from error
-    begin = start if start <= end else OFFSET_BEGINNING
+    # Asked before it reads: between fetches a broker answers half a second later.
+    (last,) = ask_offsets(consumer, [TopicPartition(topic, 0, OFFSET_END)])
+    begin = start if start <= last.offset else OFFSET_BEGINNING
     yield from read_places(consumer, [TopicPartition(topic, 0, begin)])
 
 
@@ -92,11 +99,7 @@ def read_since(
     numbers = range(settings.partitions)
     times = [TopicPartition(name, number, since_ms) for name in topics for number in numbers]
     with closing(topic_consumer(settings, group)) as consumer:
-        try:
-            places = consumer.offsets_for_times(times, TIMEOUT_S) if times else []
-        except KafkaException as error:
-            raise ServerError(f"Kafka: {', '.join(topics)}: {error.args[0].str()}") from error
-        yield from read_places(consumer, places)
+        yield from read_places(consumer, ask_offsets(consumer, times))
 
 
 def read_places(
@@ -131,6 +134,50 @@ def read_places(
         if left and time.monotonic() - heard_s > TIMEOUT_S:
             names = ", ".join(sorted({topic for topic, _ in left}))
             raise ServerError(f"topic {names} cannot be read: no answer in {TIMEOUT_S:.0f} s")
+
+
+def read_ranges(
+    make_consumer: Callable[[], confluent_kafka.Consumer],
+    ranges: Mapping[tuple[str, int], tuple[int, int]],
+    answer_s: float,
+    longest_s: float = math.inf,
+) -> Iterator[Message]:
+    """The messages of ranges of partitions, those of a partition in order; few are held.
+
+    Args:
+        make_consumer: as of `topic_consumer`; called where there is anything to read.
+        ranges: by topic and partition, the first offset and the one after the last.
+        answer_s: how long Kafka may say nothing.
+        longest_s: how long all of it may take.
+
+    Raises:
+        ServerError: it takes longer, or Kafka says why a partition cannot be read.
+    """
+    ends = {place: end for place, (start, end) in ranges.items() if start < end}
+    if not ends:
+        return
+    with closing(make_consumer()) as consumer:
+        consumer.assign([TopicPartition(*place, ranges[place][0]) for place in ends])
+        heard_s = began_s = time.monotonic()
+        while ends:
+            for message in consumer.consume(_RANGE_MESSAGES, _RANGE_POLL_S):
+                heard_s = time.monotonic()
+                place = message.topic() or "", message.partition() or 0
+                offset = message.offset() or 0
+                if is_end(message):
+                    ends.pop(place, None)
+                    continue
+                if (problem := message.error()) is not None:
+                    raise ServerError(f"Kafka: {place[0]}: {problem.str()}")
+                if offset < ranges[place][1]:
+                    yield message
+                # One beyond the range: what stood at its end was of an aborted transaction.
+                if offset + 1 >= ranges[place][1]:
+                    ends.pop(place, None)
+            now_s = time.monotonic()
+            if ends and (now_s - heard_s > answer_s or now_s - began_s > longest_s):
+                names = ", ".join(sorted({topic for topic, _ in ends}))
+                raise ServerError(f"Kafka: {names}: not read in {now_s - began_s:.0f} s")
 
 
 def write_message(

@@ -6,13 +6,14 @@ from concurrent.futures import Future
 from typing import Any, NamedTuple
 
 import structlog
-from confluent_kafka import KafkaError, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetSpec  # type: ignore[attr-defined]  # public, but not to its types
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic  # type: ignore[attr-defined]  # public, but not to its types
 from headwater_client.errors import ServerError, SettingsError
 from headwater_client.kafka import unreachable
 
 from features.kafka import admin
 from features.kafka.log import LogIdentity, describe_log, log_topics
+from features.kafka.offsets import partition_bounds
 from features.settings import BrokerSettings
 from features.topics import Hash, Topic, list_topics, source_hash, topic_faults, topic_weaknesses
 
@@ -24,14 +25,6 @@ _AWAY = (
     KafkaError.BROKER_NOT_AVAILABLE,
     KafkaError.NETWORK_EXCEPTION,
     KafkaError.REQUEST_TIMED_OUT,
-)
-_NO_LEADER_YET = (
-    *admin.NOT_THERE,
-    KafkaError.LEADER_NOT_AVAILABLE,
-    KafkaError.NOT_LEADER_FOR_PARTITION,
-    # Of a topic that was made anew the epoch of the one before is still in mind.
-    KafkaError.UNKNOWN_LEADER_EPOCH,
-    KafkaError.FENCED_LEADER_EPOCH,
 )
 log = structlog.get_logger()
 
@@ -63,7 +56,7 @@ def ensure_topics(
     missing = [topic for topic in topics if topic.name not in there]
     if missing:
         _create(client, missing, settings)
-        there = _wait_for(client, names)
+        there = _wait_for(client, settings, names)
     _check(client, topics, there, settings)
     return admin.identify_topics(there, admin.cluster_id(client))
 
@@ -140,28 +133,25 @@ def _create(client: AdminClient, topics: list[Topic], settings: BrokerSettings) 
         admin.take_answer(future, (KafkaError.TOPIC_ALREADY_EXISTS,))
 
 
-def _wait_for(client: AdminClient, names: list[str]) -> admin.TopicDescriptions:
+def _wait_for(
+    client: AdminClient, settings: BrokerSettings, names: list[str]
+) -> admin.TopicDescriptions:
     """What was just created takes a moment to be known, and to have leaders that answer."""
-    deadline = time.monotonic() + admin.TIMEOUT_S
+    deadline, problem = time.monotonic() + admin.TIMEOUT_S, None
     while time.monotonic() < deadline:
         there = admin.describe_topics(client, names)
-        if len(there) == len(names) and _leaders_answer(client, there):
-            return there
+        if len(there) == len(names):
+            places = [(name, each.id) for name in names for each in there[name].partitions]
+            try:
+                partition_bounds(settings, places)
+                return there
+            except ServerError as error:
+                # Not every broker knows of them yet.
+                problem = error
         time.sleep(admin.POLL_S)
     raise ServerError(
-        f"Kafka created the topics, but they have no leader after {admin.TIMEOUT_S:.0f} s"
-    )
-
-
-def _leaders_answer(client: AdminClient, topics: admin.TopicDescriptions) -> bool:
-    latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
-    asked = {
-        TopicPartition(name, partition.id): latest
-        for name, topic in topics.items()
-        for partition in topic.partitions
-    }
-    futures = client.list_offsets(asked, request_timeout=admin.TIMEOUT_S)
-    return all(admin.take_answer(future, _NO_LEADER_YET) is not None for future in futures.values())
+        f"Kafka created the topics, but does not know them after {admin.TIMEOUT_S:.0f} s"
+    ) from problem
 
 
 def _partitions(topic: Topic, settings: BrokerSettings) -> int:

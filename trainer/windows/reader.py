@@ -11,7 +11,7 @@ from headwater_client.kafka import unreachable
 from headwater_client.topics import ITEMS
 
 from features.events import EventReader
-from features.kafka import client_config, is_end
+from features.kafka import ask_bounds, client_config, is_end
 from features.positions import PositionError
 from features.settings import BrokerSettings
 from trainer.windows.assembler import OffsetTracker, Position, Source
@@ -69,11 +69,7 @@ class MessageReader:
         Raises:
             ServerError: Kafka does not answer.
         """
-        try:
-            first, end = self._consumer.get_watermark_offsets(TopicPartition(*source), ANSWER_S)
-        except KafkaException as error:
-            raise unreachable(error) from error
-        return first, end
+        return ask_bounds(self._consumer, [source], ANSWER_S)[source]
 
     def check(self, source: Source, settled: OffsetTracker) -> None:
         """Compare what is settled with what Kafka has, and take out what it has no longer.

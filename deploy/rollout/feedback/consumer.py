@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import structlog
-from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
+from confluent_kafka import OFFSET_END, Consumer, KafkaException, Message, TopicPartition
 from headwater_client.errors import EventError, ServerError
 from headwater_client.event_types import EVENT_TYPES
 from headwater_client.events import Interaction, Recommendation, decode
@@ -48,7 +48,7 @@ from features.columns import (
     encode_columns,
 )
 from features.events import EventReader, current_ms
-from features.kafka import client_config, is_end
+from features.kafka import ask_bounds, ask_offsets, client_config, is_end
 from features.settings import BrokerSettings, EventSettings
 from features.store import FEEDBACK, VERSION, RowRead, RowStore, RowWrite, set_aside
 from features.topics import Hash, partition_of
@@ -270,18 +270,14 @@ class FeedbackConsumer:
             number: max(started_ms, until_ms[number] - self.scope.window_ms) for number in numbers
         }
         times = [TopicPartition(topic, n, since_ms[n]) for topic in list_topics() for n in numbers]
-        try:
-            # Where nothing is so new Kafka says "the end", which is further on once it is asked for
-            # messages: what arrives in between would be passed over.
-            ends = [self._consumer.get_watermark_offsets(time, ANSWER_S)[1] for time in times]
-            offsets: list[TopicPartition] = self._consumer.offsets_for_times(times, ANSWER_S)
-        except KafkaException as error:
-            raise unreachable(error) from error
+        # Where nothing is so new Kafka says "the end", which is further on once it is asked for
+        # messages: what arrives in between would be passed over.
+        places = [TopicPartition(each.topic, each.partition, OFFSET_END) for each in times]
+        ends = ask_offsets(self._consumer, places, ANSWER_S)
+        offsets = ask_offsets(self._consumer, times, ANSWER_S)
         for partition, end in zip(offsets, ends, strict=True):
-            if partition.error is not None:
-                raise ServerError(f"Kafka: topic {partition.topic}: {partition.error.str()}")
             if partition.offset < 0:
-                partition.offset = end
+                partition.offset = end.offset
         return offsets
 
     def absorb(self, timeout_s: float) -> None:
@@ -398,8 +394,9 @@ def sample_placement(kafka: BrokerSettings, events: EventSettings) -> Placement:
 
 def _sample_placement(consumer: Consumer, reader: EventReader, partitions: int) -> Placement:
     reads = [TopicPartition(name, n) for name in EVENT_TYPES.topics for n in range(partitions)]
+    bounds = ask_bounds(consumer, [(each.topic, each.partition) for each in reads], ANSWER_S)
     for read in reads:
-        low, high = consumer.get_watermark_offsets(read, ANSWER_S)
+        low, high = bounds[read.topic, read.partition]
         read.offset = max(low, high - _SAMPLED)
     consumer.assign(reads)
     sampled = elsewhere = ended = 0

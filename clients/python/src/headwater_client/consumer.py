@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Self
 from uuid import uuid4
 
-from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from headwater_client.errors import EventError, ForkedError, ServerError
 from headwater_client.events import Recommendation, decode
@@ -26,6 +26,8 @@ from headwater_client.topics import RECOMMENDATIONS
 WAIT_S = 0.5
 ANSWER_S = 15.0
 FETCH_WAIT_MS = 20
+_PAUSE_S = 0.1
+_NO_LEADER_YET = (KafkaError.LEADER_NOT_AVAILABLE, KafkaError.NOT_LEADER_FOR_PARTITION)
 log = logging.getLogger("headwater_client")
 
 
@@ -142,8 +144,19 @@ class RecommendationConsumer(ProcessBound):
                 raise ServerError(f"Kafka: {RECOMMENDATIONS}: {topic.error.str()}")
             partitions = [TopicPartition(RECOMMENDATIONS, number) for number in topic.partitions]
             for partition in partitions:
-                partition.offset = self._handle.get_watermark_offsets(partition, ANSWER_S)[1]
+                partition.offset = self._ask_end(partition)
         except KafkaException as error:
             self._handle.close()
             raise unreachable(error) from error
         return partitions
+
+    def _ask_end(self, place: TopicPartition) -> int:
+        """Where a partition ends; one that has just been made waits for its leader."""
+        deadline = time.monotonic() + ANSWER_S
+        while True:
+            try:
+                return int(self._handle.get_watermark_offsets(place, ANSWER_S)[1])
+            except KafkaException as error:
+                if error.args[0].code() not in _NO_LEADER_YET or time.monotonic() > deadline:
+                    raise
+            time.sleep(_PAUSE_S)
