@@ -6,6 +6,7 @@ from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 from headwater_client import EVENT_TYPES, DeadLetter, EventError, ServerError, decode
@@ -13,7 +14,8 @@ from headwater_client.topics import DEAD_LETTERS, RECOMMENDATIONS
 
 from bench.harness.hostile import GOOD
 from deploy.settings import Settings
-from features.kafka import client_config, is_end, partition_bounds
+from features import kafka
+from features.kafka import client_config, is_end
 from features.store import item_sources
 from tests.harness import oracle, rows
 from tests.harness.oracle import Logged
@@ -24,6 +26,7 @@ _LONGEST_S, _POLL_S = 60.0, 0.2
 # Of a person's events in a micro-batch the last is answered; so long a micro-batch can be.
 _BATCH = 128
 _SHOWN = 2_000
+_ANSWER_S = 10.0
 # A version on trial answers its people of a micro-batch up to so much later than the stable one.
 _SAME_MS = 1_500
 # A topic that was made anew begins at offset 0 again.
@@ -172,7 +175,10 @@ def _list_failing(
 
 
 def windows_hold_all(settings: Settings) -> bool:
-    """Whether windows have come to the end of the topics of events."""
+    """Whether windows hold the good events of all topics.
+
+    Where nothing but refused messages has come since, no further window is written.
+    """
     newest = WindowStore(settings.windows_address).newest()
     held = {
         (each.topic, each.partition): each.resume
@@ -183,8 +189,13 @@ def windows_hold_all(settings: Settings) -> bool:
         for topic in EVENT_TYPES.topics
         for number in range(settings.kafka.partitions)
     ]
-    ends = partition_bounds(settings.kafka, sources)
-    return all(held.get(source, 0) >= end for source, (_, end) in ends.items())
+    ends = kafka.partition_bounds(settings.kafka, sources)
+    behind = {source: (held.get(source, 0), end) for source, (_, end) in ends.items()}
+    consumer = partial(kafka.topic_consumer, settings.kafka, "headwater-soak")
+    return not any(
+        _MARK in (message.value() or b"")
+        for message in kafka.read_ranges(consumer, behind, _ANSWER_S)
+    )
 
 
 def count_good_in_windows(address: str) -> Counter[tuple[str, str]]:

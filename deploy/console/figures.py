@@ -71,7 +71,7 @@ class Figures:
             )
         return self._found[figure]
 
-    def routed(self, variant: str) -> dict[str, int]:
+    def find_versions(self, variant: str) -> dict[str, int]:
         """The version that a variant is answered by in each process but this one."""
         return {
             each.process: int(each.value)

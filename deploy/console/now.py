@@ -165,7 +165,7 @@ class NowOperations(ConsoleOperations):
                     share=each.share,
                     answers=answers,
                     answer_share=answers / all_answers if all_answers else None,
-                    workers=figures.routed(each.variant),
+                    workers=figures.find_versions(each.variant),
                     problem=routes.problems.get(each.variant, ""),
                 )
             )

@@ -172,14 +172,14 @@ class DemandOutlook:
         if outlook is None or outlook.made.walk is None:
             return {}
         walk = outlook.made.walk
-        return {name: _describe_backtest(walk.judged(name)) for name in forecasts.HORIZONS}
+        return {name: _describe_backtest(walk.list_judged(name)) for name in forecasts.HORIZONS}
 
 
 def _list_days(made: forecasts.DemandForecasts, at: int) -> list[contract.DemandDay]:
     """The last whole days of a series, each beside what had been expected of it."""
     if made.walk is None:
         return []
-    judged = made.walk.judged("day")
+    judged = made.walk.list_judged("day")
     first = made.sums.end_day - len(judged)
     return [
         contract.DemandDay(
@@ -206,7 +206,7 @@ def _describe_forecast(
         low=float(found.low[at]),
         high=float(found.high[at]),
         level=LEVEL,
-        backtest=_describe_backtest(made.walk.judged(horizon), slice(at, at + 1)),
+        backtest=_describe_backtest(made.walk.list_judged(horizon), slice(at, at + 1)),
     )
 
 
@@ -234,11 +234,11 @@ def _describe_backtest(
         judged=len(actual),
         coverage=float(np.concatenate(held).mean()),
         methods=[
-            contract.MethodErrors(method=name, mape=_known(one.mape), wape=_known(one.wape))
+            contract.MethodErrors(method=name, mape=_drop_nan(one.mape), wape=_drop_nan(one.wape))
             for name, one in errors.items()
         ],
     )
 
 
-def _known(value: float) -> float | None:
+def _drop_nan(value: float) -> float | None:
     return None if math.isnan(value) else value

@@ -271,7 +271,7 @@ class ForecastWalk:
         """What is expected after the last day that was added."""
         return self._horizons[horizon].waiting[-1][0]
 
-    def judged(self, horizon: str) -> list[JudgedForecast]:
+    def list_judged(self, horizon: str) -> list[JudgedForecast]:
         """The last `JUDGED_DAYS` forecasts whose days have come, oldest first."""
         return list(self._horizons[horizon].judged)
 

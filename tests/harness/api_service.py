@@ -5,9 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
@@ -18,7 +15,7 @@ from headwater_client import EVENT_TYPES, EventProducer
 from headwater_client.contract import Scope
 from headwater_client.event_types import OwnEventType
 
-from bench.harness.processes import end_process, folder_variables, variables_of
+from bench.harness.processes import folder_variables, variables_of
 from deploy import local
 from deploy.jobs.train import model_registry
 from deploy.local.process import free_port
@@ -27,10 +24,10 @@ from deploy.settings_text import variable
 from features.kafka import ensure_topics
 from features.schema import FeatureSchema
 from stream.api.keys import make_key, write_keys
+from tests.harness.http_process import call_json, running_service
 from tests.harness.models import ITEMS, SETTINGS, untrained
 from tests.harness.rollouts import TOKEN
 from tests.harness.servers import state_in
-from tests.harness.waiting import wait_until
 from tests.harness.workers import WorkerProcess, WorkerProgress, environment, running
 
 DEADLINE_MS = 1500
@@ -76,17 +73,7 @@ class Service:
     def call(self, method: str, path: str, body: Any = None, secret: str | None = None) -> Any:
         """Status and document of an answer."""
         sent = self.secret if secret is None else secret
-        headers = {"Content-Type": "application/json"}
-        if sent:
-            headers["Authorization"] = f"Bearer {sent}"
-        raw = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self.url + path, raw, headers, method=method)
-        try:
-            with urllib.request.urlopen(request, timeout=30) as answer:
-                return answer.status, _read(answer)
-        except urllib.error.HTTPError as error:
-            with error:
-                return error.code, _read(error)
+        return call_json(self.url + path, method, body, sent)
 
     def take(self, method: str, path: str, body: Any = None) -> Any:
         """The document of an answer that has to be one."""
@@ -104,12 +91,6 @@ class Service:
         status, document = self.call("GET", f"/v1/people/{person}")
         assert status in (200, 404), document
         return document["counters"]["click"]["all"] if status == 200 else 0.0
-
-
-def _read(answer: Any) -> Any:
-    raw = answer.read()
-    kind = answer.headers["Content-Type"].partition(";")[0]
-    return json.loads(raw) if kind.endswith("json") else raw.decode()
 
 
 @contextmanager
@@ -138,7 +119,7 @@ def _started(
     slow_secret, slow = make_key("slow", list(Scope), 1.0)
     ask_secret, ask = make_key("ask", [Scope.ASK], None)
     write_keys(folder / "keys.toml", [key, slow, ask])
-    port, log = free_port([]), folder / "api.log"
+    port = free_port([])
     grpc_port = free_port([port])
     chosen = {
         "api.port": port,
@@ -150,37 +131,19 @@ def _started(
         "rollout.admin_token": TOKEN,
     }
     variables = environment(settings, "api") | folder_variables(settings) | variables_of(chosen)
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "deploy.cli", "api"], env=variables, stdout=output, stderr=output
+    with running_service("api", port, variables, folder, "/readyz") as running_api:
+        yield Service(
+            local=own,
+            settings=settings,
+            worker=worker,
+            process=running_api.process,
+            log=running_api.log,
+            url=running_api.url,
+            secret=secret,
+            slow_secret=slow_secret,
+            ask_secret=ask_secret,
+            grpc_address=f"127.0.0.1:{grpc_port}",
         )
-    url = f"http://127.0.0.1:{port}"
-    service = Service(
-        local=own,
-        settings=settings,
-        worker=worker,
-        process=process,
-        log=log,
-        url=url,
-        secret=secret,
-        slow_secret=slow_secret,
-        ask_secret=ask_secret,
-        grpc_address=f"127.0.0.1:{grpc_port}",
-    )
-
-    def is_ready() -> bool:
-        assert process.poll() is None, log.read_text()[-2000:]
-        try:
-            return bool(service.call("GET", "/readyz")[0] == 200)
-        except urllib.error.URLError:
-            return False
-
-    try:
-        wait_until(is_ready, 60)
-        yield service
-    finally:
-        end_process(process)
-    assert process.returncode == 0, log.read_text()[-2000:]
 
 
 def category_of(item_id: str) -> str:

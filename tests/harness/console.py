@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
-import sys
 import threading
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -22,7 +18,7 @@ from headwater_client import EventProducer
 from headwater_client.contract import Scope
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from bench.harness.processes import end_process, folder_variables, variables_of
+from bench.harness.processes import folder_variables, variables_of
 from deploy import local
 from deploy.jobs.train import model_registry
 from deploy.local.process import free_port
@@ -30,9 +26,9 @@ from deploy.settings import Settings
 from features.kafka import ensure_topics
 from features.schema import FeatureSchema
 from stream.api.keys import make_key, write_keys
+from tests.harness.http_process import call_json, running_service
 from tests.harness.models import ITEMS, SETTINGS, untrained
 from tests.harness.servers import state_in
-from tests.harness.waiting import wait_until
 from tests.harness.workers import WorkerProcess, WorkerProgress, environment, running
 
 KEYS = {
@@ -74,17 +70,8 @@ class Console:
 
     def call(self, method: str, path: str, body: Any = None, key: str = "admin") -> Any:
         """Status and document of an answer; without a key where its name is ""."""
-        headers = {"Content-Type": "application/json"}
-        if key:
-            headers["Authorization"] = f"Bearer {self.secrets[key]}"
-        raw = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self.url + path, raw, headers, method=method)
-        try:
-            with urllib.request.urlopen(request, timeout=30) as answer:
-                return answer.status, _read(answer)
-        except urllib.error.HTTPError as error:
-            with error:
-                return error.code, _read(error)
+        secret = self.secrets[key] if key else ""
+        return call_json(self.url + path, method, body, secret)
 
     def take(self, method: str, path: str, body: Any = None, key: str = "admin") -> Any:
         """The document of an answer that has to be one."""
@@ -111,12 +98,6 @@ class Console:
         finally:
             stop.set()
             thread.join()
-
-
-def _read(answer: Any) -> Any:
-    raw = answer.read()
-    kind = answer.headers["Content-Type"].partition(";")[0]
-    return json.loads(raw) if kind.endswith("json") else raw.decode()
 
 
 @contextmanager
@@ -159,7 +140,7 @@ def running_console(
     """
     made = {name: make_key(name, scopes, None) for name, scopes in KEYS.items()}
     write_keys(folder / "keys.toml", [key for _, key in made.values()])
-    port, log = free_port([]), folder / "console.log"
+    port = free_port([])
     named = {
         "console.port": port,
         "console.sample_every_s": 0.5,
@@ -171,30 +152,9 @@ def running_console(
         **{f"console.{name}": value for name, value in chosen.items()},
     }
     variables = environment(settings, "console") | folder_variables(settings) | variables_of(named)
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "deploy.cli", "console"],
-            env=variables,
-            stdout=output,
-            stderr=output,
-        )
     secrets = {name: secret for name, (secret, _) in made.items()}
-    url = f"http://127.0.0.1:{port}"
-    console = Console(own, settings, process, log, url, secrets)
-
-    def is_ready() -> bool:
-        assert process.poll() is None, log.read_text()[-2000:]
-        try:
-            return bool(console.call("GET", "/startupz")[0] == 200)
-        except urllib.error.URLError:
-            return False
-
-    try:
-        wait_until(is_ready, 60)
-        yield console
-    finally:
-        end_process(process)
-    assert process.returncode == 0, log.read_text()[-2000:]
+    with running_service("console", port, variables, folder, "/startupz") as shown:
+        yield Console(own, settings, shown.process, shown.log, shown.url, secrets)
 
 
 @contextmanager

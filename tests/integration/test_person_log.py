@@ -64,7 +64,7 @@ def read(settings: Settings, person: str, **bounds: int) -> PersonLog:
     return PersonLogReader(settings, sources, ReadingBounds(**bounds)).read_log(person)
 
 
-def said(log: PersonLog) -> list[tuple[str, str]]:
+def list_records(log: PersonLog) -> list[tuple[str, str]]:
     return [(each.event.user_id, each.event.event_id) for each in log.records if each.event]
 
 
@@ -87,14 +87,14 @@ def test_a_persons_log_is_theirs_alone_and_in_order(settings: Settings) -> None:
     send(settings, 0, 6)
     log = read(settings, "ann")
     assert log.missing == []
-    assert {person for person, _ in said(log)} == {"ann"}
-    assert sorted(name for _, name in said(log)) == sorted(
+    assert {person for person, _ in list_records(log)} == {"ann"}
+    assert sorted(name for _, name in list_records(log)) == sorted(
         [*(f"ann-{number}" for number in range(6)), "b0", "b3"]
     )
     for source in {each.source for each in log.records}:
         own = [each.offset for each in log.records if each.source == source]
         assert own == sorted(own)
-    assert said(read(settings, "nobody")) == []
+    assert list_records(read(settings, "nobody")) == []
 
 
 def test_what_kafka_has_no_more_is_taken_from_windows(settings: Settings) -> None:
@@ -108,8 +108,12 @@ def test_what_kafka_has_no_more_is_taken_from_windows(settings: Settings) -> Non
     send(settings, 6, 3)
     log = read(settings, "ann")
     assert log.missing == []
-    assert sorted(said(log)) == sorted(
-        [*said(before), *(("ann", f"ann-{number}") for number in range(6, 9)), ("ann", "b6")]
+    assert sorted(list_records(log)) == sorted(
+        [
+            *list_records(before),
+            *(("ann", f"ann-{number}") for number in range(6, 9)),
+            ("ann", "b6"),
+        ]
     )
     # The same events make the same row, wherever they were read.
     schema = FeatureSchema(settings.features)
@@ -126,7 +130,7 @@ def test_what_is_nowhere_any_more_is_said(settings: Settings) -> None:
     forget_all(settings)
     send(settings, 3, 2)
     log = read(settings, "ann")
-    assert sorted(name for _, name in said(log)) == ["ann-3", "ann-4", "b3"]
+    assert sorted(name for _, name in list_records(log)) == ["ann-3", "ann-4", "b3"]
     (missing,) = log.missing
     own = partition_of("ann", settings.kafka.partitions)
     assert f"clicks/{own} before " in missing

@@ -111,7 +111,7 @@ def test_the_course_of_a_rollout_goes_on_with_the_next_controller(
     """What the band was is read from the topic, not from the log of events."""
     archive, people = topic.RolloutArchive(fresh.kafka, MODEL_NAME), People(fresh, ALIKE)
 
-    def banded(found: RolloutHistory) -> list[EvidenceSample]:
+    def list_bounded(found: RolloutHistory) -> list[EvidenceSample]:
         assert found.current
         kept = found.courses.get(found.current.rollout_id)
         return [each for each in kept.samples if each.lower is not None] if kept else []
@@ -120,13 +120,13 @@ def test_the_course_of_a_rollout_goes_on_with_the_next_controller(
     with closing(archive):
         with controlling(fresh, tmp_path / "first.log", **never) as first:
             start_rollout(fresh)
-            found = until(fresh, lambda now: len(banded(now)) >= 2, people.act)
-            before = banded(found)
+            found = until(fresh, lambda now: len(list_bounded(now)) >= 2, people.act)
+            before = list_bounded(found)
             assert archive.read()[MODEL_NAME].courses == found.courses
             first.kill()
         with controlling(fresh, tmp_path / "second.log", **never):
-            found = until(fresh, lambda now: len(banded(now)) > len(before) + 1, people.act)
-            after = banded(found)
+            found = until(fresh, lambda now: len(list_bounded(now)) > len(before) + 1, people.act)
+            after = list_bounded(found)
             assert after[: len(before)] == before
             assert [each.time for each in after] == sorted(each.time for each in after)
             assert all(each.lower < each.estimate < each.upper for each in after)  # type: ignore[operator]

@@ -54,7 +54,7 @@ def wait_for(console: Console, is_so: Callable[[Any], bool], act: Callable[[], N
     return newest(console)
 
 
-def banded(found: Any) -> list[Any]:
+def list_bounded(found: Any) -> list[Any]:
     return [each for each in found["evidence"] if each.get("lower") is not None]
 
 
@@ -123,7 +123,7 @@ def test_a_canary_is_started_watched_and_promoted_from_the_pages(
             "operator",
             HOSTILE,
         )
-        found = wait_for(console, lambda now: len(banded(now)) >= 2, people.act)
+        found = wait_for(console, lambda now: len(list_bounded(now)) >= 2, people.act)
         check_page(visit, console, found)
         check_steering(visit, console, found)
     assert visit.faults == []

@@ -71,7 +71,7 @@ def replaying(settings: Settings, rates: Callable[[], np.ndarray]) -> Iterator[N
         thread.join()
 
 
-def found(follower: SignalFollower) -> set[tuple[str, str, str]]:
+def list_open(follower: SignalFollower) -> set[tuple[str, str, str]]:
     return {
         (each.kind.value, each.alarm.name, each.alarm.direction.value)
         for each, is_open in follower.rates.list_anomalies()
@@ -91,18 +91,18 @@ def test_a_planted_surge_is_found_and_nothing_else_is(
     with replaying(kafka_and_store, lambda: rates), following(follower):
         wait_until(lambda: not follower.problem, 30)
         wait_until(lambda: follower.rates.ticks > 70, 60)
-        assert found(follower) == set()
+        assert list_open(follower) == set()
         rates[7] = 60.0
-        wait_until(lambda: ("item", "i7", "surge") in found(follower), 30)
+        wait_until(lambda: ("item", "i7", "surge") in list_open(follower), 30)
         assert follower.rates.count_watched() == {"item": ITEMS, "category": 10, "all": 1}
-        assert found(follower) <= {
+        assert list_open(follower) <= {
             ("item", "i7", "surge"),
             ("category", "c7", "surge"),
         }
     # Who starts later reads the past, and comes to the same.
     later = SignalFollower(kafka_and_store.kafka, WindowStore(str(tmp_path)), RULES, table)
     with following(later):
-        wait_until(lambda: ("item", "i7", "surge") in found(later), 30)
+        wait_until(lambda: ("item", "i7", "surge") in list_open(later), 30)
 
 
 def test_a_log_without_events_and_messages_that_are_none(
@@ -117,5 +117,5 @@ def test_a_log_without_events_and_messages_that_are_none(
             producer.send_raw(CLICK.topic, "ann", raw)
     with following(follower):
         wait_until(lambda: not follower.problem, 30)
-        assert found(follower) == set()
+        assert list_open(follower) == set()
         assert follower.since_ms is None

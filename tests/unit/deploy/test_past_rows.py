@@ -55,7 +55,9 @@ LOG = PersonLog(
 )
 
 
-def told(sequence: int | None, offset: int | None = 13, topic: str = "clicks") -> Recommendation:
+def make_list(
+    sequence: int | None, offset: int | None = 13, topic: str = "clicks"
+) -> Recommendation:
     return Recommendation(
         recommendation_id="r",
         user_id="ann",
@@ -78,7 +80,7 @@ def entries(log: PersonLog) -> dict[str, CatalogueEntry]:
 
 
 def test_the_part_that_a_list_knew_has_its_sequence() -> None:
-    part = find_known_part(LOG, told(sequence=14 + 31), base=0)
+    part = find_known_part(LOG, make_list(sequence=14 + 31), base=0)
     assert (dict(part.offsets), part.problem) == ({CLICKS: 13, PURCHASES: 30}, "")
     known = [each for each in LOG.records if part.has(each)]
     row = build_row(known, entries(LOG), SCHEMA)
@@ -89,11 +91,11 @@ def test_the_part_that_a_list_knew_has_its_sequence() -> None:
 
 
 def test_a_batch_may_have_been_ahead_or_behind_in_another_topic() -> None:
-    behind = find_known_part(LOG, told(sequence=14 + 13), base=0)
+    behind = find_known_part(LOG, make_list(sequence=14 + 13), base=0)
     assert (behind.offsets[PURCHASES], behind.problem) == (12, "")
-    ahead = find_known_part(LOG, told(sequence=14 + 45), base=0)
+    ahead = find_known_part(LOG, make_list(sequence=14 + 45), base=0)
     assert (ahead.offsets[PURCHASES], ahead.problem) == (44, "")
-    nothing = find_known_part(LOG, told(sequence=14), base=0)
+    nothing = find_known_part(LOG, make_list(sequence=14), base=0)
     assert (nothing.offsets[PURCHASES], nothing.problem) == (-1, "")
 
 
@@ -102,16 +104,16 @@ def test_what_the_log_has_no_more_is_a_base() -> None:
     row.offsets[99] = 1000
     base = find_base(row, {CLICKS, PURCHASES})
     assert base == 1001
-    assert find_known_part(LOG, told(14 + 31 + 1001), base).problem == ""
+    assert find_known_part(LOG, make_list(14 + 31 + 1001), base).problem == ""
 
 
 def test_what_does_not_fit_is_said_and_guessed_by_arrival() -> None:
-    part = find_known_part(LOG, told(sequence=999), base=0)
+    part = find_known_part(LOG, make_list(sequence=999), base=0)
     assert part.problem.startswith("no part of the log has sequence 999")
     assert dict(part.offsets) == {CLICKS: 13, PURCHASES: 30}
-    gone = find_known_part(LOG, told(sequence=45, offset=8), base=0)
+    gone = find_known_part(LOG, make_list(sequence=45, offset=8), base=0)
     assert "not in the log any more" in gone.problem
-    unsaid = find_known_part(LOG, told(sequence=None, offset=None, topic=""), base=0)
+    unsaid = find_known_part(LOG, make_list(sequence=None, offset=None, topic=""), base=0)
     assert "does not say how much its row knew" in unsaid.problem
     assert dict(unsaid.offsets) == {CLICKS: 13, PURCHASES: 30}
 
@@ -125,7 +127,7 @@ def test_of_several_parts_the_likeliest_is_taken_and_the_others_are_said() -> No
             record(PURCHASES, 5, 9),
         ]
     )
-    served = told(sequence=5 + 6, offset=None, topic="")
+    served = make_list(sequence=5 + 6, offset=None, topic="")
     part = find_known_part(log, served, base=0)
     assert dict(part.offsets) == {CLICKS: 5, PURCHASES: 4}
     assert part.problem.startswith("1 other parts of the log have sequence 11, too")
@@ -146,7 +148,7 @@ def test_any_part_is_found_again_by_its_sequence(data: st.DataObject) -> None:
     )
     click = data.draw(st.sampled_from(offsets[CLICKS]))
     bought = data.draw(st.sampled_from([-1, *offsets[PURCHASES]]))
-    part = find_known_part(log, told(click + bought + 2, offset=click), base=0)
+    part = find_known_part(log, make_list(click + bought + 2, offset=click), base=0)
     assert (dict(part.offsets), part.problem) == ({CLICKS: click, PURCHASES: bought}, "")
 
 

@@ -36,7 +36,7 @@ def letter_of(raw: bytes, reason: str = "", topic: str = "clicks", **fields: Any
     return DeadLetter(raw=raw, topic=topic, reason=reason, **told)
 
 
-def refused(document: dict[str, Any], topic: str = "clicks") -> DeadLetter:
+def make_letter(document: dict[str, Any], topic: str = "clicks") -> DeadLetter:
     """The letter that a worker makes of a message."""
     raw = json.dumps(document).encode()
     with pytest.raises(EventError) as caught:
@@ -62,8 +62,8 @@ def test_a_reason_has_its_parts_back(reason: str, field: str, value: str, expect
 
 
 def test_letters_of_one_fault_are_together_whoever_they_name() -> None:
-    late = [refused({**GOOD, "timestamp": NOW_MS + 10_000_000 + extra}) for extra in (0, 5)]
-    nobody = refused({**GOOD, "user_id": "null"})
+    late = [make_letter({**GOOD, "timestamp": NOW_MS + 10_000_000 + extra}) for extra in (0, 5)]
+    nobody = make_letter({**GOOD, "user_id": "null"})
     keys = [
         letter_of(b"", f"<key>: 'x': expected the user_id, '{name}'", "people")
         for name in ("ann", "bob")
@@ -76,10 +76,10 @@ def test_letters_of_one_fault_are_together_whoever_they_name() -> None:
 
 def test_each_fault_has_a_remedy() -> None:
     missing = {name: value for name, value in GOOD.items() if name != "user_id"}
-    assert "rename" in find_remedy(group_of(refused(missing)))
-    assert "1000" in find_remedy(group_of(refused({**GOOD, "timestamp": NOW_MS // 1000})))
-    assert "retype" in find_remedy(group_of(refused({**GOOD, "user_id": 12})))
-    assert "clock" in find_remedy(group_of(refused({**GOOD, "timestamp": NOW_MS * 2})))
+    assert "rename" in find_remedy(group_of(make_letter(missing)))
+    assert "1000" in find_remedy(group_of(make_letter({**GOOD, "timestamp": NOW_MS // 1000})))
+    assert "retype" in find_remedy(group_of(make_letter({**GOOD, "user_id": 12})))
+    assert "clock" in find_remedy(group_of(make_letter({**GOOD, "timestamp": NOW_MS * 2})))
     poison = letter_of(b"x", "<message>: b'x': 2 processes ended over it: put aside")
     assert "died" in find_remedy(group_of(poison))
     assert find_remedy(group_of(letter_of(b"", "a: b: quite new")))
@@ -219,7 +219,7 @@ def test_an_event_without_an_id_gets_one_that_is_its_letters_own() -> None:
     ],
 )
 def test_what_can_be_told_from_a_message_is_suggested(wrong: dict[str, Any]) -> None:
-    letter = refused(wrong)
+    letter = make_letter(wrong)
     rules, is_taken = suggest_rules(letter, json.dumps(wrong), CHECKER)
     assert is_taken, rules
     event = CHECKER.check(letter, apply_rules(letter, json.dumps(wrong), rules))
@@ -230,4 +230,4 @@ def test_what_can_be_told_from_a_message_is_suggested(wrong: dict[str, Any]) -> 
     "wrong", [{**GOOD, "user_id": "null"}, {"event_id": "e1"}, {**GOOD, "price": -1}]
 )
 def test_what_only_its_sender_knows_is_not_made_up(wrong: dict[str, Any]) -> None:
-    assert not suggest_rules(refused(wrong), json.dumps(wrong), CHECKER)[1]
+    assert not suggest_rules(make_letter(wrong), json.dumps(wrong), CHECKER)[1]

@@ -17,7 +17,9 @@ from features.settings import HOUR_MS
 NOW_MS = 1_764_000_000_123
 
 
-def sampled(at: int = 0, sender: str = "", arrived_ms: int = NOW_MS, **said: Any) -> SampledEvent:
+def make_sample(
+    at: int = 0, sender: str = "", arrived_ms: int = NOW_MS, **said: Any
+) -> SampledEvent:
     known = {"event_id": f"e{at}", "user_id": "ann", "item_id": "i1", "timestamp": NOW_MS - 5}
     event = Click(**known | said)  # type: ignore[arg-type]
     return SampledEvent("click", event, f"clicks/0@{at}", arrived_ms, sender)
@@ -71,10 +73,10 @@ def test_an_id_that_looks_wrong_is_told_from_one_that_does_not(
 
 def test_findings_count_events_and_ids_and_hide_people() -> None:
     events = [
-        *(sampled(n, user_id="ann@shop.example") for n in range(3)),
-        *(sampled(n, user_id=f"{n}.0") for n in range(10)),
-        *(sampled(n, item_id="null") for n in range(4)),
-        sampled(1, user_id="nan"),
+        *(make_sample(n, user_id="ann@shop.example") for n in range(3)),
+        *(make_sample(n, user_id=f"{n}.0") for n in range(10)),
+        *(make_sample(n, item_id="null") for n in range(4)),
+        make_sample(1, user_id="nan"),
     ]
     findings, _ = check_ids(events, lambda _: "person-1")
     told = {(each.field, each.fault): each for each in findings}
@@ -93,7 +95,7 @@ def test_findings_count_events_and_ids_and_hide_people() -> None:
 def test_one_person_in_several_spellings_is_found() -> None:
     same = ["Ann", "ann", " ann", "ANN"]
     numbers = ["42", "42.0", "0042"]
-    events = [sampled(n, user_id=name) for n, name in enumerate([*same, "bob", *numbers, "43"])]
+    events = [make_sample(n, user_id=name) for n, name in enumerate([*same, "bob", *numbers, "43"])]
     _, spellings = check_ids(events, show)
     assert [{each.value for each in found.ids} for found in spellings] == [
         set(same),
@@ -101,46 +103,46 @@ def test_one_person_in_several_spellings_is_found() -> None:
     ]
     assert [found.events for found in spellings] == [4, 3]
     assert {found.field for found in spellings} == {"user_id"}
-    assert not check_ids([sampled(0, user_id="null"), sampled(1, user_id="NULL")], show)[1]
+    assert not check_ids([make_sample(0, user_id="null"), make_sample(1, user_id="NULL")], show)[1]
 
 
-def shifted(shift_ms: int, number: int, noise_ms: int = 20_000) -> list[SampledEvent]:
+def make_shifted(shift_ms: int, number: int, noise_ms: int = 20_000) -> list[SampledEvent]:
     pick = random.Random(number)
     return [
-        sampled(n, "app", timestamp=NOW_MS - shift_ms - pick.randrange(noise_ms))
+        make_sample(n, "app", timestamp=NOW_MS - shift_ms - pick.randrange(noise_ms))
         for n in range(number)
     ]
 
 
 @pytest.mark.parametrize("minutes", [60, -60, 120, 330, 345, -480])
 def test_local_times_that_are_sent_for_utc_are_found(minutes: int) -> None:
-    (group,) = check_clocks(shifted(minutes * 60_000, 40))
+    (group,) = check_clocks(make_shifted(minutes * 60_000, 40))
     assert (group.shift_minutes, group.shifted) == (minutes, 40)
     assert (group.type, group.sender) == ("click", "app")
 
 
 def test_good_clocks_and_slow_queues_are_no_shift() -> None:
     for events in (
-        shifted(0, 40),
-        shifted(0, 200, noise_ms=6 * HOUR_MS),
+        make_shifted(0, 40),
+        make_shifted(0, 200, noise_ms=6 * HOUR_MS),
         # Too few to say so.
-        shifted(2 * HOUR_MS, 19),
-        [*shifted(0, 30), *shifted(2 * HOUR_MS, 20)],
+        make_shifted(2 * HOUR_MS, 19),
+        [*make_shifted(0, 30), *make_shifted(2 * HOUR_MS, 20)],
     ):
         assert {group.shift_minutes for group in check_clocks(events)} == {None}
 
 
 def test_each_sender_has_a_clock_of_its_own() -> None:
-    good = [sampled(n, "web", timestamp=NOW_MS - 10) for n in range(100)]
-    groups = check_clocks([*good, *shifted(HOUR_MS, 30)])
+    good = [make_sample(n, "web", timestamp=NOW_MS - 10) for n in range(100)]
+    groups = check_clocks([*good, *make_shifted(HOUR_MS, 30)])
     assert [(group.sender, group.shift_minutes) for group in groups] == [("app", 60), ("web", None)]
 
 
 def test_the_future_and_days_late_are_counted() -> None:
     events = [
-        sampled(0, timestamp=NOW_MS + 61_000),
-        sampled(1, timestamp=NOW_MS - 25 * HOUR_MS),
-        *(sampled(n) for n in range(2, 10)),
+        make_sample(0, timestamp=NOW_MS + 61_000),
+        make_sample(1, timestamp=NOW_MS - 25 * HOUR_MS),
+        *(make_sample(n) for n in range(2, 10)),
     ]
     (group,) = check_clocks(events)
     assert (group.ahead, group.late, group.events) == (1, 1, 10)
@@ -149,21 +151,21 @@ def test_the_future_and_days_late_are_counted() -> None:
 
 def test_dates_without_times_are_found() -> None:
     midnight = NOW_MS // 86_400_000 * 86_400_000
-    (group,) = check_clocks([sampled(n, timestamp=midnight) for n in range(30)])
+    (group,) = check_clocks([make_sample(n, timestamp=midnight) for n in range(30)])
     assert group.dates_only == 30
     assert "clocks.dates" in checks_of(answer_of(clocks=[group]))
 
 
 def test_duplicates_are_told_apart() -> None:
     events = [
-        sampled(0, event_id="a"),
-        sampled(1, event_id="a"),
-        sampled(2, event_id="b"),
-        sampled(3, event_id="b", item_id="i2"),
-        sampled(4, user_id="bob", timestamp=NOW_MS - 2000),
-        sampled(5, user_id="bob", timestamp=NOW_MS - 1001),
-        sampled(6, user_id="cleo", timestamp=NOW_MS - 2000),
-        sampled(7, user_id="cleo", timestamp=NOW_MS - 1000),
+        make_sample(0, event_id="a"),
+        make_sample(1, event_id="a"),
+        make_sample(2, event_id="b"),
+        make_sample(3, event_id="b", item_id="i2"),
+        make_sample(4, user_id="bob", timestamp=NOW_MS - 2000),
+        make_sample(5, user_id="bob", timestamp=NOW_MS - 1001),
+        make_sample(6, user_id="cleo", timestamp=NOW_MS - 2000),
+        make_sample(7, user_id="cleo", timestamp=NOW_MS - 1000),
     ]
     found = {each.kind: each for each in check_duplicates(events, show)}
     # b and a are of the same person and item, too, at once.
@@ -174,7 +176,7 @@ def test_duplicates_are_told_apart() -> None:
     }
     assert found["sent_again"].examples[0].places == ["clicks/0@0", "clicks/0@1"]
     assert found["id_reused"].examples[0].event_ids == ["b"]
-    assert not check_duplicates([sampled(0), sampled(1, user_id="bob")], show)
+    assert not check_duplicates([make_sample(0), make_sample(1, user_id="bob")], show)
 
 
 def answer_of(**said: Any) -> quality.QualityAnswer:
@@ -192,10 +194,10 @@ def checks_of(answer: quality.QualityAnswer) -> Sequence[str]:
 
 def test_each_finding_is_an_alert_with_a_link_and_what_is_lost_stands_first() -> None:
     events = [
-        *(sampled(n, user_id="12.0", item_id="null") for n in range(2)),
-        sampled(3, event_id="x"),
-        sampled(4, event_id="x", item_id="i9"),
-        sampled(5, user_id="12", timestamp=NOW_MS + 90_000),
+        *(make_sample(n, user_id="12.0", item_id="null") for n in range(2)),
+        make_sample(3, event_id="x"),
+        make_sample(4, event_id="x", item_id="i9"),
+        make_sample(5, user_id="12", timestamp=NOW_MS + 90_000),
     ]
     ids, spellings = check_ids(events, show)
     answer = answer_of(

@@ -176,7 +176,7 @@ def test_hostile_text_is_shown_as_text() -> None:
         assert page.count("</textarea>") == page.count("<textarea"), template
 
 
-def measured(*lists: ShownList, **settings: Any) -> fairness.FairnessAnswer:
+def measure(*lists: ShownList, **settings: Any) -> fairness.FairnessAnswer:
     table = CatalogueTable()
     table.put(Item(item_id="a", title=HOSTILE, category=["toys"], brand="own"))
     table.put(Item(item_id="b", title="Gun", category=["toys", "x"], attributes={"seller": 7}))
@@ -200,7 +200,7 @@ def measured(*lists: ShownList, **settings: Any) -> fairness.FairnessAnswer:
 
 
 def test_an_empty_system_has_pages_that_say_what_to_do() -> None:
-    empty = measured()
+    empty = measure()
     assert (empty.concentration, empty.groups, empty.alerts) == (None, None, [])
     page = render("fairness", answers={"measure_fairness": empty})
     assert "POST /v1/recommendations" in page
@@ -212,7 +212,7 @@ def test_an_empty_system_has_pages_that_say_what_to_do() -> None:
 
 def test_what_is_blocked_or_stuck_is_an_alert() -> None:
     lists = [ShownList(f"p{n % 20}", ("a", "b"), ("popular",) * 2, n, "", True) for n in range(60)]
-    told = measured(*lists, blocked_words=["gun"], blocked_categories=["x"])
+    told = measure(*lists, blocked_words=["gun"], blocked_categories=["x"])
     checks = {alert.check for alert in told.alerts}
     assert checks == {
         *("blocked.word", "blocked.category", "repetition.stuck", "repetition.common", "fallbacks")
@@ -220,13 +220,13 @@ def test_what_is_blocked_or_stuck_is_an_alert() -> None:
     assert told.concentration is not None
     assert (told.concentration.catalogue, told.concentration.coverage) == (2, 1)
     assert [each.by for each in told.shares] == ["category", "brand"]
-    sellers = measured(*lists, supplier="attributes.seller").shares[1]
+    sellers = measure(*lists, supplier="attributes.seller").shares[1]
     assert {line.name for line in sellers.lines} == {"7", "(not said)"}
-    assert "no item has attributes.none" in measured(*lists, supplier="attributes.none").notes[0]
+    assert "no item has attributes.none" in measure(*lists, supplier="attributes.none").notes[0]
     page = render("fairness", answers={"measure_fairness": told})
     assert "<script>" not in page.replace('<script type="module"', "")
     # Of few lists nothing is said, but for what must not be there.
-    few = measured(lists[0], blocked_words=["gun"])
+    few = measure(lists[0], blocked_words=["gun"])
     assert [alert.check for alert in few.alerts] == ["blocked.word"]
 
 

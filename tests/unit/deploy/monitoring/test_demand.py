@@ -32,7 +32,7 @@ def table(rows: list[tuple[str, str, int]], repeated: bool = False) -> Any:
     )
 
 
-def counted(sums: DailySums) -> Counter[tuple[str, int]]:
+def count_sums(sums: DailySums) -> Counter[tuple[str, int]]:
     """What the sums say, by item and whole day."""
     found: Counter[tuple[str, int]] = Counter()
     for day, counts in enumerate(sums.iterate_days(), sums.first_day):
@@ -54,7 +54,7 @@ def test_sums_are_those_of_the_events_whatever_windows_hold_them() -> None:
     for start in range(0, len(rows), 700):
         counter.add(table(rows[start : start + 700]), NOW_MS)
     expected = Counter((item, time // DAY_MS) for _, item, time in rows)
-    assert counted(counter.make_sums(NOW_MS)) == expected
+    assert count_sums(counter.make_sums(NOW_MS)) == expected
 
 
 def test_what_is_no_demand_is_not_counted() -> None:
@@ -68,7 +68,7 @@ def test_what_is_no_demand_is_not_counted() -> None:
     ]
     counter.add(table(rows), NOW_MS)
     counter.add(table([("click", "lamp", day)], repeated=True), NOW_MS)
-    assert counted(counter.make_sums(NOW_MS)) == {("lamp", day // DAY_MS): 1}
+    assert count_sums(counter.make_sums(NOW_MS)) == {("lamp", day // DAY_MS): 1}
     assert counter.ahead == 1
 
 
@@ -79,7 +79,7 @@ def test_purchases_are_the_demand_where_there_are_any() -> None:
     counter.add(table([("purchase", "lamp", day)]), NOW_MS)
     sums = counter.make_sums(NOW_MS)
     assert sums.is_purchases
-    assert counted(sums) == {("lamp", day // DAY_MS): 1}
+    assert count_sums(sums) == {("lamp", day // DAY_MS): 1}
 
 
 def test_the_newest_day_is_whole_once_the_clock_has_passed_it() -> None:
@@ -97,7 +97,7 @@ def test_an_item_counts_in_each_of_its_categories() -> None:
     counter.add(table(rows), NOW_MS)
     groups = group_by_category({"lamp": ["light", "home", "home"], "sofa": ["home"]})
     first = day // DAY_MS
-    assert counted(counter.make_sums(NOW_MS).sum_by(groups)) == {
+    assert count_sums(counter.make_sums(NOW_MS).sum_by(groups)) == {
         ("light", first): 1,
         ("light", first + 1): 1,
         ("home", first): 2,
@@ -142,7 +142,7 @@ def test_old_days_are_let_go() -> None:
     counter.add(table([("click", "lamp", 0), ("click", "lamp", NOW_MS - DAY_MS)]), NOW_MS)
     sums = counter.make_sums(NOW_MS)
     assert sums.length <= demand.MAX_DAYS
-    assert counted(sums) == {("lamp", NOW_MS // DAY_MS - 1): 1}
+    assert count_sums(sums) == {("lamp", NOW_MS // DAY_MS - 1): 1}
 
 
 def test_windows_are_read_by_their_columns(tmp_path: Path) -> None:
@@ -150,4 +150,4 @@ def test_windows_are_read_by_their_columns(tmp_path: Path) -> None:
     write_window(store, 1, 1, 2, 3)
     counter = DemandCounter()
     counter.add_window(store, 1, START_MS + 5 * DAY_MS)
-    assert counted(counter.make_sums(START_MS + 5 * DAY_MS)) == {("lamp", START_MS // DAY_MS): 3}
+    assert count_sums(counter.make_sums(START_MS + 5 * DAY_MS)) == {("lamp", START_MS // DAY_MS): 3}

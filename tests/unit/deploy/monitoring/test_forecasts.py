@@ -34,7 +34,7 @@ def test_what_comes_later_changes_no_forecast() -> None:
     changed[-1] += 100
     ours, theirs = walk_through(whole), walk_through(changed)
     for horizon in HORIZONS:
-        for one, other in zip(ours.judged(horizon), theirs.judged(horizon), strict=True):
+        for one, other in zip(ours.list_judged(horizon), theirs.list_judged(horizon), strict=True):
             assert (one.made.mean == other.made.mean).all()
             assert (one.made.high == other.made.high).all()
             assert (one.rivals.smoothing == other.rivals.smoothing).all()
@@ -42,16 +42,16 @@ def test_what_comes_later_changes_no_forecast() -> None:
 
 def test_what_came_is_that_of_its_days() -> None:
     walk = walk_through(COUNTS)
-    assert (walk.judged("day")[-1].actual == COUNTS[-1]).all()
-    assert (walk.judged("week")[-1].actual == COUNTS[-7:].sum(0)).all()
-    assert walk.judged("week")[-1].rivals.last_week == pytest.approx(COUNTS[-14:-7].sum(0))
+    assert (walk.list_judged("day")[-1].actual == COUNTS[-1]).all()
+    assert (walk.list_judged("week")[-1].actual == COUNTS[-7:].sum(0)).all()
+    assert walk.list_judged("week")[-1].rivals.last_week == pytest.approx(COUNTS[-14:-7].sum(0))
 
 
 def test_a_weekly_rhythm_is_followed() -> None:
     pattern = np.array([2.0, 2, 2, 2, 2, 10, 10])
     days = np.tile(pattern, 20)[:, None] * np.ones(5)
     walk = walk_through(days)
-    judged = walk.judged("day")[-7:]
+    judged = walk.list_judged("day")[-7:]
     ours = np.abs(np.array([each.made.mean[0] - each.actual[0] for each in judged])).mean()
     rival = np.abs(np.array([each.rivals.last_week[0] - each.actual[0] for each in judged])).mean()
     assert ours < rival / 2
