@@ -20,6 +20,7 @@ from headwater_client.topics import PARTITIONER, RECOMMENDATIONS, SERVED
 
 from deploy.jobs.train import load_candidate
 from deploy.rollout import CommandRequest, RolloutSettings, sign_command
+from deploy.rollout.commands import MAX_AGE_S
 from deploy.rollout.topic import RolloutHistory, read_history, send_command
 from deploy.settings import Settings
 from features.inputs import MODEL_NAME
@@ -76,13 +77,18 @@ def rules(**changed: object) -> RolloutSettings:
     return RolloutSettings.model_validate({"steps": (0.1, 0.5), **chosen})
 
 
-def send_action(settings: Settings, action: RolloutAction, version: int | None = None) -> str:
+def send_action(
+    settings: Settings,
+    action: RolloutAction,
+    version: int | None = None,
+    answer_s: float = MAX_AGE_S,
+) -> str:
     """What the controller answers to a command, which has to go well."""
     if version is not None:
         load_candidate(settings, version)
     seen = None if version else read_rollouts(settings).current
     request = CommandRequest(MODEL_NAME, action, "ann", "a test", version, seen=seen)
-    return send_command(settings.kafka, sign_command(rules(), request)).reason
+    return send_command(settings.kafka, sign_command(rules(), request), answer_s).reason
 
 
 def steps(settings: Settings) -> list[dict[str, Any]]:

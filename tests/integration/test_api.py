@@ -520,16 +520,18 @@ def place_with(service: Service, **rules: Any) -> str:
 def test_a_placement_has_rules_beyond_filters(service: Service) -> None:
     best = items(service.take("POST", ASK, {"person": "eve", "limit": 100}))
     pinned = best[40]
-    # Of the category that comes last: the places before the promotion have not filled it.
-    last = max(map(category_of, best), key=[*map(category_of, best)].index)
-    promoted = next(name for name in reversed(best) if category_of(name) == last and name != pinned)
-    place = place_with(
-        service,
-        limit=10,
-        pins=[{"item_id": pinned, "place": 2}],
-        at_most=[{"by": "category", "items": 2}],
-        promotions=[{"filter": f"item.id == '{promoted}'", "every": 5, "label": "spring"}],
-    )
+    rules: dict[str, Any] = {
+        "limit": 10,
+        "pins": [{"item_id": pinned, "place": 2}],
+        "at_most": [{"by": "category", "items": 2}],
+    }
+    bare = {"person": "eve", "placement": place_with(service, **rules)}
+    begin = items(service.take("POST", ASK, bare))[:4]
+    # Of a category that the places before the promotion have nothing of.
+    taken = {category_of(name) for name in begin}
+    promoted = next(name for name in reversed(best) if category_of(name) not in taken)
+    promotions = [{"filter": f"item.id == '{promoted}'", "every": 5, "label": "spring"}]
+    place = place_with(service, **rules, promotions=promotions)
     found = service.take("POST", ASK, {"person": "eve", "placement": place})
     names = items(found)
     assert (len(names), names[1], names[4]) == (10, pinned, promoted)
@@ -541,8 +543,8 @@ def test_a_placement_has_rules_beyond_filters(service: Service) -> None:
     assert {held.count(name) for name in held} == {2}
     assert "missing" not in found
     # Rules of the request hold besides, and the placement's go before.
-    rules = {"pins": [{"item_id": names[9], "place": 2}, {"item_id": names[8], "place": 1}]}
-    both = items(service.take("POST", ASK, {"person": "eve", "placement": place, "rules": rules}))
+    own = {"pins": [{"item_id": names[9], "place": 2}, {"item_id": names[8], "place": 1}]}
+    both = items(service.take("POST", ASK, {"person": "eve", "placement": place, "rules": own}))
     assert both[:2] == [names[8], pinned]
     alike = {"items": ["i1"], "rules": {"pins": [{"item_id": pinned, "place": 3}]}}
     assert items(service.take("POST", "/v1/items/similar", alike))[2] == pinned

@@ -97,12 +97,9 @@ def fresh(servers: Settings) -> Settings:
     return servers
 
 
-def test_without_a_controller_a_command_says_so(
-    fresh: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(topic, "MAX_AGE_S", 2.0)
-    with pytest.raises(ServerError, match="run one: headwater controller"):
-        send_action(fresh, RolloutAction.ROLLBACK)
+def test_without_a_controller_a_command_says_so(fresh: Settings) -> None:
+    with pytest.raises(ServerError, match=r"in 1 s: run one: headwater controller"):
+        send_action(fresh, RolloutAction.ROLLBACK, answer_s=1.0)
 
 
 def test_the_course_of_a_rollout_goes_on_with_the_next_controller(
