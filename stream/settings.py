@@ -183,9 +183,10 @@ class ApiSettings(Section):
         64, description="requests that are answered by one inference call, at most"
     )
     batch_wait_ms: Annotated[float, Field(ge=0, le=1000)] = Field(
-        10.0,
-        description="how long a request may wait for others to join it while an earlier call is "
-        "under way, in milliseconds; a quiet service does not wait",
+        100.0,
+        description="how long a request waits at most for the call that is under way, in "
+        "milliseconds, before the next one begins beside it; shorter than a call takes, calls are "
+        "many, small and slow; a quiet service does not wait",
     )
     max_body_bytes: Annotated[int, Field(ge=1024, le=4 * 1024 * 1024)] = Field(
         1024 * 1024, description="size of a request, at most, in bytes"

@@ -1,7 +1,9 @@
 """Answers who asks: requests that arrive together are one read of the store and one inference call.
 
 A batch begins at once where none is under way: a quiet service answers without a wait. Else a
-request waits until the batch is full, or for the longest wait, or until the one under way is done.
+request waits until the one under way is done, or the next is full. Only one that takes longer than
+the longest wait gets another beside it: batches beside each other are smaller, and each takes its
+time from the others.
 
     requests   a   b c     d      e
     batches    |-- a --|
