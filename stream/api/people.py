@@ -17,6 +17,9 @@ from stream.api.undelivered import refuse_undelivered
 from stream.row_updates import RowView
 
 
+_UNKNOWN = "send an event of theirs; what was sent a moment ago is on its way: ask again"
+
+
 class PeopleOperations(Operations):
     """Tell what is known of people, and take what apps know of them."""
 
@@ -32,7 +35,7 @@ class PeopleOperations(Operations):
             (row,) = await self._parts.rows.read([RowView(person)])
             attributes = dict(await self._parts.read_attributes(person))
         if not (row.events or row.seen or row.dedup_ids or attributes):
-            raise refuse("not-found", "nothing is known of this person", "send an event of theirs")
+            raise refuse("not-found", "nothing is known of this person", _UNKNOWN)
         return contract.PersonAnswer(
             person=person,
             counters=_counters(row, self._parts.schema),
