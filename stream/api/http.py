@@ -139,7 +139,7 @@ class HttpApi:
                 key,
                 raw,
                 decode(operation.body, raw) if operation.body else None,
-                _read_query(operation.query, request.query_params) if operation.query else None,
+                read_query(operation.query, request.query_params) if operation.query else None,
                 request.path_params,
                 request.headers,
             )
@@ -261,7 +261,7 @@ def _read_authorization(request: Request) -> str:
     return headers.get("authorization") or f"Bearer {headers.get('x-api-key', '')}"
 
 
-def _read_query(kind: type[Struct], given: QueryParams) -> Struct:
+def read_query(kind: type[Struct], given: QueryParams) -> Struct:
     """What a query string holds; a name that stands there twice is a list.
 
     Raises:

@@ -46,6 +46,43 @@ IDENTITIES = (
         b'"arrived_time":1764000000000}'
     ),
 )
+# Of the API and of the console's operations: each is taken by one of the structs, or by several.
+BODIES = (
+    b'{"person":"ann","limit":5,"filter":"item.price < 12","events":[%s],"exclude":["a"],'
+    b'"min_offset":{"clicks/2":7},"context":{"device":"phone"},"placement":"home",'
+    b'"candidates":["b"]}' % CLICK_EVENT,
+    b'{"items":["a","b"],"filter":"item.price < 12"}',
+    b'{"items":[%s]}' % ITEM,
+    b'{"attributes":{"city":"Ghent"}}',
+    b'{"filter":"person.age > 40"}',
+    b'{"member":"ann"}',
+    b'{"reason":"too many of a brand","by":"ann","rules":{"limit":5}}',
+    b'{"reason":"sales fall","by":"ann","rollout_id":"r1"}',
+    PLACEMENT,
+    b'{"person":"ann","leave_out":["clicks/0/7"],"at":1764000000000,"version":2,"limit":5}',
+    b'{"reason":"a try","version":2,"actor":"ann"}',
+    b'{"reason":"a try","version":2}',
+    b'{"reason":"a try"}',
+    b'{"filter":"item.price <","limit":5,"more":"{}"}',
+    b'{"filter":"item.price < 3","people":["ann"],"count":2,"context":{"device":"phone"}}',
+    b'{"filter":"item.price < 3","days":2.5,"lists":100}',
+    b'{"filter":"item.price < 3","reason":"a try","follows":7}',
+    b'{"reason":"a typo","text":"{}","again":true}',
+    (
+        b'{"reason":"a typo","rules":[{"do":"scale","field":"timestamp","factor":1000}],'
+        b'"letters":["0-17"]}'
+    ),
+    b'{"reason":"enough","action":"rollback","sequence":3}',
+)
+QUERY_STRINGS = (
+    b"",
+    b"limit=3&category=tea&filter=item.price+%3C+12&segment=vip",
+    b"person=ann&hours=12",
+    b"person=ann&hours=12&limit=5",
+    b"text=lamp&limit=5",
+    b"kind=category&category=tea",
+    b"fault=0123456789abcdef&topic=clicks",
+)
 # Each was no refusal once.
 CLOUD_OF_NO_TEXT = (
     b'{"specversion":"1.0","type":"shop.click","id":"e","source":"/shop","subject":"ann",'

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from headwater_client import EVENT_TYPES, EventError, Item, decode, encode
+from headwater_client.admin import ADMIN_OPERATIONS
 from headwater_client.contract import PlacementRules
 from headwater_client.events import DeadLetter, Recommendation
 from headwater_client.operations import OPERATIONS
+from starlette.datastructures import QueryParams
 
 from bench.harness.hostile import generate_hostile_messages
 from bench.soak.decoders import samples
@@ -33,6 +35,7 @@ from features.store import ATTRIBUTES, CATALOGUE, FEEDBACK, TRENDING, USERS, Sto
 from stream.api.cloud_events import read_cloud_event
 from stream.api.compat import metarank_forms
 from stream.api.compat.values import EventAliases
+from stream.api.http import read_query
 from stream.api.intake import EventIntake
 from stream.api.messages import message_class, read_message
 from stream.api.proto import request_name
@@ -120,21 +123,8 @@ def _read_placement(raw: bytes) -> object:
 
 
 def _make_requests() -> dict[str, FuzzTarget]:
-    """Of the API: bodies in JSON and protobuf, events, filters."""
+    """Of the API and the console: bodies in JSON and protobuf, query strings, events, filters."""
     intake = EventIntake(EventSettings(), clock=lambda: samples.NOW_MS)
-    asked = (
-        b'{"person":"ann","limit":5,"filter":"item.price < 12","events":[%s],"exclude":["a"],'
-        b'"min_offset":{"clicks/2":7},"context":{"device":"phone"},"placement":"home"}'
-        % samples.CLICK_EVENT,
-        b'{"items":["a","b"],"filter":"item.price < 12"}',
-        b'{"items":[%s]}' % samples.ITEM,
-        b'{"attributes":{"city":"Ghent"}}',
-        b'{"filter":"person.age > 40"}',
-        b'{"member":"ann"}',
-        b'{"reason":"too many of a brand","by":"ann","rules":{"limit":5}}',
-        b'{"reason":"sales fall","by":"ann","rollout_id":"r1"}',
-        samples.PLACEMENT,
-    )
     cloud = (
         b'{"specversion":"1.0","type":"shop.click","id":"e","source":"/shop","subject":"ann",'
         b'"time":"2025-11-24T16:00:00Z","data":{"item_id":"i"}}'
@@ -143,14 +133,24 @@ def _make_requests() -> dict[str, FuzzTarget]:
         b'[{"event":"interaction","id":"e","item":"i","user":"ann","session":"s","type":"click",'
         b'"timestamp":"1764000000000","fields":[{"name":"a","value":1}]}]'
     )
-    bodies = {each.body.__name__: each.body for each in OPERATIONS if each.body}
+    operations = (*OPERATIONS, *ADMIN_OPERATIONS)
+    bodies = {each.body.__name__: each.body for each in operations if each.body}
     targets = {
         f"body.{name}": FuzzTarget(
             lambda raw, struct=struct: encode(decode(struct, raw)),  # type: ignore[misc]
             (EventError,),
-            asked,
+            samples.BODIES,
         )
         for name, struct in bodies.items()
+    }
+    queries = {each.query.__name__: each.query for each in operations if each.query}
+    targets |= {
+        f"query.{name}": FuzzTarget(
+            lambda raw, struct=struct: encode(read_query(struct, QueryParams(raw))),  # type: ignore[misc]
+            (EventError,),
+            samples.QUERY_STRINGS,
+        )
+        for name, struct in queries.items()
     }
     targets |= {
         f"protobuf.{name}": FuzzTarget(
