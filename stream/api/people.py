@@ -16,7 +16,6 @@ from stream.api.problems import refuse
 from stream.api.undelivered import refuse_undelivered
 from stream.row_updates import RowView
 
-
 _UNKNOWN = "send an event of theirs; what was sent a moment ago is on its way: ask again"
 
 
