@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Annotated, Any
@@ -18,6 +19,7 @@ from typing import Annotated, Any
 import httpx
 import typer
 from headwater_client.contract import Scope
+from headwater_client.errors import ServerError
 from rich.console import Console, RenderableType
 
 from bench.api.requests import wait_until_answered
@@ -143,6 +145,8 @@ class LookRun:
             await asyncio.sleep(seconds)
             after, took_s, frames = meter.read(), time.monotonic() - begin_s, sum(seen) - frames
         await asyncio.to_thread(self._loaded.load.wait_sent)
+        if browsers and not frames:
+            raise ServerError(f"{browsers} browsers followed the page, and nothing came")
         used = {name: 1000 * (after[name] - used) / took_s for name, used in before.items()}
         return used | {"frames": frames / took_s}
 
@@ -151,18 +155,32 @@ class LookRun:
 async def look(console: ConsoleAddress, browsers: int) -> AsyncIterator[list[int]]:
     """So many have the page open, and follow it: how many frames each has read."""
     seen = [0] * browsers
+    if not browsers:
+        yield seen
+        return
+    session = await _log_in(console)
     async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(_browse(console, seen, at)) for at in range(browsers)]
+        tasks = [group.create_task(_browse(console, session, seen, at)) for at in range(browsers)]
         yield seen
         for task in tasks:
             task.cancel()
 
 
-async def _browse(console: ConsoleAddress, seen: list[int], at: int) -> None:
-    headers = {"Authorization": f"Bearer {console.secret}"}
-    async with httpx.AsyncClient(base_url=console.url, headers=headers, timeout=30) as client:
+async def _log_in(console: ConsoleAddress) -> httpx.Cookies:
+    """A session, as a browser gets it: pages take no key."""
+    async with httpx.AsyncClient(base_url=console.url, timeout=30) as client:
+        answer = await client.post("/login", data={"key": console.secret})
+        if answer.status_code != HTTPStatus.SEE_OTHER:
+            raise ServerError(f"nobody can log in at the console: {answer.status_code}")
+        return client.cookies
+
+
+async def _browse(
+    console: ConsoleAddress, session: httpx.Cookies, seen: list[int], at: int
+) -> None:
+    async with httpx.AsyncClient(base_url=console.url, cookies=session, timeout=30) as client:
         for path in _PAGE:
-            await client.get(path)
+            (await client.get(path)).raise_for_status()
         async with client.stream("GET", "/v1/admin/live") as stream:
             stream.raise_for_status()
             async for line in stream.aiter_lines():

@@ -441,4 +441,4 @@ def _alert_of_duplicates(answer: quality.QualityAnswer) -> Iterator[quality.Qual
 
 
 def _share(part: int, whole: int) -> str:
-    return f"{part} of {whole} events ({part / max(1, whole):.1%})"
+    return f"{part:,} of {whole:,} events ({part / max(1, whole):.1%})"

@@ -39,6 +39,7 @@ STATIC = Path(__file__).parent / "static"
 # A page does not wait longer for a server that may be away.
 WITHIN_S = 5.0
 _FORM_FIELDS = 200
+_TIMES = ("at",)
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,13 @@ PAGES = (
         is_listed=False,
     ),
     Page("/items", "items", "Items", ("find_items",), finds="items"),
-    Page("/items/{item}", "item", "An item", ("show_item", "forecast_item"), is_listed=False),
+    Page(
+        "/items/{item}",
+        "item",
+        "An item",
+        ("show_item", "list_showings", "forecast_item"),
+        is_listed=False,
+    ),
     Page("/models", "models", "Models", ("list_models",)),
     Page("/models/{version}", "model", "A version", ("describe_model",), is_listed=False),
     Page("/rollouts", "rollouts", "Rollouts", ("list_rollouts",)),
@@ -387,7 +394,8 @@ def _check_origin(request: Request) -> None:
 def _pick(request: Request, kind: type[msgspec.Struct]) -> dict[str, Any]:
     """What a page's path and query say of an operation's fields, if not left empty.
 
-    What stands in the query several times is a list, and so is the one of a field of lists.
+    What stands in the query several times is a list, and so is the one of a field of lists. A time
+    may be written out, as a browser's field for times sends it: UTC.
     """
     found: dict[str, Any] = {}
     for field in msgspec.structs.fields(kind):
@@ -397,7 +405,8 @@ def _pick(request: Request, kind: type[msgspec.Struct]) -> dict[str, Any]:
             found[name] = request.path_params[name]
         elif given:
             is_list = isinstance(msgspec.inspect.type_info(field.type), msgspec.inspect.ListType)
-            found[name] = given if is_list else given[-1]
+            one = rendering.read_clock(given[-1]) if name in _TIMES else given[-1]
+            found[name] = given if is_list else one
     return found
 
 

@@ -3,6 +3,8 @@
 A number stands in `<data value>`, a time in `<time datetime>`: whole, whatever a reader is shown.
 """
 
+import math
+import re
 from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +19,7 @@ from markupsafe import Markup
 
 HOUSE = Path(__file__).parent
 NOTHING = Markup("-")
+CLOCK = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d(:\d\d(\.\d{1,3})?)?")
 log = structlog.get_logger()
 
 
@@ -37,7 +40,11 @@ def make_templates(pages: Sequence[Any]) -> Environment:
     templates.filters |= {
         "figure": figure,
         "percent": percent,
+        "gain": gain,
+        "more": describe_more,
         "moment": moment,
+        "duration": duration,
+        "clock": write_clock,
         "document": format_document,
     }
     templates.globals |= {
@@ -74,6 +81,41 @@ def percent(share: float | None, digits: int = 1) -> Markup:
     return Markup('<data value="{}">{} %</data>').format(share, f"{share:.{digits}%}"[:-1])
 
 
+def gain(ratio_log: float | None, digits: int = 1) -> Markup:
+    """The logarithm of a ratio as what is more, or less, in percent.
+
+    >>> str(gain(math.log(1.25))), str(gain(None))
+    ('<data value="0.25">+25.0 %</data>', '-')
+    """
+    if ratio_log is None:
+        return NOTHING
+    change = round(math.expm1(ratio_log), 12)
+    return Markup('<data value="{}">{} %</data>').format(change, f"{change:+.{digits}%}"[:-1])
+
+
+def describe_more(ratio_log: float, digits: int = 1) -> Markup:
+    """The same in words.
+
+    >>> str(describe_more(math.log(0.9))), str(describe_more(0.0))
+    ('<data value="-0.1">10.0 % less</data>', '<data value="0.0">as much</data>')
+    """
+    change = round(math.expm1(ratio_log), 12)
+    words = f"{f'{abs(change):.{digits}%}'[:-1]} % {'more' if change > 0 else 'less'}"
+    return Markup('<data value="{}">{}</data>').format(change, words if change else "as much")
+
+
+def duration(span_ms: float) -> Markup:
+    """How long something takes, in the unit that people would take.
+
+    >>> [str(duration(each)) for each in (1500, 3 * 86_400_000)]
+    ['<data value="1.5">1.5 s</data>', '<data value="259200.0">3.0 d</data>']
+    """
+    sizes = (("d", 86_400_000), ("h", 3_600_000), ("min", 60_000), ("s", 1000))
+    unit, size = next((each for each in sizes if abs(span_ms) >= each[1]), sizes[-1])
+    text = f"{span_ms / size:,.1f} {unit}"
+    return Markup('<data value="{}">{}</data>').format(span_ms / 1000, text)
+
+
 def moment(time_ms: int | None) -> Markup:
     """A time, UTC.
 
@@ -89,6 +131,34 @@ def moment(time_ms: int | None) -> Markup:
         return Markup("{} ms").format(time_ms)
     exact = f"{at:%Y-%m-%dT%H:%M:%S}.{time_ms % 1000:03d}Z"
     return Markup('<time datetime="{}">{}</time>').format(exact, f"{at:%Y-%m-%d %H:%M:%S}")
+
+
+def write_clock(given: str) -> str:
+    """A time in a query, in milliseconds, as a browser's field for times takes it; UTC.
+
+    >>> write_clock("1764000000123"), write_clock("2025-11-24T16:00"), write_clock("1e9")
+    ('2025-11-24T16:00:00', '2025-11-24T16:00', '')
+    """
+    if not given.isascii() or not given.isdecimal():
+        return given if CLOCK.fullmatch(given) else ""
+    try:
+        return f"{datetime.fromtimestamp(int(given) / 1000, UTC):%Y-%m-%dT%H:%M:%S}"
+    except (ValueError, OverflowError, OSError):
+        return ""
+
+
+def read_clock(given: str) -> str:
+    """What such a field sends, in milliseconds; anything else as it is.
+
+    >>> read_clock("2025-11-24T16:00"), read_clock("2025-13-24T16:00"), read_clock("7")
+    ('1764000000000', '2025-13-24T16:00', '7')
+    """
+    if not CLOCK.fullmatch(given):
+        return given
+    try:
+        return str(int(datetime.fromisoformat(given).replace(tzinfo=UTC).timestamp() * 1000))
+    except ValueError:
+        return given
 
 
 def format_document(value: Any) -> str:

@@ -80,7 +80,8 @@ def list_found(known: Mapping[str, RolloutHistory]) -> Iterator[FoundRollout]:
 
 def summarise(found: FoundRollout) -> rollouts.RolloutSummary:
     newest, trial = found.newest, found.trial()
-    phase = newest.rollout.phase
+    phase, rules = newest.rollout.phase, found.rules()
+    sample = found.course.samples[-1] if found.course and found.course.samples else None
     return rollouts.RolloutSummary(
         rollout=found.rollout_id,
         state=phase,
@@ -92,6 +93,10 @@ def summarise(found: FoundRollout) -> rollouts.RolloutSummary:
         actor=newest.actor,
         placement=rollout_messages.placement_of(found.subject) or "",
         ended=None if found.is_current else newest.rollout.time,
+        estimate=sample.estimate if sample else None,
+        lower=sample.lower if sample else None,
+        upper=sample.upper if sample else None,
+        margin=rules.margin if rules else None,
     )
 
 

@@ -28,6 +28,7 @@ from deploy.console.placements import PlacementAreaOperations
 from deploy.console.quality import QualityOperations
 from deploy.console.rollouts import RolloutOperations
 from deploy.console.session import role_of
+from deploy.console.showings import ShowingOperations
 from deploy.console.signals import SignalOperations
 from deploy.settings import Settings
 from stream.api.parts import ApiCall
@@ -68,6 +69,7 @@ class ConsoleService(
     PlacementAreaOperations,
     PersonOperations,
     ItemOperations,
+    ShowingOperations,
     ForecastOperations,
     SignalOperations,
     QualityOperations,

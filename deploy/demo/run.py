@@ -1,6 +1,7 @@
 """The demo's story: servers, data, a first model, a worker, and the rest of the log replayed.
 
-A trainer may run beside the worker (`deploy.demo.learning`): what became of each window is told.
+Meanwhile a second version is tried out (`deploy.demo.canary`). Or a trainer runs beside the worker
+(`deploy.demo.learning`): what became of each window is told.
 """
 
 import asyncio
@@ -8,17 +9,18 @@ import shutil
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from headwater_client import EventProducer, RecommendationConsumer
 from headwater_client.errors import DataError, SettingsError
 from headwater_client.events import Interaction, Item
+from msgspec import structs
 
 from deploy import local
-from deploy.demo import learning
+from deploy.demo import canary, learning
 from deploy.demo.learning import DemoTrainer, LogLine
 from deploy.demo.screen import Screen, Watch, versions_table
 from deploy.demo.tally import DemoTally, find_follow_ups, give_advice
@@ -29,9 +31,10 @@ from deploy.local.store import feature_repo
 from deploy.progress import show_progress
 from deploy.services.supervisor import supervise
 from deploy.settings import Settings
+from features.events import current_ms
 from features.kafka import ensure_topics
 from features.schema import FeatureSchema
-from features.settings import BrokerSettings
+from features.settings import DAY_MS, BrokerSettings
 from trainer.datasets import DataSource, Log, load_log
 
 POLL_S = 0.1
@@ -45,8 +48,8 @@ class DemoOptions:
         data: the log.
         events: how many events to replay; default: all that the model has not seen.
         rate: events a second; None: as fast as they go.
-        learn_every: events of a window, which becomes a new version while the log is replayed;
-            None: no trainer runs.
+        learn_every: events of a window, which becomes a new version for everyone while the log is
+            replayed; None: no trainer runs, and one version is tried out as a canary.
         train_share: the first part of the log: what the model learns from.
     """
 
@@ -62,14 +65,21 @@ class DemoLog:
     """The log in its parts.
 
     Attributes:
-        past: what the model learns from.
+        known: what the first version learns from.
+        past: that, and what a canary learns besides.
         live: what is replayed.
         later: events after those, which say what people did next.
     """
 
+    known: Log
     past: Log
     live: Log
     later: Sequence[Interaction]
+
+    @property
+    def has_canary(self) -> bool:
+        """Whether something was left for a second version to learn."""
+        return len(self.known.events) < len(self.past.events)
 
 
 def run_demo(settings: Settings, options: DemoOptions) -> dict[str, Any]:
@@ -79,28 +89,36 @@ def run_demo(settings: Settings, options: DemoOptions) -> dict[str, Any]:
         HeadwaterError: something is missing or wrong; what was started is stopped.
     """
     settings = _own_settings(settings)
-    if options.learn_every:
-        settings = learning.window_settings(settings, options.learn_every)
     seconds: dict[str, float] = {}
     screen = Screen({})
     with screen.stage("data", seconds):
         whole = load_log(options.data)
         for line in whole.describe_rows():
             screen.say(f"  {line}")
-        log = _split(whole, options)
-        past, live = log.past, log.live
-        screen.titles = {item.item_id: item.title for item in past.items}
-        screen.say(f"  {len(past.events)} events to learn from, {len(live.events)} to replay")
-    with _servers(settings, screen, seconds) as running, _console(settings, screen) as page:
+        log = _split(_move_to_today(whole, screen), options)
+        screen.titles = {item.item_id: item.title for item in log.past.items}
+        counts = len(log.past.events), len(log.live.events)
+        screen.say(f"  {counts[0]} events to learn from, {counts[1]} to replay")
+    settings = _window_settings(settings, log, options)
+    with ExitStack() as services:
+        running = services.enter_context(_servers(settings, screen, seconds))
+        page = services.enter_context(_console(settings, screen))
         with screen.stage("train", seconds):
-            _train(running, past, screen)
+            _train(running, log.known, screen)
         with screen.stage("load", seconds):
-            _load(running, past, screen)
-            if options.learn_every:
-                screen.say(f"  {learning.write_windows(running, past)} windows of events")
+            _load(running, log.past, screen)
+        if log.has_canary:
+            with screen.stage("canary", seconds):
+                services.enter_context(canary.try_next_version(running, screen.say))
         with screen.stage("replay", seconds):
-            screen.say(f"  look at it: [bold]{page}[/]")
-            tally, sent, steps = _replay(running, log, options, screen)
+            screen.say(
+                f"  why, by which version, and whether the next one is better: [bold]{page}[/]"
+            )
+            worker_log = running.local.state_dir / "logs" / "worker.log"
+            check_worker = services.enter_context(
+                supervise("worker", running, worker_log, screen.say)
+            )
+            tally, sent, steps = _replay(running, log, options, screen, check_worker)
         figures = _figures(tally, sent, seconds)
         if options.learn_every:
             figures["slow_loop"] = slow_loop = learning.summarise_learning(
@@ -108,9 +126,19 @@ def run_demo(settings: Settings, options: DemoOptions) -> dict[str, Any]:
             )
             screen.say("")
             screen.console.print(versions_table(slow_loop))
+        elif tried := canary.summarise_canary(running):
+            figures["canary"] = tried
         _summarise(screen, figures)
         screen.wait_for_enter(f"\n[bold]{page}[/] goes on until you press Enter.")
     return figures
+
+
+def _window_settings(settings: Settings, log: DemoLog, options: DemoOptions) -> Settings:
+    if options.learn_every:
+        return learning.window_settings(settings, options.learn_every)
+    if log.has_canary:
+        return canary.canary_settings(settings, len(log.past.events) - len(log.known.events))
+    return settings
 
 
 def _own_settings(settings: Settings) -> Settings:
@@ -134,12 +162,29 @@ def _own_settings(settings: Settings) -> Settings:
     return settings
 
 
+def _move_to_today(log: Log, screen: Screen) -> Log:
+    """The log as if it had gone on until today: counts that decay would all be 0 by now.
+
+    By whole days, so that hours stay what they were.
+    """
+    newest = max((event.timestamp for event in log.events), default=current_ms())
+    moved_ms = max(0, (current_ms() - newest) // DAY_MS) * DAY_MS
+    screen.say(f"  times are moved on by {moved_ms // DAY_MS:,} days, to end today")
+    return replace(log, events=[_move(event, moved_ms) for event in log.events])
+
+
+def _move(event: Interaction, moved_ms: int) -> Interaction:
+    times = {name: getattr(event, name, None) for name in ("timestamp", "taken_time")}
+    return structs.replace(event, **{n: at + moved_ms for n, at in times.items() if at is not None})
+
+
 def _split(log: Log, options: DemoOptions) -> DemoLog:
     past, live = log.split(options.train_share)
     if not past.events or not live.events:
         raise DataError(f"the log has {len(log.events)} events: too few for the demo")
     replayed = live.head(options.events) if options.events else live
-    return DemoLog(past, replayed, live.events[len(replayed.events) :])
+    known = past if options.learn_every else past.split(canary.FIRST_SHARE)[0]
+    return DemoLog(known, past, replayed, live.events[len(replayed.events) :])
 
 
 @contextmanager
@@ -174,13 +219,13 @@ def _console(settings: Settings, screen: Screen) -> Iterator[str]:
         yield address
 
 
-def _train(settings: Settings, past: Log, screen: Screen) -> None:
+def _train(settings: Settings, known: Log, screen: Screen) -> None:
     # torch takes seconds to import: not before it is needed.
     from deploy.jobs.train import train_and_publish  # noqa: PLC0415
 
     with show_progress(screen.console) as display:
         published = train_and_publish(
-            settings, past, lambda at: display.show(str(at), at.done, 1.0, at.seconds_left)
+            settings, known, lambda at: display.show(str(at), at.done, 1.0, at.seconds_left)
         )
     screen.say(
         f"  version {published.version.number} is live: {published.items} items, "
@@ -189,27 +234,34 @@ def _train(settings: Settings, past: Log, screen: Screen) -> None:
 
 
 def _load(settings: Settings, past: Log, screen: Screen) -> None:
-    """What happened before the replay becomes rows at once, by the stream's own functions."""
+    """What happened before the replay becomes rows at once, by the stream's own functions.
+
+    And windows, which versions learn from. The catalogue is sent.
+    """
     filled = asyncio.run(fill_rows_from_log(settings, past, lambda _done, _total: None))
     screen.say(f"  {filled.events} events in the rows of people and items")
+    with EventProducer(settings.kafka.client_settings, {"log_level": 0}) as producer:
+        replay(replace(past, events=(), refused=()), producer)
+    screen.say(f"  {learning.write_windows(settings, past)} windows of events")
 
 
 def _replay(
-    settings: Settings, log: DemoLog, options: DemoOptions, screen: Screen
+    settings: Settings,
+    log: DemoLog,
+    options: DemoOptions,
+    screen: Screen,
+    check_worker: Callable[[], None],
 ) -> tuple[DemoTally, ReplayResult, list[LogLine]]:
     live, schema = log.live, FeatureSchema(settings.features)
     watched, _ = Counter(event.user_id for event in live.events).most_common(1)[0]
     after = find_follow_ups(log.past.events, live.events, log.later, schema)
     tally = DemoTally(follow_ups=after, watched=watched)
-    worker_log = settings.local.state_dir / "logs" / "worker.log"
     with (
         RecommendationConsumer(settings.kafka.client_settings) as answers,
         TimedProducer(settings.kafka, tally) as producer,
-        supervise("worker", settings, worker_log, screen.say) as check_worker,
         Watch(settings, check_worker) as watch,
         _run_trainer(settings, options, screen) as trainer,
     ):
-        replay(replace(live, events=(), refused=()), producer)
         watch.wait_for_worker()
         watch.wait()
         if trainer:
@@ -334,6 +386,8 @@ def _summarise(screen: Screen, figures: dict[str, Any]) -> None:
         "one person that arrive together get one\n"
         f"dead letters {figures['dead_letters']}, fallbacks {figures['fallbacks']}"
     )
+    if "canary" in figures:
+        screen.say(canary.describe_canary(figures["canary"]))
     for line in give_advice(figures):
         screen.say(f"\n[yellow]{line}[/]")
     screen.say(

@@ -88,7 +88,7 @@ def report_drift(
         newest: at most two, oldest first.
     """
     if len(reference) < LEAST_BLOCKS or not newest:
-        missing = f"{len(reference)} blocks to compare with: from {LEAST_BLOCKS} on there is a word"
+        missing = f"too little to compare with yet: {len(reference)} of {LEAST_BLOCKS} blocks"
         return DriftReport(name, blocks=len(reference), missing=missing)
     bins = _choose_bins(reference)
     known = _count_bins(reference, bins)

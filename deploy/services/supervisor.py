@@ -31,6 +31,9 @@ def environment(settings: Settings) -> dict[str, str]:
     """The environment of this process, with what these settings have found out or been given."""
     key = settings.triton.control_key
     windows = settings.windows.model_dump(mode="json") | {"address": settings.windows_address}
+    token = settings.rollout.admin_token
+    secret = token.get_secret_value() if token else None
+    rollout = settings.rollout.model_dump(mode="json") | {"admin_token": secret}
     found = {
         "kafka.bootstrap_servers": settings.kafka.bootstrap_servers,
         "store.address": settings.store.address,
@@ -40,7 +43,9 @@ def environment(settings: Settings) -> dict[str, str]:
         "worker.metrics_port": settings.worker.metrics_port,
         "local.state_dir": settings.local.state_dir,
         "model_repository": settings.model_repository,
+        "trainer.release": settings.trainer.release.value,
         **{f"windows.{name}": value for name, value in windows.items()},
+        **{f"rollout.{name}": value for name, value in rollout.items()},
     }
     replaced = {old for key in found for old in old_variables(Settings, key)}
     inherited = {name: value for name, value in os.environ.items() if name not in replaced}
@@ -58,7 +63,7 @@ def supervise(
     """Run a `headwater` command for as long as the block; one that ends is started again.
 
     Args:
-        command: `worker`, `trainer` or `console`.
+        command: `worker`, `trainer`, `controller` or `console`.
         log: where its output goes.
         warn: told when it had to be started again.
 

@@ -3,7 +3,7 @@
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from functools import partial
@@ -42,7 +42,7 @@ TRAINER = "trainer"
 log = structlog.get_logger()
 
 
-def slow_loop(settings: Settings, stop: StopSignal) -> Iterator[SlowLoopStep]:
+def slow_loop(settings: Settings, stop: StopSignal) -> Generator[SlowLoopStep]:
     """Turn windows into versions until it is stopped; a step for all that closed meanwhile.
 
     Told to stop while it makes a version, it ends at once: the next trainer goes on where it was.

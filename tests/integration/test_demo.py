@@ -67,7 +67,11 @@ def test_two_rates_give_the_same_hit_rate(
     trainer = own.trainer.model_copy(update={"language_model": "", "width": 16, "epochs": 3})
     port = free_port()
     console = own.console.model_copy(update={"port": port})
-    settings = own.model_copy(update={"trainer": trainer, "console": console})
+    # Of so little whatever is learned passes, to be tried out.
+    lenient = {"min_events": 10, "margin": 0.9, "max_doubt": 1.0, "max_slowdown": 100.0}
+    gate = own.gate.model_copy(update=lenient)
+    changed = {"trainer": trainer, "console": console, "gate": gate}
+    settings = own.model_copy(update=changed)
     with watching(f"http://127.0.0.1:{port}") as told:
         slow = play(settings, walks, 60.0)
     # It is live while the demo runs, and gone with it.
@@ -76,6 +80,9 @@ def test_two_rates_give_the_same_hit_rate(
     assert last > first
     with pytest.raises(OSError, match="refused"):
         socket.create_connection(("127.0.0.1", port))
+    # Meanwhile a second version is tried out, at first unseen.
+    assert "shadow" in {each["variant"] for now in told for each in now["versions"]}
+    assert slow["canary"]["state"]
     fast = play(settings, walks, None)
     assert 0 < fast["answered_fraction"] <= 1
     # At leisure more of them are answered one by one, unless others have the core just then.

@@ -103,7 +103,10 @@ function draw() {
   for (const element of document.querySelectorAll("[data-chart]")) {
     const name = element.dataset.chart;
     const { prefix, also = [], ...options } = CHARTS[name];
-    const shown = history.series.filter((each) => each.name.startsWith(prefix) || also.includes(each.name));
+    const all = history.series.filter((each) => each.name.startsWith(prefix) || also.includes(each.name));
+    // What was always 0 is no line to look at, where others are.
+    const moved = all.filter((each) => each.values.some((value) => value));
+    const shown = moved.length ? moved : all;
     const names = shown.map((each) => each.name.replace(prefix, ""));
     if (drawn[name]?.names !== names.join()) {
       element.replaceChildren();

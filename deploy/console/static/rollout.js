@@ -4,6 +4,8 @@ import { lines } from "./charts.js";
 import { number, renew, rows, seconds } from "./figures.js";
 
 const percent = (value) => (value === null ? null : value * 100);
+// The logarithm of a ratio as what is more, or less, in percent: tables have it so.
+const gain = (ratio) => percent(ratio == null ? null : Math.expm1(ratio));
 let chart;
 let columns;
 
@@ -17,11 +19,11 @@ function draw() {
   if (!element) return;
   const margin = document.querySelector("#rollout").dataset.margin;
   const samples = readSamples();
-  const level = margin === "" ? null : -100 * Number(margin);
+  const level = margin === "" ? null : gain(-Number(margin));
   columns = [0, 1, 2, 3].map((at) => samples.map((sample) => sample[at]));
   columns.push(samples.map(() => level), samples.map(() => 0));
   chart = lines(element, {
-    label: "Reward beside the baseline over time, with its confidence sequence and the margin",
+    label: "What the canary earns more, or less, than the baseline over time, with what chance allows and the margin",
     series: [
       { name: "about", low: 2, high: 3 },
       { name: "at least", color: 0, dash: [2, 3] },
@@ -30,8 +32,10 @@ function draw() {
       { name: "no difference", color: 2, dash: [8, 4] },
     ],
     unit: " %",
-    digits: 2,
+    digits: 1,
     height: 280,
+    // At first chance allows nearly everything: beyond a double or a half nothing is to be seen.
+    range: (_, low, high) => [Math.max(-100, low ?? -10), Math.min(100, high ?? 10)],
   });
   chart.set(columns);
 }
@@ -40,7 +44,7 @@ function add(point) {
   if (!chart || point.estimate == null) return false;
   const time = point.time / 1000;
   if (columns[0].length && time <= columns[0].at(-1)) return true;
-  const added = [time, ...[point.estimate, point.lower, point.upper].map((value) => percent(value ?? null)), columns[4].at(-1), 0];
+  const added = [time, ...[point.estimate, point.lower, point.upper].map(gain), columns[4].at(-1), 0];
   columns = columns.map((column, at) => [...column, added[at]]);
   chart.set(columns);
   return true;

@@ -285,6 +285,37 @@ def test_an_item_is_told_with_its_rates_and_what_is_like_it(console: Console) ->
     assert names(console.take("GET", "/v1/admin/items?text=%3Cb")["items"]) == ["i1"]
 
 
+def test_to_whom_an_item_was_recommended_is_told_with_why(
+    console: Console, browser: Browser
+) -> None:
+    person = uuid4().hex
+    act(console, person, *STEPS[:3])
+    (sent, *_) = sent_to(console, person)
+    shown = sent["items"][2]
+    path = f"/v1/admin/items/{shown['item_id']}/recommendations"
+    found = console.take("GET", f"{path}?limit=100")
+    (mine,) = (each for each in found["showings"] if each["person"] == person)
+    assert (mine["place"], mine["item"]) == (3, shown)
+    assert mine["recommendation_id"] == sent["recommendation_id"]
+    assert len(found["showings"]) <= found["found"] <= found["looked_at"]
+    assert found["oldest_time"] <= sent["time"]
+    assert console.take("GET", path.replace(shown["item_id"], "none"))["showings"] == []
+    with visiting(browser, console) as visit:
+        # From an item to all that made the list in which it stood.
+        visit.go(f"/items/{shown['item_id']}")
+        visit.page.locator("#showings tbody tr").first.get_by_role("link", name="all of it").click()
+        visit.page.wait_for_selector("#scores")
+        assert visit.page.locator(f"#scores tr[data-item='{shown['item_id']}']").count() == 1
+        # As of a moment that is written out, as a browser's field for times sends it.
+        visit.go(f"/people/{person}")
+        visit.page.locator("input[name=at]").fill("2030-01-02T03:04:05")
+        visit.page.get_by_role("button", name="Ask what if").click()
+        visit.page.wait_for_selector("#moves")
+        assert "As of 2030-01-02 03:04:05" in visit.page.inner_text("main")
+        assert visit.page.input_value("input[name=at]") == "2030-01-02T03:04:05"
+        assert visit.faults == []
+
+
 class Reader:
     """Reads pages as a browser without scripts does, logged in."""
 
@@ -461,6 +492,7 @@ def test_masked_people_are_shown_by_names_that_lead_back(
             f"/v1/admin/people/{name}",
             f"/v1/admin/recommendations?person={name}",
             "/v1/admin/items/i1",
+            "/v1/admin/items/i1/recommendations?limit=100",
         ):
             assert person not in str(console.take("GET", path, key="viewer")), path
         assert person not in str(

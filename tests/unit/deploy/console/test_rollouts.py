@@ -246,3 +246,31 @@ def test_the_state_of_a_version_is_what_becomes_of_it_now() -> None:
         "refused",
         "canary",
     ]
+
+
+@pytest.mark.parametrize(
+    ("changed", "word", "sentence"),
+    [
+        ({"state": "shadow"}, "nobody sees it yet", "Nobody can say yet:"),
+        ({"lower": None, "upper": None}, "not known yet", "Nobody can say yet:"),
+        ({"lower": 0.01, "upper": 0.3}, "better", "Yes, it is better:"),
+        ({"lower": -0.3, "upper": -0.01}, "worse", "No, it is worse:"),
+        ({"lower": -0.03, "upper": 0.1}, "no worse", "It is no worse"),
+        ({"lower": -0.3, "upper": 0.3}, "not known yet", "Nobody can say yet:"),
+        ({"lower": -0.3, "upper": 0.3, "ended": 1}, "not known", "Nobody can say:"),
+    ],
+)
+def test_whether_it_is_better_is_said_in_words(
+    changed: dict[str, Any], word: str, sentence: str
+) -> None:
+    told = describe(find(make_history()))
+    summary = msgspec.structs.replace(told.summary, estimate=0.0, margin=0.04, **changed)
+    listed = rollouts.RolloutsAnswer(live=7, rollouts=[summary], breaks=[], refused=[])
+    assert f">{word}</span>" in render("rollouts", "list_rollouts", listed, {})
+    page = render(
+        "rollout",
+        "describe_rollout",
+        msgspec.structs.replace(told, summary=summary),
+        {"rollout": "8-17"},
+    )
+    assert sentence in page

@@ -408,6 +408,39 @@ class ItemProfileAnswer(Struct, frozen=True, kw_only=True, omit_defaults=True):
     similar_problem: str = ""
 
 
+class ItemShowing(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A list that had an item: whose it was, at which place it stood, from 1 on, and why."""
+
+    person: str
+    time: int
+    place: int
+    item: ExplainedItem
+    recommendation_id: str
+    model_version: str
+    variant: str
+    placement: str = ""
+
+
+class ItemShowingsAnswer(Struct, frozen=True, kw_only=True):
+    """Where an item stood lately, the newest first.
+
+    `looked_at` lists were looked at, the newest of each partition: `oldest_time` is that of the
+    oldest of them. `found` of them had the item. `showings` are one of each person.
+    """
+
+    item_id: str
+    looked_at: int
+    oldest_time: int | None
+    found: int
+    showings: list[ItemShowing]
+
+
+class ItemShowingsQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How many people are asked for."""
+
+    limit: Limit = 10
+
+
 OPERATIONS = (
     Operation(
         "list_people",
@@ -478,5 +511,14 @@ OPERATIONS = (
         "What is known of an item: text, rates, what goes with it",
         ItemProfileAnswer,
         Scope.VIEW,
+    ),
+    Operation(
+        "list_showings",
+        "GET",
+        "/v1/admin/items/{item}/recommendations",
+        "Whose lists an item stood in lately, and why",
+        ItemShowingsAnswer,
+        Scope.VIEW,
+        query=ItemShowingsQuery,
     ),
 )

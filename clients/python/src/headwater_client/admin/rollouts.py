@@ -35,6 +35,8 @@ class RolloutSummary(Struct, frozen=True, kw_only=True):
     `placement` is set where rules of a placement are tried out: then `candidate` and `stable` are
     revisions of them. `share` is of people who see the candidate, or for whom it runs in shadow
     mode. `reason` and `actor` are those of the newest step. `ended` is missing while it goes on.
+    `estimate`, `lower` and `upper` are those of the newest `EvidencePoint`; `margin` is the largest
+    loss that is accepted, as a fraction.
     """
 
     rollout: str
@@ -47,6 +49,10 @@ class RolloutSummary(Struct, frozen=True, kw_only=True):
     actor: str
     placement: str = ""
     ended: int | None = None
+    estimate: float | None = None
+    lower: float | None = None
+    upper: float | None = None
+    margin: float | None = None
 
 
 class RolloutsAnswer(Struct, frozen=True, kw_only=True):
