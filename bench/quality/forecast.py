@@ -2,17 +2,22 @@
 
 uv run python -m bench.quality.forecast --data DIR
 
-Every day of the last third of a log (of its last `MAX_DAYS` days) is forecast by what lay before
-it, as the console does it: no weight, level or interval is of what came later. Judged are series
-with an event in the four weeks before. Of what came as 0 the percentage error is not defined: MAPE
-leaves it out, WAPE and the pinball losses have it. The simple methods have no interval of their
-own: theirs is that of a Poisson distribution with the rate that they expect.
+Every day of the last third of a log is forecast by what lay before it, as the console does it: no
+weight, level or interval is of what came later. Of a log that is longer than the console looks back
+(`MAX_DAYS`) each stretch of so many days is taken for a log of its own, the newest first. Judged
+are series with an event in the four weeks before. Of what came as 0 the percentage error is not
+defined: MAPE leaves it out, WAPE and the pinball losses have it. The simple methods have no
+interval of their own: theirs is that of a Poisson distribution with the rate that they expect.
 
-S series, N judged forecasts.
+All series share a day, and weeks overlap: how far a coverage may be off by chance is estimated from
+blocks of `BLOCK_DAYS` days (a ratio estimator over clusters, W. G. Cochran, "Sampling Techniques",
+1977, chapter 6), not from the number of forecasts.
+
+S series, N judged forecasts, B blocks.
 """
 
 from collections import defaultdict, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -34,6 +39,7 @@ from trainer.datasets import Log
 OURS, LAST_WEEK, SMOOTHING = "headwater", "last week's rate", "exponential smoothing"
 JUDGED_SHARE = 1 / 3
 ACTIVE_DAYS = 28
+BLOCK_DAYS = 14
 _QUANTILES = {"low": 0.05, "median": 0.5, "high": 0.95}
 
 
@@ -52,12 +58,26 @@ def count_demand(log: Log) -> demand.DailySums:
     return counter.make_sums(newest_ms)
 
 
+def iterate_stretches(log: Log) -> Iterator[Log]:
+    """A log in stretches of `MAX_DAYS` days, the newest first; the rest if it is half of one."""
+    while log.events:
+        end = log.events[-1].timestamp
+        log, stretch = log.split_after(end - demand.MAX_DAYS * DAY_MS)
+        yield stretch
+        if not log.events or log.events[-1].timestamp - log.events[0].timestamp < (
+            demand.MAX_DAYS * DAY_MS / 2
+        ):
+            return
+
+
 @dataclass
 class JudgedForecasts:
     """Forecasts of one horizon and what came, one method beside the other.
 
     Attributes:
-        expected, low, high, median: by method, a row a day.
+        expected, quantiles: by method, a row a day.
+        actual: a row a day.
+        blocks: of each day, its stretch and which `BLOCK_DAYS` of it.
     """
 
     expected: defaultdict[str, list[Float64Array]] = field(
@@ -67,11 +87,15 @@ class JudgedForecasts:
         default_factory=lambda: defaultdict(list)
     )
     actual: list[Float64Array] = field(default_factory=list)
+    blocks: list[tuple[int, int]] = field(default_factory=list)
 
-    def add(self, judged: forecasts.JudgedForecast, active: BoolArray) -> None:
+    def add(
+        self, judged: forecasts.JudgedForecast, active: BoolArray, block: tuple[int, int]
+    ) -> None:
         """Add what was said of the active series, and what came."""
         made, rivals = judged.made, judged.rivals
         self.actual.append(judged.actual[active])
+        self.blocks.append(block)
         self.expected[OURS].append(made.mean[active])
         self.quantiles[OURS].append(np.stack([made.low, made.median, made.high])[:, active])
         for name, rate in ((LAST_WEEK, rivals.last_week), (SMOOTHING, rivals.smoothing)):
@@ -89,28 +113,45 @@ class JudgedForecasts:
         quantiles = dict(zip(_QUANTILES, np.concatenate(self.quantiles[name], 1), strict=True))
         low, high = quantiles["low"], quantiles["high"]
         expected = np.concatenate(self.expected[name])
-        held = (low <= actual) & (actual <= high)
-        errors = forecasts.measure_errors(expected, actual, held.astype(np.float64))
+        held = ((low <= actual) & (actual <= high)).astype(np.float64)
+        errors = forecasts.measure_errors(expected, actual, held)
         large = expected >= 1
         return {
             "mape": errors.mape,
             "wape": errors.wape,
             "coverage": errors.coverage,
+            "coverage_error": self._estimate_error(held),
             "coverage_from_1": float(held[large].mean()) if large.any() else float("nan"),
+            "below": float((actual < low).mean()),
+            "above": float((actual > high).mean()),
             "width": float((high - low).mean()),
+            "width_to_demand": float((high - low).sum() / max(1.0, actual.sum())),
             **{
                 f"pinball_{level:g}": forecasts.measure_pinball(quantiles[side], actual, level)
                 for side, level in _QUANTILES.items()
             },
             "judged": errors.judged,
+            "blocks": len(set(self.blocks)),
             "zeros": float((actual == 0).mean()),
         }
 
+    def _estimate_error(self, held: Float64Array) -> float:
+        """The standard error of the share that was held, by blocks; nan of a single one."""
+        days = [len(each) for each in self.actual]
+        _, block_of_day = np.unique(np.array(self.blocks), axis=0, return_inverse=True)
+        block = np.repeat(block_of_day.ravel(), days)
+        sizes, inside = np.bincount(block), np.bincount(block, held)
+        if len(sizes) < 2:
+            return float("nan")
+        beyond = inside - held.mean() * sizes
+        return float(np.sqrt((beyond**2).sum() * len(sizes) / (len(sizes) - 1)) / sizes.sum())
 
-def judge_series(sums: demand.DailySums) -> dict[str, JudgedForecasts]:
+
+def judge_series(
+    sums: demand.DailySums, found: Mapping[str, JudgedForecasts], stretch: int = 0
+) -> None:
     """Forecast every day of the last third, by horizon."""
     walk = forecasts.ForecastWalk(len(sums.names), sums.first_day)
-    found = {name: JudgedForecasts() for name in forecasts.HORIZONS}
     first = max(forecasts.LEAST_DAYS, round(sums.length * (1 - JUDGED_SHARE)))
     recent: deque[Float64Array] = deque(maxlen=ACTIVE_DAYS + max(forecasts.HORIZONS.values()))
     for day, counts in enumerate(sums.iterate_days()):
@@ -119,21 +160,27 @@ def judge_series(sums: demand.DailySums) -> dict[str, JudgedForecasts]:
             if day >= first:
                 # As of when it was made: so many days ago.
                 known = before[: len(before) + 1 - forecasts.HORIZONS[name]][-ACTIVE_DAYS:]
-                found[name].add(judged, np.sum(known, axis=0) > 0)
+                block = stretch, (day - first) // BLOCK_DAYS
+                found[name].add(judged, np.sum(known, axis=0) > 0, block)
         recent.append(counts)
-    return found
 
 
 def judge_log(log: Log) -> dict[str, dict[str, dict[str, float]]]:
     """The figures by kind and horizon, by method."""
-    items = count_demand(log)
     categories = demand.group_by_category({one.item_id: one.category for one in log.items})
-    kinds = {"items": items, "categories": items.sum_by(categories)}
+    found = {
+        kind: {name: JudgedForecasts() for name in forecasts.HORIZONS}
+        for kind in ("items", "categories")
+    }
+    for number, stretch in enumerate(iterate_stretches(log)):
+        items = count_demand(stretch)
+        for kind, sums in (("items", items), ("categories", items.sum_by(categories))):
+            if sums.names:
+                judge_series(sums, found[kind], number)
     return {
         f"{kind}, next {horizon}": judged.figures()
-        for kind, sums in kinds.items()
-        if sums.names
-        for horizon, judged in judge_series(sums).items()
+        for kind, by_horizon in found.items()
+        for horizon, judged in by_horizon.items()
         if judged.actual
     }
 
@@ -141,17 +188,22 @@ def judge_log(log: Log) -> dict[str, dict[str, dict[str, float]]]:
 def make_forecast_table(title: str, rows: Mapping[str, Mapping[str, float]]) -> Table:
     """A row a method."""
     columns = (
-        *("MAPE", "WAPE", "coverage of 90 %", "where ≥ 1", "width"),
+        *("MAPE", "WAPE", "coverage of 90 %", "where ≥ 1", "below", "above", "width / demand"),
         *(f"pinball {level:g}" for level in _QUANTILES.values()),
     )
     judged = next(iter(rows.values()))
-    shown = f"{title}: {judged['judged']:,.0f} forecasts, {judged['zeros']:.0%} of nothing"
+    shown = (
+        f"{title}: {judged['judged']:,.0f} forecasts in {judged['blocks']:g} blocks, "
+        f"{judged['zeros']:.0%} of nothing"
+    )
     table = runner.make_table(shown, "", columns)
     for name, row in rows.items():
         table.add_row(
             name,
-            *(f"{row[key]:.1%}" for key in ("mape", "wape", "coverage", "coverage_from_1")),
-            f"{row['width']:.2f}",
+            *(f"{row[key]:.1%}" for key in ("mape", "wape")),
+            f"{row['coverage']:.1%} ± {row['coverage_error']:.1%}",
+            *(f"{row[key]:.1%}" for key in ("coverage_from_1", "below", "above")),
+            f"{row['width_to_demand']:.2f}",
             *(f"{row[f'pinball_{level:g}']:.4f}" for level in _QUANTILES.values()),
         )
     return table

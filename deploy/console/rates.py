@@ -1,6 +1,6 @@
 """What is not as it was: rates of items and categories, features and scores that drift.
 
-    topics of events ──▶ counts of a tick ──▶ watches (items, categories, all) ──▶ anomalies
+    topics of events ──▶ people of a tick ──▶ watches (items, categories, all) ──▶ anomalies
     recommendations  ──▶ scores, reasons ─┐
     windows          ──▶ columns ─────────┴─▶ blocks ──▶ drift
 
@@ -10,8 +10,9 @@ starts reads some of the past first, and comes to the same alarms: nothing is st
 
 import asyncio
 import threading
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -24,7 +25,7 @@ from headwater_client.admin.forecast import SeriesKind
 from headwater_client.topics import RECOMMENDATIONS
 from msgspec import Struct
 
-from deploy.monitoring import anomalies, distributions
+from deploy.monitoring import anomalies, distributions, takers
 from deploy.monitoring.settings import MonitoringSettings
 from features.events import arrival_ms, current_ms
 from features.kafka import is_end
@@ -55,6 +56,7 @@ Source = tuple[str, int]
 class _TakenItem(Struct):
     """What a rate needs of an event."""
 
+    user_id: str = ""
     item_id: str = ""
 
 
@@ -95,22 +97,24 @@ class RateSignals:
             )
             for kind, part in _KINDS.items()
         }
+        self._counters = {kind: takers.TakerCounter() for kind in _KINDS}
         self._seen: dict[tuple[SeriesKind, str, str], SeenAnomaly] = {}
         self._over: deque[SeenAnomaly] = deque(maxlen=_KEPT)
         self._at_ms = 0
 
-    def add(self, counts: Mapping[str, int], at_ms: int) -> None:
-        """Add a tick of events by item."""
-        by_category: Counter[str] = Counter()
-        for item, count in counts.items():
-            for category in self._categories_of(item):
-                by_category[category] += count
-        ticks: Mapping[SeriesKind, Mapping[str, int]] = {
-            SeriesKind.ITEM: counts,
-            SeriesKind.CATEGORY: by_category,
-            SeriesKind.ALL: {_EVERYTHING: sum(counts.values())},
+    def add(self, takes: AbstractSet[tuple[str, str]], at_ms: int) -> None:
+        """Add a tick of (person, item)."""
+        by_kind = {
+            SeriesKind.ITEM: takes,
+            SeriesKind.CATEGORY: [
+                (person, category)
+                for person, item in takes
+                for category in self._categories_of(item)
+            ],
+            SeriesKind.ALL: [(person, _EVERYTHING) for person, _ in takes],
         }
-        for kind, tick in ticks.items():
+        for kind, of_kind in by_kind.items():
+            tick = self._counters[kind].count(of_kind)
             for alarm in self._watches[kind].add(tick, at_ms):
                 self._note(kind, alarm)
         self._at_ms = at_ms
@@ -174,7 +178,7 @@ class SignalFollower:
         self.rates = RateSignals(self.settings, self._categories_of)
         self._events = msgspec.json.Decoder(_TakenItem)
         self._lists = msgspec.json.Decoder(distributions.ListScores)
-        self._ticks = anomalies.TickCounter(self.settings.tick_s)
+        self._ticks = takers.TickCounter(self.settings.tick_s)
         half_lives_ms = int(_PAST_HALF_LIVES * 1000 * self.settings.memory_s)
         self._begins_ms = current_ms() - half_lives_ms
 
@@ -247,8 +251,8 @@ class SignalFollower:
                 if not behind:
                     self.problem = ""
                     # What has arrived by now is read a moment later.
-                    for counts, at_ms in self._ticks.close(current_ms() - _SETTLE_MS):
-                        self.rates.add(counts, at_ms)
+                    for takes, at_ms in self._ticks.close(current_ms() - _SETTLE_MS):
+                        self.rates.add(takes, at_ms)
 
     def _take(self, message: Message) -> None:
         value = message.value()
@@ -259,10 +263,10 @@ class SignalFollower:
             if message.topic() == RECOMMENDATIONS:
                 self.scores.add(self._lists.decode(value))
                 return
-            item = self._events.decode(value).item_id
+            taken = self._events.decode(value)
         except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
             # What is no event is a dead letter, by the worker.
             return
-        if item:
+        if taken.item_id:
             self.since_ms = at_ms if self.since_ms is None else self.since_ms
-            self._ticks.add(item, at_ms)
+            self._ticks.add(taken.user_id, taken.item_id, at_ms)

@@ -1,12 +1,15 @@
 """Rates that their past does not allow: of many series at once, found while it happens.
 
-    counts of a tick ─▶ what was expected ─▶ evidence ─▶ over the threshold? an alarm, and anew
-                        (share of the past,   (gathered
-                         times what all do)    since it began)
+    people of a tick ─▶ what was expected ─▶ evidence ─▶ over the threshold? an alarm, and anew
+    (each once)         (share of the past,   (gathered
+                         times how many come)  since it began)
 
-**Expected** is a series' rate so far, decayed, times how busy everything is in this tick: a busy
-hour is no anomaly of each item. How far counts scatter around it is measured over all series, tick
-by tick and over longer stretches, so that sessions and bulk orders are not taken for news.
+**Counted** are people, not events: who takes a series, and has not done so in the last
+`takers.VISIT_TICKS` ticks.
+
+**Expected** is a series' rate so far, decayed, times how many people come in this tick: a busy hour
+is no anomaly of each item. Each person is one in that, in parts by what he takes. How far counts
+scatter around it is measured over all series, tick by tick and over longer stretches.
 
 **Evidence** is a likelihood ratio: a rate several times what is tolerated, over the largest that is
 (`TOLERATED` times what was expected, or the smallest), both negative binomial. Its expectation is
@@ -21,14 +24,14 @@ Page's CUSUM, 1954).
 S series, A alternatives.
 """
 
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
 import numpy.typing as npt
 
+from deploy.monitoring.takers import TakerCount
 from features.schema import BoolArray, Float64Array
 
 TOLERATED = 1.5
@@ -48,6 +51,8 @@ _FIRST_DISPERSION, _FIRST_WEIGHT = 1.0, 50.0
 _LARGEST_DISPERSION = 20.0
 # A sum of ratios that chance does not bring in a day.
 _CALM = 9.0
+# Of all that is usual: what calm series must be of it to say how many people come.
+_LEAST_CALM = 0.2
 
 
 class AlarmDirection(StrEnum):
@@ -64,7 +69,7 @@ class RateAlarm:
     Attributes:
         since_ms: when its evidence began to gather: about when it changed.
         at_ms: the end of the tick that raised it.
-        rate, expected: events an hour, since it changed, and by its past.
+        rate, expected: people an hour, since it changed, and by its past.
     """
 
     name: str
@@ -101,31 +106,33 @@ class RateWatch:
         self._codes: dict[str, int] = {}
         self._scatter = _Scatter()
         self._past = _SeriesColumns()
+        # Of all series together, decayed: the sum of parts, and of levels.
+        self._parts = self._exposure = 0.0
 
     def __len__(self) -> int:
         return len(self._codes)
 
-    def add(self, counts: Mapping[str, int], at_ms: int) -> list[RateAlarm]:
+    def add(self, counts: Mapping[str, TakerCount], at_ms: int) -> list[RateAlarm]:
         """Add a tick.
 
         Args:
-            counts: of the series with an event in it.
+            counts: of the series that somebody has taken in it.
             at_ms: its end.
 
         Returns:
             Alarms. A series that goes on raises another when as much evidence has come anew.
         """
         self._begin([name for name in counts if name not in self._codes], at_ms)
-        seen = np.zeros(len(self._codes))
+        seen, parts = np.zeros((2, len(self._codes)))
         for name, count in counts.items():
             # Of more new ones in a tick than there is room for the last are not watched yet.
             if (at := self._codes.get(name)) is not None:
-                seen[at] = count
+                seen[at], parts[at] = count
         if not len(seen):
             return []
         past = self._past
         rates = self._read_rates()
-        level = self._find_level(seen, rates)
+        level = self._find_level(parts)
         expected = level * rates
         alarms: list[RateAlarm] = []
         if level > 0:
@@ -135,7 +142,7 @@ class RateWatch:
             past.follow_course(seen, at_ms)
             alarms = self._raise(expected, at_ms)
             self._scatter.add(seen, expected, is_known & past.is_calm)
-        self._learn(seen, expected, level)
+        self._learn(seen, parts, expected, level)
         return alarms
 
     @property
@@ -165,24 +172,32 @@ class RateWatch:
         rates: Float64Array = (past.events + _PRIOR) / (past.exposure + prior)
         return rates
 
-    def _find_level(self, seen: Float64Array, rates: Float64Array) -> float:
-        """How busy everything is, by the series that are as ever; none can say so alone."""
-        known = self._past.exposure > 0
-        calm = known & self._past.is_calm
-        asked = calm if calm.any() else known
-        usual = float(rates[asked].sum())
-        if not self._rules.follows_level or not usual:
+    def _find_level(self, parts: Float64Array) -> float:
+        """How many people come, by the series that are as ever; none can say so alone."""
+        if not self._rules.follows_level or not self._parts:
             return 1.0
-        most = 2 * rates + 3
-        return float(np.minimum(seen, most)[asked].sum() / usual)
+        past = self._past
+        each = past.parts / np.maximum(past.exposure, 1e-9)
+        calm = past.is_calm
+        usual = self._parts / self._exposure - float(each[~calm].sum())
+        if usual < _LEAST_CALM * self._parts / self._exposure:
+            # Hardly anything is calm: then all are asked.
+            calm, usual = np.ones_like(calm), self._parts / self._exposure
+        return float(np.minimum(parts, 2 * each + 3)[calm].sum() / usual)
 
-    def _learn(self, seen: Float64Array, expected: Float64Array, level: float) -> None:
+    def _learn(
+        self, seen: Float64Array, parts: Float64Array, expected: Float64Array, level: float
+    ) -> None:
         """Add the tick to the past; what is far beyond it in part, or it would be normal soon."""
         past = self._past
         tolerated = TOLERATED * expected
         most = tolerated + 3 * np.sqrt(tolerated * (1 + self._scatter.dispersion * tolerated)) + 1
         is_new = past.ticks < _LEAST_TICKS
-        past.events = past.events * self._left + np.where(is_new, seen, np.minimum(seen, most))
+        kept = np.where(is_new, 1.0, np.minimum(1.0, most / np.maximum(seen, 1e-9)))
+        past.events = past.events * self._left + kept * seen
+        past.parts = past.parts * self._left + kept * parts
+        self._parts = self._parts * self._left + float((kept * parts).sum())
+        self._exposure = self._exposure * self._left + level
         past.exposure = past.exposure * self._left + level
         past.ticks += 1
 
@@ -225,7 +240,7 @@ class _SeriesColumns:
     """What is kept of each series.
 
     Attributes:
-        events, exposure: float64[S], decayed; exposure is the sum of levels.
+        events, parts, exposure: float64[S], decayed: people, their parts, the sum of levels.
         ticks: float64[S], since the first event.
         evidence: float64[A, S], logarithms.
         course: float64[A, S], the sum of ratios since it was least.
@@ -234,7 +249,7 @@ class _SeriesColumns:
 
     def __init__(self) -> None:
         shape = len(_SURGES) + len(_DROPS), 0
-        self.events, self.exposure, self.ticks = np.zeros((3, 0))
+        self.events, self.parts, self.exposure, self.ticks = np.zeros((4, 0))
         self.evidence, self.course, self.since_ms, self.lasted, self.gained = np.zeros((5, *shape))
 
     def append(self, count: int, at_ms: int) -> None:
@@ -242,8 +257,9 @@ class _SeriesColumns:
         if not count:
             return
         nothing = np.zeros(count)
-        self.events, self.exposure, self.ticks = (
-            np.append(each, nothing) for each in (self.events, self.exposure, self.ticks)
+        self.events, self.parts, self.exposure, self.ticks = (
+            np.append(each, nothing)
+            for each in (self.events, self.parts, self.exposure, self.ticks)
         )
         blank = np.zeros((len(self.evidence), count))
         self.evidence, self.course, self.since_ms, self.lasted, self.gained = (
@@ -259,8 +275,8 @@ class _SeriesColumns:
 
     def keep(self, kept: npt.NDArray[np.int64]) -> None:
         """Only these series."""
-        self.events, self.exposure, self.ticks = (
-            each[kept] for each in (self.events, self.exposure, self.ticks)
+        self.events, self.parts, self.exposure, self.ticks = (
+            each[kept] for each in (self.events, self.parts, self.exposure, self.ticks)
         )
         self.evidence, self.course, self.since_ms, self.lasted, self.gained = (
             each[:, kept]
@@ -341,33 +357,3 @@ class _Scatter:
 
 def _moments(seen: Float64Array, expected: Float64Array) -> Float64Array:
     return np.array([((seen - expected) ** 2 - expected).sum(), (expected**2).sum()])
-
-
-class TickCounter:
-    """Gathers events into ticks by their arrival; a tick is closed once its time has passed.
-
-    Args:
-        tick_s: of each.
-    """
-
-    def __init__(self, tick_s: float) -> None:
-        self._tick_ms = int(tick_s * 1000)
-        self._open: dict[int, Counter[str]] = {}
-        self._closed_until: int | None = None
-
-    def add(self, item: str, at_ms: int) -> None:
-        """Count an event; what comes after its tick was closed counts in the next."""
-        tick = at_ms // self._tick_ms
-        if self._closed_until is not None:
-            tick = max(tick, self._closed_until)
-        self._open.setdefault(tick, Counter())[item] += 1
-
-    def close(self, now_ms: int) -> Iterator[tuple[Mapping[str, int], int]]:
-        """Ticks that are over, oldest first, those without an event among them; and their ends."""
-        now = now_ms // self._tick_ms
-        if self._closed_until is None:
-            self._closed_until = min(self._open, default=now)
-        while self._closed_until < now:
-            counts = self._open.pop(self._closed_until, Counter())
-            self._closed_until += 1
-            yield counts, self._closed_until * self._tick_ms

@@ -24,7 +24,7 @@ from typing import NamedTuple
 import numpy as np
 
 from deploy.monitoring.demand import DailySums
-from deploy.monitoring.intervals import LEARNED_DAYS, Forecast, PredictionIntervals
+from deploy.monitoring.intervals import Forecast, PredictionIntervals
 from features.schema import Float64Array
 from features.settings import DAY_MS
 
@@ -33,6 +33,9 @@ HORIZONS: Mapping[str, int] = {"day": 1, "week": 7}
 
 LEAST_DAYS = 14
 """Whole days before which nothing is said: an interval must have been tried."""
+
+LEARNED_DAYS = 112.0
+"""Half-life of what is learned of weights and weekdays."""
 
 HALF_LIVES_DAYS = (2.0, 7.0, 28.0, 112.0)
 JUDGED_DAYS = 28

@@ -92,7 +92,12 @@ def test_an_anomaly_is_told_with_its_category_and_ends() -> None:
         for _ in range(ticks):
             at_ms += 10_000
             seen = rng.poisson(rates)
-            signals.add({f"i{at}": int(n) for at, n in enumerate(seen) if n}, at_ms)
+            takes = {
+                (f"{at_ms} {number}", f"i{at}")
+                for at, count in enumerate(seen.tolist())
+                for number in range(count)
+            }
+            signals.add(takes, at_ms)
 
     usual = [0.4] * 40
     run(usual, 200)
@@ -103,3 +108,17 @@ def test_an_anomaly_is_told_with_its_category_and_ends() -> None:
     run(usual, 150)
     assert [is_open for _, is_open in signals.list_anomalies()] == [False] * len(told)
     assert signals.count_watched() == {"item": 40, "category": 2, "all": 1}
+
+
+def test_what_one_person_does_is_no_anomaly() -> None:
+    rules = MonitoringSettings(tick_s=10, memory_s=3600, false_alarms_per_week=1)
+    signals = RateSignals(rules, lambda item: ("toys" if item < "i2" else "home",))
+    rng = np.random.default_rng(2)
+    for tick in range(300):
+        items = rng.integers(0, 40, 12).tolist()
+        takes = {(f"{tick} {number}", f"i{item}") for number, item in enumerate(items)}
+        if tick > 200:
+            # Who wants all toys at once, and a script that asks for one thing for ever.
+            takes |= {("collector", f"i1{digit}") for digit in range(10)} | {("script", "i7")}
+        signals.add(takes, 10_000 * (tick + 1))
+    assert signals.list_anomalies() == []

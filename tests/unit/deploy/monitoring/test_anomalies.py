@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
-from deploy.monitoring import anomalies
-from deploy.monitoring.anomalies import (
-    AlarmDirection,
-    RateAlarm,
-    RateWatch,
-    TickCounter,
-    WatchRules,
-)
+from deploy.monitoring import anomalies, takers
+from deploy.monitoring.anomalies import AlarmDirection, RateAlarm, RateWatch, WatchRules
+from deploy.monitoring.takers import TakerCount, TakerCounter, TickCounter
 
 RULES = WatchRules(tick_s=10, memory_s=3600, false_alarms_per_week=1)
 RATES = np.concatenate([np.full(3, 4.0), np.full(40, 0.3), np.full(60, 0.02)])
@@ -23,7 +19,7 @@ def run(watch: RateWatch, rates: np.ndarray, ticks: int, start: int = 0) -> list
     found = []
     for tick in range(start, start + ticks):
         seen = rng.poisson(rates)
-        counts = {str(at): int(seen[at]) for at in np.flatnonzero(seen).tolist()}
+        counts = {str(at): TakerCount(seen[at], seen[at]) for at in np.flatnonzero(seen).tolist()}
         found += watch.add(counts, (tick + 1) * 10_000)
     return found
 
@@ -78,12 +74,13 @@ def test_what_is_new_has_no_past_to_be_outside_of() -> None:
 
 def test_more_series_than_there_is_room_for() -> None:
     watch = RateWatch(RULES)
-    many = {f"rare {at}": 1 for at in range(anomalies.MAX_SERIES)}
+    lamp, one = {"lamp": TakerCount(50, 50)}, TakerCount(1, 1)
+    many = {f"rare {at}": one for at in range(anomalies.MAX_SERIES)}
     for tick in range(3):
-        watch.add({"lamp": 50} | many, tick * 10_000)
-    watch.add({f"new {at}": 1 for at in range(anomalies.MAX_SERIES)}, 40_000)
+        watch.add(lamp | many, tick * 10_000)
+    watch.add({f"new {at}": one for at in range(anomalies.MAX_SERIES)}, 40_000)
     assert len(watch) <= anomalies.MAX_SERIES
-    assert watch.add({"lamp": 50}, 50_000) == []
+    assert watch.add(lamp, 50_000) == []
 
 
 def test_nothing_at_all_raises_nothing() -> None:
@@ -93,11 +90,33 @@ def test_nothing_at_all_raises_nothing() -> None:
 
 def test_ticks_are_of_arrival_and_each_is_closed_once() -> None:
     counter = TickCounter(10)
-    counter.add("lamp", 12_000)
-    counter.add("lamp", 13_000)
-    counter.add("sofa", 31_000)
-    assert list(counter.close(35_000)) == [({"lamp": 2}, 20_000), ({}, 30_000)]
+    counter.add("ann", "lamp", 12_000)
+    counter.add("bob", "lamp", 13_000)
+    counter.add("ann", "lamp", 14_000)
+    counter.add("ann", "sofa", 31_000)
+    lamps = {("ann", "lamp"), ("bob", "lamp")}
+    assert list(counter.close(35_000)) == [(lamps, 20_000), (set(), 30_000)]
     # Of a tick that is closed: it counts in the one that is open.
-    counter.add("late", 15_000)
-    assert list(counter.close(40_000)) == [({"sofa": 1, "late": 1}, 40_000)]
+    counter.add("ann", "late", 15_000)
+    assert list(counter.close(40_000)) == [({("ann", "sofa"), ("ann", "late")}, 40_000)]
     assert list(counter.close(40_000)) == []
+
+
+def test_people_are_counted_once_a_visit_and_are_one_in_parts() -> None:
+    counter = TakerCounter()
+    takes = [("ann", "lamp"), ("ann", "sofa"), ("bob", "lamp"), ("bob", "lamp")]
+    assert counter.count(takes) == {"lamp": TakerCount(2, 1.5), "sofa": TakerCount(1, 0.5)}
+    for _ in range(1000):
+        # Who does not stop is the same visitor still.
+        assert counter.count([("ann", "lamp")]) == {}
+    assert counter.count([("bob", "lamp")]) == {"lamp": TakerCount(1, 1)}
+
+
+def test_visits_that_are_remembered_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(takers, "MAX_VISITS", 100)
+    counter = TakerCounter()
+    assert len(counter.count((f"p{at}", "lamp") for at in range(150))) == 1
+    assert counter.count([("p0", "lamp")]) == {}
+    counter.count((f"q{at}", "lamp") for at in range(150))
+    counter.count([])
+    assert counter.count([("p1", "lamp")]) == {"lamp": TakerCount(1, 1)}

@@ -17,7 +17,7 @@ class RateAnomaly(Struct, frozen=True, kw_only=True):
         since: about when it began.
         raised: when the alarm was raised.
         seen: when there was last evidence of it.
-        rate, expected: events an hour: over the last minutes at `seen`, and by its past.
+        rate, expected: people an hour: over the last minutes at `seen`, and by its past.
         is_open: whether it goes on.
         link: to the page about it.
     """

@@ -1,0 +1,89 @@
+"""Who takes what: gathered into ticks by arrival, and counted once a visit.
+
+    (person, item) ─▶ ticks ─▶ people by series, and their parts
+                     (closed in time)  (who has just taken it is not counted again)
+
+A hundred films that one person rates in a minute, a basket, and a script that asks for the same
+item for ever are one person's doing. People are what can be taken for independent of one another.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from collections.abc import Set as AbstractSet
+from typing import NamedTuple
+
+# Who has taken a series so lately is the same visitor still; and so many of these are kept at most.
+VISIT_TICKS = 180
+MAX_VISITS = 200_000
+
+
+class TakerCount(NamedTuple):
+    """Who has taken a series in a tick.
+
+    Attributes:
+        people: how many.
+        parts: the sum of their parts: one who has taken three series is a third of each.
+    """
+
+    people: float
+    parts: float
+
+
+class TakerCounter:
+    """Counts people by series; one who takes a series again within a visit is not counted again.
+
+    Visits are two generations of pairs, by hash: the older one is let go in time, or for room.
+    """
+
+    def __init__(self) -> None:
+        self._newer, self._older = set[int](), set[int]()
+        self._ticks = 0
+
+    def count(self, takes: Iterable[tuple[str, str]]) -> dict[str, TakerCount]:
+        """Count a tick of (person, series)."""
+        self._ticks += 1
+        if self._ticks >= VISIT_TICKS or len(self._newer) > MAX_VISITS:
+            self._newer, self._older, self._ticks = set(), self._newer, 0
+        taken: defaultdict[str, list[str]] = defaultdict(list)
+        for take in set(takes):
+            visit = hash(take)
+            if visit not in self._newer and visit not in self._older:
+                taken[take[0]].append(take[1])
+            self._newer.add(visit)
+        people: defaultdict[str, float] = defaultdict(float)
+        parts: defaultdict[str, float] = defaultdict(float)
+        for series in taken.values():
+            for name in series:
+                people[name] += 1
+                parts[name] += 1 / len(series)
+        return {name: TakerCount(people[name], parts[name]) for name in people}
+
+
+class TickCounter:
+    """Gathers takes into ticks by their arrival; a tick is closed once its time has passed.
+
+    Args:
+        tick_s: of each.
+    """
+
+    def __init__(self, tick_s: float) -> None:
+        self._tick_ms = int(tick_s * 1000)
+        self._open: dict[int, set[tuple[str, str]]] = {}
+        self._closed_until: int | None = None
+
+    def add(self, person: str, item: str, at_ms: int) -> None:
+        """Note a take; what comes after its tick was closed counts in the next."""
+        tick = at_ms // self._tick_ms
+        if self._closed_until is not None:
+            tick = max(tick, self._closed_until)
+        self._open.setdefault(tick, set()).add((person, item))
+
+    def close(self, now_ms: int) -> Iterator[tuple[AbstractSet[tuple[str, str]], int]]:
+        """(person, item) of ticks that are over, oldest first, empty ones too; and their ends."""
+        now = now_ms // self._tick_ms
+        if self._closed_until is None:
+            self._closed_until = min(self._open, default=now)
+        while self._closed_until < now:
+            takes = self._open.pop(self._closed_until, set())
+            self._closed_until += 1
+            yield takes, self._closed_until * self._tick_ms
