@@ -183,6 +183,11 @@ class FastLoop:
             async for attempt in retry_while_unavailable():
                 with attempt:
                     changes = await self._updater.apply(records)
+        places = (event.message for event in events)
+        metrics.note_absorbed(
+            ((place.topic, place.partition, place.offset) for place in places),
+            (record.arrived_ms for record in records),
+        )
         await self._pipeline.send_on(send_on(records, changes.users))
         self._recommender.record(changes.groups)
         requests = _requests(records, changes, self._recommender.answers_since_ms())

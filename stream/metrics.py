@@ -44,6 +44,11 @@ ANSWER_SECONDS = Histogram(
     "Time from when Kafka took an event until its answer left for Kafka",
     buckets=_ANSWER_SECONDS,
 )
+ROW_SECONDS = Histogram(
+    "headwater_event_to_row_seconds",
+    "Time from when Kafka took an event until rows held it, so that answers knew it",
+    buckets=_ANSWER_SECONDS,
+)
 UNANSWERED = Counter(
     "headwater_unanswered_events_total",
     "Events that are counted in the rows and not answered. late: older than "
@@ -91,6 +96,9 @@ LEASE_EXPIRED = Gauge(
     "headwater_rollout_lease_expired",
     "Whether a rollout is not shown because no controller watches it",
 )
+ABSORBED_OFFSET = Gauge(
+    "headwater_absorbed_offset", "Offset up to which rows hold events", ["topic", "partition"]
+)
 COMMITTED_OFFSET = Gauge("headwater_committed_offset", "Offset committed", ["topic", "partition"])
 
 
@@ -134,14 +142,33 @@ def count_recommendations(recommendations: Iterable[Recommendation]) -> None:
         RECOMMENDATIONS.labels(variant, fallback).inc(number)
 
 
+def note_absorbed(
+    offsets: Iterable[tuple[str, int, int]], arrivals_ms: Iterable[int | None]
+) -> None:
+    """Note that rows hold a batch just now.
+
+    Args:
+        offsets: topic, partition and offset of each message, ascending in each partition.
+        arrivals_ms: as `observe_answers` takes them, of each event.
+    """
+    newest = {(topic, partition): offset for topic, partition, offset in offsets}
+    for (topic, partition), offset in newest.items():
+        ABSORBED_OFFSET.labels(topic, partition).set(offset + 1)
+    _observe_ages(ROW_SECONDS, arrivals_ms)
+
+
 def observe_answers(arrivals_ms: Iterable[int | None]) -> None:
     """Note how long ago the events came that were answered just now.
 
     Args:
         arrivals_ms: when Kafka took each, by its broker's clock; None where that is not known.
     """
+    _observe_ages(ANSWER_SECONDS, arrivals_ms)
+
+
+def _observe_ages(histogram: Histogram, arrivals_ms: Iterable[int | None]) -> None:
     now_ms = time() * 1000
     for arrived_ms in arrivals_ms:
         if arrived_ms is not None:
             # The broker's clock may be ahead of this one.
-            ANSWER_SECONDS.observe(max(0.0, now_ms - arrived_ms) / 1000)
+            histogram.observe(max(0.0, now_ms - arrived_ms) / 1000)

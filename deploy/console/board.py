@@ -23,7 +23,8 @@ from headwater_client.topics import DEAD_LETTERS, RECOMMENDATIONS
 
 from deploy import local
 from deploy.console import readings
-from deploy.console.history import LOOK_S, NOTHING, History, Slot, look_at, merge
+from deploy.console.ages import AgeWatch, Source, find_age, hold
+from deploy.console.history import LOOK_S, NOTHING, History, Level, Slot, look_at, merge
 from deploy.console.readings import CounterWatch, MetricsSource, Reading
 from deploy.settings import Settings
 from features.kafka import log_topics, message_times
@@ -32,9 +33,7 @@ from features.kafka.lag import LagReader, PartitionPlace
 CHECK_S = 10.0
 NOW_LOOKS, MINUTE_LOOKS = 5, 30
 _AWAY_S = 60.0
-_MAX_POINTS = 512
 _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  (asked, not listened on)
-Source = tuple[str, int]
 log = structlog.get_logger()
 
 
@@ -47,8 +46,9 @@ class Look:
         totals: their counters together, each since its process began.
         recent, minute, hour, day: what was seen in the last ten seconds, and longer.
         places: of each partition; empty where Kafka does not answer.
-        ages_ms: how long the oldest message has waited that is not read, of partitions where one
-            does and where it is known.
+        waits_ms: of each partition, how long the oldest message has waited that no row holds, where
+            that is known.
+        age_ms: how long after they came answers know events; None where that is not known.
         problems: why something is missing, by what it is: a process, or `kafka`.
     """
 
@@ -61,100 +61,9 @@ class Look:
     day: Slot = NOTHING
     begin_ms: int | None = None
     places: Mapping[Source, PartitionPlace] = field(default_factory=dict)
-    ages_ms: Mapping[Source, int] = field(default_factory=dict)
+    waits_ms: Mapping[Source, int | None] = field(default_factory=dict)
+    age_ms: int | None = None
     problems: Mapping[str, str] = field(default_factory=dict)
-
-
-class OffsetTimes:
-    """When the messages of a partition came, by how long it was at each look.
-
-    Between two looks messages are taken to have come evenly, as lag exporters of Kafka do: no
-    message has to be read for that.
-
-    >>> times = OffsetTimes()
-    >>> for at_s, end in ((10.0, 100), (12.0, 100), (14.0, 120)):
-    ...     times.note(at_s, end)
-    >>> times.find(110), times.find(120), times.find(90)
-    (13.0, None, None)
-    """
-
-    def __init__(self) -> None:
-        self._points: deque[tuple[float, int]] = deque()
-
-    def note(self, at_s: float, end: int) -> None:
-        """The partition has this end by now."""
-        if self._points and end < self._points[-1][1]:
-            # The topic was made anew.
-            self._points.clear()
-        if len(self._points) > 1 and self._points[-2][1] == end:
-            self._points.pop()
-        self._points.append((at_s, end))
-        if len(self._points) > _MAX_POINTS:
-            self._points = deque(list(self._points)[::2])
-
-    def find(self, offset: int) -> float | None:
-        """When the message at an offset came; None before the first look, or from the end on."""
-        before: tuple[float, int] | None = None
-        for at_s, end in self._points:
-            if end > offset:
-                if before is None:
-                    return None
-                share = (offset - before[1]) / (end - before[1])
-                return before[0] + share * (at_s - before[0])
-            before = at_s, end
-        return None
-
-    def forget(self, offset: int) -> None:
-        """Messages before this one are not asked for any more."""
-        while len(self._points) > 1 and self._points[1][1] <= offset:
-            self._points.popleft()
-
-
-class AgeWatch:
-    """How long what a group has not read waits, partition by partition.
-
-    Args:
-        ask_times: the times in milliseconds of the messages at some places, of those that had come
-            before the first look.
-    """
-
-    def __init__(self, ask_times: Callable[[Mapping[Source, int]], Mapping[Source, int]]) -> None:
-        self._ask_times = ask_times
-        self._times: dict[Source, OffsetTimes] = {}
-        self._asked: dict[Source, tuple[int, int | None]] = {}
-
-    def take(
-        self, places: Mapping[Source, PartitionPlace], now_s: float, wall_ms: int
-    ) -> dict[Source, int]:
-        """The age in milliseconds of the oldest message that waits, where that is known.
-
-        Args:
-            places: those that the group reads.
-            now_s: seconds of a clock that never goes back.
-            wall_ms: the time of day.
-
-        Raises:
-            ServerError: Kafka does not answer.
-        """
-        for source, place in places.items():
-            times = self._times.setdefault(source, OffsetTimes())
-            times.note(now_s, place.end)
-            times.forget(place.end - place.lag)
-        waiting = {source: place.end - place.lag for source, place in places.items() if place.lag}
-        found = {source: self._times[source].find(offset) for source, offset in waiting.items()}
-        ages = {source: int(1000 * (now_s - at)) for source, at in found.items() if at is not None}
-        older = {source: waiting[source] for source, at in found.items() if at is None}
-        for source, came_ms in self._find_older(older).items():
-            ages[source] = max(0, wall_ms - came_ms)
-        return ages
-
-    def _find_older(self, waiting: Mapping[Source, int]) -> dict[Source, int]:
-        new = {s: at for s, at in waiting.items() if self._asked.get(s, (None,))[0] != at}
-        if new:
-            times = self._ask_times(new)
-            self._asked |= {source: (at, times.get(source)) for source, at in new.items()}
-        kept = {source: self._asked[source][1] for source in waiting}
-        return {source: came_ms for source, came_ms in kept.items() if came_ms is not None}
 
 
 class NowBoard:
@@ -178,7 +87,7 @@ class NowBoard:
         self._counters = CounterWatch()
         self._lag = LagReader(settings.kafka, settings.worker.group)
         self._followed = frozenset(log_topics())
-        self._ages = AgeWatch(lambda places: message_times(settings.kafka, places))
+        self._waits = AgeWatch(lambda places: message_times(settings.kafka, places))
         self._recent: deque[Slot] = deque(maxlen=MINUTE_LOOKS)
         self._answered: dict[str, float] = {}
         self._said: dict[str, tuple[float, list[Reading]]] = {}
@@ -220,27 +129,29 @@ class NowBoard:
         problems = {name: why for name, why in said.problems.items() if why}
         now_s, wall_s = time.monotonic(), time.time()
         samples = self._recall_samples(said.samples, now_s)
-        places, ages = self._read_places(now_s, wall_s, problems)
-        grown = self._counters.take(samples)
-        levels = self._levels(places, ages)
-        slot = Slot(
-            self._watch_seconds(said.problems, now_s, wall_s),
-            grown,
-            {name: look_at(value) for name, value in levels.items()},
+        places = self._read_places(problems)
+        waits_ms = self._find_waits(places, samples, (now_s, wall_s), problems)
+        counted = Slot(
+            self._watch_seconds(said.problems, now_s, wall_s), self._counters.take(samples)
         )
+        recent = merge([*list(self._recent)[1 - NOW_LOOKS :], counted])
+        is_told = any(each.process for each in samples)
+        age_ms = find_age(waits_ms, recent.counts if is_told else None)
+        slot = Slot(counted.seconds, counted.counts, self._levels(places, age_ms))
         self.history.add(slot)
         self._recent.append(slot)
         self.newest = Look(
             time_ms=int(wall_s * 1000),
             samples=tuple(samples),
             totals=readings.sum_counters(samples),
-            recent=merge(list(self._recent)[-NOW_LOOKS:]),
+            recent=recent,
             minute=merge(self._recent),
             hour=self.history.total(Span.HOUR),
             day=self.history.total(Span.DAY),
             begin_ms=self.history.begin_ms(),
             places=places,
-            ages_ms=ages,
+            waits_ms=waits_ms,
+            age_ms=age_ms,
             problems=problems,
         )
 
@@ -253,35 +164,42 @@ class NowBoard:
         self._said = {n: each for n, each in self._said.items() if now_s - each[0] < _AWAY_S}
         return [reading for _, each in self._said.values() for reading in each]
 
-    def _read_places(
-        self, now_s: float, wall_s: float, problems: dict[str, str]
-    ) -> tuple[Mapping[Source, PartitionPlace], Mapping[Source, int]]:
-        """Each partition, and how old what waits there is; a problem where Kafka is away."""
-        places: Mapping[Source, PartitionPlace] = {}
-        ages: Mapping[Source, int] = {}
+    def _read_places(self, problems: dict[str, str]) -> Mapping[Source, PartitionPlace]:
+        """Each partition; none, and a problem, where Kafka is away."""
+        others = {*EVENT_TYPES.all_topics, RECOMMENDATIONS, DEAD_LETTERS} - self._followed
         try:
-            others = {*EVENT_TYPES.all_topics, RECOMMENDATIONS, DEAD_LETTERS} - self._followed
-            places = self._lag.read(self._followed, others)
-            read = {s: place for s, place in places.items() if s[0] in self._followed}
-            ages = self._ages.take(read, now_s, int(wall_s * 1000))
+            return self._lag.read(self._followed, others)
         except HeadwaterError as error:
             problems["kafka"] = " ".join(str(error).split())
-        return places, ages
+            return {}
+
+    def _find_waits(
+        self,
+        places: Mapping[Source, PartitionPlace],
+        samples: Iterable[Reading],
+        clocks: tuple[float, float],
+        problems: dict[str, str],
+    ) -> Mapping[Source, int | None]:
+        """As `AgeWatch.take`, of what the workers' group reads; a problem where Kafka is away."""
+        read = {source: place for source, place in places.items() if source[0] in self._followed}
+        now_s, wall_s = clocks
+        try:
+            return self._waits.take(hold(read, samples), now_s, int(wall_s * 1000))
+        except HeadwaterError as error:
+            problems["kafka"] = " ".join(str(error).split())
+            return {}
 
     def _levels(
-        self, places: Mapping[Source, PartitionPlace], ages: Mapping[Source, int]
-    ) -> dict[str, float]:
+        self, places: Mapping[Source, PartitionPlace], age_ms: int | None
+    ) -> dict[str, Level]:
         """The levels that the history keeps."""
-        if not places:
-            return {}
         lags: dict[str, float] = {}
         for (topic, _), place in places.items():
             if topic in self._followed:
                 lags[topic] = lags.get(topic, 0.0) + place.lag
-        waits = [source for source, place in places.items() if place.lag and source[0] in lags]
-        levels = {f"lag|{topic}": lag for topic, lag in lags.items()}
-        if all(source in ages for source in waits):
-            levels["age"] = float(max(ages.values(), default=0))
+        levels = {f"lag|{topic}": look_at(lag) for topic, lag in lags.items()}
+        if age_ms is not None:
+            levels["age"] = look_at(float(age_ms))
         return levels
 
     def _watch_seconds(self, problems: Mapping[str, str], now_s: float, wall_s: float) -> float:

@@ -14,7 +14,7 @@ from headwater_client.topics import DEAD_LETTERS, RECOMMENDATIONS
 
 from deploy.console.board import Look
 from deploy.console.history import SPANS, Slot, quantile
-from deploy.console.readings import find_figures
+from deploy.console.readings import find_buckets, find_figures
 from deploy.settings import Settings
 from features.kafka import log_topics
 from stream.api.problems import make_problem
@@ -144,23 +144,20 @@ def list_partitions(look: Look) -> list[told.PartitionNow]:
             end=place.end,
             committed=place.committed,
             lag=place.lag,
-            age_ms=look.ages_ms.get((topic, number)) if place.lag else 0,
+            age_ms=look.waits_ms.get((topic, number)),
         )
         for (topic, number), place in sorted(look.places.items())
         if topic in log_topics()
     ]
 
 
-def find_age(places: Sequence[told.PartitionNow]) -> int | None:
-    """How long the oldest message has waited; None where one does of which that is not known."""
-    ages = [each.age_ms for each in places]
-    known = [age for age in ages if age is not None]
-    return max(known) if known and len(known) == len(ages) else None
+def make_latency(counts: Mapping[str, float], figure: str = "answer_seconds") -> told.LatencyNow:
+    """The quantiles of a histogram of seconds.
 
-
-def make_latency(counts: Mapping[str, float]) -> told.LatencyNow:
-    """The quantiles of what was answered."""
-    buckets = {float(le): count for (le,), count in find_figures(counts, "answer_seconds").items()}
+    Args:
+        figure: `answer_seconds` or `row_seconds`.
+    """
+    buckets = find_buckets(counts, figure)
     p50, p99 = (quantile(buckets, fraction) for fraction in (0.5, 0.99))
     return told.LatencyNow(
         p50_ms=None if p50 is None else 1000 * p50,

@@ -108,6 +108,7 @@ class NowOperations(ConsoleOperations):
             missing["trends"] = make_problem(
                 "not-found", "nothing trends: no event is in the rows yet", "send events"
             )
+        spans = {"minute": look.minute, "hour": look.hour, "day": look.day}
         answer = told.NowAnswer(
             time=look.time_ms,
             since=look.begin_ms,
@@ -130,12 +131,12 @@ class NowOperations(ConsoleOperations):
                 for (topic,) in figures.labels("dead_letters")
             ],
             dead_letters_in_log=made.count_log(look, DEAD_LETTERS),
-            latency={
-                name: made.make_latency(slot.counts)
-                for name, slot in (("minute", look.minute), ("hour", look.hour), ("day", look.day))
+            latency={name: made.make_latency(slot.counts) for name, slot in spans.items()},
+            absorption={
+                name: made.make_latency(slot.counts, "row_seconds") for name, slot in spans.items()
             },
             knowledge=told.KnowledgeNow(
-                age_ms=made.find_age(places),
+                age_ms=look.age_ms,
                 lag=sum(each.lag for each in places) if places else None,
                 trends_time=self._trending.reference_ms if trends.items else None,
             ),

@@ -32,13 +32,15 @@ COUNTERS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "headwater_events_total": ("events", ("topic",)),
     "headwater_recommendations_total": ("answers", ("fallback", "variant")),
     "headwater_event_to_answer_seconds_bucket": ("answer_seconds", ("le",)),
+    "headwater_event_to_row_seconds_bucket": ("row_seconds", ("le",)),
     "headwater_dead_letters_total": ("dead_letters", ("topic",)),
     "headwater_unanswered_events_total": ("unanswered", ("reason",)),
     "headwater_api_requests_total": ("requests", ("operation", "status")),
 }
 """The counters that are kept, by the name of their samples: of which figure, by which labels."""
 
-GAUGES = ("headwater_routed_version", "headwater_routed_versions_missing")
+ABSORBED = "headwater_absorbed_offset"
+GAUGES = ("headwater_routed_version", "headwater_routed_versions_missing", ABSORBED)
 NAMES = frozenset((*COUNTERS, *GAUGES, BEGAN))
 
 
@@ -95,6 +97,11 @@ def find_figures(counts: Mapping[str, float], figure: str) -> dict[tuple[str, ..
         for key, count in counts.items()
         if key.startswith(prefix)
     }
+
+
+def find_buckets(counts: Mapping[str, float], figure: str) -> dict[float, float]:
+    """The counts of a histogram's buckets, by upper bound."""
+    return {float(bound): count for (bound,), count in find_figures(counts, figure).items()}
 
 
 def sum_counters(samples: Iterable[Reading]) -> dict[str, float]:

@@ -9,7 +9,7 @@ const CHARTS = {
   events: { label: "Events a second, by type", prefix: "events.", unit: "/s", digits: 1 },
   answers: { label: "Answers a second, by variant, and fallbacks", prefix: "answers.", also: ["fallbacks"], unit: "/s", digits: 1 },
   latency: { label: "Milliseconds from event to answer", prefix: "latency.", unit: " ms" },
-  lag: { label: "Messages that wait to be read, by topic", prefix: "lag." },
+  lag: { label: "Messages that workers have not committed, by topic", prefix: "lag." },
 };
 
 const page = document.querySelector("#now");

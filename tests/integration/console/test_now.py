@@ -99,6 +99,7 @@ def quiet(console: Console) -> dict[str, Any]:
         return bool(
             before
             and ids
+            and last["knowledge"]["age_ms"] == 0
             and before["all_answers"]["total"] == last["all_answers"]["total"]
             and ids == [each["item_id"] for each in before["trends"]["items"]]
         )
@@ -146,12 +147,22 @@ def test_answers_fallbacks_and_dead_letters_are_those_on_their_topics(
     assert {each["topic"]: each["total"] for each in quiet["dead_letters"]} == dict(by_topic)
 
 
-def test_quantiles_are_those_of_the_histogram(console: Console, quiet: dict[str, Any]) -> None:
-    samples = metrics_of(console)["headwater_event_to_answer_seconds_bucket"]
+@pytest.mark.parametrize(
+    ("part", "histogram", "observed"),
+    [
+        ("latency", "headwater_event_to_answer_seconds", None),
+        ("absorption", "headwater_event_to_row_seconds", CLICKS + PURCHASES),
+    ],
+)
+def test_quantiles_are_those_of_the_histogram(
+    console: Console, quiet: dict[str, Any], part: str, histogram: str, observed: int | None
+) -> None:
+    samples = metrics_of(console)[f"{histogram}_bucket"]
     bounds = [0.0, *(float(labels["le"]) for labels, _ in samples)]
     counts = [0.0, *(value for _, value in samples)]
-    latency = quiet["latency"]["hour"]
-    assert latency["count"] == counts[-1] == quiet["all_answers"]["total"]
+    latency = quiet[part]["hour"]
+    # Events of one person that are read together have one answer.
+    assert latency["count"] == counts[-1] == (observed or quiet["all_answers"]["total"])
     for name, share in (("p50_ms", 0.5), ("p99_ms", 0.99)):
         # Within a bucket observations lie evenly, and the first begins at 0.
         rank = share * counts[-1]
@@ -227,6 +238,7 @@ def test_the_page_shows_exactly_these_numbers(
             "dead_letters.0.total",
             "latency.hour.p50_ms",
             "latency.day.p99_ms",
+            "absorption.hour.p99_ms",
             "knowledge.lag",
             "versions.0.share",
             "partitions.0.end",
@@ -250,6 +262,45 @@ def test_lines_and_numbers_move_while_people_click(console: Console, browser: Br
         assert visit.page.locator("[data-chart] canvas").count() == 4
         assert visit.faults == []
     wait_until(lambda: console.take("GET", "/v1/admin/now")["knowledge"]["lag"] == 0, 60)
+
+
+def test_the_age_of_what_answers_know_is_what_the_worker_measures(
+    console: Console, quiet: dict[str, Any]
+) -> None:
+    """In a stream of events it is how long they took into rows, whatever is committed by then."""
+    wait_until(lambda: age_of(console) == 0, 60)
+    seen: dict[int, int] = {}
+
+    def has_moved() -> bool:
+        now = console.take("GET", "/v1/admin/now")
+        seen[now["time"]] = now["knowledge"]["age_ms"]
+        return sum(age > 0 for age in seen.values()) >= 5
+
+    with console.replaying():
+        wait_until(has_moved, 60)
+    samples = metrics_of(console)["headwater_event_to_row_seconds_bucket"]
+    slowest_s = min(float(labels["le"]) for labels, count in samples if count == samples[-1][1])
+    assert max(seen.values()) <= 1000 * slowest_s
+    # While nobody does anything nothing grows old.
+    wait_until(lambda: age_of(console) == 0, 60)
+
+
+def test_events_that_no_row_holds_grow_old(console: Console, quiet: dict[str, Any]) -> None:
+    wait_until(lambda: age_of(console) == 0, 60)
+    with asleep(console.local, "store"):
+        with EventProducer(console.settings.kafka.client_settings, {"log_level": 0}) as producer:
+            producer.click(user_id="n1", item_id="i2")
+        wait_until(lambda: age_of(console) > 0, 60)
+        first = age_of(console)
+        wait_until(lambda: age_of(console) > first, 60)
+        partitions = console.take("GET", "/v1/admin/now")["partitions"]
+        (waits,) = [each for each in partitions if each["age_ms"]]
+        assert (waits["topic"], waits["lag"]) == ("clicks", 1)
+    wait_until(lambda: age_of(console) == 0, 60)
+
+
+def age_of(console: Console) -> int:
+    return int(console.take("GET", "/v1/admin/now")["knowledge"]["age_ms"])
 
 
 def test_the_history_has_all_that_was_counted(console: Console, quiet: dict[str, Any]) -> None:

@@ -1,80 +1,15 @@
-"""How old what waits is, by offsets alone; and whether services are ready."""
+"""Whether services are ready, and which are asked."""
 
 from __future__ import annotations
-
-from collections.abc import Mapping
 
 import pytest
 from headwater_client.admin.now import ServerState
 
-from deploy.console.board import AgeWatch, OffsetTimes, check_service, find_targets
+from deploy.console.board import check_service, find_targets
 from deploy.local.process import free_port
 from deploy.services.health import ServiceHealth, serve_health
 from deploy.settings import Settings
 from features.kafka.lag import PartitionPlace
-
-CLICKS = ("clicks", 0)
-
-
-class Log:
-    """Asked for the times of messages; remembers for which."""
-
-    def __init__(self, times: Mapping[tuple[str, int], int]) -> None:
-        self.times = times
-        self.asked: list[Mapping[tuple[str, int], int]] = []
-
-    def __call__(self, places: Mapping[tuple[str, int], int]) -> Mapping[tuple[str, int], int]:
-        self.asked.append(dict(places))
-        return self.times
-
-
-def test_what_is_read_has_no_age() -> None:
-    watch = AgeWatch(Log({}))
-    assert watch.take({CLICKS: PartitionPlace(0, 9, 9)}, 10.0, 0) == {}
-
-
-def test_what_came_between_two_looks_is_that_old() -> None:
-    watch = AgeWatch(Log({}))
-    watch.take({CLICKS: PartitionPlace(0, 10, 10)}, 100.0, 0)
-    assert watch.take({CLICKS: PartitionPlace(0, 14, 10)}, 102.0, 0) == {CLICKS: 2000}
-    # Of four that came in two seconds, two are read.
-    assert watch.take({CLICKS: PartitionPlace(0, 14, 12)}, 104.0, 0) == {CLICKS: 3000}
-    assert watch.take({CLICKS: PartitionPlace(0, 14, 14)}, 106.0, 0) == {}
-
-
-def test_what_waited_before_the_first_look_is_asked_for_once() -> None:
-    log = Log({CLICKS: 1_000_000})
-    watch = AgeWatch(log)
-    place = {CLICKS: PartitionPlace(0, 50, 20)}
-    assert watch.take(place, 100.0, 1_060_000) == {CLICKS: 60_000}
-    assert watch.take(place, 102.0, 1_062_000) == {CLICKS: 62_000}
-    assert log.asked == [{CLICKS: 20}]
-
-
-def test_where_nobody_knows_no_age_is_made_up() -> None:
-    watch = AgeWatch(Log({}))
-    assert watch.take({CLICKS: PartitionPlace(0, 50, None)}, 100.0, 0) == {}
-
-
-def test_no_clock_makes_an_age_negative() -> None:
-    watch = AgeWatch(Log({CLICKS: 2_000_000}))
-    assert watch.take({CLICKS: PartitionPlace(0, 50, 20)}, 100.0, 1_000_000) == {CLICKS: 0}
-
-
-def test_a_topic_that_was_made_anew_begins_anew() -> None:
-    times = OffsetTimes()
-    for at_s, end in ((10.0, 900), (12.0, 5), (14.0, 9)):
-        times.note(at_s, end)
-    assert times.find(7) == 13.0
-
-
-def test_a_day_of_looks_is_remembered_in_few_points() -> None:
-    times = OffsetTimes()
-    for look in range(43_200):
-        times.note(2.0 * look, 10 * look)
-    assert len(times._points) <= 512
-    # Ten messages every two seconds.
-    assert times.find(200_000) == pytest.approx(40_000, abs=1.0)
 
 
 def test_lag_is_what_kafka_still_has() -> None:

@@ -40,7 +40,7 @@ LOOK = Look(
         ("clicks", 1): PartitionPlace(0, 7, None),
         (DEAD_LETTERS, 0): PartitionPlace(0, 3, None),
     },
-    ages_ms={("clicks", 0): 40},
+    waits_ms={("clicks", 0): 40, ("clicks", 1): None},
 )
 
 
@@ -77,9 +77,6 @@ def test_only_what_callers_ask_for_counts_as_a_request() -> None:
 def test_an_age_that_is_not_known_is_not_made_up() -> None:
     places = figures.list_partitions(LOOK)
     assert [(each.lag, each.age_ms) for each in places] == [(2, 40), (7, None)]
-    assert figures.find_age(places) is None
-    assert figures.find_age(places[:1]) == 40
-    assert figures.find_age([]) is None
 
 
 def test_without_answers_there_is_no_latency() -> None:
@@ -88,6 +85,8 @@ def test_without_answers_there_is_no_latency() -> None:
     buckets = {"answer_seconds|0.1": 3.0, "answer_seconds|1.0": 4.0, "answer_seconds|+Inf": 4.0}
     found = figures.make_latency(buckets)
     assert (found.p50_ms, found.count) == (pytest.approx(1000 * 0.1 * 2 / 3), 4)
+    rows = {name.replace("answer", "row"): count for name, count in buckets.items()}
+    assert figures.make_latency(rows, "row_seconds") == found
 
 
 def test_rates_of_what_was_not_watched_are_not_known() -> None:

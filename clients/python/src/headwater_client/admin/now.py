@@ -72,12 +72,13 @@ class RefusalsNow(Counted, frozen=True, kw_only=True):
 
 
 class LatencyNow(Struct, frozen=True, kw_only=True):
-    """Milliseconds from when Kafka took an event until its answer left for Kafka.
+    """Milliseconds from when Kafka took an event on.
 
-    `p50_ms` and `p99_ms` are interpolated within the buckets of a histogram; None without answers.
+    `p50_ms` and `p99_ms` are interpolated within the buckets of a histogram; None where there was
+    nothing.
 
     Attributes:
-        count: of the answers that they are of.
+        count: how many answers or events they are of.
     """
 
     p50_ms: float | None
@@ -91,9 +92,9 @@ class PartitionNow(Struct, frozen=True, kw_only=True):
     Attributes:
         first, end: the offsets of the oldest message, and of the one that comes next.
         committed: where the group reads on; None where it never committed.
-        lag: messages that are not read yet.
-        age_ms: how long the oldest of these has waited; 0 where none does, None where that is not
-            known.
+        lag: messages from there on. Rows hold some of them: workers commit a while later.
+        age_ms: how long the oldest message has waited that no row holds, once that is more than six
+            seconds; 0 where none has, None where that is not known.
     """
 
     topic: str
@@ -109,8 +110,10 @@ class KnowledgeNow(Struct, frozen=True, kw_only=True):
     """How old that is what answers know.
 
     Attributes:
-        age_ms: how long the oldest event has waited that no row holds yet; 0 where none waits.
-        lag: events, items and people's messages that wait.
+        age_ms: how long after they came answers know events: of those that rows took in over the
+            last ten seconds, 99 in 100 waited at most so long; or what one has waited that no row
+            holds, where that is more. 0 where nothing came; None where that is not known.
+        lag: events, items and people's messages that workers have not committed.
         trends_time: the time that what trends is known as of; None before anything trends.
     """
 
@@ -199,7 +202,8 @@ class NowAnswer(Struct, frozen=True, kw_only=True):
         all_events: of all event types.
         answers_in_log, dead_letters_in_log: messages that their topics have now; None where Kafka
             does not say.
-        latency: over the last `minute`, `hour` and `day`.
+        latency: until an answer left for Kafka, over the last `minute`, `hour` and `day`.
+        absorption: until a row held the event, over the same.
         missing: what cannot be told, by the part of this answer, and why.
         shape: another one wherever more than numbers have changed, so that a page is drawn anew.
     """
@@ -221,6 +225,7 @@ class NowAnswer(Struct, frozen=True, kw_only=True):
     versions: list[VersionNow]
     servers: list[ServerNow]
     trends: TrendsNow
+    absorption: dict[str, LatencyNow] = {}
     missing: dict[str, Problem] = {}
     shape: str = ""
 
