@@ -25,6 +25,8 @@ WRITER = "headwater-audit"
 FIRST = "0" * 64
 _ANSWER_S = 10.0
 _TRIES = 5
+# A target may name a person, and so may what stands in a message.
+_MASKED = "not shown to this key: it may name people"
 
 
 @dataclass
@@ -46,12 +48,13 @@ class AuditChain:
         >>> chain = AuditChain()
         >>> chain.take(0, b"{}")
         >>> chain.breaks
-        ['offset 0: is no entry: number: <missing>: is required']
+        ['offset 0: is no entry: number: is required']
         """
         try:
             entry = decode(AuditEntry, raw)
         except EventError as error:
-            self.breaks.append(f"offset {offset}: is no entry: {error}")
+            # Without its value, which may name a person.
+            self.breaks.append(f"offset {offset}: is no entry: {error.field}: {error.expected}")
             return
         expected = self.entries[-1].number + 1 if self.entries else 1
         if entry.before != self.digest or entry.number != expected:
@@ -139,3 +142,12 @@ def _is_overtaken(error: KafkaException) -> bool:
 def make_entry(**said: str) -> AuditEntry:
     """An entry before it is written: the topic says what stands before it."""
     return AuditEntry(number=0, time=0, before="", **said)
+
+
+def hide(entry: AuditEntry) -> AuditEntry:
+    """An entry without what may name a person: on what, and what was wrong with it.
+
+    What somebody has written as a reason stays.
+    """
+    outcome, colon, _ = entry.outcome.partition(": ")
+    return replace(entry, target=_MASKED, outcome=f"{outcome}: {_MASKED}" if colon else outcome)

@@ -1,4 +1,4 @@
-"""Dead letters: why they were refused, how they are shown, corrected and checked again.
+"""Dead letters: how they are shown, corrected and checked again.
 
 A corrected message is read by the code that reads it from Kafka, so that what is sent again is
 taken. It keeps its event_id, or gets one that is made of the letter: sent twice it counts once.
@@ -17,7 +17,7 @@ from zoneinfo import ZoneInfo
 from headwater_client import EVENT_TYPES, EventError, decode, encode
 from headwater_client.admin import quality
 from headwater_client.documents import DocumentError, read_json
-from headwater_client.errors import MAX_VALUE_CHARS, escape_controls
+from headwater_client.errors import escape_controls
 from headwater_client.events import EARLIEST_TIMESTAMP_MS, DeadLetter, Item, PersonAttributes
 from headwater_client.topics import IDENTITIES, ITEMS, PEOPLE
 
@@ -27,103 +27,7 @@ from stream.api import intake
 HEX_BYTES = 2048
 _LINE_BYTES = 16
 _SHOWN_CHARS = 300
-_LITERAL = re.compile(r"""b?(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")""")
-_NUMBER = re.compile(r"\d+")
-_QUOTED = re.compile(r"""(?<!\w)(?:'[^']*'?|"[^"]*"?)""")
-_PLACE = re.compile(r"\[\.\.\.\]|\[\d+\]")
 Document = dict[str, Any]
-
-
-class Refusal(NamedTuple):
-    """What a letter's reason says: the field, its value, and what was expected."""
-
-    field: str
-    value: str
-    expected: str
-
-
-def split_reason(reason: str) -> Refusal:
-    """The parts of a reason; what is none of an `EventError` is all expected.
-
-    >>> split_reason("price: -1: Expected `float` >= 0.0")
-    Refusal(field='price', value='-1', expected='Expected `float` >= 0.0')
-    >>> split_reason("user_id: 'a: b': stands for nobody, by events.nobody").value
-    "'a: b'"
-    """
-    field, colon, rest = reason.partition(": ")
-    if not colon:
-        return Refusal("<message>", "", reason)
-    literal = _LITERAL.match(rest)
-    end = literal.end() if literal else MAX_VALUE_CHARS
-    if rest[end : end + 2] == ": ":
-        return Refusal(field, rest[:end], rest[end + 2 :])
-    value, colon, expected = rest.partition(": ")
-    return Refusal(field, value, expected) if colon else Refusal(field, "", rest)
-
-
-class LetterGroup(NamedTuple):
-    """What letters of the same fault have in common."""
-
-    topic: str
-    field: str
-    expected: str
-
-    @property
-    def name(self) -> str:
-        """Names it, the same in every process."""
-        return sha256("\n".join(self).encode(errors="replace")).hexdigest()[:16]
-
-
-def group_of(letter: DeadLetter) -> LetterGroup:
-    """The group that a letter is of: its numbers, which differ from letter to letter, are left out.
-
-    >>> letters = [
-    ...     DeadLetter(raw=b"", topic="t", partition=0, offset=0, refused_time=0, reason=reason)
-    ...     for reason in ("time: 9: expected at most 7", "time: 8: expected at most 6")
-    ... ]
-    >>> {group_of(letter) for letter in letters}
-    {LetterGroup(topic='t', field='time', expected='expected at most N')}
-    """
-    told = split_reason(letter.reason)
-    field = _PLACE.sub("[]", told.field)
-    return LetterGroup(letter.topic, field, hide_values(told.expected))
-
-
-def hide_values(expected: str) -> str:
-    """What was expected, without the numbers and quoted texts that differ from letter to letter.
-
-    >>> hide_values("expected the user_id, 'ann'"), hide_values("Expected `int` >= 100")
-    ("expected the user_id, '…'", 'Expected `int` >= N')
-    """
-    return _NUMBER.sub("N", _QUOTED.sub("'…'", expected))
-
-
-def find_remedy(group: LetterGroup) -> str:
-    """What to do about a fault."""
-    return next(text for words, text in _REMEDIES if re.search(words, "\n".join(group)))
-
-
-_REMEDIES = (
-    (
-        "processes ended over it",
-        "workers have died on this message: report it, and send it again once that is mended",
-    ),
-    (f"^({IDENTITIES})\n", "send the merge or the erasure again by the API: docs/how-to/api.md"),
-    (
-        "in the future",
-        "the sender's clock is ahead: set NTP up; what is past by now can be sent as it is",
-    ),
-    ("is too old", "older than events.max_age_s: raise it, or let these be"),
-    (r"timestamp\nExpected `int` >= N", "seconds are no milliseconds: rule scale by 1000"),
-    (r"timestamp\nExpected `int`", "a time that is written out: rule time, or retype to a number"),
-    ("stands for nobody", "nobody can say now who it was: correct the app that sends it"),
-    ("is required", "the field is missing, or goes by another name: rule rename, or set"),
-    (r"Expected `str`", "the field is a number: rule retype to a text"),
-    (r"Expected `(int|float)", "the field is a text: rule retype to a number"),
-    ("not JSON", "the bytes are no JSON in UTF-8: correct how the app writes them"),
-    ("<key>", "the key has to be the id: sent again from here it is"),
-    ("", "correct the field as the reason says, and the app that sends it"),
-)
 
 
 def dump_hex(raw: bytes) -> str:

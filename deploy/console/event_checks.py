@@ -22,7 +22,9 @@ Mask = Callable[[str], str]
 _AHEAD_MS = 60_000
 _LATE_MS = DAY_MS
 # What stands in an id that was to be filled in, and was not.
-_TEMPLATE = re.compile(r"\{\{.*\}\}|\$\{.*\}|<%.*%>|%\(\w+\)s|^%[sd]$|^:\w+$|\[object \w+\]")
+_TEMPLATE = re.compile(
+    r"\{\{[^{}]*\}\}|\$\{[^{}]*\}|<%[^<>]*%>|%\(\w+\)s|^%[sd]$|^:\w+$|\[object \w+\]"
+)
 _FLOAT = re.compile(r"[+-]?\d+\.0+")
 # As workbooks write long numbers; not the hex of a hash, such as 12e45678.
 _SCIENTIFIC = re.compile(r"[+-]?\d\.\d+[eE][+-]?\d{1,3}|[+-]?\d+[eE]\+\d{1,3}")
@@ -118,14 +120,28 @@ def find_faults(name: str) -> Iterator[IdFault]:
 
 
 def shape_of(name: str) -> str:
-    """An id without what it says: a for a letter, 9 for a digit, the rest as it is, cut.
+    """An id without what it says: a for a letter, 9 for a digit, * for a picture, cut.
+
+    What stands between them, and what cannot be seen or was read by a wrong encoding, stays.
 
     >>> shape_of("ann.b7@shop.example")
     'aaa.a9@aaaa.aaaaaaa'
+    >>> shape_of("\u0930\u093e\u092e \u2605 x\u00a0")
+    'aaa * a\xa0'
     """
-    return "".join(
-        "9" if each.isdecimal() else "a" if each.isalpha() else each for each in name[:40]
-    )
+    return "".join(map(_shape_of_character, name[:40]))
+
+
+def _shape_of_character(character: str) -> str:
+    kind = unicodedata.category(character)
+    if kind[0] in "LM":
+        # A letter, or a mark on one.
+        return "a"
+    if kind[0] == "N":
+        return "9"
+    if character.isascii() or character == "\ufffd" or kind[0] in "ZP" or kind in ("Cc", "Cf"):
+        return character
+    return "*"
 
 
 def normalise_id(name: str) -> str:
@@ -169,6 +185,11 @@ def _show(name: str) -> str:
     return name
 
 
+def _stands_for_nobody(name: str) -> bool:
+    """Whether it is a word for no value, or a template and nothing besides: it names no person."""
+    return name.strip().casefold() in _NO_WORDS or _TEMPLATE.fullmatch(name.strip()) is not None
+
+
 def _find_id_findings(
     field: str, times: Mapping[str, int], show: Mask
 ) -> Iterator[quality.IdFinding]:
@@ -179,14 +200,12 @@ def _find_id_findings(
     for fault in ID_FAULTS:
         if names := found[fault.name]:
             names.sort(key=lambda name: -times[name])
-            # What stands for nobody is nobody's.
-            tell = _show if fault.name in ("placeholder", "template") else show
             yield quality.IdFinding(
                 fault=fault.name,
                 field=field,
                 ids=len(names),
                 events=sum(times[name] for name in names),
-                examples=_make_examples(names, times, tell),
+                examples=_make_examples(names, times, show),
                 title=fault.title,
                 remedy=fault.remedy,
             )
@@ -210,7 +229,11 @@ def _make_examples(
     names: Sequence[str], times: Mapping[str, int], show: Mask
 ) -> list[quality.IdExample]:
     return [
-        quality.IdExample(value=show(name), shape=shape_of(name), events=times[name])
+        quality.IdExample(
+            value=name if _stands_for_nobody(name) else show(name),
+            shape=shape_of(name),
+            events=times[name],
+        )
         for name in names[:EXAMPLES]
     ]
 
@@ -296,11 +319,14 @@ _DUPLICATES = {
 }
 
 
-def check_duplicates(events: Sequence[SampledEvent], mask: Mask) -> list[quality.DuplicateFinding]:
+def check_duplicates(
+    events: Sequence[SampledEvent], mask: Mask, *, tells_ids: bool = True
+) -> list[quality.DuplicateFinding]:
     """Events that stand in the sample more than once, by kind.
 
     Args:
         mask: what is shown of a person's id.
+        tells_ids: whether the ids of events are told, which may tell whose they are.
     """
     found: dict[str, list[tuple[SampledEvent, SampledEvent]]] = {name: [] for name in _DUPLICATES}
     by_id: dict[tuple[str, str], SampledEvent] = {}
@@ -320,7 +346,7 @@ def check_duplicates(events: Sequence[SampledEvent], mask: Mask) -> list[quality
         quality.DuplicateFinding(
             kind=kind,
             events=len(pairs),
-            examples=[_describe_pair(pair, mask) for pair in pairs[:EXAMPLES]],
+            examples=[_describe_pair(pair, mask, tells_ids) for pair in pairs[:EXAMPLES]],
             title=_DUPLICATES[kind][0],
             remedy=_DUPLICATES[kind][1],
         )
@@ -329,10 +355,13 @@ def check_duplicates(events: Sequence[SampledEvent], mask: Mask) -> list[quality
     ]
 
 
-def _describe_pair(pair: tuple[SampledEvent, SampledEvent], mask: Mask) -> quality.DuplicateExample:
+def _describe_pair(
+    pair: tuple[SampledEvent, SampledEvent], mask: Mask, tells_ids: bool
+) -> quality.DuplicateExample:
     first, second = pair
+    event_ids = list(dict.fromkeys([first.event.event_id, second.event.event_id]))
     return quality.DuplicateExample(
-        event_ids=list(dict.fromkeys([first.event.event_id, second.event.event_id])),
+        event_ids=event_ids if tells_ids else [],
         person=mask(first.event.user_id),
         item_id=first.event.item_id,
         type=first.type,

@@ -18,7 +18,7 @@ from headwater_client.topics import DEAD_LETTERS
 from msgspec import Struct
 from msgspec.structs import replace
 
-from deploy.console import dead_letters, log_tails
+from deploy.console import dead_letters, log_tails, refusals
 from features.settings import BrokerSettings
 
 SENT = "sent"
@@ -109,27 +109,33 @@ def as_bytes(part: str | bytes | None) -> bytes | None:
 
 
 def describe_faults(
-    letters: Sequence[PlacedLetter], sent: Mapping[str, object]
+    letters: Sequence[PlacedLetter], sent: Mapping[str, object], sees: bool
 ) -> list[quality.LetterFault]:
-    """Letters by what is wrong with them, the commonest first."""
-    grouped: dict[dead_letters.LetterGroup, list[PlacedLetter]] = defaultdict(list)
+    """Letters by what is wrong with them, the commonest first.
+
+    Args:
+        sees: whether what people are called is shown, here and below.
+    """
+    grouped: dict[refusals.LetterGroup, list[PlacedLetter]] = defaultdict(list)
     for each in letters:
-        grouped[dead_letters.group_of(each.letter)].append(each)
-    found = [
-        quality.LetterFault(
-            fault=group.name,
-            topic=group.topic,
-            field=group.field,
-            expected=group.expected,
-            letters=len(own),
-            sent_again=sum(each.name in sent for each in own),
-            oldest_time=min(each.letter.refused_time for each in own),
-            newest_time=max(each.letter.refused_time for each in own),
-            example=own[-1].name,
-            remedy=dead_letters.find_remedy(group),
+        grouped[refusals.group_of(each.letter)].append(each)
+    found = []
+    for group, own in grouped.items():
+        shown = group if sees else group.hide()
+        found.append(
+            quality.LetterFault(
+                fault=group.name,
+                topic=group.topic,
+                field=shown.field,
+                expected=shown.expected,
+                letters=len(own),
+                sent_again=sum(each.name in sent for each in own),
+                oldest_time=min(each.letter.refused_time for each in own),
+                newest_time=max(each.letter.refused_time for each in own),
+                example=own[-1].name,
+                remedy=refusals.find_remedy(group),
+            )
         )
-        for group, own in grouped.items()
-    ]
     return sorted(found, key=lambda each: (-each.letters, each.fault))
 
 
@@ -150,8 +156,9 @@ def describe_line(
     placed: PlacedLetter, sent: Mapping[str, list[quality.SentAgain]], sees: bool
 ) -> dict[str, Any]:
     """The fields of a letter's line."""
-    letter, group = placed.letter, dead_letters.group_of(placed.letter)
-    reason = letter.reason if sees else f"{group.field}: {group.expected}"
+    letter, group = placed.letter, refusals.group_of(placed.letter)
+    hidden = group.hide()
+    reason = letter.reason if sees else f"{hidden.field}: {hidden.expected}"
     return {
         "letter": placed.name,
         "topic": letter.topic,
@@ -171,15 +178,17 @@ def withhold(problem: Problem, sees: bool) -> Problem:
     """A problem without the value, which may name a person."""
     if sees:
         return problem
-    expected = dead_letters.hide_values(problem.remedy)
-    return replace(problem, value="", detail=f"{problem.field}: {expected}", remedy=expected)
+    field, expected = refusals.hide_field(problem.field), refusals.hide_expected(problem.remedy)
+    return replace(
+        problem, field=field, value="", detail=f"{field}: {expected}", remedy=expected
+    )
 
 
 def hide(line: quality.CorrectedLetter, sees: bool) -> quality.CorrectedLetter:
     if sees:
         return line
     problem = line.problem and withhold(line.problem, sees)
-    return replace(line, text="", problem=problem)
+    return replace(line, text="", problem=problem, event_id="")
 
 
 def sum_up(
@@ -204,14 +213,23 @@ def make_record(checked: dead_letters.CheckedMessage, place: Mapping[str, int]) 
     return SentRecord(f"{partition}@{offset}", checked.event_id)
 
 
-def collect_sent(entries: Sequence[AuditEntry]) -> dict[str, list[quality.SentAgain]]:
-    """Which letters the entries of the audit say were sent again, by name, in that order."""
+def collect_sent(
+    entries: Sequence[AuditEntry], sees: bool = True
+) -> dict[str, list[quality.SentAgain]]:
+    """Which letters the entries of the audit say were sent again, by name, in that order.
+
+    Args:
+        sees: whether the ids of events are told, which may tell whose they are.
+    """
     found: dict[str, list[quality.SentAgain]] = defaultdict(list)
     for entry in entries:
         for name, record in _records_of(entry):
             found[name].append(
                 quality.SentAgain(
-                    who=entry.who, time=entry.time, place=record.place, event_id=record.event_id
+                    who=entry.who,
+                    time=entry.time,
+                    place=record.place,
+                    event_id=record.event_id if sees else "",
                 )
             )
     return dict(found)

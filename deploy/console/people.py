@@ -17,7 +17,7 @@ from features.rows import UserRow
 from features.rules import compiler, conditions
 from features.rules import segments as segment_rules
 from features.store.redis import RedisRowStore
-from stream.api import filters, keys, problems
+from stream.api import filters, problems
 from stream.api.parts import ApiCall
 from stream.recommendations import RankedLists, RecommendationRequest
 from stream.row_updates import RowView
@@ -271,8 +271,7 @@ class PersonOperations(ConsoleOperations):
         return self._parts.unmask(name, call.key)
 
     def _is_masked_for(self, call: ApiCall) -> bool:
-        masks = self._parts.masks
-        return masks is not None and not keys.has_scope(call.key, contract.Scope.READ_PEOPLE)
+        return not self._parts.may_read_people(call.key)
 
     def _make_reader(self, bounds: person_log.ReadingBounds) -> person_log.PersonLogReader:
         return person_log.PersonLogReader(self._parts.settings, self._parts.sources, bounds)

@@ -15,6 +15,7 @@ from headwater_client.events import PersonAttributes, Recommendation, Recommende
 from headwater_client.topics import PEOPLE, PLACEMENTS, SERVED
 from msgspec import structs
 
+from deploy.console.audit import hide
 from deploy.console.parts import ConsoleOperations, ConsoleParts
 from deploy.console.rules_editor import DraftReader, draft_of, list_words
 from deploy.jobs.replay_rules import Change, RulesReplay, replay_rules
@@ -93,6 +94,8 @@ class PlacementAreaOperations(ConsoleOperations, PlacementOperations):
             self._read_trials(missing, name),
         )
         revisions, entries, trials = found[0] or [], found[1] or [], found[2]
+        if not self._parts.may_read_people(call.key):
+            entries = [hide(entry) for entry in entries]
         known = self._parts.placements.known.get(name)
         rules = known.placement if known else contract.PlacementRules()
         if query is not None and query.revision is not None:

@@ -9,13 +9,13 @@ from time import monotonic
 from confluent_kafka import Message
 from headwater_client import EVENT_TYPES, DeadLetter, EventError, decode, encode
 from headwater_client.admin import quality
-from headwater_client.contract import Problem, Scope
+from headwater_client.contract import Problem
 from headwater_client.documents import DocumentError, read_json
 from headwater_client.errors import escape_controls
 from headwater_client.topics import DEAD_LETTERS, ITEMS, PEOPLE
 from msgspec.structs import replace
 
-from deploy.console import dead_letters, event_checks, letter_log, log_tails
+from deploy.console import dead_letters, event_checks, letter_log, log_tails, refusals
 from deploy.console.audit import make_entry
 from deploy.console.dead_letters import CheckedMessage, MessageChecker
 from deploy.console.parts import ConsoleOperations, ConsoleParts
@@ -25,7 +25,7 @@ from features.events import EventReader, current_ms
 from features.store import ATTRIBUTES, CATALOGUE, VERSION, RowRead
 from features.store.redis import RedisRowStore
 from stream.api import problems
-from stream.api.keys import ApiKey, has_scope
+from stream.api.keys import ApiKey
 from stream.api.parts import ApiCall
 from stream.api.undelivered import describe_undelivered, refuse_undelivered
 
@@ -53,14 +53,14 @@ class QualityOperations(ConsoleOperations):
         found = await asyncio.to_thread(
             letter_log.read_letters, self._parts.settings.kafka, self._most_letters
         )
-        sent = await self._read_sent()
-        sees = self._sees_people(call.key)
-        faults = letter_log.describe_faults(found.letters, sent)
+        sees = self._parts.may_read_people(call.key)
+        sent = await self._read_sent(sees)
+        faults = letter_log.describe_faults(found.letters, sent, sees)
         wanted = [
             each
             for each in reversed(found.letters)
             if query.topic in (None, each.letter.topic)
-            and query.fault in (None, dead_letters.group_of(each.letter).name)
+            and query.fault in (None, refusals.group_of(each.letter).name)
         ]
         return quality.DeadLettersAnswer(
             looked_at=len(found.letters),
@@ -85,8 +85,8 @@ class QualityOperations(ConsoleOperations):
             ServerError: Kafka does not answer.
         """
         placed = await self._find_letter(call.path["letter"])
-        sent = await self._read_sent()
-        letter, sees = placed.letter, self._sees_people(call.key)
+        letter, sees = placed.letter, self._parts.may_read_people(call.key)
+        sent = await self._read_sent(sees)
         raw = letter.raw if sees else b""
         editable, why_not = dead_letters.find_editable(letter)
         suggested, is_taken = await asyncio.to_thread(
@@ -97,7 +97,7 @@ class QualityOperations(ConsoleOperations):
         return quality.LetterAnswer(
             **letter_log.describe_line(placed, sent, sees),
             held_bytes=len(letter.raw),
-            sha256=letter.sha256 or "",
+            sha256=(letter.sha256 or "") if sees else "",
             hex=dead_letters.dump_hex(raw),
             hex_left_out=max(0, len(raw) - dead_letters.HEX_BYTES),
             editable=editable if sees else "",
@@ -106,7 +106,7 @@ class QualityOperations(ConsoleOperations):
             problem=problem and letter_log.withhold(problem, sees),
             suggested=suggested if editable else [],
             suggestion_taken=bool(editable) and is_taken,
-            remedy=dead_letters.find_remedy(dead_letters.group_of(letter)),
+            remedy=refusals.find_remedy(refusals.group_of(letter)),
             message_key=escape_controls(key)[:256] if sees else "",
             all_sent_again=sent.get(placed.name, []),
         )
@@ -155,7 +155,7 @@ class QualityOperations(ConsoleOperations):
         letters, left, sent = await self._choose_letters(names, query.fault)
         rules = await asyncio.to_thread(self._read_rules, query.rules, letters)
         corrected = await asyncio.to_thread(self._correct, letters, rules, sent)
-        sees = self._sees_people(call.key)
+        sees = self._parts.may_read_people(call.key)
         lines = [letter_log.hide(line, sees) for line, _ in corrected]
         return letter_log.sum_up(rules, lines, left)
 
@@ -182,7 +182,7 @@ class QualityOperations(ConsoleOperations):
             (line.letter, checked) for at, (line, _, checked) in enumerate(taken) if at not in newer
         ]
         lines |= await self._send_corrected(call, sending, lines)
-        sees = self._sees_people(call.key)
+        sees = self._parts.may_read_people(call.key)
         return letter_log.sum_up(
             query.rules, [letter_log.hide(line, sees) for line in lines.values()], left
         )
@@ -195,15 +195,12 @@ class QualityOperations(ConsoleOperations):
         """
         query: quality.QualityQuery = call.query
         most = self._parts.settings.console.sample_events
-        asked = min(query.sample or most, most), self._sees_people(call.key)
+        asked = min(query.sample or most, most), self._parts.may_read_people(call.key)
         return await asyncio.to_thread(self._look_at_events, asked, call.key)
 
     @property
     def _most_letters(self) -> int:
         return self._parts.settings.console.sample_letters
-
-    def _sees_people(self, key: ApiKey) -> bool:
-        return self._parts.masks is None or has_scope(key, Scope.READ_PEOPLE)
 
     async def _find_letter(self, name: str) -> letter_log.PlacedLetter:
         """A letter by its name.
@@ -249,7 +246,7 @@ class QualityOperations(ConsoleOperations):
         chosen = [
             each
             for each in found.letters
-            if (each.name in names if names else dead_letters.group_of(each.letter).name == fault)
+            if (each.name in names if names else refusals.group_of(each.letter).name == fault)
             and (names or each.name not in sent)
         ]
         if missing := set(names) - {each.name for each in chosen}:
@@ -375,14 +372,14 @@ class QualityOperations(ConsoleOperations):
         )
         await asyncio.to_thread(self._parts.audit.append, entry)
 
-    async def _read_sent(self) -> dict[str, list[quality.SentAgain]]:
-        """Which letters were sent again, by name.
+    async def _read_sent(self, sees: bool = True) -> dict[str, list[quality.SentAgain]]:
+        """Which letters were sent again, by name; as `collect_sent`.
 
         Raises:
             ServerError: Kafka does not answer.
         """
         chain = await asyncio.to_thread(self._parts.audit.read)
-        return letter_log.collect_sent(chain.entries)
+        return letter_log.collect_sent(chain.entries, sees)
 
     def _look_at_events(self, asked: tuple[int, bool], key: ApiKey) -> quality.QualityAnswer:
         """As `_check_events`; several browsers ask at once, and one look is enough for them."""
@@ -423,7 +420,9 @@ class QualityOperations(ConsoleOperations):
             ids=ids,
             spellings=spellings,
             clocks=event_checks.check_clocks(events),
-            duplicates=event_checks.check_duplicates(events, mask),
+            duplicates=event_checks.check_duplicates(
+                events, mask, tells_ids=parts.may_read_people(key)
+            ),
             computed_time=current_ms(),
         )
         return replace(answer, alerts=list(event_checks.list_alerts(answer)))

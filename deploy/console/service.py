@@ -15,7 +15,7 @@ from headwater_client.admin.audit import AuditAnswer, AuditQuery
 from headwater_client.operations import OPERATIONS, Operation
 from msgspec.structs import asdict, replace
 
-from deploy.console.audit import make_entry
+from deploy.console.audit import hide, make_entry
 from deploy.console.fairness import FairnessOperations
 from deploy.console.forecast import ForecastOperations
 from deploy.console.items import ItemOperations
@@ -37,8 +37,6 @@ from stream.api.service import ApiService
 _TARGET_CHARS = 1000
 # A reason has a field of its own; a message may name a person, and the audit is kept for ever.
 _NOT_TOLD = ("reason", "text")
-# A target may name a person, and so may what stands in a message.
-_MASKED = "not shown to this key: it may name people"
 ASKED, DONE = "asked", "done"
 
 
@@ -55,7 +53,7 @@ class AuditOperations(ConsoleOperations):
         chain = await asyncio.to_thread(self._parts.audit.read)
         newest = list(islice(chain.newest_first, query.limit))
         if not self._parts.may_read_people(call.key):
-            newest = [replace(entry, target=_MASKED) for entry in newest]
+            newest = [hide(entry) for entry in newest]
         return AuditAnswer(
             entries=newest, count=len(chain.entries), breaks=chain.breaks, digest=chain.digest
         )

@@ -34,6 +34,7 @@ from tests.harness.workers import WorkerProcess, WorkerProgress, environment, ru
 KEYS = {
     "viewer": [Scope.VIEW],
     "reader": [Scope.VIEW, Scope.READ_PEOPLE],
+    "steers": [Scope.OPERATE],
     "operator": [Scope.OPERATE, Scope.READ_PEOPLE],
     "admin": list(Scope),
     "asks": [Scope.ASK],

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 from contextlib import suppress
 
+import msgspec
 import numpy as np
 import pytest
-from headwater_client import DeadLetter, EventError
+from headwater_client import DeadLetter, EventError, decode
 from headwater_client.admin import quality
 from headwater_client.documents import read_json
+from headwater_client.events import Item, PersonAttributes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deploy.console import dead_letters, event_checks, exposure
+from deploy.console import dead_letters, event_checks, exposure, refusals
 from deploy.console.exposure import ShownList
 from deploy.console.log_tails import share_out
 from features.events import EventReader
@@ -154,8 +156,8 @@ def test_any_letter_is_told_shown_and_refused_by_name(raw: bytes, reason: str, t
     letter = DeadLetter(
         raw=raw, topic=topic, partition=0, offset=0, reason=reason, refused_time=NOW_MS
     )
-    group = dead_letters.group_of(letter)
-    assert dead_letters.find_remedy(group)
+    group = refusals.group_of(letter)
+    assert refusals.find_remedy(group)
     assert dead_letters.show_text(raw).isprintable() or "\n" in dead_letters.show_text(raw)
     assert dead_letters.dump_hex(raw).isascii()
     text, why_not = dead_letters.find_editable(letter)
@@ -164,6 +166,43 @@ def test_any_letter_is_told_shown_and_refused_by_name(raw: bytes, reason: str, t
         rules, is_taken = dead_letters.suggest_rules(letter, text, CHECKER)
         if is_taken:
             CHECKER.check(letter, dead_letters.apply_rules(letter, text, rules))
+
+
+NAME, END = "Quillfeather", st.sampled_from(["", ": ", "'", '"', "://a:b@"])
+names = st.builds(
+    "{}{}{}{}".format, st.text(max_size=90), END, st.just(NAME), END
+)
+
+
+def read_message(topic: str, raw: bytes) -> None:
+    kinds: dict[str, type[msgspec.Struct]] = {"people": PersonAttributes, "items": Item}
+    if topic in kinds:
+        decode(kinds[topic], raw)
+    else:
+        EventReader(EventSettings(), clock=lambda: NOW_MS).read(topic, raw, NOW_MS)
+
+
+@given(
+    names,
+    st.sampled_from(["clicks", "purchases", "people", "items"]),
+    st.sampled_from(["user_id", "timestamp", "context", "attributes", "item_id", "price", "other"]),
+    st.sampled_from(["value", "list", "key", "null", "broken"]),
+)
+def test_no_reason_names_a_person_where_people_are_masked(
+    name: str, topic: str, field: str, how: str
+) -> None:
+    """Whatever a message that names them is refused for."""
+    held = {"value": name, "list": [1, name], "key": {name: float("nan")}, "null": None}.get(how, 1)
+    said = {"event_id": "e", "user_id": name, "item_id": "i", "timestamp": NOW_MS, field: held}
+    raw = json.dumps(said).encode()[: -1 if how == "broken" else None]
+    try:
+        read_message(topic, raw)
+    except EventError as error:
+        letter = DeadLetter(
+            raw=raw, topic=topic, partition=0, offset=0, reason=str(error), refused_time=NOW_MS
+        )
+        hidden = refusals.group_of(letter).hide()
+        assert NAME.casefold() not in f"{hidden.field} {hidden.expected}".casefold()
 
 
 FIELDS = st.sampled_from(["user_id", "a", "a.b", "timestamp"])

@@ -17,12 +17,10 @@ from deploy.console.dead_letters import (
     apply_rules,
     dump_hex,
     find_editable,
-    find_remedy,
-    group_of,
     show_text,
-    split_reason,
     suggest_rules,
 )
+from deploy.console.refusals import HIDDEN, find_remedy, group_of, split_reason
 from features.events import EventReader
 from features.settings import EventSettings
 
@@ -72,6 +70,27 @@ def test_letters_of_one_fault_are_together_whoever_they_name() -> None:
     assert group_of(keys[0]).name == group_of(keys[1]).name
     assert "ann" not in group_of(keys[0]).expected
     assert group_of(late[0]).name != group_of(msgspec.structs.replace(late[0], topic="plays")).name
+
+
+@pytest.mark.parametrize(
+    ("reason", "told"),
+    [
+        ("user_id: <missing>: is required", ("user_id", "is required")),
+        ("price: -1: Expected `float` >= 0.0", ("price", "Expected `float` >= N.N")),
+        ("user_id: 5: Expected `str`, got `int`", ("user_id", "Expected `str`, got `int`")),
+        ("<key>: 'ann': expected the user_id, 'o\\'ann \"b\" c'", ("<key>", "expected the user_id")),
+        # Whatever is quoted of a message, and however its end was cut: none of it is told.
+        ("user_id: 'ann: bob: is required", ("user_id", "is required")),
+        ("user_id: {'x: ann': 1}: what nobody has foreseen of ann", ("user_id", HIDDEN)),
+        ("ann.b: nan: expected a finite number", (HIDDEN, "expected a finite number")),
+        ("ann is all that it says", ("<message>", HIDDEN)),
+    ],
+)
+def test_where_people_are_masked_a_reason_is_told_in_words_of_the_contract(
+    reason: str, told: tuple[str, str]
+) -> None:
+    hidden = group_of(letter_of(b"", reason)).hide()
+    assert (hidden.field, hidden.expected) == told
 
 
 def test_each_fault_has_a_remedy() -> None:

@@ -92,6 +92,17 @@ def test_findings_count_events_and_ids_and_hide_people() -> None:
     assert told["user_id", "placeholder"].examples[0].value == "nan"
 
 
+def test_what_is_no_template_alone_is_hidden() -> None:
+    names = ("${id}", "{{ user.id }}", "ann-${id}", "{{a}} ann {{b}}", "shop:ann[object Object]")
+    findings, _ = check_ids(
+        [make_sample(n, user_id=name) for n, name in enumerate(names)], lambda _: "person-1"
+    )
+    (found,) = [each for each in findings if each.fault == "template"]
+    assert found.ids == len(names)
+    shown = {each.value for each in found.examples}
+    assert shown == {"${id}", "{{ user.id }}", "person-1"}
+
+
 def test_one_person_in_several_spellings_is_found() -> None:
     same = ["Ann", "ann", " ann", "ANN"]
     numbers = ["42", "42.0", "0042"]
@@ -176,6 +187,8 @@ def test_duplicates_are_told_apart() -> None:
     }
     assert found["sent_again"].examples[0].places == ["clicks/0@0", "clicks/0@1"]
     assert found["id_reused"].examples[0].event_ids == ["b"]
+    hidden = check_duplicates(events, lambda _: "person-1", tells_ids=False)
+    assert {(one.person, *one.event_ids) for each in hidden for one in each.examples} == {("person-1",)}
     assert not check_duplicates([make_sample(0), make_sample(1, user_id="bob")], show)
 
 

@@ -10,7 +10,7 @@ from headwater_client import DeadLetter, EventError, Item
 from headwater_client.admin import fairness, quality
 from headwater_client.admin.audit import AuditEntry
 
-from deploy.console import letter_log, rendering
+from deploy.console import audit, letter_log, rendering
 from deploy.console.exposure import ShownList
 from deploy.console.fairness import _measure, _Measured, copy_catalogue, list_alerts
 from deploy.console.letter_log import PlacedLetter, collect_sent
@@ -51,16 +51,37 @@ def render(template: str, **said: Any) -> str:
 
 
 def test_where_people_are_masked_no_value_of_a_message_is_told() -> None:
-    placed = letter_of("user_id: 'ann@shop.example': stands for nobody", b'{"user_id": "ann"}')
+    placed = letter_of(
+        "user_id: 'ann@shop.example': stands for nobody, by events.nobody", b'{"user_id": "ann"}'
+    )
     line = quality.LetterLine(**letter_log.describe_line(placed, {}, sees=False))
     assert b"ann" not in msgspec.json.encode(line)
     assert line.withheld
-    assert line.reason == "user_id: stands for nobody"
+    assert line.reason == "user_id: stands for nobody, by events.nobody"
     problem = describe_field(EventError("<key>", "ann", "expected the user_id, 'ann'"))
     assert b"ann" not in msgspec.json.encode(letter_log.withhold(problem, sees=False))
     assert letter_log.withhold(problem, sees=True) is problem
-    corrected = quality.CorrectedLetter(letter="0-7", text='{"user_id": "ann"}', problem=problem)
+    corrected = quality.CorrectedLetter(
+        letter="0-7", text='{"user_id": "ann"}', problem=problem, event_id="ann-1"
+    )
     assert b"ann" not in msgspec.json.encode(letter_log.hide(corrected, sees=False))
+    # The fields of what is no number are called as the app likes.
+    odd = letter_of("context.ann: nan: expected a finite number")
+    for sees, field in ((True, "context.ann"), (False, "context")):
+        (fault,) = letter_log.describe_faults([odd], {}, sees)
+        assert (fault.field, fault.expected) == (field, "expected a finite number")
+        assert fault.fault == letter_log.describe_line(odd, {}, sees)["fault"]
+
+
+def test_what_was_done_is_told_without_what_may_name_a_person() -> None:
+    said = {"action_id": "a", "who": "sam", "role": "operator", "reason": "why", "before": ""}
+    known = AuditEntry(
+        number=1, time=9, operation="x", target="person='ann'", outcome="failed: ann", **said
+    )
+    hidden = audit.hide(known)
+    assert b"ann" not in msgspec.json.encode(hidden)
+    assert (hidden.who, hidden.reason, hidden.outcome.split(":")[0]) == ("sam", "why", "failed")
+    assert audit.hide(msgspec.structs.replace(known, outcome="done")).outcome == "done"
 
 
 def test_the_audit_says_which_letters_were_sent_again() -> None:
