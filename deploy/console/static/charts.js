@@ -12,6 +12,25 @@ const dark = matchMedia("(prefers-color-scheme: dark)");
 const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const seriesColor = (at) => color(`--series-${(at % 6) + 1}`);
 const faint = (hex) => `${hex}33`;
+const DAY_S = 86400;
+
+// A moment in UTC, as everywhere on these pages.
+function writeMoment(seconds) {
+  return seconds == null ? "–" : `${new Date(seconds * 1000).toISOString().slice(0, 19).replace("T", " ")} UTC`;
+}
+
+// Where ticks are, in UTC and by 24 hours; the day stands below where it is not that of the tick before.
+function writeTicks(_plot, ticks, _axis, _space, step) {
+  let before = "";
+  return ticks.map((seconds) => {
+    const text = new Date(seconds * 1000).toISOString();
+    const day = text.slice(0, 10);
+    const time = step < DAY_S ? text.slice(11, step < 60 ? 19 : 16) : "";
+    const shown = day === before ? time : [time, day].filter(Boolean).join("\n");
+    before = day;
+    return shown;
+  });
+}
 
 function makeOptions(element, { label, series, unit = "", digits = 0, range, height = 220, time = true }) {
   const write = (value) =>
@@ -24,9 +43,9 @@ function makeOptions(element, { label, series, unit = "", digits = 0, range, hei
     tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1000), "Etc/UTC"),
     legend: { live: true },
     cursor: { y: false },
-    axes: [axis, { ...axis, size: 60, values: (_, ticks) => ticks.map(write) }],
+    axes: [time ? { ...axis, values: writeTicks } : axis, { ...axis, size: 60, values: (_, ticks) => ticks.map(write) }],
     series: [
-      {},
+      time ? { value: (_, seconds) => writeMoment(seconds) } : {},
       ...series.map((each, at) => ({
         label: each.name,
         stroke: each.hidden ? "transparent" : seriesColor(each.color ?? at),

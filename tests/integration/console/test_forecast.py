@@ -75,6 +75,9 @@ def test_what_is_expected_is_told_once_there_are_windows(
         assert visit.find_faults() == []
         visit.go("/demand")
         assert visit.page.locator("h1").inner_text() == "Demand"
+        # An item's page draws its forecast, too.
+        visit.go("/items/i1")
+        visit.page.wait_for_selector(".forecast-chart canvas")
         assert visit.faults == []
 
 
