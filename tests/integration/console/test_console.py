@@ -114,6 +114,52 @@ def test_pages_are_whole_without_scripts(console: Console, browser: Browser) -> 
         assert "Event to answer, p99" in visit.page.inner_text("main")
 
 
+# As a page's own module might be: it imports the one that loads it.
+CIRCLE = """
+import "./live.js";
+export function update(sample) {
+  window.samples = (window.samples ?? 0) + Boolean(sample.time);
+}
+"""
+
+
+def test_a_module_may_import_the_one_that_loads_it(console: Console, browser: Browser) -> None:
+    """Neither waits for the other, and nothing is loaded or followed twice."""
+    with visiting(browser, console) as visit:
+        visit.page.route(
+            "**/static/now.js",
+            lambda route: route.fulfill(body=CIRCLE, content_type="text/javascript"),
+        )
+        asked: list[str] = []
+        visit.page.on("request", lambda request: asked.append(request.url))
+        visit.go("/")
+        wait_until(lambda: visit.page.evaluate("window.samples ?? 0") > 1, 30)
+        for path in ("/static/live.js", "/static/now.js", "/v1/admin/live"):
+            assert asked.count(console.url + path) == 1
+        assert visit.page.inner_text("#live") == "live"
+        assert visit.faults == []
+
+
+def test_a_page_without_its_module_is_whole_and_says_so(console: Console, browser: Browser) -> None:
+    with visiting(browser, console) as visit:
+        visit.page.route("**/static/now.js", lambda route: route.abort())
+        visit.go("/")
+        visit.page.wait_for_selector("#live[data-state='away']")
+        assert "a part of this page is missing" in visit.page.inner_text("#live")
+        assert visit.page.locator("nav").is_visible()
+        assert visit.value("[data-now='knowledge.lag']") >= 0
+        assert visit.faults
+
+
+def test_a_page_that_has_nothing_to_edit_loads_no_editor(
+    console: Console, browser: Browser
+) -> None:
+    with visiting(browser, console) as visit:
+        visit.go("/placements/home?revision=987654")
+        assert "no rules of revision 987654" in visit.page.inner_text("main")
+        assert [each for each in visit.faults if "404" not in each] == []
+
+
 def test_a_server_that_sleeps_is_named_and_the_page_stays(
     console: Console, browser: Browser
 ) -> None:
