@@ -44,7 +44,9 @@ class Look:
     Attributes:
         samples: what all processes say of themselves.
         totals: their counters together, each since its process began.
-        recent, minute, hour, day: what was seen in the last ten seconds, and longer.
+        recent, minute, hour, day: what was seen in the last ten seconds, and longer. What a
+            Prometheus says is as old as its scrapes: there `recent` is the minute.
+        recent_s: how many seconds `recent` is.
         places: of each partition; empty where Kafka does not answer.
         waits_ms: of each partition, how long the oldest message has waited that no row holds, where
             that is known.
@@ -59,6 +61,7 @@ class Look:
     minute: Slot = NOTHING
     hour: Slot = NOTHING
     day: Slot = NOTHING
+    recent_s: int = NOW_LOOKS * LOOK_S
     begin_ms: int | None = None
     places: Mapping[Source, PartitionPlace] = field(default_factory=dict)
     waits_ms: Mapping[Source, int | None] = field(default_factory=dict)
@@ -89,6 +92,7 @@ class NowBoard:
         self._followed = frozenset(log_topics())
         self._waits = AgeWatch(lambda places: message_times(settings.kafka, places))
         self._recent: deque[Slot] = deque(maxlen=MINUTE_LOOKS)
+        self._recent_looks = MINUTE_LOOKS if settings.console.prometheus_url else NOW_LOOKS
         self._answered: dict[str, float] = {}
         self._said: dict[str, tuple[float, list[Reading]]] = {}
         self._watched: tuple[float, float] | None = None
@@ -134,7 +138,7 @@ class NowBoard:
         counted = Slot(
             self._watch_seconds(said.problems, now_s, wall_s), self._counters.take(samples)
         )
-        recent = merge([*list(self._recent)[1 - NOW_LOOKS :], counted])
+        recent = merge([*list(self._recent)[1 - self._recent_looks :], counted])
         is_told = any(each.process for each in samples)
         age_ms = find_age(waits_ms, recent.counts if is_told else None)
         slot = Slot(counted.seconds, counted.counts, self._levels(places, age_ms))
@@ -148,6 +152,7 @@ class NowBoard:
             minute=merge(self._recent),
             hour=self.history.total(Span.HOUR),
             day=self.history.total(Span.DAY),
+            recent_s=self._recent_looks * LOOK_S,
             begin_ms=self.history.begin_ms(),
             places=places,
             waits_ms=waits_ms,

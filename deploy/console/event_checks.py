@@ -120,7 +120,7 @@ def find_faults(name: str) -> Iterator[IdFault]:
 
 
 def shape_of(name: str) -> str:
-    """An id without what it says: a for a letter, 9 for a digit, * for a picture, cut.
+    r"""An id without what it says: a for a letter, 9 for a digit, * for a picture, cut.
 
     What stands between them, and what cannot be seen or was read by a wrong encoding, stays.
 

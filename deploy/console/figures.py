@@ -189,21 +189,28 @@ def find_missing(look: Look, settings: Settings) -> dict[str, Problem]:
         missing["partitions"] = make_problem(
             "unavailable", look.problems["kafka"], "headwater status says which server is away"
         )
-    elsewhere = settings.console.targets or settings.console.prometheus_url
+    is_any_told = any(each.process for each in look.samples)
     if "prometheus" in look.problems:
         missing["events"] = make_problem(
             "unavailable",
             f"the Prometheus of console.prometheus_url {look.problems['prometheus']}",
             "correct console.prometheus_url, or start it",
         )
-    elif not elsewhere and not settings.worker.metrics_port:
+    elif settings.console.prometheus_url:
+        if not is_any_told:
+            missing["events"] = make_problem(
+                "unavailable",
+                "the Prometheus of console.prometheus_url has no metrics of Headwater",
+                "name the ports of worker.metrics_port in its scrape_configs, and start a worker",
+            )
+    elif not settings.console.targets and not settings.worker.metrics_port:
         missing["events"] = make_problem(
             "not-found",
             "workers tell no metrics: worker.metrics_port is 0",
             "set worker.metrics_port, such as 9188, and start workers and console again; "
             "where workers run elsewhere, set console.targets",
         )
-    elif "worker" in look.problems or not any(each.process for each in look.samples):
+    elif "worker" in look.problems or not is_any_told:
         missing["events"] = make_problem(
             "unavailable",
             f"no worker tells its metrics: {look.problems.get('worker', 'none answers')}",

@@ -179,9 +179,7 @@ def withhold(problem: Problem, sees: bool) -> Problem:
     if sees:
         return problem
     field, expected = refusals.hide_field(problem.field), refusals.hide_expected(problem.remedy)
-    return replace(
-        problem, field=field, value="", detail=f"{field}: {expected}", remedy=expected
-    )
+    return replace(problem, field=field, value="", detail=f"{field}: {expected}", remedy=expected)
 
 
 def hide(line: quality.CorrectedLetter, sees: bool) -> quality.CorrectedLetter:

@@ -112,6 +112,7 @@ class NowOperations(ConsoleOperations):
         answer = told.NowAnswer(
             time=look.time_ms,
             since=look.begin_ms,
+            recent_s=look.recent_s,
             all_events=made.add_events(look, figures),
             events=made.list_events(look, figures),
             all_answers=told.Counted(**figures.count("answers")),

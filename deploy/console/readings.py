@@ -4,6 +4,7 @@ A reading is one sample of one process. `CounterWatch` turns what counters say i
 since it looked last: a process that began again counts from 0.
 """
 
+import math
 import time
 import urllib.request
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -100,8 +101,15 @@ def find_figures(counts: Mapping[str, float], figure: str) -> dict[tuple[str, ..
 
 
 def find_buckets(counts: Mapping[str, float], figure: str) -> dict[float, float]:
-    """The counts of a histogram's buckets, by upper bound."""
-    return {float(bound): count for (bound,), count in find_figures(counts, figure).items()}
+    """The counts of a histogram's buckets, by upper bound: however it was written.
+
+    >>> find_buckets({"row_seconds|1.0": 2.0, "row_seconds|1": 3.0}, "row_seconds")
+    {1.0: 5.0}
+    """
+    found: dict[float, float] = {}
+    for (bound,), count in find_figures(counts, figure).items():
+        found[float(bound)] = found.get(float(bound), 0.0) + count
+    return found
 
 
 def sum_counters(samples: Iterable[Reading]) -> dict[str, float]:
@@ -225,7 +233,8 @@ def read_text(process: str, text: str) -> Iterator[Reading]:
     for family in parser.text_string_to_metric_families("\n".join((*kept, ""))):
         for sample in family.samples:
             # Without their types, counters are read under the names that they stand under.
-            yield Reading(process, sample.name, sample.labels, sample.value)
+            if math.isfinite(sample.value):
+                yield Reading(process, sample.name, sample.labels, sample.value)
 
 
 def _name_of(line: str) -> str:
@@ -280,6 +289,7 @@ class PrometheusReader:
         if answer.status != "success":
             return Readings([], {"prometheus": answer.error or answer.status})
         samples = [_read_result(each) for each in answer.data.result]
+        samples = [each for each in samples if math.isfinite(each.value)]
         # Prometheus watches others too: ours are those that have said something of ours.
         self._ours |= {each.process for each in samples if each.name.startswith("headwater_")}
         problems = {

@@ -169,9 +169,7 @@ def test_any_letter_is_told_shown_and_refused_by_name(raw: bytes, reason: str, t
 
 
 NAME, END = "Quillfeather", st.sampled_from(["", ": ", "'", '"', "://a:b@"])
-names = st.builds(
-    "{}{}{}{}".format, st.text(max_size=90), END, st.just(NAME), END
-)
+names = st.builds("{}{}{}{}".format, st.text(max_size=90), END, st.just(NAME), END)
 
 
 def read_message(topic: str, raw: bytes) -> None:

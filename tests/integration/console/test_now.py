@@ -6,20 +6,25 @@ import json
 import time
 import urllib.request
 from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import closing
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 import pytest
 from confluent_kafka import OFFSET_BEGINNING, Consumer, Producer, TopicPartition
 from headwater_client import EVENT_TYPES, EventProducer
+from headwater_client.admin.now import Span
 from playwright.sync_api import Browser
 from prometheus_client.parser import text_string_to_metric_families
 
+from deploy.console.history import SPANS
 from features.kafka import client_config, describe_log, group_offsets, partition_bounds
 from features.settings import BrokerSettings
-from tests.harness.console import Console, Visit, visiting
-from tests.harness.servers import asleep
+from tests.harness.console import Console, Visit, running_console, visiting
+from tests.harness.prometheus import Prometheus, running_prometheus
+from tests.harness.servers import asleep, pause
 from tests.harness.waiting import wait_until
 
 pytestmark = pytest.mark.integration
@@ -249,6 +254,19 @@ def test_the_page_shows_exactly_these_numbers(
         assert visit.faults == []
 
 
+LIGHT_AND_DARK = ("light", "dark")
+# Where clocks are three and a half hours behind UTC.
+FAR_AWAY = {"timezone_id": "America/St_Johns", "locale": "en-US"}
+NOTE_TEXTS = """() => {
+    window.drawn = [];
+    const draw = CanvasRenderingContext2D.prototype.fillText;
+    CanvasRenderingContext2D.prototype.fillText = function (text, ...rest) {
+        window.drawn.push(text);
+        return draw.call(this, text, ...rest);
+    };
+}"""
+
+
 def test_lines_and_numbers_move_while_people_click(console: Console, browser: Browser) -> None:
     with visiting(browser, console, "viewer") as visit:
         visit.go("/")
@@ -256,12 +274,57 @@ def test_lines_and_numbers_move_while_people_click(console: Console, browser: Br
         before = numbers_of(visit)["events.0.total"]
         with console.replaying():
             wait_until(lambda: numbers_of(visit)["events.0.total"] > before, 60)
+        assert pressed_of(visit) == {"hour": True, "day": False}
         visit.page.click("[data-span='day']")
         visit.page.wait_for_selector("[data-span='day'][aria-pressed='true']")
         assert visit.page.inner_text("#span-name") == "day"
         assert visit.page.locator("[data-chart] canvas").count() == 4
+        assert pressed_of(visit) == {"hour": False, "day": True}
         assert visit.faults == []
     wait_until(lambda: console.take("GET", "/v1/admin/now")["knowledge"]["lag"] == 0, 60)
+
+
+def pressed_of(visit: Visit) -> dict[str, bool]:
+    """Which span is pressed, as everyone can see: in each theme it alone is filled, and legible."""
+    told: list[dict[str, bool]] = []
+    for theme in LIGHT_AND_DARK:
+        visit.page.emulate_media(color_scheme=theme)  # type: ignore[arg-type]
+        filled = visit.page.evaluate(
+            """() => [...document.querySelectorAll("[data-span]")].map((each) =>
+                [each.dataset.span, getComputedStyle(each).backgroundColor])"""
+        )
+        told.append({name: shown != "rgba(0, 0, 0, 0)" for name, shown in filled})
+        assert visit.find_faults("color-contrast") == []
+    assert told[0] == told[1]
+    return told[0]
+
+
+def test_charts_tell_times_in_utc_by_24_hours(
+    console: Console, browser: Browser, quiet: dict[str, Any]
+) -> None:
+    """Wherever the browser is: as the page, which says so."""
+    with visiting(browser, console, "viewer", **FAR_AWAY) as visit:
+        visit.page.add_init_script(f"({NOTE_TEXTS})()")
+        visit.go("/")
+        visit.page.wait_for_selector("[data-chart='events'] canvas")
+        history = console.take("GET", "/v1/admin/history?span=hour")
+        first, last = history["times"][0], history["times"][-1]
+        minutes = {written(time_ms)[11:16] for time_ms in range(first, last + 120_000, 1000)}
+        ticks = [each for each in visit.page.evaluate("drawn") if ":" in each]
+        assert ticks
+        assert {each[:5] for each in ticks} <= minutes
+        days = [each for each in visit.page.evaluate("drawn") if "-" in each]
+        assert set(days) <= {written(first)[:10], written(last)[:10]}
+        visit.page.hover("[data-chart='events'] .u-over")
+        under = visit.page.locator("[data-chart='events'] .u-legend .u-value").first
+        wait_until(lambda: under.inner_text().endswith(" UTC"), 10)
+        moment = under.inner_text().removesuffix(" UTC")
+        assert written(first) <= moment <= written(last + 120_000)
+        assert visit.faults == []
+
+
+def written(time_ms: int) -> str:
+    return f"{datetime.fromtimestamp(time_ms / 1000, UTC):%Y-%m-%d %H:%M:%S}"
 
 
 def test_the_age_of_what_answers_know_is_what_the_worker_measures(
@@ -359,3 +422,127 @@ def numbers_of(visit: Visit) -> dict[str, float]:
         .filter((each) => each.querySelector("data"))
         .map((each) => [each.dataset.now, Number(each.querySelector("data").value)])"""
     return dict(visit.page.evaluate(script))
+
+
+@pytest.fixture(scope="module")
+def asking(
+    console: Console, quiet: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Console, Prometheus]]:
+    """A second console on the same servers: it asks a Prometheus that scrapes the worker."""
+    folder = tmp_path_factory.mktemp("prometheus")
+    worker = f"127.0.0.1:{console.settings.worker.metrics_port}"
+    with running_prometheus(folder, [worker]) as prometheus:
+        chosen = {"prometheus_url": prometheus.url}
+        with running_console(console.local, console.settings, folder, chosen) as other:
+            wait_until(lambda: now_of(other).get("all_events", {}).get("total", 0) > 0, 60)
+            yield other, prometheus
+
+
+def now_of(console: Console) -> dict[str, Any]:
+    found: dict[str, Any] = console.call("GET", "/v1/admin/now")[1]
+    return found
+
+
+def test_what_a_prometheus_says_is_what_the_page_says(
+    console: Console, asking: tuple[Console, Prometheus]
+) -> None:
+    other, prometheus = asking
+    step_s = SPANS[Span.DAY].step_s
+    if (left_s := step_s - time.time() % step_s) < 60:
+        # All of it is to be in one step of the day.
+        time.sleep(left_s + 1)
+    began_s, before = time.time(), now_of(other)["all_events"]["total"]
+    with console.replaying():
+        wait_until(lambda: now_of(other)["all_events"]["total"] > before + 40, 60)
+    with EventProducer(console.settings.kafka.client_settings, {"log_level": 0}) as producer:
+        for number in range(PURCHASES):
+            producer.purchase(user_id=f"n{number % PEOPLE}", item_id=f"i{number}")
+
+    wait_until(lambda: is_settled(console, other, prometheus), 60)
+    now = now_of(other)
+
+    def grown(metric: str) -> str:
+        return f"({metric} - ({metric} @ {int(began_s)}))"
+
+    check_counts(now, prometheus, grown)
+    shares = {"p50_ms": 0.5, "p99_ms": 0.99}
+    quantiles = {}
+    for part, histogram in (("latency", "answer"), ("absorption", "row")):
+        buckets = grown(f"headwater_event_to_{histogram}_seconds_bucket")
+        for name, share in shares.items():
+            asked = f"histogram_quantile({share}, sum by (le) {buckets})"
+            quantiles[part, name] = 1000 * prometheus.ask_one(asked)
+            for span in ("hour", "day"):
+                assert now[part][span][name] == pytest.approx(quantiles[part, name])
+    answered = prometheus.ask("headwater_routed_version")
+    (stable,) = now["versions"]
+    assert list(stable["workers"].values()) == list(answered.values()) == [stable["version"]]
+    assert (now["recent_s"], now["missing"]) == (60, {})
+
+    # The history of a day: what it has of this step is what Prometheus has.
+    history = other.take("GET", "/v1/admin/history?span=day")
+    lines = {each["name"]: each["values"] for each in history["series"]}
+    (at,) = [at for at, value in enumerate(lines["answers.all"]) if value]
+    for name, share in (("latency.p50", "p50_ms"), ("latency.p99", "p99_ms")):
+        assert lines[name][at] == pytest.approx(quantiles["latency", share])
+    by_topic = prometheus.ask(f"sum by (topic) {grown('headwater_events_total')}")
+    answers = prometheus.ask_one(f"sum{grown('headwater_recommendations_total')}")
+    # Each rate is a count by the same time.
+    watched_s = by_topic["clicks"] / lines["events.click"][at]
+    assert watched_s <= step_s
+    assert lines["events.purchase"][at] * watched_s == pytest.approx(by_topic["purchases"])
+    assert lines["answers.all"][at] * watched_s == pytest.approx(answers)
+
+
+def is_settled(console: Console, other: Console, prometheus: Prometheus) -> bool:
+    """All is answered, and Prometheus and the console that asks it have it from the worker."""
+    now, metrics = now_of(other), metrics_of(console)
+    told = {
+        "headwater_events_total": sum_totals(now["events"]),
+        "headwater_recommendations_total": now["all_answers"]["total"],
+    }
+    return now["knowledge"]["lag"] == 0 and all(
+        total == prometheus.ask_one(f"sum({metric})") == sum(value for _, value in metrics[metric])
+        for metric, total in told.items()
+    )
+
+
+def check_counts(now: dict[str, Any], prometheus: Prometheus, grown: Callable[[str], str]) -> None:
+    """What is counted in all, and what is since a moment, is what Prometheus says.
+
+    Args:
+        grown: the query for what a counter grew by since then.
+    """
+    for metric, label, told in (
+        ("headwater_events_total", "topic", now["events"]),
+        ("headwater_recommendations_total", "variant", now["answers"]),
+        ("headwater_dead_letters_total", "topic", now["dead_letters"]),
+    ):
+        totals: Counter[str] = Counter()
+        hours: Counter[str] = Counter()
+        for each in told:
+            totals[each[label]] += each["total"]
+            hours[each[label]] += each["hour"]
+            assert each["day"] == each["hour"]
+        there = prometheus.ask(f"sum by ({label}) ({metric})")
+        assert there == {name: totals[name] for name in there}
+        lately = prometheus.ask(f"sum by ({label}) {grown(metric)}")
+        assert lately == {name: hours[name] for name in lately}
+
+
+def sum_totals(counted: list[dict[str, Any]]) -> int:
+    return sum(each["total"] for each in counted)
+
+
+def test_a_prometheus_that_is_away_is_named_and_the_rest_stays(
+    asking: tuple[Console, Prometheus],
+) -> None:
+    other, prometheus = asking
+    with pause(prometheus.pid):
+        wait_until(lambda: "events" in now_of(other).get("missing", {}), 60)
+        now = now_of(other)
+        assert "console.prometheus_url" in now["missing"]["events"]["detail"]
+        assert now["partitions"]
+        states = {each["name"]: each["state"] for each in now["servers"]}
+        assert states["kafka"] == "well"
+    wait_until(lambda: now_of(other)["missing"] == {}, 60)

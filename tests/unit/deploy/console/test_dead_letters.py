@@ -78,7 +78,10 @@ def test_letters_of_one_fault_are_together_whoever_they_name() -> None:
         ("user_id: <missing>: is required", ("user_id", "is required")),
         ("price: -1: Expected `float` >= 0.0", ("price", "Expected `float` >= N.N")),
         ("user_id: 5: Expected `str`, got `int`", ("user_id", "Expected `str`, got `int`")),
-        ("<key>: 'ann': expected the user_id, 'o\\'ann \"b\" c'", ("<key>", "expected the user_id")),
+        (
+            "<key>: 'ann': expected the user_id, 'o\\'ann \"b\" c'",
+            ("<key>", "expected the user_id"),
+        ),
         # Whatever is quoted of a message, and however its end was cut: none of it is told.
         ("user_id: 'ann: bob: is required", ("user_id", "is required")),
         ("user_id: {'x: ann': 1}: what nobody has foreseen of ann", ("user_id", HIDDEN)),

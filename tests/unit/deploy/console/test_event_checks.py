@@ -188,7 +188,9 @@ def test_duplicates_are_told_apart() -> None:
     assert found["sent_again"].examples[0].places == ["clicks/0@0", "clicks/0@1"]
     assert found["id_reused"].examples[0].event_ids == ["b"]
     hidden = check_duplicates(events, lambda _: "person-1", tells_ids=False)
-    assert {(one.person, *one.event_ids) for each in hidden for one in each.examples} == {("person-1",)}
+    assert {(one.person, *one.event_ids) for each in hidden for one in each.examples} == {
+        ("person-1",)
+    }
     assert not check_duplicates([make_sample(0), make_sample(1, user_id="bob")], show)
 
 

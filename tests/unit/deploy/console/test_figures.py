@@ -124,6 +124,7 @@ SAID = (Reading("worker", "headwater_events_total", {"topic": "clicks"}, 1.0),)
             "events",
             "console.prometheus_url",
         ),
+        (settings_with(prometheus_url="http://p:9090"), Look(time_ms=1), "events", "scrape"),
         (
             told_port(9188),
             Look(time_ms=1, samples=SAID, problems={"kafka": "away"}),

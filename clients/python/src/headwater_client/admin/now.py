@@ -19,7 +19,7 @@ class Counted(Struct, frozen=True, kw_only=True):
     """How often something happened.
 
     Attributes:
-        per_second: over the last ten seconds; None while nothing was watched.
+        per_second: over the last `recent_s` of the answer; None while nothing was watched.
         hour, day: in the last hour and day, as far as the console has watched.
         total: what the counters of all processes that answer now say, each since it began.
     """
@@ -110,9 +110,9 @@ class KnowledgeNow(Struct, frozen=True, kw_only=True):
     """How old that is what answers know.
 
     Attributes:
-        age_ms: how long after they came answers know events: of those that rows took in over the
-            last ten seconds, 99 in 100 waited at most so long; or what one has waited that no row
-            holds, where that is more. 0 where nothing came; None where that is not known.
+        age_ms: how long after they came answers know events: of those that rows took in lately
+            (`recent_s` of the answer), 99 in 100 waited at most so long; or what one has waited
+            that no row holds, where that is more. 0 where nothing came; None: not known.
         lag: events, items and people's messages that workers have not committed.
         trends_time: the time that what trends is known as of; None before anything trends.
     """
@@ -199,6 +199,8 @@ class NowAnswer(Struct, frozen=True, kw_only=True):
     Attributes:
         time: when it was looked at, in milliseconds.
         since: since when there is a history; None without any.
+        recent_s: over how many seconds rates, and the age of what answers know, are told: ten, and
+            60 where a Prometheus is asked.
         all_events: of all event types.
         answers_in_log, dead_letters_in_log: messages that their topics have now; None where Kafka
             does not say.
@@ -225,6 +227,7 @@ class NowAnswer(Struct, frozen=True, kw_only=True):
     versions: list[VersionNow]
     servers: list[ServerNow]
     trends: TrendsNow
+    recent_s: int = 10
     absorption: dict[str, LatencyNow] = {}
     missing: dict[str, Problem] = {}
     shape: str = ""
