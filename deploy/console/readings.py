@@ -40,6 +40,7 @@ COUNTERS: Mapping[str, tuple[str, tuple[str, ...]]] = {
 }
 """The counters that are kept, by the name of their samples: of which figure, by which labels."""
 
+HISTOGRAMS = frozenset(figure for name, (figure, _) in COUNTERS.items() if name.endswith(BUCKET))
 ABSORBED = "headwater_absorbed_offset"
 GAUGES = ("headwater_routed_version", "headwater_routed_versions_missing", ABSORBED)
 NAMES = frozenset((*COUNTERS, *GAUGES, BEGAN))
@@ -176,14 +177,21 @@ class CounterWatch:
             counters = self._processes[process] = _Counters(began_s, self._looks)
             is_known = is_known or (self._first_s is not None and began_s > self._first_s)
         counters.look = self._looks
+        increases: dict[str, float] = {}
         for reading in readings:
             if (key := figure_key(reading)) is None:
                 continue
             before = counters.values.get(key, 0.0)
             counters.values[key] = reading.value
             # Less than before: it began again, and does not say when.
-            increase = reading.value - before if reading.value >= before else reading.value
-            if is_known and increase > 0:
+            increases[key] = reading.value - before if reading.value >= before else reading.value
+        if not is_known:
+            return
+        grown = {key.partition(_SEPARATOR)[0] for key, increase in increases.items() if increase}
+        for key, increase in increases.items():
+            figure = key.partition(_SEPARATOR)[0]
+            # A bucket that is empty says where the next one begins.
+            if increase > 0 or (figure in HISTOGRAMS and figure in grown):
                 yield key, increase
 
 

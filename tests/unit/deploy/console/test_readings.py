@@ -12,6 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 
+from deploy.console.figures import make_latency
 from deploy.console.readings import (
     BEGAN,
     CounterWatch,
@@ -83,6 +84,21 @@ def test_a_target_is_read_as_prometheus_reads_it(
     assert find_figures(totals, "events") == {('a "b" \\ {c}',): 3.0}
     assert find_figures(totals, "answer_seconds") == {("0.1",): 0.0, ("1.0",): 1.0, ("+Inf",): 1.0}
     assert {each.process for each in said.samples} == {"worker"}
+
+
+def test_a_quantile_lies_in_its_bucket_though_all_below_are_empty(
+    worker: tuple[CollectorRegistry, Counter, Histogram],
+) -> None:
+    registry, _, seconds = worker
+    watch, reader = CounterWatch(), TargetReader({}, None, registry)
+    watch.take(reader.read().samples)
+    assert watch.take(reader.read().samples) == {}
+    for _ in range(4):
+        seconds.observe(0.5)
+    grown = watch.take(reader.read().samples)
+    assert find_figures(grown, "answer_seconds") == {("0.1",): 0.0, ("1.0",): 4.0, ("+Inf",): 4.0}
+    # From .1 to 1 they lie evenly: not from 0 on.
+    assert make_latency(grown).p50_ms == pytest.approx(550.0)
 
 
 def test_this_process_is_read_from_memory(
