@@ -168,7 +168,13 @@ def test_the_catalogue_is_written_and_read(service: Service) -> None:
 
 def wait_until_priced(service: Service, item_id: str, price: float) -> None:
     """The catalogue's columns have an item with this price."""
-    item = {"item_id": item_id, "title": "Lamp", "price": price, "attributes": {"shade": "red"}}
+    item = {
+        "item_id": item_id,
+        "title": "Lamp",
+        "price": price,
+        "category": [category_of(item_id)],
+        "attributes": {"shade": "red"},
+    }
     service.take("PUT", "/v1/items", {"items": [item]})
     exact = f"item.id == '{item_id}' && item.price == {price}"
 
