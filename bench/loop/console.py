@@ -138,8 +138,8 @@ class LookRun:
         """The load at its rate, and who looks meanwhile: milliseconds of CPU a second."""
         rate, seconds = self._options.rate, self._plan.seconds
         self._loaded.load.take_answers()
-        self._loaded.load.start(Sending(round(rate * (seconds + 2 * _SETTLE_S)), rate))
         async with look(self._console, browsers) as seen:
+            self._loaded.load.start(Sending(round(rate * (seconds + 2 * _SETTLE_S)), rate))
             await asyncio.sleep(_SETTLE_S)
             before, begin_s, frames = meter.read(), time.monotonic(), sum(seen)
             await asyncio.sleep(seconds)
@@ -153,14 +153,21 @@ class LookRun:
 
 @asynccontextmanager
 async def look(console: ConsoleAddress, browsers: int) -> AsyncIterator[list[int]]:
-    """So many have the page open, and follow it: how many frames each has read."""
+    """So many have the page open, and follow it: how many frames each has read; the first came."""
     seen = [0] * browsers
     if not browsers:
         yield seen
         return
     session = await _log_in(console)
     async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(_browse(console, session, seen, at)) for at in range(browsers)]
+        firsts = [asyncio.Event() for _ in seen]
+        tasks = [
+            group.create_task(_browse(console, session, seen, at, first))
+            for at, first in enumerate(firsts)
+        ]
+        async with asyncio.timeout(_START_S):
+            for first in firsts:
+                await first.wait()
         yield seen
         for task in tasks:
             task.cancel()
@@ -176,7 +183,7 @@ async def _log_in(console: ConsoleAddress) -> httpx.Cookies:
 
 
 async def _browse(
-    console: ConsoleAddress, session: httpx.Cookies, seen: list[int], at: int
+    console: ConsoleAddress, session: httpx.Cookies, seen: list[int], at: int, first: asyncio.Event
 ) -> None:
     async with httpx.AsyncClient(base_url=console.url, cookies=session, timeout=30) as client:
         for path in _PAGE:
@@ -184,7 +191,9 @@ async def _browse(
         async with client.stream("GET", "/v1/admin/live") as stream:
             stream.raise_for_status()
             async for line in stream.aiter_lines():
-                seen[at] += line.startswith("data:")
+                if line.startswith("data:"):
+                    seen[at] += 1
+                    first.set()
 
 
 def summarise(found: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, Any]:
