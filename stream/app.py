@@ -11,7 +11,7 @@ import ssl
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, NamedTuple, TypeVar, cast
 
 import faust
 from faust.types import TP, EventT, Message, StreamT
@@ -35,6 +35,7 @@ from stream.identities import IdentityReader, IdentityRecord, IdentityUpdater, s
 from stream.identity_stage import EventGate, IdentityStage
 from stream.people import AttributesUpdate, parse_attributes, write_attributes
 from stream.pipeline import Commits, Pipeline, RecommendationProducer, stage
+from stream.placed_lists import WorkerPlacement, make_placement
 from stream.poison import PoisonNet
 from stream.recommendations import EventPlace, RecommendationRequest
 from stream.recommender import Recommender, make_recommender
@@ -150,6 +151,20 @@ def _time_ms(message: Message) -> int | None:
     return None if message.timestamp is None else int(message.timestamp * 1000)
 
 
+class Followed(NamedTuple):
+    """What a loop follows.
+
+    Attributes:
+        versions: which of them answers whom.
+        placement: whose rules lists follow; None: no placement's.
+        sources: the source hash of each topic and partition.
+    """
+
+    versions: RolloutFollower
+    placement: WorkerPlacement | None
+    sources: Mapping[tuple[str, int], Hash]
+
+
 class FastLoop:
     """Handles batches of interactions."""
 
@@ -158,13 +173,13 @@ class FastLoop:
         decoder: RecordDecoder,
         updater: RowUpdater,
         recommender: Recommender,
-        follower: RolloutFollower,
+        followed: Followed,
         pipeline: Pipeline,
     ) -> None:
         self._decoder = decoder
         self._updater = updater
         self._recommender = recommender
-        self._follower = follower
+        self._followed = followed
         self._pipeline = pipeline
         self._starting = asyncio.Lock()
         self._ready = False
@@ -191,8 +206,18 @@ class FastLoop:
         await self._pipeline.send_on(send_on(records, changes.users))
         self._recommender.record(changes.groups)
         requests = _requests(records, changes, self._recommender.answers_since_ms())
-        calls = self._recommender.prepare(requests)
+        calls = self._recommender.prepare(await self._place(requests))
         await self._pipeline.start(calls, events)
+
+    async def _place(
+        self, requests: Sequence[RecommendationRequest]
+    ) -> Sequence[RecommendationRequest]:
+        """The requests with the rules of the worker's placement, if it has one."""
+        if (placement := self._followed.placement) is not None:
+            async for attempt in retry_while_unavailable():
+                with attempt:
+                    requests = await placement.place(requests)
+        return requests
 
     async def skip(self, events: Sequence[EventT[bytes]]) -> None:
         """Take a batch for handled, once all before it is."""
@@ -213,8 +238,10 @@ class FastLoop:
             if not self._ready:
                 async for attempt in retry_while_unavailable():
                     with attempt:
-                        await self._follower.start()
+                        await self._followed.versions.start()
                         await self._recommender.start()
+                        if (placement := self._followed.placement) is not None:
+                            await placement.start(self._followed.sources)
             self._ready = True
 
 
@@ -377,7 +404,9 @@ def make_services(config: WorkerConfig, app: faust.App, identity: LogIdentity) -
         config.worker.row_cache,
     )
     pipeline = Pipeline(recommender, producer, commits)
-    loop = FastLoop(decoder, updater, recommender, follower, pipeline)
+    placement = make_placement(config, store, follower.routes, recommender.items.trending)
+    followed = Followed(follower, placement, identity.sources)
+    loop = FastLoop(decoder, updater, recommender, followed, pipeline)
     return WorkerServices(
         PoisonNet(store, identity.sources, producer.send_to_dead_letter),
         loop,
@@ -398,6 +427,7 @@ def make_services(config: WorkerConfig, app: faust.App, identity: LogIdentity) -
             commits.run,
             positions.watch,
             partial(keep_routed, config, follower.routes),
+            *(placement.tasks if placement else ()),
         ),
         follower.routes,
     )

@@ -11,11 +11,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from cachetools import LRUCache
+from headwater_client.rules import Objective
 
 from features.rules.conditions import Scope
 from features.rules.filters import Filter, compile_filter, join_filters
+from features.rules.objectives import ConversionCounts
 from features.rules.table import CatalogueTable, TableView
-from features.schema import UNKNOWN, BoolArray, Int64Array
+from features.schema import UNKNOWN, BoolArray, Float64Array, Int64Array
 from stream.routing import Route
 
 # A filter that leaves no more, and a small share of the version's items, is answered by scores of
@@ -47,13 +49,16 @@ class FilterableItems:
 
     Attributes:
         table: the items; whoever keeps it up to date changes it in place.
+        conversions: how often they are bought, likewise.
     """
 
     def __init__(self) -> None:
         self.table = CatalogueTable()
+        self.conversions = ConversionCounts()
         self._masks: LRUCache[tuple[str, str], AllowedMask] = LRUCache(_KEPT)
         self._indices: dict[str, Int64Array] = {}
         self._new: dict[str, BoolArray] = {}
+        self._shifts: dict[Objective, tuple[tuple[int, int], Float64Array]] = {}
 
     def make_filter(self, text: str, scope: Scope) -> "ItemFilter":
         """A filter for one request.
@@ -111,6 +116,22 @@ class FilterableItems:
             known = self._indices[address] = np.concatenate([known, more])
         return known
 
+    def find_shifts(self, objective: Objective | None) -> Float64Array | None:
+        """What an objective adds to the logarithm of each item's odds: float64[N]; None: nothing.
+
+        As far as it has been read how often items are bought: whoever asks first has it read.
+        """
+        if objective is None or objective is Objective.CLICKS:
+            return None
+        is_of = self.table.revision, self.conversions.revision
+        if objective not in self._shifts or self._shifts[objective][0] != is_of:
+            column, size = self.table.find_column("price"), len(self.table)
+            prices = np.full(size, np.nan)
+            if column is not None and column.numbers is not None:
+                prices = column.numbers[:size]
+            self._shifts[objective] = is_of, self.conversions.find_shifts(objective, prices)
+        return self._shifts[objective][1]
+
     def find_new(self, route: Route) -> BoolArray:
         """What a version has not learned, or does not know: bool[N], by row."""
         address, indices = route.version.address, self.find_indices(route)
@@ -136,24 +157,55 @@ class ItemFilter:
 
     Attributes:
         found: the filter as it was compiled.
+        among: the only items that it may allow; None: all that there are.
     """
 
-    def __init__(self, items: FilterableItems, found: Filter, scope: Scope) -> None:
-        self.found = found
+    def __init__(
+        self,
+        items: FilterableItems,
+        found: Filter,
+        scope: Scope,
+        among: frozenset[str] | None = None,
+    ) -> None:
         self._items = items
+        self.found = found
         self._scope = scope
+        self.among = among
+        self._own: AllowedMask | None = None
 
     @property
-    def key(self) -> tuple[str, str]:
+    def key(self) -> tuple[str, str, frozenset[str] | None]:
         """The same for filters that allow the same."""
-        return self.found.text, self.found.describe_scope(self._scope)
+        return self.found.text, self.found.describe_scope(self._scope), self.among
+
+    @property
+    def is_named(self) -> bool:
+        """Whether it allows no more than some items that are named."""
+        return self.among is not None
 
     def join(self, other: "ItemFilter") -> "ItemFilter":
         """What this filter and another one of the same request allow."""
-        return ItemFilter(self._items, join_filters(self.found, other.found), self._scope)
+        named = [each for each in (self.among, other.among) if each is not None]
+        among = frozenset.intersection(*named) if named else None
+        found = join_filters(self.found, other.found)
+        return ItemFilter(self._items, found, self._scope, among)
+
+    def find_rows(self) -> BoolArray:
+        """What it allows, by row of the table: bool[N], not to be changed."""
+        return self._mask().allowed
 
     def _mask(self) -> AllowedMask:
-        return self._items.find_mask(self.found, self._scope)
+        known = self._items.find_mask(self.found, self._scope)
+        if self.among is None:
+            return known
+        # It is of this request alone: no other would find it where masks are kept.
+        if self._own is None or self._own.revision != known.revision:
+            rows = self._items.table.rows_of(list(self.among))
+            rows = rows[rows >= 0]
+            allowed = np.zeros(len(known.allowed), np.bool_)
+            allowed[rows] = known.allowed[rows]
+            self._own = AllowedMask(known.revision, allowed)
+        return self._own
 
     def allow(self, item_ids: Sequence[str]) -> BoolArray:
         """Which of these items are allowed: bool[n]."""

@@ -3,6 +3,7 @@
 V items of a version.
 """
 
+import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -10,16 +11,16 @@ from typing import NamedTuple
 
 import numpy as np
 from headwater_client import RecommendedItem
-from headwater_client.rules import ListRules
+from headwater_client.rules import ListRules, Objective
 from msgspec.structs import replace
 
 from features.rows import UserRow
 from features.rules.arranging import PlacedItem, ScoredItems, arrange_list
 from features.rules.conditions import Scope
-from features.rules.filters import EVERYTHING, compile_filter, join_filters, unite_filters
+from features.rules.filters import EVERYTHING, compile_filter, unite_filters
 from features.rules.plans import plan_list
 from features.schema import BoolArray
-from stream.filtering import FilterableItems, ItemFilter
+from stream.filtering import MAX_POOL, FilterableItems, ItemFilter
 from stream.ranking import POPULAR
 from stream.routing import Route
 from stream.trending import TrendingItems
@@ -27,7 +28,7 @@ from stream.trending import TrendingItems
 # The count of a popular item whose logarithm is taken, at least.
 _LEAST_COUNT = 1e-9
 BOOSTS = "boosts"
-"""The part of a score that is the boosts'."""
+"""The part of a score that is of boosts and of the objective."""
 
 
 class ListSources(NamedTuple):
@@ -72,9 +73,9 @@ class RequestRules:
         raised = None
         if texts:
             found = unite_filters([compile_filter(text) for text in texts])
-            if self.wanted is not None:
-                found = join_filters(self.wanted.found, found)
             raised = ItemFilter(self.items, found, self.scope)
+            if self.wanted is not None:
+                raised = self.wanted.join(raised)
         object.__setattr__(self, "raised", raised)
 
     def needs_raised(self, found: Sequence[RecommendedItem], places: int, bound: float) -> bool:
@@ -98,6 +99,32 @@ class RequestRules:
             for promotion in self.rules.promotions
         )
 
+    def find_raised(
+        self, found: Sequence[RecommendedItem], places: int, bound: float
+    ) -> Iterator[ItemFilter]:
+        """What a version has to be asked for besides: an item of it might get a place.
+
+        Args:
+            found, bound: as of `needs_raised`.
+        """
+        if self.raised is not None and self.needs_raised(found, places, bound):
+            yield self.raised
+        shifts = self.items.find_shifts(self.rules.objective)
+        if shifts is None:
+            return
+        # Those that the objective raises most, of all that may be shown.
+        rows = np.flatnonzero(self._evaluate_filter())
+        if len(rows) > MAX_POOL:
+            rows = rows[np.argpartition(-shifts[rows], MAX_POOL)[:MAX_POOL]]
+        names = frozenset(self.items.table.item_ids[row] for row in rows.tolist())
+        best = ItemFilter(self.items, EVERYTHING, self.scope, names)
+        yield best if self.wanted is None else self.wanted.join(best)
+
+    @property
+    def raises(self) -> bool:
+        """Whether an item may stand higher than by its score alone."""
+        return self.raised is not None or self.rules.objective not in (None, Objective.CLICKS)
+
     def arrange(
         self, found: Sequence[RecommendedItem], places: int, sources: ListSources
     ) -> list[RecommendedItem]:
@@ -110,6 +137,8 @@ class RequestRules:
         allowed[self.items.table.rows_of_hashes(sources.row.seen)] = False
         new = None if sources.route is None else self.items.find_new(sources.route)
         plan = plan_list(self.rules, self.items.table, self._evaluate, allowed, new)
+        shifts = self.items.find_shifts(self.rules.objective)
+        plan = dataclasses.replace(plan, shifts=shifts)
         placed = arrange_list(plan, self._pools(found, allowed, sources), places, self.seed)
         by_id = {item.item_id: item for item in found}
         return [_describe(each, by_id.get(each.item_id), sources.is_fallback) for each in placed]
@@ -118,8 +147,9 @@ class RequestRules:
         return self.items.find_mask(compile_filter(text), self.scope).allowed
 
     def _evaluate_filter(self) -> BoolArray:
-        found = EVERYTHING if self.wanted is None else self.wanted.found
-        return self.items.find_mask(found, self.scope).allowed
+        if self.wanted is not None:
+            return self.wanted.find_rows()
+        return self.items.find_mask(EVERYTHING, self.scope).allowed
 
     def _pools(
         self, found: Sequence[RecommendedItem], allowed: BoolArray, sources: ListSources

@@ -1,13 +1,13 @@
 """Who asks for a list, what is answered, and the messages that are made of it."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from time import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import xxhash
 from headwater_client import Interaction, RecommendedItem
-from headwater_client.events import Recommendation, Shadow
+from headwater_client.events import ListRequest, Recommendation, Shadow
 
 from features.rows import UserRow
 from stream.filtering import ItemFilter
@@ -32,6 +32,20 @@ class EventPlace(NamedTuple):
     sequence: int
 
 
+class ListPlacement(NamedTuple):
+    """The placement of a list that an event led to.
+
+    Attributes:
+        context: what its rules got of the event.
+        hides_popular: whether the list stays empty where no version answers.
+    """
+
+    name: str
+    revision: int
+    context: Mapping[str, Any]
+    hides_popular: bool
+
+
 class RecommendationRequest(NamedTuple):
     """A user to recommend for.
 
@@ -46,6 +60,7 @@ class RecommendationRequest(NamedTuple):
         explained: whether each item says what its score is the sum of.
         rules: which of them the list has, and where; None: the best by their scores.
         arrived_ms: when Kafka took that interaction; None where it came otherwise.
+        placed: the placement of the list that it led to; None: none.
     """
 
     user_id: str
@@ -59,6 +74,7 @@ class RecommendationRequest(NamedTuple):
     explained: bool = False
     rules: RequestRules | None = None
     arrived_ms: int | None = None
+    placed: ListPlacement | None = None
 
 
 def count_places(limit: int | None, top_k: int) -> int:
@@ -113,15 +129,20 @@ def make_recommendations(
         event = request.event
         if event is None:
             raise ValueError(f"request of {request.user_id!r}: a recommendation needs an event")
-        place = request.place._asdict() if request.place else {}
+        place: dict[str, Any] = request.place._asdict() if request.place else {}
         # Also where the version answered, and nothing that it knows may be shown to this user.
         fallback = ranked.fallback or all(item.reason == POPULAR for item in items)
+        if (placed := request.placed) is not None:
+            place |= {"placement": placed.name, "placement_revision": placed.revision}
+            place["asked"] = ListRequest(context=dict(placed.context))
+        is_hidden = fallback and placed is not None and placed.hides_popular
+        shown = [] if is_hidden else items
         messages.append(
             Recommendation(
                 recommendation_id=recommendation_id(event),
                 user_id=event.user_id,
                 event_id=event.event_id,
-                items=items,
+                items=shown,
                 model_version=POPULAR_ITEMS if fallback else ranked.model_version,
                 variant=ranked.variant,
                 event_time=event.timestamp,
@@ -131,7 +152,7 @@ def make_recommendations(
                 failed=ranked.failed,
                 latency_ms=ranked.latency_ms,
                 **place,
-                missing=max(0, ranked.top_k - len(items)),
+                missing=max(0, count_places(request.limit, ranked.top_k) - len(shown)),
             )
         )
     return messages

@@ -4,7 +4,7 @@ Two steps, because rows change while a model computes. `prepare` reads the rows 
 builds the calls; `execute` makes a call and ranks its answer, at any later moment.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from time import time
 
 import numpy as np
@@ -268,22 +268,21 @@ class Recommender:
         answer: ModelAnswer,
     ) -> None:
         """Ask a version for what rules raise, where that may be in no list yet."""
-        groups: dict[tuple[str, str], list[int]] = {}
+        groups: dict[Hashable, tuple[ItemFilter, list[int]]] = {}
         for user, request in enumerate(requests if not answer.call.is_whole else ()):
             rules = request.rules
             places = count_places(request.limit, self._settings.top_k)
-            if rules is None or rules.raised is None:
+            if rules is None or not rules.raises:
                 continue
-            if rules.needs_raised(lists[user], places, answer.bound(user, lists[user])):
-                groups.setdefault(rules.raised.key, []).append(user)
-        for users in groups.values():
-            raised = requests[users[0]].rules
-            assert raised is not None
-            assert raised.raised is not None
-            mask = raised.raised.mask_by_index(answer.call.route)
+            found = lists[user]
+            for raised in rules.find_raised(found, places, answer.bound(user, found)):
+                groups.setdefault(raised.key, (raised, []))[1].append(user)
+        for raised, users in groups.values():
+            mask = raised.mask_by_index(answer.call.route)
             if not mask.any():
                 continue
-            more = await self._versions.call_version(answer.call.select(users).narrow(mask))
+            call = answer.call.select(users).narrow(mask, is_named=raised.is_named)
+            more = await self._versions.call_version(call)
             if not more.outputs:
                 continue
             for user, items in zip(users, await self._cut(more, EVERY_PLACE), strict=True):

@@ -92,6 +92,11 @@ class WorkerSettings(Section):
     top_k: Annotated[int, Field(ge=1, le=100)] = Field(
         10, description="items of a recommendation, at most"
     )
+    placement: Annotated[str, Field(pattern="^[a-z0-9][a-z0-9_-]{0,63}$")] | None = Field(
+        None,
+        description="placement whose rules the lists on the topic recommendations follow; its "
+        "filters get the context of the event that led to a list; empty: none",
+    )
     batch_size: Annotated[int, Field(ge=1, le=1024)] = Field(
         128,
         description="events of a micro-batch, at most; a quiet stream does not wait for so many",

@@ -59,20 +59,24 @@ class VersionCall:
             wanted=[self.wanted[user] for user in users],
         )
 
-    def narrow(self, allowed: BoolArray) -> "VersionCall":
+    def narrow(self, allowed: BoolArray, *, is_named: bool = False) -> "VersionCall":
         """The call that is about some items only: bool[N], by the version's indices.
 
         They are named, or the others are left out: whichever are fewer.
+
+        Args:
+            is_named: they are named, and all of them are looked at: at most `MAX_POOL`.
         """
         tensors, users = self.request.tensors, len(self.times_ms)
         chosen, hidden = np.flatnonzero(allowed), np.flatnonzero(~allowed)
-        if len(chosen) < len(hidden):
+        if is_named or len(chosen) < len(hidden):
             changed = {"candidate_items": np.tile(chosen, (users, 1))}
         else:
             left_out = [tensors["excluded_items"], np.tile(hidden, (users, 1))]
             changed = {"excluded_items": np.concatenate(left_out, axis=1)}
         request = replace(self.request, tensors={**tensors, **changed})
-        return replace(self, request=request, is_whole="candidate_items" in changed)
+        depth = max(self.depth, MAX_POOL) if is_named else self.depth
+        return replace(self, request=request, is_whole="candidate_items" in changed, depth=depth)
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +243,7 @@ def _depth_of(request: RecommendationRequest, is_whole: bool) -> int:
     """
     if request.rules is None:
         return 0
-    return MAX_POOL if is_whole and request.rules.raised else _RULES_DEPTH
+    return MAX_POOL if is_whole and request.rules.raises else _RULES_DEPTH
 
 
 def _pad(pools: Sequence[Int64Array]) -> Int64Array:

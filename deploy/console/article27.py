@@ -20,7 +20,7 @@ from headwater_client.admin.fairness import (
     SystemDescription,
 )
 from headwater_client.contract import Fallback, PlacementAnswer, PlacementRules
-from headwater_client.rules import ListRules
+from headwater_client.rules import ListRules, Objective
 
 from deploy.settings import Settings
 from features.rules.compiler import PERSON, SEGMENT
@@ -107,6 +107,14 @@ TO_COMPLETE = (
     "whether anybody pays for a promoted or pinned item: it is an advertisement then (Article 26)",
     "the languages of the terms and conditions",
 )
+
+
+_OBJECTIVES = {
+    Objective.PURCHASES: "Items that are bought more often, of all the times that they are taken, "
+    "come first.",
+    Objective.REVENUE: "Items that are bought more often, of all the times that they are taken, "
+    "and dearer items come first.",
+}
 
 
 def describe_system(placement: PlacementAnswer | None, facts: DisclosureFacts) -> SystemDescription:
@@ -219,6 +227,8 @@ def _describe_rules(rules: ListRules) -> Iterator[MainParameter]:
     """What the provider has set for a place, in plain words, and each expression as it stands."""
     if isinstance(rules, PlacementRules) and rules.filter:
         yield _rule("Which items may be shown", f"Only items of which this is true: {rules.filter}")
+    if rules.objective in _OBJECTIVES:
+        yield _rule("What the list is to earn", _OBJECTIVES[rules.objective])
     for boost in rules.boosts:
         side = "more" if boost.factor > 1 else "less"
         yield _rule(

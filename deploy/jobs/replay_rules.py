@@ -10,7 +10,7 @@ from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
 
@@ -34,6 +34,7 @@ from features.settings import DAY_MS, BrokerSettings
 from features.store import RowStore
 from features.store.redis import RedisRowStore
 from features.topics import hash64
+from stream.conversions import ConversionFollower
 from stream.filtering import FilterableItems, ItemFilter
 from stream.item_follower import ItemFollower
 from stream.people import read_attributes
@@ -48,7 +49,10 @@ _BATCH = 64
 _TIMEOUT_MS = 30_000
 _OF_TRIAL = "made by rules on trial"
 _NO_RULES = "made by rules that the topic has no more"
-_NO_REQUEST = "what was asked for is not logged: of later pages, or without what was shown before"
+_NO_REQUEST = (
+    "what was asked for is not logged: of later pages, of candidates, or without what was shown "
+    "before"
+)
 _EVERYTHING = "item.available"
 _CANNOT_USE = "the changed rules cannot be used: "
 
@@ -224,6 +228,7 @@ class _Core:
         await recommender.start()
         core = cls(settings, store, recommender, items.items)
         await items.start(core._sources)
+        await ConversionFollower(settings.kafka, store, core.schema, items.items, DAY_MS).read_all()
         names = items.items.table.item_ids
         core._new = stable.vocabulary.indices_of(names) < FIRST_ITEM
         core._hashes = np.array([hash64(name) for name in names], np.int64)
@@ -322,8 +327,11 @@ class _Core:
             return self._items.find_mask(filters.compile_filter(text), scope).allowed
 
         fresh = ~np.isin(self._hashes, np.array(asked.row.seen, np.int64))
-        allowed = self._items.find_mask(wanted.found, scope).allowed & fresh
-        plan = plans.plan_list(rules, table, evaluate, allowed, self._new)
+        allowed = wanted.find_rows() & fresh
+        plan = replace(
+            plans.plan_list(rules, table, evaluate, allowed, self._new),
+            shifts=self._items.find_shifts(rules.objective),
+        )
         told = asked.served.told.asked
         limit = told.limit if told and told.limit is not None else rules.limit
         return PlannedList(plan, [scored], count_places(limit, self._top_k))

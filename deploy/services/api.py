@@ -35,6 +35,7 @@ from stream.api.parts import ApiParts
 from stream.api.readiness import Readiness
 from stream.api.rpc import RpcApi, RpcListener
 from stream.api.service import ApiService
+from stream.conversions import ConversionFollower
 from stream.failures import retry_while_unavailable
 from stream.item_follower import ItemFollower
 from stream.metrics import count_wrong_time
@@ -167,6 +168,7 @@ class ApiCore:
         follower: keeps the routes up to date.
         items: keeps what filters are evaluated over up to date.
         placements: keeps placements up to date.
+        conversions: keeps up to date how often items are bought.
     """
 
     settings: Settings
@@ -177,6 +179,7 @@ class ApiCore:
     follower: RolloutFollower
     items: ItemFollower
     placements: PlacementFollower
+    conversions: ConversionFollower
     store: RedisRowStore
 
     async def serve(
@@ -221,6 +224,7 @@ class ApiCore:
                 self.follower.run(),
                 self.items.run(),
                 self.placements.run(),
+                self.conversions.run(),
                 self.parts.segment_rates.run(),
                 self._beat(),
                 watch_identity(self.settings.kafka, self.identity),
@@ -272,6 +276,8 @@ def make_core(settings: Settings, identity: LogIdentity) -> ApiCore:
         settings.worker.catalogue_refresh_s,
     )
     placements = PlacementFollower(settings.kafka)
+    refresh_s = settings.worker.catalogue_refresh_s
+    conversions = ConversionFollower(settings.kafka, store, schema, items.items, refresh_s)
     publisher = EventPublisher(settings.kafka, api.deliver_within_s)
     deadline_s = api.deadline_ms / 1000
     batching = Batching(api.batch_size, api.batch_wait_ms / 1000)
@@ -320,6 +326,7 @@ def make_core(settings: Settings, identity: LogIdentity) -> ApiCore:
         follower=follower,
         items=items,
         placements=placements,
+        conversions=conversions,
         store=store,
     )
 

@@ -27,6 +27,7 @@ from deploy.services.health import (
 from deploy.services.supervisor import END_S, end_by_force, relax_collector
 from deploy.settings import Settings
 from features.kafka import LogIdentity, ensure_log
+from features.placement_topic import read_placements
 from features.positions import PositionKeeper, claim_positions
 from features.schema import FeatureSchema
 from features.store import claim_rows
@@ -34,6 +35,7 @@ from features.store.redis import RedisRowStore
 from stream.app import make_app
 from stream.failures import exit_process
 from stream.faust_internals import SignalledWorker
+from stream.placed_lists import check_known
 from stream.settings import WorkerConfig
 
 TURN_S = 1.0
@@ -47,11 +49,14 @@ def run_worker(settings: Settings) -> None:
         settings: with all addresses.
 
     Raises:
-        SettingsError: rows of other settings are there, or a worker of this name runs.
+        SettingsError: rows of other settings are there, a worker of this name runs, or there is no
+            such placement.
         ServerError: Kafka or the store does not answer at the start.
     """
     config = settings.worker_config
     identity = ensure_log(settings.kafka)
+    if (placement := config.worker.placement) is not None:
+        check_known(placement, read_placements(settings.kafka).known)
     asyncio.run(_claim(settings, identity))
     with WorkerName(settings).hold():
         _run(config, identity, ask_servers(settings, "kafka"))

@@ -273,7 +273,8 @@ class _Pool:
         self.item_ids = scored.item_ids
         rows = plan.table.rows_of(scored.item_ids)
         self._rows: list[int] = rows.tolist()
-        self._scores = scored.scores + plan.boost(rows) if plan.boosts else scored.scores
+        is_shifted = plan.boosts or plan.shifts is not None
+        self._scores = scored.scores + plan.boost(rows) if is_shifted else scored.scores
         self._places = {item_id: at for at, item_id in enumerate(scored.item_ids)}
         self._strength = strength
         # No pool is looked through twice for the same places: it may be the whole catalogue.

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 from headwater_client import EventError
 from headwater_client.contract import PlacementRules
-from headwater_client.rules import AtMost, ListRules
+from headwater_client.rules import AtMost, ListRules, Objective
 
 from features.rules.compiler import list_names
+from features.rules.conditions import Scope
 from features.rules.errors import RuleError
 from features.rules.filters import compile_filter
 from features.rules.table import ATTRIBUTE, FIELDS, CatalogueTable
@@ -48,6 +49,7 @@ def has_rules(rules: ListRules) -> bool:
         or rules.diversity
         or rules.exploration
         or rules.promotions
+        or rules.objective not in (None, Objective.CLICKS)
     )
 
 
@@ -62,6 +64,7 @@ def merge_rules(first: ListRules, second: ListRules) -> ListRules:
         diversity=first.diversity or second.diversity,
         exploration=first.exploration or second.exploration,
         promotions=[*first.promotions, *second.promotions],
+        objective=first.objective or second.objective,
     )
 
 
@@ -98,6 +101,20 @@ def check_rules(
                 raise EventError(f"pins[{at}].{name}", value, "another pin has it already")
 
 
+def check_scope(rules: ListRules, scope: Scope) -> None:
+    """Refuse a request that lacks what an expression of some rules asks for.
+
+    Raises:
+        RuleError: so it does; with the field.
+    """
+    for field, text in find_conditions(rules):
+        try:
+            compile_filter(text).check_scope(scope)
+        except RuleError as error:
+            error.field = field
+            raise
+
+
 def _find_attributes(rules: ListRules) -> Iterator[tuple[str, str]]:
     for place, limit in enumerate(rules.at_most):
         yield f"at_most[{place}].by", limit.by
@@ -127,6 +144,7 @@ class ListPlan:
         boosts: masks, each with the natural logarithm of its factor.
         promoted: a mask for each promotion.
         tried: int64[M], ascending, the rows of what exploration tries out; empty without it.
+        shifts: float64[N], what the objective adds to the logarithm of the odds; None: nothing.
     """
 
     table: CatalogueTable
@@ -135,10 +153,13 @@ class ListPlan:
     boosts: Sequence[tuple[BoolArray, float]]
     promoted: Sequence[BoolArray]
     tried: Int64Array
+    shifts: Float64Array | None = None
 
     def boost(self, rows: Int64Array) -> Float64Array:
-        """What boosts add to the logarithm of the odds of items by their rows, -1: unknown ones."""
+        """What is added to the logarithm of the odds of items by their rows, -1: unknown ones."""
         total = np.zeros(len(rows))
+        if self.shifts is not None:
+            total += np.append(self.shifts, 0.0)[rows]
         for mask, weight in self.boosts if len(self.table) else ():
             total += weight * (mask[rows] & (rows >= 0))
         return total

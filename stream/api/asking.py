@@ -230,9 +230,9 @@ class ListOperations(Operations):
 def _read_request(query: contract.RecommendationQuery) -> ListRequest | None:
     """What Kafka is told that was asked for, of a placement; of first pages only.
 
-    What was left out because it was shown before is nowhere in the log.
+    What was left out because it was shown before, and what was chosen from, is nowhere in the log.
     """
-    if query.placement is None or query.cursor or query.exclude_shown:
+    if query.placement is None or query.cursor or query.exclude_shown or query.candidates:
         return None
     return ListRequest(
         filter=query.filter or "",

@@ -29,7 +29,8 @@ class PageCursor(NamedTuple):
     """Where a caller is in a list of several pages.
 
     Attributes:
-        question: names what is asked: of whom, for which placement, with which filter.
+        question: names what is asked: of whom, for which placement, with which filter, of which
+            candidates.
         page: pages that were answered.
         shown: the items of these.
     """
@@ -66,7 +67,8 @@ class PageCursor(NamedTuple):
             raise EventError("cursor", text, _FIRST)
         _, page, asked = _HEAD.unpack_from(content)
         if asked != question:
-            raise EventError("cursor", text, f"is of another person, placement or filter: {_FIRST}")
+            other = "is of another person, placement, filter or candidates"
+            raise EventError("cursor", text, f"{other}: {_FIRST}")
         shown = struct.unpack(f"<{len(items) // _ITEM_BYTES}q", items)
         return cls(question, page, tuple(map(Hash, shown)))
 
@@ -84,7 +86,9 @@ def read_cursor(query: RecommendationQuery) -> PageCursor:
     Raises:
         EventError: its cursor is none of an answer to it.
     """
-    of_what = [query.person, query.guest, query.placement, query.filter]
+    of_what: list[object] = [query.person, query.guest, query.placement, query.filter]
+    if query.candidates is not None:
+        of_what.append(query.candidates)
     question = hash64(msgspec.json.encode(of_what).decode())
     if query.cursor is None:
         return PageCursor(question)

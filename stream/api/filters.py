@@ -13,8 +13,8 @@ from features.placements import PlacementTable
 from features.rules.compiler import PERSON, SEGMENT
 from features.rules.conditions import Scope
 from features.rules.errors import RuleError
-from features.rules.filters import compile_filter
-from features.rules.plans import check_rules, find_conditions, has_rules, merge_rules
+from features.rules.filters import EVERYTHING, compile_filter
+from features.rules.plans import check_rules, check_scope, find_conditions, has_rules, merge_rules
 from stream.api.answers import Question
 from stream.api.problems import RequestError, describe_field, make_problem
 from stream.filtering import FilterableItems, ItemFilter
@@ -135,7 +135,7 @@ def read_wish(
     """
     asked = _Asked(
         query,
-        read_filter(items, query.filter, scope),
+        _read_wanted(items, query, scope),
         _check_rules(items, placements, getattr(query, "rules", None), scope),
         scope,
         uuid4().hex,
@@ -170,26 +170,12 @@ def _check_rules(
         return None
     try:
         check_rules(rules, items.table.attributes, placements.segments)
-        _check_scope(rules, scope)
+        check_scope(rules, scope)
     except RuleError as error:
         raise describe_rule(error, f"rules.{error.field}") from error
     except EventError as error:
         raise RequestError(describe_field(error, "rules")) from error
     return rules
-
-
-def _check_scope(rules: ListRules, scope: Scope) -> None:
-    """Refuse a request that lacks what a rule asks for.
-
-    Raises:
-        RuleError: so it does; with the field.
-    """
-    for field, text in find_conditions(rules):
-        try:
-            compile_filter(text).check_scope(scope)
-        except RuleError as error:
-            error.field = field
-            raise
 
 
 def _bind(items: FilterableItems, rules: PlacementRules, asked: _Asked) -> ListWish:
@@ -202,7 +188,7 @@ def _bind(items: FilterableItems, rules: PlacementRules, asked: _Asked) -> ListW
     if rules.filter is not None:
         bound_filter = items.apply_filter(rules.filter, scope)
         wanted = bound_filter.join(wanted) if wanted else bound_filter
-    _check_scope(rules, scope)
+    check_scope(rules, scope)
     whole = rules if own is None else merge_rules(rules, own)
     bound = RequestRules(items, whole, scope, wanted, list_id) if has_rules(whole) else None
     limit = query.limit or rules.limit
@@ -229,6 +215,19 @@ def _try_out(
     if part.tried is not None:
         return bound._replace(tried=TriedRules(part))
     return wish._replace(tried=TriedRules(part, shadow=bound))
+
+
+def _read_wanted(items: FilterableItems, query: ListQuery, scope: Scope) -> ItemFilter | None:
+    """What a request itself lets into its list: by its filter, of its candidates; None: all.
+
+    Raises:
+        RequestError: the filter cannot be used.
+    """
+    wanted = read_filter(items, query.filter, scope)
+    if not isinstance(query, contract.RecommendationQuery) or query.candidates is None:
+        return wanted
+    chosen = ItemFilter(items, EVERYTHING, scope, frozenset(query.candidates))
+    return wanted.join(chosen) if wanted else chosen
 
 
 def read_filter(items: FilterableItems, text: str | None, scope: Scope) -> ItemFilter | None:

@@ -10,6 +10,7 @@ import msgspec
 from headwater_client import EVENT_TYPES
 from headwater_client.admin import ADMIN_OPERATIONS
 from headwater_client.contract import MAX_EVENTS, EventsAnswer, PlacementName, Problem, TrialAction
+from headwater_client.events import Id
 from headwater_client.operations import CLOUD_EVENT, CLOUD_EVENTS, OPERATIONS, Operation
 from msgspec import Struct
 
@@ -179,6 +180,7 @@ def _body_schema(operation: Operation) -> _Document:
 
 _PATH_SCHEMAS: dict[str, _Document] = {
     "name": msgspec.json.schema(PlacementName),
+    "item": msgspec.json.schema(Id),
     "action": {"type": "string", "enum": [each.value for each in TrialAction]},
 }
 

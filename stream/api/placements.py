@@ -25,6 +25,16 @@ class PlacementOperations(Operations):
         known = self._parts.placements.known
         return contract.PlacementsAnswer(placements=[known[name] for name in sorted(known)])
 
+    async def get_placement(self, call: ApiCall) -> contract.PlacementAnswer:
+        """One placement.
+
+        Raises:
+            RequestError: there is none of this name.
+        """
+        known = self._parts.placements.known
+        _check_known("placement", call.path["name"], known)
+        return known[call.path["name"]]
+
     async def put_placement(self, call: ApiCall) -> contract.PlacementAnswer:
         """Send a placement to Kafka; this service follows it at once.
 
@@ -50,6 +60,16 @@ class PlacementOperations(Operations):
         """All segments, by name."""
         known = self._parts.placements.segments
         return contract.SegmentsAnswer(segments=[known[name] for name in sorted(known)])
+
+    async def get_segment(self, call: ApiCall) -> contract.SegmentAnswer:
+        """One segment.
+
+        Raises:
+            RequestError: there is none of this name.
+        """
+        known = self._parts.placements.segments
+        _check_known("segment", call.path["name"], known)
+        return known[call.path["name"]]
 
     async def put_segment(self, call: ApiCall) -> contract.SegmentAnswer:
         """Send a segment to Kafka; this service follows it at once.

@@ -1,22 +1,23 @@
 """What apps send: events, and items of the catalogue. Kafka has it once it is acknowledged."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from headwater_client import EventError, Interaction, contract
+from headwater_client import EventError, Interaction, Item, contract, decode, encode
 from msgspec.structs import replace
 
 from stream.api.cloud_events import is_cloud, read_cloud_event, split_cloud_events
-from stream.api.intake import event_message, item_message, split_events
+from stream.api.intake import event_message, item_message, removal_message, split_events
 from stream.api.parts import ApiCall, Operations
-from stream.api.problems import RETRY_S, RequestError, describe_field, make_problem
-from stream.api.undelivered import describe_undelivered
+from stream.api.problems import RETRY_S, RequestError, describe_field, make_problem, refuse
+from stream.api.undelivered import describe_undelivered, refuse_undelivered
 
 _SAME_ID = "send it again, with its event_id"
 
 
 class SendingOperations(Operations):
-    """Take events and items, and send them to Kafka."""
+    """Take events and items, send them to Kafka, and tell what the catalogue has."""
 
     async def send_events(self, call: ApiCall) -> contract.EventsAnswer:
         """Send events to Kafka, each by itself.
@@ -73,6 +74,38 @@ class SendingOperations(Operations):
         if problems:
             raise _refuse_items(problems, len(delivered))
         return contract.ItemsAnswer(accepted=len(delivered))
+
+    async def get_item(self, call: ApiCall) -> Item:
+        """What the store has of an item.
+
+        Raises:
+            RequestError: nothing.
+            ServerError: the store does not answer.
+        """
+        name = call.path["item"]
+        async with asyncio.timeout(self._parts.deadline_s):
+            item = await self._parts.recommender.items.catalogue.find(name)
+        if item is None:
+            what = f"the catalogue has no item {name[:64]!r}"
+            raise refuse("not-found", what, "what was sent a moment ago is on its way: ask again")
+        return item
+
+    async def delete_item(self, call: ApiCall) -> contract.ItemRemovalAnswer:
+        """Tell Kafka that an item is no more.
+
+        Raises:
+            EventError: the id is none that an item can have.
+            RequestError: Kafka does not take it.
+        """
+        item = decode(Item, encode({"item_id": call.path["item"]}))
+        message = removal_message(item.item_id)
+        (delivered,) = await self._parts.publisher.publish([message])
+        if delivered.problem:
+            raise refuse_undelivered(delivered, message)
+        return contract.ItemRemovalAnswer(
+            item_id=item.item_id,
+            place={f"{message.topic}/{delivered.partition}": delivered.offset},
+        )
 
 
 def _refuse_items(problems: Sequence[contract.Problem], items: int) -> RequestError:

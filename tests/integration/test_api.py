@@ -21,8 +21,9 @@ import msgspec
 import pytest
 from gorse import AsyncGorse, Gorse, GorseException
 from headwater_client import EVENT_TYPES, Item, decode, encode
-from headwater_client.events import Recommendation
-from headwater_client.topics import SERVED
+from headwater_client.events import ListRequest, Recommendation
+from headwater_client.http import raw_event
+from headwater_client.topics import RECOMMENDATIONS, SERVED
 
 from bench.api.known_people import KnownPeople
 from bench.harness.processes import folder_variables
@@ -47,7 +48,7 @@ from tests.harness.models import ITEMS, SETTINGS, untrained
 from tests.harness.servers import pause
 from tests.harness.topic_reader import TopicReader
 from tests.harness.waiting import wait_until
-from tests.harness.workers import environment
+from tests.harness.workers import WorkerProcess, WorkerProgress, environment, running
 
 pytestmark = pytest.mark.integration
 ASK, EVENTS = "/v1/recommendations", "/v1/events"
@@ -166,6 +167,28 @@ def test_the_catalogue_is_written_and_read(service: Service) -> None:
     assert (status, problem["field"]) == (400, "items[0].price")
 
 
+def test_an_item_is_put_told_and_taken_out(service: Service) -> None:
+    name = f"a/b {uuid4().hex}"
+    path = f"/v1/items/{quote(name)}"
+    status, problem = service.call("GET", path)
+    assert (status, problem["type"]) == (404, "/docs#not-found")
+    item = {"item_id": name, "title": "Lamp", "price": 2.5, "attributes": {"shade": "red"}}
+    service.take("PUT", "/v1/items", {"items": [item]})
+    wait_until(lambda: service.call("GET", path)[0] == 200, 30)
+    told = service.take("GET", path)
+    assert {field: told[field] for field in item} == item
+    assert service.call("DELETE", path, secret=service.ask_secret)[0] == 403
+    removed = service.take("DELETE", path)
+    assert (removed["item_id"], {each.partition("/")[0] for each in removed["place"]}) == (
+        name,
+        {"items"},
+    )
+    wait_until(lambda: service.call("GET", path)[0] == 404, 30)
+    assert not service.is_on_sale(name)
+    status, problem = service.call("DELETE", f"/v1/items/{'x' * 257}")
+    assert (status, problem["field"]) == (400, "item_id")
+
+
 def wait_until_priced(service: Service, item_id: str, price: float) -> None:
     """The catalogue's columns have an item with this price."""
     item = {
@@ -218,6 +241,44 @@ def test_a_filter_knows_what_the_catalogue_says_now_and_what_the_request_brings(
     wait_until_priced(service, "i60", 90.0)
     query = {"filter": text, "context": {"budget": 80}}
     assert items(service.take("POST", ASK, query)) == ["i61"]
+
+
+def test_a_list_is_chosen_among_the_callers_candidates(service: Service) -> None:
+    person, few = uuid4().hex, [f"i{number}" for number in range(30, 60)]
+    query = {"person": person, "candidates": [*few, "nowhere"], "limit": 50}
+    left = {each for each in few if service.is_on_sale(each)}
+    found = service.take("POST", ASK, query)
+    assert (set(items(found)), found["fallback"]) == (left, False)
+    assert found["missing"] == 50 - len(left)
+    ranked = {"person": person, "items": few}
+
+    def is_in_the_same_order() -> bool:
+        """What trends may change between two requests."""
+        best = items(service.take("POST", "/v1/rank", ranked))
+        return items(service.take("POST", ASK, query)) == [each for each in best if each in left]
+
+    wait_until(is_in_the_same_order, 10)
+    # Many of a catalogue, too: there the version is asked for its best first.
+    many = {f"i{number}" for number in range(150)}
+    wide = service.take("POST", ASK, {**query, "candidates": [*many], "limit": 100})
+    assert len(items(wide)) == 100
+    assert set(items(wide)) <= many
+    # What else narrows a list does so among them, and no rule brings in another.
+    place = place_with(service, pins=[{"item_id": "i1", "place": 1}], limit=4)
+    asked = {**query, "limit": None, "filter": "'c1' in item.category", "placement": place}
+    both = service.take("POST", ASK, {name: each for name, each in asked.items() if each})
+    assert len(items(both)) == 4
+    assert {category_of(name) for name in items(both)} == {"c1"}
+    assert set(items(both)) <= left
+    first = service.take("POST", ASK, {**query, "limit": 5})
+    then = service.take("POST", ASK, {**query, "limit": 5, "cursor": first["cursor"]})
+    assert len({*items(first), *items(then)} & left) == 10
+    for wrong, field in (
+        ({"cursor": first["cursor"], "candidates": few[:9]}, "cursor"),
+        ({"candidates": []}, "candidates"),
+    ):
+        status, problem = service.call("POST", ASK, {**query, **wrong})
+        assert (status, problem["field"]) == (400, field)
 
 
 def test_a_filter_with_a_fault_is_refused_at_its_column(service: Service) -> None:
@@ -311,6 +372,8 @@ def test_a_placement_changes_lists_without_a_restart(service: Service) -> None:
     listed = service.take("GET", "/v1/placements")["placements"]
     (mine,) = (each for each in listed if each["name"] == place)
     assert mine["revision"] > first["revision"]
+    assert service.take("GET", path) == mine
+    assert service.call("GET", f"{path}-none")[0] == 404
     for name, rules, field in (
         (place, {"filter": "item.price <"}, "filter"),
         (place, {"filter": "item.attributes.nothing == 1"}, "filter"),
@@ -679,6 +742,116 @@ def test_what_is_tried_out_is_logged_with_its_probability(service: Service) -> N
     assert 0 < explored < 80
 
 
+def test_a_placement_has_an_objective(service: Service) -> None:
+    asked = {"person": uuid4().hex, "candidates": ["i170", "i171", "i172"]}
+    wait_until_priced(service, "i171", 20.0)
+    wait_until_priced(service, "i172", 80.0)
+    looked, bought = ({"type": kind, "user_id": uuid4().hex} for kind in ("click", "purchase"))
+    events = [
+        *({**looked, "item_id": "i170"} for _ in range(60)),
+        *({**looked, "item_id": name} for name in ("i171", "i172") for _ in range(30)),
+        *({**bought, "item_id": name} for name in ("i171", "i172") for _ in range(30)),
+    ]
+    assert service.take("POST", EVENTS, events)["refused"] == 0
+
+    def scores(place: str | None) -> dict[str, float]:
+        placed = {} if place is None else {"placement": place}
+        found = service.take("POST", ASK, {**asked, **placed, "explain": True})
+        for item in found["items"]:
+            assert sum(item["parts"].values()) == pytest.approx(item["score"], abs=2e-3)
+        return {item["item_id"]: item["parts"].get("boosts", 0.0) for item in found["items"]}
+
+    assert set(scores(None).values()) == set(
+        scores(place_with(service, objective="clicks")).values()
+    )
+    purchases = place_with(service, objective="purchases")
+    # Once somebody has asked, it is read how often each item is bought.
+    wait_until(lambda: scores(purchases)["i170"] < -0.5, 30)
+    wait_until(lambda: scores(purchases)["i171"] > 0.1, 30)
+
+    def are_bought_alike() -> bool:
+        found = scores(purchases)
+        return abs(found["i171"] - found["i172"]) < 0.01
+
+    wait_until(are_bought_alike, 30)
+    of_money = scores(place_with(service, objective="revenue"))
+    assert of_money["i172"] - of_money["i171"] == pytest.approx(math.log(4), abs=0.02)
+    # Of the whole catalogue, too, as if it were asked for in parts that are scored whole.
+    placed = {"person": asked["person"], "placement": purchases}
+
+    def is_the_best_of_all() -> bool:
+        """What trends may change between two requests."""
+        found: dict[str, float] = {}
+        for start in range(0, ITEMS, 40):
+            part = [f"i{number}" for number in range(start, start + 40)]
+            told = service.take("POST", ASK, {**placed, "candidates": part, "limit": 40})
+            found |= {item["item_id"]: item["score"] for item in told["items"]}
+        best = sorted(found, key=lambda name: -found[name])
+        return items(service.take("POST", ASK, {**placed, "limit": 10})) == best[:10]
+
+    wait_until(is_the_best_of_all, 30)
+    own = {"person": asked["person"], "rules": {"objective": "purchases"}, "limit": 5}
+    assert len(items(service.take("POST", ASK, own))) == 5
+    status, problem = service.call("PUT", "/v1/placements/earns", {"objective": "fame"})
+    assert (status, problem["field"], problem["value"]) == (400, "objective", "'fame'")
+
+
+def test_lists_of_the_stream_follow_the_placement_of_the_settings(
+    service: Service, tmp_path: Path
+) -> None:
+    rules = {
+        "filter": "'c1' in item.category",
+        "limit": 3,
+        "boosts": [{"filter": "true", "factor": 2}],
+    }
+    place, person = place_with(service, **rules), uuid4().hex
+    chosen: dict[str, object] = {"catalogue_refresh_s": 0.5}
+    placed, lost = (
+        WorkerProcess(service.settings, "api", tmp_path / name, **chosen, placement=name)
+        for name in (place, "nowhere")
+    )
+    # What is not committed would be answered again.
+    WorkerProgress(service.settings).wait_for_all(60, [service.worker])
+    service.worker.end()
+    lost.start()
+    assert lost.process is not None
+    assert lost.process.wait(60) != 0
+    assert "worker.placement: nowhere: there is no such placement" in lost.log.read_text()
+    with closing(TopicReader(service.settings.kafka, RECOMMENDATIONS)) as reader:
+
+        def answer(**fields: Any) -> Recommendation:
+            """What the stream answers to a click."""
+            service.take("POST", EVENTS, click("i5", user_id=person, **fields))
+            (message,) = reader.read(1, 60)
+            return decode(Recommendation, message.value())
+
+        try:
+            with running(placed):
+                first = answer()
+                names = [item.item_id for item in first.items]
+                assert (first.placement, first.missing, first.fallback) == (place, 0, False)
+                assert (len(names), {category_of(name) for name in names}) == (3, {"c1"})
+                # Changed without a restart; and the event's context is what a request's would be.
+                text = "'c2' in item.category && item.id != context.hidden"
+                path = f"/v1/placements/{place}"
+                revision = service.take("PUT", path, {"filter": text, "limit": 2})["revision"]
+                shown = {"context": {"hidden": "i7"}}
+                wait_until(lambda: answer(**shown).placement_revision == revision, 30)
+                then = answer(**shown)
+                assert {category_of(item.item_id) for item in then.items} == {"c2"}
+                assert len({item.item_id for item in then.items} - {"i7"}) == 2
+                assert then.asked == ListRequest(context={"hidden": "i7"})
+                # What cannot be decided is not shown.
+                unknown = answer()
+                assert (unknown.items, unknown.missing) == ([], 2)
+                assert "placement_unusable" in placed.log.read_text()
+                # One that is removed stays as it was.
+                service.take("DELETE", path)
+                assert len(answer(**shown).items) == 2
+        finally:
+            service.worker.start()
+
+
 def test_faulty_rules_are_named_by_their_field(service: Service) -> None:
     wait_until_priced(service, "i60", 25.0)
     path = "/v1/placements/faulty"
@@ -859,6 +1032,28 @@ def rollout_of(
     )
 
 
+def find_unequal_parts(service: Service, people: KnownPeople, person: str) -> dict[str, Any]:
+    """Items whose score is not what it would be by all that a person did, recomputed.
+
+    The service recomputes it, too: of a guest it knows only the events of the request. What trends
+    may change between two requests, so it is left out.
+    """
+    events = [msgspec.json.decode(raw_event(event)) for event in people.log[person]]
+    asked = {"items": [f"i{at}" for at in range(40)], "events": events, "explain": True}
+    (own, anew) = (
+        {
+            item["item_id"]: {name: item.get("parts", {}).get(name, 0.0) for name in PARTS}
+            for item in service.take("POST", "/v1/rank", asked | whose)["items"]
+        }
+        for whose in ({"person": person}, {})
+    )
+    return {
+        name: (parts, anew[name])
+        for name, parts in own.items()
+        if any(abs(parts[each] - anew[name][each]) > 5e-3 for each in PARTS if each != "trends")
+    }
+
+
 def test_an_answer_is_a_sum_over_the_log_whether_the_worker_runs_sleeps_or_is_dead(
     service: Service,
 ) -> None:
@@ -868,8 +1063,11 @@ def test_an_answer_is_a_sum_over_the_log_whether_the_worker_runs_sleeps_or_is_de
         people = KnownPeople(service.settings, people=20, seed=7)
 
         async def act_often() -> None:
-            for _ in range(120):
+            for number in range(120):
                 assert not await people.act()
+                person = list(people.log)[number % len(people.log)]
+                if number % 12 == 11 and people.log[person]:
+                    assert not find_unequal_parts(service, people, person)
 
         try:
             await act_often()

@@ -256,7 +256,7 @@ class GorseDialect:
             RequestError: Kafka does not take the message.
         """
         item = make_query(Item, item_id=call.path["item"])
-        await self._items.remove(item.item_id)
+        await self._items.remove(call, item.item_id)
         return _ONE_ROW
 
     async def recommend(self, call: ApiCall) -> list[Any]:

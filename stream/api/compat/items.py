@@ -1,16 +1,15 @@
 """Items that are changed in part: what is said replaces that alone, so the rest has to be known."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from cachetools import TTLCache
 from headwater_client import Item
 from headwater_client.contract import MAX_EVENTS, ItemsQuery
 
 from stream.api.compat.dialect import make_call
-from stream.api.intake import removal_message
 from stream.api.parts import ApiCall, ApiParts
 from stream.api.service import ApiService
-from stream.api.undelivered import refuse_undelivered
 
 _KEPT, _KEPT_S = 10_000, 10.0
 
@@ -49,14 +48,12 @@ class ItemEditor:
             await self._service.put_items(make_call(call, body=ItemsQuery(items=part)))
             self._sent.update({item.item_id: item for item in part})
 
-    async def remove(self, item_id: str) -> None:
+    async def remove(self, call: ApiCall, item_id: str) -> None:
         """Take an item out of the catalogue.
 
         Raises:
+            EventError: the id is none that an item can have.
             RequestError: Kafka does not take the message.
         """
-        message = removal_message(item_id)
-        (delivered,) = await self._parts.publisher.publish([message])
-        if delivered.problem:
-            raise refuse_undelivered(delivered, message)
+        await self._service.delete_item(replace(call, path={"item": item_id}))
         self._sent[item_id] = None

@@ -28,6 +28,7 @@ MAX_CURSOR_CHARS = 24_000
 
 Limit = Annotated[int, Meta(ge=1, le=MAX_LIMIT, description="items of the list, at most")]
 Ids = Annotated[list[Id], Meta(max_length=MAX_CANDIDATES)]
+SomeIds = Annotated[list[Id], Meta(min_length=1, max_length=MAX_CANDIDATES)]
 Events = Annotated[
     list[msgspec.Raw],
     Meta(
@@ -126,7 +127,8 @@ class RecommendationQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     `exclude_shown` leaves out what the API's lists have held for this person lately, for `guest`
     too, as `api.shown_for_s` and `api.shown_items` say. `cursor` asks for the page after that of
     the answer it is from: no item stands on two pages, whatever has changed in between.
-    `explain` says of each item what its score is the sum of.
+    `explain` says of each item what its score is the sum of. `candidates` are the only items that
+    the list may hold; one that the catalogue does not have is not in it.
     """
 
     person: Id | None = None
@@ -143,6 +145,7 @@ class RecommendationQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     exclude_shown: bool = False
     cursor: Cursor | None = None
     explain: bool = False
+    candidates: SomeIds | None = None
 
 
 class RankQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -151,7 +154,7 @@ class RankQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     What the `filter` does not allow is left out.
     """
 
-    items: Annotated[list[Id], Meta(min_length=1, max_length=MAX_CANDIDATES)]
+    items: SomeIds
     person: Id | None = None
     events: Events = []
     record: bool = False
@@ -417,6 +420,16 @@ class ItemsAnswer(Struct, frozen=True, kw_only=True):
     """How many items Kafka has on all in-sync replicas."""
 
     accepted: int
+
+
+class ItemRemovalAnswer(Struct, frozen=True, kw_only=True):
+    """Kafka has it on all in-sync replicas that an item is no more; `place` is where that stands.
+
+    What people did with it stays counted.
+    """
+
+    item_id: str
+    place: Offsets
 
 
 class AttributesQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

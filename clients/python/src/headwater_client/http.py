@@ -250,9 +250,21 @@ class ApiClient:
             _ask("put_items", contract.ItemsAnswer, contract.ItemsQuery(items=list(items)))
         )
 
+    def get_item(self, item: str) -> Item:
+        """What the catalogue says of an item."""
+        return self._take(_ask("get_item", Item, item=item))
+
+    def delete_item(self, item: str) -> contract.ItemRemovalAnswer:
+        """Take an item out of the catalogue."""
+        return self._take(_ask("delete_item", contract.ItemRemovalAnswer, item=item))
+
     def list_placements(self) -> contract.PlacementsAnswer:
         """The placements, as the API follows them."""
         return self._take(_ask("list_placements", contract.PlacementsAnswer))
+
+    def get_placement(self, name: str) -> contract.PlacementAnswer:
+        """A placement, as the API follows it."""
+        return self._take(_ask("get_placement", contract.PlacementAnswer, name=name))
 
     def put_placement(self, name: str, rules: contract.PlacementRules) -> contract.PlacementAnswer:
         """Make a placement, or change it whole."""
@@ -280,6 +292,10 @@ class ApiClient:
     def list_segments(self) -> contract.SegmentsAnswer:
         """The segments of people, as the API follows them."""
         return self._take(_ask("list_segments", contract.SegmentsAnswer))
+
+    def get_segment(self, name: str) -> contract.SegmentAnswer:
+        """A segment, as the API follows it."""
+        return self._take(_ask("get_segment", contract.SegmentAnswer, name=name))
 
     def put_segment(self, name: str, rules: contract.SegmentRules) -> contract.SegmentAnswer:
         """Make a segment of people, or change it."""
@@ -375,9 +391,21 @@ class AsyncApiClient:
             _ask("put_items", contract.ItemsAnswer, contract.ItemsQuery(items=list(items)))
         )
 
+    async def get_item(self, item: str) -> Item:
+        """What the catalogue says of an item."""
+        return await self._take(_ask("get_item", Item, item=item))
+
+    async def delete_item(self, item: str) -> contract.ItemRemovalAnswer:
+        """Take an item out of the catalogue."""
+        return await self._take(_ask("delete_item", contract.ItemRemovalAnswer, item=item))
+
     async def list_placements(self) -> contract.PlacementsAnswer:
         """The placements, as the API follows them."""
         return await self._take(_ask("list_placements", contract.PlacementsAnswer))
+
+    async def get_placement(self, name: str) -> contract.PlacementAnswer:
+        """A placement, as the API follows it."""
+        return await self._take(_ask("get_placement", contract.PlacementAnswer, name=name))
 
     async def put_placement(
         self, name: str, rules: contract.PlacementRules
@@ -407,6 +435,10 @@ class AsyncApiClient:
     async def list_segments(self) -> contract.SegmentsAnswer:
         """The segments of people, as the API follows them."""
         return await self._take(_ask("list_segments", contract.SegmentsAnswer))
+
+    async def get_segment(self, name: str) -> contract.SegmentAnswer:
+        """A segment, as the API follows it."""
+        return await self._take(_ask("get_segment", contract.SegmentAnswer, name=name))
 
     async def put_segment(self, name: str, rules: contract.SegmentRules) -> contract.SegmentAnswer:
         """Make a segment of people, or change it."""

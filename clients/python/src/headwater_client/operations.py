@@ -6,6 +6,7 @@ from msgspec import Struct
 
 from headwater_client import contract
 from headwater_client.contract import Scope
+from headwater_client.events import Item
 
 JSON = "application/json"
 CLOUD_EVENT = "application/cloudevents+json"
@@ -148,11 +149,35 @@ OPERATIONS = (
         contract.ItemsQuery,
     ),
     Operation(
+        "get_item",
+        "GET",
+        "/v1/items/{item}",
+        "What the catalogue says of an item",
+        Item,
+        Scope.ASK,
+    ),
+    Operation(
+        "delete_item",
+        "DELETE",
+        "/v1/items/{item}",
+        "Take an item out of the catalogue",
+        contract.ItemRemovalAnswer,
+        Scope.ADMINISTER,
+    ),
+    Operation(
         "list_placements",
         "GET",
         "/v1/placements",
         "The placements, as this service follows them",
         contract.PlacementsAnswer,
+        Scope.ADMINISTER,
+    ),
+    Operation(
+        "get_placement",
+        "GET",
+        "/v1/placements/{name}",
+        "A placement, as this service follows it",
+        contract.PlacementAnswer,
         Scope.ADMINISTER,
     ),
     Operation(
@@ -204,6 +229,14 @@ OPERATIONS = (
         "/v1/segments",
         "The segments, as this service follows them",
         contract.SegmentsAnswer,
+        Scope.ADMINISTER,
+    ),
+    Operation(
+        "get_segment",
+        "GET",
+        "/v1/segments/{name}",
+        "A segment, as this service follows it",
+        contract.SegmentAnswer,
         Scope.ADMINISTER,
     ),
     Operation(

@@ -1,5 +1,6 @@
 """The rules of lists, as placements and requests hold them: part of the API's contract."""
 
+from enum import StrEnum
 from typing import Annotated
 
 import msgspec
@@ -29,6 +30,18 @@ AttributeName = Annotated[
     ),
 ]
 Place = Annotated[int, Meta(ge=1, le=MAX_LIMIT, description="of a list, counted from 1")]
+
+
+class Objective(StrEnum):
+    """What a list is to earn."""
+
+    CLICKS = "clicks"
+    """What this person takes next comes first: the version's own order."""
+    PURCHASES = "purchases"
+    """What this person buys next comes first, by how often each item is bought of how often it is
+    taken."""
+    REVENUE = "revenue"
+    """The same times the item's price."""
 
 
 class Boost(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -105,7 +118,8 @@ class ListRules(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_un
     """Which items of those that are allowed a list has, and where.
 
     Above all stands what may be shown at all. Then pins, then `at_most`, which counts the pins,
-    then promotions, then exploration; all else goes by the boosted score and diversity.
+    then promotions, then exploration; all else goes by the boosted score and diversity. `objective`
+    says what the score is of: clicks by default.
     """
 
     boosts: Annotated[list[Boost], Meta(max_length=20)] = []
@@ -114,3 +128,4 @@ class ListRules(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_un
     diversity: Diversity | None = None
     exploration: Exploration | None = None
     promotions: Annotated[list[Promotion], Meta(max_length=8)] = []
+    objective: Objective | None = None

@@ -50,8 +50,15 @@ def test_a_cursor_of_another_question_is_refused() -> None:
         RecommendationQuery(person="ann", placement="home", cursor=text),
         RecommendationQuery(person="ann", filter="item.price < 5", cursor=text),
         RecommendationQuery(filter="item.price < 5", placement="home", cursor=text),
+        RecommendationQuery(
+            person="ann",
+            filter="item.price < 5",
+            placement="home",
+            cursor=text,
+            candidates=["a"],
+        ),
     ):
-        with pytest.raises(EventError, match="another person, placement or filter"):
+        with pytest.raises(EventError, match="another person, placement, filter or candidates"):
             read_cursor(other)
     # What a page may change: its length, what has happened meanwhile, what is left out besides.
     again = RecommendationQuery(
