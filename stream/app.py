@@ -322,7 +322,7 @@ def make_app(config: WorkerConfig, identity: LogIdentity) -> "tuple[faust.App, W
     Args:
         identity: of the log that its rows were claimed for.
     """
-    app = make_faust_app(config)
+    app = make_faust_app(config, identity.fingerprint)
     services = make_services(config, app, identity)
     excuses.append(services.net.take_back)
     set_starts(app, partial(find_starts, app, services.positions))
@@ -475,8 +475,12 @@ async def _handle_batches(
         await end_process(error)
 
 
-def make_faust_app(config: WorkerConfig) -> faust.App:
-    """A Faust app without agents, as a worker configures it."""
+def make_faust_app(config: WorkerConfig, fingerprint: str) -> faust.App:
+    """A Faust app without agents, as a worker configures it.
+
+    Args:
+        fingerprint: of the log that it reads.
+    """
     worker = config.worker
     brokers = config.kafka.client_settings.brokers
     app = FolderlessApp(
@@ -496,7 +500,7 @@ def make_faust_app(config: WorkerConfig) -> faust.App:
         store="memory://",
         web_enabled=False,
     )
-    set_transport(app)
+    set_transport(app, fingerprint)
     return app
 
 

@@ -52,8 +52,21 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):
         _replace(consumer, "_isolation_level", "read_committed")
         # By range, one worker gets the same partition of every topic of interactions, and so all
         # events of a user. Faust's own choice without tables is round robin.
-        _replace(consumer, "_partition_assignment_strategy", (RangePartitionAssignor,))
+        fingerprint = cast("_Transport", transport).fingerprint
+        assignors = (_name_assignor(fingerprint), RangePartitionAssignor)
+        _replace(consumer, "_partition_assignment_strategy", assignors)
         return consumer
+
+
+def _name_assignor(fingerprint: str) -> type[RangePartitionAssignor]:
+    """Assigns by range, by another name for each log.
+
+    A worker that comes back in time gets the assignment that it had (KIP-345), unless the group has
+    no protocol of that name any more. Where a topic was missing when the group was divided, that
+    assignment has none of it: nobody would ever read what was made anew. Workers of a release that
+    knows no such names meet under the plain one.
+    """
+    return type("LogRangeAssignor", (RangePartitionAssignor,), {"name": f"range-{fingerprint}"})
 
 
 class _Consumer(driver.Consumer):
@@ -100,6 +113,7 @@ class _Consumer(driver.Consumer):
 class _Transport(driver.Transport):
     Consumer = _Consumer
     find_starts: FindStarts | None = None
+    fingerprint = ""
 
 
 class SignalledWorker(Worker):
@@ -145,9 +159,14 @@ class FolderlessApp(App):
         pass
 
 
-def set_transport(app: App) -> None:
-    """Let an app fetch with short waits and assign partitions by range."""
-    app.transport = _Transport(app.conf.broker_consumer, app)
+def set_transport(app: App, fingerprint: str) -> None:
+    """Let an app fetch with short waits and assign partitions by range.
+
+    Args:
+        fingerprint: of the log that it reads (`features.kafka.LogIdentity`).
+    """
+    app.transport = transport = _Transport(app.conf.broker_consumer, app)
+    transport.fingerprint = fingerprint
 
 
 def set_starts(app: App, find_starts: FindStarts) -> None:

@@ -18,6 +18,7 @@ from headwater_client import EVENT_TYPES
 from headwater_client.topics import ITEMS
 
 from deploy.settings import load_settings
+from features.kafka import describe_log
 from stream.app import add_agents, make_faust_app
 from stream.settings import WorkerConfig
 
@@ -50,7 +51,7 @@ def main(events: str) -> None:
     config = WorkerConfig(
         settings.kafka, settings.store, settings.features, settings.triton, settings.worker
     )
-    app = make_faust_app(config)
+    app = make_faust_app(config, describe_log(settings.kafka).fingerprint)
     counter = Counter(int(events))
     agents = {
         "actions": (EVENT_TYPES.topics, counter.count),

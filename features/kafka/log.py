@@ -1,11 +1,13 @@
 """The log of events and items: what it is known by, how long it is, and who has read how much."""
 
+import hashlib
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 
 import confluent_kafka
+import msgspec
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from headwater_client.errors import ServerError
 from headwater_client.event_types import EVENT_TYPES
@@ -50,6 +52,12 @@ class LogIdentity:
             for topic, topic_id in self.topics.items()
             for partition in range(self.partitions[topic])
         }
+
+    @property
+    def fingerprint(self) -> str:
+        """Twelve characters: others where a topic was made anew, or has more partitions."""
+        topics = sorted((name, id_, self.partitions[name]) for name, id_ in self.topics.items())
+        return hashlib.sha256(msgspec.json.encode((self.cluster, topics))).hexdigest()[:12]
 
     def find_change(self, now: "LogIdentity") -> str | None:
         """What has become of the log since, and what to do; None where it is the same.

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 from collections import Counter
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from threading import Event
 
 import pytest
+from aiokafka import AIOKafkaConsumer
+from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from confluent_kafka.admin import AdminClient, NewPartitions
 from headwater_client import EventProducer, ServerError, SettingsError
 from headwater_client.event_types import CLICK
@@ -19,7 +23,7 @@ from redis import Redis
 
 from deploy import local
 from deploy.settings import Settings
-from features.kafka import client_config, ensure_topics, topic_ids
+from features.kafka import client_config, ensure_topics, log_topics, topic_ids
 from features.topics import list_topics
 from tests.harness.oracle import read_log, read_topic
 from tests.harness.rows import check_items, check_users, total_counted
@@ -166,6 +170,40 @@ def test_what_the_store_lost_is_read_again_and_a_topic_made_anew_is_counted(
 def add_partition(settings: Settings, topic: str, partitions: int) -> None:
     admin = AdminClient(client_config(settings.kafka))
     admin.create_partitions([NewPartitions(topic, partitions)])[topic].result()
+
+
+async def divide_among(settings: Settings, name: str, topics: Collection[str]) -> None:
+    """Let a member of a group get partitions of these topics alone, and end without leaving it."""
+    consumer = AIOKafkaConsumer(
+        *topics,
+        bootstrap_servers=settings.kafka.bootstrap_servers,
+        group_id=name,
+        group_instance_id=name,
+        session_timeout_ms=60_000,
+        partition_assignment_strategy=(RangePartitionAssignor,),
+    )
+    async with consumer:
+        # Whose answer waits until the group is divided.
+        assert await consumer.getmany(timeout_ms=10_000) == {}
+        assert consumer.assignment()
+
+
+def test_a_topic_that_was_missing_when_a_group_was_divided_is_read_by_who_comes_back(
+    empty_streams: Settings, tmp_path: Path
+) -> None:
+    """As where clicks are deleted, workers divide what is left, and they are made anew."""
+    settings = without_disk(empty_streams)
+    others = {each.name for each in list_topics()} - {CLICK.topic}
+    asyncio.run(divide_among(settings, "back", others & set(log_topics())))
+    worker = WorkerProcess(settings, "back", tmp_path / "worker.log", group="back")
+    shop = Shop(settings)
+    with (
+        closing(shop.store),
+        EventProducer(settings.kafka.client_settings) as producer,
+        running(worker),
+    ):
+        shop.send(20, producer)
+        wait_until(lambda: total_counted(settings, PEOPLE) == 20, 60)
 
 
 def make_anew(settings: Settings) -> None:

@@ -96,7 +96,7 @@ def test_an_app_writes_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     kafka = BrokerSettings(bootstrap_servers="b1:9092, [::1]")
     others = (StoreSettings(), FeatureSettings(), TritonSettings(), WorkerSettings())
     config = WorkerConfig(kafka, *others)
-    app = make_faust_app(config)
+    app = make_faust_app(config, "log")
     app._create_directories()
     assert list(tmp_path.iterdir()) == []
     assert [(url.host, url.port) for url in app.conf.broker] == [("b1", 9092), ("::1", 9092)]
