@@ -65,7 +65,7 @@ class ConversionCounts:
         if objective is Objective.REVENUE:
             is_known = prices > 0
             median = float(np.median(prices[is_known])) if is_known.any() else 1.0
-            shifts += np.log(np.where(is_known, prices, median) / median)
+            shifts += np.log(np.where(is_known, prices, median)) - np.log(median)
         return shifts
 
     def _find_rates(self, items: int) -> Float64Array:

@@ -266,6 +266,7 @@ ABOUT_TWO_TYPES = {
     "deploy/rollout/feedback/counters.py",
     "deploy/rollout/feedback/ledger.py",
     "features/settings.py",
+    "stream/conversions.py",
     "trainer/datasets/records.py",
     "trainer/examples/batches.py",
 }

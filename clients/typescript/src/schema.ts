@@ -208,6 +208,30 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/items/{item}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * What the catalogue says of an item
+         * @description Asks for a key with the scope `ask`.
+         */
+        get: operations["get_item"];
+        put?: never;
+        post?: never;
+        /**
+         * Take an item out of the catalogue
+         * @description Asks for a key with the scope `administer`.
+         */
+        delete: operations["delete_item"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/placements": {
         parameters: {
             query?: never;
@@ -235,7 +259,11 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        get?: never;
+        /**
+         * A placement, as this service follows it
+         * @description Asks for a key with the scope `administer`.
+         */
+        get: operations["get_placement"];
         /**
          * Make a placement, or change it whole; it counts at once
          * @description Asks for a key with the scope `administer`.
@@ -323,7 +351,11 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        get?: never;
+        /**
+         * A segment, as this service follows it
+         * @description Asks for a key with the scope `administer`.
+         */
+        get: operations["get_segment"];
         /**
          * Make a segment of people, or change it; it counts at once
          * @description Asks for a key with the scope `administer`.
@@ -1098,6 +1130,19 @@ export interface components {
             available?: boolean;
         };
         /**
+         * ItemRemovalAnswer
+         * @description Kafka has it on all in-sync replicas that an item is no more; `place` is where that stands.
+         *
+         *         What people did with it stays counted.
+         */
+        ItemRemovalAnswer: {
+            item_id: string;
+            /** @description offsets by TOPIC/PARTITION, such as clicks/2 */
+            place: {
+                [key: string]: number;
+            };
+        };
+        /**
          * ItemsAnswer
          * @description How many items Kafka has on all in-sync replicas.
          */
@@ -1122,7 +1167,8 @@ export interface components {
          * @description Which items of those that are allowed a list has, and where.
          *
          *         Above all stands what may be shown at all. Then pins, then `at_most`, which counts the pins,
-         *         then promotions, then exploration; all else goes by the boosted score and diversity.
+         *         then promotions, then exploration; all else goes by the boosted score and diversity. `objective`
+         *         says what the score is of: clicks by default.
          */
         ListRules: {
             /** @default [] */
@@ -1137,6 +1183,8 @@ export interface components {
             exploration?: components["schemas"]["Exploration"] | null;
             /** @default [] */
             promotions?: components["schemas"]["Promotion"][];
+            /** @default null */
+            objective?: components["schemas"]["Objective"] | null;
         };
         /**
          * MergeAnswer
@@ -1159,6 +1207,12 @@ export interface components {
             /** @default null */
             merge_id?: string | null;
         };
+        /**
+         * Objective
+         * @description What a list is to earn.
+         * @enum {unknown}
+         */
+        Objective: "clicks" | "purchases" | "revenue";
         /**
          * PastEvent
          * @description An event of a person's history; no `item_id` where the version does not know the item.
@@ -1234,6 +1288,8 @@ export interface components {
             exploration?: components["schemas"]["Exploration"] | null;
             /** @default [] */
             promotions?: components["schemas"]["Promotion"][];
+            /** @default null */
+            objective?: components["schemas"]["Objective"] | null;
             /** @default null */
             filter?: string | null;
             /** @default null */
@@ -1749,7 +1805,8 @@ export interface components {
          *         `exclude_shown` leaves out what the API's lists have held for this person lately, for `guest`
          *         too, as `api.shown_for_s` and `api.shown_items` say. `cursor` asks for the page after that of
          *         the answer it is from: no item stands on two pages, whatever has changed in between.
-         *         `explain` says of each item what its score is the sum of.
+         *         `explain` says of each item what its score is the sum of. `candidates` are the only items that
+         *         the list may hold; one that the catalogue does not have is not in it.
          */
         RecommendationQuery: {
             /** @default null */
@@ -1793,6 +1850,8 @@ export interface components {
             cursor?: string | null;
             /** @default false */
             explain?: boolean;
+            /** @default null */
+            candidates?: string[] | null;
         };
         /**
          * RecommendedItem
@@ -2639,6 +2698,68 @@ export interface operations {
             };
         };
     };
+    get_item: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                item: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description answered */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Item"];
+                };
+            };
+            /** @description a problem (RFC 9457) */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    delete_item: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                item: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description answered */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ItemRemovalAnswer"];
+                };
+            };
+            /** @description a problem (RFC 9457) */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     list_placements: {
         parameters: {
             query?: never;
@@ -2655,6 +2776,37 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["PlacementsAnswer"];
+                };
+            };
+            /** @description a problem (RFC 9457) */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_placement: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description answered */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["PlacementAnswer"];
                 };
             };
             /** @description a problem (RFC 9457) */
@@ -2852,6 +3004,37 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["SegmentsAnswer"];
+                };
+            };
+            /** @description a problem (RFC 9457) */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_segment: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description answered */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SegmentAnswer"];
                 };
             };
             /** @description a problem (RFC 9457) */
