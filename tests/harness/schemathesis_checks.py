@@ -22,6 +22,8 @@ REASONS = (
     # An attribute that no item has, and two pins of one place.
     "no item has it",
     "another pin has it already",
+    # Which ids stand for nobody the settings say.
+    r"by events\.nobody",
     # To JSON Schema 7.0 is an integer.
     r"Expected `int( \| null)?`, got `float`",
 )
