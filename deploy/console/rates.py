@@ -231,7 +231,7 @@ class SignalFollower:
         with closing(MessageReader(self.kafka, GROUP, [*taken, RECOMMENDATIONS])) as reader:
             # The lists of one partition: those of some people, as good as all for a distribution.
             sources = [each for each in reader.sources if each[0] != RECOMMENDATIONS or not each[1]]
-            bounds = {source: reader.bounds(source) for source in sources}
+            bounds = reader.bounds(sources)
             past = _PAST_MESSAGES // len(sources)
             starts = {
                 source: min(end, max(first, self._next.get(source, end - past)))

@@ -2,10 +2,11 @@
 
 import time
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, TypeVar
 
+import tenacity
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import AdminClient, TopicDescription  # type: ignore[attr-defined]  # public, but not to its types
 from headwater_client.errors import ServerError, SettingsError
@@ -22,6 +23,7 @@ TOO_LARGE = (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE)
 # What clients show for a topic of a broker that gives topics no ids.
 NO_TOPIC_ID = ("", "None", "AAAAAAAAAAAAAAAAAAAAAA")
 TopicDescriptions = dict[str, TopicDescription]
+AnswerT = TypeVar("AnswerT")
 
 
 def client_config(settings: BrokerSettings) -> dict[str, str]:
@@ -95,6 +97,36 @@ def cluster_id(admin: AdminClient) -> str:
     """Kafka's own id of the cluster; "" where it has none."""
     described = take_answer(admin.describe_cluster(request_timeout=TIMEOUT_S), ())
     return str(described.cluster_id or "")
+
+
+def ask_again(
+    ask: Callable[[], AnswerT], passing: Collection[int], timeout_s: float = TIMEOUT_S
+) -> AnswerT:
+    """The answer of Kafka to a question, asked again as long as it is an error that passes.
+
+    Args:
+        ask: raises KafkaException where there is none.
+        passing: the codes of such errors.
+        timeout_s: for so long.
+
+    Raises:
+        ServerError: Kafka does not answer.
+        SettingsError: it refuses this login.
+    """
+
+    def passes(error: BaseException) -> bool:
+        return isinstance(error, KafkaException) and error.args[0].code() in passing
+
+    asking = tenacity.Retrying(
+        retry=tenacity.retry_if_exception(passes),
+        stop=tenacity.stop_after_delay(timeout_s),
+        wait=tenacity.wait_fixed(POLL_S),
+        reraise=True,
+    )
+    try:
+        return asking(ask)
+    except KafkaException as error:
+        raise unreachable(error) from error
 
 
 def take_answer(future: Future[Any], expected: Collection[int]) -> Any:

@@ -5,13 +5,13 @@ import time
 from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 
 import confluent_kafka
 import msgspec
-from confluent_kafka import KafkaError, KafkaException, TopicPartition
+from confluent_kafka import KafkaError, TopicPartition
 from headwater_client.errors import ServerError
 from headwater_client.event_types import EVENT_TYPES
-from headwater_client.kafka import unreachable
 from headwater_client.topics import IDENTITIES, ITEMS, PEOPLE
 
 from features.kafka import admin
@@ -184,14 +184,8 @@ def _read_committed(
     Raises:
         ServerError: it does not answer, or still reads.
     """
-    deadline = time.monotonic() + admin.TIMEOUT_S
     options = {"group.id": group, "enable.auto.commit": "false", "log_level": "0"}
     with closing(confluent_kafka.Consumer(admin.client_config(settings) | options)) as consumer:
-        while True:
-            try:
-                return consumer.committed(places, timeout=admin.TIMEOUT_S)
-            except KafkaException as error:
-                is_reading = error.args[0].code() in _NO_COORDINATOR_YET
-                if not is_reading or time.monotonic() > deadline:
-                    raise unreachable(error) from error
-            time.sleep(admin.POLL_S)
+        ask = partial(consumer.committed, places, timeout=admin.TIMEOUT_S)
+        committed: list[TopicPartition] = admin.ask_again(ask, _NO_COORDINATOR_YET)
+    return committed

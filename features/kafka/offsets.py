@@ -6,16 +6,14 @@ broker does not answer that one's question for offsets in time.
 
 from collections.abc import Iterable
 from contextlib import closing
+from functools import partial
 
 import confluent_kafka
-import tenacity
 from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, KafkaError, KafkaException, TopicPartition
-from headwater_client.kafka import unreachable
 
 from features.kafka import admin
 from features.settings import BrokerSettings
 
-_PAUSE_S = 0.1
 # Of a partition that has just been made, or whose leader has just changed.
 _NO_LEADER_YET = (
     KafkaError.LEADER_NOT_AVAILABLE,
@@ -83,17 +81,11 @@ def ask_offsets(
         ServerError: Kafka does not answer.
         SettingsError: it refuses this login.
     """
-    asking = tenacity.Retrying(
-        retry=tenacity.retry_if_exception(_has_no_leader_yet),
-        stop=tenacity.stop_after_delay(timeout_s),
-        wait=tenacity.wait_fixed(_PAUSE_S),
-        reraise=True,
-    )
     wanted = list(places)
-    try:
-        found = asking(_ask_once, consumer, wanted, timeout_s) if wanted else []
-    except KafkaException as error:
-        raise unreachable(error) from error
+    if not wanted:
+        return []
+    ask = partial(_ask_once, consumer, wanted, timeout_s)
+    found = admin.ask_again(ask, _NO_LEADER_YET, timeout_s)
     answers = {(each.topic, each.partition): each for each in found}
     return [answers[each.topic, each.partition] for each in wanted]
 
@@ -106,7 +98,3 @@ def _ask_once(
         if place.error is not None:
             raise KafkaException(place.error)
     return found
-
-
-def _has_no_leader_yet(error: BaseException) -> bool:
-    return isinstance(error, KafkaException) and error.args[0].code() in _NO_LEADER_YET

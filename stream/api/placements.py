@@ -1,8 +1,8 @@
 """Placements and segments: what they are now, how they are changed, and how a change is tried."""
 
 import asyncio
-from collections.abc import Callable, Collection
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from headwater_client import EventError, HeadwaterError, contract, encode
 from headwater_client.topics import PLACEMENTS
@@ -15,6 +15,8 @@ from stream.api.intake import TopicMessage
 from stream.api.parts import ApiCall, Operations
 from stream.api.problems import refuse
 from stream.api.undelivered import refuse_undelivered
+
+KnownT = TypeVar("KnownT")
 
 
 class PlacementOperations(Operations):
@@ -31,9 +33,7 @@ class PlacementOperations(Operations):
         Raises:
             RequestError: there is none of this name.
         """
-        known = self._parts.placements.known
-        _check_known("placement", call.path["name"], known)
-        return known[call.path["name"]]
+        return _find_known("placement", call.path["name"], self._parts.placements.known)
 
     async def put_placement(self, call: ApiCall) -> contract.PlacementAnswer:
         """Send a placement to Kafka; this service follows it at once.
@@ -53,7 +53,7 @@ class PlacementOperations(Operations):
             RequestError: there is none of this name, or as of `_change`.
         """
         name = call.path["name"]
-        _check_known("placement", name, self._parts.placements.known)
+        _find_known("placement", name, self._parts.placements.known)
         return contract.RemovalAnswer(name=name, revision=await self._change(name, None))
 
     async def list_segments(self, _: ApiCall) -> contract.SegmentsAnswer:
@@ -67,9 +67,7 @@ class PlacementOperations(Operations):
         Raises:
             RequestError: there is none of this name.
         """
-        known = self._parts.placements.segments
-        _check_known("segment", call.path["name"], known)
-        return known[call.path["name"]]
+        return _find_known("segment", call.path["name"], self._parts.placements.segments)
 
     async def put_segment(self, call: ApiCall) -> contract.SegmentAnswer:
         """Send a segment to Kafka; this service follows it at once.
@@ -90,7 +88,7 @@ class PlacementOperations(Operations):
             RequestError: there is none of this name, or as of `_change`.
         """
         name, placements = call.path["name"], self._parts.placements
-        _check_known("segment", name, placements.segments)
+        _find_known("segment", name, placements.segments)
         if users := placements.find_users(name):
             raise EventError(
                 "name", name, f"is asked for by {', '.join(users)}: change these first"
@@ -106,7 +104,7 @@ class PlacementOperations(Operations):
             ServerError: no controller answers.
         """
         name, query = call.path["name"], call.body
-        _check_known("placement", name, self._parts.placements.known)
+        _find_known("placement", name, self._parts.placements.known)
         self._check_placement(name, query.rules, "rules.")
         return await self._parts.trial_desk.begin(name, query, call.key.name)
 
@@ -194,8 +192,8 @@ def _check(check: Callable[..., None], name: str, *rules: Any, before: str = "")
         raise describe_rule(error, f"{before}{error.field}") from error
 
 
-def _check_known(what: str, name: str, known: Collection[str]) -> None:
-    """Refuse a name that nothing has.
+def _find_known(what: str, name: str, known: Mapping[str, KnownT]) -> KnownT:
+    """What has a name.
 
     Raises:
         RequestError: nothing has it.
@@ -203,3 +201,4 @@ def _check_known(what: str, name: str, known: Collection[str]) -> None:
     if name not in known:
         there = ", ".join(sorted(known)) or "none"
         raise refuse("not-found", f"no {what} is named {name[:64]!r}", f"there are {there}")
+    return known[name]

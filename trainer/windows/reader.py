@@ -63,42 +63,42 @@ class MessageReader:
             self._consumer.close()
             raise
 
-    def bounds(self, source: Source) -> tuple[int, int]:
-        """The first offset that Kafka has, and the one after the last.
+    def bounds(self, sources: Iterable[Source]) -> dict[Source, tuple[int, int]]:
+        """The first offset that Kafka has of each, and the one after the last.
 
         Raises:
             ServerError: Kafka does not answer.
         """
-        return ask_bounds(self._consumer, [source], ANSWER_S)[source]
+        return ask_bounds(self._consumer, sources, ANSWER_S)
 
-    def check(self, source: Source, settled: OffsetTracker) -> None:
+    def check(self, settled: Mapping[Source, OffsetTracker]) -> None:
         """Compare what is settled with what Kafka has, and take out what it has no longer.
 
         Raises:
             ServerError: Kafka has less than was read from it: new messages would be taken for
                 settled ones.
         """
-        first = self.check_end(source, settled)
-        topic, partition = source
-        is_new = settled.next == 0
-        gone = settled.gone_before(first)
-        if gone and not is_new:
-            log.warning("events_gone", topic=topic, partition=partition, events=gone)
+        for (topic, partition), first in self.check_ends(settled).items():
+            tracker = settled[topic, partition]
+            is_new = tracker.next == 0
+            gone = tracker.gone_before(first)
+            if gone and not is_new:
+                log.warning("events_gone", topic=topic, partition=partition, events=gone)
 
-    def check_end(self, source: Source, settled: OffsetTracker) -> int:
-        """Compare what is settled with the end of what Kafka has; the first offset that it has.
+    def check_ends(self, settled: Mapping[Source, OffsetTracker]) -> dict[Source, int]:
+        """Compare what is settled with the ends of what Kafka has; the first offsets that it has.
 
         Raises:
             ServerError: Kafka has less than was read from it.
         """
-        first, end = self.bounds(source)
-        topic, partition = source
-        if end < settled.next:
-            raise PositionError(
-                f"Kafka: {topic}/{partition} ends at offset {end}, but windows have it up to "
-                f"{settled.next}: Kafka has lost messages: set another windows.address"
-            )
-        return first
+        bounds = self.bounds(settled)
+        for (topic, partition), (_, end) in bounds.items():
+            if end < (read := settled[topic, partition].next):
+                raise PositionError(
+                    f"Kafka: {topic}/{partition} ends at offset {end}, but windows have it up to "
+                    f"{read}: Kafka has lost messages: set another windows.address"
+                )
+        return {source: first for source, (first, _) in bounds.items()}
 
     def start(self, offsets: Mapping[Source, int]) -> None:
         """Begin to read."""
@@ -133,7 +133,7 @@ class MessageReader:
 
     def backlog(self) -> "Backlog":
         """What Kafka has by now, to be told of each message that is read."""
-        return Backlog({source: self.bounds(source) for source in self.sources})
+        return Backlog(self.bounds(self.sources))
 
     def close(self) -> None:
         """End reading."""

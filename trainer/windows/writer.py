@@ -86,8 +86,7 @@ class WindowWriter:
         ) as reader:
             sources = {source: identity.topics[source[0]] for source in reader.sources}
             assembler = appender.assembler(sources, self._now_s())
-            for source, tracker in assembler.trackers.items():
-                reader.check(source, tracker)
+            reader.check(assembler.trackers)
             # Asked before it reads: between fetches a broker answers half a second later.
             backlog = reader.backlog() if to_end else None
             watched = _WatchedLog(reader, assembler, self._kafka, identity, on_turn)
@@ -208,8 +207,7 @@ class _WatchedLog:
         if change := self._find_change():
             return change
         try:
-            for source, tracker in self._assembler.trackers.items():
-                self._reader.check_end(source, tracker)
+            self._reader.check_ends(self._assembler.trackers)
         except PositionError as error:
             return str(error)
         return None

@@ -461,14 +461,14 @@ def test_what_a_prometheus_says_is_what_the_page_says(
     wait_until(lambda: is_settled(console, other, prometheus), 60)
     now = now_of(other)
 
-    def grown(metric: str) -> str:
+    def make_growth(metric: str) -> str:
         return f"({metric} - ({metric} @ {int(began_s)}))"
 
-    check_counts(now, prometheus, grown)
+    check_counts(now, prometheus, make_growth)
     shares = {"p50_ms": 0.5, "p99_ms": 0.99}
     quantiles = {}
     for part, histogram in (("latency", "answer"), ("absorption", "row")):
-        buckets = grown(f"headwater_event_to_{histogram}_seconds_bucket")
+        buckets = make_growth(f"headwater_event_to_{histogram}_seconds_bucket")
         for name, share in shares.items():
             asked = f"histogram_quantile({share}, sum by (le) {buckets})"
             quantiles[part, name] = 1000 * prometheus.ask_one(asked)
@@ -485,8 +485,8 @@ def test_what_a_prometheus_says_is_what_the_page_says(
     (at,) = [at for at, value in enumerate(lines["answers.all"]) if value]
     for name, share in (("latency.p50", "p50_ms"), ("latency.p99", "p99_ms")):
         assert lines[name][at] == pytest.approx(quantiles["latency", share])
-    by_topic = prometheus.ask(f"sum by (topic) {grown('headwater_events_total')}")
-    answers = prometheus.ask_one(f"sum{grown('headwater_recommendations_total')}")
+    by_topic = prometheus.ask(f"sum by (topic) {make_growth('headwater_events_total')}")
+    answers = prometheus.ask_one(f"sum{make_growth('headwater_recommendations_total')}")
     # Each rate is a count by the same time.
     watched_s = by_topic["clicks"] / lines["events.click"][at]
     assert watched_s <= step_s
@@ -507,11 +507,13 @@ def is_settled(console: Console, other: Console, prometheus: Prometheus) -> bool
     )
 
 
-def check_counts(now: dict[str, Any], prometheus: Prometheus, grown: Callable[[str], str]) -> None:
+def check_counts(
+    now: dict[str, Any], prometheus: Prometheus, make_growth: Callable[[str], str]
+) -> None:
     """What is counted in all, and what is since a moment, is what Prometheus says.
 
     Args:
-        grown: the query for what a counter grew by since then.
+        make_growth: the query for what a counter grew by since then.
     """
     for metric, label, told in (
         ("headwater_events_total", "topic", now["events"]),
@@ -526,7 +528,7 @@ def check_counts(now: dict[str, Any], prometheus: Prometheus, grown: Callable[[s
             assert each["day"] == each["hour"]
         there = prometheus.ask(f"sum by ({label}) ({metric})")
         assert there == {name: totals[name] for name in there}
-        lately = prometheus.ask(f"sum by ({label}) {grown(metric)}")
+        lately = prometheus.ask(f"sum by ({label}) {make_growth(metric)}")
         assert lately == {name: hours[name] for name in lately}
 
 

@@ -40,7 +40,7 @@ def event(
     return LoggedEvent(made, "any", 0, 0, time_ms)
 
 
-def earned(lists: list[ServedList], *events: LoggedEvent) -> list[list[float]]:
+def list_rewards(lists: list[ServedList], *events: LoggedEvent) -> list[list[float]]:
     credit_events(ServedLog(lists, {"ann": list(events)}, len(lists)), RULES)
     return [each.rewards.round(3).tolist() for each in lists]
 
@@ -54,18 +54,18 @@ def test_an_event_earns_the_newest_list_that_held_its_item_once_for_each_type() 
         event(Click, "a", 23),
         event(Click, "z", 24),
     ]
-    assert earned(lists, *events) == [[1, 0, 0], [0, round(6 * 0.631, 3), 0], [0, 0, 0]]
+    assert list_rewards(lists, *events) == [[1, 0, 0], [0, round(6 * 0.631, 3), 0], [0, 0, 0]]
 
 
 def test_an_event_that_names_its_list_earns_that_and_one_of_another_place_nothing() -> None:
     lists = [served("old"), served("new", at_s=10)]
     events = [event(Click, "a", 20, "old"), event(Click, "b", 21, "of another place")]
-    assert earned(lists, *events) == [[1, 0, 0], [0, 0, 0]]
+    assert list_rewards(lists, *events) == [[1, 0, 0], [0, 0, 0]]
 
 
 def test_what_comes_after_the_window_or_before_the_list_earns_nothing() -> None:
     lists = [served("one", at_s=10)]
-    assert earned(lists, event(Click, "a", 5), event(Click, "a", 111)) == [[0, 0, 0]]
+    assert list_rewards(lists, event(Click, "a", 5), event(Click, "a", 111)) == [[0, 0, 0]]
 
 
 def test_where_impressions_are_sent_only_what_was_seen_counts() -> None:
@@ -122,7 +122,7 @@ def test_what_was_not_seen_earns_nothing_where_impressions_are_sent() -> None:
 def test_a_machine_earns_no_more_than_a_rollout_lets_it() -> None:
     lists = [served(f"l{number}", at_s=number / 10) for number in range(120)]
     clicks = [event(Click, "a", number / 10 + 0.01, f"l{number}") for number in range(120)]
-    counted = sum(each[0] for each in earned(lists, *clicks))
+    counted = sum(each[0] for each in list_rewards(lists, *clicks))
     assert counted == MAX_COUNTED
 
 

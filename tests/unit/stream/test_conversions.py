@@ -24,7 +24,7 @@ def group(count: float) -> bytes:
     return encode_group(ItemGroup(values, 1, 0, NOW_MS))
 
 
-def counted(**counts: float) -> dict[str, bytes]:
+def make_row(**counts: float) -> dict[str, bytes]:
     """A row of an item, of one partition: what was done with it, by type."""
     return {f"{EVENT_TYPES[name].topic}_0": group(count) for name, count in counts.items()}
 
@@ -34,10 +34,10 @@ def shop(*names: str) -> tuple[FilterableItems, ConversionFollower]:
     for name in names:
         items.table.put(Item(item_id=name))
     # A cart counts as a click, and a return is a purchase that was none; a dislike says nothing.
-    store.rows["item_popularity", "a"] = counted(
+    store.rows["item_popularity", "a"] = make_row(
         click=50, add_to_cart=30, purchase=30, **{"return": 10}
     )
-    store.rows["item_popularity", "b"] = counted(click=100)
+    store.rows["item_popularity", "b"] = make_row(click=100)
     store.rows["item_popularity", "c"] = {"clicks_0": b"damaged"}
     kafka = BrokerSettings(partitions=1)
     follower = ConversionFollower(kafka, store, SCHEMA, items, 0.01)  # type: ignore[arg-type]

@@ -78,13 +78,17 @@ def test_a_day_of_looks_is_remembered_in_few_points() -> None:
 
 
 def test_rows_are_as_far_as_any_worker_says_or_has_committed() -> None:
-    def absorbed(process: str, partition: str, offset: float) -> Reading:
+    def make_reading(process: str, partition: str, offset: float) -> Reading:
         return Reading(process, ABSORBED, {"topic": "clicks", "partition": partition}, offset)
 
     places = {("clicks", number): PartitionPlace(0, 100, at) for number, at in enumerate((9, None))}
     places["items", 0] = PartitionPlace(0, 5, 3)
     # Partition 0 went from w1 to w2; of partition 1 more is committed than w1, which is gone, said.
-    said = [absorbed("w1", "0", 20.0), absorbed("w2", "0", 40.0), absorbed("w1", "7", 99.0)]
+    said = [
+        make_reading("w1", "0", 20.0),
+        make_reading("w2", "0", 40.0),
+        make_reading("w1", "7", 99.0),
+    ]
     held = {source: place.committed for source, place in hold(places, said).items()}
     assert held == {("clicks", 0): 40, ("clicks", 1): 0, ("items", 0): 3}
     assert hold({CLICKS: PartitionPlace(0, 100, 50)}, said)[CLICKS].committed == 50

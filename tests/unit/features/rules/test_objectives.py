@@ -46,7 +46,7 @@ def test_an_item_without_a_price_has_the_medians() -> None:
     assert ConversionCounts().find_shifts(Objective.CLICKS, np.array([1.0, 4.0])).tolist() == [0, 0]
 
 
-def earned(objective: Objective, seed: int) -> Float64Array:
+def measure_earnings(objective: Objective, seed: int) -> Float64Array:
     """What lists earn: takes, purchases and money a list, as people really are.
 
     How often items are bought is known of some events alone, and prices hang together with it:
@@ -80,7 +80,7 @@ def earned(objective: Objective, seed: int) -> Float64Array:
 
 def test_each_objective_earns_most_of_what_it_is_about() -> None:
     found = {
-        objective: np.mean([earned(objective, seed) for seed in range(12)], axis=0)
+        objective: np.mean([measure_earnings(objective, seed) for seed in range(12)], axis=0)
         for objective in Objective
     }
     for place, objective in enumerate(Objective):
