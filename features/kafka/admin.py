@@ -1,5 +1,7 @@
 """How a client connects to Kafka, and asks it about itself."""
 
+import functools
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Collection
@@ -35,10 +37,23 @@ def client_config(settings: BrokerSettings) -> dict[str, str]:
     return settings.client_settings.client_config()
 
 
-def make_client(settings: BrokerSettings) -> AdminClient:
-    """A client that has not been answered yet."""
-    # What goes wrong is raised; librdkafka's own lines on the terminal say it again and again.
-    return AdminClient({**client_config(settings), "log_level": "0"})
+def shared_client(settings: BrokerSettings) -> AdminClient:
+    """The client by which this process asks Kafka about itself; it may not have been answered yet.
+
+    It stays for as long as the process does. An answer that comes late, of a broker that slept, to
+    a client that is being closed ends the process: librdkafka parses it, finds that it is closing
+    and takes the missing result for a fault of its own (SIGABRT, `rko_result`; seen of 2.15
+    and 2.16).
+    """
+    # A child of a fork has none of the threads that its parent's client stands on.
+    return _open_client(os.getpid(), tuple(client_config(settings).items()))
+
+
+@functools.cache
+def _open_client(_process: int, config: tuple[tuple[str, str], ...]) -> AdminClient:
+    # What goes wrong is raised; librdkafka's own lines on the terminal say it again and again. A
+    # broker that comes back is asked soon.
+    return AdminClient({**dict(config), "log_level": "0", "reconnect.backoff.max.ms": "1000"})
 
 
 def connect(settings: BrokerSettings) -> AdminClient:
@@ -58,7 +73,7 @@ def connect(settings: BrokerSettings) -> AdminClient:
     while True:
         try:
             admin.list_topics(timeout=_ASK_S)
-            return admin
+            return shared_client(settings)
         except KafkaException as error:
             # The answer is that time is over; why, librdkafka tells by the way, again and again.
             admin.poll(0)

@@ -88,7 +88,7 @@ def describe_log(settings: BrokerSettings) -> LogIdentity:
     Raises:
         ServerError: Kafka does not answer.
     """
-    client = admin.make_client(settings)
+    client = admin.shared_client(settings)
     described, cluster = admin.describe_topics(client, list(log_topics())), admin.cluster_id(client)
     partitions = {name: len(topic.partitions) for name, topic in described.items()}
     return LogIdentity(cluster, admin.identify_topics(described, cluster), partitions)
@@ -99,7 +99,7 @@ def topic_ids(settings: BrokerSettings, names: Iterable[str]) -> dict[str, str]:
 
     A topic that is deleted and made anew has another id: `features.topics.source_hash`.
     """
-    client = admin.make_client(settings)
+    client = admin.shared_client(settings)
     return admin.identify_topics(
         admin.describe_topics(client, list(names)), admin.cluster_id(client)
     )
@@ -166,7 +166,7 @@ def group_members(settings: BrokerSettings, group: str) -> list[str]:
     """
     # By now its coordinator has read its groups: see there.
     _read_committed(settings, group, [TopicPartition(log_topics()[0], 0)])
-    client = admin.make_client(settings)
+    client = admin.shared_client(settings)
     asked = client.describe_consumer_groups([group], request_timeout=admin.TIMEOUT_S)
     described = admin.take_answer(asked[group], (KafkaError.GROUP_ID_NOT_FOUND,))
     members = described.members if described else []

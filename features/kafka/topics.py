@@ -90,7 +90,7 @@ def find_closed_topics(settings: BrokerSettings) -> Iterator[str]:
     Raises:
         ServerError: Kafka does not answer.
     """
-    client = admin.make_client(settings)
+    client = admin.shared_client(settings)
     there = admin.describe_topics(client, [topic.name for topic in list_topics()])
     topics = [topic for topic in list_topics() if topic.name in there]
     for found in _inspect(client, topics, there):
