@@ -5,6 +5,7 @@ Whatever a caller sends, the answer is the operation's or a problem (RFC 9457), 
 
 import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import msgspec
 from headwater_client import EventError, decode, encode
@@ -272,12 +273,19 @@ def read_query(kind: type[Struct], given: QueryParams) -> Struct:
     try:
         query = msgspec.convert(fields, kind, strict=False)
     except msgspec.ValidationError as error:
-        raise explain_refusal(str(error), lambda name: fields[name]) from error
+        raise explain_refusal(str(error), lambda name: _read_value(fields[name])) from error
     for name, value in fields.items():
         # A text is made to fit, and `null` would be taken for a field that is not there.
         if getattr(query, name, value) is None:
             raise EventError(name, value, "expected a value, or no such field")
     return query
+
+
+def _read_value(told: str | list[str]) -> Any:
+    """A value for a problem to show: a whole number as JSON and gRPC bring it, not as a text."""
+    if isinstance(told, str) and re.fullmatch("-?[0-9]{1,18}", told):
+        return int(told)
+    return told
 
 
 def check_host(request: Request) -> None:

@@ -98,6 +98,27 @@ def request_name(operation: Operation) -> str:
     return query.__name__ if query else _EMPTY
 
 
+def find_unsent(kind: type[Struct]) -> dict[str, Any]:
+    """The lists and maps that a request has to have, and that may hold nothing, as they are then.
+
+    A message does not say whether one that holds nothing is there: it is.
+
+    >>> from headwater_client.contract import AttributesQuery, RankQuery
+    >>> find_unsent(AttributesQuery), find_unsent(RankQuery)
+    ({'attributes': {}}, {})
+    """
+    described = inspect.type_info(kind)
+    assert isinstance(described, inspect.StructType)
+    unsent: dict[str, Any] = {}
+    for each in described.fields:
+        plain = _plain(each.type)
+        if not each.required or not isinstance(plain, inspect.ListType | inspect.DictType):
+            continue
+        if not plain.min_length:
+            unsent[each.encode_name] = [] if isinstance(plain, inspect.ListType) else {}
+    return unsent
+
+
 def path_parts(operation: Operation) -> list[str]:
     """The parts of an operation's path that have names."""
     return re.findall(r"{(\w+)}", operation.path)

@@ -27,7 +27,14 @@ from stream.api.keys import ApiKey, KeyRing
 from stream.api.messages import message_class, read_message, write_message
 from stream.api.parts import ApiCall
 from stream.api.problems import RequestError
-from stream.api.proto import SERVICE, path_parts, request_name, rpc_name, rpc_operations
+from stream.api.proto import (
+    SERVICE,
+    find_unsent,
+    path_parts,
+    request_name,
+    rpc_name,
+    rpc_operations,
+)
 from stream.api.readiness import Readiness
 from stream.api.service import ApiService
 
@@ -135,11 +142,12 @@ class RpcApi:
         assert operation.answer is not None
         takes = message_class(request_name(operation))
         answers = message_class(operation.answer.__name__)
+        unsent = find_unsent(operation.body) if operation.body else {}
 
         async def act(raw: bytes, context: Any) -> Message:
             self._readiness.check_started()
             key = self._keys.admit(_find_key(context.invocation_metadata()), operation.scope)
-            call = _make_call(operation, read_message(takes, raw), key)
+            call = _make_call(operation, {**unsent, **read_message(takes, raw)}, key)
             return write_message(answers, await work(call))
 
         async def behave(raw: bytes, context: Any) -> Message:

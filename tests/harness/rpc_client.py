@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -78,16 +79,21 @@ def calling(address: str, secret: str) -> Iterator[RpcCaller]:
         yield RpcCaller(channel, secret)
 
 
-def same(http: Any, rpc: Any) -> bool:
-    """Whether an answer of HTTP and one of gRPC say the same.
+def same(http: Any, other: Any) -> bool:
+    """Whether an answer of HTTP and another one, such as gRPC's, say the same.
 
     Lists and maps that hold nothing are not there in protobuf; whole numbers of 64 bits are texts.
     """
     if isinstance(http, dict):
-        named = {name: value for name, value in http.items() if value not in ([], {}, None)}
-        return named.keys() == rpc.keys() and all(same(named[name], rpc[name]) for name in named)
+        one, two = _held(http), _held(other)
+        return one.keys() == two.keys() and all(same(one[name], two[name]) for name in one)
     if isinstance(http, list):
-        return len(http) == len(rpc) and all(map(same, http, rpc))
+        return len(http) == len(other) and all(map(same, http, other))
     if isinstance(http, float):
-        return bool(abs(http - rpc) <= 1e-3 * abs(http))
-    return bool(http == rpc or (type(http) is int and str(http) == rpc))
+        # Scores are float32, of a row that is a moment older.
+        return math.isclose(http, other, rel_tol=1e-3, abs_tol=1e-6)
+    return bool(http == other or (type(http) is int and str(http) == other))
+
+
+def _held(document: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in document.items() if value not in ([], {}, None)}

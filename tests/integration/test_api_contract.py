@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -32,12 +32,16 @@ from headwater_client.contract import (
     PopularQuery,
     RankQuery,
     RecommendationQuery,
+    Scope,
     SimilarQuery,
     TogetherQuery,
 )
 from headwater_client.http import raw_event
+from headwater_client.operations import OPERATIONS
 
+from stream.api.proto import path_parts
 from tests.harness.api_service import Service, pid_of, serving_api
+from tests.harness.both_ways import BothWays
 from tests.harness.rollouts import controlling
 from tests.harness.rpc_client import RpcCaller, calling, same
 from tests.harness.servers import pause
@@ -260,39 +264,90 @@ def test_the_typescript_client_is_generated_typed_and_understood(service: Servic
     )
 
 
-# What no two answers have in common.
-_OWN = {"recommendation_id", "produced_time", "event_age_ms"}
-
-
-def _asked_alike(service: Service) -> Iterator[tuple[str, str, Any, str]]:
-    """HTTP's method, path and document of the same request, and gRPC's method."""
-    person, now_ms = "of-both", int(time.time() * 1000)
-    event = {"type": "click", "item_id": "i3", "event_id": "both-1", "timestamp": now_ms}
-    yield "PUT", "/v1/items", {"items": [{"item_id": "i-both", "price": 2.5}]}, "PutItems"
-    yield "POST", "/v1/recommendations", {"person": person, "limit": 4}, "Recommend"
-    asked = {"person": person, "events": [event], "exclude": ["i1"]}
-    yield "POST", "/v1/recommendations", asked, "Recommend"
-    yield "POST", "/v1/rank", {"person": person, "items": ["i5", "nowhere", "i6"]}, "RankItems"
-    yield "POST", "/v1/items/similar", {"items": ["i8", "i9"], "limit": 5}, "FindSimilar"
-    cart = {"items": ["i8", "i9"], "person": person, "limit": 5, "filter": "'c1' in item.category"}
-    yield "POST", "/v1/items/together", cart, "FindTogether"
-    asked = {"person": person, "limit": 4, "explain": True}
-    yield "POST", "/v1/recommendations", asked, "Recommend"
-    yield "POST", "/v1/rank", {"items": ["i5", "i6"], "explain": True}, "RankItems"
-    yield "GET", "/v1/popular", {}, "ListPopular"
-    yield "GET", "/version", {}, "TellVersion"
-
-
-def _without_own(answer: Any) -> Any:
-    return {name: value for name, value in answer.items() if name not in _OWN}
+# Of these gRPC has no method: probes are its health service, the contract is its reflection, and
+# metrics and the page are for who speaks HTTP.
+_HTTP_ALONE = {
+    *("tell_live", "tell_ready", "tell_started"),
+    *("tell_contract", "show_contract", "tell_metrics"),
+}
+_CALLED = {operation.name for operation in OPERATIONS} - _HTTP_ALONE
 
 
 def test_grpc_answers_as_http_does(service: Service, caller: RpcCaller) -> None:
-    for method, path, asked, called in _asked_alike(service):
-        told = service.take(method, path, asked if method != "GET" else None)
-        heard = caller.call(called, asked)
-        assert same(_without_own(told), _without_own(heard)), (called, told, heard)
-        assert told.keys() & _OWN == heard.keys() & _OWN
+    both, person = BothWays(service, caller), "of-both"
+    # An hour ago: what is decayed by age, scores too, hardly changes from one answer to the next.
+    past_ms = int(time.time() * 1000) - 3_600_000
+    event = {"type": "click", "item_id": "i3", "event_id": "both-1", "timestamp": past_ms}
+    _put_both(both, person, event)
+    for more in (
+        {},
+        {"events": [event | {"event_id": "both-2", "item_id": "i4"}], "exclude": ["i1"]},
+        {"explain": True},
+        {"cursor": service.take("POST", "/v1/recommendations", {"person": person})["cursor"]},
+        {"candidates": ["i5", "i6", "nowhere"]},
+        {"filter": "'c1' in item.category && has(context.at)", "context": {"at": ["home", 2]}},
+        {"rules": {"boosts": [{"filter": "'c2' in item.category", "factor": 2.5}]}},
+        {"placement": "both", "guest": "guest-of-both"},
+    ):
+        both.ask("recommend", {"person": person, "limit": 4, **more})
+    recorded = {"events": [event | {"event_id": "both-3", "item_id": "i7"}], "record": True}
+    ranked = {"person": person, "items": ["i5", "nowhere", "i6"], "explain": True}
+    assert both.ask("rank_items", ranked | recorded)["recorded"]
+    both.ask("find_similar", {"items": ["i8", "i9"], "limit": 5})
+    cart = {"items": ["i8", "i9"], "person": person, "limit": 5, "filter": "'c1' in item.category"}
+    both.ask("find_together", cart)
+    both.ask("list_popular", {"limit": 3, "category": "c3"})
+    popular = "/v1/popular?segment=both"
+    wait_until(lambda: service.call("GET", popular)[0] == 200, 30)
+    both.ask("list_popular", {"segment": "both"})
+    both.ask("tell_version")
+    _remove_both(both, person)
+    # An operation that is added later has to be asked for here, too.
+    assert both.answered == _CALLED
+
+
+def _put_both(both: BothWays, person: str, event: dict[str, Any]) -> None:
+    """Send what there is to read, and read it back."""
+    service = both.service
+    item = {"item_id": "i-both", "price": 2.5, "category": ["c1"], "attributes": {"stock": 3}}
+    both.ask("put_items", {"items": [item]})
+    wait_until(lambda: service.call("GET", "/v1/items/i-both")[0] == 200, 30)
+    assert both.ask("get_item", item="i-both") == item
+    sent = [event | {"user_id": person, "context": {"at": "home"}}, {"type": "look"}]
+    assert both.ask("send_events", {"events": sent})["refused"] == 1
+    both.ask("put_attributes", {"attributes": {}}, person=person)
+    attributes = {"city": "Ghent", "age": 31, "is_new": False, "height": 1.75}
+    both.ask("put_attributes", {"attributes": attributes}, person=person)
+    path = f"/v1/people/{person}"
+    wait_until(lambda: service.clicks(person) == 1, 30)
+    wait_until(lambda: "attributes" in service.take("GET", path), 30)
+    assert both.ask("describe_person", person=person)["attributes"] == attributes
+    segment = {"filter": "person.age > 30"}
+    both.ask("put_segment", segment, name="both")
+    both.ask("list_segments")
+    assert both.ask("get_segment", name="both")["segment"] == segment
+    rules = {"limit": 3, "pins": [{"item_id": "i7", "place": 1}], "objective": "revenue"}
+    both.ask("put_placement", rules, name="both")
+    both.ask("list_placements")
+    assert both.ask("get_placement", name="both")["placement"] == rules
+
+
+def _remove_both(both: BothWays, person: str) -> None:
+    """Try other rules out, and remove all; what has gone is made anew before it goes again."""
+    tried = {"rules": {"limit": 2}, "reason": "a test", "command_id": "both-begin"}
+    both.ask("try_placement", tried, name="both")
+    steered = {"reason": "a test", "command_id": "both-end"}
+    both.ask("steer_trial", steered, name="both", action="rollback")
+    assert both.ask("list_trials", name="both")["trials"][0]["state"] == "rolled_back"
+    put = partial(both.service.take, "PUT")
+    again = partial(put, "/v1/placements/both", {"limit": 3})
+    both.ask("delete_placement", {}, again, name="both")
+    again = partial(put, "/v1/segments/both", {"filter": "person.age > 30"})
+    both.ask("delete_segment", {}, again, name="both")
+    both.ask("delete_item", item="i-both")
+    merge = {"member": person, "merge_id": "both"}
+    both.ask("merge_guest", merge, guest="guest-of-both")
+    both.ask("erase_person", person=person)
 
 
 def test_grpc_sends_events_that_http_reads_back(service: Service, caller: RpcCaller) -> None:
@@ -312,52 +367,82 @@ def test_grpc_sends_events_that_http_reads_back(service: Service, caller: RpcCal
     assert same(service.take("GET", f"/v1/people/{person}"), described)
 
 
-@pytest.mark.parametrize(
-    ("called", "path", "asked", "code"),
-    [
-        ("Recommend", "/v1/recommendations", {"limit": 0}, "INVALID_ARGUMENT"),
-        ("Recommend", "/v1/recommendations", {"events": [{}, {}]}, "INVALID_ARGUMENT"),
-        (
-            *("Recommend", "/v1/recommendations"),
-            {"person": "a", "min_offset": {"clicks/77": 1}},
-            "INVALID_ARGUMENT",
-        ),
-        ("Recommend", "/v1/recommendations", {"cursor": "x"}, "INVALID_ARGUMENT"),
-        ("FindTogether", "/v1/items/together", {"items": [""]}, "INVALID_ARGUMENT"),
-        ("RankItems", "/v1/rank", {"person": "ann"}, "INVALID_ARGUMENT"),
-        (
-            *("SendEvents", "/v1/events"),
-            {"events": [{"type": "look"}, {"item_id": "i1"}]},
-            "INVALID_ARGUMENT",
-        ),
-        ("PutItems", "/v1/items", {"items": [{"item_id": "a", "price": -1.5}]}, "INVALID_ARGUMENT"),
-    ],
-)
+_WRONG_NAME = {"name": "No!"}
+_NO_NAME = {"name": "nowhere"}
+_TOO_LONG = "x" * 300
+# Operation, request and the parts of its path; what HTTP may send and gRPC cannot write, such as a
+# text for a number, is not here.
+_REFUSED: list[tuple[str, dict[str, Any], dict[str, str]]] = [
+    ("send_events", {"events": [{"type": "look"}, {"item_id": "i1"}]}, {}),
+    ("send_events", {"events": [{"type": "click", "user_id": "a", "timestamp": 17}]}, {}),
+    ("send_events", {"events": []}, {}),
+    ("recommend", {"limit": 0}, {}),
+    ("recommend", {"events": [{}, {}]}, {}),
+    ("recommend", {"person": "a", "min_offset": {"clicks/77": 1}}, {}),
+    ("recommend", {"cursor": "x"}, {}),
+    ("recommend", {"person": "a", "guest": "a"}, {}),
+    ("recommend", {"exclude_shown": True}, {}),
+    ("recommend", {"placement": "nowhere"}, {}),
+    ("recommend", {"filter": "item.price <\n item.cost"}, {}),
+    ("recommend", {"rules": {"boosts": [{"filter": "item.", "factor": 2.5}]}}, {}),
+    ("rank_items", {"person": "ann"}, {}),
+    ("rank_items", {"items": ["i1"], "filter": "segment.nobody"}, {}),
+    ("find_similar", {"items": ["i1"], "exclude": [""]}, {}),
+    ("find_together", {"items": [""]}, {}),
+    ("list_popular", {"limit": 0}, {}),
+    ("list_popular", {"segment": "nobody"}, {}),
+    ("list_popular", {"filter": "item.price <"}, {}),
+    ("describe_person", {}, {"person": "nobody at/all"}),
+    ("put_attributes", {"attributes": {"age": 3}}, {"person": _TOO_LONG}),
+    ("merge_guest", {}, {"guest": "a"}),
+    ("merge_guest", {"member": "a"}, {"guest": "a"}),
+    ("erase_person", {}, {"person": _TOO_LONG}),
+    ("put_items", {"items": [{"item_id": "a", "price": -1.5}]}, {}),
+    ("get_item", {}, {"item": "nowhere"}),
+    ("delete_item", {}, {"item": _TOO_LONG}),
+    ("get_placement", {}, _NO_NAME),
+    ("put_placement", {}, _WRONG_NAME),
+    ("put_placement", {"at_most": [{"by": "colour", "items": 2}]}, _NO_NAME),
+    ("put_placement", {"filter": "item.price <"}, _NO_NAME),
+    ("put_placement", {"objective": "fame"}, _NO_NAME),
+    ("delete_placement", {}, _NO_NAME),
+    ("try_placement", {"rules": {"limit": 2}, "reason": "a test"}, _NO_NAME),
+    ("try_placement", {"rules": {"limit": 0}, "reason": "a test"}, _NO_NAME),
+    ("steer_trial", {"reason": "a test"}, _NO_NAME | {"action": "praise"}),
+    ("steer_trial", {}, _NO_NAME | {"action": "pause"}),
+    ("steer_trial", {"reason": "a test"}, _NO_NAME | {"action": "pause"}),
+    ("list_trials", {}, _WRONG_NAME),
+    ("get_segment", {}, _NO_NAME),
+    ("put_segment", {"filter": "person."}, _NO_NAME),
+    ("delete_segment", {}, _NO_NAME),
+]
+# They ask for nothing that could be wrong, but for the key.
+_NEVER_WRONG = {"list_placements", "list_segments", "tell_version"}
+
+
+@pytest.mark.parametrize(("name", "asked", "parts"), _REFUSED)
 def test_grpc_refuses_as_http_does(
-    service: Service, caller: RpcCaller, called: str, path: str, asked: Any, code: str
+    service: Service, caller: RpcCaller, name: str, asked: dict[str, Any], parts: dict[str, str]
 ) -> None:
-    method = "PUT" if called == "PutItems" else "POST"
-    body = asked["events"] if called == "SendEvents" else asked
-    status, problem = service.call(method, path, body)
-    refused, heard, fields = caller.refusal(called, asked)
-    assert (status, refused) == (400, code)
-    assert same(problem, heard), (problem, heard)
-    assert fields == [each["field"] for each in problem.get("errors") or [problem]]
+    BothWays(service, caller).refuse(name, asked, **parts)
+
+
+def test_each_operation_is_refused_both_ways() -> None:
+    assert {name for name, *_ in _REFUSED} == _CALLED - _NEVER_WRONG
 
 
 def test_grpc_needs_the_same_keys(service: Service, caller: RpcCaller) -> None:
-    for secret in ("", "hw_wrong"):
-        _, problem = service.call("POST", "/v1/recommendations", {}, secret=secret)
-        code, heard, _ = replace(caller, secret=secret).refusal("Recommend", {})
-        assert code == "UNAUTHENTICATED"
-        assert same(problem, heard)
-    asks_only = replace(caller, secret=service.ask_secret)
-    _, problem = service.call("GET", "/v1/people/ann", secret=service.ask_secret)
-    code, heard, _ = asks_only.refusal("DescribePerson", {"person": "ann"})
-    assert code == "PERMISSION_DENIED"
-    assert same(problem, heard)
-    code, heard, _ = caller.refusal("DescribePerson", {"person": "nobody"})
-    assert (code, heard["status"]) == ("NOT_FOUND", "404")
+    both = BothWays(service, caller)
+    for operation in OPERATIONS:
+        if operation.name in _HTTP_ALONE:
+            continue
+        parts = dict.fromkeys(path_parts(operation), "a")
+        asked: dict[str, Any] = {"events": []} if operation.name == "send_events" else {}
+        for secret in ("", "hw_wrong"):
+            assert both.refuse(operation.name, asked, secret, **parts)["status"] == 401
+        if operation.scope not in (None, Scope.ASK):
+            refused = both.refuse(operation.name, asked, service.ask_secret, **parts)
+            assert refused["status"] == 403
 
 
 def test_grpc_tells_its_health_to_all_and_what_there_is_to_keys(

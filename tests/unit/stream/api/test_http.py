@@ -294,16 +294,18 @@ def test_what_is_popular_in_a_category() -> None:
     for name, kind in {"a": "x", "b": "y", "c": "y"}.items():
         entry = encode_item(Item(item_id=name, category=[kind], available=name != "c"), 1, 1)
         store.rows["item_catalogue", name] = dict(entry)
-    overall, some, wrong, none = OfflineApi(store).ask(
+    overall, some, wrong, none, zero = OfflineApi(store).ask(
         ("GET", "/v1/popular?limit=5", b""),
         ("GET", "/v1/popular?category=y", b""),
         ("GET", "/v1/popular?limit=many", b""),
         ("GET", "/v1/popular?limit=null", b""),
+        ("GET", "/v1/popular?limit=0", b""),
     )
     assert [item["item_id"] for item in overall.document["items"]] == ["a", "b"]
     assert [item["item_id"] for item in some.document["items"]] == ["b"]
     assert problem(wrong, 400)["field"] == "limit"
     assert problem(none, 400)["value"] == "'null'"
+    assert problem(zero, 400)["value"] == "0"
 
 
 def test_the_document_and_its_page_are_served() -> None:
