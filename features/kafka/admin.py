@@ -1,11 +1,11 @@
 """How a client connects to Kafka, and asks it about itself."""
 
-import functools
-import os
+import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Collection
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import tenacity
@@ -19,6 +19,8 @@ from features.settings import BrokerSettings
 TIMEOUT_S = 15.0
 POLL_S = 0.05
 _ASK_S = 2.0
+# A question whose time is over is forgotten by then, whatever the broker still says.
+_LATE_S = 30.0
 NOT_THERE = (KafkaError.UNKNOWN_TOPIC_OR_PART,)
 # Of a message that its topic will never take.
 TOO_LARGE = (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE)
@@ -26,6 +28,8 @@ TOO_LARGE = (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE)
 NO_TOPIC_ID = ("", "None", "AAAAAAAAAAAAAAAAAAAAAA")
 TopicDescriptions = dict[str, TopicDescription]
 AnswerT = TypeVar("AnswerT")
+_lock = threading.Lock()
+_late: deque[tuple[float, AdminClient]] = deque()
 
 
 def client_config(settings: BrokerSettings) -> dict[str, str]:
@@ -37,27 +41,30 @@ def client_config(settings: BrokerSettings) -> dict[str, str]:
     return settings.client_settings.client_config()
 
 
-def shared_client(settings: BrokerSettings) -> AdminClient:
-    """The client by which this process asks Kafka about itself; it may not have been answered yet.
+@contextmanager
+def asking(settings: BrokerSettings) -> Iterator[AdminClient]:
+    """A client for what a block asks; it may not have been answered yet.
 
-    It stays for as long as the process does. An answer that comes late, of a broker that slept, to
-    a client that is being closed ends the process: librdkafka parses it, finds that it is closing
-    and takes the missing result for a fault of its own (SIGABRT, `rko_result`; seen of 2.15
-    and 2.16).
+    Who has waited so long that a question may have run out of time leaves its client for a while:
+    librdkafka takes an answer that comes while the client is being closed for a fault of its own,
+    and ends the process (SIGABRT, `rko_result`; seen of 2.15 and 2.16).
     """
-    # A child of a fork has none of the threads that its parent's client stands on.
-    return _open_client(os.getpid(), tuple(client_config(settings).items()))
+    # What goes wrong is raised; librdkafka's own lines on the terminal say it again and again.
+    client = AdminClient({**client_config(settings), "log_level": "0"})
+    begin = time.monotonic()
+    try:
+        yield client
+    finally:
+        now = time.monotonic()
+        with _lock:
+            while _late and _late[0][0] < now - _LATE_S:
+                _late.popleft()
+            if now - begin > TIMEOUT_S / 2:
+                _late.append((now, client))
 
 
-@functools.cache
-def _open_client(_process: int, config: tuple[tuple[str, str], ...]) -> AdminClient:
-    # What goes wrong is raised; librdkafka's own lines on the terminal say it again and again. A
-    # broker that comes back is asked soon.
-    return AdminClient({**dict(config), "log_level": "0", "reconnect.backoff.max.ms": "1000"})
-
-
-def connect(settings: BrokerSettings) -> AdminClient:
-    """A client that Kafka has answered.
+def check_connection(settings: BrokerSettings) -> None:
+    """Whether Kafka answers, and takes this login.
 
     Raises:
         SettingsError: Kafka refuses it.
@@ -73,7 +80,7 @@ def connect(settings: BrokerSettings) -> AdminClient:
     while True:
         try:
             admin.list_topics(timeout=_ASK_S)
-            return shared_client(settings)
+            return
         except KafkaException as error:
             # The answer is that time is over; why, librdkafka tells by the way, again and again.
             admin.poll(0)

@@ -49,16 +49,17 @@ def ensure_topics(
             and `kafka.create_topics` is off.
         ServerError: Kafka does not answer, or refuses to create one.
     """
-    client = admin.connect(settings)
+    admin.check_connection(settings)
     topics = list_topics() if topics is None else topics
     names = [topic.name for topic in topics]
-    there = admin.describe_topics(client, names)
-    missing = [topic for topic in topics if topic.name not in there]
-    if missing:
-        _create(client, missing, settings)
-        there = _wait_for(client, settings, names)
-    _check(client, topics, there, settings)
-    return admin.identify_topics(there, admin.cluster_id(client))
+    with admin.asking(settings) as client:
+        there = admin.describe_topics(client, names)
+        missing = [topic for topic in topics if topic.name not in there]
+        if missing:
+            _create(client, missing, settings)
+            there = _wait_for(client, settings, names)
+        _check(client, topics, there, settings)
+        return admin.identify_topics(there, admin.cluster_id(client))
 
 
 def ensure_log(settings: BrokerSettings) -> LogIdentity:
@@ -90,10 +91,11 @@ def find_closed_topics(settings: BrokerSettings) -> Iterator[str]:
     Raises:
         ServerError: Kafka does not answer.
     """
-    client = admin.shared_client(settings)
-    there = admin.describe_topics(client, [topic.name for topic in list_topics()])
-    topics = [topic for topic in list_topics() if topic.name in there]
-    for found in _inspect(client, topics, there):
+    with admin.asking(settings) as client:
+        there = admin.describe_topics(client, [topic.name for topic in list_topics()])
+        topics = [topic for topic in list_topics() if topic.name in there]
+        inspected = list(_inspect(client, topics, there))
+    for found in inspected:
         name, least = found.topic.name, int(found.config.get("min.insync.replicas", 1))
         closed = [
             str(each.id)

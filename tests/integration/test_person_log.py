@@ -17,7 +17,7 @@ from deploy.jobs.person_log import PersonLog, PersonLogReader, ReadingBounds
 from deploy.settings import Settings
 from features.columns import CatalogueEntry
 from features.kafka import ensure_sources, partition_bounds
-from features.kafka.admin import shared_client
+from features.kafka.admin import asking
 from features.schema import FeatureSchema
 from features.topics import partition_of
 from tests.harness.servers import renew_topics
@@ -77,10 +77,9 @@ def forget_all(settings: Settings) -> None:
     ]
     bounds = partition_bounds(settings.kafka, places)
     ends = [TopicPartition(*place, end) for place, (_, end) in bounds.items() if end]
-    # Held: what a client was asked is answered as long as it lives.
-    client = shared_client(settings.kafka)
-    for future in client.delete_records(ends).values():
-        future.result()
+    with asking(settings.kafka) as client:
+        for future in client.delete_records(ends).values():
+            future.result()
 
 
 def test_a_persons_log_is_theirs_alone_and_in_order(settings: Settings) -> None:
