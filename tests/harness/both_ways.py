@@ -62,9 +62,9 @@ class BothWays:
     ) -> Any:
         """HTTP's answer, which gRPC's has to be, too.
 
-        HTTP is asked before and after: where its own two answers differ, what trends or what a
-        worker has read has moved meanwhile, and nothing can be said yet; nor where a server was
-        late, and what trends stands in for its answer.
+        HTTP is asked before and after. Where its own two answers differ, something has moved
+        meanwhile, and nothing can be said yet: what trends, how old an event is, what a worker has
+        read. Nor can it where a server was late, and what trends stands in for its answer.
 
         Args:
             again: is called after each request: makes anew what it has removed.
