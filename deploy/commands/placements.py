@@ -9,6 +9,7 @@ import typer
 from headwater_client import EventError, decode, encode
 from headwater_client.contract import Fallback, PlacementRules
 from headwater_client.errors import SettingsError
+from headwater_client.rules import Objective
 from msgspec import structs
 from rich.console import Console
 
@@ -38,6 +39,10 @@ FallbackOption = Annotated[
     Fallback | None,
     typer.Option(help="what is shown where no version answers: popular (default) or nothing"),
 ]
+ObjectiveOption = Annotated[
+    Objective | None,
+    typer.Option(help="what a list is to earn: clicks (default), purchases or revenue"),
+]
 RulesOption = Annotated[
     typer.FileBinaryRead | None,
     typer.Option("--rules", help="JSON file of all rules: boosts, pins, ...; -: standard input"),
@@ -45,15 +50,16 @@ RulesOption = Annotated[
 
 
 @app.command()
-def put(
+def put(  # noqa: PLR0913  (the rules of a placement)
     name: Name,
     filter_text: FilterOption = None,
     limit: LimitOption = None,
     fallback: FallbackOption = None,
+    objective: ObjectiveOption = None,
     rules: RulesOption = None,
 ) -> None:
     """Make a placement, or change it whole; services follow at once."""
-    given = {"filter": filter_text, "limit": limit, "fallback": fallback}
+    given = {"filter": filter_text, "limit": limit, "fallback": fallback, "objective": objective}
     revision = write_placement(connect_kafka(), name, read_rules(name, rules, given))
     print(f"{name}: revision {revision}")
 
@@ -66,6 +72,7 @@ def try_out(  # noqa: PLR0913  (the rules of a placement, and who asks)
     filter_text: FilterOption = None,
     limit: LimitOption = None,
     fallback: FallbackOption = None,
+    objective: ObjectiveOption = None,
     file: RulesOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="as JSON, for programs")] = False,
 ) -> None:
@@ -74,7 +81,8 @@ def try_out(  # noqa: PLR0913  (the rules of a placement, and who asks)
     They become the placement's where they are no worse, and go by themselves where they are.
     `headwater rollout status --placement NAME` says how it stands.
     """
-    rules = read_rules(name, file, {"filter": filter_text, "limit": limit, "fallback": fallback})
+    given = {"filter": filter_text, "limit": limit, "fallback": fallback, "objective": objective}
+    rules = read_rules(name, file, given)
     settings = _connect()
     request = CommandRequest(placement_subject(name), RolloutAction.START, by, reason)
     command = sign_command(settings.rollout, replace(request, rules=rules))

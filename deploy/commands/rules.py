@@ -32,6 +32,7 @@ def replay(  # noqa: PLR0913  (the rules of a placement, and what of the log)
     filter_text: placements.FilterOption = None,
     limit: placements.LimitOption = None,
     fallback: placements.FallbackOption = None,
+    objective: placements.ObjectiveOption = None,
     file: placements.RulesOption = None,
     days: Annotated[float, typer.Option(help="of the log, back from now", min=0.001)] = 7.0,
     lists: Annotated[
@@ -49,7 +50,7 @@ def replay(  # noqa: PLR0913  (the rules of a placement, and what of the log)
         wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
-    given = {"filter": filter_text, "limit": limit, "fallback": fallback}
+    given = {"filter": filter_text, "limit": limit, "fallback": fallback, "objective": objective}
     change = Change(name, placements.read_rules(name, file, given))
     settings = local.connect(load_settings())
     found = asyncio.run(replay_rules(settings, change, days, lists))

@@ -399,6 +399,22 @@ def test_a_placement_changes_lists_without_a_restart(service: Service) -> None:
     assert "there are" in try_command(service, "placements", "show", place).stderr
 
 
+def test_a_placement_gets_its_objective_by_an_option(service: Service) -> None:
+    place = f"p{uuid4().hex[:8]}"
+    path = f"/v1/placements/{place}"
+    put = ("placements", "put", place, "--limit", "2", "--objective")
+    assert try_command(service, *put, "revenue").returncode == 0
+    wait_until(lambda: service.call("GET", path)[0] == 200, 30)
+    assert service.take("GET", path)["placement"] == {"limit": 2, "objective": "revenue"}
+    shown = try_command(service, "placements", "show", place).stdout
+    assert '"objective":"revenue"' in shown
+    refused = try_command(service, *put, "fame")
+    assert refused.returncode == 2
+    assert "'fame'" in refused.stderr
+    assert "'purchases'" in refused.stderr
+    assert try_command(service, "placements", "remove", place).returncode == 0
+
+
 def test_pages_repeat_nothing_whatever_happens_in_between(service: Service) -> None:
     wait_until_priced(service, "i60", 25.0)
     person, everyone = uuid4().hex, {f"i{number}" for number in range(ITEMS)}
