@@ -444,7 +444,8 @@ def _clock_faults(group: quality.ClockGroup) -> Iterator[_ClockFault]:
         yield "ahead", warning, group.ahead, "times in the future"
     if group.late:
         is_most = group.late > group.events / 2
-        yield "late", info if is_most else warning, group.late, "times more than a day ago"
+        title = "times more than a day ago" + (", as a replay sends them" if is_most else "")
+        yield "late", info if is_most else warning, group.late, title
     if group.events >= SHIFT_EVENTS and group.dates_only > group.events / 2:
         yield "dates", warning, group.dates_only, "times of midnight: dates, and no times"
 

@@ -377,6 +377,11 @@ def _measure(measured: _Measured, own: ConsoleSettings) -> fairness.FairnessAnsw
     described = {
         name: (next(iter(titles.get(name, ())), ""), categories.get(name, ())) for name in shown
     }
+    repetition = exposure.measure_repetition(lists)
+    common = {name: described[name][0] for name in repetition.common_list}
+    repetition = replace(
+        repetition, common_titles={name: title for name, title in common.items() if title}
+    )
     head = exposure.find_head(taken, own.tail_quantile)
     concentration = exposure.measure_concentration(lists, taken, catalogue, own.tail_quantile)
     groups = None
@@ -391,7 +396,7 @@ def _measure(measured: _Measured, own: ConsoleSettings) -> fairness.FairnessAnsw
             for by, found in (("category", categories), (own.supplier, suppliers))
             if any(found.values())
         ],
-        repetition=exposure.measure_repetition(lists),
+        repetition=repetition,
         blocked=list(
             exposure.find_blocked(own.blocked_words, own.blocked_categories, shown, described)
         ),

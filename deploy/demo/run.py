@@ -215,7 +215,7 @@ def _console(settings: Settings, screen: Screen) -> Iterator[str]:
     address = f"http://{console.address}:{console.port}"
     shown = settings.model_copy(update={"console": console})
     with supervise("console", shown, log, screen.say):
-        screen.say(f"  console {address}")
+        screen.say(f"  console {address} (it fills once the replay begins)")
         yield address
 
 

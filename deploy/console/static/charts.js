@@ -43,7 +43,8 @@ function makeOptions(element, { label, series, unit = "", digits = 0, range, hei
     tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1000), "Etc/UTC"),
     legend: { live: true },
     cursor: { y: false },
-    axes: [time ? { ...axis, values: writeTicks } : axis, { ...axis, size: 60, values: (_, ticks) => ticks.map(write) }],
+    // A time with its seconds is wider than what uPlot leaves for a tick.
+    axes: [time ? { ...axis, space: 75, values: writeTicks } : axis, { ...axis, size: 60, values: (_, ticks) => ticks.map(write) }],
     series: [
       time ? { value: (_, seconds) => writeMoment(seconds) } : {},
       ...series.map((each, at) => ({

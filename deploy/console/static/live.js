@@ -33,5 +33,8 @@ function tell(fault) {
   throw fault;
 }
 
+// On a phone the pages' names are a line that scrolls: the one that is shown is in sight.
+document.querySelector("nav [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
+
 const area = document.body.dataset.module;
 if (area) import(`./${area}.js`).then(follow, tell);

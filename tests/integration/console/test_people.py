@@ -303,7 +303,8 @@ def test_to_whom_an_item_was_recommended_is_told_with_why(
     with visiting(browser, console) as visit:
         # From an item to all that made the list in which it stood.
         visit.go(f"/items/{shown['item_id']}")
-        visit.page.locator("#showings tbody tr").first.get_by_role("link", name="all of it").click()
+        first = visit.page.locator("#showings tbody tr").first
+        first.get_by_role("link", name="the whole list").click()
         visit.page.wait_for_selector("#scores")
         assert visit.page.locator(f"#scores tr[data-item='{shown['item_id']}']").count() == 1
         # As of a moment that is written out, as a browser's field for times sends it.

@@ -278,6 +278,11 @@ def test_what_is_shown_is_what_the_lists_say(console: Console) -> None:
     assert found["gini"] > 0.5
     # Nothing has happened to these people in between.
     assert seen["repetition"]["same"] >= len(people)
+    titles = seen["repetition"]["common_titles"]
+    assert titles == {
+        name: console.title if name == "i1" else f"Item {name}"
+        for name in seen["repetition"]["common_list"]
+    }
     (categories,) = (each for each in seen["shares"] if each["by"] == "category")
     assert sum(line["shown"] for line in categories["lines"]) == pytest.approx(1, abs=0.01)
     assert {each["reason"] for each in seen["reasons"]} <= {"history", "trending", "popular"}
@@ -311,6 +316,8 @@ def test_the_report_says_what_the_law_asks_for_and_what_the_rules_are(
         for path in ("/fairness", "/fairness/report"):
             visit.go(path)
             assert visit.find_faults() == [], path
+            for item in visit.page.locator("#commonest a").all():
+                assert "Item" in item.inner_text()
         assert "Main parameters" in visit.page.inner_text("main")
         assert name in visit.page.inner_text("main")
         assert visit.faults == []

@@ -107,6 +107,7 @@ class Repetition(Struct, frozen=True, kw_only=True):
     on average. `longest_run`: so many times one person got the same list in a row; `stuck_people`
     got one at least `run_length` times. `common_list_people` of all people got the one list that
     most people got; `between_people`: the overlap of the newest lists of two people, on average.
+    `common_titles` of its items, by their ids: of those that have one.
     """
 
     pairs: int
@@ -120,6 +121,7 @@ class Repetition(Struct, frozen=True, kw_only=True):
     common_list: list[str]
     common_list_people: int
     between_people: float | None
+    common_titles: dict[str, str] = {}
 
 
 class BlockedFinding(Struct, frozen=True, kw_only=True):
