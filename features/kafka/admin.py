@@ -1,16 +1,14 @@
 """How a client connects to Kafka, and asks it about itself."""
 
-import threading
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterator
+from collections import Counter
+from collections.abc import Callable, Collection
 from concurrent.futures import Future
-from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import tenacity
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
-from confluent_kafka.admin import AdminClient, TopicDescription  # type: ignore[attr-defined]  # public, but not to its types
+from confluent_kafka.admin import AdminClient, ClusterMetadata, TopicDescription  # type: ignore[attr-defined]  # public, but not to its types
 from headwater_client.errors import ServerError, SettingsError
 from headwater_client.kafka import remedy_of, unreachable
 
@@ -19,8 +17,6 @@ from features.settings import BrokerSettings
 TIMEOUT_S = 15.0
 POLL_S = 0.05
 _ASK_S = 2.0
-# A question whose time is over is forgotten by then, whatever the broker still says.
-_LATE_S = 30.0
 NOT_THERE = (KafkaError.UNKNOWN_TOPIC_OR_PART,)
 # Of a message that its topic will never take.
 TOO_LARGE = (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE)
@@ -28,8 +24,6 @@ TOO_LARGE = (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE)
 NO_TOPIC_ID = ("", "None", "AAAAAAAAAAAAAAAAAAAAAA")
 TopicDescriptions = dict[str, TopicDescription]
 AnswerT = TypeVar("AnswerT")
-_lock = threading.Lock()
-_late: deque[tuple[float, AdminClient]] = deque()
 
 
 def client_config(settings: BrokerSettings) -> dict[str, str]:
@@ -41,30 +35,14 @@ def client_config(settings: BrokerSettings) -> dict[str, str]:
     return settings.client_settings.client_config()
 
 
-@contextmanager
-def asking(settings: BrokerSettings) -> Iterator[AdminClient]:
-    """A client for what a block asks; it may not have been answered yet.
-
-    Who has waited so long that a question may have run out of time leaves its client for a while:
-    librdkafka takes an answer that comes while the client is being closed for a fault of its own,
-    and ends the process (SIGABRT, `rko_result`; seen of 2.15 and 2.16).
-    """
+def make_client(settings: BrokerSettings) -> AdminClient:
+    """A client that has not been answered yet."""
     # What goes wrong is raised; librdkafka's own lines on the terminal say it again and again.
-    client = AdminClient({**client_config(settings), "log_level": "0"})
-    begin = time.monotonic()
-    try:
-        yield client
-    finally:
-        now = time.monotonic()
-        with _lock:
-            while _late and _late[0][0] < now - _LATE_S:
-                _late.popleft()
-            if now - begin > TIMEOUT_S / 2:
-                _late.append((now, client))
+    return AdminClient({**client_config(settings), "log_level": "0"})
 
 
-def check_connection(settings: BrokerSettings) -> None:
-    """Whether Kafka answers, and takes this login.
+def connect(settings: BrokerSettings) -> AdminClient:
+    """A client that Kafka has answered.
 
     Raises:
         SettingsError: Kafka refuses it.
@@ -80,7 +58,7 @@ def check_connection(settings: BrokerSettings) -> None:
     while True:
         try:
             admin.list_topics(timeout=_ASK_S)
-            return
+            return admin
         except KafkaException as error:
             # The answer is that time is over; why, librdkafka tells by the way, again and again.
             admin.poll(0)
@@ -116,9 +94,28 @@ def identify_topics(described: TopicDescriptions, cluster: str) -> dict[str, str
 
 
 def cluster_id(admin: AdminClient) -> str:
-    """Kafka's own id of the cluster; "" where it has none."""
-    described = take_answer(admin.describe_cluster(request_timeout=TIMEOUT_S), ())
-    return str(described.cluster_id or "")
+    """Kafka's own id of the cluster; "" where it has none.
+
+    Raises:
+        ServerError: Kafka does not answer.
+    """
+    return str(read_metadata(admin).cluster_id or "")
+
+
+def read_metadata(admin: AdminClient) -> ClusterMetadata:
+    """The cluster's id, its brokers and its topics.
+
+    Not by `describe_cluster`: a broker that the controller takes for dead, since it slept, answers
+    that there are no brokers, and librdkafka takes this for a fault of its own and ends the process
+    (SIGABRT, `rko_result`; seen of 2.15 and 2.16).
+
+    Raises:
+        ServerError: Kafka does not answer.
+    """
+    try:
+        return admin.list_topics(timeout=TIMEOUT_S)
+    except KafkaException as error:
+        raise unreachable(error) from error
 
 
 def ask_again(

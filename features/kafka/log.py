@@ -88,9 +88,8 @@ def describe_log(settings: BrokerSettings) -> LogIdentity:
     Raises:
         ServerError: Kafka does not answer.
     """
-    with admin.asking(settings) as client:
-        described = admin.describe_topics(client, list(log_topics()))
-        cluster = admin.cluster_id(client)
+    client = admin.make_client(settings)
+    described, cluster = admin.describe_topics(client, list(log_topics())), admin.cluster_id(client)
     partitions = {name: len(topic.partitions) for name, topic in described.items()}
     return LogIdentity(cluster, admin.identify_topics(described, cluster), partitions)
 
@@ -100,10 +99,10 @@ def topic_ids(settings: BrokerSettings, names: Iterable[str]) -> dict[str, str]:
 
     A topic that is deleted and made anew has another id: `features.topics.source_hash`.
     """
-    with admin.asking(settings) as client:
-        return admin.identify_topics(
-            admin.describe_topics(client, list(names)), admin.cluster_id(client)
-        )
+    client = admin.make_client(settings)
+    return admin.identify_topics(
+        admin.describe_topics(client, list(names)), admin.cluster_id(client)
+    )
 
 
 def message_times(
@@ -167,9 +166,9 @@ def group_members(settings: BrokerSettings, group: str) -> list[str]:
     """
     # By now its coordinator has read its groups: see there.
     _read_committed(settings, group, [TopicPartition(log_topics()[0], 0)])
-    with admin.asking(settings) as client:
-        asked = client.describe_consumer_groups([group], request_timeout=admin.TIMEOUT_S)
-        described = admin.take_answer(asked[group], (KafkaError.GROUP_ID_NOT_FOUND,))
+    client = admin.make_client(settings)
+    asked = client.describe_consumer_groups([group], request_timeout=admin.TIMEOUT_S)
+    described = admin.take_answer(asked[group], (KafkaError.GROUP_ID_NOT_FOUND,))
     members = described.members if described else []
     return sorted(each.group_instance_id or each.client_id for each in members)
 

@@ -49,17 +49,16 @@ def ensure_topics(
             and `kafka.create_topics` is off.
         ServerError: Kafka does not answer, or refuses to create one.
     """
-    admin.check_connection(settings)
+    client = admin.connect(settings)
     topics = list_topics() if topics is None else topics
     names = [topic.name for topic in topics]
-    with admin.asking(settings) as client:
-        there = admin.describe_topics(client, names)
-        missing = [topic for topic in topics if topic.name not in there]
-        if missing:
-            _create(client, missing, settings)
-            there = _wait_for(client, settings, names)
-        _check(client, topics, there, settings)
-        return admin.identify_topics(there, admin.cluster_id(client))
+    there = admin.describe_topics(client, names)
+    missing = [topic for topic in topics if topic.name not in there]
+    if missing:
+        _create(client, missing, settings)
+        there = _wait_for(client, settings, names)
+    _check(client, topics, there, settings)
+    return admin.identify_topics(there, admin.cluster_id(client))
 
 
 def ensure_log(settings: BrokerSettings) -> LogIdentity:
@@ -91,11 +90,10 @@ def find_closed_topics(settings: BrokerSettings) -> Iterator[str]:
     Raises:
         ServerError: Kafka does not answer.
     """
-    with admin.asking(settings) as client:
-        there = admin.describe_topics(client, [topic.name for topic in list_topics()])
-        topics = [topic for topic in list_topics() if topic.name in there]
-        inspected = list(_inspect(client, topics, there))
-    for found in inspected:
+    client = admin.make_client(settings)
+    there = admin.describe_topics(client, [topic.name for topic in list_topics()])
+    topics = [topic for topic in list_topics() if topic.name in there]
+    for found in _inspect(client, topics, there):
         name, least = found.topic.name, int(found.config.get("min.insync.replicas", 1))
         closed = [
             str(each.id)
@@ -116,7 +114,7 @@ def _create(client: AdminClient, topics: list[Topic], settings: BrokerSettings) 
             f"kafka.create_topics: false: Kafka has no topic {names}: create what is missing as "
             "docs/how-to/operate.md says, or set kafka.create_topics to true"
         )
-    # Of a cluster that does not tell its brokers, its own default (-1) is taken.
+    # Where no broker is told of for a moment, the cluster's own default (-1) is taken.
     replicas = settings.replication_factor or min(_REPLICAS, _count_brokers(client) or -1)
     # A write is whole once it is on two brokers: one may then fail at any moment.
     held = {"min.insync.replicas": "2"} if replicas >= _REPLICAS else {}
@@ -160,10 +158,9 @@ def _partitions(topic: Topic, settings: BrokerSettings) -> int:
     return settings.partitions if topic.partitioned else 1
 
 
-def _count_brokers(client: AdminClient) -> int | None:
-    """How many brokers there are; None where Kafka does not tell."""
-    cluster = _answer_or_warn(client.describe_cluster(request_timeout=admin.TIMEOUT_S), "brokers")
-    return len(cluster.nodes) if cluster else None
+def _count_brokers(client: AdminClient) -> int:
+    """How many brokers Kafka tells of; 0 for a moment where one has slept."""
+    return len(admin.read_metadata(client).brokers)
 
 
 class _FoundTopic(NamedTuple):
@@ -173,7 +170,7 @@ class _FoundTopic(NamedTuple):
     partitions: int
     copies: int
     config: dict[str, str]
-    brokers: int | None
+    brokers: int
 
 
 def _check(
@@ -247,7 +244,7 @@ _ALONE = "each partition is on one of {} brokers, and lost with it"
 
 
 def _is_alone(found: _FoundTopic) -> bool:
-    return found.copies == 1 and (found.brokers or 1) > 1
+    return found.copies == 1 and found.brokers > 1
 
 
 def _setting_fault(found: Mapping[str, int], settings: BrokerSettings) -> str:

@@ -17,7 +17,7 @@ from deploy.jobs.person_log import PersonLog, PersonLogReader, ReadingBounds
 from deploy.settings import Settings
 from features.columns import CatalogueEntry
 from features.kafka import ensure_sources, partition_bounds
-from features.kafka.admin import asking
+from features.kafka.admin import make_client
 from features.schema import FeatureSchema
 from features.topics import partition_of
 from tests.harness.servers import renew_topics
@@ -77,9 +77,10 @@ def forget_all(settings: Settings) -> None:
     ]
     bounds = partition_bounds(settings.kafka, places)
     ends = [TopicPartition(*place, end) for place, (_, end) in bounds.items() if end]
-    with asking(settings.kafka) as client:
-        for future in client.delete_records(ends).values():
-            future.result()
+    # Held: what a client was asked is answered as long as it lives.
+    client = make_client(settings.kafka)
+    for future in client.delete_records(ends).values():
+        future.result()
 
 
 def test_a_persons_log_is_theirs_alone_and_in_order(settings: Settings) -> None:
