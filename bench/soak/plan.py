@@ -88,7 +88,10 @@ def plan_faults(
     rare = [kind for kind in able if kind in _RARE for _ in range(max(1, faults // _RARE[kind]))]
     often = [kind for kind in able if kind not in _RARE]
     struck = dict.fromkeys(often)
-    drawn = [*rare, *struck, *chance.choices(often, k=faults)][:faults]
+    once = [*rare, *struck]
+    if faults < len(once):
+        once = chance.sample(once, faults)
+    drawn = [*once, *chance.choices(often, k=faults)][:faults]
     return sorted(_draw(drawn, events, sorted(services), chance), key=lambda each: each.at_event)
 
 

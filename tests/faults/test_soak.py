@@ -1,4 +1,4 @@
-"""A short soak: a whole fleet on real servers, while each kind of fault strikes once."""
+"""A short soak: a whole fleet on real servers, while most kinds of fault strike once."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from rich.console import Console
 
 from bench.soak.__main__ import SoakOptions, measure
 
-EVENTS, FAULTS = 4_000, 14
+# Which of the kinds, the seed says: each in two runs of three.
+EVENTS, FAULTS = 4_000, 9
 
 
 @pytest.mark.faults

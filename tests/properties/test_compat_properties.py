@@ -66,7 +66,7 @@ queries = st.sampled_from(
 requests = st.tuples(st.sampled_from(PATHS), queries, bodies)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.lists(requests, min_size=10, max_size=40))
 def test_no_request_is_an_error_of_the_service(drawn: list[tuple[Any, str, bytes]]) -> None:
     async def work(app: Any) -> list[HttpAnswer]:
