@@ -15,7 +15,7 @@ from tests.harness.rows import check_items, check_users
 from tests.harness.workers import WorkerProcess, WorkerProgress, running
 from trainer.datasets import DataSource, load_log
 
-KILLS = 3
+KILLS = 2
 
 
 @pytest.mark.faults

@@ -10,7 +10,7 @@ from rich.console import Console
 from bench.soak.__main__ import SoakOptions, measure
 
 # Which of the kinds, the seed says: each in two runs of three.
-EVENTS, FAULTS = 4_000, 9
+EVENTS, FAULTS = 3_000, 9
 
 
 @pytest.mark.faults

@@ -21,7 +21,7 @@ from deploy.jobs.train import model_registry
 from deploy.settings import Settings
 from features.inputs import MODEL_NAME
 from features.kafka import client_config, ensure_topics
-from features.rollout_messages import Rollout, RolloutPhase, RoutedVersion
+from features.rollout_messages import Rollout, RolloutPhase, RoutedVersion, Variant
 from features.schema import FeatureSchema, Vocabulary
 from stream.routing import Routes
 from tests.harness.models import SETTINGS, untrained
@@ -85,16 +85,20 @@ class Trial:
         return int(taken[0].timestamp()[1])
 
     def begin(self, rollout: Rollout) -> None:
-        """Announce a rollout, and wait until all people are answered by it."""
+        """Announce a rollout, and wait until all people are answered by it.
+
+        A version in shadow mode may be there later than the one that is shown.
+        """
         self.announce(rollout)
         expected = variants(rollout)
+        shadowed = Variant.SHADOW in {each.variant for each in rollout.versions}
         deadline = time.monotonic() + ANSWER_S
         while time.monotonic() < deadline:
             found = self.act(PEOPLE)
             if all(
                 (each.rollout_id, each.variant) == (rollout.rollout_id, expected[user])
                 for user, each in found.items()
-            ):
+            ) and shadowed == any(each.shadow for each in found.values()):
                 return
         raise AssertionError(f"{rollout} did not take effect")
 

@@ -155,7 +155,7 @@ def test_what_only_weakens_a_promise_is_told(config: dict[str, str], problem: st
 def test_what_kafka_does_not_tell_is_taken_for_right() -> None:
     for topic in list_topics():
         partitions = SETTINGS.partitions if topic.partitioned else 1
-        silent = _FoundTopic(replace(topic), partitions, 1, {}, None)
+        silent = _FoundTopic(replace(topic), partitions, 1, {}, 0)
         assert faults(silent) == []
         assert list(_weaknesses(silent, SETTINGS)) == []
 

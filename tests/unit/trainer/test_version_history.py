@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -27,11 +28,12 @@ from trainer.version_history import VersionHistory, count_sizes
 ALIKE = ParityReport(requests=10, overlap=0.98, furthest=float("inf"), ndcg=0.2, graph_ndcg=0.21)
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository of two versions: one judged, with other forms, and one of before all that."""
+    folder = tmp_path_factory.mktemp("written")
     schema = FeatureSchema(FeatureSettings())
-    registry = offline_registry(tmp_path / "models", schema)
+    registry = offline_registry(folder / "models", schema)
     first = untrained(schema, 1)
     curve = (EpochOutcome(1, 3.5, 0.1), EpochOutcome(2, float("nan"), 0.2))
     learned = replace(first, outcome=TrainingOutcome(2, 0.2, 9.0, 100, curve))
@@ -42,8 +44,15 @@ def folder(tmp_path: Path) -> Path:
             (staged.folder / "form.json").write_bytes(encode_json(served))
             staged.commit(encode_verdict(verdict(FAIR, SETTINGS)), {"ndcg_at_10": 0.5})
     outcomes = [VariantOutcome("tensorrt", None, "no GPU here", None)]
-    (tmp_path / "optimised").mkdir()
-    (tmp_path / "optimised" / "2.json").write_bytes(encode_json(outcomes))
+    (folder / "optimised").mkdir()
+    (folder / "optimised" / "2.json").write_bytes(encode_json(outcomes))
+    return folder
+
+
+@pytest.fixture
+def folder(written: Path, tmp_path: Path) -> Path:
+    """The same, to be changed."""
+    shutil.copytree(written, tmp_path, dirs_exist_ok=True)
     return tmp_path
 
 
