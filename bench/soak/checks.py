@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, Message, TopicPartition
 from headwater_client import EVENT_TYPES, DeadLetter, EventError, ServerError, decode
 from headwater_client.topics import DEAD_LETTERS, RECOMMENDATIONS
 
@@ -55,6 +55,16 @@ def read_values(settings: Settings, topic: str) -> Iterator[tuple[int, int, byte
     Raises:
         ServerError: Kafka does not answer.
     """
+    for message in read_messages(settings, topic):
+        yield message.partition() or 0, message.offset() or 0, message.value() or b""
+
+
+def read_messages(settings: Settings, topic: str) -> Iterator[Message]:
+    """Every message of a topic, in the order of its partitions.
+
+    Raises:
+        ServerError: Kafka does not answer.
+    """
     consumer = Consumer(
         client_config(settings.kafka)
         | {
@@ -75,8 +85,7 @@ def read_values(settings: Settings, topic: str) -> Iterator[tuple[int, int, byte
             elif (error := message.error()) is not None:
                 raise ServerError(f"{topic}: {error}")
             else:
-                place = message.partition() or 0, message.offset() or 0
-                yield *place, message.value() or b""
+                yield message
         if time.monotonic() > deadline:
             raise ServerError(f"{topic}: partitions {unread} cannot be read to their end")
     consumer.close()
@@ -221,24 +230,27 @@ def compare_windows(address: str, log: Sequence[Logged]) -> Findings:
 
 @dataclass(frozen=True)
 class Answer:
-    """A recommendation: to which event, when it was made, and for which variant's people."""
+    """A recommendation: to which event, when Kafka took it, and for which variant's people.
+
+    Not when it was made: a fault of the soak is a clock that jumps.
+    """
 
     event_id: str
     user_id: str
-    produced_ms: int
+    arrived_ms: int
     variant: str = ""
 
 
 def read_answers(settings: Settings) -> list[Answer]:
     """Every answer to a good event."""
-    values = (
-        json.loads(value)
-        for _, _, value in read_values(settings, RECOMMENDATIONS)
-        if _MARK in value
+    told = (
+        (json.loads(value), message.timestamp()[1])
+        for message in read_messages(settings, RECOMMENDATIONS)
+        if _MARK in (value := message.value() or b"")
     )
     return [
-        Answer(each["event_id"], each["user_id"], each["produced_time"], each["variant"])
-        for each in values
+        Answer(each["event_id"], each["user_id"], time_ms, each["variant"])
+        for each, time_ms in told
     ]
 
 
@@ -270,10 +282,10 @@ class _AnswerTimes:
         self._own: dict[tuple[str, str], dict[str, list[int]]] = defaultdict(
             lambda: defaultdict(list)
         )
-        for answer in sorted(answers, key=lambda each: each.produced_ms):
+        for answer in sorted(answers, key=lambda each: each.arrived_ms):
             person = answer.user_id, topics.get(answer.event_id, "")
-            self.of[answer.event_id][answer.variant].append(answer.produced_ms)
-            self._own[person][answer.variant].append(answer.produced_ms)
+            self.of[answer.event_id][answer.variant].append(answer.arrived_ms)
+            self._own[person][answer.variant].append(answer.arrived_ms)
 
     def is_read_with(self, place: int, ordered: Sequence[Logged], places: Places) -> bool:
         """Whether an event of another topic was answered when this one was read."""
