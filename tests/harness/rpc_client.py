@@ -85,7 +85,7 @@ def same(http: Any, other: Any) -> bool:
     Lists and maps that hold nothing are not there in protobuf; whole numbers of 64 bits are texts.
     """
     if isinstance(http, dict):
-        one, two = _held(http), _held(other)
+        one, two = _drop_empty(http), _drop_empty(other)
         return one.keys() == two.keys() and all(same(one[name], two[name]) for name in one)
     if isinstance(http, list):
         return len(http) == len(other) and all(map(same, http, other))
@@ -95,5 +95,6 @@ def same(http: Any, other: Any) -> bool:
     return bool(http == other or (type(http) is int and str(http) == other))
 
 
-def _held(document: Mapping[str, Any]) -> dict[str, Any]:
+def _drop_empty(document: Mapping[str, Any]) -> dict[str, Any]:
+    """What a document has, without what holds nothing."""
     return {name: value for name, value in document.items() if value not in ([], {}, None)}

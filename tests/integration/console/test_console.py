@@ -138,6 +138,7 @@ def test_a_module_may_import_the_one_that_loads_it(console: Console, browser: Br
         visit.page.on("requestfailed", lambda request: ended.append(request.url))
         visit.go("/")
         wait_until(lambda: visit.page.evaluate("window.samples ?? 0") > 1, 30)
+        assert asked.count(f"{console.url}/static/live.js") == 1
         assert visit.page.evaluate("window.loaded") == 1
         # A stream that ended is asked for again.
         live = f"{console.url}/v1/admin/live"
