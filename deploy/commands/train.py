@@ -7,7 +7,7 @@ import typer
 
 from deploy import local
 from deploy.commands.data_options import Data, Map, Type, data_source, load_log
-from deploy.jobs.train import model_registry, train_and_publish
+from deploy.jobs.train import find_live, model_registry, train_and_publish
 from deploy.progress import show_progress
 from deploy.services.supervisor import configure_logs, graceful_shutdown
 from deploy.services.trainer import release, slow_loop
@@ -19,12 +19,24 @@ from trainer.progress import TrainingPhase
 Share = Annotated[
     float, typer.Option(help="train on this first part of the log only", min=0.01, max=1)
 ]
+UnlessLive = Annotated[
+    bool, typer.Option("--unless-live", help="end where a version is live already")
+]
 
 
-def train(data: Data = None, maps: Map = None, types: Type = None, share: Share = 1.0) -> None:
+def train(
+    data: Data = None,
+    maps: Map = None,
+    types: Type = None,
+    share: Share = 1.0,
+    unless_live: UnlessLive = False,
+) -> None:
     """Train a model on a log of events, and give it all traffic."""
     settings = local.connect(load_settings())
     ensure_topics(settings.kafka)
+    if unless_live and (live := find_live(settings.kafka)):
+        print(f"version {live.version} is live already")
+        return
     with show_progress() as display:
         display.show(TrainingPhase.READING, 0.0)
         log, _ = load_log(data_source(settings, data, maps, types)).split(share)

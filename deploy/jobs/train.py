@@ -9,7 +9,11 @@ from headwater_client.errors import DataError, ServerError, SettingsError
 from deploy.jobs.optimize import serve_first_variant
 from deploy.rollout import CommandRejectedError
 from deploy.settings import Settings
+from features.inputs import MODEL_NAME
+from features.rollout_messages import RoutedVersion, Variant
+from features.rollouts import RolloutView
 from features.schema import FIRST_ITEM, FeatureSchema, check_version_fits
+from features.settings import BrokerSettings
 from stream.inference import model_servers
 from trainer.datasets import Log
 from trainer.progress import ProgressReporter, Report, TrainingPhase
@@ -44,6 +48,17 @@ def model_registry(settings: Settings, training: TrainerSettings | None = None) 
         FeatureSchema(settings.features),
         training or settings.trainer,
     )
+
+
+def find_live(kafka: BrokerSettings) -> RoutedVersion | None:
+    """The version that everyone gets; None where there is none yet.
+
+    Raises:
+        ServerError: Kafka does not answer.
+    """
+    with closing(RolloutView(kafka, MODEL_NAME)) as view:
+        rollout = view.refresh()
+    return rollout.version_for(Variant.STABLE) if rollout else None
 
 
 def train_and_publish(settings: Settings, log: Log, report: Report) -> Published:
