@@ -6,7 +6,9 @@ import copy
 import json
 import tomllib
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -136,9 +138,20 @@ def everything() -> dict[str, Any]:
 SITES = {"what is required": REQUIRED, "everything": everything()}
 
 
-@pytest.fixture(params=SITES, scope="module")
-def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    return helm.render(tmp_path_factory.mktemp("site"), SITES[request.param])
+@cache
+def render_site(name: str) -> list[helm.Manifest]:
+    with TemporaryDirectory() as folder:
+        return helm.render(Path(folder), SITES[name])
+
+
+@pytest.fixture(params=SITES)
+def site(request: pytest.FixtureRequest) -> list[helm.Manifest]:
+    return render_site(request.param)
+
+
+@pytest.fixture
+def whole_site() -> list[helm.Manifest]:
+    return render_site("everything")
 
 
 def pods(manifests: list[helm.Manifest]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -172,10 +185,9 @@ def test_a_cluster_takes_it(site: list[helm.Manifest]) -> None:
     assert [problem for each in site if (problem := helm.find_problem(each))] == []
 
 
-def test_the_schemas_refuse_what_a_cluster_does_not_know(tmp_path: Path) -> None:
-    site = helm.render(tmp_path, everything())
+def test_the_schemas_refuse_what_a_cluster_does_not_know(whole_site: list[helm.Manifest]) -> None:
     for kind in ("StatefulSet", "ScaledObject", "ServiceMonitor"):
-        wrong = next(each for each in site if each["kind"] == kind)
+        wrong = next(each for each in whole_site if each["kind"] == kind)
         assert helm.find_problem(wrong) == ""
         for spec in ({"replica": 2}, {"selector": "all", "scaleTargetRef": "workers"}):
             assert kind in helm.find_problem(wrong | {"spec": wrong["spec"] | spec})
@@ -439,10 +451,12 @@ def test_workers_keep_their_names(site: list[helm.Manifest]) -> None:
     assert service["spec"]["clusterIP"] == "None"
 
 
-def test_each_process_has_the_secrets_that_it_needs_and_no_other(tmp_path: Path) -> None:
-    site = helm.render(tmp_path, everything())
+def test_each_process_has_the_secrets_that_it_needs_and_no_other(
+    whole_site: list[helm.Manifest],
+) -> None:
     given = {
-        name.removeprefix("shop-headwater-"): set(environment(pod)) for name, pod in pods(site)
+        name.removeprefix("shop-headwater-"): set(environment(pod))
+        for name, pod in pods(whole_site)
     }
     secrets = {
         f"HEADWATER_{section}__{name}".upper()
@@ -455,10 +469,10 @@ def test_each_process_has_the_secrets_that_it_needs_and_no_other(tmp_path: Path)
     assert secrets - given["worker"] == {"HEADWATER_ROLLOUT__ADMIN_TOKEN"} | of_console
     assert secrets - given["api"] == secrets - given["controller"] == of_console
     assert secrets - given["trainer"] == {"HEADWATER_STORE__PASSWORD"} | of_console
-    for _, pod in pods(site):
+    for _, pod in pods(whole_site):
         held = {n: e["valueFrom"] for n, e in environment(pod).items() if n in secrets}
         assert all(source == {"secretKeyRef": SECRET} for source in held.values())
-    assert not any(each["kind"] == "Secret" for each in site)
+    assert not any(each["kind"] == "Secret" for each in whole_site)
 
 
 def test_pods_start_again_where_their_settings_change(tmp_path: Path) -> None:
@@ -484,10 +498,9 @@ def test_pods_start_again_where_their_settings_change(tmp_path: Path) -> None:
     assert len(told) == 4
 
 
-def test_scaling_knows_the_traps_of_lag(tmp_path: Path) -> None:
-    site = helm.render(tmp_path, everything())
-    spec = find(site, "ScaledObject")["spec"]
-    partitions = tomllib.loads(find(site, "ConfigMap")["data"]["headwater.toml"])["kafka"][
+def test_scaling_knows_the_traps_of_lag(whole_site: list[helm.Manifest]) -> None:
+    spec = find(whole_site, "ScaledObject")["spec"]
+    partitions = tomllib.loads(find(whole_site, "ConfigMap")["data"]["headwater.toml"])["kafka"][
         "partitions"
     ]
     assert 1 <= spec["minReplicaCount"] <= spec["maxReplicaCount"] <= partitions
@@ -504,13 +517,12 @@ def test_scaling_knows_the_traps_of_lag(tmp_path: Path) -> None:
     assert down["policies"] == [{"type": "Pods", "value": 1, "periodSeconds": 300}]
 
 
-def test_alerts_find_the_jobs_of_any_release(tmp_path: Path) -> None:
-    site = helm.render(tmp_path, everything())
-    rules = find(site, "PrometheusRule")["spec"]
+def test_alerts_find_the_jobs_of_any_release(whole_site: list[helm.Manifest]) -> None:
+    rules = find(whole_site, "PrometheusRule")["spec"]
     assert rules == yaml.safe_load(helm_chart.ALERTS.read_text())
     jobs = {
         each["spec"]["endpoints"][0]["relabelings"][0]["replacement"]
-        for each in site
+        for each in whole_site
         if each["kind"] == "ServiceMonitor"
     }
     assert jobs == {
