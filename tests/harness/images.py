@@ -28,7 +28,6 @@ CONFINED = (
     # Podman would put file systems that can be written over /tmp, /run and /var/tmp.
     "--read-only-tmpfs=false",
     "--user=12345",
-    "--unsetenv=HOME",
     "--cap-drop=all",
     "--security-opt=no-new-privileges",
     "--shm-size=64m",
@@ -56,7 +55,7 @@ class Image:
 
     def run_python(self, code: str) -> str:
         """Run a program in it, confined; what it prints."""
-        command = [*ENGINE, "run", "--rm", *CONFINED, "--entrypoint=python", self.name, "-c", code]
+        command = [*ENGINE, "run", "--rm", *CONFINED, _enter("python"), self.name, "-c", code]
         told = subprocess.run(command, check=False, capture_output=True, text=True)
         assert told.returncode == 0, told.stderr
         return told.stdout.strip()
@@ -72,8 +71,13 @@ class Image:
         """
         given = [f"--env={name}" for name in variables]
         mounted = [f"--volume={folder}:{folder}:ro" for folder in folders]
-        options = [f"--name={container}", "--rm", *CONFINED, *given, *mounted]
+        options = [f"--name={container}", "--rm", *CONFINED, _enter("headwater"), *given, *mounted]
         return [*ENGINE, "run", *options, self.name]
+
+
+def _enter(program: str) -> str:
+    """An entry point that takes HOME away, which podman sets for everyone."""
+    return f"--entrypoint={json.dumps(['env', '-u', 'HOME', program])}"
 
 
 def build(name: str) -> Image:
