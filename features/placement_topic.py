@@ -14,9 +14,9 @@ from confluent_kafka import Message
 from headwater_client import EventError, HeadwaterError, ServerError, SettingsError, decode, encode
 from headwater_client.contract import PlacementRules, SegmentRules
 from headwater_client.topics import PLACEMENTS
-from prometheus_client import Counter
 
 from features import kafka, signing
+from features.metrics import make_counter
 from features.placements import (
     SEGMENT_PREFIX,
     PlacementTable,
@@ -30,10 +30,11 @@ from features.settings import BrokerSettings
 
 _POLL_S, _ANSWER_S = 0.05, 15.0
 _SHOWN_CHARS = 64
-IGNORED = Counter(
+IGNORED = make_counter(
     "headwater_placement_messages_ignored_total",
     "Messages on `placements` that changed nothing",
-    ["reason"],
+    "reason",
+    ("unreadable", "not signed", "old"),
 )
 log = structlog.get_logger()
 

@@ -12,9 +12,9 @@ import structlog
 from headwater_client.errors import ServerError
 from headwater_client.events import encode
 from headwater_client.topics import ROLLOUTS
-from prometheus_client import Counter
 
 from features import kafka, rollout_messages
+from features.metrics import make_counter
 from features.rollout_messages import Rollout, RolloutMessage, RolloutRecord, RolloutStep
 from features.settings import BrokerSettings
 from features.signing import is_trusted, signature_headers
@@ -24,10 +24,11 @@ MAX_LOGGED_CHARS = 200
 MAX_SUBJECTS = 1000
 log = structlog.get_logger()
 
-REFUSED = Counter(
+REFUSED = make_counter(
     "headwater_rollout_messages_refused_total",
     "Messages on `rollouts` that changed nothing",
-    ["reason"],
+    "reason",
+    ("unreadable", "not signed", "of another model", "old"),
 )
 
 

@@ -7,12 +7,15 @@ pyproject.toml pins faust-streaming==0.15.3. With another version this file is t
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from types import MappingProxyType
 from typing import Any, cast
 
 from aiokafka import AIOKafkaConsumer
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
-from aiokafka.errors import KafkaError
+from aiokafka.errors import IllegalStateError, KafkaError
 from faust import App, Service, Stream, Worker
+from faust.exceptions import ConsumerNotStarted
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ChannelT, EventT
 from headwater_client.errors import ServerError
@@ -75,6 +78,28 @@ class _Consumer(driver.Consumer):
 
     # Grows when a seek begins, and when it ends.
     _seeks = 0
+    # The next offset of each partition that is not committed.
+    _next: Mapping[TP, int] = MappingProxyType({})
+
+    def count_waiting(self) -> dict[tuple[str, int], int]:
+        """What each partition of this worker has beyond what is committed; from any thread.
+
+        Without those of which no fetch has told the end yet.
+        """
+        waiting: dict[tuple[str, int], int] = {}
+        for partition, offset in self._next.items():
+            # It may not have begun, or another worker may have the partition since a moment ago.
+            with suppress(ConsumerNotStarted, AssertionError, IllegalStateError):
+                end = self.highwater(partition)
+                if end is not None:
+                    waiting[partition] = max(0, end - offset)
+        return waiting
+
+    async def _commit(self, offsets: Mapping[TP, int]) -> bool:
+        is_committed = await super()._commit(offsets)
+        if is_committed:
+            self._next = {**self._next, **offsets}
+        return is_committed
 
     async def seek_to_committed(self) -> Mapping[TP, int]:
         self._seeks += 1
@@ -93,6 +118,7 @@ class _Consumer(driver.Consumer):
         # All of them: aiokafka seeks to no offset 0, and what was fetched meanwhile is gone.
         if starts:
             await self._thread.seek_wait(starts)
+        self._next = dict(starts)
         return starts
 
     async def _getmany(self, active_partitions: set[TP] | None, timeout: float) -> Any:  # noqa: ASYNC109 (Faust's)
@@ -222,4 +248,9 @@ async def commit_offsets(app: App, offsets: Mapping[TP, int]) -> bool:
     Returns:
         False where Kafka refused, because a rebalance is under way: nothing was committed.
     """
-    return await cast("driver.Consumer", app.consumer)._commit(offsets)  # noqa: SLF001
+    return await cast("_Consumer", app.consumer)._commit(offsets)  # noqa: SLF001
+
+
+def count_waiting(app: App) -> dict[tuple[str, int], int]:
+    """How many messages of each partition of this worker are not committed; of an app that runs."""
+    return cast("_Consumer", app.consumer).count_waiting()

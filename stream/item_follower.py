@@ -20,7 +20,7 @@ from headwater_client.topics import ITEMS
 
 from features import columns
 from features.columns import DamagedRowError
-from features.kafka import client_config, partition_bounds
+from features.kafka import partition_bounds, watched_config
 from features.schema import FIRST_ITEM
 from features.settings import BrokerSettings
 from features.store import CATALOGUE, VERSION, RowRead, RowStore
@@ -95,7 +95,7 @@ class ItemFollower:
     def _follow_from_end(self) -> None:
         bounds = partition_bounds(self._kafka, [(ITEMS, part) for part in self._sources])
         consumer = confluent_kafka.Consumer(
-            client_config(self._kafka)
+            watched_config(self._kafka)
             | {
                 # It is alone, is assigned its partitions, and commits nothing.
                 "group.id": "headwater-items",

@@ -2,11 +2,16 @@
 
 import math
 from collections import Counter as Tally
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from time import monotonic, time
 
-from headwater_client import Recommendation
-from prometheus_client import Counter, Gauge, Histogram
+from headwater_client import EVENT_TYPES, Recommendation
+from headwater_client.topics import IDENTITIES, ITEMS, PEOPLE
+from prometheus_client import Counter, Gauge, Histogram, Metric
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from features.metrics import make_counter
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 
@@ -31,10 +36,11 @@ WRONG_TIMES = Counter(
 ITEM_FIELDS_FITTED = Counter(
     "headwater_item_fields_fitted_total", "Fields of items cut or left out to fit", ["field"]
 )
-DEAD_LETTERS_LOST = Counter(
+DEAD_LETTERS_LOST = make_counter(
     "headwater_dead_letters_lost_total",
     "Events refused of which the dead-letter topic does not even take the reason",
-    ["topic"],
+    "topic",
+    (*EVENT_TYPES.topics, ITEMS, PEOPLE, IDENTITIES),
 )
 RECOMMENDATIONS = Counter(
     "headwater_recommendations_total", "Recommendations produced", ["variant", "fallback"]
@@ -55,10 +61,11 @@ UNANSWERED = Counter(
     "worker.answer_within_s; answered: read again, because the store had lost them",
     ["reason"],
 )
-SHORT_LISTS = Counter(
+SHORT_LISTS = make_counter(
     "headwater_short_lists_total",
     "Lists that the best of a version did not fill, by what filled them",
-    ["filled_by"],
+    "filled_by",
+    ("version", "popular", "nothing"),
 )
 MODEL_REQUEST_SECONDS = Histogram(
     "headwater_model_request_seconds",
@@ -100,6 +107,32 @@ ABSORBED_OFFSET = Gauge(
     "headwater_absorbed_offset", "Offset up to which rows hold events", ["topic", "partition"]
 )
 COMMITTED_OFFSET = Gauge("headwater_committed_offset", "Offset committed", ["topic", "partition"])
+
+
+class LagCollector(Collector):
+    """Tells the lag as it is when it is asked, whatever hangs.
+
+    Args:
+        count_waiting: messages that are not committed, by topic and partition; from any thread.
+    """
+
+    def __init__(self, count_waiting: Callable[[], Mapping[tuple[str, int], int]]) -> None:
+        self._count_waiting = count_waiting
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing: that the name is free is not checked, as workers of a test share a process."""
+        return ()
+
+    def collect(self) -> Iterable[Metric]:
+        """The lag of each partition."""
+        lag = GaugeMetricFamily(
+            "headwater_consumer_lag",
+            "Messages of a worker's partitions that are not committed",
+            labels=["topic", "partition"],
+        )
+        for (topic, partition), waiting in self._count_waiting().items():
+            lag.add_metric([topic, str(partition)], waiting)
+        return (lag,)
 
 
 def count_wrong_time(topic: str, reason: str) -> None:

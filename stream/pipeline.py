@@ -41,14 +41,15 @@ from headwater_client.topics import (
     PARTITIONER,
     RECOMMENDATIONS,
 )
+from prometheus_client import REGISTRY
 
-from features.kafka import TOO_LARGE, client_config
+from features.kafka import TOO_LARGE, watched_config
 from features.positions import PositionKeeper
 from features.settings import BrokerSettings
 from features.store import RowStore
 from stream import metrics
 from stream.failures import critical_task, retry_while_unavailable
-from stream.faust_internals import assigned_partitions, commit_offsets
+from stream.faust_internals import assigned_partitions, commit_offsets, count_waiting
 from stream.recommendations import make_recommendations, make_shadows
 from stream.recommender import Recommender
 from stream.version_calls import InferenceCall, VersionCall
@@ -119,7 +120,7 @@ class RecommendationProducer:
 
     def __init__(self, settings: BrokerSettings) -> None:
         self._producer = Producer(
-            client_config(settings)
+            watched_config(settings)
             | {
                 # Not idempotent: with five requests in flight, one a partition, librdkafka's thread
                 # asks for their end without pause, and Kafka gets no turn where cores are few. A
@@ -286,9 +287,14 @@ class Commits:
             ServerError: a message cannot be delivered, or the store was restarted: what was read
                 since the last commit has to be read again.
         """
-        while True:
-            await asyncio.sleep(self._interval_s)
-            await self.commit()
+        lag = metrics.LagCollector(partial(count_waiting, self._app))
+        REGISTRY.register(lag)
+        try:
+            while True:
+                await asyncio.sleep(self._interval_s)
+                await self.commit()
+        finally:
+            REGISTRY.unregister(lag)
 
     async def commit(self) -> None:
         """Commit what is done by now, once it is delivered and on disk."""

@@ -35,7 +35,7 @@ from headwater_client.topics import IDENTITIES, PEOPLE
 
 from features.columns import AttributeValue
 from features.events import EventReader, current_ms
-from features.kafka import ask_offsets, client_config, is_end, partition_bounds
+from features.kafka import ask_offsets, is_end, partition_bounds, watched_config
 from features.rules.compiler import PERSON
 from features.rules.conditions import Scope
 from features.rules.segments import SegmentValues
@@ -401,7 +401,7 @@ class SegmentRates:
             ServerError: Kafka does not answer.
         """
         consumer = confluent_kafka.Consumer(
-            client_config(self._kafka)
+            watched_config(self._kafka)
             | {
                 # It is alone, is assigned its partitions, and commits nothing.
                 "group.id": "headwater-segments",

@@ -10,6 +10,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from hashlib import sha256
 
+import tenacity
 from confluent_kafka import KafkaException, Producer
 from headwater_client import EventError, decode, encode
 from headwater_client.admin.audit import AuditEntry
@@ -24,7 +25,7 @@ from features.settings import BrokerSettings
 WRITER = "headwater-audit"
 FIRST = "0" * 64
 _ANSWER_S = 10.0
-_TRIES = 5
+_LONGEST_PAUSE_S, _WITHIN_S = 2.0, 30.0
 # A target may name a person, and so may what stands in a message.
 _MASKED = "not shown to this key: it may name people"
 
@@ -97,15 +98,18 @@ class AuditLog:
         Raises:
             ServerError: Kafka does not take it; it may or may not stand there.
         """
-        with self._lock:
-            for _ in range(_TRIES):
-                try:
-                    return self._write(entry)
-                except KafkaException as error:
-                    problem = error
-                    if not _is_overtaken(error):
-                        break
-        raise ServerError(f"Kafka: topic {AUDIT}: {problem.args[0].str()}") from problem
+        # At random: two that begin again at once overtake one another for ever.
+        again = tenacity.Retrying(
+            retry=tenacity.retry_if_exception(_is_overtaken),
+            wait=tenacity.wait_random(0, _LONGEST_PAUSE_S),
+            stop=tenacity.stop_after_delay(_WITHIN_S),
+            reraise=True,
+        )
+        try:
+            with self._lock:
+                return again(self._write, entry)
+        except KafkaException as error:
+            raise ServerError(f"Kafka: topic {AUDIT}: {error.args[0].str()}") from error
 
     def _write(self, entry: AuditEntry) -> AuditEntry:
         producer = Producer(
@@ -133,8 +137,10 @@ class AuditLog:
                 self._next_offset = offset + 1
 
 
-def _is_overtaken(error: KafkaException) -> bool:
+def _is_overtaken(error: BaseException) -> bool:
     """Whether another console has begun to write meanwhile; nothing of ours stands there."""
+    if not isinstance(error, KafkaException):
+        return False
     reason = error.args[0]
     return bool(reason.fatal() or reason.txn_requires_abort())
 

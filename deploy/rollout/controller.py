@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import structlog
 from headwater_client.errors import ServerError
 from msgspec.structs import replace
-from prometheus_client import Counter, Gauge
+from prometheus_client import Gauge
 
 from deploy.rollout import commands, course, history
 from deploy.rollout.commands import CommandRejectedError, FencedError
@@ -22,6 +22,7 @@ from deploy.rollout.log import ANSWER_S, ControllerMessage, PromotedRules, Rollo
 from deploy.rollout.settings import RolloutSettings
 from deploy.rollout.subjects import Subject
 from features import rollout_messages
+from features.metrics import make_counter
 
 CONTROLLER = "controller"
 POLL_S = 0.05
@@ -33,7 +34,9 @@ log = structlog.get_logger()
 
 LEADS = Gauge("headwater_rollout_leads", "Whether this controller is the one that decides")
 SHARE = Gauge("headwater_rollout_share", "Share of people that the candidate has; 0 for none")
-STEPS = Counter("headwater_rollout_steps_total", "Steps of rollouts", ["state"])
+STEPS = make_counter(
+    "headwater_rollout_steps_total", "Steps of rollouts", "state", rollout_messages.RolloutPhase
+)
 REWARD = Gauge(
     "headwater_rollout_reward_ratio_log",
     "Logarithm of the canary's reward over its baseline's: what it is at least, about, at most",

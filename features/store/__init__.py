@@ -19,8 +19,8 @@ import structlog
 import yaml
 from headwater_client.errors import ServerError, SettingsError
 from headwater_client.event_types import EVENT_TYPES
-from prometheus_client import Counter
 
+from features.metrics import make_counter
 from features.schema import FeatureSchema, RowMark
 
 VIEWS_FILE = "views.yaml"
@@ -28,9 +28,6 @@ VIEWS_FILE = "views.yaml"
 VERSION = "offsets"
 ROWS_MARK = "headwater:layout"
 _LOADED_MARK = "headwater:loaded"
-DAMAGED_ROWS = Counter(
-    "headwater_damaged_rows_total", "Rows that did not decode and were begun anew", ["table"]
-)
 _set_aside: set[int] = set()
 log = structlog.get_logger()
 
@@ -97,6 +94,12 @@ def _table(view: str) -> StoreTable:
 
 
 _VIEWS = read_views()
+DAMAGED_ROWS = make_counter(
+    "headwater_damaged_rows_total",
+    "Rows that did not decode and were begun anew",
+    "table",
+    _VIEWS["views"],
+)
 LOADED: str = _VIEWS["loaded"]
 USERS = _table("user_activity")
 ATTRIBUTES = _table("person_attributes")

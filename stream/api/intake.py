@@ -9,10 +9,12 @@ from typing import NamedTuple
 from uuid import uuid4
 
 import msgspec
+import structlog
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from headwater_client import EVENT_TYPES, EventError, Interaction, Item, decode, encode, topics
 from headwater_client.contract import MAX_EVENTS
 from headwater_client.documents import DocumentError, read_json
+from headwater_client.errors import ServerError
 from headwater_client.events import PersonAttributes, Recommendation
 from headwater_client.identities import IdentityMessage, key_of
 from headwater_client.kafka import remedy_of
@@ -20,10 +22,11 @@ from msgspec import Struct
 from prometheus_client import Counter
 
 from features.events import CountDoubt, EventReader, current_ms
-from features.kafka import TOO_LARGE, client_config
+from features.kafka import TOO_LARGE, watched_config
 from features.settings import BrokerSettings, EventSettings
 from features.signing import Headers
 
+log = structlog.get_logger()
 UNDELIVERED = Counter(
     "headwater_api_undelivered_total",
     "Messages of lists that were answered, which Kafka did not get: no rollout counts them",
@@ -188,8 +191,15 @@ class EventPublisher:
 
     def __init__(self, settings: BrokerSettings, within_s: float) -> None:
         self._within_s = within_s
-        self._producer = Producer(
-            client_config(settings)
+        self._settings = settings
+        self._producer = self._make()
+        self._ended = threading.Event()
+        self._polling = threading.Thread(target=self._poll, name="api-deliveries", daemon=True)
+        self._polling.start()
+
+    def _make(self) -> Producer:
+        return Producer(
+            watched_config(self._settings)
             | {
                 # As the worker's producer, and not idempotent for the same reason: an event that is
                 # sent twice has the same event_id, and counts once.
@@ -197,13 +207,10 @@ class EventPublisher:
                 "partitioner": topics.PARTITIONER,
                 "linger.ms": str(_LINGER_MS),
                 "message.max.bytes": str(topics.MAX_MESSAGE_BYTES),
-                "message.timeout.ms": str(int(1000 * within_s)),
+                "message.timeout.ms": str(int(1000 * self._within_s)),
                 "log_level": "0",
             }
         )
-        self._ended = threading.Event()
-        self._polling = threading.Thread(target=self._poll, name="api-deliveries", daemon=True)
-        self._polling.start()
 
     async def publish(self, messages: Sequence[TopicMessage]) -> list[Delivered]:
         """Send messages, and wait until each is acknowledged or given up."""
@@ -238,7 +245,14 @@ class EventPublisher:
 
     def _poll(self) -> None:
         while not self._ended.is_set():
-            self._producer.poll(_POLL_S)
+            try:
+                self._producer.poll(_POLL_S)
+            except ServerError as error:
+                log.warning("producer_lost", reason=str(error))
+                lost, self._producer = self._producer, self._make()
+                # Whoever waits for it is told to send again.
+                lost.purge()
+                lost.poll(0)
 
 
 def _count_undelivered(error: KafkaError | None, message: Message) -> None:

@@ -10,17 +10,20 @@ from pathlib import Path
 import pytest
 from headwater_client import EventProducer, ServerError, SettingsError
 from msgspec.structs import replace
+from prometheus_client.parser import text_string_to_metric_families
 
 from deploy.local.process import free_port
 from deploy.services.worker import WorkerName
 from deploy.settings import Settings
 from features.kafka import admin, ensure_topics
-from features.settings import SecurityProtocol
+from features.settings import BrokerSettings, SecurityProtocol
 from tests.harness.probes import ask, missing
 from tests.harness.servers import asleep, renew_topics
 from tests.harness.waiting import wait_until
 from tests.harness.workers import COMMAND, WorkerProcess, WorkerProgress, environment, running
 
+LAG = "headwater_consumer_lag"
+PARTITIONS = BrokerSettings().partitions
 GRACE_S = 30.0
 """How long Kubernetes waits between SIGTERM and SIGKILL."""
 
@@ -37,6 +40,7 @@ def test_a_worker_is_probed_keeps_its_name_and_ends_whatever_is_away(
         producer.click(user_id="u", item_id="i")
         producer.flush()
         WorkerProgress(settings, "ending").wait_for_all(60, [worker])
+        wait_until(lambda: read_lag(port) == 0, 20)
         # No version was ever announced here; all else is there.
         assert set(missing(port)) == {"model"}
         assert ask(port, "/livez")[0] == 200
@@ -58,11 +62,22 @@ def test_a_worker_is_probed_keeps_its_name_and_ends_whatever_is_away(
         producer.flush()
         with asleep(settings, "store"):
             wait_until(lambda: "store" in missing(port), 20)
+            producer.click(user_id="u", item_id="k")
+            producer.flush()
+            wait_until(lambda: read_lag(port) >= 1, 20)
             assert ask(port, "/livez")[0] == 200
             with asleep(settings, "kafka"):
                 worker.signal(signal.SIGTERM)
                 assert worker.process is not None
                 assert worker.process.wait(GRACE_S) == 0
+
+
+def read_lag(port: int) -> float:
+    """Of all partitions together; there is one for each partition of clicks."""
+    told = text_string_to_metric_families(ask(port, "/metrics")[1])
+    lags = [each for family in told for each in family.samples if each.name == LAG]
+    assert sum(each.labels["topic"] == "clicks" for each in lags) in {0, PARTITIONS}
+    return sum(each.value for each in lags) if lags else -1.0
 
 
 @pytest.mark.faults

@@ -11,7 +11,7 @@ from headwater_client.kafka import unreachable
 from headwater_client.topics import ITEMS
 
 from features.events import EventReader
-from features.kafka import ask_bounds, client_config, is_end
+from features.kafka import ask_bounds, is_end, watched_config
 from features.positions import PositionError
 from features.settings import BrokerSettings
 from trainer.windows.assembler import OffsetTracker, Position, Source
@@ -43,7 +43,7 @@ class MessageReader:
         self._group = group
         self._consumer = Consumer(
             {
-                **client_config(kafka),
+                **watched_config(kafka),
                 "group.id": group,
                 "enable.auto.commit": False,
                 "auto.offset.reset": "earliest",

@@ -48,7 +48,7 @@ from features.columns import (
     encode_columns,
 )
 from features.events import EventReader, current_ms
-from features.kafka import ask_bounds, ask_offsets, client_config, is_end
+from features.kafka import ask_bounds, ask_offsets, client_config, is_end, watched_config
 from features.settings import BrokerSettings, EventSettings
 from features.store import FEEDBACK, VERSION, RowRead, RowStore, RowWrite, set_aside
 from features.topics import Hash, partition_of
@@ -224,7 +224,7 @@ class FeedbackConsumer:
         self._lead, self._told_s = ClockLead(), -TELL_S
         self._partitions: dict[int, _Partition] = {}
         self._consumer = Consumer(
-            client_config(kafka)
+            watched_config(kafka)
             | {
                 # Assigned, never subscribed: the rows say from where it continues.
                 "group.id": f"headwater-feedback-{scope.rollout_id}",

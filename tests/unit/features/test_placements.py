@@ -13,6 +13,7 @@ from features.placements import PlacementTable, check_placement
 from features.rules.errors import RuleError
 from features.settings import BrokerSettings
 from features.signing import FOLLOWS_HEADER, SIGNATURE_HEADER, signature_headers
+from tests.harness.messages import make_message
 
 OPEN = BrokerSettings()
 SIGNED = BrokerSettings.model_validate({"signing_key": "k" * 32})
@@ -29,7 +30,7 @@ def written(
     """A message as it stands in Kafka."""
     name = (key or b"").decode(errors="replace")
     headers = list(signature_headers(by, PLACEMENTS, name, value or b"", follows))
-    return Message(topic=PLACEMENTS, key=key, value=value, headers=headers, offset=offset)
+    return make_message(PLACEMENTS, key=key, value=value, headers=headers, offset=offset)
 
 
 def read(
@@ -117,7 +118,7 @@ def test_a_signature_is_of_one_name_one_value_and_of_what_it_follows() -> None:
     for key, value, held in others:
         reader = PlacementReader(SIGNED)
         reader.take(
-            Message(topic=PLACEMENTS, key=key, value=value, headers=[*held.items()], offset=5)
+            make_message(PLACEMENTS, key=key, value=value, headers=[*held.items()], offset=5)
         )
         assert not reader.table.known
     reader = PlacementReader(SIGNED)
@@ -144,7 +145,7 @@ def test_of_two_who_change_one_placement_at_once_the_second_is_told() -> None:
         for at, limit in enumerate((b'{"limit": 3}', b'{"limit": 4}')):
             headers = list(signature_headers(settings, PLACEMENTS, "home", limit, -1))
             reader.take(
-                Message(topic=PLACEMENTS, key=b"home", value=limit, headers=headers, offset=at)
+                make_message(PLACEMENTS, key=b"home", value=limit, headers=headers, offset=at)
             )
         assert reader.table.known["home"].placement.limit == 3
         reader.check_written("home", 0)
@@ -164,6 +165,6 @@ def test_who_has_no_key_is_told_where_all_is_signed() -> None:
 @pytest.mark.parametrize("follows", [b"x", b"9" * 40, b"-", b"\xff"])
 def test_what_follows_nothing_that_can_be_changes_nothing(follows: bytes) -> None:
     reader = PlacementReader(OPEN)
-    headers: list[tuple[str, str | bytes | None]] = [(FOLLOWS_HEADER, follows)]
-    reader.take(Message(topic=PLACEMENTS, key=b"home", value=b"{}", headers=headers, offset=1))
+    headers = [(FOLLOWS_HEADER, follows)]
+    reader.take(make_message(PLACEMENTS, key=b"home", value=b"{}", headers=headers, offset=1))
     assert not reader.table.known

@@ -27,6 +27,7 @@ from features.rollout_messages import (
 from features.rollouts import MAX_SUBJECTS, RolloutReader, SubjectReaders
 from features.settings import BrokerSettings
 from features.signing import signature_headers
+from tests.harness.messages import make_message
 
 OPEN = BrokerSettings()
 SIGNED = BrokerSettings.model_validate({"signing_key": "k" * 32})
@@ -61,7 +62,7 @@ def written(message: RolloutMessage, by: BrokerSettings = OPEN) -> Message:
     """A message as it stands in Kafka."""
     key, value = key_of(message), encode(message)
     headers = list(signature_headers(by, ROLLOUTS, key, value))
-    return Message(topic=ROLLOUTS, key=key.encode(), value=value, headers=headers, offset=1)
+    return make_message(ROLLOUTS, key=key.encode(), value=value, headers=headers, offset=1)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +87,9 @@ def test_where_a_key_is_set_what_others_wrote_changes_nothing(message: RolloutMe
 def test_a_signature_is_of_one_key_and_one_value() -> None:
     message = written(rollout(2, 5), SIGNED)
     value = (message.value() or b"").replace(b"memory://2", b"memory://9")
-    changed = Message(topic=ROLLOUTS, key=b"m", value=value, headers=message.headers(), offset=1)
+    changed = make_message(
+        ROLLOUTS, key=b"m", value=value, headers=message.headers() or (), offset=1
+    )
     assert RolloutReader(SIGNED, "m").read(changed) is None
     moved = written(rollout(2, 5, model="m2"), SIGNED)
     assert RolloutReader(SIGNED, "m").read(moved) is None
@@ -150,10 +153,10 @@ def test_nothing_that_stands_there_raises(key: str) -> None:
     for settings in (OPEN, SIGNED):
         reader = RolloutReader(settings, "m")
         for value in hostile():
-            message = Message(topic=ROLLOUTS, key=key.encode(), value=value, offset=1)
+            message = make_message(ROLLOUTS, key=key.encode(), value=value, offset=1)
             reader.read(message)
         for odd in (b"\xff\xff", b"m/" + b"x" * 100_000):
-            assert reader.read(Message(topic=ROLLOUTS, key=odd, value=b"{}", offset=1)) is None
+            assert reader.read(make_message(ROLLOUTS, key=odd, value=b"{}", offset=1)) is None
         assert reader.revision == 0
 
 
@@ -161,7 +164,7 @@ def test_a_later_release_may_say_more() -> None:
     more = msgspec.json.decode(encode(rollout(2, 5))) | {"colour": "blue"}
     value = msgspec.json.encode(more)
     headers = list(signature_headers(SIGNED, ROLLOUTS, "m", value))
-    message = Message(topic=ROLLOUTS, key=b"m", value=value, headers=headers, offset=1)
+    message = make_message(ROLLOUTS, key=b"m", value=value, headers=headers, offset=1)
     assert RolloutReader(SIGNED, "m").read(message) == rollout(2, 5)
 
 
@@ -176,7 +179,7 @@ def at_key(message: Rollout, by: BrokerSettings) -> Message:
     """What is tried out of a subject, under the subject's own key."""
     key, value = message.model, encode(message)
     headers = list(signature_headers(by, ROLLOUTS, key, value))
-    return Message(topic=ROLLOUTS, key=key.encode(), value=value, headers=headers, offset=1)
+    return make_message(ROLLOUTS, key=key.encode(), value=value, headers=headers, offset=1)
 
 
 def tried(name: str, revision: int, limit: int = 3) -> Rollout:
@@ -209,11 +212,11 @@ def test_one_message_of_somebody_without_the_key_tries_nothing_out() -> None:
     for message in (at_key(forged, OPEN), at_key(forged, OTHERS), good):
         assert reader.read(message) is None
     # A signature of one placement's rules is none of another's.
-    moved = Message(
-        topic=ROLLOUTS,
+    moved = make_message(
+        ROLLOUTS,
         key=placement_subject("home").encode(),
         value=good.value(),
-        headers=good.headers(),
+        headers=good.headers() or (),
         offset=2,
     )
     other = readers.find(moved)
@@ -224,7 +227,7 @@ def test_one_message_of_somebody_without_the_key_tries_nothing_out() -> None:
 def test_made_up_names_open_nothing() -> None:
     readers = SubjectReaders(OPEN, "m")
     for key in (b"m2", b"placement:", b"placement:Not A Name", b"placement:\xff", b"m:cart", b""):
-        assert readers.find(Message(topic=ROLLOUTS, key=key, value=b"{}", offset=1)) is None
+        assert readers.find(make_message(ROLLOUTS, key=key, value=b"{}", offset=1)) is None
     for number in range(MAX_SUBJECTS + 5):
-        readers.find(Message(topic=ROLLOUTS, key=f"placement:p{number}".encode(), value=b"{}"))
-    assert readers.find(Message(topic=ROLLOUTS, key=b"placement:late", value=b"{}")) is None
+        readers.find(make_message(ROLLOUTS, key=f"placement:p{number}".encode(), value=b"{}"))
+    assert readers.find(make_message(ROLLOUTS, key=b"placement:late", value=b"{}")) is None
