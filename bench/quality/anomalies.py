@@ -9,8 +9,13 @@ mean, and is watched as the console watches what arrives: by `deploy.console.rat
 - *as it was*: what is raised is not all false, for a log has surges of its own;
 - *histories moved*: each person's events by so many whole days, round the log's end. Sessions,
   baskets and hours stay, and what many did at the same time is gone: an alarm is false;
-- *planted*: every two hours six series, chosen by their events of the last hour, are for an hour
-  `SIZES` times as busy as in that hour, by people who come for it alone, or gone.
+- *planted*: every two hours eight series are changed for an hour (`PlantedChange`): chosen by their
+  events of the last hour and so many times as busy as in it, by people who come for it alone, or
+  gone; the busiest item gone; an item, any, that one of fifty people takes.
+
+Beside the delay stands the least that any detector could have that raises false alarms as rarely:
+log(1 / their rate) over the information of a tick (G. Lorden, "Procedures for reacting to a change
+in distribution", 1971), by a rate that is tolerated and counts that scatter as Poisson's do.
 
 Where a log tells days only, each person's events of a day arrive at one random time of it.
 
@@ -18,9 +23,11 @@ N events, T ticks.
 """
 
 import itertools
-from collections import defaultdict
+import math
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from typing import Annotated
 
 import numpy as np
@@ -31,19 +38,19 @@ from rich.table import Table
 
 from bench.harness import runner
 from deploy.console.rates import RateSignals
-from deploy.monitoring.anomalies import WEEK_S, AlarmDirection
+from deploy.monitoring.anomalies import TOLERATED, WEEK_S, AlarmDirection
 from deploy.monitoring.settings import MonitoringSettings
 from features.schema import Int64Array
 from features.settings import DAY_MS, HOUR_MS
 from trainer.datasets import Log
 
-SIZES = (4.0, 20.0, 0.0)
-"""Times as busy; 0: gone."""
-
 STATED = (1.0, 100.0)
 """False alarms a week, at most: the default, and one that a replay of a day can contradict."""
 
 WITHIN_MIN = (1, 5, 15, 60)
+CROWD = 0.02
+"""The part of all events that come for one item, where a crowd does."""
+
 _RATES = (0.0, 10.0, 100.0, 1000.0)
 _FIRST_H, _EVERY_H = 3, 2
 
@@ -105,30 +112,69 @@ class Replay:
         return [category for name in names for category in self.categories.get(name, ())]
 
 
+class PlantedChange(StrEnum):
+    """What is planted."""
+
+    FOUR_TIMES = "4 times"
+    TWENTY_TIMES = "20 times"
+    GONE = "gone"
+    BUSIEST_GONE = "the busiest gone"
+    CROWD = "2 % of all come"
+
+    @property
+    def is_surge(self) -> bool:
+        """Whether more come."""
+        return self not in {PlantedChange.GONE, PlantedChange.BUSIEST_GONE}
+
+
+_KIND_CHANGES = {
+    SeriesKind.ITEM: tuple(PlantedChange),
+    SeriesKind.CATEGORY: (PlantedChange.FOUR_TIMES, PlantedChange.TWENTY_TIMES, PlantedChange.GONE),
+}
+
+
 @dataclass(frozen=True)
 class Plant:
     """A series whose rate is changed for an hour.
 
     Attributes:
-        times: as busy; 0: gone.
         start: the first tick of it.
         events: that it had in the hour before: people and items, int64[events, 2].
         ticks: of an hour.
+        added: events a tick that come besides.
+        bound_min: before which no detector can raise it in the mean.
         delay_min: until it was raised; None where it was not within its hour.
     """
 
     kind: SeriesKind
     name: str
-    times: float
+    change: PlantedChange
     start: int
     events: Int64Array
     ticks: int
+    added: float
+    bound_min: float
     delay_min: float | None = None
 
     @property
     def direction(self) -> AlarmDirection:
         """Where its rate goes."""
-        return AlarmDirection.SURGE if self.times > 1 else AlarmDirection.DROP
+        return AlarmDirection.SURGE if self.change.is_surge else AlarmDirection.DROP
+
+
+def find_bound(usual: float, rate: float, threshold: float) -> float:
+    """The least mean delay of a detector, in ticks, at least one; infinite for what is tolerated.
+
+    Args:
+        usual, rate: events a tick, before and now.
+        threshold: the logarithm of how many ticks of a series may pass for a false alarm.
+    """
+    if usual / TOLERATED <= rate <= usual * TOLERATED:
+        return math.inf
+    tolerated = usual * (TOLERATED if rate > usual else 1 / TOLERATED)
+    if not rate:
+        return max(1.0, threshold / tolerated)
+    return max(1.0, threshold / (rate * math.log(rate / tolerated) - rate + tolerated))
 
 
 @dataclass
@@ -235,7 +281,7 @@ class AnomalyTrial:
                 tick >= _FIRST_H * an_hour
                 and (tick - _FIRST_H * an_hour) % (_EVERY_H * an_hour) == 0
             ):
-                now = self._choose(replay, tick, an_hour, watched.list_open())
+                now = self._choose(replay, tick, an_hour, watched)
                 planted += now
             elif now and tick == now[0].start + an_hour:
                 now = []
@@ -243,27 +289,46 @@ class AnomalyTrial:
             watched.add(_name_takes(replay, changed), (tick + 1) * self._tick_ms)
         return [self._judge(each, watched) for each in planted]
 
-    def _choose(self, replay: Replay, tick: int, ticks: int, taken: set[str]) -> list[Plant]:
-        """Six series that have no anomaly, each with a chance by its events."""
-        past = np.concatenate(replay.arrived[tick - ticks : tick])
+    def _choose(self, replay: Replay, tick: int, ticks: int, watched: Watched) -> list[Plant]:
+        """Series that have no anomaly, one for each change of its kind."""
+        past, taken = np.concatenate(replay.arrived[tick - ticks : tick]), watched.list_open()
         chosen: list[Plant] = []
-        for kind, times in itertools.product((SeriesKind.ITEM, SeriesKind.CATEGORY), SIZES):
-            free = [name for name in replay.list_series(past, kind) if name not in taken]
-            if not free:
-                continue
-            name = free[int(self._rng.integers(len(free)))]
-            taken = taken | {name}
-            is_its = [
-                name in replay.list_series(past[at : at + 1], kind) for at in range(len(past))
-            ]
-            chosen.append(Plant(kind, name, times, tick, past[is_its], ticks))
+        for kind, changes in _KIND_CHANGES.items():
+            threshold = watched.signals.thresholds[kind]
+            for change in changes:
+                free = [name for name in replay.list_series(past, kind) if name not in taken]
+                if not free:
+                    continue
+                name = self._pick(free, change)
+                taken = taken | {name}
+                is_its = [
+                    name in replay.list_series(past[at : at + 1], kind) for at in range(len(past))
+                ]
+                its = past[is_its]
+                usual = len(its) / ticks
+                added = {
+                    PlantedChange.FOUR_TIMES: 3 * usual,
+                    PlantedChange.TWENTY_TIMES: 19 * usual,
+                    PlantedChange.CROWD: CROWD * len(past) / ticks,
+                }.get(change, 0.0)
+                rate = usual + added if change.is_surge else 0.0
+                bound = find_bound(usual, rate, threshold) * self._tick_ms / 60_000
+                chosen.append(Plant(kind, name, change, tick, its, ticks, added, bound))
         return chosen
+
+    def _pick(self, names: Sequence[str], change: PlantedChange) -> str:
+        """One of names, which stand there as often as they have events."""
+        if change is PlantedChange.BUSIEST_GONE:
+            return Counter(names).most_common(1)[0][0]
+        if change is PlantedChange.CROWD:
+            names = sorted(set(names))
+        return names[int(self._rng.integers(len(names)))]
 
     def _change(self, replay: Replay, items: Int64Array, plants: Sequence[Plant]) -> Int64Array:
         """The items of a tick, with what is planted, and without what is gone."""
         for plant in plants:
-            if plant.times > 1:
-                more = self._rng.poisson((plant.times - 1) * len(plant.events) / plant.ticks)
+            if plant.change.is_surge:
+                more = self._rng.poisson(plant.added)
                 takes = self._rng.choice(plant.events, more)
                 # Codes that nobody has: each is somebody else.
                 takes[:, 0] = -self._rng.integers(1, 2**40, more)
@@ -308,22 +373,23 @@ def make_quiet_table(
 
 
 def _iterate_groups(plants: Sequence[Plant]) -> Iterator[tuple[str, list[Plant]]]:
-    """What was planted by kind, size and events an hour."""
-    for kind, times in itertools.product((SeriesKind.ITEM, SeriesKind.CATEGORY), SIZES):
-        for low, high in itertools.pairwise((*_RATES, np.inf)):
+    """What was planted by kind, change and events an hour."""
+    for kind, changes in _KIND_CHANGES.items():
+        for change, (low, high) in itertools.product(
+            changes, itertools.pairwise((*_RATES, np.inf))
+        ):
             found = [
                 plant
                 for plant in plants
-                if (plant.kind, plant.times) == (kind, times) and low <= len(plant.events) < high
+                if (plant.kind, plant.change) == (kind, change) and low <= len(plant.events) < high
             ]
             if found:
-                size = f"{times:g} times" if times else "gone"
                 bounds = f"{low:g} to {high:g}" if np.isfinite(high) else f"{low:g} and more"
-                yield f"{kind.value}, {size}, {bounds} an hour", found
+                yield f"{kind.value}, {change}, {bounds} an hour", found
 
 
 def judge_plants(plants: Sequence[Plant]) -> dict[str, dict[str, float]]:
-    """By kind, size and events an hour: how many were found within so many minutes."""
+    """By kind, change and events an hour: how many were found within so many minutes."""
     figures: dict[str, dict[str, float]] = {}
     for name, group in _iterate_groups(plants):
         delays = [np.inf if each.delay_min is None else each.delay_min for each in group]
@@ -331,15 +397,16 @@ def judge_plants(plants: Sequence[Plant]) -> dict[str, dict[str, float]]:
             "planted": len(group),
             **{f"within_{most}_min": int(np.sum(np.array(delays) <= most)) for most in WITHIN_MIN},
             "median_min": float(np.median(delays)),
+            "bound_min": float(np.median([each.bound_min for each in group])),
         }
     return figures
 
 
 def make_plant_table(title: str, figures: Mapping[str, Mapping[str, float]]) -> Table:
-    """A row for a kind, a size and a rate."""
+    """A row for a kind, a change and a rate."""
     within = [f"within_{most}_min" for most in WITHIN_MIN]
     table = runner.make_table(
-        title, "", ("planted", *(f"≤ {most} min" for most in WITHIN_MIN), "median, min")
+        title, "", ("planted", *(f"≤ {most} min" for most in WITHIN_MIN), "median, min", "at least")
     )
     for name, row in figures.items():
         median = row["median_min"]
@@ -348,6 +415,7 @@ def make_plant_table(title: str, figures: Mapping[str, Mapping[str, float]]) -> 
             f"{row['planted']:g}",
             *(f"{row[key]:g}" for key in within),
             f"{median:.1f}" if np.isfinite(median) else "-",
+            f"{row['bound_min']:.1f}" if np.isfinite(row["bound_min"]) else "-",
         )
     return table
 

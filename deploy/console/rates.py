@@ -145,6 +145,11 @@ class RateSignals:
         found += [(each, False) for each in list(self._over)]
         return sorted(found, key=lambda each: -each[0].alarm.at_ms)
 
+    @property
+    def thresholds(self) -> dict[SeriesKind, float]:
+        """What the logarithm of evidence is compared with, by kind."""
+        return {kind: watch.threshold for kind, watch in self._watches.items()}
+
     def count_watched(self) -> dict[str, int]:
         """How many series are watched, by kind."""
         return {kind.value: len(watch) for kind, watch in self._watches.items()}

@@ -17,6 +17,8 @@ from headwater_client import encode
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from features.events import current_ms
+
 HOUSE = Path(__file__).parent
 NOTHING = Markup("-")
 CLOCK = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d(:\d\d(\.\d{1,3})?)?")
@@ -51,6 +53,7 @@ def make_templates(pages: Sequence[Any]) -> Environment:
         "listed": [page for page in pages if page.is_listed],
         "modules": _list_modules(),
         "link": link,
+        "current_ms": current_ms,
     }
     return templates
 

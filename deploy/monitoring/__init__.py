@@ -7,6 +7,12 @@
     anomalies.py   a rate that its past does not allow, found while it happens
     distributions.py  which distributions are followed
     drift.py       a distribution that is no longer the one of the reference window
+    alerts.yml     rules for Prometheus, on what the processes say of themselves
 
 All of it is numpy over columns, and knows neither Kafka nor a server.
 """
+
+from pathlib import Path
+
+ALERT_RULES = Path(__file__).with_name("alerts.yml")
+"""Rules for Prometheus; docs/how-to/alerts.md says what to do."""

@@ -10,6 +10,7 @@ from functools import partial
 
 import structlog
 from headwater_client.errors import SettingsError
+from prometheus_client import Gauge
 
 from deploy.jobs.optimize import serve_window_variant
 from deploy.jobs.train import model_registry
@@ -20,6 +21,7 @@ from deploy.services.health import ServiceHealth, ask_servers, serve_health
 from deploy.services.supervisor import StopSignal
 from deploy.settings import Settings
 from features.inputs import MODEL_NAME
+from features.metrics import make_counter
 from features.rollout_messages import RolloutAction
 from features.rollouts import warn_if_unsigned
 from trainer.loop import Serving, SlowLoop, SlowLoopSettings, SlowLoopStep
@@ -39,6 +41,18 @@ from trainer.windows.writer import WindowWriter
 
 WAIT_S = 0.2
 TRAINER = "trainer"
+STEPS = make_counter(
+    "headwater_learning_steps_total",
+    "Turns of the slow loop, by whether a version came of the windows",
+    "outcome",
+    ("version", "none"),
+)
+GATE_NDCG = Gauge(
+    "headwater_gate_ndcg_at_10", "Quality on held-out events, at the newest gate", ["version"]
+)
+LAST_WINDOW = Gauge(
+    "headwater_last_window_timestamp_seconds", "When the newest window of this trainer closed"
+)
 log = structlog.get_logger()
 
 
@@ -79,7 +93,7 @@ def slow_loop(settings: Settings, stop: StopSignal) -> Generator[SlowLoopStep]:
         if waiting:
             with working():
                 step = loop.step([])
-            yield _log_step(step, {})
+            yield log_step(step, {})
         with _windows(settings, store, health) as closed_windows:
             while not stop.is_set():
                 health.turn()
@@ -90,7 +104,7 @@ def slow_loop(settings: Settings, stop: StopSignal) -> Generator[SlowLoopStep]:
                         items = catalogue.news()
                     with working():
                         step = loop.step([one.number for one in closed], items)
-                    yield _log_step(step, {"waited": waited_s, **clock.seconds})
+                    yield log_step(step, {"waited": waited_s, **clock.seconds})
 
 
 def _loop(settings: Settings, store: WindowStore, registry: ModelRegistry) -> SlowLoop:
@@ -144,8 +158,12 @@ def _try_out(settings: Settings, version: ModelVersion) -> bool:
     return False
 
 
-def _log_step(step: SlowLoopStep, before: dict[str, float]) -> SlowLoopStep:
-    """Log a step, and the seconds of all stages since its first window closed."""
+def log_step(step: SlowLoopStep, before: dict[str, float]) -> SlowLoopStep:
+    """Log a step, and the seconds of all stages since its first window closed; count it."""
+    STEPS.labels("version" if step.version else "none").inc()
+    if step.verdict:
+        GATE_NDCG.labels("candidate").set(step.verdict.candidate.ndcg_at_10)
+        GATE_NDCG.labels("live").set(step.verdict.reference.ndcg_at_10)
     seconds = before | step.seconds
     stages = {f"{name.replace(' ', '_')}_s": round(value, 3) for name, value in seconds.items()}
     if step.version and step.verdict:
@@ -181,7 +199,10 @@ def _windows(
         def take_written() -> list[WindowManifest]:
             if writing.done():
                 writing.result()
-            return _drain(written)
+            closed = _drain(written)
+            if closed:
+                LAST_WINDOW.set(closed[-1].closed_ms / 1000)
+            return closed
 
         try:
             yield take_written

@@ -10,13 +10,14 @@ import onnx
 import pytest
 from headwater_client.errors import DataError, SettingsError
 from headwater_client.events import Item
+from prometheus_client import REGISTRY
 
 from deploy import local
 from deploy.jobs.optimize import serve_window_variant
 from deploy.jobs.train import model_registry
 from deploy.optimize import OptimizeSettings, ServedPrecision
 from deploy.optimize.variants import SERVED_FILE
-from deploy.services.trainer import release
+from deploy.services.trainer import log_step, release
 from deploy.settings import Settings
 from features.kafka import ensure_topics
 from features.rollout_messages import RolloutAction
@@ -141,6 +142,18 @@ def test_each_window_becomes_the_version_that_takes_traffic(stand: Stand) -> Non
         assert (manifest.parent, manifest.windows) == (stand.first + number - 1, tuple(new))
         kept = (step.version.folder / EVALUATION).read_bytes()
         assert msgspec.json.decode(kept, type=Verdict) == step.verdict == stand.verdict()
+        made = REGISTRY.get_sample_value("headwater_learning_steps_total", {"outcome": "version"})
+        log_step(step, {})
+        told = {
+            version: REGISTRY.get_sample_value("headwater_gate_ndcg_at_10", {"version": version})
+            for version in ("candidate", "live")
+        }
+        assert told == {
+            "candidate": step.verdict.candidate.ndcg_at_10,
+            "live": step.verdict.reference.ndcg_at_10,
+        }
+        again = REGISTRY.get_sample_value("headwater_learning_steps_total", {"outcome": "version"})
+        assert again == (made or 0) + 1
 
 
 def test_versions_are_served_in_int8_and_learn_on(servers: Settings, stand: Stand) -> None:

@@ -19,11 +19,12 @@ from headwater_client.admin.now import Span
 from playwright.sync_api import Browser
 from prometheus_client.parser import text_string_to_metric_families
 
+from bench.harness.prometheus import Prometheus, run_prometheus
 from deploy.console.history import SPANS
 from features.kafka import client_config, describe_log, group_offsets, partition_bounds
 from features.settings import BrokerSettings
 from tests.harness.console import Console, Visit, running_console, visiting
-from tests.harness.prometheus import Prometheus, running_prometheus
+from tests.harness.prometheus import find_program
 from tests.harness.servers import asleep, pause
 from tests.harness.waiting import wait_until
 
@@ -431,7 +432,8 @@ def asking(
     """A second console on the same servers: it asks a Prometheus that scrapes the worker."""
     folder = tmp_path_factory.mktemp("prometheus")
     worker = f"127.0.0.1:{console.settings.worker.metrics_port}"
-    with running_prometheus(folder, [worker]) as prometheus:
+    find_program("prometheus")
+    with run_prometheus(folder, {"headwater": [worker]}) as prometheus:
         chosen = {"prometheus_url": prometheus.url}
         with running_console(console.local, console.settings, folder, chosen) as other:
             wait_until(lambda: now_of(other).get("all_events", {}).get("total", 0) > 0, 60)
