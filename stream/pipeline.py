@@ -232,6 +232,15 @@ class RecommendationProducer:
         self._epochs[:-1] = [epoch for epoch in self._epochs[:-1] if epoch.open]
         self._raise_failure()
 
+    def serve(self) -> None:
+        """Take what the producer tells of itself, though nothing is sent.
+
+        Raises:
+            ServerError: it has lost Kafka, or Kafka refuses it.
+        """
+        self._producer.poll(0)
+        self._raise_failure()
+
     async def _poll(self) -> None:
         if not self._producer.poll(0) and not self._too_large:
             await asyncio.sleep(_POLL_S)
@@ -292,6 +301,7 @@ class Commits:
         try:
             while True:
                 await asyncio.sleep(self._interval_s)
+                self._producer.serve()
                 await self.commit()
         finally:
             REGISTRY.unregister(lag)

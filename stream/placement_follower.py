@@ -5,7 +5,7 @@ import asyncio
 import confluent_kafka
 from headwater_client.topics import PLACEMENTS
 
-from features.kafka import read_to_end, topic_consumer
+from features.kafka import read_to_end, topic_consumer, watch_brokers
 from features.placement_topic import PlacementReader
 from features.placements import PlacementTable
 from features.settings import BrokerSettings
@@ -42,7 +42,7 @@ class PlacementFollower:
 
     def _catch_up(self) -> None:
         if self._consumer is None:
-            self._consumer = topic_consumer(self._settings, PLACEMENTS)
+            self._consumer = topic_consumer(self._settings, PLACEMENTS, watch_brokers())
         for message in read_to_end(self._consumer, PLACEMENTS):
             self.reader.take(message)
 

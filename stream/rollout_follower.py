@@ -8,7 +8,7 @@ import structlog
 from confluent_kafka import Message
 from headwater_client.topics import ROLLOUTS
 
-from features.kafka import is_end, read_to_end, topic_consumer
+from features.kafka import is_end, read_to_end, topic_consumer, watch_brokers
 from features.model_server import keep_loaded
 from features.rollout_messages import Rollout, RolloutLease, RolloutMessage
 from features.rollouts import SubjectReaders, warn_if_unsigned
@@ -52,7 +52,7 @@ class RolloutFollower:
         self._reported: object = None
         # Only the topic's end is told that much later, once at the start; messages come at once.
         self._consumer = topic_consumer(
-            settings, ROLLOUTS, {"fetch.wait.max.ms": str(_FETCH_WAIT_MS)}
+            settings, ROLLOUTS, {"fetch.wait.max.ms": str(_FETCH_WAIT_MS), **watch_brokers()}
         )
 
     async def start(self) -> None:

@@ -22,7 +22,7 @@ from msgspec.structs import replace
 
 from deploy.rollout.commands import FencedError, ReceivedCommand
 from features import rollout_messages, rollouts
-from features.kafka import is_end, topic_consumer, watched_config
+from features.kafka import client_config, is_end, topic_consumer, watch_brokers
 from features.settings import BrokerSettings
 from features.signing import signature_headers
 
@@ -89,6 +89,7 @@ class RolloutLog:
                 "group.id": f"{GROUP}-{model}",
                 "session.timeout.ms": str(SESSION_TIMEOUT_MS),
                 "heartbeat.interval.ms": str(SESSION_TIMEOUT_MS // 6),
+                **watch_brokers(),
             },
         )
         self._consumer.subscribe(
@@ -177,7 +178,7 @@ class RolloutLog:
         self.subjects.clear()
         self._commands.assign([COMMANDS])
         producer = Producer(
-            watched_config(self._settings)
+            client_config(self._settings)
             | {"transactional.id": f"{GROUP}-{self._model}", "log_level": "0"}
         )
         producer.init_transactions(ANSWER_S)

@@ -7,7 +7,7 @@ offsets.py        which offsets a log has at a moment, at its beginning and end
 one_partition.py  topics that are read up to their ends, and written one message at a time
 """
 
-from features.kafka.admin import TOO_LARGE, client_config, watched_config
+from features.kafka.admin import TOO_LARGE, client_config, watch_brokers, watched_config
 from features.kafka.log import (
     LogIdentity,
     describe_log,
@@ -52,6 +52,7 @@ __all__ = [
     "read_to_end",
     "topic_consumer",
     "topic_ids",
+    "watch_brokers",
     "watched_config",
     "write_message",
 ]

@@ -70,22 +70,27 @@ class BrokerWatch:
             )
 
 
-def client_config(settings: BrokerSettings) -> dict[str, str]:
+def client_config(settings: BrokerSettings) -> dict[str, Any]:
     """Librdkafka's configuration of any client: where Kafka is, and how to log in there.
 
     Raises:
         SettingsError: no address is set.
     """
-    return settings.client_settings.client_config()
+    return {**settings.client_settings.client_config()}
 
 
 def watched_config(settings: BrokerSettings) -> dict[str, Any]:
-    """The same of a client that lives as long as its process: it says when it is lost.
+    """The same of a client that is polled as long as its process lives: it says when it is lost.
 
-    Whoever polls it gets a ServerError then (`BrokerWatch`).
+    Whoever polls it gets a ServerError then. What a client tells of itself waits for the next poll:
+    of one that nobody polls it would pile up.
     """
-    watch = {"statistics.interval.ms": str(_TOLD_MS), "stats_cb": BrokerWatch()}
-    return {**client_config(settings), **watch}
+    return client_config(settings) | watch_brokers()
+
+
+def watch_brokers() -> dict[str, Any]:
+    """What `watched_config` adds, for one client (`BrokerWatch`)."""
+    return {"statistics.interval.ms": str(_TOLD_MS), "stats_cb": BrokerWatch()}
 
 
 def make_client(settings: BrokerSettings) -> AdminClient:

@@ -21,7 +21,7 @@ from confluent_kafka import (
 )
 from headwater_client.errors import ServerError
 
-from features.kafka.admin import TIMEOUT_S, client_config, watched_config
+from features.kafka.admin import TIMEOUT_S, client_config
 from features.kafka.offsets import ask_offsets
 from features.settings import BrokerSettings
 from features.signing import Headers
@@ -50,7 +50,7 @@ def topic_consumer(
         options: more of librdkafka's configuration.
     """
     return confluent_kafka.Consumer(
-        watched_config(settings)
+        client_config(settings)
         | {
             "group.id": f"{group}-{uuid4()}",
             "enable.auto.commit": "false",
