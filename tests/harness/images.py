@@ -100,7 +100,7 @@ def _run(command: Sequence[str], variables: Mapping[str, str]) -> str:
 
 
 @contextmanager
-def removed(container: str) -> Iterator[None]:
+def remove_container_after(container: str) -> Iterator[None]:
     """A container of this name is gone after the block, whatever became of who started it."""
     try:
         yield

@@ -18,7 +18,7 @@ from deploy.jobs.train import model_registry
 from deploy.settings import Settings
 from features.kafka import ensure_topics
 from features.schema import FeatureSchema
-from tests.harness.images import Image, build, removed
+from tests.harness.images import Image, build, remove_container_after
 from tests.harness.models import SETTINGS, untrained
 from tests.harness.waiting import wait_until
 from tests.harness.workers import WorkerProcess, WorkerProgress, environment, running
@@ -120,7 +120,7 @@ def test_an_event_is_answered_out_of_a_read_only_image(
     command = image.command(CONTAINER, variables, [settings.model_repository])
     worker = WorkerProcess(settings, CONTAINER, log, [*command, "worker"])
     with (
-        removed(CONTAINER),
+        remove_container_after(CONTAINER),
         EventProducer(settings.kafka.client_settings, {"log_level": 0}) as producer,
         RecommendationConsumer(settings.kafka.client_settings, options={"log_level": 0}) as answers,
         running(worker),

@@ -37,7 +37,7 @@ def environment(machine: str) -> dict[str, str]:
     }
 
 
-def supported(machine: str) -> frozenset[tags.Tag]:
+def list_supported_tags(machine: str) -> frozenset[tags.Tag]:
     """The kinds of wheels that can be installed there."""
     platforms = [f"manylinux_2_{minor}_{machine}" for minor in range(GLIBC, 4, -1)]
     platforms += [f"manylinux{age}_{machine}" for age in ("2014", "2010", "1")]
@@ -86,7 +86,7 @@ def list_needed(extras: list[str], machine: str) -> Iterator[dict[str, Any]]:
 
 def without_wheel(image: str, machine: str) -> list[str]:
     """What would have to be built from source there."""
-    fit = supported(machine)
+    fit = list_supported_tags(machine)
     return sorted(
         package["name"]
         for package in list_needed(IMAGES[image], machine)
