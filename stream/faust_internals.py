@@ -156,6 +156,9 @@ class SignalledWorker(Worker):
     ) -> None:
         super().__init__(app, *services, loglevel="WARN", redirect_stdouts=False, quiet=True)
         self._on_signal = on_signal
+        # A terminal's, which turns with each line of a log: for it Faust has every debug line made,
+        # of which aiokafka has one for each partition of each fetch.
+        self.spinner = None
 
     def _flag_as_shutdown_by_signal(self) -> None:
         self._on_signal()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +16,7 @@ from faust.types import TP
 
 from features.settings import BrokerSettings, FeatureSettings, StoreSettings
 from stream.app import make_faust_app
-from stream.faust_internals import _Consumer, _ConsumerThread, _replace, batches
+from stream.faust_internals import SignalledWorker, _Consumer, _ConsumerThread, _replace, batches
 from stream.settings import TritonSettings, WorkerConfig, WorkerSettings
 
 
@@ -83,6 +84,18 @@ def test_the_pinned_faust_has_what_is_used_of_it() -> None:
     assert {"_fetch_max_wait_ms", "_fetch_min_bytes", "_partition_assignment_strategy"} <= set(
         names
     )
+
+
+def test_debug_lines_that_nobody_reads_are_not_made() -> None:
+    app = App(id="t", broker="aiokafka://localhost:9", store="memory://")
+    root = logging.getLogger()
+    level, handlers = root.level, list(root.handlers)
+    try:
+        SignalledWorker(app, [], lambda: None)._setup_logging()
+        assert not logging.getLogger("aiokafka.consumer.fetcher").isEnabledFor(logging.INFO)
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
 
 
 def test_an_app_writes_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
