@@ -9,9 +9,10 @@ mean, and is watched as the console watches what arrives: by `deploy.console.rat
 - *as it was*: what is raised is not all false, for a log has surges of its own;
 - *histories moved*: each person's events by so many whole days, round the log's end. Sessions,
   baskets and hours stay, and what many did at the same time is gone: an alarm is false;
-- *planted*: every two hours eight series are changed for an hour (`PlantedChange`): chosen by their
-  events of the last hour and so many times as busy as in it, by people who come for it alone, or
-  gone; the busiest item gone; an item, any, that one of fifty people takes.
+- *planted*: every two hours eight series are changed for an hour (`PlantedChange`), each in a
+  replay of its own that goes on from there: chosen by their events of the last hour and so many
+  times as busy as in it, by people who come for it alone, or gone; the busiest item gone; an item,
+  any, that one of fifty people takes.
 
 Beside the delay stands the least that any detector could have that raises false alarms as rarely:
 log(1 / their rate) over the information of a tick (G. Lorden, "Procedures for reacting to a change
@@ -26,6 +27,7 @@ import itertools
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Annotated
@@ -273,24 +275,30 @@ class AnomalyTrial:
 
     def watch_for_plants(self, replay: Replay) -> list[Plant]:
         """Plant, and see when each was raised."""
-        watched, now = self._watch(STATED[0]), list[Plant]()
-        planted: list[Plant] = []
+        watched, planted = self._watch(STATED[0]), list[Plant]()
         an_hour = HOUR_MS // self._tick_ms
         for tick, items in enumerate(replay.arrived):
-            if (
-                tick >= _FIRST_H * an_hour
-                and (tick - _FIRST_H * an_hour) % (_EVERY_H * an_hour) == 0
-            ):
-                now = self._choose(replay, tick, an_hour, watched)
-                planted += now
-            elif now and tick == now[0].start + an_hour:
-                now = []
-            changed = self._change(replay, items, now)
-            watched.add(_name_takes(replay, changed), (tick + 1) * self._tick_ms)
-        return [self._judge(each, watched) for each in planted]
+            since = tick - _FIRST_H * an_hour
+            if since >= 0 and since % (_EVERY_H * an_hour) == 0:
+                chosen = self._choose(replay, tick, an_hour, watched)
+                planted += [self._play_alone(replay, plant, watched) for plant in chosen]
+            watched.add(_name_takes(replay, items), (tick + 1) * self._tick_ms)
+        return planted
+
+    def _play_alone(self, replay: Replay, plant: Plant, before: Watched) -> Plant:
+        """The hour of a plant, by watches that go on from there, until it is raised."""
+        watched, start_ms = deepcopy(before), plant.start * self._tick_ms
+        raised = watched.raised[plant.kind, plant.name, plant.direction]
+        hour = replay.arrived[plant.start : plant.start + plant.ticks]
+        for tick, items in enumerate(hour, plant.start + 1):
+            at_ms = tick * self._tick_ms
+            watched.add(_name_takes(replay, self._change(replay, items, plant)), at_ms)
+            if at_ms in raised:
+                return replace(plant, delay_min=(at_ms - start_ms) / 60_000)
+        return plant
 
     def _choose(self, replay: Replay, tick: int, ticks: int, watched: Watched) -> list[Plant]:
-        """Series that have no anomaly, one for each change of its kind."""
+        """A series without an anomaly for each change of each kind."""
         past, taken = np.concatenate(replay.arrived[tick - ticks : tick]), watched.list_open()
         chosen: list[Plant] = []
         for kind, changes in _KIND_CHANGES.items():
@@ -324,28 +332,19 @@ class AnomalyTrial:
             names = sorted(set(names))
         return names[int(self._rng.integers(len(names)))]
 
-    def _change(self, replay: Replay, items: Int64Array, plants: Sequence[Plant]) -> Int64Array:
-        """The items of a tick, with what is planted, and without what is gone."""
-        for plant in plants:
-            if plant.change.is_surge:
-                more = self._rng.poisson(plant.added)
-                takes = self._rng.choice(plant.events, more)
-                # Codes that nobody has: each is somebody else.
-                takes[:, 0] = -self._rng.integers(1, 2**40, more)
-                items = np.concatenate([items, takes])
-            else:
-                stays = [
-                    plant.name not in replay.list_series(items[at : at + 1], plant.kind)
-                    for at in range(len(items))
-                ]
-                items = items[np.array(stays, np.bool_)]
-        return items
-
-    def _judge(self, plant: Plant, watched: Watched) -> Plant:
-        start_ms = plant.start * self._tick_ms
-        raised = watched.raised[plant.kind, plant.name, plant.direction]
-        delays = [at - start_ms for at in raised if 0 < at - start_ms <= HOUR_MS]
-        return replace(plant, delay_min=min(delays) / 60_000 if delays else None)
+    def _change(self, replay: Replay, items: Int64Array, plant: Plant) -> Int64Array:
+        """The items of a tick with what is planted, or without what is gone."""
+        if plant.change.is_surge:
+            more = self._rng.poisson(plant.added)
+            takes = self._rng.choice(plant.events, more)
+            # Codes that nobody has: each is somebody else.
+            takes[:, 0] = -self._rng.integers(1, 2**40, more)
+            return np.concatenate([items, takes])
+        stays = [
+            plant.name not in replay.list_series(items[at : at + 1], plant.kind)
+            for at in range(len(items))
+        ]
+        return items[np.array(stays, np.bool_)]
 
 
 def _name_takes(replay: Replay, arrived: Int64Array) -> set[tuple[str, str]]:
