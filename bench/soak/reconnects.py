@@ -6,7 +6,7 @@ A broker that shuts down tells of no brokers for a moment. A librdkafka that for
 it knew stays away for ever, though Kafka is back (confluentinc/librdkafka#5301). Producers that ask
 for metadata all along are there while the bundled Kafka is shut down and started again, round after
 round; who cannot say a while later which brokers there are is lost, and replaced. Each of those has
-to have said so by then (`features.kafka.admin.BrokerWatch`), and nobody else.
+to have said so by then (`headwater_client.kafka.BrokerWatch`), and nobody else.
 """
 
 import threading

@@ -6,13 +6,11 @@ from collections.abc import Callable, Collection
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-import msgspec
 import tenacity
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import AdminClient, ClusterMetadata, TopicDescription  # type: ignore[attr-defined]  # public, but not to its types
-from headwater_client.documents import read_json
 from headwater_client.errors import ServerError, SettingsError
-from headwater_client.kafka import remedy_of, unreachable
+from headwater_client.kafka import BrokerWatch, remedy_of, unreachable
 
 from features.settings import BrokerSettings
 
@@ -26,48 +24,8 @@ TOO_LARGE = (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE)
 NO_TOPIC_ID = ("", "None", "AAAAAAAAAAAAAAAAAAAAAA")
 TopicDescriptions = dict[str, TopicDescription]
 AnswerT = TypeVar("AnswerT")
-# How often a client tells of itself, and how often in a row it knows of no broker once it is lost.
+# How often a client tells of itself.
 _TOLD_MS = 10_000
-_LOST_AFTER = 2
-
-
-class _KnownBroker(msgspec.Struct):
-    """A broker as the statistics of a client have it; a logical one stands for another."""
-
-    source: str = ""
-
-
-class _ClientStatistics(msgspec.Struct):
-    brokers: dict[str, _KnownBroker] = {}
-
-
-class BrokerWatch:
-    """Tells a client of librdkafka that is lost from one that waits: its `stats_cb`.
-
-    A broker that shuts down tells for some milliseconds of no brokers. A client whose connection
-    breaks just then forgets all that it knew, and never looks again, though Kafka comes back
-    (confluentinc/librdkafka#5301). Its statistics name no broker from then on; those of one that
-    waits for Kafka name whom it tries.
-    """
-
-    def __init__(self) -> None:
-        self._missed = 0
-
-    def __call__(self, statistics: str) -> None:
-        """Take what a client says of itself; called where it is polled, and raises there.
-
-        Raises:
-            ServerError: it has been without a broker twice in a row: it has to be made anew.
-        """
-        told = read_json(statistics, _ClientStatistics)
-        is_well = any(each.source != "logical" for each in told.brokers.values())
-        self._missed = 0 if is_well else self._missed + 1
-        if self._missed >= _LOST_AFTER:
-            self._missed = 0
-            raise ServerError(
-                "Kafka: this client was told of no brokers by one that shut down, and does not "
-                "look for any again (librdkafka #5301): it begins anew"
-            )
 
 
 def client_config(settings: BrokerSettings) -> dict[str, Any]:
@@ -89,8 +47,17 @@ def watched_config(settings: BrokerSettings) -> dict[str, Any]:
 
 
 def watch_brokers() -> dict[str, Any]:
-    """What `watched_config` adds, for one client (`BrokerWatch`)."""
-    return {"statistics.interval.ms": str(_TOLD_MS), "stats_cb": BrokerWatch()}
+    """What `watched_config` adds, for one client."""
+    watch = BrokerWatch()
+
+    def raise_if_lost(statistics: str) -> None:
+        if watch.hear(statistics):
+            raise ServerError(
+                "Kafka: this client was told of no brokers by one that shut down, and does not "
+                "look for any again (librdkafka #5301): it begins anew"
+            )
+
+    return {"statistics.interval.ms": str(_TOLD_MS), "stats_cb": raise_if_lost}
 
 
 def make_client(settings: BrokerSettings) -> AdminClient:

@@ -158,6 +158,43 @@ def test_a_thread_sends_while_the_process_forks(kafka: BrokerSettings, reader: T
     assert [decode(Click, m.value()).event_id for m in reader.read(len(sent))] == sent
 
 
+@pytest.mark.parametrize("says", ["more", "no more"])
+def test_a_producer_that_has_lost_its_brokers_hands_on_what_it_had(
+    kafka: BrokerSettings, reader: TopicReader, says: str
+) -> None:
+    with EventProducer(kafka.client_settings) as events:
+        # As good as one that knows of no broker: nobody ever answers it.
+        config = {**events._config, "bootstrap.servers": "127.0.0.1:1", "log_level": "0"}
+        events._bind(Producer(config))
+        sent = [events.click(user_id="ann", item_id=f"{n}").event_id for n in range(3)]
+        tell_of_no_brokers(events)
+        if says == "more":
+            sent.append(events.click(user_id="ann", item_id="last").event_id)
+    assert [decode(Click, m.value()).event_id for m in reader.read(len(sent))] == sent
+
+
+@pytest.mark.parametrize("group", [None, "an app"])
+def test_a_consumer_that_has_lost_its_brokers_goes_on_where_it_was(
+    kafka: BrokerSettings, group: str | None
+) -> None:
+    user = str(uuid4())
+    with RecommendationConsumer(
+        kafka.client_settings, group and f"{group} {user}", 10, {"auto.offset.reset": "earliest"}
+    ) as consumer:
+        mine = (one.event_id for one in consumer if one.user_id == user)
+        answer(kafka, recommendation(user, 0), recommendation(user, 1))
+        assert [next(mine) for _ in range(2)] == ["e0", "e1"]
+        tell_of_no_brokers(consumer)
+        answer(kafka, recommendation(user, 2))
+        assert next(mine) == "e2"
+
+
+def tell_of_no_brokers(client: EventProducer | RecommendationConsumer) -> None:
+    """As the statistics of a client that is lost, twice in a row."""
+    for _ in range(2):
+        client._hear('{"brokers": {}}')
+
+
 def test_what_kafka_does_not_take_is_raised_with_the_message() -> None:
     events = EventProducer(NOWHERE, QUICKLY)
     click = events.click(user_id="ann", item_id="7")

@@ -1,6 +1,7 @@
 """How Kafka is asked about itself."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from confluent_kafka import Consumer, Producer
 from headwater_client.errors import ServerError
 
 from features.kafka import watched_config
-from features.kafka.admin import BrokerWatch
+from features.kafka.admin import watch_brokers
 from features.settings import BrokerSettings
 
 ROOT = Path(__file__).parents[3]
@@ -29,13 +30,13 @@ def poll_for_long(client: Producer | Consumer) -> None:
         client.poll(0.05)
 
 
-def tell(watch: BrokerWatch, **sources: str) -> None:
+def tell(watch: Callable[[str], None], **sources: str) -> None:
     """A client tells of the brokers that it knows."""
     watch(json.dumps({"brokers": {name: {"source": each} for name, each in sources.items()}}))
 
 
 def test_a_client_that_knows_no_broker_any_more_is_told_of() -> None:
-    watch = BrokerWatch()
+    watch = watch_brokers()["stats_cb"]
     # One that waits for Kafka, one that is about to begin anew, and one that is well.
     for sources in ({"a": "configured"}, {}, {"a": "learned", "group": "logical"}, {}):
         tell(watch, **sources)
@@ -52,7 +53,7 @@ def test_librdkafka_tells_of_brokers_as_expected_and_raises_where_it_is_polled()
 
     def take(statistics: str) -> None:
         told.append(statistics)
-        BrokerWatch()(statistics)
+        watch_brokers()["stats_cb"](statistics)
         raise ServerError("as of a client that is lost")
 
     settings = BrokerSettings(bootstrap_servers="127.0.0.1:1")

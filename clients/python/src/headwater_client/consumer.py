@@ -20,7 +20,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 
 from headwater_client.errors import EventError, ForkedError, ServerError
 from headwater_client.events import Recommendation, decode
-from headwater_client.kafka import KafkaSettings, ProcessBound, unreachable
+from headwater_client.kafka import TOLD_MS, BrokerWatch, KafkaSettings, ProcessBound, unreachable
 from headwater_client.topics import RECOMMENDATIONS
 
 WAIT_S = 0.5
@@ -40,6 +40,9 @@ class RecommendationConsumer(ProcessBound):
 
     Without a group, all people's recommendations from now on: from the moment that the constructor
     returns, nothing is missed. Nothing is remembered after.
+
+    A client that Kafka's shutdown left without brokers for good (`BrokerWatch`) is made anew, and
+    goes on where it was.
 
     Make one in each process: in a child that was forked from the one that made it, it raises
     `ForkedError`, and closing it does nothing.
@@ -61,20 +64,22 @@ class RecommendationConsumer(ProcessBound):
         self._timeout_s = timeout_s
         self._group = group
         self._done: Message | None = None
-        handle = Consumer(
-            {
-                **settings.client_config(),
-                "group.id": group or f"headwater-client-{uuid4()}",
-                "auto.offset.reset": "latest",
-                # A fetch that is parked at the broker holds up what arrives meanwhile for
-                # partitions that it left out: by default for half a second.
-                "fetch.wait.max.ms": FETCH_WAIT_MS,
-                "enable.auto.commit": group is not None,
-                "enable.auto.offset.store": False,
-                **(options or {}),
-            }
-        )
-        super().__init__(handle)
+        self._watch = BrokerWatch()
+        self._is_lost = False
+        self._config = {
+            **settings.client_config(),
+            "group.id": group or f"headwater-client-{uuid4()}",
+            "auto.offset.reset": "latest",
+            # A fetch that is parked at the broker holds up what arrives meanwhile for
+            # partitions that it left out: by default for half a second.
+            "fetch.wait.max.ms": FETCH_WAIT_MS,
+            "enable.auto.commit": group is not None,
+            "enable.auto.offset.store": False,
+            "statistics.interval.ms": TOLD_MS,
+            "stats_cb": self._hear,
+            **(options or {}),
+        }
+        super().__init__(handle := Consumer(self._config))
         if group:
             handle.subscribe([RECOMMENDATIONS])
         else:
@@ -94,6 +99,8 @@ class RecommendationConsumer(ProcessBound):
                 f"one in process {os.getpid()}"
             )
         self._mark_done()
+        if self._is_lost:
+            self._begin_anew()
         message = self._handle.poll(timeout_s)
         if message is None:
             return None
@@ -135,6 +142,26 @@ class RecommendationConsumer(ProcessBound):
             with suppress(KafkaException):
                 self._handle.store_offsets(message=self._done)
         self._done = None
+
+    def _hear(self, statistics: str) -> None:
+        self._is_lost = self._is_lost or self._watch.hear(statistics)
+
+    def _begin_anew(self) -> None:
+        """Another client in place of one that is lost, where that one was."""
+        log.warning("the client of recommendations had lost its brokers for good: it begins anew")
+        places = [] if self._group else self._handle.assignment()
+        # Without a position before a partition's first message: it was told where to begin.
+        begun = {place.partition: place for place in self._handle.position(places)}
+        for place in places:
+            if begun[place.partition].offset >= 0:
+                place.offset = begun[place.partition].offset
+        self._handle.close()
+        self._is_lost = False
+        self._bind(handle := Consumer(self._config))
+        if self._group:
+            handle.subscribe([RECOMMENDATIONS])
+        else:
+            handle.assign(places)
 
     def _end_offsets(self) -> list[TopicPartition]:
         """Where each partition ends now."""

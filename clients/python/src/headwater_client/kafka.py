@@ -8,10 +8,13 @@ import os
 import re
 import string
 from dataclasses import dataclass, field
-from threading import Lock
+from threading import RLock
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
+import msgspec
+
+from headwater_client.documents import read_json
 from headwater_client.errors import ServerError, SettingsError
 
 if TYPE_CHECKING:
@@ -163,6 +166,46 @@ def remedy_of(error: KafkaError) -> str:
     return next((remedy for word, remedy in _REFUSALS if word in error.name()), "")
 
 
+class _KnownBroker(msgspec.Struct):
+    """A broker as the statistics of a client have it; a logical one stands for another."""
+
+    source: str = ""
+
+
+class _ClientStatistics(msgspec.Struct):
+    brokers: dict[str, _KnownBroker] = {}
+
+
+TOLD_MS = 60_000
+"""How often a client tells of itself; what it tells waits in memory until the app calls it."""
+
+# How often in a row a client knows of no broker once it is lost.
+_LOST_AFTER = 2
+
+
+class BrokerWatch:
+    """Tells a client of librdkafka that is lost from one that waits, by its statistics.
+
+    A broker that shuts down tells for some milliseconds of no brokers. A client whose connection
+    breaks just then forgets all that it knew, and never looks again, though Kafka comes back
+    (confluentinc/librdkafka#5301). Its statistics name no broker from then on; those of one that
+    waits for Kafka name whom it tries.
+    """
+
+    def __init__(self) -> None:
+        self._missed = 0
+
+    def hear(self, statistics: str) -> bool:
+        """Take what a client tells of itself; whether it has to be made anew by now."""
+        told = read_json(statistics, _ClientStatistics)
+        is_well = any(each.source != "logical" for each in told.brokers.values())
+        self._missed = 0 if is_well else self._missed + 1
+        if self._missed < _LOST_AFTER:
+            return False
+        self._missed = 0
+        return True
+
+
 class ProcessBound:
     """Holds a handle of librdkafka, which works only in the process that made it.
 
@@ -193,7 +236,7 @@ class ProcessBound:
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._handle))
 
 
-sending = Lock()
+sending = RLock()
 """Held while a message is handed to librdkafka, and during a fork."""
 
 _instances: WeakSet[ProcessBound] = WeakSet()

@@ -10,7 +10,9 @@
 import json
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from enum import StrEnum
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -23,13 +25,16 @@ from headwater_client.actions import Impression
 from headwater_client.errors import DeliveryError, EventError, QueueFullError, Undelivered
 from headwater_client.event_types import EVENT_TYPES
 from headwater_client.events import Click, Interaction, Item, Purchase, decode, encode
-from headwater_client.kafka import KafkaSettings, ProcessBound, sending
+from headwater_client.kafka import TOLD_MS, BrokerWatch, KafkaSettings, ProcessBound, sending
 from headwater_client.topics import ITEMS, PARTITIONER
 
 CLOSE_TIMEOUT_S = 30.0
 MAX_WAIT_S = 30.0
 FORK_WAIT_S = 2.0
 FULL_QUEUE_POLL_S = 0.05
+# While it waits, a client may say that it is lost.
+FLUSH_STEP_S = 1.0
+_PURGED = (KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT)  # noqa: SLF001  (their public names)
 
 Options = Mapping[str, str | int | bool]
 InteractionT = TypeVar("InteractionT", bound=Interaction)
@@ -62,6 +67,8 @@ class EventProducer(ProcessBound):
     - A message that is given up (after librdkafka's `message.timeout.ms`, five minutes by default)
       raises `DeliveryError` from the next call, at the latest from `flush` or `close`. With
       `on_undelivered` that is called instead; with `WhenFull.DROP` it is counted instead.
+    - A client that Kafka's shutdown left without brokers for good (`BrokerWatch`) is made anew with
+      the next message, and is given what the old one had.
     - Leaving the `with` block waits for all that was sent.
     - An event that the app sends again with the same event_id counts once.
     - It may be made before a fork (gunicorn, celery, multiprocessing): parent and child connect
@@ -97,12 +104,18 @@ class EventProducer(ProcessBound):
         self._max_wait_s = max_wait_s
         self._on_undelivered = on_undelivered
         self._failed: list[Undelivered] = []
+        # What a client that is lost has given back.
+        self._returned: deque[Undelivered] = deque()
+        self._watch = BrokerWatch()
+        self._is_lost = self._is_closing = False
         self._config: dict[str, Any] = {
             **settings.client_config(),
             "enable.idempotence": True,
             "partitioner": PARTITIONER,
             "delivery.report.only.error": True,
             "on_delivery": self._on_delivery,
+            "statistics.interval.ms": TOLD_MS,
+            "stats_cb": self._hear,
             **(options or {}),
         }
         super().__init__(Producer(self._config))
@@ -194,8 +207,11 @@ class EventProducer(ProcessBound):
             DeliveryError: with what was given up, unless it is counted or `on_undelivered` has it.
         """
         if self._drain(timeout_s):
+            self._is_closing = True
             self._handle.purge()
             self._drain(timeout_s)
+            while self._returned:
+                self._give_up(self._returned.popleft())
         if self.dropped:
             log.warning("%d messages were not delivered", self.dropped)
         self._raise_failed()
@@ -227,6 +243,8 @@ class EventProducer(ProcessBound):
     def begin_in_child(self) -> None:
         super().begin_in_child()
         self._failed.clear()
+        self._returned.clear()
+        self._is_lost = False
         self.dropped = 0
 
     @property
@@ -237,8 +255,15 @@ class EventProducer(ProcessBound):
 
     def _drain(self, timeout_s: float) -> int:
         """Wait for what this process has queued; how many messages are still left."""
-        handle = self._own_handle
-        return 0 if handle is None else handle.flush(timeout_s)
+        deadline = time.monotonic() + timeout_s
+        while True:
+            with sending, suppress(BufferError):
+                if (handle := self._own_handle) is not None:
+                    self._make_well(handle)
+            handle, left = self._own_handle, deadline - time.monotonic()
+            waiting = 0 if handle is None else handle.flush(max(0.0, min(left, FLUSH_STEP_S)))
+            if left <= 0 or not (waiting or self._returned):
+                return waiting + len(self._returned)
 
     def _poll(self, timeout_s: float) -> None:
         if (handle := self._own_handle) is not None:
@@ -254,13 +279,34 @@ class EventProducer(ProcessBound):
             with sending:
                 if (handle := self._own_handle) is None:
                     self._bind(handle := Producer(self._config))
-                handle.produce(topic, value, key)
+                self._make_well(handle).produce(topic, value, key)
         except BufferError:
             return False
         except KafkaException as error:
             reason = error.args[0].str()
             raise DeliveryError.from_messages([Undelivered(topic, key, value, reason)]) from error
         return True
+
+    def _hear(self, statistics: str) -> None:
+        self._is_lost = self._is_lost or self._watch.hear(statistics)
+
+    def _make_well(self, handle: Producer) -> Producer:
+        """The client, or another in place of one that is lost; with what that one gave back.
+
+        Raises:
+            BufferError: its queue has no room for it.
+        """
+        if self._is_lost:
+            log.warning("the client of events had lost its brokers for good: it begins anew")
+            handle.purge()
+            handle.flush(FLUSH_STEP_S)
+            self._is_lost = False
+            self._bind(handle := Producer(self._config))
+        while self._returned:
+            message = self._returned[0]
+            handle.produce(message.topic, message.value, message.key)
+            self._returned.popleft()
+        return handle
 
     def _refuse(self, message: Undelivered) -> None:
         if self._when_full is WhenFull.DROP:
@@ -275,7 +321,11 @@ class EventProducer(ProcessBound):
         if error is not None:
             key = (message.key() or b"").decode()
             topic = message.topic() or ""
-            self._give_up(Undelivered(topic, key, message.value(), error.str()))
+            undelivered = Undelivered(topic, key, message.value(), error.str())
+            if error.code() in _PURGED and not self._is_closing:
+                self._returned.append(undelivered)
+            else:
+                self._give_up(undelivered)
 
     def _give_up(self, message: Undelivered) -> None:
         if self._on_undelivered is None and self._when_full is not WhenFull.DROP:
