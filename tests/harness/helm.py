@@ -19,23 +19,19 @@ from deploy.settings import default_cache_dir
 
 CHART = Path(__file__).parents[2] / "deploy" / "helm" / "headwater"
 CLUSTER = "1.34.0"
-REQUIRED = "HELM_REQUIRED"
-NEEDS = "needs Helm and the schemas of KEDA and the Prometheus Operator: install_helm of .ci/run"
+REQUIRED = "CHART_REQUIRED"
+NEEDS_HELM = "needs Helm in PATH"
+NEEDS_SCHEMAS = "needs the schemas of KEDA and the Prometheus Operator: fetch_schemas of .ci/run"
 FETCHED = ("monitoring.coreos.com", "keda.sh")
 Manifest = dict[str, Any]
 
 
-def _find(path: str | Path | None) -> str:
-    """What was fetched. Without it a test is skipped; CI fetches it, and runs these tests then."""
+def _find(path: Path | str | None, needs: str) -> str:
+    """What is there. Without it a test is skipped; in CI it is there, and no test is."""
     if path is None and REQUIRED not in os.environ:
-        pytest.skip(NEEDS)
-    assert path, NEEDS
+        pytest.skip(needs)
+    assert path, needs
     return str(path)
-
-
-def _find_kept(name: str) -> Path | None:
-    kept = default_cache_dir() / name
-    return kept if kept.exists() else None
 
 
 def run_helm(
@@ -44,9 +40,9 @@ def run_helm(
     """Run Helm over the chart with some values."""
     file = folder / "values.yaml"
     file.write_text(yaml.safe_dump(dict(values)))
-    binary = _find(shutil.which("helm") or _find_kept("bin/helm"))
+    binary = _find(shutil.which("helm"), NEEDS_HELM)
     asked = [binary, *command, str(CHART), "--namespace", "shop", "--values", str(file)]
-    # Helm as Go builds it takes a cluster for one of long ago.
+    # Of its own accord Helm takes the cluster for one of the time when it was made.
     asked += ["--kube-version", CLUSTER]
     return subprocess.run(asked, capture_output=True, text=True, check=False)
 
@@ -79,8 +75,8 @@ def find_problem(manifest: Manifest) -> str:
 @cache
 def _own_schemas() -> dict[tuple[str, str], Any]:
     """Of the resources that others bring into a cluster: their schemas, by version and kind."""
-    found = {}
-    for path in Path(_find(_find_kept("cluster-resources"))).glob("*.yaml"):
+    kept, found = default_cache_dir() / "cluster-resources", {}
+    for path in Path(_find(kept if kept.exists() else None, NEEDS_SCHEMAS)).glob("*.yaml"):
         spec = yaml.load(path.read_text(), Loader=yaml.CSafeLoader)["spec"]
         for version in spec["versions"]:
             kind = f"{spec['group']}/{version['name']}", spec["names"]["kind"]

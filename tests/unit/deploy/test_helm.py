@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -254,32 +255,32 @@ def test_values_that_do_not_fit_each_other_are_one_line(
 
 
 @pytest.mark.parametrize(
-    ("values", "told"),
+    ("values", "place"),
     [
-        ({"worker": {"replicas": "two"}}, "'/worker/replicas': got string, want integer"),
-        ({"worker": {"replica": 2}}, "additional properties 'replica' not allowed"),
-        ({"config": {"worker": {"top_k": "ten"}}}, "'/config/worker/top_k': got string, want"),
-        ({"config": {"worker": {"top_k": 1000}}}, "'/config/worker/top_k': maximum: got 1,000"),
-        ({"config": {"worker": {"topk": 10}}}, "additional properties 'topk' not allowed"),
-        ({"config": {"worker": {"metrics_port": 0}}}, "'/config/worker/metrics_port': minimum"),
-        (
-            {"config": {"store": {"durability": "none"}}},
-            "'/config/store/durability': value must be",
-        ),
-        ({"config": {"shop": {}}}, "additional properties 'shop' not allowed"),
-        (
-            {"config": {"kafka": {"sasl_password": "secret"}}},
-            "additional properties 'sasl_password' not allowed",
-        ),
-        ({"secretConfig": {"store": {"password": "secret"}}}, "password': got string, want object"),
-        ({"secretConfig": {"store": {"address": SECRET}}}, "'address' not allowed"),
-        ({"keda": {"minReplicas": 0}}, "'/keda/minReplicas': minimum"),
-        ({"podSecurityContext": "none"}, "'/podSecurityContext': got string, want object"),
-        ({"networkPolicy": {"kafka": {"ports": [0]}}}, "'/networkPolicy/kafka/ports/0': minimum"),
+        ({"worker": {"replicas": "two"}}, "worker.replicas"),
+        ({"worker": {"replica": 2}}, "replica"),
+        ({"config": {"worker": {"top_k": "ten"}}}, "config.worker.top_k"),
+        ({"config": {"worker": {"top_k": 1000}}}, "config.worker.top_k"),
+        ({"config": {"worker": {"topk": 10}}}, "topk"),
+        ({"config": {"worker": {"metrics_port": 0}}}, "config.worker.metrics_port"),
+        ({"config": {"store": {"durability": "none"}}}, "config.store.durability"),
+        ({"config": {"shop": {}}}, "shop"),
+        ({"config": {"kafka": {"sasl_password": "secret"}}}, "sasl_password"),
+        ({"secretConfig": {"store": {"password": "secret"}}}, "secretConfig.store.password"),
+        ({"secretConfig": {"store": {"address": SECRET}}}, "address"),
+        ({"keda": {"minReplicas": 0}}, "keda.minReplicas"),
+        ({"podSecurityContext": "none"}, "podSecurityContext"),
+        ({"networkPolicy": {"kafka": {"ports": [0]}}}, "networkPolicy.kafka.ports.0"),
     ],
 )
-def test_wrong_types_are_refused(tmp_path: Path, values: dict[str, Any], told: str) -> None:
-    assert_refused(tmp_path, merge(REQUIRED, values), told)
+def test_wrong_types_are_refused(tmp_path: Path, values: dict[str, Any], place: str) -> None:
+    done = helm.run_helm(tmp_path, merge(REQUIRED, values))
+    assert (done.returncode == 0, done.stdout) == (False, "")
+    # Each Helm says it in its own words: "at '/worker/replicas': got string, want integer".
+    told = done.stderr.replace("/", ".")
+    assert "meet the specifications of the schema" in told
+    assert re.search(rf"\b{re.escape(place)}\b", told), told
+    assert max(map(len, told.splitlines())) < 400
 
 
 def open_settings() -> dict[str, Any]:
