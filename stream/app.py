@@ -327,7 +327,8 @@ def make_app(config: WorkerConfig, identity: LogIdentity) -> "tuple[faust.App, W
     excuses.append(services.net.take_back)
     set_starts(app, partial(find_starts, app, services.positions))
 
-    gate = EventGate(services.positions, partial(services.net.run, services.loop))
+    handle = partial(services.net.run, services.loop)
+    gate = EventGate(services.positions, handle, config.worker.batch_size)
     add_agents(
         app,
         config.worker.batch_size,

@@ -92,15 +92,18 @@ class EventGate:
     Args:
         positions: says what is read again.
         handle: handles a batch.
+        batch_size: of a batch, at most: a person is answered once in each.
     """
 
     def __init__(
         self,
         positions: PositionKeeper,
         handle: Callable[[Sequence[EventT[bytes]]], Awaitable[None]],
+        batch_size: int,
     ) -> None:
         self._positions = positions
         self._handle = handle
+        self._batch_size = batch_size
         self._held: list[EventT[bytes]] = []
 
     async def handle(self, events: Sequence[EventT[bytes]]) -> None:
@@ -117,8 +120,8 @@ class EventGate:
         async for attempt in retry_while_unavailable():
             with attempt:
                 await self._positions.wait_for_identities()
-        if events:
-            await self._handle(events)
+        for begin in range(0, len(events), self._batch_size):
+            await self._handle(events[begin : begin + self._batch_size])
 
     async def _handle_answered(self, events: Sequence[EventT[bytes]]) -> list[EventT[bytes]]:
         """Handle those that had been answered; the others."""
