@@ -25,6 +25,7 @@ from headwater_client.errors import ServerError
 FETCH_MAX_WAIT_MS = 10
 # Until then the broker gathers: a steady trickle would otherwise cost a fetch an event.
 FETCH_MIN_BYTES = 16 * 1024
+WATCH_S = 1.0
 
 
 FindStarts = Callable[[Mapping[TP, int | None]], Awaitable[Mapping[TP, int]]]
@@ -39,6 +40,21 @@ def _replace(consumer: AIOKafkaConsumer, name: str, value: object) -> None:
 
 
 class _ConsumerThread(driver.AIOKafkaConsumerThread):
+    def check(self) -> None:
+        """Raise what has ended aiokafka's own tasks: it waits for somebody to ask.
+
+        Raises:
+            KafkaError: nothing is read any more, and nothing will be.
+        """
+        # Made when the consumer starts.
+        if self._consumer is None or self._consumer._coordinator is None:  # noqa: SLF001
+            return
+        fetching = self._consumer._fetcher.error_future  # noqa: SLF001
+        with suppress(asyncio.CancelledError):
+            self._consumer._coordinator.check_errors()  # noqa: SLF001
+            if fetching.done():
+                fetching.result()
+
     async def _commit(self, offsets: Mapping[TP, int]) -> bool:
         # Of partitions that have gone meanwhile nothing is left, which aiokafka takes for a fault.
         if self.assignment().isdisjoint(offsets):
@@ -235,6 +251,23 @@ def _is_current(app: App, event: EventT[Any]) -> bool:
     """
     is_newest: bool = event.message.generation_id == app.consumer_generation_id
     return is_newest and app.flow_control.is_active()
+
+
+async def watch_consumer(app: App) -> None:
+    """Look for ever whether the consumer is still a member of its group, or on the way to be one.
+
+    Where Kafka refuses it for good, aiokafka keeps the error until it is asked, and Faust never
+    asks: the worker would read nothing, and say nothing.
+
+    Raises:
+        ServerError: it is no member, and will be none.
+    """
+    while True:
+        await asyncio.sleep(WATCH_S)
+        try:
+            cast("_ConsumerThread", cast("_Consumer", app.consumer)._thread).check()  # noqa: SLF001
+        except KafkaError as error:
+            raise ServerError(f"Kafka: group {app.conf.id}: {error}: start again") from error
 
 
 def assigned_partitions(app: App) -> set[TP]:

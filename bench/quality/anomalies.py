@@ -10,9 +10,9 @@ mean, and is watched as the console watches what arrives: by `deploy.console.rat
 - *histories moved*: each person's events by so many whole days, round the log's end. Sessions,
   baskets and hours stay, and what many did at the same time is gone: an alarm is false;
 - *planted*: every two hours eight series are changed for an hour (`PlantedChange`), each in a
-  replay of its own that goes on from there: chosen by their events of the last hour and so many
-  times as busy as in it, by people who come for it alone, or gone; the busiest item gone; an item,
-  any, that one of fifty people takes.
+  replay of its own that goes on from there: chosen by their events of the last hour and taken by
+  so many times as many people as in it, who come for it alone, or gone; the busiest item gone; an
+  item, any, for which as many come as one of fifty events.
 
 Beside the delay stands the least that any detector could have that raises false alarms as rarely:
 log(1 / their rate) over the information of a tick (G. Lorden, "Procedures for reacting to a change
@@ -142,8 +142,9 @@ class Plant:
     Attributes:
         start: the first tick of it.
         events: that it had in the hour before: people and items, int64[events, 2].
+        people: who took it in the hour before.
         ticks: of an hour.
-        added: events a tick that come besides.
+        added: people a tick who come besides.
         bound_min: before which no detector can raise it in the mean.
         delay_min: until it was raised; None where it was not within its hour.
     """
@@ -153,6 +154,7 @@ class Plant:
     change: PlantedChange
     start: int
     events: Int64Array
+    people: int
     ticks: int
     added: float
     bound_min: float
@@ -168,7 +170,7 @@ def find_bound(usual: float, rate: float, threshold: float) -> float:
     """The least mean delay of a detector, in ticks, at least one; infinite for what is tolerated.
 
     Args:
-        usual, rate: events a tick, before and now.
+        usual, rate: people a tick, before and now.
         threshold: the logarithm of how many ticks of a series may pass for a false alarm.
     """
     if usual / TOLERATED <= rate <= usual * TOLERATED:
@@ -313,7 +315,8 @@ class AnomalyTrial:
                     name in replay.list_series(past[at : at + 1], kind) for at in range(len(past))
                 ]
                 its = past[is_its]
-                usual = len(its) / ticks
+                people = len(np.unique(its[:, 0]))
+                usual = people / ticks
                 added = {
                     PlantedChange.FOUR_TIMES: 3 * usual,
                     PlantedChange.TWENTY_TIMES: 19 * usual,
@@ -321,7 +324,7 @@ class AnomalyTrial:
                 }.get(change, 0.0)
                 rate = usual + added if change.is_surge else 0.0
                 bound = find_bound(usual, rate, threshold) * self._tick_ms / 60_000
-                chosen.append(Plant(kind, name, change, tick, its, ticks, added, bound))
+                chosen.append(Plant(kind, name, change, tick, its, people, ticks, added, bound))
         return chosen
 
     def _pick(self, names: Sequence[str], change: PlantedChange) -> str:
@@ -372,7 +375,7 @@ def make_quiet_table(
 
 
 def _iterate_groups(plants: Sequence[Plant]) -> Iterator[tuple[str, list[Plant]]]:
-    """What was planted by kind, change and events an hour."""
+    """What was planted by kind, change and people an hour."""
     for kind, changes in _KIND_CHANGES.items():
         for change, (low, high) in itertools.product(
             changes, itertools.pairwise((*_RATES, np.inf))
@@ -380,7 +383,7 @@ def _iterate_groups(plants: Sequence[Plant]) -> Iterator[tuple[str, list[Plant]]
             found = [
                 plant
                 for plant in plants
-                if (plant.kind, plant.change) == (kind, change) and low <= len(plant.events) < high
+                if (plant.kind, plant.change) == (kind, change) and low <= plant.people < high
             ]
             if found:
                 bounds = f"{low:g} to {high:g}" if np.isfinite(high) else f"{low:g} and more"
@@ -388,7 +391,7 @@ def _iterate_groups(plants: Sequence[Plant]) -> Iterator[tuple[str, list[Plant]]
 
 
 def judge_plants(plants: Sequence[Plant]) -> dict[str, dict[str, float]]:
-    """By kind, change and events an hour: how many were found within so many minutes."""
+    """By kind, change and people an hour: how many were found within so many minutes."""
     figures: dict[str, dict[str, float]] = {}
     for name, group in _iterate_groups(plants):
         delays = [np.inf if each.delay_min is None else each.delay_min for each in group]

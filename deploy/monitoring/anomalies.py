@@ -7,9 +7,11 @@
 **Counted** are people, not events: who takes a series, and has not done so in the last
 `takers.VISIT_TICKS` ticks.
 
-**Expected** is a series' rate so far, decayed, times how many people come in this tick: a busy hour
-is no anomaly of each item. Each person is one in that, in parts by what he takes. How far counts
-scatter around it is measured over all series, tick by tick and over longer stretches.
+**Expected** is a series' share of all counts so far, decayed, of those of this tick: a busy hour is
+no anomaly of each item, and neither is one person who takes a hundred. How far counts scatter
+around it is measured over all series, tick by tick and over longer stretches. While evidence of a
+surge gathers, what is expected is learned in place of what comes: else a rare item's own surge
+would soon be its past.
 
 **Evidence** is a likelihood ratio: a rate several times what is tolerated, over the largest that is
 (`TOLERATED` times what was expected, or the smallest), both negative binomial. Its expectation is
@@ -27,11 +29,11 @@ S series, A alternatives.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from deploy.monitoring.takers import TakerCount
 from features.schema import BoolArray, Float64Array
 
 TOLERATED = 1.5
@@ -51,7 +53,9 @@ _FIRST_DISPERSION, _FIRST_WEIGHT = 1.0, 50.0
 _LARGEST_DISPERSION = 20.0
 # A sum of ratios that chance does not bring in a day.
 _CALM = 9.0
-# Of all that is usual: what calm series must be of it to say how many people come.
+# From such a sum of ratios on, a surge of a series with so many events is not learned from.
+_GATHERING, _KNOWN_EVENTS = 5.0, 10.0
+# Of all that is usual: what calm series must be of it to say how much is done now.
 _LEAST_CALM = 0.2
 
 
@@ -106,43 +110,43 @@ class RateWatch:
         self._codes: dict[str, int] = {}
         self._scatter = _Scatter()
         self._past = _SeriesColumns()
-        # Of all series together, decayed: the sum of parts, and of levels.
-        self._parts = self._exposure = 0.0
+        # Of all series together, decayed: the sum of counts, and of levels.
+        self._counts = self._exposure = 0.0
 
     def __len__(self) -> int:
         return len(self._codes)
 
-    def add(self, counts: Mapping[str, TakerCount], at_ms: int) -> list[RateAlarm]:
+    def add(self, counts: Mapping[str, int], at_ms: int) -> list[RateAlarm]:
         """Add a tick.
 
         Args:
-            counts: of the series that somebody has taken in it.
+            counts: people in it, of the series that somebody has taken.
             at_ms: its end.
 
         Returns:
             Alarms. A series that goes on raises another when as much evidence has come anew.
         """
         self._begin([name for name in counts if name not in self._codes], at_ms)
-        seen, parts = np.zeros((2, len(self._codes)))
+        seen = np.zeros(len(self._codes))
         for name, count in counts.items():
             # Of more new ones in a tick than there is room for the last are not watched yet.
             if (at := self._codes.get(name)) is not None:
-                seen[at], parts[at] = count
+                seen[at] = count
         if not len(seen):
             return []
         past = self._past
         rates = self._read_rates()
-        level = self._find_level(parts)
-        expected = level * rates
-        alarms: list[RateAlarm] = []
-        if level > 0:
-            scatter = self._scatter.dispersion + 1 / (past.events + _PRIOR)
-            is_known = past.ticks >= _LEAST_TICKS
-            past.gather(_ratios(seen, expected, 1 / scatter), is_known)
-            past.follow_course(seen, at_ms)
-            alarms = self._raise(expected, at_ms)
+        level = self._find_level(seen)
+        expected = level.now * rates
+        scatter = self._scatter.dispersion + 1 / (past.events + _PRIOR)
+        is_known = past.ticks >= _LEAST_TICKS
+        ratios = _ratios(seen, level.most * rates, level.least * rates, 1 / scatter)
+        past.gather(ratios, is_known)
+        past.follow_course(seen, at_ms)
+        alarms = self._raise(expected, at_ms)
+        if level.now > 0:
             self._scatter.add(seen, expected, is_known & past.is_calm)
-        self._learn(seen, parts, expected, level)
+        self._learn(seen, expected, level.now)
         return alarms
 
     @property
@@ -172,31 +176,33 @@ class RateWatch:
         rates: Float64Array = (past.events + _PRIOR) / (past.exposure + prior)
         return rates
 
-    def _find_level(self, parts: Float64Array) -> float:
-        """How many people come, by the series that are as ever; none can say so alone."""
-        if not self._rules.follows_level or not self._parts:
-            return 1.0
+    def _find_level(self, seen: Float64Array) -> "_Level":
+        """How much is done, by the series that are as ever; none can say so alone."""
+        if not self._rules.follows_level or not self._counts:
+            return _Level(1.0, 1.0, 1.0)
         past = self._past
-        each = past.parts / np.maximum(past.exposure, 1e-9)
+        each = past.events / np.maximum(past.exposure, 1e-9)
         calm = past.is_calm
-        usual = self._parts / self._exposure - float(each[~calm].sum())
-        if usual < _LEAST_CALM * self._parts / self._exposure:
+        usual = self._counts / self._exposure - float(each[~calm].sum())
+        if usual < _LEAST_CALM * self._counts / self._exposure:
             # Hardly anything is calm: then all are asked.
-            calm, usual = np.ones_like(calm), self._parts / self._exposure
-        return float(np.minimum(parts, 2 * each + 3)[calm].sum() / usual)
+            calm, usual = np.ones_like(calm), self._counts / self._exposure
+        done = float(np.minimum(seen, 2 * each + 3)[calm].sum())
+        # As if one more were usual, and had come: of what little is done not much can be told.
+        found, one_more = done / usual, (done + 1) / (usual + 1)
+        return _Level(found, min(found, one_more), max(found, one_more))
 
-    def _learn(
-        self, seen: Float64Array, parts: Float64Array, expected: Float64Array, level: float
-    ) -> None:
+    def _learn(self, seen: Float64Array, expected: Float64Array, level: float) -> None:
         """Add the tick to the past; what is far beyond it in part, or it would be normal soon."""
         past = self._past
         tolerated = TOLERATED * expected
         most = tolerated + 3 * np.sqrt(tolerated * (1 + self._scatter.dispersion * tolerated)) + 1
-        is_new = past.ticks < _LEAST_TICKS
-        kept = np.where(is_new, 1.0, np.minimum(1.0, most / np.maximum(seen, 1e-9)))
-        past.events = past.events * self._left + kept * seen
-        past.parts = past.parts * self._left + kept * parts
-        self._parts = self._parts * self._left + float((kept * parts).sum())
+        if self._rules.follows_level:
+            # Of everything together, which is compared with nothing else, the new level counts.
+            most = np.where(past.is_surging & (past.events >= _KNOWN_EVENTS), expected, most)
+        kept = np.where(past.ticks < _LEAST_TICKS, seen, np.minimum(seen, most))
+        past.events = past.events * self._left + kept
+        self._counts = self._counts * self._left + float(kept.sum())
         self._exposure = self._exposure * self._left + level
         past.exposure = past.exposure * self._left + level
         past.ticks += 1
@@ -225,10 +231,25 @@ class RateWatch:
         return alarms
 
 
-def _ratios(seen: Float64Array, expected: Float64Array, size: Float64Array) -> Float64Array:
-    """Logarithms of likelihood ratios of negative binomials of one size, float64[A, S]."""
+class _Level(NamedTuple):
+    """How much is done, as a part of what is usual: about, at least, and at most."""
+
+    now: float
+    least: float
+    most: float
+
+
+def _ratios(
+    seen: Float64Array, most: Float64Array, least: Float64Array, size: Float64Array
+) -> Float64Array:
+    """Logarithms of likelihood ratios of negative binomials of one size, float64[A, S].
+
+    Args:
+        most, least: what is expected, where a surge is looked for and where a drop is.
+    """
     rows = []
     for times in (*_SURGES, *_DROPS):
+        expected = most if times > 1 else least
         edge = expected * (TOLERATED if times > 1 else 1 / TOLERATED)
         other = expected * times
         gain = np.log(times / (TOLERATED if times > 1 else 1 / TOLERATED))
@@ -240,7 +261,7 @@ class _SeriesColumns:
     """What is kept of each series.
 
     Attributes:
-        events, parts, exposure: float64[S], decayed: people, their parts, the sum of levels.
+        events, exposure: float64[S], decayed: people, and the sum of levels.
         ticks: float64[S], since the first event.
         evidence: float64[A, S], logarithms.
         course: float64[A, S], the sum of ratios since it was least.
@@ -249,7 +270,7 @@ class _SeriesColumns:
 
     def __init__(self) -> None:
         shape = len(_SURGES) + len(_DROPS), 0
-        self.events, self.parts, self.exposure, self.ticks = np.zeros((4, 0))
+        self.events, self.exposure, self.ticks = np.zeros((3, 0))
         self.evidence, self.course, self.since_ms, self.lasted, self.gained = np.zeros((5, *shape))
 
     def append(self, count: int, at_ms: int) -> None:
@@ -257,9 +278,8 @@ class _SeriesColumns:
         if not count:
             return
         nothing = np.zeros(count)
-        self.events, self.parts, self.exposure, self.ticks = (
-            np.append(each, nothing)
-            for each in (self.events, self.parts, self.exposure, self.ticks)
+        self.events, self.exposure, self.ticks = (
+            np.append(each, nothing) for each in (self.events, self.exposure, self.ticks)
         )
         blank = np.zeros((len(self.evidence), count))
         self.evidence, self.course, self.since_ms, self.lasted, self.gained = (
@@ -275,8 +295,8 @@ class _SeriesColumns:
 
     def keep(self, kept: npt.NDArray[np.int64]) -> None:
         """Only these series."""
-        self.events, self.parts, self.exposure, self.ticks = (
-            each[kept] for each in (self.events, self.parts, self.exposure, self.ticks)
+        self.events, self.exposure, self.ticks = (
+            each[kept] for each in (self.events, self.exposure, self.ticks)
         )
         self.evidence, self.course, self.since_ms, self.lasted, self.gained = (
             each[:, kept]
@@ -309,6 +329,12 @@ class _SeriesColumns:
         """Series whose counts say nothing of a change."""
         calm: BoolArray = self.course.max(0) < _CALM
         return calm
+
+    @property
+    def is_surging(self) -> BoolArray:
+        """Series of which evidence of a surge gathers."""
+        surging: BoolArray = self.course[: len(_SURGES)].max(0) >= _GATHERING
+        return surging
 
 
 class _Scatter:

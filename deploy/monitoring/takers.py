@@ -1,32 +1,19 @@
 """Who takes what: gathered into ticks by arrival, and counted once a visit.
 
-    (person, item) ─▶ ticks ─▶ people by series, and their parts
+    (person, item) ─▶ ticks ─▶ people by series
                      (closed in time)  (who has just taken it is not counted again)
 
 A hundred films that one person rates in a minute, a basket, and a script that asks for the same
 item for ever are one person's doing. People are what can be taken for independent of one another.
 """
 
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from collections.abc import Set as AbstractSet
-from typing import NamedTuple
 
 # Who has taken a series so lately is the same visitor still; and so many of these are kept at most.
 VISIT_TICKS = 180
 MAX_VISITS = 200_000
-
-
-class TakerCount(NamedTuple):
-    """Who has taken a series in a tick.
-
-    Attributes:
-        people: how many.
-        parts: the sum of their parts: one who has taken three series is a third of each.
-    """
-
-    people: float
-    parts: float
 
 
 class TakerCounter:
@@ -39,24 +26,18 @@ class TakerCounter:
         self._newer, self._older = set[int](), set[int]()
         self._ticks = 0
 
-    def count(self, takes: Iterable[tuple[str, str]]) -> dict[str, TakerCount]:
-        """Count a tick of (person, series)."""
+    def count(self, takes: Iterable[tuple[str, str]]) -> Counter[str]:
+        """How many people took each series in a tick."""
         self._ticks += 1
         if self._ticks >= VISIT_TICKS or len(self._newer) > MAX_VISITS:
             self._newer, self._older, self._ticks = set(), self._newer, 0
-        taken: defaultdict[str, list[str]] = defaultdict(list)
+        people = Counter[str]()
         for take in set(takes):
             visit = hash(take)
             if visit not in self._newer and visit not in self._older:
-                taken[take[0]].append(take[1])
+                people[take[1]] += 1
             self._newer.add(visit)
-        people: defaultdict[str, float] = defaultdict(float)
-        parts: defaultdict[str, float] = defaultdict(float)
-        for series in taken.values():
-            for name in series:
-                people[name] += 1
-                parts[name] += 1 / len(series)
-        return {name: TakerCount(people[name], parts[name]) for name in people}
+        return people
 
 
 class TickCounter:

@@ -6,6 +6,7 @@ import socket
 import threading
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
 
 import faust
@@ -33,8 +34,8 @@ from features.schema import FeatureSchema
 from features.store import claim_rows
 from features.store.redis import RedisRowStore
 from stream.app import make_app
-from stream.failures import exit_process
-from stream.faust_internals import SignalledWorker
+from stream.failures import critical_task, exit_process
+from stream.faust_internals import SignalledWorker, watch_consumer
 from stream.placed_lists import check_known
 from stream.settings import WorkerConfig
 
@@ -63,20 +64,21 @@ def run_worker(settings: Settings) -> None:
 
 
 def _run(config: WorkerConfig, identity: LogIdentity, servers: Mapping[str, MissingPart]) -> None:
-    app, services = make_app(config, identity)
+    app, parts = make_app(config, identity)
     worker = config.worker
     health = ServiceHealth(
         {
             "partitions": _assignment_problem(app, worker.group),
             "store": lambda: store_problem(config.store),
-            "model": lambda: routing_problem(services.routes),
+            "model": lambda: routing_problem(parts.routes),
             **servers,
         }
     )
     relax_collector()
     with serve_health("worker", worker.metrics_port, worker.metrics_address, health):
         health.turn()
-        faust_worker = SignalledWorker(app, [_Heartbeat(health)], lambda: end_by_force(END_S))
+        services = [_Heartbeat(health), _ConsumerWatch(app)]
+        faust_worker = SignalledWorker(app, services, lambda: end_by_force(END_S))
         try:
             faust_worker.run()
         except Exception as error:  # noqa: BLE001  (handed on: it ends the process)
@@ -95,6 +97,18 @@ class _Heartbeat(faust.Service):
         while not self.should_stop:
             self._health.turn()
             await self.sleep(TURN_S)
+
+
+class _ConsumerWatch(faust.Service):
+    """Ends the process where its group does not take it; an app's own tasks wait for a group."""
+
+    def __init__(self, app: faust.App) -> None:
+        super().__init__()
+        self._app = app
+
+    @faust.Service.task
+    async def _watch(self) -> None:
+        await critical_task(partial(watch_consumer, self._app))()
 
 
 def _assignment_problem(app: faust.App, group: str) -> MissingPart:

@@ -15,6 +15,7 @@ from threading import Event
 import pytest
 from aiokafka import AIOKafkaConsumer
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
+from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
 from confluent_kafka.admin import AdminClient, NewPartitions
 from headwater_client import EventProducer, ServerError, SettingsError
 from headwater_client.event_types import CLICK
@@ -204,6 +205,33 @@ def test_a_topic_that_was_missing_when_a_group_was_divided_is_read_by_who_comes_
     ):
         shop.send(20, producer)
         wait_until(lambda: total_counted(settings, PEOPLE) == 20, 60)
+
+
+def test_a_worker_that_its_group_does_not_take_ends_and_says_why(
+    empty_streams: Settings, tmp_path: Path
+) -> None:
+    """As where the others of its group divide it in another way: it would wait for ever."""
+    settings = without_model(without_disk(empty_streams))
+    worker = WorkerProcess(settings, "other", tmp_path / "worker.log", group="divided")
+
+    async def start_beside_another() -> int:
+        consumer = AIOKafkaConsumer(
+            CLICK.topic,
+            bootstrap_servers=settings.kafka.bootstrap_servers,
+            group_id="divided",
+            partition_assignment_strategy=(RoundRobinPartitionAssignor,),
+        )
+        async with consumer:
+            await consumer.getmany(timeout_ms=10_000)
+            worker.start()
+            assert worker.process is not None
+            return await asyncio.to_thread(worker.process.wait, 60)
+
+    try:
+        assert asyncio.run(start_beside_another()) != 0
+    finally:
+        worker.end()
+    assert "Kafka: group divided: " in worker.log.read_text()
 
 
 def make_anew(settings: Settings) -> None:

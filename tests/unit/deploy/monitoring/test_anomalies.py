@@ -7,7 +7,7 @@ import pytest
 
 from deploy.monitoring import anomalies, takers
 from deploy.monitoring.anomalies import AlarmDirection, RateAlarm, RateWatch, WatchRules
-from deploy.monitoring.takers import TakerCount, TakerCounter, TickCounter
+from deploy.monitoring.takers import TakerCounter, TickCounter
 
 RULES = WatchRules(tick_s=10, memory_s=3600, false_alarms_per_week=1)
 RATES = np.concatenate([np.full(3, 4.0), np.full(40, 0.3), np.full(60, 0.02)])
@@ -19,7 +19,7 @@ def run(watch: RateWatch, rates: np.ndarray, ticks: int, start: int = 0) -> list
     found = []
     for tick in range(start, start + ticks):
         seen = rng.poisson(rates)
-        counts = {str(at): TakerCount(seen[at], seen[at]) for at in np.flatnonzero(seen).tolist()}
+        counts = {str(at): int(seen[at]) for at in np.flatnonzero(seen).tolist()}
         found += watch.add(counts, (tick + 1) * 10_000)
     return found
 
@@ -60,6 +60,29 @@ def test_a_busy_hour_is_no_news_of_each_item() -> None:
     assert run(watch, RATES / 5, 60, PAST + 60) == []
 
 
+def test_a_silent_night_is_no_drop_of_each_item() -> None:
+    watch = after_a_past()
+    assert run(watch, 0 * RATES, 1000, PAST) == []
+    assert run(watch, RATES, 60, PAST + 1000) == []
+
+
+def test_who_takes_a_hundred_things_at_once_is_no_news_of_any() -> None:
+    watch, rng = RateWatch(RULES), np.random.default_rng(3)
+    for tick in range(3 * PAST):
+        # One visitor in ten minutes takes a third of all.
+        taken = rng.choice(len(RATES), 34, replace=False) if tick % 60 == 0 else ()
+        seen = rng.poisson(RATES / 10)
+        seen[np.array(taken, np.int64)] += 1
+        counts = {str(at): int(seen[at]) for at in np.flatnonzero(seen).tolist()}
+        assert watch.add(counts, (tick + 1) * 10_000) == []
+
+
+def test_a_surge_of_a_rare_item_does_not_become_its_past_before_it_is_found() -> None:
+    watch, rates = after_a_past(), RATES.copy()
+    rates[90] = 0.2
+    assert [each.name for each in run(watch, rates, 180, PAST)][:1] == ["90"]
+
+
 def test_one_flood_makes_the_others_no_drop() -> None:
     watch, rates = after_a_past(), RATES.copy()
     rates[0] *= 30
@@ -74,11 +97,11 @@ def test_what_is_new_has_no_past_to_be_outside_of() -> None:
 
 def test_more_series_than_there_is_room_for() -> None:
     watch = RateWatch(RULES)
-    lamp, one = {"lamp": TakerCount(50, 50)}, TakerCount(1, 1)
-    many = {f"rare {at}": one for at in range(anomalies.MAX_SERIES)}
+    lamp = {"lamp": 50}
+    many = {f"rare {at}": 1 for at in range(anomalies.MAX_SERIES)}
     for tick in range(3):
         watch.add(lamp | many, tick * 10_000)
-    watch.add({f"new {at}": one for at in range(anomalies.MAX_SERIES)}, 40_000)
+    watch.add({f"new {at}": 1 for at in range(anomalies.MAX_SERIES)}, 40_000)
     assert len(watch) <= anomalies.MAX_SERIES
     assert watch.add(lamp, 50_000) == []
 
@@ -102,14 +125,14 @@ def test_ticks_are_of_arrival_and_each_is_closed_once() -> None:
     assert list(counter.close(40_000)) == []
 
 
-def test_people_are_counted_once_a_visit_and_are_one_in_parts() -> None:
+def test_people_are_counted_once_a_visit() -> None:
     counter = TakerCounter()
     takes = [("ann", "lamp"), ("ann", "sofa"), ("bob", "lamp"), ("bob", "lamp")]
-    assert counter.count(takes) == {"lamp": TakerCount(2, 1.5), "sofa": TakerCount(1, 0.5)}
+    assert counter.count(takes) == {"lamp": 2, "sofa": 1}
     for _ in range(1000):
         # Who does not stop is the same visitor still.
         assert counter.count([("ann", "lamp")]) == {}
-    assert counter.count([("bob", "lamp")]) == {"lamp": TakerCount(1, 1)}
+    assert counter.count([("bob", "lamp")]) == {"lamp": 1}
 
 
 def test_visits_that_are_remembered_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,4 +142,4 @@ def test_visits_that_are_remembered_are_bounded(monkeypatch: pytest.MonkeyPatch)
     assert counter.count([("p0", "lamp")]) == {}
     counter.count((f"q{at}", "lamp") for at in range(150))
     counter.count([])
-    assert counter.count([("p1", "lamp")]) == {"lamp": TakerCount(1, 1)}
+    assert counter.count([("p1", "lamp")]) == {"lamp": 1}
