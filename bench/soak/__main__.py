@@ -255,7 +255,8 @@ class Soak:
         }
         found = sum(parts.values(), checks.Findings())
         categories = {item.item_id: item.category for item in self.log.items}
-        unanswered = checks.list_unanswered(log, checks.read_answers(settings))
+        answers = checks.read_answers(settings)
+        unanswered = checks.list_unanswered(log, answers)
         wrong = checks.list_wrong_rows(settings, log, categories)
         return {
             "events": len(log),
@@ -273,7 +274,10 @@ class Soak:
             "versions": len(ModelRepository(settings.model_repository).version_numbers()),
             "ended": {name: dict(each.ended) for name, each in services.items() if each.ended},
             "told": self.told,
-            "first_unanswered": [asdict(each) for each in unanswered[:5]],
+            "first_unanswered": [
+                asdict(each) | {"near": checks.list_near(each, log, answers)}
+                for each in unanswered[:5]
+            ],
             "first_wrong": wrong[:5],
         }
 

@@ -29,6 +29,7 @@ _SHOWN = 2_000
 _ANSWER_S = 10.0
 # A version on trial answers its people of a micro-batch up to so much later than the stable one.
 _SAME_MS = 1_500
+_NEAR_MS = 60_000
 # A topic that was made anew begins at offset 0 again.
 _EPOCH = 1 << 40
 
@@ -342,6 +343,26 @@ def list_unanswered(log: Sequence[Logged], answers: Sequence[Answer]) -> list[Lo
             and not answered.is_read_with(place, ordered, places)
         ]
     return unanswered
+
+
+def list_near(
+    event: Logged, log: Sequence[Logged], answers: Sequence[Answer]
+) -> list[tuple[int, str, str, str]]:
+    """What was answered near an event: ms after it came, variant, person, and to which event.
+
+    Of its person, and of the micro-batches before and after it in its partition.
+    """
+    named = {each.event_id: each for each in log}
+    near = []
+    for answer in answers:
+        told, after_ms = named.get(answer.event_id), answer.arrived_ms - event.time_ms
+        if told is None or abs(after_ms) > _NEAR_MS:
+            continue
+        same = (told.topic, told.partition) == (event.topic, event.partition)
+        if answer.user_id == event.user_id or (same and abs(told.offset - event.offset) <= _BATCH):
+            place = f"{told.topic}/{told.partition} {told.offset}"
+            near.append((after_ms, answer.variant, answer.user_id, place))
+    return sorted(near)
 
 
 def _has_between(ascending: Sequence[int], first: int, last: int) -> bool:

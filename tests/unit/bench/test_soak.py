@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from threading import Thread
 
-from bench.soak.checks import Answer, Findings, drop_repeats, list_unanswered
+from bench.soak.checks import Answer, Findings, drop_repeats, list_near, list_unanswered
 from bench.soak.plan import SERVERS, Fault, FaultKind, plan_faults
 from bench.soak.proxy import FaultyProxy
 from deploy.local.process import free_port
@@ -160,3 +160,13 @@ def test_a_proxy_passes_on_holds_and_cuts() -> None:
             again.settimeout(5)
             again.sendall(b"four")
             assert again.recv(10) == b"four"
+
+
+def test_what_was_answered_near_an_event_is_listed_to_find_a_fault_by() -> None:
+    click, beside = event(1), event(2, "bob")
+    purchase, far = event(3, topic="purchases"), event(400, "bob", ms=2000)
+    answers = [answer(purchase, 1500), answer(beside, 1200), answer(far, 1300), answer(far, 90_000)]
+    assert list_near(click, [click, beside, purchase, far], answers) == [
+        (200, "stable", "bob", "clicks/0 2"),
+        (500, "stable", "ann", "purchases/0 3"),
+    ]
