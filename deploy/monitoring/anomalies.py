@@ -9,9 +9,7 @@
 
 **Expected** is a series' share of all counts so far, decayed, of those of this tick: a busy hour is
 no anomaly of each item, and neither is one person who takes a hundred. How far counts scatter
-around it is measured over all series, tick by tick and over longer stretches. While evidence of a
-surge gathers, what is expected is learned in place of what comes: else a rare item's own surge
-would soon be its past.
+around it is measured over all series, tick by tick and over longer stretches.
 
 **Evidence** is a likelihood ratio: a rate several times what is tolerated, over the largest that is
 (`TOLERATED` times what was expected, or the smallest), both negative binomial. Its expectation is
@@ -53,8 +51,6 @@ _FIRST_DISPERSION, _FIRST_WEIGHT = 1.0, 50.0
 _LARGEST_DISPERSION = 20.0
 # A sum of ratios that chance does not bring in a day.
 _CALM = 9.0
-# From such a sum of ratios on, a surge of a series with so many events is not learned from.
-_GATHERING, _KNOWN_EVENTS = 5.0, 10.0
 # Of all that is usual: what calm series must be of it to say how much is done now.
 _LEAST_CALM = 0.2
 
@@ -197,9 +193,6 @@ class RateWatch:
         past = self._past
         tolerated = TOLERATED * expected
         most = tolerated + 3 * np.sqrt(tolerated * (1 + self._scatter.dispersion * tolerated)) + 1
-        if self._rules.follows_level:
-            # Of everything together, which is compared with nothing else, the new level counts.
-            most = np.where(past.is_surging & (past.events >= _KNOWN_EVENTS), expected, most)
         kept = np.where(past.ticks < _LEAST_TICKS, seen, np.minimum(seen, most))
         past.events = past.events * self._left + kept
         self._counts = self._counts * self._left + float(kept.sum())
@@ -329,12 +322,6 @@ class _SeriesColumns:
         """Series whose counts say nothing of a change."""
         calm: BoolArray = self.course.max(0) < _CALM
         return calm
-
-    @property
-    def is_surging(self) -> BoolArray:
-        """Series of which evidence of a surge gathers."""
-        surging: BoolArray = self.course[: len(_SURGES)].max(0) >= _GATHERING
-        return surging
 
 
 class _Scatter:

@@ -15,7 +15,6 @@ from deploy.monitoring import anomalies, forecasts
 from deploy.monitoring.anomalies import RateWatch, WatchRules
 from deploy.monitoring.drift import LEAST_BLOCKS, DriftWatch, measure_stability
 from deploy.monitoring.intervals import LEVEL
-from deploy.monitoring.takers import TakerCount
 
 SERIES, DAYS, WARM_UP = 300, 200, 60
 Counts = npt.NDArray[np.int64]
@@ -99,9 +98,7 @@ def test_alarms_are_false_no_oftener_than_they_say(kind: str) -> None:
     tick, alarms = shop(kind, np.random.default_rng(5)), 0
     for at in range(ticks):
         seen = tick(at)
-        counts = {
-            str(item): TakerCount(seen[item], seen[item]) for item in np.flatnonzero(seen).tolist()
-        }
+        counts = {str(item): int(seen[item]) for item in np.flatnonzero(seen).tolist()}
         alarms += len(watch.add(counts, at * 10_000))
     expected = allowed_a_week * ticks * 10 / anomalies.WEEK_S
     assert alarms <= stats.poisson.ppf(0.9999, expected)

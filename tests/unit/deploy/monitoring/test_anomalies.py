@@ -77,12 +77,6 @@ def test_who_takes_a_hundred_things_at_once_is_no_news_of_any() -> None:
         assert watch.add(counts, (tick + 1) * 10_000) == []
 
 
-def test_a_surge_of_a_rare_item_does_not_become_its_past_before_it_is_found() -> None:
-    watch, rates = after_a_past(), RATES.copy()
-    rates[90] = 0.2
-    assert [each.name for each in run(watch, rates, 180, PAST)][:1] == ["90"]
-
-
 def test_one_flood_makes_the_others_no_drop() -> None:
     watch, rates = after_a_past(), RATES.copy()
     rates[0] *= 30
