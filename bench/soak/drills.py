@@ -20,7 +20,7 @@ from headwater_client.topics import DEAD_LETTERS, ROLLOUTS
 from redis import Redis
 
 from bench.harness import processes
-from bench.soak.fleet import Service
+from bench.soak.fleet import Service, hold, take_away
 from bench.soak.visitors import PEOPLE, Visitors, pack
 from deploy import local
 from deploy.jobs.train import load_candidate, model_registry
@@ -128,9 +128,9 @@ class DrillGround:
             ("a canary is rolled back", "RolledBack", self._roll_back),
             ("a canary without a controller", "RolloutNotWatched", self._leave_canary),
             ("Triton hangs", "Fallbacks VariantFails ApiLate", self._hang_triton),
-            ("the store is gone", "ServerAway ApiErrors", lambda: self._take_away("store")),
+            ("the store is gone", "ServerAway ApiErrors", lambda: take_away(self.wanted, "store")),
             ("the store does not write its file", "NothingCommitted", self._stop_fsync),
-            ("Kafka is gone", "NoLeader TrainerHeldUp", lambda: self._take_away("kafka")),
+            ("Kafka is gone", "NoLeader TrainerHeldUp", lambda: take_away(self.wanted, "kafka")),
             (
                 "a version's files are gone, and all starts again",
                 "NoVersionRouted VersionNotServed",
@@ -145,15 +145,15 @@ class DrillGround:
 
     @contextmanager
     def _gone(self, *names: str) -> Iterator[None]:
-        for name in names:
-            self.services[name].held = True
-            self.services[name].kill()
-        try:
-            yield
-        finally:
-            for name in names:
-                self.services[name].start()
-                self.services[name].held = False
+        services = [self.services[name] for name in names]
+        with hold(*services):
+            for service in services:
+                service.kill()
+            try:
+                yield
+            finally:
+                for service in services:
+                    service.start()
 
     @contextmanager
     def _bad(self, make: Callable[[int], tuple[bytes, bytes]]) -> Iterator[None]:
@@ -183,7 +183,7 @@ class DrillGround:
 
     @contextmanager
     def _damage_rows(self) -> Iterator[None]:
-        with self._connect_store() as store:
+        with Redis(*self.settings.store.nodes[0]) as store:
             for key in store.scan_iter(_type="hash"):
                 if b"drill-p1" in key:
                     fields = cast("list[bytes]", store.hkeys(key))
@@ -242,16 +242,8 @@ class DrillGround:
             os.kill(pid, signal.SIGCONT)
 
     @contextmanager
-    def _take_away(self, server: str) -> Iterator[None]:
-        local.down(self.wanted, only=[server])
-        try:
-            yield
-        finally:
-            local.up(self.wanted, only=[server])
-
-    @contextmanager
     def _stop_fsync(self) -> Iterator[None]:
-        with self._connect_store() as store:
+        with Redis(*self.settings.store.nodes[0]) as store:
             before = cast("dict[str, str]", store.config_get("appendfsync"))["appendfsync"]
             store.config_set("appendfsync", "no")
             try:
@@ -277,15 +269,6 @@ class DrillGround:
     def _bring_crowd(self) -> Iterator[None]:
         self.people.crowd()
         yield
-
-    @contextmanager
-    def _connect_store(self) -> Iterator[Redis]:
-        host, port = self.settings.store.nodes[0]
-        store = Redis(host, port)
-        try:
-            yield store
-        finally:
-            store.close()
 
 
 def _make_no_event(number: int) -> tuple[bytes, bytes]:

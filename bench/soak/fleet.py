@@ -214,7 +214,7 @@ class Fleet:
             case FaultKind.REBALANCE:
                 return self._with_one_more()
             case _:
-                return self._take_away(fault.target)
+                return take_away(self.wanted, fault.target)
 
     @contextmanager
     def _with_one_more(self) -> Iterator[None]:
@@ -224,21 +224,13 @@ class Fleet:
         finally:
             self.extra.end()
 
-    @contextmanager
-    def _take_away(self, server: str) -> Iterator[None]:
-        local.down(self.wanted, only=[server])
-        try:
-            yield
-        finally:
-            local.up(self.wanted, only=[server])
-
     def _strike_service(self, service: Service, fault: Fault) -> None:
         if fault.kind is FaultKind.STOP:
             service.send_signal(signal.SIGSTOP)
             time.sleep(fault.for_s)
             service.send_signal(signal.SIGCONT)
             return
-        with _hold(service):
+        with hold(service):
             if fault.kind is FaultKind.KILL:
                 service.kill()
             else:
@@ -272,19 +264,19 @@ class Fleet:
 
     def _flush(self) -> None:
         """Empty the store while workers write, and do then what they say."""
-        with self._connect() as store:
+        with Redis(*self.settings.store.nodes[0]) as store:
             store.flushall()
             deadline = time.monotonic() + _END_S
             while not store.hexists("headwater:positions", _OVERWRITTEN):
                 if time.monotonic() > deadline:
                     break
                 time.sleep(_LOOK_S)
-            with _hold(*self.workers()), self._stop_workers():
+            with hold(*self.workers()), self._stop_workers():
                 store.flushall()
 
     def _restore(self) -> None:
         """Put the store back from a copy that lacks the last seconds, while nobody runs."""
-        with self._connect() as store, _hold(*self.workers()):
+        with Redis(*self.settings.store.nodes[0]) as store, hold(*self.workers()):
             # As a snapshot is: of one moment, at which no row is written.
             with self._stop_workers():
                 copy: dict[bytes, Any] = {key: store.dump(key) for key in store.scan_iter()}
@@ -322,18 +314,9 @@ class Fleet:
         finally:
             self.sending.set()
 
-    @contextmanager
-    def _connect(self) -> Iterator[Redis]:
-        host, port = self.settings.store.nodes[0]
-        store = Redis(host, port)
-        try:
-            yield store
-        finally:
-            store.close()
-
 
 @contextmanager
-def _hold(*services: Service) -> Iterator[None]:
+def hold(*services: Service) -> Iterator[None]:
     """Nobody else starts these, in the block."""
     for service in services:
         service.held = True
@@ -354,3 +337,13 @@ def mount_disks(state_dir: Path) -> Iterator[dict[str, Disk]]:
         for disk in folders.values():
             stack.enter_context(disk.mount())
         yield folders
+
+
+@contextmanager
+def take_away(wanted: Settings, server: str) -> Iterator[None]:
+    """A server is stopped in the block, and started again after."""
+    local.down(wanted, only=[server])
+    try:
+        yield
+    finally:
+        local.up(wanted, only=[server])
