@@ -1,8 +1,9 @@
 """Every touch of what Faust keeps to itself: how it fetches, hands over and commits messages.
 
-Faust is used for membership and consumption only, and four things of that are not among its
+Faust is used for membership and consumption only, and five things of that are not among its
 settings. They are reached here by names that neither Faust nor aiokafka promises to keep: therefore
-pyproject.toml pins faust-streaming==0.15.3. With another version this file is the one to check.
+pyproject.toml pins faust-streaming==0.15.3 and aiokafka 0.14. With other versions this file is the
+one to check.
 """
 
 import asyncio
@@ -12,8 +13,10 @@ from types import MappingProxyType
 from typing import Any, cast
 
 from aiokafka import AIOKafkaConsumer
+from aiokafka.client import AIOKafkaClient
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.errors import IllegalStateError, KafkaError
+from aiokafka.protocol.group import JoinGroupRequest
 from faust import App, Service, Stream, Worker
 from faust.exceptions import ConsumerNotStarted
 from faust.transport.drivers import aiokafka as driver
@@ -32,11 +35,11 @@ FindStarts = Callable[[Mapping[TP, int | None]], Awaitable[Mapping[TP, int]]]
 """Where to go on reading each partition of an assignment, given what the group has committed."""
 
 
-def _replace(consumer: AIOKafkaConsumer, name: str, value: object) -> None:
-    """Set what the consumer has; under another name it would do nothing, and say nothing."""
-    if not hasattr(consumer, name):
-        raise AttributeError(f"aiokafka's consumer has no {name} any more: look at this file")
-    setattr(consumer, name, value)
+def _replace(owner: AIOKafkaConsumer | AIOKafkaClient, name: str, value: object) -> None:
+    """Set what it has; under another name it would do nothing, and say nothing."""
+    if not hasattr(owner, name):
+        raise AttributeError(f"{type(owner).__name__} has no {name} any more: look at this file")
+    setattr(owner, name, value)
 
 
 class _ConsumerThread(driver.AIOKafkaConsumerThread):
@@ -71,21 +74,46 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):
         _replace(consumer, "_isolation_level", "read_committed")
         # By range, one worker gets the same partition of every topic of interactions, and so all
         # events of a user. Faust's own choice without tables is round robin.
-        fingerprint = cast("_Transport", transport).fingerprint
-        assignors = (_name_assignor(fingerprint), RangePartitionAssignor)
-        _replace(consumer, "_partition_assignment_strategy", assignors)
+        name = f"range-{cast('_Transport', transport).fingerprint}"
+        assignor = type("LogRangeAssignor", (RangePartitionAssignor,), {"name": name})
+        _replace(consumer, "_partition_assignment_strategy", (assignor,))
+        _replace(consumer._client, "send", _JoinByTwoNames(consumer._client.send, name))  # noqa: SLF001
         return consumer
 
 
-def _name_assignor(fingerprint: str) -> type[RangePartitionAssignor]:
-    """Assigns by range, by another name for each log.
+class _JoinByTwoNames:
+    """Lets a worker join its group under the name of its log, and under the plain one.
 
     A worker that comes back in time gets the assignment that it had (KIP-345), unless the group has
     no protocol of that name any more. Where a topic was missing when the group was divided, that
-    assignment has none of it: nobody would ever read what was made anew. Workers of a release that
-    knows no such names meet under the plain one.
+    assignment has none of it: nobody would ever read what was made anew. So range has another name
+    for each log. Workers that know another log, or are of a release that knows no such names, meet
+    under the plain one.
+
+    Given two assignors, aiokafka asks to join twice, the first time with one name alone (aiokafka
+    #1168). Each time undoes the assignment that the time before brought: two workers who begin
+    together can do so to each other for ever. And a group that has the plain name alone refuses the
+    first. So it has one assignor, and the other name is put into what it sends.
+
+    Args:
+        send: of aiokafka's client.
+        name: of range for this log.
     """
-    return type("LogRangeAssignor", (RangePartitionAssignor,), {"name": f"range-{fingerprint}"})
+
+    def __init__(self, send: Callable[..., Awaitable[Any]], name: str) -> None:
+        self._send = send
+        self._name = name
+
+    async def __call__(self, node_id: int, request: Any, **options: Any) -> Any:
+        if not isinstance(request, JoinGroupRequest):
+            return await self._send(node_id, request, **options)
+        ((_, metadata),) = request._group_protocols  # noqa: SLF001
+        plain = (RangePartitionAssignor.name, metadata)
+        request._group_protocols = [(self._name, metadata), plain]  # noqa: SLF001
+        response = await self._send(node_id, request, **options)
+        if response.group_protocol == RangePartitionAssignor.name:
+            response.group_protocol = self._name
+        return response
 
 
 class _Consumer(driver.Consumer):

@@ -16,6 +16,7 @@ import pytest
 from aiokafka import AIOKafkaConsumer
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
+from confluent_kafka import ConsumerGroupState
 from confluent_kafka.admin import AdminClient, NewPartitions
 from headwater_client import EventProducer, ServerError, SettingsError
 from headwater_client.event_types import CLICK
@@ -232,6 +233,45 @@ def test_a_worker_that_its_group_does_not_take_ends_and_says_why(
     finally:
         worker.end()
     assert "Kafka: group divided: " in worker.log.read_text()
+
+
+def test_workers_divide_the_topics_once_and_do_so_with_those_who_know_no_names_of_logs(
+    empty_streams: Settings, tmp_path: Path
+) -> None:
+    """As those of an earlier release: for each that comes the group is divided anew, once."""
+    settings = without_model(without_disk(empty_streams))
+    workers = [
+        WorkerProcess(settings, name, tmp_path / f"{name}.log", group="plain")
+        for name in ("one", "two")
+    ]
+
+    async def join_them() -> int:
+        consumer = AIOKafkaConsumer(
+            CLICK.topic,
+            bootstrap_servers=settings.kafka.bootstrap_servers,
+            group_id="plain",
+            partition_assignment_strategy=(RangePartitionAssignor,),
+        )
+        async with consumer:
+            async with asyncio.timeout(60):
+                while not 0 < len(consumer.assignment()) < settings.kafka.partitions:
+                    await consumer.getmany(timeout_ms=100)
+            # How often the group was divided; aiokafka tells nobody.
+            generation: int = consumer._coordinator.generation
+            return generation
+
+    with running(*workers):
+        wait_until(lambda: group_members(settings, "plain") == 2, 60)
+        generation = asyncio.run(join_them())
+        assert all(worker.running for worker in workers)
+    assert generation <= 3, "more often than members came"
+
+
+def group_members(settings: Settings, group: str) -> int:
+    """How many a group is divided among; none while it is being divided."""
+    admin = AdminClient(client_config(settings.kafka))
+    found = admin.describe_consumer_groups([group])[group].result()
+    return len(found.members) if found.state is ConsumerGroupState.STABLE else 0
 
 
 def make_anew(settings: Settings) -> None:
