@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-import pydantic
 import pydantic_settings
 from headwater_client.documents import DocumentError, read_toml
 from headwater_client.errors import SettingsError
@@ -27,6 +26,7 @@ from deploy import settings_text
 from deploy.monitoring.settings import MonitoringSettings
 from deploy.optimize.settings import OptimizeSettings
 from deploy.rollout.settings import RolloutSettings
+from deploy.settings_secrets import read_named_secrets, read_secret_variables
 from deploy.settings_text import DELIMITER, PREFIX
 from features.settings import (
     LEAST_KEY_CHARS,
@@ -129,7 +129,7 @@ class ConsoleSettings(Section):
         "127.0.0.1", description="network interface that it listens on; 0.0.0.0: all of them"
     )
     port: Port = Field(8090, description="port")
-    secret: Annotated[pydantic.SecretStr, Field(min_length=LEAST_KEY_CHARS)] | None = Field(
+    secret: Annotated[SecretStr, Field(min_length=LEAST_KEY_CHARS)] | None = Field(
         None,
         description="signs sessions and masks people's ids, the same for all consoles; empty: a "
         "new one at each start, which ends all sessions",
@@ -243,9 +243,11 @@ class _Sources(pydantic_settings.BaseSettings):
     ) -> tuple[pydantic_settings.PydanticBaseSettingsSource, ...]:
         """Arguments win over the environment, and that over the file."""
         environment = pydantic_settings.EnvSettingsSource(settings_cls)
-        environment.env_vars = settings_text.current_variables(settings_cls, environment.env_vars)
+        variables = settings_text.current_variables(settings_cls, environment.env_vars)
+        environment.env_vars = read_secret_variables(settings_cls, variables)
         path = config_file()
         given = settings_text.current_sections(settings_cls, read_file(path) if path else {}, path)
+        given = read_named_secrets(settings_cls, given, path)
         file = pydantic_settings.InitSettingsSource(settings_cls, given)
         return init_settings, environment, file
 

@@ -16,8 +16,10 @@ HEAD = f"""# Settings
 Settings come from `headwater.toml` in the folder where a command starts (or from the file that
 `HEADWATER_CONFIG` names), and from environment variables, which win over the file. A variable is
 the section and the name of the setting: `trainer.batch_size` is `HEADWATER_TRAINER__BATCH_SIZE`;
-lists are written as JSON. `headwater config` prints the effective settings. A wrong value ends a
-command with exit code 2 and a line that names the setting, its value and what is wrong with it.
+lists are written as JSON. A secret can stand in a file of its own, which the same name with `_file`
+behind it leads to: `store.password_file`, `HEADWATER_STORE__PASSWORD_FILE`. `headwater config`
+prints the effective settings. A wrong value ends a command with exit code 2 and a line that names
+the setting, its value and what is wrong with it.
 
 Old names are accepted until release {UNTIL}, with a warning that names the new one.
 """

@@ -114,8 +114,12 @@ def _value(model: Model, location: Location, value: object) -> str:
     if isinstance(value, dict | BaseModel):
         return ""
     field = _field(model, location)
-    secret = field is None or "Secret" in str(field.annotation)
-    return f" = {MASK if secret else mask_logins(repr(value))}"
+    return f" = {MASK if field is None or is_secret(field) else mask_logins(repr(value))}"
+
+
+def is_secret(field: FieldInfo) -> bool:
+    """Whether what a setting holds is shown to nobody."""
+    return "Secret" in str(field.annotation)
 
 
 def _field(model: Model, location: Location) -> FieldInfo | None:
@@ -249,11 +253,12 @@ def current_variables(
     return found
 
 
-def old_variables(model: type[BaseModel], key: str) -> list[str]:
-    """Environment variables that set a key by an old name."""
+def other_variables(model: type[BaseModel], key: str) -> list[str]:
+    """Environment variables that set a key by another name: an old one, or that of a file."""
     name, _, setting = key.partition(".")
     renamed = dict(sections(model))[name].RENAMED if setting else {}
-    return [variable(f"{name}.{old}") for old, new in renamed.items() if new == setting]
+    old = [f"{name}.{old}" for old, new in renamed.items() if new == setting]
+    return [variable(each) for each in (*old, f"{key}_file")]
 
 
 def _twice(old: str, new: str) -> str:

@@ -19,7 +19,7 @@ import structlog
 from headwater_client.errors import ServerError
 
 from deploy.settings import Settings
-from deploy.settings_text import old_variables, variable
+from deploy.settings_text import other_variables, variable
 
 _STOP_S = 20.0
 _MOST_STARTS = 10
@@ -47,7 +47,7 @@ def environment(settings: Settings) -> dict[str, str]:
         **{f"windows.{name}": value for name, value in windows.items()},
         **{f"rollout.{name}": value for name, value in rollout.items()},
     }
-    replaced = {old for key in found for old in old_variables(Settings, key)}
+    replaced = {other for key in found for other in other_variables(Settings, key)}
     inherited = {name: value for name, value in os.environ.items() if name not in replaced}
     return {**inherited, **_variables(found)}
 

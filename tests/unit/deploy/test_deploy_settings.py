@@ -418,6 +418,14 @@ def test_a_supervised_command_inherits_a_setting_by_one_name(
     assert "HEADWATER_WINDOWS__REMEMBERED_EVENTS" not in inherited
 
 
+def test_a_supervised_command_inherits_a_secret_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("secret").write_text("hunter2")
+    monkeypatch.setenv("HEADWATER_ROLLOUT__ADMIN_TOKEN_FILE", "secret")
+    inherited = environment(load_settings())
+    assert inherited["HEADWATER_ROLLOUT__ADMIN_TOKEN"] == "hunter2"
+    assert "HEADWATER_ROLLOUT__ADMIN_TOKEN_FILE" not in inherited
+
+
 def test_a_list_that_is_not_json_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HEADWATER_FEATURES__USER_HALF_LIVES_MS", "[1,")
     assert problem() == (
@@ -505,6 +513,68 @@ def test_the_printed_settings_mask_secrets_and_read_back(
     monkeypatch.delenv("HEADWATER_STORE__ADDRESS")
     (tmp_path / "headwater.toml").write_text(text)
     assert load_settings() == settings
+
+
+@pytest.mark.parametrize("written", ["hunter2", "hunter2\n", "hunter2\r\n"])
+def test_a_secret_may_stand_in_a_file_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, written: str
+) -> None:
+    Path("secret").write_bytes(written.encode())
+    Path("headwater.toml").write_text('[rollout]\nadmin_token_file = "secret"\n')
+    monkeypatch.setenv("HEADWATER_STORE__ADDRESS", "host:6379")
+    monkeypatch.setenv("HEADWATER_STORE__PASSWORD_FILE", "secret")
+    settings = load_settings()
+    for secret in (settings.store.password, settings.rollout.admin_token):
+        assert secret
+        assert secret.get_secret_value() == "hunter2"
+
+
+def test_a_file_that_the_environment_names_wins_over_the_settings_file(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    Path("headwater.toml").write_text('[rollout]\nadmin_token = "before"\n')
+    Path("secret").write_text("after")
+    monkeypatch.setenv("HEADWATER_ROLLOUT__ADMIN_TOKEN_FILE", "secret")
+    token = load_settings().rollout.admin_token
+    assert token
+    assert token.get_secret_value() == "after"
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        (None, "cannot be read: No such file or directory"),
+        (b"\n", "is empty"),
+        (b"\xff\xfe", "cannot be read: is no text in UTF-8"),
+        (b"x" * 70_000, "is too large for a secret"),
+    ],
+)
+def test_a_file_that_holds_no_secret_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, written: bytes | None, said: str
+) -> None:
+    if written is not None:
+        Path("secret").write_bytes(written)
+    monkeypatch.setenv("HEADWATER_KAFKA__SIGNING_KEY_FILE", "secret")
+    assert problem() == f"HEADWATER_KAFKA__SIGNING_KEY_FILE = 'secret': {said}"
+
+
+def test_a_secret_that_is_given_twice_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("secret").write_text("hunter2")
+    monkeypatch.setenv("HEADWATER_ROLLOUT__ADMIN_TOKEN", "hunter3")
+    monkeypatch.setenv("HEADWATER_ROLLOUT__ADMIN_TOKEN_FILE", "secret")
+    said = "is given, and a file that it is in, too: remove one of them"
+    assert problem() == f"HEADWATER_ROLLOUT__ADMIN_TOKEN: {said}"
+    monkeypatch.delenv("HEADWATER_ROLLOUT__ADMIN_TOKEN")
+    monkeypatch.delenv("HEADWATER_ROLLOUT__ADMIN_TOKEN_FILE")
+    Path("headwater.toml").write_text(
+        '[rollout]\nadmin_token = "hunter3"\nadmin_token_file = "secret"\n'
+    )
+    assert problem() == f"headwater.toml: rollout.admin_token: {said}"
+
+
+def test_what_is_no_secret_has_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADWATER_KAFKA__PARTITIONS_FILE", "secret")
+    assert "unknown setting; did you mean partitions?" in problem()
 
 
 def test_a_login_in_an_address_shows_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
