@@ -43,6 +43,7 @@ from stream.rollout_follower import RolloutFollower, keep_routed, make_follower
 from stream.routing import Routes
 from stream.row_updates import ConsumerRecord, RowChanges, RowUpdater
 from stream.settings import WorkerConfig
+from stream.tracing import find_sender, trace_batch
 
 ToldT = TypeVar("ToldT")
 UpdateT = TypeVar("UpdateT")
@@ -89,7 +90,8 @@ class RecordDecoder:
         arrived_ms = self._reader.arrival_ms(_time_ms(message))
         self._check_place(decoded.user_id, message)
         answered = message.offset < self._answered.get((topic, partition), 0)
-        return ConsumerRecord(decoded, column, source, message.offset, arrived_ms, answered)
+        sender = find_sender(message.headers)
+        return ConsumerRecord(decoded, column, source, message.offset, arrived_ms, answered, sender)
 
     def _check_place(self, user_id: str, message: Message) -> None:
         """Count what is not where its person's events are: no recommendation earns by it."""
@@ -194,6 +196,12 @@ class FastLoop:
         await self.start()
         metrics.BATCH_EVENTS.observe(len(events))
         records = await self._decoder.interactions(events)
+        with trace_batch([record.sender for record in records]):
+            await self._handle(events, records)
+
+    async def _handle(
+        self, events: Sequence[EventT[bytes]], records: Sequence[ConsumerRecord]
+    ) -> None:
         with stage("absorb"):
             async for attempt in retry_while_unavailable():
                 with attempt:
@@ -269,7 +277,13 @@ def _requests(
         place = EventPlace(topic, int(partition), record.offset, row.sequence)
         requests.append(
             RecommendationRequest(
-                user_id, time_ms, row, record.event, place, arrived_ms=record.arrived_ms
+                user_id,
+                time_ms,
+                row,
+                record.event,
+                place,
+                arrived_ms=record.arrived_ms,
+                sender=record.sender,
             )
         )
     return requests

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import structlog
 from headwater_client import HeadwaterError
+from opentelemetry.trace import SpanKind
 from tritonclient.grpc import InferInput, InferRequestedOutput, InferResult
 from tritonclient.grpc.aio import InferenceServerClient
 from tritonclient.utils import InferenceServerException
@@ -25,6 +26,7 @@ from features.inputs import Tensor, part_outputs
 from features.model_server import CHANNEL, ModelServer
 from features.schema import Tensors
 from stream.settings import TritonSettings
+from stream.tracing import trace_part
 
 log = structlog.get_logger()
 # A version is left out for so long after a failure, then for twice as long, up to the longest.
@@ -188,13 +190,22 @@ class InferenceClient:
         wanted = self._outputs
         if request.explained and await self._tells_parts(url, request.version):
             wanted = (*wanted, *part_outputs())
-        result = await self._connect(url).infer(
-            self._settings.model,
-            [self._input(name, array) for name, array in request.tensors.items()],
-            model_version=str(request.version),
-            outputs=[InferRequestedOutput(tensor.name) for tensor in wanted],
-            client_timeout=self._settings.timeout_ms / 1000,
-        )
+        with trace_part(
+            "ModelInfer",
+            SpanKind.CLIENT,
+            **{
+                "rpc.system": "grpc",
+                "server.address": url,
+                "headwater.model_version": str(request.version),
+            },
+        ):
+            result = await self._connect(url).infer(
+                self._settings.model,
+                [self._input(name, array) for name, array in request.tensors.items()],
+                model_version=str(request.version),
+                outputs=[InferRequestedOutput(tensor.name) for tensor in wanted],
+                client_timeout=self._settings.timeout_ms / 1000,
+            )
         rows = len(next(iter(request.tensors.values())))
         outputs = {
             tensor.name: _check_output(_read_output(result, tensor.name), tensor, rows)

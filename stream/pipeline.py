@@ -41,6 +41,7 @@ from headwater_client.topics import (
     PARTITIONER,
     RECOMMENDATIONS,
 )
+from headwater_client.tracing import Headers
 from prometheus_client import REGISTRY
 
 from features.kafka import TOO_LARGE, watched_config
@@ -52,6 +53,7 @@ from stream.failures import critical_task, retry_while_unavailable
 from stream.faust_internals import assigned_partitions, commit_offsets, count_waiting
 from stream.recommendations import make_recommendations, make_shadows
 from stream.recommender import Recommender
+from stream.tracing import trace_answer, trace_part
 from stream.version_calls import InferenceCall, VersionCall
 
 log = structlog.get_logger()
@@ -70,6 +72,7 @@ class _Outgoing(NamedTuple):
     topic: str
     key: bytes | None
     value: bytes
+    headers: Headers | None = None
 
 
 class _Epoch:
@@ -140,11 +143,13 @@ class RecommendationProducer:
         self._too_large: deque[_Attempt] = deque()
         self._refused = metrics.LogThrottle()
 
-    async def send(self, topic: str, key: bytes | None, value: bytes) -> None:
+    async def send(
+        self, topic: str, key: bytes | None, value: bytes, headers: Headers | None = None
+    ) -> None:
         """Hand a message over; waits only while the producer's queue is full."""
         epoch = self._epochs[-1]
         epoch.open += 1
-        await self._produce(_Outgoing(topic, key, value), epoch.settle)
+        await self._produce(_Outgoing(topic, key, value, headers), epoch.settle)
 
     async def send_identities(self, messages: Iterable[IdentityMessage]) -> None:
         """Hand over what is said of people's rows.
@@ -208,10 +213,12 @@ class RecommendationProducer:
         await self._produce(attempt.forms[0], settle)
 
     async def _produce(self, outgoing: _Outgoing, settle: _Settle) -> None:
-        topic, key, value = outgoing
+        topic, key, value, headers = outgoing
         while True:
             try:
-                self._producer.produce(topic, value, key, on_delivery=settle)
+                self._producer.produce(
+                    topic, value, key, on_delivery=settle, headers=headers or None
+                )
                 return
             except BufferError:
                 await self._poll()
@@ -351,8 +358,8 @@ _MAX_OPEN_BATCHES = 64
 
 @contextmanager
 def stage(name: str) -> Iterator[None]:
-    """Measure the wall time of a stage."""
-    with metrics.STAGE_SECONDS.labels(name).time():
+    """Measure the wall time of a stage, and tell of it in the batch's trace."""
+    with trace_part(name), metrics.STAGE_SECONDS.labels(name).time():
         yield
 
 
@@ -441,8 +448,10 @@ class Pipeline:
             answers = _with_shadows(answers, await shadows)
         await _join(earlier)
         with stage("deliver"):
-            for answer in answers:
-                await self._producer.send(RECOMMENDATIONS, answer.user_id.encode(), encode(answer))
+            for request, answer in zip(call.requests, answers, strict=True):
+                headers = trace_answer(request.sender, request.arrived_ms, answer)
+                key = answer.user_id.encode()
+                await self._producer.send(RECOMMENDATIONS, key, encode(answer), headers)
             metrics.count_recommendations(answers)
             metrics.observe_answers(request.arrived_ms for request in call.requests)
         batch.calls.remove(open_call)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import xxhash
 from headwater_client import Interaction, RecommendedItem
 from headwater_client.events import ListRequest, Recommendation, Shadow
+from opentelemetry.trace import SpanContext
 
 from features.rows import UserRow
 from stream.filtering import ItemFilter
@@ -61,6 +62,7 @@ class RecommendationRequest(NamedTuple):
         rules: which of them the list has, and where; None: the best by their scores.
         arrived_ms: when Kafka took that interaction; None where it came otherwise.
         placed: the placement of the list that it led to; None: none.
+        sender: the span in which an app sent it; None: nobody traces it.
     """
 
     user_id: str
@@ -75,6 +77,7 @@ class RecommendationRequest(NamedTuple):
     rules: RequestRules | None = None
     arrived_ms: int | None = None
     placed: ListPlacement | None = None
+    sender: SpanContext | None = None
 
 
 def count_places(limit: int | None, top_k: int) -> int:

@@ -13,6 +13,7 @@ from typing import Generic, NamedTuple, TypeVar
 import structlog
 from cachetools import LRUCache
 from headwater_client import Interaction
+from opentelemetry.trace import SpanContext
 
 from features import columns
 from features.columns import CatalogueEntry, DamagedRowError, Stored
@@ -48,7 +49,7 @@ class ConsumerRecord(NamedTuple):
     """A valid event and its place in Kafka. `column` is its source's column in item rows.
 
     `arrived_ms` is when Kafka took it. `answered`: it is read again, and its person has had the
-    answer to it.
+    answer to it. `sender`: the span in which an app sent it.
     """
 
     event: Interaction
@@ -57,6 +58,7 @@ class ConsumerRecord(NamedTuple):
     offset: int
     arrived_ms: int = 0
     answered: bool = False
+    sender: SpanContext | None = None
 
 
 class ItemGroupKey(NamedTuple):
@@ -179,7 +181,7 @@ class RowUpdater:
         """Apply the events in place; the rows that have changed."""
         changed_users: dict[str, CachedRow[UserRow]] = {}
         changed_groups: dict[ItemGroupKey, CachedRow[ItemGroup]] = {}
-        for event, column, source, offset, arrived_ms, _ in batch:
+        for event, column, source, offset, arrived_ms, *_ in batch:
             user = rows.users[event.user_id]
             if offset <= user.row.offsets.get(source, -1):
                 continue

@@ -163,7 +163,9 @@ class ConsolePages:
 
         async def answer(request: Request) -> Response:
             try:
-                return await observe(name, work(request), lambda made: made.status_code)
+                return await observe(
+                    name, work(request), request.headers, lambda made: made.status_code
+                )
             except RequestError as error:
                 return self._tell_problem(request, error)
 
@@ -218,7 +220,8 @@ class ConsolePages:
             body, query = (None, asked) if operation.query else (asked, None)
             call = ApiCall(key, b"", body, query, request.path_params, request.headers)
             async with asyncio.timeout(WITHIN_S):
-                return await observe(operation.name, self._service.find_work(operation)(call))
+                work = self._service.find_work(operation)
+                return await observe(operation.name, work(call), call.headers)
         except (RequestError, EventError, TimeoutError) as error:
             return explain(error, operation.name).problem
 
@@ -294,7 +297,7 @@ class ConsolePages:
         body = _read_body(operation, fields) if operation.body else None
         raw = encode(body) if body else b""
         call = ApiCall(key, raw, body, None, path, request.headers)
-        await observe(operation.name, self._service.find_work(operation)(call))
+        await observe(operation.name, self._service.find_work(operation)(call), call.headers)
         mark = "&" if "?" in leads_to else "?"
         return RedirectResponse(f"{leads_to}{mark}{urlencode({'done': operation.name})}", 303)
 

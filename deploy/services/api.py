@@ -17,6 +17,7 @@ from starlette.types import ASGIApp
 
 from deploy.services.health import ServiceHealth, ask_servers, routing_problem, store_problem
 from deploy.services.supervisor import END_S, end_by_force, relax_collector
+from deploy.services.telemetry import begin_tracing
 from deploy.services.trial_desk import ControllerDesk
 from deploy.settings import Settings
 from features.events import EventReader
@@ -68,6 +69,7 @@ def run_api(settings: Settings, *, is_local: bool) -> None:
         ServerError: Kafka or the store does not answer at the start; or a topic was made anew, or
             has more partitions.
     """
+    begin_tracing("api")
     api = settings.api
     keys = KeyRing(find_keys_file(settings, "api", is_local=is_local))
     identity = check_servers(settings)

@@ -18,6 +18,7 @@ from threading import Event
 import structlog
 from headwater_client.errors import ServerError
 
+from deploy.services.telemetry import add_trace
 from deploy.settings import Settings
 from deploy.settings_text import other_variables, variable
 
@@ -225,6 +226,7 @@ def configure_logs(*, only_warnings: bool = False) -> None:
     people = sys.stderr.isatty()
     structlog.configure(
         processors=[
+            add_trace,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso"),
             structlog.processors.format_exc_info,

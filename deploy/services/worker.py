@@ -26,6 +26,7 @@ from deploy.services.health import (
     store_problem,
 )
 from deploy.services.supervisor import END_S, end_by_force, relax_collector
+from deploy.services.telemetry import begin_tracing
 from deploy.settings import Settings
 from features.kafka import LogIdentity, ensure_log
 from features.placement_topic import read_placements
@@ -54,6 +55,7 @@ def run_worker(settings: Settings) -> None:
             such placement.
         ServerError: Kafka or the store does not answer at the start.
     """
+    begin_tracing("worker")
     config = settings.worker_config
     identity = ensure_log(settings.kafka)
     if (placement := config.worker.placement) is not None:

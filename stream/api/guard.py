@@ -1,7 +1,7 @@
 """What the transports share: a request is counted, timed, and has an answer or a problem."""
 
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from time import perf_counter
 from typing import TypeVar
 
@@ -12,6 +12,7 @@ from prometheus_client import Counter, Histogram
 
 from stream.api import problems
 from stream.api.problems import RequestError, refuse
+from stream.tracing import trace_request
 
 REQUESTS = Counter(
     "headwater_api_requests_total", "Requests by operation and status", ["operation", "status"]
@@ -44,23 +45,31 @@ def explain(error: Exception, operation: str) -> RequestError:
 
 
 async def observe(
-    operation: str, work: Awaitable[AnswerT], status_of: Callable[[AnswerT], int] = lambda _: 200
+    operation: str,
+    work: Awaitable[AnswerT],
+    headers: Mapping[str, str],
+    status_of: Callable[[AnswerT], int] = lambda _: 200,
 ) -> AnswerT:
-    """The answer to a request, counted and timed.
+    """The answer to a request, counted, timed and traced.
+
+    Args:
+        headers: of the request, by their names in lower case.
 
     Raises:
         RequestError: whatever came in its way.
     """
     # 499, as nginx has it: the caller went before the answer, and the work was cancelled.
     begin, status = perf_counter(), 499
-    try:
-        answer = await work
-        status = status_of(answer)
-        return answer
-    except Exception as error:
-        refusal = explain(error, operation)
-        status = refusal.problem.status
-        raise refusal from error
-    finally:
-        REQUESTS.labels(operation, status).inc()
-        SECONDS.labels(operation).observe(perf_counter() - begin)
+    with trace_request(operation, headers) as span:
+        try:
+            answer = await work
+            status = status_of(answer)
+            return answer
+        except Exception as error:
+            refusal = explain(error, operation)
+            status = refusal.problem.status
+            raise refusal from error
+        finally:
+            span.set_attribute("http.response.status_code", status)
+            REQUESTS.labels(operation, status).inc()
+            SECONDS.labels(operation).observe(perf_counter() - begin)

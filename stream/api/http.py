@@ -99,7 +99,7 @@ class HttpApi:
         act = own or self._make_action(operation, self._service.find_work(operation))
 
         async def answer(request: Request) -> Response:
-            return await _answer(operation.name, act(request), _answer_problem)
+            return await _answer(operation.name, request, act, _answer_problem)
 
         return answer
 
@@ -111,7 +111,7 @@ class HttpApi:
             act = self._make_action(operation, work)
 
             async def answer(request: Request) -> Response:
-                return await _answer(f"{dialect.name}_{operation.name}", act(request), write)
+                return await _answer(f"{dialect.name}_{operation.name}", request, act, write)
 
             methods = [operation.method] if operation.method else METHODS
             return Route(prefix + path, answer, methods=methods)
@@ -201,7 +201,7 @@ class HttpApi:
                 raise RequestError(problem, error.headers)
             raise refuse("not-found", shown, "/docs lists what there is")
 
-        return await _answer(_ELSEWHERE, tell(request), _answer_problem)
+        return await _answer(_ELSEWHERE, request, tell, _answer_problem)
 
     async def _tell_metrics(self, request: Request) -> Response:
         self._admit(_OF["tell_metrics"], request)
@@ -231,10 +231,12 @@ _OF = {operation.name: operation for operation in OPERATIONS}
 _ELSEWHERE = "elsewhere"
 
 
-async def _answer(operation: str, work: Awaitable[Response], write: WriteProblem) -> Response:
+async def _answer(operation: str, request: Request, act: Endpoint, write: WriteProblem) -> Response:
     """The answer to a request, or the problem that came in its way."""
     try:
-        return await observe(operation, work, lambda response: response.status_code)
+        return await observe(
+            operation, act(request), request.headers, lambda response: response.status_code
+        )
     except RequestError as error:
         return write(error.problem, error.headers)
 

@@ -18,6 +18,7 @@ from headwater_client.errors import ServerError
 from headwater_client.events import PersonAttributes, Recommendation
 from headwater_client.identities import IdentityMessage, key_of
 from headwater_client.kafka import remedy_of
+from headwater_client.tracing import trace_headers
 from msgspec import Struct
 from prometheus_client import Counter
 
@@ -217,10 +218,12 @@ class EventPublisher:
         if not messages:
             return []
         delivery = _Delivery(len(messages), asyncio.get_running_loop())
+        traced = trace_headers()
         for place, (topic, key, value, headers) in enumerate(messages):
             told = partial(delivery.report, place)
+            own = [*headers, *traced]
             try:
-                self._producer.produce(topic, value, key, headers=list(headers), on_delivery=told)
+                self._producer.produce(topic, value, key, headers=own, on_delivery=told)
             except BufferError:
                 full = "the queue is full: Kafka is away, or slower than this"
                 delivery.settle(place, Delivered(full))

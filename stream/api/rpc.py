@@ -152,7 +152,9 @@ class RpcApi:
 
         async def behave(raw: bytes, context: Any) -> Message:
             try:
-                return await observe(operation.name, act(raw, context))
+                return await observe(
+                    operation.name, act(raw, context), _read_headers(context.invocation_metadata())
+                )
             except RequestError as error:
                 return await _abort(context, error)
 
@@ -187,7 +189,12 @@ class _KeyFirst(grpc.aio.ServerInterceptor):  # type: ignore[misc]
 
 def _find_key(metadata: Any) -> str:
     """The metadata `authorization`; "" where it is missing."""
-    return next((str(value) for name, value in metadata or () if name == "authorization"), "")
+    return _read_headers(metadata).get("authorization", "")
+
+
+def _read_headers(metadata: Any) -> dict[str, str]:
+    """Metadata as HTTP would have brought it; the first of each name."""
+    return {name: str(value) for name, value in reversed(list(metadata or ()))}
 
 
 def _make_call(operation: Operation, document: dict[str, Any], key: ApiKey) -> ApiCall:

@@ -44,6 +44,7 @@ def message(
             key=key,
             value=value,
             timestamp=NOW_MS / 1000,
+            headers=[],
         )
     )
 

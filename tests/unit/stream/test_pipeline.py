@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import msgspec
 import pytest
 from headwater_client.events import Click, Recommendation
+from headwater_client.tracing import Headers
 from prometheus_client import REGISTRY
 
 from features.rows import empty_user
@@ -53,7 +54,7 @@ class World:
         self.done_batches: list[str] = []
         self.pipeline = Pipeline(self.versions, self, self)  # type: ignore[arg-type]
 
-    async def send(self, topic: str, key: bytes, value: bytes) -> None:
+    async def send(self, topic: str, key: bytes, value: bytes, headers: Headers) -> None:
         answer = msgspec.json.decode(value, type=Recommendation)
         self.delivered.append(answer.event_id)
         if answer.shadow:

@@ -102,6 +102,7 @@ class Undelivered:
     key: str
     value: bytes | None
     reason: str
+    headers: Sequence[tuple[str, str | bytes | None]] = ()
 
 
 class DeliveryError(ServerError):

@@ -27,6 +27,7 @@ from headwater_client.event_types import EVENT_TYPES
 from headwater_client.events import Click, Interaction, Item, Purchase, decode, encode
 from headwater_client.kafka import TOLD_MS, BrokerWatch, KafkaSettings, ProcessBound, sending
 from headwater_client.topics import ITEMS, PARTITIONER
+from headwater_client.tracing import Headers, trace_headers
 
 CLOSE_TIMEOUT_S = 30.0
 MAX_WAIT_S = 30.0
@@ -71,6 +72,7 @@ class EventProducer(ProcessBound):
       the next message, and is given what the old one had.
     - Leaving the `with` block waits for all that was sent.
     - An event that the app sends again with the same event_id counts once.
+    - A message carries the trace that is current where the app has OpenTelemetry (`traceparent`).
     - It may be made before a fork (gunicorn, celery, multiprocessing): parent and child connect
       anew, each with its next message. A fork waits for what is queued, at most two seconds; what
       is queued then stays the parent's to deliver.
@@ -180,10 +182,11 @@ class EventProducer(ProcessBound):
         """Send bytes as they are, unchecked: what breaks the contract ends in `dead-letters`."""
         self._raise_failed()
         deadline: float | None = None
-        while not self._has_queued(topic, key, value):
+        headers = trace_headers()
+        while not self._has_queued(topic, key, value, headers):
             deadline = deadline or time.monotonic() + self._max_wait_s
             if self._when_full is not WhenFull.WAIT or time.monotonic() >= deadline:
-                self._refuse(Undelivered(topic, key, value, "the local queue is full"))
+                self._refuse(Undelivered(topic, key, value, "the local queue is full", headers))
                 return
             self._poll(FULL_QUEUE_POLL_S)
             self._raise_failed()
@@ -269,7 +272,7 @@ class EventProducer(ProcessBound):
         if (handle := self._own_handle) is not None:
             handle.poll(timeout_s)
 
-    def _has_queued(self, topic: str, key: str, value: bytes | None) -> bool:
+    def _has_queued(self, topic: str, key: str, value: bytes | None, headers: Headers) -> bool:
         """Hand a message to librdkafka; False where its queue is full.
 
         Raises:
@@ -279,12 +282,12 @@ class EventProducer(ProcessBound):
             with sending:
                 if (handle := self._own_handle) is None:
                     self._bind(handle := Producer(self._config))
-                self._make_well(handle).produce(topic, value, key)
+                self._make_well(handle).produce(topic, value, key, headers=headers)
         except BufferError:
             return False
         except KafkaException as error:
-            reason = error.args[0].str()
-            raise DeliveryError.from_messages([Undelivered(topic, key, value, reason)]) from error
+            refused = Undelivered(topic, key, value, error.args[0].str(), headers)
+            raise DeliveryError.from_messages([refused]) from error
         return True
 
     def _hear(self, statistics: str) -> None:
@@ -304,7 +307,7 @@ class EventProducer(ProcessBound):
             self._bind(handle := Producer(self._config))
         while self._returned:
             message = self._returned[0]
-            handle.produce(message.topic, message.value, message.key)
+            handle.produce(message.topic, message.value, message.key, headers=list(message.headers))
             self._returned.popleft()
         return handle
 
@@ -321,7 +324,9 @@ class EventProducer(ProcessBound):
         if error is not None:
             key = (message.key() or b"").decode()
             topic = message.topic() or ""
-            undelivered = Undelivered(topic, key, message.value(), error.str())
+            told = message.headers() or []
+            headers = list(told.items()) if isinstance(told, dict) else told
+            undelivered = Undelivered(topic, key, message.value(), error.str(), headers)
             if error.code() in _PURGED and not self._is_closing:
                 self._returned.append(undelivered)
             else:
