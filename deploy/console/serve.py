@@ -10,7 +10,8 @@ import structlog
 from deploy.console import audit, live, pages, parts, service, session, transport
 from deploy.services.api import check_servers, find_keys_file, listen, make_core
 from deploy.settings import Settings
-from features.kafka import LogIdentity, ensure_topics
+from features.kafka import LogIdentity
+from features.kafka.access import Role
 from stream.api.keys import KeyRing
 
 log = structlog.get_logger()
@@ -30,8 +31,7 @@ def run_console(settings: Settings, *, is_local: bool) -> None:
     """
     console = settings.console
     keys = KeyRing(find_keys_file(settings, "console", is_local=is_local))
-    identity = check_servers(settings)
-    ensure_topics(settings.kafka)
+    identity = check_servers(settings, Role.CONSOLE)
     with closing(listen("console", console.address, console.port)) as listener:
         asyncio.run(_run(settings, keys, identity, listener))
 

@@ -22,6 +22,7 @@ from deploy.services.trial_desk import ControllerDesk
 from deploy.settings import Settings
 from features.events import EventReader
 from features.kafka import LogIdentity, ensure_log
+from features.kafka.access import Role, check_rights
 from features.positions import watch_identity
 from features.schema import FeatureSchema
 from features.store import check_rows
@@ -72,7 +73,7 @@ def run_api(settings: Settings, *, is_local: bool) -> None:
     begin_tracing("api")
     api = settings.api
     keys = KeyRing(find_keys_file(settings, "api", is_local=is_local))
-    identity = check_servers(settings)
+    identity = check_servers(settings, Role.API)
     with closing(listen("api", api.address, api.port)) as listener:
         asyncio.run(_run(settings, keys, identity, listener))
 
@@ -131,13 +132,17 @@ def listen(section: str, address: str, port: int) -> socket.socket:
         ) from error
 
 
-def check_servers(settings: Settings) -> LogIdentity:
+def check_servers(settings: Settings, role: Role) -> LogIdentity:
     """What makes the log the one that is read, once the topics and the rows are as they must be.
+
+    Args:
+        role: whose rights in Kafka this process needs.
 
     Raises:
         SettingsError, ServerError: they are not.
     """
     identity = ensure_log(settings.kafka)
+    check_rights(settings.kafka, role)
     asyncio.run(_check_store(settings))
     return identity
 

@@ -23,6 +23,7 @@ from deploy.services.health import ServiceHealth, ask_servers, serve_health, sto
 from deploy.settings import Settings
 from features.inputs import MODEL_NAME
 from features.kafka import ensure_sources, topic_ids
+from features.kafka.access import Role, check_rights
 from features.model_server import keep_loaded, on_each
 from features.placement_topic import PlacementView
 from features.positions import WATCH_S
@@ -85,6 +86,7 @@ def routed_versions_kept(settings: Settings) -> Iterator[None]:
 
 async def _run(settings: Settings, stop: threading.Event, on_turn: Callable[[str], None]) -> None:
     sources: Mapping[tuple[str, int], Hash] = ensure_sources(settings.kafka)
+    check_rights(settings.kafka, Role.CONTROLLER)
     rules = settings.rollout
     store = RedisRowStore(settings.store)
     log.info("controller_started", steps=rules.steps, can_be_commanded=bool(rules.admin_token))

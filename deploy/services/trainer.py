@@ -21,6 +21,7 @@ from deploy.services.health import ServiceHealth, ask_servers, serve_health
 from deploy.services.supervisor import StopSignal
 from deploy.settings import Settings
 from features.inputs import MODEL_NAME
+from features.kafka.access import Role, check_rights
 from features.metrics import make_counter
 from features.rollout_messages import RolloutAction
 from features.rollouts import warn_if_unsigned
@@ -67,6 +68,7 @@ def slow_loop(settings: Settings, stop: StopSignal) -> Generator[SlowLoopStep]:
         ConcurrentWriterError, RepositoryLockedError: another trainer is at work here.
     """
     warn_if_unsigned(settings.kafka)
+    check_rights(settings.kafka, Role.TRAINER)
     store = WindowStore(settings.windows_address)
     missing = {"model": "the live version and the windows are being read"}
     health = ServiceHealth(

@@ -29,6 +29,7 @@ from deploy.services.supervisor import END_S, end_by_force, relax_collector
 from deploy.services.telemetry import begin_tracing
 from deploy.settings import Settings
 from features.kafka import LogIdentity, ensure_log
+from features.kafka.access import Role, check_rights
 from features.placement_topic import read_placements
 from features.positions import PositionKeeper, claim_positions
 from features.schema import FeatureSchema
@@ -58,6 +59,7 @@ def run_worker(settings: Settings) -> None:
     begin_tracing("worker")
     config = settings.worker_config
     identity = ensure_log(settings.kafka)
+    check_rights(settings.kafka, Role.WORKER)
     if (placement := config.worker.placement) is not None:
         check_known(placement, read_placements(settings.kafka).known)
     asyncio.run(_claim(settings, identity))
