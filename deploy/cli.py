@@ -29,7 +29,7 @@ COMMANDS = {
     "console": ("console:console", "Run the console, pages about the system, until it is stopped."),
     "audit": ("console:audit", "Print who has changed what at the console, and check it."),
     "keys": ("api:keys", "Keys of the HTTP API and the console: who may do what."),
-    "acls": ("acls:acls", "Print or give the rights that a process needs in Kafka."),
+    "acls": ("acls:acls", "The rights that a role needs in Kafka, as commands, or given."),
     "placements": (
         "placements:app",
         "Placements: named rules that the lists of a page are made by.",

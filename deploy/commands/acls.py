@@ -16,7 +16,7 @@ Apply = Annotated[bool, typer.Option("--apply", help="give them, by the login of
 
 
 def acls(role: Who, principal: Principal = None, apply: Apply = False) -> None:
-    """The rights that a role needs, as commands of kafka-acls.sh; or give them."""
+    """The rights that a role needs in Kafka, as commands, or given."""
     settings = load_settings()
     brokers = settings.kafka.bootstrap_servers
     if not brokers:

@@ -21,6 +21,8 @@ _NO_LEADER_YET = (
     # Of a topic that was made anew the epoch of the one before is still in mind.
     KafkaError.UNKNOWN_LEADER_EPOCH,
     KafkaError.FENCED_LEADER_EPOCH,
+    # What this client knows of the topic is older than the topic.
+    KafkaError._UNKNOWN_PARTITION,  # noqa: SLF001  (its public name)
 )
 
 
