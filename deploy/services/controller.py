@@ -3,8 +3,8 @@
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 
@@ -20,15 +20,16 @@ from deploy.rollout.feedback.ledger import FeedbackScope
 from deploy.rollout.log import RolloutLog
 from deploy.rollout.subjects import ModelSubject, PlacementSubject, Subject
 from deploy.services.health import ServiceHealth, ask_servers, serve_health, store_problem
+from deploy.services.routed_versions import routed_versions_kept
 from deploy.settings import Settings
 from features.inputs import MODEL_NAME
 from features.kafka import ensure_sources, topic_ids
 from features.kafka.access import Role, check_rights
-from features.model_server import keep_loaded, on_each
+from features.model_server import on_each
 from features.placement_topic import PlacementView
 from features.positions import WATCH_S
-from features.rollout_messages import RoutedVersion, placement_of
-from features.rollouts import RolloutView, warn_if_unsigned
+from features.rollout_messages import placement_of
+from features.rollouts import warn_if_unsigned
 from features.schema import FILE_NAME, read_version
 from features.settings import LEAST_KEY_CHARS
 from features.store.redis import RedisRowStore
@@ -68,20 +69,6 @@ def run_controller(settings: Settings, stop: threading.Event) -> None:
         routed_versions_kept(settings),
     ):
         asyncio.run(_run(settings, stop, on_turn))
-
-
-@contextmanager
-def routed_versions_kept(settings: Settings) -> Iterator[None]:
-    """What takes traffic is kept loaded on every Triton for as long as the block."""
-    servers = model_servers(settings.triton)
-    with closing(RolloutView(settings.kafka, MODEL_NAME)) as view:
-
-        def list_routed() -> Sequence[RoutedVersion]:
-            rollout = view.refresh()
-            return rollout.versions if rollout else ()
-
-        with keep_loaded(servers, list_routed, settings.worker.model_addresses):
-            yield
 
 
 async def _run(settings: Settings, stop: threading.Event, on_turn: Callable[[str], None]) -> None:

@@ -16,8 +16,8 @@ from deploy.jobs.optimize import serve_window_variant
 from deploy.jobs.train import model_registry
 from deploy.rollout import CommandRejectedError, CommandRequest, sign_command
 from deploy.rollout.topic import send_command
-from deploy.services.controller import routed_versions_kept
 from deploy.services.health import ServiceHealth, ask_servers, serve_health
+from deploy.services.routed_versions import routed_versions_kept
 from deploy.services.supervisor import StopSignal
 from deploy.settings import Settings
 from features.inputs import MODEL_NAME
