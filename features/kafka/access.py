@@ -115,7 +115,7 @@ _ACCESS = {
 
 def find_access(topic: str) -> TopicAccess:
     """Who may do what with a topic of Headwater."""
-    return _ACCESS.get(topic, _EVENTS) if topic in EVENT_TYPES.all_topics else _ACCESS[topic]
+    return _EVENTS if topic in EVENT_TYPES.all_topics else _ACCESS[topic]
 
 
 def list_rights(role: Role, worker_group: str, model: str) -> Iterator[Right]:

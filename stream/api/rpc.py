@@ -5,7 +5,7 @@ answered by the same code.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +38,7 @@ from stream.api.proto import (
 from stream.api.readiness import Readiness
 from stream.api.service import ApiService
 
+_KEY = "authorization"
 HEALTH_EVERY_S = 1.0
 # What a client of gRPC does by itself depends on these: it sends UNAVAILABLE again.
 CODES = {
@@ -144,17 +145,16 @@ class RpcApi:
         answers = message_class(operation.answer.__name__)
         unsent = find_unsent(operation.body) if operation.body else {}
 
-        async def act(raw: bytes, context: Any) -> Message:
+        async def act(raw: bytes, headers: Mapping[str, str]) -> Message:
             self._readiness.check_started()
-            key = self._keys.admit(_find_key(context.invocation_metadata()), operation.scope)
+            key = self._keys.admit(headers.get(_KEY, ""), operation.scope)
             call = _make_call(operation, {**unsent, **read_message(takes, raw)}, key)
             return write_message(answers, await work(call))
 
         async def behave(raw: bytes, context: Any) -> Message:
             try:
-                return await observe(
-                    operation.name, act(raw, context), _read_headers(context.invocation_metadata())
-                )
+                headers = _read_headers(context.invocation_metadata())
+                return await observe(operation.name, act(raw, headers), headers)
             except RequestError as error:
                 return await _abort(context, error)
 
@@ -176,7 +176,7 @@ class _KeyFirst(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         if call.method.startswith((f"/{SERVICE}/", f"/{health.SERVICE_NAME}/")):
             return await continuation(call)
         try:
-            self._keys.admit(_find_key(call.invocation_metadata), None)
+            self._keys.admit(_read_headers(call.invocation_metadata).get(_KEY, ""), None)
         except RequestError as error:
             refusal = error
 
@@ -185,11 +185,6 @@ class _KeyFirst(grpc.aio.ServerInterceptor):  # type: ignore[misc]
 
             return grpc.stream_stream_rpc_method_handler(refuse)
         return await continuation(call)
-
-
-def _find_key(metadata: Any) -> str:
-    """The metadata `authorization`; "" where it is missing."""
-    return _read_headers(metadata).get("authorization", "")
 
 
 def _read_headers(metadata: Any) -> dict[str, str]:

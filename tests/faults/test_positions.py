@@ -14,6 +14,7 @@ from threading import Event
 
 import pytest
 from aiokafka import AIOKafkaConsumer
+from aiokafka.coordinator.assignors.abstract import AbstractPartitionAssignor
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
 from confluent_kafka import ConsumerGroupState
@@ -216,13 +217,7 @@ def test_a_worker_that_its_group_does_not_take_ends_and_says_why(
     worker = WorkerProcess(settings, "other", tmp_path / "worker.log", group="divided")
 
     async def start_beside_another() -> int:
-        consumer = AIOKafkaConsumer(
-            CLICK.topic,
-            bootstrap_servers=settings.kafka.bootstrap_servers,
-            group_id="divided",
-            partition_assignment_strategy=(RoundRobinPartitionAssignor,),
-        )
-        async with consumer:
+        async with make_member(settings, "divided", RoundRobinPartitionAssignor) as consumer:
             await consumer.getmany(timeout_ms=10_000)
             worker.start()
             assert worker.process is not None
@@ -246,13 +241,7 @@ def test_workers_divide_the_topics_once_and_do_so_with_those_who_know_no_names_o
     ]
 
     async def join_them() -> int:
-        consumer = AIOKafkaConsumer(
-            CLICK.topic,
-            bootstrap_servers=settings.kafka.bootstrap_servers,
-            group_id="plain",
-            partition_assignment_strategy=(RangePartitionAssignor,),
-        )
-        async with consumer:
+        async with make_member(settings, "plain", RangePartitionAssignor) as consumer:
             async with asyncio.timeout(60):
                 while not 0 < len(consumer.assignment()) < settings.kafka.partitions:
                     await consumer.getmany(timeout_ms=100)
@@ -265,6 +254,18 @@ def test_workers_divide_the_topics_once_and_do_so_with_those_who_know_no_names_o
         generation = asyncio.run(join_them())
         assert all(worker.running for worker in workers)
     assert generation <= 3, "more often than members came"
+
+
+def make_member(
+    settings: Settings, group: str, assignor: type[AbstractPartitionAssignor]
+) -> AIOKafkaConsumer:
+    """A member of a group that is no worker, and divides clicks in its own way."""
+    return AIOKafkaConsumer(
+        CLICK.topic,
+        bootstrap_servers=settings.kafka.bootstrap_servers,
+        group_id=group,
+        partition_assignment_strategy=(assignor,),
+    )
 
 
 def group_members(settings: Settings, group: str) -> int:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, closing
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, ExitStack, closing
 from pathlib import Path
 
 import pytest
@@ -89,7 +89,7 @@ def test_each_role_has_the_rights_that_it_needs_and_no_others(
 
 def running(
     servers: Settings, role: Role, login: BrokerSettings, port: str, folder: Path
-) -> Iterator[HttpProcess]:
+) -> AbstractContextManager[HttpProcess]:
     """The process of a role, until the end of the block."""
     number = free_port([])
     chosen: Mapping[str, object] = {

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 LEADS = "headwater_rollout_leads"
-LIST_METRICS = "from prometheus_client import REGISTRY; print(*(m.name for m in REGISTRY.collect()))"
+LIST_METRICS = "from prometheus_client import REGISTRY as r; print(*(m.name for m in r.collect()))"
 
 
 @pytest.mark.parametrize(
