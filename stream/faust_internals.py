@@ -2,13 +2,14 @@
 
 Faust is used for membership and consumption only, and five things of that are not among its
 settings. They are reached here by names that neither Faust nor aiokafka promises to keep: therefore
-pyproject.toml pins faust-streaming==0.15.3 and aiokafka 0.14. With other versions this file is the
-one to check.
+pyproject.toml pins faust-streaming==0.15.3 and aiokafka 0.14. With other versions this file and
+fetches.py are the ones to check.
 """
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from types import MappingProxyType
 from typing import Any, cast
 
@@ -23,11 +24,8 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ChannelT, EventT
 from headwater_client.errors import ServerError
 
-# A fetch waits at the broker for new messages, and only of those partitions of which none are
-# buffered: with Faust's fixed 1,500 ms a message of another partition would wait as long.
-FETCH_MAX_WAIT_MS = 10
-# Until then the broker gathers: a steady trickle would otherwise cost a fetch an event.
-FETCH_MIN_BYTES = 16 * 1024
+from stream.fetches import BUSY_MIN_BYTES, BUSY_WAIT_MS, FetchSender
+
 WATCH_S = 1.0
 
 
@@ -67,8 +65,8 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):
     def _create_worker_consumer(self, transport: Any) -> AIOKafkaConsumer:
         consumer = super()._create_worker_consumer(transport)
         # Faust passes neither on, and aiokafka has no setters; read anew at the consumer's start.
-        _replace(consumer, "_fetch_max_wait_ms", FETCH_MAX_WAIT_MS)
-        _replace(consumer, "_fetch_min_bytes", FETCH_MIN_BYTES)
+        _replace(consumer, "_fetch_max_wait_ms", BUSY_WAIT_MS)
+        _replace(consumer, "_fetch_min_bytes", BUSY_MIN_BYTES)
         # What a producer took back counts nowhere: neither here nor in windows or feedback, which
         # read so by librdkafka's default. Faust asks for it only where it writes transactions.
         _replace(consumer, "_isolation_level", "read_committed")
@@ -77,8 +75,14 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):
         name = f"range-{cast('_Transport', transport).fingerprint}"
         assignor = type("LogRangeAssignor", (RangePartitionAssignor,), {"name": name})
         _replace(consumer, "_partition_assignment_strategy", (assignor,))
-        _replace(consumer._client, "send", _JoinByTwoNames(consumer._client.send, name))  # noqa: SLF001
+        send = FetchSender(consumer._client.send, partial(_is_held, consumer))  # noqa: SLF001
+        _replace(consumer._client, "send", _JoinByTwoNames(send, name))  # noqa: SLF001
         return consumer
+
+
+def _is_held(consumer: AIOKafkaConsumer) -> bool:
+    """Whether partitions are paused, or have messages that Faust has not taken yet."""
+    return bool(consumer._fetcher._records) or bool(consumer.paused())  # noqa: SLF001
 
 
 class _JoinByTwoNames:
