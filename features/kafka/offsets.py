@@ -14,6 +14,9 @@ from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, KafkaError, KafkaExcep
 from features.kafka import admin
 from features.settings import BrokerSettings
 
+# What this client knows of the topic is older than the topic. Or Kafka told it so in the moment in
+# which its process went on again.
+_UNKNOWN_PARTITION = KafkaError._UNKNOWN_PARTITION  # noqa: SLF001  (its public name)
 # Of a partition that has just been made, or whose leader has just changed.
 _NO_LEADER_YET = (
     KafkaError.LEADER_NOT_AVAILABLE,
@@ -21,8 +24,7 @@ _NO_LEADER_YET = (
     # Of a topic that was made anew the epoch of the one before is still in mind.
     KafkaError.UNKNOWN_LEADER_EPOCH,
     KafkaError.FENCED_LEADER_EPOCH,
-    # What this client knows of the topic is older than the topic.
-    KafkaError._UNKNOWN_PARTITION,  # noqa: SLF001  (its public name)
+    _UNKNOWN_PARTITION,
 )
 
 
@@ -95,7 +97,14 @@ def ask_offsets(
 def _ask_once(
     consumer: confluent_kafka.Consumer, places: list[TopicPartition], timeout_s: float
 ) -> list[TopicPartition]:
-    found: list[TopicPartition] = consumer.offsets_for_times(places, timeout=timeout_s)
+    try:
+        found: list[TopicPartition] = consumer.offsets_for_times(places, timeout=timeout_s)
+    except KafkaException as error:
+        if error.args[0].code() == _UNKNOWN_PARTITION:
+            # librdkafka keeps what it knows of a topic for minutes, and answers from that.
+            for topic in {place.topic for place in places}:
+                consumer.list_topics(topic, timeout_s)
+        raise
     for place in found:
         if place.error is not None:
             raise KafkaException(place.error)

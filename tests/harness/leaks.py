@@ -54,8 +54,9 @@ class Left:
     def _new_children(self, before: Left) -> Iterator[tuple[int, str]]:
         """Children that are new: pid and program."""
         ended = Counter(before.children[pid] for pid in before.children.keys() - self.children)
-        for pid, program in sorted(self.children.items() - before.children.items()):
-            if _began_s(pid) <= before.time_s - 1:
+        for pid, program in sorted(self.children.items()):
+            # A server gives itself another title once it has started.
+            if pid in before.children or _began_s(pid) <= before.time_s - 1:
                 continue
             # A server that a fixture holds may be killed and started again: as many run as before.
             if ended[program]:

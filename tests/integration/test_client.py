@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from itertools import islice
 from uuid import uuid4
@@ -16,7 +17,7 @@ import headwater_client
 import pytest
 import structlog
 from confluent_kafka import Producer
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
 from headwater_client import (
     DeliveryError,
     EventProducer,
@@ -31,7 +32,7 @@ from headwater_client.topics import DEAD_LETTERS, ITEMS, PARTITIONER, RECOMMENDA
 
 from deploy.jobs.replay import PROGRESS_S, ReplayResult, rate_pace, replay, speed_pace
 from deploy.settings import Settings
-from features.kafka import client_config, ensure_topics, topic_ids
+from features.kafka import ask_bounds, client_config, ensure_topics, topic_consumer, topic_ids
 from features.settings import BrokerSettings
 from features.topics import Topic, list_topics
 from tests.harness.topic_reader import TopicReader
@@ -314,6 +315,19 @@ def test_a_topic_made_anew_has_another_id(kafka: BrokerSettings) -> None:
     after = ensure_topics(kafka, [topic])
     assert before.keys() == after.keys()
     assert before != after
+
+
+def test_a_client_that_knows_less_of_a_topic_than_there_is_looks_again(
+    kafka: BrokerSettings,
+) -> None:
+    """As where a process of Kafka slept: librdkafka would say `Unknown partition` for minutes."""
+    topic = Topic(f"test-{uuid4()}", False, {})
+    ensure_topics(kafka, [topic])
+    with closing(topic_consumer(kafka, topic.name)) as consumer:
+        assert ask_bounds(consumer, [(topic.name, 0)]) == {(topic.name, 0): (0, 0)}
+        admin = AdminClient({**client_config(kafka)})
+        admin.create_partitions([NewPartitions(topic.name, 2)])[topic.name].result()
+        assert ask_bounds(consumer, [(topic.name, 1)]) == {(topic.name, 1): (0, 0)}
 
 
 def test_another_number_of_partitions_is_refused(kafka: BrokerSettings) -> None:

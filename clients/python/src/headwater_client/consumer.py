@@ -27,7 +27,12 @@ WAIT_S = 0.5
 ANSWER_S = 15.0
 FETCH_WAIT_MS = 20
 _PAUSE_S = 0.1
-_NO_LEADER_YET = (KafkaError.LEADER_NOT_AVAILABLE, KafkaError.NOT_LEADER_FOR_PARTITION)
+_NO_LEADER_YET = (
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    # Of a broker whose process slept, in the moment in which it goes on.
+    KafkaError._UNKNOWN_PARTITION,  # noqa: SLF001  (its public name)
+)
 log = logging.getLogger("headwater_client")
 
 
@@ -164,26 +169,23 @@ class RecommendationConsumer(ProcessBound):
             handle.assign(places)
 
     def _end_offsets(self) -> list[TopicPartition]:
-        """Where each partition ends now."""
-        try:
-            topic = self._handle.list_topics(RECOMMENDATIONS, ANSWER_S).topics[RECOMMENDATIONS]
-            if topic.error is not None:
-                raise ServerError(f"Kafka: {RECOMMENDATIONS}: {topic.error.str()}")
-            partitions = [TopicPartition(RECOMMENDATIONS, number) for number in topic.partitions]
-            for partition in partitions:
-                partition.offset = self._ask_end(partition)
-        except KafkaException as error:
-            self._handle.close()
-            raise unreachable(error) from error
-        return partitions
-
-    def _ask_end(self, place: TopicPartition) -> int:
-        """Where a partition ends; one that has just been made waits for its leader."""
+        """Where each partition ends now; those that have just been made wait for their leaders."""
         deadline = time.monotonic() + ANSWER_S
         while True:
             try:
-                return int(self._handle.get_watermark_offsets(place, ANSWER_S)[1])
+                return self._ask_ends()
             except KafkaException as error:
                 if error.args[0].code() not in _NO_LEADER_YET or time.monotonic() > deadline:
-                    raise
+                    self._handle.close()
+                    raise unreachable(error) from error
             time.sleep(_PAUSE_S)
+
+    def _ask_ends(self) -> list[TopicPartition]:
+        # Anew each time: librdkafka keeps for minutes what it was told of a topic.
+        topic = self._handle.list_topics(RECOMMENDATIONS, ANSWER_S).topics[RECOMMENDATIONS]
+        if topic.error is not None:
+            raise ServerError(f"Kafka: {RECOMMENDATIONS}: {topic.error.str()}")
+        partitions = [TopicPartition(RECOMMENDATIONS, number) for number in topic.partitions]
+        for partition in partitions:
+            partition.offset = int(self._handle.get_watermark_offsets(partition, ANSWER_S)[1])
+        return partitions
