@@ -37,8 +37,9 @@ def pytest_configure() -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what takes minutes and other programs, unless it is asked for by name."""
-    if "images" in config.option.markexpr:
-        return
-    left_out = [item for item in items if item.get_closest_marker("images")]
+    unasked = {mark for mark in ("images", "cluster") if mark not in config.option.markexpr}
+    left_out = [
+        item for item in items if not unasked.isdisjoint(m.name for m in item.iter_markers())
+    ]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]
