@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -58,13 +59,25 @@ class HttpAnswers:
         self.statuses[status] = self.statuses.get(status, 0) + 1
         self.fallbacks += b'"fallback":true' in body
 
+    def add(self, other: "HttpAnswers") -> None:
+        """Count those of another round, too."""
+        self.seconds += other.seconds
+        self.statuses = dict(Counter(self.statuses) + Counter(other.statuses))
+        self.fallbacks += other.fallbacks
+        self.took_s += other.took_s
+
+    @property
+    def requests_per_second(self) -> float:
+        """How many were answered in a second."""
+        return len(self.seconds) / self.took_s
+
     def summarise(self) -> dict[str, Any]:
         """The figures."""
         if set(self.statuses) != {200}:
             raise ServerError(f"the service has answered {self.statuses}")
         p50, p99 = (float(v) for v in np.percentile(self.seconds, (50, 99)) * _MILLISECONDS)
         return {
-            "requests_per_second": len(self.seconds) / self.took_s,
+            "requests_per_second": self.requests_per_second,
             "p50_ms": p50,
             "p99_ms": p99,
             "requests": len(self.seconds),

@@ -20,9 +20,9 @@ from msgspec.structs import replace
 
 from features.events import current_ms
 from features.kafka import client_config, read_to_end, topic_consumer
+from features.kafka.access import AUDIT_WRITER
 from features.settings import BrokerSettings
 
-WRITER = "headwater-audit"
 FIRST = "0" * 64
 _ANSWER_S = 10.0
 _LONGEST_PAUSE_S, _WITHIN_S = 2.0, 30.0
@@ -113,7 +113,7 @@ class AuditLog:
 
     def _write(self, entry: AuditEntry) -> AuditEntry:
         producer = Producer(
-            client_config(self._settings) | {"transactional.id": WRITER, "log_level": "0"}
+            client_config(self._settings) | {"transactional.id": AUDIT_WRITER, "log_level": "0"}
         )
         producer.init_transactions(_ANSWER_S)
         self._catch_up()

@@ -23,10 +23,10 @@ from msgspec.structs import replace
 from deploy.rollout.commands import FencedError, ReceivedCommand
 from features import rollout_messages, rollouts
 from features.kafka import client_config, is_end, topic_consumer, watch_brokers
+from features.kafka.access import CONTROLLER_NAME
 from features.settings import BrokerSettings
 from features.signing import signature_headers
 
-GROUP = "headwater-controller"
 # The least that brokers allow. Another controller takes over so long after a death.
 SESSION_TIMEOUT_MS = 6000
 ANSWER_S = 15.0
@@ -86,7 +86,7 @@ class RolloutLog:
             settings,
             ROLLOUTS,
             {
-                "group.id": f"{GROUP}-{model}",
+                "group.id": f"{CONTROLLER_NAME}-{model}",
                 "session.timeout.ms": str(SESSION_TIMEOUT_MS),
                 "heartbeat.interval.ms": str(SESSION_TIMEOUT_MS // 6),
                 **watch_brokers(),
@@ -127,7 +127,7 @@ class RolloutLog:
         """Why it neither leads nor waits to; "" where it does."""
         if self.leads:
             return "" if self.caught_up else f"reads topic {ROLLOUTS} from its beginning"
-        return "" if self._consumer.memberid() else f"has not joined group {GROUP}-{self._model}"
+        return "" if self._consumer.memberid() else f"has not joined group {CONTROLLER_NAME}-{self._model}"
 
     def _take_commands(self) -> None:
         message = self._commands.poll(0)
@@ -179,7 +179,7 @@ class RolloutLog:
         self._commands.assign([COMMANDS])
         producer = Producer(
             client_config(self._settings)
-            | {"transactional.id": f"{GROUP}-{self._model}", "log_level": "0"}
+            | {"transactional.id": f"{CONTROLLER_NAME}-{self._model}", "log_level": "0"}
         )
         producer.init_transactions(ANSWER_S)
         self._producer = producer

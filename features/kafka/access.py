@@ -74,6 +74,10 @@ _KINDS = {
 _SERVICES = {Role.WORKER, Role.API, Role.CONSOLE, Role.CONTROLLER, Role.TRAINER, Role.OPERATOR}
 _WATCHERS = {Role.CONSOLE, Role.OPERATOR}
 _CLUSTER = "kafka-cluster"
+# By these names Kafka fences whoever else writes transactions as the controller of a model, and as
+# the console that writes the audit log.
+CONTROLLER_NAME = "headwater-controller"
+AUDIT_WRITER = "headwater-audit"
 # Of apps, and of services; who reads the whole of a topic is alone in a group whose name begins
 # with the topic's.
 _APP_GROUPS = ("headwater-client-",)
@@ -134,10 +138,10 @@ def list_rights(role: Role, worker_group: str, model: str) -> Iterator[Right]:
     if role in {Role.WORKER, *_WATCHERS}:
         yield Right(Resource.GROUP, worker_group, ("Read", "Describe"))
     if role is Role.CONTROLLER:
-        name = f"headwater-controller-{model}"
+        name = f"{CONTROLLER_NAME}-{model}"
         yield Right(Resource.TRANSACTIONAL_ID, name, ("Write", "Describe"))
     if role is Role.CONSOLE:
-        yield Right(Resource.TRANSACTIONAL_ID, "headwater-audit", ("Write", "Describe"))
+        yield Right(Resource.TRANSACTIONAL_ID, AUDIT_WRITER, ("Write", "Describe"))
     if role is Role.OPERATOR:
         yield Right(Resource.CLUSTER, _CLUSTER, ("Create",))
 

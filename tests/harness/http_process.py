@@ -16,6 +16,8 @@ from typing import Any
 from bench.harness.processes import end_process
 from tests.harness.waiting import wait_until
 
+READY_S = 120
+
 
 @dataclass(frozen=True)
 class HttpProcess:
@@ -73,7 +75,7 @@ def running_service(
             return False
 
     try:
-        wait_until(is_ready, 60)
+        wait_until(is_ready, READY_S)
         yield HttpProcess(process, log, url)
     finally:
         end_process(process)

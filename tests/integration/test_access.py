@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, closing
 from pathlib import Path
 
@@ -70,10 +71,13 @@ def test_each_role_has_the_rights_that_it_needs_and_no_others(
         with ExitStack() as stack:
             secret, key = make_key("test", list(Scope), None)
             write_keys(tmp_path / "keys.toml", [key])
-            ran: dict[Role, HttpProcess] = {}
-            for role, port in PROCESSES.items():
-                ran[role] = stack.enter_context(
-                    running(servers, role, logins[role], port, both.parent)
+            contexts = [
+                running(servers, role, logins[role], port, both.parent)
+                for role, port in PROCESSES.items()
+            ]
+            with ThreadPoolExecutor() as side_by_side:
+                ran = dict(
+                    zip(PROCESSES, side_by_side.map(stack.enter_context, contexts), strict=True)
                 )
             check_loop(logins[Role.APP], ran[Role.API].url, secret)
             assert list_denied(kafka)[before:] == []

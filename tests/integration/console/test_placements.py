@@ -12,9 +12,9 @@ from uuid import uuid4
 import pytest
 from playwright.sync_api import Browser, expect
 
-from deploy.rollout.log import GROUP
 from features.inputs import MODEL_NAME
 from features.kafka import group_members
+from features.kafka.access import CONTROLLER_NAME
 from features.placement_topic import read_placements
 from tests.harness.console import Console, serving_console, visiting
 from tests.harness.rollouts import TOKEN, controlling
@@ -164,7 +164,7 @@ def test_a_draft_is_replayed_on_the_log_and_tried_out(
     assert replay(filter="item.price <")["faults"]
     with controlling(console.settings, tmp_path / "log", shadow_s=60):
         draft = {"filter": "'c3' in item.category", "limit": 5}
-        group = f"{GROUP}-{MODEL_NAME}"
+        group = f"{CONTROLLER_NAME}-{MODEL_NAME}"
         wait_until(lambda: bool(group_members(console.settings.kafka, group)), 60)
         status, begun = post(console, name, "try", "operator", reason="a guess", **draft)
         assert (status, begun["state"], begun["steps"][0]["actor"]) == (200, "shadow", "operator")

@@ -48,6 +48,13 @@ def test_figures_are_of_answers_alone() -> None:
     table, line = show({"recommendations": {"most": found, "half": found}}, ApiOptions(items=2_000))
     assert table.row_count == 1  # type: ignore[union-attr]
     assert line == "fallbacks 0"
+    other = HttpAnswers(took_s=1.0)
+    for _ in range(5):
+        other.note(0.03, 200, b'{"fallback":true}')
+    answers.add(other)
+    found = answers.summarise()
+    assert (found["requests_per_second"], found["fallbacks"], found["requests"]) == (5.0, 5, 15)
+    assert found["p50_ms"] == pytest.approx(10)
     answers.note(0.01, 429, b"")
     with pytest.raises(ServerError, match="429: 1"):
         answers.summarise()
