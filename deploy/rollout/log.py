@@ -127,7 +127,11 @@ class RolloutLog:
         """Why it neither leads nor waits to; "" where it does."""
         if self.leads:
             return "" if self.caught_up else f"reads topic {ROLLOUTS} from its beginning"
-        return "" if self._consumer.memberid() else f"has not joined group {CONTROLLER_NAME}-{self._model}"
+        return (
+            ""
+            if self._consumer.memberid()
+            else f"has not joined group {CONTROLLER_NAME}-{self._model}"
+        )
 
     def _take_commands(self) -> None:
         message = self._commands.poll(0)

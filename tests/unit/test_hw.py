@@ -27,7 +27,7 @@ def executable(path: Path, text: str) -> None:
     [
         (["demo", "--data", "my log"], f"run --project {HW.parent} headwater demo --data my log"),
         ([], f"run --project {HW.parent} headwater --help"),
-        (["test", "-k", "a b"], "run pytest -n 3 --dist loadfile --no-loadscope-reorder -k a b"),
+        (["test", "-k", "a b"], "run pytest -n 4 --dist loadfile --no-loadscope-reorder -k a b"),
     ],
 )
 def test_a_command_goes_to_uv(tmp_path: Path, arguments: list[str], told: str) -> None:
