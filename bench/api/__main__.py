@@ -125,9 +125,12 @@ def measure_service(loaded: LoadedServers, plan: ApiPlan) -> dict[str, Any]:
             _START_S,
             "the service does not answer",
         )
-        found = measure_requests(target, make_requests(loaded.log, target), plan, loaded.say)
-        system.check()
-    return found
+
+        def say(text: str) -> None:
+            loaded.say(text)
+            system.check()
+
+        return measure_requests(target, make_requests(loaded.log, target), plan, say)
 
 
 def measure_requests(

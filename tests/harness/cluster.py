@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from bench.harness.processes import end_process
 from deploy.local.process import free_port
 from deploy.settings import default_cache_dir
 from tests.harness.waiting import wait_until
@@ -129,9 +130,4 @@ def _running(command: Sequence[str], log: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            process.terminate()
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            end_process(process)

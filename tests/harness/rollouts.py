@@ -18,6 +18,7 @@ from headwater_client.event_types import CLICK
 from headwater_client.events import Click, Reason, Recommendation, RecommendedItem, Shadow, encode
 from headwater_client.topics import PARTITIONER, RECOMMENDATIONS, SERVED
 
+from bench.harness.processes import end_process
 from deploy.jobs.train import load_candidate
 from deploy.rollout import CommandRequest, RolloutSettings, sign_command
 from deploy.rollout.commands import MAX_AGE_S
@@ -114,12 +115,7 @@ def controlling(
     try:
         yield process
     finally:
-        process.terminate()
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        end_process(process)
 
 
 def read_rollouts(settings: Settings) -> RolloutHistory:

@@ -80,7 +80,7 @@ def test_a_cluster_refuses_what_breaks_its_rules(cluster: Cluster, tmp_path: Pat
     refused = cluster.try_out([pod], NAMESPACE)
     assert refused.returncode != 0
     assert "violates PodSecurity" in refused.stderr
-    (service,) = [m for m in manifests if m["kind"] == "Service"][:1]
+    service = next(each for each in manifests if each["kind"] == "Service")
     service["spec"]["port"] = 1
     refused = cluster.try_out([service], NAMESPACE)
     assert refused.returncode != 0
