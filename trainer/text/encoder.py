@@ -57,7 +57,7 @@ class TextEncoder:
         from transformers import AutoModel, AutoTokenizer  # noqa: PLC0415
         from transformers.utils import logging  # noqa: PLC0415
 
-        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        logging.disable_progress_bar()
         source, revision = (name, "main") if Path(name).is_dir() else _split_revision(name)
         try:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(source, revision=revision)
