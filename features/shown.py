@@ -29,6 +29,11 @@ def append_shown(user_id: str, item_ids: Iterable[str], time_ms: int, limit: int
     return EntryAppend(SHOWN, user_id, COLUMN, entries, time_ms, limit)
 
 
+def forget_shown(user_id: str, time_ms: int) -> EntryAppend:
+    """What the store is to be told once a person is to be forgotten."""
+    return EntryAppend(SHOWN, user_id, COLUMN, b"", time_ms, limit=0)
+
+
 def decode_shown(stored: Stored, since_ms: int) -> set[Hash]:
     """The items that a person was shown since a time.
 

@@ -19,6 +19,7 @@ from features.columns import CatalogueEntry, DamagedRowError
 from features.events import current_ms
 from features.rows import UserRow, apply_event, empty_user, observation, recover_user
 from features.schema import FeatureSchema, RowMark
+from features.shown import forget_shown
 from features.store import USERS, VERSION, RowRead, RowStore, RowWrite, set_aside
 from features.topics import Hash
 from stream import metrics
@@ -133,8 +134,16 @@ class IdentityUpdater:
                 for name, row in changed.items()
             ]
             if all(await self._store.write(writes)):
+                await self._forget_shown(batch)
                 return leads_to
             metrics.CONFLICTS.inc()
+
+    async def _forget_shown(self, batch: Sequence[IdentityRecord]) -> None:
+        erased = [each for each in batch if isinstance(each.message, identities.Erasure)]
+        if erased:
+            await self._store.append(
+                [forget_shown(identities.key_of(each.message), each.arrived_ms) for each in erased]
+            )
 
     async def _read(self, names: Mapping[str, None]) -> dict[str, tuple[UserRow, bytes | None]]:
         reads, rows = [RowRead(USERS, name, USERS.columns) for name in names], {}

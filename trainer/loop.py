@@ -6,7 +6,7 @@ Whatever stops one, the live version goes on.
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
 import structlog
@@ -162,6 +162,8 @@ class SlowLoop:
             self._history.extend([], items)
             for number in numbers:
                 self._read(number)
+            if self._tell_erasures(numbers):
+                self._read_again()
             windows = self._not_learned()
             if name := self._registry.undecided_rollout():
                 reason = f"rollout {name} has no verdict yet: windows wait for it"
@@ -198,15 +200,28 @@ class SlowLoop:
         if found.doubts_window:
             log.warning("windows_left_out", windows=windows)
             self._left_out.add(map(self._windows.manifest, windows))
-            self._history = EventHistory(self._schema, self._history.catalogue.values())
-            known, self._known = self._known, []
-            for number in known:
-                self._read(number)
+            self._read_again()
         elif found.doubts_model:
             newest_ms = int(self._history.times_ms.max())
             # A clock may run ahead; what is really of that time is still to come.
             self._passed_over_ms = min(newest_ms, int(time.time() * 1000))
             self._passed_over = max(windows, default=0)
+
+    def _tell_erasures(self, numbers: Sequence[int]) -> bool:
+        """Whether people were taken out of what was read before: no version learns from them."""
+        found = 0
+        for number in numbers:
+            # That it cannot be read was logged.
+            with suppress(DataError):
+                found += self._windows.manifest(number).erasures
+        return found > 0
+
+    def _read_again(self) -> None:
+        """Make the history anew of the windows as they are now."""
+        self._history = EventHistory(self._schema, self._history.catalogue.values())
+        known, self._known = self._known, []
+        for number in known:
+            self._read(number)
 
     def _recover(self) -> ModelVersion:
         version = self._registry.recover(self._serving.release)

@@ -21,7 +21,7 @@ from deploy.services.telemetry import begin_tracing
 from deploy.services.trial_desk import ControllerDesk
 from deploy.settings import Settings
 from features.events import EventReader
-from features.kafka import LogIdentity, ensure_log
+from features.kafka import LogIdentity, ensure_log, read_retention
 from features.kafka.access import Role, check_rights
 from features.positions import watch_identity
 from features.schema import FeatureSchema
@@ -313,6 +313,7 @@ def make_core(settings: Settings, identity: LogIdentity) -> ApiCore:
         intake=EventIntake(settings.events, count_wrong_time),
         publisher=publisher,
         read_attributes=partial(read_attributes, store),
+        read_retention=partial(read_retention, settings.kafka),
         sources=identity.sources,
         top_k=settings.worker.top_k,
         deadline_s=deadline_s,

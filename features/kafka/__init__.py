@@ -27,7 +27,13 @@ from features.kafka.one_partition import (
     topic_consumer,
     write_message,
 )
-from features.kafka.topics import ensure_log, ensure_sources, ensure_topics, find_closed_topics
+from features.kafka.topics import (
+    ensure_log,
+    ensure_sources,
+    ensure_topics,
+    find_closed_topics,
+    read_retention,
+)
 
 __all__ = [
     "TOO_LARGE",
@@ -48,6 +54,7 @@ __all__ = [
     "partition_bounds",
     "read_places",
     "read_ranges",
+    "read_retention",
     "read_since",
     "read_to_end",
     "topic_consumer",

@@ -99,9 +99,12 @@ def _access(writers: set[Role], readers: set[Role]) -> TopicAccess:
 _EVENTS = _access({Role.APP, Role.API}, _SERVICES)
 _ACCESS = {
     topics.ITEMS: _access({Role.APP, Role.API}, _SERVICES),
-    topics.PEOPLE: _access({Role.APP, Role.API}, {Role.WORKER, Role.API, *_WATCHERS}),
+    topics.PEOPLE: _access(
+        {Role.APP, Role.API, Role.OPERATOR}, {Role.WORKER, Role.API, *_WATCHERS}
+    ),
     topics.IDENTITIES: _access(
-        {Role.APP, Role.API, Role.WORKER}, {Role.WORKER, Role.API, Role.TRAINER, *_WATCHERS}
+        {Role.APP, Role.API, Role.WORKER, Role.OPERATOR},
+        {Role.WORKER, Role.API, Role.TRAINER, *_WATCHERS},
     ),
     topics.RECOMMENDATIONS: _access({Role.WORKER}, {Role.APP, Role.CONTROLLER, *_WATCHERS}),
     topics.SERVED: _access({Role.API}, {Role.CONTROLLER, *_WATCHERS}),

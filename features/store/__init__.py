@@ -157,7 +157,7 @@ class EntryAppend(NamedTuple):
     Attributes:
         entries: one after another, of `ENTRY_BYTES` each: a time (`ENTRY_TIME_BYTES`), then its
             subject. What there is of the same subject goes.
-        limit: entries that the column keeps, the last ones.
+        limit: entries that the column keeps, the last ones; 0: none.
     """
 
     table: StoreTable
@@ -169,6 +169,7 @@ class EntryAppend(NamedTuple):
 
 
 ENTRY_TIME_BYTES, ENTRY_BYTES = 4, 12
+DAMAGED_KEPT_S = 30 * 86_400
 
 
 class RowStore(Protocol):

@@ -2,52 +2,20 @@
 
 import asyncio
 from contextlib import suppress
-from typing import NamedTuple
 from uuid import uuid4
 
 from headwater_client import ServerError, contract, encode
-from headwater_client.contract import ErasurePlace, ErasureState
 from headwater_client.identities import Merge, decode_identity
 from headwater_client.topics import PEOPLE
 
+from features.events import current_ms
 from features.topics import hash64
+from stream import erasure_receipt
 from stream.api.intake import TopicMessage, identity_message
 from stream.api.parts import ApiCall, Operations
 from stream.api.problems import refuse
 from stream.api.undelivered import refuse_undelivered
 from stream.row_updates import RowView
-
-
-class _Place(NamedTuple):
-    """A line of the receipt."""
-
-    place: str
-    state: ErasureState
-    about: str
-
-
-_RECEIPT = (
-    _Place(
-        "feature row",
-        ErasureState.REMOVED,
-        "history, counters, seen items; an empty row stays under the id, by which what Kafka had "
-        "before is not counted again",
-    ),
-    _Place("attributes", ErasureState.REMOVED, "of PUT /v1/people/{id}/attributes"),
-    _Place(
-        "items",
-        ErasureState.KEPT,
-        "counts of what is popular have the person's events in them, without an id",
-    ),
-    _Place(
-        "guests and members",
-        ErasureState.KEPT,
-        "rows of ids that have become this person, or that this person has become: delete each",
-    ),
-    _Place("Kafka", ErasureState.KEPT, "messages with this id, until their topics' retention"),
-    _Place("windows", ErasureState.KEPT, "events that training has gathered, with the id"),
-    _Place("model versions", ErasureState.KEPT, "were trained with the events, and know no ids"),
-)
 
 
 class IdentityOperations(Operations):
@@ -101,9 +69,12 @@ class IdentityOperations(Operations):
         said = {"type": "erasure", "erasure_id": name, "user_id": person}
         erasure = decode_identity(encode(said))
         offsets = await self._send(identity_message(erasure), TopicMessage(PEOPLE, person, None))
-        places = [
-            ErasurePlace(place=place, state=state, about=about) for place, state, about in _RECEIPT
-        ]
+        try:
+            retention = await asyncio.to_thread(self._parts.read_retention, erasure_receipt.TOPICS)
+        except ServerError:
+            # What was asked for is done: that Kafka is away now is no reason to send it again.
+            retention = {}
+        places = erasure_receipt.list_places(current_ms(), retention)
         return contract.ErasureAnswer(
             person=person, erasure_id=name, offsets=offsets, places=places
         )

@@ -1,6 +1,6 @@
 """What an operation is called with, and what the operations use."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -86,6 +86,8 @@ class ApiParts:
         together: what versions have seen taken together.
         trials: of placements.
         trial_desk: begins and steers them.
+        read_retention: how long topics keep a message, as of
+            `features.kafka.topics.read_retention`.
         sources: what rows call each partition of the log, by topic and number.
         top_k: items of a list that says no limit.
         deadline_s: how long an answer waits for what it could do without.
@@ -107,6 +109,7 @@ class ApiParts:
     intake: EventIntake
     publisher: EventPublisher
     read_attributes: Callable[[str], Awaitable[Mapping[str, AttributeValue]]]
+    read_retention: Callable[[Collection[str]], Mapping[str, int]]
     sources: Mapping[tuple[str, int], Hash]
     top_k: int
     deadline_s: float

@@ -9,8 +9,8 @@ from rich.console import Console
 
 from bench.soak.__main__ import SoakOptions, measure
 
-# Which of the kinds, the seed says: each in two runs of three.
-EVENTS, FAULTS = 3_000, 9
+# Which of the kinds, the seed says: each in two runs of five.
+EVENTS, FAULTS = 2_000, 6
 
 
 @pytest.mark.faults

@@ -135,6 +135,7 @@ class OfflineApi:
                     intake=EventIntake(EventSettings()),
                     publisher=publisher,
                     read_attributes=partial(read_attributes, self.store),
+                    read_retention=lambda names: dict.fromkeys(names, 86_400_000),
                     sources=SOURCES,
                     top_k=CONFIG.worker.top_k,
                     deadline_s=self.deadline_s,

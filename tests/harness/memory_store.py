@@ -44,7 +44,7 @@ class MemoryRowStore:
             subjects = {entry[ENTRY_TIME_BYTES:] for entry in added}
             old = _split(held[append.column] or b"")
             kept = [entry for entry in old if entry[ENTRY_TIME_BYTES:] not in subjects]
-            content = b"".join([*kept, *added][-append.limit :])
+            content = b"".join([*kept, *added][-append.limit :] if append.limit else [])
             row.update(encode_columns(append.table, {append.column: content}))
 
     async def claim(self, mark: str, text: str, replace: bool = False) -> str:

@@ -56,7 +56,7 @@ class Shelf:
         """What `rollouts` says of it."""
         return read_history(self._service.settings.kafka, placement_subject(self.name))
 
-    def wait_for(self, phase: RolloutPhase, timeout_s: float = 120.0) -> RolloutHistory:
+    def wait_for(self, phase: RolloutPhase, timeout_s: float = 240.0) -> RolloutHistory:
         """Visit until the newest rollout is there."""
 
         def is_there() -> bool:

@@ -25,7 +25,7 @@ from features.schema import FeatureSchema
 from features.settings import FeatureSettings
 from stream.inference import model_servers
 from tests.harness.rollouts import controlling, read_rollouts, rules, send_action
-from tests.harness.walks import ITEMS, Events, catalogue, swap_items, walks
+from tests.harness.walks import ITEMS, LENGTH, Events, catalogue, swap_items, walks
 from tests.unit.trainer.training.test_fine_tune import SETTINGS, TUNING
 from trainer import loop as slow_loop
 from trainer.datasets import Log
@@ -36,7 +36,7 @@ from trainer.registry import EXACT, GRAPH, ModelRegistry, ReleaseVersion, checkp
 from trainer.settings import FineTuneSettings, GateSettings, Release
 from trainer.training import TrainingSetup, fine_tune, train_first_model
 from trainer.windows.settings import WindowSettings
-from trainer.windows.store import QuarantinedWindows, WindowStore
+from trainer.windows.store import MANIFESTS, QuarantinedWindows, WindowStore, seal
 from trainer.windows.writer import WindowLoader
 
 pytestmark = pytest.mark.integration
@@ -303,6 +303,22 @@ def test_a_corrupted_window_is_left_out_and_the_next_one_learned(
     assert stand.live() == 0
     assert loop.step(stand.write(NEXT)).version
     assert stand.live() == 1
+
+
+def test_who_was_taken_out_of_the_windows_is_learned_from_no_more(stand: Stand) -> None:
+    loop = stand.loop()
+    assert loop.step(stand.write(WINDOW)).version
+    people = {"u3", "u60"}
+    assert people <= set(loop._history._users)
+    for person in people:
+        assert stand.windows.erase(person, newest=2) == LENGTH
+    (number,) = stand.write(NEXT)
+    told = msgspec.structs.replace(stand.windows.manifest(number), erasures=len(people))
+    (stand.folder / MANIFESTS / f"{number:08}.json").write_bytes(seal(told))
+    assert loop.step([number]).version
+    assert people.isdisjoint(loop._history._users)
+    assert {"u4", "u61", "u100"} <= set(loop._history._users)
+    assert stand.live() == 2
 
 
 def test_a_window_of_garbage_is_stopped_and_a_good_one_after_it_is_not(stand: Stand) -> None:

@@ -302,7 +302,7 @@ def test_entries_are_added_as_each_writer_says_and_feast_s_fields_stay(
             PERSON,
             [f"i{random.randrange(60)}" for _ in range(random.randrange(1, 12))],
             1_700_000_000_000 + 1000 * at,
-            random.choice([1, 10, 11, 40]),
+            random.choice([0, 1, 10, 11, 40]),
         )
         for at in range(120)
     ]

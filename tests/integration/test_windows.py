@@ -7,7 +7,9 @@ import os
 import signal
 import subprocess
 import sys
-from contextlib import closing
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from itertools import islice
 from pathlib import Path
 from threading import Event
@@ -16,7 +18,7 @@ import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 from headwater_client import EventProducer, encode
 from headwater_client.event_types import CLICK, PURCHASE
-from headwater_client.identities import Merge
+from headwater_client.identities import Erasure, Merge
 from headwater_client.topics import IDENTITIES, PARTITIONER
 from structlog.testing import capture_logs
 
@@ -245,3 +247,64 @@ def test_a_window_says_which_guests_have_become_members(
     send(kafka, 66)
     [second] = write(kafka, store, 1)
     assert (second.merges, second.refused) == ({}, 0)
+
+
+def forget(kafka: BrokerSettings, person: str) -> None:
+    producer = Producer({**client_config(kafka), "partitioner": PARTITIONER})
+    producer.produce(IDENTITIES, encode(Erasure(erasure_id="e", user_id=person)), person)
+    assert producer.flush(20) == 0
+
+
+def people(store: WindowStore) -> dict[int, list[str]]:
+    """Whose events each window has."""
+    return {
+        number: [row.event.user_id for row in store.read(number).rows] for number in store.numbers()
+    }
+
+
+@contextmanager
+def writing(kafka: BrokerSettings, store: WindowStore) -> Iterator[None]:
+    """A writer at work in another thread."""
+    stop = Event()
+    with ThreadPoolExecutor(1) as pool:
+        written = pool.submit(lambda: list(WindowWriter(kafka, store, SETTINGS).run(stop)))
+        try:
+            yield
+        finally:
+            stop.set()
+        written.result()
+
+
+def test_who_is_forgotten_while_a_writer_runs_is_in_no_window_and_new_afterwards(
+    kafka: BrokerSettings, store: WindowStore
+) -> None:
+    with writing(kafka, store):
+        send(kafka, 5, user="ann")
+        send(kafka, 6, user="zoe-77")
+        wait_until(lambda: len(store.numbers()) == 1, 60)
+        forget(kafka, "zoe-77")
+        wait_until(lambda: people(store) == {1: ["ann"]}, 60)
+        send(kafka, 7, user="zoe-77")
+        wait_until(lambda: len(store.numbers()) == 2, 60)
+    assert people(store) == {1: ["ann"], 2: ["zoe-77"]}
+    assert store.manifest(2).erasures == 1
+
+
+def test_who_was_forgotten_while_no_writer_ran_is_taken_out_by_the_next(
+    kafka: BrokerSettings, store: WindowStore, tmp_path: Path
+) -> None:
+    send(kafka, 5, user="ann")
+    send(kafka, 6, user="zoe-77")
+    write(kafka, store, 1)
+    send(kafka, 7, user="zoe-77")
+    forget(kafka, "zoe-77")
+    send(kafka, 8, user="zoe-77")
+    with writing(kafka, store):
+        wait_until(lambda: len(store.numbers()) == 2, 60)
+    assert people(store) == {1: ["ann"], 2: ["zoe-77"]}
+    assert minutes(store, 2) == [8]
+    # The log is read from its beginning: what was before the erasure is in no window.
+    anew = WindowStore(str(tmp_path / "anew"))
+    write(kafka, anew, 1)
+    assert people(anew) == {1: ["ann", "zoe-77"]}
+    assert minutes(anew, 1) == [5, 8]

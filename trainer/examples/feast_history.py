@@ -46,11 +46,33 @@ def write_history(log: Iterable[Observation], path: Path, schema: FeatureSchema)
         How many rows it has.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}-{uuid4()}")
-    rows, count = _rows(log, schema), 0
+    rows = _rows(log, schema)
+    return _write(iter(lambda: list(islice(rows, ROWS_AT_ONCE)), []), path)
+
+
+def forget_in_history(person: str, path: Path) -> int:
+    """Take a person's rows out of a file of rows, if there is one; how many they were.
+
+    Raises:
+        OSError, pyarrow.ArrowInvalid: it cannot be read or written; it is as it was.
+    """
+    if not path.exists():
+        return 0
+    with pq.ParquetFile(path) as file:
+        total = file.metadata.num_rows
+        kept = (
+            [row for row in part.to_pylist() if row[USERS.join_key] != person]
+            for part in file.iter_batches(ROWS_AT_ONCE, use_threads=False)
+        )
+        return int(total) - _write(kept, path)
+
+
+def _write(parts: Iterable[list[dict[str, object]]], path: Path) -> int:
+    """Write rows, part by part, to a file that appears whole; how many they are."""
+    aside, count = path.with_name(f".{path.name}-{uuid4()}"), 0
     try:
         with pq.ParquetWriter(aside, SCHEMA, compression="zstd") as writer:
-            while part := list(islice(rows, ROWS_AT_ONCE)):
+            for part in parts:
                 writer.write_table(pa.Table.from_pylist(part, SCHEMA))
                 count += len(part)
         aside.replace(path)

@@ -156,6 +156,7 @@ class ClosedWindow:
         rows: in event-time order.
         refused: messages refused since the window before.
         merges: by guest, whom the guest has become since the window before.
+        erasures: how many people were forgotten since the window before.
     """
 
     reason: CloseReason
@@ -163,6 +164,7 @@ class ClosedWindow:
     refused: int
     progress: AssemblyState
     merges: Mapping[str, str] = field(default_factory=dict)
+    erasures: int = 0
 
 
 class WindowAssembler:
@@ -200,8 +202,9 @@ class WindowAssembler:
         self._slots: defaultdict[int, list[WindowEvent]] = defaultdict(list)
         self._late: list[WindowEvent] = []
         self._merges: dict[str, str] = {}
-        self._merged_at: list[tuple[Source, int]] = []
-        self._count = self._refused = 0
+        # Where merges and erasures stand that no window tells of yet.
+        self._told_at: list[tuple[Source, int]] = []
+        self._count = self._refused = self._erasures = 0
         self._moved_s = self._added_s = self._empty_s = now_s
         self._idled_s: float | None = None
         self._has_new = False
@@ -234,9 +237,35 @@ class WindowAssembler:
         """Gather that a guest has become a member, unless a window has it already."""
         if self.trackers[source].has(offset):
             return
-        self.trackers[source].read(offset)
-        self._merged_at.append((source, offset))
+        self._note_told(source, offset)
         self._merges.setdefault(guest, member)
+
+    def tell_erasure(self, source: Source, offset: int) -> None:
+        """Gather that a person was forgotten, unless a window tells it already."""
+        if not self.trackers[source].has(offset):
+            self._note_told(source, offset)
+            self._erasures += 1
+
+    def forget(self, person: str) -> None:
+        """Let go of what was gathered of a person."""
+        self._late = self._drop_person(person, self._late)
+        kept = {start: self._drop_person(person, rows) for start, rows in self._slots.items()}
+        self._slots = defaultdict(list, {start: rows for start, rows in kept.items() if rows})
+        self._merges = leave_out(person, self._merges)
+
+    def _drop_person(self, person: str, rows: Iterable[WindowEvent]) -> list[WindowEvent]:
+        kept = []
+        for row in rows:
+            if row.event.user_id == person:
+                self.trackers[row.topic, row.partition].settle(row.offset)
+                self._count -= 1
+            else:
+                kept.append(row)
+        return kept
+
+    def _note_told(self, source: Source, offset: int) -> None:
+        self.trackers[source].read(offset)
+        self._told_at.append((source, offset))
 
     def pass_over(self, source: Source, offset: int) -> None:
         """Settle a message that says nothing to a window."""
@@ -319,12 +348,14 @@ class WindowAssembler:
         rows.sort(key=attrgetter("order"))
         for row in rows:
             self.trackers[row.topic, row.partition].settle(row.offset)
-        for source, offset in self._merged_at:
+        for source, offset in self._told_at:
             self.trackers[source].settle(offset)
-        merges, self._merges, self._merged_at = self._merges, {}, []
+        merges, self._merges, self._told_at = self._merges, {}, []
         refused, self._refused, self._late = self._refused, 0, []
+        erasures, self._erasures = self._erasures, 0
         self._count -= len(rows)
-        return ClosedWindow(reason, self._repeats.mark(rows), refused, self.progress(), merges)
+        marked = self._repeats.mark(rows)
+        return ClosedWindow(reason, marked, refused, self.progress(), merges, erasures)
 
     def _passed_ms(self) -> int:
         """Up to where the watermark has passed windows, and their lateness."""
@@ -334,6 +365,11 @@ class WindowAssembler:
     def _start(self, time_ms: int) -> int:
         """Where the window of a time begins."""
         return time_ms - time_ms % self._duration_ms
+
+
+def leave_out(person: str, merges: Mapping[str, str]) -> dict[str, str]:
+    """Merges, by guest, without those that a person has a part in."""
+    return {guest: member for guest, member in merges.items() if person not in (guest, member)}
 
 
 def _tracker(position: Position | None, topic_id: str) -> OffsetTracker:

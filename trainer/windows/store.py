@@ -2,6 +2,7 @@
 
     _manifests/00000042.json                       the window exists: created only if absent
     date=2026-11-24/window-00000042.parquet        its rows, by the date of its first event
+    date=2026-11-24/window-00000042-<unique>.parquet   instead, once somebody was taken out of them
     .aside/window-00000042-<unique>.parquet        rows before their manifest; of no meaning without
 
 Of two writers of one number, one creates the manifest. What it names cannot be anybody else's file,
@@ -31,6 +32,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import structlog
 import xxhash
 from fsspec.implementations.local import LocalFileSystem
 from headwater_client.documents import DocumentError, read_json
@@ -40,9 +42,10 @@ from msgspec import Struct
 from features.events import current_ms, latest_reference_ms
 from trainer.datasets import Log
 from trainer.disk import replace_synced, sync, write_synced
-from trainer.windows.assembler import AssemblyState, ClosedWindow, CloseReason
+from trainer.windows.assembler import AssemblyState, ClosedWindow, CloseReason, leave_out
 from trainer.windows.events import WindowEvent, from_table, to_table
 
+log = structlog.get_logger()
 ASIDE = ".aside"
 
 
@@ -143,6 +146,13 @@ class Files:
             with suppress(Exception):
                 self.remove(path)
         return False
+
+    def replace(self, path: str, content: bytes) -> None:
+        """Write a file in place of another; who reads finds one of both, whole."""
+        if self._local:
+            replace_synced(Path(self._path(path)), content)
+        else:
+            self._fs.pipe_file(self._path(path), content)
 
     def move(self, path: str, target: str) -> None:
         """Give a file another name; locally at once, else as a copy that appears whole."""
@@ -266,8 +276,7 @@ class WindowStore:
         Raises:
             CorruptWindowError: it cannot be read, or is not as it was written.
         """
-        manifest = self.manifest(number)
-        table = self._table(manifest)
+        manifest, table = self._load(number)
         if person:
             table = table.filter(pc.equal(table["user_id"], person))
         return Window(manifest, from_table(table))
@@ -278,7 +287,78 @@ class WindowStore:
         Raises:
             CorruptWindowError: it cannot be read, or is not as it was written.
         """
-        return self._table(self.manifest(number), columns)
+        _, table = self._load(number, columns)
+        return table
+
+    def erase(self, person: str, newest: int) -> int:
+        """Take a person's events out of the windows up to a number.
+
+        Each window stays whole: its other rows are written under a new name, its manifest names
+        them, then the old file goes. May be called again after an OSError.
+
+        Returns:
+            how many events they were. Of a window that cannot be read it is logged that it may
+            still have some.
+
+        Raises:
+            OSError: a file cannot be written or removed, now.
+        """
+        numbers = [number for number in self.numbers() if number <= newest]
+        removed = sum(self._erase_from(number, person) for number in numbers)
+        self._sweep(max(numbers, default=0))
+        return removed
+
+    def _erase_from(self, number: int, person: str) -> int:
+        try:
+            manifest, table = self._load(number)
+        except CorruptWindowError as error:
+            log.warning("window_not_searched", window=number, reason=str(error))
+            return 0
+        if not self._files.exists(manifest.file):
+            self.place(manifest)
+        others = table.filter(pc.not_equal(table["user_id"], person))
+        merges = leave_out(person, manifest.merges)
+        removed = len(table) - len(others)
+        if removed or merges != manifest.merges:
+            content = _encode(others)
+            changed = msgspec.structs.replace(
+                manifest,
+                file=f"{manifest.file.rpartition('/')[0]}/{_name(number)}-{uuid4()}.parquet",
+                # Whatever is aside has the person: nothing may be put in this one's place.
+                aside=_name_aside(number),
+                sha256=hashlib.sha256(content).hexdigest(),
+                size_bytes=len(content),
+                events=len(others),
+                late=pc.sum(others["late"]).as_py() or 0,
+                repeated=pc.sum(others["repeated"]).as_py() or 0,
+                merges=merges,
+                replaced=(*manifest.replaced, manifest.sha256),
+            )
+            self._files.put(changed.file, content)
+            self._files.replace(_manifest_path(number), seal(changed))
+            manifest = changed
+        self._remove_older(manifest)
+        return removed
+
+    def _remove_older(self, manifest: "WindowManifest") -> None:
+        """Remove what a manifest names no more; who died may have left more than one file."""
+        folder, _, name = manifest.file.rpartition("/")
+        for each in self._files.names(folder):
+            if each.startswith(_name(manifest.number)) and each != name:
+                self._files.remove(f"{folder}/{each}")
+
+    def _load(
+        self, number: int, columns: Sequence[str] | None = None
+    ) -> tuple["WindowManifest", Any]:
+        manifest = self.manifest(number)
+        try:
+            return manifest, self._table(manifest, columns)
+        except CorruptWindowError:
+            # Somebody may have been taken out of it in between: then its file is another.
+            now = self.manifest(number)
+            if now == manifest:
+                raise
+            return now, self._table(now, columns)
 
     def _table(self, manifest: "WindowManifest", columns: Sequence[str] | None = None) -> Any:
         address = self._files.address(manifest.file)
@@ -359,11 +439,11 @@ class WindowStore:
 def _describe(number: int, closed: ClosedWindow, content: bytes) -> "WindowManifest":
     first_ms = closed.rows[0].event.timestamp
     date = datetime.fromtimestamp(first_ms / 1000, UTC).date()
-    name = f"window-{number:08}"
+    name = _name(number)
     return WindowManifest(
         number=number,
         file=f"date={date}/{name}.parquet",
-        aside=f"{ASIDE}/{name}-{uuid4()}.parquet",
+        aside=_name_aside(number),
         sha256=hashlib.sha256(content).hexdigest(),
         size_bytes=len(content),
         events=len(closed.rows),
@@ -376,11 +456,23 @@ def _describe(number: int, closed: ClosedWindow, content: bytes) -> "WindowManif
         reason=closed.reason,
         progress=closed.progress,
         merges=dict(closed.merges),
+        erasures=closed.erasures,
     )
 
 
+def _name(number: int) -> str:
+    return f"window-{number:08}"
+
+
+def _name_aside(number: int) -> str:
+    return f"{ASIDE}/{_name(number)}-{uuid4()}.parquet"
+
+
 def _parquet(rows: list[WindowEvent]) -> bytes:
-    table = to_table(rows).replace_schema_metadata({SCHEMA_KEY: str(SCHEMA).encode()})
+    return _encode(to_table(rows).replace_schema_metadata({SCHEMA_KEY: str(SCHEMA).encode()}))
+
+
+def _encode(table: Any) -> bytes:
     sink: Any = pa.BufferOutputStream()
     # Ours is the manifest's checksum; those of pages are for other readers.
     pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
@@ -406,6 +498,9 @@ class WindowManifest(Struct, frozen=True, kw_only=True, omit_defaults=True):
         first_ms, last_ms: event times.
         closed_ms: when, by this machine's clock.
         merges: by guest, whom the guest has become since the window before; the first word stays.
+        erasures: how many people were forgotten since the window before: windows up to that one
+            have others than they had.
+        replaced: `sha256` of what the file was, before people were taken out of it.
     """
 
     number: int
@@ -423,6 +518,8 @@ class WindowManifest(Struct, frozen=True, kw_only=True, omit_defaults=True):
     reason: CloseReason
     progress: AssemblyState
     merges: dict[str, str] = {}
+    erasures: int = 0
+    replaced: tuple[str, ...] = ()
 
 
 class _Sealed(Struct, frozen=True):
@@ -507,7 +604,7 @@ class QuarantinedWindows:
             ) from error
 
     def __contains__(self, window: WindowManifest) -> bool:
-        return window.sha256 in self._digests
+        return not self._digests.isdisjoint((window.sha256, *window.replaced))
 
     def add(self, windows: Iterable[WindowManifest]) -> None:
         """Add some.

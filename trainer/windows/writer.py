@@ -9,14 +9,16 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from threading import Event
 
 import structlog
+import tenacity
 from confluent_kafka import Message
 from headwater_client.errors import DataError, EventError, ServerError, SettingsError
 from headwater_client.event_types import EVENT_TYPES
 from headwater_client.events import Interaction
-from headwater_client.identities import Merge, decode_identity
+from headwater_client.identities import Erasure, Merge
 from headwater_client.topics import IDENTITIES
 
 from features.events import EventReader, current_ms, latest_reference_ms
@@ -31,6 +33,7 @@ from trainer.windows.assembler import (
     Source,
     WindowAssembler,
 )
+from trainer.windows.erasures import Erasures, read_identity
 from trainer.windows.events import WindowEvent
 from trainer.windows.reader import Backlog, MessageReader, log_refused, read_event, source_of
 from trainer.windows.settings import WindowSettings
@@ -90,62 +93,105 @@ class WindowWriter:
             # Asked before it reads: between fetches a broker answers half a second later.
             backlog = reader.backlog() if to_end else None
             watched = _WatchedLog(reader, assembler, self._kafka, identity, on_turn)
+            erasures = Erasures()
+            erasures.read_log(self._kafka, self._settings.group)
+            erase = partial(appender.erase, stop=stop, on_turn=on_turn)
+            newest = appender.newest.number if appender.newest else 0
+            gathering = _Gathering(assembler, self._events, erasures, erase, newest)
             reader.start(assembler.resume())
-            for closed in self._fire(watched, assembler, stop, backlog):
+            for closed in self._fire(watched, gathering, stop, backlog):
                 watched.confirm()
                 manifest = appender.append(closed, stop, on_turn)
                 reader.report(closed.progress.positions)
                 yield manifest
 
     def _fire(
-        self,
-        watched: "_WatchedLog",
-        assembler: WindowAssembler,
-        stop: Event,
-        backlog: Backlog | None,
+        self, watched: "_WatchedLog", gathering: "_Gathering", stop: Event, backlog: Backlog | None
     ) -> Iterator[ClosedWindow]:
         """Args: backlog: where to end; None: goes on until it is stopped."""
+        assembler = gathering.assembler
         while not (stop.is_set() or (backlog and backlog.is_read)):
             for message in watched.read():
                 if backlog:
                     backlog.saw(message)
-                self._take(message, assembler)
+                gathering.take(message)
                 if assembler.full:
                     yield from assembler.fire(self._now_s())
             yield from assembler.fire(self._now_s())
 
-    def _take(self, message: Message, assembler: WindowAssembler) -> None:
+
+class _Gathering:
+    """Takes messages into the windows that are open, and people who are forgotten out of all.
+
+    Args:
+        reader: of events.
+        erasures: those that Kafka had before anything else was read.
+        erase: takes a person out of the windows up to a number.
+        newest: the newest window when these erasures were read.
+    """
+
+    def __init__(
+        self,
+        assembler: WindowAssembler,
+        reader: EventReader,
+        erasures: Erasures,
+        erase: Callable[[str, int | None], None],
+        newest: int,
+    ) -> None:
+        self.assembler = assembler
+        self._reader = reader
+        self._erasures = erasures
+        self._erase = erase
+        self._newest = newest
+
+    def take(self, message: Message) -> None:
         """One message into its window; what breaks the contract the stream has as a dead letter."""
-        source = source_of(message)
+        source, offset = source_of(message), message.offset() or 0
         if is_end(message):
-            assembler.reached_end(source)
+            self.assembler.reached_end(source)
             return
-        offset = message.offset() or 0
         if source[0] == IDENTITIES:
-            _take_identity(message, assembler)
+            if not self.assembler.trackers[source].has(offset):
+                self._take_identity(message, source, offset)
             return
         try:
-            event = read_event(message, self._events)
+            event = read_event(message, self._reader)
         except EventError as error:
-            if assembler.refuse(source, offset):
+            if self.assembler.refuse(source, offset):
                 log_refused(message, error)
             return
+        taken_ms = message.timestamp()[1]
+        if self._erasures.forgets(event.user_id, taken_ms):
+            self.assembler.pass_over(source, offset)
+            return
         # A clock of Kafka that is ahead must not make late what comes at the right time.
-        arrived_ms = min(self._events.arrival_ms(message.timestamp()[1]), current_ms())
-        assembler.add(WindowEvent(*source, offset, event), arrived_ms)
+        arrived_ms = min(self._reader.arrival_ms(taken_ms), current_ms())
+        self.assembler.add(WindowEvent(*source, offset, event), arrived_ms)
 
+    def _take_identity(self, message: Message, source: Source, offset: int) -> None:
+        """That a guest has become a member, or that somebody is to be forgotten."""
+        told = read_identity(message)
+        if isinstance(told, Erasure):
+            self._forget(told.user_id, message)
+            self.assembler.tell_erasure(source, offset)
+        elif isinstance(told, Merge) and not self._is_forgotten(told, message):
+            self.assembler.merge(source, offset, told.guest, told.member)
+        else:
+            self.assembler.pass_over(source, offset)
 
-def _take_identity(message: Message, assembler: WindowAssembler) -> None:
-    """That a guest has become a member; what breaks the contract workers keep as a dead letter."""
-    source, offset = source_of(message), message.offset() or 0
-    try:
-        told = decode_identity(message.value())
-    except EventError:
-        told = None
-    if isinstance(told, Merge):
-        assembler.merge(source, offset, told.guest, told.member)
-    else:
-        assembler.pass_over(source, offset)
+    def _forget(self, person: str, message: Message) -> None:
+        """Nothing is settled before: who dies in between begins again."""
+        if self._erasures.had(message):
+            # What was gathered since the start came after it.
+            self._erase(person, self._newest)
+            return
+        self._erasures.note(message)
+        self.assembler.forget(person)
+        self._erase(person, None)
+
+    def _is_forgotten(self, merge: Merge, message: Message) -> bool:
+        taken_ms = message.timestamp()[1]
+        return any(self._erasures.forgets(one, taken_ms) for one in (merge.guest, merge.member))
 
 
 class _WatchedLog:
@@ -297,15 +343,40 @@ class WindowAppender:
             log.warning("window_unreadable", window=number, reason=str(error))
             return []
 
+    def erase(
+        self,
+        person: str,
+        newest: int | None,
+        stop: Event,
+        on_turn: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Take a person out of the windows up to a number, or out of all.
+
+        Args:
+            stop, on_turn: as of `append`.
+
+        Raises:
+            DataError: a file could not be written.
+        """
+        last = self._number if newest is None else newest
+        retry = self._retrying("person_not_erased", stop)
+
+        def attempt() -> int:
+            on_turn()
+            return self._store.erase(person, last)
+
+        try:
+            removed = retry(attempt)
+        except OSError as error:
+            raise DataError(
+                f"windows.address: a person cannot be taken out of the windows: {error}: make room "
+                "or correct the rights of its files, and start again"
+            ) from error
+        log.info("person_erased", windows=last, events=removed)
+
     def _write(self, draft: StagedWindow, stop: Event, on_turn: Callable[[], None]) -> None:
         """Write a window; a disk that is full now may have room in a minute."""
-        write = retrying(
-            self._settings.retry_s,
-            OSError,
-            longest_pause_s=LONGEST_PAUSE_S,
-            told="window_not_written",
-            stop=stop,
-        )
+        write = self._retrying("window_not_written", stop)
 
         def attempt() -> None:
             on_turn()
@@ -328,6 +399,11 @@ class WindowAppender:
             refused=told.refused,
             reason=told.reason,
             bytes=told.size_bytes,
+        )
+
+    def _retrying(self, told: str, stop: Event) -> tenacity.Retrying:
+        return retrying(
+            self._settings.retry_s, OSError, longest_pause_s=LONGEST_PAUSE_S, told=told, stop=stop
         )
 
 

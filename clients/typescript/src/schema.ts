@@ -848,19 +848,24 @@ export interface components {
         };
         /**
          * ErasurePlace
-         * @description A place where something is known of a person; `about` says what, and for how long.
+         * @description A place where something is known of a person; `about` says what.
+         *
+         *         `until` is the midnight, UTC, by which the last of it is gone, in milliseconds since 1970; left
+         *         out where it is not known.
          */
         ErasurePlace: {
             place: string;
             state: components["schemas"]["ErasureState"];
             about: string;
+            /** @default null */
+            until?: number | null;
         };
         /**
          * ErasureState
          * @description What becomes of what is known of a person in one place.
          * @enum {unknown}
          */
-        ErasureState: "kept" | "removed";
+        ErasureState: "expires" | "kept" | "removed";
         /** @description An event of a registered type. A new `event_id`, `timestamp` now and, where the request names a person, `user_id` are filled in. */
         Event: components["schemas"]["ClickEvent"] | components["schemas"]["PurchaseEvent"] | components["schemas"]["AddToCartEvent"] | components["schemas"]["RatingEvent"] | components["schemas"]["PlayEvent"] | components["schemas"]["DislikeEvent"] | components["schemas"]["HideEvent"] | components["schemas"]["RemoveFromCartEvent"] | components["schemas"]["ReturnEvent"] | components["schemas"]["ImpressionEvent"];
         /**

@@ -36,7 +36,6 @@ from features.topics import hash64
 
 log = structlog.get_logger()
 _DURABLE_MARK = "headwater:durable"
-_DAMAGED_KEPT_S = 30 * 86_400
 
 # KEYS: the row. ARGV: version field, version that was read ("" for none), then field, value, ...
 _WRITE_IF_UNCHANGED = """
@@ -63,7 +62,8 @@ for place = at + 1, #held - width + 1, width do
   local entry = string.sub(held, place, place + width - 1)
   if not new[string.sub(entry, time + 1)] then kept[#kept + 1] = entry end
 end
-local content = string.sub(table.concat(kept) .. added, -width * tonumber(ARGV[4]))
+local limit, content = tonumber(ARGV[4]), ''
+if limit > 0 then content = string.sub(table.concat(kept) .. added, -width * limit) end
 local column, size = ARGV[2], #content
 while size > 127 do
   column, size = column .. string.char(size % 128 + 128), math.floor(size / 128)
@@ -288,7 +288,7 @@ class RedisRowStore:
         parts = [part for column in held.items() for part in column]
         if parts:
             await self._ask(key, "HSET", key, *parts)
-        await self._ask(key, "EXPIRE", key, _DAMAGED_KEPT_S)
+        await self._ask(key, "EXPIRE", key, base.DAMAGED_KEPT_S)
         return key
 
     def _recognise(self, server: StoreServer) -> None:

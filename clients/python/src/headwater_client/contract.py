@@ -385,17 +385,24 @@ class ErasureState(StrEnum):
     """What becomes of what is known of a person in one place."""
 
     REMOVED = "removed"
-    """It is removed once a worker has read that the person is to be forgotten."""
+    """It is removed once a worker, or the trainer, has read that the person is to be forgotten."""
+    EXPIRES = "expires"
+    """It goes by itself; `until` says when the last of it does."""
     KEPT = "kept"
     """It is kept."""
 
 
 class ErasurePlace(Struct, frozen=True, kw_only=True):
-    """A place where something is known of a person; `about` says what, and for how long."""
+    """A place where something is known of a person; `about` says what.
+
+    `until` is the midnight, UTC, by which the last of it is gone, in milliseconds since 1970; left
+    out where it is not known.
+    """
 
     place: str
     state: ErasureState
     about: str
+    until: int | None = None
 
 
 class ErasureAnswer(Struct, frozen=True, kw_only=True):

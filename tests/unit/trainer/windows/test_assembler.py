@@ -246,3 +246,28 @@ def test_repeats_are_forgotten_beyond_the_remembered_events() -> None:
     closed = close_when_idle(assembler)
     assert closed is not None
     assert not any(each.repeated for each in closed.rows)
+
+
+def test_who_is_forgotten_is_in_no_window_that_is_open_and_holds_nothing_up() -> None:
+    place = (CLICK.topic, 0)
+    assembler = assemble()
+    for offset, (minute, person) in enumerate([(5, "ann"), (6, "bob"), (65, "bob")]):
+        assembler.add(row(offset, minute, user_id=person), NOW_MS)
+    assembler.merge(place, 3, "bob", "eve")
+    assembler.merge(place, 4, "guest", "bob")
+    assembler.merge(place, 5, "other", "ann")
+    assembler.forget("bob")
+    assembler.tell_erasure(place, 6)
+    closed = close_when_idle(assembler)
+    assert closed is not None
+    assert [each.event.user_id for each in closed.rows] == ["ann"]
+    assert (closed.erasures, closed.merges) == (1, {"other": "ann"})
+    [position] = closed.progress.positions
+    assert (position.next, position.open) == (7, [])
+    # Nobody tells it again.
+    again = assemble(closed.progress)
+    again.tell_erasure(place, 6)
+    again.add(row(7, 70), NOW_MS)
+    last = close_when_idle(again)
+    assert last is not None
+    assert last.erasures == 0

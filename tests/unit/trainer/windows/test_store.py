@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from headwater_client.errors import DataError, SettingsError
-from headwater_client.event_types import PURCHASE
+from headwater_client.event_types import CLICK, PURCHASE
+from structlog.testing import capture_logs
 
 from tests.harness.windows import (
     ONE_SOURCE,
@@ -26,7 +27,16 @@ from tests.harness.windows import (
     write_window,
 )
 from trainer.windows.events import COLUMNS, WindowEvent, from_table, to_table
-from trainer.windows.store import ConcurrentWriterError, Window, WindowStore, read_log, seal, unseal
+from trainer.windows.store import (
+    ConcurrentWriterError,
+    Files,
+    QuarantinedWindows,
+    Window,
+    WindowStore,
+    read_log,
+    seal,
+    unseal,
+)
 
 DATE = "date=2023-11-14"
 
@@ -270,3 +280,125 @@ def test_a_log_has_each_event_once_in_event_time_order(store: WindowStore) -> No
         store.write(store.prepare(number, window))
     log = read_log(store, [1, 2])
     assert [event.event_id for event in log.events] == ["late", "b", "a", "d"]
+
+
+def named(offset: int, minute: float, user_id: str) -> WindowEvent:
+    return row(offset, minute, user_id=user_id, event_id=f"{user_id}-{offset}")
+
+
+def write_people(store: WindowStore, number: int, *people: str) -> None:
+    """A window with one event of each, whatever else is open."""
+    assembler = assemble()
+    for offset, person in enumerate(people):
+        assembler.add(named(offset, offset, person), 10**15)
+    for guest in people:
+        assembler.merge((CLICK.topic, 0), len(people), guest, "member")
+    closed = close_when_idle(assembler)
+    assert closed is not None
+    store.write(store.prepare(number, closed))
+
+
+def names_in(address: str, name: bytes) -> list[str]:
+    """The files that have a name somewhere in their bytes."""
+    return [path for path in sorted(files(address)) if name in read(address, path)]
+
+
+def people_in(store: WindowStore, number: int) -> list[str]:
+    return [each.event.user_id for each in store.read(number).rows]
+
+
+def test_who_is_taken_out_is_in_no_byte_of_any_file(store: WindowStore, address: str) -> None:
+    write_people(store, 1, "ann", "zoe-77", "bob", "zoe-77")
+    write_people(store, 2, "bob")
+    write_people(store, 3, "zoe-77")
+    before = store.manifest(1)
+    assert names_in(address, b"zoe-77") != []
+    assert store.erase("zoe-77", 3) == 3
+    assert names_in(address, b"zoe-77") == []
+    assert [people_in(store, number) for number in (1, 2, 3)] == [["ann", "bob"], ["bob"], []]
+    after = store.manifest(1)
+    assert (after.events, after.replaced) == (2, (before.sha256,))
+    assert (after.first_ms, after.progress) == (before.first_ms, before.progress)
+    assert store.manifest(2).replaced == ()
+    # As often as one likes; and a writer goes on.
+    assert store.erase("zoe-77", 3) == 0
+    store.place(store.manifest(3))
+    write_people(store, 4, "cyd")
+    assert [event.user_id for event in read_log(store, [1, 2, 3, 4]).events] == [
+        *("ann", "bob", "cyd", "bob"),
+    ]
+
+
+def test_newer_windows_than_asked_for_keep_a_person(store: WindowStore) -> None:
+    write_people(store, 1, "zoe-77")
+    write_people(store, 2, "zoe-77")
+    assert store.erase("zoe-77", 1) == 1
+    assert [people_in(store, number) for number in (1, 2)] == [[], ["zoe-77"]]
+
+
+def test_whoever_died_while_somebody_was_taken_out_left_nothing_of_them(
+    store: WindowStore, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_people(store, 1, "ann", "zoe-77")
+    for step in ("put", "replace", "remove"):
+        write_people(store, 2, "ann", "zoe-77") if step == "put" else None
+        with monkeypatch.context() as patched:
+            patched.setattr(Files, step, fail)
+            with pytest.raises(OSError, match="died"):
+                store.erase("zoe-77", 2)
+        assert people_in(store, 1)[0] == "ann"
+    store.erase("zoe-77", 2)
+    assert names_in(address, b"zoe-77") == []
+    assert [people_in(store, number) for number in (1, 2)] == [["ann"], ["ann"]]
+    assert len(files(address)) == 4
+
+
+def fail(*_: object) -> None:
+    raise OSError("died")
+
+
+def test_a_file_that_was_never_moved_to_its_name_is_searched_too(
+    store: WindowStore, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(Files, "move", fail)
+        with pytest.raises(OSError, match="died"):
+            write_people(store, 1, "ann", "zoe-77")
+    store.erase("zoe-77", 1)
+    assert names_in(address, b"zoe-77") == []
+    store.place(store.manifest(1))
+    assert people_in(store, 1) == ["ann"]
+
+
+def test_who_reads_while_somebody_is_taken_out_reads_what_is_left(
+    store: WindowStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_people(store, 1, "ann", "zoe-77")
+    older = store.manifest(1)
+    store.erase("zoe-77", 1)
+    manifests = iter([older])
+    told = store.manifest
+    monkeypatch.setattr(store, "manifest", lambda number: next(manifests, None) or told(number))
+    assert people_in(store, 1) == ["ann"]
+
+
+def test_a_window_that_was_left_out_stays_so_without_somebody(
+    store: WindowStore, tmp_path: Path
+) -> None:
+    write_people(store, 1, "ann", "zoe-77")
+    left_out = QuarantinedWindows(tmp_path)
+    left_out.add([store.manifest(1)])
+    store.erase("zoe-77", 1)
+    assert store.manifest(1) in QuarantinedWindows(tmp_path)
+
+
+def test_a_damaged_window_is_named_and_the_others_are_searched(
+    store: WindowStore, address: str
+) -> None:
+    write_people(store, 1, "zoe-77")
+    write_people(store, 2, "zoe-77")
+    replace(address, store.manifest(1).file, b"damaged")
+    with capture_logs() as logs:
+        assert store.erase("zoe-77", 2) == 1
+    [told] = logs
+    assert (told["event"], told["window"]) == ("window_not_searched", 1)
