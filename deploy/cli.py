@@ -54,7 +54,8 @@ COMMANDS = {
     "replay": ("windows:replay", "Stream a log of events into Kafka, in event-time order."),
     "import": ("move_in:app", "Bring in a log of Gorse or Metarank."),
     "backfill": ("windows:backfill", "Rebuild the online store and the windows."),
-    "forget": ("forget:forget", "Forget a person, and print what became of each place."),
+    "export": ("people:export", "Print all that is known of a person, as JSON."),
+    "forget": ("people:forget", "Forget a person, and print what became of each place."),
     "rollout": ("rollout:app", "A canary's rollout: start one, look at it, steer it."),
     "windows": ("windows:app", "Windows of events, which training reads."),
 }

@@ -21,6 +21,8 @@ from pydantic import (
     model_validator,
 )
 
+from features.topics import EVENTS_KEPT_DAYS
+
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
 LEAST_KEY_CHARS = 32
@@ -362,6 +364,22 @@ class StoreSettings(Section):
         "a version answers that too early, by an fsync that was seen (Redis 7.2+, Valkey); "
         "acknowledged: once the server has answered",
     )
+
+    expire_people_after_days: Annotated[int, Field(ge=0, le=36_500)] = Field(
+        0,
+        description="the row of a person of whom nothing is written for so many days goes by "
+        "itself, with the attributes; 0: never. More than the 30 days that Kafka keeps events",
+    )
+
+    @field_validator("expire_people_after_days")
+    @classmethod
+    def _rows_outlive_the_log(cls, days: int) -> int:
+        if 0 < days <= EVENTS_KEPT_DAYS:
+            raise ValueError(
+                f"{days}: Kafka keeps events for {EVENTS_KEPT_DAYS} days, and a row that goes "
+                f"sooner would count them again: set 0, or more than {EVENTS_KEPT_DAYS}"
+            )
+        return days
 
     @property
     def nodes(self) -> list[tuple[str, int]]:

@@ -40,7 +40,8 @@ _DAY_MS = 86_400_000
 _ARRIVAL = {"message.timestamp.type": "LogAppendTime"}
 _COMPACTED = {"cleanup.policy": "compact"}
 
-_EVENTS = _ARRIVAL | {"retention.ms": str(30 * _DAY_MS)}
+EVENTS_KEPT_DAYS = 30
+_EVENTS = _ARRIVAL | {"retention.ms": str(EVENTS_KEPT_DAYS * _DAY_MS)}
 _OTHER_TOPICS = (
     Topic(topics.ITEMS, True, _COMPACTED),
     Topic(topics.PEOPLE, True, _COMPACTED),

@@ -8,8 +8,9 @@ than a bound. What Kafka has no longer is taken from windows, where there are so
     read      |---------->|---------------->|
 """
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from operator import attrgetter
@@ -17,8 +18,9 @@ from typing import NamedTuple
 
 import confluent_kafka
 from confluent_kafka import Message, TopicPartition
-from headwater_client import EVENT_TYPES, EventError, HeadwaterError, decode, topics
+from headwater_client import EVENT_TYPES, DeadLetter, EventError, HeadwaterError, decode, topics
 from headwater_client.events import Recommendation
+from headwater_client.kafka import unreachable
 
 from deploy.settings import Settings
 from features import kafka
@@ -32,7 +34,6 @@ from trainer.windows.store import WindowManifest, WindowStore
 Source = tuple[str, int]
 Record = ConsumerRecord | IdentityRecord
 ANSWER_S = 15.0
-LONGEST_S = 60.0
 
 
 class ReadingBounds(NamedTuple):
@@ -42,11 +43,17 @@ class ReadingBounds(NamedTuple):
         events: messages of each topic of events, the newest.
         lists: messages of each topic of lists, the newest.
         windows: the newest.
+        longest_s: seconds that a topic's part may take.
     """
 
     events: int = 1_000_000
     lists: int = 50_000
     windows: int = 500
+    longest_s: float = 60.0
+
+
+# For who may wait.
+ALL = ReadingBounds(sys.maxsize, sys.maxsize, sys.maxsize, 3600.0)
 
 
 @dataclass(frozen=True)
@@ -228,6 +235,27 @@ class PersonLogReader:
         found.sort(key=attrgetter("time_ms", "offset"), reverse=True)
         return SentLists(found[:most], {name: since.get(name) for name in _LISTS})
 
+    def read_letters(self, person: str) -> list[DeadLetter]:
+        """The messages of a person that were refused, in order.
+
+        Raises:
+            ServerError: Kafka does not answer.
+        """
+        name = topics.DEAD_LETTERS
+        try:
+            with closing(self._connect()) as consumer:
+                partitions = consumer.list_topics(name, ANSWER_S).topics[name].partitions
+        except confluent_kafka.KafkaException as error:
+            raise unreachable(error) from error
+        places = [(name, number) for number in partitions]
+        bounds = kafka.partition_bounds(self._settings.kafka, places)
+        ranges = {place: _Range(first, first, end) for place, (first, end) in bounds.items()}
+        found = []
+        for message in self._read(ranges, person.encode()):
+            with suppress(EventError):
+                found.append(decode(DeadLetter, message.value()))
+        return sorted(found, key=attrgetter("refused_time"))
+
     def read_newest_lists(self, most: int) -> list[LoggedRecommendation]:
         """The newest lists of all people, the newest first: a few of each partition.
 
@@ -267,7 +295,7 @@ class PersonLogReader:
             ServerError: Kafka does not answer, or takes too long.
         """
         reaches = {place: (each.start, each.end) for place, each in ranges.items()}
-        for message in kafka.read_ranges(self._connect, reaches, ANSWER_S, LONGEST_S):
+        for message in kafka.read_ranges(self._connect, reaches, ANSWER_S, self._bounds.longest_s):
             if key in (None, message.key()):
                 yield message
 

@@ -37,7 +37,7 @@ class PeopleOperations(Operations):
             raise refuse("not-found", "nothing is known of this person", _UNKNOWN)
         return contract.PersonAnswer(
             person=person,
-            counters=_counters(row, self._parts.schema),
+            counters=read_counters(row, self._parts.schema),
             events=self._past_events(row),
             seen=len(row.seen),
             categories=len(row.categories),
@@ -82,7 +82,7 @@ class PeopleOperations(Operations):
         ]
 
 
-def _counters(row: UserRow, schema: FeatureSchema) -> dict[str, dict[str, float]]:
+def read_counters(row: UserRow, schema: FeatureSchema) -> dict[str, dict[str, float]]:
     """A row's counters as of now, by type of event and half-life."""
     lives = schema.user_half_lives
     values = decay.read(row.counters, row.reference_ms, current_ms(), lives)

@@ -1541,7 +1541,8 @@ def test_a_person_is_forgotten_with_a_receipt_and_is_then_new(service: Service) 
     receipt = service.take("DELETE", path)
     states = {place["place"]: place["state"] for place in receipt["places"]}
     assert states["feature row"] == states["attributes"] == "removed"
-    assert states["windows"] == states["Kafka"] == "kept"
+    assert states["windows"] == "removed"
+    assert states["topic clicks"] == "expires"
     assert {name.partition("/")[0] for name in receipt["offsets"]} == {"identities", "people"}
     wait_until(lambda: service.call("GET", path)[0] == 404, 30)
     # The same event again is a new person's.

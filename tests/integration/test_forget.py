@@ -44,6 +44,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 PERSON = "zoe-4711-unmistakable"
 GROUP = "forget"
 START_MS = 1_700_000_000_000
+ITEMS = [f"i{number}" for number in range(6)]
 # What holds a person's id afterwards, by the receipt: Kafka until its retention, and the row's key.
 SERVERS = {"kafka", "store"}
 
@@ -78,6 +79,13 @@ def headwater(settings: Settings, *arguments: str) -> subprocess.CompletedProces
     }
     command = [sys.executable, "-m", "deploy.cli", *arguments]
     return subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
+
+
+def export(settings: Settings) -> Any:
+    """All that is known of the person."""
+    said = headwater(settings, "export", PERSON)
+    assert said.returncode == 0, said.stderr
+    return json.loads(said.stdout)
 
 
 def click(producer: EventProducer, person: str, number: int) -> None:
@@ -147,6 +155,12 @@ def test_who_is_forgotten_is_in_no_byte_but_where_the_receipt_says(settings: Set
         made = headwater(settings, "backfill", "history")
         assert made.returncode == 0, made.stderr
         assert total_counted(settings, [PERSON]) == 6
+        known = export(settings)
+        assert [each["event"]["item_id"] for each in known["events"]] == ITEMS
+        assert known["counters"]["click"]["all"] == 6
+        assert (known["attributes"], known["shown"]) == ({"city": "Ghent"}, 2)
+        assert [each["topic"] for each in known["letters"]] == [CLICK.topic]
+        assert known["missing"] == []
         before = files_with(folder, PERSON)
         parts = {file.split("/", 1)[0] for file in before}
         assert {"kafka", "windows", "feature_repo"} <= parts
@@ -172,6 +186,11 @@ def test_who_is_forgotten_is_in_no_byte_but_where_the_receipt_says(settings: Set
         rows = pq.read_table(history_path(settings)).to_pylist()
         assert {row["user_id"] for row in rows} == {"ann"}
         assert len(rows) == 6
+        after_all = export(settings)
+        assert (after_all["counters"]["click"]["all"], after_all["attributes"]) == (0, {})
+        # The log has it until its retention, and says so.
+        assert [each["event"]["item_id"] for each in after_all["events"]] == ITEMS
+        assert "erasure" in {each["message"]["type"] for each in after_all["identities"]}
         click(producer, PERSON, 7)
         producer.flush()
         wait_until(lambda: total_counted(settings, [PERSON]) == 1, 60)

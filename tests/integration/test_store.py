@@ -33,6 +33,7 @@ from features.store import (
     ROWS_MARK,
     SHOWN,
     TRENDING,
+    USERS,
     RowRead,
     RowWrite,
     StoreRefusalError,
@@ -341,3 +342,31 @@ def test_two_writers_of_one_row_take_nothing_from_each_other(
             await other.close()
 
     ask(settings, run)
+
+
+def test_a_person_of_whom_nothing_is_written_goes_by_itself(
+    settings: StoreSettings, server: Redis
+) -> None:
+    kept = settings.model_copy(update={"expire_people_after_days": 40})
+    key = row_key(USERS.join_key, PERSON)
+
+    async def run(store: RedisRowStore) -> None:
+        shown = append_shown(PERSON, ["i1"], 1_700_000_000_000, 10)
+        await store.append([shown])
+        assert server.ttl(key) == pytest.approx(40 * 86_400, abs=60)
+        # Counted from the newest write, whatever it is of.
+        server.expire(key, 5)
+        await store.write([RowWrite(USERS, PERSON, {"offsets": b"1"}, 1, "offsets", None)])
+        assert server.ttl(key) == pytest.approx(40 * 86_400, abs=60)
+        other = popularity_table(1)
+        await store.write([RowWrite(other, "lamp", {other.columns[0]: b"1"}, 1, "x", None)])
+        assert server.ttl(row_key(other.join_key, "lamp")) == -1
+
+    ask(kept, run)
+    server.flushall()
+
+    async def run_forever(store: RedisRowStore) -> None:
+        await store.append([append_shown(PERSON, ["i1"], 1_700_000_000_000, 10)])
+        assert server.ttl(key) == -1
+
+    ask(settings, run_forever)

@@ -170,11 +170,22 @@ class RedisRowStore:
     async def write(self, writes: Sequence[RowWrite]) -> list[bool]:
         """See `RowStore.write`."""
         calls = [write_arguments(write) for write in writes]
-        return [reply == 1 for reply in await self._run(_WRITE_IF_UNCHANGED, calls)]
+        written = [reply == 1 for reply in await self._run(_WRITE_IF_UNCHANGED, calls)]
+        await self._expire(writes)
+        return written
 
     async def append(self, appends: Sequence[EntryAppend]) -> None:
         """See `RowStore.append`."""
         await self._run(_APPEND, [append_arguments(each) for each in appends])
+        await self._expire(appends)
+
+    async def _expire(self, changes: Sequence[RowWrite | EntryAppend]) -> None:
+        """Let rows of people go by themselves, counted from now, where the settings say so."""
+        kept_s = self._settings.expire_people_after_days * 86_400
+        people = {each.entity_id for each in changes if each.table.join_key == base.USERS.join_key}
+        if kept_s and people:
+            keys = [row_key(base.USERS.join_key, name) for name in people]
+            await self._execute([("EXPIRE", key, kept_s) for key in keys])
 
     async def _run(self, script: str, calls: Sequence[Sequence[Any]]) -> list[Any]:
         """The replies to calls of a script, each with its key first."""

@@ -263,7 +263,13 @@ def test_what_is_shown_is_what_the_lists_say(console: Console) -> None:
 
     def are_counted() -> bool:
         seen.update(console.take("GET", "/v1/admin/fairness?source=served"))
-        return bool(seen["window"]["lists"] >= len(lists))
+        if seen["window"]["lists"] < len(lists):
+            return False
+        # On a busy machine some got what trends: they are asked again.
+        is_same = bool(seen["repetition"]["same"] >= len(people))
+        if not is_same:
+            lists.extend(ask_for_lists(console, people))
+        return is_same
 
     wait_until(are_counted, 30)
     window, found = seen["window"], seen["concentration"]

@@ -1,4 +1,4 @@
-"""`headwater forget`: a person's right to be forgotten."""
+"""`headwater export` and `headwater forget`: what people may ask of who holds data of them."""
 
 import logging
 import sys
@@ -14,6 +14,7 @@ from rich.table import Table
 
 from deploy import local
 from deploy.jobs.forget import PersonErasure, forget_person
+from deploy.jobs.person_export import export_person
 from deploy.settings import load_settings
 
 NOT_YET = 3
@@ -26,16 +27,23 @@ Wait = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="as JSON, to be kept")]
 
 
+def export(person: Person) -> None:
+    """Print all that is known of a person, as JSON.
+
+    What Kafka and the windows have of the person's events is read whole: it may take minutes.
+    """
+    _quieten_logs()
+    settings = local.connect(load_settings(), only=["kafka", "store"])
+    print(msgspec.json.format(msgspec.json.encode(export_person(settings, person))).decode())
+
+
 def forget(person: Person, wait: Wait = 60.0, as_json: AsJson = False) -> None:
     """Forget a person, and print what became of each place.
 
     It may be said again: what was forgotten stays so. What the person does from then on is a new
     person's.
     """
-    structlog.configure(
-        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
+    _quieten_logs()
     settings = local.connect(load_settings(), only=["kafka", "store"])
     found = forget_person(settings, person, wait)
     if as_json:
@@ -46,6 +54,14 @@ def forget(person: Person, wait: Wait = 60.0, as_json: AsJson = False) -> None:
         print(f"headwater: {place}: {why}", file=sys.stderr)
     if found.waiting:
         raise typer.Exit(NOT_YET)
+
+
+def _quieten_logs() -> None:
+    """What is read tells of itself beside the answer, and only what is wrong."""
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
 
 
 def _print_receipt(found: PersonErasure) -> None:
