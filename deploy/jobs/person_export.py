@@ -24,7 +24,7 @@ from stream.identities import IdentityRecord
 from stream.people import read_attributes
 
 
-class LoggedEvent(Struct, frozen=True):
+class ExportedEvent(Struct, frozen=True):
     """An event of the log; `taken_time` is when Kafka took it, of a window when it happened."""
 
     type: str
@@ -32,14 +32,14 @@ class LoggedEvent(Struct, frozen=True):
     event: Interaction
 
 
-class LoggedIdentity(Struct, frozen=True):
+class ExportedIdentity(Struct, frozen=True):
     """What was said of who the person is."""
 
     taken_time: int
     message: IdentityMessage
 
 
-class LoggedList(Struct, frozen=True):
+class ExportedList(Struct, frozen=True):
     """A list that the person got, and on which topic."""
 
     topic: str
@@ -69,9 +69,9 @@ class PersonExport(Struct, frozen=True):
     shown: int
     attributes: dict[str, AttributeValue]
     merged_into: str
-    events: list[LoggedEvent]
-    identities: list[LoggedIdentity]
-    lists: list[LoggedList]
+    events: list[ExportedEvent]
+    identities: list[ExportedIdentity]
+    lists: list[ExportedList]
     letters: list[DeadLetter]
     missing: list[str]
 
@@ -100,16 +100,16 @@ def export_person(settings: Settings, person: str) -> PersonExport:
         attributes=attributes,
         merged_into=into.merge.member if into else "",
         events=[
-            LoggedEvent(EVENT_TYPES.spec_of(each.event).name, each.arrived_ms, each.event)
+            ExportedEvent(EVENT_TYPES.spec_of(each.event).name, each.arrived_ms, each.event)
             for each in log.records
             if not isinstance(each, IdentityRecord)
         ],
         identities=[
-            LoggedIdentity(each.arrived_ms, each.message)
+            ExportedIdentity(each.arrived_ms, each.message)
             for each in log.records
             if isinstance(each, IdentityRecord)
         ],
-        lists=[LoggedList(each.topic, each.time_ms, each.told) for each in sent.lists],
+        lists=[ExportedList(each.topic, each.time_ms, each.told) for each in sent.lists],
         letters=reader.read_letters(person),
         missing=list(log.missing),
     )
