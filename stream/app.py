@@ -30,7 +30,7 @@ from features.topics import Hash, partition_of
 from stream import metrics
 from stream.catalogue import ItemUpdate, parse_item, write_items
 from stream.failures import critical_task, end_process, excuses, retry_while_unavailable
-from stream.faust_internals import FolderlessApp, batches, commit_offsets, set_starts, set_transport
+from stream.faust_internals import WorkerApp, batches, commit_offsets, set_starts, set_transport
 from stream.identities import IdentityReader, IdentityRecord, IdentityUpdater, send_on
 from stream.identity_stage import EventGate, IdentityStage
 from stream.people import AttributesUpdate, parse_attributes, write_attributes
@@ -498,7 +498,7 @@ def make_faust_app(config: WorkerConfig, fingerprint: str) -> faust.App:
     """
     worker = config.worker
     brokers = config.kafka.client_settings.brokers
-    app = FolderlessApp(
+    app = WorkerApp(
         worker.group,
         broker=[f"aiokafka://{broker}" for broker in brokers],
         broker_credentials=_credentials(config.kafka),

@@ -1,6 +1,6 @@
 """Every touch of what Faust keeps to itself: how it fetches, hands over and commits messages.
 
-Faust is used for membership and consumption only, and five things of that are not among its
+Faust is used for membership and consumption only, and six things of that are not among its
 settings. They are reached here by names that neither Faust nor aiokafka promises to keep: therefore
 pyproject.toml pins faust-streaming==0.15.3 and aiokafka 0.14. With other versions this file and
 fetches.py are the ones to check.
@@ -23,6 +23,7 @@ from faust.exceptions import ConsumerNotStarted
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ChannelT, EventT
 from headwater_client.errors import ServerError
+from mode.utils.queues import ThrowableQueue
 
 from stream.fetches import BUSY_MIN_BYTES, BUSY_WAIT_MS, FetchSender
 
@@ -229,11 +230,33 @@ class SignalledWorker(Worker):
                     raise error from None
 
 
-class FolderlessApp(App):
-    """An app that writes no file: Faust makes folders for tables, which a worker has none of."""
+class _RoomyQueue(ThrowableQueue[Any]):
+    """A topic's messages that are at hand; nobody waits for room in it.
+
+    One task of Faust hands over the messages of all topics, and waits where a queue is full. Where
+    the agent of that topic waits for what another one brings, as events wait for items that the
+    store has lost, both would wait for ever. What is beyond `maxsize` is in memory anyway: of its
+    partition nothing more is fetched from four fifths on (`on_pressure_high`).
+    """
+
+    def full(self) -> bool:
+        return False
+
+
+class WorkerApp(App):
+    """An app that writes no file, and in which no topic's messages keep those of others waiting."""
 
     def _create_directories(self) -> None:
-        pass
+        """Faust makes folders for tables, which a worker has none of."""
+
+    def FlowControlQueue(  # noqa: N802 (Faust's)
+        self, maxsize: int | None = None, *, clear_on_resume: bool = False
+    ) -> ThrowableQueue[Any]:
+        return _RoomyQueue(
+            maxsize=maxsize or self.conf.stream_buffer_maxsize,
+            flow_control=self.flow_control,
+            clear_on_resume=clear_on_resume,
+        )
 
 
 def set_transport(app: App, fingerprint: str) -> None:

@@ -87,9 +87,9 @@ def ensure_sources(settings: BrokerSettings) -> dict[tuple[str, int], Hash]:
 def read_retention(settings: BrokerSettings, names: Collection[str]) -> dict[str, int]:
     """How many milliseconds each topic keeps a message, at most; -1: for ever.
 
-    A topic that is missing is left out, and one that is compacted: it keeps what is newest. A
-    segment is removed whole, once its newest message is old enough: a message may stay for
-    `segment.ms` longer, which is among it.
+    Left out are topics that are missing, those that Kafka does not describe to this login, and
+    those that are compacted, which keep what is newest. A segment is removed whole, once its newest
+    message is old enough: a message may stay for `segment.ms` longer, which is among it.
 
     Raises:
         ServerError: Kafka does not answer.
@@ -100,15 +100,13 @@ def read_retention(settings: BrokerSettings, names: Collection[str]) -> dict[str
     return {
         found.topic.name: _longest_ms(found.config)
         for found in _inspect(client, topics, there)
-        if found.config.get("cleanup.policy") != "compact"
+        if "delete" in found.config.get("cleanup.policy", "")
     }
 
 
 def _longest_ms(config: Mapping[str, str]) -> int:
-    """Kafka's own defaults where a topic, or this client, is told nothing: a week each."""
-    week_ms = 7 * 86_400_000
-    kept_ms = int(config.get("retention.ms", week_ms))
-    return -1 if kept_ms < 0 else kept_ms + int(config.get("segment.ms", week_ms))
+    kept_ms = int(config["retention.ms"])
+    return -1 if kept_ms < 0 else kept_ms + int(config["segment.ms"])
 
 
 def find_closed_topics(settings: BrokerSettings) -> Iterator[str]:

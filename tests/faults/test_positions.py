@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaConsumer
@@ -45,6 +47,7 @@ from trainer.windows.writer import WindowWriter
 
 pytestmark = pytest.mark.faults
 
+LATE_ITEMS = "tests.faults.late_items_worker"
 PEOPLE = [f"u{number}" for number in range(8)]
 CATEGORIES = {f"i{number}": (f"c{number % 2}",) for number in range(5)}
 START_MS = 1_700_000_000_000
@@ -101,6 +104,30 @@ def wait_for_end(worker: WorkerProcess, words: str) -> None:
     assert worker.process is not None
     assert worker.process.returncode == 70
     assert words in worker.log.read_text()
+
+
+def test_events_at_hand_keep_nobody_waiting_for_the_items_that_they_wait_for(
+    empty_streams: Settings, tmp_path: Path
+) -> None:
+    settings, log = without_disk(empty_streams), tmp_path / "late.log"
+    # Of so small batches less than the events of a fetch are taken for at hand.
+    names: dict[str, Any] = {"name": "late", "group": "late", "batch_size": 4}
+    early = WorkerProcess(settings, log=tmp_path / "early.log", **names)
+    late = WorkerProcess(settings, log=log, command=(sys.executable, "-m", LATE_ITEMS), **names)
+    progress, shop = WorkerProgress(settings, "late"), Shop(settings)
+    with closing(shop.store), EventProducer(settings.kafka.client_settings) as producer:
+        with running(early):
+            for item_id, category in CATEGORIES.items():
+                producer.item(item_id, category=list(category))
+            producer.flush()
+            progress.wait_for_all(120, [early])
+            shop.send(1_200, producer)
+            progress.wait_for_all(120, [early])
+        shop.store.flushall()
+        with running(late):
+            wait_until(lambda: shop.kept() == shop.sent, 60)
+            shop.check_rows()
+    assert "sources_read_no_further" not in log.read_text()
 
 
 @pytest.mark.timeout(300)

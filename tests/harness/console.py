@@ -146,7 +146,7 @@ def running_console(
     port = free_port([])
     named = {
         "console.port": port,
-        "console.sample_every_s": 0.5,
+        "console.sample_every_s": 1.0,
         # Browsers of the tests log in again and again.
         "console.logins_per_minute": 1000,
         "api.keys_file": folder / "keys.toml",

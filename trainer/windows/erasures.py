@@ -1,6 +1,8 @@
 """Who was forgotten: whose events, of before, no window may have."""
 
+from collections.abc import Callable
 from contextlib import closing
+from threading import Event
 
 from confluent_kafka import Message
 from headwater_client.errors import EventError
@@ -25,8 +27,14 @@ class Erasures:
         self._taken_ms: dict[str, int] = {}
         self._ends: dict[Source, int] = {}
 
-    def read_log(self, kafka: BrokerSettings, group: str) -> None:
+    def read_log(
+        self, kafka: BrokerSettings, group: str, stop: Event, on_turn: Callable[[], None]
+    ) -> None:
         """Note all that Kafka has by now.
+
+        Args:
+            stop: set it, from another thread, to end before that.
+            on_turn: called again and again.
 
         Raises:
             ServerError: Kafka does not answer, or the topic is missing.
@@ -35,7 +43,8 @@ class Erasures:
             backlog = reader.backlog()
             reader.start(backlog.starts)
             self._ends = dict(backlog.ends)
-            while not backlog.is_read:
+            while not (stop.is_set() or backlog.is_read):
+                on_turn()
                 for message in reader.read():
                     backlog.saw(message)
                     self.note(message)

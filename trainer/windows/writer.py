@@ -94,7 +94,7 @@ class WindowWriter:
             backlog = reader.backlog() if to_end else None
             watched = _WatchedLog(reader, assembler, self._kafka, identity, on_turn)
             erasures = Erasures()
-            erasures.read_log(self._kafka, self._settings.group)
+            erasures.read_log(self._kafka, self._settings.group, stop, on_turn)
             erase = partial(appender.erase, stop=stop, on_turn=on_turn)
             newest = appender.newest.number if appender.newest else 0
             gathering = _Gathering(assembler, self._events, erasures, erase, newest)
