@@ -89,11 +89,13 @@ class Results:
         figures: what the report holds.
         shown: tables and lines for people.
         draw_chart: called if a chart was asked for.
+        fault: of what was measured, in a line; it ends the command with 1, once all is written.
     """
 
     figures: Mapping[str, Any]
     shown: Sequence[RenderableType]
     draw_chart: Callable[[], Figure] | None = None
+    fault: str = ""
 
 
 AnyOptions = TypeVar("AnyOptions", bound=Options)
@@ -133,6 +135,8 @@ class Benchmark(Generic[AnyOptions]):
             self.write_report(options.report, results.figures)
         if isinstance(options, ChartOptions) and options.chart and results.draw_chart:
             charts.save(results.draw_chart(), options.chart)
+        if results.fault:
+            raise HeadwaterError(results.fault)
 
     def write_report(self, path: Path, figures: Mapping[str, Any]) -> None:
         """Write a report as JSON: benchmark, command, machine, versions, figures."""

@@ -48,6 +48,7 @@ from trainer.training import TrainingSetup, train_first_model
 
 GROUP = "soak"
 CLOCK = Path(__file__).with_name("clock")
+NONE_OF = ("lost", "double", "unanswered", "loops", "wrong_rows", "refused", "lag")
 KEYS = ("events", "faults", "lost", "double", "unanswered", "loops")
 _TRAINING = TrainerSettings(max_seconds=3.0, language_model="")
 # Of the events so many are sent twice, at once: each counts once.
@@ -302,7 +303,14 @@ def measure(options: SoakOptions, console: Console) -> Results:
     table = make_table(f"{options.events:,} events, seed {options.seed}", "", ("",))
     for name in (*KEYS, "wrong_rows", "refused", "lag", "versions", "seconds"):
         table.add_row(name, f"{figures[name]:,}")
-    return Results(figures, [table, f"ended by themselves: {figures['ended']}"])
+    wrong = [f"{name} {figures[name]}" for name in NONE_OF if figures[name]]
+    if not figures["settled"]:
+        wrong.append("not settled")
+    return Results(
+        figures,
+        [table, f"ended by themselves: {figures['ended']}"],
+        fault=", ".join(wrong),
+    )
 
 
 def _start_servers(wanted: Settings, log: Log, console: Console) -> Settings:

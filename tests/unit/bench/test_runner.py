@@ -33,7 +33,8 @@ def measure(options: AnyOptions, _: Console) -> Results:
         product *= factor
     figure, (axes,) = charts.make_panels((2, 2))
     axes.plot([product])
-    return Results({"product": product}, [f"it is {product}"], lambda: figure)
+    fault = "it is zero" if product == 0 else ""
+    return Results({"product": product}, [f"it is {product}"], lambda: figure, fault)
 
 
 BENCHMARK = Benchmark("any", AnyOptions, measure)
@@ -70,6 +71,16 @@ def test_what_goes_wrong_ends_in_a_line(
     assert call(monkeypatch, "--rate", "13") == SettingsError.exit_code
     assert capsys.readouterr().err == "bench: --rate 13: brings bad luck\n"
     assert call(monkeypatch, "--rate", "0") == 2
+
+
+def test_a_fault_of_what_was_measured_ends_it_with_1_once_all_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "report.json"
+    assert call(monkeypatch, "--factor", "0", "--report", str(path)) == 1
+    said = capsys.readouterr()
+    assert (said.out, said.err) == ("it is 0.0\n", "bench: it is zero\n")
+    assert json.loads(path.read_text())["figures"] == {"product": 0.0}
 
 
 def test_the_log_is_found_by_its_options(tmp_path: Path) -> None:
