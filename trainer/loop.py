@@ -160,10 +160,11 @@ class SlowLoop:
         with clock.stage("read"):
             self._follow(self._recover())
             self._history.extend([], items)
-            for number in numbers:
-                self._read(number)
             if self._tell_erasures(numbers):
-                self._read_again()
+                self._read_anew([*self._known, *numbers])
+            else:
+                for number in numbers:
+                    self._read(number)
             windows = self._not_learned()
             if name := self._registry.undecided_rollout():
                 reason = f"rollout {name} has no verdict yet: windows wait for it"
@@ -200,7 +201,7 @@ class SlowLoop:
         if found.doubts_window:
             log.warning("windows_left_out", windows=windows)
             self._left_out.add(map(self._windows.manifest, windows))
-            self._read_again()
+            self._read_anew(self._known)
         elif found.doubts_model:
             newest_ms = int(self._history.times_ms.max())
             # A clock may run ahead; what is really of that time is still to come.
@@ -211,16 +212,16 @@ class SlowLoop:
         """Whether people were taken out of what was read before: no version learns from them."""
         found = 0
         for number in numbers:
-            # That it cannot be read was logged.
+            # That it cannot be read is logged when it is.
             with suppress(DataError):
                 found += self._windows.manifest(number).erasures
         return found > 0
 
-    def _read_again(self) -> None:
-        """Make the history anew of the windows as they are now."""
+    def _read_anew(self, numbers: Sequence[int]) -> None:
+        """Make the history anew of windows, as they are now."""
         self._history = EventHistory(self._schema, self._history.catalogue.values())
-        known, self._known = self._known, []
-        for number in known:
+        self._known = []
+        for number in numbers:
             self._read(number)
 
     def _recover(self) -> ModelVersion:

@@ -1,12 +1,10 @@
 """`headwater export` and `headwater forget`: what people may ask of who holds data of them."""
 
-import logging
 import sys
 from datetime import UTC, datetime
 from typing import Annotated
 
 import msgspec
-import structlog
 import typer
 from headwater_client.contract import ErasurePlace
 from rich.console import Console
@@ -15,6 +13,7 @@ from rich.table import Table
 from deploy import local
 from deploy.jobs.forget import PersonErasure, forget_person
 from deploy.jobs.person_export import export_person
+from deploy.services.supervisor import configure_logs
 from deploy.settings import load_settings
 
 NOT_YET = 3
@@ -32,7 +31,7 @@ def export(person: Person) -> None:
 
     What Kafka and the windows have of the person's events is read whole: it may take minutes.
     """
-    _quieten_logs()
+    configure_logs(only_warnings=True)
     settings = local.connect(load_settings(), only=["kafka", "store"])
     print(msgspec.json.format(msgspec.json.encode(export_person(settings, person))).decode())
 
@@ -43,7 +42,7 @@ def forget(person: Person, wait: Wait = 60.0, as_json: AsJson = False) -> None:
     It may be said again: what was forgotten stays so. What the person does from then on is a new
     person's.
     """
-    _quieten_logs()
+    configure_logs(only_warnings=True)
     settings = local.connect(load_settings(), only=["kafka", "store"])
     found = forget_person(settings, person, wait)
     if as_json:
@@ -54,14 +53,6 @@ def forget(person: Person, wait: Wait = 60.0, as_json: AsJson = False) -> None:
         print(f"headwater: {place}: {why}", file=sys.stderr)
     if found.waiting:
         raise typer.Exit(NOT_YET)
-
-
-def _quieten_logs() -> None:
-    """What is read tells of itself beside the answer, and only what is wrong."""
-    structlog.configure(
-        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
 
 
 def _print_receipt(found: PersonErasure) -> None:

@@ -1,12 +1,9 @@
 """`headwater rules`: what changed rules of a placement would do."""
 
 import asyncio
-import logging
-import sys
 from typing import Annotated
 
 import msgspec
-import structlog
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -14,6 +11,7 @@ from rich.table import Table
 from deploy import local
 from deploy.commands import placements
 from deploy.jobs.replay_rules import Change, RulesReplay, replay_rules
+from deploy.services.supervisor import configure_logs
 from deploy.settings import load_settings
 from trainer.policies.off_policy import Estimate, PolicyComparison
 
@@ -46,10 +44,7 @@ def replay(  # noqa: PLR0913  (the rules of a placement, and what of the log)
     far as the log can say.
     """
     # What the serving core tells of itself at its start is no part of the answer.
-    structlog.configure(
-        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
+    configure_logs(only_warnings=True)
     given = {"filter": filter_text, "limit": limit, "fallback": fallback, "objective": objective}
     change = Change(name, placements.read_rules(name, file, given))
     settings = local.connect(load_settings())

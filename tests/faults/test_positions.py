@@ -73,6 +73,11 @@ class Shop:
         self.sent += events
         producer.flush()
 
+    def send_items(self, producer: EventProducer) -> None:
+        for item_id, category in CATEGORIES.items():
+            producer.item(item_id, category=list(category))
+        producer.flush()
+
     def copy(self) -> dict[bytes, bytes]:
         return {key: self.store.dump(key) for key in self.store.scan_iter()}
 
@@ -117,9 +122,7 @@ def test_events_at_hand_keep_nobody_waiting_for_the_items_that_they_wait_for(
     progress, shop = WorkerProgress(settings, "late"), Shop(settings)
     with closing(shop.store), EventProducer(settings.kafka.client_settings) as producer:
         with running(early):
-            for item_id, category in CATEGORIES.items():
-                producer.item(item_id, category=list(category))
-            producer.flush()
+            shop.send_items(producer)
             progress.wait_for_all(120, [early])
             shop.send(1_200, producer)
             progress.wait_for_all(120, [early])
@@ -139,9 +142,7 @@ def test_what_the_store_lost_is_read_again_and_a_topic_made_anew_is_counted(
     progress, shop = WorkerProgress(settings, "kept"), Shop(settings)
     with closing(shop.store), EventProducer(settings.kafka.client_settings) as producer:
         with running(worker):
-            for item_id, category in CATEGORIES.items():
-                producer.item(item_id, category=list(category))
-            producer.flush()
+            shop.send_items(producer)
             progress.wait_for_all(120, [worker])
             shop.send(40, producer)
             progress.wait_for_all(120, [worker])

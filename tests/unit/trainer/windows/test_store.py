@@ -282,7 +282,7 @@ def test_a_log_has_each_event_once_in_event_time_order(store: WindowStore) -> No
     assert [event.event_id for event in log.events] == ["late", "b", "a", "d"]
 
 
-def named(offset: int, minute: float, user_id: str) -> WindowEvent:
+def person_row(offset: int, minute: float, user_id: str) -> WindowEvent:
     return row(offset, minute, user_id=user_id, event_id=f"{user_id}-{offset}")
 
 
@@ -290,7 +290,7 @@ def write_people(store: WindowStore, number: int, *people: str) -> None:
     """A window with one event of each, whatever else is open."""
     assembler = assemble()
     for offset, person in enumerate(people):
-        assembler.add(named(offset, offset, person), 10**15)
+        assembler.add(person_row(offset, offset, person), 10**15)
     for guest in people:
         assembler.merge((CLICK.topic, 0), len(people), guest, "member")
     closed = close_when_idle(assembler)
