@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from headwater_client.decoders import convert, get_json_decoder
 from headwater_client.events import Item
 
 from features.feast_import import DoubleList, Int64List, StringList, Value
@@ -56,7 +57,7 @@ class TrendList:
 _NO_ATTRIBUTES: Mapping[str, AttributeValue] = MappingProxyType({})
 
 
-_ATTRIBUTES = msgspec.json.Decoder(dict[str, AttributeValue])
+_ATTRIBUTES = get_json_decoder(dict[str, AttributeValue])
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,7 +251,7 @@ def decode_catalogue_item(item_id: str, stored: Stored) -> Item | None:
         del values["offsets"]
         attributes = _ATTRIBUTES.decode(values.pop("attributes") or "{}")
         described = {name: value for name, value in values.items() if value is not None}
-        item = msgspec.convert({**described, "item_id": item_id, "attributes": attributes}, Item)
+        item = convert({**described, "item_id": item_id, "attributes": attributes}, Item)
     is_gone = item == Item(item_id=item_id, available=False)
     return None if is_gone or not described else item
 

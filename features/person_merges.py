@@ -1,6 +1,7 @@
 """What a person's row says of merges: whom the person has become, and who has become them."""
 
 import msgspec
+from headwater_client.decoders import get_msgpack_decoder
 from headwater_client.identities import Merge
 from msgspec import Struct
 
@@ -79,4 +80,4 @@ class PersonMerges(Struct, frozen=True, array_like=True):
 
 NO_MERGES = PersonMerges()
 encode_merges = msgspec.msgpack.Encoder().encode
-decode_merges = msgspec.msgpack.Decoder(PersonMerges).decode
+decode_merges = get_msgpack_decoder(PersonMerges).decode

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
+from headwater_client.decoders import convert
 from headwater_client.documents import DocumentError, read_json
 from headwater_client.errors import SettingsError
 from headwater_client.event_types import EVENT_TYPES
@@ -201,7 +202,7 @@ def contract_of_manifest(manifest: bytes) -> Contract | None:
     part = read_json(manifest, _ManifestPart)
     described = part.settings.get("features")
     if part.contract is None and described:
-        return msgspec.convert(described, Contract)
+        return convert(described, Contract)
     return part.contract
 
 

@@ -20,6 +20,7 @@ from typing import NamedTuple
 import msgspec
 import structlog
 from headwater_client.admin.now import Span
+from headwater_client.decoders import get_msgpack_decoder
 from msgspec import Struct
 
 from stream.metrics import LogThrottle
@@ -249,7 +250,8 @@ class History:
             "SELECT at, body FROM slots WHERE step = ? AND at BETWEEN ? AND ? ORDER BY at",
             (step_s, first, last),
         )
-        return [(at, msgspec.msgpack.decode(body, type=Slot)) for at, body in found]
+        decode = get_msgpack_decoder(Slot).decode
+        return [(at, decode(body)) for at, body in found]
 
     def _open(self) -> sqlite3.Connection:
         if self._path is None:

@@ -5,8 +5,9 @@ from collections.abc import Collection, Mapping
 
 from headwater_client.admin import models
 from headwater_client.admin.models import VersionState
+from headwater_client.decoders import convert
 from headwater_client.errors import DataError, HeadwaterError
-from msgspec import convert, to_builtins
+from msgspec import to_builtins
 
 from deploy.console.parts import ConsoleOperations, ConsoleParts
 from features.model_server import LOOK_TIMEOUT_S, on_each

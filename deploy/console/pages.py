@@ -15,6 +15,7 @@ from urllib.parse import parse_qs, quote, urlencode
 import msgspec
 from headwater_client import EventError, encode
 from headwater_client.contract import Problem, Scope
+from headwater_client.decoders import convert
 from headwater_client.documents import DocumentError, read_json
 from headwater_client.events import explain_refusal
 from headwater_client.operations import Operation
@@ -420,7 +421,7 @@ def _convert(fields: Mapping[str, Any], kind: type[msgspec.Struct]) -> Any:
         EventError: a field breaks the contract.
     """
     try:
-        return msgspec.convert(dict(fields), kind, strict=False)
+        return convert(dict(fields), kind, strict=False)
     except msgspec.ValidationError as error:
         raise explain_refusal(str(error), lambda name: fields.get(name, "")) from error
 

@@ -22,6 +22,7 @@ import structlog
 from confluent_kafka import Message
 from headwater_client import EVENT_TYPES, HeadwaterError, ServerError
 from headwater_client.admin.forecast import SeriesKind
+from headwater_client.decoders import get_json_decoder
 from headwater_client.topics import RECOMMENDATIONS
 from msgspec import Struct
 
@@ -181,8 +182,8 @@ class SignalFollower:
 
     def __post_init__(self) -> None:
         self.rates = RateSignals(self.settings, self._categories_of)
-        self._events = msgspec.json.Decoder(_TakenItem)
-        self._lists = msgspec.json.Decoder(distributions.ListScores)
+        self._events = get_json_decoder(_TakenItem)
+        self._lists = get_json_decoder(distributions.ListScores)
         self._ticks = takers.TickCounter(self.settings.tick_s)
         half_lives_ms = int(_PAST_HALF_LIVES * 1000 * self.settings.memory_s)
         self._begins_ms = current_ms() - half_lives_ms

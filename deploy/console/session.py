@@ -12,6 +12,7 @@ from time import monotonic
 import msgspec
 from cachetools import LRUCache
 from headwater_client.contract import Scope
+from headwater_client.decoders import convert
 from itsdangerous import BadData, URLSafeTimedSerializer
 from msgspec import Struct
 
@@ -58,7 +59,7 @@ class Sessions:
     def read(self, cookie: str) -> Session | None:
         """The session of a cookie; None where it is not of this console, or too old."""
         try:
-            return msgspec.convert(self._signer.loads(cookie, self.lifetime_s), Session)
+            return convert(self._signer.loads(cookie, self.lifetime_s), Session)
         except (BadData, msgspec.ValidationError):
             return None
 

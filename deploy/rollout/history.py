@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import msgspec
 import numpy as np
 import structlog
+from headwater_client.decoders import convert
 from headwater_client.errors import DataError
 from msgspec import Meta
 
@@ -162,7 +163,7 @@ def state_of(step: rollout_messages.RolloutStep) -> RolloutState:
         DataError: it cannot be read.
     """
     with _reading(_name(step)):
-        return msgspec.convert(step.snapshot, RolloutState)
+        return convert(step.snapshot, RolloutState)
 
 
 def trial_of(step: rollout_messages.RolloutStep) -> Trial:
@@ -176,10 +177,9 @@ def trial_of(step: rollout_messages.RolloutStep) -> Trial:
         if RolloutPhase.STABLE in (state.phase, state.phase_before_pause):
             raise ValueError(f"status: {state.phase}: no trial's")
         candidate, stable = (
-            msgspec.convert(step.snapshot[name], _VERSION, strict=True)
-            for name in ("candidate", "stable")
+            convert(step.snapshot[name], _VERSION) for name in ("candidate", "stable")
         )
-        change = msgspec.convert(step.snapshot.get("change"), PlacementChange | None)
+        change = convert(step.snapshot.get("change"), PlacementChange | None)
         return Trial(
             rollout.rollout_id,
             rollout.model,
@@ -215,7 +215,7 @@ def read_recorded(recorded: Mapping[str, Any], name: str) -> RecordedDecision:
     """
     with _reading(name):
         return RecordedDecision(
-            msgspec.convert(recorded["state"], RolloutState),
+            convert(recorded["state"], RolloutState),
             _inputs_from_json(recorded["figures"]),
             _rules_from_json(recorded["rules"]),
         )

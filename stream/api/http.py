@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 from headwater_client import EventError, decode, encode
 from headwater_client.contract import HealthAnswer, Problem
+from headwater_client.decoders import convert
 from headwater_client.events import explain_refusal
 from headwater_client.operations import JSON, OPERATIONS, Operation
 from msgspec import Struct
@@ -273,7 +274,7 @@ def read_query(kind: type[Struct], given: QueryParams) -> Struct:
     lists = {name: given.getlist(name) for name in given}
     fields = {name: each if len(each) > 1 else each[0] for name, each in lists.items()}
     try:
-        query = msgspec.convert(fields, kind, strict=False)
+        query = convert(fields, kind, strict=False)
     except msgspec.ValidationError as error:
         raise explain_refusal(str(error), lambda name: _read_value(fields[name])) from error
     for name, value in fields.items():

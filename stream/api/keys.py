@@ -24,6 +24,7 @@ import msgspec
 import structlog
 from headwater_client import SettingsError
 from headwater_client.contract import Scope
+from headwater_client.decoders import convert
 from headwater_client.documents import read_toml
 from msgspec import Meta, Struct
 
@@ -79,7 +80,7 @@ def read_keys(path: Path) -> list[ApiKey]:
         SettingsError: it cannot be read, or a key in it is not as it must be.
     """
     try:
-        found = msgspec.convert(read_toml(path.read_text("utf-8-sig")), _KeysFile).keys
+        found = convert(read_toml(path.read_text("utf-8-sig")), _KeysFile).keys
     except OSError as error:
         raise SettingsError(
             f"api.keys_file: {path}: {error.strerror}: make a key: headwater keys add"
@@ -121,7 +122,7 @@ def make_key(name: str, scopes: Sequence[Scope], per_second: float | None) -> tu
     secret = PREFIX + token_urlsafe(32)
     described = {"name": name, "scopes": list(scopes), "sha256": hash_key(secret)}
     try:
-        return secret, msgspec.convert(described | {"per_second": per_second}, ApiKey)
+        return secret, convert(described | {"per_second": per_second}, ApiKey)
     except msgspec.ValidationError as error:
         raise SettingsError(f"key {name!r}: {error}") from error
 

@@ -18,6 +18,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from grpc_status import rpc_status
 from headwater_client import SettingsError, decode, encode
+from headwater_client.decoders import convert
 from headwater_client.events import explain_refusal
 from headwater_client.operations import Operation
 from msgspec import Struct
@@ -208,7 +209,7 @@ def _make_call(operation: Operation, document: dict[str, Any], key: ApiKey) -> A
 
 def _read_query(kind: type[Struct], document: dict[str, Any]) -> Struct:
     try:
-        return msgspec.convert(document, kind)
+        return convert(document, kind)
     except msgspec.ValidationError as error:
         raise explain_refusal(str(error), lambda name: document[name]) from error
 

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import msgspec
 import xxhash
+from headwater_client.decoders import convert
 from headwater_client.errors import DataError, EventError, HeadwaterError
 from headwater_client.event_types import CLICK, EVENT_TYPES, PURCHASE, EventSpec
 from headwater_client.events import MAX_FUTURE_MS, Interaction, Item, decode
@@ -279,7 +280,7 @@ class _RecordCollector:
 def _convert(kind: type[Checked], row: Row, now_ms: int) -> Checked:
     """The row as an event; the slow way that names what is wrong only after a failure."""
     try:
-        event = msgspec.convert(row, kind)
+        event = convert(row, kind)
     except msgspec.ValidationError:
         return decode(kind, _encode_row(row), now_ms)
     if not isinstance(event, Item) and event.timestamp > now_ms + MAX_FUTURE_MS:

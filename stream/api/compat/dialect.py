@@ -6,6 +6,7 @@ from typing import Any, Protocol, TypeVar
 import msgspec
 from headwater_client import EventError
 from headwater_client.contract import Problem
+from headwater_client.decoders import convert
 from headwater_client.events import explain_refusal
 from headwater_client.operations import Operation
 from msgspec import Struct
@@ -43,7 +44,7 @@ def make_query(kind: type[QueryT], **fields: Any) -> QueryT:
     """
     given = {name: value for name, value in fields.items() if value is not None}
     try:
-        return msgspec.convert(given, kind)
+        return convert(given, kind)
     except msgspec.ValidationError as error:
         raise explain_refusal(str(error), lambda name: given[name]) from error
 

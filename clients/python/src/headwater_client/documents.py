@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from headwater_client.decoders import get_json_decoder
+
 MAX_DEPTH = 100
 _TEXTS = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 _BRACKETS = bytes.maketrans(b"{}", b"[]")
@@ -34,7 +36,7 @@ def read_json(raw: bytes | str, kind: type[AnyKind]) -> AnyKind:
     try:
         encoded = raw.encode() if isinstance(raw, str) else raw
         _check_depth(encoded)
-        return msgspec.json.decode(encoded, type=kind)
+        return get_json_decoder(kind).decode(encoded)
     except (ValueError, RecursionError) as error:
         raise DocumentError(str(error)) from error
 
@@ -47,7 +49,7 @@ def read_json_lines(raw: bytes) -> list[msgspec.Raw]:
     """
     try:
         _check_depth(raw)
-        return msgspec.json.Decoder(msgspec.Raw).decode_lines(raw)
+        return get_json_decoder(msgspec.Raw).decode_lines(raw)
     except (ValueError, RecursionError) as error:
         raise DocumentError(str(error)) from error
 

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from msgspec import Meta, Struct
 
+from headwater_client.decoders import convert, get_json_decoder
 from headwater_client.documents import MAX_DEPTH, is_too_deep
 from headwater_client.errors import MAX_VALUE_CHARS, EventError
 from headwater_client.topics import MAX_MESSAGE_BYTES
@@ -220,7 +221,6 @@ AnyMessage = TypeVar("AnyMessage", bound=Struct)
 """How deep a message may be nested; Python's parsers give up between 1,000 and 1,500 levels."""
 
 encode = msgspec.json.Encoder().encode
-_decoders: dict[type[Struct], msgspec.json.Decoder[Any]] = {}
 # A message that is longer is refused without its odd number named: to name it takes Python's own
 # parser, and that thirty times the message's bytes.
 _NAMED_BYTES = 256 * 1024
@@ -253,7 +253,7 @@ def decode(kind: type[AnyMessage], raw: bytes | None, now_ms: int | None = None)
     if is_too_deep(raw):
         raise EventError("<message>", raw, f"is nested deeper than {MAX_DEPTH} levels")
     try:
-        event: AnyMessage = _get_decoder(kind).decode(raw)
+        event: AnyMessage = get_json_decoder(kind).decode(raw)
     except MemoryError:
         # No fault of the message.
         raise
@@ -263,12 +263,6 @@ def decode(kind: type[AnyMessage], raw: bytes | None, now_ms: int | None = None)
         _check_not_in_future(event.timestamp, now_ms)
         _check_taken_time(event)
     return event
-
-
-def _get_decoder(kind: type[AnyMessage]) -> msgspec.json.Decoder[AnyMessage]:
-    if kind not in _decoders:
-        _decoders[kind] = msgspec.json.Decoder(kind)
-    return _decoders[kind]
 
 
 def _check_not_in_future(timestamp: int, now_ms: int | None) -> None:
@@ -288,7 +282,7 @@ def _explain(kind: type[Struct], raw: bytes, error: Exception) -> EventError:
     if isinstance(error, msgspec.ValidationError):
         try:
             # Read to its end: what is no JSON there is none at all.
-            msgspec.json.decode(raw, type=msgspec.Raw)
+            get_json_decoder(msgspec.Raw).decode(raw)
         except Exception as malformed:  # noqa: BLE001  (named below)
             error = malformed
         else:
@@ -297,7 +291,7 @@ def _explain(kind: type[Struct], raw: bytes, error: Exception) -> EventError:
         return EventError("<message>", raw, f"not JSON in UTF-8: {error}")
     try:
         document = _read_loosely(raw)
-        msgspec.convert(document, kind)
+        convert(document, kind)
     except msgspec.ValidationError as invalid:
         return explain_refusal(str(invalid), lambda name: document[name])
     except Exception:  # noqa: BLE001  (named below: no JSON at all)
@@ -342,7 +336,7 @@ def explain_refusal(message: str, value_of: Callable[[str], Any]) -> EventError:
 
 def _value_in(raw: bytes, field: str) -> Any:
     """The value of a field of a JSON object; a long one as it is written, cut."""
-    text = bytes(msgspec.json.decode(raw, type=dict[str, msgspec.Raw])[field])
+    text = bytes(get_json_decoder(dict[str, msgspec.Raw]).decode(raw)[field])
     if len(text) <= _SHOWN_BYTES:
         return json.loads(text)
     return text[:_SHOWN_BYTES].decode(errors="replace").removeprefix('"')
@@ -390,7 +384,7 @@ def decode_item(raw: bytes | None) -> tuple[Item, tuple[str, ...]]:
         told = {name: value for name, value in said.items() if value is not None}
         fitted = {name: _FITS[name](value) for name, value in told.items()}
         try:
-            item = msgspec.convert({n: v for n, v in fitted.items() if v is not None}, Item)
+            item = convert({n: v for n, v in fitted.items() if v is not None}, Item)
         except msgspec.ValidationError as invalid:
             raise explain_refusal(str(invalid), lambda name: said[name]) from refused
         if "\ufffd" in item.item_id:
@@ -403,7 +397,7 @@ def _read_fields(raw: bytes) -> dict[str, Any] | None:
     if is_too_deep(raw):
         return None
     try:
-        fields = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
+        fields = get_json_decoder(dict[str, msgspec.Raw]).decode(raw)
         return {name: _read_field(bytes(fields[name])) for name in _FITS if name in fields}
     except Exception:  # noqa: BLE001  (it was refused already, by name)
         document = _read_field(raw) if len(raw) <= _NAMED_BYTES else None
