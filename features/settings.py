@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar
 import headwater_client
 from headwater_client.errors import SettingsError
 from headwater_client.event_types import CLICK, EVENT_TYPES, PURCHASE, OwnEventType
-from headwater_client.kafka import join_address, parse_address
+from headwater_client.kafka import describe_missing_login, join_address, parse_address
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -129,7 +129,7 @@ def _readable_file(text: str) -> str:
     return text
 
 
-PemFile = Annotated[str, AfterValidator(_readable_file)]
+ReadableFile = Annotated[str, AfterValidator(_readable_file)]
 
 
 def _check_key(given: SecretStr) -> SecretStr:
@@ -159,6 +159,7 @@ class SaslMechanism(StrEnum):
     PLAIN = "PLAIN"
     SCRAM_SHA_256 = "SCRAM-SHA-256"
     SCRAM_SHA_512 = "SCRAM-SHA-512"
+    OAUTHBEARER = "OAUTHBEARER"
 
 
 class BrokerSettings(Section):
@@ -173,17 +174,33 @@ class BrokerSettings(Section):
     sasl_mechanism: SaslMechanism = Field(
         SaslMechanism.SCRAM_SHA_512, description="how clients log in, where the protocol is SASL_*"
     )
-    sasl_username: str | None = Field(None, description="login name, where the protocol is SASL_*")
-    sasl_password: SecretStr | None = Field(
-        None, description="password of sasl_username; best given in the environment"
+    sasl_username: str | None = Field(
+        None,
+        description="login name, where the protocol is SASL_*; with OAUTHBEARER the client's id",
     )
-    ssl_ca_file: PemFile | None = Field(
+    sasl_password: SecretStr | None = Field(
+        None,
+        description="password of sasl_username, or the client's secret; best given in the "
+        "environment",
+    )
+    sasl_token_url: str | None = Field(
+        None,
+        description="token endpoint of OAuth 2.0 that gives sasl_username tokens for Kafka, by the "
+        "grant client_credentials, where sasl_mechanism is OAUTHBEARER",
+    )
+    sasl_token_scope: str | None = Field(None, description="scope to ask for at sasl_token_url")
+    sasl_token_file: ReadableFile | None = Field(
+        None,
+        description="file in which somebody else keeps a token for Kafka that is good for another "
+        "two minutes at least, in place of sasl_token_url; it is read again once a minute",
+    )
+    ssl_ca_file: ReadableFile | None = Field(
         None, description="PEM file of the certificate authority to trust; empty: the system's"
     )
-    ssl_certificate_file: PemFile | None = Field(
+    ssl_certificate_file: ReadableFile | None = Field(
         None, description="PEM file of the own certificate, where Kafka asks for one (mutual TLS)"
     )
-    ssl_key_file: PemFile | None = Field(
+    ssl_key_file: ReadableFile | None = Field(
         None, description="PEM file of the private key of ssl_certificate_file"
     )
     partitions: Annotated[int, Field(ge=1, le=1024)] = Field(
@@ -225,6 +242,9 @@ class BrokerSettings(Section):
             sasl_mechanism=str(self.sasl_mechanism),
             sasl_username=self.sasl_username,
             sasl_password=password.get_secret_value() if password else None,
+            sasl_token_url=self.sasl_token_url,
+            sasl_token_scope=self.sasl_token_scope,
+            sasl_token_file=self.sasl_token_file,
             ssl_ca_file=self.ssl_ca_file,
             ssl_certificate_file=self.ssl_certificate_file,
             ssl_key_file=self.ssl_key_file,
@@ -232,11 +252,8 @@ class BrokerSettings(Section):
 
     @model_validator(mode="after")
     def _sasl_needs_a_login(self) -> "BrokerSettings":
-        uses_sasl = self.security_protocol.startswith("SASL")
-        if uses_sasl and not (self.sasl_username and self.sasl_password):
-            raise ValueError(
-                f"security_protocol {self.security_protocol} needs sasl_username and sasl_password"
-            )
+        if missing := describe_missing_login(self):
+            raise ValueError(missing)
         return self
 
     @model_validator(mode="after")
@@ -347,14 +364,14 @@ class StoreSettings(Section):
         None, description="password of the user; best given in the environment"
     )
     tls: bool = Field(False, description="connect by TLS")
-    tls_ca_file: PemFile | None = Field(
+    tls_ca_file: ReadableFile | None = Field(
         None, description="PEM file of the certificate authority to trust; empty: the system's"
     )
-    tls_certificate_file: PemFile | None = Field(
+    tls_certificate_file: ReadableFile | None = Field(
         None,
         description="PEM file of the own certificate, where the store asks for one (mutual TLS)",
     )
-    tls_key_file: PemFile | None = Field(
+    tls_key_file: ReadableFile | None = Field(
         None, description="PEM file of the private key of tls_certificate_file"
     )
     cluster: bool = Field(False, description="the store is a Redis Cluster")

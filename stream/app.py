@@ -23,7 +23,7 @@ from features.events import EventReader
 from features.kafka import LogIdentity
 from features.positions import PositionKeeper
 from features.schema import FeatureSchema
-from features.settings import BrokerSettings, EventSettings, SecurityProtocol
+from features.settings import BrokerSettings, EventSettings, SaslMechanism, SecurityProtocol
 from features.store import popularity_table
 from features.store.redis import RedisRowStore
 from features.topics import Hash, partition_of
@@ -33,6 +33,7 @@ from stream.failures import critical_task, end_process, excuses, retry_while_una
 from stream.faust_internals import WorkerApp, batches, commit_offsets, set_starts, set_transport
 from stream.identities import IdentityReader, IdentityRecord, IdentityUpdater, send_on
 from stream.identity_stage import EventGate, IdentityStage
+from stream.kafka_tokens import make_token_provider
 from stream.people import AttributesUpdate, parse_attributes, write_attributes
 from stream.pipeline import Commits, Pipeline, RecommendationProducer, stage
 from stream.placed_lists import WorkerPlacement, make_placement
@@ -527,6 +528,8 @@ def _credentials(settings: BrokerSettings) -> CredentialsT | None:
     context = _tls_context(settings) if encrypted else None
     if protocol is SecurityProtocol.SSL:
         return faust.SSLCredentials(context)
+    if settings.sasl_mechanism is SaslMechanism.OAUTHBEARER:
+        return faust.OAuthCredentials(oauth_cb=make_token_provider(settings), ssl_context=context)
     password = settings.sasl_password
     return faust.SASLCredentials(
         username=settings.sasl_username,

@@ -12,7 +12,7 @@ from features.settings import (
     BrokerSettings,
     EventSettings,
     FeatureSettings,
-    PemFile,
+    ReadableFile,
     Section,
     StoreSettings,
 )
@@ -32,7 +32,7 @@ class TritonSettings(Section):
         "asks for it before a version is loaded; a local Triton has one of its own",
     )
     tls: bool = Field(False, description="connect by TLS")
-    tls_ca_file: PemFile | None = Field(
+    tls_ca_file: ReadableFile | None = Field(
         None, description="PEM file of the certificate authority to trust; empty: the system's"
     )
     model: str = Field("temporal_llm", description="name of the model that is asked for scores")

@@ -25,6 +25,7 @@ from deploy.local.process import free_port
 from deploy.settings import Settings
 from features.kafka import client_config
 from features.settings import BrokerSettings, SaslMechanism, SecurityProtocol
+from tests.harness.oauth_server import AUDIENCE, OAuthServer
 from tests.harness.waiting import wait_until
 
 PASSWORD = 'p=a "s", {s}$1'
@@ -65,11 +66,14 @@ class SecureKafka:
 
 
 @contextmanager
-def secure_kafka(own: Settings, both: Path, properties: str = "") -> Iterator[SecureKafka]:
+def secure_kafka(
+    own: Settings, both: Path, properties: str = "", oauth: OAuthServer | None = None
+) -> Iterator[SecureKafka]:
     """Run such a broker.
 
     Args:
         properties: more of its configuration.
+        oauth: whose tokens it takes, too.
     """
     server = kafka.Kafka()
     ports, secure = server.ports(own), free_port()
@@ -83,12 +87,18 @@ def secure_kafka(own: Settings, both: Path, properties: str = "") -> Iterator[Se
     scram = "org.apache.kafka.common.security.scram.ScramLoginModule required;"
     file.write_text(
         "".join(lines).replace("PLAINTEXT:PLAINTEXT,", "PLAINTEXT:PLAINTEXT,SECURE:SASL_SSL,")
-        + "sasl.enabled.mechanisms=SCRAM-SHA-512\n"
+        + f"sasl.enabled.mechanisms=SCRAM-SHA-512{',OAUTHBEARER' if oauth else ''}\n"
         + f"listener.name.secure.scram-sha-512.sasl.jaas.config={scram}\n"
+        + (_take_tokens(oauth) if oauth else "")
         + f"ssl.keystore.type=PEM\nssl.keystore.location={both}\n{properties}"
     )
     log = own.local.state_dir / "kafka.log"
-    started = process.start(launch.command, launch.environment, launch.folder, log)
+    environment = dict(launch.environment)
+    if oauth:
+        allowed = f"-Dorg.apache.kafka.sasl.oauthbearer.allowed.urls={oauth.keys_url}"
+        options = environment.get("JDK_JAVA_OPTIONS", "")
+        environment["JDK_JAVA_OPTIONS"] = f"{options} {allowed}"
+    started = process.start(launch.command, environment, launch.folder, log)
     try:
         reached = server.with_address(own, f"127.0.0.1:{ports['broker']}")
         wait_until(lambda: not local.find_ailment(reached, "kafka"), 60)
@@ -104,6 +114,17 @@ def secure_kafka(own: Settings, both: Path, properties: str = "") -> Iterator[Se
     finally:
         # Its log is read by nobody again.
         process.stop(started, 0.2)
+
+
+def _take_tokens(oauth: OAuthServer) -> str:
+    package = "org.apache.kafka.common.security.oauthbearer"
+    told = {
+        "sasl.jaas.config": f"{package}.OAuthBearerLoginModule required;",
+        "sasl.server.callback.handler.class": f"{package}.OAuthBearerValidatorCallbackHandler",
+        "sasl.oauthbearer.jwks.endpoint.url": oauth.keys_url,
+        "sasl.oauthbearer.expected.audience": AUDIENCE,
+    }
+    return "".join(f"listener.name.secure.oauthbearer.{key}={told[key]}\n" for key in told)
 
 
 @contextmanager

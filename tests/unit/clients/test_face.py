@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import headwater_client
 import pytest
@@ -83,6 +85,9 @@ def test_the_tree_of_errors_shows_the_whole_family() -> None:
     assert len(family) > 20
 
 
+TOKENS = {"security_protocol": "SASL_SSL", "sasl_mechanism": "OAUTHBEARER"}
+
+
 @pytest.mark.parametrize(
     ("given", "told"),
     [
@@ -90,6 +95,13 @@ def test_the_tree_of_errors_shows_the_whole_family() -> None:
         ({"security_protocol": "TLS"}, "security_protocol: 'TLS': expected one of PLAINTEXT"),
         ({"sasl_mechanism": "GSSAPI"}, "sasl_mechanism: 'GSSAPI'"),
         ({"security_protocol": "SASL_SSL", "sasl_username": "ann"}, "needs sasl_username and"),
+        (TOKENS, "needs either sasl_token_url or sasl_token_file"),
+        (TOKENS | {"sasl_token_url": "http://t", "sasl_token_file": "f"}, "needs either"),
+        (TOKENS | {"sasl_token_url": "http://t"}, "needs sasl_username and sasl_password, of the"),
+        (
+            {"security_protocol": "SASL_SSL", "sasl_token_url": "http://t"},
+            "are for sasl_mechanism OAUTHBEARER",
+        ),
     ],
 )
 def test_wrong_settings_are_told(given: dict[str, str], told: str) -> None:
@@ -114,3 +126,28 @@ def test_a_login_goes_to_kafka_and_nowhere_else() -> None:
         "sasl.password": "secret",
         "ssl.ca.location": "/ca.pem",
     }
+
+
+def test_a_client_gets_tokens_from_an_endpoint_or_a_file(tmp_path: Path) -> None:
+    login = {"sasl_username": "ann", "sasl_password": "secret", "sasl_token_url": "http://t"}
+    config = KafkaSettings("host:9093", **TOKENS, **login, sasl_token_scope="k").client_config()
+    assert {name: config[name] for name in config if name.startswith("sasl.")} == {
+        "sasl.mechanism": "OAUTHBEARER",
+        "sasl.oauthbearer.method": "oidc",
+        "sasl.oauthbearer.token.endpoint.url": "http://t",
+        "sasl.oauthbearer.client.id": "ann",
+        "sasl.oauthbearer.client.secret": "secret",
+        "sasl.oauthbearer.scope": "k",
+    }
+
+    file = tmp_path / "token"
+    settings = KafkaSettings("host:9093", **TOKENS, sasl_token_file=str(file))
+    with pytest.raises(SettingsError, match=f"sasl_token_file: {file}: .*No such file"):
+        settings.client_config()["oauth_cb"](None)
+    file.write_text("\n")
+    with pytest.raises(SettingsError, match="is empty"):
+        settings.client_config()["oauth_cb"](None)
+    file.write_text("abc\n")
+    token, until_s = settings.client_config()["oauth_cb"](None)
+    assert token == "abc"
+    assert until_s > time.time()

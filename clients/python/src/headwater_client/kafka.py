@@ -7,9 +7,12 @@ import logging
 import os
 import re
 import string
+import time
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from threading import RLock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 from weakref import WeakSet
 
 import msgspec
@@ -21,7 +24,10 @@ if TYPE_CHECKING:
     from confluent_kafka import KafkaError, KafkaException
 
 PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
-MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
+MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER")
+OAUTH = "OAUTHBEARER"
+TOKEN_FILE_S = 60.0
+"""How long a token of a file is taken to be good: so often the file is read again."""
 DEFAULT_PORT = 9092
 log = logging.getLogger("headwater_client")
 _ADDRESS = re.compile(r"(?:\[([\da-fA-F:.]+(?:%\w+)?)\]|([^\s:/?#@\[\]=;,]+))(?::(\d{1,5}))?")
@@ -63,8 +69,12 @@ class KafkaSettings:
             are passed over, the port may be missing (9092).
         security_protocol: one of `PROTOCOLS`; those that begin with SASL need a login.
         sasl_mechanism: one of `MECHANISMS`.
-        sasl_username: of the login.
-        sasl_password: of the login; it is not printed.
+        sasl_username: of the login; with OAUTHBEARER the client's id at `sasl_token_url`.
+        sasl_password: of the login, or the client's secret; it is not printed.
+        sasl_token_url: token endpoint that gives this client tokens (OAUTHBEARER, grant
+            `client_credentials`).
+        sasl_token_scope: scope to ask for there.
+        sasl_token_file: file in which somebody else keeps a fresh token (OAUTHBEARER).
         ssl_ca_file: PEM file of the authority to trust; default: the system's.
         ssl_certificate_file: PEM file of the client's own certificate, where Kafka asks for one.
         ssl_key_file: PEM file of that certificate's private key.
@@ -81,6 +91,9 @@ class KafkaSettings:
     sasl_mechanism: str = "SCRAM-SHA-512"
     sasl_username: str | None = None
     sasl_password: str | None = field(default=None, repr=False)
+    sasl_token_url: str | None = None
+    sasl_token_scope: str | None = None
+    sasl_token_file: str | None = None
     ssl_ca_file: str | None = None
     ssl_certificate_file: str | None = None
     ssl_key_file: str | None = None
@@ -91,10 +104,8 @@ class KafkaSettings:
         for name, known in (("security_protocol", PROTOCOLS), ("sasl_mechanism", MECHANISMS)):
             if (value := getattr(self, name)) not in known:
                 raise SettingsError(f"{name}: {value!r}: expected one of {', '.join(known)}")
-        if self._uses_sasl and not (self.sasl_username and self.sasl_password):
-            raise SettingsError(
-                f"security_protocol {self.security_protocol} needs sasl_username and sasl_password"
-            )
+        if missing := describe_missing_login(self):
+            raise SettingsError(missing)
         if not self.brokers:
             raise SettingsError(f"bootstrap_servers: {self.bootstrap_servers!r}: names no broker")
 
@@ -120,16 +131,14 @@ class KafkaSettings:
         except ValueError as error:
             raise SettingsError(f"bootstrap_servers: {given!r}: {error}") from error
 
-    def client_config(self) -> dict[str, str]:
+    def client_config(self) -> dict[str, Any]:
         """The same in librdkafka's words, for any client of confluent-kafka."""
-        config = {
+        config: dict[str, Any] = {
             "bootstrap.servers": ",".join(self.brokers),
             "security.protocol": self.security_protocol,
         }
-        if self._uses_sasl and self.sasl_username and self.sasl_password:
-            config["sasl.mechanism"] = self.sasl_mechanism
-            config["sasl.username"] = self.sasl_username
-            config["sasl.password"] = self.sasl_password
+        if self.security_protocol.startswith("SASL"):
+            config |= {"sasl.mechanism": self.sasl_mechanism} | self._login_config()
         files = {
             "ssl.ca.location": self.ssl_ca_file,
             "ssl.certificate.location": self.ssl_certificate_file,
@@ -137,9 +146,73 @@ class KafkaSettings:
         }
         return config | {name: path for name, path in files.items() if path}
 
+    def _login_config(self) -> dict[str, Any]:
+        if self.sasl_mechanism != OAUTH:
+            return {"sasl.username": self.sasl_username, "sasl.password": self.sasl_password}
+        if self.sasl_token_file:
+            return {"oauth_cb": partial(_read_token, self.sasl_token_file)}
+        scope = {"sasl.oauthbearer.scope": self.sasl_token_scope} if self.sasl_token_scope else {}
+        return scope | {
+            "sasl.oauthbearer.method": "oidc",
+            "sasl.oauthbearer.token.endpoint.url": self.sasl_token_url,
+            "sasl.oauthbearer.client.id": self.sasl_username,
+            "sasl.oauthbearer.client.secret": self.sasl_password,
+        }
+
+
+class _Login(Protocol):
+    """What settings say of a login."""
+
     @property
-    def _uses_sasl(self) -> bool:
-        return self.security_protocol.startswith("SASL")
+    def security_protocol(self) -> str: ...
+    @property
+    def sasl_mechanism(self) -> str: ...
+    @property
+    def sasl_username(self) -> str | None: ...
+    @property
+    def sasl_password(self) -> object: ...
+    @property
+    def sasl_token_url(self) -> str | None: ...
+    @property
+    def sasl_token_file(self) -> str | None: ...
+
+
+def describe_missing_login(login: _Login) -> str:
+    """What the settings of a login lack or say twice; "" where they can be used."""
+    if not login.security_protocol.startswith("SASL"):
+        return ""
+    named = f"security_protocol {login.security_protocol} with sasl_mechanism {OAUTH}"
+    has_both = bool(login.sasl_username and login.sasl_password)
+    if login.sasl_mechanism != OAUTH:
+        if login.sasl_token_url or login.sasl_token_file:
+            return f"sasl_token_url and sasl_token_file are for sasl_mechanism {OAUTH}"
+        protocol = f"security_protocol {login.security_protocol}"
+        return "" if has_both else f"{protocol} needs sasl_username and sasl_password"
+    if bool(login.sasl_token_url) == bool(login.sasl_token_file):
+        return f"{named} needs either sasl_token_url or sasl_token_file"
+    if login.sasl_token_url and not has_both:
+        return f"{named} and sasl_token_url needs sasl_username and sasl_password, of the client"
+    return ""
+
+
+def read_token_file(path: str) -> str:
+    """The token that a file holds by now.
+
+    Raises:
+        SettingsError: it cannot be read, or holds none.
+    """
+    try:
+        token = Path(path).read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"kafka.sasl_token_file: {path}: {error}") from error
+    if not token:
+        raise SettingsError(f"kafka.sasl_token_file: {path}: is empty: expected a token")
+    return token
+
+
+def _read_token(path: str, _config: str | None) -> tuple[str, float]:
+    """As librdkafka asks for it: a token, and until when it is good, in seconds since 1970."""
+    return read_token_file(path), time.time() + TOKEN_FILE_S
 
 
 _REFUSALS = (

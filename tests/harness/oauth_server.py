@@ -1,0 +1,83 @@
+"""A server of OAuth 2.0 and OpenID Connect: Django OAuth Toolkit, in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+from jwcrypto.jwk import JWK
+
+from deploy.local import process
+from deploy.local.process import free_port
+from tests.harness.waiting import wait_until
+
+AUDIENCE = "kafka"
+_DJANGO = [sys.executable, "-m", "django"]
+_ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class OAuthServer:
+    """Where it is, and the client that it knows."""
+
+    url: str
+    client_id: str
+    secret: str
+
+    @property
+    def token_url(self) -> str:
+        """Its token endpoint."""
+        return f"{self.url}/o/token/"
+
+    @property
+    def keys_url(self) -> str:
+        """Where its public keys are."""
+        return f"{self.url}/o/.well-known/jwks.json"
+
+    def fetch_token(self) -> str:
+        """A token for its client."""
+        form = f"grant_type=client_credentials&client_id={self.client_id}&client_secret="
+        with urllib.request.urlopen(self.token_url, (form + self.secret).encode()) as answer:
+            token: str = json.load(answer)["access_token"]
+        return token
+
+    def is_ready(self) -> bool:
+        """Whether it answers."""
+        try:
+            urllib.request.urlopen(self.keys_url, timeout=5).close()
+        except OSError:
+            return False
+        return True
+
+
+@contextmanager
+def oauth_server(folder: Path) -> Iterator[OAuthServer]:
+    """Run one that keeps its state in a folder."""
+    folder.mkdir()
+    key = JWK.generate(kty="RSA", size=2048)
+    (folder / "key.pem").write_bytes(key.export_to_pem(private_key=True, password=None))
+    server = OAuthServer(f"http://127.0.0.1:{free_port()}", "headwater", uuid4().hex)
+    module = "tests.harness.oauth_settings"
+    environment = {**os.environ, "OAUTH_FOLDER": str(folder), "DJANGO_SETTINGS_MODULE": module}
+    client = ["--client-id", server.client_id, "--client-secret", server.secret]
+    for command in (
+        ["migrate", "--verbosity", "0"],
+        ["createapplication", *client, "confidential", "client-credentials"],
+    ):
+        subprocess.run([*_DJANGO, *command], env=environment, cwd=_ROOT, check=True)
+    address = server.url.removeprefix("http://")
+    serve = [*_DJANGO, "runserver", "--noreload", address]
+    started = process.start(serve, environment, _ROOT, folder / "log")
+    try:
+        wait_until(server.is_ready, 60)
+        yield server
+    finally:
+        process.stop(started, 1)
