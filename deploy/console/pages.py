@@ -25,7 +25,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from deploy.console import rendering
+from deploy.console import rendering, single_sign_on
 from deploy.console.service import ConsoleService
 from deploy.console.session import COOKIE, Session, role_of
 from deploy.console.transport import ConsoleApi, check_token
@@ -146,6 +146,12 @@ class ConsolePages:
         return [
             *(self._make_route(page) for page in PAGES),
             Route("/login", self._guard("login", self._log_in), methods=["GET", "POST"]),
+            Route("/login/oidc", self._guard("login", self._go_to_provider), methods=["GET"]),
+            Route(
+                "/login/oidc/done",
+                self._guard("login", self._come_from_provider),
+                methods=["GET"],
+            ),
             Route("/logout", self._guard("logout", self._log_out), methods=["POST"]),
             Route("/actions/{operation}", self._guard("action", self._act), methods=["POST"]),
             Mount("/static", StaticFiles(directory=STATIC)),
@@ -271,6 +277,40 @@ class ConsolePages:
             RedirectResponse(leads_to, 303), sessions.write(sessions.begin(key))
         )
 
+    async def _go_to_provider(self, request: Request) -> Response:
+        self._api.gate.guard.check(request.client.host if request.client else "")
+        leads_to = _safe_path(request.query_params.get("next", "/"))
+        begun = await self._find_sign_on().begin(leads_to)
+        response = RedirectResponse(begun.url, 303)
+        # Lax, for the provider's page is another site's, and leads back with it.
+        response.set_cookie(
+            single_sign_on.COOKIE,
+            begun.cookie,
+            max_age=single_sign_on.LIFETIME_S,
+            path="/login",
+            secure=self._api.gate.is_secure,
+            httponly=True,
+            samesite="lax",
+        )
+        return response
+
+    async def _come_from_provider(self, request: Request) -> Response:
+        sessions = self._api.gate.sessions
+        key, leads_to = await self._find_sign_on().finish(
+            request.query_params, request.cookies.get(single_sign_on.COOKIE, "")
+        )
+        rendering.log.info("console_login", key=key.name, role=role_of(key))
+        # A page of its own: a browser that another site leads on would not send the session.
+        response = self._render("entered", request, None, next=_safe_path(leads_to))
+        response.delete_cookie(single_sign_on.COOKIE, path="/login", httponly=True, samesite="lax")
+        return self._set_session(response, sessions.write(sessions.begin_without_key(key)))
+
+    def _find_sign_on(self) -> single_sign_on.SingleSignOn:
+        sign_on = self._api.gate.sign_on
+        if sign_on is None:
+            raise refuse("not-found", "oidc.issuer is not set", "log in with a key")
+        return sign_on
+
     async def _log_out(self, request: Request) -> Response:
         session = self._api.find_session(request)
         fields = await self._read_form(request)
@@ -344,6 +384,7 @@ class ConsolePages:
             role=role_of(key) if key else "",
             csrf=session.csrf if session else "",
             is_open=self._api.gate.keys.is_open,
+            has_sign_on=self._api.gate.sign_on is not None,
             done=done.summary if done else "",
             may={scope.value: bool(key and has_scope(key, scope)) for scope in Scope},
             here=_own_path(request),

@@ -6,8 +6,10 @@ from contextlib import closing
 from secrets import token_urlsafe
 
 import structlog
+from headwater_client.errors import SettingsError
 
 from deploy.console import audit, live, pages, parts, service, session, transport
+from deploy.console.single_sign_on import SingleSignOn
 from deploy.services.api import check_servers, find_keys_file, listen, make_core
 from deploy.settings import Settings
 from features.kafka import LogIdentity
@@ -25,12 +27,18 @@ def run_console(settings: Settings, *, is_local: bool) -> None:
         is_local: whether all servers are this machine's own: then it needs no keys on loopback.
 
     Raises:
-        SettingsError: keys are missing, the port is taken, or rows of other settings are there.
+        SettingsError: keys are missing, or an OpenID provider guards what is open; the port is
+            taken, or rows of other settings are there.
         ServerError: Kafka or the store does not answer at the start; or a topic was made anew, or
             has more partitions.
     """
     console = settings.console
     keys = KeyRing(find_keys_file(settings, "console", is_local=is_local))
+    if keys.is_open and settings.oidc.issuer:
+        raise SettingsError(
+            "oidc.issuer: is set, and api.keys_file is not: without keys whoever reaches the "
+            "console may do all: make one for programs: headwater keys add NAME --scope view"
+        )
     identity = check_servers(settings, Role.CONSOLE)
     with closing(listen("console", console.address, console.port)) as listener:
         asyncio.run(_run(settings, keys, identity, listener))
@@ -54,6 +62,7 @@ async def _run(
         session.Sessions(secret, chosen.session_s),
         session.LoginGuard(chosen.logins_per_minute),
         chosen.secure_cookies,
+        SingleSignOn(settings.oidc, secret) if settings.oidc.issuer else None,
     )
     feed = live.LiveFeed(operations.samplers, chosen.sample_every_s)
     api = transport.ConsoleApi(operations, gate, core.readiness, feed)

@@ -1,6 +1,7 @@
 """Who has logged in: a signed cookie that no script of a page can read.
 
-The cookie holds no key. It names one by its hash, and is worth nothing once that key is removed.
+The cookie holds no key. It names one by its hash, and is worth nothing once that key is removed; or
+it says what an OpenID provider has said of somebody, as long as the session lasts.
 """
 
 import math
@@ -16,6 +17,7 @@ from headwater_client.decoders import convert
 from itsdangerous import BadData, URLSafeTimedSerializer
 from msgspec import Struct
 
+from deploy.console.single_sign_on import SingleSignOn
 from stream.api.keys import ApiKey, KeyRing, TokenBucket
 from stream.api.problems import refuse
 
@@ -30,10 +32,14 @@ class Session(Struct, frozen=True):
     Attributes:
         sha256: of the key.
         csrf: what forms of this session's pages send, and those of other pages do not know.
+        name: of who has logged in without a key; "" for the key's own.
+        scopes: theirs.
     """
 
     sha256: str
     csrf: str
+    name: str = ""
+    scopes: list[Scope] = []
 
 
 class Sessions:
@@ -49,8 +55,12 @@ class Sessions:
         self.lifetime_s = lifetime_s
 
     def begin(self, key: ApiKey) -> Session:
-        """A new session."""
+        """A new session of the holder of a key that is in the file."""
         return Session(key.sha256, token_urlsafe(24))
+
+    def begin_without_key(self, key: ApiKey) -> Session:
+        """A new session of somebody whom a provider has named: it has to say what they may do."""
+        return Session(key.sha256, token_urlsafe(24), key.name, key.scopes)
 
     def write(self, session: Session) -> str:
         """The cookie of a session that begins now."""
@@ -104,16 +114,22 @@ class Gate:
         sessions: of browsers.
         guard: of the page where one logs in.
         is_secure: whether browsers send a session by HTTPS only.
+        sign_on: of an OpenID provider; None: there is none.
     """
 
     keys: KeyRing
     sessions: Sessions
     guard: LoginGuard
     is_secure: bool
+    sign_on: SingleSignOn | None = None
 
     def find_key(self, session: Session | None) -> ApiKey | None:
         """The key of a session, as long as it is in use."""
-        return self.keys.find(session.sha256) if session else None
+        if session is None or not session.name:
+            return self.keys.find(session.sha256) if session else None
+        if self.sign_on is None:
+            return None
+        return ApiKey(name=session.name, scopes=session.scopes, sha256=session.sha256)
 
 
 def role_of(key: ApiKey) -> str:

@@ -132,7 +132,11 @@ def serving_console(folder: Path, **chosen: object) -> Iterator[Console]:
 
 @contextmanager
 def running_console(
-    own: Settings, settings: Settings, folder: Path, chosen: Mapping[str, object]
+    own: Settings,
+    settings: Settings,
+    folder: Path,
+    chosen: Mapping[str, object],
+    more: Mapping[str, object] | None = None,
 ) -> Iterator[Console]:
     """The console's process, and a key a role.
 
@@ -140,10 +144,11 @@ def running_console(
         own: settings with which the local servers can be found.
         settings: with their addresses.
         chosen: settings of the console.
+        more: settings of other sections, by their dotted names.
     """
     made = {name: make_key(name, scopes, None) for name, scopes in KEYS.items()}
     write_keys(folder / "keys.toml", [key for _, key in made.values()])
-    port = free_port([])
+    port = int(str(chosen.get("port", free_port([]))))
     named = {
         "console.port": port,
         "console.sample_every_s": 1.0,
@@ -153,6 +158,7 @@ def running_console(
         "worker.catalogue_refresh_s": 0.5,
         "worker.metrics_port": settings.worker.metrics_port,
         **{f"console.{name}": value for name, value in chosen.items()},
+        **(more or {}),
     }
     variables = environment(settings, "console") | folder_variables(settings) | variables_of(named)
     secrets = {name: secret for name, (secret, _) in made.items()}
@@ -213,16 +219,17 @@ class Visit:
 
 @contextmanager
 def visiting(
-    browser: Browser, console: Console, key: str = "admin", **options: Any
+    browser: Browser, console: Console, key: str = "admin", allowed: str = "", **options: Any
 ) -> Iterator[Visit]:
     """A window that has logged in; whatever was shown, nothing was asked of any other host.
 
     Args:
+        allowed: another host that may be asked, by its address.
         options: of Playwright's `new_context`, such as `color_scheme="dark"`.
     """
     with closing(browser.new_context(**options)) as context:
         visit = Visit(context.new_page(), console.url)
-        context.on("request", lambda request: _note_request(visit, request.url))
+        context.on("request", lambda request: _note_request(visit, request.url, allowed))
         visit.page.on("pageerror", lambda error: visit.faults.append(str(error)))
         visit.page.on("console", lambda said: _note_said(visit, said.type, said.text))
         if key:
@@ -234,8 +241,9 @@ def visiting(
     assert visit.foreign == []
 
 
-def _note_request(visit: Visit, url: str) -> None:
-    if not url.startswith((f"{visit.url}/", "data:", "blob:")):
+def _note_request(visit: Visit, url: str, allowed: str) -> None:
+    known = [f"{visit.url}/", "data:", "blob:", *([f"{allowed}/"] if allowed else [])]
+    if not url.startswith(tuple(known)):
         visit.foreign.append(url)
 
 

@@ -4,14 +4,30 @@ import time
 from typing import Any
 from uuid import uuid4
 
+from django.contrib import admin
 from django.urls import include, path
 from jwcrypto.jwt import JWT
+from oauth2_provider.oauth2_validators import OAuth2Validator
 from oauth2_provider.settings import oauth2_settings
 from oauth2_provider.utils import jwk_from_pem
 
-from tests.harness.oauth_server import AUDIENCE
+from tests.harness.oauth_server import AUDIENCE, ROLES
 
-urlpatterns = [path("o/", include("oauth2_provider.urls", namespace="oauth2_provider"))]
+urlpatterns = [
+    path("admin/", admin.site.urls),
+    path("o/", include("oauth2_provider.urls", namespace="oauth2_provider")),
+]
+
+
+class Validator(OAuth2Validator):
+    """Says in ID tokens whose they are, and what roles that one has."""
+
+    oidc_claim_scope = None
+
+    def get_additional_claims(self, request: Any) -> dict[str, Any]:
+        """More than the name."""
+        user = request.user
+        return {"email": user.email, "roles": ROLES[user.username]}
 
 
 def sign_token(request: Any, refresh_token: bool = False) -> str:

@@ -20,6 +20,9 @@ from deploy.local.process import free_port
 from tests.harness.waiting import wait_until
 
 AUDIENCE = "kafka"
+PASSWORD = "correct horse"
+ROLES = {"ann": ["shop-operators"], "bob": ["cooks"]}
+"""Who can log in, all with the same password."""
 _DJANGO = [sys.executable, "-m", "django"]
 _ROOT = Path(__file__).parents[2]
 
@@ -31,6 +34,11 @@ class OAuthServer:
     url: str
     client_id: str
     secret: str
+
+    @property
+    def issuer(self) -> str:
+        """Its name, below which its discovery document is."""
+        return f"{self.url}/o"
 
     @property
     def token_url(self) -> str:
@@ -59,19 +67,24 @@ class OAuthServer:
 
 
 @contextmanager
-def oauth_server(folder: Path) -> Iterator[OAuthServer]:
-    """Run one that keeps its state in a folder."""
+def oauth_server(folder: Path, redirect_url: str = "") -> Iterator[OAuthServer]:
+    """Run one that keeps its state in a folder.
+
+    Args:
+        redirect_url: where it leads people who have logged in; "": its client is a program.
+    """
     folder.mkdir()
     key = JWK.generate(kty="RSA", size=2048)
     (folder / "key.pem").write_bytes(key.export_to_pem(private_key=True, password=None))
     server = OAuthServer(f"http://127.0.0.1:{free_port()}", "headwater", uuid4().hex)
     module = "tests.harness.oauth_settings"
     environment = {**os.environ, "OAUTH_FOLDER": str(folder), "DJANGO_SETTINGS_MODULE": module}
-    client = ["--client-id", server.client_id, "--client-secret", server.secret]
-    for command in (
-        ["migrate", "--verbosity", "0"],
-        ["createapplication", *client, "confidential", "client-credentials"],
-    ):
+    environment["DJANGO_SUPERUSER_PASSWORD"] = PASSWORD
+    commands = [["migrate", "--verbosity", "0"], _make_client(server, redirect_url)]
+    if redirect_url:
+        named = (["--username", name, "--email", f"{name}@shop.example"] for name in ROLES)
+        commands += (["createsuperuser", "--noinput", *each] for each in named)
+    for command in commands:
         subprocess.run([*_DJANGO, *command], env=environment, cwd=_ROOT, check=True)
     address = server.url.removeprefix("http://")
     serve = [*_DJANGO, "runserver", "--noreload", address]
@@ -81,3 +94,11 @@ def oauth_server(folder: Path) -> Iterator[OAuthServer]:
         yield server
     finally:
         process.stop(started, 1)
+
+
+def _make_client(server: OAuthServer, redirect_url: str) -> list[str]:
+    told = ["--client-id", server.client_id, "--client-secret", server.secret]
+    if not redirect_url:
+        return ["createapplication", *told, "confidential", "client-credentials"]
+    told += ["--redirect-uris", redirect_url, "--algorithm", "RS256", "--skip-authorization"]
+    return ["createapplication", *told, "confidential", "authorization-code"]
