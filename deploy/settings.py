@@ -39,7 +39,7 @@ from features.settings import (
     StoreSettings,
     clean_text,
 )
-from stream.settings import ApiSettings, TritonSettings, WorkerConfig, WorkerSettings
+from stream.settings import ApiSettings, OidcSettings, TritonSettings, WorkerConfig, WorkerSettings
 from trainer.settings import FineTuneSettings, GateSettings, TrainerSettings
 from trainer.windows.settings import WindowSettings
 
@@ -120,53 +120,6 @@ class LocalSettings(Section):
     stop_timeout_s: Annotated[float, Field(gt=0)] = Field(
         20, description="how long a local server may take to stop, in seconds, before it is killed"
     )
-
-
-class OidcSettings(Section):
-    """Login to the console by OpenID Connect, beside keys; its roles come from a claim."""
-
-    issuer: Annotated[str, Field(pattern=r"^https?://\S+$")] | None = Field(
-        None,
-        description="issuer of the OpenID provider, as its discovery document has it; empty: who "
-        "logs in needs a key",
-    )
-    client_id: str = Field("", description="the console's name at the provider")
-    client_secret: SecretStr | None = Field(
-        None, description="the console's secret there; empty: a public client, by PKCE alone"
-    )
-    redirect_url: Annotated[str, Field(pattern=r"^https?://\S+/login/oidc/done$")] | None = Field(
-        None,
-        description="address of this console to which the provider leads back, "
-        "https://console.example.com/login/oidc/done",
-    )
-    scopes: tuple[str, ...] = Field(("openid", "profile", "email"), description="scopes to ask for")
-    name_claim: str = Field(
-        "email", description="claim of the ID token that names who has logged in, in the audit"
-    )
-    role_claim: str = Field(
-        "roles",
-        description="claim of the ID token whose values give roles; dots lead into objects, as in "
-        "realm_access.roles",
-    )
-    viewers: tuple[str, ...] = Field((), description="values of role_claim that may look")
-    operators: tuple[str, ...] = Field((), description="values of role_claim that may steer")
-    administrators: tuple[str, ...] = Field((), description="values of role_claim that may do all")
-    people_readers: tuple[str, ...] = Field(
-        (), description="values of role_claim that see people's ids, besides administrators"
-    )
-
-    @model_validator(mode="after")
-    def _provider_is_whole(self) -> "OidcSettings":
-        if self.issuer is None:
-            return self
-        for name in ("client_id", "redirect_url"):
-            if not getattr(self, name):
-                raise ValueError(f"{name}: is not set, and issuer is")
-        if "openid" not in self.scopes:
-            raise ValueError("scopes: has no openid, without which nobody is told who logs in")
-        if not self.viewers + self.operators + self.administrators:
-            raise ValueError("viewers, operators and administrators are empty: nobody may log in")
-        return self
 
 
 class ConsoleSettings(Section):

@@ -6,7 +6,7 @@ from socket import gethostname
 from typing import Annotated, Any
 
 from headwater_client.kafka import join_address, parse_address
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 
 from features.settings import (
     BrokerSettings,
@@ -232,3 +232,60 @@ class WorkerConfig:
     triton: TritonSettings
     worker: WorkerSettings
     events: EventSettings = EventSettings()  # noqa: RUF009 (frozen)
+
+
+class OidcSettings(Section):
+    """An OpenID provider, beside keys: who logs in to the console, and programs at the API."""
+
+    issuer: Annotated[str, Field(pattern=r"^https?://\S+$")] | None = Field(
+        None,
+        description="issuer of the OpenID provider, as its discovery document has it; empty: keys "
+        "alone open anything",
+    )
+    audience: str = Field(
+        "",
+        description="audience of the access tokens that the API takes in place of keys; their "
+        "scopes are those of keys; empty: it takes none",
+    )
+    client_id: str = Field(
+        "", description="the console's name at the provider; empty: the console asks for keys"
+    )
+    client_secret: SecretStr | None = Field(
+        None, description="the console's secret there; empty: a public client, by PKCE alone"
+    )
+    redirect_url: Annotated[str, Field(pattern=r"^https?://\S+/login/oidc/done$")] | None = Field(
+        None,
+        description="address of this console to which the provider leads back, "
+        "https://console.example.com/login/oidc/done",
+    )
+    scopes: tuple[str, ...] = Field(("openid", "profile", "email"), description="scopes to ask for")
+    name_claim: str = Field(
+        "email", description="claim of the ID token that names who has logged in, in the audit"
+    )
+    role_claim: str = Field(
+        "roles",
+        description="claim of the ID token whose values give roles; dots lead into objects, as in "
+        "realm_access.roles",
+    )
+    viewers: tuple[str, ...] = Field((), description="values of role_claim that may look")
+    operators: tuple[str, ...] = Field((), description="values of role_claim that may steer")
+    administrators: tuple[str, ...] = Field((), description="values of role_claim that may do all")
+    people_readers: tuple[str, ...] = Field(
+        (), description="values of role_claim that see people's ids, besides administrators"
+    )
+
+    @model_validator(mode="after")
+    def _provider_is_whole(self) -> "OidcSettings":
+        if self.issuer is None:
+            return self
+        if not self.client_id and not self.audience:
+            raise ValueError("client_id: is not set, nor is audience: issuer is of no use")
+        if not self.client_id:
+            return self
+        if not self.redirect_url:
+            raise ValueError("redirect_url: is not set, and client_id is")
+        if "openid" not in self.scopes:
+            raise ValueError("scopes: has no openid, without which nobody is told who logs in")
+        if not self.viewers + self.operators + self.administrators:
+            raise ValueError("viewers, operators and administrators are empty: nobody may log in")
+        return self

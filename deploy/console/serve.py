@@ -2,15 +2,15 @@
 
 import asyncio
 import socket
+from collections.abc import Sequence
 from contextlib import closing
 from secrets import token_urlsafe
 
 import structlog
-from headwater_client.errors import SettingsError
 
 from deploy.console import audit, live, pages, parts, service, session, transport
 from deploy.console.single_sign_on import SingleSignOn
-from deploy.services.api import check_servers, find_keys_file, listen, make_core
+from deploy.services.api import Work, check_servers, find_keys_file, listen, make_core, open_keys
 from deploy.settings import Settings
 from features.kafka import LogIdentity
 from features.kafka.access import Role
@@ -33,19 +33,18 @@ def run_console(settings: Settings, *, is_local: bool) -> None:
             has more partitions.
     """
     console = settings.console
-    keys = KeyRing(find_keys_file(settings, "console", is_local=is_local))
-    if keys.is_open and settings.oidc.issuer:
-        raise SettingsError(
-            "oidc.issuer: is set, and api.keys_file is not: without keys whoever reaches the "
-            "console may do all: make one for programs: headwater keys add NAME --scope view"
-        )
+    keys, works = open_keys(settings, find_keys_file(settings, "console", is_local=is_local))
     identity = check_servers(settings, Role.CONSOLE)
     with closing(listen("console", console.address, console.port)) as listener:
-        asyncio.run(_run(settings, keys, identity, listener))
+        asyncio.run(_run(settings, keys, works, identity, listener))
 
 
 async def _run(
-    settings: Settings, keys: KeyRing, identity: LogIdentity, listener: socket.socket
+    settings: Settings,
+    keys: KeyRing,
+    more: Sequence[Work],
+    identity: LogIdentity,
+    listener: socket.socket,
 ) -> None:
     chosen, core = settings.console, make_core(settings, identity)
     secret = chosen.secret.get_secret_value() if chosen.secret else token_urlsafe(32)
@@ -62,13 +61,14 @@ async def _run(
         session.Sessions(secret, chosen.session_s),
         session.LoginGuard(chosen.logins_per_minute),
         chosen.secure_cookies,
-        SingleSignOn(settings.oidc, secret) if settings.oidc.issuer else None,
+        SingleSignOn(settings.oidc, secret) if settings.oidc.client_id else None,
     )
     feed = live.LiveFeed(operations.samplers, chosen.sample_every_s)
     api = transport.ConsoleApi(operations, gate, core.readiness, feed)
     routes = pages.ConsolePages(api, operations).make_routes()
     log.info("console_listens", address=chosen.address, port=chosen.port)
     works = [
+        *more,
         feed.run,
         operations.watch_now,
         operations.watch_demand,

@@ -9,32 +9,28 @@ The authorization code flow with PKCE, state and nonce (OpenID Connect Core 1.0,
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from secrets import token_urlsafe
 from typing import Any
 
-import requests
 from authlib.common.errors import AuthlibBaseError
 from authlib.integrations.requests_client import OAuth2Session
 from cachetools import TTLCache, cached
 from headwater_client.contract import Scope
 from itsdangerous import BadData, URLSafeTimedSerializer
-from joserfc import jwt
 from joserfc.errors import JoseError
-from joserfc.jwk import KeySet
 from requests import RequestException
 
-from deploy.settings import OidcSettings
 from stream.api.keys import ApiKey, hash_key
+from stream.api.oidc import OpenIdProvider, read_provider, read_token
 from stream.api.problems import refuse
+from stream.settings import OidcSettings
 
 COOKIE = "headwater_login"
 LIFETIME_S = 600
 _SALT = "headwater-console-oidc"
 _WITHIN_S = 5.0
 _PROVIDER_S = 300
-# What is signed with a secret that both know is left out: the console has no such secret to check.
-_ALGORITHMS = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512"]
-_LEEWAY_S = 60
 _REMEDY = "log in again, or with a key"
 
 
@@ -56,8 +52,8 @@ class SingleSignOn:
     def __init__(self, settings: OidcSettings, secret: str) -> None:
         self._settings, self._issuer = settings, settings.issuer or ""
         self._signer = URLSafeTimedSerializer(secret, salt=_SALT)
-        self._provider: TTLCache[Any, Mapping[str, Any]] = TTLCache(1, _PROVIDER_S)
-        self._read_provider = cached(self._provider)(self._fetch_provider)
+        self._provider: TTLCache[Any, OpenIdProvider] = TTLCache(1, _PROVIDER_S)
+        self._read_provider = cached(self._provider)(partial(read_provider, self._issuer))
 
     async def begin(self, leads_to: str) -> Beginning:
         """Begin a login.
@@ -76,7 +72,7 @@ class SingleSignOn:
         }
         provider = await asyncio.to_thread(self._ask, self._read_provider)
         url, _ = self._make_session().create_authorization_url(
-            provider["authorization_endpoint"],
+            provider.document["authorization_endpoint"],
             state=kept["state"],
             nonce=kept["nonce"],
             code_verifier=kept["verifier"],
@@ -109,25 +105,22 @@ class SingleSignOn:
     def _take_claims(self, query: Mapping[str, str], kept: Mapping[str, str]) -> dict[str, Any]:
         provider = self._read_provider()
         answer = self._make_session().fetch_token(
-            provider["token_endpoint"],
+            provider.document["token_endpoint"],
             grant_type="authorization_code",
             code=query.get("code", ""),
             code_verifier=kept["verifier"],
         )
-        expected = {
-            "iss": self._issuer,
-            "aud": self._settings.client_id,
-            "nonce": kept["nonce"],
-        }
-        return read_id_token(answer.get("id_token", ""), provider["keys"], expected)
-
-    def _fetch_provider(self) -> Mapping[str, Any]:
-        """The provider's discovery document, and its `keys`."""
-        issuer = self._issuer.rstrip("/")
-        found: dict[str, Any] = _get_json(f"{issuer}/.well-known/openid-configuration")
-        if found["issuer"] != self._issuer:
-            raise ValueError(f"its document names the issuer {str(found['issuer'])[:200]!r}")
-        return found | {"keys": KeySet.import_key_set(_get_json(found["jwks_uri"]))}
+        client_id = self._settings.client_id
+        claims = read_token(
+            answer.get("id_token", ""),
+            provider.keys,
+            iss=self._issuer,
+            aud=client_id,
+            nonce=kept["nonce"],
+        )
+        if claims.get("azp", client_id) != client_id:
+            raise refuse("no-key", "azp: the ID token is another client's", _REMEDY)
+        return claims
 
     def _ask(self, work: Any, *arguments: Any) -> Any:
         """Do what needs the provider, with its faults in words."""
@@ -171,28 +164,6 @@ class SingleSignOn:
         return ApiKey(name=f"oidc:{name}", scopes=scopes, sha256=identity)
 
 
-def read_id_token(text: str, keys: KeySet, expected: Mapping[str, str]) -> dict[str, Any]:
-    """The claims of an ID token (OpenID Connect Core 1.0, section 3.1.3.7).
-
-    Args:
-        keys: of the provider, one of which has to have signed it.
-        expected: `iss`, `aud` and `nonce` that it has to have.
-
-    Raises:
-        JoseError: it is not valid.
-    """
-    token = jwt.decode(text, keys, _ALGORITHMS)
-    jwt.JWTClaimsRegistry(
-        leeway=_LEEWAY_S,
-        iss={"essential": True, "value": expected["iss"]},
-        aud={"essential": True, "value": expected["aud"]},
-        nonce={"essential": True, "value": expected["nonce"]},
-        azp={"value": expected["aud"]},
-        exp={"essential": True},
-    ).validate(token.claims)
-    return token.claims
-
-
 def find_claim(claims: Mapping[str, Any], name: str) -> list[str]:
     """The values of a claim, wherever dots lead.
 
@@ -229,9 +200,3 @@ def find_scopes(settings: OidcSettings, roles: Sequence[str]) -> list[Scope]:
         return list(Scope)
     reads_people = bool(scopes) and bool(set(settings.people_readers) & set(roles))
     return scopes + [Scope.READ_PEOPLE] * reads_people
-
-
-def _get_json(url: str) -> Any:
-    answer = requests.get(url, timeout=_WITHIN_S)
-    answer.raise_for_status()
-    return answer.json()

@@ -33,6 +33,7 @@ from stream.api.compat.metarank import MetarankDialect
 from stream.api.http import HttpApi
 from stream.api.intake import EventIntake, EventPublisher
 from stream.api.keys import KeyRing
+from stream.api.oidc import AccessTokens
 from stream.api.parts import ApiParts
 from stream.api.readiness import Readiness
 from stream.api.rpc import RpcApi, RpcListener
@@ -72,25 +73,50 @@ def run_api(settings: Settings, *, is_local: bool) -> None:
     """
     begin_tracing("api")
     api = settings.api
-    keys = KeyRing(find_keys_file(settings, "api", is_local=is_local))
+    keys, works = open_keys(settings, find_keys_file(settings, "api", is_local=is_local))
     identity = check_servers(settings, Role.API)
     with closing(listen("api", api.address, api.port)) as listener:
-        asyncio.run(_run(settings, keys, identity, listener))
+        asyncio.run(_run(settings, keys, works, identity, listener))
 
 
 async def _run(
-    settings: Settings, keys: KeyRing, identity: LogIdentity, listener: socket.socket
+    settings: Settings,
+    keys: KeyRing,
+    works: Sequence[Work],
+    identity: LogIdentity,
+    listener: socket.socket,
 ) -> None:
     api, core = settings.api, make_core(settings, identity)
     service = ApiService(core.parts)
     dialects = [kind(service, core.parts, api.event_aliases) for kind in DIALECTS]
     transport = HttpApi(service, keys, core.readiness, api.max_body_bytes)
-    works: list[Work] = []
     if api.grpc_port is not None:
         taking = RpcListener(api.address, api.grpc_port, api.max_body_bytes, DRAIN_S / 2)
-        works.append(RpcApi(service, keys, core.readiness, taking).serve)
+        works = [*works, RpcApi(service, keys, core.readiness, taking).serve]
     log.info("api_listens", address=api.address, port=api.port, grpc_port=api.grpc_port)
     await core.serve(transport.make_app(dialects), listener, works)
+
+
+def open_keys(settings: Settings, path: Path | None) -> tuple[KeyRing, list[Work]]:
+    """Who may do what, and what keeps it up to date.
+
+    Args:
+        path: of the file of keys.
+
+    Raises:
+        SettingsError: the file cannot be read or has no key; or an OpenID provider guards what is
+            open.
+    """
+    oidc = settings.oidc
+    if path is None and oidc.issuer:
+        raise SettingsError(
+            "oidc.issuer: is set, and api.keys_file is not: without keys whoever is on this "
+            "machine may do all: make one: headwater keys add NAME --scope view"
+        )
+    if not (oidc.issuer and oidc.audience):
+        return KeyRing(path), []
+    tokens = AccessTokens(oidc.issuer, oidc.audience)
+    return KeyRing(path, find_other=tokens.find_key), [tokens.follow]
 
 
 def find_keys_file(settings: Settings, section: str, *, is_local: bool) -> Path | None:

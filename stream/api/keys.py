@@ -159,13 +159,20 @@ class KeyRing:
 
     Args:
         path: of the file of keys; None: whoever can reach the service may do all.
+        find_other: the key that a secret stands for which is in no file, if any.
 
     Raises:
         SettingsError: the file cannot be read, or has no key.
     """
 
-    def __init__(self, path: Path | None, clock: Callable[[], float] = monotonic) -> None:
+    def __init__(
+        self,
+        path: Path | None,
+        clock: Callable[[], float] = monotonic,
+        find_other: Callable[[str], ApiKey | None] = lambda _: None,
+    ) -> None:
         self._path = path
+        self._find_other = find_other
         self._clock = clock
         self._keys: Mapping[str, ApiKey] = {}
         self._buckets: dict[str, TokenBucket] = {}
@@ -187,14 +194,14 @@ class KeyRing:
             scope: what the key must be for; None: anything.
 
         Raises:
-            RequestError: no key that is known, not for this, or too many requests.
+            RequestError: no key or token that is known, not for this, or too many requests.
         """
         if self._path is None:
             return ANYONE
         self._refresh(self._path)
         is_bearer = authorization[: len(_BEARER)].lower() == _BEARER
         secret = authorization[len(_BEARER) :].strip() if is_bearer else ""
-        key = self._keys.get(hash_key(secret)) if secret else None
+        key = (self._keys.get(hash_key(secret)) or self._find_other(secret)) if secret else None
         if key is None:
             raise refuse(
                 "no-key",

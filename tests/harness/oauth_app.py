@@ -34,7 +34,8 @@ def sign_token(request: Any, refresh_token: bool = False) -> str:
     """A JWT for who asks, as Django OAuth Toolkit calls for it."""
     del refresh_token
     key, now = jwk_from_pem(oauth2_settings.OIDC_RSA_PRIVATE_KEY), int(time.time())
-    who = {"sub": request.client.client_id, "aud": AUDIENCE, "jti": uuid4().hex}
+    issuer = oauth2_settings.oidc_issuer(request)
+    who = {"iss": issuer, "sub": request.client.client_id, "aud": AUDIENCE, "jti": uuid4().hex}
     when = {"iat": now, "exp": now + oauth2_settings.ACCESS_TOKEN_EXPIRE_SECONDS}
     token = JWT(
         header={"alg": "RS256", "kid": key.thumbprint(), "typ": "at+jwt"},

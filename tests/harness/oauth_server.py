@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlencode
 from uuid import uuid4
 
 from jwcrypto.jwk import JWK
@@ -20,6 +21,7 @@ from deploy.local.process import free_port
 from tests.harness.waiting import wait_until
 
 AUDIENCE = "kafka"
+CONSOLE, PROGRAM = "headwater-console", "headwater"
 PASSWORD = "correct horse"
 ROLES = {"ann": ["shop-operators"], "bob": ["cooks"]}
 """Who can log in, all with the same password."""
@@ -29,10 +31,9 @@ _ROOT = Path(__file__).parents[2]
 
 @dataclass(frozen=True)
 class OAuthServer:
-    """Where it is, and the client that it knows."""
+    """Where it is, and the secret of its clients: the console, and a program."""
 
     url: str
-    client_id: str
     secret: str
 
     @property
@@ -50,10 +51,15 @@ class OAuthServer:
         """Where its public keys are."""
         return f"{self.url}/o/.well-known/jwks.json"
 
-    def fetch_token(self) -> str:
-        """A token for its client."""
-        form = f"grant_type=client_credentials&client_id={self.client_id}&client_secret="
-        with urllib.request.urlopen(self.token_url, (form + self.secret).encode()) as answer:
+    def fetch_token(self, scope: str = "kafka") -> str:
+        """A token for its client that is a program."""
+        form = {
+            "grant_type": "client_credentials",
+            "client_id": PROGRAM,
+            "client_secret": self.secret,
+            "scope": scope,
+        }
+        with urllib.request.urlopen(self.token_url, urlencode(form).encode()) as answer:
             token: str = json.load(answer)["access_token"]
         return token
 
@@ -71,17 +77,24 @@ def oauth_server(folder: Path, redirect_url: str = "") -> Iterator[OAuthServer]:
     """Run one that keeps its state in a folder.
 
     Args:
-        redirect_url: where it leads people who have logged in; "": its client is a program.
+        redirect_url: where it leads people who have logged in; "": it knows none.
     """
     folder.mkdir()
     key = JWK.generate(kty="RSA", size=2048)
     (folder / "key.pem").write_bytes(key.export_to_pem(private_key=True, password=None))
-    server = OAuthServer(f"http://127.0.0.1:{free_port()}", "headwater", uuid4().hex)
+    server = OAuthServer(f"http://127.0.0.1:{free_port()}", uuid4().hex)
     module = "tests.harness.oauth_settings"
     environment = {**os.environ, "OAUTH_FOLDER": str(folder), "DJANGO_SETTINGS_MODULE": module}
     environment["DJANGO_SUPERUSER_PASSWORD"] = PASSWORD
-    commands = [["migrate", "--verbosity", "0"], _make_client(server, redirect_url)]
+    secret = ["--client-secret", server.secret, "confidential"]
+    create = ["createapplication", "--client-id"]
+    commands = [
+        ["migrate", "--verbosity", "0"],
+        [*create, PROGRAM, *secret, "client-credentials"],
+    ]
     if redirect_url:
+        told = ["--redirect-uris", redirect_url, "--algorithm", "RS256", "--skip-authorization"]
+        commands.append([*create, CONSOLE, *told, *secret, "authorization-code"])
         named = (["--username", name, "--email", f"{name}@shop.example"] for name in ROLES)
         commands += (["createsuperuser", "--noinput", *each] for each in named)
     for command in commands:
@@ -94,11 +107,3 @@ def oauth_server(folder: Path, redirect_url: str = "") -> Iterator[OAuthServer]:
         yield server
     finally:
         process.stop(started, 1)
-
-
-def _make_client(server: OAuthServer, redirect_url: str) -> list[str]:
-    told = ["--client-id", server.client_id, "--client-secret", server.secret]
-    if not redirect_url:
-        return ["createapplication", *told, "confidential", "client-credentials"]
-    told += ["--redirect-uris", redirect_url, "--algorithm", "RS256", "--skip-authorization"]
-    return ["createapplication", *told, "confidential", "authorization-code"]

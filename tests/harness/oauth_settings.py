@@ -46,6 +46,11 @@ OAUTH2_PROVIDER = {
     "OAUTH2_VALIDATOR_CLASS": "tests.harness.oauth_app.Validator",
     "OIDC_ENABLED": True,
     "OIDC_RSA_PRIVATE_KEY": (_folder / "key.pem").read_text(),
-    "SCOPES": {"openid": "who one is", "email": "how to write", "kafka": "to use Kafka"},
+    "SCOPES": {
+        "openid": "who one is",
+        "email": "how to write",
+        "kafka": "to use Kafka",
+        "view": "to look",
+    },
     "DEFAULT_SCOPES": ["kafka"],
 }

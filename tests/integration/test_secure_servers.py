@@ -19,7 +19,7 @@ from features.settings import SaslMechanism
 from features.store import USERS
 from features.store.redis.keys import row_key
 from stream.kafka_tokens import make_token_provider
-from tests.harness.oauth_server import oauth_server
+from tests.harness.oauth_server import PROGRAM, oauth_server
 from tests.harness.secure_servers import PASSWORD, secure_kafka, tls_before, write_certificate
 from tests.harness.servers import connect_redis
 from tests.harness.workers import WorkerProcess, WorkerProgress, running, without_model
@@ -87,7 +87,7 @@ def test_tokens_of_oauth_open_kafka(
         broker = server.secure.model_copy(
             update={
                 "sasl_mechanism": SaslMechanism.OAUTHBEARER,
-                "sasl_username": oauth.client_id,
+                "sasl_username": PROGRAM,
                 "sasl_password": SecretStr(oauth.secret),
                 "sasl_token_url": oauth.token_url,
                 "sasl_token_scope": "kafka",

@@ -12,7 +12,8 @@ from deploy import local
 from deploy.local.process import free_port
 from features.kafka import ensure_topics
 from tests.harness.console import Console, running_console, visiting
-from tests.harness.oauth_server import PASSWORD, OAuthServer, oauth_server
+from tests.harness.http_process import call_json
+from tests.harness.oauth_server import AUDIENCE, CONSOLE, PASSWORD, OAuthServer, oauth_server
 from tests.harness.servers import state_in
 
 pytestmark = pytest.mark.integration
@@ -30,7 +31,8 @@ def provider(
         ensure_topics(settings.kafka)
         told = {
             "oidc.issuer": oauth.issuer,
-            "oidc.client_id": oauth.client_id,
+            "oidc.audience": AUDIENCE,
+            "oidc.client_id": CONSOLE,
             "oidc.client_secret": oauth.secret,
             "oidc.redirect_url": redirect_url,
             "oidc.scopes": '["openid", "email"]',
@@ -68,6 +70,17 @@ def test_roles_of_the_provider_open_the_console(
         visit.page.wait_for_url("**/login")
 
 
+def test_programs_bring_tokens_in_place_of_keys(provider: tuple[OAuthServer, Console]) -> None:
+    oauth, console = provider
+    path = f"{console.url}/v1/admin/audit"
+    assert call_json(path, "GET", None, oauth.fetch_token("view"))[0] == 200
+    status, problem = call_json(path, "GET", None, oauth.fetch_token("kafka"))
+    assert (status, problem["type"]) == (403, "/docs#scope")
+    status, problem = call_json(path, "GET", None, oauth.fetch_token("view")[:-8])
+    assert (status, problem["type"]) == (401, "/docs#no-key")
+    assert "the access token is not valid" in problem["detail"]
+
+
 def test_who_has_no_role_is_told_whom_to_ask(
     provider: tuple[OAuthServer, Console], browser: Browser
 ) -> None:
@@ -97,10 +110,10 @@ def test_a_login_that_this_browser_has_not_begun_is_refused(
 def test_a_key_opens_it_too_and_a_provider_that_is_away_is_named(
     provider: tuple[OAuthServer, Console], browser: Browser, tmp_path: Path
 ) -> None:
-    oauth, console = provider
+    _, console = provider
     told = {
         "oidc.issuer": f"http://127.0.0.1:{free_port()}/o",
-        "oidc.client_id": oauth.client_id,
+        "oidc.client_id": CONSOLE,
         "oidc.redirect_url": "http://127.0.0.1/login/oidc/done",
         "oidc.viewers": '["staff"]',
     }

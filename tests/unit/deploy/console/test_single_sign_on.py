@@ -2,67 +2,22 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import pytest
 from headwater_client.contract import Scope
-from joserfc import jwt
-from joserfc.errors import JoseError
-from joserfc.jwk import KeySet, OctKey, RSAKey
 from pydantic import ValidationError
 
 from deploy.console.session import Gate, LoginGuard, Sessions
-from deploy.console.single_sign_on import SingleSignOn, find_scopes, read_id_token
-from deploy.settings import OidcSettings
+from deploy.console.single_sign_on import SingleSignOn, find_scopes
 from stream.api.keys import ApiKey, KeyRing
+from stream.settings import OidcSettings
 
-KEY = RSAKey.generate_key(2048, {"kid": "one"})
-KEYS = KeySet([KEY])
-EXPECTED = {"iss": "https://id.example", "aud": "console", "nonce": "n"}
-CLAIMS = EXPECTED | {"sub": "ann", "exp": int(time.time()) + 600}
 PROVIDER = {
     "issuer": "https://id.example",
     "client_id": "console",
     "redirect_url": "https://console.example/login/oidc/done",
 }
-
-
-def sign(claims: dict[str, Any], key: Any = KEY, algorithm: str = "RS256") -> str:
-    return jwt.encode({"alg": algorithm, "kid": "one"}, claims, key, [algorithm])
-
-
-def test_a_valid_token_is_read() -> None:
-    assert read_id_token(sign(CLAIMS), KEYS, EXPECTED)["sub"] == "ann"
-    shared = CLAIMS | {"aud": ["console", "shop"], "azp": "console"}
-    assert read_id_token(sign(shared), KEYS, EXPECTED)["sub"] == "ann"
-
-
-@pytest.mark.parametrize(
-    "changed",
-    [
-        {"iss": "https://evil.example"},
-        {"aud": "shop"},
-        {"aud": ["console", "shop"], "azp": "shop"},
-        {"nonce": "another"},
-        {"nonce": None},
-        {"exp": int(time.time()) - 600},
-        {"exp": None},
-        {"nbf": int(time.time()) + 600},
-    ],
-)
-def test_a_token_of_something_else_is_refused(changed: dict[str, Any]) -> None:
-    claims = {name: value for name, value in (CLAIMS | changed).items() if value is not None}
-    with pytest.raises(JoseError):
-        read_id_token(sign(claims), KEYS, EXPECTED)
-
-
-def test_a_token_that_the_provider_has_not_signed_is_refused() -> None:
-    stranger = RSAKey.generate_key(2048, {"kid": "one"})
-    shared = OctKey.import_key("console secret that both know, long enough for it")
-    for token in (sign(CLAIMS, stranger), sign(CLAIMS, shared, "HS256"), sign(CLAIMS) + "x"):
-        with pytest.raises((JoseError, ValueError)):
-            read_id_token(token, KEYS, EXPECTED)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +46,7 @@ def test_roles_open_what_settings_say(roles: list[str], scopes: list[Scope]) -> 
     ("given", "told"),
     [
         ({}, "nobody may log in"),
-        ({"viewers": ["a"], "client_id": ""}, "client_id: is not set"),
+        ({"viewers": ["a"], "client_id": ""}, "client_id: is not set, nor is audience"),
         ({"viewers": ["a"], "redirect_url": None}, "redirect_url: is not set"),
         ({"viewers": ["a"], "redirect_url": "https://console.example/"}, "redirect_url"),
         ({"viewers": ["a"], "scopes": ["email"]}, "has no openid"),
