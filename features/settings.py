@@ -357,7 +357,9 @@ class StoreSettings(Section):
     """The Feast online store (Redis or Valkey). Without `address` a local one is started."""
 
     address: Annotated[str, AfterValidator(_nodes)] | None = Field(
-        None, description="host:port, or host:port,host:port of a cluster; empty: a local store"
+        None,
+        description="host:port, or host:port,host:port of a cluster or of sentinels; empty: a "
+        "local store",
     )
     username: str | None = Field(None, description="login name; empty: the default user")
     password: SecretStr | None = Field(
@@ -375,6 +377,17 @@ class StoreSettings(Section):
         None, description="PEM file of the private key of tls_certificate_file"
     )
     cluster: bool = Field(False, description="the store is a Redis Cluster")
+    sentinel_service: str | None = Field(
+        None,
+        description="name under which Redis Sentinels watch the store: address then names the "
+        "sentinels, which are asked for the primary; empty: address is the store's own",
+    )
+    sentinel_username: str | None = Field(
+        None, description="login name at the sentinels; empty: the default user"
+    )
+    sentinel_password: SecretStr | None = Field(
+        None, description="password at the sentinels, where they ask for one"
+    )
     durability: Durability = Field(
         Durability.AOF,
         description="when offsets are committed. aof: once rows are on disk, by WAITAOF, or where "
@@ -405,10 +418,14 @@ class StoreSettings(Section):
 
     @model_validator(mode="after")
     def _one_server_has_one_address(self) -> "StoreSettings":
-        if len(self.nodes) > 1 and not self.cluster:
+        if self.cluster and self.sentinel_service:
+            raise ValueError("cluster and sentinel_service are set: a cluster needs no sentinels")
+        if self.sentinel_service and not self.address:
+            raise ValueError("sentinel_service is set, and address is not: name the sentinels")
+        if len(self.nodes) > 1 and not self.cluster and not self.sentinel_service:
             raise ValueError(
-                f"address {self.address}: several addresses are those of a cluster: set cluster, "
-                "or name one"
+                f"address {self.address}: several addresses are those of a cluster or of "
+                "sentinels: set cluster or sentinel_service, or name one"
             )
         return self
 

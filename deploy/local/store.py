@@ -72,25 +72,8 @@ class Store:
 
     def check(self, settings: Settings) -> None:
         import redis  # 0.3 s, which a command that asks for nothing should not pay
-        from redis.backoff import NoBackoff
-        from redis.retry import Retry
 
-        store = settings.store
-        host, port = store.nodes[0]
-        client = redis.Redis(
-            host=host,
-            port=port,
-            username=store.username,
-            password=store.password.get_secret_value() if store.password else None,
-            ssl=store.tls,
-            ssl_ca_certs=store.tls_ca_file,
-            ssl_certfile=store.tls_certificate_file,
-            ssl_keyfile=store.tls_key_file,
-            socket_timeout=CHECK_TIMEOUT_S,
-            socket_connect_timeout=CHECK_TIMEOUT_S,
-            # By default a refused connection is tried for seconds: whoever waits asks again.
-            retry=Retry(NoBackoff(), 0),
-        )
+        client = _connect(settings.store)
         try:
             client.ping()
         except redis.RedisError as error:
@@ -120,6 +103,27 @@ class Store:
                 f"store: {last_words}: its file cannot be mended: {error.strerror}: free its disk"
             ) from error
         return f"its file had {cut:,} bytes that a full disk had left unfinished" if cut else ""
+
+
+def _connect(store: StoreSettings) -> Any:
+    """A client that waits for no longer than who looks after servers does."""
+    import redis
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
+    from redis.sentinel import Sentinel
+
+    from features.store.redis.connection import client_options, sentinel_options
+
+    limits = {"socket_timeout": CHECK_TIMEOUT_S, "socket_connect_timeout": CHECK_TIMEOUT_S}
+    # By default a refused connection is tried for seconds: whoever waits asks again.
+    options = client_options(store) | limits | {"retry": Retry(NoBackoff(), 0)}
+    if store.sentinel_service:
+        sentinel: Any = Sentinel(  # type: ignore[no-untyped-call]
+            store.nodes, sentinel_kwargs=sentinel_options(store) | limits
+        )
+        return sentinel.master_for(store.sentinel_service, **options)
+    host, port = store.nodes[0]
+    return redis.Redis(host=host, port=port, **options)
 
 
 def _store_folder(settings: Settings) -> Path:
@@ -187,27 +191,27 @@ def feature_repo(settings: Settings) -> Path:
     """
     # A command that stops servers, or looks at them, should not pay for what it has no use for.
     from features.feast_import import import_feast
-    from features.store.redis import connection_string
+    from features.store.redis import feast_settings
 
     folder = _folder(settings)
-    write_feature_repo(folder, connection_string(settings.store), settings.kafka.partitions)
+    write_feature_repo(folder, feast_settings(settings.store), settings.kafka.partitions)
     import_feast().FeatureStore(repo_path=str(folder)).apply(list_definitions(folder))
     return folder
 
 
-def write_feature_repo(folder: Path, connection: str, partitions: int) -> None:
+def write_feature_repo(folder: Path, online: Mapping[str, str], partitions: int) -> None:
     """Write the repository for one store and topics of so many partitions.
 
     Args:
         folder: made if it is missing.
-        connection: the store's address and login as Feast writes them.
+        online: the store's address and login as Feast has them: `feast_settings`.
         partitions: of each topic of what people do.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     source = files("features.repo")
     store = yaml.safe_load((source / STORE_FILE).read_text())
     store["registry"] = "registry.db"
-    store["online_store"]["connection_string"] = connection
+    store["online_store"] |= online
     _write_private(folder / STORE_FILE, yaml.safe_dump(store, sort_keys=False))
     views = yaml.safe_dump(views_for(partitions), sort_keys=False)
     (folder / VIEWS_FILE).write_text(views)

@@ -7,6 +7,7 @@ from typing import Any
 
 from headwater_client.errors import ServerError, SettingsError
 from hiredis import pack_command
+from pydantic import SecretStr
 from redis.asyncio.connection import Connection
 
 from features.settings import StoreSettings
@@ -15,15 +16,13 @@ from features.settings import StoreSettings
 ANSWER_S = 5
 
 
-def connection_string(settings: StoreSettings) -> str:
+def _connection_string(settings: StoreSettings) -> str:
     """The store's address and login as Feast reads them: host:port,name=value,...
 
     Feast splits it at commas and reads each value as JSON, so that a password `1e5` or `true` would
     become something else; and it replaces `$NAME` by variables. As JSON texts without either they
     come through as they are.
 
-    Raises:
-        SettingsError: an address is one that Feast cannot read.
     """
     nodes = list_nodes(settings)
     if any(":" in host for host, _ in nodes):
@@ -51,13 +50,36 @@ def list_nodes(settings: StoreSettings) -> list[tuple[str, int]]:
     return settings.nodes
 
 
+def feast_settings(settings: StoreSettings) -> dict[str, str]:
+    """What Feast's online store has to know of the store.
+
+    Raises:
+        SettingsError: an address is one that Feast cannot read.
+    """
+    found = {"connection_string": _connection_string(settings)}
+    if settings.sentinel_service:
+        found |= {"redis_type": "redis_sentinel", "sentinel_master": settings.sentinel_service}
+    return found
+
+
 def client_options(settings: StoreSettings) -> dict[str, Any]:
     """What redis-py is given besides the address."""
+    return _login_options(settings, settings.username, settings.password)
+
+
+def sentinel_options(settings: StoreSettings) -> dict[str, Any]:
+    """The same for the sentinels that know where the store is."""
+    return _login_options(settings, settings.sentinel_username, settings.sentinel_password)
+
+
+def _login_options(
+    settings: StoreSettings, username: str | None, password: SecretStr | None
+) -> dict[str, Any]:
     options: dict[str, Any] = {"socket_timeout": ANSWER_S, "socket_connect_timeout": ANSWER_S}
-    if settings.username:
-        options["username"] = settings.username
-    if settings.password:
-        options["password"] = settings.password.get_secret_value()
+    if username:
+        options["username"] = username
+    if password:
+        options["password"] = password.get_secret_value()
     if settings.tls:
         options["ssl"] = True
     files = {

@@ -16,6 +16,7 @@ import structlog
 from headwater_client.errors import SettingsError
 from redis import asyncio as redis
 from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 from redis.exceptions import NoPermissionError, NoScriptError, RedisError, ResponseError
 
@@ -23,7 +24,13 @@ from features import store as base
 from features.settings import Durability, StoreSettings
 from features.store import EntryAppend, RowRead, RowWrite
 from features.store.redis.append_file import FileLook, FileRenewal, FileStep, StoreServer
-from features.store.redis.connection import ANSWER_S, client_options, list_nodes, with_fast_packing
+from features.store.redis.connection import (
+    ANSWER_S,
+    client_options,
+    list_nodes,
+    sentinel_options,
+    with_fast_packing,
+)
 from features.store.redis.faults import explain_error, find_faults, is_other_kind
 from features.store.redis.keys import (
     OTHER_KIND,
@@ -416,11 +423,18 @@ class RedisRowStore:
         if self._settings.cluster:
             startup = [redis.cluster.ClusterNode(host, port) for host, port in nodes]
             return redis.RedisCluster(startup_nodes=startup, **options)
-        [(host, port), *_] = nodes
         # `_execute` has a limit for all replies; redis-py would set a timer for each.
         options["socket_timeout"] = None
         # Who asks tries again, and says so: at once, for a connection that was broken, is enough.
-        client: Any = redis.Redis(host=host, port=port, retry=Retry(NoBackoff(), 1), **options)
+        options["retry"] = Retry(NoBackoff(), 1)
+        if self._settings.sentinel_service:
+            sentinel: Any = Sentinel(  # type: ignore[no-untyped-call]
+                nodes, sentinel_kwargs=sentinel_options(self._settings)
+            )
+            client: Any = sentinel.master_for(self._settings.sentinel_service, **options)
+        else:
+            [(host, port), *_] = nodes
+            client = redis.Redis(host=host, port=port, **options)
         pool = client.connection_pool
         pool.connection_class = with_fast_packing(pool.connection_class)
         if self._settings.durability is Durability.AOF and not self._any_server:

@@ -337,11 +337,15 @@ def test_each_process_has_the_secrets_that_it_needs_and_no_other(
         for name in names
     }
     assert secrets <= given["console"]
-    of_console = {each for each in secrets if "_CONSOLE__" in each}
-    assert len(of_console) == 2
+    of_console = {
+        each for each in secrets if each.startswith(("HEADWATER_CONSOLE", "HEADWATER_OIDC"))
+    }
+    assert len(of_console) == 3
+    of_store = {each for each in secrets if each.startswith("HEADWATER_STORE")}
+    assert len(of_store) == 2
     assert secrets - given["worker"] == {"HEADWATER_ROLLOUT__ADMIN_TOKEN"} | of_console
     assert secrets - given["api"] == secrets - given["controller"] == of_console
-    assert secrets - given["trainer"] == {"HEADWATER_STORE__PASSWORD"} | of_console
+    assert secrets - given["trainer"] == of_store | of_console
     for _, pod in pods(whole_site):
         held = {n: e["valueFrom"] for n, e in environment(pod).items() if n in secrets}
         assert all(source == {"secretKeyRef": SECRET} for source in held.values())

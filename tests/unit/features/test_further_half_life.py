@@ -42,7 +42,7 @@ def test_rows_and_tensors_follow() -> None:
 
 
 def test_feast_and_triton_follow(tmp_path: Path) -> None:
-    write_feature_repo(tmp_path, "127.0.0.1:6379", 2)
+    write_feature_repo(tmp_path, {"connection_string": "127.0.0.1:6379"}, 2)
     names = {definition.name for definition in list_definitions(tmp_path)}
     assert {"user_activity", "item_popularity", "trending"} <= names, "lists grow, not columns"
     config = render_config(AFTER)

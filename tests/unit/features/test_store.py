@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from headwater_client.errors import SettingsError
-from pydantic import SecretStr
+from pydantic import SecretStr, ValidationError
 from redis.exceptions import BusyLoadingError, MovedError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
@@ -31,7 +31,7 @@ from features.store import (
     read_views,
     views_for,
 )
-from features.store.redis import RedisRowStore, connection_string
+from features.store.redis import RedisRowStore, feast_settings
 from features.store.redis.append_file import waits_for_fsync
 from features.store.redis.connection import client_options, list_nodes
 from features.store.redis.faults import find_faults
@@ -58,7 +58,7 @@ def test_keys_and_fields_are_those_of_feast(name: str) -> None:
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("feature_repo")
-    write_feature_repo(folder, "127.0.0.1:6379", PARTITIONS)
+    write_feature_repo(folder, {"connection_string": "127.0.0.1:6379"}, PARTITIONS)
     return folder
 
 
@@ -105,7 +105,7 @@ def test_a_login_of_any_characters_reaches_redis_and_plain_feast(tmp_path: Path,
     settings = StoreSettings(address="cache:6379", username=text, password=SecretStr(text))
     options = client_options(settings)
     assert list_nodes(settings) == [("cache", 6379)]
-    write_feature_repo(tmp_path, connection_string(settings), PARTITIONS)
+    write_feature_repo(tmp_path, feast_settings(settings), PARTITIONS)
     config = of_feast("repo_config").load_repo_config(tmp_path, tmp_path / "feature_store.yaml")
     theirs = of_feast("infra.online_stores.redis").RedisOnlineStore
     found = theirs._parse_connection_string(config.online_store.connection_string)
@@ -116,15 +116,39 @@ def test_a_login_of_any_characters_reaches_redis_and_plain_feast(tmp_path: Path,
 def test_a_repository_is_only_its_owners(tmp_path: Path) -> None:
     (tmp_path / "feature_store.yaml").write_text("of a release before")
     (tmp_path / "feature_store.yaml").chmod(0o644)
-    write_feature_repo(tmp_path, "cache:6379", PARTITIONS)
+    write_feature_repo(tmp_path, {"connection_string": "cache:6379"}, PARTITIONS)
     assert (tmp_path / "feature_store.yaml").stat().st_mode & 0o777 == 0o600
+
+
+def test_feast_asks_the_same_sentinels(tmp_path: Path) -> None:
+    settings = StoreSettings(address="a:26379,b:26379", sentinel_service="rows")
+    write_feature_repo(tmp_path, feast_settings(settings), PARTITIONS)
+    config = of_feast("repo_config").load_repo_config(tmp_path, tmp_path / "feature_store.yaml")
+    assert config.online_store.redis_type == "redis_sentinel"
+    assert config.online_store.sentinel_master == "rows"
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"address": "a:1,b:2"}, "set cluster or sentinel_service, or name one"),
+        ({"sentinel_service": "rows"}, "name the sentinels"),
+        (
+            {"address": "a:1", "sentinel_service": "rows", "cluster": True},
+            "a cluster needs no sentinels",
+        ),
+    ],
+)
+def test_addresses_of_several_servers_say_what_they_are(given: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValidationError, match=told):
+        StoreSettings.model_validate({"durability": "acknowledged"} | given)
 
 
 def test_an_ipv6_address_reaches_redis_and_feast_is_not_given_it() -> None:
     settings = StoreSettings(address="[::1]:6379")
     assert list_nodes(settings) == [("::1", 6379)]
     with pytest.raises(SettingsError, match=r"\[::1\]:6379: Feast reads no IPv6 address"):
-        connection_string(settings)
+        feast_settings(settings)
 
 
 def test_a_rendered_repository_has_its_partitions_whatever_the_environment_says(

@@ -101,10 +101,10 @@ labels:
 {{/* Environment variables of the secret settings. Takes a list of the root and the component. */}}
 {{- define "headwater.secretEnv" -}}
 {{- $withheld := dict
-  "worker" (list "console" "rollout.admin_token")
-  "api" (list "console")
-  "controller" (list "console")
-  "trainer" (list "console" "store")
+  "worker" (list "console" "oidc" "rollout.admin_token")
+  "api" (list "console" "oidc")
+  "controller" (list "console" "oidc")
+  "trainer" (list "console" "oidc" "store")
   "console" list }}
 {{- $mine := get $withheld (last .) }}
 {{- range $section, $settings := (first .).Values.secretConfig }}
