@@ -29,6 +29,9 @@ _SHOWN = 2_000
 _ANSWER_S = 10.0
 # A version on trial answers its people of a micro-batch up to so much later than the stable one.
 _SAME_MS = 1_500
+# So many events on each side say when the one between them was read: who died may have answered one
+# of them, and who came next another, much later.
+_BESIDE = 4
 _NEAR_MS = 60_000
 # A topic that was made anew begins at offset 0 again.
 _EPOCH = 1 << 40
@@ -308,10 +311,11 @@ class _AnswerTimes:
         places: Sequence[int],
     ) -> bool:
         at = bisect_left(places, place)
-        before = [ordered[each] for each in places[max(0, at - 1) : at]]
-        after = [ordered[each] for each in places[at : at + 1]]
-        first = self.of[before[0].event_id][variant][0] if before else ordered[place].time_ms
-        last = self.of[after[0].event_id][variant][-1] if after else first
+        before = [ordered[each].event_id for each in places[max(0, at - _BESIDE) : at]]
+        after = [ordered[each].event_id for each in places[at : at + _BESIDE]]
+        sent_ms = ordered[place].time_ms
+        first = min((self.of[each][variant][0] for each in before), default=sent_ms)
+        last = max((self.of[each][variant][-1] for each in after), default=first)
         return bool(before or after) and _has_between(times, first - _SAME_MS, last + _SAME_MS)
 
 
@@ -320,9 +324,9 @@ def list_unanswered(log: Sequence[Logged], answers: Sequence[Answer]) -> list[Lo
 
     A micro-batch is answered once a person: for the last of the person's events in it, of whichever
     topic. So an event of the same topic within the next 128 of its partition counts, and so does an
-    answer to an event of another topic that was made when this one was read: not before those
-    before it in its partition were answered (or it was sent), nor after those after it were. Those
-    are people of the same variant: a version on trial may be some micro-batches behind.
+    answer to an event of another topic that was made when this one was read: not before the few
+    before it in its partition were answered (or it was sent), nor after the few after it were.
+    Those are people of the same variant: a version on trial may be some micro-batches behind.
     """
     answered = _AnswerTimes(log, answers)
     unanswered = []
@@ -356,10 +360,11 @@ def list_near(
     near = []
     for answer in answers:
         told, after_ms = named.get(answer.event_id), answer.arrived_ms - event.time_ms
-        if told is None or abs(after_ms) > _NEAR_MS:
+        if told is None:
             continue
         same = (told.topic, told.partition) == (event.topic, event.partition)
-        if answer.user_id == event.user_id or (same and abs(told.offset - event.offset) <= _BATCH):
+        is_beside = same and abs(told.offset - event.offset) <= _BATCH
+        if is_beside or (answer.user_id == event.user_id and abs(after_ms) <= _NEAR_MS):
             place = f"{told.topic}/{told.partition} {told.offset}"
             near.append((after_ms, answer.variant, answer.user_id, place))
     return sorted(near)

@@ -10,7 +10,7 @@ import asyncio
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import structlog
@@ -36,10 +36,11 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True)
 class _Outlook:
-    """The forecasts of one kind, and where each series stands in them."""
+    """The forecasts of one kind, where each series stands in them, and what came since."""
 
     made: forecasts.DemandForecasts
     places: Mapping[str, int]
+    running: Mapping[str, float]
 
 
 @dataclass
@@ -91,8 +92,18 @@ class DemandOutlook:
             sums = self.counter.make_sums(current_ms())
             # The catalogue may come after the windows.
             lacking = not self._has_categories and categories()
+            kinds = _sum_kinds(sums, categories())
             if lacking or not self._outlooks or self._end_day != sums.end_day:
-                self._forecast(sums, categories())
+                self._forecast(kinds)
+                self._end_day, self._has_categories = (
+                    sums.end_day,
+                    bool(categories()) or not sums.names,
+                )
+            else:
+                self._outlooks = {
+                    kind: replace(outlook, running=_count_running(kinds[kind]))
+                    for kind, outlook in self._outlooks.items()
+                }
 
     def _read_news(self) -> int:
         numbers = [number for number in self.store.numbers() if number not in self._known]
@@ -107,21 +118,16 @@ class DemandOutlook:
                 log.warning("window_unreadable", window=number, reason=str(error))
         return len(numbers)
 
-    def _forecast(self, sums: demand.DailySums, categories: Mapping[str, Sequence[str]]) -> None:
-        groups = demand.group_by_category(dict(categories))
-        kinds = {
-            SeriesKind.ITEM: sums.choose_largest(MAX_SERIES),
-            SeriesKind.CATEGORY: sums.sum_by(groups).choose_largest(MAX_SERIES),
-            SeriesKind.ALL: sums.sum_by(lambda _: (_EVERYTHING,)),
-        }
+    def _forecast(self, kinds: Mapping[SeriesKind, demand.DailySums]) -> None:
         self._outlooks = {
             kind: _Outlook(
-                forecasts.forecast_demand(each), {name: at for at, name in enumerate(each.names)}
+                forecasts.forecast_demand(each),
+                {name: at for at, name in enumerate(each.names)},
+                _count_running(each),
             )
             for kind, each in kinds.items()
         }
-        self._end_day, self.time_ms = sums.end_day, current_ms()
-        self._has_categories = bool(categories) or not sums.names
+        self.time_ms = current_ms()
 
     @property
     def missing(self) -> str:
@@ -147,7 +153,7 @@ class DemandOutlook:
             name=name,
             title=title,
             counted="purchase" if sums.is_purchases else "event",
-            running=float(sums.sum_running()[at]),
+            running=outlook.running.get(name, 0.0),
             days=_list_days(outlook.made, at),
             forecasts=[
                 _describe_forecast(outlook.made, horizon, at)
@@ -173,6 +179,23 @@ class DemandOutlook:
             return {}
         walk = outlook.made.walk
         return {name: _describe_backtest(walk.list_judged(name)) for name in forecasts.HORIZONS}
+
+
+def _sum_kinds(
+    sums: demand.DailySums, categories: Mapping[str, Sequence[str]]
+) -> dict[SeriesKind, demand.DailySums]:
+    """The series that are forecast, by kind."""
+    groups = demand.group_by_category(dict(categories))
+    return {
+        SeriesKind.ITEM: sums.choose_largest(MAX_SERIES),
+        SeriesKind.CATEGORY: sums.sum_by(groups).choose_largest(MAX_SERIES),
+        SeriesKind.ALL: sums.sum_by(lambda _: (_EVERYTHING,)),
+    }
+
+
+def _count_running(sums: demand.DailySums) -> dict[str, float]:
+    """What each series has since the last whole day."""
+    return dict(zip(sums.names, sums.sum_running().tolist(), strict=True))
 
 
 def _list_days(made: forecasts.DemandForecasts, at: int) -> list[contract.DemandDay]:

@@ -83,6 +83,19 @@ class ConsoleParts(ApiParts):
         """Whether the holder of a key may see people's ids."""
         return self.masks is None or has_scope(key, Scope.READ_PEOPLE)
 
+    def check_may_ask(self, key: ApiKey, *, asks_for_person: bool) -> None:
+        """Refuse a question whose answer tells what is known of somebody who is masked.
+
+        Raises:
+            RequestError: people are masked for this key, and an expression asks for them.
+        """
+        if asks_for_person and not self.may_read_people(key):
+            raise refuse(
+                "scope",
+                "an expression asks what is known of a person, and people are masked for this key",
+                "leave it out, or use a key with the scope read-people",
+            )
+
     def mask(self, person: str, key: ApiKey) -> str:
         """A person's id, as the holder of a key may see it."""
         if self.masks is None or self.may_read_people(key):

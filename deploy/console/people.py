@@ -1,8 +1,10 @@
 """A person: what is known, what they were sent and why, and what would be otherwise."""
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
 
 from headwater_client import EventError, contract
 from headwater_client.admin import people
@@ -22,6 +24,7 @@ from stream.api.parts import ApiCall
 from stream.recommendations import RankedLists, RecommendationRequest
 from stream.row_updates import RowView
 
+Found = TypeVar("Found")
 HOUR_MS = 3_600_000
 # Events of a page; and how much of the log one is made of.
 _MOST_EVENTS = 200
@@ -53,7 +56,8 @@ class PersonOperations(ConsoleOperations):
 
     def __init__(self, parts: ConsoleParts) -> None:
         super().__init__(parts)
-        self._log_reading = asyncio.Semaphore(_AT_ONCE)
+        # Threads of their own: who no longer waits for one does not end it, and the next one waits.
+        self._log_readers = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="log-reader")
         self._past_versions = past_versions.PastVersions(
             parts.settings.worker_config, parts.recommender, parts.routes
         )
@@ -69,9 +73,8 @@ class PersonOperations(ConsoleOperations):
             ServerError: Kafka does not answer.
         """
         query: people.PeopleQuery = call.query
-        async with self._log_reading:
-            reader = self._make_reader(person_log.ReadingBounds())
-            found = await asyncio.to_thread(reader.read_newest_lists, _TAIL)
+        reader = self._make_reader(person_log.ReadingBounds())
+        found = await self._read_log(reader.read_newest_lists, _TAIL)
         newest: dict[str, person_log.LoggedRecommendation] = {}
         for logged in found:
             newest.setdefault(logged.told.user_id, logged)
@@ -124,6 +127,7 @@ class PersonOperations(ConsoleOperations):
             segments=[
                 people.SegmentMembership(name=name, is_member=segments[name])
                 for name in sorted(segments)
+                if not is_masked
             ],
             attributes={} if is_masked else dict(attributes),
             sequence=row.sequence,
@@ -149,6 +153,10 @@ class PersonOperations(ConsoleOperations):
         """
         query: people.WhatIfQuery = call.body
         person = self._find_shown_person(query.person, call)
+        asks_for_person = filters.asks_for_person(
+            self._parts.placements, self._parts.trials, _as_asked(query)
+        )
+        self._parts.check_may_ask(call.key, asks_for_person=asks_for_person)
         shown, attributes = (
             self._parts.mask(person, call.key),
             await self._read_known_attributes(person),
@@ -280,9 +288,13 @@ class PersonOperations(ConsoleOperations):
         self, person: str, hours: float, most: int | None
     ) -> person_log.SentLists:
         since_ms = current_ms() - int(hours * HOUR_MS)
-        async with self._log_reading:
-            reader = self._make_reader(person_log.ReadingBounds())
-            return await asyncio.to_thread(reader.read_lists, person, since_ms, most)
+        reader = self._make_reader(person_log.ReadingBounds())
+        return await self._read_log(reader.read_lists, person, since_ms, most)
+
+    async def _read_log(self, read: Callable[..., Found], *arguments: Any) -> Found:
+        """What is found in Kafka's log, by one of few readers."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._log_readers, partial(read, *arguments))
 
     async def _read_stored_row(self, person: str) -> UserRow:
         async with asyncio.timeout(self._parts.deadline_s):
@@ -291,8 +303,7 @@ class PersonOperations(ConsoleOperations):
 
     async def _read_person(self, person: str, bounds: person_log.ReadingBounds) -> _PersonNow:
         stored = await self._read_stored_row(person)
-        async with self._log_reading:
-            log = await asyncio.to_thread(self._make_reader(bounds).read_log, person)
+        log = await self._read_log(self._make_reader(bounds).read_log, person)
         # What no worker has taken yet is none of the row's.
         known = [r for r in log.records if r.offset <= stored.offsets.get(r.source, -1)]
         catalogue = self._parts.recommender.items.catalogue
@@ -335,13 +346,7 @@ class PersonOperations(ConsoleOperations):
             VersionProblemError: the version cannot be asked.
         """
         parts, core = self._parts, self._parts.recommender
-        asked = contract.RecommendationQuery(
-            person=query.person,
-            limit=query.limit,
-            filter=query.filter,
-            context=query.context,
-            placement=query.placement,
-        )
+        asked = _as_asked(query)
         scope = self._scope_of_person(query.context, attributes)
         wish = filters.read_wish(parts.items, parts.placements, parts.trials, asked, scope)
         time_ms = max(query.at or current_ms(), row.reference_ms)
@@ -363,6 +368,17 @@ class PersonOperations(ConsoleOperations):
         if wish.placement is None:
             return described
         return replace(described, placement=wish.placement.name, placement_revision=wish.revision)
+
+
+def _as_asked(query: people.WhatIfQuery) -> contract.RecommendationQuery:
+    """What the API would be asked."""
+    return contract.RecommendationQuery(
+        person=query.person,
+        limit=query.limit,
+        filter=query.filter,
+        context=query.context,
+        placement=query.placement,
+    )
 
 
 def _note(now: _PersonNow) -> list[str]:

@@ -29,6 +29,7 @@ from features.rules.compiler import PERSON, SEGMENT
 from features.rules.conditions import Scope
 from features.rules.filters import compile_filter
 from features.rules.segments import SegmentValues
+from stream.api import filters
 from stream.api.asking import make_view
 from stream.api.filters import ListWish, read_wish
 from stream.api.parts import ApiCall
@@ -231,7 +232,8 @@ class PlacementAreaOperations(ConsoleOperations, PlacementOperations):
 
         Raises:
             EventError: no placement can be called so.
-            RequestError: a person's name is masked, and was not shown.
+            RequestError: a person's name is masked, and was not shown; or the lists would tell what
+                is known of people who are masked.
         """
         name, query = call.path["name"], call.body
         rules, faults = self._drafts.read(name, query)
@@ -239,6 +241,10 @@ class PlacementAreaOperations(ConsoleOperations, PlacementOperations):
         revision = known.revision if known else None
         if rules is None:
             return admin.PreviewAnswer(lists=[], faults=faults, missing=[], revision=revision)
+        after = PlacementTable()
+        after.segments = self._parts.placements.segments
+        after.known = {name: contract.PlacementAnswer(name=name, revision=0, placement=rules)}
+        self._check_may_preview(call, name, after)
         missing: list[str] = []
         people = [self._parts.unmask(each, call.key) for each in query.people]
         if not people:
@@ -246,14 +252,19 @@ class PlacementAreaOperations(ConsoleOperations, PlacementOperations):
             people = await self._read(missing, "people", find, name) or []
             if not people and not missing:
                 missing.append("nobody has done anything of late: name people")
-        after = PlacementTable()
-        after.segments = self._parts.placements.segments
-        after.known = {name: contract.PlacementAnswer(name=name, revision=0, placement=rules)}
         lists = [await self._preview(person, query, (name, after)) for person in people]
         shown = [
             structs.replace(each, person=self._parts.mask(each.person, call.key)) for each in lists
         ]
         return admin.PreviewAnswer(lists=shown, faults=[], missing=missing, revision=revision)
+
+    def _check_may_preview(self, call: ApiCall, name: str, after: PlacementTable) -> None:
+        asked = contract.RecommendationQuery(person="anyone", placement=name)
+        asks_for_person = any(
+            filters.asks_for_person(table, PlacementTrials(), asked)
+            for table in (self._parts.placements, after)
+        )
+        self._parts.check_may_ask(call.key, asks_for_person=asks_for_person)
 
     def _find_people(self, count: int, _: str) -> list[str]:
         """Those who have done something last."""
@@ -356,24 +367,19 @@ class PlacementAreaOperations(ConsoleOperations, PlacementOperations):
         """
         name, query = call.path["name"], call.body
         rules = self._read_draft(name, query)
-        newest = self._parts.placements.known.get(name)
-        revision = newest.revision if newest else -1
-        if query.follows is not None and query.follows != revision:
-            raise refuse(
-                "conflict",
-                f"{name} is at revision {revision} by now, and this was made from {query.follows}",
-                "look at what has changed, and save it again",
-            )
+        self._check_follows(name, query)
         return await self.put_placement(replace(call, body=rules))
 
     async def try_draft(self, call: ApiCall) -> contract.TrialAnswer:
         """Ask the controller to try a draft out.
 
         Raises:
-            EventError, RequestError: the rules cannot be used, or the controller refuses.
+            EventError, RequestError: the rules cannot be used, somebody has changed the placement
+                since, or the controller refuses.
             ServerError: no controller answers.
         """
         rules = self._read_draft(call.path["name"], call.body)
+        self._check_follows(call.path["name"], call.body)
         asked = contract.TrialQuery(rules=rules, reason=call.body.reason)
         return await self.try_placement(replace(call, body=asked))
 
@@ -384,6 +390,21 @@ class PlacementAreaOperations(ConsoleOperations, PlacementOperations):
             RequestError: there is none of this name, or Kafka does not take it.
         """
         return await self.delete_placement(call)
+
+    def _check_follows(self, name: str, draft: admin.ChangeQuery) -> None:
+        """Refuse a draft that would undo what somebody has changed since it was made.
+
+        Raises:
+            RequestError: it would.
+        """
+        newest = self._parts.placements.known.get(name)
+        revision = newest.revision if newest else -1
+        if draft.follows is not None and draft.follows != revision:
+            raise refuse(
+                "conflict",
+                f"{name} is at revision {revision} by now, and this was made from {draft.follows}",
+                "look at what has changed, and save it again",
+            )
 
     def _read_draft(self, name: str, draft: admin.RulesDraft) -> contract.PlacementRules:
         """The rules of a draft.

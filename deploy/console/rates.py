@@ -227,6 +227,11 @@ class SignalFollower:
                 self.problem = str(error)
                 log.warning("signals_not_followed", reason=str(error))
                 stop.wait(_AGAIN_S)
+            except Exception as error:  # the pages about all else must not end with it
+                self.problem = f"an error of the console, see its log: {type(error).__name__}"
+                # What it was about is passed over: it would be met again.
+                log.exception("signals_failed")
+                stop.wait(_AGAIN_S)
 
     def _follow(self, stop: threading.Event) -> None:
         taken = [

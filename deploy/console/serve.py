@@ -60,7 +60,7 @@ async def _run(
         keys,
         session.Sessions(secret, chosen.session_s),
         session.LoginGuard(chosen.logins_per_minute),
-        chosen.secure_cookies,
+        chosen.secure_cookies or (settings.oidc.redirect_url or "").startswith("https:"),
         SingleSignOn(settings.oidc, secret) if settings.oidc.client_id else None,
     )
     feed = live.LiveFeed(operations.samplers, chosen.sample_every_s)

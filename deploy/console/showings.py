@@ -1,6 +1,7 @@
 """Where an item stood: whose lists had it lately, and why."""
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 
 from headwater_client.admin import people
 
@@ -20,8 +21,8 @@ class ShowingOperations(ConsoleOperations):
         super().__init__(parts)
         self._shown_names = CatalogueNames(parts.items.table, parts.routes)
         self._list_reader = PersonLogReader(parts.settings, parts.sources)
-        # It reads megabytes: others wait for their turn.
-        self._list_reading = asyncio.Semaphore(1)
+        # It reads megabytes: others wait for their turn, though who asked for it has gone.
+        self._list_readers = ThreadPoolExecutor(1, thread_name_prefix="list-reader")
 
     async def list_showings(self, call: ApiCall) -> people.ItemShowingsAnswer:
         """Whose lists had an item lately.
@@ -31,8 +32,9 @@ class ShowingOperations(ConsoleOperations):
         """
         query: people.ItemShowingsQuery = call.query
         item = call.path["item"]
-        async with self._list_reading:
-            read = await asyncio.to_thread(self._list_reader.read_newest_lists, _TAIL)
+        read = await asyncio.get_running_loop().run_in_executor(
+            self._list_readers, self._list_reader.read_newest_lists, _TAIL
+        )
         with_it = [logged for logged in read if _find_place(logged, item)]
         of_each: dict[str, LoggedRecommendation] = {}
         for logged in with_it:

@@ -7,15 +7,16 @@ The authorization code flow with PKCE, state and nonce (OpenID Connect Core 1.0,
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from secrets import token_urlsafe
+from threading import Lock
 from typing import Any
 
 from authlib.common.errors import AuthlibBaseError
 from authlib.integrations.requests_client import OAuth2Session
-from cachetools import TTLCache, cached
+from cachetools import LRUCache, TTLCache, cached
 from headwater_client.contract import Scope
 from itsdangerous import BadData, URLSafeTimedSerializer
 from joserfc.errors import JoseError
@@ -31,6 +32,9 @@ LIFETIME_S = 600
 _SALT = "headwater-console-oidc"
 _WITHIN_S = 5.0
 _PROVIDER_S = 300
+# Logins that wait for the provider at once: a stranger's must not take all threads.
+_AT_ONCE = 4
+_ENDED = 10_000
 _REMEDY = "log in again, or with a key"
 
 
@@ -53,7 +57,12 @@ class SingleSignOn:
         self._settings, self._issuer = settings, settings.issuer or ""
         self._signer = URLSafeTimedSerializer(secret, salt=_SALT)
         self._provider: TTLCache[Any, OpenIdProvider] = TTLCache(1, _PROVIDER_S)
-        self._read_provider = cached(self._provider)(partial(read_provider, self._issuer))
+        self._read_provider = cached(self._provider, lock=Lock())(
+            partial(read_provider, self._issuer)
+        )
+        self._waiting = asyncio.Semaphore(_AT_ONCE)
+        # Logins that have come back, by their state: each does so once.
+        self._ended: LRUCache[str, None] = LRUCache(_ENDED)
 
     async def begin(self, leads_to: str) -> Beginning:
         """Begin a login.
@@ -70,7 +79,7 @@ class SingleSignOn:
             "verifier": token_urlsafe(48),
             "next": leads_to,
         }
-        provider = await asyncio.to_thread(self._ask, self._read_provider)
+        provider = await self._ask(self._read_provider)
         url, _ = self._make_session().create_authorization_url(
             provider.document["authorization_endpoint"],
             state=kept["state"],
@@ -99,7 +108,10 @@ class SingleSignOn:
         if told := query.get("error"):
             more = query.get("error_description", "")
             raise refuse("no-key", f"the provider says: {told[:80]} {more[:200]}", _REMEDY)
-        claims = await asyncio.to_thread(self._ask, self._take_claims, query, kept)
+        if kept["state"] in self._ended:
+            raise refuse("no-key", "this login has come back before", _REMEDY)
+        self._ended[kept["state"]] = None
+        claims = await self._ask(self._take_claims, query, kept)
         return self._make_key(claims), kept["next"]
 
     def _take_claims(self, query: Mapping[str, str], kept: Mapping[str, str]) -> dict[str, Any]:
@@ -122,13 +134,15 @@ class SingleSignOn:
             raise refuse("no-key", "azp: the ID token is another client's", _REMEDY)
         return claims
 
-    def _ask(self, work: Any, *arguments: Any) -> Any:
+    async def _ask(self, work: Callable[..., Any], *arguments: Any) -> Any:
         """Do what needs the provider, with its faults in words."""
         try:
-            return work(*arguments)
+            async with self._waiting:
+                return await asyncio.to_thread(work, *arguments)
         except (AuthlibBaseError, JoseError) as error:
-            # Keys may have been changed: the next login reads them again.
-            self._provider.clear()
+            if isinstance(error, JoseError):
+                # The provider may have new keys: the next login reads them.
+                self._provider.clear()
             raise refuse("no-key", f"the login is not valid: {error}", _REMEDY) from error
         except (RequestException, ValueError, KeyError, TypeError) as error:
             raise refuse(
@@ -152,7 +166,10 @@ class SingleSignOn:
     def _make_key(self, claims: Mapping[str, Any]) -> ApiKey:
         """What a provider's claims open; no key of a file can have its name."""
         chosen = self._settings
-        name = str(claims.get(chosen.name_claim) or claims.get("sub", ""))[:64]
+        name = str(claims.get(chosen.name_claim) or claims["sub"])[:64]
+        if chosen.name_claim == "email" and claims.get("email_verified") is False:
+            # Anybody can claim an address that the provider has not verified.
+            name = str(claims["sub"])[:64]
         scopes = find_scopes(chosen, find_claim(claims, chosen.role_claim))
         if not scopes:
             raise refuse(
@@ -160,7 +177,7 @@ class SingleSignOn:
                 f"{name}: {chosen.role_claim} names no role that may enter this console",
                 "ask who runs it: oidc.viewers, oidc.operators and oidc.administrators say who may",
             )
-        identity = hash_key(f"{self._issuer} {claims.get('sub')}")
+        identity = hash_key(f"{self._issuer} {claims['sub']}")
         return ApiKey(name=f"oidc:{name}", scopes=scopes, sha256=identity)
 
 

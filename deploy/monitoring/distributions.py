@@ -28,9 +28,13 @@ CategoriesOf = Callable[[str], Sequence[str]]
 """The categories of an item by its id."""
 
 
+class _ListedReason(Struct):
+    kind: str = ""
+
+
 class _ListedItem(Struct):
     score: float
-    reason: Any = None
+    reason: _ListedReason | None = None
 
 
 class ListScores(Struct):
@@ -56,6 +60,8 @@ class ScoreSignals:
         version = "fallback" if said.fallback else said.model_version
         for name in ("all", version) if said.items and not said.fallback else ("all",):
             block = self._blocks.setdefault(name, [])
+            if len(self._blocks) > _KEPT_VERSIONS:
+                del self._blocks[next(each for each in self._blocks if each not in ("all", name))]
             block.append(said)
             if len(block) == BLOCK_LISTS:
                 self._compare(name, self._blocks.pop(name))
@@ -70,14 +76,24 @@ class ScoreSignals:
             # Tenths of the version's first lists: scores of two versions do not compare.
             self._edges[name] = np.unique(np.quantile(best, np.arange(1, 10) / 10))
             if len(self._edges) > _KEPT_VERSIONS:
-                del self._edges[next(iter(self._edges))]
+                retired = next(iter(self._edges))
+                del self._edges[retired]
+                for each in (_name_scores(retired), _name_reasons(retired)):
+                    self.watch.forget(each)
         tenths = np.searchsorted(self._edges[name], best)
-        self.watch.add(f"best score, version {name}", _name_bins(tenths, "tenth"))
+        self.watch.add(_name_scores(name), _name_bins(tenths, "tenth"))
         kinds = Counter(
-            str(each.items[0].reason.get("kind", "")) if each.items[0].reason else "none"
-            for each in block
+            each.items[0].reason.kind if each.items[0].reason else "none" for each in block
         )
-        self.watch.add(f"reason of the first item, version {name}", kinds)
+        self.watch.add(_name_reasons(name), kinds)
+
+
+def _name_scores(version: str) -> str:
+    return f"best score, version {version}"
+
+
+def _name_reasons(version: str) -> str:
+    return f"reason of the first item, version {version}"
 
 
 def _name_bins(bins: Any, word: str) -> Mapping[str, float]:

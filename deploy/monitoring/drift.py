@@ -160,6 +160,11 @@ class DriftWatch:
             self._reference[name] = deque(strayed, MAX_BLOCKS)
             self._strayed[name] = []
 
+    def forget(self, name: str) -> None:
+        """Follow a distribution no more."""
+        for kept in (self._reference, self._newest, self._strayed):
+            kept.pop(name, None)
+
     def reports(self) -> list[DriftReport]:
         """How each stands, by name."""
         return [

@@ -93,6 +93,17 @@ def test_an_event_is_read_between_those_beside_it_however_long_these_took() -> N
     assert list_unanswered(log, [*answers, answer(click, 1000)]) == [purchase]
 
 
+def test_who_took_over_may_have_answered_one_beside_it_much_later() -> None:
+    """Whoever comes next cuts micro-batches elsewhere, and answers other events of these people."""
+    click, purchase = event(3), event(1, topic="purchases", ms=100)
+    people = ["bob", "eve", "", "eve", "bob"]
+    beside = [event(at, name) for at, name in enumerate(people, 1) if name]
+    log = [*beside, click, purchase]
+    answers = [answer(beside[0], 5000), answer(beside[1], 90_000), answer(beside[2], 5000)]
+    assert not list_unanswered(log, [*answers, answer(beside[3], 5000), answer(purchase, 5000)])
+    assert click in list_unanswered(log, [*answers, answer(beside[3], 5000)])
+
+
 def test_a_version_on_trial_may_answer_later_than_the_stable_one() -> None:
     """The people of a variant are compared with each other, however far it is behind."""
     log = [event(1, "bob"), event(2, "eve"), event(3), event(4, "bob"), event(5, "eve")]

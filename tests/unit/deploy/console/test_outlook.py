@@ -27,7 +27,8 @@ def store(tmp_path: Path) -> WindowStore:
     return WindowStore(str(tmp_path))
 
 
-def write_windows(store: WindowStore) -> None:
+def write_windows(store: WindowStore, today: int = 0) -> None:
+    """Windows of the days before, and of so many events of today; those that are there stay."""
     first_ms = (current_ms() // DAY_MS - DAYS) * DAY_MS
     events = [
         Purchase(
@@ -38,6 +39,11 @@ def write_windows(store: WindowStore) -> None:
         )
         for day in range(DAYS)
         for number in range(A_DAY)
+    ]
+    midnight_ms = current_ms() // DAY_MS * DAY_MS
+    events += [
+        Purchase(event_id=f"today/{n}", user_id="p", item_id="lamp", timestamp=midnight_ms + n)
+        for n in range(today)
     ]
     list(WindowLoader("log", store, WindowSettings(duration_s=7 * 86_400)).write(events))
 
@@ -70,6 +76,18 @@ def test_windows_become_forecasts_and_the_catalogue_may_come_later(store: Window
     assert outlook.list_largest(SeriesKind.CATEGORY, 5) == ["light"]
     assert outlook.list_largest(SeriesKind.ALL, 5) == ["everything"]
     assert outlook.describe_backtest(SeriesKind.ITEM)["day"].coverage == 1
+
+
+def test_what_came_since_the_last_whole_day_grows_with_each_window(store: WindowStore) -> None:
+    outlook = DemandOutlook(store, CatalogueTable())
+    write_windows(store)
+    refresh(outlook)
+    for number in range(1, 4):
+        write_windows(store, today=number)
+        refresh(outlook)
+        found = outlook.describe(SeriesKind.ITEM, "lamp", "")
+        assert found is not None
+        assert found.running == number
 
 
 def test_a_damaged_window_is_counted_and_passed_over(store: WindowStore) -> None:

@@ -6,6 +6,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 import pytest
+from headwater_client.decoders import get_json_decoder
 
 from deploy.monitoring.distributions import FeatureSignals, ListScores, ScoreSignals
 from deploy.monitoring.drift import LEAST_BLOCKS, MAX_BINS, OTHER, DriftWatch, report_drift
@@ -106,3 +107,19 @@ def test_scores_of_a_version_are_followed() -> None:
     drifted = {each.name for each in signals.watch.reports() if each.has_drifted}
     assert drifted == {"best score, version 3"}
     assert signals.lists == 500 * (LEAST_BLOCKS + 4)
+
+
+def test_versions_that_are_gone_are_followed_no_more_and_a_foreign_message_is_none() -> None:
+    signals = ScoreSignals()
+    for version in range(150):
+        items = [{"score": 1.0, "reason": {"kind": "history"}}]
+        said = msgspec.convert({"items": items, "model_version": f"{version}"}, ListScores)
+        for _ in range(3 * 500 if version < 120 else 499):
+            signals.add(said)
+    assert len(signals._blocks) <= 101
+    reports = {each.name for each in signals.watch.reports()}
+    assert "best score, version 119" in reports
+    assert "best score, version 1" not in reports
+    for reason in (b'"x"', b"[1]", b"7"):
+        with pytest.raises(msgspec.ValidationError):
+            get_json_decoder(ListScores).decode(b'{"items":[{"score":1,"reason":%b}]}' % reason)
