@@ -1,11 +1,14 @@
 """What the console's operations use, and how people are called before who may not know them."""
 
+import asyncio
 import hmac
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from functools import cached_property
+from functools import cached_property, partial
 from hashlib import sha256
+from typing import Any, TypeVar
 
+import structlog
 from cachetools import LRUCache
 from headwater_client.contract import Scope
 
@@ -18,6 +21,8 @@ from stream.api.parts import ApiParts, Operations
 from stream.api.problems import refuse
 from trainer.windows.store import WindowStore
 
+Done = TypeVar("Done")
+log = structlog.get_logger()
 _SHOWN_PEOPLE = 100_000
 _DIGITS = 20
 MASK_PREFIX = "person-"
@@ -50,6 +55,29 @@ class PersonMasks:
         """Whose name it is, of the people that this process has shown."""
         found: str | None = self._shown.get(name)
         return found
+
+
+class ThreadTurns:
+    """Lets so many threads work at once, whoever has stopped waiting for one.
+
+    What is cancelled in `asyncio` goes on in its thread: it keeps its turn until it is done.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._turns = asyncio.Semaphore(most)
+
+    async def run(self, work: Callable[..., Done], *arguments: Any) -> Done:
+        """What some work in a thread returns, once it is its turn."""
+        await self._turns.acquire()
+        working = asyncio.get_running_loop().run_in_executor(None, partial(work, *arguments))
+        working.add_done_callback(self._end_turn)
+        return await asyncio.shield(working)
+
+    def _end_turn(self, working: "asyncio.Future[Any]") -> None:
+        self._turns.release()
+        if not working.cancelled() and (error := working.exception()) is not None:
+            # Who waits for it is told by the future itself.
+            log.debug("thread_work_failed", reason=str(error))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,17 +1,15 @@
 """A person: what is known, what they were sent and why, and what would be otherwise."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from headwater_client import EventError, contract
 from headwater_client.admin import people
 from headwater_client.events import MAX_ID
 from msgspec.structs import replace
 
-from deploy.console.parts import ConsoleOperations, ConsoleParts
+from deploy.console.parts import ConsoleOperations, ConsoleParts, ThreadTurns
 from deploy.jobs import list_descriptions, past_rows, past_versions, person_log, reproduction
 from features.columns import AttributeValue
 from features.events import current_ms
@@ -24,7 +22,6 @@ from stream.api.parts import ApiCall
 from stream.recommendations import RankedLists, RecommendationRequest
 from stream.row_updates import RowView
 
-Found = TypeVar("Found")
 HOUR_MS = 3_600_000
 # Events of a page; and how much of the log one is made of.
 _MOST_EVENTS = 200
@@ -56,8 +53,7 @@ class PersonOperations(ConsoleOperations):
 
     def __init__(self, parts: ConsoleParts) -> None:
         super().__init__(parts)
-        # Threads of their own: who no longer waits for one does not end it, and the next one waits.
-        self._log_readers = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="log-reader")
+        self._log_turns = ThreadTurns(_AT_ONCE)
         self._past_versions = past_versions.PastVersions(
             parts.settings.worker_config, parts.recommender, parts.routes
         )
@@ -74,7 +70,7 @@ class PersonOperations(ConsoleOperations):
         """
         query: people.PeopleQuery = call.query
         reader = self._make_reader(person_log.ReadingBounds())
-        found = await self._read_log(reader.read_newest_lists, _TAIL)
+        found = await self._log_turns.run(reader.read_newest_lists, _TAIL)
         newest: dict[str, person_log.LoggedRecommendation] = {}
         for logged in found:
             newest.setdefault(logged.told.user_id, logged)
@@ -289,12 +285,7 @@ class PersonOperations(ConsoleOperations):
     ) -> person_log.SentLists:
         since_ms = current_ms() - int(hours * HOUR_MS)
         reader = self._make_reader(person_log.ReadingBounds())
-        return await self._read_log(reader.read_lists, person, since_ms, most)
-
-    async def _read_log(self, read: Callable[..., Found], *arguments: Any) -> Found:
-        """What is found in Kafka's log, by one of few readers."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._log_readers, partial(read, *arguments))
+        return await self._log_turns.run(reader.read_lists, person, since_ms, most)
 
     async def _read_stored_row(self, person: str) -> UserRow:
         async with asyncio.timeout(self._parts.deadline_s):
@@ -303,7 +294,7 @@ class PersonOperations(ConsoleOperations):
 
     async def _read_person(self, person: str, bounds: person_log.ReadingBounds) -> _PersonNow:
         stored = await self._read_stored_row(person)
-        log = await self._read_log(self._make_reader(bounds).read_log, person)
+        log = await self._log_turns.run(self._make_reader(bounds).read_log, person)
         # What no worker has taken yet is none of the row's.
         known = [r for r in log.records if r.offset <= stored.offsets.get(r.source, -1)]
         catalogue = self._parts.recommender.items.catalogue

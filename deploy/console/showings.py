@@ -1,11 +1,8 @@
 """Where an item stood: whose lists had it lately, and why."""
 
-import asyncio
-from concurrent.futures import ThreadPoolExecutor
-
 from headwater_client.admin import people
 
-from deploy.console.parts import ConsoleOperations, ConsoleParts
+from deploy.console.parts import ConsoleOperations, ConsoleParts, ThreadTurns
 from deploy.jobs.list_descriptions import CatalogueNames
 from deploy.jobs.person_log import LoggedRecommendation, PersonLogReader
 from stream.api.parts import ApiCall
@@ -21,8 +18,8 @@ class ShowingOperations(ConsoleOperations):
         super().__init__(parts)
         self._shown_names = CatalogueNames(parts.items.table, parts.routes)
         self._list_reader = PersonLogReader(parts.settings, parts.sources)
-        # It reads megabytes: others wait for their turn, though who asked for it has gone.
-        self._list_readers = ThreadPoolExecutor(1, thread_name_prefix="list-reader")
+        # It reads megabytes: others wait for their turn.
+        self._list_turns = ThreadTurns(1)
 
     async def list_showings(self, call: ApiCall) -> people.ItemShowingsAnswer:
         """Whose lists had an item lately.
@@ -32,9 +29,7 @@ class ShowingOperations(ConsoleOperations):
         """
         query: people.ItemShowingsQuery = call.query
         item = call.path["item"]
-        read = await asyncio.get_running_loop().run_in_executor(
-            self._list_readers, self._list_reader.read_newest_lists, _TAIL
-        )
+        read = await self._list_turns.run(self._list_reader.read_newest_lists, _TAIL)
         with_it = [logged for logged in read if _find_place(logged, item)]
         of_each: dict[str, LoggedRecommendation] = {}
         for logged in with_it:
