@@ -118,6 +118,16 @@ class RankedLists:
         return self.model_version == POPULAR_ITEMS
 
 
+def is_fallback(ranked: RankedLists, items: Sequence[RecommendedItem]) -> bool:
+    """Whether no version has made a list: none answered, or nothing that it knows may be shown.
+
+    What a rule has put into its place says nothing of the version.
+    """
+    by_score = [item for item in items if not item.placed_by]
+    nothing_known = all(item.reason == POPULAR for item in by_score)
+    return ranked.fallback or (nothing_known and bool(by_score or not items))
+
+
 def make_recommendations(
     requests: Sequence[RecommendationRequest], ranked: RankedLists
 ) -> list[Recommendation]:
@@ -133,8 +143,7 @@ def make_recommendations(
         if event is None:
             raise ValueError(f"request of {request.user_id!r}: a recommendation needs an event")
         place: dict[str, Any] = request.place._asdict() if request.place else {}
-        # Also where the version answered, and nothing that it knows may be shown to this user.
-        fallback = ranked.fallback or all(item.reason == POPULAR for item in items)
+        fallback = is_fallback(ranked, items)
         if (placed := request.placed) is not None:
             place |= {"placement": placed.name, "placement_revision": placed.revision}
             place["asked"] = ListRequest(context=dict(placed.context))

@@ -35,7 +35,7 @@ from stream.api.filters import ListWish, read_wish
 from stream.api.parts import ApiCall
 from stream.api.placements import PlacementOperations
 from stream.api.problems import RequestError, refuse
-from stream.ranking import POPULAR
+from stream.recommendations import is_fallback
 from stream.trials import PlacementTrials
 from trainer.policies.off_policy import Estimate, PolicyComparison
 
@@ -309,7 +309,7 @@ class PlacementAreaOperations(ConsoleOperations, PlacementOperations):
         if wish.bound is not None:
             wish = wish._replace(bound=replace(wish.bound, seed=_SEED))
         found = await self._parts.answerer.answer(wish.ask(make_view(person, (), ())))
-        fallback = found.lists.fallback or all(item.reason == POPULAR for item in found.items)
+        fallback = is_fallback(found.lists, found.items)
         return ([] if fallback and wish.is_empty_without_version else found.items), fallback
 
     def _describe(

@@ -106,16 +106,19 @@ _MIRRORED = {"==": "==", "!=": "!=", "<": ">", "<=": ">=", ">": "<", ">=": "<="}
 def compare(comparison: str, left: Any, right: Any) -> bool | None:
     """What a comparison of two values comes to; None is an error.
 
-    Values of different kinds are unequal, and neither is below the other.
+    Values of different kinds are unequal, and neither is below the other. Nor is a list below
+    another.
 
     >>> [compare("==", 1, 1.0), compare("!=", 1, "1"), compare("<", 1, "1")]
     [True, True, None]
+    >>> [compare("<=", [1], [1]), compare("<", [1], ["x"]), compare("==", [1], [1])]
+    [None, None, True]
     """
     if left is MISSING or right is MISSING:
         return None
     if kind_of(left) != kind_of(right):
         return {"==": False, "!=": True}.get(comparison)
-    if kind_of(left) in {"null", "list"} and comparison not in {"==", "!="}:
+    if kind_of(left) in {"null", "a list"} and comparison not in {"==", "!="}:
         return None
     return bool(COMPARISONS[comparison](left, right))
 

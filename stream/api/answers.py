@@ -154,9 +154,16 @@ class RequestBatcher(Generic[QuestionT, AnswerT]):
         BATCH.observe(len(batch))
         try:
             await self._answer(batch)
-        except Exception as error:  # noqa: BLE001  (handed on, to each who asked)
+        except (HeadwaterError, TimeoutError) as error:
             for waiting in batch:
                 waiting.settle(None, error)
+        except Exception as error:  # noqa: BLE001  (handed on, to who asked)
+            if len(batch) == 1:
+                batch[0].settle(None, error)
+                return
+            # A fault that one question has brought: nobody else's answer may fail with it.
+            for waiting in batch:
+                await self._run([waiting])
 
 
 class Question(NamedTuple):

@@ -23,8 +23,7 @@ from stream.api.filters import ListQuery, ListWish, asks_for_person, read_filter
 from stream.api.intake import GUEST, served_message
 from stream.api.own_writes import OwnWrites
 from stream.api.parts import ApiCall, ApiParts, Operations
-from stream.ranking import POPULAR
-from stream.recommendations import POPULAR_ITEMS, count_places
+from stream.recommendations import POPULAR_ITEMS, count_places, is_fallback
 from stream.row_updates import RowView
 
 
@@ -157,8 +156,7 @@ class ListOperations(Operations):
         self, found: Found, wish: ListWish, person: str | None, recorded: str | None
     ) -> tuple[contract.RecommendationAnswer, Recommendation | None]:
         """The answer, and what Kafka is told of it: a rollout earns by it."""
-        # Also where a version answered, and nothing that it knows may be shown to this person.
-        fallback = found.lists.fallback or all(item.reason == POPULAR for item in found.items)
+        fallback = is_fallback(found.lists, found.items)
         if fallback and wish.is_empty_without_version:
             found = found._replace(items=[])
         described = _describe(found, fallback, wish.list_id)
@@ -301,7 +299,7 @@ def _find_unexplained(found: Found) -> str:
     """Why no item says what its score is the sum of; "" where one does."""
     if any(item.parts for item in found.items):
         return ""
-    if found.lists.fallback or all(item.reason == POPULAR for item in found.items):
+    if is_fallback(found.lists, found.items):
         return "no version of the model answered"
     version = found.lists.model_version
     return (

@@ -85,8 +85,11 @@ def _join_binary(headers: Mapping[str, str], body: bytes) -> bytes:
         raise error.rename("data") from error
 
 
-def read_cloud_event(intake: EventIntake, raw: bytes) -> Interaction:
+def read_cloud_event(intake: EventIntake, raw: bytes, ago_ms: int = 0) -> Interaction:
     """An event, of a CloudEvent in structured mode.
+
+    Args:
+        ago_ms: as of `EventIntake.read`.
 
     Raises:
         EventError: it breaks the contract; the field is named as the CloudEvent has it.
@@ -101,7 +104,7 @@ def read_cloud_event(intake: EventIntake, raw: bytes) -> Interaction:
             expected = f"expected that of `{_ATTRIBUTES[name]}`, or nothing"
             raise EventError(f"data.{name}", bytes(sent.data[name]), expected)
     try:
-        return intake.read(encode({**sent.data, **fields}))
+        return intake.read(encode({**sent.data, **fields}), ago_ms=ago_ms)
     except EventError as error:
         first = re.split(r"[.\[]", error.field, maxsplit=1)[0]
         is_attribute = first in fields and first in _ATTRIBUTES

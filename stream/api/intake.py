@@ -11,7 +11,7 @@ from uuid import uuid4
 import msgspec
 import structlog
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
-from headwater_client import EVENT_TYPES, EventError, Interaction, Item, decode, encode, topics
+from headwater_client import EVENT_TYPES, EventError, Interaction, Item, encode, topics
 from headwater_client.contract import MAX_EVENTS
 from headwater_client.documents import DocumentError, read_json
 from headwater_client.errors import ServerError
@@ -19,7 +19,6 @@ from headwater_client.events import PersonAttributes, Recommendation
 from headwater_client.identities import IdentityMessage, key_of
 from headwater_client.kafka import remedy_of
 from headwater_client.tracing import trace_headers
-from msgspec import Struct
 from prometheus_client import Counter
 
 from features.events import CountDoubt, EventReader, current_ms
@@ -40,10 +39,26 @@ GUEST = "headwater:guest"
 _Fields = dict[str, msgspec.Raw]
 
 
-class _EventList(Struct):
-    """Events that came together."""
+def read_list(body: bytes) -> list[msgspec.Raw]:
+    """The values of a JSON array, as they are written.
 
-    events: list[msgspec.Raw]
+    Raises:
+        EventError: it is none, or something comes after it.
+    """
+    try:
+        return read_json(body, list[msgspec.Raw])
+    except DocumentError as error:
+        raise EventError("<message>", body, f"expected a JSON array: {error}") from error
+
+
+def name_list(name: str, body: bytes) -> bytes:
+    """An object with a JSON array in a field of this name, for errors that name what is in it.
+
+    Raises:
+        EventError: as `read_list`.
+    """
+    read_list(body)
+    return b'{"%b":%b}' % (name.encode(), body)
 
 
 def split_events(body: bytes) -> list[bytes]:
@@ -54,7 +69,7 @@ def split_events(body: bytes) -> list[bytes]:
     """
     if body.lstrip()[:1] != b"[":
         return [body]
-    events = decode(_EventList, b'{"events":' + body + b"}").events
+    events = read_list(body)
     if not 0 < len(events) <= MAX_EVENTS:
         raise EventError("<message>", len(events), f"events: expected 1 to {MAX_EVENTS}")
     return [bytes(raw) for raw in events]
@@ -85,11 +100,13 @@ class EventIntake:
         """As `EventReader.check_person`."""
         self._reader.check_person(person, field)
 
-    def read(self, raw: bytes, person: str | None = None) -> Interaction:
+    def read(self, raw: bytes, person: str | None = None, ago_ms: int = 0) -> Interaction:
         """One event.
 
         Args:
             raw: JSON, with the `type` of the event besides the fields of its topic.
+            ago_ms: how long before now it happened, where it does not say when: of several that
+                came together each is later than the one before it.
             person: whose events the request is about; None: anybody's; `GUEST`: of somebody whose
                 id goes nowhere.
 
@@ -101,7 +118,7 @@ class EventIntake:
         if name not in EVENT_TYPES:
             raise EventError("type", name, f"expected one of {', '.join(EVENT_TYPES)}")
         now_ms = self._clock()
-        known = {"event_id": uuid4().hex, "timestamp": now_ms}
+        known = {"event_id": uuid4().hex, "timestamp": now_ms - ago_ms}
         if person is not None:
             known["user_id"] = person
         missing = {field: value for field, value in known.items() if field not in fields}

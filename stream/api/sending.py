@@ -29,14 +29,14 @@ class SendingOperations(Operations):
         intake = self._parts.intake
         if is_cloud(call.headers):
             raws = split_cloud_events(call.headers, call.raw)
-            read: Callable[[bytes], Interaction] = partial(read_cloud_event, intake)
+            read: Callable[..., Interaction] = partial(read_cloud_event, intake)
         else:
             raws, read = split_events(call.raw), intake.read
         outcomes, events = list[contract.EventAnswer](), dict[int, Interaction]()
         for place, raw in enumerate(raws):
             where = f"events[{place}]" if len(raws) > 1 else ""
             try:
-                event = events[place] = read(raw)
+                event = events[place] = read(raw, ago_ms=len(raws) - 1 - place)
                 outcomes.append(contract.EventAnswer(accepted=True, event_id=event.event_id))
             except EventError as error:
                 problem = describe_field(error, where)

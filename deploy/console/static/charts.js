@@ -74,8 +74,14 @@ export function lines(element, options) {
   element.setAttribute("aria-label", options.label);
   draw();
   dark.addEventListener("change", draw);
-  new ResizeObserver(() => plot.setSize({ width: element.clientWidth, height: options.height ?? 220 })).observe(element);
+  const resized = new ResizeObserver(() => plot.setSize({ width: element.clientWidth, height: options.height ?? 220 }));
+  resized.observe(element);
   return {
+    remove() {
+      dark.removeEventListener("change", draw);
+      resized.disconnect();
+      plot.destroy();
+    },
     set(given) {
       columns = given;
       plot.setData(columns);

@@ -46,6 +46,9 @@ async function drawAnew(shape) {
   isDrawing = true;
   try {
     const answer = await fetch(location.href, { headers: { Accept: "text/html" } });
+    // The session may have ended; a server that is away is asked again with the next sample.
+    if (answer.redirected) location.reload();
+    if (answer.redirected || !answer.ok) return;
     const found = new DOMParser().parseFromString(await answer.text(), "text/html");
     for (const part of page.querySelectorAll("[data-part]")) {
       const renewed = found.querySelector(`[data-part="${part.dataset.part}"]`);
@@ -109,6 +112,7 @@ function draw() {
     const shown = moved.length ? moved : all;
     const names = shown.map((each) => each.name.replace(prefix, ""));
     if (drawn[name]?.names !== names.join()) {
+      drawn[name]?.chart.remove();
       element.replaceChildren();
       const chart = lines(element, { ...options, series: names.map((each) => ({ name: each })) });
       drawn[name] = { names: names.join(), chart };

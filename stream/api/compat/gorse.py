@@ -28,6 +28,7 @@ from stream.api.compat.gorse_operations import LISTS, NO_COUNTERPART, OPERATIONS
 from stream.api.compat.items import ItemEditor
 from stream.api.compat.people import PersonEditor
 from stream.api.compat.values import EventAliases, write_time
+from stream.api.intake import name_list
 from stream.api.parts import ApiCall, ApiParts
 from stream.api.problems import RequestError, describe_field, refuse
 from stream.api.service import ApiService
@@ -84,7 +85,7 @@ class GorseDialect:
             RequestError: some were refused. All may be sent again: each counts once.
             EventError: it is no feedback.
         """
-        given = decode(_FeedbackList, b'{"feedback":' + call.raw + b"}").feedback
+        given = decode(_FeedbackList, name_list("feedback", call.raw)).feedback
         events, taken = self._make_events(given), 0
         for start in range(0, len(events), contract.MAX_EVENTS):
             raw = encode(events[start : start + contract.MAX_EVENTS])
@@ -152,9 +153,7 @@ class GorseDialect:
 
     async def insert_users(self, call: ApiCall) -> dict[str, int]:
         """As `insert_user`, of many."""
-        return await self._put_people(
-            call, decode(_GorseUsers, b'{"users":' + call.raw + b"}").users
-        )
+        return await self._put_people(call, decode(_GorseUsers, name_list("users", call.raw)).users)
 
     async def _put_people(self, call: ApiCall, users: Sequence[GorseUser]) -> dict[str, int]:
         said = {user.user_id: gorse_forms.make_attributes(user) for user in users}
@@ -194,7 +193,7 @@ class GorseDialect:
 
     async def insert_items(self, call: ApiCall) -> dict[str, int]:
         """As `insert_item`, of many."""
-        return await self._put(call, decode(_GorseItems, b'{"items":' + call.raw + b"}").items)
+        return await self._put(call, decode(_GorseItems, name_list("items", call.raw)).items)
 
     async def _put(self, call: ApiCall, items: Sequence[GorseItem]) -> dict[str, int]:
         made = [gorse_forms.make_item(item.item_id, item) for item in items]
@@ -282,7 +281,7 @@ class GorseDialect:
 
     async def recommend_session(self, call: ApiCall) -> list[Any]:
         """What goes with what a guest has just done; nothing is kept of them."""
-        given = decode(_FeedbackList, b'{"feedback":' + call.raw + b"}").feedback
+        given = decode(_FeedbackList, name_list("feedback", call.raw)).feedback
         events = sorted(self._make_events(given), key=lambda event: event["timestamp"])
         page: GorsePage = call.query
         query = make_query(
@@ -311,7 +310,9 @@ class GorseDialect:
     async def list_popular(self, call: ApiCall) -> list[Any]:
         """What trends; without what a person has seen, where one is named."""
         page: GorsePage = call.query
-        wanted = MAX_LIMIT if page.user_id else _count_wanted(page)
+        wanted = _count_wanted(page)
+        if page.user_id:
+            wanted = MAX_LIMIT
         query = make_query(contract.PopularQuery, limit=wanted, filter=_filter(call))
         found = (await self._service.list_popular(make_call(call, query=query))).items
         if page.user_id:

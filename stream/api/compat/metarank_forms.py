@@ -12,13 +12,13 @@
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-import msgspec
-from headwater_client import EventError, Item, decode
+from headwater_client import EventError, Item
 from headwater_client.documents import DocumentError, read_json_lines
 from msgspec import Struct
 from msgspec.structs import asdict
 
 from stream.api.compat.values import EventAliases, flatten, read_time_ms, split_fields
+from stream.api.intake import read_list
 
 _OWN = ("title", "description", "category", "brand", "price", "available")
 # Of events that say nothing here, and why.
@@ -80,16 +80,12 @@ def read_events(raw: bytes) -> Iterator[bytes]:
         EventError: it is no JSON.
     """
     if raw.lstrip()[:1] == b"[":
-        yield from map(bytes, decode(_RawEvents, b'{"events":' + raw + b"}").events)
+        yield from map(bytes, read_list(raw))
         return
     try:
         yield from map(bytes, read_json_lines(raw))
     except DocumentError as error:
         raise EventError("<message>", raw, f"expected events as JSON: {error}") from error
-
-
-class _RawEvents(Struct):
-    events: list[msgspec.Raw]
 
 
 def make_event(said: MetarankEvent, aliases: EventAliases) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import headwater_client
 import pytest
 from headwater_client import KafkaSettings, SettingsError, errors
+from headwater_client.operations import OPERATIONS
 
 from tools.measure_code import PRODUCT, ROOT, source_files
 
@@ -151,3 +152,9 @@ def test_a_client_gets_tokens_from_an_endpoint_or_a_file(tmp_path: Path) -> None
     token, until_s = settings.client_config()["oauth_cb"](None)
     assert token == "abc"
     assert until_s > time.time()
+
+
+def test_whatever_changes_something_leaves_a_trace_at_the_console() -> None:
+    asks = {"recommend", "rank_items", "find_similar", "find_together"}
+    posts = {each.name for each in OPERATIONS if each.method != "GET"}
+    assert posts - {each.name for each in OPERATIONS if each.is_action} == asks

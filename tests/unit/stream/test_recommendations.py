@@ -14,6 +14,7 @@ from stream.recommendations import (
     EventPlace,
     RankedLists,
     RecommendationRequest,
+    is_fallback,
     make_recommendations,
     make_shadows,
     recommendation_id,
@@ -49,6 +50,16 @@ def test_a_request_without_an_event_is_no_message() -> None:
         make_recommendations(
             [RecommendationRequest("ann", CLICK.timestamp, ROW)], RankedLists([[ITEM]], "1")
         )
+
+
+def test_what_a_rule_has_put_into_its_place_says_nothing_of_the_version() -> None:
+    ranked, pinned = RankedLists([[]], "1"), replace(ITEM, placed_by="pin")
+    own = RecommendedItem("b", 1.0, Reason("history"))
+    assert not is_fallback(ranked, [pinned])
+    assert not is_fallback(ranked, [pinned, own])
+    assert is_fallback(ranked, [pinned, ITEM])
+    assert is_fallback(ranked, [])
+    assert is_fallback(RankedLists([[]], POPULAR_ITEMS), [pinned, own])
 
 
 def test_a_list_without_an_item_of_the_version_is_marked_and_counts_what_is_missing() -> None:

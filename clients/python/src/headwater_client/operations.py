@@ -46,8 +46,8 @@ class Operation:
 
     @property
     def is_action(self) -> bool:
-        """Whether it changes how the system runs, for all: at the console it leaves a trace."""
-        return self.method != "GET" and self.scope in (Scope.OPERATE, Scope.ADMINISTER)
+        """Whether it changes the system or what is known of a person: the console keeps a trace."""
+        return self.method != "GET" and self.scope in (Scope.SEND, Scope.OPERATE, Scope.ADMINISTER)
 
 
 OPERATIONS = (

@@ -117,6 +117,21 @@ def test_a_failure_is_told_to_everyone_in_the_batch_and_the_next_goes_on() -> No
     run(8, 60, work)
 
 
+def test_a_question_that_cannot_be_answered_fails_by_itself() -> None:
+    async def work(kitchen: Kitchen) -> None:
+        async def answer(batch: Any) -> None:
+            for waiting in batch:
+                if waiting.question == "b":
+                    raise TypeError("no such dish")
+                waiting.settle(waiting.question.upper())
+
+        kitchen.batcher._answer = answer
+        found = await asyncio.gather(*kitchen.ask("a", "b", "c"), return_exceptions=True)
+        assert [repr(each) for each in found] == ["'A'", "TypeError('no such dish')", "'C'"]
+
+    run(8, 60, work)
+
+
 def test_too_many_who_wait_are_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(answers, "MAX_WAITING", 2)
 
