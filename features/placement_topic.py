@@ -16,11 +16,12 @@ from headwater_client.contract import PlacementRules, SegmentRules
 from headwater_client.topics import PLACEMENTS
 
 from features import kafka, signing
-from features.metrics import make_counter
+from features.metrics import LogThrottle, make_counter
 from features.placements import (
     SEGMENT_PREFIX,
     PlacementTable,
     Rules,
+    can_be_key,
     check_placement,
     check_segment,
     segment_key,
@@ -30,6 +31,8 @@ from features.settings import BrokerSettings
 
 _POLL_S, _ANSWER_S = 0.05, 15.0
 _SHOWN_CHARS = 64
+# Names of whose messages that do not count the newest is known.
+MAX_STRANGERS = 10_000
 IGNORED = make_counter(
     "headwater_placement_messages_ignored_total",
     "Messages on `placements` that changed nothing",
@@ -60,6 +63,7 @@ class PlacementReader:
         self.end = 0
         self._settings = settings
         self._is_signed = False
+        self._ignored = LogThrottle()
         # Of each key, also of what does not count: who has no key believes that.
         self._newest: dict[str, int] = {}
 
@@ -73,19 +77,36 @@ class PlacementReader:
         key, value = message.key() or b"", message.value()
         name = key if isinstance(key, str) else key.decode(errors="replace")
         raw = value.encode() if isinstance(value, str) else value
-        self._newest[name] = revision
-        if not signing.is_trusted(self._settings, message):
-            _ignore(name, "not signed")
+        if not can_be_key(name):
+            self._ignore(name, "unreadable", "is no name of a placement or a segment")
+            return
+        is_trusted = signing.is_trusted(self._settings, message)
+        if is_trusted or name in self._newest or len(self._newest) < MAX_STRANGERS:
+            self._newest[name] = revision
+        if not is_trusted:
+            self._ignore(name, "not signed")
             return
         try:
             counts = self.table.take(
                 name, _read_rules(name, raw), revision, signing.read_follows(message)
             )
         except (EventError, RuleError, ValueError) as error:
-            _ignore(name, "unreadable", str(error))
+            self._ignore(name, "unreadable", str(error))
             return
         if not counts:
-            _ignore(name, "old")
+            self._ignore(name, "old")
+
+    def _ignore(self, name: str, reason: str, error: str = "") -> None:
+        IGNORED.labels(reason).inc()
+        if ignored := self._ignored.count():
+            shown = {"error": error} if error else {}
+            log.warning(
+                "placement_ignored",
+                placement=name[:_SHOWN_CHARS],
+                reason=reason,
+                ignored=ignored,
+                **shown,
+            )
 
     def make_headers(self, key: str, value: bytes | None) -> signing.Headers:
         """The headers of the next message of a key.
@@ -129,12 +150,6 @@ def _read_rules(key: str, raw: bytes | None) -> Rules | None:
     placement = decode(PlacementRules, raw)
     check_placement(key, placement)
     return placement
-
-
-def _ignore(name: str, reason: str, error: str = "") -> None:
-    IGNORED.labels(reason).inc()
-    shown = {"error": error} if error else {}
-    log.warning("placement_ignored", placement=name[:_SHOWN_CHARS], reason=reason, **shown)
 
 
 def read_placements(settings: BrokerSettings) -> PlacementTable:

@@ -113,6 +113,15 @@ class PlacementTable:
         ]
 
 
+def can_be_key(key: str) -> bool:
+    """Whether a placement or a segment can have messages of this key.
+
+    >>> [can_be_key(key) for key in ("home", "segment/vips", "x" * 1000)]
+    [True, True, False]
+    """
+    return bool(_NAME.fullmatch(key.removeprefix(SEGMENT_PREFIX)))
+
+
 def segment_key(name: str) -> str:
     """The key of a segment's messages: no placement can be called so."""
     return f"{SEGMENT_PREFIX}{name}"

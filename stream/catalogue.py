@@ -12,6 +12,7 @@ from headwater_client.topics import ITEMS
 
 from features import columns
 from features.columns import CatalogueEntry, DamagedRowError
+from features.metrics import LogThrottle
 from features.schema import FIRST_ITEM, BoolArray, Vocabulary
 from features.store import (
     CATALOGUE,
@@ -27,7 +28,7 @@ from features.topics import Hash, source_hash
 from stream import metrics
 
 log = structlog.get_logger()
-_fitted = metrics.LogThrottle()
+_fitted = LogThrottle()
 # Items loaded from a file are older than any message.
 LOADED_ITEMS = source_hash(f"{ITEMS}_{LOADED}", 0)
 _MAX_CACHED_ITEMS = 1_000_000

@@ -14,11 +14,11 @@ from headwater_client.event_types import PURCHASE
 
 from features import columns
 from features.columns import DamagedRowError
+from features.metrics import LogThrottle
 from features.schema import FeatureSchema
 from features.settings import BrokerSettings
 from features.store import RowRead, RowStore, popularity_table
 from stream.filtering import FilterableItems
-from stream.metrics import LogThrottle
 
 # Rows that are read in one call; and after so many others get their turn.
 _SLICE, _TURN = 500, 50

@@ -8,14 +8,18 @@ is sent on.
 
 from collections.abc import Awaitable, Callable, Sequence
 
+import structlog
 from faust.types import EventT
 from headwater_client import EventError
 
+from features.metrics import LogThrottle
 from features.positions import PositionKeeper
 from stream import metrics
 from stream.failures import retry_while_unavailable
 from stream.identities import IdentityRecord, IdentityUpdater
 from stream.pipeline import Commits, RecommendationProducer
+
+log = structlog.get_logger()
 
 
 class IdentityStage:
@@ -105,6 +109,7 @@ class EventGate:
         self._handle = handle
         self._batch_size = batch_size
         self._held: list[EventT[bytes]] = []
+        self._told = LogThrottle(every_s=10.0)
 
     async def handle(self, events: Sequence[EventT[bytes]]) -> None:
         """Handle a batch, or keep those of it that are new until what is read again is there."""
@@ -116,6 +121,8 @@ class EventGate:
         events, self._held = [*self._held, *events], []
         if self._positions.lacks_events:
             self._held = events
+            if self._told.count():
+                log.warning("events_wait_for_what_the_store_lost", events=len(events))
             return
         async for attempt in retry_while_unavailable():
             with attempt:

@@ -21,13 +21,13 @@ from headwater_client.topics import ITEMS
 from features import columns
 from features.columns import DamagedRowError
 from features.kafka import partition_bounds, watched_config
+from features.metrics import LogThrottle
 from features.schema import FIRST_ITEM
 from features.settings import BrokerSettings
 from features.store import CATALOGUE, VERSION, RowRead, RowStore
 from features.topics import Hash
 from stream.catalogue import LOADED_ITEMS, parse_item
 from stream.filtering import FilterableItems
-from stream.metrics import LogThrottle
 from stream.routing import Routes
 from stream.trending import TrendingSource
 

@@ -1,11 +1,14 @@
 """Tokens for Kafka by OAuth 2.0, as aiokafka asks for them; librdkafka gets its own."""
 
 import asyncio
+from abc import abstractmethod
 
+import structlog
 from aiokafka.abc import AbstractTokenProvider
+from aiokafka.errors import KafkaConnectionError
 from authlib.common.errors import AuthlibBaseError
 from authlib.integrations.requests_client import OAuth2Session
-from headwater_client.errors import ServerError, SettingsError
+from headwater_client.errors import HeadwaterError, ServerError, SettingsError
 from headwater_client.kafka import read_token_file
 from requests import RequestException
 
@@ -14,15 +17,41 @@ from features.settings import BrokerSettings
 # A token of which less than this is left is asked for anew.
 _LEEWAY_S = 60
 _ANSWER_S = 10.0
+log = structlog.get_logger()
 
 
-class TokenFile(AbstractTokenProvider):  # type: ignore[misc]
+class _Tokens(AbstractTokenProvider):  # type: ignore[misc]
+    """Tokens that may be missing for a moment: aiokafka then tries again, as for a broker."""
+
+    async def token(self) -> str:
+        """The token of now.
+
+        Raises:
+            KafkaConnectionError: there is none.
+        """
+        try:
+            return await self.find()
+        except HeadwaterError as error:
+            log.warning("kafka_token_missing", reason=str(error))
+            # Any other error would end tasks of aiokafka that nobody waits for.
+            raise KafkaConnectionError(str(error)) from error
+
+    @abstractmethod
+    async def find(self) -> str:
+        """The token of now.
+
+        Raises:
+            HeadwaterError: there is none.
+        """
+
+
+class TokenFile(_Tokens):
     """Tokens that somebody else keeps fresh in a file."""
 
     def __init__(self, path: str) -> None:
         self._path = path
 
-    async def token(self) -> str:
+    async def find(self) -> str:
         """The token of now.
 
         Raises:
@@ -31,7 +60,7 @@ class TokenFile(AbstractTokenProvider):  # type: ignore[misc]
         return await asyncio.to_thread(read_token_file, self._path)
 
 
-class TokenEndpoint(AbstractTokenProvider):  # type: ignore[misc]
+class TokenEndpoint(_Tokens):
     """Tokens of a token endpoint (RFC 6749, section 4.4), kept until they are about to expire."""
 
     def __init__(self, url: str, client_id: str, secret: str, scope: str | None) -> None:
@@ -41,7 +70,7 @@ class TokenEndpoint(AbstractTokenProvider):  # type: ignore[misc]
         )
         self._asking = asyncio.Lock()
 
-    async def token(self) -> str:
+    async def find(self) -> str:
         """A token that is good for a minute at least.
 
         Raises:
@@ -49,9 +78,12 @@ class TokenEndpoint(AbstractTokenProvider):  # type: ignore[misc]
             ServerError: it does not answer.
         """
         async with self._asking:
-            if not self._session.token or self._session.token.is_expired(_LEEWAY_S):
+            # Of one that does not say until when it is good nobody knows it.
+            if not self._session.token or self._session.token.is_expired(_LEEWAY_S) is not False:
                 await asyncio.to_thread(self._fetch)
-            token: str = self._session.token["access_token"]
+            token = self._session.token.get("access_token")
+        if not isinstance(token, str):
+            raise SettingsError(f"kafka.sasl_token_url: {self._url}: gives no access_token")
         return token
 
     def _fetch(self) -> None:

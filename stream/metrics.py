@@ -1,12 +1,12 @@
 """Prometheus metrics of a worker."""
 
-import math
 from collections import Counter as Tally
 from collections.abc import Callable, Iterable, Mapping
-from time import monotonic, time
+from time import time
 
 from headwater_client import EVENT_TYPES, Recommendation
 from headwater_client.topics import IDENTITIES, ITEMS, PEOPLE
+from headwater_client.topics import RECOMMENDATIONS as ANSWERS_TOPIC
 from prometheus_client import Counter, Gauge, Histogram, Metric
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
@@ -41,6 +41,12 @@ DEAD_LETTERS_LOST = make_counter(
     "Events refused of which the dead-letter topic does not even take the reason",
     "topic",
     (*EVENT_TYPES.topics, ITEMS, PEOPLE, IDENTITIES),
+)
+MESSAGES_LOST = make_counter(
+    "headwater_messages_lost_total",
+    "Messages that their topic does not take, not even without what they can do without",
+    "topic",
+    (ANSWERS_TOPIC, IDENTITIES),
 )
 RECOMMENDATIONS = Counter(
     "headwater_recommendations_total", "Recommendations produced", ["variant", "fallback"]
@@ -138,28 +144,6 @@ class LagCollector(Collector):
 def count_wrong_time(topic: str, reason: str) -> None:
     """Count an event whose time is ahead or behind, or whose message's time cannot be."""
     WRONG_TIMES.labels(topic, reason).inc()
-
-
-class LogThrottle:
-    """Lets a line of the log through once a second, and counts those in between.
-
-    >>> throttle = LogThrottle(every_s=60.0)
-    >>> [throttle.count() for _ in range(3)]
-    [1, 0, 0]
-    """
-
-    def __init__(self, every_s: float = 1.0) -> None:
-        self._every_s = every_s
-        self._due_s = -math.inf
-        self._held = 0
-
-    def count(self) -> int:
-        """How many there were since the last line, this one too; 0 where it is not to be told."""
-        self._held += 1
-        if (now_s := monotonic()) < self._due_s:
-            return 0
-        held, self._held, self._due_s = self._held, 0, now_s + self._every_s
-        return held
 
 
 def count_events(topics: Iterable[str]) -> None:

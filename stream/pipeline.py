@@ -31,8 +31,9 @@ from faust import App
 from faust.types import TP, EventT
 from faust.types import Message as FaustMessage
 from headwater_client import DeadLetter, EventError, ServerError
+from headwater_client.documents import read_json
 from headwater_client.events import Recommendation, Shadow, encode
-from headwater_client.identities import HandOver, IdentityMessage, key_of
+from headwater_client.identities import HandOver, IdentityMessage, SentOn, key_of
 from headwater_client.kafka import remedy_of
 from headwater_client.topics import (
     DEAD_LETTERS,
@@ -45,6 +46,7 @@ from headwater_client.tracing import Headers
 from prometheus_client import REGISTRY
 
 from features.kafka import TOO_LARGE, watched_config
+from features.metrics import LogThrottle
 from features.positions import PositionKeeper
 from features.settings import BrokerSettings
 from features.store import RowStore
@@ -62,6 +64,8 @@ _LINGER_MS = 5
 _DURABLE_MS = 5_000
 # What a letter holds beside the raw bytes, at most: the reason, the topic's name, a hash.
 _LETTER_BYTES = 8_192
+# A message so large may be more than its topic takes: 1 MiB by Kafka's default.
+_LARGE_BYTES = 500_000
 
 _Settle = Callable[[KafkaError | None, Message | None], None]
 
@@ -82,15 +86,15 @@ class _Epoch:
     way, costs three times as much as sending.
     """
 
-    def __init__(self, on_failure: Callable[[KafkaError], None]) -> None:
+    def __init__(self, on_failure: Callable[[KafkaError, str], None]) -> None:
         self.open = 0
         self._on_failure = on_failure
 
-    def settle(self, error: KafkaError | None, _: Message | None) -> None:
+    def settle(self, error: KafkaError | None, message: Message | None) -> None:
         """Note that a message is delivered, or given up."""
         self.open -= 1
         if error is not None:
-            self._on_failure(error)
+            self._on_failure(error, (message.topic() or "") if message is not None else "")
 
 
 class _Attempt(NamedTuple):
@@ -99,6 +103,18 @@ class _Attempt(NamedTuple):
     epoch: _Epoch
     forms: Sequence[_Outgoing]
     on_failure: Callable[[KafkaError], None]
+
+
+def _list_forms(message: IdentityMessage) -> list[IdentityMessage]:
+    """A message, and what it is without what it can do without."""
+    if isinstance(message, HandOver):
+        row = {name: value for name, value in message.row.items() if name != "taken"}
+        return [message, msgspec.structs.replace(message, row=row)]
+    if isinstance(message, SentOn) and len(message.event) > _LARGE_BYTES:
+        fields = read_json(bytes(message.event), dict[str, msgspec.Raw])
+        event = msgspec.Raw(encode({n: v for n, v in fields.items() if n != "context"}))
+        return [message, msgspec.structs.replace(message, event=event)]
+    return [message]
 
 
 def make_dead_letter(message: Any, reason: str) -> DeadLetter:
@@ -139,32 +155,56 @@ class RecommendationProducer:
             }
         )
         self._failed: deque[KafkaError] = deque()
-        self._epochs = [_Epoch(self._failed.append)]
+        self._epochs = [_Epoch(self._give_up)]
         self._too_large: deque[_Attempt] = deque()
-        self._refused = metrics.LogThrottle()
+        self._refused = LogThrottle()
 
-    async def send(
-        self, topic: str, key: bytes | None, value: bytes, headers: Headers | None = None
-    ) -> None:
-        """Hand a message over; waits only while the producer's queue is full."""
+    async def send_answer(self, answer: Recommendation, headers: Headers | None = None) -> None:
+        """Hand a recommendation over; waits only while the producer's queue is full.
+
+        One that its topic does not take goes without what was asked: the context may be large.
+        """
+        key, value = answer.user_id.encode(), encode(answer)
+        if len(value) > _LARGE_BYTES:
+            smaller = encode(msgspec.structs.replace(answer, asked=None))
+            forms = [
+                _Outgoing(RECOMMENDATIONS, key, value, headers),
+                _Outgoing(RECOMMENDATIONS, key, smaller, headers),
+            ]
+            await self._send(forms, partial(self._give_up, topic=RECOMMENDATIONS))
+            return
         epoch = self._epochs[-1]
         epoch.open += 1
-        await self._produce(_Outgoing(topic, key, value, headers), epoch.settle)
+        await self._produce(_Outgoing(RECOMMENDATIONS, key, value, headers), epoch.settle)
 
     async def send_identities(self, messages: Iterable[IdentityMessage]) -> None:
         """Hand over what is said of people's rows.
 
-        A row that is larger than the topic takes goes without the items that its person has seen.
+        A row that is larger than the topic takes goes without the items that its person has seen,
+        and an event that is sent on without its context.
         """
         for message in messages:
-            forms = [message]
-            if isinstance(message, HandOver):
-                row = {name: value for name, value in message.row.items() if name != "taken"}
-                forms.append(msgspec.structs.replace(message, row=row))
             key = key_of(message).encode()
             await self._send(
-                [_Outgoing(IDENTITIES, key, encode(form)) for form in forms], self._failed.append
+                [_Outgoing(IDENTITIES, key, encode(form)) for form in _list_forms(message)],
+                partial(self._give_up, topic=IDENTITIES),
             )
+
+    def _give_up(self, error: KafkaError, topic: str) -> None:
+        """Note that Kafka has not got a message: it ends the worker, who would send it again.
+
+        Not where the topic takes it in none of its forms: whoever comes next would end, too.
+        """
+        if error.code() not in TOO_LARGE:
+            self._failed.append(error)
+            return
+        metrics.MESSAGES_LOST.labels(topic).inc()
+        log.error(
+            "message_lost",
+            topic=topic,
+            reason=error.str(),
+            remedy="give the topic a larger max.message.bytes",
+        )
 
     async def send_to_dead_letter(self, event: EventT[bytes], error: EventError) -> None:
         """Keep a message in the dead-letter topic, with the reason why it was refused.
@@ -233,7 +273,7 @@ class RecommendationProducer:
             ServerError: a message cannot be delivered; what led to it must not be committed.
         """
         before = list(self._epochs)
-        self._epochs.append(_Epoch(self._failed.append))
+        self._epochs.append(_Epoch(self._give_up))
         while any(epoch.open for epoch in before):
             await self._poll()
         self._epochs[:-1] = [epoch for epoch in self._epochs[:-1] if epoch.open]
@@ -450,8 +490,7 @@ class Pipeline:
         with stage("deliver"):
             for request, answer in zip(call.requests, answers, strict=True):
                 headers = trace_answer(request.sender, request.arrived_ms, answer)
-                key = answer.user_id.encode()
-                await self._producer.send(RECOMMENDATIONS, key, encode(answer), headers)
+                await self._producer.send_answer(answer, headers)
             metrics.count_recommendations(answers)
             metrics.observe_answers(request.arrived_ms for request in call.requests)
         batch.calls.remove(open_call)

@@ -11,6 +11,7 @@ from headwater_client.contract import Fallback, PlacementAnswer
 from headwater_client.errors import SettingsError
 
 from features.columns import AttributeValue
+from features.metrics import LogThrottle
 from features.rules import compiler, filters, plans, segments
 from features.rules.conditions import Scope
 from features.rules.errors import RuleError
@@ -21,7 +22,6 @@ from stream.conversions import ConversionFollower
 from stream.filtering import ItemFilter
 from stream.item_follower import ItemFollower
 from stream.list_rules import RequestRules
-from stream.metrics import LogThrottle
 from stream.people import read_people
 from stream.placement_follower import PlacementFollower
 from stream.recommendations import ListPlacement, RecommendationRequest, recommendation_id

@@ -37,6 +37,9 @@ class PlacementFollower:
         Raises:
             ServerError: the topic cannot be read.
         """
+        if self._started.is_set():
+            # Who starts again because something else was away: `run` has the consumer by now.
+            return
         await asyncio.to_thread(self._catch_up)
         self._started.set()
 

@@ -13,6 +13,7 @@ that two processes have ended over it, sends it to the dead-letter topic and goe
 A server that is away is no message's fault: what was told is taken back.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
 
@@ -86,7 +87,9 @@ class PoisonNet:
         # How many more messages of a partition are to be handled alone, and which in any case.
         self._alone: dict[Place, int] = {}
         self._suspects: dict[Place, set[int]] = {}
-        self._told: tuple[Place, DeathMarks] | None = None
+        # What the store had of partitions of which a message is being handled alone: each topic has
+        # an agent of its own, and one of their processes ends over the message of one of them.
+        self._told: dict[Place, DeathMarks] = {}
 
     async def run(self, stage: Stage, events: Events) -> None:
         """Handle a batch.
@@ -110,9 +113,8 @@ class PoisonNet:
 
     async def take_back(self) -> None:
         """The process ends, and no message is to blame: see `stream.failures.excuses`."""
-        if self._told is not None:
-            place, before = self._told
-            self._told = None
+        while self._told:
+            place, before = self._told.popitem()
             await self._store.claim(self._mark(place), _encode(before), replace=True)
 
     async def _look_at_new(self, events: Events) -> None:
@@ -163,15 +165,15 @@ class PoisonNet:
             await stage.skip([event])
             return
         await stage.drain()
-        self._told = place, found
+        self._told[place] = found
         await self._write(place, DeathMarks(found.begun, 0, {**found.alone, offset: deaths + 1}))
         try:
             await stage.handle([event])
             await stage.drain()
-        except HeadwaterError:
+        except (HeadwaterError, asyncio.CancelledError):
             await self.take_back()
             raise
-        self._told = None
+        self._told.pop(place, None)
         found.alone.pop(offset, None)
         await self._write(place, found)
 

@@ -61,6 +61,9 @@ class RolloutFollower:
         Raises:
             ServerError: the topic cannot be read.
         """
+        if self._started.is_set():
+            # Who starts again because something else was away: `run` has the consumer by now.
+            return
         warn_if_unsigned(self._settings)
         await asyncio.to_thread(self._catch_up)
         self._started.set()

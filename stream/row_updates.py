@@ -19,6 +19,7 @@ from features import columns
 from features.columns import CatalogueEntry, DamagedRowError, Stored
 from features.events import current_ms
 from features.merging import merge_rows
+from features.metrics import LogThrottle
 from features.rows import (
     ItemGroup,
     Observation,
@@ -113,7 +114,7 @@ class RowUpdater:
         cache_size: int,
     ) -> None:
         self._store = store
-        self._used_twice = metrics.LogThrottle(every_s=60.0)
+        self._used_twice = LogThrottle(every_s=60.0)
         self._schema = schema
         self._catalogue = catalogue
         self._popularity = popularity
@@ -278,7 +279,7 @@ class RowReader:
         self._store = store
         self._schema = schema
         self._catalogue = catalogue
-        self._damaged = metrics.LogThrottle()
+        self._damaged = LogThrottle()
 
     async def read(self, views: Sequence[RowView]) -> list[UserRow]:
         """A row of its own for each view; all are read in one call.

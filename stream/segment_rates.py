@@ -36,12 +36,12 @@ from headwater_client.topics import IDENTITIES, PEOPLE
 from features.columns import AttributeValue
 from features.events import EventReader, current_ms
 from features.kafka import ask_offsets, is_end, partition_bounds, watched_config
+from features.metrics import LogThrottle
 from features.rules.compiler import PERSON
 from features.rules.conditions import Scope
 from features.rules.segments import SegmentValues
 from features.schema import BoolArray, FeatureSchema, Float64Array
 from features.settings import BrokerSettings
-from stream.metrics import LogThrottle
 from stream.people import parse_attributes
 from stream.trending import TrendingItems
 

@@ -14,11 +14,11 @@ from prometheus_client import Counter
 
 from features.columns import DamagedRowError
 from features.events import current_ms
+from features.metrics import LogThrottle
 from features.shown import COLUMN, append_shown, decode_shown
 from features.store import SHOWN, EntryAppend, RowRead, RowStore, tell_damaged
 from features.topics import Hash
 from stream.inference import REST_S, CircuitBreaker
-from stream.metrics import LogThrottle
 
 LOST = Counter(
     "headwater_api_shown_lost_total",

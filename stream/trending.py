@@ -19,7 +19,16 @@ from features.columns import DamagedRowError, Stored, TrendList, decode_trending
 from features.events import current_ms
 from features.rows import ItemGroup
 from features.schema import FeatureSchema, Float64Array, Int64Array, Vocabulary
-from features.store import TRENDING, VERSION, RowRead, RowStore, RowWrite, item_sources, set_aside
+from features.store import (
+    TRENDING,
+    VERSION,
+    RowRead,
+    RowStore,
+    RowWrite,
+    StoreRestartedError,
+    item_sources,
+    set_aside,
+)
 from stream.row_updates import ItemGroupKey
 
 log = structlog.get_logger()
@@ -190,6 +199,9 @@ class TrendingSource:
             await asyncio.sleep(self._refresh_s)
             try:
                 await self.refresh()
+            except StoreRestartedError:
+                # It would raise so for ever: whoever reads and writes there has to begin anew.
+                raise
             except ServerError as error:
                 log.warning("trends_not_refreshed", error=str(error))
 

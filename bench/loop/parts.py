@@ -23,7 +23,6 @@ from pathlib import Path
 from headwater_client import EventProducer, RecommendationConsumer
 from headwater_client.event_types import EVENT_TYPES
 from headwater_client.events import Interaction, Recommendation, RecommendedItem, decode, encode
-from headwater_client.topics import RECOMMENDATIONS
 from msgspec.structs import replace
 
 from bench.harness.load import Order, generate_workload
@@ -107,7 +106,7 @@ class LoopParts:
             settings.triton, inputs.model_inputs(self._schema), inputs.model_outputs(self._schema)
         )
         self._times = PartTimes()
-        self._answers: list[tuple[str, bytes]] = []
+        self._answers: list[Recommendation] = []
 
     async def measure(self, events: Sequence[Interaction], batch: int) -> dict[str, float]:
         """Microseconds an event, by part."""
@@ -205,9 +204,7 @@ class LoopParts:
                 )
                 for at, name in enumerate(users)
             ]
-        with self._times.part("encoding answers"):
-            raws = [(answer.user_id, encode(answer)) for answer in answers]
-        self._answers += raws
+        self._answers += answers
 
     async def _read_rows(self, placed: Sequence[PlacedEvent]) -> LoadedRows:
         users = list(dict.fromkeys(each.event.user_id for each in placed))
@@ -246,8 +243,8 @@ class LoopParts:
             sender = RecommendationProducer(kafka)
             for part in ("warm-up", "sending answers"):
                 with watch.stage(part):
-                    for user_id, raw in self._answers:
-                        await sender.send(RECOMMENDATIONS, user_id.encode(), raw)
+                    for answer in self._answers:
+                        await sender.send_answer(answer)
                     await sender.flush()
             for part in ("warm-up", "reader"):
                 with watch.stage(part):

@@ -23,7 +23,7 @@ from headwater_client.admin.now import Span
 from headwater_client.decoders import get_msgpack_decoder
 from msgspec import Struct
 
-from stream.metrics import LogThrottle
+from features.metrics import LogThrottle
 
 LOOK_S = 2
 MINUTE_S = 60

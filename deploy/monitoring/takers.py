@@ -14,6 +14,8 @@ from collections.abc import Set as AbstractSet
 # Who has taken a series so lately is the same visitor still; and so many of these are kept at most.
 VISIT_TICKS = 180
 MAX_VISITS = 200_000
+# So many ticks a clock may be set back without a new beginning.
+CLOCK_TICKS = 60
 
 
 class TakerCounter:
@@ -64,6 +66,10 @@ class TickCounter:
         now = now_ms // self._tick_ms
         if self._closed_until is None:
             self._closed_until = min(self._open, default=now)
+        if now < self._closed_until - CLOCK_TICKS:
+            # The clock was set back: else nothing would be closed until it is there again.
+            self._open.clear()
+            self._closed_until = now
         while self._closed_until < now:
             takes = self._open.pop(self._closed_until, set())
             self._closed_until += 1

@@ -107,7 +107,10 @@ class ControllerFleet:
                 self._controllers.pop(part).close()
 
     def close(self) -> None:
-        """Stop counting."""
+        """Stop counting, and show nothing of what another controller decides from now on."""
+        LEADS.set(False)
+        SHARE.set(0)
+        REWARD.clear()
         for controller in self._controllers.values():
             controller.close()
         self._controllers.clear()
@@ -255,6 +258,8 @@ class Controller:
         rules = self._rules_of(trial)
         decision = decide(trial.state, inputs, rules)
         if rollout_messages.placement_of(trial.model) is None:
+            # Also what another controller has begun, which this one has taken over.
+            SHARE.set(history.share_of(trial.to_rollout(rules, self._now_ms())))
             set_reward(decision, rules)
         has_changed = decision.state != trial.state
         so_far = course.begin_course(trial, self._course or self._projection.course)
@@ -366,7 +371,11 @@ def count_step(rollout: rollout_messages.Rollout) -> None:
     STEPS.labels(rollout.phase.value).inc()
     # Of placements there may be several on trial at a time.
     if rollout_messages.placement_of(rollout.model) is None:
-        SHARE.set(history.share_of(rollout))
+        share = history.share_of(rollout)
+        SHARE.set(share)
+        if not share:
+            # What the next trial earns is not known yet.
+            REWARD.clear()
 
 
 def set_reward(decision: Decision, rules: RolloutSettings) -> None:

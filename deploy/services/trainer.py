@@ -99,6 +99,7 @@ def slow_loop(settings: Settings, stop: StopSignal) -> Generator[SlowLoopStep]:
         with _windows(settings, store, health) as closed_windows:
             while not stop.is_set():
                 health.turn()
+                catalogue.keep_up()
                 if closed := closed_windows():
                     waited_s = time.time() - closed[0].closed_ms / 1000
                     clock = Stopwatch()

@@ -33,7 +33,7 @@ from features.kafka.access import Role, check_rights
 from features.placement_topic import read_placements
 from features.positions import PositionKeeper, claim_positions
 from features.schema import FeatureSchema
-from features.store import claim_rows
+from features.store import StoreRestartedError, claim_rows
 from features.store.redis import RedisRowStore
 from stream.app import make_app
 from stream.failures import critical_task, exit_process
@@ -220,6 +220,9 @@ class WorkerName:
             while not ended.wait(self._renew_s):
                 try:
                     await self._renew(store)
+                except StoreRestartedError:
+                    # The name is written there anew; rows are the worker's own concern.
+                    await store.close()
                 except ServerError as error:
                     log.debug("worker_name_not_renewed", error=str(error))
                 except Exception as error:  # noqa: BLE001  (a name that nobody keeps is nobody's)

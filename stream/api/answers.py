@@ -25,11 +25,11 @@ from headwater_client import HeadwaterError, RecommendedItem, ServerError
 from prometheus_client import Counter, Histogram
 
 from features.events import current_ms
+from features.metrics import LogThrottle
 from features.rows import UserRow
 from stream.filtering import ItemFilter
 from stream.inference import REST_S, CircuitBreaker
 from stream.list_rules import RequestRules
-from stream.metrics import LogThrottle
 from stream.recommendations import RankedLists, RecommendationRequest
 from stream.recommender import Recommender
 from stream.row_updates import RowReader, RowView

@@ -102,7 +102,15 @@ def write_keys(path: Path, keys: Sequence[ApiKey]) -> None:
     number = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(number, "w", encoding="utf-8") as file:
         file.write("\n".join(_toml(key) for key in keys))
+        file.flush()
+        os.fsync(file.fileno())
     beside.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        # The new name, too, outlives a power cut: who has a key was told it once.
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def _toml(key: ApiKey) -> str:

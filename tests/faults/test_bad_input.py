@@ -16,11 +16,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 from confluent_kafka import Producer
-from headwater_client import DeadLetter, EventError, EventProducer, decode
+from headwater_client import DeadLetter, EventError, EventProducer, Recommendation, decode
 from headwater_client.event_types import CLICK, EVENT_TYPES, PURCHASE
-from headwater_client.topics import DEAD_LETTERS, ITEMS, PARTITIONER
+from headwater_client.events import ListRequest
+from headwater_client.identities import SentOn
+from headwater_client.topics import DEAD_LETTERS, IDENTITIES, ITEMS, PARTITIONER, RECOMMENDATIONS
 
 from bench.harness.hostile import GOOD as GOOD_IDS
 from bench.harness.hostile import generate_hostile_messages
@@ -31,6 +34,7 @@ from features.schema import FeatureSchema
 from features.store import CATALOGUE, USERS, RowRead
 from features.store.redis import RedisRowStore
 from features.store.redis.keys import field_of, row_key
+from stream.metrics import MESSAGES_LOST
 from stream.pipeline import RecommendationProducer
 from tests.harness.oracle import read_log, read_topic
 from tests.harness.rows import check_items, check_users
@@ -226,3 +230,49 @@ def test_a_dead_letter_fits_whatever_its_topic_takes(empty_streams: Settings) ->
         3_500_000: 0,
         20: 0,
     }
+
+
+@pytest.mark.faults
+def test_an_answer_or_an_event_sent_on_fits_its_topic_without_its_context(
+    empty_streams: Settings,
+) -> None:
+    settings = empty_streams
+    context = {"page": "x" * 1_050_000}
+    click = {"event_id": "e", "item_id": "lamp", "timestamp": 1_700_000_000_000, "user_id": "m"}
+    sent_on = SentOn(
+        user_id="m",
+        topic="clicks",
+        event=msgspec.Raw(json.dumps(click | {"context": context}).encode()),
+        arrived_time=1_700_000_000_000,
+        by=["g"],
+    )
+    answer = Recommendation(
+        recommendation_id="r",
+        user_id="m",
+        event_id="e",
+        items=[],
+        model_version="1",
+        variant="stable",
+        event_time=1_700_000_000_000,
+        produced_time=1_700_000_000_000,
+        fallback=False,
+        asked=ListRequest(context=context),
+    )
+    nothing_fits = msgspec.structs.replace(answer, model_version="1" * 1_100_000)
+
+    async def send() -> None:
+        producer = RecommendationProducer(settings.kafka)
+        await producer.send_identities([sent_on])
+        for each in (nothing_fits, answer):
+            await producer.send_answer(each)
+        await producer.flush()
+
+    lost = MESSAGES_LOST.labels(RECOMMENDATIONS)
+    before = lost._value.get()
+    asyncio.run(send())
+    partitions = settings.kafka.partitions
+    [(_, _, told)] = read_topic(settings, IDENTITIES, partitions)
+    assert json.loads(told)["event"] == click
+    [(_, _, answered)] = read_topic(settings, RECOMMENDATIONS, partitions)
+    assert json.loads(answered)["event_id"] == "e"
+    assert lost._value.get() == before + 1

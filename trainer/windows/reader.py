@@ -219,36 +219,46 @@ class CatalogueReader:
     def __init__(self, kafka: BrokerSettings) -> None:
         self._reader = MessageReader(kafka, GROUP, [ITEMS])
         self._unread = set(self._reader.sources)
+        self._found: dict[str, Item] = {}
         self._reader.start(dict.fromkeys(self._reader.sources, 0))
 
     def news(self) -> list[Item]:
-        """What was said of items since the last call; the first time, all of it.
+        """What was said last of each item since the last call; the first time, of all of them.
 
         A removed item is not told of: workers leave it out of what they recommend.
 
         Raises:
             ServerError: a partition cannot be read.
         """
-        found: list[Item] = []
         until = time.monotonic() + ANSWER_S
         while True:
             # Once all is read, what comes later is fetched before anyone asks for it.
             messages = list(self._reader.read(WAIT_S if self._unread else 0.0))
             for message in messages:
-                self._take(message, found)
+                self._take(message)
             # Not until nothing comes: in a busy catalogue something always does.
             if not self._unread:
+                found, self._found = list(self._found.values()), {}
                 return found
             if messages:
                 until = time.monotonic() + ANSWER_S
             elif time.monotonic() > until:
                 raise ServerError(f"Kafka: topic {ITEMS}: no answer in {ANSWER_S:.0f} s")
 
+    def keep_up(self) -> None:
+        """Read what has come, for the next `news`: what nobody reads waits in the client's memory.
+
+        Raises:
+            ServerError: a partition cannot be read.
+        """
+        for message in self._reader.read(0.0):
+            self._take(message)
+
     def close(self) -> None:
         """End reading."""
         self._reader.close()
 
-    def _take(self, message: Message, found: list[Item]) -> None:
+    def _take(self, message: Message) -> None:
         if is_end(message):
             self._unread.discard(source_of(message))
             return
@@ -256,7 +266,8 @@ class CatalogueReader:
         if message.value() is not None:
             try:
                 # Workers say what had to be cut.
-                found.append(decode_item(message.value())[0])
+                item = decode_item(message.value())[0]
+                self._found[item.item_id] = item
             except EventError as error:
                 # Workers keep it as a dead letter.
                 log.warning("item_refused", offset=message.offset(), reason=str(error))

@@ -8,7 +8,7 @@ from headwater_client import EventError, SettingsError, encode
 from headwater_client.contract import Fallback, PlacementRules
 from headwater_client.topics import PLACEMENTS
 
-from features.placement_topic import OvertakenError, PlacementReader
+from features.placement_topic import MAX_STRANGERS, OvertakenError, PlacementReader
 from features.placements import PlacementTable, check_placement
 from features.rules.errors import RuleError
 from features.settings import BrokerSettings
@@ -65,6 +65,19 @@ def test_what_cannot_be_used_changes_nothing(key: bytes | None, value: bytes) ->
     found = read((b"home", b'{"limit": 3}'), (key, value))
     assert found.known.keys() == {"home"}
     assert found.known["home"].placement.limit == 3
+
+
+def test_keys_of_strangers_fill_no_memory() -> None:
+    reader = PlacementReader(SIGNED)
+    reader.take(written(b"home", b"{}", 0, by=SIGNED))
+    for number in range(50):
+        reader.take(written(b"k" * 1_000 + b"%d" % number, b"{}", 1 + number))
+    for number in range(MAX_STRANGERS + 50):
+        reader.take(written(b"name-%d" % number, b"{}", 100 + number))
+    assert len(reader._newest) == MAX_STRANGERS
+    # Who has the key is heard whatever strangers have written.
+    reader.take(written(b"cart", b"{}", 50_000, by=SIGNED))
+    assert list(reader.table.known) == ["home", "cart"]
 
 
 def test_what_is_older_than_what_is_known_changes_nothing() -> None:

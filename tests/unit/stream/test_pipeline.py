@@ -7,7 +7,6 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
-import msgspec
 import pytest
 from headwater_client.events import Click, Recommendation
 from headwater_client.tracing import Headers
@@ -54,8 +53,7 @@ class World:
         self.done_batches: list[str] = []
         self.pipeline = Pipeline(self.versions, self, self)  # type: ignore[arg-type]
 
-    async def send(self, topic: str, key: bytes, value: bytes, headers: Headers) -> None:
-        answer = msgspec.json.decode(value, type=Recommendation)
+    async def send_answer(self, answer: Recommendation, headers: Headers) -> None:
         self.delivered.append(answer.event_id)
         if answer.shadow:
             self.shadowed.append(answer.event_id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -162,6 +163,41 @@ def test_what_was_told_is_taken_back_when_a_server_ends_the_process_from_behind(
     del world.fails[0]
     assert world.deaths() == 0
     assert world.letters == []
+
+
+def test_messages_of_two_topics_that_are_handled_alone_at_once_keep_their_marks_apart() -> None:
+    """Each topic has its agent: one of them ends over the store while the other one works."""
+    world, working = World(), asyncio.Event()
+
+    class TwoTopics:
+        async def start(self) -> None: ...
+        async def drain(self) -> None: ...
+        async def skip(self, events: Sequence[Any]) -> None: ...
+
+        async def handle(self, events: Sequence[Any]) -> None:
+            if len(events) > 1:
+                raise RuntimeError("of two")
+            if events[0].message.topic == "clicks":
+                working.set()
+                await asyncio.sleep(0.05)
+                raise ServerError("the store was restarted")
+            await working.wait()
+
+    async def live() -> None:
+        sources = {**SOURCES, ("purchases", 0): 14}
+        net = PoisonNet(world.store, sources, world.put_aside)  # type: ignore[arg-type]
+        others = [
+            SimpleNamespace(message=SimpleNamespace(**{**vars(each.message), "topic": "purchases"}))
+            for each in world._log[:2]
+        ]
+        clicks = asyncio.create_task(net.run(TwoTopics(), world._log[:2]))  # type: ignore[arg-type]
+        await net.run(TwoTopics(), others)  # type: ignore[arg-type]
+        with pytest.raises(ServerError):
+            await clicks
+
+    asyncio.run(live())
+    kept = [json.loads(text) for text in world.store.marks.values()]
+    assert [mark.get("alone", {}) for mark in kept] == [{}, {}]
 
 
 def test_a_mark_that_cannot_be_read_is_none() -> None:

@@ -178,11 +178,16 @@ class RecommendationConsumer(ProcessBound):
                 if error.args[0].code() not in _NO_LEADER_YET or time.monotonic() > deadline:
                     self._handle.close()
                     raise unreachable(error) from error
+            except ServerError:
+                self._handle.close()
+                raise
             time.sleep(_PAUSE_S)
 
     def _ask_ends(self) -> list[TopicPartition]:
         # Anew each time: librdkafka keeps for minutes what it was told of a topic.
         topic = self._handle.list_topics(RECOMMENDATIONS, ANSWER_S).topics[RECOMMENDATIONS]
+        if topic.error is not None and topic.error.code() in _NO_LEADER_YET:
+            raise KafkaException(topic.error)
         if topic.error is not None:
             raise ServerError(f"Kafka: {RECOMMENDATIONS}: {topic.error.str()}")
         partitions = [TopicPartition(RECOMMENDATIONS, number) for number in topic.partitions]

@@ -212,11 +212,16 @@ def read_token_file(path: str) -> str:
 
 def _read_token(path: str, _config: str | None) -> tuple[str, float]:
     """As librdkafka asks for it: a token, and until when it is good, in seconds since 1970."""
-    return read_token_file(path), time.time() + TOKEN_FILE_S
+    try:
+        return read_token_file(path), time.time() + TOKEN_FILE_S
+    except SettingsError as error:
+        # librdkafka tells that its callback has failed, and not why.
+        log.warning("%s", error)
+        raise
 
 
 _REFUSALS = (
-    ("AUTHENTICATION", "check kafka.sasl_username and kafka.sasl_password"),
+    ("AUTHENTICATION", "check kafka.sasl_username and kafka.sasl_password, or its token"),
     ("SASL", "check kafka.sasl_mechanism"),
     ("AUTHORIZATION", "give this login the right to it, or use another login"),
     ("SSL", "check kafka.security_protocol, kafka.ssl_ca_file and kafka.ssl_certificate_file"),

@@ -342,7 +342,8 @@ class EventProducer(ProcessBound):
 
     def _raise_failed(self) -> None:
         if self._failed:
-            failed, self._failed[:] = self._failed[:], []
+            # One by one: another thread may add to them meanwhile.
+            failed = [self._failed.pop(0) for _ in range(len(self._failed))]
             raise DeliveryError.from_messages(failed)
 
 

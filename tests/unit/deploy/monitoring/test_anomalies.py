@@ -137,3 +137,18 @@ def test_visits_that_are_remembered_are_bounded(monkeypatch: pytest.MonkeyPatch)
     counter.count((f"q{at}", "lamp") for at in range(150))
     counter.count([])
     assert counter.count([("p1", "lamp")]) == {"lamp": 1}
+
+
+def test_ticks_begin_anew_where_the_clock_was_set_back() -> None:
+    ticks, day_ms = TickCounter(10), 86_400_000
+    ticks.add("ann", "lamp", day_ms)
+    list(ticks.close(day_ms + 20_000))
+    for now_ms in range(0, 60_000, 10_000):
+        ticks.add("ann", "lamp", now_ms)
+        closed = [takes for takes, _ in ticks.close(now_ms + 10_000)]
+        if now_ms:
+            assert closed == [{("ann", "lamp")}]
+    # A few ticks back are waited for.
+    ticks.add("bob", "sofa", 20_000)
+    assert list(ticks.close(30_000)) == []
+    assert {("bob", "sofa")} in [takes for takes, _ in ticks.close(80_000)]
