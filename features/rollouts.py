@@ -220,8 +220,13 @@ class RolloutView:
                     self.reader = RolloutReader(self._settings, self.model)
                 self._next = offset + 1
                 yield message
+        except ServerError:
+            # A client may be lost for good (librdkafka #5301): the next read has another one.
+            self.close()
+            raise
         finally:
-            self._consumer.unassign()
+            if self._consumer is not None:
+                self._consumer.unassign()
 
     def close(self) -> None:
         """Disconnect; a later read connects anew, and goes on."""

@@ -93,10 +93,13 @@ class ShownItems:
     async def read(self, people: Collection[str]) -> set[Hash] | None:
         """The items that these people were shown lately; None where the store does not say."""
         since_ms = current_ms() - int(1000 * self._settings.for_s)
+        if self._breaker.is_open:
+            return None
         try:
             async with asyncio.timeout(self._settings.within_s):
                 rows = await self._store.read([RowRead(SHOWN, name, (COLUMN,)) for name in people])
         except (HeadwaterError, TimeoutError):
+            self._breaker.trip(REST_S)
             return None
         found: set[Hash] = set()
         for row in rows:

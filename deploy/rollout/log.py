@@ -81,7 +81,7 @@ class RolloutLog:
         self._readers = rollouts.SubjectReaders(settings, model)
         self.subjects: dict[str, SubjectLog] = {}
         self.leads = self.caught_up = False
-        self._commands = topic_consumer(settings, ROLLOUTS)
+        self._commands = topic_consumer(settings, ROLLOUTS, watch_brokers())
         self._consumer = topic_consumer(
             settings,
             ROLLOUTS,
@@ -104,6 +104,9 @@ class RolloutLog:
         """
         if self.leads:
             self._take_commands()
+        else:
+            # It has no partition, and says how it is all the same.
+            self._commands.poll(0)
         try:
             message = self._consumer.poll(timeout_s)
         except KafkaException as error:

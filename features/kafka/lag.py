@@ -69,6 +69,8 @@ class LagReader:
             places = [TopicPartition(*source) for source in sources if source[0] in followed]
             committed = consumer.committed(places, timeout=_ANSWER_S) if places else []
         except KafkaException as error:
+            # A client may be lost for good (librdkafka #5301): the next read has another one.
+            self.close()
             raise unreachable(error) from error
         # Where nothing was committed the offset is negative.
         reads = {

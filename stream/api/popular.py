@@ -33,13 +33,15 @@ class PopularOperations(Operations):
         trending = views.trending.items if segment is None else segment.items
         limit = count_places(query.limit, self._parts.top_k)
         category = None if query.category is None else hash64(query.category)
+        # Of all parts together: a store that hangs is waited for once.
+        until_s = asyncio.get_running_loop().time() + self._parts.deadline_s
         found: list[RecommendedItem] = []
         for start in range(0, len(trending.item_ids), _CHUNK):
             chunk = popular_items(trending, now_ms, _CHUNK, start)
             names = [item.item_id for item in chunk]
             allowed = wanted.choose(names) if wanted else set(names)
             try:
-                async with asyncio.timeout(self._parts.deadline_s):
+                async with asyncio.timeout_at(until_s):
                     entries = await views.catalogue.get(names)
             except (HeadwaterError, TimeoutError):
                 entries = views.catalogue.recall(names)

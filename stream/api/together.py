@@ -90,20 +90,28 @@ class TogetherOperations(ListOperations):
             if not is_seen(found.row, names[item])
         ]
         limit, items = count_places(wish.limit, self._parts.top_k), list[RecommendedItem]()
+        # Of all parts together: a store that hangs is waited for once.
+        until_s = asyncio.get_running_loop().time() + self._parts.deadline_s
         for start in range(0, len(scored), _CHUNK):
             chunk = scored[start : start + _CHUNK]
-            allowed = await self._choose([item.item_id for item in chunk], wish)
+            allowed = await self._choose([item.item_id for item in chunk], wish, until_s)
             items += [item for item in chunk if item.item_id in allowed]
             if len(items) >= limit:
                 break
         return _Counted(items[:limit])
 
-    async def _choose(self, names: Sequence[str], wish: ListWish) -> Collection[str]:
-        """Those of some items that are on sale, and that the filter allows."""
+    async def _choose(
+        self, names: Sequence[str], wish: ListWish, until_s: float
+    ) -> Collection[str]:
+        """Those of some items that are on sale, and that the filter allows.
+
+        Args:
+            until_s: how long the store is waited for, by the loop's clock.
+        """
         allowed = wish.wanted.choose(names) if wish.wanted else set(names)
         views = self._parts.recommender.items
         try:
-            async with asyncio.timeout(self._parts.deadline_s):
+            async with asyncio.timeout_at(until_s):
                 available = await views.check(allowed)
         except (HeadwaterError, TimeoutError):
             available = views.recall(allowed)
