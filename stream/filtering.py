@@ -6,7 +6,7 @@ A filter is evaluated over all items once. What came of it is kept, shared by re
 filter and the same context, and brought up to date for the items alone that have changed.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -25,6 +25,7 @@ from stream.routing import Route
 MAX_POOL = 1000
 _POOL_SHARE = 0.25
 _KEPT = 128
+_ASKED_FOR = 10_000
 _NOTHING: BoolArray = np.zeros(0, np.bool_)
 _AVAILABLE = compile_filter("item.available")
 
@@ -50,15 +51,26 @@ class FilterableItems:
     Attributes:
         table: the items; whoever keeps it up to date changes it in place.
         conversions: how often they are bought, likewise.
+        asked_for: items that requests and rules have named, of which nothing is known here yet.
     """
 
     def __init__(self) -> None:
+        self.asked_for: set[str] = set()
         self.table = CatalogueTable()
         self.conversions = ConversionCounts()
         self._masks: LRUCache[tuple[str, str], AllowedMask] = LRUCache(_KEPT)
         self._indices: dict[str, Int64Array] = {}
         self._new: dict[str, BoolArray] = {}
         self._shifts: dict[Objective, tuple[tuple[int, int], Float64Array]] = {}
+
+    def ask_for(self, item_ids: Iterable[str]) -> None:
+        """Have items read that a request or a rule names, where nothing is known of them.
+
+        A process that has started since they came knows those of versions and trends alone.
+        """
+        for name in item_ids:
+            if name not in self.table and len(self.asked_for) < _ASKED_FOR:
+                self.asked_for.add(name)
 
     def make_filter(self, text: str, scope: Scope) -> "ItemFilter":
         """A filter for one request.
@@ -201,6 +213,8 @@ class ItemFilter:
         # It is of this request alone: no other would find it where masks are kept.
         if self._own is None or self._own.revision != known.revision:
             rows = self._items.table.rows_of(list(self.among))
+            if (rows < 0).any():
+                self._items.ask_for(self.among)
             rows = rows[rows >= 0]
             allowed = np.zeros(len(known.allowed), np.bool_)
             allowed[rows] = known.allowed[rows]

@@ -155,10 +155,17 @@ class ItemFollower:
             if route.version.address not in self._read_for:
                 names += route.vocabulary.item_ids[FIRST_ITEM:]
         await self._read([name for name in dict.fromkeys(names) if name not in self.items.table])
+        asked_for, self.items.asked_for = self.items.asked_for, set()
+        await self._read([name for name in asked_for if name not in self.items.table], known=True)
         self.items.forget_versions(addresses)
         self._read_for = addresses
 
-    async def _read(self, names: Sequence[str]) -> None:
+    async def _read(self, names: Sequence[str], *, known: bool = False) -> None:
+        """Read items.
+
+        Args:
+            known: only what the catalogue has: anybody can name items that nobody sells.
+        """
         for start in range(0, len(names), _SLICE):
             reads = [
                 RowRead(CATALOGUE, name, columns.ITEM_COLUMNS)
@@ -166,7 +173,8 @@ class ItemFollower:
             ]
             stored = await self._store.read(reads)
             for place, (read, row) in enumerate(zip(reads, stored, strict=True)):
-                self._take_row(read.entity_id, row)
+                if row[VERSION] is not None or not known:
+                    self._take_row(read.entity_id, row)
                 if place % _TURN == _TURN - 1:
                     await asyncio.sleep(0)
 

@@ -68,6 +68,7 @@ class RequestRules:
     """What stands higher than by its score alone; None: nothing does."""
 
     def __post_init__(self) -> None:
+        self.items.ask_for(pin.item_id for pin in self.rules.pins)
         texts = [boost.filter for boost in self.rules.boosts if boost.factor > 1]
         texts += [promotion.filter for promotion in self.rules.promotions]
         raised = None

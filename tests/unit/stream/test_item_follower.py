@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any
 
 from headwater_client.events import Item
 
 from features.columns import encode_item
+from features.rules.filters import EVERYTHING
 from features.settings import BrokerSettings
 from features.topics import Hash
 from stream.catalogue import LOADED_ITEMS
+from stream.filtering import ItemFilter
 from stream.item_follower import ItemFollower
 from tests.harness.memory_store import MemoryRowStore
 
@@ -60,5 +63,22 @@ def test_rows_are_read_once_and_what_changes_is_found() -> None:
         follower._next = 0
         await follower._compare_slice()
         assert cheap(follower) == {"a", "b"}
+
+    asyncio.run(run())
+
+
+def test_what_a_request_names_is_read_where_this_process_has_started_since_it_came() -> None:
+    store = MemoryRowStore()
+    nothing = SimpleNamespace(answering=[], items=SimpleNamespace(item_ids=[]))
+    follower = ItemFollower(BrokerSettings(), store, nothing, nothing, 1.0)  # type: ignore[arg-type]
+    follower._sources = {0: TOPIC}
+    write(store, priced_item("new", 5), TOPIC, 3, "new")
+    wanted = ItemFilter(follower.items, EVERYTHING, {}, frozenset(["new", "made up"]))
+
+    async def run() -> None:
+        assert wanted.choose(["new"]) == set()
+        await follower._read_missing()
+        assert wanted.choose(["new", "made up"]) == {"new"}
+        assert follower.items.table.item_ids == ["new"]
 
     asyncio.run(run())
