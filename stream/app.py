@@ -30,7 +30,14 @@ from features.topics import Hash, partition_of
 from stream import metrics
 from stream.catalogue import ItemUpdate, parse_item, write_items
 from stream.failures import critical_task, end_process, excuses, retry_while_unavailable
-from stream.faust_internals import WorkerApp, batches, commit_offsets, set_starts, set_transport
+from stream.faust_internals import (
+    AppFlow,
+    WorkerApp,
+    batches,
+    commit_offsets,
+    set_starts,
+    set_transport,
+)
 from stream.identities import IdentityReader, IdentityRecord, IdentityUpdater, send_on
 from stream.identity_stage import EventGate, IdentityStage
 from stream.kafka_tokens import make_token_provider
@@ -343,7 +350,7 @@ def make_app(config: WorkerConfig, identity: LogIdentity) -> "tuple[faust.App, W
     set_starts(app, partial(find_starts, app, services.positions))
 
     handle = partial(services.net.run, services.loop)
-    gate = EventGate(services.positions, handle, config.worker.batch_size)
+    gate = EventGate(services.positions, handle, config.worker.batch_size, AppFlow(app))
     add_agents(
         app,
         config.worker.batch_size,

@@ -7,7 +7,7 @@ fetches.py are the ones to check.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from types import MappingProxyType
@@ -340,6 +340,24 @@ async def commit_offsets(app: App, offsets: Mapping[TP, int]) -> bool:
         False where Kafka refused, because a rebalance is under way: nothing was committed.
     """
     return await cast("_Consumer", app.consumer)._commit(offsets)  # noqa: SLF001
+
+
+class AppFlow:
+    """Lets partitions of an app be read, or not: `stream.identity_stage.PartitionFlow`."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+
+    def pause(self, places: Collection[tuple[str, int]]) -> None:
+        """Fetch nothing more of these partitions, until `resume`."""
+        self._app.consumer.pause_partitions({TP(*place) for place in places})
+
+    def resume(self, places: Collection[tuple[str, int]]) -> None:
+        """Fetch what comes of these partitions again, as far as they are this worker's still."""
+        if places:
+            consumer = self._app.consumer
+            own = {TP(*place) for place in places} & set(consumer.assignment())
+            consumer.resume_partitions(own)
 
 
 def count_waiting(app: App) -> dict[tuple[str, int], int]:

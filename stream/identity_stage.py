@@ -6,7 +6,9 @@ is handed over, or emptied, as it is once it holds again what it held, and no mo
 is sent on.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from typing import Protocol
 
 import structlog
 from faust.types import EventT
@@ -20,6 +22,10 @@ from stream.identities import IdentityRecord, IdentityUpdater
 from stream.pipeline import Commits, RecommendationProducer
 
 log = structlog.get_logger()
+HELD_BATCHES = 32
+"""So many batches of a partition's events wait, and no more of it are fetched."""
+
+Place = tuple[str, int]
 
 
 class IdentityStage:
@@ -90,13 +96,26 @@ class IdentityStage:
         """A batch is done when it is handled."""
 
 
+class PartitionFlow(Protocol):
+    """Lets partitions be read, or not."""
+
+    def pause(self, places: Collection[Place]) -> None:
+        """Fetch nothing more of these partitions, until `resume`."""
+
+    def resume(self, places: Collection[Place]) -> None:
+        """Fetch what comes of these partitions again, as far as they are this worker's still."""
+
+
 class EventGate:
     """Lets batches of events through, those that are new not before it is their turn.
+
+    Of a partition of which many wait nothing more is fetched: what is read again may take long.
 
     Args:
         positions: says what is read again.
         handle: handles a batch.
         batch_size: of a batch, at most: a person is answered once in each.
+        flow: of the partitions.
     """
 
     def __init__(
@@ -104,10 +123,13 @@ class EventGate:
         positions: PositionKeeper,
         handle: Callable[[Sequence[EventT[bytes]]], Awaitable[None]],
         batch_size: int,
+        flow: PartitionFlow,
     ) -> None:
         self._positions = positions
         self._handle = handle
         self._batch_size = batch_size
+        self._flow = flow
+        self._paused: set[Place] = set()
         self._held: list[EventT[bytes]] = []
         self._told = LogThrottle(every_s=10.0)
 
@@ -120,15 +142,26 @@ class EventGate:
             events = await self._handle_answered(events)
         events, self._held = [*self._held, *events], []
         if self._positions.lacks_events:
-            self._held = events
-            if self._told.count():
-                log.warning("events_wait_for_what_the_store_lost", events=len(events))
+            self._hold(events)
             return
         async for attempt in retry_while_unavailable():
             with attempt:
                 await self._positions.wait_for_identities()
         for begin in range(0, len(events), self._batch_size):
             await self._handle(events[begin : begin + self._batch_size])
+        paused, self._paused = self._paused, set()
+        self._flow.resume(paused)
+
+    def _hold(self, events: Sequence[EventT[bytes]]) -> None:
+        self._held = list(events)
+        if self._told.count():
+            log.warning("events_wait_for_what_the_store_lost", events=len(events))
+        waiting = Counter((each.message.topic, each.message.partition) for each in events)
+        full = {place for place, held in waiting.items() if held >= HELD_BATCHES * self._batch_size}
+        if full:
+            # Again each time: Faust goes on by itself with one that it had paused, too.
+            self._paused |= full
+            self._flow.pause(full)
 
     async def _handle_answered(self, events: Sequence[EventT[bytes]]) -> list[EventT[bytes]]:
         """Handle those that had been answered; the others."""

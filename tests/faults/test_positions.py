@@ -23,13 +23,13 @@ from confluent_kafka import ConsumerGroupState
 from confluent_kafka.admin import AdminClient, NewPartitions
 from headwater_client import EventProducer, ServerError, SettingsError
 from headwater_client.event_types import CLICK
-from headwater_client.topics import RECOMMENDATIONS
+from headwater_client.topics import ITEMS, RECOMMENDATIONS
 from redis import Redis
 
 from deploy import local
 from deploy.settings import Settings
 from features.kafka import client_config, ensure_topics, log_topics, topic_ids
-from features.topics import list_topics
+from features.topics import list_topics, partition_of
 from tests.harness.oracle import read_log, read_topic
 from tests.harness.rows import check_items, check_users, total_counted
 from tests.harness.waiting import wait_until
@@ -47,7 +47,7 @@ from trainer.windows.writer import WindowWriter
 
 pytestmark = pytest.mark.faults
 
-LATE_ITEMS = "tests.faults.late_items_worker"
+LATE_WORKER = "tests.faults.late_worker"
 PEOPLE = [f"u{number}" for number in range(8)]
 CATEGORIES = {f"i{number}": (f"c{number % 2}",) for number in range(5)}
 START_MS = 1_700_000_000_000
@@ -112,13 +112,14 @@ def wait_for_end(worker: WorkerProcess, words: str) -> None:
 
 
 def test_events_at_hand_keep_nobody_waiting_for_the_items_that_they_wait_for(
-    empty_streams: Settings, tmp_path: Path
+    empty_streams: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings, log = without_disk(empty_streams), tmp_path / "late.log"
+    monkeypatch.setenv("LATE_TOPIC", ITEMS)
     # Of so small batches less than the events of a fetch are taken for at hand.
     names: dict[str, Any] = {"name": "late", "group": "late", "batch_size": 4}
     early = WorkerProcess(settings, log=tmp_path / "early.log", **names)
-    late = WorkerProcess(settings, log=log, command=(sys.executable, "-m", LATE_ITEMS), **names)
+    late = WorkerProcess(settings, log=log, command=(sys.executable, "-m", LATE_WORKER), **names)
     progress, shop = WorkerProgress(settings, "late"), Shop(settings)
     with closing(shop.store), EventProducer(settings.kafka.client_settings) as producer:
         with running(early):
@@ -131,6 +132,32 @@ def test_events_at_hand_keep_nobody_waiting_for_the_items_that_they_wait_for(
             wait_until(lambda: shop.kept() == shop.sent, 60)
             shop.check_rows()
     assert "sources_read_no_further" not in log.read_text()
+
+
+def test_what_is_new_waits_in_kafka_while_a_partition_is_not_read_again(
+    empty_streams: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, log = without_disk(empty_streams), tmp_path / "late.log"
+    # Somebody's, so that it has something that was answered before.
+    partitions = settings.kafka.partitions
+    lost = Counter(partition_of(name, partitions) for name in PEOPLE).most_common()[-1][0]
+    monkeypatch.setenv("LATE_TOPIC", f"{CLICK.topic}/{lost}")
+    names: dict[str, Any] = {"name": "held", "group": "held", "batch_size": 4}
+    early = WorkerProcess(settings, log=tmp_path / "early.log", **names)
+    late = WorkerProcess(settings, log=log, command=(sys.executable, "-m", LATE_WORKER), **names)
+    progress, shop = WorkerProgress(settings, "held"), Shop(settings)
+    with closing(shop.store), EventProducer(settings.kafka.client_settings) as producer:
+        with running(early):
+            shop.send_items(producer)
+            shop.send(80, producer)
+            progress.wait_for_all(120, [early])
+        shop.store.flushall()
+        shop.send(2_000, producer)
+        with running(late):
+            wait_until(lambda: shop.kept() == shop.sent, 60)
+            progress.wait_for_all(60, [late])
+            shop.check_rows()
+    assert "events_wait_for_what_the_store_lost" in log.read_text()
 
 
 @pytest.mark.timeout(300)
