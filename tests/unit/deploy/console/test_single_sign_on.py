@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -10,7 +11,9 @@ from pydantic import ValidationError
 
 from deploy.console.session import Gate, LoginGuard, Sessions
 from deploy.console.single_sign_on import SingleSignOn, find_scopes
+from deploy.local.process import free_port
 from stream.api.keys import ApiKey, KeyRing
+from stream.api.problems import RequestError
 from stream.settings import OidcSettings
 
 PROVIDER = {
@@ -69,3 +72,21 @@ def test_a_session_of_a_provider_ends_with_the_provider() -> None:
 
     assert open_gate(SingleSignOn(chosen, "s" * 32)).find_key(session) == who
     assert open_gate(None).find_key(session) is None
+
+
+def test_a_provider_that_is_away_is_named_and_a_login_comes_back_once() -> None:
+    issuer = f"http://127.0.0.1:{free_port()}/o"
+    chosen = OidcSettings.model_validate(PROVIDER | {"viewers": ["staff"], "issuer": issuer})
+
+    async def log_in() -> None:
+        sign_on = SingleSignOn(chosen, "s" * 32)
+        with pytest.raises(RequestError, match=f"oidc.issuer: {issuer}: ConnectionError") as away:
+            await sign_on.begin("/")
+        assert away.value.problem.status == 503
+        kept = {"state": "s", "nonce": "n", "verifier": "v", "next": "/"}
+        cookie = str(sign_on._signer.dumps(kept))
+        for told in ("ConnectionError", "has come back before"):
+            with pytest.raises(RequestError, match=told):
+                await sign_on.finish({"state": "s", "code": "c"}, cookie)
+
+    asyncio.run(log_in())
