@@ -19,10 +19,18 @@ from features.rules.segments import SegmentValues
 from features.topics import Hash
 from stream.api.answers import Found, Question
 from stream.api.cursor import read_cursor
-from stream.api.filters import ListQuery, ListWish, asks_for_person, read_filter, read_wish
+from stream.api.filters import (
+    ListQuery,
+    ListWish,
+    asks_for_person,
+    hides_by_person,
+    read_filter,
+    read_wish,
+)
 from stream.api.intake import GUEST, served_message
 from stream.api.own_writes import OwnWrites
 from stream.api.parts import ApiCall, ApiParts, Operations
+from stream.api.problems import refuse
 from stream.recommendations import POPULAR_ITEMS, count_places, is_fallback
 from stream.row_updates import RowView
 
@@ -131,26 +139,37 @@ class ListOperations(Operations):
         return read_wish(parts.items, parts.placements, parts.trials, query, scope)
 
     async def _read_scope(self, query: ListQuery | contract.RankQuery) -> Scope:
-        """What expressions get of a request; of the person only where they ask for it."""
+        """What expressions get of a request; of the person only where they ask for it.
+
+        Raises:
+            RequestError: a filter asks for what is known of the person, and it cannot be read: what
+                it would keep from them must not be shown.
+        """
         if not asks_for_person(self._parts.placements, self._parts.trials, query):
             return {"context": query.context}
         person = await self._read_attributes(getattr(query, "person", None))
+        if person is None:
+            if hides_by_person(self._parts.placements, query):
+                raise refuse(
+                    "unavailable",
+                    "what is known of the person cannot be read now, and a filter asks for it",
+                    "ask again in a moment, or without that filter",
+                    retry_after="1",
+                )
+            person = {}
         scope: Scope = {"context": query.context, PERSON: person}
         known = self._parts.placements.segments.items()
         segments = {name: each.segment.filter for name, each in known}
         return {**scope, SEGMENT: SegmentValues(segments, scope)}
 
-    async def _read_attributes(self, person: str | None) -> Mapping[str, AttributeValue]:
-        """What an app knows of a person; nothing of a guest, and while the store is away.
-
-        Then the answer says so itself: it needs the store, too.
-        """
+    async def _read_attributes(self, person: str | None) -> Mapping[str, AttributeValue] | None:
+        """What an app knows of a person, nothing of a guest; None while the store is away."""
         if person is None:
             return {}
         with suppress(HeadwaterError, TimeoutError):
             async with asyncio.timeout(self._parts.deadline_s / 2):
                 return await self._parts.read_attributes(person)
-        return {}
+        return None
 
     async def _list_answer(
         self, found: Found, wish: ListWish, person: str | None, recorded: str | None

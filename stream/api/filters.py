@@ -102,6 +102,13 @@ def asks_for_person(
     return any(map(_asks_for_person, texts))
 
 
+def hides_by_person(placements: PlacementTable, query: ListQuery | contract.RankQuery) -> bool:
+    """Whether what is known of the person decides which items may be shown at all."""
+    placed = placements.known.get(getattr(query, "placement", None) or "")
+    texts = [query.filter, placed.placement.filter if placed else None]
+    return any(_asks_for_person(text) for text in texts if text is not None)
+
+
 def _asks_for_person(text: str) -> bool:
     # Most name no person: then nothing has to be compiled. What has a fault is refused at its use.
     with suppress(RuleError):

@@ -685,6 +685,23 @@ def test_rules_know_what_an_app_has_said_of_a_person(service: Service) -> None:
     assert "the request has no person.likes" in problem["remedy"]
 
 
+def test_a_filter_on_a_person_keeps_things_from_them_while_nothing_can_be_read(
+    service: Service,
+) -> None:
+    person, unless = uuid4().hex, "!has(person.minor) || 'c2' in item.category"
+    service.take("PUT", f"/v1/people/{person}/attributes", {"attributes": {"minor": True}})
+    boosted = place_with(service, boosts=[{"filter": "has(person.minor)", "factor": 2}])
+    with pause(pid_of(service, "store")):
+        status, problem = service.call("POST", ASK, {"person": person, "filter": unless})
+        assert (status, problem["type"]) == (503, "/docs#unavailable")
+        assert "a filter asks for it" in problem["detail"]
+        # What only moves items up or down keeps nothing from anyone.
+        assert items(service.take("POST", ASK, {"person": person, "placement": boosted}))
+    wait_until(
+        lambda: service.call("POST", ASK, {"person": person, "filter": unless})[0] == 200, 30
+    )
+
+
 def test_segments_are_people_by_a_name(service: Service) -> None:
     person, name = uuid4().hex, f"s{uuid4().hex[:8]}"
     path = f"/v1/segments/{name}"
