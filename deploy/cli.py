@@ -5,7 +5,6 @@ command needs only what it uses.
 """
 
 import os
-import signal
 import sys
 import traceback
 from importlib import import_module
@@ -16,6 +15,8 @@ import typer
 from headwater_client.errors import HeadwaterError, mask_logins
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
+
+from deploy.signals import raising_signals
 
 COMMANDS = {
     "up": ("servers:up", "Start Kafka, the feature store and Triton on this machine."),
@@ -110,10 +111,9 @@ FAULTS_LOG = "logs/faults.log"
 def main() -> None:
     """Run a command; whatever goes wrong ends in a line a problem and the exit code of its kind."""
     bypass_proxies_on_loopback()
-    # The kernel keeps SIGTERM from the first process of a container that does not ask for it.
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_TERMINATED))
     try:
-        app()
+        with raising_signals(EXIT_TERMINATED):
+            app()
     except HeadwaterError as error:
         for line in str(error).splitlines():
             print(f"headwater: {line}", file=sys.stderr)
@@ -123,8 +123,6 @@ def main() -> None:
     except Exception as error:  # noqa: BLE001  (the one door: nobody meets a stack trace)
         print(f"headwater: {describe_fault(error)}", file=sys.stderr)
         sys.exit(EXIT_FAULT)
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def bypass_proxies_on_loopback() -> None:

@@ -21,6 +21,7 @@ from headwater_client.errors import ServerError
 from deploy.services.telemetry import add_trace
 from deploy.settings import Settings
 from deploy.settings_text import other_variables, variable
+from deploy.signals import leave
 
 _STOP_S = 20.0
 _MOST_STARTS = 10
@@ -164,7 +165,7 @@ class StopSignal(Event):
             end_by_force(END_S)
         self.set()
         if self._interrupts:
-            sys.exit(0)
+            leave(0)
 
     @contextmanager
     def interrupting(self) -> Iterator[None]:

@@ -36,7 +36,7 @@ from tests.harness.models import SETTINGS, untrained
 from tests.harness.rollouts import People, controlling, read_rollouts, send_action
 
 pytestmark = pytest.mark.faults
-FAULTS, LONGEST_S, STOPPED_S = 5, 8.0, 9.0
+FAULTS, LONGEST_S, STOPPED_S = 4, 7.0, 9.0
 PATIENCE_S = 60.0
 RULES: dict[str, object] = {
     "steps": "[0.1, 0.15, 0.2, 0.3, 0.5]",

@@ -15,7 +15,7 @@ from tests.harness.rows import check_items, check_users
 from tests.harness.workers import WorkerProcess, WorkerProgress, running
 from trainer.datasets import DataSource, load_log
 
-EVENTS, KILLS = 25_000, 2
+EVENTS, KILLS = 15_000, 2
 
 
 @pytest.mark.faults

@@ -31,7 +31,6 @@ from trainer.registry import ModelRepository, checkpoint
 from trainer.registry.loaded import check_answer
 from trainer.registry.repository import LOCK
 
-KILLS = 12
 STEPS = (
     "VersionWriter.stage>Path.mkdir:return",
     ">save:return",
@@ -142,13 +141,11 @@ def check_end(settings: Settings, schema: FeatureSchema) -> None:
 
 
 def moments_of(moments: int, chance: random.Random) -> list[str]:
-    """After each step, and in each part of a life, in any order.
+    """After each step, and anywhere in a life, in any order.
 
     Lives differ a little, so the last of `moments` may not come in each.
     """
-    parts = KILLS - len(STEPS)
-    places = (1 + int((part + chance.random()) * 0.9 * moments / parts) for part in range(parts))
-    chosen = [*STEPS, *map(str, places)]
+    chosen = [*STEPS, str(chance.randrange(1, int(0.9 * moments)))]
     chance.shuffle(chosen)
     return chosen
 

@@ -30,7 +30,7 @@ from trainer.registry import ModelRegistry, ModelRepository, checkpoint
 from trainer.training import TrainingSetup, train_first_model
 from trainer.windows.store import WindowStore
 
-KILLS = 7
+KILLS = 6
 # A life, from its start to what it does once a version is live.
 LONGEST_S = 5.0
 PEOPLE = 20

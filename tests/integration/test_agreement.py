@@ -44,7 +44,7 @@ from trainer.windows.writer import WindowLoader
 pytestmark = pytest.mark.integration
 SEED = 7
 # Of so many events, those of people drawn at random, this many are compared.
-EVENTS, COMPARED = 10_000, 4_000
+EVENTS, COMPARED = 6_000, 2_500
 RELATIVE = 1e-6
 # Below this a difference is compared with it: a counter that has faded to 1e-300 is nothing.
 FLOOR = 1e-9

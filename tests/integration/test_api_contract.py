@@ -58,7 +58,7 @@ _LONG = "^/v1/(events|recommendations|rank)$|/trials(/|$)"
 BRIEF = (
     ("--phases", "coverage", "--include-path-regex", _HALF, "--exclude-path-regex", _LONG),
     ("--phases", "coverage", "--exclude-path-regex", f"{_HALF}|{_LONG}"),
-    ("--phases", "fuzzing,stateful", "--max-examples", "10"),
+    ("--phases", "fuzzing,stateful", "--max-examples", "5"),
 )
 RUNS = (("--max-examples", EXAMPLES),) if EXAMPLES else BRIEF
 

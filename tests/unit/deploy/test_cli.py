@@ -145,13 +145,33 @@ def test_a_trace_that_cannot_be_kept_is_printed(
     assert "Traceback" in printed
 
 
-def test_ctrl_c_ends_a_command_without_a_word(tmp_path: Path) -> None:
+WHERE = {
+    "anywhere": "cli.app = lambda: os.kill(os.getpid(), number) or time.sleep(9)",
+    # What librdkafka calls: there the signal is handled.
+    "in a callback": """
+def app():
+    nowhere = {"bootstrap.servers": "127.0.0.1:1", "message.timeout.ms": 1}
+    producer = Producer(nowhere | {"log_level": 0})
+    producer.produce("t", b"", on_delivery=lambda *_: signal.raise_signal(number))
+    producer.flush(30)
+cli.app = app
+""",
+}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("where", WHERE)
+def test_a_signal_ends_a_command_without_a_word(
+    number: signal.Signals, where: str, tmp_path: Path
+) -> None:
     # What a shell starts in the background ignores SIGINT, and so does all that it starts.
-    code = """
+    code = f"""
 import os, signal, time
+from confluent_kafka import Producer
 from deploy import cli
 signal.signal(signal.SIGINT, signal.default_int_handler)
-cli.app = lambda: os.kill(os.getpid(), signal.SIGINT) or time.sleep(9)
+number = {int(number)}
+{WHERE[where]}
 cli.main()
 """
     done = subprocess.run(
@@ -162,7 +182,7 @@ cli.main()
         text=True,
         check=False,
     )
-    assert (done.returncode, done.stderr) == (128 + signal.SIGINT, "")
+    assert (done.returncode, done.stderr) == (128 + number, "")
 
 
 def test_servers_of_this_machine_are_reached_without_a_proxy(
