@@ -5,6 +5,7 @@
 // file too, neither waits for the other. What several modules share stands in figures.js and charts.js.
 
 const state = document.querySelector("#live");
+const pause = document.querySelector("#pause");
 
 function say(name, text) {
   if (state && state.dataset.state !== name) {
@@ -13,8 +14,7 @@ function say(name, text) {
   }
 }
 
-function follow({ update }) {
-  if (!update) return;
+function connect(update) {
   const source = new EventSource("/v1/admin/live");
   source.onmessage = (message) => {
     say("live", "live");
@@ -23,9 +23,28 @@ function follow({ update }) {
   // A stream ends now and then, and the browser asks again. What is closed for good was refused.
   source.onerror = () =>
     setTimeout(() => {
+      if (state?.dataset.state === "paused") return;
       if (source.readyState === EventSource.CLOSED) say("away", "not live: load the page again");
       else if (source.readyState === EventSource.CONNECTING) say("away", "the console does not answer");
     }, 4000);
+  return source;
+}
+
+// What moves by itself can be held, to be read at leisure.
+function follow({ update }) {
+  if (!update) return;
+  let source = connect(update);
+  pause.hidden = false;
+  pause.addEventListener("click", () => {
+    if (source) {
+      source.close();
+      source = null;
+      say("paused", "paused");
+    } else {
+      source = connect(update);
+    }
+    pause.textContent = source ? "Pause" : "Go on";
+  });
 }
 
 function tell(fault) {

@@ -57,6 +57,15 @@ def test_figures_move_while_somebody_looks(console: Console, browser: Browser) -
             return visit.value(events) == clicks["in_log"]
 
         wait_until(is_told, 20)
+
+        visit.page.click("#pause")
+        assert visit.page.inner_text("#live") == "paused"
+        held = visit.value(events)
+        with console.replaying():
+            wait_until(lambda: not is_told(), 20)
+        assert visit.value(events) == held
+        visit.page.click("#pause")
+        wait_until(is_told, 20)
         assert visit.faults == []
 
 
