@@ -274,11 +274,12 @@ def _raw_of(letter: bytes) -> bytes:
 
 
 Places = dict[str, list[int]]
-"""By variant: where in a partition events stand that its people were answered for."""
+"""By variant, and of any: where in a partition events stand that people were answered for."""
+_ANY = "*"
 
 
 class _AnswerTimes:
-    """When events were answered, by variant of the rollout, and people by topic of the event."""
+    """When events were answered, by variant and by any, and people by topic and variant."""
 
     def __init__(self, log: Sequence[Logged], answers: Sequence[Answer]) -> None:
         topics = {event.event_id: event.topic for event in log}
@@ -288,7 +289,8 @@ class _AnswerTimes:
         )
         for answer in sorted(answers, key=lambda each: each.arrived_ms):
             person = answer.user_id, topics.get(answer.event_id, "")
-            self.of[answer.event_id][answer.variant].append(answer.arrived_ms)
+            for kind in (answer.variant, _ANY):
+                self.of[answer.event_id][kind].append(answer.arrived_ms)
             self._own[person][answer.variant].append(answer.arrived_ms)
 
     def is_read_with(self, place: int, ordered: Sequence[Logged], places: Places) -> bool:
@@ -297,7 +299,7 @@ class _AnswerTimes:
         others = (topic for topic in EVENT_TYPES.topics if topic != event.topic)
         own = (self._own.get((event.user_id, topic), {}) for topic in others)
         return any(
-            self._are_made_beside(times, variant, place, ordered, places[variant])
+            self._are_made_beside(times, variant, place, ordered, places)
             for each in own
             for variant, times in each.items()
         )
@@ -308,14 +310,18 @@ class _AnswerTimes:
         variant: str,
         place: int,
         ordered: Sequence[Logged],
-        places: Sequence[int],
+        places: Places,
     ) -> bool:
-        at = bisect_left(places, place)
-        before = [ordered[each].event_id for each in places[max(0, at - _BESIDE) : at]]
-        after = [ordered[each].event_id for each in places[at : at + _BESIDE]]
+        def list_times(kind: str, first: int, end: int) -> list[list[int]]:
+            return [self.of[ordered[at].event_id][kind] for at in places[kind][max(0, first) : end]]
+
+        # Who was the last of a version on trial, or the first, has none of its people on that side.
+        at, any_at = (bisect_left(places[kind], place) for kind in (variant, _ANY))
+        before = list_times(variant, at - _BESIDE, at) or list_times(_ANY, any_at - _BESIDE, any_at)
+        after = list_times(variant, at, at + _BESIDE) or list_times(_ANY, any_at, any_at + _BESIDE)
         sent_ms = ordered[place].time_ms
-        first = min((self.of[each][variant][0] for each in before), default=sent_ms)
-        last = max((self.of[each][variant][-1] for each in after), default=first)
+        first = min((each[0] for each in before), default=sent_ms)
+        last = max((each[-1] for each in after), default=first)
         return bool(before or after) and _has_between(times, first - _SAME_MS, last + _SAME_MS)
 
 
@@ -326,7 +332,8 @@ def list_unanswered(log: Sequence[Logged], answers: Sequence[Answer]) -> list[Lo
     topic. So an event of the same topic within the next 128 of its partition counts, and so does an
     answer to an event of another topic that was made when this one was read: not before the few
     before it in its partition were answered (or it was sent), nor after the few after it were.
-    Those are people of the same variant: a version on trial may be some micro-batches behind.
+    Those are people of the same variant, where it has any on that side: a version on trial may be
+    some micro-batches behind.
     """
     answered = _AnswerTimes(log, answers)
     unanswered = []

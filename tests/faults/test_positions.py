@@ -154,7 +154,7 @@ def test_what_is_new_waits_in_kafka_while_a_partition_is_not_read_again(
         shop.store.flushall()
         shop.send(2_000, producer)
         with running(late):
-            wait_until(lambda: shop.kept() == shop.sent, 60)
+            wait_until(lambda: shop.kept() == shop.sent, 120)
             progress.wait_for_all(60, [late])
             shop.check_rows()
     assert "events_wait_for_what_the_store_lost" in log.read_text()

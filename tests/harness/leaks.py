@@ -16,6 +16,7 @@ import pytest
 
 # What ends by itself may take a moment.
 _GRACE_S = 3.0
+_TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 # Threads of libraries, by what their names have.
 _LIBRARY_THREADS = (
     "_poll_wrapper",  # of grpc.aio: one for all channels, until the last closed one is collected
@@ -41,7 +42,7 @@ class Left:
             frozenset(t for t in threading.enumerate() if not _is_librarys(t)),
             dict(_children()),
             frozenset(v for v in os.environ.items() if not v[0].startswith(_LIBRARY_VARIABLES)),
-            time.time(),
+            time.clock_gettime(time.CLOCK_BOOTTIME) - _TICK_S,
         )
 
     def since(self, before: Left) -> list[str]:
@@ -56,7 +57,7 @@ class Left:
         ended = Counter(before.children[pid] for pid in before.children.keys() - self.children)
         for pid, program in sorted(self.children.items()):
             # A server gives itself another title once it has started.
-            if pid in before.children or _began_s(pid) <= before.time_s - 1:
+            if pid in before.children or _began_s(pid) < before.time_s:
                 continue
             # A server that a fixture holds may be killed and started again: as many run as before.
             if ended[program]:
@@ -79,9 +80,15 @@ def _children() -> Iterator[tuple[int, str]]:
 
 
 def _began_s(pid: int) -> float:
-    """When a child was started: the kernel's list of children may leave one out for a moment."""
-    with suppress(psutil.NoSuchProcess):
-        return float(psutil.Process(pid).create_time())
+    """When a child was started, in seconds since the machine's start, to a tick.
+
+    The kernel's list of children may leave one out for a moment. psutil's times are whole seconds
+    of the clock off.
+    """
+    with suppress(FileNotFoundError, ProcessLookupError):
+        # The name, in brackets, may have any characters: the 22nd field is the 20th behind it.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return int(fields[19]) * _TICK_S
     return 0.0
 
 

@@ -116,6 +116,18 @@ def test_a_version_on_trial_may_answer_later_than_the_stable_one() -> None:
     assert list_unanswered([*log, purchase], [*stable, *trial, of_before]) == [log[2]]
 
 
+def test_the_last_people_of_a_trial_are_answered_with_those_of_other_variants() -> None:
+    """A trial ended with this micro-batch: none of its people comes behind it in the partition."""
+    log = [event(1, "bob"), event(2, "eve"), event(3), event(4, "eve")]
+    purchase = event(6, topic="purchases")
+    stable = [answer(log[1], 30_600), answer(log[3], 30_800)]
+    trial = [answer(log[0], 26_600, "baseline")]
+    read_with = answer(purchase, 30_600, "baseline")
+    assert not list_unanswered([*log, purchase], [*stable, *trial, read_with])
+    later = answer(purchase, 40_000, "baseline")
+    assert list_unanswered([*log, purchase], [*stable, *trial, later]) == [log[2]]
+
+
 def test_of_events_of_one_id_the_first_counts() -> None:
     first, again = event(1), replace(event(7), event_id="clicks1")
     assert drop_repeats([again, first]) == [first]

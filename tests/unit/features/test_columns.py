@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from feast.protos.feast.types.Value_pb2 import DoubleList, Int64List, Value
 from headwater_client.event_types import CLICK, PURCHASE
 from headwater_client.events import Item
 from hypothesis import given
@@ -14,6 +13,7 @@ from hypothesis import strategies as st
 
 from features import columns
 from features.columns import CatalogueEntry, TrendList
+from features.feast_import import DoubleList, Int64List, Value
 from features.rows import ItemGroup, Observation, apply_event, empty_group, empty_user
 from features.schema import FeatureSchema
 from features.settings import FeatureSettings

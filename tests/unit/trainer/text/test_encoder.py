@@ -10,9 +10,9 @@ from typing import cast
 import numpy as np
 import pytest
 import torch
+import transformers
 from headwater_client.errors import SettingsError
 from headwater_client.events import Click, Item
-from transformers import BertConfig, BertModel, BertTokenizerFast
 
 from features.schema import FIRST_ITEM, FeatureSchema, Float32Array
 from trainer.datasets import Log, item_text
@@ -169,16 +169,16 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("weights")
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "red", "blue", "thing"]
     (folder / "vocab.txt").write_text("\n".join(words))
-    BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
+    transformers.BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
     torch.manual_seed(0)
-    shape = BertConfig(
+    shape = transformers.BertConfig(
         vocab_size=len(words),
         hidden_size=8,
         num_hidden_layers=1,
         num_attention_heads=2,
         intermediate_size=8,
     )
-    BertModel(shape).save_pretrained(folder)
+    transformers.BertModel(shape).save_pretrained(folder)
     return folder
 
 

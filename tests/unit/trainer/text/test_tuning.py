@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import transformers
 from headwater_client.errors import DataError
 from headwater_client.events import Click, Item
-from transformers import BertConfig, BertModel, BertTokenizerFast, LlamaConfig, LlamaModel
 
 from features.schema import FeatureSchema
 from features.settings import HOUR_MS
@@ -58,7 +58,7 @@ SETTINGS = TrainerSettings(
 def saved_words(folder: Path) -> int:
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *COLOURS, *THINGS]
     (folder / "vocab.txt").write_text("\n".join(words))
-    BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
+    transformers.BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
     torch.manual_seed(0)
     return len(words)
 
@@ -66,7 +66,7 @@ def saved_words(folder: Path) -> int:
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("encoder")
-    shape = BertConfig(
+    shape = transformers.BertConfig(
         vocab_size=saved_words(folder),
         hidden_size=WIDTH,
         num_hidden_layers=LAYERS,
@@ -74,21 +74,21 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         intermediate_size=WIDTH,
         max_position_embeddings=32,
     )
-    BertModel(shape).save_pretrained(folder)
+    transformers.BertModel(shape).save_pretrained(folder)
     return folder
 
 
 @pytest.fixture(scope="module")
 def decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("decoder")
-    shape = LlamaConfig(
+    shape = transformers.LlamaConfig(
         vocab_size=saved_words(folder),
         hidden_size=WIDTH,
         num_hidden_layers=LAYERS,
         num_attention_heads=2,
         intermediate_size=WIDTH,
     )
-    LlamaModel(shape).save_pretrained(folder)
+    transformers.LlamaModel(shape).save_pretrained(folder)
     return folder
 
 
