@@ -41,8 +41,8 @@ from tests.harness.rows import check_items, check_users
 from tests.harness.servers import connect_redis, renew_topics
 from tests.harness.workers import WorkerProcess, WorkerProgress, running, without_disk
 
-MALFORMED = 6_000
-GOOD = 3_000
+MALFORMED = 4_000
+GOOD = 2_000
 START_MS = 1_700_000_000_000
 FAR_FUTURE_MS = 9_999_999_999_999
 

@@ -15,7 +15,7 @@ from tests.harness.oracle import read_log
 from tests.harness.rows import check_items, check_users
 from tests.harness.workers import WorkerProcess, WorkerProgress, running, without_disk
 
-EVENTS = 4_000
+EVENTS = 2_500
 PEOPLE = 60
 START_MS = 1_700_000_000_000
 

@@ -56,7 +56,7 @@ from trainer.examples import Example
 from trainer.windows.store import WindowStore, read_log
 
 pytestmark = pytest.mark.integration
-EVENTS = 5_000
+EVENTS = 3_000
 KILLS = 3
 SEED, COMPARED = 11, 500
 NO_EVENT = b"no event"
