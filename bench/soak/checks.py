@@ -312,13 +312,15 @@ class _AnswerTimes:
         ordered: Sequence[Logged],
         places: Places,
     ) -> bool:
-        def list_times(kind: str, first: int, end: int) -> list[list[int]]:
-            return [self.of[ordered[at].event_id][kind] for at in places[kind][max(0, first) : end]]
+        def list_sides(kind: str) -> Iterator[list[list[int]]]:
+            stands = places[kind]
+            at = bisect_left(stands, place)
+            for side in (stands[max(0, at - _BESIDE) : at], stands[at : at + _BESIDE]):
+                yield [self.of[ordered[each].event_id][kind] for each in side]
 
         # Who was the last of a version on trial, or the first, has none of its people on that side.
-        at, any_at = (bisect_left(places[kind], place) for kind in (variant, _ANY))
-        before = list_times(variant, at - _BESIDE, at) or list_times(_ANY, any_at - _BESIDE, any_at)
-        after = list_times(variant, at, at + _BESIDE) or list_times(_ANY, any_at, any_at + _BESIDE)
+        sides = zip(list_sides(variant), list_sides(_ANY), strict=True)
+        before, after = (own or anybody for own, anybody in sides)
         sent_ms = ordered[place].time_ms
         first = min((each[0] for each in before), default=sent_ms)
         last = max((each[-1] for each in after), default=first)

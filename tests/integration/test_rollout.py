@@ -131,7 +131,7 @@ def test_the_course_of_a_rollout_goes_on_with_the_next_controller(
             assert after[: len(before)] == before
             assert [each.time for each in after] == sorted(each.time for each in after)
             assert all(each.lower < each.estimate < each.upper for each in after)  # type: ignore[operator]
-            assert before[-1].events > 0
+            assert after[-1].events > before[-1].events > 0
             assert after[-1].error < before[0].error  # type: ignore[operator]
             assert archive.read()[MODEL_NAME].steps == found.steps
             assert found.current

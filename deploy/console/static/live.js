@@ -6,6 +6,7 @@
 
 const state = document.querySelector("#live");
 const pause = document.querySelector("#pause");
+let current = null;
 
 function say(name, text) {
   if (state && state.dataset.state !== name) {
@@ -16,6 +17,7 @@ function say(name, text) {
 
 function connect(update) {
   const source = new EventSource("/v1/admin/live");
+  current = source;
   source.onmessage = (message) => {
     say("live", "live");
     update(JSON.parse(message.data));
@@ -23,27 +25,26 @@ function connect(update) {
   // A stream ends now and then, and the browser asks again. What is closed for good was refused.
   source.onerror = () =>
     setTimeout(() => {
-      if (state?.dataset.state === "paused") return;
+      if (source !== current) return;
       if (source.readyState === EventSource.CLOSED) say("away", "not live: load the page again");
       else if (source.readyState === EventSource.CONNECTING) say("away", "the console does not answer");
     }, 4000);
-  return source;
 }
 
 // What moves by itself can be held, to be read at leisure.
 function follow({ update }) {
   if (!update) return;
-  let source = connect(update);
+  connect(update);
   pause.hidden = false;
   pause.addEventListener("click", () => {
-    if (source) {
-      source.close();
-      source = null;
+    if (current) {
+      current.close();
+      current = null;
       say("paused", "paused");
     } else {
-      source = connect(update);
+      connect(update);
     }
-    pause.textContent = source ? "Pause" : "Go on";
+    pause.textContent = current ? "Pause" : "Go on";
   });
 }
 

@@ -85,7 +85,7 @@ def test_any_bytes_are_taken_or_refused(raw: bytes) -> None:
     ("opening", "closing"), [(b"[", b"]"), (b'{"a":', b"}"), (b'[{"a":', b"}]")]
 )
 def test_no_depth_is_too_much(kind: Any, opening: bytes, closing: bytes, *, closed: bool) -> None:
-    for depth in (1, 50, 99, 100, 101, 500, 970, 1_000, 1_490, 5_000, 20_000):
+    for depth in (1, 50, 99, 100, 101, 500, 970, 1_000, 1_490, 5_000, 100_000):
         nested = opening * depth + b"NaN" + (closing * depth if closed else b"")
         for raw in (nested, CLICK % nested):
             # An item with an odd field that nobody knows is an item all the same.
